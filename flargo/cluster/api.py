@@ -1,0 +1,257 @@
+"""The Kubernetes API in plain dicts: one method per verb, one error, every request bounded in time.
+
+The ``kubernetes`` client gives configuration, credentials and the connection pool. Its typed models are left
+aside: they refuse what a pod template may hold (a GPU count as a number, for one) and cost a second to import.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import urllib3
+
+from flargo.cluster.errors import ApiError
+from flargo.terms import Object, Uid
+
+if TYPE_CHECKING:
+    from kubernetes.client.configuration import Configuration
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 15.0
+PAGE = 500
+_CONNECTIONS = 16
+
+
+class Kind(Enum):
+    """The kinds that flargo touches: API path and plural."""
+
+    WORKFLOW = ("apis/argoproj.io/v1alpha1", "workflows")
+    POD = ("api/v1", "pods")
+    SECRET = ("api/v1", "secrets")
+    EVENT = ("api/v1", "events")
+
+
+class Api:
+    """One namespace of a Kubernetes API server. Safe to use from many threads.
+
+    Every method raises ApiError, and nothing else, where the server refuses or does not answer.
+    """
+
+    def __init__(self, load: Callable[[], "Configuration"], namespace: str) -> None:
+        """Connect lazily: ``load`` reads credentials at the first request and again after a 401."""
+        self._load = load
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
+
+    def create(self, kind: Kind, item: Object) -> Object:
+        """Create an object."""
+        return self._call("create", kind, item["metadata"]["name"], method="POST", named=False, body=item)
+
+    def get(self, kind: Kind, name: str) -> Object:
+        """Read an object."""
+        return self._call("get", kind, name, method="GET")
+
+    def list(self, kind: Kind, labels: str = "", fields: str = "") -> tuple[list[Object], str]:
+        """Read all objects that match, page by page; and the resourceVersion to watch from."""
+        items: list[Object] = []
+        query = _query(labelSelector=labels, fieldSelector=fields, limit=str(PAGE))
+        while True:
+            page = self._call("list", kind, labels or fields, method="GET", named=False, query=query)
+            items += page.get("items") or []
+            meta = page.get("metadata") or {}
+            if not meta.get("continue"):
+                return items, str(meta.get("resourceVersion", ""))
+            query = {**query, "continue": meta["continue"]}
+
+    def merge(self, kind: Kind, name: str, patch: Object) -> Object:
+        """Apply a JSON merge patch."""
+        return self._call("patch", kind, name, method="PATCH", body=patch, content_type="application/merge-patch+json")
+
+    def replace(self, kind: Kind, item: Object) -> Object:
+        """Replace an object as a whole."""
+        return self._call("update", kind, item["metadata"]["name"], method="PUT", body=item)
+
+    def delete(self, kind: Kind, name: str, uid: Uid | None = None, grace: int | None = None) -> None:
+        """Delete an object: that very one where a uid is given, with that many seconds of grace."""
+        # A grace period in the query is ignored once there is a body.
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
+        self._call("delete", kind, name, method="DELETE", body=body)
+
+    def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
+        """Follow changes after a resourceVersion: objects with ``type`` and ``object``, bookmarks included.
+
+        Args:
+            kind: what to follow.
+            labels: a label selector.
+            version: where to begin.
+            seconds: after which the server ends the stream, which is no error.
+            silence: seconds without a byte after which the connection counts as dead.
+        """
+        query = _query(
+            labelSelector=labels,
+            resourceVersion=version,
+            timeoutSeconds=str(seconds),
+            watch="true",
+            allowWatchBookmarks="true",
+        )
+        response = self._send("watch", kind, labels, "GET", self._path(kind), query, None, None, silence)
+        with closing(response):
+            try:
+                for line in _lines(response):
+                    yield json.loads(line)
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                raise ApiError("watch", kind.value[1], 0, message=str(error)) from error
+            finally:
+                # A half-read stream is of no use to the pool.
+                response.close()
+
+    def log(self, pod: str, container: str, lines: int, most_bytes: int) -> str:
+        """The last lines of a container's log."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(most_bytes)}
+        path = f"{self._path(Kind.POD, pod)}/log"
+        response = self._send("log", Kind.POD, pod, "GET", path, query, None, None, READ_TIMEOUT)
+        with closing(response):
+            return response.read(most_bytes).decode(errors="replace")
+
+    def _path(self, kind: Kind, name: str = "") -> str:
+        group, plural = kind.value
+        return f"/{group}/namespaces/{self._namespace}/{plural}" + (f"/{name}" if name else "")
+
+    def _call(
+        self,
+        verb: str,
+        kind: Kind,
+        name: str,
+        *,
+        method: str,
+        named: bool = True,
+        query: dict[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        path = self._path(kind, name if named else "")
+        response = self._send(verb, kind, name, method, path, query, body, content_type, READ_TIMEOUT)
+        with closing(response):
+            try:
+                found = json.loads(response.read())
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                raise ApiError(verb, f"{kind.value[1]} {name}", 0, message=f"unreadable answer: {error}") from error
+            finally:
+                response.release_conn()
+        return found if isinstance(found, dict) else {}
+
+    def _send(
+        self,
+        verb: str,
+        kind: Kind,
+        name: str,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: Object | None,
+        content_type: str | None,
+        read_timeout: float,
+    ) -> urllib3.BaseHTTPResponse:
+        url = path + (f"?{urlencode(query)}" if query else "")
+        what = f"{kind.value[1]} {name}".strip()
+        for again in (True, False):
+            connection = self._connect(verb, what)
+            try:
+                response = connection.request(method, url, body, content_type, read_timeout)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise ApiError(verb, what, 0, message=_cause(error)) from error
+            if response.status == HTTPStatus.UNAUTHORIZED and again:  # the token was rotated: read it afresh, once
+                response.drain_conn()
+                self._forget(connection)
+                continue
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                raise _refusal(verb, what, response)
+            return response
+        raise AssertionError
+
+    def _connect(self, verb: str, what: str) -> "_Connection":
+        with self._lock:
+            if self._connection is None:
+                try:
+                    self._connection = _Connection(self._load())
+                except Exception as error:
+                    raise ApiError(verb, what, 0, message=f"no usable Kubernetes configuration: {error}") from error
+            return self._connection
+
+    def _forget(self, connection: "_Connection") -> None:
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
+
+
+class _Connection:
+    """A pool of connections with its credentials."""
+
+    def __init__(self, configuration: "Configuration") -> None:
+        from kubernetes.client.rest import RESTClientObject  # noqa: PLC0415  (a slow import)
+
+        configuration.connection_pool_maxsize = _CONNECTIONS
+        self._configuration = configuration
+        self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
+
+    def request(
+        self, method: str, url: str, body: Object | None, content_type: str | None, read_timeout: float
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept": "application/json", "User-Agent": "flargo"}
+        if content_type is not None and body is not None:
+            headers["Content-Type"] = content_type
+        settings: dict[str, Any] = self._configuration.auth_settings()
+        headers |= {setting["key"]: setting["value"] for setting in settings.values()}
+        return self._pool.request(
+            method,
+            f"{self._configuration.host}{url}",
+            body=json.dumps(body).encode() if body is not None else None,
+            headers=headers,
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=read_timeout),
+            retries=False,
+            preload_content=False,
+        )
+
+
+def _query(**parts: str) -> dict[str, str]:
+    return {key: value for key, value in parts.items() if value}
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    for chunk in response.stream(None, decode_content=True):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, whole)
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
+    retry_after = response.headers.get("Retry-After", "")
+    try:
+        said: Any = json.loads(response.read())
+    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+        said = {}
+    finally:
+        response.release_conn()
+    status = said if isinstance(said, dict) else {}
+    return ApiError(
+        verb,
+        what,
+        response.status,
+        str(status.get("reason") or response.reason or ""),
+        str(status.get("message") or ""),
+        float(retry_after) if retry_after.isdigit() else None,
+    )

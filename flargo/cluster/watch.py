@@ -1,0 +1,88 @@
+"""List, then watch, then watch on: the one loop that follows a kind.
+
+It never ends before it is told to, never decides anything, and says when what it told may be out of date.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.errors import ApiError
+from flargo.terms import Object
+
+STREAM_SECONDS = 45
+"""A stream is renewed after so long. The server then has nothing to tell for less than a minute at a time, so
+silence beyond it is a dead connection: a half-open socket is noticed within the minute."""
+SILENCE = STREAM_SECONDS + 8.0
+RELIST_SECONDS = 600.0
+"""A fresh list repairs what a stream may have lost."""
+_BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+
+
+class Listener(Protocol):
+    """Who is told."""
+
+    def listed(self, kind: Kind, items: list[Object], version: str) -> None:
+        """These are all that there are; from now on in sync."""
+
+    def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
+        """One came, changed, or went."""
+
+    def lost(self, kind: Kind, error: ApiError) -> None:
+        """Out of sync until the next listed()."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What to follow, and the world it is followed in."""
+
+    api: Api
+    kind: Kind
+    labels: str
+    listener: Listener
+    pause: Callable[[float], bool]
+    """Sleep so many seconds; True: stop. ``threading.Event.wait``."""
+    clock: Callable[[], float]
+
+    def run(self) -> None:
+        """Follow until told to stop."""
+        version, listed_at, failures = "", 0.0, 0
+        while not self.pause(0.0):
+            try:
+                if not version or self.clock() - listed_at > RELIST_SECONDS:
+                    items, version = self.api.list(self.kind, self.labels)
+                    self.listener.listed(self.kind, items, version)
+                    listed_at, failures = self.clock(), 0
+                version = self._stream(version)
+            except ApiError as error:
+                # Whatever broke the stream, a list is the sure way back into sync.
+                version, failures = "", failures + 1
+                self.listener.lost(self.kind, error)
+                if self.pause(_gap(failures, error)):
+                    return
+
+    def _stream(self, version: str) -> str:
+        for event in self.api.watch(self.kind, self.labels, version, STREAM_SECONDS, SILENCE):
+            item = event.get("object") or {}
+            if event.get("type") == "ERROR":
+                raise ApiError(
+                    "watch",
+                    self.kind.value[1],
+                    int(item.get("code") or 0),
+                    str(item.get("reason") or ""),
+                    str(item.get("message") or ""),
+                )
+            version = str((item.get("metadata") or {}).get("resourceVersion") or version)
+            if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
+                self.listener.changed(self.kind, item, deleted=event["type"] == "DELETED")
+            if self.pause(0.0):
+                break
+        return version
+
+
+def _gap(failures: int, error: ApiError) -> float:
+    """Seconds to wait: growing, never the same for two sites, never shorter than the server asks for."""
+    gap = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1] * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+    return max(gap, error.retry_after or 0.0)

@@ -1,0 +1,245 @@
+"""Threads: two watches, one that owns the engine, a few that perform its orders. It decides nothing.
+
+The engine's thread takes facts from one queue, so the engine needs no lock and no request is ever made
+while it is held. What it orders goes to the performers, whose answers are facts again.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.errors import ApiError
+from flargo.cluster.watch import Watch
+from flargo.control.engine import Engine, Order, Outcome
+from flargo.control.submit import Submit, SubmitError
+from flargo.control.ticket import Ticket
+from flargo.status.diagnosis import Stage
+from flargo.status.life import Act, Life
+from flargo.status.verdict import Cause, Verdict
+from flargo.status.views import WORKFLOW_LABEL
+from flargo.terms import Object, Plan
+
+SUBMIT_PATIENCE = 120.0
+"""Seconds for which a submit is repeated while the API server does not answer."""
+_PERFORMERS = 8
+_log = logging.getLogger(__name__)
+Task = Callable[[], Outcome]
+
+
+class Loop:
+    """Follows and ends the jobs of one parent."""
+
+    def __init__(
+        self,
+        api: Api,
+        labels: str,
+        published: Callable[[str], bool],
+        ruled: Callable[[str, Verdict], None],
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            api: the parent's namespace.
+            labels: the selector of the parent's own Workflows and pods.
+            published: see Engine.
+            ruled: called with a Workflow's name and the verdict before anybody who waits for it is woken.
+        """
+        self._api = api
+        self._ruled = ruled
+        self._engine = Engine(published, time.monotonic())
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._started = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._performers = ThreadPoolExecutor(_PERFORMERS, thread_name_prefix="flargo-api")
+        self._jobs: dict[str, _Job] = {}
+        self._lost: dict[Kind, float] = {}
+        self._watches = [
+            Watch(api, kind, labels, self, self._ended.wait, time.monotonic) for kind in (Kind.WORKFLOW, Kind.POD)
+        ]
+
+    def launch(self, plan: Plan) -> Ticket:
+        """Begin a job; returns at once. What becomes of it is on the ticket."""
+        self._start()
+        job = _Job(plan)
+        self._jobs[plan.name] = job
+
+        def admit() -> Outcome:
+            self._engine.admit(plan.name, plan.patience, plan.grace, time.monotonic())
+            self._performers.submit(self._submit, job)
+            return Outcome()
+
+        self._tasks.put(admit)
+        return job.ticket
+
+    def stop(self, name: str, cause: Cause) -> None:
+        """Have a job ended; returns at once."""
+        job = self._jobs.get(name)
+        if job is not None:
+            job.unwanted.set()
+            self._tasks.put(lambda: self._engine.stop(name, cause, time.monotonic()))
+
+    def out_of_sync_for(self) -> float:
+        """For how many seconds a stream has not been heard; 0 while both are."""
+        since = min(self._lost.values(), default=None)
+        return 0.0 if since is None else time.monotonic() - since
+
+    def end(self, cause: Cause, seconds: float) -> None:
+        """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
+        for job in list(self._jobs.values()):
+            self.stop(job.plan.name, cause)
+        limit = time.monotonic() + seconds
+        for job in list(self._jobs.values()):
+            job.cleared.wait(max(0.0, limit - time.monotonic()))
+        self._ended.set()
+        self._tasks.put(None)
+        for name, job in list(self._jobs.items()):
+            if job.ticket.verdict is None:
+                _log.warning("%s: the parent ends before the job's end was seen", name)
+                reason = cause.value
+                job.ticket.update(
+                    Stage.ENDED, Verdict(reason, reason.code or 0, "not seen to end"), released=job.ticket.released
+                )
+        self._performers.shutdown(wait=False, cancel_futures=True)
+
+    # --- the watches' threads
+
+    def listed(self, kind: Kind, items: list[Object], version: str) -> None:
+        """See Listener."""
+        if self._lost.pop(kind, None) is not None:
+            _log.info("%s: heard again at version %s", kind.value[1], version)
+        self._tasks.put(lambda: self._engine.listed(kind, items, time.monotonic()))
+
+    def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
+        """See Listener."""
+        self._tasks.put(lambda: self._engine.changed(kind, item, time.monotonic(), deleted=deleted))
+
+    def lost(self, kind: Kind, error: ApiError) -> None:
+        """See Listener."""
+        if kind not in self._lost:
+            _log.warning("%s: not heard, nothing is decided until they are: %s", kind.value[1], error)
+            self._lost[kind] = time.monotonic()
+
+        def lose() -> Outcome:
+            self._engine.lost(kind, time.monotonic())
+            return Outcome()
+
+        self._tasks.put(lose)
+
+    # --- the engine's thread
+
+    def _start(self) -> None:
+        with self._started:
+            if self._threads:
+                return
+            runs = [("flargo-engine", self._run)]
+            runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
+            self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
+            for thread in self._threads:
+                thread.start()
+
+    def _run(self) -> None:
+        while True:
+            wake_at = self._engine.wake_at()
+            try:
+                timeout = None if wake_at is None else max(0.0, wake_at - time.monotonic())
+                task = self._tasks.get(timeout=timeout)
+            except queue.Empty:
+                task = self._tick
+            if task is None:
+                return
+            try:
+                self._carry(task())
+            except Exception:  # noqa: BLE001
+                # One job's trouble must not end the following of all others.
+                _log.exception("a fact could not be dealt with")
+
+    def _tick(self) -> Outcome:
+        return self._engine.tick(time.monotonic())
+
+    def _carry(self, outcome: Outcome) -> None:
+        for life in outcome.lives:
+            self._publish(life)
+        for order in outcome.orders:
+            self._performers.submit(self._perform, order)
+
+    def _publish(self, life: Life) -> None:
+        job = self._jobs.get(life.name)
+        if job is None:
+            return
+        if life.verdict is not None and job.ticket.verdict is None:
+            self._ruled(life.name, life.verdict)
+        job.ticket.update(life.stage, life.verdict, released=not life.submitting and not life.error)
+        if life.cleared:
+            del self._jobs[life.name]
+            job.cleared.set()
+
+    # --- the performers' threads
+
+    def _submit(self, job: "_Job") -> None:
+        submit = Submit(self._api, job.unwanted.wait, time.monotonic, time.monotonic() + SUBMIT_PATIENCE)
+        error = ""
+        try:
+            submit.run(job.plan)
+        except SubmitError as refused:
+            error = str(refused)
+            _log.warning("%s: not submitted: %s", job.plan.name, error)
+        except Exception as unforeseen:  # noqa: BLE001  (the life must hear of it)
+            error = f"{type(unforeseen).__name__}: {unforeseen}"
+            _log.exception("%s: not submitted", job.plan.name)
+        self._tasks.put(lambda: self._engine.submitted(job.plan.name, error, time.monotonic()))
+
+    def _perform(self, order: Order) -> None:
+        job = self._jobs.get(order.name)
+        if job is None:
+            return
+        try:
+            if order.wish.act is Act.CONFIRM:
+                workflow, pods = self._read(order.name)
+                self._tasks.put(lambda: self._engine.confirmed(order.name, workflow, pods, time.monotonic()))
+                return
+            self._do(order, job.plan)
+            ok = True
+        except ApiError as error:
+            ok = error.gone
+            if not ok:
+                _log.warning("%s: could not %s it: %s", order.name, order.wish.act.value, error)
+        self._tasks.put(lambda: self._engine.told(order, time.monotonic(), ok=ok))
+
+    def _read(self, name: str) -> tuple[Object | None, list[Object]]:
+        try:
+            workflow = self._api.get(Kind.WORKFLOW, name)
+        except ApiError as error:
+            if not error.gone:
+                raise
+            workflow = None
+        pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_LABEL}={name}")
+        return workflow, pods
+
+    def _do(self, order: Order, plan: Plan) -> None:
+        match order.wish.act:
+            case Act.SHUTDOWN:
+                stop: Object = {"metadata": {"uid": order.wish.uid}, "spec": {"shutdown": "Terminate"}}
+                self._api.merge(Kind.WORKFLOW, order.name, stop)
+            case Act.DISCARD:
+                self._api.delete(Kind.WORKFLOW, order.name, order.wish.uid)
+            case Act.KILL:
+                self._api.delete(Kind.POD, order.pod, order.wish.uid, order.grace)
+            case Act.DROP_SECRET:
+                self._api.delete(Kind.SECRET, plan.credentials.name)
+            case Act.CONFIRM:
+                raise AssertionError
+
+
+class _Job:
+    """A plan on its way, and who waits for it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ticket = Ticket(plan.name)
+        self.unwanted = threading.Event()
+        self.cleared = threading.Event()

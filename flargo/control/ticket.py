@@ -1,0 +1,33 @@
+"""What a launched job's handle holds: the latest of its life, and a way to wait for more."""
+
+import threading
+from collections.abc import Callable
+
+from flargo.status.diagnosis import Stage
+from flargo.status.verdict import Verdict
+
+
+class Ticket:
+    """Where the loop writes and FLARE's threads read. Reading never does I/O and never waits for the loop."""
+
+    def __init__(self, name: str) -> None:
+        """Of a Workflow of that name, of which nothing is known yet."""
+        self.name = name
+        """The Workflow's name."""
+        self.stage = Stage.ABSENT
+        self.verdict: Verdict | None = None
+        self.released = False
+        """The Workflow has been released: its program may run at any moment."""
+        self._changed = threading.Condition()
+
+    def update(self, stage: Stage, verdict: Verdict | None, *, released: bool) -> None:
+        """Write down the latest, and wake whoever waits. A verdict stands once it is set."""
+        with self._changed:
+            self.stage, self.released = stage, released
+            self.verdict = self.verdict or verdict
+            self._changed.notify_all()
+
+    def wait(self, until: Callable[["Ticket"], bool], seconds: float | None = None) -> bool:
+        """Wait until something is true of the ticket, at the most so many seconds; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: until(self), seconds)

@@ -1,0 +1,1 @@
+"""All contact with NVIDIA FLARE and with the disk."""

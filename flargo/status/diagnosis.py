@@ -1,0 +1,227 @@
+"""What one observation says of a job: no memory, no time.
+
+The pod is believed before the Workflow: Argo's status follows it by seconds, and a Workflow can say Running
+before there is a pod, or Failed while the program still runs.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+
+from flargo.status.reasons import OWN_CODES, Reason
+from flargo.status.views import Exit, Observation, PodView, WorkflowView
+from flargo.terms import Uid
+
+
+class Stage(IntEnum):
+    """How far a job is. It may go back: a pod that had a node may be waiting for one again only as another pod."""
+
+    ABSENT = 0
+    """No Workflow is there."""
+    HELD = 1
+    """The Workflow is suspended: its Secrets are on their way, or a person suspended it."""
+    UNCLAIMED = 2
+    """No controller has taken notice."""
+    QUEUED = 3
+    """It waits for a lock of Argo's, for room in the controller, or for quota."""
+    WAITING = 4
+    """No pod yet, or one that the scheduler has not looked at."""
+    SHORTAGE = 5
+    """No node has enough free cpu, memory or GPUs."""
+    STARTING = 6
+    """The pod has a node; volumes, images, containers."""
+    RUNNING = 7
+    """The program runs."""
+    ENDED = 8
+    """Nothing runs, or nothing will."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """How far a job is, and how it ends if it can only end."""
+
+    stage: Stage
+    reason: Reason | None = None
+    """Set where the job has ended, can never start, or was told from outside to end."""
+    detail: str = ""
+    """The cluster's own words."""
+    exit: Exit | None = None
+
+    @property
+    def final(self) -> bool:
+        """Exit code 0 of main: nothing seen later can change what it means (restartPolicy is Never)."""
+        return self.exit is not None and self.exit.code == 0
+
+
+# Waiting reasons with which a container never starts by itself (nvflare 2.9, k8s_launcher.py,
+# _PENDING_FAILURE_WAITING_REASONS).
+_NEVER = {
+    "ErrImagePull": Reason.IMAGE,
+    "ErrImageNeverPull": Reason.IMAGE,
+    "ImagePullBackOff": Reason.IMAGE,
+    "InvalidImageName": Reason.IMAGE,
+    "CreateContainerConfigError": Reason.CONTAINER,
+    "CreateContainerError": Reason.CONTAINER,
+    "RunContainerError": Reason.CONTAINER,
+    "CrashLoopBackOff": Reason.CONTAINER,
+}
+
+# Argo's words for a Workflow that ended without its program's exit (argo.md, observed on 3.7.18 and 4.1.2).
+_WORKFLOW_WORDS = (
+    (re.compile(r"^invalid spec"), Reason.INVALID),
+    (re.compile(r"forbidden|admission webhook"), Reason.POD_REFUSED),
+    (re.compile(r"pod deleted"), Reason.POD_DELETED),
+)
+
+_SHORTAGE = re.compile(r"\binsufficient\s+([a-z0-9./_-]+)", re.IGNORECASE)
+
+
+def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
+    """Read one observation.
+
+    Args:
+        seen: the Workflow and the pods of one job.
+        first_pod: the pod seen first, where one was seen before. Any other pod means that Argo ran the job again.
+    """
+    workflow, pods = seen.workflow, seen.pods
+    first = first_pod or (pods[0].uid if pods else None)
+    pod = next((pod for pod in pods if pod.uid == first), None)
+    if pod is not None and pod.exit is not None and pod.exit.code == 0:
+        return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=pod.exit)
+    if any(other.uid != first for other in pods):
+        return Diagnosis(_stage_of_twins(pods), Reason.RUN_TWICE, f"pods {', '.join(sorted(p.name for p in pods))}")
+    if pod is not None:
+        return _diagnose_pod(pod, workflow)
+    if workflow is None:
+        return _diagnose_absence(first_pod)
+    if workflow.over:
+        return _diagnose_end(workflow)
+    if first_pod is not None:
+        return Diagnosis(Stage.ENDED, Reason.POD_DELETED, "the pod is gone")
+    return Diagnosis(_stage_without_pod(workflow), detail=workflow.node_message or workflow.message)
+
+
+def _stage_of_twins(pods: tuple[PodView, ...]) -> Stage:
+    return Stage.ENDED if all(pod.over for pod in pods) else Stage.RUNNING
+
+
+def _diagnose_absence(first_pod: Uid | None) -> Diagnosis:
+    if first_pod is None:
+        return Diagnosis(Stage.ABSENT)
+    return Diagnosis(Stage.ENDED, Reason.WORKFLOW_DELETED)
+
+
+def _diagnose_end(workflow: WorkflowView) -> Diagnosis:
+    """Of a Workflow that is over and has no pod (any more)."""
+    detail = workflow.message or workflow.node_message
+    if workflow.node_exit is not None:
+        ended = Exit(workflow.node_exit, message=workflow.node_message)
+        if ended.code == 0:
+            return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=ended)
+        return Diagnosis(Stage.ENDED, _own_end(ended, workflow), detail, ended)
+    if workflow.shutdown:
+        return Diagnosis(Stage.ENDED, Reason.SHUT_DOWN, detail)
+    words = f"{workflow.message} {workflow.node_message}"
+    for pattern, reason in _WORKFLOW_WORDS:
+        if pattern.search(words.strip()):
+            return Diagnosis(Stage.ENDED, reason, detail)
+    return Diagnosis(Stage.ENDED, Reason.ARGO_FAILED, detail)
+
+
+def _diagnose_pod(pod: PodView, workflow: WorkflowView | None) -> Diagnosis:
+    if pod.exit is not None:
+        return Diagnosis(Stage.ENDED, _pod_end(pod, pod.exit, workflow), _pod_words(pod), pod.exit)
+    if pod.phase in {"Succeeded", "Failed"}:
+        return Diagnosis(Stage.ENDED, _unstarted_end(pod), _pod_words(pod))
+    stage = Stage.RUNNING if pod.running else _stage_of_pod(pod)
+    ended_by = _told_to_end(pod, workflow)
+    if ended_by is not None:
+        return Diagnosis(stage, ended_by, workflow.message if workflow else "")
+    if stage is Stage.RUNNING:
+        return Diagnosis(stage)
+    return _diagnose_start(pod, stage)
+
+
+def _told_to_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
+    """Why a living pod's job is over all the same: Argo leaves a program that ignores SIGTERM running."""
+    if workflow is None:
+        return Reason.WORKFLOW_DELETED
+    if workflow.shutdown:
+        return Reason.SHUT_DOWN
+    if pod.deleting:
+        return Reason.DISRUPTED if pod.disruption else Reason.POD_DELETED
+    if workflow.over:
+        return Reason.ARGO_FAILED
+    return None
+
+
+def _diagnose_start(pod: PodView, stage: Stage) -> Diagnosis:
+    for waiting in pod.waiting:
+        if waiting.reason in _NEVER:
+            detail = f"{waiting.container}: {waiting.reason} {waiting.message}".strip()
+            return Diagnosis(stage, _NEVER[waiting.reason], detail)
+    detail = f"{pod.unscheduled_reason} {pod.unscheduled_message}".strip()
+    if stage is Stage.WAITING and pod.unscheduled_reason == "Unschedulable":
+        return Diagnosis(stage, Reason.UNSCHEDULABLE, detail)
+    return Diagnosis(stage, detail=detail)
+
+
+def _stage_of_pod(pod: PodView) -> Stage:
+    if pod.scheduled:
+        return Stage.STARTING
+    return Stage.SHORTAGE if _is_shortage(pod.unscheduled_message) else Stage.WAITING
+
+
+def _is_shortage(message: str) -> bool:
+    """Whether a scheduler's message names cpu, memory or a GPU (nvflare 2.9, _is_cpu_memory_gpu_shortage)."""
+    names = (name.lower().rstrip(".,;:") for name in _SHORTAGE.findall(message))
+    return any(name in {"cpu", "memory"} or "gpu" in name for name in names)
+
+
+def _stage_without_pod(workflow: WorkflowView) -> Stage:
+    if workflow.suspended:
+        return Stage.HELD
+    if not workflow.phase:
+        return Stage.UNCLAIMED
+    waits_for_room = workflow.phase == "Pending" or "exceeded quota" in workflow.node_message
+    return Stage.QUEUED if workflow.lock or waits_for_room else Stage.WAITING
+
+
+def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:
+    """Why main ended with another code than 0: what was done to the pod comes before what the program did."""
+    if ended.reason == "OOMKilled":
+        return Reason.OUT_OF_MEMORY
+    if pod.reason == "Evicted":
+        return Reason.EVICTED
+    if pod.disruption or pod.reason == "Terminated":
+        return Reason.DISRUPTED
+    if workflow is None:
+        return Reason.WORKFLOW_DELETED
+    if pod.deleting and not workflow.shutdown:
+        return Reason.POD_DELETED
+    return _own_end(ended, workflow)
+
+
+def _own_end(ended: Exit, workflow: WorkflowView) -> Reason:
+    if ended.code in OWN_CODES:
+        return Reason.PROGRAM_REPORTED
+    return Reason.SHUT_DOWN if workflow.shutdown else Reason.PROGRAM_FAILED
+
+
+def _unstarted_end(pod: PodView) -> Reason:
+    """Why a pod is over although its main container has no exit code."""
+    if pod.reason == "Evicted":
+        return Reason.EVICTED
+    if pod.disruption or pod.reason == "Terminated":
+        return Reason.DISRUPTED
+    return Reason.NODE_REFUSED if pod.reason else Reason.ARGO_FAILED
+
+
+def _pod_words(pod: PodView) -> str:
+    ended = pod.exit
+    words = [pod.reason, pod.message, pod.disruption]
+    if ended is not None:
+        words += [f"exit code {ended.code}", ended.reason if ended.reason != "Error" else "", ended.message]
+        if ended.reason == "OOMKilled" and pod.memory_limit:
+            words.append(f"memory limit {pod.memory_limit}")
+    return "; ".join(word for word in words if word)

@@ -1,0 +1,103 @@
+"""Every way a job can end, with what FLARE is told, what people are told, and what they can do.
+
+The return codes are FLARE's (nvflare 2.9, ``ProcessExitCode`` and ``JobReturnCode``). FLARE counts a code
+that it does not know as a success, so nothing else is ever returned:
+
+==== ==================================================== ==============================
+code meaning                                              FLARE's job status
+==== ==================================================== ==============================
+0    done                                                 FINISHED:COMPLETED
+1    the program failed                                   FINISHED:EXECUTION_EXCEPTION
+9    somebody ended it on purpose                         FINISHED:ABORTED
+101  it could never start, or the program's own 101-103   FINISHED:EXECUTION_EXCEPTION
+104  the infrastructure lost it                           FINISHED:ABNORMAL
+==== ==================================================== ==============================
+"""
+
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+
+class Code(IntEnum):
+    """What FLARE is told."""
+
+    SUCCESS = 0
+    FAILED = 1
+    ABORTED = 9
+    NEVER_STARTED = 101
+    LOST = 104
+
+
+OWN_CODES = frozenset({101, 102, 103})
+"""Exit codes that FLARE's job process chooses itself: exception, unsafe component, configuration error."""
+
+
+class Row(NamedTuple):
+    """A reason's row of the table."""
+
+    code: int | None
+    """What FLARE is told; None: the program's own exit code."""
+    sentence: str
+    remedy: str
+
+
+class Reason(Enum):
+    """Why a job ended; the stable names of flargo's contract with people and scripts."""
+
+    SUCCEEDED = Row(Code.SUCCESS, "The program ended with exit code 0.", "")
+    PROGRAM_FAILED = Row(Code.FAILED, "The program failed.", "Read the job's log.")
+    PROGRAM_REPORTED = Row(None, "FLARE's job process reported a failure.", "Read the job's log.")
+
+    ABORTED = Row(Code.ABORTED, "FLARE aborted the job.", "")
+    SHUT_DOWN = Row(
+        Code.ABORTED, "The Workflow was terminated from outside FLARE.", "Ask who used argo terminate or stop."
+    )
+
+    CLEANED_UP = Row(
+        Code.LOST, "FLARE cleaned the job up: its server no longer runs it.", "See the FLARE server's log."
+    )
+    OUT_OF_MEMORY = Row(Code.LOST, "The job used more than its memory limit.", "Raise 'memory' in its launcher_spec.")
+    EVICTED = Row(Code.LOST, "The pod was evicted by its node.", "See the message; raise the limit or free the node.")
+    DISRUPTED = Row(Code.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again.")
+    POD_DELETED = Row(Code.LOST, "The pod was deleted while the job ran.", "Find out who deletes pods; submit again.")
+    NODE_REFUSED = Row(Code.LOST, "The node refused the pod before it started.", "See the message; submit again.")
+    RUN_TWICE = Row(Code.LOST, "Argo started a second pod for the job; both were ended.", "Submit the job again.")
+    WORKFLOW_DELETED = Row(Code.LOST, "The Workflow was deleted while the job ran.", "Find out who deletes Workflows.")
+    ARGO_FAILED = Row(Code.LOST, "Argo failed the Workflow.", "See the message and the Workflow controller's log.")
+    PARENT_ENDED = Row(Code.LOST, "The FLARE parent process ended, and the job with it.", "Submit the job again.")
+
+    LAUNCH_FAILED = Row(Code.NEVER_STARTED, "The job could not be put on the cluster.", "See the message.")
+    INVALID = Row(Code.NEVER_STARTED, "Argo refused the Workflow.", "See the message; report it as a bug of flargo.")
+    POD_REFUSED = Row(Code.NEVER_STARTED, "Kubernetes refused the pod.", "See the message: quota, policy or account.")
+    IMAGE = Row(Code.NEVER_STARTED, "The image could not be pulled.", "Check the image's name and the pull secrets.")
+    CONTAINER = Row(
+        Code.NEVER_STARTED, "A container could not be created.", "See the message: Secret, command or user."
+    )
+    UNSCHEDULABLE = Row(Code.NEVER_STARTED, "No node can take the pod.", "See the message: claims, selectors, taints.")
+    SHORTAGE = Row(
+        Code.NEVER_STARTED,
+        "No node had enough free cpu, memory or GPUs within pending_timeout.",
+        "Ask for less, wait for other jobs, or raise pending_timeout.",
+    )
+    UNCLAIMED = Row(
+        Code.NEVER_STARTED,
+        "No Workflow controller took notice of the Workflow.",
+        "Check that a controller watches this namespace and the instance id is right.",
+    )
+    START_TIMEOUT = Row(Code.NEVER_STARTED, "The pod did not start in time.", "See the pod's events: volumes, network.")
+    TIMEOUT = Row(Code.NEVER_STARTED, "The job did not run within the launcher's timeout.", "Raise 'timeout'.")
+
+    @property
+    def code(self) -> int | None:
+        """What FLARE is told; None: the program's own exit code."""
+        return self.value.code
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for people."""
+        return self.value.sentence
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it; empty where there is nothing to do."""
+        return self.value.remedy

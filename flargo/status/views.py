@@ -1,0 +1,220 @@
+"""Kubernetes objects as flargo looks at them: the one place that parses what comes off the wire.
+
+A view holds what a diagnosis needs and nothing more, so a thousand jobs are small to keep. Parsing never
+fails: the API server may leave out any field, and a field of an unexpected type counts as left out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from flargo.terms import Annotation, Object, Uid
+
+MAIN = "main"
+"""The name that Argo gives the container of a step."""
+WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
+"""On every pod of a Workflow: the Workflow's name. An administrator's default may change the pod's own name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a container ended, in the kubelet's words."""
+
+    code: int
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a container is not running yet, in the kubelet's words."""
+
+    container: str
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod of a Workflow."""
+
+    uid: Uid
+    name: str
+    owner: Uid
+    """The Workflow's uid."""
+    workflow: str
+    """The Workflow's name."""
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    node: str = ""
+    scheduled: bool = False
+    unscheduled_reason: str = ""
+    unscheduled_message: str = ""
+    running: bool = False
+    """The main container runs."""
+    exit: Exit | None = None
+    """How the main container ended."""
+    waiting: tuple[Waiting, ...] = ()
+    deleting: bool = False
+    disruption: str = ""
+    """The DisruptionTarget condition's reason and message: drained, preempted, evicted, its node shut down."""
+    memory_limit: str = ""
+    version: int = field(default=0, compare=False)
+    """The resourceVersion: tells which of two views is the newer one."""
+
+    @property
+    def over(self) -> bool:
+        """Whether its main container has ended or will never start."""
+        return self.exit is not None or self.phase in {"Succeeded", "Failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowView:
+    """A Workflow of one step."""
+
+    uid: Uid
+    name: str
+    attempt: str = ""
+    phase: str = ""
+    message: str = ""
+    suspended: bool = False
+    shutdown: str = ""
+    deleting: bool = False
+    has_node: bool = False
+    node_phase: str = ""
+    node_message: str = ""
+    node_exit: int | None = None
+    """The step's exit code as Argo recorded it, some seconds after the pod showed it."""
+    lock: str = ""
+    """What is waited for: a mutex or a semaphore."""
+    version: int = field(default=0, compare=False)
+
+    @property
+    def over(self) -> bool:
+        """Whether Argo is done with it. Its main container may run on: see argo terminate."""
+        return self.phase in {"Succeeded", "Failed", "Error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of one job at one moment."""
+
+    workflow: WorkflowView | None = None
+    pods: tuple[PodView, ...] = ()
+    fresh: bool = False
+    """Read from the API server for this question, not remembered from a watch."""
+    published: bool = False
+    """The job's results have reached the parent, so the work itself was done."""
+
+
+def _at(value: Any, *path: str) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _text(value: Any, *path: str) -> str:
+    found = _at(value, *path)
+    return found if isinstance(found, str) else ""
+
+
+def _items(value: Any, *path: str) -> Iterator[Object]:
+    found = _at(value, *path)
+    for item in found if isinstance(found, list) else ():
+        if isinstance(item, dict):
+            yield item
+
+
+def _version(item: Object) -> int:
+    """Kubernetes calls resourceVersions opaque up to 1.34 and ordered from 1.35; etcd has always counted them up."""
+    version = _text(item, "metadata", "resourceVersion")
+    return int(version) if version.isdigit() else 0
+
+
+def workflow_view(item: Object) -> WorkflowView:
+    """The view of a Workflow (argoproj.io/v1alpha1)."""
+    nodes = _at(item, "status", "nodes")
+    steps = [node for node in nodes.values() if _text(node, "type") == "Pod"] if isinstance(nodes, dict) else []
+    # With a retryStrategy that an administrator injected there are several; the last one started speaks.
+    step: Object = max(steps, key=lambda node: _text(node, "startedAt"), default={})
+    code = _text(step, "outputs", "exitCode")
+    return WorkflowView(
+        uid=Uid(_text(item, "metadata", "uid")),
+        name=_text(item, "metadata", "name"),
+        attempt=_text(item, "metadata", "annotations", Annotation.ATTEMPT),
+        phase=_text(item, "status", "phase"),
+        message=_text(item, "status", "message"),
+        suspended=_at(item, "spec", "suspend") is True,
+        shutdown=_text(item, "spec", "shutdown"),
+        deleting=bool(_text(item, "metadata", "deletionTimestamp")),
+        has_node=bool(step),
+        node_phase=_text(step, "phase"),
+        node_message=_text(step, "message"),
+        node_exit=int(code) if code.isdigit() else None,
+        lock=_lock(item, step),
+        version=_version(item),
+    )
+
+
+def _lock(item: Object, step: Object) -> str:
+    held_up = _text(step, "synchronizationStatus", "waiting")
+    if held_up:
+        return held_up
+    waits = any(list(_items(item, "status", "synchronization", kind, "waiting")) for kind in ("mutex", "semaphore"))
+    return _text(item, "status", "message") if waits else ""
+
+
+def pod_view(item: Object) -> PodView:
+    """The view of a Pod made by Argo."""
+    owners = [owner for owner in _items(item, "metadata", "ownerReferences") if owner.get("kind") == "Workflow"]
+    scheduling = _condition(item, "PodScheduled")
+    disruption = _condition(item, "DisruptionTarget")
+    main = next((row for row in _items(item, "status", "containerStatuses") if row.get("name") == MAIN), {})
+    return PodView(
+        uid=Uid(_text(item, "metadata", "uid")),
+        name=_text(item, "metadata", "name"),
+        owner=Uid(_text(owners[0], "uid") if owners else ""),
+        workflow=_text(item, "metadata", "labels", WORKFLOW_LABEL),
+        phase=_text(item, "status", "phase"),
+        reason=_text(item, "status", "reason"),
+        message=_text(item, "status", "message"),
+        node=_text(item, "spec", "nodeName"),
+        scheduled=bool(_text(item, "spec", "nodeName")) or scheduling.get("status") == "True",
+        unscheduled_reason=_text(scheduling, "reason") if scheduling.get("status") == "False" else "",
+        unscheduled_message=_text(scheduling, "message") if scheduling.get("status") == "False" else "",
+        running=isinstance(_at(main, "state", "running"), dict),
+        exit=_exit(main),
+        waiting=tuple(_waiting(item)),
+        deleting=bool(_text(item, "metadata", "deletionTimestamp")),
+        disruption=" ".join(filter(None, (_text(disruption, "reason"), _text(disruption, "message"))))
+        if disruption.get("status") == "True"
+        else "",
+        memory_limit=_memory_limit(item),
+        version=_version(item),
+    )
+
+
+def _condition(item: Object, kind: str) -> Object:
+    return next((row for row in _items(item, "status", "conditions") if row.get("type") == kind), {})
+
+
+def _exit(status: Object) -> Exit | None:
+    ended = _at(status, "state", "terminated")
+    code = _at(ended, "exitCode")
+    if not isinstance(code, int):
+        return None
+    return Exit(code, _text(ended, "reason"), _text(ended, "message"))
+
+
+def _waiting(item: Object) -> Iterator[Waiting]:
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for row in _items(item, "status", kind):
+            reason = _text(row, "state", "waiting", "reason")
+            if reason:
+                yield Waiting(_text(row, "name"), reason, _text(row, "state", "waiting", "message"))
+
+
+def _memory_limit(item: Object) -> str:
+    main = next((row for row in _items(item, "spec", "containers") if row.get("name") == MAIN), {})
+    return _text(main, "resources", "limits", "memory")

@@ -1,0 +1,87 @@
+"""Words for tests of a job's life: objects as a cluster shows them, and a life to whom they happen."""
+
+from dataclasses import replace
+
+from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish, step
+from flargo.status.verdict import Cause, Verdict
+from flargo.status.views import Exit, Observation, PodView, Waiting, WorkflowView
+from flargo.terms import Patience, Uid
+
+WORKFLOW = WorkflowView(Uid("w1"), "job-site", phase="Running")
+POD = PodView(Uid("p1"), "job-site", Uid("w1"), "job-site", phase="Pending")
+
+HELD = replace(WORKFLOW, phase="", suspended=True)
+UNCLAIMED = replace(WORKFLOW, phase="")
+SHUT = replace(WORKFLOW, shutdown="Terminate", phase="Failed", message="Stopped with strategy 'Terminate'")
+SUCCEEDED = replace(WORKFLOW, phase="Succeeded")
+FAILED = replace(WORKFLOW, phase="Failed")
+POD_STARTING = replace(POD, scheduled=True, node="n1")
+POD_RUNNING = replace(POD_STARTING, phase="Running", running=True)
+POD_SHORT = replace(POD, unscheduled_reason="Unschedulable", unscheduled_message="0/1 nodes: 1 Insufficient memory.")
+
+
+def exited(code: int, reason: str = "Error", *, of: PodView = POD_RUNNING) -> PodView:
+    """A pod whose main container has ended."""
+    return replace(of, running=False, exit=Exit(code, reason))
+
+
+def waiting(reason: str, message: str = "", container: str = "main") -> PodView:
+    """A scheduled pod with a container that waits."""
+    return replace(POD_STARTING, waiting=(Waiting(container, reason, message),))
+
+
+class Story:
+    """A life, told fact by fact. Wishes pile up in ``wished`` until they are answered."""
+
+    def __init__(self, patience: Patience | None = None, *, submitted: bool = True) -> None:
+        self.now = Now(0.0, 0.0)
+        self.life = Life("job-site", patience or Patience(), grace=3, born=0.0)
+        self.wished: list[Wish] = []
+        self.wake_in: float | None = None
+        if submitted:
+            self.tell(Submitted())
+
+    def tell(self, fact: Fact) -> "Story":
+        """Let a fact happen."""
+        result = step(self.life, fact, self.now)
+        self.life, self.wake_in = result.life, result.wake_in
+        self.wished += result.wishes
+        return self
+
+    def sees(
+        self, workflow: WorkflowView | None, *pods: PodView, fresh: bool = False, published: bool = False
+    ) -> "Story":
+        """The cluster is seen so, by a watch or by a fresh read."""
+        if fresh:
+            self.wished = [wish for wish in self.wished if wish.act is not Act.CONFIRM]
+        return self.tell(Saw(Observation(workflow, pods, fresh=fresh, published=published)))
+
+    def reads(self, workflow: WorkflowView | None, *pods: PodView, published: bool = False) -> "Story":
+        """The confirmation that was wished for comes back so."""
+        assert Act.CONFIRM in self.wishes, f"no confirmation was wished for, but {self.wishes}"
+        return self.sees(workflow, *pods, fresh=True, published=published)
+
+    def passes(self, seconds: float, *, healthy: bool = True) -> "Story":
+        """Time passes, with or without the cluster being heard."""
+        self.now = Now(self.now.healthy + (seconds if healthy else 0.0), self.now.wall + seconds)
+        return self.tell(Tick())
+
+    def stops(self, cause: Cause = Cause.ABORT) -> "Story":
+        """FLARE wants it ended."""
+        return self.tell(Stop(cause))
+
+    def does(self, act: Act, *, ok: bool = True) -> "Story":
+        """The oldest wish of that kind is performed."""
+        wish = next(wish for wish in self.wished if wish.act is act)
+        self.wished.remove(wish)
+        return self.tell(Told(wish, ok))
+
+    @property
+    def wishes(self) -> list[Act]:
+        """What is wished for and not yet answered."""
+        return [wish.act for wish in self.wished]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What FLARE hears."""
+        return self.life.verdict

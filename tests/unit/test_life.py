@@ -1,0 +1,281 @@
+"""The life of a job, as lists of facts: what FLARE hears, and what is asked of the cluster."""
+
+from dataclasses import replace
+
+import pytest
+
+from flargo.status.life import Act
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Cause
+from flargo.status.views import PodView, WorkflowView
+from flargo.terms import Patience, Uid
+from tests.unit.lives import (
+    FAILED,
+    HELD,
+    POD,
+    POD_RUNNING,
+    POD_SHORT,
+    POD_STARTING,
+    SHUT,
+    SUCCEEDED,
+    UNCLAIMED,
+    WORKFLOW,
+    Story,
+    exited,
+    waiting,
+)
+
+
+def heard(story: Story) -> tuple[Reason, int] | None:
+    verdict = story.verdict
+    return None if verdict is None else (verdict.reason, verdict.code)
+
+
+def test_exit_code_0_is_believed_at_once() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(0, "Completed"))
+    assert heard(story) == (Reason.SUCCEEDED, 0)
+    assert story.wishes == [Act.DROP_SECRET]
+
+
+def test_after_success_argo_is_left_to_finish_and_the_life_is_cleared() -> None:
+    story = Story().sees(WORKFLOW, exited(0, "Completed")).does(Act.DROP_SECRET).passes(5)
+    assert not story.life.cleared
+    assert story.wishes == []
+    assert story.sees(SUCCEEDED, exited(0, "Completed")).life.cleared
+
+
+def test_a_wait_container_that_hangs_is_ended_after_a_minute() -> None:
+    story = Story().sees(WORKFLOW, exited(0, "Completed")).does(Act.DROP_SECRET).passes(61)
+    assert story.wishes == [Act.SHUTDOWN]
+    story.does(Act.SHUTDOWN).sees(SHUT, exited(0, "Completed"))
+    assert heard(story) == (Reason.SUCCEEDED, 0)
+    assert story.life.cleared
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "code"),
+    [
+        pytest.param(exited(1), Reason.PROGRAM_FAILED, 1, id="exit 1"),
+        pytest.param(exited(9), Reason.PROGRAM_FAILED, 1, id="its own 9 is no abort"),
+        pytest.param(exited(104), Reason.PROGRAM_FAILED, 1, id="its own 104 is no loss"),
+        pytest.param(exited(127), Reason.PROGRAM_FAILED, 1, id="its own 127"),
+        pytest.param(exited(139), Reason.PROGRAM_FAILED, 1, id="a crash"),
+        pytest.param(exited(101), Reason.PROGRAM_REPORTED, 101, id="FLARE's 101"),
+        pytest.param(exited(102), Reason.PROGRAM_REPORTED, 102, id="FLARE's 102"),
+        pytest.param(exited(103), Reason.PROGRAM_REPORTED, 103, id="FLARE's 103"),
+        pytest.param(exited(137, "OOMKilled"), Reason.OUT_OF_MEMORY, 104, id="out of memory"),
+        pytest.param(replace(exited(137), reason="Evicted", phase="Failed"), Reason.EVICTED, 104, id="evicted"),
+        pytest.param(replace(exited(143), deleting=True), Reason.POD_DELETED, 104, id="pod deleted"),
+        pytest.param(
+            replace(exited(143), deleting=True, disruption="EvictionByEvictionAPI"), Reason.DISRUPTED, 104, id="drained"
+        ),
+        pytest.param(replace(exited(137), reason="Terminated"), Reason.DISRUPTED, 104, id="node shut down"),
+    ],
+)
+def test_any_other_end_is_confirmed_and_then_named(pod: PodView, reason: Reason, code: int) -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, pod)
+    assert heard(story) is None
+    assert heard(story.reads(WORKFLOW, pod)) == (reason, code)
+
+
+def test_143_seen_before_the_shutdown_that_caused_it_is_an_abort_from_outside() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(143))
+    assert heard(story.reads(SHUT, exited(143))) == (Reason.SHUT_DOWN, 9)
+
+
+def test_an_exit_that_was_seen_counts_though_the_pod_is_collected_before_the_confirmation() -> None:
+    story = Story().sees(WORKFLOW, exited(1)).reads(WORKFLOW)
+    assert heard(story) == (Reason.PROGRAM_FAILED, 1)
+
+
+def test_a_pod_gone_before_its_end_was_seen_is_judged_by_what_argo_recorded() -> None:
+    ended = replace(FAILED, node_exit=101)
+    assert heard(Story().sees(WORKFLOW, POD_RUNNING).sees(ended).reads(ended)) == (Reason.PROGRAM_REPORTED, 101)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "reason", "code"),
+    [
+        pytest.param(
+            replace(WORKFLOW, phase="Error", message='pods "x" is forbidden: violates PodSecurity "restricted"'),
+            Reason.POD_REFUSED,
+            101,
+            id="pod refused",
+        ),
+        pytest.param(replace(FAILED, message="invalid spec: no entrypoint"), Reason.INVALID, 101, id="invalid spec"),
+        pytest.param(
+            replace(WORKFLOW, phase="Error", message="pod deleted"), Reason.POD_DELETED, 104, id="pod deleted"
+        ),
+        pytest.param(replace(WORKFLOW, phase="Error", message="other"), Reason.ARGO_FAILED, 104, id="anything else"),
+    ],
+)
+def test_a_workflow_that_ended_without_a_pod(workflow: WorkflowView, reason: Reason, code: int) -> None:
+    assert heard(Story().sees(workflow).reads(workflow)) == (reason, code)
+
+
+def test_an_image_that_cannot_be_pulled_ends_the_job_and_nothing_is_left_pulling() -> None:
+    stuck = waiting("ErrImagePull", "not found")
+    story = Story().sees(WORKFLOW, stuck).reads(WORKFLOW, stuck)
+    assert story.wishes == [Act.SHUTDOWN]
+    story.does(Act.SHUTDOWN).sees(SHUT, stuck)
+    assert story.wishes == [Act.KILL]
+    story.does(Act.KILL).sees(SHUT).reads(SHUT)
+    assert heard(story) == (Reason.IMAGE, 101)
+    assert "not found" in story.life.verdict.detail  # type: ignore[union-attr]
+
+
+def test_a_shortage_waits_for_pending_timeout_and_no_longer() -> None:
+    story = Story(Patience(pending=120)).sees(WORKFLOW, POD_SHORT).passes(119)
+    assert story.wishes == []
+    story.passes(1).reads(WORKFLOW, POD_SHORT)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.SHORTAGE
+
+
+def test_a_pending_timeout_of_0_fails_at_once_and_none_never() -> None:
+    assert Story(Patience(pending=0)).sees(WORKFLOW, POD_SHORT).wishes == [Act.CONFIRM]
+    assert Story(Patience(pending=None)).sees(WORKFLOW, POD_SHORT).passes(1e6).wishes == []
+
+
+def test_patience_does_not_pass_while_the_cluster_is_not_heard() -> None:
+    story = Story(Patience(pending=120)).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
+    assert story.wishes == []
+
+
+def test_a_pod_scheduled_by_the_time_of_the_confirmation_runs_on() -> None:
+    story = Story(Patience(pending=120)).sees(WORKFLOW, POD_SHORT).passes(120).reads(WORKFLOW, POD_STARTING)
+    assert story.life.doom is None
+    assert story.wishes == []
+
+
+def test_any_other_cause_of_being_unschedulable_fails_at_once() -> None:
+    pod = replace(POD, unscheduled_reason="Unschedulable", unscheduled_message='persistentvolumeclaim "x" not found')
+    story = Story().sees(WORKFLOW, pod).reads(WORKFLOW, pod)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.UNSCHEDULABLE
+
+
+def test_a_workflow_that_no_controller_takes_up_is_given_up() -> None:
+    story = Story(Patience(unclaimed=60)).sees(UNCLAIMED).passes(60).reads(UNCLAIMED)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.UNCLAIMED
+
+
+def test_an_abort_shuts_the_workflow_down_first_and_kills_the_pod_once_argo_has_ended_it() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops()
+    assert story.wishes == [Act.SHUTDOWN]
+    story.does(Act.SHUTDOWN)
+    assert story.wishes == [], "a pod deleted before Argo knows of the shutdown may be made again"
+    story.sees(SHUT, POD_RUNNING)
+    assert story.wishes == [Act.KILL]
+    story.does(Act.KILL).sees(SHUT, replace(exited(143), deleting=True))
+    assert heard(story.reads(SHUT, exited(143))) == (Reason.ABORTED, 9)
+
+
+def test_with_the_controller_down_the_pod_is_killed_all_the_same() -> None:
+    shut = replace(WORKFLOW, shutdown="Terminate")
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(Act.SHUTDOWN).sees(shut, POD_RUNNING).passes(3)
+    assert story.wishes == [Act.KILL]
+
+
+def test_a_kill_is_repeated_until_the_pod_is_gone() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(Act.SHUTDOWN).sees(SHUT, POD_RUNNING)
+    story.does(Act.KILL, ok=False)
+    assert story.wishes == []
+    assert story.passes(1).wishes == [Act.KILL]
+    assert story.does(Act.KILL, ok=False).passes(2).wishes == [Act.KILL]
+    assert story.does(Act.KILL).passes(12).wishes == []
+    assert story.passes(1).wishes == [Act.KILL]
+    assert heard(story) is None
+
+
+def test_a_program_deaf_to_sigterm_after_argo_terminate_is_killed() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(SHUT, POD_RUNNING).reads(SHUT, POD_RUNNING)
+    assert story.wishes == [Act.KILL]
+    story.does(Act.KILL).sees(SHUT).reads(SHUT)
+    assert heard(story) == (Reason.SHUT_DOWN, 9)
+
+
+def test_an_abort_during_the_submit_discards_the_workflow_that_comes_late() -> None:
+    story = Story(submitted=False).stops()
+    assert story.wishes == []
+    story.sees(HELD)
+    assert story.wishes == [Act.DISCARD]
+
+
+def test_an_abort_before_anything_was_created_is_an_abort() -> None:
+    from flargo.status.life import Submitted
+
+    story = Story(submitted=False).stops().tell(Submitted("not wanted any more")).reads(None)
+    assert heard(story) == (Reason.ABORTED, 9)
+    assert story.does(Act.DROP_SECRET).life.cleared
+
+
+def test_a_submit_that_failed_half_way_leaves_nothing() -> None:
+    from flargo.status.life import Submitted
+
+    story = Story(submitted=False).sees(HELD).tell(Submitted("secrets is forbidden")).reads(HELD)
+    assert story.wishes == [Act.DISCARD]
+    story.does(Act.DISCARD).sees(None).reads(None)
+    assert heard(story) == (Reason.LAUNCH_FAILED, 101)
+    assert "forbidden" in story.life.verdict.detail  # type: ignore[union-attr]
+
+
+def test_a_second_pod_means_lost_and_both_are_ended() -> None:
+    second = replace(POD_RUNNING, uid=Uid("p2"), name="job-site-2")
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, second).reads(WORKFLOW, second)
+    assert story.wishes == [Act.SHUTDOWN]
+    story.does(Act.SHUTDOWN).sees(SHUT, second).does(Act.KILL).sees(SHUT).reads(SHUT)
+    assert heard(story) == (Reason.RUN_TWICE, 104)
+
+
+def test_a_pod_that_vanishes_is_lost_and_argo_is_kept_from_running_it_again() -> None:
+    story = Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW).reads(WORKFLOW)
+    assert heard(story) == (Reason.POD_DELETED, 104)
+    assert Act.SHUTDOWN in story.wishes
+
+
+def test_a_workflow_deleted_by_a_person_is_lost_once_its_pod_is_gone() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(None, POD_RUNNING).reads(None, POD_RUNNING)
+    assert story.wishes == [Act.KILL]
+    story.does(Act.KILL).sees(None).reads(None)
+    assert heard(story) == (Reason.WORKFLOW_DELETED, 104)
+
+
+def test_a_drain_after_the_results_arrived_is_no_loss() -> None:
+    drained = replace(exited(143), deleting=True, disruption="EvictionByEvictionAPI")
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, drained).reads(WORKFLOW, drained, published=True)
+    assert heard(story) == (Reason.SUCCEEDED, 0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "told"),
+    [
+        (Cause.ABORT, 0, (Reason.ABORTED, 9)),
+        (Cause.ABORT, 1, (Reason.ABORTED, 9)),
+        (Cause.ABORT, 102, (Reason.PROGRAM_REPORTED, 102)),
+        (Cause.CLEANUP, 0, (Reason.SUCCEEDED, 0)),
+        (Cause.CLEANUP, 143, (Reason.CLEANED_UP, 104)),
+        (Cause.PARENT_END, 143, (Reason.PARENT_ENDED, 104)),
+    ],
+)
+def test_who_wanted_the_end_and_how_the_program_took_it(cause: Cause, code: int, told: tuple[Reason, int]) -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops(cause).does(Act.SHUTDOWN).sees(SHUT, exited(code))
+    if story.verdict is None:
+        story.reads(SHUT, exited(code))
+    assert heard(story) == told
+
+
+def test_terminate_after_the_end_changes_nothing() -> None:
+    story = Story().sees(WORKFLOW, exited(0, "Completed")).stops()
+    assert heard(story) == (Reason.SUCCEEDED, 0)
+    assert story.wishes == [Act.DROP_SECRET]
+
+
+def test_a_verdict_stands_whatever_is_seen_later() -> None:
+    story = Story().sees(WORKFLOW, exited(1)).reads(WORKFLOW, exited(1)).sees(WORKFLOW, POD_RUNNING).sees(None)
+    assert heard(story) == (Reason.PROGRAM_FAILED, 1)
+
+
+def test_an_absence_at_the_start_concludes_nothing() -> None:
+    assert heard(Story(submitted=False).sees(None).passes(1000)) is None
