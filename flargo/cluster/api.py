@@ -210,7 +210,7 @@ class _Connection:
         headers = {"Accept": "application/json", "User-Agent": "flargo"}
         if content_type is not None and body is not None:
             headers["Content-Type"] = content_type
-        settings: dict[str, Any] = self._configuration.auth_settings()
+        settings: Any = self._configuration.auth_settings()
         headers |= {setting["key"]: setting["value"] for setting in settings.values()}
         return self._pool.request(
             method,

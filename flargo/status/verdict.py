@@ -57,7 +57,7 @@ def rule(cause: Cause | None, doom: Diagnosis | None, end: Diagnosis, *, publish
     told = code if reason.code is None else reason.code
     if told is None:
         raise AssertionError(f"{reason.name} needs the program's exit code")
-    return Verdict(reason, told, detail, code)
+    return Verdict(reason, int(told), detail, code)
 
 
 def _reason(

@@ -1,0 +1,41 @@
+# One short command each. `make test` is everything that CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test lint unit cluster cluster-up cluster-down format lock
+
+test: lint unit cluster
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: .venv/ready
+	$(BIN)/pytest tests/unit
+
+# Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time.
+cluster: cluster-up
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/pytest tests/cluster
+
+cluster-up: .venv/ready
+	$(BIN)/python -m tests.cluster up
+
+cluster-down:
+	$(BIN)/python -m tests.cluster down
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# After a change of the dependencies in pyproject.toml.
+lock: .venv/ready
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --universal --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" -o requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	touch $@

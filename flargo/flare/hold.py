@@ -1,0 +1,58 @@
+"""Hold a server's launch until its process runs.
+
+FLARE 2.9 registers a server job's process only after launch_job has returned, which sets three limits:
+
+- The process itself is told to abort if its heartbeats come before that, so once the Workflow is released
+  the launch also returns when the API can no longer be heard.
+- An abort meanwhile reaches no handle; it only shows in the stored job status.
+- One thread launches all jobs of a server, so the wait is bounded.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from nvflare.apis.fl_constant import SystemComponents
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey, RunStatus
+
+from flargo.control.ticket import Ticket
+from flargo.flare.handle import ArgoJobHandle
+from flargo.status.diagnosis import Stage
+
+MOST = 900.0
+"""Seconds for which a launch holds up the server's other jobs."""
+LOOK = 1.0
+"""Seconds between looks at the stored status."""
+DEAF = 2.0
+"""Seconds without the API after which a released Workflow's process is taken to run."""
+_log = logging.getLogger(__name__)
+
+
+def hold(
+    handle: ArgoJobHandle, ticket: Ticket, out_of_sync_for: Callable[[], float], job_id: str, fl_ctx: FLContext
+) -> None:
+    """Return when the job's process runs, has ended, was aborted, or can't be waited for any longer."""
+    limit = time.monotonic() + MOST
+    while not ticket.wait(_runs_or_ended, LOOK):
+        if _is_aborted(job_id, fl_ctx):
+            _log.info("%s: aborted during its launch", ticket.name)
+            handle.terminate()
+            return
+        if ticket.released and out_of_sync_for() > DEAF:
+            _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
+            return
+        if time.monotonic() > limit:
+            _log.warning("%s: does not run after %.0f s; other jobs must not wait for it", ticket.name, MOST)
+            return
+
+
+def _runs_or_ended(ticket: Ticket) -> bool:
+    return ticket.stage >= Stage.RUNNING or ticket.verdict is not None
+
+
+def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:
+    engine = fl_ctx.get_engine()
+    manager = engine.get_component(SystemComponents.JOB_MANAGER) if engine is not None else None
+    job = manager.get_job(job_id, fl_ctx) if manager is not None else None
+    return job is not None and job.meta.get(JobMetaKey.STATUS.value) == RunStatus.FINISHED_ABORTED.value

@@ -1,0 +1,154 @@
+"""The two job launchers that a FLARE site names in a ``local/<name>__p_resources.json``."""
+
+import logging
+import secrets
+import threading
+from typing import Any, ClassVar
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
+
+from flargo.cluster.api import Api
+from flargo.cluster.connect import configuration
+from flargo.control.loop import Loop
+from flargo.flare.handle import ArgoJobHandle
+from flargo.flare.hold import hold
+from flargo.flare.request import read
+from flargo.flare.stock import Transfer
+from flargo.job.plan import plan, selector
+from flargo.job.settings import settings
+from flargo.status.reasons import Code
+from flargo.status.verdict import Cause, Verdict
+from flargo.terms import Launch, Parent, Role
+
+END_PATIENCE = 15.0
+"""Seconds that a parent which is shut down gives its jobs' ends to be seen."""
+_log = logging.getLogger(__name__)
+
+
+class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is untyped
+    """Runs each job as an Argo Workflow of one step.
+
+    The arguments are those of nvflare 2.9's K8sJobLauncher, with their meaning, and ``argo``: what Argo needs
+    and FLARE's launcher has no word for. See flargo.job.settings.
+    """
+
+    role: ClassVar[Role]
+
+    def __init__(
+        self,
+        config_file_path: str | None = None,
+        study_data_pvc_file_path: str | None = None,
+        timeout: float | None = None,
+        namespace: str = "default",
+        pending_timeout: float | None = 120,
+        python_path: str | None = None,
+        security_context: dict[str, Any] | None = None,
+        ephemeral_storage: str = "1Gi",
+        default_python_path: str | None = None,
+        workspace_mount_path: str = "/var/tmp/nvflare/workspace",  # noqa: S108  (nvflare's own default)
+        image_pull_secrets: list[str] | None = None,
+        argo: dict[str, Any] | None = None,
+    ) -> None:
+        """Check every argument; nothing is connected before the first job.
+
+        Raises:
+            Refused: an argument is wrong; says which, its value, and what is allowed.
+        """
+        super().__init__()
+        self._settings = settings(
+            config_file_path=config_file_path,
+            study_data_pvc_file_path=study_data_pvc_file_path,
+            timeout=timeout,
+            namespace=namespace,
+            pending_timeout=pending_timeout,
+            python_path=python_path,
+            security_context=security_context,
+            ephemeral_storage=ephemeral_storage,
+            default_python_path=default_python_path,
+            workspace_mount_path=workspace_mount_path,
+            image_pull_secrets=image_pull_secrets,
+            argo=argo,
+        )
+        self._epoch = secrets.token_hex(4)
+        self._lock = threading.Lock()
+        self._loop: Loop | None = None
+        self._ended = False
+        self._running: dict[str, tuple[Launch, Transfer]] = {}
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """FLARE asks who launches, and says when it goes away."""
+        if event_type == EventType.BEFORE_JOB_LAUNCH:
+            add_launcher(self, fl_ctx)
+        elif event_type == EventType.SYSTEM_END:
+            self._end()
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> ArgoJobHandle:
+        """Hand a job to Argo.
+
+        A client's launch returns at once: FLARE gives up on it after 20 s. A server's returns when the job's
+        process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s.
+
+        Raises:
+            Refused, RuntimeError: the job or the context cannot be launched; nothing was created.
+        """
+        launch, transfer = read(
+            job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
+        )
+        try:
+            prepared = plan(launch, self._settings)
+            loop = self._loop_of(launch.parent)
+            self._running[prepared.name] = launch, transfer
+            ticket = loop.launch(prepared)
+        except BaseException:
+            transfer.remove()
+            raise
+        _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, prepared.name)
+        handle = ArgoJobHandle(ticket, loop.stop)
+        if self.role is Role.SERVER:
+            hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)
+        return handle
+
+    def _loop_of(self, parent: Parent) -> Loop:
+        with self._lock:
+            if self._ended:
+                raise RuntimeError(f"{parent.site} is shutting down and launches no more jobs")
+            if self._loop is None:
+                api = Api(configuration(self._settings.config_file_path), self._settings.namespace)
+                self._loop = Loop(api, selector(parent), self._is_published, self._ruled)
+            return self._loop
+
+    def _is_published(self, name: str) -> bool:
+        running = self._running.get(name)
+        return running is not None and running[1].published
+
+    def _ruled(self, name: str, verdict: Verdict) -> None:
+        """What became of a job; called before FLARE hears it."""
+        running = self._running.pop(name, None)
+        if running is None:
+            return
+        launch, transfer = running
+        transfer.remove()
+        level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
+        said = " ".join(filter(None, (verdict.reason.sentence, verdict.detail, verdict.reason.remedy)))
+        _log.log(level, "job %s at %s: %s (%d): %s", launch.job_id, launch.parent.site, verdict.reason.name, verdict.code, said)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+            loop = self._loop
+        if loop is not None:
+            loop.end(Cause.PARENT_END, END_PATIENCE)
+
+
+class ServerArgoJobLauncher(ArgoJobLauncher):
+    """For the FLARE server."""
+
+    role = Role.SERVER
+
+
+class ClientArgoJobLauncher(ArgoJobLauncher):
+    """For a FLARE client."""
+
+    role = Role.CLIENT

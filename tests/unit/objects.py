@@ -1,0 +1,49 @@
+"""Workflows and pods as the API server sends them, for tests of what reads them."""
+
+from typing import Any
+
+Object = dict[str, Any]
+
+
+def workflow(name: str = "job-site", *, uid: str = "w1", version: int = 1, **status: Any) -> Object:
+    """A Workflow of flargo's; ``suspend`` and ``shutdown`` go to its spec, the rest to its status."""
+    spec = {key: status.pop(key) for key in ("suspend", "shutdown") if key in status}
+    return {
+        "metadata": {"name": name, "uid": uid, "resourceVersion": str(version)},
+        "spec": spec,
+        "status": status,
+    }
+
+
+def pod(
+    workflow_name: str = "job-site",
+    *,
+    uid: str = "p1",
+    owner: str = "w1",
+    version: int = 1,
+    phase: str = "Pending",
+    main: Object | None = None,
+    **status: Any,
+) -> Object:
+    """A pod of a Workflow; ``main`` is the state of its main container."""
+    if main is not None:
+        status["containerStatuses"] = [{"name": "wait", "state": {"running": {}}}, {"name": "main", "state": main}]
+    return {
+        "metadata": {
+            "name": workflow_name,
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": {"workflows.argoproj.io/workflow": workflow_name},
+            "ownerReferences": [{"kind": "Workflow", "uid": owner}],
+        },
+        "spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "64Mi"}}}]},
+        "status": {"phase": phase, **status},
+    }
+
+
+RUNNING: Object = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+
+
+def ended(code: int, reason: str = "Error") -> Object:
+    """The state of a container that has ended."""
+    return {"terminated": {"exitCode": code, "reason": reason}}
