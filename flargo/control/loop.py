@@ -25,7 +25,7 @@ from flargo.terms import Object, Plan
 
 SUBMIT_PATIENCE = 120.0
 """Seconds for which a submit is repeated while the API server does not answer."""
-_PERFORMERS = 8
+_WORKERS = 8
 _log = logging.getLogger(__name__)
 Task = Callable[[], Outcome]
 
@@ -33,44 +33,47 @@ Task = Callable[[], Outcome]
 class Loop:
     """Follows and ends the jobs of one parent."""
 
-    def __init__(
-        self,
-        api: Api,
-        labels: str,
-        published: Callable[[str], bool],
-        ruled: Callable[[str, Verdict], None],
-    ) -> None:
+    def __init__(self, api: Api, labels: str) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             api: the parent's namespace.
             labels: the selector of the parent's own Workflows and pods.
-            published: see Engine.
-            ruled: called with a Workflow's name and the verdict before anybody who waits for it is woken.
         """
         self._api = api
-        self._ruled = ruled
-        self._engine = Engine(published, time.monotonic())
+        self._engine = Engine(self._published, time.monotonic())
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._performers = ThreadPoolExecutor(_PERFORMERS, thread_name_prefix="flargo-api")
+        # Apart from one another: launches that wait for an API server must not hold up a kill.
+        self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-submit")
+        self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
         self._jobs: dict[str, _Job] = {}
         self._lost: dict[Kind, float] = {}
         self._watches = [
             Watch(api, kind, labels, self, self._ended.wait, time.monotonic) for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
-    def launch(self, plan: Plan) -> Ticket:
-        """Begin a job; returns at once. What becomes of it is on the ticket."""
+    def launch(self, plan: Plan, published: Callable[[], bool], ruled: Callable[[Verdict], None]) -> Ticket:
+        """Begin a job; returns at once. What becomes of it is on the ticket.
+
+        Args:
+            plan: what to put on the cluster.
+            published: whether the job's results have reached the parent; does no I/O.
+            ruled: told the verdict before anybody who waits for it is woken.
+
+        Raises:
+            SubmitError: a job of that name is still being followed.
+        """
         self._start()
-        job = _Job(plan)
-        self._jobs[plan.name] = job
+        job = _Job(plan, published, ruled)
+        if self._jobs.setdefault(plan.name, job) is not job:
+            raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
 
         def admit() -> Outcome:
             self._engine.admit(plan.name, plan.patience, plan.grace, time.monotonic())
-            self._performers.submit(self._submit, job)
+            self._submitters.submit(self._submit, job)
             return Outcome()
 
         self._tasks.put(admit)
@@ -104,7 +107,8 @@ class Loop:
                 job.ticket.update(
                     Stage.ENDED, Verdict(reason, reason.code or 0, "not seen to end"), released=job.ticket.released
                 )
-        self._performers.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._submitters, self._performers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # --- the watches' threads
 
@@ -167,12 +171,16 @@ class Loop:
         for order in outcome.orders:
             self._performers.submit(self._perform, order)
 
+    def _published(self, name: str) -> bool:
+        job = self._jobs.get(name)
+        return job is not None and job.published()
+
     def _publish(self, life: Life) -> None:
         job = self._jobs.get(life.name)
         if job is None:
             return
         if life.verdict is not None and job.ticket.verdict is None:
-            self._ruled(life.name, life.verdict)
+            job.ruled(life.verdict)
         job.ticket.update(life.stage, life.verdict, released=not life.submitting and not life.error)
         if life.cleared:
             del self._jobs[life.name]
@@ -238,8 +246,10 @@ class Loop:
 class _Job:
     """A plan on its way, and who waits for it."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, published: Callable[[], bool], ruled: Callable[[Verdict], None]) -> None:
         self.plan = plan
+        self.published = published
+        self.ruled = ruled
         self.ticket = Ticket(plan.name)
         self.unwanted = threading.Event()
         self.cleared = threading.Event()

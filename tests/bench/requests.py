@@ -1,0 +1,111 @@
+"""What a job costs the API server: flargo beside FLARE's own Kubernetes launcher, counted by the audit log.
+
+Both run the same job (a server, two sites, about 30 s of training) on the same cluster, one after the other,
+each as an account of its own. Run inside the test cluster: ``make bench``.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import audit, jobs
+from tests.cluster.federation import Federation, Launcher, argo_launcher, kubernetes_launcher
+from tests.cluster.place import Place, find
+from tests.cluster.world import Object, World
+
+PARTIES = 3
+STOCK_NAMESPACE = "stock"
+"""The stock launcher cannot run under Pod Security "restricted": it has a namespace of its own."""
+
+
+def main() -> None:
+    """Run both, print the table, and JSON after it."""
+    place = find()
+    if place is None or place.audit_log is None:
+        sys.exit("needs the test cluster's audit log: python -m tests.cluster up, then exec")
+    stock_kubeconfig = _prepare_stock(World(place))
+    counted = {
+        "flargo": _count(
+            place, "flargo", argo_launcher, "flargo-launcher", str(place.launcher_kubeconfig), place.namespace
+        ),
+        "stock": _count(place, "stock", kubernetes_launcher, "stock-launcher", stock_kubeconfig, STOCK_NAMESPACE),
+    }
+    print(table(counted))
+    print(json.dumps(counted, indent=2))
+
+
+def table(counted: dict[str, dict[str, Any]]) -> str:
+    """The figures as a Markdown table."""
+    requests = sorted({name for figures in counted.values() for name in figures["requests"]})
+    rows = ["| API requests of one job, three processes | flargo | stock launcher |", "|---|---:|---:|"]
+    for name in requests:
+        flargo, stock = (counted[who]["requests"].get(name, 0) for who in ("flargo", "stock"))
+        rows.append(f"| {name} | {flargo} | {stock} |")
+    for label, key in (("all but watches", "total"), ("seconds from submit to the end", "seconds")):
+        rows.append(f"| **{label}** | **{counted['flargo'][key]}** | **{counted['stock'][key]}** |")
+    return "\n".join(rows)
+
+
+def _count(place: Place, name: str, launcher_of: Any, account: str, kubeconfig: str, namespace: str) -> dict[str, Any]:
+    assert place.audit_log is not None
+    root = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir="/tmp"))
+    root.chmod(0o755)
+    arguments: dict[str, Any] = {"config_file_path": kubeconfig, "namespace": namespace}
+    if name == "stock":
+        arguments["security_context"] = {"runAsUser": 1000}
+    launcher: Launcher = launcher_of(root, **arguments)
+    with Federation(root, launcher=launcher) as running:
+        mark, begun = audit.mark(place.audit_log), time.monotonic()
+        (root / "jobs").mkdir()
+        job_id = running.submit(jobs.fedavg(root / "jobs" / name, image=place.job_image, rounds=3, pause=10))
+        status = running.wait(job_id, 240)
+        if status != "FINISHED:COMPLETED":
+            sys.exit(f"{name}: the job ended {status}\n{running.log()[-3000:]}")
+        seconds = time.monotonic() - begun
+        time.sleep(5)  # what follows the end belongs to the job, too
+        counted = audit.by(f":{account}", place.audit_log, mark)
+    shutil.rmtree(root, ignore_errors=True)
+    requests = Counter({f"{verb} {resource}": times for (verb, resource), times in counted.items()})
+    total = sum(times for name, times in requests.items() if not name.startswith("watch"))
+    return {"requests": dict(requests), "total": total, "per process": total / PARTIES, "seconds": round(seconds)}
+
+
+def _prepare_stock(world: World) -> str:
+    """A namespace and an account with the rights that nvflare's Helm chart gives; the account's kubeconfig."""
+    rules = [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete", "get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "update", "patch", "delete"]},
+    ]
+    name, here = "stock-launcher", {"namespace": STOCK_NAMESPACE}
+    rbac = "rbac.authorization.k8s.io"
+    documents: list[Object] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STOCK_NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, **here}},
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name, **here}, "rules": rules},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": name, **here},
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, **here}],
+        },
+    ]
+    for document in documents:
+        world.kubectl("apply", "--filename=-", document=document)
+    account = f"--namespace={STOCK_NAMESPACE}"
+    token = world.kubectl("create", "token", name, account, "--duration=4h")
+    config = json.loads(world.kubectl("config", "view", "--raw", "--flatten", "--minify", "--output=json"))
+    config["users"][0]["user"] = {"token": token}
+    where = Path(tempfile.mkdtemp(prefix="bench-")) / "kubeconfig"
+    where.write_text(json.dumps(config))
+    return str(where)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Job folders for the tests: a federated average whose result is known, and the same job gone wrong.
+
+They equal what NumpyFedAvgRecipe exports (one server workflow, one training script run in the client job's
+own process), written by hand so that no recipe has to be imported and each part can be replaced.
+"""
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SITES = ("site-1", "site-2")
+INITIAL = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+"""The global model before the first round."""
+
+IGNORE_SIGTERM = "import ctypes\nctypes.CDLL(None).signal(15, ctypes.c_void_p(1))\n"
+"""Code that makes its process ignore SIGTERM. The training script runs in a thread, where Python's own
+``signal.signal`` refuses to work."""
+
+
+def allocate(mebibytes: int, seconds: float = 3600) -> str:
+    """Code that takes that much memory, for real, and holds it."""
+    return f"import time\nheld = [b'x' * 2**20 for _ in range({mebibytes})]\ntime.sleep({seconds})\n"
+
+
+def training(sites: Sequence[str] = SITES, pause: float = 0) -> str:
+    """The regular training script: the n-th site adds n to each weight and claims n steps for it.
+
+    Sites thus differ in both their results and their weight in the average; ``pause`` makes rounds last.
+    """
+    return textwrap.dedent(f"""\
+        import time
+
+        import nvflare.client as flare
+
+        SITES = {list(sites)!r}
+
+        flare.init()
+        number = SITES.index(flare.get_site_name()) + 1
+        while flare.is_running():
+            model = flare.receive()
+            if model is None:
+                break
+            time.sleep({pause})
+            params = {{key: value + number for key, value in model.params.items()}}
+            print(f"flargo: trained round {{model.current_round}}")
+            flare.send(flare.FLModel(params=params, meta={{"NUM_STEPS_CURRENT_ROUND": number}}))
+        """)
+
+
+def fedavg(
+    path: Path,
+    *,
+    image: str | None,
+    rounds: int = 3,
+    launcher_spec_extra: Mapping[str, Mapping[str, Any]] | None = None,
+    sites: Sequence[str] = SITES,
+    pause: float = 0,
+    **more: Any,
+) -> Path:
+    """Write the job that averages :func:`training` over all sites; returns its folder.
+
+    :param path: the job's folder, whose name is the job's; its parent must exist
+    :param image: the job's container image; None leaves ``launcher_spec`` out
+    :param rounds: number of rounds
+    :param launcher_spec_extra: keys to add to the ``k8s`` dictionary of a site or of ``default``
+    :param sites: the federation's sites, all of which take part
+    :param pause: seconds that each round lasts at the sites
+    :param more: as :func:`script` takes them
+    """
+    spec = launcher_spec_extra
+    code = training(sites, pause)
+    return script(path, image=image, code=code, rounds=rounds, launcher_spec_extra=spec, sites=sites, **more)
+
+
+def fedavg_expected(rounds: int = 3, sites: Sequence[str] = SITES) -> npt.NDArray[np.float64]:
+    """The model that :func:`fedavg` ends with, to be compared within float32's precision."""
+    numbers = range(1, len(sites) + 1)
+    step = sum(number * number for number in numbers) / sum(numbers)
+    return np.array(INITIAL, dtype=np.float64) + rounds * step
+
+
+def script(
+    path: Path,
+    *,
+    image: str | None,
+    code: str | Mapping[str, str],
+    rounds: int = 3,
+    launcher_spec_extra: Mapping[str, Mapping[str, Any]] | None = None,
+    sites: Sequence[str] = SITES,
+    server_code: str | None = None,
+    resource_spec: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the same job with another training script; returns its folder.
+
+    :param code: the script of all sites, or that of each site by name (others run :func:`training`). It runs
+        in a thread of the client's job process
+    :param server_code: code to run in the server's job process when the run starts, on its main thread, with
+        ``fl_ctx`` and ``component`` at hand
+    :param resource_spec: the job's ``resource_spec``
+    :param meta: further entries of ``meta.json``, such as ``study``
+    """
+    scripts = {} if isinstance(code, str) else dict(code)
+    common = code if isinstance(code, str) else training(sites)
+    _app(path / "app_server", "server", _server(len(sites), rounds, hook=server_code is not None))
+    if server_code is not None:
+        _text(path / "app_server" / "custom" / "flargo_test_hook.py", _hook(server_code))
+    for site in sites:
+        _app(path / f"app_{site}", "client", _client())
+        _text(path / f"app_{site}" / "custom" / "train.py", scripts.get(site, common))
+    values = {
+        "name": path.name,
+        "resource_spec": dict(resource_spec or {}),
+        "min_clients": len(sites),
+        "mandatory_clients": list(sites),
+        "deploy_map": {f"app_{name}": [name] for name in ("server", *sites)},
+        **({"launcher_spec": _launcher_spec(image, launcher_spec_extra)} if image else {}),
+        **(meta or {}),
+    }
+    _text(path / "meta.json", json.dumps(values, indent=2))
+    return path
+
+
+def _launcher_spec(image: str, extra: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    """``launcher_spec`` with the image for all, plus what each site (or ``default``) gets on top."""
+    spec: dict[str, dict[str, Any]] = {"default": {"image": image}}
+    for name, keys in (extra or {}).items():
+        spec.setdefault(name, {}).update(keys)
+    return {name: {"k8s": keys} for name, keys in spec.items()}
+
+
+def _server(clients: int, rounds: int, *, hook: bool) -> dict[str, Any]:
+    """The server's configuration: FedAvg, with the model kept as a numpy file."""
+    workflow = {
+        "id": "controller",
+        "path": "nvflare.app_common.workflows.fedavg.FedAvg",
+        "args": {"num_clients": clients, "num_rounds": rounds},
+    }
+    persistor = {
+        "id": "persistor",
+        "path": "nvflare.app_common.np.np_model_persistor.NPModelPersistor",
+        "args": {"model": INITIAL},
+    }
+    hooks = [{"id": "flargo_test_hook", "path": "flargo_test_hook.Hook", "args": {}}] if hook else []
+    return {"workflows": [workflow], "components": [persistor, *hooks]}
+
+
+def _client() -> dict[str, Any]:
+    """A client's configuration: each task goes to the training script through FLARE's client API."""
+    executor = {
+        "path": "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
+        "args": {"execution_mode": "in_process", "task_script_path": "train.py", "params_exchange_format": "numpy"},
+    }
+    return {"executors": [{"tasks": ["*"], "executor": executor}], "components": []}
+
+
+def _hook(code: str) -> str:
+    """A server component that runs ``code`` once the run starts."""
+    return textwrap.dedent(f"""\
+        from nvflare.apis.event_type import EventType
+        from nvflare.apis.fl_component import FLComponent
+
+        CODE = {code!r}
+
+
+        class Hook(FLComponent):
+            def handle_event(self, event_type, fl_ctx):
+                if event_type == EventType.START_RUN:
+                    exec(compile(CODE, "server_code", "exec"), {{"fl_ctx": fl_ctx, "component": self}})
+        """)
+
+
+def _app(folder: Path, role: str, config: Mapping[str, Any]) -> None:
+    """Write an application's configuration."""
+    values = {"format_version": 2, **config, "task_data_filters": [], "task_result_filters": []}
+    _text(folder / "config" / f"config_fed_{role}.json", json.dumps(values, indent=2))
+
+
+def _text(path: Path, text: str) -> None:
+    """Write a file, its folders included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,151 @@
+"""The cluster is what it promises to be: a node, accounts with their rights, workflows that run."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import audit
+from tests.cluster.place import Place
+
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def kubectl(kubeconfig: Path, *arguments: str, document: dict[str, Any] | None = None) -> str:
+    """What kubectl prints; its failure is the test's."""
+    command = ("kubectl", f"--kubeconfig={kubeconfig}", *arguments)
+    stdin = json.dumps(document) if document else None
+    done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def can(kubeconfig: Path, namespace: str, verb: str, resource: str) -> bool:
+    """Whether the account may do a thing."""
+    command = ("kubectl", f"--kubeconfig={kubeconfig}", "auth", "can-i", verb, resource, f"--namespace={namespace}")
+    said = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert said.stdout.strip() in ("yes", "no"), said
+    assert not said.stderr or "namespace scoped" in said.stderr, said
+    return said.stdout.strip() == "yes"
+
+
+def workflow(image: str) -> dict[str, Any]:
+    """One step that "restricted" allows, whose container has no token."""
+    patch = {"containers": [{"name": "wait", "securityContext": RESTRICTED}]}
+    patch["initContainers"] = [{"name": "init", "securityContext": RESTRICTED}]
+    main = {
+        "image": image,
+        "imagePullPolicy": "Always",
+        "command": ["python", "-c", "import nvflare, numpy; print('versions', nvflare.__version__, numpy.__version__)"],
+        "securityContext": RESTRICTED,
+    }
+    spec = {
+        "entrypoint": "step",
+        "serviceAccountName": "flargo-job",
+        "automountServiceAccountToken": False,
+        "executor": {"serviceAccountName": "flargo-executor"},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "podSpecPatch": json.dumps(patch),
+        "templates": [{"name": "step", "container": main}],
+    }
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"generateName": "smoke-"},
+        "spec": spec,
+    }
+
+
+@pytest.fixture
+def finished(place: Place) -> Iterator[tuple[dict[str, Any], int]]:
+    """A workflow made and watched over by the launcher's account, ended; and the mark before it."""
+    before = audit.mark(place.audit_log) if place.audit_log else 0
+    launcher = place.launcher_kubeconfig
+    here = f"--namespace={place.namespace}"
+    made = kubectl(launcher, "create", here, "--filename=-", "--output=name", document=workflow(place.job_image))
+    end = time.monotonic() + 120
+    while True:
+        found = json.loads(kubectl(launcher, "get", here, made, "--output=json"))
+        if found.get("status", {}).get("phase") in ("Succeeded", "Failed", "Error") or time.monotonic() > end:
+            break
+        time.sleep(0.5)
+    yield found, before
+    kubectl(launcher, "delete", here, made)
+
+
+def test_the_node_is_ready(place: Place) -> None:
+    nodes = json.loads(kubectl(place.kubeconfig, "get", "nodes", "--output=json"))["items"]
+    conditions = [row for node in nodes for row in node["status"]["conditions"] if row["type"] == "Ready"]
+    assert any(row["status"] == "True" for row in conditions)
+
+
+@pytest.mark.parametrize(
+    ("verbs", "resource"),
+    [
+        ("create get list watch patch delete", "workflows.argoproj.io"),
+        ("create get patch update delete", "secrets"),
+        ("get list watch delete", "pods"),
+        ("get", "pods/log"),
+        ("list", "events"),
+    ],
+)
+def test_the_launcher_may(place: Place, verbs: str, resource: str) -> None:
+    for verb in verbs.split():
+        assert can(place.launcher_kubeconfig, place.namespace, verb, resource), verb
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "namespace"),
+    [
+        ("list", "secrets", ""),
+        ("create", "pods", ""),
+        ("create", "pods/exec", ""),
+        ("update", "workflows.argoproj.io", ""),
+        ("create", "serviceaccounts/token", ""),
+        ("get", "workflows.argoproj.io", "default"),
+        ("list", "nodes", ""),
+    ],
+)
+def test_the_launcher_may_not(place: Place, verb: str, resource: str, namespace: str) -> None:
+    assert not can(place.launcher_kubeconfig, namespace or place.namespace, verb, resource)
+
+
+def test_pod_security_is_restricted(place: Place) -> None:
+    bare = {"name": "main", "image": place.job_image}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": {"containers": [bare]}}
+    command = ("kubectl", f"--kubeconfig={place.kubeconfig}", f"--namespace={place.namespace}", "create")
+    tried = (*command, "--dry-run=server", "--filename=-")
+    done = subprocess.run(tried, input=json.dumps(pod), text=True, capture_output=True, check=False)
+    assert 'violates PodSecurity "restricted' in done.stderr
+
+
+def test_a_workflow_runs_the_job_image(place: Place, finished: tuple[dict[str, Any], int]) -> None:
+    found, _ = finished
+    assert found["status"]["phase"] == "Succeeded", found["status"]
+    (node,) = found["status"]["nodes"].values()
+    assert node["outputs"]["exitCode"] == "0"
+    name = found["metadata"]["name"]
+    said = kubectl(place.launcher_kubeconfig, "logs", f"--namespace={place.namespace}", name, "--container=main")
+    assert said.startswith("versions ")
+    pod = json.loads(kubectl(place.kubeconfig, "get", "pod", f"--namespace={place.namespace}", name, "--output=json"))
+    (main,) = (row for row in pod["spec"]["containers"] if row["name"] == "main")
+    assert not any("serviceaccount" in mount["mountPath"] for mount in main["volumeMounts"])
+
+
+def test_the_audit_log_tells_the_launcher_apart(place: Place, finished: tuple[dict[str, Any], int]) -> None:
+    if place.audit_log is None:
+        pytest.skip("somebody's own cluster: its audit log is not within reach")
+    found, before = finished
+    asked = audit.by(":flargo-launcher", place.audit_log, before)
+    assert asked["create", "workflows"] >= 1
+    assert asked["get", "workflows"] >= 1
+    assert audit.by(":argo", place.audit_log, before)["create", "pods"] >= 1
+    assert found["status"]["phase"] == "Succeeded"

@@ -1,0 +1,185 @@
+"""Real federations on a real cluster: server and sites as processes, every job pod made by Argo for flargo."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cluster import jobs
+from tests.cluster.federation import Federation, argo_launcher
+from tests.cluster.place import Place
+from tests.cluster.world import World, eventually
+
+PARTIES = ("server", "site-1", "site-2")
+GONE = 15.0
+"""Seconds within which nothing of an aborted job may run."""
+
+
+@pytest.fixture(scope="module")
+def world(place: Place) -> World:
+    return World(place)
+
+
+def federation(place: Place, **more: object) -> Federation:
+    root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
+    root.chmod(0o755)
+    launcher = argo_launcher(root, config_file_path=str(place.launcher_kubeconfig), namespace=place.namespace, **more)
+    return Federation(root, launcher=launcher)
+
+
+@pytest.fixture(scope="module")
+def fed(place: Place) -> Iterator[Federation]:
+    """A federation that the tests of this module share."""
+    with federation(place) as running:
+        yield running
+    shutil.rmtree(running.root, ignore_errors=True)
+
+
+def write(fed: Federation, name: str) -> Path:
+    """Where a job's folder goes."""
+    path = fed.root / "jobs" / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+def assert_completed(fed: Federation, world: World, job_id: str, rounds: int = 3) -> None:
+    """Done, right, and tidy."""
+    assert fed.wait(job_id) == "FINISHED:COMPLETED"
+    np.testing.assert_allclose(fed.weights(job_id), jobs.fedavg_expected(rounds), rtol=1e-6)
+    eventually(
+        lambda: (
+            {site: item["status"]["phase"] for site, item in world.workflows(job_id).items()}
+            == dict.fromkeys(PARTIES, "Succeeded")
+        ),
+        20,
+        "three Workflows Succeeded",
+    )
+
+
+def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials(
+    fed: Federation, world: World, place: Place
+) -> None:
+    for name in ("first", "second"):
+        job_id = fed.submit(jobs.fedavg(write(fed, name), image=place.job_image))
+        assert_completed(fed, world, job_id)
+        assert world.secrets("nvflare-cred-") == []
+        for workflow in world.workflows(job_id).values():
+            assert len(workflow["status"]["nodes"]) == 1
+        for pod in world.pods(job_id):
+            assert pod["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
+    assert len(world.secrets("nvflare-startup-")) == len(PARTIES)
+
+
+def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, world: World, place: Place) -> None:
+    with federation(place) as other, ThreadPoolExecutor() as both:
+        started = {
+            running: running.submit(jobs.fedavg(write(running, f"of-{number}"), image=place.job_image, rounds=number))
+            for number, running in ((2, fed), (4, other))
+        }
+        done = [
+            both.submit(assert_completed, running, world, started[running], rounds)
+            for running, rounds in ((fed, 2), (other, 4))
+        ]
+        for check in done:
+            check.result()
+    shutil.rmtree(other.root, ignore_errors=True)
+    assert len(world.secrets("nvflare-startup-server-")) >= 2
+
+
+def assert_aborted(fed: Federation, world: World, job_id: str) -> None:
+    """FLARE says so, and nothing of the job runs: not in the API, not on the node."""
+    eventually(lambda: not world.processes(job_id), GONE, "the job's processes are gone from the node")
+    assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
+    eventually(lambda: not world.living(job_id), GONE, "no pod of the job is left running")
+    eventually(lambda: not world.secrets("nvflare-cred-"), GONE, "no credentials are left")
+
+
+def test_abort_while_training_kills_even_what_ignores_sigterm(fed: Federation, world: World, place: Place) -> None:
+    code = f"{jobs.IGNORE_SIGTERM}\nimport time\nprint('deaf now', flush=True)\ntime.sleep(3600)\n"
+    job_id = fed.submit(jobs.script(write(fed, "deaf"), image=place.job_image, code=code))
+    client = "site=site-1"
+    eventually(
+        lambda: any(
+            "deaf now" in world.kubectl("logs", pod["metadata"]["name"], "--container=main")
+            for pod in world.pods(job_id)
+            if pod["metadata"]["labels"]["flargo.dev/site"] in client and pod["status"]["phase"] == "Running"
+        ),
+        60,
+        "the script of site-1 runs",
+    )
+    assert world.processes(job_id)
+    fed.abort(job_id)
+    assert_aborted(fed, world, job_id)
+
+
+def test_abort_while_a_clients_pod_is_pending(fed: Federation, world: World, place: Place) -> None:
+    extra = {"site-1": {"cpu": "1000", "pending_timeout": None}}
+    job_id = fed.submit(jobs.fedavg(write(fed, "pending"), image=place.job_image, launcher_spec_extra=extra))
+    fed.wait_status(job_id, "RUNNING")
+    eventually(lambda: len(world.living(job_id)) == len(PARTIES), 60, "all pods are there, one of them pending")
+    fed.abort(job_id)
+    assert_aborted(fed, world, job_id)
+
+
+def test_abort_while_the_servers_launch_blocks(fed: Federation, world: World, place: Place) -> None:
+    extra = {"server": {"cpu": "1000", "pending_timeout": None}}
+    job_id = fed.submit(jobs.fedavg(write(fed, "blocked"), image=place.job_image, launcher_spec_extra=extra))
+    eventually(lambda: world.living(job_id), 60, "the server's pod is there")
+    assert fed.status(job_id) == "DISPATCHED"
+    fed.abort(job_id)
+    eventually(lambda: not world.living(job_id), GONE, "the server's pod is gone")
+    assert_aborted(fed, world, job_id)
+
+
+@pytest.mark.parametrize("site", ["server", "site-1"])
+def test_argo_terminate_from_outside_is_an_abort(fed: Federation, world: World, place: Place, site: str) -> None:
+    job_id = fed.submit(jobs.fedavg(write(fed, f"outside-{site}"), image=place.job_image, pause=600))
+    fed.wait_status(job_id, "RUNNING")
+    eventually(lambda: len(world.processes(job_id)) >= len(PARTIES), 60, "all three processes run")
+    world.argo("terminate", "--selector", f"flargo.dev/job-id={job_id},flargo.dev/site={site}")
+    assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
+    assert_aborted(fed, world, job_id)
+
+
+def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
+    fed: Federation, world: World, place: Place
+) -> None:
+    code = "raise RuntimeError('no such scanner')\n"
+    job_id = fed.submit(jobs.script(write(fed, "raises"), image=place.job_image, code=code))
+    assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
+    eventually(lambda: not world.living(job_id), 30, "no pod of the job is left running")
+
+
+def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, world: World, place: Place) -> None:
+    job_id = fed.submit(
+        jobs.script(
+            write(fed, "memory"),
+            image=place.job_image,
+            code={"site-1": jobs.allocate(2000)},
+            launcher_spec_extra={"site-1": {"memory": "600Mi"}},
+        )
+    )
+    assert fed.wait(job_id) == "FINISHED:ABNORMAL"
+    assert "OOMKilled" in world.workflows(job_id)["site-1"]["status"]["message"]
+    said = [line for line in fed.log("site-1").splitlines() if job_id in line and "OUT_OF_MEMORY" in line]
+    assert len(said) == 1
+    assert "memory limit 600Mi" in said[0]
+
+
+def test_people_find_the_job_with_argos_own_commands(fed: Federation, world: World, place: Place) -> None:
+    job_id = fed.submit(jobs.fedavg(write(fed, "findable"), image=place.job_image, pause=20, rounds=1))
+    eventually(lambda: len(world.processes(job_id)) >= len(PARTIES), 60, "all three processes run")
+    listed = world.argo("list", "--selector", f"flargo.dev/job-id={job_id}", "--output=name").splitlines()
+    assert sorted(listed) == sorted(item["metadata"]["name"] for item in world.workflows(job_id).values())
+    client = world.workflows(job_id)["site-1"]
+    assert "findable" in client["metadata"]["annotations"]["workflows.argoproj.io/title"]
+    eventually(
+        lambda: "site-1" in world.argo("logs", client["metadata"]["name"], "--container=main"), 30, "its log is read"
+    )
+    world.argo("terminate", client["metadata"]["name"])
+    assert_aborted(fed, world, job_id)

@@ -1,0 +1,23 @@
+"""What the test cluster is made of: versions and places, each one a parameter.
+
+Every value can be set from the environment, so that another Kubernetes or Argo is one variable away:
+
+====================== ==========================================================================
+FLARGO_KUBERNETES      Kubernetes version, from the Go module proxy
+FLARGO_ARGO            Argo Workflows version (3.x; 4.x is not served as a Go module, see below)
+FLARGO_CLUSTER_CACHE   where built parts are kept, one folder per part and version
+FLARGO_CLUSTER_READY   a folder of ready-made parts: ``bin/<name>``, ``images/<name>.tar`` and
+                       ``crds/`` found there are taken as they are instead of being built
+====================== ==========================================================================
+"""
+
+import os
+from pathlib import Path
+
+KUBERNETES = os.environ.get("FLARGO_KUBERNETES", "1.34.4")
+ARGO = os.environ.get("FLARGO_ARGO", "3.7.18")
+ETCD = "3.6.5"
+NVFLARE = "2.9.0"
+
+CACHE = Path(os.environ.get("FLARGO_CLUSTER_CACHE", Path.home() / ".cache" / "flargo-cluster"))
+READY = Path(os.environ["FLARGO_CLUSTER_READY"]) if os.environ.get("FLARGO_CLUSTER_READY") else None
