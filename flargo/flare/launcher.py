@@ -75,7 +75,6 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         self._lock = threading.Lock()
         self._loop: Loop | None = None
         self._ended = False
-        self._running: dict[str, tuple[Launch, Transfer]] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """FLARE asks who launches, and says when it goes away."""
@@ -99,8 +98,9 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         try:
             prepared = plan(launch, self._settings)
             loop = self._loop_of(launch.parent)
-            self._running[prepared.name] = launch, transfer
-            ticket = loop.launch(prepared)
+            ticket = loop.launch(
+                prepared, lambda: transfer.published, lambda verdict: _conclude(launch, transfer, verdict)
+            )
         except BaseException:
             transfer.remove()
             raise
@@ -116,23 +116,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
                 raise RuntimeError(f"{parent.site} is shutting down and launches no more jobs")
             if self._loop is None:
                 api = Api(configuration(self._settings.config_file_path), self._settings.namespace)
-                self._loop = Loop(api, selector(parent), self._is_published, self._ruled)
+                self._loop = Loop(api, selector(parent))
             return self._loop
-
-    def _is_published(self, name: str) -> bool:
-        running = self._running.get(name)
-        return running is not None and running[1].published
-
-    def _ruled(self, name: str, verdict: Verdict) -> None:
-        """What became of a job; called before FLARE hears it."""
-        running = self._running.pop(name, None)
-        if running is None:
-            return
-        launch, transfer = running
-        transfer.remove()
-        level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
-        said = " ".join(filter(None, (verdict.reason.sentence, verdict.detail, verdict.reason.remedy)))
-        _log.log(level, "job %s at %s: %s (%d): %s", launch.job_id, launch.parent.site, verdict.reason.name, verdict.code, said)
 
     def _end(self) -> None:
         with self._lock:
@@ -140,6 +125,15 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             loop = self._loop
         if loop is not None:
             loop.end(Cause.PARENT_END, END_PATIENCE)
+
+
+def _conclude(launch: Launch, transfer: Transfer, verdict: Verdict) -> None:
+    """What became of a job, before FLARE hears it."""
+    transfer.remove()
+    level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
+    said = " ".join(filter(None, (verdict.reason.sentence, verdict.detail, verdict.reason.remedy)))
+    name, site = verdict.reason.name, launch.parent.site
+    _log.log(level, "job %s at %s: %s (%d): %s", launch.job_id, site, name, verdict.code, said)
 
 
 class ServerArgoJobLauncher(ArgoJobLauncher):

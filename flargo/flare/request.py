@@ -1,0 +1,351 @@
+"""From FLARE's launch call to a launch: everything is read, checked and copied, and nothing of FLARE's is kept.
+
+Who says what, and what of it is believed:
+
+| said by | what | where |
+|---|---|---|
+| the site | the launcher's arguments | flargo.job.settings, when the launcher is built |
+| the site | study files: images, pod template, volumes, environment | nvflare's own loaders |
+| the job | its part of launcher_spec: the keys of ``JOB_KEYS`` | ``_ask`` |
+| the job | resource_spec: GPUs, CPUs, memory | nvflare's own check |
+| FLARE | module, options, credentials, workspace | its context; taken as they are |
+
+A job names no volume, account, host path or label. The order of precedence is K8sJobLauncher.launch_job's: the
+job's value, then the study's, then the site's.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from nvflare.apis.fl_constant import FLContextKey, JobConstants
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
+
+from flargo.flare import stock
+from flargo.flare.stock import Mount, Study, Transfer
+from flargo.job import checks, names
+from flargo.job.checks import MISSING, Check, Refused
+from flargo.job.settings import Settings
+from flargo.terms import Launch, Object, Parent, Role, SecretData
+
+ROOT_CERTIFICATE = "rootCA.pem"
+"""The certificate, in a site's startup kit, that all parties of a federation share."""
+_FEDERATION_DIGITS = 12
+_PEM = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_SECRET_LIMIT = 1024 * 1024
+"""Bytes that a Secret may hold (Kubernetes' MaxSecretSize)."""
+_ATTEMPT = re.compile(r"[a-z0-9]{1,20}")
+_WORKSPACE_VOLUME, _STARTUP_VOLUME = "workspace-job", "startup-kit"
+_log = logging.getLogger(__name__)
+
+
+def _gpus(field: str, value: Any) -> int | str:
+    if isinstance(value, str) and value.isdecimal():
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise Refused(field, value, "a whole number >= 0")
+    return value
+
+
+def _no_argo(field: str, value: Any) -> None:
+    given = checks.mapping(field, value)
+    checks.known_keys(field, given, ())
+
+
+_QUANTITY: Final = checks.optional(checks.quantity, "null")
+JOB_KEYS: Final[Mapping[str, Check]] = {
+    "image": checks.optional(checks.text, "null"),
+    "python_path": checks.text,
+    "cpu": _QUANTITY,
+    "memory": _QUANTITY,
+    "cpu_request": _QUANTITY,
+    "memory_request": _QUANTITY,
+    "ephemeral_storage": _QUANTITY,
+    "num_of_gpus": checks.optional(_gpus, "null"),
+    "pending_timeout": checks.optional(checks.seconds, "null (no limit)"),
+    "argo": _no_argo,
+}
+"""What a job may say in launcher_spec: the stock launcher's keys. Nothing of Argo is the job's to set."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a launch starts from."""
+
+    site: str
+    job_id: str
+    study: str | None
+    workspace: str
+    custom: str
+    startup: Path
+    set_options: tuple[str, ...]
+    process_args: Mapping[str, Any]
+    module: str
+    cell: Any
+    spec: Mapping[str, Any]
+    """The job's part of launcher_spec, checked."""
+    portable: Mapping[str, Any]
+    where: str
+    """How the job's author finds that part."""
+
+
+def read(
+    job_meta: dict[str, Any],
+    fl_ctx: FLContext,
+    role: Role,
+    settings: Settings,
+    *,
+    attempt: str,
+    epoch: str,
+) -> tuple[Launch, Transfer]:
+    """Read one launch. No network, nothing kept of the context, and nothing registered unless all is well.
+
+    Args:
+        job_meta: the job's.
+        fl_ctx: FLARE's, with the workspace, its arguments and the job process's.
+        role: which side of the job.
+        settings: the site's.
+        attempt: a new random id, of lower-case letters and digits.
+        epoch: the parent process's random id.
+
+    Returns:
+        The launch, and the registered transfer of its workspace: if the launch goes no further, ``remove`` it.
+
+    Raises:
+        Refused: something is missing or not allowed; says what, where and what would be.
+        ValueError: a study file is not what nvflare allows; the message names file and key.
+    """
+    if not _ATTEMPT.fullmatch(attempt):
+        raise Refused("attempt", attempt, "1 to 20 lower-case letters and digits")
+    asked = _ask(job_meta, fl_ctx)
+    study = _study(asked, settings)
+    key = stock.job_key(asked.job_id)
+    name = checks.dns_label("the pod's name", stock.pod_name(key, asked.site))
+    startup_files = _startup_files(asked.startup)
+    parent = Parent(asked.site, federation(asked.startup), epoch, role)
+    startup = SecretData(names.startup_secret(stock.site_key(asked.site), parent.federation), startup_files)
+    credentials = {variable: value.encode() for variable, value in stock.credentials(asked.process_args).items()}
+    secret_name = names.credentials_secret(name, attempt)
+    transfer = Transfer(asked.cell, asked.job_id, asked.workspace)
+    container = f"container-{key}"
+    config: Object = {
+        "name": name,
+        "image": _image(asked, study),
+        "container_name": container,
+        "command": asked.module,
+        "module_args": stock.module_args(asked.process_args, role),
+        "env": _env(asked, study, settings, transfer.owner),
+        "secret_env": [
+            *({"name": each, "source": secret_name, "key": each} for each in (*credentials, stock.TOKEN_VARIABLE)),
+            *study.secret_env,
+        ],
+        "resources": _resources(asked, settings),
+        "set_list": list(asked.set_options),
+        "require_main_container": study.pod_template is not None,
+        "image_pull_secrets": list(settings.image_pull_secrets),
+        "security_context": settings.security_context,
+        **_volumes(asked, study, settings, startup.name),
+    }
+    python = asked.spec.get("python_path", settings.python_path)
+    pod = stock.render(config, name=name, key=key, python=python, pod_template=study.pod_template)
+    _settle_namespace(pod, settings.namespace)
+    launch = Launch(
+        job_id=asked.job_id,
+        job_name=str(job_meta.get(JobMetaKey.JOB_NAME.value) or ""),
+        study=asked.study or "",
+        parent=parent,
+        attempt=attempt,
+        pod=pod,
+        container=container,
+        startup=startup,
+        credentials=SecretData(secret_name, credentials),
+        pending=asked.spec.get("pending_timeout", settings.pending_timeout),
+    )
+    # Last: from here on nothing can fail that would leave it registered.
+    credentials = {**credentials, stock.TOKEN_VARIABLE: transfer.register().encode()}
+    return replace(launch, credentials=SecretData(secret_name, credentials)), transfer
+
+
+def federation(startup: Path) -> str:
+    """Which federation a site is in: twelve hex digits of the SHA-256 of its root certificate, as DER.
+
+    Raises:
+        Refused: the certificate is not in the startup kit, or is none.
+    """
+    file = startup / ROOT_CERTIFICATE
+    allowed = "a file with the federation's root certificate, as `nvflare provision` makes it"
+    try:
+        found = _PEM.search(file.read_text("ascii", "replace"))
+    except OSError as error:
+        raise Refused(str(file), MISSING, f"{allowed} ({error.strerror})") from None
+    if found is None:
+        raise Refused(str(file), "without a PEM certificate", allowed)
+    try:
+        der = ssl.PEM_cert_to_DER_cert(found.group())
+    except ValueError:
+        raise Refused(str(file), "a broken PEM certificate", allowed) from None
+    return hashlib.sha256(der).hexdigest()[:_FEDERATION_DIGITS]
+
+
+def _ask(job_meta: dict[str, Any], fl_ctx: FLContext) -> _Asked:
+    site = fl_ctx.get_identity_name()
+    if not site:
+        raise Refused("the site's name in FLContext", MISSING, "a name")
+    job_id = job_meta.get(JobConstants.JOB_ID)
+    if not isinstance(job_id, str) or not stock.job_key(job_id):
+        value = MISSING if not job_id else job_id
+        raise Refused(f"job_meta[{JobConstants.JOB_ID!r}]", value, "a string with letters or digits")
+    workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
+    args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
+    spec, where = _job_spec(job_meta, site)
+    process_args = _of_context(fl_ctx, FLContextKey.JOB_PROCESS_ARGS, bool)
+    module = stock.module(process_args)
+    if not module:
+        raise Refused(f"exe_module in {FLContextKey.JOB_PROCESS_ARGS} of FLContext", MISSING, "a Python module")
+    cell = getattr(fl_ctx.get_engine(), "cell", None)
+    if cell is None:
+        raise Refused("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
+    return _Asked(
+        site=site,
+        job_id=job_id,
+        study=job_meta.get(JobMetaKey.STUDY.value),
+        workspace=str(args.workspace),
+        custom=str(workspace.get_app_custom_dir(job_id) or ""),
+        startup=Path(workspace.get_startup_kit_dir()),
+        set_options=tuple(str(option) for option in getattr(args, "set", None) or ()),
+        process_args=process_args,
+        module=module,
+        cell=cell,
+        spec=spec,
+        portable=stock.portable_spec(job_meta, site),
+        where=where,
+    )
+
+
+def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) -> Any:
+    found = fl_ctx.get_prop(key)
+    if not is_there(found):
+        raise Refused(f"{key} in FLContext", MISSING if found is None else found, "what FLARE puts there")
+    return found
+
+
+def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
+    """The job's part of launcher_spec, checked. As with the stock launcher, other keys say nothing."""
+    where = f"launcher_spec[{site!r}][{stock.MODE!r}]"
+    given = stock.launcher_spec(job_meta, site)
+    ignored = sorted(set(given) - set(JOB_KEYS))
+    if ignored:
+        _log.warning("%s: without meaning and ignored: %s; known are %s", where, ignored, sorted(JOB_KEYS))
+    return {key: check(f"{where}[{key!r}]", given[key]) for key, check in JOB_KEYS.items() if key in given}, where
+
+
+def _image(asked: _Asked, study: Study) -> str:
+    image = asked.spec.get("image") or study.image
+    if not image:
+        field = f"{asked.where}['image']"
+        raise Refused(
+            field,
+            MISSING,
+            f"an image, there or in launcher_spec['default'][{stock.MODE!r}]['image'] (shared default), in"
+            f" resource_spec[{asked.site!r}][{stock.MODE!r}]['image'] (legacy), or as"
+            " studies.<study>.container.image in local/study_runtime.yaml (the site's default)",
+        )
+    return str(image)
+
+
+def _study(asked: _Asked, settings: Settings) -> Study:
+    """What the site's study file says: version 2 if it is there, else version 1, and never both."""
+    runtime_file = stock.runtime_file(asked.workspace)
+    old_file = settings.study_data_pvc_file_path
+    if not Path(runtime_file).exists():
+        return stock.study_data(old_file, asked.study)
+    legacy = {str(Path(asked.workspace, "local", "study_data.yaml")), *([old_file] if old_file else [])}
+    conflicts = sorted(path for path in legacy if Path(path).exists())
+    if conflicts:
+        raise Refused(
+            runtime_file,
+            f"beside {', '.join(conflicts)}",
+            "one study file only: move all studies to study_runtime.yaml and delete the old file",
+        )
+    return stock.study_runtime(runtime_file, asked.study)
+
+
+def _env(asked: _Asked, study: Study, settings: Settings, owner: str) -> dict[str, str]:
+    env = dict(study.env or {})
+    if asked.custom:
+        root, custom = os.path.abspath(asked.workspace), os.path.abspath(asked.custom)  # noqa: PTH100  (no symlinks)
+        if os.path.commonpath([root, custom]) != root:
+            raise Refused("the job's custom folder", asked.custom, f"a path under the workspace, {asked.workspace}")
+        env["PYTHONPATH"] = str(Path(settings.workspace_mount_path, Path(custom).relative_to(root)))
+    return {**env, stock.OWNER_VARIABLE: owner}
+
+
+def _volumes(asked: _Asked, study: Study, settings: Settings, startup_secret: str) -> Object:
+    mount_path = settings.workspace_mount_path
+    own = (
+        Mount(
+            volume={"name": _WORKSPACE_VOLUME, "emptyDir": {"sizeLimit": _ephemeral_storage(asked, settings)}},
+            mount={"name": _WORKSPACE_VOLUME, "mountPath": mount_path},
+        ),
+        Mount(
+            volume={"name": _STARTUP_VOLUME, "secret": {"secretName": startup_secret}},
+            mount={"name": _STARTUP_VOLUME, "mountPath": str(Path(mount_path, "startup")), "readOnly": True},
+        ),
+    )
+    mounts = (*own, *study.mounts)
+    return {"volume_list": [each.volume for each in mounts], "volume_mount_list": [each.mount for each in mounts]}
+
+
+def _ephemeral_storage(asked: _Asked, settings: Settings) -> str:
+    said = asked.spec.get("ephemeral_storage")
+    return settings.ephemeral_storage if said is None else str(said)
+
+
+def _resources(asked: _Asked, settings: Settings) -> Object:
+    """The container's resources: what the job says to this launcher, and over it what it says in nvflare's words."""
+    spec, portable = asked.spec, asked.portable
+    storage = _ephemeral_storage(asked, settings)
+    limits: Object = {"ephemeral-storage": storage}
+    requests: Object = {"ephemeral-storage": storage}
+    for name in ("cpu", "memory"):
+        limit = spec.get(name)
+        # Without a request of its own the limit is requested: some admission webhooks ask for one.
+        request = spec.get(f"{name}_request", limit)
+        limits |= {name: limit} if limit else {}
+        requests |= {name: request} if request else {}
+    gpus = spec.get("num_of_gpus", portable.get("num_of_gpus", 0))
+    both: Object = {
+        **({"cpu": str(portable["num_of_cpus"])} if "num_of_cpus" in portable else {}),
+        **({"memory": portable["memory"]} if "memory" in portable else {}),
+        **({"nvidia.com/gpu": gpus} if gpus else {}),
+    }
+    return {"requests": {**requests, **both}, "limits": {**limits, **both}}
+
+
+def _startup_files(startup: Path) -> dict[str, bytes]:
+    """The files of the startup kit that a job's process reads."""
+    found = sorted(startup.iterdir()) if startup.is_dir() else []
+    files = {file.name: file.read_bytes() for file in found if stock.is_startup_file(file.name) and file.is_file()}
+    for name in files:
+        if not _SECRET_KEY.fullmatch(name):
+            raise Refused(str(startup / name), "a file of the startup kit", "a name of letters, digits, ., - and _")
+    size = sum(len(content) for content in files.values())
+    if size > _SECRET_LIMIT:
+        raise Refused(str(startup), f"{size} bytes of startup kit", f"at most {_SECRET_LIMIT}: all a Secret can hold")
+    return files
+
+
+def _settle_namespace(pod: Object, namespace: str) -> None:
+    """The launcher's namespace is the pod's, whatever its template says."""
+    said = pod["metadata"].get("namespace")
+    if said is not None and said != namespace:
+        _log.warning("the pod template's namespace %r is not taken: jobs run in %r", said, namespace)
+        pod["metadata"]["namespace"] = namespace

@@ -1,0 +1,60 @@
+"""Names, labels and the texts that people read: valid for Kubernetes, told apart for certain, harmless to show."""
+
+import hashlib
+import re
+import unicodedata
+
+from flargo.job.checks import is_label_value
+from flargo.terms import Label, Parent
+
+MANAGER = "flargo"
+"""The value of ``app.kubernetes.io/managed-by``."""
+_LABEL_LENGTH = 63
+_DIGITS = 12
+_MARK = re.compile(rf".*--[0-9a-f]{{{_DIGITS}}}", re.DOTALL)
+_SHOWN_LENGTH = 120
+
+
+def label_value(said: str) -> str:
+    """Any text as the value of a label; two texts never share one.
+
+    A text that is a valid value stays as it is. Any other becomes what is readable of it, ``--`` and twelve hex
+    digits of its SHA-256; and so does a valid one that looks like such a result, or it could be mistaken for it.
+    """
+    if is_label_value(said) and not _MARK.fullmatch(said):
+        return said
+    digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    plain = unicodedata.normalize("NFKD", said).encode("ascii", "ignore").decode()
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", plain)[: _LABEL_LENGTH - _DIGITS - 2].strip("-")
+    return f"{readable or 'x'}--{digest}"
+
+
+def shown(said: str) -> str:
+    """A text of somebody else's on one line: no control characters, not too long, and no ``{{`` for Argo to see."""
+    kept = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in said)
+    line = re.sub(r"\{(?=\{)", "{ ", " ".join(kept.split()))
+    return line if len(line) <= _SHOWN_LENGTH else f"{line[: _SHOWN_LENGTH - 1]}…"
+
+
+def code(said: str) -> str:
+    """A text as Markdown that shows it and does nothing else: in a code span, links and emphasis mean nothing."""
+    return f"`{shown(said).replace('`', chr(0x27)) or '-'}`"
+
+
+def site_labels(parent: Parent) -> dict[str, str]:
+    """What everything of one site of one federation carries, whichever run of its parent made it."""
+    return {
+        Label.MANAGED_BY.value: MANAGER,
+        Label.FEDERATION.value: label_value(parent.federation),
+        Label.SITE.value: label_value(parent.site),
+    }
+
+
+def startup_secret(stock_site: str, federation: str) -> str:
+    """The Secret with a site's startup kit: nvflare's name for it, told apart by federation."""
+    return f"nvflare-startup-{stock_site}-{federation}"
+
+
+def credentials_secret(pod: str, attempt: str) -> str:
+    """The Secret with one launch's credentials: nvflare's name for it, told apart by launch."""
+    return f"nvflare-cred-{pod}-{attempt}"

@@ -1,0 +1,36 @@
+"""From a launch to everything that it puts on the cluster."""
+
+from flargo.job import names
+from flargo.job.pod import pod
+from flargo.job.settings import Settings
+from flargo.job.workflow import workflow
+from flargo.terms import Launch, Parent, Patience, Plan
+
+
+def plan(launch: Launch, settings: Settings) -> Plan:
+    """What a launch puts on the cluster. The same launch always gives the same plan.
+
+    Raises:
+        Refused: the job or the site's pod template holds what cannot be carried; says where and what.
+    """
+    manifest = workflow(launch, pod(launch, settings), settings)
+    return Plan(
+        name=manifest["metadata"]["name"],
+        namespace=settings.namespace,
+        attempt=launch.attempt,
+        workflow=manifest,
+        startup=launch.startup,
+        credentials=launch.credentials,
+        patience=Patience(
+            pending=launch.pending,
+            total=settings.timeout,
+            unclaimed=settings.argo.unclaimed,
+            starting=settings.argo.starting,
+        ),
+        grace=settings.argo.kill_grace,
+    )
+
+
+def selector(parent: Parent) -> str:
+    """The label selector of all that any run of this site's parent made."""
+    return ",".join(f"{key}={value}" for key, value in names.site_labels(parent).items())

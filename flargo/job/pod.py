@@ -1,0 +1,277 @@
+"""The pod: what nvflare's renderer makes, and the short list of what flargo makes different."""
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from flargo.job import checks, names
+from flargo.job.checks import Refused
+from flargo.job.settings import Settings, foreign_key
+from flargo.terms import Label, Launch, Object
+
+MAIN = "main"
+"""What Argo calls the container of a step."""
+EXECUTOR_INIT, EXECUTOR_WAIT = "init", "wait"
+"""Argo's own containers in the pod of a step."""
+RESERVED_CONTAINERS = frozenset({MAIN, EXECUTOR_INIT, EXECUTOR_WAIT, "supervisor"})
+RESERVED_VOLUMES = frozenset(
+    {
+        "var-run-argo",
+        "tmp-dir-argo",
+        "input-artifacts",
+        "exec-sa-token",
+        "argo-staging",
+        "argo-env-config",
+        "argoexec-bin",
+    }
+)
+RESERVED_PATH = "/var/run/argo"
+"""Argo mounts its own volume there in every container."""
+STOCK_GPU = "nvidia.com/gpu"
+"""The stock launcher's only name for a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which flargo's pod is not the stock launcher's."""
+
+    name: str
+    what: str
+    why: str
+    apply: Callable[[Object, Launch, Settings], None]
+    """Changes the pod in place."""
+
+
+def containers(pod: Object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every container of a pod, with the place where it stands."""
+    for group in ("initContainers", "containers"):
+        for index, container in enumerate(pod["spec"].get(group) or ()):
+            yield f"pod_template.spec.{group}[{index}]", container
+
+
+def without_nulls(value: Any) -> Any:
+    """The same without dictionary entries that are null, which to Kubernetes are not there."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list | tuple):
+        return [without_nulls(entry) for entry in value]
+    return value
+
+
+def main_container(pod: Object) -> dict[str, Any]:
+    """The job's own container, once it is called so."""
+    found: dict[str, Any] = next(container for container in pod["spec"]["containers"] if container["name"] == MAIN)
+    return found
+
+
+def _call_it_main(pod: Object, launch: Launch, _: Settings) -> None:
+    for container in pod["spec"]["containers"]:
+        if container.get("name") == launch.container:
+            container["name"] = MAIN
+
+
+def _write_quantities(pod: Object, _: Launch, __: Settings) -> None:
+    for where, container in containers(pod):
+        for part, amounts in (container.get("resources") or {}).items():
+            if part in {"limits", "requests"} and isinstance(amounts, dict):
+                place = f"{where}.resources.{part}"
+                container["resources"][part] = {
+                    name: checks.quantity(f"{place}[{name!r}]", amount) for name, amount in amounts.items()
+                }
+
+
+def _name_the_gpu(pod: Object, _: Launch, settings: Settings) -> None:
+    for amounts in main_container(pod).get("resources", {}).values():
+        if isinstance(amounts, dict) and STOCK_GPU in amounts:
+            amounts[settings.argo.gpu_resource] = amounts.pop(STOCK_GPU)
+
+
+def _set_pull_policy(pod: Object, _: Launch, settings: Settings) -> None:
+    if settings.argo.image_pull_policy is not None:
+        main_container(pod)["imagePullPolicy"] = settings.argo.image_pull_policy
+
+
+def _restrict_main(pod: Object, _: Launch, settings: Settings) -> None:
+    main = main_container(pod)
+    of_pod = pod["spec"].get("securityContext") or {}
+    main["securityContext"] = restricted(main.get("securityContext") or {}, of_pod, settings.argo.run_as_user)
+
+
+def _close_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]
+        for volume in pod["spec"].get("volumes") or ()
+        if volume.get("persistentVolumeClaim")
+    }
+    mounts = [mount for _, container in containers(pod) for mount in container.get("volumeMounts") or ()]
+    devices = {
+        device.get("name") for _, container in containers(pod) for device in container.get("volumeDevices") or ()
+    }
+    mounted = {mount.get("name") for mount in mounts}
+    written = {mount.get("name") for mount in mounts if not mount.get("readOnly")} | devices
+    # Two volumes of one claim share one mount on the node: read-only for one would be read-only for the other.
+    written_claims = {claim.get("claimName") for name, claim in claims.items() if name in written}
+    for name, claim in claims.items():
+        if name in mounted and claim.get("claimName") not in written_claims:
+            claim["readOnly"] = True
+
+
+def _label(pod: Object, launch: Launch, settings: Settings) -> None:
+    meta = pod["metadata"]
+    meta["labels"] = {**settings.argo.labels, **(meta.get("labels") or {}), **labels(launch)}
+    annotations = {**settings.argo.annotations, **(meta.get("annotations") or {})}
+    if annotations:
+        meta["annotations"] = annotations
+
+
+def _set_account(pod: Object, _: Launch, settings: Settings) -> None:
+    pod["spec"].setdefault("serviceAccountName", settings.argo.service_account)
+
+
+def _keep_token_out(pod: Object, _: Launch, __: Settings) -> None:
+    pod["spec"].setdefault("automountServiceAccountToken", False)
+
+
+def _as_rendered(_: Object, __: Launch, ___: Settings) -> None:
+    """Made so when the request is read: flargo.flare.request."""
+
+
+DIFFERENCES = (
+    Difference(
+        "secret names",
+        "The Secrets' names carry the federation's hash (startup kit) and the launch's id (credentials).",
+        "Every FLARE server is called `server`: two federations in a namespace would overwrite each other's kit.",
+        _as_rendered,
+    ),
+    Difference(
+        "main",
+        f"The job's container is called `{MAIN}`.",
+        "Argo calls it so and takes no other name.",
+        _call_it_main,
+    ),
+    Difference(
+        "quantities",
+        "Resource amounts are strings, GPU counts included.",
+        "The API's quantities are strings; the stock launcher's number is refused by typed clients.",
+        _write_quantities,
+    ),
+    Difference(
+        "GPU resource",
+        f"`{STOCK_GPU}` becomes the site's `argo.gpu_resource`.",
+        "MIG slices and other makers' GPUs have other names.",
+        _name_the_gpu,
+    ),
+    Difference(
+        "image pull policy",
+        "The job's container has the site's `argo.image_pull_policy`, where it is set.",
+        "The stock launcher always pulls, which a site with loaded or pinned images need not.",
+        _set_pull_policy,
+    ),
+    Difference(
+        "restricted",
+        "The job's container has the security context that Pod Security `restricted` asks for, where the site has"
+        " not said otherwise on the container or the pod.",
+        "The stock launcher's pods are refused in such a namespace.",
+        _restrict_main,
+    ),
+    Difference(
+        "read-only claims",
+        "A volume claim that the whole pod only reads is read-only itself, not only where it is mounted.",
+        "Argo mounts what the job mounts in its own container too, and there without read-only.",
+        _close_read_only_claims,
+    ),
+    Difference(
+        "labels",
+        "The pod carries flargo's labels and the site's `argo.labels` and `argo.annotations`.",
+        "People and watches find the job's pods by them.",
+        _label,
+    ),
+    Difference(
+        "service account",
+        "The pod runs as `argo.service_account` unless its pod template names an account.",
+        "The namespace's default account may have been given rights that no job should have.",
+        _set_account,
+    ),
+    Difference(
+        "no token",
+        "No service account token is mounted unless the pod template asks for it.",
+        "A job's code has no business with the Kubernetes API.",
+        _keep_token_out,
+    ),
+)
+"""All there is. The differential test holds its own list against the stock launcher's pods."""
+
+
+def pod(launch: Launch, settings: Settings) -> Object:
+    """The launch's pod with flargo's differences; the launch's own is left alone.
+
+    Raises:
+        Refused: the pod template holds what Argo reserves for itself, or what is not Kubernetes.
+    """
+    made: Object = deepcopy(without_nulls(launch.pod))
+    _refuse_reserved(made, launch)
+    for difference in DIFFERENCES:
+        difference.apply(made, launch, settings)
+    return made
+
+
+def labels(launch: Launch) -> dict[str, str]:
+    """What the launch's Workflow and pod carry."""
+    return {
+        **names.site_labels(launch.parent),
+        Label.ROLE.value: launch.parent.role.value,
+        Label.JOB_ID.value: names.label_value(launch.job_id),
+        Label.PARENT.value: names.label_value(launch.parent.epoch),
+        **({Label.STUDY.value: names.label_value(launch.study)} if launch.study else {}),
+    }
+
+
+def restricted(said: Mapping[str, Any], of_pod: Mapping[str, Any], user: int | None) -> dict[str, Any]:
+    """A container's security context, filled up to what Pod Security "restricted" asks for.
+
+    Nothing that the site said is overruled: neither on the container (``said``) nor on the pod (``of_pod``). A
+    site that wants root, or privileges, gets them, and the namespace's own policy is the judge of that.
+
+    Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+    """
+    both = {**of_pod, **said}
+    filled: dict[str, Any] = dict(said)
+    if not _needs_privileges(said):
+        filled.setdefault("allowPrivilegeEscalation", False)
+    if not said.get("privileged"):
+        filled.setdefault("capabilities", {"drop": ["ALL"]})
+    if "seccompProfile" not in both:
+        filled["seccompProfile"] = {"type": "RuntimeDefault"}
+    if "runAsUser" not in both and both.get("runAsNonRoot") is not False and user is not None:
+        filled["runAsUser"] = both["runAsUser"] = user
+    if "runAsNonRoot" not in both and both.get("runAsUser"):
+        filled["runAsNonRoot"] = True
+    return filled
+
+
+def _needs_privileges(said: Mapping[str, Any]) -> bool:
+    """Whether the API would refuse ``allowPrivilegeEscalation: false`` beside it."""
+    added = (said.get("capabilities") or {}).get("add") or ()
+    return bool(said.get("privileged")) or bool({"SYS_ADMIN", "CAP_SYS_ADMIN"} & set(added))
+
+
+def _refuse_reserved(pod: Object, launch: Launch) -> None:
+    for where, container in containers(pod):
+        name = container.get("name")
+        if name != launch.container and name in RESERVED_CONTAINERS:
+            raise Refused(f"{where}.name", name, f"any name but {', '.join(sorted(RESERVED_CONTAINERS))}: Argo's own")
+        for index, mount in enumerate(container.get("volumeMounts") or ()):
+            path = str(mount.get("mountPath", ""))
+            if path.rstrip("/") == RESERVED_PATH or path.startswith(f"{RESERVED_PATH}/"):
+                field = f"{where}.volumeMounts[{index}].mountPath"
+                raise Refused(field, path, f"any path but {RESERVED_PATH} and below: Argo's own")
+    for index, volume in enumerate(pod["spec"].get("volumes") or ()):
+        if volume.get("name") in RESERVED_VOLUMES:
+            allowed = f"any name but {', '.join(sorted(RESERVED_VOLUMES))}: Argo's own"
+            raise Refused(f"pod_template.spec.volumes[{index}].name", volume["name"], allowed)
+    for group in ("labels", "annotations"):
+        for key in pod["metadata"].get(group) or {}:
+            # A template made by Helm or Kustomize may say who manages it; flargo's own value takes that place.
+            if key != Label.MANAGED_BY:
+                foreign_key(f"pod_template.metadata.{group}", key)

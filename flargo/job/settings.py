@@ -1,0 +1,174 @@
+"""What a site says about its jobs, checked once, when the launcher is built."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from flargo.job import checks
+from flargo.job.checks import Check, Refused
+from flargo.terms import GROUP, Patience
+
+DEFAULT_PYTHON_PATH = "/usr/local/bin/python"
+OURS = (f"{GROUP}/", "workflows.argoproj.io/", "app.kubernetes.io/managed-by")
+"""Label and annotation keys that begin so belong to flargo or Argo: nobody else may set them."""
+_DAY = 24 * 60 * 60
+_SHORTEST_KEPT = 60
+
+
+def _checked(check: Check, default: Any) -> Any:
+    return field(default_factory=lambda: deepcopy(default), metadata={"check": check})
+
+
+def foreign_key(where: str, key: Any) -> str:
+    """The key of a label or annotation that is neither flargo's nor Argo's."""
+    checks.qualified_key(where, key)
+    if key.startswith(OURS):
+        raise Refused(where, key, f"a key that does not begin with {', '.join(OURS)}")
+    return str(key)
+
+
+def _labels(where: str, value: Any) -> dict[str, str]:
+    given = checks.mapping(where, value)
+    return {foreign_key(where, key): checks.label_value(f"{where}[{key!r}]", said) for key, said in given.items()}
+
+
+def _annotations(where: str, value: Any) -> dict[str, str]:
+    given = checks.mapping(where, value)
+    return {foreign_key(where, key): checks.text(f"{where}[{key!r}]", said) for key, said in given.items()}
+
+
+def _kept(where: str, value: Any) -> int | None:
+    check = checks.optional(
+        checks.at_least(_SHORTEST_KEPT, "a whole number of seconds"), "None (it stays until somebody deletes it)"
+    )
+    return check(where, value)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class ArgoSettings:
+    """The ``argo`` argument of a launcher: what FLARE's own launcher has no word for. Every key has a default."""
+
+    service_account: str = _checked(checks.object_name, "flargo-job")
+    """Of the job's pod, unless its pod template names one. It needs no rights."""
+    executor_service_account: str = _checked(checks.object_name, "flargo-executor")
+    """Of Argo's own containers in the pod: may create and patch ``workflowtaskresults``."""
+    image_pull_policy: str | None = _checked(checks.optional(checks.one_of("Always", "IfNotPresent", "Never")), None)
+    """Of the job's image, whatever the pod template says; None: as the pod template says, else Always."""
+    gpu_resource: str = _checked(checks.qualified_key, "nvidia.com/gpu")
+    """What a GPU is called on the site's nodes, as in ``amd.com/gpu`` or ``nvidia.com/mig-1g.10gb``."""
+    labels: Mapping[str, str] = _checked(_labels, {})
+    """Added to every Workflow and pod."""
+    annotations: Mapping[str, str] = _checked(_annotations, {})
+    """Added to every Workflow and pod."""
+    instance_id: str | None = _checked(checks.optional(checks.label_value), None)
+    """Of the Workflow controller, if it was given one: it takes no notice of Workflows without it."""
+    keep_success: int | None = _checked(_kept, _DAY)
+    """Seconds for which a Workflow that succeeded is kept, and with it its pod and log; None: for ever."""
+    keep_failure: int | None = _checked(_kept, 7 * _DAY)
+    """The same for one that did not succeed."""
+    kill_grace: int = _checked(checks.at_least(1, "a whole number of seconds"), 3)
+    """Seconds between SIGTERM and SIGKILL when a job is ended. 0 would prove nothing about the process."""
+    patch_executor: bool = _checked(checks.is_flag, default=True)
+    """Give Argo's containers ``init`` and ``wait`` a security context and resources. False where the controller's
+    configuration does so, or where its pods have no such containers (Argo 4.1 without init container)."""
+    executor_resources: Mapping[str, Mapping[str, str]] = _checked(
+        checks.resources,
+        # Argo's program, over 100 MB, is copied into the pod, and the kubelet holds the pod's total use against the
+        # sum of its containers' limits: without a share of its own, it would count against the job's workspace.
+        {
+            "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "256Mi"},
+            "limits": {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": "512Mi"},
+        },
+    )
+    """Of ``init`` and of ``wait``."""
+    run_as_user: int = _checked(checks.at_least(1, "a numeric user id"), 1000)
+    """User of a pod's containers where the site's security context names none."""
+    unclaimed: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience.unclaimed)
+    """Seconds for which no Workflow controller may take notice of a job."""
+    starting: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience.starting)
+    """Seconds that a scheduled pod with its images pulled may take to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A launcher's arguments, checked. Those of nvflare 2.9's K8sJobLauncher mean what they mean there."""
+
+    config_file_path: str | None
+    """A kubeconfig; None: the pod's own service account."""
+    study_data_pvc_file_path: str | None
+    timeout: float | None
+    """Seconds that a job may take to run, all waiting together."""
+    namespace: str
+    pending_timeout: float | None
+    """Seconds that a job may wait for cpu, memory and GPUs; 0: not at all."""
+    python_path: str
+    """Of the Python in a job's image, unless the job says."""
+    security_context: Mapping[str, Any] | None
+    """Of the pod."""
+    ephemeral_storage: str
+    workspace_mount_path: str
+    image_pull_secrets: tuple[str, ...]
+    argo: ArgoSettings
+
+
+def settings(  # noqa: PLR0913  (the launcher's own arguments)
+    *,
+    config_file_path: str | None = None,
+    study_data_pvc_file_path: str | None = None,
+    timeout: float | None = None,
+    namespace: str = "default",
+    pending_timeout: float | None = 120,
+    python_path: str | None = None,
+    security_context: dict[str, Any] | None = None,
+    ephemeral_storage: str = "1Gi",
+    default_python_path: str | None = None,
+    workspace_mount_path: str = "/var/tmp/nvflare/workspace",  # noqa: S108  (nvflare's own default)
+    image_pull_secrets: list[str] | None = None,
+    argo: dict[str, Any] | None = None,
+) -> Settings:
+    """Check a launcher's arguments, whose defaults are the stock launcher's.
+
+    Raises:
+        Refused: one is wrong; it says which, what it is and what is allowed.
+    """
+    named_python = next((path for path in (default_python_path, python_path) if path is not None), DEFAULT_PYTHON_PATH)
+    seconds_or_none = checks.optional(checks.seconds)
+    return Settings(
+        config_file_path=checks.optional(checks.text)(
+            "config_file_path", None if config_file_path == "" else config_file_path
+        ),
+        study_data_pvc_file_path=checks.optional(checks.text)("study_data_pvc_file_path", study_data_pvc_file_path),
+        timeout=seconds_or_none("timeout", timeout),
+        namespace=checks.dns_label("namespace", namespace),
+        pending_timeout=seconds_or_none("pending_timeout", pending_timeout),
+        python_path=checks.text("default_python_path", named_python),
+        security_context=checks.optional(checks.mapping)("security_context", security_context),
+        ephemeral_storage=checks.quantity("ephemeral_storage", ephemeral_storage),
+        workspace_mount_path=checks.absolute_path("workspace_mount_path", workspace_mount_path),
+        image_pull_secrets=_pull_secrets(image_pull_secrets),
+        argo=argo_settings(argo),
+    )
+
+
+def argo_settings(given: dict[str, Any] | None) -> ArgoSettings:
+    """Check the ``argo`` argument.
+
+    Raises:
+        Refused: a key is unknown, or its value is wrong.
+    """
+    said = {} if given is None else checks.mapping("argo", given)
+    rows = fields(ArgoSettings)
+    checks.known_keys("argo", said, [row.name for row in rows])
+    checked = {
+        row.name: row.metadata["check"](f"argo[{row.name!r}]", said[row.name]) for row in rows if row.name in said
+    }
+    return ArgoSettings(**checked)
+
+
+def _pull_secrets(names: Any) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if not isinstance(names, list):
+        raise Refused("image_pull_secrets", names, "a list of names of Secrets, or None")
+    return tuple(checks.object_name(f"image_pull_secrets[{index}]", name) for index, name in enumerate(names))

@@ -1,0 +1,328 @@
+"""The pod as the single step of an Argo Workflow, built with Hera. Nothing of the pod is dropped.
+
+Argo's Workflow has no place for a whole pod: its fields go to the step's template, to the Workflow's spec, or, where
+neither has a word for them, into the template's ``podSpecPatch``. The tables say which goes where; what is in none
+of them is refused by name. Hera's models drop in silence what they do not know, so the manifest that comes out of
+them is held against what went in, leaf by leaf.
+
+Sources: createWorkflowPod in Argo's workflow/controller/workflowpod.go (3.7.18); Kubernetes' PodSpec (1.33, which
+is the one that Argo 3.7 knows: it drops younger fields).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from enum import Enum
+from typing import Any, Final
+
+from flargo.job import names
+from flargo.job.checks import Refused
+from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN, labels, main_container, restricted
+from flargo.job.settings import Settings
+from flargo.terms import Annotation, Launch, Object
+
+TEMPLATE = "job"
+"""The name of the one step."""
+INSTANCE_ID = "workflows.argoproj.io/controller-instanceid"
+"""The label by which a controller that was given an instance id knows its Workflows."""
+
+
+class Goes(Enum):
+    """Where a field of a pod goes in a Workflow."""
+
+    CONTAINERS = "the template's container and sidecars"
+    TEMPLATE = "the field of that name of the template"
+    SPEC = "the field of that name of the Workflow's spec"
+    PATCH = "the template's podSpecPatch"
+    ARGO = "nowhere: Argo sets it to the only value allowed"
+
+
+POD_FIELDS: Final[Mapping[str, Goes]] = {
+    "containers": Goes.CONTAINERS,
+    "initContainers": Goes.TEMPLATE,
+    "volumes": Goes.TEMPLATE,
+    "securityContext": Goes.TEMPLATE,
+    "nodeSelector": Goes.TEMPLATE,
+    "affinity": Goes.TEMPLATE,
+    "tolerations": Goes.TEMPLATE,
+    "schedulerName": Goes.TEMPLATE,
+    "priorityClassName": Goes.TEMPLATE,
+    "hostAliases": Goes.TEMPLATE,
+    "activeDeadlineSeconds": Goes.TEMPLATE,
+    "serviceAccountName": Goes.SPEC,
+    "automountServiceAccountToken": Goes.SPEC,
+    "imagePullSecrets": Goes.SPEC,
+    "hostNetwork": Goes.SPEC,
+    "dnsPolicy": Goes.SPEC,
+    "dnsConfig": Goes.SPEC,
+    "restartPolicy": Goes.ARGO,
+    "enableServiceLinks": Goes.PATCH,
+    "hostIPC": Goes.PATCH,
+    "hostPID": Goes.PATCH,
+    "hostUsers": Goes.PATCH,
+    "hostname": Goes.PATCH,
+    "nodeName": Goes.PATCH,
+    "os": Goes.PATCH,
+    "overhead": Goes.PATCH,
+    "preemptionPolicy": Goes.PATCH,
+    "priority": Goes.PATCH,
+    "readinessGates": Goes.PATCH,
+    "resourceClaims": Goes.PATCH,
+    "resources": Goes.PATCH,
+    "runtimeClassName": Goes.PATCH,
+    "schedulingGates": Goes.PATCH,
+    "setHostnameAsFQDN": Goes.PATCH,
+    "shareProcessNamespace": Goes.PATCH,
+    "subdomain": Goes.PATCH,
+    "terminationGracePeriodSeconds": Goes.PATCH,
+    "topologySpreadConstraints": Goes.PATCH,
+}
+"""Every field that a pod's spec may have."""
+
+CONTAINER_FIELDS: Final[Mapping[str, Goes]] = {
+    "name": Goes.TEMPLATE,
+    "image": Goes.TEMPLATE,
+    "command": Goes.TEMPLATE,
+    "args": Goes.TEMPLATE,
+    "workingDir": Goes.TEMPLATE,
+    "ports": Goes.TEMPLATE,
+    "env": Goes.TEMPLATE,
+    "envFrom": Goes.TEMPLATE,
+    "resources": Goes.TEMPLATE,
+    "resizePolicy": Goes.TEMPLATE,
+    "restartPolicy": Goes.TEMPLATE,
+    "volumeMounts": Goes.TEMPLATE,
+    "volumeDevices": Goes.TEMPLATE,
+    "terminationMessagePath": Goes.TEMPLATE,
+    "terminationMessagePolicy": Goes.TEMPLATE,
+    "imagePullPolicy": Goes.TEMPLATE,
+    "securityContext": Goes.TEMPLATE,
+    "stdin": Goes.TEMPLATE,
+    "stdinOnce": Goes.TEMPLATE,
+    "tty": Goes.TEMPLATE,
+    # Hera's models take a port by its number only, and Kubernetes by its name too.
+    "livenessProbe": Goes.PATCH,
+    "readinessProbe": Goes.PATCH,
+    "startupProbe": Goes.PATCH,
+    "lifecycle": Goes.PATCH,
+}
+"""Every field that a container may have."""
+
+POD_METADATA: Final = frozenset({"name", "namespace", "labels", "annotations"})
+"""All of a pod's metadata that has a place: the first two are the Workflow's own."""
+_FIXED: Final[Mapping[str, Any]] = {"restartPolicy": "Never"}
+
+
+def workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
+    """The Workflow that makes Argo make this pod: suspended, for its Secrets come after it.
+
+    Args:
+        launch: for names and labels.
+        pod: flargo's pod, as ``flargo.job.pod`` makes it.
+        settings: the site's.
+
+    Raises:
+        Refused: something of the pod has no place in a Workflow, is not Kubernetes, or would be evaluated by Argo.
+    """
+    refuse_expressions(pod, "pod")
+    template, spec = _place(pod, settings)
+    meta: Object = {
+        "name": pod["metadata"]["name"],
+        "namespace": settings.namespace,
+        "labels": _labels(launch, settings),
+        "annotations": _annotations(launch, settings),
+    }
+    spec = {
+        **spec,
+        "entrypoint": TEMPLATE,
+        "suspend": True,
+        "executor": {"serviceAccountName": settings.argo.executor_service_account},
+        **_retention(settings),
+    }
+    manifest = build(meta, spec, template)
+    refuse_losses({"metadata": meta, "spec": {**spec, "templates": [template]}}, manifest)
+    refuse_expressions(manifest, "workflow")
+    return manifest
+
+
+def build(meta: Object, spec: Object, template: Object) -> Object:
+    """Say it with Hera: its Workflow builder, and its typed models for what stands in a template.
+
+    The template goes through the models rather than through Hera's ``Container``: that one fills in an image of its
+    own and takes fewer units of memory than Kubernetes does.
+
+    Raises:
+        Refused: a value has not the type that Kubernetes gives it.
+    """
+    # Late: importing Hera takes a second, and who only asks for flargo's settings does not need it.
+    from hera.workflows import Workflow  # noqa: PLC0415
+    from hera.workflows.models import Template, WorkflowSpec  # noqa: PLC0415
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    try:
+        typed = WorkflowSpec.model_validate(spec)
+        step = Template.model_validate(template)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise Refused(f"pod{place}", first["input"], f"what Kubernetes takes there: {first['msg']}") from None
+    made = Workflow(
+        name=meta["name"],
+        namespace=meta["namespace"],
+        labels=meta["labels"],
+        annotations=meta["annotations"],
+        templates=[step],
+        **{field: getattr(typed, field) for field in typed.model_fields_set},
+    )
+    manifest: Object = json.loads(json.dumps(made.to_dict()))
+    return manifest
+
+
+def refuse_losses(said: Object, manifest: Object) -> None:
+    """Refuse what Hera did not take along.
+
+    Raises:
+        Refused: names the first leaf that is not in the manifest as it was said.
+    """
+    for where, value in _losses(said, manifest, ""):
+        raise Refused(where, value, "a field and a value that Argo's Workflow can carry (Hera's models drop this one)")
+
+
+def refuse_expressions(value: Any, where: str) -> None:
+    """Refuse ``{{``, which Argo would evaluate.
+
+    Raises:
+        Refused: names the first place, which may be a key.
+    """
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            refuse_expressions(str(key), f"{where}[{key!r}]")
+            refuse_expressions(entry, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            refuse_expressions(entry, f"{where}[{index}]")
+    elif isinstance(value, str) and "{{" in value:
+        raise Refused(where, value, "a text without {{, which Argo would evaluate")
+
+
+def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
+    """Every field of a pod to its place: the template, and the fields of the Workflow's spec."""
+    template: Object = {"name": TEMPLATE, "metadata": _pod_metadata(pod)}
+    spec: Object = {}
+    patch: Object = {}
+    for field, value in pod["spec"].items():
+        match _where(POD_FIELDS, field, value, "pod.spec"):
+            case Goes.CONTAINERS:
+                _place_containers(pod, template, patch)
+            case Goes.TEMPLATE if field == "initContainers":
+                template[field] = [_split(entry, patch, field) for entry in value]
+            case Goes.TEMPLATE:
+                template[field] = deepcopy(value)
+            case Goes.SPEC:
+                spec[field] = deepcopy(value)
+            case Goes.PATCH:
+                patch[field] = deepcopy(value)
+            case Goes.ARGO if value != _FIXED[field]:
+                raise Refused(f"pod.spec.{field}", value, repr(_FIXED[field]))
+    if settings.argo.patch_executor:
+        _patch_executor(pod, patch, settings)
+    _refuse_no_grace(pod)
+    if patch:
+        template["podSpecPatch"] = json.dumps(patch, sort_keys=True)
+    return template, spec
+
+
+def _place_containers(pod: Object, template: Object, patch: Object) -> None:
+    template["container"] = _split(main_container(pod), patch, "containers")
+    # Argo gives the name itself.
+    del template["container"]["name"]
+    sidecars = [container for container in pod["spec"]["containers"] if container["name"] != MAIN]
+    if sidecars:
+        template["sidecars"] = [_split(container, patch, "containers") for container in sidecars]
+
+
+def _split(container: Mapping[str, Any], patch: Object, group: str) -> Object:
+    """What of a container the template can say; the rest is added to the patch, by the container's name."""
+    where = f"pod.spec.{group}[{container.get('name')!r}]"
+    goes = {field: _where(CONTAINER_FIELDS, field, value, where) for field, value in container.items()}
+    patched = {field: deepcopy(container[field]) for field, place in goes.items() if place is Goes.PATCH}
+    if patched:
+        patch.setdefault(group, []).append({"name": container["name"], **patched})
+    return {field: deepcopy(container[field]) for field, place in goes.items() if place is Goes.TEMPLATE}
+
+
+def _where(table: Mapping[str, Goes], field: str, value: Any, where: str) -> Goes:
+    if field not in table:
+        hint = "serviceAccountName instead" if field == "serviceAccount" else f"one of {', '.join(sorted(table))}"
+        raise Refused(f"{where}.{field}", value, hint)
+    return table[field]
+
+
+def _patch_executor(pod: Object, patch: Object, settings: Settings) -> None:
+    """Argo's own containers get a security context and resources, and main's user, for they share files."""
+    of_pod = pod["spec"].get("securityContext") or {}
+    of_main = main_container(pod).get("securityContext") or {}
+    shared = {key: of_main[key] for key in ("runAsUser", "runAsGroup", "runAsNonRoot") if key in of_main}
+    fields = {
+        "securityContext": restricted(shared, of_pod, None),
+        **({"resources": deepcopy(settings.argo.executor_resources)} if settings.argo.executor_resources else {}),
+    }
+    patch.setdefault("initContainers", []).append({"name": EXECUTOR_INIT, **deepcopy(fields)})
+    patch.setdefault("containers", []).append({"name": EXECUTOR_WAIT, **deepcopy(fields)})
+
+
+def _refuse_no_grace(pod: Object) -> None:
+    """With 0 Argo never follows a SIGTERM with a SIGKILL."""
+    grace = pod["spec"].get("terminationGracePeriodSeconds", 1)
+    if not isinstance(grace, int) or grace < 1:
+        raise Refused("pod.spec.terminationGracePeriodSeconds", grace, "a whole number of seconds >= 1")
+
+
+def _pod_metadata(pod: Object) -> Object:
+    meta = pod["metadata"]
+    for key in sorted(set(meta) - POD_METADATA):
+        raise Refused(f"pod.metadata.{key}", meta[key], f"one of {', '.join(sorted(POD_METADATA))}")
+    return {key: dict(meta[key]) for key in ("labels", "annotations") if meta.get(key)}
+
+
+def _labels(launch: Launch, settings: Settings) -> dict[str, str]:
+    instance = settings.argo.instance_id
+    return {**settings.argo.labels, **labels(launch), **({INSTANCE_ID: instance} if instance else {})}
+
+
+def _annotations(launch: Launch, settings: Settings) -> dict[str, str]:
+    site, job = launch.parent.site, launch.job_name or launch.job_id
+    of_study = f", study {names.code(launch.study)}" if launch.study else ""
+    return {
+        **settings.argo.annotations,
+        Annotation.ATTEMPT.value: launch.attempt,
+        Annotation.JOB_NAME.value: names.shown(launch.job_name),
+        Annotation.SITE_NAME.value: names.shown(site),
+        Annotation.TITLE.value: f"{names.code(job)} at {names.code(site)}",
+        Annotation.DESCRIPTION.value: f"NVIDIA FLARE job {names.code(launch.job_id)}, {launch.parent.role}{of_study}",
+    }
+
+
+def _retention(settings: Settings) -> Object:
+    kept = {
+        "secondsAfterSuccess": settings.argo.keep_success,
+        "secondsAfterFailure": settings.argo.keep_failure,
+    }
+    said = {key: seconds for key, seconds in kept.items() if seconds is not None}
+    return {"ttlStrategy": said} if said else {}
+
+
+def _losses(said: Any, got: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every leaf of ``said`` that ``got`` does not have at the same place."""
+    if isinstance(said, Mapping) and isinstance(got, Mapping):
+        for key, value in said.items():
+            place = f"{where}.{key}".lstrip(".")
+            if key in got:
+                yield from _losses(value, got[key], place)
+            else:
+                yield place, value
+    elif isinstance(said, list) and isinstance(got, list) and len(said) == len(got):
+        for index, (one, other) in enumerate(zip(said, got, strict=True)):
+            yield from _losses(one, other, f"{where}[{index}]")
+    elif type(said) is not type(got) or said != got:
+        yield where, said
