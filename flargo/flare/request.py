@@ -60,15 +60,26 @@ def _no_argo(field: str, value: Any) -> None:
     checks.known_keys(field, given, ())
 
 
-_QUANTITY: Final = checks.optional(checks.quantity, "null")
+def _or_nothing(check: Check) -> Check:
+    """Null, zero and the empty string say nothing, as with the stock launcher; and a value stays as it was written."""
+
+    def checked(field: str, value: Any) -> Any:
+        if value:
+            check(field, value)
+        return value
+
+    return checked
+
+
+_QUANTITY: Final = _or_nothing(checks.quantity)
 JOB_KEYS: Final[Mapping[str, Check]] = {
-    "image": checks.optional(checks.text, "null"),
+    "image": _or_nothing(checks.text),
     "python_path": checks.text,
     "cpu": _QUANTITY,
     "memory": _QUANTITY,
     "cpu_request": _QUANTITY,
     "memory_request": _QUANTITY,
-    "ephemeral_storage": _QUANTITY,
+    "ephemeral_storage": checks.optional(checks.written_quantity, "null"),
     "num_of_gpus": checks.optional(_gpus, "null"),
     "pending_timeout": checks.optional(checks.seconds, "null (no limit)"),
     "argo": _no_argo,
@@ -201,7 +212,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext) -> _Asked:
         raise Refused("the site's name in FLContext", MISSING, "a name")
     job_id = job_meta.get(JobConstants.JOB_ID)
     if not isinstance(job_id, str) or not stock.job_key(job_id):
-        value = MISSING if not job_id else job_id
+        value = job_id or MISSING
         raise Refused(f"job_meta[{JobConstants.JOB_ID!r}]", value, "a string with letters or digits")
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
     args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
@@ -216,7 +227,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext) -> _Asked:
     return _Asked(
         site=site,
         job_id=job_id,
-        study=job_meta.get(JobMetaKey.STUDY.value),
+        study=checks.optional(checks.text)("job_meta['study']", job_meta.get(JobMetaKey.STUDY.value) or None),
         workspace=str(args.workspace),
         custom=str(workspace.get_app_custom_dir(job_id) or ""),
         startup=Path(workspace.get_startup_kit_dir()),

@@ -164,6 +164,11 @@ def quantity(field: str, value: Any) -> str:
     return str(value)
 
 
+def written_quantity(field: str, value: Any) -> str:
+    """The same, written as a string only."""
+    return quantity(field, text(field, value))
+
+
 def resources(field: str, value: Any) -> dict[str, dict[str, str]]:
     """A container's ``resources``: quantities under ``requests`` and ``limits``."""
     given = mapping(field, value)

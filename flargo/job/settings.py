@@ -84,9 +84,9 @@ class ArgoSettings:
     """Of ``init`` and of ``wait``."""
     run_as_user: int = _checked(checks.at_least(1, "a numeric user id"), 1000)
     """User of a pod's containers where the site's security context names none."""
-    unclaimed: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience.unclaimed)
+    unclaimed: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().unclaimed)
     """Seconds for which no Workflow controller may take notice of a job."""
-    starting: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience.starting)
+    starting: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().starting)
     """Seconds that a scheduled pod with its images pulled may take to run."""
 
 
@@ -144,7 +144,7 @@ def settings(  # noqa: PLR0913  (the launcher's own arguments)
         pending_timeout=seconds_or_none("pending_timeout", pending_timeout),
         python_path=checks.text("default_python_path", named_python),
         security_context=checks.optional(checks.mapping)("security_context", security_context),
-        ephemeral_storage=checks.quantity("ephemeral_storage", ephemeral_storage),
+        ephemeral_storage=checks.written_quantity("ephemeral_storage", ephemeral_storage),
         workspace_mount_path=checks.absolute_path("workspace_mount_path", workspace_mount_path),
         image_pull_secrets=_pull_secrets(image_pull_secrets),
         argo=argo_settings(argo),

@@ -61,6 +61,12 @@ def assert_completed(fed: Federation, world: World, job_id: str, rounds: int = 3
     )
 
 
+def startup_secrets(world: World, job_id: str) -> list[str]:
+    """The startup kits' Secrets of the job's federation."""
+    federation = world.workflows(job_id)["server"]["metadata"]["labels"]["flargo.dev/federation"]
+    return [name for name in world.secrets("nvflare-startup-") if name.endswith(federation)]
+
+
 def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials(
     fed: Federation, world: World, place: Place
 ) -> None:
@@ -72,7 +78,7 @@ def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials
             assert len(workflow["status"]["nodes"]) == 1
         for pod in world.pods(job_id):
             assert pod["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
-    assert len(world.secrets("nvflare-startup-")) == len(PARTIES)
+    assert len(startup_secrets(world, job_id)) == len(PARTIES)
 
 
 def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, world: World, place: Place) -> None:
@@ -88,7 +94,7 @@ def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, world: Wo
         for check in done:
             check.result()
     shutil.rmtree(other.root, ignore_errors=True)
-    assert len(world.secrets("nvflare-startup-server-")) >= 2
+    assert set(startup_secrets(world, started[fed])).isdisjoint(startup_secrets(world, started[other]))
 
 
 def assert_aborted(fed: Federation, world: World, job_id: str) -> None:

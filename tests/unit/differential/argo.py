@@ -1,0 +1,71 @@
+"""The pod that Argo makes of a Workflow's one step: written from Argo's source, knowing nothing of flargo.
+
+What Argo adds of its own accord (its volumes, variables, labels, the emissary before the command) is left out.
+Source: createWorkflowPod in workflow/controller/workflowpod.go of Argo 3.7.18.
+"""
+
+import json
+from copy import deepcopy
+from typing import Any
+
+Object = dict[str, Any]
+
+OF_TEMPLATE = (
+    "volumes",
+    "securityContext",
+    "nodeSelector",
+    "affinity",
+    "tolerations",
+    "schedulerName",
+    "priorityClassName",
+    "hostAliases",
+    "activeDeadlineSeconds",
+)
+OF_SPEC = (
+    "serviceAccountName",
+    "automountServiceAccountToken",
+    "imagePullSecrets",
+    "hostNetwork",
+    "dnsPolicy",
+    "dnsConfig",
+)
+MERGED_BY_NAME = ("containers", "initContainers", "volumes")
+"""Lists of a pod's spec that a strategic merge patch merges by their entries' names, as far as flargo patches them."""
+
+
+def pod_of(workflow: Object) -> Object:
+    """The pod of a Workflow with one template."""
+    spec = workflow["spec"]
+    (template,) = spec["templates"]
+    assert template["name"] == spec["entrypoint"]
+    init, wait = {"name": "init"}, {"name": "wait"}
+    pod_spec: Object = {
+        "restartPolicy": "Never",
+        "containers": [wait, {"name": "main", **template["container"]}, *template.get("sidecars", [])],
+        "initContainers": [init, *template.get("initContainers", [])],
+        **{field: template[field] for field in OF_TEMPLATE if field in template},
+        **{field: spec[field] for field in OF_SPEC if field in spec},
+    }
+    _merge(pod_spec, json.loads(template.get("podSpecPatch", "{}")))
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": workflow["metadata"]["name"],
+            "namespace": workflow["metadata"]["namespace"],
+            **template.get("metadata", {}),
+        },
+        "spec": deepcopy(pod_spec),
+    }
+
+
+def _merge(target: Object, patch: Object) -> None:
+    for key, value in patch.items():
+        if key in MERGED_BY_NAME:
+            by_name = {entry["name"]: entry for entry in target[key]}
+            for entry in value:
+                _merge(by_name[entry["name"]], entry)
+        elif isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value

@@ -1,0 +1,128 @@
+"""A FLARE parent as its launchers see it: a workspace on disk and a context, without a network."""
+
+import base64
+import hashlib
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobProcessArgs
+from nvflare.apis.workspace import Workspace
+
+from flargo.terms import Role
+
+CERTIFICATE = b"the DER of a root certificate"
+FEDERATION = hashlib.sha256(CERTIFICATE).hexdigest()[:12]
+KIT: Mapping[str, bytes] = {
+    "rootCA.pem": b"-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n" % base64.b64encode(CERTIFICATE),
+    "client.crt": b"a certificate",
+    "client.key": b"a \x00 key \xff",
+    "fed_client.json": b"{}",
+    "signature.json": b"{}",
+}
+"""What of a startup kit travels to a job."""
+LEFT_BEHIND: Mapping[str, bytes] = {"start.sh": b"#!/bin/sh\n", "readme.txt": b"read me"}
+"""What of it does not."""
+
+
+class Cell:
+    """A parent's cell, as far as the workspace transfer asks for one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_fqcn(self) -> str:
+        return self.name
+
+    def register_request_cb(self, channel: str, topic: str, cb: Callable[..., Any]) -> None:
+        """Nobody calls."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Everything that a launcher reads, but for the job's metadata and its own arguments."""
+
+    root: Path
+    role: Role
+    site: str = "site-1"
+    options: tuple[str, ...] = ()
+    process: Mapping[str, Any] = field(default_factory=dict)
+    """More of the job process's arguments, or others; None takes one away."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Text files, by their paths under the workspace."""
+    runtime: Mapping[str, Any] | None = None
+    """``studies`` of local/study_runtime.yaml."""
+
+    def __post_init__(self) -> None:
+        for folder in ("startup", "local"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for name, content in {**KIT, **LEFT_BEHIND}.items():
+            (self.root / "startup" / name).write_bytes(content)
+        if self.runtime is not None:
+            said = yaml.safe_dump({"format_version": 2, "studies": dict(self.runtime)})
+            (self.root / "local" / "study_runtime.yaml").write_text(said)
+        for path, text in self.files.items():
+            (self.root / path).write_text(text)
+
+    def context(self, job_id: str) -> FLContext:
+        """The context of one launch."""
+        context = FLContext()
+        workspace = Workspace(str(self.root), self.site)
+        entries = {
+            ReservedKey.IDENTITY_NAME: self.site,
+            ReservedKey.ENGINE: Namespace(cell=Cell("server" if self.role is Role.SERVER else self.site)),
+            FLContextKey.WORKSPACE_OBJECT: workspace,
+            FLContextKey.ARGS: Namespace(workspace=str(self.root), set=list(self.options)),
+            FLContextKey.JOB_PROCESS_ARGS: self._process_args(job_id, workspace),
+        }
+        for key, value in entries.items():
+            context.set_prop(key, value, private=True, sticky=False)
+        return context
+
+    def _process_args(self, job_id: str, workspace: Workspace) -> dict[str, Any]:
+        of_role = _server_args(job_id) if self.role is Role.SERVER else _client_args(self.site, workspace)
+        both = {
+            JobProcessArgs.JOB_ID: ("-n", job_id),
+            JobProcessArgs.WORKSPACE: ("-m", str(self.root)),
+            JobProcessArgs.PARENT_CONN_SEC: ("--parent_conn_sec", "mtls"),
+            JobProcessArgs.OPTIONS: ("--set", " ".join(self.options)),
+        }
+        merged = {**both, **of_role, **self.process}
+        return {key: value for key, value in merged.items() if value is not None}
+
+
+def _server_args(job_id: str) -> dict[str, Any]:
+    """As nvflare/private/fed/server/server_engine.py makes them."""
+    return {
+        JobProcessArgs.EXE_MODULE: ("-m", "nvflare.private.fed.app.server.runner_process"),
+        JobProcessArgs.STARTUP_CONFIG_FILE: ("-s", "fed_server.json"),
+        JobProcessArgs.APP_ROOT: ("-r", f"/workspace/{job_id}/app_server"),
+        JobProcessArgs.AUTH_TOKEN: ("-t", job_id),
+        JobProcessArgs.TOKEN_SIGNATURE: ("-ts", "a signature"),
+        JobProcessArgs.PARENT_URL: ("-p", "tcp://server:8102"),
+        JobProcessArgs.ROOT_URL: ("-u", "grpc://server:8002"),
+        JobProcessArgs.SERVICE_HOST: ("--host", "server"),
+        JobProcessArgs.SERVICE_PORT: ("--port", "8002"),
+        JobProcessArgs.SSID: ("--ssid", "a session"),
+    }
+
+
+def _client_args(site: str, workspace: Workspace) -> dict[str, Any]:
+    """As nvflare/private/fed/client/client_executor.py makes them."""
+    return {
+        JobProcessArgs.EXE_MODULE: ("-m", "nvflare.private.fed.app.client.worker_process"),
+        JobProcessArgs.CLIENT_NAME: ("-c", site),
+        JobProcessArgs.AUTH_TOKEN: ("-t", "a token"),
+        JobProcessArgs.TOKEN_SIGNATURE: ("-ts", "a signature"),
+        JobProcessArgs.SSID: ("-d", "a session"),
+        JobProcessArgs.STARTUP_DIR: ("-w", workspace.get_startup_kit_dir()),
+        JobProcessArgs.PARENT_URL: ("-p", "tcp://site:8102"),
+        JobProcessArgs.SCHEME: ("-scheme", "grpc"),
+        JobProcessArgs.TARGET: ("-g", "server:8002"),
+        JobProcessArgs.STARTUP_CONFIG_FILE: ("-s", "fed_client.json"),
+    }
