@@ -166,7 +166,10 @@ def read(
         **_volumes(asked, study, settings, startup.name),
     }
     python = asked.spec.get("python_path", settings.python_path)
-    pod = stock.render(config, name=name, key=key, python=python, pod_template=study.pod_template)
+    try:
+        pod = stock.render(config, name=name, key=key, python=python, pod_template=study.pod_template)
+    except ValueError as error:
+        raise Refused(f"studies[{asked.study!r}].pod_template", study.pod_template, f"another: {error}") from None
     _settle_namespace(pod, settings.namespace)
     launch = Launch(
         job_id=asked.job_id,
@@ -236,7 +239,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext) -> _Asked:
         module=module,
         cell=cell,
         spec=spec,
-        portable=stock.portable_spec(job_meta, site),
+        portable=_of_job(job_meta, JobMetaKey.RESOURCE_SPEC, site, stock.portable_spec),
         where=where,
     )
 
@@ -248,13 +251,29 @@ def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) ->
     return found
 
 
+def _of_job(
+    job_meta: dict[str, Any],
+    key: JobMetaKey,
+    site: str,
+    resolve: Callable[[dict[str, Any], str], dict[str, Any]],
+) -> dict[str, Any]:
+    """What a job says for a site, by nvflare's own rules."""
+    try:
+        return resolve(job_meta, site)
+    except (ValueError, TypeError, AttributeError) as error:
+        allowed = f"what nvflare takes for site {site!r}: {error}"
+        raise Refused(f"job_meta[{key.value!r}]", job_meta.get(key.value), allowed) from None
+
+
 def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
     """The job's part of launcher_spec, checked. As with the stock launcher, other keys say nothing."""
     where = f"launcher_spec[{site!r}][{stock.MODE!r}]"
-    given = stock.launcher_spec(job_meta, site)
+    given = _of_job(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, stock.launcher_spec)
     ignored = sorted(set(given) - set(JOB_KEYS))
     if ignored:
-        _log.warning("%s: without meaning and ignored: %s; known are %s", where, ignored, sorted(JOB_KEYS))
+        _log.warning(
+            "%s: without meaning and ignored: %s; known are %s", where, ignored, sorted({*JOB_KEYS} - {"argo"})
+        )
     return {key: check(f"{where}[{key!r}]", given[key]) for key, check in JOB_KEYS.items() if key in given}, where
 
 

@@ -30,6 +30,22 @@ RESERVED_PATH = "/var/run/argo"
 """Argo mounts its own volume there in every container."""
 STOCK_GPU = "nvidia.com/gpu"
 """The stock launcher's only name for a GPU."""
+_CONTAINER_SHAPE: Mapping[str, Any] = {
+    "resources": {"limits": {}, "requests": {}},
+    "securityContext": {"capabilities": {"add": []}},
+    "volumeMounts": [{}],
+    "volumeDevices": [{}],
+}
+SHAPE: Mapping[str, Any] = {
+    "metadata": {"labels": {}, "annotations": {}},
+    "spec": {
+        "containers": [_CONTAINER_SHAPE],
+        "initContainers": [_CONTAINER_SHAPE],
+        "volumes": [{"persistentVolumeClaim": {}}],
+        "securityContext": {},
+    },
+}
+"""What of a pod template is looked into here, and so has to be a dictionary or a list. Hera's models see the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +62,7 @@ class Difference:
 def containers(pod: Object) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every container of a pod, with the place where it stands."""
     for group in ("initContainers", "containers"):
-        for index, container in enumerate(pod["spec"].get(group) or ()):
+        for index, container in enumerate(pod["spec"].get(group, ())):
             yield f"pod_template.spec.{group}[{index}]", container
 
 
@@ -61,7 +77,7 @@ def without_nulls(value: Any) -> Any:
 
 def main_container(pod: Object) -> dict[str, Any]:
     """The job's own container, once it is called so."""
-    found: dict[str, Any] = next(container for container in pod["spec"]["containers"] if container["name"] == MAIN)
+    found: dict[str, Any] = next(each for each in pod["spec"]["containers"] if each.get("name") == MAIN)
     return found
 
 
@@ -73,17 +89,16 @@ def _call_it_main(pod: Object, launch: Launch, _: Settings) -> None:
 
 def _write_quantities(pod: Object, _: Launch, __: Settings) -> None:
     for where, container in containers(pod):
-        for part, amounts in (container.get("resources") or {}).items():
-            if part in {"limits", "requests"} and isinstance(amounts, dict):
-                place = f"{where}.resources.{part}"
-                container["resources"][part] = {
-                    name: checks.quantity(f"{place}[{name!r}]", amount) for name, amount in amounts.items()
-                }
+        said = container.get("resources", {})
+        for part in sorted({"limits", "requests"} & set(said)):
+            place = f"{where}.resources.{part}"
+            said[part] = {name: checks.quantity(f"{place}[{name!r}]", amount) for name, amount in said[part].items()}
 
 
 def _name_the_gpu(pod: Object, _: Launch, settings: Settings) -> None:
-    for amounts in main_container(pod).get("resources", {}).values():
-        if isinstance(amounts, dict) and STOCK_GPU in amounts:
+    said = main_container(pod).get("resources", {})
+    for amounts in (said.get("limits", {}), said.get("requests", {})):
+        if STOCK_GPU in amounts:
             amounts[settings.argo.gpu_resource] = amounts.pop(STOCK_GPU)
 
 
@@ -94,8 +109,8 @@ def _set_pull_policy(pod: Object, _: Launch, settings: Settings) -> None:
 
 def _restrict_main(pod: Object, _: Launch, settings: Settings) -> None:
     main = main_container(pod)
-    of_pod = pod["spec"].get("securityContext") or {}
-    main["securityContext"] = restricted(main.get("securityContext") or {}, of_pod, settings.argo.run_as_user)
+    of_pod = pod["spec"].get("securityContext", {})
+    main["securityContext"] = restricted(main.get("securityContext", {}), of_pod, settings.argo.run_as_user)
 
 
 def _close_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
@@ -119,8 +134,8 @@ def _close_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
 
 def _label(pod: Object, launch: Launch, settings: Settings) -> None:
     meta = pod["metadata"]
-    meta["labels"] = {**settings.argo.labels, **(meta.get("labels") or {}), **labels(launch)}
-    annotations = {**settings.argo.annotations, **(meta.get("annotations") or {})}
+    meta["labels"] = {**settings.argo.labels, **meta.get("labels", {}), **labels(launch)}
+    annotations = {**settings.argo.annotations, **meta.get("annotations", {})}
     if annotations:
         meta["annotations"] = annotations
 
@@ -210,6 +225,7 @@ def pod(launch: Launch, settings: Settings) -> Object:
         Refused: the pod template holds what Argo reserves for itself, or what is not Kubernetes.
     """
     made: Object = deepcopy(without_nulls(launch.pod))
+    _refuse_misshapen(made, SHAPE, "pod_template")
     _refuse_reserved(made, launch)
     for difference in DIFFERENCES:
         difference.apply(made, launch, settings)
@@ -252,8 +268,21 @@ def restricted(said: Mapping[str, Any], of_pod: Mapping[str, Any], user: int | N
 
 def _needs_privileges(said: Mapping[str, Any]) -> bool:
     """Whether the API would refuse ``allowPrivilegeEscalation: false`` beside it."""
-    added = (said.get("capabilities") or {}).get("add") or ()
-    return bool(said.get("privileged")) or bool({"SYS_ADMIN", "CAP_SYS_ADMIN"} & set(added))
+    added = said.get("capabilities", {}).get("add", ())
+    return bool(said.get("privileged")) or "SYS_ADMIN" in added or "CAP_SYS_ADMIN" in added
+
+
+def _refuse_misshapen(value: Any, shape: Any, where: str) -> None:
+    if not isinstance(value, type(shape)):
+        raise Refused(where, value, "a list" if isinstance(shape, list) else "a dictionary")
+    if isinstance(shape, list):
+        for index, entry in enumerate(value):
+            for entry_shape in shape:
+                _refuse_misshapen(entry, entry_shape, f"{where}[{index}]")
+    else:
+        for key, entry_shape in shape.items():
+            if key in value:
+                _refuse_misshapen(value[key], entry_shape, f"{where}.{key}")
 
 
 def _refuse_reserved(pod: Object, launch: Launch) -> None:
@@ -261,17 +290,17 @@ def _refuse_reserved(pod: Object, launch: Launch) -> None:
         name = container.get("name")
         if name != launch.container and name in RESERVED_CONTAINERS:
             raise Refused(f"{where}.name", name, f"any name but {', '.join(sorted(RESERVED_CONTAINERS))}: Argo's own")
-        for index, mount in enumerate(container.get("volumeMounts") or ()):
+        for index, mount in enumerate(container.get("volumeMounts", ())):
             path = str(mount.get("mountPath", ""))
             if path.rstrip("/") == RESERVED_PATH or path.startswith(f"{RESERVED_PATH}/"):
                 field = f"{where}.volumeMounts[{index}].mountPath"
                 raise Refused(field, path, f"any path but {RESERVED_PATH} and below: Argo's own")
-    for index, volume in enumerate(pod["spec"].get("volumes") or ()):
+    for index, volume in enumerate(pod["spec"].get("volumes", ())):
         if volume.get("name") in RESERVED_VOLUMES:
             allowed = f"any name but {', '.join(sorted(RESERVED_VOLUMES))}: Argo's own"
             raise Refused(f"pod_template.spec.volumes[{index}].name", volume["name"], allowed)
     for group in ("labels", "annotations"):
-        for key in pod["metadata"].get(group) or {}:
+        for key in pod["metadata"].get(group, {}):
             # A template made by Helm or Kustomize may say who manages it; flargo's own value takes that place.
             if key != Label.MANAGED_BY:
                 foreign_key(f"pod_template.metadata.{group}", key)

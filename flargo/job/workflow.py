@@ -10,7 +10,7 @@ is the one that Argo 3.7 knows: it drops younger fields).
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from enum import Enum
 from typing import Any, Final
@@ -108,6 +108,7 @@ CONTAINER_FIELDS: Final[Mapping[str, Goes]] = {
 }
 """Every field that a container may have."""
 
+POD_PARTS: Final = frozenset({"apiVersion", "kind", "metadata", "spec"})
 POD_METADATA: Final = frozenset({"name", "namespace", "labels", "annotations"})
 """All of a pod's metadata that has a place: the first two are the Workflow's own."""
 _FIXED: Final[Mapping[str, Any]] = {"restartPolicy": "Never"}
@@ -124,6 +125,8 @@ def workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
     Raises:
         Refused: something of the pod has no place in a Workflow, is not Kubernetes, or would be evaluated by Argo.
     """
+    _refuse_unknown(pod, POD_PARTS, "pod_template")
+    _refuse_unknown(pod["metadata"], POD_METADATA, "pod_template.metadata")
     refuse_expressions(pod, "pod")
     template, spec = _place(pod, settings)
     meta: Object = {
@@ -211,7 +214,7 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
     spec: Object = {}
     patch: Object = {}
     for field, value in pod["spec"].items():
-        match _where(POD_FIELDS, field, value, "pod.spec"):
+        match _where(POD_FIELDS, field, value, "pod_template.spec"):
             case Goes.CONTAINERS:
                 _place_containers(pod, template, patch)
             case Goes.TEMPLATE if field == "initContainers":
@@ -223,7 +226,7 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
             case Goes.PATCH:
                 patch[field] = deepcopy(value)
             case Goes.ARGO if value != _FIXED[field]:
-                raise Refused(f"pod.spec.{field}", value, repr(_FIXED[field]))
+                raise Refused(f"pod_template.spec.{field}", value, repr(_FIXED[field]))
     if settings.argo.patch_executor:
         _patch_executor(pod, patch, settings)
     _refuse_no_grace(pod)
@@ -236,18 +239,18 @@ def _place_containers(pod: Object, template: Object, patch: Object) -> None:
     template["container"] = _split(main_container(pod), patch, "containers")
     # Argo gives the name itself.
     del template["container"]["name"]
-    sidecars = [container for container in pod["spec"]["containers"] if container["name"] != MAIN]
+    sidecars = [container for container in pod["spec"]["containers"] if container.get("name") != MAIN]
     if sidecars:
         template["sidecars"] = [_split(container, patch, "containers") for container in sidecars]
 
 
 def _split(container: Mapping[str, Any], patch: Object, group: str) -> Object:
     """What of a container the template can say; the rest is added to the patch, by the container's name."""
-    where = f"pod.spec.{group}[{container.get('name')!r}]"
+    where = f"pod_template.spec.{group}[{container.get('name')!r}]"
     goes = {field: _where(CONTAINER_FIELDS, field, value, where) for field, value in container.items()}
     patched = {field: deepcopy(container[field]) for field, place in goes.items() if place is Goes.PATCH}
     if patched:
-        patch.setdefault(group, []).append({"name": container["name"], **patched})
+        patch.setdefault(group, []).append({"name": container.get("name"), **patched})
     return {field: deepcopy(container[field]) for field, place in goes.items() if place is Goes.TEMPLATE}
 
 
@@ -260,8 +263,8 @@ def _where(table: Mapping[str, Goes], field: str, value: Any, where: str) -> Goe
 
 def _patch_executor(pod: Object, patch: Object, settings: Settings) -> None:
     """Argo's own containers get a security context and resources, and main's user, for they share files."""
-    of_pod = pod["spec"].get("securityContext") or {}
-    of_main = main_container(pod).get("securityContext") or {}
+    of_pod = pod["spec"].get("securityContext", {})
+    of_main = main_container(pod).get("securityContext", {})
     shared = {key: of_main[key] for key in ("runAsUser", "runAsGroup", "runAsNonRoot") if key in of_main}
     fields = {
         "securityContext": restricted(shared, of_pod, None),
@@ -275,14 +278,17 @@ def _refuse_no_grace(pod: Object) -> None:
     """With 0 Argo never follows a SIGTERM with a SIGKILL."""
     grace = pod["spec"].get("terminationGracePeriodSeconds", 1)
     if not isinstance(grace, int) or grace < 1:
-        raise Refused("pod.spec.terminationGracePeriodSeconds", grace, "a whole number of seconds >= 1")
+        raise Refused("pod_template.spec.terminationGracePeriodSeconds", grace, "a whole number of seconds >= 1")
 
 
 def _pod_metadata(pod: Object) -> Object:
     meta = pod["metadata"]
-    for key in sorted(set(meta) - POD_METADATA):
-        raise Refused(f"pod.metadata.{key}", meta[key], f"one of {', '.join(sorted(POD_METADATA))}")
     return {key: dict(meta[key]) for key in ("labels", "annotations") if meta.get(key)}
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    for key in sorted(set(value) - set(known)):
+        raise Refused(f"{where}.{key}", value[key], f"one of {', '.join(sorted(known))}")
 
 
 def _labels(launch: Launch, settings: Settings) -> dict[str, str]:

@@ -53,9 +53,8 @@ class Reason(Enum):
         Code.ABORTED, "The Workflow was terminated from outside FLARE.", "Ask who used argo terminate or stop."
     )
 
-    CLEANED_UP = Row(
-        Code.LOST, "FLARE cleaned the job up: its server no longer runs it.", "See the FLARE server's log."
-    )
+    # Not 9 or 104: FLARE's server would let those overrule its own outcome of the job, which is what counts here.
+    CLEANED_UP = Row(Code.FAILED, "FLARE's server no longer runs the job.", "See the FLARE server's log.")
     OUT_OF_MEMORY = Row(Code.LOST, "The job used more than its memory limit.", "Raise 'memory' in its launcher_spec.")
     EVICTED = Row(Code.LOST, "The pod was evicted by its node.", "See the message; raise the limit or free the node.")
     DISRUPTED = Row(Code.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again.")

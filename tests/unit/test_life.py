@@ -255,7 +255,7 @@ def test_a_drain_after_the_results_arrived_is_no_loss() -> None:
         (Cause.ABORT, 1, (Reason.ABORTED, 9)),
         (Cause.ABORT, 102, (Reason.PROGRAM_REPORTED, 102)),
         (Cause.CLEANUP, 0, (Reason.SUCCEEDED, 0)),
-        (Cause.CLEANUP, 143, (Reason.CLEANED_UP, 104)),
+        (Cause.CLEANUP, 143, (Reason.CLEANED_UP, 1)),
         (Cause.PARENT_END, 143, (Reason.PARENT_ENDED, 104)),
     ],
 )
