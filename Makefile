@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint unit cluster cluster-up cluster-down format lock
+.PHONY: test lint unit cluster cluster-up cluster-down bench docs format lock
 
 test: lint unit cluster
 
@@ -24,6 +24,14 @@ cluster-up: .venv/ready
 
 cluster-down:
 	$(BIN)/python -m tests.cluster down
+
+# API requests of a job, beside the stock launcher's; then the README's table.
+bench: cluster-up
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.requests
+
+# The tables of the docs that the code is the source of.
+docs: .venv/ready
+	$(BIN)/python -m tests.docs
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -14,11 +14,11 @@ A job names no volume, account, host path or label. The order of precedence is K
 job's value, then the study's, then the site's.
 """
 
+import base64
 import hashlib
 import logging
 import os
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from flargo.terms import Launch, Object, Parent, Role, SecretData
 ROOT_CERTIFICATE = "rootCA.pem"
 """The certificate, in a site's startup kit, that all parties of a federation share."""
 _FEDERATION_DIGITS = 12
-_PEM = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_PEM = re.compile("-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\\s]+)-----END CERTIFICATE-----")
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SECRET_LIMIT = 1024 * 1024
 """Bytes that a Secret may hold (Kubernetes' MaxSecretSize)."""
@@ -108,6 +108,18 @@ class _Asked:
     """How the job's author finds that part."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """The names of what a launch makes."""
+
+    key: str
+    """The job's id as part of names."""
+    pod: str
+    container: str
+    startup: str
+    credentials: str
+
+
 def read(
     job_meta: dict[str, Any],
     fl_ctx: FLContext,
@@ -136,56 +148,42 @@ def read(
     """
     if not _ATTEMPT.fullmatch(attempt):
         raise Refused("attempt", attempt, "1 to 20 lower-case letters and digits")
-    asked = _ask(job_meta, fl_ctx)
+    asked = _ask(job_meta, fl_ctx, settings)
     study = _study(asked, settings)
-    key = stock.job_key(asked.job_id)
-    name = checks.dns_label("the pod's name", stock.pod_name(key, asked.site))
-    startup_files = _startup_files(asked.startup)
     parent = Parent(asked.site, federation(asked.startup), epoch, role)
-    startup = SecretData(names.startup_secret(stock.site_key(asked.site), parent.federation), startup_files)
+    called = _call(asked, parent, attempt)
+    startup = SecretData(called.startup, _startup_files(asked.startup))
     credentials = {variable: value.encode() for variable, value in stock.credentials(asked.process_args).items()}
-    secret_name = names.credentials_secret(name, attempt)
     transfer = Transfer(asked.cell, asked.job_id, asked.workspace)
-    container = f"container-{key}"
     config: Object = {
-        "name": name,
+        "name": called.pod,
         "image": _image(asked, study),
-        "container_name": container,
+        "container_name": called.container,
         "command": asked.module,
         "module_args": stock.module_args(asked.process_args, role),
-        "env": _env(asked, study, settings, transfer.owner),
-        "secret_env": [
-            *({"name": each, "source": secret_name, "key": each} for each in (*credentials, stock.TOKEN_VARIABLE)),
-            *study.secret_env,
-        ],
-        "resources": _resources(asked, settings),
         "set_list": list(asked.set_options),
-        "require_main_container": study.pod_template is not None,
+        "env": _env(asked, study, settings, transfer.owner),
+        "secret_env": _secret_env(study, called.credentials, (*credentials, stock.TOKEN_VARIABLE)),
+        "resources": _resources(asked, settings),
         "image_pull_secrets": list(settings.image_pull_secrets),
         "security_context": settings.security_context,
-        **_volumes(asked, study, settings, startup.name),
+        **_volumes(asked, study, settings, called.startup),
     }
-    python = asked.spec.get("python_path", settings.python_path)
-    try:
-        pod = stock.render(config, name=name, key=key, python=python, pod_template=study.pod_template)
-    except ValueError as error:
-        raise Refused(f"studies[{asked.study!r}].pod_template", study.pod_template, f"another: {error}") from None
-    _settle_namespace(pod, settings.namespace)
     launch = Launch(
         job_id=asked.job_id,
         job_name=str(job_meta.get(JobMetaKey.JOB_NAME.value) or ""),
         study=asked.study or "",
         parent=parent,
         attempt=attempt,
-        pod=pod,
-        container=container,
+        pod=_render(config, asked, study, called, settings),
+        container=called.container,
         startup=startup,
-        credentials=SecretData(secret_name, credentials),
+        credentials=SecretData(called.credentials, credentials),
         pending=asked.spec.get("pending_timeout", settings.pending_timeout),
     )
     # Last: from here on nothing can fail that would leave it registered.
     credentials = {**credentials, stock.TOKEN_VARIABLE: transfer.register().encode()}
-    return replace(launch, credentials=SecretData(secret_name, credentials)), transfer
+    return replace(launch, credentials=SecretData(called.credentials, credentials)), transfer
 
 
 def federation(startup: Path) -> str:
@@ -200,16 +198,45 @@ def federation(startup: Path) -> str:
         found = _PEM.search(file.read_text("ascii", "replace"))
     except OSError as error:
         raise Refused(str(file), MISSING, f"{allowed} ({error.strerror})") from None
-    if found is None:
-        raise Refused(str(file), "without a PEM certificate", allowed)
     try:
-        der = ssl.PEM_cert_to_DER_cert(found.group())
+        der = base64.b64decode("".join(found.group(1).split()), validate=True) if found else b""
     except ValueError:
-        raise Refused(str(file), "a broken PEM certificate", allowed) from None
+        der = b""
+    if not der:
+        raise Refused(str(file), "without a readable PEM certificate", allowed)
     return hashlib.sha256(der).hexdigest()[:_FEDERATION_DIGITS]
 
 
-def _ask(job_meta: dict[str, Any], fl_ctx: FLContext) -> _Asked:
+def _call(asked: _Asked, parent: Parent, attempt: str) -> _Called:
+    key = stock.job_key(asked.job_id)
+    pod = checks.dns_label("the pod's name", stock.pod_name(key, asked.site))
+    return _Called(
+        key=key,
+        pod=pod,
+        container=f"container-{key}",
+        startup=names.startup_secret(stock.site_key(asked.site), parent.federation),
+        credentials=names.credentials_secret(pod, attempt),
+    )
+
+
+def _render(config: Object, asked: _Asked, study: Study, called: _Called, settings: Settings) -> Object:
+    """The stock launcher's pod, in the launcher's namespace whatever its template says."""
+    template = study.pod_template
+    # Credentials must not land on a sidecar, so a template with several containers has to say which is the job's.
+    whole = {**config, "require_main_container": template is not None}
+    python = asked.spec.get("python_path", settings.python_path)
+    try:
+        pod = stock.render(whole, name=called.pod, key=called.key, python=python, pod_template=template)
+    except ValueError as error:
+        raise Refused(f"studies[{asked.study!r}].pod_template", template, f"another: {error}") from None
+    said = pod["metadata"].get("namespace")
+    if said is not None and said != settings.namespace:
+        _log.warning("the pod template's namespace %r is not taken: jobs run in %r", said, settings.namespace)
+        pod["metadata"]["namespace"] = settings.namespace
+    return pod
+
+
+def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _Asked:
     site = fl_ctx.get_identity_name()
     if not site:
         raise Refused("the site's name in FLContext", MISSING, "a name")
@@ -227,6 +254,10 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext) -> _Asked:
     cell = getattr(fl_ctx.get_engine(), "cell", None)
     if cell is None:
         raise Refused("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
+    if str(args.workspace) != settings.workspace_mount_path:
+        # The stock launcher says nothing, and the job's process does not find its workspace.
+        said = "the parent's workspace is %s: the job's process looks for it there, but finds it at %s"
+        _log.warning(f"workspace_mount_path: {said}", args.workspace, settings.workspace_mount_path)
     return _Asked(
         site=site,
         job_id=job_id,
@@ -318,6 +349,11 @@ def _env(asked: _Asked, study: Study, settings: Settings, owner: str) -> dict[st
     return {**env, stock.OWNER_VARIABLE: owner}
 
 
+def _secret_env(study: Study, secret: str, variables: tuple[str, ...]) -> list[Object]:
+    """The variables that the container reads from Secrets: its credentials, and the study's."""
+    return [*({"name": each, "source": secret, "key": each} for each in variables), *study.secret_env]
+
+
 def _volumes(asked: _Asked, study: Study, settings: Settings, startup_secret: str) -> Object:
     mount_path = settings.workspace_mount_path
     own = (
@@ -371,11 +407,3 @@ def _startup_files(startup: Path) -> dict[str, bytes]:
     if size > _SECRET_LIMIT:
         raise Refused(str(startup), f"{size} bytes of startup kit", f"at most {_SECRET_LIMIT}: all a Secret can hold")
     return files
-
-
-def _settle_namespace(pod: Object, namespace: str) -> None:
-    """The launcher's namespace is the pod's, whatever its template says."""
-    said = pod["metadata"].get("namespace")
-    if said is not None and said != namespace:
-        _log.warning("the pod template's namespace %r is not taken: jobs run in %r", said, namespace)
-        pod["metadata"]["namespace"] = namespace

@@ -36,14 +36,16 @@ class Cluster:
         self.pods.append(deepcopy({**body, "metadata": {**body["metadata"], "namespace": namespace}}))
         return SimpleNamespace(metadata=SimpleNamespace(uid="1"))
 
-    def read_namespaced_pod(self, name: str, namespace: str) -> SimpleNamespace:
+    def read_namespaced_pod(self, **_: str) -> SimpleNamespace:
         return SimpleNamespace(status=SimpleNamespace(phase="Running"))
 
     def delete_namespaced_secret(self, name: str, namespace: str) -> None:
         """The launch failed; nothing looks at the Secrets then."""
 
 
-def launch(parent: Parent, job_meta: Object, arguments: Mapping[str, Any]) -> tuple[Object, dict[str, dict[str, bytes]]]:
+def launch(
+    parent: Parent, job_meta: Object, arguments: Mapping[str, Any]
+) -> tuple[Object, dict[str, dict[str, bytes]]]:
     """Launch a job with the stock launcher: its pod and its Secrets by name."""
     kind = ServerK8sJobLauncher if parent.role is Role.SERVER else ClientK8sJobLauncher
     launcher = kind(**{"config_file_path": None, **deepcopy(dict(arguments))})

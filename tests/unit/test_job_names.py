@@ -1,0 +1,91 @@
+"""Labels that hold any text and never mix two up; texts of strangers that are harmless to show."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flargo.job import names
+from flargo.job.checks import is_label_value
+from flargo.terms import Parent, Role
+
+
+@pytest.mark.parametrize("valid", ["site-1", "Hospital.A_1", "007", "a" * 63, "3f1b2c4d-0000-4000-8000-123456789abc"])
+def test_a_valid_label_value_stays_as_it_is(valid: str) -> None:
+    assert names.label_value(valid) == valid
+
+
+@pytest.mark.parametrize(
+    ("said", "begins"),
+    [
+        ("Charité Berlin", "Charite-Berlin--"),
+        ("a/b", "a-b--"),
+        ("-a-", "a--"),
+        ("病院", "x--"),
+        ("", "x--"),
+        ("a" * 64, "a" * 49 + "--"),
+    ],
+)
+def test_any_other_becomes_readable_and_a_hash(said: str, begins: str) -> None:
+    made = names.label_value(said)
+    assert made.startswith(begins)
+    assert len(made) == len(begins) + 12
+
+
+def test_nobody_can_take_the_label_of_another_by_naming_himself_so() -> None:
+    victim = names.label_value("Charité Berlin")
+    assert is_label_value(victim)
+    assert names.label_value(victim) != victim
+
+
+@given(st.text())
+def test_every_text_has_a_valid_label_value(said: str) -> None:
+    assert is_label_value(names.label_value(said))
+
+
+@given(st.text(alphabet="ab-_.é /", max_size=12), st.text(alphabet="ab-_.é /", max_size=12))
+def test_two_texts_never_share_a_label_value(one: str, other: str) -> None:
+    assert (names.label_value(one) == names.label_value(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("two\nlines\tand\x00 more", "two lines and more"),
+        ("right\u202eleft", "right left"),
+        ("{{workflow.name}}", "{ {workflow.name}}"),
+        ("{{{x", "{ { {x"),
+        ("", ""),
+    ],
+)
+def test_a_text_is_shown_on_one_line_without_tricks(said: str, shown: str) -> None:
+    assert names.shown(said) == shown
+
+
+def test_a_long_text_is_cut() -> None:
+    assert names.shown("a" * 500) == "a" * 119 + "…"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("[click](http://evil.example)", "`[click](http://evil.example)`"),
+        ("`out` of it", "`'out' of it`"),
+        ("", "`-`"),
+    ],
+)
+def test_markdown_of_strangers_stays_in_a_code_span(said: str, code: str) -> None:
+    assert names.code(said) == code
+
+
+@given(st.text())
+def test_a_code_span_cannot_be_left(said: str) -> None:
+    made = names.code(said)
+    assert made.count("`") == 2
+    assert made[0] == made[-1] == "`"
+    assert "{{" not in made
+    assert "\n" not in made
+
+
+def test_labels_of_a_site_do_not_depend_on_the_run_of_its_parent() -> None:
+    runs = [Parent("site-1", "0123456789ab", epoch, Role.CLIENT) for epoch in ("one", "two")]
+    assert names.site_labels(runs[0]) == names.site_labels(runs[1])

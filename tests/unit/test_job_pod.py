@@ -1,0 +1,140 @@
+"""The differences from the stock pod that need more than one look, and the names that a pod template may not use."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flargo.job.checks import Refused
+from flargo.job.pod import DIFFERENCES, RESERVED_CONTAINERS, RESERVED_VOLUMES, pod, restricted
+from flargo.job.settings import settings
+from tests.unit.launches import launch, planned, step_of, with_template
+
+Object = dict[str, Any]
+FULL = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+    "runAsUser": 1000,
+    "runAsNonRoot": True,
+}
+
+
+def test_every_difference_says_what_and_why() -> None:
+    assert all(difference.what and difference.why for difference in DIFFERENCES)
+    assert len({difference.name for difference in DIFFERENCES}) == len(DIFFERENCES)
+
+
+def test_the_launch_is_left_alone() -> None:
+    asked = launch()
+    before = deepcopy(asked.pod)
+    pod(asked, settings(argo={"labels": {"a": "b"}}))
+    assert asked.pod == before
+
+
+@pytest.mark.parametrize(
+    ("on_container", "on_pod", "made"),
+    [
+        pytest.param({}, {}, FULL, id="nothing said"),
+        pytest.param(FULL, {}, FULL, id="all said on the container"),
+        pytest.param({}, {"runAsUser": 5}, {k: v for k, v in FULL.items() if k != "runAsUser"}, id="user of the pod"),
+        pytest.param(
+            {"runAsUser": 0},
+            {"runAsUser": 5},
+            {**{k: v for k, v in FULL.items() if k != "runAsNonRoot"}, "runAsUser": 0},
+            id="root on the container, over the pod",
+        ),
+        pytest.param(
+            {"runAsNonRoot": False},
+            {},
+            {**{k: v for k, v in FULL.items() if k != "runAsUser"}, "runAsNonRoot": False},
+            id="no user, and root allowed",
+        ),
+        pytest.param(
+            {"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}},
+            {},
+            {**FULL, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}},
+            id="capabilities of the site",
+        ),
+    ],
+)
+def test_restricted_fills_up_and_overrules_nothing(on_container: Object, on_pod: Object, made: Object) -> None:
+    assert restricted(on_container, on_pod, 1000) == made
+
+
+@given(
+    said=st.fixed_dictionaries(
+        {},
+        optional={
+            "runAsUser": st.sampled_from([0, 5]),
+            "runAsNonRoot": st.booleans(),
+            "privileged": st.booleans(),
+            "allowPrivilegeEscalation": st.booleans(),
+            "seccompProfile": st.just({"type": "Unconfined"}),
+        },
+    ),
+    of_pod=st.fixed_dictionaries({}, optional={"runAsUser": st.sampled_from([0, 5]), "runAsNonRoot": st.booleans()}),
+)
+def test_restricted_keeps_what_is_said_and_adds_no_contradiction(said: Object, of_pod: Object) -> None:
+    made = restricted(said, of_pod, 1000)
+    assert {key: made[key] for key in said} == said
+    both = {**of_pod, **made}
+    told_before = {**of_pod, **said}
+    if both.get("runAsUser") == 0 and both.get("runAsNonRoot"):
+        assert (told_before.get("runAsUser"), told_before.get("runAsNonRoot")) == (0, True)
+    if made.get("privileged") and made.get("allowPrivilegeEscalation") is False:
+        assert said["allowPrivilegeEscalation"] is False
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_CONTAINERS))
+@pytest.mark.parametrize("group", ["containers", "initContainers"])
+def test_argos_own_container_names_are_refused(name: str, group: str) -> None:
+    spec: Object = {"containers": [{"name": "nvflare_job"}]}
+    spec.setdefault(group, []).append({"name": name, "image": "x"})
+    with pytest.raises(Refused, match=rf"pod_template.spec.{group}\[.\].name` is '{name}'"):
+        planned(with_template(spec))
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_VOLUMES))
+def test_argos_own_volume_names_are_refused(name: str) -> None:
+    with pytest.raises(Refused, match=rf"pod_template.spec.volumes\[0\].name` is '{name}'"):
+        planned(with_template({"volumes": [{"name": name, "emptyDir": {}}]}))
+
+
+@pytest.mark.parametrize("path", ["/var/run/argo", "/var/run/argo/", "/var/run/argo/ctr"])
+def test_argos_own_mount_is_refused(path: str) -> None:
+    container = {"name": "nvflare_job", "volumeMounts": [{"name": "x", "mountPath": path}]}
+    with pytest.raises(Refused, match="mountPath"):
+        planned(with_template({"containers": [container], "volumes": [{"name": "x", "emptyDir": {}}]}))
+
+
+@pytest.mark.parametrize("key", ["flargo.dev/job-id", "workflows.argoproj.io/completed"])
+@pytest.mark.parametrize("group", ["labels", "annotations"])
+def test_a_pod_template_cannot_pass_for_another_job(key: str, group: str) -> None:
+    with pytest.raises(Refused, match=f"pod_template.metadata.{group}` is '{key}'"):
+        planned(with_template(**{group: {key: "x"}}))
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"volumes": [5]}, None),
+        ({"securityContext": []}, "spec.securityContext"),
+        ({"initContainers": {}}, "spec.initContainers"),
+        ({"initContainers": ["x"]}, r"spec.initContainers\[0\]"),
+        ({"containers": [{"name": "nvflare_job", "securityContext": 1}]}, r"spec.containers\[0\].securityContext"),
+        ({"containers": [{"name": "nvflare_job"}, {"name": "b", "resources": 5}]}, r"spec.containers\[1\].resources"),
+        ({"volumes": [{"name": "a", "persistentVolumeClaim": "pvc"}]}, r"spec.volumes\[0\].persistentVolumeClaim"),
+    ],
+)
+def test_a_misshapen_pod_template_is_refused_by_place(spec: Object, field: str | None) -> None:
+    with pytest.raises(Refused, match=f"pod_template.{field}" if field else "pod_template"):
+        planned(with_template(spec))
+
+
+def test_pod_templates_labels_win_over_the_sites_and_flargos_over_both() -> None:
+    asked = with_template(labels={"team": "cardio", "app.kubernetes.io/managed-by": "Helm"})
+    labels = step_of(planned(asked, argo={"labels": {"team": "all", "cost": "42"}}))["metadata"]["labels"]
+    assert (labels["team"], labels["cost"], labels["app.kubernetes.io/managed-by"]) == ("cardio", "42", "flargo")

@@ -1,0 +1,167 @@
+"""A launcher's arguments: the stock launcher's defaults, its refusals and some more, and those for Argo."""
+
+import inspect
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
+
+from flargo.job.checks import Refused
+from flargo.job.settings import settings
+
+STOCK_REFUSES = [
+    {"study_data_pvc_file_path": ""},
+    {"study_data_pvc_file_path": 5},
+    {"pending_timeout": -3},
+    {"pending_timeout": True},
+    {"pending_timeout": "120"},
+    {"default_python_path": ""},
+    {"default_python_path": 5},
+    {"python_path": ""},
+    {"ephemeral_storage": ""},
+    {"ephemeral_storage": None},
+    {"ephemeral_storage": 5},
+    {"workspace_mount_path": ""},
+    {"workspace_mount_path": None},
+    {"image_pull_secrets": "registry"},
+    {"image_pull_secrets": ("registry",)},
+    {"image_pull_secrets": [""]},
+    {"image_pull_secrets": [" "]},
+    {"image_pull_secrets": ["a", 1]},
+]
+FLARGO_REFUSES = [
+    {"config_file_path": 5},
+    {"timeout": -1},
+    {"timeout": "1h"},
+    {"namespace": "Not A Name"},
+    {"namespace": ""},
+    {"pending_timeout": float("nan")},
+    {"security_context": ["runAsUser"]},
+    {"ephemeral_storage": "1 GB"},
+    {"workspace_mount_path": "not/absolute"},
+    {"image_pull_secrets": ["Not A Name"]},
+]
+ARGO_REFUSES = [
+    {"service_account": "Not A Name"},
+    {"executor_service_account": None},
+    {"image_pull_policy": "Sometimes"},
+    {"gpu_resource": "two words"},
+    {"labels": {"a b": "c"}},
+    {"labels": {"a": "b c"}},
+    {"labels": ["a"]},
+    {"labels": {"flargo.dev/job-id": "mine"}},
+    {"labels": {"workflows.argoproj.io/completed": "true"}},
+    {"labels": {"app.kubernetes.io/managed-by": "me"}},
+    {"annotations": {"a": 1}},
+    {"annotations": {"workflows.argoproj.io/title": "mine"}},
+    {"instance_id": ""},
+    {"keep_success": 3},
+    {"keep_success": -1},
+    {"keep_failure": "1d"},
+    {"kill_grace": 0},
+    {"kill_grace": 1.5},
+    {"patch_executor": "yes"},
+    {"executor_resources": {"limits": {"cpu": "many"}}},
+    {"executor_resources": {"cpu": "1"}},
+    {"run_as_user": 0},
+    {"unclaimed": -1},
+    {"starting": "soon"},
+]
+
+
+def named(arguments: dict[str, Any]) -> str:
+    ((name, value),) = arguments.items()
+    return f"{name}={value!r}"
+
+
+def test_arguments_and_defaults_are_the_stock_launchers_and_argo() -> None:
+    stock = inspect.signature(ClientK8sJobLauncher.__init__).parameters
+    ours = inspect.signature(settings).parameters
+    assert set(ours) == set(stock) - {"self"} | {"argo"}
+    defaults = {name: stock[name].default for name in set(stock) - {"self", "config_file_path"}}
+    assert {name: ours[name].default for name in defaults} == defaults
+
+
+def test_what_the_stock_launcher_keeps_of_its_arguments_is_kept_alike() -> None:
+    stock = ClientK8sJobLauncher(None)
+    ours = settings()
+    assert ours.python_path == stock.default_python_path
+    assert ours.pending_timeout == stock.pending_timeout
+    assert ours.namespace == stock.namespace
+    assert list(ours.image_pull_secrets) == stock.image_pull_secrets
+
+
+@pytest.mark.parametrize("arguments", STOCK_REFUSES, ids=named)
+def test_what_the_stock_launcher_refuses_is_refused_with_name_value_and_what_is_allowed(
+    arguments: dict[str, Any],
+) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        ClientK8sJobLauncher(**{"config_file_path": None, **arguments})
+    with pytest.raises(Refused) as caught:
+        settings(**arguments)
+    ((name, value),) = arguments.items()
+    assert caught.value.field.startswith("default_python_path" if name == "python_path" else name)
+    culprit = (
+        next((each for each in value if not isinstance(each, str) or not each.strip()), value)
+        if isinstance(value, list)
+        else value
+    )
+    assert caught.value.value == repr(culprit)
+    assert caught.value.allowed
+
+
+@pytest.mark.parametrize("arguments", FLARGO_REFUSES, ids=named)
+def test_what_the_stock_launcher_would_stumble_over_later_is_refused_too(arguments: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=next(iter(arguments))):
+        settings(**arguments)
+
+
+@pytest.mark.parametrize("argo", ARGO_REFUSES, ids=named)
+def test_wrong_settings_for_argo_are_refused_by_name(argo: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=rf"`argo\['{next(iter(argo))}'\]"):
+        settings(argo=argo)
+
+
+def test_an_unknown_setting_for_argo_is_refused_with_the_known() -> None:
+    with pytest.raises(Refused) as caught:
+        settings(argo={"servce_account": "x"})
+    assert "servce_account" in str(caught.value)
+    assert "service_account" in caught.value.allowed
+
+
+@pytest.mark.parametrize("argo", [None, {}])
+def test_settings_for_argo_may_be_left_out(argo: dict[str, Any] | None) -> None:
+    made = settings(argo=argo).argo
+    assert (made.service_account, made.executor_service_account) == ("flargo-job", "flargo-executor")
+    assert made.image_pull_policy is None
+    assert (made.keep_success, made.keep_failure, made.kill_grace) == (86400, 604800, 3)
+    assert made.patch_executor
+    assert (made.unclaimed, made.starting) == (120.0, 1800.0)
+
+
+def test_none_means_no_limit_where_there_may_be_none() -> None:
+    made = settings(
+        timeout=None, pending_timeout=None, argo={"keep_success": None, "unclaimed": None, "starting": None}
+    )
+    assert (made.timeout, made.pending_timeout) == (None, None)
+    assert (made.argo.keep_success, made.argo.unclaimed, made.argo.starting) == (None, None, None)
+
+
+def test_an_empty_kubeconfig_path_means_in_cluster_as_with_the_stock_launcher() -> None:
+    assert settings(config_file_path="").config_file_path is None
+
+
+def test_settings_keep_nothing_of_what_they_were_made_from() -> None:
+    security: dict[str, Any] = {"capabilities": {"drop": ["ALL"]}}
+    argo: dict[str, Any] = {"labels": {"a": "b"}, "executor_resources": {"limits": {"cpu": "1"}}}
+    made = settings(security_context=security, argo=argo)
+    before = asdict(made)
+    security["capabilities"]["drop"].append("NONE")
+    argo["labels"]["c"] = "d"
+    argo["executor_resources"]["limits"]["cpu"] = "2"
+    assert asdict(made) == before
+
+
+def test_default_settings_share_nothing() -> None:
+    assert settings().argo.executor_resources is not settings().argo.executor_resources

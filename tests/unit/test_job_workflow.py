@@ -1,0 +1,267 @@
+"""The Workflow around the pod: what it says for itself, where fields go, what is refused and never dropped."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flargo.job import workflow
+from flargo.job.checks import Refused
+from flargo.job.plan import selector
+from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Goes, refuse_expressions, refuse_losses
+from flargo.terms import Annotation, Label, Role
+from tests.unit.launches import launch, planned, step_of, with_template
+
+Object = dict[str, Any]
+
+
+def test_a_workflow_is_one_suspended_step_without_retries() -> None:
+    spec = planned().workflow["spec"]
+    assert spec["suspend"] is True
+    (template,) = spec["templates"]
+    assert spec["entrypoint"] == template["name"] == "job"
+    assert "retryStrategy" not in template
+    assert "retryStrategy" not in spec
+    assert template["container"]["command"] == ["/usr/local/bin/python"]
+
+
+def test_a_plan_carries_the_launch_and_the_sites_patience() -> None:
+    asked = launch()
+    made = planned(asked, namespace="hospital", timeout=900, argo={"kill_grace": 7, "unclaimed": 5, "starting": 6})
+    assert made.name == made.workflow["metadata"]["name"] == asked.pod["metadata"]["name"]
+    assert made.namespace == made.workflow["metadata"]["namespace"] == "hospital"
+    assert (made.startup, made.credentials, made.attempt) == (asked.startup, asked.credentials, asked.attempt)
+    assert (made.patience.pending, made.patience.total) == (120, 900)
+    assert (made.patience.unclaimed, made.patience.starting, made.grace) == (5, 6, 7)
+
+
+def test_the_same_launch_gives_the_same_plan() -> None:
+    asked = launch()
+    assert planned(asked) == planned(asked)
+
+
+def test_a_workflow_is_found_by_its_labels() -> None:
+    asked = launch(study="cardio")
+    made = planned(asked)
+    labels = made.workflow["metadata"]["labels"]
+    assert labels == {
+        Label.MANAGED_BY: "flargo",
+        Label.FEDERATION: asked.parent.federation,
+        Label.SITE: "site-1",
+        Label.ROLE: "client",
+        Label.JOB_ID: asked.job_id,
+        Label.STUDY: "cardio",
+        Label.PARENT: asked.parent.epoch,
+    }
+    assert step_of(made)["metadata"]["labels"] == labels
+    wanted = dict(pair.split("=") for pair in selector(asked.parent).split(","))
+    assert wanted.items() <= labels.items()
+
+
+def test_the_selector_finds_the_jobs_of_any_run_of_the_parent() -> None:
+    parent = launch().parent
+    assert selector(parent) == selector(replace(parent, epoch="another"))
+    assert selector(parent) != selector(replace(parent, federation="another"))
+
+
+def test_a_workflow_says_what_it_is() -> None:
+    annotations = planned(launch(job_name="fed avg", study="cardio")).workflow["metadata"]["annotations"]
+    assert annotations[Annotation.TITLE] == "`fed avg` at `site-1`"
+    assert "client, study `cardio`" in annotations[Annotation.DESCRIPTION]
+    assert annotations[Annotation.JOB_NAME] == "fed avg"
+    assert annotations[Annotation.SITE_NAME] == "site-1"
+    assert annotations[Annotation.ATTEMPT] == launch().attempt
+
+
+def test_a_jobs_name_is_shown_and_does_nothing() -> None:
+    made = planned(launch(job_name="[free](http://evil.example) `x` {{workflow.name}}\n# big"))
+    title = made.workflow["metadata"]["annotations"][Annotation.TITLE]
+    assert title == "`[free](http://evil.example) 'x' { {workflow.name}} # big` at `site-1`"
+
+
+def test_the_sites_labels_annotations_and_instance() -> None:
+    argo = {"labels": {"cost": "42"}, "annotations": {"note": "a b"}, "instance_id": "prod"}
+    made = planned(argo=argo)
+    meta, step = made.workflow["metadata"], step_of(made)["metadata"]
+    assert (meta["labels"]["cost"], step["labels"]["cost"]) == ("42", "42")
+    assert (meta["annotations"]["note"], step["annotations"]["note"]) == ("a b", "a b")
+    assert meta["labels"]["workflows.argoproj.io/controller-instanceid"] == "prod"
+
+
+def test_accounts_and_token() -> None:
+    spec = planned(argo={"service_account": "jobs", "executor_service_account": "argo"}).workflow["spec"]
+    assert spec["serviceAccountName"] == "jobs"
+    assert spec["executor"] == {"serviceAccountName": "argo"}
+    assert spec["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize(
+    ("argo", "ttl"),
+    [
+        ({}, {"secondsAfterSuccess": 86400, "secondsAfterFailure": 604800}),
+        ({"keep_success": 60, "keep_failure": None}, {"secondsAfterSuccess": 60}),
+        ({"keep_success": None, "keep_failure": None}, None),
+    ],
+)
+def test_retention(argo: Object, ttl: Object | None) -> None:
+    assert planned(argo=argo).workflow["spec"].get("ttlStrategy") == ttl
+
+
+def test_no_patch_at_all_where_nothing_needs_one() -> None:
+    (template,) = planned(argo={"patch_executor": False}).workflow["spec"]["templates"]
+    assert "podSpecPatch" not in template
+
+
+def test_a_secret_never_stands_in_the_workflow() -> None:
+    made = planned()
+    text = json.dumps(made.workflow) + repr(made)
+    for content in (*made.startup.data.values(), *made.credentials.data.values()):
+        assert content == b"{}" or content.decode("latin-1") not in text
+
+
+@pytest.mark.parametrize("role", list(Role), ids=str)
+def test_both_roles_are_labelled(role: Role) -> None:
+    assert planned(launch(role=role)).workflow["metadata"]["labels"][Label.ROLE] == role.value
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"notAField": 1}, "pod_template.spec.notAField"),
+        ({"ephemeralContainers": []}, "pod_template.spec.ephemeralContainers"),
+        ({"hostnameOverride": "x"}, "pod_template.spec.hostnameOverride"),
+        ({"serviceAccount": "x"}, "pod_template.spec.serviceAccount"),
+        ({"containers": [{"name": "nvflare_job", "notAField": 1}]}, ".notAField"),
+        ({"containers": [{"name": "nvflare_job", "restartPolicyRules": []}]}, ".restartPolicyRules"),
+        ({"terminationGracePeriodSeconds": 0}, "pod_template.spec.terminationGracePeriodSeconds"),
+        ({"volumes": [{"name": "a", "emptyDir": {"notAField": 1}}]}, "volumes[0].emptyDir.notAField"),
+        ({"affinity": {"nodeAffinity": {"notAField": {"a": 1}}}}, "affinity.nodeAffinity.notAField"),
+        ({"dnsConfig": {"notAField": 1}}, "dnsConfig.notAField"),
+        ({"imagePullSecrets": [{"name": "a", "notAField": 1}]}, "imagePullSecrets[0].notAField"),
+        ({"tolerations": [{"tolerationSeconds": "soon"}]}, "tolerations[0].tolerationSeconds"),
+        ({"tolerations": [{"tolerationSeconds": "5"}]}, "tolerations[0].tolerationSeconds"),
+        ({"nodeSelector": {"a": 1}}, "nodeSelector.a"),
+        ({"hostNetwork": "yes"}, "hostNetwork"),
+        ({"containers": [{"name": "nvflare_job", "env": [{"name": "A", "value": 1}]}]}, "env[0].value"),
+        ({"containers": [{"name": "nvflare_job"}, {"image": "no-name"}]}, "sidecars[0].name"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_has_no_place_is_refused_by_name(spec: Object, field: str) -> None:
+    with pytest.raises(Refused) as caught:
+        planned(with_template(spec))
+    assert field in caught.value.field
+
+
+@pytest.mark.parametrize("field", ["finalizers", "ownerReferences", "generateName", "creationTimestamp"])
+def test_metadata_without_a_place_is_refused_by_name(field: str) -> None:
+    with pytest.raises(Refused, match=f"pod_template.metadata.{field}"):
+        planned(with_template(None, **{field: "x"}))
+
+
+def test_a_status_is_refused_by_name() -> None:
+    asked = launch()
+    asked.pod["status"] = {"phase": "Running"}
+    with pytest.raises(Refused, match=r"pod_template\.status"):
+        planned(asked)
+
+
+def fields_of(model: type) -> set[str]:
+    """A model of the Kubernetes client, by the names on the wire."""
+    names: set[str] = {field.serialization_alias or name for name, field in model.model_fields.items()}  # type: ignore[attr-defined]
+    return names
+
+
+def test_every_field_of_kubernetes_pods_has_its_row_or_its_reason() -> None:
+    from kubernetes.client.models.v1_container import V1Container
+    from kubernetes.client.models.v1_pod_spec import V1PodSpec
+
+    # Not on creation; an old name of serviceAccountName; and those younger than the Kubernetes that Argo 3.7 knows.
+    younger = {"hostnameOverride", "schedulingGroup", "evictionResponders"}
+    without = {"ephemeralContainers", "serviceAccount", *younger}
+    assert fields_of(V1PodSpec) - set(POD_FIELDS) <= without
+    assert set(POD_FIELDS) <= fields_of(V1PodSpec)
+    assert fields_of(V1Container) - set(CONTAINER_FIELDS) <= {"restartPolicyRules"}
+    assert set(CONTAINER_FIELDS) <= fields_of(V1Container)
+    assert {Goes.TEMPLATE, Goes.PATCH} == set(CONTAINER_FIELDS.values())
+
+
+def lose(path: list[str | int], manifest: Object) -> Object:
+    """The manifest without one of its entries."""
+    changed = deepcopy(manifest)
+    place: Any = changed
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    return changed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ["spec", "templates", 0, "container", "env", 0, "value"],
+        ["spec", "templates", 0, "container", "volumeMounts", 1, "readOnly"],
+        ["spec", "templates", 0, "container", "args", 0],
+        ["spec", "templates", 0, "volumes", 0, "emptyDir", "sizeLimit"],
+        ["spec", "templates", 0, "podSpecPatch"],
+        ["spec", "serviceAccountName"],
+        ["metadata", "labels", "flargo.dev/site"],
+    ],
+    ids=lambda path: ".".join(map(str, path)),
+)
+def test_the_round_trip_notices_whatever_hera_drops(path: list[str | int], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = workflow.build
+    monkeypatch.setattr(workflow, "build", lambda *said: lose(path, whole(*said)))
+    with pytest.raises(Refused, match="Hera"):
+        planned()
+
+
+@pytest.mark.parametrize(
+    ("said", "got"),
+    [
+        ({"a": 1}, {}),
+        ({"a": 1}, {"a": "1"}),
+        ({"a": 1}, {"a": True}),
+        ({"a": [1, 2]}, {"a": [1]}),
+        ({"a": [{"b": {}}]}, {"a": [{}]}),
+        ({"a": {}}, {"a": None}),
+    ],
+)
+def test_a_loss_is_a_leaf_that_is_not_as_it_was(said: Object, got: Object) -> None:
+    with pytest.raises(Refused):
+        refuse_losses(said, got)
+    refuse_losses(said, {**deepcopy(said), "more": "is fine"})
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"a": ["x", "{{y}}"]}, "pod.a[1]"),
+        ({"a": {"{{b}}": 1}}, "pod.a['{{b}}']"),
+        ({"a": {"b": "x {{=1+1}}"}}, "pod.a.b"),
+    ],
+)
+def test_an_expression_is_refused_by_place(value: Object, where: str) -> None:
+    with pytest.raises(Refused) as caught:
+        refuse_expressions(value, "pod")
+    assert caught.value.field == where
+
+
+def test_single_braces_are_no_expression() -> None:
+    refuse_expressions({"a": ["{x}", "}}", "{ {"]}, "pod")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"containers": [{"name": "nvflare_job", "env": [{"name": "A", "value": "{{workflow.uid}}"}]}]},
+        {"hostname": "{{x}}"},
+        {"containers": [{"name": "nvflare_job", "livenessProbe": {"exec": {"command": ["{{x}}"]}}}]},
+    ],
+    ids=["env", "in the patch", "probe"],
+)
+def test_a_pod_templates_expression_is_refused(spec: Object) -> None:
+    with pytest.raises(Refused, match=r"without \{\{"):
+        planned(with_template(spec))

@@ -1,0 +1,282 @@
+"""What the stock launcher refuses to launch, flargo refuses too: saying what, what it is, and what is allowed."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
+from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
+
+from flargo.flare.request import JOB_KEYS, read
+from flargo.job.checks import Refused
+from flargo.job.settings import settings
+from flargo.terms import Role
+from tests.unit.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
+from tests.unit.differential.parent import Parent
+from tests.unit.differential.stock import Cluster
+
+Object = dict[str, Any]
+
+
+def _leave(_: FLContext) -> None:
+    """The context is as FLARE makes it."""
+
+
+def forget(*keys: str) -> Callable[[FLContext], None]:
+    """A context that lacks something."""
+
+    def change(context: FLContext) -> None:
+        for key in keys:
+            context.props.pop(key)
+
+    return change
+
+
+def put(key: str, value: Any) -> Callable[[FLContext], None]:
+    """A context that holds something else."""
+
+    def change(context: FLContext) -> None:
+        context.set_prop(key, value, private=True, sticky=False)
+
+    return change
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A launch with one thing wrong."""
+
+    name: str
+    says: tuple[str, ...]
+    """All of these stand in the message."""
+    spec: Object = field(default_factory=dict)
+    meta: Object = field(default_factory=dict)
+    files: Object = field(default_factory=dict)
+    arguments: Object = field(default_factory=dict)
+    context: Callable[[FLContext], None] = _leave
+    stock: bool = True
+    """Whether the stock launcher refuses it too."""
+
+    def job_meta(self) -> Object:
+        spec = {"image": IMAGE, **self.spec}
+        return {"job_id": JOB_ID, "name": "x", "launcher_spec": {"site-1": {"k8s": spec}}, **self.meta}
+
+    def prepare(self, root: Path) -> FLContext:
+        context = Parent(root, Role.CLIENT, files=self.files).context(JOB_ID)
+        self.context(context)
+        return context
+
+
+def outside(context: FLContext) -> None:
+    """The job's custom code is not in the workspace."""
+    workspace = context.get_prop(FLContextKey.WORKSPACE_OBJECT)
+    workspace.get_app_custom_dir = lambda _: "/elsewhere/custom"
+
+
+def study(entry: Any) -> Object:
+    """A study_runtime.yaml with one study."""
+    content = yaml.safe_dump({"format_version": 2, "studies": {"cardio": entry}})
+    return {"files": {"local/study_runtime.yaml": content}, "meta": {"study": "cardio"}}
+
+
+def template(pod: Any) -> Object:
+    """A study with a pod template."""
+    return study({"pod_template": pod})
+
+
+def data(text: str) -> Object:
+    """A study_data.yaml, which the launcher is told of."""
+    path = "local/study_data.yaml"
+    return {"files": {path: text}, "meta": {"study": "cardio"}, "arguments": {"study_data_pvc_file_path": path}}
+
+
+SPEC = "launcher_spec['site-1']['k8s']"
+CONTEXT = (
+    Wrong("no job id", ("job_id", "missing"), meta={"job_id": ""}),
+    Wrong("no workspace", ("__workspace_object__", "missing"), context=forget(FLContextKey.WORKSPACE_OBJECT)),
+    Wrong("no arguments", ("__args__", "missing"), context=forget(FLContextKey.ARGS)),
+    Wrong("no process arguments", ("job_process_args", "missing"), context=forget(FLContextKey.JOB_PROCESS_ARGS)),
+    Wrong("empty process arguments", ("job_process_args", "{}"), context=put(FLContextKey.JOB_PROCESS_ARGS, {})),
+    Wrong("no module", ("exe_module", "missing"), context=put(FLContextKey.JOB_PROCESS_ARGS, {"job_id": ("-n", "x")})),
+    Wrong("no engine", ("cell", "missing"), context=forget(ReservedKey.ENGINE)),
+    Wrong("no cell", ("cell", "missing"), context=put(ReservedKey.ENGINE, Namespace())),
+    Wrong("custom code elsewhere", ("custom folder", "/elsewhere/custom", "under the workspace"), context=outside),
+    Wrong("no site name", ("site's name", "missing"), context=put(ReservedKey.IDENTITY_NAME, ""), stock=False),
+)
+JOB = (
+    Wrong(
+        "no image",
+        (f"{SPEC}['image']", "missing", "launcher_spec['default']", "resource_spec['site-1']", "study_runtime.yaml"),
+        spec={"image": None},
+    ),
+    Wrong("negative pending timeout", (f"{SPEC}['pending_timeout']", "-1", ">= 0"), spec={"pending_timeout": -1}),
+    Wrong("pending timeout as text", (f"{SPEC}['pending_timeout']", "'5'", "seconds"), spec={"pending_timeout": "5"}),
+    Wrong("pending timeout as flag", (f"{SPEC}['pending_timeout']", "True", "seconds"), spec={"pending_timeout": True}),
+    Wrong(
+        "empty ephemeral storage", (f"{SPEC}['ephemeral_storage']", "''", "non-empty"), spec={"ephemeral_storage": ""}
+    ),
+    Wrong(
+        "number for ephemeral storage", (f"{SPEC}['ephemeral_storage']", "5", "string"), spec={"ephemeral_storage": 5}
+    ),
+    Wrong("empty python path", (f"{SPEC}['python_path']", "''", "non-empty"), spec={"python_path": ""}),
+    Wrong("null python path", (f"{SPEC}['python_path']", "None", "non-empty"), spec={"python_path": None}),
+    Wrong(
+        "portable GPUs below 0",
+        ("resource_spec", "-1", "num_of_gpus"),
+        meta={"resource_spec": {"site-1": {"num_of_gpus": -1}}},
+    ),
+    Wrong(
+        "portable CPUs below 1",
+        ("resource_spec", "num_of_cpus"),
+        meta={"resource_spec": {"@default": {"num_of_cpus": 0}}},
+    ),
+    Wrong(
+        "portable memory in other units",
+        ("resource_spec", "5GB", "Mi, Gi, or Ti"),
+        meta={"resource_spec": {"site-1": {"memory": "5GB"}}},
+    ),
+    Wrong("launcher_spec that is none", ("launcher_spec", "'x'"), meta={"launcher_spec": "x"}),
+    Wrong("site's launcher_spec that is none", ("launcher_spec", "5"), meta={"launcher_spec": {"site-1": 5}}),
+    # What the stock launcher lets pass, and the API server or nobody refuses.
+    Wrong("GPUs below 0", (f"{SPEC}['num_of_gpus']", "-1", ">= 0"), spec={"num_of_gpus": -1}, stock=False),
+    Wrong("GPUs as a word", (f"{SPEC}['num_of_gpus']", "'two'", ">= 0"), spec={"num_of_gpus": "two"}, stock=False),
+    Wrong("cpu that is no quantity", (f"{SPEC}['cpu']", "'many'", "500m"), spec={"cpu": "many"}, stock=False),
+    Wrong(
+        "memory request that is no quantity",
+        (f"{SPEC}['memory_request']", "1GB"),
+        spec={"memory_request": "1GB"},
+        stock=False,
+    ),
+    Wrong("image that is no text", (f"{SPEC}['image']", "5"), spec={"image": 5}, stock=False),
+    Wrong("study that is no text", ("job_meta['study']", "5"), meta={"study": 5}, stock=False),
+    Wrong(
+        "a job that speaks of Argo",
+        (f"{SPEC}['argo']['service_account']", "'admin'", "no key at all"),
+        spec={"argo": {"service_account": "admin"}},
+        stock=False,
+    ),
+)
+FILES = (
+    Wrong(
+        "both study files",
+        ("study_runtime.yaml", "study_data.yaml", "one study file only"),
+        files={"local/study_runtime.yaml": "format_version: 2", "local/study_data.yaml": ""},
+    ),
+    Wrong("runtime file that is no YAML", ("study_runtime.yaml", "parse"), files={"local/study_runtime.yaml": "{"}),
+    Wrong(
+        "runtime file of another version",
+        ("study_runtime.yaml", "format_version", "3"),
+        files={"local/study_runtime.yaml": "format_version: 3"},
+    ),
+    Wrong("unknown key of a study", ("study_runtime.yaml", "cardio", "imagee"), **study({"imagee": "x"})),
+    Wrong("container without an image", ("cardio.container.image",), **study({"container": {"image": ""}})),
+    Wrong("dataset without a mode", ("datasets.a.mode",), **study({"datasets": {"a": {"source": "pvc"}}})),
+    Wrong("environment that is the launcher's", ("PYTHONPATH",), **study({"env": {"PYTHONPATH": "x"}})),
+    Wrong("secret environment without a key", ("secret_env.A.key",), **study({"secret_env": {"A": {"source": "s"}}})),
+    Wrong(
+        "secret mount that is written",
+        ("secret_mounts.a.mode",),
+        **study({"secret_mounts": {"a": {"source": "s", "mount_path": "/s", "mode": "rw"}}}),
+    ),
+    Wrong("pod template outside the workspace", ("pod_template", "../pod.yaml"), **template("../pod.yaml")),
+    Wrong("pod template that is not there", ("pod_template", "pod.yaml", "not found"), **template("pod.yaml")),
+    Wrong("pod template of another kind", ("pod_template", "kind: Pod"), **template({"kind": "Job"})),
+    Wrong(
+        "pod template without a main container",
+        ("pod_template", "nvflare_job"),
+        **template({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}),
+    ),
+    Wrong(
+        "containers that are no list",
+        ("pod_template", "containers must be a list"),
+        **template({"spec": {"containers": {}}}),
+    ),
+    Wrong(
+        "container that is none", ("pod_template", "must be dictionaries"), **template({"spec": {"containers": [5]}})
+    ),
+    Wrong("spec that is none", ("pod_template", "spec must be a dictionary"), **template({"spec": []})),
+    Wrong("metadata that is none", ("pod_template", "metadata must be a dictionary"), **template({"metadata": "x"})),
+    Wrong(
+        "volumes that are no list", ("pod_template", "volumes must be a list"), **template({"spec": {"volumes": {}}})
+    ),
+    Wrong(
+        "environment that is no list",
+        ("pod_template", "env must be a list"),
+        **template({"spec": {"containers": [{"name": "nvflare_job", "env": {}}]}}),
+    ),
+    Wrong("data file that is no dictionary", ("study_data.yaml", "dictionary"), **data("[]")),
+    Wrong(
+        "data file without a mode", ("study_data.yaml", "cardio/a", "'ro' or 'rw'"), **data("cardio: {a: {source: x}}")
+    ),
+    Wrong("data file without a source", ("study_data.yaml", "source"), **data("cardio: {a: {mode: ro}}")),
+    Wrong("data file with an odd name", ("study_data.yaml", "A B"), **data("cardio: {A B: {source: x, mode: ro}}")),
+)
+EVERY = (*CONTEXT, *JOB, *FILES)
+
+
+@pytest.fixture(autouse=True)
+def in_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths of study files are the workspace's."""
+    monkeypatch.chdir(tmp_path)
+
+
+every = pytest.mark.parametrize("wrong", EVERY, ids=lambda wrong: wrong.name.replace(" ", "-"))
+
+
+@every
+def test_flargo_refuses_it_and_says_why(wrong: Wrong, tmp_path: Path) -> None:
+    context = wrong.prepare(tmp_path)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (what it says is looked at below)
+        read(wrong.job_meta(), context, Role.CLIENT, settings(**wrong.arguments), attempt=ATTEMPT, epoch=EPOCH)
+    message = str(caught.value)
+    assert [word for word in wrong.says if word not in message] == [], message
+
+
+@every
+def test_nothing_is_registered_for_it(wrong: Wrong, tmp_path: Path) -> None:
+    context = wrong.prepare(tmp_path)
+    with pytest.raises(ValueError):  # noqa: PT011
+        read(wrong.job_meta(), context, Role.CLIENT, settings(**wrong.arguments), attempt=ATTEMPT, epoch=EPOCH)
+    cell = getattr(context.get_engine(), "cell", None)
+    assert cell is None or WorkspaceTransferManager.get_or_create(cell).jobs == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [wrong for wrong in EVERY if wrong.stock], ids=lambda wrong: wrong.name.replace(" ", "-")
+)
+def test_the_stock_launcher_refuses_it(wrong: Wrong, tmp_path: Path) -> None:
+    launcher = ClientK8sJobLauncher(**{"config_file_path": None, **wrong.arguments})
+    launcher.core_v1 = Cluster()
+    with pytest.raises((RuntimeError, ValueError, AttributeError, TypeError)):
+        launcher.launch_job(wrong.job_meta(), wrong.prepare(tmp_path))
+
+
+def test_a_job_may_say_what_the_stock_launcher_reads_and_nothing_else() -> None:
+    assert set(JOB_KEYS) - {"argo"} == {
+        "image",
+        "python_path",
+        "cpu",
+        "memory",
+        "cpu_request",
+        "memory_request",
+        "ephemeral_storage",
+        "num_of_gpus",
+        "pending_timeout",
+    }
+
+
+def test_an_empty_argo_part_of_a_job_says_nothing(tmp_path: Path) -> None:
+    wrong = Wrong("none", (), spec={"argo": {}})
+    read(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
+
+
+def test_a_refusal_of_the_launch_is_a_refused(tmp_path: Path) -> None:
+    wrong = next(each for each in EVERY if each.name == "no image")
+    with pytest.raises(Refused) as caught:
+        read(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
+    assert caught.value.field == f"{SPEC}['image']"
