@@ -256,8 +256,8 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
         raise Refused("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
     if str(args.workspace) != settings.workspace_mount_path:
         # The stock launcher says nothing, and the job's process does not find its workspace.
-        said = "the parent's workspace is %s: the job's process looks for it there, but finds it at %s"
-        _log.warning(f"workspace_mount_path: {said}", args.workspace, settings.workspace_mount_path)
+        said = "the parent's workspace is %s, where the job's process looks for it; workspace_mount_path puts it at %s"
+        _log.warning(said, args.workspace, settings.workspace_mount_path)
     return _Asked(
         site=site,
         job_id=job_id,

@@ -112,7 +112,8 @@ def template(spec: Object | None = None, **metadata: Any) -> Mapping[str, Any]:
 def of_study(name: str, runtime: Mapping[str, Any] | None = None, **more: Any) -> Case:
     """A case whose job belongs to the study and says nothing of its own."""
     labels = {"flargo.dev/study": STUDY, **more.pop("labels", {})}
-    return Case(name, spec={}, meta={"study": STUDY}, runtime=runtime, labels=labels, **more)
+    meta = {"study": STUDY, **more.pop("meta", {})}
+    return Case(name, spec={}, meta=meta, runtime=runtime, labels=labels, **more)
 
 
 def dataset(source: str, mode: str) -> Object:
@@ -394,6 +395,7 @@ TEMPLATES = (
     of_study(
         "the job's container by its job's name",
         template({"containers": [SIDECAR, {"name": f"container-j{JOB_ID}", "workingDir": "/work"}]}),
+        meta={"job_id": JOB_ID},
     ),
     of_study(
         "job container with much of its own",
