@@ -98,7 +98,8 @@ def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
         return _diagnose_end(workflow)
     if first_pod is not None:
         return Diagnosis(Stage.ENDED, Reason.POD_DELETED, "the pod is gone")
-    return Diagnosis(_stage_without_pod(workflow), detail=workflow.node_message or workflow.message)
+    told_to_end = Reason.SHUT_DOWN if workflow.shutdown else None
+    return Diagnosis(_stage_without_pod(workflow), told_to_end, workflow.node_message or workflow.message)
 
 
 def _stage_of_twins(pods: tuple[PodView, ...]) -> Stage:

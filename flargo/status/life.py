@@ -60,6 +60,9 @@ class Wish:
     uid: Uid | None = None
 
 
+_CONFIRM = Wish(Act.CONFIRM)
+
+
 @dataclass(frozen=True, slots=True)
 class Try:
     """How often a wish was tried, and when (on the always-running clock) it may be tried again."""
@@ -220,9 +223,6 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
     stage = diagnose(observation, first).stage
     workflow = observation.workflow
     shut = workflow is not None and bool(workflow.shutdown)
-    tries = life.tries
-    if observation.fresh:
-        tries = MappingProxyType({wish: it for wish, it in tries.items() if wish.act is not Act.CONFIRM})
     return replace(
         life,
         seen=observation,
@@ -231,13 +231,28 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
         stage=stage,
         since=life.since if stage is life.stage else now.healthy,
         shutdown_at=min(life.shutdown_at, now.wall) if shut else life.shutdown_at,
-        tries=tries,
+        tries=_after_a_look(life.tries, now, fresh=observation.fresh),
     )
+
+
+def _after_a_look(tries: Mapping[Wish, Try], now: Now, *, fresh: bool) -> Mapping[Wish, Try]:
+    """A fresh read that concluded nothing is repeated with growing gaps; after news from a stream, at once."""
+    before = tries.get(_CONFIRM)
+    others = {wish: it for wish, it in tries.items() if wish != _CONFIRM}
+    if fresh:
+        reads = 1 if before is None else before.failures + 1
+        return MappingProxyType({**others, _CONFIRM: Try(reads, now.wall + _gap(reads))})
+    in_flight = before is not None and before.not_before == math.inf
+    return tries if in_flight else MappingProxyType(others)
+
+
+def _gap(failures: int) -> float:
+    return _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
 
 
 def _hear(life: Life, wish: Wish, now: Now, *, ok: bool) -> Life:
     failures = 0 if ok else life.tries.get(wish, Try()).failures + 1
-    wait = _patience_with(wish, life) if ok else _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
+    wait = _patience_with(wish, life) if ok else _gap(failures)
     tries = MappingProxyType({**life.tries, wish: Try(failures, now.wall + wait)})
     life = replace(life, tries=tries)
     if ok and wish.act is Act.DROP_SECRET:
@@ -259,17 +274,19 @@ def _judge(life: Life, now: Now, *, fresh: bool) -> Life:
     if life.verdict is not None:
         return life
     seen = diagnose(life.seen, life.first_pod)
-    if seen.final or (fresh and _nothing_runs(life, seen)):
+    if seen.final or (fresh and _nothing_runs(life, seen, now)):
         return _rule(life, seen, now)
     if fresh and life.doom is None:
         return replace(life, doom=_doom(life, seen, now))
     return life
 
 
-def _nothing_runs(life: Life, seen: Diagnosis) -> bool:
+def _nothing_runs(life: Life, seen: Diagnosis, now: Now) -> bool:
     if seen.stage is Stage.ABSENT:
         return not life.submitting
-    return seen.stage is Stage.ENDED
+    # Of a Workflow that is shut down Argo makes no pod any more, though its controller be away for now.
+    stillborn = not life.seen.pods and now.wall >= life.shutdown_at + SHUTDOWN_LAG
+    return seen.stage is Stage.ENDED or stillborn
 
 
 def _rule(life: Life, seen: Diagnosis, now: Now) -> Life:
@@ -323,7 +340,7 @@ def _wishes(life: Life, now: Now) -> list[Wish]:
     if life.stopping or _lingers(life, now):
         wishes += _ending(life, now)
     elif life.verdict is None and _asks_confirmation(life, now):
-        wishes.append(Wish(Act.CONFIRM))
+        wishes.append(_CONFIRM)
     return wishes
 
 
@@ -350,7 +367,7 @@ def _ending(life: Life, now: Now) -> list[Wish]:
         safe = workflow is None or workflow.over or now.wall >= life.shutdown_at + SHUTDOWN_LAG
         return [Wish(Act.KILL, pod.uid) for pod in living] if safe else []
     if life.verdict is None and not (workflow is None and life.submitting):
-        return [Wish(Act.CONFIRM)]
+        return [_CONFIRM]
     return []
 
 

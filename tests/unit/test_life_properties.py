@@ -328,7 +328,8 @@ def allowed(world: Cluster, stops: set[Cause], first_pod: str) -> set[int]:
 
     ``first_pod`` is the first that flargo was ever shown: of one that came and went unseen nobody can know.
     """
-    first = next(((code, itself) for uid, code, itself in world.ends if uid == first_pod), None)
+    shown = [(code, itself) for uid, code, itself in world.ends if first_pod in {"", uid}]
+    first = shown[-1] if shown else None  # only Argo's record of the last, where no pod was shown
     befell = {BY_WHAT_BEFELL[what] for what in world.happened}
     if Cause.CLEANUP in stops:
         befell.add(1)
