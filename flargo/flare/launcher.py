@@ -36,7 +36,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
 
     role: ClassVar[Role]
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  (the stock launcher's own arguments)
         self,
         config_file_path: str | None = None,
         study_data_pvc_file_path: str | None = None,

@@ -175,7 +175,7 @@ def assert_holds(wanted: object, found: object, where: str) -> None:
             assert_holds(value, same[0], f"{where}[{value[key]}]")
     elif any(part in where for part in (".limits.", ".requests.", ".sizeLimit", ".overhead.")):
         # The API server writes amounts in its own way: 0.5 as 500m.
-        assert parse_quantity(wanted) == parse_quantity(found), where
+        assert parse_quantity(wanted) == parse_quantity(found), where  # type: ignore[no-untyped-call]
     else:
         assert wanted == found, f"{where}: {found!r} is not {wanted!r}"
 

@@ -12,11 +12,11 @@ from flargo.terms import Object, Uid
 class MemoryApi(Api):
     """Keeps what it is sent. ``trouble`` is asked before and after each request and may raise."""
 
-    def __init__(self, trouble: Callable[[int, str], None] = lambda number, when: None) -> None:
-        super().__init__(lambda: pytest_fail(), "flare")
+    def __init__(self, trouble: Callable[[int, str], None] | None = None) -> None:
+        super().__init__(connect_to_nothing, "flare")
         self.store: dict[tuple[Kind, str], Object] = {}
         self.requests = 0
-        self.trouble = trouble
+        self.trouble = trouble or (lambda *_: None)
         self._uids = 0
 
     def create(self, kind: Kind, item: Object) -> Object:
@@ -32,6 +32,7 @@ class MemoryApi(Api):
         return self._answer(lambda: self._replace(kind, item))
 
     def delete(self, kind: Kind, name: str, uid: Uid | None = None, grace: int | None = None) -> None:
+        del grace
         self._answer(lambda: self._delete(kind, name, uid))
 
     def named(self, kind: Kind) -> list[str]:
@@ -80,5 +81,5 @@ class MemoryApi(Api):
         return {}
 
 
-def pytest_fail() -> Any:
+def connect_to_nothing() -> Any:
     raise AssertionError("this API is in memory and connects to nothing")

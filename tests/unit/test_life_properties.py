@@ -516,6 +516,15 @@ class Site:
 
 # --- the moves
 
+
+def half_a_minute(site: Site) -> None:
+    """In which everything on the cluster that goes by itself goes on."""
+    for _ in range(6):
+        site.world.argo()
+        site.world.kubelet()
+        site.pass_time(5.0)
+
+
 MOVES: dict[str, Callable[[Site], Any]] = {
     "round": lambda site: site.round(program_may_end=False),
     "submit": lambda site: site.submit(),
@@ -534,7 +543,7 @@ MOVES: dict[str, Callable[[Site], Any]] = {
     "relist pods": lambda site: site.relist(Kind.POD),
     "refuse": lambda site: site.perform(works=False),
     "lose the answer": lambda site: site.perform(answered=False),
-    "half a minute": lambda site: half_a_minute(site),
+    "half a minute": half_a_minute,
     "argo goes": lambda site: argo_goes(site.world),
     "argo returns": lambda site: vars(site.world).update(argo_is_up=True),
     "abort": lambda site: site.stop(Cause.ABORT),
@@ -546,14 +555,6 @@ MOVES: dict[str, Callable[[Site], Any]] = {
 }
 PROGRESS = list(MOVES)[:9]
 WIRE = list(MOVES)[9:18]
-
-
-def half_a_minute(site: Site) -> None:
-    """In which everything on the cluster that goes by itself goes on."""
-    for _ in range(6):
-        site.world.argo()
-        site.world.kubelet()
-        site.pass_time(5.0)
 
 
 def argo_goes(world: Cluster) -> None:

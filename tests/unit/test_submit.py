@@ -81,9 +81,7 @@ def test_a_passing_trouble_at_any_request_is_outlasted(number: int, when: str, s
 @pytest.mark.parametrize("number", range(1, REQUESTS + 1))
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("status", [0, 403])
-def test_trouble_that_stays_is_named_and_leaves_nothing_that_runs_or_leaks(
-    number: int, when: str, status: int
-) -> None:
+def test_trouble_that_stays_is_named_and_leaves_nothing_that_runs_or_leaks(number: int, when: str, status: int) -> None:
     api = MemoryApi(failing(number, when, status, times=10_000))
     with pytest.raises(SubmitError, match="any request"):
         submit(api)
