@@ -4,6 +4,7 @@
 FLARGO_KUBECONFIG         an existing cluster's administrator; then nothing is built
 FLARGO_JOB_IMAGE          an image on it with python, nvflare and numpy, for any user
 FLARGO_NAMESPACE          its namespace with deploy/ applied (default ``flare``)
+FLARGO_ADDRESS            this machine's address as pods reach it (default: the sandbox's bridge)
 FLARGO_LAUNCHER_KUBECONFIG the launcher account's; made from the administrator's if not given
 ========================= ==================================================================
 """
@@ -29,6 +30,8 @@ class Place:
     """of the account flargo-launcher, which a FLARE parent runs as"""
     namespace: str
     job_image: str
+    address: str = dataclasses.field(default_factory=lambda: os.environ.get("FLARGO_ADDRESS", "10.88.0.1"))
+    """where pods reach the parents, which run beside the tests"""
     audit_log: Path | None = None
     """the API server's audit log, which only the harness's own cluster has"""
 

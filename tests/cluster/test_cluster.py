@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster import audit
 from tests.cluster.place import Place
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -116,6 +118,30 @@ def test_the_launcher_may(place: Place, verbs: str, resource: str) -> None:
 )
 def test_the_launcher_may_not(place: Place, verb: str, resource: str, namespace: str) -> None:
     assert not can(place.launcher_kubeconfig, namespace or place.namespace, verb, resource)
+
+
+@pytest.mark.parametrize("account", ["flargo-launcher", "flargo-job", "flargo-executor"])
+def test_an_account_has_no_right_but_those_of_deploy(place: Place, account: str) -> None:
+    here = f"--namespace={place.namespace}"
+    bindings = json.loads(kubectl(place.kubeconfig, "get", "rolebindings", here, "--output=json"))["items"]
+    subject = {"kind": "ServiceAccount", "name": account}
+    roles = [
+        (item["roleRef"]["kind"], item["roleRef"]["name"])
+        for item in bindings
+        if any(subject.items() <= each.items() for each in item.get("subjects", []))
+    ]
+    stated = [doc for file in DEPLOY.glob("*.yaml") for doc in yaml.safe_load_all(file.read_text())]
+    given = {doc["metadata"]["name"]: doc["rules"] for doc in stated if doc["kind"] == "Role"}
+    assert roles == [("Role", account)] * (account in given)
+    for _, name in roles:
+        role = json.loads(kubectl(place.kubeconfig, "get", "role", name, here, "--output=json"))
+        assert role["rules"] == given[name]
+    everywhere = json.loads(kubectl(place.kubeconfig, "get", "clusterrolebindings", "--output=json"))["items"]
+    assert not [
+        item["metadata"]["name"]
+        for item in everywhere
+        if any(subject.items() <= each.items() for each in item.get("subjects", []))
+    ]
 
 
 def test_pod_security_is_restricted(place: Place) -> None:

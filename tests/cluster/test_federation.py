@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cluster import jobs
+from tests.cluster import audit, jobs
 from tests.cluster.federation import Federation, argo_launcher
 from tests.cluster.place import Place
 from tests.cluster.world import World, eventually
 
 PARTIES = ("server", "site-1", "site-2")
+MOST_REQUESTS = 8
+"""That a job's process may cost the API server, whatever its length; watches, which a site has two of, apart."""
 GONE = 15.0
 """Seconds within which nothing of an aborted job may run."""
 
@@ -28,7 +30,7 @@ def federation(place: Place, **more: object) -> Federation:
     root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     root.chmod(0o755)
     launcher = argo_launcher(root, config_file_path=str(place.launcher_kubeconfig), namespace=place.namespace, **more)
-    return Federation(root, launcher=launcher)
+    return Federation(root, launcher=launcher, host=place.address)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,7 @@ def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials
     fed: Federation, world: World, place: Place
 ) -> None:
     for name in ("first", "second"):
+        mark = audit.mark(place.audit_log) if place.audit_log else 0
         job_id = fed.submit(jobs.fedavg(write(fed, name), image=place.job_image))
         assert_completed(fed, world, job_id)
         assert world.secrets("nvflare-cred-") == []
@@ -78,6 +81,10 @@ def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials
             assert len(workflow["status"]["nodes"]) == 1
         for pod in world.pods(job_id):
             assert pod["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
+        if place.audit_log:
+            asked = audit.by(":flargo-launcher", place.audit_log, mark)
+            once = {what: times for what, times in asked.items() if what[0] != "watch"}
+            assert sum(once.values()) <= MOST_REQUESTS * len(PARTIES), once
     assert len(startup_secrets(world, job_id)) == len(PARTIES)
 
 
@@ -105,20 +112,23 @@ def assert_aborted(fed: Federation, world: World, job_id: str) -> None:
     eventually(lambda: not world.secrets("nvflare-cred-"), GONE, "no credentials are left")
 
 
-def test_abort_while_training_kills_even_what_ignores_sigterm(fed: Federation, world: World, place: Place) -> None:
-    code = f"{jobs.IGNORE_SIGTERM}\nimport time\nprint('deaf now', flush=True)\ntime.sleep(3600)\n"
-    job_id = fed.submit(jobs.script(write(fed, "deaf"), image=place.job_image, code=code))
-    client = "site=site-1"
+DEAF = f"{jobs.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
+"""Code after which a process does not end by SIGTERM."""
+
+
+def submit_deaf(fed: Federation, world: World, place: Place, name: str) -> str:
+    """A job of which no process heeds SIGTERM, once all of them have said so."""
+    code = f"{DEAF}import time\ntime.sleep(3600)\n"
+    job_id = fed.submit(jobs.script(write(fed, name), image=place.job_image, code=code, server_code=DEAF))
     eventually(
-        lambda: any(
-            "deaf now" in world.kubectl("logs", pod["metadata"]["name"], "--container=main")
-            for pod in world.pods(job_id)
-            if pod["metadata"]["labels"]["flargo.dev/site"] in client and pod["status"]["phase"] == "Running"
-        ),
-        60,
-        "the script of site-1 runs",
+        lambda: sum("deaf now" in world.log(pod) for pod in world.pods(job_id)) == len(PARTIES), 90, "all are deaf"
     )
-    assert world.processes(job_id)
+    assert len(world.processes(job_id)) >= len(PARTIES)
+    return job_id
+
+
+def test_abort_while_training_kills_even_what_ignores_sigterm(fed: Federation, world: World, place: Place) -> None:
+    job_id = submit_deaf(fed, world, place, "deaf")
     fed.abort(job_id)
     assert_aborted(fed, world, job_id)
 
@@ -143,11 +153,14 @@ def test_abort_while_the_servers_launch_blocks(fed: Federation, world: World, pl
 
 
 @pytest.mark.parametrize("site", ["server", "site-1"])
-def test_argo_terminate_from_outside_is_an_abort(fed: Federation, world: World, place: Place, site: str) -> None:
-    job_id = fed.submit(jobs.fedavg(write(fed, f"outside-{site}"), image=place.job_image, pause=600))
-    fed.wait_status(job_id, "RUNNING")
-    eventually(lambda: len(world.processes(job_id)) >= len(PARTIES), 60, "all three processes run")
-    world.argo("terminate", "--selector", f"flargo.dev/job-id={job_id},flargo.dev/site={site}")
+def test_argo_terminate_from_outside_is_an_abort_even_of_what_ignores_sigterm(
+    fed: Federation, world: World, place: Place, site: str
+) -> None:
+    job_id = submit_deaf(fed, world, place, f"outside-{site}")
+    name = world.workflows(job_id)[site]["metadata"]["name"]
+    before = len(world.processes(job_id))
+    world.argo("terminate", name)
+    eventually(lambda: len(world.processes(job_id)) < before, GONE, f"the process of {site} is gone from the node")
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
     assert_aborted(fed, world, job_id)
 
