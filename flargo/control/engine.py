@@ -5,12 +5,15 @@ while both streams are in sync.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from flargo.cluster.api import Kind
+from flargo.job.names import credentials_secret
 from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish, step
-from flargo.status.verdict import Cause
+from flargo.status.reasons import Code, Reason
+from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import Observation, PodView, WorkflowView, pod_view, workflow_view
 from flargo.terms import Object, Patience, Uid
 
@@ -22,9 +25,13 @@ _LEAST_WAKE = 0.2
 class Order:
     """A life's wish, with the names that performing it takes."""
 
+    key: str
+    """Whose wish it is; for the answer."""
     name: str
     """The Workflow's."""
     wish: Wish
+    secret: str
+    """The name of the job's credentials Secret."""
     pod: str = ""
     """The pod's name, where a pod is to be killed."""
     grace: int = 0
@@ -45,21 +52,33 @@ class _Known:
     life: Life
     workflow: WorkflowView | None = None
     pods: tuple[PodView, ...] = ()
+    uid: Uid | None = None
+    """Of its Workflow, once that was seen: only that one's pods are its own."""
     wake_at: float | None = None
 
 
 class Engine:
     """See the module."""
 
-    def __init__(self, published: Callable[[str], bool], now: float) -> None:
+    def __init__(self, published: Callable[[str], bool], now: float, *, epoch: str = "", grace: int = 1) -> None:
         """Begin with nothing known.
 
         Args:
             published: whether the results of a Workflow's job have reached the parent; does no I/O.
             now: seconds on a clock that never stands still.
+            epoch: this run of the parent. The site's Workflows of any other run are orphans, and are ended.
+            grace: seconds between SIGTERM and SIGKILL for those.
         """
         self._published = published
-        self._jobs: dict[str, _Known] = {}
+        self._epoch = epoch
+        self._grace = grace
+        # A launched job is known by its Workflow's name, an orphan by its Workflow's uid: the same job may be
+        # launched anew while what is left of its earlier launch is still being ended.
+        self._known: dict[str, _Known] = {}
+        self._orphans: dict[str, set[str]] = {}
+        """Keys of orphans by their Workflows' names."""
+        self._strangers: tuple[WorkflowView, ...] = ()
+        """Listed before the pods were: whose they are is looked at when those are known."""
         self._synced: set[Kind] = set()
         self._healthy = 0.0
         self._wall = now
@@ -73,12 +92,12 @@ class Engine:
     @property
     def names(self) -> tuple[str, ...]:
         """The Workflows of all jobs that are not cleared."""
-        return tuple(self._jobs)
+        return tuple(known.life.name for known in self._known.values())
 
-    def admit(self, name: str, patience: Patience, grace: int, now: float) -> None:
+    def admit(self, name: str, attempt: str, patience: Patience, grace: int, now: float) -> None:
         """A new life; before its Workflow is created, so that nothing of it is missed."""
         healthy = self._clocks(now).healthy
-        self._jobs[name] = _Known(Life(name, patience, grace, born=healthy, since=healthy))
+        self._known[name] = _Known(Life(name, attempt, patience, grace, born=healthy, since=healthy))
 
     def submitted(self, name: str, error: str, now: float) -> Outcome:
         """A plan has been put on the cluster, or could not be."""
@@ -90,16 +109,16 @@ class Engine:
 
     def told(self, order: Order, now: float, *, ok: bool) -> Outcome:
         """An order was performed, or was not."""
-        return self._tell(order.name, Told(order.wish, ok), now)
+        return self._tell(order.key, Told(order.wish, ok), now)
 
     def tick(self, now: float) -> Outcome:
         """Time has passed."""
         due = []
         while self._wakes and self._wakes[0][0] <= now:
-            at, name = heapq.heappop(self._wakes)
-            known = self._jobs.get(name)
+            at, key = heapq.heappop(self._wakes)
+            known = self._known.get(key)
             if known is not None and known.wake_at == at:
-                due.append(self._tell(name, Tick(), now))
+                due.append(self._tell(key, Tick(), now))
         return _sum(due)
 
     def wake_at(self) -> float | None:
@@ -120,74 +139,139 @@ class Engine:
     def changed(self, kind: Kind, item: Object, now: float, *, deleted: bool) -> Outcome:
         """A stream tells of one object."""
         if kind is Kind.WORKFLOW:
-            view = workflow_view(item)
-            known = self._jobs.get(view.name)
-            if known is None:
-                return Outcome()
-            return self._show(view.name, _newer_workflow(known.workflow, view, deleted=deleted), known.pods, now)
+            return self._change_workflow(workflow_view(item), now, deleted=deleted)
         pod = pod_view(item)
-        known = self._jobs.get(pod.workflow)
-        if known is None:
-            return Outcome()
-        return self._show(pod.workflow, known.workflow, _newer_pods(known.pods, pod, deleted=deleted), now)
+        return _sum(
+            self._show(key, known.workflow, _newer_pods(known.pods, pod, deleted=deleted), now)
+            for key, known in self._of(pod.workflow)
+        )
 
-    def confirmed(self, name: str, workflow: Object | None, pods: Iterable[Object], now: float) -> Outcome:
+    def confirmed(self, key: str, workflow: Object | None, pods: Iterable[Object], now: float) -> Outcome:
         """A fresh read of one job."""
-        known = self._jobs.get(name)
+        known = self._known.get(key)
         if known is None:
             return Outcome()
         known.workflow = workflow_view(workflow) if workflow is not None else None
         known.pods = tuple(sorted(map(pod_view, pods), key=lambda pod: pod.name))
-        return self._tell(name, Saw(self._observe(known, fresh=True)), now)
+        return self._tell(key, Saw(self._observe(known, fresh=True)), now)
+
+    def _of(self, name: str) -> list[tuple[str, _Known]]:
+        """The lives that a Workflow's name concerns: a launched job, and orphans of earlier launches of it."""
+        keys = [name, *self._orphans.get(name, ())]
+        return [(key, self._known[key]) for key in keys if key in self._known]
+
+    def _change_workflow(self, view: WorkflowView, now: float, *, deleted: bool) -> Outcome:
+        adopted = Outcome() if deleted else self._adopt(view, now)
+        shown = (
+            self._show(key, _newer_workflow(known.workflow, view, deleted=deleted), known.pods, now)
+            for key, known in self._of(view.name)
+        )
+        return _sum((adopted, *shown))
+
+    def _adopt(self, view: WorkflowView, now: float, pods: tuple[PodView, ...] | None = None) -> Outcome:
+        """A Workflow that nobody follows: another run of the parent left it, or this one's create came late.
+
+        Args:
+            view: the Workflow.
+            now: see admit.
+            pods: its pods, where they are known; then of one that is over only its Secret has to go.
+        """
+        known = self._known.get(view.name)
+        is_followed = (known is not None and known.life.attempt == view.attempt) or view.uid in self._known
+        left_behind = view.parent != self._epoch or (view.suspended and not view.over)
+        if not self._epoch or not view.parent or is_followed or not left_behind:
+            return Outcome()
+        orphan = _Known(self._orphan(view, now, is_quiet=pods is not None and view.over), view, pods or ())
+        self._known[view.uid] = orphan
+        self._orphans.setdefault(view.name, set()).add(view.uid)
+        return self._tell(view.uid, Saw(self._observe(orphan, fresh=False)), now)
+
+    def _orphan(self, view: WorkflowView, now: float, *, is_quiet: bool) -> Life:
+        healthy = self._clocks(now).healthy
+        return Life(
+            view.name,
+            view.attempt,
+            Patience(),
+            self._grace,
+            born=healthy,
+            submitting=False,
+            cause=Cause.ORPHANED,
+            since=healthy,
+            verdict=Verdict(Reason.ORPHANED, int(Code.LOST)) if is_quiet else None,
+            ruled_at=self._wall if is_quiet else math.inf,
+        )
 
     def _list_workflows(self, items: Iterable[Object], now: float) -> Outcome:
         views = {view.name: view for view in map(workflow_view, items)}
-        return _sum(self._show(name, views.get(name), known.pods, now) for name, known in list(self._jobs.items()))
+        outcomes: list[Outcome] = []
+        if Kind.POD in self._synced:
+            outcomes += [self._adopt(view, now) for view in views.values()]
+        else:
+            self._strangers = tuple(views.values())
+        outcomes += [
+            self._show(key, views.get(known.life.name), known.pods, now) for key, known in list(self._known.items())
+        ]
+        return _sum(outcomes)
 
     def _list_pods(self, items: Iterable[Object], now: float) -> Outcome:
         pods: dict[str, list[PodView]] = {}
         for pod in map(pod_view, items):
             pods.setdefault(pod.workflow, []).append(pod)
-        return _sum(
-            self._show(name, known.workflow, tuple(pods.get(name, ())), now) for name, known in list(self._jobs.items())
-        )
+        strangers, self._strangers = self._strangers, ()
+        outcomes = [self._adopt(view, now, tuple(pods.get(view.name, ()))) for view in strangers]
+        outcomes += [
+            self._show(key, known.workflow, tuple(pods.get(known.life.name, ())), now)
+            for key, known in list(self._known.items())
+        ]
+        return _sum(outcomes)
 
-    def _show(self, name: str, workflow: WorkflowView | None, pods: tuple[PodView, ...], now: float) -> Outcome:
-        known = self._jobs[name]
+    def _show(self, key: str, workflow: WorkflowView | None, pods: tuple[PodView, ...], now: float) -> Outcome:
+        known = self._known[key]
         if (workflow, pods) == (known.workflow, known.pods):
             return Outcome()
         known.workflow, known.pods = workflow, pods
-        return self._tell(name, Saw(self._observe(known, fresh=False)), now)
+        return self._tell(key, Saw(self._observe(known, fresh=False)), now)
 
     def _observe(self, known: _Known, *, fresh: bool) -> Observation:
+        """What is the life's own: a Workflow of another launch may have the name, and its pods the label."""
         workflow = known.workflow
-        # A pod of an earlier Workflow of the same name may still be on its way out.
-        pods = known.pods if workflow is None else tuple(pod for pod in known.pods if pod.owner == workflow.uid)
+        if workflow is not None and workflow.attempt != known.life.attempt:
+            workflow = None
+        known.uid = workflow.uid if workflow is not None else known.uid
+        pods = tuple(pod for pod in known.pods if pod.owner == known.uid)
         return Observation(workflow, pods, fresh=fresh, published=self._published(known.life.name))
 
-    def _tell(self, name: str, fact: Fact, now: float) -> Outcome:
-        known = self._jobs.get(name)
+    def _tell(self, key: str, fact: Fact, now: float) -> Outcome:
+        known = self._known.get(key)
         if known is None:
             return Outcome()
         result = step(known.life, fact, self._clocks(now))
         known.life, known.wake_at = result.life, None
         if result.life.cleared:
-            del self._jobs[name]
+            self._forget(key)
         elif result.wake_in is not None:
             known.wake_at = now + max(result.wake_in, _LEAST_WAKE)
-            heapq.heappush(self._wakes, (known.wake_at, name))
-        return Outcome(tuple(self._order(known, wish) for wish in result.wishes), (result.life,))
+            heapq.heappush(self._wakes, (known.wake_at, key))
+        return Outcome(tuple(_order(key, known.life, wish) for wish in result.wishes), (result.life,))
 
-    def _order(self, known: _Known, wish: Wish) -> Order:
-        pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in known.life.seen.pods}
-        pod = pods.get(wish.uid, "") if wish.act is Act.KILL else ""
-        return Order(known.life.name, wish, pod, known.life.grace)
+    def _forget(self, key: str) -> None:
+        name = self._known.pop(key).life.name
+        if name != key:
+            self._orphans[name].discard(key)
+            if not self._orphans[name]:
+                del self._orphans[name]
 
     def _clocks(self, now: float) -> Now:
         if self.in_sync:
             self._healthy += max(0.0, now - self._wall)
         self._wall = max(self._wall, now)
         return Now(self._healthy, self._wall)
+
+
+def _order(key: str, life: Life, wish: Wish) -> Order:
+    pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in life.seen.pods}
+    pod = pods.get(wish.uid, "") if wish.act is Act.KILL else ""
+    return Order(key, life.name, wish, credentials_secret(life.name, life.attempt), pod, life.grace)
 
 
 def _newer_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:

@@ -33,15 +33,18 @@ Task = Callable[[], Outcome]
 class Loop:
     """Follows and ends the jobs of one parent."""
 
-    def __init__(self, api: Api, labels: str) -> None:
+    def __init__(self, api: Api, labels: str, epoch: str, grace: int) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             api: the parent's namespace.
-            labels: the selector of the parent's own Workflows and pods.
+            labels: the selector of the site's Workflows and pods.
+            epoch: this run of the parent: what the site's other runs left behind is ended.
+            grace: seconds between SIGTERM and SIGKILL for that.
         """
         self._api = api
-        self._engine = Engine(self._published, time.monotonic())
+        self._engine = Engine(self._published, time.monotonic(), epoch=epoch, grace=grace)
+        self._epoch = epoch
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._started = threading.Lock()
@@ -55,6 +58,17 @@ class Loop:
             Watch(api, kind, labels, self, self._ended.wait, time.monotonic) for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
+    def start(self) -> None:
+        """Begin to follow the site's Workflows, if that has not begun; a launch does so too."""
+        with self._started:
+            if self._threads:
+                return
+            runs = [("flargo-engine", self._run)]
+            runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
+            self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
+            for thread in self._threads:
+                thread.start()
+
     def launch(self, plan: Plan, published: Callable[[], bool], ruled: Callable[[Verdict], None]) -> Ticket:
         """Begin a job; returns at once. What becomes of it is on the ticket.
 
@@ -66,13 +80,13 @@ class Loop:
         Raises:
             SubmitError: a job of that name is still being followed.
         """
-        self._start()
+        self.start()
         job = _Job(plan, published, ruled)
         if self._jobs.setdefault(plan.name, job) is not job:
             raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
 
         def admit() -> Outcome:
-            self._engine.admit(plan.name, plan.patience, plan.grace, time.monotonic())
+            self._engine.admit(plan.name, plan.attempt, plan.patience, plan.grace, time.monotonic())
             self._submitters.submit(self._submit, job)
             return Outcome()
 
@@ -136,16 +150,6 @@ class Loop:
 
     # --- the engine's thread
 
-    def _start(self) -> None:
-        with self._started:
-            if self._threads:
-                return
-            runs = [("flargo-engine", self._run)]
-            runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
-            self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
-            for thread in self._threads:
-                thread.start()
-
     def _run(self) -> None:
         while True:
             wake_at = self._engine.wake_at()
@@ -176,6 +180,10 @@ class Loop:
         return job is not None and job.published()
 
     def _publish(self, life: Life) -> None:
+        if life.cause is Cause.ORPHANED:
+            if life.cleared:
+                _log.warning("%s: left behind by another run of this FLARE parent; it has been ended", life.name)
+            return
         job = self._jobs.get(life.name)
         if job is None:
             return
@@ -202,15 +210,12 @@ class Loop:
         self._tasks.put(lambda: self._engine.submitted(job.plan.name, error, time.monotonic()))
 
     def _perform(self, order: Order) -> None:
-        job = self._jobs.get(order.name)
-        if job is None:
-            return
         try:
             if order.wish.act is Act.CONFIRM:
                 workflow, pods = self._read(order.name)
-                self._tasks.put(lambda: self._engine.confirmed(order.name, workflow, pods, time.monotonic()))
+                self._tasks.put(lambda: self._engine.confirmed(order.key, workflow, pods, time.monotonic()))
                 return
-            self._do(order, job.plan)
+            self._do(order)
             ok = True
         except ApiError as error:
             ok = error.gone
@@ -228,7 +233,7 @@ class Loop:
         pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_LABEL}={name}")
         return workflow, pods
 
-    def _do(self, order: Order, plan: Plan) -> None:
+    def _do(self, order: Order) -> None:
         match order.wish.act:
             case Act.SHUTDOWN:
                 stop: Object = {"metadata": {"uid": order.wish.uid}, "spec": {"shutdown": "Terminate"}}
@@ -238,7 +243,7 @@ class Loop:
             case Act.KILL:
                 self._api.delete(Kind.POD, order.pod, order.wish.uid, order.grace)
             case Act.DROP_SECRET:
-                self._api.delete(Kind.SECRET, plan.credentials.name)
+                self._api.delete(Kind.SECRET, order.secret)
             case Act.CONFIRM:
                 raise AssertionError
 

@@ -18,6 +18,8 @@ from flargo.terms import GROUP, Annotation, Label, Object, Plan, SecretData, Uid
 DIGEST = f"{GROUP}/digest"
 """Annotation of the startup Secret: a hash of its content."""
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 4.0)
+_SITE = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
+"""What tells whose a Workflow or Secret is, whichever run of the parent made it."""
 T = TypeVar("T")
 
 
@@ -91,7 +93,11 @@ class Submit:
             self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"]))
             raise ApiError("create", f"workflows {plan.name}", 503, message="an earlier launch is being deleted")
         labels = meta.get("labels") or {}
+        ours = plan.workflow["metadata"]["labels"]
         owner = labels.get(Label.PARENT, "nobody known")
+        if all(labels.get(key) == ours.get(key) for key in _SITE) and owner != ours.get(Label.PARENT):
+            # Left behind by another run of this very parent: it is being ended.
+            raise ApiError("create", f"workflows {plan.name}", 503, message="an orphan of that name is being ended")
         raise SubmitError(
             f"Workflow {plan.name} is already there, not finished ({phase or 'not started'}), made by {owner}"
         )
@@ -128,7 +134,6 @@ def _tolerate_conflict(create: Callable[[], Object]) -> None:
 
 
 def _secret(plan: Plan, content: SecretData) -> Object:
-    shared = {Label.MANAGED_BY, Label.FEDERATION, Label.SITE}
     labels = plan.workflow["metadata"].get("labels", {})
     return {
         "apiVersion": "v1",
@@ -136,7 +141,7 @@ def _secret(plan: Plan, content: SecretData) -> Object:
         "metadata": {
             "name": content.name,
             "namespace": plan.namespace,
-            "labels": {key: value for key, value in labels.items() if key in shared},
+            "labels": {key: value for key, value in labels.items() if key in _SITE},
         },
         "type": "Opaque",
         "data": {key: base64.b64encode(value).decode() for key, value in content.data.items()},

@@ -14,8 +14,9 @@ from flargo.cluster.connect import configuration
 from flargo.control.loop import Loop
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.hold import hold
-from flargo.flare.request import read
+from flargo.flare.request import parent, read
 from flargo.flare.stock import Transfer
+from flargo.job.checks import Refused
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
 from flargo.status.reasons import Code
@@ -80,6 +81,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         """FLARE asks who launches, and says when it goes away."""
         if event_type == EventType.BEFORE_JOB_LAUNCH:
             add_launcher(self, fl_ctx)
+        elif event_type == EventType.SYSTEM_START:
+            self._begin(fl_ctx)
         elif event_type == EventType.SYSTEM_END:
             self._end()
 
@@ -110,13 +113,20 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)
         return handle
 
-    def _loop_of(self, parent: Parent) -> Loop:
+    def _begin(self, fl_ctx: FLContext) -> None:
+        """End what an earlier run of this parent left behind, without waiting for a job to be launched."""
+        try:
+            self._loop_of(parent(fl_ctx, self.role, self._epoch)).start()
+        except Refused as refused:
+            _log.warning("Workflows that an earlier run may have left are not looked for yet: %s", refused)
+
+    def _loop_of(self, who: Parent) -> Loop:
         with self._lock:
             if self._ended:
-                raise RuntimeError(f"{parent.site} is shutting down and launches no more jobs")
+                raise RuntimeError(f"{who.site} is shutting down and launches no more jobs")
             if self._loop is None:
                 api = Api(configuration(self._settings.config_file_path), self._settings.namespace)
-                self._loop = Loop(api, selector(parent))
+                self._loop = Loop(api, selector(who), who.epoch, self._settings.argo.kill_grace)
             return self._loop
 
     def _end(self) -> None:

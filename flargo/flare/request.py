@@ -186,6 +186,17 @@ def read(
     return replace(launch, credentials=SecretData(called.credentials, credentials)), transfer
 
 
+def parent(fl_ctx: FLContext, role: Role, epoch: str) -> Parent:
+    """Who this FLARE parent is.
+
+    Raises:
+        Refused: the context or the startup kit does not say.
+    """
+    site = _site(fl_ctx)
+    workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
+    return Parent(site, federation(Path(workspace.get_startup_kit_dir())), epoch, role)
+
+
 def federation(startup: Path) -> str:
     """Which federation a site is in: twelve hex digits of the SHA-256 of its root certificate, as DER.
 
@@ -237,9 +248,7 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
 
 
 def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _Asked:
-    site = fl_ctx.get_identity_name()
-    if not site:
-        raise Refused("the site's name in FLContext", MISSING, "a name")
+    site = _site(fl_ctx)
     job_id = job_meta.get(JobConstants.JOB_ID)
     if not isinstance(job_id, str) or not stock.job_key(job_id):
         value = job_id or MISSING
@@ -273,6 +282,13 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
         portable=_of_job(job_meta, JobMetaKey.RESOURCE_SPEC, site, stock.portable_spec),
         where=where,
     )
+
+
+def _site(fl_ctx: FLContext) -> str:
+    site = fl_ctx.get_identity_name()
+    if not site:
+        raise Refused("the site's name in FLContext", MISSING, "a name")
+    return str(site)
 
 
 def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) -> Any:

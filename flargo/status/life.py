@@ -124,6 +124,8 @@ class Life:
 
     name: str
     """Of its Workflow."""
+    attempt: str
+    """Of its launch: a Workflow of that name with another one is somebody else's."""
     patience: Patience
     grace: int
     """Seconds between SIGTERM and SIGKILL."""

@@ -63,6 +63,7 @@ class Reason(Enum):
     RUN_TWICE = Row(Code.LOST, "Argo started a second pod for the job; both were ended.", "Submit the job again.")
     WORKFLOW_DELETED = Row(Code.LOST, "The Workflow was deleted while the job ran.", "Find out who deletes Workflows.")
     ARGO_FAILED = Row(Code.LOST, "Argo failed the Workflow.", "See the message and the Workflow controller's log.")
+    ORPHANED = Row(Code.LOST, "The FLARE parent that ran the job had died.", "Submit the job again.")
     PARENT_ENDED = Row(Code.LOST, "The FLARE parent process ended, and the job with it.", "Submit the job again.")
 
     LAUNCH_FAILED = Row(Code.NEVER_STARTED, "The job could not be put on the cluster.", "See the message.")

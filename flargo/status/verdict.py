@@ -18,6 +18,8 @@ class Cause(Enum):
     """A person, through FLARE."""
     CLEANUP = Reason.CLEANED_UP
     """The client's heartbeat: the server no longer runs the job."""
+    ORPHANED = Reason.ORPHANED
+    """The parent process that launched it has died, and the job's tokens with it; found by its next run."""
     PARENT_END = Reason.PARENT_ENDED
     """The parent process is going away."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flargo.terms import Annotation, Object, Uid
+from flargo.terms import Annotation, Label, Object, Uid
 
 MAIN = "main"
 """The name that Argo gives the container of a step."""
@@ -76,6 +76,9 @@ class WorkflowView:
     uid: Uid
     name: str
     attempt: str = ""
+    """Of flargo: which launch made it."""
+    parent: str = ""
+    """Of flargo: which run of its site's FLARE parent made it."""
     phase: str = ""
     message: str = ""
     suspended: bool = False
@@ -143,6 +146,7 @@ def workflow_view(item: Object) -> WorkflowView:
         uid=Uid(_text(item, "metadata", "uid")),
         name=_text(item, "metadata", "name"),
         attempt=_text(item, "metadata", "annotations", Annotation.ATTEMPT),
+        parent=_text(item, "metadata", "labels", Label.PARENT),
         phase=_text(item, "status", "phase"),
         message=_text(item, "status", "message"),
         suspended=_at(item, "spec", "suspend") is True,

@@ -1,6 +1,7 @@
 """Real federations on a real cluster: server and sites as processes, every job pod made by Argo for flargo."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,37 @@ def test_argo_terminate_from_outside_is_an_abort_even_of_what_ignores_sigterm(
     eventually(lambda: len(world.processes(job_id)) < before, GONE, f"the process of {site} is gone from the node")
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
     assert_aborted(fed, world, job_id)
+
+
+def running_sites(world: World, job_id: str) -> set[str]:
+    """The sites of which a pod of the job runs."""
+    return {
+        pod["metadata"]["labels"]["flargo.dev/site"]
+        for pod in world.pods(job_id)
+        if pod["status"]["phase"] not in {"Succeeded", "Failed"}
+    }
+
+
+@pytest.mark.parametrize("name", ["site-1", "server"])
+def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_elses(
+    fed: Federation, world: World, place: Place, name: str
+) -> None:
+    job_id = submit_deaf(fed, world, place, f"orphan-{name}")
+    before = len(world.processes(job_id))
+    fed.stop(name, signal.SIGKILL)
+    assert len(world.processes(job_id)) == before, "a job outlives its parent"
+    others = set(PARTIES) - {name}
+    fed.start(name)
+    eventually(lambda: running_sites(world, job_id) == others, 30, f"only what {name} had left is ended")
+    eventually(lambda: len(world.processes(job_id)) < before, GONE, "its process is gone from the node")
+    eventually(lambda: len(world.secrets("nvflare-cred-")) == len(others), GONE, "its credentials are gone")
+    assert "left behind by another run" in fed.log(name)
+    fed.wait_ready()
+    for each in others:
+        world.kubectl(
+            "delete", "workflows.argoproj.io", f"--selector=flargo.dev/job-id={job_id},flargo.dev/site={each}"
+        )
+    eventually(lambda: not world.living(job_id), 60, "the rest is gone, too")
 
 
 def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(

@@ -35,7 +35,7 @@ class Story:
 
     def __init__(self, patience: Patience | None = None, *, submitted: bool = True) -> None:
         self.now = Now(0.0, 0.0)
-        self.life = Life("job-site", patience or Patience(), grace=3, born=0.0)
+        self.life = Life("job-site", "a1", patience or Patience(), grace=3, born=0.0)
         self.wished: list[Wish] = []
         self.wake_in: float | None = None
         if submitted:

@@ -5,11 +5,25 @@ from typing import Any
 Object = dict[str, Any]
 
 
-def workflow(name: str = "job-site", *, uid: str = "w1", version: int = 1, **status: Any) -> Object:
+def workflow(
+    name: str = "job-site",
+    *,
+    uid: str = "w1",
+    version: int = 1,
+    parent: str = "me",
+    attempt: str = "a1",
+    **status: Any,
+) -> Object:
     """A Workflow of flargo's; ``suspend`` and ``shutdown`` go to its spec, the rest to its status."""
     spec = {key: status.pop(key) for key in ("suspend", "shutdown") if key in status}
     return {
-        "metadata": {"name": name, "uid": uid, "resourceVersion": str(version)},
+        "metadata": {
+            "name": name,
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": {"flargo.dev/parent": parent},
+            "annotations": {"flargo.dev/attempt": attempt},
+        },
         "spec": spec,
         "status": status,
     }

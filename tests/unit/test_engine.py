@@ -1,7 +1,9 @@
 """The engine: which life hears of what, and when its clocks run."""
 
+from typing import Any
+
 from flargo.cluster.api import Kind
-from flargo.control.engine import Engine, Outcome
+from flargo.control.engine import Engine, Order, Outcome
 from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life
 from flargo.status.verdict import Cause
@@ -14,13 +16,15 @@ class Site:
 
     def __init__(self, patience: Patience | None = None) -> None:
         self.now = 100.0
-        self.engine = Engine(lambda _: False, self.now)
-        self.engine.admit("job-site", patience or Patience(), 3, self.now)
+        self.engine = Engine(lambda _: False, self.now, epoch="me", grace=3)
+        self.engine.admit("job-site", "a1", patience or Patience(), 3, self.now)
         self.life: Life | None = None
+        self.orders: tuple[Order, ...] = ()
         self.ordered: list[Act] = []
 
     def take(self, outcome: Outcome) -> "Site":
         self.life = outcome.lives[-1] if outcome.lives else self.life
+        self.orders = outcome.orders
         self.ordered = [order.wish.act for order in outcome.orders]
         return self
 
@@ -114,3 +118,78 @@ def test_a_cleared_job_is_forgotten() -> None:
     engine.told(outcome.orders[0], site.now, ok=True)
     engine.changed(Kind.WORKFLOW, workflow(phase="Succeeded", version=9), site.now, deleted=False)
     assert engine.names == ()
+
+
+LEFT = {"parent": "an earlier run", "attempt": "a0"}
+
+
+def left_pod(**more: Any) -> Object:
+    """A pod of what an earlier run of the parent left."""
+    return pod("job-other", uid="p9", owner="w9", **more)
+
+
+def test_what_an_earlier_run_of_the_parent_left_is_ended_though_nobody_waits_for_it() -> None:
+    left = workflow("job-other", uid="w9", phase="Running", **LEFT)
+    site = Site().synced(workflows=(left,), pods=(left_pod(main=RUNNING, phase="Running"),))
+    assert site.ordered == [Act.SHUTDOWN]
+    assert site.orders[0].wish.uid == "w9"
+    site.take(site.engine.told(site.orders[0], site.now, ok=True))
+    over = workflow("job-other", uid="w9", phase="Failed", shutdown="Terminate", version=2, **LEFT)
+    site.changes(Kind.WORKFLOW, over)
+    assert site.ordered == [Act.KILL]
+    site.take(site.engine.told(site.orders[0], site.now, ok=True))
+    site.changes(Kind.POD, left_pod(main=ended(137), version=3))
+    assert site.ordered == [Act.CONFIRM]
+    site.take(site.engine.confirmed(site.orders[0].key, over, [left_pod(main=ended(137), version=3)], site.now))
+    assert site.ordered == [Act.DROP_SECRET]
+    assert site.orders[0].secret == "nvflare-cred-job-other-a0"
+    site.take(site.engine.told(site.orders[0], site.now, ok=True))
+    assert site.engine.names == ("job-site",)
+
+
+def test_of_a_finished_workflow_of_an_earlier_run_only_the_credentials_are_taken_away() -> None:
+    left = workflow("job-other", uid="w9", phase="Succeeded", **LEFT)
+    site = Site().synced(workflows=(left,), pods=(left_pod(main=ended(0), phase="Succeeded"),))
+    assert site.ordered == [Act.DROP_SECRET]
+    site.take(site.engine.told(site.orders[0], site.now, ok=True))
+    assert site.engine.names == ("job-site",)
+
+
+def test_a_program_that_outlived_its_finished_workflow_is_killed_after_the_parents_restart() -> None:
+    left = workflow("job-other", uid="w9", phase="Failed", shutdown="Terminate", **LEFT)
+    site = Site().synced(workflows=(left,), pods=(left_pod(main=RUNNING, phase="Running"),))
+    assert Act.KILL in site.ordered
+
+
+def test_a_living_parents_own_jobs_are_no_orphans() -> None:
+    site = Site().synced(workflows=(workflow(phase="Running"), workflow("done", uid="w5", phase="Succeeded")))
+    assert site.ordered == []
+
+
+def test_a_workflow_without_flargos_marks_is_nobodys_orphan() -> None:
+    stranger = workflow("stranger", uid="w7", phase="Running", parent="")
+    assert Site().synced(workflows=(stranger,)).ordered == []
+
+
+def test_a_create_that_comes_true_after_its_job_was_given_up_is_discarded() -> None:
+    site = Site().synced()
+    late = workflow("given-up", uid="w8", suspend=True)
+    assert site.changes(Kind.WORKFLOW, late).ordered == [Act.DISCARD]
+
+
+def test_a_workflow_of_another_launch_that_has_the_jobs_name_is_not_touched() -> None:
+    site = Site().synced()
+    other = workflow(phase="Running", attempt="other", parent="")
+    site.changes(Kind.WORKFLOW, other)
+    site.take(site.engine.submitted("job-site", "already there", site.now))
+    assert site.ordered == [Act.CONFIRM]
+    site.take(site.engine.confirmed("job-site", other, [pod(main=RUNNING)], site.now))
+    assert site.life is not None
+    assert site.life.verdict is not None
+    assert site.ordered == [Act.DROP_SECRET]
+
+
+def test_a_job_launched_anew_and_the_orphan_of_its_name_have_a_life_each() -> None:
+    left = workflow(uid="w9", phase="Running", **LEFT)
+    site = Site().synced(workflows=(left,))
+    assert site.engine.names == ("job-site", "job-site")

@@ -366,7 +366,7 @@ class Site:
 
     def __post_init__(self) -> None:
         self.engine = Engine(lambda _: False, 0.0)
-        self.engine.admit(NAME, PATIENCE, 3, 0.0)
+        self.engine.admit(NAME, "a1", PATIENCE, 3, 0.0)
         for kind in self.world.streams:
             self.relist(kind)
 

@@ -7,17 +7,22 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST, Submit, SubmitError
-from flargo.terms import Annotation, Object, Patience, Plan, SecretData
+from flargo.terms import Annotation, Label, Object, Patience, Plan, SecretData
 from tests.unit.memory import MemoryApi
 
 STARTUP = SecretData("nvflare-startup-site", {"rootCA.pem": b"root"})
+LABELS = {Label.MANAGED_BY: "flargo", Label.FEDERATION: "f", Label.SITE: "s"}
 REQUESTS = 5
 """Of an undisturbed first submit: look for the startup Secret, create it, the Workflow, its Secret; release."""
 
 
 def plan(attempt: str = "a1", startup: SecretData = STARTUP) -> Plan:
     workflow: Object = {
-        "metadata": {"name": "job-site", "labels": {}, "annotations": {Annotation.ATTEMPT: attempt}},
+        "metadata": {
+            "name": "job-site",
+            "labels": LABELS | {Label.PARENT: "me"},
+            "annotations": {Annotation.ATTEMPT: attempt},
+        },
         "spec": {"suspend": True},
     }
     credentials = SecretData(f"nvflare-cred-job-site-{attempt}", {"TOKEN": b"t"})
@@ -108,10 +113,27 @@ def test_an_earlier_launch_that_has_finished_makes_room() -> None:
 def test_a_launch_of_somebody_else_that_lives_is_left_alone_and_named() -> None:
     api = MemoryApi()
     submit(api, plan("a1"))
-    api.store[Kind.WORKFLOW, "job-site"]["metadata"]["labels"] = {"flargo.dev/parent": "other-parent"}
+    api.store[Kind.WORKFLOW, "job-site"]["metadata"]["labels"] = {Label.PARENT: "other-parent"}
     with pytest.raises(SubmitError, match="other-parent"):
         submit(api, plan("a2"))
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a1"
+
+
+def test_what_an_earlier_run_of_the_parent_left_is_waited_out() -> None:
+    api = MemoryApi()
+    submit(api, plan("a1"))
+    left = api.store[Kind.WORKFLOW, "job-site"]
+    left["metadata"]["labels"][Label.PARENT] = "an earlier run"
+    slept = [0.0]
+
+    def end_the_orphan(seconds: float) -> bool:
+        slept[0] += seconds
+        if slept[0] > 5:
+            left["status"] = {"phase": "Failed"}
+        return False
+
+    Submit(api, end_the_orphan, lambda: slept[0], deadline=60.0).run(plan("a2"))
+    assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a2"
 
 
 def test_the_startup_secret_is_written_again_only_when_the_kit_has_changed() -> None:
