@@ -79,6 +79,8 @@ class Api:
 
     def delete(self, kind: Kind, name: str, uid: Uid | None = None, grace: int | None = None) -> None:
         """Delete an object: that very one where a uid is given, with that many seconds of grace."""
+        if not name:
+            raise ApiError("delete", kind.value[1], 0, message="no name: that would delete all of them")
         # A grace period in the query is ignored once there is a body.
         body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid is not None:
@@ -115,13 +117,17 @@ class Api:
                 # A half-read stream is of no use to the pool.
                 response.close()
 
-    def log(self, pod: str, container: str, lines: int, most_bytes: int) -> str:
-        """The last lines of a container's log."""
-        query = {"container": container, "tailLines": str(lines), "limitBytes": str(most_bytes)}
+    def log(self, pod: str, container: str, lines: int, most_bytes: int, seconds: float) -> str:
+        """The end of a container's log: at most so many lines and bytes, read within so many seconds."""
+        # The server counts limitBytes from the first of those lines, and it is the last that matter.
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(16 * most_bytes)}
         path = f"{self._path(Kind.POD, pod)}/log"
-        response = self._send("log", Kind.POD, pod, "GET", path, query, None, None, READ_TIMEOUT)
+        response = self._send("log", Kind.POD, pod, "GET", path, query, None, None, seconds)
         with closing(response):
-            return response.read(most_bytes).decode(errors="replace")
+            try:
+                return response.read()[-most_bytes:].decode(errors="replace")
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise ApiError("log", pod, 0, message=_cause(error)) from error
 
     def _path(self, kind: Kind, name: str = "") -> str:
         group, plural = kind.value
@@ -168,7 +174,9 @@ class Api:
             connection = self._connect(verb, what)
             try:
                 response = connection.request(method, url, body, content_type, read_timeout)
-            except (urllib3.exceptions.HTTPError, OSError) as error:
+            except Exception as error:
+                # Not only the network: credentials are refreshed by code of the kubernetes client's, or an
+                # exec plugin's, that may raise anything.
                 raise ApiError(verb, what, 0, message=_cause(error)) from error
             if response.status == HTTPStatus.UNAUTHORIZED and again:  # the token was rotated: read it afresh, once
                 response.drain_conn()

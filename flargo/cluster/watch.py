@@ -16,6 +16,8 @@ STREAM_SECONDS = 45
 """A stream is renewed after so long. The server then has nothing to tell for less than a minute at a time, so
 silence beyond it is a dead connection: a half-open socket is noticed within the minute."""
 SILENCE = STREAM_SECONDS + 8.0
+LEAST_SECONDS = 1.0
+"""A stream that ends sooner is not renewed before."""
 RELIST_SECONDS = 600.0
 """A fresh list repairs what a stream may have lost."""
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -54,8 +56,12 @@ class Watch:
                 if not version or self.clock() - listed_at > RELIST_SECONDS:
                     items, version = self.api.list(self.kind, self.labels)
                     self.listener.listed(self.kind, items, version)
-                    listed_at, failures = self.clock(), 0
+                    listed_at = self.clock()
+                begun = self.clock()
                 version = self._stream(version)
+                failures = 0
+                if self.pause(max(0.0, LEAST_SECONDS - (self.clock() - begun))):
+                    return
             except ApiError as error:
                 # Whatever broke the stream, a list is the sure way back into sync.
                 version, failures = "", failures + 1

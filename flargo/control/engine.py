@@ -181,7 +181,8 @@ class Engine:
         left_behind = view.parent != self._epoch or (view.suspended and not view.over)
         if not self._epoch or not view.parent or is_followed or not left_behind:
             return Outcome()
-        orphan = _Known(self._orphan(view, now, is_quiet=pods is not None and view.over), view, pods or ())
+        is_quiet = pods is not None and view.over and all(pod.over for pod in pods)
+        orphan = _Known(self._orphan(view, now, is_quiet=is_quiet), view, pods or ())
         self._known[view.uid] = orphan
         self._orphans.setdefault(view.name, set()).add(view.uid)
         return self._tell(view.uid, Saw(self._observe(orphan, fresh=False)), now)
@@ -199,6 +200,7 @@ class Engine:
             since=healthy,
             verdict=Verdict(Reason.ORPHANED, int(Code.LOST)) if is_quiet else None,
             ruled_at=self._wall if is_quiet else math.inf,
+            quiet=is_quiet,
         )
 
     def _list_workflows(self, items: Iterable[Object], now: float) -> Outcome:

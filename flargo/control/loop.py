@@ -17,17 +17,20 @@ from flargo.cluster.watch import Watch
 from flargo.control.engine import Engine, Order, Outcome
 from flargo.control.submit import Submit, SubmitError
 from flargo.control.ticket import Ticket
-from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life
+from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import WORKFLOW_LABEL
+from flargo.status.views import MAIN, WORKFLOW_LABEL
 from flargo.terms import Object, Plan
 
 SUBMIT_PATIENCE = 120.0
 """Seconds for which a submit is repeated while the API server does not answer."""
+TAIL_LINES, TAIL_BYTES, TAIL_SECONDS = 200, 64 * 1024, 5.0
+"""How much of a failed program's log is kept, and how long a verdict waits for it."""
 _WORKERS = 8
 _log = logging.getLogger(__name__)
 Task = Callable[[], Outcome]
+Ruled = Callable[[Verdict, str], None]
 
 
 class Loop:
@@ -49,9 +52,10 @@ class Loop:
         self._ended = threading.Event()
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
-        # Apart from one another: launches that wait for an API server must not hold up a kill.
+        # Apart from one another: launches that wait for an API server must not hold up a kill or a verdict.
         self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-submit")
         self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
+        self._tellers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-tell")
         self._jobs: dict[str, _Job] = {}
         self._lost: dict[Kind, float] = {}
         self._watches = [
@@ -69,19 +73,20 @@ class Loop:
             for thread in self._threads:
                 thread.start()
 
-    def launch(self, plan: Plan, published: Callable[[], bool], ruled: Callable[[Verdict], None]) -> Ticket:
+    def launch(self, plan: Plan, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> Ticket:
         """Begin a job; returns at once. What becomes of it is on the ticket.
 
         Args:
             plan: what to put on the cluster.
             published: whether the job's results have reached the parent; does no I/O.
-            ruled: told the verdict before anybody who waits for it is woken.
+            ruled: told the verdict, and the end of the log, before anybody who waits for it is woken.
+            tail: fetch the end of the program's log if it fails.
 
         Raises:
             SubmitError: a job of that name is still being followed.
         """
         self.start()
-        job = _Job(plan, published, ruled)
+        job = _Job(plan, published, ruled, tail=tail)
         if self._jobs.setdefault(plan.name, job) is not job:
             raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
 
@@ -118,10 +123,8 @@ class Loop:
             if job.ticket.verdict is None:
                 _log.warning("%s: the parent ends before the job's end was seen", name)
                 reason = cause.value
-                job.ticket.update(
-                    Stage.ENDED, Verdict(reason, reason.code or 0, "not seen to end"), released=job.ticket.released
-                )
-        for pool in (self._submitters, self._performers):
+                job.ticket.rule(Verdict(reason, int(reason.code or Code.LOST), "not seen to end"))
+        for pool in (self._submitters, self._performers, self._tellers):
             pool.shutdown(wait=False, cancel_futures=True)
 
     # --- the watches' threads
@@ -187,14 +190,34 @@ class Loop:
         job = self._jobs.get(life.name)
         if job is None:
             return
-        if life.verdict is not None and job.ticket.verdict is None:
-            job.ruled(life.verdict)
-        job.ticket.update(life.stage, life.verdict, released=not life.submitting and not life.error)
+        job.ticket.update(life.stage, released=not life.submitting and not life.error)
+        if life.verdict is not None and not job.ruled_on:
+            job.ruled_on = True
+            # Not here: it writes files, and may fetch a log.
+            self._tellers.submit(self._conclude, job, life, life.verdict)
         if life.cleared:
             del self._jobs[life.name]
             job.cleared.set()
 
-    # --- the performers' threads
+    # --- the workers' threads
+
+    def _conclude(self, job: "_Job", life: Life, verdict: Verdict) -> None:
+        """Tell what became of a job, then wake those who wait for it."""
+        try:
+            job.ruled(verdict, self._tail(life) if job.tail and verdict.code != Code.SUCCESS else "")
+        except Exception:  # noqa: BLE001  (FLARE must hear the verdict whatever the report ran into)
+            _log.exception("%s: its outcome could not be told", life.name)
+        job.ticket.rule(verdict)
+
+    def _tail(self, life: Life) -> str:
+        """The end of the program's log, if it ever ran and its pod is still there."""
+        pod = next((pod for pod in life.seen.pods if pod.uid == life.first_pod), None)
+        if pod is None or pod.exit is None:
+            return ""
+        try:
+            return self._api.log(pod.name, MAIN, TAIL_LINES, TAIL_BYTES, TAIL_SECONDS)
+        except ApiError as error:
+            return f"the log could not be read: {error}"
 
     def _submit(self, job: "_Job") -> None:
         submit = Submit(self._api, job.unwanted.wait, time.monotonic, time.monotonic() + SUBMIT_PATIENCE)
@@ -251,10 +274,12 @@ class Loop:
 class _Job:
     """A plan on its way, and who waits for it."""
 
-    def __init__(self, plan: Plan, published: Callable[[], bool], ruled: Callable[[Verdict], None]) -> None:
+    def __init__(self, plan: Plan, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> None:
         self.plan = plan
         self.published = published
         self.ruled = ruled
+        self.tail = tail
+        self.ruled_on = False
         self.ticket = Ticket(plan.name)
         self.unwanted = threading.Event()
         self.cleared = threading.Event()

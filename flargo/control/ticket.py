@@ -20,10 +20,15 @@ class Ticket:
         """The Workflow has been released: its program may run at any moment."""
         self._changed = threading.Condition()
 
-    def update(self, stage: Stage, verdict: Verdict | None, *, released: bool) -> None:
-        """Write down the latest, and wake whoever waits. A verdict stands once it is set."""
+    def update(self, stage: Stage, *, released: bool) -> None:
+        """Write down how far the job is, and wake whoever waits."""
         with self._changed:
             self.stage, self.released = stage, released
+            self._changed.notify_all()
+
+    def rule(self, verdict: Verdict) -> None:
+        """Write down what became of the job, and wake whoever waits. The first verdict stands."""
+        with self._changed:
             self.verdict = self.verdict or verdict
             self._changed.notify_all()
 

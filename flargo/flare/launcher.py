@@ -12,14 +12,17 @@ from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
 from flargo.cluster.api import Api
 from flargo.cluster.connect import configuration
 from flargo.control.loop import Loop
+from flargo.control.submit import SubmitError
+from flargo.control.ticket import Ticket
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.hold import hold
-from flargo.flare.request import parent, read
+from flargo.flare.outcome import Report
+from flargo.flare.request import parent, read, report_of
 from flargo.flare.stock import Transfer
 from flargo.job.checks import Refused
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
-from flargo.status.reasons import Code
+from flargo.status.reasons import Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Role
 
@@ -92,24 +95,43 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         A client's launch returns at once: FLARE gives up on it after 20 s. A server's returns when the job's
         process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s.
 
+        A job that cannot be launched has a handle all the same, ended with 101: what is raised here is only
+        text in the server's log, while the outcome of a handle reaches the researcher.
+
         Raises:
-            Refused, RuntimeError: the job or the context cannot be launched; nothing was created.
+            Refused: FLARE's context says neither which job this is nor where its files are.
+            RuntimeError: the parent is shutting down.
         """
-        launch, transfer = read(
-            job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
-        )
+        report = report_of(job_meta, fl_ctx, self.role)
         try:
-            prepared = plan(launch, self._settings)
-            loop = self._loop_of(launch.parent)
-            ticket = loop.launch(
-                prepared, lambda: transfer.published, lambda verdict: _conclude(launch, transfer, verdict)
+            launch, transfer = read(
+                job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
             )
+        except ValueError as error:
+            return _refuse(report, str(error))
+        try:
+            return self._submit(launch, transfer, report, fl_ctx)
+        except (Refused, SubmitError) as error:
+            transfer.remove()
+            return _refuse(report, str(error))
         except BaseException:
             transfer.remove()
             raise
+
+    def _submit(self, launch: Launch, transfer: Transfer, report: Report, fl_ctx: FLContext) -> ArgoJobHandle:
+        prepared = plan(launch, self._settings)
+        loop = self._loop_of(launch.parent)
+
+        def ruled(verdict: Verdict, tail: str) -> None:
+            transfer.remove()
+            report.tell(verdict, prepared.name, tail, launch.credentials)
+
+        is_server = self.role is Role.SERVER
+        # A client's log may hold patients' data, and is not read.
+        ticket = loop.launch(prepared, lambda: transfer.published, ruled, tail=is_server)
         _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, prepared.name)
         handle = ArgoJobHandle(ticket, loop.stop)
-        if self.role is Role.SERVER:
+        if is_server:
             hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)
         return handle
 
@@ -137,13 +159,13 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             loop.end(Cause.PARENT_END, END_PATIENCE)
 
 
-def _conclude(launch: Launch, transfer: Transfer, verdict: Verdict) -> None:
-    """What became of a job, before FLARE hears it."""
-    transfer.remove()
-    level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
-    said = " ".join(filter(None, (verdict.reason.sentence, verdict.detail, verdict.reason.remedy)))
-    name, site = verdict.reason.name, launch.parent.site
-    _log.log(level, "job %s at %s: %s (%d): %s", launch.job_id, site, name, verdict.code, said)
+def _refuse(report: Report, why: str) -> ArgoJobHandle:
+    """The handle of a job that was not launched."""
+    verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), why)
+    report.tell(verdict, workflow="")
+    ticket = Ticket("")
+    ticket.rule(verdict)
+    return ArgoJobHandle(ticket, lambda _, __: None)
 
 
 class ServerArgoJobLauncher(ArgoJobLauncher):

@@ -29,6 +29,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from flargo.flare import stock
+from flargo.flare.outcome import Report
 from flargo.flare.stock import Mount, Study, Transfer
 from flargo.job import checks, names
 from flargo.job.checks import MISSING, Check, Refused
@@ -197,6 +198,23 @@ def parent(fl_ctx: FLContext, role: Role, epoch: str) -> Parent:
     return Parent(site, federation(Path(workspace.get_startup_kit_dir())), epoch, role)
 
 
+def report_of(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report:
+    """Where a job's outcome is told.
+
+    Raises:
+        Refused: the context or the metadata does not say whose outcome it would be.
+    """
+    job_id, site = _job_id(job_meta), _site(fl_ctx)
+    workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
+    return Report(
+        job_id,
+        site,
+        role,
+        run_dir=Path(workspace.get_run_dir(job_id)),
+        error_log=Path(workspace.get_app_error_log_file_path(job_id)),
+    )
+
+
 def federation(startup: Path) -> str:
     """Which federation a site is in: twelve hex digits of the SHA-256 of its root certificate, as DER.
 
@@ -249,10 +267,7 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
 
 def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _Asked:
     site = _site(fl_ctx)
-    job_id = job_meta.get(JobConstants.JOB_ID)
-    if not isinstance(job_id, str) or not stock.job_key(job_id):
-        value = job_id or MISSING
-        raise Refused(f"job_meta[{JobConstants.JOB_ID!r}]", value, "a string with letters or digits")
+    job_id = _job_id(job_meta)
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
     args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
     spec, where = _job_spec(job_meta, site)
@@ -282,6 +297,14 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
         portable=_of_job(job_meta, JobMetaKey.RESOURCE_SPEC, site, stock.portable_spec),
         where=where,
     )
+
+
+def _job_id(job_meta: dict[str, Any]) -> str:
+    job_id = job_meta.get(JobConstants.JOB_ID)
+    if not isinstance(job_id, str) or not stock.job_key(job_id):
+        value = job_id or MISSING
+        raise Refused(f"job_meta[{JobConstants.JOB_ID!r}]", value, "a string with letters or digits")
+    return job_id
 
 
 def _site(fl_ctx: FLContext) -> str:

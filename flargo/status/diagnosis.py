@@ -116,7 +116,8 @@ def _diagnose_end(workflow: WorkflowView) -> Diagnosis:
     """Of a Workflow that is over and has no pod (any more)."""
     detail = workflow.message or workflow.node_message
     if workflow.node_exit is not None:
-        ended = Exit(workflow.node_exit, message=workflow.node_message)
+        reason = "OOMKilled" if "OOMKilled" in workflow.node_message else ""
+        ended = Exit(workflow.node_exit, reason, workflow.node_message)
         if ended.code == 0:
             return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=ended)
         return Diagnosis(Stage.ENDED, _own_end(ended, workflow), detail, ended)
@@ -191,7 +192,7 @@ def _stage_without_pod(workflow: WorkflowView) -> Stage:
 def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:
     """Why main ended with another code than 0: what was done to the pod comes before what the program did."""
     if ended.reason == "OOMKilled":
-        return Reason.OUT_OF_MEMORY
+        return Reason.OUT_OF_MEMORY  # before whatever was done to a pod whose program was already lost
     if pod.reason == "Evicted":
         return Reason.EVICTED
     if pod.disruption or pod.reason == "Terminated":
@@ -204,6 +205,8 @@ def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason
 
 
 def _own_end(ended: Exit, workflow: WorkflowView) -> Reason:
+    if ended.reason == "OOMKilled":
+        return Reason.OUT_OF_MEMORY
     if ended.code in OWN_CODES:
         return Reason.PROGRAM_REPORTED
     return Reason.SHUT_DOWN if workflow.shutdown else Reason.PROGRAM_FAILED

@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.reasons import Reason
-from flargo.status.verdict import Cause, Verdict, rule
+from flargo.status.verdict import ENDED_BY_ITSELF, Cause, Verdict, rule
 from flargo.status.views import Observation, PodView
 from flargo.terms import Patience, Uid
 
@@ -152,20 +152,25 @@ class Life:
     """On the always-running clock."""
     tries: Mapping[Wish, Try] = field(default_factory=lambda: MappingProxyType({}))
     secret_dropped: bool = False
+    quiet: bool = False
+    """A fresh read has shown that nothing runs and nothing will: of a job that was stopped, a stream that is cut
+    could hide a pod that was made at the last moment."""
 
     @property
     def stopping(self) -> bool:
         """Whether it is to be brought to an end."""
-        ended_by_itself = self.verdict is not None and self.ended is not None
-        return self.cause is not None or self.doom is not None or (self.verdict is not None and not ended_by_itself)
+        if self.cause is not None or self.doom is not None:
+            return True
+        if self.verdict is None:
+            return False
+        run_again = any(pod.uid != self.first_pod and not pod.over for pod in self.seen.pods)
+        return run_again or self.verdict.reason not in ENDED_BY_ITSELF
 
     @property
     def cleared(self) -> bool:
         """Whether FLARE has its verdict and nothing is left on the cluster that runs or holds credentials."""
-        workflow = self.seen.workflow
-        gone = workflow is None or workflow.over
-        quiet = all(pod.over for pod in self.seen.pods)
-        return self.verdict is not None and self.secret_dropped and not self.submitting and gone and quiet
+        quiet = self.quiet if self.stopping else _is_quiet(self.seen)
+        return self.verdict is not None and self.secret_dropped and not self.submitting and quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +239,12 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
         since=life.since if stage is life.stage else now.healthy,
         shutdown_at=min(life.shutdown_at, now.wall) if shut else life.shutdown_at,
         tries=_after_a_look(life.tries, now, fresh=observation.fresh),
+        quiet=life.quiet or (observation.fresh and not life.submitting and _is_quiet(observation)),
     )
+
+
+def _is_quiet(seen: Observation) -> bool:
+    return (seen.workflow is None or seen.workflow.over) and all(pod.over for pod in seen.pods)
 
 
 def _after_a_look(tries: Mapping[Wish, Try], now: Now, *, fresh: bool) -> Mapping[Wish, Try]:
@@ -368,7 +378,7 @@ def _ending(life: Life, now: Now) -> list[Wish]:
     if living:
         safe = workflow is None or workflow.over or now.wall >= life.shutdown_at + SHUTDOWN_LAG
         return [Wish(Act.KILL, pod.uid) for pod in living] if safe else []
-    if life.verdict is None and not (workflow is None and life.submitting):
+    if not life.quiet and not (workflow is None and life.submitting):
         return [_CONFIRM]
     return []
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
@@ -609,12 +609,21 @@ def finish(site: Site) -> None:
 
 @PROFILE
 @given(JOBS, moves(disturbed=True))
+@example(Job(), ["argo goes"])
+@example(Job(), ["round", "argo goes"])
+@example(Job(), ["submit", "cut workflows", "round", "abort", "round"])
+@example(Job(), [*["round"] * 3, "cut pods", "out of memory", "round", "drained", "round"])
+@example(
+    Job(),
+    ["round", "round", "drained", "kubelet works", "pod event, again later", "cut pods", "perform", *["round"] * 2],
+)
 def test_whatever_happens_the_verdict_is_right_and_nothing_is_left(job: Job, happenings: list[str]) -> None:
     finish(play(job, happenings))
 
 
 @PROFILE
 @given(st.sampled_from([0, 1, 9, 101, 102, 103, 104, 127, 143]), moves(disturbed=False))
+@example(0, ["round", "submit", "half a minute", "program ends", "half a minute"])
 def test_a_job_left_alone_by_all_but_the_wire_is_left_alone_by_flargo(code: int, happenings: list[str]) -> None:
     site = play(Job(code), happenings)
     finish(site)

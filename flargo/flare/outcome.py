@@ -1,0 +1,114 @@
+"""Where the reason for a job's end reaches people: the parent's log, and the job's own files.
+
+On the server the run directory is archived when the job has ended, and ``download_job`` brings it to the
+researcher: an outcome, and for a failure the end of the log. A client's run directory stays at the site. What
+leaves it, where the site allows log streaming, is FLARE's own error log, so a client's reason is one line there;
+the log itself may hold patients' data and stays.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flargo.status.reasons import Code
+from flargo.status.verdict import Verdict
+from flargo.terms import Role, SecretData
+
+OUTCOME = "argo_outcome.json"
+LOG_TAIL = "argo_log_tail.txt"
+REDACTED = "[redacted]"
+_log = logging.getLogger(__name__)
+
+
+class Report:
+    """Tells what became of one job."""
+
+    def __init__(self, job_id: str, site: str, role: Role, *, run_dir: Path, error_log: Path) -> None:
+        """Of a job at a site.
+
+        Args:
+            job_id: FLARE's.
+            site: FLARE's name of it.
+            role: which side of the job.
+            run_dir: the job's run directory at the parent.
+            error_log: FLARE's error log of the job at the parent.
+        """
+        self._job_id = job_id
+        self._site = site
+        self._role = role
+        self._run_dir = run_dir
+        self._error_log = error_log
+
+    def tell(self, verdict: Verdict, workflow: str, tail: str = "", credentials: SecretData | None = None) -> None:
+        """Tell it; what cannot be written is passed over, for the verdict must not wait for a disk.
+
+        Args:
+            verdict: what became of the job.
+            workflow: the Workflow's name, where there was one.
+            tail: the end of the program's log.
+            credentials: what must not be in any of it.
+        """
+        level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
+        said = _redact(_sentence(verdict), credentials)
+        _log.log(level, "job %s at %s: %s (%d): %s", self._job_id, self._site, verdict.reason.name, verdict.code, said)
+        try:
+            if self._role is Role.SERVER:
+                self._write(verdict, workflow, _redact(verdict.detail, credentials), _redact(tail, credentials))
+            elif verdict.code != Code.SUCCESS:
+                self._append(verdict, said)
+        except OSError as error:
+            _log.warning("job %s: its outcome could not be written: %s", self._job_id, error)
+
+    def _write(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
+        # FLARE may have archived and removed it by now; it must not come back.
+        if not self._run_dir.is_dir():
+            return
+        outcome = {
+            "job_id": self._job_id,
+            "site": self._site,
+            "workflow": workflow,
+            "reason": verdict.reason.name,
+            "code": verdict.code,
+            "exit_code": verdict.exit_code,
+            "what_happened": verdict.reason.sentence,
+            "detail": detail,
+            "what_to_do": verdict.reason.remedy,
+            "seen_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        _put(self._run_dir / OUTCOME, json.dumps(outcome, indent=2) + "\n")
+        if tail and verdict.code != Code.SUCCESS:
+            _put(self._run_dir / LOG_TAIL, tail)
+
+    def _append(self, verdict: Verdict, said: str) -> None:
+        if not self._error_log.parent.is_dir():
+            return
+        when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
+        line = f"{when} - flargo - ERROR - {verdict.reason.name} ({verdict.code}): {' '.join(said.split())}\n"
+        with self._error_log.open("a", encoding="utf-8") as log:
+            log.write(line)
+
+
+def _sentence(verdict: Verdict) -> str:
+    return " ".join(filter(None, (verdict.reason.sentence, verdict.detail, verdict.reason.remedy)))
+
+
+def _redact(text: str, credentials: SecretData | None) -> str:
+    for value in credentials.data.values() if credentials is not None else ():
+        if value:
+            text = text.replace(value.decode(errors="replace"), REDACTED)
+    return text
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or not at all; its directory is not made anew."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,125 @@
+"""The transport, without a server: what it asks, and that nothing but ApiError comes out of it."""
+
+import json
+from typing import Any
+
+import pytest
+import urllib3
+
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.errors import ApiError
+from flargo.terms import Object, Uid
+
+
+class Answer:
+    """A response, as urllib3 gives it."""
+
+    def __init__(self, status: int, body: bytes = b"{}", headers: dict[str, str] | None = None) -> None:
+        self.status, self.body, self.headers, self.reason = status, body, headers or {}, "Reason"
+        self.given_back = False
+
+    def read(self, _: int | None = None) -> bytes:
+        return self.body
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        yield from (self.body[at : at + 7] for at in range(0, len(self.body), 7))
+
+    def drain_conn(self) -> None:
+        self.given_back = True
+
+    release_conn = close = drain_conn
+
+
+class Served(Api):
+    """Connected to a list of answers; an exception is raised in the place of one."""
+
+    def __init__(self, *answers: Answer | Exception) -> None:
+        super().__init__(lambda: None, "ns")  # type: ignore[arg-type,return-value]
+        self.answers = list(answers)
+        self.logins = 0
+        self.requests: list[tuple[str, str, Object | None]] = []
+
+    def _connect(self, _verb: str, _what: str) -> Any:
+        self.logins += self._connection is None
+        self._connection = self  # type: ignore[assignment]
+        return self
+
+    def request(self, method: str, url: str, body: Object | None, *_: Any) -> Any:
+        self.requests.append((method, url, body))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_a_delete_hits_one_object_with_uid_and_grace_in_its_body() -> None:
+    api = Served(Answer(200))
+    api.delete(Kind.POD, "p", Uid("u1"), 3)
+    method, url, body = api.requests[0]
+    assert (method, url) == ("DELETE", "/api/v1/namespaces/ns/pods/p")
+    assert body is not None
+    assert body["preconditions"] == {"uid": "u1"}
+    assert body["gracePeriodSeconds"] == 3
+
+
+def test_a_delete_without_a_name_is_never_sent_for_it_would_be_of_all() -> None:
+    api = Served(Answer(200))
+    with pytest.raises((ApiError, ValueError)):
+        api.delete(Kind.POD, "")
+    assert api.requests == []
+
+
+def test_after_a_401_credentials_are_read_afresh_once() -> None:
+    refused = Answer(401)
+    api = Served(refused, Answer(200, b'{"a": 1}'))
+    assert api.get(Kind.POD, "p") == {"a": 1}
+    assert api.logins == 2
+    assert refused.given_back
+    with pytest.raises(ApiError, match="401"):
+        Served(Answer(401), Answer(401)).get(Kind.POD, "p")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"text"', b"null", b'{"message": 7}'])
+def test_a_refusal_with_any_body_is_an_api_error_and_gives_its_connection_back(body: bytes) -> None:
+    answer = Answer(503, body, {"Retry-After": "7"})
+    with pytest.raises(ApiError) as error:
+        Served(answer).get(Kind.POD, "p")
+    assert (error.value.status, error.value.retry_after, answer.given_back) == (503, 7.0, True)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        urllib3.exceptions.ReadTimeoutError(None, "/", "slow"),  # type: ignore[arg-type]
+        ConnectionResetError("reset"),
+        ValueError("Invalid header value b'bearer x\\n'"),  # http.client, of a token file that ends with a newline
+        RuntimeError("Token file exists but empty."),  # stands for kubernetes' ConfigException, of its refresh hook
+    ],
+    ids=["timeout", "reset", "header", "credentials"],
+)
+def test_whatever_keeps_a_request_from_being_sent_is_an_api_error(trouble: Exception) -> None:
+    with pytest.raises(ApiError):
+        Served(trouble).get(Kind.POD, "p")
+    with pytest.raises(ApiError):
+        list(Served(trouble).watch(Kind.POD, "", "1", 45, 50.0))
+
+
+def test_a_list_goes_on_page_by_page() -> None:
+    pages = [
+        {"items": [{"n": 1}], "metadata": {"continue": "c"}},
+        {"items": None, "metadata": {"resourceVersion": "9"}},
+    ]
+    api = Served(*(Answer(200, json.dumps(page).encode()) for page in pages))
+    assert api.list(Kind.POD, "a=b") == ([{"n": 1}], "9")
+    assert "continue=c" in api.requests[1][1]
+
+
+def test_a_watch_puts_lines_together_and_gives_its_connection_back() -> None:
+    answer = Answer(200, b'{"type": "ADDED"}\n\n{"type": "DELETED"}\n{"ty')
+    assert [event["type"] for event in Served(answer).watch(Kind.POD, "", "1", 45, 50.0)] == ["ADDED", "DELETED"]
+    assert answer.given_back
+
+
+def test_a_watch_that_is_refused_is_an_api_error() -> None:
+    with pytest.raises(ApiError, match="410"):
+        list(Served(Answer(410)).watch(Kind.POD, "", "1", 45, 50.0))

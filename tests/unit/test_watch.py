@@ -1,0 +1,100 @@
+"""The one loop that follows a kind: what it tells, when it lists anew, and how hard it knocks when it is not let in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.errors import ApiError
+from flargo.cluster.watch import RELIST_SECONDS, Watch
+from flargo.terms import Object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+REFUSED = ApiError("watch", "pods", 403, "Forbidden")
+EXPIRED: Object = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
+Stream = list[Object | ApiError]
+
+
+def event(kind: str, version: int) -> Object:
+    return {"type": kind, "object": {"metadata": {"name": "x", "resourceVersion": str(version)}}}
+
+
+class Server:
+    """Answers lists, and watches with the next of some streams; then is followed until a number of requests."""
+
+    def __init__(self, *streams: Stream, lasting: float = 45.0, requests: int = 6, then: Stream | None = None) -> None:
+        self.streams = list(streams)
+        self.then = then or []
+        self.lasting = lasting
+        self.most = requests
+        self.now = 0.0
+        self.slept: list[float] = []
+        self.asked: list[str] = []
+        self.told: list[str] = []
+        Watch(cast("Api", self), Kind.POD, "", self, self.pause, lambda: self.now).run()
+
+    def list(self, _kind: Kind, _labels: str) -> tuple[list[Object], str]:
+        self.asked.append("list")
+        return [], "100"
+
+    def watch(self, _kind: Kind, _labels: str, version: str, _seconds: int, _silence: float) -> Iterator[Object]:
+        self.asked.append(version)
+        self.now += self.lasting
+        for item in self.streams.pop(0) if self.streams else self.then:
+            if isinstance(item, ApiError):
+                raise item
+            yield item
+
+    def pause(self, seconds: float) -> bool:
+        self.now += seconds
+        if seconds:
+            self.slept.append(seconds)
+        return len(self.asked) >= self.most
+
+    def listed(self, _kind: Kind, _items: Sequence[Object], _version: str) -> None:
+        self.told.append("listed")
+
+    def changed(self, _kind: Kind, _item: Object, *, deleted: bool) -> None:
+        self.told.append("gone" if deleted else "changed")
+
+    def lost(self, _kind: Kind, _error: ApiError) -> None:
+        self.told.append("lost")
+
+
+def test_a_stream_that_ends_is_taken_up_where_it_ended_bookmarks_included() -> None:
+    server = Server([event("ADDED", 101), event("BOOKMARK", 150)], [event("DELETED", 151)], requests=4)
+    assert server.asked == ["list", "100", "150", "151"]
+    assert server.told == ["listed", "changed", "gone"]
+
+
+def test_an_expired_version_is_told_as_a_loss_and_listed_anew() -> None:
+    server = Server([event("ADDED", 101), EXPIRED], requests=3)
+    assert server.asked[:3] == ["list", "100", "list"]
+    assert server.told == ["listed", "changed", "lost", "listed"]
+
+
+def test_a_cut_stream_is_told_as_a_loss_and_listed_anew() -> None:
+    server = Server([event("ADDED", 101), ApiError("watch", "pods", 0)], requests=3)
+    assert server.told == ["listed", "changed", "lost", "listed"]
+
+
+def test_a_list_repairs_now_and_then_what_a_stream_may_have_lost() -> None:
+    server = Server(lasting=RELIST_SECONDS / 2 + 1, requests=5)
+    assert server.asked == ["list", "100", "100", "list", "100"]
+
+
+def test_a_server_that_asks_for_time_gets_it() -> None:
+    server = Server([ApiError("watch", "pods", 429, retry_after=30.0)], requests=2)
+    assert max(server.slept, default=0.0) >= 30.0
+
+
+def test_a_watch_that_is_always_refused_knocks_ever_more_seldom_although_lists_work() -> None:
+    server = Server(lasting=0.0, requests=40, then=[REFUSED])
+    assert server.now > 100.0, f"{len(server.asked)} requests in {server.now:.1f} s"
+
+
+def test_streams_that_end_at_once_are_no_busy_loop() -> None:
+    server = Server(lasting=0.0, requests=40)
+    assert server.now > 10.0, f"{len(server.asked)} requests in {server.now:.1f} s"
