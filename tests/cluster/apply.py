@@ -18,7 +18,9 @@ def everything(namespace: str) -> None:
     """All of it; ends when every account can be used."""
     # Argo's definitions are too large for the annotation that a client-side apply leaves.
     kubectl("apply", "--server-side", *(f"--filename={path}" for path in sorted(parts.crds().glob("argoproj*.yaml"))))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    # Tried again, for kubectl fails on a definition that has no status at all yet.
+    established = ("kubectl", "wait", "--for=condition=Established", "--timeout=5s", "crd", "--all")
+    sandbox.wait("Argo's definitions", lambda: sandbox.works(*established), 60)
     # What kubectl learned of the API before that lacks Argo's part, and it would believe it for hours.
     shutil.rmtree(state.KUBECTL, ignore_errors=True)
     kubectl("apply", "--filename=-", document=restricted(namespace))
