@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from flargo.cluster.api import Kind
 from flargo.job.names import credentials_secret
-from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish, step
+from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
 from flargo.status.reasons import Code, Reason
+from flargo.status.step import step
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import Observation, PodView, WorkflowView, pod_view, workflow_view
 from flargo.terms import Object, Patience, Uid

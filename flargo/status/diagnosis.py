@@ -73,6 +73,21 @@ _WORKFLOW_WORDS = (
     (re.compile(r"pod deleted"), Reason.POD_DELETED),
 )
 
+# What the kubelet says of an end that is not the program's: nobody saw it, or it never began.
+_NOT_ITS_OWN = {
+    "OOMKilled": Reason.OUT_OF_MEMORY,
+    "ContainerStatusUnknown": Reason.NODE_LOST,
+    "Unknown": Reason.NODE_LOST,
+    "StartError": Reason.CONTAINER,
+    "ContainerCannotRun": Reason.CONTAINER,
+}
+
+# Argo's words for the end of a step whose pod it saw and flargo did not (argo.md; the kubelet's eviction messages).
+_STEP_WORDS = (
+    (re.compile(r"OOMKilled"), Reason.OUT_OF_MEMORY),
+    (re.compile(r"[Uu]sage of|exceeds the limit|low on resource"), Reason.EVICTED),
+)
+
 _SHORTAGE = re.compile(r"\binsufficient\s+([a-z0-9./_-]+)", re.IGNORECASE)
 
 
@@ -116,11 +131,13 @@ def _diagnose_end(workflow: WorkflowView) -> Diagnosis:
     """Of a Workflow that is over and has no pod (any more)."""
     detail = workflow.message or workflow.node_message
     if workflow.node_exit is not None:
-        reason = "OOMKilled" if "OOMKilled" in workflow.node_message else ""
-        ended = Exit(workflow.node_exit, reason, workflow.node_message)
+        ended = Exit(workflow.node_exit, message=workflow.node_message)
         if ended.code == 0:
             return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=ended)
-        return Diagnosis(Stage.ENDED, _own_end(ended, workflow), detail, ended)
+        said = (words_reason for words, words_reason in _STEP_WORDS if words.search(workflow.node_message))
+        return Diagnosis(Stage.ENDED, next(said, None) or _own_end(ended, workflow), detail, ended)
+    if workflow.phase == "Succeeded":
+        return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, detail)
     if workflow.shutdown:
         return Diagnosis(Stage.ENDED, Reason.SHUT_DOWN, detail)
     words = f"{workflow.message} {workflow.node_message}"
@@ -191,10 +208,10 @@ def _stage_without_pod(workflow: WorkflowView) -> Stage:
 
 def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:
     """Why main ended with another code than 0: what was done to the pod comes before what the program did."""
-    if ended.reason == "OOMKilled":
-        return Reason.OUT_OF_MEMORY  # before whatever was done to a pod whose program was already lost
     if pod.reason == "Evicted":
         return Reason.EVICTED
+    if ended.reason in _NOT_ITS_OWN:
+        return _NOT_ITS_OWN[ended.reason]
     if pod.disruption or pod.reason == "Terminated":
         return Reason.DISRUPTED
     if workflow is None:
@@ -205,8 +222,6 @@ def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason
 
 
 def _own_end(ended: Exit, workflow: WorkflowView) -> Reason:
-    if ended.reason == "OOMKilled":
-        return Reason.OUT_OF_MEMORY
     if ended.code in OWN_CODES:
         return Reason.PROGRAM_REPORTED
     return Reason.SHUT_DOWN if workflow.shutdown else Reason.PROGRAM_FAILED

@@ -58,6 +58,7 @@ class Reason(Enum):
     OUT_OF_MEMORY = Row(Code.LOST, "The job used more than its memory limit.", "Raise 'memory' in its launcher_spec.")
     EVICTED = Row(Code.LOST, "The pod was evicted by its node.", "See the message; raise the limit or free the node.")
     DISRUPTED = Row(Code.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again.")
+    NODE_LOST = Row(Code.LOST, "The node was lost, and the pod with it.", "Look at the node; submit the job again.")
     POD_DELETED = Row(Code.LOST, "The pod was deleted while the job ran.", "Find out who deletes pods; submit again.")
     NODE_REFUSED = Row(Code.LOST, "The node refused the pod before it started.", "See the message; submit again.")
     RUN_TWICE = Row(Code.LOST, "Argo started a second pod for the job; both were ended.", "Submit the job again.")

@@ -64,9 +64,14 @@ class PodView:
     """The resourceVersion: tells which of two views is the newer one."""
 
     @property
+    def finished(self) -> bool:
+        """Whether all of its containers have ended: until then it holds its place, and its GPUs."""
+        return self.phase in {"Succeeded", "Failed"}
+
+    @property
     def over(self) -> bool:
         """Whether its main container has ended or will never start."""
-        return self.exit is not None or self.phase in {"Succeeded", "Failed"}
+        return self.exit is not None or self.finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish, step
+from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
+from flargo.status.step import step
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import Exit, Observation, PodView, Waiting, WorkflowView
 from flargo.terms import Patience, Uid
@@ -23,6 +24,11 @@ POD_SHORT = replace(POD, unscheduled_reason="Unschedulable", unscheduled_message
 def exited(code: int, reason: str = "Error", *, of: PodView = POD_RUNNING) -> PodView:
     """A pod whose main container has ended."""
     return replace(of, running=False, exit=Exit(code, reason))
+
+
+def finished(pod: PodView) -> PodView:
+    """The same pod once its other containers have ended, too."""
+    return replace(pod, phase="Failed" if pod.exit is not None and pod.exit.code else "Succeeded")
 
 
 def waiting(reason: str, message: str = "", container: str = "main") -> PodView:

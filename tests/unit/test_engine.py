@@ -114,13 +114,13 @@ def test_a_cleared_job_is_forgotten() -> None:
     site = Site().synced(workflows=(workflow(phase="Running"),))
     engine = site.engine
     site.take(engine.submitted("job-site", "", site.now))
-    outcome = engine.changed(Kind.POD, pod(main=ended(0)), site.now, deleted=False)
+    outcome = engine.changed(Kind.POD, pod(main=ended(0), phase="Succeeded"), site.now, deleted=False)
     engine.told(outcome.orders[0], site.now, ok=True)
     engine.changed(Kind.WORKFLOW, workflow(phase="Succeeded", version=9), site.now, deleted=False)
     assert engine.names == ()
 
 
-LEFT = {"parent": "an earlier run", "attempt": "a0"}
+LEFT: dict[str, Any] = {"parent": "an earlier run", "attempt": "a0"}
 
 
 def left_pod(**more: Any) -> Object:
@@ -138,9 +138,13 @@ def test_what_an_earlier_run_of_the_parent_left_is_ended_though_nobody_waits_for
     site.changes(Kind.WORKFLOW, over)
     assert site.ordered == [Act.KILL]
     site.take(site.engine.told(site.orders[0], site.now, ok=True))
-    site.changes(Kind.POD, left_pod(main=ended(137), version=3))
+    site.changes(Kind.POD, left_pod(main=ended(137), phase="Failed", version=3))
     assert site.ordered == [Act.CONFIRM]
-    site.take(site.engine.confirmed(site.orders[0].key, over, [left_pod(main=ended(137), version=3)], site.now))
+    site.take(
+        site.engine.confirmed(
+            site.orders[0].key, over, [left_pod(main=ended(137), phase="Failed", version=3)], site.now
+        )
+    )
     assert site.ordered == [Act.DROP_SECRET]
     assert site.orders[0].secret == "nvflare-cred-job-other-a0"
     site.take(site.engine.told(site.orders[0], site.now, ok=True))

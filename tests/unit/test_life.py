@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flargo.status.life import Act
+from flargo.status.life import Act, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import PodView, WorkflowView
@@ -22,6 +22,7 @@ from tests.unit.lives import (
     WORKFLOW,
     Story,
     exited,
+    finished,
     waiting,
 )
 
@@ -41,15 +42,45 @@ def test_after_success_argo_is_left_to_finish_and_the_life_is_cleared() -> None:
     story = Story().sees(WORKFLOW, exited(0, "Completed")).does(Act.DROP_SECRET).passes(5)
     assert not story.life.cleared
     assert story.wishes == []
-    assert story.sees(SUCCEEDED, exited(0, "Completed")).life.cleared
+    assert not story.sees(SUCCEEDED, exited(0, "Completed")).life.cleared, "Argo's wait container holds the pod still"
+    assert story.sees(SUCCEEDED, finished(exited(0, "Completed"))).life.cleared
 
 
 def test_a_wait_container_that_hangs_is_ended_after_a_minute() -> None:
-    story = Story().sees(WORKFLOW, exited(0, "Completed")).does(Act.DROP_SECRET).passes(61)
+    hung = exited(0, "Completed")
+    story = Story().sees(WORKFLOW, hung).does(Act.DROP_SECRET).passes(59)
+    assert story.wishes == []
+    story.passes(1).reads(WORKFLOW, hung)
     assert story.wishes == [Act.SHUTDOWN]
-    story.does(Act.SHUTDOWN).sees(SHUT, exited(0, "Completed"))
+    story.does(Act.SHUTDOWN).sees(SHUT, hung)
+    assert story.wishes == [Act.KILL]
+    story.does(Act.KILL).sees(SHUT)
     assert heard(story) == (Reason.SUCCEEDED, 0)
     assert story.life.cleared
+
+
+def test_argo_is_not_hurried_while_the_cluster_is_not_heard() -> None:
+    story = Story().sees(WORKFLOW, exited(0)).does(Act.DROP_SECRET).passes(3600, healthy=False)
+    assert story.wishes == []
+
+
+def test_a_pod_on_a_lost_node_is_given_up_but_killed_on() -> None:
+    dying = replace(POD_RUNNING, deleting=True)
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(Act.SHUTDOWN).sees(SHUT, POD_RUNNING).does(Act.KILL)
+    story.sees(SHUT, dying).passes(62)
+    assert heard(story) is None
+    story.passes(1).reads(SHUT, dying)
+    assert heard(story) == (Reason.ABORTED, 9)
+    assert "was not seen" in story.life.verdict.detail  # type: ignore[union-attr]
+    assert not story.life.cleared
+    story.does(Act.KILL)
+    assert story.passes(14).wishes[-1] is Act.KILL
+
+
+def test_a_release_whose_answer_was_lost_does_not_end_the_job_that_runs() -> None:
+    story = Story(submitted=False).sees(WORKFLOW, POD_RUNNING).tell(Submitted("no answer"))
+    assert story.wishes == []
+    assert heard(story.sees(WORKFLOW, exited(0))) == (Reason.SUCCEEDED, 0)
 
 
 @pytest.mark.parametrize(
@@ -204,16 +235,12 @@ def test_an_abort_during_the_submit_discards_the_workflow_that_comes_late() -> N
 
 
 def test_an_abort_before_anything_was_created_is_an_abort() -> None:
-    from flargo.status.life import Submitted
-
     story = Story(submitted=False).stops().tell(Submitted("not wanted any more")).reads(None)
     assert heard(story) == (Reason.ABORTED, 9)
     assert story.does(Act.DROP_SECRET).life.cleared
 
 
 def test_a_submit_that_failed_half_way_leaves_nothing() -> None:
-    from flargo.status.life import Submitted
-
     story = Story(submitted=False).sees(HELD).tell(Submitted("secrets is forbidden")).reads(HELD)
     assert story.wishes == [Act.DISCARD]
     story.does(Act.DISCARD).sees(None).reads(None)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
 from flargo.control.engine import Engine, Order, Outcome
-from flargo.status.life import SETTLE, Act
+from flargo.status.life import Act
 from flargo.status.reasons import Reason
+from flargo.status.step import SETTLE
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Patience
 from tests.unit.objects import Object, pod, workflow

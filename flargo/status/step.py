@@ -1,0 +1,289 @@
+"""What follows from what: facts in, wishes out. The heart of flargo, and a pure function.
+
+``step(life, fact, now)`` is called for everything that happens to a job. It remembers what must be remembered,
+rules on the job when it can be ruled on, and says what it wishes done. It is level-triggered: a wish is
+derived from what is seen and what is wanted, is repeated with growing gaps until it shows, and is never
+part of a plan that could be lost half-way.
+
+Three rules carry it:
+
+1. Nothing is concluded from an absence, a lapse of time, or any end but exit code 0 without a fresh read
+   after it: pods and Workflows arrive on two streams with no order between them, and exit code 143 may
+   be seen before the shutdown or the drain that caused it.
+2. The verdict (what FLARE hears, once) and being cleared (nothing is left) are two things. Killing goes on
+   until cleared.
+3. Two clocks: patience only passes while the cluster is being heard; retries of a kill pass always.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from flargo.status.diagnosis import Diagnosis, Stage, diagnose
+from flargo.status.life import (
+    CONFIRM,
+    Act,
+    Fact,
+    Life,
+    Now,
+    Saw,
+    Step,
+    Stop,
+    Submitted,
+    Tick,
+    Told,
+    Try,
+    Wish,
+    is_quiet,
+)
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Cause, rule
+from flargo.status.views import Observation, PodView
+
+SETTLE = 60.0
+"""Seconds that Argo gets to finish a Workflow after its main container has ended by itself."""
+LOST = 60.0
+"""Seconds beyond its grace after which a pod that is being killed counts as lost with its node."""
+ABSENCE = 10.0
+"""Seconds for which a submitted Workflow may be missing from the stream before it is asked for."""
+SHUTDOWN_LAG = 3.0
+"""Seconds after a shutdown before pods are deleted although Argo has not ended the Workflow. A pod that is
+deleted while Argo believes the job to be going on is made again."""
+_BACK_OFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+
+
+def step(life: Life, fact: Fact, now: Now) -> Step:
+    """Let a fact happen to a life."""
+    life = _absorb(life, fact, now)
+    fresh = isinstance(fact, Saw) and fact.observation.fresh
+    life = _judge(life, now, fresh=fresh)
+    if life.cleared:
+        return Step(life, (), None)
+    wanted = _wishes(life, now)
+    due = tuple(wish for wish in wanted if life.tries.get(wish, Try(not_before=-math.inf)).not_before <= now.wall)
+    tries = {wish: life.tries[wish] for wish in wanted if wish in life.tries}
+    tries |= {wish: replace(tries.get(wish, Try()), not_before=math.inf) for wish in due}
+    life = replace(life, tries=MappingProxyType(tries))
+    return Step(life, due, _wake_in(life, now))
+
+
+# --- what is remembered
+
+
+def _absorb(life: Life, fact: Fact, now: Now) -> Life:
+    match fact:
+        case Saw(observation):
+            return _see(life, observation, now)
+        case Stop(cause):
+            # FLARE also terminates what has ended already, to clean up: Argo is then left to finish in peace.
+            # A person's abort outweighs a cleanup that came first; nothing outweighs an abort.
+            settled = life.verdict is not None or life.cause is Cause.ABORT
+            return life if settled else replace(life, cause=cause)
+        case Submitted(error):
+            since = now.healthy if life.stage is Stage.ABSENT else life.since
+            return replace(life, submitting=False, error=error, since=since)
+        case Told(wish, ok):
+            return _hear(life, wish, now, ok=ok)
+        case Tick():
+            return life
+
+
+def _see(life: Life, observation: Observation, now: Now) -> Life:
+    first = life.first_pod or (observation.pods[0].uid if observation.pods else None)
+    pod = next((pod for pod in observation.pods if pod.uid == first), None)
+    ended = pod if pod is not None and pod.exit is not None else life.ended
+    if ended is not None and ended is not pod:
+        others = tuple(other for other in observation.pods if other.uid != first)
+        # Its exit stands; what the pod is by now is told by this observation, or it is gone.
+        still = replace(pod, exit=ended.exit) if pod is not None else replace(ended, phase="Failed")
+        observation = replace(observation, pods=(still, *others))
+    stage = diagnose(observation, first).stage
+    workflow = observation.workflow
+    shut = workflow is not None and bool(workflow.shutdown)
+    return replace(
+        life,
+        seen=observation,
+        first_pod=first,
+        ended=ended,
+        stage=stage,
+        since=life.since if stage is life.stage else now.healthy,
+        shutdown_at=min(life.shutdown_at, now.wall) if shut else life.shutdown_at,
+        tries=_after_a_look(life.tries, now, fresh=observation.fresh),
+        quiet=life.quiet or (observation.fresh and not life.submitting and is_quiet(observation)),
+        lingers=life.lingers or (observation.fresh and _is_overdue(life, now) and not is_quiet(observation)),
+    )
+
+
+def _after_a_look(tries: Mapping[Wish, Try], now: Now, *, fresh: bool) -> Mapping[Wish, Try]:
+    """A fresh read that concluded nothing is repeated with growing gaps; after news from a stream, at once."""
+    before = tries.get(CONFIRM)
+    others = {wish: it for wish, it in tries.items() if wish != CONFIRM}
+    if fresh:
+        reads = 1 if before is None else before.failures + 1
+        return MappingProxyType({**others, CONFIRM: Try(reads, now.wall + _gap(reads))})
+    in_flight = before is not None and before.not_before == math.inf
+    return tries if in_flight else MappingProxyType(others)
+
+
+def _gap(failures: int) -> float:
+    return _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
+
+
+def _hear(life: Life, wish: Wish, now: Now, *, ok: bool) -> Life:
+    failures = 0 if ok else life.tries.get(wish, Try()).failures + 1
+    wait = _patience_with(wish, life) if ok else _gap(failures)
+    tries = MappingProxyType({**life.tries, wish: Try(failures, now.wall + wait)})
+    life = replace(life, tries=tries)
+    if ok and wish.act is Act.DROP_SECRET:
+        return replace(life, secret_dropped=True)
+    if ok and wish.act is Act.SHUTDOWN:
+        return replace(life, shutdown_at=min(life.shutdown_at, now.wall))
+    if ok and wish.act is Act.KILL:
+        return replace(life, killed_at=min(life.killed_at, now.healthy))
+    return life
+
+
+def _patience_with(wish: Wish, life: Life) -> float:
+    """Seconds until a wish that was granted is repeated if it still does not show."""
+    return life.grace + 10.0 if wish.act is Act.KILL else 5.0
+
+
+# --- what is ruled
+
+
+def _judge(life: Life, now: Now, *, fresh: bool) -> Life:
+    if life.verdict is not None:
+        return life
+    seen = diagnose(life.seen, life.first_pod)
+    if seen.final or (fresh and _nothing_runs(life, seen, now)):
+        return _rule(life, seen, now)
+    if fresh and life.doom is None:
+        return replace(life, doom=_doom(life, seen, now))
+    return life
+
+
+def _nothing_runs(life: Life, seen: Diagnosis, now: Now) -> bool:
+    if seen.stage is Stage.ABSENT:
+        return not life.submitting
+    # Of a Workflow that is shut down Argo makes no pod any more, though its controller be away for now.
+    stillborn = not life.seen.pods and now.wall >= life.shutdown_at + SHUTDOWN_LAG
+    return seen.stage is Stage.ENDED or stillborn or _is_lost(life, now)
+
+
+def _is_lost(life: Life, now: Now) -> bool:
+    """Whether a pod has been being killed for so long that its node must be gone. Killing goes on all the same."""
+    dying = all(pod.deleting or pod.over for pod in life.seen.pods)
+    return dying and now.healthy >= life.killed_at + life.grace + LOST
+
+
+def _rule(life: Life, seen: Diagnosis, now: Now) -> Life:
+    if seen.stage is Stage.ABSENT:
+        # Never there, or discarded before anything ran.
+        reason = Reason.LAUNCH_FAILED if life.error else Reason.WORKFLOW_DELETED
+        seen = Diagnosis(Stage.ABSENT, reason, life.error)
+    elif seen.stage is not Stage.ENDED and life.seen.pods:
+        unseen = f"its end on node {life.seen.pods[0].node} was not seen"
+        seen = replace(seen, detail="; ".join(filter(None, (seen.detail, unseen))))
+    verdict = rule(life.cause, life.doom, seen, published=life.seen.published)
+    return replace(life, verdict=verdict, ruled_at=now.healthy)
+
+
+def _doom(life: Life, seen: Diagnosis, now: Now) -> Diagnosis | None:
+    """Why a job that is still there must be ended: told from outside, can never start, or out of patience."""
+    if _has_failed_to_launch(life):
+        return Diagnosis(seen.stage, Reason.LAUNCH_FAILED, life.error)
+    if seen.reason is not None:
+        return seen
+    overdue = _overdue(life, now)
+    return Diagnosis(seen.stage, overdue, seen.detail) if overdue is not None else None
+
+
+def _has_failed_to_launch(life: Life) -> bool:
+    """Whether its submit failed for good. If only the answer to the release was lost, it runs, and may."""
+    return bool(life.error) and not life.submitting and life.stage <= Stage.HELD
+
+
+def _deadlines(life: Life) -> list[tuple[float, Reason]]:
+    """The ends of patience that apply to the life's stage, on the healthy clock."""
+    if life.stage >= Stage.RUNNING:
+        return []
+    limits = {
+        Stage.ABSENT: (None if life.submitting else ABSENCE, Reason.WORKFLOW_DELETED),
+        Stage.UNCLAIMED: (life.patience.unclaimed, Reason.UNCLAIMED),
+        Stage.WAITING: (life.patience.starting, Reason.START_TIMEOUT),
+        Stage.SHORTAGE: (life.patience.pending, Reason.SHORTAGE),
+        Stage.STARTING: (life.patience.starting, Reason.START_TIMEOUT),
+    }
+    own, reason = limits.get(life.stage, (None, Reason.TIMEOUT))
+    ends = [(life.since + own, reason)] if own is not None else []
+    if life.patience.total is not None:
+        ends.append((life.born + life.patience.total, Reason.TIMEOUT))
+    return ends
+
+
+def _overdue(life: Life, now: Now) -> Reason | None:
+    past = [(at, reason) for at, reason in _deadlines(life) if at <= now.healthy]
+    return min(past, key=lambda end: end[0])[1] if past else None
+
+
+# --- what is wished for
+
+
+def _wishes(life: Life, now: Now) -> list[Wish]:
+    wishes = []
+    if life.verdict is not None and not life.secret_dropped:
+        wishes.append(Wish(Act.DROP_SECRET))
+    if life.stopping or life.lingers:
+        wishes += _ending(life, now)
+    elif _is_overdue(life, now) or (life.verdict is None and _asks_confirmation(life, now)):
+        wishes.append(CONFIRM)
+    return wishes
+
+
+def _is_overdue(life: Life, now: Now) -> bool:
+    """Whether Argo should have finished by now what has a verdict."""
+    return life.verdict is not None and now.healthy >= life.ruled_at + SETTLE
+
+
+def _asks_confirmation(life: Life, now: Now) -> bool:
+    if life.submitting and life.stage is Stage.ABSENT:
+        return False
+    seen = diagnose(life.seen, life.first_pod)
+    return _has_failed_to_launch(life) or seen.reason is not None or _overdue(life, now) is not None
+
+
+def _ending(life: Life, now: Now) -> list[Wish]:
+    """The next unmet steps towards nothing being left."""
+    workflow, living = life.seen.workflow, _living(life)
+    if workflow is not None and not (workflow.over or workflow.shutdown):
+        never_released = workflow.suspended and not life.seen.pods and not workflow.deleting
+        return [Wish(Act.DISCARD if never_released else Act.SHUTDOWN, workflow.uid)]
+    if living and workflow is None and not life.seen.fresh:
+        return [CONFIRM]
+    if living:
+        safe = workflow is None or workflow.over or now.wall >= life.shutdown_at + SHUTDOWN_LAG
+        asks = [CONFIRM] if life.verdict is None and _is_lost(life, now) else []
+        return [*asks, *(Wish(Act.KILL, pod.uid) for pod in living)] if safe else asks
+    if not life.quiet and not (workflow is None and life.submitting):
+        return [CONFIRM]
+    return []
+
+
+def _living(life: Life) -> list[PodView]:
+    """The pods to be killed: those whose main container runs or may start, and what hangs on after a long time."""
+    return [pod for pod in life.seen.pods if not pod.over or (life.lingers and not pod.finished)]
+
+
+# --- when to look again
+
+
+def _wake_in(life: Life, now: Now) -> float | None:
+    moments = [at - now.healthy for at, _ in _deadlines(life)] if life.verdict is None and not life.stopping else []
+    moments += [it.not_before - now.wall for it in life.tries.values()]
+    if life.stopping:
+        moments.append(life.shutdown_at + SHUTDOWN_LAG - now.wall)
+    if life.verdict is not None:
+        moments.append(life.ruled_at + SETTLE - now.healthy)
+    moments.append(life.killed_at + life.grace + LOST - now.healthy)
+    return min((moment for moment in moments if 0.0 < moment < math.inf), default=None)
