@@ -36,6 +36,8 @@ class Order:
     pod: str = ""
     """The pod's name, where a pod is to be killed."""
     grace: int = 0
+    news: int = 0
+    """How much the streams had told of the job when it was ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class _Known:
     uid: Uid | None = None
     """Of its Workflow, once that was seen: only that one's pods are its own."""
     wake_at: float | None = None
+    news: int = 0
+    """How often the streams have told something new."""
 
 
 class Engine:
@@ -78,6 +82,8 @@ class Engine:
         self._known: dict[str, _Known] = {}
         self._orphans: dict[str, set[str]] = {}
         """Keys of orphans by their Workflows' names."""
+        self._done: set[str] = set()
+        """Workflows (by uid) of other runs of which nothing is left but their record."""
         self._strangers: tuple[WorkflowView, ...] = ()
         """Listed before the pods were: whose they are is looked at when those are known."""
         self._synced: set[Kind] = set()
@@ -147,14 +153,16 @@ class Engine:
             for key, known in self._of(pod.workflow)
         )
 
-    def confirmed(self, key: str, workflow: Object | None, pods: Iterable[Object], now: float) -> Outcome:
-        """A fresh read of one job."""
-        known = self._known.get(key)
+    def confirmed(self, order: Order, workflow: Object | None, pods: Iterable[Object], now: float) -> Outcome:
+        """A fresh read of one job. If a stream has told something since it was ordered, it may be the older one."""
+        known = self._known.get(order.key)
         if known is None:
             return Outcome()
+        if known.news != order.news:
+            return self.told(order, now, ok=False)
         known.workflow = workflow_view(workflow) if workflow is not None else None
         known.pods = tuple(sorted(map(pod_view, pods), key=lambda pod: pod.name))
-        return self._tell(key, Saw(self._observe(known, fresh=True)), now)
+        return self._tell(order.key, Saw(self._observe(known, fresh=True)), now)
 
     def _of(self, name: str) -> list[tuple[str, _Known]]:
         """The lives that a Workflow's name concerns: a launched job, and orphans of earlier launches of it."""
@@ -179,6 +187,7 @@ class Engine:
         """
         known = self._known.get(view.name)
         is_followed = (known is not None and known.life.attempt == view.attempt) or view.uid in self._known
+        is_followed = is_followed or view.uid in self._done
         left_behind = view.parent != self._epoch or (view.suspended and not view.over)
         if not self._epoch or not view.parent or is_followed or not left_behind:
             return Outcome()
@@ -206,6 +215,7 @@ class Engine:
 
     def _list_workflows(self, items: Iterable[Object], now: float) -> Outcome:
         views = {view.name: view for view in map(workflow_view, items)}
+        self._done &= {view.uid for view in views.values()}
         outcomes: list[Outcome] = []
         if Kind.POD in self._synced:
             outcomes += [self._adopt(view, now) for view in views.values()]
@@ -233,6 +243,7 @@ class Engine:
         if (workflow, pods) == (known.workflow, known.pods):
             return Outcome()
         known.workflow, known.pods = workflow, pods
+        known.news += 1
         return self._tell(key, Saw(self._observe(known, fresh=False)), now)
 
     def _observe(self, known: _Known, *, fresh: bool) -> Observation:
@@ -255,11 +266,12 @@ class Engine:
         elif result.wake_in is not None:
             known.wake_at = now + max(result.wake_in, _LEAST_WAKE)
             heapq.heappush(self._wakes, (known.wake_at, key))
-        return Outcome(tuple(_order(key, known.life, wish) for wish in result.wishes), (result.life,))
+        return Outcome(tuple(_order(key, known, wish) for wish in result.wishes), (result.life,))
 
     def _forget(self, key: str) -> None:
         name = self._known.pop(key).life.name
         if name != key:
+            self._done.add(key)
             self._orphans[name].discard(key)
             if not self._orphans[name]:
                 del self._orphans[name]
@@ -271,10 +283,11 @@ class Engine:
         return Now(self._healthy, self._wall)
 
 
-def _order(key: str, life: Life, wish: Wish) -> Order:
+def _order(key: str, known: _Known, wish: Wish) -> Order:
+    life = known.life
     pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in life.seen.pods}
     pod = pods.get(wish.uid, "") if wish.act is Act.KILL else ""
-    return Order(key, life.name, wish, credentials_secret(life.name, life.attempt), pod, life.grace)
+    return Order(key, life.name, wish, credentials_secret(life.name, life.attempt), pod, life.grace, known.news)
 
 
 def _newer_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:

@@ -50,6 +50,9 @@ class Loop:
         self._epoch = epoch
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
+        """No more launches."""
+        self._deaf = threading.Event()
+        """No more watching."""
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
         # Apart from one another: launches that wait for an API server must not hold up a kill or a verdict.
@@ -57,9 +60,11 @@ class Loop:
         self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
         self._tellers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-tell")
         self._jobs: dict[str, _Job] = {}
+        self._untold: set[_Job] = set()
+        """Whose verdict nobody has been told yet."""
         self._lost: dict[Kind, float] = {}
         self._watches = [
-            Watch(api, kind, labels, self, self._ended.wait, time.monotonic) for kind in (Kind.WORKFLOW, Kind.POD)
+            Watch(api, kind, labels, self, self._deaf.wait, time.monotonic) for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
     def start(self) -> None:
@@ -87,6 +92,8 @@ class Loop:
         """
         self.start()
         job = _Job(plan, published, ruled, tail=tail)
+        if self._ended.is_set():
+            raise SubmitError("this FLARE parent is shutting down")
         if self._jobs.setdefault(plan.name, job) is not job:
             raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
 
@@ -95,6 +102,7 @@ class Loop:
             self._submitters.submit(self._submit, job)
             return Outcome()
 
+        self._untold.add(job)
         self._tasks.put(admit)
         return job.ticket
 
@@ -112,20 +120,21 @@ class Loop:
 
     def end(self, cause: Cause, seconds: float) -> None:
         """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
+        self._ended.set()
         for job in list(self._jobs.values()):
             self.stop(job.plan.name, cause)
         limit = time.monotonic() + seconds
         for job in list(self._jobs.values()):
             job.cleared.wait(max(0.0, limit - time.monotonic()))
-        self._ended.set()
+        self._deaf.set()
         self._tasks.put(None)
-        for name, job in list(self._jobs.items()):
-            if job.ticket.verdict is None:
-                _log.warning("%s: the parent ends before the job's end was seen", name)
-                reason = cause.value
-                job.ticket.rule(Verdict(reason, int(reason.code or Code.LOST), "not seen to end"))
-        for pool in (self._submitters, self._performers, self._tellers):
+        for pool in (self._submitters, self._performers):
             pool.shutdown(wait=False, cancel_futures=True)
+        self._tellers.shutdown(wait=True)
+        reason = cause.value
+        for job in list(self._untold):
+            _log.warning("%s: the parent ends before the job's end was seen", job.plan.name)
+            self._conclude(job, None, Verdict(reason, int(reason.code or Code.LOST), "not seen to end"))
 
     # --- the watches' threads
 
@@ -180,7 +189,11 @@ class Loop:
 
     def _published(self, name: str) -> bool:
         job = self._jobs.get(name)
-        return job is not None and job.published()
+        try:
+            return job is not None and job.published()
+        except Exception:  # noqa: BLE001
+            _log.exception("%s: whether its results have arrived could not be told", name)
+            return False
 
     def _publish(self, life: Life) -> None:
         if life.cause is Cause.ORPHANED:
@@ -201,13 +214,15 @@ class Loop:
 
     # --- the workers' threads
 
-    def _conclude(self, job: "_Job", life: Life, verdict: Verdict) -> None:
+    def _conclude(self, job: "_Job", life: Life | None, verdict: Verdict) -> None:
         """Tell what became of a job, then wake those who wait for it."""
         try:
-            job.ruled(verdict, self._tail(life) if job.tail and verdict.code != Code.SUCCESS else "")
+            wants_tail = job.tail and life is not None and verdict.code != Code.SUCCESS
+            job.ruled(verdict, self._tail(life) if wants_tail and life is not None else "")
         except Exception:  # noqa: BLE001  (FLARE must hear the verdict whatever the report ran into)
-            _log.exception("%s: its outcome could not be told", life.name)
+            _log.exception("%s: its outcome could not be told", job.plan.name)
         job.ticket.rule(verdict)
+        self._untold.discard(job)
 
     def _tail(self, life: Life) -> str:
         """The end of the program's log, if it ever ran and its pod is still there."""
@@ -236,14 +251,19 @@ class Loop:
         try:
             if order.wish.act is Act.CONFIRM:
                 workflow, pods = self._read(order.name)
-                self._tasks.put(lambda: self._engine.confirmed(order.key, workflow, pods, time.monotonic()))
+                self._tasks.put(lambda: self._engine.confirmed(order, workflow, pods, time.monotonic()))
                 return
             self._do(order)
             ok = True
         except ApiError as error:
-            ok = error.gone
+            # Gone, or (409) its name is another object's by now.
+            ok = error.gone or error.conflict
             if not ok:
                 _log.warning("%s: could not %s it: %s", order.name, order.wish.act.value, error)
+        except Exception:  # noqa: BLE001
+            # Whatever it was, a wish that is not answered would never be tried again.
+            _log.exception("%s: could not %s it", order.name, order.wish.act.value)
+            ok = False
         self._tasks.put(lambda: self._engine.told(order, time.monotonic(), ok=ok))
 
     def _read(self, name: str) -> tuple[Object | None, list[Object]]:

@@ -66,7 +66,7 @@ class Submit:
                 _tolerate_conflict(lambda: self.api.create(Kind.SECRET, wanted))
                 return
             if (found["metadata"].get("annotations") or {}).get(DIGEST) != digest:
-                self.api.replace(Kind.SECRET, wanted)
+                _retried(lambda: self.api.replace(Kind.SECRET, wanted))
 
         self._keep_trying(ensure)
 
@@ -83,14 +83,14 @@ class Submit:
 
     def _take_over(self, plan: Plan) -> Uid:
         """There is a Workflow of that name: ours, if the answer to our create was lost."""
-        found = self.api.get(Kind.WORKFLOW, plan.name)
+        found = _retried(lambda: self.api.get(Kind.WORKFLOW, plan.name))
         meta = found["metadata"]
         if (meta.get("annotations") or {}).get(Annotation.ATTEMPT) == plan.attempt:
             return Uid(meta["uid"])
         phase = (found.get("status") or {}).get("phase", "")
         if phase in {"Succeeded", "Failed", "Error"}:
             # An earlier launch of the same job, finished: make room, and come back for the name.
-            self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"]))
+            _retried(lambda: self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"])))
             raise ApiError("create", f"workflows {plan.name}", 503, message="an earlier launch is being deleted")
         labels = meta.get("labels") or {}
         ours = plan.workflow["metadata"]["labels"]
@@ -131,6 +131,16 @@ def _tolerate_conflict(create: Callable[[], Object]) -> None:
     except ApiError as error:
         if not error.conflict:
             raise
+
+
+def _retried(request: Callable[[], T]) -> T:
+    """A request after which, if its object has just gone or changed, the whole step is to be tried again."""
+    try:
+        return request()
+    except ApiError as error:
+        if error.gone or error.conflict:
+            raise ApiError(error.verb, error.what, 503, error.reason, "it changed meanwhile") from error
+        raise
 
 
 def _secret(plan: Plan, content: SecretData) -> Object:

@@ -54,5 +54,10 @@ def _runs_or_ended(ticket: Ticket) -> bool:
 def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:
     engine = fl_ctx.get_engine()
     manager = engine.get_component(SystemComponents.JOB_MANAGER) if engine is not None else None
-    job = manager.get_job(job_id, fl_ctx) if manager is not None else None
+    try:
+        job = manager.get_job(job_id, fl_ctx) if manager is not None else None
+    except Exception:  # noqa: BLE001
+        # The store's trouble is no reason to give up a launch, and the next look may be better.
+        _log.exception("%s: its stored status could not be read", job_id)
+        return False
     return job is not None and job.meta.get(JobMetaKey.STATUS.value) == RunStatus.FINISHED_ABORTED.value

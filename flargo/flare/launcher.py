@@ -132,7 +132,12 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, prepared.name)
         handle = ArgoJobHandle(ticket, loop.stop)
         if is_server:
-            hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)
+            try:
+                hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)
+            except BaseException:
+                # FLARE would have no handle on it.
+                handle.terminate()
+                raise
         return handle
 
     def _begin(self, fl_ctx: FLContext) -> None:

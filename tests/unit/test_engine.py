@@ -141,9 +141,7 @@ def test_what_an_earlier_run_of_the_parent_left_is_ended_though_nobody_waits_for
     site.changes(Kind.POD, left_pod(main=ended(137), phase="Failed", version=3))
     assert site.ordered == [Act.CONFIRM]
     site.take(
-        site.engine.confirmed(
-            site.orders[0].key, over, [left_pod(main=ended(137), phase="Failed", version=3)], site.now
-        )
+        site.engine.confirmed(site.orders[0], over, [left_pod(main=ended(137), phase="Failed", version=3)], site.now)
     )
     assert site.ordered == [Act.DROP_SECRET]
     assert site.orders[0].secret == "nvflare-cred-job-other-a0"
@@ -187,7 +185,7 @@ def test_a_workflow_of_another_launch_that_has_the_jobs_name_is_not_touched() ->
     site.changes(Kind.WORKFLOW, other)
     site.take(site.engine.submitted("job-site", "already there", site.now))
     assert site.ordered == [Act.CONFIRM]
-    site.take(site.engine.confirmed("job-site", other, [pod(main=RUNNING)], site.now))
+    site.take(site.engine.confirmed(site.orders[0], other, [pod(main=RUNNING)], site.now))
     assert site.life is not None
     assert site.life.verdict is not None
     assert site.ordered == [Act.DROP_SECRET]
@@ -197,3 +195,23 @@ def test_a_job_launched_anew_and_the_orphan_of_its_name_have_a_life_each() -> No
     left = workflow(uid="w9", phase="Running", **LEFT)
     site = Site().synced(workflows=(left,))
     assert site.engine.names == ("job-site", "job-site")
+
+
+def test_a_fresh_read_that_a_stream_has_overtaken_is_not_believed() -> None:
+    site = Site(Patience(unclaimed=30)).synced(workflows=(workflow(),))
+    order = site.passes(30).orders[0]
+    assert order.wish.act is Act.CONFIRM
+    site.changes(Kind.WORKFLOW, workflow(phase="Running", version=2))
+    site.changes(Kind.POD, pod(main=RUNNING, phase="Running"))
+    site.take(site.engine.confirmed(order, workflow(), [], site.now))
+    assert site.stage is Stage.RUNNING
+    assert site.life is not None
+    assert site.life.verdict is None
+    assert site.ordered == []
+
+
+def test_a_finished_orphan_is_looked_at_once_and_not_at_every_list() -> None:
+    left = workflow("job-other", uid="w9", phase="Succeeded", **LEFT)
+    site = Site().synced(workflows=(left,))
+    site.take(site.engine.told(site.orders[0], site.now, ok=True))
+    assert site.synced(workflows=(left,)).ordered == []

@@ -458,7 +458,7 @@ class Site:
         if order.wish.act is Act.CONFIRM and works and answered:
             fresh = self.world.show(), self.world.show_pods()
             self._note(fresh[1])
-            self.take(self.engine.confirmed(NAME, *fresh, self.world.now))
+            self.take(self.engine.confirmed(order, *fresh, self.world.now))
             return
         ok = self._do(order) if works else False
         self.take(self.engine.told(order, self.world.now, ok=ok and answered))
