@@ -1,0 +1,87 @@
+"""The threads around the engine: nobody is left waiting, whatever breaks."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from flargo.cluster.api import Kind
+from flargo.cluster.errors import ApiError
+from flargo.control.loop import Loop
+from flargo.control.submit import SubmitError
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Cause, Verdict
+from flargo.terms import Object
+from tests.unit.memory import MemoryApi
+from tests.unit.test_submit import plan
+
+LONG = 10.0
+"""Seconds after which a test gives up on a thread."""
+
+
+class QuietApi(MemoryApi):
+    """A store whose streams tell of nothing; a watch ends when the test does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+
+    def list(self, kind: Kind, labels: str = "", fields: str = "") -> tuple[list[Object], str]:
+        del labels, fields
+        return [item for (its, _), item in self.store.items() if its is kind], "1"
+
+    def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
+        del kind, labels, version, seconds, silence
+        self.over.wait(LONG)
+        return iter(())
+
+
+@pytest.fixture
+def api() -> Iterator[QuietApi]:
+    made = QuietApi()
+    yield made
+    made.over.set()
+
+
+def test_a_parent_that_ends_leaves_nobody_waiting_and_tells_each_outcome(api: QuietApi) -> None:
+    loop = Loop(api, "", "me", 3)
+    told: list[Verdict] = []
+    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), tail=False)
+    assert ticket.wait(lambda it: it.released, LONG)
+    loop.end(Cause.PARENT_END, seconds=0.1)
+    assert ticket.wait(lambda it: it.verdict is not None, LONG)
+    assert [verdict.reason for verdict in told] == [Reason.PARENT_ENDED]
+
+
+def test_a_parent_that_has_ended_launches_nothing(api: QuietApi) -> None:
+    loop = Loop(api, "", "me", 3)
+    loop.end(Cause.PARENT_END, seconds=0.0)
+    with pytest.raises(SubmitError, match="shutting down"):
+        loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
+    assert api.named(Kind.WORKFLOW) == []
+
+
+def test_a_report_that_fails_does_not_keep_the_verdict_from_flare(api: QuietApi) -> None:
+    def trouble(number: int, when: str) -> None:
+        if (number, when) == (1, "before"):
+            raise ApiError("get", "secrets", 403, "Forbidden")
+
+    def report(_: Verdict, __: str) -> None:
+        raise OSError("disk full")
+
+    api.trouble = trouble
+    api.trouble = trouble
+    loop = Loop(api, "", "me", 3)
+    ticket = loop.launch(plan(), lambda: False, report, tail=False)
+    assert ticket.wait(lambda it: it.verdict is not None, LONG)
+    assert ticket.verdict is not None
+    assert ticket.verdict.reason is Reason.LAUNCH_FAILED
+    loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+def test_a_job_of_the_same_name_is_not_launched_over_the_first(api: QuietApi) -> None:
+    loop = Loop(api, "", "me", 3)
+    loop.launch(plan("a1"), lambda: False, lambda *_: None, tail=False)
+    with pytest.raises(SubmitError, match="not been cleared"):
+        loop.launch(plan("a2"), lambda: False, lambda *_: None, tail=False)
+    loop.end(Cause.PARENT_END, seconds=0.0)
