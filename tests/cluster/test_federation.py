@@ -1,5 +1,6 @@
 """Real federations on a real cluster: server and sites as processes, every job pod made by Argo for flargo."""
 
+import json
 import shutil
 import signal
 import tempfile
@@ -220,6 +221,59 @@ def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, world:
     said = [line for line in fed.log("site-1").splitlines() if job_id in line and "OUT_OF_MEMORY" in line]
     assert len(said) == 1
     assert "memory limit 600Mi" in said[0]
+    assert "OUT_OF_MEMORY (104)" in error_log(fed, job_id, "site-1"), "the researcher reads why"
+
+
+def error_log(fed: Federation, job_id: str, site: str) -> str:
+    """FLARE's error log of a site, as the server stored it for the researcher."""
+
+    def fetch() -> Path:
+        return fed.components(job_id) / f"ERRORLOG_{site}"
+
+    eventually(lambda: fetch().exists(), 30, f"the error log of {site} has come")
+    return fetch().read_text()
+
+
+def outcome(fed: Federation, job_id: str) -> dict[str, object]:
+    """The server's outcome, as the researcher downloads it."""
+    found: dict[str, object] = json.loads((fed.download(job_id) / "workspace" / "argo_outcome.json").read_text())
+    return found
+
+
+def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
+    fed: Federation, world: World, place: Place
+) -> None:
+    code = "import os\nprint('last words', flush=True)\nos._exit(3)\n"
+    job_id = fed.submit(
+        jobs.script(write(fed, "server-fails"), image=place.job_image, code=jobs.training(), server_code=code)
+    )
+    assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
+    told = outcome(fed, job_id)
+    assert (told["reason"], told["code"], told["exit_code"]) == ("PROGRAM_FAILED", 1, 3)
+    tail = (fed.download(job_id) / "workspace" / "argo_log_tail.txt").read_text()
+    assert "last words" in tail
+    assert "NVFLARE_JOB_AUTH_TOKEN" not in tail
+    eventually(lambda: not world.living(job_id), 30, "no pod of the job is left running")
+
+
+def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federation, place: Place) -> None:
+    extra = {"server": {"memory": "lots"}}
+    job_id = fed.submit(jobs.fedavg(write(fed, "refused"), image=place.job_image, launcher_spec_extra=extra))
+    assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
+    told = outcome(fed, job_id)
+    assert told["reason"] == "LAUNCH_FAILED"
+    assert "launcher_spec['server']['k8s']['memory']" in str(told["detail"])
+    assert "'lots'" in str(told["detail"])
+
+
+def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(fed: Federation, world: World, place: Place) -> None:
+    extra = {"site-1": {"cpu": "-3"}}
+    job_id = fed.submit(jobs.fedavg(write(fed, "refused-1"), image=place.job_image, launcher_spec_extra=extra))
+    # Which of them hangs on whether FLARE is still starting the other sites when this one reports.
+    assert fed.wait(job_id) in {"FINISHED:EXECUTION_EXCEPTION", "FINISHED:FAILED_TO_RUN"}
+    assert "LAUNCH_FAILED (101)" in error_log(fed, job_id, "site-1")
+    assert "'-3'" in error_log(fed, job_id, "site-1")
+    eventually(lambda: not world.living(job_id), 30, "no pod of the job is left running")
 
 
 def test_people_find_the_job_with_argos_own_commands(fed: Federation, world: World, place: Place) -> None:
