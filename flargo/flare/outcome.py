@@ -52,11 +52,13 @@ class Report:
             credentials: what must not be in any of it.
         """
         level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
-        said = _redact(_sentence(verdict), credentials)
+        said = self._redact(_sentence(verdict), credentials)
         _log.log(level, "job %s at %s: %s (%d): %s", self._job_id, self._site, verdict.reason.name, verdict.code, said)
         try:
             if self._role is Role.SERVER:
-                self._write(verdict, workflow, _redact(verdict.detail, credentials), _redact(tail, credentials))
+                self._write(
+                    verdict, workflow, self._redact(verdict.detail, credentials), self._redact(tail, credentials)
+                )
             elif verdict.code != Code.SUCCESS:
                 self._append(verdict, said)
         except OSError as error:
@@ -82,6 +84,14 @@ class Report:
         if tail and verdict.code != Code.SUCCESS:
             _put(self._run_dir / LOG_TAIL, tail)
 
+    def _redact(self, text: str, credentials: SecretData | None) -> str:
+        for value in credentials.data.values() if credentials is not None else ():
+            secret = value.decode(errors="replace")
+            # A server's auth token is the job's id, which is no secret.
+            if secret and secret != self._job_id:
+                text = text.replace(secret, REDACTED)
+        return text
+
     def _append(self, verdict: Verdict, said: str) -> None:
         if not self._error_log.parent.is_dir():
             return
@@ -93,13 +103,6 @@ class Report:
 
 def _sentence(verdict: Verdict) -> str:
     return " ".join(filter(None, (verdict.reason.sentence, verdict.detail, verdict.reason.remedy)))
-
-
-def _redact(text: str, credentials: SecretData | None) -> str:
-    for value in credentials.data.values() if credentials is not None else ():
-        if value:
-            text = text.replace(value.decode(errors="replace"), REDACTED)
-    return text
 
 
 def _put(path: Path, text: str) -> None:

@@ -1,0 +1,84 @@
+"""Where the reason for a job's end is told, and what must not be told there."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from flargo.flare.outcome import LOG_TAIL, OUTCOME, REDACTED, Report
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Verdict
+from flargo.terms import Role, SecretData
+
+FAILED = Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
+DONE = Verdict(Reason.SUCCEEDED, 0, "", 0)
+CREDENTIALS = SecretData("cred", {"TOKEN": b"s3cr3t-token", "EMPTY": b"", "SERVER": b"job-1"})
+
+
+def report(root: Path, role: Role = Role.SERVER) -> Report:
+    return Report("job-1", "site-1", role, run_dir=root / "job-1", error_log=root / "job-1" / "error_log.txt")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "job-1"
+    path.mkdir()
+    return path
+
+
+def test_a_servers_outcome_says_what_happened_and_what_to_do(tmp_path: Path, run_dir: Path) -> None:
+    report(tmp_path).tell(FAILED, "wf", "the last line")
+    told = json.loads((run_dir / OUTCOME).read_text())
+    assert (told["reason"], told["code"], told["exit_code"], told["workflow"]) == ("PROGRAM_FAILED", 1, 3, "wf")
+    assert told["what_happened"] == Reason.PROGRAM_FAILED.sentence
+    assert told["what_to_do"] == Reason.PROGRAM_FAILED.remedy
+    assert (run_dir / LOG_TAIL).read_text() == "the last line"
+    assert sorted(path.name for path in run_dir.iterdir()) == sorted([OUTCOME, LOG_TAIL])
+
+
+def test_a_run_directory_that_flare_has_archived_does_not_come_back(tmp_path: Path) -> None:
+    report(tmp_path).tell(FAILED, "wf", "tail")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clients_reason_is_one_line_in_flares_error_log_and_its_log_stays_at_the_site(
+    tmp_path: Path, run_dir: Path
+) -> None:
+    (run_dir / "error_log.txt").write_text("before\n")
+    report(tmp_path, Role.CLIENT).tell(FAILED, "wf", "a patient's name")
+    before, line = (run_dir / "error_log.txt").read_text().splitlines()
+    assert before == "before"
+    assert "PROGRAM_FAILED (1)" in line
+    assert [path.name for path in run_dir.iterdir()] == ["error_log.txt"]
+
+
+def test_a_clients_success_is_no_error(tmp_path: Path, run_dir: Path) -> None:
+    report(tmp_path, Role.CLIENT).tell(DONE, "wf")
+    assert list(run_dir.iterdir()) == []
+
+
+def test_credentials_are_in_none_of_it(tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    leaky = Verdict(Reason.ARGO_FAILED, 104, "env TOKEN=s3cr3t-token")
+    with caplog.at_level(logging.INFO):
+        report(tmp_path).tell(leaky, "wf", "said s3cr3t-token twice: s3cr3t-token", CREDENTIALS)
+    written = (run_dir / OUTCOME).read_text() + (run_dir / LOG_TAIL).read_text() + caplog.text
+    assert "s3cr3t" not in written
+    assert REDACTED in written
+    assert '"job_id": "job-1"' in written
+
+
+def test_the_parents_log_has_one_line_with_reason_and_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report(tmp_path).tell(Verdict(Reason.OUT_OF_MEMORY, 104, "memory limit 1Gi", 137), "wf")
+    (line,) = caplog.messages
+    for part in ("job-1", "site-1", "OUT_OF_MEMORY (104)", "memory limit 1Gi", Reason.OUT_OF_MEMORY.remedy):
+        assert part in line
+
+
+def test_a_disk_that_fails_keeps_nothing_from_being_told(
+    tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_dir / OUTCOME).mkdir()
+    report(tmp_path).tell(FAILED, "wf")
+    assert "could not be written" in caplog.text
+    assert [path.name for path in run_dir.iterdir()] == [OUTCOME], "no temporary file is left"
