@@ -77,8 +77,14 @@ class Patience:
     """All waiting together. FLARE's ``timeout``."""
     unclaimed: float | None = 120.0
     """No Workflow controller takes notice."""
+    quota: float | None = 120.0
+    """The namespace's quota has no room for the pod."""
+    queued: float | None = None
+    """Argo makes it wait for a lock, or for room among its Workflows."""
+    pulling: float | None = 3600.0
+    """An image is being pulled."""
     starting: float | None = 1800.0
-    """Scheduled, images pulled, and yet not running."""
+    """It has a node or waits for a scheduler to look at it, no image is being pulled, and yet it does not run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from flargo.cluster.api import Kind
 from flargo.job.names import credentials_secret
-from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
+from flargo.status.life import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
 from flargo.status.reasons import Code, Reason
 from flargo.status.step import step
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import Observation, PodView, WorkflowView, pod_view, workflow_view
+from flargo.status.views import Observation, PodView, WorkflowView, event_view, pod_view, workflow_view
 from flargo.terms import Object, Patience, Uid
 
 _LEAST_WAKE = 0.2
@@ -163,6 +163,10 @@ class Engine:
         known.workflow = workflow_view(workflow) if workflow is not None else None
         known.pods = tuple(sorted(map(pod_view, pods), key=lambda pod: pod.name))
         return self._tell(order.key, Saw(self._observe(known, fresh=True)), now)
+
+    def heard(self, order: Order, items: Iterable[Object], now: float) -> Outcome:
+        """A pod's events were listed."""
+        return self._tell(order.key, Heard(order.wish, tuple(map(event_view, items))), now)
 
     def _of(self, name: str) -> list[tuple[str, _Known]]:
         """The lives that a Workflow's name concerns: a launched job, and orphans of earlier launches of it."""

@@ -253,6 +253,10 @@ class Loop:
                 workflow, pods = self._read(order.name)
                 self._tasks.put(lambda: self._engine.confirmed(order, workflow, pods, time.monotonic()))
                 return
+            if order.wish.act is Act.LISTEN:
+                events, _ = self._api.list(Kind.EVENT, fields=f"involvedObject.uid={order.wish.uid}")
+                self._tasks.put(lambda: self._engine.heard(order, events, time.monotonic()))
+                return
             self._do(order)
             ok = True
         except ApiError as error:
@@ -287,7 +291,7 @@ class Loop:
                 self._api.delete(Kind.POD, order.pod, order.wish.uid, order.grace)
             case Act.DROP_SECRET:
                 self._api.delete(Kind.SECRET, order.secret)
-            case Act.CONFIRM:
+            case Act.CONFIRM | Act.LISTEN:
                 raise AssertionError
 
 

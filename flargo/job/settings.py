@@ -86,8 +86,14 @@ class ArgoSettings:
     """User of a pod's containers where the site's security context names none."""
     unclaimed: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().unclaimed)
     """Seconds for which no Workflow controller may take notice of a job."""
+    quota: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().quota)
+    """Seconds for which the namespace's quota may have no room for a job."""
+    queued: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().queued)
+    """Seconds for which Argo may keep a job waiting for a lock or for room."""
+    pulling: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().pulling)
+    """Seconds that the pull of an image may take."""
     starting: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().starting)
-    """Seconds that a scheduled pod with its images pulled may take to run."""
+    """Seconds that a pod may take to run apart from all that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ before there is a pod, or Failed while the program still runs.
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 
 from flargo.status.reasons import OWN_CODES, Reason
-from flargo.status.views import Exit, Observation, PodView, WorkflowView
+from flargo.status.views import EventView, Exit, Observation, PodView, WorkflowView
 from flargo.terms import Uid
 
 
@@ -23,16 +24,20 @@ class Stage(IntEnum):
     UNCLAIMED = 2
     """No controller has taken notice."""
     QUEUED = 3
-    """It waits for a lock of Argo's, for room in the controller, or for quota."""
-    WAITING = 4
+    """It waits for a lock of Argo's, or for room among its Workflows."""
+    QUOTA = 4
+    """The namespace's quota has no room for its pod."""
+    WAITING = 5
     """No pod yet, or one that the scheduler has not looked at."""
-    SHORTAGE = 5
+    SHORTAGE = 6
     """No node has enough free cpu, memory or GPUs."""
-    STARTING = 6
-    """The pod has a node; volumes, images, containers."""
-    RUNNING = 7
+    STARTING = 7
+    """The pod has a node; volumes, network, containers."""
+    PULLING = 8
+    """The node pulls an image."""
+    RUNNING = 9
     """The program runs."""
-    ENDED = 8
+    ENDED = 10
     """Nothing runs, or nothing will."""
 
 
@@ -65,6 +70,18 @@ _NEVER = {
     "RunContainerError": Reason.CONTAINER,
     "CrashLoopBackOff": Reason.CONTAINER,
 }
+
+# Warning events of a scheduled pod that, if they go on, mean that it will not start (nvflare 2.9, k8s_launcher.py,
+# _PENDING_FAILURE_EVENT_REASONS; there one of them in the last minute is enough).
+_TROUBLE = {
+    "FailedMount": Reason.VOLUME,
+    "FailedAttachVolume": Reason.VOLUME,
+    "FailedMapVolume": Reason.VOLUME,
+    "FailedCreatePodSandBox": Reason.SANDBOX,
+    "FailedSync": Reason.SANDBOX,
+    "NetworkNotReady": Reason.SANDBOX,
+}
+_PERSISTENT_COUNT, _PERSISTENT_SECONDS, _ABSENT_SECONDS = 4, 60.0, 15.0
 
 # Argo's words for a Workflow that ended without its program's exit (argo.md, observed on 3.7.18 and 4.1.2).
 _WORKFLOW_WORDS = (
@@ -106,7 +123,7 @@ def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
     if any(other.uid != first for other in pods):
         return Diagnosis(_stage_of_twins(pods), Reason.RUN_TWICE, f"pods {', '.join(sorted(p.name for p in pods))}")
     if pod is not None:
-        return _diagnose_pod(pod, workflow)
+        return _diagnose_pod(pod, seen)
     if workflow is None:
         return _diagnose_absence(first_pod)
     if workflow.over:
@@ -147,18 +164,19 @@ def _diagnose_end(workflow: WorkflowView) -> Diagnosis:
     return Diagnosis(Stage.ENDED, Reason.ARGO_FAILED, detail)
 
 
-def _diagnose_pod(pod: PodView, workflow: WorkflowView | None) -> Diagnosis:
+def _diagnose_pod(pod: PodView, seen: Observation) -> Diagnosis:
+    workflow = seen.workflow
     if pod.exit is not None:
         return Diagnosis(Stage.ENDED, _pod_end(pod, pod.exit, workflow), _pod_words(pod), pod.exit)
     if pod.phase in {"Succeeded", "Failed"}:
         return Diagnosis(Stage.ENDED, _unstarted_end(pod), _pod_words(pod))
-    stage = Stage.RUNNING if pod.running else _stage_of_pod(pod)
+    stage = Stage.RUNNING if pod.running else _stage_of_pod(pod, seen.events)
     ended_by = _told_to_end(pod, workflow)
     if ended_by is not None:
         return Diagnosis(stage, ended_by, workflow.message if workflow else "")
     if stage is Stage.RUNNING:
         return Diagnosis(stage)
-    return _diagnose_start(pod, stage)
+    return _diagnose_start(pod, stage, seen.events)
 
 
 def _told_to_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
@@ -174,7 +192,7 @@ def _told_to_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
     return None
 
 
-def _diagnose_start(pod: PodView, stage: Stage) -> Diagnosis:
+def _diagnose_start(pod: PodView, stage: Stage, events: tuple[EventView, ...]) -> Diagnosis:
     for waiting in pod.waiting:
         if waiting.reason in _NEVER:
             detail = f"{waiting.container}: {waiting.reason} {waiting.message}".strip()
@@ -182,13 +200,30 @@ def _diagnose_start(pod: PodView, stage: Stage) -> Diagnosis:
     detail = f"{pod.unscheduled_reason} {pod.unscheduled_message}".strip()
     if stage is Stage.WAITING and pod.unscheduled_reason == "Unschedulable":
         return Diagnosis(stage, Reason.UNSCHEDULABLE, detail)
-    return Diagnosis(stage, detail=detail)
+    trouble = max((event for event in events if event.reason in _TROUBLE), key=lambda it: it.span, default=None)
+    if trouble is None or not pod.scheduled:
+        return Diagnosis(stage, detail=detail)
+    words = f"{trouble.reason}, {trouble.count} times: {trouble.message}"
+    return Diagnosis(stage, _TROUBLE[trouble.reason] if _is_persistent(trouble) else None, words)
 
 
-def _stage_of_pod(pod: PodView) -> Stage:
+def _is_persistent(trouble: EventView) -> bool:
+    """Healthy starts see one or two failed mounts; what is not there at all will hardly come by itself."""
+    least = _ABSENT_SECONDS if "not found" in trouble.message else _PERSISTENT_SECONDS
+    return trouble.count >= _PERSISTENT_COUNT and trouble.span >= least
+
+
+def _stage_of_pod(pod: PodView, events: tuple[EventView, ...]) -> Stage:
     if pod.scheduled:
-        return Stage.STARTING
+        pulls = [event for event in events if event.reason in {"Pulling", "Pulled"}]
+        newest = max(pulls, key=_last_time, default=None)
+        return Stage.PULLING if newest is not None and newest.reason == "Pulling" else Stage.STARTING
     return Stage.SHORTAGE if _is_shortage(pod.unscheduled_message) else Stage.WAITING
+
+
+def _last_time(event: EventView) -> tuple[datetime, bool]:
+    # Of two in the same second the pull's end is the later one.
+    return event.last or datetime.min.replace(tzinfo=UTC), event.reason == "Pulled"
 
 
 def _is_shortage(message: str) -> bool:
@@ -202,8 +237,9 @@ def _stage_without_pod(workflow: WorkflowView) -> Stage:
         return Stage.HELD
     if not workflow.phase:
         return Stage.UNCLAIMED
-    waits_for_room = workflow.phase == "Pending" or "exceeded quota" in workflow.node_message
-    return Stage.QUEUED if workflow.lock or waits_for_room else Stage.WAITING
+    if "exceeded quota" in workflow.node_message:
+        return Stage.QUOTA
+    return Stage.QUEUED if workflow.lock or workflow.phase == "Pending" else Stage.WAITING
 
 
 def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from flargo.status.diagnosis import Diagnosis, Stage
 from flargo.status.verdict import ENDED_BY_ITSELF, Cause, Verdict
-from flargo.status.views import Observation, PodView
+from flargo.status.views import EventView, Observation, PodView
 from flargo.terms import Patience, Uid
 
 
@@ -20,6 +20,8 @@ class Act(Enum):
 
     CONFIRM = "confirm"
     """Read the Workflow and its pods afresh."""
+    LISTEN = "list the events of"
+    """List the pod's events: the only place that tells of a mount that fails or an image that is pulled."""
     SHUTDOWN = "shut down"
     """Set the Workflow's ``spec.shutdown`` to Terminate."""
     DISCARD = "discard"
@@ -93,7 +95,15 @@ class Tick:
     """Time has passed."""
 
 
-Fact = Saw | Stop | Submitted | Told | Tick
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The pod's events were listed."""
+
+    wish: Wish
+    events: tuple[EventView, ...]
+
+
+Fact = Saw | Stop | Submitted | Told | Heard | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,8 @@ class Life:
     """Why the submit failed."""
     cause: Cause | None = None
     seen: Observation = field(default_factory=Observation)
+    events: tuple[EventView, ...] = ()
+    """Of the pod, as they were listed last."""
     first_pod: Uid | None = None
     ended: PodView | None = None
     """The first pod, once its main container has ended: it cannot end twice, though the pod may go or be told

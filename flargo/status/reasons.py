@@ -80,6 +80,21 @@ class Reason(Enum):
         "No node had enough free cpu, memory or GPUs within pending_timeout.",
         "Ask for less, wait for other jobs, or raise pending_timeout.",
     )
+    VOLUME = Row(Code.NEVER_STARTED, "A volume could not be mounted.", "See the message: claim, Secret or driver.")
+    SANDBOX = Row(Code.NEVER_STARTED, "The node could not set the pod up.", "See the message: network or runtime.")
+    QUOTA = Row(
+        Code.NEVER_STARTED,
+        "The namespace's quota had no room for the pod.",
+        "Wait for other jobs, ask for less, or raise the quota or 'argo.quota'.",
+    )
+    QUEUED = Row(
+        Code.NEVER_STARTED,
+        "Argo kept the Workflow waiting for a lock or for room.",
+        "See the message, and who holds the lock; or raise 'argo.queued'.",
+    )
+    PULLING = Row(
+        Code.NEVER_STARTED, "The image was not pulled in time.", "Check the registry, or raise 'argo.pulling'."
+    )
     UNCLAIMED = Row(
         Code.NEVER_STARTED,
         "No Workflow controller took notice of the Workflow.",

@@ -25,6 +25,7 @@ from flargo.status.life import (
     CONFIRM,
     Act,
     Fact,
+    Heard,
     Life,
     Now,
     Saw,
@@ -39,7 +40,7 @@ from flargo.status.life import (
 )
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, rule
-from flargo.status.views import Observation, PodView
+from flargo.status.views import EventView, Observation, PodView
 
 SETTLE = 60.0
 """Seconds that Argo gets to finish a Workflow after its main container has ended by itself."""
@@ -50,6 +51,10 @@ ABSENCE = 10.0
 SHUTDOWN_LAG = 3.0
 """Seconds after a shutdown before pods are deleted although Argo has not ended the Workflow. A pod that is
 deleted while Argo believes the job to be going on is made again."""
+PATIENT = 10.0
+"""Seconds that a pod may take to start before its events are listed."""
+_SLOW = frozenset({Stage.STARTING, Stage.PULLING})
+_LISTEN_GAPS = (10.0, 10.0, 15.0, 20.0, 30.0)
 _BACK_OFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
@@ -85,6 +90,8 @@ def _absorb(life: Life, fact: Fact, now: Now) -> Life:
             return replace(life, submitting=False, error=error, since=since)
         case Told(wish, ok):
             return _hear(life, wish, now, ok=ok)
+        case Heard(wish, events):
+            return _listen(life, wish, events, now)
         case Tick():
             return life
 
@@ -98,6 +105,7 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
         # Its exit stands; what the pod is by now is told by this observation, or it is gone.
         still = replace(pod, exit=ended.exit) if pod is not None else replace(ended, phase="Failed")
         observation = replace(observation, pods=(still, *others))
+    observation = replace(observation, events=life.events)
     stage = diagnose(observation, first).stage
     workflow = observation.workflow
     shut = workflow is not None and bool(workflow.shutdown)
@@ -112,6 +120,21 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
         tries=_after_a_look(life.tries, now, fresh=observation.fresh),
         quiet=life.quiet or (observation.fresh and not life.submitting and is_quiet(observation)),
         lingers=life.lingers or (observation.fresh and _is_overdue(life, now) and not is_quiet(observation)),
+    )
+
+
+def _listen(life: Life, wish: Wish, events: tuple[EventView, ...], now: Now) -> Life:
+    seen = replace(life.seen, events=events, fresh=False)
+    stage = diagnose(seen, life.first_pod).stage
+    times = life.tries.get(wish, Try()).failures + 1
+    again = now.wall + _LISTEN_GAPS[min(times, len(_LISTEN_GAPS)) - 1]
+    return replace(
+        life,
+        seen=seen,
+        events=events,
+        stage=stage,
+        since=life.since if stage is life.stage else now.healthy,
+        tries=MappingProxyType({**life.tries, wish: Try(times, again)}),
     )
 
 
@@ -210,6 +233,9 @@ def _deadlines(life: Life) -> list[tuple[float, Reason]]:
         return []
     limits = {
         Stage.ABSENT: (None if life.submitting else ABSENCE, Reason.WORKFLOW_DELETED),
+        Stage.QUEUED: (life.patience.queued, Reason.QUEUED),
+        Stage.QUOTA: (life.patience.quota, Reason.QUOTA),
+        Stage.PULLING: (life.patience.pulling, Reason.PULLING),
         Stage.UNCLAIMED: (life.patience.unclaimed, Reason.UNCLAIMED),
         Stage.WAITING: (life.patience.starting, Reason.START_TIMEOUT),
         Stage.SHORTAGE: (life.patience.pending, Reason.SHORTAGE),
@@ -238,6 +264,8 @@ def _wishes(life: Life, now: Now) -> list[Wish]:
         wishes += _ending(life, now)
     elif _is_overdue(life, now) or (life.verdict is None and _asks_confirmation(life, now)):
         wishes.append(CONFIRM)
+    elif life.verdict is None and life.stage in _SLOW and (life.events or now.healthy >= life.since + PATIENT):
+        wishes.append(Wish(Act.LISTEN, life.first_pod))
     return wishes
 
 
@@ -285,5 +313,7 @@ def _wake_in(life: Life, now: Now) -> float | None:
         moments.append(life.shutdown_at + SHUTDOWN_LAG - now.wall)
     if life.verdict is not None:
         moments.append(life.ruled_at + SETTLE - now.healthy)
+    if life.stage in _SLOW:
+        moments.append(life.since + PATIENT - now.healthy)
     moments.append(life.killed_at + life.grace + LOST - now.healthy)
     return min((moment for moment in moments if 0.0 < moment < math.inf), default=None)

@@ -6,6 +6,7 @@ fails: the API server may leave out any field, and a field of an unexpected type
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from flargo.terms import Annotation, Label, Object, Uid
@@ -75,6 +76,22 @@ class PodView:
 
 
 @dataclass(frozen=True, slots=True)
+class EventView:
+    """What somebody reported of a pod, with how often and over how long: trouble in passing comes once or twice."""
+
+    reason: str
+    message: str = ""
+    count: int = 1
+    first: datetime | None = None
+    last: datetime | None = None
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first to the last time, by one clock: the reporter's."""
+        return (self.last - self.first).total_seconds() if self.first and self.last else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowView:
     """A Workflow of one step."""
 
@@ -114,6 +131,8 @@ class Observation:
     """Read from the API server for this question, not remembered from a watch."""
     published: bool = False
     """The job's results have reached the parent, so the work itself was done."""
+    events: tuple[EventView, ...] = ()
+    """Of its pod, where they were asked for."""
 
 
 def _at(value: Any, *path: str) -> Any:
@@ -202,6 +221,27 @@ def pod_view(item: Object) -> PodView:
         memory_limit=_memory_limit(item),
         version=_version(item),
     )
+
+
+def event_view(item: Object) -> EventView:
+    """The view of an Event (v1), old style or new: the one counts by itself, the other in a series."""
+    series = _at(item, "series", "count")
+    count = series if isinstance(series, int) else _at(item, "count")
+    first = _time(item, "firstTimestamp") or _time(item, "eventTime") or _time(item, "metadata", "creationTimestamp")
+    return EventView(
+        reason=_text(item, "reason"),
+        message=_text(item, "message"),
+        count=count if isinstance(count, int) else 1,
+        first=first,
+        last=_time(item, "series", "lastObservedTime") or _time(item, "lastTimestamp") or first,
+    )
+
+
+def _time(item: Object, *path: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(_text(item, *path))
+    except ValueError:
+        return None
 
 
 def _condition(item: Object, kind: str) -> Object:

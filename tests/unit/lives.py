@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from flargo.status.life import Act, Fact, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
+from flargo.status.life import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
 from flargo.status.step import step
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import Exit, Observation, PodView, Waiting, WorkflowView
+from flargo.status.views import EventView, Exit, Observation, PodView, Waiting, WorkflowView
 from flargo.terms import Patience, Uid
 
 WORKFLOW = WorkflowView(Uid("w1"), "job-site", phase="Running")
@@ -66,6 +66,12 @@ class Story:
         """The confirmation that was wished for comes back so."""
         assert Act.CONFIRM in self.wishes, f"no confirmation was wished for, but {self.wishes}"
         return self.sees(workflow, *pods, fresh=True, published=published)
+
+    def hears(self, *events: EventView) -> "Story":
+        """The pod's events were listed."""
+        wish = next((wish for wish in self.wished if wish.act is Act.LISTEN), Wish(Act.LISTEN, self.life.first_pod))
+        self.wished = [other for other in self.wished if other is not wish]
+        return self.tell(Heard(wish, events))
 
     def passes(self, seconds: float, *, healthy: bool = True) -> "Story":
         """Time passes, with or without the cluster being heard."""

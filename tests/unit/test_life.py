@@ -1,13 +1,15 @@
 """The life of a job, as lists of facts: what FLARE hears, and what is asked of the cluster."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
-from flargo.status.views import PodView, WorkflowView
+from flargo.status.views import EventView, PodView, WorkflowView
 from flargo.terms import Patience, Uid
 from tests.unit.lives import (
     FAILED,
@@ -306,3 +308,87 @@ def test_a_verdict_stands_whatever_is_seen_later() -> None:
 
 def test_an_absence_at_the_start_concludes_nothing() -> None:
     assert heard(Story(submitted=False).sees(None).passes(1000)) is None
+
+
+def event(reason: str, message: str = "", count: int = 1, over: float = 0.0, at: float = 0.0) -> EventView:
+    """Something that was reported of the pod so often, over so many seconds, the last time at that second."""
+    last = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=at)
+    return EventView(reason, message, count, last - timedelta(seconds=over), last)
+
+
+def starting_slowly(*events: EventView, patience: Patience | None = None) -> Story:
+    """A pod that has had a node for ten seconds and does not run; its events have been listed."""
+    story = Story(patience).sees(WORKFLOW, POD_STARTING).passes(9)
+    assert story.wishes == []
+    assert story.passes(1).wishes == [Act.LISTEN]
+    return story.hears(*events)
+
+
+def test_events_are_listed_only_of_a_pod_that_is_slow_and_with_growing_gaps() -> None:
+    story = starting_slowly()
+    assert story.passes(9).wishes == []
+    assert story.passes(1).wishes == [Act.LISTEN]
+    assert Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW, POD_RUNNING).passes(100).wishes == []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (event("FailedMount", 'secret "x" not found', count=6, over=16), Reason.VOLUME),
+        (event("FailedAttachVolume", "Multi-Attach error", count=5, over=61), Reason.VOLUME),
+        (event("FailedCreatePodSandBox", "no IP addresses", count=9, over=90), Reason.SANDBOX),
+    ],
+    ids=lambda it: it.reason if isinstance(it, EventView) else "",
+)
+def test_trouble_that_goes_on_fails_a_job_that_cannot_start(trouble: EventView, reason: Reason) -> None:
+    story = starting_slowly(trouble).reads(WORKFLOW, POD_STARTING)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is reason
+    assert trouble.message in story.life.doom.detail
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        event("FailedMount", 'secret "x" not found', count=2, over=1),
+        event("FailedMount", "timed out", count=9, over=30),
+        event("FailedCreatePodSandBox", "no IP addresses"),
+    ],
+    ids=["twice at first", "half a minute", "once"],
+)
+def test_trouble_in_passing_fails_nothing(trouble: EventView) -> None:
+    story = starting_slowly(trouble)
+    assert story.wishes == []
+    assert heard(story.sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(0))) == (Reason.SUCCEEDED, 0)
+
+
+def test_the_pull_of_an_image_has_a_clock_of_its_own() -> None:
+    story = starting_slowly(event("Pulling", at=1), patience=Patience(starting=60, pulling=600))
+    stages = [story.life.stage]
+    story.wished.clear()
+    assert Act.CONFIRM not in story.passes(300).wishes
+    story.hears(event("Pulling", at=1), event("Pulled", at=200))
+    stages.append(story.life.stage)
+    assert Act.CONFIRM in story.passes(60).wishes
+    assert stages == [Stage.PULLING, Stage.STARTING]
+
+
+@pytest.mark.parametrize(
+    ("workflow", "patience", "reason"),
+    [
+        (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), Patience(quota=30), Reason.QUOTA),
+        (replace(WORKFLOW, phase="Pending", lock="Waiting for lock"), Patience(queued=30), Reason.QUEUED),
+        (replace(WORKFLOW, lock="Waiting for lock"), Patience(queued=30), Reason.QUEUED),
+    ],
+    ids=["quota", "a lock on the Workflow", "a lock on the step"],
+)
+def test_quota_and_locks_have_clocks_of_their_own(workflow: WorkflowView, patience: Patience, reason: Reason) -> None:
+    story = Story(patience).sees(workflow).passes(29)
+    assert story.wishes == []
+    story.passes(1).reads(workflow)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is reason
+
+
+def test_a_queue_is_waited_in_for_ever_by_default() -> None:
+    assert Story().sees(replace(WORKFLOW, lock="Waiting for lock")).passes(1e6).wishes == []
