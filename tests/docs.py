@@ -1,17 +1,24 @@
-"""The tables of the docs that the code is the source of: ``python -m tests.docs`` writes them anew."""
+"""What the code is the source of: the docs' tables and the examples. ``python -m tests.docs`` writes them anew."""
 
 import ast
 import inspect
 import json
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+import yaml
+
+from flargo.job.plan import plan
 from flargo.job.pod import DIFFERENCES
 from flargo.job.settings import ArgoSettings
 from flargo.job.workflow import POD_FIELDS, Goes
 from flargo.status.reasons import Reason
+from flargo.terms import Object
 from tests.bench import requests
+from tests.unit.differential.cases import samples
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,6 +73,33 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
 }
 
 
+EXAMPLES = {
+    "server": "server: plain",
+    "client": "client: cpu and memory",
+    "client-gpus": "client: GPUs",
+    "client-study": "client: all that a study can have",
+    "client-pod-template": "client: pod template with a sidecar",
+}
+"""Rendered Workflows to read, by the matrix's cases; the real cluster's tests hold those to its strict checks."""
+
+
+def examples() -> dict[str, str]:
+    """The text of each example, by its path."""
+    made = {}
+    for name, settings, launch in samples():
+        for file, case in EXAMPLES.items():
+            if case == name:
+                made[f"workflows/examples/{file}.yaml"] = _example(name, plan(launch, settings).workflow)
+    return made
+
+
+def _example(case: str, workflow: Object) -> str:
+    """As YAML, with the place of the parent's workspace, which the matrix lays anew each time, as in production."""
+    text = yaml.safe_dump(json.loads(json.dumps(workflow)), sort_keys=False, width=120)
+    text = re.sub(r"/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
+    return f"# What flargo submits for: {case}. Written by `make docs`; a test holds it equal to the code.\n{text}"
+
+
 def with_blocks(file: str, text: str) -> str:
     """A document with its tables as the code has them now."""
     for (name, block), table in BLOCKS.items():
@@ -93,6 +127,9 @@ def _attribute_docstrings(owner: type) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # the matrix has sites of all kinds, and reading them says so
     for document in sorted({name for name, _ in BLOCKS}):
         path = ROOT / document
         path.write_text(with_blocks(document, path.read_text()))
+    for example, content in examples().items():
+        (ROOT / example).write_text(content)

@@ -10,3 +10,11 @@ def test_a_table_of_the_docs_is_the_codes(file: str, block: str) -> None:
     text = (docs.ROOT / file).read_text()
     assert f"<!-- {block}: begin -->" in text
     assert docs.with_blocks(file, text) == text, "write the docs' tables anew: make docs"
+
+
+def test_the_examples_are_what_flargo_submits() -> None:
+    made = docs.examples()
+    assert len(made) == len(docs.EXAMPLES)
+    for path, text in made.items():
+        assert (docs.ROOT / path).read_text() == text, "write the examples anew: make docs"
+    assert {str(path.relative_to(docs.ROOT)) for path in docs.ROOT.glob("workflows/examples/*")} == set(made)
