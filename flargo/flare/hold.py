@@ -2,8 +2,8 @@
 
 FLARE 2.9 registers a server job's process only after launch_job has returned, which sets three limits:
 
-- The process itself is told to abort if its heartbeats come before that, so once the Workflow is released
-  the launch also returns when the API can no longer be heard.
+- The process itself is told to abort if its heartbeats come before that, so the launch also returns when the
+  process has been in touch, or when the API can no longer be heard once the Workflow is released.
 - An abort meanwhile reaches no handle; it only shows in the stored job status.
 - One thread launches all jobs of a server, so the wait is bounded.
 """
@@ -30,14 +30,31 @@ _log = logging.getLogger(__name__)
 
 
 def hold(
-    handle: ArgoJobHandle, ticket: Ticket, out_of_sync_for: Callable[[], float], job_id: str, fl_ctx: FLContext
+    handle: ArgoJobHandle,
+    ticket: Ticket,
+    out_of_sync_for: Callable[[], float],
+    is_in_touch: Callable[[], bool],
+    job_id: str,
+    fl_ctx: FLContext,
 ) -> None:
-    """Return when the job's process runs, has ended, was aborted, or can't be waited for any longer."""
+    """Return when the job's process runs, has ended, was aborted, or can't be waited for any longer.
+
+    Args:
+        handle: the job's.
+        ticket: the job's.
+        out_of_sync_for: seconds since the cluster was heard last.
+        is_in_touch: whether the process has connected to this parent, which needs no cluster to be heard.
+        job_id: FLARE's.
+        fl_ctx: FLARE's, for the stored status.
+    """
     limit = time.monotonic() + MOST
     while not ticket.wait(_runs_or_ended, LOOK):
-        if _is_aborted(job_id, fl_ctx):
+        if _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
             _log.info("%s: aborted during its launch", ticket.name)
             handle.terminate()
+            return
+        if _truth(is_in_touch, ticket.name):
+            _log.info("%s: its process is in touch", ticket.name)
             return
         if ticket.released and out_of_sync_for() > DEAF:
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
@@ -47,6 +64,15 @@ def hold(
             return
 
 
+def _truth(question: Callable[[], bool], name: str) -> bool:
+    """The answer of FLARE's; its trouble is no reason to give up a launch, and the next look may be better."""
+    try:
+        return question()
+    except Exception:  # noqa: BLE001
+        _log.exception("%s: FLARE could not be asked", name)
+        return False
+
+
 def _runs_or_ended(ticket: Ticket) -> bool:
     return ticket.stage >= Stage.RUNNING or ticket.verdict is not None
 
@@ -54,10 +80,5 @@ def _runs_or_ended(ticket: Ticket) -> bool:
 def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:
     engine = fl_ctx.get_engine()
     manager = engine.get_component(SystemComponents.JOB_MANAGER) if engine is not None else None
-    try:
-        job = manager.get_job(job_id, fl_ctx) if manager is not None else None
-    except Exception:  # noqa: BLE001
-        # The store's trouble is no reason to give up a launch, and the next look may be better.
-        _log.exception("%s: its stored status could not be read", job_id)
-        return False
+    job = manager.get_job(job_id, fl_ctx) if manager is not None else None
     return job is not None and job.meta.get(JobMetaKey.STATUS.value) == RunStatus.FINISHED_ABORTED.value

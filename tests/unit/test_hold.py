@@ -1,0 +1,75 @@
+"""Holding a server's launch: what ends the wait, and what does not."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from nvflare.apis.job_def import JobMetaKey, RunStatus
+
+from flargo.control.ticket import Ticket
+from flargo.flare import hold as holding
+from flargo.flare.handle import ArgoJobHandle
+from flargo.status.diagnosis import Stage
+from flargo.status.verdict import Cause
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "LOOK", 0.01)
+    monkeypatch.setattr(holding, "MOST", 5.0)
+
+
+class Store:
+    """A job store with one job."""
+
+    def __init__(self, status: RunStatus = RunStatus.DISPATCHED) -> None:
+        self.status = status
+        self.looks = 0
+
+    def get_job(self, _job_id: str, _fl_ctx: object) -> object:
+        self.looks += 1
+        if self.looks == 1:
+            raise OSError("the store is away")
+        return SimpleNamespace(meta={JobMetaKey.STATUS.value: self.status.value})
+
+
+def hold(
+    ticket: Ticket,
+    store: Store | None = None,
+    deaf: float = 0.0,
+    in_touch: Callable[[], bool] = lambda: False,
+) -> list[Cause]:
+    """Hold a launch; what was asked of its handle."""
+    asked: list[Cause] = []
+    handle = ArgoJobHandle(ticket, lambda _, cause: asked.append(cause))
+    context = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_component=lambda _: store or Store()))
+    holding.hold(handle, ticket, lambda: deaf, in_touch, "job", context)
+    return asked
+
+
+def test_a_launch_returns_when_the_process_runs() -> None:
+    ticket = Ticket("wf")
+    ticket.update(Stage.RUNNING, released=True)
+    assert hold(ticket) == []
+
+
+def test_an_abort_that_only_the_job_store_knows_of_ends_the_job_though_the_store_failed_once() -> None:
+    assert hold(Ticket("wf"), Store(RunStatus.FINISHED_ABORTED)) == [Cause.ABORT]
+
+
+def test_a_process_that_has_been_in_touch_runs_whatever_the_cluster_shows() -> None:
+    looks = iter([False, False, True])
+    assert hold(Ticket("wf"), in_touch=lambda: next(looks)) == []
+
+
+def test_a_silent_api_holds_up_no_process_that_may_run() -> None:
+    ticket = Ticket("wf")
+    ticket.update(Stage.STARTING, released=True)
+    assert hold(ticket, deaf=3.0) == []
+
+
+def test_a_silent_api_before_the_release_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "MOST", 0.2)
+    store = Store()
+    assert hold(Ticket("wf"), store, deaf=3.0) == []
+    assert store.looks > 5, "until the bound"
