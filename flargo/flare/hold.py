@@ -2,8 +2,8 @@
 
 FLARE 2.9 registers a server job's process only after launch_job has returned, which sets three limits:
 
-- The process itself is told to abort if its heartbeats come before that, so the launch also returns when the
-  process has been in touch, or when the API can no longer be heard once the Workflow is released.
+- The process itself is told to abort if its heartbeats come before that, so once the Workflow is released
+  the launch also returns when the API can no longer be heard.
 - An abort meanwhile reaches no handle; it only shows in the stored job status.
 - One thread launches all jobs of a server, so the wait is bounded.
 """
@@ -33,7 +33,6 @@ def hold(
     handle: ArgoJobHandle,
     ticket: Ticket,
     out_of_sync_for: Callable[[], float],
-    is_in_touch: Callable[[], bool],
     job_id: str,
     fl_ctx: FLContext,
 ) -> None:
@@ -43,7 +42,6 @@ def hold(
         handle: the job's.
         ticket: the job's.
         out_of_sync_for: seconds since the cluster was heard last.
-        is_in_touch: whether the process has connected to this parent, which needs no cluster to be heard.
         job_id: FLARE's.
         fl_ctx: FLARE's, for the stored status.
     """
@@ -52,9 +50,6 @@ def hold(
         if _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
             _log.info("%s: aborted during its launch", ticket.name)
             handle.terminate()
-            return
-        if _truth(is_in_touch, ticket.name):
-            _log.info("%s: its process is in touch", ticket.name)
             return
         if ticket.released and out_of_sync_for() > DEAF:
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)

@@ -133,7 +133,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         handle = ArgoJobHandle(ticket, loop.stop)
         if is_server:
             try:
-                hold(handle, ticket, loop.out_of_sync_for, lambda: transfer.connected, launch.job_id, fl_ctx)
+                hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)
             except BaseException:
                 # FLARE would have no handle on it.
                 handle.terminate()

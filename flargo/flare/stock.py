@@ -33,7 +33,6 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import (
     ENV_WORKSPACE_OWNER_FQCN,
     ENV_WORKSPACE_TRANSFER_TOKEN,
     WorkspaceTransferManager,
-    make_workspace_transfer_fqcn,
 )
 from nvflare.utils.job_launcher_utils import (
     get_client_job_args,
@@ -213,12 +212,6 @@ class Transfer:
     def published(self) -> bool:
         """Whether the job's results have come home: the manager drops its record when they have."""
         return self._token is not None and self._job_id not in self._manager.jobs
-
-    @property
-    def connected(self) -> bool:
-        """Whether the job's process has been in touch: the cell by which it fetches its workspace is connected."""
-        cell = self._manager.cell
-        return bool(cell.is_cell_connected(make_workspace_transfer_fqcn(self.owner, self._job_id)))
 
     @property
     def _is_registered(self) -> bool:

@@ -1,6 +1,5 @@
 """Holding a server's launch: what ends the wait, and what does not."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -37,13 +36,12 @@ def hold(
     ticket: Ticket,
     store: Store | None = None,
     deaf: float = 0.0,
-    in_touch: Callable[[], bool] = lambda: False,
 ) -> list[Cause]:
     """Hold a launch; what was asked of its handle."""
     asked: list[Cause] = []
     handle = ArgoJobHandle(ticket, lambda _, cause: asked.append(cause))
     context = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_component=lambda _: store or Store()))
-    holding.hold(handle, ticket, lambda: deaf, in_touch, "job", context)
+    holding.hold(handle, ticket, lambda: deaf, "job", context)
     return asked
 
 
@@ -55,11 +53,6 @@ def test_a_launch_returns_when_the_process_runs() -> None:
 
 def test_an_abort_that_only_the_job_store_knows_of_ends_the_job_though_the_store_failed_once() -> None:
     assert hold(Ticket("wf"), Store(RunStatus.FINISHED_ABORTED)) == [Cause.ABORT]
-
-
-def test_a_process_that_has_been_in_touch_runs_whatever_the_cluster_shows() -> None:
-    looks = iter([False, False, True])
-    assert hold(Ticket("wf"), in_touch=lambda: next(looks)) == []
 
 
 def test_a_silent_api_holds_up_no_process_that_may_run() -> None:
