@@ -33,6 +33,8 @@ class Annotation(StrEnum):
 
     ATTEMPT = f"{GROUP}/attempt"
     """The random id of one launch: a 409 with the same id is a lost reply, with another id somebody else's."""
+    NUDGED = f"{GROUP}/nudged"
+    """When Argo's controller was made to look again; see flargo.status.step."""
     JOB_NAME = f"{GROUP}/job-name"
     SITE_NAME = f"{GROUP}/site-name"
     TITLE = "workflows.argoproj.io/title"

@@ -7,7 +7,8 @@ while both streams are in sync.
 import heapq
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from flargo.cluster.api import Kind
 from flargo.job.names import credentials_secret
@@ -141,7 +142,17 @@ class Engine:
         """A stream begins with these: what is not among them is not there."""
         self._clocks(now)
         self._synced.add(kind)
-        return self._list_workflows(items, now) if kind is Kind.WORKFLOW else self._list_pods(items, now)
+        told = self._list_workflows(items, now) if kind is Kind.WORKFLOW else self._list_pods(items, now)
+        return _sum((told, self._try_again(now)))
+
+    def _try_again(self, now: float) -> Outcome:
+        """What failed while the API was away need not wait out its back-off."""
+        failed = [key for key, known in self._known.items() if any(it.failures for it in known.life.tries.values())]
+        for key in failed:
+            life = self._known[key].life
+            waiting = {wish: it for wish, it in life.tries.items() if not it.failures or it.not_before == math.inf}
+            self._known[key].life = replace(life, tries=MappingProxyType(waiting))
+        return _sum([self._tell(key, Tick(), now) for key in failed])
 
     def changed(self, kind: Kind, item: Object, now: float, *, deleted: bool) -> Outcome:
         """A stream tells of one object."""

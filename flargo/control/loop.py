@@ -21,7 +21,7 @@ from flargo.status.life import Act, Life
 from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import MAIN, WORKFLOW_LABEL
-from flargo.terms import Object, Plan
+from flargo.terms import Annotation, Object, Plan
 
 SUBMIT_PATIENCE = 120.0
 """Seconds for which a submit is repeated while the API server does not answer."""
@@ -285,6 +285,9 @@ class Loop:
             case Act.SHUTDOWN:
                 stop: Object = {"metadata": {"uid": order.wish.uid}, "spec": {"shutdown": "Terminate"}}
                 self._api.merge(Kind.WORKFLOW, order.name, stop)
+            case Act.NUDGE:
+                touch = {Annotation.NUDGED.value: str(time.time())}
+                self._api.merge(Kind.WORKFLOW, order.name, {"metadata": {"uid": order.wish.uid, "annotations": touch}})
             case Act.DISCARD:
                 self._api.delete(Kind.WORKFLOW, order.name, order.wish.uid)
             case Act.KILL:

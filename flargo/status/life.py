@@ -22,6 +22,8 @@ class Act(Enum):
     """Read the Workflow and its pods afresh."""
     LISTEN = "list the events of"
     """List the pod's events: the only place that tells of a mount that fails or an image that is pulled."""
+    NUDGE = "nudge"
+    """Touch the Workflow, so that Argo's controller looks at it again."""
     SHUTDOWN = "shut down"
     """Set the Workflow's ``spec.shutdown`` to Terminate."""
     DISCARD = "discard"

@@ -42,6 +42,10 @@ from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, rule
 from flargo.status.views import EventView, Observation, PodView
 
+OVERLOOKED = 4.0
+"""Seconds after which a Workflow that shows no sign of its last change is touched. Argo 3.7 writes its own update
+back into what it remembers, over a newer change that came meanwhile (operator.go, writeBackToInformer), and then
+believes a released Workflow suspended until the next event. Seen."""
 SETTLE = 60.0
 """Seconds that Argo gets to finish a Workflow after its main container has ended by itself."""
 LOST = 60.0
@@ -264,9 +268,18 @@ def _wishes(life: Life, now: Now) -> list[Wish]:
         wishes += _ending(life, now)
     elif _is_overdue(life, now) or (life.verdict is None and _asks_confirmation(life, now)):
         wishes.append(CONFIRM)
+    elif life.verdict is None and _is_overlooked(life, now):
+        wishes.append(Wish(Act.NUDGE, life.seen.workflow.uid if life.seen.workflow else None))
     elif life.verdict is None and life.stage in _SLOW and (life.events or now.healthy >= life.since + PATIENT):
         wishes.append(Wish(Act.LISTEN, life.first_pod))
     return wishes
+
+
+def _is_overlooked(life: Life, now: Now) -> bool:
+    """Whether a released Workflow goes on without a node, as if it were suspended still."""
+    workflow = life.seen.workflow
+    waits = life.stage is Stage.WAITING and workflow is not None and not workflow.has_node and not life.seen.pods
+    return waits and now.healthy >= life.since + OVERLOOKED
 
 
 def _is_overdue(life: Life, now: Now) -> bool:
@@ -293,9 +306,10 @@ def _ending(life: Life, now: Now) -> list[Wish]:
         safe = workflow is None or workflow.over or now.wall >= life.shutdown_at + SHUTDOWN_LAG
         asks = [CONFIRM] if life.verdict is None and _is_lost(life, now) else []
         return [*asks, *(Wish(Act.KILL, pod.uid) for pod in living)] if safe else asks
-    if not life.quiet and not (workflow is None and life.submitting):
-        return [CONFIRM]
-    return []
+    asks = [] if life.quiet or (workflow is None and life.submitting) else [CONFIRM]
+    if workflow is not None and not workflow.over and now.wall >= life.shutdown_at + OVERLOOKED:
+        return [*asks, Wish(Act.NUDGE, workflow.uid)]
+    return asks
 
 
 def _living(life: Life) -> list[PodView]:
@@ -310,10 +324,12 @@ def _wake_in(life: Life, now: Now) -> float | None:
     moments = [at - now.healthy for at, _ in _deadlines(life)] if life.verdict is None and not life.stopping else []
     moments += [it.not_before - now.wall for it in life.tries.values()]
     if life.stopping:
-        moments.append(life.shutdown_at + SHUTDOWN_LAG - now.wall)
+        moments += [life.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, OVERLOOKED)]
     if life.verdict is not None:
         moments.append(life.ruled_at + SETTLE - now.healthy)
     if life.stage in _SLOW:
         moments.append(life.since + PATIENT - now.healthy)
+    if life.stage is Stage.WAITING:
+        moments.append(life.since + OVERLOOKED - now.healthy)
     moments.append(life.killed_at + life.grace + LOST - now.healthy)
     return min((moment for moment in moments if 0.0 < moment < math.inf), default=None)

@@ -1,13 +1,15 @@
 """The cluster as somebody other than flargo sees and touches it: kubectl, argo, and the node's processes."""
 
+import contextlib
 import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.cluster import control, sandbox, up
 from tests.cluster.place import Place
 
 Object = dict[str, Any]
@@ -47,6 +49,11 @@ class World:
             for item in self.items("workflows.argoproj.io", f"flargo.dev/job-id={job_id}")
         }
 
+    def workflow(self, name: str) -> Object:
+        """A Workflow by its name."""
+        found: Object = json.loads(self.kubectl("get", "workflows.argoproj.io", name, "--output=json"))
+        return found
+
     def pods(self, job_id: str) -> list[Object]:
         """A job's pods."""
         return self.items("pods", f"flargo.dev/job-id={job_id}")
@@ -80,6 +87,113 @@ class World:
             return [hash(name) for name in self.living(job_id)]
         return [pid for pid, command in _commands() if job_id.encode() in command]
 
+    def processes_in(self, name: str) -> dict[int, bytes]:
+        """The command lines of the processes in the pods of a Workflow, Argo's own included; none out of sight."""
+        if self.place.own:
+            return {}
+        return {pid: command for pid, command in _commands() if name.encode() in _environment(pid)}
+
+    # --- what is done to it
+
+    def evict(self, pod: Object) -> None:
+        """Evict a pod by the API, as a drain does for each of a node's pods."""
+        meta = {key: pod["metadata"][key] for key in ("name", "namespace")}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/eviction"
+        self.kubectl("create", f"--raw={path}", "--filename=-", document=eviction)
+
+    def delete(self, kind: str, item: Object) -> None:
+        """Delete an object, and do not wait for it to be gone."""
+        self.kubectl("delete", kind, item["metadata"]["name"], "--wait=false")
+
+    def patch(self, workflow: Object, **spec: Any) -> None:
+        """Change a Workflow's spec."""
+        merge = ("--type=merge", f"--patch={json.dumps({'spec': spec})}")
+        self.kubectl("patch", "workflows.argoproj.io", workflow["metadata"]["name"], *merge)
+
+    def create(self, document: Object) -> None:
+        """Create an object."""
+        self.kubectl("create", "--filename=-", document=document)
+
+    @contextlib.contextmanager
+    def quota(self, name: str, **hard: str) -> Iterator[None]:
+        """A ResourceQuota of the namespace, for as long as the ``with`` lasts."""
+        meta = {"name": name, "namespace": self.place.namespace}
+        self.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
+        try:
+            # A quota that has not been counted yet refuses everything, or nothing.
+            eventually(lambda: "hard" in self._status("resourcequota", name), 20, "the quota is counted")
+            yield
+        finally:
+            self.kubectl("delete", "resourcequota", name)
+
+    def _status(self, kind: str, name: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", kind, name, "--output=json")).get("status") or {}
+        return found
+
+    @contextlib.contextmanager
+    def frozen(self, daemon: str) -> Iterator[None]:
+        """One of the cluster's daemons stands still (its connections stay open) for as long as the ``with`` lasts."""
+        control.signal(daemon, "STOP")
+        try:
+            yield
+        finally:
+            control.signal(daemon, "CONT")
+            if daemon == "kube-apiserver":
+                self.serves()
+
+    @contextlib.contextmanager
+    def stopped(self, daemon: str) -> Iterator[None]:
+        """One of the cluster's daemons is ended, and started anew at the end of the ``with``."""
+        control.stop(daemon)
+        try:
+            yield
+        finally:
+            up.restart(daemon)
+
+    def serves(self) -> None:
+        """Wait until the API server answers, the kubelet has found it again, and pods may come."""
+        sandbox.wait("the API server", up.serving, 60, only="kube-apiserver")
+        sandbox.wait("the node", up.node_ready, 60, only="kubelet")
+
+    # --- what is left
+
+    def holds_nothing_of(self, job_id: str, name: str, within: float = 45.0) -> float:
+        """Wait until nothing of a job runs, may run, or holds its credentials; after how many seconds it was."""
+        left: list[str] = []
+
+        def is_clear() -> bool:
+            left[:] = self.left_of(job_id, name)
+            return not left
+
+        begun = time.monotonic()
+        while not is_clear():
+            assert time.monotonic() - begun < within, f"left after {within} s: {left}"
+            time.sleep(0.5)
+        return time.monotonic() - begun
+
+    def left_of(self, job_id: str, name: str) -> list[str]:
+        """What of a job runs, may run, or holds its credentials."""
+        workflows = self.items("workflows.argoproj.io", f"flargo.dev/job-id={job_id}")
+        living = [item for item in workflows if (item.get("status") or {}).get("phase") not in _OVER]
+        return [
+            *(f"Workflow {item['metadata']['name']}" for item in living),
+            *(f"pod {pod['metadata']['name']}" for pod in self.pods(job_id) if _may_run(pod)),
+            *(f"Secret {found}" for found in self.secrets(f"nvflare-cred-{name}-")),
+            *(f"process {pid}" for pid in {*self.processes(job_id), *self.processes_in(name)}),
+        ]
+
+
+_OVER = {"Succeeded", "Failed", "Error"}
+
+
+def _may_run(pod: Object) -> bool:
+    """Whether a pod has a container that runs, or may have one yet."""
+    status = pod.get("status") or {}
+    rows = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    runs = any("running" in (row.get("state") or {}) for row in rows)
+    return runs or status.get("phase") not in _OVER
+
 
 def _commands() -> list[tuple[int, bytes]]:
     found = []
@@ -91,6 +205,13 @@ def _commands() -> list[tuple[int, bytes]]:
         except OSError:
             continue
     return found
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def eventually(true: Callable[[], object], seconds: float, what: str) -> float:

@@ -215,3 +215,15 @@ def test_a_finished_orphan_is_looked_at_once_and_not_at_every_list() -> None:
     site = Site().synced(workflows=(left,))
     site.take(site.engine.told(site.orders[0], site.now, ok=True))
     assert site.synced(workflows=(left,)).ordered == []
+
+
+def test_what_failed_while_the_api_was_away_is_tried_again_at_once_when_it_is_back() -> None:
+    site = Site().synced(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
+    order = site.take(site.engine.stop("job-site", Cause.ABORT, site.now)).orders[0]
+    for _ in range(6):
+        site.take(site.engine.told(order, site.now, ok=False))
+        site.passes(31)
+    site.take(site.engine.told(order, site.now, ok=False))
+    assert site.ordered == []
+    site.take(site.engine.listed(Kind.WORKFLOW, (workflow(phase="Running"),), site.now))
+    assert site.ordered == [Act.SHUTDOWN]

@@ -392,3 +392,21 @@ def test_quota_and_locks_have_clocks_of_their_own(workflow: WorkflowView, patien
 
 def test_a_queue_is_waited_in_for_ever_by_default() -> None:
     assert Story().sees(replace(WORKFLOW, lock="Waiting for lock")).passes(1e6).wishes == []
+
+
+def test_a_released_workflow_that_argo_overlooks_is_touched_until_it_shows() -> None:
+    story = Story().sees(WORKFLOW).passes(3)
+    assert story.wishes == []
+    assert story.passes(1).wishes == [Act.NUDGE]
+    story.does(Act.NUDGE).passes(4)
+    assert story.wishes == []
+    assert story.passes(1).wishes == [Act.NUDGE]
+    assert (
+        story.sees(replace(WORKFLOW, has_node=True, node_phase="Pending"), POD).does(Act.NUDGE).passes(60).wishes == []
+    )
+
+
+def test_a_shutdown_that_argo_overlooks_is_pressed() -> None:
+    shut = replace(WORKFLOW, shutdown="Terminate")
+    story = Story().sees(WORKFLOW).stops().does(Act.SHUTDOWN).sees(shut).passes(4)
+    assert Act.NUDGE in story.wishes
