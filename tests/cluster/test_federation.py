@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nvflare.fuel.flare_api.api_spec import InternalError
 
 from tests.cluster import audit, jobs
 from tests.cluster.federation import Federation, argo_launcher
@@ -234,11 +235,17 @@ def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, world:
 def error_log(fed: Federation, job_id: str, site: str) -> str:
     """FLARE's error log of a site, as the server stored it for the researcher."""
 
-    def fetch() -> Path:
-        return fed.components(job_id) / f"ERRORLOG_{site}"
+    def fetch() -> Path | None:
+        try:
+            found = fed.components(job_id) / f"ERRORLOG_{site}"
+        except InternalError:  # FLARE's word for: nothing has come yet
+            return None
+        return found if found.exists() else None
 
-    eventually(lambda: fetch().exists(), 30, f"the error log of {site} has come")
-    return fetch().read_text()
+    eventually(fetch, SETTLED, f"the error log of {site} has come")
+    path = fetch()
+    assert path is not None
+    return path.read_text()
 
 
 def outcome(fed: Federation, job_id: str) -> dict[str, object]:
