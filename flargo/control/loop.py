@@ -47,7 +47,6 @@ class Loop:
         """
         self._api = api
         self._engine = Engine(self._published, time.monotonic(), epoch=epoch, grace=grace)
-        self._epoch = epoch
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         """No more launches."""
