@@ -139,25 +139,38 @@ class Loop:
 
     def listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""
-        if self._lost.pop(kind, None) is not None:
-            _log.info("%s: heard again at version %s", kind.value[1], version)
+        since = self._lost.pop(kind, None)
+        if since is not None:
+            _log.info("%s: heard again after %.0f s, at version %s", kind.value[1], time.monotonic() - since, version)
         self._tasks.put(lambda: self._engine.listed(kind, items, time.monotonic()))
 
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """See Listener."""
         self._tasks.put(lambda: self._engine.changed(kind, item, time.monotonic(), deleted=deleted))
 
+    def alive(self, kind: Kind) -> None:
+        """See Listener."""
+        del kind
+        self._note(self._engine.alive)
+
     def lost(self, kind: Kind, error: ApiError) -> None:
         """See Listener."""
         if kind not in self._lost:
-            _log.warning("%s: not heard, nothing is decided until they are: %s", kind.value[1], error)
+            silent = self._engine.unheard_for(time.monotonic())
+            said = "%s: not heard (the API was for the last time %.0f s ago), nothing is decided until they are: %s"
+            _log.warning(said, kind.value[1], silent, error)
             self._lost[kind] = time.monotonic()
 
-        def lose() -> Outcome:
-            self._engine.lost(kind, time.monotonic())
+        self._note(lambda now: self._engine.lost(kind, now))
+
+    def _note(self, fact: Callable[[float], None]) -> None:
+        """Let the engine know of something that orders nothing by itself."""
+
+        def note() -> Outcome:
+            fact(time.monotonic())
             return Outcome()
 
-        self._tasks.put(lose)
+        self._tasks.put(note)
 
     # --- the engine's thread
 
@@ -247,6 +260,7 @@ class Loop:
         self._tasks.put(lambda: self._engine.submitted(job.plan.name, error, time.monotonic()))
 
     def _perform(self, order: Order) -> None:
+        begun = time.monotonic()
         try:
             if order.wish.act is Act.CONFIRM:
                 workflow, pods = self._read(order.name)
@@ -261,6 +275,8 @@ class Loop:
         except ApiError as error:
             # Gone, or (409) its name is another object's by now.
             ok = error.gone or error.conflict
+            if not error.status:
+                self._note(lambda now: self._engine.unanswered(order, begun, now))
             if not ok:
                 _log.warning("%s: could not %s it: %s", order.name, order.wish.act.value, error)
         except Exception:  # noqa: BLE001
