@@ -130,7 +130,12 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         # A client's log may hold patients' data, and is not read.
         ticket = loop.launch(prepared, lambda: transfer.published, ruled, tail=is_server)
         _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, prepared.name)
-        handle = ArgoJobHandle(ticket, loop.stop)
+
+        def stop(name: str, cause: Cause) -> None:
+            report.foretell(cause, prepared.name)
+            loop.stop(name, cause)
+
+        handle = ArgoJobHandle(ticket, stop)
         if is_server:
             try:
                 hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)

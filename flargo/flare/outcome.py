@@ -10,11 +10,12 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flargo.status.reasons import Code
-from flargo.status.verdict import Verdict
+from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role, SecretData
 
 OUTCOME = "argo_outcome.json"
@@ -41,6 +42,27 @@ class Report:
         self._role = role
         self._run_dir = run_dir
         self._error_log = error_log
+        self._lock = threading.Lock()
+        self._told = False
+
+    def foretell(self, cause: Cause, workflow: str) -> None:
+        """Write down on the server what a job is about to end of.
+
+        Where its process does not end when FLARE tells it to, FLARE archives the run directory without waiting
+        for the verdict. If the verdict is in time, it replaces this.
+
+        Args:
+            cause: who in FLARE ends it.
+            workflow: its Workflow's name.
+        """
+        with self._lock:
+            if self._told or self._role is not Role.SERVER:
+                return
+            verdict = Verdict(cause.value, int(cause.value.code or Code.LOST), "it is being ended")
+            try:
+                self._write(verdict, workflow, verdict.detail, tail="")
+            except OSError as error:
+                _log.warning("job %s: its outcome could not be written: %s", self._job_id, error)
 
     def tell(self, verdict: Verdict, workflow: str, tail: str = "", credentials: SecretData | None = None) -> None:
         """Tell it; what cannot be written is passed over, for the verdict must not wait for a disk.
@@ -54,11 +76,12 @@ class Report:
         level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
         said = self._redact(_sentence(verdict), credentials)
         _log.log(level, "job %s at %s: %s (%d): %s", self._job_id, self._site, verdict.reason.name, verdict.code, said)
+        detail, tail = (self._redact(text, credentials) for text in (verdict.detail, tail))
         try:
             if self._role is Role.SERVER:
-                self._write(
-                    verdict, workflow, self._redact(verdict.detail, credentials), self._redact(tail, credentials)
-                )
+                with self._lock:
+                    self._told = True
+                    self._write(verdict, workflow, detail, tail)
             elif verdict.code != Code.SUCCESS:
                 self._append(verdict, said)
         except OSError as error:

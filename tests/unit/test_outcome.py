@@ -8,7 +8,7 @@ import pytest
 
 from flargo.flare.outcome import LOG_TAIL, OUTCOME, REDACTED, Report
 from flargo.status.reasons import Reason
-from flargo.status.verdict import Verdict
+from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role, SecretData
 
 FAILED = Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
@@ -82,3 +82,18 @@ def test_a_disk_that_fails_keeps_nothing_from_being_told(
     report(tmp_path).tell(FAILED, "wf")
     assert "could not be written" in caplog.text
     assert [path.name for path in run_dir.iterdir()] == [OUTCOME], "no temporary file is left"
+
+
+def test_an_abort_is_written_down_before_its_end_is_seen_and_then_replaced(tmp_path: Path, run_dir: Path) -> None:
+    told = report(tmp_path)
+    told.foretell(Cause.ABORT, "wf")
+    first = json.loads((run_dir / OUTCOME).read_text())
+    assert (first["reason"], first["code"], first["detail"]) == ("ABORTED", 9, "it is being ended")
+    told.tell(FAILED, "wf")
+    told.foretell(Cause.ABORT, "wf")
+    assert json.loads((run_dir / OUTCOME).read_text())["reason"] == "PROGRAM_FAILED"
+
+
+def test_a_client_writes_no_abort_down(tmp_path: Path, run_dir: Path) -> None:
+    report(tmp_path, Role.CLIENT).foretell(Cause.ABORT, "wf")
+    assert list(run_dir.iterdir()) == []
