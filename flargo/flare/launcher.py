@@ -107,7 +107,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             launch, transfer = read(
                 job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
             )
-        except ValueError as error:
+        except Refused as error:
             return _refuse(report, str(error))
         try:
             return self._submit(launch, transfer, report, fl_ctx)
