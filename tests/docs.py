@@ -117,7 +117,7 @@ def examples() -> dict[str, str]:
 def _example(case: str, workflow: Object) -> str:
     """As YAML, with the place of the parent's workspace, which the matrix lays anew each time, as in production."""
     text = yaml.safe_dump(json.loads(json.dumps(workflow)), sort_keys=False, width=120)
-    text = re.sub(r"/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
+    text = re.sub(r"(?<!/var)/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
     return f"# What flargo submits for: {case}. Written by `make docs`; a test holds it equal to the code.\n{text}"
 
 
