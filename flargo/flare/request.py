@@ -268,7 +268,7 @@ def _site(fl_ctx: FLContext) -> str:
     site = fl_ctx.get_identity_name()
     if not site:
         raise Refused("the site's name in FLContext", MISSING, "a name")
-    return str(site)
+    return checks.line("the site's name in FLContext", site)
 
 
 def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) -> Any:
@@ -290,7 +290,8 @@ def _of_job(
         return checks.mapping(field, resolve(job_meta, site))
     except Refused:
         raise
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # nvflare looks into whatever shape it finds.
         raise Refused(field, job_meta.get(key.value), f"what nvflare takes for site {site!r}: {error}") from None
 
 

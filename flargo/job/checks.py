@@ -34,6 +34,8 @@ _SHOWN = 100
 _LONGEST_SAID = 600
 _LONGEST = 4096
 """Characters of any text: Linux' PATH_MAX."""
+_TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line ends, what turns writing around, and halves of characters."""
 _LONGEST_IMAGE = 512
 _MOST_SECONDS = 10**9
 """Thirty years, which every clock can count."""
@@ -104,8 +106,8 @@ def text(field: str, value: Any) -> str:
 
 
 def line(field: str, value: Any) -> str:
-    """A text on one line: nothing in it that moves a cursor, hides or turns writing around."""
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > _LONGEST:
+    """A text on one line: nothing in it that moves a cursor or turns writing around."""
+    if not isinstance(value, str) or not value.strip() or _TRICKS.search(value) or len(value) > _LONGEST:
         raise Refused(field, value, f"a non-empty string of at most {_LONGEST} characters, without control characters")
     return value
 

@@ -205,7 +205,7 @@ REST: Final = (
         "the site's name",
         By.FLARE,
         "names, labels, the title, the command line",
-        "any text without `{{`; in names and labels made valid, with a hash",
+        "one line of at most 4096 characters without `{{`; in names and labels made valid, with a hash",
     ),
     Trust(
         "module, options, `--set`, the parent's cell and addresses",
