@@ -158,7 +158,7 @@ def report_of(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report
     Raises:
         Refused: the context or the metadata does not say whose outcome it would be.
     """
-    job_id, site = _job_id(job_meta), _site(fl_ctx)
+    job_id, site = _of_meta(job_meta, JobMetaKey.JOB_ID), _site(fl_ctx)
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
     return Report(
         job_id,
@@ -221,7 +221,7 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
 
 def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _Asked:
     site = _site(fl_ctx)
-    job_id = _job_id(job_meta)
+    job_id = _of_meta(job_meta, JobMetaKey.JOB_ID)
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
     args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
     spec, where = _job_spec(job_meta, site)
@@ -255,13 +255,6 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
 
 def _of_meta(job_meta: dict[str, Any], key: JobMetaKey) -> Any:
     return JOB_META[key.value].of(f"job_meta[{key.value!r}]", job_meta.get(key.value))
-
-
-def _job_id(job_meta: dict[str, Any]) -> str:
-    job_id: str = _of_meta(job_meta, JobMetaKey.JOB_ID)
-    if not stock.job_key(job_id):
-        raise Refused("job_meta['job_id']", job_id, "a text with letters or digits")
-    return job_id
 
 
 def _site(fl_ctx: FLContext) -> str:

@@ -51,9 +51,9 @@ class Trust:
 
 def job_id(field: str, value: Any) -> str:
     """A job's id: part of names, of paths and of the command line, so no path of its own and no expression."""
-    fits = isinstance(value, str) and _JOB_ID.fullmatch(value) and _WORD.search(value) and ".." not in value
+    fits = isinstance(value, str) and _JOB_ID.fullmatch(value) and _WORD.search(value)
     if not fits:
-        allowed = "1 to 128 letters, digits, ., _ and -, with a letter or digit among them and no .."
+        allowed = "1 to 128 letters, digits, ., _ and -, with a letter or digit among them"
         raise Refused(field, value or checks.MISSING, allowed)
     return str(value)
 
@@ -152,7 +152,7 @@ JOB_META: Final[Mapping[str, Trust]] = {
         "`job_id`",
         By.FLARE,
         "names, labels, the command line, paths in the workspace",
-        "letters, digits, `.`, `_`, `-`, at most 128; no `..`",
+        "letters, digits, `.`, `_`, `-`, at most 128, with a letter or digit among them",
         check=job_id,
     ),
     "name": Trust(

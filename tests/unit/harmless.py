@@ -23,7 +23,9 @@ DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 CODE = r"`[^`]{1,120}`"
 AMOUNT = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?"
 IMAGE = r"[A-Za-z0-9\[][-A-Za-z0-9._:/@\[\]]{0,511}"
-PROGRAM = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,4096}"
+PROGRAM = r"(?!.*\$\()[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,4096}"
+MOST = 2**63 - 1
+"""Of a quantity: resource.Quantity counts no further."""
 LARGEST = 100_000
 """Bytes of a Workflow: etcd takes some 1.5 MB."""
 
@@ -149,8 +151,12 @@ def parse_quantity(text: str) -> Any:
 
 def _amount(ceiling: str | None) -> Shape:
     def check(value: Any, where: str) -> Iterator[str]:
-        yield from fits(AMOUNT)(value, where)
-        if ceiling is not None and not 0 < parse_quantity(value) <= parse_quantity(ceiling):
+        wrong = list(fits(AMOUNT)(value, where))
+        if wrong:
+            yield from wrong
+        elif parse_quantity(value) > MOST:
+            yield f"{where} is {value}, beyond counting"
+        elif ceiling is not None and not 0 < parse_quantity(value) <= parse_quantity(ceiling):
             yield f"{where} is {value}, above {ceiling}"
 
     return check

@@ -3,6 +3,7 @@
 import logging
 import re
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -26,7 +27,7 @@ from tests.unit.harmless import LABEL, Here, harmless
 
 Object = dict[str, Any]
 thoroughly = settings(
-    max_examples=200, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 LONGEST_MESSAGE = 2000
 
@@ -245,8 +246,7 @@ amounts = st.sampled_from(
 )
 images = st.sampled_from(
     [
-        IMAGE,
-        IMAGE,
+        *[IMAGE] * 8,
         "registry.example.com/flare/x@sha256:" + "a" * 64,
         "registry.example.com/flare/../../evil",
         "registry.example.com.evil/flare/x",
@@ -256,7 +256,9 @@ images = st.sampled_from(
 )
 SPEC: dict[str, st.SearchStrategy[Any]] = {
     "image": images,
-    "python_path": st.sampled_from(["/usr/bin/python3", "/opt/my python", "sh", "/bin/sh -c"]),
+    "python_path": st.sampled_from(
+        ["/usr/bin/python3", "/opt/my python", "sh", "/bin/sh -c", "$(NVFLARE_JOB_AUTH_TOKEN)", "{{workflow.uid}}"]
+    ),
     "cpu": amounts,
     "memory": amounts,
     "cpu_request": amounts,
@@ -274,7 +276,7 @@ def specs(draw: st.DrawFn) -> Any:
     if draw(st.integers(0, 19)) == 0:
         return draw(anything)
     keys = draw(st.lists(st.sampled_from(sorted(SPEC)), max_size=4, unique=True))
-    spec = {"image": IMAGE, "cpu": "1", "memory": "1Gi"} | {
+    spec = {"image": draw(images), "cpu": "1", "memory": "1Gi"} | {
         key: draw(SPEC[key]) for key in keys if key != "argo" or draw(st.booleans())
     }
     for _ in range(draw(st.integers(0, 2))):
@@ -335,6 +337,8 @@ def judge(place: Place, root: Path, meta: Object) -> str:
         assert len(str(made)) < LONGEST_MESSAGE
         assert str(made).isprintable()
         return "refused"
+    pending = made.patience.pending
+    assert pending is None or 0 <= pending < threading.TIMEOUT_MAX
     assert harmless(made.workflow, str(meta["job_id"]), place.expects(root)) == []
     return "harmless"
 
