@@ -278,6 +278,17 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         job.leaves_nothing()
 
 
+def test_a_job_that_runs_for_too_long_is_ended(world: World) -> None:
+    with Site(world, argo={"policy": {"running_time": 15}}) as site:
+        job = site.launch(SLEEPS)
+        assert job.ticket.wait(lambda seen: seen.verdict is not None, LONG)
+        verdict = job.ticket.verdict
+        assert verdict is not None
+        assert verdict.code != 0
+        assert "DeadlineExceeded" in verdict.detail
+        job.leaves_nothing()
+
+
 def test_the_role_is_what_is_used(world: World) -> None:
     if world.place.audit_log is None:
         pytest.skip("somebody's own cluster: its audit log is not within reach")
