@@ -14,8 +14,8 @@ from typing import Any, Final
 from flargo.job import checks
 from flargo.job.checks import Check, Refused
 
-_JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_WORD = re.compile(r"[A-Za-z0-9]")
+# nvflare/apis/utils/format_check.py asks for the same, without an end to it.
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class By(Enum):
@@ -51,11 +51,11 @@ class Trust:
 
 def job_id(field: str, value: Any) -> str:
     """A job's id: part of names, of paths and of the command line, so no path of its own and no expression."""
-    fits = isinstance(value, str) and _JOB_ID.fullmatch(value) and _WORD.search(value)
-    if not fits:
-        allowed = "1 to 128 letters, digits, ., _ and -, with a letter or digit among them"
-        raise Refused(field, value or checks.MISSING, allowed)
-    return str(value)
+    if not isinstance(value, str) or not _JOB_ID.fullmatch(value):
+        raise Refused(
+            field, value or checks.MISSING, "1 to 128 letters, digits, ., _ and -, the first none of these marks"
+        )
+    return value
 
 
 def _study(field: str, value: Any) -> str | None:
@@ -152,7 +152,7 @@ JOB_META: Final[Mapping[str, Trust]] = {
         "`job_id`",
         By.FLARE,
         "names, labels, the command line, paths in the workspace",
-        "letters, digits, `.`, `_`, `-`, at most 128, with a letter or digit among them",
+        "letters, digits, `.`, `_`, `-`, at most 128; begins with a letter or digit",
         check=job_id,
     ),
     "name": Trust(
