@@ -261,7 +261,7 @@ SPEC: Mapping[str, list[Any]] = {
 ODD = [
     *NASTY,
     *(None, True, False, 0, -1, 1, 3, 0.5, -0.0, 2**31, 2**63, 10**30, 1e300, float("inf"), float("nan")),
-    *([], {}, [["image", "x"]], {"hostPath": "/"}, ["/bin/sh", "-c"], {"": None}),
+    *([], [1], {}, [["image", "x"]], {"hostPath": "/"}, ["/bin/sh", "-c"], {"": None}),
 ]
 SENSIBLE: Object = {"image": IMAGE, "cpu": "1", "memory": "1Gi"}
 
