@@ -286,7 +286,8 @@ def test_a_job_that_runs_for_too_long_is_ended(world: World) -> None:
         assert verdict is not None
         assert verdict.code != 0
         assert "DeadlineExceeded" in verdict.detail
-        job.leaves_nothing()
+        # Argo's ``wait`` may ignore SIGTERM for its 30 s of grace, and Argo then takes a minute to look again.
+        job.leaves_nothing(within=150)
 
 
 def test_the_role_is_what_is_used(world: World) -> None:
