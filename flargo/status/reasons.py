@@ -59,7 +59,9 @@ class Reason(Enum):
     EVICTED = Row(Code.LOST, "The pod was evicted by its node.", "See the message; raise the limit or free the node.")
     DISRUPTED = Row(Code.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again.")
     DEADLINE = Row(
-        Code.LOST, "The job ran longer than it may.", "Raise activeDeadlineSeconds in the study's pod template."
+        Code.LOST,
+        "The job ran longer than it may.",
+        "Raise 'argo.policy.running_time' or the pod template's activeDeadlineSeconds.",
     )
     NODE_LOST = Row(Code.LOST, "The node was lost, and the pod with it.", "Look at the node; submit the job again.")
     POD_DELETED = Row(Code.LOST, "The pod was deleted while the job ran.", "Find out who deletes pods; submit again.")

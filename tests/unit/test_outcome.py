@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flargo.flare.outcome import LOG_TAIL, OUTCOME, REDACTED, Report
+from flargo.flare.outcome import LOG_TAIL, OUTCOME, Report
+from flargo.flare.redact import REDACTED, REDACTION
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role, SecretData
@@ -60,8 +61,10 @@ def test_a_clients_success_is_no_error(tmp_path: Path, run_dir: Path) -> None:
 
 def test_credentials_are_in_none_of_it(tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     leaky = Verdict(Reason.ARGO_FAILED, 104, "env TOKEN=s3cr3t-token")
+    REDACTION.learn(CREDENTIALS, public="job-1")
     with caplog.at_level(logging.INFO):
-        report(tmp_path).tell(leaky, "wf", "said s3cr3t-token twice: s3cr3t-token", CREDENTIALS)
+        report(tmp_path).tell(leaky, "wf", "said s3cr3t-token twice: s3cr3t-token")
+    REDACTION.forget(CREDENTIALS)
     written = (run_dir / OUTCOME).read_text() + (run_dir / LOG_TAIL).read_text() + caplog.text
     assert "s3cr3t" not in written
     assert REDACTED in written
@@ -97,3 +100,23 @@ def test_an_abort_is_written_down_before_its_end_is_seen_and_then_replaced(tmp_p
 def test_a_client_writes_no_abort_down(tmp_path: Path, run_dir: Path) -> None:
     report(tmp_path, Role.CLIENT).foretell(Cause.ABORT, "wf")
     assert list(run_dir.iterdir()) == []
+
+
+def test_a_link_that_a_job_brought_home_is_not_followed(
+    tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    for name in ("error_log.txt", OUTCOME, LOG_TAIL):
+        (run_dir / name).symlink_to(victim)
+    report(tmp_path, Role.CLIENT).tell(FAILED, "wf")
+    report(tmp_path, Role.SERVER).tell(FAILED, "wf", "tail")
+    assert victim.read_text() == "as it was"
+    assert "could not be written" in caplog.text
+    assert json.loads((run_dir / OUTCOME).read_text())["reason"] == "PROGRAM_FAILED"
+
+
+def test_what_is_written_is_the_parents_own(tmp_path: Path, run_dir: Path) -> None:
+    report(tmp_path).tell(FAILED, "wf", "tail")
+    report(tmp_path, Role.CLIENT).tell(FAILED, "wf")
+    assert {path.stat().st_mode & 0o777 for path in run_dir.iterdir()} == {0o600}
