@@ -27,6 +27,8 @@ SUBMIT_PATIENCE = 120.0
 """Seconds for which a submit is repeated while the API server does not answer."""
 TAIL_LINES, TAIL_BYTES, TAIL_SECONDS = 200, 64 * 1024, 5.0
 """How much of a failed program's log is kept, and how long a verdict waits for it."""
+LONGEST_SLEEP = 3600.0
+"""Seconds for which the engine's thread sleeps at most: a queue cannot be told to wait for years."""
 _WORKERS = 8
 _log = logging.getLogger(__name__)
 Task = Callable[[], Outcome]
@@ -178,7 +180,7 @@ class Loop:
         while True:
             wake_at = self._engine.wake_at()
             try:
-                timeout = None if wake_at is None else max(0.0, wake_at - time.monotonic())
+                timeout = None if wake_at is None else min(max(0.0, wake_at - time.monotonic()), LONGEST_SLEEP)
                 task = self._tasks.get(timeout=timeout)
             except queue.Empty:
                 task = self._tick

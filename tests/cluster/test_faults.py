@@ -97,7 +97,7 @@ ROWS = (
     Row("past its deadline", Reason.DEADLINE, 104, study="deadline"),
     Row("refused by its node", Reason.NODE_REFUSED, 104, spec={"cpu": "900"}, study="placed", says="OutOfcpu"),
     Row("image missing", Reason.IMAGE, 101, spec={"image": "flargo.test/job:not-there"}, says="not-there"),
-    Row("image's name invalid", Reason.IMAGE, 101, spec={"image": "No Name!"}, says="InvalidImageName"),
+    Row("image's name invalid", Reason.LAUNCH_FAILED, 101, spec={"image": "No Name!"}, says="an image of at most"),
     Row("Secret of a variable missing", Reason.CONTAINER, 101, study="secret-env", says="not-there"),
     Row("claim missing", Reason.UNSCHEDULABLE, 101, study="claim", says="not-there"),
     Row("selects a node that is not there", Reason.UNSCHEDULABLE, 101, study="selector"),
