@@ -1,5 +1,6 @@
 """The fault matrix, where the fault is on the way between launcher and API server (tests/cluster/wire.py)."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,7 +35,14 @@ STEPS = {
     "the release": Match("patch", "workflows"),
 }
 """The requests of a submit."""
-WAYS = ("refused", "reply lost", "late", "429", "503")
+WAYS = ("refused", "reply lost", "late", "429", "503", "API away from then on for 30 s")
+
+
+def goes_away(wire: Wire, seconds: float) -> bool:
+    """True, and the API is out of reach for a while; by other threads than the wire's own, which asks."""
+    for delay, act in ((0.0, wire.down), (seconds, wire.up)):
+        threading.Timer(delay, act).start()
+    return True
 
 
 def break_once(wire: Wire, way: str, step: Match) -> Fault:
@@ -46,6 +54,8 @@ def break_once(wire: Wire, way: str, step: Match) -> Fault:
             return wire.lose_reply(step)
         case "late":
             return wire.delay(step, 3)
+        case "API away from then on for 30 s":
+            return wire.refuse(lambda asked: step(asked) and goes_away(wire, 30))
         case _:
             return wire.status(step, int(way), retry_after=2 if way == "429" else None)
 
