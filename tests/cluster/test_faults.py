@@ -34,7 +34,13 @@ TOGETHER = 150.0
 
 def container(image: str, *command: str) -> dict[str, Any]:
     """Another container of a pod, as Pod Security "restricted" takes it."""
-    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     return {"name": "prepare", "image": image, "command": list(command), "securityContext": security}
 
 
