@@ -1,0 +1,135 @@
+"""A container's file system without mounts: each volume is a directory, and paths in words lead to it.
+
+A mount path that stands in an argument or a variable's value as a path is rewritten to the volume's directory, the
+longest first. A mount within another one is a symbolic link in it. ``/tmp`` is a directory of the pod's own.
+"""
+
+import base64
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flargo.embedded.kubelet import main_of
+from flargo.embedded.model import Object
+
+FindSecret = Callable[[str], Object | None]
+_REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where a container's paths are."""
+
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    def __call__(self, text: str) -> str:
+        """A text with all paths of the container's as they are here."""
+        if not self.paths:
+            return text
+        longest_first = "|".join(re.escape(path) for path in sorted(self.paths, key=len, reverse=True))
+        return re.sub(
+            rf"(?<![\w./-])({longest_first})(?![\w.-])", lambda found: str(self.paths[found[1]]), text
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is run for a container, where, and with what."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+
+
+def build(pod: Object, folder: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Paths:
+    """Make the directories of a pod's volumes, and say where the main container's mount paths are."""
+    places = {"/tmp": folder / "tmp"}  # noqa: S108  (the container's)
+    for name in ("tmp", "home", "volumes"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    volumes = {row["name"]: _volume(row, folder, secret, claims) for row in pod["spec"].get("volumes") or []}
+    mounts = sorted(main_of(pod).get("volumeMounts") or [], key=lambda mount: len(mount["mountPath"]))
+    for mount in mounts:
+        path = mount["mountPath"].rstrip("/")
+        place = volumes[mount["name"]] / mount.get("subPath", "")
+        if not place.exists():
+            place.mkdir(parents=True)
+        around = max((each for each in places if path.startswith(f"{each}/") and each in _paths(mounts)), default=None)
+        if around is not None:
+            _link(places[around] / path[len(around) + 1 :], place)
+        places[path] = place
+    return Paths(places)
+
+
+def program(pod: Object, where: Paths, folder: Path, secret: FindSecret, python: str) -> Program:
+    """What main runs: references resolved, paths mapped, Python being this one."""
+    container = main_of(pod)
+    said: dict[str, str] = {}
+    for variable in container.get("env") or []:
+        said[variable["name"]] = _value(pod, variable, said, secret)
+    given = [_expanded(word, said) for word in (*(container.get("command") or []), *(container.get("args") or []))]
+    first, *rest = [where(word) for word in given] or [""]
+    if re.fullmatch(r"python(\d(\.\d+)?)?", os.path.basename(first)):  # noqa: PTH119  (a word, not a file)
+        first = python
+    base = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "LANG": "C.UTF-8",
+        "HOSTNAME": pod["metadata"]["name"],
+    }
+    environment = {**base, **{name: where(value) for name, value in said.items()}}
+    work = Path(where(container["workingDir"])) if container.get("workingDir") else folder / "home"
+    return Program((first, *rest), environment, work)
+
+
+def _volume(row: Object, folder: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Path:
+    if "persistentVolumeClaim" in row:
+        return claims[row["persistentVolumeClaim"]["claimName"]]
+    place = folder / "volumes" / row["name"]
+    place.mkdir(mode=0o700, exist_ok=True)
+    if "secret" in row:
+        _write(row["secret"], place, (secret(row["secret"]["secretName"]) or {}).get("data") or {})
+    return place
+
+
+def _write(source: Object, place: Path, data: Mapping[str, str]) -> None:
+    items = source.get("items") or [{"key": key, "path": key} for key in data]
+    for item in items:
+        if item["key"] not in data:
+            continue
+        file = place / item["path"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(base64.b64decode(data[item["key"]]))
+        file.chmod(item.get("mode") or source.get("defaultMode") or 0o400)
+
+
+def _link(link: Path, place: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(place)
+
+
+def _paths(mounts: list[Object]) -> set[str]:
+    return {mount["mountPath"].rstrip("/") for mount in mounts}
+
+
+def _value(pod: Object, variable: Object, said: Mapping[str, str], secret: FindSecret) -> str:
+    source = variable.get("valueFrom")
+    if not source:
+        return _expanded(str(variable.get("value") or ""), said)
+    if wanted := source.get("secretKeyRef"):
+        data = (secret(wanted["name"]) or {}).get("data") or {}
+        return base64.b64decode(data.get(wanted["key"], "")).decode()
+    path = (source.get("fieldRef") or {}).get("fieldPath", "")
+    fields = {f"metadata.{name}": pod["metadata"].get(name, "") for name in ("name", "namespace", "uid")}
+    return str({**fields, "spec.nodeName": pod["spec"].get("nodeName", "")}.get(path, ""))
+
+
+def _expanded(text: str, said: Mapping[str, str]) -> str:
+    """``$(NAME)`` as Kubernetes resolves it: what is unknown stays, ``$$`` is a dollar."""
+    return _REFERENCE.sub(lambda it: "$" if it[0] == "$$" else said.get(it[1], it[0]), text)
