@@ -16,7 +16,9 @@ def main() -> None:
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
     with Embedded(namespace=arguments.namespace) as embedded:
-        print("flargo.embedded: for trying and testing only. What it runs, it runs as you, on this machine.", flush=True)
+        print(
+            "flargo.embedded: for trying and testing only. What it runs, it runs as you, on this machine.", flush=True
+        )
         print(embedded.kubeconfig(embedded.root / "kubeconfig"), flush=True)
         ended.wait()
 

@@ -218,7 +218,7 @@ def _ended(look: Look, phase: str, message: str, now: float) -> Object:
 
 
 def _retain(look: Look, phase: str, now: float) -> Changes:
-    """ttlStrategy and podGC."""
+    """Apply ttlStrategy and podGC."""
     ended = seconds(look.status["finishedAt"])
     wakes = []
     pods: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from flargo.embedded import argo, kubelet, manifest, mounts, words
 from flargo.embedded.kubelet import main_of
 from flargo.embedded.model import OVER, Lags, Node, Object, Seen, iso, quantity
 from flargo.embedded.processes import Limits, Processes
-from flargo.embedded.store import Change, Key, Refusal, Selector, Store
+from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
 
 TICK = 0.05
 """Seconds between two looks at the processes, while any runs."""
@@ -40,7 +40,10 @@ class Settings:
 class Cluster:
     """The controllers, the node, and the objects that they share."""
 
-    def __init__(self, store: Store, processes: Processes, root: Path, settings: Settings, clock: Callable[[], float]):
+    def __init__(
+        self, store: Store, processes: Processes, root: Path, settings: Settings, clock: Callable[[], float]
+    ) -> None:
+        """Set it up; ``root`` takes a directory for each pod."""
         self.store, self.processes, self.settings = store, processes, settings
         self.controller_runs = True
         """False: the Workflow controller is away."""
@@ -61,7 +64,7 @@ class Cluster:
         """Move until cancelled."""
         while True:
             for uid in self.processes.look():
-                self._due.update({key: 0.0 for key in self._pods_of(uid)})
+                self._due.update(dict.fromkeys(self._pods_of(uid), 0.0))
             self._turn(self._clock())
             self._wake.clear()
             pause = min(self._due.values(), default=float("inf")) - self._clock()
@@ -93,7 +96,9 @@ class Cluster:
         if key.resource == "pods" and change.gone:
             self.processes.forget(meta["uid"])
             shutil.rmtree(self.folder(change.after), ignore_errors=True)
-            for seen in self.store.list("events", key.namespace, Selector(fields=f"involvedObject.uid={meta['uid']}")):
+            for seen in self.store.select(
+                "events", key.namespace, Selector(fields=f"involvedObject.uid={meta['uid']}")
+            ):
                 self.store.remove(Key("events", key.namespace, seen.item["metadata"]["name"]))
         if key.resource in {"pods", "workflows"}:
             self._due.pop(key, None) if change.gone else self._due.update({key: 0.0})
@@ -101,19 +106,19 @@ class Cluster:
             self._due[Key("workflows", key.namespace, owner["name"])] = 0.0
             self._due[key] = 0.0
         if change.gone:
-            self._due.update({Key(*row): 0.0 for row in self._owned(meta["uid"], key.namespace)})
+            self._due.update(dict.fromkeys(self._owned(meta["uid"], key.namespace), 0.0))
         self._wake.set()
 
     def _owned(self, uid: str, namespace: str) -> list[Key]:
         return [
             Key(resource, namespace, seen.item["metadata"]["name"])
             for resource in ("pods", "secrets", "events")
-            for seen in self.store.list(resource, namespace)
+            for seen in self.store.select(resource, namespace)
             if any(owner["uid"] == uid for owner in seen.item["metadata"].get("ownerReferences") or [])
         ]
 
     def _pods_of(self, uid: str) -> list[Key]:
-        found = (seen.item["metadata"] for seen in self.store.list("pods") if seen.item["metadata"]["uid"] == uid)
+        found = (seen.item["metadata"] for seen in self.store.select("pods") if seen.item["metadata"]["uid"] == uid)
         return [Key("pods", meta["namespace"], meta["name"]) for meta in found]
 
     def _turn(self, now: float) -> None:
@@ -150,7 +155,7 @@ class Cluster:
             return None
         pods = [
             pod
-            for pod in self.store.list("pods", key.namespace, Selector(f"{manifest.WORKFLOW_LABEL}={key.name}"))
+            for pod in self.store.select("pods", key.namespace, Selector(f"{manifest.WORKFLOW_LABEL}={key.name}"))
             if any(owner["uid"] == seen.item["metadata"]["uid"] for owner in pod.item["metadata"]["ownerReferences"])
         ]
         changes = argo.reconcile(argo.Look(seen, pods, self._denied(key, seen.item)), now, self.settings.lags)
@@ -158,7 +163,7 @@ class Cluster:
             self.store.delete(key, {})
             return None
         if changes.create is not None:
-            with contextlib.suppress(Refusal):  # it is there already
+            with contextlib.suppress(RefusedError):  # it is there already
                 self.store.create("pods", key.namespace, changes.create)
         if changes.status is not None:
             self._write_status(key, seen.item, changes.status)
@@ -179,14 +184,16 @@ class Cluster:
             return ""
         pod = manifest.pod(workflow)
         pod["metadata"]["namespace"] = key.namespace
-        accounts = {seen.item["metadata"]["name"] for seen in self.store.list("serviceaccounts", key.namespace)}
+        accounts = {seen.item["metadata"]["name"] for seen in self.store.select("serviceaccounts", key.namespace)}
         return kubelet.denied(pod, {*accounts, *self.settings.accounts}, self._quotas(key.namespace))
 
     def _quotas(self, namespace: str) -> dict[str, tuple[int, int]]:
-        quotas = self.store.list("resourcequotas", namespace)
+        quotas = self.store.select("resourcequotas", namespace)
         if not quotas:
             return {}
-        used = sum((seen.item.get("status") or {}).get("phase") not in OVER for seen in self.store.list("pods", namespace))
+        used = sum(
+            (seen.item.get("status") or {}).get("phase") not in OVER for seen in self.store.select("pods", namespace)
+        )
         limits = ((seen.item["metadata"]["name"], (seen.item["spec"].get("hard") or {}).get("pods")) for seen in quotas)
         return {name: (used, int(most)) for name, most in limits if most is not None}
 
@@ -219,7 +226,7 @@ class Cluster:
         powerless = "" if account in self.settings.executors else words.EXECUTOR
         look = kubelet.Look(seen, process, powerless=powerless.format(namespace=key.namespace, name=account))
         if not item["spec"].get("nodeName"):
-            others = [pod.item for pod in self.store.list("pods") if pod.item["spec"].get("nodeName")]
+            others = [pod.item for pod in self.store.select("pods") if pod.item["spec"].get("nodeName")]
             living = [pod for pod in others if (pod.get("status") or {}).get("phase") not in OVER]
             short = kubelet.unschedulable(item, self.settings.node, living, self.settings.claims)
             return kubelet.Look(seen, process, unschedulable=short)
@@ -259,9 +266,16 @@ class Cluster:
                 disk[folder / "volumes" / volume["name"]] = (quantity(most), message)
         return Limits(quantity(said["memory"]) if "memory" in said else None, disk)
 
+    def _events(self, pod: Object) -> list[Object]:
+        meta = pod["metadata"]
+        of_it = Selector(fields=f"involvedObject.uid={meta['uid']}")
+        return [seen.item for seen in self.store.select("events", meta["namespace"], of_it)]
+
     def _event(self, pod: Object, kind: str, reason: str, message: str, now: float) -> None:
         meta = pod["metadata"]
-        for seen in self.store.list("events", meta["namespace"], Selector(fields=f"involvedObject.uid={meta['uid']}")):
+        for seen in self.store.select(
+            "events", meta["namespace"], Selector(fields=f"involvedObject.uid={meta['uid']}")
+        ):
             if (seen.item["reason"], seen.item["message"]) == (reason, message):
                 again = {"count": seen.item["count"] + 1, "lastTimestamp": iso(now)}
                 self.store.merge(Key("events", meta["namespace"], seen.item["metadata"]["name"]), again)

@@ -73,11 +73,16 @@ def step(look: Look, node: Node, now: float, lags: Lags) -> Step:
         return _schedule(look, node, now, lags)
     if look.process is not None and look.process.evicted and not look.process.running:
         return Step(status=_evicted(item, look.process.evicted, now), events=_warning("Evicted", look.process.evicted))
+    return _live(look, now, lags)
+
+
+def _live(look: Look, now: float, lags: Lags) -> Step:
+    """Of a pod that has its node: its containers, one after the other."""
+    item = look.pod.item
     main, init = state(item, MAIN), state(item, INIT)
-    lag = lags.wait if "terminated" in main else lags.init
     if "running" in main:
         return _running(look, now)
-    due = look.pod.changed + lag
+    due = look.pod.changed + (lags.wait if "terminated" in main else lags.init)
     if now < due:
         return Step(wake=due)
     if not main:
@@ -200,7 +205,7 @@ def _schedule(look: Look, node: Node, now: float, lags: Lags) -> Step:
     due = look.pod.changed + lags.schedule
     if now < due:
         return Step(wake=due)
-    said = next((row for row in _conditions(look.pod.item) if row["type"] == "PodScheduled"), {})
+    said: Object = next((row for row in _conditions(look.pod.item) if row["type"] == "PodScheduled"), {})
     if not look.unschedulable:
         meta = look.pod.item["metadata"]
         words_of = f"Successfully assigned {meta['namespace']}/{meta['name']} to {node.name}"

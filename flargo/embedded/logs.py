@@ -13,9 +13,7 @@ _PAUSE = 0.1
 _CHUNK = 2**16
 
 
-async def tail(
-    response: web.StreamResponse, log: Path, query: Mapping[str, str], ended: Callable[[], bool]
-) -> None:
+async def tail(response: web.StreamResponse, log: Path, query: Mapping[str, str], ended: Callable[[], bool]) -> None:
     """Send a log: its last lines, so many bytes, on and on if it is to be followed and has not ended.
 
     Lines carry no time of their own, so who wants timestamps gets the time at which they were read.

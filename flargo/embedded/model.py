@@ -12,7 +12,7 @@ OVER = frozenset({"Succeeded", "Failed", "Error"})
 
 @dataclass(frozen=True, slots=True)
 class Lags:
-    """Seconds that the real ones take, or less: what is to be seen is their order. All of them after the last change."""
+    """Seconds after a last change that the real ones take, or less: what is to be seen is their order."""
 
     notice: float = 0.05
     """Until Argo acts on a change of a Workflow."""

@@ -1,7 +1,8 @@
 """A container's file system without mounts: each volume is a directory, and paths in words lead to it.
 
 A mount path that stands in an argument or a variable's value as a path is rewritten to the volume's directory, the
-longest first. A mount within another one is a symbolic link in it. ``/tmp`` is a directory of the pod's own.
+longest first. A volume that is mounted within another one is a directory in it; a link would do, but for programs that
+walk a tree and follow none, as FLARE does to find its configuration. ``/tmp`` is a directory of the pod's own.
 """
 
 import base64
@@ -16,6 +17,7 @@ from flargo.embedded.kubelet import main_of
 from flargo.embedded.model import Object
 
 FindSecret = Callable[[str], Object | None]
+_TMP = "/tmp"  # noqa: S108  (the container's)
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 
@@ -30,9 +32,7 @@ class Paths:
         if not self.paths:
             return text
         longest_first = "|".join(re.escape(path) for path in sorted(self.paths, key=len, reverse=True))
-        return re.sub(
-            rf"(?<![\w./-])({longest_first})(?![\w.-])", lambda found: str(self.paths[found[1]]), text
-        )
+        return re.sub(rf"(?<![\w./-])({longest_first})(?![\w.-])", lambda found: str(self.paths[found[1]]), text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,22 @@ class Program:
 
 def build(pod: Object, folder: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Paths:
     """Make the directories of a pod's volumes, and say where the main container's mount paths are."""
-    places = {"/tmp": folder / "tmp"}  # noqa: S108  (the container's)
+    places = {_TMP: folder / "tmp"}
     for name in ("tmp", "home", "volumes"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    volumes = {row["name"]: _volume(row, folder, secret, claims) for row in pod["spec"].get("volumes") or []}
-    mounts = sorted(main_of(pod).get("volumeMounts") or [], key=lambda mount: len(mount["mountPath"]))
-    for mount in mounts:
-        path = mount["mountPath"].rstrip("/")
-        place = volumes[mount["name"]] / mount.get("subPath", "")
-        if not place.exists():
-            place.mkdir(parents=True)
-        around = max((each for each in places if path.startswith(f"{each}/") and each in _paths(mounts)), default=None)
-        if around is not None:
-            _link(places[around] / path[len(around) + 1 :], place)
+    volumes = {row["name"]: row for row in pod["spec"].get("volumes") or []}
+    placed: dict[str, Path] = {}
+    for mount in sorted(main_of(pod).get("volumeMounts") or [], key=lambda it: len(it["mountPath"])):
+        name, path = mount["name"], mount["mountPath"].rstrip("/")
+        around = max((each for each in places if path.startswith(f"{each}/") and each != _TMP), key=len, default=None)
+        within = places[around] / path[len(around) + 1 :] if around is not None else None
+        if name not in placed:
+            of_its_own = within if within is not None and not mount.get("subPath") else folder / "volumes" / name
+            placed[name] = _volume(volumes[name], of_its_own, secret, claims)
+        place = placed[name] / mount.get("subPath", "")
+        place.mkdir(parents=True, exist_ok=True)
+        if within is not None and within != place:
+            _link(within, place)
         places[path] = place
     return Paths(places)
 
@@ -85,11 +88,11 @@ def program(pod: Object, where: Paths, folder: Path, secret: FindSecret, python:
     return Program((first, *rest), environment, work)
 
 
-def _volume(row: Object, folder: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Path:
+def _volume(row: Object, place: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Path:
+    """Make a volume's directory, at the place that it has, unless it is one of this machine's."""
     if "persistentVolumeClaim" in row:
         return claims[row["persistentVolumeClaim"]["claimName"]]
-    place = folder / "volumes" / row["name"]
-    place.mkdir(mode=0o700, exist_ok=True)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if "secret" in row:
         _write(row["secret"], place, (secret(row["secret"]["secretName"]) or {}).get("data") or {})
     return place
@@ -112,10 +115,6 @@ def _link(link: Path, place: Path) -> None:
         shutil.rmtree(link)
     link.unlink(missing_ok=True)
     link.symlink_to(place)
-
-
-def _paths(mounts: list[Object]) -> set[str]:
-    return {mount["mountPath"].rstrip("/") for mount in mounts}
 
 
 def _value(pod: Object, variable: Object, said: Mapping[str, str], secret: FindSecret) -> str:

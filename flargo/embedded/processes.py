@@ -50,6 +50,7 @@ class Processes:
     """All processes of one server. Not safe for threads."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        """Begin with none, and a guardian that ends them all if this process dies."""
         self._clock = clock
         self._runs: dict[str, _Run] = {}
         self._living: set[str] = set()

@@ -7,18 +7,21 @@ import asyncio
 import base64
 import json
 import secrets
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
 from flargo.embedded import kubelet, words
 from flargo.embedded.cluster import Cluster
 from flargo.embedded.logs import tail
+from flargo.embedded.manifest import MAIN
 from flargo.embedded.model import Object
-from flargo.embedded.store import Change, Key, Refusal, Selector, Store
+from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class Resource(NamedTuple):
@@ -121,18 +124,23 @@ class Routes:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         try:
-            if request.path == "/version":
-                return web.json_response(VERSION)
-            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-            if scheme != "Bearer" or token not in self.tokens:
-                raise Refusal(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
-            found = discovery(request.path)
-            if found is not None:
-                return web.json_response(found)
-            call = await _call(request)
-            return await self._verbs[f"{call.resource}/{call.sub}" if call.sub else call.verb](call)
-        except Refusal as refusal:
+            return await self._answer(request)
+        except ConnectionResetError:
+            return web.Response()  # who asked has gone
+        except RefusedError as refusal:
             return web.json_response(refusal.status, status=int(refusal.code))
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/version":
+            return web.json_response(VERSION)
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or token not in self.tokens:
+            raise RefusedError(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
+        found = discovery(request.path)
+        if found is not None:
+            return web.json_response(found)
+        call = await _call(request)
+        return await self._verbs[f"{call.resource}/{call.sub}" if call.sub else call.verb](call)
 
     # --- verbs
 
@@ -149,7 +157,7 @@ class Routes:
 
     async def _list(self, call: Call) -> web.StreamResponse:
         query = call.request.query
-        seen = self.store.list(call.resource, call.namespace, call.selector)
+        seen = self.store.select(call.resource, call.namespace, call.selector)
         items = [row.item for row in seen]
         version, after = str(self.store.version), ""
         if query.get("continue"):
@@ -163,9 +171,7 @@ class Routes:
             meta |= {"continue": base64.urlsafe_b64encode(rest).decode(), "remainingItemCount": len(items) - limit}
             items = items[:limit]
         resource = RESOURCES[call.resource]
-        return _answer(
-            {"kind": f"{resource.kind}List", "apiVersion": resource.group, "metadata": meta, "items": items}
-        )
+        return _answer({"kind": f"{resource.kind}List", "apiVersion": resource.group, "metadata": meta, "items": items})
 
     async def _patch(self, call: Call) -> web.StreamResponse:
         if call.request.content_type != _MERGE:
@@ -175,7 +181,7 @@ class Routes:
     async def _update(self, call: Call) -> web.StreamResponse:
         item = _typed(call, _dict(call.body))
         if item.get("metadata", {}).get("name") != call.name:
-            raise Refusal(HTTPStatus.BAD_REQUEST, "BadRequest", "the name of the object does not match the URL's")
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", "the name of the object does not match the URL's")
         return _answer(self.store.replace(call.key, self._filled(item), dry=call.dry))
 
     async def _delete(self, call: Call) -> web.StreamResponse:
@@ -196,7 +202,7 @@ class Routes:
         await response.prepare(call.request)
         said = query.get("resourceVersion") or "0"
         version = int(said) if said != "0" else self.store.version
-        first = self.store.list(call.resource, call.namespace, selects) if said == "0" else []
+        first = self.store.select(call.resource, call.namespace, selects) if said == "0" else []
         lines = [{"type": "ADDED", "object": seen.item} for seen in first]
         bookmarks = query.get("allowWatchBookmarks") in {"1", "true"}
         bookmark_at = loop.time() + self.bookmark
@@ -204,7 +210,7 @@ class Routes:
             news = self._news
             try:
                 changes = self.store.since(version, call.resource, call.namespace)
-            except Refusal as gone:
+            except RefusedError as gone:
                 await _write(response, [{"type": "ERROR", "object": gone.status}])
                 return response
             version = self.store.version
@@ -224,18 +230,18 @@ class Routes:
     async def _log(self, call: Call) -> web.StreamResponse:
         query = call.request.query
         pod = self.store.get(call.key)
-        name = query.get("container") or kubelet.MAIN
+        name = query.get("container") or MAIN
         if name not in {row["name"] for kind in ("containers", "initContainers") for row in pod["spec"][kind]}:
             words_of = f"container {name} is not valid for pod {call.name}"
-            raise Refusal(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
         state = kubelet.state(pod, name)
         if not {"running", "terminated"} & set(state):
             why = (state.get("waiting") or {}).get("reason", "ContainerCreating")
             said = words.WAITING_TO_START.format(name, call.name, why)
-            raise Refusal(HTTPStatus.BAD_REQUEST, "BadRequest", said)
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", said)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(call.request)
-        if name != kubelet.MAIN:
+        if name != MAIN:
             return response
 
         def ended() -> bool:
@@ -302,7 +308,7 @@ async def _call(request: web.Request) -> Call:
     """What a request asks for.
 
     Raises:
-        Refusal: 501, where it is not in the table.
+        RefusedError: 501, where it is not in the table.
     """
     head, _, tail_ = request.path.strip("/").partition("/namespaces/")
     if tail_:
@@ -323,23 +329,23 @@ async def _call(request: web.Request) -> Call:
     try:
         body = json.loads(raw) if raw else None
     except ValueError as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "BadRequest", f"the body is no JSON: {error}") from None
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"the body is no JSON: {error}") from None
     return Call(request, verb, resource, namespace, name, sub, body)
 
 
-def _unserved(what: str) -> Refusal:
-    return Refusal(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"flargo.embedded does not serve: {what}")
+def _unserved(what: str) -> RefusedError:
+    return RefusedError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"flargo.embedded does not serve: {what}")
 
 
 def _typed(call: Call, item: Object) -> Object:
     resource = RESOURCES[call.resource]
     for name, wanted in (("kind", resource.kind), ("apiVersion", resource.group)):
         if item.get(name, wanted) != wanted:
-            raise Refusal(HTTPStatus.BAD_REQUEST, "BadRequest", f"{name} is {item[name]!r}, not {wanted!r}")
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"{name} is {item[name]!r}, not {wanted!r}")
     namespace = (item.get("metadata") or {}).get("namespace")
     if namespace not in {None, "", call.namespace}:
         words_of = f"the namespace of the provided object does not match the namespace sent on the request: {namespace}"
-        raise Refusal(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
     return {"apiVersion": resource.group, "kind": resource.kind, **item}
 
 

@@ -84,14 +84,12 @@ class Embedded:
         document = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {"name": "embedded", "cluster": {"server": self.url, "certificate-authority-data": data}}
-            ],
+            "clusters": [{"name": "embedded", "cluster": {"server": self.url, "certificate-authority-data": data}}],
             "users": [{"name": "admin", "user": {"token": self.token}}],
             "contexts": [{"name": "embedded", "context": context}],
             "current-context": "embedded",
         }
-        with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:  # noqa: PTH123
+        with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             json.dump(document, file, indent=2)
         return path
 

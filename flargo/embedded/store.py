@@ -21,10 +21,11 @@ GRACE = 30
 """Of a pod that does not say."""
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that the API refuses, in Kubernetes' words."""
 
     def __init__(self, code: HTTPStatus, reason: str, message: str) -> None:
+        """Refuse with an HTTP status, Kubernetes' reason for machines, and a message for people."""
         super().__init__(message)
         self.code, self.reason, self.message = code, reason, message
 
@@ -70,6 +71,7 @@ class Selector:
     _EXISTS = re.compile(r"^\s*(!?)\s*([^\s!=,()]+)\s*$")
 
     def __init__(self, labels: str = "", fields: str = "") -> None:
+        """Parse both; RefusedError 400 where that can't be done."""
         self._labels = [self._requirement(term) for term in re.split(r",(?![^(]*\))", labels) if term.strip()]
         self._fields = [self._requirement(term) for term in fields.split(",") if term.strip()]
 
@@ -89,13 +91,14 @@ class Selector:
             return found[1], (lambda it: it != wanted) if found[2] == "!=" else (lambda it: it == wanted)
         if found := self._EXISTS.match(term):
             return found[2], (lambda it: it is None) if found[1] else (lambda it: it is not None)
-        raise Refusal(HTTPStatus.BAD_REQUEST, "BadRequest", f"unable to parse requirement: {term!r}")
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"unable to parse requirement: {term!r}")
 
 
 class Store:
     """All objects, and what happened to them of late."""
 
     def __init__(self, clock: Callable[[], float], window: int = WINDOW) -> None:
+        """Begin empty; the history holds so many changes."""
         self._clock = clock
         self._objects: dict[Key, Seen] = {}
         self._history: deque[Change] = deque(maxlen=window)
@@ -113,10 +116,10 @@ class Store:
         """An object; never to be changed in place."""
         found = self._objects.get(key)
         if found is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "NotFound", f'{key.resource} "{key.name}" not found')
+            raise RefusedError(HTTPStatus.NOT_FOUND, "NotFound", f'{key.resource} "{key.name}" not found')
         return found.item
 
-    def list(self, resource: str, namespace: str = "", selects: Selector | None = None) -> "list[Seen]":
+    def select(self, resource: str, namespace: str = "", selects: Selector | None = None) -> list[Seen]:
         """All objects that match, by their names; of all namespaces without one."""
         found = [
             (key, seen)
@@ -125,12 +128,12 @@ class Store:
         ]
         return [seen for _, seen in sorted(found, key=lambda row: row[0])]
 
-    def since(self, version: int, resource: str, namespace: str = "") -> "list[Change]":
-        """What has happened after a version; Refusal 410 where that is too long ago to know."""
+    def since(self, version: int, resource: str, namespace: str = "") -> list[Change]:
+        """What has happened after a version; RefusedError 410 where that is too long ago to know."""
         oldest = self._history[0].version if self._history else self.version + 1
         if version < oldest - 1:
             words = f"too old resource version: {version} ({oldest - 1})"
-            raise Refusal(HTTPStatus.GONE, "Expired", words)
+            raise RefusedError(HTTPStatus.GONE, "Expired", words)
         return list(reversed(list(self._newer(version, resource, namespace))))
 
     def _newer(self, version: int, resource: str, namespace: str) -> Iterator[Change]:
@@ -149,11 +152,11 @@ class Store:
         if not meta.get("name"):
             if not meta.get("generateName"):
                 words = "name or generateName is required"
-                raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", words)
+                raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", words)
             meta["name"] = meta["generateName"] + secrets.token_hex(3)
         key = Key(resource, namespace, meta["name"])
         if key in self._objects:
-            raise Refusal(HTTPStatus.CONFLICT, "AlreadyExists", f'{resource} "{key.name}" already exists')
+            raise RefusedError(HTTPStatus.CONFLICT, "AlreadyExists", f'{resource} "{key.name}" already exists')
         meta |= {
             "namespace": namespace,
             "uid": str(uuid.uuid4()),
@@ -180,7 +183,7 @@ class Store:
             if wanted.get(field) not in {None, had}:
                 words = f"Precondition failed: {name} in precondition: {wanted[field]}, {name} in object meta: {had}"
                 said = f'Operation cannot be fulfilled on {key.resource} "{key.name}": {words}'
-                raise Refusal(HTTPStatus.CONFLICT, "Conflict", said)
+                raise RefusedError(HTTPStatus.CONFLICT, "Conflict", said)
         if dry:
             return item
         grace = _grace(key, item, options)
@@ -196,7 +199,7 @@ class Store:
         """Take an object away."""
         seen = self._objects.pop(key)
         self.version += 1
-        last = merged(seen.item, {"metadata": {"resourceVersion": str(self.version)}})
+        last: Object = merged(seen.item, {"metadata": {"resourceVersion": str(self.version)}})
         self._tell(Change(self.version, key, seen.item, last, gone=True))
         return last
 
@@ -206,7 +209,7 @@ class Store:
             if named.get(field) not in {None, "", had[field]}:
                 words = "the object has been modified; please apply your changes to the latest version and try again"
                 said = f'Operation cannot be fulfilled on {key.resource} "{key.name}": {words}'
-                raise Refusal(HTTPStatus.CONFLICT, "Conflict", said)
+                raise RefusedError(HTTPStatus.CONFLICT, "Conflict", said)
         fixed = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
         kept = {field: had[field] for field in (*fixed, "resourceVersion", "generation") if field in had}
         made["metadata"] = {**(made.get("metadata") or {}), **kept}

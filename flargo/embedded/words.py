@@ -24,7 +24,7 @@ INSUFFICIENT = "1 Insufficient {}"
 SELECTOR = "1 node(s) didn't match Pod's node affinity/selector"
 NO_CLAIM = 'persistentvolumeclaim "{}" not found. not found'
 
-NO_SECRET = 'secret "{}" not found'
+NO_SECRET = 'secret "{}" not found'  # noqa: S105  (words)
 NO_KEY = "couldn't find key {} in Secret {}/{}"
 NO_MOUNT = 'MountVolume.SetUp failed for volume "{}" : secret "{}" not found'
 BAD_IMAGE = (

@@ -1,7 +1,6 @@
 """What the tests on the embedded server share."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,5 +17,4 @@ def embedded() -> Iterator[Embedded]:
 
 @pytest.fixture(scope="module")
 def world(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedWorld:
-    folder: Path = tmp_path_factory.mktemp("embedded")
-    return EmbeddedWorld(embedded, folder)
+    return EmbeddedWorld(embedded, tmp_path_factory.mktemp("embedded"))

@@ -33,5 +33,5 @@ def test_fedavg_completes_with_the_right_weights_and_leaves_no_credentials(
     job_id = fed.submit(jobs.fedavg(path, image=IMAGE))
     assert fed.wait(job_id, WITHIN) == "FINISHED:COMPLETED"
     np.testing.assert_allclose(fed.weights(job_id), jobs.fedavg_expected(), rtol=1e-6)
-    assert {site for site in world.workflows(job_id)} == set(fed.names)
+    assert set(world.workflows(job_id)) == set(fed.names)
     assert world.secrets("nvflare-cred-") == []
