@@ -43,6 +43,7 @@ RESOURCES = {
 }
 SUBRESOURCES = {("pods", "log"): "get", ("pods", "eviction"): "create", ("serviceaccounts", "token"): "create"}
 _METHODS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_ACCESS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _MERGE = "application/merge-patch+json"
 _TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105  (a type's name)
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.4-flargo.embedded", "platform": "python"}
@@ -139,6 +140,8 @@ class Routes:
         found = discovery(request.path)
         if found is not None:
             return web.json_response(found)
+        if request.method == "POST" and request.path == _ACCESS:
+            return _answer(_access(await request.read()), HTTPStatus.CREATED)
         call = await _call(request)
         return await self._verbs[f"{call.resource}/{call.sub}" if call.sub else call.verb](call)
 
@@ -325,12 +328,29 @@ async def _call(request: web.Request) -> Call:
     head_wanted = "" if row is None else f"api/{row.group}" if row.group == "v1" else f"apis/{row.group}"
     if not served or collection or any(rest) or head != head_wanted or (verb == "create" and not namespace):
         raise _unserved(f"{request.method} {request.path}")
+    return Call(request, verb, resource, namespace, name, sub, await _body(request))
+
+
+async def _body(request: web.Request) -> Any:
     raw = await request.read()
+    if raw and "json" not in request.content_type:
+        words_of = f"the body is {request.content_type}; only JSON is served"
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words_of)
     try:
-        body = json.loads(raw) if raw else None
+        return json.loads(raw) if raw else None
     except ValueError as error:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"the body is no JSON: {error}") from None
-    return Call(request, verb, resource, namespace, name, sub, body)
+
+
+def _access(review: bytes) -> Object:
+    """Whether who asks may touch a resource: there are no roles, so it is whether it is served.
+
+    argo asks before anything else, in protobuf, where a string is its length and its bytes.
+    """
+    names = (name.encode() for name in RESOURCES)
+    allowed = any(bytes([len(name)]) + name in review or b'"%s"' % name in review for name in names)
+    kind = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
+    return {**kind, "spec": {}, "status": {"allowed": allowed}}
 
 
 def _unserved(what: str) -> RefusedError:
