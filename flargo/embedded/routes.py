@@ -333,7 +333,7 @@ async def _call(request: web.Request) -> Call:
 
 async def _body(request: web.Request) -> Any:
     raw = await request.read()
-    if raw and "json" not in request.content_type:
+    if raw and "Content-Type" in request.headers and "json" not in request.content_type:
         words_of = f"the body is {request.content_type}; only JSON is served"
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words_of)
     try:

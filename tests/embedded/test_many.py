@@ -1,0 +1,81 @@
+"""A hundred jobs at once: nobody's event is lost, and the server stays small."""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+from flargo.embedded import Embedded
+from tests.cluster.world import eventually
+from tests.embedded.world import EmbeddedWorld
+
+JOBS = 100
+SECONDS = 3
+MOST_THREADS = 3
+MOST_MEBIBYTES = 120
+Told = dict[str, list[tuple[int, str]]]
+
+
+def sleeper(name: str) -> dict[str, object]:
+    container = {"image": "any", "command": ["sleep"], "args": [str(SECONDS)]}
+    spec = {"entrypoint": "job", "executor": {"serviceAccountName": "flargo-executor"}}
+    return {
+        "kind": "Workflow",
+        "metadata": {"name": name},
+        "spec": {**spec, "templates": [{"name": "job", "container": container}]},
+    }
+
+
+def listen(world: EmbeddedWorld, kind: str, version: str, told: Told) -> threading.Thread:
+    """Follow a kind by one watch; the phases and versions of each object."""
+
+    def follow() -> None:
+        query = f"watch=true&resourceVersion={version}&timeoutSeconds=60"
+        for line in world.lines(f"{world.path(kind)}?{query}"):
+            item = json.loads(line)["object"]
+            phase = (item.get("status") or {}).get("phase", "")
+            told.setdefault(item["metadata"]["name"], []).append((int(item["metadata"]["resourceVersion"]), phase))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    return thread
+
+
+def resident() -> float:
+    """Mebibytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def test_a_hundred_jobs_at_once_are_all_told_of_from_their_beginning_to_their_end(tmp_path: Path) -> None:
+    threads, memory = threading.active_count(), resident() if sys.platform == "linux" else 0.0
+    with Embedded(namespace="flare") as embedded:
+        world = EmbeddedWorld(embedded, tmp_path)
+        version = world.ask("GET", world.path("pods"))["metadata"]["resourceVersion"]
+        pods: Told = {}
+        workflows: Told = {}
+        listeners = [listen(world, "pods", version, pods), listen(world, "workflows", version, workflows)]
+        begun = time.monotonic()
+        names = {f"job-{number}" for number in range(JOBS)}
+        for name in names:
+            world.create(sleeper(name))
+        eventually(lambda: _running(world) == JOBS, 60, "all run at once")
+        extra = threading.active_count() - threads - len(listeners)
+        assert extra <= MOST_THREADS, threading.enumerate()
+        eventually(lambda: {row[-1][1] for row in workflows.values()} == {"Succeeded"}, 60, "all have ended")
+        took = time.monotonic() - begun
+        grown = (resident() if sys.platform == "linux" else 0.0) - memory
+    print(f"{JOBS} jobs of {SECONDS} s: {took:.1f} s, {extra} threads, {grown:.0f} MiB more")
+    assert grown < MOST_MEBIBYTES
+    for told in (pods, workflows):
+        assert set(told) == names
+    for told in (*pods.values(), *workflows.values()):
+        assert [version for version, _ in told] == sorted({version for version, _ in told})
+    for name in names:
+        seen = list(dict.fromkeys(phase for _, phase in pods[name]))
+        assert seen == ["Pending", "Running", "Succeeded"]
+        assert [phase for _, phase in workflows[name]][-1] == "Succeeded"
+
+
+def _running(world: EmbeddedWorld) -> int:
+    return sum(pod["status"]["phase"] == "Running" for pod in world.items("pods"))
