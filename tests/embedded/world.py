@@ -122,9 +122,12 @@ class EmbeddedWorld(World):
             self.ask("DELETE", self.path("resourcequotas", name))
 
     def kubectl(self, *arguments: str, document: Object | None = None) -> str:
-        """What of kubectl the scenarios use themselves: ``delete KIND NAME``, and ``exec NAME ... sh -c CODE``."""
+        """What of kubectl the scenarios use themselves."""
         assert document is None
         match arguments:
+            case ("create", "token", account):
+                made = self.ask("POST", f"{self.path('serviceaccounts', account)}/token", {"kind": "TokenRequest"})
+                return str(made["status"]["token"])
             case ("delete", kind, name):
                 return str(self.ask("DELETE", self.path(kind, name)))
             case ("exec", name, *_, "sh", "-c", code):
