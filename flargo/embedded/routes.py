@@ -137,6 +137,9 @@ class Routes:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or token not in self.tokens:
             raise RefusedError(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
+        if self.cluster.problem is not None:
+            words_of = f"flargo.embedded has failed: {self.cluster.problem!r}"
+            raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", words_of)
         found = discovery(request.path)
         if found is not None:
             return web.json_response(found)

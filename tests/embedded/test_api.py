@@ -264,6 +264,20 @@ def test_a_finished_workflow_goes_when_its_time_has_come(world: EmbeddedWorld, c
     assert [pod for pod in world.items("pods") if pod["metadata"]["name"] == "kept"] == []
 
 
+def test_a_bug_of_the_engine_is_told_to_everybody(tmp_path: Path) -> None:
+    broken = Embedded(namespace=NAMESPACE)
+    broken.__enter__()
+    world = EmbeddedWorld(broken, tmp_path)
+    broken._cluster.settings = None  # type: ignore[assignment]
+    world.create(workflow("unlucky", suspend=False))
+    time.sleep(0.3)
+    with pytest.raises(RefusedError, match=r"flargo\.embedded has failed: AttributeError") as caught:
+        world.ask("GET", world.path("secrets"))
+    assert caught.value.code == 500
+    with pytest.raises(AttributeError):
+        broken.__exit__(None, None, None)
+
+
 def test_while_the_controller_is_away_everything_stays_as_it_was(tmp_path: Path) -> None:
     with Embedded(Settings(lags=Lags(notice=0.01)), namespace=NAMESPACE) as embedded:
         world = EmbeddedWorld(embedded, tmp_path)

@@ -219,6 +219,34 @@ def test_the_pod_spec_patch_is_merged_by_the_containers_names() -> None:
 # --- the node
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hostNetwork": True}, 'violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'),
+        ({"serviceAccountName": "x"}, 'error looking up service account flare/x: serviceaccount "x" not found'),
+        ({"activeDeadlineSeconds": 5}, "not activeDeadlineSeconds"),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "not v"),
+        ({}, ""),
+    ],
+)
+def test_a_pod_that_can_not_be_is_refused(change: Object, words: str) -> None:
+    item = pod()
+    item["spec"] |= change
+    said = kubelet.denied(item, {"default"}, {})
+    assert words in said
+    assert bool(words) == bool(said)
+
+
+def test_an_amount_that_is_none_is_refused() -> None:
+    assert "'lots' is no quantity" in kubelet.denied(needs(memory="lots"), {"default"}, {})
+
+
+def test_a_full_quota_refuses_a_pod() -> None:
+    assert kubelet.denied(pod(), {"default"}, {"q": (1, 2)}) == ""
+    said = kubelet.denied(pod(), {"default"}, {"q": (2, 2)})
+    assert said == "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"
+
+
 def life(item: Object, process: Process | None = None, after: float = LONG, **more: Any) -> kubelet.Step:
     """The next step of a pod's life, so many seconds after the last one."""
     return kubelet.step(kubelet.Look(Seen(item, NOW), process, **more), Node(), NOW + after, LAGS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flargo.embedded import mounts
+from flargo.embedded import kubelet, mounts
 from flargo.embedded.guardian import marked
 from flargo.embedded.kubelet import Process
 from flargo.embedded.mounts import Program
@@ -165,7 +165,8 @@ def test_a_servers_crash_leaves_nothing(tmp_path: Path) -> None:
 def pod(mounted: dict[str, str], volumes: list[Object], **container: Any) -> Object:
     mounts_of = [{"name": name, "mountPath": path} for path, name in mounted.items()]
     main = {"name": "main", "image": "job", "volumeMounts": mounts_of, **container}
-    return {"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [main], "volumes": volumes}}
+    spec = {"containers": [main], "initContainers": [], "volumes": volumes}
+    return {"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}
 
 
 KIT = {"name": "kit", "secret": {"secretName": "kit"}}
@@ -192,6 +193,13 @@ def test_a_claim_is_the_machines_own_directory_also_within_a_volume(tmp_path: Pa
     where = mounts.build(item, tmp_path / "pod", dict[str, Object]().get, {"c": data})
     assert (Path(where("/ws")) / "data" / "rows").read_text() == "1 2 3"
     assert where("/data/rows") == str(data / "rows")
+
+
+def test_nothing_is_put_into_a_claim_which_is_somebodys_own_directory() -> None:
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}
+    item = pod({"/data": "data", "/data/kit": "kit"}, [claim, KIT])
+    assert "/data/kit within a claim" in kubelet.denied(item, {"default"}, {})
+    assert kubelet.denied(pod({"/data": "data"}, [claim]), {"default"}, {}) == ""
 
 
 def test_paths_are_rewritten_where_they_are_paths(tmp_path: Path) -> None:
