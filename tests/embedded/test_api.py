@@ -167,6 +167,17 @@ def lines(world: EmbeddedWorld, query: str) -> list[dict[str, Any]]:
     return [said] if isinstance(said, dict) else [json.loads(line) for line in said.splitlines()]
 
 
+def test_a_watch_tells_what_comes_into_its_selection_and_nothing_of_others(world: EmbeddedWorld, core: Any) -> None:
+    version = core.list_namespaced_secret(NAMESPACE).metadata.resource_version
+    core.create_namespaced_secret(NAMESPACE, secret("comes"))
+    core.create_namespaced_secret(NAMESPACE, secret("stays"))
+    labelled = {"metadata": {"labels": {"in": "yes"}}}
+    core.patch_namespaced_secret("comes", NAMESPACE, labelled, _content_type=MERGE)
+    core.patch_namespaced_secret("stays", NAMESPACE, {"data": {"a": "eA=="}}, _content_type=MERGE)
+    (event,) = lines(world, f"resourceVersion={version}&labelSelector=in=yes")
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "comes")
+
+
 def test_a_watch_ends_with_a_bookmark_if_it_was_asked_for(world: EmbeddedWorld, core: Any) -> None:
     version = core.list_namespaced_secret(NAMESPACE).metadata.resource_version
     (last,) = lines(world, f"allowWatchBookmarks=true&resourceVersion={version}")

@@ -212,6 +212,12 @@ def test_paths_are_rewritten_where_they_are_paths(tmp_path: Path) -> None:
     assert where("/tmp/x") == str(tmp_path / "tmp" / "x")
 
 
+def test_of_two_paths_the_longer_one_counts(tmp_path: Path) -> None:
+    where = mounts.build(pod({"/tmp/ws": "work"}, [WORK]), tmp_path, SECRETS.get, {})
+    assert where("/tmp/ws/x") == str(tmp_path / "volumes" / "work" / "x")
+    assert where("/tmp/wsx") == str(tmp_path / "tmp" / "wsx")
+
+
 def test_a_program_sees_its_own_variables_and_none_of_the_servers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
