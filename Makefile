@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint unit cluster faults cluster-up cluster-down bench docs format lock
+.PHONY: test lint unit embedded cluster faults cluster-up cluster-down bench docs format lock
 
 test: lint unit cluster faults
 
@@ -14,6 +14,10 @@ lint: .venv/ready
 
 unit: .venv/ready
 	$(BIN)/pytest tests/unit
+
+# flargo and real federations on the embedded engine: Python only, no root.
+embedded: .venv/ready
+	$(BIN)/pytest tests/embedded
 
 # Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time.
 cluster: cluster-up

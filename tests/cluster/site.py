@@ -190,8 +190,7 @@ class Site:
     def close(self) -> None:
         """Shut it down, and remove all that it made: other tests are not to meet it."""
         self.end()
-        ours = f"--selector={Label.FEDERATION}={self.federation}"
-        self.world.kubectl("delete", "workflows.argoproj.io,secrets", ours, "--wait=false", "--ignore-not-found")
+        self.world.sweep(f"{Label.FEDERATION}={self.federation}")
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _launcher(self) -> ArgoJobLauncher:

@@ -107,6 +107,11 @@ class World:
         """Delete an object, and do not wait for it to be gone."""
         self.kubectl("delete", kind, item["metadata"]["name"], "--wait=false")
 
+    def sweep(self, selector: str) -> None:
+        """Delete the Workflows and Secrets that a label selector matches, and do not wait."""
+        what = ("workflows.argoproj.io,secrets", f"--selector={selector}")
+        self.kubectl("delete", *what, "--wait=false", "--ignore-not-found")
+
     def patch(self, workflow: Object, **spec: Any) -> None:
         """Change a Workflow's spec."""
         merge = ("--type=merge", f"--patch={json.dumps({'spec': spec})}")

@@ -1,0 +1,78 @@
+"""What the parts share: objects as they are on the wire, with the time of their last change, and seconds as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+Object = dict[str, Any]
+OVER = frozenset({"Succeeded", "Failed", "Error"})
+"""Phases of Workflows, nodes and pods after which nothing comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lags:
+    """Seconds after a last change that the real ones take, or less: what is to be seen is their order."""
+
+    notice: float = 0.05
+    """Until Argo acts on a change of a Workflow."""
+    follow: float = 0.2
+    """Until Argo's status follows the pod's."""
+    requeue: float = 1.0
+    """Until Argo tries again what was refused."""
+    schedule: float = 0.02
+    init: float = 0.05
+    """For each of: the pod's containers are known, Argo's init container is done, main runs."""
+    wait: float = 0.1
+    """Between main's end and the end of Argo's ``wait`` container, and with it the pod's."""
+    remove: float = 0.1
+    """Between the end of a deleted pod's containers and the end of its object."""
+    retry: float = 1.0
+    """Until the kubelet, or the scheduler, tries again."""
+    bookmark: float = 30.0
+    """Between two bookmarks of a watch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The one node. What it has is only counted, never used."""
+
+    name: str = "embedded"
+    allocatable: Mapping[str, str] = field(default_factory=lambda: {"cpu": "64", "memory": "256Gi"})
+    labels: Mapping[str, str] = field(default_factory=lambda: {"kubernetes.io/hostname": "embedded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An object, and when it last changed (Unix seconds)."""
+
+    item: Object
+    changed: float
+
+
+def iso(now: float) -> str:
+    """Unix seconds as Kubernetes writes a time."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(said: str) -> float:
+    """A time as Kubernetes writes it, in Unix seconds."""
+    return datetime.fromisoformat(said).timestamp()
+
+
+_UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_UNITS |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("KMGTP", 1)}
+
+
+def quantity(said: object) -> float:
+    """A Kubernetes quantity, such as ``500m`` or ``2Gi``, as a number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = str(said)
+    number = text.rstrip("mkKMGTPi")
+    try:
+        return float(number) * _UNITS[text[len(number) :]]
+    except (KeyError, ValueError):
+        raise ValueError(f"{text!r} is no quantity") from None

@@ -1,0 +1,409 @@
+"""The slice of the Kubernetes API that is served: a table of resources and verbs; what is not in it answers 501.
+
+Errors are Kubernetes' Status objects. Everything but ``/version`` asks for a token.
+"""
+
+import asyncio
+import base64
+import json
+import secrets
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiohttp import web
+
+from flargo.embedded import kubelet, words
+from flargo.embedded.cluster import Cluster
+from flargo.embedded.logs import tail
+from flargo.embedded.manifest import MAIN
+from flargo.embedded.model import Object
+from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class Resource(NamedTuple):
+    """One row of the table."""
+
+    group: str
+    kind: str
+    verbs: frozenset[str]
+
+
+_ALL = frozenset({"create", "get", "list", "watch", "patch", "update", "delete"})
+RESOURCES = {
+    "workflows": Resource("argoproj.io/v1alpha1", "Workflow", _ALL),
+    "pods": Resource("v1", "Pod", frozenset({"get", "list", "watch", "delete"})),
+    "secrets": Resource("v1", "Secret", _ALL),
+    "events": Resource("v1", "Event", frozenset({"get", "list", "watch"})),
+    "serviceaccounts": Resource("v1", "ServiceAccount", frozenset({"create", "get", "list", "delete"})),
+    "resourcequotas": Resource("v1", "ResourceQuota", frozenset({"create", "get", "list", "delete"})),
+}
+SUBRESOURCES = {("pods", "log"): "get", ("pods", "eviction"): "create", ("serviceaccounts", "token"): "create"}
+_METHODS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_ACCESS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_MERGE = "application/merge-patch+json"
+_TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105  (a type's name)
+VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.4-flargo.embedded", "platform": "python"}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request in Kubernetes' words."""
+
+    request: web.Request
+    verb: str
+    resource: str
+    namespace: str
+    name: str
+    sub: str
+    body: Any
+
+    @property
+    def key(self) -> Key:
+        """The object that it is about."""
+        return Key(self.resource, self.namespace, self.name)
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing is to be stored."""
+        return "All" in self.request.query.getall("dryRun", []) or "All" in (_dict(self.body).get("dryRun") or [])
+
+    @property
+    def selector(self) -> Selector:
+        """What is selected."""
+        return Selector(self.request.query.get("labelSelector", ""), self.request.query.get("fieldSelector", ""))
+
+
+@dataclass
+class Routes:
+    """The application's handlers. ``tokens`` are those that may come in."""
+
+    cluster: Cluster
+    bookmark: float
+    tokens: set[str] = field(default_factory=lambda: {secrets.token_urlsafe(32)})
+
+    def __post_init__(self) -> None:
+        self._news = asyncio.Event()
+        self._ending = False
+        self.store.listeners.append(self._heard)
+        self._verbs: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
+            "create": self._create,
+            "get": self._get,
+            "list": self._list,
+            "watch": self._watch,
+            "patch": self._patch,
+            "update": self._update,
+            "delete": self._delete,
+            "pods/log": self._log,
+            "pods/eviction": self._evict,
+            "serviceaccounts/token": self._token,
+        }
+
+    @property
+    def store(self) -> Store:
+        """The cluster's objects."""
+        return self.cluster.store
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        made = web.Application(client_max_size=16 * 2**20)
+        made.router.add_route("*", "/{path:.*}", self._serve)
+        return made
+
+    def end(self) -> None:
+        """End all watches."""
+        self._ending = True
+        self._news.set()
+
+    def _heard(self, _: Change) -> None:
+        # Whoever waits has this very event; who comes later waits for the next.
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        except ConnectionResetError:
+            return web.Response()  # who asked has gone
+        except RefusedError as refusal:
+            return web.json_response(refusal.status, status=int(refusal.code))
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/version":
+            return web.json_response(VERSION)
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or token not in self.tokens:
+            raise RefusedError(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
+        if self.cluster.problem is not None:
+            words_of = f"flargo.embedded has failed: {self.cluster.problem!r}"
+            raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", words_of)
+        found = discovery(request.path)
+        if found is not None:
+            return web.json_response(found)
+        if request.method == "POST" and request.path == _ACCESS:
+            return _answer(_access(await request.read()), HTTPStatus.CREATED)
+        call = await _call(request)
+        return await self._verbs[f"{call.resource}/{call.sub}" if call.sub else call.verb](call)
+
+    # --- verbs
+
+    async def _create(self, call: Call) -> web.StreamResponse:
+        item = _typed(call, _dict(call.body))
+        if call.resource == "secrets":
+            item = self._filled(item)
+        if call.resource == "resourcequotas":
+            item["status"] = {"hard": item["spec"].get("hard") or {}, "used": {}}
+        return _answer(self.store.create(call.resource, call.namespace, item, dry=call.dry), HTTPStatus.CREATED)
+
+    async def _get(self, call: Call) -> web.StreamResponse:
+        return _answer(self.store.get(call.key))
+
+    async def _list(self, call: Call) -> web.StreamResponse:
+        query = call.request.query
+        seen = self.store.select(call.resource, call.namespace, call.selector)
+        items = [row.item for row in seen]
+        version, after = str(self.store.version), ""
+        if query.get("continue"):
+            version, after = json.loads(base64.urlsafe_b64decode(query["continue"]))
+            self.store.since(int(version), call.resource)
+        items = [item for item in items if _place(item) > after]
+        limit = int(query.get("limit") or 0)
+        meta: Object = {"resourceVersion": version}
+        if limit and len(items) > limit:
+            rest = json.dumps([version, _place(items[limit - 1])]).encode()
+            meta |= {"continue": base64.urlsafe_b64encode(rest).decode(), "remainingItemCount": len(items) - limit}
+            items = items[:limit]
+        resource = RESOURCES[call.resource]
+        return _answer({"kind": f"{resource.kind}List", "apiVersion": resource.group, "metadata": meta, "items": items})
+
+    async def _patch(self, call: Call) -> web.StreamResponse:
+        if call.request.content_type != _MERGE:
+            raise _unserved(f"patch as {call.request.content_type}")
+        return _answer(self.store.merge(call.key, _dict(call.body), dry=call.dry))
+
+    async def _update(self, call: Call) -> web.StreamResponse:
+        item = _typed(call, _dict(call.body))
+        if item.get("metadata", {}).get("name") != call.name:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", "the name of the object does not match the URL's")
+        return _answer(self.store.replace(call.key, self._filled(item), dry=call.dry))
+
+    async def _delete(self, call: Call) -> web.StreamResponse:
+        options = _options(call)
+        if call.resource == "workflows" and options.get("propagationPolicy") == "Orphan":
+            raise _unserved("deletion that orphans")
+        item = self.store.delete(call.key, options, dry=call.dry)
+        if call.resource == "pods":
+            return _answer(item)
+        details = {"name": call.name, "kind": call.resource, "uid": item["metadata"]["uid"]}
+        return _answer({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+
+    async def _watch(self, call: Call) -> web.StreamResponse:
+        query, selects = call.request.query, call.selector
+        loop = asyncio.get_running_loop()
+        end = loop.time() + float(query.get("timeoutSeconds") or 1800)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(call.request)
+        said = query.get("resourceVersion") or "0"
+        version = int(said) if said != "0" else self.store.version
+        first = self.store.select(call.resource, call.namespace, selects) if said == "0" else []
+        lines = [{"type": "ADDED", "object": seen.item} for seen in first]
+        bookmarks = query.get("allowWatchBookmarks") in {"1", "true"}
+        bookmark_at = loop.time() + self.bookmark
+        while True:
+            news = self._news
+            try:
+                changes = self.store.since(version, call.resource, call.namespace)
+            except RefusedError as gone:
+                await _write(response, [{"type": "ERROR", "object": gone.status}])
+                return response
+            version = self.store.version
+            lines += [event for change in changes if (event := change.event(selects))]
+            over = self._ending or loop.time() >= end
+            if bookmarks and (over or loop.time() >= bookmark_at):
+                lines.append({"type": "BOOKMARK", "object": _bookmark(call, version)})
+                bookmark_at = loop.time() + self.bookmark
+            await _write(response, lines)
+            lines = []
+            if over:
+                return response
+            await _wait(news, min(end, bookmark_at) - loop.time())
+
+    # --- subresources
+
+    async def _log(self, call: Call) -> web.StreamResponse:
+        query = call.request.query
+        pod = self.store.get(call.key)
+        name = query.get("container") or MAIN
+        if name not in {row["name"] for kind in ("containers", "initContainers") for row in pod["spec"][kind]}:
+            words_of = f"container {name} is not valid for pod {call.name}"
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
+        state = kubelet.state(pod, name)
+        if not {"running", "terminated"} & set(state):
+            why = (state.get("waiting") or {}).get("reason", "ContainerCreating")
+            said = words.WAITING_TO_START.format(name, call.name, why)
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", said)
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        await response.prepare(call.request)
+        if name != MAIN:
+            return response
+
+        def ended() -> bool:
+            seen = self.store.seen(call.key)
+            now = kubelet.state(seen.item, name) if seen else {}
+            return self._ending or "running" not in now
+
+        await tail(response, self.cluster.log(pod), query, ended)
+        return response
+
+    async def _evict(self, call: Call) -> web.StreamResponse:
+        self.cluster.evict(call.key, _dict(_dict(call.body).get("deleteOptions")))
+        return _answer({"kind": "Status", "apiVersion": "v1", "status": "Success"}, HTTPStatus.CREATED)
+
+    async def _token(self, call: Call) -> web.StreamResponse:
+        if call.name not in self.cluster.settings.accounts:
+            self.store.get(call.key)
+        made = secrets.token_urlsafe(32)
+        self.tokens.add(made)
+        return _answer({**_dict(call.body), "status": {"token": made}}, HTTPStatus.CREATED)
+
+    def _filled(self, item: Object) -> Object:
+        """A Secret as it is stored: with stringData in data, and an account's token where it is to hold one."""
+        plain = item.pop("stringData", None) or {}
+        if item.get("type") == _TOKEN_SECRET:
+            plain = {"token": secrets.token_urlsafe(32), **plain}
+        coded = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
+        return {**item, "data": {**(item.get("data") or {}), **coded}} if coded else item
+
+
+def discovery(path: str) -> Object | None:
+    """What clients ask for to find out what is served."""
+    group, _, version = "argoproj.io/v1alpha1".partition("/")
+    of_group = {"groupVersion": f"{group}/{version}", "version": version}
+    match path.rstrip("/"):
+        case "/api":
+            return {"kind": "APIVersions", "versions": ["v1"]}
+        case "/apis":
+            row = {"name": group, "versions": [of_group], "preferredVersion": of_group}
+            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [row]}
+        case "/api/v1":
+            return _resource_list("v1")
+        case "/apis/argoproj.io/v1alpha1":
+            return _resource_list(f"{group}/{version}")
+    return None
+
+
+def _resource_list(group: str) -> Object:
+    rows = [
+        {
+            "name": name,
+            "singularName": resource.kind.lower(),
+            "namespaced": True,
+            "kind": resource.kind,
+            "verbs": sorted(resource.verbs),
+        }
+        for name, resource in RESOURCES.items()
+        if resource.group == group
+    ]
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": rows}
+
+
+async def _call(request: web.Request) -> Call:
+    """What a request asks for.
+
+    Raises:
+        RefusedError: 501, where it is not in the table.
+    """
+    head, _, tail_ = request.path.strip("/").partition("/namespaces/")
+    if tail_:
+        namespace, resource, name, sub, *rest = [*tail_.split("/"), "", "", "", ""][:5]
+    else:
+        head, _, resource = head.rpartition("/")
+        namespace, name, sub, rest = "", "", "", [""]
+    row = RESOURCES.get(resource)
+    verb = _METHODS.get(request.method) or ("get" if name else "list")
+    if verb == "list" and request.query.get("watch") in {"1", "true"}:
+        verb = "watch"
+    served = SUBRESOURCES.get((resource, sub)) == verb if sub else row is not None and verb in row.verbs
+    collection = verb in {"patch", "update", "delete"} and not name
+    head_wanted = "" if row is None else f"api/{row.group}" if row.group == "v1" else f"apis/{row.group}"
+    if not served or collection or any(rest) or head != head_wanted or (verb == "create" and not namespace):
+        raise _unserved(f"{request.method} {request.path}")
+    return Call(request, verb, resource, namespace, name, sub, await _body(request))
+
+
+async def _body(request: web.Request) -> Any:
+    raw = await request.read()
+    if raw and "Content-Type" in request.headers and "json" not in request.content_type:
+        words_of = f"the body is {request.content_type}; only JSON is served"
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words_of)
+    try:
+        return json.loads(raw) if raw else None
+    except ValueError as error:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"the body is no JSON: {error}") from None
+
+
+def _access(review: bytes) -> Object:
+    """Whether who asks may touch a resource: there are no roles, so it is whether it is served.
+
+    argo asks before anything else, in protobuf, where a string is its length and its bytes.
+    """
+    names = (name.encode() for name in RESOURCES)
+    allowed = any(bytes([len(name)]) + name in review or b'"%s"' % name in review for name in names)
+    kind = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
+    return {**kind, "spec": {}, "status": {"allowed": allowed}}
+
+
+def _unserved(what: str) -> RefusedError:
+    return RefusedError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"flargo.embedded does not serve: {what}")
+
+
+def _typed(call: Call, item: Object) -> Object:
+    resource = RESOURCES[call.resource]
+    for name, wanted in (("kind", resource.kind), ("apiVersion", resource.group)):
+        if item.get(name, wanted) != wanted:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"{name} is {item[name]!r}, not {wanted!r}")
+    namespace = (item.get("metadata") or {}).get("namespace")
+    if namespace not in {None, "", call.namespace}:
+        words_of = f"the namespace of the provided object does not match the namespace sent on the request: {namespace}"
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
+    return {"apiVersion": resource.group, "kind": resource.kind, **item}
+
+
+def _options(call: Call) -> Object:
+    """With a body, a grace period in the query is ignored."""
+    if call.body:
+        return _dict(call.body)
+    grace = call.request.query.get("gracePeriodSeconds")
+    return {"gracePeriodSeconds": int(grace)} if grace else {}
+
+
+def _dict(value: Any) -> Object:
+    return value if isinstance(value, dict) else {}
+
+
+def _place(item: Object) -> str:
+    return f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+
+
+def _bookmark(call: Call, version: int) -> Object:
+    resource = RESOURCES[call.resource]
+    return {"kind": resource.kind, "apiVersion": resource.group, "metadata": {"resourceVersion": str(version)}}
+
+
+def _answer(item: Object, code: HTTPStatus = HTTPStatus.OK) -> web.Response:
+    return web.json_response(item, status=int(code))
+
+
+async def _write(response: web.StreamResponse, lines: list[Object]) -> None:
+    if lines:
+        await response.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+async def _wait(news: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(news.wait(), max(seconds, 0.0))
+    except TimeoutError:
+        return

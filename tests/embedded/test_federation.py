@@ -1,0 +1,37 @@
+"""A real FLARE federation without any cluster: parents and jobs are processes of this machine."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cluster import jobs
+from tests.cluster.federation import Federation, argo_launcher
+from tests.embedded.world import IMAGE, EmbeddedWorld
+
+WITHIN = 90.0
+
+
+@pytest.fixture(scope="module")
+def fed(world: EmbeddedWorld) -> Iterator[Federation]:
+    root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
+    place = world.place
+    launcher = argo_launcher(root, config_file_path=str(place.launcher_kubeconfig), namespace=place.namespace)
+    with Federation(root, launcher=launcher, host=place.address) as running:
+        yield running
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def test_fedavg_completes_with_the_right_weights_and_leaves_no_credentials(
+    fed: Federation, world: EmbeddedWorld
+) -> None:
+    path = fed.root / "jobs" / "fedavg"
+    path.parent.mkdir()
+    job_id = fed.submit(jobs.fedavg(path, image=IMAGE))
+    assert fed.wait(job_id, WITHIN) == "FINISHED:COMPLETED"
+    np.testing.assert_allclose(fed.weights(job_id), jobs.fedavg_expected(), rtol=1e-6)
+    assert set(world.workflows(job_id)) == set(fed.names)
+    assert world.secrets("nvflare-cred-") == []
