@@ -2,9 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint unit embedded cluster faults cluster-up cluster-down bench docs format lock
+.PHONY: test demo lint unit embedded cluster faults cluster-up cluster-down bench docs format lock
 
 test: lint unit cluster
+
+# A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
+demo: .venv/ready
+	$(BIN)/python -m flargo.demo
 
 lint: .venv/ready
 	$(BIN)/ruff check .
