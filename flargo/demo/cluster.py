@@ -14,11 +14,13 @@ from flargo.cluster.connect import configuration
 from flargo.cluster.errors import ApiError
 from flargo.demo.options import DemoError, Options
 from flargo.flare.stock import site_key
-from flargo.job.names import startup_secret
-from flargo.status.views import workflow_view
+from flargo.job.names import credentials_secret, startup_secret
+from flargo.status.views import pod_view, workflow_view
 from flargo.terms import Label, Object
 
 _LOG_LINES, _LOG_BYTES, _LOG_SECONDS = 5000, 1 << 20, 5.0
+_KILL_GRACE = 3
+_CLEAN_SECONDS = 20.0
 _FILES = {
     "clusters": ("cluster", ("certificate-authority",)),
     "users": ("user", ("client-certificate", "client-key", "tokenFile")),
@@ -60,35 +62,47 @@ class Cluster:
         except ApiError:
             return ""
 
-    def wait_over(self, selector: str, seconds: float) -> bool:
-        """Wait for the end of all Workflows with some labels; whether they have ended."""
+    def wait_over(self, selector: str, seconds: float) -> list[str]:
+        """Wait for the end of all Workflows and pods with some labels; the names of those that have not ended."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            with contextlib.suppress(ApiError):
-                if not _living(self._api.list(Kind.WORKFLOW, selector)[0]):
-                    return True
+        while True:
+            living = [item["metadata"]["name"] for items in self._living(selector) for item in items]
+            if not living or time.monotonic() > deadline:
+                return living
             time.sleep(0.5)
-        return False
 
     def clean(self, federation: str, names: Sequence[str]) -> list[str]:
         """Take away what a federation has left that must not stay; what could not be taken away.
 
-        Workflows that run are deleted, and their pods with them; finished ones stay to be looked at, until their time
-        is over. The startup kits are deleted: nobody will use them again.
+        Workflows that run are deleted, and their pods; finished ones stay to be looked at, until their time is over.
+        Credentials and startup kits are deleted: nobody will use them again.
         """
         left: list[str] = []
+        selector = f"{Label.FEDERATION}={federation}"
         try:
-            for workflow in _living(self._api.list(Kind.WORKFLOW, f"{Label.FEDERATION}={federation}")[0]):
+            secrets = [_credentials(item) for item in self._api.list(Kind.WORKFLOW, selector)[0]]
+            workflows, pods = self._living(selector)
+            for workflow in workflows:
                 self._delete(Kind.WORKFLOW, workflow["metadata"]["name"], left)
+            for pod in pods:
+                self._delete(Kind.POD, pod["metadata"]["name"], left, grace=_KILL_GRACE)
+            for name in (*secrets, *(startup_secret(site_key(name), federation) for name in names)):
+                self._delete(Kind.SECRET, name, left)
+            left += [f"{name} has not ended yet" for name in self.wait_over(selector, _CLEAN_SECONDS)]
         except ApiError as error:
             left.append(str(error))
-        for name in names:
-            self._delete(Kind.SECRET, startup_secret(site_key(name), federation), left)
         return left
 
-    def _delete(self, kind: Kind, name: str, left: list[str]) -> None:
+    def _living(self, selector: str) -> tuple[list[Object], list[Object]]:
+        workflows, pods = self.look(selector)
+        return (
+            [item for item in workflows if not workflow_view(item).over],
+            [item for item in pods if not pod_view(item).finished],
+        )
+
+    def _delete(self, kind: Kind, name: str, left: list[str], grace: int | None = None) -> None:
         try:
-            self._api.delete(kind, name)
+            self._api.delete(kind, name, grace=grace)
         except ApiError as error:
             if not error.gone:
                 left.append(str(error))
@@ -136,8 +150,9 @@ def _of_context(file: Path, context: str | None, root: Path) -> Path:
     return copy
 
 
-def _living(workflows: Sequence[Object]) -> list[Object]:
-    return [item for item in workflows if not workflow_view(item).over]
+def _credentials(workflow: Object) -> str:
+    view = workflow_view(workflow)
+    return credentials_secret(view.name, view.attempt)
 
 
 def _unusable(error: ApiError, kubeconfig: Path, namespace: str) -> str:

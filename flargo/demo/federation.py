@@ -87,10 +87,14 @@ def provision(federation: Federation, launcher: Launcher) -> None:
 
 def start(federation: Federation, children: Children) -> None:
     """Start the server and the sites."""
-    federation.log(SERVER).parent.mkdir(exist_ok=True)
+    temporary = federation.root / "tmp"
+    for folder in (temporary, federation.log(SERVER).parent):
+        folder.mkdir(exist_ok=True)
+    # A parent that is ended by a signal leaves its temporary files behind.
+    environment = {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     for name in federation.names:
         folder = federation.root / name
-        children.start(name, _command(name, folder), folder, federation.log(name), {"PYTHONUNBUFFERED": "1"})
+        children.start(name, _command(name, folder), folder, federation.log(name), environment)
 
 
 def wait_ready(federation: Federation, children: Children, names: Sequence[str], seconds: float) -> None:

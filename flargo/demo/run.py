@@ -201,6 +201,7 @@ def _job_run(demo: Demo, federation: Federation, cluster: Cluster, session: Any,
         seen = _follow(demo, federation, cluster, session, job_id)
     except BaseException:
         if not cluster.embedded:
+            screen.say("stopping", "the job is aborted, and its Workflows end", "yellow")
             _abort(cluster, session, job_id)
         raise
     if seen.status != progress.COMPLETED:
