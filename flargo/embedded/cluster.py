@@ -47,6 +47,8 @@ class Cluster:
         self.store, self.processes, self.settings = store, processes, settings
         self.controller_runs = True
         """False: the Workflow controller is away."""
+        self.problem: Exception | None = None
+        """Why nothing moves any more: a bug of this engine's."""
         self._root, self._clock = root, clock
         self._due: dict[Key, float] = {}
         self._wake = asyncio.Event()
@@ -61,7 +63,14 @@ class Cluster:
         return self.folder(pod) / "main.log"
 
     async def run(self) -> None:
-        """Move until cancelled."""
+        """Move until cancelled; a bug ends it, and is told to whoever asks for anything."""
+        try:
+            await self._move()
+        except Exception as error:
+            self.problem = error
+            raise
+
+    async def _move(self) -> None:
         while True:
             for uid in self.processes.look():
                 self._due.update(dict.fromkeys(self._pods_of(uid), 0.0))

@@ -181,21 +181,35 @@ def denied(pod: Object, accounts: Collection[str], quotas: Mapping[str, tuple[in
         return words.NO_ACCOUNT.format(namespace=pod["metadata"]["namespace"], name=account)
     if spec.get("hostNetwork"):
         return words.POD_SECURITY.format("hostNetwork")
-    if strange := _strange(spec):
-        return f"flargo.embedded runs the container main, without {strange}"
+    if problem := _problem(pod):
+        return f"flargo.embedded runs the container main: {problem}"
     full = ((name, used, most) for name, (used, most) in quotas.items() if used >= most)
     return next((words.QUOTA.format(*row) for row in full), "")
 
 
-def _strange(spec: Object) -> str:
-    """What of a pod is told apart here but not done: better refused than left out in silence."""
-    more = [row["name"] for kind in ("containers", "initContainers") for row in spec[kind]]
-    known = {"emptyDir", "secret", "persistentVolumeClaim"}
-    volumes = [row["name"] for row in spec.get("volumes") or [] if not known & set(row)]
-    fields = [field for field in ("activeDeadlineSeconds", "affinity", "resourceClaims") if spec.get(field)]
-    container = next(row for row in spec["containers"] if row["name"] == MAIN)
-    probes = [field for field in ("envFrom", "livenessProbe", "lifecycle", "volumeDevices") if container.get(field)]
-    return ", ".join([*(name for name in more if name not in {MAIN, WAIT, INIT}), *volumes, *fields, *probes])
+def _problem(pod: Object) -> str:
+    """What of a pod can't be done here: better refused than left out in silence."""
+    spec, container = pod["spec"], main_of(pod)
+    names = [row["name"] for kind in ("containers", "initContainers") for row in spec[kind]]
+    volumes = {row["name"]: row for row in spec.get("volumes") or []}
+    mounts = {row["mountPath"].rstrip("/"): row["name"] for row in container.get("volumeMounts") or []}
+    claims = [path for path, name in mounts.items() if "persistentVolumeClaim" in volumes.get(name, {})]
+    try:
+        requests(pod)
+        for row in volumes.values():
+            quantity((row.get("emptyDir") or {}).get("sizeLimit", "0"))
+    except ValueError as error:
+        return str(error)
+    unserved = [
+        *(name for name in names if name not in {MAIN, WAIT, INIT}),
+        *(name for name, row in volumes.items() if not {"emptyDir", "secret", "persistentVolumeClaim"} & set(row)),
+        *(field for field in ("activeDeadlineSeconds", "affinity", "resourceClaims") if spec.get(field)),
+        *(field for field in ("envFrom", "livenessProbe", "lifecycle", "volumeDevices") if container.get(field)),
+        *(f"a mount of {name}" for name in mounts.values() if name not in volumes),
+        # A claim is a directory of this machine's, into which nothing is put.
+        *(f"{path} within a claim" for path in mounts if any(path.startswith(f"{claim}/") for claim in claims)),
+    ]
+    return f"not {', '.join(unserved)}" if unserved else ""
 
 
 # --- from step to step

@@ -72,7 +72,7 @@ def quantity(said: object) -> float:
     """
     text = str(said)
     number = text.rstrip("mkKMGTPi")
-    unit = text[len(number) :]
-    if unit not in _UNITS:
-        raise ValueError(f"{text!r} is no quantity")
-    return float(number) * _UNITS[unit]
+    try:
+        return float(number) * _UNITS[text[len(number) :]]
+    except (KeyError, ValueError):
+        raise ValueError(f"{text!r} is no quantity") from None

@@ -8,7 +8,6 @@ walk a tree and follow none, as FLARE does to find its configuration. ``/tmp`` i
 import base64
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +90,7 @@ def program(pod: Object, where: Paths, folder: Path, secret: FindSecret, python:
 def _volume(row: Object, place: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Path:
     """Make a volume's directory, at the place that it has, unless it is one of this machine's."""
     if "persistentVolumeClaim" in row:
-        return claims[row["persistentVolumeClaim"]["claimName"]]
+        return claims[row["persistentVolumeClaim"]["claimName"]].resolve()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if "secret" in row:
         _write(row["secret"], place, (secret(row["secret"]["secretName"]) or {}).get("data") or {})
@@ -111,9 +110,6 @@ def _write(source: Object, place: Path, data: Mapping[str, str]) -> None:
 
 def _link(link: Path, place: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    if link.is_dir() and not link.is_symlink():
-        shutil.rmtree(link)
-    link.unlink(missing_ok=True)
     link.symlink_to(place)
 
 

@@ -83,16 +83,20 @@ class Processes:
             self._runs[uid] = _Run(None, limits, Process(running=False, code=NOT_FOUND, message=said))
             return
         marks = {SERVER_MARK: self._mark, POD_MARK: uid}
-        with log.open("wb") as output:
-            popen = subprocess.Popen(
-                program.words,
-                cwd=program.folder,
-                env={**program.environment, **marks},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        try:
+            with log.open("wb") as output:
+                popen = subprocess.Popen(
+                    program.words,
+                    cwd=program.folder,
+                    env={**program.environment, **marks},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except (OSError, ValueError) as error:  # no program, no such folder, a NUL in a word
+            self._runs[uid] = _Run(None, limits, Process(running=False, code=NOT_FOUND, message=str(error)))
+            return
         self._runs[uid] = _Run(popen, limits, Process(running=True))
         self._living.add(uid)
         self._tell(f"+{popen.pid}")

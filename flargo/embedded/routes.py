@@ -137,6 +137,9 @@ class Routes:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or token not in self.tokens:
             raise RefusedError(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
+        if self.cluster.problem is not None:
+            words_of = f"flargo.embedded has failed: {self.cluster.problem!r}"
+            raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", words_of)
         found = discovery(request.path)
         if found is not None:
             return web.json_response(found)
@@ -333,7 +336,7 @@ async def _call(request: web.Request) -> Call:
 
 async def _body(request: web.Request) -> Any:
     raw = await request.read()
-    if raw and "json" not in request.content_type:
+    if raw and "Content-Type" in request.headers and "json" not in request.content_type:
         words_of = f"the body is {request.content_type}; only JSON is served"
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words_of)
     try:

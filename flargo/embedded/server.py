@@ -59,8 +59,10 @@ class Embedded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._do(self._stop())
-        self._close()
+        try:
+            self._do(self._stop())
+        finally:
+            self._close()
 
     @property
     def url(self) -> str:
@@ -128,9 +130,9 @@ class Embedded:
         self._routes.end()
         await self._runner.cleanup()
         self._moving.cancel()
+        self._cluster.close()
         with contextlib.suppress(asyncio.CancelledError):
             await self._moving
-        self._cluster.close()
 
     def _close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

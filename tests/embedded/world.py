@@ -1,16 +1,19 @@
 """The embedded server as somebody other than flargo sees and touches it: by HTTP, without kubectl and argo."""
 
+import contextlib
 import json
 import ssl
+import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from flargo.embedded import Embedded
 from tests.cluster.place import Place
-from tests.cluster.world import World
+from tests.cluster.world import World, _commands, _environment
 
 Object = dict[str, Any]
 IMAGE = "flargo.test/job:2.9.0"
@@ -61,6 +64,13 @@ class EmbeddedWorld(World):
         except ValueError:
             return said
 
+    def lines(self, path: str) -> Iterator[bytes]:
+        """What the server tells line by line, for as long as it does."""
+        headers = {"Authorization": f"Bearer {self.embedded.token}"}
+        request = urllib.request.Request(f"{self.embedded.url}/{path}", headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request, context=self._trust, timeout=60) as response:  # noqa: S310
+            yield from response
+
     def path(self, kind: str, name: str = "") -> str:
         """Of a resource, or of an object."""
         plural = kind.partition(".")[0]
@@ -102,8 +112,38 @@ class EmbeddedWorld(World):
     def create(self, document: Object) -> None:
         self.ask("POST", self.path(f"{document['kind'].lower()}s"), document)
 
+    @contextlib.contextmanager
+    def quota(self, name: str, **hard: str) -> Iterator[None]:
+        meta = {"name": name, "namespace": self.place.namespace}
+        self.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
+        try:
+            yield
+        finally:
+            self.ask("DELETE", self.path("resourcequotas", name))
+
+    def kubectl(self, *arguments: str, document: Object | None = None) -> str:
+        """What of kubectl the scenarios use themselves."""
+        assert document is None
+        match arguments:
+            case ("create", "token", account):
+                made = self.ask("POST", f"{self.path('serviceaccounts', account)}/token", {"kind": "TokenRequest"})
+                return str(made["status"]["token"])
+            case ("delete", kind, name):
+                return str(self.ask("DELETE", self.path(kind, name)))
+            case ("exec", name, *_, "sh", "-c", code):
+                here = code.replace("/tmp/", f"{self.embedded.folder(name)}/tmp/")
+                return subprocess.run(["sh", "-c", here], text=True, capture_output=True, check=True).stdout
+        raise NotImplementedError(arguments)
+
+    def argo(self, *arguments: str) -> str:
+        """``argo terminate`` and ``argo stop``, which are a patch."""
+        word, name = arguments
+        self.patch({"metadata": {"name": name}}, shutdown=word.capitalize())
+        return ""
+
+    def processes(self, job_id: str) -> list[int]:
+        return [pid for pid, command in _commands() if job_id.encode() in command]
+
     def processes_in(self, name: str) -> dict[int, bytes]:
         """Of the pods of a Workflow: a pod's name is in its processes' environment."""
-        from tests.cluster.world import _commands, _environment
-
         return {pid: command for pid, command in _commands() if f"HOSTNAME={name}".encode() in _environment(pid)}

@@ -1,0 +1,34 @@
+"""The fault matrix of the real cluster on the embedded engine: programs, people, Kubernetes and Argo."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from flargo.embedded import Embedded, Lags, Settings
+from tests.cluster.test_faults import (
+    site,
+    started,
+    test_end,
+    test_quota_exceeded_and_lifted,
+    test_quota_exceeded_for_too_long,
+    test_scenario,
+    together,
+)
+
+__all__ = [
+    "site",
+    "started",
+    "test_end",
+    "test_quota_exceeded_and_lifted",
+    "test_quota_exceeded_for_too_long",
+    "test_scenario",
+    "together",
+]
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[Embedded]:
+    # Starting takes a second, so that what happens before it can be seen.
+    settings = Settings(lags=Lags(init=0.3), missing_images=frozenset({"flargo.test/job:not-there"}))
+    with Embedded(settings, namespace="flare") as running:
+        yield running
