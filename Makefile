@@ -21,7 +21,7 @@ unit: .venv/ready
 
 # flargo and real federations on the embedded engine: Python only, no root.
 embedded: .venv/ready
-	$(BIN)/pytest tests/embedded
+	$(BIN)/pytest tests/embedded tests/demo
 
 # Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time.
 cluster: cluster-up

@@ -110,7 +110,8 @@ def run(options: Options, screen: Screen) -> int:
     for each in left:
         screen.say("left", each, "red")
     if not left:
-        screen.say("done", "nothing is left running" + (f"; all is in {options.keep}" if options.keep else ""))
+        kept = f"; kits, logs and the result are in {options.keep}" if options.keep else ""
+        screen.say("done", f"in {screen.seconds:.0f} s, and nothing is left running{kept}")
     return code
 
 
@@ -196,7 +197,8 @@ def _job_run(demo: Demo, federation: Federation, cluster: Cluster, session: Any,
         raise DemoError(f"FLARE does not take the job: {error}") from error
     selector = f"{Label.JOB_ID}={job_id}"
     screen.say("job", f"{job.name} {job_id}")
-    screen.more(f"argo list --kubeconfig {cluster.kubeconfig} -n {cluster.namespace} -l {selector}", "dim")
+    screen.more(f"argo list --kubeconfig {cluster.kubeconfig} \\", "dim")
+    screen.more(f"  -n {cluster.namespace} -l {selector}", "dim")
     try:
         seen = _follow(demo, federation, cluster, session, job_id)
     except BaseException:

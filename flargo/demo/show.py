@@ -39,7 +39,7 @@ class Screen:
 
     def more(self, words: str, style: str = "") -> None:
         """A further line of the same matter."""
-        self.console.print(Text(_INDENT + words, style), soft_wrap=True, highlight=False)
+        self.console.print(Text.assemble(_INDENT, (words, style)), soft_wrap=True, highlight=False)
 
 
 class Progress:
@@ -72,7 +72,7 @@ class Progress:
         seen = self._seen
         width = max((len(party.name) for party in seen.parties), default=0)
         lines = [_line(party, width) for party in seen.parties]
-        lines += [Text(_INDENT + each.words(self._total), "magenta") for each in seen.rounds[-_ROUNDS:]]
+        lines += [Text.assemble(_INDENT, (each.words(self._total), "magenta")) for each in seen.rounds[-_ROUNDS:]]
         style = "green" if seen.status == COMPLETED else "red" if seen.status.startswith(FINISHED) else "yellow"
         status = Text.assemble(
             (f"{self._screen.seconds:6.1f} s  ", "dim"), (f"{'FLARE says':{_LABEL}}", "bold cyan"), (seen.status, style)

@@ -102,7 +102,7 @@ def test_it_completes_with_the_right_weights_and_leaves_nothing(demo: Callable[.
     # Three sites add 1, 2, 3 with the same weights: 14/6 for each of three rounds.
     assert "[[8.0, 9.0, 10.0], [11.0, 12.0, 13.0]], as it must be" in run.said
     assert "FLARE says FINISHED:COMPLETED" in run.said
-    assert re.search(r"argo list --kubeconfig \S+ -n default -l flargo.dev/job-id=\S+", run.said)
+    assert re.search(r"argo list --kubeconfig \S+ \\\n +-n default -l flargo.dev/job-id=\S+", run.said)
     for words in (
         "round 1 of 3",
         "round 3 of 3: 3 of 3 results averaged",
