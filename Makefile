@@ -2,9 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint unit embedded cluster faults cluster-up cluster-down bench docs format lock
+.PHONY: test demo lint unit embedded cluster faults cluster-up cluster-down bench docs format lock
 
 test: lint unit cluster faults
+
+# A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
+demo: .venv/ready
+	$(BIN)/python -m flargo.demo
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -17,7 +21,7 @@ unit: .venv/ready
 
 # flargo and real federations on the embedded engine: Python only, no root.
 embedded: .venv/ready
-	$(BIN)/pytest tests/embedded
+	$(BIN)/pytest tests/embedded tests/demo
 
 # Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time.
 cluster: cluster-up

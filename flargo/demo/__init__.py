@@ -1,0 +1,4 @@
+"""A federation of one machine that runs a job through flargo while one looks: ``python -m flargo.demo``.
+
+Without a cluster it runs against the embedded engine (flargo.embedded). Only the command line imports this package.
+"""

@@ -1,0 +1,105 @@
+"""The job that the demo submits: FLARE's own federated average, or a folder of the user's."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from flargo.demo.options import DemoError
+
+INITIAL = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+"""The global model before the first round."""
+MODEL = "models/server.npy"
+"""Where FLARE's NumPy persistor leaves the model, in the job's workspace."""
+
+
+def fedavg(folder: Path, sites: int, rounds: int, image: str) -> Path:
+    """Export FLARE's NumPyFedAvgRecipe of the demo's training script below a folder; returns the job's folder."""
+    from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe  # noqa: PLC0415  (a slow import)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "train.py"
+    script.write_text(resources.files("flargo.demo").joinpath("train.py").read_text())
+    # A job must not name a path of this machine, so the script is named from where it is.
+    with contextlib.chdir(folder):
+        model = [list(row) for row in INITIAL]
+        recipe = NumpyFedAvgRecipe(
+            name="fedavg", model=model, min_clients=sites, num_rounds=rounds, train_script=script.name
+        )
+        recipe.export(str(folder))
+    return with_image(folder / "fedavg", image)
+
+
+def expected(sites: int, rounds: int) -> list[list[float]]:
+    """The model that the demo's own job must end with: site-N adds N, and weighs N."""
+    numbers = range(1, sites + 1)
+    step = rounds * sum(number * number for number in numbers) / sum(numbers)
+    return [[weight + step for weight in row] for row in INITIAL]
+
+
+def own(job: Path, folder: Path, image: str | None) -> Path:
+    """A copy, in a folder, of the user's job, with an image where it names none; returns the job's folder.
+
+    Raises:
+        DemoError: it is no job, or has no image and there is none to give it.
+    """
+    meta(job)
+    copy = folder / job.resolve().name
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(job, copy)
+    return with_image(copy, image)
+
+
+def meta(job: Path) -> dict[str, Any]:
+    """A job folder's ``meta.json``.
+
+    Raises:
+        DemoError: it is not there, or is none.
+    """
+    file = job / "meta.json"
+    try:
+        said = json.loads(file.read_text())
+    except OSError as error:
+        raise DemoError(f"{job} is no job folder: its meta.json can't be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise DemoError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(said, dict):
+        raise DemoError(f"{file} must hold a JSON object.")
+    return said
+
+
+def sites_of(said: dict[str, Any], wanted: int) -> tuple[str, ...]:
+    """The sites that a job names, else so many that are called site-N."""
+    named = [site for group in (said.get("deploy_map") or {}).values() for site in _names(group)]
+    found = dict.fromkeys([*named, *(said.get("mandatory_clients") or [])])
+    sites = tuple(site for site in found if site not in {"server", "@ALL"})
+    return sites or tuple(f"site-{number}" for number in range(1, max(wanted, int(said.get("min_clients") or 1)) + 1))
+
+
+def with_image(job: Path, image: str | None) -> Path:
+    """Give a job folder's ``launcher_spec`` a default image, if it has none.
+
+    Raises:
+        DemoError: there is none to give.
+    """
+    said = meta(job)
+    spec = said.setdefault("launcher_spec", {})
+    default = spec.setdefault("default", {}).setdefault("k8s", {})
+    if "image" not in default:
+        if image is None:
+            raise DemoError(
+                "Job pods on a real cluster need an image with Python and nvflare: name it with --image, "
+                "or in the job's launcher_spec."
+            )
+        default["image"] = image
+    (job / "meta.json").write_text(json.dumps(said, indent=2))
+    return job
+
+
+def _names(group: object) -> Sequence[str]:
+    """The sites of an entry of a deploy_map: names, or objects that hold them (nvflare's app deployment forms)."""
+    sites = group.get("sites", []) if isinstance(group, dict) else group
+    return [site for site in sites if isinstance(site, str)] if isinstance(sites, list) else []

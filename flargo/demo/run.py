@@ -1,0 +1,283 @@
+"""The order of things, and the way out: whatever happens, nothing is left running."""
+
+import contextlib
+import io
+import logging
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+from flargo.cluster.errors import ApiError
+from flargo.demo import federation as parents
+from flargo.demo import jobs, progress
+from flargo.demo.children import Children
+from flargo.demo.cluster import Cluster, engine
+from flargo.demo.federation import ADMIN, Federation, Launcher
+from flargo.demo.options import DemoError, Options
+from flargo.demo.show import Progress, Screen
+from flargo.demo.why import why
+from flargo.flare.request import federation as federation_of
+from flargo.terms import Label
+
+IMAGE = "flargo.demo/job:embedded"
+"""On the embedded engine, which only looks at the name."""
+_START_SECONDS = 60.0
+_LOOK_SECONDS = 0.25
+_TAIL_SECONDS = 5.0
+"""How long the cluster may take to show a job's end that FLARE knows of."""
+_ABORT_SECONDS = 20.0
+
+
+class Interrupted(BaseException):
+    """SIGINT, SIGTERM or SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        """By that signal."""
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """The first signal interrupts, and is kept in case somebody swallows it; later ones can't break the clean-up."""
+
+    KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._got: int | None = None
+        self._held = False
+
+    def __enter__(self) -> Self:
+        self._before = {kind: signal.signal(kind, self._hear) for kind in self.KINDS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+    def hold(self) -> None:
+        """From now on they are not heard."""
+        self._held = True
+
+    def check(self) -> None:
+        """Raise the one that came."""
+        if self._got is not None and not self._held:
+            raise Interrupted(self._got)
+
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        if self._got is None and not self._held:
+            self._got = number
+            raise Interrupted(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the steps share."""
+
+    options: Options
+    screen: Screen
+    signals: Signals
+    root: Path
+    left: list[str]
+    """What could not be cleaned up."""
+
+
+def run(options: Options, screen: Screen) -> int:
+    """Run the demo; returns the exit code: 0 done, 1 it failed, 128 + N ended by signal N."""
+    # FLARE's library speaks through logging, of which people need nothing here.
+    logging.disable(logging.CRITICAL)
+    left: list[str] = []
+    with Signals() as signals:
+        stack = contextlib.ExitStack()
+        try:
+            root = stack.enter_context(_folder(options))
+            code = _run(Demo(options, screen, signals, root, left), stack)
+        except Interrupted as interrupted:
+            screen.say("stopped", f"by {signal.Signals(interrupted.number).name}; cleaning up", "yellow")
+            code = 128 + interrupted.number
+        except DemoError as error:
+            screen.say("failed", str(error), "bold red")
+            code = 1
+        finally:
+            signals.hold()
+            stack.close()
+    for each in left:
+        screen.say("left", each, "red")
+    if not left:
+        kept = f"; kits, logs and the result are in {options.keep}" if options.keep else ""
+        screen.say("done", f"in {screen.seconds:.0f} s, and nothing is left running{kept}")
+    return code
+
+
+@contextlib.contextmanager
+def _folder(options: Options) -> Iterator[Path]:
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        if any(options.keep.iterdir()):
+            raise DemoError(f"{options.keep} is not empty: name a new folder to keep things in.")
+        yield options.keep.resolve()
+        return
+    # Short, and with this machine's /tmp in it: a job pod mounts its workspace at the same path.
+    root = Path(tempfile.mkdtemp(prefix="flargo-demo-")).resolve()
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _run(demo: Demo, stack: contextlib.ExitStack) -> int:
+    options, screen = demo.options, demo.screen
+    sites = _sites(options)
+    cluster = stack.enter_context(engine(options, demo.root))
+    told = "the embedded engine stands in: jobs run as processes of this machine"
+    screen.say("cluster", told if cluster.embedded else f"{cluster.kubeconfig}, namespace {cluster.namespace}")
+    job = _job(demo, len(sites), cluster)
+    ports = parents.free_ports(options.address, len(sites) + 2)
+    federation = Federation(demo.root, sites, options.address, ports)
+    parents.provision(federation, Launcher(cluster.kubeconfig, cluster.namespace))
+    screen.say("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
+    children = stack.enter_context(Children())
+    identity = federation_of(demo.root / parents.SERVER / "startup")
+    if not cluster.embedded:
+        stack.callback(lambda: demo.left.extend(cluster.clean(identity, federation.names)))
+    parents.start(federation, children)
+    parents.wait_ready(federation, children, (parents.SERVER,), _START_SECONDS)
+    session = stack.enter_context(_session(federation))
+    parents.wait_ready(federation, children, sites, _START_SECONDS)
+    screen.say("connected", f"the sites are registered with the server at {options.address}:{ports[0]}")
+    return _job_run(demo, federation, cluster, session, job)
+
+
+def _sites(options: Options) -> tuple[str, ...]:
+    said = jobs.meta(options.job) if options.job else {}
+    return jobs.sites_of(said, options.sites)
+
+
+def _job(demo: Demo, sites: int, cluster: Cluster) -> Path:
+    options = demo.options
+    image = options.image or (IMAGE if cluster.embedded else None)
+    folder = demo.root / "jobs"
+    if options.job is not None:
+        return jobs.own(options.job, folder, image)
+    if image is None:
+        raise DemoError(
+            "Job pods on a real cluster need an image with Python, nvflare and numpy: name it with --image."
+        )
+    return jobs.fedavg(folder, sites, options.rounds, image)
+
+
+@contextlib.contextmanager
+def _session(federation: Federation) -> Iterator[Any]:
+    from nvflare.fuel.flare_api.flare_api import new_secure_session  # noqa: PLC0415  (a slow import)
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks
+            session = new_secure_session(ADMIN, str(federation.root / ADMIN), timeout=20)
+    except Exception as error:
+        said = parents.last_words(federation.log(parents.SERVER))
+        raise DemoError(f"FLARE's server takes no commands: {error}; its log ends with: {said}") from error
+    try:
+        yield session
+    finally:
+        with contextlib.suppress(Exception):  # the server may be gone
+            session.close()
+
+
+def _job_run(demo: Demo, federation: Federation, cluster: Cluster, session: Any, job: Path) -> int:
+    screen = demo.screen
+    try:
+        job_id = str(session.submit_job(str(job)))
+    except Exception as error:
+        raise DemoError(f"FLARE does not take the job: {error}") from error
+    selector = f"{Label.JOB_ID}={job_id}"
+    screen.say("job", f"{job.name} {job_id}")
+    screen.more(f"argo list --kubeconfig {cluster.kubeconfig} \\", "dim")
+    screen.more(f"  -n {cluster.namespace} -l {selector}", "dim")
+    try:
+        seen = _follow(demo, federation, cluster, session, job_id)
+    except BaseException:
+        if not cluster.embedded:
+            screen.say("stopping", "the job is aborted, and its Workflows end", "yellow")
+            _abort(cluster, session, job_id)
+        raise
+    if seen.status != progress.COMPLETED:
+        screen.say("failed", _why(federation, cluster, selector, seen.status), "bold red")
+        return 1
+    return _result(demo, federation, session, job_id)
+
+
+def _follow(demo: Demo, federation: Federation, cluster: Cluster, session: Any, job_id: str) -> progress.Seen:
+    """Show the job until it has ended."""
+    options = demo.options
+    deadline = time.monotonic() + options.timeout
+    seen, tail = progress.Seen(), 0.0
+    with Progress(demo.screen, 0 if options.job else options.rounds) as shown:
+        while not (seen.finished and (seen.over or time.monotonic() > tail)):
+            demo.signals.check()
+            was_finished = seen.finished
+            seen = _look(federation, cluster, session, job_id, seen)
+            shown.show(seen)
+            if seen.finished and not was_finished:
+                tail = time.monotonic() + _TAIL_SECONDS
+            if not seen.finished and time.monotonic() > deadline:
+                waits = "; ".join(f"{party.name} {party.words}" for party in seen.parties)
+                raise DemoError(
+                    f"The job did not end within {options.timeout:.0f} s ({waits}): give it longer with --timeout."
+                )
+            time.sleep(_LOOK_SECONDS)
+    return seen
+
+
+def _look(federation: Federation, cluster: Cluster, session: Any, job_id: str, before: progress.Seen) -> progress.Seen:
+    """What is seen now; where somebody does not answer, what was seen before."""
+    status, seen, rounds = before.status, before.parties, before.rounds
+    with contextlib.suppress(ApiError):
+        workflows, pods = cluster.look(f"{Label.JOB_ID}={job_id}")
+        seen = progress.parties(federation.names, workflows, pods)
+        for pod in pods:
+            if pod["metadata"]["labels"].get(Label.ROLE) == "server":
+                rounds = progress.rounds(cluster.log(pod)) or rounds
+    with contextlib.suppress(Exception):  # the API of a session names none; the next look tells
+        status = str(session.get_job_meta(job_id)["status"])
+    return progress.Seen(seen, status, rounds)
+
+
+def _why(federation: Federation, cluster: Cluster, selector: str, status: str) -> str:
+    logs = {name: federation.log(name).read_text(errors="replace") for name in federation.names}
+    said: dict[str, str] = {}
+    with contextlib.suppress(ApiError):
+        for pod in cluster.look(selector)[1]:
+            said[pod["metadata"]["labels"][Label.SITE]] = cluster.log(pod)
+    return why(status, logs, said)
+
+
+def _result(demo: Demo, federation: Federation, session: Any, job_id: str) -> int:
+    """Fetch the result and show it; whether it is right, where that is known."""
+    options, screen = demo.options, demo.screen
+    folder = Path(session.download_job_result(job_id, str(demo.root / "results")))
+    model = folder / "workspace" / jobs.MODEL
+    if options.job is not None or not model.exists():
+        kept = str(folder) if options.keep else "name a folder with --keep to have it"
+        screen.say("result", f"{sum(each.is_file() for each in folder.rglob('*'))} files: {kept}")
+        return 0
+    import numpy as np  # noqa: PLC0415  (a slow import)
+
+    weights = np.load(model).astype(float)
+    expected = jobs.expected(len(federation.sites), options.rounds)
+    right = bool(np.allclose(weights, expected))
+    told = "as it must be" if right else f"but it must be {np.round(expected, 4).tolist()}"
+    screen.say("weights", f"{weights.round(4).tolist()}, {told}", "bold green" if right else "bold red")
+    return 0 if right else 1
+
+
+def _abort(cluster: Cluster, session: Any, job_id: str) -> None:
+    """FLARE's own way first: flargo then ends the Workflows and sees them gone."""
+    with contextlib.suppress(Exception):  # what is left is deleted afterwards
+        session.abort_job(job_id)
+        cluster.wait_over(f"{Label.JOB_ID}={job_id}", _ABORT_SECONDS)
