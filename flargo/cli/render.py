@@ -17,7 +17,7 @@ from flargo.flare.rehearsal import EXAMPLE_JOB, Stage, rehearse
 from flargo.flare.request import ROOT_CERTIFICATE
 from flargo.job.checks import Refused
 from flargo.job.settings import Settings, settings
-from flargo.kit.files import applied, read_json
+from flargo.kit.files import Shown, applied, read_json
 from flargo.kit.prepare import Prepared, Wishes, prepare
 from flargo.kit.site import COMM_CONFIG
 from flargo.terms import Plan, Role
@@ -84,7 +84,13 @@ def _example(root: Path, site: str | None, role: str | None) -> tuple[Stage, Set
 
 def _of_kit(kit: Path, site: str | None, role: str | None) -> tuple[Stage, Settings]:
     files = disk.read_kit(kit)
-    prepared = prepare(files, Wishes())
+    try:
+        prepared = prepare(files, Wishes())
+    except Refused as refused:
+        if not refused.field.startswith("--"):
+            raise
+        allowed = f"a kit for Kubernetes, or one that `flargo prepare` has been told {refused.field} for"
+        raise Refused(str(kit), Shown("not prepared"), allowed) from None
     if prepared.changes:
         say(f"{kit} is not prepared, or no longer: shown is what would be if `flargo prepare` had been run.")
     side = prepared.site.role
@@ -117,13 +123,13 @@ def _options(prepared: Prepared, name: str) -> tuple[str, ...]:
 def _warnings() -> Iterator[None]:
     """Show the launcher's warnings, but for the one that the kit does not lie where the workspace will."""
 
-    class Shown(logging.Handler):
+    class Passed(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
             if "the parent's workspace is" not in text:
                 say(f"Warning: {text}")
 
-    log, handler = logging.getLogger("flargo"), Shown(logging.WARNING)
+    log, handler = logging.getLogger("flargo"), Passed(logging.WARNING)
     before = log.propagate
     log.addHandler(handler)
     log.propagate = False

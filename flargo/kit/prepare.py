@@ -68,7 +68,7 @@ class Prepared:
     changes: list[Change]
     """In the order in which they are to be written; none: it is prepared already."""
     notes: list[str]
-    """For the person who asked: what was taken out, what is left to do."""
+    """For the person who asked: what was taken out that said something."""
 
 
 def prepare(files: Files, wishes: Wishes) -> Prepared:

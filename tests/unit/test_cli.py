@@ -296,3 +296,12 @@ def test_what_is_no_job_is_refused(tmp_path: Path, kit: Kit, meta: Path) -> None
     assert run("render", empty).exit_code == 1
     assert run("render", tmp_path / "nothing").exit_code == 2
     assert run("render", meta, "--kit", kit("k8s/site-1"), "--role", "server").exit_code == 2
+
+
+def test_render_sends_a_plain_kit_to_prepare(kit: Kit, meta: Path) -> None:
+    root = kit("plain/site-1")
+    shown = run("render", meta, "--kit", root)
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "`flargo prepare` has been told --namespace" in shown.stderr
+    run("prepare", root, "--namespace", "lab")
+    assert run("render", meta, "--kit", root).exit_code == 0
