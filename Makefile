@@ -8,7 +8,7 @@ test: lint unit cluster faults
 
 # A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
 demo: .venv/ready
-	$(BIN)/python -m flargo.demo
+	$(BIN)/flargo demo
 
 lint: .venv/ready
 	$(BIN)/ruff check .

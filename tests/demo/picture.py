@@ -24,7 +24,9 @@ def record() -> str:
     """What the demo writes to a terminal."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(COLUMNS), "LINES": "60", "TERM": "xterm-256color"}
-    demo = subprocess.Popen([sys.executable, "-m", "flargo.demo"], stdin=theirs, stdout=theirs, env=environment)
+    demo = subprocess.Popen(
+        [Path(sys.executable).with_name("flargo"), "demo"], stdin=theirs, stdout=theirs, env=environment
+    )
     os.close(theirs)
     said = bytearray()
     try:

@@ -16,6 +16,7 @@ import pytest
 
 from flargo.demo import jobs
 
+FLARGO = Path(sys.executable).with_name("flargo")
 WITHIN = 90.0
 RUNNING = "site-2  running"
 
@@ -30,7 +31,7 @@ class Run:
         self.temporary.mkdir()
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flargo.demo", *options],
+                [FLARGO, "demo", *options],
                 env={**os.environ, "TMPDIR": str(self.temporary), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""``python -m flargo.demo``: see a federation's job run as Argo Workflows, in a minute."""
+"""``flargo demo``: see a federation's job run as Argo Workflows, in a minute."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from flargo.demo.run import run
 from flargo.demo.show import Screen
 
 
-@click.command(name="flargo demo", context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True})
 @click.option("--sites", default=2, type=click.IntRange(1, 20), help="Number of sites.")
 @click.option("--rounds", default=2, type=click.IntRange(1, 100), help="Rounds of the demo's own job.")
 @click.option("--job", type=click.Path(path_type=Path), help="A FLARE job folder of yours, instead of the demo's own.")
@@ -22,7 +22,7 @@ from flargo.demo.show import Screen
 @click.option("--address", default="127.0.0.1", help="This machine's address as job pods reach it.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder for kits, logs and the result.")
 @click.option("--timeout", default=300.0, type=click.FloatRange(1), help="Seconds that the job may take.")
-def main(**said: object) -> None:
+def demo(**said: object) -> None:
     """Provision a FLARE federation on this machine, run a job through flargo, show it, and clean up.
 
     Without --kubeconfig it needs no cluster: the embedded engine runs job pods as processes of this machine.
@@ -31,7 +31,3 @@ def main(**said: object) -> None:
     if options.context and not options.kubeconfig:
         raise click.UsageError("--context needs --kubeconfig.")
     sys.exit(run(options, Screen(Console())))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,311 @@
+"""The commands as a person or a program meets them: what is said where, and with which exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from flargo.cli.main import COMMANDS, group
+
+Kit = Callable[[str], Path]
+META: dict[str, Any] = {
+    "name": "hello",
+    "deploy_map": {"app": ["@ALL"]},
+    "launcher_spec": {"default": {"k8s": {"image": "registry.example/job:1", "memory": "4Gi"}}},
+}
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(group(), [str(each) for each in arguments], prog_name="flargo")
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def meta(tmp_path: Path) -> Path:
+    file = tmp_path / "meta.json"
+    file.write_text(json.dumps(META))
+    return file
+
+
+# All commands
+
+
+def test_help_loads_no_command_and_nothing_heavy() -> None:
+    code = "import sys; from flargo.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert all(line in done.stdout for line in COMMANDS.values())
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"nvflare", "kubernetes", "hera", "yaml", "rich"}
+    assert not [
+        name for name in done.stderr.split() if name.startswith("flargo.") and not name.startswith("flargo.cli")
+    ]
+
+
+FOR_EYES = {"demo"}
+"""Commands that are to be looked at, and say nothing to programs."""
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - FOR_EYES))
+def test_every_command_says_what_it_does_and_speaks_json(name: str) -> None:
+    shown = run(name, "--help")
+    assert shown.exit_code == 0
+    assert "--json" in shown.stdout
+
+
+def test_without_the_extra_a_person_is_told_what_to_install() -> None:
+    code = "import sys; sys.modules['click'] = None; from flargo.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'flargo[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str) -> str:
+        asked = {"_FLARGO_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        code = "from flargo.cli.main import main; import sys; sys.argv[0] = 'flargo'; main()"
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=False).stdout
+
+    assert "prepare" in completed("flargo pre")
+    assert "--dry-run" in completed("flargo prepare --dr")
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    assert run("perpare").exit_code == 2
+
+
+# flargo prepare
+
+
+def test_prepare_says_what_it_did_and_what_is_left_to_do(kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    done = run("prepare", root)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "create  local/resources.json",
+        "create  local/flargo__p_resources.json",
+        "change  helm_chart/templates/role.yaml",
+    ]
+    assert "registry.example/flare:2.9" in done.stderr
+    assert f"nvflare deploy k8s stage {root}\n" in done.stderr
+    again = run("prepare", root)
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert "Nothing to change." in again.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["people", "programs"])
+def test_a_dry_run_shows_a_diff_and_changes_nothing(kit: Kit, options: tuple[str, ...]) -> None:
+    root = kit("k8s/server.lab")
+    before = everything(root)
+    shown = run("prepare", root, "--dry-run", "--max-jobs", "2", *options)
+    assert shown.exit_code == 0
+    diff = "".join(each["diff"] for each in json.loads(shown.stdout)["changes"]) if options else shown.stdout
+    assert '+                "max_jobs": 2' in diff
+    assert '-            "id": "k8s_launcher",' in diff
+    assert '+            "path": "flargo.ServerArgoJobLauncher",' in diff
+    assert "undo.json" not in diff
+    assert everything(root) == before
+
+
+def test_a_plain_kits_diff_is_short(kit: Kit) -> None:
+    shown = run("prepare", kit("plain/site-1"), "--namespace", "lab", "--dry-run")
+    assert "class_allow_list" not in shown.stdout, "provisioning lays the list out in a way of its own"
+
+
+def test_undo_leaves_no_trace(kit: Kit) -> None:
+    root = kit("k8s/server.lab")
+    before, modes = everything(root), {path: path.stat().st_mode for path in root.rglob("*")}
+    run("prepare", root, "--workspace", "/data", "--max-jobs", "2")
+    after = everything(root)
+    shown = run("prepare", root, "--undo", "--dry-run")
+    assert "-    mountPath: /data\n+    mountPath: /var/tmp/nvflare/workspace" in shown.stdout
+    assert (shown.exit_code, everything(root)) == (0, after)
+    done = run("prepare", root, "--undo")
+    assert done.exit_code == 0
+    assert "remove  local/resources.json" in done.stdout
+    assert everything(root) == before
+    assert {path: path.stat().st_mode for path in root.rglob("*")} == modes
+
+
+def test_settings_are_read_as_what_they_have_to_be(kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    pairs = ["keep_success=null", "kill_grace=5", "instance_id=7", "labels={team: heart}", "gpu_resource=amd.com/gpu"]
+    assert run("prepare", root, *(word for pair in pairs for word in ("--argo", pair))).exit_code == 0
+    (launcher,) = json.loads((root / "local/flargo__p_resources.json").read_text())["components"]
+    said = {key: value for key, value in launcher["args"]["argo"].items() if "account" not in key}
+    assert said == {
+        "keep_success": None,
+        "kill_grace": 5,
+        "instance_id": "7",
+        "labels": {"team": "heart"},
+        "gpu_resource": "amd.com/gpu",
+    }
+
+
+USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "no value": (("--argo", "kill_grace"), ("--argo", "'kill_grace'", "KEY=VALUE")),
+    "an unknown key": (("--argo", "grace=3"), ("argo['grace']", "3", "kill_grace")),
+    "a wrong value": (("--argo", "kill_grace=0"), ("argo['kill_grace']", "0", ">= 1")),
+    "a wrong namespace": (("--namespace", "Lab"), ("--namespace", "'Lab'", "a-z")),
+    "a bound for a client": (("--max-jobs", "3"), ("--max-jobs", "3", "server decides")),
+    "undo and more": (("--undo", "--namespace", "lab"), ("--namespace", "'lab'", "nothing beside --undo")),
+    "undo and settings": (("--undo", "--argo", "kill_grace=3"), ("--argo", "kill_grace", "nothing beside --undo")),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_a_wrong_option_is_named_with_its_value_and_what_is_allowed(kit: Kit, case: str) -> None:
+    options, words = USAGE[case]
+    root = kit("k8s/site-1")
+    before = everything(root)
+    done = run("prepare", root, *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert all(word in done.stderr for word in words), done.stderr
+    assert everything(root) == before
+
+
+def test_a_problem_of_the_kit_is_told_in_json_to_a_program(kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    (root / "local/comm_config.json").write_text('{"internal": {"scheme": "file"}}')
+    done = run("prepare", root, "--json")
+    assert done.exit_code == 1
+    error = json.loads(done.stdout)["error"]
+    assert (error["field"], error["value"]) == ("local/comm_config.json: internal.scheme", "'file'")
+    assert "tcp" in error["allowed"]
+
+
+def test_a_symbolic_link_is_not_written_through(kit: Kit, tmp_path: Path) -> None:
+    root = kit("k8s/site-1")
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (root / "local/resources.json").symlink_to(tmp_path / "elsewhere.json")
+    done = run("prepare", root)
+    assert done.exit_code == 1
+    assert "symbolic link" in done.stderr
+
+
+# flargo render
+
+
+def test_render_prints_the_workflow_of_a_plain_example_site(meta: Path) -> None:
+    shown = run("render", meta)
+    assert shown.exit_code == 0
+    workflow = yaml.safe_load(shown.stdout)
+    (template,) = workflow["spec"]["templates"]
+    assert workflow["kind"] == "Workflow"
+    assert template["container"]["image"] == "registry.example/job:1"
+    assert "nvflare.private.fed.app.client.worker_process" in template["container"]["args"]
+    assert "no id yet" in shown.stderr
+
+
+def test_render_takes_a_job_folder_a_site_and_a_side(meta: Path) -> None:
+    shown = run("render", meta.parent, "--site", "clinic", "--json")
+    labels = json.loads(shown.stdout)["workflow"]["metadata"]["labels"]
+    assert (labels["flargo.dev/site"], labels["flargo.dev/role"]) == ("clinic", "client")
+    server = json.loads(run("render", meta, "--role", "server", "--json").stdout)["workflow"]
+    assert server["metadata"]["labels"]["flargo.dev/site"] == "server"
+    assert "nvflare.private.fed.app.server.runner_process" in server["spec"]["templates"][0]["container"]["args"]
+
+
+def test_render_shows_what_a_kits_site_would_submit(kit: Kit, meta: Path) -> None:
+    root = kit("k8s/site-1")
+    runtime = {"format_version": 2, "studies": {"heart": {"env": {"DB": "postgres"}, "pod_template": "pod.yaml"}}}
+    (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
+    template = {"spec": {"nodeSelector": {"gpu": "yes"}, "containers": [{"name": "nvflare_job"}]}}
+    (root / "local/pod.yaml").write_text(yaml.safe_dump(template))
+    meta.write_text(json.dumps({**META, "study": "heart", "job_id": "11111111-2222-3333-4444-555555555555"}))
+    run("prepare", root, "--argo", "labels={team: heart}", "--workspace", "/data/flare")
+    before = everything(root)
+    shown = run("render", meta, "--kit", root)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert everything(root) == before
+    workflow = yaml.safe_load(shown.stdout)
+    assert workflow["metadata"]["namespace"] == "lab"
+    assert workflow["metadata"]["labels"]["team"] == "heart"
+    spec = workflow["spec"]
+    assert spec["serviceAccountName"] == "site-1-flargo-job"
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    (step,) = spec["templates"]
+    assert step["nodeSelector"] == {"gpu": "yes"}
+    container = step["container"]
+    assert {"name": "DB", "value": "postgres"} in container["env"]
+    assert {each["mountPath"] for each in container["volumeMounts"]} == {"/data/flare", "/data/flare/startup"}
+    words = " ".join(container["args"])
+    assert "-p tcp://site-1:8102" in words
+    assert "-g server.lab:8002" in words
+    assert "uid=site-1" in words
+    assert str(root) not in shown.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["people", "programs"])
+def test_render_names_secrets_and_shows_no_byte_of_them(kit: Kit, meta: Path, options: tuple[str, ...]) -> None:
+    root = kit("k8s/server.lab")
+    shown = run("render", meta, "--kit", root, *options)
+    assert shown.exit_code == 0
+    assert "nvflare-startup-server-" in shown.stdout
+    assert "server.key" in shown.stdout
+    for file in (root / "startup").iterdir():
+        for line in file.read_text().splitlines():
+            assert len(line) < 20 or line not in shown.stdout, f"a line of {file.name}"
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_render_says_when_a_kit_is_not_prepared(kit: Kit, meta: Path, *, prepared: bool) -> None:
+    root = kit("k8s/site-1")
+    if prepared:
+        run("prepare", root)
+    assert ("is not prepared" in run("render", meta, "--kit", root).stderr) is not prepared
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no image": ({"name": "x"}, "launcher_spec['site-1']['k8s']['image']"),
+    "a wrong amount": (
+        {"launcher_spec": {"default": {"k8s": {"image": "x", "memory": "4 GB"}}}},
+        "launcher_spec['site-1']['k8s']['memory']",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_render_prints_the_launchers_refusal(meta: Path, case: str) -> None:
+    job, field = REFUSED[case]
+    meta.write_text(json.dumps(job))
+    shown = run("render", meta)
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert field in shown.stderr
+    assert json.loads(run("render", meta, "--json").stdout)["error"]["field"] == field
+
+
+def test_render_passes_the_launchers_warnings_on(meta: Path) -> None:
+    spec = {"default": {"k8s": {"image": "x", "node": "gpu-7"}}}
+    meta.write_text(json.dumps({"launcher_spec": spec}))
+    shown = run("render", meta)
+    assert "Warning: launcher_spec" in shown.stderr
+    assert "node" in shown.stderr
+
+
+def test_what_is_no_job_is_refused(tmp_path: Path, kit: Kit, meta: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert run("render", empty).exit_code == 1
+    assert run("render", tmp_path / "nothing").exit_code == 2
+    assert run("render", meta, "--kit", kit("k8s/site-1"), "--role", "server").exit_code == 2
+
+
+def test_render_sends_a_plain_kit_to_prepare(kit: Kit, meta: Path) -> None:
+    root = kit("plain/site-1")
+    shown = run("render", meta, "--kit", root)
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "`flargo prepare` has been told --namespace" in shown.stderr
+    run("prepare", root, "--namespace", "lab")
+    assert run("render", meta, "--kit", root).exit_code == 0

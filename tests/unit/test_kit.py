@@ -1,0 +1,318 @@
+"""A kit of nvflare's becomes one that uses flargo, and what it was."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flargo.cli.disk import read_kit
+from flargo.job.checks import Refused
+from flargo.kit.files import applied
+from flargo.kit.prepare import Prepared, Wishes, prepare
+from flargo.kit.undo import RECORD, undo
+
+Kit = Callable[[str], Path]
+ALL = ("k8s/site-1", "k8s/server.lab", "plain/site-1", "plain/server.lab")
+WISHES = {
+    "nothing": Wishes(namespace="lab"),
+    "everything": Wishes("other", "/data/flare", "/etc/kube/config", None, {"labels": {"team": "heart"}}),
+}
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def files_of(made_kits: Path, name: str, **texts: Any) -> dict[str, bytes]:
+    """A kit's files, some of them with another JSON or text; None: not there."""
+    files = read_kit(made_kits / name)
+    for path, said in texts.items():
+        if said is None:
+            del files[path]
+        else:
+            files[path] = (said if isinstance(said, str) else json.dumps(said)).encode()
+    return files
+
+
+def done(files: dict[str, bytes], wishes: Wishes | None = None) -> dict[str, bytes]:
+    """The kit after `flargo prepare`."""
+    return applied(files, prepared(files, wishes).changes)
+
+
+def prepared(files: dict[str, bytes], wishes: Wishes | None = None) -> Prepared:
+    return prepare(files, wishes or Wishes(namespace="lab"))
+
+
+def components(files: dict[str, bytes], path: str = "local/resources.json") -> dict[str, Any]:
+    return {part["id"]: part for part in json.loads(files[path])["components"]}
+
+
+def arguments(files: dict[str, bytes]) -> dict[str, Any]:
+    return dict(components(files, "local/flargo__p_resources.json")["argo_launcher"]["args"])
+
+
+@pytest.mark.parametrize("wishes", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("name", ALL)
+def test_a_second_run_has_nothing_to_change(made_kits: Path, name: str, wishes: Wishes) -> None:
+    after = done(files_of(made_kits, name), wishes)
+    assert prepared(after, wishes).changes == []
+    assert prepared(after, Wishes()).changes == [], "what the first run was told still holds"
+
+
+@pytest.mark.parametrize("wishes", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("name", ALL)
+def test_undo_restores_every_byte(made_kits: Path, name: str, wishes: Wishes) -> None:
+    before = files_of(made_kits, name)
+    after = done(before, wishes)
+    assert after != before
+    assert applied(after, undo(after)) == before
+    again = done(after, Wishes(argo={"keep_success": 60}))
+    assert applied(again, undo(again)) == before, "not what it was before the second run"
+
+
+@pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
+def test_of_a_kit_for_kubernetes_only_the_launcher_leaves_the_components(made_kits: Path, name: str) -> None:
+    before = files_of(made_kits, name)
+    after = done(before)
+    was, now = json.loads(before["local/resources.json.default"]), json.loads(after["local/resources.json"])
+    was["components"] = [part for part in was["components"] if part["id"] != "k8s_launcher"]
+    assert now == was, "class_allow_list, stores and all"
+    assert after["local/resources.json.default"] == before["local/resources.json.default"]
+    assert after["local/comm_config.json"] == before["local/comm_config.json"]
+    assert after["helm_chart/values.yaml"] == before["helm_chart/values.yaml"]
+
+
+def test_the_launcher_takes_over_the_stock_launchers_arguments(made_kits: Path) -> None:
+    after = done(files_of(made_kits, "k8s/site-1"))
+    stock = components(after, "local/resources.json.default")["k8s_launcher"]["args"]
+    assert stock["pending_timeout"] == 60
+    assert stock["image_pull_secrets"] == ["registry"]
+    assert {key: said for key, said in arguments(after).items() if key != "argo"} == stock
+    assert (
+        components(after, "local/flargo__p_resources.json")["argo_launcher"]["path"] == "flargo.ClientArgoJobLauncher"
+    )
+
+
+@pytest.mark.parametrize("site", ["site-1", "server.lab"])
+def test_a_plain_kit_becomes_what_nvflare_makes_of_it_but_for_the_launcher(made_kits: Path, site: str) -> None:
+    plain = done(files_of(made_kits, f"plain/{site}"))
+    theirs = files_of(made_kits, f"k8s/{site}")
+    expected = json.loads(theirs["local/resources.json.default"])
+    expected["components"] = [part for part in expected["components"] if part["id"] != "k8s_launcher"]
+    assert json.loads(plain["local/resources.json"]) == expected
+    assert json.loads(plain["local/comm_config.json"]) == json.loads(theirs["local/comm_config.json"])
+
+
+def test_a_workspace_elsewhere_is_elsewhere_for_all(made_kits: Path) -> None:
+    after = done(files_of(made_kits, "k8s/server.lab"), Wishes(workspace="/data/flare/"))
+    assert arguments(after)["workspace_mount_path"] == "/data/flare"
+    values = yaml.safe_load(after["helm_chart/values.yaml"])
+    assert values["persistence"]["workspace"]["mountPath"] == "/data/flare"
+    assert values["args"][values["args"].index("fed_server.json") - 2] == "/data/flare"
+    resources = json.loads(after["local/resources.json"])
+    assert resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] == "/data/flare/snapshot-storage"
+    assert components(after)["job_manager"]["args"]["uri_root"] == "/data/flare/jobs-storage"
+    assert not [path for path, text in after.items() if path in CURRENT and b"/var/tmp/nvflare/workspace" in text]
+
+
+CURRENT = ("local/resources.json", "local/flargo__p_resources.json", "helm_chart/values.yaml", "local/comm_config.json")
+
+
+def test_a_place_that_the_site_chose_for_its_jobs_stays(made_kits: Path) -> None:
+    files = files_of(made_kits, "plain/server.lab")
+    text = files["local/resources.json.default"].decode().replace("/tmp/nvflare/jobs-storage", "/vault/jobs")
+    after = done({**files, "local/resources.json.default": text.encode()}, Wishes("lab", workspace="/data/flare"))
+    assert components(after)["job_manager"]["args"]["uri_root"] == "/vault/jobs"
+    assert "/data/flare/snapshot-storage" in after["local/resources.json"].decode()
+
+
+def test_a_site_that_had_flargo_by_hand_keeps_its_settings(made_kits: Path) -> None:
+    args = {"namespace": "lab", "workspace_mount_path": "/w", "argo": {"kill_grace": 9}}
+    launcher = {"id": "mine", "path": "flargo.ClientArgoJobLauncher", "args": args}
+    by_hand = {"local/flargo__p_resources.json": {"format_version": 2, "components": [launcher]}}
+    after = done(files_of(made_kits, "plain/site-1", **by_hand), Wishes())
+    assert arguments(after) == {"config_file_path": None, **args}
+
+
+def test_an_old_study_file_stays_known_to_the_launcher(made_kits: Path) -> None:
+    files = files_of(made_kits, "plain/site-1", **{"local/study_data.yaml": "{}"})
+    assert arguments(done(files))["study_data_pvc_file_path"] == "/var/tmp/nvflare/workspace/local/study_data.yaml"
+
+
+def test_a_resource_manager_of_the_sites_own_stays_and_one_for_local_gpus_goes_with_a_word(made_kits: Path) -> None:
+    files = files_of(made_kits, "plain/site-1")
+    text = files["local/resources.json.default"].decode()
+    own = text.replace("nvflare.app_common.resource_managers.gpu_resource_manager.GPUResourceManager", "site.Manager")
+    assert (
+        components(done({**files, "local/resources.json.default": own.encode()}))["resource_manager"]["path"]
+        == "site.Manager"
+    )
+    gpus = text.replace('"num_of_gpus": 0', '"num_of_gpus": 4')
+    (note,) = prepared({**files, "local/resources.json.default": gpus.encode()}).notes
+    assert "resource_manager" in note
+    assert "'num_of_gpus': 4" in note
+    assert prepared(files).notes == []
+
+
+def test_a_bound_on_jobs_is_the_servers_schedulers(made_kits: Path) -> None:
+    after = done(files_of(made_kits, "k8s/server.lab"), Wishes(max_jobs=2))
+    assert components(after)["job_scheduler"]["args"] == {"max_jobs": 2}
+    assert components(done(after, Wishes(max_jobs=5)))["job_scheduler"]["args"] == {"max_jobs": 5}
+
+
+# The chart
+
+
+def rendered(template: bytes, chart: str) -> list[dict[str, Any]]:
+    """A role template as Helm would render it; knows the stock template's expressions and no others."""
+    text = template.decode()
+    for expression, value in {
+        "{{- if .Values.rbac.create }}\n": "",
+        "{{- end }}\n": "",
+        f'{{{{- include "{chart}.labels" . | nindent 4 }}}}': "a: label",
+        f'{{{{ include "{chart}.name" . }}}}': "the-parent",
+        "{{ .Release.Namespace }}": "the-namespace",
+    }.items():
+        text = text.replace(expression, value)
+    assert "{{" not in text
+    return list(yaml.safe_load_all(text))
+
+
+def rules(objects: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    return {each["metadata"]["name"]: each["rules"] for each in objects if each["kind"] == "Role"}
+
+
+def deployed(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / f"{name}.yaml").read_text()))
+
+
+@pytest.mark.parametrize(("name", "parent"), [("k8s/site-1", "site-1"), ("k8s/server.lab", "server.lab")])
+def test_the_charts_rights_are_those_of_deploy(made_kits: Path, name: str, parent: str) -> None:
+    after = done(files_of(made_kits, name))
+    chart = "nvflare-server" if "server" in name else "nvflare-client"
+    objects = rendered(after["helm_chart/templates/role.yaml"], chart)
+    job, executor = f"{parent}-flargo-job", f"{parent}-flargo-executor"
+    assert rules(objects) == {
+        "the-parent-launcher": rules(deployed("launcher"))["flargo-launcher"],
+        executor: rules(deployed("executor"))["flargo-executor"],
+    }
+    accounts = {each["metadata"]["name"]: each for each in objects if each["kind"] == "ServiceAccount"}
+    assert {*accounts} == {job, executor}
+    assert not any(each["automountServiceAccountToken"] for each in accounts.values())
+    bound = {each["roleRef"]["name"]: each["subjects"][0]["name"] for each in objects if each["kind"] == "RoleBinding"}
+    assert bound == {"the-parent-launcher": "the-parent", executor: executor}
+    (token,) = (each for each in objects if each["kind"] == "Secret")
+    assert token["metadata"]["name"] == f"{executor}.service-account-token"
+    assert token["metadata"]["annotations"] == {"kubernetes.io/service-account.name": executor}
+    assert arguments(after)["argo"] == {"service_account": job, "executor_service_account": executor}
+
+
+@pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
+def test_the_chart_has_no_template_expression_that_nvflares_has_not(made_kits: Path, name: str) -> None:
+    before = files_of(made_kits, name)
+    template = "helm_chart/templates/role.yaml"
+    found = re.compile(r"{{.*?}}")
+    assert {*found.findall(done(before)[template].decode())} <= {*found.findall(before[template].decode())}
+
+
+def test_an_account_of_the_sites_own_is_not_made_by_the_chart(made_kits: Path) -> None:
+    after = done(files_of(made_kits, "k8s/site-1"), Wishes(argo={"service_account": "ours"}))
+    objects = rendered(after["helm_chart/templates/role.yaml"], "nvflare-client")
+    assert [each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"] == [
+        "site-1-flargo-executor"
+    ]
+
+
+# What is refused
+
+LOCAL = "local/resources.json.default"
+REFUSALS: dict[str, tuple[str, dict[str, Any], Wishes, str]] = {
+    "no kit": ("plain/site-1", {"startup/fed_client.json": None}, Wishes("lab"), "startup/"),
+    "no resources": ("plain/site-1", {LOCAL: None}, Wishes("lab"), LOCAL),
+    "broken JSON": ("plain/site-1", {LOCAL: "{"}, Wishes("lab"), LOCAL),
+    "no list": ("plain/site-1", {LOCAL: {"components": {}}}, Wishes("lab"), f"{LOCAL}: components"),
+    "a kit for Docker": ("docker/site-1", {}, Wishes("lab"), f"{LOCAL}: components"),
+    "no namespace": ("plain/site-1", {}, Wishes(), "--namespace"),
+    "a wrong namespace": ("plain/site-1", {}, Wishes("Lab"), "--namespace"),
+    "a relative workspace": ("plain/site-1", {}, Wishes("lab", "work"), "--workspace"),
+    "a relative kubeconfig": ("plain/site-1", {}, Wishes("lab", config_file="config"), "--config-file"),
+    "a wrong setting": ("plain/site-1", {}, Wishes("lab", argo={"kill_grace": 0}), "--argo: argo['kill_grace']"),
+    "an unknown setting": ("plain/site-1", {}, Wishes("lab", argo={"x": 0}), "--argo: argo['x']"),
+    "a bound for a client": ("k8s/site-1", {}, Wishes(max_jobs=1), "--max-jobs"),
+    "no job at all": ("k8s/server.lab", {}, Wishes(max_jobs=0), "--max-jobs"),
+    "a scheduler of another kind": (
+        "k8s/server.lab",
+        {LOCAL: {"components": [{"id": "job_scheduler", "path": "site.Scheduler"}]}},
+        Wishes("lab", max_jobs=1),
+        f"{LOCAL}: components['job_scheduler'].path",
+    ),
+    "a launcher in another file": (
+        "k8s/site-1",
+        {"local/mine__resources.json": {"components": [{"id": "process_launcher", "path": "x"}]}},
+        Wishes(),
+        "local/mine__resources.json: components",
+    ),
+    "a listener in shared files": (
+        "k8s/site-1",
+        {"local/comm_config.json": {"internal": {"scheme": "file"}}},
+        Wishes(),
+        "local/comm_config.json: internal.scheme",
+    ),
+    "an unknown argument": (
+        "k8s/site-1",
+        {LOCAL: {"components": [{"id": "k8s_launcher", "path": "x", "args": {"namespace": "lab", "new": 1}}]}},
+        Wishes(),
+        f"{LOCAL}: args['new']",
+    ),
+    "a record of another kind": ("k8s/site-1", {RECORD: {"files": []}}, Wishes(), f"{RECORD}: files"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_wrong_is_refused_with_file_and_field(made_kits: Path, case: str) -> None:
+    name, texts, wishes, field = REFUSALS[case]
+    with pytest.raises(Refused) as refused:
+        prepare(files_of(made_kits, name, **texts), wishes)
+    assert refused.value.field == field
+    assert refused.value.allowed
+
+
+# Taking it back
+
+
+@pytest.mark.parametrize("path", CURRENT[:2])
+def test_undo_throws_no_edit_away(made_kits: Path, path: str) -> None:
+    before = files_of(made_kits, "k8s/server.lab")
+    edited = done(before)
+    edited[path] = edited[path].replace(b"{", b"{ ", 1)
+    for kit in (edited, done(edited, Wishes(max_jobs=9, argo={"kill_grace": 9}))):
+        with pytest.raises(Refused) as refused:
+            undo(kit)
+        assert refused.value.field == path
+        del kit[path]
+        assert applied(kit, undo(kit)) == before, "as the message says: delete it, and undo again"
+
+
+def test_undo_goes_on_where_writing_broke_off(made_kits: Path) -> None:
+    before = files_of(made_kits, "k8s/site-1")
+    changes = prepared(before).changes
+    assert changes[0].path == RECORD, "first, or what is written before it could not be undone"
+    for count in range(1, len(changes) + 1):
+        half = applied(before, changes[:count])
+        assert applied(half, undo(half)) == before
+        assert done(half) == done(before)
+
+
+def test_what_flargo_never_prepared_is_not_undone(made_kits: Path) -> None:
+    with pytest.raises(Refused, match="was not prepared by it"):
+        undo(files_of(made_kits, "k8s/site-1"))
+
+
+def test_a_staged_kit_with_values_of_flargos_is_unstaged_before_it_is_undone(made_kits: Path) -> None:
+    after = done(files_of(made_kits, "k8s/site-1"), Wishes(workspace="/data"))
+    values = yaml.safe_load(after["helm_chart/values.yaml"])
+    values["workspaceConfig"]["local"]["configMapName"] = "nvflare-local-site-1"
+    after["helm_chart/values.yaml"] = yaml.safe_dump(values).encode()
+    with pytest.raises(Refused, match="unstage"):
+        undo(after)
