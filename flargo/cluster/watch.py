@@ -18,6 +18,8 @@ silence beyond it is a dead connection: a half-open socket is noticed within the
 SILENCE = STREAM_SECONDS + 8.0
 LEAST_SECONDS = 1.0
 """A stream that ends sooner is not renewed before."""
+LASTING = 10.0
+"""A stream that was heard for longer and then cut, by a load balancer perhaps, is no sign of a server in trouble."""
 RELIST_SECONDS = 600.0
 """A fresh list repairs what a stream may have lost."""
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -55,6 +57,7 @@ class Watch:
         """Follow until told to stop."""
         version, listed_at, failures = "", 0.0, 0
         while not self.pause(0.0):
+            begun = self.clock()
             try:
                 if not version or self.clock() - listed_at > RELIST_SECONDS:
                     items, version = self.api.list(self.kind, self.labels)
@@ -68,7 +71,7 @@ class Watch:
                     return
             except ApiError as error:
                 # Whatever broke the stream, a list is the sure way back into sync.
-                version, failures = "", failures + 1
+                version, failures = "", 1 if self.clock() - begun > LASTING else failures + 1
                 self.listener.lost(self.kind, error)
                 if self.pause(_gap(failures, error)):
                     return

@@ -32,7 +32,7 @@ class Stage(IntEnum):
     SHORTAGE = 6
     """No node has enough free cpu, memory or GPUs."""
     TAINTED = 7
-    """Every node that could take it is tainted or closed, perhaps in passing: not ready after an outage, or drained."""
+    """No node takes it, perhaps in passing: tainted (not ready after an outage), drained, or there is none just now."""
     STARTING = 8
     """The pod has a node; volumes, network, containers."""
     PULLING = 9
@@ -119,7 +119,7 @@ _STEP_WORDS = (
     (re.compile(_NO_PROGRAM), Reason.CONTAINER),
 )
 
-_TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable")
+_TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable|no nodes available")
 _SHORTAGE = re.compile(r"\binsufficient\s+([a-z0-9./_-]+)", re.IGNORECASE)
 
 

@@ -220,9 +220,16 @@ def test_a_shortage_waits_for_pending_timeout_and_no_longer() -> None:
     assert story.life.doom.reason is Reason.SHORTAGE
 
 
-@pytest.mark.parametrize("words", ["had untolerated taint(s)", "were unschedulable"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "0/1 nodes are available: 1 node(s) had untolerated taint(s).",
+        "0/1 nodes are available: 1 node(s) were unschedulable.",
+        "no nodes available to schedule pods",
+    ],
+)
 def test_a_taint_on_every_node_may_pass_and_fails_the_job_if_it_does_not(words: str) -> None:
-    tainted = replace(POD_SHORT, unscheduled_message=f"0/1 nodes are available: 1 node(s) {words}.")
+    tainted = replace(POD_SHORT, unscheduled_message=words)
     story = Story().sees(WORKFLOW, tainted).passes(59)
     assert story.wishes == []
     story.passes(1).reads(WORKFLOW, tainted)

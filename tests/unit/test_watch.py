@@ -98,6 +98,12 @@ def test_a_watch_that_is_always_refused_knocks_ever_more_seldom_although_lists_w
     assert server.now > 100.0, f"{len(server.asked)} requests in {server.now:.1f} s"
 
 
+def test_streams_that_are_cut_after_half_a_minute_each_are_taken_up_at_once() -> None:
+    """A load balancer with a limit of its own must not make a site ever more blind."""
+    server = Server(lasting=30.0, requests=40, then=[event("MODIFIED", 101), ApiError("watch", "pods", 0)])
+    assert max(server.slept) < 1.0, server.slept
+
+
 def test_streams_that_end_at_once_are_no_busy_loop() -> None:
     server = Server(lasting=0.0, requests=40)
     assert server.now > 10.0, f"{len(server.asked)} requests in {server.now:.1f} s"
