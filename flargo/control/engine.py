@@ -35,7 +35,7 @@ class Order:
     secret: str
     """The name of the job's credentials Secret."""
     pod: str = ""
-    """The pod's name, where a pod is to be killed."""
+    """The pod's name, where the wish is about one."""
     grace: int = 0
     news: int = 0
     """How much the streams had told of the job when it was ordered."""
@@ -268,7 +268,8 @@ class Engine:
         else:
             self._strangers = tuple(views.values())
         outcomes += [
-            self._show(key, views.get(known.life.name), known.pods, now) for key, known in list(self._known.items())
+            self._show(key, views.get(known.life.name), known.pods, now, gap=True)
+            for key, known in list(self._known.items())
         ]
         return _sum(outcomes)
 
@@ -279,18 +280,20 @@ class Engine:
         strangers, self._strangers = self._strangers, ()
         outcomes = [self._adopt(view, now, tuple(pods.get(view.name, ()))) for view in strangers]
         outcomes += [
-            self._show(key, known.workflow, tuple(pods.get(known.life.name, ())), now)
+            self._show(key, known.workflow, tuple(pods.get(known.life.name, ())), now, gap=True)
             for key, known in list(self._known.items())
         ]
         return _sum(outcomes)
 
-    def _show(self, key: str, workflow: WorkflowView | None, pods: tuple[PodView, ...], now: float) -> Outcome:
+    def _show(
+        self, key: str, workflow: WorkflowView | None, pods: tuple[PodView, ...], now: float, *, gap: bool = False
+    ) -> Outcome:
         known = self._known[key]
         if (workflow, pods) == (known.workflow, known.pods):
             return Outcome()
         known.workflow, known.pods = workflow, pods
         known.news += 1
-        return self._tell(key, Saw(self._observe(known, fresh=False)), now)
+        return self._tell(key, Saw(replace(self._observe(known, fresh=False), gap=gap)), now)
 
     def _observe(self, known: _Known, *, fresh: bool) -> Observation:
         """What is the life's own: a Workflow of another launch may have the name, and its pods the label."""
@@ -332,7 +335,7 @@ class Engine:
 def _order(key: str, known: _Known, wish: Wish) -> Order:
     life = known.life
     pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in life.seen.pods}
-    pod = pods.get(wish.uid, "") if wish.act is Act.KILL else ""
+    pod = pods.get(wish.uid, "") if wish.act in {Act.KILL, Act.LISTEN} else ""
     return Order(key, life.name, wish, credentials_secret(life.name, life.attempt), pod, life.grace, known.news)
 
 

@@ -269,7 +269,9 @@ class Loop:
                 self._tasks.put(lambda: self._engine.confirmed(order, workflow, pods, time.monotonic()))
                 return
             if order.wish.act is Act.LISTEN:
-                events, _ = self._api.list(Kind.EVENT, fields=f"involvedObject.uid={order.wish.uid}")
+                events, _ = self._api.list(
+                    Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={order.pod}"
+                )
                 self._tasks.put(lambda: self._engine.heard(order, events, time.monotonic()))
                 return
             self._do(order)

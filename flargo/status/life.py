@@ -21,7 +21,8 @@ class Act(Enum):
     CONFIRM = "confirm"
     """Read the Workflow and its pods afresh."""
     LISTEN = "list the events of"
-    """List the pod's events: the only place that tells of a mount that fails or an image that is pulled."""
+    """List the events of its pod, and of others that had its name: the only place that tells of a mount that fails,
+    of an image that is pulled, and of a pod that came and went unseen."""
     NUDGE = "nudge"
     """Touch the Workflow, so that Argo's controller looks at it again."""
     SHUTDOWN = "shut down"
@@ -131,6 +132,10 @@ class Life:
     first_pod: Uid | None = None
     pod: PodView | None = None
     """The first pod, as it was seen last."""
+    doubtful: bool = False
+    """The first pod came while nobody looked: another may have been there before it."""
+    twice: bool = False
+    """Another was."""
     ended: PodView | None = None
     """The first pod, once its main container has ended: it cannot end twice, though the pod may go or be told
     of out of order."""

@@ -121,6 +121,7 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
         seen=observation,
         first_pod=first,
         pod=pod or life.pod,
+        doubtful=life.doubtful or (life.first_pod is None and first is not None and _is_unsure(observation)),
         ended=ended,
         stage=stage,
         since=life.since if stage is life.stage else now.healthy,
@@ -131,7 +132,18 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
     )
 
 
-def _listen(life: Life, wish: Wish, events: tuple[EventView, ...], now: Now) -> Life:
+def _is_unsure(observation: Observation) -> bool:
+    """Whether something may have come and gone before it that no stream told of."""
+    return observation.gap or observation.fresh
+
+
+def _listen(life: Life, wish: Wish, told: tuple[EventView, ...], now: Now) -> Life:
+    events = tuple(event for event in told if event.uid in {"", life.first_pod})
+    workflow = life.seen.workflow
+    created = workflow.created if workflow is not None else None
+    # An earlier launch of the job had a pod of that name, too: of an earlier Workflow.
+    others = [event for event in told if event not in events and created and event.first and event.first >= created]
+    life = replace(life, doubtful=False, twice=life.twice or bool(others))
     seen = replace(life.seen, events=events, fresh=False)
     stage = diagnose(seen, life.first_pod).stage
     times = life.tries.get(wish, Try()).failures + 1
@@ -187,6 +199,8 @@ def _judge(life: Life, now: Now, *, fresh: bool) -> Life:
     if life.verdict is not None:
         return life
     seen = diagnose(life.seen, life.first_pod)
+    if fresh and life.twice and life.doom is None:
+        life = replace(life, doom=Diagnosis(seen.stage, Reason.RUN_TWICE, "its events tell of an earlier pod"))
     if seen.final or (fresh and _nothing_runs(life, seen, now)):
         return _rule(life, seen, now)
     if fresh and life.doom is None:
@@ -278,6 +292,8 @@ def _wishes(life: Life, now: Now) -> list[Wish]:
         wishes += _ending(life, now)
     elif _is_overdue(life, now) or (life.verdict is None and _asks_confirmation(life, now)):
         wishes.append(CONFIRM)
+    elif life.verdict is None and life.doubtful:
+        wishes.append(Wish(Act.LISTEN, life.first_pod))
     elif life.verdict is None and _is_overlooked(life, now):
         wishes.append(Wish(Act.NUDGE, life.seen.workflow.uid if life.seen.workflow else None))
     elif life.verdict is None and life.stage in _SLOW and (life.events or now.healthy >= life.since + PATIENT):
@@ -301,7 +317,7 @@ def _asks_confirmation(life: Life, now: Now) -> bool:
     if life.submitting and life.stage is Stage.ABSENT:
         return False
     seen = diagnose(life.seen, life.first_pod)
-    return _has_failed_to_launch(life) or seen.reason is not None or _overdue(life, now) is not None
+    return _has_failed_to_launch(life) or life.twice or seen.reason is not None or _overdue(life, now) is not None
 
 
 def _ending(life: Life, now: Now) -> list[Wish]:

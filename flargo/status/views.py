@@ -88,6 +88,8 @@ class EventView:
     count: int = 1
     first: datetime | None = None
     last: datetime | None = None
+    uid: str = ""
+    """The pod's."""
 
     @property
     def span(self) -> float:
@@ -105,6 +107,7 @@ class WorkflowView:
     """Of flargo: which launch made it."""
     parent: str = ""
     """Of flargo: which run of its site's FLARE parent made it."""
+    created: datetime | None = None
     phase: str = ""
     message: str = ""
     suspended: bool = False
@@ -133,6 +136,8 @@ class Observation:
     pods: tuple[PodView, ...] = ()
     vanished: PodView | None = None
     """The job's pod as it was seen last, if it is gone."""
+    gap: bool = False
+    """The stream has begun anew: what happened just before was not seen."""
     fresh: bool = False
     """Read from the API server for this question, not remembered from a watch."""
     published: bool = False
@@ -182,6 +187,7 @@ def workflow_view(item: Object) -> WorkflowView:
         name=_text(item, "metadata", "name"),
         attempt=_text(item, "metadata", "annotations", Annotation.ATTEMPT),
         parent=_text(item, "metadata", "labels", Label.PARENT),
+        created=_time(item, "metadata", "creationTimestamp"),
         phase=_text(item, "status", "phase"),
         message=_text(item, "status", "message"),
         suspended=_at(item, "spec", "suspend") is True,
@@ -244,6 +250,7 @@ def event_view(item: Object) -> EventView:
     return EventView(
         reason=_text(item, "reason"),
         message=_text(item, "message"),
+        uid=_text(item, "involvedObject", "uid"),
         count=count if isinstance(count, int) else 1,
         first=first,
         last=_time(item, "series", "lastObservedTime") or _time(item, "lastTimestamp") or first,

@@ -55,12 +55,17 @@ class Story:
         return self
 
     def sees(
-        self, workflow: WorkflowView | None, *pods: PodView, fresh: bool = False, published: bool = False
+        self,
+        workflow: WorkflowView | None,
+        *pods: PodView,
+        fresh: bool = False,
+        published: bool = False,
+        gap: bool = False,
     ) -> "Story":
-        """The cluster is seen so, by a watch or by a fresh read."""
+        """The cluster is seen so, by a watch (which may have begun anew) or by a fresh read."""
         if fresh:
             self.wished = [wish for wish in self.wished if wish.act is not Act.CONFIRM]
-        return self.tell(Saw(Observation(workflow, pods, fresh=fresh, published=published)))
+        return self.tell(Saw(Observation(workflow, pods, fresh=fresh, published=published, gap=gap)))
 
     def reads(self, workflow: WorkflowView | None, *pods: PodView, published: bool = False) -> "Story":
         """The confirmation that was wished for comes back so."""

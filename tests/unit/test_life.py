@@ -166,6 +166,34 @@ def test_a_pod_that_is_gone_had_done_its_work_if_argo_says_so() -> None:
     assert heard(Story().sees(WORKFLOW, dying).sees(ended).reads(ended)) == (Reason.SUCCEEDED, 0)
 
 
+LAUNCHED = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def of_another_pod(seconds: float) -> EventView:
+    """An event of a pod of the same name, so long after the launch."""
+    return EventView("Started", uid="p0", first=LAUNCHED + timedelta(seconds=seconds))
+
+
+def test_a_pod_that_came_and_went_while_nobody_looked_is_found_by_its_events() -> None:
+    launched = replace(WORKFLOW, created=LAUNCHED)
+    story = Story().sees(launched).sees(launched, POD_RUNNING, gap=True)
+    assert story.wishes == [Act.LISTEN]
+    story.hears(of_another_pod(3)).reads(launched, POD_RUNNING).does(Act.SHUTDOWN).sees(SHUT, exited(143))
+    story.reads(SHUT, exited(143))
+    assert heard(story) == (Reason.RUN_TWICE, 104)
+
+
+def test_a_pod_of_an_earlier_launch_is_not_this_ones() -> None:
+    launched = replace(WORKFLOW, created=LAUNCHED)
+    story = Story().sees(launched).sees(launched, POD_RUNNING, gap=True).hears(of_another_pod(-3))
+    assert story.wishes == []
+    assert heard(story.sees(launched, exited(0))) == (Reason.SUCCEEDED, 0)
+
+
+def test_a_pod_that_was_seen_to_come_is_not_doubted() -> None:
+    assert Story().sees(WORKFLOW).sees(WORKFLOW, POD).sees(WORKFLOW, POD_RUNNING, gap=True).wishes == []
+
+
 def test_143_seen_before_the_shutdown_that_caused_it_is_an_abort_from_outside() -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(143))
     assert heard(story.reads(SHUT, exited(143))) == (Reason.SHUT_DOWN, 9)
