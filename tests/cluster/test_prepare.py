@@ -64,7 +64,7 @@ def test_two_jobs_run_as_workflows_one_after_the_other(fed: Federation, place: P
     while (waiting := fed.status(second)) and not fed.status(first).startswith("FINISHED:"):
         assert waiting == "SUBMITTED", "the server's bound is one"
         time.sleep(1)
-    assert fed.status(first) == "FINISHED:COMPLETED"
+    assert fed.status(first) == "FINISHED:COMPLETED", fed.log("server")[-3000:]
     assert fed.wait(second) == "FINISHED:COMPLETED", "it waited and was not given up"
     succeeded = dict.fromkeys(fed.names, "Succeeded")
     for job in (first, second):
