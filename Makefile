@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint unit cluster faults cluster-up cluster-down bench docs format lock
+.PHONY: test lint unit cluster faults soak cluster-up cluster-down bench docs format lock
 
 test: lint unit cluster
 
@@ -22,6 +22,10 @@ cluster: cluster-up
 # The fault matrix: 106 scenarios, daemons stopped and wires cut; ten minutes on a quiet machine.
 faults: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/pytest tests/cluster/test_faults*.py
+
+# Two hundred short jobs with faults at random, for ten minutes; the cluster must have nothing else to do.
+soak: cluster-up
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.cluster.soak --controller
 
 cluster-up: .venv/ready
 	$(BIN)/python -m tests.cluster up
