@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flargo.terms import Label
-from tests.cluster.site import Site
+from tests.cluster.site import Job, Site
 from tests.cluster.world import World, _may_run
 
 POOLS = ("flargo-submit", "flargo-perform", "flargo-tell")
@@ -78,8 +78,8 @@ def growth(readings: Sequence[Reading], launchers: int) -> list[str]:
     return found
 
 
-def left(world: World, site: Site, jobs: Sequence[tuple[str, str]]) -> list[str]:
-    """What runs, may run, or holds credentials of a site's jobs (by id and Workflow), or is still followed."""
+def left(world: World, site: Site, jobs: Sequence[Job]) -> list[str]:
+    """What of a site runs, may run, or holds credentials; which processes of these jobs; what it still follows."""
     ours = f"{Label.FEDERATION}={site.federation}"
     workflows = world.items("workflows.argoproj.io", ours)
     secrets = [item["metadata"]["name"] for item in world.items("secrets", ours)]
@@ -89,7 +89,7 @@ def left(world: World, site: Site, jobs: Sequence[tuple[str, str]]) -> list[str]
         *(f"Workflow {item['metadata']['name']}" for item in workflows if not _is_over(item)),
         *(f"pod {pod['metadata']['name']}" for pod in world.items("pods", ours) if _may_run(pod)),
         *(f"Secret {name}" for name in secrets if not name.startswith("nvflare-startup-")),
-        *(f"process {pid} of {name}" for job_id, name in jobs for pid in _processes(world, job_id, name)),
+        *(f"process {pid} of {job.name}" for job in jobs for pid in _processes(world, job)),
         *(f"{name}, followed by the launcher" for name in followed),
     ]
 
@@ -99,5 +99,5 @@ def _is_over(workflow: dict[str, object]) -> bool:
     return isinstance(status, dict) and status.get("phase") in {"Succeeded", "Failed", "Error"}
 
 
-def _processes(world: World, job_id: str, name: str) -> set[int]:
-    return {*world.processes(job_id), *world.processes_in(name)}
+def _processes(world: World, job: Job) -> set[int]:
+    return {*world.processes(job.id), *world.processes_in(job.name)}

@@ -103,7 +103,7 @@ class _Run:
         for future in futures:
             if future.exception() is not None:
                 self.wrong.append(f"the test itself broke: {future.exception()!r}")
-        self._look(index, jobs, disturbed)
+        self._look(index, jobs)
         for running in jobs:
             self._judge(running, disturbed)
         jobs.clear()
@@ -131,14 +131,13 @@ class _Run:
             self._slowest_launch = max(self._slowest_launch, time.time() - begun)
         return running
 
-    def _look(self, index: int, jobs: Sequence[Running], disturbed: Sequence[Disturbance]) -> None:
+    def _look(self, index: int, jobs: Sequence[Running]) -> None:
         """Whether nothing is left of a round's jobs."""
-        del disturbed
-        names = [(running.job.id, running.job.name) for running in jobs]
+        of_site = {site: [it.job for it in jobs if it.job.site is site] for site in self.sites.values()}
         remains: list[str] = []
 
         def is_clear() -> bool:
-            remains[:] = [each for site in self.sites.values() for each in gauge.left(self.world, site, names)]
+            remains[:] = [each for site, its in of_site.items() for each in gauge.left(self.world, site, its)]
             return not remains
 
         try:
