@@ -37,7 +37,7 @@ def test_the_controller_is_frozen_only_when_asked() -> None:
 def ended(code: int, program: Program | None = None, *deeds: Done, why: str = "Error") -> Case:
     """A program that ended in the second of ENDED, seen one later."""
     end = End(code, why, "", ENDED, ENDED + 1)
-    return Case(program or Program(Kind.EXITS, code), 90, deeds, Seen(1, 1, end), (), ENDED + 20)
+    return Case(program or Program(Kind.EXITS, code), 90, deeds, Seen(1, 1, True, end), (), ENDED + 20)
 
 
 def done(deed: Deed, at: float, problem: str = "") -> Done:
@@ -93,6 +93,24 @@ def test_of_a_job_that_never_began_only_a_deed_explains_the_end() -> None:
 def test_a_second_pod_may_be_told_of() -> None:
     twice = ended(143, SLEEPS, done(Deed.DELETE_POD, BEFORE))
     assert may_hear(replace(twice, seen=replace(twice.seen, pods=2))) == {POD_DELETED, TWICE}
+
+
+def test_a_program_that_ran_in_two_pods_was_run_twice_though_nobody_looked() -> None:
+    """What the second one did, and the abort that the run had to end it with, are no answer."""
+    first, again = ended(143, SLEEPS, done(Deed.EVICT_POD, BEFORE)), End(0, "", "", ENDED + 9, ENDED + 10)
+    down = Disturbance(Trouble.DOWN, ENDED - 3, ENDED + 10)
+    last = replace(done(Deed.ABORT, ENDED + 5), planned=False)
+    seen = replace(first.seen, pods=2, started=2, gone=ENDED + 2, again=again)
+    twice = replace(first, seen=seen, deeds=[*first.deeds, last], disturbed=[down])
+    assert may_hear(twice) == {DISRUPTED, POD_DELETED, TWICE}
+
+
+def test_a_program_that_ran_in_the_second_pod_only_may_be_judged_by_that() -> None:
+    again = End(9, "Error", "", ENDED, ENDED + 1)
+    seen = Seen(2, 1, False, None, ENDED - 10, again)
+    case = Case(Program(Kind.EXITS, 9), 80, [done(Deed.DELETE_POD, 85)], seen, (), ENDED + 20)
+    assert may_hear(case) == {POD_DELETED, TWICE}
+    assert may_hear(replace(case, disturbed=[Disturbance(Trouble.DOWN, 80, 92)])) == {POD_DELETED, TWICE, FAILED}
 
 
 def test_an_exit_code_may_be_missed_only_if_its_pod_went_while_the_launcher_could_not_look() -> None:

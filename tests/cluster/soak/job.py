@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flargo.control.ticket import Ticket
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.cluster.site import DEAF, SLEEPS, Job, Site
@@ -20,6 +21,8 @@ STUDIES: dict[str, Any] = {
 """So that who is deaf does not hold the machine for half a minute when its pod is deleted."""
 MOST = 240.0
 """Seconds from a launch to its verdict, whatever happens: then the run goes on without it."""
+UNENDED = 60.0
+"""Seconds after its last deed after which a job that would go on for ever is ended: Argo made another pod for it."""
 CLEARS = 150.0
 """Seconds from a verdict to when the launcher lets go, at the worst."""
 _FLARES = frozenset({Deed.ABORT, Deed.CLEANUP})
@@ -83,7 +86,7 @@ class Follower:
         number, job = running.launch.number, running.job
         try:
             ticket = job.ticket
-            heard = ticket.wait(lambda seen: seen.verdict is not None, MOST)
+            heard = ticket.wait(_is_ruled, MOST)
             running.ruled = time.time()
         finally:
             ruled()
@@ -110,6 +113,9 @@ class Follower:
         for act in sorted(running.launch.acts, key=lambda act: (act.since is Since.RUNNING, act.at)):
             if self._is_due(running, act):
                 running.deeds.append(self._do(running, act.deed))
+        if running.launch.program.own_end is None and not running.job.ticket.wait(_is_ruled, UNENDED):
+            self._say(f"job {running.launch.number}: goes on, {running.job.name}")
+            running.deeds.append(replace(self._do(running, Deed.ABORT), planned=False))
 
     def _is_due(self, running: Running, act: Act) -> bool:
         """Wait until it is; whether it still makes sense. To end through FLARE what has ended always does."""
@@ -161,6 +167,10 @@ class Follower:
                     self._world.evict(pods[0])
                 else:
                     self._world.delete("pod", pods[0])
+
+
+def _is_ruled(ticket: Ticket) -> bool:
+    return ticket.verdict is not None
 
 
 def _abort(job: Job) -> None:

@@ -5,7 +5,7 @@ All moments are seconds of the machine's clock, which the node shares; the kubel
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flargo.status.reasons import OWN_CODES, Reason
 from tests.cluster.soak.plan import Deed, Program, Trouble
@@ -31,6 +31,8 @@ class Done:
     done: float
     problem: str = ""
     """Why it could not be done."""
+    planned: bool = True
+    """Not: the plan's deeds had not ended it, and the run had to go on."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,13 @@ class Seen:
     pods: int = 0
     started: int = 0
     """In how many of them the program began."""
+    first_started: bool = False
     end: End | None = None
     """Of the first pod."""
     gone: float | None = None
     """When the first pod went."""
+    again: End | None = None
+    """Of the last pod, where there were several."""
     workflow: float | None = None
     """When its Workflow came."""
 
@@ -109,6 +114,19 @@ _KUBELETS: dict[str, Heard] = {
 
 def may_hear(case: Case) -> frozenset[Heard]:
     """What is right. Empty: nothing that happened explains that the job ended at all."""
+    seen = case.seen
+    # Argo made another pod in the place of one whose program had not begun, and a launcher that was not able to look
+    # knows only of the later one: the program has run once, and that is what is told.
+    unseen = seen.pods > 1 and not seen.first_started and seen.gone is not None and case.troubled(seen.gone - NOTICED)
+    planned = replace(case, deeds=[it for it in case.deeds if it.planned])
+    right = _of_its_first_pod(planned)
+    if unseen and seen.gone is not None:
+        later = [it for it in case.deeds if it.done > seen.gone]
+        right |= _of_its_first_pod(replace(case, deeds=later, seen=Seen(1, 1, end=seen.again, first_started=True)))
+    return right
+
+
+def _of_its_first_pod(case: Case) -> frozenset[Heard]:
     sure, maybe = _before(case), _in_the_race(case)
     end = case.seen.end
     if end is None:
@@ -177,8 +195,9 @@ def _ended_by(case: Case, deeds: Collection[Deed]) -> frozenset[Heard]:
 def lateness(case: Case) -> tuple[float, float]:
     """Seconds from when the launcher could know the end to the verdict, and how many are allowed."""
     seen = case.seen
+    ends = seen.again or seen.end
     moments = [it.done for it in case.deeds if not it.problem and it.begun < case.ruled]
-    could = seen.end.seen if seen.end is not None else max([*moments, seen.gone or 0.0, case.launched])
+    could = ends.seen if ends is not None else max([*moments, seen.gone or 0.0, case.launched])
     near = [each for each in case.disturbed if each.begun < case.ruled and each.over + RECOVERY > case.launched]
     well = max([could, *(min(each.over, case.ruled) for each in near if each.over > could - NOTICED)])
     allowed = NOTICED + (RECOVERY if near else 0.0)

@@ -122,7 +122,15 @@ def _follow(world: World, path: str, federations: list[str]) -> "subprocess.Pope
 def _summary(job: _Account) -> Seen:
     pods = list(job.pods.values())
     first = pods[0] if pods else _Pod()
-    return Seen(len(pods), sum(pod.started for pod in pods), first.end, first.gone, job.workflow)
+    return Seen(
+        len(pods),
+        sum(pod.started for pod in pods),
+        first.started,
+        first.end,
+        first.gone,
+        pods[-1].end if len(pods) > 1 else None,
+        job.workflow,
+    )
 
 
 def _note_pod(pod: _Pod, item: Object, now: float, *, gone: bool) -> None:
