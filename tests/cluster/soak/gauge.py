@@ -15,6 +15,8 @@ from tests.cluster.world import World, _may_run
 POOLS = ("flargo-submit", "flargo-perform", "flargo-tell")
 """Of the launchers' own worker threads, which come when they are needed first, and stay: eight of each at the most."""
 WORKERS = 8 * len(POOLS)
+OWN = "soak"
+"""Of this test's own pool."""
 MOST_BYTES = 12 * 2**20
 """By which a process may grow from one round to all that follow: what its allocator does not give back."""
 MOST_OBJECTS = 5000
@@ -27,13 +29,22 @@ class Reading:
 
     resident: int
     """Bytes."""
-    objects: int
-    ours: Counter[str]
-    """Objects of flargo's classes."""
+    kinds: Counter[str]
+    """Objects by their classes."""
     workers: int
     """Threads of pools."""
     threads: tuple[str, ...]
     """The other ones' names."""
+
+    @property
+    def objects(self) -> int:
+        """All of them."""
+        return self.kinds.total()
+
+    @property
+    def ours(self) -> Counter[str]:
+        """Those of flargo's classes."""
+        return Counter({kind: count for kind, count in self.kinds.items() if kind.startswith("flargo.")})
 
     def __str__(self) -> str:
         threads = f"{len(self.threads)} threads and {self.workers} of pools"
@@ -44,20 +55,14 @@ class Reading:
 def read() -> Reading:
     """Gauge this process."""
     gc.collect()
-    found = gc.get_objects()
-    ours = Counter(
-        f"{type(each).__module__}.{type(each).__qualname__}"
-        for each in found
-        if str(getattr(type(each), "__module__", "")).startswith("flargo.")
-    )
+    kinds = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
     names = sorted(thread.name for thread in threading.enumerate())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Reading(
         pages * os.sysconf("SC_PAGE_SIZE"),
-        len(found),
-        ours,
+        kinds,
         sum(name.startswith(POOLS) for name in names),
-        tuple(name for name in names if not name.startswith(POOLS)),
+        tuple(name for name in names if not name.startswith((*POOLS, OWN))),
     )
 
 
@@ -68,7 +73,8 @@ def growth(readings: Sequence[Reading], launchers: int) -> list[str]:
         if each.resident > first.resident + MOST_BYTES:
             found.append(f"reading {at}: {each.resident - first.resident} bytes more than at the first")
         if each.objects > first.objects + MOST_OBJECTS:
-            found.append(f"reading {at}: {each.objects - first.objects} objects more than at the first")
+            most = dict((each.kinds - first.kinds).most_common(8))
+            found.append(f"reading {at}: {each.objects - first.objects} objects more than at the first: {most}")
         if more := each.ours - first.ours:
             found.append(f"reading {at}: more objects of flargo's than at the first: {dict(more)}")
         if more := Counter(each.threads) - Counter(first.threads):

@@ -67,7 +67,7 @@ class _Run:
 
     def __init__(self, world: World, wire: Wire, sites: dict[Role, Site], witness: Witness, timeline: Timeline) -> None:
         self.world, self.wire, self.sites, self.witness, self.timeline = world, wire, sites, witness, timeline
-        self.pool = ThreadPoolExecutor(4 * AT_ONCE, thread_name_prefix="soak")
+        self.pool = ThreadPoolExecutor(4 * AT_ONCE, thread_name_prefix=gauge.OWN)
         self.wrong: list[str] = []
         self._room = threading.Semaphore(AT_ONCE)
         self._follower = Follower(world, witness, timeline)
