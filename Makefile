@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test demo lint unit embedded cluster faults cluster-up cluster-down bench docs format lock
+.PHONY: test demo lint unit embedded cluster faults soak cluster-up cluster-down bench docs format lock
 
-test: lint unit cluster faults
+test: lint unit embedded cluster faults
 
 # A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
 demo: .venv/ready
@@ -30,6 +30,10 @@ cluster: cluster-up
 # The fault matrix: daemons stopped, nodes lost, wires cut; a quarter of an hour on a quiet machine.
 faults: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/pytest tests/cluster/test_faults*.py
+
+# Two hundred short jobs with faults at random, for ten minutes; the cluster must have nothing else to do.
+soak: cluster-up
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.cluster.soak --controller
 
 cluster-up: .venv/ready
 	$(BIN)/python -m tests.cluster up
