@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nvflare.apis.job_def import RunStatus
 from nvflare.app_opt.job_launcher.k8s_launcher import K8sJobHandle
 
 from tests.bench import seen, stock
@@ -153,7 +154,7 @@ def _result(row: Row, play: Play, sights: Seen, acted: float | None, ran_on: flo
     seconds = None if at is None or run.heard_at is None else max(0.0, round(run.heard_at - at, 1))
     status = run.status()
     told = not row.heard or status in row.allowed
-    ended = not (row.ended and left)
+    ended = not (row.ended and left) or status == RunStatus.FINISHED_COMPLETED.value
     done, over = sights.first(run.name, seen.ended), sights.first(run.name, seen.over)
     gone = _gone(run) if left else None
     launching = (run.launched_at or run.heard_at or time.monotonic()) - run.begun_at

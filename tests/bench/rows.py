@@ -100,7 +100,7 @@ class Row:
     heard: bool = True
     """Whether there is somebody to hear of it."""
     ended: bool = False
-    """Whether what is left makes it wrong, whatever FLARE hears."""
+    """Whether what is left makes it wrong, unless the job completes."""
     wire: bool = False
     within: float = 60.0
     """Seconds that FLARE is given to hear of it."""
