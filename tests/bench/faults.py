@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -101,11 +102,7 @@ def _measure(rows: list[Row], launchers: tuple[Launcher, ...], sights: Seen) -> 
             for launcher in launchers
         }
         return [
-            {
-                "name": row.name,
-                "right": row.right,
-                **{launcher.name: running[row.name, launcher.name].result() for launcher in launchers},
-            }
+            {"name": row.name, **{launcher.name: running[row.name, launcher.name].result() for launcher in launchers}}
             for row in rows
         ]
 
@@ -124,7 +121,7 @@ def _one(row: Row, launcher: Launcher, sights: Seen, slots: threading.Semaphore)
             except Exception:  # noqa: BLE001
                 traceback.print_exc()
                 broken = f"{traceback.format_exc(limit=-1)}; FLARE heard {run.code}, {run.problem}"
-                return {"broken": broken, "right": False, "left": run.left()}
+                return {"broken": broken, "left": run.left()}
             run.hears(row.within if row.heard else 0)
             ran_on = _runs_on(run, launcher.world)
         time.sleep(LATER)
@@ -153,15 +150,12 @@ def _result(row: Row, play: Play, sights: Seen, acted: float | None, ran_on: flo
         at = sights.first(run.name, row.shown) if row.shown is not None else run.begun_at
     seconds = None if at is None or run.heard_at is None else max(0.0, round(run.heard_at - at, 1))
     status = run.status()
-    told = not row.heard or status in row.allowed
-    ended = not (row.ended and left) or status == RunStatus.FINISHED_COMPLETED.value
     done, over = sights.first(run.name, seen.ended), sights.first(run.name, seen.over)
     gone = _gone(run) if left else None
     launching = (run.launched_at or run.heard_at or time.monotonic()) - run.begun_at
     result: Result = {
         "code": run.code,
         "status": status,
-        "right": told and ended and not play.complaint,
         "seconds": seconds,
         "left": left,
         "gone": gone,
@@ -205,17 +199,24 @@ def table(figures: dict[str, Any]) -> str:
         "| what happens | right is | flargo: FLARE hears | right | s | left | stock: FLARE hears | right | s | left |",
         "|---|---|---|---|---:|---|---|---|---:|---|",
     ]
-    for row in figures["rows"]:
-        cells = [*_cells(row["flargo"]), *_cells(row["stock"])]
-        rows.append(f"| {row['name']} | {row['right']} | {' | '.join(cells)} |")
+    for name, row, both in _rows(figures):
+        cells = [*_cells(row, both["flargo"]), *_cells(row, both["stock"])]
+        rows.append(f"| {name} | {row.right} | {' | '.join(cells)} |")
     wrong, leaving = (_count(figures, what) for what in (_is_wrong, _leaves))
     rows += ["", _held(figures)]
     rows += ["", f"Of {len(figures['rows'])} rows: wrong {wrong}; something left {leaving}."]
     return "\n".join(rows)
 
 
-def _count(figures: dict[str, Any], what: Any) -> str:
-    return ", ".join(f"{who} {sum(what(row[who]) for row in figures['rows'])}" for who in ("flargo", "stock"))
+def _rows(figures: dict[str, Any]) -> list[tuple[str, Row, Result]]:
+    """What was measured, each with the row that says what is right: that is judged here, not when it was measured."""
+    known = {row.name: row for row in ROWS}
+    return [(measured["name"], known[measured["name"]], measured) for measured in figures["rows"]]
+
+
+def _count(figures: dict[str, Any], what: Callable[[Row, Result], bool]) -> str:
+    rows = _rows(figures)
+    return ", ".join(f"{who} {sum(what(row, both[who]) for _, row, both in rows)}" for who in ("flargo", "stock"))
 
 
 def _held(figures: dict[str, Any]) -> str:
@@ -227,22 +228,25 @@ def _held(figures: dict[str, Any]) -> str:
     return f"Seconds from the end of a program until its pod is over, and its node's resources free: {'; '.join(said)}."
 
 
-def _is_wrong(result: Result) -> bool:
-    return not result["right"]
+def _is_wrong(row: Row, result: Result) -> bool:
+    status = result.get("status", "")
+    told = not row.heard or status in row.allowed
+    ended = not (row.ended and result["left"]) or status == RunStatus.FINISHED_COMPLETED.value
+    return not (told and ended) or "complaint" in result
 
 
-def _leaves(result: Result) -> bool:
+def _leaves(_: Row, result: Result) -> bool:
     return bool(result["left"])
 
 
-def _cells(result: Result) -> tuple[str, str, str, str]:
+def _cells(row: Row, result: Result) -> tuple[str, str, str, str]:
     if "broken" in result:
         return "not measured", "", "", ""
     status = result["status"].removeprefix("FINISHED:").lower().replace("_", " ")
     heard = f"{'raised' if result['code'] is None else result['code']}: {status}" if status else "nothing"
     if result["launch"] > START_JOB:
         heard += f"; launch_job took {result['launch']:.0f} s"
-    right = "yes" if result["right"] else f"**no** {result.get('complaint', '')}".strip()
+    right = f"**no** {result.get('complaint', '')}".strip() if _is_wrong(row, result) else "yes"
     left = f"**{', '.join(result['left'])}**" if result["left"] else "nothing"
     if result["left"]:
         left += f", gone after {result['gone']:.0f} s" if result["gone"] else f", there after {MUCH_LATER:.0f} s"
