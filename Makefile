@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test demo lint unit embedded cluster faults soak cluster-up cluster-down bench docs format lock
+.PHONY: test demo lint unit embedded cluster faults soak cluster-up cluster-down bench compare docs format lock
 
 test: lint unit embedded cluster faults
 
@@ -44,6 +44,10 @@ cluster-down:
 # API requests of a job, beside the stock launcher's; then the README's table.
 bench: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.requests
+
+# What faults do to a job with flargo and with the stock launcher; then the table of docs/faults.md.
+compare: cluster-up
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.faults
 
 # The tables of the docs that the code is the source of.
 docs: .venv/ready

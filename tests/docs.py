@@ -19,7 +19,8 @@ from flargo.job.trust import TABLE
 from flargo.job.workflow import POD_FIELDS, Goes
 from flargo.status.reasons import Reason
 from flargo.terms import Object
-from tests.bench import requests
+from tests import matrix
+from tests.bench import faults, requests
 from tests.unit.differential.cases import samples
 
 ROOT = Path(__file__).parent.parent
@@ -83,10 +84,17 @@ def figures() -> str:
     return requests.table(json.loads(requests.RESULT.read_text()))
 
 
+def side_by_side() -> str:
+    """What the faults did to both launchers, when last compared."""
+    return faults.table(json.loads(faults.RESULT.read_text()))
+
+
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "argo settings"): argo_settings,
     ("README.md", "figures"): figures,
     ("docs/operations.md", "reasons"): reasons,
+    ("docs/faults.md", "side by side"): side_by_side,
+    ("docs/faults.md", "matrix"): matrix.listing,
     ("docs/design.md", "differences"): differences,
     ("docs/design.md", "pod fields"): pod_fields,
     ("docs/security.md", "trust"): trust,

@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.bench import stock
 from tests.cluster import audit, jobs
 from tests.cluster.federation import Federation, Launcher, argo_launcher, kubernetes_launcher
 from tests.cluster.place import Place, find
-from tests.cluster.world import Object, World
+from tests.cluster.world import World
 
 PARTIES = 3
 RESULT = Path(__file__).parent / "requests.json"
@@ -30,13 +31,17 @@ def main() -> None:
     place = find()
     if place is None or place.audit_log is None:
         sys.exit("needs the test cluster's audit log: python -m tests.cluster up, then exec")
-    stock_kubeconfig = _prepare_stock(World(replace(place, namespace=STOCK_NAMESPACE)))
-    counted = {
-        "flargo": _count(
-            place, "flargo", argo_launcher, "flargo-launcher", str(place.launcher_kubeconfig), place.namespace
-        ),
-        "stock": _count(place, "stock", kubernetes_launcher, "stock-launcher", stock_kubeconfig, STOCK_NAMESPACE),
-    }
+    world = World(replace(place, namespace=STOCK_NAMESPACE))
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STOCK_NAMESPACE}}
+    world.kubectl("apply", "--filename=-", document=namespace)
+    with stock.account(world) as token:
+        kubeconfig = _kubeconfig(world, token)
+        counted = {
+            "flargo": _count(
+                place, "flargo", argo_launcher, "flargo-launcher", str(place.launcher_kubeconfig), place.namespace
+            ),
+            "stock": _count(place, "stock", kubernetes_launcher, stock.ACCOUNT, kubeconfig, STOCK_NAMESPACE),
+        }
     RESULT.write_text(json.dumps(counted, indent=2) + "\n")
     print(table(counted))
 
@@ -46,8 +51,8 @@ def table(counted: dict[str, dict[str, Any]]) -> str:
     requests = sorted({name for figures in counted.values() for name in figures["requests"]})
     rows = ["| API requests of one job, three processes | flargo | stock launcher |", "|---|---:|---:|"]
     for name in requests:
-        flargo, stock = (counted[who]["requests"].get(name, 0) for who in ("flargo", "stock"))
-        rows.append(f"| {name} | {flargo} | {stock} |")
+        ours, theirs = (counted[who]["requests"].get(name, 0) for who in ("flargo", "stock"))
+        rows.append(f"| {name} | {ours} | {theirs} |")
     for label, key in (
         ("all but watches", "total"),
         ("the same for each process", "per process"),
@@ -81,34 +86,10 @@ def _count(place: Place, name: str, launcher_of: Any, account: str, kubeconfig: 
     return {"requests": dict(requests), "total": total, "per process": total / PARTIES, "seconds": round(seconds)}
 
 
-def _prepare_stock(world: World) -> str:
-    """A namespace and an account with the rights that nvflare's Helm chart gives; the account's kubeconfig."""
-    rules = [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete", "get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "update", "patch", "delete"]},
-    ]
-    name, here = "stock-launcher", {"namespace": STOCK_NAMESPACE}
-    rbac = "rbac.authorization.k8s.io"
-    documents: list[Object] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STOCK_NAMESPACE}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, **here}},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name, **here}, "rules": rules},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": name, **here},
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, **here}],
-        },
-    ]
-    for document in documents:
-        world.kubectl("apply", "--filename=-", document=document)
-    token = world.kubectl("create", "token", name, "--duration=4h")
-    config = json.loads(world.kubectl("config", "view", "--raw", "--flatten", "--minify", "--output=json"))
-    config["users"][0]["user"] = {"token": token}
+def _kubeconfig(world: World, token: str) -> str:
+    """A file with the stock launcher's kubeconfig."""
     where = Path(tempfile.mkdtemp(prefix="bench-")) / "kubeconfig"
-    where.write_text(json.dumps(config))
+    where.write_text(json.dumps(stock.kubeconfig_for(world, token)))
     return str(where)
 
 

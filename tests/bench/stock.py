@@ -1,0 +1,117 @@
+"""FLARE's own Kubernetes launcher on the test cluster: its account, its connection, and a site that it serves."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes.client import ApiClient, Configuration, CoreV1Api
+from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_PORT_ENV_NAME, InClusterConfigLoader
+from nvflare.apis.event_type import EventType
+from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
+
+from tests.cluster.site import Site, token_of
+from tests.cluster.world import Object, World
+
+ACCOUNT = "stock-launcher"
+PLAIN = "plain"
+"""The study of jobs that ask for none."""
+_RBAC = "rbac.authorization.k8s.io"
+
+
+@contextmanager
+def account(world: World) -> Iterator[str]:
+    """The launcher's account, with the rights that nvflare's Helm chart gives; its token."""
+    try:
+        for document in _documents(world.place.namespace):
+            world.kubectl("apply", "--filename=-", document=document)
+        yield world.kubectl("create", "token", ACCOUNT, "--duration=4h")
+    finally:
+        for kind in ("rolebinding", "role", "serviceaccount"):
+            world.kubectl("delete", kind, ACCOUNT, "--ignore-not-found")
+
+
+def _documents(namespace: str) -> list[Object]:
+    rules = [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete", "get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "update", "patch", "delete"]},
+    ]
+    meta = {"name": ACCOUNT, "namespace": namespace}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
+        {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "RoleBinding",
+            "metadata": meta,
+            "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": ACCOUNT},
+            "subjects": [{"kind": "ServiceAccount", **meta}],
+        },
+    ]
+
+
+class StockSite(Site):
+    """A parent with the stock launcher. Its jobs have a study each, whose pod template satisfies Pod Security."""
+
+    def __init__(self, world: World, *, studies: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Set up a parent; ``more`` as Site's, of which ``token`` is the account's."""
+        restricted = {name: _restricted(study) for name, study in {PLAIN: {}, **(studies or {})}.items()}
+        super().__init__(world, studies=restricted, **more)
+
+    def dies_and_returns(self) -> None:
+        """The stock launcher has no threads: whoever no longer calls its handles is dead to it."""
+        self.launcher = self._launcher()
+        self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))
+
+    def _launcher(self) -> Any:
+        arguments = {key: value for key, value in self._arguments.items() if key != "argo"}
+        launcher = ClientK8sJobLauncher(**arguments)
+        launcher.core_v1 = _connection(self.world.place.kubeconfig, self.kubeconfig, self.root)
+        return launcher
+
+
+def _restricted(study: Mapping[str, Any]) -> dict[str, Any]:
+    """A study whose pods Pod Security "restricted" takes, which the stock launcher alone cannot make."""
+    template = study.get("pod_template") or {}
+    pod = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    main = {
+        "name": "nvflare_job",
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec = {**(template.get("spec") or {}), "securityContext": pod, "containers": [main]}
+    return {**study, "pod_template": {"metadata": {}, "spec": spec}}
+
+
+def _connection(administrator: Path, kubeconfig: Path, folder: Path) -> CoreV1Api:
+    """As a parent in a pod has it (nvflare's ``load_incluster_config``), its token read anew every minute.
+
+    Not by the launcher itself, since it makes its connection the whole process's default, and a process here has many.
+    """
+    authority = yaml.safe_load(administrator.read_text())["clusters"][0]["cluster"]
+    ca, token = folder / "ca.crt", folder / "token"
+    ca.write_bytes(
+        base64.b64decode(authority["certificate-authority-data"])
+        if "certificate-authority-data" in authority
+        else Path(authority["certificate-authority"]).read_bytes()
+    )
+    token.write_text(token_of(kubeconfig))
+    nowhere = {SERVICE_HOST_ENV_NAME: "nowhere", SERVICE_PORT_ENV_NAME: "443"}
+    loader: Any = InClusterConfigLoader(str(token), str(ca), environ=nowhere)  # type: ignore[no-untyped-call]
+    configuration = Configuration()
+    loader.load_and_set(configuration)
+    # The hook of the token sets the address each time.
+    loader.host = configuration.host = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+    return CoreV1Api(ApiClient(configuration))
+
+
+def kubeconfig_for(world: World, token: str) -> Object:
+    """The administrator's kubeconfig with somebody else's token."""
+    view = ("config", "view", "--raw", "--flatten", "--minify", "--output=json")
+    document: Object = json.loads(world.kubectl(*view))
+    document["users"][0]["user"] = {"token": token}
+    return document
