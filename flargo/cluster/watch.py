@@ -23,6 +23,8 @@ LASTING = 10.0
 RELIST_SECONDS = 600.0
 """A fresh list repairs what a stream may have lost."""
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_AWAY = 5.0
+"""Seconds between knocks at a server that is away, at most: what ends jobs meanwhile is to be heard soon after."""
 
 
 class Listener(Protocol):
@@ -99,5 +101,6 @@ class Watch:
 
 def _gap(failures: int, error: ApiError) -> float:
     """Seconds to wait: growing, never the same for two sites, never shorter than the server asks for."""
-    gap = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1] * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+    step = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
+    gap = (min(step, _AWAY) if error.transient else step) * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
     return max(gap, error.retry_after or 0.0)

@@ -98,6 +98,11 @@ def test_a_watch_that_is_always_refused_knocks_ever_more_seldom_although_lists_w
     assert server.now > 100.0, f"{len(server.asked)} requests in {server.now:.1f} s"
 
 
+def test_a_server_that_is_away_is_knocked_at_every_few_seconds() -> None:
+    server = Server(lasting=0.0, requests=60, then=[ApiError("watch", "pods", 0)])
+    assert 2.0 < max(server.slept) <= 5.0
+
+
 def test_streams_that_are_cut_after_half_a_minute_each_are_taken_up_at_once() -> None:
     """A load balancer with a limit of its own must not make a site ever more blind."""
     server = Server(lasting=30.0, requests=40, then=[event("MODIFIED", 101), ApiError("watch", "pods", 0)])
