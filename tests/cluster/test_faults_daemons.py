@@ -161,6 +161,7 @@ def test_queued_on_a_lock_until_it_is_free_or_for_too_long(site: Site, world: Wo
 
 
 def test_queued_for_room_among_argos_workflows(site: Site, world: World) -> None:
+    eventually(lambda: not world.unfinished(), STARTS, "nobody else takes the room")
     with world.configured(parallelism="1"):
         first = site.launch(WAITS).runs()
         second = site.launch(exits(0)).reaches(Stage.QUEUED)

@@ -55,6 +55,10 @@ class World:
         found: Object = json.loads(self.kubectl("get", "workflows.argoproj.io", name, "--output=json"))
         return found
 
+    def unfinished(self) -> list[str]:
+        """The names of all Workflows that are not over, whosever they are."""
+        return [item["metadata"]["name"] for item in self.items("workflows.argoproj.io") if not _is_over(item)]
+
     def pods(self, job_id: str) -> list[Object]:
         """A job's pods."""
         return self.items("pods", f"flargo.dev/job-id={job_id}")
@@ -250,7 +254,7 @@ class World:
     def left_of(self, job_id: str, name: str) -> list[str]:
         """What of a job runs, may run, or holds its credentials."""
         workflows = self.items("workflows.argoproj.io", f"flargo.dev/job-id={job_id}")
-        living = [item for item in workflows if (item.get("status") or {}).get("phase") not in _OVER]
+        living = [item for item in workflows if not _is_over(item)]
         return [
             *(f"Workflow {item['metadata']['name']}" for item in living),
             *(f"pod {pod['metadata']['name']}" for pod in self.pods(job_id) if _may_run(pod)),
@@ -277,6 +281,10 @@ def _probe(kind: str, federation: str) -> Object:
     security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     spec = {"containers": [container], "securityContext": security}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+def _is_over(workflow: Object) -> bool:
+    return (workflow.get("status") or {}).get("phase") in _OVER
 
 
 def _may_run(pod: Object) -> bool:
