@@ -143,9 +143,11 @@ def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
         return _diagnose_absence(first_pod)
     if workflow.over:
         return _diagnose_end(workflow, seen.vanished)
-    if first_pod is not None:
-        return Diagnosis(Stage.ENDED, _disruption(seen.vanished) or Reason.POD_DELETED, _last_words(seen.vanished))
     told_to_end = Reason.SHUT_DOWN if workflow.shutdown else None
+    # Argo saw it run, if nobody else did.
+    if first_pod is not None or workflow.node_phase == "Running":
+        reason = told_to_end or _disruption(seen.vanished) or Reason.POD_DELETED
+        return Diagnosis(Stage.ENDED, reason, _last_words(seen.vanished))
     return Diagnosis(_stage_without_pod(workflow), told_to_end, workflow.node_message or workflow.message)
 
 

@@ -166,6 +166,18 @@ def test_a_pod_that_is_gone_had_done_its_work_if_argo_says_so() -> None:
     assert heard(Story().sees(WORKFLOW, dying).sees(ended).reads(ended)) == (Reason.SUCCEEDED, 0)
 
 
+def test_a_pod_that_only_argo_saw_run_was_deleted_if_it_is_gone() -> None:
+    ran = replace(WORKFLOW, has_node=True, node_phase="Running")
+    assert heard(Story().sees(WORKFLOW).sees(ran).reads(ran)) == (Reason.POD_DELETED, 104)
+
+
+def test_a_pod_that_only_argo_saw_run_is_looked_for_before_it_is_given_up() -> None:
+    ran = replace(WORKFLOW, has_node=True, node_phase="Running")
+    story = Story().sees(WORKFLOW).sees(ran).reads(ran, POD_RUNNING).hears()
+    assert heard(story) is None
+    assert heard(story.sees(ran, exited(0))) == (Reason.SUCCEEDED, 0)
+
+
 LAUNCHED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 

@@ -194,6 +194,10 @@ def do(replay: Replay, deed: Object) -> None:
             replay.waits(lambda: replay.acted or replay.verdict is not None)
 
 
+UNSEEN = {"node-lost-and-back": frozenset({"POD_DELETED"})}
+"""What else may be said where the pod is gone before its last words are heard; FLARE hears the same code."""
+
+
 @pytest.mark.parametrize(
     "arrange",
     [in_order, twice, told_again_at_the_end, pods_first, workflows_first, every_second_lost, all_lost],
@@ -204,7 +208,9 @@ def test_recording(recording: Path, arrange: Arrange) -> None:
     *lines, end = map(json.loads, recording.read_text().splitlines())
     verdict = play(lines, arrange).verdict
     assert verdict is not None
-    assert (verdict.reason.name, verdict.code) == (end["verdict"], end["code"])
+    unseen = UNSEEN.get(recording.stem, frozenset()) if arrange is not in_order else frozenset()
+    assert verdict.code == end["code"]
+    assert verdict.reason.name in {end["verdict"], *unseen}
 
 
 def test_there_are_recordings() -> None:
