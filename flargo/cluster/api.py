@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 PAGE = 500
-_CONNECTIONS = 16
+_CONNECTIONS = 32
+"""More than there are threads to use them (control/loop.py), so that none is thrown away and made anew."""
 
 
 class Kind(Enum):
