@@ -65,6 +65,12 @@ class Driver:
                 raise RuntimeError(self.troubles[0])
             time.sleep(0.02)
 
+    def rest(self) -> None:
+        """Wait until all that the cluster had to say is said."""
+        time.sleep(ARGO_LAG)
+        while self._tasks.unfinished_tasks:
+            time.sleep(0.05)
+
     def _put(self, task: Callable[[Client], None], at: float = 0.0) -> None:
         with self._lock:
             self._count += 1
@@ -79,11 +85,13 @@ class Driver:
                 # What is due sooner may come meanwhile.
                 time.sleep(min(late, 0.005))
                 self._tasks.put((at, number, task))
+                self._tasks.task_done()
                 continue
             try:
                 task(client)
             except (Refusal, OSError) as error:
                 self.troubles.append(str(error))
+            self._tasks.task_done()
 
     def _watch(self) -> None:
         base = "/apis/argoproj.io/v1alpha1" if self._argo else "/api/v1"

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ PARALLEL = {"flargo": 8, "stock": 64}
 """Launches at a time once the measured ones are over: the stock launcher's take a second each."""
 TIMED = 64
 """Launches that are timed, eight at a time."""
-IDLE = 20.0
+IDLE = 15.0
 """Seconds for which nothing happens, measured."""
 ONE_BY_ONE, GAP = 500, 0.01
 """So many jobs, half of them at the most, end one after the other; seconds between."""
@@ -87,6 +88,7 @@ class Run:
             self._idle(parent)
             if self._launcher == "flargo":
                 self.result["relist"] = parent.ask("relist")
+                self.result["memory"]["after a relist"] = parent.ask("usage")["rss"]
             slow = names[: max(1, min(self._jobs // 2, ONE_BY_ONE))]
             self.result["one by one"] = self._end(parent, slow, GAP)
             self._cleared(parent, len(names) - len(slow))
@@ -122,12 +124,14 @@ class Run:
         self._count("requests until running", self._mark)
         time.sleep(2)
         full = parent.ask("usage")
-        self.result["import"] = full["import_seconds"]
+        self.result["import cpu"] = full["import_cpu"]
         self.result["memory"] = {
             "one job": empty["rss"],
             "all jobs": full["rss"],
             "a job": (full["rss"] - empty["rss"]) / (self._jobs - 1) if self._jobs > 1 else None,
         }
+        if self._jobs > 1:
+            self.result["start"]["cpu a job"] = (full["cpu"] - empty["cpu"]) / (self._jobs - 1)
         return launched
 
     def _idle(self, parent: Parent) -> None:
@@ -164,6 +168,7 @@ class Run:
                 sys.exit(f"{self._namespace}: not all waits have returned")
             time.sleep(0.2)
         after = parent.ask("usage")
+        self._driver.rest()
         codes = Counter(ended["codes"][name] for name in names)
         lags = [ended["at"][name] - self._driver.shown[name] for name in names]
         return {
@@ -205,18 +210,19 @@ def _spread(values: list[float]) -> Object:
 def main() -> None:
     """Measure, keep the figures."""
     asked = argparse.ArgumentParser()
-    asked.add_argument("--sizes", type=lambda text: {int(each) for each in text.split(",")})
+    asked.add_argument("--sizes", default=SIZES["flargo"], type=lambda text: [int(each) for each in text.split(",")])
     asked.add_argument("--launchers", default="flargo,stock", type=lambda text: text.split(","))
     asked.add_argument("--to", default=RESULT, type=Path)
     options = asked.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # with its daemons
     figures: Object = {"machine": {"cores": os.cpu_count(), "python": platform.python_version()}, "runs": {}}
     with (
         tempfile.TemporaryDirectory(prefix="bench-api-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         apiserver.running(Path(folder), ("flargo", "stock")) as server,
     ):
-        for launcher in options.launchers:
-            for jobs in SIZES[launcher]:
-                if options.sizes and jobs not in options.sizes:
+        for jobs in options.sizes:
+            for launcher in options.launchers:
+                if jobs not in SIZES[launcher]:
                     continue
                 begun, load = time.monotonic(), os.getloadavg()[0]
                 result = {"load before": load, **Run(server, launcher, jobs).measure()}
