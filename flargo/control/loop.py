@@ -20,7 +20,7 @@ from flargo.control.ticket import Ticket
 from flargo.status.life import Act, Life
 from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import MAIN, WORKFLOW_LABEL
+from flargo.status.views import MAIN, WORKFLOW_LABEL, trimmed
 from flargo.terms import Annotation, Object, Plan
 
 SUBMIT_PATIENCE = 120.0
@@ -65,7 +65,8 @@ class Loop:
         """Whose verdict nobody has been told yet."""
         self._lost: dict[Kind, float] = {}
         self._watches = [
-            Watch(api, kind, labels, self, self._deaf.wait, time.monotonic) for kind in (Kind.WORKFLOW, Kind.POD)
+            Watch(api, kind, labels, trimmed, self, self._deaf.wait, time.monotonic)
+            for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
     def start(self) -> None:

@@ -75,7 +75,7 @@ class Measured:
         loop = self._launcher._loop
         begun, used = time.perf_counter(), time.process_time()
         for watch in loop._watches:
-            loop.listed(watch.kind, *watch.api.list(watch.kind, watch.labels))
+            loop.listed(watch.kind, *watch.api.list(watch.kind, watch.labels, trim=watch.trim))
         _drain(loop)
         return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - used}
 
