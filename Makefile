@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint unit cluster faults cluster-up cluster-down bench docs format lock
+.PHONY: test lint unit cluster faults cluster-up cluster-down bench scale docs format lock
 
 test: lint unit cluster faults
 
@@ -32,6 +32,12 @@ cluster-down:
 # API requests of a job, beside the stock launcher's; then the README's table.
 bench: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.requests
+
+# What 1 to 5,000 jobs cost, beside the stock launcher; then the tables and the picture of docs/scale.md. Half an hour;
+# needs Go 1.25 and openssl, no root.
+scale: .venv/ready
+	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.docs
 
 # The tables of the docs that the code is the source of.
 docs: .venv/ready

@@ -19,6 +19,7 @@ from flargo.job.trust import TABLE
 from flargo.job.workflow import POD_FIELDS, Goes
 from flargo.status.reasons import Reason
 from flargo.terms import Object
+from tests.bench import figures as scale
 from tests.bench import requests
 from tests.unit.differential.cases import samples
 
@@ -83,9 +84,21 @@ def figures() -> str:
     return requests.table(json.loads(requests.RESULT.read_text()))
 
 
+def scale_figures() -> str:
+    """What many jobs cost."""
+    return scale.table(scale.load())
+
+
+def scale_targets() -> str:
+    """What of that was to be reached."""
+    return scale.targets(scale.load())
+
+
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "argo settings"): argo_settings,
     ("README.md", "figures"): figures,
+    ("docs/scale.md", "targets"): scale_targets,
+    ("docs/scale.md", "figures"): scale_figures,
     ("docs/operations.md", "reasons"): reasons,
     ("docs/design.md", "differences"): differences,
     ("docs/design.md", "pod fields"): pod_fields,

@@ -38,11 +38,13 @@ class Driver:
         """Names of the jobs (their Workflows or pods) that run."""
         self.shown: dict[str, float] = {}
         """When the API had answered the patch that shows the exit, on CLOCK_MONOTONIC, by name."""
+        self.heard: dict[str, float] = {}
+        """When a watch that does nothing else had told of the exit: nobody can hear of it much sooner."""
         self.troubles: list[str] = []
         client = server.client()
         client.request("POST", "/api/v1/namespaces", _named("v1", "Namespace", namespace))
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(WORKERS)]
-        self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        self._threads += [threading.Thread(target=run, daemon=True) for run in (self._watch, self._hear)]
         for thread in self._threads:
             thread.start()
 
@@ -105,6 +107,14 @@ class Driver:
                 self._taken.add(name)
                 start = self._start_workflow if self._argo else self._start_pod
                 self._put(lambda client, item=item, start=start: start(client, item))  # type: ignore[misc]
+
+    def _hear(self) -> None:
+        path = self._path("/api/v1", "pods") + "?watch=true&timeoutSeconds=3600"
+        for event in self._server.client().watch(path):
+            pod, now = event["object"], time.monotonic()
+            states = (row["state"] for row in pod.get("status", {}).get("containerStatuses", ()))
+            if any("terminated" in state for state in states):
+                self.heard.setdefault(pod["metadata"].get("labels", {}).get(_WORKFLOW, pod["metadata"]["name"]), now)
 
     def _start_workflow(self, client: Client, workflow: Object) -> None:
         pod, name = argo_pod(workflow), workflow["metadata"]["name"]

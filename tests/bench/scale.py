@@ -19,13 +19,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Self
 
-from tests.bench import apiserver
+from tests.bench import apiserver, figures
 from tests.bench.apiserver import ApiServer
 from tests.bench.driver import Driver
 from tests.cluster import audit
 
 Object = dict[str, Any]
-RESULT = Path(__file__).parent / "scale.json"
 SIZES = {"flargo": (1, 10, 100, 1000, 5000), "stock": (1, 10, 100, 1000)}
 PARALLEL = {"flargo": 8, "stock": 64}
 """Launches at a time once the measured ones are over: the stock launcher's take a second each."""
@@ -78,10 +77,10 @@ class Run:
         self._driver = Driver(server, self._namespace, argo=launcher == "flargo")
         self._kubeconfig = server.kubeconfig(launcher)
         self._mark = 0
-        self.result: Object = {}
+        self.result: Object = {"load before": os.getloadavg()[0]}
 
-    def measure(self) -> Object:
-        """All figures."""
+    def measure(self) -> None:
+        """All figures, into ``result``."""
         with self._parent() as parent:
             names = self._start(parent)
             parent.ask("wait", names=names)
@@ -101,7 +100,6 @@ class Run:
             time.sleep(5)
         if self._launcher == "flargo":
             self._track(len(names) + len(more) + len(failing))
-        return self.result
 
     def _parent(self) -> Parent:
         return Parent(self._launcher, self._kubeconfig, self._namespace)
@@ -170,11 +168,13 @@ class Run:
         after = parent.ask("usage")
         self._driver.rest()
         codes = Counter(ended["codes"][name] for name in names)
+        heard = [self._driver.heard[name] - self._driver.shown[name] for name in names if name in self._driver.heard]
         lags = [ended["at"][name] - self._driver.shown[name] for name in names]
         return {
             "jobs": len(names),
             "return codes": {str(each): times for each, times in codes.items()},
             "lag": _spread(lags),
+            "lag of a bare watch": _spread(heard) if heard else None,
             "seconds in which they ended": shown - begun,
             "seconds from the first end to the last wait": max(ended["at"].values())
             - min(self._driver.shown[name] for name in names),
@@ -212,10 +212,10 @@ def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--sizes", default=SIZES["flargo"], type=lambda text: [int(each) for each in text.split(",")])
     asked.add_argument("--launchers", default="flargo,stock", type=lambda text: text.split(","))
-    asked.add_argument("--to", default=RESULT, type=Path)
+    asked.add_argument("--to", default=figures.RESULT, type=Path)
     options = asked.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # with its daemons
-    figures: Object = {"machine": {"cores": os.cpu_count(), "python": platform.python_version()}, "runs": {}}
+    measured: Object = {"machine": {"cores": os.cpu_count(), "python": platform.python_version()}, "runs": {}}
     with (
         tempfile.TemporaryDirectory(prefix="bench-api-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         apiserver.running(Path(folder), ("flargo", "stock")) as server,
@@ -224,11 +224,15 @@ def main() -> None:
             for launcher in options.launchers:
                 if jobs not in SIZES[launcher]:
                     continue
-                begun, load = time.monotonic(), os.getloadavg()[0]
-                result = {"load before": load, **Run(server, launcher, jobs).measure()}
-                figures["runs"].setdefault(launcher, {})[str(jobs)] = result
+                begun, run = time.monotonic(), Run(server, launcher, jobs)
+                measured["runs"].setdefault(launcher, {})[str(jobs)] = run.result
+                try:
+                    run.measure()
+                finally:  # what was measured is kept
+                    options.to.write_text(json.dumps(measured, indent=1) + "\n")
                 print(f"{launcher} {jobs}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-                options.to.write_text(json.dumps(figures, indent=1) + "\n")
+    if options.to == figures.RESULT:
+        figures.draw(figures.load(), figures.PICTURE)
 
 
 if __name__ == "__main__":

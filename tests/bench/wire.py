@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 Object = dict[str, Any]
+PATIENCE = 60.0
+"""Seconds for an answer."""
 _BRIEF = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 """An answer's metadata is enough to know that a change was taken."""
 
@@ -23,6 +25,7 @@ class Client:
         self._where = ("127.0.0.1", port)
         self._authority = authority
         self._headers = {"Authorization": f"Bearer {token}"}
+        self._patience: float | None = PATIENCE
         self._connection: http.client.HTTPSConnection | None = None
 
     def request(self, method: str, path: str, body: Object | None = None) -> bytes:
@@ -35,6 +38,7 @@ class Client:
 
     def watch(self, path: str) -> Iterator[Object]:
         """The events of a watch, whole, for as long as the server has it go on."""
+        self._patience = None  # a namespace in which all is over has nothing to tell
         response = self._open("GET", path, None, "application/json")
         while line := response.readline():
             yield json.loads(line)
@@ -42,7 +46,7 @@ class Client:
     def _open(self, method: str, path: str, body: Object | None, accept: str) -> http.client.HTTPResponse:
         if self._connection is None:
             context = ssl.create_default_context(cafile=self._authority)
-            self._connection = http.client.HTTPSConnection(*self._where, context=context, timeout=300)
+            self._connection = http.client.HTTPSConnection(*self._where, context=context, timeout=self._patience)
         headers = {**self._headers, "Accept": accept}
         if body is not None:
             kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
