@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test demo lint unit embedded cluster faults soak cluster-up cluster-down bench compare docs format lock
+.PHONY: test demo lint unit embedded cluster faults soak cluster-up cluster-down bench compare scale docs format lock
 
 test: lint unit embedded cluster faults
 
@@ -48,6 +48,12 @@ bench: cluster-up
 # What faults do to a job with flargo and with the stock launcher; then the table of docs/faults.md.
 compare: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.faults
+
+# What 1 to 5,000 jobs cost, beside the stock launcher; then the tables and the picture of docs/scale.md. Half an hour;
+# needs Go 1.25 and openssl, no root.
+scale: .venv/ready
+	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.docs
 
 # The tables of the docs that the code is the source of.
 docs: .venv/ready

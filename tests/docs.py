@@ -21,6 +21,7 @@ from flargo.status.reasons import Reason
 from flargo.terms import Object
 from tests import matrix
 from tests.bench import faults, requests
+from tests.bench import figures as scale
 from tests.unit.differential.cases import samples
 
 ROOT = Path(__file__).parent.parent
@@ -89,9 +90,21 @@ def side_by_side() -> str:
     return faults.table(json.loads(faults.RESULT.read_text()))
 
 
+def scale_figures() -> str:
+    """What many jobs cost."""
+    return scale.table(scale.load())
+
+
+def scale_targets() -> str:
+    """What of that was to be reached."""
+    return scale.targets(scale.load())
+
+
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "argo settings"): argo_settings,
     ("README.md", "figures"): figures,
+    ("docs/scale.md", "targets"): scale_targets,
+    ("docs/scale.md", "figures"): scale_figures,
     ("docs/operations.md", "reasons"): reasons,
     ("docs/faults.md", "side by side"): side_by_side,
     ("docs/faults.md", "matrix"): matrix.listing,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 PAGE = 500
-_CONNECTIONS = 16
+_CONNECTIONS = 32
+"""More than there are threads to use them (control/loop.py), so that none is thrown away and made anew."""
 
 
 class Kind(Enum):
@@ -57,13 +58,23 @@ class Api:
         """Read an object."""
         return self._call("get", kind, name, method="GET")
 
-    def list(self, kind: Kind, labels: str = "", fields: str = "") -> tuple[list[Object], str]:
-        """Read all objects that match, page by page; and the resourceVersion to watch from."""
+    def list(
+        self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None
+    ) -> tuple[list[Object], str]:
+        """Read all objects that match, page by page; and the resourceVersion to watch from.
+
+        Args:
+            kind: what to list.
+            labels: a label selector.
+            fields: a field selector.
+            trim: makes of each object what is kept of it; never more than a page is held whole.
+        """
         items: list[Object] = []
         query = _query(labelSelector=labels, fieldSelector=fields, limit=str(PAGE))
         while True:
             page = self._call("list", kind, labels or fields, method="GET", named=False, query=query)
-            items += page.get("items") or []
+            whole = page.get("items") or []
+            items += map(trim, whole) if trim is not None else whole
             meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 return items, str(meta.get("resourceVersion", ""))

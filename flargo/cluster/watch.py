@@ -50,6 +50,8 @@ class Watch:
     api: Api
     kind: Kind
     labels: str
+    trim: Callable[[Object], Object]
+    """What is kept of each object of a list."""
     listener: Listener
     pause: Callable[[float], bool]
     """Sleep so many seconds; True: stop. ``threading.Event.wait``."""
@@ -62,7 +64,7 @@ class Watch:
             begun = self.clock()
             try:
                 if not version or self.clock() - listed_at > RELIST_SECONDS:
-                    items, version = self.api.list(self.kind, self.labels)
+                    items, version = self.api.list(self.kind, self.labels, trim=self.trim)
                     self.listener.listed(self.kind, items, version)
                     listed_at = self.clock()
                 begun = self.clock()

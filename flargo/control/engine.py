@@ -200,7 +200,10 @@ class Engine:
         if known is None:
             return Outcome()
         if known.news != order.news:
-            return self.told(order, now, ok=False)
+            # No failure, which would be waited out: it is asked for anew at once, if it is still wanted.
+            others = {wish: it for wish, it in known.life.tries.items() if wish != order.wish}
+            known.life = replace(known.life, tries=MappingProxyType(others))
+            return self._tell(order.key, Tick(), now)
         known.workflow = workflow_view(workflow) if workflow is not None else None
         known.pods = tuple(sorted(map(pod_view, pods), key=lambda pod: pod.name))
         return self._tell(order.key, Saw(self._observe(known, fresh=True)), now)

@@ -20,7 +20,7 @@ from flargo.control.ticket import Ticket
 from flargo.status.life import Act, Life
 from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import MAIN, WORKFLOW_LABEL
+from flargo.status.views import MAIN, WORKFLOW_LABEL, trimmed
 from flargo.terms import Annotation, Object, Plan
 
 SUBMIT_PATIENCE = 120.0
@@ -65,7 +65,8 @@ class Loop:
         """Whose verdict nobody has been told yet."""
         self._lost: dict[Kind, float] = {}
         self._watches = [
-            Watch(api, kind, labels, self, self._deaf.wait, time.monotonic) for kind in (Kind.WORKFLOW, Kind.POD)
+            Watch(api, kind, labels, trimmed, self, self._deaf.wait, time.monotonic)
+            for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
     def start(self) -> None:
@@ -92,7 +93,7 @@ class Loop:
             SubmitError: a job of that name is still being followed.
         """
         self.start()
-        job = _Job(plan, published, ruled, tail=tail)
+        job = _Job(plan.name, published, ruled, tail=tail)
         if self._ended.is_set():
             raise SubmitError("this FLARE parent is shutting down")
         if self._jobs.setdefault(plan.name, job) is not job:
@@ -100,7 +101,7 @@ class Loop:
 
         def admit() -> Outcome:
             self._engine.admit(plan.name, plan.attempt, plan.patience, plan.grace, time.monotonic())
-            self._submitters.submit(self._submit, job)
+            self._submitters.submit(self._submit, job, plan)
             return Outcome()
 
         self._untold.add(job)
@@ -123,7 +124,7 @@ class Loop:
         """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
         self._ended.set()
         for job in list(self._jobs.values()):
-            self.stop(job.plan.name, cause)
+            self.stop(job.name, cause)
         limit = time.monotonic() + seconds
         for job in list(self._jobs.values()):
             job.cleared.wait(max(0.0, limit - time.monotonic()))
@@ -134,7 +135,7 @@ class Loop:
         self._tellers.shutdown(wait=True)
         reason = cause.value
         for job in list(self._untold):
-            _log.warning("%s: the parent ends before the job's end was seen", job.plan.name)
+            _log.warning("%s: the parent ends before the job's end was seen", job.name)
             self._conclude(job, None, Verdict(reason, int(reason.code or Code.LOST), "not seen to end"))
 
     # --- the watches' threads
@@ -234,7 +235,7 @@ class Loop:
             wants_tail = job.tail and life is not None and verdict.code != Code.SUCCESS
             job.ruled(verdict, self._tail(life) if wants_tail and life is not None else "")
         except Exception:  # noqa: BLE001  (FLARE must hear the verdict whatever the report ran into)
-            _log.exception("%s: its outcome could not be told", job.plan.name)
+            _log.exception("%s: its outcome could not be told", job.name)
         job.ticket.rule(verdict)
         self._untold.discard(job)
 
@@ -248,18 +249,18 @@ class Loop:
         except ApiError as error:
             return f"the log could not be read: {error}"
 
-    def _submit(self, job: "_Job") -> None:
+    def _submit(self, job: "_Job", plan: Plan) -> None:
         submit = Submit(self._api, job.unwanted.wait, time.monotonic, time.monotonic() + SUBMIT_PATIENCE)
         error = ""
         try:
-            submit.run(job.plan)
+            submit.run(plan)
         except SubmitError as refused:
             error = str(refused)
-            _log.warning("%s: not submitted: %s", job.plan.name, error)
+            _log.warning("%s: not submitted: %s", job.name, error)
         except Exception as unforeseen:  # noqa: BLE001  (the life must hear of it)
             error = f"{type(unforeseen).__name__}: {unforeseen}"
-            _log.exception("%s: not submitted", job.plan.name)
-        self._tasks.put(lambda: self._engine.submitted(job.plan.name, error, time.monotonic()))
+            _log.exception("%s: not submitted", job.name)
+        self._tasks.put(lambda: self._engine.submitted(job.name, error, time.monotonic()))
 
     def _perform(self, order: Order) -> None:
         begun = time.monotonic()
@@ -318,14 +319,14 @@ class Loop:
 
 
 class _Job:
-    """A plan on its way, and who waits for it."""
+    """A job on its way, and who waits for it. Its plan is not kept: that holds a startup kit."""
 
-    def __init__(self, plan: Plan, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> None:
-        self.plan = plan
+    def __init__(self, name: str, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> None:
+        self.name = name
         self.published = published
         self.ruled = ruled
         self.tail = tail
         self.ruled_on = False
-        self.ticket = Ticket(plan.name)
+        self.ticket = Ticket(name)
         self.unwanted = threading.Event()
         self.cleared = threading.Event()

@@ -21,7 +21,9 @@ class Ticket:
         self._changed = threading.Condition()
 
     def update(self, stage: Stage, *, released: bool) -> None:
-        """Write down how far the job is, and wake whoever waits."""
+        """Write down how far the job is, and wake whoever waits, if it is news."""
+        if (stage, released) == (self.stage, self.released):
+            return
         with self._changed:
             self.stage, self.released = stage, released
             self._changed.notify_all()

@@ -126,19 +126,21 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
     def _submit(self, launch: Launch, transfer: Transfer, report: Report, fl_ctx: FLContext) -> ArgoJobHandle:
         prepared = plan(launch, self._settings)
         loop = self._loop_of(launch.parent)
+        # What the job holds while it runs is small: neither the launch nor the plan, each with a startup kit.
+        workflow, credentials = prepared.name, launch.credentials
 
         def ruled(verdict: Verdict, tail: str) -> None:
             transfer.remove()
-            report.tell(verdict, prepared.name, tail)
-            REDACTION.forget(launch.credentials)
+            report.tell(verdict, workflow, tail)
+            REDACTION.forget(credentials)
 
         is_server = self.role is Role.SERVER
         # A client's log may hold patients' data, and is not read.
         ticket = loop.launch(prepared, lambda: transfer.published, ruled, tail=is_server)
-        _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, prepared.name)
+        _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
 
         def stop(name: str, cause: Cause) -> None:
-            report.foretell(cause, prepared.name)
+            report.foretell(cause, workflow)
             loop.stop(name, cause)
 
         handle = ArgoJobHandle(ticket, stop)

@@ -8,6 +8,7 @@ import base64
 import logging
 import re
 import threading
+from collections import Counter
 from typing import Final
 
 from flargo.terms import SecretData
@@ -28,6 +29,9 @@ _SHAPES = re.compile(
     re.DOTALL,
 )
 
+_STEM = 8
+"""Characters of a secret's beginning by which it is looked up; the few shorter ones are tried on every text."""
+
 
 class Redaction(logging.Filter):
     """Blanks what it knows. Safe to use from many threads."""
@@ -37,7 +41,10 @@ class Redaction(logging.Filter):
         super().__init__()
         self._lock = threading.Lock()
         self._known: dict[str, frozenset[str]] = {}
-        self._longest_first: tuple[str, ...] = ()
+        self._uses: Counter[str] = Counter()
+        """By how many jobs each secret is had: a site's token is all of theirs."""
+        self._by_stem: dict[str, tuple[str, ...]] = {}
+        """Of thousands of secrets, a text is only held against those that may be in it."""
 
     def learn(self, credentials: SecretData, public: str) -> None:
         """Blank these from now on, as they are and in base64; ``public`` is none, whoever has it for a value.
@@ -48,18 +55,23 @@ class Redaction(logging.Filter):
         plain = {value.decode(errors="replace") for value in values}
         coded = {base64.b64encode(value).decode() for value in values}
         with self._lock:
+            self._drop(credentials.name)
             self._known[credentials.name] = frozenset(plain | coded)
-            self._arrange()
+            for secret in plain | coded:
+                self._uses[secret] += 1
+                if self._uses[secret] == 1:
+                    self._by_stem[_stem(secret)] = (*self._by_stem.get(_stem(secret), ()), secret)
 
     def forget(self, credentials: SecretData) -> None:
         """Their job has ended, and they are good for nothing."""
         with self._lock:
-            self._known.pop(credentials.name, None)
-            self._arrange()
+            self._drop(credentials.name)
 
     def blank(self, text: str) -> str:
         """The text without secrets."""
-        for secret in self._longest_first:
+        stems = {"", *(text[at : at + _STEM] for at in range(len(text) - _STEM + 1))}
+        # One secret may be a part of another.
+        for secret in sorted((each for stem in stems for each in self._by_stem.get(stem, ())), key=len, reverse=True):
             text = text.replace(secret, REDACTED)
         return _SHAPES.sub(REDACTED, text)
 
@@ -74,10 +86,20 @@ class Redaction(logging.Filter):
             record.exc_text = self.blank(record.exc_text)
         return True
 
-    def _arrange(self) -> None:
-        # One secret may be a part of another.
-        every = frozenset[str]().union(*self._known.values())
-        self._longest_first = tuple(sorted(every, key=len, reverse=True))
+    def _drop(self, name: str) -> None:
+        for secret in self._known.pop(name, ()):
+            self._uses[secret] -= 1
+            if not self._uses[secret]:
+                del self._uses[secret]
+                stem = _stem(secret)
+                # Replaced, never taken out and put back: somebody may be reading.
+                self._by_stem[stem] = tuple(each for each in self._by_stem[stem] if each != secret)
+                if not self._by_stem[stem]:
+                    del self._by_stem[stem]
+
+
+def _stem(secret: str) -> str:
+    return secret[:_STEM] if len(secret) >= _STEM else ""
 
 
 REDACTION: Final = Redaction()

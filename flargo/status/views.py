@@ -146,6 +146,9 @@ class Observation:
     """Of its pod, where they were asked for."""
 
 
+_SPEC = ("suspend", "shutdown", "nodeName")
+
+
 def _at(value: Any, *path: str) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
@@ -173,6 +176,20 @@ def _version(item: Object) -> int:
     """Kubernetes calls resourceVersions opaque up to 1.34 and ordered from 1.35; etcd has always counted them up."""
     version = _text(item, "metadata", "resourceVersion")
     return int(version) if version.isdigit() else 0
+
+
+def trimmed(item: Object) -> Object:
+    """A Workflow or Pod with the parts of which a view is made, and few others: thousands are listed at once.
+
+    Most of either is its template, and who manages which of its fields.
+    """
+    meta, spec = (found if isinstance(found, dict) else {} for found in (item.get("metadata"), item.get("spec")))
+    containers = [{key: row.get(key) for key in ("name", "resources")} for row in _items(spec, "containers")]
+    return {
+        "metadata": {key: value for key, value in meta.items() if key != "managedFields"},
+        "spec": {**{key: spec[key] for key in _SPEC if key in spec}, "containers": containers},
+        "status": item.get("status"),
+    }
 
 
 def workflow_view(item: Object) -> WorkflowView:

@@ -210,6 +210,19 @@ def test_a_fresh_read_that_a_stream_has_overtaken_is_not_believed() -> None:
     assert site.ordered == []
 
 
+def test_a_fresh_read_that_a_stream_has_overtaken_is_repeated_at_once() -> None:
+    site = Site().synced(workflows=(workflow(phase="Running"),))
+    order = site.changes(Kind.POD, pod(main=ended(1), phase="Running")).orders[0]
+    site.changes(Kind.POD, pod(main=ended(1), phase="Failed", version=3))
+    site.take(site.engine.confirmed(order, workflow(), [], site.now))
+    assert site.ordered == [Act.CONFIRM]
+    failed = pod(main=ended(1), phase="Failed", version=3)
+    site.take(site.engine.confirmed(site.orders[0], workflow(phase="Running"), [failed], site.now))
+    assert site.life is not None
+    assert site.life.verdict is not None
+    assert site.life.verdict.exit_code == 1
+
+
 def test_a_finished_orphan_is_looked_at_once_and_not_at_every_list() -> None:
     left = workflow("job-other", uid="w9", phase="Succeeded", **LEFT)
     site = Site().synced(workflows=(left,))

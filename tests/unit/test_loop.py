@@ -1,7 +1,7 @@
 """The threads around the engine: nobody is left waiting, whatever breaks."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -26,8 +26,10 @@ class QuietApi(MemoryApi):
         super().__init__()
         self.over = threading.Event()
 
-    def list(self, kind: Kind, labels: str = "", fields: str = "") -> tuple[list[Object], str]:
-        del labels, fields
+    def list(
+        self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None
+    ) -> tuple[list[Object], str]:
+        del labels, fields, trim
         return [item for (its, _), item in self.store.items() if its is kind], "1"
 
     def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, cast
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import RELIST_SECONDS, Watch
+from flargo.status.views import trimmed
 from flargo.terms import Object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 REFUSED = ApiError("watch", "pods", 403, "Forbidden")
 EXPIRED: Object = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
@@ -33,9 +34,10 @@ class Server:
         self.slept: list[float] = []
         self.asked: list[str] = []
         self.told: list[str] = []
-        Watch(cast("Api", self), Kind.POD, "", self, self.pause, lambda: self.now).run()
+        Watch(cast("Api", self), Kind.POD, "", trimmed, self, self.pause, lambda: self.now).run()
 
-    def list(self, _kind: Kind, _labels: str) -> tuple[list[Object], str]:
+    def list(self, _kind: Kind, _labels: str, *, trim: Callable[[Object], Object]) -> tuple[list[Object], str]:
+        assert trim is trimmed
         self.asked.append("list")
         return [], "100"
 
