@@ -317,8 +317,16 @@ class Engine:
             self._forget(key)
         elif result.wake_in is not None:
             known.wake_at = now + max(result.wake_in, _LEAST_WAKE)
-            heapq.heappush(self._wakes, (known.wake_at, key))
+            self._wake(known.wake_at, key)
         return Outcome(tuple(_order(key, known, wish) for wish in result.wishes), (result.life,))
+
+    def _wake(self, at: float, key: str) -> None:
+        heapq.heappush(self._wakes, (at, key))
+        # Most moments are overtaken before they come, some of them hours before.
+        if len(self._wakes) > 4 * len(self._known) + 64:
+            wakes = ((known.wake_at, key) for key, known in self._known.items())
+            self._wakes = [(at, key) for at, key in wakes if at is not None]
+            heapq.heapify(self._wakes)
 
     def _forget(self, key: str) -> None:
         name = self._known.pop(key).life.name

@@ -281,3 +281,15 @@ def test_how_stale_what_is_known_may_be() -> None:
     assert site.engine.unheard_for(site.now) == 7
     site.engine.alive(site.now)
     assert site.engine.unheard_for(site.now) == 0
+
+
+def test_moments_that_were_overtaken_are_not_kept() -> None:
+    site = Site(Patience(pending=1e6)).synced()
+    site.take(site.engine.submitted("job-site", "", site.now))
+    shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
+    site.changes(Kind.WORKFLOW, workflow(phase="Running"))
+    for version in range(1000):
+        said = [{**shortage, "message": f"Insufficient cpu, {version}"}]
+        site.changes(Kind.POD, pod(conditions=said, version=version + 1))
+    assert len(site.engine._wakes) < 100
+    assert site.passes(1e6 + 1).ordered == [Act.CONFIRM]
