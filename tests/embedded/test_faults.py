@@ -11,6 +11,7 @@ from tests.cluster.test_faults import (
     test_end,
     test_quota_exceeded_and_lifted,
     test_quota_exceeded_for_too_long,
+    test_quota_on_workflows,
     test_scenario,
     together,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "test_end",
     "test_quota_exceeded_and_lifted",
     "test_quota_exceeded_for_too_long",
+    "test_quota_on_workflows",
     "test_scenario",
     "together",
 ]
