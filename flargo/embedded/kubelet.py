@@ -25,6 +25,7 @@ class Process:
     reason: str = ""
     """OOMKilled, where that is why it ended."""
     message: str = ""
+    """Why there is no such program."""
     evicted: str = ""
     """Why the whole pod has to go: what it used of the disk."""
 
@@ -70,7 +71,7 @@ def step(look: Look, node: Node, now: float, lags: Lags) -> Step:
     if item["metadata"].get("deletionTimestamp"):
         return _end(look, now, lags)
     if status.get("phase") in OVER:
-        return Step()
+        return _known_of_evicted(item, now)
     if not item["spec"].get("nodeName"):
         return _schedule(look, node, now, lags)
     if look.process is not None and look.process.evicted and not look.process.running:
@@ -292,9 +293,10 @@ def _mount(look: Look, now: float, lags: Lags) -> Step:
 
 def _create(look: Look, now: float, lags: Lags) -> Step:
     item = look.pod.item
+    if look.process is not None and look.process.message:
+        return Step(status={"phase": "Running", **_rows(item, _ended(look.process, now), (WAIT, _began(now)))})
     if look.process is not None:
-        began = {"running": {"startedAt": iso(now)}}
-        return Step(status={"phase": "Running", **_rows(item, (MAIN, began), (WAIT, began))})
+        return Step(status={"phase": "Running", **_rows(item, (MAIN, _began(now)), (WAIT, _began(now)))})
     if look.uncreated is None:
         return Step(start=True)
     reason, message = look.uncreated
@@ -302,7 +304,7 @@ def _create(look: Look, now: float, lags: Lags) -> Step:
     if state(item, MAIN) == waiting:
         return Step(wake=now + lags.retry)
     return Step(
-        status=_rows(item, (MAIN, waiting), (WAIT, {"running": {"startedAt": iso(now)}})),
+        status=_rows(item, (MAIN, waiting), (WAIT, _began(now))),
         events=_warning("Failed", message),
         wake=now + lags.retry,
     )
@@ -329,6 +331,9 @@ def _end(look: Look, now: float, lags: Lags) -> Step:
     if look.process is not None and look.process.running:
         return Step(end=int(item["metadata"]["deletionGracePeriodSeconds"]))
     if (item.get("status") or {}).get("phase") not in OVER:
+        if (state(item, MAIN).get("waiting") or {}).get("message"):
+            # As seen: what main waited for is forgotten before it ends.
+            return Step(status=_rows(item, _waits(MAIN)))
         return Step(status=_last(look, now))
     due = look.pod.changed + lags.remove
     return Step(remove=True) if now >= due else Step(wake=due)
@@ -347,9 +352,15 @@ def _last(look: Look, now: float) -> Object:
 
 
 def _evicted(item: Object, why: str, now: float) -> Object:
-    main = _ends(MAIN, 137, "ContainerStatusUnknown", words.NOT_LOCATED, now)
-    rows = _rows(item, main, _ends(WAIT, 137, "Error", "", now))
+    rows = _rows(item, _waits(MAIN), _ends(WAIT, 137, "Error", "", now))
     return {"phase": "Failed", "reason": "Evicted", "message": why, **rows}
+
+
+def _known_of_evicted(item: Object, now: float) -> Step:
+    """As seen: of a pod that its node evicted, how main ended is told only after the pod's end."""
+    if item["status"].get("reason") != "Evicted" or "waiting" not in state(item, MAIN):
+        return Step()
+    return Step(status=_rows(item, _ends(MAIN, 137, "ContainerStatusUnknown", words.NOT_LOCATED, now)))
 
 
 # --- how it is written
@@ -357,6 +368,10 @@ def _evicted(item: Object, why: str, now: float) -> Object:
 
 def _waits(name: str) -> tuple[str, Object]:
     return name, {"waiting": {"reason": "PodInitializing"}}
+
+
+def _began(now: float) -> Object:
+    return {"running": {"startedAt": iso(now)}}
 
 
 def _ends(name: str, code: int, reason: str, message: str, now: float) -> tuple[str, Object]:

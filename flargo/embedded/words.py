@@ -2,6 +2,8 @@
 
 SHUTDOWN_NODE = "workflow shutdown with strategy:  {}"
 """Two spaces, as in 3.7."""
+SHUTDOWN_NO_POD = "workflow shutdown with strategy: {}"
+"""Of a step that never had a pod: one space."""
 SHUTDOWN = "Stopped with strategy '{}'"
 POD_DELETED = "pod deleted"
 ENTRY = "error in entry template execution: {}"

@@ -14,9 +14,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is knowingly unlike the real cluster is expected to fail, and has to."""
     here = Path(__file__).parent
     for item in items:
-        why = unlike.SCENARIOS.get(item.name) if item.path.parent == here else None
-        if why is not None:
+        if item.path.parent != here:
+            continue
+        if why := unlike.SCENARIOS.get(item.name):
             item.add_marker(pytest.mark.xfail(strict=True, reason=why))
+        if why := unlike.ABSENT.get(item.name):
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 @pytest.fixture(scope="module")

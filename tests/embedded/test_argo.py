@@ -335,6 +335,10 @@ def test_a_deleted_pods_object_goes_after_its_process() -> None:
 
 def test_a_container_that_never_ran_is_not_located_when_its_pod_goes() -> None:
     item = deleted(pod(NO_SECRET, GOES_ON, **INITIALIZED))
+    first = life(item)
+    assert first.status is not None
+    item["status"] |= first.status
+    assert kubelet.state(item, "main") == {"waiting": {"reason": "PodInitializing"}}
     last = life(item)
     assert last.status is not None
     main = {row["name"]: row["state"] for row in last.status["containerStatuses"]}["main"]["terminated"]
@@ -346,10 +350,15 @@ def test_a_pod_that_uses_too_much_of_the_disk_is_evicted() -> None:
     step = life(item, Process(running=False, code=137, evicted="too much"))
     assert step.status is not None
     assert (step.status["phase"], step.status["reason"], step.status["message"]) == ("Failed", "Evicted", "too much")
+    item["status"] |= step.status
+    known = life(item, Process(running=False, code=137, evicted="too much"))
+    assert kubelet.state({"status": known.status}, "main")["terminated"]["reason"] == "ContainerStatusUnknown"
+    item["status"] |= known.status or {}
+    assert life(item) == kubelet.Step()
 
 
 def test_a_pod_past_its_deadline_is_ended_with_its_grace_and_failed_when_nothing_runs() -> None:
-    item = on_node(pod({"running": {}}, {"running": {}}, "Running"))
+    item = on_node(pod(GOES_ON, GOES_ON, "Running", **INITIALIZED))
     item["spec"] |= {"activeDeadlineSeconds": 10, "terminationGracePeriodSeconds": 7}
     assert life(item, Process(running=True), after=9) == kubelet.Step(wake=NOW + 10)
     assert life(item, Process(running=True), after=10) == kubelet.Step(end=7)
