@@ -122,12 +122,13 @@ def _shut_down(look: Look, now: float) -> Changes:
         suspended = bool(look.spec.get("suspend"))
         return Changes() if suspended else Changes(status=_ended(look, "Failed", "", now))
     phases = {seen.item["metadata"]["name"]: (seen.item.get("status") or {}).get("phase") for seen in look.pods}
-    if any(phase in OVER for phase in phases.values()):
-        return Changes(status=_with(look, assess(look.node, look.pods[0].item, now)))
+    over = [seen.item for seen in look.pods if phases[seen.item["metadata"]["name"]] in OVER]
+    if over and not over[0]["metadata"].get("deletionTimestamp"):
+        return Changes(status=_with(look, assess(look.node, over[0], now)))
     message = (words.SHUTDOWN_NODE if look.pods else words.SHUTDOWN_NO_POD).format(strategy)
     node = {**look.node, "phase": "Failed", "message": message, "finishedAt": iso(now)}
     status = _with(look, node)
-    if "Running" not in phases.values():
+    if set(phases.values()) <= {"Pending"}:
         after = replace(look, workflow=replace(look.workflow, item={**look.workflow.item, "status": status}))
         status = _ended(after, "Failed", message, now)
     return Changes(

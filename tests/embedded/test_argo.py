@@ -188,6 +188,28 @@ def test_shutdown_deletes_a_pod_that_does_not_run_yet() -> None:
     assert changes.delete_pods == ("job",)
 
 
+def test_shutdown_ends_a_workflow_at_once_whose_pod_does_not_run() -> None:
+    pending = look(workflow(node("Pending"), shutdown="Terminate"), pod(WAITS, WAITS))
+    assert pending.status is not None
+    assert (pending.status["phase"], pending.status["message"]) == ("Failed", "Stopped with strategy 'Terminate'")
+    podless = look(workflow(node("Pending"), shutdown="Terminate"))
+    assert podless.status is not None
+    assert podless.status["phase"] == "Failed"
+    assert step_of(podless)["message"] == "workflow shutdown with strategy: Terminate", "one space, without a pod"
+
+
+def test_a_pod_that_is_over_is_told_of_by_its_own_words_though_a_shutdown_has_come() -> None:
+    ended = {"terminated": {"exitCode": 3, "reason": "Error"}}
+    item = workflow(node("Running"), shutdown="Terminate")
+    changes = look(item, pod(ended, ended, "Failed"))
+    assert (step_of(changes)["phase"], step_of(changes)["message"]) == ("Failed", "main: Error (exit code 3)")
+    assert changes.status is not None
+    assert changes.status["phase"] == "Running"
+    leaves = pod(ended, ended, "Failed")
+    leaves["metadata"]["deletionTimestamp"] = iso(NOW)
+    assert step_of(look(item, leaves))["message"] == "workflow shutdown with strategy:  Terminate"
+
+
 def test_shutdown_of_a_suspended_workflow_changes_nothing() -> None:
     assert look(workflow(RUNNING, suspend=True, shutdown="Terminate")) == Changes()
 
@@ -383,3 +405,10 @@ def test_a_pod_that_names_its_node_is_taken_or_refused_by_the_kubelet() -> None:
     assert refused is not None
     assert (refused["phase"], refused["reason"]) == ("Failed", "OutOfcpu")
     assert kubelet.rejected(needs(cpu="1"), Node(), []) is None
+
+
+def test_a_program_that_is_not_there_never_runs() -> None:
+    item = on_node(pod({"waiting": {"reason": "PodInitializing"}}, WAITS, **INITIALIZED))
+    status = life(item, Process(running=False, code=64, message="no such file")).status
+    assert status is not None
+    assert kubelet.state({"status": status}, "main")["terminated"]["message"] == "no such file"
