@@ -3,7 +3,7 @@
 SHUTDOWN_NODE = "workflow shutdown with strategy:  {}"
 """Two spaces, as in 3.7."""
 SHUTDOWN_NO_POD = "workflow shutdown with strategy: {}"
-"""Of a step that never had a pod: one space."""
+"""Of a step that has no pod: one space."""
 SHUTDOWN = "Stopped with strategy '{}'"
 POD_DELETED = "pod deleted"
 ENTRY = "error in entry template execution: {}"

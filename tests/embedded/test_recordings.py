@@ -12,7 +12,7 @@ from tests.embedded import unlike
 from tests.embedded.sequence import messages, sequences
 
 REAL = sorted((recorder.FOLDER / versions.ARGO).glob("*.jsonl"))
-MODULES = {"test_faults.py", "test_faults_wire.py", "test_faults_daemons.py"}
+MODULES = {file.name for file in Path(__file__).parent.glob("test_faults*.py")}
 
 
 @pytest.fixture
