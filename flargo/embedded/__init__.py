@@ -5,7 +5,7 @@ this machine and this user: no image, no root, no isolation. Never give it a job
 """
 
 from flargo.embedded.cluster import Settings
-from flargo.embedded.model import Lags, Node
+from flargo.embedded.model import Lags, Node, Policy
 from flargo.embedded.server import Embedded
 
-__all__ = ["Embedded", "Lags", "Node", "Settings"]
+__all__ = ["Embedded", "Lags", "Node", "Policy", "Settings"]

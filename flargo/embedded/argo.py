@@ -111,17 +111,28 @@ def _start(look: Look, now: float, lags: Lags) -> Changes:
 
 
 def _shut_down(look: Look, now: float) -> Changes:
-    """Terminate or Stop: the step is Failed at once; a pod that does not run yet goes, one that runs gets SIGTERM."""
+    """Terminate or Stop: the step is Failed at once; a pod that does not run yet goes, one that runs gets SIGTERM.
+
+    The Workflow ends with it, but for a pod that runs: then it does so in the next look. What is over already ends by
+    its own words.
+    """
     strategy = look.spec["shutdown"]
     if look.node is None:
         # As seen: a suspended Workflow is not looked at any further.
         suspended = bool(look.spec.get("suspend"))
         return Changes() if suspended else Changes(status=_ended(look, "Failed", "", now))
-    message = words.SHUTDOWN_NODE.format(strategy)
-    node = {**look.node, "phase": "Failed", "message": message, "finishedAt": iso(now)}
     phases = {seen.item["metadata"]["name"]: (seen.item.get("status") or {}).get("phase") for seen in look.pods}
+    over = [seen.item for seen in look.pods if phases[seen.item["metadata"]["name"]] in OVER]
+    if over and not over[0]["metadata"].get("deletionTimestamp"):
+        return Changes(status=_with(look, assess(look.node, over[0], now)))
+    message = (words.SHUTDOWN_NODE if look.pods else words.SHUTDOWN_NO_POD).format(strategy)
+    node = {**look.node, "phase": "Failed", "message": message, "finishedAt": iso(now)}
+    status = _with(look, node)
+    if set(phases.values()) <= {"Pending"}:
+        after = replace(look, workflow=replace(look.workflow, item={**look.workflow.item, "status": status}))
+        status = _ended(after, "Failed", message, now)
     return Changes(
-        status=_with(look, node),
+        status=status,
         delete_pods=tuple(name for name, phase in phases.items() if phase == "Pending"),
         terminate_pods=tuple(name for name, phase in phases.items() if phase == "Running"),
     )

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from flargo.embedded import argo, kubelet, manifest, mounts, words
 from flargo.embedded.kubelet import main_of
-from flargo.embedded.model import OVER, Lags, Node, Object, Seen, iso, quantity
+from flargo.embedded.model import OVER, Lags, Node, Object, Policy, Seen, iso, quantity
 from flargo.embedded.processes import Limits, Processes
 from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
 
+COUNTED = {"pods": "pods", "workflows": "count/workflows.argoproj.io"}
+"""What a ResourceQuota calls them."""
 TICK = 0.05
 """Seconds between two looks at the processes, while any runs."""
 
@@ -47,6 +49,8 @@ class Cluster:
         self.store, self.processes, self.settings = store, processes, settings
         self.controller_runs = True
         """False: the Workflow controller is away."""
+        self.policies: list[Policy] = []
+        """Of admission, in force."""
         self.problem: Exception | None = None
         """Why nothing moves any more: a bug of this engine's."""
         self._root, self._clock = root, clock
@@ -194,17 +198,25 @@ class Cluster:
         pod = manifest.pod(workflow)
         pod["metadata"]["namespace"] = key.namespace
         accounts = {seen.item["metadata"]["name"] for seen in self.store.select("serviceaccounts", key.namespace)}
-        return kubelet.denied(pod, {*accounts, *self.settings.accounts}, self._quotas(key.namespace))
+        forbidden = self.denial("pods", pod) or self.over_quota("pods", key.namespace)
+        return kubelet.denied(pod, {*accounts, *self.settings.accounts}, forbidden)
 
-    def _quotas(self, namespace: str) -> dict[str, tuple[int, int]]:
-        quotas = self.store.select("resourcequotas", namespace)
-        if not quotas:
-            return {}
-        used = sum(
-            (seen.item.get("status") or {}).get("phase") not in OVER for seen in self.store.select("pods", namespace)
-        )
-        limits = ((seen.item["metadata"]["name"], (seen.item["spec"].get("hard") or {}).get("pods")) for seen in quotas)
-        return {name: (used, int(most)) for name, most in limits if most is not None}
+    def denial(self, resource: str, item: Object) -> str:
+        """What an admission policy has against an object; nothing if none has."""
+        against = (policy for policy in self.policies if policy.denies(resource, item))
+        return next((words.POLICY.format(policy.name, policy.message) for policy in against), "")
+
+    def over_quota(self, resource: str, namespace: str) -> str:
+        """Which ResourceQuota does not take one more object; nothing if all do."""
+        counted = COUNTED.get(resource)
+        for seen in self.store.select("resourcequotas", namespace) if counted else ():
+            most = (seen.item["spec"].get("hard") or {}).get(counted)
+            living = self.store.select(resource, namespace)
+            # A pod that is over does not count; any other object does for as long as it is there.
+            used = sum(resource != "pods" or (it.item.get("status") or {}).get("phase") not in OVER for it in living)
+            if most is not None and used >= int(most):
+                return words.QUOTA.format(seen.item["metadata"]["name"], counted, used, most)
+        return ""
 
     # --- the node
 
@@ -234,9 +246,11 @@ class Cluster:
         account = item["metadata"]["annotations"]["flargo.dev/executor-account"]
         powerless = "" if account in self.settings.executors else words.EXECUTOR
         look = kubelet.Look(seen, process, powerless=powerless.format(namespace=key.namespace, name=account))
-        if not item["spec"].get("nodeName"):
-            others = [pod.item for pod in self.store.select("pods") if pod.item["spec"].get("nodeName")]
-            living = [pod for pod in others if (pod.get("status") or {}).get("phase") not in OVER]
+        if not (item.get("status") or {}).get("startTime"):
+            taken = [pod.item for pod in self.store.select("pods") if (pod.item.get("status") or {}).get("startTime")]
+            living = [pod for pod in taken if pod["status"].get("phase") not in OVER]
+            if item["spec"].get("nodeName"):
+                return kubelet.Look(seen, process, rejected=kubelet.rejected(item, self.settings.node, living))
             short = kubelet.unschedulable(item, self.settings.node, living, self.settings.claims)
             return kubelet.Look(seen, process, unschedulable=short)
         if process is None:

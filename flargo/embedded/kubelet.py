@@ -4,13 +4,13 @@ Pure: processes are told of, and asked for.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flargo.embedded import words
 from flargo.embedded.manifest import INIT, MAIN, WAIT
-from flargo.embedded.model import OVER, Lags, Node, Object, Seen, iso, quantity
+from flargo.embedded.model import GRACE, OVER, Lags, Node, Object, Seen, iso, quantity, seconds
 
 _VALID_IMAGE = re.compile(r"[a-z0-9._-]+(:[0-9]+)?(/[a-z0-9._-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]+)?")
 FindSecret = Callable[[str], Object | None]
@@ -25,6 +25,7 @@ class Process:
     reason: str = ""
     """OOMKilled, where that is why it ended."""
     message: str = ""
+    """Why there is no such program."""
     evicted: str = ""
     """Why the whole pod has to go: what it used of the disk."""
 
@@ -36,6 +37,8 @@ class Look:
     pod: Seen
     process: Process | None = None
     unschedulable: str = ""
+    rejected: tuple[str, str] | None = None
+    """Why the node does not take a pod that names it: reason and message."""
     unmounted: tuple[str, ...] = ()
     uncreated: tuple[str, str] | None = None
     """Why main can't be created: reason and message."""
@@ -68,12 +71,18 @@ def step(look: Look, node: Node, now: float, lags: Lags) -> Step:
     if item["metadata"].get("deletionTimestamp"):
         return _end(look, now, lags)
     if status.get("phase") in OVER:
-        return Step()
+        return _known_of_evicted(item, now)
     if not item["spec"].get("nodeName"):
         return _schedule(look, node, now, lags)
     if look.process is not None and look.process.evicted and not look.process.running:
         return Step(status=_evicted(item, look.process.evicted, now), events=_warning("Evicted", look.process.evicted))
-    return _live(look, now, lags)
+    if not status.get("startTime"):
+        return _arrive(look, now, lags)
+    due = _deadline(item)
+    if due is not None and now >= due:
+        return _overdue(look, now)
+    made = _live(look, now, lags)
+    return made if due is None else replace(made, wake=min(due, due if made.wake is None else made.wake))
 
 
 def _live(look: Look, now: float, lags: Lags) -> Step:
@@ -128,6 +137,19 @@ def unschedulable(pod: Object, node: Node, others: Sequence[Object], claims: Col
     return words.NODES.format(words.NO_HELP.format(f"{', '.join(short)}.")) if short else ""
 
 
+def rejected(pod: Object, node: Node, others: Sequence[Object]) -> tuple[str, str] | None:
+    """Why the node does not take a pod that names it, past the scheduler: reason and message.
+
+    The kubelet's words (lifecycle/predicate.go, InsufficientResourceError); CPU is counted in thousandths.
+    """
+    for name, amount in sorted(requests(pod).items()):
+        used, most = sum(requests(other).get(name, 0) for other in others), quantity(node.allocatable.get(name, "0"))
+        if name != "ephemeral-storage" and amount + used > most:
+            unit = 1000 if name == "cpu" else 1
+            return f"OutOf{name}", words.OUT_OF.format(name, amount * unit, used * unit, most * unit)
+    return None
+
+
 def requests(pod: Object) -> dict[str, float]:
     """What a pod asks of its node, all containers together."""
     total: dict[str, float] = {}
@@ -167,13 +189,13 @@ def uncreated(pod: Object, secret: FindSecret, missing_images: Collection[str]) 
     return None
 
 
-def denied(pod: Object, accounts: Collection[str], quotas: Mapping[str, tuple[int, int]]) -> str:
+def denied(pod: Object, accounts: Collection[str], forbidden: str) -> str:
     """Why the API server refuses a pod; nothing if it does not.
 
     Args:
         pod: what Argo would create.
         accounts: the names of the namespace's service accounts.
-        quotas: pods used and allowed, by the quotas' names.
+        forbidden: what policies and quotas have against it.
     """
     spec = pod["spec"]
     account = spec.get("serviceAccountName", "default")
@@ -183,8 +205,7 @@ def denied(pod: Object, accounts: Collection[str], quotas: Mapping[str, tuple[in
         return words.POD_SECURITY.format("hostNetwork")
     if problem := _problem(pod):
         return f"flargo.embedded runs the container main: {problem}"
-    full = ((name, used, most) for name, (used, most) in quotas.items() if used >= most)
-    return next((words.QUOTA.format(*row) for row in full), "")
+    return forbidden
 
 
 def _problem(pod: Object) -> str:
@@ -203,7 +224,7 @@ def _problem(pod: Object) -> str:
     unserved = [
         *(name for name in names if name not in {MAIN, WAIT, INIT}),
         *(name for name, row in volumes.items() if not {"emptyDir", "secret", "persistentVolumeClaim"} & set(row)),
-        *(field for field in ("activeDeadlineSeconds", "affinity", "resourceClaims") if spec.get(field)),
+        *(field for field in ("affinity", "resourceClaims") if spec.get(field)),
         *(field for field in ("envFrom", "livenessProbe", "lifecycle", "volumeDevices") if container.get(field)),
         *(f"a mount of {name}" for name in mounts.values() if name not in volumes),
         # A claim is a directory of this machine's, into which nothing is put.
@@ -223,14 +244,44 @@ def _schedule(look: Look, node: Node, now: float, lags: Lags) -> Step:
     if not look.unschedulable:
         meta = look.pod.item["metadata"]
         words_of = f"Successfully assigned {meta['namespace']}/{meta['name']} to {node.name}"
-        bound = {"conditions": _condition(look.pod.item, {"type": "PodScheduled", "status": "True"}, now)}
-        status = {**bound, "hostIP": "127.0.0.1", "podIP": "127.0.0.1", "startTime": iso(now), "qosClass": "Burstable"}
-        return Step(node=node.name, status=status, events=(("Normal", "Scheduled", words_of),))
+        return Step(node=node.name, status=_taken(look.pod.item, now), events=(("Normal", "Scheduled", words_of),))
     if said.get("message") == look.unschedulable:
         return Step(wake=now + lags.retry)
     row = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": look.unschedulable}
     events = _warning("FailedScheduling", look.unschedulable)
     return Step(status={"conditions": _condition(look.pod.item, row, now)}, events=events, wake=now + lags.retry)
+
+
+def _arrive(look: Look, now: float, lags: Lags) -> Step:
+    """Of a pod that has named its node itself, past the scheduler."""
+    due = look.pod.changed + lags.schedule
+    if now < due:
+        return Step(wake=due)
+    if look.rejected is not None:
+        reason, message = look.rejected
+        status = {"phase": "Failed", "reason": reason, "message": message, "startTime": iso(now)}
+        return Step(status=status, events=_warning(reason, message))
+    return Step(status=_taken(look.pod.item, now))
+
+
+def _taken(item: Object, now: float) -> Object:
+    """What is known of a pod as soon as it has its node."""
+    bound = {"conditions": _condition(item, {"type": "PodScheduled", "status": "True"}, now)}
+    return {**bound, "hostIP": "127.0.0.1", "podIP": "127.0.0.1", "startTime": iso(now), "qosClass": "Burstable"}
+
+
+def _deadline(item: Object) -> float | None:
+    """When a pod has been on its node for as long as it may (Unix seconds)."""
+    most = item["spec"].get("activeDeadlineSeconds")
+    return None if most is None else seconds(item["status"]["startTime"]) + float(most)
+
+
+def _overdue(look: Look, now: float) -> Step:
+    """Its containers are ended with the pod's grace; it is Failed when none runs any more."""
+    item = look.pod.item
+    if look.process is not None and look.process.running:
+        return Step(end=int(item["spec"].get("terminationGracePeriodSeconds", GRACE)))
+    return Step(status={**_last(look, now), "phase": "Failed", "reason": "DeadlineExceeded", "message": words.DEADLINE})
 
 
 def _mount(look: Look, now: float, lags: Lags) -> Step:
@@ -242,9 +293,10 @@ def _mount(look: Look, now: float, lags: Lags) -> Step:
 
 def _create(look: Look, now: float, lags: Lags) -> Step:
     item = look.pod.item
+    if look.process is not None and look.process.message:
+        return Step(status={"phase": "Running", **_rows(item, _ended(look.process, now), (WAIT, _began(now)))})
     if look.process is not None:
-        began = {"running": {"startedAt": iso(now)}}
-        return Step(status={"phase": "Running", **_rows(item, (MAIN, began), (WAIT, began))})
+        return Step(status={"phase": "Running", **_rows(item, (MAIN, _began(now)), (WAIT, _began(now)))})
     if look.uncreated is None:
         return Step(start=True)
     reason, message = look.uncreated
@@ -252,7 +304,7 @@ def _create(look: Look, now: float, lags: Lags) -> Step:
     if state(item, MAIN) == waiting:
         return Step(wake=now + lags.retry)
     return Step(
-        status=_rows(item, (MAIN, waiting), (WAIT, {"running": {"startedAt": iso(now)}})),
+        status=_rows(item, (MAIN, waiting), (WAIT, _began(now))),
         events=_warning("Failed", message),
         wake=now + lags.retry,
     )
@@ -279,6 +331,9 @@ def _end(look: Look, now: float, lags: Lags) -> Step:
     if look.process is not None and look.process.running:
         return Step(end=int(item["metadata"]["deletionGracePeriodSeconds"]))
     if (item.get("status") or {}).get("phase") not in OVER:
+        if (state(item, MAIN).get("waiting") or {}).get("message"):
+            # As seen: what main waited for is forgotten before it ends.
+            return Step(status=_rows(item, _waits(MAIN)))
         return Step(status=_last(look, now))
     due = look.pod.changed + lags.remove
     return Step(remove=True) if now >= due else Step(wake=due)
@@ -297,9 +352,15 @@ def _last(look: Look, now: float) -> Object:
 
 
 def _evicted(item: Object, why: str, now: float) -> Object:
-    main = _ends(MAIN, 137, "ContainerStatusUnknown", words.NOT_LOCATED, now)
-    rows = _rows(item, main, _ends(WAIT, 137, "Error", "", now))
+    rows = _rows(item, _waits(MAIN), _ends(WAIT, 137, "Error", "", now))
     return {"phase": "Failed", "reason": "Evicted", "message": why, **rows}
+
+
+def _known_of_evicted(item: Object, now: float) -> Step:
+    """As seen: of a pod that its node evicted, how main ended is told only after the pod's end."""
+    if item["status"].get("reason") != "Evicted" or "waiting" not in state(item, MAIN):
+        return Step()
+    return Step(status=_rows(item, _ends(MAIN, 137, "ContainerStatusUnknown", words.NOT_LOCATED, now)))
 
 
 # --- how it is written
@@ -307,6 +368,10 @@ def _evicted(item: Object, why: str, now: float) -> Object:
 
 def _waits(name: str) -> tuple[str, Object]:
     return name, {"waiting": {"reason": "PodInitializing"}}
+
+
+def _began(now: float) -> Object:
+    return {"running": {"startedAt": iso(now)}}
 
 
 def _ends(name: str, code: int, reason: str, message: str, now: float) -> tuple[str, Object]:

@@ -10,6 +10,7 @@ MAIN, WAIT, INIT = "main", "wait", "init"
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 _SPEC = ("serviceAccountName", "automountServiceAccountToken", "imagePullSecrets", "dnsPolicy", "dnsConfig")
 _BOTH = ("hostNetwork", "volumes", "nodeSelector", "tolerations", "affinity", "schedulerName", "priorityClassName")
+_OF_TEMPLATE = (*_BOTH, "securityContext", "hostAliases", "activeDeadlineSeconds")
 _KNOWN_SPEC = {
     *(*_SPEC, *_BOTH, "entrypoint", "templates", "suspend", "shutdown", "executor", "ttlStrategy", "podGC"),
     *("securityContext", "hostAliases", "activeDeadlineSeconds", "arguments", "podMetadata", "archiveLogs"),
@@ -17,6 +18,7 @@ _KNOWN_SPEC = {
 _KNOWN_TEMPLATE = {
     *(*_BOTH, "name", "container", "metadata", "securityContext", "hostAliases", "podSpecPatch"),
     *("inputs", "outputs", "serviceAccountName", "automountServiceAccountToken", "executor"),
+    "activeDeadlineSeconds",
 }
 
 
@@ -58,7 +60,7 @@ def pod(workflow: Object) -> Object:
         "serviceAccountName": "default",
         "terminationGracePeriodSeconds": 30,
         **{field: spec[field] for field in (*_SPEC, *_BOTH) if field in spec},
-        **{field: template[field] for field in (*_BOTH, "securityContext", "hostAliases") if field in template},
+        **{field: template[field] for field in _OF_TEMPLATE if field in template},
         "restartPolicy": "Never",
         "initContainers": [{"name": INIT, "image": "argoexec", "command": ["argoexec", "init"]}],
         "containers": [

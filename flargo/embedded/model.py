@@ -10,6 +10,10 @@ OVER = frozenset({"Succeeded", "Failed", "Error"})
 """Phases of Workflows, nodes and pods after which nothing comes."""
 
 
+GRACE = 30
+"""Seconds, of a pod that does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lags:
     """Seconds after a last change that the real ones take, or less: what is to be seen is their order."""
@@ -42,6 +46,22 @@ class Node:
     name: str = "embedded"
     allocatable: Mapping[str, str] = field(default_factory=lambda: {"cpu": "64", "memory": "256Gi"})
     labels: Mapping[str, str] = field(default_factory=lambda: {"kubernetes.io/hostname": "embedded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """An admission policy, bound by a binding of its name: what bears these labels is not created."""
+
+    name: str
+    resource: str
+    """In the plural, as ``pods``."""
+    labels: Mapping[str, str]
+    message: str
+
+    def denies(self, resource: str, item: Object) -> bool:
+        """Whether it is about an object."""
+        labels = (item.get("metadata") or {}).get("labels") or {}
+        return resource == self.resource and self.labels.items() <= labels.items()
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,11 +116,23 @@ class Routes:
 
     async def _create(self, call: Call) -> web.StreamResponse:
         item = typed(call, as_object(call.body))
+        self._admit(call, item)
         if call.resource == "secrets":
             item = self._filled(item)
         if call.resource == "resourcequotas":
             item["status"] = {"hard": item["spec"].get("hard") or {}, "used": {}}
         return _answer(self.store.create(call.resource, call.namespace, item, dry=call.dry), HTTPStatus.CREATED)
+
+    def _admit(self, call: Call, item: Object) -> None:
+        """Refuse what a policy (which says Invalid) or a quota has something against."""
+        group = RESOURCES[call.resource].group.rpartition("/")[0]
+        named = f"{call.resource}.{group}" if group else call.resource
+        name = (item.get("metadata") or {}).get("name", "")
+        if why := self.cluster.denial(call.resource, item):
+            said = words.OBJECT_FORBIDDEN.format(named, name, why)
+            raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", said)
+        if why := self.cluster.over_quota(call.resource, call.namespace):
+            raise RefusedError(HTTPStatus.FORBIDDEN, "Forbidden", words.OBJECT_FORBIDDEN.format(named, name, why))
 
     async def _get(self, call: Call) -> web.StreamResponse:
         return _answer(self.store.get(call.key))

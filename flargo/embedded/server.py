@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +18,7 @@ from aiohttp import web
 
 from flargo.embedded import tls
 from flargo.embedded.cluster import Cluster, Settings
+from flargo.embedded.model import Policy
 from flargo.embedded.processes import Processes
 from flargo.embedded.routes import Routes
 from flargo.embedded.store import WINDOW, Key, Store
@@ -110,6 +111,19 @@ class Embedded:
             self._cluster.controller(runs=runs)
 
         self._do(change())
+
+    @contextlib.contextmanager
+    def denying(self, policy: Policy) -> Iterator[None]:
+        """An admission policy is in force for as long as the ``with`` lasts."""
+
+        async def change(act: Callable[[Policy], None]) -> None:
+            act(policy)
+
+        self._do(change(self._cluster.policies.append))
+        try:
+            yield
+        finally:
+            self._do(change(self._cluster.policies.remove))
 
     async def _start(self) -> int:
         store = Store(time.time, self._window)

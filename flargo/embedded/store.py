@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from flargo.embedded.model import OVER, Object, Seen, iso
+from flargo.embedded.model import GRACE, OVER, Object, Seen, iso
 
 WINDOW = 10_000
 """Changes that are kept for watches; who asks for older ones gets 410."""
-GRACE = 30
-"""Of a pod that does not say."""
 
 
 class RefusedError(Exception):

@@ -2,6 +2,8 @@
 
 SHUTDOWN_NODE = "workflow shutdown with strategy:  {}"
 """Two spaces, as in 3.7."""
+SHUTDOWN_NO_POD = "workflow shutdown with strategy: {}"
+"""Of a step that has no pod: one space."""
 SHUTDOWN = "Stopped with strategy '{}'"
 POD_DELETED = "pod deleted"
 ENTRY = "error in entry template execution: {}"
@@ -10,7 +12,9 @@ CONTAINER_ENDED = "{}: {} (exit code {})"
 FORBIDDEN = 'pods "{}" is forbidden: {}'
 NO_ACCOUNT = 'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found'
 POD_SECURITY = 'violates PodSecurity "restricted:latest": host namespaces ({}=true)'
-QUOTA = "exceeded quota: {}, requested: pods=1, used: pods={}, limited: pods={}"
+QUOTA = "exceeded quota: {0}, requested: {1}=1, used: {1}={2}, limited: {1}={3}"
+POLICY = "ValidatingAdmissionPolicy '{0}' with binding '{0}' denied request: {1}"
+OBJECT_FORBIDDEN = '{} "{}" is forbidden: {}'
 EXECUTOR = (
     'workflowtaskresults.argoproj.io is forbidden: User "system:serviceaccount:{namespace}:{name}" cannot create '
     'resource "workflowtaskresults" in API group "argoproj.io" in the namespace "{namespace}"'
@@ -35,6 +39,8 @@ NO_IMAGE = 'failed to pull and unpack image "{0}": failed to resolve reference "
 NO_PROGRAM = 'failed to find name in PATH: exec: "{0}": stat {0}: no such file or directory'
 NO_PROGRAM_IN_PATH = 'failed to find name in PATH: exec: "{0}": executable file not found in $PATH'
 NOT_LOCATED = "The container could not be located when the pod was terminated"
+DEADLINE = "Pod was active on the node longer than the specified deadline"
+OUT_OF = "Pod was rejected: Node didn't have enough resource: {}, requested: {:.0f}, used: {:.0f}, capacity: {:.0f}"
 DISK = 'Container main exceeded its local ephemeral storage limit "{}". '
 EMPTY_DIR = 'Usage of EmptyDir volume "{}" exceeds the limit "{}". '
 EVICTING = "Eviction API: evicting"

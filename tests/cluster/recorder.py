@@ -1,8 +1,8 @@
 """Writes down what a launcher saw of a job, for tests that play it again without a cluster.
 
-With ``FLARGO_RECORD=1`` each scenario leaves ``tests/recordings/ARGO/SCENARIO.jsonl``: a line for each thing that
-happened to the engine or that it ordered, and a last line with the verdict. Of objects only what flargo reads is kept;
-uids are numbered, and versions count from the first one.
+With ``FLARGO_RECORD=1`` each scenario leaves ``tests/recordings/ARGO/SCENARIO.jsonl`` (with another value: a file in
+that folder): a line for each thing that happened to the engine or that it ordered, and a last line with the verdict.
+Of objects only what flargo reads is kept; uids are numbered, and versions count from the first one.
 """
 
 import dataclasses
@@ -41,7 +41,17 @@ def scenario() -> str:
 
 def wanted() -> bool:
     """Whether the environment asks for recordings."""
-    return os.environ.get("FLARGO_RECORD") == "1"
+    return bool(os.environ.get("FLARGO_RECORD"))
+
+
+def _folder() -> Path:
+    said = os.environ.get("FLARGO_RECORD", "")
+    return FOLDER / versions.ARGO if said == "1" else Path(said)
+
+
+def file_of(name: str) -> str:
+    """What the recording of a scenario is called."""
+    return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.jsonl"
 
 
 def listen(engine: Engine) -> None:
@@ -58,10 +68,10 @@ def save(name: str, verdict: Verdict) -> None:
     # A relist tells what is known already, again and again.
     told = [line for at, line in enumerate(lines) if at == 0 or line != lines[at - 1]]
     end = {"verdict": verdict.reason.name, "code": verdict.code}
-    folder = FOLDER / versions.ARGO
+    folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     rows = (json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (*told, end))
-    file = folder / f"{re.sub('[^a-z0-9]+', '-', scenario().lower()).strip('-')}.jsonl"
+    file = folder / file_of(scenario())
     if file not in _saved:
         _saved.add(file)
         file.write_text("\n".join(rows) + "\n")

@@ -98,9 +98,9 @@ def test_pod_deleted_while_the_controller_is_away(site: Site, world: World) -> N
     job.leaves_nothing()
 
 
-def test_controller_restarted_while_it_runs(site: Site) -> None:
+def test_controller_restarted_while_it_runs(site: Site, world: World) -> None:
     job = site.launch(WAITS).runs()
-    up.restart(CONTROLLER)
+    world.restart(CONTROLLER)
     job.ends_itself(0)
     job.ends(Reason.SUCCEEDED, 0, NOTICED)
     job.leaves_nothing()
@@ -178,17 +178,16 @@ def test_queued_for_room_among_argos_workflows(site: Site, world: World) -> None
 @pytest.fixture
 def controllers_wire(world: World) -> Iterator[Wire]:
     """A wire between Argo's controller and the API server."""
-    del world
     original, token = state.ARGO.read_text(), token_of(state.ARGO)
     # Go's client sends no token over plain HTTP, so the wire has to.
     with Wire(state.ARGO, token) as wire:
         try:
             wire.kubeconfig(state.ARGO, token)
-            up.restart(CONTROLLER)
+            world.restart(CONTROLLER)
             yield wire
         finally:
             state.ARGO.write_text(original)
-            up.restart(CONTROLLER)
+            world.restart(CONTROLLER)
 
 
 def test_controller_overlooks_the_release(world: World, controllers_wire: Wire) -> None:
@@ -221,7 +220,7 @@ def test_node_lost_and_back(site: Site, world: World) -> None:
         # Kubernetes evicts nothing where all nodes are silent, and this cluster has one. So a person declares it dead.
         world.kubectl("delete", "node", world.node)
         lost.ends(Reason.NODE_LOST, 104, GIVEN_UP)
-    up.restart("kubelet")  # which makes a node of itself only when it starts
+    world.restart("kubelet")  # which makes a node of itself only when it starts
     sandbox.wait("the node", up.node_ready, 90, only="kubelet")
     for job in (lost, aborted):
         job.leaves_nothing(within=90)

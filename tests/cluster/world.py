@@ -198,7 +198,7 @@ class World:
         def apply(data: dict[str, str | None]) -> None:
             merge = ("--type=merge", f"--patch={json.dumps({'data': data})}")
             self.kubectl("patch", "configmap", "workflow-controller-configmap", *merge)
-            up.restart("workflow-controller")
+            self.restart("workflow-controller")
 
         try:
             apply(dict(settings))
@@ -228,7 +228,11 @@ class World:
         try:
             yield
         finally:
-            up.restart(daemon)
+            self.restart(daemon)
+
+    def restart(self, daemon: str) -> None:
+        """End one of the cluster's daemons, or find it ended, and start it anew."""
+        up.restart(daemon)
 
     def serves(self) -> None:
         """Wait until the API server answers, the kubelet has found it again, and pods may come."""

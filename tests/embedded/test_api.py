@@ -13,7 +13,7 @@ import pytest
 from kubernetes import client, config, watch  # type: ignore[attr-defined,unused-ignore]
 from kubernetes.client.exceptions import ApiException
 
-from flargo.embedded import Embedded, Lags, Settings
+from flargo.embedded import Embedded, Lags, Policy, Settings
 from tests.cluster.world import eventually
 from tests.embedded.world import ARGO, CORE, EmbeddedWorld, RefusedError
 
@@ -294,6 +294,27 @@ def test_a_finished_workflow_goes_when_its_time_has_come(world: EmbeddedWorld, c
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("kept", suspend=False, **kept))
     eventually(lambda: world.items("workflows", "of=kept") == [], 10, "it has gone")
     assert [pod for pod in world.items("pods") if pod["metadata"]["name"] == "kept"] == []
+
+
+def test_a_policy_denies_what_bears_its_labels(world: EmbeddedWorld, custom: Any, core: Any) -> None:
+    with world.embedded.denying(Policy("x", "workflows", {"of": "barred"}, "not on a Tuesday")):
+        with pytest.raises(ApiException) as caught:
+            custom.create_namespaced_custom_object(*WORKFLOWS, workflow("barred"))
+        custom.create_namespaced_custom_object(*WORKFLOWS, workflow("other"))
+        core.create_namespaced_secret(NAMESPACE, {"metadata": {"name": "barred", "labels": {"of": "barred"}}})
+    assert caught.value.status == 422
+    why = "ValidatingAdmissionPolicy 'x' with binding 'x' denied request: not on a Tuesday"
+    assert json.loads(str(caught.value.body))["message"] == f'workflows.argoproj.io "barred" is forbidden: {why}'
+    custom.create_namespaced_custom_object(*WORKFLOWS, workflow("barred"))
+
+
+def test_a_quota_counts_workflows(world: EmbeddedWorld, custom: Any) -> None:
+    counted = "count/workflows.argoproj.io"
+    with world.quota("q", **{counted: "0"}), pytest.raises(ApiException) as caught:
+        custom.create_namespaced_custom_object(*WORKFLOWS, workflow("counted"))
+    assert caught.value.status == 403
+    assert f"exceeded quota: q, requested: {counted}=1, used: {counted}=" in str(caught.value.body)
+    custom.create_namespaced_custom_object(*WORKFLOWS, workflow("counted"))
 
 
 def test_a_bug_of_the_engine_is_told_to_everybody(tmp_path: Path) -> None:

@@ -188,6 +188,28 @@ def test_shutdown_deletes_a_pod_that_does_not_run_yet() -> None:
     assert changes.delete_pods == ("job",)
 
 
+def test_shutdown_ends_a_workflow_at_once_whose_pod_does_not_run() -> None:
+    pending = look(workflow(node("Pending"), shutdown="Terminate"), pod(WAITS, WAITS))
+    assert pending.status is not None
+    assert (pending.status["phase"], pending.status["message"]) == ("Failed", "Stopped with strategy 'Terminate'")
+    podless = look(workflow(node("Pending"), shutdown="Terminate"))
+    assert podless.status is not None
+    assert podless.status["phase"] == "Failed"
+    assert step_of(podless)["message"] == "workflow shutdown with strategy: Terminate", "one space, without a pod"
+
+
+def test_a_pod_that_is_over_is_told_of_by_its_own_words_though_a_shutdown_has_come() -> None:
+    ended = {"terminated": {"exitCode": 3, "reason": "Error"}}
+    item = workflow(node("Running"), shutdown="Terminate")
+    changes = look(item, pod(ended, ended, "Failed"))
+    assert (step_of(changes)["phase"], step_of(changes)["message"]) == ("Failed", "main: Error (exit code 3)")
+    assert changes.status is not None
+    assert changes.status["phase"] == "Running"
+    leaves = pod(ended, ended, "Failed")
+    leaves["metadata"]["deletionTimestamp"] = iso(NOW)
+    assert step_of(look(item, leaves))["message"] == "workflow shutdown with strategy:  Terminate"
+
+
 def test_shutdown_of_a_suspended_workflow_changes_nothing() -> None:
     assert look(workflow(RUNNING, suspend=True, shutdown="Terminate")) == Changes()
 
@@ -231,7 +253,7 @@ def test_the_pod_spec_patch_is_merged_by_the_containers_names() -> None:
     [
         ({"hostNetwork": True}, 'violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'),
         ({"serviceAccountName": "x"}, 'error looking up service account flare/x: serviceaccount "x" not found'),
-        ({"activeDeadlineSeconds": 5}, "not activeDeadlineSeconds"),
+        ({"resourceClaims": [{"name": "x"}]}, "not resourceClaims"),
         ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "not v"),
         ({}, ""),
     ],
@@ -239,19 +261,17 @@ def test_the_pod_spec_patch_is_merged_by_the_containers_names() -> None:
 def test_a_pod_that_can_not_be_is_refused(change: Object, words: str) -> None:
     item = pod()
     item["spec"] |= change
-    said = kubelet.denied(item, {"default"}, {})
+    said = kubelet.denied(item, {"default"}, "")
     assert words in said
     assert bool(words) == bool(said)
 
 
 def test_an_amount_that_is_none_is_refused() -> None:
-    assert "'lots' is no quantity" in kubelet.denied(needs(memory="lots"), {"default"}, {})
+    assert "'lots' is no quantity" in kubelet.denied(needs(memory="lots"), {"default"}, "")
 
 
-def test_a_full_quota_refuses_a_pod() -> None:
-    assert kubelet.denied(pod(), {"default"}, {"q": (1, 2)}) == ""
-    said = kubelet.denied(pod(), {"default"}, {"q": (2, 2)})
-    assert said == "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"
+def test_what_policies_and_quotas_have_against_a_pod_refuses_it() -> None:
+    assert kubelet.denied(pod(), {"default"}, "exceeded quota: q") == "exceeded quota: q"
 
 
 def life(item: Object, process: Process | None = None, after: float = LONG, **more: Any) -> kubelet.Step:
@@ -260,7 +280,8 @@ def life(item: Object, process: Process | None = None, after: float = LONG, **mo
 
 
 def on_node(item: Object) -> Object:
-    return {**item, "spec": {**item["spec"], "nodeName": "embedded"}}
+    status = {"startTime": iso(NOW), **item["status"]}
+    return {**item, "spec": {**item["spec"], "nodeName": "embedded"}, "status": status}
 
 
 def needs(**limits: str) -> Object:
@@ -336,6 +357,10 @@ def test_a_deleted_pods_object_goes_after_its_process() -> None:
 
 def test_a_container_that_never_ran_is_not_located_when_its_pod_goes() -> None:
     item = deleted(pod(NO_SECRET, GOES_ON, **INITIALIZED))
+    first = life(item)
+    assert first.status is not None
+    item["status"] |= first.status
+    assert kubelet.state(item, "main") == {"waiting": {"reason": "PodInitializing"}}
     last = life(item)
     assert last.status is not None
     main = {row["name"]: row["state"] for row in last.status["containerStatuses"]}["main"]["terminated"]
@@ -347,3 +372,43 @@ def test_a_pod_that_uses_too_much_of_the_disk_is_evicted() -> None:
     step = life(item, Process(running=False, code=137, evicted="too much"))
     assert step.status is not None
     assert (step.status["phase"], step.status["reason"], step.status["message"]) == ("Failed", "Evicted", "too much")
+    item["status"] |= step.status
+    known = life(item, Process(running=False, code=137, evicted="too much"))
+    assert kubelet.state({"status": known.status}, "main")["terminated"]["reason"] == "ContainerStatusUnknown"
+    item["status"] |= known.status or {}
+    assert life(item) == kubelet.Step()
+
+
+def test_a_pod_past_its_deadline_is_ended_with_its_grace_and_failed_when_nothing_runs() -> None:
+    item = on_node(pod(GOES_ON, GOES_ON, "Running", **INITIALIZED))
+    item["spec"] |= {"activeDeadlineSeconds": 10, "terminationGracePeriodSeconds": 7}
+    assert life(item, Process(running=True), after=9) == kubelet.Step(wake=NOW + 10)
+    assert life(item, Process(running=True), after=10) == kubelet.Step(end=7)
+    status = life(item, Process(running=False, code=143), after=11).status
+    assert status is not None
+    assert (status["phase"], status["reason"]) == ("Failed", "DeadlineExceeded")
+    assert status["message"] == "Pod was active on the node longer than the specified deadline"
+    assert kubelet.state({"status": status}, "main")["terminated"]["exitCode"] == 143
+
+
+def test_a_pod_that_names_its_node_is_taken_or_refused_by_the_kubelet() -> None:
+    item = needs(cpu="900")
+    item["spec"]["nodeName"] = "embedded"
+    taken = life(item).status
+    assert taken is not None
+    assert taken["startTime"]
+    why = kubelet.rejected(item, Node(allocatable={"cpu": "2"}), [needs(cpu="500m")])
+    assert why is not None
+    assert why[0] == "OutOfcpu"
+    assert "resource: cpu, requested: 900000, used: 500, capacity: 2000" in why[1]
+    refused = life(item, rejected=why).status
+    assert refused is not None
+    assert (refused["phase"], refused["reason"]) == ("Failed", "OutOfcpu")
+    assert kubelet.rejected(needs(cpu="1"), Node(), []) is None
+
+
+def test_a_program_that_is_not_there_never_runs() -> None:
+    item = on_node(pod({"waiting": {"reason": "PodInitializing"}}, WAITS, **INITIALIZED))
+    status = life(item, Process(running=False, code=64, message="no such file")).status
+    assert status is not None
+    assert kubelet.state({"status": status}, "main")["terminated"]["message"] == "no such file"

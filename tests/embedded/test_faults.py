@@ -11,6 +11,7 @@ from tests.cluster.test_faults import (
     test_end,
     test_quota_exceeded_and_lifted,
     test_quota_exceeded_for_too_long,
+    test_quota_on_workflows,
     test_scenario,
     together,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "test_end",
     "test_quota_exceeded_and_lifted",
     "test_quota_exceeded_for_too_long",
+    "test_quota_on_workflows",
     "test_scenario",
     "together",
 ]
@@ -28,7 +30,8 @@ __all__ = [
 
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[Embedded]:
-    # Starting takes a second, so that what happens before it can be seen.
-    settings = Settings(lags=Lags(init=0.3), missing_images=frozenset({"flargo.test/job:not-there"}))
+    # Starting takes a second, so that what happens before it can be seen. A pod goes as slowly as a real one:
+    # else, on a machine that has much to do, another one is made before flargo has seen that it goes.
+    settings = Settings(lags=Lags(init=0.3, remove=2.0), missing_images=frozenset({"flargo.test/job:not-there"}))
     with Embedded(settings, namespace="flare") as running:
         yield running

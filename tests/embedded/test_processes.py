@@ -198,8 +198,8 @@ def test_a_claim_is_the_machines_own_directory_also_within_a_volume(tmp_path: Pa
 def test_nothing_is_put_into_a_claim_which_is_somebodys_own_directory() -> None:
     claim = {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}
     item = pod({"/data": "data", "/data/kit": "kit"}, [claim, KIT])
-    assert "/data/kit within a claim" in kubelet.denied(item, {"default"}, {})
-    assert kubelet.denied(pod({"/data": "data"}, [claim]), {"default"}, {}) == ""
+    assert "/data/kit within a claim" in kubelet.denied(item, {"default"}, "")
+    assert kubelet.denied(pod({"/data": "data"}, [claim]), {"default"}, "") == ""
 
 
 def test_paths_are_rewritten_where_they_are_paths(tmp_path: Path) -> None:

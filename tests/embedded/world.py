@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flargo.embedded import Embedded
+from flargo.embedded import Embedded, Policy
+from flargo.terms import Label
 from tests.cluster.place import Place
 from tests.cluster.world import World, _commands, _environment
 
@@ -120,6 +121,33 @@ class EmbeddedWorld(World):
             yield
         finally:
             self.ask("DELETE", self.path("resourcequotas", name))
+
+    @property
+    def node(self) -> str:
+        return self.embedded.settings.node.name
+
+    @contextlib.contextmanager
+    def denied(self, kind: str, federation: str) -> Iterator[None]:
+        policy = Policy(f"flargo-test-{kind}-{federation}", kind, {Label.FEDERATION: federation}, "not on a Tuesday")
+        with self.embedded.denying(policy):
+            yield
+
+    @contextlib.contextmanager
+    def frozen(self, daemon: str) -> Iterator[None]:
+        """Only of the Workflow controller, to which it is the same whether it stands still or has ended."""
+        if daemon != "workflow-controller":
+            raise NotImplementedError(daemon)
+        self.embedded.controller(runs=False)
+        try:
+            yield
+        finally:
+            self.embedded.controller(runs=True)
+
+    stopped = frozen
+
+    def restart(self, daemon: str) -> None:
+        with self.stopped(daemon):
+            pass
 
     def kubectl(self, *arguments: str, document: Object | None = None) -> str:
         """What of kubectl the scenarios use themselves."""
