@@ -12,17 +12,17 @@ TESTS = Path(__file__).parents[1]
 MODULES = sorted(file.stem for file in (TESTS / "cluster").glob("test_faults*.py"))
 
 
-def tests_of(module: str) -> set[str]:
+def names_of(module: str) -> set[str]:
     return {name for name in vars(importlib.import_module(module)) if name.startswith("test_")}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_all_of_the_fault_matrix_is_on_the_embedded_engine(module: str) -> None:
-    assert tests_of(f"tests.embedded.{module}") == tests_of(f"tests.cluster.{module}")
+    assert names_of(f"tests.embedded.{module}") == names_of(f"tests.cluster.{module}")
 
 
 def test_what_is_listed_is_there() -> None:
-    tests = {name for module in MODULES for name in tests_of(f"tests.cluster.{module}")}
+    tests = {name for module in MODULES for name in names_of(f"tests.cluster.{module}")}
     assert {name.partition("[")[0] for name in (*unlike.SCENARIOS, *unlike.ABSENT)} <= tests
     recordings = {file.stem for file in (recorder.FOLDER / versions.ARGO).glob("*.jsonl")}
     assert {*unlike.RECORDINGS, *unlike.RACES} <= recordings
