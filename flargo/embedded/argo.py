@@ -138,6 +138,9 @@ def _follow(look: Look, node: Object, now: float, lags: Lags) -> Changes:
         gone = {**node, "phase": "Error", "message": words.POD_DELETED, "finishedAt": iso(now)}
         return _told(look, node, gone, now)
     seen = look.pods[0]
+    if seen.item["metadata"].get("deletionTimestamp"):
+        # As seen: how its containers end is not looked at, only that it goes.
+        return Changes()
     due = seen.changed + lags.follow
     if now < due:
         return Changes(wake=due)

@@ -23,10 +23,12 @@ class Lags:
     schedule: float = 0.02
     init: float = 0.05
     """For each of: the pod's containers are known, Argo's init container is done, main runs."""
-    wait: float = 0.1
-    """Between main's end and the end of Argo's ``wait`` container, and with it the pod's."""
-    remove: float = 0.1
-    """Between the end of a deleted pod's containers and the end of its object."""
+    wait: float = 0.3
+    """Between main's end and the end of Argo's ``wait`` container, and with it the pod's. Longer than ``follow``: Argo
+    tells the exit code before the end."""
+    remove: float = 0.8
+    """Between the end of a deleted pod's containers and the end of its object. Not less than half a second: who deletes
+    a running pod would have it made again before anybody, Argo or flargo, had noticed."""
     retry: float = 1.0
     """Until the kubelet, or the scheduler, tries again."""
     bookmark: float = 30.0

@@ -1,4 +1,4 @@
-"""The slice of the Kubernetes API that is served: a table of resources and verbs; what is not in it answers 501.
+"""The slice of the Kubernetes API that is served, verb by verb (the table is in ``calls.py``).
 
 Errors are Kubernetes' Status objects. Everything but ``/version`` asks for a token.
 """
@@ -9,72 +9,36 @@ import json
 import secrets
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from flargo.embedded import kubelet, words
+from flargo.embedded.calls import (
+    ACCESS,
+    RESOURCES,
+    VERSION,
+    Call,
+    access,
+    as_object,
+    discovery,
+    options,
+    parsed,
+    typed,
+    unserved,
+)
 from flargo.embedded.cluster import Cluster
 from flargo.embedded.logs import tail
 from flargo.embedded.manifest import MAIN
 from flargo.embedded.model import Object
-from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
+from flargo.embedded.store import Change, RefusedError, Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-class Resource(NamedTuple):
-    """One row of the table."""
-
-    group: str
-    kind: str
-    verbs: frozenset[str]
-
-
-_ALL = frozenset({"create", "get", "list", "watch", "patch", "update", "delete"})
-RESOURCES = {
-    "workflows": Resource("argoproj.io/v1alpha1", "Workflow", _ALL),
-    "pods": Resource("v1", "Pod", frozenset({"get", "list", "watch", "delete"})),
-    "secrets": Resource("v1", "Secret", _ALL),
-    "events": Resource("v1", "Event", frozenset({"get", "list", "watch"})),
-    "serviceaccounts": Resource("v1", "ServiceAccount", frozenset({"create", "get", "list", "delete"})),
-    "resourcequotas": Resource("v1", "ResourceQuota", frozenset({"create", "get", "list", "delete"})),
-}
-SUBRESOURCES = {("pods", "log"): "get", ("pods", "eviction"): "create", ("serviceaccounts", "token"): "create"}
-_METHODS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-_ACCESS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _MERGE = "application/merge-patch+json"
 _TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105  (a type's name)
-VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.4-flargo.embedded", "platform": "python"}
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request in Kubernetes' words."""
-
-    request: web.Request
-    verb: str
-    resource: str
-    namespace: str
-    name: str
-    sub: str
-    body: Any
-
-    @property
-    def key(self) -> Key:
-        """The object that it is about."""
-        return Key(self.resource, self.namespace, self.name)
-
-    @property
-    def dry(self) -> bool:
-        """Whether nothing is to be stored."""
-        return "All" in self.request.query.getall("dryRun", []) or "All" in (_dict(self.body).get("dryRun") or [])
-
-    @property
-    def selector(self) -> Selector:
-        """What is selected."""
-        return Selector(self.request.query.get("labelSelector", ""), self.request.query.get("fieldSelector", ""))
 
 
 @dataclass
@@ -143,15 +107,15 @@ class Routes:
         found = discovery(request.path)
         if found is not None:
             return web.json_response(found)
-        if request.method == "POST" and request.path == _ACCESS:
-            return _answer(_access(await request.read()), HTTPStatus.CREATED)
-        call = await _call(request)
+        if request.method == "POST" and request.path == ACCESS:
+            return _answer(access(await request.read()), HTTPStatus.CREATED)
+        call = await parsed(request)
         return await self._verbs[f"{call.resource}/{call.sub}" if call.sub else call.verb](call)
 
     # --- verbs
 
     async def _create(self, call: Call) -> web.StreamResponse:
-        item = _typed(call, _dict(call.body))
+        item = typed(call, as_object(call.body))
         if call.resource == "secrets":
             item = self._filled(item)
         if call.resource == "resourcequotas":
@@ -181,20 +145,20 @@ class Routes:
 
     async def _patch(self, call: Call) -> web.StreamResponse:
         if call.request.content_type != _MERGE:
-            raise _unserved(f"patch as {call.request.content_type}")
-        return _answer(self.store.merge(call.key, _dict(call.body), dry=call.dry))
+            raise unserved(f"patch as {call.request.content_type}")
+        return _answer(self.store.merge(call.key, as_object(call.body), dry=call.dry))
 
     async def _update(self, call: Call) -> web.StreamResponse:
-        item = _typed(call, _dict(call.body))
+        item = typed(call, as_object(call.body))
         if item.get("metadata", {}).get("name") != call.name:
             raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", "the name of the object does not match the URL's")
         return _answer(self.store.replace(call.key, self._filled(item), dry=call.dry))
 
     async def _delete(self, call: Call) -> web.StreamResponse:
-        options = _options(call)
-        if call.resource == "workflows" and options.get("propagationPolicy") == "Orphan":
-            raise _unserved("deletion that orphans")
-        item = self.store.delete(call.key, options, dry=call.dry)
+        said = options(call)
+        if call.resource == "workflows" and said.get("propagationPolicy") == "Orphan":
+            raise unserved("deletion that orphans")
+        item = self.store.delete(call.key, said, dry=call.dry)
         if call.resource == "pods":
             return _answer(item)
         details = {"name": call.name, "kind": call.resource, "uid": item["metadata"]["uid"]}
@@ -259,7 +223,7 @@ class Routes:
         return response
 
     async def _evict(self, call: Call) -> web.StreamResponse:
-        self.cluster.evict(call.key, _dict(_dict(call.body).get("deleteOptions")))
+        self.cluster.evict(call.key, as_object(as_object(call.body).get("deleteOptions")))
         return _answer({"kind": "Status", "apiVersion": "v1", "status": "Success"}, HTTPStatus.CREATED)
 
     async def _token(self, call: Call) -> web.StreamResponse:
@@ -267,7 +231,7 @@ class Routes:
             self.store.get(call.key)
         made = secrets.token_urlsafe(32)
         self.tokens.add(made)
-        return _answer({**_dict(call.body), "status": {"token": made}}, HTTPStatus.CREATED)
+        return _answer({**as_object(call.body), "status": {"token": made}}, HTTPStatus.CREATED)
 
     def _filled(self, item: Object) -> Object:
         """A Secret as it is stored: with stringData in data, and an account's token where it is to hold one."""
@@ -276,112 +240,6 @@ class Routes:
             plain = {"token": secrets.token_urlsafe(32), **plain}
         coded = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
         return {**item, "data": {**(item.get("data") or {}), **coded}} if coded else item
-
-
-def discovery(path: str) -> Object | None:
-    """What clients ask for to find out what is served."""
-    group, _, version = "argoproj.io/v1alpha1".partition("/")
-    of_group = {"groupVersion": f"{group}/{version}", "version": version}
-    match path.rstrip("/"):
-        case "/api":
-            return {"kind": "APIVersions", "versions": ["v1"]}
-        case "/apis":
-            row = {"name": group, "versions": [of_group], "preferredVersion": of_group}
-            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [row]}
-        case "/api/v1":
-            return _resource_list("v1")
-        case "/apis/argoproj.io/v1alpha1":
-            return _resource_list(f"{group}/{version}")
-    return None
-
-
-def _resource_list(group: str) -> Object:
-    rows = [
-        {
-            "name": name,
-            "singularName": resource.kind.lower(),
-            "namespaced": True,
-            "kind": resource.kind,
-            "verbs": sorted(resource.verbs),
-        }
-        for name, resource in RESOURCES.items()
-        if resource.group == group
-    ]
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": rows}
-
-
-async def _call(request: web.Request) -> Call:
-    """What a request asks for.
-
-    Raises:
-        RefusedError: 501, where it is not in the table.
-    """
-    head, _, tail_ = request.path.strip("/").partition("/namespaces/")
-    if tail_:
-        namespace, resource, name, sub, *rest = [*tail_.split("/"), "", "", "", ""][:5]
-    else:
-        head, _, resource = head.rpartition("/")
-        namespace, name, sub, rest = "", "", "", [""]
-    row = RESOURCES.get(resource)
-    verb = _METHODS.get(request.method) or ("get" if name else "list")
-    if verb == "list" and request.query.get("watch") in {"1", "true"}:
-        verb = "watch"
-    served = SUBRESOURCES.get((resource, sub)) == verb if sub else row is not None and verb in row.verbs
-    collection = verb in {"patch", "update", "delete"} and not name
-    head_wanted = "" if row is None else f"api/{row.group}" if row.group == "v1" else f"apis/{row.group}"
-    if not served or collection or any(rest) or head != head_wanted or (verb == "create" and not namespace):
-        raise _unserved(f"{request.method} {request.path}")
-    return Call(request, verb, resource, namespace, name, sub, await _body(request))
-
-
-async def _body(request: web.Request) -> Any:
-    raw = await request.read()
-    if raw and "Content-Type" in request.headers and "json" not in request.content_type:
-        words_of = f"the body is {request.content_type}; only JSON is served"
-        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words_of)
-    try:
-        return json.loads(raw) if raw else None
-    except ValueError as error:
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"the body is no JSON: {error}") from None
-
-
-def _access(review: bytes) -> Object:
-    """Whether who asks may touch a resource: there are no roles, so it is whether it is served.
-
-    argo asks before anything else, in protobuf, where a string is its length and its bytes.
-    """
-    names = (name.encode() for name in RESOURCES)
-    allowed = any(bytes([len(name)]) + name in review or b'"%s"' % name in review for name in names)
-    kind = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
-    return {**kind, "spec": {}, "status": {"allowed": allowed}}
-
-
-def _unserved(what: str) -> RefusedError:
-    return RefusedError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"flargo.embedded does not serve: {what}")
-
-
-def _typed(call: Call, item: Object) -> Object:
-    resource = RESOURCES[call.resource]
-    for name, wanted in (("kind", resource.kind), ("apiVersion", resource.group)):
-        if item.get(name, wanted) != wanted:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"{name} is {item[name]!r}, not {wanted!r}")
-    namespace = (item.get("metadata") or {}).get("namespace")
-    if namespace not in {None, "", call.namespace}:
-        words_of = f"the namespace of the provided object does not match the namespace sent on the request: {namespace}"
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
-    return {"apiVersion": resource.group, "kind": resource.kind, **item}
-
-
-def _options(call: Call) -> Object:
-    """With a body, a grace period in the query is ignored."""
-    if call.body:
-        return _dict(call.body)
-    grace = call.request.query.get("gracePeriodSeconds")
-    return {"gracePeriodSeconds": int(grace)} if grace else {}
-
-
-def _dict(value: Any) -> Object:
-    return value if isinstance(value, dict) else {}
 
 
 def _place(item: Object) -> str:

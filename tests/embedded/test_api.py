@@ -268,6 +268,27 @@ def test_a_log_is_read_by_its_end_by_bytes_and_while_it_grows(world: EmbeddedWor
     eventually(lambda: phase(world, "talks") == "Succeeded", 5, "it is over")
 
 
+def test_a_workflow_is_told_of_in_the_order_in_which_argo_tells(world: EmbeddedWorld, custom: Any) -> None:
+    version = custom.list_namespaced_custom_object(*WORKFLOWS)["metadata"]["resourceVersion"]
+    code = ("import time", "time.sleep(0.5)", "raise SystemExit(3)")
+    custom.create_namespaced_custom_object(*WORKFLOWS, workflow("ordered", *code, suspend=False))
+    query = f"watch=true&resourceVersion={version}&labelSelector=of=ordered&timeoutSeconds=3"
+    seen = []
+    for line in world.lines(f"{world.path('workflows')}?{query}"):
+        status = json.loads(line)["object"].get("status") or {}
+        node = (status.get("nodes") or {}).get("ordered") or {}
+        said = (status.get("phase", ""), node.get("phase", ""), (node.get("outputs") or {}).get("exitCode", ""))
+        seen += [said] if said not in seen else []
+    assert seen == [
+        ("", "", ""),
+        ("Running", "", ""),
+        ("Running", "Pending", ""),
+        ("Running", "Running", ""),
+        ("Running", "Running", "3"),
+        ("Failed", "Failed", "3"),
+    ]
+
+
 def test_a_finished_workflow_goes_when_its_time_has_come(world: EmbeddedWorld, custom: Any) -> None:
     kept = {"ttlStrategy": {"secondsAfterSuccess": 1, "secondsAfterFailure": 3600}}
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("kept", suspend=False, **kept))

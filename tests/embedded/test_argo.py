@@ -152,6 +152,13 @@ def test_nothing_is_written_when_nothing_is_new() -> None:
     assert look(workflow(node("Running")), pod(GOES_ON, GOES_ON, "Running")) == Changes()
 
 
+@pytest.mark.parametrize("phase", ["Pending", "Running"])
+def test_of_a_pod_that_is_being_deleted_only_its_going_is_looked_at(phase: str) -> None:
+    going = pod(ENDED_3, ENDED_0, "Failed")
+    going["metadata"]["deletionTimestamp"] = iso(NOW)
+    assert look(workflow(node(phase)), going) == Changes()
+
+
 def test_a_pod_that_goes_while_its_step_is_pending_is_made_again() -> None:
     assert look(workflow(node("Pending"))).create is not None
 
