@@ -19,6 +19,7 @@ from flargo.demo import jobs, progress
 from flargo.demo.children import Children
 from flargo.demo.cluster import Cluster, engine
 from flargo.demo.federation import ADMIN, Federation, Launcher
+from flargo.demo.kits import SERVER
 from flargo.demo.options import DemoError, Options
 from flargo.demo.show import Progress, Screen
 from flargo.demo.why import why
@@ -143,11 +144,11 @@ def _run(demo: Demo, stack: contextlib.ExitStack) -> int:
     parents.provision(federation, Launcher(cluster.kubeconfig, cluster.namespace))
     screen.say("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
     children = stack.enter_context(Children())
-    identity = federation_of(demo.root / parents.SERVER / "startup")
+    identity = federation_of(demo.root / SERVER / "startup")
     if not cluster.embedded:
         stack.callback(lambda: demo.left.extend(cluster.clean(identity, federation.names)))
     parents.start(federation, children)
-    parents.wait_ready(federation, children, (parents.SERVER,), _START_SECONDS)
+    parents.wait_ready(federation, children, (SERVER,), _START_SECONDS)
     session = stack.enter_context(_session(federation))
     parents.wait_ready(federation, children, sites, _START_SECONDS)
     screen.say("connected", f"the sites are registered with the server at {options.address}:{ports[0]}")
@@ -180,7 +181,7 @@ def _session(federation: Federation) -> Iterator[Any]:
         with contextlib.redirect_stdout(io.StringIO()):  # it talks
             session = new_secure_session(ADMIN, str(federation.root / ADMIN), timeout=20)
     except Exception as error:
-        said = parents.last_words(federation.log(parents.SERVER))
+        said = parents.last_words(federation.log(SERVER))
         raise DemoError(f"FLARE's server takes no commands: {error}; its log ends with: {said}") from error
     try:
         yield session
