@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from flargo.demo import jobs
+from flargo.embedded import Embedded
+from tests.embedded.world import IMAGE, EmbeddedWorld
 
 WITHIN = 90.0
 RUNNING = "site-2  running"
@@ -150,6 +152,42 @@ def test_a_failing_job_of_the_users_shows_its_reason(demo: Callable[..., Run], t
     assert run.wait() == 1
     assert re.search(r"failed +site-[12]: ValueError: no patients here\n", run.said), run.said
     assert run.folders() == []
+
+
+def test_a_signal_on_a_cluster_ends_pods_and_takes_credentials_away(demo: Callable[..., Run], tmp_path: Path) -> None:
+    with Embedded(namespace="flare") as cluster:
+        world = EmbeddedWorld(cluster, tmp_path)
+        options = ("--kubeconfig", str(world.place.kubeconfig), "--context", "embedded", "--namespace", "flare")
+        run = demo(*options, "--image", IMAGE, "--rounds", "50")
+        run.says(RUNNING)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.wait() == 128 + signal.SIGTERM
+        assert "the job is aborted, and its Workflows end" in run.said
+        assert "nothing is left running" in run.said
+        assert len(world.items("workflows")) == 3
+        assert {item["status"]["phase"] for item in world.items("workflows")} <= {"Failed", "Error", "Succeeded"}
+        assert {pod["status"]["phase"] for pod in world.items("pods")} <= {"Failed", "Succeeded"}
+        assert world.items("secrets") == []
+
+
+def test_a_job_on_a_cluster_leaves_its_finished_workflows_to_be_seen(demo: Callable[..., Run], tmp_path: Path) -> None:
+    with Embedded(namespace="flare") as cluster:
+        world = EmbeddedWorld(cluster, tmp_path)
+        options = ("--kubeconfig", str(world.place.kubeconfig), "--namespace", "flare")
+        imageless = demo(*options)
+        assert imageless.wait() == 1
+        assert "name it with --image" in imageless.said
+        run = demo(*options, "--image", IMAGE)
+        assert run.wait() == 0, run.said
+        assert [item["status"]["phase"] for item in world.items("workflows")] == ["Succeeded"] * 3
+        assert world.items("secrets") == []
+
+
+def test_a_job_that_takes_too_long_is_ended_and_told_of(demo: Callable[..., Run]) -> None:
+    run = demo("--rounds", "50", "--timeout", "6")
+    assert run.wait() == 1
+    assert re.search(r"did not end within 6 s \(server .*site-2 .*\): give it longer with --timeout", run.said)
+    assert run.processes() == []
 
 
 def test_what_is_asked_wrongly_is_told_in_a_sentence(demo: Callable[..., Run], tmp_path: Path) -> None:
