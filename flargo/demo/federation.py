@@ -120,10 +120,10 @@ def _ready_words(name: str) -> str:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says something, and where the rest is."""
+    """The last line of a log that tells of an error, else the last one."""
     lines = [line.strip() for line in _read(log).splitlines() if line.strip()]
     errors = [line for line in lines if "rror" in line]
-    return f"{(errors or lines or ['nothing'])[-1][:200]} ({log})"
+    return (errors or lines or ["its log is empty"])[-1][:200]
 
 
 def _read(log: Path) -> str:

@@ -72,6 +72,10 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def until(true: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not (found := true()) and time.monotonic() < deadline:
@@ -190,12 +194,27 @@ def test_a_job_that_takes_too_long_is_ended_and_told_of(demo: Callable[..., Run]
     assert run.processes() == []
 
 
+def test_a_parent_that_dies_is_told_of(demo: Callable[..., Run]) -> None:
+    run = demo("--rounds", "50")
+    run.says(RUNNING)
+    (parent,) = (pid for pid in run.processes() if b"client_train" in command(pid) and b"uid=site-2" in command(pid))
+    os.kill(parent, signal.SIGKILL)
+    assert run.wait() == 1
+    assert "FLARE's parent of site-2 ended:" in run.said
+    assert run.processes() == []
+
+
 def test_what_is_asked_wrongly_is_told_in_a_sentence(demo: Callable[..., Run], tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         dead = tmp_path / "dead.kubeconfig"
         dead.write_text(KUBECONFIG.format(nobody.getsockname()[1]))
+        bad = tmp_path / "bad"
+        bad.mkdir()
+        (bad / "meta.json").write_text('{"launcher_spec": ["none"]}')
         questions = {
+            ("--job", str(bad)): "launcher_spec in",
+            ("--keep", str(dead)): "can't be a folder to keep things in",
             ("--job", str(tmp_path / "none")): "is no job folder: its meta.json can't be read",
             ("--kubeconfig", str(tmp_path / "none")): "can't be read",
             ("--kubeconfig", str(dead)): "can't be reached",
