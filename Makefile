@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: test demo lint unit embedded cluster faults cluster-up cluster-down bench docs format lock
 
-test: lint unit cluster
+test: lint unit cluster faults
 
 # A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
 demo: .venv/ready
@@ -27,7 +27,7 @@ embedded: .venv/ready
 cluster: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/pytest tests/cluster --ignore-glob='*/test_faults*'
 
-# The fault matrix: 106 scenarios, daemons stopped and wires cut; ten minutes on a quiet machine.
+# The fault matrix: daemons stopped, nodes lost, wires cut; a quarter of an hour on a quiet machine.
 faults: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/pytest tests/cluster/test_faults*.py
 

@@ -6,14 +6,16 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import yaml
 
 from flargo.job.plan import plan
 from flargo.job.pod import DIFFERENCES
+from flargo.job.policy import Policy
 from flargo.job.settings import ArgoSettings
+from flargo.job.trust import TABLE
 from flargo.job.workflow import POD_FIELDS, Goes
 from flargo.status.reasons import Reason
 from flargo.terms import Object
@@ -34,10 +36,27 @@ def reasons() -> str:
 
 def argo_settings() -> str:
     """The keys of the launchers' ``argo`` argument."""
-    said = _attribute_docstrings(ArgoSettings)
+    return _keys(ArgoSettings)
+
+
+def site_policy() -> str:
+    """The keys of ``argo.policy``."""
+    return _keys(Policy)
+
+
+def trust() -> str:
+    """Who is believed what."""
+    rows = ["| what is said | by | goes to | allowed | otherwise |", "|---|---|---|---|---|"]
+    rows += [f"| {row.what} | {row.by.value} | {row.goes} | {row.allowed} | {row.otherwise} |" for row in TABLE]
+    return "\n".join(rows)
+
+
+def _keys(owner: type) -> str:
+    said = _attribute_docstrings(owner)
     rows = ["| key | default | meaning |", "|---|---|---|"]
-    for field in fields(ArgoSettings):
+    for field in fields(owner):
         default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = {} if is_dataclass(default) else default
         meaning = said[field.name].replace("``", "`")
         rows.append(f"| `{field.name}` | `{json.dumps(default)}` | {meaning} |")
     return "\n".join(rows)
@@ -70,6 +89,8 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/operations.md", "reasons"): reasons,
     ("docs/design.md", "differences"): differences,
     ("docs/design.md", "pod fields"): pod_fields,
+    ("docs/security.md", "trust"): trust,
+    ("docs/security.md", "site policy"): site_policy,
 }
 
 
@@ -96,7 +117,7 @@ def examples() -> dict[str, str]:
 def _example(case: str, workflow: Object) -> str:
     """As YAML, with the place of the parent's workspace, which the matrix lays anew each time, as in production."""
     text = yaml.safe_dump(json.loads(json.dumps(workflow)), sort_keys=False, width=120)
-    text = re.sub(r"/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
+    text = re.sub(r"(?<!/var)/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
     return f"# What flargo submits for: {case}. Written by `make docs`; a test holds it equal to the code.\n{text}"
 
 

@@ -32,6 +32,9 @@ class Listener(Protocol):
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """One came, changed, or went."""
 
+    def alive(self, kind: Kind) -> None:
+        """The API server was heard, and had nothing to tell."""
+
     def lost(self, kind: Kind, error: ApiError) -> None:
         """Out of sync until the next listed()."""
 
@@ -59,6 +62,7 @@ class Watch:
                     listed_at = self.clock()
                 begun = self.clock()
                 version = self._stream(version)
+                self.listener.alive(self.kind)
                 failures = 0
                 if self.pause(max(0.0, LEAST_SECONDS - (self.clock() - begun))):
                     return
@@ -83,6 +87,8 @@ class Watch:
             version = str((item.get("metadata") or {}).get("resourceVersion") or version)
             if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
                 self.listener.changed(self.kind, item, deleted=event["type"] == "DELETED")
+            else:  # a bookmark
+                self.listener.alive(self.kind)
             if self.pause(0.0):
                 break
         return version

@@ -90,12 +90,20 @@ class Engine:
         self._synced: set[Kind] = set()
         self._healthy = 0.0
         self._wall = now
+        self._heard_at = now
+        """When something came from the API for the last time."""
+        self._unheard = False
+        """A request has had no answer, and nothing has come since."""
         self._wakes: list[tuple[float, str]] = []
 
     @property
     def in_sync(self) -> bool:
         """Whether both streams are being heard."""
         return self._synced >= {Kind.WORKFLOW, Kind.POD}
+
+    def unheard_for(self, now: float) -> float:
+        """For how many seconds nothing has come from the API: how stale the oldest of what is known may be."""
+        return max(0.0, now - self._heard_at)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,8 +123,28 @@ class Engine:
         """FLARE wants a job ended."""
         return self._tell(name, Stop(cause), now)
 
+    def alive(self, now: float) -> None:
+        """The API has answered, or a stream has said that there is nothing new."""
+        self._clocks(now)
+        self._heard_at, self._unheard = self._wall, False
+
+    def unanswered(self, order: Order, since: float, now: float) -> None:
+        """A request of ``since`` had no answer: patience has not passed in that silence, and does not until it ends.
+
+        A frozen API server closes no stream, so for up to a minute nobody knows. A fresh read is ordered when patience
+        ends, so all of the silence before it counts; of any other request only its own time, or one that always hangs
+        (a webhook's) would stop all clocks.
+        """
+        self._clocks(now)
+        begun = self._heard_at if order.wish.act is Act.CONFIRM else max(since, self._heard_at)
+        if self.in_sync and not self._unheard:
+            self._healthy -= self._wall - begun
+        self._unheard = True
+
     def told(self, order: Order, now: float, *, ok: bool) -> Outcome:
         """An order was performed, or was not."""
+        if ok:
+            self.alive(now)
         return self._tell(order.key, Told(order.wish, ok), now)
 
     def tick(self, now: float) -> Outcome:
@@ -140,7 +168,7 @@ class Engine:
 
     def listed(self, kind: Kind, items: Iterable[Object], now: float) -> Outcome:
         """A stream begins with these: what is not among them is not there."""
-        self._clocks(now)
+        self.alive(now)
         self._synced.add(kind)
         told = self._list_workflows(items, now) if kind is Kind.WORKFLOW else self._list_pods(items, now)
         return _sum((told, self._try_again(now)))
@@ -156,6 +184,7 @@ class Engine:
 
     def changed(self, kind: Kind, item: Object, now: float, *, deleted: bool) -> Outcome:
         """A stream tells of one object."""
+        self.alive(now)
         if kind is Kind.WORKFLOW:
             return self._change_workflow(workflow_view(item), now, deleted=deleted)
         pod = pod_view(item)
@@ -166,6 +195,7 @@ class Engine:
 
     def confirmed(self, order: Order, workflow: Object | None, pods: Iterable[Object], now: float) -> Outcome:
         """A fresh read of one job. If a stream has told something since it was ordered, it may be the older one."""
+        self.alive(now)
         known = self._known.get(order.key)
         if known is None:
             return Outcome()
@@ -177,6 +207,7 @@ class Engine:
 
     def heard(self, order: Order, items: Iterable[Object], now: float) -> Outcome:
         """A pod's events were listed."""
+        self.alive(now)
         return self._tell(order.key, Heard(order.wish, tuple(map(event_view, items))), now)
 
     def _of(self, name: str) -> list[tuple[str, _Known]]:
@@ -292,7 +323,7 @@ class Engine:
                 del self._orphans[name]
 
     def _clocks(self, now: float) -> Now:
-        if self.in_sync:
+        if self.in_sync and not self._unheard:
             self._healthy += max(0.0, now - self._wall)
         self._wall = max(self._wall, now)
         return Now(self._healthy, self._wall)

@@ -27,6 +27,8 @@ SUBMIT_PATIENCE = 120.0
 """Seconds for which a submit is repeated while the API server does not answer."""
 TAIL_LINES, TAIL_BYTES, TAIL_SECONDS = 200, 64 * 1024, 5.0
 """How much of a failed program's log is kept, and how long a verdict waits for it."""
+LONGEST_SLEEP = 3600.0
+"""Seconds for which the engine's thread sleeps at most: a queue cannot be told to wait for years."""
 _WORKERS = 8
 _log = logging.getLogger(__name__)
 Task = Callable[[], Outcome]
@@ -139,25 +141,38 @@ class Loop:
 
     def listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""
-        if self._lost.pop(kind, None) is not None:
-            _log.info("%s: heard again at version %s", kind.value[1], version)
+        since = self._lost.pop(kind, None)
+        if since is not None:
+            _log.info("%s: heard again after %.0f s, at version %s", kind.value[1], time.monotonic() - since, version)
         self._tasks.put(lambda: self._engine.listed(kind, items, time.monotonic()))
 
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """See Listener."""
         self._tasks.put(lambda: self._engine.changed(kind, item, time.monotonic(), deleted=deleted))
 
+    def alive(self, kind: Kind) -> None:
+        """See Listener."""
+        del kind
+        self._note(self._engine.alive)
+
     def lost(self, kind: Kind, error: ApiError) -> None:
         """See Listener."""
         if kind not in self._lost:
-            _log.warning("%s: not heard, nothing is decided until they are: %s", kind.value[1], error)
+            silent = self._engine.unheard_for(time.monotonic())
+            said = "%s: not heard (the API was for the last time %.0f s ago), nothing is decided until they are: %s"
+            _log.warning(said, kind.value[1], silent, error)
             self._lost[kind] = time.monotonic()
 
-        def lose() -> Outcome:
-            self._engine.lost(kind, time.monotonic())
+        self._note(lambda now: self._engine.lost(kind, now))
+
+    def _note(self, fact: Callable[[float], None]) -> None:
+        """Let the engine know of something that orders nothing by itself."""
+
+        def note() -> Outcome:
+            fact(time.monotonic())
             return Outcome()
 
-        self._tasks.put(lose)
+        self._tasks.put(note)
 
     # --- the engine's thread
 
@@ -165,7 +180,7 @@ class Loop:
         while True:
             wake_at = self._engine.wake_at()
             try:
-                timeout = None if wake_at is None else max(0.0, wake_at - time.monotonic())
+                timeout = None if wake_at is None else min(max(0.0, wake_at - time.monotonic()), LONGEST_SLEEP)
                 task = self._tasks.get(timeout=timeout)
             except queue.Empty:
                 task = self._tick
@@ -247,6 +262,7 @@ class Loop:
         self._tasks.put(lambda: self._engine.submitted(job.plan.name, error, time.monotonic()))
 
     def _perform(self, order: Order) -> None:
+        begun = time.monotonic()
         try:
             if order.wish.act is Act.CONFIRM:
                 workflow, pods = self._read(order.name)
@@ -261,6 +277,8 @@ class Loop:
         except ApiError as error:
             # Gone, or (409) its name is another object's by now.
             ok = error.gone or error.conflict
+            if not error.status:
+                self._note(lambda now: self._engine.unanswered(order, begun, now))
             if not ok:
                 _log.warning("%s: could not %s it: %s", order.name, order.wish.act.value, error)
         except Exception:  # noqa: BLE001

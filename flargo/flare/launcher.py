@@ -17,6 +17,7 @@ from flargo.control.ticket import Ticket
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.hold import hold
 from flargo.flare.outcome import Report
+from flargo.flare.redact import REDACTION, install
 from flargo.flare.request import parent, read, report_of
 from flargo.flare.stock import Transfer
 from flargo.job.checks import Refused
@@ -61,6 +62,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             Refused: an argument is wrong; says which, its value, and what is allowed.
         """
         super().__init__()
+        install()
         self._settings = settings(
             config_file_path=config_file_path,
             study_data_pvc_file_path=study_data_pvc_file_path,
@@ -107,13 +109,16 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             launch, transfer = read(
                 job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
             )
-        except ValueError as error:
+        except Refused as error:
             return _refuse(report, str(error))
+        REDACTION.learn(launch.credentials, public=launch.job_id)
         try:
             return self._submit(launch, transfer, report, fl_ctx)
         except (Refused, SubmitError) as error:
             transfer.remove()
-            return _refuse(report, str(error))
+            handle = _refuse(report, str(error))
+            REDACTION.forget(launch.credentials)
+            return handle
         except BaseException:
             transfer.remove()
             raise
@@ -124,13 +129,19 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
 
         def ruled(verdict: Verdict, tail: str) -> None:
             transfer.remove()
-            report.tell(verdict, prepared.name, tail, launch.credentials)
+            report.tell(verdict, prepared.name, tail)
+            REDACTION.forget(launch.credentials)
 
         is_server = self.role is Role.SERVER
         # A client's log may hold patients' data, and is not read.
         ticket = loop.launch(prepared, lambda: transfer.published, ruled, tail=is_server)
         _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, prepared.name)
-        handle = ArgoJobHandle(ticket, loop.stop)
+
+        def stop(name: str, cause: Cause) -> None:
+            report.foretell(cause, prepared.name)
+            loop.stop(name, cause)
+
+        handle = ArgoJobHandle(ticket, stop)
         if is_server:
             try:
                 hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)

@@ -10,16 +10,17 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flargo.flare.redact import REDACTION
 from flargo.status.reasons import Code
-from flargo.status.verdict import Verdict
-from flargo.terms import Role, SecretData
+from flargo.status.verdict import Cause, Verdict
+from flargo.terms import Role
 
 OUTCOME = "argo_outcome.json"
 LOG_TAIL = "argo_log_tail.txt"
-REDACTED = "[redacted]"
 _log = logging.getLogger(__name__)
 
 
@@ -41,24 +42,44 @@ class Report:
         self._role = role
         self._run_dir = run_dir
         self._error_log = error_log
+        self._lock = threading.Lock()
+        self._told = False
 
-    def tell(self, verdict: Verdict, workflow: str, tail: str = "", credentials: SecretData | None = None) -> None:
+    def foretell(self, cause: Cause, workflow: str) -> None:
+        """Write down on the server what a job is about to end of.
+
+        Where its process does not end when FLARE tells it to, FLARE archives the run directory without waiting
+        for the verdict. If the verdict is in time, it replaces this.
+
+        Args:
+            cause: who in FLARE ends it.
+            workflow: its Workflow's name.
+        """
+        with self._lock:
+            if self._told or self._role is not Role.SERVER:
+                return
+            verdict = Verdict(cause.value, int(cause.value.code or Code.LOST), "it is being ended")
+            try:
+                self._write(verdict, workflow, verdict.detail, tail="")
+            except OSError as error:
+                _log.warning("job %s: its outcome could not be written: %s", self._job_id, error)
+
+    def tell(self, verdict: Verdict, workflow: str, tail: str = "") -> None:
         """Tell it; what cannot be written is passed over, for the verdict must not wait for a disk.
 
         Args:
             verdict: what became of the job.
             workflow: the Workflow's name, where there was one.
             tail: the end of the program's log.
-            credentials: what must not be in any of it.
         """
         level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
-        said = self._redact(_sentence(verdict), credentials)
+        said = REDACTION.blank(_sentence(verdict))
         _log.log(level, "job %s at %s: %s (%d): %s", self._job_id, self._site, verdict.reason.name, verdict.code, said)
         try:
             if self._role is Role.SERVER:
-                self._write(
-                    verdict, workflow, self._redact(verdict.detail, credentials), self._redact(tail, credentials)
-                )
+                with self._lock:
+                    self._told = True
+                    self._write(verdict, workflow, REDACTION.blank(verdict.detail), REDACTION.blank(tail))
             elif verdict.code != Code.SUCCESS:
                 self._append(verdict, said)
         except OSError as error:
@@ -84,20 +105,14 @@ class Report:
         if tail and verdict.code != Code.SUCCESS:
             _put(self._run_dir / LOG_TAIL, tail)
 
-    def _redact(self, text: str, credentials: SecretData | None) -> str:
-        for value in credentials.data.values() if credentials is not None else ():
-            secret = value.decode(errors="replace")
-            # A server's auth token is the job's id, which is no secret.
-            if secret and secret != self._job_id:
-                text = text.replace(secret, REDACTED)
-        return text
-
     def _append(self, verdict: Verdict, said: str) -> None:
         if not self._error_log.parent.is_dir():
             return
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
         line = f"{when} - flargo - ERROR - {verdict.reason.name} ({verdict.code}): {' '.join(said.split())}\n"
-        with self._error_log.open("a", encoding="utf-8") as log:
+        # The job's own files have come home there: one of them may be a link to anywhere.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(self._error_log, flags, 0o600), "a", encoding="utf-8") as log:
             log.write(line)
 
 

@@ -1,17 +1,7 @@
 """From FLARE's launch call to a launch: everything is read, checked and copied, and nothing of FLARE's is kept.
 
-Who says what, and what of it is believed:
-
-| said by | what | where |
-|---|---|---|
-| the site | the launcher's arguments | flargo.job.settings, when the launcher is built |
-| the site | study files: images, pod template, volumes, environment | nvflare's own loaders |
-| the job | its part of launcher_spec: the keys of ``JOB_KEYS`` | ``_ask`` |
-| the job | resource_spec: GPUs, CPUs, memory | nvflare's own check |
-| FLARE | module, options, credentials, workspace | its context; taken as they are |
-
-A job names no volume, account, host path or label. The order of precedence is K8sJobLauncher.launch_job's: the
-job's value, then the study's, then the site's.
+Who says what, and what of it is believed, is in flargo.job.trust. The order of precedence is
+K8sJobLauncher.launch_job's: the job's value, then the study's, then the site's.
 """
 
 import base64
@@ -19,12 +9,13 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from nvflare.apis.fl_constant import FLContextKey, JobConstants
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
@@ -32,8 +23,10 @@ from flargo.flare import stock
 from flargo.flare.outcome import Report
 from flargo.flare.stock import Mount, Study, Transfer
 from flargo.job import checks, names
-from flargo.job.checks import MISSING, Check, Refused
+from flargo.job.checks import MISSING, UNSAID, Refused
+from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
+from flargo.job.trust import JOB_META, JOB_SPEC
 from flargo.terms import Launch, Object, Parent, Role, SecretData
 
 ROOT_CERTIFICATE = "rootCA.pem"
@@ -44,48 +37,10 @@ _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SECRET_LIMIT = 1024 * 1024
 """Bytes that a Secret may hold (Kubernetes' MaxSecretSize)."""
 _ATTEMPT = re.compile(r"[a-z0-9]{1,20}")
+_TOLD = 10
+"""Ignored keys that the one warning names."""
 _WORKSPACE_VOLUME, _STARTUP_VOLUME = "workspace-job", "startup-kit"
 _log = logging.getLogger(__name__)
-
-
-def _gpus(field: str, value: Any) -> int | str:
-    if isinstance(value, str) and value.isdecimal():
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise Refused(field, value, "a whole number >= 0")
-    return value
-
-
-def _no_argo(field: str, value: Any) -> None:
-    given = checks.mapping(field, value)
-    checks.known_keys(field, given, ())
-
-
-def _or_nothing(check: Check) -> Check:
-    """Null, zero and the empty string say nothing, as with the stock launcher; and a value stays as it was written."""
-
-    def checked(field: str, value: Any) -> Any:
-        if value:
-            check(field, value)
-        return value
-
-    return checked
-
-
-_QUANTITY: Final = _or_nothing(checks.quantity)
-JOB_KEYS: Final[Mapping[str, Check]] = {
-    "image": _or_nothing(checks.text),
-    "python_path": checks.text,
-    "cpu": _QUANTITY,
-    "memory": _QUANTITY,
-    "cpu_request": _QUANTITY,
-    "memory_request": _QUANTITY,
-    "ephemeral_storage": checks.optional(checks.written_quantity, "null"),
-    "num_of_gpus": checks.optional(_gpus, "null"),
-    "pending_timeout": checks.optional(checks.seconds, "null (no limit)"),
-    "argo": _no_argo,
-}
-"""What a job may say in launcher_spec: the stock launcher's keys. Nothing of Argo is the job's to set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +100,6 @@ def read(
 
     Raises:
         Refused: something is missing or not allowed; says what, where and what would be.
-        ValueError: a study file is not what nvflare allows; the message names file and key.
     """
     if not _ATTEMPT.fullmatch(attempt):
         raise Refused("attempt", attempt, "1 to 20 lower-case letters and digits")
@@ -158,7 +112,7 @@ def read(
     transfer = Transfer(asked.cell, asked.job_id, asked.workspace)
     config: Object = {
         "name": called.pod,
-        "image": _image(asked, study),
+        "image": _image(asked, study, settings),
         "container_name": called.container,
         "command": asked.module,
         "module_args": stock.module_args(asked.process_args, role),
@@ -172,7 +126,7 @@ def read(
     }
     launch = Launch(
         job_id=asked.job_id,
-        job_name=str(job_meta.get(JobMetaKey.JOB_NAME.value) or ""),
+        job_name=_of_meta(job_meta, JobMetaKey.JOB_NAME),
         study=asked.study or "",
         parent=parent,
         attempt=attempt,
@@ -204,7 +158,7 @@ def report_of(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report
     Raises:
         Refused: the context or the metadata does not say whose outcome it would be.
     """
-    job_id, site = _job_id(job_meta), _site(fl_ctx)
+    job_id, site = _of_meta(job_meta, JobMetaKey.JOB_ID), _site(fl_ctx)
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
     return Report(
         job_id,
@@ -253,11 +207,11 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
     template = study.pod_template
     # Credentials must not land on a sidecar, so a template with several containers has to say which is the job's.
     whole = {**config, "require_main_container": template is not None}
-    python = asked.spec.get("python_path", settings.python_path)
+    python = _python(asked, settings)
     try:
         pod = stock.render(whole, name=called.pod, key=called.key, python=python, pod_template=template)
     except ValueError as error:
-        raise Refused(f"studies[{asked.study!r}].pod_template", template, f"another: {error}") from None
+        raise Refused(f"studies[{asked.study!r}].pod_template", UNSAID, f"another: {error}") from None
     said = pod["metadata"].get("namespace")
     if said is not None and said != settings.namespace:
         _log.warning("the pod template's namespace %r is not taken: jobs run in %r", said, settings.namespace)
@@ -267,7 +221,7 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
 
 def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _Asked:
     site = _site(fl_ctx)
-    job_id = _job_id(job_meta)
+    job_id = _of_meta(job_meta, JobMetaKey.JOB_ID)
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
     args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
     spec, where = _job_spec(job_meta, site)
@@ -285,7 +239,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
     return _Asked(
         site=site,
         job_id=job_id,
-        study=checks.optional(checks.text)("job_meta['study']", job_meta.get(JobMetaKey.STUDY.value) or None),
+        study=_of_meta(job_meta, JobMetaKey.STUDY),
         workspace=str(args.workspace),
         custom=str(workspace.get_app_custom_dir(job_id) or ""),
         startup=Path(workspace.get_startup_kit_dir()),
@@ -299,19 +253,15 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
     )
 
 
-def _job_id(job_meta: dict[str, Any]) -> str:
-    job_id = job_meta.get(JobConstants.JOB_ID)
-    if not isinstance(job_id, str) or not stock.job_key(job_id):
-        value = job_id or MISSING
-        raise Refused(f"job_meta[{JobConstants.JOB_ID!r}]", value, "a string with letters or digits")
-    return job_id
+def _of_meta(job_meta: dict[str, Any], key: JobMetaKey) -> Any:
+    return JOB_META[key.value].of(f"job_meta[{key.value!r}]", job_meta.get(key.value))
 
 
 def _site(fl_ctx: FLContext) -> str:
     site = fl_ctx.get_identity_name()
     if not site:
         raise Refused("the site's name in FLContext", MISSING, "a name")
-    return str(site)
+    return checks.line("the site's name in FLContext", site)
 
 
 def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) -> Any:
@@ -328,29 +278,35 @@ def _of_job(
     resolve: Callable[[dict[str, Any], str], dict[str, Any]],
 ) -> dict[str, Any]:
     """What a job says for a site, by nvflare's own rules."""
+    field = f"job_meta[{key.value!r}]"
     try:
-        return resolve(job_meta, site)
-    except (ValueError, TypeError, AttributeError) as error:
-        allowed = f"what nvflare takes for site {site!r}: {error}"
-        raise Refused(f"job_meta[{key.value!r}]", job_meta.get(key.value), allowed) from None
+        return checks.mapping(field, resolve(job_meta, site))
+    except Refused:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # nvflare looks into whatever shape it finds.
+        raise Refused(field, job_meta.get(key.value), f"what nvflare takes for site {site!r}: {error}") from None
 
 
 def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
     """The job's part of launcher_spec, checked. As with the stock launcher, other keys say nothing."""
     where = f"launcher_spec[{site!r}][{stock.MODE!r}]"
     given = _of_job(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, stock.launcher_spec)
-    ignored = sorted(set(given) - set(JOB_KEYS))
+    ignored = sorted(names.shown(key) for key in set(given) - set(JOB_SPEC))
     if ignored:
+        known = ", ".join(sorted({*JOB_SPEC} - {"argo"}))
         _log.warning(
-            "%s: without meaning and ignored: %s; known are %s", where, ignored, sorted({*JOB_KEYS} - {"argo"})
+            "%s: %d keys without meaning are ignored: %s; known are %s", where, len(ignored), ignored[:_TOLD], known
         )
-    return {key: check(f"{where}[{key!r}]", given[key]) for key, check in JOB_KEYS.items() if key in given}, where
+    return {key: row.of(f"{where}[{key!r}]", given[key]) for key, row in JOB_SPEC.items() if key in given}, where
 
 
-def _image(asked: _Asked, study: Study) -> str:
-    image = asked.spec.get("image") or study.image
-    if not image:
-        field = f"{asked.where}['image']"
+def _image(asked: _Asked, study: Study, settings: Settings) -> str:
+    field = f"{asked.where}['image']"
+    if asked.spec.get("image"):
+        settings.argo.policy.hold_image(field, asked.spec["image"])
+        return str(asked.spec["image"])
+    if not study.image:
         raise Refused(
             field,
             MISSING,
@@ -358,7 +314,25 @@ def _image(asked: _Asked, study: Study) -> str:
             f" resource_spec[{asked.site!r}][{stock.MODE!r}]['image'] (legacy), or as"
             " studies.<study>.container.image in local/study_runtime.yaml (the site's default)",
         )
-    return str(image)
+    return study.image
+
+
+def _python(asked: _Asked, settings: Settings) -> str:
+    if "python_path" not in asked.spec:
+        return settings.python_path
+    settings.argo.policy.hold_python(f"{asked.where}['python_path']", asked.spec["python_path"])
+    return str(asked.spec["python_path"])
+
+
+@contextmanager
+def _sites_file(file: str | None) -> Iterator[None]:
+    """What nvflare says of a file is a refusal. It names keys; its values are the site's."""
+    try:
+        yield
+    except Refused:
+        raise
+    except ValueError as error:
+        raise Refused(str(file), UNSAID, f"what nvflare takes: {error}") from None
 
 
 def _study(asked: _Asked, settings: Settings) -> Study:
@@ -366,7 +340,8 @@ def _study(asked: _Asked, settings: Settings) -> Study:
     runtime_file = stock.runtime_file(asked.workspace)
     old_file = settings.study_data_pvc_file_path
     if not Path(runtime_file).exists():
-        return stock.study_data(old_file, asked.study)
+        with _sites_file(old_file):
+            return stock.study_data(old_file, asked.study)
     legacy = {str(Path(asked.workspace, "local", "study_data.yaml")), *([old_file] if old_file else [])}
     conflicts = sorted(path for path in legacy if Path(path).exists())
     if conflicts:
@@ -375,7 +350,8 @@ def _study(asked: _Asked, settings: Settings) -> Study:
             f"beside {', '.join(conflicts)}",
             "one study file only: move all studies to study_runtime.yaml and delete the old file",
         )
-    return stock.study_runtime(runtime_file, asked.study)
+    with _sites_file(runtime_file):
+        return stock.study_runtime(runtime_file, asked.study)
 
 
 def _env(asked: _Asked, study: Study, settings: Settings, owner: str) -> dict[str, str]:
@@ -430,9 +406,23 @@ def _resources(asked: _Asked, settings: Settings) -> Object:
     both: Object = {
         **({"cpu": str(portable["num_of_cpus"])} if "num_of_cpus" in portable else {}),
         **({"memory": portable["memory"]} if "memory" in portable else {}),
-        **({"nvidia.com/gpu": gpus} if gpus else {}),
+        **({STOCK_GPU: gpus} if gpus else {}),
     }
-    return {"requests": {**requests, **both}, "limits": {**limits, **both}}
+    made: Object = {"requests": {**requests, **both}, "limits": {**limits, **both}}
+    _hold_resources(made, asked, settings)
+    return made
+
+
+def _hold_resources(made: Object, asked: _Asked, settings: Settings) -> None:
+    where = asked.where
+    for part in made.values():
+        for name, amount in part.items():
+            checks.quantity(f"{where}: {name}", amount)
+    for name, request in made["requests"].items():
+        limit = made["limits"].get(name)
+        if limit is not None and checks.amount(request) > checks.amount(limit):
+            raise Refused(f"{where}: the request of {name}", request, f"at most its limit, {limit}")
+    settings.argo.policy.hold_limits(where, made["limits"], STOCK_GPU)
 
 
 def _startup_files(startup: Path) -> dict[str, bytes]:

@@ -95,7 +95,7 @@ def is_startup_file(name: str) -> bool:
 
 def launcher_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:
     """What a job says to this launcher for a site: its defaults and the site's part, merged."""
-    return dict(get_job_launcher_spec(job_meta, site, MODE))
+    return get_job_launcher_spec(job_meta, site, MODE)  # type: ignore[no-any-return]
 
 
 def portable_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def portable_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:
     Raises:
         ValueError: one of them is not what nvflare allows.
     """
-    return dict(get_portable_resource_spec(job_meta, site))
+    return get_portable_resource_spec(job_meta, site)  # type: ignore[no-any-return]
 
 
 def module(process_args: Mapping[str, Any]) -> str | None:

@@ -1,11 +1,15 @@
 """The one way in which values from outside are checked, and the one error that says what is wrong with them."""
 
-import math
 import re
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
-from typing import Any, Final
+from dataclasses import field as dataclass_field
+from dataclasses import fields
+from fractions import Fraction
+from typing import Any, Final, TypeVar
 
+T = TypeVar("T")
 Check = Callable[[str, Any], Any]
 """Takes a field's name and its value, and returns the value as it is kept. Raises Refused."""
 
@@ -17,14 +21,48 @@ class _Missing:
 
 MISSING: Final = _Missing()
 """The value of a field that is not there, in a Refused."""
-_LONGEST = 100
+
+
+class _Unsaid:
+    def __repr__(self) -> str:
+        return "not shown here"
+
+
+UNSAID: Final = _Unsaid()
+"""The value, in a Refused, of what a site's file says: people elsewhere read the message, and it may be a secret."""
+_SHOWN = 100
+_LONGEST_SAID = 600
+_LONGEST = 4096
+"""Characters of any text: Linux' PATH_MAX."""
+_TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line ends, what turns writing around, and halves of characters."""
+_LONGEST_IMAGE = 512
+_MOST_SECONDS = 10**9
+"""Thirty years, which every clock can count."""
+_MOST_COUNTED = 2**31 - 1
+_MOST = 2**63 - 1
+"""Of a quantity: Kubernetes counts no further (resource.Quantity)."""
 
 # Kubernetes: pkg/util/validation of k8s.io/apimachinery.
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]*)?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?")
+_QUANTITY = re.compile(r"\+?(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<unit>[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?")
+_UNITS: Final[Mapping[str, Fraction]] = {
+    "": Fraction(1),
+    **{unit: Fraction(1000) ** -power for power, unit in enumerate("mun", 1)},
+    **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
+}
+_LONGEST_QUANTITY = 64
 _LONGEST_SUBDOMAIN = 253
+# github.com/distribution/reference, which the kubelet reads image names with.
+_HOST = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])"
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
+_IMAGE = re.compile(
+    rf"(?:{_HOST}(?::[0-9]+)?/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@{_DIGEST})?"
+)
 
 
 class Refused(ValueError):  # noqa: N818  (what it says reads better than an Error)
@@ -32,17 +70,60 @@ class Refused(ValueError):  # noqa: N818  (what it says reads better than an Err
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         """Name the field as its author wrote it; the value is shown shortened."""
-        shown = repr(value)
         self.field = field
-        self.value = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}... ({len(shown)} characters)"
+        self.value = _shown(value)
         self.allowed = allowed
-        super().__init__(f"`{field}` is {self.value}: allowed is {allowed}")
+        super().__init__(f"`{_line_of(field)}` is {self.value}: allowed is {_line_of(allowed)}")
+
+
+def _line_of(said: str) -> str:
+    """What may have a stranger's words in it, on one line and not too long."""
+    plain = said if said.isprintable() else repr(said)[1:-1]
+    return plain if len(plain) <= _LONGEST_SAID else f"{plain[:_LONGEST_SAID]}..."
+
+
+def _shown(value: object) -> str:
+    """A value of anybody's, on one line, not too long and not too deep."""
+    if isinstance(value, str):
+        rest = f"... ({len(value)} characters)" if len(value) > _SHOWN else ""
+        return f"{value[:_SHOWN]!r}{rest}"
+    try:
+        said = _SHORT.repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
+        return f"a {type(value).__name__}"
+    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxother, _SHORT.maxlong = 3, 5, 5, _SHOWN, _SHOWN
 
 
 def text(field: str, value: Any) -> str:
     """A string that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise Refused(field, value, "a non-empty string")
+    return value
+
+
+def line(field: str, value: Any) -> str:
+    """A text on one line: nothing in it that moves a cursor or turns writing around."""
+    if not isinstance(value, str) or not value.strip() or _TRICKS.search(value) or len(value) > _LONGEST:
+        raise Refused(field, value, f"a non-empty string of at most {_LONGEST} characters, without control characters")
+    return value
+
+
+def program(field: str, value: Any) -> str:
+    """A program, by its path or by its name. Kubernetes puts the value of X, a secret too, where $(X) stands."""
+    if any(mark in line(field, value) for mark in ("{{", "$(")):
+        raise Refused(field, value, "a path without {{ and $(, which Argo and Kubernetes would evaluate")
+    return str(value)
+
+
+def image(field: str, value: Any) -> str:
+    """A container image, as container runtimes read it: registry/name:tag@digest, the last two where wanted."""
+    if not isinstance(value, str) or len(value) > _LONGEST_IMAGE or not _IMAGE.fullmatch(value):
+        allowed = f"an image of at most {_LONGEST_IMAGE} characters, as in registry.example/name:tag or name@sha256:..."
+        raise Refused(field, value, allowed)
     return value
 
 
@@ -61,9 +142,9 @@ def is_flag(field: str, value: Any) -> bool:
 
 
 def seconds(field: str, value: Any) -> float:
-    """A duration: zero or more, whole or not."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise Refused(field, value, "a number of seconds >= 0")
+    """A duration: zero or more, whole or not, and not so long that a clock overflows."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_SECONDS:
+        raise Refused(field, value, f"a number of seconds >= 0 and <= {_MOST_SECONDS}")
     return value
 
 
@@ -76,6 +157,15 @@ def at_least(least: int, what: str) -> Check:
         return value
 
     return check
+
+
+def count(field: str, value: Any) -> int | str:
+    """How many, as a number or in a string."""
+    digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _LONGEST_QUANTITY
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (digits or whole) or not 0 <= int(value) <= _MOST_COUNTED:
+        raise Refused(field, value, f"a whole number >= 0 and <= {_MOST_COUNTED}")
+    return value  # type: ignore[no-any-return]
 
 
 def optional(check: Check, none: str = "None") -> Check:
@@ -115,6 +205,23 @@ def known_keys(field: str, value: Mapping[str, Any], known: Collection[str]) -> 
     for key in sorted(set(value) - set(known)):
         allowed = f"one of the keys {', '.join(sorted(known))}" if known else "no key at all"
         raise Refused(f"{field}[{key!r}]", value[key], allowed)
+
+
+def key(check: Check, default: Any) -> Any:
+    """A field of a dataclass that :func:`record` reads: its check, and its value where it is not said."""
+    return dataclass_field(default_factory=lambda: deepcopy(default), metadata={"check": check})
+
+
+def record(kind: type[T]) -> Check:
+    """A check for a dictionary with some of a dataclass's keys; None and what is not said are the defaults."""
+
+    def check(field: str, value: Any) -> T:
+        said = {} if value is None else mapping(field, value)
+        checked = {row.name: row.metadata["check"] for row in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+        known_keys(field, said, checked)
+        return kind(**{name: checked[name](f"{field}[{name!r}]", given) for name, given in said.items()})
+
+    return check
 
 
 def dns_label(field: str, value: Any) -> str:
@@ -158,10 +265,33 @@ def qualified_key(field: str, value: Any) -> str:
 
 def quantity(field: str, value: Any) -> str:
     """An amount of a resource as Kubernetes writes it; a number becomes its text, which is what the API takes."""
-    fits = not isinstance(value, bool) and isinstance(value, int | float | str) and _QUANTITY.fullmatch(str(value))
-    if not fits:
-        raise Refused(field, value, "a Kubernetes quantity, as in 2, 500m, 1.5Gi or 100M")
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or _amount(value) is None:
+        raise Refused(field, value, f"a Kubernetes quantity, as in 2, 500m, 1.5Gi or 100M, from 0 to {_MOST}")
     return str(value)
+
+
+def amount(written: str | float) -> Fraction:
+    """How much a quantity is.
+
+    Raises:
+        Refused: it is none.
+    """
+    found = _amount(quantity("amount", written))
+    assert found is not None
+    return found
+
+
+def _amount(written: str | float) -> Fraction | None:
+    if isinstance(written, int | float) and not 0 <= written <= _MOST:
+        return None
+    said = str(written)
+    found = _QUANTITY.fullmatch(said) if len(said) <= _LONGEST_QUANTITY else None
+    if found is None:
+        return None
+    unit = found["unit"] or ""
+    factor = _UNITS[unit] if unit in _UNITS else Fraction(f"1{unit}")
+    made = Fraction(found["number"]) * factor
+    return made if made <= _MOST else None
 
 
 def written_quantity(field: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from flargo.terms import Label, Parent
 MANAGER = "flargo"
 """The value of ``app.kubernetes.io/managed-by``."""
 _LABEL_LENGTH = 63
-_DIGITS = 12
+_DIGITS = 20
 _MARK = re.compile(rf".*--[0-9a-f]{{{_DIGITS}}}", re.DOTALL)
 _SHOWN_LENGTH = 120
 
@@ -18,8 +18,9 @@ _SHOWN_LENGTH = 120
 def label_value(said: str) -> str:
     """Any text as the value of a label; two texts never share one.
 
-    A text that is a valid value stays as it is. Any other becomes what is readable of it, ``--`` and twelve hex
-    digits of its SHA-256; and so does a valid one that looks like such a result, or it could be mistaken for it.
+    A text that is a valid value stays as it is. Any other becomes what is readable of it, ``--`` and twenty hex
+    digits of its SHA-256 (80 bits: nobody finds a text with another's label); and so does a valid one that looks like
+    such a result, or it could be mistaken for it.
     """
     if is_label_value(said) and not _MARK.fullmatch(said):
         return said

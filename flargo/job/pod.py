@@ -148,6 +148,15 @@ def _keep_token_out(pod: Object, _: Launch, __: Settings) -> None:
     pod["spec"].setdefault("automountServiceAccountToken", False)
 
 
+def _limit_running_time(pod: Object, _: Launch, settings: Settings) -> None:
+    most = settings.argo.policy.running_time
+    if most is not None:
+        said = pod["spec"].get("activeDeadlineSeconds", most)
+        if isinstance(said, bool) or not isinstance(said, int):
+            raise Refused("pod_template.spec.activeDeadlineSeconds", said, "a whole number of seconds")
+        pod["spec"]["activeDeadlineSeconds"] = min(said, most)
+
+
 def _as_rendered(_: Object, __: Launch, ___: Settings) -> None:
     """Made so when the request is read: flargo.flare.request."""
 
@@ -213,6 +222,13 @@ DIFFERENCES = (
         "No service account token is mounted unless the pod template asks for it.",
         "A job's code has no business with the Kubernetes API.",
         _keep_token_out,
+    ),
+    Difference(
+        "running time",
+        "The pod has the site's `argo.policy.running_time` as its deadline, where it is set and the pod template"
+        " has no shorter one.",
+        "The stock launcher has no ceiling for it.",
+        _limit_running_time,
     ),
 )
 """All there is. The differential test holds its own list against the stock launcher's pods."""

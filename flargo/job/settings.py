@@ -1,12 +1,12 @@
 """What a site says about its jobs, checked once, when the launcher is built."""
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 from flargo.job import checks
-from flargo.job.checks import Check, Refused
+from flargo.job.checks import Refused
+from flargo.job.policy import Policy
 from flargo.terms import GROUP, Patience
 
 DEFAULT_PYTHON_PATH = "/usr/local/bin/python"
@@ -14,10 +14,6 @@ OURS = (f"{GROUP}/", "workflows.argoproj.io/", "app.kubernetes.io/managed-by")
 """Label and annotation keys that begin so belong to flargo or Argo: nobody else may set them."""
 _DAY = 24 * 60 * 60
 _SHORTEST_KEPT = 60
-
-
-def _checked(check: Check, default: Any) -> Any:
-    return field(default_factory=lambda: deepcopy(default), metadata={"check": check})
 
 
 def foreign_key(where: str, key: Any) -> str:
@@ -49,30 +45,30 @@ def _kept(where: str, value: Any) -> int | None:
 class ArgoSettings:
     """The ``argo`` argument of a launcher: what FLARE's own launcher has no word for. Every key has a default."""
 
-    service_account: str = _checked(checks.object_name, "flargo-job")
+    service_account: str = checks.key(checks.object_name, "flargo-job")
     """Of the job's pod, unless its pod template names one. It needs no rights."""
-    executor_service_account: str = _checked(checks.object_name, "flargo-executor")
+    executor_service_account: str = checks.key(checks.object_name, "flargo-executor")
     """Of Argo's own containers in the pod: may create and patch ``workflowtaskresults``."""
-    image_pull_policy: str | None = _checked(checks.optional(checks.one_of("Always", "IfNotPresent", "Never")), None)
+    image_pull_policy: str | None = checks.key(checks.optional(checks.one_of("Always", "IfNotPresent", "Never")), None)
     """Of the job's image, whatever the pod template says; None: as the pod template says, else Always."""
-    gpu_resource: str = _checked(checks.qualified_key, "nvidia.com/gpu")
+    gpu_resource: str = checks.key(checks.qualified_key, "nvidia.com/gpu")
     """What a GPU is called on the site's nodes, as in ``amd.com/gpu`` or ``nvidia.com/mig-1g.10gb``."""
-    labels: Mapping[str, str] = _checked(_labels, {})
+    labels: Mapping[str, str] = checks.key(_labels, {})
     """Added to every Workflow and pod."""
-    annotations: Mapping[str, str] = _checked(_annotations, {})
+    annotations: Mapping[str, str] = checks.key(_annotations, {})
     """Added to every Workflow and pod."""
-    instance_id: str | None = _checked(checks.optional(checks.label_value), None)
+    instance_id: str | None = checks.key(checks.optional(checks.label_value), None)
     """Of the Workflow controller, if it was given one: it takes no notice of Workflows without it."""
-    keep_success: int | None = _checked(_kept, _DAY)
+    keep_success: int | None = checks.key(_kept, _DAY)
     """Seconds for which a Workflow that succeeded is kept, and with it its pod and log; None: for ever."""
-    keep_failure: int | None = _checked(_kept, 7 * _DAY)
+    keep_failure: int | None = checks.key(_kept, 7 * _DAY)
     """The same for one that did not succeed."""
-    kill_grace: int = _checked(checks.at_least(1, "a whole number of seconds"), 3)
+    kill_grace: int = checks.key(checks.at_least(1, "a whole number of seconds"), 3)
     """Seconds between SIGTERM and SIGKILL when a job is ended. 0 would prove nothing about the process."""
-    patch_executor: bool = _checked(checks.is_flag, default=True)
+    patch_executor: bool = checks.key(checks.is_flag, True)
     """Give Argo's containers ``init`` and ``wait`` a security context and resources. False where the controller's
     configuration does so, or where its pods have no such containers (Argo 4.1 without init container)."""
-    executor_resources: Mapping[str, Mapping[str, str]] = _checked(
+    executor_resources: Mapping[str, Mapping[str, str]] = checks.key(
         checks.resources,
         # Argo's program, over 100 MB, is copied into the pod, and the kubelet holds the pod's total use against the
         # sum of its containers' limits: without a share of its own, it would count against the job's workspace.
@@ -82,17 +78,19 @@ class ArgoSettings:
         },
     )
     """Of ``init`` and of ``wait``."""
-    run_as_user: int = _checked(checks.at_least(1, "a numeric user id"), 1000)
+    run_as_user: int = checks.key(checks.at_least(1, "a numeric user id"), 1000)
     """User of a pod's containers where the site's security context names none."""
-    unclaimed: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().unclaimed)
+    policy: Policy = checks.key(checks.record(Policy), Policy())  # noqa: RUF009  (makes a field)
+    """What jobs may ask for: see the site's policy in docs/security.md."""
+    unclaimed: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().unclaimed)
     """Seconds for which no Workflow controller may take notice of a job."""
-    quota: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().quota)
+    quota: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().quota)
     """Seconds for which the namespace's quota may have no room for a job."""
-    queued: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().queued)
+    queued: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().queued)
     """Seconds for which Argo may keep a job waiting for a lock or for room."""
-    pulling: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().pulling)
+    pulling: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().pulling)
     """Seconds that the pull of an image may take."""
-    starting: float | None = _checked(checks.optional(checks.seconds, "None (no limit)"), Patience().starting)
+    starting: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().starting)
     """Seconds that a pod may take to run apart from all that."""
 
 
@@ -153,23 +151,8 @@ def settings(  # noqa: PLR0913  (the launcher's own arguments)
         ephemeral_storage=checks.written_quantity("ephemeral_storage", ephemeral_storage),
         workspace_mount_path=checks.absolute_path("workspace_mount_path", workspace_mount_path),
         image_pull_secrets=_pull_secrets(image_pull_secrets),
-        argo=argo_settings(argo),
+        argo=checks.record(ArgoSettings)("argo", argo),
     )
-
-
-def argo_settings(given: dict[str, Any] | None) -> ArgoSettings:
-    """Check the ``argo`` argument.
-
-    Raises:
-        Refused: a key is unknown, or its value is wrong.
-    """
-    said = {} if given is None else checks.mapping("argo", given)
-    rows = fields(ArgoSettings)
-    checks.known_keys("argo", said, [row.name for row in rows])
-    checked = {
-        row.name: row.metadata["check"](f"argo[{row.name!r}]", said[row.name]) for row in rows if row.name in said
-    }
-    return ArgoSettings(**checked)
 
 
 def _pull_secrets(names: Any) -> tuple[str, ...]:

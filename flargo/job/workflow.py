@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Final
 
 from flargo.job import names
-from flargo.job.checks import Refused
+from flargo.job.checks import UNSAID, Refused
 from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN, labels, main_container, restricted
 from flargo.job.settings import Settings
 from flargo.terms import Annotation, Launch, Object
@@ -168,7 +168,7 @@ def build(meta: Object, spec: Object, template: Object) -> Object:
     except ValidationError as error:
         first = error.errors()[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        raise Refused(f"pod{place}", first["input"], f"what Kubernetes takes there: {first['msg']}") from None
+        raise Refused(f"pod{place}", UNSAID, f"what Kubernetes takes there: {first['msg']}") from None
     made = Workflow(
         name=meta["name"],
         namespace=meta["namespace"],
@@ -187,8 +187,8 @@ def refuse_losses(said: Object, manifest: Object) -> None:
     Raises:
         Refused: names the first leaf that is not in the manifest as it was said.
     """
-    for where, value in _losses(said, manifest, ""):
-        raise Refused(where, value, "a field and a value that Argo's Workflow can carry (Hera's models drop this one)")
+    for where in _losses(said, manifest, ""):
+        raise Refused(where, UNSAID, "a field and a value that Argo's Workflow can carry (Hera's models drop this one)")
 
 
 def refuse_expressions(value: Any, where: str) -> None:
@@ -205,7 +205,7 @@ def refuse_expressions(value: Any, where: str) -> None:
         for index, entry in enumerate(value):
             refuse_expressions(entry, f"{where}[{index}]")
     elif isinstance(value, str) and "{{" in value:
-        raise Refused(where, value, "a text without {{, which Argo would evaluate")
+        raise Refused(where, UNSAID, "a text without {{, which Argo would evaluate")
 
 
 def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
@@ -318,17 +318,17 @@ def _retention(settings: Settings) -> Object:
     return {"ttlStrategy": said} if said else {}
 
 
-def _losses(said: Any, got: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every leaf of ``said`` that ``got`` does not have at the same place."""
+def _losses(said: Any, got: Any, where: str) -> Iterator[str]:
+    """The place of every leaf of ``said`` that ``got`` does not have at the same place."""
     if isinstance(said, Mapping) and isinstance(got, Mapping):
         for key, value in said.items():
             place = f"{where}.{key}".lstrip(".")
             if key in got:
                 yield from _losses(value, got[key], place)
             else:
-                yield place, value
+                yield place
     elif isinstance(said, list) and isinstance(got, list) and len(said) == len(got):
         for index, (one, other) in enumerate(zip(said, got, strict=True)):
             yield from _losses(one, other, f"{where}[{index}]")
     elif type(said) is not type(got) or said != got:
-        yield where, said
+        yield where

@@ -31,13 +31,15 @@ class Stage(IntEnum):
     """No pod yet, or one that the scheduler has not looked at."""
     SHORTAGE = 6
     """No node has enough free cpu, memory or GPUs."""
-    STARTING = 7
+    TAINTED = 7
+    """Every node that could take it is tainted or closed, perhaps in passing: not ready after an outage, or drained."""
+    STARTING = 8
     """The pod has a node; volumes, network, containers."""
-    PULLING = 8
+    PULLING = 9
     """The node pulls an image."""
-    RUNNING = 9
+    RUNNING = 10
     """The program runs."""
-    ENDED = 10
+    ENDED = 11
     """Nothing runs, or nothing will."""
 
 
@@ -99,12 +101,25 @@ _NOT_ITS_OWN = {
     "ContainerCannotRun": Reason.CONTAINER,
 }
 
+# The kubelet's words for a pod that it ended (the kubelet's eviction, shutdown and active deadline managers).
+_BY_THE_NODE = {
+    "Evicted": Reason.EVICTED,
+    "Terminated": Reason.DISRUPTED,
+    "DeadlineExceeded": Reason.DEADLINE,
+}
+
+# With this code and these words Argo's executor, which starts the program, says that there is no such program.
+_NO_PROGRAM_CODE, _NO_PROGRAM = 64, "failed to find name in PATH"
+
 # Argo's words for the end of a step whose pod it saw and flargo did not (argo.md; the kubelet's eviction messages).
 _STEP_WORDS = (
     (re.compile(r"OOMKilled"), Reason.OUT_OF_MEMORY),
     (re.compile(r"[Uu]sage of|exceeds the limit|low on resource"), Reason.EVICTED),
+    (re.compile(r"exceeded its deadline|longer than the specified deadline"), Reason.DEADLINE),
+    (re.compile(_NO_PROGRAM), Reason.CONTAINER),
 )
 
+_TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable")
 _SHORTAGE = re.compile(r"\binsufficient\s+([a-z0-9./_-]+)", re.IGNORECASE)
 
 
@@ -127,9 +142,9 @@ def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
     if workflow is None:
         return _diagnose_absence(first_pod)
     if workflow.over:
-        return _diagnose_end(workflow)
+        return _diagnose_end(workflow, seen.vanished)
     if first_pod is not None:
-        return Diagnosis(Stage.ENDED, Reason.POD_DELETED, "the pod is gone")
+        return Diagnosis(Stage.ENDED, _disruption(seen.vanished) or Reason.POD_DELETED, _last_words(seen.vanished))
     told_to_end = Reason.SHUT_DOWN if workflow.shutdown else None
     return Diagnosis(_stage_without_pod(workflow), told_to_end, workflow.node_message or workflow.message)
 
@@ -144,7 +159,19 @@ def _diagnose_absence(first_pod: Uid | None) -> Diagnosis:
     return Diagnosis(Stage.ENDED, Reason.WORKFLOW_DELETED)
 
 
-def _diagnose_end(workflow: WorkflowView) -> Diagnosis:
+def _disruption(pod: PodView | None) -> Reason | None:
+    """What Kubernetes did to a pod, if it says so (the condition DisruptionTarget)."""
+    if pod is None or not pod.disruption:
+        return None
+    # The garbage collector of pods takes those whose node is gone.
+    return Reason.NODE_LOST if pod.disruption.startswith("DeletionByPodGC") else Reason.DISRUPTED
+
+
+def _last_words(pod: PodView | None) -> str:
+    return "; ".join(filter(None, (pod.disruption, f"was on node {pod.node}"))) if pod is not None else "gone"
+
+
+def _diagnose_end(workflow: WorkflowView, vanished: PodView | None) -> Diagnosis:
     """Of a Workflow that is over and has no pod (any more)."""
     detail = workflow.message or workflow.node_message
     if workflow.node_exit is not None:
@@ -157,6 +184,9 @@ def _diagnose_end(workflow: WorkflowView) -> Diagnosis:
         return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, detail)
     if workflow.shutdown:
         return Diagnosis(Stage.ENDED, Reason.SHUT_DOWN, detail)
+    disruption = _disruption(vanished)
+    if disruption is not None:
+        return Diagnosis(Stage.ENDED, disruption, _last_words(vanished))
     words = f"{workflow.message} {workflow.node_message}"
     for pattern, reason in _WORKFLOW_WORDS:
         if pattern.search(words.strip()):
@@ -169,7 +199,7 @@ def _diagnose_pod(pod: PodView, seen: Observation) -> Diagnosis:
     if pod.exit is not None:
         return Diagnosis(Stage.ENDED, _pod_end(pod, pod.exit, workflow), _pod_words(pod), pod.exit)
     if pod.phase in {"Succeeded", "Failed"}:
-        return Diagnosis(Stage.ENDED, _unstarted_end(pod), _pod_words(pod))
+        return Diagnosis(Stage.ENDED, _unstarted_end(pod, workflow), _pod_words(pod))
     stage = Stage.RUNNING if pod.running else _stage_of_pod(pod, seen.events)
     ended_by = _told_to_end(pod, workflow)
     if ended_by is not None:
@@ -186,7 +216,7 @@ def _told_to_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
     if workflow.shutdown:
         return Reason.SHUT_DOWN
     if pod.deleting:
-        return Reason.DISRUPTED if pod.disruption else Reason.POD_DELETED
+        return _disruption(pod) or Reason.POD_DELETED
     if workflow.over:
         return Reason.ARGO_FAILED
     return None
@@ -218,7 +248,9 @@ def _stage_of_pod(pod: PodView, events: tuple[EventView, ...]) -> Stage:
         pulls = [event for event in events if event.reason in {"Pulling", "Pulled"}]
         newest = max(pulls, key=_last_time, default=None)
         return Stage.PULLING if newest is not None and newest.reason == "Pulling" else Stage.STARTING
-    return Stage.SHORTAGE if _is_shortage(pod.unscheduled_message) else Stage.WAITING
+    if _is_shortage(pod.unscheduled_message):
+        return Stage.SHORTAGE
+    return Stage.TAINTED if _TAINT.search(pod.unscheduled_message) else Stage.WAITING
 
 
 def _last_time(event: EventView) -> tuple[datetime, bool]:
@@ -244,12 +276,14 @@ def _stage_without_pod(workflow: WorkflowView) -> Stage:
 
 def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:
     """Why main ended with another code than 0: what was done to the pod comes before what the program did."""
-    if pod.reason == "Evicted":
-        return Reason.EVICTED
-    if ended.reason in _NOT_ITS_OWN:
-        return _NOT_ITS_OWN[ended.reason]
-    if pod.disruption or pod.reason == "Terminated":
-        return Reason.DISRUPTED
+    by_the_node = _BY_THE_NODE.get(pod.reason) or _NOT_ITS_OWN.get(ended.reason)
+    if by_the_node is not None:
+        return by_the_node
+    if ended.code == _NO_PROGRAM_CODE and ended.message.startswith(_NO_PROGRAM):
+        return Reason.CONTAINER
+    disruption = _disruption(pod)
+    if disruption is not None:
+        return disruption
     if workflow is None:
         return Reason.WORKFLOW_DELETED
     if pod.deleting and not workflow.shutdown:
@@ -263,18 +297,25 @@ def _own_end(ended: Exit, workflow: WorkflowView) -> Reason:
     return Reason.SHUT_DOWN if workflow.shutdown else Reason.PROGRAM_FAILED
 
 
-def _unstarted_end(pod: PodView) -> Reason:
+def _unstarted_end(pod: PodView, workflow: WorkflowView | None) -> Reason:
     """Why a pod is over although its main container has no exit code."""
-    if pod.reason == "Evicted":
-        return Reason.EVICTED
-    if pod.disruption or pod.reason == "Terminated":
-        return Reason.DISRUPTED
+    if pod.reason in _BY_THE_NODE:
+        return _BY_THE_NODE[pod.reason]
+    disruption = _disruption(pod)
+    if disruption is not None:
+        return disruption
+    ended_by = _told_to_end(pod, workflow)
+    # That Argo has failed the Workflow is only what follows from the pod's end.
+    if ended_by not in {None, Reason.ARGO_FAILED}:
+        return ended_by
+    if pod.init_failure:
+        return Reason.INIT_FAILED
     return Reason.NODE_REFUSED if pod.reason else Reason.ARGO_FAILED
 
 
 def _pod_words(pod: PodView) -> str:
     ended = pod.exit
-    words = [pod.reason, pod.message, pod.disruption]
+    words = [pod.reason, pod.message, pod.disruption, pod.init_failure]
     if ended is not None:
         words += [f"exit code {ended.code}", ended.reason if ended.reason != "Error" else "", ended.message]
         if ended.reason == "OOMKilled" and pod.memory_limit:

@@ -58,7 +58,7 @@ class Now:
     """The two clocks, in seconds from any origin."""
 
     healthy: float
-    """Runs only while both streams are in sync."""
+    """Runs only while the API is heard: where a silence proves to have been an outage, back to when that began."""
     wall: float
     """Runs always."""
 
@@ -129,6 +129,8 @@ class Life:
     events: tuple[EventView, ...] = ()
     """Of the pod, as they were listed last."""
     first_pod: Uid | None = None
+    pod: PodView | None = None
+    """The first pod, as it was seen last."""
     ended: PodView | None = None
     """The first pod, once its main container has ended: it cannot end twice, though the pod may go or be told
     of out of order."""

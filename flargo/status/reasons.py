@@ -58,6 +58,11 @@ class Reason(Enum):
     OUT_OF_MEMORY = Row(Code.LOST, "The job used more than its memory limit.", "Raise 'memory' in its launcher_spec.")
     EVICTED = Row(Code.LOST, "The pod was evicted by its node.", "See the message; raise the limit or free the node.")
     DISRUPTED = Row(Code.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again.")
+    DEADLINE = Row(
+        Code.LOST,
+        "The job ran longer than it may.",
+        "Raise 'argo.policy.running_time' or the pod template's activeDeadlineSeconds.",
+    )
     NODE_LOST = Row(Code.LOST, "The node was lost, and the pod with it.", "Look at the node; submit the job again.")
     POD_DELETED = Row(Code.LOST, "The pod was deleted while the job ran.", "Find out who deletes pods; submit again.")
     NODE_REFUSED = Row(Code.LOST, "The node refused the pod before it started.", "See the message; submit again.")
@@ -73,6 +78,9 @@ class Reason(Enum):
     IMAGE = Row(Code.NEVER_STARTED, "The image could not be pulled.", "Check the image's name and the pull secrets.")
     CONTAINER = Row(
         Code.NEVER_STARTED, "A container could not be created.", "See the message: Secret, command or user."
+    )
+    INIT_FAILED = Row(
+        Code.NEVER_STARTED, "A container that prepares the pod failed.", "See the message, and that container's log."
     )
     UNSCHEDULABLE = Row(Code.NEVER_STARTED, "No node can take the pod.", "See the message: claims, selectors, taints.")
     SHORTAGE = Row(

@@ -50,6 +50,9 @@ SETTLE = 60.0
 """Seconds that Argo gets to finish a Workflow after its main container has ended by itself."""
 LOST = 60.0
 """Seconds beyond its grace after which a pod that is being killed counts as lost with its node."""
+TAINT = 60.0
+"""Seconds for which taints may keep a pod from every node. The stock launcher fails such a job at once, and so after
+every outage of the API server the jobs that are launched before the nodes are ready again. Seen."""
 ABSENCE = 10.0
 """Seconds for which a submitted Workflow may be missing from the stream before it is asked for."""
 SHUTDOWN_LAG = 3.0
@@ -109,7 +112,7 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
         # Its exit stands; what the pod is by now is told by this observation, or it is gone.
         still = replace(pod, exit=ended.exit) if pod is not None else replace(ended, phase="Failed")
         observation = replace(observation, pods=(still, *others))
-    observation = replace(observation, events=life.events)
+    observation = replace(observation, events=life.events, vanished=life.pod if pod is None else None)
     stage = diagnose(observation, first).stage
     workflow = observation.workflow
     shut = workflow is not None and bool(workflow.shutdown)
@@ -117,6 +120,7 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
         life,
         seen=observation,
         first_pod=first,
+        pod=pod or life.pod,
         ended=ended,
         stage=stage,
         since=life.since if stage is life.stage else now.healthy,
@@ -201,7 +205,12 @@ def _nothing_runs(life: Life, seen: Diagnosis, now: Now) -> bool:
 def _is_lost(life: Life, now: Now) -> bool:
     """Whether a pod has been being killed for so long that its node must be gone. Killing goes on all the same."""
     dying = all(pod.deleting or pod.over for pod in life.seen.pods)
-    return dying and now.healthy >= life.killed_at + life.grace + LOST
+    return dying and now.healthy >= life.killed_at + _grace(life) + LOST
+
+
+def _grace(life: Life) -> float:
+    """Seconds that its pods may take to die: the kubelet does not shorten a grace that somebody else gave."""
+    return max((float(life.grace), *(pod.deletion_grace for pod in life.seen.pods)))
 
 
 def _rule(life: Life, seen: Diagnosis, now: Now) -> Life:
@@ -243,6 +252,7 @@ def _deadlines(life: Life) -> list[tuple[float, Reason]]:
         Stage.UNCLAIMED: (life.patience.unclaimed, Reason.UNCLAIMED),
         Stage.WAITING: (life.patience.starting, Reason.START_TIMEOUT),
         Stage.SHORTAGE: (life.patience.pending, Reason.SHORTAGE),
+        Stage.TAINTED: (TAINT, Reason.UNSCHEDULABLE),
         Stage.STARTING: (life.patience.starting, Reason.START_TIMEOUT),
     }
     own, reason = limits.get(life.stage, (None, Reason.TIMEOUT))
@@ -331,5 +341,5 @@ def _wake_in(life: Life, now: Now) -> float | None:
         moments.append(life.since + PATIENT - now.healthy)
     if life.stage is Stage.WAITING:
         moments.append(life.since + OVERLOOKED - now.healthy)
-    moments.append(life.killed_at + life.grace + LOST - now.healthy)
+    moments.append(life.killed_at + _grace(life) + LOST - now.healthy)
     return min((moment for moment in moments if 0.0 < moment < math.inf), default=None)

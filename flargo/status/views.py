@@ -56,8 +56,12 @@ class PodView:
     """The main container runs."""
     exit: Exit | None = None
     """How the main container ended."""
+    init_failure: str = ""
+    """Which init container failed, and how: the main container then never starts."""
     waiting: tuple[Waiting, ...] = ()
     deleting: bool = False
+    deletion_grace: float = 0.0
+    """Seconds that its containers were given when its deletion began, whoever began it."""
     disruption: str = ""
     """The DisruptionTarget condition's reason and message: drained, preempted, evicted, its node shut down."""
     memory_limit: str = ""
@@ -127,6 +131,8 @@ class Observation:
 
     workflow: WorkflowView | None = None
     pods: tuple[PodView, ...] = ()
+    vanished: PodView | None = None
+    """The job's pod as it was seen last, if it is gone."""
     fresh: bool = False
     """Read from the API server for this question, not remembered from a watch."""
     published: bool = False
@@ -151,6 +157,11 @@ def _items(value: Any, *path: str) -> Iterator[Object]:
     for item in found if isinstance(found, list) else ():
         if isinstance(item, dict):
             yield item
+
+
+def _seconds(value: Any, *path: str) -> float:
+    found = _at(value, *path)
+    return float(found) if isinstance(found, int) and not isinstance(found, bool) else 0.0
 
 
 def _version(item: Object) -> int:
@@ -213,8 +224,10 @@ def pod_view(item: Object) -> PodView:
         unscheduled_message=_text(scheduling, "message") if scheduling.get("status") == "False" else "",
         running=isinstance(_at(main, "state", "running"), dict),
         exit=_exit(main),
+        init_failure=_init_failure(item),
         waiting=tuple(_waiting(item)),
         deleting=bool(_text(item, "metadata", "deletionTimestamp")),
+        deletion_grace=_seconds(item, "metadata", "deletionGracePeriodSeconds"),
         disruption=" ".join(filter(None, (_text(disruption, "reason"), _text(disruption, "message"))))
         if disruption.get("status") == "True"
         else "",
@@ -254,6 +267,13 @@ def _exit(status: Object) -> Exit | None:
     if not isinstance(code, int):
         return None
     return Exit(code, _text(ended, "reason"), _text(ended, "message"))
+
+
+def _init_failure(item: Object) -> str:
+    ends = ((_text(row, "name"), _exit(row)) for row in _items(item, "status", "initContainerStatuses"))
+    failed = ((name, ended) for name, ended in ends if ended is not None and ended.code != 0)
+    words = (f"init container {name}: exit code {ended.code} {ended.message}".strip() for name, ended in failed)
+    return next(words, "")
 
 
 def _waiting(item: Object) -> Iterator[Waiting]:

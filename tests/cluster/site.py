@@ -60,6 +60,11 @@ def exits(code: int) -> str:
     return f"import os; os._exit({code})\n"
 
 
+def of_template(**spec: Any) -> dict[str, Any]:
+    """A study whose pod template has a spec."""
+    return {"pod_template": {"metadata": {}, "spec": spec}}
+
+
 def token_of(kubeconfig: Path) -> str:
     """The token of a kubeconfig's user."""
     return str(yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"])
@@ -177,6 +182,7 @@ class Site:
         loop = self.launcher._loop
         assert loop is not None
         loop._ended.set()
+        loop._deaf.set()
         loop._tasks.put(None)
         self.launcher = self._launcher()
         self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))

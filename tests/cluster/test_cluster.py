@@ -93,8 +93,8 @@ def test_the_node_is_ready(place: Place) -> None:
     ("verbs", "resource"),
     [
         ("create get list watch patch delete", "workflows.argoproj.io"),
-        ("create get patch update delete", "secrets"),
-        ("get list watch delete", "pods"),
+        ("create get update delete", "secrets"),
+        ("list watch delete", "pods"),
         ("get", "pods/log"),
         ("list", "events"),
     ],

@@ -22,7 +22,7 @@ from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.cluster.place import Place
 from tests.cluster.scenarios import Scenarios, Together
-from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits
+from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, of_template
 from tests.cluster.wire import Match, Wire
 from tests.cluster.world import World, eventually
 
@@ -32,9 +32,16 @@ TOGETHER = 150.0
 """Seconds within which a job that is launched with all the others has ended."""
 
 
-def of_template(**spec: Any) -> dict[str, Any]:
-    """A study whose pod template has a spec."""
-    return {"pod_template": {"metadata": {}, "spec": spec}}
+def container(image: str, *command: str) -> dict[str, Any]:
+    """Another container of a pod, as Pod Security "restricted" takes it."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {"name": "prepare", "image": image, "command": list(command), "securityContext": security}
 
 
 STUDIES: dict[str, Any] = {
@@ -45,7 +52,18 @@ STUDIES: dict[str, Any] = {
     "host-network": of_template(hostNetwork=True),
     "short-grace": of_template(terminationGracePeriodSeconds=5),
     "account": of_template(serviceAccountName="not-there"),
+    "deadline": of_template(activeDeadlineSeconds=10),
+    "init-image": of_template(initContainers=[container("flargo.test/prepare:not-there", "true")]),
 }
+
+
+def studies(world: World) -> dict[str, Any]:
+    """With those that name something of the cluster at hand."""
+    return {
+        **STUDIES,
+        "init": of_template(initContainers=[container(world.place.job_image, "sh", "-c", "exit 7")]),
+        "placed": of_template(nodeName=world.node),
+    }
 
 
 @dataclass(frozen=True)
@@ -78,9 +96,14 @@ ROWS = (
         {"memory": "100Mi"},
         says="memory limit 100Mi",
     ),
-    Row("program missing", Reason.PROGRAM_FAILED, 1, spec={"python_path": "/not-there"}),
+    Row("program missing", Reason.CONTAINER, 101, spec={"python_path": "/not-there"}, says="/not-there"),
+    Row("init container fails", Reason.INIT_FAILED, 101, study="init", says="prepare: exit code 7"),
+    Row("init container's image missing", Reason.IMAGE, 101, study="init-image", says="prepare"),
+    Row("Secret of a volume missing", Reason.VOLUME, 101, study="secret-mount", says="not-there"),
+    Row("past its deadline", Reason.DEADLINE, 104, study="deadline"),
+    Row("refused by its node", Reason.NODE_REFUSED, 104, spec={"cpu": "900"}, study="placed", says="OutOfcpu"),
     Row("image missing", Reason.IMAGE, 101, spec={"image": "flargo.test/job:not-there"}, says="not-there"),
-    Row("image's name invalid", Reason.IMAGE, 101, spec={"image": "No Name!"}, says="InvalidImageName"),
+    Row("image's name invalid", Reason.LAUNCH_FAILED, 101, spec={"image": "No Name!"}, says="an image of at most"),
     Row("Secret of a variable missing", Reason.CONTAINER, 101, study="secret-env", says="not-there"),
     Row("claim missing", Reason.UNSCHEDULABLE, 101, study="claim", says="not-there"),
     Row("selects a node that is not there", Reason.UNSCHEDULABLE, 101, study="selector"),
@@ -111,7 +134,7 @@ def world(place: Place) -> World:
 @pytest.fixture(scope="module")
 def site(world: World) -> Iterator[Site]:
     """A site of FLARE's that the module shares."""
-    with Site(world, studies=STUDIES) as made:
+    with Site(world, studies=studies(world)) as made:
         yield made
 
 
@@ -166,9 +189,27 @@ def verdict_of(job: Job) -> Verdict:
     return job.ticket.verdict
 
 
+def test_quota_on_workflows(site: Site, world: World) -> None:
+    with world.quota("flargo-test", **{"count/workflows.argoproj.io": "0"}):
+        job = site.launch(SLEEPS)
+        job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
+        assert "exceeded quota" in verdict_of(job).detail
+        job.leaves_nothing()
+
+
+@scenario.of(workflows={"kind": "workflows"}, pods={"kind": "pods"})
+def denied_by_an_admission_policy(world: World, kind: str) -> None:
+    with Site(world) as barred, world.denied(kind, barred.federation):
+        job = barred.launch(SLEEPS)
+        job.ends(Reason.LAUNCH_FAILED if kind == "workflows" else Reason.POD_REFUSED, 101, NOTICED)
+        assert "not on a Tuesday" in verdict_of(job).detail
+        job.leaves_nothing()
+
+
 @scenario
-def secret_of_a_volume_missing(world: World) -> None:
-    with Site(world, studies=STUDIES, argo={"starting": 20}) as impatient:
+def slow_to_start_for_want_of_a_secret(world: World) -> None:
+    """Its patience ends before the events are bad enough to be believed."""
+    with Site(world, studies=STUDIES, argo={"starting": 12}) as impatient:
         job = impatient.launch(SLEEPS, study="secret-mount").reaches(Stage.STARTING)
         job.ends(Reason.START_TIMEOUT, 101, within=60)
         job.leaves_nothing()

@@ -1,9 +1,10 @@
 """The fault matrix, where the fault is on the way between launcher and API server (tests/cluster/wire.py)."""
 
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -34,7 +35,14 @@ STEPS = {
     "the release": Match("patch", "workflows"),
 }
 """The requests of a submit."""
-WAYS = ("refused", "reply lost", "late", "429", "503")
+WAYS = ("refused", "reply lost", "late", "429", "503", "API away from then on for 30 s")
+
+
+def goes_away(wire: Wire, seconds: float) -> bool:
+    """True, and the API is out of reach for a while; by other threads than the wire's own, which asks."""
+    for delay, act in ((0.0, wire.down), (seconds, wire.up)):
+        threading.Timer(delay, act).start()
+    return True
 
 
 def break_once(wire: Wire, way: str, step: Match) -> Fault:
@@ -46,6 +54,8 @@ def break_once(wire: Wire, way: str, step: Match) -> Fault:
             return wire.lose_reply(step)
         case "late":
             return wire.delay(step, 3)
+        case "API away from then on for 30 s":
+            return wire.refuse(lambda asked: step(asked) and goes_away(wire, 30))
         case _:
             return wire.status(step, int(way), retry_after=2 if way == "429" else None)
 
@@ -117,6 +127,53 @@ def credentials_refused_for_good(site: Site, wire: Wire) -> None:
     job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
     job.leaves_nothing()
     assert job.workflows == []
+
+
+@scenario.of(**{step.replace(" ", "_"): {"step": match} for step, match in STEPS.items()})
+def parent_killed_with_its_submit_at(site: Site, wire: Wire, world: World, step: Match) -> None:
+    """The request of that step takes effect, and the parent dies before it knows."""
+    old = token_of(site.kubeconfig)
+    reached = wire.lose_reply(replace(step, token=old))
+    wire.refuse(lambda asked: reached.hits > 0 and asked.token == old, FOREVER)
+    job = site.launch(SLEEPS)
+    eventually(lambda: reached.hits, 20, "the step is reached")
+    wire.cut_watches()
+    wire.kubeconfig(site.kubeconfig, world.kubectl("create", "token", "flargo-launcher"))
+    site.dies_and_returns()
+    world.holds_nothing_of(job.id, job.name, within=60)
+    again = site.launch(exits(0), job_id=job.id)
+    again.ends(Reason.SUCCEEDED, 0, STARTS)
+    again.leaves_nothing()
+
+
+@scenario
+def clock_of_the_parents_machine_jumps(site: Site, wire: Wire) -> None:
+    """An hour ahead, then a day back; nothing of flargo reads that clock to decide."""
+    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": 30}).reaches(Stage.SHORTAGE)
+    job = site.launch(WAITS).runs()
+    begun = time.monotonic()
+    with jumped(3600):
+        wire.cut_watches()
+        time.sleep(5)
+        with jumped(-86400):
+            wire.cut_watches()
+            time.sleep(5)
+            assert (job.ticket.verdict, waiting.ticket.verdict) == (None, None)
+            job.ends_itself(3)
+            job.ends(Reason.PROGRAM_FAILED, 1, NOTICED)
+    waiting.ends(Reason.SHORTAGE, 101, within=60)
+    assert time.monotonic() - begun > 20
+    for each in (job, waiting):
+        each.leaves_nothing()
+
+
+@contextmanager
+def jumped(seconds: float) -> Iterator[None]:
+    """The time of day is another one for this process: all that asks for it, FLARE and libraries included."""
+    real = time.time
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + seconds)
+        yield
 
 
 # --- watches

@@ -61,6 +61,10 @@ class Match:
         )
 
 
+Concerns = Callable[[Asked], bool]
+"""Which requests: a ``Match``, or anything else that tells."""
+
+
 class Way(Enum):
     """How a request is broken."""
 
@@ -76,7 +80,7 @@ class Fault:
     """One armed fault."""
 
     way: Way
-    match: Match
+    match: Concerns
     times: float
     """How often it strikes; infinite until it is disarmed."""
     seconds: float = 0.0
@@ -186,23 +190,23 @@ class Wire:
 
     # --- faults of requests
 
-    def refuse(self, match: Match, times: float = 1) -> Fault:
+    def refuse(self, match: Concerns, times: float = 1) -> Fault:
         """Close the connection before the request is forwarded."""
         return self._arm(Fault(Way.REFUSE, match, times))
 
-    def lose_reply(self, match: Match, times: float = 1) -> Fault:
+    def lose_reply(self, match: Concerns, times: float = 1) -> Fault:
         """Forward the request; close the connection in the place of an answer."""
         return self._arm(Fault(Way.LOSE_REPLY, match, times))
 
-    def delay(self, match: Match, seconds: float, times: float = 1) -> Fault:
+    def delay(self, match: Concerns, seconds: float, times: float = 1) -> Fault:
         """Forward the request late."""
         return self._arm(Fault(Way.DELAY, match, times, seconds=seconds))
 
-    def late_reply(self, match: Match, seconds: float, times: float = 1) -> Fault:
+    def late_reply(self, match: Concerns, seconds: float, times: float = 1) -> Fault:
         """Forward the request at once; answer it late."""
         return self._arm(Fault(Way.LATE_REPLY, match, times, seconds=seconds))
 
-    def status(self, match: Match, code: int, *, retry_after: int | None = None, times: float = 1) -> Fault:
+    def status(self, match: Concerns, code: int, *, retry_after: int | None = None, times: float = 1) -> Fault:
         """Answer with an error, and forward nothing."""
         return self._arm(Fault(Way.STATUS, match, times, code=code, retry_after=retry_after))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flargo.terms import Label
 from tests.cluster import control, sandbox, up
 from tests.cluster.place import Place
 
@@ -132,6 +133,75 @@ class World:
         finally:
             self.kubectl("delete", "resourcequota", name)
 
+    @property
+    def node(self) -> str:
+        """The name of a node."""
+        return str(self.items("nodes")[0]["metadata"]["name"])
+
+    @contextlib.contextmanager
+    def drained(self, selector: str) -> Iterator[None]:
+        """The node takes no pods, and is rid of those that a label selector matches."""
+        words = ("--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
+        try:
+            self.kubectl("drain", self.node, f"--pod-selector={selector}", *words)
+            yield
+        finally:
+            self.kubectl("uncordon", self.node)
+
+    @contextlib.contextmanager
+    def denied(self, kind: str, federation: str) -> Iterator[None]:
+        """An admission policy refuses a federation's objects of a kind (``workflows`` or ``pods``)."""
+        name = f"flargo-test-{kind}-{federation}"
+        group = {"workflows": "argoproj.io"}.get(kind, "")
+        rule = {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE"], "resources": [kind]}
+        label = f"object.metadata.?labels['{Label.FEDERATION}'].orValue('')"
+        policy = {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": [rule]},
+                "validations": [{"expression": f"{label} != '{federation}'", "message": "not on a Tuesday"}],
+            },
+        }
+        binding = {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        }
+        probe = _probe(kind, federation)
+        self.create(policy)
+        try:
+            self.create(binding)
+            eventually(lambda: "not on a Tuesday" in self._refusal(probe), 30, "the policy is in force")
+            yield
+        finally:
+            for of in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+                self.kubectl("delete", of, name, "--ignore-not-found")
+
+    def _refusal(self, document: Object) -> str:
+        """What the API server has against an object."""
+        words = ("kubectl", f"--kubeconfig={self.place.kubeconfig}", f"--namespace={self.place.namespace}")
+        create = (*words, "create", "--dry-run=server", "--filename=-")
+        return subprocess.run(create, input=json.dumps(document), text=True, capture_output=True, check=False).stderr
+
+    @contextlib.contextmanager
+    def configured(self, **settings: str) -> Iterator[None]:
+        """Argo's controller, started anew with settings in its ConfigMap."""
+
+        def apply(data: dict[str, str | None]) -> None:
+            merge = ("--type=merge", f"--patch={json.dumps({'data': data})}")
+            self.kubectl("patch", "configmap", "workflow-controller-configmap", *merge)
+            up.restart("workflow-controller")
+
+        try:
+            apply(dict(settings))
+            yield
+        finally:
+            apply(dict.fromkeys(settings))
+
     def _status(self, kind: str, name: str) -> Object:
         found: Object = json.loads(self.kubectl("get", kind, name, "--output=json")).get("status") or {}
         return found
@@ -190,6 +260,23 @@ class World:
 
 
 _OVER = {"Succeeded", "Failed", "Error"}
+
+
+def _probe(kind: str, federation: str) -> Object:
+    """An object of a kind that nothing but a policy has anything against."""
+    labels = {str(Label.FEDERATION): federation}
+    meta = {"name": "flargo-probe", "labels": labels}
+    if kind == "workflows":
+        spec: Object = {"entrypoint": "x", "templates": [{"name": "x", "suspend": {}}]}
+        return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": meta, "spec": spec}
+    container = {
+        "name": "x",
+        "image": "x",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {"containers": [container], "securityContext": security}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
 def _may_run(pod: Object) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 from flargo.cluster.api import Kind
 from flargo.control.engine import Engine, Order, Outcome
 from flargo.status.diagnosis import Stage
-from flargo.status.life import Act, Life
+from flargo.status.life import Act, Life, Wish
 from flargo.status.verdict import Cause
 from flargo.terms import Patience
 from tests.unit.objects import RUNNING, Object, ended, pod, workflow
@@ -227,3 +227,44 @@ def test_what_failed_while_the_api_was_away_is_tried_again_at_once_when_it_is_ba
     assert site.ordered == []
     site.take(site.engine.listed(Kind.WORKFLOW, (workflow(phase="Running"),), site.now))
     assert site.ordered == [Act.SHUTDOWN]
+
+
+def test_a_frozen_api_costs_a_waiting_job_nothing_of_its_patience() -> None:
+    """The streams say nothing and are not cut: for a minute nobody knows."""
+    site = Site(Patience(pending=20)).synced()
+    site.take(site.engine.submitted("job-site", "", site.now))
+    shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
+    waiting = pod(conditions=[shortage])
+    site.changes(Kind.WORKFLOW, workflow(phase="Running")).changes(Kind.POD, waiting)
+    site.passes(5)
+    site.engine.alive(site.now)
+    site.passes(15.1)
+    assert site.ordered == [Act.CONFIRM]
+    (order,) = site.orders
+    site.engine.unanswered(order, site.now, site.now)
+    site.take(site.engine.told(order, site.now, ok=False)).passes(30)
+    site.engine.alive(site.now)
+    assert site.passes(14).ordered == []
+    assert site.passes(2).ordered == [Act.CONFIRM]
+
+
+def test_of_the_silence_of_another_jobs_request_only_its_own_time_is_given_back() -> None:
+    site = Site(Patience(pending=20)).synced()
+    site.take(site.engine.submitted("job-site", "", site.now))
+    shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
+    site.changes(Kind.WORKFLOW, workflow(phase="Running")).changes(Kind.POD, pod(conditions=[shortage]))
+    hanging = Order("other", "other", Wish(Act.SHUTDOWN), "")
+    site.passes(10)
+    site.engine.unanswered(hanging, site.now - 4, site.now)
+    site.passes(6)
+    site.engine.alive(site.now)
+    assert site.passes(13).ordered == []
+    assert site.passes(2).ordered == [Act.CONFIRM]
+
+
+def test_how_stale_what_is_known_may_be() -> None:
+    site = Site().synced()
+    site.passes(7)
+    assert site.engine.unheard_for(site.now) == 7
+    site.engine.alive(site.now)
+    assert site.engine.unheard_for(site.now) == 0

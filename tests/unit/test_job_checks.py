@@ -12,16 +12,18 @@ from flargo.job.checks import MISSING, Check, Refused
 def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
     with pytest.raises(Refused) as caught:
         checks.optional(checks.seconds)("pending_timeout", -3)
-    assert str(caught.value) == "`pending_timeout` is -3: allowed is a number of seconds >= 0, or None"
+    assert (
+        str(caught.value) == "`pending_timeout` is -3: allowed is a number of seconds >= 0 and <= 1000000000, or None"
+    )
     assert (caught.value.field, caught.value.value) == ("pending_timeout", "-3")
-    assert caught.value.allowed == "a number of seconds >= 0, or None"
+    assert caught.value.allowed == "a number of seconds >= 0 and <= 1000000000, or None"
 
 
 def test_a_refusal_is_a_value_error_and_shows_long_values_short() -> None:
     refused = Refused("x", "a" * 5000, "less")
     assert isinstance(refused, ValueError)
     assert len(str(refused)) < 200
-    assert "(5002 characters)" in str(refused)
+    assert "(5000 characters)" in str(refused)
 
 
 def test_what_is_not_there_is_said_to_be_missing() -> None:
@@ -34,7 +36,51 @@ def test_what_is_not_there_is_said_to_be_missing() -> None:
         pytest.param(checks.text, ["a", "a b"], ["", "  ", None, 5], id="text"),
         pytest.param(checks.absolute_path, ["/", "/a/b"], ["", "a/b", None], id="absolute path"),
         pytest.param(checks.is_flag, [True, False], [None, 0, "true"], id="flag"),
-        pytest.param(checks.seconds, [0, 0.5, 10**9], [-1, True, "5", None, math.inf, math.nan], id="seconds"),
+        pytest.param(
+            checks.seconds, [0, 0.5, 10**9], [-1, True, "5", None, math.inf, math.nan, 1e300, 10**400], id="seconds"
+        ),
+        pytest.param(
+            checks.line, ["a", "ä b"], ["", " ", "a\nb", "a\x00", "\u202ea", "\ud800", "a" * 5000, 5], id="line"
+        ),
+        pytest.param(
+            checks.program,
+            ["python", "/opt/py 3/bin/python"],
+            ["", "{{x}}", "$(NVFLARE_JOB_AUTH_TOKEN)", "a\nb", None, ["/bin/sh"]],
+            id="program",
+        ),
+        pytest.param(
+            checks.image,
+            [
+                "python",
+                "nvflare/job:2.9",
+                "localhost:5000/a/b__c-d.e:T_1.x",
+                f"[::1]:5000/a@sha256:{'0' * 64}",
+                f"a.example/b:c@sha256:{'a' * 64}",
+            ],
+            [
+                "",
+                " a",
+                "a ",
+                "a b",
+                "A",
+                "a/../b",
+                "a:{{x}}",
+                "a@sha256:0",
+                "http://a/b",
+                "a\n",
+                "-a",
+                "a" * 600,
+                None,
+                5,
+            ],
+            id="image",
+        ),
+        pytest.param(
+            checks.count,
+            [0, 8, "4", 2**31 - 1],
+            [-1, 2**31, "-1", "\u0664", 1.5, True, None, "9" * 5000, 10**5000],
+            id="count",
+        ),
         pytest.param(checks.at_least(1, "a number"), [1, 99], [0, 1.5, True, "1", None], id="at least"),
         pytest.param(checks.one_of("a", "b"), ["a", "b"], ["c", "", None, ["a"]], id="one of"),
         pytest.param(checks.mapping, [{}, {"a": 1}], [None, [], "a", {1: 2}], id="mapping"),
@@ -44,9 +90,15 @@ def test_what_is_not_there_is_said_to_be_missing() -> None:
         pytest.param(checks.qualified_key, ["a", "a.b/C_d"], ["", "/a", "a/", "A/b", "a/b/c", 1, None], id="key"),
         pytest.param(
             checks.quantity,
-            ["1", "500m", "1.5Gi", "100M", "1e3", "5.", 2, 0.5],
-            ["", "1GB", "1 Gi", "-1", "Gi", None, True, [1], math.nan],
+            ["1", "500m", "1.5Gi", "100M", "1e3", "5.", ".5", "+1", "7Ei", 2, 0.5, 2**63 - 1],
+            ["", "1GB", "1 Gi", "-1", "Gi", "8Ei", "1e99", "1e999", "9" * 5000, "\u0661", "1\n", None, True, [1]],
             id="quantity",
+        ),
+        pytest.param(
+            checks.quantity,
+            [0],
+            [math.nan, math.inf, -1, -0.5, 2**63, 10**5000],
+            id="quantity as a number",
         ),
         pytest.param(checks.written_quantity, ["1", "1Gi"], [1, "", None, "x"], id="written quantity"),
         pytest.param(
@@ -65,8 +117,48 @@ def test_check(check: Check, taken: list[Any], refused: list[Any]) -> None:
             check("field", value)
 
 
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [("999m", "1"), ("1", "1001m"), ("1023", "1Ki"), ("1k", "1Ki"), ("1.5Gi", "1537Mi"), ("1e3", "1.1k"), ("1n", "1u")],
+)
+def test_amounts_are_compared_across_units(less: str, more: str) -> None:
+    assert checks.amount(less) < checks.amount(more)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1Ki", 1024), ("1e3", "1k"), ("1E3", 1000), ("0.5", "500m"), ("1E", "1e18")]
+)
+def test_amounts_can_be_written_in_many_ways(one: str, other: str | int) -> None:
+    assert checks.amount(one) == checks.amount(other)
+
+
+def nested(depth: int) -> object:
+    value: object = "x"
+    for _ in range(depth):
+        value = {"a": [value]}
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [nested(5000), 10**5000, {"a" * 999: "b" * 9999}, list(range(9999)), "\ud800\n" * 99],
+    ids=["deep", "many digits", "long", "many", "control characters"],
+)
+def test_any_value_is_shown_short_and_on_one_line(value: object) -> None:
+    said = str(Refused("x", value, "less"))
+    assert len(said) < 600
+    assert said.isprintable()
+
+
 def test_numbers_for_amounts_are_kept_as_text() -> None:
     assert checks.resources("r", {"limits": {"cpu": 2, "memory": "1Gi"}}) == {"limits": {"cpu": "2", "memory": "1Gi"}}
+
+
+def test_a_strangers_key_makes_no_long_message_and_no_new_line() -> None:
+    with pytest.raises(Refused) as caught:
+        checks.known_keys("argo", {"a\n" * 9999: 1}, ["b" * 9999])
+    assert len(str(caught.value)) < 1300
+    assert str(caught.value).isprintable()
 
 
 def test_a_mapping_is_copied_all_the_way_down() -> None:

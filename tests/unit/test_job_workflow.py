@@ -254,14 +254,30 @@ def test_single_braces_are_no_expression() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "place"),
     [
-        {"containers": [{"name": "nvflare_job", "env": [{"name": "A", "value": "{{workflow.uid}}"}]}]},
-        {"hostname": "{{x}}"},
-        {"containers": [{"name": "nvflare_job", "livenessProbe": {"exec": {"command": ["{{x}}"]}}}]},
+        (
+            {"containers": [{"name": "nvflare_job", "env": [{"name": "A", "value": "{{workflow.uid}}"}]}]},
+            "pod.spec.containers[0].env[0].value",
+        ),
+        ({"hostname": "{{x}}"}, "pod.spec.hostname"),
+        (
+            {"containers": [{"name": "nvflare_job", "livenessProbe": {"exec": {"command": ["{{x}}"]}}}]},
+            "pod.spec.containers[0].livenessProbe.exec.command[0]",
+        ),
     ],
     ids=["env", "in the patch", "probe"],
 )
-def test_a_pod_templates_expression_is_refused(spec: Object) -> None:
-    with pytest.raises(Refused, match=r"without \{\{"):
+def test_a_pod_templates_expression_is_refused_by_its_place_and_not_shown(spec: Object, place: str) -> None:
+    with pytest.raises(Refused, match=r"without \{\{") as caught:
         planned(with_template(spec))
+    assert caught.value.field == place
+    assert "workflow.uid" not in str(caught.value)
+
+
+def test_what_a_sites_template_says_wrongly_is_not_shown_to_researchers() -> None:
+    env = [{"name": "PASSWORD", "value": ["a-secret-of-the-site"]}]
+    with pytest.raises(Refused) as caught:
+        planned(with_template({"containers": [{"name": "nvflare_job", "env": env}]}))
+    assert "a-secret-of-the-site" not in str(caught.value)
+    assert "env[0].value" in caught.value.field

@@ -9,7 +9,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
-from flargo.status.views import EventView, PodView, WorkflowView
+from flargo.status.views import EventView, Exit, PodView, WorkflowView
 from flargo.terms import Patience, Uid
 from tests.unit.lives import (
     FAILED,
@@ -79,6 +79,15 @@ def test_a_pod_on_a_lost_node_is_given_up_but_killed_on() -> None:
     assert story.passes(14).wishes[-1] is Act.KILL
 
 
+def test_a_pod_that_somebody_deletes_with_a_long_grace_gets_it_before_it_is_given_up() -> None:
+    dying = replace(POD_RUNNING, deleting=True, deletion_grace=600.0)
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, dying).reads(WORKFLOW, dying).does(Act.SHUTDOWN)
+    story.sees(SHUT, dying).does(Act.KILL).passes(659)
+    assert Act.CONFIRM not in story.wishes
+    story.passes(1).reads(SHUT, dying)
+    assert heard(story) == (Reason.POD_DELETED, 104)
+
+
 def test_a_release_whose_answer_was_lost_does_not_end_the_job_that_runs() -> None:
     story = Story(submitted=False).sees(WORKFLOW, POD_RUNNING).tell(Submitted("no answer"))
     assert story.wishes == []
@@ -103,12 +112,58 @@ def test_a_release_whose_answer_was_lost_does_not_end_the_job_that_runs() -> Non
             replace(exited(143), deleting=True, disruption="EvictionByEvictionAPI"), Reason.DISRUPTED, 104, id="drained"
         ),
         pytest.param(replace(exited(137), reason="Terminated"), Reason.DISRUPTED, 104, id="node shut down"),
+        pytest.param(replace(exited(143), reason="DeadlineExceeded"), Reason.DEADLINE, 104, id="past its deadline"),
+        pytest.param(
+            replace(exited(64), exit=Exit(64, "Error", "failed to find name in PATH: exec: python")),
+            Reason.CONTAINER,
+            101,
+            id="no such program",
+        ),
+        pytest.param(exited(64), Reason.PROGRAM_FAILED, 1, id="its own 64"),
+        pytest.param(
+            replace(POD_STARTING, phase="Failed", init_failure="init container x: exit code 1"),
+            Reason.INIT_FAILED,
+            101,
+            id="an init container failed",
+        ),
+        pytest.param(
+            replace(POD_STARTING, phase="Failed", deleting=True, init_failure="init container x: exit code 143"),
+            Reason.POD_DELETED,
+            104,
+            id="deleted while an init container ran",
+        ),
+        pytest.param(
+            replace(POD, phase="Failed", reason="OutOfcpu"), Reason.NODE_REFUSED, 104, id="refused by its node"
+        ),
     ],
 )
 def test_any_other_end_is_confirmed_and_then_named(pod: PodView, reason: Reason, code: int) -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, pod)
     assert heard(story) is None
     assert heard(story.reads(WORKFLOW, pod)) == (reason, code)
+
+
+@pytest.mark.parametrize("workflow", [WORKFLOW, replace(WORKFLOW, phase="Error", message="pod deleted")])
+@pytest.mark.parametrize(
+    ("disruption", "reason"),
+    [
+        ("EvictionByEvictionAPI Eviction API: evicting", Reason.DISRUPTED),
+        ("DeletionByPodGC PodGC: node no longer exists", Reason.NODE_LOST),
+        ("", Reason.POD_DELETED),
+    ],
+)
+def test_a_pod_that_is_gone_before_the_fresh_read_is_known_by_what_was_seen_of_it(
+    workflow: WorkflowView, disruption: str, reason: Reason
+) -> None:
+    dying = replace(POD_RUNNING, deleting=True, disruption=disruption)
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, dying).sees(workflow).reads(workflow)
+    assert heard(story) == (reason, 104)
+
+
+def test_a_pod_that_is_gone_had_done_its_work_if_argo_says_so() -> None:
+    dying = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI")
+    ended = replace(SUCCEEDED, node_exit=0)
+    assert heard(Story().sees(WORKFLOW, dying).sees(ended).reads(ended)) == (Reason.SUCCEEDED, 0)
 
 
 def test_143_seen_before_the_shutdown_that_caused_it_is_an_abort_from_outside() -> None:
@@ -163,6 +218,16 @@ def test_a_shortage_waits_for_pending_timeout_and_no_longer() -> None:
     story.passes(1).reads(WORKFLOW, POD_SHORT)
     assert story.life.doom is not None
     assert story.life.doom.reason is Reason.SHORTAGE
+
+
+@pytest.mark.parametrize("words", ["had untolerated taint(s)", "were unschedulable"])
+def test_a_taint_on_every_node_may_pass_and_fails_the_job_if_it_does_not(words: str) -> None:
+    tainted = replace(POD_SHORT, unscheduled_message=f"0/1 nodes are available: 1 node(s) {words}.")
+    story = Story().sees(WORKFLOW, tainted).passes(59)
+    assert story.wishes == []
+    story.passes(1).reads(WORKFLOW, tainted)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.UNSCHEDULABLE
 
 
 def test_a_pending_timeout_of_0_fails_at_once_and_none_never() -> None:

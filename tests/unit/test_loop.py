@@ -85,3 +85,12 @@ def test_a_job_of_the_same_name_is_not_launched_over_the_first(api: QuietApi) ->
     with pytest.raises(SubmitError, match="not been cleared"):
         loop.launch(plan("a2"), lambda: False, lambda *_: None, tail=False)
     loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+def test_a_moment_beyond_all_clocks_ends_nobodys_following(api: QuietApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No queue can be told to wait for centuries."""
+    loop = Loop(api, "", "me", 3)
+    monkeypatch.setattr(loop._engine, "wake_at", lambda: 1e300)
+    ticket = loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
+    assert ticket.wait(lambda it: it.released, LONG)
+    loop.end(Cause.PARENT_END, seconds=0.1)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flargo.flare.outcome import LOG_TAIL, OUTCOME, REDACTED, Report
+from flargo.flare.outcome import LOG_TAIL, OUTCOME, Report
+from flargo.flare.redact import REDACTED, REDACTION
 from flargo.status.reasons import Reason
-from flargo.status.verdict import Verdict
+from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role, SecretData
 
 FAILED = Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
@@ -60,8 +61,10 @@ def test_a_clients_success_is_no_error(tmp_path: Path, run_dir: Path) -> None:
 
 def test_credentials_are_in_none_of_it(tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     leaky = Verdict(Reason.ARGO_FAILED, 104, "env TOKEN=s3cr3t-token")
+    REDACTION.learn(CREDENTIALS, public="job-1")
     with caplog.at_level(logging.INFO):
-        report(tmp_path).tell(leaky, "wf", "said s3cr3t-token twice: s3cr3t-token", CREDENTIALS)
+        report(tmp_path).tell(leaky, "wf", "said s3cr3t-token twice: s3cr3t-token")
+    REDACTION.forget(CREDENTIALS)
     written = (run_dir / OUTCOME).read_text() + (run_dir / LOG_TAIL).read_text() + caplog.text
     assert "s3cr3t" not in written
     assert REDACTED in written
@@ -82,3 +85,38 @@ def test_a_disk_that_fails_keeps_nothing_from_being_told(
     report(tmp_path).tell(FAILED, "wf")
     assert "could not be written" in caplog.text
     assert [path.name for path in run_dir.iterdir()] == [OUTCOME], "no temporary file is left"
+
+
+def test_an_abort_is_written_down_before_its_end_is_seen_and_then_replaced(tmp_path: Path, run_dir: Path) -> None:
+    told = report(tmp_path)
+    told.foretell(Cause.ABORT, "wf")
+    first = json.loads((run_dir / OUTCOME).read_text())
+    assert (first["reason"], first["code"], first["detail"]) == ("ABORTED", 9, "it is being ended")
+    told.tell(FAILED, "wf")
+    told.foretell(Cause.ABORT, "wf")
+    assert json.loads((run_dir / OUTCOME).read_text())["reason"] == "PROGRAM_FAILED"
+
+
+def test_a_client_writes_no_abort_down(tmp_path: Path, run_dir: Path) -> None:
+    report(tmp_path, Role.CLIENT).foretell(Cause.ABORT, "wf")
+    assert list(run_dir.iterdir()) == []
+
+
+def test_a_link_that_a_job_brought_home_is_not_followed(
+    tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    for name in ("error_log.txt", OUTCOME, LOG_TAIL):
+        (run_dir / name).symlink_to(victim)
+    report(tmp_path, Role.CLIENT).tell(FAILED, "wf")
+    report(tmp_path, Role.SERVER).tell(FAILED, "wf", "tail")
+    assert victim.read_text() == "as it was"
+    assert "could not be written" in caplog.text
+    assert json.loads((run_dir / OUTCOME).read_text())["reason"] == "PROGRAM_FAILED"
+
+
+def test_what_is_written_is_the_parents_own(tmp_path: Path, run_dir: Path) -> None:
+    report(tmp_path).tell(FAILED, "wf", "tail")
+    report(tmp_path, Role.CLIENT).tell(FAILED, "wf")
+    assert {path.stat().st_mode & 0o777 for path in run_dir.iterdir()} == {0o600}

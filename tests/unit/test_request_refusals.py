@@ -13,9 +13,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
-from flargo.flare.request import JOB_KEYS, read
+from flargo.flare.request import read
 from flargo.job.checks import Refused
 from flargo.job.settings import settings
+from flargo.job.trust import JOB_SPEC
 from flargo.terms import Role
 from tests.unit.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
 from tests.unit.differential.parent import Parent
@@ -95,6 +96,11 @@ def data(text: str) -> Object:
     return {"files": {path: text}, "meta": {"study": "cardio"}, "arguments": {"study_data_pvc_file_path": path}}
 
 
+def in_default(spec: Any) -> Object:
+    """A job whose default block has this spec."""
+    return {"meta": {"launcher_spec": {"default": {"k8s": spec}}}}
+
+
 SPEC = "launcher_spec['site-1']['k8s']"
 CONTEXT = (
     Wrong("no job id", ("job_id", "missing"), meta={"job_id": ""}),
@@ -154,6 +160,45 @@ JOB = (
     ),
     Wrong("image that is no text", (f"{SPEC}['image']", "5"), spec={"image": 5}, stock=False),
     Wrong("study that is no text", ("job_meta['study']", "5"), meta={"study": 5}, stock=False),
+    Wrong("an image that is none", (f"{SPEC}['image']", "'a b'", "registry"), spec={"image": "a b"}, stock=False),
+    Wrong(
+        "a request above its limit",
+        ("the request of memory", "'2Gi'", "1Gi"),
+        spec={"memory": "1Gi", "memory_request": "2Gi"},
+        stock=False,
+    ),
+    Wrong(
+        "a request above its limit in other words",
+        ("the request of cpu", "is 3", "2000m"),
+        spec={"cpu_request": 3, "cpu": "2000m"},
+        stock=False,
+    ),
+    Wrong("more memory than can be counted", (f"{SPEC}['memory']", "'8Ei'"), spec={"memory": "8Ei"}, stock=False),
+    Wrong("more GPUs than can be counted", (f"{SPEC}['num_of_gpus']",), spec={"num_of_gpus": 2**31}, stock=False),
+    Wrong(
+        "more portable CPUs than can be counted",
+        ("cpu", "quantity"),
+        meta={"resource_spec": {"site-1": {"num_of_cpus": 10**30}}},
+        stock=False,
+    ),
+    # threading's clocks overflow: it would end the thread that follows all of a site's jobs.
+    Wrong("a wait of ages", (f"{SPEC}['pending_timeout']", "1e+300"), spec={"pending_timeout": 1e300}, stock=False),
+    Wrong(
+        "a program that is an expression",
+        (f"{SPEC}['python_path']", "{{workflow.uid}}", "evaluate"),
+        spec={"python_path": "{{workflow.uid}}"},
+        stock=False,
+    ),
+    Wrong(
+        "a program that is a secret's value",
+        (f"{SPEC}['python_path']", "$(NVFLARE_JOB_AUTH_TOKEN)", "evaluate"),
+        spec={"python_path": "$(NVFLARE_JOB_AUTH_TOKEN)"},
+        stock=False,
+    ),
+    Wrong("a job's spec that is a list of pairs", ("launcher_spec", "not a mapping"), **in_default([["image", "x"]])),
+    Wrong("a study with control characters", ("job_meta['study']", "\\n"), meta={"study": "a\nb"}, stock=False),
+    Wrong("a job id that is a path", ("job_meta['job_id']", "'../x'"), meta={"job_id": "../x"}, stock=False),
+    Wrong("a job id that is an expression", ("job_meta['job_id']",), meta={"job_id": "{{x}}"}, stock=False),
     Wrong(
         "a job that speaks of Argo",
         (f"{SPEC}['argo']['service_account']", "'admin'", "no key at all"),
@@ -216,7 +261,50 @@ FILES = (
     Wrong("data file without a source", ("study_data.yaml", "source"), **data("cardio: {a: {mode: ro}}")),
     Wrong("data file with an odd name", ("study_data.yaml", "A B"), **data("cardio: {A B: {source: x, mode: ro}}")),
 )
-EVERY = (*CONTEXT, *JOB, *FILES)
+
+
+def policy(**said: Any) -> Object:
+    """A site with a policy; the stock launcher has none."""
+    return {"arguments": {"argo": {"policy": said}}, "stock": False}
+
+
+POLICY = (
+    Wrong(
+        "an image of elsewhere", (f"{SPEC}['image']", IMAGE, "other.example/*"), **policy(images=["other.example/*"])
+    ),
+    Wrong("no image at all", (f"{SPEC}['image']", "none at all"), **policy(images=[])),
+    Wrong("an image without its digest", (f"{SPEC}['image']", "name@sha256"), **policy(digests=True)),
+    Wrong(
+        "a registry that begins like the allowed one",
+        (f"{SPEC}['image']", "registry.example.evil.com"),
+        spec={"image": "registry.example.evil.com/a"},
+        **policy(images=["registry.example/*"]),
+    ),
+    Wrong(
+        "another Python",
+        (f"{SPEC}['python_path']", "/bin/sh", "/usr/bin/python3"),
+        spec={"python_path": "/bin/sh"},
+        **policy(python_paths=["/usr/bin/python3"]),
+    ),
+    Wrong("too much cpu", (f"{SPEC}['cpu']", "'2001m'", "at most 2"), spec={"cpu": "2001m"}, **policy(cpu=2)),
+    Wrong("cpu without a limit", (f"{SPEC}['cpu']", "missing", "at most 2"), **policy(cpu=2)),
+    Wrong("cpu with a limit that is none", (f"{SPEC}['cpu']", "more than 0"), spec={"cpu": "0"}, **policy(cpu=2)),
+    Wrong("too much memory", (f"{SPEC}['memory']", "'1.1Gi'"), spec={"memory": "1.1Gi"}, **policy(memory="1Gi")),
+    Wrong(
+        "too much portable memory",
+        (f"{SPEC}['memory']", "'2Gi'"),
+        meta={"resource_spec": {"@default": {"memory": "2Gi"}}},
+        **policy(memory="1Gi"),
+    ),
+    Wrong(
+        "too much storage",
+        (f"{SPEC}['ephemeral_storage']", "'3Gi'"),
+        spec={"ephemeral_storage": "3Gi"},
+        **policy(ephemeral_storage="2Gi"),
+    ),
+    Wrong("too many GPUs", (f"{SPEC}['num_of_gpus']", "'3'", "at most 2"), spec={"num_of_gpus": "3"}, **policy(gpus=2)),
+)
+EVERY = (*POLICY, *CONTEXT, *JOB, *FILES)
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +345,7 @@ def test_the_stock_launcher_refuses_it(wrong: Wrong, tmp_path: Path) -> None:
 
 
 def test_a_job_may_say_what_the_stock_launcher_reads_and_nothing_else() -> None:
-    assert set(JOB_KEYS) - {"argo"} == {
+    assert set(JOB_SPEC) - {"argo"} == {
         "image",
         "python_path",
         "cpu",

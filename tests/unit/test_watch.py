@@ -59,6 +59,9 @@ class Server:
     def changed(self, _kind: Kind, _item: Object, *, deleted: bool) -> None:
         self.told.append("gone" if deleted else "changed")
 
+    def alive(self, _kind: Kind) -> None:
+        self.told.append("alive")
+
     def lost(self, _kind: Kind, _error: ApiError) -> None:
         self.told.append("lost")
 
@@ -66,18 +69,18 @@ class Server:
 def test_a_stream_that_ends_is_taken_up_where_it_ended_bookmarks_included() -> None:
     server = Server([event("ADDED", 101), event("BOOKMARK", 150)], [event("DELETED", 151)], requests=4)
     assert server.asked == ["list", "100", "150", "151"]
-    assert server.told == ["listed", "changed", "gone"]
+    assert server.told == ["listed", "changed", "alive", "alive", "gone", "alive", "alive"]
 
 
 def test_an_expired_version_is_told_as_a_loss_and_listed_anew() -> None:
     server = Server([event("ADDED", 101), EXPIRED], requests=3)
     assert server.asked[:3] == ["list", "100", "list"]
-    assert server.told == ["listed", "changed", "lost", "listed"]
+    assert server.told == ["listed", "changed", "lost", "listed", "alive"]
 
 
 def test_a_cut_stream_is_told_as_a_loss_and_listed_anew() -> None:
     server = Server([event("ADDED", 101), ApiError("watch", "pods", 0)], requests=3)
-    assert server.told == ["listed", "changed", "lost", "listed"]
+    assert server.told == ["listed", "changed", "lost", "listed", "alive"]
 
 
 def test_a_list_repairs_now_and_then_what_a_stream_may_have_lost() -> None:

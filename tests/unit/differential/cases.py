@@ -69,6 +69,8 @@ class Case:
     """Expected: annotations that the stock pod does not have."""
     account: str = "flargo-job"
     token: bool = False
+    deadline: int | None = None
+    """Expected: the pod's, where it is not the stock pod's."""
 
     @property
     def job_meta(self) -> Object:
@@ -133,7 +135,7 @@ def without(said: Mapping[str, Any], *keys: str) -> Object:
 
 def hashed(readable: str, text: str) -> str:
     """The label value of a text that is no label value."""
-    return f"{readable}--{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{readable}--{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
 
 SIDECAR: Object = {"name": "proxy", "image": "envoy:1", "command": ["envoy"], "args": ["-c", "/etc/envoy.yaml"]}
@@ -574,6 +576,36 @@ SECURITY = (
     ),
 )
 
+POLICY = (
+    Case("running time", argo={"policy": {"running_time": 7200}}, deadline=7200),
+    of_study(
+        "running time longer than the template's",
+        template({"activeDeadlineSeconds": 60}),
+        argo={"policy": {"running_time": 7200}},
+        deadline=60,
+    ),
+    of_study(
+        "running time shorter than the template's",
+        template({"activeDeadlineSeconds": 9000}),
+        argo={"policy": {"running_time": 7200}},
+        deadline=7200,
+    ),
+    Case(
+        "within the site's policy",
+        spec={"image": IMAGE, "cpu": 2, "memory": "8Gi", "python_path": "/usr/bin/python3", "num_of_gpus": "1"},
+        argo={
+            "policy": {
+                "images": ["registry.example.com/flare/*"],
+                "python_paths": ["/usr/bin/python3"],
+                "cpu": "2000m",
+                "memory": 2**33,
+                "ephemeral_storage": "1Gi",
+                "gpus": 1,
+            }
+        },
+    ),
+)
+
 PLACES = (
     Case("set options", options=("secure_train=true", "org=nvidia", "config_folder=config")),
     Case("python of the job", spec={"image": IMAGE, "python_path": "/opt/conda/bin/python"}),
@@ -590,7 +622,7 @@ PLACES = (
         site="Université de Montréal / Site #1",
         labels={"flargo.dev/site": hashed("Universite-de-Montreal-Site-1", "Université de Montréal / Site #1")},
     ),
-    Case("site with a long name", site="a" * 70, labels={"flargo.dev/site": hashed("a" * 49, "a" * 70)}),
+    Case("site with a long name", site="a" * 70, labels={"flargo.dev/site": hashed("a" * 41, "a" * 70)}),
     Case("site with capitals and dots", site="Hospital.A_1", labels={"flargo.dev/site": "Hospital.A_1"}),
     Case("site with digits only", site="007", labels={"flargo.dev/site": "007"}),
     Case("job id with odd characters", meta={"job_id": "Job_1.a"}, labels={"flargo.dev/job-id": "Job_1.a"}),
@@ -607,7 +639,7 @@ PLACES = (
     ),
 )
 
-CASES = (*IMAGES, *RESOURCES, *STUDIES, *TEMPLATES, *SECURITY, *PLACES)
+CASES = (*IMAGES, *RESOURCES, *STUDIES, *TEMPLATES, *SECURITY, *POLICY, *PLACES)
 
 
 def samples() -> Iterator[tuple[str, Settings, Launch]]:

@@ -119,6 +119,12 @@ def it_gets_no_token(pod: Object, case: Case, _: Role) -> None:
     pod["spec"]["automountServiceAccountToken"] = case.token
 
 
+def it_has_a_deadline(pod: Object, case: Case, _: Role) -> None:
+    """The site's, or the template's where that is shorter."""
+    if case.deadline is not None:
+        pod["spec"]["activeDeadlineSeconds"] = case.deadline
+
+
 def argo_adds_its_containers(pod: Object, case: Case, _: Role) -> None:
     """``init`` and ``wait``, with what flargo patches into them."""
     added = deepcopy(dict(case.executor or {}))
@@ -139,6 +145,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     labels_say_whose_it_is,
     it_runs_as_an_account_of_its_own,
     it_gets_no_token,
+    it_has_a_deadline,
     argo_adds_its_containers,
 )
 

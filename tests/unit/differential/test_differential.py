@@ -94,6 +94,7 @@ STATED: dict[str, set[Difference]] = {
     "labels": {differences.labels_say_whose_it_is},
     "service account": {differences.it_runs_as_an_account_of_its_own},
     "no token": {differences.it_gets_no_token},
+    "running time": {differences.it_has_a_deadline},
 }
 UNSTATED: set[Difference] = {differences.nulls_are_absent, differences.argo_adds_its_containers}
 """No difference to Kubernetes, and Argo's doing."""

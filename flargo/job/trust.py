@@ -1,0 +1,252 @@
+"""Who is believed what: every string that enters a Workflow, or overrules what flargo says of a job.
+
+A job's author sits at another institution. What he may say is in ``JOB_SPEC`` and ``JOB_META``; the reader of a
+launch (flargo.flare.request) takes these keys, with these checks, and looks at nothing else of the metadata but
+``resource_spec``, which nvflare checks. The docs' table is made from this one.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from flargo.job import checks
+from flargo.job.checks import Check, Refused
+
+# nvflare/apis/utils/format_check.py asks for the same, without an end to it.
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class By(Enum):
+    """Who controls a string."""
+
+    JOB = "job author"
+    SITE = "site"
+    FLARE = "FLARE"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """One thing that is said, and how far it is believed."""
+
+    what: str
+    by: By
+    goes: str
+    """Where it ends up."""
+    allowed: str
+    otherwise: str = "refused"
+    check: Check | None = None
+    """What holds it to that, for what is read at a launch."""
+
+    def of(self, field: str, value: Any) -> Any:
+        """The value as it is kept.
+
+        Raises:
+            Refused: it is not allowed.
+        """
+        return value if self.check is None else self.check(field, value)
+
+
+def job_id(field: str, value: Any) -> str:
+    """A job's id: part of names, of paths and of the command line, so no path of its own and no expression."""
+    if not isinstance(value, str) or not _JOB_ID.fullmatch(value):
+        raise Refused(
+            field, value or checks.MISSING, "1 to 128 letters, digits, ., _ and -, the first none of these marks"
+        )
+    return value
+
+
+def _study(field: str, value: Any) -> str | None:
+    return checks.line(field, value) if value else None
+
+
+def _name(_: str, value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _no_argo(field: str, value: Any) -> None:
+    given = checks.mapping(field, value)
+    checks.known_keys(field, given, ())
+
+
+def _or_nothing(check: Check) -> Check:
+    """Null, zero and the empty string say nothing, as with the stock launcher; and a value stays as it was written."""
+
+    def checked(field: str, value: Any) -> Any:
+        if value:
+            check(field, value)
+        return value
+
+    return checked
+
+
+def _amount(what: str, goes: str) -> Trust:
+    return Trust(
+        what,
+        By.JOB,
+        goes,
+        "a Kubernetes quantity from 0 to 2^63-1; request not above limit; the site's ceiling",
+        check=_or_nothing(checks.quantity),
+    )
+
+
+_RESOURCES = "the job container's `resources`"
+JOB_SPEC: Final[Mapping[str, Trust]] = {
+    "image": Trust(
+        "`image`",
+        By.JOB,
+        "the job container's `image`",
+        "an image reference (name, tag, digest), at most 512 characters; the site's patterns",
+        check=_or_nothing(checks.image),
+    ),
+    "python_path": Trust(
+        "`python_path`",
+        By.JOB,
+        "the job container's `command`, its only word",
+        "one line of at most 4096 characters without `{{` and `$(`; the site's list",
+        check=checks.program,
+    ),
+    "cpu": _amount("`cpu`", _RESOURCES),
+    "memory": _amount("`memory`", _RESOURCES),
+    "cpu_request": _amount("`cpu_request`", _RESOURCES),
+    "memory_request": _amount("`memory_request`", _RESOURCES),
+    "ephemeral_storage": Trust(
+        "`ephemeral_storage`",
+        By.JOB,
+        f"{_RESOURCES}, and the size limit of its workspace",
+        "a Kubernetes quantity in a string; the site's ceiling",
+        check=checks.optional(checks.written_quantity, "null"),
+    ),
+    "num_of_gpus": Trust(
+        "`num_of_gpus`",
+        By.JOB,
+        f"{_RESOURCES}, under the site's name for a GPU",
+        "a whole number from 0 to 2^31-1, as a number or in a string; the site's ceiling",
+        check=checks.optional(checks.count, "null"),
+    ),
+    "pending_timeout": Trust(
+        "`pending_timeout`",
+        By.JOB,
+        "flargo's own clock; not in the Workflow",
+        "seconds from 0 to 10^9, or null",
+        check=checks.optional(checks.seconds, "null (no limit)"),
+    ),
+    "argo": Trust(
+        "`argo`",
+        By.JOB,
+        "nowhere",
+        "an empty dictionary: no account, namespace, volume, host, security context, priority, patch, command or"
+        " variable is a job's to name",
+        check=_no_argo,
+    ),
+}
+"""What a job may say in its part of launcher_spec: the stock launcher's keys, and ``argo`` to be told that it may not.
+
+Other keys are ignored with one warning, as the stock launcher ignores them.
+"""
+
+JOB_META: Final[Mapping[str, Trust]] = {
+    "job_id": Trust(
+        "`job_id`",
+        By.FLARE,
+        "names, labels, the command line, paths in the workspace",
+        "letters, digits, `.`, `_`, `-`, at most 128; begins with a letter or digit",
+        check=job_id,
+    ),
+    "name": Trust(
+        "`name` of the job",
+        By.JOB,
+        "the annotations `job-name` and `title`",
+        "any text: shown on one line, 120 characters, in a Markdown code span, `{{` parted",
+        "what is no text is not shown",
+        check=_name,
+    ),
+    "study": Trust(
+        "`study`",
+        By.FLARE,
+        "a label and the `description`; picks the site's entry with its volumes and variables",
+        "one line of at most 4096 characters; FLARE's server sets it to the study of the submitting session",
+        check=_study,
+    ),
+}
+"""What is read of the rest of a job's metadata, beside launcher_spec and resource_spec."""
+
+REST: Final = (
+    Trust(
+        "`resource_spec`: `num_of_gpus`, `num_of_cpus`, `memory`",
+        By.JOB,
+        _RESOURCES,
+        "what nvflare takes: whole numbers, memory in Mi, Gi or Ti; the site's ceilings",
+    ),
+    Trust(
+        "any other key in the metadata",
+        By.JOB,
+        "nowhere",
+        "anything",
+        "ignored; in the job's part of launcher_spec with one warning",
+    ),
+    Trust(
+        "what the job's code does",
+        By.JOB,
+        "its own container",
+        "what Pod Security `restricted`, the ceilings and the namespace's NetworkPolicy let it",
+        "it has no Kubernetes token, and reads its own credentials and startup kit only",
+    ),
+    Trust(
+        "`_process_rc.txt`, and other files that come home in the job's run directory",
+        By.JOB,
+        "FLARE's status of the job; `argo_outcome.json` and `argo_log_tail.txt` lie in the same directory",
+        "anything: FLARE believes the number in it over the launcher's code, unless that is 104",
+        "a job can so call its own failure a success; no other job's",
+    ),
+    Trust(
+        "the site's name",
+        By.FLARE,
+        "names, labels, the title, the command line",
+        "one line of at most 4096 characters without `{{`; in names and labels made valid, with a hash",
+    ),
+    Trust(
+        "module, options, `--set`, the parent's cell and addresses",
+        By.FLARE,
+        "the job container's `args` and `env`",
+        "any text without `{{`",
+    ),
+    Trust(
+        "credentials of the launch, files of the startup kit (`.crt`, `.key`, `.pem`, `.json`)",
+        By.FLARE,
+        "two Secrets; the Workflow has their names only",
+        "file names of letters, digits, `.`, `_`, `-`; 1 MiB",
+    ),
+    Trust(
+        "the launcher's arguments, `argo` included",
+        By.SITE,
+        "everywhere in the Workflow",
+        "see Settings; checked when the parent starts",
+        "the parent does not start",
+    ),
+    Trust(
+        "`study_runtime.yaml`, `study_data.yaml`",
+        By.SITE,
+        "image, volumes, variables, Secrets by name, the pod template",
+        "what nvflare takes; Argo's own names are reserved, no `{{`",
+    ),
+    Trust(
+        "uid of the Workflow, messages in statuses and events",
+        By.CLUSTER,
+        "owner of the Secret; the reason that people read",
+        "any text; credentials are blanked in it",
+        "-",
+    ),
+    Trust(
+        "the parent's own environment",
+        By.SITE,
+        "nowhere",
+        "-",
+        "never read for a pod",
+    ),
+)
+"""What else is said, and checked elsewhere or by nobody."""
+
+TABLE: Final = (*JOB_SPEC.values(), *JOB_META.values(), *REST)

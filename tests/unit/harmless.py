@@ -1,0 +1,330 @@
+"""Whether a Workflow is one that a site would let a stranger's job become: an allow-list, field by field.
+
+Written against Argo's and Kubernetes' objects, knowing nothing of the code that makes them: a field that is not in
+the list, or a value that is not of its shape, is a problem, whatever it does. The holes that a job may fill are
+``image``, ``command``, amounts of resources, and names that people read.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubernetes.utils import quantity
+
+Object = dict[str, Any]
+Shape = Callable[[Any, str], Iterator[str]]
+"""Takes a value and its place; yields what is wrong."""
+
+LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+CODE = r"`[^`]{1,120}`"
+AMOUNT = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?"
+IMAGE = r"[A-Za-z0-9\[][-A-Za-z0-9._:/@\[\]]{0,511}"
+PROGRAM = r"(?!.*\$\()[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,4096}"
+MOST = 2**63 - 1
+"""Of a quantity: resource.Quantity counts no further."""
+LARGEST = 100_000
+"""Bytes of a Workflow: etcd takes some 1.5 MB."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """What a site and FLARE have fixed, before any job was heard."""
+
+    role: str
+    labels: Mapping[str, str]
+    """Patterns of the labels that say which site, federation and run of the parent."""
+    args: Sequence[str]
+    """The module and its options; ``{JOB}`` stands for the job's id."""
+    owner: str
+    """The parent's cell."""
+    root: str
+    """The parent's workspace."""
+    startup: str
+    """A pattern: the name of the Secret with the startup kit."""
+    namespace: str = "default"
+    mount: str = "/var/tmp/nvflare/workspace"
+    account: str = "flargo-job"
+    executor: str = "flargo-executor"
+    credentials: Sequence[str] = ()
+    """Variables of the launch's own Secret."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    mounts: Sequence[Object] = ()
+    """Of the study; but for the name, which is nvflare's to make."""
+    volumes: Sequence[Object] = ()
+    ceilings: Mapping[str, str] = field(default_factory=dict)
+    deadline: int | None = None
+    images: str = IMAGE
+    programs: str = PROGRAM
+
+
+def harmless(workflow: Object, job_id: str, here: Here) -> list[str]:
+    """What is wrong with a job's Workflow; nothing, if it is harmless."""
+    if len(json.dumps(workflow)) > LARGEST:
+        return ["it is too large"]
+    return [*_tame(workflow, "workflow"), *_workflow(job_id, here)(workflow, "workflow")]
+
+
+def exactly(wanted: Any) -> Shape:
+    """This value, type and all."""
+
+    def check(value: Any, where: str) -> Iterator[str]:
+        if json.dumps(value, sort_keys=True) != json.dumps(wanted, sort_keys=True):
+            yield f"{where} is {value!r}, not {wanted!r}"
+
+    return check
+
+
+def fits(pattern: str) -> Shape:
+    """A text that fits a pattern as a whole."""
+
+    def check(value: Any, where: str) -> Iterator[str]:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            yield f"{where} is {value!r}, not like {pattern}"
+
+    return check
+
+
+def record(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:
+    """A dictionary with these keys and no others."""
+    known = {**required, **(optional or {})}
+
+    def check(value: Any, where: str) -> Iterator[str]:
+        if not isinstance(value, dict):
+            yield f"{where} is {value!r}, no dictionary"
+            return
+        yield from (f"{where}.{key} is not there" for key in required.keys() - value.keys())
+        for key, entry in value.items():
+            if key in known:
+                yield from known[key](entry, f"{where}.{key}")
+            else:
+                yield f"{where}.{key} must not be there"
+
+    return check
+
+
+def listed(*shapes: Shape) -> Shape:
+    """A list with an entry for each shape, in order."""
+
+    def check(value: Any, where: str) -> Iterator[str]:
+        if not isinstance(value, list) or len(value) != len(shapes):
+            yield f"{where} is {value!r}, no list of {len(shapes)}"
+            return
+        for index, (entry, shape) in enumerate(zip(value, shapes, strict=True)):
+            yield from shape(entry, f"{where}[{index}]")
+
+    return check
+
+
+def encoded(shape: Shape) -> Shape:
+    """JSON in a text."""
+
+    def check(value: Any, where: str) -> Iterator[str]:
+        yield from shape(json.loads(value), where)
+
+    return check
+
+
+def _tame(value: Any, where: str) -> Iterator[str]:
+    """No text anywhere is an expression of Argo's, or has control characters or halves of characters in it."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _tame(key, f"a key of {where}")
+            yield from _tame(entry, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _tame(entry, f"{where}[{index}]")
+    elif isinstance(value, str) and re.search(
+        r"\{\{|[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", value
+    ):
+        yield f"{where} is {value!r}"
+
+
+def parse_quantity(text: str) -> Any:
+    """How much it is, by Kubernetes' own client."""
+    return quantity.parse_quantity(text.removeprefix("+"))  # type: ignore[no-untyped-call]
+
+
+def _amount(ceiling: str | None) -> Shape:
+    def check(value: Any, where: str) -> Iterator[str]:
+        wrong = list(fits(AMOUNT)(value, where))
+        if wrong:
+            yield from wrong
+        elif parse_quantity(value) > MOST:
+            yield f"{where} is {value}, beyond counting"
+        elif ceiling is not None and not 0 < parse_quantity(value) <= parse_quantity(ceiling):
+            yield f"{where} is {value}, above {ceiling}"
+
+    return check
+
+
+def _gpus(ceiling: str | None) -> Shape:
+    def check(value: Any, where: str) -> Iterator[str]:
+        if not isinstance(value, str) or not value.isascii() or not value.isdecimal():
+            yield f"{where} is {value!r}, no number"
+        elif ceiling is not None and int(value) > int(ceiling):
+            yield f"{where} is {value}, above {ceiling}"
+
+    return check
+
+
+def _resources(here: Here) -> Shape:
+    def amounts(ceilings: Mapping[str, str]) -> Shape:
+        known = {name: _amount(ceilings.get(name)) for name in ("cpu", "memory")}
+        gpus = {"nvidia.com/gpu": _gpus(ceilings.get("nvidia.com/gpu"))}
+        storage = {"ephemeral-storage": _amount(ceilings.get("ephemeral-storage"))}
+        required = {name: shape for name, shape in known.items() if name in ceilings}
+        return record({**storage, **required}, {**known, **gpus})
+
+    # What is requested is not more than the limit: that a scheduler looks at.
+    def ordered(value: Any, where: str) -> Iterator[str]:
+        for name, request in value.get("requests", {}).items():
+            limit = value.get("limits", {}).get(name)
+            if limit is not None and parse_quantity(request) > parse_quantity(limit):
+                yield f"{where}: {request} of {name} are requested, and {limit} the limit"
+
+    def check(value: Any, where: str) -> Iterator[str]:
+        # A request that says nothing is not there, or is 0.
+        requests = record({}, {name: fits(AMOUNT) for name in ("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu")})
+        wrong = list(record({"limits": amounts(here.ceilings), "requests": requests})(value, where))
+        yield from wrong or ordered(value, where)
+
+    return check
+
+
+RESTRICTED = exactly(
+    {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+)
+
+
+def _env(job_id: str, secret: str, here: Here) -> Shape:
+    def plain(name: str, shape: Shape) -> Shape:
+        return record({"name": exactly(name), "value": shape})
+
+    def secret_of(name: str, source: str, key: str) -> Shape:
+        return exactly({"name": name, "valueFrom": {"secretKeyRef": {"name": source, "key": key}}})
+
+    # Of the job's own folder, and not back out of it; a site may have a slash in its name.
+    code = rf"{re.escape(here.mount)}/{re.escape(job_id)}(/(?!\.\.?/)[^/]+)*/custom"
+    return listed(
+        *(plain(name, exactly(value)) for name, value in here.env.items()),
+        plain("PYTHONPATH", fits(code)),
+        plain("NVFL_WORKSPACE_OWNER_FQCN", exactly(here.owner)),
+        *(secret_of(name, secret, name) for name in here.credentials),
+        *(secret_of(name, source, key) for name, (source, key) in here.secret_env.items()),
+    )
+
+
+def _named(entry: Object) -> Shape:
+    return record({"name": fits(DNS_LABEL), **{key: exactly(value) for key, value in entry.items()}})
+
+
+def _workflow(job_id: str, here: Here) -> Shape:
+    labels: Mapping[str, Shape] = {
+        **{key: fits(value) for key, value in here.labels.items()},
+        "app.kubernetes.io/managed-by": exactly("flargo"),
+        "flargo.dev/role": exactly(here.role),
+        "flargo.dev/job-id": fits(LABEL),
+    }
+    of_study = {"flargo.dev/study": fits(LABEL)}
+
+    def whole(value: Any, where: str) -> Iterator[str]:
+        name = value["metadata"]["name"]
+        secret = f"nvflare-cred-{name}-{value['metadata']['annotations']['flargo.dev/attempt']}"
+        container = record(
+            {
+                "args": exactly([word.replace("{JOB}", job_id) for word in here.args]),
+                "command": listed(fits(here.programs)),
+                "env": _env(job_id, secret, here),
+                "image": fits(here.images),
+                "imagePullPolicy": exactly("Always"),
+                "resources": _resources(here),
+                "securityContext": RESTRICTED,
+                "volumeMounts": listed(
+                    exactly({"name": "workspace-job", "mountPath": here.mount}),
+                    exactly({"name": "startup-kit", "mountPath": f"{here.mount}/startup", "readOnly": True}),
+                    *(_named(mount) for mount in here.mounts),
+                ),
+            }
+        )
+        size = record({"sizeLimit": _amount(here.ceilings.get("ephemeral-storage"))})
+        volumes = listed(
+            record({"name": exactly("workspace-job"), "emptyDir": size}),
+            record({"name": exactly("startup-kit"), "secret": record({"secretName": fits(here.startup)})}),
+            *(_named(volume) for volume in here.volumes),
+        )
+        deadline = {} if here.deadline is None else {"activeDeadlineSeconds": exactly(here.deadline)}
+        template = record(
+            {
+                "name": exactly("job"),
+                "metadata": record({"labels": record(labels, of_study)}),
+                "container": container,
+                "volumes": volumes,
+                "podSpecPatch": encoded(PATCH),
+                **deadline,
+            }
+        )
+        spec = record(
+            {
+                "entrypoint": exactly("job"),
+                "suspend": exactly(True),
+                "serviceAccountName": exactly(here.account),
+                "automountServiceAccountToken": exactly(False),
+                "executor": exactly({"serviceAccountName": here.executor}),
+                "ttlStrategy": exactly({"secondsAfterSuccess": 86400, "secondsAfterFailure": 604800}),
+                "templates": listed(template),
+            }
+        )
+        annotations = record(
+            {
+                "flargo.dev/attempt": fits(r"[a-z0-9]{1,20}"),
+                "flargo.dev/job-name": fits(r".{0,120}"),
+                "flargo.dev/site-name": fits(r".{1,120}"),
+                "workflows.argoproj.io/title": fits(rf"{CODE} at {CODE}"),
+                "workflows.argoproj.io/description": fits(rf"NVIDIA FLARE job {CODE}, {here.role}(, study {CODE})?"),
+            }
+        )
+        metadata = record(
+            {
+                "name": fits(DNS_LABEL),
+                "namespace": exactly(here.namespace),
+                "labels": record(labels, of_study),
+                "annotations": annotations,
+            }
+        )
+        top = {
+            "apiVersion": exactly("argoproj.io/v1alpha1"),
+            "kind": exactly("Workflow"),
+            "metadata": metadata,
+            "spec": spec,
+        }
+        yield from record(top)(value, where)
+
+    return whole
+
+
+_EXECUTOR = {
+    "resources": exactly(
+        {
+            "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "256Mi"},
+            "limits": {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": "512Mi"},
+        }
+    ),
+    "securityContext": RESTRICTED,
+}
+PATCH = record(
+    {
+        "initContainers": listed(record({"name": exactly("init"), **_EXECUTOR})),
+        "containers": listed(record({"name": exactly("wait"), **_EXECUTOR})),
+    }
+)
