@@ -19,6 +19,7 @@ from flargo.demo import jobs, progress
 from flargo.demo.children import Children
 from flargo.demo.cluster import Cluster, engine
 from flargo.demo.federation import ADMIN, Federation, Launcher
+from flargo.demo.janitor import janitor
 from flargo.demo.kits import SERVER
 from flargo.demo.options import DemoError, Options
 from flargo.demo.show import Progress, Screen
@@ -158,10 +159,10 @@ def _run(demo: Demo, stack: contextlib.ExitStack) -> int:
     federation = Federation(demo.root, sites, options.address, ports)
     parents.provision(federation, Launcher(cluster.kubeconfig, cluster.namespace))
     screen.say("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
-    children = stack.enter_context(Children())
     identity = federation_of(demo.root / SERVER / "startup")
     if not cluster.embedded:
-        stack.callback(lambda: demo.left.extend(cluster.clean(identity, federation.names)))
+        stack.enter_context(janitor(cluster, identity, federation.names, demo.left))
+    children = stack.enter_context(Children())
     parents.start(federation, children)
     parents.wait_ready(federation, children, (SERVER,), _START_SECONDS)
     session = stack.enter_context(_session(federation))

@@ -168,10 +168,23 @@ def test_a_signal_on_a_cluster_ends_pods_and_takes_credentials_away(demo: Callab
         assert run.wait() == 128 + signal.SIGTERM
         assert "the job is aborted, and its Workflows end" in run.said
         assert "nothing is left running" in run.said
-        assert len(world.items("workflows")) == 3
+        assert len(world.items("workflows")) == 3, run.said
         assert {item["status"]["phase"] for item in world.items("workflows")} <= {"Failed", "Error", "Succeeded"}
         assert {pod["status"]["phase"] for pod in world.items("pods")} <= {"Failed", "Succeeded"}
         assert world.items("secrets") == []
+
+
+def test_kill_9_leaves_nothing_on_a_cluster(demo: Callable[..., Run], tmp_path: Path) -> None:
+    with Embedded(namespace="flare") as cluster:
+        world = EmbeddedWorld(cluster, tmp_path)
+        options = ("--kubeconfig", str(world.place.kubeconfig), "--namespace", "flare")
+        run = demo(*options, "--image", IMAGE, "--rounds", "50")
+        run.says(RUNNING)
+        assert world.items("secrets")
+        run.process.kill()
+        run.process.wait()
+        assert until(lambda: not (world.items("workflows") + world.items("pods") + world.items("secrets")), 30)
+        assert until(lambda: not run.processes(), 30), run.processes()
 
 
 def test_a_job_on_a_cluster_leaves_its_finished_workflows_to_be_seen(demo: Callable[..., Run], tmp_path: Path) -> None:
