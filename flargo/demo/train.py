@@ -5,11 +5,18 @@ So sites differ, and what a federated average of them must be is known.
 
 import nvflare.client as flare
 
-flare.init()
-number = int(flare.get_site_name().rpartition("-")[2])
-while flare.is_running():
-    model = flare.receive()
-    if model is None:
-        break
-    params = {key: value + number for key, value in model.params.items()}
-    flare.send(flare.FLModel(params=params, meta={"NUM_STEPS_CURRENT_ROUND": number}))
+
+def main() -> None:
+    """Train until the server has had enough."""
+    flare.init()
+    number = int(flare.get_site_name().rpartition("-")[2])
+    while flare.is_running():
+        model = flare.receive()
+        if model is None:
+            break
+        params = {key: value + number for key, value in model.params.items()}
+        flare.send(flare.FLModel(params=params, meta={"NUM_STEPS_CURRENT_ROUND": number}))
+
+
+if __name__ == "__main__":
+    main()
