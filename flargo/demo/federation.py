@@ -4,21 +4,19 @@ The parents are the programs that a kit's start script runs, without its loop th
 """
 
 import json
-import logging
-import shutil
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flargo.demo import kits
 from flargo.demo.children import Children
+from flargo.demo.kits import SERVER, KitError, Project
 from flargo.demo.options import DemoError
 
-SERVER, ADMIN, ORGANISATION = "server", "admin@flargo.demo", "flargo"
-_PASSTHROUGH = "nvflare.app_common.resource_managers.passthrough_resource_manager.PassthroughResourceManager"
+ADMIN = "admin@flargo.demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +75,11 @@ def provision(federation: Federation, launcher: Launcher) -> None:
     Raises:
         DemoError: FLARE could not do it.
     """
-    kits = _kits(federation)
-    for name in (*federation.names, ADMIN):
-        shutil.rmtree(federation.root / name, ignore_errors=True)
-        (kits / name).rename(federation.root / name)
+    project = Project("flargo-demo", federation.sites, ADMIN, federation.address, federation.ports[0])
+    try:
+        kits.take(project, kits.make(project, federation.root / "provision"), federation.root)
+    except KitError as error:
+        raise DemoError(str(error)) from error
     for name, port in zip(federation.names, federation.ports[1:], strict=True):
         _configure(federation, name, port, launcher)
 
@@ -94,7 +93,7 @@ def start(federation: Federation, children: Children) -> None:
     environment = {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     for name in federation.names:
         folder = federation.root / name
-        children.start(name, _command(name, folder), folder, federation.log(name), environment)
+        children.start(name, kits.command(name, folder), folder, federation.log(name), environment)
 
 
 def wait_ready(federation: Federation, children: Children, names: Sequence[str], seconds: float) -> None:
@@ -121,44 +120,14 @@ def _ready_words(name: str) -> str:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says something, and where the rest is."""
+    """The last line of a log that tells of an error, else the last one."""
     lines = [line.strip() for line in _read(log).splitlines() if line.strip()]
     errors = [line for line in lines if "rror" in line]
-    return f"{(errors or lines or ['nothing'])[-1][:200]} ({log})"
+    return (errors or lines or ["its log is empty"])[-1][:200]
 
 
 def _read(log: Path) -> str:
     return log.read_text(errors="replace") if log.exists() else ""
-
-
-def _kits(federation: Federation) -> Path:
-    from nvflare.lighter.constants import CtxKey  # noqa: PLC0415  (slow imports)
-    from nvflare.lighter.entity import Project  # noqa: PLC0415
-    from nvflare.lighter.impl.cert import CertBuilder  # noqa: PLC0415
-    from nvflare.lighter.impl.signature import SignatureBuilder  # noqa: PLC0415
-    from nvflare.lighter.impl.static_file import StaticFileBuilder  # noqa: PLC0415
-    from nvflare.lighter.impl.workspace import WorkspaceBuilder  # noqa: PLC0415
-    from nvflare.lighter.provisioner import Provisioner  # noqa: PLC0415
-
-    project = Project(name="flargo-demo", description="flargo's demo")
-    port = federation.ports[0]
-    listen = {"fed_learn_port": port, "admin_port": port, "default_host": federation.address}
-    project.set_server(SERVER, ORGANISATION, listen)
-    for site in federation.sites:
-        project.add_client(site, ORGANISATION, {"allow_log_streaming": True})
-    project.add_admin(ADMIN, ORGANISATION, {"role": "project_admin"})
-    builders = [
-        WorkspaceBuilder(template_file=["master_template.yml"]),
-        StaticFileBuilder(config_folder="config"),
-        CertBuilder(),
-        SignatureBuilder(),
-    ]
-    shutil.rmtree(federation.root / "provision", ignore_errors=True)
-    provisioner = Provisioner(str(federation.root / "provision"), builders)
-    context = provisioner.provision(project, logger=logging.getLogger(__name__))
-    if context.get(CtxKey.BUILD_ERROR):
-        raise DemoError(f"FLARE could not make the startup kits: {context.get_errors()}")
-    return Path(context[CtxKey.CURRENT_PROD_DIR])
 
 
 def _configure(federation: Federation, name: str, port: int, launcher: Launcher) -> None:
@@ -168,10 +137,9 @@ def _configure(federation: Federation, name: str, port: int, launcher: Launcher)
     resources = json.loads((local / "resources.json.default").read_text())
     replaced = {"process_launcher", "resource_manager", "resource_consumer"}
     kept = [part for part in resources["components"] if part["id"] not in replaced]
-    # Whether there is a GPU is for Kubernetes to say (nvflare deploy prepare does the same).
-    resources["components"] = [*kept, {"id": "resource_manager", "path": _PASSTHROUGH, "args": {}}]
+    resources["components"] = [*kept, {**kits.PASSTHROUGH}]
     if name == SERVER:
-        _place_stores(folder, resources)
+        kits.place_stores(folder, resources)
     role = "Server" if name == SERVER else "Client"
     arguments: dict[str, Any] = {
         "config_file_path": str(launcher.kubeconfig),
@@ -179,29 +147,9 @@ def _configure(federation: Federation, name: str, port: int, launcher: Launcher)
         "workspace_mount_path": str(folder),
     }
     component = {"id": "argo_launcher", "path": f"flargo.{role}ArgoJobLauncher", "args": arguments}
-    listener = {"host": federation.address, "port": port, "connection_security": "mtls"}
     _write(local / "resources.json", resources)
     _write(local / "flargo__p_resources.json", {"format_version": 2, "components": [component]})
-    internal = {"scheme": "tcp", "resources": listener}
-    _write(local / "comm_config.json", {"allow_adhoc_conns": False, "backbone_conn_gen": 2, "internal": internal})
-
-
-def _place_stores(folder: Path, resources: dict[str, Any]) -> None:
-    """The server's stores, which FLARE has in a place that all servers of a machine share."""
-    snapshots, jobs = folder / "snapshot-storage", folder / "jobs-storage"
-    for store in (snapshots, jobs):
-        store.mkdir()
-    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(snapshots)
-    (manager,) = (part for part in resources["components"] if part["id"] == "job_manager")
-    manager["args"]["uri_root"] = str(jobs)
-
-
-def _command(name: str, folder: Path) -> Sequence[str]:
-    role = "server" if name == SERVER else "client"
-    module = f"nvflare.private.fed.app.{role}.{role}_train"
-    who = [] if name == SERVER else [f"uid={name}"]
-    told = ["secure_train=true", *who, f"org={ORGANISATION}", "config_folder=config"]
-    return [sys.executable, "-u", "-m", module, "-m", str(folder), "-s", f"fed_{role}.json", "--set", *told]
+    _write(local / "comm_config.json", kits.listener(federation.address, port))
 
 
 def _write(path: Path, value: object) -> None:

@@ -86,8 +86,11 @@ def with_image(job: Path, image: str | None) -> Path:
         DemoError: there is none to give.
     """
     said = meta(job)
-    spec = said.setdefault("launcher_spec", {})
-    default = spec.setdefault("default", {}).setdefault("k8s", {})
+    default = said
+    for key in ("launcher_spec", "default", "k8s"):
+        default = default.setdefault(key, {})
+        if not isinstance(default, dict):
+            raise DemoError(f"{key} in {job / 'meta.json'} must be a JSON object.")
     if "image" not in default:
         if image is None:
             raise DemoError(

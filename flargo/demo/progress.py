@@ -10,8 +10,8 @@ from flargo.status.reasons import Reason
 from flargo.status.views import Observation, pod_view, workflow_view
 from flargo.terms import Label, Object
 
-FINISHED = "FINISHED:"
-"""What FLARE's status of a job that has ended begins with."""
+_ENDED = "FINISHED:"
+"""What FLARE's status of a job that has ended begins with (nvflare 2.9, RunStatus)."""
 COMPLETED = "FINISHED:COMPLETED"
 _WORDS = {
     Stage.ABSENT: "waits for FLARE",
@@ -78,7 +78,7 @@ class Seen:
     @property
     def finished(self) -> bool:
         """Whether FLARE says that it has ended."""
-        return self.status.startswith(FINISHED)
+        return self.status.startswith(_ENDED)
 
     @property
     def over(self) -> bool:

@@ -19,6 +19,8 @@ from flargo.demo import jobs, progress
 from flargo.demo.children import Children
 from flargo.demo.cluster import Cluster, engine
 from flargo.demo.federation import ADMIN, Federation, Launcher
+from flargo.demo.janitor import janitor
+from flargo.demo.kits import SERVER
 from flargo.demo.options import DemoError, Options
 from flargo.demo.show import Progress, Screen
 from flargo.demo.why import why
@@ -28,7 +30,7 @@ from flargo.terms import Label
 IMAGE = "flargo.demo/job:embedded"
 """On the embedded engine, which only looks at the name."""
 _START_SECONDS = 60.0
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS, _LOOK_SECONDS_CLUSTER = 0.25, 1.0
 _TAIL_SECONDS = 5.0
 """How long the cluster may take to show a job's end that FLARE knows of."""
 _ABORT_SECONDS = 20.0
@@ -88,6 +90,17 @@ class Demo:
     """What could not be cleaned up."""
 
 
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A federation that runs, and the ways to ask after it."""
+
+    federation: Federation
+    children: Children
+    cluster: Cluster
+    session: Any
+    """FLARE's, of the admin."""
+
+
 def run(options: Options, screen: Screen) -> int:
     """Run the demo; returns the exit code: 0 done, 1 it failed, 128 + N ended by signal N."""
     # FLARE's library speaks through logging, of which people need nothing here.
@@ -118,8 +131,12 @@ def run(options: Options, screen: Screen) -> int:
 @contextlib.contextmanager
 def _folder(options: Options) -> Iterator[Path]:
     if options.keep is not None:
-        options.keep.mkdir(parents=True, exist_ok=True)
-        if any(options.keep.iterdir()):
+        try:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            used = any(options.keep.iterdir())
+        except OSError as error:
+            raise DemoError(f"{options.keep} can't be a folder to keep things in: {error.strerror}.") from error
+        if used:
             raise DemoError(f"{options.keep} is not empty: name a new folder to keep things in.")
         yield options.keep.resolve()
         return
@@ -142,16 +159,16 @@ def _run(demo: Demo, stack: contextlib.ExitStack) -> int:
     federation = Federation(demo.root, sites, options.address, ports)
     parents.provision(federation, Launcher(cluster.kubeconfig, cluster.namespace))
     screen.say("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
-    children = stack.enter_context(Children())
-    identity = federation_of(demo.root / parents.SERVER / "startup")
+    identity = federation_of(demo.root / SERVER / "startup")
     if not cluster.embedded:
-        stack.callback(lambda: demo.left.extend(cluster.clean(identity, federation.names)))
+        stack.enter_context(janitor(cluster, identity, federation.names, demo.left))
+    children = stack.enter_context(Children())
     parents.start(federation, children)
-    parents.wait_ready(federation, children, (parents.SERVER,), _START_SECONDS)
+    parents.wait_ready(federation, children, (SERVER,), _START_SECONDS)
     session = stack.enter_context(_session(federation))
     parents.wait_ready(federation, children, sites, _START_SECONDS)
     screen.say("connected", f"the sites are registered with the server at {options.address}:{ports[0]}")
-    return _job_run(demo, federation, cluster, session, job)
+    return _job_run(demo, Up(federation, children, cluster, session), job)
 
 
 def _sites(options: Options) -> tuple[str, ...]:
@@ -180,7 +197,7 @@ def _session(federation: Federation) -> Iterator[Any]:
         with contextlib.redirect_stdout(io.StringIO()):  # it talks
             session = new_secure_session(ADMIN, str(federation.root / ADMIN), timeout=20)
     except Exception as error:
-        said = parents.last_words(federation.log(parents.SERVER))
+        said = parents.last_words(federation.log(SERVER))
         raise DemoError(f"FLARE's server takes no commands: {error}; its log ends with: {said}") from error
     try:
         yield session
@@ -189,30 +206,29 @@ def _session(federation: Federation) -> Iterator[Any]:
             session.close()
 
 
-def _job_run(demo: Demo, federation: Federation, cluster: Cluster, session: Any, job: Path) -> int:
+def _job_run(demo: Demo, up: Up, job: Path) -> int:
     screen = demo.screen
     try:
-        job_id = str(session.submit_job(str(job)))
+        job_id = str(up.session.submit_job(str(job)))
     except Exception as error:
         raise DemoError(f"FLARE does not take the job: {error}") from error
     selector = f"{Label.JOB_ID}={job_id}"
     screen.say("job", f"{job.name} {job_id}")
-    screen.more(f"argo list --kubeconfig {cluster.kubeconfig} \\", "dim")
-    screen.more(f"  -n {cluster.namespace} -l {selector}", "dim")
+    screen.more(f"argo list --kubeconfig {up.cluster.kubeconfig} \\", "dim")
+    screen.more(f"  -n {up.cluster.namespace} -l {selector}", "dim")
     try:
-        seen = _follow(demo, federation, cluster, session, job_id)
+        seen = _follow(demo, up, job_id)
     except BaseException:
-        if not cluster.embedded:
+        if not up.cluster.embedded:
             screen.say("stopping", "the job is aborted, and its Workflows end", "yellow")
-            _abort(cluster, session, job_id)
+            _abort(up, job_id)
         raise
     if seen.status != progress.COMPLETED:
-        screen.say("failed", _why(federation, cluster, selector, seen.status), "bold red")
-        return 1
-    return _result(demo, federation, session, job_id)
+        raise DemoError(_why(up, selector, seen.status))
+    return _result(demo, up, job_id)
 
 
-def _follow(demo: Demo, federation: Federation, cluster: Cluster, session: Any, job_id: str) -> progress.Seen:
+def _follow(demo: Demo, up: Up, job_id: str) -> progress.Seen:
     """Show the job until it has ended."""
     options = demo.options
     deadline = time.monotonic() + options.timeout
@@ -221,63 +237,74 @@ def _follow(demo: Demo, federation: Federation, cluster: Cluster, session: Any, 
         while not (seen.finished and (seen.over or time.monotonic() > tail)):
             demo.signals.check()
             was_finished = seen.finished
-            seen = _look(federation, cluster, session, job_id, seen)
+            seen = _look(up, job_id, seen)
             shown.show(seen)
             if seen.finished and not was_finished:
                 tail = time.monotonic() + _TAIL_SECONDS
-            if not seen.finished and time.monotonic() > deadline:
-                waits = "; ".join(f"{party.name} {party.words}" for party in seen.parties)
-                raise DemoError(
-                    f"The job did not end within {options.timeout:.0f} s ({waits}): give it longer with --timeout."
-                )
-            time.sleep(_LOOK_SECONDS)
+            if not seen.finished:
+                _give_up(up, seen, options.timeout, deadline)
+            time.sleep(_LOOK_SECONDS if up.cluster.embedded else _LOOK_SECONDS_CLUSTER)
     return seen
 
 
-def _look(federation: Federation, cluster: Cluster, session: Any, job_id: str, before: progress.Seen) -> progress.Seen:
+def _give_up(up: Up, seen: progress.Seen, timeout: float, deadline: float) -> None:
+    """Raise what makes it useless to wait on, if anything does."""
+    for name in up.children.ended():
+        raise DemoError(f"FLARE's parent of {name} ended: {parents.last_words(up.federation.log(name))}")
+    if time.monotonic() > deadline:
+        waits = "; ".join(f"{party.name} {party.words}" for party in seen.parties)
+        raise DemoError(f"The job did not end within {timeout:.0f} s ({waits}): give it longer with --timeout.")
+
+
+def _look(up: Up, job_id: str, before: progress.Seen) -> progress.Seen:
     """What is seen now; where somebody does not answer, what was seen before."""
     status, seen, rounds = before.status, before.parties, before.rounds
     with contextlib.suppress(ApiError):
-        workflows, pods = cluster.look(f"{Label.JOB_ID}={job_id}")
-        seen = progress.parties(federation.names, workflows, pods)
+        workflows, pods = up.cluster.look(f"{Label.JOB_ID}={job_id}")
+        seen = progress.parties(up.federation.names, workflows, pods)
         for pod in pods:
             if pod["metadata"]["labels"].get(Label.ROLE) == "server":
-                rounds = progress.rounds(cluster.log(pod)) or rounds
+                rounds = progress.rounds(up.cluster.log(pod)) or rounds
     with contextlib.suppress(Exception):  # the API of a session names none; the next look tells
-        status = str(session.get_job_meta(job_id)["status"])
+        status = str(up.session.get_job_meta(job_id)["status"])
     return progress.Seen(seen, status, rounds)
 
 
-def _why(federation: Federation, cluster: Cluster, selector: str, status: str) -> str:
-    logs = {name: federation.log(name).read_text(errors="replace") for name in federation.names}
+def _why(up: Up, selector: str, status: str) -> str:
+    logs = {name: up.federation.log(name).read_text(errors="replace") for name in up.federation.names}
     said: dict[str, str] = {}
     with contextlib.suppress(ApiError):
-        for pod in cluster.look(selector)[1]:
-            said[pod["metadata"]["labels"][Label.SITE]] = cluster.log(pod)
+        for pod in up.cluster.look(selector)[1]:
+            said[pod["metadata"]["labels"][Label.SITE]] = up.cluster.log(pod)
     return why(status, logs, said)
 
 
-def _result(demo: Demo, federation: Federation, session: Any, job_id: str) -> int:
+def _result(demo: Demo, up: Up, job_id: str) -> int:
     """Fetch the result and show it; whether it is right, where that is known."""
     options, screen = demo.options, demo.screen
-    folder = Path(session.download_job_result(job_id, str(demo.root / "results")))
-    model = folder / "workspace" / jobs.MODEL
-    if options.job is not None or not model.exists():
-        kept = str(folder) if options.keep else "name a folder with --keep to have it"
-        screen.say("result", f"{sum(each.is_file() for each in folder.rglob('*'))} files: {kept}")
+    try:
+        folder = Path(up.session.download_job_result(job_id, str(demo.root / "results")))
+    except Exception as error:
+        raise DemoError(f"The job completed, but FLARE does not give its result: {error}") from error
+    if options.job is not None:
+        kept = str(folder) if options.keep else "name a folder with --keep to have them"
+        screen.say("result", f"{sum(each.is_file() for each in folder.rglob('*'))} files: {kept}", "green")
         return 0
     import numpy as np  # noqa: PLC0415  (a slow import)
 
+    model = folder / "workspace" / jobs.MODEL
+    if not model.exists():
+        raise DemoError(f"The job completed without its model, {jobs.MODEL}.")
     weights = np.load(model).astype(float)
-    expected = jobs.expected(len(federation.sites), options.rounds)
+    expected = jobs.expected(len(up.federation.sites), options.rounds)
     right = bool(np.allclose(weights, expected))
     told = "as it must be" if right else f"but it must be {np.round(expected, 4).tolist()}"
     screen.say("weights", f"{weights.round(4).tolist()}, {told}", "bold green" if right else "bold red")
     return 0 if right else 1
 
 
-def _abort(cluster: Cluster, session: Any, job_id: str) -> None:
+def _abort(up: Up, job_id: str) -> None:
     """FLARE's own way first: flargo then ends the Workflows and sees them gone."""
     with contextlib.suppress(Exception):  # what is left is deleted afterwards
-        session.abort_job(job_id)
-        cluster.wait_over(f"{Label.JOB_ID}={job_id}", _ABORT_SECONDS)
+        up.session.abort_job(job_id)
+        up.cluster.wait_over(f"{Label.JOB_ID}={job_id}", _ABORT_SECONDS)

@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from flargo.demo.progress import COMPLETED, FINISHED, Party, Seen, news
+from flargo.demo.progress import COMPLETED, Party, Seen, news
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 
@@ -73,7 +73,7 @@ class Progress:
         width = max((len(party.name) for party in seen.parties), default=0)
         lines = [_line(party, width) for party in seen.parties]
         lines += [Text.assemble(_INDENT, (each.words(self._total), "magenta")) for each in seen.rounds[-_ROUNDS:]]
-        style = "green" if seen.status == COMPLETED else "red" if seen.status.startswith(FINISHED) else "yellow"
+        style = "green" if seen.status == COMPLETED else "red" if seen.finished else "yellow"
         status = Text.assemble(
             (f"{self._screen.seconds:6.1f} s  ", "dim"), (f"{'FLARE says':{_LABEL}}", "bold cyan"), (seen.status, style)
         )

@@ -11,14 +11,12 @@ that holds nothing but ``lo`` and a bridge.
 
 import contextlib
 import json
-import logging
 import os
 import random
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,13 +29,9 @@ import numpy.typing as npt
 from nvflare.apis.fl_exception import FLCommunicationError
 from nvflare.fuel.flare_api.api_spec import NoConnection, SessionClosed
 from nvflare.fuel.flare_api.flare_api import new_secure_session
-from nvflare.lighter.constants import CtxKey
-from nvflare.lighter.entity import Project
-from nvflare.lighter.impl.cert import CertBuilder
-from nvflare.lighter.impl.signature import SignatureBuilder
-from nvflare.lighter.impl.static_file import StaticFileBuilder
-from nvflare.lighter.impl.workspace import WorkspaceBuilder
-from nvflare.lighter.provisioner import Provisioner
+
+from flargo.demo import kits
+from flargo.demo.kits import SERVER
 
 Component = Mapping[str, Any]
 """A FLARE component as its configuration files spell it: ``id``, ``path`` and ``args``."""
@@ -45,9 +39,7 @@ Component = Mapping[str, Any]
 Launcher = Callable[[str, str], Component]
 """``launcher(role, site)``: the job launcher of a parent; role is ``server`` or ``client``."""
 
-SERVER = "server"
 ADMIN = "admin@flargo.test"
-ORGANISATION = "flargo"
 ADDRESS = "10.88.0.1"
 """The sandbox's bridge, where both its pods and its processes reach the parents."""
 
@@ -209,10 +201,9 @@ class Federation:
             return
         self.port = self._ports.take()
         self.root.mkdir(parents=True, exist_ok=True)
-        kits = self._make_kits()
-        for name in (*self.names, ADMIN):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-            (kits / name).rename(self.root / name)
+        streams = self.allow_log_streaming
+        project = kits.Project(self.root.name, self.sites, ADMIN, self.host, self.port, allow_log_streaming=streams)
+        kits.take(project, kits.make(project, self.root / "provision"), self.root)
         for name in self.names:
             self._configure(name)
 
@@ -226,7 +217,7 @@ class Federation:
         environment = {**os.environ, "MALLOC_ARENA_MAX": "4", **self.environment, _MARK: self._token}
         with path.open("ab") as output:
             self._processes[name] = subprocess.Popen(
-                self._command(name),
+                kits.command(name, self.workspace(name)),
                 cwd=self.workspace(name),
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -385,27 +376,6 @@ class Federation:
 
     # Inner workings
 
-    def _make_kits(self) -> Path:
-        """Provision anew (new certificates); returns the folder that holds a kit for each participant."""
-        project = Project(name=self.root.name, description="flargo's test federation")
-        listen = {"fed_learn_port": self.port, "admin_port": self.port, "default_host": self.host}
-        project.set_server(SERVER, ORGANISATION, listen)
-        for site in self.sites:
-            project.add_client(site, ORGANISATION, {"allow_log_streaming": self.allow_log_streaming})
-        project.add_admin(ADMIN, ORGANISATION, {"role": "project_admin"})
-        builders = [
-            WorkspaceBuilder(template_file=["master_template.yml"]),
-            StaticFileBuilder(config_folder="config"),
-            CertBuilder(),
-            SignatureBuilder(),
-        ]
-        shutil.rmtree(self.root / "provision", ignore_errors=True)
-        provisioner = Provisioner(str(self.root / "provision"), builders)
-        context = provisioner.provision(project, logger=logging.getLogger(__name__))
-        if context.get(CtxKey.BUILD_ERROR):
-            raise RuntimeError(f"provisioning failed: {context.get_errors()}")
-        return Path(context[CtxKey.CURRENT_PROD_DIR])
-
     def _configure(self, name: str) -> None:
         """Give a kit its launcher, its listener for jobs and its stores, as ``nvflare deploy prepare`` would."""
         local = self.workspace(name) / "local"
@@ -414,48 +384,17 @@ class Federation:
         components = [part for part in resources["components"] if part["id"] != "process_launcher"]
         if self.passthrough:
             components = [part for part in components if part["id"] not in ("resource_manager", "resource_consumer")]
-            manager = "nvflare.app_common.resource_managers.passthrough_resource_manager.PassthroughResourceManager"
-            components.append({"id": "resource_manager", "path": manager, "args": {}})
+            components.append({**kits.PASSTHROUGH})
         resources["components"] = components
         if name == SERVER:
-            self._place_stores(resources)
+            kits.place_stores(self.workspace(), resources)
         if self.edit:
             self.edit(role, name, resources)
         launcher = dict(self.launcher(role, name))
         _write(local / "resources.json", resources)
         # Parents read *__p_resources.json, jobs do not: a job's image need not hold the launcher.
         _write(local / f"{launcher['id']}__p_resources.json", {"format_version": 2, "components": [launcher]})
-        _write(local / "comm_config.json", self._listener())
-
-    def _listener(self) -> dict[str, Any]:
-        """A parent's listener for its jobs, on a port of its own."""
-        resources = {"host": self.host, "port": self._ports.take(), "connection_security": "mtls"}
-        return {
-            "allow_adhoc_conns": False,
-            "backbone_conn_gen": 2,
-            "internal": {"scheme": "tcp", "resources": resources},
-        }
-
-    def _place_stores(self, resources: dict[str, Any]) -> None:
-        """Move the server's snapshot and job stores from their common place to this federation's."""
-        snapshots = self.workspace() / "snapshot-storage"
-        jobs = self.workspace() / "jobs-storage"
-        for folder in (snapshots, jobs):
-            folder.mkdir()
-            folder.chmod(0o777)  # past the umask: a job's user need not be the server's
-        resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(snapshots)
-        (manager,) = (part for part in resources["components"] if part["id"] == "job_manager")
-        manager["args"]["uri_root"] = str(jobs)
-
-    def _command(self, name: str) -> list[str]:
-        """What the kit's start script runs for a parent, without its loop that starts it again."""
-        role = "server" if name == SERVER else "client"
-        options = ["secure_train=true", f"org={ORGANISATION}", "config_folder=config"]
-        if role == "client":
-            options.insert(1, f"uid={name}")
-        module = f"nvflare.private.fed.app.{role}.{role}_train"
-        workspace = str(self.workspace(name))
-        return [sys.executable, "-u", "-m", module, "-m", workspace, "-s", f"fed_{role}.json", "--set", *options]
+        _write(local / "comm_config.json", kits.listener(self.host, self._ports.take()))
 
     def _listening(self) -> bool:
         """Whether the server's port is open: asking for a session earlier only costs its long timeout."""

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from flargo.demo import jobs
+from flargo.embedded import Embedded
+from tests.embedded.world import IMAGE, EmbeddedWorld
 
 FLARGO = Path(sys.executable).with_name("flargo")
 WITHIN = 90.0
@@ -69,6 +71,10 @@ class Run:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def until(true: Callable[[], bool], seconds: float) -> bool:
@@ -153,12 +159,76 @@ def test_a_failing_job_of_the_users_shows_its_reason(demo: Callable[..., Run], t
     assert run.folders() == []
 
 
+def test_a_signal_on_a_cluster_ends_pods_and_takes_credentials_away(demo: Callable[..., Run], tmp_path: Path) -> None:
+    with Embedded(namespace="flare") as cluster:
+        world = EmbeddedWorld(cluster, tmp_path)
+        options = ("--kubeconfig", str(world.place.kubeconfig), "--context", "embedded", "--namespace", "flare")
+        run = demo(*options, "--image", IMAGE, "--rounds", "50")
+        run.says(RUNNING)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.wait() == 128 + signal.SIGTERM
+        assert "the job is aborted, and its Workflows end" in run.said
+        assert "nothing is left running" in run.said
+        # One that did not end in time by FLARE's abort was deleted.
+        assert {item["status"]["phase"] for item in world.items("workflows")} <= {"Failed", "Error", "Succeeded"}
+        assert {pod["status"]["phase"] for pod in world.items("pods")} <= {"Failed", "Succeeded"}
+        assert world.items("secrets") == []
+
+
+def test_kill_9_leaves_nothing_on_a_cluster(demo: Callable[..., Run], tmp_path: Path) -> None:
+    with Embedded(namespace="flare") as cluster:
+        world = EmbeddedWorld(cluster, tmp_path)
+        options = ("--kubeconfig", str(world.place.kubeconfig), "--namespace", "flare")
+        run = demo(*options, "--image", IMAGE, "--rounds", "50")
+        run.says(RUNNING)
+        assert world.items("secrets")
+        run.process.kill()
+        run.process.wait()
+        assert until(lambda: not (world.items("workflows") + world.items("pods") + world.items("secrets")), 30)
+        assert until(lambda: not run.processes(), 30), run.processes()
+
+
+def test_a_job_on_a_cluster_leaves_its_finished_workflows_to_be_seen(demo: Callable[..., Run], tmp_path: Path) -> None:
+    with Embedded(namespace="flare") as cluster:
+        world = EmbeddedWorld(cluster, tmp_path)
+        options = ("--kubeconfig", str(world.place.kubeconfig), "--namespace", "flare")
+        imageless = demo(*options)
+        assert imageless.wait() == 1
+        assert "name it with --image" in imageless.said
+        run = demo(*options, "--image", IMAGE)
+        assert run.wait() == 0, run.said
+        assert [item["status"]["phase"] for item in world.items("workflows")] == ["Succeeded"] * 3
+        assert world.items("secrets") == []
+
+
+def test_a_job_that_takes_too_long_is_ended_and_told_of(demo: Callable[..., Run]) -> None:
+    run = demo("--rounds", "50", "--timeout", "6")
+    assert run.wait() == 1
+    assert re.search(r"did not end within 6 s \(server .*site-2 .*\): give it longer with --timeout", run.said)
+    assert run.processes() == []
+
+
+def test_a_parent_that_dies_is_told_of(demo: Callable[..., Run]) -> None:
+    run = demo("--rounds", "50")
+    run.says(RUNNING)
+    (parent,) = (pid for pid in run.processes() if b"client_train" in command(pid) and b"uid=site-2" in command(pid))
+    os.kill(parent, signal.SIGKILL)
+    assert run.wait() == 1
+    assert "FLARE's parent of site-2 ended:" in run.said
+    assert run.processes() == []
+
+
 def test_what_is_asked_wrongly_is_told_in_a_sentence(demo: Callable[..., Run], tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         dead = tmp_path / "dead.kubeconfig"
         dead.write_text(KUBECONFIG.format(nobody.getsockname()[1]))
+        bad = tmp_path / "bad"
+        bad.mkdir()
+        (bad / "meta.json").write_text('{"launcher_spec": ["none"]}')
         questions = {
+            ("--job", str(bad)): "launcher_spec in",
+            ("--keep", str(dead)): "can't be a folder to keep things in",
             ("--job", str(tmp_path / "none")): "is no job folder: its meta.json can't be read",
             ("--kubeconfig", str(tmp_path / "none")): "can't be read",
             ("--kubeconfig", str(dead)): "can't be reached",

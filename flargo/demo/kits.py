@@ -1,0 +1,104 @@
+"""Startup kits as nvflare's own library makes them, what a parent needs beside them, and how it is started.
+
+The demo's federation and that of the tests are made of these.
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SERVER, ORGANISATION = "server", "flargo"
+PASSTHROUGH = {
+    "id": "resource_manager",
+    "path": "nvflare.app_common.resource_managers.passthrough_resource_manager.PassthroughResourceManager",
+    "args": {},
+}
+"""Grants any resource, since it is for Kubernetes to say what there is (nvflare deploy prepare does the same)."""
+
+
+class KitError(Exception):
+    """FLARE could not make the kits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Who is in a federation, and where its server is."""
+
+    name: str
+    sites: Sequence[str]
+    admin: str
+    address: str
+    port: int
+    allow_log_streaming: bool = True
+    """Whether sites send their jobs' error logs to the server."""
+
+
+def make(project: Project, folder: Path) -> Path:
+    """Make a kit for each participant, with new certificates; returns the folder that holds them by name.
+
+    Raises:
+        KitError: FLARE could not do it.
+    """
+    from nvflare.lighter import entity  # noqa: PLC0415  (slow imports)
+    from nvflare.lighter.constants import CtxKey  # noqa: PLC0415
+    from nvflare.lighter.impl.cert import CertBuilder  # noqa: PLC0415
+    from nvflare.lighter.impl.signature import SignatureBuilder  # noqa: PLC0415
+    from nvflare.lighter.impl.static_file import StaticFileBuilder  # noqa: PLC0415
+    from nvflare.lighter.impl.workspace import WorkspaceBuilder  # noqa: PLC0415
+    from nvflare.lighter.provisioner import Provisioner  # noqa: PLC0415
+
+    made = entity.Project(name=project.name, description="a federation of flargo's")
+    listen = {"fed_learn_port": project.port, "admin_port": project.port, "default_host": project.address}
+    made.set_server(SERVER, ORGANISATION, listen)
+    for site in project.sites:
+        made.add_client(site, ORGANISATION, {"allow_log_streaming": project.allow_log_streaming})
+    made.add_admin(project.admin, ORGANISATION, {"role": "project_admin"})
+    builders = [
+        WorkspaceBuilder(template_file=["master_template.yml"]),
+        StaticFileBuilder(config_folder="config"),
+        CertBuilder(),
+        SignatureBuilder(),
+    ]
+    shutil.rmtree(folder, ignore_errors=True)
+    context = Provisioner(str(folder), builders).provision(made, logger=logging.getLogger(__name__))
+    if context.get(CtxKey.BUILD_ERROR):
+        raise KitError(f"FLARE could not make the startup kits: {context.get_errors()}")
+    return Path(context[CtxKey.CURRENT_PROD_DIR])
+
+
+def take(project: Project, kits: Path, root: Path) -> None:
+    """Move each participant's kit to a folder of its name, in the place of one that is there."""
+    for name in (SERVER, *project.sites, project.admin):
+        shutil.rmtree(root / name, ignore_errors=True)
+        (kits / name).rename(root / name)
+
+
+def listener(address: str, port: int) -> dict[str, Any]:
+    """A parent's ``comm_config.json``: where it listens for its jobs."""
+    resources = {"host": address, "port": port, "connection_security": "mtls"}
+    internal = {"scheme": "tcp", "resources": resources}
+    return {"allow_adhoc_conns": False, "backbone_conn_gen": 2, "internal": internal}
+
+
+def place_stores(workspace: Path, resources: dict[str, Any]) -> None:
+    """Put the server's snapshots and jobs into its workspace: FLARE has them where all servers of a machine do."""
+    snapshots, jobs = workspace / "snapshot-storage", workspace / "jobs-storage"
+    for store in (snapshots, jobs):
+        store.mkdir()
+        store.chmod(0o777)  # past the umask: a job's user need not be the server's
+    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(snapshots)
+    (manager,) = (part for part in resources["components"] if part["id"] == "job_manager")
+    manager["args"]["uri_root"] = str(jobs)
+
+
+def command(name: str, workspace: Path) -> list[str]:
+    """What the kit's start script runs for a parent, without its loop that starts it again."""
+    role = "server" if name == SERVER else "client"
+    who = [] if name == SERVER else [f"uid={name}"]
+    told = ["secure_train=true", *who, f"org={ORGANISATION}", "config_folder=config"]
+    module = f"nvflare.private.fed.app.{role}.{role}_train"
+    return [sys.executable, "-u", "-m", module, "-m", str(workspace), "-s", f"fed_{role}.json", "--set", *told]
