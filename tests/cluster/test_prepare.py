@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from flargo.demo import kits
+from flargo.demo.kits import SERVER
 from tests.cluster import jobs
-from tests.cluster.federation import SERVER, Federation
+from tests.cluster.federation import Federation
 from tests.cluster.place import Place
 from tests.cluster.test_federation import SETTLED
 from tests.cluster.world import World, eventually
@@ -27,7 +29,7 @@ class Prepared(Federation):
     def _configure(self, name: str) -> None:
         root = self.workspace(name)
         # Parents are processes on the sandbox's bridge here, with ports of their own, and not pods behind a Service.
-        (root / "local" / "comm_config.json").write_text(json.dumps(self._listener()))
+        (root / "local" / "comm_config.json").write_text(json.dumps(kits.listener(self.host, self._ports.take())))
         options = {"--namespace": self.place.namespace, "--workspace": str(root)}
         options |= {"--config-file": str(self.place.launcher_kubeconfig)}
         command = [str(Path(sys.executable).with_name("flargo")), "prepare", str(root)]
