@@ -39,12 +39,16 @@ RECORDINGS: Mapping[str, str] = {
     "end-image-missing": NO_NETWORK,
     "servers-launch-returns-when-the-job-cannot-start": NO_NETWORK,
     "end-image-s-name-invalid": OLDER,
-    "end-program-missing": OLDER,
-    "evicted-while-it-runs": TOLD_AFTER_ALL,
-    "pod-deleted-while-it-runs": TOLD_AFTER_ALL,
+    "end-program-missing": "not looked into yet",
+    "end-init-container-fails": INIT,
+    "end-init-container-s-image-missing": INIT,
     "controller-away-during-an-abort": TOLD_AFTER_ALL,
     "controller-away-for-too-long": "a frozen controller goes on with what it has read; here it is as if ended",
-    "secret-of-a-volume-missing": OLDER,
+    "controller-overlooks-the-release": ONE_PROCESS,
+    "node-drained-while-jobs-run-and-wait": ONE_NODE,
+    "node-lost-and-back": ONE_NODE,
+    "preempted-by-a-more-important-pod": ONE_NODE,
+    "queued-on-a-lock-until-it-is-free-or-for-too-long": QUEUES,
     "api-server-away-for-thirty-seconds-frozen": ONE_PROCESS,
     "api-server-away-for-thirty-seconds-stopped": ONE_PROCESS,
     "argos-container-hangs-when-the-program-has-ended": ABSENT[
@@ -57,23 +61,22 @@ RACES: Mapping[str, str] = {
     "argo-terminate-with-events-late-and-out-of-order-workflows": "how much of the Workflow is kept back",
     "watches-half-open": "whether flargo hears of the Workflow's end before it lets go",
     "workflows-end-lost": "whether flargo hears of the Workflow's end before it lets go",
+    "evicted-while-it-runs": TOLD_AFTER_ALL,
+    "pod-deleted-while-it-runs": TOLD_AFTER_ALL,
+    "abort-while-it-runs-heeds": "whether Argo's shutdown or flargo's kill is first, and so the code that is recorded",
+    "argo-by-hand-terminate": "whether Argo's shutdown or flargo's kill is first, and so the code that is recorded",
+    "end-past-its-deadline": "how many of the steps of a pod that starts are told of",
+    "end-refused-by-its-node": "how many of the steps of a pod that starts are told of",
+    "submit-api-away-from-then-on-for-30-s-reading-the-kit": "how much of it is over when the API is back",
+    "submit-api-away-from-then-on-for-30-s-the-create": "how much of it is over when the API is back",
     "pod-deleted-as-soon-as-it-is-there": "how far the pod is by then, and whether Argo makes another one",
 }
 """Recordings of what may go either way on any cluster: only the pod's last state is compared."""
 
-_SOURCE = "in the words of Kubernetes' source; its scenario is newer than the recordings"
-_POLICY = (
-    "ValidatingAdmissionPolicy 'flargo-test-pods-N' with binding 'flargo-test-pods-N' denied request: not on a Tuesday"
-)
-_DENIED = f'pods "job-site" is forbidden: {_POLICY}'
 _IMAGE = "flargo.test/job:not-there"
 _NOT_PULLED = f'failed to pull and unpack image "{_IMAGE}": failed to resolve reference "{_IMAGE}"'
 
 WORDS: Mapping[str, str] = {
     f"{_NOT_PULLED}: {_IMAGE}: not found": NO_NETWORK,
-    "Pod was rejected: Node didn't have enough resource: cpu, requested: N, used: N, capacity: N": _SOURCE,
-    "Pod was active on the node longer than the specified deadline": _SOURCE,
-    _DENIED: _SOURCE,
-    f"error in entry template execution: {_DENIED}": _SOURCE,
 }
 """What is said here and in no recording."""
