@@ -9,9 +9,7 @@ from tests.cluster import recorder, versions
 from tests.embedded import unlike
 
 TESTS = Path(__file__).parents[1]
-SOAK = "test_faults_soak"
-"""Not of scenarios: it makes them up, and looks at what happens with the cluster's own tools."""
-MODULES = sorted(file.stem for file in (TESTS / "cluster").glob("test_faults*.py") if file.stem != SOAK)
+MODULES = sorted(file.stem for file in (TESTS / "cluster").glob("test_faults*.py"))
 
 
 def names_of(module: str) -> set[str]:
