@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: test demo lint unit embedded cluster faults soak cluster-up cluster-down bench compare scale docs format lock
 
-test: lint unit cluster faults
+test: lint unit cluster
 
 # A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
 demo: .venv/ready

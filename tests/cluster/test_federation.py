@@ -22,8 +22,9 @@ MOST_REQUESTS = 8
 """That a job's process may cost the API server, whatever its length; watches, which a site has two of, apart."""
 GONE = 15.0
 """Seconds within which no process of an aborted job may run."""
-SETTLED = 60.0
-"""Seconds in which Kubernetes and Argo show on a busy machine what has happened; no claim of flargo's."""
+SETTLED = 90.0
+"""Seconds in which Kubernetes and Argo show on a busy machine what has happened; no claim of flargo's. Argo's ``wait``
+may hang, and then flargo ends the pod a minute after its program (flargo.status.step, SETTLE)."""
 
 
 @pytest.fixture(scope="module")
