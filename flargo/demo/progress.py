@@ -21,6 +21,7 @@ _WORDS = {
     Stage.QUOTA: "pending: the namespace's quota is full",
     Stage.WAITING: "pending",
     Stage.SHORTAGE: "pending: no node has room",
+    Stage.TAINTED: "pending: no node takes pods just now",
     Stage.STARTING: "starting",
     Stage.PULLING: "starting: its image is pulled",
     Stage.RUNNING: "running",

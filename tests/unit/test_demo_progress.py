@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from flargo.demo.progress import Party, Round, Seen, news, parties, rounds
 from flargo.demo.why import first_error, why
 from flargo.status.diagnosis import Stage
@@ -115,3 +117,8 @@ def test_an_abort_that_follows_from_another_failure_is_no_reason() -> None:
 def test_without_any_word_flares_status_is_told() -> None:
     assert why("FINISHED:ABORTED", {}, {}) == "FLARE says FINISHED:ABORTED, and the logs hold no reason."
     assert first_error("all is well, no Error: here is none") == ""
+
+
+@pytest.mark.parametrize("stage", Stage, ids=lambda stage: stage.name)
+def test_every_stage_has_words_for_people(stage: Stage) -> None:
+    assert Party("site-1", stage=stage).words
