@@ -170,7 +170,9 @@ def _disruption(pod: PodView | None) -> Reason | None:
 
 
 def _last_words(pod: PodView | None) -> str:
-    return "; ".join(filter(None, (pod.disruption, f"was on node {pod.node}"))) if pod is not None else "gone"
+    if pod is None:
+        return "the pod is gone"
+    return "; ".join(filter(None, (pod.disruption, f"was on node {pod.node}" if pod.node else ""))) or "the pod is gone"
 
 
 def _diagnose_end(workflow: WorkflowView, vanished: PodView | None) -> Diagnosis:

@@ -129,7 +129,6 @@ class Life:
     seen: Observation = field(default_factory=Observation)
     events: tuple[EventView, ...] = ()
     """Of the pod, as they were listed last."""
-    first_pod: Uid | None = None
     pod: PodView | None = None
     """The first pod, as it was seen last."""
     doubtful: bool = False
@@ -159,6 +158,11 @@ class Life:
     lingers: bool = False
     """A fresh read has shown that Argo does not finish what has long ended: its wait container hangs, or its
     controller is away."""
+
+    @property
+    def first_pod(self) -> Uid | None:
+        """The pod that its program runs in. Any other one means that Argo ran the job again."""
+        return self.pod.uid if self.pod is not None else None
 
     @property
     def stopping(self) -> bool:

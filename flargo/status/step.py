@@ -119,7 +119,6 @@ def _see(life: Life, observation: Observation, now: Now) -> Life:
     return replace(
         life,
         seen=observation,
-        first_pod=first,
         pod=pod or life.pod,
         doubtful=life.doubtful or (life.first_pod is None and first is not None and _is_unsure(observation)),
         ended=ended,
