@@ -36,7 +36,7 @@ class Listener(Protocol):
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """One came, changed, or went."""
 
-    def alive(self, kind: Kind) -> None:
+    def alive(self) -> None:
         """The API server was heard, and had nothing to tell."""
 
     def lost(self, kind: Kind, error: ApiError) -> None:
@@ -69,7 +69,7 @@ class Watch:
                     listed_at = self.clock()
                 begun = self.clock()
                 version = self._stream(version)
-                self.listener.alive(self.kind)
+                self.listener.alive()
                 failures = 0
                 if self.pause(max(0.0, LEAST_SECONDS - (self.clock() - begun))):
                     return
@@ -95,7 +95,7 @@ class Watch:
             if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
                 self.listener.changed(self.kind, item, deleted=event["type"] == "DELETED")
             else:  # a bookmark
-                self.listener.alive(self.kind)
+                self.listener.alive()
             if self.pause(0.0):
                 break
         return version

@@ -151,9 +151,8 @@ class Loop:
         """See Listener."""
         self._tasks.put(lambda: self._engine.changed(kind, item, time.monotonic(), deleted=deleted))
 
-    def alive(self, kind: Kind) -> None:
+    def alive(self) -> None:
         """See Listener."""
-        del kind
         self._note(self._engine.alive)
 
     def lost(self, kind: Kind, error: ApiError) -> None:
