@@ -1,10 +1,17 @@
 # One short command each. `make test` is everything that CI runs.
 PYTHON ?= python3
 BIN := .venv/bin
+RECORDED := .venv/recorded
+# Only unit tests need Hypothesis: what its plugin imports at the end trips over a bug of Python 3.11.7's now and then.
+PYTEST := $(BIN)/pytest -p no:hypothesispytest
 
-.PHONY: test demo lint unit embedded cluster faults soak cluster-up cluster-down bench compare scale docs format lock
+.PHONY: test check demo demos lint unit embedded cluster faults soak cluster-up cluster-down bench start compare scale docs pictures format lock
 
-test: lint unit cluster
+test: check demos cluster faults
+
+# What needs no cluster: two minutes.
+check: lint
+	$(MAKE) -j2 unit embedded
 
 # A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
 demo: .venv/ready
@@ -19,18 +26,24 @@ lint: .venv/ready
 unit: .venv/ready
 	$(BIN)/pytest tests/unit
 
-# flargo and real federations on the embedded engine: Python only, no root.
-# Without Hypothesis, which nothing there needs: what it imports at the end trips over a bug of Python 3.11.7's now and then.
+# The fault matrix and a federation on the embedded engine: Python only, no root.
 embedded: .venv/ready
-	$(BIN)/pytest -p no:hypothesispytest tests/embedded tests/demo
+	rm -rf $(RECORDED) && mkdir -p $(RECORDED)
+	FLARGO_RECORD=$(RECORDED) $(PYTEST) -n 8 tests/embedded \
+		--ignore tests/embedded/test_recordings.py
+	FLARGO_RECORD=$(RECORDED) $(PYTEST) tests/embedded/test_recordings.py
+
+# `flargo demo` as people use it, interrupted and killed.
+demos: .venv/ready
+	$(PYTEST) tests/demo
 
 # Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time.
 cluster: cluster-up
-	$(BIN)/python -m tests.cluster exec -- $(BIN)/pytest tests/cluster --ignore-glob='*/test_faults*'
+	$(BIN)/python -m tests.cluster exec -- $(PYTEST) tests/cluster --ignore-glob='*/test_faults*'
 
 # The fault matrix: daemons stopped, nodes lost, wires cut; a quarter of an hour on a quiet machine.
 faults: cluster-up
-	$(BIN)/python -m tests.cluster exec -- $(BIN)/pytest tests/cluster/test_faults*.py
+	$(BIN)/python -m tests.cluster exec -- $(PYTEST) tests/cluster/test_faults*.py
 
 # Two hundred short jobs with faults at random, for ten minutes; the cluster must have nothing else to do.
 soak: cluster-up
@@ -46,6 +59,10 @@ cluster-down:
 bench: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.requests
 
+# How soon a job's program begins, beside the same Workflow by kubectl and the stock launcher's pod.
+start: cluster-up
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.start
+
 # What faults do to a job with flargo and with the stock launcher; then the table of docs/faults.md.
 compare: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.bench.faults
@@ -60,14 +77,22 @@ scale: .venv/ready
 docs: .venv/ready
 	$(BIN)/python -m tests.docs
 
+# What each command shows: the pictures of docs/commands.md.
+pictures: cluster-up
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.pictures
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# After a change of the dependencies in pyproject.toml.
+# After a change of the dependencies in pyproject.toml. Wheels only, so that images are built without building packages;
+# the images' own locks are parts of the first.
+COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --only-binary :all: \
+	--custom-compile-command "make lock"
 lock: .venv/ready
-	$(BIN)/uv pip compile -q pyproject.toml --extra dev --universal --generate-hashes --no-annotate \
-		--custom-compile-command "make lock" -o requirements.lock
+	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
+	$(COMPILE) pyproject.toml --extra cli --extra metrics -c requirements.lock -o deploy/images/parent.txt
+	echo nvflare | $(COMPILE) - -c requirements.lock -o deploy/images/job.txt
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
