@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flargo.embedded import argo, kubelet, manifest, mounts, words
 from flargo.embedded.kubelet import main_of
+from flargo.embedded.logs import Times
 from flargo.embedded.model import OVER, Lags, Node, Object, Policy, Seen, iso, quantity
 from flargo.embedded.processes import Limits, Processes
 from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
@@ -51,6 +52,8 @@ class Cluster:
         """False: the Workflow controller is away."""
         self.policies: list[Policy] = []
         """Of admission, in force."""
+        self.times = Times()
+        """Of the lines of logs."""
         self.problem: Exception | None = None
         """Why nothing moves any more: a bug of this engine's."""
         self._root, self._clock = root, clock
@@ -109,6 +112,7 @@ class Cluster:
         if key.resource == "pods" and change.gone:
             self.processes.forget(meta["uid"])
             shutil.rmtree(self.folder(change.after), ignore_errors=True)
+            self.times.forget(self.log(change.after))
             for seen in self.store.select(
                 "events", key.namespace, Selector(fields=f"involvedObject.uid={meta['uid']}")
             ):

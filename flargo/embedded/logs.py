@@ -1,8 +1,10 @@
 """A container's log, as ``pods/log`` tells it."""
 
 import asyncio
+import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from aiohttp import web
@@ -13,36 +15,63 @@ _PAUSE = 0.1
 _CHUNK = 2**16
 
 
-async def tail(response: web.StreamResponse, log: Path, query: Mapping[str, str], ended: Callable[[], bool]) -> None:
-    """Send a log: its last lines, so many bytes, on and on if it is to be followed and has not ended.
+class Times:
+    """When each line of a log was written: as exactly as somebody has looked, and the same for all who look."""
 
-    Lines carry no time of their own, so who wants timestamps gets the time at which they were read.
-    """
+    def __init__(self) -> None:
+        """Nobody has looked yet."""
+        self._known: dict[tuple[Path, int], float] = {}
+
+    def of(self, log: Path, place: int) -> float:
+        """Of the line that begins there."""
+        return self._known.setdefault((log, place), time.time())
+
+    def forget(self, log: Path) -> None:
+        """It is gone."""
+        self._known = {key: moment for key, moment in self._known.items() if key[0] != log}
+
+
+async def tail(
+    response: web.StreamResponse, log: Path, query: Mapping[str, str], ended: Callable[[], bool], times: Times
+) -> None:
+    """Send a log: its last lines, so many bytes, on and on if it is to be followed and has not ended."""
     most = int(query.get("limitBytes") or 2**62)
-    stamps, follow = _is(query, "timestamps"), _is(query, "follow")
+    follow, stamps = _is(query, "follow"), _is(query, "timestamps")
+    # As a kubelet has it from the API server: of whole seconds.
+    since = datetime.fromisoformat(query["sinceTime"]).timestamp() // 1 if query.get("sinceTime") else 0.0
     with log.open("rb") as file:
         file.seek(_beginning(log, int(query["tailLines"])) if query.get("tailLines") else 0)
         while most > 0:
             over = ended()
+            place = file.tell()
             chunk = file.read(_CHUNK)
-            if stamps and chunk:
-                chunk += file.readline()
-                chunk = b"".join(_stamp() + line for line in chunk.splitlines(keepends=True))
-            await response.write(chunk[:most])
-            most -= len(chunk)
-            if not chunk:
+            whole = chunk if over else chunk[: chunk.rfind(b"\n") + 1]
+            # A line that is longer than all that is read at once is told in parts, as a kubelet does.
+            whole = whole or (chunk if len(chunk) == _CHUNK else b"")
+            file.seek(place + len(whole))
+            told = b"".join(_told(whole, place, lambda at: times.of(log, at), since, stamps=stamps))
+            await response.write(told[:most])
+            most -= len(told)
+            if not whole:
                 if over or not follow:
                     return
                 await asyncio.sleep(_PAUSE)
+
+
+def _told(whole: bytes, place: int, time_at: Callable[[int], float], since: float, *, stamps: bool) -> Iterator[bytes]:
+    for line in io.BytesIO(whole):  # which knows no end of a line but its own
+        moment = time_at(place)
+        place += len(line)
+        if moment >= since:
+            yield _stamp(moment) + line if stamps else line
 
 
 def _is(query: Mapping[str, str], name: str) -> bool:
     return query.get(name) in {"1", "true"}
 
 
-def _stamp() -> bytes:
-    now = time.time()
-    return f"{iso(now)[:-1]}.{int(now % 1 * 1e9):09d}Z ".encode()
+def _stamp(moment: float) -> bytes:
+    return f"{iso(moment)[:-1]}.{int(moment % 1 * 1e9):09d}Z ".encode()
 
 
 def _beginning(log: Path, lines: int) -> int:

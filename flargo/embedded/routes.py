@@ -231,7 +231,7 @@ class Routes:
             now = kubelet.state(seen.item, name) if seen else {}
             return self._ending or "running" not in now
 
-        await tail(response, self.cluster.log(pod), query, ended)
+        await tail(response, self.cluster.log(pod), query, ended, self.cluster.times)
         return response
 
     async def _evict(self, call: Call) -> web.StreamResponse:

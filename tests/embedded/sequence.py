@@ -14,6 +14,9 @@ from typing import Any
 
 Object = Mapping[str, Any]
 State = tuple[str, ...]
+ENDED = frozenset({"2", "137", "143"})
+"""Exit codes of a program that was ended: whose SIGTERM it is, Argo's or the kubelet's, and whether SIGKILL is in time,
+is a race; Argo's executor makes a 2 of a signal to itself."""
 SHOWN = frozenset({"changed", "listed", "read"})
 """Lines with objects as they are: a deleted one is told as it was last."""
 
@@ -73,7 +76,8 @@ def _pod(item: Object) -> State | None:
     states: Object = (rows[0].get("state") or {}) if rows else {}
     kind: str = next(iter(states), "")
     state: Object = states.get(kind, {})
-    main = [kind, str(state.get("exitCode", "")), state.get("reason", ""), _scrubbed(state.get("message", ""))]
+    code = str(state.get("exitCode", ""))
+    main = [kind, "ended" if code in ENDED else code, state.get("reason", ""), _scrubbed(state.get("message", ""))]
     return (status.get("phase", ""), status.get("reason", ""), _scrubbed(status.get("message", "")), *main, *why)
 
 

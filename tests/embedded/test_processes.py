@@ -19,6 +19,8 @@ from flargo.embedded.processes import POD_MARK, SERVER_MARK, Limits, Processes
 from tests.cluster.world import eventually
 
 Object = dict[str, Any]
+UID = f"uid-{os.getpid()}"
+"""Of a pod; of this test run alone, for what carries it is killed wherever it runs."""
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ class Run:
         self.processes, self.log = processes, folder / "main.log"
         environment = {"PATH": os.environ["PATH"], "TMPDIR": str(folder)}
         program = Program((sys.executable, "-u", "-c", code), environment, folder)
-        processes.start("uid", program, self.log, Limits(**limits))
+        processes.start(UID, program, self.log, Limits(**limits))
 
     def says(self, word: str) -> "Run":
         eventually(lambda: word in self.log.read_text(), 10, f"it says {word}")
@@ -42,7 +44,7 @@ class Run:
 
     def ends(self, within: float = 10) -> Process:
         eventually(self.processes.look, within, "it ends")
-        state = self.processes.state("uid")
+        state = self.processes.state(UID)
         assert state is not None
         return state
 
@@ -68,8 +70,8 @@ def test_a_signal_is_told_as_a_shell_tells_it(run: Callable[..., Run]) -> None:
 
 def test_a_program_that_is_not_there_ends_as_argos_executor_does(processes: Processes, tmp_path: Path) -> None:
     program = Program(("/not-there",), {"PATH": os.environ["PATH"]}, tmp_path)
-    processes.start("uid", program, tmp_path / "main.log", Limits())
-    state = processes.state("uid")
+    processes.start(UID, program, tmp_path / "main.log", Limits())
+    state = processes.state(UID)
     assert state is not None
     assert (state.running, state.code) == (False, 64)
     assert 'exec: "/not-there": stat /not-there: no such file or directory' in state.message
@@ -77,22 +79,22 @@ def test_a_program_that_is_not_there_ends_as_argos_executor_does(processes: Proc
 
 def test_sigterm_comes_first_and_is_heeded(run: Callable[..., Run], processes: Processes) -> None:
     started = run(SLEEPS).says("ready")
-    processes.end("uid", grace=30)
+    processes.end(UID, grace=30)
     assert started.ends(within=3).code == 143
 
 
 def test_who_is_deaf_gets_its_grace_and_no_more(run: Callable[..., Run], processes: Processes) -> None:
     started = run(DEAF + SLEEPS).says("ready")
     begun = time.monotonic()
-    processes.end("uid", grace=1)
-    processes.end("uid", grace=30)
+    processes.end(UID, grace=1)
+    processes.end(UID, grace=30)
     assert started.ends(within=5).code == 137
     assert time.monotonic() - begun >= 1
 
 
 def test_terminate_alone_kills_nobody_who_is_deaf(run: Callable[..., Run], processes: Processes) -> None:
     run(DEAF + SLEEPS).says("ready")
-    processes.terminate("uid")
+    processes.terminate(UID)
     time.sleep(0.5)
     assert processes.look() == []
     assert len(processes) == 1
@@ -100,9 +102,9 @@ def test_terminate_alone_kills_nobody_who_is_deaf(run: Callable[..., Run], proce
 
 def test_what_a_program_leaves_behind_ends_with_it(run: Callable[..., Run]) -> None:
     started = run(f"{TWINS}import time; time.sleep(1)").says("ready")
-    assert len(list(marked(f"{POD_MARK}=uid"))) == 2
+    assert len(list(marked(f"{POD_MARK}={UID}"))) == 2
     assert started.ends().code == 0
-    assert list(marked(f"{POD_MARK}=uid")) == []
+    assert list(marked(f"{POD_MARK}={UID}")) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -143,7 +145,7 @@ from flargo.embedded.processes import Limits, Processes
 import os
 processes = Processes(time.time)
 program = Program((sys.executable, "-u", "-c", sys.argv[2]), {"PATH": os.environ["PATH"]}, Path(sys.argv[1]))
-processes.start("uid", program, Path(sys.argv[1]) / "main.log", Limits())
+processes.start("a-crashed-servers", program, Path(sys.argv[1]) / "main.log", Limits())
 print(processes._mark, flush=True)
 time.sleep(60)
 """

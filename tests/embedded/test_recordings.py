@@ -1,8 +1,12 @@
 """The embedded engine against recordings of the real cluster: the same scenario, the same phases, reasons and words.
 
-What the launchers of this session's fault matrix saw was written down as on the real cluster, by the same recorder.
+What the launchers saw in an earlier run of the fault matrix was written down as on the real cluster, by the same
+recorder.
 """
 
+import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,29 +16,47 @@ from tests.embedded import unlike
 from tests.embedded.sequence import messages, sequences
 
 REAL = sorted((recorder.FOLDER / versions.ARGO).glob("*.jsonl"))
-MODULES = {file.name for file in Path(__file__).parent.glob("test_faults*.py")}
 
 
 @pytest.fixture
-def played(request: pytest.FixtureRequest, recordings: Path) -> Path:
-    """The folder of the recordings, which have been made by now."""
-    here = Path(__file__).parent
-    if not {item.path.name for item in request.session.items if item.path.parent == here} >= MODULES:
-        pytest.skip("compares what the fault matrix has left: run all of tests/embedded")
-    return recordings
+def played() -> Path:
+    """The folder in which the fault matrix has left its recordings."""
+    folder = os.environ.get("FLARGO_RECORD")
+    if not folder:
+        pytest.skip("compares what a run of the fault matrix has left: make embedded")
+    return Path(folder)
+
+
+QUOTED = re.compile(r"(Unschedulable|ErrImagePull|CreateContainerConfigError|main: Error \(exit code \d+\)): (.+)")
+"""How Argo quotes the scheduler and the kubelet. When flargo is quick, a recording ends before Argo has quoted."""
 
 
 @pytest.mark.parametrize("real", REAL, ids=lambda file: file.stem)
 def test_recording(real: Path, played: Path) -> None:
     ours = played / real.name
     assert ours.exists(), "its scenario has left no recording"
-    wanted, found = sequences(real), sequences(ours)
+    assert verdict(ours) == verdict(real)
     if real.stem in unlike.RACES:
-        wanted, found = ({"POD": it["POD"][-1:]} for it in (wanted, found))
-    assert found == wanted
+        # On either cluster it may all be over, and the pod gone, before the launcher looks.
+        seen = [pod for pod in map(last_pod, (ours, real)) if pod]
+        assert seen == seen[:1] * len(seen)
+    else:
+        assert sequences(ours) == sequences(real)
 
 
 def test_all_words_are_the_real_ones(played: Path) -> None:
-    real = {message for file in REAL for message in messages(file)}
-    ours = {message for file in played.glob("*.jsonl") for message in messages(file)}
+    real = {QUOTED.sub(r"\2", message) for file in REAL for message in messages(file)}
+    made = [played / file.name for file in REAL if (played / file.name).exists()]
+    ours = {QUOTED.sub(r"\2", message) for file in made for message in messages(file)}
     assert ours - real == set(unlike.WORDS)
+
+
+def verdict(recording: Path) -> object:
+    """What FLARE was told, and the return code."""
+    return json.loads(recording.read_text().splitlines()[-1])
+
+
+def last_pod(recording: Path) -> list[str]:
+    """The last phase of its pod, and the reason of that."""
+    pods = sequences(recording)["POD"]
+    return list(pods[-1][:2]) if pods else []

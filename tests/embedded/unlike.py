@@ -39,10 +39,8 @@ RECORDINGS: Mapping[str, str] = {
     "end-image-missing": NO_NETWORK,
     "servers-launch-returns-when-the-job-cannot-start": NO_NETWORK,
     "end-image-s-name-invalid": OLDER,
-    "end-program-missing": "not looked into yet",
     "end-init-container-fails": INIT,
     "end-init-container-s-image-missing": INIT,
-    "controller-away-during-an-abort": TOLD_AFTER_ALL,
     "controller-away-for-too-long": "a frozen controller goes on with what it has read; here it is as if ended",
     "controller-overlooks-the-release": ONE_PROCESS,
     "node-drained-while-jobs-run-and-wait": ONE_NODE,
@@ -61,17 +59,21 @@ RACES: Mapping[str, str] = {
     "argo-terminate-with-events-late-and-out-of-order-workflows": "how much of the Workflow is kept back",
     "watches-half-open": "whether flargo hears of the Workflow's end before it lets go",
     "workflows-end-lost": "whether flargo hears of the Workflow's end before it lets go",
+    "controller-away-during-an-abort": TOLD_AFTER_ALL,
     "evicted-while-it-runs": TOLD_AFTER_ALL,
     "pod-deleted-while-it-runs": TOLD_AFTER_ALL,
-    "abort-while-it-runs-heeds": "whether Argo's shutdown or flargo's kill is first, and so the code that is recorded",
     "argo-by-hand-terminate": "whether Argo's shutdown or flargo's kill is first, and so the code that is recorded",
+    "end-program-missing": "whether Argo's wait container ends before flargo shuts the Workflow down",
     "end-past-its-deadline": "how many of the steps of a pod that starts are told of",
     "end-refused-by-its-node": "how many of the steps of a pod that starts are told of",
-    "submit-api-away-from-then-on-for-30-s-reading-the-kit": "how much of it is over when the API is back",
-    "submit-api-away-from-then-on-for-30-s-the-create": "how much of it is over when the API is back",
     "pod-deleted-as-soon-as-it-is-there": "how far the pod is by then, and whether Argo makes another one",
+    **{
+        f"submit-api-away-from-then-on-for-30-s-{step}": "how much of it is over when the API is back"
+        for step in ("reading-the-kit", "writing-the-kit", "the-create", "the-credentials", "the-release")
+    },
 }
-"""Recordings of what may go either way on any cluster: only the pod's last state is compared."""
+"""Recordings of what may go either way on any cluster: only the verdict is compared, and the pod's last phase
+with its reason where both launchers saw a pod."""
 
 _IMAGE = "flargo.test/job:not-there"
 _NOT_PULLED = f'failed to pull and unpack image "{_IMAGE}": failed to resolve reference "{_IMAGE}"'

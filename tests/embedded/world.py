@@ -14,7 +14,7 @@ from urllib.parse import quote
 from flargo.embedded import Embedded, Policy
 from flargo.terms import Label
 from tests.cluster.place import Place
-from tests.cluster.world import World, _commands, _environment
+from tests.cluster.world import World, _environment, commands
 
 Object = dict[str, Any]
 IMAGE = "flargo.test/job:2.9.0"
@@ -33,6 +33,9 @@ class RefusedError(Exception):
 
 class EmbeddedWorld(World):
     """One embedded server, with an administrator's eyes."""
+
+    at_once = 40
+    """Its jobs are processes, which mostly wait."""
 
     def __init__(self, embedded: Embedded, folder: Path) -> None:
         """Look at a server; ``folder`` takes its kubeconfig."""
@@ -170,8 +173,8 @@ class EmbeddedWorld(World):
         return ""
 
     def processes(self, job_id: str) -> list[int]:
-        return [pid for pid, command in _commands() if job_id.encode() in command]
+        return [pid for pid, command in commands() if job_id.encode() in command]
 
     def processes_in(self, name: str) -> dict[int, bytes]:
         """Of the pods of a Workflow: a pod's name is in its processes' environment."""
-        return {pid: command for pid, command in _commands() if f"HOSTNAME={name}".encode() in _environment(pid)}
+        return {pid: command for pid, command in commands() if f"HOSTNAME={name}".encode() in _environment(pid)}

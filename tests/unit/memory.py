@@ -65,7 +65,9 @@ class MemoryApi(Api):
         found = self._find(kind, name)
         if patch.get("metadata", {}).get("uid") != found["metadata"]["uid"]:
             raise ApiError("patch", name, 409, "Conflict")
-        found["spec"].update(patch["spec"])
+        found["spec"].update(patch.get("spec") or {})
+        notes = patch["metadata"].get("annotations") or {}
+        found["metadata"]["annotations"] = {**(found["metadata"].get("annotations") or {}), **notes}
         return deepcopy(found)
 
     def _replace(self, kind: Kind, item: Object) -> Object:
