@@ -6,8 +6,11 @@ aside: they refuse what a pod template may hold (a GPU count as a number, for on
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
-PAGE = 500
+PAGE = 100
+"""Objects at a time. A page is parsed in one go: meanwhile no other thread runs, and it is whole in memory."""
+_JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _CONNECTIONS = 32
 """More than there are threads to use them (control/loop.py), so that none is thrown away and made anew."""
 
@@ -37,18 +43,26 @@ class Kind(Enum):
     EVENT = ("api/v1", "events")
 
 
+Answered = Callable[[str, Kind, int, float], None]
+"""Told of each request: its verb, what of, the HTTP status (0: no answer), and after how many seconds that was known.
+Of a stream or a long answer, these are for its beginning."""
+
+
 class Api:
     """One namespace of a Kubernetes API server. Safe to use from many threads.
 
     Every method raises ApiError, and nothing else, where the server refuses or does not answer.
     """
 
-    def __init__(self, load: Callable[[], "Configuration"], namespace: str) -> None:
+    def __init__(
+        self, load: Callable[[], "Configuration"], namespace: str, answered: Answered = lambda *_: None
+    ) -> None:
         """Connect lazily: ``load`` reads credentials at the first request and again after a 401."""
         self._load = load
-        self._namespace = namespace
+        self._answered = answered
+        self.namespace = namespace
         self._lock = threading.Lock()
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
 
     def create(self, kind: Kind, item: Object) -> Object:
         """Create an object."""
@@ -140,9 +154,60 @@ class Api:
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise ApiError("log", pod, 0, message=_cause(error)) from error
 
+    def log_lines(
+        self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = READ_TIMEOUT
+    ) -> Iterator[str]:
+        """A container's log, line by line, each with its time before it.
+
+        What a connection that breaks has left of a line is not told; a last line without an end is.
+
+        Args:
+            pod: the pod's name.
+            container: the container's.
+            follow: go on for as long as the container runs.
+            since: RFC 3339; the server takes whole seconds only.
+            silence: seconds without a byte after which the connection counts as dead. Where it is followed that is no
+                error but an end: the program may have nothing to say.
+        """
+        follows = "true" if follow else ""
+        query = _query(container=container, timestamps="true", follow=follows, sinceTime=since)
+        path = f"{self._path(Kind.POD, pod)}/log"
+        response = self._send("log", Kind.POD, pod, "GET", path, query, None, None, silence)
+        rest = b""
+        with closing(response):
+            try:
+                for chunk in response.stream(None, decode_content=True):
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in whole)
+            except urllib3.exceptions.ReadTimeoutError as error:
+                if not follow:
+                    raise ApiError("log", pod, 0, message=_cause(error)) from error
+                return
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise ApiError("log", pod, 0, message=_cause(error)) from error
+            finally:
+                response.close()
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def uid(self, kind: Kind, name: str) -> Uid:
+        """The uid of an object of which nothing else is to be known: a Secret's content stays where it is."""
+        found = self._call("get", kind, name, method="GET", accept=_METADATA)
+        return Uid(str((found.get("metadata") or {}).get("uid", "")))
+
+    def time(self) -> datetime:
+        """What the API server's clock says, by which it writes when objects were made; by the second."""
+        response = self._send("get", None, "version", "GET", "/version", None, None, None, READ_TIMEOUT)
+        said = response.headers.get("Date", "")
+        response.drain_conn()
+        try:
+            return parsedate_to_datetime(said)
+        except ValueError as error:
+            raise ApiError("get", "version", 0, message=f"the answer has no usable Date: {said!r}") from error
+
     def _path(self, kind: Kind, name: str = "") -> str:
         group, plural = kind.value
-        return f"/{group}/namespaces/{self._namespace}/{plural}" + (f"/{name}" if name else "")
+        return f"/{group}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
     def _call(
         self,
@@ -155,9 +220,10 @@ class Api:
         query: dict[str, str] | None = None,
         body: Object | None = None,
         content_type: str = "application/json",
+        accept: str = _JSON,
     ) -> Object:
         path = self._path(kind, name if named else "")
-        response = self._send(verb, kind, name, method, path, query, body, content_type, READ_TIMEOUT)
+        response = self._send(verb, kind, name, method, path, query, body, content_type, READ_TIMEOUT, accept)
         with closing(response):
             try:
                 found = json.loads(response.read())
@@ -170,7 +236,7 @@ class Api:
     def _send(
         self,
         verb: str,
-        kind: Kind,
+        kind: Kind | None,
         name: str,
         method: str,
         path: str,
@@ -178,17 +244,21 @@ class Api:
         body: Object | None,
         content_type: str | None,
         read_timeout: float,
+        accept: str = _JSON,
     ) -> urllib3.BaseHTTPResponse:
         url = path + (f"?{urlencode(query)}" if query else "")
-        what = f"{kind.value[1]} {name}".strip()
+        what = f"{kind.value[1]} {name}".strip() if kind is not None else name
         for again in (True, False):
             connection = self._connect(verb, what)
+            begun = time.monotonic()
             try:
-                response = connection.request(method, url, body, content_type, read_timeout)
+                response = connection.request(method, url, body, content_type, read_timeout, accept)
             except Exception as error:
                 # Not only the network: credentials are refreshed by code of the kubernetes client's, or an
                 # exec plugin's, that may raise anything.
+                self._tell(verb, kind, 0, begun)
                 raise ApiError(verb, what, 0, message=_cause(error)) from error
+            self._tell(verb, kind, response.status, begun)
             if response.status == HTTPStatus.UNAUTHORIZED and again:  # the token was rotated: read it afresh, once
                 response.drain_conn()
                 self._forget(connection)
@@ -198,25 +268,30 @@ class Api:
             return response
         raise AssertionError
 
-    def _connect(self, verb: str, what: str) -> "_Connection":
+    def _tell(self, verb: str, kind: Kind | None, status: int, begun: float) -> None:
+        if kind is not None:  # else the server's clock is asked for, which no launcher does
+            self._answered(verb, kind, status, time.monotonic() - begun)
+
+    def _connect(self, verb: str, what: str) -> "Connection":
         with self._lock:
             if self._connection is None:
                 try:
-                    self._connection = _Connection(self._load())
+                    self._connection = Connection(self._load())
                 except Exception as error:
                     raise ApiError(verb, what, 0, message=f"no usable Kubernetes configuration: {error}") from error
             return self._connection
 
-    def _forget(self, connection: "_Connection") -> None:
+    def _forget(self, connection: "Connection") -> None:
         with self._lock:
             if self._connection is connection:
                 self._connection = None
 
 
-class _Connection:
+class Connection:
     """A pool of connections with its credentials."""
 
     def __init__(self, configuration: "Configuration") -> None:
+        """Connect when something is requested."""
         from kubernetes.client.rest import RESTClientObject  # noqa: PLC0415  (a slow import)
 
         configuration.connection_pool_maxsize = _CONNECTIONS
@@ -224,9 +299,16 @@ class _Connection:
         self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
 
     def request(
-        self, method: str, url: str, body: Object | None, content_type: str | None, read_timeout: float
+        self,
+        method: str,
+        url: str,
+        body: Object | None,
+        content_type: str | None,
+        read_timeout: float,
+        accept: str,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json", "User-Agent": "flargo"}
+        """Send one request, whose answer is left to be read; raises whatever goes wrong."""
+        headers = {"Accept": accept, "User-Agent": "flargo"}
         if content_type is not None and body is not None:
             headers["Content-Type"] = content_type
         settings: Any = self._configuration.auth_settings()

@@ -1,6 +1,7 @@
-"""The one error of the transport."""
+"""The errors of the transport: of the API server, and of an Argo Server."""
 
 from dataclasses import dataclass
+from enum import Enum
 from http import HTTPStatus
 
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -43,3 +44,41 @@ class ApiError(Exception):
     def conflict(self) -> bool:
         """Whether an object of that name, or another version of it, is there."""
         return self.status == HTTPStatus.CONFLICT
+
+
+class Trouble(Enum):
+    """What is wrong with an Argo Server, or with the way to it."""
+
+    UNREACHED = "can't be reached"
+    UNTRUSTED = "can't be trusted"
+    """Its certificate is of nobody who is known, or it speaks no TLS."""
+    SILENT = "does not answer in time"
+    UNKNOWN = "does not know who asks"
+    BARRED = "does not allow it"
+    ABSENT = "does not have that"
+    FAILS = "fails"
+    REFUSES = "refuses"
+    STRANGE = "does not answer as one"
+    NO_ARCHIVE = "keeps no archive"
+
+
+_BY_STATUS = {401: Trouble.UNKNOWN, 403: Trouble.BARRED, 404: Trouble.ABSENT}
+
+
+@dataclass(frozen=True)
+class ArchiveError(Exception):
+    """An Argo Server that does not tell of its archive."""
+
+    server: str
+    """Its address."""
+    trouble: Trouble
+    said: str = ""
+    """Its own words, or the network's."""
+    status: int = 0
+    """HTTP status; 0: no answer, or one that is no refusal."""
+
+    @classmethod
+    def of(cls, server: str, status: int, said: str) -> "ArchiveError":
+        """A refusal."""
+        other = Trouble.FAILS if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Trouble.REFUSES
+        return cls(server, _BY_STATUS.get(status, other), said, status)

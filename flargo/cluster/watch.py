@@ -36,8 +36,8 @@ class Listener(Protocol):
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """One came, changed, or went."""
 
-    def alive(self) -> None:
-        """The API server was heard, and had nothing to tell."""
+    def alive(self, kind: Kind) -> None:
+        """The API server was heard, and had nothing to tell of that kind."""
 
     def lost(self, kind: Kind, error: ApiError) -> None:
         """Out of sync until the next listed()."""
@@ -64,12 +64,11 @@ class Watch:
             begun = self.clock()
             try:
                 if not version or self.clock() - listed_at > RELIST_SECONDS:
-                    items, version = self.api.list(self.kind, self.labels, trim=self.trim)
-                    self.listener.listed(self.kind, items, version)
+                    version = self._list()
                     listed_at = self.clock()
                 begun = self.clock()
                 version = self._stream(version)
-                self.listener.alive()
+                self.listener.alive(self.kind)
                 failures = 0
                 if self.pause(max(0.0, LEAST_SECONDS - (self.clock() - begun))):
                     return
@@ -79,6 +78,11 @@ class Watch:
                 self.listener.lost(self.kind, error)
                 if self.pause(_gap(failures, error)):
                     return
+
+    def _list(self) -> str:
+        items, version = self.api.list(self.kind, self.labels, trim=self.trim)
+        self.listener.listed(self.kind, items, version)
+        return version
 
     def _stream(self, version: str) -> str:
         for event in self.api.watch(self.kind, self.labels, version, STREAM_SECONDS, SILENCE):
@@ -95,7 +99,7 @@ class Watch:
             if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
                 self.listener.changed(self.kind, item, deleted=event["type"] == "DELETED")
             else:  # a bookmark
-                self.listener.alive()
+                self.listener.alive(self.kind)
             if self.pause(0.0):
                 break
         return version

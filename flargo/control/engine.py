@@ -15,7 +15,7 @@ from flargo.job.names import credentials_secret
 from flargo.status.life import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
 from flargo.status.reasons import Code, Reason
 from flargo.status.step import step
-from flargo.status.verdict import Cause, Verdict
+from flargo.status.verdict import DONE_TO_IT, Cause, Verdict
 from flargo.status.views import Observation, PodView, WorkflowView, event_view, pod_view, workflow_view
 from flargo.terms import Object, Patience, Uid
 
@@ -37,6 +37,10 @@ class Order:
     pod: str = ""
     """The pod's name, where the wish is about one."""
     grace: int = 0
+    ending: Reason | None = None
+    """Why the job is ended, for whoever looks at its Workflow later."""
+    detail: str = ""
+    """The cluster's own words of that."""
     news: int = 0
     """How much the streams had told of the job when it was ordered."""
 
@@ -109,6 +113,11 @@ class Engine:
     def names(self) -> tuple[str, ...]:
         """The Workflows of all jobs that are not cleared."""
         return tuple(known.life.name for known in self._known.values())
+
+    @property
+    def lives(self) -> tuple[Life, ...]:
+        """All that are not cleared. May be read from any thread: a life never changes, another takes its place."""
+        return tuple(known.life for known in list(self._known.values()))
 
     def admit(self, name: str, attempt: str, patience: Patience, grace: int, now: float) -> None:
         """A new life; before its Workflow is created, so that nothing of it is missed."""
@@ -347,7 +356,30 @@ def _order(key: str, known: _Known, wish: Wish) -> Order:
     life = known.life
     pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in life.seen.pods}
     pod = pods.get(wish.uid, "") if wish.act in {Act.KILL, Act.LISTEN} else ""
-    return Order(key, life.name, wish, credentials_secret(life.name, life.attempt), pod, life.grace, known.news)
+    ending, detail = _ending(life)
+    return Order(
+        key,
+        life.name,
+        wish,
+        credentials_secret(life.name, life.attempt),
+        pod,
+        life.grace,
+        ending=ending,
+        detail=detail,
+        news=known.news,
+    )
+
+
+def _ending(life: Life) -> tuple[Reason | None, str]:
+    """What will be said of the end of a job that is being ended, and the cluster's own words; see verdict.rule."""
+    if life.verdict is not None:
+        return life.verdict.reason, life.verdict.detail
+    if life.cause is not None:
+        return life.cause.value, ""
+    if life.doom is None:
+        return None, ""
+    done = life.seen.published and life.doom.reason in DONE_TO_IT
+    return Reason.SUCCEEDED if done else life.doom.reason, life.doom.detail
 
 
 def _newer_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:

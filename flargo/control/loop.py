@@ -15,8 +15,11 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
 from flargo.control.engine import Engine, Order, Outcome
+from flargo.control.meter import Meter, Snapshot, Unmetered, snapshot
 from flargo.control.submit import Submit, SubmitError
 from flargo.control.ticket import Ticket
+from flargo.job.names import shown
+from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life
 from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
@@ -29,6 +32,8 @@ TAIL_LINES, TAIL_BYTES, TAIL_SECONDS = 200, 64 * 1024, 5.0
 """How much of a failed program's log is kept, and how long a verdict waits for it."""
 LONGEST_SLEEP = 3600.0
 """Seconds for which the engine's thread sleeps at most: a queue cannot be told to wait for years."""
+ENDING_LENGTH = 500
+"""Characters of the cluster's words that are left on a Workflow that is ended."""
 _WORKERS = 8
 _log = logging.getLogger(__name__)
 Task = Callable[[], Outcome]
@@ -38,7 +43,15 @@ Ruled = Callable[[Verdict, str], None]
 class Loop:
     """Follows and ends the jobs of one parent."""
 
-    def __init__(self, api: Api, labels: str, epoch: str, grace: int) -> None:
+    def __init__(
+        self,
+        api: Api,
+        labels: str,
+        epoch: str,
+        grace: int,
+        blank: Callable[[str], str] = lambda text: text,
+        meter: Meter | None = None,
+    ) -> None:
         """Prepare; nothing runs yet.
 
         Args:
@@ -46,8 +59,12 @@ class Loop:
             labels: the selector of the site's Workflows and pods.
             epoch: this run of the parent: what the site's other runs left behind is ended.
             grace: seconds between SIGTERM and SIGKILL for that.
+            blank: takes secrets out of a text that others will read.
+            meter: who measures, if anybody does.
         """
         self._api = api
+        self._blank = blank
+        self._meter: Meter = meter or Unmetered()
         self._engine = Engine(self._published, time.monotonic(), epoch=epoch, grace=grace)
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -64,6 +81,8 @@ class Loop:
         self._untold: set[_Job] = set()
         """Whose verdict nobody has been told yet."""
         self._lost: dict[Kind, float] = {}
+        self._heard: dict[Kind, float] = {}
+        """When each stream said something for the last time; before that, when it was first wanted."""
         self._watches = [
             Watch(api, kind, labels, trimmed, self, self._deaf.wait, time.monotonic)
             for kind in (Kind.WORKFLOW, Kind.POD)
@@ -74,6 +93,7 @@ class Loop:
         with self._started:
             if self._threads:
                 return
+            self._heard = {watch.kind: time.monotonic() for watch in self._watches}
             runs = [("flargo-engine", self._run)]
             runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
             self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
@@ -120,6 +140,12 @@ class Loop:
         since = min(self._lost.values(), default=None)
         return 0.0 if since is None else time.monotonic() - since
 
+    def snapshot(self) -> Snapshot:
+        """What goes on at this moment; for any thread."""
+        now, heard = time.monotonic(), self._heard
+        silence = {kind: max(0.0, now - at) for kind, at in heard.items()}
+        return snapshot(self._engine.lives, silence, self._tasks.qsize())
+
     def end(self, cause: Cause, seconds: float) -> None:
         """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
         self._ended.set()
@@ -142,6 +168,7 @@ class Loop:
 
     def listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""
+        self._heard[kind] = time.monotonic()
         since = self._lost.pop(kind, None)
         if since is not None:
             _log.info("%s: heard again after %.0f s, at version %s", kind.value[1], time.monotonic() - since, version)
@@ -149,10 +176,12 @@ class Loop:
 
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """See Listener."""
+        self._heard[kind] = time.monotonic()
         self._tasks.put(lambda: self._engine.changed(kind, item, time.monotonic(), deleted=deleted))
 
-    def alive(self) -> None:
+    def alive(self, kind: Kind) -> None:
         """See Listener."""
+        self._heard[kind] = time.monotonic()
         self._note(self._engine.alive)
 
     def lost(self, kind: Kind, error: ApiError) -> None:
@@ -162,6 +191,7 @@ class Loop:
             said = "%s: not heard (the API was for the last time %.0f s ago), nothing is decided until they are: %s"
             _log.warning(said, kind.value[1], silent, error)
             self._lost[kind] = time.monotonic()
+            self._meter.broke(kind)
 
         self._note(lambda now: self._engine.lost(kind, now))
 
@@ -181,6 +211,7 @@ class Loop:
             wake_at = self._engine.wake_at()
             try:
                 timeout = None if wake_at is None else min(max(0.0, wake_at - time.monotonic()), LONGEST_SLEEP)
+                task = None  # not to hold a whole list until the next fact
                 task = self._tasks.get(timeout=timeout)
             except queue.Empty:
                 task = self._tick
@@ -218,6 +249,7 @@ class Loop:
         if job is None:
             return
         job.ticket.update(life.stage, released=not life.submitting and not life.error)
+        job.time_start(self._meter)
         if life.verdict is not None and not job.ruled_on:
             job.ruled_on = True
             # Not here: it writes files, and may fetch a log.
@@ -237,6 +269,7 @@ class Loop:
             _log.exception("%s: its outcome could not be told", job.name)
         job.ticket.rule(verdict)
         self._untold.discard(job)
+        self._meter.ended(verdict)
 
     def _tail(self, life: Life) -> str:
         """The end of the program's log, if it ever ran and its pod is still there."""
@@ -302,8 +335,7 @@ class Loop:
     def _do(self, order: Order) -> None:
         match order.wish.act:
             case Act.SHUTDOWN:
-                stop: Object = {"metadata": {"uid": order.wish.uid}, "spec": {"shutdown": "Terminate"}}
-                self._api.merge(Kind.WORKFLOW, order.name, stop)
+                self._api.merge(Kind.WORKFLOW, order.name, self._shutdown(order))
             case Act.NUDGE:
                 touch = {Annotation.NUDGED.value: str(time.time())}
                 self._api.merge(Kind.WORKFLOW, order.name, {"metadata": {"uid": order.wish.uid, "annotations": touch}})
@@ -315,6 +347,13 @@ class Loop:
                 self._api.delete(Kind.SECRET, order.secret)
             case Act.CONFIRM | Act.LISTEN:
                 raise AssertionError
+
+    def _shutdown(self, order: Order) -> Object:
+        """The patch that ends a Workflow, and says on it why: a shutdown itself does not tell who wanted it."""
+        detail = shown(self._blank(order.detail), ENDING_LENGTH)
+        said = {Annotation.ENDING: order.ending.name if order.ending else "", Annotation.ENDING_DETAIL: detail}
+        notes = {key.value: value for key, value in said.items() if value}
+        return {"metadata": {"uid": order.wish.uid, "annotations": notes}, "spec": {"shutdown": "Terminate"}}
 
 
 class _Job:
@@ -329,3 +368,15 @@ class _Job:
         self.ticket = Ticket(name)
         self.unwanted = threading.Event()
         self.cleared = threading.Event()
+        self.released_at: float | None = None
+        self.started = False
+
+    def time_start(self, meter: Meter) -> None:
+        """Measure, once, how long after its release it was seen running."""
+        if self.started or not self.ticket.released:
+            return
+        now = time.monotonic()
+        self.released_at = now if self.released_at is None else self.released_at
+        if self.ticket.stage is Stage.RUNNING:
+            self.started = True
+            meter.started(now - self.released_at)

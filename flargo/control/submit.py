@@ -48,8 +48,7 @@ class Submit:
         self._ensure_startup(plan)
         uid = self._create_workflow(plan)
         self._create_credentials(plan, uid)
-        release: Object = {"metadata": {"uid": uid}, "spec": {"suspend": False}}
-        self._keep_trying(lambda: self.api.merge(Kind.WORKFLOW, plan.name, release))
+        self._keep_trying(lambda: self._release(plan, uid))
 
     def _ensure_startup(self, plan: Plan) -> None:
         """The startup kit's Secret is shared by the jobs of a site and written only when it differs or is gone."""
@@ -109,6 +108,16 @@ class Submit:
         ]
         # Its name carries the attempt, so one that is there already is our own.
         self._keep_trying(lambda: _tolerate_conflict(lambda: self.api.create(Kind.SECRET, secret)))
+
+    def _release(self, plan: Plan, uid: Uid) -> None:
+        note = {Annotation.RELEASED.value: "true"}
+        release: Object = {"metadata": {"uid": uid, "annotations": note}, "spec": {"suspend": False}}
+        try:
+            self.api.merge(Kind.WORKFLOW, plan.name, release)
+        except ApiError as error:
+            # Gone, or its name is another's: it could be launched, and somebody deleted it. The life will see that.
+            if not (error.gone or error.conflict):
+                raise
 
     def _keep_trying(self, request: Callable[[], T]) -> T:
         failures = 0

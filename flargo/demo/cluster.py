@@ -15,6 +15,7 @@ from flargo.cluster.errors import ApiError
 from flargo.demo.options import DemoError, Options
 from flargo.flare.stock import site_key
 from flargo.job.names import credentials_secret, startup_secret
+from flargo.kit.chart import accounts_command
 from flargo.status.views import pod_view, workflow_view
 from flargo.terms import Label, Object
 
@@ -161,7 +162,7 @@ def _unusable(error: ApiError, kubeconfig: Path, namespace: str) -> str:
     if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return (
             f"The account of {kubeconfig} has no rights in the namespace {namespace} ({error.status}): "
-            f"kubectl apply --kustomize deploy --namespace {namespace}, see README.md."
+            f"make them, in a checkout of flargo: {accounts_command(namespace)}"
         )
     cause = " ".join(error.message.split())
     return f"The cluster of {kubeconfig} can't be reached: check that it runs and the context is right ({cause[:160]})."

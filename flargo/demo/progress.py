@@ -4,29 +4,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from flargo.inspect.jobs import WORDS, look
 from flargo.job.names import label_value
-from flargo.status.diagnosis import Stage, diagnose
+from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
-from flargo.status.views import Observation, pod_view, workflow_view
+from flargo.status.views import workflow_view
 from flargo.terms import Label, Object
 
 _ENDED = "FINISHED:"
 """What FLARE's status of a job that has ended begins with (nvflare 2.9, RunStatus)."""
 COMPLETED = "FINISHED:COMPLETED"
-_WORDS = {
-    Stage.ABSENT: "waits for FLARE",
-    Stage.HELD: "submitted",
-    Stage.UNCLAIMED: "pending: Argo has not looked at it yet",
-    Stage.QUEUED: "pending: Argo lets it wait",
-    Stage.QUOTA: "pending: the namespace's quota is full",
-    Stage.WAITING: "pending",
-    Stage.SHORTAGE: "pending: no node has room",
-    Stage.TAINTED: "pending: no node takes pods just now",
-    Stage.STARTING: "starting",
-    Stage.PULLING: "starting: its image is pulled",
-    Stage.RUNNING: "running",
-    Stage.ENDED: "ended",
-}
+_WORDS = {**WORDS, Stage.ABSENT: "waits for FLARE"}
 # What nvflare 2.9's FedAvg logs (app_common/workflows/fedavg.py); it counts rounds from 0.
 _BEGUN = re.compile(r"Round (\d+) started")
 _GOT = re.compile(r"Aggregated (\d+)/(\d+) results")
@@ -133,7 +121,5 @@ def news(before: Seen, now: Seen, total: int = 0) -> Iterator[str]:
 def _party(name: str, workflow: Object | None, pods: Sequence[Object]) -> Party:
     if workflow is None:
         return Party(name)
-    view = workflow_view(workflow)
-    own = tuple(pod for pod in map(pod_view, pods) if pod.owner == view.uid)
-    found = diagnose(Observation(view, own), None)
-    return Party(name, view.name, found.stage, found.reason, found.detail)
+    found = look(workflow, pods)
+    return Party(name, workflow_view(workflow).name, found.stage, found.reason, found.detail)

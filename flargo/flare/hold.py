@@ -2,8 +2,9 @@
 
 FLARE 2.9 registers a server job's process only after launch_job has returned, which sets three limits:
 
-- The process itself is told to abort if its heartbeats come before that, so once the Workflow is released
-  the launch also returns when the API can no longer be heard.
+- The process itself gives up after 30 s of being unknown, or is told to abort if its heartbeats come before that.
+  So the launch also returns once the process has connected with the parent, whatever the API says or does not say,
+  and when the API can no longer be heard once the Workflow is released.
 - An abort meanwhile reaches no handle; it only shows in the stored job status.
 - One thread launches all jobs of a server, so the wait is bounded.
 """
@@ -33,6 +34,7 @@ def hold(
     handle: ArgoJobHandle,
     ticket: Ticket,
     out_of_sync_for: Callable[[], float],
+    connected: Callable[[], bool],
     job_id: str,
     fl_ctx: FLContext,
 ) -> None:
@@ -42,6 +44,7 @@ def hold(
         handle: the job's.
         ticket: the job's.
         out_of_sync_for: seconds since the cluster was heard last.
+        connected: whether the job's process is connected with the parent.
         job_id: FLARE's.
         fl_ctx: FLARE's, for the stored status.
     """
@@ -50,6 +53,9 @@ def hold(
         if _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
             _log.info("%s: aborted during its launch", ticket.name)
             handle.terminate()
+            return
+        if _truth(connected, ticket.name):
+            _log.info("%s: its process has connected before it was seen to run", ticket.name)
             return
         if ticket.released and out_of_sync_for() > DEAF:
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)

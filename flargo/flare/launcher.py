@@ -3,7 +3,8 @@
 import logging
 import secrets
 import threading
-from typing import Any, ClassVar
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -12,6 +13,7 @@ from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
 from flargo.cluster.api import Api
 from flargo.cluster.connect import configuration
 from flargo.control.loop import Loop
+from flargo.control.meter import Meter, Unmetered
 from flargo.control.submit import SubmitError
 from flargo.control.ticket import Ticket
 from flargo.flare.handle import ArgoJobHandle
@@ -20,12 +22,15 @@ from flargo.flare.outcome import Report
 from flargo.flare.redact import REDACTION, install
 from flargo.flare.request import parent, read, report_of
 from flargo.flare.stock import Transfer
-from flargo.job.checks import Refused
+from flargo.job.checks import Endpoint, Refused
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
 from flargo.status.reasons import Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Role
+
+if TYPE_CHECKING:
+    from flargo.metrics import Exporter
 
 END_PATIENCE = 15.0
 """Seconds that a parent which is shut down gives its jobs' ends to be seen."""
@@ -56,7 +61,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         image_pull_secrets: list[str] | None = None,
         argo: dict[str, Any] | None = None,
     ) -> None:
-        """Check every argument; nothing is connected before the first job.
+        """Check every argument; nothing is connected before the first job. Metrics are served from now on.
 
         Raises:
             Refused: an argument is wrong; says which, its value, and what is allowed.
@@ -77,6 +82,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             image_pull_secrets=image_pull_secrets,
             argo=argo,
         )
+        self._exporter = _exporter(self._settings.argo.metrics_address)
+        self._meter: Meter = self._exporter or Unmetered()
         self._epoch = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._loop: Loop | None = None
@@ -104,19 +111,26 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             Refused: FLARE's context says neither which job this is nor where its files are.
             RuntimeError: the parent is shutting down.
         """
+        begun = time.monotonic()
+        try:
+            return self._launch(job_meta, fl_ctx)
+        finally:
+            self._meter.launched(time.monotonic() - begun)
+
+    def _launch(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> ArgoJobHandle:
         report = report_of(job_meta, fl_ctx, self.role)
         try:
             launch, transfer = read(
                 job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
             )
         except Refused as error:
-            return _refuse(report, str(error))
+            return self._refuse(report, str(error))
         REDACTION.learn(launch.credentials, public=launch.job_id)
         try:
             return self._submit(launch, transfer, report, fl_ctx)
         except (Refused, SubmitError) as error:
             transfer.remove()
-            handle = _refuse(report, str(error))
+            handle = self._refuse(report, str(error))
             REDACTION.forget(launch.credentials)
             return handle
         except BaseException:
@@ -146,7 +160,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         handle = ArgoJobHandle(ticket, stop)
         if is_server:
             try:
-                hold(handle, ticket, loop.out_of_sync_for, launch.job_id, fl_ctx)
+                hold(handle, ticket, loop.out_of_sync_for, lambda: transfer.connected, launch.job_id, fl_ctx)
             except BaseException:
                 # FLARE would have no handle on it.
                 handle.terminate()
@@ -165,25 +179,55 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             if self._ended:
                 raise RuntimeError(f"{who.site} is shutting down and launches no more jobs")
             if self._loop is None:
-                api = Api(configuration(self._settings.config_file_path), self._settings.namespace)
-                self._loop = Loop(api, selector(who), who.epoch, self._settings.argo.kill_grace)
+                load = configuration(self._settings.config_file_path)
+                api = Api(load, self._settings.namespace, self._meter.answered)
+                grace = self._settings.argo.kill_grace
+                self._loop = Loop(api, selector(who), who.epoch, grace, REDACTION.blank, self._meter)
+                if self._exporter is not None:
+                    self._exporter.follow(self._loop.snapshot)
             return self._loop
 
     def _end(self) -> None:
         with self._lock:
             self._ended = True
             loop = self._loop
-        if loop is not None:
-            loop.end(Cause.PARENT_END, END_PATIENCE)
+        try:
+            if loop is not None:
+                loop.end(Cause.PARENT_END, END_PATIENCE)
+        finally:
+            if self._exporter is not None:
+                self._exporter.close()
+
+    def _refuse(self, report: Report, why: str) -> ArgoJobHandle:
+        """The handle of a job that was not launched."""
+        verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), why)
+        report.tell(verdict, workflow="")
+        ticket = Ticket("")
+        ticket.rule(verdict)
+        self._meter.ended(verdict)
+        return ArgoJobHandle(ticket, lambda _, __: None)
 
 
-def _refuse(report: Report, why: str) -> ArgoJobHandle:
-    """The handle of a job that was not launched."""
-    verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), why)
-    report.tell(verdict, workflow="")
-    ticket = Ticket("")
-    ticket.rule(verdict)
-    return ArgoJobHandle(ticket, lambda _, __: None)
+def _exporter(at: Endpoint | None) -> "Exporter | None":
+    """Who measures and serves, if a site wants that.
+
+    Raises:
+        Refused: it cannot be.
+    """
+    if at is None:
+        return None
+    where = "argo['metrics_address']"
+    try:
+        from flargo.metrics import Exporter  # noqa: PLC0415  (what it imports is an extra)
+    except ModuleNotFoundError as error:
+        allowed = f"None, as long as {error.name} is not installed: pip install 'flargo[metrics]'"
+        raise Refused(where, str(at), allowed) from error
+    made = Exporter()
+    try:
+        made.serve(at)
+    except OSError as error:
+        raise Refused(where, str(at), f"an address of this machine and a port that is free ({error})") from error
+    return made
 
 
 class ServerArgoJobLauncher(ArgoJobLauncher):

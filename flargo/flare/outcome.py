@@ -15,12 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flargo.flare.redact import REDACTION
+from flargo.job.names import shown
 from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role
 
 OUTCOME = "argo_outcome.json"
 LOG_TAIL = "argo_log_tail.txt"
+_LONGEST = 1000
+"""Characters of a reason's detail in a log."""
 _log = logging.getLogger(__name__)
 
 
@@ -73,13 +76,14 @@ class Report:
             tail: the end of the program's log.
         """
         level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
-        said = REDACTION.blank(_sentence(verdict))
+        detail = REDACTION.blank(verdict.detail)
+        said = _sentence(verdict, detail)
         _log.log(level, "job %s at %s: %s (%d): %s", self._job_id, self._site, verdict.reason.name, verdict.code, said)
         try:
             if self._role is Role.SERVER:
                 with self._lock:
                     self._told = True
-                    self._write(verdict, workflow, REDACTION.blank(verdict.detail), REDACTION.blank(tail))
+                    self._write(verdict, workflow, detail, REDACTION.blank(tail))
             elif verdict.code != Code.SUCCESS:
                 self._append(verdict, said)
         except OSError as error:
@@ -109,15 +113,16 @@ class Report:
         if not self._error_log.parent.is_dir():
             return
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
-        line = f"{when} - flargo - ERROR - {verdict.reason.name} ({verdict.code}): {' '.join(said.split())}\n"
+        line = f"{when} - flargo - ERROR - {verdict.reason.name} ({verdict.code}): {said}\n"
         # The job's own files have come home there: one of them may be a link to anywhere.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         with os.fdopen(os.open(self._error_log, flags, 0o600), "a", encoding="utf-8") as log:
             log.write(line)
 
 
-def _sentence(verdict: Verdict) -> str:
-    return " ".join(filter(None, (verdict.reason.sentence, verdict.detail, verdict.reason.remedy)))
+def _sentence(verdict: Verdict, detail: str) -> str:
+    """One line: the detail may be the program's own last words, and they must not look like a log's next entry."""
+    return " ".join(filter(None, (verdict.reason.sentence, shown(detail, _LONGEST), verdict.reason.remedy)))
 
 
 def _put(path: Path, text: str) -> None:

@@ -34,6 +34,7 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import (
     ENV_WORKSPACE_TRANSFER_TOKEN,
     WorkspaceTransferManager,
 )
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.utils.job_launcher_utils import (
     get_client_job_args,
     get_credential_env,
@@ -187,6 +188,7 @@ class Transfer:
             job_id: FLARE's.
             workspace: the parent's workspace directory.
         """
+        self._cell = cell
         self._manager = WorkspaceTransferManager.get_or_create(cell)
         self._job_id = job_id
         self._workspace = workspace
@@ -207,6 +209,11 @@ class Transfer:
         if self._is_registered:
             self._manager.remove_job(self._job_id)
         self._token = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the job's own process is connected with the parent now."""
+        return bool(self._cell.is_cell_connected(FQCN.join([self.owner, self._job_id])))
 
     @property
     def published(self) -> bool:

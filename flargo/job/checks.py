@@ -7,7 +7,9 @@ from copy import deepcopy
 from dataclasses import field as dataclass_field
 from dataclasses import fields
 from fractions import Fraction
-from typing import Any, Final, TypeVar
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 Check = Callable[[str, Any], Any]
@@ -47,6 +49,7 @@ _MOST = 2**63 - 1
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_CONFIG_KEY = re.compile(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}")
 _QUANTITY = re.compile(r"\+?(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<unit>[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?")
 _UNITS: Final[Mapping[str, Fraction]] = {
     "": Fraction(1),
@@ -63,6 +66,18 @@ _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}
 _IMAGE = re.compile(
     rf"(?:{_HOST}(?::[0-9]+)?/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@{_DIGEST})?"
 )
+
+
+class Endpoint(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    """An IP address."""
+    port: int
+
+    def __str__(self) -> str:
+        """As it is written in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Refused(ValueError):  # noqa: N818  (what it says reads better than an Error)
@@ -146,6 +161,18 @@ def seconds(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_SECONDS:
         raise Refused(field, value, f"a number of seconds >= 0 and <= {_MOST_SECONDS}")
     return value
+
+
+def endpoint(field: str, value: Any) -> Endpoint:
+    """An IP address to listen at, of this machine or 0.0.0.0 or [::] for all of its own, and a port."""
+    try:
+        said = urlsplit(f"//{text(field, value)}")
+        made = Endpoint(str(ip_address(said.hostname or "")), said.port or 0)
+    except ValueError:
+        made = Endpoint("", 0)
+    if not made.port or str(made) != value:
+        raise Refused(field, value, "an IP address and a port from 1 to 65535, as in 0.0.0.0:9464 or [::1]:9464")
+    return made
 
 
 def at_least(least: int, what: str) -> Check:
@@ -239,6 +266,15 @@ def object_name(field: str, value: Any) -> str:
             field, value, "a Kubernetes name: at most 253 of a-z, 0-9, - and ., a letter or digit at each end"
         )
     return str(value)
+
+
+def config_key(field: str, value: Any) -> str:
+    """The key of a ConfigMap's or Secret's data."""
+    if not isinstance(value, str) or not _CONFIG_KEY.fullmatch(value):
+        raise Refused(
+            field, value, "a ConfigMap's key: at most 253 of a-z, A-Z, 0-9, -, _ and ., not beginning with .."
+        )
+    return value
 
 
 def is_label_value(value: str) -> bool:

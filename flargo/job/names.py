@@ -30,11 +30,11 @@ def label_value(said: str) -> str:
     return f"{readable or 'x'}--{digest}"
 
 
-def shown(said: str) -> str:
+def shown(said: str, most: int = _SHOWN_LENGTH) -> str:
     """A text of somebody else's on one line: no control characters, not too long, and no ``{{`` for Argo to see."""
     kept = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in said)
     line = re.sub(r"\{(?=\{)", "{ ", " ".join(kept.split()))
-    return line if len(line) <= _SHOWN_LENGTH else f"{line[: _SHOWN_LENGTH - 1]}…"
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def code(said: str) -> str:

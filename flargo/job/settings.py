@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flargo.job import checks
-from flargo.job.checks import Refused
+from flargo.job.checks import MISSING, Endpoint, Refused
 from flargo.job.policy import Policy
 from flargo.terms import GROUP, Patience
 
@@ -39,6 +39,27 @@ def _kept(where: str, value: Any) -> int | None:
         checks.at_least(_SHORTEST_KEPT, "a whole number of seconds"), "None (it stays until somebody deletes it)"
     )
     return check(where, value)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Semaphore:
+    """Where Argo reads how many may run at once: a whole number in a ConfigMap of the jobs' namespace."""
+
+    name: str
+    """Of the ConfigMap."""
+    key: str
+    """Of the number in it."""
+
+
+def _semaphore(where: str, value: Any) -> Semaphore | None:
+    if value is None:
+        return None
+    said = checks.mapping(where, value)
+    checks.known_keys(where, said, ("name", "key"))
+    return Semaphore(
+        name=checks.object_name(f"{where}['name']", said.get("name", MISSING)),
+        key=checks.config_key(f"{where}['key']", said.get("key", MISSING)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +103,20 @@ class ArgoSettings:
     """User of a pod's containers where the site's security context names none."""
     policy: Policy = checks.key(checks.record(Policy), Policy())  # noqa: RUF009  (makes a field)
     """What jobs may ask for: see the site's policy in docs/security.md."""
+    metrics_address: Endpoint | None = checks.key(  # noqa: RUF009  (makes a field)
+        checks.optional(checks.endpoint, "None (no metrics)"), None
+    )
+    """Where to serve metrics to Prometheus, as in ``0.0.0.0:9464`` (in a pod) or ``127.0.0.1:9464`` (this machine
+    only); needs ``flargo[metrics]``. See docs/operations.md."""
+    semaphore: Semaphore | None = checks.key(_semaphore, None)  # noqa: RUF009  (makes a field)
+    """The ``name`` of a ConfigMap and a ``key`` in it, where Argo reads how many client jobs may run at once; the
+    others queue. It needs ``queued``. A server's jobs never queue."""
     unclaimed: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().unclaimed)
     """Seconds for which no Workflow controller may take notice of a job."""
     quota: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().quota)
     """Seconds for which the namespace's quota may have no room for a job."""
     queued: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().queued)
-    """Seconds for which Argo may keep a job waiting for a lock or for room."""
+    """Seconds for which Argo may keep a job waiting for a lock or for room. Not None where there is a ``semaphore``."""
     pulling: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().pulling)
     """Seconds that the pull of an image may take."""
     starting: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().starting)
@@ -134,7 +163,7 @@ def settings(  # noqa: PLR0913  (the launcher's own arguments)
     """Check a launcher's arguments, whose defaults are the stock launcher's.
 
     Raises:
-        Refused: one is wrong; it says which, what it is and what is allowed.
+        Refused: one is wrong, or two do not go together; it says which, what it is and what is allowed.
     """
     named_python = next((path for path in (default_python_path, python_path) if path is not None), DEFAULT_PYTHON_PATH)
     seconds_or_none = checks.optional(checks.seconds)
@@ -151,8 +180,15 @@ def settings(  # noqa: PLR0913  (the launcher's own arguments)
         ephemeral_storage=checks.written_quantity("ephemeral_storage", ephemeral_storage),
         workspace_mount_path=checks.absolute_path("workspace_mount_path", workspace_mount_path),
         image_pull_secrets=_pull_secrets(image_pull_secrets),
-        argo=checks.record(ArgoSettings)("argo", argo),
+        argo=_bounded(checks.record(ArgoSettings)("argo", argo)),
     )
+
+
+def _bounded(argo: ArgoSettings) -> ArgoSettings:
+    """Two sites' semaphores can wait for each other, and only time ends that. No length of it suits every site."""
+    if argo.semaphore is not None and argo.queued is None:
+        raise Refused("argo['queued']", None, "a number of seconds, for argo['semaphore'] is set")
+    return argo
 
 
 def _pull_secrets(names: Any) -> tuple[str, ...]:

@@ -195,6 +195,13 @@ REST: Final = (
         "it has no Kubernetes token, and reads its own credentials and startup kit only",
     ),
     Trust(
+        "the program's last words (`/dev/termination-log`)",
+        By.JOB,
+        "the detail of its end: the parent's log, FLARE's error log of the job, `argo_outcome.json`, `flargo why`",
+        "any text: in a log on one line of at most 1000 characters, without control characters",
+        "a job can so give its own failure another name; it stays a failure",
+    ),
+    Trust(
         "`_process_rc.txt`, and other files that come home in the job's run directory",
         By.JOB,
         "FLARE's status of the job; `argo_outcome.json` and `argo_log_tail.txt` lie in the same directory",

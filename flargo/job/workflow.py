@@ -19,7 +19,7 @@ from flargo.job import names
 from flargo.job.checks import UNSAID, Refused
 from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN, labels, main_container, restricted
 from flargo.job.settings import Settings
-from flargo.terms import Annotation, Launch, Object
+from flargo.terms import Annotation, Launch, Object, Role
 
 TEMPLATE = "job"
 """The name of the one step."""
@@ -129,6 +129,7 @@ def workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
     _refuse_unknown(pod["metadata"], POD_METADATA, "pod_template.metadata")
     refuse_expressions(pod, "pod")
     template, spec = _place(pod, settings)
+    template |= _synchronization(launch, settings)
     meta: Object = {
         "name": pod["metadata"]["name"],
         "namespace": settings.namespace,
@@ -307,6 +308,17 @@ def _annotations(launch: Launch, settings: Settings) -> dict[str, str]:
         Annotation.TITLE.value: f"{names.code(job)} at {names.code(site)}",
         Annotation.DESCRIPTION.value: f"NVIDIA FLARE job {names.code(launch.job_id)}, {launch.parent.role}{of_study}",
     }
+
+
+def _synchronization(launch: Launch, settings: Settings) -> Object:
+    """What a job waits for: on the template, since a suspended Workflow would hold a lock of the Workflow's own.
+
+    A server's job never waits: FLARE's server launches jobs one after the other and waits for each.
+    """
+    semaphore = settings.argo.semaphore
+    if semaphore is None or launch.parent.role is not Role.CLIENT:
+        return {}
+    return {"synchronization": {"semaphores": [{"configMapKeyRef": {"name": semaphore.name, "key": semaphore.key}}]}}
 
 
 def _retention(settings: Settings) -> Object:

@@ -86,10 +86,14 @@ _TROUBLE = {
 _PERSISTENT_COUNT, _PERSISTENT_SECONDS, _ABSENT_SECONDS = 4, 60.0, 15.0
 
 # Argo's words for a Workflow that ended without its program's exit (argo.md, observed on 3.7.18 and 4.1.2).
+# Argo reads a semaphore's ConfigMap with the first job that asks for it; 3.7 then names the semaphore, where older ones
+# pass on what they met (initializeSemaphore in workflow/sync/sync_manager.go).
 _WORKFLOW_WORDS = (
     (re.compile(r"^invalid spec"), Reason.INVALID),
+    (re.compile(r"configmaps \"|Sync configuration key|strconv\.Atoi|initialize semaphore"), Reason.SEMAPHORE),
     (re.compile(r"forbidden|admission webhook"), Reason.POD_REFUSED),
     (re.compile(r"pod deleted"), Reason.POD_DELETED),
+    (re.compile(r"Pod was rejected"), Reason.NODE_REFUSED),
 )
 
 # What the kubelet says of an end that is not the program's: nobody saw it, or it never began.
@@ -114,7 +118,7 @@ _NO_PROGRAM_CODE, _NO_PROGRAM = 64, "failed to find name in PATH"
 # Argo's words for the end of a step whose pod it saw and flargo did not (argo.md; the kubelet's eviction messages).
 _STEP_WORDS = (
     (re.compile(r"OOMKilled"), Reason.OUT_OF_MEMORY),
-    (re.compile(r"[Uu]sage of|exceeds the limit|low on resource"), Reason.EVICTED),
+    (re.compile(r"[Uu]sage of|exceeds the|storage limit|low on resource"), Reason.EVICTED),
     (re.compile(r"exceeded its deadline|longer than the specified deadline"), Reason.DEADLINE),
     (re.compile(_NO_PROGRAM), Reason.CONTAINER),
 )
@@ -192,7 +196,7 @@ def _diagnose_end(workflow: WorkflowView, vanished: PodView | None) -> Diagnosis
     if disruption is not None:
         return Diagnosis(Stage.ENDED, disruption, _last_words(vanished))
     words = f"{workflow.message} {workflow.node_message}"
-    for pattern, reason in _WORKFLOW_WORDS:
+    for pattern, reason in (*_WORKFLOW_WORDS, *_STEP_WORDS):
         if pattern.search(words.strip()):
             return Diagnosis(Stage.ENDED, reason, detail)
     return Diagnosis(Stage.ENDED, Reason.ARGO_FAILED, detail)
@@ -281,7 +285,9 @@ def _stage_without_pod(workflow: WorkflowView) -> Stage:
 def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:
     """Why main ended with another code than 0: what was done to the pod comes before what the program did."""
     by_the_node = _BY_THE_NODE.get(pod.reason) or _NOT_ITS_OWN.get(ended.reason)
-    if by_the_node is not None:
+    # Of a pod that somebody deletes before its container is made, the kubelet says that it can't find the container.
+    is_unseen = by_the_node is Reason.NODE_LOST and pod.deleting and not pod.disruption
+    if by_the_node is not None and not is_unseen:
         return by_the_node
     if ended.code == _NO_PROGRAM_CODE and ended.message.startswith(_NO_PROGRAM):
         return Reason.CONTAINER

@@ -100,6 +100,11 @@ class Reason(Enum):
         "Argo kept the Workflow waiting for a lock or for room.",
         "See the message, and who holds the lock; or raise 'argo.queued'.",
     )
+    SEMAPHORE = Row(
+        Code.NEVER_STARTED,
+        "Argo could not read how many jobs may run at once.",
+        "See the message: the ConfigMap of 'argo.semaphore', its key, and a whole number >= 1 there.",
+    )
     PULLING = Row(
         Code.NEVER_STARTED, "The image was not pulled in time.", "Check the registry, or raise 'argo.pulling'."
     )

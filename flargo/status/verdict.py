@@ -37,11 +37,11 @@ class Verdict:
     """The program's own, where it ran to an end."""
 
 
-# Ends that were done to a program. If its results had reached the parent by then, its work was not lost:
-# FLARE's job process uploads them before its teardown.
-_DONE_TO_IT = frozenset(
+DONE_TO_IT = frozenset(
     {Reason.DISRUPTED, Reason.EVICTED, Reason.POD_DELETED, Reason.WORKFLOW_DELETED, Reason.SHUT_DOWN}
 )
+"""Ends that were done to a program. If its results had reached the parent by then, its work was not lost: FLARE's job
+process uploads them before its teardown."""
 
 
 ENDED_BY_ITSELF = frozenset({Reason.SUCCEEDED, Reason.PROGRAM_FAILED, Reason.PROGRAM_REPORTED, Reason.OUT_OF_MEMORY})
@@ -75,4 +75,4 @@ def _reason(
         return Reason.PROGRAM_REPORTED
     known = cause.value if cause is not None else doom.reason if doom is not None else None
     reason = known or end.reason or Reason.ARGO_FAILED
-    return Reason.SUCCEEDED if published and reason in _DONE_TO_IT else reason
+    return Reason.SUCCEEDED if published and reason in DONE_TO_IT else reason

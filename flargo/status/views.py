@@ -1,14 +1,18 @@
-"""Kubernetes objects as flargo looks at them: the one place that parses what comes off the wire.
+"""Kubernetes objects as flargo looks at them: the one place that parses what a diagnosis needs.
 
-A view holds what a diagnosis needs and nothing more, so a thousand jobs are small to keep. Parsing never
-fails: the API server may leave out any field, and a field of an unexpected type counts as left out.
+A view holds that and nothing more, so a thousand jobs are small to keep. Parsing never fails: see fields.py.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
+from flargo.status.fields import at as _at
+from flargo.status.fields import condition as _condition
+from flargo.status.fields import items as _items
+from flargo.status.fields import seconds as _seconds
+from flargo.status.fields import text as _text
+from flargo.status.fields import time as _time
 from flargo.terms import Annotation, Label, Object, Uid
 
 MAIN = "main"
@@ -118,6 +122,8 @@ class WorkflowView:
     node_message: str = ""
     node_exit: int | None = None
     """The step's exit code as Argo recorded it, some seconds after the pod showed it."""
+    node: str = ""
+    """The machine that its step ran on, as Argo recorded it."""
     lock: str = ""
     """What is waited for: a mutex or a semaphore."""
     version: int = field(default=0, compare=False)
@@ -147,29 +153,6 @@ class Observation:
 
 
 _SPEC = ("suspend", "shutdown", "nodeName")
-
-
-def _at(value: Any, *path: str) -> Any:
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _text(value: Any, *path: str) -> str:
-    found = _at(value, *path)
-    return found if isinstance(found, str) else ""
-
-
-def _items(value: Any, *path: str) -> Iterator[Object]:
-    found = _at(value, *path)
-    for item in found if isinstance(found, list) else ():
-        if isinstance(item, dict):
-            yield item
-
-
-def _seconds(value: Any, *path: str) -> float:
-    found = _at(value, *path)
-    return float(found) if isinstance(found, int) and not isinstance(found, bool) else 0.0
 
 
 def _version(item: Object) -> int:
@@ -214,6 +197,7 @@ def workflow_view(item: Object) -> WorkflowView:
         node_phase=_text(step, "phase"),
         node_message=_text(step, "message"),
         node_exit=int(code) if code.isdigit() else None,
+        node=_text(step, "hostNodeName"),
         lock=_lock(item, step),
         version=_version(item),
     )
@@ -272,17 +256,6 @@ def event_view(item: Object) -> EventView:
         first=first,
         last=_time(item, "series", "lastObservedTime") or _time(item, "lastTimestamp") or first,
     )
-
-
-def _time(item: Object, *path: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(_text(item, *path))
-    except ValueError:
-        return None
-
-
-def _condition(item: Object, kind: str) -> Object:
-    return next((row for row in _items(item, "status", "conditions") if row.get("type") == kind), {})
 
 
 def _exit(status: Object) -> Exit | None:

@@ -123,3 +123,73 @@ def test_a_watch_puts_lines_together_and_gives_its_connection_back() -> None:
 def test_a_watch_that_is_refused_is_an_api_error() -> None:
     with pytest.raises(ApiError, match="410"):
         list(Served(Answer(410)).watch(Kind.POD, "", "1", 45, 50.0))
+
+
+SILENT = urllib3.exceptions.ReadTimeoutError(None, "/", "silent")  # type: ignore[arg-type]
+
+
+class Breaks(Answer):
+    """An answer that breaks off in the middle."""
+
+    def __init__(self, body: bytes, error: Exception) -> None:
+        super().__init__(200, body)
+        self.error = error
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        yield from super().stream()
+        raise self.error
+
+
+def lines(answer: Answer, *, follow: bool = True) -> list[str]:
+    return list(Served(answer).log_lines("p", "main", follow=follow, since="2026-01-01T00:00:00+00:00"))
+
+
+def test_a_log_is_told_line_by_line_the_last_one_without_an_end_too() -> None:
+    assert lines(Answer(200, b"t one, and longer\n\nt two")) == ["t one, and longer", "", "t two"]
+
+
+def test_what_a_broken_connection_has_left_of_a_line_is_not_told() -> None:
+    """It is read again, and would be told twice."""
+    told = []
+    with pytest.raises(ApiError):
+        told += lines(Breaks(b"t one\nt tw", urllib3.exceptions.ProtocolError("cut")))
+    assert lines(Breaks(b"t one\nt tw", SILENT)) == ["t one"]
+
+
+def test_a_silence_is_an_end_only_of_a_log_that_is_followed() -> None:
+    assert lines(Breaks(b"", SILENT)) == []
+    with pytest.raises(ApiError, match="silent"):
+        lines(Breaks(b"", SILENT), follow=False)
+
+
+def test_a_log_is_asked_for_from_a_time_and_with_times() -> None:
+    api = Served(Answer(200, b""))
+    list(api.log_lines("p", "main", follow=True, since="2026-01-01T00:00:00+00:00"))
+    _, url, _ = api.requests[0]
+    assert url.startswith("/api/v1/namespaces/ns/pods/p/log?")
+    assert set(url.partition("?")[2].split("&")) == {
+        "container=main",
+        "timestamps=true",
+        "follow=true",
+        "sinceTime=2026-01-01T00%3A00%3A00%2B00%3A00",
+    }
+
+
+def test_the_servers_clock_is_read_from_its_answers_date() -> None:
+    api = Served(Answer(200, headers={"Date": "Thu, 01 Jan 2026 02:03:04 GMT"}))
+    assert api.time().isoformat() == "2026-01-01T02:03:04+00:00"
+    with pytest.raises(ApiError, match="no usable Date"):
+        Served(Answer(200)).time()
+
+
+def test_of_a_secret_only_its_metadata_is_asked_for() -> None:
+    class Asks(Served):
+        accept = ""
+
+        def request(self, method: str, url: str, body: Object | None, *more: Any) -> Any:
+            self.accept = more[-1]
+            return super().request(method, url, body, *more)
+
+    api = Asks(Answer(200, b'{"metadata": {"uid": "s1"}}'))
+    assert api.uid(Kind.SECRET, "s") == "s1"
+    assert "as=PartialObjectMetadata" in api.accept

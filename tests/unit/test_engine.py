@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import pytest
+
 from flargo.cluster.api import Kind
 from flargo.control.engine import Engine, Order, Outcome
 from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life, Wish
+from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.terms import Patience
 from tests.unit.objects import RUNNING, Object, ended, pod, workflow
@@ -293,3 +296,42 @@ def test_moments_that_were_overtaken_are_not_kept() -> None:
         site.changes(Kind.POD, pod(conditions=said, version=version + 1))
     assert len(site.engine._wakes) < 100
     assert site.passes(1e6 + 1).ordered == [Act.CONFIRM]
+
+
+def test_a_shutdown_is_ordered_with_the_reason_that_flare_will_hear() -> None:
+    site = Site(Patience(pending=0.0)).synced()
+    site.take(site.engine.submitted("job-site", "", site.now))
+    shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
+    held, short = workflow(phase="Running"), pod(conditions=[shortage])
+    site.changes(Kind.WORKFLOW, held)
+    (confirm,) = site.changes(Kind.POD, short).orders
+    site.take(site.engine.confirmed(confirm, held, [short], site.now))
+    (order,) = site.orders
+    assert (order.wish.act, order.ending, order.detail) == (
+        Act.SHUTDOWN,
+        Reason.SHORTAGE,
+        "Unschedulable Insufficient cpu",
+    )
+
+
+def test_an_abort_is_ordered_as_one() -> None:
+    site = Site().synced()
+    site.take(site.engine.submitted("job-site", "", site.now))
+    site.changes(Kind.WORKFLOW, workflow(phase="Running"))
+    site.take(site.engine.stop("job-site", Cause.ABORT, site.now))
+    assert [(order.wish.act, order.ending) for order in site.orders] == [(Act.SHUTDOWN, Reason.ABORTED)]
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_job_that_is_disrupted_after_its_results_have_arrived_is_ended_as_a_success(published: bool) -> None:  # noqa: FBT001
+    engine = Engine(lambda _: published, 0.0, epoch="me")
+    engine.admit("job-site", "a1", Patience(), 3, 0.0)
+    drained = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    held, going = workflow(phase="Running"), pod(main=RUNNING, phase="Running", conditions=[drained])
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    engine.listed(Kind.WORKFLOW, [held], 0.0)
+    engine.submitted("job-site", "", 0.0)
+    (confirm,) = engine.listed(Kind.POD, [going], 0.0).orders
+    (order,) = engine.confirmed(confirm, held, [going], 0.0).orders
+    assert order.wish.act is Act.SHUTDOWN
+    assert order.ending is (Reason.SUCCEEDED if published else Reason.DISRUPTED)

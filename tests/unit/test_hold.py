@@ -1,5 +1,6 @@
 """Holding a server's launch: what ends the wait, and what does not."""
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -36,12 +37,13 @@ def hold(
     ticket: Ticket,
     store: Store | None = None,
     deaf: float = 0.0,
+    connected: Callable[[], bool] = lambda: False,
 ) -> list[Cause]:
     """Hold a launch; what was asked of its handle."""
     asked: list[Cause] = []
     handle = ArgoJobHandle(ticket, lambda _, cause: asked.append(cause))
     context = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_component=lambda _: store or Store()))
-    holding.hold(handle, ticket, lambda: deaf, "job", context)
+    holding.hold(handle, ticket, lambda: deaf, connected, "job", context)
     return asked
 
 
@@ -59,6 +61,21 @@ def test_a_silent_api_holds_up_no_process_that_may_run() -> None:
     ticket = Ticket("wf")
     ticket.update(Stage.STARTING, released=True)
     assert hold(ticket, deaf=3.0) == []
+
+
+def test_a_process_that_has_connected_is_not_kept_waiting_for_an_api_that_stalls() -> None:
+    ticket = Ticket("wf")
+    looks: Iterator[bool | OSError] = iter([OSError("not yet"), False, True])
+
+    def connected() -> bool:
+        look = next(looks)
+        if isinstance(look, OSError):
+            raise look
+        return look
+
+    ticket.update(Stage.STARTING, released=True)
+    assert hold(ticket, connected=connected) == []
+    assert [*looks] == [], "it was waited for, and no longer"
 
 
 def test_a_silent_api_before_the_release_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

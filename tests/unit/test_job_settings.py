@@ -75,8 +75,24 @@ ARGO_REFUSES = [
     {"policy": {"running_time": 0}},
     {"policy": {"priority": 1}},
     {"policy": []},
+    {"semaphore": "flargo-queue"},
+    {"semaphore": {"name": "flargo-queue"}},
+    {"semaphore": {"key": "jobs"}},
+    {"semaphore": {"name": "Not A Name", "key": "jobs"}},
+    {"semaphore": {"name": "flargo-queue", "key": "{{workflow.name}}"}},
+    {"semaphore": {"name": "flargo-queue", "key": ".."}},
+    {"semaphore": {"name": "flargo-queue", "key": "jobs", "namespace": "others"}},
     {"unclaimed": -1},
     {"starting": "soon"},
+    {"metrics_address": 9464},
+    {"metrics_address": "9464"},
+    {"metrics_address": "127.0.0.1"},
+    {"metrics_address": "0.0.0.0:0"},
+    {"metrics_address": "0.0.0.0:65536"},
+    {"metrics_address": "localhost:9464"},
+    {"metrics_address": "::1:9464"},
+    {"metrics_address": "me@0.0.0.0:9464"},
+    {"metrics_address": "0.0.0.0:9464/metrics"},
 ]
 
 
@@ -150,6 +166,22 @@ def test_settings_for_argo_may_be_left_out(argo: dict[str, Any] | None) -> None:
     assert (made.unclaimed, made.starting) == (120.0, 1800.0)
 
 
+QUEUE = {"name": "flargo-queue", "key": "jobs"}
+
+
+def test_a_semaphore_is_a_key_of_a_config_map() -> None:
+    made = settings(argo={"semaphore": QUEUE, "queued": 60}).argo
+    assert made.semaphore is not None
+    assert (made.semaphore.name, made.semaphore.key, made.queued) == ("flargo-queue", "jobs", 60)
+    assert settings(argo={"semaphore": None}).argo.semaphore is None
+
+
+@pytest.mark.parametrize("argo", [{"semaphore": QUEUE}, {"semaphore": QUEUE, "queued": None}], ids=str)
+def test_with_a_semaphore_the_wait_has_an_end(argo: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"`argo\['queued'\]` is None: allowed is a number of seconds"):
+        settings(argo=argo)
+
+
 def test_none_means_no_limit_where_there_may_be_none() -> None:
     made = settings(
         timeout=None, pending_timeout=None, argo={"keep_success": None, "unclaimed": None, "starting": None}
@@ -175,3 +207,8 @@ def test_settings_keep_nothing_of_what_they_were_made_from() -> None:
 
 def test_default_settings_share_nothing() -> None:
     assert settings().argo.executor_resources is not settings().argo.executor_resources
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9464", "127.0.0.1:1", "[::]:65535", "[::1]:9464"])
+def test_where_metrics_are_served_is_kept_as_it_was_said(address: str) -> None:
+    assert str(settings(argo={"metrics_address": address}).argo.metrics_address) == address

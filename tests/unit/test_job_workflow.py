@@ -114,6 +114,25 @@ def test_no_patch_at_all_where_nothing_needs_one() -> None:
     assert "podSpecPatch" not in template
 
 
+QUEUE = {"semaphore": {"name": "flargo-queue", "key": "jobs"}, "queued": 60}
+
+
+def test_a_clients_job_waits_for_the_sites_semaphore_and_holds_it_only_once_released() -> None:
+    made = planned(argo=QUEUE)
+    (template,) = made.workflow["spec"]["templates"]
+    assert template["synchronization"] == {"semaphores": [{"configMapKeyRef": {"name": "flargo-queue", "key": "jobs"}}]}
+    assert "synchronization" not in made.workflow["spec"]
+    assert made.patience.queued == 60
+
+
+def test_a_servers_job_never_queues() -> None:
+    assert "synchronization" not in json.dumps(planned(launch(role=Role.SERVER), argo=QUEUE).workflow)
+
+
+def test_no_job_queues_where_nobody_asked_for_it() -> None:
+    assert "synchronization" not in json.dumps(planned().workflow)
+
+
 def test_a_secret_never_stands_in_the_workflow() -> None:
     made = planned()
     text = json.dumps(made.workflow) + repr(made)

@@ -108,6 +108,13 @@ def test_a_release_whose_answer_was_lost_does_not_end_the_job_that_runs() -> Non
         pytest.param(exited(137, "OOMKilled"), Reason.OUT_OF_MEMORY, 104, id="out of memory"),
         pytest.param(replace(exited(137), reason="Evicted", phase="Failed"), Reason.EVICTED, 104, id="evicted"),
         pytest.param(replace(exited(143), deleting=True), Reason.POD_DELETED, 104, id="pod deleted"),
+        pytest.param(exited(137, "ContainerStatusUnknown"), Reason.NODE_LOST, 104, id="nobody saw its end"),
+        pytest.param(
+            replace(exited(137, "ContainerStatusUnknown"), deleting=True),
+            Reason.POD_DELETED,
+            104,
+            id="deleted before its container was made",
+        ),
         pytest.param(
             replace(exited(143), deleting=True, disruption="EvictionByEvictionAPI"), Reason.DISRUPTED, 104, id="drained"
         ),
@@ -231,6 +238,18 @@ def test_a_pod_gone_before_its_end_was_seen_is_judged_by_what_argo_recorded() ->
             id="pod refused",
         ),
         pytest.param(replace(FAILED, message="invalid spec: no entrypoint"), Reason.INVALID, 101, id="invalid spec"),
+        pytest.param(
+            replace(WORKFLOW, phase="Error", message="failed to initialize semaphore flare/ConfigMap/x/y with limit"),
+            Reason.SEMAPHORE,
+            101,
+            id="semaphore unreadable",
+        ),
+        pytest.param(
+            replace(WORKFLOW, phase="Error", message='configmaps "x" is forbidden: User "argo" cannot get resource'),
+            Reason.SEMAPHORE,
+            101,
+            id="semaphore unreadable, as Argo 3.6 says it",
+        ),
         pytest.param(
             replace(WORKFLOW, phase="Error", message="pod deleted"), Reason.POD_DELETED, 104, id="pod deleted"
         ),
@@ -483,6 +502,17 @@ def test_the_pull_of_an_image_has_a_clock_of_its_own() -> None:
     stages.append(story.life.stage)
     assert Act.CONFIRM in story.passes(60).wishes
     assert stages == [Stage.PULLING, Stage.STARTING]
+
+
+def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
+    queued = replace(WORKFLOW, lock="Waiting for lock")
+    story = Story(Patience(pending=5, queued=3600)).sees(queued).passes(3500)
+    assert story.wishes == []
+    story.sees(WORKFLOW, POD_SHORT).passes(4)
+    assert story.wishes == []
+    story.passes(1).reads(WORKFLOW, POD_SHORT)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.SHORTAGE
 
 
 @pytest.mark.parametrize(

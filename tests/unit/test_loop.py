@@ -7,11 +7,13 @@ import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.loop import Loop
+from flargo.control.engine import Order
+from flargo.control.loop import ENDING_LENGTH, Loop
 from flargo.control.submit import SubmitError
+from flargo.status.life import Act, Wish
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Object
+from flargo.terms import Annotation, Object
 from tests.unit.memory import MemoryApi
 from tests.unit.test_submit import plan
 
@@ -96,3 +98,17 @@ def test_a_moment_beyond_all_clocks_ends_nobodys_following(api: QuietApi, monkey
     ticket = loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
     assert ticket.wait(lambda it: it.released, LONG)
     loop.end(Cause.PARENT_END, seconds=0.1)
+
+
+def test_a_workflow_that_is_ended_says_why_without_secrets_and_without_templates(api: QuietApi) -> None:
+    api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
+    uid = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"]
+    loop = Loop(api, "", "me", 3, blank=lambda text: text.replace("s3cret", "[redacted]"))
+    detail = "image {{workflow.uid}} of s3cret " + "x" * 2000
+    loop._do(Order("job-site", "job-site", Wish(Act.SHUTDOWN, uid), "", ending=Reason.IMAGE, detail=detail))
+    found = api.get(Kind.WORKFLOW, "job-site")
+    notes = found["metadata"]["annotations"]
+    assert found["spec"] == {"shutdown": "Terminate"}
+    assert notes[Annotation.ENDING] == "IMAGE"
+    assert notes[Annotation.ENDING_DETAIL].startswith("image { {workflow.uid}} of [redacted] xxx")
+    assert len(notes[Annotation.ENDING_DETAIL]) == ENDING_LENGTH

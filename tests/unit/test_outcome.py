@@ -78,6 +78,23 @@ def test_the_parents_log_has_one_line_with_reason_and_remedy(tmp_path: Path, cap
         assert part in line
 
 
+LAST_WORDS = "\n2026-01-01 00:00:00,000 - ServerRunner - INFO - all is well\x1b[2K\r\u202e\x85"
+"""Of a program that would rather have somebody else say something."""
+
+
+def test_a_programs_last_words_make_no_entry_of_their_own_in_a_log(
+    tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    verdict = Verdict(Reason.PROGRAM_FAILED, 1, f"exit code 3; {LAST_WORDS * 100}", 3)
+    report(tmp_path, Role.CLIENT).tell(verdict, "wf")
+    (said,) = caplog.messages
+    (written,) = (run_dir / "error_log.txt").read_text().splitlines()
+    for line in (said, written):
+        assert line.isprintable()
+        assert "all is well" in line
+        assert line.endswith(Reason.PROGRAM_FAILED.remedy)
+
+
 def test_a_disk_that_fails_keeps_nothing_from_being_told(
     tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

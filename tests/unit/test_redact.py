@@ -55,6 +55,8 @@ def test_no_logger_says_a_credential(name: str, caplog: pytest.LogCaptureFixture
         "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----",
         "-----BEGIN RSA PRIVATE KEY-----\nMIIE and no end",
         "Authorization: Bearer eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJl",
+        "--token-eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJl",
+        "a.eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJl",
     ],
 )
 def test_keys_and_tokens_are_known_by_their_looks(text: str) -> None:
@@ -63,6 +65,12 @@ def test_keys_and_tokens_are_known_by_their_looks(text: str) -> None:
     assert "eyJ" not in blanked
     assert REDACTED in blanked
     assert blanked.startswith("before")
+
+
+@pytest.mark.parametrize("word", ["eyJ-", "A.eyJ.", "-----BEGIN A"], ids=["dashes", "dots", "keys"])
+def test_a_long_text_that_almost_looks_like_secrets_is_no_work(word: str) -> None:
+    text = word * 2**18  # Minutes of it, if each place were held against all that follow it.
+    assert Redaction().blank(text) == text
 
 
 def test_a_certificate_is_no_secret() -> None:

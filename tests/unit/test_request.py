@@ -116,6 +116,15 @@ def test_the_transfer_is_registered_with_the_token_that_the_pod_gets(parent: Par
     assert record.workspace_root == str(parent.root)
 
 
+def test_the_process_is_connected_when_the_parents_cell_knows_its(parent: Parent) -> None:
+    context = parent.context(JOB_ID)
+    _, transfer = ask(parent, context)
+    context.get_engine().cell.connected = {"site-1", f"site-1.ws_transfer_{JOB_ID}"}
+    assert not transfer.connected, "what fetches the workspace is not the job yet"
+    context.get_engine().cell.connected.add(f"site-1.{JOB_ID}")
+    assert transfer.connected
+
+
 def test_a_refused_launch_registers_nothing(parent: Parent) -> None:
     context = parent.context(JOB_ID)
     (parent.root / "local" / "study_runtime.yaml").write_text("format_version: 1")

@@ -155,6 +155,19 @@ def test_a_job_that_is_no_longer_wanted_is_not_submitted_any_further() -> None:
     assert_harmless(api)
 
 
+def test_a_workflow_that_somebody_deletes_meanwhile_is_no_failed_launch() -> None:
+    api = MemoryApi()
+
+    def delete(count: int, moment: str) -> None:
+        if (count, moment) == (REQUESTS, "before"):
+            api.store.pop((Kind.WORKFLOW, "job-site"))
+
+    api.trouble = delete
+    submit(api)
+    assert api.requests == REQUESTS
+    assert not api.named(Kind.WORKFLOW)
+
+
 def test_no_secret_byte_is_in_a_plans_repr() -> None:
     assert "root" not in repr(plan().startup).replace("rootCA", "")
     assert "b't'" not in repr(plan())

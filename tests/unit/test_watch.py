@@ -61,7 +61,7 @@ class Server:
     def changed(self, _kind: Kind, _item: Object, *, deleted: bool) -> None:
         self.told.append("gone" if deleted else "changed")
 
-    def alive(self) -> None:
+    def alive(self, _kind: Kind) -> None:
         self.told.append("alive")
 
     def lost(self, _kind: Kind, _error: ApiError) -> None:

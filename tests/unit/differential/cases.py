@@ -637,6 +637,7 @@ PLACES = (
         argo={"service_account": "jobs", "executor_service_account": "argo-x", "instance_id": "prod"},
         account="jobs",
     ),
+    Case("queued", argo={"semaphore": {"name": "flargo-queue", "key": "jobs"}, "queued": 86400}),
 )
 
 CASES = (*IMAGES, *RESOURCES, *STUDIES, *TEMPLATES, *SECURITY, *POLICY, *PLACES)

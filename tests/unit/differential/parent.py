@@ -35,6 +35,10 @@ class Cell:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.connected: set[str] = set()
+
+    def is_cell_connected(self, target_fqcn: str) -> bool:
+        return target_fqcn in self.connected
 
     def get_fqcn(self) -> str:
         return self.name
@@ -69,22 +73,23 @@ class Parent:
         for path, text in self.files.items():
             (self.root / path).write_text(text)
 
-    def context(self, job_id: str) -> FLContext:
-        """The context of one launch."""
+    def context(self, job_id: str, process: Mapping[str, Any] | None = None) -> FLContext:
+        """The context of one launch, whose process may have arguments of its own."""
         context = FLContext()
         workspace = Workspace(str(self.root), self.site)
+        process = self.process if process is None else process
         entries = {
             ReservedKey.IDENTITY_NAME: self.site,
             ReservedKey.ENGINE: Namespace(cell=Cell("server" if self.role is Role.SERVER else self.site)),
             FLContextKey.WORKSPACE_OBJECT: workspace,
             FLContextKey.ARGS: Namespace(workspace=str(self.root), set=list(self.options)),
-            FLContextKey.JOB_PROCESS_ARGS: self._process_args(job_id, workspace),
+            FLContextKey.JOB_PROCESS_ARGS: self._process_args(job_id, workspace, process),
         }
         for key, value in entries.items():
             context.set_prop(key, value, private=True, sticky=False)
         return context
 
-    def _process_args(self, job_id: str, workspace: Workspace) -> dict[str, Any]:
+    def _process_args(self, job_id: str, workspace: Workspace, process: Mapping[str, Any]) -> dict[str, Any]:
         of_role = _server_args(job_id) if self.role is Role.SERVER else _client_args(self.site, workspace)
         both = {
             JobProcessArgs.JOB_ID: ("-n", job_id),
@@ -92,7 +97,7 @@ class Parent:
             JobProcessArgs.PARENT_CONN_SEC: ("--parent_conn_sec", "mtls"),
             JobProcessArgs.OPTIONS: ("--set", " ".join(self.options)),
         }
-        merged = {**both, **of_role, **self.process}
+        merged = {**both, **of_role, **process}
         return {key: value for key, value in merged.items() if value is not None}
 
 

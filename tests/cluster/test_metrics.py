@@ -1,0 +1,44 @@
+"""What Prometheus finds at a launcher on a real cluster, held against the API server's own audit log.
+
+What the metrics do when wires are cut and programs are deaf is in tests/embedded/test_metrics.py.
+"""
+
+import pytest
+
+from flargo.status.diagnosis import Stage
+from flargo.status.reasons import Reason
+from tests.cluster import audit
+from tests.cluster.prometheus import SOON, Prometheus
+from tests.cluster.site import SLEEPS, STARTS, Site, exits
+from tests.cluster.world import World, eventually
+
+
+def test_ends_requests_and_watches_are_as_the_cluster_has_them(world: World) -> None:
+    log = world.place.audit_log
+    if log is None:
+        pytest.skip("only the harness's own cluster has an audit log")
+    prometheus, mark = Prometheus(), audit.mark(log)
+    with Site(world, argo={"metrics_address": prometheus.address}) as site:
+        good, bad = site.launch(exits(0)), site.launch(exits(3))
+        waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        good.ends(Reason.SUCCEEDED, 0, STARTS)
+        bad.ends(Reason.PROGRAM_FAILED, 1, STARTS)
+        prometheus.comes_to(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
+        prometheus.comes_to(1, "flargo_ends_total", reason="PROGRAM_FAILED", code="1")
+        prometheus.comes_to(1, "flargo_jobs", stage="SHORTAGE")
+        assert prometheus.value("flargo_ends_total") == 2
+        for resource in ("workflows", "pods"):
+            prometheus.comes_to(1, "flargo_api_requests_total", verb="watch", resource=resource, code="200")
+            assert 0 <= prometheus.value("flargo_watch_staleness_seconds", resource=resource) < STARTS
+        assert prometheus.value("flargo_api_requests_total", verb="create", resource="workflows", code="201") == 3
+        waits.abort()
+        waits.ends(Reason.ABORTED, 9, STARTS)
+        prometheus.comes_to(1, "flargo_ends_total", reason="ABORTED", code="9")
+        for job in (good, bad, waits):
+            job.leaves_nothing()
+        prometheus.comes_to(0, "flargo_jobs")
+        eventually(
+            lambda: prometheus.requests() == audit.by(":flargo-launcher", log, mark),
+            SOON,
+            "each request is counted once, as the API server has it",
+        )
