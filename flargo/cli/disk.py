@@ -18,20 +18,25 @@ _READ = (
     "local/study_*.yaml",
     "helm_chart/values.yaml",
     "helm_chart/templates/role.yaml",
+    "helm_chart/templates/*-deployment.yaml",
     RECORD,
 )
 """All that flargo needs of a kit. No key and no certificate."""
 
 
-def read_kit(root: Path) -> dict[str, bytes]:
+def read_kit(root: Path, *, only: bool = False) -> dict[str, bytes]:
     """A kit's files, by their paths under its root.
+
+    Args:
+        root: the kit.
+        only: nothing is written later. In a parent's pod every file is a symbolic link: Kubernetes mounts so.
 
     Raises:
         Refused: one is a symbolic link, which would be written through, and which FLARE's staging refuses too.
     """
     found = sorted(path for pattern in _READ for path in root.glob(pattern))
     for path in found:
-        if path.is_symlink():
+        if path.is_symlink() and not only:
             raise Refused(str(path), Shown("a symbolic link"), "a file of the kit's own")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found if path.is_file()}
 

@@ -9,8 +9,14 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "demo": "Watch a federation's job run on this machine.",
+    "doctor": "Find what would keep a job from running here.",
     "prepare": "Make a startup kit use flargo.",
     "render": "Print the Workflow that a site would submit for a job.",
+    "jobs": "List jobs on a cluster, or watch them.",
+    "why": "Explain how a job is, or why it ended.",
+    "logs": "Print or follow a job's log.",
+    "terminate": "End a job.",
+    "sweep": "Delete what no living parent can own.",
 }
 """Every command, which lives in the module of its name, with what --help says of it in one line."""
 _NEEDS = "flargo's commands need more than its launcher does: pip install 'flargo[cli]'"

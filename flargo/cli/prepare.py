@@ -122,7 +122,7 @@ def _advice(kit: Path, prepared: Prepared) -> list[str]:
     if site.values is None:
         return [
             *lines,
-            f"Next: make the accounts: kubectl apply --kustomize deploy --namespace {namespace}",
+            f"Next: make the accounts, in a checkout of flargo: {chart.accounts_command(namespace)}",
             "Next: run the parent as flargo-launcher, in an image with nvflare and flargo",
             f"Next: put a Service before it, with the name and port of {kit / 'local/comm_config.json'}",
         ]

@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from flargo.cli.main import COMMANDS, group
+from flargo.cli.output import beside, filled
 
 Kit = Callable[[str], Path]
 META: dict[str, Any] = {
@@ -35,6 +36,42 @@ def meta(tmp_path: Path) -> Path:
     file = tmp_path / "meta.json"
     file.write_text(json.dumps(META))
     return file
+
+
+# What people read
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", [""]),
+        ("short", ["short"]),
+        ("the pod was evicted by its node", ["the pod was", "evicted by", "its node"]),
+        ("see `kubectl describe pvc a` now", ["see", "`kubectl describe pvc a`", "now"]),
+        ("(`a b c d e f`, or c) and on", ["(`a b c d e f`,", "or c) and on"]),
+        ("a-name-that-is-longer-than-it-all x", ["a-name-that-is-longer-than-it-all", "x"]),
+    ],
+)
+def test_a_long_text_is_filled_without_breaking_a_word_or_a_command(text: str, lines: list[str]) -> None:
+    assert filled(text, 12) == lines
+
+
+@pytest.mark.parametrize(
+    ("terminal", "columns", "told"),
+    [
+        (True, 45, "  event  FailedMount: the volume could not be\n         mounted\n"),
+        (True, 20, "  event  FailedMount: the volume could not be mounted\n"),
+        (False, 45, "  event  FailedMount: the volume could not be mounted\n"),
+    ],
+    ids=["a terminal", "a narrow one", "a file"],
+)
+def test_a_text_stays_beside_its_head_on_a_terminal_and_on_its_line_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool, columns: int, told: str
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    beside("  event  ", "FailedMount: the volume could not be mounted")
+    assert capsys.readouterr().out == told
 
 
 # All commands
@@ -96,6 +133,7 @@ def test_prepare_says_what_it_did_and_what_is_left_to_do(kit: Kit) -> None:
         "create  local/resources.json",
         "create  local/flargo__p_resources.json",
         "change  helm_chart/templates/role.yaml",
+        "change  helm_chart/templates/client-deployment.yaml",
     ]
     assert "registry.example/flare:2.9" in done.stderr
     assert f"nvflare deploy k8s stage {root}\n" in done.stderr
@@ -141,6 +179,7 @@ def test_undo_leaves_no_trace(kit: Kit) -> None:
 def test_settings_are_read_as_what_they_have_to_be(kit: Kit) -> None:
     root = kit("k8s/site-1")
     pairs = ["keep_success=null", "kill_grace=5", "instance_id=7", "labels={team: heart}", "gpu_resource=amd.com/gpu"]
+    pairs += ["semaphore={name: flargo-queue, key: jobs}", "queued=86400"]
     assert run("prepare", root, *(word for pair in pairs for word in ("--argo", pair))).exit_code == 0
     (launcher,) = json.loads((root / "local/flargo__p_resources.json").read_text())["components"]
     said = {key: value for key, value in launcher["args"]["argo"].items() if "account" not in key}
@@ -150,6 +189,8 @@ def test_settings_are_read_as_what_they_have_to_be(kit: Kit) -> None:
         "instance_id": "7",
         "labels": {"team": "heart"},
         "gpu_resource": "amd.com/gpu",
+        "semaphore": {"name": "flargo-queue", "key": "jobs"},
+        "queued": 86400,
     }
 
 
@@ -157,6 +198,7 @@ USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no value": (("--argo", "kill_grace"), ("--argo", "'kill_grace'", "KEY=VALUE")),
     "an unknown key": (("--argo", "grace=3"), ("argo['grace']", "3", "kill_grace")),
     "a wrong value": (("--argo", "kill_grace=0"), ("argo['kill_grace']", "0", ">= 1")),
+    "a queue without an end": (("--argo", "semaphore={name: q, key: jobs}"), ("--argo", "argo['queued']", "seconds")),
     "a wrong namespace": (("--namespace", "Lab"), ("--namespace", "'Lab'", "a-z")),
     "a bound for a client": (("--max-jobs", "3"), ("--max-jobs", "3", "server decides")),
     "undo and more": (("--undo", "--namespace", "lab"), ("--namespace", "'lab'", "nothing beside --undo")),
@@ -292,6 +334,12 @@ def test_render_passes_the_launchers_warnings_on(meta: Path) -> None:
     shown = run("render", meta)
     assert "Warning: launcher_spec" in shown.stderr
     assert "node" in shown.stderr
+
+
+def test_render_does_not_warn_of_what_each_kit_of_flares_own_command_is_like(kit: Kit, meta: Path) -> None:
+    root = kit("k8s/site-1")
+    run("prepare", root)
+    assert "Warning" not in run("render", meta, "--kit", root).stderr
 
 
 def test_what_is_no_job_is_refused(tmp_path: Path, kit: Kit, meta: Path) -> None:

@@ -1,0 +1,120 @@
+"""What the commands that render jobs share: a parent staged from a kit, a job's metadata, the launcher's warnings."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flargo.cli import disk
+from flargo.cli.output import say
+from flargo.flare.rehearsal import Stage
+from flargo.flare.request import ROOT_CERTIFICATE
+from flargo.job.checks import Refused
+from flargo.job.settings import Settings, settings
+from flargo.kit.files import Shown, applied, read_json
+from flargo.kit.prepare import Prepared, Wishes, prepare
+from flargo.kit.site import COMM_CONFIG, Site
+from flargo.terms import Role
+
+_SERVER = "server"
+"""What every FLARE server is called, whatever its host."""
+_USUAL = ("the parent's workspace is", "has no study entries")
+"""Warnings that tell a person nothing: a kit does not lie where the workspace will, and its study file is a stub."""
+_EXAMPLE_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nZXhhbXBsZQ==\n-----END CERTIFICATE-----\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A parent that is not there, and what it would launch with."""
+
+    stage: Stage
+    settings: Settings
+    site: Site | None
+    """The kit's; None: an example."""
+    prepared: bool = True
+    """Whether the kit is as `flargo prepare` would leave it."""
+
+
+def job_meta(path: Path) -> dict[str, Any]:
+    """The metadata of a job: of its meta.json, or of the folder with it.
+
+    Raises:
+        Refused: there is none.
+    """
+    file = path / "meta.json" if path.is_dir() else path
+    if not file.is_file():
+        raise Refused("META", str(path), "a job's meta.json, or a job folder with one")
+    return read_json({str(file): file.read_bytes()}, str(file))
+
+
+def example(root: Path, site: str | None = None, role: str | None = None) -> Staged:
+    """A site with no files of its own, in a federation of which nothing is known."""
+    for folder in ("startup", "local"):
+        (root / folder).mkdir()
+    (root / "startup" / ROOT_CERTIFICATE).write_text(_EXAMPLE_CERTIFICATE)
+    side = Role(role or Role.CLIENT)
+    name = site or (_SERVER if side is Role.SERVER else "site-1")
+    return Staged(Stage(root, name, side, f"tcp://{name}:8102"), settings(), None)
+
+
+def of_kit(kit: Path, site: str | None = None, role: str | None = None) -> Staged:
+    """A kit's site, as it is prepared, or would be.
+
+    Raises:
+        Refused: it is no kit for Kubernetes, or another role's.
+    """
+    files = disk.read_kit(kit, only=True)
+    try:
+        prepared = prepare(files, Wishes())
+    except Refused as refused:
+        if not refused.field.startswith("--"):
+            raise
+        allowed = f"a kit for Kubernetes, or one that `flargo prepare` has been told {refused.field} for"
+        raise Refused(str(kit), Shown("not prepared"), allowed) from None
+    side = prepared.site.role
+    if role is not None and role != side:
+        raise Refused("--role", role, f"{side}, as the kit's is")
+    name = _SERVER if side is Role.SERVER else prepared.site.name
+    internal = read_json(applied(files, prepared.changes), COMM_CONFIG)["internal"]
+    listener = internal["resources"]
+    servers = prepared.site.startup.get("servers") or [{}]
+    stage = Stage(
+        kit=kit.resolve(),
+        site=site or name,
+        role=side,
+        parent_url=f"{internal['scheme']}://{listener['host']}:{listener['port']}",
+        server=servers[0].get("service") or {},
+        options=_options(prepared, site or name),
+    )
+    return Staged(stage, prepared.settings, prepared.site, prepared=not prepared.changes)
+
+
+def _options(prepared: Prepared, name: str) -> tuple[str, ...]:
+    """What the chart starts the parent with, after ``--set``; without a chart, what a start script does."""
+    args = (prepared.site.values or {}).get("args") or ["--set", "secure_train=true", "config_folder=config"]
+    said = [str(argument) for argument in args]
+    after = said[said.index("--set") + 1 :] if "--set" in said else []
+    return (*after, f"uid={name}") if prepared.site.role is Role.CLIENT else (*after,)
+
+
+@contextmanager
+def warnings() -> Iterator[None]:
+    """Show the launcher's warnings, but for those that each kit of `nvflare deploy prepare` would give."""
+
+    class Passed(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if not any(words in text for words in _USUAL):
+                say(f"Warning: {text}")
+
+    log, handler = logging.getLogger("flargo"), Passed(logging.WARNING)
+    before = log.propagate
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before

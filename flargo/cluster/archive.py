@@ -1,0 +1,154 @@
+"""Argo's archive, read through an Argo Server with Hera's WorkflowsService: Workflows in plain dicts.
+
+Hera knows the paths, the parameters and the shapes. The session that it is given bounds each request in time, and
+raises the one error of this room where an answer is none: Hera's own reading of a refusal takes its form for granted.
+Importing Hera takes a second: import this module only where an archive is to be read.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import requests
+from hera.workflows.models import WorkflowList
+from hera.workflows.service import WorkflowsService
+from pydantic import BaseModel
+
+from flargo.cluster.api import CONNECT_TIMEOUT, PAGE
+from flargo.cluster.errors import ArchiveError, Trouble
+from flargo.terms import Object
+
+READ_TIMEOUT = 30.0
+"""Seconds: a page of a large archive is a slow question to its database."""
+_NOBODY = "none"
+"""A uid that no Workflow has."""
+_UNSUPPORTED = "not supported"
+"""What an Argo Server without an archive says to a question for one Workflow (Argo 3.7, persist/sqldb/
+null_workflow_archive.go); asked for a list, it says that there are none."""
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Archive:
+    """The archived Workflows of a namespace. Every method raises ArchiveError, and nothing else."""
+
+    def __init__(self, server: str, namespace: str, token: str | None = None, ca: str | None = None) -> None:
+        """Ask nothing yet.
+
+        Args:
+            server: the Argo Server's address, with the path that it is served under.
+            namespace: whose Workflows.
+            token: a bearer token, with or without that word before it; None where the server wants none.
+            ca: a file with the certificates to trust in place of the usual ones.
+        """
+        self._server = server
+        # Without the slash, a path that the server is served under would be lost (urljoin).
+        host, verify = f"{server.rstrip('/')}/", ca if ca is not None else True
+        session = _Session(server)
+        self._service = WorkflowsService(host, verify, token, session=session)  # type: ignore[arg-type]
+        self._namespace = namespace
+
+    def list(self, labels: str) -> list[Object]:
+        """What a list tells of the Workflows that a label selector matches, those that began last first.
+
+        That is metadata, phase and message: neither the steps nor most of the spec (Argo 3.7, ListWorkflows).
+        """
+        found: dict[str, Object] = {}
+        page, asked = "", set[str]()
+        while page not in asked:
+            asked.add(page)
+            answer = self._ask(partial(self._page, labels, page))
+            # What is archived meanwhile moves others to the next page, where they are told again.
+            for item in answer.items or ():
+                found.setdefault(*self._known(item))
+            page = answer.metadata.continue_ or ""
+            if not page:
+                if not found:
+                    self._see_that_it_is_kept()
+                return [*found.values()]
+        raise ArchiveError(self._server, Trouble.STRANGE, f"after page {page} comes page {page} again")
+
+    def _page(self, labels: str, page: str) -> WorkflowList:
+        return self._service.list_archived_workflows(
+            labels, limit=str(PAGE), continue_=page or None, namespace=self._namespace
+        )
+
+    def get(self, uid: str) -> Object | None:
+        """The whole Workflow; None: it is not there, or no longer."""
+        try:
+            found, item = self._known(self._ask(partial(self._service.get_archived_workflow, uid)))
+        except ArchiveError as error:
+            if error.trouble is Trouble.ABSENT:
+                return None
+            raise
+        if found != uid:
+            raise ArchiveError(self._server, Trouble.STRANGE, "it tells of another Workflow than it was asked for")
+        return item
+
+    def _see_that_it_is_kept(self) -> None:
+        try:
+            self.get(_NOBODY)
+        except ArchiveError as error:
+            if _UNSUPPORTED in error.said:
+                raise ArchiveError(self._server, Trouble.NO_ARCHIVE, error.said, error.status) from None
+            raise
+
+    def _known(self, item: BaseModel) -> tuple[str, Object]:
+        """A Workflow as it is on the wire, with its uid."""
+        plain: Object = item.model_dump(mode="json", by_alias=True, exclude_none=True)
+        uid = plain["metadata"].get("uid")
+        if not uid:
+            raise ArchiveError(self._server, Trouble.STRANGE, "a Workflow without a uid")
+        return uid, plain
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
+        except requests.exceptions.JSONDecodeError:
+            raise ArchiveError(self._server, Trouble.STRANGE, "its answer is no JSON") from None
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise ArchiveError(self._server, _what(error), _innermost(error)) from None
+        except (TypeError, ValueError):  # of Hera's models (pydantic's is a ValueError)
+            raise ArchiveError(self._server, Trouble.STRANGE, "its answer has not the shape of a Workflow") from None
+
+
+class _Session(requests.Session):
+    """Bounds requests in time; raises refusals; leaves ~/.netrc out."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__()
+        self._server = server
+        # Or else what ~/.netrc has for the host would take the token's place.
+        self.auth = _as_it_is
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """See requests."""
+        response = super().request(*args, **{**kwargs, "timeout": (CONNECT_TIMEOUT, READ_TIMEOUT)})
+        if not response.ok:
+            raise ArchiveError.of(self._server, response.status_code, _message(response))
+        return response
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _message(response: requests.Response) -> str:
+    """What a refusal says; that of a proxy is mostly a page, which says nothing."""
+    try:
+        said = response.json()
+    except ValueError:
+        return response.reason or ""
+    message = said.get("message") if isinstance(said, dict) else None
+    return message if isinstance(message, str) else response.reason or ""
+
+
+def _what(error: Exception) -> Trouble:
+    if isinstance(error, requests.exceptions.SSLError):
+        return Trouble.UNTRUSTED
+    return Trouble.SILENT if isinstance(error, requests.exceptions.Timeout) else Trouble.UNREACHED
+
+
+def _innermost(error: BaseException) -> str:
+    """What has happened at the bottom: requests and urllib3 each wrap it in words of their own."""
+    inner = getattr(error, "reason", None) or next((it for it in error.args if isinstance(it, BaseException)), None)
+    return _innermost(inner) if isinstance(inner, BaseException) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,234 @@
+"""A real Argo Server: its archive tells of what is gone from the cluster, and Argo's own SDK sees and ends jobs."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import argo_workflows
+import pytest
+from argo_workflows.api.workflow_service_api import WorkflowServiceApi
+from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_terminate_request import (
+    IoArgoprojWorkflowV1alpha1WorkflowTerminateRequest,
+)
+
+from flargo.status.reasons import Reason
+from flargo.terms import Label
+from tests.cluster import test_faults
+from tests.cluster.archive import Server, archived, archiving, argo_server
+from tests.cluster.place import Place
+from tests.cluster.site import SLEEPS, Job, Site, exits, token_of
+from tests.cluster.test_commands import command, ended_in_every_way
+from tests.cluster.world import World, eventually
+
+NOTICED = 20.0
+LATE = timedelta(seconds=60)
+"""Between a program's end, as its pod tells it, and its Workflow's: Argo's container may sit its pod's grace out."""
+Object = dict[str, Any]
+Rows = dict[str, Object]
+
+
+@pytest.fixture(scope="module")
+def world(place: Place) -> Iterator[World]:
+    """With an archive, for this module only."""
+    if place.own:
+        pytest.skip("Argo's settings are out of reach")
+    made = World(place)
+    with archiving(made):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(world: World) -> Iterator[Server]:
+    with argo_server(world) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def site(world: World) -> Iterator[Site]:
+    with Site(world, studies=test_faults.studies(world)) as made:
+        yield made
+
+
+@pytest.fixture
+def token(world: World, tmp_path: Path) -> Path:
+    """A file with the token of the FLARE parent's own account: no more rights than that are needed."""
+    (tmp_path / "token").write_text(token_of(world.place.launcher_kubeconfig))
+    return tmp_path / "token"
+
+
+def flargo(world: World, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    words = command(world.place.launcher_kubeconfig, *map(str, arguments), f"--namespace={world.place.namespace}")
+    done = subprocess.run(words, text=True, capture_output=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def by(server: Server, token: Path) -> tuple[str | Path, ...]:
+    return ("--argo-server", server.url, "--argo-ca", server.ca, "--argo-token", token)
+
+
+# The archive
+
+
+@pytest.fixture(scope="module")
+def told(world: World, site: Site, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Jobs that have ended in many ways: what is told of each before its Workflow is deleted, and after."""
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text(token_of(world.place.launcher_kubeconfig))
+    jobs = ended_in_every_way(site)
+    names = {job.id: name for name, job in jobs.items()}
+
+    def rows() -> Rows:
+        ours = ("--federation", site.federation, "--json", *by(server, token))
+        return {names[row["job"]]: row for row in json.loads(flargo(world, "jobs", *ours).stdout)}
+
+    before = rows()
+    for name, job in jobs.items():
+        eventually(partial(archived, world, job.name), NOTICED, f"Argo has archived the Workflow: {name}")
+    world.sweep(f"{Label.FEDERATION}={site.federation}")
+    eventually(lambda: not any(job.workflows or job.pods for job in jobs.values()), 60, "all are gone")
+    return {"jobs": jobs, "before": before, "after": rows(), "token": token}
+
+
+def test_of_every_end_the_archive_tells_what_flare_has_heard(told: dict[str, Any]) -> None:
+    verdicts = {name: job.ticket.verdict for name, job in told["jobs"].items()}
+    heard = {name: (it.reason.name, it.code) for name, it in verdicts.items()}
+    for when in ("before", "after"):
+        rows: Rows = told[when]
+        shown = {name: (row["reason"], row["code"]) for name, row in rows.items()}
+        assert {name: (heard[name], shown.get(name)) for name in heard if shown.get(name) != heard[name]} == {}, when
+        assert {row["archived"] for row in rows.values()} == {when == "after"}
+
+
+def test_times_and_names_are_those_of_before(told: dict[str, Any]) -> None:
+    for name, before in told["before"].items():
+        after = told["after"][name]
+        for key in ("job", "name", "site", "role", "study", "federation", "workflow", "created", "gpus"):
+            assert after[key] == before[key], (name, key)
+        ends = [datetime.fromisoformat(row["ended"]) for row in (before, after)]
+        assert abs(ends[1] - ends[0]) < LATE, name
+        assert after["node"] == before["node"], name
+        # Argo's container may be killed before it has written the program's down.
+        assert after["exit_code"] in {before["exit_code"], None}, name
+
+
+def test_why_tells_of_a_job_that_is_gone_its_evidence_and_remedy(
+    told: dict[str, Any], world: World, server: Server
+) -> None:
+    job: Job = told["jobs"]["its own SIGTERM"]
+    assert flargo(world, "why", job.id).returncode == 1, "the cluster does not know it any more"
+    done = flargo(world, "why", job.id[:13], *by(server, told["token"]))
+    assert (done.returncode, done.stderr) == (0, "")
+    for said in (
+        "PROGRAM_FAILED, FLARE hears 1",
+        "exit code",
+        "main: Error (exit code 143)",
+        "Argo's archive keeps of it",
+    ):
+        assert said in done.stdout
+    (row,) = json.loads(flargo(world, "why", job.name, "--json", *by(server, told["token"])).stdout)
+    assert (row["reason"], row["code"], row["exit_code"], row["archived"]) == ("PROGRAM_FAILED", 1, 143, True)
+    assert row["what_to_do"] == Reason.PROGRAM_FAILED.remedy
+
+
+def test_what_the_cluster_has_is_not_told_twice(world: World, site: Site, server: Server, token: Path) -> None:
+    job = site.launch(exits(0))
+    job.ends(Reason.SUCCEEDED, 0, test_faults.TOGETHER)
+    eventually(lambda: archived(world, job.name), NOTICED, "Argo has archived it")
+    rows = json.loads(flargo(world, "why", job.id, "--json", *by(server, token)).stdout)
+    assert [(row["archived"], row["pod"]) for row in rows] == [(False, job.name)]
+
+
+def test_many_are_read_page_by_page(
+    told: dict[str, Any], world: World, site: Site, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flargo.cluster import archive
+
+    asked: list[str] = []
+
+    class Counting(archive.Archive):
+        def _page(self, labels: str, page: str) -> Any:
+            asked.append(page)
+            return super()._page(labels, page)
+
+    monkeypatch.setattr(archive, "PAGE", 5)
+    reader = Counting(server.url, world.place.namespace, told["token"].read_text(), str(server.ca))
+    found = reader.list(f"{Label.FEDERATION}={site.federation}")
+    names = {item["metadata"]["name"] for item in found}
+    assert names >= {job.name for job in told["jobs"].values()}
+    assert len(names) == len(found)
+    assert asked == ["", *(str(5 * page) for page in range(1, (len(found) + 4) // 5))]
+
+
+# What is in the way, in the real server's words
+
+
+def test_who_asks_without_a_good_token_or_right_or_certificate_is_told(
+    world: World, site: Site, server: Server, token: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad").write_text("not-a-token")
+    (tmp_path / "powerless").write_text(world.kubectl("create", "token", "flargo-job"))
+    secure = ("--argo-server", server.url, "--argo-ca", server.ca)
+    asked = {
+        "does not know who asks (401)": secure,
+        "does not know who asks (401): name": (*secure, "--argo-token", tmp_path / "bad"),
+        "does not allow it (403)": (*secure, "--argo-token", tmp_path / "powerless"),
+        "can't be trusted": ("--argo-server", server.url, "--argo-token", token),
+        "does not answer as one": ("--argo-server", f"{server.url}/argo", *secure[2:], "--argo-token", token),
+        "can't be reached": ("--argo-server", server.url.replace("https", "http"), "--argo-token", token),
+    }
+    for told, words in asked.items():
+        done = flargo(world, "jobs", "--federation", site.federation, *words)
+        print(done.stderr.strip())
+        assert (done.returncode, done.stderr.count("Error: the Argo Server"), told in done.stderr) == (1, 1, True), told
+
+
+def test_a_server_without_an_archive_and_one_that_is_gone_are_told_of(world: World, token: Path) -> None:
+    plain = "flargo-test-no-archive"
+    world.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": plain}})
+    try:
+        with argo_server(world, plain) as other:
+            asked = ("jobs", "--federation", "nobody", *by(other, token))
+            assert "keeps no archive" in flargo(world, *asked).stderr
+            ca = token.with_name("ca.pem")
+            ca.write_text(other.ca.read_text())
+    finally:
+        world.kubectl("delete", "configmap", plain)
+    done = flargo(world, "jobs", "--federation", "nobody", "--argo-server", other.url, "--argo-ca", ca)
+    assert "can't be reached" in done.stderr
+
+
+# Argo's own Python SDK
+
+
+@pytest.fixture
+def sdk(world: World, server: Server) -> Iterator[WorkflowServiceApi]:
+    """As the FLARE parent's own account."""
+    settings = argo_workflows.Configuration(host=server.url, ssl_ca_cert=str(server.ca))
+    settings.api_key["BearerToken"] = f"Bearer {token_of(world.place.launcher_kubeconfig)}"
+    with argo_workflows.ApiClient(settings) as client:
+        yield WorkflowServiceApi(client)
+
+
+def test_the_sdk_lists_jobs_by_label_reads_one_and_ends_it_and_flare_hears_of_it(
+    world: World, site: Site, sdk: WorkflowServiceApi
+) -> None:
+    namespace, unchecked = world.place.namespace, {"_check_return_type": False}
+    ended, other = site.launch(SLEEPS).runs(), site.launch(SLEEPS).runs()
+    label = f"{Label.JOB_ID}={ended.id}"
+    (listed,) = sdk.list_workflows(namespace, list_options_label_selector=label, **unchecked)["items"]
+    assert listed["metadata"]["name"] == ended.name
+    read = sdk.get_workflow(namespace, ended.name, **unchecked)
+    assert read["metadata"]["annotations"]["flargo.dev/site-name"] == site.name
+    assert read["status"]["phase"] == "Running"
+    wish = IoArgoprojWorkflowV1alpha1WorkflowTerminateRequest(name=ended.name, namespace=namespace)
+    sdk.terminate_workflow(namespace, ended.name, wish, **unchecked)
+    ended.ends(Reason.SHUT_DOWN, 9, NOTICED)
+    ended.leaves_nothing()
+    assert other.ticket.verdict is None
+    other.abort()
+    other.ends(Reason.ABORTED, 9, NOTICED)

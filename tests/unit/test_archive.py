@@ -1,0 +1,418 @@
+"""What is gone from the cluster, read from Argo's archive: by whatever answers in an Argo Server's place."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+import responses
+from click.testing import CliRunner, Result
+
+from flargo.cli import jobs, why
+from flargo.cli.main import group
+from flargo.cluster.api import PAGE, Api, Kind
+from flargo.cluster.archive import Archive
+from flargo.cluster.errors import ArchiveError, Trouble
+from flargo.inspect.jobs import kept
+from flargo.terms import Object
+from tests.unit.objects import ended, pod
+from tests.unit.test_cli_cluster import Cluster
+from tests.unit.test_inspect_jobs import CREATED, job
+
+SERVER = "https://argo.example:2746"
+LIST, GET = f"{SERVER}/api/v1/archived-workflows", f"{SERVER}/api/v1/archived-workflows/w9"
+UNKNOWN = f"{SERVER}/api/v1/archived-workflows/none"
+TOKEN = "t0psecret"
+PAGE_OF_A_LOGIN = "<!doctype html><title>Log in</title>"
+
+
+def gone(code: int = 3, uid: str = "w9", **more: Any) -> Object:
+    """A Workflow as the archive keeps it whole: all of it, but of the cluster."""
+    step = {
+        "id": "job-gone",
+        "name": "job-gone",
+        "displayName": "job-gone",
+        "type": "Pod",
+        "phase": "Failed",
+        "startedAt": CREATED,
+        "finishedAt": "2026-01-01T00:00:40Z",
+        "message": f"main: Error (exit code {code})",
+        "outputs": {"exitCode": str(code)},
+        "hostNodeName": "n1",
+        "progress": "0/1",
+    }
+    status = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:42Z", "message": step["message"]}
+    made = job("job-gone", "22222222-bbbb", uid=uid, **{**status, "nodes": {"job-gone": step}, **more})
+    made["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "flargo"
+    limits = {"nvidia.com/gpu": "2"}
+    template = {"name": "job", "container": {"name": "", "image": "x", "resources": {"limits": limits}}}
+    made["spec"] |= {"entrypoint": "job", "arguments": {}, "templates": [template]}
+    return made
+
+
+def outline(whole: Object) -> Object:
+    """The same as a list tells it (Argo 3.7, persist/sqldb/workflow_archive.go)."""
+    status = {key: whole["status"].get(key) for key in ("phase", "startedAt", "finishedAt", "message")}
+    return {"metadata": whole["metadata"], "spec": {"arguments": {}}, "status": status}
+
+
+def answer(*items: Object, after: str = "") -> Object:
+    return {"metadata": {"continue": after} if after else {}, "items": [outline(item) for item in items] or None}
+
+
+@pytest.fixture
+def net() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        mock.get(UNKNOWN, status=404, json={"code": 5, "message": "not found"})
+        yield mock
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive(SERVER, "flare", f"Bearer {TOKEN}")
+
+
+def query(call: Any) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(call.request.url).query)
+
+
+# What is asked
+
+
+def test_it_asks_for_the_namespaces_workflows_by_label_with_the_token(
+    net: responses.RequestsMock, archive: Archive
+) -> None:
+    net.get(LIST, json=answer(gone()))
+    (item,) = archive.list("flargo.dev/site=site-1")
+    assert item["metadata"]["name"] == "job-gone"
+    (call,) = net.calls
+    assert query(call) == {
+        "listOptions.labelSelector": ["flargo.dev/site=site-1"],
+        "listOptions.limit": [str(PAGE)],
+        "namespace": ["flare"],
+    }
+    assert call.request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert vars(call.request)["req_kwargs"]["timeout"] == (5.0, 30.0)
+
+
+def test_the_path_that_a_server_is_served_under_is_kept(net: responses.RequestsMock) -> None:
+    for path in ("/argo", "/argo/"):
+        net.get(f"{SERVER}/argo/api/v1/archived-workflows", json=answer(gone()))
+        assert Archive(f"{SERVER}{path}", "flare").list("a=b")
+    assert "Authorization" not in net.calls[-1].request.headers, "where no token was named, none is sent"
+
+
+def test_what_netrc_has_for_the_host_does_not_take_the_tokens_place(
+    net: responses.RequestsMock, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine argo.example login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    net.get(LIST, json=answer(gone()))
+    archive.list("a=b")
+    assert net.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def test_certificates_of_ones_own_take_the_place_of_the_usual_ones(
+    net: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    net.get(LIST, json=answer(gone()))
+    for ca in ("/etc/ca.pem", None):
+        Archive(SERVER, "flare", ca=ca).list("a=b")
+    assert [vars(call.request)["req_kwargs"]["verify"] for call in net.calls] == ["/etc/ca.pem", True]
+
+
+def test_all_pages_are_read_and_what_two_of_them_tell_is_told_once(
+    net: responses.RequestsMock, archive: Archive
+) -> None:
+    pages = [answer(gone(uid="a"), gone(uid="b"), after="2"), answer(gone(uid="b"), gone(uid="c"), after="4")]
+    for page in (*pages, answer()):
+        net.get(LIST, json=page)
+    assert [item["metadata"]["uid"] for item in archive.list("a=b")] == ["a", "b", "c"]
+    assert [query(call).get("listOptions.continue") for call in net.calls] == [None, ["2"], ["4"]]
+
+
+def test_pages_that_go_round_in_a_circle_are_an_error(net: responses.RequestsMock, archive: Archive) -> None:
+    net.get(LIST, json=answer(gone(), after="1"))
+    with pytest.raises(ArchiveError) as raised:
+        archive.list("a=b")
+    assert (raised.value.trouble, len(net.calls)) == (Trouble.STRANGE, 2)
+
+
+def test_nothing_of_a_workflow_is_lost_on_the_way(net: responses.RequestsMock, archive: Archive) -> None:
+    whole = gone(shutdown="Terminate", suspend=False)
+    net.get(GET, json=whole)
+    read = archive.get("w9")
+    assert read == whole
+    assert read is not None
+    assert kept(read) == kept(whole)
+
+
+# Bad answers
+
+REFUSED = {"code": 16, "message": "token not valid"}
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "nobody there": (
+        {"body": requests.ConnectionError("refused")},
+        "can't be reached: check --argo-server (",
+    ),
+    "unknown certificate": ({"body": requests.exceptions.SSLError("self-signed")}, "can't be trusted: name its CA's"),
+    "no answer": ({"body": requests.ReadTimeout("30 s")}, "does not answer in time: try again"),
+    "cut off": ({"body": requests.exceptions.ChunkedEncodingError("short")}, "can't be reached: check"),
+    "too many redirects": ({"body": requests.TooManyRedirects("30")}, "can't be reached: check"),
+    "401": ({"status": 401, "json": REFUSED}, "does not know who asks (401): name a file with a token that is good"),
+    "403": ({"status": 403, "json": {"message": "no"}}, "does not allow it (403): the token's account needs the right"),
+    "404": ({"status": 404, "json": {"message": "Not Found"}}, "does not have that (404): check --argo-server"),
+    "429": ({"status": 429, "json": {"message": "slowly"}}, "refuses (429): see what it says (slowly)"),
+    "500": ({"status": 500, "json": {"message": "pq: no such table"}}, "fails (500): try again; if it stays so"),
+    "a proxy's 502": ({"status": 502, "body": PAGE_OF_A_LOGIN}, "fails (502)"),
+    "a 503 of another form": ({"status": 503, "json": ["no"]}, "fails (503)"),
+    "a page": (
+        {"body": PAGE_OF_A_LOGIN},
+        "does not answer as one: check --argo-server, with the path",
+    ),
+    "nothing": ({"body": ""}, "does not answer as one"),
+    "half": ({"body": '{"metadata": {}, "items": ['}, "does not answer as one"),
+    "a list": ({"json": [1]}, "does not answer as one"),
+    "a number": ({"json": 1}, "does not answer as one"),
+    "another shape": ({"json": {"items": [{"metadata": 1}], "metadata": {}}}, "does not answer as one"),
+    "no metadata": ({"json": {"items": []}}, "does not answer as one"),
+    "no uid": ({"json": {"metadata": {}, "items": [{"metadata": {}, "spec": {}}]}}, "does not answer as one"),
+}
+each_bad = pytest.mark.parametrize(("bad", "told"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
+
+
+def run(*arguments: str) -> Result:
+    done = CliRunner().invoke(group(), arguments, prog_name="flargo")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert TOKEN not in done.output
+    return done
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """Run a command on a cluster that has one job, which failed, beside the archive."""
+    here = Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=ended(1), phase="Failed")))
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+
+    def connected(**_: str | None) -> Api:
+        return here
+
+    for module in (jobs, why):
+        monkeypatch.setattr(module, "connected", connected)
+    return lambda *words: run(*words, "--argo-server", SERVER, "--argo-token", str(tmp_path / "token"))
+
+
+@each_bad
+def test_what_is_wrong_with_the_archive_is_told_beside_what_the_cluster_has(
+    bad: dict[str, Any], told: str, net: responses.RequestsMock, ask: Callable[..., Result]
+) -> None:
+    net.get(LIST, **bad)
+    for words in (("jobs",), ("jobs", "--json"), ("why", "11111111"), ("why", "11111111", "--json")):
+        done = ask(*words)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+        assert done.stderr.startswith(f"Error: the Argo Server {SERVER} {told}")
+        assert "PROGRAM_FAILED" in done.stdout
+        if "--json" in words:
+            assert [row["reason"] for row in json.loads(done.stdout)] == ["PROGRAM_FAILED"]
+
+
+@each_bad
+def test_of_a_job_that_is_nowhere_it_is_told_that_the_archive_could_not_be_asked(
+    bad: dict[str, Any], told: str, net: responses.RequestsMock, ask: Callable[..., Result]
+) -> None:
+    net.get(LIST, **bad)
+    done = ask("why", "22222222")
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "Error: no job '22222222' is on the cluster: " in done.stderr
+    assert f"the Argo Server {SERVER} {told}" in done.stderr
+    assert told in json.loads(ask("why", "22222222", "--json").stdout)["error"]["message"]
+
+
+@each_bad
+def test_a_job_whose_reason_could_not_be_read_is_told_without_one(
+    bad: dict[str, Any], told: str, net: responses.RequestsMock, ask: Callable[..., Result]
+) -> None:
+    net.get(LIST, json=answer(gone()))
+    net.get(GET, **bad)
+    if bad.get("status") == 404:  # it has gone from the archive, too
+        assert ask("why", "22222222").exit_code == 0
+        return
+    done = ask("jobs", "--json")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+    assert f"Error: the Argo Server {SERVER} {told}" in done.stderr
+    archived = [row for row in json.loads(done.stdout) if row["archived"]]
+    assert [(row["job"], row["state"], row["reason"]) for row in archived] == [("22222222-bbbb", "ENDED", None)]
+    assert "could not be asked why" in ask("why", "22222222").stdout
+
+
+def test_a_server_that_fails_is_not_asked_again_for_each_job(
+    net: responses.RequestsMock, ask: Callable[..., Result]
+) -> None:
+    other = gone(uid="w8")
+    other["metadata"]["labels"]["flargo.dev/job-id"] = "33333333-cccc"
+    net.get(LIST, json=answer(gone(), other))
+    for uid in ("w8", "w9"):
+        net.get(f"{LIST}/{uid}", status=503)
+    assert ask("jobs").exit_code == 1
+    assert len(net.calls) == 2
+
+
+def test_a_server_that_keeps_no_archive_says_so_only_if_asked_for_one_workflow(
+    net: responses.RequestsMock, ask: Callable[..., Result]
+) -> None:
+    net.get(LIST, json=answer())
+    net.replace("GET", UNKNOWN, status=500, json={"message": "getting archived workflows not supported"})
+    done = ask("jobs")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+    assert "keeps no archive (500): its administrator can have it keep one, by persistence.archive" in done.stderr
+
+
+def test_an_archive_that_has_none_is_no_error(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    net.get(LIST, json=answer())
+    assert ask("jobs").exit_code == 0
+    done = ask("why", "22222222")
+    assert "no job '22222222' is on the cluster or in Argo's archive" in done.stderr
+
+
+def test_another_workflow_than_the_one_asked_for_is_not_believed(net: responses.RequestsMock, archive: Archive) -> None:
+    net.get(GET, json=gone(uid="w1"))
+    with pytest.raises(ArchiveError):
+        archive.get("w9")
+
+
+# What is told
+
+
+def test_a_job_that_is_gone_is_told_as_it_was(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    net.get(LIST, json=answer(gone()))
+    net.get(GET, json=gone())
+    rows = {row["job"]: row for row in json.loads(ask("jobs", "--json").stdout)}
+    assert {job_id: row["archived"] for job_id, row in rows.items()} == {
+        "11111111-aaaa": False,
+        "22222222-bbbb": True,
+    }
+    row = rows["22222222-bbbb"]
+    assert (row["reason"], row["code"], row["exit_code"]) == ("PROGRAM_FAILED", 1, 3)
+    assert (row["node"], row["gpus"]) == ("n1", {"nvidia.com/gpu": "2"})
+    assert (row["created"], row["ended"]) == ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:42+00:00")
+    shown = ask("why", "2222").stdout
+    assert "site-1 (client): PROGRAM_FAILED, FLARE hears 1" in shown
+    assert "this is what Argo's archive keeps of it" in shown
+
+
+def test_why_reads_only_the_workflow_that_is_meant(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    other = gone(uid="w8")
+    other["metadata"]["labels"]["flargo.dev/job-id"] = "33333333-cccc"
+    net.get(LIST, json=answer(gone(), other))
+    net.get(GET, json=gone())
+    assert ask("why", "job-gone").exit_code == 1, "two jobs' Workflows may have had one name"
+    assert ask("why", "22222222-bbbb").exit_code == 0
+    assert [call for call in net.calls if str(call.request.url).endswith("/w8")] == []
+
+
+def test_the_launchers_own_reason_is_in_the_archive_too(
+    net: responses.RequestsMock, ask: Callable[..., Result]
+) -> None:
+    aborted = gone(143, shutdown="Terminate", notes={"flargo.dev/ending": "ABORTED"})
+    net.get(LIST, json=answer(aborted))
+    net.get(GET, json=aborted)
+    (row,) = json.loads(ask("why", "22222222", "--json").stdout)
+    assert (row["reason"], row["code"], row["exit_code"]) == ("ABORTED", 9, 143)
+
+
+def test_what_the_cluster_has_counts_and_of_earlier_launches_the_last(
+    net: responses.RequestsMock, ask: Callable[..., Result]
+) -> None:
+    here, first, last = job(uid="before", phase="Failed"), gone(uid="w7"), gone()
+    first["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
+    net.get(LIST, json=answer(last, first, here))
+    net.get(GET, json=last)
+    rows = json.loads(ask("jobs", "--json").stdout)
+    assert [(row["job"], row["archived"]) for row in rows] == [("11111111-aaaa", False), ("22222222-bbbb", True)]
+    assert [call.request.url for call in net.calls][1:] == [GET]
+
+
+# What is said to the commands
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("abc", "Bearer abc"),
+        ("Bearer abc\n", "Bearer abc"),
+        ("  bearer  abc", "Bearer abc"),
+        ("a.b-c_d=", "Bearer a.b-c_d="),
+    ],
+)
+def test_a_token_may_have_the_word_bearer_before_it(
+    text: str, sent: str, net: responses.RequestsMock, ask: Callable[..., Result], tmp_path: Path
+) -> None:
+    net.get(LIST, json=answer(gone()))
+    net.get(GET, json=gone())
+    (tmp_path / "token").write_text(text)
+    assert ask("jobs").exit_code == 0
+    assert {call.request.headers["Authorization"] for call in net.calls} == {sent}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", f"{TOKEN} {TOKEN}", f"{TOKEN}\n{TOKEN}", f"{TOKEN}\0", f"Basic {TOKEN}", "ü"]
+)
+def test_a_file_that_holds_no_token_is_refused_and_not_shown(
+    text: str, ask: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(text)
+    done = ask("jobs")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"`--argo-token` is '{tmp_path / 'token'}': allowed is a file with one token" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "argo.example:2746",
+        "ftp://argo",
+        "https://",
+        "https://a b",
+        "http://a:x",
+        "http://a?b",
+        "http://[::1",
+        "http://a:0",
+    ],
+)
+def test_an_address_that_is_none_is_refused(said: str, ask: Callable[..., Result]) -> None:
+    del ask
+    done = run("jobs", "--argo-server", said)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "`--argo-server` is" in done.stderr
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown(ask: Callable[..., Result]) -> None:
+    del ask
+    done = run("jobs", "--argo-server", f"https://me:{TOKEN}@argo.example")
+    assert done.exit_code == 2
+
+
+def test_options_of_no_use_are_refused(ask: Callable[..., Result], tmp_path: Path) -> None:
+    for option in ("--argo-token", "--argo-ca"):
+        done = run("why", "x", option, str(tmp_path / "token"))
+        assert (done.exit_code, done.stderr) == (
+            2,
+            f"Error: `{option}` is '{tmp_path / 'token'}': allowed is nothing without --argo-server\n",
+        )
+    done = ask("jobs", "--watch")
+    assert done.exit_code == 2
+    assert "nothing with --watch" in done.stderr
+
+
+def test_hera_is_loaded_only_where_an_archive_is_read() -> None:
+    code = "import sys, flargo.cli.jobs, flargo.cli.why; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.split(".")[0] for name in done.stdout.split()} & {"hera", "requests", "pydantic"}
