@@ -1,0 +1,148 @@
+"""`flargo doctor`: what would keep a job from running here, found before one fails."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flargo.cli.cluster import reached
+from flargo.cli.output import PROBLEM, beside, data, data_json, json_option, reporting
+from flargo.cli.stage import Staged, example, job_meta, of_kit, warnings
+from flargo.cluster import connect
+from flargo.cluster.survey import Survey
+from flargo.doctor.checks import examine
+from flargo.doctor.facts import Wanted
+from flargo.doctor.findings import Finding, Level
+from flargo.doctor.gather import Doctor
+from flargo.doctor.samples import samples
+from flargo.job import checks
+from flargo.job.checks import Refused
+from flargo.kit.chart import parent_account
+from flargo.kit.files import within
+
+CANNOT = 2
+"""Exit code: nothing could be looked at."""
+_DEPLOYED = "flargo-launcher"
+"""The account that deploy/ makes for the parent."""
+_MARKS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Level.UNKNOWN: "cyan"}
+
+
+@click.command()
+@click.option(
+    "--kit",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The site's prepared kit: its namespace, accounts, settings and study files are taken.",
+)
+@click.option("--job", type=click.Path(exists=True, path_type=Path), help="A job's folder or meta.json to look at.")
+@click.option("--namespace", help="Where jobs run. Default: as the kit says, else the kubeconfig's.")
+@click.option("--account", help="The FLARE parent's service account. Default: the kit's chart's, else flargo-launcher.")
+@click.option("--kubeconfig", help="Who looks. Default: the kit's, $KUBECONFIG, the pod's account, ~/.kube/config.")
+@click.option("--context", help="A context of that kubeconfig.")
+@click.option(
+    "--wait", default=15.0, show_default=True, type=click.FloatRange(0.5, 600), help="Seconds a controller may take."
+)
+@json_option
+@reporting
+def doctor(*, as_json: bool, kit: Path | None, job: Path | None, wait: float, **said: str | None) -> None:
+    """Find what would keep a job from running, before one fails.
+
+    Changes nothing: it submits one Workflow that makes no pod, to see that a controller takes notice, and deletes it;
+    all else is read, or tried as a dry run. The exit code is 0 if no failure was found, 1 if one was, 2 if
+    nothing could be looked at.
+    """
+    with warnings(), tempfile.TemporaryDirectory() as nothing:
+        with _of_option("--job"):
+            meta = job_meta(job) if job is not None else None
+        with _of_option("--kit"):
+            staged = example(Path(nothing)) if kit is None else of_kit(kit)
+        config_file, own = _config_file(staged, said["kubeconfig"])
+        wanted = _wanted(staged, meta, _namespace(staged, said, config_file))
+    guessed = said["account"] is None
+    wanted = replace(wanted, launcher=None if own and guessed else said["account"] or wanted.launcher)
+    asking = Doctor(_survey(config_file, said["context"]), time.time, time.sleep)
+    findings = examine(asking.gather(wanted, guessed=guessed, patience=wait))
+    if as_json:
+        data_json(_report(findings, wanted))
+    else:
+        _tell(findings)
+    if any(finding.level is Level.FAILURE for finding in findings):
+        raise SystemExit(PROBLEM)
+
+
+@contextmanager
+def _of_option(option: str) -> Iterator[None]:
+    """Whatever is wrong with what an option names, the doctor could not run: exit code 2."""
+    try:
+        yield
+    except Refused as refused:
+        raise within(option, refused) from None
+
+
+def _survey(config_file: str | None, context: str | None) -> Survey:
+    load, _ = _reached(config_file, context)
+    return Survey(load)
+
+
+def _reached(config_file: str | None, context: str | None) -> tuple[connect.Load, str]:
+    try:
+        return reached(config_file, context)
+    except Refused:
+        raise
+    except (OSError, ValueError) as error:
+        raise Refused("--kubeconfig", config_file or "the default", f"a usable one: {error}") from None
+
+
+def _config_file(staged: Staged, said: str | None) -> tuple[str | None, bool]:
+    """Which kubeconfig is used, and whether it is the launcher's own."""
+    own = staged.settings.config_file_path
+    if said is None and own is not None and Path(own).is_file():
+        return own, True
+    return said, False
+
+
+def _namespace(staged: Staged, said: dict[str, str | None], config_file: str | None) -> str:
+    if said["namespace"] is not None:
+        return str(checks.dns_label("--namespace", said["namespace"]))
+    if staged.site is not None:
+        return staged.settings.namespace
+    return _reached(config_file, said["context"])[1]
+
+
+def _wanted(staged: Staged, meta: dict[str, Any] | None, namespace: str) -> Wanted:
+    settings, site = replace(staged.settings, namespace=namespace), staged.site
+    made, refused = samples(meta, site.files if site is not None else {}, staged.stage, settings)
+    return Wanted(
+        namespace=namespace,
+        launcher=parent_account(site) if site is not None and site.values is not None else _DEPLOYED,
+        executor=settings.argo.executor_service_account,
+        instance_id=settings.argo.instance_id,
+        prepared=staged.prepared,
+        samples=tuple(made),
+        refused=refused,
+    )
+
+
+def _report(findings: list[Finding], wanted: Wanted) -> dict[str, Any]:
+    return {"namespace": wanted.namespace, "summary": _counted(findings), "findings": [*map(asdict, findings)]}
+
+
+def _counted(findings: list[Finding]) -> dict[str, int]:
+    counter = Counter(finding.level for finding in findings)
+    return {level.value: counter[level] for level in Level}
+
+
+def _tell(findings: list[Finding]) -> None:
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        mark = click.style(f"{finding.level:8}", fg=_MARKS[finding.level], bold=finding.level is Level.FAILURE)
+        beside(f"{mark} {finding.check:{width}}  ", finding.what)
+        if finding.todo:
+            beside(f"{'':8} {'':{width}}  -> ", finding.todo)
+    counted = _counted(findings)
+    data(", ".join(f"{number} {level}" for level, number in counted.items()))

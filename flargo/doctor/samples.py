@@ -1,0 +1,77 @@
+"""Jobs as a site would submit them: one without a study, and one for each study that its files know."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from flargo.doctor.facts import Sample
+from flargo.flare.rehearsal import Stage, rehearse
+from flargo.job.settings import Settings
+from flargo.kit.files import Files
+
+_IMAGE = "registry.example/flargo-doctor:none"
+"""Stands for a job's. Nothing pulls it."""
+_RUNTIME, _DATA = "local/study_runtime.yaml", "local/study_data.yaml"
+
+
+def samples(
+    job_meta: dict[str, Any] | None, files: Files, stage: Stage, settings: Settings
+) -> tuple[list[Sample], dict[str, str]]:
+    """What the site would submit, and why it would refuse the rest, both by names for people.
+
+    Args:
+        job_meta: a job's own; None: an example's, with as much as the site's policy allows.
+        files: the site's kit.
+        stage: its parent.
+        settings: its launcher's.
+    """
+    made, refused = [], {}
+    for name, meta in _metas(job_meta, files, settings):
+        # The example's image is no job author's, so the site's lists of images are not held against it.
+        lifted = settings if job_meta is not None else _without_image_policy(settings)
+        try:
+            plan = rehearse(meta, stage, lifted)
+        except ValueError as error:  # Refused, and what nvflare says of a study file
+            refused[name] = str(error)
+            continue
+        workflow = json.loads(json.dumps(plan.workflow))
+        made.append(Sample(name, workflow, frozenset({plan.startup.name, plan.credentials.name})))
+    return made, refused
+
+
+def studies(files: Files) -> list[str]:
+    """The studies of a site's files. A file that cannot be read is told of when a job is rendered."""
+    named = {*_parsed(files, _DATA)}
+    runtime = _parsed(files, _RUNTIME).get("studies")
+    return sorted(str(name) for name in named | {*(runtime if isinstance(runtime, dict) else {})})
+
+
+def _metas(job_meta: dict[str, Any] | None, files: Files, settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    if job_meta is not None and job_meta.get("study"):
+        yield f"the job, of study {job_meta['study']}", job_meta
+        return
+    yield ("the job" if job_meta is not None else "a job without study"), job_meta or _example(settings)
+    for study in studies(files):
+        yield f"a job of study {study}", {**(job_meta or _example(settings)), "study": study}
+
+
+def _example(settings: Settings) -> dict[str, Any]:
+    policy = settings.argo.policy
+    limits = {name: amount for name, amount in (("cpu", policy.cpu), ("memory", policy.memory)) if amount}
+    return {"name": "doctor", "launcher_spec": {"default": {"k8s": {"image": _IMAGE, **limits}}}}
+
+
+def _without_image_policy(settings: Settings) -> Settings:
+    policy = replace(settings.argo.policy, images=None, digests=False)
+    return replace(settings, argo=replace(settings.argo, policy=policy))
+
+
+def _parsed(files: Files, path: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(files.get(path, b""))
+    except (ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,639 @@
+"""The doctor finds what is broken, says which check found it and what to do, and leaves nothing behind."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from flargo.cluster.answer import Answer
+from flargo.doctor import probe
+from flargo.doctor.access import token_secret
+from flargo.doctor.checks import CHECKS
+from flargo.doctor.facts import Right
+from flargo.doctor.findings import Finding, Level
+from flargo.doctor.gather import Doctor, named_by, rights_of
+from flargo.doctor.pods import pod_of
+from flargo.doctor.references import Kind, Reference, references
+from flargo.doctor.samples import studies
+from flargo.job.plan import plan
+from flargo.job.workflow import INSTANCE_ID
+from flargo.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES
+from flargo.status.reasons import Reason
+from tests.unit.clinic import HOME, Clinic, failed, sample, wanted
+from tests.unit.differential import argo
+from tests.unit.differential.cases import samples
+
+INSECURE = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'
+FULL = 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=3, limited: pods=3'
+NEVER = f"{FULL.partition('requested')[0]}requested: limits.cpu=2,pods=1, used: limits.cpu=0, limited: limits.cpu=1500m"
+UNLIMITED = 'pods "x" is forbidden: failed quota: q: must specify limits.memory for: main'
+NO_TEMPLATE = "workflows must use workflowTemplateRef to be executed when the controller is in reference mode"
+
+
+def found(findings: list[Finding], check: str) -> list[Finding]:
+    return [finding for finding in findings if finding.check == check]
+
+
+def only(findings: list[Finding], check: str, level: Level) -> Finding:
+    (finding,) = (finding for finding in found(findings, check) if finding.level is level)
+    return finding
+
+
+def test_a_healthy_site_is_all_green() -> None:
+    findings = Clinic().examined()
+    assert {finding.level for finding in findings} == {Level.OK}, findings
+    assert {finding.check for finding in findings} == {check.name for check in CHECKS}
+
+
+def sets(**attributes: object) -> Callable[[Clinic], None]:
+    def change(clinic: Clinic) -> None:
+        for name, value in attributes.items():
+            setattr(clinic, name, value)
+
+    return change
+
+
+def configured(settings: dict[str, str], **attributes: object) -> Callable[[Clinic], None]:
+    def change(clinic: Clinic) -> None:
+        clinic.of("configmaps/workflow-controller-configmap")["data"] = settings
+        sets(**attributes)(clinic)
+
+    return change
+
+
+def controller_pod(image: str, *args: str) -> Callable[[Clinic], None]:
+    def change(clinic: Clinic) -> None:
+        container = {"name": "workflow-controller", "image": image, "args": [*args]}
+        pod = {"metadata": {"namespace": "argo-system"}, "spec": {"containers": [container]}}
+        clinic.objects["/api/v1/pods"] = {"items": [pod]}
+        clinic.objects["/api/v1/namespaces/argo-system/configmaps/settings"] = {
+            "data": {"config": "workflowRestrictions: {templateReferencing: Secure}"}
+        }
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[Clinic], object], str, str]] = {
+    "no answer": (sets(down="Connection refused"), "api", "Connection refused"),
+    "clock a minute slow": (sets(skew=61.0), "clock", "61 s behind"),
+    "clock a minute fast": (sets(skew=-61.0), "clock", "61 s ahead"),
+    "no namespace": (lambda c: c.drop(f"namespaces/{HOME}"), "namespace", "There is no namespace lab"),
+    "namespace on its way out": (
+        lambda c: c.of(f"namespaces/{HOME}").update(status={"phase": "Terminating"}),
+        "namespace",
+        "being deleted",
+    ),
+    "no Argo": (lambda c: c.drop("argoproj.io/v1alpha1"), "argo", "does not know Argo's API"),
+    "half of Argo": (
+        lambda c: c.of("argoproj.io/v1alpha1").update(resources=[{"name": "workflows"}]),
+        "argo",
+        "lacks workflowtaskresults",
+    ),
+    "Argo 3.5": (controller_pod("quay.io/argoproj/workflow-controller:v3.5.13"), "argo", "v3.5.13"),
+    "no controller": (sets(controllers=()), "controller", "took notice"),
+    "a controller with an instance id": (
+        configured({"instanceID": "blue"}, controllers=("blue",)),
+        "controller",
+        "One answers with instance id blue",
+    ),
+    "a probe that fails": (
+        sets(phase="Error", message="boom"),
+        "controller",
+        "boom",
+    ),
+    "no Workflow may be made": (
+        sets(refusals={"Workflow": "denied by a policy"}),
+        "controller",
+        "denied by a policy",
+    ),
+    "reference mode, as the probe meets it": (
+        sets(phase="Failed", message=NO_TEMPLATE),
+        "restrictions",
+        "reference mode",
+    ),
+    "reference mode, as the settings say": (
+        configured({"workflowRestrictions": "templateReferencing: Strict\n"}, controllers=()),
+        "restrictions",
+        "Strict in namespace lab",
+    ),
+    "no launcher account": (lambda c: c.drop("flargo-launcher"), "launcher", "no service account flargo-launcher"),
+    "no executor account": (lambda c: c.drop("s/flargo-executor"), "executor", "no service account flargo-executor"),
+    "no executor token": (lambda c: c.drop("account-token"), "executor", "Argo's containers have no token"),
+    "an empty executor token": (lambda c: c.of("account-token").update(data={}), "executor", "holds no token"),
+    "another Secret in its place": (
+        lambda c: c.of("account-token").update(type="Opaque"),
+        "executor",
+        "is not the token of flargo-executor",
+    ),
+    "an executor without rights": (
+        lambda c: c.denied.add("patch workflowtaskresults"),
+        "executor",
+        "may not patch workflowtaskresults.argoproj.io",
+    ),
+    "no job account": (lambda c: c.drop("flargo-job"), "job account", "no service account flargo-job"),
+    "no claim": (lambda c: c.drop("claims/claim"), "volume claims", "no volume claim claim, which a job needs"),
+    "a lost claim": (lambda c: c.of("claims/claim").update(status={"phase": "Lost"}), "volume claims", "lost"),
+    "no study Secret": (lambda c: c.drop("secrets/study"), "study secrets", "no Secret study"),
+    "a study Secret without the key": (
+        lambda c: c.of("secrets/study").update(data={"other": "eA=="}),
+        "study secrets",
+        "has no k",
+    ),
+    "no pull Secret": (lambda c: c.drop("secrets/registry"), "pull secrets", "no Secret registry"),
+    "a pull Secret that is none": (
+        lambda c: c.of("secrets/registry").update(type="Opaque"),
+        "pull secrets",
+        "Secret registry is Opaque",
+    ),
+    "Pod Security": (sets(refusals={"Pod": INSECURE}), "pod security", "hostNetwork"),
+    "a quota too small": (sets(refusals={"Pod": NEVER}), "quota", "limits.cpu=1500m"),
+    "a quota that asks for limits": (sets(refusals={"Pod": UNLIMITED}), "quota", "limits.memory"),
+    "another refusal of pods": (sets(refusals={"Pod": "no such class"}), "pod", "no such class"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_broken_is_found_by_its_check(case: str) -> None:
+    breaks, check, words = BROKEN[case]
+    clinic = Clinic()
+    breaks(clinic)
+    findings = clinic.examined()
+    failures = [finding for finding in found(findings, check) if finding.level is Level.FAILURE]
+    assert any(words in finding.what for finding in failures), findings
+    assert all(finding.todo for finding in findings if finding.level is not Level.OK)
+    also = {"controller", "workflow"} if check in {"controller", "restrictions"} else set()
+    assert failed(findings) - also == {check} - also
+
+
+@pytest.mark.parametrize(
+    ("message", "unknown", "passed"),
+    [
+        (FULL, set(), {"pod security", "pod"}),
+        (NEVER, set(), {"pod security", "pod"}),
+        (INSECURE, {"quota", "pod"}, set()),
+        ("no such class", {"pod security", "quota"}, set()),
+    ],
+)
+def test_what_a_refusal_hides_is_not_said_to_be_fine(message: str, unknown: set[str], passed: set[str]) -> None:
+    """Only the quota is asked after all others have agreed."""
+    findings = Clinic(refusals={"Pod": message}).examined()
+    admission = {"pod security", "quota", "pod"}
+    levels = {finding.check: finding.level for finding in findings if finding.check in admission}
+    assert {check for check, level in levels.items() if level is Level.UNKNOWN} == unknown
+    assert {check for check, level in levels.items() if level is Level.OK} == passed
+
+
+def test_what_refuses_several_jobs_alike_is_said_once() -> None:
+    one = sample()
+    other = replace(one, name="another job")
+    findings = Clinic(refusals={"Pod": INSECURE}).examined(wanted(samples=(one, other)))
+    assert "a job, another job" in only(findings, "pod security", Level.FAILURE).what
+
+
+def test_without_any_job_nothing_of_jobs_is_said_to_be_fine() -> None:
+    none = replace(wanted(refused={"a job": "`image` is missing"}), samples=())
+    findings = Clinic().examined(none)
+    of_jobs = {check.name for check in CHECKS if check.of_jobs}
+    assert {finding.check for finding in findings if finding.level is Level.UNKNOWN} == of_jobs
+    assert failed(findings) == {"kit"}
+    assert len(of_jobs) == 10
+
+
+def test_every_check_is_broken_once() -> None:
+    assert {check for _, check, _ in BROKEN.values()} | {"kit", "config maps", "queue", "workflow"} == {
+        check.name for check in CHECKS
+    }
+
+
+@pytest.mark.parametrize("right", rights_of(LAUNCHER_RULES), ids=str)
+def test_each_right_that_the_launcher_lacks_is_named_with_the_command_that_gives_it(right: Right) -> None:
+    findings = Clinic(denied={f"{right.verb} {right.resource}"}).examined()
+    finding = only(findings, "launcher", Level.FAILURE)
+    assert f"flargo-launcher may not {right.verb} {right.resource}" in finding.what
+    resource = f"{right.resource}.{right.group}" if right.group else right.resource
+    assert f"--verb={right.verb} --resource={resource} --namespace lab`" in finding.todo
+    assert failed(findings) == {"launcher"}
+
+
+def test_the_rights_are_all_that_deploy_gives() -> None:
+    assert {str(right) for right in rights_of(LAUNCHER_RULES)} >= {"get pods/log", "delete pods", "list events"}
+    assert len(rights_of(EXECUTOR_RULES)) == 2
+
+
+def test_a_subresource_is_asked_for_apart_or_it_would_be_another_resource() -> None:
+    clinic = Clinic()
+    clinic.examined()
+    log = {"namespace": HOME, "verb": "get", "group": "", "resource": "pods", "subresource": "log"}
+    assert log in clinic.reviewed
+    assert not [each for each in clinic.reviewed if "/" in each["resource"]]
+
+
+def test_what_flargo_itself_refuses_is_found_without_a_cluster() -> None:
+    findings = Clinic(down="x").examined(wanted(refused={"a job of study heart": "`image` is missing"}))
+    assert failed(findings) == {"api", "kit"}
+    assert "study heart" in only(findings, "kit", Level.FAILURE).what
+
+
+def test_a_workflow_that_the_api_server_refuses_is_found() -> None:
+    clinic = Clinic(denied={"create workflows"}, refusals={"Workflow": 'unknown field "spec.x"'})
+    finding = only(clinic.examined(), "workflow", Level.FAILURE)
+    assert 'unknown field "spec.x"' in finding.what
+
+
+def test_a_missing_config_map_is_found() -> None:
+    asked = wanted()
+    (one,) = asked.samples
+    template = one.workflow["spec"]["templates"][0]
+    template["volumes"].append({"name": "m", "configMap": {"name": "settings", "items": [{"key": "a", "path": "a"}]}})
+    findings = Clinic().examined(asked)
+    assert "no ConfigMap settings" in only(findings, "config maps", Level.FAILURE).what
+
+
+QUEUEING = {"argo": {"semaphore": {"name": "queue", "key": "jobs"}, "queued": 60}}
+QUEUE = f"/api/v1/namespaces/{HOME}/configmaps/queue"
+
+
+def queueing(clinic: Clinic) -> list[Finding]:
+    return clinic.examined(wanted(samples=(sample(**QUEUEING),)))
+
+
+@pytest.mark.parametrize("number", ["1", "2", "+3", "007"])
+def test_a_queue_says_how_many_jobs_run_at_once(number: str) -> None:
+    clinic = Clinic()
+    clinic.objects[QUEUE] = {"data": {"jobs": number, "others": "many"}}
+    findings = queueing(clinic)
+    assert {finding.level for finding in findings} == {Level.OK}
+    assert f"lets {int(number)} run at once" in only(findings, "queue", Level.OK).what
+
+
+def test_jobs_without_a_semaphore_need_no_queue() -> None:
+    clinic = Clinic(barred={QUEUE})
+    assert "do not queue" in only(clinic.examined(), "queue", Level.OK).what
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "two", "", " 2", "2\n", "1.5", "1_0", "0x2", "2" * 20, "٢"])
+def test_a_queue_whose_number_argo_cannot_read_fails_jobs(said: str) -> None:
+    clinic = Clinic()
+    clinic.objects[QUEUE] = {"data": {"jobs": said}}
+    finding = only(queueing(clinic), "queue", Level.FAILURE)
+    assert repr(said) in finding.what
+    assert '--patch=\'{"data": {"jobs": "2"}}\'`' in finding.todo
+
+
+@pytest.mark.parametrize(
+    ("found", "words", "command"),
+    [
+        (None, "no ConfigMap queue", "`kubectl create configmap queue --namespace lab --from-literal=jobs=2`"),
+        ({}, "has no jobs", "`kubectl patch configmap queue"),
+        ({"data": {"job": "2"}, "binaryData": {"jobs": "Mg=="}}, "has no jobs", "`kubectl patch configmap queue"),
+    ],
+    ids=["no ConfigMap", "empty", "another key"],
+)
+def test_a_queue_that_is_not_there_is_found_with_the_command_that_makes_it(
+    found: dict[str, object] | None, words: str, command: str
+) -> None:
+    clinic = Clinic()
+    clinic.objects |= {} if found is None else {QUEUE: found}
+    findings = queueing(clinic)
+    finding = only(findings, "queue", Level.FAILURE)
+    assert words in finding.what
+    assert command in finding.todo
+    assert failed(findings) == {"queue"}
+
+
+def test_whoever_may_not_read_the_queue_is_not_told_that_it_is_fine() -> None:
+    findings = queueing(Clinic(barred={QUEUE}))
+    assert failed(findings) == set()
+    assert only(findings, "queue", Level.UNKNOWN)
+
+
+# What is only a warning
+
+
+@pytest.mark.parametrize(
+    ("breaks", "check", "words"),
+    [
+        (sets(skew=10.0), "clock", "10 s behind"),
+        (sets(refusals={"Pod": FULL}), "quota", "exceeded quota"),
+        (lambda c: c.of("claims/claim").update(status={"phase": "Pending"}), "volume claims", "Pending"),
+        (sets(phase="Pending", message="too many"), "controller", "too many"),
+        (
+            configured({"workflowDefaults": "spec: {retryStrategy: {limit: 1}}"}),
+            "restrictions",
+            "runs failed steps again",
+        ),
+    ],
+    ids=["clock", "quota full now", "claim pending", "parallelism", "retries"],
+)
+def test_what_lets_jobs_run_is_a_warning(breaks: Callable[[Clinic], object], check: str, words: str) -> None:
+    clinic = Clinic()
+    breaks(clinic)
+    findings = clinic.examined()
+    assert failed(findings) == set()
+    assert words in only(findings, check, Level.WARNING).what
+
+
+# What cannot be looked at
+
+
+def test_a_parent_that_asks_is_the_launcher_and_what_it_may_not_see_is_said_to_be_unseen() -> None:
+    core = ("serviceaccounts/", "persistentvolumeclaims/", "namespaces/argo/", "/api/v1/pods", "localsubject")
+    clinic = Clinic(user="system:serviceaccount:lab:site-1", barred={*core, "configmaps/", f"{HOME}/pods"})
+    findings = clinic.examined(guessed=True)
+    assert failed(findings) == set()
+    assert only(findings, "launcher", Level.OK).what.startswith("site-1 may do all")
+    unseen = {finding.check for finding in findings if finding.level is Level.UNKNOWN}
+    assert unseen == {"executor", "job account", "volume claims", "pod security", "quota", "pod"}
+    # The token Secret, which goes with its account, and the probe, which a restricted controller fails, tell enough.
+    assert "flargo-executor is there" in found(findings, "executor")[0].what
+    assert only(findings, "restrictions", Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("user", "who", "command"),
+    [
+        ("system:serviceaccount:lab:site-1", "site-1", "--serviceaccount=lab:site-1"),
+        ("system:serviceaccount:other:site-1", "system:serviceaccount:other:site-1", ""),
+        ("alice", "alice", ""),
+    ],
+)
+def test_whoever_is_the_parent_is_told_what_it_lacks(user: str, who: str, command: str) -> None:
+    clinic = Clinic(user=user, denied={"list events"})
+    finding = only(clinic.examined(wanted(launcher=None)), "launcher", Level.FAILURE)
+    assert finding.what.startswith(f"{who} may not list events")
+    assert command in finding.todo
+    assert ("kubectl" in finding.todo) is bool(command)
+
+
+def test_an_account_of_another_namespace_is_not_taken_for_the_parent() -> None:
+    clinic = Clinic(user="system:serviceaccount:ci:runner", denied={"list events"})
+    assert "flargo-launcher may not" in only(clinic.examined(guessed=True), "launcher", Level.FAILURE).what
+
+
+def test_an_account_that_is_named_is_looked_at_whoever_asks() -> None:
+    clinic = Clinic(user="system:serviceaccount:lab:other", denied={"list events"})
+    finding = only(clinic.examined(guessed=False), "launcher", Level.FAILURE)
+    assert "flargo-launcher may not list events" in finding.what
+
+
+def test_a_controller_that_answers_outweighs_settings_that_may_be_anothers() -> None:
+    clinic = Clinic()
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(clinic)
+    findings = clinic.examined()
+    assert failed(findings) == set()
+    assert "v3.7.18 in namespace argo-system" in only(findings, "argo", Level.OK).what
+
+
+def test_a_controller_that_does_not_answer_is_asked_by_its_own_config_map() -> None:
+    clinic = Clinic(controllers=())
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(clinic)
+    assert "Secure in namespace argo-system" in only(clinic.examined(), "restrictions", Level.FAILURE).what
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/version", 503, "does not answer"),
+        ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 401, "turns whoever asks away"),
+        ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 404, ""),
+        ("/version", 403, ""),
+    ],
+)
+def test_a_cluster_is_reached_if_it_answers_and_takes_the_credentials(path: str, status: int, words: str) -> None:
+    clinic = Clinic(statuses={path: status})
+    if status == 503:
+        clinic.barred = {"selfsubjectreviews"}
+    findings = clinic.examined()
+    assert failed(findings) == ({"api"} if words else set()), findings
+    assert words in found(findings, "api")[0].what
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    assert only(Clinic(slow=14.0).examined(), "clock", Level.OK)
+
+
+@pytest.mark.parametrize("barred", [True, False])
+def test_settings_that_nobody_finds_are_not_said_to_be_fine(*, barred: bool) -> None:
+    clinic = Clinic(controllers=(), barred={"configmaps/workflow"} if barred else set())
+    clinic.drop("configmaps/workflow-controller-configmap")
+    said = only(clinic.examined(), "restrictions", Level.UNKNOWN)
+    assert ("could not be looked at" if barred else "No settings of a controller are in sight") in said.what
+
+
+def test_one_old_controller_among_others_is_a_warning() -> None:
+    clinic = Clinic()
+    controller_pod("quay.io/argoproj/workflow-controller:v3.5.13")(clinic)
+    old = clinic.objects["/api/v1/pods"]
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18")(clinic)
+    both = [*old["items"], *clinic.objects["/api/v1/pods"]["items"]]
+    clinic.objects["/api/v1/pods"] = {"items": both}
+    findings = clinic.examined()
+    assert (failed(findings), bool(only(findings, "argo", Level.WARNING))) == (set(), True)
+
+
+@pytest.mark.parametrize("value", ["[", "text", "[1, 2]", "spec: 7", ""])
+def test_settings_of_any_shape_are_looked_at(value: str) -> None:
+    clinic = Clinic()
+    configured({"workflowDefaults": value, "workflowRestrictions": value})(clinic)
+    assert failed(clinic.examined()) == set()
+
+
+def test_what_the_server_did_not_say_this_time_is_worth_another_look() -> None:
+    path = f"/api/v1/namespaces/{HOME}/persistentvolumeclaims/claim"
+    assert only(Clinic(statuses={path: 500}).examined(), "volume claims", Level.UNKNOWN).todo == "Look again."
+    barred = Clinic(barred={path}).examined()
+    assert "as somebody who may look" in only(barred, "volume claims", Level.UNKNOWN).todo
+
+
+@pytest.mark.parametrize(
+    ("patched", "readable", "level"),
+    [(True, False, Level.FAILURE), (False, True, Level.FAILURE), (False, False, Level.UNKNOWN)],
+)
+def test_where_the_controller_says_what_its_containers_are_like_it_is_not_guessed(
+    *, patched: bool, readable: bool, level: Level
+) -> None:
+    asked = wanted(samples=(sample(argo={"patch_executor": patched}),))
+    clinic = Clinic(refusals={"Pod": INSECURE}, barred=set() if readable else {"configmaps/workflow"})
+    assert only(clinic.examined(asked), "pod security", level)
+
+
+def test_the_controllers_settings_of_its_containers_are_in_the_pod() -> None:
+    clinic = Clinic()
+    configured({"executor": "securityContext: {runAsNonRoot: true}\nresources: {limits: {cpu: 1}}\n"})(clinic)
+    clinic.examined(wanted(samples=(sample(argo={"patch_executor": False}),)))
+    (pod,) = clinic.tried
+    for container in (*pod["spec"]["initContainers"], pod["spec"]["containers"][0]):
+        assert container["securityContext"] == {"runAsNonRoot": True}
+        assert container["resources"] == {"limits": {"cpu": 1}}
+
+
+def test_what_builds_on_a_failure_only_points_to_it() -> None:
+    clinic = Clinic(down="Connection refused")
+    findings = clinic.examined()
+    assert failed(findings) == {"api"}
+    assert {finding.what for finding in findings if finding.level is Level.UNKNOWN} == {
+        "Not looked at: api comes first.",
+        "Not looked at: namespace comes first.",
+    }
+
+
+# Probes
+
+
+def test_a_probe_makes_no_pod_ends_by_itself_and_is_no_job_to_a_parent_or_a_sweep() -> None:
+    clinic = Clinic()
+    clinic.examined(wanted(instance_id="blue"))
+    for each in clinic.made:
+        (step,) = each["spec"]["templates"]
+        assert set(step) == {"name", "suspend"}
+        assert float(step["suspend"]["duration"]) > 15.0
+        assert each["spec"]["ttlStrategy"]
+        assert not {"app.kubernetes.io/managed-by", "flargo.dev/site"} & set(each["metadata"]["labels"])
+    assert clinic.made[0]["metadata"]["labels"][INSTANCE_ID] == "blue"
+
+
+def left(clinic: Clinic) -> list[str]:
+    return [path for path in clinic.objects if "flargo-doctor-" in path]
+
+
+@pytest.mark.parametrize("controllers", [(None,), (), ("blue",)])
+def test_no_probe_is_left(controllers: tuple[str | None, ...]) -> None:
+    clinic = Clinic(controllers=controllers)
+    clinic.examined()
+    assert clinic.made
+    assert left(clinic) == []
+
+
+def test_a_probe_is_deleted_when_somebody_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clinic = Clinic(controllers=())
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clinic, "pause", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        clinic.examined()
+    assert clinic.made
+    assert left(clinic) == []
+
+
+def test_a_probe_that_cannot_be_deleted_is_named_with_the_command_that_deletes_it() -> None:
+    clinic = Clinic(keeps=True)
+    finding = only(clinic.examined(), "controller", Level.WARNING)
+    (path,) = left(clinic)
+    assert f"kubectl delete workflows.argoproj.io {path.rpartition('/')[2]} --namespace lab" in finding.todo
+
+
+@pytest.mark.parametrize("right", probe.RIGHTS, ids=str)
+def test_whoever_lacks_a_right_of_it_submits_none(right: Right) -> None:
+    clinic = Clinic(denied={f"{right.verb} {right.resource}"})
+    assert str(right) in only(clinic.examined(), "controller", Level.UNKNOWN).what
+    assert clinic.made == []
+
+
+def test_a_wrong_instance_id_is_told_with_the_right_one() -> None:
+    without = only(Clinic().examined(wanted(instance_id="blue")), "controller", Level.FAILURE)
+    assert "instance_id=null" in without.todo
+    clinic = Clinic(controllers=("green",))
+    path = f"/apis/argoproj.io/v1alpha1/namespaces/{HOME}/workflows"
+    clinic.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: "green"}}}]}
+    assert "instance_id=green" in only(clinic.examined(), "controller", Level.FAILURE).todo
+
+
+# The parts
+
+
+def test_no_byte_of_a_secret_is_kept() -> None:
+    clinic = Clinic()
+    facts = Doctor(clinic, lambda: 0.0, clinic.pause).gather(wanted(), guessed=False, patience=1.0)
+    assert "k" in facts.objects[Kind.SECRET, "study"].body["keys"]
+    assert "aGlkZGVu" not in repr(facts)
+
+
+def test_the_pod_that_is_tried_is_the_one_that_argo_makes() -> None:
+    """As another reading of Argo's source has it."""
+    number = 0
+    for name, settings, launch in samples():
+        workflow = plan(launch, settings).workflow
+        mine, theirs = pod_of(workflow), argo.pod_of(workflow)
+        for group in ("containers", "initContainers"):
+            for container in mine["spec"][group]:
+                if container["name"] in {"init", "wait"}:
+                    assert container.pop("image"), name
+        assert mine == theirs, name
+        number += 1
+    assert number > 50
+
+
+def test_everything_that_a_pod_cannot_start_without_is_named() -> None:
+    pod = {
+        "spec": {
+            "volumes": [
+                {"persistentVolumeClaim": {"claimName": "claim"}},
+                {"secret": {"secretName": "s1", "items": [{"key": "a", "path": "x"}]}},
+                {"secret": {"secretName": "left-out", "optional": True}},
+                {"configMap": {"name": "m1"}},
+                {"projected": {"sources": [{"secret": {"name": "s2"}}, {"configMap": {"name": "m2"}}]}},
+                {"csi": {"driver": "d", "nodePublishSecretRef": {"name": "s3"}}},
+                {"emptyDir": {}},
+            ],
+            "initContainers": [{"envFrom": [{"secretRef": {"name": "s4"}}, {"configMapRef": {"name": "m3"}}]}],
+            "containers": [
+                {
+                    "env": [
+                        {"name": "A", "valueFrom": {"secretKeyRef": {"name": "s5", "key": "k"}}},
+                        {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "m4", "key": "k"}}},
+                        {"name": "C", "valueFrom": {"secretKeyRef": {"name": "no", "key": "k", "optional": True}}},
+                        {"name": "D", "value": "1"},
+                    ]
+                }
+            ],
+        }
+    }
+    assert list(references(pod)) == [
+        Reference(Kind.CLAIM, "claim"),
+        Reference(Kind.SECRET, "s1", ("a",)),
+        Reference(Kind.CONFIG_MAP, "m1"),
+        Reference(Kind.SECRET, "s2"),
+        Reference(Kind.CONFIG_MAP, "m2"),
+        Reference(Kind.SECRET, "s3"),
+        Reference(Kind.SECRET, "s4"),
+        Reference(Kind.CONFIG_MAP, "m3"),
+        Reference(Kind.SECRET, "s5", ("k",)),
+        Reference(Kind.CONFIG_MAP, "m4", ("k",)),
+    ]
+
+
+def test_what_flargo_makes_with_the_job_is_not_looked_for() -> None:
+    asked = wanted()
+    named = {name for _, name in named_by(asked)}
+    assert {"claim", "study", "registry", "flargo-job", token_secret("flargo-executor")} <= named
+    assert not named & asked.samples[0].made_with_it
+    assert not named_by(replace(asked, launcher=None, samples=()))[2:]
+
+
+def test_the_studies_of_both_kinds_of_files_are_known() -> None:
+    runtime = b"format_version: 2\nstudies: {heart: {}, lung: {}}"
+    assert studies({"local/study_runtime.yaml": runtime}) == ["heart", "lung"]
+    assert studies({"local/study_data.yaml": b"brain: {a: {source: x, mode: ro}}"}) == ["brain"]
+    assert studies({"local/study_runtime.yaml": b"{"}) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "barred"),
+    [
+        (Answer(401), True),
+        (Answer(403, message='pods is forbidden: User "a" cannot create resource "pods" in API group ""'), True),
+        (Answer(403, message=INSECURE), False),
+        (Answer(403, message=FULL), False),
+        (Answer(404), False),
+    ],
+)
+def test_a_missing_right_is_told_from_what_admission_refuses(answer: Answer, *, barred: bool) -> None:
+    assert answer.barred is barred
+
+
+def test_what_becomes_of_a_job_is_said_in_the_reasons_own_names() -> None:
+    names = {word for check in CHECKS for word in check.matters.split("`") if word.isupper()}
+    assert names
+    assert names <= {reason.name for reason in Reason}

@@ -1,0 +1,199 @@
+"""`flargo doctor` as a person or a program meets it, where no cluster is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from flargo.cli import doctor as command
+from flargo.cli.cluster import reached
+from flargo.cli.main import group
+from flargo.cluster import connect
+from flargo.cluster.survey import Survey
+from flargo.job.checks import Refused
+from tests.unit.clinic import HOME, Clinic
+
+Kit = Callable[[str], Path]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(group(), ["doctor", *map(str, arguments)], prog_name="flargo")
+
+
+@pytest.fixture
+def clinic(monkeypatch: pytest.MonkeyPatch) -> Clinic:
+    """Whichever kubeconfig is named."""
+    made = Clinic()
+    monkeypatch.setattr(command, "_survey", lambda *_: made)
+    monkeypatch.setattr("time.time", lambda: made.time)
+    monkeypatch.setattr("time.sleep", made.pause)
+    return made
+
+
+def accounts(clinic: Clinic, *names: str) -> None:
+    for name in names:
+        clinic.objects[f"/api/v1/namespaces/{HOME}/serviceaccounts/{name}"] = {"metadata": {}}
+
+
+@pytest.mark.usefixtures("clinic")
+def test_all_is_well_and_the_exit_code_says_so() -> None:
+    shown = run("--namespace", HOME)
+    assert shown.exit_code == 0, shown.stdout
+    assert "0 failure" in shown.stdout
+    assert shown.stdout.splitlines()[0].split()[:2] == ["ok", "api"]
+
+
+def test_a_failure_is_said_with_what_to_do_and_is_exit_code_1(clinic: Clinic) -> None:
+    clinic.drop("flargo-job")
+    shown = run("--namespace", HOME)
+    assert shown.exit_code == 1
+    assert "failure  job account" in shown.stdout
+    assert "-> Apply deploy/" in shown.stdout
+
+
+def test_programs_get_json(clinic: Clinic) -> None:
+    clinic.drop("flargo-job")
+    said = json.loads(run("--namespace", HOME, "--json").stdout)
+    assert said["namespace"] == HOME
+    assert said["summary"]["failure"] == 1
+    (failure,) = (each for each in said["findings"] if each["level"] == "failure")
+    assert failure["check"] == "job account"
+    assert set(failure) == {"check", "level", "what", "todo"}
+
+
+def test_a_kit_says_what_its_site_needs(clinic: Clinic, kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    runtime = {"studies": {"heart": {"secret_env": {"DB": {"source": "base", "key": "k"}}}}, "format_version": 2}
+    (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
+    prepared = CliRunner().invoke(group(), ["prepare", str(root), "--argo", "instance_id=blue"])
+    assert prepared.exit_code == 0
+    clinic.controllers = ("blue",)
+    accounts(clinic, "site-1", "site-1-flargo-job", "site-1-flargo-executor")
+    secret = clinic.of("flargo-executor.service-account-token")
+    secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] = "site-1-flargo-executor"
+    path = f"/api/v1/namespaces/{HOME}/secrets/site-1-flargo-executor.service-account-token"
+    clinic.objects[path] = secret
+    shown = run("--kit", root)
+    assert "There is no Secret base, which a job of study heart needs." in shown.stdout
+    assert "1 failure" in shown.stdout
+    clinic.objects[f"/api/v1/namespaces/{HOME}/secrets/base"] = {"metadata": {}, "data": {"k": "eA=="}}
+    mended = run("--kit", root)
+    assert mended.exit_code == 0, mended.stdout
+    assert "site-1 may do all" in mended.stdout
+    assert "instance id blue" in mended.stdout
+
+
+def test_a_study_that_flargo_would_refuse_is_found(clinic: Clinic, kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    CliRunner().invoke(group(), ["prepare", str(root)])
+    runtime = {"studies": {"heart": {"envy": {}}}, "format_version": 2}
+    (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
+    clinic.down = "Connection refused"
+    shown = run("--kit", root)
+    assert shown.exit_code == 1
+    assert "flargo would refuse a job of study heart" in shown.stdout
+    assert "envy" in shown.stdout
+
+
+@pytest.mark.usefixtures("clinic")
+def test_a_kit_that_is_not_prepared_is_a_failure(kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    assert "The kit does not use flargo" in run("--kit", root).stdout
+    CliRunner().invoke(group(), ["prepare", str(root)])
+    assert "The kit does not use flargo" not in run("--kit", root).stdout
+
+
+def test_in_the_parents_pod_its_workspace_is_the_kit(clinic: Clinic, kit: Kit, tmp_path: Path) -> None:
+    """Without the chart, and with every file a link, as Kubernetes mounts ConfigMaps and Secrets."""
+    root = kit("k8s/site-1")
+    CliRunner().invoke(group(), ["prepare", str(root)])
+    workspace = tmp_path / "workspace"
+    for folder in ("startup", "local"):
+        (workspace / folder).mkdir(parents=True)
+        for file in (root / folder).iterdir():
+            (workspace / folder / file.name).symlink_to(file)
+    clinic.user = "system:serviceaccount:lab:site-1"
+    shown = run("--kit", workspace)
+    assert "site-1 may do all" in shown.stdout
+    assert "failure  kit" not in shown.stdout
+    assert "no service account site-1-flargo-job" in shown.stdout
+
+
+@pytest.mark.usefixtures("clinic")
+def test_a_policy_on_images_does_not_fail_the_example(kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    policy = "policy={images: [registry.example/only/*], digests: true, memory: 4Gi, cpu: 2, ephemeral_storage: 1Gi}"
+    assert CliRunner().invoke(group(), ["prepare", str(root), "--argo", policy]).exit_code == 0
+    said = json.loads(run("--kit", root, "--json").stdout)
+    assert not [each for each in said["findings"] if each["check"] == "kit" and each["level"] != "ok"]
+
+
+@pytest.mark.usefixtures("clinic")
+def test_a_job_of_ones_own_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text('{"launcher_spec": {"default": {"k8s": {"image": "x", "memory": "4 GB"}}}}')
+    shown = run("--namespace", HOME, "--job", tmp_path)
+    assert shown.exit_code == 1
+    assert "memory" in shown.stdout
+
+
+@pytest.mark.parametrize("options", [("--kubeconfig", "/nowhere"), ("--namespace", "No_Name"), ("--wait", "0")])
+def test_what_cannot_be_asked_is_exit_code_2(options: tuple[str, str]) -> None:
+    shown = run(*options)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr
+
+
+def test_what_is_no_kit_or_job_is_exit_code_2(tmp_path: Path) -> None:
+    assert run("--kit", tmp_path).exit_code == 2
+    assert run("--job", tmp_path).exit_code == 2
+    assert "--kit" in json.loads(run("--kit", tmp_path, "--json").stdout)["error"]["field"]
+
+
+# Where the cluster is
+
+
+def kubeconfig(path: Path, server: str = "http://127.0.0.1:1") -> Path:
+    contexts = [{"name": name, "context": {"cluster": "c", "user": "u", "namespace": name}} for name in ("one", "two")]
+    document = {
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": contexts,
+        "current-context": "one",
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_the_namespace_is_the_contexts(tmp_path: Path) -> None:
+    file = str(kubeconfig(tmp_path / "config"))
+    assert reached(file, None)[1] == "one"
+    assert reached(file, "two")[1] == "two"
+    with pytest.raises(Refused, match="three"):
+        reached(file, "three")
+
+
+def test_a_pod_is_its_own_account_unless_a_kubeconfig_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "namespace").write_text("lab\n")
+    monkeypatch.setattr(connect, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    assert reached(None, None)[1] == "lab"
+    assert reached(str(kubeconfig(tmp_path / "config")), None)[1] == "one"
+
+
+def test_a_server_that_is_not_there_is_an_answer_without_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey = Survey(connect.configuration(str(kubeconfig(tmp_path / "config"))))
+
+    def refuse(*_: object, accept: str) -> None:
+        del accept
+        raise ConnectionRefusedError("Connection refused")
+
+    monkeypatch.setattr(survey._connection, "request", refuse)
+    answer = survey.get("/version")
+    assert (answer.status, str(answer)) == (0, "Connection refused")
