@@ -6,7 +6,7 @@ import yaml
 
 from flargo.job.checks import Refused
 from flargo.kit.files import write_yaml
-from flargo.kit.site import VALUES, Site, mapping
+from flargo.kit.site import DEPLOYMENT_TEMPLATES, VALUES, Site, mapping
 from flargo.terms import Object, Role
 
 LAUNCHER_RULES: Final[list[Object]] = [
@@ -26,7 +26,27 @@ EXECUTOR_RULES: Final[list[Object]] = [
 ]
 """What Argo's containers in a job's pod may do: deploy/executor.yaml."""
 _RBAC = "rbac.authorization.k8s.io"
+_DEPLOYED_TO = "flare"
+"""The namespace that deploy/kustomization.yaml says."""
 _NAME, _LABELS, _NAMESPACE = "@name@", "@labels@", "@namespace@"
+
+
+def accounts_command(namespace: str) -> str:
+    """What makes deploy/'s accounts in a namespace: kubectl's --namespace is refused where a file says another one."""
+    if namespace == _DEPLOYED_TO:
+        return "kubectl apply --kustomize deploy"
+    there = f"sed 's/namespace: {_DEPLOYED_TO}$/namespace: {namespace}/'"
+    return f"kubectl kustomize deploy | {there} | kubectl apply --filename -"
+
+
+def parent_account(site: Site) -> str:
+    """The account that the chart runs the parent as."""
+    values = site.values or {}
+    name = values.get("name") or f"nvflare-{site.role}"
+    if site.role is Role.CLIENT:
+        name = values.get("serviceName") or name
+    # The chart's own rule for its names: trunc 63 | trimSuffix "-".
+    return str(name)[:63].removesuffix("-")
 
 
 def own_accounts(site: Site) -> dict[str, str]:
@@ -34,12 +54,7 @@ def own_accounts(site: Site) -> dict[str, str]:
 
     They carry the parent's name, since Helm lets no two releases in a namespace own one object.
     """
-    values = site.values or {}
-    name = values.get("name") or f"nvflare-{site.role}"
-    if site.role is Role.CLIENT:
-        name = values.get("serviceName") or name
-    # The chart's own rule for its names: trunc 63 | trimSuffix "-".
-    parent = str(name)[:63].removesuffix("-")
+    parent = parent_account(site)
     return {"service_account": f"{parent}-flargo-job", "executor_service_account": f"{parent}-flargo-executor"}
 
 
@@ -64,6 +79,29 @@ def role_template(site: Site, argo: Object) -> bytes:
         text = text.replace(mark, expression)
     head = "# Written by `flargo prepare`: what a FLARE parent and its jobs need with flargo, and nothing more.\n"
     return f"{{{{- if .Values.rbac.create }}}}\n{head}{text}{{{{- end }}}}\n".encode()
+
+
+_RESTRICTED = """\
+          {{- with .Values.securityContext }}
+          {{- if .runAsNonRoot }}
+          securityContext:
+            allowPrivilegeEscalation: false
+            capabilities:
+              drop: [ALL]
+          {{- end }}
+          {{- end }}
+"""
+"""What Pod Security "restricted" asks of a container, and the stock chart's values cannot say. Only for a parent that
+is said not to be root: root without capabilities could not write to a workspace that is another user's."""
+_COMMAND = "          command:\n"
+
+
+def deployment_template(site: Site) -> bytes | None:
+    """The chart's Deployment, fit for Pod Security "restricted"; as it is, where it is not nvflare's own."""
+    before = site.files.get(DEPLOYMENT_TEMPLATES[site.role])
+    if before is None or before.count(_COMMAND.encode()) != 1 or _RESTRICTED.encode() in before:
+        return before
+    return before.replace(_COMMAND.encode(), f"{_RESTRICTED}{_COMMAND}".encode())
 
 
 def mount_path(site: Site) -> str | None:

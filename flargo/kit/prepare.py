@@ -8,12 +8,13 @@ from typing import Any, Final
 
 from flargo.job import checks
 from flargo.job.checks import MISSING, Refused
-from flargo.job.settings import ArgoSettings, Settings, settings
+from flargo.job.settings import Settings, settings
 from flargo.kit import chart
 from flargo.kit.files import Change, Files, changed, read_json, within, write_json
 from flargo.kit.site import (
     COMM_CONFIG,
     DEFAULT,
+    DEPLOYMENT_TEMPLATES,
     LAUNCHER,
     RESOURCES,
     ROLE_TEMPLATE,
@@ -90,6 +91,7 @@ def prepare(files: Files, wishes: Wishes) -> Prepared:
     ]
     if site.values is not None:
         changes += changed(files, ROLE_TEMPLATE, chart.role_template(site, args.get("argo") or {}))
+        changes += changed(files, DEPLOYMENT_TEMPLATES[site.role], chart.deployment_template(site))
     return Prepared(site, _checked(LAUNCHER, args), recorded(files, changes), notes)
 
 
@@ -128,12 +130,10 @@ def _launcher_args(site: Site, wishes: Wishes, old: str, new: str) -> Object:
         args["study_data_pvc_file_path"] = _moved(args["study_data_pvc_file_path"], old, new)
     own = chart.own_accounts(site) if site.values is not None else {}
     _checked(source, args)
-    try:
-        checks.record(ArgoSettings)("argo", {**wishes.argo})
-    except Refused as refused:
-        raise within("--argo", refused) from None
     argo = {**own, **(args.get("argo") or {}), **wishes.argo}
-    return {**args, "argo": argo} if argo else args
+    together = {**args, "argo": argo} if argo else args
+    _checked("--argo", together)
+    return together
 
 
 def _checked(source: str, args: Object) -> Settings:

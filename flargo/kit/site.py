@@ -19,6 +19,7 @@ LAUNCHER = "local/flargo__p_resources.json"
 COMM_CONFIG = "local/comm_config.json"
 VALUES = "helm_chart/values.yaml"
 ROLE_TEMPLATE = "helm_chart/templates/role.yaml"
+DEPLOYMENT_TEMPLATES = {role: f"helm_chart/templates/{role}-deployment.yaml" for role in Role}
 _ROLE_FILES = {Role.SERVER: "startup/fed_server.json", Role.CLIENT: "startup/fed_client.json"}
 _LAUNCHER_IDS = {"process_launcher", "docker_launcher", "k8s_launcher", "slurm_launcher", "argo_launcher"}
 _FOREIGN_IDS = {"docker_launcher": "docker", "slurm_launcher": "slurm"}

@@ -1,10 +1,14 @@
 """What people apply fits what flargo makes."""
 
+import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from flargo.job.settings import settings
+from tests.cluster import versions
 from tests.docs import ROOT
 from tests.unit.launches import planned, step_of
 
@@ -47,7 +51,42 @@ def test_the_network_policy_is_for_every_jobs_pod_and_says_who_may_be_reached() 
         assert rule["ports"], "an empty list is every port"
 
 
-def test_kustomize_applies_all_but_the_example() -> None:
+def test_the_queue_is_one_that_a_launcher_can_be_told_of_and_says_how_many() -> None:
+    (queue,) = documents("ConfigMap").values()
+    ((key, many),) = queue["data"].items()
+    assert settings(argo={"semaphore": {"name": queue["metadata"]["name"], "key": key}, "queued": 60}).argo.semaphore
+    assert int(many) >= 1
+
+
+def test_kustomize_applies_all_but_the_examples() -> None:
     (kustomization,) = (yaml.safe_load(file.read_text()) for file in (ROOT / "deploy").glob("kustomization.yaml"))
-    others = {file.name for file in (ROOT / "deploy").glob("*.yaml")} - {"kustomization.yaml", "network-policy.yaml"}
-    assert set(kustomization["resources"]) == others
+    examples = {"network-policy.yaml", "queue.yaml"}
+    others = {file.name for file in (ROOT / "deploy").glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(kustomization["resources"]) == others - examples
+
+
+IMAGES = ROOT / "deploy" / "images"
+
+
+def pins(path: Path) -> set[str]:
+    """The packages of a lock, each with its version and hashes."""
+    return {*re.split(r"\n(?=\w)", re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).strip())}
+
+
+def test_images_are_made_of_parts_of_the_lock() -> None:
+    job, parent = pins(IMAGES / "job.txt"), pins(IMAGES / "parent.txt")
+    assert job < parent < pins(ROOT / "requirements.lock")
+    assert all("--hash=sha256:" in pin for pin in job)
+    assert any(pin.startswith(f"nvflare=={versions.NVFLARE} ") for pin in job), "the tests' image is called so"
+    names = {name: {pin.partition("==")[0] for pin in found} for name, found in (("job", job), ("parent", parent))}
+    assert {"nvflare", "numpy"} < names["job"]
+    assert {"hera", "kubernetes", "click", "rich"} < names["parent"]
+    assert "hera" not in names["job"], "a job's image needs nothing of flargo's"
+
+
+@pytest.mark.parametrize("name", ["job", "parent"])
+def test_an_image_is_not_root_and_asks_no_network(name: str) -> None:
+    lines = (IMAGES / f"{name}.Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000:1000"
+    installs = "\n".join(lines).count("pip install")
+    assert "\n".join(lines).count("--no-index") == "\n".join(lines).count("--no-deps") == installs > 0

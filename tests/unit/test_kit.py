@@ -209,6 +209,22 @@ def test_the_charts_rights_are_those_of_deploy(made_kits: Path, name: str, paren
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
+def test_a_parent_that_is_not_root_is_fit_for_pod_security_restricted(made_kits: Path, name: str) -> None:
+    before = files_of(made_kits, name)
+    (template,) = (path for path in before if path.endswith("-deployment.yaml"))
+    was, now = before[template].decode(), done(before)[template].decode()
+    start, end = (
+        now.index("          {{- with .Values.securityContext }}\n          {{"),
+        now.index("          command:"),
+    )
+    assert now[:start] + now[end:] == was, "nothing else is another"
+    assert yaml.safe_load(re.sub(r" *{{.*}}\n", "", now[start:end])) == {
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    }
+    assert "if .runAsNonRoot" in now[start:end], "root without capabilities could not write to its workspace"
+
+
+@pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
 def test_the_chart_has_no_template_expression_that_nvflares_has_not(made_kits: Path, name: str) -> None:
     before = files_of(made_kits, name)
     template = "helm_chart/templates/role.yaml"

@@ -1,0 +1,284 @@
+"""FLARE's parents as pods of the cluster, put there by the commands of docs/install.md and nothing else."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nvflare.fuel.flare_api.flare_api import new_secure_session
+
+from flargo.status.reasons import Reason
+from flargo.terms import Label
+from tests.cluster import audit, images, jobs, state, store
+from tests.cluster.federation import Federation
+from tests.cluster.firewall import enforced
+from tests.cluster.page import Page
+from tests.cluster.place import Place
+from tests.cluster.site import STARTS, Site, exits
+from tests.cluster.test_federation import DEAF, GONE, PARTIES, SETTLED, running_sites
+from tests.cluster.test_network_policy import HELD, fitted
+from tests.cluster.test_workflows import mark, run_of_the_sweep, sweeper
+from tests.cluster.world import Object, World, commands, eventually
+
+__all__ = ["mark", "sweeper"]
+
+ADMIN = "admin@lab.example"
+PARENTS = {"server": "nvflare-server", "site-1": "site-1", "site-2": "site-2"}
+"""The Deployment of each party, as the page calls it."""
+PORT = 8002
+STARTED = 120.0
+"""Seconds in which a pod comes back and FLARE in it has started, on a busy machine."""
+
+
+class InPods(Federation):
+    """The page's federation, as its admin sees it through ``kubectl port-forward``."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        super().__init__(folder, host="localhost")
+        self.port = PORT
+        self.world = world
+        self._forward: subprocess.Popen[bytes] | None = None
+
+    def session(self) -> Any:
+        if self._session is None:
+            kit = self.root / "federation" / "lab" / "prod_00" / ADMIN
+            self._session = new_secure_session(ADMIN, str(kit), timeout=20)
+        return self._session
+
+    def running(self, name: str) -> bool:
+        del name
+        return True  # A Deployment sees to it.
+
+    def log(self, name: str = "server") -> str:
+        """What the parent's pod of now has said since its container started."""
+        return self.world.kubectl("logs", f"deployment/{PARENTS[name]}")
+
+    def registered(self, site: str) -> bool:
+        return "Successfully registered client" in self.log(site)
+
+    def connect(self) -> None:
+        """Begin anew, after another pod took the server's place, too."""
+        self.disconnect()
+        words = ("kubectl", f"--kubeconfig={self.world.place.kubeconfig}", f"--namespace={self.world.place.namespace}")
+        with (self.root / "forward.log").open("ab") as log:
+            self._forward = subprocess.Popen(
+                (*words, "port-forward", f"service/{PARENTS['server']}", str(PORT)), stdout=log, stderr=log
+            )
+        self.wait_ready()
+
+    def disconnect(self) -> None:
+        self._forget_session()
+        if self._forward is not None:
+            self._forward.terminate()
+            self._forward.wait()
+            self._forward = None
+
+    def pod(self, name: str) -> Object:
+        """The one pod of a parent that is there to stay."""
+        found = self.world.items("pods", f"app.kubernetes.io/name={PARENTS[name]}")
+        (pod,) = (each for each in found if "deletionTimestamp" not in each["metadata"])
+        return pod
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """A person's, who has flargo installed and administers the cluster; with a home of its own."""
+    with tempfile.TemporaryDirectory() as home:
+        yield {**os.environ, "HOME": home, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def image(place: Place) -> str:
+    """What FLARE's parents run."""
+    if parent := os.environ.get("FLARGO_PARENT_IMAGE"):
+        return parent
+    if place.own:
+        pytest.skip("FLARGO_PARENT_IMAGE is not set: which image do FLARE's parents run?")
+    return push_parent()
+
+
+@pytest.fixture(scope="module")
+def page(place: Place, image: str) -> Page:
+    """docs/install.md with this cluster's names."""
+    names = {"flare-parent:2.9": image, "flare-job:2.9": place.job_image}
+    words = {f"registry.example/{name}": image for name, image in names.items()}
+    words |= {
+        "--namespace flare": f"--namespace {place.namespace}",
+        "namespace: flare": f"namespace: {place.namespace}",
+    }
+    return Page(images.ROOT / "docs" / "install.md", words)
+
+
+def push_parent() -> str:
+    """Build the parents' image with the flargo of this checkout, and bring it to the cluster's registry."""
+    with tempfile.TemporaryDirectory() as tmp:
+        archive = images.parent(Path(tmp))
+        name = f"{images.HOST}/parent:{hashlib.sha256(archive.read_bytes()).hexdigest()[:12]}"
+        store.push(archive, name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def fed(place: Place, world: World, page: Page, environment: dict[str, str]) -> Iterator[InPods]:
+    """The federation that the page installs, and takes away."""
+    folder = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
+    running = InPods(folder, world)
+    with contextlib.nullcontext() if place.own else volumes(world):
+        try:
+            for step in (2, 3, 4):
+                page.run(step, folder, environment)
+            yield running
+        finally:
+            running.disconnect()
+            page.run(6, folder, environment)
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def volumes(world: World) -> Iterator[None]:
+    """Folders of the node for whoever claims one: the harness's cluster has nobody who would make them."""
+    owner = f"flargo-{secrets.token_hex(4)}"
+    folder = state.RUN / "volumes" / owner
+    where = {"key": "kubernetes.io/hostname", "operator": "Exists"}
+    for party in PARTIES:
+        (folder / party).mkdir(parents=True)
+        spec = {
+            "capacity": {"storage": "10Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "local": {"path": str(folder / party)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [where]}]}},
+        }
+        meta = {"name": f"{owner}-{party}", "labels": {"flargo-test": owner}}
+        world.create({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": spec})
+    try:
+        yield
+    finally:
+        world.kubectl("delete", "persistentvolume", f"--selector=flargo-test={owner}")
+        shutil.rmtree(folder)
+
+
+def test_a_job_runs_as_the_page_says_with_all_parents_in_pods(
+    fed: InPods, world: World, place: Place, page: Page, environment: dict[str, str]
+) -> None:
+    mark = audit.mark(place.audit_log) if place.audit_log else 0
+    jobs.fedavg(fed.root / "job", image=place.job_image)
+    printed = page.run(5, fed.root, environment)
+    (job_id,) = re.findall(r"^job_id: (\S+)$", printed, re.MULTILINE)
+    for party in PARTIES:
+        assert f"{job_id}-{party}" in printed, "argo lists its Workflow"
+    (weights,) = (fed.root / "results").rglob("server.npy")
+    np.testing.assert_allclose(np.load(weights), jobs.fedavg_expected(3), rtol=1e-6)
+    fed.connect()
+    assert fed.status(job_id) == "FINISHED:COMPLETED"
+    eventually(partial(all_succeeded, world, job_id), SETTLED, "a Workflow Succeeded for each party")
+    assert world.secrets("nvflare-cred-") == []
+    for pod in world.pods(job_id):
+        parent = PARENTS[pod["metadata"]["labels"]["flargo.dev/site"]]
+        assert f"//{parent}:8102" in str(pod["spec"]["containers"]), "it finds its parent by the Service's name"
+        if place.audit_log:
+            asked = audit.by(f":{place.namespace}:{parent}", place.audit_log, mark)
+            assert asked["create", "workflows"] == 1, "each parent is itself to the API server, by its pod's own token"
+
+
+def test_a_job_runs_to_its_end_with_the_network_policy_in_force(fed: InPods, world: World, place: Place) -> None:
+    if place.own:
+        pytest.skip("what holds pods to policies is a daemon of the harness's own cluster")
+    fed.connect()
+    with enforced(world), world.there(fitted()):
+        code = HELD + jobs.training()
+        job_id = fed.submit(jobs.script(fed.root / "held", image=place.job_image, code=code, server_code=HELD))
+        assert fed.wait(job_id) == "FINISHED:COMPLETED"
+        eventually(partial(all_succeeded, world, job_id), SETTLED, "a Workflow Succeeded for each party")
+
+
+@pytest.mark.usefixtures("sweeper")
+def test_the_sweep_deletes_in_the_parents_image_what_a_parent_has_left(image: str, world: World, mark: str) -> None:
+    """Credentials of a job that ended two hours ago, as its Workflow then says: nobody can wait for so long."""
+    with Site(world) as site:
+        old, fresh = site.launch(exits(0)), site.launch(exits(0))
+        for job in (old, fresh):
+            job.ends(Reason.SUCCEEDED, 0, STARTS)
+            job.leaves_nothing()
+        attempts = {job: job.workflow["metadata"]["annotations"]["flargo.dev/attempt"] for job in (old, fresh)}
+        left = {job: f"nvflare-cred-{job.name}-{attempt}" for job, attempt in attempts.items()}
+        for name in left.values():
+            meta = {"name": name, "labels": {str(Label.FEDERATION): site.federation}}
+            world.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
+        earlier = json.dumps({"status": {"finishedAt": f"{datetime.now(UTC) - timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ}"}})
+        world.kubectl("patch", "workflows.argoproj.io", old.name, "--type=merge", f"--patch={earlier}")
+        done, pod = run_of_the_sweep(world, mark, image=image)
+        assert done["status"]["phase"] == "Succeeded", world.log(pod)
+        assert f"deleted Secret {left[old]} " in world.log(pod)
+        assert left[fresh] not in world.log(pod)
+        assert [name for name in world.secrets("nvflare-cred-") if name in left.values()] == [left[fresh]]
+
+
+def all_succeeded(world: World, job_id: str) -> bool:
+    """Whether every party of a job has a Workflow that succeeded."""
+    phases = {site: item["status"]["phase"] for site, item in world.workflows(job_id).items()}
+    return phases == dict.fromkeys(PARTIES, "Succeeded")
+
+
+def test_parents_and_jobs_are_held_to_pod_security_restricted(fed: InPods, world: World, place: Place) -> None:
+    namespace = next(item for item in world.items("namespaces") if item["metadata"]["name"] == place.namespace)
+    if not place.own:
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for name, parent in PARENTS.items():
+        (container,) = fed.pod(name)["spec"]["containers"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert world.kubectl("exec", f"deployment/{parent}", "--", "id", "-u") == "1000"
+
+
+@pytest.mark.parametrize("name", ["site-1", "server"])
+def test_what_a_lost_parent_left_running_is_ended_by_the_pod_that_comes_after_it(
+    fed: InPods, world: World, place: Place, name: str
+) -> None:
+    fed.connect()
+    code = f"{DEAF}import time\ntime.sleep(3600)\n"
+    path = fed.root / f"orphan-{name}"
+    job_id = fed.submit(jobs.script(path, image=place.job_image, code=code, server_code=DEAF))
+    eventually(
+        lambda: sum("deaf now" in world.log(pod) for pod in world.pods(job_id)) == len(PARTIES),
+        2 * SETTLED,
+        "all are deaf",
+    )
+    before = len(world.processes(job_id))
+    lose(fed, world, name)
+    others = {*PARTIES} - {name}
+    eventually(lambda: running_sites(world, job_id) == others, STARTED, f"only what {name} had left is ended")
+    eventually(lambda: len(world.processes(job_id)) < before, GONE, "its process is gone from the node")
+    eventually(lambda: len(world.secrets("nvflare-cred-")) == len(others), GONE, "its credentials are gone")
+    assert "left behind by another run" in fed.log(name)
+    for each in others:
+        world.sweep(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")
+    eventually(lambda: not world.living(job_id), SETTLED, "the rest is gone, too")
+
+
+def lose(fed: InPods, world: World, name: str) -> None:
+    """A site's pod is deleted by force; the server's process is killed, and its container starts anew."""
+    pod = fed.pod(name)
+    if name != "server" or world.place.own:
+        world.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+        return
+    for pid, command in commands():
+        if b"nvflare.private.fed.app.server.server_train" in command:
+            os.kill(pid, signal.SIGKILL)
+    restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+    eventually(
+        lambda: fed.pod(name)["status"]["containerStatuses"][0]["restartCount"] > restarts, STARTED, "it starts anew"
+    )
