@@ -57,15 +57,19 @@ FIGURES = (
     Figure("CPU of the parent for a launch", "ms", _at("start", "cpu a job", times=1e3)),
     Figure("all launched and running after", "s", lambda run: (
         run["start"]["seconds until all run"] if run["jobs"] > 1 else None)),
+    Figure("CPU of the API server for a launch and its pod", "ms", _at("start", "API server's cpu a job", times=1e3)),
     Figure("lag of wait, ends one by one: median", "ms", _at("one by one", "lag", "median", times=1e3)),
     Figure("lag of wait, ends one by one: p99", "ms", _at("one by one", "lag", "p99", times=1e3)),
     Figure("lag of wait, ends one by one: max", "ms", _at("one by one", "lag", "max", times=1e3)),
     Figure("the same of a bare watch: p99", "ms", _at("one by one", "lag of a bare watch", "p99", times=1e3)),
+    Figure("lag beyond a bare watch: p99", "ms", _at("one by one", "lag beyond a bare watch", "p99", times=1e3)),
     Figure("ends at once (up to 1,000): lag, p99", "ms", _at("at once", "lag", "p99", times=1e3)),
     Figure("ends at once: from the last end to the last wait", "s", _at(
         "at once", "seconds from the last end to the last wait"), 2),
     Figure("the API server took for those ends", "s", _at("at once", "seconds in which they ended")),
     Figure("the same of a bare watch: p99", "ms", _at("at once", "lag of a bare watch", "p99", times=1e3)),
+    Figure("a burst (up to 1,000): from the moment when all had ended to the last wait", "s", _at(
+        "burst", "seconds from the last end to the last wait"), 2),
     Figure("failures at once (up to 100): lag, p99", "ms", _at("failures at once", "lag", "p99", times=1e3)),
     Figure("a relist", "s", _at("relist", "seconds"), 2),
     Figure("CPU of a relist", "s", _at("relist", "cpu"), 2),
@@ -104,18 +108,9 @@ def targets(figures: Object) -> str:
     rows = ["| to be reached | measured | reached |", "|---|---:|---|"]
     for said, measured, unit, limit in _targets(figures["runs"]["flargo"]):
         rows.append(f"| {said} | {measured:,.2f} {unit} | {'yes' if measured <= limit else '**no**'} |")
-    rows.append(_burst(figures["runs"]["flargo"]["1000"]["at once"]))
     slower = list(_slower(figures))
     rows.append(f"| slower than the stock launcher nowhere | {'; '.join(slower)} | {'**no**' if slower else 'yes'} |")
     return "\n".join(rows)
-
-
-def _burst(ends: Object) -> str:
-    """Whether a burst was dealt with; where the API server was too slow for one, that was not shown."""
-    took, last = ends["seconds in which they ended"], ends["seconds from the last end to the last wait"]
-    reached = "yes" if took + last <= _BURST else "not shown: it was no burst"
-    said = f"{last:.2f} s after the last, which the API server took {took:.1f} s to be told"
-    return f"| all of 1,000 that end at once known within {_BURST:.0f} s | {said} | {reached} |"
 
 
 def _targets(flargo: Object) -> Iterable[tuple[str, float, str, float]]:
@@ -127,6 +122,8 @@ def _targets(flargo: Object) -> Iterable[tuple[str, float, str, float]]:
     yield "at most 8 requests a job in all", in_all, "", 8
     yield f"no request while idle but the watches, up to {most['jobs']:,} jobs", idle, "/s", 0
     yield "lag p99 under 50 ms at 1,000 jobs, ends one by one", thousand["one by one"]["lag"]["p99"] * 1e3, "ms", 50
+    burst = thousand["burst"]["seconds from the last end to the last wait"]
+    yield "all of 1,000 that end at once known within 2 s", burst, "s", 2
     yield "idle CPU under 1 % of a core at 1,000 jobs", thousand["idle"]["cpu"] * 100, "%", 1
     yield "under 50 KiB of memory a job beyond the first, at 1,000", thousand["memory"]["a job"] / KIB, "KiB", 50
     yield "threads constant: the most less the fewest, from 100 jobs on", max(threads) - min(threads), "", 0
@@ -134,8 +131,6 @@ def _targets(flargo: Object) -> Iterable[tuple[str, float, str, float]]:
     yield "loading adds less than 0.3 s (of CPU) to a parent that runs nvflare", thousand["import cpu"], "s", 0.3
 
 
-_BURST = 2.0
-"""Seconds within which the ends of a burst are to be known."""
 TIMED = 64
 """Jobs until the pools have all their threads."""
 _COMPARED = (
@@ -149,6 +144,7 @@ _COMPARED = (
     "lag of wait, ends one by one: median",
     "lag of wait, ends one by one: p99",
     "ends at once (up to 1,000): lag, p99",
+    "a burst (up to 1,000): from the moment when all had ended to the last wait",
     "failures at once (up to 100): lag, p99",
     "CPU to load the launcher, nvflare being loaded",
 )

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,6 +66,15 @@ class Parent:
         answer: Object = json.loads(self._process.stdout.readline())
         return answer
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It stands still meanwhile: what happens then, it meets all at once."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
 
 class Run:
     """One launcher at one size."""
@@ -93,13 +104,17 @@ class Run:
             self._cleared(parent, len(names) - len(slow))
             self._count("requests in all", self._mark)
             more = self._launch(parent, len(slow))
-            fast = [*names[len(slow) :], *more][:AT_ONCE]
+            left = [*names[len(slow) :], *more]
+            fast, rest = left[:AT_ONCE], left[AT_ONCE:]
             self.result["at once"] = self._end(parent, fast, 0.0)
             failing = self._launch(parent, min(self._jobs, FAILING))
             self.result["failures at once"] = self._end(parent, failing, 0.0, code=1)
+            wanted = min(self._jobs, AT_ONCE)
+            again = self._launch(parent, max(0, wanted - len(rest)))
+            self.result["burst"] = self._end(parent, [*rest, *again][:wanted], 0.0, held=True)
             time.sleep(5)
         if self._launcher == "flargo":
-            self._track(len(names) + len(more) + len(failing))
+            self._track(len(names) + len(more) + len(failing) + len(again))
 
     def _parent(self) -> Parent:
         return Parent(self._launcher, self._kubeconfig, self._namespace)
@@ -109,13 +124,14 @@ class Run:
         self._driver.runs(first["names"], PATIENCE)
         time.sleep(2)
         empty, self._mark = parent.ask("usage"), audit.mark(self._server.audit_log)
-        begun = time.monotonic()
+        begun, server = time.monotonic(), self._server.cpu
         timed = parent.ask("launch", jobs=min(self._jobs, TIMED) - 1, parallel=8)
         rest = parent.ask("launch", jobs=max(0, self._jobs - TIMED), parallel=PARALLEL[self._launcher])
         launched: list[str] = first["names"] + timed["names"] + rest["names"]
         self._driver.runs(launched, PATIENCE)
         self.result["start"] = {
             "seconds until all run": time.monotonic() - begun,
+            "API server's cpu a job": (self._server.cpu - server) / (self._jobs - 1) if self._jobs > 1 else None,
             "first launch_job": first["seconds"][0],
             "launch_job": _spread(timed["seconds"]) if timed["seconds"] else None,
         }
@@ -156,10 +172,14 @@ class Run:
         time.sleep(3)
         return names
 
-    def _end(self, parent: Parent, names: list[str], gap: float, code: int = 0) -> Object:
+    def _end(self, parent: Parent, names: list[str], gap: float, code: int = 0, *, held: bool = False) -> Object:
+        """Have jobs end; ``held``: for a parent that stands still until all have, so that they end at once for it."""
         before, begun, own = parent.ask("usage"), time.monotonic(), time.process_time()
-        self._driver.end(names, gap, code)
-        shown, spent = max(self._driver.shown[name] for name in names), time.process_time() - own
+        with parent.held() if held else nullcontext():
+            self._driver.end(names, gap, code)
+        free = time.monotonic() if held else begun
+        known = {name: max(free, self._driver.shown[name]) for name in names}
+        shown, spent = max(known.values()), time.process_time() - own
         limit = time.monotonic() + PATIENCE
         while not (ended := parent.ask("ended"))["at"].keys() >= set(names):
             if time.monotonic() > limit:
@@ -169,15 +189,16 @@ class Run:
         self._driver.rest()
         codes = Counter(ended["codes"][name] for name in names)
         heard = [self._driver.heard[name] - self._driver.shown[name] for name in names if name in self._driver.heard]
-        lags = [ended["at"][name] - self._driver.shown[name] for name in names]
+        lags = [ended["at"][name] - known[name] for name in names]
+        beyond = [ended["at"][name] - self._driver.heard[name] for name in names if name in self._driver.heard]
         return {
             "jobs": len(names),
             "return codes": {str(each): times for each, times in codes.items()},
             "lag": _spread(lags),
             "lag of a bare watch": _spread(heard) if heard else None,
+            "lag beyond a bare watch": _spread(beyond) if beyond and not held else None,
             "seconds in which they ended": shown - begun,
-            "seconds from the first end to the last wait": max(ended["at"].values())
-            - min(self._driver.shown[name] for name in names),
+            "seconds from the first end to the last wait": max(ended["at"].values()) - min(known.values()),
             "seconds from the last end to the last wait": max(ended["at"][name] for name in names) - shown,
             "cpu a job": (after["cpu"] - before["cpu"]) / len(names),
             "driver's cpu": spent / (shown - begun),
