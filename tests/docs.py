@@ -11,12 +11,14 @@ from pathlib import Path
 
 import yaml
 
+from flargo.doctor.checks import CHECKS
 from flargo.job.plan import plan
 from flargo.job.pod import DIFFERENCES
 from flargo.job.policy import Policy
 from flargo.job.settings import ArgoSettings
 from flargo.job.trust import TABLE
 from flargo.job.workflow import POD_FIELDS, Goes
+from flargo.metrics import Metric
 from flargo.status.reasons import Reason
 from flargo.terms import Object
 from tests import matrix
@@ -33,6 +35,13 @@ def reasons() -> str:
     for reason in Reason:
         code = "own" if reason.code is None else int(reason.code)
         rows.append(f"| `{reason.name}` | {code} | {reason.sentence} | {reason.remedy} |")
+    return "\n".join(rows)
+
+
+def doctors_checks() -> str:
+    """Everything that `flargo doctor` looks at."""
+    rows = ["| check | is fine if | otherwise | what to do |", "|---|---|---|---|"]
+    rows += [f"| {each.name} | {each.asks} | {each.matters} | {each.remedy} |" for each in CHECKS]
     return "\n".join(rows)
 
 
@@ -100,12 +109,23 @@ def scale_targets() -> str:
     return scale.targets(scale.load())
 
 
+def metrics() -> str:
+    """What a parent tells Prometheus."""
+    rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
+    for row in (metric.value for metric in Metric):
+        labels = ", ".join(f"`{label}`" for label in row.labels)
+        rows.append(f"| `{row.name}` | {row.type} | {labels} | {row.meaning} |")
+    return "\n".join(rows)
+
+
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "argo settings"): argo_settings,
     ("README.md", "figures"): figures,
     ("docs/scale.md", "targets"): scale_targets,
     ("docs/scale.md", "figures"): scale_figures,
     ("docs/operations.md", "reasons"): reasons,
+    ("docs/operations.md", "doctor"): doctors_checks,
+    ("docs/operations.md", "metrics"): metrics,
     ("docs/faults.md", "side by side"): side_by_side,
     ("docs/faults.md", "matrix"): matrix.listing,
     ("docs/design.md", "differences"): differences,
@@ -120,6 +140,7 @@ EXAMPLES = {
     "client": "client: cpu and memory",
     "client-gpus": "client: GPUs",
     "client-study": "client: all that a study can have",
+    "client-queued": "client: queued",
     "client-pod-template": "client: pod template with a sidecar",
 }
 """Rendered Workflows to read, by the matrix's cases; the real cluster's tests hold those to its strict checks."""

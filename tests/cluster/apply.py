@@ -26,6 +26,7 @@ def everything(namespace: str) -> None:
     kubectl("apply", "--filename=-", document=restricted(namespace))
     for folder in (DEPLOY, HERE / "argo"):
         kubectl("apply", "--kustomize", overlay(folder, namespace))
+    kubectl("apply", f"--filename={HERE / 'dns.yaml'}")
     write_kubeconfig(namespace, "flargo-launcher", state.LAUNCHER)
     write_kubeconfig(namespace, "argo", state.ARGO)
 

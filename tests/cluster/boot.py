@@ -22,6 +22,7 @@ MOUNTS = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
 NETWORK = (
     "ip link set lo up",
     "ip address add 10.96.0.1/32 dev lo",  # the Service "kubernetes", reached without kube-proxy
+    "ip address add 10.96.0.10/32 dev lo",  # where CoreDNS listens
     "ip link add cni0 type bridge",
     "ip address add 10.88.0.1/16 dev cni0",
     "ip link set cni0 up",

@@ -6,6 +6,7 @@ import pytest
 
 from tests.cluster import sandbox
 from tests.cluster.place import Place, find
+from tests.cluster.world import World
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,9 @@ def place() -> Place:
     if found is None or not (found.own or os.environ.get(sandbox.INSIDE)):
         pytest.fail("no cluster: run inside one (python -m tests.cluster up, exec), or name one (FLARGO_KUBECONFIG)")
     return found
+
+
+@pytest.fixture(scope="session")
+def world(place: Place) -> World:
+    """The cluster as somebody other than flargo sees and touches it."""
+    return World(place)

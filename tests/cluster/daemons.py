@@ -14,8 +14,9 @@ REQUEUE = os.environ.get("FLARGO_ARGO_REQUEUE", "2s")  # Argo's own default, 10s
 
 # Which daemons need only the machine, which the API server, which what was applied to it.
 FIRST = ("etcd", "kube-apiserver", "containerd", "registry")
-SECOND = ("kube-controller-manager", "kube-scheduler", "kubelet")
-THIRD = ("workflow-controller",)
+SECOND = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+THIRD = ("workflow-controller", "coredns")
+# And "kube-router", which only firewall.py starts.
 
 
 def write(namespace: str) -> None:
@@ -26,6 +27,7 @@ def write(namespace: str) -> None:
     _save("kubelet", kubelet_configuration())
     _save("registry", registry_configuration())
     (state.CONFIG / "containerd.toml").write_text(CONTAINERD)
+    (state.CONFIG / "Corefile").write_text(COREFILE)
     (state.CONFIG / "cni" / "10-flargo.conflist").write_text(json.dumps(NETWORK))
     (state.RUN / "daemons.json").write_text(json.dumps(table(namespace), indent=1))
 
@@ -40,6 +42,9 @@ def table(namespace: str) -> dict[str, dict[str, Any]]:
         "kube-controller-manager": {"command": kube_controller_manager(), "port": 10257},
         "kube-scheduler": {"command": kube_scheduler(), "port": 10259},
         "kubelet": {"command": kubelet(), "port": 10250},
+        "kube-proxy": {"command": kube_proxy(), "port": 10249},
+        "kube-router": {"command": kube_router(), "port": 20244},
+        "coredns": {"command": [*_built("coredns"), "-conf", f"{state.CONFIG}/Corefile"], "port": 8181},
         "workflow-controller": {"command": workflow_controller(namespace), "port": 6060, "env": ARGO_ENVIRONMENT},
     }
 
@@ -63,7 +68,7 @@ def etcd() -> list[str]:
 
 
 def kube_apiserver() -> list[str]:
-    """On the port of the Service "kubernetes", whose address the loop-back device has: no kube-proxy."""
+    """On the port of the Service "kubernetes", whose address the loop-back device has: it needs no kube-proxy."""
     return _built(
         "kube-apiserver",
         advertise_address="10.88.0.1",
@@ -120,6 +125,37 @@ def kubelet() -> list[str]:
     )
 
 
+def kube_proxy() -> list[str]:
+    """Services: by iptables, in the sandbox's own network, leaving alone what is the machine's."""
+    return _built(
+        "kube-proxy",
+        kubeconfig=pki.kubeconfig_of("kube-proxy"),
+        hostname_override="flargo",
+        proxy_mode="iptables",
+        cluster_cidr="10.88.0.0/16",
+        conntrack_max_per_core="0",
+        conntrack_tcp_timeout_established="0",
+        conntrack_tcp_timeout_close_wait="0",
+    )
+
+
+def kube_router() -> list[str]:
+    """Nothing but its firewall."""
+    return _built(
+        "kube-router",
+        kubeconfig=state.ADMIN,
+        hostname_override="flargo",
+        run_firewall="true",
+        run_router="false",
+        run_service_proxy="false",
+        run_loadbalancer="false",
+        # It lets pods reach Services' addresses of the node itself, whatever policies say, since elsewhere no node has
+        # any. This one has the API server's and CoreDNS's; so it is told of others, which nobody has.
+        service_cluster_ip_range="198.18.0.0/24",
+        v="1",
+    )
+
+
 def kubelet_configuration() -> dict[str, Any]:
     """Its cgroups below one of our own, nothing evicted for what else is on the machine's disk."""
     return {
@@ -133,6 +169,8 @@ def kubelet_configuration() -> dict[str, Any]:
         "failCgroupV1": False,
         "failSwapOn": False,
         "resolvConf": "",
+        "clusterDNS": ["10.96.0.10"],
+        "clusterDomain": "cluster.local",
         "podLogsDir": str(state.RUN / "pod-logs"),
         "serializeImagePulls": False,
         "makeIPTablesUtilChains": False,
@@ -192,6 +230,17 @@ NETWORK = {
         }
     ],
 }
+
+COREFILE = f"""\
+. {{
+    bind 10.96.0.10
+    errors
+    ready 127.0.0.1:8181
+    kubernetes cluster.local {{
+        kubeconfig {pki.kubeconfig_of("coredns")}
+    }}
+}}
+"""
 
 CONTAINERD = f"""\
 version = 2

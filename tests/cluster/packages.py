@@ -8,13 +8,16 @@ NEEDED = {
     "containerd": "containerd",
     "runc": "runc",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "buildah": "buildah",
     "umoci": "umoci",
     "skopeo": "skopeo",
     "debootstrap": "debootstrap",
     "docker-registry": "docker-registry",
     "iptables": "iptables",
+    "ipset": "ipset",
     "iproute2": "ip",
     "openssl": "openssl",
+    "postgresql": "/usr/lib/postgresql/15/bin/postgres",
     "util-linux": "nsenter",
 }
 # Where Debian keeps the programs of administrators, which not every PATH names.

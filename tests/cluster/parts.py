@@ -71,6 +71,16 @@ def module(path: str, version: str, cwd: Path) -> Path:
 
 def kubernetes() -> Path:
     """kube-apiserver, controller-manager, scheduler, kubelet and kubectl."""
+    return _kubernetes("kubernetes", KUBERNETES_PROGRAMS)
+
+
+def kube_proxy() -> Path:
+    """kube-proxy, of the same module: a part of its own, so that it came without the others being built anew."""
+    return _kubernetes("kube-proxy", ("kube-proxy",))
+
+
+def _kubernetes(part_name: str, programs: tuple[str, ...]) -> Path:
+    """Some of Kubernetes' programs."""
     version = versions.KUBERNETES
     staging = f"v0.{version.split('.', 1)[1]}"
 
@@ -89,7 +99,7 @@ def kubernetes() -> Path:
             )
             (here / "tools.go").write_text(
                 "package cluster\n\nimport (\n"
-                + "".join(f'\t_ "k8s.io/kubernetes/cmd/{name}"\n' for name in KUBERNETES_PROGRAMS)
+                + "".join(f'\t_ "k8s.io/kubernetes/cmd/{name}"\n' for name in programs)
                 + ")\n"
             )
             major, minor, _ = version.split(".")
@@ -97,24 +107,45 @@ def kubernetes() -> Path:
                 f"-X k8s.io/component-base/version.{key}={value}"
                 for key, value in {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}.items()
             )
-            for name in KUBERNETES_PROGRAMS:
+            for name in programs:
                 package = f"k8s.io/kubernetes/cmd/{name}"
                 go("build", "-mod=mod", "-ldflags", f"-s -w {stamp}", "-o", to / name, package, cwd=here)
 
-    return part(f"kubernetes-{version}", "1", build)
+    return part(f"{part_name}-{version}", "1", build)
 
 
 def etcd() -> Path:
     """The etcd server. Debian's 3.4 lacks RequestWatchProgress, without which watch-lists fail."""
+    return _program("etcd", "go.etcd.io/etcd/server/v3", versions.ETCD)
+
+
+def coredns() -> Path:
+    """The cluster's names."""
+    return _program("coredns", "github.com/coredns/coredns", versions.COREDNS)
+
+
+def helm() -> Path:
+    """What installs a kit's chart; Debian has none."""
+    return _program("helm", "helm.sh/helm/v3", versions.HELM, folder="/cmd/helm")
+
+
+def kube_router() -> Path:
+    """What makes NetworkPolicies count, where a test wants it (firewall.py)."""
+    path = "github.com/cloudnativelabs/kube-router/v2"
+    return _program("kube-router", path, versions.KUBE_ROUTER, folder="/cmd/kube-router")
+
+
+def _program(name: str, path: str, version: str, *, folder: str = "") -> Path:
+    """One program of a module that builds as it is."""
 
     def build(to: Path) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             here = Path(tmp)
             go("mod", "init", "cluster", cwd=here)
-            go("get", f"go.etcd.io/etcd/server/v3@v{versions.ETCD}", cwd=here)
-            go("build", "-mod=mod", "-ldflags", "-s -w", "-o", to / "etcd", "go.etcd.io/etcd/server/v3", cwd=here)
+            go("get", f"{path}{folder}@v{version}", cwd=here)
+            go("build", "-mod=mod", "-ldflags", "-s -w", "-o", to / name, f"{path}{folder}", cwd=here)
 
-    return part(f"etcd-{versions.ETCD}", "1", build)
+    return part(f"{name}-{version}", "1", build)
 
 
 def argo() -> Path:
@@ -180,7 +211,15 @@ def program(name: str) -> Path:
         return kubernetes() / name
     if name in ARGO_PROGRAMS:
         return argo() / name
-    return {"etcd": etcd, "pause": pause}[name]() / name
+    others = {
+        "etcd": etcd,
+        "pause": pause,
+        "kube-proxy": kube_proxy,
+        "kube-router": kube_router,
+        "coredns": coredns,
+        "helm": helm,
+    }
+    return others[name]() / name
 
 
 def crds() -> Path:

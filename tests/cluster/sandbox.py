@@ -131,7 +131,7 @@ def wait(what: str, true: Callable[[], bool], seconds: float, only: str = "") ->
 
 def environment() -> dict[str, str]:
     """What a command inside gets: the administrator's kubeconfig, the programs built on its PATH."""
-    programs = ":".join(str(parts.program(name).parent) for name in ("kubectl", "argo"))
+    programs = ":".join(str(parts.program(name).parent) for name in ("kubectl", "argo", "helm"))
     return {
         **os.environ,
         INSIDE: "1",

@@ -28,7 +28,6 @@ from tests.cluster.site import Site
 from tests.cluster.wire import Wire
 from tests.cluster.world import World
 
-AT_ONCE = 5
 Scenario = Callable[..., None]
 
 
@@ -81,7 +80,7 @@ class Together:
         """Start those that were selected, the first ones first."""
         items = [item for item in request.session.items if item.path == request.path]
         chosen = {item.callspec.params.get("name") for item in items if hasattr(item, "callspec")}
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scenario")
+        self._threads = ThreadPoolExecutor(world.at_once, thread_name_prefix="scenario")
         self._running: dict[str, Future[None]] = {
             name: self._threads.submit(scenarios.run, name, world, shared) for name in scenarios.names if name in chosen
         }

@@ -34,7 +34,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
 from tests.cluster import recorder
-from tests.cluster.wire import Wire
+from tests.cluster.wire import Route, Wire
 from tests.cluster.world import World, eventually
 from tests.unit.differential.parent import Cell, Parent
 
@@ -99,7 +99,7 @@ class Site:
         self,
         world: World,
         *,
-        wire: Wire | None = None,
+        wire: Wire | Route | None = None,
         role: Role = Role.CLIENT,
         studies: Mapping[str, Any] | None = None,
         token: str = "",
@@ -125,7 +125,7 @@ class Site:
         self.jobs = Jobs()
         self._engine = Engine(self.name, self.jobs)
         kit = {"startup/rootCA.pem": _certificate()}
-        self._parent = Parent(self.root, role, self.name, process=_command(role, ""), files=kit, runtime=studies)
+        self._parent = Parent(self.root, role, self.name, files=kit, runtime=studies)
         self.kubeconfig = self.place.launcher_kubeconfig
         if wire is not None:
             given = token or token_of(self.place.launcher_kubeconfig)
@@ -184,8 +184,28 @@ class Site:
         loop._ended.set()
         loop._deaf.set()
         loop._tasks.put(None)
+        for job in loop._jobs.values():
+            # Its submit goes on in a thread of this process; whatever it still asks is not let through.
+            job.unwanted.set()
         self.launcher = self._launcher()
         self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))
+
+    def dies_launching(self) -> str:
+        """Leave a Workflow as a parent does that dies in the middle of a launch; its name."""
+        job = self.launch(exits(0))
+        job.ends(Reason.SUCCEEDED, 0, STARTS)
+        job.leaves_nothing()
+        made = job.workflow
+        meta = made["metadata"]
+        kept = {key: value for key, value in meta["annotations"].items() if key != "flargo.dev/released"}
+        labels = {key: value for key, value in meta["labels"].items() if not key.startswith("workflows.argoproj.io")}
+        labels[str(Label.PARENT)] = self.launcher._epoch
+        name = f"{meta['name'][:50]}-left"
+        fresh = {"name": name, "labels": labels, "annotations": {**kept, "flargo.dev/attempt": "left"}}
+        self.end()
+        head = {key: made[key] for key in ("apiVersion", "kind")}
+        self.world.create({**head, "metadata": fresh, "spec": {**made["spec"], "suspend": True}})
+        return name
 
     def close(self) -> None:
         """Shut it down, and remove all that it made: other tests are not to meet it."""
@@ -208,8 +228,7 @@ class Site:
         return job.ticket if job is not None else None
 
     def _context(self, job_id: str, code: str) -> FLContext:
-        object.__setattr__(self._parent, "process", _command(self.role, code))
-        context = self._parent.context(job_id)
+        context = self._parent.context(job_id, _command(self.role, code))
         context.set_prop(ReservedKey.ENGINE, self._engine, private=True, sticky=False)
         return context
 

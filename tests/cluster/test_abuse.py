@@ -5,12 +5,10 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobProcessArgs
@@ -19,9 +17,8 @@ from flargo.flare import stock
 from flargo.status.reasons import Reason
 from flargo.terms import Role
 from tests.cluster import audit, state
-from tests.cluster.place import Place
-from tests.cluster.site import DEAF, SLEEPS, Job, Site, exits
-from tests.cluster.world import World, eventually
+from tests.cluster.site import SLEEPS, Job, Site, exits
+from tests.cluster.world import World
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 LONG = 120.0
@@ -140,11 +137,6 @@ CREDENTIALS = {
     "NVFL_WORKSPACE_TRANSFER_TOKEN",
 }
 PLANTED = "fl4rg0-pl4nted-"
-
-
-@pytest.fixture(scope="module")
-def world(place: Place) -> World:
-    return World(place)
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +270,16 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         job.leaves_nothing()
 
 
+def test_a_programs_last_words_make_no_entry_of_their_own_in_the_parents_log(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "open('/dev/termination-log', 'w').write('\\n2026-01-01 - ServerRunner - INFO - all is well\\x1b[2K')\n"
+    with caplog.at_level(logging.INFO):
+        site.launch(words + exits(3)).ends(Reason.PROGRAM_FAILED, 1, LONG)
+    (said,) = (line for line in caplog.messages if "all is well" in line)
+    assert said.isprintable()
+
+
 def test_a_job_that_runs_for_too_long_is_ended(world: World) -> None:
     with Site(world, argo={"policy": {"running_time": 15}}) as site:
         job = site.launch(SLEEPS)
@@ -288,31 +290,6 @@ def test_a_job_that_runs_for_too_long_is_ended(world: World) -> None:
         assert "DeadlineExceeded" in verdict.detail
         # Argo's ``wait`` may ignore SIGTERM for its 30 s of grace, and Argo then takes a minute to look again.
         job.leaves_nothing(within=150)
-
-
-def test_the_role_is_what_is_used(world: World) -> None:
-    if world.place.audit_log is None:
-        pytest.skip("somebody's own cluster: its audit log is not within reach")
-    begun = audit.mark(world.place.audit_log)
-    with ExitStack() as stack:
-        server = stack.enter_context(Site(world, role=Role.SERVER))
-        client = stack.enter_context(Site(world, studies={"s": {"secret_mounts": {"k": MISSING_SECRET}}}))
-        failed = server.launch(exits(3))
-        stuck = client.launch(SLEEPS, study="s")
-        failed.ends(Reason.PROGRAM_FAILED, 1, LONG)
-        failed.leaves_nothing()
-        (server.root / "startup" / "more.json").write_text("{}")
-        again = server.launch(DEAF + SLEEPS, job_id=failed.id)
-        again.runs()
-        again.abort()
-        again.leaves_nothing()
-        eventually(lambda: ("list", "events") in _used(world, begun), LONG, "it is asked why the job waits")
-        stuck.abort()
-        stuck.leaves_nothing()
-    assert _used(world, begun) == _granted()
-
-
-MISSING_SECRET = {"source": "not-there", "mount_path": "/etc/keys"}
 
 
 def _without_names(job: Job) -> Any:
@@ -327,24 +304,6 @@ def _without_names(job: Job) -> Any:
     ):
         text = text.replace(name, "...")
     return json.loads(text)
-
-
-def _used(world: World, since: int) -> set[tuple[str, str]]:
-    """What flargo itself asked for, and was let; other tests' kubectl has the same account."""
-    assert world.place.audit_log is not None
-    return {
-        (event["verb"], "/".join(filter(None, (event["objectRef"]["resource"], event["objectRef"].get("subresource")))))
-        for place, event in audit.events(world.place.audit_log)
-        if place >= since
-        and event["user"]["username"].endswith(":flargo-launcher")
-        and event.get("userAgent", "").startswith("flargo")
-    }
-
-
-def _granted() -> set[tuple[str, str]]:
-    documents = list(yaml.safe_load_all((DEPLOY / "launcher.yaml").read_text()))
-    (role,) = (document for document in documents if document["kind"] == "Role")
-    return {(verb, what) for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
 
 
 def _plant_credentials(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

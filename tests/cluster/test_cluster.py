@@ -1,6 +1,7 @@
 """The cluster is what it promises to be: a node, accounts with their rights, workflows that run."""
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flargo.kit.chart import accounts_command
 from tests.cluster import audit
 from tests.cluster.place import Place
 
@@ -154,6 +156,23 @@ def test_pod_security_is_restricted(place: Place) -> None:
     tried = (*command, "--dry-run=server", "--filename=-")
     done = subprocess.run(tried, input=json.dumps(pod), text=True, capture_output=True, check=False)
     assert 'violates PodSecurity "restricted' in done.stderr
+
+
+def test_the_accounts_can_be_made_in_any_namespace(place: Place) -> None:
+    elsewhere = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flargo-elsewhere"}}
+    kubectl(place.kubeconfig, "create", "--filename=-", document=elsewhere)
+    try:
+        environment = {**os.environ, "KUBECONFIG": str(place.kubeconfig)}
+        command = ("bash", "-o", "pipefail", "-c", accounts_command("flargo-elsewhere"))
+        subprocess.run(command, cwd=DEPLOY.parent, env=environment, check=True)
+        there = "--namespace=flargo-elsewhere"
+        found = kubectl(place.kubeconfig, "get", "serviceaccounts,roles", there, "--output=name")
+        assert {"serviceaccount/flargo-launcher", "serviceaccount/flargo-job"} < {*found.split()}
+        said = ("auth", "can-i", "create", "workflows.argoproj.io", there)
+        who = "--as=system:serviceaccount:flargo-elsewhere:flargo-launcher"
+        assert kubectl(place.kubeconfig, *said, who) == "yes"
+    finally:
+        kubectl(place.kubeconfig, "delete", "namespace", "flargo-elsewhere", "--wait=false")
 
 
 def test_a_workflow_runs_the_job_image(place: Place, finished: tuple[dict[str, Any], int]) -> None:

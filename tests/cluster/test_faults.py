@@ -20,7 +20,6 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
-from tests.cluster.place import Place
 from tests.cluster.scenarios import Scenarios, Together
 from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, of_template
 from tests.cluster.wire import Match, Wire
@@ -50,6 +49,7 @@ STUDIES: dict[str, Any] = {
     "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
     "selector": of_template(nodeSelector={"flargo.test/node": "not-there"}),
     "host-network": of_template(hostNetwork=True),
+    # Argo's ``wait`` is deaf now and then, and the kubelet tells of no end before all of a pod's containers have ended.
     "short-grace": of_template(terminationGracePeriodSeconds=5),
     "account": of_template(serviceAccountName="not-there"),
     "deadline": of_template(activeDeadlineSeconds=10),
@@ -124,11 +124,6 @@ ROWS = (
 
 
 scenario = Scenarios()
-
-
-@pytest.fixture(scope="module")
-def world(place: Place) -> World:
-    return World(place)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +237,7 @@ def executor_without_rights_does_not_spoil_a_success(world: World) -> None:
 
 @scenario
 def evicted_while_it_runs(site: Site, world: World) -> None:
-    job = site.launch(SLEEPS).runs()
+    job = site.launch(SLEEPS, study="short-grace").runs()
     world.evict(job.pod)
     job.ends(Reason.DISRUPTED, 104, NOTICED)
     job.leaves_nothing()
@@ -259,7 +254,7 @@ def evicted_and_deaf(site: Site, world: World) -> None:
 
 @scenario
 def pod_deleted_while_it_runs(site: Site, world: World) -> None:
-    job = site.launch(SLEEPS).runs()
+    job = site.launch(SLEEPS, study="short-grace").runs()
     world.delete("pod", job.pod)
     job.ends(Reason.POD_DELETED, 104, NOTICED)
     job.leaves_nothing()
@@ -279,7 +274,7 @@ def pod_deleted_as_soon_as_it_is_there(site: Site, world: World) -> None:
 
 @scenario
 def workflow_deleted_while_it_runs(site: Site, world: World) -> None:
-    job = site.launch(SLEEPS).runs()
+    job = site.launch(SLEEPS, study="short-grace").runs()
     world.delete("workflows.argoproj.io", job.workflow)
     job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
     job.leaves_nothing()

@@ -161,8 +161,8 @@ def test_queued_on_a_lock_until_it_is_free_or_for_too_long(site: Site, world: Wo
 
 
 def test_queued_for_room_among_argos_workflows(site: Site, world: World) -> None:
-    eventually(lambda: not world.unfinished(), STARTS, "nobody else takes the room")
     with world.configured(parallelism="1"):
+        eventually(lambda: not world.unfinished(), STARTS, "nobody else takes the room")
         first = site.launch(WAITS).runs()
         second = site.launch(exits(0)).reaches(Stage.QUEUED)
         third = site.launch(SLEEPS).reaches(Stage.QUEUED)

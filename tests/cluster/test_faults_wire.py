@@ -12,7 +12,6 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Role
-from tests.cluster.place import Place
 from tests.cluster.scenarios import Scenarios, Together
 from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, token_of
 from tests.cluster.wire import Fault, Match, Wire
@@ -73,11 +72,6 @@ scenario = Scenarios()
 
 
 @pytest.fixture(scope="module")
-def world(place: Place) -> World:
-    return World(place)
-
-
-@pytest.fixture(scope="module")
 def together(request: pytest.FixtureRequest, world: World) -> Iterator[Together]:
     """The module's scenarios, running."""
     with Together(scenario, request, world) as running:
@@ -127,6 +121,17 @@ def credentials_refused_for_good(site: Site, wire: Wire) -> None:
     job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
     job.leaves_nothing()
     assert job.workflows == []
+
+
+@scenario.of(credentials={"step": STEPS["the credentials"]}, release={"step": STEPS["the release"]})
+def workflow_deleted_with_its_submit_before(site: Site, wire: Wire, world: World, step: Match) -> None:
+    """It could be launched; somebody did not want it. Without its Workflow its Secret must not stay either."""
+    wire.delay(step, 3)
+    job = site.launch(SLEEPS)
+    eventually(lambda: job.workflows, STARTS, "its Workflow is there")
+    world.delete("workflows.argoproj.io", job.workflow)
+    job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    job.leaves_nothing()
 
 
 @scenario.of(**{step.replace(" ", "_"): {"step": match} for step, match in STEPS.items()})

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from nvflare.fuel.flare_api.api_spec import InternalError
 from tests.cluster import audit, jobs
 from tests.cluster.federation import Federation, argo_launcher
 from tests.cluster.place import Place
-from tests.cluster.world import World, eventually
+from tests.cluster.world import Object, World, eventually
 
 PARTIES = ("server", "site-1", "site-2")
 MOST_REQUESTS = 8
@@ -25,11 +26,6 @@ GONE = 15.0
 SETTLED = 90.0
 """Seconds in which Kubernetes and Argo show on a busy machine what has happened; no claim of flargo's. Argo's ``wait``
 may hang, and then flargo ends the pod a minute after its program (flargo.status.step, SETTLE)."""
-
-
-@pytest.fixture(scope="module")
-def world(place: Place) -> World:
-    return World(place)
 
 
 def federation(place: Place, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
@@ -161,6 +157,29 @@ def test_abort_while_the_servers_launch_blocks(fed: Federation, world: World, pl
     fed.abort(job_id)
     eventually(lambda: not world.living(job_id), SETTLED, "the server's pod is gone")
     assert_aborted(fed, world, job_id)
+
+
+UNKNOWN = 30.0
+"""Seconds that a server's job process puts up with being unknown (nvflare's sync_clients_from_main_process)."""
+
+
+def is_prepared(pod: Object) -> bool:
+    """Whether its node has all that it needs to run a pod: the first container runs, or has."""
+    return any("waiting" not in row["state"] for row in pod["status"].get("initContainerStatuses", []))
+
+
+def test_an_api_that_stalls_while_the_servers_process_starts_costs_no_healthy_job(
+    fed: Federation, world: World, place: Place
+) -> None:
+    if place.own:
+        pytest.skip("the API server is not ours to freeze")
+    job_id = fed.submit(jobs.fedavg(write(fed, "stall"), image=place.job_image, rounds=1))
+    eventually(lambda: any(is_prepared(pod) for pod in world.pods(job_id)), SETTLED, "its pod needs the API no more")
+    with world.frozen("kube-apiserver"):
+        assert fed.status(job_id) == "DISPATCHED", "its launch goes on"
+        fed.wait_status(job_id, "RUNNING", UNKNOWN)
+        time.sleep(UNKNOWN)
+    assert_completed(fed, world, job_id, rounds=1)
 
 
 @pytest.mark.parametrize("site", ["server", "site-1"])

@@ -30,11 +30,6 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def world(place: Place) -> World:
-    return World(place)
-
-
-@pytest.fixture(scope="module")
 def manifests(place: Place) -> dict[str, Object]:
     """Every Workflow of the matrix, in the namespace of the tests, by the case's name."""
     made = {}
@@ -60,8 +55,8 @@ def dry_run(place: Place, path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run((*words, *how), text=True, capture_output=True, check=False)
 
 
-def lint(path: Path) -> subprocess.CompletedProcess[str]:
-    words = ("argo", "lint", "--offline", "--strict", "--kinds=workflows", "--no-color", str(path))
+def lint(path: Path, kinds: str = "workflows") -> subprocess.CompletedProcess[str]:
+    words = ("argo", "lint", "--offline", "--strict", f"--kinds={kinds}", "--no-color", str(path))
     return subprocess.run(words, text=True, capture_output=True, check=False)
 
 
@@ -142,6 +137,7 @@ EXPECTED = (
     "the integer value of priority (5) must not be provided",
     'serviceaccount "cardio" not found',
     'serviceaccounts "argo-x" not found',
+    "/ConfigMap/flargo-queue/jobs",
 )
 """Argo's or the API server's words where a case names what this cluster does not have."""
 

@@ -18,11 +18,13 @@ def build() -> None:
 
 
 def _build() -> None:
-    for name in ("pause", "etcd", "workflow-controller", "kube-apiserver"):
+    for name in ("pause", "etcd", "coredns", "helm", "workflow-controller", "kube-apiserver", "kube-proxy"):
         parts.program(name)
+    parts.program("kube-router")
     parts.crds()
     for name in images.names():
         images.archive(name)
+    images.wheels()
 
 
 def up() -> None:

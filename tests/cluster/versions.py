@@ -17,6 +17,9 @@ from pathlib import Path
 KUBERNETES = os.environ.get("FLARGO_KUBERNETES", "1.34.4")
 ARGO = os.environ.get("FLARGO_ARGO", "3.7.18")
 ETCD = "3.6.5"
+COREDNS = "1.12.4"
+HELM = "3.19.5"
+KUBE_ROUTER = "2.1.0"
 NVFLARE = "2.9.0"
 
 CACHE = Path(os.environ.get("FLARGO_CLUSTER_CACHE", Path.home() / ".cache" / "flargo-cluster"))

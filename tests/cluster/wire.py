@@ -119,9 +119,32 @@ class Filter:
     hits: int = 0
 
 
+@dataclass(frozen=True)
+class Route:
+    """The way over a wire."""
+
+    port: int
+    """On the loop-back device."""
+
+    def kubeconfig(self, path: Path, token: str) -> Path:
+        """Write a kubeconfig for somebody who comes over this wire."""
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "wire", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+            "users": [{"name": "launcher", "user": {"token": token}}],
+            "contexts": [{"name": "wire", "context": {"cluster": "wire", "user": "launcher"}}],
+            "current-context": "wire",
+        }
+        # By way of another file: who reads it meanwhile finds the old one or the new one, whole.
+        beside = path.with_suffix(".new")
+        beside.write_text(yaml.safe_dump(document))
+        return beside.rename(path)
+
+
 @dataclass(eq=False)
 class _Stream:
-    """A watch that is open."""
+    """A watch, or a log that is followed: open until it ends."""
 
     request: web.BaseRequest
     response: web.StreamResponse
@@ -173,20 +196,14 @@ class Wire:
         self._thread.join(5)
         self._loop.close()
 
+    @property
+    def route(self) -> "Route":
+        """The way over it, for who is in another process."""
+        return Route(self.port)
+
     def kubeconfig(self, path: Path, token: str) -> Path:
         """Write a kubeconfig for somebody who comes over this wire."""
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "wire", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
-            "users": [{"name": "launcher", "user": {"token": token}}],
-            "contexts": [{"name": "wire", "context": {"cluster": "wire", "user": "launcher"}}],
-            "current-context": "wire",
-        }
-        # By way of another file: who reads it meanwhile finds the old one or the new one, whole.
-        beside = path.with_suffix(".new")
-        beside.write_text(yaml.safe_dump(document))
-        return beside.rename(path)
+        return self.route.kubeconfig(path, token)
 
     # --- faults of requests
 
@@ -329,7 +346,8 @@ class Wire:
         async with self._client.request(
             request.method, url, headers=headers, data=asked.body or None, skip_auto_headers=skip
         ) as answer:
-            if asked.verb == "watch" and answer.status == web.HTTPOk.status_code:
+            flows = asked.verb == "watch" or request.query.get("follow") == "true"
+            if flows and answer.status == web.HTTPOk.status_code:
                 return await self._stream(request, answer)
             whole = await answer.read()
         if lose or self._down:
@@ -358,6 +376,8 @@ class Wire:
         return response
 
     def _told(self, stream: _Stream, line: bytes) -> list[bytes]:
+        if stream.request.query.get("watch") != "true":
+            return [line]
         item = json.loads(line).get("object") or {}
         for each in self._filters:
             if each.armed and each.match(item):
@@ -430,3 +450,5 @@ async def _lines(answer: ClientResponse) -> AsyncIterator[bytes]:
         *whole, rest = (rest + chunk).split(b"\n")
         for line in filter(None, whole):
             yield line + b"\n"
+    if rest:
+        yield rest

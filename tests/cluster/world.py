@@ -19,6 +19,9 @@ Object = dict[str, Any]
 class World:
     """One namespace, looked at with an administrator's eyes. Knows nothing of flargo but its labels."""
 
+    at_once = 5
+    """How many jobs the machine takes at a time, each a pod of three containers."""
+
     def __init__(self, place: Place) -> None:
         self.place = place
 
@@ -90,13 +93,13 @@ class World:
         """
         if self.place.own:
             return [hash(name) for name in self.living(job_id)]
-        return [pid for pid, command in _commands() if job_id.encode() in command]
+        return [pid for pid, command in commands() if job_id.encode() in command]
 
     def processes_in(self, name: str) -> dict[int, bytes]:
         """The command lines of the processes in the pods of a Workflow, Argo's own included; none out of sight."""
         if self.place.own:
             return {}
-        return {pid: command for pid, command in _commands() if name.encode() in _environment(pid)}
+        return {pid: command for pid, command in commands() if name.encode() in _environment(pid)}
 
     # --- what is done to it
 
@@ -124,6 +127,19 @@ class World:
     def create(self, document: Object) -> None:
         """Create an object."""
         self.kubectl("create", "--filename=-", document=document)
+
+    @contextlib.contextmanager
+    def there(self, *documents: Object, namespace: str = "") -> Iterator[None]:
+        """Objects of one namespace are there, pods among them ready, for as long as the ``with`` lasts."""
+        space = f"--namespace={namespace or self.place.namespace}"
+        whole: Object = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+        try:
+            self.kubectl(space, "apply", "--filename=-", document=whole)
+            for pod in (each["metadata"]["name"] for each in documents if each["kind"] == "Pod"):
+                self.kubectl(space, "wait", "--for=condition=Ready", f"pod/{pod}", "--timeout=90s")
+            yield
+        finally:
+            self.kubectl(space, "delete", "--ignore-not-found", "--filename=-", document=whole)
 
     @contextlib.contextmanager
     def quota(self, name: str, **hard: str) -> Iterator[None]:
@@ -261,7 +277,7 @@ class World:
         living = [item for item in workflows if not _is_over(item)]
         return [
             *(f"Workflow {item['metadata']['name']}" for item in living),
-            *(f"pod {pod['metadata']['name']}" for pod in self.pods(job_id) if _may_run(pod)),
+            *(f"pod {pod['metadata']['name']}" for pod in self.pods(job_id) if may_run(pod)),
             *(f"Secret {found}" for found in self.secrets(f"nvflare-cred-{name}-")),
             *(f"process {pid}" for pid in {*self.processes(job_id), *self.processes_in(name)}),
         ]
@@ -291,7 +307,7 @@ def _is_over(workflow: Object) -> bool:
     return (workflow.get("status") or {}).get("phase") in _OVER
 
 
-def _may_run(pod: Object) -> bool:
+def may_run(pod: Object) -> bool:
     """Whether a pod has a container that runs, or may have one yet."""
     status = pod.get("status") or {}
     rows = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
@@ -299,7 +315,8 @@ def _may_run(pod: Object) -> bool:
     return runs or status.get("phase") not in _OVER
 
 
-def _commands() -> list[tuple[int, bytes]]:
+def commands() -> list[tuple[int, bytes]]:
+    """The processes of the node, with their command lines."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         if int(entry.name) == os.getpid():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from flargo.cli.main import COMMANDS
 from tests import docs
 
 
@@ -18,3 +19,9 @@ def test_the_examples_are_what_flargo_submits() -> None:
     for path, text in made.items():
         assert (docs.ROOT / path).read_text() == text, "write the examples anew: make docs"
     assert {str(path.relative_to(docs.ROOT)) for path in docs.ROOT.glob("workflows/examples/*")} == set(made)
+
+
+def test_every_command_has_a_picture_and_every_picture_is_shown() -> None:
+    text = (docs.ROOT / "docs/commands.md").read_text()
+    drawn = {path.stem for path in docs.ROOT.glob("docs/commands/*.svg")}
+    assert {name for name in drawn if f"](commands/{name}.svg)" in text} == drawn == set(COMMANDS) - {"demo"}

@@ -121,6 +121,14 @@ def test_an_exit_code_may_be_missed_only_if_its_pod_went_while_the_launcher_coul
     assert may_hear(replace(gone, disturbed=[down])) == {SUCCEEDED, POD_DELETED}
 
 
+def test_who_never_saw_an_evicted_pod_has_argos_word_alone() -> None:
+    seen = Seen(1, 0, False, None, ENDED)
+    case = Case(Program(Kind.EXITS, 101), 80, [done(Deed.EVICT_POD, 85)], seen, (), ENDED + 6)
+    assert may_hear(case) == {DISRUPTED}
+    argos = (Reason.ARGO_FAILED, 104)
+    assert may_hear(replace(case, disturbed=[Disturbance(Trouble.DOWN, 84, 92)])) == {DISRUPTED, POD_DELETED, argos}
+
+
 def test_lateness_counts_from_when_the_end_could_be_known() -> None:
     assert lateness(ended(3)) == (19, 30)
     down = Disturbance(Trouble.DOWN, ENDED - 3, ENDED + 10)

@@ -3,22 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from flargo.control.ticket import Ticket
 from flargo.status.verdict import Verdict
-from flargo.terms import Role
-from tests.cluster.site import DEAF, SLEEPS, Job, Site
+from tests.cluster.site import DEAF, SLEEPS
+from tests.cluster.soak.parents import Launched, Parents
 from tests.cluster.soak.plan import Act, Deed, Kind, Launch, Program, Since
 from tests.cluster.soak.timeline import Timeline
 from tests.cluster.soak.truth import Done
 from tests.cluster.soak.witness import Witness
-from tests.cluster.world import World, eventually
+from tests.cluster.world import World
 
-STUDIES: dict[str, Any] = {
-    "short-grace": {"pod_template": {"metadata": {}, "spec": {"terminationGracePeriodSeconds": 5}}},
-}
-"""So that who is deaf does not hold the machine for half a minute when its pod is deleted."""
 MOST = 240.0
 """Seconds from a launch to its verdict, whatever happens: then the run goes on without it."""
 UNENDED = 60.0
@@ -34,17 +28,13 @@ class Running:
     """A job that was launched, and what has been noted of it."""
 
     launch: Launch
-    job: Job
+    job: Launched
     launched: float
     deeds: list[Done] = field(default_factory=list)
     verdict: Verdict | None = None
     ruled: float = 0.0
     cleared: float | None = None
     problems: list[str] = field(default_factory=list)
-
-    def forget(self) -> None:
-        """Let go of the launcher's objects."""
-        del self.job, self.verdict
 
 
 def code_of(program: Program) -> str:
@@ -68,52 +58,49 @@ def code_of(program: Program) -> str:
 class Follower:
     """Does to jobs what the plan says, and notes what FLARE hears."""
 
-    def __init__(self, world: World, witness: Witness, timeline: Timeline) -> None:
-        self._world, self._witness, self._say = world, witness, timeline.say
+    def __init__(self, world: World, parents: Parents, witness: Witness, timeline: Timeline) -> None:
+        self._world, self._parents, self._witness, self._say = world, parents, witness, timeline.say
 
-    def launch(self, site: Site, launch: Launch) -> Running:
+    def launch(self, launch: Launch) -> Running:
         """Launch a job; returns when the launcher knows it."""
         spec = {"memory": "100Mi"} if launch.program.kind is Kind.DEVOURS else {}
         launched = time.time()
-        job = site.launch(code_of(launch.program), spec, study="short-grace")
+        job = Launched(*self._parents.launch(launch.role, code_of(launch.program), spec))
         self._say(f"job {launch.number} launched as {job.name}: {launch}")
-        # Before another one: the site's context is shared, and a server's launch reads it in a thread of its own.
-        assert job.ticket
         return Running(launch, job, launched)
 
     def follow(self, running: Running, ruled: Callable[[], None]) -> None:
         """Wait for the verdict, call ``ruled``, and wait until the launcher has let go of the job."""
-        number, job = running.launch.number, running.job
+        number, job, parents = running.launch.number, running.job, self._parents
         try:
-            ticket = job.ticket
-            heard = ticket.wait(_is_ruled, MOST)
+            heard = parents.ruled(job.id, MOST)
             running.ruled = time.time()
         finally:
             ruled()
         if not heard:
-            running.problems.append(f"no verdict after {MOST} s; the launcher has seen {ticket.stage.name}")
-            job.abort()
+            running.problems.append(f"no verdict after {MOST} s; the launcher has seen {parents.stage(job.id)}")
+            parents.abort(job.id)
             return
-        verdict = ticket.verdict
+        verdict = parents.verdict(job.id)
         assert verdict is not None
         running.verdict = verdict
         self._say(f"job {number}: {verdict.reason.name} {verdict.code} of {job.name}: {verdict.detail}")
-        job.handle.wait()
+        code = parents.code(job.id)
         try:
-            eventually(lambda: not job.followed, CLEARS, "the launcher lets go of it")
+            parents.cleared(job.id, CLEARS)
             running.cleared = time.time()
             self._say(f"job {number}: cleared {running.cleared - running.ruled:.1f} s later, {job.name}")
         except AssertionError as problem:
             running.problems.append(str(problem))
-        if job.handle.poll() != verdict.code:
-            running.problems.append(f"poll says {job.handle.poll()}, the verdict {verdict.code}")
+        if code != verdict.code:
+            running.problems.append(f"poll says {code}, the verdict {verdict.code}")
 
     def act(self, running: Running) -> None:
         """Do what the plan does to a job."""
         for act in sorted(running.launch.acts, key=lambda act: (act.since is Since.RUNNING, act.at)):
             if self._is_due(running, act):
                 running.deeds.append(self._do(running, act.deed))
-        if running.launch.program.own_end is None and not running.job.ticket.wait(_is_ruled, UNENDED):
+        if running.launch.program.own_end is None and not self._parents.ruled(running.job.id, UNENDED):
             self._say(f"job {running.launch.number}: goes on, {running.job.name}")
             running.deeds.append(replace(self._do(running, Deed.ABORT), planned=False))
 
@@ -150,12 +137,12 @@ class Follower:
                 running.problems.append(f"{deed.value}: {problem}")
         return Done(deed, begun, time.time(), problem)
 
-    def _deed(self, job: Job, deed: Deed) -> None:
+    def _deed(self, job: Launched, deed: Deed) -> None:
         match deed:
             case Deed.ABORT:
-                _abort(job)
+                self._parents.abort(job.id)
             case Deed.CLEANUP:
-                job.cleanup()
+                self._parents.cleanup(job.id)
             case Deed.TERMINATE:
                 self._world.argo("terminate", job.name)
             case Deed.DELETE_WORKFLOW:
@@ -167,15 +154,3 @@ class Follower:
                     self._world.evict(pods[0])
                 else:
                     self._world.delete("pod", pods[0])
-
-
-def _is_ruled(ticket: Ticket) -> bool:
-    return ticket.verdict is not None
-
-
-def _abort(job: Job) -> None:
-    """As FLARE does: while a server's launch goes on it only writes the job's status down."""
-    if job.site.role is Role.SERVER:
-        job.site.jobs.status[job.id] = "FINISHED:ABORTED"
-    assert job.handle
-    job.abort()

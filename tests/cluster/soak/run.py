@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
-from flargo.terms import Role
-from tests.cluster.site import Site
+from flargo.terms import Label, Role
 from tests.cluster.soak import gauge
-from tests.cluster.soak.job import STUDIES, Follower, Running
+from tests.cluster.soak.job import Follower, Running
+from tests.cluster.soak.leftovers import left
+from tests.cluster.soak.parents import Parents, apart
 from tests.cluster.soak.plan import Fault, Launch, Plan, Round
 from tests.cluster.soak.timeline import Timeline
 from tests.cluster.soak.troubles import Troubles
@@ -31,46 +32,35 @@ SLOW = 30.0
 
 def soak(plan: Plan, world: World) -> list[str]:
     """Carry a plan out, print what happens, and return all that was wrong."""
-    before = Counter(thread.name for thread in threading.enumerate())
     timeline = Timeline()
     timeline.say(f"seed {plan.seed}: {plan.jobs} jobs in {plan.seconds:g} s; again by: {plan.command}")
     with ExitStack() as stack:
-        stack.enter_context(timeline.of_the_log("flargo"))
         wire = stack.enter_context(Wire(world.place.launcher_kubeconfig))
-        sites = {role: stack.enter_context(Site(world, wire=wire, role=role, studies=STUDIES)) for role in Role}
-        witness = stack.enter_context(Witness(world, [site.federation for site in sites.values()]))
-        run = _Run(world, wire, sites, witness, timeline)
+        parents = stack.enter_context(apart(wire.route, timeline))
+        witness = stack.enter_context(Witness(world, list(parents.federations().values())))
+        run = _Run(world, wire, parents, witness, timeline)
         stack.callback(run.pool.shutdown)
-        for index, each in enumerate(plan.rounds, 1):
-            run.round(index, each)
-        run.summary()
-    wrong = [*run.wrong, *_threads_left(before)]
-    for found in wrong:
+        try:
+            for index, each in enumerate(plan.rounds, 1):
+                run.round(index, each)
+            run.summary()
+        finally:
+            run.wrong += parents.close()
+    for found in run.wrong:
         timeline.say(f"WRONG: {found}")
-    timeline.say(f"{len(wrong)} wrong" + (f"; again by: {plan.command}" if wrong else ""))
-    return wrong
-
-
-def _threads_left(before: Counter[str]) -> list[str]:
-    def more() -> Counter[str]:
-        return Counter(thread.name for thread in threading.enumerate()) - before
-
-    try:
-        eventually(lambda: not more(), 20, "all threads have ended")
-    except AssertionError:
-        return [f"threads left: {dict(more())}"]
-    return []
+    timeline.say(f"{len(run.wrong)} wrong" + (f"; again by: {plan.command}" if run.wrong else ""))
+    return run.wrong
 
 
 class _Run:
     """What goes on, and what was found."""
 
-    def __init__(self, world: World, wire: Wire, sites: dict[Role, Site], witness: Witness, timeline: Timeline) -> None:
-        self.world, self.wire, self.sites, self.witness, self.timeline = world, wire, sites, witness, timeline
-        self.pool = ThreadPoolExecutor(4 * AT_ONCE, thread_name_prefix=gauge.OWN)
+    def __init__(self, world: World, wire: Wire, parents: Parents, witness: Witness, timeline: Timeline) -> None:
+        self.world, self.wire, self.parents, self.witness, self.timeline = world, wire, parents, witness, timeline
+        self.pool = ThreadPoolExecutor(4 * AT_ONCE)
         self.wrong: list[str] = []
         self._room = threading.Semaphore(AT_ONCE)
-        self._follower = Follower(world, witness, timeline)
+        self._follower = Follower(world, parents, witness, timeline)
         self._troubles = Troubles(world, wire, timeline)
         self._readings: list[gauge.Reading] = []
         self._heard: Counter[str] = Counter()
@@ -106,10 +96,9 @@ class _Run:
         self._look(index, jobs)
         for running in jobs:
             self._judge(running, disturbed)
-        jobs.clear()
-        futures.clear()
         self._count()
-        self._readings.append(gauge.read())
+        self._retire()
+        self._readings.append(self.parents.reading())
         self.timeline.say(f"after round {index}: {self._readings[-1]}")
 
     def _break(self, faults: Sequence[Fault], begun: float) -> list[Disturbance]:
@@ -120,10 +109,9 @@ class _Run:
         return [future.result() for future in happening]
 
     def _launch(self, launch: Launch) -> Running | None:
-        site = self.sites[launch.role]
         begun = time.time()
         try:
-            running = self._follower.launch(site, launch)
+            running = self._follower.launch(launch)
         except Exception as problem:  # noqa: BLE001  (a finding)
             self.wrong.append(f"job {launch.number} ({launch}) could not be launched: {problem!r}")
             return None
@@ -133,11 +121,14 @@ class _Run:
 
     def _look(self, index: int, jobs: Sequence[Running]) -> None:
         """Whether nothing is left of a round's jobs."""
-        of_site = {site: [it.job for it in jobs if it.job.site is site] for site in self.sites.values()}
+        federations = self.parents.federations()
+        launched = {role: [it.job for it in jobs if it.launch.role is role] for role in federations}
         remains: list[str] = []
 
         def is_clear() -> bool:
-            remains[:] = [each for site, its in of_site.items() for each in gauge.left(self.world, site, its)]
+            remains[:] = [f"{name}, followed by the launcher" for name in self.parents.followed()]
+            for role, federation in federations.items():
+                remains.extend(left(self.world, federation, launched[role]))
             return not remains
 
         try:
@@ -167,18 +158,24 @@ class _Run:
         if problems:
             self.wrong.append(f"job {running.launch.number}, {name} ({running.launch}): {'; '.join(problems)}")
             self.timeline.evidence(f"WRONG: {self.wrong[-1]}", running.deeds, self.witness.told(running.job.id), name)
-        running.forget()
 
     def _count(self) -> None:
-        """Keep only numbers: what this test remembers must not look like a leak."""
+        """Keep only numbers of a round."""
         asked, self.wire.asked[:] = list(self.wire.asked), []
         self._asked.update(f"{each.verb} {each.resource}" for each in asked)
+        self.parents.forget()
         self.witness.forget()
         self.timeline.forget()
 
+    def _retire(self) -> None:
+        """Delete a round's Workflows, as their time to live would: what a list of them takes is no leak."""
+        for federation in self.parents.federations().values():
+            ours = f"--selector={Label.FEDERATION}={federation}"
+            self.world.kubectl("delete", "workflows.argoproj.io", ours, "--wait", "--timeout=60s")
+
     def summary(self) -> None:
         """Print figures, and look for growth."""
-        self.wrong += gauge.growth(self._readings, len(self.sites))
+        self.wrong += gauge.growth(self._readings, len(Role))
         if self.witness.broken:
             self.wrong.append(f"the witness lost sight of {self.witness.broken}: the run proves nothing")
         say = self.timeline.say

@@ -1,9 +1,8 @@
 """A line for everything that happens, with its time; what concerns a job that went wrong is printed once more."""
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tests.cluster.soak.truth import Done
 
@@ -25,18 +24,9 @@ class Timeline:
         """All lines so far."""
         self._lines.clear()
 
-    @contextlib.contextmanager
-    def of_the_log(self, name: str) -> Iterator[None]:
-        """Have a logger's lines, too, for as long as the ``with`` lasts."""
-        handler, logger = _Handler(self), logging.getLogger(name)
-        level = logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+    def handler(self) -> logging.Handler:
+        """Writes what is logged into it."""
+        return _Handler(self)
 
     def evidence(self, title: str, deeds: Sequence[Done], told: Sequence[str], name: str) -> None:
         """Print all that is known of one job, in the order of time."""

@@ -104,6 +104,7 @@ _SUCCEEDED: Heard = (Reason.SUCCEEDED, 0)
 _FAILED: Heard = (Reason.PROGRAM_FAILED, 1)
 _ABORTED: Heard = (Reason.ABORTED, 9)
 _CLEANED_UP: Heard = (Reason.CLEANED_UP, 1)
+_ARGOS: Heard = (Reason.ARGO_FAILED, 104)
 _TWICE: Heard = (Reason.RUN_TWICE, 104)
 _KUBELETS: dict[str, Heard] = {
     "OOMKilled": (Reason.OUT_OF_MEMORY, 104),
@@ -181,6 +182,8 @@ def _ended_by(case: Case, deeds: Collection[Deed]) -> frozenset[Heard]:
     heard = {_CLUSTERS[deed] for deed in deeds if deed in _CLUSTERS}
     if Deed.EVICT_POD in deeds and case.seen.gone is not None and case.troubled(case.seen.gone):
         heard.add(_CLUSTERS[Deed.DELETE_POD])  # who comes late sees only that it is gone
+        if not case.seen.first_started:
+            heard.add(_ARGOS)  # or not even that there was one: then Argo's record is all
     if case.seen.pods > 1:
         heard.add(_TWICE)
     if Deed.CLEANUP in certain & set(deeds):
