@@ -6,9 +6,10 @@ while both streams are in sync.
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from flargo.cluster.api import Kind
 from flargo.job.names import credentials_secret
@@ -16,9 +17,19 @@ from flargo.status.life import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted
 from flargo.status.reasons import Code, Reason
 from flargo.status.step import step
 from flargo.status.verdict import DONE_TO_IT, Cause, Verdict
-from flargo.status.views import Observation, PodView, WorkflowView, event_view, pod_view, workflow_view
+from flargo.status.views import (
+    Observation,
+    PodView,
+    WorkflowView,
+    event_view,
+    pod_view,
+    uid_of,
+    version_of,
+    workflow_view,
+)
 from flargo.terms import Object, Patience, Uid
 
+View = TypeVar("View", WorkflowView, PodView)
 _LEAST_WAKE = 0.2
 """Seconds: a clock that stands still must not turn a deadline into a busy loop."""
 
@@ -253,7 +264,7 @@ class Engine:
         orphan = _Known(self._orphan(view, now, is_quiet=is_quiet), view, pods or ())
         self._known[view.uid] = orphan
         self._orphans.setdefault(view.name, set()).add(view.uid)
-        return self._tell(view.uid, Saw(self._observe(orphan, fresh=False)), now)
+        return self._tell(view.uid, Saw(self._observe(orphan)), now)
 
     def _orphan(self, view: WorkflowView, now: float, *, is_quiet: bool) -> Life:
         healthy = self._clocks(now).healthy
@@ -272,7 +283,8 @@ class Engine:
         )
 
     def _list_workflows(self, items: Iterable[Object], now: float) -> Outcome:
-        views = {view.name: view for view in map(workflow_view, items)}
+        before = {known.workflow.uid: known.workflow for known in self._known.values() if known.workflow is not None}
+        views = {view.name: view for view in (_view_again(item, before, workflow_view) for item in items)}
         self._done &= {view.uid for view in views.values()}
         outcomes: list[Outcome] = []
         if Kind.POD in self._synced:
@@ -287,7 +299,8 @@ class Engine:
 
     def _list_pods(self, items: Iterable[Object], now: float) -> Outcome:
         pods: dict[str, list[PodView]] = {}
-        for pod in map(pod_view, items):
+        before = {pod.uid: pod for known in self._known.values() for pod in known.pods}
+        for pod in (_view_again(item, before, pod_view) for item in items):
             pods.setdefault(pod.workflow, []).append(pod)
         strangers, self._strangers = self._strangers, ()
         outcomes = [self._adopt(view, now, tuple(pods.get(view.name, ()))) for view in strangers]
@@ -305,16 +318,16 @@ class Engine:
             return Outcome()
         known.workflow, known.pods = workflow, pods
         known.news += 1
-        return self._tell(key, Saw(replace(self._observe(known, fresh=False), gap=gap)), now)
+        return self._tell(key, Saw(self._observe(known, gap=gap)), now)
 
-    def _observe(self, known: _Known, *, fresh: bool) -> Observation:
+    def _observe(self, known: _Known, *, fresh: bool = False, gap: bool = False) -> Observation:
         """What is the life's own: a Workflow of another launch may have the name, and its pods the label."""
         workflow = known.workflow
         if workflow is not None and workflow.attempt != known.life.attempt:
             workflow = None
         known.uid = workflow.uid if workflow is not None else known.uid
         pods = tuple(pod for pod in known.pods if pod.owner == known.uid)
-        return Observation(workflow, pods, fresh=fresh, published=self._published(known.life.name))
+        return Observation(workflow, pods, gap=gap, fresh=fresh, published=self._published(known.life.name))
 
     def _tell(self, key: str, fact: Fact, now: float) -> Outcome:
         known = self._known.get(key)
@@ -380,6 +393,12 @@ def _ending(life: Life) -> tuple[Reason | None, str]:
         return None, ""
     done = life.seen.published and life.doom.reason in DONE_TO_IT
     return Reason.SUCCEEDED if done else life.doom.reason, life.doom.detail
+
+
+def _view_again(item: Object, before: Mapping[Uid, View], view: Callable[[Object], View]) -> View:
+    """The view of a listed object: the one that is kept, as long as the object is the same. Thousands are listed."""
+    kept = before.get(uid_of(item))
+    return kept if kept is not None and kept.version == version_of(item) != 0 else view(item)
 
 
 def _newer_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:

@@ -155,8 +155,16 @@ class Observation:
 _SPEC = ("suspend", "shutdown", "nodeName")
 
 
-def _version(item: Object) -> int:
-    """Kubernetes calls resourceVersions opaque up to 1.34 and ordered from 1.35; etcd has always counted them up."""
+def uid_of(item: Object) -> Uid:
+    """The uid: of this object and no other."""
+    return Uid(_text(item, "metadata", "uid"))
+
+
+def version_of(item: Object) -> int:
+    """The resourceVersion, 0 where it has none.
+
+    Kubernetes calls them opaque up to 1.34 and ordered from 1.35; etcd has always counted them up.
+    """
     version = _text(item, "metadata", "resourceVersion")
     return int(version) if version.isdigit() else 0
 
@@ -183,7 +191,7 @@ def workflow_view(item: Object) -> WorkflowView:
     step: Object = max(steps, key=lambda node: _text(node, "startedAt"), default={})
     code = _text(step, "outputs", "exitCode")
     return WorkflowView(
-        uid=Uid(_text(item, "metadata", "uid")),
+        uid=uid_of(item),
         name=_text(item, "metadata", "name"),
         attempt=_text(item, "metadata", "annotations", Annotation.ATTEMPT),
         parent=_text(item, "metadata", "labels", Label.PARENT),
@@ -199,7 +207,7 @@ def workflow_view(item: Object) -> WorkflowView:
         node_exit=int(code) if code.isdigit() else None,
         node=_text(step, "hostNodeName"),
         lock=_lock(item, step),
-        version=_version(item),
+        version=version_of(item),
     )
 
 
@@ -218,7 +226,7 @@ def pod_view(item: Object) -> PodView:
     disruption = _condition(item, "DisruptionTarget")
     main = next((row for row in _items(item, "status", "containerStatuses") if row.get("name") == MAIN), {})
     return PodView(
-        uid=Uid(_text(item, "metadata", "uid")),
+        uid=uid_of(item),
         name=_text(item, "metadata", "name"),
         owner=Uid(_text(owners[0], "uid") if owners else ""),
         workflow=_text(item, "metadata", "labels", WORKFLOW_LABEL),
@@ -239,7 +247,7 @@ def pod_view(item: Object) -> PodView:
         if disruption.get("status") == "True"
         else "",
         memory_limit=_memory_limit(item),
-        version=_version(item),
+        version=version_of(item),
     )
 
 

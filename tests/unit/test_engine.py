@@ -1,6 +1,7 @@
 """The engine: which life hears of what, and when its clocks run."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -10,6 +11,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life, Wish
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
+from flargo.status.views import pod_view, workflow_view
 from flargo.terms import Patience
 from tests.unit.objects import RUNNING, Object, ended, pod, workflow
 
@@ -335,3 +337,29 @@ def test_a_job_that_is_disrupted_after_its_results_have_arrived_is_ended_as_a_su
     (order,) = engine.confirmed(confirm, held, [going], 0.0).orders
     assert order.wish.act is Act.SHUTDOWN
     assert order.ending is (Reason.SUCCEEDED if published else Reason.DISRUPTED)
+
+
+def test_a_list_is_heeded_where_an_object_is_newer_and_costs_little_where_it_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site().synced()
+    held, runs = workflow(phase="Running", version=4), pod(main=RUNNING, phase="Running", version=5)
+    site.synced(workflows=(held,), pods=(runs,))
+    assert site.stage is Stage.RUNNING
+    parse = Mock(wraps=pod_view), Mock(wraps=workflow_view)
+    monkeypatch.setattr("flargo.control.engine.pod_view", parse[0])
+    monkeypatch.setattr("flargo.control.engine.workflow_view", parse[1])
+    site.synced(workflows=(held,), pods=(runs,))
+    assert [each.call_count for each in parse] == [0, 0]
+    site.synced(workflows=(held,), pods=(pod(main=ended(0), phase="Succeeded", version=6),))
+    assert [each.call_count for each in parse] == [1, 0]
+    assert site.life is not None
+    assert site.life.verdict is not None
+
+
+def test_a_list_of_objects_without_versions_is_believed() -> None:
+    """Nothing says that they are the same."""
+    site = Site().synced(workflows=(workflow(phase="Running", version=0),), pods=(pod(main=RUNNING, version=0),))
+    site.synced(workflows=(workflow(phase="Running", version=0),), pods=(pod(main=ended(0), version=0),))
+    assert site.life is not None
+    assert site.life.verdict is not None
