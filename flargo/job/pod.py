@@ -1,7 +1,6 @@
 """The pod: what nvflare's renderer makes, and the short list of what flargo makes different."""
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +66,7 @@ def containers(pod: Object) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def without_nulls(value: Any) -> Any:
-    """The same without dictionary entries that are null, which to Kubernetes are not there."""
+    """A copy without dictionary entries that are null, which to Kubernetes are not there."""
     if isinstance(value, Mapping):
         return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
     if isinstance(value, list | tuple):
@@ -240,7 +239,7 @@ def pod(launch: Launch, settings: Settings) -> Object:
     Raises:
         Refused: the pod template holds what Argo reserves for itself, or what is not Kubernetes.
     """
-    made: Object = deepcopy(without_nulls(launch.pod))
+    made: Object = without_nulls(launch.pod)
     _refuse_misshapen(made, SHAPE, "pod_template")
     _refuse_reserved(made, launch)
     for difference in DIFFERENCES:

@@ -11,7 +11,6 @@ is the one that Argo 3.7 knows: it drops younger fields).
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from copy import deepcopy
 from enum import Enum
 from typing import Any, Final
 
@@ -198,6 +197,8 @@ def refuse_expressions(value: Any, where: str) -> None:
     Raises:
         Refused: names the first place, which may be a key.
     """
+    if "{{" not in repr(value):
+        return  # as nearly always: to look for its place takes many times as long
     if isinstance(value, Mapping):
         for key, entry in value.items():
             refuse_expressions(str(key), f"{where}[{key!r}]")
@@ -210,7 +211,7 @@ def refuse_expressions(value: Any, where: str) -> None:
 
 
 def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
-    """Every field of a pod to its place: the template, and the fields of the Workflow's spec."""
+    """Every field of a pod to its place: the template, and the fields of the Workflow's spec. Values are shared."""
     template: Object = {"name": TEMPLATE, "metadata": _pod_metadata(pod)}
     spec: Object = {}
     patch: Object = {}
@@ -221,11 +222,11 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
             case Goes.TEMPLATE if field == "initContainers":
                 template[field] = [_split(entry, patch, field) for entry in value]
             case Goes.TEMPLATE:
-                template[field] = deepcopy(value)
+                template[field] = value
             case Goes.SPEC:
-                spec[field] = deepcopy(value)
+                spec[field] = value
             case Goes.PATCH:
-                patch[field] = deepcopy(value)
+                patch[field] = value
             case Goes.ARGO if value != _FIXED[field]:
                 raise Refused(f"pod_template.spec.{field}", value, repr(_FIXED[field]))
     if settings.argo.patch_executor:
@@ -249,10 +250,10 @@ def _split(container: Mapping[str, Any], patch: Object, group: str) -> Object:
     """What of a container the template can say; the rest is added to the patch, by the container's name."""
     where = f"pod_template.spec.{group}[{container.get('name')!r}]"
     goes = {field: _where(CONTAINER_FIELDS, field, value, where) for field, value in container.items()}
-    patched = {field: deepcopy(container[field]) for field, place in goes.items() if place is Goes.PATCH}
+    patched = {field: container[field] for field, place in goes.items() if place is Goes.PATCH}
     if patched:
         patch.setdefault(group, []).append({"name": container.get("name"), **patched})
-    return {field: deepcopy(container[field]) for field, place in goes.items() if place is Goes.TEMPLATE}
+    return {field: container[field] for field, place in goes.items() if place is Goes.TEMPLATE}
 
 
 def _where(table: Mapping[str, Goes], field: str, value: Any, where: str) -> Goes:
@@ -269,10 +270,10 @@ def _patch_executor(pod: Object, patch: Object, settings: Settings) -> None:
     shared = {key: of_main[key] for key in ("runAsUser", "runAsGroup", "runAsNonRoot") if key in of_main}
     fields = {
         "securityContext": restricted(shared, of_pod, None),
-        **({"resources": deepcopy(settings.argo.executor_resources)} if settings.argo.executor_resources else {}),
+        **({"resources": settings.argo.executor_resources} if settings.argo.executor_resources else {}),
     }
-    patch.setdefault("initContainers", []).append({"name": EXECUTOR_INIT, **deepcopy(fields)})
-    patch.setdefault("containers", []).append({"name": EXECUTOR_WAIT, **deepcopy(fields)})
+    patch.setdefault("initContainers", []).append({"name": EXECUTOR_INIT, **fields})
+    patch.setdefault("containers", []).append({"name": EXECUTOR_WAIT, **fields})
 
 
 def _refuse_no_grace(pod: Object) -> None:

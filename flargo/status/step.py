@@ -76,7 +76,8 @@ def step(life: Life, fact: Fact, now: Now) -> Step:
     due = tuple(wish for wish in wanted if life.tries.get(wish, Try(not_before=-math.inf)).not_before <= now.wall)
     tries = {wish: life.tries[wish] for wish in wanted if wish in life.tries}
     tries |= {wish: replace(tries.get(wish, Try()), not_before=math.inf) for wish in due}
-    life = replace(life, tries=MappingProxyType(tries))
+    if tries != life.tries:
+        life = replace(life, tries=MappingProxyType(tries))
     return Step(life, due, _wake_in(life, now))
 
 
