@@ -3,6 +3,7 @@
 It never ends before it is told to, never decides anything, and says when what it told may be out of date.
 """
 
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ LASTING = 10.0
 """A stream that was heard for longer and then cut, by a load balancer perhaps, is no sign of a server in trouble."""
 RELIST_SECONDS = 600.0
 """A fresh list repairs what a stream may have lost."""
+_log = logging.getLogger(__name__)
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _AWAY = 5.0
 """Seconds between knocks at a server that is away, at most: what ends jobs meanwhile is to be heard soon after."""
@@ -72,12 +74,18 @@ class Watch:
                 failures = 0
                 if self.pause(max(0.0, LEAST_SECONDS - (self.clock() - begun))):
                     return
-            except ApiError as error:
+            except Exception as broken:  # noqa: BLE001  (a stream of nonsense must not end the watching either)
+                error = broken if isinstance(broken, ApiError) else self._misread(broken, again=failures > 0)
                 # Whatever broke the stream, a list is the sure way back into sync.
                 version, failures = "", 1 if self.clock() - begun > LASTING else failures + 1
                 self.listener.lost(self.kind, error)
                 if self.pause(_gap(failures, error)):
                     return
+
+    def _misread(self, broken: Exception, *, again: bool) -> ApiError:
+        if not again:
+            _log.error("%s: what the API server sent could not be read", self.kind.value[1], exc_info=broken)
+        return ApiError("watch", self.kind.value[1], 0, message=f"{type(broken).__name__}: {broken}")
 
     def _list(self) -> str:
         items, version = self.api.list(self.kind, self.labels, trim=self.trim)

@@ -15,6 +15,7 @@ from flargo.terms import SecretData
 
 REDACTED = "[redacted]"
 LOGGERS: Final = (
+    "flargo.cluster.watch",
     "flargo.control.loop",
     "flargo.flare.hold",
     "flargo.flare.launcher",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
@@ -25,8 +27,16 @@ def event(kind: str, version: int) -> Object:
 class Server:
     """Answers lists, and watches with the next of some streams; then is followed until a number of requests."""
 
-    def __init__(self, *streams: Stream, lasting: float = 45.0, requests: int = 6, then: Stream | None = None) -> None:
+    def __init__(
+        self,
+        *streams: Stream,
+        lasting: float = 45.0,
+        requests: int = 6,
+        then: Stream | None = None,
+        lists: Sequence[Exception] = (),
+    ) -> None:
         self.streams = list(streams)
+        self.lists = list(lists)
         self.then = then or []
         self.lasting = lasting
         self.most = requests
@@ -39,6 +49,8 @@ class Server:
     def list(self, _kind: Kind, _labels: str, *, trim: Callable[[Object], Object]) -> tuple[list[Object], str]:
         assert trim is trimmed
         self.asked.append("list")
+        if self.lists:
+            raise self.lists.pop(0)
         return [], "100"
 
     def watch(self, _kind: Kind, _labels: str, version: str, _seconds: int, _silence: float) -> Iterator[Object]:
@@ -114,3 +126,24 @@ def test_streams_that_are_cut_after_half_a_minute_each_are_taken_up_at_once() ->
 def test_streams_that_end_at_once_are_no_busy_loop() -> None:
     server = Server(lasting=0.0, requests=40)
     assert server.now > 10.0, f"{len(server.asked)} requests in {server.now:.1f} s"
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        pytest.param(None, id="null"),
+        pytest.param([], id="a list"),
+        pytest.param({"type": "ERROR", "object": {"code": "many"}}, id="a code that is no number"),
+        pytest.param({"type": "ADDED", "object": "pod"}, id="an object that is a text"),
+    ],
+)
+def test_a_stream_of_nonsense_is_a_loss_like_any_other_and_ends_no_watch(nonsense: Any) -> None:
+    server = Server([event("ADDED", 101), nonsense], requests=3)
+    assert server.asked[:3] == ["list", "100", "list"]
+    assert server.told == ["listed", "changed", "lost", "listed", "alive"]
+
+
+def test_a_list_that_cannot_be_read_is_asked_for_again_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(lists=[TypeError("it is null"), TypeError("it is null")], requests=3)
+    assert server.told == ["lost", "lost", "listed", "alive"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
