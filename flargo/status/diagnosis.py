@@ -61,12 +61,15 @@ class Diagnosis:
 
 
 # Waiting reasons with which a container never starts by itself (nvflare 2.9, k8s_launcher.py,
-# _PENDING_FAILURE_WAITING_REASONS).
+# _PENDING_FAILURE_WAITING_REASONS, and for its event InspectFailed the reason that goes with it). Its rule that a pod
+# of phase Unknown has failed is not here: no node sets that any more, and what is unknown is no end.
 _NEVER = {
     "ErrImagePull": Reason.IMAGE,
     "ErrImageNeverPull": Reason.IMAGE,
     "ImagePullBackOff": Reason.IMAGE,
     "InvalidImageName": Reason.IMAGE,
+    "ImageInspectError": Reason.IMAGE,
+    "SignatureValidationFailed": Reason.IMAGE,
     "CreateContainerConfigError": Reason.CONTAINER,
     "CreateContainerError": Reason.CONTAINER,
     "RunContainerError": Reason.CONTAINER,

@@ -111,9 +111,13 @@ class Reason(Enum):
     UNCLAIMED = Row(
         Code.NEVER_STARTED,
         "No Workflow controller took notice of the Workflow.",
-        "Check that a controller watches this namespace and the instance id is right.",
+        "Check that a controller watches this namespace and the instance id is right; or raise 'argo.unclaimed'.",
     )
-    START_TIMEOUT = Row(Code.NEVER_STARTED, "The pod did not start in time.", "See the pod's events: volumes, network.")
+    START_TIMEOUT = Row(
+        Code.NEVER_STARTED,
+        "The pod did not start in time.",
+        "See the pod's events: volumes, network; or raise 'argo.starting'.",
+    )
     TIMEOUT = Row(Code.NEVER_STARTED, "The job did not run within the launcher's timeout.", "Raise 'timeout'.")
 
     @property

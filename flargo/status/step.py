@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.life import (
@@ -246,7 +247,10 @@ def _doom(life: Life, seen: Diagnosis, now: Now) -> Diagnosis | None:
     if seen.reason is not None:
         return seen
     overdue = _overdue(life, now)
-    return Diagnosis(seen.stage, overdue, seen.detail) if overdue is not None else None
+    if overdue is None:
+        return None
+    waited = f"flargo's patience was {overdue.patience:g} s"
+    return Diagnosis(seen.stage, overdue.reason, "; ".join(filter(None, (seen.detail, waited))))
 
 
 def _has_failed_to_launch(life: Life) -> bool:
@@ -254,8 +258,18 @@ def _has_failed_to_launch(life: Life) -> bool:
     return bool(life.error) and not life.submitting and life.stage <= Stage.HELD
 
 
-def _deadlines(life: Life) -> list[tuple[float, Reason]]:
-    """The ends of patience that apply to the life's stage, on the healthy clock."""
+class _Deadline(NamedTuple):
+    """An end of patience."""
+
+    at: float
+    """On the healthy clock."""
+    patience: float
+    """In seconds."""
+    reason: Reason
+
+
+def _deadlines(life: Life) -> list[_Deadline]:
+    """The ends of patience that apply to the life's stage."""
     if life.stage >= Stage.RUNNING:
         return []
     limits = {
@@ -270,15 +284,14 @@ def _deadlines(life: Life) -> list[tuple[float, Reason]]:
         Stage.STARTING: (life.patience.starting, Reason.START_TIMEOUT),
     }
     own, reason = limits.get(life.stage, (None, Reason.TIMEOUT))
-    ends = [(life.since + own, reason)] if own is not None else []
-    if life.patience.total is not None:
-        ends.append((life.born + life.patience.total, Reason.TIMEOUT))
-    return ends
+    ends = [_Deadline(life.since + own, own, reason)] if own is not None else []
+    total = life.patience.total
+    return ends if total is None else [*ends, _Deadline(life.born + total, total, Reason.TIMEOUT)]
 
 
-def _overdue(life: Life, now: Now) -> Reason | None:
-    past = [(at, reason) for at, reason in _deadlines(life) if at <= now.healthy]
-    return min(past, key=lambda end: end[0])[1] if past else None
+def _overdue(life: Life, now: Now) -> _Deadline | None:
+    past = (end for end in _deadlines(life) if end.at <= now.healthy)
+    return min(past, key=lambda end: end.at, default=None)
 
 
 # --- what is wished for
@@ -347,7 +360,7 @@ def _living(life: Life) -> list[PodView]:
 
 
 def _wake_in(life: Life, now: Now) -> float | None:
-    moments = [at - now.healthy for at, _ in _deadlines(life)] if life.verdict is None and not life.stopping else []
+    moments = [end.at - now.healthy for end in _deadlines(life)] if life.verdict is None and not life.stopping else []
     moments += [it.not_before - now.wall for it in life.tries.values()]
     if life.stopping:
         moments += [life.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, OVERLOOKED)]

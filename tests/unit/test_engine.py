@@ -312,7 +312,7 @@ def test_a_shutdown_is_ordered_with_the_reason_that_flare_will_hear() -> None:
     assert (order.wish.act, order.ending, order.detail) == (
         Act.SHUTDOWN,
         Reason.SHORTAGE,
-        "Unschedulable Insufficient cpu",
+        "Unschedulable Insufficient cpu; flargo's patience was 0 s",
     )
 
 

@@ -260,8 +260,9 @@ def test_a_workflow_that_ended_without_a_pod(workflow: WorkflowView, reason: Rea
     assert heard(Story().sees(workflow).reads(workflow)) == (reason, code)
 
 
-def test_an_image_that_cannot_be_pulled_ends_the_job_and_nothing_is_left_pulling() -> None:
-    stuck = waiting("ErrImagePull", "not found")
+@pytest.mark.parametrize("words", ["ErrImagePull", "ImageInspectError", "SignatureValidationFailed"])
+def test_an_image_that_cannot_be_had_ends_the_job_and_nothing_is_left_pulling(words: str) -> None:
+    stuck = waiting(words, "not found")
     story = Story().sees(WORKFLOW, stuck).reads(WORKFLOW, stuck)
     assert story.wishes == [Act.SHUTDOWN]
     story.does(Act.SHUTDOWN).sees(SHUT, stuck)
@@ -323,6 +324,7 @@ def test_a_workflow_that_no_controller_takes_up_is_given_up() -> None:
     story = Story(Patience(unclaimed=60)).sees(UNCLAIMED).passes(60).reads(UNCLAIMED)
     assert story.life.doom is not None
     assert story.life.doom.reason is Reason.UNCLAIMED
+    assert story.life.doom.detail == "flargo's patience was 60 s"
 
 
 def test_an_abort_shuts_the_workflow_down_first_and_kills_the_pod_once_argo_has_ended_it() -> None:
@@ -530,6 +532,7 @@ def test_quota_and_locks_have_clocks_of_their_own(workflow: WorkflowView, patien
     story.passes(1).reads(workflow)
     assert story.life.doom is not None
     assert story.life.doom.reason is reason
+    assert story.life.doom.detail.endswith("flargo's patience was 30 s")
 
 
 def test_a_queue_is_waited_in_for_ever_by_default() -> None:
