@@ -315,7 +315,9 @@ class Loop:
             if not error.status:
                 self._note(lambda now: self._engine.unanswered(order, begun, now))
             if not ok:
-                _log.warning("%s: could not %s it: %s", order.name, order.wish.act.value, error)
+                # While nothing is heard that has been said once, and each of a thousand jobs' retries says no more.
+                level = logging.DEBUG if self._lost else logging.WARNING
+                _log.log(level, "%s: could not %s it: %s", order.name, order.wish.act.value, error)
         except Exception:  # noqa: BLE001
             # Whatever it was, a wish that is not answered would never be tried again.
             _log.exception("%s: could not %s it", order.name, order.wish.act.value)

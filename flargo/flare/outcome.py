@@ -22,8 +22,8 @@ from flargo.terms import Role
 
 OUTCOME = "argo_outcome.json"
 LOG_TAIL = "argo_log_tail.txt"
-_LONGEST = 1000
-"""Characters of a reason's detail in a log."""
+_LONGEST, _IN_FULL = 1000, 10_000
+"""Characters of a reason's detail: in a log, and in the outcome."""
 _log = logging.getLogger(__name__)
 
 
@@ -101,7 +101,7 @@ class Report:
             "code": verdict.code,
             "exit_code": verdict.exit_code,
             "what_happened": verdict.reason.sentence,
-            "detail": detail,
+            "detail": detail[:_IN_FULL],
             "what_to_do": verdict.reason.remedy,
             "seen_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }

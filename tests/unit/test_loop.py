@@ -112,3 +112,26 @@ def test_a_workflow_that_is_ended_says_why_without_secrets_and_without_templates
     assert notes[Annotation.ENDING] == "IMAGE"
     assert notes[Annotation.ENDING_DETAIL].startswith("image { {workflow.uid}} of [redacted] xxx")
     assert len(notes[Annotation.ENDING_DETAIL]) == ENDING_LENGTH
+
+
+def test_an_api_that_is_away_is_said_once_a_stream_and_not_at_each_try(
+    api: QuietApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    def trouble(_number: int, _when: str) -> None:
+        raise ApiError("patch", "workflows", 0, message="refused")
+
+    loop, order = Loop(api, "", "me", 3), Order("job-site", "job-site", Wish(Act.SHUTDOWN), "")
+    api.trouble = trouble
+    for _ in range(3):
+        for kind in (Kind.WORKFLOW, Kind.POD):
+            loop.lost(kind, ApiError("watch", kind.value[1], 0))
+        loop._perform(order)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.partition(":")[0] for line in said] == ["workflows", "pods"]
+
+
+def test_what_fails_while_the_api_is_heard_is_said(api: QuietApi, caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(api, "", "me", 3)
+    api.trouble = lambda *_: (_ for _ in ()).throw(ApiError("patch", "workflows", 403, "Forbidden"))
+    loop._perform(Order("job-site", "job-site", Wish(Act.SHUTDOWN), ""))
+    assert "job-site: could not shut down it" in caplog.text

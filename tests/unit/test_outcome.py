@@ -38,6 +38,11 @@ def test_a_servers_outcome_says_what_happened_and_what_to_do(tmp_path: Path, run
     assert sorted(path.name for path in run_dir.iterdir()) == sorted([OUTCOME, LOG_TAIL])
 
 
+def test_an_outcome_is_bounded_whatever_the_cluster_says(tmp_path: Path, run_dir: Path) -> None:
+    report(tmp_path).tell(Verdict(Reason.ARGO_FAILED, 104, "x" * 1_000_000), "wf", "")
+    assert (run_dir / OUTCOME).stat().st_size < 20_000
+
+
 def test_a_run_directory_that_flare_has_archived_does_not_come_back(tmp_path: Path) -> None:
     report(tmp_path).tell(FAILED, "wf", "tail")
     assert list(tmp_path.iterdir()) == []
