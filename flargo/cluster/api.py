@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
@@ -354,5 +354,16 @@ def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiErr
         response.status,
         str(status.get("reason") or response.reason or ""),
         str(status.get("message") or ""),
-        float(retry_after) if retry_after.isdigit() else None,
+        _seconds(retry_after),
     )
+
+
+def _seconds(retry_after: str) -> float | None:
+    """What a Retry-After asks for: Kubernetes says seconds, a proxy before it may say a date."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo is not None else None

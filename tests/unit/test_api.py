@@ -1,6 +1,8 @@
 """The transport, without a server: what it asks, and that nothing but ApiError comes out of it."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -85,6 +87,28 @@ def test_a_refusal_with_any_body_is_an_api_error_and_gives_its_connection_back(b
     with pytest.raises(ApiError) as error:
         Served(answer).get(Kind.POD, "p")
     assert (error.value.status, error.value.retry_after, answer.given_back) == (503, 7.0, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "lowest", "highest"),
+    [
+        pytest.param(format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000.0, 3600.0, id="a date"),
+        pytest.param("Thu, 01 Jan 2015 00:00:00 GMT", 0.0, 0.0, id="a date that is past"),
+        pytest.param("30", 30.0, 30.0, id="seconds"),
+    ],
+)
+def test_a_server_or_a_proxy_may_ask_for_time_in_seconds_or_by_a_date(said: str, lowest: float, highest: float) -> None:
+    with pytest.raises(ApiError) as error:
+        Served(Answer(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
+    assert error.value.retry_after is not None
+    assert lowest <= error.value.retry_after <= highest
+
+
+@pytest.mark.parametrize("said", ["", "soon", "-1", "Thu, 01 Jan 2015"])
+def test_what_is_no_time_asks_for_none(said: str) -> None:
+    with pytest.raises(ApiError) as error:
+        Served(Answer(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
+    assert error.value.retry_after is None
 
 
 @pytest.mark.parametrize(
