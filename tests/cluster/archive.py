@@ -19,6 +19,7 @@ import yaml
 
 from tests.cluster import packages, pki
 from tests.cluster.world import World, eventually
+from tests.docs import ROOT
 
 ACCOUNT = Path(__file__).with_name("argo") / "server.yaml"
 USER = "postgres"
@@ -27,6 +28,8 @@ SECRET = "flargo-test-archive"
 STARTS = 30.0
 ARCHIVED = "workflows.argoproj.io/workflow-archiving-status=Archived"
 """The label by which Argo says that a Workflow is in the archive."""
+SHOWN: dict[str, str] = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
+"""What of Argo's settings is for its UI."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class Server:
 
 @contextlib.contextmanager
 def archiving(world: World) -> Iterator[None]:
-    """Argo's controller keeps an archive; before and after the ``with`` it has none."""
+    """Argo's controller keeps an archive, and has deploy/'s settings; neither before and after the ``with``."""
     password = secrets.token_hex(8)
     with _database(password) as port, _account(world):
         keys = {"username": USER, "password": password}
         world.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": keys})
         try:
-            with world.configured(persistence=yaml.safe_dump(_persistence(port))):
+            with world.configured(persistence=yaml.safe_dump(_persistence(port)), **SHOWN):
                 yield
         finally:
             world.kubectl("delete", "secret", SECRET)

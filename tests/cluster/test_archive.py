@@ -10,6 +10,8 @@ from typing import Any
 
 import argo_workflows
 import pytest
+import requests
+import yaml
 from argo_workflows.api.workflow_service_api import WorkflowServiceApi
 from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_terminate_request import (
     IoArgoprojWorkflowV1alpha1WorkflowTerminateRequest,
@@ -18,7 +20,7 @@ from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_terminate_reque
 from flargo.status.reasons import Reason
 from flargo.terms import Label
 from tests.cluster import test_faults
-from tests.cluster.archive import Server, archived, archiving, argo_server
+from tests.cluster.archive import SHOWN, Server, archived, archiving, argo_server
 from tests.cluster.place import Place
 from tests.cluster.site import SLEEPS, Job, Site, exits, token_of
 from tests.cluster.test_commands import command, ended_in_every_way
@@ -232,3 +234,10 @@ def test_the_sdk_lists_jobs_by_label_reads_one_and_ends_it_and_flare_hears_of_it
     assert other.ticket.verdict is None
     other.abort()
     other.ends(Reason.ABORTED, 9, NOTICED)
+
+
+def test_the_argo_ui_is_given_the_columns_and_links_of_deploy(server: Server, token: Path) -> None:
+    heads = {"Authorization": f"Bearer {token.read_text()}"}
+    told = requests.get(f"{server.url}/api/v1/info", headers=heads, verify=str(server.ca), timeout=10).json()
+    for key, said in SHOWN.items():
+        assert told[key] == yaml.safe_load(said), key

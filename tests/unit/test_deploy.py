@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from flargo.job.settings import settings
+from flargo.terms import Label
 from tests.cluster import versions
 from tests.docs import ROOT
 from tests.unit.launches import planned, step_of
@@ -58,9 +59,18 @@ def test_the_queue_is_one_that_a_launcher_can_be_told_of_and_says_how_many() -> 
     assert int(many) >= 1
 
 
+def test_the_columns_of_argos_ui_show_what_every_workflow_has() -> None:
+    said = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
+    meta = planned().workflow["metadata"]
+    for column in yaml.safe_load(said["columns"]):
+        keys = {"label": [*meta["labels"], Label.STUDY], "annotation": meta["annotations"]}[column["type"]]
+        assert column["key"] in keys
+    assert all("${metadata.name}" in link["url"] for link in yaml.safe_load(said["links"]))
+
+
 def test_kustomize_applies_all_but_the_examples() -> None:
     (kustomization,) = (yaml.safe_load(file.read_text()) for file in (ROOT / "deploy").glob("kustomization.yaml"))
-    examples = {"network-policy.yaml", "queue.yaml"}
+    examples = {"controller.yaml", "network-policy.yaml", "queue.yaml"}
     others = {file.name for file in (ROOT / "deploy").glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == others - examples
 
