@@ -4,7 +4,7 @@ Every value can be set from the environment, so that another Kubernetes or Argo 
 
 ====================== ==========================================================================
 FLARGO_KUBERNETES      Kubernetes version, from the Go module proxy
-FLARGO_ARGO            Argo Workflows version (3.x; 4.x is not served as a Go module, see below)
+FLARGO_ARGO            Argo Workflows version (3.x: of 4.x the module proxy has no version)
 FLARGO_CLUSTER_CACHE   where built parts are kept, one folder per part and version
 FLARGO_CLUSTER_READY   a folder of ready-made parts: ``bin/<name>``, ``images/<name>.tar`` and
                        ``crds/`` found there are taken as they are instead of being built
