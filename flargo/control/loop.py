@@ -34,7 +34,7 @@ LONGEST_SLEEP = 3600.0
 """Seconds for which the engine's thread sleeps at most: a queue cannot be told to wait for years."""
 ENDING_LENGTH = 500
 """Characters of the cluster's words that are left on a Workflow that is ended."""
-_WORKERS = 8
+_WORKERS, _CLEANERS = 8, 2
 _log = logging.getLogger(__name__)
 Task = Callable[[], Outcome]
 Ruled = Callable[[Verdict, str], None]
@@ -73,9 +73,11 @@ class Loop:
         """No more watching."""
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
-        # Apart from one another: launches that wait for an API server must not hold up a kill or a verdict.
+        # Apart from one another: launches that wait for an API server must not hold up a kill or a verdict, and neither
+        # must the credentials of a thousand jobs that end at once.
         self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-submit")
         self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
+        self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="flargo-clean")
         self._tellers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-tell")
         self._jobs: dict[str, _Job] = {}
         self._untold: set[_Job] = set()
@@ -156,7 +158,7 @@ class Loop:
             job.cleared.wait(max(0.0, limit - time.monotonic()))
         self._deaf.set()
         self._tasks.put(None)
-        for pool in (self._submitters, self._performers):
+        for pool in (self._submitters, self._performers, self._cleaners):
             pool.shutdown(wait=False, cancel_futures=True)
         self._tellers.shutdown(wait=True)
         reason = cause.value
@@ -230,7 +232,8 @@ class Loop:
         for life in outcome.lives:
             self._publish(life)
         for order in outcome.orders:
-            self._performers.submit(self._perform, order)
+            pool = self._cleaners if order.wish.act is Act.DROP_SECRET else self._performers
+            pool.submit(self._perform, order)
 
     def _published(self, name: str) -> bool:
         job = self._jobs.get(name)

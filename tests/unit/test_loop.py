@@ -7,7 +7,7 @@ import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.engine import Order
+from flargo.control.engine import Order, Outcome
 from flargo.control.loop import ENDING_LENGTH, Loop
 from flargo.control.submit import SubmitError
 from flargo.status.life import Act, Wish
@@ -135,3 +135,16 @@ def test_what_fails_while_the_api_is_heard_is_said(api: QuietApi, caplog: pytest
     api.trouble = lambda *_: (_ for _ in ()).throw(ApiError("patch", "workflows", 403, "Forbidden"))
     loop._perform(Order("job-site", "job-site", Wish(Act.SHUTDOWN), ""))
     assert "job-site: could not shut down it" in caplog.text
+
+
+def test_the_credentials_of_many_jobs_that_end_at_once_hold_up_no_kill(api: QuietApi) -> None:
+    api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
+    uid, goes_on = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"], threading.Event()
+    loop, ended = Loop(api, "", "me", 3), threading.Event()
+    api.delete = lambda *_, **__: goes_on.wait(LONG)  # type: ignore[assignment, method-assign]
+    api.merge = lambda *_, **__: ended.set()  # type: ignore[assignment, method-assign]
+    drops = [Order(f"job-{number}", f"job-{number}", Wish(Act.DROP_SECRET), "secret") for number in range(20)]
+    loop._carry(Outcome((*drops, Order("job-site", "job-site", Wish(Act.SHUTDOWN, uid), ""))))
+    assert ended.wait(LONG)
+    goes_on.set()
+    loop.end(Cause.PARENT_END, seconds=0.0)
