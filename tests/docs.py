@@ -22,7 +22,7 @@ from flargo.metrics import Metric
 from flargo.status.reasons import Reason
 from flargo.terms import Object
 from tests import matrix
-from tests.bench import faults, requests
+from tests.bench import faults, requests, start
 from tests.bench import figures as scale
 from tests.unit.differential.cases import samples
 
@@ -109,6 +109,11 @@ def scale_targets() -> str:
     return scale.targets(scale.load())
 
 
+def starts() -> str:
+    """How soon a program begins on real Argo."""
+    return start.table(json.loads(start.RESULT.read_text()))
+
+
 def metrics() -> str:
     """What a parent tells Prometheus."""
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
@@ -123,6 +128,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "figures"): figures,
     ("docs/scale.md", "targets"): scale_targets,
     ("docs/scale.md", "figures"): scale_figures,
+    ("docs/scale.md", "starts"): starts,
     ("docs/operations.md", "reasons"): reasons,
     ("docs/operations.md", "doctor"): doctors_checks,
     ("docs/operations.md", "metrics"): metrics,
