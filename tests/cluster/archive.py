@@ -159,8 +159,10 @@ def _listens(port: int) -> bool:
 
 def _answers(url: str, ca: Path) -> bool:
     """It listens before it has connected to itself, which it tries again after a second."""
-    status = requests.get(f"{url}/api/v1/version", verify=str(ca), timeout=5).status_code
-    return status != HTTPStatus.SERVICE_UNAVAILABLE
+    with contextlib.suppress(requests.RequestException):
+        status = requests.get(f"{url}/api/v1/version", verify=str(ca), timeout=5).status_code
+        return status != HTTPStatus.SERVICE_UNAVAILABLE
+    return False
 
 
 def _free_port() -> int:

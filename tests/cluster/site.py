@@ -325,7 +325,8 @@ class Job:
         """A person aborts it through FLARE, which never waits for that."""
         begun = time.monotonic()
         self.handle.terminate()
-        assert time.monotonic() - begun < 0.5
+        # Whatever it could wait for takes three seconds and more: Argo's answer, the program's grace.
+        assert time.monotonic() - begun < 2
 
     def cleanup(self) -> None:
         """FLARE's heartbeat cleans it up."""

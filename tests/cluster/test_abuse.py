@@ -17,7 +17,7 @@ from flargo.flare import stock
 from flargo.status.reasons import Reason
 from flargo.terms import Role
 from tests.cluster import audit, state
-from tests.cluster.site import SLEEPS, Job, Site, exits
+from tests.cluster.site import SLEEPS, WAITS, Job, Site, exits
 from tests.cluster.world import World
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -237,7 +237,7 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         (site.root / "startup" / "planted.key").write_text(f"{PLANTED}key")
         (site.root / "startup" / "planted.sh").write_text(f"{PLANTED}not-a-jobs")
         _plant_credentials(site, monkeypatch)
-        job = site.launch("print('ready', flush=True)\nimport time; time.sleep(8)\n" + exits(3))
+        job = site.launch(WAITS)
         job.runs()
         (site.root / job.id).mkdir(exist_ok=True)
         kept = {
@@ -250,6 +250,7 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         ]
         transfer = next(data for data in kept.values() if stock.TOKEN_VARIABLE in data)[stock.TOKEN_VARIABLE].decode()
         during = [json.dumps(job.workflow), json.dumps(job.pod), json.dumps(world.items("events"))]
+        job.ends_itself(3)
         job.ends(Reason.PROGRAM_FAILED, 1, LONG)
         texts = {
             "objects while it ran": "".join(during),

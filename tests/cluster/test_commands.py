@@ -34,6 +34,8 @@ NOTICED = 20.0
 COUNTS = """\
 import os, sys, time
 for number in range(200):
+    while number == 1 and not os.path.exists('/tmp/end'):
+        time.sleep(0.05)
     print('line', number, flush=True)
     print('same', file=sys.stderr, flush=True)
     time.sleep(0.02)
@@ -41,7 +43,7 @@ sys.stdout.write('the end')
 sys.stdout.flush()
 os._exit(3)
 """
-"""Code that says much, some of it again and again, and leaves its last line without an end."""
+"""Code that says much once it is told to, some of it again and again, and leaves its last line without an end."""
 
 
 class Done:
@@ -307,6 +309,8 @@ def test_a_log_is_followed_over_cut_connections_without_loss_or_repetition(
         there = wire.kubeconfig(tmp_path / "kubeconfig", token_of(world.place.launcher_kubeconfig))
         job = site.launch(COUNTS)
         follows = start("logs", job.id, "-f", kubeconfig=there)
+        eventually(lambda: follows.lines, STARTS, "its first line is there")
+        job.ends_itself(3)
         cuts = 0
         while follows.process.poll() is None and cuts < 100:
             if wire.watches and follows.lines:

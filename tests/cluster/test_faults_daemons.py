@@ -268,11 +268,11 @@ Outage = Callable[[str], AbstractContextManager[None]]
 def test_api_server_away_for_thirty_seconds(site: Site, world: World, way: str) -> None:
     """While jobs are pending, run, end, are aborted and are launched. Nothing is decided meanwhile."""
     outage: Outage = world.frozen if way == "frozen" else world.stopped
-    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": PATIENCE}).reaches(Stage.SHORTAGE)
-    begun = time.monotonic()
     running, aborted, ending = (site.launch(code) for code in (WAITS, DEAF + SLEEPS, WAITS))
     for job in (running, aborted, ending):
         job.runs()
+    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": PATIENCE}).reaches(Stage.SHORTAGE)
+    begun = time.monotonic()
     ending.ends_itself(0, after=5)
     away = time.monotonic()
     with outage(SERVER):
@@ -283,7 +283,7 @@ def test_api_server_away_for_thirty_seconds(site: Site, world: World, way: str) 
         jobs = (waiting, running, aborted, ending, launched)
         assert [job.ticket.verdict for job in jobs] == [None] * len(jobs)
     back = time.monotonic()
-    eventually(lambda: not aborted.pods or "deletionTimestamp" in aborted.pod["metadata"], NOTICED, "it is killed")
+    eventually(lambda: all("deletionTimestamp" in pod["metadata"] for pod in aborted.pods), NOTICED, "it is killed")
     ending.ends(Reason.SUCCEEDED, 0, RECOVERY)
     aborted.ends(Reason.ABORTED, 9, RECOVERY)
     launched.ends(Reason.SUCCEEDED, 0, RECOVERY)

@@ -154,8 +154,8 @@ def parent_killed_with_its_submit_at(site: Site, wire: Wire, world: World, step:
 @scenario
 def clock_of_the_parents_machine_jumps(site: Site, wire: Wire) -> None:
     """An hour ahead, then a day back; nothing of flargo reads that clock to decide."""
-    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": 30}).reaches(Stage.SHORTAGE)
     job = site.launch(WAITS).runs()
+    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": 30}).reaches(Stage.SHORTAGE)
     begun = time.monotonic()
     with jumped(3600):
         wire.cut_watches()
@@ -282,9 +282,9 @@ def argo_terminate_with_events_late_and_out_of_order(site: Site, wire: Wire, wor
 @scenario
 def token_rotated(site: Site, wire: Wire, world: World) -> None:
     job = site.launch(WAITS).runs()
-    old = token_of(site.kubeconfig)
+    old, new = token_of(site.kubeconfig), world.kubectl("create", "token", "flargo-launcher")
     refused = wire.status(Match(token=old), 401, times=FOREVER)
-    wire.kubeconfig(site.kubeconfig, world.kubectl("create", "token", "flargo-launcher"))
+    wire.kubeconfig(site.kubeconfig, new)
     wire.cut_watches()
     job.ends_itself(0)
     job.ends(Reason.SUCCEEDED, 0, NOTICED)
@@ -295,7 +295,7 @@ def token_rotated(site: Site, wire: Wire, world: World) -> None:
 @scenario
 def everything_throttled_while_the_program_ends(site: Site, wire: Wire) -> None:
     job = site.launch(WAITS).runs()
-    job.ends_itself(3)
+    job.ends_itself(3, after=2)
     storm = wire.status(Match(), 429, retry_after=1, times=FOREVER)
     wire.cut_watches()
     time.sleep(8)
@@ -310,10 +310,10 @@ def everything_throttled_while_the_program_ends(site: Site, wire: Wire) -> None:
 @scenario
 def cut_off_for_thirty_seconds(site: Site, wire: Wire) -> None:
     """Nothing is decided meanwhile, patience stands still, an abort returns, and a launch goes on after it."""
-    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": 20}).reaches(Stage.SHORTAGE)
     running = site.launch(WAITS).runs()
     aborted = site.launch(DEAF + SLEEPS).runs()
     ending = site.launch(WAITS).runs()
+    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": 20}).reaches(Stage.SHORTAGE)
     ending.ends_itself(0, after=5)
     wire.down()
     time.sleep(1)

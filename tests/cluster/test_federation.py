@@ -24,8 +24,8 @@ MOST_REQUESTS = 8
 GONE = 15.0
 """Seconds within which no process of an aborted job may run."""
 SETTLED = 90.0
-"""Seconds in which Kubernetes and Argo show on a busy machine what has happened; no claim of flargo's. Argo's ``wait``
-may hang, and then flargo ends the pod a minute after its program (flargo.status.step, SETTLE)."""
+"""Seconds in which FLARE starts, or Kubernetes and Argo show what has happened, on a busy machine; no claim of ours.
+Argo's ``wait`` may hang, and then flargo ends the pod a minute after its program (flargo.status.step, SETTLE)."""
 
 
 def federation(place: Place, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
@@ -214,7 +214,7 @@ def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_e
     assert len(world.processes(job_id)) == before, "a job outlives its parent"
     others = set(PARTIES) - {name}
     fed.start(name)
-    eventually(lambda: running_sites(world, job_id) == others, 30, f"only what {name} had left is ended")
+    eventually(lambda: running_sites(world, job_id) == others, SETTLED, f"only what {name} had left is ended")
     eventually(lambda: len(world.processes(job_id)) < before, GONE, "its process is gone from the node")
     eventually(lambda: len(world.secrets("nvflare-cred-")) == len(others), GONE, "its credentials are gone")
     assert "left behind by another run" in fed.log(name)

@@ -21,6 +21,8 @@ def test_ends_requests_and_watches_are_as_the_cluster_has_them(world: World) -> 
     with Site(world, argo={"metrics_address": prometheus.address}) as site:
         good, bad = site.launch(exits(0)), site.launch(exits(3))
         waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        for resource in ("workflows", "pods"):  # before the streams are renewed
+            prometheus.comes_to(1, "flargo_api_requests_total", verb="watch", resource=resource, code="200")
         good.ends(Reason.SUCCEEDED, 0, STARTS)
         bad.ends(Reason.PROGRAM_FAILED, 1, STARTS)
         prometheus.comes_to(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
@@ -28,7 +30,6 @@ def test_ends_requests_and_watches_are_as_the_cluster_has_them(world: World) -> 
         prometheus.comes_to(1, "flargo_jobs", stage="SHORTAGE")
         assert prometheus.value("flargo_ends_total") == 2
         for resource in ("workflows", "pods"):
-            prometheus.comes_to(1, "flargo_api_requests_total", verb="watch", resource=resource, code="200")
             assert 0 <= prometheus.value("flargo_watch_staleness_seconds", resource=resource) < STARTS
         assert prometheus.value("flargo_api_requests_total", verb="create", resource="workflows", code="201") == 3
         waits.abort()

@@ -1,6 +1,7 @@
 """Brings the whole cluster up, in the order its parts need each other."""
 
 import concurrent.futures
+import contextlib
 import functools
 import json
 import sys
@@ -113,7 +114,9 @@ def serving() -> bool:
 def node_ready() -> bool:
     """Whether the node is there and takes pods."""
     ready = '{range .items[*].status.conditions[?(@.type=="Ready")]}{.status}{end}'
-    return sandbox.run("kubectl", "get", "nodes", "--output", f"jsonpath={ready}") == "True"
+    with contextlib.suppress(sandbox.BrokenError):
+        return sandbox.run("kubectl", "get", "nodes", "--output", f"jsonpath={ready}") == "True"
+    return False
 
 
 def _table() -> dict[str, dict[str, int]]:

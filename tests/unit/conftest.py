@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from nvflare.tool.deploy.deploy_commands import prepare_deployment
 
+# A machine that does other things, too, is no reason for a test to fail.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 _PROJECT = """
 api_version: 3
 name: lab
