@@ -256,12 +256,25 @@ def _is_persistent(trouble: EventView) -> bool:
 
 def _stage_of_pod(pod: PodView, events: tuple[EventView, ...]) -> Stage:
     if pod.scheduled:
-        pulls = [event for event in events if event.reason in {"Pulling", "Pulled"}]
-        newest = max(pulls, key=_last_time, default=None)
-        return Stage.PULLING if newest is not None and newest.reason == "Pulling" else Stage.STARTING
+        return Stage.PULLING if _is_pulling(events) else Stage.STARTING
     if _is_shortage(pod.unscheduled_message):
         return Stage.SHORTAGE
     return Stage.TAINTED if _TAINT.search(pod.unscheduled_message) else Stage.WAITING
+
+
+def _is_pulling(events: tuple[EventView, ...]) -> bool:
+    """Whether the last word on one of the images is that its pull has begun.
+
+    Image by image, as each message quotes it first: that Argo's own image is there ("Pulled", too) is mostly told in
+    the very second in which the pull of the job's begins.
+    """
+    pulls = sorted((event for event in events if event.reason in {"Pulling", "Pulled"}), key=_last_time)
+    newest = {_quoted(event.message): event.reason for event in pulls}
+    return "Pulling" in newest.values()
+
+
+def _quoted(message: str) -> str:
+    return message.partition('"')[2].partition('"')[0]
 
 
 def _last_time(event: EventView) -> tuple[datetime, bool]:

@@ -506,6 +506,14 @@ def test_the_pull_of_an_image_has_a_clock_of_its_own() -> None:
     assert stages == [Stage.PULLING, Stage.STARTING]
 
 
+def test_an_image_that_is_pulled_is_told_from_those_that_are_there() -> None:
+    there = event("Pulled", 'Container image "argoexec" already present on machine', at=1)
+    pulling = event("Pulling", 'Pulling image "job"', at=1)
+    assert starting_slowly(there, pulling).life.stage is Stage.PULLING
+    pulled = event("Pulled", 'Successfully pulled image "job" in 9s', at=10)
+    assert starting_slowly(there, pulling, pulled).life.stage is Stage.STARTING
+
+
 def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
     queued = replace(WORKFLOW, lock="Waiting for lock")
     story = Story(Patience(pending=5, queued=3600)).sees(queued).passes(3500)
