@@ -299,7 +299,8 @@ def _overdue(life: Life, now: Now) -> _Deadline | None:
 
 def _wishes(life: Life, now: Now) -> list[Wish]:
     wishes = []
-    if life.verdict is not None and not life.secret_dropped:
+    # A submit that still goes on may be about to create them.
+    if life.verdict is not None and not life.submitting and not life.secret_dropped:
         wishes.append(Wish(Act.DROP_SECRET))
     if life.stopping or life.lingers:
         wishes += _ending(life, now)

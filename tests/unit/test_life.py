@@ -383,6 +383,16 @@ def test_a_submit_that_failed_half_way_leaves_nothing() -> None:
     assert "forbidden" in story.life.verdict.detail  # type: ignore[union-attr]
 
 
+def test_credentials_that_a_submit_may_be_about_to_create_are_taken_away_after_it() -> None:
+    invalid = replace(HELD, phase="Failed", message="invalid spec: no such template")
+    story = Story(submitted=False).sees(invalid).reads(invalid)
+    assert heard(story) == (Reason.INVALID, 101)
+    assert story.wishes == []
+    assert story.tell(Submitted()).wishes == [Act.DROP_SECRET]
+    story.does(Act.DROP_SECRET).passes(1).reads(invalid)
+    assert story.life.cleared
+
+
 def test_a_second_pod_means_lost_and_both_are_ended() -> None:
     second = replace(POD_RUNNING, uid=Uid("p2"), name="job-site-2")
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, second).reads(WORKFLOW, second)

@@ -170,8 +170,10 @@ class Cluster:
 
     def create(self) -> None:
         self.workflow = Workflow()
-        self.secret = True
         self._changed(self.workflow)
+
+    def create_secret(self) -> None:
+        self.secret = self.workflow is not None  # what has no owner is collected
 
     def release(self) -> bool:
         if self.workflow is None:
@@ -431,6 +433,8 @@ class Site:
         if self.submitted is None:
             return
         refused = self.world.job.submit_fails_at == self.submitted
+        if self.submitted == 1 and not self.stops:
+            self.world.create_secret()
         if refused or self.stops:
             self.world.happened |= {"not submitted"} if refused else set()
             self._submitted("refused")
@@ -618,6 +622,7 @@ def finish(site: Site) -> None:
     Job(),
     ["round", "round", "drained", "kubelet works", "pod event, again later", "cut pods", "perform", *["round"] * 2],
 )
+@example(Job(), ["submit", "terminated", "argo looks", *["workflow event"] * 3, *["perform"] * 3])
 def test_whatever_happens_the_verdict_is_right_and_nothing_is_left(job: Job, happenings: list[str]) -> None:
     finish(play(job, happenings))
 
