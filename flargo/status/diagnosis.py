@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 
-from flargo.status.reasons import OWN_CODES, Reason
+from flargo.status.reasons import ENDED_BY_ITSELF, OWN_CODES, Reason
 from flargo.status.views import EventView, Exit, Observation, PodView, WorkflowView
 from flargo.terms import Uid
 
@@ -143,7 +143,7 @@ def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
     if pod is not None and pod.exit is not None and pod.exit.code == 0:
         return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=pod.exit)
     if any(other.uid != first for other in pods):
-        return Diagnosis(_stage_of_twins(pods), Reason.RUN_TWICE, f"pods {', '.join(sorted(p.name for p in pods))}")
+        return _diagnose_twins(pod, seen)
     if pod is not None:
         return _diagnose_pod(pod, seen)
     if workflow is None:
@@ -158,8 +158,14 @@ def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
     return Diagnosis(_stage_without_pod(workflow), told_to_end, workflow.node_message or workflow.message)
 
 
-def _stage_of_twins(pods: tuple[PodView, ...]) -> Stage:
-    return Stage.ENDED if all(pod.over for pod in pods) else Stage.RUNNING
+def _diagnose_twins(first: PodView | None, seen: Observation) -> Diagnosis:
+    """Argo made another pod. With an administrator's retryStrategy it does so after any failure: that one stands."""
+    if first is not None and first.exit is not None:
+        end = _diagnose_pod(first, seen)
+        if end.reason in ENDED_BY_ITSELF:
+            return end
+    stage = Stage.ENDED if all(pod.over for pod in seen.pods) else Stage.RUNNING
+    return Diagnosis(stage, Reason.RUN_TWICE, f"pods {', '.join(sorted(pod.name for pod in seen.pods))}")
 
 
 def _diagnose_absence(first_pod: Uid | None) -> Diagnosis:

@@ -10,7 +10,8 @@ from enum import Enum
 from types import MappingProxyType
 
 from flargo.status.diagnosis import Diagnosis, Stage
-from flargo.status.verdict import ENDED_BY_ITSELF, Cause, Verdict
+from flargo.status.reasons import ENDED_BY_ITSELF
+from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import EventView, Observation, PodView
 from flargo.terms import Patience, Uid
 

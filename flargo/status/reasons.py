@@ -134,3 +134,8 @@ class Reason(Enum):
     def remedy(self) -> str:
         """What to do about it; empty where there is nothing to do."""
         return self.value.remedy
+
+
+ENDED_BY_ITSELF = frozenset({Reason.SUCCEEDED, Reason.PROGRAM_FAILED, Reason.PROGRAM_REPORTED, Reason.OUT_OF_MEMORY})
+"""Ends of the program's own: nothing that Argo does later changes what they say, and it is left to finish the Workflow
+in its own time."""

@@ -44,10 +44,6 @@ DONE_TO_IT = frozenset(
 process uploads them before its teardown."""
 
 
-ENDED_BY_ITSELF = frozenset({Reason.SUCCEEDED, Reason.PROGRAM_FAILED, Reason.PROGRAM_REPORTED, Reason.OUT_OF_MEMORY})
-"""Ends after which Argo is left to finish the Workflow in its own time."""
-
-
 def rule(cause: Cause | None, doom: Diagnosis | None, end: Diagnosis, *, published: bool) -> Verdict:
     """The verdict on a job of which nothing runs any more.
 

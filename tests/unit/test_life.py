@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flargo.status.diagnosis import Stage
-from flargo.status.life import Act, Submitted
+from flargo.status.life import Act, Submitted, Wish
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import EventView, Exit, PodView, WorkflowView
@@ -399,6 +399,14 @@ def test_a_second_pod_means_lost_and_both_are_ended() -> None:
     assert story.wishes == [Act.SHUTDOWN]
     story.does(Act.SHUTDOWN).sees(SHUT, second).does(Act.KILL).sees(SHUT).reads(SHUT)
     assert heard(story) == (Reason.RUN_TWICE, 104)
+
+
+def test_a_program_that_failed_by_itself_has_failed_though_argo_runs_it_again() -> None:
+    first, second = exited(3), replace(POD_STARTING, uid=Uid("p2"), name="job-site-2")
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, first, second).reads(WORKFLOW, first, second)
+    assert heard(story) == (Reason.PROGRAM_FAILED, 1)
+    story.does(Act.SHUTDOWN).sees(SHUT, first, second)
+    assert Wish(Act.KILL, Uid("p2")) in story.wished
 
 
 def test_a_pod_that_vanishes_is_lost_and_argo_is_kept_from_running_it_again() -> None:
