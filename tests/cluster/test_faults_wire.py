@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,8 @@ from tests.cluster.world import World, eventually
 
 NOTICED = 20.0
 """Seconds within which what happens to a running job is known."""
+ENDED = 60.0
+"""Seconds within which a deaf program is gone, though flargo waits in vain for an answer of the API server once."""
 HALF_OPEN = 60.0
 """Seconds within which a connection that says nothing any more is known to be dead."""
 TOGETHER = 150.0
@@ -149,6 +151,41 @@ def parent_killed_with_its_submit_at(site: Site, wire: Wire, world: World, step:
     again = site.launch(exits(0), job_id=job.id)
     again.ends(Reason.SUCCEEDED, 0, STARTS)
     again.leaves_nothing()
+
+
+ENDINGS = {"shutdown": Match("patch", "workflows"), "kill": Match("delete", "pods")}
+"""The requests by which a program that runs is ended."""
+SILENCE = 20.0
+"""Seconds: longer than flargo waits for an answer."""
+TROUBLES: dict[str, Callable[[Wire, Match], Fault]] = {
+    "503 three times": lambda wire, asked: wire.status(asked, 503, times=3),
+    "its reply lost": lambda wire, asked: wire.lose_reply(asked),
+    "no answer": lambda wire, asked: wire.delay(asked, SILENCE),
+}
+
+
+@scenario.of(
+    **{
+        f"{request} {trouble}": {"request": asked, "trouble": arm}
+        for request, asked in ENDINGS.items()
+        for trouble, arm in TROUBLES.items()
+    }
+)
+def abort_that_meets(
+    site: Site, wire: Wire, world: World, request: Match, trouble: Callable[[Wire, Match], Fault]
+) -> None:
+    """What is asked is asked again until it shows; FLARE hears of the end when there is one, and not before."""
+    job = site.launch(DEAF + SLEEPS).runs()
+    fault = trouble(wire, request)
+    asked_for = fault.times
+    job.abort()
+    eventually(lambda: fault.hits, NOTICED, "the request is in trouble")
+    assert job.ticket.verdict is None
+    assert world.processes(job.id)
+    job.ends(Reason.ABORTED, 9, ENDED)
+    assert world.processes(job.id) == []
+    assert fault.hits == asked_for
+    job.leaves_nothing()
 
 
 @scenario
