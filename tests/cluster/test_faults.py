@@ -210,6 +210,24 @@ def slow_to_start_for_want_of_a_secret(world: World) -> None:
         job.leaves_nothing()
 
 
+@scenario.of(
+    pulling={"reason": Reason.PULLING, "patience": {"argo": {"pulling": 5}}},
+    timeout={"reason": Reason.TIMEOUT, "patience": {"timeout": 30}},
+)
+def registry_never_answers(world: World, reason: Reason, patience: Mapping[str, Any]) -> None:
+    with Site(world, studies=STUDIES, **patience) as impatient:
+        with world.silent_registry() as image:
+            job = impatient.launch(SLEEPS, {"image": image}, study="short-grace").reaches(Stage.PULLING)
+            eventually(lambda: is_to_go(job), 60, "its pod is to go")
+        # Only now does that end: the kubelet waits for a pull that has begun, whatever is to become of its pod.
+        job.ends(reason, 101, NOTICED)
+        job.leaves_nothing()
+
+
+def is_to_go(job: Job) -> bool:
+    return all("deletionTimestamp" in pod["metadata"] for pod in job.pods)
+
+
 @scenario
 def executor_without_rights_does_not_spoil_a_success(world: World) -> None:
     """Argo then says Error, though the program has done its work."""

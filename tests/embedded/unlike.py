@@ -6,7 +6,11 @@ A scenario is named by its test's name as pytest prints it, a recording by its f
 
 from collections.abc import Mapping
 
+NO_PULLS = "no registry is asked: of an image only its name is looked at"
+
 ABSENT: Mapping[str, str] = {
+    "test_scenario[registry never answers, pulling]": NO_PULLS,
+    "test_scenario[registry never answers, timeout]": NO_PULLS,
     "test_scenario[argos container hangs when the program has ended]": "Argo's wait container is no process",
 }
 """Skipped: what they do it to is not there at all."""
@@ -47,6 +51,8 @@ RECORDINGS: Mapping[str, str] = {
     "node-lost-and-back": ONE_NODE,
     "preempted-by-a-more-important-pod": ONE_NODE,
     "queued-on-a-lock-until-it-is-free-or-for-too-long": QUEUES,
+    "registry-never-answers-pulling": NO_PULLS,
+    "registry-never-answers-timeout": NO_PULLS,
     "api-server-away-for-thirty-seconds-frozen": ONE_PROCESS,
     "api-server-away-for-thirty-seconds-stopped": ONE_PROCESS,
     "argos-container-hangs-when-the-program-has-ended": ABSENT[
