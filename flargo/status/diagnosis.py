@@ -247,6 +247,9 @@ def _diagnose_start(pod: PodView, stage: Stage, events: tuple[EventView, ...]) -
     detail = f"{pod.unscheduled_reason} {pod.unscheduled_message}".strip()
     if stage is Stage.WAITING and pod.unscheduled_reason == "Unschedulable":
         return Diagnosis(stage, Reason.UNSCHEDULABLE, detail)
+    pull = _pull(events)
+    if stage is Stage.PULLING and pull is not None:
+        detail = pull.message
     trouble = max((event for event in events if event.reason in _TROUBLE), key=lambda it: it.span, default=None)
     if trouble is None or not pod.scheduled:
         return Diagnosis(stage, detail=detail)
@@ -262,21 +265,21 @@ def _is_persistent(trouble: EventView) -> bool:
 
 def _stage_of_pod(pod: PodView, events: tuple[EventView, ...]) -> Stage:
     if pod.scheduled:
-        return Stage.PULLING if _is_pulling(events) else Stage.STARTING
+        return Stage.STARTING if _pull(events) is None else Stage.PULLING
     if _is_shortage(pod.unscheduled_message):
         return Stage.SHORTAGE
     return Stage.TAINTED if _TAINT.search(pod.unscheduled_message) else Stage.WAITING
 
 
-def _is_pulling(events: tuple[EventView, ...]) -> bool:
-    """Whether the last word on one of the images is that its pull has begun.
+def _pull(events: tuple[EventView, ...]) -> EventView | None:
+    """The begin of a pull that goes on: the last word on one of the images.
 
     Image by image, as each message quotes it first: that Argo's own image is there ("Pulled", too) is mostly told in
     the very second in which the pull of the job's begins.
     """
     pulls = sorted((event for event in events if event.reason in {"Pulling", "Pulled"}), key=_last_time)
-    newest = {_quoted(event.message): event.reason for event in pulls}
-    return "Pulling" in newest.values()
+    newest = {_quoted(event.message): event for event in pulls}
+    return next((event for event in newest.values() if event.reason == "Pulling"), None)
 
 
 def _quoted(message: str) -> str:

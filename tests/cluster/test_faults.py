@@ -221,6 +221,7 @@ def registry_never_answers(world: World, reason: Reason, patience: Mapping[str, 
             eventually(lambda: is_to_go(job), 60, "its pod is to go")
         # Only now does that end: the kubelet waits for a pull that has begun, whatever is to become of its pod.
         job.ends(reason, 101, NOTICED)
+        assert image in verdict_of(job).detail
         job.leaves_nothing()
 
 

@@ -532,6 +532,14 @@ def test_an_image_that_is_pulled_is_told_from_those_that_are_there() -> None:
     assert starting_slowly(there, pulling, pulled).life.stage is Stage.STARTING
 
 
+def test_an_image_that_is_not_pulled_in_time_is_named() -> None:
+    story = starting_slowly(event("Pulling", 'Pulling image "job"'), patience=Patience(pulling=60)).passes(60)
+    story.reads(WORKFLOW, POD_STARTING).does(Act.SHUTDOWN).sees(SHUT, exited(137, "ContainerStatusUnknown"))
+    story.reads(SHUT, exited(137, "ContainerStatusUnknown"))
+    assert heard(story) == (Reason.PULLING, 101)
+    assert story.life.verdict.detail == 'Pulling image "job"'  # type: ignore[union-attr]
+
+
 def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
     queued = replace(WORKFLOW, lock="Waiting for lock")
     story = Story(Patience(pending=5, queued=3600)).sees(queued).passes(3500)
