@@ -51,7 +51,7 @@ CHECKS: Final = (
     Check(
         "restrictions",
         "the controller takes Workflows that are made from no template, and runs no failed step again",
-        "`INVALID`, or `RUN_TWICE`",
+        "`INVALID`, or a second pod for each job that fails, which is ended at once",
         "Change `workflowRestrictions` or `workflowDefaults` in the controller's ConfigMap.",
         cluster.restrictions,
         ("namespace", "argo"),

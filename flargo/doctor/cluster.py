@@ -142,7 +142,7 @@ def restrictions(facts: Facts) -> Iterator[Said]:
         yield ok(f"The controller's settings, in namespace {', '.join(settings)}, refuse no Workflow of flargo's.")
     for where, found in settings.items():
         if _retries(found):
-            todo = "Take the retryStrategy away: flargo ends a job that is run again (RUN_TWICE)."
+            todo = "Take the retryStrategy away: each job that fails gets a second pod, which flargo ends at once."
             yield warning(f"The controller of namespace {where} runs failed steps again (workflowDefaults).", todo)
 
 

@@ -73,7 +73,11 @@ class Reason(Enum):
     PARENT_ENDED = Row(Code.LOST, "The FLARE parent process ended, and the job with it.", "Submit the job again.")
 
     LAUNCH_FAILED = Row(Code.NEVER_STARTED, "The job could not be put on the cluster.", "See the message.")
-    INVALID = Row(Code.NEVER_STARTED, "Argo refused the Workflow.", "See the message; report it as a bug of flargo.")
+    INVALID = Row(
+        Code.NEVER_STARTED,
+        "Argo refused the Workflow.",
+        "See the message, and the controller's workflowDefaults; else report it as a bug of flargo.",
+    )
     POD_REFUSED = Row(Code.NEVER_STARTED, "Kubernetes refused the pod.", "See the message: quota, policy or account.")
     IMAGE = Row(Code.NEVER_STARTED, "The image could not be pulled.", "Check the image's name and the pull secrets.")
     CONTAINER = Row(

@@ -175,6 +175,50 @@ def test_queued_for_room_among_argos_workflows(site: Site, world: World) -> None
             job.leaves_nothing()
 
 
+# --- what an administrator has Argo add to every Workflow: a mapping, which it reads as one if it ends with its line
+
+
+def test_run_again_by_an_administrators_retry_strategy(site: Site, world: World) -> None:
+    """FLARE hears how its program ended, and that does not begin a second time."""
+    with world.configured(workflowDefaults="spec: {retryStrategy: {limit: 1}}\n"):
+        job = site.launch(WAITS).runs()
+        first = job.pod["metadata"]["uid"]
+        job.ends_itself(3)
+        job.ends(Reason.PROGRAM_FAILED, 1, NOTICED)
+        job.leaves_nothing()
+    pods = [node for node in job.workflow["status"]["nodes"].values() if node["type"] == "Pod"]
+    assert len(pods) == 2, "Argo makes another pod"
+    assert begun(job) == {first}
+
+
+def begun(job: Job) -> set[str]:
+    """The pods (by uid) of which the kubelet says that it has started the program."""
+    events = [event for event in job.world.items("events") if event["reason"] == "Started"]
+    pods = [event["involvedObject"] for event in events]
+    return {pod["uid"] for pod in pods if pod["name"].startswith(job.name) and "{main}" in pod.get("fieldPath", "")}
+
+
+def test_invalid_by_an_administrators_defaults(world: World) -> None:
+    """Argo says so as soon as the Workflow is there, be it suspended; perhaps before its credentials are."""
+    with (
+        world.configured(workflowDefaults="spec: {onExit: not-there}\n"),
+        Wire(world.place.launcher_kubeconfig) as wire,
+        Site(world, wire=wire) as site,
+    ):
+        is_invalid(site.launch(SLEEPS))
+        late = wire.delay(Match("create", "secrets", "nvflare-cred-"), 3)
+        is_invalid(site.launch(SLEEPS))
+        assert late.hits
+
+
+def is_invalid(job: Job) -> None:
+    job.ends(Reason.INVALID, 101, NOTICED)
+    assert "not-there" in str(job.ticket.verdict)
+    job.leaves_nothing()
+    assert job.world.secrets(f"nvflare-cred-{job.name}-") == [], "not even when its submit is over"
+    assert job.pods == []
+
+
 @pytest.fixture
 def controllers_wire(world: World) -> Iterator[Wire]:
     """A wire between Argo's controller and the API server."""
