@@ -537,7 +537,7 @@ def test_an_image_that_is_not_pulled_in_time_is_named() -> None:
     story.reads(WORKFLOW, POD_STARTING).does(Act.SHUTDOWN).sees(SHUT, exited(137, "ContainerStatusUnknown"))
     story.reads(SHUT, exited(137, "ContainerStatusUnknown"))
     assert heard(story) == (Reason.PULLING, 101)
-    assert story.life.verdict.detail == 'Pulling image "job"'  # type: ignore[union-attr]
+    assert story.life.verdict.detail == 'Pulling image "job"; flargo\'s patience was 60 s'  # type: ignore[union-attr]
 
 
 def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
