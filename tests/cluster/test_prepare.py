@@ -1,14 +1,16 @@
 """A federation whose kits are `nvflare provision`'s, made ready by `flargo prepare` and nothing else."""
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,11 @@ from tests.cluster import jobs
 from tests.cluster.federation import Federation
 from tests.cluster.place import Place
 from tests.cluster.test_federation import SETTLED
+from tests.cluster.test_queue import TURN, ran
 from tests.cluster.world import World, eventually
+
+BOUND = 2
+"""How many jobs the server is told to run at once."""
 
 
 class Prepared(Federation):
@@ -34,7 +40,7 @@ class Prepared(Federation):
         options |= {"--config-file": str(self.place.launcher_kubeconfig)}
         command = [str(Path(sys.executable).with_name("flargo")), "prepare", str(root)]
         command += [word for option in options.items() for word in option]
-        subprocess.run([*command, *(("--max-jobs", "1") if name == SERVER else ())], check=True)
+        subprocess.run([*command, *(("--max-jobs", str(BOUND)) if name == SERVER else ())], check=True)
         if name == SERVER:
             # Its process and its job's run as different users here.
             for folder in ("snapshot-storage", "jobs-storage"):
@@ -53,24 +59,28 @@ def fed(place: Place) -> Iterator[Federation]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def test_two_jobs_run_as_workflows_one_after_the_other(fed: Federation, place: Place) -> None:
+def test_six_jobs_run_two_at_a_time_and_none_fails_for_waiting(fed: Federation, place: Place) -> None:
     world = World(place)
     folder = fed.root / "jobs"
     folder.mkdir()
-    first, second = (
-        fed.submit(jobs.fedavg(folder / name, image=place.job_image, sites=fed.sites, rounds=1))
-        for name in ("first", "second")
-    )
-    fed.wait_status(first, "RUNNING")
-    # The second is looked at first: if the first still runs after that, it ran then.
-    while (waiting := fed.status(second)) and not fed.status(first).startswith("FINISHED:"):
-        assert waiting == "SUBMITTED", "the server's bound is one"
-        time.sleep(1)
-    assert fed.status(first) == "FINISHED:COMPLETED", fed.log("server")[-3000:]
-    assert fed.wait(second) == "FINISHED:COMPLETED", "it waited and was not given up"
+    # Rounds that last make jobs overlap if they may: FLARE starts the next one several seconds after the one before.
+    said: dict[str, Any] = {"image": place.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
+    submitted = [fed.submit(jobs.fedavg(folder / f"job-{number}", **said)) for number in range(6)]
     succeeded = dict.fromkeys(fed.names, "Succeeded")
-    for job in (first, second):
+    times = []
+    for job in submitted:
+        assert fed.wait(job, TURN * len(submitted)) == "FINISHED:COMPLETED", "it waited and was not given up"
         eventually(partial(has_phases, world, job, succeeded), SETTLED, "a Workflow Succeeded for each party")
+        # By the server's part, which begins first and whose end FLARE waits for.
+        (pod,) = world.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={SERVER}")
+        times.append(ran(pod))
+    assert any(at_once(pair) for pair in itertools.combinations(times, BOUND)), f"{BOUND} never ran at once"
+    assert not any(at_once(more) for more in itertools.combinations(times, BOUND + 1)), f"more than {BOUND} did"
+
+
+def at_once(times: Sequence[tuple[datetime, datetime]]) -> bool:
+    """Whether there was a moment at which all of these ran; the node tells whole seconds."""
+    return max(begun for begun, _ in times) < min(ended for _, ended in times)
 
 
 def has_phases(world: World, job_id: str, phases: dict[str, str]) -> bool:
