@@ -37,9 +37,11 @@ embedded: .venv/ready
 demos: .venv/ready
 	$(PYTEST) tests/demo
 
-# Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time.
+# Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time. Argo's own
+# command line is built with the cluster: `make embedded` before that had to skip its tests.
 cluster: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(PYTEST) tests/cluster --ignore-glob='*/test_faults*'
+	$(BIN)/python -m tests.cluster exec -- $(PYTEST) tests/embedded/test_cli.py
 
 # The fault matrix: daemons stopped, nodes lost, wires cut; a quarter of an hour on a quiet machine.
 faults: cluster-up
