@@ -33,6 +33,8 @@ _START_SECONDS = 60.0
 _LOOK_SECONDS, _LOOK_SECONDS_CLUSTER = 0.25, 1.0
 _TAIL_SECONDS = 5.0
 """How long the cluster may take to show a job's end that FLARE knows of."""
+_SETTLE_SECONDS = 30.0
+"""How long Argo may take to end the Workflows of a job that FLARE says has ended."""
 _ABORT_SECONDS = 20.0
 
 
@@ -223,6 +225,9 @@ def _job_run(demo: Demo, up: Up, job: Path) -> int:
             screen.say("stopping", "the job is aborted, and its Workflows end", "yellow")
             _abort(up, job_id)
         raise
+    # Argo ends a Workflow some seconds after its program; one that has not ended would be deleted, not kept to be seen.
+    with contextlib.suppress(ApiError):
+        up.cluster.wait_over(selector, _SETTLE_SECONDS)
     if seen.status != progress.COMPLETED:
         raise DemoError(_why(up, selector, seen.status))
     return _result(demo, up, job_id)

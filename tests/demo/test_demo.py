@@ -44,11 +44,11 @@ class Run:
     def said(self) -> str:
         return self._log.read_text()
 
-    def wait(self) -> int:
-        return self.process.wait(WITHIN)
+    def wait(self, within: float = WITHIN) -> int:
+        return self.process.wait(within)
 
-    def says(self, words: str) -> None:
-        until(lambda: words in self.said or self.process.poll() is not None, WITHIN)
+    def says(self, words: str, within: float = WITHIN) -> None:
+        until(lambda: words in self.said or self.process.poll() is not None, within)
         assert words in self.said, self.said
 
     def processes(self) -> list[int]:

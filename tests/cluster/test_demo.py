@@ -1,0 +1,56 @@
+"""`flargo demo` on a cluster of one's own, as README.md says: by the rights of flargo-launcher, and no more."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from flargo.terms import Label
+from tests.cluster.place import Place
+from tests.cluster.test_federation import PARTIES
+from tests.cluster.world import World, eventually
+from tests.demo.test_demo import Run
+
+LONG = 240.0
+"""Seconds that parents and jobs may take to start, and to end, on a busy machine."""
+
+
+@pytest.fixture
+def demo(place: Place) -> Iterator[Run]:
+    options = {"--kubeconfig": str(place.launcher_kubeconfig), "--namespace": place.namespace}
+    options |= {"--image": place.job_image, "--address": place.address, "--rounds": "3"}
+    run = Run(*(word for option in options.items() for word in option))
+    yield run
+    run.close()
+
+
+def test_it_completes_on_a_real_cluster_and_leaves_its_finished_workflows_and_nothing_else(
+    demo: Run, world: World
+) -> None:
+    demo.says(f"{Label.JOB_ID}=", LONG)
+    (job_id,) = re.findall(rf"{Label.JOB_ID}=(\S+)", demo.said)
+    eventually(lambda: len(credentials(world, job_id)) == len(PARTIES), LONG, "each party's program has credentials")
+    federation = world.workflows(job_id)["server"]["metadata"]["labels"][Label.FEDERATION]
+    assert len(kits(world, federation)) == len(PARTIES)
+    assert demo.wait(LONG) == 0, demo.said
+    # Two sites add 1 and 2, and weigh as much: 5/3 for each of three rounds.
+    assert "[[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]], as it must be" in demo.said
+    assert "FLARE says FINISHED:COMPLETED" in demo.said
+    assert "nothing is left running" in demo.said
+    phases = {site: item["status"]["phase"] for site, item in world.workflows(job_id).items()}
+    assert phases == dict.fromkeys(PARTIES, "Succeeded"), "they stay to be seen"
+    assert len(world.pods(job_id)) == len(PARTIES)
+    assert world.living(job_id) == []
+    assert world.processes(job_id) == []
+    assert (credentials(world, job_id), kits(world, federation)) == ([], [])
+    assert (demo.processes(), demo.folders()) == ([], []), "nor is there anything of it on this machine"
+
+
+def credentials(world: World, job_id: str) -> list[str]:
+    """The names of the Secrets with a job's credentials."""
+    return [name for name in world.secrets("nvflare-cred-") if job_id in name]
+
+
+def kits(world: World, federation: str) -> list[str]:
+    """The names of the Secrets with a federation's startup kits."""
+    return [name for name in world.secrets("nvflare-startup-") if name.endswith(federation)]
