@@ -28,25 +28,28 @@ class Page:
         self._steps = {int(step.partition(".")[0]): _FENCE.findall(step) for step in steps}
 
     def run(self, step: int, folder: Path, environment: Mapping[str, str]) -> str:
-        """Write a step's files and run its commands in a folder; returns what they print, or fails with it."""
-        printed = ""
-        for language, content in self._steps[step]:
+        """Write a step's files and run its commands in a folder, all in one shell, as a person would.
+
+        Returns what they print, or fails with it.
+        """
+        blocks = self._steps[step]
+        assert {language for language, _ in blocks} <= {"yaml", "sh"}
+        for language, content in blocks:
             if language == "yaml":
                 (folder / content.partition("\n")[0].removeprefix("# ")).write_text(content)
-                continue
-            assert language == "sh", language
-            with subprocess.Popen(
-                ("bash", "-euo", "pipefail", "-c", content),
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            ) as shell:
-                printed += shell.communicate()[0]
-            with contextlib.suppress(ProcessLookupError):  # what it left in the background, where it failed half way
-                os.killpg(shell.pid, signal.SIGTERM)
-            assert shell.returncode == 0, f"{content}\n{printed}"
+        commands = "".join(content for language, content in blocks if language == "sh")
+        with subprocess.Popen(
+            ("bash", "-euo", "pipefail", "-c", commands),
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as shell:
+            printed = shell.communicate()[0]
+        with contextlib.suppress(ProcessLookupError):  # what it left in the background, where it failed half way
+            os.killpg(shell.pid, signal.SIGTERM)
+        assert shell.returncode == 0, f"{commands}\n{printed}"
         return printed

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
+from flargo.kit.chart import accounts_command
 from flargo.status.reasons import Reason
 from flargo.terms import Label
 from tests.cluster import audit, images, jobs, state, store
@@ -29,6 +31,7 @@ from tests.cluster.firewall import enforced
 from tests.cluster.page import Page
 from tests.cluster.place import Place
 from tests.cluster.site import STARTS, Site, exits
+from tests.cluster.test_demo import credentials
 from tests.cluster.test_federation import DEAF, GONE, PARTIES, SETTLED, running_sites
 from tests.cluster.test_network_policy import HELD, fitted
 from tests.cluster.test_workflows import mark, run_of_the_sweep, sweeper
@@ -39,6 +42,9 @@ __all__ = ["mark", "sweeper"]
 ADMIN = "admin@lab.example"
 PARENTS = {"server": "nvflare-server", "site-1": "site-1", "site-2": "site-2"}
 """The Deployment of each party, as the page calls it."""
+NAMESPACE, KITS, PREPARE, START, RUN, TAKE_AWAY = range(2, 8)
+"""The page's steps."""
+INSTALL = (NAMESPACE, KITS, PREPARE, START)
 PORT = 8002
 STARTED = 120.0
 """Seconds in which a pod comes back and FLARE in it has started, on a busy machine."""
@@ -51,6 +57,8 @@ class InPods(Federation):
         super().__init__(folder, host="localhost")
         self.port = PORT
         self.world = world
+        self.said: dict[int, str] = {}
+        """What each step of the page has printed."""
         self._forward: subprocess.Popen[bytes] | None = None
 
     def session(self) -> Any:
@@ -94,6 +102,29 @@ class InPods(Federation):
         return pod
 
 
+@dataclass(frozen=True)
+class Used:
+    """What came of the commands that the page runs on jobs."""
+
+    printed: str
+    completed: str
+    """The job that ran to its end."""
+    ended: str
+    """The one that was terminated."""
+    mark: int
+    """Of the audit log, before all that."""
+
+    @property
+    def of_the_first(self) -> str:
+        """What was printed of the job that ran to its end."""
+        return self.printed.partition(f"job_id: {self.ended}")[0]
+
+    @property
+    def of_the_second(self) -> str:
+        """What was printed of the one that was terminated."""
+        return self.printed.partition(f"job_id: {self.ended}")[2]
+
+
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     """A person's, who has flargo installed and administers the cluster; with a home of its own."""
@@ -113,12 +144,13 @@ def image(place: Place) -> str:
 
 @pytest.fixture(scope="module")
 def page(place: Place, image: str) -> Page:
-    """docs/install.md with this cluster's names."""
+    """docs/install.md with this cluster's names, and with this checkout's deploy/ by its own."""
     names = {"flare-parent:2.9": image, "flare-job:2.9": place.job_image}
     words = {f"registry.example/{name}": image for name, image in names.items()}
     words |= {
         "--namespace flare": f"--namespace {place.namespace}",
         "namespace: flare": f"namespace: {place.namespace}",
+        "kubectl apply --kustomize deploy": accounts_command(place.namespace),
     }
     return Page(images.ROOT / "docs" / "install.md", words)
 
@@ -136,15 +168,16 @@ def push_parent() -> str:
 def fed(place: Place, world: World, page: Page, environment: dict[str, str]) -> Iterator[InPods]:
     """The federation that the page installs, and takes away."""
     folder = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
+    (folder / "deploy").symlink_to(images.ROOT / "deploy")
     running = InPods(folder, world)
     with contextlib.nullcontext() if place.own else volumes(world):
         try:
-            for step in (2, 3, 4):
-                page.run(step, folder, environment)
+            for step in INSTALL:
+                running.said[step] = page.run(step, folder, environment)
             yield running
         finally:
             running.disconnect()
-            page.run(6, folder, environment)
+            page.run(TAKE_AWAY, folder, environment)
     shutil.rmtree(folder)
 
 
@@ -172,27 +205,71 @@ def volumes(world: World) -> Iterator[None]:
         shutil.rmtree(folder)
 
 
-def test_a_job_runs_as_the_page_says_with_all_parents_in_pods(
-    fed: InPods, world: World, place: Place, page: Page, environment: dict[str, str]
-) -> None:
+@pytest.fixture(scope="module")
+def used(fed: InPods, place: Place, page: Page, environment: dict[str, str]) -> Used:
+    """The jobs that the page submits, long enough to be ended in the middle, with each of its commands used on them."""
+    fed.disconnect()  # The page forwards the port itself.
     mark = audit.mark(place.audit_log) if place.audit_log else 0
-    jobs.fedavg(fed.root / "job", image=place.job_image)
-    printed = page.run(5, fed.root, environment)
-    (job_id,) = re.findall(r"^job_id: (\S+)$", printed, re.MULTILINE)
-    for party in PARTIES:
-        assert f"{job_id}-{party}" in printed, "argo lists its Workflow"
+    jobs.fedavg(fed.root / "job", image=place.job_image, pause=5)
+    printed = page.run(RUN, fed.root, environment)
+    completed, ended = re.findall(r"^job_id: (\S+)$", printed, re.MULTILINE)
+    return Used(printed, completed, ended, mark)
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_namespace_and_with_each_kit(fed: InPods) -> None:
+    """As it exits with 0, too, without which the page would not have gone on."""
+    for step, kits in ((NAMESPACE, 1), (START, len(PARTIES))):
+        assert fed.said[step].count("0 warning, 0 failure, 0 unknown") == kits, fed.said[step]
+
+
+def test_a_job_runs_as_the_page_says_with_all_parents_in_pods(
+    fed: InPods, used: Used, world: World, place: Place
+) -> None:
+    for item in world.workflows(used.completed).values():
+        line = rf"^{item['metadata']['name']} +(Running|Succeeded) "
+        assert re.search(line, used.of_the_first, re.MULTILINE), "argo lists its Workflow"
     (weights,) = (fed.root / "results").rglob("server.npy")
     np.testing.assert_allclose(np.load(weights), jobs.fedavg_expected(3), rtol=1e-6)
     fed.connect()
-    assert fed.status(job_id) == "FINISHED:COMPLETED"
-    eventually(partial(all_succeeded, world, job_id), SETTLED, "a Workflow Succeeded for each party")
-    assert world.secrets("nvflare-cred-") == []
-    for pod in world.pods(job_id):
+    assert fed.status(used.completed) == "FINISHED:COMPLETED"
+    eventually(partial(all_succeeded, world, used.completed), SETTLED, "a Workflow Succeeded for each party")
+    assert credentials(world, used.completed) == []
+    for pod in world.pods(used.completed):
         parent = PARENTS[pod["metadata"]["labels"]["flargo.dev/site"]]
         assert f"//{parent}:8102" in str(pod["spec"]["containers"]), "it finds its parent by the Service's name"
         if place.audit_log:
-            asked = audit.by(f":{place.namespace}:{parent}", place.audit_log, mark)
-            assert asked["create", "workflows"] == 1, "each parent is itself to the API server, by its pod's own token"
+            asked = audit.by(f":{place.namespace}:{parent}", place.audit_log, used.mark)
+            assert asked["create", "workflows"] == 2, "each parent is itself to the API server, by its pod's own token"
+
+
+def test_the_pages_commands_show_the_job_its_log_and_how_it_ended(used: Used) -> None:
+    shown = used.of_the_first
+    for site in ("site-1", "site-2"):
+        for number in range(3):
+            line = rf"^{site} +\| .*flargo: trained round {number}$"
+            assert re.search(line, shown, re.MULTILINE), "flargo logs has what the program prints"
+    assert re.search(r"^server +\| .*Round 0 started", shown, re.MULTILINE), "and what FLARE logs in it"
+    rows = [row for line in shown.splitlines() if (row := line.split())[:1] == [used.completed[:8]]]
+    assert sorted((row[2], *row[5:7]) for row in rows) == [(party, "ENDED", "SUCCEEDED") for party in PARTIES]
+    assert ends_told(shown) == dict.fromkeys(PARTIES, "SUCCEEDED, FLARE hears 0")
+
+
+def test_a_job_that_is_terminated_ends_as_such_and_flare_hears_of_it(fed: InPods, used: Used, world: World) -> None:
+    shown = used.of_the_second
+    told = re.findall(r"^(\S+): Workflow (\S+) is told to end$", shown, re.MULTILINE)
+    names = {site: item["metadata"]["name"] for site, item in world.workflows(used.ended).items()}
+    assert (dict(told), {*names}) == (names, {*PARTIES})
+    assert ends_told(shown) == dict.fromkeys(PARTIES, "SHUT_DOWN, FLARE hears 9")
+    fed.connect()
+    assert fed.status(used.ended) == "FINISHED:ABORTED"
+    eventually(lambda: not world.living(used.ended), SETTLED, "nothing of it runs")
+    eventually(lambda: not credentials(world, used.ended), SETTLED, "its credentials are gone")
+    assert {item["status"]["phase"] for item in world.workflows(used.ended).values()} == {"Failed"}
+
+
+def ends_told(shown: str) -> dict[str, str]:
+    """How the job has ended at each party, as ``flargo why`` says."""
+    return dict(re.findall(r"^(\S+) \((?:server|client)\): (\w+, FLARE hears \d+)$", shown, re.MULTILINE))
 
 
 def test_a_job_runs_to_its_end_with_the_network_policy_in_force(fed: InPods, world: World, place: Place) -> None:
