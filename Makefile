@@ -37,7 +37,7 @@ embedded: .venv/ready
 demos: .venv/ready
 	$(PYTEST) tests/demo
 
-# Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 minutes the first time. Argo's own
+# Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 to 25 minutes the first time. Argo's own
 # command line is built with the cluster: `make embedded` before that had to skip its tests.
 cluster: cluster-up
 	$(BIN)/python -m tests.cluster exec -- $(PYTEST) tests/cluster --ignore-glob='*/test_faults*'

@@ -136,7 +136,7 @@ def test_an_account_has_no_right_but_those_of_deploy(place: Place, account: str)
         if any(subject.items() <= each.items() for each in item.get("subjects", []))
     ]
     stated = [doc for file in DEPLOY.glob("*.yaml") for doc in yaml.safe_load_all(file.read_text())]
-    given = {doc["metadata"]["name"]: doc["rules"] for doc in stated if doc["kind"] == "Role"}
+    given = {doc["metadata"]["name"]: doc["rules"] for doc in stated if doc.get("kind") == "Role"}
     assert roles == [("Role", account)] * (account in given)
     for _, name in roles:
         role = json.loads(kubectl(place.kubeconfig, "get", "role", name, here, "--output=json"))
