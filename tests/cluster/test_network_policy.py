@@ -28,7 +28,8 @@ METADATA = ("169.254.169.254", 80)
 SERVER = "192.0.2.10"
 """The FLARE server's address in the policy."""
 PORT = 9000
-PATIENCE = 30.0
+PATIENCE = 120.0
+"""Seconds for a pod's word: a round of tries takes half a minute where what is refused is not even answered."""
 
 LISTENS = """
 import socketserver, threading, time
@@ -39,7 +40,9 @@ print('ready', flush=True)
 """
 """Code that takes connections on PORTS."""
 REACHES = """
-import json, socket, time
+import json, os, socket, time
+
+os.environ['RES_OPTIONS'] = 'timeout:1 attempts:1'  # else a name that nobody answers for takes most of a minute
 
 def reached(host, port):
     try:
