@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from nvflare.fuel.flare_api.api_spec import InternalError
 
+from flargo.status.reasons import Reason
+from flargo.terms import Annotation
 from tests.cluster import audit, jobs
 from tests.cluster.federation import Federation, argo_launcher
 from tests.cluster.place import Place
@@ -204,6 +206,21 @@ def running_sites(world: World, job_id: str) -> set[str]:
     }
 
 
+def assert_left_by(world: World, job_id: str, name: str, within: float) -> None:
+    """What a parent left behind is ended, its credentials too, and nobody else's is for that.
+
+    A site hears from a server that has been started anew that the job is none, and then ends its own part.
+    """
+    eventually(lambda: name not in running_sites(world, job_id), within, f"what {name} had left is ended")
+    own = world.workflows(job_id)[name]["metadata"]["name"]
+    eventually(lambda: not any(own in secret for secret in world.secrets("nvflare-cred-")), GONE, "its credentials go")
+    notes = {site: item["metadata"]["annotations"] for site, item in world.workflows(job_id).items()}
+    assert set(notes) == set(PARTIES)
+    assert [site for site, its in notes.items() if its.get(Annotation.ENDING) == Reason.ORPHANED.name] == [name]
+    if name != "server":
+        assert running_sites(world, job_id) == set(PARTIES) - {name}
+
+
 @pytest.mark.parametrize("name", ["site-1", "server"])
 def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_elses(
     fed: Federation, world: World, place: Place, name: str
@@ -214,9 +231,8 @@ def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_e
     assert len(world.processes(job_id)) == before, "a job outlives its parent"
     others = set(PARTIES) - {name}
     fed.start(name)
-    eventually(lambda: running_sites(world, job_id) == others, SETTLED, f"only what {name} had left is ended")
+    assert_left_by(world, job_id, name, SETTLED)
     eventually(lambda: len(world.processes(job_id)) < before, GONE, "its process is gone from the node")
-    eventually(lambda: len(world.secrets("nvflare-cred-")) == len(others), GONE, "its credentials are gone")
     assert "left behind by another run" in fed.log(name)
     fed.wait_ready()
     for each in others:

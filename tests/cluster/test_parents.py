@@ -32,7 +32,7 @@ from tests.cluster.page import Page
 from tests.cluster.place import Place
 from tests.cluster.site import STARTS, Site, exits
 from tests.cluster.test_demo import credentials
-from tests.cluster.test_federation import DEAF, GONE, PARTIES, SETTLED, running_sites
+from tests.cluster.test_federation import DEAF, GONE, PARTIES, SETTLED, assert_left_by
 from tests.cluster.test_network_policy import HELD, fitted
 from tests.cluster.test_workflows import mark, run_of_the_sweep, sweeper
 from tests.cluster.world import Object, World, commands, eventually
@@ -337,9 +337,8 @@ def test_what_a_lost_parent_left_running_is_ended_by_the_pod_that_comes_after_it
     before = len(world.processes(job_id))
     lose(fed, world, name)
     others = {*PARTIES} - {name}
-    eventually(lambda: running_sites(world, job_id) == others, STARTED, f"only what {name} had left is ended")
+    assert_left_by(world, job_id, name, STARTED)
     eventually(lambda: len(world.processes(job_id)) < before, GONE, "its process is gone from the node")
-    eventually(lambda: len(world.secrets("nvflare-cred-")) == len(others), GONE, "its credentials are gone")
     assert "left behind by another run" in fed.log(name)
     for each in others:
         world.sweep(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")

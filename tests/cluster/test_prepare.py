@@ -64,12 +64,13 @@ def test_six_jobs_run_two_at_a_time_and_none_fails_for_waiting(fed: Federation, 
     folder = fed.root / "jobs"
     folder.mkdir()
     # Rounds that last make jobs overlap if they may: FLARE starts the next one several seconds after the one before.
-    said: dict[str, Any] = {"image": place.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
-    submitted = [fed.submit(jobs.fedavg(folder / f"job-{number}", **said)) for number in range(6)]
+    job_of: dict[str, Any] = {"image": place.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
+    submitted = [fed.submit(jobs.fedavg(folder / f"job-{number}", **job_of)) for number in range(6)]
     succeeded = dict.fromkeys(fed.names, "Succeeded")
     times = []
     for job in submitted:
-        assert fed.wait(job, TURN * len(submitted)) == "FINISHED:COMPLETED", "it waited and was not given up"
+        said = fed.wait(job, TURN * len(submitted))
+        assert said == "FINISHED:COMPLETED", fed.log("server")[-10_000:]
         eventually(partial(has_phases, world, job, succeeded), SETTLED, "a Workflow Succeeded for each party")
         # By the server's part, which begins first and whose end FLARE waits for.
         (pod,) = world.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={SERVER}")
