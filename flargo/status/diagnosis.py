@@ -249,7 +249,8 @@ def _diagnose_start(pod: PodView, stage: Stage, events: tuple[EventView, ...]) -
         return Diagnosis(stage, Reason.UNSCHEDULABLE, detail)
     pull = _pull(events)
     if stage is Stage.PULLING and pull is not None:
-        detail = pull.message
+        # The kubelet mounts volumes and makes the sandbox before it pulls: what was wrong with them is over.
+        return Diagnosis(stage, detail=pull.message)
     trouble = max((event for event in events if event.reason in _TROUBLE), key=lambda it: it.span, default=None)
     if trouble is None or not pod.scheduled:
         return Diagnosis(stage, detail=detail)

@@ -532,6 +532,17 @@ def test_an_image_that_is_pulled_is_told_from_those_that_are_there() -> None:
     assert starting_slowly(there, pulling, pulled).life.stage is Stage.STARTING
 
 
+def test_a_mount_that_failed_before_the_pull_is_not_what_a_pull_hangs_on() -> None:
+    mount = event("FailedMount", "timed out waiting for the condition", at=0)
+    story = starting_slowly(mount, event("Pulling", 'Pulling image "job"', at=1), patience=Patience(pulling=60)).passes(
+        60
+    )
+    story.reads(WORKFLOW, POD_STARTING)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.PULLING
+    assert story.life.doom.detail.startswith('Pulling image "job"')
+
+
 def test_an_image_that_is_not_pulled_in_time_is_named() -> None:
     story = starting_slowly(event("Pulling", 'Pulling image "job"'), patience=Patience(pulling=60)).passes(60)
     story.reads(WORKFLOW, POD_STARTING).does(Act.SHUTDOWN).sees(SHUT, exited(137, "ContainerStatusUnknown"))
