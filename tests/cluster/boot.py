@@ -23,7 +23,9 @@ NETWORK = (
     "ip link set lo up",
     "ip address add 10.96.0.1/32 dev lo",  # the Service "kubernetes", reached without kube-proxy
     "ip address add 10.96.0.10/32 dev lo",  # where CoreDNS listens
-    "ip link add cni0 type bridge",
+    # An address of its own: a bridge without one takes the lowest of its ports', so it changed as pods came and went,
+    # and what had just looked for its gateway heard nothing of it for up to a minute.
+    "ip link add cni0 address 0a:58:0a:58:00:01 type bridge",
     "ip address add 10.88.0.1/16 dev cni0",
     "ip link set cni0 up",
 )

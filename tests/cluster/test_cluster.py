@@ -75,23 +75,44 @@ def workflow(image: str) -> dict[str, Any]:
 def finished(place: Place) -> Iterator[tuple[dict[str, Any], int]]:
     """A workflow made and watched over by the launcher's account, ended; and the mark before it."""
     before = audit.mark(place.audit_log) if place.audit_log else 0
+    *_, last = looks_at_a_workflow(place)
+    yield last, before
+    kubectl(place.launcher_kubeconfig, "delete", f"--namespace={place.namespace}", "workflow", last["metadata"]["name"])
+
+
+def looks_at_a_workflow(place: Place) -> Iterator[dict[str, Any]]:
+    """Make a workflow by the launcher's account, and look at it every half second until it has ended."""
     launcher = place.launcher_kubeconfig
     here = f"--namespace={place.namespace}"
     made = kubectl(launcher, "create", here, "--filename=-", "--output=name", document=workflow(place.job_image))
     end = time.monotonic() + 120
-    while True:
+    while time.monotonic() < end:
         found = json.loads(kubectl(launcher, "get", here, made, "--output=json"))
-        if found.get("status", {}).get("phase") in ("Succeeded", "Failed", "Error") or time.monotonic() > end:
+        yield found
+        if found.get("status", {}).get("phase") in ("Succeeded", "Failed", "Error"):
             break
         time.sleep(0.5)
-    yield found, before
-    kubectl(launcher, "delete", here, made)
 
 
 def test_the_node_is_ready(place: Place) -> None:
     nodes = json.loads(kubectl(place.kubeconfig, "get", "nodes", "--output=json"))["items"]
     conditions = [row for node in nodes for row in node["status"]["conditions"] if row["type"] == "Ready"]
     assert any(row["status"] == "True" for row in conditions)
+
+
+def test_the_bridge_keeps_its_hardware_address_while_a_pod_comes_and_goes(place: Place) -> None:
+    if place.audit_log is None:
+        pytest.skip("somebody's own cluster has a network of its own")
+    seen = []
+    for found in looks_at_a_workflow(place):
+        said = subprocess.run(("ip", "-json", "link", "show"), capture_output=True, check=True)
+        links = json.loads(said.stdout)
+        (address,) = (link["address"] for link in links if link["ifname"] == "cni0")
+        seen.append((address, any(link.get("master") == "cni0" for link in links)))
+        name = found["metadata"]["name"]
+    kubectl(place.launcher_kubeconfig, "delete", f"--namespace={place.namespace}", "workflow", name)
+    assert any(has_pod for _, has_pod in seen)
+    assert len({address for address, _ in seen}) == 1, seen
 
 
 @pytest.mark.parametrize(
