@@ -26,11 +26,6 @@ from tests.cluster.world import World, eventually
 BOUND = 2
 """How many jobs the server is told to run at once."""
 COMPLETED = "FINISHED:COMPLETED"
-LOST_EACH_OTHER = "FINISHED:EXECUTION_EXCEPTION"
-"""Of jobs that begin two at a time on two cores, about one in fifteen fails after its turn has come: its client's
-process does not get through to the server's within FLARE's minute ("cannot sync with server Runner")."""
-ENOUGH = 4
-"""Jobs that have to complete, of six."""
 
 
 class Prepared(Federation):
@@ -75,15 +70,11 @@ def test_six_jobs_run_two_at_a_time_and_none_is_given_up_for_waiting(fed: Federa
     succeeded = dict.fromkeys(fed.names, "Succeeded")
     times = []
     for job in submitted:
-        said = fed.wait(job, TURN * len(submitted))
-        assert said in {COMPLETED, LOST_EACH_OTHER}, fed.log("server")[-10_000:]
-        if said != COMPLETED:
-            continue
+        assert fed.wait(job, TURN * len(submitted)) == COMPLETED, fed.log("server")[-10_000:]
         eventually(partial(has_phases, world, job, succeeded), SETTLED, "a Workflow Succeeded for each party")
         # By the server's part, which begins first and whose end FLARE waits for.
         (pod,) = world.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={SERVER}")
         times.append(ran(pod))
-    assert len(times) >= ENOUGH, "most of them complete"
     assert any(at_once(pair) for pair in itertools.combinations(times, BOUND)), f"{BOUND} never ran at once"
     assert not any(at_once(more) for more in itertools.combinations(times, BOUND + 1)), f"more than {BOUND} did"
 
