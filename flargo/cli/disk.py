@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from flargo.job.checks import Refused
-from flargo.kit.files import Change, Shown
+from flargo.job.checks import Refused, Shown
+from flargo.kit.files import Change
 from flargo.kit.undo import RECORD
 
 _READ = (

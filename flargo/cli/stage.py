@@ -11,9 +11,9 @@ from flargo.cli import disk
 from flargo.cli.output import say
 from flargo.flare.rehearsal import Stage
 from flargo.flare.request import ROOT_CERTIFICATE
-from flargo.job.checks import Refused
+from flargo.job.checks import Refused, Shown
 from flargo.job.settings import Settings, settings
-from flargo.kit.files import Shown, applied, read_json
+from flargo.kit.files import applied, read_json
 from flargo.kit.prepare import Prepared, Wishes, prepare
 from flargo.kit.site import COMM_CONFIG, Site
 from flargo.terms import Role

@@ -32,6 +32,14 @@ class _Unsaid:
 
 UNSAID: Final = _Unsaid()
 """The value, in a Refused, of what a site's file says: people elsewhere read the message, and it may be a secret."""
+
+
+class Shown(str):
+    """A value, in a Refused, that is shown as it is: words of flargo's own, or what has been shown already."""
+
+    __slots__ = ()
+
+
 _SHOWN = 100
 _LONGEST_SAID = 600
 _LONGEST = 4096
@@ -99,6 +107,8 @@ def _line_of(said: str) -> str:
 
 def _shown(value: object) -> str:
     """A value of anybody's, on one line, not too long and not too deep."""
+    if isinstance(value, Shown):
+        return str(value)
     if isinstance(value, str):
         rest = f"... ({len(value)} characters)" if len(value) > _SHOWN else ""
         return f"{value[:_SHOWN]!r}{rest}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from flargo.job.checks import MISSING, Refused
+from flargo.job.checks import MISSING, Refused, Shown
 
 Files = Mapping[str, bytes]
 """The files of a kit, by their paths under its root, with forward slashes."""
@@ -28,15 +28,6 @@ class Change:
         if self.before is None:
             return "create"
         return "remove" if self.after is None else "change"
-
-
-class Shown(str):
-    """A text that a message shows as it is, without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def within(where: str, refused: Refused) -> Refused:

@@ -5,9 +5,9 @@ import hashlib
 import json
 from typing import Any
 
-from flargo.job.checks import MISSING, Refused
+from flargo.job.checks import MISSING, Refused, Shown
 from flargo.kit.chart import is_staged
-from flargo.kit.files import Change, Files, Shown, read_json, read_yaml
+from flargo.kit.files import Change, Files, read_json, read_yaml
 from flargo.kit.site import VALUES
 
 RECORD = ".flargo/undo.json"
