@@ -85,6 +85,8 @@ def _parsed(files: Files, path: str, allowed: str, parse: Any) -> dict[str, Any]
         raise Refused(path, MISSING, f"a file with {allowed}")
     try:
         found = parse(files[path])
+    except RecursionError:
+        raise Refused(path, Shown("nested too deeply"), allowed) from None
     except (ValueError, yaml.YAMLError) as error:
         raise Refused(path, Shown("unreadable"), f"{allowed} ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):

@@ -235,6 +235,14 @@ def test_a_value_is_quoted_once_and_words_of_our_own_never(kit: Kit) -> None:
     assert "`local/comm_config.json` is unreadable: allowed" in run("prepare", root).stderr
 
 
+def test_what_is_nested_too_deeply_is_refused_as_any_other_file(kit: Kit, meta: Path) -> None:
+    root = kit("k8s/site-1")
+    (root / "helm_chart/values.yaml").write_text("a: " + "[" * 100_000)
+    assert "`helm_chart/values.yaml` is nested too deeply: allowed is a YAML mapping" in run("prepare", root).stderr
+    meta.write_text("[" * 100_000)
+    assert f"`{meta}` is nested too deeply: allowed is a JSON object" in run("render", meta).stderr
+
+
 def test_a_symbolic_link_is_not_written_through(kit: Kit, tmp_path: Path) -> None:
     root = kit("k8s/site-1")
     (tmp_path / "elsewhere.json").write_text("{}")
