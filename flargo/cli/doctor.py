@@ -22,7 +22,7 @@ from flargo.doctor.findings import Finding, Level
 from flargo.doctor.gather import Doctor
 from flargo.doctor.samples import samples
 from flargo.job import checks
-from flargo.job.checks import Refused
+from flargo.job.checks import Refused, Shown
 from flargo.kit.chart import parent_account
 from flargo.kit.files import within
 
@@ -86,7 +86,10 @@ def _of_option(option: str) -> Iterator[None]:
 
 def _survey(config_file: str | None, context: str | None) -> Survey:
     load, _ = _reached(config_file, context)
-    return Survey(load)
+    try:
+        return Survey(load)
+    except Exception as error:  # noqa: BLE001  (the client's loader raises whatever a wrong file makes it trip over)
+        raise _unusable(config_file, error) from None
 
 
 def _reached(config_file: str | None, context: str | None) -> tuple[connect.Load, str]:
@@ -95,7 +98,12 @@ def _reached(config_file: str | None, context: str | None) -> tuple[connect.Load
     except Refused:
         raise
     except (OSError, ValueError) as error:
-        raise Refused("--kubeconfig", config_file or "the default", f"a usable one: {error}") from None
+        raise _unusable(config_file, error) from None
+
+
+def _unusable(config_file: str | None, error: Exception) -> Refused:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return Refused("--kubeconfig", config_file or Shown("the default"), f"a usable one: {said}")
 
 
 def _config_file(staged: Staged, said: str | None) -> tuple[str | None, bool]:

@@ -146,6 +146,18 @@ def test_what_cannot_be_asked_is_exit_code_2(options: tuple[str, str]) -> None:
     assert shown.stderr
 
 
+@pytest.mark.parametrize(
+    "user", [{"client-certificate": "/nowhere", "client-key": "/nowhere"}, {"tokenFile": "/nowhere"}], ids=list
+)
+def test_a_kubeconfig_whose_credentials_are_not_there_is_exit_code_2(tmp_path: Path, user: dict[str, str]) -> None:
+    file = kubeconfig(tmp_path / "config", "https://127.0.0.1:1")
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"users": [{"name": "u", "user": user}]}))
+    shown = run("--kubeconfig", file)
+    assert (shown.exit_code, shown.stdout, len(shown.stderr.splitlines())) == (2, "", 1)
+    assert f"`--kubeconfig` is '{file}': allowed is a usable one" in shown.stderr
+    assert "/nowhere" in shown.stderr
+
+
 def test_what_is_no_kit_or_job_is_exit_code_2(tmp_path: Path) -> None:
     assert run("--kit", tmp_path).exit_code == 2
     assert run("--job", tmp_path).exit_code == 2
