@@ -45,6 +45,17 @@ def group() -> "click.Group":
     class LazyGroup(click.Group):
         """Loads a command when it is run or asked for help (click's own pattern for large programs)."""
 
+        def invoke(self, ctx: click.Context) -> object:
+            as_json = "--json" in ctx.args  # click takes them away
+            try:
+                return super().invoke(ctx)
+            except click.UsageError as error:
+                if not as_json:
+                    raise
+                from flargo.cli.output import USAGE, fail  # noqa: PLC0415
+
+                fail(error.format_message(), {}, USAGE, as_json=True)
+
         def list_commands(self, ctx: click.Context) -> list[str]:
             del ctx
             return [*COMMANDS]

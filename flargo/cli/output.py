@@ -88,20 +88,21 @@ def reporting(command: Command) -> Command:
             command(*args, as_json=as_json, **kwargs)
         except Refused as refused:
             said = {"field": refused.field, "value": refused.value, "allowed": refused.allowed}
-            _fail(str(refused), said, USAGE if refused.field.startswith("--") else PROBLEM, as_json=as_json)
+            fail(str(refused), said, USAGE if refused.field.startswith("--") else PROBLEM, as_json=as_json)
         except BrokenPipeError:
             raise  # a reader that has had enough, as of a pager: click ends quietly
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except ApiError as error:
-            _fail(blank(refusal(error)), {"verb": error.verb, "status": error.status}, PROBLEM, as_json=as_json)
+            fail(blank(refusal(error)), {"verb": error.verb, "status": error.status}, PROBLEM, as_json=as_json)
         except (OSError, ValueError) as error:
-            _fail(str(error), {}, PROBLEM, as_json=as_json)
+            fail(str(error), {}, PROBLEM, as_json=as_json)
 
     return wrapped  # type: ignore[return-value]
 
 
-def _fail(message: str, said: dict[str, Any], code: int, *, as_json: bool) -> NoReturn:
+def fail(message: str, said: dict[str, Any], code: int, *, as_json: bool) -> NoReturn:
+    """Tell what is wrong, to a person or a program, and exit."""
     if as_json:
         data_json({"error": {"message": message, **said}})
     else:

@@ -122,6 +122,25 @@ def test_an_unknown_command_is_wrong_usage() -> None:
     assert run("perpare").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("render", "--json"), "Missing argument 'META'."),
+        (("render", "/nowhere", "--json"), "'/nowhere' does not exist"),
+        (("jobs", "--json", "--sites", "x"), "No such option"),
+        (("perpare", "--json"), "No such command 'perpare'."),
+    ],
+    ids=["a missing word", "no such file", "an unknown option", "an unknown command"],
+)
+def test_wrong_usage_is_told_in_json_to_a_program(words: tuple[str, ...], told: str) -> None:
+    done = run(*words)
+    assert (done.exit_code, done.stderr) == (2, "")
+    assert told in json.loads(done.stdout)["error"]["message"]
+    people = run(*(word for word in words if word != "--json"))
+    assert (people.exit_code, people.stdout) == (2, "")
+    assert "Usage:" in people.stderr
+
+
 # flargo prepare
 
 
