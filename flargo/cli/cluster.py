@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from flargo.cli.checked import NAMESPACE, WORD
 from flargo.cluster import connect
 from flargo.cluster.api import Api
 from flargo.job.checks import Refused
@@ -12,15 +13,17 @@ from flargo.job.checks import Refused
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False)
 
-site_option = click.option("--site", help="Only of this site, by its name in FLARE.")
-federation_option = click.option("--federation", help="Only of this federation, by its label (flargo.dev/federation).")
+site_option = click.option("--site", type=WORD, help="Only of this site, by its name in FLARE.")
+federation_option = click.option(
+    "--federation", type=WORD, help="Only of this federation, by its label (flargo.dev/federation)."
+)
 
 
 def cluster_options(command: Command) -> Command:
     """A command that is told where a cluster is."""
     command = click.option("--kubeconfig", type=_FILE, help="Default: as kubectl's; in a pod, its account.")(command)
     command = click.option("--context", help="Of the kubeconfig. Default: its current one.")(command)
-    return click.option("--namespace", "-n", help="Where jobs run. Default: the context's.")(command)
+    return click.option("--namespace", "-n", type=NAMESPACE, help="Where jobs run. Default: the context's.")(command)
 
 
 def reached(kubeconfig: str | None, context: str | None) -> tuple[connect.Load, str]:

@@ -6,9 +6,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from flargo.cli.checked import NAMESPACE, Checked
 from flargo.demo.options import Options
 from flargo.demo.run import run
 from flargo.demo.show import Screen
+from flargo.job import checks
 
 
 @click.command(context_settings={"show_default": True})
@@ -17,9 +19,16 @@ from flargo.demo.show import Screen
 @click.option("--job", type=click.Path(path_type=Path), help="A FLARE job folder of yours, instead of the demo's own.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="A real cluster's, instead of the embedded engine.")
 @click.option("--context", help="A context of that kubeconfig.")
-@click.option("--namespace", default="default", help="Where Workflows are made; on a real cluster deploy/ is applied.")
+@click.option(
+    "--namespace",
+    default="default",
+    type=NAMESPACE,
+    help="Where Workflows are made; on a real cluster deploy/ is applied.",
+)
 @click.option("--image", help="The job pods' image, where the job names none.")
-@click.option("--address", default="127.0.0.1", help="This machine's address as job pods reach it.")
+@click.option(
+    "--address", default="127.0.0.1", type=Checked(checks.host), help="This machine's address as job pods reach it."
+)
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder for kits, logs and the result.")
 @click.option("--timeout", default=300.0, type=click.FloatRange(1), help="Seconds that the job may take.")
 def demo(**said: object) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from flargo.cli.checked import NAMESPACE, WORD, Checked
 from flargo.cli.cluster import reached
 from flargo.cli.output import PROBLEM, beside, data, data_json, json_option, reporting
 from flargo.cli.stage import Staged, example, job_meta, of_kit, warnings
@@ -40,9 +41,17 @@ _MARKS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Leve
     help="The site's prepared kit: its namespace, accounts, settings and study files are taken.",
 )
 @click.option("--job", type=click.Path(exists=True, path_type=Path), help="A job's folder or meta.json to look at.")
-@click.option("--namespace", help="Where jobs run. Default: as the kit says, else the kubeconfig's.")
-@click.option("--account", help="The FLARE parent's service account. Default: the kit's chart's, else flargo-launcher.")
-@click.option("--kubeconfig", help="Who looks. Default: the kit's, $KUBECONFIG, the pod's account, ~/.kube/config.")
+@click.option(
+    "--namespace", "-n", type=NAMESPACE, help="Where jobs run. Default: as the kit says, else the kubeconfig's."
+)
+@click.option(
+    "--account",
+    type=Checked(checks.object_name),
+    help="The FLARE parent's service account. Default: the kit's chart's, else flargo-launcher.",
+)
+@click.option(
+    "--kubeconfig", type=WORD, help="Who looks. Default: the kit's, $KUBECONFIG, the pod's account, ~/.kube/config."
+)
 @click.option("--context", help="A context of that kubeconfig.")
 @click.option(
     "--wait", default=15.0, show_default=True, type=click.FloatRange(0.5, 600), help="Seconds a controller may take."
@@ -116,7 +125,7 @@ def _config_file(staged: Staged, said: str | None) -> tuple[str | None, bool]:
 
 def _namespace(staged: Staged, said: dict[str, str | None], config_file: str | None) -> str:
     if said["namespace"] is not None:
-        return str(checks.dns_label("--namespace", said["namespace"]))
+        return said["namespace"]
     if staged.site is not None:
         return staged.settings.namespace
     return _reached(config_file, said["context"])[1]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import yaml
 
+from flargo.cli.checked import WORD
 from flargo.cli.output import data, data_json, json_option, reporting, say
 from flargo.cli.stage import example, job_meta, of_kit, warnings
 from flargo.flare.rehearsal import EXAMPLE_JOB, rehearse
@@ -21,7 +22,7 @@ from flargo.terms import Plan, Role
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The site's startup kit. Default: a plain example site.",
 )
-@click.option("--site", help="The site's name in FLARE. Default: the kit's, else site-1.")
+@click.option("--site", type=WORD, help="The site's name in FLARE. Default: the kit's, else site-1.")
 @click.option("--role", type=click.Choice([role.value for role in Role]), help="Default: the kit's, else client.")
 @json_option
 @reporting

@@ -67,6 +67,8 @@ _UNITS: Final[Mapping[str, Fraction]] = {
 }
 _LONGEST_QUANTITY = 64
 _LONGEST_SUBDOMAIN = 253
+_HOST_NAME = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?")
+"""What nvflare's provisioning takes for one (nvflare.lighter.entity)."""
 # github.com/distribution/reference, which the kubelet reads image names with.
 _HOST = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -265,6 +267,13 @@ def dns_label(field: str, value: Any) -> str:
     """The name of a namespace and of most that lives in one (RFC 1123)."""
     if not isinstance(value, str) or not _DNS_LABEL.fullmatch(value):
         raise Refused(field, value, "a Kubernetes name: at most 63 of a-z, 0-9 and -, a letter or digit first and last")
+    return value
+
+
+def host(field: str, value: Any) -> str:
+    """The address of a machine: its name, or its IPv4 address."""
+    if not isinstance(value, str) or not _HOST_NAME.fullmatch(value):
+        raise Refused(field, value, "a host's name or its IPv4 address")
     return value
 
 

@@ -383,6 +383,7 @@ def test_what_is_no_job_is_refused(tmp_path: Path, kit: Kit, meta: Path) -> None
     assert run("render", empty).exit_code == 1
     assert run("render", tmp_path / "nothing").exit_code == 2
     assert run("render", meta, "--kit", kit("k8s/site-1"), "--role", "server").exit_code == 2
+    assert run("render", meta, "--site", "").exit_code == 2
 
 
 def test_render_sends_a_plain_kit_to_prepare(kit: Kit, meta: Path) -> None:
@@ -392,3 +393,15 @@ def test_render_sends_a_plain_kit_to_prepare(kit: Kit, meta: Path) -> None:
     assert "`flargo prepare` has been told --namespace" in shown.stderr
     run("prepare", root, "--namespace", "lab")
     assert run("render", meta, "--kit", root).exit_code == 0
+
+
+# flargo demo
+
+
+@pytest.mark.parametrize(
+    "options", [("--namespace", ""), ("--namespace", "No_Name"), ("--address", ""), ("--address", "a b")], ids=" ".join
+)
+def test_the_demo_begins_nothing_with_a_word_that_can_name_nothing(options: tuple[str, str]) -> None:
+    done = run("demo", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{options[1]!r} is not" in done.stderr

@@ -96,6 +96,35 @@ def test_a_wrong_option_is_wrong_usage(tmp_path: Path) -> None:
         assert run("sweep", "--kubeconfig", there, "--older-than", age).exit_code == 2, age
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("--site", "", "non-empty string"),
+        ("--site", "a\u202eb", "without control characters"),
+        ("--namespace", "", "a Kubernetes name"),
+        ("--namespace", "my namespace", "a Kubernetes name"),
+        ("-n", "a/../b", "a Kubernetes name"),
+    ],
+)
+def test_a_word_that_can_name_nothing_is_refused_before_anything_is_asked(
+    words: tuple[str, ...], option: str, value: str, allowed: str, tmp_path: Path
+) -> None:
+    """An empty --site is a variable of a script that is not set, and no wish for all sites."""
+    done = run(*words, "--kubeconfig", kubeconfig(tmp_path / "config"), option, value)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert option in done.stderr
+    assert f"{value!r} is not" in done.stderr
+    assert allowed in done.stderr
+
+
+def test_an_empty_federation_is_not_all_of_them(tmp_path: Path) -> None:
+    for command in ("jobs", "sweep"):
+        done = run(command, "--kubeconfig", kubeconfig(tmp_path / "config"), "--federation", "")
+        assert done.exit_code == 2
+        assert "--federation" in done.stderr
+
+
 def test_the_cluster_and_the_namespace_are_kubectls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def where(*said: str | None) -> tuple[str, str]:
         api = cluster.connected(*said)
