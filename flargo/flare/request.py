@@ -39,6 +39,10 @@ _SECRET_LIMIT = 1024 * 1024
 _ATTEMPT = re.compile(r"[a-z0-9]{1,20}")
 _TOLD = 10
 """Ignored keys that the one warning names."""
+_SHAPES = {
+    JobMetaKey.JOB_LAUNCHER_SPEC: {"default": {stock.MODE: {"image": "registry.example/name:tag"}}},
+    JobMetaKey.RESOURCE_SPEC: {"@default": {"num_of_gpus": 1}},
+}
 _WORKSPACE_VOLUME, _STARTUP_VOLUME = "workspace-job", "startup-kit"
 _log = logging.getLogger(__name__)
 
@@ -283,9 +287,12 @@ def _of_job(
         return checks.mapping(field, resolve(job_meta, site))
     except Refused:
         raise
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        # nvflare looks into whatever shape it finds.
+    except ValueError as error:
         raise Refused(field, job_meta.get(key.value), f"what nvflare takes for site {site!r}: {error}") from None
+    except (TypeError, AttributeError, LookupError, RecursionError):
+        # nvflare looks into whatever shape it finds, and what it trips over there helps nobody.
+        allowed = f"a dictionary of dictionaries, as in {_SHAPES[key]}"
+        raise Refused(field, job_meta.get(key.value), allowed) from None
 
 
 def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:

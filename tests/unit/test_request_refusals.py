@@ -102,6 +102,7 @@ def in_default(spec: Any) -> Object:
 
 
 SPEC = "launcher_spec['site-1']['k8s']"
+SHAPE = "a dictionary of dictionaries, as in {'default': {'k8s': {'image': 'registry.example/name:tag'}}}"
 CONTEXT = (
     Wrong("no job id", ("job_id", "missing"), meta={"job_id": ""}),
     Wrong("no workspace", ("__workspace_object__", "missing"), context=forget(FLContextKey.WORKSPACE_OBJECT)),
@@ -146,8 +147,13 @@ JOB = (
         ("resource_spec", "5GB", "Mi, Gi, or Ti"),
         meta={"resource_spec": {"site-1": {"memory": "5GB"}}},
     ),
-    Wrong("launcher_spec that is none", ("launcher_spec", "'x'"), meta={"launcher_spec": "x"}),
-    Wrong("site's launcher_spec that is none", ("launcher_spec", "5"), meta={"launcher_spec": {"site-1": 5}}),
+    Wrong("launcher_spec that is none", ("launcher_spec", "'x'", SHAPE), meta={"launcher_spec": "x"}),
+    Wrong("site's launcher_spec that is none", ("launcher_spec", "5", SHAPE), meta={"launcher_spec": {"site-1": 5}}),
+    Wrong(
+        "resource_spec that is a list",
+        ("job_meta['resource_spec']", "[1]", "as in {'@default': {'num_of_gpus': 1}}"),
+        meta={"resource_spec": [1]},
+    ),
     # What the stock launcher lets pass, and the API server or nobody refuses.
     Wrong("GPUs below 0", (f"{SPEC}['num_of_gpus']", "-1", ">= 0"), spec={"num_of_gpus": -1}, stock=False),
     Wrong("GPUs as a word", (f"{SPEC}['num_of_gpus']", "'two'", ">= 0"), spec={"num_of_gpus": "two"}, stock=False),
@@ -195,7 +201,7 @@ JOB = (
         spec={"python_path": "$(NVFLARE_JOB_AUTH_TOKEN)"},
         stock=False,
     ),
-    Wrong("a job's spec that is a list of pairs", ("launcher_spec", "not a mapping"), **in_default([["image", "x"]])),
+    Wrong("a job's spec that is a list of pairs", ("launcher_spec", SHAPE), **in_default([["image", "x"]])),
     Wrong("a study with control characters", ("job_meta['study']", "\\n"), meta={"study": "a\nb"}, stock=False),
     Wrong("a job id that is a path", ("job_meta['job_id']", "'../x'"), meta={"job_id": "../x"}, stock=False),
     Wrong("a job id that is an expression", ("job_meta['job_id']",), meta={"job_id": "{{x}}"}, stock=False),
