@@ -134,7 +134,7 @@ def _advice(kit: Path, prepared: Prepared) -> list[str]:
         lines.append(f"Note: the chart's rbac.create is false: make the accounts of {ROLE_TEMPLATE} yourself")
     return [
         *lines,
-        f"Next: see that the parent's image ({named}) has flargo in it: pip install flargo",
+        f"Next: see that the parent's image ({named}) has flargo in it, as one of deploy/images has",
         f"Next: put the kit {again}: nvflare deploy k8s stage {kit}{elsewhere}",
     ]
 

@@ -154,7 +154,8 @@ def test_prepare_says_what_it_did_and_what_is_left_to_do(kit: Kit) -> None:
         "change  helm_chart/templates/role.yaml",
         "change  helm_chart/templates/client-deployment.yaml",
     ]
-    assert "registry.example/flare:2.9" in done.stderr
+    assert "image (registry.example/flare:2.9) has flargo in it, as one of deploy/images has\n" in done.stderr
+    assert "pip install" not in done.stderr, "no index has flargo: whoever took the name there would be installed"
     assert f"nvflare deploy k8s stage {root}\n" in done.stderr
     again = run("prepare", root)
     assert (again.exit_code, again.stdout) == (0, "")
