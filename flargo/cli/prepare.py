@@ -65,8 +65,9 @@ def _argo(pairs: tuple[str, ...]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         key, sign, text = pair.partition("=")
-        if not sign:
-            raise Refused("--argo", pair, "KEY=VALUE, as in keep_success=3600 or labels='{team: heart}'")
+        if not sign or not text.strip():
+            allowed = "KEY=VALUE, as in keep_success=3600, keep_success=null or labels='{team: heart}'"
+            raise Refused("--argo", pair, allowed)
         settings[key] = _value(key, text)
     return settings
 

@@ -216,6 +216,7 @@ def test_settings_are_read_as_what_they_have_to_be(kit: Kit) -> None:
 
 USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no value": (("--argo", "kill_grace"), ("--argo", "'kill_grace'", "KEY=VALUE")),
+    "an empty value": (("--argo", "keep_success="), ("--argo", "'keep_success='", "keep_success=null")),
     "an unknown key": (("--argo", "grace=3"), ("argo['grace']", "3", "kill_grace")),
     "a wrong value": (("--argo", "kill_grace=0"), ("argo['kill_grace']", "0", ">= 1")),
     "a queue without an end": (("--argo", "semaphore={name: q, key: jobs}"), ("--argo", "argo['queued']", "seconds")),
