@@ -318,6 +318,14 @@ def qualified_key(field: str, value: Any) -> str:
     return f"{prefix}{slash}{name}"
 
 
+def extended_resource(field: str, value: Any) -> str:
+    """The name of a resource that is not Kubernetes' own."""
+    name = qualified_key(field, value)
+    if "/" not in name:
+        raise Refused(field, value, "a domain, a slash and a name, as in nvidia.com/gpu")
+    return name
+
+
 def quantity(field: str, value: Any) -> str:
     """An amount of a resource as Kubernetes writes it; a number becomes its text, which is what the API takes."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or _amount(value) is None:

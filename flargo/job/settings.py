@@ -72,7 +72,7 @@ class ArgoSettings:
     """Of Argo's own containers in the pod: may create and patch ``workflowtaskresults``."""
     image_pull_policy: str | None = checks.key(checks.optional(checks.one_of("Always", "IfNotPresent", "Never")), None)
     """Of the job's image, whatever the pod template says; None: as the pod template says, else Always."""
-    gpu_resource: str = checks.key(checks.qualified_key, "nvidia.com/gpu")
+    gpu_resource: str = checks.key(checks.extended_resource, "nvidia.com/gpu")
     """What a GPU is called on the site's nodes, as in ``amd.com/gpu`` or ``nvidia.com/mig-1g.10gb``."""
     labels: Mapping[str, str] = checks.key(_labels, {})
     """Added to every Workflow and pod."""

@@ -47,6 +47,7 @@ ARGO_REFUSES = [
     {"executor_service_account": None},
     {"image_pull_policy": "Sometimes"},
     {"gpu_resource": "two words"},
+    {"gpu_resource": "gpu"},
     {"labels": {"a b": "c"}},
     {"labels": {"a": "b c"}},
     {"labels": ["a"]},
