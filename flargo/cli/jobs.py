@@ -76,7 +76,7 @@ def jobs(
 def _print(found: Sequence[Part], api: Api) -> None:
     console = Console()
     if not found:
-        say("No jobs.")
+        say(f"No jobs in namespace {api.namespace}.")
     elif console.is_terminal:
         console.print(_table(found, api.time()))
     else:

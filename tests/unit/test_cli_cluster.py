@@ -330,3 +330,9 @@ def test_what_has_not_changed_is_not_asked_for_again() -> None:
         (seen,) = settled.parts([part])
         assert seen.stage is Stage.RUNNING, "its pod had come meanwhile"
     assert here.requests == 1
+
+
+def test_no_jobs_are_said_with_their_namespace_which_may_be_the_wrong_one(served: Connect) -> None:
+    served(Cluster()).namespace = "flrae"
+    done = run("jobs")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "No jobs in namespace flrae.\n")
