@@ -108,10 +108,12 @@ def run(options: Options, screen: Screen) -> int:
     # FLARE's library speaks through logging, of which people need nothing here.
     logging.disable(logging.CRITICAL)
     left: list[str] = []
+    kept = ""
     with Signals() as signals:
         stack = contextlib.ExitStack()
         try:
             root = stack.enter_context(_folder(options))
+            kept = f"; kits, logs and the result are in {options.keep}" if options.keep else ""
             code = _run(Demo(options, screen, signals, root, left), stack)
         except Interrupted as interrupted:
             screen.say("stopped", f"by {signal.Signals(interrupted.number).name}; cleaning up", "yellow")
@@ -125,7 +127,6 @@ def run(options: Options, screen: Screen) -> int:
     for each in left:
         screen.say("left", each, "red")
     if not left:
-        kept = f"; kits, logs and the result are in {options.keep}" if options.keep else ""
         screen.say("done", f"in {screen.seconds:.0f} s, and nothing is left running{kept}")
     return code
 

@@ -240,6 +240,7 @@ def test_what_is_asked_wrongly_is_told_in_a_sentence(demo: Callable[..., Run], t
             run = demo(*options)
             assert run.wait() == 1
             assert words in run.said
+            assert "the result are in" not in run.said
             assert "Traceback" not in run.said
             assert run.folders() == []
     assert demo("--context", "any").wait() == 2
