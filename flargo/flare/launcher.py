@@ -220,7 +220,7 @@ def _exporter(at: Endpoint | None) -> "Exporter | None":
     try:
         from flargo.metrics import Exporter  # noqa: PLC0415  (what it imports is an extra)
     except ModuleNotFoundError as error:
-        allowed = f"None, as long as {error.name} is not installed: pip install 'flargo[metrics]'"
+        allowed = f"null, as long as {error.name} is not installed: pip install 'flargo[metrics]'"
         raise Refused(where, str(at), allowed) from error
     made = Exporter()
     try:

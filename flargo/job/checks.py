@@ -207,8 +207,8 @@ def count(field: str, value: Any) -> int | str:
     return value  # type: ignore[no-any-return]
 
 
-def optional(check: Check, none: str = "None") -> Check:
-    """A check that lets None pass too; ``none`` says so in the message."""
+def optional(check: Check, none: str = "null") -> Check:
+    """A check that lets None pass too; ``none`` says so in the message, as people write it."""
 
     def wrapped(field: str, value: Any) -> Any:
         if value is None:

@@ -36,7 +36,7 @@ def _annotations(where: str, value: Any) -> dict[str, str]:
 
 def _kept(where: str, value: Any) -> int | None:
     check = checks.optional(
-        checks.at_least(_SHORTEST_KEPT, "a whole number of seconds"), "None (it stays until somebody deletes it)"
+        checks.at_least(_SHORTEST_KEPT, "a whole number of seconds"), "null (it stays until somebody deletes it)"
     )
     return check(where, value)  # type: ignore[no-any-return]
 
@@ -71,7 +71,7 @@ class ArgoSettings:
     executor_service_account: str = checks.key(checks.object_name, "flargo-executor")
     """Of Argo's own containers in the pod: may create and patch ``workflowtaskresults``."""
     image_pull_policy: str | None = checks.key(checks.optional(checks.one_of("Always", "IfNotPresent", "Never")), None)
-    """Of the job's image, whatever the pod template says; None: as the pod template says, else Always."""
+    """Of the job's image, whatever the pod template says; ``null``: as the pod template says, else Always."""
     gpu_resource: str = checks.key(checks.extended_resource, "nvidia.com/gpu")
     """What a GPU is called on the site's nodes, as in ``amd.com/gpu`` or ``nvidia.com/mig-1g.10gb``."""
     labels: Mapping[str, str] = checks.key(_labels, {})
@@ -81,7 +81,7 @@ class ArgoSettings:
     instance_id: str | None = checks.key(checks.optional(checks.label_value), None)
     """Of the Workflow controller, if it was given one: it takes no notice of Workflows without it."""
     keep_success: int | None = checks.key(_kept, _DAY)
-    """Seconds for which a Workflow that succeeded is kept, and with it its pod and log; None: for ever."""
+    """Seconds for which a Workflow that succeeded is kept, and with it its pod and log; ``null``: for ever."""
     keep_failure: int | None = checks.key(_kept, 7 * _DAY)
     """The same for one that did not succeed."""
     kill_grace: int = checks.key(checks.at_least(1, "a whole number of seconds"), 3)
@@ -104,22 +104,22 @@ class ArgoSettings:
     policy: Policy = checks.key(checks.record(Policy), Policy())  # noqa: RUF009  (makes a field)
     """What jobs may ask for: see the site's policy in docs/security.md."""
     metrics_address: Endpoint | None = checks.key(  # noqa: RUF009  (makes a field)
-        checks.optional(checks.endpoint, "None (no metrics)"), None
+        checks.optional(checks.endpoint, "null (no metrics)"), None
     )
     """Where to serve metrics to Prometheus, as in ``0.0.0.0:9464`` (in a pod) or ``127.0.0.1:9464`` (this machine
     only); needs ``flargo[metrics]``. See docs/operations.md."""
     semaphore: Semaphore | None = checks.key(_semaphore, None)  # noqa: RUF009  (makes a field)
     """The ``name`` of a ConfigMap and a ``key`` in it, where Argo reads how many client jobs may run at once; the
     others queue. It needs ``queued``. A server's jobs never queue."""
-    unclaimed: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().unclaimed)
+    unclaimed: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().unclaimed)
     """Seconds for which no Workflow controller may take notice of a job."""
-    quota: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().quota)
+    quota: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().quota)
     """Seconds for which the namespace's quota may have no room for a job."""
-    queued: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().queued)
-    """Seconds for which Argo may keep a job waiting for a lock or for room. Not None where there is a ``semaphore``."""
-    pulling: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().pulling)
+    queued: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().queued)
+    """Seconds for which Argo may keep a job waiting for a lock or for room. Needed where there is a ``semaphore``."""
+    pulling: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().pulling)
     """Seconds that the pull of an image may take."""
-    starting: float | None = checks.key(checks.optional(checks.seconds, "None (no limit)"), Patience().starting)
+    starting: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().starting)
     """Seconds that a pod may take to run apart from all that."""
 
 
@@ -195,5 +195,5 @@ def _pull_secrets(names: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     if not isinstance(names, list):
-        raise Refused("image_pull_secrets", names, "a list of names of Secrets, or None")
+        raise Refused("image_pull_secrets", names, "a list of names of Secrets, or null")
     return tuple(checks.object_name(f"image_pull_secrets[{index}]", name) for index, name in enumerate(names))

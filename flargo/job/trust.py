@@ -117,14 +117,14 @@ JOB_SPEC: Final[Mapping[str, Trust]] = {
         By.JOB,
         f"{_RESOURCES}, and the size limit of its workspace",
         "a Kubernetes quantity in a string; the site's ceiling",
-        check=checks.optional(checks.written_quantity, "null"),
+        check=checks.optional(checks.written_quantity),
     ),
     "num_of_gpus": Trust(
         "`num_of_gpus`",
         By.JOB,
         f"{_RESOURCES}, under the site's name for a GPU",
         "a whole number from 0 to 2^31-1, as a number or in a string; the site's ceiling",
-        check=checks.optional(checks.count, "null"),
+        check=checks.optional(checks.count),
     ),
     "pending_timeout": Trust(
         "`pending_timeout`",

@@ -13,10 +13,10 @@ def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
     with pytest.raises(Refused) as caught:
         checks.optional(checks.seconds)("pending_timeout", -3)
     assert (
-        str(caught.value) == "`pending_timeout` is -3: allowed is a number of seconds >= 0 and <= 1000000000, or None"
+        str(caught.value) == "`pending_timeout` is -3: allowed is a number of seconds >= 0 and <= 1000000000, or null"
     )
     assert (caught.value.field, caught.value.value) == ("pending_timeout", "-3")
-    assert caught.value.allowed == "a number of seconds >= 0 and <= 1000000000, or None"
+    assert caught.value.allowed == "a number of seconds >= 0 and <= 1000000000, or null"
 
 
 def test_a_refusal_is_a_value_error_and_shows_long_values_short() -> None:
