@@ -23,7 +23,7 @@ from flargo.flare import stock
 from flargo.flare.outcome import Report
 from flargo.flare.stock import Mount, Study, Transfer
 from flargo.job import checks, names
-from flargo.job.checks import MISSING, UNSAID, Refused
+from flargo.job.checks import MISSING, UNSAID, Refused, Shown
 from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC
@@ -354,7 +354,7 @@ def _study(asked: _Asked, settings: Settings) -> Study:
     if conflicts:
         raise Refused(
             runtime_file,
-            f"beside {', '.join(conflicts)}",
+            Shown(f"beside {', '.join(conflicts)}"),
             "one study file only: move all studies to study_runtime.yaml and delete the old file",
         )
     with _sites_file(runtime_file):

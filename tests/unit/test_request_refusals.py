@@ -374,3 +374,12 @@ def test_a_refusal_of_the_launch_is_a_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         read(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
     assert caught.value.field == f"{SPEC}['image']"
+
+
+def test_a_file_is_named_to_its_end_however_long_its_path_is(tmp_path: Path) -> None:
+    root = tmp_path / ("a-long-name-" * 10)
+    root.mkdir()
+    files = {"local/study_runtime.yaml": "format_version: 2", "local/study_data.yaml": ""}
+    context = Parent(root, Role.CLIENT, files=files).context(JOB_ID)
+    with pytest.raises(Refused, match=r"is beside \S+/local/study_data\.yaml: allowed is one study file only"):
+        read(Wrong("", ()).job_meta(), context, Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
