@@ -262,10 +262,12 @@ def _of_meta(job_meta: dict[str, Any], key: JobMetaKey) -> Any:
 
 
 def _site(fl_ctx: FLContext) -> str:
-    site = fl_ctx.get_identity_name()
+    field, site = "the site's name in FLContext", fl_ctx.get_identity_name()
     if not site:
-        raise Refused("the site's name in FLContext", MISSING, "a name")
-    return checks.line("the site's name in FLContext", site)
+        raise Refused(field, MISSING, "a name")
+    if "{{" in checks.line(field, site):
+        raise Refused(field, site, "a name without {{, which Argo would evaluate")
+    return str(site)
 
 
 def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) -> Any:

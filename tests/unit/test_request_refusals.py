@@ -114,6 +114,12 @@ CONTEXT = (
     Wrong("no cell", ("cell", "missing"), context=put(ReservedKey.ENGINE, Namespace())),
     Wrong("custom code elsewhere", ("custom folder", "/elsewhere/custom", "under the workspace"), context=outside),
     Wrong("no site name", ("site's name", "missing"), context=put(ReservedKey.IDENTITY_NAME, ""), stock=False),
+    Wrong(
+        "a site that is an expression",
+        ("site's name", "'{{x}}'", "evaluate"),
+        context=put(ReservedKey.IDENTITY_NAME, "{{x}}"),
+        stock=False,
+    ),
 )
 JOB = (
     Wrong(
