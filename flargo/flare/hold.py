@@ -49,10 +49,14 @@ def hold(
         fl_ctx: FLARE's, for the stored status.
     """
     limit = time.monotonic() + MOST
-    while not ticket.wait(_runs_or_ended, LOOK):
-        if _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
+    while True:
+        runs_or_ended = ticket.wait(_runs_or_ended, LOOK)
+        # Also of what runs by now: FLARE writes over the aborted status as soon as this returns.
+        if ticket.verdict is None and _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
             _log.info("%s: aborted during its launch", ticket.name)
             handle.terminate()
+            return
+        if runs_or_ended:
             return
         if _truth(connected, ticket.name):
             _log.info("%s: its process has connected before it was seen to run", ticket.name)

@@ -57,6 +57,14 @@ def test_an_abort_that_only_the_job_store_knows_of_ends_the_job_though_the_store
     assert hold(Ticket("wf"), Store(RunStatus.FINISHED_ABORTED)) == [Cause.ABORT]
 
 
+def test_an_abort_just_before_the_process_runs_is_not_lost() -> None:
+    """FLARE's server overwrites the stored status once the launch has returned: nobody would hear of it again."""
+    ticket, store = Ticket("wf"), Store(RunStatus.FINISHED_ABORTED)
+    store.looks = 1
+    ticket.update(Stage.RUNNING, released=True)
+    assert hold(ticket, store) == [Cause.ABORT]
+
+
 def test_a_silent_api_holds_up_no_process_that_may_run() -> None:
     ticket = Ticket("wf")
     ticket.update(Stage.STARTING, released=True)
