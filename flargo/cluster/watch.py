@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _AWAY = 5.0
 """Seconds between knocks at a server that is away, at most: what ends jobs meanwhile is to be heard soon after."""
+_ASKED = 60.0
+"""Seconds for which a server is left alone because it asks for that, at most. The API server asks for one; what stands
+before it may ask for hours, and jobs that end meanwhile are not heard of."""
 
 
 class Listener(Protocol):
@@ -114,7 +117,7 @@ class Watch:
 
 
 def _gap(failures: int, error: ApiError) -> float:
-    """Seconds to wait: growing, never the same for two sites, never shorter than the server asks for."""
+    """Seconds to wait: growing, never the same for two sites, as long as the server asks for within reason."""
     step = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
     gap = (min(step, _AWAY) if error.transient else step) * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
-    return max(gap, error.retry_after or 0.0)
+    return max(gap, min(error.retry_after or 0.0, _ASKED))

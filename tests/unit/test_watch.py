@@ -107,6 +107,14 @@ def test_a_server_that_asks_for_time_gets_it() -> None:
     assert max(server.slept, default=0.0) >= 30.0
 
 
+@pytest.mark.parametrize("seconds", [3600.0, 1e12])
+def test_a_server_that_asks_for_more_time_than_a_job_has_is_asked_again_all_the_same(seconds: float) -> None:
+    """A gateway's page for its maintenance, say; and no clock can wait until the year 9999."""
+    server = Server([ApiError("watch", "pods", 503, retry_after=seconds)], requests=3)
+    assert max(server.slept) <= 60.0
+    assert server.told[-2:] == ["listed", "alive"]
+
+
 def test_a_watch_that_is_always_refused_knocks_ever_more_seldom_although_lists_work() -> None:
     server = Server(lasting=0.0, requests=40, then=[REFUSED])
     assert server.now > 100.0, f"{len(server.asked)} requests in {server.now:.1f} s"
