@@ -252,7 +252,7 @@ class Engine:
         Args:
             view: the Workflow.
             now: see admit.
-            pods: its pods, where they are known; then of one that is over only its Secret has to go.
+            pods: its pods, where they are known; if all has ended, only its Secret has to go.
         """
         known = self._known.get(view.name)
         is_followed = (known is not None and known.life.attempt == view.attempt) or view.uid in self._known
@@ -260,7 +260,7 @@ class Engine:
         left_behind = view.parent != self._epoch or (view.suspended and not view.over)
         if not self._epoch or not view.parent or is_followed or not left_behind:
             return Outcome()
-        is_quiet = pods is not None and view.over and all(pod.over for pod in pods)
+        is_quiet = pods is not None and view.over and all(pod.finished for pod in pods)
         orphan = _Known(self._orphan(view, now, is_quiet=is_quiet), view, pods or ())
         self._known[view.uid] = orphan
         self._orphans.setdefault(view.name, set()).add(view.uid)

@@ -235,6 +235,26 @@ def test_a_finished_orphan_is_looked_at_once_and_not_at_every_list() -> None:
     assert site.synced(workflows=(left,)).ordered == []
 
 
+def test_an_orphans_pod_that_hangs_on_after_its_program_is_killed() -> None:
+    """Argo's wait container may hang: until the pod is finished it holds its node's GPUs."""
+    left = workflow("job-other", uid="w9", phase="Failed", shutdown="Terminate", **LEFT)
+    hangs = left_pod(main=ended(143), phase="Running")
+    site = Site().synced(workflows=(left,), pods=(hangs,))
+    acts: list[Act] = []
+    while Act.KILL not in acts:
+        assert site.now < 300, f"only {acts}"
+        if not site.orders:
+            site.passes(1)
+            continue
+        order, later = site.orders[0], site.orders[1:]
+        acts.append(order.wish.act)
+        if order.wish.act is Act.CONFIRM:
+            site.take(site.engine.confirmed(order, left, [hangs], site.now))
+        else:
+            site.take(site.engine.told(order, site.now, ok=True))
+        site.orders += later
+
+
 def test_what_failed_while_the_api_was_away_is_tried_again_at_once_when_it_is_back() -> None:
     site = Site().synced(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
     order = site.take(site.engine.stop("job-site", Cause.ABORT, site.now)).orders[0]
