@@ -45,6 +45,8 @@ class Order:
     wish: Wish
     secret: str
     """The name of the job's credentials Secret."""
+    attempt: str = ""
+    """Of the launch whose wish it is: the same job may be launched anew before the answer comes."""
     pod: str = ""
     """The pod's name, where the wish is about one."""
     grace: int = 0
@@ -165,7 +167,7 @@ class Engine:
         """An order was performed, or was not."""
         if ok:
             self.alive(now)
-        return self._tell(order.key, Told(order.wish, ok), now)
+        return self._answer(order, Told(order.wish, ok), now)
 
     def tick(self, now: float) -> Outcome:
         """Time has passed."""
@@ -216,7 +218,7 @@ class Engine:
     def confirmed(self, order: Order, workflow: Object | None, pods: Iterable[Object], now: float) -> Outcome:
         """A fresh read of one job. If a stream has told something since it was ordered, it may be the older one."""
         self.alive(now)
-        known = self._known.get(order.key)
+        known = self._asker(order)
         if known is None:
             return Outcome()
         if known.news != order.news:
@@ -231,7 +233,15 @@ class Engine:
     def heard(self, order: Order, items: Iterable[Object], now: float) -> Outcome:
         """A pod's events were listed."""
         self.alive(now)
-        return self._tell(order.key, Heard(order.wish, tuple(map(event_view, items))), now)
+        return self._answer(order, Heard(order.wish, tuple(map(event_view, items))), now)
+
+    def _asker(self, order: Order) -> _Known | None:
+        """The launch whose wish it was, unless that is over."""
+        known = self._known.get(order.key)
+        return known if known is not None and known.life.attempt == order.attempt else None
+
+    def _answer(self, order: Order, fact: Told | Heard, now: float) -> Outcome:
+        return self._tell(order.key, fact, now) if self._asker(order) is not None else Outcome()
 
     def _of(self, name: str) -> list[tuple[str, _Known]]:
         """The lives that a Workflow's name concerns: a launched job, and orphans of earlier launches of it."""
@@ -375,6 +385,7 @@ def _order(key: str, known: _Known, wish: Wish) -> Order:
         life.name,
         wish,
         credentials_secret(life.name, life.attempt),
+        life.attempt,
         pod,
         life.grace,
         ending=ending,

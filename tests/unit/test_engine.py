@@ -1,5 +1,6 @@
 """The engine: which life hears of what, and when its clocks run."""
 
+import math
 from typing import Any
 from unittest.mock import Mock
 
@@ -200,6 +201,31 @@ def test_a_job_launched_anew_and_the_orphan_of_its_name_have_a_life_each() -> No
     left = workflow(uid="w9", phase="Running", **LEFT)
     site = Site().synced(workflows=(left,))
     assert site.engine.names == ("job-site", "job-site")
+
+
+def test_an_answer_to_an_earlier_launch_says_nothing_of_the_next_one() -> None:
+    """A request may be answered seconds after its job is gone, and that job be launched anew meanwhile."""
+    site = Site().synced()
+    site.take(site.engine.submitted("job-site", "", site.now))
+    site.changes(Kind.WORKFLOW, workflow(phase="Running")).changes(Kind.POD, pod(main=RUNNING, phase="Running"))
+    (slow,) = site.take(site.engine.stop("job-site", Cause.ABORT, site.now)).orders
+    assert slow.wish.act is Act.SHUTDOWN
+    shut, gone = workflow(phase="Failed", shutdown="Terminate", version=2), pod(main=ended(143), phase="Failed")
+    site.changes(Kind.WORKFLOW, shut)
+    (confirm,) = site.changes(Kind.POD, gone).orders
+    (drop,) = site.take(site.engine.confirmed(confirm, shut, [gone], site.now)).orders
+    site.take(site.engine.told(drop, site.now, ok=True))
+    assert site.engine.names == (), "all is over but that one answer"
+    site.engine.admit("job-site", "a2", Patience(), 3, site.now)
+    site.take(site.engine.submitted("job-site", "", site.now))
+    queued = workflow(phase="Pending", attempt="a2", uid="w2", version=3)
+    site.changes(Kind.WORKFLOW, queued)
+    site.take(site.engine.told(slow, site.now, ok=True))
+    site.passes(5)
+    site.take(site.engine.stop("job-site", Cause.CLEANUP, site.now))
+    assert site.life is not None
+    assert site.life.shutdown_at == math.inf, "it has not been shut down yet"
+    assert site.ordered == [Act.SHUTDOWN]
 
 
 def test_a_fresh_read_that_a_stream_has_overtaken_is_not_believed() -> None:
