@@ -130,12 +130,18 @@ class Loop:
         self._tasks.put(admit)
         return job.ticket
 
-    def stop(self, name: str, cause: Cause) -> None:
-        """Have a job ended; returns at once."""
-        job = self._jobs.get(name)
-        if job is not None:
-            job.unwanted.set()
-            self._tasks.put(lambda: self._engine.stop(name, cause, time.monotonic()))
+    def stop(self, ticket: Ticket, cause: Cause) -> None:
+        """Have a job ended; returns at once. A later launch of the same job is left alone."""
+        job = self._jobs.get(ticket.name)
+        if job is None or job.ticket is not ticket:
+            return
+        job.unwanted.set()
+
+        def stop() -> Outcome:
+            is_followed = self._jobs.get(job.name) is job
+            return self._engine.stop(job.name, cause, time.monotonic()) if is_followed else Outcome()
+
+        self._tasks.put(stop)
 
     def out_of_sync_for(self) -> float:
         """For how many seconds a stream has not been heard; 0 while both are."""
@@ -152,7 +158,7 @@ class Loop:
         """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
         self._ended.set()
         for job in list(self._jobs.values()):
-            self.stop(job.name, cause)
+            self.stop(job.ticket, cause)
         limit = time.monotonic() + seconds
         for job in list(self._jobs.values()):
             job.cleared.wait(max(0.0, limit - time.monotonic()))

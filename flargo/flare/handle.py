@@ -15,19 +15,19 @@ class ArgoJobHandle(JobHandleSpec):  # type: ignore[misc]  # nvflare is untyped
     thread, and ``poll`` under a lock of its own, so that one never does I/O.
     """
 
-    def __init__(self, ticket: Ticket, stop: Callable[[str, Cause], None]) -> None:
-        """Hold a ticket; ``stop`` asks for the end of a job, by name, and returns at once."""
+    def __init__(self, ticket: Ticket, stop: Callable[[Cause], None]) -> None:
+        """Hold a ticket; ``stop`` asks for the end of this very launch, and returns at once."""
         super().__init__()
         self._ticket = ticket
         self._stop = stop
 
     def terminate(self) -> None:
         """A person, through FLARE, wants the job ended. Returns at once; ``wait`` ends when it is."""
-        self._stop(self._ticket.name, Cause.ABORT)
+        self._stop(Cause.ABORT)
 
     def _terminate_for_heartbeat_cleanup(self) -> None:
         """The job is no longer known to the server (nvflare looks for this name): no abort by a person."""
-        self._stop(self._ticket.name, Cause.CLEANUP)
+        self._stop(Cause.CLEANUP)
 
     def poll(self) -> int:
         """The job's return code; 127 (unknown) as long as there is none."""

@@ -153,9 +153,9 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         ticket = loop.launch(prepared, lambda: transfer.published, ruled, tail=is_server)
         _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
 
-        def stop(name: str, cause: Cause) -> None:
+        def stop(cause: Cause) -> None:
             report.foretell(cause, workflow)
-            loop.stop(name, cause)
+            loop.stop(ticket, cause)
 
         handle = ArgoJobHandle(ticket, stop)
         if is_server:
@@ -205,7 +205,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         ticket = Ticket("")
         ticket.rule(verdict)
         self._meter.ended(verdict)
-        return ArgoJobHandle(ticket, lambda _, __: None)
+        return ArgoJobHandle(ticket, lambda _: None)
 
 
 def _exporter(at: Endpoint | None) -> "Exporter | None":

@@ -41,7 +41,7 @@ def hold(
 ) -> list[Cause]:
     """Hold a launch; what was asked of its handle."""
     asked: list[Cause] = []
-    handle = ArgoJobHandle(ticket, lambda _, cause: asked.append(cause))
+    handle = ArgoJobHandle(ticket, asked.append)
     context = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_component=lambda _: store or Store()))
     holding.hold(handle, ticket, lambda: deaf, connected, "job", context)
     return asked

@@ -1,6 +1,7 @@
 """The threads around the engine: nobody is left waiting, whatever breaks."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -89,6 +90,30 @@ def test_a_job_of_the_same_name_is_not_launched_over_the_first(api: QuietApi) ->
     with pytest.raises(SubmitError, match="not been cleared"):
         loop.launch(plan("a2"), lambda: False, lambda *_: None, tail=False)
     loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+def test_the_handle_of_an_earlier_launch_ends_nothing_of_the_next_one(api: QuietApi) -> None:
+    """FLARE also terminates what has ended long before."""
+    loop = Loop(api, "", "me", 3)
+
+    def refuse_once(number: int, when: str) -> None:
+        if (number, when) == (1, "before"):
+            raise ApiError("get", "secrets", 403, "Forbidden")
+
+    api.trouble = refuse_once
+    first = loop.launch(plan("a1"), lambda: False, lambda *_: None, tail=False)
+    assert first.wait(lambda it: it.verdict is not None, LONG)
+    deadline = time.monotonic() + LONG
+    while loop._jobs and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    second = loop.launch(plan("a2"), lambda: False, lambda *_: None, tail=False)
+    assert second.wait(lambda it: it.released, LONG)
+    loop.stop(first, Cause.ABORT)
+    (job,) = loop._jobs.values()
+    assert not job.unwanted.is_set()
+    loop.end(Cause.PARENT_END, seconds=0.1)
+    assert second.verdict is not None
+    assert second.verdict.reason is Reason.PARENT_ENDED
 
 
 def test_a_moment_beyond_all_clocks_ends_nobodys_following(api: QuietApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,12 +151,12 @@ def test_a_job_is_counted_at_each_stage_and_its_end_by_reason_and_code(site: Mea
 
 
 def test_a_kill_is_outstanding_until_the_program_is_seen_to_have_ended(site: Measured) -> None:
-    site.launch()
+    ticket = site.launch()
     running = pod(owner="uid-3", version=2, main=RUNNING, phase="Running")
     site.shows(running)
     site.comes_to(1, "flargo_jobs", stage="RUNNING")
     assert site.value("flargo_kills_outstanding") == 0
-    site.loop.stop("job-site", Cause.ABORT)
+    site.loop.stop(ticket, Cause.ABORT)
     site.shows(workflow(uid="uid-3", version=3, phase="Failed", shutdown="Terminate"))
     site.comes_to(1, "flargo_kills_outstanding")
     site.shows(pod(owner="uid-3", version=4, main=ended(137), phase="Running"))
