@@ -69,6 +69,8 @@ class Loop:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         """No more launches."""
+        self._door = threading.Lock()
+        """A launch is there as a whole before the end begins, or not at all."""
         self._deaf = threading.Event()
         """No more watching."""
         self._started = threading.Lock()
@@ -116,18 +118,19 @@ class Loop:
         """
         self.start()
         job = _Job(plan.name, published, ruled, tail=tail)
-        if self._ended.is_set():
-            raise SubmitError("this FLARE parent is shutting down")
-        if self._jobs.setdefault(plan.name, job) is not job:
-            raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
 
         def admit() -> Outcome:
             self._engine.admit(plan.name, plan.attempt, plan.patience, plan.grace, time.monotonic())
             self._submitters.submit(self._submit, job, plan)
             return Outcome()
 
-        self._untold.add(job)
-        self._tasks.put(admit)
+        with self._door:
+            if self._ended.is_set():
+                raise SubmitError("this FLARE parent is shutting down")
+            if self._jobs.setdefault(plan.name, job) is not job:
+                raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
+            self._untold.add(job)
+            self._tasks.put(admit)
         return job.ticket
 
     def stop(self, ticket: Ticket, cause: Cause) -> None:
@@ -156,7 +159,8 @@ class Loop:
 
     def end(self, cause: Cause, seconds: float) -> None:
         """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
-        self._ended.set()
+        with self._door:
+            self._ended.set()
         for job in list(self._jobs.values()):
             self.stop(job.ticket, cause)
         limit = time.monotonic() + seconds

@@ -66,6 +66,26 @@ def test_a_parent_that_has_ended_launches_nothing(api: QuietApi) -> None:
     assert api.named(Kind.WORKFLOW) == []
 
 
+def test_a_launch_that_meets_the_parents_end_is_refused_or_told(api: QuietApi) -> None:
+    """Whoever waits for a job that fell between would wait for ever, and keep the parent's process alive."""
+    loop = Loop(api, "", "me", 3)
+
+    class Meeting(threading.Event):
+        """No end is in sight, and in the next moment there it is."""
+
+        def is_set(self) -> bool:
+            found = super().is_set()
+            ending.start()
+            ending.join(0.5)
+            return found
+
+    ending = threading.Thread(target=loop.end, args=(Cause.PARENT_END, 0.1))
+    loop._ended = Meeting()
+    ticket = loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
+    assert ticket.wait(lambda it: it.verdict is not None, LONG)
+    ending.join(LONG)
+
+
 def test_a_report_that_fails_does_not_keep_the_verdict_from_flare(api: QuietApi) -> None:
     def trouble(number: int, when: str) -> None:
         if (number, when) == (1, "before"):
