@@ -196,7 +196,8 @@ def _diagnose_end(workflow: WorkflowView, vanished: PodView | None) -> Diagnosis
         if ended.code == 0:
             return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=ended)
         said = (words_reason for words, words_reason in _STEP_WORDS if words.search(workflow.node_message))
-        return Diagnosis(Stage.ENDED, next(said, None) or _own_end(ended, workflow), detail, ended)
+        own = _own_end(ended, workflow) if vanished is None else _pod_end(vanished, ended, workflow)
+        return Diagnosis(Stage.ENDED, next(said, None) or own, detail, ended)
     if workflow.phase == "Succeeded":
         return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, detail)
     if workflow.shutdown:

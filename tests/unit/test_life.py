@@ -150,6 +150,23 @@ def test_any_other_end_is_confirmed_and_then_named(pod: PodView, reason: Reason,
     assert heard(story.reads(WORKFLOW, pod)) == (reason, code)
 
 
+@pytest.mark.parametrize(
+    ("left", "reason", "code"),
+    [
+        pytest.param(replace(POD_RUNNING, disruption="EvictionByEvictionAPI"), Reason.DISRUPTED, 104, id="drained"),
+        pytest.param(POD_RUNNING, Reason.POD_DELETED, 104, id="deleted"),
+    ],
+)
+def test_what_was_done_to_a_pod_outweighs_the_exit_that_only_argo_saw(left: PodView, reason: Reason, code: int) -> None:
+    """A drain may take the API server away, too: what it did to the pod was seen, but not how the program ended."""
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, replace(left, deleting=True))
+    story.does(Act.CONFIRM, ok=False).passes(30.0, healthy=False)
+    words = "main: Error (exit code 143)"
+    ended = replace(FAILED, message=words, node_phase="Failed", node_message=words, node_exit=143)
+    story.sees(ended, gap=True).reads(ended)
+    assert heard(story) == (reason, code)
+
+
 @pytest.mark.parametrize("workflow", [WORKFLOW, replace(WORKFLOW, phase="Error", message="pod deleted")])
 @pytest.mark.parametrize(
     ("disruption", "reason"),
