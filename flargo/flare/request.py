@@ -214,7 +214,7 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
     python = _python(asked, settings)
     try:
         pod = stock.render(whole, name=called.pod, key=called.key, python=python, pod_template=template)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise Refused(f"studies[{asked.study!r}].pod_template", UNSAID, f"another: {error}") from None
     said = pod["metadata"].get("namespace")
     if said is not None and said != settings.namespace:

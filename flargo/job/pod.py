@@ -30,21 +30,24 @@ RESERVED_PATH = "/var/run/argo"
 STOCK_GPU = "nvidia.com/gpu"
 """The stock launcher's only name for a GPU."""
 _CONTAINER_SHAPE: Mapping[str, Any] = {
+    "name": "",
     "resources": {"limits": {}, "requests": {}},
     "securityContext": {"capabilities": {"add": []}},
-    "volumeMounts": [{}],
-    "volumeDevices": [{}],
+    "volumeMounts": [{"name": ""}],
+    "volumeDevices": [{"name": ""}],
 }
 SHAPE: Mapping[str, Any] = {
     "metadata": {"labels": {}, "annotations": {}},
     "spec": {
         "containers": [_CONTAINER_SHAPE],
         "initContainers": [_CONTAINER_SHAPE],
-        "volumes": [{"persistentVolumeClaim": {}}],
+        "volumes": [{"name": "", "persistentVolumeClaim": {"claimName": ""}}],
         "securityContext": {},
     },
 }
-"""What of a pod template is looked into here, and so has to be a dictionary or a list. Hera's models see the rest."""
+"""What of a pod template is looked into here, and so has to be of that type. Hera's models see the rest."""
+
+_SHAPES: Mapping[type, str] = {dict: "a dictionary", list: "a list", str: "a text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def _restrict_main(pod: Object, _: Launch, settings: Settings) -> None:
 
 def _close_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
     claims = {
-        volume["name"]: volume["persistentVolumeClaim"]
+        volume.get("name"): volume["persistentVolumeClaim"]
         for volume in pod["spec"].get("volumes") or ()
         if volume.get("persistentVolumeClaim")
     }
@@ -289,12 +292,12 @@ def _needs_privileges(said: Mapping[str, Any]) -> bool:
 
 def _refuse_misshapen(value: Any, shape: Any, where: str) -> None:
     if not isinstance(value, type(shape)):
-        raise Refused(where, value, "a list" if isinstance(shape, list) else "a dictionary")
+        raise Refused(where, value, _SHAPES[type(shape)])
     if isinstance(shape, list):
         for index, entry in enumerate(value):
             for entry_shape in shape:
                 _refuse_misshapen(entry, entry_shape, f"{where}[{index}]")
-    else:
+    elif isinstance(shape, Mapping):
         for key, entry_shape in shape.items():
             if key in value:
                 _refuse_misshapen(value[key], entry_shape, f"{where}.{key}")

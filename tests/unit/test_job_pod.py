@@ -127,11 +127,23 @@ def test_a_pod_template_cannot_pass_for_another_job(key: str, group: str) -> Non
         ({"containers": [{"name": "nvflare_job", "securityContext": 1}]}, r"spec.containers\[0\].securityContext"),
         ({"containers": [{"name": "nvflare_job"}, {"name": "b", "resources": 5}]}, r"spec.containers\[1\].resources"),
         ({"volumes": [{"name": "a", "persistentVolumeClaim": "pvc"}]}, r"spec.volumes\[0\].persistentVolumeClaim"),
+        ({"volumes": [{"name": ["a"], "emptyDir": {}}]}, None),
+        (
+            {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": []}}]},
+            r"spec.volumes\[0\].persistent.*Name",
+        ),
+        ({"initContainers": [{"name": {"a": "b"}}]}, r"spec.initContainers\[0\].name"),
+        ({"containers": [{"name": ["nvflare_job"]}]}, None),
     ],
 )
 def test_a_misshapen_pod_template_is_refused_by_place(spec: Object, field: str | None) -> None:
     with pytest.raises(Refused, match=f"pod_template.{field}" if field else "pod_template"):
         planned(with_template(spec))
+
+
+def test_a_volume_claim_without_a_volumes_name_is_refused_by_place() -> None:
+    with pytest.raises(Refused, match=r"volumes\[0\]\.name"):
+        planned(with_template({"volumes": [{"persistentVolumeClaim": {"claimName": "data"}}]}))
 
 
 def test_pod_templates_labels_win_over_the_sites_and_flargos_over_both() -> None:
