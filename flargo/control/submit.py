@@ -18,6 +18,9 @@ from flargo.terms import GROUP, Annotation, Label, Object, Plan, SecretData, Uid
 DIGEST = f"{GROUP}/digest"
 """Annotation of the startup Secret: a hash of its content."""
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 4.0)
+_ASKED = 30.0
+"""Seconds of patience with a server that asks for some, at most: a gateway before it may ask for hours, and be back in
+a moment."""
 _SITE = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
 """What tells whose a Workflow or Secret is, whichever run of the parent made it."""
 T = TypeVar("T")
@@ -127,7 +130,7 @@ class Submit:
             try:
                 return request()
             except ApiError as error:
-                gap = max(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)], error.retry_after or 0.0)
+                gap = max(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)], min(error.retry_after or 0.0, _ASKED))
                 if not error.transient or self.clock() + gap > self.deadline:
                     raise SubmitError(str(error)) from error
                 failures += 1

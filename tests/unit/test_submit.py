@@ -171,3 +171,13 @@ def test_a_workflow_that_somebody_deletes_meanwhile_is_no_failed_launch() -> Non
 def test_no_secret_byte_is_in_a_plans_repr() -> None:
     assert "root" not in repr(plan().startup).replace("rootCA", "")
     assert "b't'" not in repr(plan())
+
+
+def test_a_gateway_that_asks_for_an_hour_ends_no_launch_that_has_time_left() -> None:
+    def away(number: int, when: str) -> None:
+        if (number, when) == (1, "before"):
+            raise ApiError("get", "secrets", 503, retry_after=3600.0)
+
+    api = MemoryApi(away)
+    submit(api)
+    assert api.named(Kind.WORKFLOW) == ["job-site"]
