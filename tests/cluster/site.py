@@ -304,10 +304,7 @@ class Job:
         return took
 
     def leaves_nothing(self, within: float = 60.0) -> None:
-        """Nothing of it runs, may run, or holds credentials; and the launcher has let go of it.
-
-        Argo may need half a minute to finish what has ended: now and then its ``wait`` container ignores SIGTERM.
-        """
+        """Nothing of it runs, may run, or holds credentials; and the launcher has let go of it."""
         took = self.world.holds_nothing_of(self.id, self.name, within)
         eventually(lambda: not self.followed, within, f"the launcher lets go of {self.name}")
         print(f"{recorder.scenario()}: nothing left after {took:.1f} s")

@@ -289,8 +289,7 @@ def test_a_job_that_runs_for_too_long_is_ended(world: World) -> None:
         assert verdict is not None
         assert verdict.code != 0
         assert "DeadlineExceeded" in verdict.detail
-        # Argo's ``wait`` may ignore SIGTERM for its 30 s of grace, and Argo then takes a minute to look again.
-        job.leaves_nothing(within=150)
+        job.leaves_nothing()
 
 
 def _without_names(job: Job) -> Any:

@@ -49,7 +49,7 @@ STUDIES: dict[str, Any] = {
     "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
     "selector": of_template(nodeSelector={"flargo.test/node": "not-there"}),
     "host-network": of_template(hostNetwork=True),
-    # Argo's ``wait`` is deaf now and then, and the kubelet tells of no end before all of a pod's containers have ended.
+    # A deaf program takes all of it.
     "short-grace": of_template(terminationGracePeriodSeconds=5),
     "account": of_template(serviceAccountName="not-there"),
     "deadline": of_template(activeDeadlineSeconds=10),

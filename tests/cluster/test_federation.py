@@ -26,8 +26,7 @@ MOST_REQUESTS = 8
 GONE = 15.0
 """Seconds within which no process of an aborted job may run."""
 SETTLED = 90.0
-"""Seconds in which FLARE starts, or Kubernetes and Argo show what has happened, on a busy machine; no claim of ours.
-Argo's ``wait`` may hang, and then flargo ends the pod a minute after its program (flargo.status.step, SETTLE)."""
+"""Seconds in which FLARE starts, or Kubernetes and Argo show what has happened, on a busy machine; no claim of ours."""
 
 
 def federation(place: Place, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
