@@ -144,25 +144,27 @@ class Cluster:
             if key.resource == "workflows" and not self.controller_runs:
                 continue
             del self._due[key]
+            self._collect(key)
             seen = self.store.seen(key)
-            if seen is None or self._collect(key, seen.item):
+            if seen is None:
                 continue
             look = looks.get(key.resource)
             wake = look(key, seen, now) if look else None
             if wake is not None and self._due.get(key, wake) >= wake:
                 self._due[key] = wake
 
-    def _collect(self, key: Key, item: Object) -> bool:
+    def _collect(self, key: Key) -> None:
         """The garbage collector: what is owned by what is not there goes, with its own grace."""
-        owners = item["metadata"].get("ownerReferences") or []
-        if not owners or item["metadata"].get("deletionTimestamp"):
-            return False
+        seen = self.store.seen(key)
+        meta = seen.item["metadata"] if seen else {}
+        owners = meta.get("ownerReferences") or []
+        if not owners or meta.get("deletionTimestamp"):
+            return
         for owner in owners:
             found = self.store.seen(Key("workflows", key.namespace, owner["name"]))
             if owner.get("kind") == "Workflow" and found and found.item["metadata"]["uid"] == owner["uid"]:
-                return False
+                return
         self.store.delete(key, {})
-        return key.resource != "pods"
 
     # --- Argo
 

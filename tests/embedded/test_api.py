@@ -340,3 +340,15 @@ def test_while_the_controller_is_away_everything_stays_as_it_was(tmp_path: Path)
         assert phase(world, "frozen") == ""
         embedded.controller(runs=True)
         eventually(lambda: phase(world, "frozen") == "Succeeded", 10, "it goes on")
+
+
+def test_a_pod_that_would_have_its_node_just_now_goes_with_its_workflow(tmp_path: Path) -> None:
+    with Embedded(Settings(lags=Lags(schedule=3600)), namespace=NAMESPACE) as embedded:
+        world = EmbeddedWorld(embedded, tmp_path)
+        world.create(workflow("unwanted", suspend=False))
+        eventually(lambda: world.items("pods"), 5, "its pod waits for a node")
+        embedded._cluster.settings = Settings()
+        world.delete("workflows.argoproj.io", world.workflow("unwanted"))
+        eventually(lambda: world.items("pods") == [], 5, "it has gone")
+        world.create(workflow("next", suspend=False))
+        eventually(lambda: phase(world, "next") == "Succeeded", 10, "the engine goes on")
