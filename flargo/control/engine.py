@@ -288,7 +288,7 @@ class Engine:
             cause=Cause.ORPHANED,
             since=healthy,
             verdict=Verdict(Reason.ORPHANED, int(Code.LOST)) if is_quiet else None,
-            ruled_at=self._wall if is_quiet else math.inf,
+            ruled_at=healthy if is_quiet else math.inf,
             quiet=is_quiet,
         )
 

@@ -158,7 +158,7 @@ def absolute_path(field: str, value: Any) -> str:
     """A path from the root of a container's file system."""
     if not isinstance(value, str) or not value.startswith("/"):
         raise Refused(field, value, "a non-empty string with an absolute path")
-    return value
+    return program(field, value)
 
 
 def is_flag(field: str, value: Any) -> bool:
