@@ -128,10 +128,11 @@ def credentials_refused_for_good(site: Site, wire: Wire) -> None:
 @scenario.of(credentials={"step": STEPS["the credentials"]}, release={"step": STEPS["the release"]})
 def workflow_deleted_with_its_submit_before(site: Site, wire: Wire, world: World, step: Match) -> None:
     """It could be launched; somebody did not want it. Without its Workflow its Secret must not stay either."""
-    wire.delay(step, 3)
+    late = wire.delay(step, STARTS)
     job = site.launch(SLEEPS)
-    eventually(lambda: job.workflows, STARTS, "its Workflow is there")
+    eventually(lambda: late.hits, STARTS, "its Workflow is there")
     world.delete("workflows.argoproj.io", job.workflow)
+    late.disarm()
     job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
     job.leaves_nothing()
 

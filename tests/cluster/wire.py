@@ -13,6 +13,7 @@ import contextlib
 import json
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum
@@ -89,8 +90,14 @@ class Fault:
     hits: int = 0
 
     def disarm(self) -> None:
-        """Strike no more."""
-        self.times = 0
+        """Strike no more, and hold up nothing any longer."""
+        self.times = self.seconds = 0
+
+    async def passes(self) -> None:
+        """Return after its seconds, or when it is disarmed."""
+        begun = time.monotonic()
+        while time.monotonic() < begun + self.seconds:  # noqa: ASYNC110  (it is disarmed from another thread)
+            await asyncio.sleep(0.05)
 
     def strikes(self, asked: Asked) -> bool:
         """Whether it breaks this request; counts if so."""
@@ -325,7 +332,7 @@ class Wire:
         if fault is not None and way is Way.STATUS:
             return _error(fault)
         if fault is not None and way is Way.DELAY:
-            await asyncio.sleep(fault.seconds)
+            await fault.passes()
         if asked.verb == "watch" and self._gone > 0:
             self._gone -= 1
             return web.Response(body=_TOO_OLD, content_type="application/json")
