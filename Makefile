@@ -11,7 +11,7 @@ SECOND := FLARGO_CLUSTER_STATE=/var/tmp/flargo-faults $(CLUSTER)
 
 # The cluster's tests wait more than they work: two clusters stand side by side.
 test: check demos cluster-up
-	$(MAKE) -j2 --output-sync=line cluster faults
+	$(MAKE) -j2 cluster faults
 
 # What needs no cluster: two minutes.
 check: lint
