@@ -1,10 +1,12 @@
 """The errors of the transport: of the API server, and of an Argo Server."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class ApiError(Exception):
     def transient(self) -> bool:
         """Whether the same request may work later."""
         return self.status == 0 or self.status in TRANSIENT
+
+    @property
+    def barred(self) -> bool:
+        """Whether who asks has no right to it; admission, quotas and policies refuse in other words.
+
+        An API server that has just started says so of everything, until it has read its roles
+        (kubernetes/kubernetes#121635).
+        """
+        return self.status == HTTPStatus.FORBIDDEN and _NO_RIGHT.search(self.message) is not None
 
     @property
     def gone(self) -> bool:

@@ -21,6 +21,8 @@ _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 4.0)
 _ASKED = 30.0
 """Seconds of patience with a server that asks for some, at most: a gateway before it may ask for hours, and be back in
 a moment."""
+_BARRED = 15.0
+"""Seconds for which a right may be missing: an API server that has just started has not read its roles yet."""
 _SITE = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
 """What tells whose a Workflow or Secret is, whichever run of the parent made it."""
 T = TypeVar("T")
@@ -123,15 +125,16 @@ class Submit:
                 raise
 
     def _keep_trying(self, request: Callable[[], T]) -> T:
-        failures = 0
+        failures, limit = 0, self.deadline
         while True:
             if self.pause(0.0):
                 raise SubmitError("the job was ended before it was submitted")
             try:
                 return request()
             except ApiError as error:
+                limit = min(limit, self.clock() + _BARRED) if error.barred else self.deadline
                 gap = max(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)], min(error.retry_after or 0.0, _ASKED))
-                if not error.transient or self.clock() + gap > self.deadline:
+                if not (error.transient or error.barred) or self.clock() + gap > limit:
                     raise SubmitError(str(error)) from error
                 failures += 1
                 self.pause(gap)

@@ -181,3 +181,40 @@ def test_a_gateway_that_asks_for_an_hour_ends_no_launch_that_has_time_left() -> 
     api = MemoryApi(away)
     submit(api)
     assert api.named(Kind.WORKFLOW) == ["job-site"]
+
+
+BARRED = 'secrets "s" is forbidden: User "system:serviceaccount:flare:f" cannot get resource "secrets" in API group ""'
+
+
+@pytest.mark.parametrize("number", range(1, REQUESTS + 1))
+def test_an_api_server_that_has_not_read_its_roles_yet_fails_no_launch(number: int) -> None:
+    def forgetful(count: int, when: str) -> None:
+        if number <= count < number + 5 and when == "before":
+            raise ApiError("get", "secrets", 403, "Forbidden", BARRED)
+
+    api = MemoryApi(forgetful)
+    submit(api)
+    assert api.store[Kind.WORKFLOW, "job-site"]["spec"]["suspend"] is False
+    assert_harmless(api)
+
+
+@pytest.mark.parametrize(
+    ("message", "least", "most"),
+    [
+        pytest.param(BARRED, 10.0, 20.0, id="a right that is missing for good"),
+        pytest.param('pods "p" is forbidden: exceeded quota: q', 0.0, 0.0, id="what admission refuses"),
+    ],
+)
+def test_what_is_forbidden_for_good_fails_the_launch_soon(message: str, least: float, most: float) -> None:
+    def forbidding(_: int, __: str) -> None:
+        raise ApiError("create", "workflows", 403, "Forbidden", message)
+
+    slept = [0.0]
+
+    def sleep(seconds: float) -> bool:
+        slept[0] += seconds
+        return False
+
+    with pytest.raises(SubmitError, match="forbidden"):
+        Submit(MemoryApi(forbidding), sleep, lambda: slept[0], deadline=60.0).run(plan())
+    assert least <= slept[0] <= most
