@@ -229,6 +229,8 @@ def _held(figures: dict[str, Any]) -> str:
 
 
 def _is_wrong(row: Row, result: Result) -> bool:
+    if "broken" in result:
+        return False
     status = result.get("status", "")
     told = not row.heard or status in row.allowed
     ended = not (row.ended and result["left"]) or status == RunStatus.FINISHED_COMPLETED.value

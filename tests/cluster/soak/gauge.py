@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-POOLS = ("flargo-submit", "flargo-perform", "flargo-tell")
-"""Of the launchers' own worker threads, which come when they are needed first, and stay: eight of each at the most."""
-WORKERS = 8 * len(POOLS)
+POOLS = ("flargo-submit", "flargo-perform", "flargo-tell", "flargo-clean")
+"""Of the launchers' own worker threads, which come when they are needed first, and stay: eight of each at the most, and
+two that clean."""
+WORKERS = 3 * 8 + 2
 MOST_BYTES = 6 * 2**20
 """By which a process may grow from one round to all that follow: what its allocator does not give back."""
 MOST_OBJECTS = 5000

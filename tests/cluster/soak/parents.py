@@ -110,7 +110,8 @@ class Parents:
             for site in self._sites.values():
                 stack.callback(site.close)
         try:
-            eventually(lambda: not self._more(), 20, "all threads have ended")
+            # A watch that hears nothing ends with its next bookmark, a minute later.
+            eventually(lambda: not self._more(), 90, "all threads have ended")
         except AssertionError:
             return [f"threads left: {dict(self._more())}"]
         return []
