@@ -139,8 +139,8 @@ def line(field: str, value: Any) -> str:
     return value
 
 
-def program(field: str, value: Any) -> str:
-    """A program, by its path or by its name. Kubernetes puts the value of X, a secret too, where $(X) stands."""
+def plain_path(field: str, value: Any) -> str:
+    """A path, or a program's name. Kubernetes puts the value of X, a secret too, where $(X) stands."""
     if any(mark in line(field, value) for mark in ("{{", "$(")):
         raise Refused(field, value, "a path without {{ and $(, which Argo and Kubernetes would evaluate")
     return str(value)
@@ -158,7 +158,7 @@ def absolute_path(field: str, value: Any) -> str:
     """A path from the root of a container's file system."""
     if not isinstance(value, str) or not value.startswith("/"):
         raise Refused(field, value, "a non-empty string with an absolute path")
-    return program(field, value)
+    return plain_path(field, value)
 
 
 def is_flag(field: str, value: Any) -> bool:

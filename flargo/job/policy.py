@@ -45,7 +45,7 @@ class Policy:
     """Patterns that a job's image has to fit, as the job writes it; `*` is any text, slashes too."""
     digests: bool = checks.key(checks.is_flag, default=False)
     """Whether a job's image has to end in `@sha256:...`, so that nobody can change it later."""
-    python_paths: tuple[str, ...] | None = checks.key(checks.optional(_list_of(checks.program), _OR_ANY), None)
+    python_paths: tuple[str, ...] | None = checks.key(checks.optional(_list_of(checks.plain_path), _OR_ANY), None)
     """The only paths that a job's `python_path` may be."""
     cpu: str | None = checks.key(checks.optional(checks.quantity, _OR_ANY), None)
     """Most of it that a job may have; one that names no limit is refused."""

@@ -106,7 +106,7 @@ JOB_SPEC: Final[Mapping[str, Trust]] = {
         By.JOB,
         "the job container's `command`, its only word",
         "one line of at most 4096 characters without `{{` and `$(`; the site's list",
-        check=checks.program,
+        check=checks.plain_path,
     ),
     "cpu": _amount("`cpu`", _RESOURCES),
     "memory": _amount("`memory`", _RESOURCES),

@@ -43,7 +43,7 @@ def test_what_is_not_there_is_said_to_be_missing() -> None:
             checks.line, ["a", "ä b"], ["", " ", "a\nb", "a\x00", "\u202ea", "\ud800", "a" * 5000, 5], id="line"
         ),
         pytest.param(
-            checks.program,
+            checks.plain_path,
             ["python", "/opt/py 3/bin/python"],
             ["", "{{x}}", "$(NVFLARE_JOB_AUTH_TOKEN)", "a\nb", None, ["/bin/sh"]],
             id="program",
