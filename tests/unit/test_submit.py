@@ -29,15 +29,25 @@ def plan(attempt: str = "a1", startup: SecretData = STARTUP) -> Plan:
     return Plan("job-site", "flare", attempt, workflow, startup, credentials, Patience(), grace=3)
 
 
-def submit(api: MemoryApi, wanted: Plan | None = None, pause: Callable[[float], bool] | None = None) -> None:
-    """Submit, on a clock that moves only by pausing, for a minute at the most."""
-    slept = [0.0]
+class Clock:
+    """It moves only by pausing."""
 
-    def sleep(seconds: float) -> bool:
-        slept[0] += seconds
+    now = 0.0
+
+    def pause(self, seconds: float) -> bool:
+        self.now += seconds
         return False
 
-    Submit(api, pause or sleep, lambda: slept[0], deadline=60.0).run(wanted or plan())
+
+def submit(
+    api: MemoryApi,
+    wanted: Plan | None = None,
+    pause: Callable[[float], bool] | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Submit, for a minute at the most."""
+    time = clock or Clock()
+    Submit(api, pause or time.pause, lambda: time.now, deadline=60.0).run(wanted or plan())
 
 
 def assert_harmless(api: MemoryApi) -> None:
@@ -209,12 +219,7 @@ def test_what_is_forbidden_for_good_fails_the_launch_soon(message: str, least: f
     def forbidding(_: int, __: str) -> None:
         raise ApiError("create", "workflows", 403, "Forbidden", message)
 
-    slept = [0.0]
-
-    def sleep(seconds: float) -> bool:
-        slept[0] += seconds
-        return False
-
+    clock = Clock()
     with pytest.raises(SubmitError, match="forbidden"):
-        Submit(MemoryApi(forbidding), sleep, lambda: slept[0], deadline=60.0).run(plan())
-    assert least <= slept[0] <= most
+        submit(MemoryApi(forbidding), clock=clock)
+    assert least <= clock.now <= most
