@@ -339,7 +339,9 @@ def _ending(life: Life, now: Now) -> list[Wish]:
     workflow, living = life.seen.workflow, _living(life)
     if workflow is not None and not (workflow.over or workflow.shutdown):
         never_released = workflow.suspended and not life.seen.pods and not workflow.deleting
-        return [Wish(Act.DISCARD if never_released else Act.SHUTDOWN, workflow.uid)]
+        # Accepted, and not seen: it may be gone, which counts as accepted, and the stream have lost or muddled its end.
+        asks = [CONFIRM] if now.wall >= life.shutdown_at + OVERLOOKED else []
+        return [*asks, Wish(Act.DISCARD if never_released else Act.SHUTDOWN, workflow.uid)]
     if living and workflow is None and not life.seen.fresh:
         return [CONFIRM]
     if living:

@@ -167,6 +167,15 @@ def test_what_was_done_to_a_pod_outweighs_the_exit_that_only_argo_saw(left: PodV
     assert heard(story) == (reason, code)
 
 
+def test_a_shutdown_of_what_is_gone_already_is_no_end_without_a_fresh_read() -> None:
+    """The stream told that it is deleted, and then an older event: it is believed to be there."""
+    story = Story().sees(WORKFLOW, POD_STARTING).stops(Cause.ABORT).does(Act.SHUTDOWN).sees(WORKFLOW)
+    story.passes(10)
+    assert Act.CONFIRM in story.wishes
+    story.reads(None)
+    assert heard(story) == (Reason.ABORTED, 9)
+
+
 @pytest.mark.parametrize("workflow", [WORKFLOW, replace(WORKFLOW, phase="Error", message="pod deleted")])
 @pytest.mark.parametrize(
     ("disruption", "reason"),
