@@ -99,7 +99,9 @@ class Scrubber:
         return made
 
     def _called(self, kind: str, said: str) -> str:
-        return self._names.setdefault(said, f"{kind}-{len(self._names) + 1}")
+        number = len(self._names) + 1
+        # An attempt is part of a name, and has no dash of its own.
+        return self._names.setdefault(said, f"{kind}{number}" if kind == "attempt" else f"{kind}-{number}")
 
     def _object(self, item: Object) -> Object:
         meta = item["metadata"]
