@@ -27,6 +27,7 @@ from flargo.job.checks import MISSING, UNSAID, Refused, Shown
 from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC
+from flargo.parsing import is_attempt
 from flargo.terms import Launch, Object, Parent, Role, SecretData
 
 ROOT_CERTIFICATE = "rootCA.pem"
@@ -36,7 +37,6 @@ _PEM = re.compile("-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\\s]+)-----END CERTI
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SECRET_LIMIT = 1024 * 1024
 """Bytes that a Secret may hold (Kubernetes' MaxSecretSize)."""
-_ATTEMPT = re.compile(r"[a-z0-9]{1,20}")
 _TOLD = 10
 """Ignored keys that the one warning names."""
 _SHAPES = {
@@ -105,7 +105,7 @@ def read(
     Raises:
         Refused: something is missing or not allowed; says what, where and what would be.
     """
-    if not _ATTEMPT.fullmatch(attempt):
+    if not is_attempt(attempt):
         raise Refused("attempt", attempt, "1 to 20 lower-case letters and digits")
     asked = _ask(job_meta, fl_ctx, settings)
     study = _study(asked, settings)

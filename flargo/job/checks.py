@@ -11,6 +11,8 @@ from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from flargo.parsing import DNS_SUBDOMAIN, is_dns_label, is_object_name
+
 T = TypeVar("T")
 Check = Callable[[str, Any], Any]
 """Takes a field's name and its value, and returns the value as it is kept. Raises Refused."""
@@ -54,8 +56,6 @@ _MOST = 2**63 - 1
 """Of a quantity: Kubernetes counts no further (resource.Quantity)."""
 
 # Kubernetes: pkg/util/validation of k8s.io/apimachinery.
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _CONFIG_KEY = re.compile(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}")
 _QUANTITY = re.compile(r"\+?(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<unit>[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?")
@@ -66,7 +66,6 @@ _UNITS: Final[Mapping[str, Fraction]] = {
     **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
 }
 _LONGEST_QUANTITY = 64
-_LONGEST_SUBDOMAIN = 253
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?")
 """What nvflare's provisioning takes for one (nvflare.lighter.entity)."""
 # github.com/distribution/reference, which the kubelet reads image names with.
@@ -265,7 +264,7 @@ def record(kind: type[T]) -> Check:
 
 def dns_label(field: str, value: Any) -> str:
     """The name of a namespace and of most that lives in one (RFC 1123)."""
-    if not isinstance(value, str) or not _DNS_LABEL.fullmatch(value):
+    if not isinstance(value, str) or not is_dns_label(value):
         raise Refused(field, value, "a Kubernetes name: at most 63 of a-z, 0-9 and -, a letter or digit first and last")
     return value
 
@@ -279,8 +278,7 @@ def host(field: str, value: Any) -> str:
 
 def object_name(field: str, value: Any) -> str:
     """The name of a Secret or service account: labels with dots between."""
-    fits = isinstance(value, str) and len(value) <= _LONGEST_SUBDOMAIN and _DNS_SUBDOMAIN.fullmatch(value)
-    if not fits:
+    if not isinstance(value, str) or not is_object_name(value):
         raise Refused(
             field, value, "a Kubernetes name: at most 253 of a-z, 0-9, - and ., a letter or digit at each end"
         )
@@ -313,7 +311,7 @@ def label_value(field: str, value: Any) -> str:
 def qualified_key(field: str, value: Any) -> str:
     """The key of a label, an annotation or an extended resource: ``name`` or ``domain/name``."""
     prefix, slash, name = value.rpartition("/") if isinstance(value, str) else ("", "", "")
-    if not _QUALIFIED.fullmatch(name) or (slash and not _DNS_SUBDOMAIN.fullmatch(prefix)):
+    if not _QUALIFIED.fullmatch(name) or (slash and not DNS_SUBDOMAIN.fullmatch(prefix)):
         raise Refused(field, value, "a name, or a domain, a slash and a name, as in example.com/name")
     return f"{prefix}{slash}{name}"
 
