@@ -13,6 +13,8 @@ Uid = NewType("Uid", str)
 
 GROUP = "flargo.dev"
 """Prefix of every label and annotation that is flargo's own."""
+MANAGER = "flargo"
+"""The value of ``app.kubernetes.io/managed-by`` on every object of flargo."""
 
 
 class Label(StrEnum):

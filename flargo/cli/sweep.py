@@ -1,7 +1,6 @@
 """`flargo sweep`: delete what no living parent can own."""
 
 import re
-from dataclasses import replace
 from datetime import timedelta
 
 import click
@@ -14,6 +13,8 @@ from flargo.inspect.jobs import kept, parts, selector
 from flargo.inspect.refusals import refusal
 from flargo.inspect.sweep import OVERDUE, Sweepable, sweepable
 from flargo.job.checks import Refused
+from flargo.status.views import is_credentials_of, uid_of
+from flargo.terms import Uid
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _WORDS = {Kind.WORKFLOW: "Workflow", Kind.POD: "pod", Kind.SECRET: "Secret"}
@@ -44,7 +45,7 @@ def sweep(
     age = _age(older_than)
     api = connected(**where)
     found = _present(api, _found(api, selector(site, federation), age))
-    done = [(each, "" if dry_run else _delete(api, each)) for each in found]
+    done = [(each, "" if dry_run else _delete(api, each, uid)) for each, uid in found]
     if as_json:
         data_json([_plain(each, problem, dry_run=dry_run) for each, problem in done])
     else:
@@ -73,22 +74,28 @@ def _found(api: Api, labels: str, age: timedelta | None) -> list[Sweepable]:
     return sweepable(parts(workflows, pods), pods, api.time(), age)
 
 
-def _present(api: Api, found: list[Sweepable]) -> list[Sweepable]:
-    """Those that are there, each with its uid."""
+def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid]]:
+    """Those that are there, each with its uid. A Secret counts if flargo made it for that very Workflow."""
     there = []
     for each in found:
+        if each.uid is not None:
+            there.append((each, each.uid))
+            continue
         try:
-            there.append(replace(each, uid=each.uid or api.uid(each.kind, each.name)))
+            meta = api.metadata(each.kind, each.name)
         except ApiError as error:
             if not error.gone:
                 raise
+            continue
+        if is_credentials_of(meta, each.part.workflow.name, each.part.workflow.uid):
+            there.append((each, uid_of({"metadata": meta})))
     return there
 
 
-def _delete(api: Api, each: Sweepable) -> str:
+def _delete(api: Api, each: Sweepable, uid: Uid) -> str:
     """Delete that very object; what is in the way, if something is."""
     try:
-        api.delete(each.kind, each.name, each.uid, each.grace)
+        api.delete(each.kind, each.name, uid, each.grace)
     except ApiError as error:
         if not (error.gone or error.conflict):
             return refusal(error)

@@ -10,6 +10,10 @@ _NO_RIGHT = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>[a-z]+) (resourc
 """How the API server says that somebody lacks a right (apiserver's forbiddenMessage); admission speaks otherwise."""
 
 
+INVALID_TARGET = "InvalidTarget"
+"""The reason of an answer that flargo gave itself: the name is none that Kubernetes has, so nothing was asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer, or the lack of one."""
@@ -33,6 +37,11 @@ class Answer:
     def absent(self) -> bool:
         """Whether the thing is not there."""
         return self.status == HTTPStatus.NOT_FOUND
+
+    @property
+    def invalid(self) -> bool:
+        """Whether nothing was asked, because there can be no object of such a name."""
+        return self.reason == INVALID_TARGET
 
     @property
     def barred(self) -> bool:

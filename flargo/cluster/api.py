@@ -5,20 +5,23 @@ aside: they refuse what a pod template may hold (a GPU count as a number, for on
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 import urllib3
 
+from flargo.cluster import target
 from flargo.cluster.errors import ApiError
+from flargo.cluster.failures import OwnError, describe
+from flargo.cluster.target import InvalidTargetError, Target
+from flargo.parsing import http_date, whole_number
 from flargo.terms import Object, Uid
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ PAGE = 100
 """Objects at a time. A page is parsed in one go: meanwhile no other thread runs, and it is whole in memory."""
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+_CREDENTIAL = re.compile(r"\s*(?:([!-~]+)\s+)?([!-~]+)\s*", re.ASCII)
+"""The value of an Authorization header: mostly a scheme, then a secret."""
+_MAX_RETRY_AFTER = 10**9
+"""Seconds. Whoever waits has a limit of his own."""
 _CONNECTIONS = 32
 """More than there are threads to use them (control/loop.py), so that none is thrown away and made anew."""
 
@@ -46,6 +53,8 @@ class Kind(Enum):
 Answered = Callable[[str, Kind, int, float], None]
 """Told of each request: its verb, what of, the HTTP status (0: no answer), and after how many seconds that was known.
 Of a stream or a long answer, these are for its beginning."""
+OnCredential = Callable[[str], None]
+"""Called with each secret word that is about to be sent as a credential, so that it can be kept out of texts."""
 
 
 class Api:
@@ -55,22 +64,28 @@ class Api:
     """
 
     def __init__(
-        self, load: Callable[[], "Configuration"], namespace: str, answered: Answered = lambda *_: None
+        self,
+        load: Callable[[], "Configuration"],
+        namespace: str,
+        answered: Answered = lambda *_: None,
+        on_credential: OnCredential = lambda _: None,
     ) -> None:
         """Connect lazily: ``load`` reads credentials at the first request and again after a 401."""
         self._load = load
         self._answered = answered
+        self._on_credential = on_credential
         self.namespace = namespace
         self._lock = threading.Lock()
         self._connection: Connection | None = None
 
     def create(self, kind: Kind, item: Object) -> Object:
         """Create an object."""
-        return self._call("create", kind, item["metadata"]["name"], method="POST", named=False, body=item)
+        to = self._to("create", kind)
+        return self._call("create", kind, item["metadata"]["name"], method="POST", to=to, body=item)
 
     def get(self, kind: Kind, name: str) -> Object:
         """Read an object."""
-        return self._call("get", kind, name, method="GET")
+        return self._call("get", kind, name, method="GET", to=self._to("get", kind, name))
 
     def list(
         self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None
@@ -84,35 +99,39 @@ class Api:
             trim: makes of each object what is kept of it; never more than a page is held whole.
         """
         items: list[Object] = []
-        query = _query(labelSelector=labels, fieldSelector=fields, limit=str(PAGE))
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
         while True:
-            page = self._call("list", kind, labels or fields, method="GET", named=False, query=query)
+            to = self._to("list", kind, query=query)
+            page = self._call("list", kind, labels or fields, method="GET", to=to)
             whole = page.get("items") or []
             items += map(trim, whole) if trim is not None else whole
             meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 return items, str(meta.get("resourceVersion", ""))
-            query = {**query, "continue": meta["continue"]}
+            query = {**query, "continue": str(meta["continue"])}
 
     def merge(self, kind: Kind, name: str, patch: Object) -> Object:
         """Apply a JSON merge patch."""
-        return self._call("patch", kind, name, method="PATCH", body=patch, content_type="application/merge-patch+json")
+        to, content_type = self._to("patch", kind, name), "application/merge-patch+json"
+        return self._call("patch", kind, name, method="PATCH", to=to, body=patch, content_type=content_type)
 
     def replace(self, kind: Kind, item: Object) -> Object:
         """Replace an object as a whole."""
-        return self._call("update", kind, item["metadata"]["name"], method="PUT", body=item)
+        name = item["metadata"]["name"]
+        return self._call("update", kind, name, method="PUT", to=self._to("update", kind, name), body=item)
 
-    def delete(self, kind: Kind, name: str, uid: Uid | None = None, grace: int | None = None) -> None:
-        """Delete an object: that very one where a uid is given, with that many seconds of grace."""
-        if not name:
-            raise ApiError("delete", kind.value[1], 0, message="no name: that would delete all of them")
+    def delete(self, kind: Kind, name: str, uid: Uid, grace: int | None = None) -> None:
+        """Delete the object that has this name and this uid, with that many seconds of grace."""
         # A grace period in the query is ignored once there is a body.
-        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
         if grace is not None:
             body["gracePeriodSeconds"] = grace
-        self._call("delete", kind, name, method="DELETE", body=body)
+        self._call("delete", kind, name, method="DELETE", to=self._to("delete", kind, name), body=body)
 
     def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
         """Follow changes after a resourceVersion: objects with ``type`` and ``object``, bookmarks included.
@@ -124,20 +143,21 @@ class Api:
             seconds: after which the server ends the stream, which is no error.
             silence: seconds without a byte after which the connection counts as dead.
         """
-        query = _query(
-            labelSelector=labels,
-            resourceVersion=version,
-            timeoutSeconds=str(seconds),
-            watch="true",
-            allowWatchBookmarks="true",
-        )
-        response = self._send("watch", kind, labels, "GET", self._path(kind), query, None, None, silence)
+        query = {
+            "labelSelector": labels,
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+        }
+        to = self._to("watch", kind, query=query)
+        response = self._send("watch", kind, labels, "GET", to, None, None, silence)
         with closing(response):
             try:
                 for line in _lines(response):
                     yield json.loads(line)
-            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                raise ApiError("watch", kind.value[1], 0, message=str(error)) from error
+            except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
+                raise ApiError("watch", kind.value[1], 0, message=describe(error)) from error
             finally:
                 # A half-read stream is of no use to the pool.
                 response.close()
@@ -146,13 +166,13 @@ class Api:
         """The end of a container's log: at most so many lines and bytes, read within so many seconds."""
         # The server counts limitBytes from the first of those lines, and it is the last that matter.
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(16 * most_bytes)}
-        path = f"{self._path(Kind.POD, pod)}/log"
-        response = self._send("log", Kind.POD, pod, "GET", path, query, None, None, seconds)
+        to = self._to("log", Kind.POD, pod, "log", query)
+        response = self._send("log", Kind.POD, pod, "GET", to, None, None, seconds)
         with closing(response):
             try:
                 return response.read()[-most_bytes:].decode(errors="replace")
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                raise ApiError("log", pod, 0, message=_cause(error)) from error
+                raise ApiError("log", pod, 0, message=describe(error)) from error
 
     def log_lines(
         self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = READ_TIMEOUT
@@ -170,9 +190,9 @@ class Api:
                 error but an end: the program may have nothing to say.
         """
         follows = "true" if follow else ""
-        query = _query(container=container, timestamps="true", follow=follows, sinceTime=since)
-        path = f"{self._path(Kind.POD, pod)}/log"
-        response = self._send("log", Kind.POD, pod, "GET", path, query, None, None, silence)
+        query = {"container": container, "timestamps": "true", "follow": follows, "sinceTime": since}
+        to = self._to("log", Kind.POD, pod, "log", query)
+        response = self._send("log", Kind.POD, pod, "GET", to, None, None, silence)
         rest = b""
         with closing(response):
             try:
@@ -181,33 +201,41 @@ class Api:
                     yield from (line.decode(errors="replace") for line in whole)
             except urllib3.exceptions.ReadTimeoutError as error:
                 if not follow:
-                    raise ApiError("log", pod, 0, message=_cause(error)) from error
+                    raise ApiError("log", pod, 0, message=describe(error)) from error
                 return
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                raise ApiError("log", pod, 0, message=_cause(error)) from error
+                raise ApiError("log", pod, 0, message=describe(error)) from error
             finally:
                 response.close()
         if rest:
             yield rest.decode(errors="replace")
 
-    def uid(self, kind: Kind, name: str) -> Uid:
-        """The uid of an object of which nothing else is to be known: a Secret's content stays where it is."""
-        found = self._call("get", kind, name, method="GET", accept=_METADATA)
-        return Uid(str((found.get("metadata") or {}).get("uid", "")))
+    def metadata(self, kind: Kind, name: str) -> Object:
+        """The metadata of an object of which nothing else is to be known: a Secret's content stays where it is."""
+        found = self._call("get", kind, name, method="GET", to=self._to("get", kind, name), accept=_METADATA)
+        meta = found.get("metadata")
+        return meta if isinstance(meta, dict) else {}
 
     def time(self) -> datetime:
         """What the API server's clock says, by which it writes when objects were made; by the second."""
-        response = self._send("get", None, "version", "GET", "/version", None, None, None, READ_TIMEOUT)
-        said = response.headers.get("Date", "")
+        response = self._send("get", None, "version", "GET", target.version(), None, None, READ_TIMEOUT)
+        moment = http_date(response.headers.get("Date", ""))
         response.drain_conn()
-        try:
-            return parsedate_to_datetime(said)
-        except ValueError as error:
-            raise ApiError("get", "version", 0, message=f"the answer has no usable Date: {said!r}") from error
+        if moment is None:
+            raise ApiError("get", "version", 0, message="the answer has no usable Date header")
+        return moment
 
-    def _path(self, kind: Kind, name: str = "") -> str:
-        group, plural = kind.value
-        return f"/{group}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
+    def _to(
+        self, verb: str, kind: Kind, name: str | None = None, subresource: str = "", query: dict[str, str] | None = None
+    ) -> Target:
+        group_version, plural = kind.value
+        try:
+            return target.resource(
+                group_version, plural, namespace=self.namespace, name=name, subresource=subresource, query=query
+            )
+        except InvalidTargetError as error:
+            # No transient status: the same request would never be sent.
+            raise ApiError(verb, plural, HTTPStatus.BAD_REQUEST, "InvalidTarget", str(error)) from None
 
     def _call(
         self,
@@ -216,19 +244,18 @@ class Api:
         name: str,
         *,
         method: str,
-        named: bool = True,
-        query: dict[str, str] | None = None,
+        to: Target,
         body: Object | None = None,
         content_type: str = "application/json",
         accept: str = _JSON,
     ) -> Object:
-        path = self._path(kind, name if named else "")
-        response = self._send(verb, kind, name, method, path, query, body, content_type, READ_TIMEOUT, accept)
+        response = self._send(verb, kind, name, method, to, body, content_type, READ_TIMEOUT, accept)
         with closing(response):
             try:
                 found = json.loads(response.read())
-            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                raise ApiError(verb, f"{kind.value[1]} {name}", 0, message=f"unreadable answer: {error}") from error
+            except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
+                message = f"unreadable answer: {describe(error)}"
+                raise ApiError(verb, f"{kind.value[1]} {name}", 0, message=message) from error
             finally:
                 response.release_conn()
         return found if isinstance(found, dict) else {}
@@ -239,25 +266,23 @@ class Api:
         kind: Kind | None,
         name: str,
         method: str,
-        path: str,
-        query: dict[str, str] | None,
+        to: Target,
         body: Object | None,
         content_type: str | None,
         read_timeout: float,
         accept: str = _JSON,
     ) -> urllib3.BaseHTTPResponse:
-        url = path + (f"?{urlencode(query)}" if query else "")
         what = f"{kind.value[1]} {name}".strip() if kind is not None else name
         for again in (True, False):
             connection = self._connect(verb, what)
             begun = time.monotonic()
             try:
-                response = connection.request(method, url, body, content_type, read_timeout, accept)
+                response = connection.request(method, to, body, content_type, read_timeout, accept)
             except Exception as error:
                 # Not only the network: credentials are refreshed by code of the kubernetes client's, or an
                 # exec plugin's, that may raise anything.
                 self._tell(verb, kind, 0, begun)
-                raise ApiError(verb, what, 0, message=_cause(error)) from error
+                raise ApiError(verb, what, 0, message=describe(error)) from error
             self._tell(verb, kind, response.status, begun)
             if response.status == HTTPStatus.UNAUTHORIZED and again:  # the token was rotated: read it afresh, once
                 response.drain_conn()
@@ -265,6 +290,10 @@ class Api:
                 continue
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise _refusal(verb, what, response)
+            if response.status >= HTTPStatus.MULTIPLE_CHOICES:
+                # Of a gateway before the API server, which may be in trouble. Where it leads is not the intended path.
+                response.drain_conn()
+                raise ApiError(verb, what, 0, message=f"a redirect ({response.status}), which flargo does not follow")
             return response
         raise AssertionError
 
@@ -276,9 +305,10 @@ class Api:
         with self._lock:
             if self._connection is None:
                 try:
-                    self._connection = Connection(self._load())
+                    self._connection = Connection(self._load(), self._on_credential)
                 except Exception as error:
-                    raise ApiError(verb, what, 0, message=f"no usable Kubernetes configuration: {error}") from error
+                    message = f"no usable Kubernetes configuration: {describe(error)}"
+                    raise ApiError(verb, what, 0, message=message) from error
             return self._connection
 
     def _forget(self, connection: "Connection") -> None:
@@ -287,45 +317,96 @@ class Api:
                 self._connection = None
 
 
+class UnsafeUrlError(OwnError):
+    """What would be sent is not what was meant to be."""
+
+
+class CredentialError(OwnError):
+    """A credential that can't be read, or that no request can carry."""
+
+
+class NoAnswerError(OwnError):
+    """A request that was not answered."""
+
+
 class Connection:
     """A pool of connections with its credentials."""
 
-    def __init__(self, configuration: "Configuration") -> None:
+    def __init__(self, configuration: "Configuration", on_credential: OnCredential = lambda _: None) -> None:
         """Connect when something is requested."""
         from kubernetes.client.rest import RESTClientObject  # noqa: PLC0415  (a slow import)
 
         configuration.connection_pool_maxsize = _CONNECTIONS
         self._configuration = configuration
+        self._on_credential = on_credential
         self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
 
     def request(
         self,
         method: str,
-        url: str,
+        to: Target,
         body: Object | None,
         content_type: str | None,
         read_timeout: float,
         accept: str,
     ) -> urllib3.BaseHTTPResponse:
-        """Send one request, whose answer is left to be read; raises whatever goes wrong."""
-        headers = {"Accept": accept, "User-Agent": "flargo"}
+        """Send one request, whose answer is left to be read.
+
+        Raises:
+            OwnError: it could not be sent, or was not answered.
+        """
+        headers = {"Accept": accept, "User-Agent": "flargo", **self._credentials()}
         if content_type is not None and body is not None:
             headers["Content-Type"] = content_type
-        settings: Any = self._configuration.auth_settings()
-        headers |= {setting["key"]: setting["value"] for setting in settings.values()}
-        return self._pool.request(
-            method,
-            f"{self._configuration.host}{url}",
-            body=json.dumps(body).encode() if body is not None else None,
-            headers=headers,
-            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=read_timeout),
-            retries=False,
-            preload_content=False,
-        )
+        url = _checked_url(self._configuration.host, to)
+        try:
+            return self._pool.request(
+                method,
+                url,
+                body=json.dumps(body).encode() if body is not None else None,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=read_timeout),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+        except Exception as error:
+            server = urllib3.util.parse_url(url)
+            raise NoAnswerError(f"{server.scheme}://{server.netloc}: {describe(error)}") from error
+
+    def _credentials(self) -> dict[str, str]:
+        """The headers that say who asks."""
+        try:
+            settings: Any = self._configuration.auth_settings()
+        except Exception as error:  # they are refreshed by the client's code, or a plugin's, which may raise anything
+            raise CredentialError(f"the credentials can't be read: {describe(error)}") from error
+        return {setting["key"]: self._credential(setting["value"]) for setting in settings.values()}
+
+    def _credential(self, value: str) -> str:
+        """A header's value that holds a credential: a token file mostly ends with a line end, which is none of it.
+
+        Raises:
+            CredentialError: it is no header's value. (http.client would quote it in its complaint.)
+        """
+        found = _CREDENTIAL.fullmatch(value)
+        if found is None:
+            raise CredentialError("the token of the Kubernetes configuration is empty or not one line of ASCII")
+        scheme, secret = found.groups()
+        self._on_credential(secret)
+        return f"{scheme} {secret}" if scheme else secret
 
 
-def _query(**parts: str) -> dict[str, str]:
-    return {key: value for key, value in parts.items() if value}
+def _checked_url(host: str, to: Target) -> str:
+    """The URL of a request, once more as the HTTP library will read it.
+
+    Raises:
+        UnsafeUrlError: the library would make another request of it than the one that was meant.
+    """
+    base, sent = urllib3.util.parse_url(host), urllib3.util.parse_url(f"{host}{to.url}")
+    meant = (base.scheme, base.host, base.port, f"{(base.path or '').rstrip('/')}{to.url}")
+    if (sent.scheme, sent.host, sent.port, sent.request_uri) != meant or sent.auth or sent.fragment:
+        raise UnsafeUrlError("the HTTP library would send the request to another path than the one that was meant")
+    return f"{host}{to.url}"
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
@@ -335,15 +416,11 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         yield from filter(None, whole)
 
 
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
     retry_after = response.headers.get("Retry-After", "")
     try:
         said: Any = json.loads(response.read())
-    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
         said = {}
     finally:
         response.release_conn()
@@ -360,10 +437,8 @@ def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiErr
 
 def _seconds(retry_after: str) -> float | None:
     """What a Retry-After asks for: Kubernetes says seconds, a proxy before it may say a date."""
-    if retry_after.isdigit():
-        return float(retry_after)
-    try:
-        until = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo is not None else None
+    seconds = whole_number(retry_after, _MAX_RETRY_AFTER)
+    if seconds is not None:
+        return float(seconds)
+    until = http_date(retry_after)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until is not None else None

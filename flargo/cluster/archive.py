@@ -5,9 +5,11 @@ raises the one error of this room where an answer is none: Hera's own reading of
 Importing Hera takes a second: import this module only where an archive is to be read.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from hera.workflows.models import WorkflowList
@@ -16,10 +18,14 @@ from pydantic import BaseModel
 
 from flargo.cluster.api import CONNECT_TIMEOUT, PAGE
 from flargo.cluster.errors import ArchiveError, Trouble
+from flargo.cluster.failures import describe
+from flargo.parsing import is_uid
 from flargo.terms import Object
 
 READ_TIMEOUT = 30.0
 """Seconds: a page of a large archive is a slow question to its database."""
+_PATH = re.compile(r"api/v1/archived-workflows(/[A-Za-z0-9][-A-Za-z0-9]*)?")
+"""The paths of the two questions, below the path that the Argo Server is served under."""
 _NOBODY = "none"
 """A uid that no Workflow has."""
 _UNSUPPORTED = "not supported"
@@ -74,6 +80,9 @@ class Archive:
 
     def get(self, uid: str) -> Object | None:
         """The whole Workflow; None: it is not there, or no longer."""
+        if not is_uid(uid):
+            # It becomes part of a path, and Hera escapes nothing.
+            raise ArchiveError(self._server, Trouble.STRANGE, "it told of a Workflow with an impossible uid")
         try:
             found, item = self._known(self._ask(partial(self._service.get_archived_workflow, uid)))
         except ArchiveError as error:
@@ -96,8 +105,8 @@ class Archive:
         """A Workflow as it is on the wire, with its uid."""
         plain: Object = item.model_dump(mode="json", by_alias=True, exclude_none=True)
         uid = plain["metadata"].get("uid")
-        if not uid:
-            raise ArchiveError(self._server, Trouble.STRANGE, "a Workflow without a uid")
+        if not isinstance(uid, str) or not is_uid(uid):
+            raise ArchiveError(self._server, Trouble.STRANGE, "a Workflow without a usable uid")
         return uid, plain
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
@@ -106,13 +115,13 @@ class Archive:
         except requests.exceptions.JSONDecodeError:
             raise ArchiveError(self._server, Trouble.STRANGE, "its answer is no JSON") from None
         except (requests.exceptions.RequestException, OSError) as error:
-            raise ArchiveError(self._server, _what(error), _innermost(error)) from None
+            raise ArchiveError(self._server, _what(error), describe(error)) from None
         except (TypeError, ValueError):  # of Hera's models (pydantic's is a ValueError)
             raise ArchiveError(self._server, Trouble.STRANGE, "its answer has not the shape of a Workflow") from None
 
 
 class _Session(requests.Session):
-    """Bounds requests in time; raises refusals; leaves ~/.netrc out."""
+    """Bounds requests in time; holds them to the archive's paths; raises refusals; leaves ~/.netrc out."""
 
     def __init__(self, server: str) -> None:
         super().__init__()
@@ -122,10 +131,21 @@ class _Session(requests.Session):
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """See requests."""
-        response = super().request(*args, **{**kwargs, "timeout": (CONNECT_TIMEOUT, READ_TIMEOUT)})
+        bounds = {"timeout": (CONNECT_TIMEOUT, READ_TIMEOUT), "allow_redirects": False}
+        response = super().request(*args, **{**kwargs, **bounds})
+        if response.is_redirect:
+            raise ArchiveError(self._server, Trouble.STRANGE, "it redirects elsewhere, which flargo does not follow")
         if not response.ok:
             raise ArchiveError.of(self._server, response.status_code, _message(response))
         return response
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send a request whose final URL is one of the archive's; see requests."""
+        base, sent = urlsplit(self._server), urlsplit(str(request.url))
+        path = sent.path.removeprefix(f"{base.path.rstrip('/')}/")
+        if (sent.scheme, sent.hostname) != (base.scheme.lower(), base.hostname) or not _PATH.fullmatch(path):
+            raise ArchiveError(self._server, Trouble.STRANGE, "what it told leads to another path than its archive")
+        return super().send(request, **kwargs)
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -146,9 +166,3 @@ def _what(error: Exception) -> Trouble:
     if isinstance(error, requests.exceptions.SSLError):
         return Trouble.UNTRUSTED
     return Trouble.SILENT if isinstance(error, requests.exceptions.Timeout) else Trouble.UNREACHED
-
-
-def _innermost(error: BaseException) -> str:
-    """What has happened at the bottom: requests and urllib3 each wrap it in words of their own."""
-    inner = getattr(error, "reason", None) or next((it for it in error.args if isinstance(it, BaseException)), None)
-    return _innermost(inner) if isinstance(inner, BaseException) else f"{type(error).__name__}: {error}"

@@ -1,14 +1,15 @@
 """Questions about a cluster of any kind, namespaced or not, by their paths; for those who look and do not run jobs."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
-import urllib3
-
-from flargo.cluster.answer import Answer
-from flargo.cluster.api import READ_TIMEOUT, Connection
+from flargo.cluster.answer import INVALID_TARGET, Answer
+from flargo.cluster.api import READ_TIMEOUT, Connection, OnCredential
+from flargo.cluster.failures import describe
+from flargo.cluster.target import InvalidTargetError, Target
+from flargo.parsing import is_uid
 from flargo.terms import Object
 
 if TYPE_CHECKING:
@@ -19,41 +20,50 @@ Keep = Callable[[Object], Object]
 """Makes of an object what is kept of it."""
 
 
+To = Callable[[], Target]
+"""Builds the path of a question. It may raise InvalidTargetError: names come from kits and from the cluster."""
+
+
 class Survey:
     """An API server that is asked one question at a time. Never raises for what the server says, or does not say."""
 
-    def __init__(self, load: Callable[[], "Configuration"]) -> None:
+    def __init__(self, load: Callable[[], "Configuration"], on_credential: OnCredential = lambda _: None) -> None:
         """Connect with the credentials that ``load`` reads.
 
         Raises:
             Exception: what ``load`` raises, there being no usable configuration.
         """
-        self._connection = Connection(load())
+        self._connection = Connection(load(), on_credential)
 
-    def get(self, path: str, keep: Keep | None = None, **query: str) -> Answer:
+    def get(self, to: To, keep: Keep | None = None) -> Answer:
         """Read something."""
-        return self._ask("GET", path, query, None, keep)
+        return self._ask("GET", to, None, keep)
 
-    def post(self, path: str, body: Object, **query: str) -> Answer:
+    def post(self, to: To, body: Object) -> Answer:
         """Create something, or have it looked at as if."""
-        return self._ask("POST", path, query, body, None)
+        return self._ask("POST", to, body, None)
 
-    def delete(self, path: str, uid: str) -> Answer:
+    def delete(self, to: To, uid: str) -> Answer:
         """Delete the very object that has this uid."""
+        if not is_uid(uid):
+            return Answer(0, message="no uid: another object of that name could be deleted", reason=INVALID_TARGET)
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        return self._ask("DELETE", path, {}, {**options, "preconditions": {"uid": uid}}, None)
+        return self._ask("DELETE", to, {**options, "preconditions": {"uid": uid}}, None)
 
-    def _ask(self, method: str, path: str, query: Mapping[str, str], body: Object | None, keep: Keep | None) -> Answer:
-        url = path + (f"?{urlencode(query)}" if query else "")
+    def _ask(self, method: str, to: To, body: Object | None, keep: Keep | None) -> Answer:
         try:
-            response = self._connection.request(method, url, body, _JSON, READ_TIMEOUT, accept=_JSON)
+            where = to()
+        except InvalidTargetError as error:
+            return Answer(0, message=str(error), reason=INVALID_TARGET)
+        try:
+            response = self._connection.request(method, where, body, _JSON, READ_TIMEOUT, accept=_JSON)
             content = response.read()
         except Exception as error:  # noqa: BLE001  (credentials are refreshed by plugins, which may raise anything)
-            return Answer(0, message=_cause(error))
+            return Answer(0, message=describe(error))
         date = response.headers.get("Date", "")
         response.release_conn()
         found = _parsed(content)
-        if response.status < 300:  # noqa: PLR2004
+        if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return Answer(response.status, keep(found) if keep else found, date=date)
         said = {key: str(found.get(key) or "") for key in ("reason", "message")}
         return Answer(response.status, reason=said["reason"] or str(response.reason or ""), message=said["message"])
@@ -62,13 +72,6 @@ class Survey:
 def _parsed(content: bytes) -> Object:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _cause(error: Exception) -> str:
-    """What went wrong, without urllib3's objects and their addresses in memory."""
-    inner = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
-    said = str(inner).rpartition(">: ")[2] or type(inner).__name__
-    return said.removeprefix("HTTPSConnectionPool").removeprefix("HTTPConnectionPool")

@@ -7,10 +7,12 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Protocol
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.failures import describe
 from flargo.terms import Object
 
 STREAM_SECONDS = 45
@@ -88,7 +90,7 @@ class Watch:
     def _misread(self, broken: Exception, *, again: bool) -> ApiError:
         if not again:
             _log.error("%s: what the API server sent could not be read", self.kind.value[1], exc_info=broken)
-        return ApiError("watch", self.kind.value[1], 0, message=f"{type(broken).__name__}: {broken}")
+        return ApiError("watch", self.kind.value[1], 0, message=describe(broken))
 
     def _list(self) -> str:
         items, version = self.api.list(self.kind, self.labels, trim=self.trim)
@@ -97,16 +99,13 @@ class Watch:
 
     def _stream(self, version: str) -> str:
         for event in self.api.watch(self.kind, self.labels, version, STREAM_SECONDS, SILENCE):
-            item = event.get("object") or {}
+            item = event.get("object")
+            if not isinstance(item, dict):
+                raise TypeError("an event without an object")
             if event.get("type") == "ERROR":
-                raise ApiError(
-                    "watch",
-                    self.kind.value[1],
-                    int(item.get("code") or 0),
-                    str(item.get("reason") or ""),
-                    str(item.get("message") or ""),
-                )
-            version = str((item.get("metadata") or {}).get("resourceVersion") or version)
+                raise self._error_of(item)
+            meta = item.get("metadata")
+            version = str((meta.get("resourceVersion") if isinstance(meta, dict) else None) or version)
             if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
                 self.listener.changed(self.kind, item, deleted=event["type"] == "DELETED")
             else:  # a bookmark
@@ -114,6 +113,13 @@ class Watch:
             if self.pause(0.0):
                 break
         return version
+
+    def _error_of(self, status: Object) -> ApiError:
+        """The Status object with which the API server ends a stream."""
+        code = status.get("code")
+        known = code if isinstance(code, int) and code in set(HTTPStatus) else 0
+        reason, message = (str(status.get(key) or "") for key in ("reason", "message"))
+        return ApiError("watch", self.kind.value[1], known, reason, message)
 
 
 def _gap(failures: int, error: ApiError) -> float:

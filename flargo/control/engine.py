@@ -56,6 +56,14 @@ class Order:
     """The cluster's own words of that."""
     news: int = 0
     """How much the streams had told of the job when it was ordered."""
+    owner: Uid | None = None
+    """Of the job's Workflow, where it was seen: the owner of the job's Secret."""
+
+    @property
+    def object_uid(self) -> Uid:
+        """Of the Workflow or pod that the wish is about: no request may hit another object of its name."""
+        assert self.wish.uid is not None, self.wish
+        return self.wish.uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +145,9 @@ class Engine:
         healthy = self._clocks(now).healthy
         self._known[name] = _Known(Life(name, attempt, patience, grace, born=healthy, since=healthy))
 
-    def submitted(self, name: str, error: str, now: float) -> Outcome:
-        """A plan has been put on the cluster, or could not be."""
-        return self._tell(name, Submitted(error), now)
+    def submitted(self, name: str, error: str, now: float, secret: Uid | None = None) -> Outcome:
+        """A plan has been put on the cluster, its credentials Secret with this uid, or could not be."""
+        return self._tell(name, Submitted(error, secret), now)
 
     def stop(self, name: str, cause: Cause, now: float) -> Outcome:
         """FLARE wants a job ended."""
@@ -290,6 +298,8 @@ class Engine:
             verdict=Verdict(Reason.ORPHANED, int(Code.LOST)) if is_quiet else None,
             ruled_at=healthy if is_quiet else math.inf,
             quiet=is_quiet,
+            # Its name carries the launch's id: without one there is nothing that could be its Secret.
+            secret_dropped=not view.attempt,
         )
 
     def _list_workflows(self, items: Iterable[Object], now: float) -> Outcome:
@@ -391,6 +401,7 @@ def _order(key: str, known: _Known, wish: Wish) -> Order:
         ending=ending,
         detail=detail,
         news=known.news,
+        owner=known.uid,
     )
 
 

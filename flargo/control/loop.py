@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.failures import describe
 from flargo.cluster.watch import Watch
 from flargo.control.engine import Engine, Order, Outcome
 from flargo.control.meter import Meter, Snapshot, Unmetered, snapshot
@@ -23,7 +24,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life
 from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import MAIN, WORKFLOW_LABEL, trimmed
+from flargo.status.views import MAIN, WORKFLOW_LABEL, is_credentials_of, trimmed, uid_of
 from flargo.terms import Annotation, Object, Plan
 
 SUBMIT_PATIENCE = 120.0
@@ -296,16 +297,16 @@ class Loop:
 
     def _submit(self, job: "_Job", plan: Plan) -> None:
         submit = Submit(self._api, job.unwanted.wait, time.monotonic, time.monotonic() + SUBMIT_PATIENCE)
-        error = ""
+        error, secret = "", None
         try:
-            submit.run(plan)
+            secret = submit.run(plan)
         except SubmitError as refused:
             error = str(refused)
             _log.warning("%s: not submitted: %s", job.name, error)
         except Exception as unforeseen:  # noqa: BLE001  (the life must hear of it)
-            error = f"{type(unforeseen).__name__}: {unforeseen}"
+            error = describe(unforeseen)
             _log.exception("%s: not submitted", job.name)
-        self._tasks.put(lambda: self._engine.submitted(job.name, error, time.monotonic()))
+        self._tasks.put(lambda: self._engine.submitted(job.name, error, time.monotonic(), secret))
 
     def _perform(self, order: Order) -> None:
         begun = time.monotonic()
@@ -355,13 +356,24 @@ class Loop:
                 touch = {Annotation.NUDGED.value: str(time.time())}
                 self._api.merge(Kind.WORKFLOW, order.name, {"metadata": {"uid": order.wish.uid, "annotations": touch}})
             case Act.DISCARD:
-                self._api.delete(Kind.WORKFLOW, order.name, order.wish.uid)
+                self._api.delete(Kind.WORKFLOW, order.name, order.object_uid)
             case Act.KILL:
-                self._api.delete(Kind.POD, order.pod, order.wish.uid, order.grace)
+                self._api.delete(Kind.POD, order.pod, order.object_uid, order.grace)
             case Act.DROP_SECRET:
-                self._api.delete(Kind.SECRET, order.secret)
+                self._drop_secret(order)
             case Act.CONFIRM | Act.LISTEN:
                 raise AssertionError
+
+    def _drop_secret(self, order: Order) -> None:
+        """Delete the credentials Secret: the one whose creation told its uid, else one that is surely the job's."""
+        uid = order.wish.uid
+        if uid is None:
+            meta = self._api.metadata(Kind.SECRET, order.secret)
+            if not is_credentials_of(meta, order.name, order.owner):
+                _log.warning("%s: Secret %s belongs to another owner and is left alone", order.name, order.secret)
+                return
+            uid = uid_of({"metadata": meta})
+        self._api.delete(Kind.SECRET, order.secret, uid)
 
     def _shutdown(self, order: Order) -> Object:
         """The patch that ends a Workflow, and says on it why: a shutdown itself does not tell who wanted it."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.status.views import uid_of
 from flargo.terms import GROUP, Annotation, Label, Object, Plan, SecretData, Uid
 
 DIGEST = f"{GROUP}/digest"
@@ -43,8 +44,11 @@ class Submit:
     deadline: float
     """When to give up on an API server that does not answer, by the clock."""
 
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: Plan) -> Uid | None:
         """Create what the plan says, and release it.
+
+        Returns:
+            The uid of the credentials Secret; None: the answer that would have told it was lost.
 
         Raises:
             SubmitError: it could not be done, or is no longer wanted. A suspended Workflow may be left for the
@@ -52,8 +56,9 @@ class Submit:
         """
         self._ensure_startup(plan)
         uid = self._create_workflow(plan)
-        self._create_credentials(plan, uid)
+        credentials = self._create_credentials(plan, uid)
         self._keep_trying(lambda: self._release(plan, uid))
+        return credentials
 
     def _ensure_startup(self, plan: Plan) -> None:
         """The startup kit's Secret is shared by the jobs of a site and written only when it differs or is gone."""
@@ -106,13 +111,14 @@ class Submit:
             f"Workflow {plan.name} is already there, not finished ({phase or 'not started'}), made by {owner}"
         )
 
-    def _create_credentials(self, plan: Plan, uid: Uid) -> None:
+    def _create_credentials(self, plan: Plan, uid: Uid) -> Uid | None:
         secret = _secret(plan, plan.credentials)
         secret["metadata"]["ownerReferences"] = [
             {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": plan.name, "uid": uid}
         ]
         # Its name carries the attempt, so one that is there already is our own.
-        self._keep_trying(lambda: _tolerate_conflict(lambda: self.api.create(Kind.SECRET, secret)))
+        made = self._keep_trying(lambda: _tolerate_conflict(lambda: self.api.create(Kind.SECRET, secret)))
+        return uid_of(made) if made is not None else None
 
     def _release(self, plan: Plan, uid: Uid) -> None:
         note = {Annotation.RELEASED.value: "true"}
@@ -140,12 +146,14 @@ class Submit:
                 self.pause(gap)
 
 
-def _tolerate_conflict(create: Callable[[], Object]) -> None:
+def _tolerate_conflict(create: Callable[[], Object]) -> Object | None:
+    """What was created; None: it was there already."""
     try:
-        create()
+        return create()
     except ApiError as error:
         if not error.conflict:
             raise
+        return None
 
 
 def _retried(request: Callable[[], T]) -> T:

@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import yaml
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.connect import configuration
 from flargo.cluster.errors import ApiError
+from flargo.cluster.failures import describe
 from flargo.demo.options import DemoError, Options
 from flargo.flare.stock import site_key
 from flargo.job.names import credentials_secret, startup_secret
 from flargo.kit.chart import accounts_command
-from flargo.status.views import pod_view, workflow_view
-from flargo.terms import Label, Object
+from flargo.status.fields import at
+from flargo.status.views import is_credentials_of, pod_view, uid_of, workflow_view
+from flargo.terms import Label, Object, Uid
 
 _LOG_LINES, _LOG_BYTES, _LOG_SECONDS = 5000, 1 << 20, 5.0
 _KILL_GRACE = 3
@@ -81,14 +84,17 @@ class Cluster:
         left: list[str] = []
         selector = f"{Label.FEDERATION}={federation}"
         try:
-            secrets = [_credentials(item) for item in self._api.list(Kind.WORKFLOW, selector)[0]]
+            owners = [view for view in map(workflow_view, self._api.list(Kind.WORKFLOW, selector)[0]) if view.attempt]
             workflows, pods = self._living(selector)
-            for workflow in workflows:
-                self._delete(Kind.WORKFLOW, workflow["metadata"]["name"], left)
-            for pod in pods:
-                self._delete(Kind.POD, pod["metadata"]["name"], left, grace=_KILL_GRACE)
-            for name in (*secrets, *(startup_secret(site_key(name), federation) for name in names)):
-                self._delete(Kind.SECRET, name, left)
+            for workflow in map(workflow_view, workflows):
+                self._delete(Kind.WORKFLOW, workflow.name, workflow.uid, left)
+            for pod in map(pod_view, pods):
+                self._delete(Kind.POD, pod.name, pod.uid, left, grace=_KILL_GRACE)
+            for view in owners:
+                is_its_own = partial(is_credentials_of, workflow=view.name, uid=view.uid)
+                self._drop_secret(credentials_secret(view.name, view.attempt), is_its_own, left)
+            for name in (startup_secret(site_key(site), federation) for site in names):
+                self._drop_secret(name, lambda meta: at(meta, "labels", Label.FEDERATION) == federation, left)
             left += [f"{name} has not ended yet" for name in self.wait_over(selector, _CLEAN_SECONDS)]
         except ApiError as error:
             left.append(str(error))
@@ -101,9 +107,19 @@ class Cluster:
             [item for item in pods if not pod_view(item).finished],
         )
 
-    def _delete(self, kind: Kind, name: str, left: list[str], grace: int | None = None) -> None:
+    def _drop_secret(self, name: str, is_ours: Callable[[Object], bool], left: list[str]) -> None:
         try:
-            self._api.delete(kind, name, grace=grace)
+            meta = self._api.metadata(Kind.SECRET, name)
+        except ApiError as error:
+            if not error.gone:
+                left.append(str(error))
+            return
+        if is_ours(meta):
+            self._delete(Kind.SECRET, name, uid_of({"metadata": meta}), left)
+
+    def _delete(self, kind: Kind, name: str, uid: Uid, left: list[str], grace: int | None = None) -> None:
+        try:
+            self._api.delete(kind, name, uid, grace)
         except ApiError as error:
             if not error.gone:
                 left.append(str(error))
@@ -134,7 +150,7 @@ def _of_context(file: Path, context: str | None, root: Path) -> Path:
     try:
         said: Any = yaml.safe_load(file.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DemoError(f"The kubeconfig {file} can't be read: {' '.join(str(error).split())}") from error
+        raise DemoError(f"The kubeconfig {file} can't be read: {describe(error)}.") from error
     contexts = [row.get("name") for row in (said or {}).get("contexts") or []] if isinstance(said, dict) else []
     if context is None and contexts:
         return file.resolve()
@@ -149,11 +165,6 @@ def _of_context(file: Path, context: str | None, root: Path) -> Path:
     copy.touch(mode=0o600)
     copy.write_text(yaml.safe_dump({**said, "current-context": context}))
     return copy
-
-
-def _credentials(workflow: Object) -> str:
-    view = workflow_view(workflow)
-    return credentials_secret(view.name, view.attempt)
 
 
 def _unusable(error: ApiError, kubeconfig: Path, namespace: str) -> str:

@@ -78,6 +78,8 @@ def unknown(what: str, todo: str) -> Said:
 
 
 def unseen(what: str, answer: Answer) -> Said:
-    """The same, for this answer's sake."""
+    """The same, for this answer's sake; an object of an impossible name is a failure: it can't be there."""
+    if answer.invalid:
+        return failure(f"{what}: {answer}.", "Correct the name in the kit or the job that says it.")
     todo = "Run flargo doctor as somebody who may look, such as an administrator." if answer.barred else "Look again."
     return unknown(f"{what} could not be looked at: {answer}.", todo)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
+from flargo.cluster import target
 from flargo.cluster.answer import Answer
-from flargo.cluster.survey import Survey
+from flargo.cluster.survey import Survey, To
 from flargo.doctor.access import OWNER, token_secret
 from flargo.doctor.cluster import CONFIG_MAP, allowed, executor_of, settings_of
 from flargo.doctor.facts import Clock, Facts, Probe, Right, Wanted
@@ -46,9 +48,12 @@ class Doctor:
             guessed: nobody has named the parent's account, so one of the namespace that asks is taken for it.
             patience: seconds for which a controller may take no notice.
         """
-        version = self.survey.get("/version")
+        version = self.survey.get(target.version)
         begun = self.now()
-        me = self.survey.post(f"/apis/{_IDENTITY}/selfsubjectreviews", _document(_IDENTITY, "SelfSubjectReview"))
+        me = self.survey.post(
+            partial(target.resource, f"apis/{_IDENTITY}", "selfsubjectreviews"),
+            _document(_IDENTITY, "SelfSubjectReview"),
+        )
         doubt = (self.now() - begun) / 2
         clock = Clock(me.date or version.date, begun + doubt, doubt)
         if not (version.ok or me.ok) or me.status in _AWAY:
@@ -61,14 +66,15 @@ class Doctor:
     def _seen(self, facts: Facts, patience: float) -> Facts:
         wanted, get = facts.wanted, self.survey.get
         home = wanted.namespace
-        controllers = get("/api/v1/pods", labelSelector=_CONTROLLERS, limit="50")
+        query = {"labelSelector": _CONTROLLERS, "limit": "50"}
+        controllers = get(partial(target.resource, "api/v1", "pods", query=query))
         settings = self._settings(controllers, home)
         executor = executor_of(settings_of(answer.body) for answer in settings.values())
         may_probe = self._rights(home, None, RIGHTS)
         return replace(
             facts,
-            namespace=get(f"/api/v1/namespaces/{home}"),
-            argo=get(f"/apis/{GROUP_VERSION}"),
+            namespace=get(partial(target.resource, "api/v1", "namespaces", name=home)),
+            argo=get(partial(target.group, f"apis/{GROUP_VERSION}")),
             controllers=controllers,
             settings=settings,
             rights=self._rights(home, wanted.launcher, rights_of(LAUNCHER_RULES)),
@@ -76,7 +82,7 @@ class Doctor:
             probe_rights=may_probe,
             probes=self._probes(wanted, settings, patience) if all(map(_is_given, may_probe.values())) else (),
             objects={named: self._object(home, *named) for named in named_by(wanted)},
-            queues={name: get(f"/api/v1/namespaces/{home}/configmaps/{name}") for name in queues_of(wanted)},
+            queues={name: get(_core(home, "configmaps", name)) for name in queues_of(wanted)},
             workflows={each.name: self._dry_run(home, each.workflow) for each in wanted.samples},
             pods={each.name: self._dry_run(home, pod_of(each.workflow, executor)) for each in wanted.samples},
         )
@@ -86,8 +92,7 @@ class Doctor:
         places = {pod["metadata"]["namespace"]: _config_map(pod) for pod in controllers.body.get("items") or []}
         guesses = {} if places else dict.fromkeys((_ARGOS_NAMESPACE, home), CONFIG_MAP)
         found = {
-            where: self.survey.get(f"/api/v1/namespaces/{where}/configmaps/{name}")
-            for where, name in {**places, **guesses}.items()
+            where: self.survey.get(_core(where, "configmaps", name)) for where, name in {**places, **guesses}.items()
         }
         return {where: answer for where, answer in found.items() if not answer.absent}
 
@@ -97,8 +102,10 @@ class Doctor:
         first = prober.probe(wanted.instance_id, patience)
         if first.phase or not first.seen.ok:
             return (first,)
-        path = f"/apis/{GROUP_VERSION}/namespaces/{wanted.namespace}/workflows"
-        listed = self.survey.get(path, limit="100").body.get("items") or []
+        to = partial(
+            target.resource, f"apis/{GROUP_VERSION}", "workflows", namespace=wanted.namespace, query={"limit": "100"}
+        )
+        listed = self.survey.get(to).body.get("items") or []
         labels = [item["metadata"].get("labels") or {} for item in listed]
         others = other_ids(wanted.instance_id, labels, (settings_of(answer.body) for answer in settings.values()))
         short = min(patience, _PATIENCE_WITH_OTHERS)
@@ -107,28 +114,34 @@ class Doctor:
     def _rights(self, home: str, account_name: str | None, rights: Iterable[Right]) -> dict[Right, Answer]:
         """Access reviews: of an account's rights, or of one's own."""
         kind = "SelfSubjectAccessReview" if account_name is None else "LocalSubjectAccessReview"
-        path = f"/apis/{_REVIEWS}" + ("/selfsubjectaccessreviews" if account_name is None else "")
+        to = partial(target.resource, f"apis/{_REVIEWS}", f"{kind.lower()}s")
         who: Object = {}
         if account_name is not None:
-            path += f"/namespaces/{home}/localsubjectaccessreviews"
+            to = partial(to, namespace=home)
             groups = [f"{_ACCOUNT}s", f"{_ACCOUNT}s:{home}", "system:authenticated"]
             who = {"user": f"{_ACCOUNT}:{home}:{account_name}", "groups": groups}
         made = {}
         for right in rights:
             document = _document(_REVIEWS, kind, spec={**who, "resourceAttributes": _attributes(home, right)})
-            made[right] = self.survey.post(path, {**document, "metadata": {"namespace": home} if who else {}})
+            made[right] = self.survey.post(to, {**document, "metadata": {"namespace": home} if who else {}})
         return made
 
     def _object(self, home: str, kind: Kind, name: str) -> Answer:
         keep = {Kind.SECRET: _without_bytes, Kind.CONFIG_MAP: _without_bytes}.get(kind)
-        return self.survey.get(f"/api/v1/namespaces/{home}/{kind.value}/{name}", keep)
+        return self.survey.get(_core(home, kind.value, name), keep)
 
     def _dry_run(self, home: str, document: Object) -> Answer:
         kind = {"Workflow": f"apis/{GROUP_VERSION}", "Pod": "api/v1"}[document["kind"]]
-        path = f"/{kind}/namespaces/{home}/{document['kind'].lower()}s"
+        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        to = partial(target.resource, kind, f"{document['kind'].lower()}s", namespace=home, query=query)
         # Not its own name, which a job that runs may have.
         document = {**document, "metadata": {**document["metadata"], "namespace": home, "name": _DRY_RUN}}
-        return self.survey.post(path, document, dryRun="All", fieldValidation="Strict")
+        return self.survey.post(to, document)
+
+
+def _core(namespace: str, plural: str, name: str) -> To:
+    """The path of an object of Kubernetes' core API, of a name that a kit or the cluster says."""
+    return partial(target.resource, "api/v1", plural, namespace=namespace, name=name)
 
 
 def rights_of(rules: Iterable[Object]) -> list[Right]:

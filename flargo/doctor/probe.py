@@ -7,10 +7,12 @@ itself, should the doctor die before deleting it.
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
+from flargo.cluster import target
 from flargo.cluster.answer import Answer
-from flargo.cluster.survey import Survey
+from flargo.cluster.survey import Survey, To
 from flargo.doctor.facts import Probe, Right
 from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import GROUP, Object
@@ -38,7 +40,7 @@ class Prober:
     def probe(self, instance_id: str | None, patience: float) -> Probe:
         """Submit one, see who takes notice within so many seconds, and delete it."""
         name = f"flargo-doctor-{secrets.token_hex(4)}"
-        created = self.survey.post(self._path(), workflow(name, self.namespace, instance_id, patience))
+        created = self.survey.post(self._to(), workflow(name, self.namespace, instance_id, patience))
         if not created.status:  # the answer may be lost, and the probe made
             seen = self._look(name)
             created = seen if seen.ok else created
@@ -62,16 +64,16 @@ class Prober:
 
     def _delete(self, name: str, uid: str) -> bool:
         for _ in range(_TRIES):
-            if self.survey.delete(self._path(name), uid).ok or self._look(name).absent:
+            if self.survey.delete(self._to(name), uid).ok or self._look(name).absent:
                 return True
             self.pause(_LOOKS)
         return False
 
     def _look(self, name: str) -> Answer:
-        return self.survey.get(self._path(name))
+        return self.survey.get(self._to(name))
 
-    def _path(self, name: str = "") -> str:
-        return f"/apis/{GROUP_VERSION}/namespaces/{self.namespace}/workflows" + (f"/{name}" if name else "")
+    def _to(self, name: str | None = None) -> To:
+        return partial(target.resource, f"apis/{GROUP_VERSION}", "workflows", namespace=self.namespace, name=name)
 
 
 def workflow(name: str, namespace: str, instance_id: str | None, patience: float) -> Object:

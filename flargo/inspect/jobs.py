@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from flargo.job.names import MANAGER, label_value, shown
+from flargo.job.names import label_value, shown
 from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict, rule
 from flargo.status.views import MAIN, Observation, PodView, WorkflowView, event_view, pod_view, trimmed, workflow_view
-from flargo.terms import Annotation, Label, Object, Uid
+from flargo.terms import MANAGER, Annotation, Label, Object, Uid
 
 WORDS = {
     Stage.ABSENT: "not there",

@@ -5,10 +5,8 @@ import re
 import unicodedata
 
 from flargo.job.checks import is_label_value
-from flargo.terms import Label, Parent
+from flargo.terms import MANAGER, Label, Parent
 
-MANAGER = "flargo"
-"""The value of ``app.kubernetes.io/managed-by``."""
 _LABEL_LENGTH = 63
 _DIGITS = 20
 _MARK = re.compile(rf".*--[0-9a-f]{{{_DIGITS}}}", re.DOTALL)

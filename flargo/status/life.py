@@ -84,6 +84,8 @@ class Submitted:
     """The submit is over: the Workflow was released, or there was an error."""
 
     error: str = ""
+    secret: Uid | None = None
+    """Of the credentials Secret, where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class Life:
     submitting: bool = True
     error: str = ""
     """Why the submit failed."""
+    secret: Uid | None = None
+    """Of its credentials Secret, where the answer to its creation told it."""
     cause: Cause | None = None
     seen: Observation = field(default_factory=Observation)
     events: tuple[EventView, ...] = ()

@@ -94,9 +94,9 @@ def _absorb(life: Life, fact: Fact, now: Now) -> Life:
             # A person's abort outweighs a cleanup that came first; nothing outweighs an abort.
             settled = life.verdict is not None or life.cause is Cause.ABORT
             return life if settled else replace(life, cause=cause)
-        case Submitted(error):
+        case Submitted(error, secret):
             since = now.healthy if life.stage is Stage.ABSENT else life.since
-            return replace(life, submitting=False, error=error, since=since)
+            return replace(life, submitting=False, error=error, secret=secret, since=since)
         case Told(wish, ok):
             return _hear(life, wish, now, ok=ok)
         case Heard(wish, events):
@@ -301,7 +301,7 @@ def _wishes(life: Life, now: Now) -> list[Wish]:
     wishes = []
     # A submit that still goes on may be about to create them.
     if life.verdict is not None and not life.submitting and not life.secret_dropped:
-        wishes.append(Wish(Act.DROP_SECRET))
+        wishes.append(Wish(Act.DROP_SECRET, life.secret))
     if life.stopping or life.lingers:
         wishes += _ending(life, now)
     elif _is_overdue(life, now) or (life.verdict is None and _asks_confirmation(life, now)):

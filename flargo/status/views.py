@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from flargo.parsing import is_attempt, is_object_name, is_uid, whole_number
 from flargo.status.fields import at as _at
 from flargo.status.fields import condition as _condition
 from flargo.status.fields import items as _items
-from flargo.status.fields import seconds as _seconds
+from flargo.status.fields import number as _number
 from flargo.status.fields import text as _text
 from flargo.status.fields import time as _time
-from flargo.terms import Annotation, Label, Object, Uid
+from flargo.terms import MANAGER, Annotation, Label, Object, Uid
 
+MAX_EXIT_CODE = 2**31 - 1
+"""Kubernetes' int32; Windows' codes go beyond 255."""
 MAIN = "main"
 """The name that Argo gives the container of a step."""
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
@@ -108,7 +111,7 @@ class WorkflowView:
     uid: Uid
     name: str
     attempt: str = ""
-    """Of flargo: which launch made it."""
+    """Which launch of flargo made it; empty where the annotation holds no launch's id: anybody may write it."""
     parent: str = ""
     """Of flargo: which run of its site's FLARE parent made it."""
     created: datetime | None = None
@@ -157,7 +160,29 @@ _SPEC = ("suspend", "shutdown", "nodeName")
 
 def uid_of(item: Object) -> Uid:
     """The uid: of this object and no other."""
-    return Uid(_text(item, "metadata", "uid"))
+    uid = _text(item, "metadata", "uid")
+    return Uid(uid if is_uid(uid) else "")
+
+
+def _name(item: Object) -> str:
+    """The name, which becomes part of request paths and selectors; empty where it is not valid."""
+    name = _text(item, "metadata", "name")
+    return name if is_object_name(name) else ""
+
+
+def is_credentials_of(metadata: Object, workflow: str, uid: Uid | None) -> bool:
+    """Whether a Secret's metadata shows that flargo made it for a Workflow.
+
+    Args:
+        metadata: of the Secret.
+        workflow: the Workflow's name.
+        uid: the Workflow's; None: not known, and then its name has to do.
+    """
+    managed = _text(metadata, "labels", Label.MANAGED_BY) == MANAGER
+    owners = [owner for owner in _items(metadata, "ownerReferences") if owner.get("kind") == "Workflow"]
+    return managed and any(
+        owner.get("name") == workflow and (uid is None or owner.get("uid") == uid) for owner in owners
+    )
 
 
 def version_of(item: Object) -> int:
@@ -165,8 +190,7 @@ def version_of(item: Object) -> int:
 
     Kubernetes calls them opaque up to 1.34 and ordered from 1.35; etcd has always counted them up.
     """
-    version = _text(item, "metadata", "resourceVersion")
-    return int(version) if version.isdigit() else 0
+    return whole_number(_text(item, "metadata", "resourceVersion")) or 0
 
 
 def trimmed(item: Object) -> Object:
@@ -189,11 +213,11 @@ def workflow_view(item: Object) -> WorkflowView:
     steps = [node for node in nodes.values() if _text(node, "type") == "Pod"] if isinstance(nodes, dict) else []
     # With a retryStrategy that an administrator injected there are several; the last one started speaks.
     step: Object = max(steps, key=lambda node: _text(node, "startedAt"), default={})
-    code = _text(step, "outputs", "exitCode")
+    attempt = _text(item, "metadata", "annotations", Annotation.ATTEMPT)
     return WorkflowView(
         uid=uid_of(item),
-        name=_text(item, "metadata", "name"),
-        attempt=_text(item, "metadata", "annotations", Annotation.ATTEMPT),
+        name=_name(item),
+        attempt=attempt if is_attempt(attempt) else "",
         parent=_text(item, "metadata", "labels", Label.PARENT),
         created=_time(item, "metadata", "creationTimestamp"),
         phase=_text(item, "status", "phase"),
@@ -204,7 +228,7 @@ def workflow_view(item: Object) -> WorkflowView:
         has_node=bool(step),
         node_phase=_text(step, "phase"),
         node_message=_text(step, "message"),
-        node_exit=int(code) if code.isdigit() else None,
+        node_exit=whole_number(_text(step, "outputs", "exitCode"), MAX_EXIT_CODE),
         node=_text(step, "hostNodeName"),
         lock=_lock(item, step),
         version=version_of(item),
@@ -227,7 +251,7 @@ def pod_view(item: Object) -> PodView:
     main = next((row for row in _items(item, "status", "containerStatuses") if row.get("name") == MAIN), {})
     return PodView(
         uid=uid_of(item),
-        name=_text(item, "metadata", "name"),
+        name=_name(item),
         owner=Uid(_text(owners[0], "uid") if owners else ""),
         workflow=_text(item, "metadata", "labels", WORKFLOW_LABEL),
         phase=_text(item, "status", "phase"),
@@ -242,7 +266,7 @@ def pod_view(item: Object) -> PodView:
         init_failure=_init_failure(item),
         waiting=tuple(_waiting(item)),
         deleting=bool(_text(item, "metadata", "deletionTimestamp")),
-        deletion_grace=_seconds(item, "metadata", "deletionGracePeriodSeconds"),
+        deletion_grace=float(_number(item, "metadata", "deletionGracePeriodSeconds") or 0),
         disruption=" ".join(filter(None, (_text(disruption, "reason"), _text(disruption, "message"))))
         if disruption.get("status") == "True"
         else "",
@@ -253,14 +277,14 @@ def pod_view(item: Object) -> PodView:
 
 def event_view(item: Object) -> EventView:
     """The view of an Event (v1), old style or new: the one counts by itself, the other in a series."""
-    series = _at(item, "series", "count")
-    count = series if isinstance(series, int) else _at(item, "count")
+    series = _number(item, "series", "count")
+    count = series if series is not None else _number(item, "count")
     first = _time(item, "firstTimestamp") or _time(item, "eventTime") or _time(item, "metadata", "creationTimestamp")
     return EventView(
         reason=_text(item, "reason"),
         message=_text(item, "message"),
         uid=_text(item, "involvedObject", "uid"),
-        count=count if isinstance(count, int) else 1,
+        count=count if count is not None else 1,
         first=first,
         last=_time(item, "series", "lastObservedTime") or _time(item, "lastTimestamp") or first,
     )
@@ -268,8 +292,8 @@ def event_view(item: Object) -> EventView:
 
 def _exit(status: Object) -> Exit | None:
     ended = _at(status, "state", "terminated")
-    code = _at(ended, "exitCode")
-    if not isinstance(code, int):
+    code = _number(ended, "exitCode", most=MAX_EXIT_CODE)
+    if code is None:
         return None
     return Exit(code, _text(ended, "reason"), _text(ended, "message"))
 

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 
 from flargo.cluster.answer import Answer
-from flargo.cluster.survey import Keep, Survey
+from flargo.cluster.survey import Keep, Survey, To
 from flargo.doctor.checks import examine
 from flargo.doctor.facts import Sample, Wanted
 from flargo.doctor.findings import Finding, Level
@@ -110,9 +110,10 @@ class Clinic(Survey):
         (path,) = (path for path in self.objects if path.endswith(part))
         return self.objects[path]
 
-    def _ask(self, method: str, path: str, query: Mapping[str, str], body: Object | None, keep: Keep | None) -> Answer:
+    def _ask(self, method: str, to: To, body: Object | None, keep: Keep | None) -> Answer:
         self.time += self.slow
-        answer = self._answer(method, path, dict(query), body)
+        where = to()
+        answer = self._answer(method, replace(where, query=()).url, dict(where.query), body)
         date = formatdate(self.time + self.skew, usegmt=True)
         if not answer.ok:
             return Answer(answer.status, reason=answer.reason, message=answer.message, date=date)

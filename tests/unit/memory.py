@@ -31,7 +31,10 @@ class MemoryApi(Api):
     def replace(self, kind: Kind, item: Object) -> Object:
         return self._answer(lambda: self._replace(kind, item))
 
-    def delete(self, kind: Kind, name: str, uid: Uid | None = None, grace: int | None = None) -> None:
+    def metadata(self, kind: Kind, name: str) -> Object:
+        return self.get(kind, name)["metadata"]  # type: ignore[no-any-return]
+
+    def delete(self, kind: Kind, name: str, uid: Uid, grace: int | None = None) -> None:
         del grace
         self._answer(lambda: self._delete(kind, name, uid))
 

@@ -10,6 +10,7 @@ import urllib3
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.target import Target
 from flargo.terms import Object, Uid
 
 
@@ -46,8 +47,8 @@ class Served(Api):
         self._connection = self  # type: ignore[assignment]
         return self
 
-    def request(self, method: str, url: str, body: Object | None, *_: Any) -> Any:
-        self.requests.append((method, url, body))
+    def request(self, method: str, to: Target, body: Object | None, *_: Any) -> Any:
+        self.requests.append((method, to.url, body))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -67,7 +68,7 @@ def test_a_delete_hits_one_object_with_uid_and_grace_in_its_body() -> None:
 def test_a_delete_without_a_name_is_never_sent_for_it_would_be_of_all() -> None:
     api = Served(Answer(200))
     with pytest.raises((ApiError, ValueError)):
-        api.delete(Kind.POD, "")
+        api.delete(Kind.POD, "", Uid("u1"))
     assert api.requests == []
 
 
@@ -182,7 +183,7 @@ def test_what_a_broken_connection_has_left_of_a_line_is_not_told() -> None:
 
 def test_a_silence_is_an_end_only_of_a_log_that_is_followed() -> None:
     assert lines(Breaks(b"", SILENT)) == []
-    with pytest.raises(ApiError, match="silent"):
+    with pytest.raises(ApiError, match="no answer in time"):
         lines(Breaks(b"", SILENT), follow=False)
 
 
@@ -210,10 +211,10 @@ def test_of_a_secret_only_its_metadata_is_asked_for() -> None:
     class Asks(Served):
         accept = ""
 
-        def request(self, method: str, url: str, body: Object | None, *more: Any) -> Any:
+        def request(self, method: str, to: Target, body: Object | None, *more: Any) -> Any:
             self.accept = more[-1]
-            return super().request(method, url, body, *more)
+            return super().request(method, to, body, *more)
 
     api = Asks(Answer(200, b'{"metadata": {"uid": "s1"}}'))
-    assert api.uid(Kind.SECRET, "s") == "s1"
+    assert api.metadata(Kind.SECRET, "s") == {"uid": "s1"}
     assert "as=PartialObjectMetadata" in api.accept

@@ -185,8 +185,9 @@ class Cluster(MemoryApi):
         del labels
         return [item for (its, _name), item in self.store.items() if its is kind], "1"
 
-    def uid(self, kind: Kind, name: str) -> Uid:
-        return Uid(self.get(kind, name)["metadata"]["uid"])
+    def metadata(self, kind: Kind, name: str) -> Object:
+        found: Object = self.get(kind, name)["metadata"]
+        return found
 
     def time(self) -> datetime:
         return datetime(2026, 1, 1, 2, tzinfo=UTC)
@@ -197,7 +198,7 @@ class Cluster(MemoryApi):
             raise self.against["patch"]
         return super().merge(kind, name, patch)
 
-    def delete(self, kind: Kind, name: str, uid: Uid | None = None, grace: int | None = None) -> None:
+    def delete(self, kind: Kind, name: str, uid: Uid, grace: int | None = None) -> None:
         self.did.append(("delete", kind, name, (uid, grace)))
         if "delete" in self.against:
             raise self.against["delete"]
@@ -224,7 +225,9 @@ def swept() -> Cluster:
     """With credentials of a job that has ended, a launch that was broken off, and a program that runs on."""
     broken = job("broken", "b", uid="w2", phase="", suspend=True)
     over = job("deaf", "d", uid="w3", **OVER)
-    secret: Object = {"metadata": {"name": SECRET, "uid": "s1"}, "data": {"token": "t0psecret"}}
+    owner = {"kind": "Workflow", "name": "job-site", "uid": "w1"}
+    meta = {"labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
+    secret: Object = {"metadata": {"name": SECRET, "uid": "s1", **meta}, "data": {"token": "t0psecret"}}
     return Cluster(
         (Kind.WORKFLOW, job(**OVER)),
         (Kind.WORKFLOW, broken),

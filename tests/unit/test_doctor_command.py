@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from flargo.cli import doctor as command
 from flargo.cli.cluster import reached
 from flargo.cli.main import group
-from flargo.cluster import connect
+from flargo.cluster import connect, target
 from flargo.cluster.survey import Survey
 from flargo.job.checks import Refused
 from tests.unit.clinic import HOME, Clinic
@@ -219,5 +219,5 @@ def test_a_server_that_is_not_there_is_an_answer_without_a_status(
         raise ConnectionRefusedError("Connection refused")
 
     monkeypatch.setattr(survey._connection, "request", refuse)
-    answer = survey.get("/version")
+    answer = survey.get(target.version)
     assert (answer.status, str(answer)) == (0, "Connection refused")
