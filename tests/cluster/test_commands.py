@@ -388,8 +388,11 @@ def test_sweep_takes_what_no_parent_can_own_and_nothing_else(world: World, monke
         done.leaves_nothing()
         left = gone.dies_launching()
         leaked = f"nvflare-cred-{done.name}-{done.workflow['metadata']['annotations']['flargo.dev/attempt']}"
-        labels = {key: done.workflow["metadata"]["labels"][key] for key in (str(Label.FEDERATION), str(Label.SITE))}
-        secret = {"name": leaked, "labels": labels}
+        kept = (str(Label.MANAGED_BY), str(Label.FEDERATION), str(Label.SITE))
+        labels = {key: done.workflow["metadata"]["labels"][key] for key in kept}
+        owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": done.name}
+        owner["uid"] = done.workflow["metadata"]["uid"]
+        secret = {"name": leaked, "labels": labels, "ownerReferences": [owner]}
         world.create({"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": {"token": "t0psecret"}})
         ours, theirs = ("--federation", site.federation), ("--federation", gone.federation)
         assert _sweep(world, *ours) == _sweep(world, *theirs) == [], "all of it is too young"
