@@ -9,6 +9,7 @@ from flargo.cli.cluster import cluster_options, connected, federation_option, si
 from flargo.cli.output import PROBLEM, beside, data_json, json_option, reporting, say
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.unreadable import UnreadableLog
 from flargo.inspect.jobs import kept, parts, selector
 from flargo.inspect.refusals import refusal
 from flargo.inspect.sweep import OVERDUE, Sweepable, sweepable
@@ -71,7 +72,7 @@ def _age(said: str | None) -> timedelta | None:
 def _found(api: Api, labels: str, age: timedelta | None) -> list[Sweepable]:
     workflows, _ = api.list(Kind.WORKFLOW, labels, trim=kept)
     pods, _ = api.list(Kind.POD, labels, trim=kept)
-    return sweepable(parts(workflows, pods), pods, api.time(), age)
+    return sweepable(parts(workflows, pods, UnreadableLog()), pods, api.time(), age)
 
 
 def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid]]:

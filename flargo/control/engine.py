@@ -6,13 +6,15 @@ while both streams are in sync.
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
 from flargo.cluster.api import Kind
 from flargo.job.names import credentials_secret
+from flargo.status.fields import OnUnreadable, parse_each
 from flargo.status.life import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
 from flargo.status.reasons import Code, Reason
 from flargo.status.step import step
@@ -91,7 +93,15 @@ class _Known:
 class Engine:
     """See the module."""
 
-    def __init__(self, published: Callable[[str], bool], now: float, *, epoch: str = "", grace: int = 1) -> None:
+    def __init__(
+        self,
+        published: Callable[[str], bool],
+        now: float,
+        *,
+        epoch: str = "",
+        grace: int = 1,
+        on_unreadable: OnUnreadable = lambda *_: None,
+    ) -> None:
         """Begin with nothing known.
 
         Args:
@@ -99,7 +109,9 @@ class Engine:
             now: seconds on a clock that never stands still.
             epoch: this run of the parent. The site's Workflows of any other run are orphans, and are ended.
             grace: seconds between SIGTERM and SIGKILL for those.
+            on_unreadable: called with each object that could not be parsed, and is skipped; does no I/O.
         """
+        self._on_unreadable = on_unreadable
         self._published = published
         self._epoch = epoch
         self._grace = grace
@@ -216,12 +228,16 @@ class Engine:
         """A stream tells of one object."""
         self.alive(now)
         if kind is Kind.WORKFLOW:
-            return self._change_workflow(workflow_view(item), now, deleted=deleted)
-        pod = pod_view(item)
+            workflows = self._parsed([item], workflow_view)
+            return _sum(self._change_workflow(view, now, deleted=deleted) for view in workflows)
         return _sum(
             self._show(key, known.workflow, _newer_pods(known.pods, pod, deleted=deleted), now)
+            for pod in self._parsed([item], pod_view)
             for key, known in self._of(pod.workflow)
         )
+
+    def _parsed(self, items: Iterable[Object], view: Callable[[Object], View]) -> Iterator[View]:
+        return parse_each(items, view, self._on_unreadable)
 
     def confirmed(self, order: Order, workflow: Object | None, pods: Iterable[Object], now: float) -> Outcome:
         """A fresh read of one job. If a stream has told something since it was ordered, it may be the older one."""
@@ -234,14 +250,20 @@ class Engine:
             others = {wish: it for wish, it in known.life.tries.items() if wish != order.wish}
             known.life = replace(known.life, tries=MappingProxyType(others))
             return self._tell(order.key, Tick(), now)
-        known.workflow = workflow_view(workflow) if workflow is not None else None
-        known.pods = tuple(sorted(map(pod_view, pods), key=lambda pod: pod.name))
+        workflows, listed = [workflow] if workflow is not None else [], [*pods]
+        views, pod_views = [*self._parsed(workflows, workflow_view)], [*self._parsed(listed, pod_view)]
+        if (len(views), len(pod_views)) != (len(workflows), len(listed)):
+            # What can't be parsed is there all the same, so nothing may be concluded from this read.
+            return self._answer(order, Told(order.wish, ok=False), now)
+        known.workflow = views[0] if views else None
+        known.pods = tuple(sorted(pod_views, key=lambda pod: pod.name))
         return self._tell(order.key, Saw(self._observe(known, fresh=True)), now)
 
     def heard(self, order: Order, items: Iterable[Object], now: float) -> Outcome:
         """A pod's events were listed."""
         self.alive(now)
-        return self._answer(order, Heard(order.wish, tuple(map(event_view, items))), now)
+        events = parse_each(items, event_view, self._on_unreadable)
+        return self._answer(order, Heard(order.wish, tuple(events)), now)
 
     def _asker(self, order: Order) -> _Known | None:
         """The launch whose wish it was, unless that is over."""
@@ -304,7 +326,8 @@ class Engine:
 
     def _list_workflows(self, items: Iterable[Object], now: float) -> Outcome:
         before = {known.workflow.uid: known.workflow for known in self._known.values() if known.workflow is not None}
-        views = {view.name: view for view in (_view_again(item, before, workflow_view) for item in items)}
+        view_again = partial(_view_again, before=before, view=workflow_view)
+        views = {view.name: view for view in self._parsed(items, view_again)}
         self._done &= {view.uid for view in views.values()}
         outcomes: list[Outcome] = []
         if Kind.POD in self._synced:
@@ -320,7 +343,7 @@ class Engine:
     def _list_pods(self, items: Iterable[Object], now: float) -> Outcome:
         pods: dict[str, list[PodView]] = {}
         before = {pod.uid: pod for known in self._known.values() for pod in known.pods}
-        for pod in (_view_again(item, before, pod_view) for item in items):
+        for pod in self._parsed(items, partial(_view_again, before=before, view=pod_view)):
             pods.setdefault(pod.workflow, []).append(pod)
         strangers, self._strangers = self._strangers, ()
         outcomes = [self._adopt(view, now, tuple(pods.get(view.name, ()))) for view in strangers]

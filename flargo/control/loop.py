@@ -19,6 +19,7 @@ from flargo.control.engine import Engine, Order, Outcome
 from flargo.control.meter import Meter, Snapshot, Unmetered, snapshot
 from flargo.control.submit import Submit, SubmitError
 from flargo.control.ticket import Ticket
+from flargo.control.unreadable import UnreadableLog
 from flargo.job.names import shown
 from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life
@@ -66,7 +67,9 @@ class Loop:
         self._api = api
         self._blank = blank
         self._meter: Meter = meter or Unmetered()
-        self._engine = Engine(self._published, time.monotonic(), epoch=epoch, grace=grace)
+        self._engine = Engine(
+            self._published, time.monotonic(), epoch=epoch, grace=grace, on_unreadable=UnreadableLog()
+        )
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         """No more launches."""

@@ -17,6 +17,7 @@ REDACTED = "[redacted]"
 LOGGERS: Final = (
     "flargo.cluster.watch",
     "flargo.control.loop",
+    "flargo.control.unreadable",
     "flargo.flare.hold",
     "flargo.flare.launcher",
     "flargo.flare.outcome",

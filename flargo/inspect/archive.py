@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flargo.cluster.errors import ArchiveError
+from flargo.control.unreadable import UnreadableLog
 from flargo.inspect.jobs import Part, in_order, kept, parts
 from flargo.inspect.reader import Reader
 from flargo.inspect.refusals import archive_refusal
@@ -24,10 +25,11 @@ class ArchiveReader:
     def __init__(self, archive: "Archive") -> None:
         """Read an archive."""
         self._archive = archive
+        self._on_unreadable = UnreadableLog()
 
     def parts(self, labels: str) -> list[Part]:
         """See Reader; an outline does not say why a job ended."""
-        outlines = parts(map(kept, self._archive.list(labels)), ())
+        outlines = parts(map(kept, self._archive.list(labels)), (), self._on_unreadable)
         return [replace(part, archived=True, seen=Diagnosis(Stage.ENDED), verdict=None) for part in outlines]
 
     def settled(self, part: Part) -> Part:
@@ -35,8 +37,8 @@ class ArchiveReader:
         whole = self._archive.get(part.workflow.uid)
         if whole is None:
             return part
-        (read,) = parts([kept(whole)], ())
-        return replace(read, archived=True)
+        read = parts([kept(whole)], (), self._on_unreadable)
+        return replace(read[0], archived=True) if read else part
 
     def events(self, part: Part) -> Sequence[Object]:
         """See Reader; events are not archived."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.unreadable import UnreadableLog
 from flargo.inspect.jobs import Part, kept, parts
 from flargo.status import fields
 from flargo.terms import Object
@@ -21,6 +22,7 @@ class Board:
         self._lock = threading.Lock()
         self._items: dict[Kind, dict[str, Object]] = {}
         self._lost: dict[Kind, ApiError] = {}
+        self._on_unreadable = UnreadableLog()
 
     @property
     def in_sync(self) -> bool:
@@ -36,7 +38,7 @@ class Board:
         """The jobs as they are now."""
         with self._lock:
             workflows, pods = (list(self._items.get(kind, {}).values()) for kind in _KINDS)
-        return parts(workflows, pods)
+        return parts(workflows, pods, self._on_unreadable)
 
     def listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""

@@ -8,6 +8,7 @@ from typing import Any
 from flargo.job.names import label_value, shown
 from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
+from flargo.status.fields import OnUnreadable, parse_each
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict, rule
 from flargo.status.views import MAIN, Observation, PodView, WorkflowView, event_view, pod_view, trimmed, workflow_view
@@ -134,18 +135,24 @@ def kept(item: Object) -> Object:
     return less
 
 
-def parts(workflows: Iterable[Object], pods: Iterable[Object]) -> list[Part]:
+def parts(
+    workflows: Iterable[Object], pods: Iterable[Object], on_unreadable: OnUnreadable = lambda *_: None
+) -> list[Part]:
     """Each job at each site, the oldest first.
 
     Args:
         workflows: as they are on the wire, or what is ``kept`` of them. To be read before the pods.
         pods: likewise, of those Workflows or of any.
+        on_unreadable: called with each object that can't be parsed, and is left out.
     """
     by_owner: dict[Uid, list[Object]] = {}
-    for pod in pods:
-        by_owner.setdefault(pod_view(pod).owner, []).append(pod)
-    made = [_part(each, by_owner.get(workflow_view(each).uid, [])) for each in workflows]
-    return in_order(made)
+    for owner, pod in parse_each(pods, lambda pod: (pod_view(pod).owner, pod), on_unreadable):
+        by_owner.setdefault(owner, []).append(pod)
+
+    def part(workflow: Object) -> Part:
+        return _part(workflow, by_owner.get(workflow_view(workflow).uid, []))
+
+    return in_order(parse_each(workflows, part, on_unreadable))
 
 
 def in_order(parts: Iterable[Part]) -> list[Part]:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.unreadable import UnreadableLog
 from flargo.inspect.find import NotFoundError, chosen
 from flargo.inspect.jobs import Part, kept, parts, selector, with_events
 from flargo.job.names import label_value
@@ -63,12 +64,13 @@ class ClusterReader:
     def __init__(self, api: Api) -> None:
         """Read a namespace."""
         self._api = api
+        self._on_unreadable = UnreadableLog()
 
     def parts(self, labels: str) -> list[Part]:
         """See Reader."""
         workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=kept)
         pods, _ = self._api.list(Kind.POD, labels, trim=kept)
-        return parts(workflows, pods)
+        return parts(workflows, pods, self._on_unreadable)
 
     def settled(self, part: Part) -> Part:
         """See Reader; asked as the launcher asks. How far a pod's start is, only its events tell."""
@@ -93,5 +95,5 @@ class ClusterReader:
                 raise
             return part
         pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_LABEL}={part.workflow.name}", trim=kept)
-        (again,) = parts([kept(workflow)], pods)
-        return again if again.workflow.uid == part.workflow.uid else part
+        again = parts([kept(workflow)], pods, self._on_unreadable)
+        return again[0] if again and again[0].workflow.uid == part.workflow.uid else part

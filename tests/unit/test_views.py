@@ -5,12 +5,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from flargo.cluster.api import Kind
+from flargo.control import engine
+from flargo.control.unreadable import UnreadableLog
+from flargo.inspect.jobs import kept, parts
 from flargo.job.plan import plan
-from flargo.status.views import pod_view, trimmed, workflow_view
-from flargo.terms import Object
+from flargo.status.fields import parse_each
+from flargo.status.life import Act
+from flargo.status.views import event_view, pod_view, trimmed, workflow_view
+from flargo.terms import Object, Patience
 from tests.unit.differential.argo import pod_of
 from tests.unit.differential.cases import samples
+from tests.unit.objects import pod, workflow
 from tests.unit.test_recordings import RECORDINGS
 
 VIEWS: dict[str, Callable[[Object], Any]] = {"WORKFLOW": workflow_view, "POD": pod_view}
@@ -40,3 +49,102 @@ def test_most_of_a_pod_is_not_kept() -> None:
 def test_an_odd_object_is_trimmed_like_any_other(odd: Object) -> None:
     assert pod_view(trimmed(odd)) == pod_view(odd)
     assert workflow_view(trimmed(odd)) == workflow_view(odd)
+
+
+# --- what somebody else wrote
+
+
+_leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=12),
+    st.sampled_from(["²", "9" * 5000, "../x", "2026-01-01T00:00:00", "0001-01-01T00:00:00+23:59", "Succeeded", "main"]),
+)
+_KEYS = [
+    "metadata", "spec", "status", "labels", "annotations", "name", "uid", "resourceVersion", "ownerReferences", "nodes",
+    "outputs", "exitCode", "phase", "type", "startedAt", "finishedAt", "containerStatuses", "initContainerStatuses",
+    "state", "terminated", "running", "waiting", "reason", "message", "conditions", "containers", "resources", "limits",
+    "synchronization", "mutex", "semaphore", "suspend", "shutdown", "deletionTimestamp", "deletionGracePeriodSeconds",
+    "flargo.dev/attempt", "series", "count", "firstTimestamp", "lastTimestamp", "involvedObject", "creationTimestamp",
+    "flargo.dev/ending", "templates", "container",
+]  # fmt: skip
+_odd = st.recursive(
+    _leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_KEYS), inner, max_size=6)),
+    max_leaves=30,
+)
+_objects = st.dictionaries(st.sampled_from(_KEYS), _odd, max_size=6)
+
+
+@given(_objects)
+def test_a_view_is_made_of_any_object(item: Object) -> None:
+    assert workflow_view(item) == workflow_view(trimmed(item))
+    assert pod_view(item) == pod_view(trimmed(item))
+    assert event_view(item).span is not None
+    assert parts([kept(item)], [kept(item)])[0].plain() is not None
+
+
+@given(st.lists(_objects, max_size=4), _objects)
+def test_one_object_of_a_list_takes_no_other_with_it(others: list[Object], odd: Object) -> None:
+    def parse(item: Object) -> Object:
+        if item is odd:
+            raise RuntimeError("t0psecret")
+        return item
+
+    reported: list[tuple[Object, Exception]] = []
+    parsed = [*parse_each([odd, *others, odd], parse, lambda *report: reported.append(report))]
+    assert parsed == others
+    assert [item for item, _ in reported] == [odd, odd]
+
+
+def test_an_object_that_cannot_be_parsed_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    log = UnreadableLog()
+    for _ in range(3):
+        log({"metadata": {"name": "job-site", "uid": "u1"}}, RuntimeError("t0psecret"))
+        log({"metadata": {"name": "\x1b]52;c;x\x07", "uid": "u2"}}, RuntimeError("t0psecret"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "job-site: an object that can't be parsed is skipped (RuntimeError)",
+        "(without a valid name): an object that can't be parsed is skipped (RuntimeError)",
+    ]
+
+
+def test_an_engine_follows_the_others_beside_an_object_that_cannot_be_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(item: Object) -> Any:
+        if item["metadata"]["name"] == "odd":
+            raise RuntimeError
+        return workflow_view(item)
+
+    monkeypatch.setattr(engine, "workflow_view", broken)
+    skipped: list[Object] = []
+    follows = engine.Engine(lambda _: False, 0.0, epoch="me", on_unreadable=lambda item, _: skipped.append(item))
+    follows.admit("job-site", "a1", Patience(), 3, 0.0)
+    follows.listed(Kind.POD, [], 0.0)
+    follows.listed(Kind.WORKFLOW, [workflow("odd", uid="w0"), workflow(phase="Running")], 1.0)
+    assert follows.lives[0].seen.workflow is not None
+    follows.changed(Kind.WORKFLOW, workflow("odd", uid="w0"), 2.0, deleted=False)
+    assert [item["metadata"]["name"] for item in skipped] == ["odd", "odd"]
+
+
+def test_nothing_is_concluded_from_a_fresh_read_with_a_pod_that_cannot_be_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(item: Object) -> Any:
+        raise RuntimeError(item)
+
+    follows = engine.Engine(lambda _: False, 0.0, epoch="me")
+    follows.admit("job-site", "a1", Patience(), 3, 0.0)
+    follows.listed(Kind.POD, [], 0.0)
+    follows.listed(Kind.WORKFLOW, [workflow(phase="Running")], 0.0)
+    follows.submitted("job-site", "", 0.0)
+    follows.changed(Kind.WORKFLOW, workflow(version=2), 1.0, deleted=True)
+    (order,) = (order for order in follows.tick(20.0).orders if order.wish.act is Act.CONFIRM)
+    monkeypatch.setattr(engine, "pod_view", broken)
+    told = follows.confirmed(order, None, [pod()], 21.0)
+    assert [life.verdict for life in told.lives] == [None]
+    monkeypatch.undo()
+    again = follows.tick(40.0)
+    (order,) = (order for order in again.orders if order.wish.act is Act.CONFIRM)
+    told = follows.confirmed(order, None, [], 41.0)
+    assert [life.verdict is None for life in told.lives] == [False]

@@ -1,0 +1,80 @@
+"""Foreign text is parsed in bounded time, takes no form but the stated one, and never raises."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flargo.parsing import (
+    MAX_WHOLE_NUMBER,
+    http_date,
+    is_attempt,
+    is_dns_label,
+    is_object_name,
+    is_uid,
+    whole_number,
+)
+
+NOT_NUMBERS = [
+    "",
+    "²",
+    "٣",
+    "\uff11",
+    "-1",
+    "+1",
+    "1.0",
+    "1e3",
+    "0x1",
+    "1_000",
+    " 1",
+    "1\n",
+    "9" * 20,
+    "9" * 5000,
+    "NaN",
+]
+
+
+@pytest.mark.parametrize("text", NOT_NUMBERS)
+def test_what_ascii_digits_do_not_write_is_no_number(text: str) -> None:
+    assert whole_number(text) is None
+
+
+@given(st.integers(0, MAX_WHOLE_NUMBER))
+def test_a_number_is_what_its_digits_say(number: int) -> None:
+    assert whole_number(str(number)) == number
+    assert whole_number(str(number), most=number) == number
+    assert whole_number(str(number + 1), most=number) is None
+
+
+@given(st.text())
+def test_any_text_is_a_number_only_by_ascii_digits(text: str) -> None:
+    number = whole_number(text)
+    assert (number is None) or (text.isascii() and text.isdecimal() and int(text) == number)
+
+
+@given(
+    st.one_of(st.text(), st.sampled_from(["Sun, 29 Nov 2026 08:22:08", "Sun, 99 Nov 2026 08:22:08 GMT", "x" * 10**6]))
+)
+def test_a_date_has_a_zone_or_is_none(text: str) -> None:
+    moment = http_date(text)
+    assert moment is None or moment.tzinfo is not None
+
+
+def test_a_date_of_an_http_header_is_read() -> None:
+    assert http_date("Sun, 29 Nov 2026 08:22:08 GMT") == datetime(2026, 11, 29, 8, 22, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["", "/", "../x", "a/b", "A", "a_b", "²", "a\n", "a b", "x" * 254, "a..b", ".a", "a."])
+def test_such_a_text_is_no_name(text: str) -> None:
+    assert not is_object_name(text)
+    assert not is_dns_label(text)
+    assert not is_attempt(text)
+
+
+@given(st.text(max_size=300))
+def test_a_name_has_nothing_that_a_path_could_be_made_of(text: str) -> None:
+    if any(check(text) for check in (is_object_name, is_dns_label, is_attempt, is_uid)):
+        assert text.isascii()
+        assert not {*text} & {*"/\\%?#;&=+ \t\r\n\x00"}
+        assert ".." not in text
