@@ -31,8 +31,8 @@ def reached(kubeconfig: str | None, context: str | None) -> tuple[connect.Load, 
 
     Raises:
         Refused: there is no such context.
-        ValueError: the kubeconfig can't be used.
-        OSError: there is none.
+        ConfigError: the kubeconfig can't be used.
+        NoConfigError: there is none.
     """
     file = kubeconfig or connect.usual_config()
     if file is None:

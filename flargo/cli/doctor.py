@@ -16,6 +16,8 @@ from flargo.cli.cluster import reached
 from flargo.cli.output import PROBLEM, beside, data, data_json, json_option, reporting
 from flargo.cli.stage import Staged, example, job_meta, of_kit, warnings
 from flargo.cluster import connect
+from flargo.cluster.connect import ConfigError
+from flargo.cluster.failures import OwnError, describe
 from flargo.cluster.survey import Survey
 from flargo.doctor.checks import examine
 from flargo.doctor.facts import Wanted
@@ -106,13 +108,13 @@ def _reached(config_file: str | None, context: str | None) -> tuple[connect.Load
         return reached(config_file, context)
     except Refused:
         raise
-    except (OSError, ValueError) as error:
+    except OwnError as error:
         raise _unusable(config_file, error) from None
 
 
 def _unusable(config_file: str | None, error: Exception) -> Refused:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return Refused("--kubeconfig", config_file or Shown("the default"), f"a usable one: {said}")
+    problem = error.problem if isinstance(error, ConfigError) else describe(error)
+    return Refused("--kubeconfig", config_file or Shown("the default"), f"a usable one: {problem}")
 
 
 def _config_file(staged: Staged, said: str | None) -> tuple[str | None, bool]:

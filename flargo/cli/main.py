@@ -29,7 +29,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
-        sys.stderr.write(f"{_NEEDS} ({error})\n")
+        sys.stderr.write(f"{_NEEDS} ({error.name} is not there)\n")
         sys.exit(2)
     command()
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from flargo.cluster.errors import ApiError
+from flargo.cluster.failures import OwnError
 from flargo.flare.redact import REDACTION
 from flargo.inspect.refusals import refusal
 from flargo.job.checks import Refused
@@ -95,6 +96,8 @@ def reporting(command: Command) -> Command:
             raise SystemExit(INTERRUPTED) from None
         except ApiError as error:
             fail(blank(refusal(error)), {"verb": error.verb, "status": error.status}, PROBLEM, as_json=as_json)
+        except OwnError as error:
+            fail(blank(str(error)), {}, PROBLEM, as_json=as_json)
         except (OSError, ValueError) as error:
             fail(str(error), {}, PROBLEM, as_json=as_json)
 

@@ -5,6 +5,7 @@ password. What flargo may say of such an exception is its type and what is a num
 """
 
 import errno
+import json
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ import ssl
 from collections.abc import Iterator
 
 import urllib3
+import yaml
 
 _MAX_DEPTH = 8
 _OPENSSL_CONSTANT = re.compile(r"[A-Z0-9_]{1,60}")
@@ -79,6 +81,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate {_CERTIFICATE_ERRORS.get(error.verify_code, 'is not trusted')}"
+    if isinstance(error, yaml.MarkedYAMLError):
+        return f"not YAML{f', line {error.problem_mark.line + 1}' if error.problem_mark is not None else ''}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON, line {error.lineno} column {error.colno}"
     if isinstance(error, ssl.SSLError):
         reason = error.reason if isinstance(error.reason, str) and _OPENSSL_CONSTANT.fullmatch(error.reason) else ""
         return f"TLS failed{f': {reason}' if reason else ''}"

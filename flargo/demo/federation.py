@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flargo.cluster.failures import describe
 from flargo.demo import kits
 from flargo.demo.children import Children
 from flargo.demo.kits import SERVER, KitError, Project
@@ -61,7 +62,7 @@ def free_ports(address: str, count: int) -> tuple[int, ...]:
         return tuple(each.getsockname()[1] for each in held)
     except OSError as error:
         raise DemoError(
-            f"Nothing can listen on {address} ({error.strerror or error}): name an address of this machine "
+            f"Nothing can listen on {address} ({describe(error)}): name an address of this machine "
             "that job pods reach, with --address."
         ) from error
     finally:

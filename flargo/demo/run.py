@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Self
 
 from flargo.cluster.errors import ApiError
+from flargo.cluster.failures import describe
 from flargo.demo import federation as parents
 from flargo.demo import jobs, progress
 from flargo.demo.children import Children
@@ -138,7 +139,7 @@ def _folder(options: Options) -> Iterator[Path]:
             options.keep.mkdir(parents=True, exist_ok=True)
             used = any(options.keep.iterdir())
         except OSError as error:
-            raise DemoError(f"{options.keep} can't be a folder to keep things in: {error.strerror}.") from error
+            raise DemoError(f"{options.keep} can't be a folder to keep things in: {describe(error)}.") from error
         if used:
             raise DemoError(f"{options.keep} is not empty: name a new folder to keep things in.")
         yield options.keep.resolve()
@@ -201,7 +202,7 @@ def _session(federation: Federation) -> Iterator[Any]:
             session = new_secure_session(ADMIN, str(federation.root / ADMIN), timeout=20)
     except Exception as error:
         said = parents.last_words(federation.log(SERVER))
-        raise DemoError(f"FLARE's server takes no commands: {error}; its log ends with: {said}") from error
+        raise DemoError(f"FLARE's server takes no commands: {describe(error)}; its log ends with: {said}") from error
     try:
         yield session
     finally:
@@ -214,7 +215,7 @@ def _job_run(demo: Demo, up: Up, job: Path) -> int:
     try:
         job_id = str(up.session.submit_job(str(job)))
     except Exception as error:
-        raise DemoError(f"FLARE does not take the job: {error}") from error
+        raise DemoError(f"FLARE does not take the job: {describe(error)}") from error
     selector = f"{Label.JOB_ID}={job_id}"
     screen.say("job", f"{job.name} {job_id}")
     screen.more(f"argo list --kubeconfig {up.cluster.kubeconfig} \\", "dim")
@@ -291,7 +292,7 @@ def _result(demo: Demo, up: Up, job_id: str) -> int:
     try:
         folder = Path(up.session.download_job_result(job_id, str(demo.root / "results")))
     except Exception as error:
-        raise DemoError(f"The job completed, but FLARE does not give its result: {error}") from error
+        raise DemoError(f"The job completed, but FLARE does not give its result: {describe(error)}") from error
     if options.job is not None:
         kept = str(folder) if options.keep else "name a folder with --keep to have them"
         screen.say("result", f"{sum(each.is_file() for each in folder.rglob('*'))} files: {kept}", "green")

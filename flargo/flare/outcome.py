@@ -14,6 +14,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flargo.cluster.failures import describe
 from flargo.flare.redact import REDACTION
 from flargo.job.names import shown
 from flargo.status.reasons import Code
@@ -65,7 +66,7 @@ class Report:
             try:
                 self._write(verdict, workflow, verdict.detail, tail="")
             except OSError as error:
-                _log.warning("job %s: its outcome could not be written: %s", self._job_id, error)
+                _log.warning("job %s: its outcome could not be written: %s", self._job_id, describe(error))
 
     def tell(self, verdict: Verdict, workflow: str, tail: str = "") -> None:
         """Tell it; what cannot be written is passed over, for the verdict must not wait for a disk.
@@ -87,7 +88,7 @@ class Report:
             elif verdict.code != Code.SUCCESS:
                 self._append(verdict, said)
         except OSError as error:
-            _log.warning("job %s: its outcome could not be written: %s", self._job_id, error)
+            _log.warning("job %s: its outcome could not be written: %s", self._job_id, describe(error))
 
     def _write(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
         # FLARE may have archived and removed it by now; it must not come back.
