@@ -63,7 +63,7 @@ class Parent:
     site: str
     """FLARE's name of the site, as it is."""
     federation: str
-    """Twelve hex digits of the SHA-256 of the root certificate (DER): equal for all parties of a federation."""
+    """32 hex digits of the SHA-256 of the root certificate (DER): equal for all parties of a federation."""
     epoch: str
     """Random, new for every parent process."""
     role: Role

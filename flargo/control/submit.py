@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.job.names import is_same_site
 from flargo.status.views import uid_of
 from flargo.terms import GROUP, Annotation, Label, Object, Plan, SecretData, Uid
 
@@ -104,7 +105,7 @@ class Submit:
         labels = meta.get("labels") or {}
         ours = plan.workflow["metadata"]["labels"]
         owner = labels.get(Label.PARENT, "nobody known")
-        if all(labels.get(key) == ours.get(key) for key in _SITE) and owner != ours.get(Label.PARENT):
+        if is_same_site(labels, ours) and owner != ours.get(Label.PARENT):
             # Left behind by another run of this very parent: it is being ended.
             raise ApiError("create", f"workflows {plan.name}", 503, message="an orphan of that name is being ended")
         raise SubmitError(

@@ -32,7 +32,6 @@ from flargo.terms import Launch, Object, Parent, Role, SecretData
 
 ROOT_CERTIFICATE = "rootCA.pem"
 """The certificate, in a site's startup kit, that all parties of a federation share."""
-_FEDERATION_DIGITS = 12
 _PEM = re.compile("-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\\s]+)-----END CERTIFICATE-----")
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SECRET_LIMIT = 1024 * 1024
@@ -174,7 +173,7 @@ def report_of(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report
 
 
 def federation(startup: Path) -> str:
-    """Which federation a site is in: twelve hex digits of the SHA-256 of its root certificate, as DER.
+    """Which federation a site is in: 32 hex digits of the SHA-256 of its root certificate, as DER.
 
     Raises:
         Refused: the certificate is not in the startup kit, or is none.
@@ -191,7 +190,7 @@ def federation(startup: Path) -> str:
         der = b""
     if not der:
         raise Refused(str(file), "without a readable PEM certificate", allowed)
-    return hashlib.sha256(der).hexdigest()[:_FEDERATION_DIGITS]
+    return hashlib.sha256(der).hexdigest()[: names.FEDERATION_DIGITS]
 
 
 def _call(asked: _Asked, parent: Parent, attempt: str) -> _Called:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from flargo.job.names import label_value, shown
+from flargo.job.names import federation_selector, label_value, shown
 from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.fields import OnUnreadable, parse_each
@@ -122,8 +122,9 @@ class Part:
 
 def selector(site: str | None = None, federation: str | None = None) -> str:
     """The labels of flargo's Workflows and pods: all, or those of a site, or of a federation."""
-    wanted = {Label.MANAGED_BY: MANAGER, Label.SITE: site, Label.FEDERATION: federation}
-    return ",".join(f"{key}={label_value(value)}" for key, value in wanted.items() if value)
+    wanted = {Label.MANAGED_BY: MANAGER, Label.SITE: site}
+    terms = [f"{key}={label_value(value)}" for key, value in wanted.items() if value]
+    return ",".join([*terms, *([federation_selector(federation)] if federation else [])])
 
 
 def kept(item: Object) -> Object:

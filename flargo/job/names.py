@@ -3,6 +3,7 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from flargo.job.checks import is_label_value
 from flargo.terms import MANAGER, Label, Parent
@@ -47,6 +48,31 @@ def site_labels(parent: Parent) -> dict[str, str]:
         Label.FEDERATION.value: label_value(parent.federation),
         Label.SITE.value: label_value(parent.site),
     }
+
+
+FEDERATION_DIGITS = 32
+"""Hex digits of a federation's id: 128 bits, so that nobody makes a certificate with another federation's id."""
+OLD_FEDERATION_DIGITS = 12
+"""Of flargo 0.1, whose Workflows are recognised by 0.2, and by no later release."""
+
+
+def federation_selector(federation: str) -> str:
+    """The label selector of everything of a federation, what flargo 0.1 made included.
+
+    The id of flargo 0.1 was the beginning of the present one. Any other word selects itself only.
+    """
+    label = label_value(federation)
+    if len(federation) != FEDERATION_DIGITS:
+        return f"{Label.FEDERATION}={label}"
+    return f"{Label.FEDERATION} in ({label},{label[:OLD_FEDERATION_DIGITS]})"
+
+
+def is_same_site(labels: Mapping[str, str], ours: Mapping[str, str]) -> bool:
+    """Whether an object is of the same site of the same federation as ours, whichever run or release made it."""
+    federation = ours.get(Label.FEDERATION, "")
+    known = {federation, *([federation[:OLD_FEDERATION_DIGITS]] if len(federation) == FEDERATION_DIGITS else [])}
+    same = all(labels.get(key) == ours.get(key) for key in (Label.MANAGED_BY, Label.SITE))
+    return same and labels.get(Label.FEDERATION, "") in known
 
 
 def startup_secret(stock_site: str, federation: str) -> str:

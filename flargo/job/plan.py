@@ -4,7 +4,7 @@ from flargo.job import names
 from flargo.job.pod import pod
 from flargo.job.settings import Settings
 from flargo.job.workflow import workflow
-from flargo.terms import Launch, Parent, Patience, Plan
+from flargo.terms import Label, Launch, Parent, Patience, Plan
 
 
 def plan(launch: Launch, settings: Settings) -> Plan:
@@ -35,5 +35,7 @@ def plan(launch: Launch, settings: Settings) -> Plan:
 
 
 def selector(parent: Parent) -> str:
-    """The label selector of all that any run of this site's parent made."""
-    return ",".join(f"{key}={value}" for key, value in names.site_labels(parent).items())
+    """The label selector of all that any run of this site's parent made, by flargo 0.1 too."""
+    labels = names.site_labels(parent)
+    same = ",".join(f"{key}={labels[key]}" for key in (Label.MANAGED_BY, Label.SITE))
+    return f"{same},{names.federation_selector(parent.federation)}"

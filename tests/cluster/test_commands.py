@@ -21,6 +21,7 @@ from flargo.cli.main import group
 from flargo.cluster.api import Api
 from flargo.inspect.jobs import selector
 from flargo.inspect.reader import ClusterReader
+from flargo.job import names
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
@@ -415,6 +416,29 @@ def test_sweep_takes_what_no_parent_can_own_and_nothing_else(world: World, monke
         eventually(lambda: done.name not in _names(world, site), 10, "the record is gone")
         assert (runs.ticket.stage, waits.ticket.stage) == (Stage.RUNNING, Stage.SHORTAGE)
         assert (runs.ticket.verdict, waits.ticket.verdict) == (None, None)
+
+
+def test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Site(world) as site:
+        monkeypatch.setattr(names, "FEDERATION_DIGITS", names.OLD_FEDERATION_DIGITS)
+        old = site.federation
+        job = site.launch(SLEEPS).runs()
+        assert job.workflow["metadata"]["labels"][Label.FEDERATION] == old
+        monkeypatch.undo()
+        assert site.federation != old
+        assert site.federation.startswith(old)
+        listed = selector(federation=site.federation), selector(federation=old)
+        assert all(
+            [item["metadata"]["name"] for item in world.items("workflows.argoproj.io", terms)] == [job.name]
+            for terms in listed
+        )
+        site.dies_and_returns()
+        world.holds_nothing_of(job.id, job.name, within=60)
+        again = site.launch(exits(0), job_id=job.id)
+        again.ends(Reason.SUCCEEDED, 0, STARTS)
+        world.sweep(f"{Label.FEDERATION}={old}")
 
 
 def _names(world: World, of: Site) -> list[str]:

@@ -18,6 +18,7 @@ from tests.cluster.test_commands import (
     test_terminate_ends_a_job_and_the_launcher_sees_to_it,
     test_terminate_ends_what_its_dead_parent_never_released,
     test_the_commands_and_the_launcher_tell_the_same_of_every_end,
+    test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor,
     test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy,
     test_why_tells_what_a_pod_waits_for,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "test_terminate_ends_a_job_and_the_launcher_sees_to_it",
     "test_terminate_ends_what_its_dead_parent_never_released",
     "test_the_commands_and_the_launcher_tell_the_same_of_every_end",
+    "test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor",
     "test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy",
     "test_why_tells_what_a_pod_waits_for",
 ]

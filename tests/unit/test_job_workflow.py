@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from flargo.embedded.store import Selector
 from flargo.job import workflow
 from flargo.job.checks import Refused
+from flargo.job.names import OLD_FEDERATION_DIGITS
 from flargo.job.plan import selector
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Goes, refuse_expressions, refuse_losses
 from flargo.terms import Annotation, Label, Role
@@ -56,8 +58,13 @@ def test_a_workflow_is_found_by_its_labels() -> None:
         Label.PARENT: asked.parent.epoch,
     }
     assert step_of(made)["metadata"]["labels"] == labels
-    wanted = dict(pair.split("=") for pair in selector(asked.parent).split(","))
-    assert wanted.items() <= labels.items()
+    finds = Selector(selector(asked.parent))
+    assert finds({"metadata": {"labels": labels}})
+    for label in (Label.MANAGED_BY, Label.SITE, Label.FEDERATION):
+        assert not finds({"metadata": {"labels": {**labels, label: "another"}}})
+    # What flargo 0.1 made of the same federation's site.
+    of_old = {**labels, Label.FEDERATION: asked.parent.federation[:OLD_FEDERATION_DIGITS]}
+    assert finds({"metadata": {"labels": of_old}})
 
 
 def test_the_selector_finds_the_jobs_of_any_run_of_the_parent() -> None:

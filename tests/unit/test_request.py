@@ -52,7 +52,7 @@ def test_a_launch_says_who_asks_for_what(parent: Parent) -> None:
 
 
 def test_the_federation_is_the_hash_of_the_root_certificate(parent: Parent) -> None:
-    assert federation(parent.root / "startup") == hashlib.sha256(CERTIFICATE).hexdigest()[:12]
+    assert federation(parent.root / "startup") == hashlib.sha256(CERTIFICATE).hexdigest()[:32]
 
 
 def test_the_federation_does_not_depend_on_how_the_certificate_is_written(parent: Parent) -> None:

@@ -17,7 +17,7 @@ from nvflare.apis.workspace import Workspace
 from flargo.terms import Role
 
 CERTIFICATE = b"the DER of a root certificate"
-FEDERATION = hashlib.sha256(CERTIFICATE).hexdigest()[:12]
+FEDERATION = hashlib.sha256(CERTIFICATE).hexdigest()[:32]
 KIT: Mapping[str, bytes] = {
     "rootCA.pem": b"-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n" % base64.b64encode(CERTIFICATE),
     "client.crt": b"a certificate",
