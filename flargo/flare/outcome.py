@@ -1,5 +1,8 @@
 """Where the reason for a job's end reaches people: the parent's log, and the job's own files.
 
+What people elsewhere may read, the outcome and FLARE's error log, has none of the values that Kubernetes quotes when
+it refuses an object: they can be of the site's pod template. The parent's log has them.
+
 On the server the run directory is archived when the job has ended, and ``download_job`` brings it to the
 researcher: an outcome, and for a failure the end of the log. A client's run directory stays at the site. What
 leaves it, where the site allows log streaming, is FLARE's own error log, so a client's reason is one line there;
@@ -17,6 +20,7 @@ from pathlib import Path
 from flargo.cluster.failures import describe
 from flargo.flare.redact import REDACTION
 from flargo.job.names import shown
+from flargo.status.field_errors import without_values
 from flargo.status.reasons import Code
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role
@@ -41,7 +45,8 @@ class Report:
             run_dir: the job's run directory at the parent.
             error_log: FLARE's error log of the job at the parent.
         """
-        self._job_id = job_id
+        self.job_id = job_id
+        """FLARE's."""
         self._site = site
         self._role = role
         self._run_dir = run_dir
@@ -66,7 +71,7 @@ class Report:
             try:
                 self._write(verdict, workflow, verdict.detail, tail="")
             except OSError as error:
-                _log.warning("job %s: its outcome could not be written: %s", self._job_id, describe(error))
+                _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
 
     def tell(self, verdict: Verdict, workflow: str, tail: str = "") -> None:
         """Tell it; what cannot be written is passed over, for the verdict must not wait for a disk.
@@ -79,23 +84,24 @@ class Report:
         level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
         detail = REDACTION.blank(verdict.detail)
         said = _sentence(verdict, detail)
-        _log.log(level, "job %s at %s: %s (%d): %s", self._job_id, self._site, verdict.reason.name, verdict.code, said)
+        public = without_values(detail)
+        _log.log(level, "job %s at %s: %s (%d): %s", self.job_id, self._site, verdict.reason.name, verdict.code, said)
         try:
             if self._role is Role.SERVER:
                 with self._lock:
                     self._told = True
-                    self._write(verdict, workflow, detail, REDACTION.blank(tail))
+                    self._write(verdict, workflow, public, REDACTION.blank(tail))
             elif verdict.code != Code.SUCCESS:
-                self._append(verdict, said)
+                self._append(verdict, _sentence(verdict, public))
         except OSError as error:
-            _log.warning("job %s: its outcome could not be written: %s", self._job_id, describe(error))
+            _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
 
     def _write(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
         # FLARE may have archived and removed it by now; it must not come back.
         if not self._run_dir.is_dir():
             return
         outcome = {
-            "job_id": self._job_id,
+            "job_id": self.job_id,
             "site": self._site,
             "workflow": workflow,
             "reason": verdict.reason.name,

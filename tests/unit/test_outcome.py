@@ -100,6 +100,19 @@ def test_a_programs_last_words_make_no_entry_of_their_own_in_a_log(
         assert line.endswith(Reason.PROGRAM_FAILED.remedy)
 
 
+def test_a_value_that_the_api_server_quotes_stays_at_the_site(
+    tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    verdict = Verdict(Reason.LAUNCH_FAILED, 101, 'spec.tolerations[0].key: Invalid value: "hunter2": must be a name')
+    for role in Role:
+        report(tmp_path, role).tell(verdict, "wf")
+    public = [path.read_text() for path in run_dir.iterdir()]
+    assert len(public) == len(Role)
+    assert "hunter2" not in "".join(public)
+    assert all("spec.tolerations[0].key: Invalid value: (value not shown): must be a name" in text for text in public)
+    assert caplog.text.count("hunter2") == len(Role), "the parent's log has it"
+
+
 def test_a_disk_that_fails_keeps_nothing_from_being_told(
     tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
