@@ -9,8 +9,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from flargo.flare import stock
+from flargo.flare.nvflare_messages import pod_template_error, study_file_error
 from flargo.flare.outcome import Report
 from flargo.flare.stock import Mount, Study, Transfer
 from flargo.job import checks, names
-from flargo.job.checks import MISSING, UNSAID, Refused, Shown
+from flargo.job.checks import MISSING, Refused, Shown
 from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC
@@ -213,11 +213,11 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
     python = _python(asked, settings)
     try:
         pod = stock.render(whole, name=called.pod, key=called.key, python=python, pod_template=template)
-    except (ValueError, TypeError) as error:
-        raise Refused(f"studies[{asked.study!r}].pod_template", UNSAID, f"another: {error}") from None
-    said = pod["metadata"].get("namespace")
-    if said is not None and said != settings.namespace:
-        _log.warning("the pod template's namespace %r is not taken: jobs run in %r", said, settings.namespace)
+    except Exception as error:  # noqa: BLE001  (nvflare looks into whatever shape the template has)
+        raise pod_template_error(error) from None
+    namespace = pod["metadata"].get("namespace")
+    if namespace is not None and namespace != settings.namespace:
+        _log.warning("the pod template's own namespace is not taken: jobs run in %r", settings.namespace)
         pod["metadata"]["namespace"] = settings.namespace
     return pod
 
@@ -332,24 +332,17 @@ def _python(asked: _Asked, settings: Settings) -> str:
     return str(asked.spec["python_path"])
 
 
-@contextmanager
-def _sites_file(file: str | None) -> Iterator[None]:
-    """What nvflare says of a file is a refusal. It names keys; its values are the site's."""
-    try:
-        yield
-    except Refused:
-        raise
-    except ValueError as error:
-        raise Refused(str(file), UNSAID, f"what nvflare takes: {error}") from None
-
-
 def _study(asked: _Asked, settings: Settings) -> Study:
-    """What the site's study file says: version 2 if it is there, else version 1, and never both."""
+    """What the site's study file says: version 2 if it is there, else version 1, and never both.
+
+    Raises:
+        SiteFileError: the file is not what nvflare takes.
+        Refused: there are both.
+    """
     runtime_file = stock.runtime_file(asked.workspace)
     old_file = settings.study_data_pvc_file_path
     if not Path(runtime_file).exists():
-        with _sites_file(old_file):
-            return stock.study_data(old_file, asked.study)
+        return _loaded(stock.study_data, old_file, asked.study)
     legacy = {str(Path(asked.workspace, "local", "study_data.yaml")), *([old_file] if old_file else [])}
     conflicts = sorted(path for path in legacy if Path(path).exists())
     if conflicts:
@@ -358,8 +351,14 @@ def _study(asked: _Asked, settings: Settings) -> Study:
             Shown(f"beside {', '.join(conflicts)}"),
             "one study file only: move all studies to study_runtime.yaml and delete the old file",
         )
-    with _sites_file(runtime_file):
-        return stock.study_runtime(runtime_file, asked.study)
+    return _loaded(stock.study_runtime, runtime_file, asked.study)
+
+
+def _loaded(load: Callable[[str | None, str | None], Study], file: str | None, study: str | None) -> Study:
+    try:
+        return load(file, study)
+    except Exception as error:  # noqa: BLE001  (nvflare looks into whatever shape the file has)
+        raise study_file_error(str(file), error) from None
 
 
 def _env(asked: _Asked, study: Study, settings: Settings, owner: str) -> dict[str, str]:

@@ -130,11 +130,11 @@ def runtime_file(workspace: str) -> str:
     return str(study_runtime_file_path(workspace))
 
 
-def study_runtime(file: str, study: str | None) -> Study:
+def study_runtime(file: str | None, study: str | None) -> Study:
     """What study_runtime.yaml says about a study.
 
     Raises:
-        ValueError: the file is not what nvflare allows; the message names file and key.
+        ValueError: the file is not what nvflare allows; the message may quote it.
     """
     found = resolve_study_runtime(load_study_runtime_file(file, MODE, logger=_log), study, file, logger=_log)
     secrets = tuple(_secret_mount(mount) for mount in found.secret_mounts)
@@ -151,7 +151,7 @@ def study_data(file: str | None, study: str | None) -> Study:
     """What study_data.yaml (version 1) says about a study.
 
     Raises:
-        ValueError: the file is not what nvflare allows; the message names file and key.
+        ValueError: the file is not what nvflare allows; the message may quote it.
     """
     if file is None or not should_mount_study_data(study):
         return Study()

@@ -1,12 +1,13 @@
 """The pod: what nvflare's renderer makes, and the short list of what flargo makes different."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flargo.job import checks, names
-from flargo.job.checks import Refused
 from flargo.job.settings import Settings, foreign_key
+from flargo.job.site_errors import Place, SiteFileError, checked
 from flargo.terms import Label, Launch, Object
 
 MAIN = "main"
@@ -47,7 +48,10 @@ SHAPE: Mapping[str, Any] = {
 }
 """What of a pod template is looked into here, and so has to be of that type. Hera's models see the rest."""
 
+TEMPLATE_PLACE = Place("pod_template")
+"""Where errors about the pod begin: a site's template is the only part of it that can be wrong."""
 _SHAPES: Mapping[type, str] = {dict: "a dictionary", list: "a list", str: "a text"}
+_JSON_LEAVES = (str, int, float, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,11 @@ class Difference:
     """Changes the pod in place."""
 
 
-def containers(pod: Object) -> Iterator[tuple[str, dict[str, Any]]]:
+def containers(pod: Object) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Every container of a pod, with the place where it stands."""
     for group in ("initContainers", "containers"):
         for index, container in enumerate(pod["spec"].get(group, ())):
-            yield f"pod_template.spec.{group}[{index}]", container
+            yield TEMPLATE_PLACE.key("spec").key(group).index(index), container
 
 
 def without_nulls(value: Any) -> Any:
@@ -89,12 +93,16 @@ def _call_it_main(pod: Object, launch: Launch, _: Settings) -> None:
             container["name"] = MAIN
 
 
-def _write_quantities(pod: Object, _: Launch, __: Settings) -> None:
+def _write_quantities(pod: Object, _: Launch, settings: Settings) -> None:
+    known = ("ephemeral-storage", STOCK_GPU, settings.argo.gpu_resource)
     for where, container in containers(pod):
-        said = container.get("resources", {})
-        for part in sorted({"limits", "requests"} & set(said)):
-            place = f"{where}.resources.{part}"
-            said[part] = {name: checks.quantity(f"{place}[{name!r}]", amount) for name, amount in said[part].items()}
+        resources = container.get("resources", {})
+        for part in sorted({"limits", "requests"} & set(resources)):
+            place = where.key("resources").key(part)
+            resources[part] = {
+                name: checked(place.key(name, known), checks.quantity, amount)
+                for name, amount in resources[part].items()
+            }
 
 
 def _name_the_gpu(pod: Object, _: Launch, settings: Settings) -> None:
@@ -155,7 +163,7 @@ def _limit_running_time(pod: Object, _: Launch, settings: Settings) -> None:
     if most is not None:
         said = pod["spec"].get("activeDeadlineSeconds", most)
         if isinstance(said, bool) or not isinstance(said, int):
-            raise Refused("pod_template.spec.activeDeadlineSeconds", said, "a whole number of seconds")
+            raise SiteFileError(TEMPLATE_PLACE.key("spec").key("activeDeadlineSeconds"), "a whole number of seconds")
         pod["spec"]["activeDeadlineSeconds"] = min(said, most)
 
 
@@ -240,10 +248,11 @@ def pod(launch: Launch, settings: Settings) -> Object:
     """The launch's pod with flargo's differences; the launch's own is left alone.
 
     Raises:
-        Refused: the pod template holds what Argo reserves for itself, or what is not Kubernetes.
+        SiteFileError: the pod template holds what Argo reserves for itself, or what is not Kubernetes.
     """
     made: Object = without_nulls(launch.pod)
-    _refuse_misshapen(made, SHAPE, "pod_template")
+    _refuse_no_json(made, TEMPLATE_PLACE)
+    _refuse_misshapen(made, SHAPE, TEMPLATE_PLACE)
     _refuse_reserved(made, launch)
     for difference in DIFFERENCES:
         difference.apply(made, launch, settings)
@@ -290,35 +299,50 @@ def _needs_privileges(said: Mapping[str, Any]) -> bool:
     return bool(said.get("privileged")) or "SYS_ADMIN" in added or "CAP_SYS_ADMIN" in added
 
 
-def _refuse_misshapen(value: Any, shape: Any, where: str) -> None:
+def _refuse_no_json(value: Any, place: Place) -> None:
+    """YAML has more than JSON: dates, binary data, sets, infinity, and numbers for keys."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if not isinstance(key, str):
+                raise SiteFileError(place.key(key), "a text as the key")
+            _refuse_no_json(entry, place.key(key))
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            _refuse_no_json(entry, place.index(index))
+    elif not isinstance(value, _JSON_LEAVES) or (isinstance(value, float) and not math.isfinite(value)):
+        raise SiteFileError(place, "what JSON has: a text (in quotes), a number, true, false, a list or a dictionary")
+
+
+def _refuse_misshapen(value: Any, shape: Any, place: Place) -> None:
     if not isinstance(value, type(shape)):
-        raise Refused(where, value, _SHAPES[type(shape)])
+        raise SiteFileError(place, _SHAPES[type(shape)])
     if isinstance(shape, list):
         for index, entry in enumerate(value):
             for entry_shape in shape:
-                _refuse_misshapen(entry, entry_shape, f"{where}[{index}]")
+                _refuse_misshapen(entry, entry_shape, place.index(index))
     elif isinstance(shape, Mapping):
         for key, entry_shape in shape.items():
             if key in value:
-                _refuse_misshapen(value[key], entry_shape, f"{where}.{key}")
+                _refuse_misshapen(value[key], entry_shape, place.key(key))
 
 
 def _refuse_reserved(pod: Object, launch: Launch) -> None:
-    for where, container in containers(pod):
+    for place, container in containers(pod):
         name = container.get("name")
         if name != launch.container and name in RESERVED_CONTAINERS:
-            raise Refused(f"{where}.name", name, f"any name but {', '.join(sorted(RESERVED_CONTAINERS))}: Argo's own")
+            reserved = ", ".join(sorted(RESERVED_CONTAINERS))
+            raise SiteFileError(place.key("name"), f"any name but {reserved}: Argo's own")
         for index, mount in enumerate(container.get("volumeMounts", ())):
             path = str(mount.get("mountPath", ""))
             if path.rstrip("/") == RESERVED_PATH or path.startswith(f"{RESERVED_PATH}/"):
-                field = f"{where}.volumeMounts[{index}].mountPath"
-                raise Refused(field, path, f"any path but {RESERVED_PATH} and below: Argo's own")
+                mount_place = place.key("volumeMounts").index(index).key("mountPath")
+                raise SiteFileError(mount_place, f"any path but {RESERVED_PATH} and below: Argo's own")
     for index, volume in enumerate(pod["spec"].get("volumes", ())):
         if volume.get("name") in RESERVED_VOLUMES:
             allowed = f"any name but {', '.join(sorted(RESERVED_VOLUMES))}: Argo's own"
-            raise Refused(f"pod_template.spec.volumes[{index}].name", volume["name"], allowed)
+            raise SiteFileError(TEMPLATE_PLACE.key("spec").key("volumes").index(index).key("name"), allowed)
     for group in ("labels", "annotations"):
         for key in pod["metadata"].get(group, {}):
             # A template made by Helm or Kustomize may say who manages it; flargo's own value takes that place.
             if key != Label.MANAGED_BY:
-                foreign_key(f"pod_template.metadata.{group}", key)
+                checked(TEMPLATE_PLACE.key("metadata").key(group), foreign_key, key)

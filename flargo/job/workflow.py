@@ -10,14 +10,15 @@ is the one that Argo 3.7 knows: it drops younger fields).
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final
 
 from flargo.job import names
-from flargo.job.checks import UNSAID, Refused
-from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN, labels, main_container, restricted
+from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN, TEMPLATE_PLACE, labels, main_container, restricted
 from flargo.job.settings import Settings
+from flargo.job.site_errors import Place, SiteFileError
 from flargo.terms import Annotation, Launch, Object, Role
 
 TEMPLATE = "job"
@@ -111,6 +112,21 @@ POD_PARTS: Final = frozenset({"apiVersion", "kind", "metadata", "spec"})
 POD_METADATA: Final = frozenset({"name", "namespace", "labels", "annotations"})
 """All of a pod's metadata that has a place: the first two are the Workflow's own."""
 _FIXED: Final[Mapping[str, Any]] = {"restartPolicy": "Never"}
+_EXPECTED: Final[Mapping[str, str]] = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a dictionary",
+    "enum": "one of the words that it knows",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "missing": "this field is missing",
+    "model_type": "a dictionary",
+    "string_type": "a text",
+}
+"""What the codes of pydantic's errors mean for people."""
+_PYDANTIC_CODE = re.compile(r"[a-z]+(?:_[a-z]+){0,4}")
 
 
 def workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
@@ -122,10 +138,11 @@ def workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
         settings: the site's.
 
     Raises:
-        Refused: something of the pod has no place in a Workflow, is not Kubernetes, or would be evaluated by Argo.
+        SiteFileError: something of the pod has no place in a Workflow, is not Kubernetes, or would be evaluated by
+            Argo.
     """
-    _refuse_unknown(pod, POD_PARTS, "pod_template")
-    _refuse_unknown(pod["metadata"], POD_METADATA, "pod_template.metadata")
+    _refuse_unknown(pod, POD_PARTS, TEMPLATE_PLACE)
+    _refuse_unknown(pod["metadata"], POD_METADATA, TEMPLATE_PLACE.key("metadata"))
     refuse_expressions(pod, "pod")
     template, spec = _place(pod, settings)
     template |= _synchronization(launch, settings)
@@ -155,7 +172,8 @@ def build(meta: Object, spec: Object, template: Object) -> Object:
     own and takes fewer units of memory than Kubernetes does.
 
     Raises:
-        Refused: a value has not the type that Kubernetes gives it.
+        SiteFileError: a value has not the type that Kubernetes gives it. What pydantic says of it quotes the value,
+            so only its location and its code of the error are used.
     """
     # Late: importing Hera takes a second, and who only asks for flargo's settings does not need it.
     from hera.workflows import Workflow  # noqa: PLC0415
@@ -166,9 +184,11 @@ def build(meta: Object, spec: Object, template: Object) -> Object:
         typed = WorkflowSpec.model_validate(spec)
         step = Template.model_validate(template)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        raise Refused(f"pod{place}", UNSAID, f"what Kubernetes takes there: {first['msg']}") from None
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = Place("pod")
+        for part in first["loc"]:
+            place = place.index(part) if isinstance(part, int) else place.key(part)
+        raise SiteFileError(place, f"what Kubernetes takes there{_expected(first['type'])}") from None
     made = Workflow(
         name=meta["name"],
         namespace=meta["namespace"],
@@ -181,33 +201,47 @@ def build(meta: Object, spec: Object, template: Object) -> Object:
     return manifest
 
 
+def _expected(code: str) -> str:
+    """A pydantic error's code in words."""
+    if code in _EXPECTED:
+        return f": {_EXPECTED[code]}"
+    return f" ({code})" if _PYDANTIC_CODE.fullmatch(code) else ""
+
+
 def refuse_losses(said: Object, manifest: Object) -> None:
     """Refuse what Hera did not take along.
 
     Raises:
-        Refused: names the first leaf that is not in the manifest as it was said.
+        SiteFileError: names the first leaf that is not in the manifest as it was said.
     """
-    for where in _losses(said, manifest, ""):
-        raise Refused(where, UNSAID, "a field and a value that Argo's Workflow can carry (Hera's models drop this one)")
+    for place in _losses(said, manifest, Place("")):
+        raise SiteFileError(place, "a field and a value that Argo's Workflow can carry (Hera's models drop this one)")
 
 
 def refuse_expressions(value: Any, where: str) -> None:
     """Refuse ``{{``, which Argo would evaluate.
 
+    Args:
+        value: what is looked through.
+        where: what it is, in words of flargo's own.
+
     Raises:
-        Refused: names the first place, which may be a key.
+        SiteFileError: names the first place, which may be a key.
     """
-    if "{{" not in repr(value):
-        return  # as nearly always: to look for its place takes many times as long
+    if "{{" in repr(value):  # hardly ever; to look for its place takes many times as long
+        _refuse_expressions(value, Place(where))
+
+
+def _refuse_expressions(value: Any, place: Place) -> None:
     if isinstance(value, Mapping):
         for key, entry in value.items():
-            refuse_expressions(str(key), f"{where}[{key!r}]")
-            refuse_expressions(entry, f"{where}.{key}")
+            _refuse_expressions(str(key), place.key(key))
+            _refuse_expressions(entry, place.key(key))
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            refuse_expressions(entry, f"{where}[{index}]")
+            _refuse_expressions(entry, place.index(index))
     elif isinstance(value, str) and "{{" in value:
-        raise Refused(where, UNSAID, "a text without {{, which Argo would evaluate")
+        raise SiteFileError(place, "a text without {{, which Argo would evaluate")
 
 
 def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
@@ -215,12 +249,14 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
     template: Object = {"name": TEMPLATE, "metadata": _pod_metadata(pod)}
     spec: Object = {}
     patch: Object = {}
+    spec_place = TEMPLATE_PLACE.key("spec")
     for field, value in pod["spec"].items():
-        match _where(POD_FIELDS, field, value, "pod_template.spec"):
+        match _where(POD_FIELDS, field, spec_place):
             case Goes.CONTAINERS:
                 _place_containers(pod, template, patch)
             case Goes.TEMPLATE if field == "initContainers":
-                template[field] = [_split(entry, patch, field) for entry in value]
+                place = spec_place.key(field)
+                template[field] = [_split(entry, patch, field, place.index(at)) for at, entry in enumerate(value)]
             case Goes.TEMPLATE:
                 template[field] = value
             case Goes.SPEC:
@@ -228,7 +264,7 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
             case Goes.PATCH:
                 patch[field] = value
             case Goes.ARGO if value != _FIXED[field]:
-                raise Refused(f"pod_template.spec.{field}", value, repr(_FIXED[field]))
+                raise SiteFileError(spec_place.key(field), repr(_FIXED[field]))
     if settings.argo.patch_executor:
         _patch_executor(pod, patch, settings)
     _refuse_no_grace(pod)
@@ -238,28 +274,29 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
 
 
 def _place_containers(pod: Object, template: Object, patch: Object) -> None:
-    template["container"] = _split(main_container(pod), patch, "containers")
+    place = TEMPLATE_PLACE.key("spec").key("containers")
+    split = [_split(entry, patch, "containers", place.index(at)) for at, entry in enumerate(pod["spec"]["containers"])]
+    template["container"] = next(container for container in split if container.get("name") == MAIN)
     # Argo gives the name itself.
     del template["container"]["name"]
-    sidecars = [container for container in pod["spec"]["containers"] if container.get("name") != MAIN]
+    sidecars = [container for container in split if container is not template["container"]]
     if sidecars:
-        template["sidecars"] = [_split(container, patch, "containers") for container in sidecars]
+        template["sidecars"] = sidecars
 
 
-def _split(container: Mapping[str, Any], patch: Object, group: str) -> Object:
+def _split(container: Mapping[str, Any], patch: Object, group: str, place: Place) -> Object:
     """What of a container the template can say; the rest is added to the patch, by the container's name."""
-    where = f"pod_template.spec.{group}[{container.get('name')!r}]"
-    goes = {field: _where(CONTAINER_FIELDS, field, value, where) for field, value in container.items()}
-    patched = {field: container[field] for field, place in goes.items() if place is Goes.PATCH}
+    goes = {field: _where(CONTAINER_FIELDS, field, place) for field in container}
+    patched = {field: container[field] for field, goal in goes.items() if goal is Goes.PATCH}
     if patched:
         patch.setdefault(group, []).append({"name": container.get("name"), **patched})
-    return {field: container[field] for field, place in goes.items() if place is Goes.TEMPLATE}
+    return {field: container[field] for field, goal in goes.items() if goal is Goes.TEMPLATE}
 
 
-def _where(table: Mapping[str, Goes], field: str, value: Any, where: str) -> Goes:
+def _where(table: Mapping[str, Goes], field: str, place: Place) -> Goes:
     if field not in table:
         hint = "serviceAccountName instead" if field == "serviceAccount" else f"one of {', '.join(sorted(table))}"
-        raise Refused(f"{where}.{field}", value, hint)
+        raise SiteFileError(place.key(field), hint)
     return table[field]
 
 
@@ -280,7 +317,8 @@ def _refuse_no_grace(pod: Object) -> None:
     """With 0 Argo never follows a SIGTERM with a SIGKILL."""
     grace = pod["spec"].get("terminationGracePeriodSeconds", 1)
     if not isinstance(grace, int) or grace < 1:
-        raise Refused("pod_template.spec.terminationGracePeriodSeconds", grace, "a whole number of seconds >= 1")
+        place = TEMPLATE_PLACE.key("spec").key("terminationGracePeriodSeconds")
+        raise SiteFileError(place, "a whole number of seconds >= 1")
 
 
 def _pod_metadata(pod: Object) -> Object:
@@ -288,9 +326,9 @@ def _pod_metadata(pod: Object) -> Object:
     return {key: dict(meta[key]) for key in ("labels", "annotations") if meta.get(key)}
 
 
-def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], where: str) -> None:
+def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], place: Place) -> None:
     for key in sorted(set(value) - set(known)):
-        raise Refused(f"{where}.{key}", value[key], f"one of {', '.join(sorted(known))}")
+        raise SiteFileError(place.key(key), f"one of {', '.join(sorted(known))}")
 
 
 def _labels(launch: Launch, settings: Settings) -> dict[str, str]:
@@ -331,17 +369,16 @@ def _retention(settings: Settings) -> Object:
     return {"ttlStrategy": said} if said else {}
 
 
-def _losses(said: Any, got: Any, where: str) -> Iterator[str]:
+def _losses(said: Any, got: Any, place: Place) -> Iterator[Place]:
     """The place of every leaf of ``said`` that ``got`` does not have at the same place."""
     if isinstance(said, Mapping) and isinstance(got, Mapping):
         for key, value in said.items():
-            place = f"{where}.{key}".lstrip(".")
             if key in got:
-                yield from _losses(value, got[key], place)
+                yield from _losses(value, got[key], place.key(key))
             else:
-                yield place
+                yield place.key(key)
     elif isinstance(said, list) and isinstance(got, list) and len(said) == len(got):
         for index, (one, other) in enumerate(zip(said, got, strict=True)):
-            yield from _losses(one, other, f"{where}[{index}]")
+            yield from _losses(one, other, place.index(index))
     elif type(said) is not type(got) or said != got:
-        yield where
+        yield place

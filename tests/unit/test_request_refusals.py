@@ -227,7 +227,7 @@ FILES = (
     Wrong("runtime file that is no YAML", ("study_runtime.yaml", "parse"), files={"local/study_runtime.yaml": "{"}),
     Wrong(
         "runtime file of another version",
-        ("study_runtime.yaml", "format_version", "3"),
+        ("study_runtime.yaml", "format_version", "allowed is 2"),
         files={"local/study_runtime.yaml": "format_version: 3"},
     ),
     Wrong("unknown key of a study", ("study_runtime.yaml", "cardio", "imagee"), **study({"imagee": "x"})),
@@ -240,8 +240,8 @@ FILES = (
         ("secret_mounts.a.mode",),
         **study({"secret_mounts": {"a": {"source": "s", "mount_path": "/s", "mode": "rw"}}}),
     ),
-    Wrong("pod template outside the workspace", ("pod_template", "../pod.yaml"), **template("../pod.yaml")),
-    Wrong("pod template that is not there", ("pod_template", "pod.yaml", "not found"), **template("pod.yaml")),
+    Wrong("pod template outside the workspace", ("pod_template", "relative path"), **template("../pod.yaml")),
+    Wrong("pod template that is not there", ("pod_template", "not found"), **template("pod.yaml")),
     Wrong("pod template of another kind", ("pod_template", "kind: Pod"), **template({"kind": "Job"})),
     Wrong(
         "pod template without a main container",
@@ -271,7 +271,11 @@ FILES = (
         "data file without a mode", ("study_data.yaml", "cardio/a", "'ro' or 'rw'"), **data("cardio: {a: {source: x}}")
     ),
     Wrong("data file without a source", ("study_data.yaml", "source"), **data("cardio: {a: {mode: ro}}")),
-    Wrong("data file with an odd name", ("study_data.yaml", "A B"), **data("cardio: {A B: {source: x, mode: ro}}")),
+    Wrong(
+        "data file with an odd name",
+        ("study_data.yaml", "dataset names of a-z"),
+        **data("cardio: {A B: {source: x, mode: ro}}"),
+    ),
 )
 
 

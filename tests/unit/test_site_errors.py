@@ -1,0 +1,424 @@
+"""No value of a site's files reaches a researcher, a log or a terminal, wherever in a file it stands.
+
+A marker is put in every place of every file that a site writes: in the place of each value, in several shapes, and
+under a misspelt key of each mapping. Whatever is then said anywhere is searched for it.
+"""
+
+import ast
+import inspect
+import json
+import logging
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from nvflare.apis.fl_constant import FLContextKey
+
+import flargo
+from flargo.cli.main import group
+from flargo.control.submit import SubmitError
+from flargo.flare import launcher, nvflare_messages, request
+from flargo.flare.launcher import ArgoJobLauncher
+from flargo.flare.redact import LOGGERS
+from flargo.job import pod, workflow
+from flargo.job.checks import Refused
+from flargo.job.settings import settings
+from flargo.job.site_errors import HIDDEN_KEY, Place, SiteFileError
+from flargo.status.reasons import Reason
+from flargo.terms import Role
+from tests.unit.clinic import Clinic
+from tests.unit.differential.cases import IMAGE, JOB_ID, STUDY
+from tests.unit.differential.parent import Parent
+
+MARKER = "Mark3r/s3cr3t=7"
+"""As passwords are: with digits and signs."""
+JOB: dict[str, Any] = {"name": "x", "study": STUDY, "launcher_spec": {"default": {"k8s": {"image": IMAGE}}}}
+TEMPLATE: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"labels": {"team": "heart"}, "annotations": {"contact": "a@example.com"}},
+    "spec": {
+        "containers": [
+            {
+                "name": "nvflare_job",
+                "env": [
+                    {"name": "A", "value": "1"},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+                ],
+                "envFrom": [{"secretRef": {"name": "s"}, "prefix": "P_"}],
+                "volumeMounts": [{"name": "scratch", "mountPath": "/scratch", "readOnly": True}],
+                "securityContext": {"runAsUser": 5, "capabilities": {"add": ["NET_BIND_SERVICE"]}},
+                "livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 5},
+                "lifecycle": {"preStop": {"httpGet": {"path": "/", "port": "http"}}},
+                "terminationMessagePolicy": "File",
+            },
+            {
+                "name": "proxy",
+                "image": "envoy:1",
+                "args": ["-c", "/etc/envoy.yaml"],
+                "ports": [{"containerPort": 80, "name": "http"}],
+                "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}},
+                "volumeDevices": [{"name": "disk", "devicePath": "/dev/x"}],
+            },
+        ],
+        "initContainers": [{"name": "first", "image": "busybox", "command": ["true"]}],
+        "volumes": [
+            {"name": "scratch", "nfs": {"server": "nfs.example.com", "path": "/scratch"}},
+            {"name": "disk", "persistentVolumeClaim": {"claimName": "disk", "readOnly": False}},
+            {
+                "name": "all",
+                "projected": {"sources": [{"secret": {"name": "s", "items": [{"key": "k", "path": "p"}]}}]},
+            },
+        ],
+        "securityContext": {"fsGroup": 7, "sysctls": [{"name": "a", "value": "b"}]},
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 5}],
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "imagePullSecrets": [{"name": "registry"}],
+        "hostAliases": [{"ip": "10.0.0.2", "hostnames": ["server"]}],
+        "dnsConfig": {"nameservers": ["10.0.0.1"]},
+        "schedulerName": "volcano",
+        "serviceAccountName": "somebody",
+        "restartPolicy": "Never",
+        "hostNetwork": False,
+        "activeDeadlineSeconds": 600,
+        "terminationGracePeriodSeconds": 30,
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+    },
+}
+RUNTIME: dict[str, Any] = {
+    "format_version": 2,
+    "studies": {
+        STUDY: {
+            "container": {"image": IMAGE},
+            "datasets": {"images": {"type": "mount", "source": "pvc", "mode": "ro"}},
+            "env": {"EPOCHS": "5"},
+            "secret_env": {"DB_PASSWORD": {"source": "db", "key": "password"}},
+            "secret_mounts": {"keys": {"source": "keys", "mount_path": "/k", "mode": "ro", "items": {"crt": "a/crt"}}},
+            "pod_template": "pod.yaml",
+        },
+        "other": {"env": {"A": "1"}},
+    },
+}
+DATA: dict[str, Any] = {
+    STUDY: {"images": {"source": "pvc", "mode": "ro"}},
+    "other": {"more": {"source": "p", "mode": "rw"}},
+}
+ARGUMENTS: dict[str, Any] = {
+    "python_path": "/usr/bin/python",
+    "security_context": {"runAsUser": 5, "sysctls": [{"name": "a", "value": "b"}], "seLinuxOptions": {"level": "s0"}},
+    "image_pull_secrets": ["registry"],
+    "namespace": "lab",
+    "ephemeral_storage": "1Gi",
+    "argo": {
+        "service_account": "somebody",
+        "labels": {"team": "heart"},
+        "annotations": {"contact": "a@example.com"},
+        "gpu_resource": "amd.com/gpu",
+        "executor_resources": {"limits": {"cpu": "1"}},
+    },
+}
+"""What of the arguments ends up in jobs. Two kinds are told on purpose: the policy, and the paths of files."""
+
+
+def wrong_values() -> Iterator[Any]:
+    """Shapes that a marker may come in."""
+    yield from (MARKER, f"{{{{{MARKER}}}}}", [MARKER], {MARKER: None}, {MARKER: MARKER}, [{"name": MARKER}])
+    yield from ({"value": MARKER}, b"Mark3r/s3cr3t=7")
+
+
+def misspelt() -> Iterator[tuple[Any, Any]]:
+    """Keys that no file has, with a marker below."""
+    yield "enviroment", MARKER
+    yield "enviroment", [{"name": "DB_PASSWORD", "value": MARKER}]
+    yield "Secret_Env", {"A": {"source": MARKER}}
+    yield MARKER, MARKER
+    yield f"{{{{{MARKER}}}}}", 1
+
+
+def mutated(tree: Any) -> Iterator[Any]:
+    """The tree, each time with a marker in another place."""
+    yield from wrong_values()
+    if isinstance(tree, dict):
+        for key, value in misspelt():
+            yield {**tree, key: value}
+        for key, entry in tree.items():
+            for changed in mutated(entry):
+                yield {**tree, key: changed}
+    elif isinstance(tree, list):
+        yield from ([*tree, MARKER], [*tree, {"enviroment": MARKER}])
+        for at, entry in enumerate(tree):
+            for changed in mutated(entry):
+                yield [*tree[:at], changed, *tree[at + 1 :]]
+
+
+def inline(template: Any) -> Any:
+    """A study file with a template in it."""
+    made = deepcopy(RUNTIME)
+    made["studies"][STUDY]["pod_template"] = template
+    return made
+
+
+class Site:
+    """A parent that launches jobs at a cluster that is not there, and all that anybody hears of it."""
+
+    def __init__(self, root: Path, role: Role, **arguments: Any) -> None:
+        self.parent = Parent(root, role)
+        self.root = root
+        kind = flargo.ServerArgoJobLauncher if role is Role.SERVER else flargo.ClientArgoJobLauncher
+        self.launcher: ArgoJobLauncher = kind(**{"workspace_mount_path": str(root), **arguments})
+        self.records: list[logging.LogRecord] = []
+        self.run_dir = root / JOB_ID
+        self.run_dir.mkdir(exist_ok=True)
+
+    def write(self, **files: Any) -> None:
+        for name in ("study_runtime", "study_data", "pod"):
+            path = self.root / "local" / f"{name}.yaml"
+            path.unlink(missing_ok=True)
+            if name in files:
+                path.write_text(yaml.dump(files[name], Dumper=yaml.CSafeDumper))
+
+    def launch(self) -> str:
+        """Launch a job; all that is told of it."""
+        for path in self.run_dir.iterdir():
+            path.unlink()
+        heard: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: heard.append(logging.Formatter().format(record))  # type: ignore[method-assign]
+        loggers = [logging.getLogger(name) for name in (*LOGGERS, "nvflare")]
+        for each in loggers:
+            each.addHandler(handler)
+        try:
+            handle = self.launcher.launch_job({"job_id": JOB_ID, **JOB}, self.parent.context(JOB_ID))
+        finally:
+            for each in loggers:
+                each.removeHandler(handler)
+        assert handle.poll() == 101
+        verdict = handle._ticket.verdict
+        assert verdict is not None
+        assert verdict.reason is Reason.LAUNCH_FAILED
+        files = [path.read_text() for path in sorted(self.run_dir.iterdir())]
+        assert len(files) == 1, "the outcome of a server's job, or a client's error log"
+        return "\n".join([*files, *heard, repr(verdict)])
+
+
+@pytest.fixture(params=list(Role), ids=str)
+def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", no_cluster)
+    # The same in C: thousands of files are read.
+    monkeypatch.setattr(yaml, "safe_load", lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader))
+    data = str(tmp_path / "local" / "study_data.yaml")
+    return Site(tmp_path, request.param, study_data_pvc_file_path=data)
+
+
+def no_cluster(*_: object) -> None:
+    raise SubmitError(PASSED)
+
+
+PASSED = "the plan is made, and there is no cluster"
+UNEXPLAINED = "it raises ValueError"
+
+
+def searched(site: Site, files: Iterator[dict[str, Any]], least: int) -> None:
+    """Launch with each; nobody hears of the marker, and what is refused is refused by place."""
+    refused = 0
+    for each in files:
+        site.write(**each)
+        told = site.launch()
+        assert "Mark3r" not in told, (each, told)
+        assert "unforeseen" not in told, (each, told)
+        assert UNEXPLAINED not in told, (each, told)
+        refused += PASSED not in told
+    assert refused >= least
+
+
+def test_what_the_walk_begins_with_is_launched(site: Site) -> None:
+    for files in (
+        {"study_runtime": inline(TEMPLATE)},
+        {"study_runtime": RUNTIME, "pod": TEMPLATE},
+        {"study_data": DATA},
+    ):
+        site.write(**files)
+        assert PASSED in site.launch()
+
+
+def test_no_value_of_an_inline_pod_template_is_told(site: Site) -> None:
+    some = 1 if site.launcher.role is Role.CLIENT else 8
+    searched(site, ({"study_runtime": inline(each)} for each in [*mutated(TEMPLATE)][::some]), 800 // some)
+
+
+def test_no_value_of_a_pod_templates_file_is_told(site: Site) -> None:
+    searched(site, ({"study_runtime": RUNTIME, "pod": each} for each in [*mutated(TEMPLATE)][::8]), 100)
+
+
+def test_no_value_of_the_runtime_file_is_told(site: Site) -> None:
+    searched(site, ({"study_runtime": each, "pod": TEMPLATE} for each in mutated(RUNTIME)), 150)
+
+
+def test_no_value_of_the_data_file_is_told(site: Site) -> None:
+    searched(site, ({"study_data": each} for each in mutated(DATA)), 50)
+
+
+@pytest.mark.parametrize("file", ["study_runtime", "study_data", "pod"])
+@pytest.mark.parametrize(
+    "text",
+    [f"a: '{MARKER}", f"{MARKER}: [", f"? [{MARKER}]\n: x", f"- {MARKER}\nb: c", f"!!{MARKER} x", f"\t{MARKER}: x"],
+)
+def test_no_line_of_a_file_that_is_no_yaml_is_told(site: Site, file: str, text: str) -> None:
+    site.write(**({"study_runtime": RUNTIME} if file == "pod" else {}))
+    (site.root / "local" / f"{file}.yaml").write_text(text)
+    told = site.launch()
+    assert "Mark3r" not in told
+    assert "could not parse" in told
+
+
+@pytest.mark.parametrize("file", ["study_runtime", "study_data", "pod"])
+def test_a_file_that_cannot_be_read_is_told_by_errno(site: Site, file: str) -> None:
+    site.write(**({"study_runtime": RUNTIME} if file == "pod" else {}))
+    (site.root / "local" / f"{file}.yaml").mkdir()
+    assert "can be read (Is a directory)" in site.launch()
+
+
+def test_no_value_of_the_launchers_arguments_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", no_cluster)
+    launched = 0
+    for arguments in mutated(ARGUMENTS):
+        try:
+            settings(**arguments)
+        except (Refused, TypeError):
+            continue  # the parent does not start with it
+        launched += 1
+        told = Site(tmp_path, Role.CLIENT, **arguments).launch()
+        assert "Mark3r" not in told, (arguments, told)
+        assert "unforeseen" not in told, (arguments, told)
+    assert launched > 40
+
+
+# --- the commands
+
+
+def staged(kit: Any) -> Path:
+    root: Path = kit("k8s/site-1")
+    assert CliRunner().invoke(group(), ["prepare", str(root)]).exit_code == 0
+    return root
+
+
+def test_render_does_not_print_a_value(kit: Any, tmp_path: Path) -> None:
+    root = staged(kit)
+    meta = tmp_path / "meta.json"
+    meta.write_text(json.dumps(JOB))
+    refused = 0
+    for template in [*mutated(TEMPLATE)][::12]:
+        (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(inline(template)))
+        shown = CliRunner().invoke(group(), ["render", str(meta), "--kit", str(root), "--json"])
+        if shown.exit_code == 0:
+            continue  # the Workflow is what was asked for
+        refused += 1
+        assert "Mark3r" not in shown.output
+        assert json.loads(shown.stdout)["error"]["value"] == "not shown here"
+    assert refused > 50
+
+
+def test_doctor_does_not_print_a_value(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clinic = Clinic()
+    monkeypatch.setattr("flargo.cli.doctor._survey", lambda *_: clinic)
+    clinic.down = "Connection refused"
+    root = staged(kit)
+    for template in [*mutated(TEMPLATE)][::40]:
+        (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(inline(template)))
+        shown = CliRunner().invoke(group(), ["doctor", "--kit", str(root), "--json"])
+        assert "findings" in json.loads(shown.stdout)
+        assert "Mark3r" not in shown.output
+
+
+# --- unforeseen exceptions
+
+
+@pytest.mark.parametrize("where", ["read", "plan", "REDACTION"])
+def test_an_unforeseen_exception_is_told_by_its_type_only(
+    site: Site, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise TypeError(MARKER)
+
+    monkeypatch.setattr(launcher, where, fails if where != "REDACTION" else SimpleNamespace(learn=fails, forget=repr))
+    told = site.launch()
+    assert "Mark3r" not in told
+    assert "unforeseen TypeError" in told
+    assert "in fails" in told, "the log says where it was raised"
+
+
+def test_a_context_without_a_job_is_still_refused_to_flare(site: Site) -> None:
+    with pytest.raises(Refused, match="job_id"):
+        site.launcher.launch_job({}, site.parent.context(JOB_ID))
+    context = site.parent.context(JOB_ID)
+    context.props.pop(FLContextKey.WORKSPACE_OBJECT)
+    with pytest.raises(Refused, match="workspace"):
+        site.launcher.launch_job({"job_id": JOB_ID}, context)
+
+
+def test_a_launch_of_a_parent_that_shuts_down_is_still_raised(tmp_path: Path) -> None:
+    site = Site(tmp_path, Role.CLIENT)
+    site.launcher._end()
+    site.write()
+    with pytest.raises(RuntimeError, match="shutting down"):
+        site.launch()
+
+
+# --- the type
+
+
+def test_the_error_takes_no_value() -> None:
+    assert list(inspect.signature(SiteFileError).parameters) == ["place", "allowed"]
+    made = SiteFileError(Place("pod_template").key("spec").key("enviroment"), "one of a, b")
+    assert str(made) == "`pod_template.spec.enviroment` is not shown here: allowed is one of a, b"
+
+
+@pytest.mark.parametrize("key", [MARKER, "hunter2", "a" * 41, "a_b_c_d_e", "", " env", "env\n", 5, None, ("a",)])
+def test_a_key_that_looks_like_no_field_is_not_shown(key: object) -> None:
+    assert str(Place("file:").key(key)) == f"file: {HIDDEN_KEY}"
+
+
+def calls(module: Any, name: str) -> Iterator[tuple[str, ast.Call]]:
+    """All calls of something in a module, with the function that they are in."""
+    for function in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(function, ast.FunctionDef):
+            for each in ast.walk(function):
+                if isinstance(each, ast.Call) and name in ast.unparse(each.func).split("."):
+                    yield function.name, each
+
+
+@pytest.mark.parametrize("module", [pod, workflow, nvflare_messages])
+def test_all_errors_about_a_pod_are_of_that_type(module: Any) -> None:
+    assert list(calls(module, "Refused")) == []
+    assert list(calls(module, "checks")) == [], "checks show the value: see site_errors.checked"
+
+
+def test_of_the_reading_of_a_launch_only_these_show_a_value() -> None:
+    assert {function for function, _ in calls(request, "Refused")} == {
+        "read",  # flargo's own id of the launch
+        "federation",  # the kit's certificate
+        "_ask",
+        "_site",
+        "_of_context",
+        "_of_job",
+        "_image",
+        "_study",  # the paths of two files
+        "_env",  # the job's folder
+        "_hold_resources",
+        "_startup_files",
+    }
+
+
+def test_no_place_begins_with_words_of_a_site() -> None:
+    begins = {
+        ast.unparse(each.args[0]) for module in (pod, workflow, nvflare_messages) for _, each in calls(module, "Place")
+    }
+    assert begins == {"'pod'", "''", "where", "f'{file}:'", "'pod_template'"}
+    wheres = {ast.unparse(each.args[1]) for _, each in calls(workflow, "refuse_expressions")}
+    assert wheres == {"'pod'", "'workflow'"}
