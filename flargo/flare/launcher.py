@@ -4,6 +4,8 @@ import logging
 import secrets
 import threading
 import time
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvflare.apis.event_type import EventType
@@ -34,7 +36,13 @@ if TYPE_CHECKING:
 
 END_PATIENCE = 15.0
 """Seconds that a parent which is shut down gives its jobs' ends to be seen."""
+_FRAMES = 5
+"""Innermost calls that the parent's log has of an unforeseen exception."""
 _log = logging.getLogger(__name__)
+
+
+class _ShutDownError(RuntimeError):
+    """The parent is shutting down: FLARE gets this one as it is."""
 
 
 class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is untyped
@@ -105,7 +113,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s.
 
         A job that cannot be launched has a handle all the same, ended with 101: what is raised here is only
-        text in the server's log, while the outcome of a handle reaches the researcher.
+        text in the server's log, while the outcome of a handle reaches the researcher. That holds for an unforeseen
+        exception too, of which only the type is told: its text may quote the site's files.
 
         Raises:
             Refused: FLARE's context says neither which job this is nor where its files are.
@@ -123,14 +132,17 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             launch, transfer = read(
                 job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
             )
-        except Refused as error:
-            return self._refuse(report, str(error))
-        REDACTION.learn(launch.credentials, public=launch.job_id)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the researcher hears that the launch failed)
+            return self._refuse(report, _told(error, report.job_id))
         try:
+            REDACTION.learn(launch.credentials, public=launch.job_id)
             return self._submit(launch, transfer, report, fl_ctx)
-        except (Refused, SubmitError) as error:
+        except _ShutDownError:
             transfer.remove()
-            handle = self._refuse(report, str(error))
+            raise
+        except Exception as error:  # noqa: BLE001  (the same)
+            transfer.remove()
+            handle = self._refuse(report, _told(error, report.job_id))
             REDACTION.forget(launch.credentials)
             return handle
         except BaseException:
@@ -177,7 +189,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
     def _loop_of(self, who: Parent) -> Loop:
         with self._lock:
             if self._ended:
-                raise RuntimeError(f"{who.site} is shutting down and launches no more jobs")
+                raise _ShutDownError(f"{who.site} is shutting down and launches no more jobs")
             if self._loop is None:
                 load = configuration(self._settings.config_file_path)
                 api = Api(load, self._settings.namespace, self._meter.answered)
@@ -206,6 +218,19 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         ticket.rule(verdict)
         self._meter.ended(verdict)
         return ArgoJobHandle(ticket, lambda _: None)
+
+
+def _told(error: Exception, job_id: str) -> str:
+    """What may be told of an exception that ended a launch: of an unforeseen one its type, for others wrote its text.
+
+    The parent's log has where it was raised, by files and lines of code.
+    """
+    if isinstance(error, Refused | SubmitError):
+        return str(error)
+    calls = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+    where = ", ".join(f"{Path(call.filename).name}:{call.lineno} in {call.name}" for call in calls)
+    _log.error("job %s: its launch failed with an unforeseen %s, raised at %s", job_id, type(error).__name__, where)
+    return f"an unforeseen {type(error).__name__}; the FLARE parent's log says where it was raised"
 
 
 def _exporter(at: Endpoint | None) -> "Exporter | None":
