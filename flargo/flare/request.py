@@ -137,7 +137,7 @@ def read(
         container=called.container,
         startup=startup,
         credentials=SecretData(called.credentials, credentials),
-        pending=asked.spec.get("pending_timeout", settings.pending_timeout),
+        pending=_pending_timeout(asked, settings),
     )
     # Last: from here on nothing can fail that would leave it registered.
     credentials = {**credentials, stock.TOKEN_VARIABLE: transfer.register().encode()}
@@ -323,6 +323,14 @@ def _image(asked: _Asked, study: Study, settings: Settings) -> str:
             " studies.<study>.container.image in local/study_runtime.yaml (the site's default)",
         )
     return study.image
+
+
+def _pending_timeout(asked: _Asked, settings: Settings) -> float | None:
+    if "pending_timeout" not in asked.spec:
+        return settings.pending_timeout
+    seconds: float | None = asked.spec["pending_timeout"]
+    settings.argo.policy.enforce_pending_timeout(f"{asked.where}['pending_timeout']", seconds)
+    return seconds
 
 
 def _python(asked: _Asked, settings: Settings) -> str:

@@ -59,6 +59,8 @@ class Policy:
         checks.optional(checks.at_least(1, "a whole number of seconds"), "null (no limit)"), None
     )
     """Seconds after which a job's pod is ended, from when its node took it: the pod's `activeDeadlineSeconds`."""
+    pending_timeout: float | None = checks.key(checks.optional(checks.seconds, _OR_ANY), None)
+    """Longest `pending_timeout`, in seconds, that a job may ask for; one that asks for no limit is refused."""
 
     def hold_image(self, field: str, image: str) -> None:
         """Hold a job's own image to the policy.
@@ -79,6 +81,20 @@ class Policy:
         """
         if self.python_paths is not None and path not in self.python_paths:
             raise Refused(field, path, f"at this site one of {', '.join(self.python_paths) or '(none at all)'}")
+
+    def enforce_pending_timeout(self, field: str, seconds: float | None) -> None:
+        """Hold a job's own ``pending_timeout`` to the policy.
+
+        Args:
+            field: how the job's author finds it.
+            seconds: what the job asks for; None: no limit.
+
+        Raises:
+            Refused: it is longer than the site allows.
+        """
+        ceiling = self.pending_timeout
+        if ceiling is not None and (seconds is None or seconds > ceiling):
+            raise Refused(field, seconds, f"at this site at most {ceiling:g} seconds")
 
     def hold_limits(self, where: str, limits: Mapping[str, Any], gpu: str) -> None:
         """Hold the limits of a job's container to the policy.

@@ -130,7 +130,7 @@ JOB_SPEC: Final[Mapping[str, Trust]] = {
         "`pending_timeout`",
         By.JOB,
         "flargo's own clock; not in the Workflow",
-        "seconds from 0 to 10^9, or null",
+        "seconds from 0 to 10^9, or null; the site's ceiling",
         check=checks.optional(checks.seconds, "null (no limit)"),
     ),
     "argo": Trust(

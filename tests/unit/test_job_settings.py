@@ -74,6 +74,8 @@ ARGO_REFUSES = [
     {"policy": {"digests": "yes"}},
     {"policy": {"python_paths": ["$(HOME)/python"]}},
     {"policy": {"running_time": 0}},
+    {"policy": {"pending_timeout": -1}},
+    {"policy": {"pending_timeout": "600"}},
     {"policy": {"priority": 1}},
     {"policy": []},
     {"semaphore": "flargo-queue"},

@@ -210,6 +210,17 @@ def test_pending_timeout_is_the_jobs_then_the_sites(
     assert launch.pending == pending
 
 
+@pytest.mark.parametrize("of_site", [3600, None])
+@pytest.mark.parametrize("spec", [{}, {"pending_timeout": 60}, {"pending_timeout": 0}])
+def test_a_ceiling_of_pending_timeout_holds_jobs_and_not_the_site(
+    parent: Parent, spec: dict[str, Any], of_site: float | None
+) -> None:
+    case = Case("pending", spec={"image": "x", **spec})
+    site = settings(pending_timeout=of_site, argo={"policy": {"pending_timeout": 60}})
+    launch, _ = read(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
+    assert launch.pending == spec.get("pending_timeout", of_site)
+
+
 @pytest.mark.parametrize("attempt", ["", "A", "a-b", "a" * 21])
 def test_a_launch_needs_an_id_that_fits_into_names(parent: Parent, attempt: str) -> None:
     with pytest.raises(Refused, match="attempt"):

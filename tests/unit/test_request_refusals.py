@@ -318,6 +318,24 @@ POLICY = (
         spec={"ephemeral_storage": "3Gi"},
         **policy(ephemeral_storage="2Gi"),
     ),
+    Wrong(
+        "a longer wait than the site allows",
+        (f"{SPEC}['pending_timeout']", "is 601", "at this site at most 600 seconds"),
+        spec={"pending_timeout": 601},
+        **policy(pending_timeout=600),
+    ),
+    Wrong(
+        "a wait without end where the site has a ceiling",
+        (f"{SPEC}['pending_timeout']", "is None", "at this site at most 600 seconds"),
+        spec={"pending_timeout": None},
+        **policy(pending_timeout=600),
+    ),
+    Wrong(
+        "any wait where the site allows none",
+        (f"{SPEC}['pending_timeout']", "is 0.5", "at most 0 seconds"),
+        spec={"pending_timeout": 0.5},
+        **policy(pending_timeout=0),
+    ),
     Wrong("too many GPUs", (f"{SPEC}['num_of_gpus']", "'3'", "at most 2"), spec={"num_of_gpus": "3"}, **policy(gpus=2)),
 )
 EVERY = (*POLICY, *CONTEXT, *JOB, *FILES)
