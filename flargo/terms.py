@@ -95,6 +95,9 @@ class Patience:
     """An image is being pulled."""
     starting: float | None = 1800.0
     """It has a node or waits for a scheduler to look at it, no image is being pulled, and yet it does not run."""
+    placement: float | None = None
+    """All stages from the end of its submit until its pod has a node together. For a server's job, whose launch keeps
+    the server's other jobs waiting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,17 @@ def seconds(field: str, value: Any) -> float:
     return value
 
 
+def positive_seconds(field: str, value: Any) -> float:
+    """A duration that is more than none."""
+    try:
+        given = seconds(field, value)
+    except Refused:
+        given = 0
+    if not given:
+        raise Refused(field, value, f"a number of seconds > 0 and <= {_MOST_SECONDS}")
+    return given
+
+
 def endpoint(field: str, value: Any) -> Endpoint:
     """An IP address to listen at, of this machine or 0.0.0.0 or [::] for all of its own, and a port."""
     try:

@@ -4,7 +4,11 @@ from flargo.job import names
 from flargo.job.pod import pod
 from flargo.job.settings import Settings
 from flargo.job.workflow import workflow
-from flargo.terms import Label, Launch, Parent, Patience, Plan
+from flargo.terms import Label, Launch, Parent, Patience, Plan, Role
+
+SERVER_START_SECONDS = 900.0
+"""Within which a server's job must run, while the cluster is heard: its launch keeps the server's other jobs waiting,
+and must not return before the job runs or has ended."""
 
 
 def plan(launch: Launch, settings: Settings) -> Plan:
@@ -21,16 +25,23 @@ def plan(launch: Launch, settings: Settings) -> Plan:
         workflow=manifest,
         startup=launch.startup,
         credentials=launch.credentials,
-        patience=Patience(
-            pending=launch.pending,
-            total=settings.timeout,
-            unclaimed=settings.argo.unclaimed,
-            quota=settings.argo.quota,
-            queued=settings.argo.queued,
-            pulling=settings.argo.pulling,
-            starting=settings.argo.starting,
-        ),
+        patience=_patience(launch, settings),
         grace=settings.argo.kill_grace,
+    )
+
+
+def _patience(launch: Launch, settings: Settings) -> Patience:
+    is_server, timeout = launch.parent.role is Role.SERVER, settings.timeout
+    of_server = SERVER_START_SECONDS if timeout is None else min(timeout, SERVER_START_SECONDS)
+    return Patience(
+        pending=launch.pending,
+        total=of_server if is_server else timeout,
+        unclaimed=settings.argo.unclaimed,
+        quota=settings.argo.quota,
+        queued=settings.argo.queued,
+        pulling=settings.argo.pulling,
+        starting=settings.argo.starting,
+        placement=settings.argo.server_pending if is_server else None,
     )
 
 

@@ -121,6 +121,9 @@ class ArgoSettings:
     """Seconds that the pull of an image may take."""
     starting: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().starting)
     """Seconds that a pod may take to run apart from all that."""
+    server_pending: float = checks.key(checks.positive_seconds, 120.0)
+    """Seconds after which a server's job that has no node fails, whatever it waits for and whatever its
+    ``pending_timeout`` is: FLARE's server launches one job after another, and each launch waits for its process."""
 
 
 @dataclass(frozen=True, slots=True)

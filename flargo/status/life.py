@@ -126,6 +126,8 @@ class Life:
     born: float
     """On the healthy clock."""
     submitting: bool = True
+    submitted_at: float = math.inf
+    """When its submit was over, on the healthy clock."""
     error: str = ""
     """Why the submit failed."""
     secret: Uid | None = None

@@ -90,7 +90,7 @@ class Reason(Enum):
     SHORTAGE = Row(
         Code.NEVER_STARTED,
         "No node had enough free cpu, memory or GPUs within pending_timeout.",
-        "Ask for less, wait for other jobs, or raise pending_timeout.",
+        "Ask for less, wait for other jobs, or raise pending_timeout; for a server's job see the message.",
     )
     VOLUME = Row(Code.NEVER_STARTED, "A volume could not be mounted.", "See the message: claim, Secret or driver.")
     SANDBOX = Row(Code.NEVER_STARTED, "The node could not set the pod up.", "See the message: network or runtime.")
@@ -122,7 +122,11 @@ class Reason(Enum):
         "The pod did not start in time.",
         "See the pod's events: volumes, network; or raise 'argo.starting'.",
     )
-    TIMEOUT = Row(Code.NEVER_STARTED, "The job did not run within the launcher's timeout.", "Raise 'timeout'.")
+    TIMEOUT = Row(
+        Code.NEVER_STARTED,
+        "The job did not run within the launcher's timeout, which for a server's job is 900 s at most.",
+        "See the message: what it waited for; or raise 'timeout'.",
+    )
 
     @property
     def code(self) -> int | None:

@@ -96,7 +96,9 @@ def _absorb(life: Life, fact: Fact, now: Now) -> Life:
             return life if settled else replace(life, cause=cause)
         case Submitted(error, secret):
             since = now.healthy if life.stage is Stage.ABSENT else life.since
-            return replace(life, submitting=False, error=error, secret=secret, since=since)
+            return replace(
+                life, submitting=False, submitted_at=now.healthy, error=error, secret=secret, since=since
+            )
         case Told(wish, ok):
             return _hear(life, wish, now, ok=ok)
         case Heard(wish, events):
@@ -249,7 +251,7 @@ def _doom(life: Life, seen: Diagnosis, now: Now) -> Diagnosis | None:
     overdue = _overdue(life, now)
     if overdue is None:
         return None
-    waited = f"flargo's patience was {overdue.patience:g} s"
+    waited = f"flargo's patience was {overdue.patience:g} s{overdue.limit}"
     return Diagnosis(seen.stage, overdue.reason, "; ".join(filter(None, (seen.detail, waited))))
 
 
@@ -266,6 +268,8 @@ class _Deadline(NamedTuple):
     patience: float
     """In seconds."""
     reason: Reason
+    limit: str = ""
+    """Which limit it is, where the reason does not tell."""
 
 
 def _deadlines(life: Life) -> list[_Deadline]:
@@ -285,7 +289,10 @@ def _deadlines(life: Life) -> list[_Deadline]:
     }
     own, reason = limits.get(life.stage, (None, Reason.TIMEOUT))
     ends = [_Deadline(life.since + own, own, reason)] if own is not None else []
-    total = life.patience.total
+    placement, total = life.patience.placement, life.patience.total
+    if placement is not None and Stage.HELD <= life.stage <= Stage.TAINTED:
+        limit = ", for a server's job to have a node ('argo.server_pending')"
+        ends.append(_Deadline(life.submitted_at + placement, placement, reason, limit))
     return ends if total is None else [*ends, _Deadline(life.born + total, total, Reason.TIMEOUT)]
 
 

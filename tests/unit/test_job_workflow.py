@@ -39,6 +39,24 @@ def test_a_plan_carries_the_launch_and_the_sites_patience() -> None:
     assert (made.patience.unclaimed, made.patience.starting, made.grace) == (5, 6, 7)
 
 
+@pytest.mark.parametrize(
+    ("role", "timeout", "total", "placement"),
+    [
+        (Role.CLIENT, None, None, None),
+        (Role.CLIENT, 3600, 3600, None),
+        (Role.SERVER, None, 900, 45),
+        (Role.SERVER, 3600, 900, 45),
+        (Role.SERVER, 60, 60, 45),
+        (Role.SERVER, 0, 0, 45),
+    ],
+)
+def test_a_servers_job_is_bounded_whatever_the_site_says(
+    role: Role, timeout: float | None, total: float | None, placement: float | None
+) -> None:
+    patience = planned(launch(role=role, pending=None), timeout=timeout, argo={"server_pending": 45}).patience
+    assert (patience.total, patience.placement) == (total, placement)
+
+
 def test_the_same_launch_gives_the_same_plan() -> None:
     asked = launch()
     assert planned(asked) == planned(asked)

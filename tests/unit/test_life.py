@@ -606,6 +606,70 @@ def test_quota_and_locks_have_clocks_of_their_own(workflow: WorkflowView, patien
     assert story.life.doom.detail.endswith("flargo's patience was 30 s")
 
 
+OF_A_SERVER = Patience(pending=None, unclaimed=None, quota=None, queued=None, starting=None, placement=30, total=900)
+"""Of a server's job that may wait as long as it likes, but for its launch."""
+TAINTED = replace(POD_SHORT, unscheduled_message="0/1 nodes are available: 1 node(s) had untolerated taint(s).")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "pods", "reason"),
+    [
+        (HELD, (), Reason.TIMEOUT),
+        (UNCLAIMED, (), Reason.UNCLAIMED),
+        (replace(WORKFLOW, lock="Waiting for lock"), (), Reason.QUEUED),
+        (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), (), Reason.QUOTA),
+        (replace(WORKFLOW, has_node=True), (), Reason.START_TIMEOUT),
+        (WORKFLOW, (POD_SHORT,), Reason.SHORTAGE),
+        (WORKFLOW, (TAINTED,), Reason.UNSCHEDULABLE),
+    ],
+    ids=["held", "unclaimed", "queued", "quota", "waiting", "shortage", "tainted"],
+)
+def test_a_servers_job_without_a_node_ends_for_what_it_waits_for(
+    workflow: WorkflowView, pods: tuple[PodView, ...], reason: Reason
+) -> None:
+    story = Story(OF_A_SERVER).sees(workflow, *pods).passes(29)
+    assert Act.CONFIRM not in story.wishes
+    story.passes(1).reads(workflow, *pods)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is reason
+    assert story.life.doom.detail.endswith(
+        "flargo's patience was 30 s, for a server's job to have a node ('argo.server_pending')"
+    )
+
+
+def test_all_that_a_servers_job_waits_for_before_it_has_a_node_counts_together() -> None:
+    story = Story(OF_A_SERVER).sees(UNCLAIMED).passes(15).sees(WORKFLOW, POD_SHORT).passes(14)
+    assert story.wishes == []
+    story.passes(1).reads(WORKFLOW, POD_SHORT)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.SHORTAGE
+
+
+def test_a_servers_job_waits_for_a_node_from_the_end_of_its_submit() -> None:
+    story = Story(OF_A_SERVER, submitted=False).passes(100).tell(Submitted()).sees(WORKFLOW, POD_SHORT).passes(29)
+    assert story.wishes == []
+    assert story.passes(1).wishes == [Act.CONFIRM]
+
+
+def test_a_servers_wait_for_a_node_passes_only_while_the_cluster_is_heard() -> None:
+    story = Story(OF_A_SERVER).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
+    assert story.wishes == []
+
+
+def test_a_servers_job_with_a_node_has_until_the_end_of_all_patience() -> None:
+    story = Story(OF_A_SERVER).sees(WORKFLOW, POD_STARTING).passes(899)
+    assert Act.CONFIRM not in story.wishes
+    story.passes(1).reads(WORKFLOW, POD_STARTING)
+    assert story.life.doom is not None
+    assert story.life.doom.reason is Reason.TIMEOUT
+
+
+def test_a_servers_own_pending_timeout_may_be_shorter() -> None:
+    story = Story(replace(OF_A_SERVER, pending=5)).sees(WORKFLOW, POD_SHORT).passes(5).reads(WORKFLOW, POD_SHORT)
+    assert story.life.doom is not None
+    assert story.life.doom.detail.endswith("flargo's patience was 5 s")
+
+
 def test_a_queue_is_waited_in_for_ever_by_default() -> None:
     assert Story().sees(replace(WORKFLOW, lock="Waiting for lock")).passes(1e6).wishes == []
 
