@@ -15,7 +15,7 @@ from typing import TypeVar
 from flargo.cluster.api import Kind
 from flargo.job.names import credentials_secret
 from flargo.status.fields import OnUnreadable, parse_each
-from flargo.status.life import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
+from flargo.status.life import Act, Fact, GaveUp, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
 from flargo.status.reasons import Code, Reason
 from flargo.status.step import step
 from flargo.status.verdict import DONE_TO_IT, Cause, Verdict
@@ -164,6 +164,10 @@ class Engine:
     def stop(self, name: str, cause: Cause, now: float) -> Outcome:
         """FLARE wants a job ended."""
         return self._tell(name, Stop(cause), now)
+
+    def give_up(self, name: str, detail: str, now: float) -> Outcome:
+        """FLARE has been told that a launch failed, and why."""
+        return self._tell(name, GaveUp(detail), now)
 
     def alive(self, now: float) -> None:
         """The API has answered, or a stream has said that there is nothing new."""

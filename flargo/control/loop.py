@@ -23,7 +23,7 @@ from flargo.control.unreadable import UnreadableLog
 from flargo.job.names import shown
 from flargo.status.diagnosis import Stage
 from flargo.status.life import Act, Life
-from flargo.status.reasons import Code
+from flargo.status.reasons import Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import MAIN, WORKFLOW_LABEL, is_credentials_of, trimmed, uid_of
 from flargo.terms import Annotation, Object, Plan
@@ -149,6 +149,32 @@ class Loop:
             return self._engine.stop(job.name, cause, time.monotonic()) if is_followed else Outcome()
 
         self._tasks.put(stop)
+
+    def give_up(self, ticket: Ticket, detail: str) -> None:
+        """End a launch that can't be waited for any longer; returns at once.
+
+        Who waits for the ticket hears that the launch failed, even while the cluster is not heard. The job itself is
+        ended as soon as the cluster is.
+
+        Args:
+            ticket: of the launch; a later launch of the same job is left alone.
+            detail: why it is given up, for people.
+        """
+        job = self._jobs.get(ticket.name)
+        if job is None or job.ticket is not ticket:
+            return
+        job.unwanted.set()
+
+        def give_up() -> Outcome:
+            if self._jobs.get(job.name) is not job:
+                return Outcome()
+            if not job.ruled_on:
+                job.ruled_on = True
+                verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), detail)
+                self._tellers.submit(self._conclude, job, None, verdict)
+            return self._engine.give_up(job.name, detail, time.monotonic())
+
+        self._tasks.put(give_up)
 
     def out_of_sync_for(self) -> float:
         """For how many seconds a stream has not been heard; 0 while both are."""

@@ -6,7 +6,9 @@ FLARE 2.9 registers a server job's process only after launch_job has returned, w
   So the launch also returns once the process has connected with the parent, whatever the API says or does not say,
   and when the API can no longer be heard once the Workflow is released.
 - An abort meanwhile reaches no handle; it only shows in the stored job status.
-- One thread launches all jobs of a server, so the wait is bounded.
+- One thread launches all jobs of a server, so the wait is bounded: a job that does not run in time is ended. Only then
+  does the launch return, with a handle that has ended. To a handle of a job that does not run FLARE would start the
+  clients, which then give up.
 """
 
 import logging
@@ -19,10 +21,12 @@ from nvflare.apis.job_def import JobMetaKey, RunStatus
 
 from flargo.control.ticket import Ticket
 from flargo.flare.handle import ArgoJobHandle
+from flargo.job.plan import SERVER_START_SECONDS
 from flargo.status.diagnosis import Stage
 
-MOST = 900.0
-"""Seconds for which a launch holds up the server's other jobs."""
+MOST = SERVER_START_SECONDS + 60.0
+"""Seconds, by the wall clock, for which a launch holds up the server's other jobs. A job is ended before that, by a
+limit that only runs while the cluster is heard; in the last minute its end is waited for."""
 LOOK = 1.0
 """Seconds between looks at the stored status."""
 DEAF = 2.0
@@ -35,16 +39,18 @@ def hold(
     ticket: Ticket,
     out_of_sync_for: Callable[[], float],
     connected: Callable[[], bool],
+    give_up: Callable[[str], None],
     job_id: str,
     fl_ctx: FLContext,
 ) -> None:
-    """Return when the job's process runs, has ended, was aborted, or can't be waited for any longer.
+    """Return when the job's process runs, has ended, was aborted, or has been given up.
 
     Args:
         handle: the job's.
         ticket: the job's.
         out_of_sync_for: seconds since the cluster was heard last.
         connected: whether the job's process is connected with the parent.
+        give_up: ends the launch for a reason that it is told, and has the handle end soon, come what may.
         job_id: FLARE's.
         fl_ctx: FLARE's, for the stored status.
     """
@@ -65,8 +71,15 @@ def hold(
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
             return
         if time.monotonic() > limit:
-            _log.warning("%s: does not run after %.0f s; other jobs must not wait for it", ticket.name, MOST)
+            _log.warning("%s: not seen to run after %.0f s; given up, for other jobs wait", ticket.name, MOST)
+            give_up(f"its process was not seen to run within {MOST:g} s; {_last_seen(ticket, out_of_sync_for())}")
+            handle.wait()
             return
+
+
+def _last_seen(ticket: Ticket, silence: float) -> str:
+    seen = f"it was seen last as {ticket.stage.name}"
+    return f"{seen}, and the Kubernetes API has not been heard for {silence:.0f} s" if silence else seen
 
 
 def _truth(question: Callable[[], bool], name: str) -> bool:
@@ -79,7 +92,8 @@ def _truth(question: Callable[[], bool], name: str) -> bool:
 
 
 def _runs_or_ended(ticket: Ticket) -> bool:
-    return ticket.stage >= Stage.RUNNING or ticket.verdict is not None
+    # Not the stage ENDED: what is seen of an end still has to be confirmed, and the handle ends with the verdict.
+    return ticket.stage is Stage.RUNNING or ticket.verdict is not None
 
 
 def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:

@@ -110,7 +110,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         """Hand a job to Argo.
 
         A client's launch returns at once: FLARE gives up on it after 20 s. A server's returns when the job's
-        process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s.
+        process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s. A
+        server's job that does not run in time is ended, and so is its handle when the launch returns.
 
         A job that cannot be launched has a handle all the same, ended with 101: what is raised here is only
         text in the server's log, while the outcome of a handle reaches the researcher. That holds for an unforeseen
@@ -172,7 +173,18 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         handle = ArgoJobHandle(ticket, stop)
         if is_server:
             try:
-                hold(handle, ticket, loop.out_of_sync_for, lambda: transfer.connected, launch.job_id, fl_ctx)
+                hold(
+                    handle,
+                    ticket,
+                    loop.out_of_sync_for,
+                    lambda: transfer.connected,
+                    lambda detail: loop.give_up(ticket, detail),
+                    launch.job_id,
+                    fl_ctx,
+                )
+            except Exception as error:  # noqa: BLE001  (the job is there: its own handle has to end)
+                loop.give_up(ticket, _told(error, launch.job_id))
+                handle.wait()
             except BaseException:
                 # FLARE would have no handle on it.
                 handle.terminate()

@@ -80,6 +80,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class GaveUp:
+    """FLARE has been told that the launch failed: whatever there is of the job must be ended."""
+
+    detail: str
+    """Why."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     """The submit is over: the Workflow was released, or there was an error."""
 
@@ -109,7 +117,7 @@ class Heard:
     events: tuple[EventView, ...]
 
 
-Fact = Saw | Stop | Submitted | Told | Heard | Tick
+Fact = Saw | Stop | GaveUp | Submitted | Told | Heard | Tick
 
 
 @dataclass(frozen=True, slots=True)

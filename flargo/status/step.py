@@ -26,6 +26,7 @@ from flargo.status.life import (
     CONFIRM,
     Act,
     Fact,
+    GaveUp,
     Heard,
     Life,
     Now,
@@ -94,6 +95,9 @@ def _absorb(life: Life, fact: Fact, now: Now) -> Life:
             # A person's abort outweighs a cleanup that came first; nothing outweighs an abort.
             settled = life.verdict is not None or life.cause is Cause.ABORT
             return life if settled else replace(life, cause=cause)
+        case GaveUp(detail):
+            over = life.verdict is not None or life.stopping
+            return life if over else replace(life, doom=Diagnosis(life.stage, Reason.LAUNCH_FAILED, detail))
         case Submitted(error, secret):
             since = now.healthy if life.stage is Stage.ABSENT else life.since
             return replace(

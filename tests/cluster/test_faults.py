@@ -513,6 +513,19 @@ def abort_while_a_servers_launch_blocks(server: Site) -> None:
 
 
 @scenario
+def servers_job_without_room_fails_within_its_bound(world: World) -> None:
+    """Whatever its pending_timeout: FLARE's server launches one job after another, and each launch waits."""
+    with Site(world, role=Role.SERVER, pending_timeout=None, argo={"server_pending": 5}) as server:
+        job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        assert not job.is_launched(0.5)
+        assert job.is_launched(STARTS)
+        assert job.handle.poll() == 101
+        job.ends(Reason.SHORTAGE, 101, NOTICED)
+        assert "argo.server_pending" in verdict_of(job).detail
+        job.leaves_nothing()
+
+
+@scenario
 def servers_launch_returns_when_the_job_cannot_start(server: Site) -> None:
     job = server.launch(SLEEPS, {"image": "flargo.test/job:not-there"})
     assert job.is_launched(STARTS)

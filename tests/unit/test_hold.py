@@ -9,8 +9,15 @@ from nvflare.apis.job_def import JobMetaKey, RunStatus
 from flargo.control.ticket import Ticket
 from flargo.flare import hold as holding
 from flargo.flare.handle import ArgoJobHandle
+from flargo.job.plan import SERVER_START_SECONDS
 from flargo.status.diagnosis import Stage
-from flargo.status.verdict import Cause
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Cause, Verdict
+
+
+def hold_limit(limit: float = holding.MOST) -> float:
+    """As it is where no test has made it short."""
+    return limit
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +45,19 @@ def hold(
     store: Store | None = None,
     deaf: float = 0.0,
     connected: Callable[[], bool] = lambda: False,
+    given_up: list[str] | None = None,
 ) -> list[Cause]:
-    """Hold a launch; what was asked of its handle."""
+    """Hold a launch; what was asked of its handle. ``given_up`` takes why it was given up."""
     asked: list[Cause] = []
     handle = ArgoJobHandle(ticket, asked.append)
     context = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_component=lambda _: store or Store()))
-    holding.hold(handle, ticket, lambda: deaf, connected, "job", context)
+
+    def give_up(detail: str) -> None:
+        assert given_up is not None, detail
+        given_up.append(detail)
+        ticket.rule(Verdict(Reason.LAUNCH_FAILED, 101, detail))
+
+    holding.hold(handle, ticket, lambda: deaf, connected, give_up, "job", context)
     return asked
 
 
@@ -88,6 +102,31 @@ def test_a_process_that_has_connected_is_not_kept_waiting_for_an_api_that_stalls
 
 def test_a_silent_api_before_the_release_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holding, "MOST", 0.2)
-    store = Store()
-    assert hold(Ticket("wf"), store, deaf=3.0) == []
+    store, given_up = Store(), list[str]()
+    assert hold(Ticket("wf"), store, deaf=3.0, given_up=given_up) == []
     assert store.looks > 5, "until the bound"
+    (detail,) = given_up
+    assert detail.startswith("its process was not seen to run within 0.2 s; it was seen last as ABSENT, and the")
+    assert detail.endswith("Kubernetes API has not been heard for 3 s")
+
+
+@pytest.mark.parametrize(
+    "stage", [stage for stage in Stage if stage is not Stage.RUNNING], ids=lambda stage: stage.name
+)
+@pytest.mark.parametrize("released", [True, False])
+def test_a_launch_never_returns_the_handle_of_a_job_that_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage, *, released: bool
+) -> None:
+    """FLARE would start the clients, which would wait for its process and give up."""
+    monkeypatch.setattr(holding, "MOST", 0.05)
+    ticket, given_up = Ticket("wf"), list[str]()
+    ticket.update(stage, released=released)
+    assert hold(ticket, given_up=given_up) == []
+    assert ticket.verdict is not None
+    assert ticket.verdict.code == 101
+    assert given_up == [f"its process was not seen to run within 0.05 s; it was seen last as {stage.name}"]
+
+
+def test_the_jobs_own_limit_comes_before_the_launchs() -> None:
+    """So that FLARE hears the reason for which the job did not run."""
+    assert hold_limit() >= SERVER_START_SECONDS + 60

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flargo.status.diagnosis import Stage
-from flargo.status.life import Act, Submitted, Wish
+from flargo.status.life import Act, GaveUp, Submitted, Wish
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import EventView, Exit, PodView, WorkflowView
@@ -668,6 +668,27 @@ def test_a_servers_own_pending_timeout_may_be_shorter() -> None:
     story = Story(replace(OF_A_SERVER, pending=5)).sees(WORKFLOW, POD_SHORT).passes(5).reads(WORKFLOW, POD_SHORT)
     assert story.life.doom is not None
     assert story.life.doom.detail.endswith("flargo's patience was 5 s")
+
+
+def test_a_launch_that_was_given_up_is_ended_and_is_no_abort() -> None:
+    story = Story().sees(WORKFLOW, POD_STARTING).tell(GaveUp("nobody waits for it"))
+    assert story.wishes == [Act.SHUTDOWN]
+    story.does(Act.SHUTDOWN).sees(SHUT).reads(SHUT)
+    assert heard(story) == (Reason.LAUNCH_FAILED, 101)
+    assert story.life.verdict.detail == "nobody waits for it"  # type: ignore[union-attr]
+
+
+def test_a_launch_that_was_given_up_before_its_release_is_discarded() -> None:
+    story = Story(submitted=False).sees(HELD).tell(GaveUp("nobody waits for it"))
+    assert story.wishes == [Act.DISCARD]
+    story.does(Act.DISCARD).tell(Submitted("ended before")).sees(None).reads(None)
+    assert heard(story) == (Reason.LAUNCH_FAILED, 101)
+
+
+@pytest.mark.parametrize("cause", [Cause.ABORT, Cause.CLEANUP])
+def test_an_end_that_was_wanted_before_outweighs_giving_up(cause: Cause) -> None:
+    story = Story().sees(WORKFLOW, POD_STARTING).stops(cause).tell(GaveUp("nobody waits for it"))
+    assert story.life.doom is None
 
 
 def test_a_queue_is_waited_in_for_ever_by_default() -> None:

@@ -7,7 +7,7 @@ all. ``allowed`` is the oracle: what FLARE may be told, by what truly happened. 
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
@@ -24,6 +24,7 @@ from tests.unit.objects import Object, pod, workflow
 
 NAME = "job-site"
 PATIENCE = Patience(pending=120, total=900, unclaimed=120, starting=300)
+OF_A_SERVER = replace(PATIENCE, pending=None, placement=60)
 OWN = frozenset({101, 102, 103})
 CODES = frozenset({0, 1, 9, *OWN, 104})
 HURTING = frozenset({Act.SHUTDOWN, Act.KILL, Act.DISCARD})
@@ -80,6 +81,8 @@ class Job:
     """Its exit code on SIGTERM; None: it is deaf."""
     image_missing: bool = False
     no_room: bool = False
+    of_server: bool = False
+    """Its launch waits for it, so it may not wait for a node as long as it likes."""
     submit_fails_at: int | None = None
     """The step of the submit that is refused: 0 create, 1 release."""
 
@@ -323,6 +326,7 @@ BY_WHAT_BEFELL = {
     "no room": 101,
     "out of patience": 101,
     "not submitted": 101,
+    "given up": 101,
 }
 
 
@@ -363,13 +367,14 @@ class Site:
     first_pod: str = ""
     """The first that was shown."""
     stops: set[Cause] = field(default_factory=set)
+    given_up: bool = False
     submitted: int | None = 0
     """The next step of the submit; None: it is over."""
     cut: set[Kind] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.engine = Engine(lambda _: False, 0.0)
-        self.engine.admit(NAME, "a1", PATIENCE, 3, 0.0)
+        self.engine.admit(NAME, "a1", OF_A_SERVER if self.world.job.of_server else PATIENCE, 3, 0.0)
         for kind in self.world.streams:
             self.relist(kind)
 
@@ -424,6 +429,13 @@ class Site:
             self.stops.add(cause)
         self.take(self.engine.stop(NAME, cause, self.world.now))
 
+    def give_up(self) -> None:
+        """FLARE is told that the launch failed, whatever becomes of the job."""
+        if self.verdict is None:
+            self.world.happened.add("given up")
+        self.given_up = True
+        self.take(self.engine.give_up(NAME, "nobody waits for it", self.world.now))
+
     def pass_time(self, seconds: float) -> None:
         self.world.now += seconds
         self.take(self.engine.tick(self.world.now))
@@ -433,9 +445,10 @@ class Site:
         if self.submitted is None:
             return
         refused = self.world.job.submit_fails_at == self.submitted
-        if self.submitted == 1 and not self.stops:
+        unwanted = self.stops or self.given_up
+        if self.submitted == 1 and not unwanted:
             self.world.create_secret()
-        if refused or self.stops:
+        if refused or unwanted:
             self.world.happened |= {"not submitted"} if refused else set()
             self._submitted("refused")
         elif self.submitted == 0:
@@ -553,6 +566,7 @@ MOVES: dict[str, Callable[[Site], Any]] = {
     "argo returns": lambda site: vars(site.world).update(argo_is_up=True),
     "abort": lambda site: site.stop(Cause.ABORT),
     "clean up": lambda site: site.stop(Cause.CLEANUP),
+    "give up": lambda site: site.give_up(),
     **{
         what: lambda site, what=what: site.world.befall(what)  # type: ignore[misc]
         for what in ("drained", "deleted pod", "deleted Workflow", "out of memory", "evicted", "terminated")
@@ -581,6 +595,7 @@ JOBS = st.builds(
     on_sigterm=st.sampled_from([143, None]),
     image_missing=st.sampled_from([False] * 5 + [True]),
     no_room=st.sampled_from([False] * 5 + [True]),
+    of_server=st.booleans(),
     submit_fails_at=st.sampled_from([None] * 8 + [0, 1]),
 )
 PROFILE = settings(
@@ -615,6 +630,10 @@ def finish(site: Site) -> None:
 @PROFILE
 @given(JOBS, moves(disturbed=True))
 @example(Job(), ["argo goes"])
+@example(Job(of_server=True), ["argo goes"])
+@example(Job(of_server=True, no_room=True), ["round"])
+@example(Job(), ["give up"])
+@example(Job(), ["round", "round", "give up", "round"])
 @example(Job(), ["round", "argo goes"])
 @example(Job(), ["submit", "cut workflows", "round", "abort", "round"])
 @example(Job(), [*["round"] * 3, "cut pods", "out of memory", "round", "drained", "round"])

@@ -104,6 +104,42 @@ def test_a_report_that_fails_does_not_keep_the_verdict_from_flare(api: QuietApi)
     loop.end(Cause.PARENT_END, seconds=0.0)
 
 
+def test_a_launch_that_is_given_up_is_over_for_flare_though_the_api_answers_nothing(api: QuietApi) -> None:
+    def silent(_: int, when: str) -> None:
+        if when == "before":
+            raise ApiError("get", "secrets", 0)
+
+    api.trouble = silent
+    loop = Loop(api, "", "me", 3)
+    told: list[Verdict] = []
+    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), tail=True)
+    loop.give_up(ticket, "nobody waits for it")
+    assert ticket.wait(lambda it: it.verdict is not None, LONG)
+    assert told == [Verdict(Reason.LAUNCH_FAILED, 101, "nobody waits for it")] == [ticket.verdict]
+    loop.end(Cause.PARENT_END, seconds=0.1)
+    assert len(told) == 1, "once"
+    assert ticket.verdict == told[0]
+
+
+def test_a_launch_that_is_given_up_is_ended_once_the_api_answers(api: QuietApi) -> None:
+    loop = Loop(api, "", "me", 3)
+    told: list[Verdict] = []
+    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), tail=False)
+    assert ticket.wait(lambda it: it.released, LONG)
+    loop.give_up(ticket, "nobody waits for it")
+    assert ticket.wait(lambda it: it.verdict is not None, LONG)
+    deadline = time.monotonic() + LONG
+
+    def shut_down() -> bool:
+        return any(item["spec"].get("shutdown") for item in api.list(Kind.WORKFLOW)[0])
+
+    while not shut_down() and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert shut_down() or api.named(Kind.WORKFLOW) == []
+    assert [verdict.reason for verdict in told] == [Reason.LAUNCH_FAILED]
+    loop.end(Cause.PARENT_END, seconds=0.1)
+
+
 def test_a_job_of_the_same_name_is_not_launched_over_the_first(api: QuietApi) -> None:
     loop = Loop(api, "", "me", 3)
     loop.launch(plan("a1"), lambda: False, lambda *_: None, tail=False)

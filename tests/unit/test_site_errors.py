@@ -22,6 +22,7 @@ from nvflare.apis.fl_constant import FLContextKey
 import flargo
 from flargo.cli.main import group
 from flargo.control.submit import SubmitError
+from flargo.control.ticket import Ticket
 from flargo.flare import launcher, nvflare_messages, request
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.redact import LOGGERS
@@ -30,6 +31,7 @@ from flargo.job.checks import Refused
 from flargo.job.settings import settings
 from flargo.job.site_errors import HIDDEN_KEY, Place, SiteFileError
 from flargo.status.reasons import Reason
+from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.unit.clinic import Clinic
 from tests.unit.differential.cases import IMAGE, JOB_ID, STUDY
@@ -351,6 +353,33 @@ def test_an_unforeseen_exception_is_told_by_its_type_only(
     assert "Mark3r" not in told
     assert "unforeseen TypeError" in told
     assert "in fails" in told, "the log says where it was raised"
+
+
+def test_an_unforeseen_exception_after_the_launch_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Workflow is there: a handle of its own has to end, and no other one."""
+
+    def fails(*_: object) -> None:
+        raise TypeError(MARKER)
+
+    class Loop:
+        def launch(self, *given: Any, **_: Any) -> Ticket:
+            self.ruled = given[2]
+            return Ticket("wf")
+
+        def give_up(self, ticket: Ticket, detail: str) -> None:
+            verdict = Verdict(Reason.LAUNCH_FAILED, 101, detail)
+            self.ruled(verdict, "")
+            ticket.rule(verdict)
+
+        def out_of_sync_for(self) -> float:
+            return 0.0
+
+    loop = Loop()
+    monkeypatch.setattr(launcher, "hold", fails)
+    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", lambda *_: loop)
+    told = Site(tmp_path, Role.SERVER).launch()
+    assert "unforeseen TypeError" in told
+    assert "Mark3r" not in told
 
 
 def test_a_context_without_a_job_is_still_refused_to_flare(site: Site) -> None:
