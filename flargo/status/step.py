@@ -100,9 +100,7 @@ def _absorb(life: Life, fact: Fact, now: Now) -> Life:
             return life if over else replace(life, doom=Diagnosis(life.stage, Reason.LAUNCH_FAILED, detail))
         case Submitted(error, secret):
             since = now.healthy if life.stage is Stage.ABSENT else life.since
-            return replace(
-                life, submitting=False, submitted_at=now.healthy, error=error, secret=secret, since=since
-            )
+            return replace(life, submitting=False, submitted_at=now.healthy, error=error, secret=secret, since=since)
         case Told(wish, ok):
             return _hear(life, wish, now, ok=ok)
         case Heard(wish, events):
