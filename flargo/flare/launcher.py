@@ -23,11 +23,11 @@ from flargo.flare.hold import hold
 from flargo.flare.outcome import Report
 from flargo.flare.redact import REDACTION, install
 from flargo.flare.request import parent, read, report_of
-from flargo.flare.stock import Transfer
+from flargo.flare.stock import Transfer, note_for_researcher
 from flargo.job.checks import Endpoint, Refused
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
-from flargo.status.reasons import Code, Reason
+from flargo.status.reasons import NOT_STARTED_IN_TIME, Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Role
 
@@ -41,8 +41,16 @@ _FRAMES = 5
 _log = logging.getLogger(__name__)
 
 
-class _ShutDownError(RuntimeError):
-    """The parent is shutting down: FLARE gets this one as it is."""
+class _ForFlareError(RuntimeError):
+    """FLARE gets this one as it is, in place of a handle."""
+
+
+class _ShutDownError(_ForFlareError):
+    """The parent is shutting down."""
+
+
+class _NotStartedError(_ForFlareError):
+    """A server's job did not come to run in time, and was ended."""
 
 
 class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is untyped
@@ -110,16 +118,19 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         """Hand a job to Argo.
 
         A client's launch returns at once: FLARE gives up on it after 20 s. A server's returns when the job's
-        process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s. A
-        server's job that does not run in time is ended, and so is its handle when the launch returns.
+        process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s.
 
-        A job that cannot be launched has a handle all the same, ended with 101: what is raised here is only
+        A server's job that finds no place, or does not run in time, is ended, and its launch fails: FLARE starts the
+        clients of a job that has a handle, even one that has ended. FLARE's status is FAILED_TO_RUN then, and the
+        reason is in the job's metadata (job_deploy_detail).
+
+        Any other job that cannot be launched has a handle all the same, ended with 101: what is raised here is only
         text in the server's log, while the outcome of a handle reaches the researcher. That holds for an unforeseen
         exception too, of which only the type is told: its text may quote the site's files.
 
         Raises:
             Refused: FLARE's context says neither which job this is nor where its files are.
-            RuntimeError: the parent is shutting down.
+            RuntimeError: the parent is shutting down, or a server's job did not come to run in time.
         """
         begun = time.monotonic()
         try:
@@ -138,7 +149,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         try:
             REDACTION.learn(launch.credentials, public=launch.job_id)
             return self._submit(launch, transfer, report, fl_ctx)
-        except _ShutDownError:
+        except _ForFlareError:
             transfer.remove()
             raise
         except Exception as error:  # noqa: BLE001  (the same)
@@ -189,6 +200,11 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
                 # FLARE would have no handle on it.
                 handle.terminate()
                 raise
+            verdict = ticket.verdict
+            if verdict is not None and verdict.reason in NOT_STARTED_IN_TIME:
+                reason = report.sentence(verdict)
+                note_for_researcher(fl_ctx, f"{launch.parent.site}: {reason}")
+                raise _NotStartedError(f"the server's job {launch.job_id} was not started: {reason}")
         return handle
 
     def _begin(self, fl_ctx: FLContext) -> None:

@@ -96,6 +96,10 @@ class Report:
         except OSError as error:
             _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
 
+    def sentence(self, verdict: Verdict) -> str:
+        """A verdict in one line, as a researcher may read it."""
+        return f"{verdict.reason.name}: {_sentence(verdict, without_values(REDACTION.blank(verdict.detail)))}"
+
     def _write(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
         # FLARE may have archived and removed it by now; it must not come back.
         if not self._run_dir.is_dir():

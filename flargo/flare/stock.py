@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.app_opt.job_launcher.k8s_launcher import (
     K8sJobHandle,
@@ -175,6 +177,13 @@ def render(job_config: Object, *, name: str, key: str, python: str, pod_template
     )
     pod: Object = handle.get_manifest()
     return pod
+
+
+def note_for_researcher(fl_ctx: FLContext, text: str) -> None:
+    """Add a line to what FLARE's server keeps in a job's metadata when its start fails (job_runner.py, ``run``)."""
+    details = fl_ctx.get_prop(FLContextKey.JOB_DEPLOY_DETAIL)
+    if isinstance(details, list):
+        details.append(text)
 
 
 class Transfer:

@@ -147,3 +147,16 @@ class Reason(Enum):
 ENDED_BY_ITSELF = frozenset({Reason.SUCCEEDED, Reason.PROGRAM_FAILED, Reason.PROGRAM_REPORTED, Reason.OUT_OF_MEMORY})
 """Ends of the program's own: nothing that Argo does later changes what they say, and it is left to finish the Workflow
 in its own time."""
+NOT_STARTED_IN_TIME = frozenset(
+    {
+        Reason.UNCLAIMED,
+        Reason.QUEUED,
+        Reason.QUOTA,
+        Reason.SHORTAGE,
+        Reason.UNSCHEDULABLE,
+        Reason.PULLING,
+        Reason.START_TIMEOUT,
+        Reason.TIMEOUT,
+    }
+)
+"""Ends of a job that found no place, or did not come to run within its time."""

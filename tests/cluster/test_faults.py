@@ -518,11 +518,9 @@ def servers_job_without_room_fails_within_its_bound(world: World) -> None:
     with Site(world, role=Role.SERVER, pending_timeout=None, argo={"server_pending": 5}) as server:
         job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
         assert not job.is_launched(0.5)
-        assert job.is_launched(STARTS)
-        assert job.handle.poll() == 101
-        job.ends(Reason.SHORTAGE, 101, NOTICED)
-        assert "argo.server_pending" in verdict_of(job).detail
-        job.leaves_nothing()
+        with pytest.raises(RuntimeError, match=r"was not started: SHORTAGE: .*argo\.server_pending"):
+            job.is_launched(STARTS)
+        world.holds_nothing_of(job.id, job.name)
 
 
 @scenario

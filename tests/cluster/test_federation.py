@@ -160,6 +160,23 @@ def test_abort_while_the_servers_launch_blocks(fed: Federation, world: World, pl
     assert_aborted(fed, world, job_id)
 
 
+def test_a_servers_job_without_a_place_fails_before_any_client_starts(
+    fed: Federation, world: World, place: Place
+) -> None:
+    extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
+    job_id = fed.submit(jobs.fedavg(write(fed, "unplaced"), image=place.job_image, launcher_spec_extra=extra))
+    assert_not_started(fed, world, job_id)
+
+
+def assert_not_started(fed: Federation, world: World, job_id: str) -> None:
+    """FLARE says that it failed to run, and why; no site has made anything of it."""
+    fed.wait_status(job_id, "FINISHED:FAILED_TO_RUN")
+    details = fed.meta(job_id)["job_deploy_detail"]
+    assert any(line.startswith("server: SHORTAGE: ") for line in details), details
+    assert set(world.workflows(job_id)) <= {"server"}
+    eventually(lambda: not world.living(job_id), SETTLED, "the server's pod is gone")
+
+
 UNKNOWN = 30.0
 """Seconds that a server's job process puts up with being unknown (nvflare's sync_clients_from_main_process)."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster import jobs
 from tests.cluster.federation import Federation, argo_launcher
+from tests.cluster.test_federation import assert_not_started
 from tests.cluster.world import eventually
 from tests.embedded.world import IMAGE, EmbeddedWorld
 
@@ -37,3 +38,9 @@ def test_fedavg_completes_with_the_right_weights_and_leaves_no_credentials(
     assert set(world.workflows(job_id)) == set(fed.names)
     # The server's part ends the job; those of the sites may be a moment behind it.
     eventually(lambda: world.secrets("nvflare-cred-") == [], ENDED, "no credentials are left")
+
+
+def test_a_servers_job_without_a_place_fails_before_any_client_starts(fed: Federation, world: EmbeddedWorld) -> None:
+    extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
+    job_id = fed.submit(jobs.fedavg(fed.root / "jobs" / "unplaced", image=IMAGE, launcher_spec_extra=extra))
+    assert_not_started(fed, world, job_id)
