@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from flargo.cli import disk
 from flargo.cli.output import data, data_json, json_option, reporting, say
 from flargo.job import checks
 from flargo.job.checks import Refused
+from flargo.job.documents import load_yaml
 from flargo.job.settings import ArgoSettings
 from flargo.kit import chart, undo
 from flargo.kit.files import Change, Files, diff, within
@@ -75,8 +75,8 @@ def _argo(pairs: tuple[str, ...]) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     """A setting's value as YAML, or as the text that it is, where only that is allowed (`instance_id=7`)."""
     try:
-        parsed = yaml.safe_load(text)
-    except yaml.YAMLError:
+        parsed = load_yaml("--argo", text)
+    except Refused:
         parsed = text
     refused = _refusal(key, parsed)
     if refused is None:

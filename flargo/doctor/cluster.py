@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import yaml
-
 from flargo.doctor.facts import Facts, Probe
 from flargo.doctor.findings import Said, failure, ok, unknown, unseen, warning
+from flargo.job.checks import Refused
+from flargo.job.documents import load_yaml
 from flargo.terms import Object
 
 SKEW_SHOWN, SKEW_ALLOWED = 5.0, 60.0
@@ -17,6 +17,8 @@ that Kubernetes grants the times in a token (go-jose's DefaultLeeway)."""
 OLDEST_ARGO: Final = (3, 6)
 CONFIG_MAP = "workflow-controller-configmap"
 """What a controller has its settings from, unless it was started with another name."""
+_SETTINGS: Final = ("executor", "instanceID", "workflowDefaults", "workflowRestrictions")
+"""What the doctor reads of a controller's settings. A ConfigMap can hold thousands of other keys."""
 _NEEDED = ("workflows", "workflowtaskresults")
 _VERSION = re.compile(r":v?(\d+)\.(\d+)(?:\.\S+)?$")
 _TOOK_NOTICE = ("Running", "Succeeded")
@@ -151,10 +153,10 @@ def settings_of(config_map: Object) -> Object:
     data = config_map.get("data") or {}
     try:
         if "config" in data:
-            found = yaml.safe_load(data["config"])
+            found = load_yaml(CONFIG_MAP, str(data["config"]))
         else:
-            found = {key: yaml.safe_load(value) for key, value in data.items()}
-    except yaml.YAMLError:
+            found = {key: load_yaml(CONFIG_MAP, str(data[key])) for key in _SETTINGS if key in data}
+    except Refused:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from flargo.doctor.facts import Sample
 from flargo.flare.rehearsal import Stage, rehearse
+from flargo.job.checks import Refused
+from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings
 from flargo.kit.files import Files
 
@@ -71,7 +71,7 @@ def _without_image_policy(settings: Settings) -> Settings:
 
 def _parsed(files: Files, path: str) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(files.get(path, b""))
-    except (ValueError, yaml.YAMLError):
+        found = load_yaml(path, files.get(path, b""))
+    except Refused:
         return {}
     return found if isinstance(found, dict) else {}

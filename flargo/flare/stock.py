@@ -5,7 +5,9 @@ nvflare 2.9 promises none of them; a release that moves one breaks this file and
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey
@@ -27,6 +29,7 @@ from nvflare.app_opt.job_launcher.study_data import (
     should_mount_study_data,
 )
 from nvflare.app_opt.job_launcher.study_runtime import (
+    _safe_relative_path,
     load_study_runtime_file,
     resolve_study_runtime,
     study_runtime_file_path,
@@ -45,6 +48,7 @@ from nvflare.utils.job_launcher_utils import (
     get_server_job_args,
 )
 
+from flargo.job.documents import MAX_TEXT_BYTES, load_yaml
 from flargo.terms import Object, Role
 
 OWNER_VARIABLE: str = ENV_WORKSPACE_OWNER_FQCN
@@ -132,12 +136,28 @@ def runtime_file(workspace: str) -> str:
     return str(study_runtime_file_path(workspace))
 
 
+def pod_template_files(runtime: Any) -> list[str]:
+    """The pod templates that a study_runtime.yaml names by their files, relative to its own folder."""
+    studies = runtime.get("studies") if isinstance(runtime, dict) else None
+    entries = studies.values() if isinstance(studies, dict) else ()
+    named = [entry.get("pod_template") for entry in entries if isinstance(entry, dict)]
+    found = []
+    for name in named:
+        if isinstance(name, str) and name:
+            with suppress(ValueError):  # nvflare refuses it, in words of its own
+                found.append(str(_safe_relative_path(name, "pod_template", "")))
+    return sorted({*found})
+
+
 def study_runtime(file: str | None, study: str | None) -> Study:
     """What study_runtime.yaml says about a study.
 
     Raises:
+        Refused: the file, or a pod template that it names, is no YAML or exceeds the limits of YAML.
         ValueError: the file is not what nvflare allows; the message may quote it.
     """
+    for template in pod_template_files(_load_if_there(file)):
+        _load_if_there(str(Path(file).parent / template))
     found = resolve_study_runtime(load_study_runtime_file(file, MODE, logger=_log), study, file, logger=_log)
     secrets = tuple(_secret_mount(mount) for mount in found.secret_mounts)
     return Study(
@@ -153,10 +173,12 @@ def study_data(file: str | None, study: str | None) -> Study:
     """What study_data.yaml (version 1) says about a study.
 
     Raises:
+        Refused: the file is no YAML or exceeds the limits of YAML.
         ValueError: the file is not what nvflare allows; the message may quote it.
     """
     if file is None or not should_mount_study_data(study):
         return Study()
+    _load_if_there(file)
     found = resolve_study_dataset_mounts(load_study_data_file(file, logger=_log), study, file, logger=_log)
     return Study(mounts=tuple(_dataset_mount(mount) for mount in found))
 
@@ -233,6 +255,16 @@ class Transfer:
     def _is_registered(self) -> bool:
         record = self._manager.jobs.get(self._job_id)
         return self._token is not None and record is not None and record.transfer_token == self._token
+
+
+def _load_if_there(file: str) -> Any:
+    """A YAML file, parsed within limits before nvflare's loaders, which have none, read it."""
+    try:
+        with Path(file).open("rb") as opened:
+            text = opened.read(MAX_TEXT_BYTES + 1)
+    except OSError:
+        return None  # nvflare says what is wrong with it
+    return load_yaml(file, text)
 
 
 def _dataset_mount(dataset: Any) -> Mount:

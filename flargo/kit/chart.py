@@ -1,11 +1,9 @@
 """The Helm chart of a kit: the accounts and rights that flargo needs, in place of the stock launcher's."""
 
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from flargo.job.checks import Refused
-from flargo.kit.files import write_yaml
+from flargo.kit.files import read_yaml, write_yaml
 from flargo.kit.site import DEPLOYMENT_TEMPLATES, VALUES, Site, mapping
 from flargo.terms import Object, Role
 
@@ -124,7 +122,7 @@ def moved_values(site: Site, old: str, new: str) -> bytes | None:
     before = site.files.get(VALUES)
     if before is None or old == new:
         return before
-    values: Any = yaml.safe_load(before)
+    values = read_yaml(site.files, VALUES)
     values["persistence"]["workspace"]["mountPath"] = new
     values["args"] = [new if argument == old else argument for argument in values.get("args") or []]
     return write_yaml(values)

@@ -2,13 +2,14 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from flargo.job.checks import MISSING, Refused, Shown
+from flargo.job.documents import load_json, load_yaml
 
 Files = Mapping[str, bytes]
 """The files of a kit, by their paths under its root, with forward slashes."""
@@ -68,7 +69,7 @@ def read_json(files: Files, path: str) -> dict[str, Any]:
     Raises:
         Refused: it is not there, or is something else.
     """
-    return _parsed(files, path, "a JSON object", json.loads)
+    return _mapping(files, path, "a JSON object", load_json)
 
 
 def read_yaml(files: Files, path: str) -> dict[str, Any]:
@@ -77,18 +78,13 @@ def read_yaml(files: Files, path: str) -> dict[str, Any]:
     Raises:
         Refused: it is not there, or is something else.
     """
-    return _parsed(files, path, "a YAML mapping", yaml.safe_load)
+    return _mapping(files, path, "a YAML mapping", load_yaml)
 
 
-def _parsed(files: Files, path: str, allowed: str, parse: Any) -> dict[str, Any]:
+def _mapping(files: Files, path: str, allowed: str, load: Callable[[str, bytes, str], Any]) -> dict[str, Any]:
     if path not in files:
         raise Refused(path, MISSING, f"a file with {allowed}")
-    try:
-        found = parse(files[path])
-    except RecursionError:
-        raise Refused(path, Shown("nested too deeply"), allowed) from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise Refused(path, Shown("unreadable"), f"{allowed} ({' '.join(str(error).split())})") from None
+    found = load(path, files[path], allowed)
     if not isinstance(found, dict):
         raise Refused(path, found, allowed)
     return found
