@@ -65,7 +65,7 @@ def of_kit(kit: Path, site: str | None = None, role: str | None = None) -> Stage
     Raises:
         Refused: it is no kit for Kubernetes, or another role's.
     """
-    files = disk.read_kit(kit, only=True)
+    files = disk.read_kit(kit, follow_links=True)
     try:
         prepared = prepare(files, Wishes())
     except Refused as refused:

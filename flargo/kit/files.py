@@ -4,7 +4,8 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import yaml
 
@@ -13,6 +14,10 @@ from flargo.job.documents import load_json, load_yaml
 
 Files = Mapping[str, bytes]
 """The files of a kit, by their paths under its root, with forward slashes."""
+Modes = Mapping[str, int]
+"""The permission bits of files of a kit, by the same paths."""
+NO_MODES: Final[Modes] = MappingProxyType({})
+"""Nothing is known of the modes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,9 @@ class Change:
     path: str
     before: bytes | None
     after: bytes | None
+    mode: int | None = None
+    """Permission bits that the file may have at most, such as those of the file that its content is from; None: those
+    that it has, or of a new file the usual ones."""
 
     @property
     def verb(self) -> str:
@@ -47,10 +55,10 @@ def applied(files: Files, changes: Iterable[Change]) -> dict[str, bytes]:
     return made
 
 
-def changed(files: Files, path: str, after: bytes | None) -> list[Change]:
+def changed(files: Files, path: str, after: bytes | None, mode: int | None = None) -> list[Change]:
     """The change that makes a file so; none if it is so already."""
     before = files.get(path)
-    return [] if before == after else [Change(path, before, after)]
+    return [] if before == after else [Change(path, before, after, mode)]
 
 
 def diff(change: Change, like: tuple[str, bytes] | None = None) -> str:

@@ -22,6 +22,8 @@ ROLE_TEMPLATE = "helm_chart/templates/role.yaml"
 DEPLOYMENT_TEMPLATES = {role: f"helm_chart/templates/{role}-deployment.yaml" for role in Role}
 _ROLE_FILES = {Role.SERVER: "startup/fed_server.json", Role.CLIENT: "startup/fed_client.json"}
 _LAUNCHER_IDS = {"process_launcher", "docker_launcher", "k8s_launcher", "slurm_launcher", "argo_launcher"}
+WRITTEN_FILES = frozenset({RESOURCES, LAUNCHER, COMM_CONFIG, VALUES, ROLE_TEMPLATE, *DEPLOYMENT_TEMPLATES.values()})
+"""The files of a kit that `flargo prepare` writes, and the only ones that an undo restores."""
 _FOREIGN_IDS = {"docker_launcher": "docker", "slurm_launcher": "slurm"}
 
 

@@ -1,6 +1,7 @@
 """`flargo doctor` as a person or a program meets it, where no cluster is."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,16 +111,23 @@ def test_in_the_parents_pod_its_workspace_is_the_kit(clinic: Clinic, kit: Kit, t
     """Without the chart, and with every file a link, as Kubernetes mounts ConfigMaps and Secrets."""
     root = kit("k8s/site-1")
     CliRunner().invoke(group(), ["prepare", str(root)])
-    workspace = tmp_path / "workspace"
-    for folder in ("startup", "local"):
-        (workspace / folder).mkdir(parents=True)
-        for file in (root / folder).iterdir():
-            (workspace / folder / file.name).symlink_to(file)
+    workspace = mounted(root, tmp_path / "workspace")
     clinic.user = "system:serviceaccount:lab:site-1"
     shown = run("--kit", workspace)
     assert "site-1 may do all" in shown.stdout
     assert "failure  kit" not in shown.stdout
     assert "no service account site-1-flargo-job" in shown.stdout
+
+
+def mounted(root: Path, workspace: Path) -> Path:
+    """A kit as the kubelet mounts it: each file a link to ..data/FILE, and ..data a link to a dated folder."""
+    for folder in ("startup", "local"):
+        dated = workspace / folder / "..2026_01_01"
+        shutil.copytree(root / folder, dated)
+        (workspace / folder / "..data").symlink_to(dated.name)
+        for file in dated.iterdir():
+            (workspace / folder / file.name).symlink_to(f"..data/{file.name}")
+    return workspace
 
 
 @pytest.mark.usefixtures("clinic")

@@ -1,0 +1,283 @@
+"""A kit of a stranger's on disk: what is read, written and followed never lies outside of it."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flargo.cli import disk
+from flargo.job.checks import Refused
+from flargo.kit.files import Change
+from flargo.kit.site import COMM_CONFIG, LAUNCHER, WRITTEN_FILES
+from flargo.kit.undo import RECORD
+
+OUTSIDE = b"a secret of this machine"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A kit with two files, beside a folder that is not its own."""
+    for folder in ("kit/local", "kit/startup", "outside"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "kit/local/resources.json").write_bytes(b"kit: resources")
+    (tmp_path / "kit/startup/fed_client.json").write_bytes(b"kit: client")
+    (tmp_path / "outside/secret.json").write_bytes(OUTSIDE)
+    return tmp_path / "kit"
+
+
+def link(path: Path, target: str | Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../outside/secret.json", "local/../startup/fed_client.json", "local//x", ".", "", "a\0b"]
+)
+def test_a_path_that_could_lead_elsewhere_is_refused(root: Path, path: str) -> None:
+    with disk.open_kit(root, follow_links=True) as kit, pytest.raises(Refused, match="relative path"):
+        kit.read(path)
+
+
+def test_the_root_itself_may_be_a_link(root: Path) -> None:
+    link(root.parent / "alias", "kit")
+    assert disk.read_kit(root.parent / "alias") == disk.read_kit(root) != {}
+
+
+def test_links_below_the_kit_are_followed_where_nothing_is_written(root: Path) -> None:
+    """As the kubelet makes them: a file to ..data, that to a dated folder."""
+    dated = root / "local/..2026_01_01"
+    dated.mkdir()
+    (dated / "comm_config.json").write_bytes(b"kit: mounted")
+    link(root / "local/..data", "..2026_01_01")
+    link(root / COMM_CONFIG, "..data/comm_config.json")
+    link(root / "local/up.json", "../startup/./fed_client.json")
+    read = disk.read_kit(root, follow_links=True)
+    assert read[COMM_CONFIG] == b"kit: mounted"
+    assert read["local/up.json"] == b"kit: client"
+    with pytest.raises(Refused, match="symbolic link"):
+        disk.read_kit(root)
+
+
+LEADING_OUT = {
+    "absolute": "/etc/hostname",
+    "absolute, to the kit itself": "KIT/startup/fed_client.json",
+    "upwards": "../../outside/secret.json",
+    "upwards and back": "../../kit/startup/fed_client.json",
+    "by another link": "sideways/secret.json",
+    "upwards behind a link": "inner/../../outside/secret.json",
+}
+
+
+@pytest.mark.parametrize("case", LEADING_OUT)
+@pytest.mark.parametrize("follow_links", [True, False])
+def test_a_link_that_leaves_the_kit_is_refused(root: Path, case: str, *, follow_links: bool) -> None:
+    link(root / "local/sideways", "../../outside")
+    link(root / "local/inner", "../startup")
+    link(root / COMM_CONFIG, LEADING_OUT[case].replace("KIT", str(root)))
+    with pytest.raises(Refused, match="symbolic link") as refused:
+        disk.read_kit(root, follow_links=follow_links)
+    assert refused.value.field == COMM_CONFIG
+
+
+@pytest.mark.parametrize("target", ["comm_config.json", "b.json"], ids=["itself", "a circle"])
+def test_links_without_an_end_are_refused(root: Path, target: str) -> None:
+    link(root / COMM_CONFIG, target)
+    link(root / "local/b.json", "comm_config.json")
+    with pytest.raises(Refused, match="too many symbolic links"):
+        disk.read_kit(root, follow_links=True)
+
+
+PARTS = st.sampled_from(
+    ["..", ".", "", "local", "startup", "kit", "outside", "a.json", "b", "secret.json", "fed_client.json"]
+)
+TARGETS = st.lists(PARTS, min_size=1, max_size=7).map("/".join).filter(bool)
+
+
+@given(targets=st.dictionaries(st.sampled_from(["local/a.json", "local/b", "startup/a.json", "b"]), TARGETS))
+def test_whatever_links_say_nothing_outside_is_read(targets: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name)
+        for folder in ("kit/local", "kit/startup", "outside"):
+            (top / folder).mkdir(parents=True)
+        (top / "kit/startup/fed_client.json").write_bytes(b"kit: client")
+        (top / "outside/secret.json").write_bytes(OUTSIDE)
+        for path, target in targets.items():
+            link(top / "kit" / path, target)
+        with disk.open_kit(top / "kit", follow_links=True) as kit:
+            for path in ("local/a.json", "local/b/a.json", "local/b/secret.json", "b/fed_client.json", "b/secret.json"):
+                try:
+                    content = kit.read(path)
+                except Refused:
+                    continue
+                assert content in {None, b"kit: client"}
+                if content is not None:
+                    assert (top / "kit" / path).read_bytes() == content
+
+
+@pytest.mark.parametrize("swapped", ["local", "local/resources.json"])
+def test_what_is_swapped_for_a_link_while_it_is_read_is_not_followed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    """The moment between the look at a name and its opening."""
+    (root.parent / "outside/resources.json").write_bytes(OUTSIDE)
+    target = {"local": "../outside", "local/resources.json": "../../outside/secret.json"}[swapped]
+    look = os.stat
+
+    def look_and_swap(name: str, **arguments: bool) -> os.stat_result:
+        status = look(name, **arguments)
+        if name == Path(swapped).name and not (root / swapped).is_symlink():
+            (root / swapped).rename(root / "old")
+            link(root / swapped, target)
+        return status
+
+    with disk.open_kit(root, follow_links=True) as kit:
+        monkeypatch.setattr(os, "stat", look_and_swap)
+        try:
+            content = kit.read("local/resources.json")
+        except Refused:
+            content = None
+    assert (root / swapped).is_symlink()
+    assert content is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a directory"])
+def test_only_regular_files_are_read(root: Path, make: Callable[[Path], None]) -> None:
+    make(root / COMM_CONFIG)
+    with pytest.raises(Refused, match="regular file") as refused:
+        disk.read_kit(root)
+    assert refused.value.field == COMM_CONFIG
+
+
+def test_a_file_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
+    with (root / COMM_CONFIG).open("wb") as file:
+        file.truncate(disk.MAX_FILE_BYTES + 1)
+    with pytest.raises(Refused, match=f"at most {disk.MAX_FILE_BYTES} bytes") as refused:
+        disk.read_kit(root)
+    assert refused.value.field == COMM_CONFIG
+
+
+def test_a_kit_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
+    for number in range(disk.MAX_KIT_BYTES // disk.MAX_FILE_BYTES + 1):
+        with (root / f"local/{number}.json").open("wb") as file:
+            file.truncate(disk.MAX_FILE_BYTES)
+    with pytest.raises(Refused, match=f"at most {disk.MAX_KIT_BYTES} bytes"):
+        disk.read_kit(root)
+
+
+def test_a_directory_with_too_many_entries_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "MAX_ENTRIES", 2)
+    for number in range(3):
+        (root / f"local/{number}").touch()
+    with pytest.raises(Refused, match="at most 2"):
+        disk.read_kit(root)
+
+
+def descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def test_no_descriptor_is_left_open(root: Path) -> None:
+    link(root / "local/a.json", "../startup/../startup/fed_client.json")
+    before = descriptors()
+    disk.read_kit(root, follow_links=True)
+    for _ in range(3):
+        with pytest.raises(Refused):
+            disk.read_kit(root)
+    disk.write(root, [Change(COMM_CONFIG, None, b"x"), Change(COMM_CONFIG, b"x", None)])
+    assert descriptors() == before
+
+
+# Writing
+
+
+@pytest.mark.parametrize("path", ["local/other.json", "../outside/secret.json", "/etc/x", "startup/site.key"])
+def test_only_flargos_own_files_are_written_and_nothing_before_that_is_known(root: Path, path: str) -> None:
+    with pytest.raises(ValueError, match="not a file that flargo writes"):
+        disk.write(root, [Change(COMM_CONFIG, None, b"new"), Change(path, None, b"new")])
+    assert not (root / COMM_CONFIG).exists()
+
+
+@pytest.mark.parametrize("path", sorted(WRITTEN_FILES | {RECORD}))
+@pytest.mark.parametrize("after", [b"new", None], ids=["write", "remove"])
+def test_no_link_is_written_through_in_any_component(tmp_path: Path, path: str, after: bytes | None) -> None:
+    parts = path.split("/")
+    for depth in range(1, len(parts)):
+        kit, outside = tmp_path / f"kit{depth}", tmp_path / f"outside{depth}"
+        target = outside.joinpath(*parts[depth:])
+        target.parent.mkdir(parents=True)
+        target.write_bytes(OUTSIDE)
+        link(kit.joinpath(*parts[:depth]), outside)
+        with pytest.raises(Refused, match="symbolic link") as refused:
+            disk.write(kit, [Change(path, None, after)])
+        assert refused.value.field == path
+        assert target.read_bytes() == OUTSIDE
+        assert [*target.parent.iterdir()] == [target]
+
+
+def test_a_link_in_the_place_of_a_file_is_refused(root: Path) -> None:
+    link(root / COMM_CONFIG, "../../outside/secret.json")
+    with pytest.raises(Refused, match="symbolic link"):
+        disk.write(root, [Change(COMM_CONFIG, None, b"new")])
+    assert (root.parent / "outside/secret.json").read_bytes() == OUTSIDE
+    assert sorted(each.name for each in (root / "local").iterdir()) == ["comm_config.json", "resources.json"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o400, 0o755])
+def test_a_changed_file_keeps_its_mode(root: Path, mode: int) -> None:
+    (root / "local/resources.json").chmod(mode)
+    disk.write(root, [Change("local/resources.json", b"", b"new")])
+    assert (root / "local/resources.json").read_bytes() == b"new"
+    assert mode_of(root / "local/resources.json") == mode
+
+
+@pytest.mark.parametrize(
+    ("umask", "bound", "mode"), [(0o022, None, 0o644), (0o022, 0o600, 0o600), (0o077, 0o664, 0o600)]
+)
+def test_a_new_file_is_no_wider_than_its_bound_and_the_umask(
+    root: Path, umask: int, bound: int | None, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        disk.write(root, [Change(LAUNCHER, None, b"new", bound)])
+    finally:
+        os.umask(before)
+    assert mode_of(root / LAUNCHER) == mode
+
+
+def test_a_change_can_narrow_a_mode_and_never_widens_it(root: Path) -> None:
+    file = root / "local/resources.json"
+    file.chmod(0o640)
+    disk.write(root, [Change("local/resources.json", b"", b"1", 0o604)])
+    assert mode_of(file) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_stays_the_kits_owners(root: Path) -> None:
+    for path in (root / "local", root / "local/resources.json"):
+        os.chown(path, 1234, 4321)
+    disk.write(root, [Change("local/resources.json", b"", b"1"), Change(LAUNCHER, None, b"1")])
+    for name in ("local/resources.json", LAUNCHER):
+        status = (root / name).stat()
+        assert (status.st_uid, status.st_gid) == (1234, 4321)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "x")
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="28"):
+        disk.write(root, [Change("local/resources.json", b"", b"new")])
+    assert [each.read_bytes() for each in (root / "local").iterdir()] == [b"kit: resources"]
