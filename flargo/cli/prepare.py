@@ -41,7 +41,7 @@ def prepare(kit: Path, *, pairs: tuple[str, ...], dry_run: bool, take_back: bool
         _only("--undo", wishes)
         changes, prepared = undo.undo(files), None
     else:
-        prepared = find_changes(files, Wishes(**given, argo=_argo(pairs)))
+        prepared = find_changes(files, Wishes(**given, argo=_argo(pairs)), disk.read_modes(kit, files))
         changes = prepared.changes
     if not dry_run:
         disk.write(kit, changes)

@@ -4,13 +4,15 @@ import inspect
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import Any, Final
 
 from flargo.job import checks
 from flargo.job.checks import MISSING, Refused
 from flargo.job.settings import Settings, settings
 from flargo.kit import chart
-from flargo.kit.files import Change, Files, changed, read_json, within, write_json
+from flargo.kit.files import NO_MODES, Change, Files, Modes, changed, read_json, within, write_json
 from flargo.kit.site import (
     COMM_CONFIG,
     DEFAULT,
@@ -72,10 +74,15 @@ class Prepared:
     """For the person who asked: what was taken out that said something."""
 
 
-def prepare(files: Files, wishes: Wishes) -> Prepared:
+def prepare(files: Files, wishes: Wishes, modes: Modes = NO_MODES) -> Prepared:
     """Find what a kit lacks. Applied once, there is nothing left to change.
 
     Raises:
+    Args:
+        files: the kit's.
+        wishes: what the site wants otherwise.
+        modes: the files' permissions. A new file gets no wider ones than the file that its content is from.
+
         Refused: the kit or a wish is wrong; it names the file or option, the value, and what is allowed.
     """
     site = read(files)
@@ -84,15 +91,15 @@ def prepare(files: Files, wishes: Wishes) -> Prepared:
     args = _launcher_args(site, wishes, old, new)
     resources, notes = _resources(site, wishes, old, new)
     changes = [
-        *_component_file(site, resources),
-        *changed(files, LAUNCHER, _launcher_file(site, args)),
+        *_component_file(site, resources, modes.get(site.source)),
+        *changed(files, LAUNCHER, _launcher_file(site, args), _launcher_mode(site, modes)),
         *changed(files, COMM_CONFIG, _comm_config(site)),
         *changed(files, VALUES, chart.moved_values(site, old, new)),
     ]
     if site.values is not None:
         changes += changed(files, ROLE_TEMPLATE, chart.role_template(site, args.get("argo") or {}))
         changes += changed(files, DEPLOYMENT_TEMPLATES[site.role], chart.deployment_template(site))
-    return Prepared(site, _checked(LAUNCHER, args), recorded(files, changes), notes)
+    return Prepared(site, _checked(LAUNCHER, args), recorded(files, changes, modes), notes)
 
 
 def _no_stray_launchers(site: Site) -> None:
@@ -161,11 +168,19 @@ def _launcher_file(site: Site, args: Object) -> bytes:
     return before if made == found else write_json(made, before)
 
 
-def _component_file(site: Site, resources: Object) -> list[Change]:
+def _launcher_mode(site: Site, modes: Modes) -> int | None:
+    """The permissions of the launcher's file at most, where its arguments come from the stock launcher's files."""
+    if site.ours is not None:
+        return None
+    known = [modes[path] for path in (site.source, DEFAULT) if path in modes]
+    return reduce(and_, known) if known else None
+
+
+def _component_file(site: Site, resources: Object, mode: int | None) -> list[Change]:
     """Where the components are other than FLARE reads them now; the default file stays, for staging."""
     if resources == site.resources:
         return []
-    return changed(site.files, RESOURCES, write_json(resources, site.files[site.source]))
+    return changed(site.files, RESOURCES, write_json(resources, site.files[site.source]), mode)
 
 
 def _resources(site: Site, wishes: Wishes, old: str, new: str) -> tuple[Object, list[str]]:
