@@ -67,11 +67,11 @@ def doctor(*, as_json: bool, kit: Path | None, job: Path | None, wait: float, **
     all else is read, or tried as a dry run. The exit code is 0 if no failure was found, 1 if one was, 2 if
     nothing could be looked at.
     """
-    with warnings(), tempfile.TemporaryDirectory() as nothing:
+    with warnings(), tempfile.TemporaryDirectory() as folder:
         with _of_option("--job"):
             meta = job_meta(job) if job is not None else None
         with _of_option("--kit"):
-            staged = example(Path(nothing)) if kit is None else of_kit(kit)
+            staged = example(Path(folder)) if kit is None else of_kit(kit, Path(folder))
         config_file, own = _config_file(staged, said["kubeconfig"])
         wanted = _wanted(staged, meta, _namespace(staged, said, config_file))
     guessed = said["account"] is None

@@ -33,8 +33,8 @@ def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, 
     examples; of Secrets only names are shown.
     """
     asked = job_meta(meta)
-    with warnings(), tempfile.TemporaryDirectory() as nothing:
-        staged = example(Path(nothing), site, role) if kit is None else of_kit(kit, site, role)
+    with warnings(), tempfile.TemporaryDirectory() as folder:
+        staged = example(Path(folder), site, role) if kit is None else of_kit(kit, Path(folder), site, role)
         if not staged.prepared:
             say(f"{kit} is not prepared, or no longer: shown is what would be if `flargo prepare` had been run.")
         made = rehearse(asked, staged.stage, staged.settings)

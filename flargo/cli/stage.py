@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flargo.cli import disk
 from flargo.cli.output import say
-from flargo.flare.rehearsal import Stage
+from flargo.flare.rehearsal import Stage, study_data_file
 from flargo.flare.request import ROOT_CERTIFICATE
+from flargo.flare.stock import is_startup_file, pod_template_files
 from flargo.job.checks import Refused, Shown
+from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings, settings
 from flargo.kit.files import applied, read_json
 from flargo.kit.prepare import Prepared, Wishes, prepare
-from flargo.kit.site import COMM_CONFIG, Site
+from flargo.kit.site import COMM_CONFIG, STUDY_DATA, STUDY_RUNTIME, Site
 from flargo.terms import Role
 
 _SERVER = "server"
@@ -59,8 +61,15 @@ def example(root: Path, site: str | None = None, role: str | None = None) -> Sta
     return Staged(Stage(root, name, side, f"tcp://{name}:8102"), settings(), None)
 
 
-def of_kit(kit: Path, site: str | None = None, role: str | None = None) -> Staged:
+def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = None) -> Staged:
     """A kit's site, as it is prepared, or would be.
+
+    Args:
+        kit: the kit.
+        root: an empty folder of this process's own, for copies of the files that the launcher would read. The launcher
+            itself follows links and reads keys, so it never sees the kit.
+        site: the site's name, if not the kit's.
+        role: the role that the kit must have, if any.
 
     Raises:
         Refused: it is no kit for Kubernetes, or another role's.
@@ -80,8 +89,9 @@ def of_kit(kit: Path, site: str | None = None, role: str | None = None) -> Stage
     internal = read_json(applied(files, prepared.changes), COMM_CONFIG)["internal"]
     listener = internal["resources"]
     servers = prepared.site.startup.get("servers") or [{}]
+    _copy_what_a_launch_reads(kit, root, prepared.settings)
     stage = Stage(
-        kit=kit.resolve(),
+        kit=root,
         site=site or name,
         role=side,
         parent_url=f"{internal['scheme']}://{listener['host']}:{listener['port']}",
@@ -89,6 +99,43 @@ def of_kit(kit: Path, site: str | None = None, role: str | None = None) -> Stage
         options=_options(prepared, site or name),
     )
     return Staged(stage, prepared.settings, prepared.site, prepared=not prepared.changes)
+
+
+def _copy_what_a_launch_reads(kit: Path, root: Path, settings: Settings) -> None:
+    """Copy study files, pod templates and the root certificate; of the startup kit's other files only the sizes.
+
+    Their content is in no Workflow, only in a Secret, of which a rehearsal shows the keys.
+    """
+    for folder in ("startup", "local"):
+        (root / folder).mkdir()
+    certificate = f"startup/{ROOT_CERTIFICATE}"
+    with disk.open_kit(kit, follow_links=True) as reader:
+        copied = {path: reader.read(path) for path in (certificate, *_study_files(reader, settings))}
+        sizes = {}
+        for name in reader.names("startup"):
+            path = f"startup/{name}"
+            status = reader.status(path) if path != certificate and is_startup_file(name) else None
+            if status is not None:
+                sizes[path] = status.st_size
+    for path, content in copied.items():
+        if content is not None and path not in sizes:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(content)
+    for path, size in sizes.items():
+        with (root / path).open("wb") as file:
+            file.truncate(size)
+
+
+def _study_files(reader: disk.KitReader, settings: Settings) -> list[str]:
+    """The study files and pod templates that a launch reads, by their paths under the kit."""
+    found = [STUDY_RUNTIME, STUDY_DATA]
+    # The rehearsal refuses both, for each job, and says why.
+    with suppress(Refused):
+        found += filter(None, [study_data_file(settings)])
+    runtime = reader.read(STUDY_RUNTIME)
+    with suppress(Refused):
+        found += [f"local/{name}" for name in pod_template_files(load_yaml(STUDY_RUNTIME, runtime or b""))]
+    return [*dict.fromkeys(found)]
 
 
 def _options(prepared: Prepared, name: str) -> tuple[str, ...]:

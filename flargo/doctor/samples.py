@@ -11,10 +11,10 @@ from flargo.job.checks import Refused
 from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings
 from flargo.kit.files import Files
+from flargo.kit.site import STUDY_DATA, STUDY_RUNTIME
 
 _IMAGE = "registry.example/flargo-doctor:none"
 """Stands for a job's. Nothing pulls it."""
-_RUNTIME, _DATA = "local/study_runtime.yaml", "local/study_data.yaml"
 
 
 def samples(
@@ -34,8 +34,11 @@ def samples(
         lifted = settings if job_meta is not None else _without_image_policy(settings)
         try:
             plan = rehearse(meta, stage, lifted)
-        except ValueError as error:  # Refused, and what nvflare says of a study file
+        except Refused as error:
             refused[name] = str(error)
+            continue
+        except ValueError:  # of nvflare; its text may hold a value of the file
+            refused[name] = "nvflare does not accept what the job or the site's study file says"
             continue
         workflow = json.loads(json.dumps(plan.workflow))
         made.append(Sample(name, workflow, frozenset({plan.startup.name, plan.credentials.name})))
@@ -44,8 +47,8 @@ def samples(
 
 def studies(files: Files) -> list[str]:
     """The studies of a site's files. A file that cannot be read is told of when a job is rendered."""
-    named = {*_parsed(files, _DATA)}
-    runtime = _parsed(files, _RUNTIME).get("studies")
+    named = {*_parsed(files, STUDY_DATA)}
+    runtime = _parsed(files, STUDY_RUNTIME).get("studies")
     return sorted(str(name) for name in named | {*(runtime if isinstance(runtime, dict) else {})})
 
 

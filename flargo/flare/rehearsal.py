@@ -1,9 +1,10 @@
 """What a site would submit for a job, found out without FLARE running and without a cluster."""
 
+import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, JobConstants, ReservedKey
@@ -12,6 +13,7 @@ from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.apis.workspace import Workspace
 
 from flargo.flare.request import read
+from flargo.job.checks import Refused
 from flargo.job.plan import plan
 from flargo.job.settings import Settings
 from flargo.terms import Plan, Role
@@ -19,6 +21,8 @@ from flargo.terms import Plan, Role
 EXAMPLE_JOB = "00000000-0000-0000-0000-000000000000"
 """The id of a job that has none yet: FLARE's server gives it one when it is submitted."""
 _ATTEMPT, _EPOCH = "example", "example"
+_HERE = "."
+"""The workspace, as seen from inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Stage:
     """A FLARE parent that is not there: what a launch reads of it."""
 
     kit: Path
-    """With startup/ and local/; stands for the parent's workspace."""
+    """A folder of this process's own, with startup/ and local/; stands for the parent's workspace."""
     site: str
     role: Role
     parent_url: str
@@ -46,11 +50,30 @@ def rehearse(job_meta: dict[str, Any], stage: Stage, settings: Settings) -> Plan
     """
     meta = {**job_meta, JobConstants.JOB_ID: job_meta.get(JobConstants.JOB_ID) or EXAMPLE_JOB}
     # Files are read from the kit here; everything that goes to the pod has the real workspace's paths.
-    here = replace(settings, study_data_pvc_file_path=_in_kit(settings.study_data_pvc_file_path, stage, settings))
-    context = _context(meta[JobConstants.JOB_ID], stage, settings.workspace_mount_path)
-    launch, transfer = read(meta, context, stage.role, here, attempt=_ATTEMPT, epoch=_EPOCH)
+    here = replace(settings, study_data_pvc_file_path=study_data_file(settings))
+    # From inside the folder: messages then name files as they are called in the kit.
+    with contextlib.chdir(stage.kit):
+        context = _context(meta[JobConstants.JOB_ID], stage, settings.workspace_mount_path)
+        launch, transfer = read(meta, context, stage.role, here, attempt=_ATTEMPT, epoch=_EPOCH)
     transfer.remove()
     return plan(launch, settings)
+
+
+def study_data_file(settings: Settings) -> str | None:
+    """Where study_data.yaml is, relative to the parent's workspace; None: the site has none.
+
+    Raises:
+        Refused: it is outside the workspace. A kit, which is all that there is here, has no such file, and a file of
+            this machine at the same place is none of the parent's.
+    """
+    file, workspace = settings.study_data_pvc_file_path, settings.workspace_mount_path
+    if file is None:
+        return None
+    path = PurePosixPath(file)
+    if ".." in path.parts or not path.is_relative_to(workspace) or path == PurePosixPath(workspace):
+        allowed = f"a file below the parent's workspace, {workspace}: one elsewhere cannot be looked at in a kit"
+        raise Refused("study_data_pvc_file_path", file, allowed)
+    return str(path.relative_to(workspace))
 
 
 class _Cell:
@@ -66,18 +89,13 @@ class _Cell:
         """Nobody calls."""
 
 
-def _in_kit(file: str | None, stage: Stage, settings: Settings) -> str | None:
-    prefix = f"{settings.workspace_mount_path}/"
-    return str(stage.kit / file.removeprefix(prefix)) if file and file.startswith(prefix) else file
-
-
 def _context(job_id: str, stage: Stage, workspace: str) -> FLContext:
     context = FLContext()
     entries = {
         ReservedKey.IDENTITY_NAME: stage.site,
         ReservedKey.ENGINE: Namespace(cell=_Cell(stage.site)),
-        FLContextKey.WORKSPACE_OBJECT: Workspace(str(stage.kit), stage.site),
-        FLContextKey.ARGS: Namespace(workspace=str(stage.kit), set=[*stage.options]),
+        FLContextKey.WORKSPACE_OBJECT: Workspace(_HERE, stage.site),
+        FLContextKey.ARGS: Namespace(workspace=_HERE, set=[*stage.options]),
         FLContextKey.JOB_PROCESS_ARGS: _process_args(job_id, stage, workspace),
     }
     for key, value in entries.items():

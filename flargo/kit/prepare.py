@@ -20,6 +20,7 @@ from flargo.kit.site import (
     LAUNCHER,
     RESOURCES,
     ROLE_TEMPLATE,
+    STUDY_DATA,
     VALUES,
     Site,
     components,
@@ -77,12 +78,12 @@ class Prepared:
 def prepare(files: Files, wishes: Wishes, modes: Modes = NO_MODES) -> Prepared:
     """Find what a kit lacks. Applied once, there is nothing left to change.
 
-    Raises:
     Args:
         files: the kit's.
         wishes: what the site wants otherwise.
         modes: the files' permissions. A new file gets no wider ones than the file that its content is from.
 
+    Raises:
         Refused: the kit or a wish is wrong; it names the file or option, the value, and what is allowed.
     """
     site = read(files)
@@ -124,8 +125,8 @@ def _launcher_args(site: Site, wishes: Wishes, old: str, new: str) -> Object:
     if launcher is None:
         launcher, source = site.stock or {}, site.source
     args: Object = {"config_file_path": None, **mapping(f"{source}: args", launcher.get("args"))}
-    if launcher == {} and "local/study_data.yaml" in site.files:
-        args["study_data_pvc_file_path"] = f"{new}/local/study_data.yaml"
+    if launcher == {} and STUDY_DATA in site.files:
+        args["study_data_pvc_file_path"] = f"{new}/{STUDY_DATA}"
     if wishes.namespace is not None:
         args["namespace"] = checks.dns_label("--namespace", wishes.namespace)
     if "namespace" not in args:

@@ -17,13 +17,15 @@ RESOURCES = "local/resources.json"
 LAUNCHER = "local/flargo__p_resources.json"
 """Read by the parent only (WorkspaceConstants.PARENT_RESOURCE_FILE_NAME_PATTERN): job images need no flargo."""
 COMM_CONFIG = "local/comm_config.json"
+STUDY_RUNTIME, STUDY_DATA = "local/study_runtime.yaml", "local/study_data.yaml"
+"""Version 2 and version 1 of what a site says about its studies."""
 VALUES = "helm_chart/values.yaml"
 ROLE_TEMPLATE = "helm_chart/templates/role.yaml"
 DEPLOYMENT_TEMPLATES = {role: f"helm_chart/templates/{role}-deployment.yaml" for role in Role}
-_ROLE_FILES = {Role.SERVER: "startup/fed_server.json", Role.CLIENT: "startup/fed_client.json"}
-_LAUNCHER_IDS = {"process_launcher", "docker_launcher", "k8s_launcher", "slurm_launcher", "argo_launcher"}
 WRITTEN_FILES = frozenset({RESOURCES, LAUNCHER, COMM_CONFIG, VALUES, ROLE_TEMPLATE, *DEPLOYMENT_TEMPLATES.values()})
 """The files of a kit that `flargo prepare` writes, and the only ones that an undo restores."""
+_ROLE_FILES = {Role.SERVER: "startup/fed_server.json", Role.CLIENT: "startup/fed_client.json"}
+_LAUNCHER_IDS = {"process_launcher", "docker_launcher", "k8s_launcher", "slurm_launcher", "argo_launcher"}
 _FOREIGN_IDS = {"docker_launcher": "docker", "slurm_launcher": "slurm"}
 
 
