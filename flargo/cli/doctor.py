@@ -52,15 +52,30 @@ _MARKS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Leve
     help="The FLARE parent's service account. Default: the kit's chart's, else flargo-launcher.",
 )
 @click.option(
-    "--kubeconfig", type=WORD, help="Who looks. Default: the kit's, $KUBECONFIG, the pod's account, ~/.kube/config."
+    "--kubeconfig",
+    type=WORD,
+    help="Who looks. Default: $KUBECONFIG, ~/.kube/config, the pod's account; never the kit's.",
 )
 @click.option("--context", help="A context of that kubeconfig.")
+@click.option(
+    "--use-kit-kubeconfig",
+    is_flag=True,
+    help="Use the kubeconfig that the kit names, which can run any command. Only in the parent's own pod.",
+)
 @click.option(
     "--wait", default=15.0, show_default=True, type=click.FloatRange(0.5, 600), help="Seconds a controller may take."
 )
 @json_option
 @reporting
-def doctor(*, as_json: bool, kit: Path | None, job: Path | None, wait: float, **said: str | None) -> None:
+def doctor(
+    *,
+    as_json: bool,
+    kit: Path | None,
+    job: Path | None,
+    wait: float,
+    use_kit_kubeconfig: bool,
+    **said: str | None,
+) -> None:
     """Find what would keep a job from running, before one fails.
 
     Changes nothing: it submits one Workflow that makes no pod, to see that a controller takes notice, and deletes it;
@@ -72,10 +87,11 @@ def doctor(*, as_json: bool, kit: Path | None, job: Path | None, wait: float, **
             meta = job_meta(job) if job is not None else None
         with _of_option("--kit"):
             staged = example(Path(folder)) if kit is None else of_kit(kit, Path(folder))
-        config_file, own = _config_file(staged, said["kubeconfig"])
+        config_file = _kubeconfig_of(staged, said["kubeconfig"]) if use_kit_kubeconfig else said["kubeconfig"]
         wanted = _wanted(staged, meta, _namespace(staged, said, config_file))
     guessed = said["account"] is None
-    wanted = replace(wanted, launcher=None if own and guessed else said["account"] or wanted.launcher)
+    launcher = None if use_kit_kubeconfig and guessed else said["account"] or wanted.launcher
+    wanted = replace(wanted, launcher=launcher)
     asking = Doctor(_survey(config_file, said["context"]), time.time, time.sleep)
     findings = examine(asking.gather(wanted, guessed=guessed, patience=wait))
     if as_json:
@@ -117,12 +133,25 @@ def _unusable(config_file: str | None, error: Exception) -> Refused:
     return Refused("--kubeconfig", config_file or Shown("the default"), f"a usable one: {problem}")
 
 
-def _config_file(staged: Staged, said: str | None) -> tuple[str | None, bool]:
-    """Which kubeconfig is used, and whether it is the launcher's own."""
-    own = staged.settings.config_file_path
-    if said is None and own is not None and Path(own).is_file():
-        return own, True
-    return said, False
+def _kubeconfig_of(staged: Staged, other: str | None) -> str:
+    """The kubeconfig that the kit names: the launcher's own, where this runs in the parent's pod.
+
+    A kubeconfig can have any command run, as whoever loads it, so a kit's is loaded only if a person says so.
+
+    Raises:
+        Refused: the kit names none, it is not there, or another one is named too.
+    """
+    option, file = "--use-kit-kubeconfig", staged.settings.config_file_path
+    if other is not None:
+        raise Refused("--kubeconfig", other, f"nothing beside {option}")
+    if staged.site is None:
+        raise Refused(option, Shown("without a kit"), "a flag beside --kit")
+    if file is None:
+        allowed = "a flag for a kit whose launcher has config_file_path set; without the flag the pod's account is used"
+        raise Refused(option, Shown("set, and the kit names no kubeconfig"), allowed)
+    if not Path(file).is_file():
+        raise Refused(option, file, "a flag for the parent's own pod, where the file that the kit names is")
+    return file
 
 
 def _namespace(staged: Staged, said: dict[str, str | None], config_file: str | None) -> str:

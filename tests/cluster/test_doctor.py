@@ -204,7 +204,7 @@ def test_the_parent_itself_sees_that_nothing_fails_and_what_it_cannot_see(clinic
 
 def test_a_kit_that_names_a_kubeconfig_is_looked_at_as_its_parent_would(clinic: Clinic) -> None:
     clinic.prepare("--config-file", str(clinic.place.launcher_kubeconfig))
-    done = CliRunner().invoke(group(), ["doctor", "--json", "--kit", str(clinic.kit)])
+    done = CliRunner().invoke(group(), ["doctor", "--json", "--kit", str(clinic.kit), "--use-kit-kubeconfig"])
     said = " ".join(each["what"] for each in json.loads(done.stdout)["findings"])
     assert f"answers, to system:serviceaccount:{clinic.place.namespace}:flargo-launcher" in said
 

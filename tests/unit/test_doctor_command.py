@@ -199,6 +199,81 @@ def kubeconfig(path: Path, server: str = "http://127.0.0.1:1") -> Path:
     return path
 
 
+def running(path: Path, marker: Path) -> Path:
+    """A kubeconfig whose credential plugin makes a file."""
+    program = path.parent / "plugin"
+    program.write_text(f"#!/bin/sh\ntouch '{marker}'\n")
+    program.chmod(0o755)
+    execute = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(program), "interactiveMode": "Never"}
+    document = yaml.safe_load(kubeconfig(path).read_text())
+    path.write_text(yaml.safe_dump(document | {"users": [{"name": "u", "user": {"exec": execute}}]}))
+    return path
+
+
+def test_a_kit_chooses_no_credentials(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeconfig can have any command run; the kit's runs none unless a person says that it is the parent's own."""
+    marker = tmp_path / "ran"
+    theirs = running(tmp_path / "theirs", marker)
+    root = kit("k8s/site-1")
+    prepared = CliRunner().invoke(group(), ["prepare", str(root), "--config-file", str(theirs)])
+    assert prepared.exit_code == 0
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "mine")))
+    for options in ((), ("--kubeconfig", tmp_path / "mine")):
+        shown = run("--kit", root, *options)
+        assert not marker.exists()
+        assert "api" in shown.stdout
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert run("--kit", root).exit_code == 2, "there is no cluster, and the kit's is not taken instead"
+    assert not marker.exists()
+    run("--kit", root, "--use-kit-kubeconfig")
+    assert marker.exists()
+
+
+def test_with_the_kits_kubeconfig_whoever_asks_is_the_parent(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = kit("k8s/site-1")
+    theirs = str(kubeconfig(tmp_path / "theirs"))
+    assert CliRunner().invoke(group(), ["prepare", str(root), "--config-file", theirs]).exit_code == 0
+    used: list[tuple[str | None, str | None]] = []
+
+    def survey(config_file: str | None, context: str | None) -> Clinic:
+        used.append((config_file, context))
+        return Clinic(user="alice")
+
+    monkeypatch.setattr(command, "_survey", survey)
+    shown = run("--kit", root, "--use-kit-kubeconfig")
+    assert used == [(theirs, None)]
+    assert "alice may do all" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "a flag beside --kit"),
+        (("--kit",), "config_file_path"),
+        (("--kit", "--kubeconfig", "/mine"), "nothing beside --use-kit-kubeconfig"),
+    ],
+    ids=["without a kit", "a kit that names none", "beside another"],
+)
+def test_the_kits_kubeconfig_is_used_for_a_kit_that_names_one(kit: Kit, options: tuple[str, ...], told: str) -> None:
+    root = kit("k8s/site-1")
+    words = [word for option in options for word in ((option, root) if option == "--kit" else (option,))]
+    shown = run("--use-kit-kubeconfig", *words)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert told in shown.stderr
+
+
+def test_a_kubeconfig_of_the_kits_that_is_not_here_is_no_other_one(kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    CliRunner().invoke(group(), ["prepare", str(root), "--config-file", "/nowhere/config"])
+    shown = run("--kit", root, "--use-kit-kubeconfig")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "'/nowhere/config'" in shown.stderr
+
+
 def test_the_namespace_is_the_contexts(tmp_path: Path) -> None:
     file = str(kubeconfig(tmp_path / "config"))
     assert reached(file, None)[1] == "one"
