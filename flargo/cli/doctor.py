@@ -63,6 +63,13 @@ _MARKS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Leve
     help="Use the kubeconfig that the kit names, which can run any command. Only in the parent's own pod.",
 )
 @click.option(
+    "--argo-namespace",
+    "argo_namespaces",
+    multiple=True,
+    type=NAMESPACE,
+    help="A namespace whose Workflow controller serves this site, beside argo and the jobs' own; repeatable.",
+)
+@click.option(
     "--wait", default=15.0, show_default=True, type=click.FloatRange(0.5, 600), help="Seconds a controller may take."
 )
 @json_option
@@ -74,6 +81,7 @@ def doctor(
     job: Path | None,
     wait: float,
     use_kit_kubeconfig: bool,
+    argo_namespaces: tuple[str, ...],
     **said: str | None,
 ) -> None:
     """Find what would keep a job from running, before one fails.
@@ -91,7 +99,7 @@ def doctor(
         wanted = _wanted(staged, meta, _namespace(staged, said, config_file))
     guessed = said["account"] is None
     launcher = None if use_kit_kubeconfig and guessed else said["account"] or wanted.launcher
-    wanted = replace(wanted, launcher=launcher)
+    wanted = replace(wanted, launcher=launcher, argo_namespaces=argo_namespaces)
     asking = Doctor(_survey(config_file, said["context"]), time.time, time.sleep)
     findings = examine(asking.gather(wanted, guessed=guessed, patience=wait))
     if as_json:

@@ -21,6 +21,8 @@ _SETTINGS: Final = ("executor", "instanceID", "workflowDefaults", "workflowRestr
 """What the doctor reads of a controller's settings. A ConfigMap can hold thousands of other keys."""
 _NEEDED = ("workflows", "workflowtaskresults")
 _VERSION = re.compile(r":v?(\d+)\.(\d+)(?:\.\S+)?$")
+_MOST_OTHERS = 5
+"""Namespaces that one line names."""
 _TOOK_NOTICE = ("Running", "Succeeded")
 _NO_TEMPLATE = "workflowTemplateRef"
 """In the controller's message where templateReferencing is Strict or Secure (setExecWorkflow in operator.go)."""
@@ -96,7 +98,7 @@ def argo(facts: Facts) -> Iterator[Said]:
         yield warning(f"One of Argo's controllers is older than flargo can do with: {', '.join(old)}.", upgrade)
     else:
         shown = ", ".join(versions) or "not in sight: no pod of a controller is"
-        yield ok(f"Argo's API is there; its version is {shown}.")
+        yield ok(f"Argo's API is there; its version is {shown}.{_others(facts)}")
 
 
 def controller(facts: Facts) -> Iterator[Said]:
@@ -197,6 +199,16 @@ def _versions(facts: Facts) -> Iterator[tuple[str, tuple[int, int]]]:
             found = _VERSION.search(image)
             if found and "workflow-controller" in f"{image} {container.get('name')}":
                 yield f"{found[0][1:]} in namespace {pod['metadata']['namespace']}", (int(found[1]), int(found[2]))
+
+
+def _others(facts: Facts) -> str:
+    """A word on pods that only call themselves a controller."""
+    names = facts.other_controllers
+    if not names:
+        return ""
+    more = f" and {len(names) - _MOST_OTHERS} more" if len(names) > _MOST_OTHERS else ""
+    shown = f"{', '.join(names[:_MOST_OTHERS])}{more}"
+    return f" A controller is also seen in namespace {shown}: name it by --argo-namespace if it serves this site."
 
 
 def _referencing(settings: Object) -> Any:

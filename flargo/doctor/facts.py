@@ -52,6 +52,8 @@ class Wanted:
     """The service account of Argo's containers."""
     instance_id: str | None
     """Of the Workflow controller."""
+    argo_namespaces: tuple[str, ...] = ()
+    """Where else, by what a person has said, a Workflow controller serves the site."""
     prepared: bool = True
     """Whether the site's kit uses flargo."""
     samples: tuple[Sample, ...] = ()
@@ -111,7 +113,9 @@ class Facts:
     argo: Answer = UNASKED
     """The resources of Argo's API."""
     controllers: Answer = UNASKED
-    """The pods of Workflow controllers, anywhere."""
+    """The pods of Workflow controllers, in the namespaces that are trusted with that."""
+    other_controllers: tuple[str, ...] = ()
+    """Other namespaces with pods that call themselves a Workflow controller. Anybody can give a pod their label."""
     settings: Mapping[str, Answer] = field(default_factory=dict)
     """The ConfigMaps that a controller may have its settings from, by their namespaces."""
     rights: Mapping[Right, Answer] = field(default_factory=dict)

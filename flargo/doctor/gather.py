@@ -1,6 +1,6 @@
 """Ask the cluster. Nothing is judged here, and nothing is left behind."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -14,12 +14,13 @@ from flargo.doctor.facts import Clock, Facts, Probe, Right, Wanted
 from flargo.doctor.pods import pod_of
 from flargo.doctor.probe import GROUP_VERSION, RIGHTS, Prober, other_ids
 from flargo.doctor.references import Kind, account, pull_secrets, references, semaphores
+from flargo.job import checks
 from flargo.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES
 from flargo.terms import Object
 
 _REVIEWS: Final = "authorization.k8s.io/v1"
 _IDENTITY: Final = "authentication.k8s.io/v1"
-_CONTROLLERS = "app=workflow-controller"
+_LISTS_CONTROLLERS: Final = {"labelSelector": "app=workflow-controller", "limit": "50"}
 """The label of controllers' pods, in Argo's manifests and in its Helm chart."""
 _ARGOS_NAMESPACE = "argo"
 """Where Argo's manifests put the controller."""
@@ -66,9 +67,9 @@ class Doctor:
     def _seen(self, facts: Facts, patience: float) -> Facts:
         wanted, get = facts.wanted, self.survey.get
         home = wanted.namespace
-        query = {"labelSelector": _CONTROLLERS, "limit": "50"}
-        controllers = get(partial(target.resource, "api/v1", "pods", query=query))
-        settings = self._settings(controllers, home)
+        trusted = dict.fromkeys((home, _ARGOS_NAMESPACE, *wanted.argo_namespaces))
+        controllers = self._controllers(trusted)
+        settings = self._settings(controllers, trusted)
         executor = executor_of(settings_of(answer.body) for answer in settings.values())
         may_probe = self._rights(home, None, RIGHTS)
         return replace(
@@ -76,6 +77,7 @@ class Doctor:
             namespace=get(partial(target.resource, "api/v1", "namespaces", name=home)),
             argo=get(partial(target.group, f"apis/{GROUP_VERSION}")),
             controllers=controllers,
+            other_controllers=self._other_controllers(trusted),
             settings=settings,
             rights=self._rights(home, wanted.launcher, rights_of(LAUNCHER_RULES)),
             executor_rights=self._rights(home, wanted.executor, rights_of(EXECUTOR_RULES)),
@@ -87,10 +89,27 @@ class Doctor:
             pods={each.name: self._dry_run(home, pod_of(each.workflow, executor)) for each in wanted.samples},
         )
 
-    def _settings(self, controllers: Answer, home: str) -> dict[str, Answer]:
+    def _controllers(self, namespaces: Iterable[str]) -> Answer:
+        """The pods of controllers in these namespaces, in one answer."""
+        answers = [
+            self.survey.get(partial(target.resource, "api/v1", "pods", namespace=name, query=_LISTS_CONTROLLERS))
+            for name in namespaces
+        ]
+        items = [pod for answer in answers for pod in answer.body.get("items") or []]
+        return replace(next((answer for answer in answers if answer.ok), answers[0]), body={"items": items})
+
+    def _other_controllers(self, trusted: Collection[str]) -> tuple[str, ...]:
+        """The other namespaces in which pods bear a controller's label. Nothing else is read of those pods."""
+        everywhere = partial(target.resource, "api/v1", "pods", query=_LISTS_CONTROLLERS)
+        listed = self.survey.get(everywhere).body.get("items") or []
+        names = {str(pod["metadata"].get("namespace")) for pod in listed}
+        return tuple(sorted(name for name in names - {*trusted} if _is_name(checks.dns_label, name)))
+
+    def _settings(self, controllers: Answer, trusted: Iterable[str]) -> dict[str, Answer]:
         """The controllers' ConfigMaps; where no controller is in sight, those of the usual places that are there."""
-        places = {pod["metadata"]["namespace"]: _config_map(pod) for pod in controllers.body.get("items") or []}
-        guesses = {} if places else dict.fromkeys((_ARGOS_NAMESPACE, home), CONFIG_MAP)
+        named = {pod["metadata"]["namespace"]: _config_map(pod) for pod in controllers.body.get("items") or []}
+        places = {where: name for where, name in named.items() if _is_name(checks.object_name, name)}
+        guesses = {} if places else dict.fromkeys(trusted, CONFIG_MAP)
         found = {
             where: self.survey.get(_core(where, "configmaps", name)) for where, name in {**places, **guesses}.items()
         }
@@ -195,6 +214,14 @@ def _config_map(pod: Object) -> str:
         if "--configmap" in words[:-1]:
             return words[words.index("--configmap") + 1]
     return CONFIG_MAP
+
+
+def _is_name(check: checks.Check, value: str) -> bool:
+    try:
+        check("", value)
+    except checks.Refused:
+        return False
+    return True
 
 
 def _without_bytes(item: Object) -> Object:

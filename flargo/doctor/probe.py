@@ -14,6 +14,7 @@ from flargo.cluster import target
 from flargo.cluster.answer import Answer
 from flargo.cluster.survey import Survey, To
 from flargo.doctor.facts import Probe, Right
+from flargo.job.checks import is_label_value
 from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import GROUP, Object
 
@@ -94,5 +95,8 @@ def workflow(name: str, namespace: str, instance_id: str | None, patience: float
 
 def other_ids(wanted: str | None, labels: Iterable[Object], settings: Iterable[Object]) -> list[str | None]:
     """The instance ids to try next: none, what Workflows here bear, what controllers' settings say; never the same."""
-    said = [None, *(each.get(INSTANCE_ID) for each in labels), *(each.get("instanceID") for each in settings)]
-    return [each for each in dict.fromkeys(said) if each != wanted]
+    named = [*(each.get(INSTANCE_ID) for each in labels), *(each.get("instanceID") for each in settings)]
+    # A setting is YAML, so an id of digits is a number there. What no label can hold is nobody's id.
+    texts = [str(each) for each in named if isinstance(each, str | int) and not isinstance(each, bool)]
+    ids = [None, *(text for text in texts if is_label_value(text))]
+    return [each for each in dict.fromkeys(ids) if each != wanted]

@@ -36,6 +36,7 @@ def sample(**arguments: object) -> Sample:
 def wanted(**changes: object) -> Wanted:
     """What a site with that job needs."""
     said: dict[str, object] = {"launcher": "flargo-launcher", "executor": "flargo-executor", "instance_id": None}
+    said["argo_namespaces"] = ("argo-system",)
     said["samples"] = changes.get("samples") or (sample(),)
     return Wanted(namespace=HOME, **{**said, **changes})  # type: ignore[arg-type]
 
@@ -89,6 +90,8 @@ class Clinic(Survey):
     """Pods of dry runs."""
     reviewed: list[Object] = field(default_factory=list)
     """The attributes of the access reviews."""
+    requested: list[str] = field(default_factory=list)
+    """The paths of all requests."""
     time: float = NOW
 
     def examined(self, asked: Wanted | None = None, *, guessed: bool = False) -> list[Finding]:
@@ -113,7 +116,9 @@ class Clinic(Survey):
     def _ask(self, method: str, to: To, body: Object | None, keep: Keep | None) -> Answer:
         self.time += self.slow
         where = to()
-        answer = self._answer(method, replace(where, query=()).url, dict(where.query), body)
+        path = replace(where, query=()).url
+        self.requested.append(path)
+        answer = self._answer(method, path, dict(where.query), body)
         date = formatdate(self.time + self.skew, usegmt=True)
         if not answer.ok:
             return Answer(answer.status, reason=answer.reason, message=answer.message, date=date)
@@ -134,6 +139,10 @@ class Clinic(Survey):
             del self.objects[path]
             return Answer(200)
         found = self.objects.get(path)
+        if found is None and path.startswith("/api/v1/namespaces/") and path.endswith("/pods"):
+            name = path.split("/")[4]
+            items = self.objects["/api/v1/pods"]["items"]
+            found = {"items": [pod for pod in items if pod["metadata"]["namespace"] == name]}
         return Answer(404, reason="NotFound", message=f"{path} not found") if found is None else Answer(200, found)
 
     def _post(self, path: str, query: Mapping[str, str], body: Object) -> Answer:

@@ -390,6 +390,90 @@ def test_a_controller_that_does_not_answer_is_asked_by_its_own_config_map() -> N
     assert "Secure in namespace argo-system" in only(clinic.examined(), "restrictions", Level.FAILURE).what
 
 
+FAKE = "tenant-7"
+"""A namespace of somebody who can make pods there, and nothing else."""
+
+
+def fake(clinic: Clinic, version: str = "v3.5.0", **metadata: object) -> None:
+    """Add a pod that anybody can make, and the settings that it names."""
+    container = {
+        "name": "workflow-controller",
+        "image": f"x/workflow-controller:{version}",
+        "args": ["--configmap=settings"],
+    }
+    pod = {"metadata": {"namespace": FAKE, **metadata}, "spec": {"containers": [container]}}
+    clinic.objects["/api/v1/pods"]["items"].append(pod)
+    settings = {"config": "instanceID: theirs\nworkflowRestrictions: {templateReferencing: Secure}"}
+    clinic.objects[f"/api/v1/namespaces/{FAKE}/configmaps/settings"] = {"data": settings}
+
+
+@pytest.mark.parametrize("controllers", [(None,), (), ("theirs",)])
+def test_a_pod_that_calls_itself_a_controller_elsewhere_is_only_mentioned(controllers: tuple[str | None, ...]) -> None:
+    """Anybody who can make a pod in any namespace can give it that label."""
+    clinic, without = Clinic(controllers=controllers), Clinic(controllers=controllers)
+    fake(clinic)
+    findings, expected = clinic.examined(), without.examined()
+    argo = only(findings, "argo", Level.OK)
+    assert f"also seen in namespace {FAKE}: name it by --argo-namespace if it serves this site" in argo.what
+    assert [each for each in findings if each.check != "argo"] == [each for each in expected if each.check != "argo"]
+    assert not [path for path in clinic.requested if FAKE in path]
+    assert not [each for each in clinic.made if each["metadata"]["labels"].get(INSTANCE_ID)]
+
+
+def test_many_that_call_themselves_controllers_are_counted() -> None:
+    clinic = Clinic()
+    for number in range(20):
+        fake(clinic, namespace=f"tenant-{number:02}")
+    fake(clinic, namespace="../../secrets")
+    what = only(clinic.examined(), "argo", Level.OK).what
+    assert "tenant-04 and 15 more" in what
+    assert "secrets" not in what
+
+
+def test_the_namespace_of_the_jobs_and_those_that_a_person_names_are_trusted() -> None:
+    for namespaces, home in (((FAKE,), FAKE), ((), HOME), ((), "argo")):
+        clinic = Clinic(controllers=())
+        fake(clinic, "v3.7.18", namespace=home)
+        clinic.objects[f"/api/v1/namespaces/{home}/configmaps/settings"] = {
+            "data": {"config": "workflowRestrictions: {templateReferencing: Secure}"}
+        }
+        findings = clinic.examined(wanted(argo_namespaces=namespaces))
+        assert f"Secure in namespace {home}" in only(findings, "restrictions", Level.FAILURE).what
+        assert f"v3.7.18 in namespace {home}" in only(findings, "argo", Level.OK).what
+
+
+@pytest.mark.parametrize("name", ["../../secrets/database", "a/b", "?x", "", "No_Name", "a" * 254])
+def test_settings_of_a_name_that_no_object_can_have_are_not_asked_for(name: str) -> None:
+    clinic = Clinic()
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", name)(clinic)
+    findings = clinic.examined()
+    assert failed(findings) == set()
+    named = [path for path in clinic.requested if "/configmaps/" in path]
+    assert {path.rpartition("/")[2] for path in named} <= {"workflow-controller-configmap"}
+
+
+@pytest.mark.parametrize("said", ["[a]", "{a: b}", "true", "''", "a/b", "x" * 64, "1.5", "null"])
+def test_an_instance_id_that_no_label_can_hold_is_not_tried(said: str) -> None:
+    clinic = Clinic(controllers=())
+    configured({"instanceID": said}, controllers=())(clinic)
+    clinic.examined()
+    assert [each["metadata"]["labels"].get(INSTANCE_ID) for each in clinic.made] == [None]
+
+
+def test_an_instance_id_of_digits_is_tried() -> None:
+    clinic = Clinic(controllers=("7",))
+    configured({"instanceID": "7"}, controllers=("7",))(clinic)
+    assert "instance_id=7" in only(clinic.examined(), "controller", Level.FAILURE).todo
+
+
+def test_settings_that_expand_without_end_are_no_settings() -> None:
+    bomb = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))])
+    clinic = Clinic()
+    settings = f"workflowRestrictions: {{templateReferencing: Strict}}\n{bomb}"
+    configured({"config": settings}, controllers=())(clinic)
+    assert failed(clinic.examined()) == {"controller"}
+
+
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [

@@ -274,6 +274,17 @@ def test_a_kubeconfig_of_the_kits_that_is_not_here_is_no_other_one(kit: Kit) -> 
     assert "'/nowhere/config'" in shown.stderr
 
 
+def test_a_namespace_of_argos_can_be_named(clinic: Clinic) -> None:
+    container = {"name": "workflow-controller", "image": "quay.io/argoproj/workflow-controller:v3.7.18"}
+    pod = {"metadata": {"namespace": "workflows"}, "spec": {"containers": [container]}}
+    clinic.objects["/api/v1/pods"] = {"items": [pod]}
+    assert "name it by --argo-namespace" in run("--namespace", HOME).stdout
+    shown = run("--namespace", HOME, "--argo-namespace", "other", "--argo-namespace", "workflows")
+    assert "v3.7.18 in namespace workflows" in shown.stdout
+    assert "--argo-namespace" not in shown.stdout
+    assert run("--argo-namespace", "../kube-system").exit_code == 2
+
+
 def test_the_namespace_is_the_contexts(tmp_path: Path) -> None:
     file = str(kubeconfig(tmp_path / "config"))
     assert reached(file, None)[1] == "one"
