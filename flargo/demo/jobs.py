@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import shutil
+import stat
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -44,13 +46,30 @@ def own(job: Path, folder: Path, image: str | None) -> Path:
     """A copy, in a folder, of the user's job, with an image where it names none; returns the job's folder.
 
     Raises:
-        DemoError: it is no job, or has no image and there is none to give it.
+        DemoError: it is no job, holds a link, or has no image and there is none to give it.
     """
+    check_files(job)
     meta(job)
     copy = folder / job.resolve().name
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(job, copy)
+    shutil.copytree(job, copy, symlinks=True)
+    check_files(copy)  # the job may have changed while it was copied
     return with_image(copy, image)
+
+
+def check_files(job: Path) -> None:
+    """Check that a job folder holds directories and regular files only: what it links to would travel to the sites.
+
+    Raises:
+        DemoError: it holds something else; names it.
+    """
+    for directory, directories, files in os.walk(job):
+        for name in (*directories, *files):
+            path = Path(directory, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+                raise DemoError(f"{path} is {kind}: a job folder must hold its files itself.")
 
 
 def meta(job: Path) -> dict[str, Any]:
@@ -63,9 +82,12 @@ def meta(job: Path) -> dict[str, Any]:
     try:
         said = json.loads(file.read_text())
     except OSError as error:
-        raise DemoError(f"{job} is no job folder: its meta.json can't be read ({error.strerror}).") from error
+        raise DemoError(
+            f"{job} is no job folder: its meta.json can't be read ({os.strerror(error.errno or 0)})."
+        ) from None
     except ValueError as error:
-        raise DemoError(f"{file} is not JSON: {error}.") from error
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise DemoError(f"{file} is not JSON{where}.") from None
     if not isinstance(said, dict):
         raise DemoError(f"{file} must hold a JSON object.")
     return said

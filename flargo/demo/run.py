@@ -176,7 +176,10 @@ def _run(demo: Demo, stack: contextlib.ExitStack) -> int:
 
 
 def _sites(options: Options) -> tuple[str, ...]:
-    said = jobs.meta(options.job) if options.job else {}
+    if options.job is None:
+        return jobs.sites_of({}, options.sites)
+    jobs.check_files(options.job)
+    said = jobs.meta(options.job)
     return jobs.sites_of(said, options.sites)
 
 
