@@ -156,8 +156,9 @@ def study_runtime(file: str | None, study: str | None) -> Study:
         Refused: the file, or a pod template that it names, is no YAML or exceeds the limits of YAML.
         ValueError: the file is not what nvflare allows; the message may quote it.
     """
-    for template in pod_template_files(_load_if_there(file)):
-        _load_if_there(str(Path(file).parent / template))
+    if file is not None:
+        for template in pod_template_files(_load_if_there(file)):
+            _load_if_there(str(Path(file).parent / template))
     found = resolve_study_runtime(load_study_runtime_file(file, MODE, logger=_log), study, file, logger=_log)
     secrets = tuple(_secret_mount(mount) for mount in found.secret_mounts)
     return Study(

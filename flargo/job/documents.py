@@ -29,6 +29,14 @@ _NUMBER_STARTS: Final = tuple("+-.0123456789")
 _NUMBER_TAGS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
+class DocumentError(Refused):
+    """A text that can't be parsed, or exceeds a limit. The message holds nothing of the text but a line number."""
+
+    def __init__(self, where: str, problem: str, allowed: str) -> None:
+        """Name the file or option, what is wrong with it in a word of flargo's own, and what is allowed."""
+        super().__init__(where, Shown(problem), allowed)
+
+
 def load_yaml(where: str, text: str | bytes, allowed: str = "YAML") -> Any:
     """Parse one YAML document, in time linear in its length.
 
@@ -41,7 +49,7 @@ def load_yaml(where: str, text: str | bytes, allowed: str = "YAML") -> Any:
         Refused: the text is no YAML, or exceeds a limit. The message holds nothing of the text but a line number.
     """
     if len(text) > MAX_TEXT_BYTES:
-        raise Refused(where, Shown("too large"), f"{allowed} of at most {MAX_TEXT_BYTES} bytes")
+        raise DocumentError(where, "too large", f"{allowed} of at most {MAX_TEXT_BYTES} bytes")
     try:
         expansion = _Expansion(where, allowed)
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -50,7 +58,7 @@ def load_yaml(where: str, text: str | bytes, allowed: str = "YAML") -> Any:
     except Refused:
         raise
     except Exception as error:  # noqa: BLE001  (PyYAML raises KeyError, IndexError and more for tags with wrong values)
-        raise Refused(where, Shown("unreadable"), _with_line(allowed, _line_of_yaml(error))) from None
+        raise DocumentError(where, "unreadable", _with_line(allowed, _line_of_yaml(error))) from None
 
 
 def load_json(where: str, text: str | bytes, allowed: str = "JSON") -> Any:
@@ -65,7 +73,7 @@ def load_json(where: str, text: str | bytes, allowed: str = "JSON") -> Any:
         raise _too_deep(where, allowed) from None
     except ValueError as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        raise Refused(where, Shown("unreadable"), _with_line(allowed, line)) from None
+        raise DocumentError(where, "unreadable", _with_line(allowed, line)) from None
     if _is_deeper(found, MAX_DEPTH):
         raise _too_deep(where, allowed)
     return found
@@ -118,7 +126,7 @@ class _Expansion:
             size = self._anchors.get(event.anchor, _Size(1, 0, 0))
             if size is None:
                 allowed = f"{self._allowed} without an alias to the part that it stands in"
-                raise Refused(self._where, Shown("endless"), allowed)
+                raise DocumentError(self._where, "endless", allowed)
             self._count(None, size)
 
     def _count(self, anchor: str | None, size: _Size, *, closed: bool = True) -> None:
@@ -126,7 +134,7 @@ class _Expansion:
         self._characters += size.characters
         if self._nodes > MAX_NODES or self._characters > MAX_CHARACTERS:
             allowed = f"{self._allowed} of at most {MAX_NODES} values and {MAX_CHARACTERS} characters"
-            raise Refused(self._where, Shown("too large"), f"{allowed}, aliases expanded")
+            raise DocumentError(self._where, "too large", f"{allowed}, aliases expanded")
         if len(self._open) + size.depth > MAX_DEPTH:
             raise _too_deep(self._where, self._allowed)
         if self._open:
@@ -145,7 +153,7 @@ class _Expansion:
         plain = event.implicit[0] and event.value.startswith(_NUMBER_STARTS) and not _SPACE.search(event.value)
         if len(event.value) > _MAX_NUMBER_CHARACTERS and (plain or event.tag in _NUMBER_TAGS):
             allowed = f"{self._allowed} with numbers of at most {_MAX_NUMBER_CHARACTERS} characters"
-            raise Refused(self._where, Shown("too large"), allowed)
+            raise DocumentError(self._where, "too large", allowed)
 
 
 def _is_deeper(value: Any, limit: int) -> bool:
@@ -172,4 +180,4 @@ def _with_line(allowed: str, line: int | None) -> str:
 
 
 def _too_deep(where: str, allowed: str) -> Refused:
-    return Refused(where, Shown("nested too deeply"), f"{allowed} of at most {MAX_DEPTH} levels")
+    return DocumentError(where, ("nested too deeply"), f"{allowed} of at most {MAX_DEPTH} levels")
