@@ -55,6 +55,9 @@ class Survey:
             where = to()
         except InvalidTargetError as error:
             return Answer(0, message=str(error), reason=INVALID_TARGET)
+        return self._send(method, where, body, keep)
+
+    def _send(self, method: str, where: Target, body: Object | None, keep: Keep | None) -> Answer:
         try:
             response = self._connection.request(method, where, body, _JSON, READ_TIMEOUT, accept=_JSON)
             content = response.read()

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 
 from flargo.cluster.answer import Answer
-from flargo.cluster.survey import Keep, Survey, To
+from flargo.cluster.survey import Keep, Survey
+from flargo.cluster.target import Target
 from flargo.doctor.checks import examine
 from flargo.doctor.facts import Sample, Wanted
 from flargo.doctor.findings import Finding, Level
@@ -113,9 +114,8 @@ class Clinic(Survey):
         (path,) = (path for path in self.objects if path.endswith(part))
         return self.objects[path]
 
-    def _ask(self, method: str, to: To, body: Object | None, keep: Keep | None) -> Answer:
+    def _send(self, method: str, where: Target, body: Object | None, keep: Keep | None) -> Answer:
         self.time += self.slow
-        where = to()
         path = replace(where, query=()).url
         self.requested.append(path)
         answer = self._answer(method, path, dict(where.query), body)

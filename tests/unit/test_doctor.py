@@ -1,5 +1,6 @@
 """The doctor finds what is broken, says which check found it and what to do, and leaves nothing behind."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -721,3 +722,16 @@ def test_what_becomes_of_a_job_is_said_in_the_reasons_own_names() -> None:
     names = {word for check in CHECKS for word in check.matters.split("`") if word.isupper()}
     assert names
     assert names <= {reason.name for reason in Reason}
+
+
+@pytest.mark.parametrize("name", ["../../../../namespaces/prod", "a/../b", "..", "%2e%2e%2fb", "A", "a?x=y", "a\nb"])
+def test_a_kit_that_names_what_no_object_can_be_called_has_nothing_asked_for(name: str) -> None:
+    named = json.loads(
+        json.dumps(sample().workflow).replace('"study"', json.dumps(name)).replace('"claim"', json.dumps(name))
+    )
+    clinic = Clinic()
+    findings = clinic.examined(wanted(samples=(replace(sample(), workflow=named),)))
+    assert {"study secrets", "volume claims"} <= failed(findings)
+    assert not [path for path in clinic.requested if "prod" in path or ".." in path or "%" in path]
+    told = [finding.what for finding in findings if finding.check == "study secrets"]
+    assert any("is not a valid name in secrets in Kubernetes, so nothing was sent" in what for what in told), told
