@@ -1,0 +1,117 @@
+"""Foreign text that a terminal shows and does not obey, and commands that a shell reads as they were meant."""
+
+import random
+import shlex
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flargo.text import inert, inert_lines, shell_command, valid_unicode
+from tests.unit.attacks import ATTACKS
+
+ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+EVERY = [chr(code) for code in range(sys.maxunicode + 1)]
+
+
+def stays(character: str) -> bool:
+    return unicodedata.category(character) not in ESCAPED
+
+
+def test_every_character_is_shown_or_escaped() -> None:
+    """All of Unicode: what is printable stays as it is, and all else becomes printable ASCII."""
+    for character in EVERY:
+        shown = inert(character)
+        if character == "\t":
+            assert shown == " " * 8
+        elif stays(character):
+            assert shown == character
+        else:
+            assert shown.startswith("\\")
+            assert shown.isascii()
+            assert shown.isprintable()
+
+
+def test_a_hundred_thousand_random_strings_are_inert() -> None:
+    chance = random.Random(15)  # noqa: S311  (no secret)
+    for _ in range(100_000):
+        # Many from the first few hundred, where most of the controls are.
+        most = chance.choice((0x100, 0x3000, sys.maxunicode + 1))
+        text = "".join(map(chr, (chance.randrange(most) for _ in range(chance.randrange(24)))))
+        shown = inert(text)
+        assert all(stays(character) for character in shown), repr(text)
+        assert inert(shown) == shown
+
+
+@given(st.text())
+def test_printable_text_of_any_script_stays(text: str) -> None:
+    kept = "".join(filter(stays, text))
+    assert inert(kept) == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "Charité Berlin", "東京大学病院", "مستشفى", "अस्पताल", "a\u00a0b\u3000c", "🧠 e\u0301", "`\\x1b`"]
+)
+def test_what_people_write_stays(text: str) -> None:
+    assert inert(text) == text
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_gets_through(name: str) -> None:
+    assert all(map(stays, inert(ATTACKS[name])))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\r\nb", "a\\r\\nb"),
+        ("\x9b", "\\x9b"),
+        ("\u202e", "\\u202e"),
+        ("\xad", "\\xad"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\udc9b", "\\udc9b"),
+        ("a\tb", "a       b"),
+        ("12345678\tb", "12345678        b"),
+    ],
+)
+def test_an_escape_says_which_character_it_was(text: str, shown: str) -> None:
+    assert inert(text) == shown
+
+
+def test_a_document_keeps_its_line_feeds_and_no_other_line_ends() -> None:
+    assert inert_lines("a\tb\n\x1b[2Jc\r\n\u2028d\n") == "a       b\n\\x1b[2Jc\\r\n\\u2028d\n"
+
+
+def test_lone_surrogates_are_no_unicode() -> None:
+    assert valid_unicode("a\ud800b\udc9bc🧠") == "a\ufffdb\ufffdc🧠"
+
+
+# Commands
+
+
+@given(st.lists(st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" ")), min_size=1))
+def test_a_shell_reads_the_very_words(words: list[str]) -> None:
+    assert shlex.split(shell_command(*words)) == words
+
+
+def test_only_what_follows_an_options_name_is_quoted() -> None:
+    assert shell_command("kubectl", '--patch={"a": 1}', "it's") == """kubectl --patch='{"a": 1}' 'it'"'"'s'"""
+    assert shell_command("a", "--x=$(id)") == "a --x='$(id)'"
+
+
+@pytest.mark.parametrize("name", ["", "$(id)", "a b", "-rf", "a;b", "a`b", "../a", "a/b", "a\n", "a" * 254, "é"])
+def test_what_is_no_name_gets_no_command(name: str) -> None:
+    assert shell_command("kubectl", "delete", "pod", name, names=(name,)) == ""
+
+
+@pytest.mark.parametrize("name", ["a", "site-1", "nvflare.example", "ID_7", "a" * 253])
+def test_a_valid_name_gets_a_command(name: str) -> None:
+    assert shell_command("kubectl", "delete", "pod", name, names=(name,)) == f"kubectl delete pod {name}"
+
+
+def test_a_path_that_cannot_be_printed_gets_no_command() -> None:
+    assert shell_command("nvflare", "stage", "/kits/a\x1b[2J") == ""
+    assert shell_command("nvflare", "stage", "/kits/my site") == "nvflare stage '/kits/my site'"
