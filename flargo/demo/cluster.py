@@ -173,7 +173,7 @@ def _unusable(error: ApiError, kubeconfig: Path, namespace: str) -> str:
     if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return (
             f"The account of {kubeconfig} has no rights in the namespace {namespace} ({error.status}): "
-            f"make them, in a checkout of flargo: {accounts_command(namespace)}"
+            f"make them, in a checkout of flargo: {accounts_command(namespace) or 'with deploy/'}"
         )
     cause = " ".join(error.message.split())
     return f"The cluster of {kubeconfig} can't be reached: check that it runs and the context is right ({cause[:160]})."

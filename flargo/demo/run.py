@@ -27,6 +27,7 @@ from flargo.demo.show import Progress, Screen
 from flargo.demo.why import why
 from flargo.flare.request import federation as federation_of
 from flargo.terms import Label
+from flargo.text import shell_command
 
 IMAGE = "flargo.demo/job:embedded"
 """On the embedded engine, which only looks at the name."""
@@ -221,8 +222,13 @@ def _job_run(demo: Demo, up: Up, job: Path) -> int:
         raise DemoError(f"FLARE does not take the job: {describe(error)}") from error
     selector = f"{Label.JOB_ID}={job_id}"
     screen.say("job", f"{job.name} {job_id}")
-    screen.more(f"argo list --kubeconfig {up.cluster.kubeconfig} \\", "dim")
-    screen.more(f"  -n {up.cluster.namespace} -l {selector}", "dim")
+    where = ("-n", up.cluster.namespace, "-l", selector)
+    names = (up.cluster.namespace, job_id)
+    if command := shell_command("argo", "list", "--kubeconfig", str(up.cluster.kubeconfig), *where, names=names):
+        # In two lines: the path of a kubeconfig is long.
+        first, flag, rest = command.rpartition(" -n ")
+        screen.more(f"{first} \\", "dim")
+        screen.more(f" {flag}{rest}", "dim")
     try:
         seen = _follow(demo, up, job_id)
     except BaseException:

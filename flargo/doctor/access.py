@@ -1,11 +1,11 @@
 """Checks of accounts and what they may do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from flargo.cluster.answer import Answer
 from flargo.doctor.cluster import allowed
 from flargo.doctor.facts import Facts, Right
-from flargo.doctor.findings import Said, failure, ok, unseen
+from flargo.doctor.findings import Said, failure, kubectl, ok, unseen
 from flargo.doctor.references import Kind, account
 
 TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105  (a type)
@@ -22,9 +22,7 @@ def launcher(facts: Facts) -> Iterator[Said]:
     """Whether the FLARE parent's account is there, and may do what flargo does."""
     name, where = facts.wanted.launcher, facts.wanted.namespace
     if name is not None and facts.objects[Kind.ACCOUNT, name].absent:
-        todo = (
-            f"Apply deploy/ or the kit's chart, name another with --account, or make it: {_make_account(name, where)}"
-        )
+        todo = f"Apply deploy/ or the kit's chart, name another with --account, or make it{_make_account(name, where)}"
         yield failure(f"There is no service account {name} for the FLARE parent.", todo)
     own = facts.me.removeprefix(f"system:serviceaccount:{where}:")
     known = name or (own if own != facts.me else None)
@@ -37,7 +35,7 @@ def executor(facts: Facts) -> Iterator[Said]:
     secret = token_secret(name)
     made, token = facts.objects[Kind.ACCOUNT, name], facts.objects[Kind.SECRET, secret]
     if made.absent:
-        todo = f"Apply deploy/ or the kit's chart, or make it: {_make_account(name, where)}"
+        todo = f"Apply deploy/ or the kit's chart, or make it{_make_account(name, where)}"
         yield failure(f"There is no service account {name} for Argo's containers.", todo)
     elif not (made.ok or _holds_token(token)):
         yield unseen(f"Whether there is a service account {name}", made)
@@ -54,7 +52,7 @@ def job_account(facts: Facts) -> Iterator[Said]:
         made = facts.objects[Kind.ACCOUNT, name]
         users = [sample.name for sample in facts.wanted.samples if account(sample.pod) == name]
         if made.absent:
-            todo = f"Apply deploy/ or the kit's chart, or make it: {_make_account(name, facts.wanted.namespace)}"
+            todo = f"Apply deploy/ or the kit's chart, or make it{_make_account(name, facts.wanted.namespace)}"
             yield failure(f"There is no service account {name}, as which jobs run.", todo)
         elif made.ok or any(facts.pods[user].ok for user in users):
             yield ok(f"Service account {name} is there for jobs.")
@@ -75,11 +73,8 @@ def _rights(who: str, reviews: Mapping[Right, Answer], name: str | None, where: 
     for (group, resource), verbs in lacking.items():
         what = f"{resource}.{group}" if group else resource
         todo = "Apply deploy/ or the kit's chart"
-        if name is not None:
-            role = f"{name}-{resource.replace('/', '-')}"
-            given = f"create role {role} --verb={','.join(verbs)} --resource={what} --namespace {where}"
-            bound = f"create rolebinding {role} --role={role} --serviceaccount={where}:{name} --namespace {where}"
-            todo += f", or: `kubectl {given}`, `kubectl {bound}`."
+        if name is not None and (commands := _grant(name, where, what, resource, verbs)):
+            todo += f", or: {commands}."
         yield failure(f"{who} may not {', '.join(verbs)} {what} in namespace {where}.", todo)
     if not lacking:
         yield ok(f"{who} may do all that it has to.")
@@ -107,5 +102,15 @@ def _holds_token(token: Answer) -> bool:
     return token.ok and "token" in token.body.get("keys", ())
 
 
+def _grant(name: str, where: str, what: str, resource: str, verbs: Sequence[str]) -> str:
+    role = f"{name}-{resource.replace('/', '-')}"
+    rights = (f"--verb={','.join(verbs)}", f"--resource={what}")
+    give = kubectl(where, ("create", "role", role, *rights), names=(role,))
+    binding = (f"--role={role}", f"--serviceaccount={where}:{name}")
+    bind = kubectl(where, ("create", "rolebinding", role, *binding), names=(role, name))
+    return f"`{give}`, `{bind}`" if give and bind else ""
+
+
 def _make_account(name: str, where: str) -> str:
-    return f"`kubectl create serviceaccount {name} --namespace {where}`."
+    command = kubectl(where, ("create", "serviceaccount", name), names=(name,))
+    return f": `{command}`." if command else "."

@@ -6,10 +6,11 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from flargo.doctor.facts import Facts, Probe
-from flargo.doctor.findings import Said, failure, ok, unknown, unseen, warning
+from flargo.doctor.findings import Said, failure, kubectl, ok, unknown, unseen, warning
 from flargo.job.checks import Refused
 from flargo.job.documents import load_yaml
 from flargo.terms import Object
+from flargo.text import shell_command
 
 SKEW_SHOWN, SKEW_ALLOWED = 5.0, 60.0
 """Seconds between two clocks: what the Date header's resolution and a slow answer do not explain, and the leeway
@@ -69,7 +70,9 @@ def namespace(facts: Facts) -> Iterator[Said]:
     elif seen.ok or any(answer.ok for answer in facts.workflows.values()):
         yield ok(f"Namespace {name} is there.")
     elif seen.absent or any(missing in answer.message for answer in facts.workflows.values()):
-        todo = f"`kubectl create namespace {name}`, and its accounts: deploy/, or the kit's chart; or name another."
+        command = shell_command("kubectl", "create", "namespace", name, names=(name,))
+        todo = "and its accounts: deploy/, or the kit's chart; or name another."
+        todo = f"`{command}`, {todo}" if command else f"Make it, {todo}"
         yield failure(f"There is no namespace {name}.", todo)
     else:
         yield unseen(f"Whether there is a namespace {name}", seen)
@@ -119,8 +122,9 @@ def controller(facts: Facts) -> Iterator[Said]:
         yield _notice(first, others, facts)
     for probe in facts.probes:
         if probe.left:
-            todo = f"`kubectl delete workflows.argoproj.io {probe.left} --namespace {facts.wanted.namespace}`"
-            yield warning("A probe could not be deleted.", todo)
+            delete = ("delete", "workflows.argoproj.io", probe.left)
+            command = kubectl(facts.wanted.namespace, delete, names=(probe.left,))
+            yield warning("A probe could not be deleted.", f"`{command}`" if command else f"Delete {probe.left}.")
 
 
 def restrictions(facts: Facts) -> Iterator[Said]:
@@ -187,7 +191,8 @@ def _notice(first: Probe, others: list[Probe], facts: Facts) -> Said:
         if other.phase:
             value = other.instance_id or "null"
             told = f"with instance id {other.instance_id}" if other.instance_id else "without an instance id"
-            return failure(f"{said} One answers {told}.", f"Set it: `flargo prepare KIT --argo instance_id={value}`.")
+            command = shell_command("flargo", "prepare", "KIT", "--argo", f"instance_id={value}", names=(value,))
+            return failure(f"{said} One answers {told}.", f"Set it: `{command}`." if command else "Set instance_id.")
     todo = f"See that a controller runs and watches namespace {facts.wanted.namespace} (--managed-namespace), and"
     return failure(said, f"{todo} set argo.instance_id if it was given an instance id.")
 

@@ -1,11 +1,12 @@
 """What a check says."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from flargo.cluster.answer import Answer
 from flargo.doctor.facts import Facts
+from flargo.text import shell_command
 
 
 class Level(StrEnum):
@@ -55,6 +56,11 @@ class Finding:
     level: Level
     what: str
     todo: str = ""
+
+
+def kubectl(namespace: str, words: Sequence[str], options: Sequence[str] = (), *, names: Iterable[str]) -> str:
+    """A command of kubectl's in a namespace, to be copied; empty if a name of it is not valid: see shell_command."""
+    return shell_command("kubectl", *words, "--namespace", namespace, *options, names=(*names, namespace))
 
 
 def ok(what: str) -> Said:

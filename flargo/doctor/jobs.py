@@ -1,16 +1,18 @@
 """Checks of what jobs need: rendered, named, and held against the API server's own admission."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 from flargo.cluster.answer import Answer
 from flargo.doctor.facts import Facts, Sample
-from flargo.doctor.findings import Said, failure, ok, unknown, unseen, warning
+from flargo.doctor.findings import Said, failure, kubectl, ok, unknown, unseen, warning
 from flargo.doctor.pods import patches_executor
 from flargo.doctor.references import Kind, Reference, pull_secrets, references, semaphores
 from flargo.job.checks import Refused, amount
 from flargo.terms import Object
+from flargo.text import shell_command
 
 PULL_TYPES = ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg")
 _INSECURE = "violates PodSecurity"
@@ -20,6 +22,7 @@ _ENFORCED = "pod-security.kubernetes.io/enforce"
 _COUNT = re.compile(r"[+-]?[0-9]{1,18}")
 _SHOWN = 40
 _LATER = "Mend that, and look again."
+_QUEUE = "Make it as deploy/queue.yaml does, or correct argo.semaphore."
 
 
 def kit(facts: Facts) -> Iterator[Said]:
@@ -61,17 +64,21 @@ def _number(seen: Answer, of: Reference, namespace: str) -> Said:
     (key,) = of.keys
     instead = "with your number for the 2, or correct argo.semaphore."
     if seen.absent:
-        made = f"kubectl create configmap {of.name} --namespace {namespace} --from-literal={key}=2"
-        return failure(f"There is no ConfigMap {of.name}, where jobs queue for their turn.", f"`{made}`, {instead}")
+        create = ("create", "configmap", of.name)
+        made = kubectl(namespace, create, [f"--from-literal={key}=2"], names=(of.name, key))
+        todo = f"`{made}`, {instead}" if made else _QUEUE
+        return failure(f"There is no ConfigMap {of.name}, where jobs queue for their turn.", todo)
     if not seen.ok:
         return unseen(f"ConfigMap {of.name}", seen)
-    patch = f'kubectl patch configmap {of.name} --namespace {namespace} --patch=\'{{"data": {{"{key}": "2"}}}}\''
+    number = json.dumps({"data": {key: "2"}})
+    patch = kubectl(namespace, ("patch", "configmap", of.name), [f"--patch={number}"], names=(of.name, key))
+    todo = f"`{patch}`, {instead}" if patch else _QUEUE
     said = (seen.body.get("data") or {}).get(key)
     if said is None:
-        return failure(f"ConfigMap {of.name} has no {key}, where jobs queue for their turn.", f"`{patch}`, {instead}")
+        return failure(f"ConfigMap {of.name} has no {key}, where jobs queue for their turn.", todo)
     if _COUNT.fullmatch(said) is None or int(said) < 1:
         told = f"In ConfigMap {of.name} {key} is {said[:_SHOWN]!r}, which is no whole number of 1 or more."
-        return failure(told, f"`{patch}`, {instead}")
+        return failure(told, todo)
     return ok(f"Jobs queue: ConfigMap {of.name} lets {int(said)} run at once ({key}).")
 
 
@@ -82,7 +89,8 @@ def pulling(facts: Facts) -> Iterator[Said]:
         yield ok("No Secrets for pulling images are named.")
     for name in names:
         seen = facts.objects[Kind.SECRET, name]
-        todo = f"`kubectl create secret docker-registry {name} --namespace {facts.wanted.namespace} ...`, or name"
+        command = kubectl(facts.wanted.namespace, ("create", "secret", "docker-registry", name), names=(name,))
+        todo = f"`{command} ...`, or name" if command else "Name"
         todo += " another in image_pull_secrets."
         if seen.absent:
             yield failure(f"There is no Secret {name} to pull images with.", todo)
@@ -237,7 +245,9 @@ def _claim(body: Object) -> Said | None:
     if phase == "Lost":
         return failure(f"Volume claim {name} has lost its volume.", "Restore the volume, or make the claim anew.")
     if phase != "Bound":
-        todo = f"See `kubectl describe pvc {name}`. It is well if its class binds it to the first pod that uses it."
+        command = shell_command("kubectl", "describe", "pvc", name, names=(name,))
+        todo = "It is well if its class binds it to the first pod that uses it."
+        todo = f"See `{command}`. {todo}" if command else todo
         return warning(f"Volume claim {name} is {phase}.", todo)
     return None
 

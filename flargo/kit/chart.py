@@ -6,6 +6,7 @@ from flargo.job.checks import Refused
 from flargo.kit.files import read_yaml, write_yaml
 from flargo.kit.site import DEPLOYMENT_TEMPLATES, VALUES, Site, mapping
 from flargo.terms import Object, Role
+from flargo.text import shell_command
 
 LAUNCHER_RULES: Final[list[Object]] = [
     {
@@ -30,11 +31,14 @@ _NAME, _LABELS, _NAMESPACE = "@name@", "@labels@", "@namespace@"
 
 
 def accounts_command(namespace: str) -> str:
-    """What makes deploy/'s accounts in a namespace: kubectl's --namespace is refused where a file says another one."""
+    """What makes deploy/'s accounts in a namespace; empty if no namespace can have that name.
+
+    kubectl's own --namespace is refused where a file says another one.
+    """
     if namespace == _DEPLOYED_TO:
         return "kubectl apply --kustomize deploy"
-    there = f"sed 's/namespace: {_DEPLOYED_TO}$/namespace: {namespace}/'"
-    return f"kubectl kustomize deploy | {there} | kubectl apply --filename -"
+    there = shell_command("sed", f"s/namespace: {_DEPLOYED_TO}$/namespace: {namespace}/", names=(namespace,))
+    return f"kubectl kustomize deploy | {there} | kubectl apply --filename -" if there else ""
 
 
 def parent_account(site: Site) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flargo.cluster.answer import Answer
-from flargo.doctor import probe
+from flargo.doctor import jobs, probe
 from flargo.doctor.access import token_secret
 from flargo.doctor.checks import CHECKS
 from flargo.doctor.facts import Right
@@ -18,7 +18,7 @@ from flargo.doctor.references import Kind, Reference, references
 from flargo.doctor.samples import studies
 from flargo.job.plan import plan
 from flargo.job.workflow import INSTANCE_ID
-from flargo.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES
+from flargo.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES, accounts_command
 from flargo.status.reasons import Reason
 from tests.unit.clinic import HOME, Clinic, failed, sample, wanted
 from tests.unit.differential import argo
@@ -623,6 +623,25 @@ def test_a_wrong_instance_id_is_told_with_the_right_one() -> None:
     path = f"/apis/argoproj.io/v1alpha1/namespaces/{HOME}/workflows"
     clinic.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: "green"}}}]}
     assert "instance_id=green" in only(clinic.examined(), "controller", Level.FAILURE).todo
+
+
+@pytest.mark.parametrize("word", ["$(id)", "a;id", "a b", "a`id`", "--all", "a\nid", "x" * 254])
+def test_no_command_is_offered_with_a_word_that_is_no_name(word: str) -> None:
+    """Of a kit, of the cluster: a person would copy it into a shell."""
+    clinic = Clinic(denied={"list events", "create workflowtaskresults"}, controllers=(word,))
+    path = f"/apis/argoproj.io/v1alpha1/namespaces/{HOME}/workflows"
+    clinic.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: word}}}]}
+    findings = clinic.examined(wanted(launcher=word, executor=word, instance_id="blue"))
+    assert {"launcher", "executor", "controller"} <= failed(findings)
+    for finding in findings:
+        assert "kubectl" not in finding.todo
+        assert "flargo prepare KIT --argo" not in finding.todo
+    queue = Reference(Kind.CONFIG_MAP, word, ("jobs",))
+    for seen in (Answer(404), Answer(200, {"data": {}}), Answer(200, {"data": {"jobs": "x"}})):
+        assert "kubectl" not in jobs._number(seen, queue, HOME).todo
+        assert "kubectl" not in jobs._number(seen, replace(queue, name="queue", keys=(word,)), HOME).todo
+        assert "kubectl" not in jobs._number(seen, replace(queue, name="queue"), word).todo
+    assert accounts_command(word) == ""
 
 
 # The parts
