@@ -7,8 +7,10 @@ own Secrets hold it cannot know.
 import base64
 import logging
 import re
+import string
 import threading
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from flargo.terms import SecretData
@@ -26,17 +28,32 @@ LOGGERS: Final = (
     "flargo.metrics",
 )
 """All of flargo's: a filter works on the logger that it is put on, and on none below."""
+Span = tuple[int, int]
+"""Where something begins in a text, and where it ends."""
 _WORD = "[A-Za-z0-9_-]"
-_SHAPES = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    # A job writes what it likes. So each word is looked at once, and only if what follows it makes it a token: the time
-    # grows with the text's length and not with its square.
-    rf"|(?<!{_WORD})(?={_WORD}++\.eyJ{_WORD}++\.{_WORD}){_WORD}*?eyJ{_WORD}++\.eyJ{_WORD}++\.{_WORD}++",
-    re.DOTALL,
+# Each has a mark without which its pattern is not tried. A job writes what it likes, so each word is looked at once,
+# and only if what follows it makes it a token: the time grows with the text's length and not with its square.
+_TOKENS: Final = (
+    (
+        ".eyJ",  # JSON Web Tokens, as Kubernetes' own
+        re.compile(rf"(?<!{_WORD})(?={_WORD}++\.eyJ{_WORD}++\.{_WORD}){_WORD}*?eyJ{_WORD}++\.eyJ{_WORD}++\.{_WORD}++"),
+    ),
 )
-
+_KEY = "PRIVATE KEY"
+"""The mark of a private key in PEM."""
+_KEY_MARK = re.compile(rf"-----(?P<which>BEGIN|END) [A-Z0-9 ]{{0,40}}{_KEY}(?: BLOCK)?-----")
+_KEY_MARK_LENGTH = 80
+_KEY_LENGTH = 32 * 1024
+"""Characters of a private key in PEM, at most: RSA with 16,384 bits takes 13,000."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/=]+")
+_ONE_LINE_KEY = f"{string.ascii_letters}{string.digits}+/=\\ "
+_BASE64_LINE = 40
+"""Characters of base64 by which a line of a key is known that has other words before it."""
+_PEM_HEADERS = ("Proc-Type:", "DEK-Info:")
 _STEM = 8
 """Characters of a secret's beginning by which it is looked up; the few shorter ones are tried on every text."""
+_HELD = 16 * 1024
+"""Characters at the end of a piece of a line that wait for the next piece: a secret may go on there."""
 
 
 class Redaction(logging.Filter):
@@ -49,8 +66,8 @@ class Redaction(logging.Filter):
         self._known: dict[str, frozenset[str]] = {}
         self._uses: Counter[str] = Counter()
         """By how many jobs each secret is had: a site's token is all of theirs."""
-        self._by_stem: dict[str, tuple[str, ...]] = {}
-        """Of thousands of secrets, a text is only held against those that may be in it."""
+        self._by_stem: dict[str, dict[int, frozenset[str]]] = {}
+        """Secrets by their beginnings and lengths: however many there are, each place in a text is looked up once."""
 
     def learn(self, credentials: SecretData, public: str) -> None:
         """Blank these from now on, as they are and in base64; ``public`` is none, whoever has it for a value.
@@ -66,7 +83,10 @@ class Redaction(logging.Filter):
             for secret in plain | coded:
                 self._uses[secret] += 1
                 if self._uses[secret] == 1:
-                    self._by_stem[_stem(secret)] = (*self._by_stem.get(_stem(secret), ()), secret)
+                    lengths = self._by_stem.get(_stem(secret), {})
+                    alike = lengths.get(len(secret), frozenset())
+                    # Replaced, never changed in place: somebody may be reading.
+                    self._by_stem[_stem(secret)] = {**lengths, len(secret): alike | {secret}}
 
     def forget(self, credentials: SecretData) -> None:
         """Their job has ended, and they are good for nothing."""
@@ -74,12 +94,21 @@ class Redaction(logging.Filter):
             self._drop(credentials.name)
 
     def blank(self, text: str) -> str:
-        """The text without secrets."""
-        stems = {"", *(text[at : at + _STEM] for at in range(len(text) - _STEM + 1))}
-        # One secret may be a part of another.
-        for secret in sorted((each for stem in stems for each in self._by_stem.get(stem, ())), key=len, reverse=True):
-            text = text.replace(secret, REDACTED)
-        return _SHAPES.sub(REDACTED, text)
+        """The text without secrets, in a time that grows with its length only.
+
+        Of a private key that begins before the text or ends after it, the part in the text is blanked.
+        """
+        return _replaced(text, self.secrets(text))
+
+    def secrets(self, text: str) -> list[Span]:
+        """Where the secrets of a text are, in their order; none overlaps another."""
+        found = [*self._known_in(text)]
+        if _KEY in text:
+            found += _keys(text)
+        for mark, pattern in _TOKENS:
+            if mark in text:
+                found += (token.span() for token in pattern.finditer(text))
+        return _merged(found)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Blank a record's message and its traceback; every record passes."""
@@ -92,20 +121,153 @@ class Redaction(logging.Filter):
             record.exc_text = self.blank(record.exc_text)
         return True
 
+    def _known_in(self, text: str) -> Iterator[Span]:
+        by_stem = self._by_stem
+        short = by_stem.get("", {})
+        for secret in (each for alike in short.values() for each in alike):
+            yield from (found.span() for found in re.finditer(re.escape(secret), text))
+        if len(by_stem) == bool(short):
+            return
+        for begin in range(len(text) - _STEM + 1):
+            for length, alike in by_stem.get(text[begin : begin + _STEM], {}).items():
+                if text[begin : begin + length] in alike:
+                    yield begin, begin + length
+
     def _drop(self, name: str) -> None:
         for secret in self._known.pop(name, ()):
             self._uses[secret] -= 1
             if not self._uses[secret]:
                 del self._uses[secret]
                 stem = _stem(secret)
-                # Replaced, never taken out and put back: somebody may be reading.
-                self._by_stem[stem] = tuple(each for each in self._by_stem[stem] if each != secret)
+                lengths = self._by_stem[stem]
+                lengths = {**lengths, len(secret): lengths[len(secret)] - {secret}}
+                # Replaced, never changed in place: somebody may be reading.
+                self._by_stem[stem] = {length: alike for length, alike in lengths.items() if alike}
                 if not self._by_stem[stem]:
                     del self._by_stem[stem]
 
 
+class StreamRedaction:
+    """Blanks the secrets of one stream that comes line by line, long lines in pieces. Not safe for threads.
+
+    A private key is blanked from its first line to its last, and a secret that two pieces of a line share as well.
+    """
+
+    def __init__(self, redaction: Redaction) -> None:
+        """At the beginning of a stream."""
+        self._redaction = redaction
+        self._held = ""
+        self._key_left = 0
+        """How many characters of a private key may still come; 0: the stream is in no key."""
+
+    def blank(self, text: str, *, continued: bool = False) -> str:
+        """A line, or a piece of one, without secrets.
+
+        Args:
+            text: the line or piece.
+            continued: the line goes on in the next piece. The end of this one is then told with the next.
+        """
+        text, self._held = self._held + text, ""
+        before, text = self._end_key(text, continued=continued) if self._key_left else ("", text)
+        if self._key_left:
+            return before
+        secrets = self._redaction.secrets(text)
+        begin = _open_key(text)
+        if begin is not None:
+            self._key_left = _KEY_LENGTH
+            self._held = text[max(begin + 1, len(text) - _KEY_MARK_LENGTH) :] if continued else ""
+        elif continued:
+            cut = _cut(len(text), secrets)
+            text, self._held = text[:cut], text[cut:]
+            secrets = [secret for secret in secrets if secret[1] <= cut]
+        return before + _replaced(text, secrets)
+
+    def _end_key(self, text: str, *, continued: bool) -> tuple[str, str]:
+        """What is told of a text that begins inside a key, and what of it comes after the key."""
+        marks = _KEY_MARK.finditer(text) if _KEY in text else ()
+        end = next((mark for mark in marks if mark["which"] == "END"), None)
+        if end is not None:
+            self._key_left = 0
+            return REDACTED, text[end.end() :]
+        self._key_left = max(0, self._key_left - len(text) - 1)
+        if continued and self._key_left:
+            self._held = text[-_KEY_MARK_LENGTH:]
+        return (REDACTED if text.strip() else text), ""
+
+
 def _stem(secret: str) -> str:
     return secret[:_STEM] if len(secret) >= _STEM else ""
+
+
+def _keys(text: str) -> Iterator[Span]:
+    """Private keys in PEM, also those that begin before the text or end after it."""
+    begin: int | None = None
+    end = 0
+    for mark in _KEY_MARK.finditer(text):
+        if mark["which"] == "BEGIN":
+            begin = mark.start() if begin is None else begin
+            continue
+        yield (begin if begin is not None else _lost_beginning(text, end, mark.start())), mark.end()
+        begin, end = None, mark.end()
+    if begin is not None:
+        yield begin, len(text)
+
+
+def _open_key(text: str) -> int | None:
+    """Where a private key begins that does not end in the text."""
+    marks = [*_KEY_MARK.finditer(text)] if _KEY in text else []
+    return marks[-1].start() if marks and marks[-1]["which"] == "BEGIN" else None
+
+
+def _lost_beginning(text: str, least: int, end: int) -> int:
+    """Where the lines of a key begin whose end is at a place, and whose own beginning was cut off."""
+    least = max(least, end - _KEY_LENGTH)
+    line = text.rfind("\n", least, end) + 1 or least
+    # A key on one line, with its line ends escaped, ends in the middle of that line.
+    begin = line + len(text[line:end].rstrip(_ONE_LINE_KEY))
+    least_base64 = 1  # a key's last line may be short
+    while line > least:
+        above = text.rfind("\n", least, line - 1) + 1 or least
+        if not _is_of_key(text[above : line - 1], least_base64):
+            return begin
+        begin = line = above
+        least_base64 = _BASE64_LINE
+    return begin
+
+
+def _is_of_key(line: str, least_base64: int) -> bool:
+    words = line.split()
+    if not words or words[0] in _PEM_HEADERS:
+        return True
+    return bool(_BASE64.fullmatch(words[-1])) and (len(words) == 1 or len(words[-1]) >= least_base64)
+
+
+def _cut(length: int, secrets: Iterable[Span]) -> int:
+    """How much of a piece can be told before the next one comes."""
+    cut = max(0, length - _HELD)
+    for begin, end in secrets:
+        if begin < cut < end:
+            # One that is too long to wait for is told, blanked, as far as it has come.
+            return begin if length - begin <= _KEY_LENGTH else end
+    return cut
+
+
+def _merged(found: Iterable[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for begin, end in sorted(found):
+        if merged and begin < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((begin, end))
+    return merged
+
+
+def _replaced(text: str, secrets: Iterable[Span]) -> str:
+    kept, after = [], 0
+    for begin, end in secrets:
+        kept += [text[after:begin], REDACTED]
+        after = end
+    return "".join([*kept, text[after:]])
 
 
 REDACTION: Final = Redaction()

@@ -7,9 +7,11 @@ import pkgutil
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import flargo
-from flargo.flare.redact import LOGGERS, REDACTED, REDACTION, Redaction, install
+from flargo.flare.redact import LOGGERS, REDACTED, REDACTION, Redaction, StreamRedaction, install
 from flargo.terms import SecretData
 
 TOKEN = "s3cr3t-t0ken-of-the-job"
@@ -90,3 +92,115 @@ def test_what_is_forgotten_is_said_again_and_the_rest_is_not() -> None:
     redaction.learn(SecretData("b", {"x": b"other-one"}), public="")
     redaction.forget(SecretData("a", {}))
     assert redaction.blank("first-one other-one") == f"first-one {REDACTED}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-----BEGIN PRIVATE KEY-----\n" * 2**16,
+        "-----END PRIVATE KEY-----\n" * 2**16,
+        f"{'A' * 63}\n" * 2**14 + "-----END PRIVATE KEY-----",
+        "-----BEGIN " + "A" * 2**21 + "PRIVATE KEY-----",
+        "eyJa.eyJb." * 2**17,
+        "eyJ." * 2**18 + ".eyJ",
+        "PRIVATE KEY" * 2**17 + "-----END" * 2**17,
+    ],
+    ids=["begins", "ends", "base64", "label", "almost tokens", "dots", "words"],
+)
+def test_long_texts_of_keys_and_tokens_are_little_work(text: str) -> None:
+    """With a search from each mark to the end of the text, each of these takes hours."""
+    Redaction().blank(text)
+
+
+def test_a_known_beginning_repeated_is_little_work_however_many_secrets_have_it() -> None:
+    redaction = Redaction()
+    many = {f"k{number}": f"eyJhbGci{number:028}".encode() for number in range(2000)}
+    redaction.learn(SecretData("a", many), public="")
+    text = "eyJhbGci" * 2**16
+    assert redaction.blank(text) == text
+    assert redaction.blank(f"{text}{1999:028}") == f"{text[:-8]}{REDACTED}"
+
+
+KEY = "\n".join(["-----BEGIN RSA PRIVATE KEY-----", *("MIIEowIBAAKCAQEA" * 4 for _ in range(25)), "c2hvcnQ="])
+END = "-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [KEY.index("\n") + 1, len(KEY) // 2, KEY.rindex("\n") + 3],
+    ids=["without its first line", "in the middle", "in its last line"],
+)
+def test_a_key_whose_beginning_was_cut_off_is_blanked(cut: int) -> None:
+    blanked = Redaction().blank(f"{KEY[cut:]}\n{END}\nafter")
+    assert blanked == f"{REDACTED}\nafter"
+
+
+def test_a_key_after_a_loggers_words_is_blanked_though_its_beginning_was_cut_off() -> None:
+    lines = [f"2026-01-01 INFO {line}" for line in f"{KEY}\n{END}".splitlines()[2:]]
+    blanked = Redaction().blank("\n".join(["it begins", *lines, "it ends"]))
+    assert "MIIE" not in blanked
+    assert "it begins" in blanked
+    assert blanked.endswith(f"{REDACTED}\nit ends")
+
+
+def test_a_key_on_one_line_is_blanked_though_its_beginning_was_cut_off() -> None:
+    text = f"{KEY}\n{END}".replace("\n", "\\n")
+    assert Redaction().blank(f'{text[40:]}", "next": 1}}') == f'{REDACTED}", "next": 1}}'
+
+
+def test_words_before_the_end_of_a_key_stay() -> None:
+    text = f"the server said:\nit takes no key\n{END}"
+    assert Redaction().blank(text).startswith("the server said:\n")
+
+
+# Streams
+
+TOKEN_SHAPE = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
+
+
+def streamed(*pieces: tuple[str, bool]) -> list[str]:
+    stream = StreamRedaction(Redaction())
+    return [stream.blank(text, continued=continued) for text, continued in pieces]
+
+
+def test_a_key_is_blanked_from_its_first_line_to_its_last() -> None:
+    lines = ["before", *f"{KEY}\n{END}".splitlines(), "after"]
+    told = streamed(*((line, False) for line in lines))
+    assert told[0] == "before"
+    assert told[-1] == "after"
+    assert set(told[1:-1]) == {REDACTED}
+
+
+def test_what_stands_beside_a_key_stays() -> None:
+    told = streamed((f"it is {KEY.splitlines()[0]}", False), ("MIIE", False), (f"MIIE{END} and on", False))
+    assert told == [f"it is {REDACTED}", REDACTED, f"{REDACTED} and on"]
+
+
+def test_a_key_without_an_end_does_not_hide_the_rest_of_a_log() -> None:
+    told = streamed((KEY.splitlines()[0], False), *((f"line {number} of the log", False) for number in range(5000)))
+    assert told[1] == REDACTED
+    assert told[-1] == "line 4999 of the log"
+
+
+@pytest.mark.parametrize("size", [7, 100, 5000, 16 * 1024, 40_000])
+@pytest.mark.parametrize("secret", [TOKEN_SHAPE, f"{KEY}\n{END}".replace("\n", "\\n")], ids=["token", "key"])
+def test_a_secret_that_pieces_of_a_line_share_is_blanked(secret: str, size: int) -> None:
+    line = f"{'a' * 20_000} {secret} {'b' * 60_000} {secret} end"
+    told = streamed(*((line[at : at + size], at + size < len(line)) for at in range(0, len(line), size)))
+    joined = "".join(told)
+    assert joined.replace(REDACTED, "") == line.replace(secret, "")
+    assert "eyJ" not in joined
+    assert "MIIE" not in joined
+
+
+def test_an_endless_token_is_not_kept_in_memory() -> None:
+    stream = StreamRedaction(Redaction())
+    stream.blank("eyJa.eyJb.", continued=True)
+    for _ in range(100):
+        stream.blank("c" * 2**16, continued=True)
+        assert len(stream._held) < 2**17
+
+
+@given(st.lists(st.tuples(st.sampled_from(["x", " ", "é", "-----", "BEGIN", "\n", "PRIVATE KEY"]), st.booleans())))
+def test_a_stream_without_secrets_is_told_as_it_is(pieces: list[tuple[str, bool]]) -> None:
+    assert "".join(streamed(*pieces, ("", False))) == "".join(text for text, _ in pieces)
