@@ -6,6 +6,7 @@ K8sJobLauncher.launch_job's: the job's value, then the study's, then the site's.
 
 import base64
 import hashlib
+import heapq
 import logging
 import os
 import re
@@ -302,12 +303,11 @@ def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]
     """The job's part of launcher_spec, checked. As with the stock launcher, other keys say nothing."""
     where = f"launcher_spec[{site!r}][{stock.MODE!r}]"
     given = _of_job(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, stock.launcher_spec)
-    ignored = sorted(names.shown(key) for key in set(given) - set(JOB_SPEC))
+    ignored = set(given) - set(JOB_SPEC)
     if ignored:
         known = ", ".join(sorted({*JOB_SPEC} - {"argo"}))
-        _log.warning(
-            "%s: %d keys without meaning are ignored: %s; known are %s", where, len(ignored), ignored[:_TOLD], known
-        )
+        first = [names.shown(key) for key in heapq.nsmallest(_TOLD, ignored)]
+        _log.warning("%s: %d keys without meaning are ignored: %s; known are %s", where, len(ignored), first, known)
     return {key: row.of(f"{where}[{key!r}]", given[key]) for key, row in JOB_SPEC.items() if key in given}, where
 
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from flargo.parsing import DNS_SUBDOMAIN, is_dns_label, is_object_name
+from flargo.parsing import DNS_SUBDOMAIN, MAX_SUBDOMAIN_LENGTH, is_dns_label, is_object_name
 
 T = TypeVar("T")
 Check = Callable[[str, Any], Any]
@@ -44,7 +44,7 @@ class Shown(str):
 
 _SHOWN = 100
 _LONGEST_SAID = 600
-_LONGEST = 4096
+LONGEST = 4096
 """Characters of any text: Linux' PATH_MAX."""
 _TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line ends, what turns writing around, and halves of characters."""
@@ -66,6 +66,7 @@ _UNITS: Final[Mapping[str, Fraction]] = {
     **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
 }
 _LONGEST_QUANTITY = 64
+_LONGEST_NAME = 63
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?")
 """What nvflare's provisioning takes for one (nvflare.lighter.entity)."""
 # github.com/distribution/reference, which the kubelet reads image names with.
@@ -94,7 +95,7 @@ class Refused(ValueError):  # noqa: N818  (what it says reads better than an Err
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         """Name the field as its author wrote it; the value is shown shortened."""
-        self.field = field
+        self.field = field if len(field) <= _LONGEST_SAID else f"{field[:_LONGEST_SAID]}..."
         self.value = _shown(value)
         self.allowed = allowed
         super().__init__(f"`{_line_of(field)}` is {self.value}: allowed is {_line_of(allowed)}")
@@ -102,7 +103,8 @@ class Refused(ValueError):  # noqa: N818  (what it says reads better than an Err
 
 def _line_of(said: str) -> str:
     """What may have a stranger's words in it, on one line and not too long."""
-    plain = said if said.isprintable() else repr(said)[1:-1]
+    head = said[: _LONGEST_SAID + 1]
+    plain = head if head.isprintable() else repr(head)[1:-1]
     return plain if len(plain) <= _LONGEST_SAID else f"{plain[:_LONGEST_SAID]}..."
 
 
@@ -126,15 +128,15 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxother, _SHORT.maxlong
 
 def text(field: str, value: Any) -> str:
     """A string that is not blank."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value or value.isspace():
         raise Refused(field, value, "a non-empty string")
     return value
 
 
 def line(field: str, value: Any) -> str:
     """A text on one line: nothing in it that moves a cursor or turns writing around."""
-    if not isinstance(value, str) or not value.strip() or _TRICKS.search(value) or len(value) > _LONGEST:
-        raise Refused(field, value, f"a non-empty string of at most {_LONGEST} characters, without control characters")
+    if not isinstance(value, str) or len(value) > LONGEST or not value.strip() or _TRICKS.search(value):
+        raise Refused(field, value, f"a non-empty string of at most {LONGEST} characters, without control characters")
     return value
 
 
@@ -210,7 +212,7 @@ def at_least(least: int, what: str) -> Check:
 
 def count(field: str, value: Any) -> int | str:
     """How many, as a number or in a string."""
-    digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _LONGEST_QUANTITY
+    digits = isinstance(value, str) and len(value) <= _LONGEST_QUANTITY and value.isascii() and value.isdecimal()
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (digits or whole) or not 0 <= int(value) <= _MOST_COUNTED:
         raise Refused(field, value, f"a whole number >= 0 and <= {_MOST_COUNTED}")
@@ -282,7 +284,7 @@ def dns_label(field: str, value: Any) -> str:
 
 def host(field: str, value: Any) -> str:
     """The address of a machine: its name, or its IPv4 address."""
-    if not isinstance(value, str) or not _HOST_NAME.fullmatch(value):
+    if not isinstance(value, str) or len(value) > _LONGEST_SUBDOMAIN or not _HOST_NAME.fullmatch(value):
         raise Refused(field, value, "a host's name or its IPv4 address")
     return value
 
@@ -321,7 +323,8 @@ def label_value(field: str, value: Any) -> str:
 
 def qualified_key(field: str, value: Any) -> str:
     """The key of a label, an annotation or an extended resource: ``name`` or ``domain/name``."""
-    prefix, slash, name = value.rpartition("/") if isinstance(value, str) else ("", "", "")
+    fits = isinstance(value, str) and len(value) <= MAX_SUBDOMAIN_LENGTH + 1 + _LONGEST_NAME
+    prefix, slash, name = value.rpartition("/") if fits else ("", "", "")
     if not _QUALIFIED.fullmatch(name) or (slash and not DNS_SUBDOMAIN.fullmatch(prefix)):
         raise Refused(field, value, "a name, or a domain, a slash and a name, as in example.com/name")
     return f"{prefix}{slash}{name}"

@@ -5,13 +5,15 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from flargo.job.checks import is_label_value
+from flargo.job.checks import LONGEST, is_label_value
 from flargo.terms import MANAGER, Label, Parent
 
 _LABEL_LENGTH = 63
 _DIGITS = 20
 _MARK = re.compile(rf".*--[0-9a-f]{{{_DIGITS}}}", re.DOTALL)
 _SHOWN_LENGTH = 120
+_EXAMINED = 16
+"""Times the characters that may be shown: so much of a text is looked at, however long it is."""
 
 
 def label_value(said: str) -> str:
@@ -24,16 +26,18 @@ def label_value(said: str) -> str:
     if is_label_value(said) and not _MARK.fullmatch(said):
         return said
     digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
-    plain = unicodedata.normalize("NFKD", said).encode("ascii", "ignore").decode()
+    # The hash is of the whole text; no more of it is made readable than any site or study may be called.
+    plain = unicodedata.normalize("NFKD", said[:LONGEST]).encode("ascii", "ignore").decode()
     readable = re.sub(r"[^A-Za-z0-9]+", "-", plain)[: _LABEL_LENGTH - _DIGITS - 2].strip("-")
     return f"{readable or 'x'}--{digest}"
 
 
 def shown(said: str, most: int = _SHOWN_LENGTH) -> str:
     """A text of somebody else's on one line: no control characters, not too long, and no ``{{`` for Argo to see."""
-    kept = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in said)
+    examined = said[: most * _EXAMINED]
+    kept = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in examined)
     line = re.sub(r"\{(?=\{)", "{ ", " ".join(kept.split()))
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return line if len(line) <= most and len(examined) == len(said) else f"{line[: most - 1]}…"
 
 
 def code(said: str) -> str:

@@ -63,7 +63,8 @@ def _study(field: str, value: Any) -> str | None:
 
 
 def _name(_: str, value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    # Far more than is shown of it; FLARE's metadata may hold megabytes.
+    return value[: checks.LONGEST] if isinstance(value, str) else ""
 
 
 def _no_argo(field: str, value: Any) -> None:

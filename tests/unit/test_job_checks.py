@@ -7,6 +7,7 @@ import pytest
 
 from flargo.job import checks
 from flargo.job.checks import MISSING, Check, Refused
+from flargo.job.trust import JOB_META
 
 
 def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
@@ -174,3 +175,32 @@ def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
     assert str(caught.value) == "`argo['c']` is 2: allowed is one of the keys a, b"
     with pytest.raises(Refused, match="no key at all"):
         checks.known_keys("argo", {"a": 1}, ())
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.line,
+        checks.plain_path,
+        checks.host,
+        checks.image,
+        checks.dns_label,
+        checks.object_name,
+        checks.count,
+        checks.qualified_key,
+        checks.quantity,
+        checks.label_value,
+        checks.config_key,
+    ],
+    ids=lambda check: check.__name__,
+)
+@pytest.mark.parametrize("part", ["a", "a.-", "1"])
+def test_a_long_text_is_refused_by_its_length(check: Check, part: str) -> None:
+    with pytest.raises(Refused) as refused:
+        check("x" * 10_000_000, part * 10_000_000)
+    assert len(str(refused.value)) < 3000
+    assert len(refused.value.field) < 1000
+
+
+def test_a_name_of_a_job_is_cut_where_it_is_read() -> None:
+    assert len(JOB_META["name"].of("name", "x" * 10_000_000)) == 4096

@@ -65,6 +65,26 @@ def test_a_long_text_is_cut() -> None:
     assert names.shown("a" * 500) == "a" * 119 + "…"
 
 
+@pytest.mark.parametrize("character", ["x", " ", "{", "\u202e"], ids=["x", "space", "brace", "bidi"])
+def test_a_text_of_fifty_megabytes_is_cut_before_it_is_examined(character: str) -> None:
+    """A job's name may be so long; looked at as a whole, each of these takes half a minute."""
+    text = character * 50_000_000
+    assert len(names.shown(text)) <= 120
+    assert len(names.code(text)) <= 122
+
+
+def test_a_text_that_is_cut_says_so() -> None:
+    assert names.shown("a" + " " * 5000 + "b") == "a…"
+    assert names.shown("a" + " " * 500 + "b") == "a b"
+
+
+def test_a_label_of_marks_in_a_wrong_order_is_little_work() -> None:
+    """Normalised as a whole, marks are sorted one by one: that takes hours."""
+    text = "\u0301\u0316" * 1_000_000
+    assert is_label_value(names.label_value(text))
+    assert names.label_value(text) != names.label_value(text + "\u0301")
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [
