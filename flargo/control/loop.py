@@ -31,7 +31,8 @@ from flargo.terms import Annotation, Object, Plan
 SUBMIT_PATIENCE = 120.0
 """Seconds for which a submit is repeated while the API server does not answer."""
 TAIL_LINES, TAIL_BYTES, TAIL_SECONDS = 200, 64 * 1024, 5.0
-"""How much of a failed program's log is kept, and how long a verdict waits for it."""
+"""How much of a failed program's log is kept, and how long a verdict waits for it. Twice as much is read, and redacted
+before its beginning is cut off: a key or token that is cut in two would not be known for one."""
 LONGEST_SLEEP = 3600.0
 """Seconds for which the engine's thread sleeps at most: a queue cannot be told to wait for years."""
 ENDING_LENGTH = 500
@@ -320,7 +321,7 @@ class Loop:
         if pod is None or pod.exit is None:
             return ""
         try:
-            return self._api.log(pod.name, MAIN, TAIL_LINES, TAIL_BYTES, TAIL_SECONDS)
+            return self._api.log(pod.name, MAIN, 2 * TAIL_LINES, 2 * TAIL_BYTES, TAIL_SECONDS)
         except ApiError as error:
             return f"the log could not be read: {error}"
 

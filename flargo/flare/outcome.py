@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flargo.cluster.failures import describe
+from flargo.control.loop import TAIL_BYTES, TAIL_LINES
 from flargo.flare.redact import REDACTION
 from flargo.job.names import shown
 from flargo.status.field_errors import without_values
@@ -79,7 +80,7 @@ class Report:
         Args:
             verdict: what became of the job.
             workflow: the Workflow's name, where there was one.
-            tail: the end of the program's log.
+            tail: the end of the program's log, and more of it than is kept.
         """
         level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
         detail = REDACTION.blank(verdict.detail)
@@ -90,7 +91,7 @@ class Report:
             if self._role is Role.SERVER:
                 with self._lock:
                     self._told = True
-                    self._write(verdict, workflow, public, REDACTION.blank(tail))
+                    self._write(verdict, workflow, public, _kept(REDACTION.blank(tail)))
             elif verdict.code != Code.SUCCESS:
                 self._append(verdict, _sentence(verdict, public))
         except OSError as error:
@@ -134,6 +135,18 @@ class Report:
 def _sentence(verdict: Verdict, detail: str) -> str:
     """One line: the detail may be the program's own last words, and they must not look like a log's next entry."""
     return " ".join(filter(None, (verdict.reason.sentence, shown(detail, _LONGEST), verdict.reason.remedy)))
+
+
+def _kept(log: str) -> str:
+    """The end of a log that has been redacted: whole lines, but for one that is too long by itself."""
+    end = "\n".join(log.split("\n")[-TAIL_LINES - log.endswith("\n") :])
+    content = end.encode(errors="replace")
+    if len(content) <= TAIL_BYTES:
+        return end
+    cut = content[-TAIL_BYTES:]
+    # A line that ends right before what is kept leaves the next one whole.
+    begin = 0 if content[-TAIL_BYTES - 1] == ord("\n") else cut.find(b"\n", 0, -1) + 1
+    return cut[begin:].decode(errors="ignore")
 
 
 def _put(path: Path, text: str) -> None:

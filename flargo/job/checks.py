@@ -284,7 +284,7 @@ def dns_label(field: str, value: Any) -> str:
 
 def host(field: str, value: Any) -> str:
     """The address of a machine: its name, or its IPv4 address."""
-    if not isinstance(value, str) or len(value) > _LONGEST_SUBDOMAIN or not _HOST_NAME.fullmatch(value):
+    if not isinstance(value, str) or len(value) > MAX_SUBDOMAIN_LENGTH or not _HOST_NAME.fullmatch(value):
         raise Refused(field, value, "a host's name or its IPv4 address")
     return value
 

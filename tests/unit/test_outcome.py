@@ -2,15 +2,21 @@
 
 import json
 import logging
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from flargo.control.loop import TAIL_BYTES, TAIL_LINES, Loop
 from flargo.flare.outcome import LOG_TAIL, OUTCOME, Report
 from flargo.flare.redact import REDACTED, REDACTION
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
+from flargo.status.views import pod_view
 from flargo.terms import Role, SecretData
+from tests.unit.objects import ended, pod
+from tests.unit.test_api import Answer, Served
 
 FAILED = Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
 DONE = Verdict(Reason.SUCCEEDED, 0, "", 0)
@@ -155,3 +161,59 @@ def test_what_is_written_is_the_parents_own(tmp_path: Path, run_dir: Path) -> No
     report(tmp_path).tell(FAILED, "wf", "tail")
     report(tmp_path, Role.CLIENT).tell(FAILED, "wf")
     assert {path.stat().st_mode & 0o777 for path in run_dir.iterdir()} == {0o600}
+
+
+def kept(tmp_path: Path, run_dir: Path, log: str) -> str:
+    report(tmp_path).tell(FAILED, "wf", log)
+    return (run_dir / LOG_TAIL).read_text()
+
+
+def test_a_token_that_the_cut_would_part_is_blanked_before(tmp_path: Path, run_dir: Path) -> None:
+    token = f"eyJ{'h' * 300}.eyJ{'p' * 300}.{'s' * 300}"
+    for before in range(0, 1000, 90):
+        tail = kept(tmp_path, run_dir, "x" * 70_000 + f"\n{token}\n" + "y" * (TAIL_BYTES - before))
+        assert not re.search("h{9}|p{9}|s{9}", tail)
+
+
+def test_a_key_that_the_cut_would_part_is_blanked_before(tmp_path: Path, run_dir: Path) -> None:
+    lines = ["-----BEGIN PRIVATE KEY-----", *["MIIE" * 16] * 50, "-----END PRIVATE KEY-----"]
+    for after in range(TAIL_LINES - 60, TAIL_LINES + 5, 4):
+        tail = kept(tmp_path, run_dir, "\n".join(["before", *lines, *["a line"] * after]))
+        assert "MIIE" not in tail
+
+
+def test_a_key_that_had_lost_its_beginning_is_blanked(tmp_path: Path, run_dir: Path) -> None:
+    lines = [*["MIIE" * 16] * 50, "-----END PRIVATE KEY-----", "the end"]
+    assert kept(tmp_path, run_dir, "\n".join(lines)) == f"{REDACTED}\nthe end"
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_of_a_log_its_last_lines_are_kept(tmp_path: Path, run_dir: Path, end: str) -> None:
+    lines = [f"line {number}" for number in range(500)]
+    assert kept(tmp_path, run_dir, "\n".join(lines) + end) == "\n".join(lines[-TAIL_LINES:]) + end
+    wide = [f"{number} {'é' * 2000}" for number in range(100)]
+    tail = kept(tmp_path, run_dir, "\n".join(wide) + end)
+    assert len(tail.encode()) <= TAIL_BYTES
+    assert tail.splitlines() == wide[-len(tail.splitlines()) :]
+    assert len(tail.splitlines()) == TAIL_BYTES // 4004
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_line_that_is_too_long_by_itself_is_cut(tmp_path: Path, run_dir: Path, end: str) -> None:
+    tail = kept(tmp_path, run_dir, "x" * (3 * TAIL_BYTES) + end)
+    assert tail == "x" * (TAIL_BYTES - len(end)) + end
+
+
+@pytest.mark.parametrize("secret", ["token", "key"])
+def test_what_is_read_of_a_log_is_cut_after_it_is_redacted(tmp_path: Path, run_dir: Path, secret: str) -> None:
+    """As the loop reads it: the transport's own cut goes through no secret that is kept."""
+    token = f"eyJ{'h' * 300}.eyJ{'p' * 300}.{'s' * 300}"
+    key = "\n".join(["-----BEGIN PRIVATE KEY-----", *["MIIE" * 16] * 50, "-----END PRIVATE KEY-----"])
+    for after in range(TAIL_BYTES - 3000, TAIL_BYTES + 200, 150):
+        body = f"{'x' * 100_000}\n{token if secret == 'token' else key}\n{'y' * after}\n"
+        loop = Loop(Served(Answer(200, body.encode())), "", "me", 3)
+        (seen,) = [pod_view(pod(main=ended(3), phase="Failed"))]
+        life = SimpleNamespace(seen=SimpleNamespace(pods=[seen]), first_pod=seen.uid)
+        tail = kept(tmp_path, run_dir, loop._tail(life))  # type: ignore[arg-type]  # no more of it is looked at
+        assert not re.search("h{9}|p{9}|s{9}|MIIE", tail)
+        assert tail.endswith("y\n")
