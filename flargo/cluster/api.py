@@ -8,8 +8,9 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from http import HTTPStatus
@@ -31,6 +32,16 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 PAGE = 100
 """Objects at a time. A page is parsed in one go: meanwhile no other thread runs, and it is whole in memory."""
+PIECE = 64 * 1024
+"""Bytes of a log's line that are told at once, its time included; a longer line is told in pieces."""
+MAX_EVENT = 16 * 1024 * 1024
+"""Bytes of one event of a watch. An object of etcd's has 1.5 MiB at most."""
+MAX_ANSWER = 256 * 1024 * 1024
+"""Bytes of an answer that is no refusal: a page of the largest objects."""
+MAX_REFUSAL, MAX_MESSAGE = 1024 * 1024, 4096
+"""Bytes of a refusal, and characters that are kept of its message."""
+_READ = 64 * 1024
+"""Bytes that are read at once."""
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _CREDENTIAL = re.compile(r"\s*(?:([!-~]+)\s+)?([!-~]+)\s*", re.ASCII)
@@ -48,6 +59,18 @@ class Kind(Enum):
     POD = ("api/v1", "pods")
     SECRET = ("api/v1", "secrets")
     EVENT = ("api/v1", "events")
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A line of a log, or a piece of a long one. A character is never cut in two."""
+
+    text: str
+    """Read as UTF-8; a byte that is none is kept as a surrogate, as Python's ``surrogateescape`` has it."""
+    continued: bool = False
+    """Whether the line goes on in the next piece."""
+    ended: bool = True
+    """Whether a line end follows. A log that does not end with one has a last line that neither ends nor goes on."""
 
 
 Answered = Callable[[str, Kind, int, float], None]
@@ -163,23 +186,27 @@ class Api:
                 response.close()
 
     def log(self, pod: str, container: str, lines: int, most_bytes: int, seconds: float) -> str:
-        """The end of a container's log: at most so many lines and bytes, read within so many seconds."""
+        """The end of a container's log: at most so many lines and bytes, read within so many seconds.
+
+        Where bytes are left out, it begins with a whole line, if it has a line end at all.
+        """
         # The server counts limitBytes from the first of those lines, and it is the last that matter.
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(16 * most_bytes)}
         to = self._to("log", Kind.POD, pod, "log", query)
         response = self._send("log", Kind.POD, pod, "GET", to, None, None, seconds)
         with closing(response):
             try:
-                return response.read()[-most_bytes:].decode(errors="replace")
+                return _last_bytes(response.stream(_READ, decode_content=True), most_bytes).decode(errors="replace")
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise ApiError("log", pod, 0, message=describe(error)) from error
 
     def log_lines(
         self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = READ_TIMEOUT
-    ) -> Iterator[str]:
-        """A container's log, line by line, each with its time before it.
+    ) -> Iterator[LogPiece]:
+        """A container's log, line by line, each with its time before it; a line of more than ``PIECE`` in pieces.
 
-        What a connection that breaks has left of a line is not told; a last line without an end is.
+        What a connection that breaks has left of a line or piece is not told; a last line without an end is. A line is
+        taken apart at the same places whenever it is read from its beginning.
 
         Args:
             pod: the pod's name.
@@ -193,12 +220,9 @@ class Api:
         query = {"container": container, "timestamps": "true", "follow": follows, "sinceTime": since}
         to = self._to("log", Kind.POD, pod, "log", query)
         response = self._send("log", Kind.POD, pod, "GET", to, None, None, silence)
-        rest = b""
         with closing(response):
             try:
-                for chunk in response.stream(None, decode_content=True):
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    yield from (line.decode(errors="replace") for line in whole)
+                yield from _pieces(response.stream(_READ, decode_content=True))
             except urllib3.exceptions.ReadTimeoutError as error:
                 if not follow:
                     raise ApiError("log", pod, 0, message=describe(error)) from error
@@ -207,8 +231,6 @@ class Api:
                 raise ApiError("log", pod, 0, message=describe(error)) from error
             finally:
                 response.close()
-        if rest:
-            yield rest.decode(errors="replace")
 
     def metadata(self, kind: Kind, name: str) -> Object:
         """The metadata of an object of which nothing else is to be known: a Secret's content stays where it is."""
@@ -252,7 +274,7 @@ class Api:
         response = self._send(verb, kind, name, method, to, body, content_type, READ_TIMEOUT, accept)
         with closing(response):
             try:
-                found = json.loads(response.read())
+                found = json.loads(read_bounded(response, MAX_ANSWER))
             except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
                 message = f"unreadable answer: {describe(error)}"
                 raise ApiError(verb, f"{kind.value[1]} {name}", 0, message=message) from error
@@ -409,17 +431,92 @@ def _checked_url(host: str, to: Target) -> str:
     return f"{host}{to.url}"
 
 
+class TooLongError(ValueError):
+    """An answer, or an event of a watch, that is longer than any that an API server sends."""
+
+
+def read_bounded(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+    """An answer's body.
+
+    Raises:
+        TooLongError: it has more bytes; the connection is closed.
+        HTTPError, OSError: it cannot be read.
+    """
+    body = bytearray()
+    for chunk in response.stream(_READ, decode_content=True):
+        body += chunk
+        if len(body) > most:
+            response.close()  # before it goes back to the pool, where its rest would be taken for the next answer
+            raise TooLongError(f"more than {most} bytes")
+    return bytes(body)
+
+
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    rest = b""
-    for chunk in response.stream(None, decode_content=True):
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from filter(None, whole)
+    """The lines of a stream that are not empty; what comes after the last line end is none."""
+    buffer = bytearray()
+    for chunk in response.stream(_READ, decode_content=True):
+        begin, searched = 0, len(buffer)
+        buffer += chunk
+        while (end := buffer.find(b"\n", max(begin, searched))) >= 0:
+            if end > begin:
+                yield bytes(buffer[begin:end])
+            begin = end + 1
+        del buffer[:begin]
+        if len(buffer) > MAX_EVENT:
+            raise TooLongError(f"an event of more than {MAX_EVENT} bytes")
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[LogPiece]:
+    """The lines of a log. Each byte is searched for a line end once, however small the chunks are."""
+    buffer = bytearray()
+    for chunk in chunks:
+        begin, searched = 0, len(buffer)
+        buffer += chunk
+        while True:
+            end = buffer.find(b"\n", max(begin, searched), begin + PIECE + 1)
+            if end >= 0:
+                yield LogPiece(_text(buffer[begin:end]))
+                begin = end + 1
+            elif len(buffer) - begin > PIECE:
+                end = _character_end(buffer, begin, begin + PIECE)
+                yield LogPiece(_text(buffer[begin:end]), continued=True, ended=False)
+                begin = end
+            else:
+                break
+        del buffer[:begin]
+    if buffer:
+        yield LogPiece(_text(buffer), ended=False)
+
+
+def _last_bytes(chunks: Iterable[bytes], most: int) -> bytearray:
+    end, size = bytearray(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        end += chunk
+        if len(end) > 2 * most:  # seldom, so that each byte is moved once or twice
+            del end[:-most]
+    if size <= most:
+        return end
+    del end[:-most]
+    return end[end.find(b"\n", 0, -1) + 1 :]
+
+
+def _character_end(buffer: bytearray, begin: int, end: int) -> int:
+    """The last place up to an end at which no character of UTF-8 is cut in two."""
+    for place in range(end, max(begin, end - 4), -1):
+        if buffer[place] & 0xC0 != 0x80:  # noqa: PLR2004  (10xxxxxx: a character goes on)
+            return place
+    return end
+
+
+def _text(content: bytearray) -> str:
+    return content.decode(errors="surrogateescape")
 
 
 def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
     retry_after = response.headers.get("Retry-After", "")
     try:
-        said: Any = json.loads(response.read())
+        said: Any = json.loads(read_bounded(response, MAX_REFUSAL))
     except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
         said = {}
     finally:
@@ -429,8 +526,8 @@ def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiErr
         verb,
         what,
         response.status,
-        str(status.get("reason") or response.reason or ""),
-        str(status.get("message") or ""),
+        str(status.get("reason") or response.reason or "")[:MAX_MESSAGE],
+        str(status.get("message") or "")[:MAX_MESSAGE],
         _seconds(retry_after),
     )
 

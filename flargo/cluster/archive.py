@@ -16,7 +16,7 @@ from hera.workflows.models import WorkflowList
 from hera.workflows.service import WorkflowsService
 from pydantic import BaseModel
 
-from flargo.cluster.api import CONNECT_TIMEOUT, PAGE
+from flargo.cluster.api import CONNECT_TIMEOUT, MAX_MESSAGE, PAGE
 from flargo.cluster.errors import ArchiveError, Trouble
 from flargo.cluster.failures import describe
 from flargo.parsing import is_uid
@@ -159,7 +159,7 @@ def _message(response: requests.Response) -> str:
     except ValueError:
         return response.reason or ""
     message = said.get("message") if isinstance(said, dict) else None
-    return message if isinstance(message, str) else response.reason or ""
+    return message[:MAX_MESSAGE] if isinstance(message, str) else response.reason or ""
 
 
 def _what(error: Exception) -> Trouble:

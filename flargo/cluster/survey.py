@@ -6,7 +6,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from flargo.cluster.answer import INVALID_TARGET, Answer
-from flargo.cluster.api import READ_TIMEOUT, Connection, OnCredential
+from flargo.cluster.api import (
+    MAX_ANSWER,
+    MAX_MESSAGE,
+    MAX_REFUSAL,
+    READ_TIMEOUT,
+    Connection,
+    OnCredential,
+    read_bounded,
+)
 from flargo.cluster.failures import describe
 from flargo.cluster.target import InvalidTargetError, Target
 from flargo.parsing import is_uid
@@ -60,7 +68,7 @@ class Survey:
     def _send(self, method: str, where: Target, body: Object | None, keep: Keep | None) -> Answer:
         try:
             response = self._connection.request(method, where, body, _JSON, READ_TIMEOUT, accept=_JSON)
-            content = response.read()
+            content = read_bounded(response, MAX_ANSWER if response.status < HTTPStatus.BAD_REQUEST else MAX_REFUSAL)
         except Exception as error:  # noqa: BLE001  (credentials are refreshed by plugins, which may raise anything)
             return Answer(0, message=describe(error))
         date = response.headers.get("Date", "")
@@ -68,7 +76,7 @@ class Survey:
         found = _parsed(content)
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return Answer(response.status, keep(found) if keep else found, date=date)
-        said = {key: str(found.get(key) or "") for key in ("reason", "message")}
+        said = {key: str(found.get(key) or "")[:MAX_MESSAGE] for key in ("reason", "message")}
         return Answer(response.status, reason=said["reason"] or str(response.reason or ""), message=said["message"])
 
 

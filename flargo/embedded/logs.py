@@ -40,16 +40,17 @@ async def tail(
     # As a kubelet has it from the API server: of whole seconds.
     since = datetime.fromisoformat(query["sinceTime"]).timestamp() // 1 if query.get("sinceTime") else 0.0
     with log.open("rb") as file:
-        file.seek(_beginning(log, int(query["tailLines"])) if query.get("tailLines") else 0)
+        begin = file.seek(_beginning(log, int(query["tailLines"])) if query.get("tailLines") else 0)
         while most > 0:
             over = ended()
             place = file.tell()
             chunk = file.read(_CHUNK)
             whole = chunk if over else chunk[: chunk.rfind(b"\n") + 1]
-            # A line that is longer than all that is read at once is told in parts, as a kubelet does.
+            # A line that is longer than all that is read at once is told in parts: its time only before the first.
             whole = whole or (chunk if len(chunk) == _CHUNK else b"")
             file.seek(place + len(whole))
-            told = b"".join(_told(whole, place, lambda at: times.of(log, at), since, stamps=stamps))
+            told = b"".join(_told(whole, place, begin, lambda at: times.of(log, at), since, stamps=stamps))
+            begin = place + whole.rfind(b"\n") + 1 if b"\n" in whole else begin
             await response.write(told[:most])
             most -= len(told)
             if not whole:
@@ -58,12 +59,15 @@ async def tail(
                 await asyncio.sleep(_PAUSE)
 
 
-def _told(whole: bytes, place: int, time_at: Callable[[int], float], since: float, *, stamps: bool) -> Iterator[bytes]:
+def _told(
+    whole: bytes, place: int, begin: int, time_at: Callable[[int], float], since: float, *, stamps: bool
+) -> Iterator[bytes]:
+    """Lines that are read from a place, the first of which begins there or before."""
     for line in io.BytesIO(whole):  # which knows no end of a line but its own
-        moment = time_at(place)
-        place += len(line)
+        moment = time_at(begin)
         if moment >= since:
-            yield _stamp(moment) + line if stamps else line
+            yield _stamp(moment) + line if stamps and begin == place else line
+        begin = place = place + len(line)
 
 
 def _is(query: Mapping[str, str], name: str) -> bool:

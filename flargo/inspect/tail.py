@@ -1,7 +1,7 @@
 """A job's log, read to its end: over connections that break, and while it is written."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 
 from flargo.cluster.api import Api, Kind
@@ -34,12 +34,21 @@ class Tail:
     """Tell people something that is not of the log."""
     _seam: Seam = field(default_factory=Seam)
     _sieve: Sieve = field(default_factory=Sieve)
+    _time: str = ""
+    """Of the line that was told last."""
     _failures: int = 0
     begun: bool = False
     """Whether there was a program that could say something."""
 
     def lines(self, *, follow: bool) -> Iterator[Line]:
-        """What the program has said, and, if it is followed, what it says until it ends."""
+        """What the program has said, and, if it is followed, what it says until it ends.
+
+        A line in pieces always has a last piece that is not continued, though the log may end before the line does.
+        """
+        yield from self._lines(follow=follow)
+        yield from self._broken_off(ended=False)
+
+    def _lines(self, *, follow: bool) -> Iterator[Line]:
         pod = self._begun(follow=follow)
         while pod is not None:
             # Only what is read after the program's end is all that there is of it.
@@ -68,12 +77,33 @@ class Tail:
     def _connection(self, pod: PodView, *, follow: bool) -> Iterator[Line]:
         silence = SILENCE if follow else SILENCE / 4
         since = self._seam.connect()
-        for raw in self.api.log_lines(pod.name, MAIN, follow=follow, since=since, silence=silence):
+        before: Line | None = None
+        for piece in self.api.log_lines(pod.name, MAIN, follow=follow, since=since, silence=silence):
             self._failures = 0
-            line = parsed(raw)
-            text = self._sieve.text(line.text) if self._seam.is_new(line) else None
-            if text is not None:
-                yield Line(line.time, text)
+            goes_on = before is not None and before.continued
+            # Only the first piece of a line has its time before it.
+            line = Line(before.time, piece.text) if before is not None and goes_on else parsed(piece.text)
+            line = replace(line, continued=piece.continued, ended=piece.ended)
+            first, before = before is None, line
+            if first and since and not line.time:
+                continue  # the rest of a line that began earlier, and was told then
+            if follow and not (line.ended or line.continued):
+                return  # more of the line may be written yet: the next connection tells the whole of it
+            if self._seam.is_new(line):
+                yield from self._new(line, goes_on=goes_on)
+
+    def _new(self, line: Line, *, goes_on: bool) -> Iterator[Line]:
+        if not goes_on:
+            yield from self._broken_off(ended=True)
+        self._time = line.time
+        said = self._sieve.line(line)
+        if said is not None:
+            yield said
+
+    def _broken_off(self, *, ended: bool) -> Iterator[Line]:
+        """The last piece of a line whose end is lost: with its pod, or with an older part of its log."""
+        if self._sieve.waits and (said := self._sieve.line(Line(self._time, "", ended=ended))) is not None:
+            yield said
 
     def _bear(self, error: ApiError, *, follow: bool) -> None:
         """A connection broke, or was not made: go on unless that is of no use."""

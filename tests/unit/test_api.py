@@ -1,14 +1,18 @@
 """The transport, without a server: what it asks, and that nothing but ApiError comes out of it."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
 import pytest
 import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flargo.cluster.api import Api, Kind
+from flargo.cluster import api as transport
+from flargo.cluster.api import PIECE, Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.cluster.target import Target
 from flargo.terms import Object, Uid
@@ -166,7 +170,8 @@ class Breaks(Answer):
 
 
 def lines(answer: Answer, *, follow: bool = True) -> list[str]:
-    return list(Served(answer).log_lines("p", "main", follow=follow, since="2026-01-01T00:00:00+00:00"))
+    told = Served(answer).log_lines("p", "main", follow=follow, since="2026-01-01T00:00:00+00:00")
+    return [piece.text for piece in told]
 
 
 def test_a_log_is_told_line_by_line_the_last_one_without_an_end_too() -> None:
@@ -185,6 +190,126 @@ def test_a_silence_is_an_end_only_of_a_log_that_is_followed() -> None:
     assert lines(Breaks(b"", SILENT)) == []
     with pytest.raises(ApiError, match="no answer in time"):
         lines(Breaks(b"", SILENT), follow=False)
+
+
+def pieces(body: bytes, size: int) -> list[LogPiece]:
+    chunks = (body[at : at + size] for at in range(0, len(body), size))
+    return list(transport._pieces(chunks))
+
+
+def joined(told: list[LogPiece]) -> bytes:
+    content = ((piece.text.encode(errors="surrogateescape"), piece.ended) for piece in told)
+    return b"".join(text + b"\n" * ended for text, ended in content)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, PIECE, PIECE + 1, 10**7])
+@pytest.mark.parametrize("length", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 5])
+def test_a_long_line_is_told_in_pieces(length: int, size: int) -> None:
+    body = b"before\n" + b"x" * length + b"\nafter"
+    told = pieces(body, size)
+    assert joined(told) == body
+    assert all(len(piece.text) <= PIECE for piece in told)
+    assert [piece.continued for piece in told] == [False, *[True] * ((max(1, length) - 1) // PIECE), False, False]
+    assert told == pieces(body, 100), "wherever the chunks begin"
+
+
+@given(st.lists(st.binary(max_size=40)), st.integers(1, 30), st.integers(8, 50))
+def test_no_byte_of_a_log_is_lost_or_changed(lines: list[bytes], size: int, piece: int) -> None:
+    body = b"\n".join(lines)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(transport, "PIECE", piece)
+        told = pieces(body, size)
+    assert joined(told) == body
+    assert all(len(each.text.encode(errors="surrogateescape")) <= piece for each in told)
+    assert not any(each.continued and each.ended for each in told)
+
+
+@given(st.text(), st.integers(8, 20))
+def test_no_character_is_cut_in_two(text: str, piece: int) -> None:
+    text = text.replace("\n", "")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(transport, "PIECE", piece)
+        assert "".join(each.text for each in pieces(text.encode(), 3)) == text
+
+
+def test_a_line_without_an_end_is_told_while_it_is_written() -> None:
+    """A hundred megabytes in small chunks: copied once for each chunk, they take an hour."""
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(100 * 2**20 // 2**10):
+            yield b"x" * 2**10
+
+    told = transport._pieces(endless())
+    assert next(told) == LogPiece("x" * PIECE, continued=True, ended=False)
+    assert sum(len(piece.text) for piece in told) == 100 * 2**20 - PIECE
+
+
+class Endless(Answer):
+    """An answer that does not end."""
+
+    def __init__(self, status: int, chunk: bytes) -> None:
+        super().__init__(status)
+        self.chunk, self.sent, self.closed_at = chunk, 0, 0
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        while not self.closed_at:
+            self.sent += len(self.chunk)
+            yield self.chunk
+
+    def close(self) -> None:
+        self.closed_at = self.closed_at or self.sent
+
+
+def test_an_endless_event_breaks_the_watch_off() -> None:
+    answer = Endless(200, b"x" * 2**16)
+    with pytest.raises(ApiError, match="more than 16777216 bytes"):
+        list(Served(answer).watch(Kind.POD, "", "1", 45, 50.0))
+    assert answer.closed_at < 17 * 2**20
+
+
+def test_an_endless_answer_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_ANSWER", 2**20)
+    answer = Endless(200, b"x" * 2**16)
+    with pytest.raises(ApiError, match="unreadable answer"):
+        Served(answer).get(Kind.POD, "p")
+    assert answer.closed_at < 2 * 2**20, "and not given back to the pool with its rest"
+
+
+def test_an_endless_refusal_is_a_refusal() -> None:
+    answer = Endless(503, b"x" * 2**16)
+    with pytest.raises(ApiError, match="503"):
+        Served(answer).get(Kind.POD, "p")
+    assert answer.closed_at < 2 * 2**20
+
+
+def test_a_long_message_is_cut_where_it_is_read() -> None:
+    body = json.dumps({"reason": "r" * 100_000, "message": "m" * 100_000}).encode()
+    with pytest.raises(ApiError) as error:
+        Served(Answer(403, body)).get(Kind.POD, "p")
+    assert (len(error.value.reason), len(error.value.message)) == (4096, 4096)
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_an_answer_that_is_nested_too_deeply_is_an_api_error(status: int) -> None:
+    with pytest.raises(ApiError):
+        Served(Answer(status, b"[" * 100_000)).get(Kind.POD, "p")
+    with pytest.raises(ApiError):
+        list(Served(Answer(200, b"[" * 100_000 + b"\n")).watch(Kind.POD, "", "1", 45, 50.0))
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        (b"one\ntwo\nthree\n", "two\nthree\n"),
+        (b"one\ntwo\nthree", "two\nthree"),
+        (b"x" * 30, "x" * 12),
+        (b"x" * 30 + b"\n", "x" * 11 + "\n"),
+        (b"short", "short"),
+        (b"\xc3\xa9" * 30, "\xe9" * 6),
+    ],
+)
+def test_the_end_of_a_log_begins_with_a_whole_line(body: bytes, end: str) -> None:
+    assert Served(Answer(200, body)).log("p", "main", 10, 12, 5.0) == end
 
 
 def test_a_log_is_asked_for_from_a_time_and_with_times() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from flargo.cluster.api import Api, Kind
+from flargo.cluster.api import Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
+from flargo.inspect import log
 from flargo.inspect.log import Line, Seam, Sieve, parsed
 from flargo.inspect.tail import Tail
 from flargo.terms import Object, Uid
@@ -27,7 +28,7 @@ REAL = [
 
 def sieved(*lines: str) -> list[str]:
     sieve = Sieve()
-    return [text for line in lines if (text := sieve.text(line)) is not None]
+    return [said.text for line in lines if (said := sieve.line(Line("", line))) is not None]
 
 
 def test_the_executors_lines_are_not_the_programs() -> None:
@@ -62,6 +63,70 @@ def test_what_the_program_says_itself_stays(line: str) -> None:
 )
 def test_the_executor_is_known_in_any_of_its_formats(line: str) -> None:
     assert sieved(line) == []
+
+
+SLOG = '{"time":"2026-11-24T12:53:45Z","level":"INFO","msg":"capturing logs","argo":true}'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        EXITED,
+        'time="2026-11-24T12:53:45Z" level=info msg="time=now level=x msg=y" argo=true',
+        'time="2026-11-24T12:53:45Z" level=error msg="it said" argo=true error="a { b"',
+        '{"argo":true,"level":"info","msg":"{ \\"level\\": {","time":"2026-11-24T12:53:45Z"}',
+        SLOG,
+        '{"error":{"argo":true,"level":1},"level":"ERROR","argo":true,"more":{"a":{}}}',
+    ],
+)
+@pytest.mark.parametrize("said", ["bye.", "time=", "{", '{"a": 1}', "time=1 level=x msg=", "x" * 300_000])
+def test_the_executors_words_are_cut_off_what_the_program_said(words: str, said: str) -> None:
+    assert sieved(f"{said}{words}") == [said]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"x": {"argo":true}, "level": 1}',
+        '{"argo":false,"level":"info"}',
+        '{"argo":true,"level":"info"} and on',
+        "time=1 level=info msg=x argo=trues",
+        "time=1 level=info msg=x cargo=true",
+        "argo=true time=1 level=info msg=x",
+        '"argo":true "level":}',
+    ],
+)
+def test_what_only_resembles_the_executors_words_stays(line: str) -> None:
+    assert sieved(line) == [line]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ['{"argo":true,"level":', "time=x level=y msg=", "argo=true ", '{"a":', "{", "Error: signal: ", '"', "argo"],
+)
+@pytest.mark.parametrize("end", ["", "}", " argo=true"])
+def test_a_long_line_that_resembles_the_executors_is_little_work(word: str, end: str) -> None:
+    """With a search from each place to the end of the line, each of these takes days."""
+    line = word * (3_000_000 // len(word)) + end
+    begin = log.executor_begin(line)
+    assert begin is None or begin > len(line) - 2**14
+
+
+def in_pieces(text: str, size: int) -> list[Line]:
+    cuts = range(0, len(text), size)
+    return [Line("", text[at : at + size], at + size < len(text), at + size >= len(text)) for at in cuts]
+
+
+@pytest.mark.parametrize("size", [10_000, 65_536])
+@pytest.mark.parametrize("shift", [0, 5, 60, 9_000])
+@pytest.mark.parametrize("words", [EXITED, SLOG])
+def test_the_executors_words_are_found_wherever_a_line_is_cut(words: str, shift: int, size: int) -> None:
+    said = "x" * (3 * size - shift)
+    sieve = Sieve()
+    told = [line for piece in in_pieces(f"{said}{words}", size) if (line := sieve.line(piece)) is not None]
+    assert "".join(line.text for line in told) == said
+    assert [line.continued for line in told] == [True] * (len(told) - 1) + [False]
+    assert not told[-1].ended, "the program wrote no line end"
 
 
 @pytest.mark.parametrize("raw", ["no time at all", "2026-01-01 date only", "", "2026-01-01T00:00:00 x"])
@@ -112,6 +177,14 @@ def test_no_more_is_remembered_than_can_be_told_again() -> None:
 # The reading of it, over and over
 
 
+def test_a_line_without_an_end_is_not_kept_in_memory() -> None:
+    seam = Seam()
+    seam.connect()
+    for _ in range(1000):
+        assert seam.is_new(Line("2026-01-01T00:00:00Z", "x" * 65_536, continued=True, ended=False))
+    assert sum(len(line.text) for line in seam._told) < 100_000
+
+
 class Node(Api):
     """Serves one pod's log, of which each connection breaks as a seed has it."""
 
@@ -137,7 +210,7 @@ class Node(Api):
 
     def log_lines(
         self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = 0
-    ) -> Iterator[str]:
+    ) -> Iterator[LogPiece]:
         del pod, container, silence
         self.asked.append(since)
         begin = datetime.fromisoformat(since) if since else None
@@ -153,7 +226,7 @@ class Node(Api):
             if told >= self.random.randint(1, self.most):
                 raise ApiError("log", "p", 0, message="cut")
             told += 1
-            yield raw
+            yield LogPiece(raw)
         self.state = ended(0)
 
 
@@ -184,10 +257,10 @@ def test_what_was_written_at_the_very_end_is_read_after_it() -> None:
     """A connection may end before all of it was told."""
 
     class Hasty(Node):
-        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[str]:
+        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[LogPiece]:
             if asked["follow"]:
                 self.state = ended(0)
-                return iter([self.all[0]])
+                return iter([LogPiece(self.all[0])])
             self.written = len(self.all)
             return super().log_lines(pod, container, **asked)
 
@@ -196,14 +269,14 @@ def test_what_was_written_at_the_very_end_is_read_after_it() -> None:
 
 def test_a_pod_that_goes_meanwhile_is_told_of() -> None:
     class Goes(Node):
-        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[str]:
+        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[LogPiece]:
             del pod, container, asked
             self.gone = True
-            yield self.all[0]
+            yield LogPiece(self.all[0])
             raise ApiError("log", "p", 0, message="cut")
 
     class Refuses(Goes):
-        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[str]:
+        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[LogPiece]:
             if self.gone:
                 raise ApiError("log", "p", 404)
             yield from super().log_lines(pod, container, **asked)
@@ -215,7 +288,7 @@ def test_a_pod_that_goes_meanwhile_is_told_of() -> None:
 
 def test_what_the_cluster_refuses_is_no_reason_to_go_on() -> None:
     class Forbids(Node):
-        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[str]:
+        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[LogPiece]:
             del asked
             raise ApiError("log", f"pods {pod} {container}", 403)
 
@@ -245,3 +318,123 @@ def test_one_that_will_never_begin_is_not_waited_for() -> None:
     node.gone = True
     node.workflow = workflow(phase="Failed")
     assert read(node) == ([], ["job-site: its program has not begun"])
+
+
+# Lines in pieces
+
+
+def long_lines() -> tuple[list[LogPiece], list[str]]:
+    """A log as a node serves it: lines of up to six pieces, each with its time before the first; and their texts."""
+    served, texts = [], []
+    for number in range(40):
+        parts = ["same" * 3000 if part % 2 else f"{number}-" * 4000 for part in range(number % 7)] or ["short"]
+        texts.append("".join(parts))
+        parts[0] = f"2026-01-01T00:00:{number:02}Z {parts[0]}"
+        for at, part in enumerate(parts):
+            last = at == len(parts) - 1
+            served.append(LogPiece(part, continued=not last, ended=last))
+    return served, texts
+
+
+class Cutting(Node):
+    """Serves a log in pieces, from whole lines on, over connections that break."""
+
+    def __init__(self, served: list[LogPiece], seed: int, most: int) -> None:
+        super().__init__([], seed, most=most)
+        self.served = served
+
+    def log_lines(
+        self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = 0
+    ) -> Iterator[LogPiece]:
+        del pod, container, silence, follow
+        self.asked.append(since)
+        begin = datetime.fromisoformat(since) if since else None
+        told, tells, first = 0, True, True
+        for piece in self.served:
+            if first:
+                moment = parsed(piece.text).moment
+                tells = begin is None or moment is None or moment >= begin
+            first = not piece.continued
+            if not tells:
+                continue
+            if told >= self.random.randint(1, self.most):
+                raise ApiError("log", "p", 0, message="cut")
+            told += 1
+            yield piece
+        self.state = ended(0)
+
+
+def whole(told: list[Line]) -> list[str]:
+    """The lines that pieces make up."""
+    lines, text = [], ""
+    for line in told:
+        text += line.text
+        if not line.continued:
+            lines.append(text)
+            text = ""
+    assert text == "", "the last piece of a line is not continued"
+    return lines
+
+
+def pieces_of(node: Node, *, follow: bool = True) -> list[Line]:
+    tail = Tail(node, "job-site", Uid("w1"), lambda _: None, lambda _: None)
+    return list(tail.lines(follow=follow))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_piece_is_lost_or_told_twice_however_often_it_breaks(seed: int) -> None:
+    served, texts = long_lines()
+    node = Cutting(served, seed, most=90)
+    told = pieces_of(node)
+    assert whole(told) == texts
+    assert len(node.asked) > 3
+    times = [line.time for line in told]
+    assert times == sorted(times), "a piece has its line's time"
+    assert all(times)
+
+
+def test_a_line_whose_end_is_lost_is_ended() -> None:
+    class Goes(Node):
+        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[LogPiece]:
+            del pod, container, asked
+            if self.asked:
+                raise ApiError("log", "p", 404)
+            self.asked.append("")
+            yield LogPiece("2026-01-01T00:00:00Z " + "x" * 65_000, continued=True, ended=False)
+            raise ApiError("log", "p", 0, message="cut")
+
+    told = pieces_of(Goes([]))
+    assert whole(told) == ["x" * 65_000]
+    assert not told[-1].ended
+
+
+def test_the_rest_of_a_line_that_began_before_is_not_told_again() -> None:
+    """A node leaves out the beginning of a line that was written over more than a second."""
+
+    class Slow(Node):
+        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[LogPiece]:
+            del pod, container
+            if not asked["since"]:
+                yield LogPiece("2026-01-01T00:00:01Z slowly written")
+                yield LogPiece("2026-01-01T00:00:09Z next")
+                raise ApiError("log", "p", 0, message="cut")
+            yield LogPiece(" written")
+            yield LogPiece("2026-01-01T00:00:09Z next")
+            yield LogPiece("2026-01-01T00:00:10Z last")
+            self.state = ended(0)
+
+    assert whole(pieces_of(Slow([]))) == ["slowly written", "next", "last"]
+
+
+def test_a_last_line_without_an_end_is_told_once_it_is_known_to_be_the_last() -> None:
+    class Prompts(Node):
+        def log_lines(self, pod: str, container: str, **asked: Any) -> Iterator[LogPiece]:
+            del pod, container
+            if asked["follow"]:
+                self.state = ended(0)
+                yield LogPiece("2026-01-01T00:00:01Z beg", ended=False)
+                return
+            yield LogPiece("2026-01-01T00:00:01Z begun", ended=False)
+
+    (told,) = pieces_of(Prompts([]))
+    assert told == Line("2026-01-01T00:00:01Z", "begun", ended=False)
