@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flargo.cli.output import PROBLEM, blank, say
+from flargo.cli.output import PROBLEM, say
 from flargo.cluster.api import Api
 from flargo.inspect.archive import ArchiveReader, WithArchive
 from flargo.inspect.reader import ClusterReader, Reader
@@ -64,7 +64,7 @@ def reader(api: Api, archive: Place) -> Reader:
 def troubled(source: Reader) -> None:
     """What could not be read is told beside what could, and the command fails."""
     if source.trouble:
-        say(f"Error: {blank(source.trouble)}")
+        say(f"Error: {source.trouble}")
         raise SystemExit(PROBLEM)
 
 

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from flargo.cli.checked import NAMESPACE, Checked
 from flargo.demo.options import Options
 from flargo.demo.run import run
 from flargo.demo.show import Screen
 from flargo.job import checks
+from flargo.terminal import console
 
 
 @click.command(context_settings={"show_default": True})
@@ -39,4 +39,4 @@ def demo(**said: object) -> None:
     options = Options(**said)  # type: ignore[arg-type]  # click has checked them
     if options.context and not options.kubeconfig:
         raise click.UsageError("--context needs --kubeconfig.")
-    sys.exit(run(options, Screen(Console())))
+    sys.exit(run(options, Screen(console())))

@@ -196,8 +196,8 @@ def _counted(findings: list[Finding]) -> dict[str, int]:
 def _tell(findings: list[Finding]) -> None:
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
-        mark = click.style(f"{finding.level:8}", fg=_MARKS[finding.level], bold=finding.level is Level.FAILURE)
-        beside(f"{mark} {finding.check:{width}}  ", finding.what)
+        color, bold = _MARKS[finding.level], finding.level is Level.FAILURE
+        beside(f" {finding.check:{width}}  ", finding.what, mark=f"{finding.level:8}", color=color, bold=bold)
         if finding.todo:
             beside(f"{'':8} {'':{width}}  -> ", finding.todo)
     counted = _counted(findings)

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
+from flargo import terminal
 from flargo.cli.archive import Place, archive_options, reader, troubled
 from flargo.cli.cluster import cluster_options, connected, federation_option, site_option
-from flargo.cli.output import blank, data, data_json, data_line, json_option, reporting, say
+from flargo.cli.output import data, data_json, data_line, json_option, reporting, say
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
@@ -21,7 +20,7 @@ from flargo.inspect.board import Board
 from flargo.inspect.jobs import Part, kept, selector
 from flargo.inspect.reader import SLOW, Reader
 from flargo.inspect.refusals import refusal
-from flargo.inspect.table import COLUMNS, lines, rows
+from flargo.inspect.table import COLUMNS, Row, lines, rows
 from flargo.job.checks import Refused
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
@@ -74,26 +73,23 @@ def jobs(
 
 
 def _print(found: Sequence[Part], api: Api) -> None:
-    console = Console()
+    console = terminal.console()
     if not found:
         say(f"No jobs in namespace {api.namespace}.")
     elif console.is_terminal:
-        console.print(_table(found, api.time()))
+        terminal.draw(console, _table(found, api.time()))
     else:
         for line in lines(rows(found, api.time())):
             data(line)
 
 
-def _table(parts: Sequence[Part], now: datetime) -> Table:
-    table = Table(*COLUMNS, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for part, row in zip(parts, rows(parts, now), strict=True):
-        table.add_row(
-            *(
-                Text(cell, style=_style(part) if name in {"STATE", "REASON"} else "")
-                for name, cell in zip(COLUMNS, row, strict=True)
-            )
-        )
-    return table
+def _table(parts: Sequence[Part], now: datetime) -> RenderableType:
+    return terminal.table(COLUMNS, (_cells(part, row) for part, row in zip(parts, rows(parts, now), strict=True)))
+
+
+def _cells(part: Part, row: Row) -> list[terminal.Cell]:
+    styled = {"STATE", "REASON"}
+    return [(cell, _style(part) if name in styled else "") for name, cell in zip(COLUMNS, row, strict=True)]
 
 
 def _style(part: Part) -> str:
@@ -139,7 +135,7 @@ def _watch(api: Api, reader: Reader, labels: str, *, as_json: bool) -> None:
     for kind in (Kind.WORKFLOW, Kind.POD):
         run = Watch(api, kind, labels, kept, board, over.wait, time.monotonic).run
         threading.Thread(target=run, name=f"flargo-{kind.value[1]}", daemon=True).start()
-    console = Console()
+    console = terminal.console()
     try:
         if as_json or not console.is_terminal:
             _tell(board, reader, news, as_json=as_json)
@@ -171,15 +167,16 @@ def _show(board: Board, reader: Reader, news: threading.Event, console: Console,
             live.update(Group(_table(shown, datetime.now(UTC) + ahead), *_notes(board, found, shown)), refresh=True)
 
 
-def _notes(board: Board, found: Sequence[Part], shown: Sequence[Part]) -> Iterator[Text]:
+def _notes(board: Board, found: Sequence[Part], shown: Sequence[Part]) -> Iterator[RenderableType]:
     """What is to be known beside the table."""
     if not found:
-        yield Text("No jobs.", "dim")
+        yield terminal.line(("No jobs.", "dim"))
     if len(found) > len(shown):
-        yield Text(f"and {len(found) - len(shown)} older ones", "dim")
+        yield terminal.line((f"and {len(found) - len(shown)} older ones", "dim"))
     trouble = board.trouble
     if trouble is not None:
-        yield Text(f"not heard just now: {blank(refusal(trouble))}", "red", no_wrap=True, overflow="ellipsis")
+        told = f"not heard just now: {refusal(trouble)}"
+        yield terminal.line((told, "red"), no_wrap=True, overflow="ellipsis")
 
 
 def _tell(board: Board, reader: Reader, news: threading.Event, *, as_json: bool) -> None:

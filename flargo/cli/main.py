@@ -2,7 +2,7 @@
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import click
@@ -34,6 +34,14 @@ def main() -> None:
     command()
 
 
+def _made_inert(error: "click.ClickException") -> "click.ClickException":
+    """The same error: its message, which click writes by itself, may quote names of files."""
+    from flargo.text import inert  # noqa: PLC0415
+
+    error.message = inert(error.message)  # type: ignore[misc]  # final in newer versions of click only
+    return error
+
+
 def group() -> "click.Group":
     """All commands, none of them loaded yet.
 
@@ -51,10 +59,16 @@ def group() -> "click.Group":
                 return super().invoke(ctx)
             except click.UsageError as error:
                 if not as_json:
-                    raise
+                    raise _made_inert(error) from None
                 from flargo.cli.output import USAGE, fail  # noqa: PLC0415
 
                 fail(error.format_message(), {}, USAGE, as_json=True)
+
+        def make_context(self, *args: Any, **more: Any) -> click.Context:
+            try:
+                return super().make_context(*args, **more)
+            except click.ClickException as error:
+                raise _made_inert(error) from None
 
         def list_commands(self, ctx: click.Context) -> list[str]:
             del ctx

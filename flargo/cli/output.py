@@ -1,10 +1,16 @@
-"""How commands speak: data to stdout, messages to stderr, and every refusal in one form."""
+"""How commands speak: data to stdout, messages to stderr, and every refusal in one form.
+
+All that commands write goes through the writers of this module or through flargo.terminal: redacted, and inert on
+each of its lines. Only the bytes of a program's log are written as they are, where they are asked for.
+"""
 
 import functools
 import json
+import logging
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +21,8 @@ from flargo.cluster.failures import OwnError
 from flargo.flare.redact import REDACTION
 from flargo.inspect.refusals import refusal
 from flargo.job.checks import Refused
+from flargo.terminal import safe
+from flargo.text import inert_lines, valid_unicode
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PROBLEM, USAGE, INTERRUPTED = 1, 2, 130
@@ -26,24 +34,33 @@ _LEAST_ROOM = 30
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, errors too.")
 
 
-def blank(text: str) -> str:
-    """Somebody else's words, without what looks like a key or a token."""
-    return REDACTION.blank(text)
-
-
 def data(text: str) -> None:
-    """What was asked for."""
-    click.echo(text, nl=not text.endswith("\n"))
+    """What was asked for, on one line."""
+    click.echo(safe(text))
 
 
-def beside(head: str, text: str) -> None:
-    """A line that begins with a head; what a terminal has no room for goes on below, beside the head."""
-    indent = len(click.unstyle(head))
+def document(text: str) -> None:
+    """A document of flargo's own that has several lines, such as YAML or a diff. It is not redacted."""
+    click.echo(inert_lines(text), nl=not text.endswith("\n"))
+
+
+def beside(head: str, text: str, *, mark: str = "", color: str | None = None, bold: bool = False) -> None:
+    """A line that begins with a head; what a terminal has no room for goes on below, beside the head.
+
+    Args:
+        head: what the line begins with.
+        text: what may go on below.
+        mark: a word before the head, shown in a colour.
+        color: click's name of that colour.
+        bold: whether the mark is bold.
+    """
+    mark, head, text = safe(mark), safe(head), safe(text)
+    indent = len(mark) + len(head)
     room = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0
     first, *more = filled(text, room) if room >= _LEAST_ROOM else [text]
-    data(head + first)
+    click.echo(f"{click.style(mark, fg=color, bold=bold) if mark else ''}{head}{first}")
     for line in more:
-        data(f"{'':{indent}}{line}")
+        click.echo(f"{'':{indent}}{line}")
 
 
 def filled(text: str, room: int) -> list[str]:
@@ -67,17 +84,23 @@ def data_line(value: Any) -> None:
     click.echo(json.dumps(_clean(value)))
 
 
+def data_bytes(content: bytes) -> None:
+    """Bytes of somebody else's, as they are: for files and other programs, and for people who ask for them."""
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return blank(value)
+        return valid_unicode(REDACTION.blank(value))
     if isinstance(value, dict):
-        return {key: _clean(each) for key, each in value.items()}
+        return {_clean(key): _clean(each) for key, each in value.items()}
     return [_clean(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def say(text: str) -> None:
-    """What a person should know beside it."""
-    click.echo(text, err=True)
+    """What a person should know beside it, on one line."""
+    click.echo(safe(text), err=True)
 
 
 def reporting(command: Command) -> Command:
@@ -86,7 +109,7 @@ def reporting(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
         try:
-            command(*args, as_json=as_json, **kwargs)
+            _run(command, *args, as_json=as_json, **kwargs)
         except Refused as refused:
             said = {"field": refused.field, "value": refused.value, "allowed": refused.allowed}
             fail(str(refused), said, USAGE if refused.field.startswith("--") else PROBLEM, as_json=as_json)
@@ -95,9 +118,9 @@ def reporting(command: Command) -> Command:
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except ApiError as error:
-            fail(blank(refusal(error)), {"verb": error.verb, "status": error.status}, PROBLEM, as_json=as_json)
+            fail(refusal(error), {"verb": error.verb, "status": error.status}, PROBLEM, as_json=as_json)
         except OwnError as error:
-            fail(blank(str(error)), {}, PROBLEM, as_json=as_json)
+            fail(str(error), {}, PROBLEM, as_json=as_json)
         except (OSError, ValueError) as error:
             fail(str(error), {}, PROBLEM, as_json=as_json)
 
@@ -111,3 +134,27 @@ def fail(message: str, said: dict[str, Any], code: int, *, as_json: bool) -> NoR
     else:
         say(f"Error: {message}")
     raise SystemExit(code)
+
+
+class _LastResort(logging.Handler):
+    """Says what is logged where nobody has set logging up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A traceback has several lines, and a key in it too: it is redacted before it is taken apart.
+        for line in REDACTION.blank(self.format(record)).splitlines():
+            say(line)
+
+
+def _run(command: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Run a command. What libraries warn of and log meanwhile is said as flargo's own: Python would write it raw."""
+    before, logging.lastResort = logging.lastResort, _LastResort(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            command(*args, **kwargs)
+    finally:
+        logging.lastResort = before
+
+
+def _say_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    say(f"Warning: {category.__name__}: {message}")

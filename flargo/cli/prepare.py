@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from flargo.cli import disk
-from flargo.cli.output import data, data_json, json_option, reporting, say
+from flargo.cli.output import data, data_json, document, json_option, reporting, say
 from flargo.job import checks
 from flargo.job.checks import Refused
 from flargo.job.documents import load_yaml
@@ -16,6 +16,7 @@ from flargo.kit.files import Change, Files, diff, within
 from flargo.kit.prepare import Prepared, Wishes, like
 from flargo.kit.prepare import prepare as find_changes
 from flargo.kit.site import ROLE_TEMPLATE
+from flargo.text import shell_command
 
 
 @click.command()
@@ -99,7 +100,7 @@ def _tell(files: Files, changes: list[Change], *, dry_run: bool) -> None:
         say("Nothing to change.")
     for change in changes:
         if dry_run:
-            data(diff(change, like(files, change)))
+            document(diff(change, like(files, change)))
         else:
             data(f"{change.verb:6}  {change.path}")
 
@@ -123,20 +124,21 @@ def _advice(kit: Path, prepared: Prepared) -> list[str]:
     if site.values is None:
         return [
             *lines,
-            f"Next: make the accounts, in a checkout of flargo: {chart.accounts_command(namespace)}",
+            f"Next: make the accounts, in a checkout of flargo: {chart.accounts_command(namespace) or 'with deploy/'}",
             "Next: run the parent as flargo-launcher, in an image with nvflare and flargo",
             f"Next: put a Service before it, with the name and port of {kit / 'local/comm_config.json'}",
         ]
     image = site.values.get("image") or {}
     named = ":".join(str(part) for part in (image.get("repository"), image.get("tag")) if part)
     again = "again, since the cluster has the files from before" if chart.is_staged(site.values) else "on the cluster"
-    elsewhere = f" --namespace {namespace}" if _stages_elsewhere(prepared) else ""
+    elsewhere = ("--namespace", namespace) if _stages_elsewhere(prepared) else ()
+    command = shell_command("nvflare", "deploy", "k8s", "stage", str(kit), *elsewhere, names=elsewhere[1:])
     if not (site.values.get("rbac") or {}).get("create", True):
         lines.append(f"Note: the chart's rbac.create is false: make the accounts of {ROLE_TEMPLATE} yourself")
     return [
         *lines,
         f"Next: see that the parent's image ({named}) has flargo in it, as one of deploy/images has",
-        f"Next: put the kit {again}: nvflare deploy k8s stage {kit}{elsewhere}",
+        f"Next: put the kit {again}: {command or 'with nvflare deploy k8s stage'}",
     ]
 
 

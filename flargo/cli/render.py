@@ -9,7 +9,7 @@ import click
 import yaml
 
 from flargo.cli.checked import WORD
-from flargo.cli.output import data, data_json, json_option, reporting, say
+from flargo.cli.output import data, data_json, document, json_option, reporting, say
 from flargo.cli.stage import example, job_meta, of_kit, warnings
 from flargo.flare.rehearsal import EXAMPLE_JOB, rehearse
 from flargo.terms import Plan, Role
@@ -41,7 +41,7 @@ def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, 
     if as_json:
         data_json({"workflow": made.workflow, "secrets": _secrets(made)})
         return
-    data(yaml.safe_dump(json.loads(json.dumps(made.workflow)), sort_keys=False, width=120))
+    document(yaml.safe_dump(json.loads(json.dumps(made.workflow)), sort_keys=False, width=120))
     for secret in _secrets(made):
         data(f"# Secret {secret['name']}: {', '.join(secret['keys'])}")
     if not asked.get("job_id"):

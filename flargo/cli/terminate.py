@@ -3,7 +3,7 @@
 import click
 
 from flargo.cli.cluster import cluster_options, connected, site_option
-from flargo.cli.output import PROBLEM, blank, data, data_json, json_option, reporting
+from flargo.cli.output import PROBLEM, data, data_json, json_option, reporting
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.inspect.end import Did, patch, standing
@@ -37,7 +37,7 @@ def terminate(
         data_json(rows)
     else:
         for part, did, why in done:
-            data(blank(f"{part.site}: Workflow {part.workflow.name} {did.value}{f': {why}' if why else ''}"))
+            data(f"{part.site}: Workflow {part.workflow.name} {did.value}{f': {why}' if why else ''}")
     if any(did is Did.FAILED for _, did, _ in done):
         raise SystemExit(PROBLEM)
 

@@ -6,7 +6,7 @@ import click
 
 from flargo.cli.archive import Place, archive_options, reader, troubled
 from flargo.cli.cluster import cluster_options, connected, site_option
-from flargo.cli.output import beside, blank, data, data_json, json_option, reporting
+from flargo.cli.output import beside, data, data_json, json_option, reporting
 from flargo.cluster.errors import ApiError
 from flargo.inspect.jobs import Part
 from flargo.inspect.reader import Reader, find
@@ -69,8 +69,8 @@ def _report(told: Why, unread: str) -> None:
     part, verdict = told.part, told.part.verdict
     hears = f", FLARE hears {verdict.code}" if verdict else ""
     data("")
-    data(blank(f"{part.site} ({part.role}): {(part.reason or part.stage).name}{hears}"))
+    data(f"{part.site} ({part.role}): {(part.reason or part.stage).name}{hears}")
     rows = [("what happened", told.happened), *told.evidence, ("events", unread), ("what to do", told.remedy)]
     for name, said in rows:
         if said:
-            beside(f"  {name:{_WIDTH}}  ", blank(said))
+            beside(f"  {name:{_WIDTH}}  ", said)

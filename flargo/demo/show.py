@@ -6,8 +6,8 @@ from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.text import Text
 
+from flargo import terminal
 from flargo.demo.progress import COMPLETED, Party, Seen, news
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
@@ -34,12 +34,12 @@ class Screen:
 
     def say(self, label: str, words: str, style: str = "") -> None:
         """One line: what, and how it is."""
-        line = Text.assemble((f"{self.seconds:6.1f} s  ", "dim"), (f"{label:{_LABEL}}", "bold cyan"), (words, style))
-        self.console.print(line, soft_wrap=True, highlight=False)
+        head = ((f"{self.seconds:6.1f} s  ", "dim"), (f"{label:{_LABEL}}", "bold cyan"))
+        terminal.write(self.console, terminal.line(*head, (words, style)))
 
     def more(self, words: str, style: str = "") -> None:
         """A further line of the same matter."""
-        self.console.print(Text.assemble(_INDENT, (words, style)), soft_wrap=True, highlight=False)
+        terminal.write(self.console, terminal.line(_INDENT, (words, style)))
 
 
 class Progress:
@@ -72,19 +72,18 @@ class Progress:
         seen = self._seen
         width = max((len(party.name) for party in seen.parties), default=0)
         lines = [_line(party, width) for party in seen.parties]
-        lines += [Text.assemble(_INDENT, (each.words(self._total), "magenta")) for each in seen.rounds[-_ROUNDS:]]
+        lines += [terminal.line(_INDENT, (each.words(self._total), "magenta")) for each in seen.rounds[-_ROUNDS:]]
         style = "green" if seen.status == COMPLETED else "red" if seen.finished else "yellow"
-        status = Text.assemble(
+        status = terminal.line(
             (f"{self._screen.seconds:6.1f} s  ", "dim"), (f"{'FLARE says':{_LABEL}}", "bold cyan"), (seen.status, style)
         )
         return Group(*lines, status)
 
 
-def _line(party: Party, width: int) -> Text:
+def _line(party: Party, width: int) -> RenderableType:
     mark, style = _mark(party)
-    line = Text(_INDENT, no_wrap=True, overflow="ellipsis")
-    line.append(f"{mark} {party.name:{width}}  ", style).append(f"{party.words:{_WORDS}}  ")
-    return line.append(party.workflow, "dim")
+    name, state = (f"{mark} {party.name:{width}}  ", style), f"{party.words:{_WORDS}}  "
+    return terminal.line(_INDENT, name, state, (party.workflow, "dim"), no_wrap=True, overflow="ellipsis")
 
 
 def _mark(party: Party) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,6 +161,16 @@ def test_prepare_says_what_it_did_and_what_is_left_to_do(kit: Kit) -> None:
     again = run("prepare", root)
     assert (again.exit_code, again.stdout) == (0, "")
     assert "Nothing to change." in again.stderr
+
+
+def test_a_kits_path_is_quoted_in_what_is_left_to_do(kit: Kit) -> None:
+    root = kit("k8s/site-1")
+    moved = root.rename(root.with_name("my kit; $(id) `id` 'x'"))
+    (line,) = (line for line in run("prepare", moved).stderr.splitlines() if "nvflare deploy k8s stage" in line)
+    command = line.partition("on the cluster: ")[2]
+    assert shlex.split(command) == ["nvflare", "deploy", "k8s", "stage", str(moved)]
+    hostile = moved.rename(moved.with_name("kit\x1b[2J\n"))
+    assert "put the kit on the cluster: with nvflare deploy k8s stage\n" in run("prepare", hostile).stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["people", "programs"])
