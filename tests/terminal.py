@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 DOCS = Path(__file__).parents[1] / "docs"
-_CONTROL = re.compile(r"\r|\n|\x1b\[\?\d+[hl]|\x1b\[(?P<up>\d*)A|\x1b\[2K")
+CONTROL = re.compile(r"\r|\n|\x1b\[\?\d+[hl]|\x1b\[(?P<up>\d*)A|\x1b\[2K")
 
 
 def record(
@@ -41,7 +41,7 @@ def screen(said: str) -> list[Text]:
     """The lines that are on the terminal in the end, with their colours."""
     lines, row = [""], 0
     at = 0
-    for control in _CONTROL.finditer(said):
+    for control in CONTROL.finditer(said):
         lines[row] += said[at : control.start()]
         at = control.end()
         if control[0] == "\n":

@@ -58,7 +58,7 @@ def beside(head: str, text: str, *, mark: str = "", color: str | None = None, bo
     indent = len(mark) + len(head)
     room = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0
     first, *more = filled(text, room) if room >= _LEAST_ROOM else [text]
-    click.echo(f"{click.style(mark, fg=color, bold=bold) if mark else ''}{head}{first}")
+    click.echo(f"{click.style(mark, fg=color, bold=bold or None) if mark else ''}{head}{first}")
     for line in more:
         click.echo(f"{'':{indent}}{line}")
 

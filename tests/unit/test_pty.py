@@ -1,0 +1,217 @@
+"""Each command in a terminal of its own, which cluster, kit, job and program attack: nothing of that gets through."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flargo.terms import Object
+from flargo.text import inert
+from tests import terminal
+from tests.unit.attacks import ALL, ATTACKS, BYTES, bad_characters
+from tests.unit.objects import RUNNING, ended, pod
+from tests.unit.test_inspect_jobs import job
+
+FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.cli.main import main; main()"]
+DEMO = """
+from flargo.demo.progress import Party, Round, Seen
+from flargo.demo.show import Progress, Screen
+from flargo.status.diagnosis import Stage
+from flargo.status.reasons import Reason
+from flargo.terminal import console
+from tests.unit.attacks import ATTACKS
+screen = Screen(console())
+for attack in ATTACKS.values():
+    screen.say(attack, attack, "bold red")
+    screen.more(attack, "dim")
+    with Progress(screen, 2) as shown:
+        shown.show(Seen((Party(attack, attack, Stage.ENDED, Reason.IMAGE, attack),), attack, (Round(1, 1, 2),)))
+"""
+MARK = "Attacked"
+"""A plain word that goes with the attacks: it shows that they were there."""
+EVIL = f"{MARK} {ALL}"
+Run = Callable[..., str]
+
+
+def workflows() -> list[Object]:
+    notes = {"flargo.dev/job-name": EVIL, "flargo.dev/ending-detail": EVIL, "flargo.dev/ending": "IMAGE"}
+    labels = {"flargo.dev/study": EVIL, "flargo.dev/role": EVIL, "flargo.dev/federation": EVIL, "flargo.dev/site": EVIL}
+    node = {"job-1": {"type": "Pod", "phase": "Pending", "message": EVIL, "displayName": EVIL}}
+    one = job("job-1", site=EVIL, uid="w1", notes=notes, message=EVIL, nodes=node)
+    two = job("job-2", site=f"b {EVIL}", uid="w2", phase="Failed", message=EVIL, finishedAt="2020-01-01T00:00:00Z")
+    broken = job("job-3", job_id="2222", site=f"c {EVIL}", uid="w3", phase="", suspend=True)
+    for each in (one, two, broken):
+        each["metadata"]["labels"] |= labels
+    return [one, two, broken]
+
+
+def pods() -> list[Object]:
+    of = {"message": EVIL, "reason": EVIL, "conditions": [{"type": EVIL, "reason": EVIL, "message": EVIL}]}
+    one = pod("job-1", uid="p1", owner="w1", main=RUNNING, **of)
+    two = pod("job-2", uid="p2", owner="w2", main=ended(3, EVIL), phase="Failed", **of)
+    two["status"]["containerStatuses"][1]["state"]["terminated"]["message"] = EVIL
+    for each in (one, two):
+        each["spec"] |= {"nodeName": EVIL}
+        each["spec"]["containers"][0]["resources"] = {"limits": {f"x.example/{EVIL}": "1"}}
+    return [one, two]
+
+
+EVENT: Object = {"type": "Warning", "reason": EVIL, "message": EVIL, "involvedObject": {"uid": "p1"}, "count": 3}
+STATUS: Object = {"kind": "Status", "reason": EVIL, "message": EVIL}
+LOG = b"".join(
+    b"2026-01-01T00:00:00.%09dZ %b\n" % (at, line)
+    for at, line in enumerate(
+        b"\n".join(
+            [*(f"{MARK} {attack}".encode(errors="surrogatepass") for attack in ATTACKS.values()), *BYTES.values()]
+        ).split(b"\n")
+    )
+)
+LISTS: dict[str, Callable[[], list[Object]]] = {"workflows": workflows, "pods": pods, "events": lambda: [EVENT]}
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """Lists objects that are full of attacks, and refuses all else in such words."""
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path.endswith("/log"):
+            self._answer(200, LOG)
+        elif path == "/version":
+            self._answer(200, json.dumps({"gitVersion": EVIL}).encode())
+        elif path.rpartition("/")[0].endswith("/flare/workflows"):
+            (item,) = (each for each in workflows() if each["metadata"]["name"] == path.rpartition("/")[2])
+            self._answer(200, json.dumps(item).encode())
+        elif path.rpartition("/")[2] in LISTS and "/flare/" in path:
+            items = LISTS[path.rpartition("/")[2]]()
+            self._answer(200, json.dumps({"items": items, "metadata": {"resourceVersion": "1"}}).encode())
+        else:
+            self._answer(404 if "secrets" in path else 500, json.dumps(STATUS).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "selfsubjectreviews" in self.path:
+            self._answer(201, json.dumps({"status": {"userInfo": {"username": EVIL}}}).encode())
+        else:
+            self._answer(422, json.dumps(STATUS).encode())
+
+    do_PATCH = do_PUT = do_DELETE = do_POST  # noqa: N815  (as the standard library calls them)
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hostile)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    path = tmp_path_factory.mktemp("cluster") / "config"
+    names = {"cluster": "c", "user": "u", "namespace": "flare"}
+    document = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "one", "context": names}],
+        "current-context": "one",
+    }
+    path.write_text(yaml.safe_dump(document))
+    yield path
+    server.shutdown()
+    server.server_close()
+
+
+def on_terminal(words: Sequence[str | Path], kubeconfig: Path) -> str:
+    """What a command writes to its terminal."""
+    environment = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(Path(__file__).parents[2])}
+    _, shown = terminal.record(words, 160, environment)
+    return shown
+
+
+COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "jobs": (("jobs",), MARK),
+    "why": (("why", "11111111"), MARK),
+    "logs": (("logs", "11111111"), MARK),
+    "logs -f": (("logs", "11111111", "--site", "job-2", "-f"), MARK),
+    "terminate": (("terminate", "11111111"), MARK),
+    "sweep": (("sweep", "--dry-run"), MARK),
+    "a sweep that is refused": (("sweep",), MARK),
+    "doctor": (("doctor", "--wait", "0.5"), MARK),
+    "a job that is not there": (("why", EVIL), "no job"),
+    "wrong usage": (("jobs", EVIL), "Got unexpected extra argument"),
+    "a file that is not there": (("render", EVIL), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_no_attack_of_a_cluster_reaches_a_terminal(case: str, kubeconfig: Path) -> None:
+    words, shows = COMMANDS[case]
+    shown = on_terminal(
+        [*FLARGO, *(word.replace("\0", "").encode(errors="replace").decode() for word in words)], kubeconfig
+    )
+    assert shows in shown
+    assert "Traceback" not in shown
+    assert bad_characters(shown.encode()) == set()
+
+
+def test_raw_bytes_reach_a_terminal_only_where_they_are_asked_for(kubeconfig: Path) -> None:
+    shown = on_terminal([*FLARGO, "logs", "11111111", "--site", "job-2", "--json"], kubeconfig)
+    assert shown.isascii()
+    assert bad_characters(shown.encode()) == set()
+
+
+def attacked(kit: Path) -> None:
+    """Put attacks into all words of a kit that it can do with."""
+    resources = json.loads((kit / "local/resources.json.default").read_text())
+    resources["components"].append({"id": EVIL, "path": EVIL, "args": {"a": EVIL}})
+    resources["components"].append(
+        {
+            "id": EVIL,
+            "path": "nvflare.app_common.resource_managers.gpu_resource_manager.GPUResourceManager",
+            "args": {"a": EVIL},
+        }
+    )
+    (kit / "local/resources.json.default").write_text(
+        json.dumps(resources, ensure_ascii=False).encode(errors="replace").decode()
+    )
+    values = yaml.safe_load((kit / "helm_chart/values.yaml").read_text())
+    values["image"] = {"repository": EVIL, "tag": EVIL}
+    (kit / "helm_chart/values.yaml").write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prepare", "KIT", "--dry-run"),
+        ("prepare", "KIT"),
+        ("render", "META", "--kit", "KIT"),
+        ("doctor", "--kit", "KIT", "--job", "META"),
+    ],
+    ids=["prepare --dry-run", "prepare", "render", "doctor"],
+)
+def test_no_attack_of_a_kit_or_a_job_reaches_a_terminal(
+    words: tuple[str, ...], kit: Callable[[str], Path], kubeconfig: Path, tmp_path: Path
+) -> None:
+    root, meta = kit("k8s/site-1"), tmp_path / "meta.json"
+    attacked(root)
+    spec = {"default": {"k8s": {"image": "x", EVIL: EVIL}}}
+    meta.write_text(json.dumps({"name": EVIL, "study": "", "launcher_spec": spec, EVIL: EVIL}))
+    places = {"KIT": root, "META": meta}
+    shown = on_terminal([*FLARGO, *(places.get(word, word) for word in words)], kubeconfig)
+    assert MARK in shown
+    assert "Traceback" not in shown
+    assert bad_characters(shown.encode()) == set()
+
+
+def test_no_attack_reaches_the_terminal_of_the_demo(kubeconfig: Path) -> None:
+    """Its live picture moves the cursor by itself: what is not in that picture's few ways is foreign."""
+    shown = on_terminal([sys.executable, "-c", DEMO], kubeconfig)
+    assert all(inert(attack) in shown for attack in ATTACKS.values())
+    assert bad_characters(terminal.CONTROL.sub("", shown).encode()) == set()
