@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest -p no:hypothesispytest
 CLUSTER := $(BIN)/python -m tests.cluster
 SECOND := FLARGO_CLUSTER_STATE=/var/tmp/flargo-faults $(CLUSTER)
 
-.PHONY: test check demo demos lint unit embedded cluster faults soak cluster-up cluster-down bench start compare scale docs pictures format lock
+.PHONY: test check demo demos lint unit embedded cluster faults soak cluster-up cluster-down bench start compare scale hostile docs pictures format lock
 
 # The cluster's tests wait more than they work: two clusters stand side by side.
 test: check demos cluster-up
@@ -80,6 +80,10 @@ compare: cluster-up
 scale: .venv/ready
 	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.docs
+
+# What foreign text costs: seconds for a megabyte of shapes that make careless code slow, at two sizes each.
+hostile: .venv/ready
+	$(BIN)/python -m tests.bench.hostile
 
 # The tables of the docs that the code is the source of.
 docs: .venv/ready

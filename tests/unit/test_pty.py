@@ -51,7 +51,7 @@ def workflows() -> list[Object]:
 
 
 def pods() -> list[Object]:
-    of = {"message": EVIL, "reason": EVIL, "conditions": [{"type": EVIL, "reason": EVIL, "message": EVIL}]}
+    of: Object = {"message": EVIL, "reason": EVIL, "conditions": [{"type": EVIL, "reason": EVIL, "message": EVIL}]}
     one = pod("job-1", uid="p1", owner="w1", main=RUNNING, **of)
     two = pod("job-2", uid="p2", owner="w2", main=ended(3, EVIL), phase="Failed", **of)
     two["status"]["containerStatuses"][1]["state"]["terminated"]["message"] = EVIL
