@@ -25,6 +25,8 @@ class By(Enum):
     SITE = "site"
     FLARE = "FLARE"
     CLUSTER = "cluster"
+    KIT = "startup kit"
+    """Its author may sit at another institution, and the person who prepares or examines it elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +243,72 @@ REST: Final = (
         "what nvflare takes; Argo's own names are reserved, no `{{`",
     ),
     Trust(
-        "uid of the Workflow, messages in statuses and events",
+        "names, uids and `flargo.dev/attempt` of Workflows and pods, read back",
         By.CLUSTER,
-        "owner of the Secret; the reason that people read",
-        "any text; credentials are blanked in it",
+        "paths of requests, also of deletes; selectors",
+        "names and namespaces as Kubernetes validates them, a uid of letters, digits and `-`, an attempt of 1 to 20"
+        " lower-case letters and digits; each part of a path is escaped, and the final URL is compared with the"
+        " intended one",
+        "counts as not there; nothing is sent",
+    ),
+    Trust(
+        "a Secret that is to be deleted",
+        By.CLUSTER,
+        "the delete of a launch's credentials, by a parent or `flargo sweep`",
+        "its uid, flargo's label, and that very Workflow as owner",
+        "left alone",
+    ),
+    Trust(
+        "numbers and dates in objects and headers, such as `outputs.exitCode`, `resourceVersion`, `Retry-After`",
+        By.CLUSTER,
+        "the return code, the order of events, waiting times",
+        "at most 19 ASCII digits; a date with its zone",
+        "counts as not there",
+    ),
+    Trust(
+        "an object that flargo can't parse",
+        By.CLUSTER,
+        "nowhere",
         "-",
+        "skipped and named in the log once; nothing is concluded from a read that holds one",
+    ),
+    Trust(
+        "messages in statuses and events, refusals of the API server, labels and annotations that people read",
+        By.CLUSTER,
+        "the reason of an end; the commands' output",
+        "any text; credentials are blanked in it, control characters made visible; in what a researcher reads the"
+        " values that Kubernetes quotes are left out",
+        "-",
+    ),
+    Trust(
+        "the program's log",
+        By.JOB,
+        "`flargo logs`; the last lines of a failed server's job in the result",
+        "any bytes; on a terminal control characters are made visible and credentials blanked, in a file or a pipe"
+        " the bytes stay",
+        "-",
+    ),
+    Trust(
+        "files of a startup kit",
+        By.KIT,
+        "`prepare`, `render` and `doctor` on the machine of whoever runs them",
+        "files below the kit only, of limited size; links only below the kit, and for `prepare` none; YAML with bounded"
+        " aliases; of keys only names and sizes",
+        "refused, and nothing is written",
+    ),
+    Trust(
+        "the kubeconfig that a startup kit names",
+        By.KIT,
+        "nowhere; with `doctor --use-kit-kubeconfig` the doctor's requests, and any command that it names",
+        "-",
+        "not read",
+    ),
+    Trust(
+        "`.flargo/undo.json` of a startup kit",
+        By.KIT,
+        "the files that `prepare --undo` writes",
+        "only paths that `flargo prepare` writes itself, with contents of the right form",
+        "refused, and nothing is written",
     ),
     Trust(
         "the parent's own environment",
