@@ -11,6 +11,7 @@ import click
 
 from flargo.cli.output import PROBLEM, say
 from flargo.cluster.api import Api
+from flargo.flare.redact import REDACTION
 from flargo.inspect.archive import ArchiveReader, WithArchive
 from flargo.inspect.reader import ClusterReader, Reader
 from flargo.job.checks import UNSAID, Refused
@@ -84,4 +85,5 @@ def _token(file: str) -> str:
     found = _TOKEN.fullmatch(Path(file).read_text(errors="replace"))
     if found is None:
         raise Refused("--argo-token", file, "a file with one token and nothing else but the word Bearer before it")
+    REDACTION.learn_own(found[1])
     return f"Bearer {found[1]}"

@@ -6,8 +6,10 @@ from typing import Any, TypeVar
 import click
 
 from flargo.cli.checked import NAMESPACE, WORD
+from flargo.cli.output import say
 from flargo.cluster import connect
 from flargo.cluster.api import Api
+from flargo.flare.redact import REDACTION
 from flargo.job.checks import Refused
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -43,10 +45,10 @@ def reached(kubeconfig: str | None, context: str | None) -> tuple[connect.Load, 
     if context is not None and context not in known:
         raise Refused("--context", context, f"one of {file}'s: {', '.join(known)}")
     chosen = context or next(iter(known))
-    return connect.configuration(file, chosen), known[chosen]
+    return connect.configuration(file, chosen, say), known[chosen]
 
 
 def connected(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
     """The way to a namespace; raises what ``reached`` raises."""
     load, usual = reached(kubeconfig, context)
-    return Api(load, namespace or usual)
+    return Api(load, namespace or usual, on_credential=REDACTION.learn_own)

@@ -24,6 +24,7 @@ from flargo.doctor.facts import Wanted
 from flargo.doctor.findings import Finding, Level
 from flargo.doctor.gather import Doctor
 from flargo.doctor.samples import samples
+from flargo.flare.redact import REDACTION
 from flargo.job import checks
 from flargo.job.checks import Refused, Shown
 from flargo.kit.chart import parent_account
@@ -122,7 +123,7 @@ def _of_option(option: str) -> Iterator[None]:
 def _survey(config_file: str | None, context: str | None) -> Survey:
     load, _ = _reached(config_file, context)
     try:
-        return Survey(load)
+        return Survey(load, REDACTION.learn_own)
     except Exception as error:  # noqa: BLE001  (the client's loader raises whatever a wrong file makes it trip over)
         raise _unusable(config_file, error) from None
 

@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from flargo.cluster.errors import ApiError
-from flargo.cluster.failures import OwnError
+from flargo.cluster.failures import OwnError, describe
 from flargo.flare.redact import REDACTION
 from flargo.inspect.refusals import refusal
 from flargo.job.checks import Refused
@@ -32,6 +33,7 @@ _LEAST_ROOM = 30
 """Characters; in less it is better to let the terminal break lines."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, errors too.")
+_debug_option = click.option("--debug", is_flag=True, help="Show where an unforeseen error was raised, and its words.")
 
 
 def data(text: str) -> None:
@@ -104,10 +106,13 @@ def say(text: str) -> None:
 
 
 def reporting(command: Command) -> Command:
-    """A command whose refusals and failing files become a message and an exit code. It takes ``as_json``."""
+    """A command whose errors become a message and an exit code. It takes ``as_json``.
+
+    No message has the words of a foreign exception, which may quote a credential. Who wants them says --debug.
+    """
 
     @functools.wraps(command)
-    def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
+    def wrapped(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
         try:
             _run(command, *args, as_json=as_json, **kwargs)
         except Refused as refused:
@@ -121,10 +126,22 @@ def reporting(command: Command) -> Command:
             fail(refusal(error), {"verb": error.verb, "status": error.status}, PROBLEM, as_json=as_json)
         except OwnError as error:
             fail(str(error), {}, PROBLEM, as_json=as_json)
-        except (OSError, ValueError) as error:
-            fail(str(error), {}, PROBLEM, as_json=as_json)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click's own, for click
+        except Exception as error:  # noqa: BLE001  (whatever a library raises, its words are not told)
+            if debug:
+                _trace(error)
+            what = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else "unforeseen"
+            hint = "" if debug else "; --debug shows where it was raised"
+            fail(f"{what}: {describe(error)}{hint}", {}, PROBLEM, as_json=as_json)
 
-    return wrapped  # type: ignore[return-value]
+    return _debug_option(wrapped)  # type: ignore[return-value]
+
+
+def _trace(error: Exception) -> None:
+    """Show an exception with its words, redacted as a whole, since a key has several lines."""
+    for line in REDACTION.blank("".join(traceback.format_exception(error))).splitlines():
+        say(line)
 
 
 def fail(message: str, said: dict[str, Any], code: int, *, as_json: bool) -> NoReturn:

@@ -46,6 +46,7 @@ _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _CREDENTIAL = re.compile(r"\s*(?:([!-~]+)\s+)?([!-~]+)\s*", re.ASCII)
 """The value of an Authorization header: mostly a scheme, then a secret."""
+_SCHEMES = frozenset({"bearer", "basic"})
 _MAX_RETRY_AFTER = 10**9
 """Seconds. Whoever waits has a limit of his own."""
 _CONNECTIONS = 32
@@ -411,9 +412,9 @@ class Connection:
             CredentialError: it is no header's value. (http.client would quote it in its complaint.)
         """
         found = _CREDENTIAL.fullmatch(value)
-        if found is None:
+        scheme, secret = found.groups() if found is not None else (None, "")
+        if not secret or (scheme is None and secret.lower() in _SCHEMES):
             raise CredentialError("the token of the Kubernetes configuration is empty or not one line of ASCII")
-        scheme, secret = found.groups()
         self._on_credential(secret)
         return f"{scheme} {secret}" if scheme else secret
 

@@ -80,14 +80,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate {_CERTIFICATE_ERRORS.get(error.verify_code, 'is not trusted')}"
+        known = _CERTIFICATE_ERRORS.get(getattr(error, "verify_code", 0), "is not trusted")
+        return f"the server's certificate {known}"
     if isinstance(error, yaml.MarkedYAMLError):
-        return f"not YAML{f', line {error.problem_mark.line + 1}' if error.problem_mark is not None else ''}"
+        return (
+            f"not YAML, line {error.problem_mark.line + 1}" if isinstance(error.problem_mark, yaml.Mark) else "not YAML"
+        )
     if isinstance(error, json.JSONDecodeError):
-        return f"not JSON, line {error.lineno} column {error.colno}"
+        return f"not JSON, line {error.lineno:d} column {error.colno:d}"
     if isinstance(error, ssl.SSLError):
-        reason = error.reason if isinstance(error.reason, str) and _OPENSSL_CONSTANT.fullmatch(error.reason) else ""
-        return f"TLS failed{f': {reason}' if reason else ''}"
+        reason = getattr(error, "reason", None)
+        is_constant = isinstance(reason, str) and _OPENSSL_CONSTANT.fullmatch(reason) is not None
+        return f"TLS failed: {reason}" if is_constant else "TLS failed"
     known = next((words for kind, words in _WORDS if isinstance(error, kind)), "")
     if known:
         return known

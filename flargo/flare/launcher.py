@@ -14,6 +14,7 @@ from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
 
 from flargo.cluster.api import Api
 from flargo.cluster.connect import configuration
+from flargo.cluster.failures import describe
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, Unmetered
 from flargo.control.submit import SubmitError
@@ -220,7 +221,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
                 raise _ShutDownError(f"{who.site} is shutting down and launches no more jobs")
             if self._loop is None:
                 load = configuration(self._settings.config_file_path)
-                api = Api(load, self._settings.namespace, self._meter.answered)
+                api = Api(load, self._settings.namespace, self._meter.answered, REDACTION.learn_own)
                 grace = self._settings.argo.kill_grace
                 self._loop = Loop(api, selector(who), who.epoch, grace, REDACTION.blank, self._meter)
                 if self._exporter is not None:
@@ -279,7 +280,9 @@ def _exporter(at: Endpoint | None) -> "Exporter | None":
     try:
         made.serve(at)
     except OSError as error:
-        raise Refused(where, str(at), f"an address of this machine and a port that is free ({error})") from error
+        raise Refused(
+            where, str(at), f"an address of this machine and a port that is free ({describe(error)})"
+        ) from error
     return made
 
 

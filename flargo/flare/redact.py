@@ -9,6 +9,7 @@ import logging
 import re
 import string
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -50,6 +51,9 @@ _ONE_LINE_KEY = f"{string.ascii_letters}{string.digits}+/=\\ "
 _BASE64_LINE = 40
 """Characters of base64 by which a line of a key is known that has other words before it."""
 _PEM_HEADERS = ("Proc-Type:", "DEK-Info:")
+_OWN_TOKENS = 3
+_MAX_CHAIN, _MAX_FRAMES = 5, 20
+"""Of an exception in a log: others that it follows from, and calls."""
 _STEM = 8
 """Characters of a secret's beginning by which it is looked up; the few shorter ones are tried on every text."""
 _HELD = 16 * 1024
@@ -63,6 +67,7 @@ class Redaction(logging.Filter):
         """Know nothing yet."""
         super().__init__()
         self._lock = threading.Lock()
+        self._own_tokens = 0
         self._known: dict[str, frozenset[str]] = {}
         self._uses: Counter[str] = Counter()
         """By how many jobs each secret is had: a site's token is all of theirs."""
@@ -75,18 +80,29 @@ class Redaction(logging.Filter):
         (A server's job has its own id for its auth token.)
         """
         values = {value for value in credentials.data.values() if value and value != public.encode()}
-        plain = {value.decode(errors="replace") for value in values}
-        coded = {base64.b64encode(value).decode() for value in values}
+        forms = frozenset(form for value in values for form in _forms(value))
         with self._lock:
             self._drop(credentials.name)
-            self._known[credentials.name] = frozenset(plain | coded)
-            for secret in plain | coded:
+            self._known[credentials.name] = forms
+            for secret in forms:
                 self._uses[secret] += 1
                 if self._uses[secret] == 1:
                     lengths = self._by_stem.get(_stem(secret), {})
                     alike = lengths.get(len(secret), frozenset())
                     # Replaced, never changed in place: somebody may be reading.
                     self._by_stem[_stem(secret)] = {**lengths, len(secret): alike | {secret}}
+
+    def learn_own(self, token: str) -> None:
+        """Blank a credential of flargo's own from now on: this one and the two before it, since they are rotated.
+
+        Of any shape: only Kubernetes' own tokens can be told from other text, not OpenShift's, EKS's or Rancher's.
+        """
+        if len(token) < _STEM or self._known.get(_own(self._own_tokens)) == _forms(token.encode()):
+            return
+        self._own_tokens += 1
+        self.learn(SecretData(_own(self._own_tokens), {"token": token.encode()}), public="")
+        with self._lock:
+            self._drop(_own(self._own_tokens - _OWN_TOKENS))
 
     def forget(self, credentials: SecretData) -> None:
         """Their job has ended, and they are good for nothing."""
@@ -111,10 +127,13 @@ class Redaction(logging.Filter):
         return _merged(found)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Blank a record's message and its traceback; every record passes."""
+        """Blank a record's message; of an exception keep where it was raised, and its type. Every record passes.
+
+        The text of a foreign exception may quote anything, a token in a header for one.
+        """
         record.msg, record.args = self.blank(record.getMessage()), None
         if record.exc_info:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_text = "\n".join(_frames(record.exc_info[1]))
             # Or a formatter would write it anew.
             record.exc_info = None
         if record.exc_text:
@@ -193,6 +212,28 @@ class StreamRedaction:
         if continued and self._key_left:
             self._held = text[-_KEY_MARK_LENGTH:]
         return (REDACTED if text.strip() else text), ""
+
+
+def _frames(error: BaseException | None) -> Iterator[str]:
+    """Where an exception, and those that it follows from, were raised: calls and types, and no text of theirs."""
+    follows: BaseException | None = error
+    for _ in range(_MAX_CHAIN):
+        if follows is None:
+            return
+        yield "Traceback (most recent call last):"
+        for frame in traceback.extract_tb(follows.__traceback__)[-_MAX_FRAMES:]:
+            yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+        yield f"{type(follows).__module__}.{type(follows).__qualname__}: {REDACTED}"
+        follows = follows.__cause__ or follows.__context__
+
+
+def _forms(value: bytes) -> frozenset[str]:
+    """A secret as it may stand in a text: as it is, and in base64."""
+    return frozenset({value.decode(errors="replace"), base64.b64encode(value).decode()})
+
+
+def _own(number: int) -> str:
+    return f"flargo's own token {number}"
 
 
 def _stem(secret: str) -> str:

@@ -45,6 +45,14 @@ _SHAPES = {
     JobMetaKey.JOB_LAUNCHER_SPEC: {"default": {stock.MODE: {"image": "registry.example/name:tag"}}},
     JobMetaKey.RESOURCE_SPEC: {"@default": {"num_of_gpus": 1}},
 }
+_VALUES = {
+    JobMetaKey.JOB_LAUNCHER_SPEC: "a dictionary of dictionaries",
+    JobMetaKey.RESOURCE_SPEC: (
+        "num_of_gpus a whole number >= 0 (the same as in launcher_spec, if it is there too), num_of_cpus one > 0,"
+        " memory one > 0 with Mi, Gi, or Ti, and no device_requests of Docker's beside them"
+    ),
+}
+"""By get_job_launcher_spec and get_portable_resource_spec of nvflare/utils/job_launcher_utils.py."""
 _WORKSPACE_VOLUME, _STARTUP_VOLUME = "workspace-job", "startup-kit"
 _log = logging.getLogger(__name__)
 
@@ -291,8 +299,9 @@ def _of_job(
         return checks.mapping(field, resolve(job_meta, site))
     except Refused:
         raise
-    except ValueError as error:
-        raise Refused(field, job_meta.get(key.value), f"what nvflare takes for site {site!r}: {error}") from None
+    except ValueError:
+        allowed = f"what nvflare takes for site {site!r}: {_VALUES[key]}, as in {_SHAPES[key]}"
+        raise Refused(field, job_meta.get(key.value), allowed) from None
     except (TypeError, AttributeError, LookupError, RecursionError):
         # nvflare looks into whatever shape it finds, and what it trips over there helps nobody.
         allowed = f"a dictionary of dictionaries, as in {_SHAPES[key]}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from flargo.cluster.failures import OwnError
 from flargo.inspect.jobs import Part
 from flargo.job.names import label_value
 
@@ -9,7 +10,7 @@ _NAMED = 5
 """So many of the jobs that a word may mean are named."""
 
 
-class NotFoundError(ValueError):
+class NotFoundError(OwnError):
     """No job is meant, or more than one. The message is for people."""
 
 
