@@ -5,19 +5,15 @@ codes: never a job's, a site's or a person's, of which there may be any number.
 """
 
 import logging
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from enum import Enum, StrEnum
-from ipaddress import ip_address
-from socketserver import ThreadingMixIn
 from typing import NamedTuple
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from flargo import metrics_server
 from flargo.cluster.api import Kind
 from flargo.control.meter import Snapshot, snapshot
 from flargo.job.checks import Endpoint
@@ -25,8 +21,6 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import OWN_CODES, Reason
 from flargo.status.verdict import Verdict
 
-_PATIENCE = 10.0
-"""Seconds for which somebody who connects may say nothing."""
 _WAITS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 """Seconds. FLARE gives up on a client's launch after 20, and on a server's process 60 after its clients' start."""
 _REQUESTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
@@ -128,7 +122,7 @@ class Exporter:
         )
         self._gauges = _Gauges()
         self.registry.register(self._gauges)
-        self._server: _Server | None = None
+        self._server: metrics_server.MetricsServer | None = None
         # Prometheus takes no notice of a counter's step from not being there to 1.
         for reason in Reason:
             for code in OWN_CODES if reason.code is None else (reason.code,):
@@ -171,9 +165,7 @@ class Exporter:
         Raises:
             OSError: it is not to be listened at; somebody else does, for one.
         """
-        kind = _Server if ip_address(at.host).version == 4 else _ServerOfIPv6  # noqa: PLR2004
-        self._server = make_server(at.host, at.port, make_wsgi_app(self.registry), kind, _Handler)
-        threading.Thread(target=self._server.serve_forever, name="flargo-metrics", daemon=True).start()
+        self._server = metrics_server.start(at.host, at.port, make_wsgi_app(self.registry))
         _log.info("metrics are served at http://%s/metrics", at)
 
     def close(self) -> None:
@@ -212,29 +204,6 @@ class _Gauges(Collector):
             family = _gauge(metric)
             family.add_metric((), count)
             yield family
-
-
-class _Handler(WSGIRequestHandler):
-    """Says nothing of a request, and does not wait for ever for one."""
-
-    timeout = _PATIENCE
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its name)
-        """Not to stderr."""
-        _log.debug(format, *args)
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A scrape that broke off is nobody's trouble."""
-        del request
-        _log.debug("a scrape by %s broke off", client_address, exc_info=True)
-
-
-class _ServerOfIPv6(_Server):
-    address_family = socket.AF_INET6
 
 
 def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:

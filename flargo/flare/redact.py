@@ -27,6 +27,7 @@ LOGGERS: Final = (
     "flargo.flare.request",
     "flargo.flare.stock",
     "flargo.metrics",
+    "flargo.metrics_server",
 )
 """All of flargo's: a filter works on the logger that it is put on, and on none below."""
 Span = tuple[int, int]

@@ -1,0 +1,223 @@
+"""The metrics' HTTP server against clients that are slow, many, or there when the process has no descriptor left."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flargo import metrics_server
+from flargo.metrics_server import MAX_CONNECTIONS, MetricsServer
+
+DEADLINE = 2.0
+SOON = 10.0
+BIG = b"x" * 2**26
+"""More than the kernel takes off a server's hands for a client that does not read."""
+
+
+def respond(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [BIG if environ["PATH_INFO"] == "/big" else b"served"]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsServer]:
+    monkeypatch.setattr(metrics_server, "REQUEST_DEADLINE", DEADLINE)
+    monkeypatch.setattr(metrics_server, "_DEADLINE_INTERVAL", 0.05)
+    running = metrics_server.start("127.0.0.1", 0, respond)
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+def connect(server: MetricsServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.server_port), timeout=SOON)
+
+
+def scrape(server: MetricsServer, timeout: float = SOON) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=timeout) as answer:
+        return bytes(answer.read())
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Wait for the other side to close; False if it answers instead."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_slow_connections_take_sixteen_descriptors(server: MetricsServer) -> None:
+    """Twenty clients that send half a request cost sixteen descriptors, and none after the deadline."""
+    before = descriptors()
+    clients = [connect(server) for _ in range(20)]
+    for client in clients:
+        client.sendall(b"GET /met")
+    refused = [client for client in clients[MAX_CONNECTIONS:] if is_closed(client)]
+    assert len(refused) == 20 - MAX_CONNECTIONS
+    assert descriptors() - before <= len(clients) + MAX_CONNECTIONS
+    assert len(server._accepted) == MAX_CONNECTIONS
+    wait_until(lambda: descriptors() - before <= len(clients))
+    assert scrape(server) == b"served"
+    for client in clients:
+        client.close()
+
+
+def test_a_connection_beyond_the_limit_is_closed_at_once(server: MetricsServer) -> None:
+    clients = [connect(server) for _ in range(MAX_CONNECTIONS)]
+    wait_until(lambda: len(server._accepted) == MAX_CONNECTIONS)
+    begun = time.monotonic()
+    with connect(server) as late:
+        assert is_closed(late)
+    assert time.monotonic() - begun < DEADLINE
+    for client in clients:
+        client.close()
+    wait_until(lambda: not server._accepted)
+    assert scrape(server) == b"served"
+
+
+def test_a_trickling_client_is_cut_at_the_deadline(server: MetricsServer) -> None:
+    begun = time.monotonic()
+    with connect(server) as client, contextlib.suppress(ConnectionError):
+        client.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
+        while time.monotonic() < begun + SOON:
+            client.sendall(b"x")
+            time.sleep(0.05)
+    assert DEADLINE * 0.9 <= time.monotonic() - begun < DEADLINE + 2
+    wait_until(lambda: not server._accepted)
+
+
+def test_a_client_that_reads_slowly_is_cut_at_the_deadline(server: MetricsServer) -> None:
+    begun = time.monotonic()
+    received = 0
+    with connect(server) as client:
+        client.sendall(b"GET /big HTTP/1.0\r\n\r\n")
+        wait_until(lambda: bool(server._accepted))
+        while server._accepted:
+            assert time.monotonic() < begun + SOON
+            received += len(client.recv(1000))
+            time.sleep(0.05)
+    assert DEADLINE * 0.9 <= time.monotonic() - begun < DEADLINE + 2
+    assert 0 < received < len(BIG)
+
+
+def test_a_fast_request_is_answered_in_full(server: MetricsServer) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/big", timeout=SOON) as answer:
+        assert answer.read() == BIG
+
+
+def test_closing_cuts_what_is_open(server: MetricsServer) -> None:
+    with connect(server) as client:
+        wait_until(lambda: len(server._accepted) == 1)
+        server.shutdown()
+        server.server_close()
+        assert is_closed(client)
+        wait_until(lambda: not server._accepted)
+    server.server_close()
+
+
+def test_a_thread_that_cannot_start_costs_no_slot(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with connect(server) as client:
+            assert is_closed(client)
+    assert not server._accepted
+    assert scrape(server) == b"served"
+
+
+EXHAUSTED = """
+    import json, os, resource, socket, sys, time, urllib.request
+
+    from flargo import metrics_server
+
+    def respond(environ, start_response):
+        start_response("200 OK", [])
+        return [b"served"]
+
+    server = metrics_server.start("127.0.0.1", 0, respond)
+    address = ("127.0.0.1", server.server_port)
+    # The client is a process of its own: what it opens must not count here.
+    print(server.server_port, flush=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    held = []
+    while True:
+        try:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            break
+    print("full", flush=True)
+    sys.stdin.readline()
+    used, wall = time.process_time(), time.monotonic()
+    sys.stdin.readline()
+    print(json.dumps([time.process_time() - used, time.monotonic() - wall]), flush=True)
+    for each in held:
+        os.close(each)
+    print("free", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("stolen", [False, True], ids=["", "and without the reserve"])
+def test_without_descriptors_the_server_waits_and_serves_again(*, stolen: bool) -> None:
+    """Connections are closed instead of kept in the queue, which would keep the accepting thread in a busy loop."""
+    code = textwrap.dedent(EXHAUSTED)
+    if stolen:
+        # Another thread took the reserve: there is no descriptor to close a connection with.
+        steal = 'os.close(server._reserve); server._reserve = None; os.open("/", 0)'
+        code = code.replace('print("full"', f'{steal}\nprint("full"')
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(metrics_server.__file__).parents[1])},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def tell() -> None:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+        port = int(process.stdout.readline())
+        assert process.stdout.readline() == "full\n"
+        tell()
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=SOON) for _ in range(5)]
+        if not stolen:
+            assert all(is_closed(client) for client in clients)
+        time.sleep(1.5)
+        tell()
+        used, wall = json.loads(process.stdout.readline())
+        assert wall >= 1.4
+        assert used < 0.2, f"{used} s of CPU in {wall} s"
+        assert process.stdout.readline() == "free\n"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=SOON) as answer:
+            assert answer.read() == b"served"
+        for client in clients:
+            client.close()
+        process.kill()
