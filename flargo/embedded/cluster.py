@@ -13,7 +13,7 @@ from flargo.embedded import argo, kubelet, manifest, mounts, words
 from flargo.embedded.kubelet import main_of
 from flargo.embedded.logs import Times
 from flargo.embedded.model import OVER, Lags, Node, Object, Policy, Seen, iso, quantity
-from flargo.embedded.processes import Limits, Processes
+from flargo.embedded.processes import Limits, Processes, error_reason
 from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
 
 COUNTED = {"pods": "pods", "workflows": "count/workflows.argoproj.io"}
@@ -276,11 +276,15 @@ class Cluster:
         return find
 
     def _start(self, pod: Object) -> None:
-        folder, secret = self.folder(pod), self._secret(pod["metadata"]["namespace"])
-        folder.mkdir(mode=0o700)
-        where = mounts.build(pod, folder, secret, self.settings.claims)
-        program = mounts.program(pod, where, folder, secret, sys.executable)
-        self.processes.start(pod["metadata"]["uid"], program, self.log(pod), self._limits(pod, folder))
+        uid, folder, secret = pod["metadata"]["uid"], self.folder(pod), self._secret(pod["metadata"]["namespace"])
+        try:
+            where = mounts.build(pod, folder, secret, self.settings.claims)
+            program = mounts.program(pod, where, folder, secret, sys.executable)
+        except (OSError, ValueError, LookupError) as error:
+            # A path that leads out of its folder, a link on the way, two files at one place, a claim that is not there.
+            self.processes.fail(uid, words.NOT_PREPARED.format(error_reason(error)))
+            return
+        self.processes.start(uid, program, self.log(pod), self._limits(pod, folder))
 
     def _limits(self, pod: Object, folder: Path) -> Limits:
         said = (main_of(pod).get("resources") or {}).get("limits") or {}

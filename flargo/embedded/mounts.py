@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flargo.embedded import below
 from flargo.embedded.kubelet import main_of
 from flargo.embedded.model import Object
 
@@ -44,23 +45,28 @@ class Program:
 
 
 def build(pod: Object, folder: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Paths:
-    """Make the directories of a pod's volumes, and say where the main container's mount paths are."""
+    """Make the directories of a pod's volumes, and say where the main container's mount paths are.
+
+    Raises:
+        ValueError: a path would lead out of the pod's directory, or of a volume.
+        OSError: a directory or file cannot be made; there is a link on the way to it, for example.
+    """
     places = {_TMP: folder / "tmp"}
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ("tmp", "home", "volumes"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        below.make_folder(folder, name)
     volumes = {row["name"]: row for row in pod["spec"].get("volumes") or []}
     placed: dict[str, Path] = {}
     for mount in sorted(main_of(pod).get("volumeMounts") or [], key=lambda it: len(it["mountPath"])):
-        name, path = mount["name"], mount["mountPath"].rstrip("/")
+        name, path, inner = mount["name"], mount["mountPath"].rstrip("/"), mount.get("subPath", "")
         around = max((each for each in places if path.startswith(f"{each}/") and each != _TMP), key=len, default=None)
-        within = places[around] / path[len(around) + 1 :] if around is not None else None
+        within = path[len(around) + 1 :] if around is not None else ""
         if name not in placed:
-            of_its_own = within if within is not None and not mount.get("subPath") else folder / "volumes" / name
-            placed[name] = _volume(volumes[name], of_its_own, secret, claims)
-        place = placed[name] / mount.get("subPath", "")
-        place.mkdir(parents=True, exist_ok=True)
-        if within is not None and within != place:
-            _link(within, place)
+            here = (places[around], within) if around is not None and not inner else (folder / "volumes", name)
+            placed[name] = _volume(volumes[name], *here, secret, claims)
+        place = below.make_folder(placed[name], inner)
+        if around is not None and places[around] / within != place:
+            below.link(places[around], within, place)
         places[path] = place
     return Paths(places)
 
@@ -87,11 +93,11 @@ def program(pod: Object, where: Paths, folder: Path, secret: FindSecret, python:
     return Program((first, *rest), environment, work)
 
 
-def _volume(row: Object, place: Path, secret: FindSecret, claims: Mapping[str, Path]) -> Path:
+def _volume(row: Object, root: Path, relative: str, secret: FindSecret, claims: Mapping[str, Path]) -> Path:
     """Make a volume's directory, at the place that it has, unless it is one of this machine's."""
     if "persistentVolumeClaim" in row:
         return claims[row["persistentVolumeClaim"]["claimName"]].resolve()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = below.make_folder(root, relative)
     if "secret" in row:
         _write(row["secret"], place, (secret(row["secret"]["secretName"]) or {}).get("data") or {})
     return place
@@ -100,17 +106,9 @@ def _volume(row: Object, place: Path, secret: FindSecret, claims: Mapping[str, P
 def _write(source: Object, place: Path, data: Mapping[str, str]) -> None:
     items = source.get("items") or [{"key": key, "path": key} for key in data]
     for item in items:
-        if item["key"] not in data:
-            continue
-        file = place / item["path"]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(base64.b64decode(data[item["key"]]))
-        file.chmod(item.get("mode") or source.get("defaultMode") or 0o400)
-
-
-def _link(link: Path, place: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(place)
+        if item["key"] in data:
+            mode = item.get("mode") or source.get("defaultMode") or 0o400
+            below.write(place, item["path"], base64.b64decode(data[item["key"]]), mode)
 
 
 def _value(pod: Object, variable: Object, said: Mapping[str, str], secret: FindSecret) -> str:
@@ -119,7 +117,7 @@ def _value(pod: Object, variable: Object, said: Mapping[str, str], secret: FindS
         return _expanded(str(variable.get("value") or ""), said)
     if wanted := source.get("secretKeyRef"):
         data = (secret(wanted["name"]) or {}).get("data") or {}
-        return base64.b64decode(data.get(wanted["key"], "")).decode()
+        return base64.b64decode(data.get(wanted["key"], "")).decode(errors="surrogateescape")
     path = (source.get("fieldRef") or {}).get("fieldPath", "")
     fields = {f"metadata.{name}": pod["metadata"].get(name, "") for name in ("name", "namespace", "uid")}
     return str({**fields, "spec.nodeName": pod["spec"].get("nodeName", "")}.get(path, ""))

@@ -80,7 +80,7 @@ class Processes:
         if shutil.which(first, path=program.environment["PATH"]) is None:
             said = (words.NO_PROGRAM if "/" in first else words.NO_PROGRAM_IN_PATH).format(first)
             log.write_text(f"{said}\n")
-            self._runs[uid] = _Run(None, limits, Process(running=False, code=NOT_FOUND, message=said))
+            self.fail(uid, said)
             return
         marks = {SERVER_MARK: self._mark, POD_MARK: uid}
         try:
@@ -95,11 +95,15 @@ class Processes:
                     start_new_session=True,
                 )
         except (OSError, ValueError) as error:  # no program, no such folder, a NUL in a word
-            self._runs[uid] = _Run(None, limits, Process(running=False, code=NOT_FOUND, message=str(error)))
+            self.fail(uid, words.NOT_STARTED.format(error_reason(error)))
             return
         self._runs[uid] = _Run(popen, limits, Process(running=True))
         self._living.add(uid)
         self._tell(f"+{popen.pid}")
+
+    def fail(self, uid: str, message: str) -> None:
+        """Note that a pod's program could not be started, and why."""
+        self._runs[uid] = _Run(None, Limits(), Process(running=False, code=NOT_FOUND, message=message))
 
     def state(self, uid: str) -> Process | None:
         """How a pod's process is; None: it was never started."""
@@ -201,6 +205,13 @@ class Processes:
             if said:
                 run.evicted = said
                 self.kill(uid)
+
+
+def error_reason(error: Exception) -> str:
+    """What an error was, without its text: what the system calls it, or its type."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return type(error).__name__
 
 
 def resident(sessions: Iterable[int]) -> dict[int, int]:
