@@ -38,7 +38,14 @@ class Look:
     workflow: Seen
     pods: Sequence[Seen] = ()
     denied: str = ""
-    """Why the API would refuse the pod now, if it would."""
+    """Why the API would forbid the pod now, if it would."""
+    invalid: str = ""
+    """Why the API would take no such pod, if it would not: the whole message."""
+
+    @property
+    def refusal(self) -> str:
+        """The API's answer to the pod; nothing if it would take it."""
+        return self.invalid or (words.FORBIDDEN.format(self.name, self.denied) if self.denied else "")
 
     @property
     def status(self) -> Object:
@@ -99,9 +106,9 @@ def _start(look: Look, now: float, lags: Lags) -> Changes:
         "startedAt": iso(now),
         **(look.node or {}),
     }
-    if not look.denied:
+    message = look.refusal
+    if not message:
         return Changes(create=manifest.pod(look.workflow.item), status=_with(look, {**node, "message": ""}))
-    message = words.FORBIDDEN.format(look.name, look.denied)
     if "exceeded quota" in message:
         return Changes(status=_with(look, {**node, "message": message}), wake=now + lags.requeue)
     failed = replace(look, workflow=replace(look.workflow, item={**look.workflow.item, "status": _with(look, node)}))
@@ -161,7 +168,7 @@ def _follow(look: Look, node: Object, now: float, lags: Lags) -> Changes:
 def _again(look: Look, now: float, lags: Lags) -> Changes:
     """A pod that is gone, or that was refused, while its step is Pending: it is made, perhaps for the second time."""
     due = look.workflow.changed + lags.requeue
-    return Changes(wake=due) if look.denied and now < due else _start(look, now, lags)
+    return Changes(wake=due) if look.refusal and now < due else _start(look, now, lags)
 
 
 def _told(look: Look, before: Object, node: Object, now: float) -> Changes:

@@ -1,14 +1,17 @@
 """What is asked: the table of resources and verbs, and requests in Kubernetes' words. What is not in it answers 501."""
 
-import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from aiohttp import web
 
+from flargo.embedded import shape
 from flargo.embedded.model import Object
-from flargo.embedded.store import Key, RefusedError, Selector
+from flargo.embedded.store import Key, RefusedError, Selector, check
 
 
 class Resource(NamedTuple):
@@ -54,7 +57,8 @@ class Call:
     @property
     def dry(self) -> bool:
         """Whether nothing is to be stored."""
-        return "All" in self.request.query.getall("dryRun", []) or "All" in (as_object(self.body).get("dryRun") or [])
+        of_body = options(self).get("dryRun") if self.verb == "delete" else None
+        return "All" in self.request.query.getall("dryRun", []) or "All" in (of_body or [])
 
     @property
     def selector(self) -> Selector:
@@ -97,12 +101,15 @@ def _resource_list(group: str) -> Object:
 async def parsed(request: web.Request) -> Call:
     """What a request asks for.
 
+    The path is taken apart before it is decoded, so an encoded slash in a name makes no part of its own.
+
     Raises:
-        RefusedError: 501, where it is not in the table.
+        RefusedError: 501, where it is not in the table; 400, where a part of the path cannot be a name.
     """
-    head, _, tail_ = request.path.strip("/").partition("/namespaces/")
+    path = request.rel_url.raw_path
+    head, _, tail_ = path.strip("/").partition("/namespaces/")
     if tail_:
-        namespace, resource, name, sub, *rest = [*tail_.split("/"), "", "", "", ""][:5]
+        namespace, resource, name, sub, *rest = [*map(_decoded, tail_.split("/")), "", "", "", ""][:5]
     else:
         head, _, resource = head.rpartition("/")
         namespace, name, sub, rest = "", "", "", [""]
@@ -111,11 +118,24 @@ async def parsed(request: web.Request) -> Call:
     if verb == "list" and request.query.get("watch") in {"1", "true"}:
         verb = "watch"
     served = SUBRESOURCES.get((resource, sub)) == verb if sub else row is not None and verb in row.verbs
-    collection = verb in {"patch", "update", "delete"} and not name
+    collection = not name if verb in {"patch", "update", "delete"} else verb == "create" and bool(name) and not sub
+    served = served and request.method in {*_METHODS, "GET"}
     head_wanted = "" if row is None else f"api/{row.group}" if row.group == "v1" else f"apis/{row.group}"
     if not served or collection or any(rest) or head != head_wanted or (verb == "create" and not namespace):
-        raise unserved(f"{request.method} {request.path}")
+        raise unserved(f"{request.method} {path}")
     return Call(request, verb, resource, namespace, name, sub, await _body(request))
+
+
+def _decoded(segment: str) -> str:
+    """A part of a URL's path."""
+    try:
+        name = unquote(segment, errors="strict")
+        why = shape.problem_of_segment(name)
+    except UnicodeDecodeError:
+        name, why = "", "may contain UTF-8 only"
+    if why:
+        raise bad_request(f'Name parameter invalid: "{name}": {why}')
+    return name
 
 
 async def _body(request: web.Request) -> Any:
@@ -124,9 +144,9 @@ async def _body(request: web.Request) -> Any:
         words_of = f"the body is {request.content_type}; only JSON is served"
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words_of)
     try:
-        return json.loads(raw) if raw else None
+        return shape.decoded(raw) if raw else None
     except ValueError as error:
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"the body is no JSON: {error}") from None
+        raise bad_request(f"the body of the request: {error}") from None
 
 
 def access(review: bytes) -> Object:
@@ -145,25 +165,74 @@ def unserved(what: str) -> RefusedError:
     return RefusedError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"flargo.embedded does not serve: {what}")
 
 
-def typed(call: Call, item: Object) -> Object:
-    """The object of a request, which has to be of the kind and in the namespace that the path names."""
-    resource = RESOURCES[call.resource]
+def bad_request(message: str) -> RefusedError:
+    """Refuse with 400."""
+    return RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", message)
+
+
+def number(query: Mapping[str, str], name: str, default: int) -> int:
+    """A whole number, not negative, of a query.
+
+    Raises:
+        RefusedError: 400, it is something else.
+    """
+    value = query.get(name) or ""
+    if value and not re.fullmatch("[0-9]{1,18}", value):
+        raise bad_request(f"{name}: Invalid value: must be a whole number greater than or equal to 0")
+    return int(value) if value else default
+
+
+def typed(call: Call) -> Object:
+    """The object of a request, which has to be of the kind and in the namespace that the path names.
+
+    Raises:
+        RefusedError: it is not, or has not the shape of its kind.
+    """
+    item, resource = body_object(call), RESOURCES[call.resource]
     for name, wanted in (("kind", resource.kind), ("apiVersion", resource.group)):
         if item.get(name, wanted) != wanted:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"{name} is {item[name]!r}, not {wanted!r}")
+            raise bad_request(f"{name} of the object in the body is not {wanted!r}")
+    check(call.resource, item)
     namespace = (item.get("metadata") or {}).get("namespace")
     if namespace not in {None, "", call.namespace}:
-        words_of = f"the namespace of the provided object does not match the namespace sent on the request: {namespace}"
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words_of)
+        message = f"the namespace of the provided object does not match the namespace sent on the request: {namespace}"
+        raise bad_request(message)
     return {"apiVersion": resource.group, "kind": resource.kind, **item}
 
 
 def options(call: Call) -> Object:
-    """With a body, a grace period in the query is ignored."""
-    if call.body:
-        return as_object(call.body)
-    grace = call.request.query.get("gracePeriodSeconds")
-    return {"gracePeriodSeconds": int(grace)} if grace else {}
+    """DeleteOptions: those of the body, or, where it has none, of the query.
+
+    Raises:
+        RefusedError: 400, they are something else.
+    """
+    if call.body is None or call.body == {}:
+        grace = number(call.request.query, "gracePeriodSeconds", -1)
+        return {} if grace < 0 else {"gracePeriodSeconds": grace}
+    return checked_options(call.body)
+
+
+def checked_options(value: Any) -> Object:
+    """DeleteOptions.
+
+    Raises:
+        RefusedError: 400, they are something else.
+    """
+    if found := shape.problem_of_options(value):
+        raise bad_request(f"DeleteOptions: {found}")
+    return as_object(value)
+
+
+def body_object(call: Call) -> Object:
+    """The body, which has to be a JSON object.
+
+    Raises:
+        RefusedError: 400, it is not.
+    """
+    if not isinstance(call.body, dict):
+        raise bad_request(f"the body of the request must be an object of kind {RESOURCES[call.resource].kind}")
+    body: Object = shape.cleaned(call.body)
+    return body
 
 
 def as_object(value: Any) -> Object:

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import logging
+import math
 import shutil
 import sys
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flargo.embedded import argo, kubelet, manifest, mounts, words
+from flargo.embedded import argo, kubelet, manifest, mounts, shape, words
 from flargo.embedded.kubelet import main_of
 from flargo.embedded.logs import Times
 from flargo.embedded.model import OVER, Lags, Node, Object, Policy, Seen, iso, quantity
@@ -20,6 +23,7 @@ COUNTED = {"pods": "pods", "workflows": "count/workflows.argoproj.io"}
 """What a ResourceQuota calls them."""
 TICK = 0.05
 """Seconds between two looks at the processes, while any runs."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Cluster:
         """Why nothing moves any more: a bug of this engine's."""
         self._root, self._clock = root, clock
         self._due: dict[Key, float] = {}
+        self._failed: dict[Key, str] = {}
+        """Objects whose last step failed, and how, as it was logged."""
         self._wake = asyncio.Event()
         store.listeners.append(self._heard)
 
@@ -119,6 +125,8 @@ class Cluster:
                 self.store.remove(Key("events", key.namespace, seen.item["metadata"]["name"]))
         if key.resource in {"pods", "workflows"}:
             self._due.pop(key, None) if change.gone else self._due.update({key: 0.0})
+        if change.gone:
+            self._failed.pop(key, None)
         for owner in meta.get("ownerReferences") or []:
             self._due[Key("workflows", key.namespace, owner["name"])] = 0.0
             self._due[key] = 0.0
@@ -139,19 +147,33 @@ class Cluster:
         return [Key("pods", meta["namespace"], meta["name"]) for meta in found]
 
     def _turn(self, now: float) -> None:
-        looks = {"workflows": self._reconcile, "pods": self._step}
+        retry = self.settings.lags.retry
         for key in [key for key, due in self._due.items() if due <= now]:
             if key.resource == "workflows" and not self.controller_runs:
                 continue
             del self._due[key]
-            self._collect(key)
-            seen = self.store.seen(key)
-            if seen is None:
-                continue
-            look = looks.get(key.resource)
-            wake = look(key, seen, now) if look else None
-            if wake is not None and self._due.get(key, wake) >= wake:
+            try:
+                wake = self._advance(key, now)
+                self._failed.pop(key, None)
+            except Exception as error:  # noqa: BLE001  (one object's trouble must not end what all others are moved by)
+                self._note_failure(key, error)
+                wake = now + retry
+            if wake is not None and math.isfinite(wake) and self._due.get(key, wake) >= wake:
                 self._due[key] = wake
+
+    def _advance(self, key: Key, now: float) -> float | None:
+        """One step of one object; when it is to be looked at again."""
+        self._collect(key)
+        seen = self.store.seen(key)
+        look = {"workflows": self._reconcile, "pods": self._step}.get(key.resource)
+        return look(key, seen, now) if seen is not None and look is not None else None
+
+    def _note_failure(self, key: Key, error: Exception) -> None:
+        failure = cause(error)
+        if self._failed.get(key) != failure:
+            said = "%s %s/%s: a step failed (%s); it is tried again, and other objects go on"
+            _log.error(said, key.resource, key.namespace, key.name, failure)
+        self._failed[key] = failure
 
     def _collect(self, key: Key) -> None:
         """The garbage collector: what is owned by what is not there goes, with its own grace."""
@@ -177,7 +199,7 @@ class Cluster:
             for pod in self.store.select("pods", key.namespace, Selector(f"{manifest.WORKFLOW_LABEL}={key.name}"))
             if any(owner["uid"] == seen.item["metadata"]["uid"] for owner in pod.item["metadata"]["ownerReferences"])
         ]
-        changes = argo.reconcile(argo.Look(seen, pods, self._denied(key, seen.item)), now, self.settings.lags)
+        changes = argo.reconcile(argo.Look(seen, pods, *self._refused(key, seen.item)), now, self.settings.lags)
         if changes.delete:
             self.store.delete(key, {})
             return None
@@ -198,14 +220,17 @@ class Cluster:
         meta = {**workflow["metadata"], "labels": {**(workflow["metadata"].get("labels") or {}), **labels}}
         self.store.replace(key, {**workflow, "metadata": meta, "status": status})
 
-    def _denied(self, key: Key, workflow: Object) -> str:
+    def _refused(self, key: Key, workflow: Object) -> tuple[str, str]:
+        """What the API would have against a Workflow's pod now: why it is forbidden, and why it is invalid."""
         if manifest.problem(workflow):
-            return ""
+            return "", ""
         pod = manifest.pod(workflow)
         pod["metadata"]["namespace"] = key.namespace
+        if found := shape.problem("pods", pod):
+            return "", words.INVALID_OBJECT.format(shape.kind_of("pods"), key.name, found)
         accounts = {seen.item["metadata"]["name"] for seen in self.store.select("serviceaccounts", key.namespace)}
         forbidden = self.denial("pods", pod) or self.over_quota("pods", key.namespace)
-        return kubelet.denied(pod, {*accounts, *self.settings.accounts}, forbidden)
+        return kubelet.denied(pod, {*accounts, *self.settings.accounts}, forbidden), ""
 
     def denial(self, resource: str, item: Object) -> str:
         """What an admission policy has against an object; nothing if none has."""
@@ -216,11 +241,11 @@ class Cluster:
         """Which ResourceQuota does not take one more object; nothing if all do."""
         counted = COUNTED.get(resource)
         for seen in self.store.select("resourcequotas", namespace) if counted else ():
-            most = (seen.item["spec"].get("hard") or {}).get(counted)
+            most = ((seen.item.get("spec") or {}).get("hard") or {}).get(counted)
             living = self.store.select(resource, namespace)
             # A pod that is over does not count; any other object does for as long as it is there.
             used = sum(resource != "pods" or (it.item.get("status") or {}).get("phase") not in OVER for it in living)
-            if most is not None and used >= int(most):
+            if most is not None and used >= quantity(most):
                 return words.QUOTA.format(seen.item["metadata"]["name"], counted, used, most)
         return ""
 
@@ -328,3 +353,9 @@ class Cluster:
             "source": {"component": "kubelet", "host": self.settings.node.name},
         }
         self.store.create("events", meta["namespace"], made)
+
+
+def cause(error: Exception) -> str:
+    """An error's type and place, without its text, which may quote what a client has sent."""
+    places = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(places[-1].filename).name}:{places[-1].lineno}" if places else "unknown"

@@ -210,7 +210,10 @@ def denied(pod: Object, accounts: Collection[str], forbidden: str) -> str:
 
 def _problem(pod: Object) -> str:
     """What of a pod can't be done here: better refused than left out in silence."""
-    spec, container = pod["spec"], main_of(pod)
+    spec = pod["spec"]
+    if MAIN not in {row["name"] for row in spec["containers"]}:
+        return "the pod has none of that name"
+    container = main_of(pod)
     names = [row["name"] for kind in ("containers", "initContainers") for row in spec[kind]]
     volumes = {row["name"]: row for row in spec.get("volumes") or []}
     mounts = {row["mountPath"].rstrip("/"): row["name"] for row in container.get("volumeMounts") or []}
@@ -226,6 +229,7 @@ def _problem(pod: Object) -> str:
         *(name for name, row in volumes.items() if not {"emptyDir", "secret", "persistentVolumeClaim"} & set(row)),
         *(field for field in ("affinity", "resourceClaims") if spec.get(field)),
         *(field for field in ("envFrom", "livenessProbe", "lifecycle", "volumeDevices") if container.get(field)),
+        *(field for field in ("subPathExpr",) for row in container.get("volumeMounts") or [] if row.get(field)),
         *(f"a mount of {name}" for name in mounts.values() if name not in volumes),
         # A claim is a directory of this machine's, into which nothing is put.
         *(f"{path} within a claim" for path in mounts if any(path.startswith(f"{claim}/") for claim in claims)),

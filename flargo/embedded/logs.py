@@ -1,15 +1,18 @@
 """A container's log, as ``pods/log`` tells it."""
 
 import asyncio
+import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from aiohttp import web
 
-from flargo.embedded.model import iso
+from flargo.embedded.calls import bad_request, number
+from flargo.embedded.model import iso, seconds
 
 _PAUSE = 0.1
 _CHUNK = 2**16
@@ -31,16 +34,40 @@ class Times:
         self._known = {key: moment for key, moment in self._known.items() if key[0] != log}
 
 
-async def tail(
-    response: web.StreamResponse, log: Path, query: Mapping[str, str], ended: Callable[[], bool], times: Times
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of a log is asked for."""
+
+    lines: int | None
+    """Its last lines; None: all."""
+    limit: int
+    """Bytes."""
+    since: float
+    """Unix seconds, whole ones, as a kubelet has it from the API server."""
+    follow: bool
+    stamps: bool
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Self:
+        """What a query asks for.
+
+        Raises:
+            RefusedError: 400, it cannot be understood.
+        """
+        try:
+            since = seconds(query["sinceTime"]) // 1 if query.get("sinceTime") else 0.0
+        except (ValueError, OverflowError):
+            raise bad_request("sinceTime: Invalid value: must be a time as RFC 3339 has it") from None
+        lines = number(query, "tailLines", -1)
+        limit = number(query, "limitBytes", 2**62)
+        return cls(lines if lines >= 0 else None, limit, since, _is(query, "follow"), _is(query, "timestamps"))
+
+
+async def tail(response: web.StreamResponse, log: Path, part: Part, ended: Callable[[], bool], times: Times) -> None:
     """Send a log: its last lines, so many bytes, on and on if it is to be followed and has not ended."""
-    most = int(query.get("limitBytes") or 2**62)
-    follow, stamps = _is(query, "follow"), _is(query, "timestamps")
-    # As a kubelet has it from the API server: of whole seconds.
-    since = datetime.fromisoformat(query["sinceTime"]).timestamp() // 1 if query.get("sinceTime") else 0.0
-    with log.open("rb") as file:
-        begin = file.seek(_beginning(log, int(query["tailLines"])) if query.get("tailLines") else 0)
+    most = part.limit
+    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:  # there is none if nothing could be started
+        begin = file.seek(0 if part.lines is None else _beginning(log, part.lines))
         while most > 0:
             over = ended()
             place = file.tell()
@@ -49,12 +76,12 @@ async def tail(
             # A line that is longer than all that is read at once is told in parts: its time only before the first.
             whole = whole or (chunk if len(chunk) == _CHUNK else b"")
             file.seek(place + len(whole))
-            told = b"".join(_told(whole, place, begin, lambda at: times.of(log, at), since, stamps=stamps))
+            told = b"".join(_told(whole, place, begin, lambda at: times.of(log, at), part.since, stamps=part.stamps))
             begin = place + whole.rfind(b"\n") + 1 if b"\n" in whole else begin
             await response.write(told[:most])
             most -= len(told)
             if not whole:
-                if over or not follow:
+                if over or not part.follow:
                     return
                 await asyncio.sleep(_PAUSE)
 

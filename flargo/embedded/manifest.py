@@ -4,6 +4,7 @@ import copy
 import json
 from typing import Any
 
+from flargo.embedded import shape
 from flargo.embedded.model import Object
 
 MAIN, WAIT, INIT = "main", "wait", "init"
@@ -38,7 +39,7 @@ def problem(workflow: Object) -> str:
     if "{{" in json.dumps(spec):
         return "flargo.embedded evaluates no {{expressions}}"
     try:
-        json.loads(template.get("podSpecPatch") or "{}")
+        shape.decoded(template.get("podSpecPatch") or "{}")
     except ValueError as error:
         return f"templates.{entry}.podSpecPatch: {error}"
     return ""
@@ -88,7 +89,7 @@ def pod(workflow: Object) -> Object:
             },
             "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
         },
-        "spec": patched(made, json.loads(template.get("podSpecPatch") or "{}")),
+        "spec": shape.cleaned(patched(made, shape.decoded(template.get("podSpecPatch") or "{}"))),
         "status": {"phase": "Pending"},
     }
 
@@ -105,4 +106,8 @@ def patched(item: Any, patch: Any) -> Any:
 
 
 def _named(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) and "name" in row for row in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in value)
+    )

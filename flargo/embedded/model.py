@@ -1,5 +1,7 @@
 """What the parts share: objects as they are on the wire, with the time of their last change, and seconds as data."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,6 +85,7 @@ def seconds(said: str) -> float:
 
 
 _UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_QUANTITY = re.compile(r"((?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,3})?)([mkKMGTPi]{0,2})")
 _UNITS |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("KMGTP", 1)}
 
 
@@ -93,8 +96,8 @@ def quantity(said: object) -> float:
         ValueError: it is none.
     """
     text = str(said)
-    number = text.rstrip("mkKMGTPi")
-    try:
-        return float(number) * _UNITS[text[len(number) :]]
-    except (KeyError, ValueError):
-        raise ValueError(f"{text!r} is no quantity") from None
+    found = _QUANTITY.fullmatch(text)
+    number = float(found[1]) * _UNITS.get(found[2], math.nan) if found else math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:80]!r} is no quantity")
+    return number

@@ -5,7 +5,9 @@ Errors are Kubernetes' Status objects. Everything but ``/version`` asks for a to
 
 import asyncio
 import base64
+import binascii
 import json
+import logging
 import secrets
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -13,22 +15,25 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from flargo.embedded import kubelet, words
+from flargo.embedded import kubelet, shape, words
 from flargo.embedded.calls import (
     ACCESS,
     RESOURCES,
     VERSION,
     Call,
     access,
-    as_object,
+    bad_request,
+    body_object,
+    checked_options,
     discovery,
+    number,
     options,
     parsed,
     typed,
     unserved,
 )
-from flargo.embedded.cluster import Cluster
-from flargo.embedded.logs import tail
+from flargo.embedded.cluster import Cluster, cause
+from flargo.embedded.logs import Part, tail
 from flargo.embedded.manifest import MAIN
 from flargo.embedded.model import Object
 from flargo.embedded.store import Change, RefusedError, Store
@@ -37,6 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+_log = logging.getLogger(__name__)
+_VERSION_LENGTH = 19
+"""Digits of a resourceVersion, and one more."""
 _MERGE = "application/merge-patch+json"
 _TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105  (a type's name)
 
@@ -74,7 +82,7 @@ class Routes:
     def application(self) -> web.Application:
         """The aiohttp application."""
         made = web.Application(client_max_size=16 * 2**20)
-        made.router.add_route("*", "/{path:.*}", self._serve)
+        made.router.add_route("*", r"/{path:[\s\S]*}", self._serve)
         return made
 
     def end(self) -> None:
@@ -94,20 +102,26 @@ class Routes:
             return web.Response()  # who asked has gone
         except RefusedError as refusal:
             return web.json_response(refusal.status, status=int(refusal.code))
+        except web.HTTPException as error:  # of aiohttp's own, for a body that is too large
+            return _failed(HTTPStatus(error.status), HTTPStatus(error.status).phrase)
+        except Exception as error:  # noqa: BLE001  (whatever a client sends, it is answered)
+            _log.error("a request could not be answered: %s", cause(error))
+            return _failed(HTTPStatus.INTERNAL_SERVER_ERROR, "the request could not be answered")
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        if request.path == "/version":
+        path = request.rel_url.raw_path
+        if path == "/version":
             return web.json_response(VERSION)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or token not in self.tokens:
             raise RefusedError(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
         if self.cluster.problem is not None:
-            words_of = f"flargo.embedded has failed: {self.cluster.problem!r}"
+            words_of = f"flargo.embedded has failed: {cause(self.cluster.problem)}"
             raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", words_of)
-        found = discovery(request.path)
+        found = discovery(path)
         if found is not None:
             return web.json_response(found)
-        if request.method == "POST" and request.path == ACCESS:
+        if request.method == "POST" and path == ACCESS:
             return _answer(access(await request.read()), HTTPStatus.CREATED)
         call = await parsed(request)
         return await self._verbs[f"{call.resource}/{call.sub}" if call.sub else call.verb](call)
@@ -115,12 +129,12 @@ class Routes:
     # --- verbs
 
     async def _create(self, call: Call) -> web.StreamResponse:
-        item = typed(call, as_object(call.body))
+        item = typed(call)
         self._admit(call, item)
         if call.resource == "secrets":
             item = self._filled(item)
         if call.resource == "resourcequotas":
-            item["status"] = {"hard": item["spec"].get("hard") or {}, "used": {}}
+            item["status"] = {"hard": (item.get("spec") or {}).get("hard") or {}, "used": {}}
         return _answer(self.store.create(call.resource, call.namespace, item, dry=call.dry), HTTPStatus.CREATED)
 
     def _admit(self, call: Call, item: Object) -> None:
@@ -143,10 +157,10 @@ class Routes:
         items = [row.item for row in seen]
         version, after = str(self.store.version), ""
         if query.get("continue"):
-            version, after = json.loads(base64.urlsafe_b64decode(query["continue"]))
+            version, after = _continued(query["continue"])
             self.store.since(int(version), call.resource)
         items = [item for item in items if _place(item) > after]
-        limit = int(query.get("limit") or 0)
+        limit = number(query, "limit", 0)
         meta: Object = {"resourceVersion": version}
         if limit and len(items) > limit:
             rest = json.dumps([version, _place(items[limit - 1])]).encode()
@@ -158,10 +172,12 @@ class Routes:
     async def _patch(self, call: Call) -> web.StreamResponse:
         if call.request.content_type != _MERGE:
             raise unserved(f"patch as {call.request.content_type}")
-        return _answer(self.store.merge(call.key, as_object(call.body), dry=call.dry))
+        if not isinstance(call.body, dict):
+            raise bad_request("the body of a merge patch must be an object")
+        return _answer(self.store.merge(call.key, call.body, dry=call.dry))
 
     async def _update(self, call: Call) -> web.StreamResponse:
-        item = typed(call, as_object(call.body))
+        item = typed(call)
         if item.get("metadata", {}).get("name") != call.name:
             raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", "the name of the object does not match the URL's")
         return _answer(self.store.replace(call.key, self._filled(item), dry=call.dry))
@@ -179,12 +195,13 @@ class Routes:
     async def _watch(self, call: Call) -> web.StreamResponse:
         query, selects = call.request.query, call.selector
         loop = asyncio.get_running_loop()
-        end = loop.time() + float(query.get("timeoutSeconds") or 1800)
+        # All of the query before the answer begins: it cannot be refused afterwards.
+        end = loop.time() + number(query, "timeoutSeconds", 1800)
+        since = number(query, "resourceVersion", 0)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(call.request)
-        said = query.get("resourceVersion") or "0"
-        version = int(said) if said != "0" else self.store.version
-        first = self.store.select(call.resource, call.namespace, selects) if said == "0" else []
+        version = since or self.store.version
+        first = [] if since else self.store.select(call.resource, call.namespace, selects)
         lines = [{"type": "ADDED", "object": seen.item} for seen in first]
         bookmarks = query.get("allowWatchBookmarks") in {"1", "true"}
         bookmark_at = loop.time() + self.bookmark
@@ -221,6 +238,7 @@ class Routes:
             why = (state.get("waiting") or {}).get("reason", "ContainerCreating")
             said = words.WAITING_TO_START.format(name, call.name, why)
             raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", said)
+        part = Part.of(query)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(call.request)
         if name != MAIN:
@@ -231,19 +249,20 @@ class Routes:
             now = kubelet.state(seen.item, name) if seen else {}
             return self._ending or "running" not in now
 
-        await tail(response, self.cluster.log(pod), query, ended, self.cluster.times)
+        await tail(response, self.cluster.log(pod), part, ended, self.cluster.times)
         return response
 
     async def _evict(self, call: Call) -> web.StreamResponse:
-        self.cluster.evict(call.key, as_object(as_object(call.body).get("deleteOptions")))
+        self.cluster.evict(call.key, checked_options(body_object(call).get("deleteOptions", {})))
         return _answer({"kind": "Status", "apiVersion": "v1", "status": "Success"}, HTTPStatus.CREATED)
 
     async def _token(self, call: Call) -> web.StreamResponse:
         if call.name not in self.cluster.settings.accounts:
             self.store.get(call.key)
+        review = body_object(call)
         made = secrets.token_urlsafe(32)
         self.tokens.add(made)
-        return _answer({**as_object(call.body), "status": {"token": made}}, HTTPStatus.CREATED)
+        return _answer({**review, "status": {"token": made}}, HTTPStatus.CREATED)
 
     def _filled(self, item: Object) -> Object:
         """A Secret as it is stored: with stringData in data, and an account's token where it is to hold one."""
@@ -252,6 +271,22 @@ class Routes:
             plain = {"token": secrets.token_urlsafe(32), **plain}
         coded = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
         return {**item, "data": {**(item.get("data") or {}), **coded}} if coded else item
+
+
+def _failed(code: HTTPStatus, message: str) -> web.Response:
+    refusal = RefusedError(code, code.phrase.replace(" ", ""), message)
+    return web.json_response(refusal.status, status=int(code))
+
+
+def _continued(token: str) -> tuple[str, str]:
+    """The version of a list's first page, and the last object of the page before."""
+    try:
+        version, after = shape.decoded(base64.urlsafe_b64decode(token))
+        if isinstance(after, str) and version.isascii() and version.isdigit() and len(version) < _VERSION_LENGTH:
+            return version, after
+    except (binascii.Error, ValueError, TypeError, AttributeError):
+        pass
+    raise bad_request("continue key is not valid")
 
 
 def _place(item: Object) -> str:

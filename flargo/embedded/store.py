@@ -3,7 +3,6 @@
 Not safe for threads: all of it happens on the event loop.
 """
 
-import copy
 import re
 import secrets
 import uuid
@@ -13,8 +12,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from flargo.embedded import shape, words
 from flargo.embedded.model import GRACE, OVER, Object, Seen, iso
 
+_OF_DELETION = ("deletionTimestamp", "deletionGracePeriodSeconds")
+_MAX_GRACE = 10**9
+"""Seconds: thirty years, within what a time can be written for."""
 WINDOW = 10_000
 """Changes that are kept for watches; who asks for older ones gets 410."""
 
@@ -32,6 +35,23 @@ class RefusedError(Exception):
         """The answer's body."""
         said = {"status": "Failure", "message": self.message, "reason": self.reason, "code": int(self.code)}
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **said}
+
+
+def check(resource: str, item: Any) -> None:
+    """Check an object's shape.
+
+    Raises:
+        RefusedError: 400 where Kubernetes could not decode it, which is what it says of a wrong type in a type of its
+            own; else 422.
+    """
+    found = shape.problem(resource, item)
+    if found is None:
+        return
+    kind = shape.kind_of(resource)
+    if found.is_type and (resource != "workflows" or found.path.startswith("metadata")):
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words.UNDECODED.format(kind, found))
+    name = (item.get("metadata") or {}).get("name", "")
+    raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", words.INVALID_OBJECT.format(kind, name, found))
 
 
 class Key(NamedTuple):
@@ -144,9 +164,17 @@ class Store:
     # --- writing
 
     def create(self, resource: str, namespace: str, item: Object, *, dry: bool = False) -> Object:
-        """Store a new object."""
-        made = copy.deepcopy(item)
+        """Store a new object.
+
+        Raises:
+            RefusedError: it has not the shape of its kind, or its name is taken.
+        """
+        made = shape.cleaned(item)
+        check(resource, made)
+        check(resource, {"metadata": {"namespace": namespace}})
         meta = made.setdefault("metadata", {})
+        for field in _OF_DELETION:
+            meta.pop(field, None)
         if not meta.get("name"):
             if not meta.get("generateName"):
                 words = "name or generateName is required"
@@ -165,12 +193,16 @@ class Store:
 
     def replace(self, key: Key, item: Object, *, dry: bool = False) -> Object:
         """Store an object in the place of its older version: of the one it names, where it names one."""
-        made = copy.deepcopy(item)
+        made = shape.cleaned(item)
+        check(key.resource, made)
         return self._change(key, made, made.get("metadata") or {}, dry=dry)
 
     def merge(self, key: Key, patch: Object, *, dry: bool = False) -> Object:
         """Apply a JSON merge patch (RFC 7386)."""
-        return self._change(key, merged(self.get(key), patch), patch.get("metadata") or {}, dry=dry)
+        made = shape.cleaned(merged(self.get(key), patch))
+        # Of the outcome: a patch may hold a null where the object must hold something else.
+        check(key.resource, made)
+        return self._change(key, made, patch.get("metadata") or {}, dry=dry)
 
     def delete(self, key: Key, options: Mapping[str, Any], *, dry: bool = False) -> Object:
         """Begin to delete an object. A pod on a node gets its grace, and the kubelet removes it; others go at once."""
@@ -208,9 +240,9 @@ class Store:
                 words = "the object has been modified; please apply your changes to the latest version and try again"
                 said = f'Operation cannot be fulfilled on {key.resource} "{key.name}": {words}'
                 raise RefusedError(HTTPStatus.CONFLICT, "Conflict", said)
-        fixed = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
-        kept = {field: had[field] for field in (*fixed, "resourceVersion", "generation") if field in had}
-        made["metadata"] = {**(made.get("metadata") or {}), **kept}
+        fixed = ("name", "namespace", "uid", "creationTimestamp", *_OF_DELETION, "resourceVersion", "generation")
+        free = {field: value for field, value in (made.get("metadata") or {}).items() if field not in fixed}
+        made["metadata"] = {**free, **{field: had[field] for field in fixed if field in had}}
         return self._put(key, made, dry=dry)
 
     def _put(self, key: Key, made: Object, *, dry: bool = False) -> Object:
@@ -235,7 +267,7 @@ class Store:
 def merged(item: Any, patch: Any) -> Any:
     """A JSON merge patch's outcome; neither of both is changed."""
     if not isinstance(patch, Mapping):
-        return copy.deepcopy(patch)
+        return shape.cleaned(patch)
     made = dict(item) if isinstance(item, Mapping) else {}
     for key, value in patch.items():
         if value is None:
@@ -250,8 +282,9 @@ def _grace(key: Key, item: Object, options: Mapping[str, Any]) -> int:
     spec, phase = item.get("spec") or {}, (item.get("status") or {}).get("phase")
     if key.resource != "pods" or not spec.get("nodeName") or phase in OVER:
         return 0
-    said = options.get("gracePeriodSeconds")
-    return int(said if said is not None else spec.get("terminationGracePeriodSeconds", GRACE))
+    wanted = options.get("gracePeriodSeconds")
+    grace = int(wanted if wanted is not None else spec.get("terminationGracePeriodSeconds", GRACE))
+    return 1 if grace < 0 else min(grace, _MAX_GRACE)
 
 
 def _at(item: Object, path: str) -> Any:

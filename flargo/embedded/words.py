@@ -14,6 +14,8 @@ NO_ACCOUNT = 'error looking up service account {namespace}/{name}: serviceaccoun
 POD_SECURITY = 'violates PodSecurity "restricted:latest": host namespaces ({}=true)'
 QUOTA = "exceeded quota: {0}, requested: {1}=1, used: {1}={2}, limited: {1}={3}"
 POLICY = "ValidatingAdmissionPolicy '{0}' with binding '{0}' denied request: {1}"
+INVALID_OBJECT = '{} "{}" is invalid: {}'
+UNDECODED = "{0} cannot be handled as a {0}: {1}"
 OBJECT_FORBIDDEN = '{} "{}" is forbidden: {}'
 EXECUTOR = (
     'workflowtaskresults.argoproj.io is forbidden: User "system:serviceaccount:{namespace}:{name}" cannot create '

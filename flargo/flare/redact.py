@@ -21,6 +21,8 @@ LOGGERS: Final = (
     "flargo.cluster.watch",
     "flargo.control.loop",
     "flargo.control.unreadable",
+    "flargo.embedded.cluster",
+    "flargo.embedded.routes",
     "flargo.flare.hold",
     "flargo.flare.launcher",
     "flargo.flare.outcome",
