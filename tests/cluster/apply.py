@@ -12,6 +12,10 @@ from tests.cluster import parts, pki, sandbox, state
 
 HERE = Path(__file__).parent
 DEPLOY = HERE.parent.parent / "deploy"
+PARENTS = ("nvflare-server", "site-1", "site-2")
+"""The accounts of the parents of docs/install.md."""
+POWERLESS = "flargo-powerless"
+"""An account that a test takes for the executor's, and that may not report."""
 
 
 def everything(namespace: str) -> None:
@@ -26,9 +30,36 @@ def everything(namespace: str) -> None:
     kubectl("apply", "--filename=-", document=restricted(namespace))
     for folder in (DEPLOY, HERE / "argo"):
         kubectl("apply", "--kustomize", overlay(folder, namespace))
+    kubectl("apply", "--filename=-", document=admission_policy(namespace))
     kubectl("apply", f"--filename={HERE / 'dns.yaml'}")
     write_kubeconfig(namespace, "flargo-launcher", state.LAUNCHER)
     write_kubeconfig(namespace, "argo", state.ARGO)
+
+
+def admission_policy(namespace: str) -> dict[str, Any]:
+    """deploy/admission-policy.yaml, fitted to the tests as its comments tell a site to, so that all of them obey it."""
+    return fitted(
+        "flargo-launcher",
+        [f"system:serviceaccount:{namespace}:{name}" for name in ("flargo-launcher", *PARENTS)],
+        jobAccounts=["flargo-job", *(f"{name}-flargo-job" for name in PARENTS)],
+        executorAccounts=["flargo-executor", POWERLESS, *(f"{name}-flargo-executor" for name in PARENTS)],
+        # Tests hand Pod Security what it has to refuse.
+        nodeAccess=True,
+    )
+
+
+def fitted(name: str, launchers: list[str], **variables: Any) -> dict[str, Any]:
+    """deploy/admission-policy.yaml as a List: by another name, for these users, with other values of its variables."""
+    policy, binding = yaml.safe_load_all((DEPLOY / "admission-policy.yaml").read_text())
+    for each in (policy, binding):
+        each["metadata"]["name"] = name
+    binding["spec"]["policyName"] = name
+    (condition,) = policy["spec"]["matchConditions"]
+    condition["expression"] = f"request.userInfo.username in {json.dumps(launchers)}"
+    rows = {row["name"]: row for row in policy["spec"]["variables"]}
+    for variable, value in variables.items():
+        rows[variable]["expression"] = json.dumps(value)
+    return {"apiVersion": "v1", "kind": "List", "items": [policy, binding]}
 
 
 def restricted(namespace: str) -> dict[str, Any]:

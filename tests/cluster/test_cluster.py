@@ -41,7 +41,7 @@ def can(kubeconfig: Path, namespace: str, verb: str, resource: str) -> bool:
 
 
 def workflow(image: str) -> dict[str, Any]:
-    """One step that "restricted" allows, whose container has no token."""
+    """One step that "restricted" allows, whose container has no token; of the form that a launcher may create."""
     patch = {"containers": [{"name": "wait", "securityContext": RESTRICTED}]}
     patch["initContainers"] = [{"name": "init", "securityContext": RESTRICTED}]
     main = {
@@ -50,23 +50,29 @@ def workflow(image: str) -> dict[str, Any]:
         "command": ["python", "-c", "import nvflare, numpy; print('versions', nvflare.__version__, numpy.__version__)"],
         "securityContext": RESTRICTED,
     }
-    spec = {
-        "entrypoint": "step",
-        "serviceAccountName": "flargo-job",
-        "automountServiceAccountToken": False,
-        "executor": {"serviceAccountName": "flargo-executor"},
+    managed = {"app.kubernetes.io/managed-by": "flargo"}
+    template = {
+        "name": "job",
+        "metadata": {"labels": managed},
+        "container": main,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 1000,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "podSpecPatch": json.dumps(patch),
-        "templates": [{"name": "step", "container": main}],
+    }
+    spec = {
+        "entrypoint": "job",
+        "serviceAccountName": "flargo-job",
+        "automountServiceAccountToken": False,
+        "executor": {"serviceAccountName": "flargo-executor"},
+        "templates": [template],
     }
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
-        "metadata": {"generateName": "smoke-"},
+        "metadata": {"generateName": "smoke-", "labels": managed},
         "spec": spec,
     }
 

@@ -20,6 +20,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
+from tests.cluster.apply import POWERLESS
 from tests.cluster.scenarios import Scenarios, Together
 from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, of_template
 from tests.cluster.wire import Match, Wire
@@ -232,7 +233,7 @@ def is_to_go(job: Job) -> bool:
 @scenario
 def executor_without_rights_does_not_spoil_a_success(world: World) -> None:
     """Argo then says Error, though the program has done its work."""
-    meta = {"name": "flargo-powerless", "namespace": world.place.namespace}
+    meta = {"name": POWERLESS, "namespace": world.place.namespace}
     token = {
         "name": f"{meta['name']}.service-account-token",
         "namespace": meta["namespace"],

@@ -1,14 +1,19 @@
 """What people apply fits what flargo makes."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from flargo.control.submit import DIGEST
+from flargo.doctor import probe
+from flargo.job import names
 from flargo.job.settings import settings
-from flargo.terms import Label
+from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Goes
+from flargo.terms import Annotation, Label
 from tests.cluster import versions
 from tests.docs import ROOT
 from tests.unit.launches import planned, step_of
@@ -70,9 +75,95 @@ def test_the_columns_of_argos_ui_show_what_every_workflow_has() -> None:
 
 def test_kustomize_applies_all_but_the_examples() -> None:
     (kustomization,) = (yaml.safe_load(file.read_text()) for file in (ROOT / "deploy").glob("kustomization.yaml"))
-    examples = {"controller.yaml", "network-policy.yaml", "queue.yaml"}
+    examples = {"admission-policy.yaml", "controller.yaml", "network-policy.yaml", "queue.yaml"}
     others = {file.name for file in (ROOT / "deploy").glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == others - examples
+
+
+def admission() -> tuple[dict[str, str], str]:
+    """The policy's variables by name, and all of its validations' text."""
+    (policy,) = documents("ValidatingAdmissionPolicy").values()
+    spec = policy["spec"]
+    variables = {row["name"]: row["expression"] for row in spec["variables"]}
+    return variables, "\n".join(row["expression"] for row in spec["validations"])
+
+
+def listed(text: str, pattern: str) -> set[str]:
+    """The strings of the list that follows a pattern, which is in the text once."""
+    (found,) = re.findall(rf"{pattern} ?\[([^]]*)\]", text)
+    return set(re.findall(r"'([^']*)'", found))
+
+
+def test_the_admission_policy_is_bound_and_its_launcher_is_the_one_of_deploy() -> None:
+    (policy,) = documents("ValidatingAdmissionPolicy").values()
+    (binding,) = documents("ValidatingAdmissionPolicyBinding").values()
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert binding["spec"]["validationActions"] == ["Deny"]
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    (namespace,) = (
+        yaml.safe_load(file.read_text())["namespace"] for file in (ROOT / "deploy").glob("kustomization.yaml")
+    )
+    (condition,) = policy["spec"]["matchConditions"]
+    assert f"'system:serviceaccount:{namespace}:flargo-launcher'" in condition["expression"]
+    assert "flargo-launcher" in documents("ServiceAccount")
+    written = {
+        (group, resource)
+        for rule in documents("Role")["flargo-launcher"]["rules"]
+        if {"create", "update", "patch", "delete"} & set(rule["verbs"])
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    matched = {
+        (group, resource)
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert matched == written, "whatever the Role lets a launcher write is looked at"
+    assert all(
+        rule["operations"] == ["CREATE", "UPDATE", "DELETE"]
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]
+    )
+    assert all(row["message"].startswith("flargo: ") for row in policy["spec"]["validations"])
+
+
+def test_the_admission_policys_words_are_the_codes() -> None:
+    variables, text = admission()
+    argo = settings().argo
+    assert variables["jobAccounts"] == f"['{argo.service_account}']"
+    assert variables["executorAccounts"] == f"['{argo.executor_service_account}']"
+    assert variables["nodeAccess"] == "false"
+    assert variables["isFlargos"].count(f"labels['{Label.MANAGED_BY}'].orValue('') == '{names.MANAGER}'") == 2
+    assert f"template.?metadata.?labels['{Label.MANAGED_BY}'].orValue('') == '{names.MANAGER}'" in text
+    assert f"variables.template.?name.orValue('') == '{TEMPLATE}'" in text
+    assert f"variables.spec.?entrypoint.orValue('') == '{TEMPLATE}'" in text
+    notes = {Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL}
+    assert listed(text, r"variables\.annotations\.all\(key, key in") == {each.value for each in notes}
+    assert f"key == '{DIGEST}'" in text
+    prefixes = set(re.findall(r"metadata\.name\.startsWith\('([^']*)'\)", text))
+    made = names.startup_secret("site", "f"), names.credentials_secret("pod", "a")
+    assert {next(each for each in prefixes if name.startswith(each)) for name in made} == prefixes
+    probed = probe.workflow("flargo-doctor-x", "n", None, 1.0)
+    assert f"labels['{probe.LABEL}'].orValue('') == 'probe'" in variables["isProbe"]
+    assert "name.startsWith('flargo-doctor-')" in variables["isProbe"]
+    assert listed(text, r"isProbe\) \|\| \(variables\.spec\.all\(field, field in") == set(probed["spec"])
+
+
+def test_the_admission_policys_fields_are_those_that_flargo_sets() -> None:
+    _, text = admission()
+
+    def places(table: Mapping[str, Goes], goes: Goes) -> set[str]:
+        return {field for field, place in table.items() if place is goes}
+
+    def allowed(place: str) -> set[str]:
+        return listed(text, rf"isNewJob \|\| {place}\.all\([^[]*field in")
+
+    of_flargo = {"entrypoint", "suspend", "templates", "executor", "ttlStrategy"}
+    assert allowed(r"variables\.spec") == places(POD_FIELDS, Goes.SPEC) | of_flargo
+    own = {"name", "metadata", "container", "sidecars", "podSpecPatch", "synchronization"}
+    assert allowed(r"variables\.template") == places(POD_FIELDS, Goes.TEMPLATE) | own
+    assert allowed(r"variables\.containers") == places(CONTAINER_FIELDS, Goes.TEMPLATE)
+    assert text.count("['suspend', 'shutdown']") == 2
 
 
 IMAGES = ROOT / "deploy" / "images"
