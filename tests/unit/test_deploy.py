@@ -13,7 +13,7 @@ from flargo.doctor import probe
 from flargo.job import names
 from flargo.job.settings import settings
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Goes
-from flargo.terms import Annotation, Label
+from flargo.terms import MANAGER, Annotation, Label
 from tests.cluster import versions
 from tests.docs import ROOT
 from tests.unit.launches import planned, step_of
@@ -133,8 +133,8 @@ def test_the_admission_policys_words_are_the_codes() -> None:
     assert variables["jobAccounts"] == f"['{argo.service_account}']"
     assert variables["executorAccounts"] == f"['{argo.executor_service_account}']"
     assert variables["nodeAccess"] == "false"
-    assert variables["isFlargos"].count(f"labels['{Label.MANAGED_BY}'].orValue('') == '{names.MANAGER}'") == 2
-    assert f"template.?metadata.?labels['{Label.MANAGED_BY}'].orValue('') == '{names.MANAGER}'" in text
+    assert variables["isFlargos"].count(f"labels['{Label.MANAGED_BY}'].orValue('') == '{MANAGER}'") == 2
+    assert f"template.?metadata.?labels['{Label.MANAGED_BY}'].orValue('') == '{MANAGER}'" in text
     assert f"variables.template.?name.orValue('') == '{TEMPLATE}'" in text
     assert f"variables.spec.?entrypoint.orValue('') == '{TEMPLATE}'" in text
     notes = {Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL}
