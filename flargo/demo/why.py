@@ -1,13 +1,19 @@
 """Why a job failed, in one sentence: from what the parents, and the job's own processes, have written. Pure."""
 
+import itertools
 import re
+import string
 from collections.abc import Mapping
 
 from flargo.status.reasons import Reason
 
 _TOLD = re.compile(r"job \S+ at (?P<site>\S+): (?P<reason>[A-Z_]+) \((?P<code>\d+)\): (?P<said>.*)")
 """What flargo.flare.outcome logs of a job's end."""
-_ERROR = re.compile(r"\b(\w+\.)*[A-Z]\w*(Error|Exception)\b: \S.*")
+_ERROR = re.compile(r"(Error|Exception): (?=\S)")
+_NAME_LENGTH = 200
+"""Characters of an exception's name, with its modules, at most."""
+_NO_NAME = re.compile(r"[^\w.]")
+_LINE_FEED = "\n"
 _CONSEQUENCES = frozenset({Reason.ABORTED.name, Reason.CLEANED_UP.name, Reason.SUCCEEDED.name})
 """Ends that follow from somebody else's."""
 _PROGRAMS = frozenset({Reason.PROGRAM_FAILED.name, Reason.PROGRAM_REPORTED.name})
@@ -38,5 +44,13 @@ def why(status: str, parents: Mapping[str, str], jobs: Mapping[str, str]) -> str
 
 def first_error(log: str) -> str:
     """The first exception that a log tells of by name and message; nothing if there is none."""
-    found = _ERROR.search(log)
-    return found[0].strip() if found else ""
+    after = 0
+    for found in _ERROR.finditer(log):
+        words = log[max(after, found.start() - _NAME_LENGTH) : found.end(1)]
+        after = found.end()
+        *modules, own = _NO_NAME.split(words)[-1].split(".")
+        if own[0] in string.ascii_uppercase and len(own) > len(found[1]):
+            known = itertools.takewhile(bool, reversed(modules))
+            name = ".".join([*reversed([*known]), own])
+            return f"{name}{log[found.end(1) :].partition(_LINE_FEED)[0]}".strip()
+    return ""

@@ -1,8 +1,11 @@
 """What the demo tells of a job, from the objects, statuses and logs that it is told of."""
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flargo.demo.progress import Party, Round, Seen, news, parties, rounds
 from flargo.demo.why import first_error, why
@@ -122,3 +125,19 @@ def test_without_any_word_flares_status_is_told() -> None:
 @pytest.mark.parametrize("stage", Stage, ids=lambda stage: stage.name)
 def test_every_stage_has_words_for_people(stage: Stage) -> None:
     assert Party("site-1", stage=stage).words
+
+
+RAISED = re.compile(r"\b(\w+\.)*[A-Z]\w*(Error|Exception)\b: \S.*")
+WORDS = st.sampled_from(["a", "B", ".", "..", "Error", "Exception", ": ", ":", " ", "\n", "_", "x.y.ZError: w", "é"])
+
+
+@given(st.lists(WORDS, max_size=12).map("".join))
+def test_the_first_error_is_the_first_name_of_one_with_a_message(log: str) -> None:
+    found = RAISED.search(log)
+    assert first_error(log) == (found[0].strip() if found else "")
+
+
+@pytest.mark.parametrize("part", ["a.", "Error: x", "a.Error: x", "AErrorError.", "xError: y "])
+def test_a_long_log_that_almost_tells_of_an_error_is_little_work(part: str) -> None:
+    """With a search from each word to the end, a megabyte of it takes hours."""
+    assert first_error(part * (1_000_000 // len(part))) == ""
