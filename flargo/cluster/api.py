@@ -432,7 +432,7 @@ def _checked_url(host: str, to: Target) -> str:
     return f"{host}{to.url}"
 
 
-class TooLongError(ValueError):
+class TooLongError(OwnError, ValueError):
     """An answer, or an event of a watch, that is longer than any that an API server sends."""
 
 

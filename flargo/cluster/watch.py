@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
-from flargo.cluster.api import Api, Kind
+from flargo.cluster.api import MAX_MESSAGE, Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.failures import describe
 from flargo.terms import Object
@@ -118,7 +118,7 @@ class Watch:
         """The Status object with which the API server ends a stream."""
         code = status.get("code")
         known = code if isinstance(code, int) and code in set(HTTPStatus) else 0
-        reason, message = (str(status.get(key) or "") for key in ("reason", "message"))
+        reason, message = (str(status.get(key) or "")[:MAX_MESSAGE] for key in ("reason", "message"))
         return ApiError("watch", self.kind.value[1], known, reason, message)
 
 
