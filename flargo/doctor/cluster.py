@@ -203,7 +203,7 @@ def _versions(facts: Facts) -> Iterator[tuple[str, tuple[int, int]]]:
             image = str(container.get("image"))
             found = _VERSION.search(image)
             if found and "workflow-controller" in f"{image} {container.get('name')}":
-                yield f"{found[0][1:]} in namespace {pod['metadata']['namespace']}", (int(found[1]), int(found[2]))
+                yield f"{found[0][1:]} in namespace {pod['metadata'].get('namespace')}", (int(found[1]), int(found[2]))
 
 
 def _others(facts: Facts) -> str:

@@ -107,7 +107,8 @@ class Doctor:
 
     def _settings(self, controllers: Answer, trusted: Iterable[str]) -> dict[str, Answer]:
         """The controllers' ConfigMaps; where no controller is in sight, those of the usual places that are there."""
-        named = {pod["metadata"]["namespace"]: _config_map(pod) for pod in controllers.body.get("items") or []}
+        pods = controllers.body.get("items") or []
+        named = {where: _config_map(pod) for pod in pods if (where := pod["metadata"].get("namespace"))}
         places = {where: name for where, name in named.items() if _is_name(checks.object_name, name)}
         guesses = {} if places else dict.fromkeys(trusted, CONFIG_MAP)
         found = {
