@@ -105,13 +105,22 @@ class Up:
     """FLARE's, of the admin."""
 
 
+@contextlib.contextmanager
+def _silent_logging() -> Iterator[None]:
+    """FLARE's library speaks through logging, of which people need nothing here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def run(options: Options, screen: Screen) -> int:
     """Run the demo; returns the exit code: 0 done, 1 it failed, 128 + N ended by signal N."""
-    # FLARE's library speaks through logging, of which people need nothing here.
-    logging.disable(logging.CRITICAL)
     left: list[str] = []
     kept = ""
-    with Signals() as signals:
+    with Signals() as signals, _silent_logging():
         stack = contextlib.ExitStack()
         try:
             root = stack.enter_context(_folder(options))

@@ -28,7 +28,6 @@ from flargo.job.checks import MISSING, Refused, Shown
 from flargo.job.documents import DocumentError
 from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
-from flargo.job.site_errors import Place, SiteFileError
 from flargo.job.trust import JOB_META, JOB_SPEC
 from flargo.parsing import is_attempt
 from flargo.terms import Launch, Object, Parent, Role, SecretData
@@ -376,8 +375,8 @@ def _study(asked: _Asked, settings: Settings) -> Study:
 def _loaded(load: Callable[[str | None, str | None], Study], file: str | None, study: str | None) -> Study:
     try:
         return load(file, study)
-    except DocumentError as error:
-        raise SiteFileError(Place(error.field), f"{error.allowed} (it is {error.value})") from None
+    except DocumentError:
+        raise  # an error that carries no value
     except Exception as error:  # noqa: BLE001  (nvflare looks into whatever shape the file has)
         raise study_file_error(str(file), error) from None
 

@@ -276,7 +276,7 @@ def test_no_line_of_a_file_that_is_no_yaml_is_told(site: Site, file: str, text: 
     (site.root / "local" / f"{file}.yaml").write_text(text)
     told = site.launch()
     assert "Mark3r" not in told
-    assert "it is unreadable" in told
+    assert "is unreadable: allowed is YAML" in told
 
 
 @pytest.mark.parametrize("file", ["study_runtime", "study_data", "pod"])
