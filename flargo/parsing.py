@@ -5,9 +5,12 @@ Python's own ``str.isdigit``, ``int`` and ``float`` take more than ASCII ("²", 
 on foreign text.
 """
 
+import json
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 # Kubernetes: pkg/util/validation of k8s.io/apimachinery.
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -15,6 +18,10 @@ DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*
 MAX_SUBDOMAIN_LENGTH = 253
 MAX_WHOLE_NUMBER = 2**63 - 1
 """Go's largest int64: the largest number that a Kubernetes object can hold."""
+MAX_DEPTH = 200
+"""Lists and mappings inside each other that are read of an answer: Python's own parser ends at about a thousand, and
+nothing that flargo looks at lies as deep."""
+_JSON_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 _MAX_DIGITS = 19
 _MAX_DATE_LENGTH = 64
 _ATTEMPT = re.compile(r"[a-z0-9]{1,20}")
@@ -59,3 +66,31 @@ def http_date(text: str) -> datetime | None:
     except (ValueError, TypeError, IndexError, OverflowError):  # email.utils raises each of them for some text
         return None
     return moment if moment.tzinfo is not None else None
+
+
+def load_json(content: bytes) -> Any:
+    """Parse JSON of the cluster. What is nested too deeply counts as null: one such object must not hide the others.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        return json.loads(b"".join(_without_depths(content)))
+
+
+def _without_depths(content: bytes) -> Iterator[bytes]:
+    """JSON without the parts that are nested too deeply, in linear time."""
+    depth = begin = 0
+    for mark in _JSON_MARKS.finditer(content):
+        if mark[0] in b"[{":
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                yield content[begin : mark.start()]
+                yield b"null"
+        elif mark[0] in b"]}":
+            depth -= 1
+            if depth == MAX_DEPTH:
+                begin = mark.end()
+    yield content[begin:] if depth <= MAX_DEPTH else b""

@@ -46,7 +46,7 @@ def sweep(
     age = _age(older_than)
     api = connected(**where)
     found = _present(api, _found(api, selector(site, federation), age))
-    done = [(each, "" if dry_run else _delete(api, each, uid)) for each, uid in found]
+    done = [(each, problem if dry_run else _delete(api, each, uid, problem)) for each, uid, problem in found]
     if as_json:
         data_json([_plain(each, problem, dry_run=dry_run) for each, problem in done])
     else:
@@ -75,26 +75,31 @@ def _found(api: Api, labels: str, age: timedelta | None) -> list[Sweepable]:
     return sweepable(parts(workflows, pods, UnreadableLog()), pods, api.time(), age)
 
 
-def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid]]:
-    """Those that are there, each with its uid. A Secret counts if flargo made it for that very Workflow."""
-    there = []
+def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid | None, str]]:
+    """Those that are there, each with its uid, or with why it could not be looked at; that holds up no other one.
+
+    A Secret counts if flargo made it for that very Workflow.
+    """
+    there: list[tuple[Sweepable, Uid | None, str]] = []
     for each in found:
         if each.uid is not None:
-            there.append((each, each.uid))
+            there.append((each, each.uid, ""))
             continue
         try:
             meta = api.metadata(each.kind, each.name)
         except ApiError as error:
-            if not error.gone:
-                raise
+            if not (error.gone or error.impossible):
+                there.append((each, None, refusal(error)))
             continue
         if is_credentials_of(meta, each.part.workflow.name, each.part.workflow.uid):
-            there.append((each, uid_of({"metadata": meta})))
+            there.append((each, uid_of({"metadata": meta}), ""))
     return there
 
 
-def _delete(api: Api, each: Sweepable, uid: Uid) -> str:
+def _delete(api: Api, each: Sweepable, uid: Uid | None, problem: str) -> str:
     """Delete that very object; what is in the way, if something is."""
+    if uid is None:
+        return problem
     try:
         api.delete(each.kind, each.name, uid, each.grace)
     except ApiError as error:

@@ -4,14 +4,11 @@ import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from flargo.cluster.errors import INVALID_TARGET
 from flargo.terms import Object
 
 _NO_RIGHT = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>[a-z]+) (resource|path) "(?P<what>[^"]*)"')
 """How the API server says that somebody lacks a right (apiserver's forbiddenMessage); admission speaks otherwise."""
-
-
-INVALID_TARGET = "InvalidTarget"
-"""The reason of an answer that flargo gave itself: the name is none that Kubernetes has, so nothing was asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 
 from flargo.cluster import target
-from flargo.cluster.errors import ApiError
+from flargo.cluster.errors import INVALID_TARGET, ApiError
 from flargo.cluster.failures import OwnError, describe
 from flargo.cluster.target import InvalidTargetError, Target
-from flargo.parsing import http_date, whole_number
+from flargo.parsing import http_date, is_uid, load_json, whole_number
 from flargo.terms import Object, Uid
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ class Api:
 
     def delete(self, kind: Kind, name: str, uid: Uid, grace: int | None = None) -> None:
         """Delete the object that has this name and this uid, with that many seconds of grace."""
+        if not is_uid(uid):
+            message = "no usable uid: another object of that name could be deleted"
+            raise ApiError("delete", f"{kind.value[1]} {name}", HTTPStatus.BAD_REQUEST, INVALID_TARGET, message)
         # A grace period in the query is ignored once there is a body.
         body: Object = {
             "apiVersion": "v1",
@@ -179,7 +182,7 @@ class Api:
         with closing(response):
             try:
                 for line in _lines(response):
-                    yield json.loads(line)
+                    yield load_json(line)
             except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
                 raise ApiError("watch", kind.value[1], 0, message=describe(error)) from error
             finally:
@@ -258,7 +261,7 @@ class Api:
             )
         except InvalidTargetError as error:
             # No transient status: the same request would never be sent.
-            raise ApiError(verb, plural, HTTPStatus.BAD_REQUEST, "InvalidTarget", str(error)) from None
+            raise ApiError(verb, plural, HTTPStatus.BAD_REQUEST, INVALID_TARGET, str(error)) from None
 
     def _call(
         self,
@@ -275,7 +278,7 @@ class Api:
         response = self._send(verb, kind, name, method, to, body, content_type, READ_TIMEOUT, accept)
         with closing(response):
             try:
-                found = json.loads(read_bounded(response, MAX_ANSWER))
+                found = load_json(read_bounded(response, MAX_ANSWER))
             except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
                 message = f"unreadable answer: {describe(error)}"
                 raise ApiError(verb, f"{kind.value[1]} {name}", 0, message=message) from error
@@ -517,7 +520,7 @@ def _text(content: bytearray) -> str:
 def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
     retry_after = response.headers.get("Retry-After", "")
     try:
-        said: Any = json.loads(read_bounded(response, MAX_REFUSAL))
+        said: Any = load_json(read_bounded(response, MAX_REFUSAL))
     except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
         said = {}
     finally:

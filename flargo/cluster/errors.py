@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 
+INVALID_TARGET = "InvalidTarget"
+"""The reason of an answer that flargo gave itself: the name is none that Kubernetes has, so nothing was asked."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
 
@@ -50,6 +52,11 @@ class ApiError(Exception):
     def gone(self) -> bool:
         """Whether the object is not there."""
         return self.status == HTTPStatus.NOT_FOUND
+
+    @property
+    def impossible(self) -> bool:
+        """Whether no object can have that name, so that nothing was sent."""
+        return self.reason == INVALID_TARGET
 
     @property
     def conflict(self) -> bool:

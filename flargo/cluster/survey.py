@@ -1,11 +1,10 @@
 """Questions about a cluster of any kind, namespaced or not, by their paths; for those who look and do not run jobs."""
 
-import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from flargo.cluster.answer import INVALID_TARGET, Answer
+from flargo.cluster.answer import Answer
 from flargo.cluster.api import (
     MAX_ANSWER,
     MAX_MESSAGE,
@@ -15,9 +14,10 @@ from flargo.cluster.api import (
     OnCredential,
     read_bounded,
 )
+from flargo.cluster.errors import INVALID_TARGET
 from flargo.cluster.failures import describe
 from flargo.cluster.target import InvalidTargetError, Target
-from flargo.parsing import is_uid
+from flargo.parsing import is_uid, load_json
 from flargo.terms import Object
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Survey:
 
 def _parsed(content: bytes) -> Object:
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
+        found = load_json(content)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -302,7 +302,7 @@ class Engine:
         is_followed = (known is not None and known.life.attempt == view.attempt) or view.uid in self._known
         is_followed = is_followed or view.uid in self._done
         left_behind = view.parent != self._epoch or (view.suspended and not view.over)
-        if not self._epoch or not view.parent or is_followed or not left_behind:
+        if not self._epoch or not view.parent or not view.name or is_followed or not left_behind:
             return Outcome()
         is_quiet = pods is not None and view.over and all(pod.finished for pod in pods)
         orphan = _Known(self._orphan(view, now, is_quiet=is_quiet), view, pods or ())

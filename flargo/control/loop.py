@@ -292,7 +292,7 @@ class Loop:
         job = self._jobs.get(life.name)
         if job is None:
             return
-        job.ticket.update(life.stage, released=not life.submitting and not life.error)
+        job.ticket.update(life.stage, released=not life.submitting and not life.error, stopping=life.stopping)
         job.time_start(self._meter)
         if life.verdict is not None and not job.ruled_on:
             job.ruled_on = True
@@ -354,8 +354,8 @@ class Loop:
             self._do(order)
             ok = True
         except ApiError as error:
-            # Gone, or (409) its name is another object's by now.
-            ok = error.gone or error.conflict
+            # Gone, or (409) its name is another object's by now, or no object can have its name.
+            ok = error.gone or error.conflict or error.impossible
             if not error.status:
                 self._note(lambda now: self._engine.unanswered(order, begun, now))
             if not ok:

@@ -18,7 +18,7 @@ from flargo.demo.options import DemoError, Options
 from flargo.flare.stock import site_key
 from flargo.job.names import credentials_secret, startup_secret
 from flargo.kit.chart import accounts_command
-from flargo.status.fields import at
+from flargo.status.fields import at, parse_each
 from flargo.status.views import is_credentials_of, pod_view, uid_of, workflow_view
 from flargo.terms import Label, Object, Uid
 
@@ -84,11 +84,13 @@ class Cluster:
         left: list[str] = []
         selector = f"{Label.FEDERATION}={federation}"
         try:
-            owners = [view for view in map(workflow_view, self._api.list(Kind.WORKFLOW, selector)[0]) if view.attempt]
+            owners = [
+                view for view in parse_each(self._api.list(Kind.WORKFLOW, selector)[0], workflow_view) if view.attempt
+            ]
             workflows, pods = self._living(selector)
-            for workflow in map(workflow_view, workflows):
+            for workflow in parse_each(workflows, workflow_view):
                 self._delete(Kind.WORKFLOW, workflow.name, workflow.uid, left)
-            for pod in map(pod_view, pods):
+            for pod in parse_each(pods, pod_view):
                 self._delete(Kind.POD, pod.name, pod.uid, left, grace=_KILL_GRACE)
             for view in owners:
                 is_its_own = partial(is_credentials_of, workflow=view.name, uid=view.uid)

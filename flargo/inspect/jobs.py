@@ -164,14 +164,14 @@ def in_order(parts: Iterable[Part]) -> list[Part]:
 def look(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
     """What the launcher would see of a job: of pods only the Workflow's own count."""
     view = workflow_view(workflow)
-    own = sorted((pod for pod in map(pod_view, pods) if pod.owner == view.uid), key=lambda pod: pod.name)
+    own = sorted((pod for pod in parse_each(pods, pod_view) if pod.owner == view.uid), key=lambda pod: pod.name)
     return diagnose(Observation(view, tuple(own)), None)
 
 
 def with_events(part: Part, events: Iterable[Object]) -> Part:
     """A part, also by what was reported of its pod."""
     pods = (part.pod,) if part.pod is not None else ()
-    seen = diagnose(Observation(part.workflow, pods, events=tuple(map(event_view, events))), None)
+    seen = diagnose(Observation(part.workflow, pods, events=tuple(parse_each(events, event_view))), None)
     return replace(part, seen=seen)
 
 

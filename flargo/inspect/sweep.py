@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from flargo.cluster.api import Kind
 from flargo.inspect.jobs import Part
 from flargo.job.names import credentials_secret
+from flargo.status.fields import parse_each
 from flargo.status.views import PodView, pod_view
 from flargo.terms import Object, Uid
 
@@ -51,7 +52,7 @@ def sweepable(
         older_than: also take finished Workflows that ended so long ago; at least ``OVERDUE``.
     """
     by_owner: dict[Uid, list[PodView]] = {}
-    for pod in map(pod_view, pods):
+    for pod in parse_each(pods, pod_view):
         by_owner.setdefault(pod.owner, []).append(pod)
     found: list[Sweepable] = []
     for part in parts:

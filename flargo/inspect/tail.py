@@ -7,6 +7,7 @@ from http import HTTPStatus
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.inspect.log import Line, Seam, Sieve, parsed
+from flargo.status.fields import parse_each
 from flargo.status.views import MAIN, WORKFLOW_LABEL, PodView, WorkflowView, pod_view, workflow_view
 from flargo.terms import Uid
 
@@ -137,7 +138,7 @@ class Tail:
 
     def _pod(self) -> PodView | None:
         found, _ = self.api.list(Kind.POD, f"{WORKFLOW_LABEL}={self.workflow}")
-        own = sorted((pod for pod in map(pod_view, found) if pod.owner == self.uid), key=lambda pod: pod.name)
+        own = sorted((pod for pod in parse_each(found, pod_view) if pod.owner == self.uid), key=lambda pod: pod.name)
         return own[0] if own else None
 
     def _workflow(self) -> WorkflowView | None:

@@ -66,15 +66,19 @@ def federation_selector(federation: str) -> str:
     The id of flargo 0.1 was the beginning of the present one. Any other word selects itself only.
     """
     label = label_value(federation)
-    if len(federation) != FEDERATION_DIGITS:
+    if not _is_federation(federation):
         return f"{Label.FEDERATION}={label}"
     return f"{Label.FEDERATION} in ({label},{label[:OLD_FEDERATION_DIGITS]})"
+
+
+def _is_federation(text: str) -> bool:
+    return len(text) == FEDERATION_DIGITS and not text.strip("0123456789abcdef")
 
 
 def is_same_site(labels: Mapping[str, str], ours: Mapping[str, str]) -> bool:
     """Whether an object is of the same site of the same federation as ours, whichever run or release made it."""
     federation = ours.get(Label.FEDERATION, "")
-    known = {federation, *([federation[:OLD_FEDERATION_DIGITS]] if len(federation) == FEDERATION_DIGITS else [])}
+    known = {federation, *([federation[:OLD_FEDERATION_DIGITS]] if _is_federation(federation) else [])}
     same = all(labels.get(key) == ours.get(key) for key in (Label.MANAGED_BY, Label.SITE))
     return same and labels.get(Label.FEDERATION, "") in known
 

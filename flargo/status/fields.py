@@ -54,7 +54,9 @@ def condition(item: Object, kind: str) -> Object:
     return next((row for row in items(item, "status", "conditions") if row.get("type") == kind), {})
 
 
-def parse_each(items: Iterable[Object], parse: Callable[[Object], T], on_unreadable: OnUnreadable) -> Iterator[T]:
+def parse_each(
+    items: Iterable[Object], parse: Callable[[Object], T], on_unreadable: OnUnreadable = lambda *_: None
+) -> Iterator[T]:
     """What is parsed of each object; one that cannot be parsed is reported, and takes no other with it."""
     for item in items:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flargo.parsing import is_attempt, is_object_name, is_uid, whole_number
+from flargo.parsing import MAX_SUBDOMAIN_LENGTH, is_attempt, is_object_name, is_uid, whole_number
 from flargo.status.fields import at as _at
 from flargo.status.fields import condition as _condition
 from flargo.status.fields import items as _items
@@ -16,6 +16,8 @@ from flargo.status.fields import text as _text
 from flargo.status.fields import time as _time
 from flargo.terms import MANAGER, Annotation, Label, Object, Uid
 
+MAX_WORKFLOW_NAME_LENGTH = 63
+"""A Workflow's name is the value of a label of its pods, and part of its Secret's name."""
 MAX_EXIT_CODE = 2**31 - 1
 """Kubernetes' int32; Windows' codes go beyond 255."""
 MAIN = "main"
@@ -164,10 +166,10 @@ def uid_of(item: Object) -> Uid:
     return Uid(uid if is_uid(uid) else "")
 
 
-def _name(item: Object) -> str:
-    """The name, which becomes part of request paths and selectors; empty where it is not valid."""
+def _name(item: Object, most: int = MAX_SUBDOMAIN_LENGTH) -> str:
+    """The name, which becomes part of request paths and selectors; empty where it is not valid, or too long."""
     name = _text(item, "metadata", "name")
-    return name if is_object_name(name) else ""
+    return name if is_object_name(name) and len(name) <= most else ""
 
 
 def is_credentials_of(metadata: Object, workflow: str, uid: Uid | None) -> bool:
@@ -216,7 +218,7 @@ def workflow_view(item: Object) -> WorkflowView:
     attempt = _text(item, "metadata", "annotations", Annotation.ATTEMPT)
     return WorkflowView(
         uid=uid_of(item),
-        name=_name(item),
+        name=_name(item, MAX_WORKFLOW_NAME_LENGTH),
         attempt=attempt if is_attempt(attempt) else "",
         parent=_text(item, "metadata", "labels", Label.PARENT),
         created=_time(item, "metadata", "creationTimestamp"),

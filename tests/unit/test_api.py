@@ -343,3 +343,15 @@ def test_of_a_secret_only_its_metadata_is_asked_for() -> None:
     api = Asks(Answer(200, b'{"metadata": {"uid": "s1"}}'))
     assert api.metadata(Kind.SECRET, "s") == {"uid": "s1"}
     assert "as=PartialObjectMetadata" in api.accept
+
+
+def test_an_object_that_is_nested_too_deeply_hides_no_other_one() -> None:
+    deep = b'{"metadata": {"name": "deep"}, "spec": {"x": ' + b"[" * 3000 + b"]" * 3000 + b"}}"
+    page = b'{"metadata": {"resourceVersion": "7"}, "items": [' + deep + b', {"metadata": {"name": "good"}}]}'
+    items, version = Served(Answer(200, page)).list(Kind.WORKFLOW)
+    assert ([item["metadata"]["name"] for item in items], version) == (["deep", "good"], "7")
+    events = (
+        b'{"type": "ADDED", "object": ' + deep + b'}\n{"type": "ADDED", "object": {"metadata": {"name": "good"}}}\n'
+    )
+    seen = [*Served(Answer(200, events)).watch(Kind.WORKFLOW, "", "1", 1, 1.0)]
+    assert [event["object"]["metadata"]["name"] for event in seen] == ["deep", "good"]

@@ -270,6 +270,30 @@ def test_what_a_sweep_may_not_delete_is_told_and_what_has_gone_is_not(served: Co
         assert run("sweep").exit_code == 0
 
 
+def test_a_secret_that_cannot_be_looked_at_holds_up_no_other_sweep(
+    served: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = served(swept())
+
+    def barred(kind: Kind, name: str) -> Object:
+        raise ApiError("get", f"{kind.value[1]} {name}", 403, "Forbidden", "no")
+
+    monkeypatch.setattr(made, "metadata", barred)
+    done = run("sweep")
+    assert done.exit_code == 1
+    assert (done.stdout.count("could not delete"), len(made.did)) == (1, 2)
+    assert "needs the right to get secrets" in done.stdout
+
+
+def test_a_workflow_with_a_name_that_argo_takes_from_nobody_holds_up_no_other_sweep(served: Connect) -> None:
+    made = served(swept())
+    odd = job("x" * 242, "o", uid="w9", **OVER)
+    made.store[Kind.WORKFLOW, "x" * 242] = odd
+    done = run("sweep")
+    assert done.exit_code == 0, done.output
+    assert len(made.did) == 3
+
+
 def test_terminate_tells_those_that_live_and_says_of_the_others_that_they_have_ended(served: Connect) -> None:
     made = served(Cluster((Kind.WORKFLOW, job("w1")), (Kind.WORKFLOW, job("w2", site="site-2", uid="u2", **OVER))))
     done = run("terminate", "11111111")

@@ -109,3 +109,13 @@ def test_a_code_span_cannot_be_left(said: str) -> None:
 def test_labels_of_a_site_do_not_depend_on_the_run_of_its_parent() -> None:
     runs = [Parent("site-1", "0123456789ab", epoch, Role.CLIENT) for epoch in ("one", "two")]
     assert names.site_labels(runs[0]) == names.site_labels(runs[1])
+
+
+@pytest.mark.parametrize("word", ["\u00e9" * 32, "a" * 11 + "-" + "b" * 20, "A" * 32, "0123456789ab", "", "x" * 300])
+def test_only_a_federations_id_selects_what_flargo_0_1_made(word: str) -> None:
+    assert names.federation_selector(word) == f"flargo.dev/federation={names.label_value(word)}"
+
+
+def test_a_federations_id_selects_its_beginning_too() -> None:
+    federation = "0123456789abcdef" * 2
+    assert names.federation_selector(federation) == f"flargo.dev/federation in ({federation},0123456789ab)"

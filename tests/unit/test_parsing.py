@@ -1,18 +1,22 @@
 """Foreign text is parsed in bounded time, takes no form but the stated one, and never raises."""
 
+import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.parsing import (
+    MAX_DEPTH,
     MAX_WHOLE_NUMBER,
     http_date,
     is_attempt,
     is_dns_label,
     is_object_name,
     is_uid,
+    load_json,
     whole_number,
 )
 
@@ -78,3 +82,40 @@ def test_a_name_has_nothing_that_a_path_could_be_made_of(text: str) -> None:
         assert text.isascii()
         assert not {*text} & {*"/\\%?#;&=+ \t\r\n\x00"}
         assert ".." not in text
+
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(alphabet='a"\\\\[]{}', max_size=6)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=20,
+)
+
+
+BRACKETS = [("[", "]"), ('{"a": ', "}"), ('[{"]": [1, ', "]}]")]
+
+
+@given(before=values, after=values, brackets=st.sampled_from(BRACKETS), leaf=st.sampled_from(["1", '"]]]"', '"\\""']))
+def test_only_what_is_nested_too_deeply_is_left_out(
+    before: Any, after: Any, brackets: tuple[str, str], leaf: str
+) -> None:
+    opens, closes = brackets
+    deep = opens * 3000 + leaf + closes * 3000
+    items = load_json(f"[{json.dumps(before)}, {deep}, {json.dumps(after)}]".encode())
+    assert (items[0], items[2]) == (before, after)
+    depth, inner = 0, items[1]
+    while isinstance(inner, list | dict) and inner:
+        inner, depth = [*(inner.values() if isinstance(inner, dict) else inner)][-1], depth + 1
+    assert depth <= MAX_DEPTH
+
+
+@given(values)
+def test_other_json_is_read_as_it_is(value: Any) -> None:
+    assert load_json(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[", b"[" * 3000, b"[" * 3000 + b'"' + b'\\"' * 500_000, b"[1," * 3000 + b"]" * 2999]
+)
+def test_what_is_no_json_is_none_however_deep_it_is(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        load_json(content)

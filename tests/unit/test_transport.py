@@ -19,6 +19,7 @@ from enum import Enum
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -43,6 +44,7 @@ NAMESPACE = "ns"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 _VALID_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """The tests' own copy of Kubernetes' rule."""
+_UID = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]*")
 _SAFE = re.compile(r"[a-zA-Z0-9./-]+")
 """Nothing that an HTTP library, a proxy or the API server could decode or resolve."""
 CLIENTS = {Api, Survey, Archive}
@@ -96,6 +98,8 @@ class Seen:
     """What the server was asked: methods and request targets, as they stood on the wire."""
 
     requests: list[tuple[str, str]] = field(default_factory=list)
+    deletes: list[Object] = field(default_factory=list)
+    """The bodies of the deletes."""
     answer: bytes = b'{"metadata": {"uid": "u1"}, "items": []}'
 
 
@@ -108,7 +112,9 @@ def server() -> Iterator[tuple[str, Seen]]:
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.command == "DELETE":
+                seen.deletes.append(json.loads(body))
             seen.requests.append((self.command, self.requestline.split(" ", 1)[1].rpartition(" ")[0]))
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -220,6 +226,7 @@ def verbs(kind: type) -> list[str]:
 def test_no_verb_sends_to_another_path(server: tuple[str, Seen], kind: type, verb: str, prefix: str, data: Any) -> None:
     address, seen = server
     seen.requests.clear()
+    seen.deletes.clear()
     sending = client(kind, f"{address}{prefix}")
     called = getattr(sending, verb)
     parameters = inspect.signature(called).parameters.values()
@@ -228,6 +235,9 @@ def test_no_verb_sends_to_another_path(server: tuple[str, Seen], kind: type, ver
         result = called(**given_arguments)
         if inspect.isgenerator(result):
             list(result)
+    for options in seen.deletes:
+        assert options["preconditions"]["uid"] == given_arguments["uid"]
+        assert _UID.fullmatch(options["preconditions"]["uid"])
     for _, sent in seen.requests:
         path = sent.partition("?")[0]
         assert path in {f"{prefix}{meant}" for meant in meant_paths(kind, given_arguments)}, (verb, given_arguments)
@@ -367,8 +377,8 @@ def test_a_sweep_of_what_somebody_wrote_touches_nothing_else(server: tuple[str, 
     meta = {"uid": "s1", "labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     seen.answer = json.dumps({"metadata": meta, "items": []}).encode()
     api = client(Api, address)
-    for each, uid in sweep._present(api, sweepable(parts([workflow], []), [], AT, None)):
-        sweep._delete(api, each, uid)
+    for found in sweep._present(api, sweepable(parts([workflow], []), [], AT, None)):
+        sweep._delete(api, *found)
     assert all(is_its_own(path, workflow) for path in delete_paths(seen)), seen.requests
 
 
@@ -409,3 +419,10 @@ def test_a_secret_that_is_not_surely_the_jobs_is_left_alone(server: tuple[str, S
     assert sweep._present(api, sweepable(parts([workflow], []), [], AT, None)) == []
     assert ("GET", "/api/v1/namespaces/ns/secrets/nvflare-cred-job-site-abc") in seen.requests
     assert delete_paths(seen) == []
+
+
+@pytest.mark.parametrize("segment", ["a/b", "..?x", "#", "%2e", " ", "\u00e9", "a\r\nb"])
+def test_whatever_a_segment_holds_stays_in_that_segment(segment: str) -> None:
+    url = target.Target(("api", segment, "x"), (("labelSelector", f"a={segment}&b=c"),)).url
+    assert re.fullmatch(r"/api/[A-Za-z0-9._~%-]+/x\?labelSelector=[A-Za-z0-9._~%+-]+", url)
+    assert unquote(url.partition("?")[0]) == f"/api/{segment}/x"

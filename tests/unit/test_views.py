@@ -1,6 +1,10 @@
 """What is kept of an object that is listed is all that a view is made of."""
 
+import importlib
+import inspect
 import json
+import pkgutil
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -148,3 +152,11 @@ def test_nothing_is_concluded_from_a_fresh_read_with_a_pod_that_cannot_be_parsed
     (order,) = (order for order in again.orders if order.wish.act is Act.CONFIRM)
     told = follows.confirmed(order, None, [], 41.0)
     assert [life.verdict is None for life in told.lives] == [False]
+
+
+def test_no_list_is_parsed_without_isolating_its_objects() -> None:
+    import flargo
+
+    modules = [each.name for each in pkgutil.walk_packages(flargo.__path__, "flargo.")]
+    sources = {name: inspect.getsource(importlib.import_module(name)) for name in modules if "embedded" not in name}
+    assert [name for name, source in sources.items() if re.search(r"map\(\w+_view\b", source)] == []
