@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from flargo.terms import SecretData
+from flargo.text import inert, inert_lines
 
 REDACTED = "[redacted]"
 LOGGERS: Final = (
@@ -69,7 +70,7 @@ class Redaction(logging.Filter):
     def __init__(self) -> None:
         """Know nothing yet."""
         super().__init__()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._own_tokens = 0
         self._known: dict[str, frozenset[str]] = {}
         self._uses: Counter[str] = Counter()
@@ -100,11 +101,11 @@ class Redaction(logging.Filter):
 
         Of any shape: only Kubernetes' own tokens can be told from other text, not OpenShift's, EKS's or Rancher's.
         """
-        if len(token) < _STEM or self._known.get(_own(self._own_tokens)) == _forms(token.encode()):
-            return
-        self._own_tokens += 1
-        self.learn(SecretData(_own(self._own_tokens), {"token": token.encode()}), public="")
         with self._lock:
+            if len(token) < _STEM or self._known.get(_own(self._own_tokens)) == _forms(token.encode()):
+                return
+            self._own_tokens += 1
+            self.learn(SecretData(_own(self._own_tokens), {"token": token.encode()}), public="")
             self._drop(_own(self._own_tokens - _OWN_TOKENS))
 
     def forget(self, credentials: SecretData) -> None:
@@ -134,13 +135,14 @@ class Redaction(logging.Filter):
 
         The text of a foreign exception may quote anything, a token in a header for one.
         """
-        record.msg, record.args = self.blank(record.getMessage()), None
+        # Inert too: the API server's words may be anybody's, and a log is read on terminals.
+        record.msg, record.args = inert(self.blank(record.getMessage())), None
         if record.exc_info:
             record.exc_text = "\n".join(_frames(record.exc_info[1]))
             # Or a formatter would write it anew.
             record.exc_info = None
         if record.exc_text:
-            record.exc_text = self.blank(record.exc_text)
+            record.exc_text = inert_lines(self.blank(record.exc_text))
         return True
 
     def _known_in(self, text: str) -> Iterator[Span]:

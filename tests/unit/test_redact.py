@@ -204,3 +204,10 @@ def test_an_endless_token_is_not_kept_in_memory() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["x", " ", "é", "-----", "BEGIN", "\n", "PRIVATE KEY"]), st.booleans())))
 def test_a_stream_without_secrets_is_told_as_it_is(pieces: list[tuple[str, bool]]) -> None:
     assert "".join(streamed(*pieces, ("", False))) == "".join(text for text, _ in pieces)
+
+
+def test_a_parents_log_is_inert(caplog: pytest.LogCaptureFixture) -> None:
+    install()
+    log = logging.getLogger(LOGGERS[0])
+    log.error("the API server says %s", "\x1b]52;c;eA==\x07\n2026-01-01 ERROR forged \u202e")
+    assert caplog.records[-1].getMessage() == r"the API server says \x1b]52;c;eA==\x07\n2026-01-01 ERROR forged \u202e"
