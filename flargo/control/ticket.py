@@ -18,14 +18,16 @@ class Ticket:
         self.verdict: Verdict | None = None
         self.released = False
         """The Workflow has been released: its program may run at any moment."""
+        self.stopping = False
+        """The job is being brought to an end, whatever is still seen of it."""
         self._changed = threading.Condition()
 
-    def update(self, stage: Stage, *, released: bool) -> None:
+    def update(self, stage: Stage, *, released: bool, stopping: bool = False) -> None:
         """Write down how far the job is, and wake whoever waits, if it is news."""
-        if (stage, released) == (self.stage, self.released):
+        if (stage, released, stopping) == (self.stage, self.released, self.stopping):
             return
         with self._changed:
-            self.stage, self.released = stage, released
+            self.stage, self.released, self.stopping = stage, released, stopping
             self._changed.notify_all()
 
     def rule(self, verdict: Verdict) -> None:

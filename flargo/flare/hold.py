@@ -30,7 +30,10 @@ limit that only runs while the cluster is heard; in the last minute its end is w
 LOOK = 1.0
 """Seconds between looks at the stored status."""
 DEAF = 2.0
-"""Seconds without the API after which a released Workflow's process is taken to run."""
+"""Seconds without the API after which a released Workflow's process is taken to run, if it was seen to have a node."""
+DEAF_WITHOUT_NODE = 20.0
+"""The same, if it was seen without a node: it may have got one since, and a process gives up after 30 s in which the
+parent does not know it."""
 _log = logging.getLogger(__name__)
 
 
@@ -64,10 +67,10 @@ def hold(
             return
         if runs_or_ended:
             return
-        if _truth(connected, ticket.name):
+        if not ticket.stopping and _truth(connected, ticket.name):
             _log.info("%s: its process has connected before it was seen to run", ticket.name)
             return
-        if ticket.released and out_of_sync_for() > DEAF:
+        if ticket.released and not ticket.stopping and out_of_sync_for() > _silence_limit(ticket):
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
             return
         if time.monotonic() > limit:
@@ -75,6 +78,10 @@ def hold(
             give_up(f"its process was not seen to run within {MOST:g} s; {_last_seen(ticket, out_of_sync_for())}")
             handle.wait()
             return
+
+
+def _silence_limit(ticket: Ticket) -> float:
+    return DEAF if ticket.stage > Stage.TAINTED else DEAF_WITHOUT_NODE
 
 
 def _last_seen(ticket: Ticket, silence: float) -> str:
@@ -93,7 +100,8 @@ def _truth(question: Callable[[], bool], name: str) -> bool:
 
 def _runs_or_ended(ticket: Ticket) -> bool:
     # Not the stage ENDED: what is seen of an end still has to be confirmed, and the handle ends with the verdict.
-    return ticket.stage is Stage.RUNNING or ticket.verdict is not None
+    # Nor a job that runs at last while it is being ended.
+    return (ticket.stage is Stage.RUNNING and not ticket.stopping) or ticket.verdict is not None
 
 
 def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:

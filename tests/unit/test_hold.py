@@ -1,5 +1,6 @@
 """Holding a server's launch: what ends the wait, and what does not."""
 
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -130,3 +131,27 @@ def test_a_launch_never_returns_the_handle_of_a_job_that_does_not_run(
 def test_the_jobs_own_limit_comes_before_the_launchs() -> None:
     """So that FLARE hears the reason for which the job did not run."""
     assert hold_limit() >= SERVER_START_SECONDS + 60
+
+
+@pytest.mark.parametrize("seen", [Stage.RUNNING, Stage.STARTING])
+def test_a_job_that_is_being_ended_has_no_handle_though_it_runs_at_last(seen: Stage) -> None:
+    """Its place came just after the decision that it has waited too long: FLARE would start the clients for nothing."""
+    ticket = Ticket("wf")
+    ticket.update(seen, released=True, stopping=True)
+    over = threading.Timer(0.3, lambda: ticket.rule(Verdict(Reason.SHORTAGE, 101)))
+    over.start()
+    assert hold(ticket, deaf=3600.0, connected=lambda: True) == []
+    assert ticket.verdict is not None
+    over.join()
+
+
+@pytest.mark.parametrize("seen", [Stage.HELD, Stage.QUEUED, Stage.SHORTAGE, Stage.TAINTED])
+def test_a_short_silence_is_no_sign_that_a_job_without_a_node_runs(seen: Stage) -> None:
+    ticket, given_up = Ticket("wf"), list[str]()
+    ticket.update(seen, released=True)
+    hold(ticket, deaf=holding.DEAF + 1, given_up=given_up)
+    assert given_up
+    ticket = Ticket("wf")
+    ticket.update(seen, released=True)
+    hold(ticket, deaf=holding.DEAF_WITHOUT_NODE + 1)
+    assert ticket.verdict is None
