@@ -45,15 +45,15 @@ def hold(
     give_up: Callable[[str], None],
     job_id: str,
     fl_ctx: FLContext,
-) -> None:
-    """Return when the job's process runs, has ended, was aborted, or has been given up.
+) -> bool:
+    """Return when the job's process runs, has ended, was aborted, or has been given up; whether it was given up.
 
     Args:
         handle: the job's.
         ticket: the job's.
         out_of_sync_for: seconds since the cluster was heard last.
         connected: whether the job's process is connected with the parent.
-        give_up: ends the launch for a reason that it is told, and has the handle end soon, come what may.
+        give_up: fails the launch with the given reason; the handle then ends even if the API is unreachable.
         job_id: FLARE's.
         fl_ctx: FLARE's, for the stored status.
     """
@@ -64,20 +64,20 @@ def hold(
         if ticket.verdict is None and _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
             _log.info("%s: aborted during its launch", ticket.name)
             handle.terminate()
-            return
+            return False
         if runs_or_ended:
-            return
+            return False
         if not ticket.stopping and _truth(connected, ticket.name):
             _log.info("%s: its process has connected before it was seen to run", ticket.name)
-            return
+            return False
         if ticket.released and not ticket.stopping and out_of_sync_for() > _silence_limit(ticket):
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
-            return
+            return False
         if time.monotonic() > limit:
             _log.warning("%s: not seen to run after %.0f s; given up, for other jobs wait", ticket.name, MOST)
             give_up(f"its process was not seen to run within {MOST:g} s; {_last_seen(ticket, out_of_sync_for())}")
             handle.wait()
-            return
+            return True
 
 
 def _silence_limit(ticket: Ticket) -> float:

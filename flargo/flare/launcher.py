@@ -184,29 +184,47 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
 
         handle = ArgoJobHandle(ticket, stop)
         if is_server:
-            try:
-                hold(
-                    handle,
-                    ticket,
-                    loop.out_of_sync_for,
-                    lambda: transfer.connected,
-                    lambda detail: loop.give_up(ticket, detail),
-                    launch.job_id,
-                    fl_ctx,
-                )
-            except Exception as error:  # noqa: BLE001  (the job is there: its own handle has to end)
-                loop.give_up(ticket, _told(error, launch.job_id))
-                handle.wait()
-            except BaseException:
-                # FLARE would have no handle on it.
-                handle.terminate()
-                raise
-            verdict = ticket.verdict
-            if verdict is not None and verdict.reason in NOT_STARTED_IN_TIME:
-                reason = report.sentence(verdict)
-                note_for_researcher(fl_ctx, f"{launch.parent.site}: {reason}")
-                raise _NotStartedError(f"the server's job {launch.job_id} was not started: {reason}")
+            self._hold(handle, ticket, loop, transfer, launch, report, fl_ctx)
         return handle
+
+    def _hold(
+        self,
+        handle: ArgoJobHandle,
+        ticket: Ticket,
+        loop: Loop,
+        transfer: Transfer,
+        launch: Launch,
+        report: Report,
+        fl_ctx: FLContext,
+    ) -> None:
+        """Hold a server's launch until its process runs, or has ended.
+
+        Raises:
+            _NotStartedError: the job found no place, or did not run in time.
+        """
+        try:
+            given_up = hold(
+                handle,
+                ticket,
+                loop.out_of_sync_for,
+                lambda: transfer.connected,
+                lambda detail: loop.give_up(ticket, detail),
+                launch.job_id,
+                fl_ctx,
+            )
+        except Exception as error:  # noqa: BLE001  (the job is there: its own handle has to end)
+            loop.give_up(ticket, _told(error, launch.job_id))
+            handle.wait()
+            given_up = True
+        except BaseException:
+            # FLARE would have no handle on it.
+            handle.terminate()
+            raise
+        verdict = ticket.verdict
+        if verdict is not None and (given_up or verdict.reason in NOT_STARTED_IN_TIME):
+            reason = report.sentence(verdict)
+            note_for_researcher(fl_ctx, f"{launch.parent.site}: {reason}")
+            raise _NotStartedError(f"the server's job {launch.job_id} was not started: {reason}")
 
     def _begin(self, fl_ctx: FLContext) -> None:
         """End what an earlier run of this parent left behind, without waiting for a job to be launched."""

@@ -377,9 +377,43 @@ def test_an_unforeseen_exception_after_the_launch_ends_the_job(tmp_path: Path, m
     loop = Loop()
     monkeypatch.setattr(launcher, "hold", fails)
     monkeypatch.setattr(ArgoJobLauncher, "_loop_of", lambda *_: loop)
-    told = Site(tmp_path, Role.SERVER).launch()
-    assert "unforeseen TypeError" in told
-    assert "Mark3r" not in told
+    with pytest.raises(RuntimeError, match=r"was not started: LAUNCH_FAILED: .* an unforeseen TypeError") as failed:
+        Site(tmp_path, Role.SERVER).launch()
+    assert "Mark3r" not in str(failed.value)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_server_s_launch_fails_if_its_job_found_no_place(
+    reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLARE starts the clients of every job that has a handle; of a job that could not even wait it hears by it."""
+
+    class Loop:
+        def launch(self, *_: Any, **__: Any) -> Ticket:
+            ticket = Ticket("wf")
+            ticket.rule(Verdict(reason, int(reason.code or 0), f'Invalid value: "{MARKER}"'))
+            return ticket
+
+        def out_of_sync_for(self) -> float:
+            return 0.0
+
+    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", lambda *_: Loop())
+    site = Site(tmp_path, Role.SERVER)
+    context = site.parent.context(JOB_ID)
+    details: list[str] = ["site-1: OK"]
+    context.set_prop(FLContextKey.JOB_DEPLOY_DETAIL, details, private=True, sticky=False)
+    site.write(study_runtime=RUNTIME)
+    fails = reason.name in {
+        "UNCLAIMED", "QUEUED", "QUOTA", "SHORTAGE", "UNSCHEDULABLE", "PULLING", "START_TIMEOUT", "TIMEOUT"
+    }  # fmt: skip
+    if not fails:
+        handle = site.launcher.launch_job({"job_id": JOB_ID, **JOB}, context)
+        assert (handle.poll(), details) == (int(reason.code or 0), ["site-1: OK"])
+        return
+    with pytest.raises(RuntimeError, match=f"was not started: {reason.name}: ") as failed:
+        site.launcher.launch_job({"job_id": JOB_ID, **JOB}, context)
+    assert details[1].startswith(f"site-1: {reason.name}: ") or details[1].startswith(f"server: {reason.name}: ")
+    assert "Mark3r" not in f"{failed.value} {details}"
 
 
 def test_a_context_without_a_job_is_still_refused_to_flare(site: Site) -> None:
