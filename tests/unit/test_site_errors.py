@@ -391,7 +391,7 @@ def test_a_server_s_launch_fails_if_its_job_found_no_place(
     class Loop:
         def launch(self, *_: Any, **__: Any) -> Ticket:
             ticket = Ticket("wf")
-            ticket.rule(Verdict(reason, int(reason.code or 0), f'Invalid value: "{MARKER}"'))
+            ticket.rule(Verdict(reason, int(reason.code or 0), f'spec.x: Invalid value: "{MARKER}"'))
             return ticket
 
         def out_of_sync_for(self) -> float:
@@ -402,7 +402,6 @@ def test_a_server_s_launch_fails_if_its_job_found_no_place(
     context = site.parent.context(JOB_ID)
     details: list[str] = ["site-1: OK"]
     context.set_prop(FLContextKey.JOB_DEPLOY_DETAIL, details, private=True, sticky=False)
-    site.write(study_runtime=RUNTIME)
     fails = reason.name in {
         "UNCLAIMED", "QUEUED", "QUOTA", "SHORTAGE", "UNSCHEDULABLE", "PULLING", "START_TIMEOUT", "TIMEOUT"
     }  # fmt: skip
