@@ -5,15 +5,19 @@ on without credentials. Here a failing plugin is an error, whose text is flargo'
 goes, line by line as it comes, to whoever asked for it, and to nobody in a parent.
 """
 
+import codecs
+import contextlib
+import io
 import json
+import math
 import os
+import selectors
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable
-from functools import partial
-from typing import IO, Any
+from typing import Any
 
 from kubernetes.config.dateutil import parse_rfc3339
 from kubernetes.config.exec_provider import ExecProvider
@@ -26,6 +30,15 @@ TIMEOUT = 60.0
 MAX_OUTPUT_BYTES = 1 << 20
 MAX_LINE_LENGTH = 4096
 MAX_LINES = 1000
+_CHUNK_BYTES = 1 << 16
+"""As much as a pipe holds."""
+_POLL_SECONDS = 0.02
+_DRAIN_SECONDS = 0.2
+"""How long output is read after the plugin's exit, if another process keeps a pipe open."""
+_PROMPT_SECONDS = 0.1
+"""After such a pause an unfinished line is taken for a prompt."""
+_KILL_SECONDS = 5.0
+"""How long a killed process may take to exit."""
 OnLine = Callable[[str], None]
 
 
@@ -100,40 +113,57 @@ class _Plugin(ExecProvider):
                 stderr=subprocess.PIPE,
                 cwd=self.cwd,
                 env=env,
-                encoding="utf-8",
-                errors="replace",
+                bufsize=0,
                 start_new_session=not interactive,
             )
         except OSError as error:
             raise PluginError(f"the credential plugin can't be run: {describe(error)}") from None
-        with process:
-            printed = self._printed(process, None if interactive else TIMEOUT)
+        try:
+            stdout = self._read(process, None if interactive else TIMEOUT)
+        finally:
+            _end(process, in_own_group=not interactive)
+        if len(stdout) > MAX_OUTPUT_BYTES:
+            raise PluginError(f"the credential plugin printed more than {MAX_OUTPUT_BYTES} bytes")
         if process.returncode != 0:
             raise PluginError(f"the credential plugin ended with exit code {process.returncode}")
-        return self._status(printed)
+        return self._status(stdout.decode(errors="replace"))
 
-    def _printed(self, process: "subprocess.Popen[str]", timeout: float | None) -> str:
+    def _read(self, process: "subprocess.Popen[bytes]", timeout: float | None) -> bytes:
+        """What the process prints until it exits, one byte more than is allowed at most; its stderr is passed on.
+
+        The pipes' ends are not waited for: a background process that inherited a pipe may keep it open for good.
+        """
         assert process.stdout is not None
-        reader = threading.Thread(target=self._pass_on, args=(process.stderr,), daemon=True)
-        reader.start()
-        # With all that it has started, which may hold its output open.
-        kill = partial(os.killpg, process.pid, signal.SIGKILL)
-        killer = threading.Timer(timeout, kill) if timeout is not None else None
-        if killer is not None:
-            killer.start()
-        try:
-            return process.stdout.read(MAX_OUTPUT_BYTES)
-        finally:
-            process.stdout.close()
-            process.wait()
-            reader.join(1.0)
-            if killer is not None:
-                killer.cancel()
-
-    def _pass_on(self, stderr: IO[str]) -> None:
-        for number, line in enumerate(iter(lambda: stderr.readline(MAX_LINE_LENGTH), "")):
-            if self._on_line is not None and number < MAX_LINES:
-                self._on_line(line.rstrip("\n"))
+        assert process.stderr is not None
+        stdout = bytearray()
+        lines = _Lines(self._on_line)
+        has_exited = False
+        last_read = time.monotonic()
+        deadline = last_read + timeout if timeout is not None else math.inf
+        with selectors.DefaultSelector() as pipes:
+            for pipe in (process.stdout, process.stderr):
+                os.set_blocking(pipe.fileno(), False)
+                pipes.register(pipe, selectors.EVENT_READ)
+            while pipes.get_map() or not has_exited:
+                for key, _ in pipes.select(_POLL_SECONDS):
+                    chunk = _read_chunk(key.fd)
+                    if chunk == b"":
+                        pipes.unregister(key.fileobj)
+                    elif chunk is not None and key.fileobj is process.stdout:
+                        stdout += chunk
+                    elif chunk is not None:
+                        lines.add(chunk)
+                        last_read = time.monotonic()
+                now = time.monotonic()
+                if len(stdout) > MAX_OUTPUT_BYTES or now >= deadline:
+                    break
+                if timeout is None and now >= last_read + _PROMPT_SECONDS:
+                    lines.show_prompt()
+                # After the check of the deadline, so that what the process left in the pipes is read once more.
+                if not has_exited and process.poll() is not None:
+                    has_exited, deadline = True, now + _DRAIN_SECONDS
+        lines.end()
+        return bytes(stdout[: MAX_OUTPUT_BYTES + 1])
 
     def _info(self, *, interactive: bool) -> dict[str, Any]:
         spec: dict[str, Any] = {"interactive": interactive}
@@ -155,3 +185,75 @@ class _Plugin(ExecProvider):
 
 
 _EXTENSION = "client.authentication.k8s.io/exec"
+
+
+class _Lines:
+    """Passes on the lines of a plugin's stderr, of which chunks are read."""
+
+    def __init__(self, on_line: OnLine | None) -> None:
+        self._on_line = on_line
+        self._decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+        self._unfinished = ""
+        self._continues = False
+        """Whether the beginning of the current line was passed on before its end was known."""
+        self._count = 0
+
+    def add(self, chunk: bytes, *, is_last: bool = False) -> None:
+        """Pass on the lines that a chunk completes, and pieces of a line that is too long."""
+        *lines, self._unfinished = (self._unfinished + self._decoder.decode(chunk, final=is_last)).split("\n")
+        for line in lines:
+            self._pass_on(line, is_end=True)
+        while len(self._unfinished) > MAX_LINE_LENGTH:
+            self._pass_on(self._unfinished[:MAX_LINE_LENGTH], is_end=False)
+            self._unfinished = self._unfinished[MAX_LINE_LENGTH:]
+
+    def show_prompt(self) -> None:
+        """Pass on an unfinished line: the plugin has paused, and may wait for an answer to it."""
+        if self._unfinished:
+            self._pass_on(self._unfinished, is_end=False)
+            self._unfinished = ""
+
+    def end(self) -> None:
+        """Pass on a last line that has no line end."""
+        self.add(b"", is_last=True)
+        self.show_prompt()
+
+    def _pass_on(self, line: str, *, is_end: bool) -> None:
+        pieces = [line[at : at + MAX_LINE_LENGTH] for at in range(0, len(line), MAX_LINE_LENGTH)]
+        if not pieces and not self._continues:
+            pieces = [""]
+        self._continues = not is_end
+        for piece in pieces:
+            if self._on_line is not None and self._count < MAX_LINES:
+                self._count += 1
+                self._on_line(piece)
+
+
+def _read_chunk(descriptor: int) -> bytes | None:
+    """The bytes that a non-blocking pipe holds: none at its end, None where nothing can be read yet."""
+    try:
+        return os.read(descriptor, _CHUNK_BYTES)
+    except BlockingIOError:
+        return None
+
+
+def _end(process: "subprocess.Popen[bytes]", *, in_own_group: bool) -> None:
+    """Close the pipes; kill a process that has not exited, with its group if it leads one, and reap it.
+
+    Raises:
+        PluginError: it survives, as a process of another user does.
+    """
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    if process.poll() is not None:
+        return  # its number may be another process's by now
+    with contextlib.suppress(OSError):
+        if in_own_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    try:
+        process.wait(_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise PluginError("the credential plugin takes too long and can't be ended") from None

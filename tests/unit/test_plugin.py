@@ -1,11 +1,16 @@
 """Credential plugins: their credentials are used, their words reach a person who asked and nobody else."""
 
+import io
 import json
 import logging
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flargo.cluster import plugin
 from flargo.cluster.api import Api, Kind
@@ -101,3 +106,109 @@ def test_a_plugin_that_hangs_is_ended_where_nobody_can_talk_to_it(
     monkeypatch.setattr(plugin, "TIMEOUT", 0.3)
     with pytest.raises(ConfigError, match="ended with exit code -9"):
         configuration(str(kubeconfig(tmp_path, "sleep 600; true")))()
+
+
+BACKGROUND = {
+    "a child keeps stderr": "sleep 25 >/dev/null </dev/null & {}",
+    "a child in a session of its own keeps stdout": "setsid sleep 25 2>/dev/null </dev/null & sleep 0.2; {}",
+    "a child keeps both": "sleep 25 </dev/null & {}",
+    "a child writes stderr for ever": "timeout 25 yes >&2 </dev/null & {}",
+}
+
+
+@pytest.mark.parametrize("script", BACKGROUND.values(), ids=BACKGROUND)
+def test_a_background_process_delays_nothing(script: str, tmp_path: Path) -> None:
+    """A plugin's output ends when the plugin exits, although a process that it started holds a pipe open."""
+    load = configuration(str(kubeconfig(tmp_path, script.format(gives(token=TOKEN)))), None, lambda _: None)
+    begun = time.monotonic()
+    settings: Any = load().auth_settings()
+    assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("script", ["yes", "timeout 25 yes & sleep 25", "yes & true"])
+def test_endless_stdout_is_an_error(script: str, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=f"printed more than {plugin.MAX_OUTPUT_BYTES} bytes"):
+        configuration(str(kubeconfig(tmp_path, script)))()
+    assert time.monotonic() - begun < 10
+
+
+def test_the_largest_output_is_read_whole(tmp_path: Path) -> None:
+    padding = plugin.MAX_OUTPUT_BYTES - len(gives(token=TOKEN)) + len("echo ''") - 1
+    script = f"head -c {padding} /dev/zero | tr '\\0' ' '; {gives(token=TOKEN)}"
+    settings: Any = configuration(str(kubeconfig(tmp_path, script)))().auth_settings()
+    assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("script", ["yes >&2", "exec >&- 2>&-; sleep 25", "sleep 25 & wait"])
+def test_the_deadline_holds_whatever_the_pipes_do(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "TIMEOUT", 0.3)
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match="ended with exit code -9"):
+        configuration(str(kubeconfig(tmp_path, script)), None, lambda _: None)()
+    assert time.monotonic() - begun < 10
+
+
+def test_no_process_group_is_killed_after_its_leader_is_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a reaped process may be another's by then."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
+    monkeypatch.setattr(plugin, "TIMEOUT", 0.5)
+    configuration(str(kubeconfig(tmp_path, f"sleep 2 & {gives(token=TOKEN)}")), None, lambda _: None)()
+    assert killed == []
+
+
+def test_a_plugin_that_cannot_be_killed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that runs as another user, for example under sudo, gets no signal."""
+
+    def refuse(_group: int, _signal: int) -> None:
+        raise PermissionError(1, TOKEN)
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    monkeypatch.setattr(plugin, "TIMEOUT", 0.1)
+    monkeypatch.setattr(plugin, "_KILL_SECONDS", 0.2)
+    with pytest.raises(ConfigError, match="can't be ended"):
+        configuration(str(kubeconfig(tmp_path, "sleep 4; true")))()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_prompt_is_shown_while_the_plugin_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt has no line end. The plugin goes on only once the prompt was passed on."""
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr(plugin, "TIMEOUT", 0.1)  # an interactive plugin has no deadline
+    shown = tmp_path / "shown"
+    lines: list[str] = []
+
+    def show(line: str) -> None:
+        lines.append(line)
+        shown.touch()
+
+    wait = f"for _ in $(seq 50); do test -e {shown} && break; sleep 0.1; done; test -e {shown} || exit 7"
+    script = f"printf 'Password: ' >&2; {wait}; echo >&2; echo thanks >&2; {gives(token=TOKEN)}"
+    configuration(str(kubeconfig(tmp_path, script)), None, show)()
+    assert lines == ["Password: ", "thanks"]
+
+
+def test_a_line_with_a_pause_stays_whole_without_a_terminal(tmp_path: Path) -> None:
+    """A secret that is cut in two would not be redacted."""
+    lines: list[str] = []
+    script = f"printf {TOKEN[:6]} >&2; sleep 0.4; echo {TOKEN[6:]} >&2; {gives(token=TOKEN)}"
+    configuration(str(kubeconfig(tmp_path, script)), None, lines.append)()
+    assert lines == [TOKEN]
+
+
+@given(st.lists(st.sampled_from(["a", "é", "\n", "\r\n", "\r", "xyz"])), st.integers(1, 5))
+def test_lines_do_not_depend_on_chunks(parts: list[str], size: int) -> None:
+    text = "".join(parts)
+    content = text.encode()
+    lines: list[str] = []
+    passed = plugin._Lines(lines.append)
+    for at in range(0, len(content), size):
+        passed.add(content[at : at + size])
+    passed.end()
+    assert lines == io.StringIO(text, newline=None).read().removesuffix("\n").split("\n") * bool(text)
