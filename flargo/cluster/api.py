@@ -99,7 +99,7 @@ class Api:
         self._answered = answered
         self._on_credential = on_credential
         self.namespace = namespace
-        self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._connection: Connection | None = None
 
     def create(self, kind: Kind, item: Object) -> Object:
@@ -299,8 +299,9 @@ class Api:
         accept: str = _JSON,
     ) -> urllib3.BaseHTTPResponse:
         what = f"{kind.value[1]} {name}".strip() if kind is not None else name
+        refused: Connection | None = None
         for again in (True, False):
-            connection = self._connect(verb, what)
+            connection = self._connect(verb, what, refused)
             begun = time.monotonic()
             try:
                 response = connection.request(method, to, body, content_type, read_timeout, accept)
@@ -312,7 +313,7 @@ class Api:
             self._tell(verb, kind, response.status, begun)
             if response.status == HTTPStatus.UNAUTHORIZED and again:  # the token was rotated: read it afresh, once
                 response.drain_conn()
-                self._forget(connection)
+                refused = connection
                 continue
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise _refusal(verb, what, response)
@@ -327,20 +328,23 @@ class Api:
         if kind is not None:  # else the server's clock is asked for, which no launcher does
             self._answered(verb, kind, status, time.monotonic() - begun)
 
-    def _connect(self, verb: str, what: str) -> "Connection":
-        with self._lock:
-            if self._connection is None:
+    def _connect(self, verb: str, what: str, refused: "Connection | None" = None) -> "Connection":
+        """The current connection; a new one if there is none yet, or if the server refused the current one.
+
+        One thread loads. Others go on with the connection that there is, and wait only once it was refused to them.
+        """
+        connection = self._connection
+        if connection is not None and connection is not refused:
+            return connection
+        with self._loading:
+            connection = self._connection
+            if connection is None or connection is refused:
                 try:
-                    self._connection = Connection(self._load(), self._on_credential)
+                    connection = self._connection = Connection(self._load(), self._on_credential)
                 except Exception as error:
                     message = f"no usable Kubernetes configuration: {describe(error)}"
                     raise ApiError(verb, what, 0, message=message) from error
-            return self._connection
-
-    def _forget(self, connection: "Connection") -> None:
-        with self._lock:
-            if self._connection is connection:
-                self._connection = None
+            return connection
 
 
 class UnsafeUrlError(OwnError):

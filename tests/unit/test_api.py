@@ -1,6 +1,7 @@
 """The transport, without a server: what it asks, and that nothing but ApiError comes out of it."""
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -46,8 +47,8 @@ class Served(Api):
         self.logins = 0
         self.requests: list[tuple[str, str, Object | None]] = []
 
-    def _connect(self, _verb: str, _what: str) -> Any:
-        self.logins += self._connection is None
+    def _connect(self, _verb: str, _what: str, refused: Any = None) -> Any:
+        self.logins += self._connection in (None, refused)
         self._connection = self  # type: ignore[assignment]
         return self
 
@@ -84,6 +85,53 @@ def test_after_a_401_credentials_are_read_afresh_once() -> None:
     assert refused.given_back
     with pytest.raises(ApiError, match="401"):
         Served(Answer(401), Answer(401)).get(Kind.POD, "p")
+
+
+class Pool:
+    """A connection that accepts one token. Its requests carry the token with which it was made."""
+
+    valid = "old"
+
+    def __init__(self, token: str, _on_credential: Any) -> None:
+        self.token = token
+
+    def request(self, *_: Any) -> Any:
+        return Answer(200 if self.token == self.valid else 401)
+
+
+def test_only_one_thread_loads_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a slow plugin renews the credentials of one thread, requests on the old connection are answered."""
+    monkeypatch.setattr(transport, "Connection", Pool)
+    loading, go_on = threading.Event(), threading.Event()
+    loads: list[int] = []
+
+    def load() -> Any:
+        loads.append(len(loads))
+        if len(loads) == 1:
+            return "old"
+        loading.set()
+        assert go_on.wait(10)
+        return "new"
+
+    api = Api(load, "ns")
+    api.get(Kind.POD, "p")
+    answers: list[Object] = []
+    threads = [threading.Thread(target=lambda: answers.append(api.get(Kind.POD, "p")), daemon=True) for _ in range(6)]
+    monkeypatch.setattr(Pool, "valid", "new")
+    for thread in threads[:5]:
+        thread.start()
+    assert loading.wait(5)
+    monkeypatch.setattr(Pool, "valid", "old")
+    threads[5].start()
+    threads[5].join(5)
+    was_answered = len(answers) >= 1
+    monkeypatch.setattr(Pool, "valid", "new")
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert was_answered
+    assert len(answers) == 6
+    assert len(loads) == 2
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"text"', b"null", b'{"message": 7}'])
