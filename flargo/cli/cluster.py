@@ -9,7 +9,7 @@ from flargo.cli.checked import NAMESPACE, WORD
 from flargo.cli.output import say
 from flargo.cluster import connect
 from flargo.cluster.api import Api
-from flargo.flare.redact import REDACTION
+from flargo.flare.redact import REDACTION, StreamRedaction
 from flargo.job.checks import Refused
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -45,7 +45,13 @@ def reached(kubeconfig: str | None, context: str | None) -> tuple[connect.Load, 
     if context is not None and context not in known:
         raise Refused("--context", context, f"one of {file}'s: {', '.join(known)}")
     chosen = context or next(iter(known))
-    return connect.configuration(file, chosen, say), known[chosen]
+    return connect.configuration(file, chosen, _plugin_line()), known[chosen]
+
+
+def _plugin_line() -> Callable[[str], None]:
+    """Shows the lines of one credential plugin, redacted as one text: a key has several lines."""
+    redaction = StreamRedaction(REDACTION)
+    return lambda line: say(redaction.blank(line))
 
 
 def connected(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:

@@ -27,10 +27,12 @@ import yaml
 from click.testing import CliRunner
 from kubernetes.client.configuration import Configuration
 
+import flargo
 from flargo.cli import output
 from flargo.cli.main import group
 from flargo.cluster import target
 from flargo.cluster.api import Api, Connection, Kind
+from flargo.cluster.connect import configuration
 from flargo.cluster.errors import ApiError
 from flargo.cluster.failures import describe
 from flargo.cluster.survey import Survey
@@ -38,6 +40,7 @@ from flargo.control.engine import Engine
 from flargo.control.loop import Loop
 from flargo.flare import redact
 from flargo.flare.redact import REDACTION
+from flargo.terms import Parent, Role
 from tests.unit.objects import workflow
 from tests.unit.test_cli_cluster import kubeconfig
 
@@ -314,6 +317,59 @@ def test_the_launchers_own_token_is_blanked_from_now_on() -> None:
     assert REDACTION.blank(TOKEN) == TOKEN, "one that was rotated away long ago is good for nothing"
 
 
+def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = tmp_path / "plugin"
+    lines = [
+        "first \x1b]52;c;x\x07",
+        "-----BEGIN PRIVATE KEY-----",
+        "MIIEsecretline",
+        "-----END PRIVATE KEY-----",
+        "last",
+    ]
+    said = "".join(f"{line}\n" for line in lines)
+    script.write_text(f"#!/bin/sh\ncat >&2 <<'EOF'\n{said}EOF\nexit 1\n")
+    script.chmod(0o755)
+    file = Path(kubeconfig(tmp_path / "config"))
+    content = yaml.safe_load(file.read_text())
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script), "interactiveMode": "Never"}
+    content["users"][0]["user"] = {"exec": plugin}
+    file.write_text(yaml.safe_dump(content))
+    for command in (["jobs"], ["doctor", "--wait", "0.5"]):
+        done = CliRunner().invoke(group(), [*command, "--kubeconfig", str(file)])
+        assert "\\x1b]52" in done.stderr
+        assert "last" in done.stderr
+        assert "ended with exit code 1" in done.stderr
+        assert "\x1b" not in done.stderr
+        assert "secretline" not in done.stderr
+    redact.install()
+    with pytest.raises(ApiError, match="ended with exit code 1"):
+        Api(configuration(str(file)), "ns").get(Kind.POD, "p")
+    assert "first" not in logged(caplog)
+
+
+def test_a_parent_learns_the_token_that_it_sends(tmp_path: Path) -> None:
+    token = "opaque-token-of-a-launcher"
+    file = Path(kubeconfig(tmp_path / "config"))
+    file.write_text(file.read_text().replace("t0psecret", token))
+    made = flargo.ClientArgoJobLauncher(config_file_path=str(file), workspace_mount_path=str(tmp_path))
+    loop = made._loop_of(Parent("site-1", "f" * 32, "epoch", Role.CLIENT))
+    assert token in REDACTION.blank(token)
+    with pytest.raises(ApiError):
+        loop._api.get(Kind.POD, "p")
+    assert token not in REDACTION.blank(f"a page that quotes {token}")
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["doctor", "--wait", "0.5"]], ids=" ".join)
+def test_a_command_learns_the_token_that_it_sends(command: list[str], tmp_path: Path) -> None:
+    token = f"opaque-token-of-{command[0]}"
+    file = Path(kubeconfig(tmp_path / "config"))
+    file.write_text(file.read_text().replace("t0psecret", token))
+    CliRunner().invoke(group(), [*command, "--kubeconfig", str(file)])
+    assert token not in REDACTION.blank(f"a page that quotes {token}")
+
+
 OWN = {
     "ApiError",
     "ArchiveError",
@@ -350,8 +406,6 @@ SPEAKS = {"str", "repr", "ascii", "debug", "info", "warning", "error", "log", "e
 
 
 def test_no_handler_makes_a_text_of_a_foreign_exception() -> None:
-    import flargo
-
     found = []
     for module in pkgutil.walk_packages(flargo.__path__, "flargo."):
         if module.name.startswith("flargo.embedded"):
