@@ -115,7 +115,7 @@ class KitReader:
         self._bytes_left -= size
         if self._bytes_left < 0:
             allowed = f"files of at most {MAX_KIT_BYTES} bytes in the whole kit"
-            raise Refused(path, Shown("one file too many"), allowed)
+            raise Refused(path, Shown("more than the kit's files may have together"), allowed)
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[int | None]:

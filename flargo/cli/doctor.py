@@ -148,18 +148,17 @@ def _kubeconfig_of(staged: Staged, other: str | None) -> str:
     A kubeconfig can have any command run, as whoever loads it, so a kit's is loaded only if a person says so.
 
     Raises:
-        Refused: the kit names none, it is not there, or another one is named too.
+        UsageError: the kit names none, it is not there, or another one is named too.
     """
-    option, file = "--use-kit-kubeconfig", staged.settings.config_file_path
+    file = staged.settings.config_file_path
     if other is not None:
-        raise Refused("--kubeconfig", other, f"nothing beside {option}")
+        raise click.UsageError("--kubeconfig and --use-kit-kubeconfig cannot be combined.")
     if staged.site is None:
-        raise Refused(option, Shown("without a kit"), "a flag beside --kit")
+        raise click.UsageError("--use-kit-kubeconfig needs --kit.")
     if file is None:
-        allowed = "a flag for a kit whose launcher has config_file_path set; without the flag the pod's account is used"
-        raise Refused(option, Shown("set, and the kit names no kubeconfig"), allowed)
+        raise click.UsageError("The kit names no kubeconfig (config_file_path): leave --use-kit-kubeconfig out.")
     if not Path(file).is_file():
-        raise Refused(option, file, "a flag for the parent's own pod, where the file that the kit names is")
+        raise click.UsageError(f"The kit's kubeconfig {file} is not here: run this in the parent's own pod.")
     return file
 
 

@@ -18,7 +18,6 @@ from flargo.inspect.jobs import Part
 from flargo.inspect.log import Line
 from flargo.inspect.reader import ClusterReader, find
 from flargo.inspect.tail import Tail
-from flargo.job.checks import Refused, Shown
 from flargo.terms import Uid
 from flargo.text import inert, valid_unicode
 
@@ -55,7 +54,7 @@ def logs(
     unchanged.
     """
     if raw and as_json:
-        raise Refused("--raw", Shown("given"), "nothing beside --json")
+        raise click.UsageError("--raw and --json cannot be combined.")
     api = connected(**where)
     parts = find(ClusterReader(api), job, site)
     tails = [(part, _tail(api, part)) for part in parts]

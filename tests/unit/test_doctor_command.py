@@ -252,9 +252,9 @@ def test_with_the_kits_kubeconfig_whoever_asks_is_the_parent(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ((), "a flag beside --kit"),
+        ((), "--use-kit-kubeconfig needs --kit"),
         (("--kit",), "config_file_path"),
-        (("--kit", "--kubeconfig", "/mine"), "nothing beside --use-kit-kubeconfig"),
+        (("--kit", "--kubeconfig", "/mine"), "--kubeconfig and --use-kit-kubeconfig cannot be combined"),
     ],
     ids=["without a kit", "a kit that names none", "beside another"],
 )
@@ -271,7 +271,7 @@ def test_a_kubeconfig_of_the_kits_that_is_not_here_is_no_other_one(kit: Kit) -> 
     CliRunner().invoke(group(), ["prepare", str(root), "--config-file", "/nowhere/config"])
     shown = run("--kit", root, "--use-kit-kubeconfig")
     assert (shown.exit_code, shown.stdout) == (2, "")
-    assert "'/nowhere/config'" in shown.stderr
+    assert "kubeconfig /nowhere/config is not here" in shown.stderr
 
 
 def test_a_namespace_of_argos_can_be_named(clinic: Clinic) -> None:

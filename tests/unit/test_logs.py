@@ -112,4 +112,4 @@ def test_a_terminal_is_told_that_a_line_goes_on(show: Logs) -> None:
 def test_raw_bytes_are_no_json(show: Logs) -> None:
     done = show("--raw", "--json", site=b"")
     assert done.exit_code == 2
-    assert json.loads(done.stdout)["error"]["field"] == "--raw"
+    assert json.loads(done.stdout)["error"]["message"] == "--raw and --json cannot be combined."
