@@ -32,6 +32,8 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 PAGE = 100
 """Objects at a time. A page is parsed in one go: meanwhile no other thread runs, and it is whole in memory."""
+MAX_PAGES = 10_000
+"""Pages of one list: a million objects. A server that names page after page is not asked for ever."""
 PIECE = 64 * 1024
 """Bytes of a log's line that are told at once, its time included; a longer line is told in pieces."""
 MAX_EVENT = 16 * 1024 * 1024
@@ -124,7 +126,7 @@ class Api:
         """
         items: list[Object] = []
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
-        while True:
+        for _ in range(MAX_PAGES):
             to = self._to("list", kind, query=query)
             page = self._call("list", kind, labels or fields, method="GET", to=to)
             whole = page.get("items") or []
@@ -133,6 +135,7 @@ class Api:
             if not meta.get("continue"):
                 return items, str(meta.get("resourceVersion", ""))
             query = {**query, "continue": str(meta["continue"])}
+        raise ApiError("list", kind.value[1], 0, message=f"the server names more than {MAX_PAGES} pages")
 
     def merge(self, kind: Kind, name: str, patch: Object) -> Object:
         """Apply a JSON merge patch."""

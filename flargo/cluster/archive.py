@@ -1,22 +1,26 @@
 """Argo's archive, read through an Argo Server with Hera's WorkflowsService: Workflows in plain dicts.
 
-Hera knows the paths, the parameters and the shapes. The session that it is given bounds each request in time, and
-raises the one error of this room where an answer is none: Hera's own reading of a refusal takes its form for granted.
+Hera knows the paths, the parameters and the shapes. The session that it is given bounds each answer in time and size,
+and raises the one error of this room where an answer is none: Hera's own reading of a refusal takes its form for
+granted.
 Importing Hera takes a second: import this module only where an archive is to be read.
 """
 
 import re
+import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from hera.workflows.models import WorkflowList
 from hera.workflows.service import WorkflowsService
 from pydantic import BaseModel
 
-from flargo.cluster.api import CONNECT_TIMEOUT, MAX_MESSAGE, PAGE
+from flargo.cluster.api import CONNECT_TIMEOUT, MAX_MESSAGE, MAX_PAGES, MAX_REFUSAL, PAGE, TooLongError
 from flargo.cluster.errors import ArchiveError, Trouble
 from flargo.cluster.failures import describe
 from flargo.parsing import is_uid
@@ -24,6 +28,12 @@ from flargo.terms import Object
 
 READ_TIMEOUT = 30.0
 """Seconds: a page of a large archive is a slow question to its database."""
+ANSWER_SECONDS = 120.0
+"""Seconds in which the body of an answer must have come, however steadily it comes."""
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of an answer that is no refusal. A Workflow has 1.5 MiB at most, and a list tells little of each."""
+_READ = 64 * 1024
+"""Bytes that are read at once."""
 _PATH = re.compile(r"api/v1/archived-workflows(/[A-Za-z0-9][-A-Za-z0-9]*)?")
 """The paths of the two questions, below the path that the Argo Server is served under."""
 _NOBODY = "none"
@@ -61,6 +71,8 @@ class Archive:
         found: dict[str, Object] = {}
         page, asked = "", set[str]()
         while page not in asked:
+            if len(asked) >= MAX_PAGES:
+                raise ArchiveError(self._server, Trouble.STRANGE, f"it names more than {MAX_PAGES} pages")
             asked.add(page)
             answer = self._ask(partial(self._page, labels, page))
             # What is archived meanwhile moves others to the next page, where they are told again.
@@ -71,7 +83,7 @@ class Archive:
                 if not found:
                     self._see_that_it_is_kept()
                 return [*found.values()]
-        raise ArchiveError(self._server, Trouble.STRANGE, f"after page {page} comes page {page} again")
+        raise ArchiveError(self._server, Trouble.STRANGE, "it names a page again that it has told")
 
     def _page(self, labels: str, page: str) -> WorkflowList:
         return self._service.list_archived_workflows(
@@ -103,7 +115,10 @@ class Archive:
 
     def _known(self, item: BaseModel) -> tuple[str, Object]:
         """A Workflow as it is on the wire, with its uid."""
-        plain: Object = item.model_dump(mode="json", by_alias=True, exclude_none=True)
+        try:
+            plain: Object = item.model_dump(mode="json", by_alias=True, exclude_none=True)
+        except (TypeError, ValueError, RecursionError):  # pydantic's own limit of nesting is a ValueError
+            raise ArchiveError(self._server, Trouble.STRANGE, "a Workflow that can't be written as JSON") from None
         uid = plain["metadata"].get("uid")
         if not isinstance(uid, str) or not is_uid(uid):
             raise ArchiveError(self._server, Trouble.STRANGE, "a Workflow without a usable uid")
@@ -114,14 +129,18 @@ class Archive:
             return question()
         except requests.exceptions.JSONDecodeError:
             raise ArchiveError(self._server, Trouble.STRANGE, "its answer is no JSON") from None
-        except (requests.exceptions.RequestException, OSError) as error:
+        except TooLongError as error:
+            raise ArchiveError(self._server, Trouble.STRANGE, f"its answer has {error}") from None
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise ArchiveError(self._server, _what(error), describe(error)) from None
+        except RecursionError:
+            raise ArchiveError(self._server, Trouble.STRANGE, "its answer is nested too deeply") from None
         except (TypeError, ValueError):  # of Hera's models (pydantic's is a ValueError)
             raise ArchiveError(self._server, Trouble.STRANGE, "its answer has not the shape of a Workflow") from None
 
 
 class _Session(requests.Session):
-    """Bounds requests in time; holds them to the archive's paths; raises refusals; leaves ~/.netrc out."""
+    """Bounds answers in time and size; holds them to the archive's paths; raises refusals; leaves ~/.netrc out."""
 
     def __init__(self, server: str) -> None:
         super().__init__()
@@ -131,13 +150,20 @@ class _Session(requests.Session):
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """See requests."""
-        bounds = {"timeout": (CONNECT_TIMEOUT, READ_TIMEOUT), "allow_redirects": False}
+        bounds = {"timeout": (CONNECT_TIMEOUT, READ_TIMEOUT), "allow_redirects": False, "stream": True}
         response = super().request(*args, **{**kwargs, **bounds})
-        if response.is_redirect:
-            raise ArchiveError(self._server, Trouble.STRANGE, "it redirects elsewhere, which flargo does not follow")
-        if not response.ok:
-            raise ArchiveError.of(self._server, response.status_code, _message(response))
+        with closing(response):
+            if response.is_redirect:
+                said = "it redirects elsewhere, which flargo does not follow"
+                raise ArchiveError(self._server, Trouble.STRANGE, said)
+            if not response.ok:
+                raise ArchiveError.of(self._server, response.status_code, _message(response))
+            _read_body(response, MAX_ANSWER)
         return response
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """None: requests would read the whole body of a redirect to prepare a request that is never sent."""
+        del resp
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a request whose final URL is one of the archive's; see requests."""
@@ -152,11 +178,30 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
+def _read_body(response: requests.Response, most: int) -> None:
+    """Read an answer's body where requests looks for it.
+
+    Raises:
+        TooLongError: it has more bytes than ``most``.
+        OSError, HTTPError: it can't be read, or has not come within ANSWER_SECONDS.
+    """
+    body, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
+    # read1 gives what has come: stream() would wait for a whole block, however slowly its bytes come.
+    while chunk := response.raw.read1(_READ, decode_content=True):
+        body += chunk
+        if len(body) > most:
+            raise TooLongError(f"more than {most} bytes")
+        if time.monotonic() > deadline:
+            raise requests.exceptions.ReadTimeout
+    response._content, response._content_consumed = bytes(body), True  # noqa: SLF001
+
+
 def _message(response: requests.Response) -> str:
     """What a refusal says; that of a proxy is mostly a page, which says nothing."""
     try:
+        _read_body(response, MAX_REFUSAL)
         said = response.json()
-    except ValueError:
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
         return response.reason or ""
     message = said.get("message") if isinstance(said, dict) else None
     return message[:MAX_MESSAGE] if isinstance(message, str) else response.reason or ""
@@ -165,4 +210,5 @@ def _message(response: requests.Response) -> str:
 def _what(error: Exception) -> Trouble:
     if isinstance(error, requests.exceptions.SSLError):
         return Trouble.UNTRUSTED
-    return Trouble.SILENT if isinstance(error, requests.exceptions.Timeout) else Trouble.UNREACHED
+    timeouts = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
+    return Trouble.SILENT if isinstance(error, timeouts) else Trouble.UNREACHED

@@ -191,6 +191,21 @@ def test_a_list_goes_on_page_by_page() -> None:
     assert "continue=c" in api.requests[1][1]
 
 
+def test_a_list_that_never_ends_is_given_up() -> None:
+    class Endless(Served):
+        asked = 0
+
+        def _send(self, *_: Any, **__: Any) -> Any:
+            self.asked += 1
+            assert self.asked < 20_000, "it is asked for ever"
+            return Answer(200, json.dumps({"items": [], "metadata": {"continue": str(self.asked)}}).encode())
+
+    api = Endless()
+    with pytest.raises(ApiError, match="more than 10000 pages"):
+        api.list(Kind.POD, "a=b")
+    assert api.asked == 10_000
+
+
 def test_a_watch_puts_lines_together_and_gives_its_connection_back() -> None:
     answer = Answer(200, b'{"type": "ADDED"}\n\n{"type": "DELETED"}\n{"ty')
     assert [event["type"] for event in Served(answer).watch(Kind.POD, "", "1", 45, 50.0)] == ["ADDED", "DELETED"]

@@ -3,7 +3,12 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from flargo.cli import jobs, why
 from flargo.cli.main import group
+from flargo.cluster import archive as transport
 from flargo.cluster.api import PAGE, Api, Kind
 from flargo.cluster.archive import Archive
 from flargo.cluster.errors import ArchiveError, Trouble
@@ -143,6 +149,112 @@ def test_pages_that_go_round_in_a_circle_are_an_error(net: responses.RequestsMoc
     with pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
     assert (raised.value.trouble, len(net.calls)) == (Trouble.STRANGE, 2)
+
+
+def test_pages_without_end_are_an_error(
+    net: responses.RequestsMock, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_PAGES", 5, raising=False)
+
+    def page(_: Any) -> tuple[int, dict[str, str], str]:
+        assert len(net.calls) < 50, "it is asked for ever"
+        return 200, {}, json.dumps(answer(gone(), after=f"page-{len(net.calls)}"))
+
+    net.add_callback("GET", LIST, page)
+    with pytest.raises(ArchiveError, match="more than 5 pages") as raised:
+        archive.list("a=b")
+    assert (raised.value.trouble, len(net.calls)) == (Trouble.STRANGE, 5)
+
+
+class Serves(BaseHTTPRequestHandler):
+    """An Argo Server that sends without end, until its client hangs up."""
+
+    status, chunk, pause, location = 200, b" " * 65_536, 0.0, ""
+    sent = 0
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        if self.location:
+            self.send_header("Location", self.location)
+        self.end_headers()
+        try:
+            while self.sent < 400 * 2**20:
+                self.wfile.write(self.chunk)
+                type(self).sent += len(self.chunk)
+                time.sleep(self.pause)
+        except OSError:
+            return
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def endless(**more: Any) -> Iterator[tuple[Archive, type[Serves]]]:
+    handler = type("Handler", (Serves,), more)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield Archive(f"http://127.0.0.1:{server.server_port}", "flare"), handler
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("more", "trouble", "most"),
+    [
+        ({}, Trouble.STRANGE, 64),
+        ({"status": 500}, Trouble.FAILS, 1),
+        ({"status": 403}, Trouble.BARRED, 1),
+        ({"status": 302, "location": "/elsewhere"}, Trouble.STRANGE, 0),
+    ],
+    ids=["answer", "failure", "refusal", "redirect"],
+)
+def test_an_answer_without_end_is_read_to_a_limit(more: dict[str, Any], trouble: Trouble, most: int) -> None:
+    with endless(**more) as (archive, server), pytest.raises(ArchiveError) as raised:
+        archive.list("a=b")
+    assert raised.value.trouble is trouble
+    assert server.sent < (most + 16) * 2**20, "what is on the way may be some MiB more"
+
+
+@pytest.mark.parametrize(("status", "trouble"), [(200, Trouble.SILENT), (500, Trouble.FAILS)])
+def test_an_answer_that_drips_is_read_until_a_deadline(
+    status: int, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.5, raising=False)
+    # Of 400 bytes, so that a reader without a deadline comes to an end.
+    drips = {"status": status, "chunk": b" ", "pause": 0.02, "sent": 400 * 2**20 - 400}
+    begun = time.monotonic()
+    with endless(**drips) as (archive, _), pytest.raises(ArchiveError) as raised:
+        archive.list("a=b")
+    assert (raised.value.trouble, time.monotonic() - begun < 4) == (trouble, True)
+
+
+@pytest.mark.parametrize("body", ["[" * 5000, '{"message":' * 5000, '{"items": [' + "[" * 5000])
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_that_is_nested_without_end_is_an_error(
+    body: str, status: int, net: responses.RequestsMock, archive: Archive
+) -> None:
+    net.get(LIST, status=status, body=body)
+    net.get(GET, status=status, body=body)
+    expected = Trouble.STRANGE if status == 200 else Trouble.FAILS
+    for question in (partial(archive.list, "a=b"), partial(archive.get, "w9")):
+        with pytest.raises(ArchiveError) as raised:
+            question()
+        assert raised.value.trouble is expected
+
+
+@pytest.mark.parametrize("depth", [100, 250, 400, 600, 900])
+def test_a_workflow_that_is_nested_deeply_is_told_or_is_an_error(
+    depth: int, net: responses.RequestsMock, archive: Archive
+) -> None:
+    whole = json.dumps(gone()).removesuffix("}")
+    deep = f"{'[' * depth}1{']' * depth}"
+    net.get(GET, body=f'{whole}, "spec": {{"podPriority": 1, "synchronization": {deep}, "podSpecPatch": {deep}}}}}')
+    net.get(LIST, body=f'{{"metadata": {{}}, "items": [{whole}, "spec": {{"arguments": {deep}}}}}]}}')
+    for question in (partial(archive.list, "a=b"), partial(archive.get, "w9")):
+        with suppress(ArchiveError):
+            question()
 
 
 def test_nothing_of_a_workflow_is_lost_on_the_way(net: responses.RequestsMock, archive: Archive) -> None:
