@@ -161,7 +161,7 @@ class _Session(requests.Session):
             _read_body(response, MAX_ANSWER)
         return response
 
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
+    def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect to prepare a request that is never sent."""
         del resp
 

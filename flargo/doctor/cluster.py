@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from flargo.doctor.facts import Facts, Probe
 from flargo.doctor.findings import Said, failure, kubectl, ok, unknown, unseen, warning
 from flargo.job.checks import Refused
 from flargo.job.documents import load_yaml
+from flargo.parsing import http_date
 from flargo.terms import Object
 from flargo.text import shell_command
 
@@ -21,7 +21,9 @@ CONFIG_MAP = "workflow-controller-configmap"
 _SETTINGS: Final = ("executor", "instanceID", "workflowDefaults", "workflowRestrictions")
 """What the doctor reads of a controller's settings. A ConfigMap can hold thousands of other keys."""
 _NEEDED = ("workflows", "workflowtaskresults")
-_VERSION = re.compile(r":v?(\d+)\.(\d+)(?:\.\S+)?$")
+_VERSION = re.compile(r"v?([0-9]{1,4})\.([0-9]{1,4})(?:\.[!-~]+)?")
+_MAX_TAG = 128
+"""Characters of an image's tag (OCI distribution specification)."""
 _MOST_OTHERS = 5
 """Namespaces that one line names."""
 _TOOK_NOTICE = ("Running", "Succeeded")
@@ -44,12 +46,11 @@ def api(facts: Facts) -> Iterator[Said]:
 
 def clock(facts: Facts) -> Iterator[Said]:
     """How far the clocks are apart."""
-    try:
-        theirs = parsedate_to_datetime(facts.clock.date).timestamp()
-    except ValueError:
+    date = http_date(facts.clock.date)
+    if date is None:
         yield unknown("The API server's answers bear no time.", "Compare the clocks by hand.")
         return
-    skew = facts.clock.local - theirs
+    skew = facts.clock.local - date.timestamp()
     said = f"This machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the API server's."
     todo = "Have both synchronised (NTP)."
     certain = abs(skew) - facts.clock.doubt
@@ -201,9 +202,12 @@ def _versions(facts: Facts) -> Iterator[tuple[str, tuple[int, int]]]:
     for pod in facts.controllers.body.get("items") or []:
         for container in pod["spec"].get("containers") or []:
             image = str(container.get("image"))
-            found = _VERSION.search(image)
-            if found and "workflow-controller" in f"{image} {container.get('name')}":
-                yield f"{found[0][1:]} in namespace {pod['metadata'].get('namespace')}", (int(found[1]), int(found[2]))
+            if "workflow-controller" not in f"{image} {container.get('name')}":
+                continue
+            tag = image.partition("@")[0].rpartition(":")[2]
+            found = _VERSION.fullmatch(tag) if len(tag) <= _MAX_TAG else None
+            if found:
+                yield f"{tag} in namespace {pod['metadata'].get('namespace')}", (int(found[1]), int(found[2]))
 
 
 def _others(facts: Facts) -> str:

@@ -1,6 +1,7 @@
 """The doctor finds what is broken, says which check found it and what to do, and leaves nothing behind."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -491,6 +492,40 @@ def test_a_cluster_is_reached_if_it_answers_and_takes_the_credentials(path: str,
     findings = clinic.examined()
     assert failed(findings) == ({"api"} if words else set()), findings
     assert words in found(findings, "api")[0].what
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["", "x", "Tue, 06 Jan 2026 10:00:00", "Tue, 06 Jan 2026 10:00:00 +9999999999999999999", f"{'1' * 5000} Jan 2026"],
+)
+def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.clinic.formatdate", lambda *_, **__: date)
+    assert "bear no time" in only(Clinic().examined(), "clock", Level.UNKNOWN).what
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [
+        ("quay.io/argoproj/workflow-controller:v3.7.18", "v3.7.18"),
+        ("localhost:5000/workflow-controller:3.7", "3.7"),
+        ("workflow-controller:v3.7.0-rc1", "v3.7.0-rc1"),
+        (f"workflow-controller:v3.7.18@sha256:{'0' * 64}", "v3.7.18"),
+        ("workflow-controller:latest", "not in sight"),
+        ("workflow-controller", "not in sight"),
+        ("localhost:3.7/workflow-controller", "not in sight"),
+        (f"workflow-controller:v{'9' * 5000}.1", "not in sight"),
+        (f"workflow-controller:v3.{'9' * 5000}", "not in sight"),
+        ("workflow-controller:v\u0663.\u0667.1", "not in sight"),
+        (f"workflow-controller{':1.1.' * 60_000}\n", "not in sight"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_version_is_read_of_the_tag_of_any_image(image: str, version: str) -> None:
+    clinic = Clinic()
+    controller_pod(image)(clinic)
+    begun = time.monotonic()
+    assert f"its version is {version}" in only(clinic.examined(), "argo", Level.OK).what
+    assert time.monotonic() - begun < 5
 
 
 def test_a_slow_answer_is_no_wrong_clock() -> None:
