@@ -24,6 +24,9 @@ nothing that flargo looks at lies as deep."""
 _JSON_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 _MAX_DIGITS = 19
 _MAX_DATE_LENGTH = 64
+_LOG_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
+_LOG_YEARS = range(2000, 2201)
+"""No log of Kubernetes' is older, and a moment of these years stays one in any time zone."""
 _ATTEMPT = re.compile(r"[a-z0-9]{1,20}")
 _UID = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]{0,127}")
 _DIGITS = re.compile(r"[0-9]+")
@@ -94,3 +97,14 @@ def _without_depths(content: bytes) -> Iterator[bytes]:
             if depth == MAX_DEPTH:
                 begin = mark.end()
     yield content[begin:] if depth <= MAX_DEPTH else b""
+
+
+def log_time(text: str) -> datetime | None:
+    """The moment that a kubelet writes before a line of a log (Go's RFC3339Nano), cut to microseconds."""
+    if _LOG_TIME.fullmatch(text) is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.year in _LOG_YEARS else None

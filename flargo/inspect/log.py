@@ -7,6 +7,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from flargo.parsing import log_time
+
 # What Argo's executor, which starts the program, writes to the program's stderr (argo 3.7, cmd/argoexec/commands/
 # emissary.go: logrus, with the field argo=true; with --log-format json as JSON), and what its command line says last.
 _ARGO = "argo"
@@ -22,8 +24,6 @@ _TRIED = 16
 """Places in them at which its words may begin, and which are tried."""
 _REMEMBERED = 256
 """Characters of a line up to which it is remembered as it is, and beyond which by its hash."""
-_STAMP_LENGTH = 40
-"""Characters of the time before a line, at most."""
 MARGIN = timedelta(seconds=1)
 """How long before the last line a log is read again. Times are cut to whole seconds on the way, and the lines
 of stdout and stderr are written by two threads: they may be out of order by a little."""
@@ -44,18 +44,14 @@ class Line:
 
     @property
     def moment(self) -> datetime | None:
-        """The same."""
-        return datetime.fromisoformat(self.time) if self.time else None
+        """The same; None where it is no time that a node writes."""
+        return log_time(self.time)
 
 
 def parsed(raw: str) -> Line:
     """A line that has its time before it."""
     time, space, text = raw.partition(" ")
-    try:
-        moment = datetime.fromisoformat(time) if space and len(time) <= _STAMP_LENGTH else None
-    except ValueError:
-        moment = None
-    return Line(time, text) if moment is not None and moment.tzinfo is not None else Line("", raw)
+    return Line(time, text) if space and log_time(time) is not None else Line("", raw)
 
 
 @dataclass(slots=True)
@@ -69,21 +65,29 @@ class Seam:
     """What this connection has yet to tell again."""
     _begin: datetime | None = None
     """Of a connection that is made now."""
+    _doubtful: str | None = None
+    """The time of the first line of a connection that goes on after another's, which is not believed: the connection
+    may begin in the middle of a line, where the program itself may have written a time. That line's pieces have the
+    same time. Each line after it has the kubelet's. Nothing is lost, for what has been told is only asked for again.
+    None: not known yet; empty: no time is doubted."""
 
     def connect(self) -> str:
         """A new connection is made: from when it is to tell, RFC 3339; empty for all."""
         self._again = Counter(self._told)
+        self._doubtful = None if self._begin is not None else ""
         return self._begin.isoformat() if self._begin is not None else ""
 
     def is_new(self, line: Line) -> bool:
         """Whether this connection's next line was not told before."""
+        if self._doubtful is None:
+            self._doubtful = line.time
         line = _remembered(line)
         if self._again[line] > 0:
             self._again[line] -= 1
             return False
         self._told.append(line)
         moment = line.moment
-        if moment is not None:
+        if moment is not None and line.time != self._doubtful:
             begin = moment.astimezone(UTC).replace(microsecond=0) - MARGIN
             if self._begin is None or begin > self._begin:
                 self._begin = begin

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flargo.cluster.api import Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
@@ -132,6 +134,63 @@ def test_the_executors_words_are_found_wherever_a_line_is_cut(words: str, shift:
 @pytest.mark.parametrize("raw", ["no time at all", "2026-01-01 date only", "", "2026-01-01T00:00:00 x"])
 def test_a_line_without_a_time_is_a_line_all_the_same(raw: str) -> None:
     assert parsed(raw) == Line("", raw)
+
+
+NO_STAMPS = [
+    "0001-01-01T00:00:00+14:00 x",
+    "9999-12-31T23:59:59-14:00 x",
+    "9997-01-01T00:00:00Z x",
+    "1999-12-31T23:59:59Z x",
+    "2026-01-01T00:00:00+99:99 x",
+    "2026-13-01T00:00:00Z x",
+    "2026-W01-1T00:00:00Z x",
+    "20260101T000000Z x",
+    "2026-01-01 00:00:00Z x",
+    "2026-01-01T00:00Z x",
+    "2026-01-01T00:00:00,5Z x",
+    "2026-01-01T00:00:00+00:00:01 x",
+    "2026-01-01T00:00:00.1234567890123456789Z x",
+    "\uff12\uff10\uff12\uff16-01-01T00:00:00Z x",
+    "2026-01-01T00:00:0\u0663Z x",
+    "2026-01-01T00:00:00Z\n x",
+]
+
+
+@pytest.mark.parametrize("raw", NO_STAMPS)
+def test_what_a_kubelet_does_not_write_is_no_time(raw: str) -> None:
+    assert parsed(raw) == Line("", raw)
+
+
+@given(st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{0,9})?(Z|[+-][0-9:]{0,8})? x"))
+def test_whatever_begins_a_line_its_moment_can_be_told_and_asked_for(raw: str) -> None:
+    seam = Seam()
+    seam.connect()
+    for line in (parsed(raw), Line(raw, "x")):
+        seam.is_new(line)
+        assert line.moment is None or 2000 <= line.moment.year <= 2200
+    seam.connect()
+
+
+def test_what_a_program_wrote_in_a_times_place_does_not_move_what_is_asked_for() -> None:
+    """A connection may begin in the middle of a line, whose rest has no time of the kubelet's before it."""
+    seam = Seam()
+    for year in (2100, 2150):
+        seam.connect()
+        through(seam, [Line(f"{year}-01-01T00:00:00Z", "no")] if year > 2100 else [stamped(5, "a")])
+    assert seam.connect() == "2026-01-01T00:00:04+00:00"
+    again = [stamped(5, "a"), stamped(9, "b"), stamped(30, "c")]
+    assert through(seam, again) == ["b", "c"], "nothing is lost"
+    assert seam.connect() == "2026-01-01T00:00:29+00:00"
+
+
+def test_pieces_of_a_line_with_a_programs_time_do_not_move_it_either() -> None:
+    seam = Seam()
+    seam.connect()
+    seam.is_new(stamped(5, "a"))
+    seam.connect()
+    for text in ("one", "two", "three"):
+        seam.is_new(Line("2150-01-01T00:00:00Z", text, continued=True, ended=False))
+    assert seam.connect() == "2026-01-01T00:00:04+00:00"
 
 
 def stamped(second: int, text: str, nanos: int = 0) -> Line:
