@@ -1,6 +1,7 @@
 """What the commands that render jobs share: a parent staged from a kit, a job's metadata, the launcher's warnings."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,12 +44,19 @@ def job_meta(path: Path) -> dict[str, Any]:
     """The metadata of a job: of its meta.json, or of the folder with it.
 
     Raises:
-        Refused: there is none.
+        Refused: there is none, or it is too large or can't be read.
     """
     file = path / "meta.json" if path.is_dir() else path
     if not file.is_file():
         raise Refused("META", str(path), "a job's meta.json, or a job folder with one")
-    return read_json({str(file): file.read_bytes()}, str(file))
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(disk.MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise Refused("META", Shown(f"unreadable ({os.strerror(error.errno or 0)})"), "a file to read") from None
+    if len(content) > disk.MAX_FILE_BYTES:
+        raise Refused("META", Shown("too large a file"), f"at most {disk.MAX_FILE_BYTES} bytes")
+    return read_json({str(file): content}, str(file))
 
 
 def example(root: Path, site: str | None = None, role: str | None = None) -> Staged:

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from flargo.demo.options import DemoError
+from flargo.job.checks import Refused
+from flargo.job.documents import load_json
+from flargo.parsing import whole_number
 
 INITIAL = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 """The global model before the first round."""
+MAX_META_BYTES = 4 * 1024 * 1024
+MAX_SITES = 100
+"""Sites of a job: the demo starts a process for each."""
 MODEL = "models/server.npy"
 """Where FLARE's NumPy persistor leaves the model, in the job's workspace."""
 
@@ -80,25 +86,48 @@ def meta(job: Path) -> dict[str, Any]:
     """
     file = job / "meta.json"
     try:
-        said = json.loads(file.read_text())
+        with file.open("rb") as opened:
+            content = opened.read(MAX_META_BYTES + 1)
     except OSError as error:
         raise DemoError(
             f"{job} is no job folder: its meta.json can't be read ({os.strerror(error.errno or 0)})."
         ) from None
-    except ValueError as error:
-        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise DemoError(f"{file} is not JSON{where}.") from None
+    if len(content) > MAX_META_BYTES:
+        raise DemoError(f"{file} has more than {MAX_META_BYTES} bytes.")
+    try:
+        said = load_json(str(file), content)
+    except Refused as refused:
+        raise DemoError(f"{file} is {refused.value}: it must be {refused.allowed}.") from None
     if not isinstance(said, dict):
         raise DemoError(f"{file} must hold a JSON object.")
     return said
 
 
 def sites_of(said: dict[str, Any], wanted: int) -> tuple[str, ...]:
-    """The sites that a job names, else so many that are called site-N."""
-    named = [site for group in (said.get("deploy_map") or {}).values() for site in _names(group)]
-    found = dict.fromkeys([*named, *(said.get("mandatory_clients") or [])])
+    """The sites that a job names, else so many that are called site-N.
+
+    Raises:
+        DemoError: the job's metadata names sites in a wrong form, or too many.
+    """
+    deploy_map, mandatory = said.get("deploy_map") or {}, said.get("mandatory_clients") or []
+    if not isinstance(deploy_map, dict):
+        raise DemoError("deploy_map in the job's meta.json must be a JSON object.")
+    if not isinstance(mandatory, list) or not all(isinstance(site, str) for site in mandatory):
+        raise DemoError("mandatory_clients in the job's meta.json must be a list of sites' names.")
+    found = dict.fromkeys([*(site for group in deploy_map.values() for site in _names(group)), *mandatory])
     sites = tuple(site for site in found if site not in {"server", "@ALL"})
-    return sites or tuple(f"site-{number}" for number in range(1, max(wanted, int(said.get("min_clients") or 1)) + 1))
+    if len(sites) > MAX_SITES:
+        raise DemoError(f"The job's meta.json names {len(sites)} sites: the demo starts at most {MAX_SITES}.")
+    return sites or tuple(f"site-{number}" for number in range(1, max(wanted, _min_clients(said)) + 1))
+
+
+def _min_clients(said: dict[str, Any]) -> int:
+    value = said.get("min_clients") or 1
+    text = str(value) if isinstance(value, int) and abs(value) <= MAX_SITES else value  # "True" is no number
+    number = whole_number(text, MAX_SITES) if isinstance(text, str) else None
+    if number is None:
+        raise DemoError(f"min_clients in the job's meta.json must be a whole number of at most {MAX_SITES}.")
+    return number
 
 
 def with_image(job: Path, image: str | None) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flargo.inspect.jobs import WORDS, look
 from flargo.job.names import label_value
+from flargo.parsing import whole_number
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.views import workflow_view
@@ -16,8 +17,10 @@ _ENDED = "FINISHED:"
 COMPLETED = "FINISHED:COMPLETED"
 _WORDS = {**WORDS, Stage.ABSENT: "waits for FLARE"}
 # What nvflare 2.9's FedAvg logs (app_common/workflows/fedavg.py); it counts rounds from 0.
-_BEGUN = re.compile(r"Round (\d+) started")
-_GOT = re.compile(r"Aggregated (\d+)/(\d+) results")
+_BEGUN = re.compile(r"Round ([0-9]+) started")
+_GOT = re.compile(r"Aggregated ([0-9]+)/([0-9]+) results")
+_MAX_COUNTED = 10**6
+"""Rounds, and results of a round. A line that tells of more is not FLARE's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +95,12 @@ def rounds(log: str) -> tuple[Round, ...]:
     found: list[Round] = []
     for line in log.splitlines():
         if begun := _BEGUN.search(line):
-            found.append(Round(int(begun[1]) + 1))
-        elif found and (got := _GOT.search(line)):
-            found[-1] = Round(found[-1].number, int(got[1]), int(got[2]))
+            number = whole_number(begun[1], _MAX_COUNTED)
+            found += [Round(number + 1)] if number is not None else []
+        elif found and (told := _GOT.search(line)):
+            got, of = whole_number(told[1], _MAX_COUNTED), whole_number(told[2], _MAX_COUNTED)
+            if got is not None and of is not None:
+                found[-1] = Round(found[-1].number, got, of)
     return tuple(found)
 
 

@@ -307,6 +307,16 @@ def test_render_takes_a_job_folder_a_site_and_a_side(meta: Path) -> None:
     assert "nvflare.private.fed.app.server.runner_process" in server["spec"]["templates"][0]["container"]["args"]
 
 
+@pytest.mark.parametrize("words", [("render", "{}"), ("doctor", "--job", "{}")])
+def test_a_jobs_metadata_is_read_to_a_limit(words: tuple[str, ...], meta: Path) -> None:
+    with meta.open("wb") as file:
+        file.write(b"{}")
+        file.truncate(4 * 2**20 + 1)
+    done = run(*(word.format(meta) for word in words))
+    assert done.exit_code != 0
+    assert "META` is too large a file: allowed is at most 4194304 bytes" in done.output
+
+
 def test_render_shows_what_a_kits_site_would_submit(kit: Kit, meta: Path) -> None:
     root = kit("k8s/site-1")
     runtime = {"format_version": 2, "studies": {"heart": {"env": {"DB": "postgres"}, "pod_template": "pod.yaml"}}}

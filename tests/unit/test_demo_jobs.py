@@ -66,3 +66,47 @@ def test_the_folder_itself_may_be_a_link(job: Path, tmp_path: Path) -> None:
     copy = jobs.own(tmp_path / "alias", tmp_path / "copies", "image")
     assert (copy / "app/custom/train.py").read_text() == "pass"
     assert json.loads((copy / "meta.json").read_text())["launcher_spec"]["default"]["k8s"]["image"] == "image"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 5000, f'{{"min_clients": {"1" * 5000}}}', "{", "[1]", b"\xff\xfe\xfd", f'{{"a": "{"x" * 5_000_000}"}}'],
+    ids=["brackets", "digits", "half", "a list", "no text", "too large"],
+)
+def test_metadata_that_cannot_be_read_is_named(job: Path, content: str | bytes) -> None:
+    (job / "meta.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DemoError, match=r"meta\.json"):
+        jobs.meta(job)
+
+
+@pytest.mark.parametrize("number", [10**9, -1, 1.5, float("nan"), "1" * 5000, "²", "٣", "x", [1], {}, True])
+def test_a_number_of_clients_that_no_demo_can_start_is_named(number: object) -> None:
+    said = {"min_clients": number} if number != {} else {"min_clients": {"a": 1}}
+    with pytest.raises(DemoError, match="min_clients"):
+        jobs.sites_of(said, 2)
+
+
+@pytest.mark.parametrize(("number", "sites"), [(None, 2), (0, 2), (1, 2), (3, 3), ("3", 3), ("", 2)])
+def test_so_many_sites_are_started_as_a_job_needs_at_least(number: object, sites: int) -> None:
+    assert jobs.sites_of({"min_clients": number}, 2) == tuple(f"site-{n}" for n in range(1, sites + 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ({"deploy_map": [1]}, "deploy_map"),
+        ({"deploy_map": "app"}, "deploy_map"),
+        ({"mandatory_clients": 1}, "mandatory_clients"),
+        ({"mandatory_clients": [["a"]]}, "mandatory_clients"),
+        ({"mandatory_clients": "site-1"}, "mandatory_clients"),
+        ({"deploy_map": {"app": [f"s{n}" for n in range(100_000)]}}, "names 100000 sites"),
+    ],
+)
+def test_sites_of_a_wrong_form_are_named(said: dict[str, object], key: str) -> None:
+    with pytest.raises(DemoError, match=key):
+        jobs.sites_of(said, 2)
+
+
+def test_the_sites_that_a_job_names_are_taken() -> None:
+    said = {"deploy_map": {"app": ["server", "b", {"c": 1}], "other": {"sites": ["a", "@ALL"]}, "no": None}}
+    assert jobs.sites_of({**said, "mandatory_clients": ["a", "d"]}, 2) == ("b", "a", "d")

@@ -73,6 +73,12 @@ def test_rounds_are_counted_from_one_with_what_has_arrived() -> None:
     assert Round(3).words(0) == "round 3: sites train"
 
 
+@pytest.mark.parametrize("number", ["1" * 5000, "²", "٣", "9" * 12])
+def test_a_number_that_no_round_has_is_passed_over(number: str) -> None:
+    log = f"Round 0 started\nRound {number} started\nAggregated {number}/2 results\nAggregated 1/{number} results\n"
+    assert rounds(log) == (Round(1),)
+
+
 def test_only_news_is_told() -> None:
     before = Seen((Party("server"), Party("site-1")), "SUBMITTED")
     now = Seen((Party("server", "w", Stage.RUNNING), Party("site-1")), "RUNNING", (Round(1),))
