@@ -129,10 +129,11 @@ class Api:
         for _ in range(MAX_PAGES):
             to = self._to("list", kind, query=query)
             page = self._call("list", kind, labels or fields, method="GET", to=to)
-            whole = page.get("items") or []
+            listed, meta = page.get("items"), page.get("metadata")
+            whole = [item for item in (listed if isinstance(listed, list) else ()) if isinstance(item, dict)]
             items += map(trim, whole) if trim is not None else whole
-            meta = page.get("metadata") or {}
-            if not meta.get("continue"):
+            if not isinstance(meta, dict) or not meta.get("continue"):
+                meta = meta if isinstance(meta, dict) else {}
                 return items, str(meta.get("resourceVersion", ""))
             query = {**query, "continue": str(meta["continue"])}
         raise ApiError("list", kind.value[1], 0, message=f"the server names more than {MAX_PAGES} pages")

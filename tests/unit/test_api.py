@@ -418,3 +418,10 @@ def test_an_object_that_is_nested_too_deeply_hides_no_other_one() -> None:
     )
     seen = [*Served(Answer(200, events)).watch(Kind.WORKFLOW, "", "1", 1, 1.0)]
     assert [event["object"]["metadata"]["name"] for event in seen] == ["deep", "good"]
+
+
+@pytest.mark.parametrize(
+    "page", [{"items": 5}, {"items": [5, None, "x"]}, {"metadata": []}, {"items": {}, "metadata": "x"}]
+)
+def test_a_list_of_nonsense_is_an_empty_one(page: Object) -> None:
+    assert Served(Answer(200, json.dumps(page).encode())).list(Kind.POD) == ([], "")
