@@ -382,6 +382,7 @@ OWN = {
     "OwnError",
     "Refused",
     "SubmitError",
+    "TooLongError",
     "UsageError",
 }
 """Exceptions whose text is flargo's own. (click's UsageError quotes what the person has typed.)"""
