@@ -132,8 +132,8 @@ class Api:
             listed, meta = page.get("items"), page.get("metadata")
             whole = [item for item in (listed if isinstance(listed, list) else ()) if isinstance(item, dict)]
             items += map(trim, whole) if trim is not None else whole
-            if not isinstance(meta, dict) or not meta.get("continue"):
-                meta = meta if isinstance(meta, dict) else {}
+            meta = meta if isinstance(meta, dict) else {}
+            if not meta.get("continue"):
                 return items, str(meta.get("resourceVersion", ""))
             query = {**query, "continue": str(meta["continue"])}
         raise ApiError("list", kind.value[1], 0, message=f"the server names more than {MAX_PAGES} pages")
