@@ -17,6 +17,7 @@ from nvflare.apis.job_def import RunStatus
 from tests.bench import seen
 from tests.bench.run import Run
 from tests.bench.seen import FOREIGN
+from tests.cluster.apply import NOT_THERE
 from tests.cluster.site import DEAF, SLEEPS, WAITS, Site, exits, token_of
 from tests.cluster.wire import Match, Wire
 from tests.cluster.world import World
@@ -41,7 +42,7 @@ STUDIES: dict[str, Any] = {
     "secret-env": {"secret_env": {"PASSWORD": {"source": "not-there", "key": "password"}}},
     "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
     "selector": _of_template(nodeSelector={"flargo.test/node": "not-there"}),
-    "account": _of_template(serviceAccountName="not-there"),
+    "account": _of_template(serviceAccountName=NOT_THERE),
 }
 
 

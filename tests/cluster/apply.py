@@ -16,6 +16,8 @@ PARENTS = ("nvflare-server", "site-1", "site-2")
 """The accounts of the parents of docs/install.md."""
 POWERLESS = "flargo-powerless"
 """An account that a test takes for the executor's, and that may not report."""
+NOT_THERE = "not-there"
+"""An account that a test names for a job's pod, and that does not exist."""
 
 
 def everything(namespace: str) -> None:
@@ -41,7 +43,7 @@ def admission_policy(namespace: str) -> dict[str, Any]:
     return fitted(
         "flargo-launcher",
         [f"system:serviceaccount:{namespace}:{name}" for name in ("flargo-launcher", *PARENTS)],
-        jobAccounts=["flargo-job", *(f"{name}-flargo-job" for name in PARENTS)],
+        jobAccounts=["flargo-job", NOT_THERE, *(f"{name}-flargo-job" for name in PARENTS)],
         executorAccounts=["flargo-executor", POWERLESS, *(f"{name}-flargo-executor" for name in PARENTS)],
         # Tests hand Pod Security what it has to refuse.
         nodeAccess=True,

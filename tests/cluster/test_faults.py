@@ -20,7 +20,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
-from tests.cluster.apply import POWERLESS
+from tests.cluster.apply import NOT_THERE, POWERLESS
 from tests.cluster.scenarios import Scenarios, Together
 from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, of_template
 from tests.cluster.wire import Match, Wire
@@ -52,7 +52,7 @@ STUDIES: dict[str, Any] = {
     "host-network": of_template(hostNetwork=True),
     # A deaf program takes all of it.
     "short-grace": of_template(terminationGracePeriodSeconds=5),
-    "account": of_template(serviceAccountName="not-there"),
+    "account": of_template(serviceAccountName=NOT_THERE),
     "deadline": of_template(activeDeadlineSeconds=10),
     "init-image": of_template(initContainers=[container("flargo.test/prepare:not-there", "true")]),
 }
