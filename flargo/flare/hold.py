@@ -31,9 +31,9 @@ LOOK = 1.0
 """Seconds between looks at the stored status."""
 DEAF = 2.0
 """Seconds without the API after which a released Workflow's process is taken to run, if it was seen to have a node."""
-DEAF_WITHOUT_NODE = 20.0
-"""The same, if it was seen without a node: it may have got one since, and a process gives up after 30 s in which the
-parent does not know it."""
+DEAF_WITHOUT_NODE = 6.0
+"""The same, if it was seen without a node: longer than a watch takes to begin anew, and far less than the 30 s in which a
+process that has got a node since is unknown to the parent, and gives up."""
 _log = logging.getLogger(__name__)
 
 
