@@ -32,8 +32,8 @@ LOOK = 1.0
 DEAF = 2.0
 """Seconds without the API after which a released Workflow's process is taken to run, if it was seen to have a node."""
 DEAF_WITHOUT_NODE = 6.0
-"""The same, if it was seen without a node: longer than a watch takes to begin anew, and far less than the 30 s for which
-a process that has got a node since puts up with a parent that does not know it."""
+"""The same, if it was seen without a node: longer than a watch takes to begin anew, and far less than the 30 s for
+which a process that has got a node since puts up with a parent that does not know it."""
 _log = logging.getLogger(__name__)
 
 

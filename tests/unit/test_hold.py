@@ -146,7 +146,10 @@ def test_a_job_that_is_being_ended_has_no_handle_though_it_runs_at_last(seen: St
 
 
 @pytest.mark.parametrize("seen", [Stage.HELD, Stage.QUEUED, Stage.SHORTAGE, Stage.TAINTED])
-def test_a_short_silence_is_no_sign_that_a_job_without_a_node_runs(seen: Stage) -> None:
+def test_a_short_silence_is_no_sign_that_a_job_without_a_node_runs(
+    seen: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "MOST", 0.5)
     ticket, given_up = Ticket("wf"), list[str]()
     ticket.update(seen, released=True)
     hold(ticket, deaf=holding.DEAF + 1, given_up=given_up)
