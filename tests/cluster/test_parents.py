@@ -293,8 +293,13 @@ def test_the_sweep_deletes_in_the_parents_image_what_a_parent_has_left(image: st
             job.leaves_nothing()
         attempts = {job: job.workflow["metadata"]["annotations"]["flargo.dev/attempt"] for job in (old, fresh)}
         left = {job: f"nvflare-cred-{job.name}-{attempt}" for job, attempt in attempts.items()}
-        for name in left.values():
-            meta = {"name": name, "labels": {str(Label.FEDERATION): site.federation}}
+        for job, name in left.items():
+            whole = job.workflow["metadata"]
+            labels = {
+                key: whole["labels"][key] for key in (str(Label.MANAGED_BY), str(Label.FEDERATION), str(Label.SITE))
+            }
+            owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": job.name, "uid": whole["uid"]}
+            meta = {"name": name, "labels": labels, "ownerReferences": [owner]}
             world.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
         earlier = json.dumps({"status": {"finishedAt": f"{datetime.now(UTC) - timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ}"}})
         world.kubectl("patch", "workflows.argoproj.io", old.name, "--type=merge", f"--patch={earlier}")
