@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -157,9 +158,16 @@ class _Session(requests.Session):
                 said = "it redirects elsewhere, which flargo does not follow"
                 raise ArchiveError(self._server, Trouble.STRANGE, said)
             if not response.ok:
-                raise ArchiveError.of(self._server, response.status_code, _message(response))
+                raise self._refusal(response)
             _read_body(response, MAX_ANSWER)
         return response
+
+    def _refusal(self, response: requests.Response) -> ArchiveError:
+        message, status = _message(response), response.status_code
+        if message is None and status == HTTPStatus.BAD_REQUEST and urlsplit(self._server).scheme.lower() == "http":
+            # So answers a server of https (Go's net/http), and the answer is mostly cut off: no word of Argo's.
+            return ArchiveError(self._server, Trouble.UNREACHED, "it may expect https")
+        return ArchiveError.of(self._server, status, message if message is not None else response.reason or "")
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect to prepare a request that is never sent."""
@@ -196,15 +204,15 @@ def _read_body(response: requests.Response, most: int) -> None:
     response._content, response._content_consumed = bytes(body), True  # noqa: SLF001
 
 
-def _message(response: requests.Response) -> str:
-    """What a refusal says; that of a proxy is mostly a page, which says nothing."""
+def _message(response: requests.Response) -> str | None:
+    """What Argo says in a refusal; None: nothing, as in a proxy's, which is mostly a page."""
     try:
         _read_body(response, MAX_REFUSAL)
         said = response.json()
     except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
-        return response.reason or ""
+        return None
     message = said.get("message") if isinstance(said, dict) else None
-    return message[:MAX_MESSAGE] if isinstance(message, str) else response.reason or ""
+    return message[:MAX_MESSAGE] if isinstance(message, str) else None
 
 
 def _what(error: Exception) -> Trouble:

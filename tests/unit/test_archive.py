@@ -1,6 +1,7 @@
 """What is gone from the cluster, read from Argo's archive: by whatever answers in an Argo Server's place."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -228,6 +229,26 @@ def test_an_answer_that_drips_is_read_until_a_deadline(
     with endless(**drips) as (archive, _), pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
     assert (raised.value.trouble, time.monotonic() - begun < 4) == (trouble, True)
+
+
+@pytest.mark.parametrize("lost", [0, 20])
+def test_a_server_of_https_that_is_asked_by_http_can_not_be_reached(lost: int) -> None:
+    # As Go's net/http answers; the end of it is mostly lost, since it closes without reading the question.
+    said = b"Client sent an HTTP request to an HTTPS server.\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65_536)
+                length = f"Content-Length: {len(said)}\r\n".encode() if lost else b""
+                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n" + length + b"\r\n" + said[: len(said) - lost])
+
+        threading.Thread(target=answer, daemon=True).start()
+        archive = Archive(f"http://127.0.0.1:{server.getsockname()[1]}", "flare")
+        with pytest.raises(ArchiveError, match="can't be reached") as raised:
+            archive.list("a=b")
+    assert (raised.value.trouble, raised.value.said) == (Trouble.UNREACHED, "it may expect https")
 
 
 @pytest.mark.parametrize("body", ["[" * 5000, '{"message":' * 5000, '{"items": [' + "[" * 5000])
