@@ -288,6 +288,8 @@ PATCHES: dict[str, tuple[Object, str]] = {
     "fewer annotations": ({"metadata": {"annotations": {Annotation.TITLE: None}}}, "no annotations"),
     "other labels": ({"metadata": {"labels": {Label.SITE: "x"}}}, "no labels"),
     "no label": ({"metadata": {"labels": {Label.MANAGED_BY: None}}}, "managed-by: flargo"),
+    "fewer labels": ({"metadata": {"labels": {Label.SITE: None}}}, "no labels"),
+    "a label of Argo's": ({"metadata": {"labels": {"workflows.argoproj.io/completed": "true"}}}, "no labels"),
     "a finalizer": ({"metadata": {"finalizers": ["x/y"]}}, "no labels"),
 }
 
@@ -391,6 +393,9 @@ def test_what_flargo_does_is_allowed(launcher: Launcher, world: World, job: Obje
         assert launcher.patches(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""
     assert launcher.patches(name, {"spec": {"suspend": False}}) == ""
     assert launcher.patches(name, {"spec": {"shutdown": "Terminate"}}) == ""
+    # As the Argo Server ends a Workflow with the launcher's token.
+    by = {"workflows.argoproj.io/actor": "x", "workflows.argoproj.io/action": "Terminate"}
+    assert launcher.patches(name, {"metadata": {"labels": by}, "spec": {"shutdown": "Terminate"}}) == ""
     (part,) = parts([world.workflow(name)], [])
     assert launcher.patches(name, terminate(part)) == ""
     assert launcher.deletes("workflows.argoproj.io", name) == ""
