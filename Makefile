@@ -13,7 +13,7 @@ SECOND := FLARGO_CLUSTER_STATE=/var/tmp/flargo-faults $(CLUSTER)
 test: check demos cluster-up
 	$(MAKE) -j2 cluster faults
 
-# What needs no cluster: two minutes.
+# What needs no cluster: five minutes.
 check: lint
 	$(MAKE) -j2 unit embedded
 
@@ -28,7 +28,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 unit: .venv/ready
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n 2 tests/unit
 
 # The fault matrix and a federation on the embedded engine: Python only, no root.
 embedded: .venv/ready
