@@ -17,16 +17,16 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 import responses
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from flargo.cli import jobs, why
-from flargo.cli.main import group
 from flargo.cluster import archive as transport
 from flargo.cluster.api import PAGE, Api, Kind
 from flargo.cluster.archive import Archive
 from flargo.cluster.errors import ArchiveError, Trouble
 from flargo.inspect.jobs import kept
 from flargo.terms import Object
+from tests.unit import command_line
 from tests.unit.objects import ended, pod
 from tests.unit.test_cli_cluster import Cluster
 from tests.unit.test_inspect_jobs import CREATED, job
@@ -322,8 +322,7 @@ each_bad = pytest.mark.parametrize(("bad", "told"), BAD.values(), ids=[name.repl
 
 
 def run(*arguments: str) -> Result:
-    done = CliRunner().invoke(group(), arguments, prog_name="flargo")
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    done = command_line.run(*arguments)
     assert TOKEN not in done.output
     return done
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
-from flargo.cli.main import COMMANDS, group
+from flargo.cli.main import COMMANDS
 from flargo.cli.output import beside, filled
+from tests.unit.command_line import file_contents, run
 
 Kit = Callable[[str], Path]
 META: dict[str, Any] = {
@@ -22,14 +22,6 @@ META: dict[str, Any] = {
     "deploy_map": {"app": ["@ALL"]},
     "launcher_spec": {"default": {"k8s": {"image": "registry.example/job:1", "memory": "4Gi"}}},
 }
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(group(), [str(each) for each in arguments], prog_name="flargo")
-
-
-def everything(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -176,7 +168,7 @@ def test_a_kits_path_is_quoted_in_what_is_left_to_do(kit: Kit) -> None:
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["people", "programs"])
 def test_a_dry_run_shows_a_diff_and_changes_nothing(kit: Kit, options: tuple[str, ...]) -> None:
     root = kit("k8s/server.lab")
-    before = everything(root)
+    before = file_contents(root)
     shown = run("prepare", root, "--dry-run", "--max-jobs", "2", *options)
     assert shown.exit_code == 0
     diff = "".join(each["diff"] for each in json.loads(shown.stdout)["changes"]) if options else shown.stdout
@@ -184,7 +176,7 @@ def test_a_dry_run_shows_a_diff_and_changes_nothing(kit: Kit, options: tuple[str
     assert '-            "id": "k8s_launcher",' in diff
     assert '+            "path": "flargo.ServerArgoJobLauncher",' in diff
     assert "undo.json" not in diff
-    assert everything(root) == before
+    assert file_contents(root) == before
 
 
 def test_a_plain_kits_diff_is_short(kit: Kit) -> None:
@@ -194,16 +186,16 @@ def test_a_plain_kits_diff_is_short(kit: Kit) -> None:
 
 def test_undo_leaves_no_trace(kit: Kit) -> None:
     root = kit("k8s/server.lab")
-    before, modes = everything(root), {path: path.stat().st_mode for path in root.rglob("*")}
+    before, modes = file_contents(root), {path: path.stat().st_mode for path in root.rglob("*")}
     run("prepare", root, "--workspace", "/data", "--max-jobs", "2")
-    after = everything(root)
+    after = file_contents(root)
     shown = run("prepare", root, "--undo", "--dry-run")
     assert "-    mountPath: /data\n+    mountPath: /var/tmp/nvflare/workspace" in shown.stdout
-    assert (shown.exit_code, everything(root)) == (0, after)
+    assert (shown.exit_code, file_contents(root)) == (0, after)
     done = run("prepare", root, "--undo")
     assert done.exit_code == 0
     assert "remove  local/resources.json" in done.stdout
-    assert everything(root) == before
+    assert file_contents(root) == before
     assert {path: path.stat().st_mode for path in root.rglob("*")} == modes
 
 
@@ -242,11 +234,11 @@ USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def test_a_wrong_option_is_named_with_its_value_and_what_is_allowed(kit: Kit, case: str) -> None:
     options, words = USAGE[case]
     root = kit("k8s/site-1")
-    before = everything(root)
+    before = file_contents(root)
     done = run("prepare", root, *options)
     assert (done.exit_code, done.stdout) == (2, "")
     assert all(word in done.stderr for word in words), done.stderr
-    assert everything(root) == before
+    assert file_contents(root) == before
 
 
 def test_a_problem_of_the_kit_is_told_in_json_to_a_program(kit: Kit) -> None:
@@ -325,10 +317,10 @@ def test_render_shows_what_a_kits_site_would_submit(kit: Kit, meta: Path) -> Non
     (root / "local/pod.yaml").write_text(yaml.safe_dump(template))
     meta.write_text(json.dumps({**META, "study": "heart", "job_id": "11111111-2222-3333-4444-555555555555"}))
     run("prepare", root, "--argo", "labels={team: heart}", "--workspace", "/data/flare")
-    before = everything(root)
+    before = file_contents(root)
     shown = run("render", meta, "--kit", root)
     assert (shown.exit_code, shown.stderr) == (0, "")
-    assert everything(root) == before
+    assert file_contents(root) == before
     workflow = yaml.safe_load(shown.stdout)
     assert workflow["metadata"]["namespace"] == "lab"
     assert workflow["metadata"]["labels"]["team"] == "heart"

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
 from flargo.cli import cluster, jobs, sweep, terminate
-from flargo.cli.main import group
 from flargo.cluster import connect
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
@@ -20,6 +18,7 @@ from flargo.inspect.reader import ClusterReader
 from flargo.inspect.refusals import refusal
 from flargo.status.diagnosis import Stage
 from flargo.terms import Object, Uid
+from tests.unit.command_line import run
 from tests.unit.memory import MemoryApi
 from tests.unit.objects import RUNNING, ended, pod
 from tests.unit.test_inspect_jobs import job
@@ -27,12 +26,6 @@ from tests.unit.test_inspect_sweep import OVER
 
 COMMANDS = [("jobs",), ("jobs", "--watch"), ("why", "x"), ("logs", "x"), ("terminate", "x"), ("sweep",)]
 SECRET = "nvflare-cred-job-site-a1"
-
-
-def run(*arguments: str) -> Result:
-    done = CliRunner().invoke(group(), arguments, prog_name="flargo")
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done
 
 
 @pytest.fixture(autouse=True)

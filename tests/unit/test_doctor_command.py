@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from flargo.cli import doctor as command
 from flargo.cli.cluster import reached
-from flargo.cli.main import group
 from flargo.cluster import connect, target
 from flargo.cluster.survey import Survey
 from flargo.job.checks import Refused
+from tests.unit import command_line
 from tests.unit.clinic import HOME, Clinic
 
 Kit = Callable[[str], Path]
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(group(), ["doctor", *map(str, arguments)], prog_name="flargo")
+    return command_line.run("doctor", *arguments)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_kit_says_what_its_site_needs(clinic: Clinic, kit: Kit) -> None:
     root = kit("k8s/site-1")
     runtime = {"studies": {"heart": {"secret_env": {"DB": {"source": "base", "key": "k"}}}}, "format_version": 2}
     (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
-    prepared = CliRunner().invoke(group(), ["prepare", str(root), "--argo", "instance_id=blue"])
+    prepared = command_line.run("prepare", root, "--argo", "instance_id=blue")
     assert prepared.exit_code == 0
     clinic.controllers = ("blue",)
     accounts(clinic, "site-1", "site-1-flargo-job", "site-1-flargo-executor")
@@ -89,7 +89,7 @@ def test_a_kit_says_what_its_site_needs(clinic: Clinic, kit: Kit) -> None:
 
 def test_a_study_that_flargo_would_refuse_is_found(clinic: Clinic, kit: Kit) -> None:
     root = kit("k8s/site-1")
-    CliRunner().invoke(group(), ["prepare", str(root)])
+    command_line.run("prepare", root)
     runtime = {"studies": {"heart": {"envy": {}}}, "format_version": 2}
     (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
     clinic.down = "Connection refused"
@@ -103,14 +103,14 @@ def test_a_study_that_flargo_would_refuse_is_found(clinic: Clinic, kit: Kit) -> 
 def test_a_kit_that_is_not_prepared_is_a_failure(kit: Kit) -> None:
     root = kit("k8s/site-1")
     assert "The kit does not use flargo" in run("--kit", root).stdout
-    CliRunner().invoke(group(), ["prepare", str(root)])
+    command_line.run("prepare", root)
     assert "The kit does not use flargo" not in run("--kit", root).stdout
 
 
 def test_in_the_parents_pod_its_workspace_is_the_kit(clinic: Clinic, kit: Kit, tmp_path: Path) -> None:
     """Without the chart, and with every file a link, as Kubernetes mounts ConfigMaps and Secrets."""
     root = kit("k8s/site-1")
-    CliRunner().invoke(group(), ["prepare", str(root)])
+    command_line.run("prepare", root)
     workspace = mounted(root, tmp_path / "workspace")
     clinic.user = "system:serviceaccount:lab:site-1"
     shown = run("--kit", workspace)
@@ -134,7 +134,7 @@ def mounted(root: Path, workspace: Path) -> Path:
 def test_a_policy_on_images_does_not_fail_the_example(kit: Kit) -> None:
     root = kit("k8s/site-1")
     policy = "policy={images: [registry.example/only/*], digests: true, memory: 4Gi, cpu: 2, ephemeral_storage: 1Gi}"
-    assert CliRunner().invoke(group(), ["prepare", str(root), "--argo", policy]).exit_code == 0
+    assert command_line.run("prepare", root, "--argo", policy).exit_code == 0
     said = json.loads(run("--kit", root, "--json").stdout)
     assert not [each for each in said["findings"] if each["check"] == "kit" and each["level"] != "ok"]
 
@@ -215,7 +215,7 @@ def test_a_kit_chooses_no_credentials(kit: Kit, tmp_path: Path, monkeypatch: pyt
     marker = tmp_path / "ran"
     theirs = running(tmp_path / "theirs", marker)
     root = kit("k8s/site-1")
-    prepared = CliRunner().invoke(group(), ["prepare", str(root), "--config-file", str(theirs)])
+    prepared = command_line.run("prepare", root, "--config-file", theirs)
     assert prepared.exit_code == 0
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "mine")))
     for options in ((), ("--kubeconfig", tmp_path / "mine")):
@@ -236,7 +236,7 @@ def test_with_the_kits_kubeconfig_whoever_asks_is_the_parent(
 ) -> None:
     root = kit("k8s/site-1")
     theirs = str(kubeconfig(tmp_path / "theirs"))
-    assert CliRunner().invoke(group(), ["prepare", str(root), "--config-file", theirs]).exit_code == 0
+    assert command_line.run("prepare", root, "--config-file", theirs).exit_code == 0
     used: list[tuple[str | None, str | None]] = []
 
     def survey(config_file: str | None, context: str | None) -> Clinic:
@@ -268,7 +268,7 @@ def test_the_kits_kubeconfig_is_used_for_a_kit_that_names_one(kit: Kit, options:
 
 def test_a_kubeconfig_of_the_kits_that_is_not_here_is_no_other_one(kit: Kit) -> None:
     root = kit("k8s/site-1")
-    CliRunner().invoke(group(), ["prepare", str(root), "--config-file", "/nowhere/config"])
+    command_line.run("prepare", root, "--config-file", "/nowhere/config")
     shown = run("--kit", root, "--use-kit-kubeconfig")
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "kubeconfig /nowhere/config is not here" in shown.stderr

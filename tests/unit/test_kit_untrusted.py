@@ -12,28 +12,19 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.cli.main import group
 from flargo.cli.stage import of_kit
 from flargo.job.checks import Refused
 from flargo.kit.prepare import Wishes, prepare
 from flargo.kit.site import WRITTEN_FILES
 from flargo.kit.undo import RECORD, undo
+from tests.unit.command_line import file_contents, run
 
 Kit = Callable[[str], Path]
 META = {"name": "hello", "study": "heart", "launcher_spec": {"default": {"k8s": {"image": "registry.example/job:1"}}}}
 LAUNCHER = "local/flargo__p_resources.json"
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(group(), [str(each) for each in arguments], prog_name="flargo")
-
-
-def everything(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -77,10 +68,10 @@ def test_a_forged_record_restores_no_other_file(prepared: Path, path: str) -> No
     outside = prepared.parent / "outside"
     outside.write_text("mine")
     forge(prepared, str(outside) if path == "ABSOLUTE" else path)
-    before = everything(prepared)
+    before = file_contents(prepared)
     done = run("prepare", prepared, "--undo")
     assert outside.read_text() == "mine"
-    assert everything(prepared) == before, "nothing is written if one entry is wrong"
+    assert file_contents(prepared) == before, "nothing is written if one entry is wrong"
     assert done.exit_code == 1
     assert f"{RECORD}: files[" in done.stderr
     assert "one of those that flargo writes" in done.stderr
@@ -100,12 +91,12 @@ WRONG: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_entry_is_named_and_nothing_is_written(prepared: Path, case: str) -> None:
     forge(prepared, "helm_chart/templates/role.yaml", **WRONG[case])
-    before = everything(prepared)
+    before = file_contents(prepared)
     for options in (("--undo",), ("--argo", "kill_grace=9")):
         done = run("prepare", prepared, *options)
         assert done.exit_code == 1
         assert f"{RECORD}: files['helm_chart/templates/role.yaml']" in done.stderr
-        assert everything(prepared) == before
+        assert file_contents(prepared) == before
 
 
 JSON = st.recursive(
@@ -131,14 +122,14 @@ def test_any_record_is_refused_or_restores_flargos_files_only(said: Any) -> None
 
 def test_a_record_of_an_earlier_version_still_works(kit: Kit) -> None:
     root = kit("k8s/site-1")
-    before = everything(root)
+    before = file_contents(root)
     run("prepare", root)
     said = record(root)
     for entry in said["files"].values():
         entry.pop("mode", None)
     (root / RECORD).write_text(json.dumps(said))
     assert run("prepare", root, "--undo").exit_code == 0
-    assert everything(root) == before
+    assert file_contents(root) == before
 
 
 # Links
@@ -156,10 +147,10 @@ def test_prepare_goes_through_no_linked_folder(kit: Kit, folder: str, options: t
     else:
         elsewhere.mkdir()
     (root / folder).symlink_to(elsewhere)
-    before, theirs = everything(root), everything(elsewhere)
+    before, theirs = file_contents(root), file_contents(elsewhere)
     done = run("prepare", root, *options)
-    assert everything(elsewhere) == theirs
-    assert everything(root) == before
+    assert file_contents(elsewhere) == theirs
+    assert file_contents(root) == before
     assert done.exit_code == 1
     assert "symbolic link" in done.stderr
 
@@ -310,7 +301,7 @@ def test_a_rehearsal_gets_no_byte_of_a_key(prepared: Path, tmp_path: Path) -> No
     (tmp_path / "copy").mkdir()
     staged = of_kit(prepared, tmp_path / "copy")
     assert staged.stage.kit == tmp_path / "copy"
-    copies = everything(tmp_path / "copy")
+    copies = file_contents(tmp_path / "copy")
     certificate = (prepared / "startup/rootCA.pem").read_bytes()
     assert copies.pop("startup/rootCA.pem") == certificate
     startup = {path: content for path, content in copies.items() if path.startswith("startup/")}

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from flargo.cli import logs
-from flargo.cli.main import group
 from flargo.cluster.api import PIECE, Kind, LogPiece, _pieces
+from tests.unit import command_line
 from tests.unit.attacks import ATTACKS, BYTES, bad_characters
 from tests.unit.objects import ended, pod
 from tests.unit.test_cli_cluster import Cluster
@@ -50,7 +50,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Logs:
         made = Talks(**said)
         monkeypatch.setattr(logs, "connected", lambda **_: made)
         monkeypatch.setattr(logs, "_is_terminal", lambda: terminal)
-        return CliRunner().invoke(group(), ["logs", "11111111", *options], prog_name="flargo", catch_exceptions=False)
+        return command_line.run("logs", "11111111", *options)
 
     return run
 

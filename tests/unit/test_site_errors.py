@@ -16,11 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
 from nvflare.apis.fl_constant import FLContextKey
 
 import flargo
-from flargo.cli.main import group
 from flargo.control.submit import SubmitError
 from flargo.control.ticket import Ticket
 from flargo.flare import launcher, nvflare_messages, request
@@ -34,6 +32,7 @@ from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.unit.clinic import Clinic
+from tests.unit.command_line import run
 from tests.unit.differential.cases import IMAGE, JOB_ID, STUDY
 from tests.unit.differential.parent import Parent
 
@@ -306,7 +305,7 @@ def test_no_value_of_the_launchers_arguments_is_told(tmp_path: Path, monkeypatch
 
 def staged(kit: Any) -> Path:
     root: Path = kit("k8s/site-1")
-    assert CliRunner().invoke(group(), ["prepare", str(root)]).exit_code == 0
+    assert run("prepare", root).exit_code == 0
     return root
 
 
@@ -317,7 +316,7 @@ def test_render_does_not_print_a_value(kit: Any, tmp_path: Path) -> None:
     refused = 0
     for template in [*mutated(TEMPLATE)][::12]:
         (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(inline(template)))
-        shown = CliRunner().invoke(group(), ["render", str(meta), "--kit", str(root), "--json"])
+        shown = run("render", meta, "--kit", root, "--json")
         if shown.exit_code == 0:
             continue  # the Workflow is what was asked for
         refused += 1
@@ -333,7 +332,7 @@ def test_doctor_does_not_print_a_value(kit: Any, monkeypatch: pytest.MonkeyPatch
     root = staged(kit)
     for template in [*mutated(TEMPLATE)][::40]:
         (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(inline(template)))
-        shown = CliRunner().invoke(group(), ["doctor", "--kit", str(root), "--json"])
+        shown = run("doctor", "--kit", root, "--json")
         assert "findings" in json.loads(shown.stdout)
         assert "Mark3r" not in shown.output
 
