@@ -6,9 +6,9 @@ FLARE 2.9 registers a server job's process only after launch_job has returned, w
   So the launch also returns once the process has connected with the parent, whatever the API says or does not say,
   and when the API can no longer be heard once the Workflow is released.
 - An abort meanwhile reaches no handle; it only shows in the stored job status.
-- One thread launches all jobs of a server, so the wait is bounded: a job that does not run in time is ended. Only then
-  does the launch return, with a handle that has ended. To a handle of a job that does not run FLARE would start the
-  clients, which then give up.
+- One thread launches all jobs of a server, so the wait is bounded: a job that does not run in time is ended, and then
+  its launch fails (launcher.py). FLARE starts the clients of every job whose launch returned a handle, even if that
+  handle has ended.
 """
 
 import logging
