@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from flargo import metrics_server
 from flargo.cluster.api import Kind
 from flargo.control.meter import Snapshot, snapshot
-from flargo.job.checks import Endpoint
+from flargo.job.validate import Endpoint
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import OWN_CODES, Reason
 from flargo.status.verdict import Verdict

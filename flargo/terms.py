@@ -36,7 +36,7 @@ class Annotation(StrEnum):
     ATTEMPT = f"{GROUP}/attempt"
     """The random id of one launch: a 409 with the same id is a lost reply, with another id somebody else's."""
     NUDGED = f"{GROUP}/nudged"
-    """When Argo's controller was made to look again; see flargo.status.step."""
+    """When Argo's controller was made to look again; see flargo.status.reconcile."""
     RELEASED = f"{GROUP}/released"
     """Its launch was over: if it is suspended, then by somebody, and not because its parent died over it."""
     ENDING = f"{GROUP}/ending"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import yaml
 
-from flargo.doctor.checks import CHECKS
 from flargo.job.plan import plan
 from flargo.job.pod import DIFFERENCES
 from flargo.job.policy import Policy
@@ -21,6 +20,7 @@ from flargo.job.workflow import POD_FIELDS, Goes
 from flargo.metrics import Metric
 from flargo.status.reasons import Reason
 from flargo.terms import Object
+from flargo.tools.doctor.check_table import CHECKS
 from tests import matrix
 from tests.bench import faults, requests, start
 from tests.bench import figures as scale

@@ -18,11 +18,11 @@ from pathlib import Path
 import yaml
 from rich.text import Text
 
-from flargo.demo import kits
 from flargo.embedded import Embedded
 from flargo.flare.request import federation
 from flargo.status.diagnosis import Stage
 from flargo.terms import Label
+from flargo.tools.demo import kits
 from tests import terminal
 from tests.cluster import jobs, sandbox
 from tests.cluster.altered import altered

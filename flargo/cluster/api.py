@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 
 from flargo.cluster import target
+from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import INVALID_TARGET, ApiError
-from flargo.cluster.failures import OwnError, describe
 from flargo.cluster.target import InvalidTargetError, Target
 from flargo.parsing import http_date, is_uid, load_json, whole_number
 from flargo.terms import Object, Uid

@@ -14,8 +14,8 @@ from flargo.cluster.api import (
     OnCredential,
     read_bounded,
 )
+from flargo.cluster.error_text import describe
 from flargo.cluster.errors import INVALID_TARGET
-from flargo.cluster.failures import describe
 from flargo.cluster.target import InvalidTargetError, Target
 from flargo.parsing import is_uid, load_json
 from flargo.terms import Object

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import Protocol
 
 from flargo.cluster.api import MAX_MESSAGE, Api, Kind
+from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
-from flargo.cluster.failures import describe
 from flargo.terms import Object
 
 STREAM_SECONDS = 45

@@ -12,17 +12,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from flargo.cluster.api import Api, Kind
+from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
-from flargo.cluster.failures import describe
 from flargo.cluster.watch import Watch
-from flargo.control.engine import Engine, Order, Outcome
+from flargo.control.launched_job import Ticket
 from flargo.control.meter import Meter, Snapshot, Unmetered, snapshot
+from flargo.control.reconciler import Engine, Order, Outcome
 from flargo.control.submit import Submit, SubmitError
-from flargo.control.ticket import Ticket
-from flargo.control.unreadable import UnreadableLog
+from flargo.control.unreadable_log import UnreadableLog
 from flargo.job.names import shown
 from flargo.status.diagnosis import Stage
-from flargo.status.life import Act, Life
+from flargo.status.job_state import Act, Life
 from flargo.status.reasons import Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import MAIN, WORKFLOW_LABEL, is_credentials_of, trimmed, uid_of

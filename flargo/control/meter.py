@@ -12,7 +12,7 @@ from typing import Protocol
 
 from flargo.cluster.api import Kind
 from flargo.status.diagnosis import Stage
-from flargo.status.life import Life
+from flargo.status.job_state import Life
 from flargo.status.verdict import Cause, Verdict
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flargo.embedded import manifest, words
+from flargo.embedded import messages, pod_manifest
 from flargo.embedded.model import OVER, Lags, Object, Seen, iso, seconds
 
 PHASE_LABEL, COMPLETED_LABEL = "workflows.argoproj.io/phase", "workflows.argoproj.io/completed"
@@ -45,7 +45,7 @@ class Look:
     @property
     def refusal(self) -> str:
         """The API's answer to the pod; nothing if it would take it."""
-        return self.invalid or (words.FORBIDDEN.format(self.name, self.denied) if self.denied else "")
+        return self.invalid or (messages.FORBIDDEN.format(self.name, self.denied) if self.denied else "")
 
     @property
     def status(self) -> Object:
@@ -79,9 +79,9 @@ def reconcile(look: Look, now: float, lags: Lags) -> Changes:
     due = look.workflow.changed + lags.notice
     if now < due:
         return Changes(wake=due)
-    problem = manifest.problem(look.workflow.item)
+    problem = pod_manifest.problem(look.workflow.item)
     if problem:
-        return Changes(status=_ended(look, "Failed", words.INVALID.format(problem), now))
+        return Changes(status=_ended(look, "Failed", messages.INVALID.format(problem), now))
     if not phase:
         return Changes(status={"phase": "Running", "startedAt": iso(now), "progress": "0/1"})
     node = look.node
@@ -108,11 +108,11 @@ def _start(look: Look, now: float, lags: Lags) -> Changes:
     }
     message = look.refusal
     if not message:
-        return Changes(create=manifest.pod(look.workflow.item), status=_with(look, {**node, "message": ""}))
+        return Changes(create=pod_manifest.pod(look.workflow.item), status=_with(look, {**node, "message": ""}))
     if "exceeded quota" in message:
         return Changes(status=_with(look, {**node, "message": message}), wake=now + lags.requeue)
     failed = replace(look, workflow=replace(look.workflow, item={**look.workflow.item, "status": _with(look, node)}))
-    status = _ended(failed, "Error", words.ENTRY.format(message), now)
+    status = _ended(failed, "Error", messages.ENTRY.format(message), now)
     status["nodes"][look.name] |= {"message": message, "phase": "Error"}
     return Changes(status=status)
 
@@ -132,7 +132,7 @@ def _shut_down(look: Look, now: float) -> Changes:
     over = [seen.item for seen in look.pods if phases[seen.item["metadata"]["name"]] in OVER]
     if over and not over[0]["metadata"].get("deletionTimestamp"):
         return Changes(status=_with(look, assess(look.node, over[0], now)))
-    message = (words.SHUTDOWN_NODE if look.pods else words.SHUTDOWN_NO_POD).format(strategy)
+    message = (messages.SHUTDOWN_NODE if look.pods else messages.SHUTDOWN_NO_POD).format(strategy)
     node = {**look.node, "phase": "Failed", "message": message, "finishedAt": iso(now)}
     status = _with(look, node)
     if set(phases.values()) <= {"Pending"}:
@@ -153,7 +153,7 @@ def _follow(look: Look, node: Object, now: float, lags: Lags) -> Changes:
             return Changes(wake=due)
         if node["phase"] == "Pending":
             return _again(look, now, lags)
-        gone = {**node, "phase": "Error", "message": words.POD_DELETED, "finishedAt": iso(now)}
+        gone = {**node, "phase": "Error", "message": messages.POD_DELETED, "finishedAt": iso(now)}
         return _told(look, node, gone, now)
     seen = look.pods[0]
     if seen.item["metadata"].get("deletionTimestamp"):
@@ -188,7 +188,7 @@ def assess(node: Object, pod: Object, now: float) -> Object:
     made = {**node, "phase": status.get("phase", "Pending"), "message": ""}
     if status.get("hostIP"):
         made["hostNodeName"] = pod["spec"].get("nodeName", "")
-    ended = states.get(manifest.MAIN, {}).get("terminated")
+    ended = states.get(pod_manifest.MAIN, {}).get("terminated")
     if ended:
         made["outputs"] = {"exitCode": str(ended["exitCode"])}
     if made["phase"] == "Pending":
@@ -215,10 +215,10 @@ def _failed(status: Object, states: dict[str, Any]) -> tuple[str, str]:
     """Why (operator.go, inferFailedReason): the pod's own words, then main's end, then wait's."""
     if status.get("message"):
         return "Failed", status["message"]
-    for name, phase in ((manifest.MAIN, "Failed"), (manifest.WAIT, "Error")):
+    for name, phase in ((pod_manifest.MAIN, "Failed"), (pod_manifest.WAIT, "Error")):
         ended = states.get(name, {}).get("terminated")
         if ended and ended["exitCode"] != 0:
-            said = words.CONTAINER_ENDED.format(name, ended.get("reason", "Error"), ended["exitCode"])
+            said = messages.CONTAINER_ENDED.format(name, ended.get("reason", "Error"), ended["exitCode"])
             return phase, f"{said}: {ended['message']}" if ended.get("message") else said
     return "Failed", "Pod failed"
 
@@ -230,7 +230,7 @@ def _with(look: Look, node: Object) -> Object:
 def _ended(look: Look, phase: str, message: str, now: float) -> Object:
     strategy = look.spec.get("shutdown")
     if strategy and phase != "Succeeded":
-        phase, message = "Failed", words.SHUTDOWN.format(strategy)
+        phase, message = "Failed", messages.SHUTDOWN.format(strategy)
     kept = {key: value for key, value in look.status.items() if key != "message"}
     said = {"message": message} if message else {}
     done = "1/1" if phase == "Succeeded" else "0/1"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flargo.embedded import argo, kubelet, manifest, mounts, shape, words
+from flargo.embedded import argo, kubelet, messages, mounts, pod_manifest, schema
 from flargo.embedded.kubelet import main_of
-from flargo.embedded.logs import Times
+from flargo.embedded.log_stream import Times
 from flargo.embedded.model import OVER, Lags, Node, Object, Policy, Seen, iso, quantity
 from flargo.embedded.processes import Limits, Processes, error_reason
 from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
@@ -196,7 +196,7 @@ class Cluster:
             return None
         pods = [
             pod
-            for pod in self.store.select("pods", key.namespace, Selector(f"{manifest.WORKFLOW_LABEL}={key.name}"))
+            for pod in self.store.select("pods", key.namespace, Selector(f"{pod_manifest.WORKFLOW_LABEL}={key.name}"))
             if any(owner["uid"] == seen.item["metadata"]["uid"] for owner in pod.item["metadata"]["ownerReferences"])
         ]
         changes = argo.reconcile(argo.Look(seen, pods, *self._refused(key, seen.item)), now, self.settings.lags)
@@ -222,12 +222,12 @@ class Cluster:
 
     def _refused(self, key: Key, workflow: Object) -> tuple[str, str]:
         """What the API would have against a Workflow's pod now: why it is forbidden, and why it is invalid."""
-        if manifest.problem(workflow):
+        if pod_manifest.problem(workflow):
             return "", ""
-        pod = manifest.pod(workflow)
+        pod = pod_manifest.pod(workflow)
         pod["metadata"]["namespace"] = key.namespace
-        if found := shape.problem("pods", pod):
-            return "", words.INVALID_OBJECT.format(shape.kind_of("pods"), key.name, found)
+        if found := schema.problem("pods", pod):
+            return "", messages.INVALID_OBJECT.format(schema.kind_of("pods"), key.name, found)
         accounts = {seen.item["metadata"]["name"] for seen in self.store.select("serviceaccounts", key.namespace)}
         forbidden = self.denial("pods", pod) or self.over_quota("pods", key.namespace)
         return kubelet.denied(pod, {*accounts, *self.settings.accounts}, forbidden), ""
@@ -235,7 +235,7 @@ class Cluster:
     def denial(self, resource: str, item: Object) -> str:
         """What an admission policy has against an object; nothing if none has."""
         against = (policy for policy in self.policies if policy.denies(resource, item))
-        return next((words.POLICY.format(policy.name, policy.message) for policy in against), "")
+        return next((messages.POLICY.format(policy.name, policy.message) for policy in against), "")
 
     def over_quota(self, resource: str, namespace: str) -> str:
         """Which ResourceQuota does not take one more object; nothing if all do."""
@@ -246,7 +246,7 @@ class Cluster:
             # A pod that is over does not count; any other object does for as long as it is there.
             used = sum(resource != "pods" or (it.item.get("status") or {}).get("phase") not in OVER for it in living)
             if most is not None and used >= quantity(most):
-                return words.QUOTA.format(seen.item["metadata"]["name"], counted, used, most)
+                return messages.QUOTA.format(seen.item["metadata"]["name"], counted, used, most)
         return ""
 
     # --- the node
@@ -275,7 +275,7 @@ class Cluster:
         item = seen.item
         process = self.processes.state(item["metadata"]["uid"])
         account = item["metadata"]["annotations"]["flargo.dev/executor-account"]
-        powerless = "" if account in self.settings.executors else words.EXECUTOR
+        powerless = "" if account in self.settings.executors else messages.EXECUTOR
         look = kubelet.Look(seen, process, powerless=powerless.format(namespace=key.namespace, name=account))
         if not (item.get("status") or {}).get("startTime"):
             taken = [pod.item for pod in self.store.select("pods") if (pod.item.get("status") or {}).get("startTime")]
@@ -307,7 +307,7 @@ class Cluster:
             program = mounts.program(pod, where, folder, secret, sys.executable)
         except (OSError, ValueError, LookupError) as error:
             # A path that leads out of its folder, a link on the way, two files at one place, a claim that is not there.
-            self.processes.fail(uid, words.NOT_PREPARED.format(error_reason(error)))
+            self.processes.fail(uid, messages.NOT_PREPARED.format(error_reason(error)))
             return
         self.processes.start(uid, program, self.log(pod), self._limits(pod, folder))
 
@@ -316,11 +316,11 @@ class Cluster:
         disk: dict[Path, tuple[float, str]] = {}
         if "ephemeral-storage" in said:
             most = said["ephemeral-storage"]
-            disk[folder] = (quantity(most), words.DISK.format(most))
+            disk[folder] = (quantity(most), messages.DISK.format(most))
         for volume in pod["spec"].get("volumes") or []:
             most = (volume.get("emptyDir") or {}).get("sizeLimit")
             if most is not None:
-                message = words.EMPTY_DIR.format(volume["name"], most)
+                message = messages.EMPTY_DIR.format(volume["name"], most)
                 disk[folder / "volumes" / volume["name"]] = (quantity(most), message)
         return Limits(quantity(said["memory"]) if "memory" in said else None, disk)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flargo.embedded import words
-from flargo.embedded.manifest import INIT, MAIN, WAIT
+from flargo.embedded import messages
 from flargo.embedded.model import GRACE, OVER, Lags, Node, Object, Seen, iso, quantity, seconds
+from flargo.embedded.pod_manifest import INIT, MAIN, WAIT
 
 _VALID_IMAGE = re.compile(r"[a-z0-9._-]+(:[0-9]+)?(/[a-z0-9._-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]+)?")
 FindSecret = Callable[[str], Object | None]
@@ -123,18 +123,18 @@ def unschedulable(pod: Object, node: Node, others: Sequence[Object], claims: Col
     for volume in pod["spec"].get("volumes") or []:
         claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         if claim and claim not in claims:
-            return words.NODES.format(words.NO_CLAIM.format(claim))
+            return messages.NODES.format(messages.NO_CLAIM.format(claim))
     wanted = pod["spec"].get("nodeSelector") or {}
     if any(node.labels.get(key) != value for key, value in wanted.items()):
-        return words.NODES.format(words.NO_HELP.format(f"{words.SELECTOR}."))
+        return messages.NODES.format(messages.NO_HELP.format(f"{messages.SELECTOR}."))
     used = [requests(other) for other in others]
     short = [
-        words.INSUFFICIENT.format(name)
+        messages.INSUFFICIENT.format(name)
         for name, amount in sorted(requests(pod).items())
         if name != "ephemeral-storage"
         and amount + sum(row.get(name, 0) for row in used) > quantity(node.allocatable.get(name, "0"))
     ]
-    return words.NODES.format(words.NO_HELP.format(f"{', '.join(short)}.")) if short else ""
+    return messages.NODES.format(messages.NO_HELP.format(f"{', '.join(short)}.")) if short else ""
 
 
 def rejected(pod: Object, node: Node, others: Sequence[Object]) -> tuple[str, str] | None:
@@ -146,7 +146,7 @@ def rejected(pod: Object, node: Node, others: Sequence[Object]) -> tuple[str, st
         used, most = sum(requests(other).get(name, 0) for other in others), quantity(node.allocatable.get(name, "0"))
         if name != "ephemeral-storage" and amount + used > most:
             unit = 1000 if name == "cpu" else 1
-            return f"OutOf{name}", words.OUT_OF.format(name, amount * unit, used * unit, most * unit)
+            return f"OutOf{name}", messages.OUT_OF.format(name, amount * unit, used * unit, most * unit)
     return None
 
 
@@ -165,7 +165,7 @@ def unmounted(pod: Object, secret: FindSecret) -> Iterator[str]:
     for volume in pod["spec"].get("volumes") or []:
         source = volume.get("secret")
         if source and not source.get("optional") and secret(source["secretName"]) is None:
-            yield words.NO_MOUNT.format(volume["name"], source["secretName"])
+            yield messages.NO_MOUNT.format(volume["name"], source["secretName"])
 
 
 def uncreated(pod: Object, secret: FindSecret, missing_images: Collection[str]) -> tuple[str, str] | None:
@@ -173,19 +173,19 @@ def uncreated(pod: Object, secret: FindSecret, missing_images: Collection[str]) 
     container = main_of(pod)
     image = container.get("image", "")
     if not _VALID_IMAGE.fullmatch(image):
-        return "InvalidImageName", words.BAD_IMAGE.format(image)
+        return "InvalidImageName", messages.BAD_IMAGE.format(image)
     if image in missing_images:
-        return "ErrImagePull", words.NO_IMAGE.format(image)
+        return "ErrImagePull", messages.NO_IMAGE.format(image)
     for variable in container.get("env") or []:
         wanted = (variable.get("valueFrom") or {}).get("secretKeyRef")
         if not wanted or wanted.get("optional"):
             continue
         found = secret(wanted["name"])
         if found is None:
-            return "CreateContainerConfigError", words.NO_SECRET.format(wanted["name"])
+            return "CreateContainerConfigError", messages.NO_SECRET.format(wanted["name"])
         if wanted["key"] not in (found.get("data") or {}):
             namespace = pod["metadata"]["namespace"]
-            return "CreateContainerConfigError", words.NO_KEY.format(wanted["key"], namespace, wanted["name"])
+            return "CreateContainerConfigError", messages.NO_KEY.format(wanted["key"], namespace, wanted["name"])
     return None
 
 
@@ -200,9 +200,9 @@ def denied(pod: Object, accounts: Collection[str], forbidden: str) -> str:
     spec = pod["spec"]
     account = spec.get("serviceAccountName", "default")
     if account not in accounts:
-        return words.NO_ACCOUNT.format(namespace=pod["metadata"]["namespace"], name=account)
+        return messages.NO_ACCOUNT.format(namespace=pod["metadata"]["namespace"], name=account)
     if spec.get("hostNetwork"):
-        return words.POD_SECURITY.format("hostNetwork")
+        return messages.POD_SECURITY.format("hostNetwork")
     if problem := _problem(pod):
         return f"flargo.embedded runs the container main: {problem}"
     return forbidden
@@ -285,7 +285,9 @@ def _overdue(look: Look, now: float) -> Step:
     item = look.pod.item
     if look.process is not None and look.process.running:
         return Step(end=int(item["spec"].get("terminationGracePeriodSeconds", GRACE)))
-    return Step(status={**_last(look, now), "phase": "Failed", "reason": "DeadlineExceeded", "message": words.DEADLINE})
+    return Step(
+        status={**_last(look, now), "phase": "Failed", "reason": "DeadlineExceeded", "message": messages.DEADLINE}
+    )
 
 
 def _mount(look: Look, now: float, lags: Lags) -> Step:
@@ -346,7 +348,7 @@ def _end(look: Look, now: float, lags: Lags) -> Step:
 def _last(look: Look, now: float) -> Object:
     """The status of a pod whose containers are all gone, be it that they never ran."""
     item = look.pod.item
-    lost = _ends("", 137, "ContainerStatusUnknown", words.NOT_LOCATED, now)[1]
+    lost = _ends("", 137, "ContainerStatusUnknown", messages.NOT_LOCATED, now)[1]
     ended = _ended(look.process, now)[1] if look.process is not None else lost
     if "waiting" in state(item, INIT) or not state(item, INIT):
         return {"phase": "Failed", **_rows(item, (INIT, lost), _waits(MAIN), _waits(WAIT))}
@@ -364,7 +366,7 @@ def _known_of_evicted(item: Object, now: float) -> Step:
     """As seen: of a pod that its node evicted, how main ended is told only after the pod's end."""
     if item["status"].get("reason") != "Evicted" or "waiting" not in state(item, MAIN):
         return Step()
-    return Step(status=_rows(item, _ends(MAIN, 137, "ContainerStatusUnknown", words.NOT_LOCATED, now)))
+    return Step(status=_rows(item, _ends(MAIN, 137, "ContainerStatusUnknown", messages.NOT_LOCATED, now)))
 
 
 # --- how it is written
@@ -423,7 +425,12 @@ def _condition(item: Object, row: Object, now: float) -> list[Any]:
 
 def disrupted(item: Object, now: float) -> Object:
     """The status of a pod that the eviction API has chosen."""
-    row = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": words.EVICTING}
+    row = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": messages.EVICTING,
+    }
     return {"conditions": _condition(item, row, now)}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flargo.embedded import below
+from flargo.embedded import safe_paths
 from flargo.embedded.kubelet import main_of
 from flargo.embedded.model import Object
 
@@ -54,7 +54,7 @@ def build(pod: Object, folder: Path, secret: FindSecret, claims: Mapping[str, Pa
     places = {_TMP: folder / "tmp"}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ("tmp", "home", "volumes"):
-        below.make_folder(folder, name)
+        safe_paths.make_folder(folder, name)
     volumes = {row["name"]: row for row in pod["spec"].get("volumes") or []}
     placed: dict[str, Path] = {}
     for mount in sorted(main_of(pod).get("volumeMounts") or [], key=lambda it: len(it["mountPath"])):
@@ -64,9 +64,9 @@ def build(pod: Object, folder: Path, secret: FindSecret, claims: Mapping[str, Pa
         if name not in placed:
             here = (places[around], within) if around is not None and not inner else (folder / "volumes", name)
             placed[name] = _volume(volumes[name], *here, secret, claims)
-        place = below.make_folder(placed[name], inner)
+        place = safe_paths.make_folder(placed[name], inner)
         if around is not None and places[around] / within != place:
-            below.link(places[around], within, place)
+            safe_paths.link(places[around], within, place)
         places[path] = place
     return Paths(places)
 
@@ -97,7 +97,7 @@ def _volume(row: Object, root: Path, relative: str, secret: FindSecret, claims: 
     """Make a volume's directory, at the place that it has, unless it is one of this machine's."""
     if "persistentVolumeClaim" in row:
         return claims[row["persistentVolumeClaim"]["claimName"]].resolve()
-    place = below.make_folder(root, relative)
+    place = safe_paths.make_folder(root, relative)
     if "secret" in row:
         _write(row["secret"], place, (secret(row["secret"]["secretName"]) or {}).get("data") or {})
     return place
@@ -108,7 +108,7 @@ def _write(source: Object, place: Path, data: Mapping[str, str]) -> None:
     for item in items:
         if item["key"] in data:
             mode = item.get("mode") or source.get("defaultMode") or 0o400
-            below.write(place, item["path"], base64.b64decode(data[item["key"]]), mode)
+            safe_paths.write(place, item["path"], base64.b64decode(data[item["key"]]), mode)
 
 
 def _value(pod: Object, variable: Object, said: Mapping[str, str], secret: FindSecret) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flargo.embedded import guardian, words
+from flargo.embedded import messages, reaper
 from flargo.embedded.kubelet import Process
 from flargo.embedded.mounts import Program
 
@@ -57,7 +57,7 @@ class Processes:
         self._disk_at = 0.0
         self._mark = uuid.uuid4().hex
         self._guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, f"{SERVER_MARK}={self._mark}"],
+            [sys.executable, "-I", "-S", reaper.__file__, f"{SERVER_MARK}={self._mark}"],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -78,7 +78,7 @@ class Processes:
         """Run a pod's program; one that is not there ends at once, as Argo's executor does."""
         first = program.words[0]
         if shutil.which(first, path=program.environment["PATH"]) is None:
-            said = (words.NO_PROGRAM if "/" in first else words.NO_PROGRAM_IN_PATH).format(first)
+            said = (messages.NO_PROGRAM if "/" in first else messages.NO_PROGRAM_IN_PATH).format(first)
             log.write_text(f"{said}\n")
             self.fail(uid, said)
             return
@@ -95,7 +95,7 @@ class Processes:
                     start_new_session=True,
                 )
         except (OSError, ValueError) as error:  # no program, no such folder, a NUL in a word
-            self.fail(uid, words.NOT_STARTED.format(error_reason(error)))
+            self.fail(uid, messages.NOT_STARTED.format(error_reason(error)))
             return
         self._runs[uid] = _Run(popen, limits, Process(running=True))
         self._living.add(uid)
@@ -114,7 +114,7 @@ class Processes:
         """Send SIGTERM, and leave it at that."""
         run = self._runs.get(uid)
         if run and run.popen and run.state.running:
-            guardian.kill_group(run.popen.pid, signal.SIGTERM)
+            reaper.kill_group(run.popen.pid, signal.SIGTERM)
 
     def end(self, uid: str, grace: float) -> None:
         """SIGTERM, and SIGKILL after the grace. The first call counts."""
@@ -127,7 +127,7 @@ class Processes:
         """SIGKILL."""
         run = self._runs.get(uid)
         if run and run.popen and run.state.running:
-            guardian.kill_group(run.popen.pid)
+            reaper.kill_group(run.popen.pid)
 
     def forget(self, uid: str) -> None:
         """Of a pod that is gone; its process is killed if it runs."""
@@ -164,7 +164,7 @@ class Processes:
         # Not reaped yet, so that nobody else can have its number when the rest of its group is killed.
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return False
-        guardian.kill_group(pid)
+        reaper.kill_group(pid)
         code = run.popen.wait()
         self._bury(uid, pid)
         shown = code if code >= 0 else 128 - code
@@ -173,7 +173,7 @@ class Processes:
         return True
 
     def _bury(self, uid: str, pid: int) -> None:
-        guardian.kill_marked(f"{POD_MARK}={uid}")
+        reaper.kill_marked(f"{POD_MARK}={uid}")
         self._tell(f"-{pid}")
 
     def _tell(self, word: str) -> None:
@@ -191,7 +191,7 @@ class Processes:
         for pid, run in limited.items():
             if run.limits.memory is not None and used.get(pid, 0) > run.limits.memory:
                 run.reason = "OOMKilled"
-                guardian.kill_group(pid)
+                reaper.kill_group(pid)
 
     def _limit_disk(self) -> None:
         now = self._clock()

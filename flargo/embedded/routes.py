@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from flargo.embedded import kubelet, shape, words
-from flargo.embedded.calls import (
+from flargo.embedded import kubelet, messages, schema
+from flargo.embedded.api_calls import (
     ACCESS,
     RESOURCES,
     VERSION,
@@ -33,9 +33,9 @@ from flargo.embedded.calls import (
     unserved,
 )
 from flargo.embedded.cluster import Cluster, cause
-from flargo.embedded.logs import Part, tail
-from flargo.embedded.manifest import MAIN
+from flargo.embedded.log_stream import Part, tail
 from flargo.embedded.model import Object
+from flargo.embedded.pod_manifest import MAIN
 from flargo.embedded.store import Change, RefusedError, Store
 
 if TYPE_CHECKING:
@@ -143,10 +143,10 @@ class Routes:
         named = f"{call.resource}.{group}" if group else call.resource
         name = (item.get("metadata") or {}).get("name", "")
         if why := self.cluster.denial(call.resource, item):
-            said = words.OBJECT_FORBIDDEN.format(named, name, why)
+            said = messages.OBJECT_FORBIDDEN.format(named, name, why)
             raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", said)
         if why := self.cluster.over_quota(call.resource, call.namespace):
-            raise RefusedError(HTTPStatus.FORBIDDEN, "Forbidden", words.OBJECT_FORBIDDEN.format(named, name, why))
+            raise RefusedError(HTTPStatus.FORBIDDEN, "Forbidden", messages.OBJECT_FORBIDDEN.format(named, name, why))
 
     async def _get(self, call: Call) -> web.StreamResponse:
         return _answer(self.store.get(call.key))
@@ -236,7 +236,7 @@ class Routes:
         state = kubelet.state(pod, name)
         if not {"running", "terminated"} & set(state):
             why = (state.get("waiting") or {}).get("reason", "ContainerCreating")
-            said = words.WAITING_TO_START.format(name, call.name, why)
+            said = messages.WAITING_TO_START.format(name, call.name, why)
             raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", said)
         part = Part.of(query)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
@@ -281,7 +281,7 @@ def _failed(code: HTTPStatus, message: str) -> web.Response:
 def _continued(token: str) -> tuple[str, str]:
     """The version of a list's first page, and the last object of the page before."""
     try:
-        version, after = shape.decoded(base64.urlsafe_b64decode(token))
+        version, after = schema.decoded(base64.urlsafe_b64decode(token))
         if isinstance(after, str) and version.isascii() and version.isdigit() and len(version) < _VERSION_LENGTH:
             return version, after
     except (binascii.Error, ValueError, TypeError, AttributeError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from flargo.embedded import shape, words
+from flargo.embedded import messages, schema
 from flargo.embedded.model import GRACE, OVER, Object, Seen, iso
 
 _OF_DELETION = ("deletionTimestamp", "deletionGracePeriodSeconds")
@@ -44,14 +44,14 @@ def check(resource: str, item: Any) -> None:
         RefusedError: 400 where Kubernetes could not decode it, which is what it says of a wrong type in a type of its
             own; else 422.
     """
-    found = shape.problem(resource, item)
+    found = schema.problem(resource, item)
     if found is None:
         return
-    kind = shape.kind_of(resource)
+    kind = schema.kind_of(resource)
     if found.is_type and (resource != "workflows" or found.path.startswith("metadata")):
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", words.UNDECODED.format(kind, found))
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", messages.UNDECODED.format(kind, found))
     name = (item.get("metadata") or {}).get("name", "")
-    raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", words.INVALID_OBJECT.format(kind, name, found))
+    raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", messages.INVALID_OBJECT.format(kind, name, found))
 
 
 class Key(NamedTuple):
@@ -169,7 +169,7 @@ class Store:
         Raises:
             RefusedError: it has not the shape of its kind, or its name is taken.
         """
-        made = shape.cleaned(item)
+        made = schema.cleaned(item)
         check(resource, made)
         check(resource, {"metadata": {"namespace": namespace}})
         meta = made.setdefault("metadata", {})
@@ -193,13 +193,13 @@ class Store:
 
     def replace(self, key: Key, item: Object, *, dry: bool = False) -> Object:
         """Store an object in the place of its older version: of the one it names, where it names one."""
-        made = shape.cleaned(item)
+        made = schema.cleaned(item)
         check(key.resource, made)
         return self._change(key, made, made.get("metadata") or {}, dry=dry)
 
     def merge(self, key: Key, patch: Object, *, dry: bool = False) -> Object:
         """Apply a JSON merge patch (RFC 7386)."""
-        made = shape.cleaned(merged(self.get(key), patch))
+        made = schema.cleaned(merged(self.get(key), patch))
         # Of the outcome: a patch may hold a null where the object must hold something else.
         check(key.resource, made)
         return self._change(key, made, patch.get("metadata") or {}, dry=dry)
@@ -267,7 +267,7 @@ class Store:
 def merged(item: Any, patch: Any) -> Any:
     """A JSON merge patch's outcome; neither of both is changed."""
     if not isinstance(patch, Mapping):
-        return shape.cleaned(patch)
+        return schema.cleaned(patch)
     made = dict(item) if isinstance(item, Mapping) else {}
     for key, value in patch.items():
         if value is None:

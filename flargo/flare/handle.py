@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 
-from flargo.control.ticket import Ticket
+from flargo.control.launched_job import Ticket
 from flargo.status.verdict import Cause
 
 

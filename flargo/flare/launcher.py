@@ -13,21 +13,21 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
 
 from flargo.cluster.api import Api
-from flargo.cluster.connect import configuration
-from flargo.cluster.failures import describe
+from flargo.cluster.client_config import configuration
+from flargo.cluster.error_text import describe
+from flargo.control.launched_job import Ticket
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, Unmetered
 from flargo.control.submit import SubmitError
-from flargo.control.ticket import Ticket
 from flargo.flare.handle import ArgoJobHandle
-from flargo.flare.hold import hold
-from flargo.flare.outcome import Report
+from flargo.flare.nvflare_internals import Transfer, note_for_researcher
 from flargo.flare.redact import REDACTION, install
+from flargo.flare.report import Report
 from flargo.flare.request import parent, read, report_of
-from flargo.flare.stock import Transfer, note_for_researcher
-from flargo.job.checks import Endpoint, Refused
+from flargo.flare.wait import hold
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
+from flargo.job.validate import Endpoint, Refused
 from flargo.status.reasons import NOT_STARTED_IN_TIME, Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Role

@@ -21,14 +21,14 @@ REDACTED = "[redacted]"
 LOGGERS: Final = (
     "flargo.cluster.watch",
     "flargo.control.loop",
-    "flargo.control.unreadable",
+    "flargo.control.unreadable_log",
     "flargo.embedded.cluster",
     "flargo.embedded.routes",
-    "flargo.flare.hold",
+    "flargo.flare.wait",
     "flargo.flare.launcher",
-    "flargo.flare.outcome",
+    "flargo.flare.report",
     "flargo.flare.request",
-    "flargo.flare.stock",
+    "flargo.flare.nvflare_internals",
     "flargo.metrics",
     "flargo.metrics_server",
 )

@@ -19,16 +19,16 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
-from flargo.flare import stock
+from flargo.flare import nvflare_internals
+from flargo.flare.nvflare_internals import Mount, Study, Transfer
 from flargo.flare.nvflare_messages import pod_template_error, study_file_error
-from flargo.flare.outcome import Report
-from flargo.flare.stock import Mount, Study, Transfer
-from flargo.job import checks, names
-from flargo.job.checks import MISSING, Refused, Shown
+from flargo.flare.report import Report
+from flargo.job import names, validate
 from flargo.job.documents import DocumentError
 from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC
+from flargo.job.validate import MISSING, Refused, Shown
 from flargo.parsing import is_attempt
 from flargo.terms import Launch, Object, Parent, Role, SecretData
 
@@ -41,7 +41,7 @@ _SECRET_LIMIT = 1024 * 1024
 _TOLD = 10
 """Ignored keys that the one warning names."""
 _SHAPES = {
-    JobMetaKey.JOB_LAUNCHER_SPEC: {"default": {stock.MODE: {"image": "registry.example/name:tag"}}},
+    JobMetaKey.JOB_LAUNCHER_SPEC: {"default": {nvflare_internals.MODE: {"image": "registry.example/name:tag"}}},
     JobMetaKey.RESOURCE_SPEC: {"@default": {"num_of_gpus": 1}},
 }
 _VALUES = {
@@ -121,17 +121,19 @@ def read(
     parent = Parent(asked.site, federation(asked.startup), epoch, role)
     called = _call(asked, parent, attempt)
     startup = SecretData(called.startup, _startup_files(asked.startup))
-    credentials = {variable: value.encode() for variable, value in stock.credentials(asked.process_args).items()}
+    credentials = {
+        variable: value.encode() for variable, value in nvflare_internals.credentials(asked.process_args).items()
+    }
     transfer = Transfer(asked.cell, asked.job_id, asked.workspace)
     config: Object = {
         "name": called.pod,
         "image": _image(asked, study, settings),
         "container_name": called.container,
         "command": asked.module,
-        "module_args": stock.module_args(asked.process_args, role),
+        "module_args": nvflare_internals.module_args(asked.process_args, role),
         "set_list": list(asked.set_options),
         "env": _env(asked, study, settings, transfer.owner),
-        "secret_env": _secret_env(study, called.credentials, (*credentials, stock.TOKEN_VARIABLE)),
+        "secret_env": _secret_env(study, called.credentials, (*credentials, nvflare_internals.TOKEN_VARIABLE)),
         "resources": _resources(asked, settings),
         "image_pull_secrets": list(settings.image_pull_secrets),
         "security_context": settings.security_context,
@@ -150,7 +152,7 @@ def read(
         pending=_pending_timeout(asked, settings),
     )
     # Last: from here on nothing can fail that would leave it registered.
-    credentials = {**credentials, stock.TOKEN_VARIABLE: transfer.register().encode()}
+    credentials = {**credentials, nvflare_internals.TOKEN_VARIABLE: transfer.register().encode()}
     return replace(launch, credentials=SecretData(called.credentials, credentials)), transfer
 
 
@@ -204,13 +206,13 @@ def federation(startup: Path) -> str:
 
 
 def _call(asked: _Asked, parent: Parent, attempt: str) -> _Called:
-    key = stock.job_key(asked.job_id)
-    pod = checks.dns_label("the pod's name", stock.pod_name(key, asked.site))
+    key = nvflare_internals.job_key(asked.job_id)
+    pod = validate.dns_label("the pod's name", nvflare_internals.pod_name(key, asked.site))
     return _Called(
         key=key,
         pod=pod,
         container=f"container-{key}",
-        startup=names.startup_secret(stock.site_key(asked.site), parent.federation),
+        startup=names.startup_secret(nvflare_internals.site_key(asked.site), parent.federation),
         credentials=names.credentials_secret(pod, attempt),
     )
 
@@ -222,7 +224,7 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
     whole = {**config, "require_main_container": template is not None}
     python = _python(asked, settings)
     try:
-        pod = stock.render(whole, name=called.pod, key=called.key, python=python, pod_template=template)
+        pod = nvflare_internals.render(whole, name=called.pod, key=called.key, python=python, pod_template=template)
     except Exception as error:  # noqa: BLE001  (nvflare looks into whatever shape the template has)
         raise pod_template_error(error) from None
     namespace = pod["metadata"].get("namespace")
@@ -239,7 +241,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
     args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
     spec, where = _job_spec(job_meta, site)
     process_args = _of_context(fl_ctx, FLContextKey.JOB_PROCESS_ARGS, bool)
-    module = stock.module(process_args)
+    module = nvflare_internals.module(process_args)
     if not module:
         raise Refused(f"exe_module in {FLContextKey.JOB_PROCESS_ARGS} of FLContext", MISSING, "a Python module")
     cell = getattr(fl_ctx.get_engine(), "cell", None)
@@ -261,7 +263,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
         module=module,
         cell=cell,
         spec=spec,
-        portable=_of_job(job_meta, JobMetaKey.RESOURCE_SPEC, site, stock.portable_spec),
+        portable=_of_job(job_meta, JobMetaKey.RESOURCE_SPEC, site, nvflare_internals.portable_spec),
         where=where,
     )
 
@@ -274,7 +276,7 @@ def _site(fl_ctx: FLContext) -> str:
     field, site = "the site's name in FLContext", fl_ctx.get_identity_name()
     if not site:
         raise Refused(field, MISSING, "a name")
-    if "{{" in checks.line(field, site):
+    if "{{" in validate.line(field, site):
         raise Refused(field, site, "a name without {{, which Argo would evaluate")
     return str(site)
 
@@ -295,7 +297,7 @@ def _of_job(
     """What a job says for a site, by nvflare's own rules."""
     field = f"job_meta[{key.value!r}]"
     try:
-        return checks.mapping(field, resolve(job_meta, site))
+        return validate.mapping(field, resolve(job_meta, site))
     except Refused:
         raise
     except ValueError:
@@ -309,8 +311,8 @@ def _of_job(
 
 def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
     """The job's part of launcher_spec, checked. As with the stock launcher, other keys say nothing."""
-    where = f"launcher_spec[{site!r}][{stock.MODE!r}]"
-    given = _of_job(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, stock.launcher_spec)
+    where = f"launcher_spec[{site!r}][{nvflare_internals.MODE!r}]"
+    given = _of_job(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, nvflare_internals.launcher_spec)
     ignored = set(given) - set(JOB_SPEC)
     if ignored:
         known = ", ".join(sorted({*JOB_SPEC} - {"argo"}))
@@ -328,8 +330,8 @@ def _image(asked: _Asked, study: Study, settings: Settings) -> str:
         raise Refused(
             field,
             MISSING,
-            f"an image, there or in launcher_spec['default'][{stock.MODE!r}]['image'] (shared default), in"
-            f" resource_spec[{asked.site!r}][{stock.MODE!r}]['image'] (legacy), or as"
+            f"an image, there or in launcher_spec['default'][{nvflare_internals.MODE!r}]['image'] (shared default), in"
+            f" resource_spec[{asked.site!r}][{nvflare_internals.MODE!r}]['image'] (legacy), or as"
             " studies.<study>.container.image in local/study_runtime.yaml (the site's default)",
         )
     return study.image
@@ -357,10 +359,10 @@ def _study(asked: _Asked, settings: Settings) -> Study:
         SiteFileError: the file is not what nvflare takes.
         Refused: there are both.
     """
-    runtime_file = stock.runtime_file(asked.workspace)
+    runtime_file = nvflare_internals.runtime_file(asked.workspace)
     old_file = settings.study_data_pvc_file_path
     if not Path(runtime_file).exists():
-        return _loaded(stock.study_data, old_file, asked.study)
+        return _loaded(nvflare_internals.study_data, old_file, asked.study)
     legacy = {str(Path(asked.workspace, "local", "study_data.yaml")), *([old_file] if old_file else [])}
     conflicts = sorted(path for path in legacy if Path(path).exists())
     if conflicts:
@@ -369,7 +371,7 @@ def _study(asked: _Asked, settings: Settings) -> Study:
             Shown(f"beside {', '.join(conflicts)}"),
             "one study file only: move all studies to study_runtime.yaml and delete the old file",
         )
-    return _loaded(stock.study_runtime, runtime_file, asked.study)
+    return _loaded(nvflare_internals.study_runtime, runtime_file, asked.study)
 
 
 def _loaded(load: Callable[[str | None, str | None], Study], file: str | None, study: str | None) -> Study:
@@ -388,7 +390,7 @@ def _env(asked: _Asked, study: Study, settings: Settings, owner: str) -> dict[st
         if os.path.commonpath([root, custom]) != root:
             raise Refused("the job's custom folder", asked.custom, f"a path under the workspace, {asked.workspace}")
         env["PYTHONPATH"] = str(Path(settings.workspace_mount_path, Path(custom).relative_to(root)))
-    return {**env, stock.OWNER_VARIABLE: owner}
+    return {**env, nvflare_internals.OWNER_VARIABLE: owner}
 
 
 def _secret_env(study: Study, secret: str, variables: tuple[str, ...]) -> list[Object]:
@@ -444,10 +446,10 @@ def _hold_resources(made: Object, asked: _Asked, settings: Settings) -> None:
     where = asked.where
     for part in made.values():
         for name, amount in part.items():
-            checks.quantity(f"{where}: {name}", amount)
+            validate.quantity(f"{where}: {name}", amount)
     for name, request in made["requests"].items():
         limit = made["limits"].get(name)
-        if limit is not None and checks.amount(request) > checks.amount(limit):
+        if limit is not None and validate.amount(request) > validate.amount(limit):
             raise Refused(f"{where}: the request of {name}", request, f"at most its limit, {limit}")
     settings.argo.policy.hold_limits(where, made["limits"], STOCK_GPU)
 
@@ -455,7 +457,11 @@ def _hold_resources(made: Object, asked: _Asked, settings: Settings) -> None:
 def _startup_files(startup: Path) -> dict[str, bytes]:
     """The files of the startup kit that a job's process reads."""
     found = sorted(startup.iterdir()) if startup.is_dir() else []
-    files = {file.name: file.read_bytes() for file in found if stock.is_startup_file(file.name) and file.is_file()}
+    files = {
+        file.name: file.read_bytes()
+        for file in found
+        if nvflare_internals.is_startup_file(file.name) and file.is_file()
+    }
     for name in files:
         if not _SECRET_KEY.fullmatch(name):
             raise Refused(str(startup / name), "a file of the startup kit", "a name of letters, digits, ., - and _")

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from flargo.job.checks import Refused, Shown
+from flargo.job.validate import Refused, Shown
 
 MAX_TEXT_BYTES: Final = 1024 * 1024
 """Of a YAML text: what a ConfigMap can hold. JSON is bounded by whoever reads the file."""

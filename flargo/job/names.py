@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from flargo.job.checks import LONGEST, is_label_value
+from flargo.job.validate import LONGEST, is_label_value
 from flargo.terms import MANAGER, Label, Parent
 
 _LABEL_LENGTH = 63

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flargo.job import checks, names
+from flargo.job import names, validate
 from flargo.job.settings import Settings, foreign_key
 from flargo.job.site_errors import Place, SiteFileError, checked
 from flargo.terms import Label, Launch, Object
@@ -100,7 +100,7 @@ def _write_quantities(pod: Object, _: Launch, settings: Settings) -> None:
         for part in sorted({"limits", "requests"} & set(resources)):
             place = where.key("resources").key(part)
             resources[part] = {
-                name: checked(place.key(name, known), checks.quantity, amount)
+                name: checked(place.key(name, known), validate.quantity, amount)
                 for name, amount in resources[part].items()
             }
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from flargo.job import checks
-from flargo.job.checks import MISSING, Check, Refused
+from flargo.job import validate
+from flargo.job.validate import MISSING, Check, Refused
 
 _BY_DIGEST = re.compile(r".*@sha256:[0-9a-f]{64}")
 
 
 def _image_pattern(field: str, value: Any) -> str:
     """The registry stands in it in full: ``registry.example*`` would be ``registry.example.evil.com`` too."""
-    before = re.split(r"[*?\[]", checks.line(field, value))[0]
+    before = re.split(r"[*?\[]", validate.line(field, value))[0]
     if before != value and "/" not in before:
         raise Refused(
             field, value, "an image, or a pattern whose first wildcard comes after a slash, as in a.example/*"
@@ -41,25 +41,25 @@ _OR_ANY = "null (any)"
 class Policy:
     """The ``argo.policy`` of a launcher. Where nothing is said, nothing is held."""
 
-    images: tuple[str, ...] | None = checks.key(checks.optional(_list_of(_image_pattern), _OR_ANY), None)
+    images: tuple[str, ...] | None = validate.key(validate.optional(_list_of(_image_pattern), _OR_ANY), None)
     """Patterns that a job's image has to fit, as the job writes it; `*` is any text, slashes too."""
-    digests: bool = checks.key(checks.is_flag, default=False)
+    digests: bool = validate.key(validate.is_flag, default=False)
     """Whether a job's image has to end in `@sha256:...`, so that nobody can change it later."""
-    python_paths: tuple[str, ...] | None = checks.key(checks.optional(_list_of(checks.plain_path), _OR_ANY), None)
+    python_paths: tuple[str, ...] | None = validate.key(validate.optional(_list_of(validate.plain_path), _OR_ANY), None)
     """The only paths that a job's `python_path` may be."""
-    cpu: str | None = checks.key(checks.optional(checks.quantity, _OR_ANY), None)
+    cpu: str | None = validate.key(validate.optional(validate.quantity, _OR_ANY), None)
     """Most of it that a job may have; one that names no limit is refused."""
-    memory: str | None = checks.key(checks.optional(checks.quantity, _OR_ANY), None)
+    memory: str | None = validate.key(validate.optional(validate.quantity, _OR_ANY), None)
     """The same."""
-    ephemeral_storage: str | None = checks.key(checks.optional(checks.quantity, _OR_ANY), None)
+    ephemeral_storage: str | None = validate.key(validate.optional(validate.quantity, _OR_ANY), None)
     """The same; a job that names none has the launcher's `ephemeral_storage`."""
-    gpus: int | None = checks.key(checks.optional(checks.at_least(0, "a whole number"), _OR_ANY), None)
+    gpus: int | None = validate.key(validate.optional(validate.at_least(0, "a whole number"), _OR_ANY), None)
     """Most GPUs of a job."""
-    running_time: int | None = checks.key(
-        checks.optional(checks.at_least(1, "a whole number of seconds"), "null (no limit)"), None
+    running_time: int | None = validate.key(
+        validate.optional(validate.at_least(1, "a whole number of seconds"), "null (no limit)"), None
     )
     """Seconds after which a job's pod is ended, from when its node took it: the pod's `activeDeadlineSeconds`."""
-    pending_timeout: float | None = checks.key(checks.optional(checks.seconds, _OR_ANY), None)
+    pending_timeout: float | None = validate.key(validate.optional(validate.seconds, _OR_ANY), None)
     """Longest `pending_timeout`, in seconds, that a job may ask for; one that asks for no limit is refused."""
 
     def hold_image(self, field: str, image: str) -> None:
@@ -113,7 +113,7 @@ class Policy:
             ("ephemeral_storage", limits.get("ephemeral-storage"), self.ephemeral_storage),
         ):
             # To a node a limit of 0 is no limit.
-            if ceiling is not None and (said is None or not 0 < checks.amount(said) <= checks.amount(ceiling)):
+            if ceiling is not None and (said is None or not 0 < validate.amount(said) <= validate.amount(ceiling)):
                 allowed = f"at this site more than 0 and at most {ceiling}"
                 raise Refused(f"{where}[{name!r}]", MISSING if said is None else said, allowed)
         gpus = limits.get(gpu, 0)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flargo.job import checks
-from flargo.job.checks import MISSING, Endpoint, Refused
+from flargo.job import validate
 from flargo.job.policy import Policy
+from flargo.job.validate import MISSING, Endpoint, Refused
 from flargo.terms import GROUP, Patience
 
 DEFAULT_PYTHON_PATH = "/usr/local/bin/python"
@@ -18,25 +18,25 @@ _SHORTEST_KEPT = 60
 
 def foreign_key(where: str, key: Any) -> str:
     """The key of a label or annotation that is neither flargo's nor Argo's."""
-    checks.qualified_key(where, key)
+    validate.qualified_key(where, key)
     if key.startswith(OURS):
         raise Refused(where, key, f"a key that does not begin with {', '.join(OURS)}")
     return str(key)
 
 
 def _labels(where: str, value: Any) -> dict[str, str]:
-    given = checks.mapping(where, value)
-    return {foreign_key(where, key): checks.label_value(f"{where}[{key!r}]", said) for key, said in given.items()}
+    given = validate.mapping(where, value)
+    return {foreign_key(where, key): validate.label_value(f"{where}[{key!r}]", said) for key, said in given.items()}
 
 
 def _annotations(where: str, value: Any) -> dict[str, str]:
-    given = checks.mapping(where, value)
-    return {foreign_key(where, key): checks.text(f"{where}[{key!r}]", said) for key, said in given.items()}
+    given = validate.mapping(where, value)
+    return {foreign_key(where, key): validate.text(f"{where}[{key!r}]", said) for key, said in given.items()}
 
 
 def _kept(where: str, value: Any) -> int | None:
-    check = checks.optional(
-        checks.at_least(_SHORTEST_KEPT, "a whole number of seconds"), "null (it stays until somebody deletes it)"
+    check = validate.optional(
+        validate.at_least(_SHORTEST_KEPT, "a whole number of seconds"), "null (it stays until somebody deletes it)"
     )
     return check(where, value)  # type: ignore[no-any-return]
 
@@ -54,11 +54,11 @@ class Semaphore:
 def _semaphore(where: str, value: Any) -> Semaphore | None:
     if value is None:
         return None
-    said = checks.mapping(where, value)
-    checks.known_keys(where, said, ("name", "key"))
+    said = validate.mapping(where, value)
+    validate.known_keys(where, said, ("name", "key"))
     return Semaphore(
-        name=checks.object_name(f"{where}['name']", said.get("name", MISSING)),
-        key=checks.config_key(f"{where}['key']", said.get("key", MISSING)),
+        name=validate.object_name(f"{where}['name']", said.get("name", MISSING)),
+        key=validate.config_key(f"{where}['key']", said.get("key", MISSING)),
     )
 
 
@@ -66,31 +66,33 @@ def _semaphore(where: str, value: Any) -> Semaphore | None:
 class ArgoSettings:
     """The ``argo`` argument of a launcher: what FLARE's own launcher has no word for. Every key has a default."""
 
-    service_account: str = checks.key(checks.object_name, "flargo-job")
+    service_account: str = validate.key(validate.object_name, "flargo-job")
     """Of the job's pod, unless its pod template names one. It needs no rights."""
-    executor_service_account: str = checks.key(checks.object_name, "flargo-executor")
+    executor_service_account: str = validate.key(validate.object_name, "flargo-executor")
     """Of Argo's own containers in the pod: may create and patch ``workflowtaskresults``."""
-    image_pull_policy: str | None = checks.key(checks.optional(checks.one_of("Always", "IfNotPresent", "Never")), None)
+    image_pull_policy: str | None = validate.key(
+        validate.optional(validate.one_of("Always", "IfNotPresent", "Never")), None
+    )
     """Of the job's image, whatever the pod template says; ``null``: as the pod template says, else Always."""
-    gpu_resource: str = checks.key(checks.extended_resource, "nvidia.com/gpu")
+    gpu_resource: str = validate.key(validate.extended_resource, "nvidia.com/gpu")
     """What a GPU is called on the site's nodes, as in ``amd.com/gpu`` or ``nvidia.com/mig-1g.10gb``."""
-    labels: Mapping[str, str] = checks.key(_labels, {})
+    labels: Mapping[str, str] = validate.key(_labels, {})
     """Added to every Workflow and pod."""
-    annotations: Mapping[str, str] = checks.key(_annotations, {})
+    annotations: Mapping[str, str] = validate.key(_annotations, {})
     """Added to every Workflow and pod."""
-    instance_id: str | None = checks.key(checks.optional(checks.label_value), None)
+    instance_id: str | None = validate.key(validate.optional(validate.label_value), None)
     """Of the Workflow controller, if it was given one: it takes no notice of Workflows without it."""
-    keep_success: int | None = checks.key(_kept, _DAY)
+    keep_success: int | None = validate.key(_kept, _DAY)
     """Seconds for which a Workflow that succeeded is kept, and with it its pod and log; ``null``: for ever."""
-    keep_failure: int | None = checks.key(_kept, 7 * _DAY)
+    keep_failure: int | None = validate.key(_kept, 7 * _DAY)
     """The same for one that did not succeed."""
-    kill_grace: int = checks.key(checks.at_least(1, "a whole number of seconds"), 3)
+    kill_grace: int = validate.key(validate.at_least(1, "a whole number of seconds"), 3)
     """Seconds between SIGTERM and SIGKILL when a job is ended. 0 would prove nothing about the process."""
-    patch_executor: bool = checks.key(checks.is_flag, True)
+    patch_executor: bool = validate.key(validate.is_flag, True)
     """Give Argo's containers ``init`` and ``wait`` a security context and resources. False where the controller's
     configuration does so, or where its pods have no such containers (Argo 4.1 without init container)."""
-    executor_resources: Mapping[str, Mapping[str, str]] = checks.key(
-        checks.resources,
+    executor_resources: Mapping[str, Mapping[str, str]] = validate.key(
+        validate.resources,
         # Argo's program, over 100 MB, is copied into the pod, and the kubelet holds the pod's total use against the
         # sum of its containers' limits: without a share of its own, it would count against the job's workspace.
         {
@@ -99,29 +101,29 @@ class ArgoSettings:
         },
     )
     """Of ``init`` and of ``wait``."""
-    run_as_user: int = checks.key(checks.at_least(1, "a numeric user id"), 1000)
+    run_as_user: int = validate.key(validate.at_least(1, "a numeric user id"), 1000)
     """User of a pod's containers where the site's security context names none."""
-    policy: Policy = checks.key(checks.record(Policy), Policy())  # noqa: RUF009  (makes a field)
+    policy: Policy = validate.key(validate.record(Policy), Policy())  # noqa: RUF009  (makes a field)
     """What jobs may ask for: see the site's policy in docs/security.md."""
-    metrics_address: Endpoint | None = checks.key(  # noqa: RUF009  (makes a field)
-        checks.optional(checks.endpoint, "null (no metrics)"), None
+    metrics_address: Endpoint | None = validate.key(  # noqa: RUF009  (makes a field)
+        validate.optional(validate.endpoint, "null (no metrics)"), None
     )
     """Where to serve metrics to Prometheus, as in ``0.0.0.0:9464`` (in a pod) or ``127.0.0.1:9464`` (this machine
     only); needs ``flargo[metrics]``. See docs/operations.md."""
-    semaphore: Semaphore | None = checks.key(_semaphore, None)  # noqa: RUF009  (makes a field)
+    semaphore: Semaphore | None = validate.key(_semaphore, None)  # noqa: RUF009  (makes a field)
     """The ``name`` of a ConfigMap and a ``key`` in it, where Argo reads how many client jobs may run at once; the
     others queue. It needs ``queued``. A server's jobs never queue."""
-    unclaimed: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().unclaimed)
+    unclaimed: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().unclaimed)
     """Seconds for which no Workflow controller may take notice of a job."""
-    quota: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().quota)
+    quota: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().quota)
     """Seconds for which the namespace's quota may have no room for a job."""
-    queued: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().queued)
+    queued: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().queued)
     """Seconds for which Argo may keep a job waiting for a lock or for room. Needed where there is a ``semaphore``."""
-    pulling: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().pulling)
+    pulling: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().pulling)
     """Seconds that the pull of an image may take."""
-    starting: float | None = checks.key(checks.optional(checks.seconds, "null (no limit)"), Patience().starting)
+    starting: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().starting)
     """Seconds that a pod may take to run apart from all that."""
-    server_pending: float = checks.key(checks.positive_seconds, 120.0)
+    server_pending: float = validate.key(validate.positive_seconds, 120.0)
     """Seconds after which a server's job that has no node fails, whatever it waits for and whatever its
     ``pending_timeout`` is: FLARE's server launches one job after another, and each launch waits for its process."""
 
@@ -169,21 +171,21 @@ def settings(  # noqa: PLR0913  (the launcher's own arguments)
         Refused: one is wrong, or two do not go together; it says which, what it is and what is allowed.
     """
     named_python = next((path for path in (default_python_path, python_path) if path is not None), DEFAULT_PYTHON_PATH)
-    seconds_or_none = checks.optional(checks.seconds)
+    seconds_or_none = validate.optional(validate.seconds)
     return Settings(
-        config_file_path=checks.optional(checks.text)(
+        config_file_path=validate.optional(validate.text)(
             "config_file_path", None if config_file_path == "" else config_file_path
         ),
-        study_data_pvc_file_path=checks.optional(checks.text)("study_data_pvc_file_path", study_data_pvc_file_path),
+        study_data_pvc_file_path=validate.optional(validate.text)("study_data_pvc_file_path", study_data_pvc_file_path),
         timeout=seconds_or_none("timeout", timeout),
-        namespace=checks.dns_label("namespace", namespace),
+        namespace=validate.dns_label("namespace", namespace),
         pending_timeout=seconds_or_none("pending_timeout", pending_timeout),
-        python_path=checks.text("default_python_path", named_python),
-        security_context=checks.optional(checks.mapping)("security_context", security_context),
-        ephemeral_storage=checks.written_quantity("ephemeral_storage", ephemeral_storage),
-        workspace_mount_path=checks.absolute_path("workspace_mount_path", workspace_mount_path),
+        python_path=validate.text("default_python_path", named_python),
+        security_context=validate.optional(validate.mapping)("security_context", security_context),
+        ephemeral_storage=validate.written_quantity("ephemeral_storage", ephemeral_storage),
+        workspace_mount_path=validate.absolute_path("workspace_mount_path", workspace_mount_path),
         image_pull_secrets=_pull_secrets(image_pull_secrets),
-        argo=_bounded(checks.record(ArgoSettings)("argo", argo)),
+        argo=_bounded(validate.record(ArgoSettings)("argo", argo)),
     )
 
 
@@ -199,4 +201,4 @@ def _pull_secrets(names: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(names, list):
         raise Refused("image_pull_secrets", names, "a list of names of Secrets, or null")
-    return tuple(checks.object_name(f"image_pull_secrets[{index}]", name) for index, name in enumerate(names))
+    return tuple(validate.object_name(f"image_pull_secrets[{index}]", name) for index, name in enumerate(names))

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flargo.job.checks import UNSAID, Check, Refused
+from flargo.job.validate import UNSAID, Check, Refused
 
 _FIELD_NAME = re.compile(r"[A-Za-z]{1,40}(?:_[A-Za-z]{1,40}){0,3}")
 """What a misspelt field looks like, and a password that stands where a key should be hardly does."""

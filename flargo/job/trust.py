@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from flargo.job import checks
-from flargo.job.checks import Check, Refused
+from flargo.job import validate
+from flargo.job.validate import Check, Refused
 
 # nvflare/apis/utils/format_check.py asks for the same, without an end to it.
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -55,23 +55,23 @@ def job_id(field: str, value: Any) -> str:
     """A job's id: part of names, of paths and of the command line, so no path of its own and no expression."""
     if not isinstance(value, str) or not _JOB_ID.fullmatch(value):
         raise Refused(
-            field, value or checks.MISSING, "1 to 128 letters, digits, ., _ and -, the first none of these marks"
+            field, value or validate.MISSING, "1 to 128 letters, digits, ., _ and -, the first none of these marks"
         )
     return value
 
 
 def _study(field: str, value: Any) -> str | None:
-    return checks.line(field, value) if value else None
+    return validate.line(field, value) if value else None
 
 
 def _name(_: str, value: Any) -> str:
     # Far more than is shown of it; FLARE's metadata may hold megabytes.
-    return value[: checks.LONGEST] if isinstance(value, str) else ""
+    return value[: validate.LONGEST] if isinstance(value, str) else ""
 
 
 def _no_argo(field: str, value: Any) -> None:
-    given = checks.mapping(field, value)
-    checks.known_keys(field, given, ())
+    given = validate.mapping(field, value)
+    validate.known_keys(field, given, ())
 
 
 def _or_nothing(check: Check) -> Check:
@@ -91,7 +91,7 @@ def _amount(what: str, goes: str) -> Trust:
         By.JOB,
         goes,
         "a Kubernetes quantity from 0 to 2^63-1; request not above limit; the site's ceiling",
-        check=_or_nothing(checks.quantity),
+        check=_or_nothing(validate.quantity),
     )
 
 
@@ -102,14 +102,14 @@ JOB_SPEC: Final[Mapping[str, Trust]] = {
         By.JOB,
         "the job container's `image`",
         "an image reference (name, tag, digest), at most 512 characters; the site's patterns",
-        check=_or_nothing(checks.image),
+        check=_or_nothing(validate.image),
     ),
     "python_path": Trust(
         "`python_path`",
         By.JOB,
         "the job container's `command`, its only word",
         "one line of at most 4096 characters without `{{` and `$(`; the site's list",
-        check=checks.plain_path,
+        check=validate.plain_path,
     ),
     "cpu": _amount("`cpu`", _RESOURCES),
     "memory": _amount("`memory`", _RESOURCES),
@@ -120,21 +120,21 @@ JOB_SPEC: Final[Mapping[str, Trust]] = {
         By.JOB,
         f"{_RESOURCES}, and the size limit of its workspace",
         "a Kubernetes quantity in a string; the site's ceiling",
-        check=checks.optional(checks.written_quantity),
+        check=validate.optional(validate.written_quantity),
     ),
     "num_of_gpus": Trust(
         "`num_of_gpus`",
         By.JOB,
         f"{_RESOURCES}, under the site's name for a GPU",
         "a whole number from 0 to 2^31-1, as a number or in a string; the site's ceiling",
-        check=checks.optional(checks.count),
+        check=validate.optional(validate.count),
     ),
     "pending_timeout": Trust(
         "`pending_timeout`",
         By.JOB,
         "flargo's own clock; not in the Workflow",
         "seconds from 0 to 10^9, or null; the site's ceiling",
-        check=checks.optional(checks.seconds, "null (no limit)"),
+        check=validate.optional(validate.seconds, "null (no limit)"),
     ),
     "argo": Trust(
         "`argo`",

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 from flargo.cluster.api import _pieces
 from flargo.flare.redact import REDACTION, Redaction, StreamRedaction
-from flargo.inspect.log import Line, Sieve
 from flargo.job import names
-from flargo.job.checks import Refused
 from flargo.job.trust import JOB_META, JOB_SPEC
+from flargo.job.validate import Refused
 from flargo.terms import SecretData
 from flargo.text import inert
+from flargo.tools.jobs.log_lines import Line, Sieve
 
 SIZES = (1_000_000, 4_000_000)
 """Characters."""

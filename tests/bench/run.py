@@ -13,7 +13,7 @@ from nvflare.fuel.common.exit_codes import ProcessExitCode
 from nvflare.private.fed.client.client_executor import REPORTABLE_JOB_FAILURES, _PendingJobHandle
 from nvflare.private.fed.server.job_runner import JobRunner
 
-from flargo.flare import stock
+from flargo.flare import nvflare_internals
 from tests.bench import seen
 from tests.bench.seen import Object, Seen
 from tests.cluster.site import STARTS, Site
@@ -26,7 +26,7 @@ class Run:
     def __init__(self, site: Site, sights: Seen, *, study: str, spec: Mapping[str, Any], code: str) -> None:
         """Nothing is launched yet."""
         self.id = str(uuid.uuid4())
-        self.name = stock.pod_name(stock.job_key(self.id), site.name)
+        self.name = nvflare_internals.pod_name(nvflare_internals.job_key(self.id), site.name)
         """Of its pod with the stock launcher, of its Workflow and pod with flargo's."""
         self.code: int | None = None
         """What FLARE has heard."""

@@ -30,8 +30,8 @@ from nvflare.apis.fl_exception import FLCommunicationError
 from nvflare.fuel.flare_api.api_spec import NoConnection, SessionClosed
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
-from flargo.demo import kits
-from flargo.demo.kits import SERVER
+from flargo.tools.demo import kits
+from flargo.tools.demo.kits import SERVER
 
 Component = Mapping[str, Any]
 """A FLARE component as its configuration files spell it: ``id``, ``path`` and ``args``."""

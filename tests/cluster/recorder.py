@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flargo.cluster.api import Kind
-from flargo.control.engine import Engine, Order
+from flargo.control.reconciler import Engine, Order
 from flargo.status.verdict import Verdict
 from flargo.terms import Annotation, Label, Patience
 from tests.cluster import versions

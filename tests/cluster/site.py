@@ -25,8 +25,8 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 
 import flargo
-from flargo.control.ticket import Ticket
-from flargo.flare import stock
+from flargo.control.launched_job import Ticket
+from flargo.flare import nvflare_internals
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.request import federation, parent
@@ -239,7 +239,7 @@ class Job:
     def __init__(self, site: Site, job_id: str, launch: Callable[[], ArgoJobHandle]) -> None:
         """Launch it."""
         self.site, self.world, self.id = site, site.world, job_id
-        self.name = stock.pod_name(stock.job_key(job_id), site.name)
+        self.name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
         """Of its Workflow."""
         self._handle: list[ArgoJobHandle] = []
         self._problem: list[BaseException] = []

@@ -13,7 +13,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 
-from flargo.flare import stock
+from flargo.flare import nvflare_internals
 from flargo.status.reasons import Reason
 from flargo.terms import Role
 from tests.cluster import audit, state
@@ -158,7 +158,7 @@ def smuggler(site: Site) -> Iterator[Job]:
 @pytest.fixture(scope="module")
 def found(site: Site, world: World) -> Any:
     """What a job's code reaches."""
-    name = stock.pod_name(stock.job_key("f0000000-0000-4000-8000-000000000000"), site.name)
+    name = nvflare_internals.pod_name(nvflare_internals.job_key("f0000000-0000-4000-8000-000000000000"), site.name)
     settings = {
         "NAMESPACE": world.place.namespace,
         "SECRET": f"nvflare-cred-{name}",
@@ -248,7 +248,9 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         assert sorted(value for value in held if PLANTED in value) == [
             f"{PLANTED}{what}" for what in ("key", "session", "signature", "token")
         ]
-        transfer = next(data for data in kept.values() if stock.TOKEN_VARIABLE in data)[stock.TOKEN_VARIABLE].decode()
+        transfer = next(data for data in kept.values() if nvflare_internals.TOKEN_VARIABLE in data)[
+            nvflare_internals.TOKEN_VARIABLE
+        ].decode()
         during = [json.dumps(job.workflow), json.dumps(job.pod), json.dumps(world.items("events"))]
         job.ends_itself(3)
         job.ends(Reason.PROGRAM_FAILED, 1, LONG)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from flargo.doctor.probe import workflow as probe
-from flargo.inspect.end import patch as terminate
-from flargo.inspect.jobs import parts
 from flargo.job.plan import plan
 from flargo.terms import Annotation, Label
+from flargo.tools.doctor.probe import workflow as probe
+from flargo.tools.jobs.site_job import parts
+from flargo.tools.jobs.termination import patch as terminate
 from tests.cluster.apply import fitted
 from tests.cluster.world import Object, World, eventually
 from tests.unit.differential.cases import samples

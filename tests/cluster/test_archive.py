@@ -17,6 +17,7 @@ from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_terminate_reque
     IoArgoprojWorkflowV1alpha1WorkflowTerminateRequest,
 )
 
+from flargo.cluster import argo_archive
 from flargo.status.reasons import Reason
 from flargo.terms import Label
 from tests.cluster import test_faults
@@ -148,16 +149,14 @@ def test_what_the_cluster_has_is_not_told_twice(world: World, site: Site, server
 def test_many_are_read_page_by_page(
     told: dict[str, Any], world: World, site: Site, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flargo.cluster import archive
-
     asked: list[str] = []
 
-    class Counting(archive.Archive):
+    class Counting(argo_archive.Archive):
         def _page(self, labels: str, page: str) -> Any:
             asked.append(page)
             return super()._page(labels, page)
 
-    monkeypatch.setattr(archive, "PAGE", 5)
+    monkeypatch.setattr(argo_archive, "PAGE", 5)
     reader = Counting(server.url, world.place.namespace, told["token"].read_text(), str(server.ca))
     found = reader.list(f"{Label.FEDERATION}={site.federation}")
     names = {item["metadata"]["name"] for item in found}

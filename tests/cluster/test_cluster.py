@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flargo.kit.chart import accounts_command
+from flargo.tools.kit.chart import accounts_command
 from tests.cluster import audit
 from tests.cluster.place import Place
 

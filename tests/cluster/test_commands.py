@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from flargo.cli.cluster import connected
-from flargo.cli.main import group
 from flargo.cluster.api import Api
-from flargo.inspect.jobs import selector
-from flargo.inspect.reader import ClusterReader
 from flargo.job import names
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
+from flargo.tools.cli.cluster_options import connected
+from flargo.tools.cli.main import group
+from flargo.tools.jobs.reader import ClusterReader
+from flargo.tools.jobs.site_job import selector
 from tests.cluster import test_faults
 from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, token_of
 from tests.cluster.wire import Match, Wire

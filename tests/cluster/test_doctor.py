@@ -23,11 +23,11 @@ import yaml
 from click.testing import CliRunner
 from kubernetes.config import incluster_config
 
-from flargo.cli.main import group
-from flargo.cluster import connect
-from flargo.demo import kits
+from flargo.cluster import client_config
 from flargo.flare.request import federation
-from flargo.kit.chart import LAUNCHER_RULES
+from flargo.tools.cli.main import group
+from flargo.tools.demo import kits
+from flargo.tools.kit.chart import LAUNCHER_RULES
 from tests.cluster import images, parts
 from tests.cluster.altered import altered
 from tests.cluster.place import Place
@@ -217,7 +217,7 @@ def test_in_a_pod_it_is_the_pods_account(clinic: Clinic, tmp_path: Path, monkeyp
         (tmp_path / name).write_text(content)
     authority = config["clusters"][0]["cluster"]["certificate-authority-data"]
     (tmp_path / "ca.crt").write_bytes(base64.b64decode(authority))
-    monkeypatch.setattr(connect, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))

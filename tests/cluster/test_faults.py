@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flargo.flare import stock
+from flargo.flare import nvflare_internals
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
@@ -468,7 +468,7 @@ def launched_again_after_its_end(site: Site) -> None:
 @scenario
 def name_taken_by_a_living_workflow_of_somebody_else(site: Site, world: World) -> None:
     job_id = str(uuid.uuid4())
-    name = stock.pod_name(stock.job_key(job_id), site.name)
+    name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
     container = {"image": world.place.job_image, "command": ["true"]}
     world.create(
         {

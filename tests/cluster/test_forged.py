@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 
-from flargo.cli.main import group
 from flargo.terms import Label
+from flargo.tools.cli.main import group
 from tests.cluster import audit
 from tests.cluster.site import SLEEPS, Site
 from tests.cluster.world import Object, World, eventually

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
-from flargo.kit.chart import accounts_command
 from flargo.status.reasons import Reason
 from flargo.terms import Label
+from flargo.tools.kit.chart import accounts_command
 from tests.cluster import audit, images, jobs, state, store
 from tests.cluster.federation import Federation
 from tests.cluster.firewall import enforced

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from flargo.demo import kits
-from flargo.demo.kits import SERVER
+from flargo.tools.demo import kits
+from flargo.tools.demo.kits import SERVER
 from tests.cluster import jobs
 from tests.cluster.federation import Federation
 from tests.cluster.place import Place

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flargo.flare.outcome import LOG_TAIL
+from flargo.flare.report import LOG_TAIL
 from flargo.status.reasons import Reason
 from flargo.terms import Role
 from tests.cluster import audit

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from flargo.demo import jobs
 from flargo.embedded import Embedded
+from flargo.tools.demo import job_folder
 from tests.embedded.world import IMAGE, EmbeddedWorld
 
 FLARGO = Path(sys.executable).with_name("flargo")
@@ -98,7 +98,7 @@ def demo() -> Iterator[Callable[..., Run]]:
 
 
 def failing_job(folder: Path, script: str) -> Path:
-    job = jobs.fedavg(folder, 2, 1, "any/image:1")
+    job = job_folder.fedavg(folder, 2, 1, "any/image:1")
     (job / "app" / "custom" / "train.py").write_text(script)
     return job
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flargo.embedded import argo, kubelet, manifest
+from flargo.embedded import argo, kubelet, pod_manifest
 from flargo.embedded.argo import Changes, reconcile
 from flargo.embedded.kubelet import Process
 from flargo.embedded.model import Lags, Node, Seen, iso
@@ -33,7 +33,7 @@ def node(phase: str, **more: Any) -> Object:
 
 def pod(main: Object | None = None, wait: Object | None = None, phase: str = "Pending", **status: Any) -> Object:
     """The Workflow's pod."""
-    made = manifest.pod(workflow())
+    made = pod_manifest.pod(workflow())
     made["metadata"] |= {"namespace": "flare", "uid": "uid-2"}
     rows = [{"name": name, "state": state} for name, state in (("main", main), ("wait", wait)) if state]
     made["status"] = {"phase": phase, "containerStatuses": rows, **status}
@@ -239,7 +239,7 @@ def test_the_pod_spec_patch_is_merged_by_the_containers_names() -> None:
     item = workflow()
     patch = '{"containers": [{"name": "wait", "resources": {"limits": {"cpu": "1"}}}], "hostname": "h"}'
     item["spec"]["templates"][0]["podSpecPatch"] = patch
-    spec = manifest.pod(item)["spec"]
+    spec = pod_manifest.pod(item)["spec"]
     assert [row["name"] for row in spec["containers"]] == ["wait", "main"]
     assert spec["containers"][0]["resources"] == {"limits": {"cpu": "1"}}
     assert spec["hostname"] == "h"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 import flargo
-from flargo.job.checks import Refused
+from flargo.job.validate import Refused
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from tests.cluster.prometheus import SOON, Prometheus

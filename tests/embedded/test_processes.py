@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from flargo.embedded import kubelet, mounts
-from flargo.embedded.guardian import marked
 from flargo.embedded.kubelet import Process
 from flargo.embedded.mounts import Program
 from flargo.embedded.processes import POD_MARK, SERVER_MARK, Limits, Processes
+from flargo.embedded.reaper import marked
 from tests.cluster.world import eventually
 
 Object = dict[str, Any]

@@ -8,12 +8,12 @@ from email.utils import formatdate
 from flargo.cluster.answer import Answer
 from flargo.cluster.survey import Keep, Survey
 from flargo.cluster.target import Target
-from flargo.doctor.checks import examine
-from flargo.doctor.facts import Sample, Wanted
-from flargo.doctor.findings import Finding, Level
-from flargo.doctor.gather import Doctor
 from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import Object
+from flargo.tools.doctor.check_table import examine
+from flargo.tools.doctor.facts import Sample, Wanted
+from flargo.tools.doctor.findings import Finding, Level
+from flargo.tools.doctor.gather import Doctor
 from tests.unit.differential.cases import dataset, of_study, study
 from tests.unit.launches import launch, planned
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from flargo.cli.main import group
+from flargo.tools.cli.main import group
 
 
 def run(*arguments: str | Path) -> Result:

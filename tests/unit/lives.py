@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from flargo.status.life import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
-from flargo.status.step import step
+from flargo.status.job_state import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
+from flargo.status.reconcile import step
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import EventView, Exit, Observation, PodView, Waiting, WorkflowView
 from flargo.terms import Patience, Uid

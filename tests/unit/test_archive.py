@@ -19,13 +19,13 @@ import requests
 import responses
 from click.testing import Result
 
-from flargo.cli import jobs, why
-from flargo.cluster import archive as transport
+from flargo.cluster import argo_archive as transport
 from flargo.cluster.api import PAGE, Api, Kind
-from flargo.cluster.archive import Archive
+from flargo.cluster.argo_archive import Archive
 from flargo.cluster.errors import ArchiveError, Trouble
-from flargo.inspect.jobs import kept
 from flargo.terms import Object
+from flargo.tools.cli import jobs, why
+from flargo.tools.jobs.site_job import kept
 from tests.unit import command_line
 from tests.unit.objects import ended, pod
 from tests.unit.test_cli_cluster import Cluster
@@ -545,6 +545,6 @@ def test_options_of_no_use_are_refused(ask: Callable[..., Result], tmp_path: Pat
 
 
 def test_hera_is_loaded_only_where_an_archive_is_read() -> None:
-    code = "import sys, flargo.cli.jobs, flargo.cli.why; print(*sys.modules)"
+    code = "import sys, flargo.tools.cli.jobs, flargo.tools.cli.why; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {name.split(".")[0] for name in done.stdout.split()} & {"hera", "requests", "pydantic"}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flargo.cli.main import COMMANDS
-from flargo.cli.output import beside, filled
+from flargo.tools.cli.main import COMMANDS
+from flargo.tools.cli.output import beside, filled
 from tests.unit.command_line import file_contents, run
 
 Kit = Callable[[str], Path]
@@ -71,13 +71,15 @@ def test_a_text_stays_beside_its_head_on_a_terminal_and_on_its_line_elsewhere(
 
 
 def test_help_loads_no_command_and_nothing_heavy() -> None:
-    code = "import sys; from flargo.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from flargo.tools.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert all(line in done.stdout for line in COMMANDS.values())
     loaded = {name.split(".")[0] for name in done.stderr.split()}
     assert not loaded & {"nvflare", "kubernetes", "hera", "yaml", "rich"}
     assert not [
-        name for name in done.stderr.split() if name.startswith("flargo.") and not name.startswith("flargo.cli")
+        name for name in done.stderr.split() if name.startswith("flargo.") and not name.startswith("flargo.tools.cli")
     ]
 
 
@@ -93,7 +95,7 @@ def test_every_command_says_what_it_does_and_speaks_json(name: str) -> None:
 
 
 def test_without_the_extra_a_person_is_told_what_to_install() -> None:
-    code = "import sys; sys.modules['click'] = None; from flargo.cli.main import main; main()"
+    code = "import sys; sys.modules['click'] = None; from flargo.tools.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'flargo[cli]'" in done.stderr
@@ -103,7 +105,7 @@ def test_without_the_extra_a_person_is_told_what_to_install() -> None:
 def test_a_shell_completes_commands_and_options() -> None:
     def completed(words: str) -> str:
         asked = {"_FLARGO_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-        code = "from flargo.cli.main import main; import sys; sys.argv[0] = 'flargo'; main()"
+        code = "from flargo.tools.cli.main import main; import sys; sys.argv[0] = 'flargo'; main()"
         command = [sys.executable, "-c", code]
         return subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=False).stdout
 

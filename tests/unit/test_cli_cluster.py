@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from flargo.cli import cluster, jobs, sweep, terminate
-from flargo.cluster import connect
+from flargo.cluster import client_config
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.inspect.jobs import parts
-from flargo.inspect.reader import ClusterReader
-from flargo.inspect.refusals import refusal
 from flargo.status.diagnosis import Stage
 from flargo.terms import Object, Uid
+from flargo.tools.cli import cluster_options, jobs, sweep, terminate
+from flargo.tools.jobs.reader import ClusterReader
+from flargo.tools.jobs.refusals import refusal
+from flargo.tools.jobs.site_job import parts
 from tests.unit.command_line import run
 from tests.unit.memory import MemoryApi
 from tests.unit.objects import RUNNING, ended, pod
@@ -120,7 +120,7 @@ def test_an_empty_federation_is_not_all_of_them(tmp_path: Path) -> None:
 
 def test_the_cluster_and_the_namespace_are_kubectls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def where(*said: str | None) -> tuple[str, str]:
-        api = cluster.connected(*said)
+        api = cluster_options.connected(*said)
         return api._load().host, api.namespace
 
     first = kubeconfig(tmp_path / "first", "https://first:1", namespace="flare")
@@ -137,8 +137,8 @@ def test_the_cluster_and_the_namespace_are_kubectls(tmp_path: Path, monkeypatch:
 def test_in_a_pod_it_is_the_pods_own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     (tmp_path / "namespace").write_text("flare\n")
-    monkeypatch.setattr(connect, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
-    assert cluster.connected(None, None, None).namespace == "flare"
+    monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+    assert cluster_options.connected(None, None, None).namespace == "flare"
     assert run("jobs", "--context", "x").exit_code == 2
 
 

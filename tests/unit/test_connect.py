@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kubernetes.config import incluster_config
 
-from flargo.cluster.connect import configuration
+from flargo.cluster.client_config import configuration
 
 
 class Clock(dt.datetime):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flargo.demo import jobs, run
-from flargo.demo.options import DemoError, Options
+from flargo.tools.demo import job_folder, run
+from flargo.tools.demo.options import DemoError, Options
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def job(tmp_path: Path) -> Path:
 def test_a_link_in_a_job_is_named_and_nothing_is_copied(job: Path, tmp_path: Path, path: str, target: str) -> None:
     (job / path).symlink_to(target)
     with pytest.raises(DemoError, match="symbolic link") as error:
-        jobs.own(job, tmp_path / "copies", "image")
+        job_folder.own(job, tmp_path / "copies", "image")
     assert str(job / path) in str(error.value)
     assert not (tmp_path / "copies").exists()
 
@@ -35,14 +35,14 @@ def test_linked_metadata_is_not_read(job: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("hunter2")
     (job / "meta.json").symlink_to(tmp_path / "other.json")
     with pytest.raises(DemoError, match="symbolic link") as error:
-        jobs.own(job, tmp_path / "copies", "image")
+        job_folder.own(job, tmp_path / "copies", "image")
     assert "hunter2" not in str(error.value)
 
 
 def test_what_is_no_regular_file_is_named(job: Path, tmp_path: Path) -> None:
     os.mkfifo(job / "app/pipe")
     with pytest.raises(DemoError, match="app/pipe is no regular file"):
-        jobs.own(job, tmp_path / "copies", "image")
+        job_folder.own(job, tmp_path / "copies", "image")
 
 
 def test_a_job_is_refused_before_anything_is_started(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_job_is_refused_before_anything_is_started(job: Path, monkeypatch: pyt
 
 def test_the_folder_itself_may_be_a_link(job: Path, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(job)
-    copy = jobs.own(tmp_path / "alias", tmp_path / "copies", "image")
+    copy = job_folder.own(tmp_path / "alias", tmp_path / "copies", "image")
     assert (copy / "app/custom/train.py").read_text() == "pass"
     assert json.loads((copy / "meta.json").read_text())["launcher_spec"]["default"]["k8s"]["image"] == "image"
 
@@ -76,19 +76,19 @@ def test_the_folder_itself_may_be_a_link(job: Path, tmp_path: Path) -> None:
 def test_metadata_that_cannot_be_read_is_named(job: Path, content: str | bytes) -> None:
     (job / "meta.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DemoError, match=r"meta\.json"):
-        jobs.meta(job)
+        job_folder.meta(job)
 
 
 @pytest.mark.parametrize("number", [10**9, -1, 1.5, float("nan"), "1" * 5000, "²", "٣", "x", [1], {}, True])
 def test_a_number_of_clients_that_no_demo_can_start_is_named(number: object) -> None:
     said = {"min_clients": number} if number != {} else {"min_clients": {"a": 1}}
     with pytest.raises(DemoError, match="min_clients"):
-        jobs.sites_of(said, 2)
+        job_folder.sites_of(said, 2)
 
 
 @pytest.mark.parametrize(("number", "sites"), [(None, 2), (0, 2), (1, 2), (3, 3), ("3", 3), ("", 2)])
 def test_so_many_sites_are_started_as_a_job_needs_at_least(number: object, sites: int) -> None:
-    assert jobs.sites_of({"min_clients": number}, 2) == tuple(f"site-{n}" for n in range(1, sites + 1))
+    assert job_folder.sites_of({"min_clients": number}, 2) == tuple(f"site-{n}" for n in range(1, sites + 1))
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_so_many_sites_are_started_as_a_job_needs_at_least(number: object, sites
 )
 def test_sites_of_a_wrong_form_are_named(said: dict[str, object], key: str) -> None:
     with pytest.raises(DemoError, match=key):
-        jobs.sites_of(said, 2)
+        job_folder.sites_of(said, 2)
 
 
 def test_the_sites_that_a_job_names_are_taken() -> None:
     said = {"deploy_map": {"app": ["server", "b", {"c": 1}], "other": {"sites": ["a", "@ALL"]}, "no": None}}
-    assert jobs.sites_of({**said, "mandatory_clients": ["a", "d"]}, 2) == ("b", "a", "d")
+    assert job_folder.sites_of({**said, "mandatory_clients": ["a", "d"]}, 2) == ("b", "a", "d")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.demo.progress import Party, Round, Seen, news, parties, rounds
-from flargo.demo.why import first_error, why
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
+from flargo.tools.demo.failure import first_error, why
+from flargo.tools.demo.progress import Party, Round, Seen, news, parties, rounds
 
 Object = dict[str, Any]
 

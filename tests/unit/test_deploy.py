@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from flargo.control.submit import DIGEST
-from flargo.doctor import probe
 from flargo.job import names
 from flargo.job.settings import settings
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Goes
 from flargo.terms import MANAGER, Annotation, Label
+from flargo.tools.doctor import probe
 from tests.cluster import versions
 from tests.docs import ROOT
 from tests.unit.launches import planned, step_of

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.cli import disk
-from flargo.job.checks import Refused
-from flargo.kit.files import Change
-from flargo.kit.site import COMM_CONFIG, LAUNCHER, WRITTEN_FILES
-from flargo.kit.undo import RECORD
+from flargo.job.validate import Refused
+from flargo.tools.cli import kit_disk
+from flargo.tools.kit.files import Change
+from flargo.tools.kit.site import COMM_CONFIG, LAUNCHER, WRITTEN_FILES
+from flargo.tools.kit.undo import RECORD
 
 OUTSIDE = b"a secret of this machine"
 
@@ -46,13 +46,13 @@ def mode_of(path: Path) -> int:
     "path", ["/etc/passwd", "../outside/secret.json", "local/../startup/fed_client.json", "local//x", ".", "", "a\0b"]
 )
 def test_a_path_that_could_lead_elsewhere_is_refused(root: Path, path: str) -> None:
-    with disk.open_kit(root, follow_links=True) as kit, pytest.raises(Refused, match="relative path"):
+    with kit_disk.open_kit(root, follow_links=True) as kit, pytest.raises(Refused, match="relative path"):
         kit.read(path)
 
 
 def test_the_root_itself_may_be_a_link(root: Path) -> None:
     link(root.parent / "alias", "kit")
-    assert disk.read_kit(root.parent / "alias") == disk.read_kit(root) != {}
+    assert kit_disk.read_kit(root.parent / "alias") == kit_disk.read_kit(root) != {}
 
 
 def test_links_below_the_kit_are_followed_where_nothing_is_written(root: Path) -> None:
@@ -63,11 +63,11 @@ def test_links_below_the_kit_are_followed_where_nothing_is_written(root: Path) -
     link(root / "local/..data", "..2026_01_01")
     link(root / COMM_CONFIG, "..data/comm_config.json")
     link(root / "local/up.json", "../startup/./fed_client.json")
-    read = disk.read_kit(root, follow_links=True)
+    read = kit_disk.read_kit(root, follow_links=True)
     assert read[COMM_CONFIG] == b"kit: mounted"
     assert read["local/up.json"] == b"kit: client"
     with pytest.raises(Refused, match="symbolic link"):
-        disk.read_kit(root)
+        kit_disk.read_kit(root)
 
 
 LEADING_OUT = {
@@ -87,7 +87,7 @@ def test_a_link_that_leaves_the_kit_is_refused(root: Path, case: str, *, follow_
     link(root / "local/inner", "../startup")
     link(root / COMM_CONFIG, LEADING_OUT[case].replace("KIT", str(root)))
     with pytest.raises(Refused, match="symbolic link") as refused:
-        disk.read_kit(root, follow_links=follow_links)
+        kit_disk.read_kit(root, follow_links=follow_links)
     assert refused.value.field == COMM_CONFIG
 
 
@@ -96,7 +96,7 @@ def test_links_without_an_end_are_refused(root: Path, target: str) -> None:
     link(root / COMM_CONFIG, target)
     link(root / "local/b.json", "comm_config.json")
     with pytest.raises(Refused, match="too many symbolic links"):
-        disk.read_kit(root, follow_links=True)
+        kit_disk.read_kit(root, follow_links=True)
 
 
 PARTS = st.sampled_from(
@@ -115,7 +115,7 @@ def test_whatever_links_say_nothing_outside_is_read(targets: dict[str, str]) -> 
         (top / "outside/secret.json").write_bytes(OUTSIDE)
         for path, target in targets.items():
             link(top / "kit" / path, target)
-        with disk.open_kit(top / "kit", follow_links=True) as kit:
+        with kit_disk.open_kit(top / "kit", follow_links=True) as kit:
             for path in ("local/a.json", "local/b/a.json", "local/b/secret.json", "b/fed_client.json", "b/secret.json"):
                 try:
                     content = kit.read(path)
@@ -142,7 +142,7 @@ def test_what_is_swapped_for_a_link_while_it_is_read_is_not_followed(
             link(root / swapped, target)
         return status
 
-    with disk.open_kit(root, follow_links=True) as kit:
+    with kit_disk.open_kit(root, follow_links=True) as kit:
         monkeypatch.setattr(os, "stat", look_and_swap)
         try:
             content = kit.read("local/resources.json")
@@ -156,32 +156,32 @@ def test_what_is_swapped_for_a_link_while_it_is_read_is_not_followed(
 def test_only_regular_files_are_read(root: Path, make: Callable[[Path], None]) -> None:
     make(root / COMM_CONFIG)
     with pytest.raises(Refused, match="regular file") as refused:
-        disk.read_kit(root)
+        kit_disk.read_kit(root)
     assert refused.value.field == COMM_CONFIG
 
 
 def test_a_file_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
     with (root / COMM_CONFIG).open("wb") as file:
-        file.truncate(disk.MAX_FILE_BYTES + 1)
-    with pytest.raises(Refused, match=f"at most {disk.MAX_FILE_BYTES} bytes") as refused:
-        disk.read_kit(root)
+        file.truncate(kit_disk.MAX_FILE_BYTES + 1)
+    with pytest.raises(Refused, match=f"at most {kit_disk.MAX_FILE_BYTES} bytes") as refused:
+        kit_disk.read_kit(root)
     assert refused.value.field == COMM_CONFIG
 
 
 def test_a_kit_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
-    for number in range(disk.MAX_KIT_BYTES // disk.MAX_FILE_BYTES + 1):
+    for number in range(kit_disk.MAX_KIT_BYTES // kit_disk.MAX_FILE_BYTES + 1):
         with (root / f"local/{number}.json").open("wb") as file:
-            file.truncate(disk.MAX_FILE_BYTES)
-    with pytest.raises(Refused, match=f"at most {disk.MAX_KIT_BYTES} bytes"):
-        disk.read_kit(root)
+            file.truncate(kit_disk.MAX_FILE_BYTES)
+    with pytest.raises(Refused, match=f"at most {kit_disk.MAX_KIT_BYTES} bytes"):
+        kit_disk.read_kit(root)
 
 
 def test_a_directory_with_too_many_entries_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(kit_disk, "MAX_ENTRIES", 2)
     for number in range(3):
         (root / f"local/{number}").touch()
     with pytest.raises(Refused, match="at most 2"):
-        disk.read_kit(root)
+        kit_disk.read_kit(root)
 
 
 def descriptors() -> int:
@@ -191,11 +191,11 @@ def descriptors() -> int:
 def test_no_descriptor_is_left_open(root: Path) -> None:
     link(root / "local/a.json", "../startup/../startup/fed_client.json")
     before = descriptors()
-    disk.read_kit(root, follow_links=True)
+    kit_disk.read_kit(root, follow_links=True)
     for _ in range(3):
         with pytest.raises(Refused):
-            disk.read_kit(root)
-    disk.write(root, [Change(COMM_CONFIG, None, b"x"), Change(COMM_CONFIG, b"x", None)])
+            kit_disk.read_kit(root)
+    kit_disk.write(root, [Change(COMM_CONFIG, None, b"x"), Change(COMM_CONFIG, b"x", None)])
     assert descriptors() == before
 
 
@@ -205,7 +205,7 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
 @pytest.mark.parametrize("path", ["local/other.json", "../outside/secret.json", "/etc/x", "startup/site.key"])
 def test_only_flargos_own_files_are_written_and_nothing_before_that_is_known(root: Path, path: str) -> None:
     with pytest.raises(ValueError, match="not a file that flargo writes"):
-        disk.write(root, [Change(COMM_CONFIG, None, b"new"), Change(path, None, b"new")])
+        kit_disk.write(root, [Change(COMM_CONFIG, None, b"new"), Change(path, None, b"new")])
     assert not (root / COMM_CONFIG).exists()
 
 
@@ -220,7 +220,7 @@ def test_no_link_is_written_through_in_any_component(tmp_path: Path, path: str, 
         target.write_bytes(OUTSIDE)
         link(kit.joinpath(*parts[:depth]), outside)
         with pytest.raises(Refused, match="symbolic link") as refused:
-            disk.write(kit, [Change(path, None, after)])
+            kit_disk.write(kit, [Change(path, None, after)])
         assert refused.value.field == path
         assert target.read_bytes() == OUTSIDE
         assert [*target.parent.iterdir()] == [target]
@@ -229,7 +229,7 @@ def test_no_link_is_written_through_in_any_component(tmp_path: Path, path: str, 
 def test_a_link_in_the_place_of_a_file_is_refused(root: Path) -> None:
     link(root / COMM_CONFIG, "../../outside/secret.json")
     with pytest.raises(Refused, match="symbolic link"):
-        disk.write(root, [Change(COMM_CONFIG, None, b"new")])
+        kit_disk.write(root, [Change(COMM_CONFIG, None, b"new")])
     assert (root.parent / "outside/secret.json").read_bytes() == OUTSIDE
     assert sorted(each.name for each in (root / "local").iterdir()) == ["comm_config.json", "resources.json"]
 
@@ -237,7 +237,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(root: Path) -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o400, 0o755])
 def test_a_changed_file_keeps_its_mode(root: Path, mode: int) -> None:
     (root / "local/resources.json").chmod(mode)
-    disk.write(root, [Change("local/resources.json", b"", b"new")])
+    kit_disk.write(root, [Change("local/resources.json", b"", b"new")])
     assert (root / "local/resources.json").read_bytes() == b"new"
     assert mode_of(root / "local/resources.json") == mode
 
@@ -250,7 +250,7 @@ def test_a_new_file_is_no_wider_than_its_bound_and_the_umask(
 ) -> None:
     before = os.umask(umask)
     try:
-        disk.write(root, [Change(LAUNCHER, None, b"new", bound)])
+        kit_disk.write(root, [Change(LAUNCHER, None, b"new", bound)])
     finally:
         os.umask(before)
     assert mode_of(root / LAUNCHER) == mode
@@ -259,7 +259,7 @@ def test_a_new_file_is_no_wider_than_its_bound_and_the_umask(
 def test_a_change_can_narrow_a_mode_and_never_widens_it(root: Path) -> None:
     file = root / "local/resources.json"
     file.chmod(0o640)
-    disk.write(root, [Change("local/resources.json", b"", b"1", 0o604)])
+    kit_disk.write(root, [Change("local/resources.json", b"", b"1", 0o604)])
     assert mode_of(file) == 0o600
 
 
@@ -267,7 +267,7 @@ def test_a_change_can_narrow_a_mode_and_never_widens_it(root: Path) -> None:
 def test_what_root_writes_stays_the_kits_owners(root: Path) -> None:
     for path in (root / "local", root / "local/resources.json"):
         os.chown(path, 1234, 4321)
-    disk.write(root, [Change("local/resources.json", b"", b"1"), Change(LAUNCHER, None, b"1")])
+    kit_disk.write(root, [Change("local/resources.json", b"", b"1"), Change(LAUNCHER, None, b"1")])
     for name in ("local/resources.json", LAUNCHER):
         status = (root / name).stat()
         assert (status.st_uid, status.st_gid) == (1234, 4321)
@@ -279,5 +279,5 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(root: Path, mon
 
     monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(OSError, match="28"):
-        disk.write(root, [Change("local/resources.json", b"", b"new")])
+        kit_disk.write(root, [Change("local/resources.json", b"", b"new")])
     assert [each.read_bytes() for each in (root / "local").iterdir()] == [b"kit: resources"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flargo.cli.main import COMMANDS
+from flargo.tools.cli.main import COMMANDS
 from tests import docs
 
 

@@ -8,19 +8,19 @@ from dataclasses import replace
 import pytest
 
 from flargo.cluster.answer import Answer
-from flargo.doctor import jobs, probe
-from flargo.doctor.access import token_secret
-from flargo.doctor.checks import CHECKS
-from flargo.doctor.facts import Right
-from flargo.doctor.findings import Finding, Level
-from flargo.doctor.gather import Doctor, named_by, rights_of
-from flargo.doctor.pods import pod_of
-from flargo.doctor.references import Kind, Reference, references
-from flargo.doctor.samples import studies
 from flargo.job.plan import plan
 from flargo.job.workflow import INSTANCE_ID
-from flargo.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES, accounts_command
 from flargo.status.reasons import Reason
+from flargo.tools.doctor import job_checks, probe
+from flargo.tools.doctor.access_checks import token_secret
+from flargo.tools.doctor.argo_pod import pod_of
+from flargo.tools.doctor.check_table import CHECKS
+from flargo.tools.doctor.facts import Right
+from flargo.tools.doctor.findings import Finding, Level
+from flargo.tools.doctor.gather import Doctor, named_by, rights_of
+from flargo.tools.doctor.references import Kind, Reference, references
+from flargo.tools.doctor.samples import studies
+from flargo.tools.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES, accounts_command
 from tests.unit.clinic import HOME, Clinic, failed, sample, wanted
 from tests.unit.differential import argo
 from tests.unit.differential.cases import samples
@@ -673,9 +673,9 @@ def test_no_command_is_offered_with_a_word_that_is_no_name(word: str) -> None:
         assert "flargo prepare KIT --argo" not in finding.todo
     queue = Reference(Kind.CONFIG_MAP, word, ("jobs",))
     for seen in (Answer(404), Answer(200, {"data": {}}), Answer(200, {"data": {"jobs": "x"}})):
-        assert "kubectl" not in jobs._number(seen, queue, HOME).todo
-        assert "kubectl" not in jobs._number(seen, replace(queue, name="queue", keys=(word,)), HOME).todo
-        assert "kubectl" not in jobs._number(seen, replace(queue, name="queue"), word).todo
+        assert "kubectl" not in job_checks._number(seen, queue, HOME).todo
+        assert "kubectl" not in job_checks._number(seen, replace(queue, name="queue", keys=(word,)), HOME).todo
+        assert "kubectl" not in job_checks._number(seen, replace(queue, name="queue"), word).todo
     assert accounts_command(word) == ""
 
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from click.testing import Result
 
-from flargo.cli import doctor as command
-from flargo.cli.cluster import reached
-from flargo.cluster import connect, target
+from flargo.cluster import client_config, target
 from flargo.cluster.survey import Survey
-from flargo.job.checks import Refused
+from flargo.job.validate import Refused
+from flargo.tools.cli import doctor as command
+from flargo.tools.cli.cluster_options import reached
 from tests.unit import command_line
 from tests.unit.clinic import HOME, Clinic
 
@@ -295,7 +295,7 @@ def test_the_namespace_is_the_contexts(tmp_path: Path) -> None:
 
 def test_a_pod_is_its_own_account_unless_a_kubeconfig_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "namespace").write_text("lab\n")
-    monkeypatch.setattr(connect, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.delenv("KUBECONFIG", raising=False)
@@ -306,7 +306,7 @@ def test_a_pod_is_its_own_account_unless_a_kubeconfig_is_named(tmp_path: Path, m
 def test_a_server_that_is_not_there_is_an_answer_without_a_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    survey = Survey(connect.configuration(str(kubeconfig(tmp_path / "config"))))
+    survey = Survey(client_config.configuration(str(kubeconfig(tmp_path / "config"))))
 
     def refuse(*_: object, accept: str) -> None:
         del accept

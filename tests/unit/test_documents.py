@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.job.checks import Refused
 from flargo.job.documents import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, MAX_TEXT_BYTES, load_json, load_yaml
+from flargo.job.validate import Refused
 
 
 def bomb(levels: int, width: int = 10) -> str:

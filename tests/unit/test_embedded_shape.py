@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.embedded import below, kubelet, manifest, shape
+from flargo.embedded import kubelet, pod_manifest, safe_paths, schema
 from flargo.embedded.model import quantity
 from flargo.embedded.mounts import build
 from flargo.embedded.store import RefusedError, Store
@@ -39,7 +39,7 @@ def pod(*mounts: Object, volumes: list[Object]) -> Object:
 
 
 def problem(item: Object, resource: str = "pods") -> str:
-    found = shape.problem(resource, item)
+    found = schema.problem(resource, item)
     return str(found) if found else ""
 
 
@@ -70,17 +70,17 @@ def secret_pod(path: str) -> Object:
 )
 def test_json_that_kubernetes_cannot_decode_is_refused(raw: bytes, why: str) -> None:
     with pytest.raises(ValueError, match="invalid JSON") as caught:
-        shape.decoded(raw)
+        schema.decoded(raw)
     assert why in str(caught.value)
 
 
 def test_half_of_a_surrogate_pair_is_replaced() -> None:
-    assert shape.decoded(rb'{"\ud800": "a\udfffb"}') == {"\ufffd": "a\ufffdb"}
+    assert schema.decoded(rb'{"\ud800": "a\udfffb"}') == {"\ufffd": "a\ufffdb"}
 
 
 @given(JSON)
 def test_other_json_is_decoded_as_it_is(value: Any) -> None:
-    assert shape.decoded(json.dumps(value)) == value
+    assert schema.decoded(json.dumps(value)) == value
 
 
 # Shapes
@@ -90,7 +90,7 @@ def test_other_json_is_decoded_as_it_is(value: Any) -> None:
 @given(item=JSON, meta=JSON, spec=JSON, status=JSON)
 def test_any_json_has_a_shape_or_a_problem(resource: str, item: Any, meta: Any, spec: Any, status: Any) -> None:
     for each in (item, {"metadata": meta, "spec": spec, "status": status}):
-        assert str(shape.problem(resource, each) or "ok")
+        assert str(schema.problem(resource, each) or "ok")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_any_json_has_a_shape_or_a_problem(resource: str, item: Any, meta: Any, 
     ],
 )
 def test_a_workflow_of_another_shape_is_refused_by_path(item: Any, path: str) -> None:
-    found = shape.problem("workflows", item)
+    found = schema.problem("workflows", item)
     assert found is not None
     assert found.path == path
 
@@ -138,7 +138,7 @@ def test_a_workflow_of_another_shape_is_refused_by_path(item: Any, path: str) ->
     ],
 )
 def test_a_secret_of_another_shape_is_refused_by_path(data: Object, path: str) -> None:
-    found = shape.problem("secrets", {"data": data})
+    found = schema.problem("secrets", {"data": data})
     assert found is not None
     assert found.path == path
 
@@ -176,9 +176,9 @@ def test_a_client_does_not_choose_the_time_of_a_deletion() -> None:
 def test_a_pod_spec_patch_cannot_make_a_pod_that_the_engine_stumbles_over(patch: str) -> None:
     template = {"name": "t", "container": {"image": "i"}, "podSpecPatch": patch}
     workflow = {"metadata": {"name": "w", "uid": "u"}, "spec": {"entrypoint": "t", "templates": [template]}}
-    if manifest.problem(workflow):
+    if pod_manifest.problem(workflow):
         return
-    made = manifest.pod(workflow)
+    made = pod_manifest.pod(workflow)
     assert problem(made) or "none of that name" in kubelet.denied(made, {"default"}, "")
 
 
@@ -287,9 +287,9 @@ def test_a_secret_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "volume" / "file").symlink_to(elsewhere / "file")
     for path in ("link/file", "file"):
         with pytest.raises(OSError, match=LINK):
-            below.write(tmp_path / "volume", path, b"", 0o400)
+            safe_paths.write(tmp_path / "volume", path, b"", 0o400)
     with pytest.raises(OSError, match=LINK):
-        below.link(tmp_path / "volume", "link/inner", tmp_path)
+        safe_paths.link(tmp_path / "volume", "link/inner", tmp_path)
     assert list(elsewhere.iterdir()) == []
 
 
@@ -301,10 +301,10 @@ def test_nothing_is_made_beside_a_folder(path: str, tmp_path_factory: pytest.Tem
     elsewhere.mkdir()
     (inner / "link").symlink_to(elsewhere)
     try:
-        made = below.make_folder(inner, path)
+        made = safe_paths.make_folder(inner, path)
         assert made.is_dir()
         assert PurePosixPath(os.path.normpath(made)).is_relative_to(inner)
-        below.write(made, "file", b"x", 0o400)
+        safe_paths.write(made, "file", b"x", 0o400)
     except (OSError, ValueError):
         pass
     assert list(elsewhere.iterdir()) == []

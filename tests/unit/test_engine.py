@@ -7,9 +7,9 @@ from unittest.mock import Mock
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.control.engine import Engine, Order, Outcome
+from flargo.control.reconciler import Engine, Order, Outcome
 from flargo.status.diagnosis import Stage
-from flargo.status.life import Act, Life, Wish
+from flargo.status.job_state import Act, Life, Wish
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import pod_view, workflow_view
@@ -393,8 +393,8 @@ def test_a_list_is_heeded_where_an_object_is_newer_and_costs_little_where_it_is_
     site.synced(workflows=(held,), pods=(runs,))
     assert site.stage is Stage.RUNNING
     parse = Mock(wraps=pod_view), Mock(wraps=workflow_view)
-    monkeypatch.setattr("flargo.control.engine.pod_view", parse[0])
-    monkeypatch.setattr("flargo.control.engine.workflow_view", parse[1])
+    monkeypatch.setattr("flargo.control.reconciler.pod_view", parse[0])
+    monkeypatch.setattr("flargo.control.reconciler.workflow_view", parse[1])
     site.synced(workflows=(held,), pods=(runs,))
     assert [each.call_count for each in parse] == [0, 0]
     site.synced(workflows=(held,), pods=(pod(main=ended(0), phase="Succeeded", version=6),))

@@ -27,18 +27,18 @@ import yaml
 from kubernetes.client.configuration import Configuration
 
 import flargo
-from flargo.cli import output
 from flargo.cluster import target
 from flargo.cluster.api import Api, Connection, Kind
-from flargo.cluster.connect import configuration
+from flargo.cluster.client_config import configuration
+from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
-from flargo.cluster.failures import describe
 from flargo.cluster.survey import Survey
-from flargo.control.engine import Engine
 from flargo.control.loop import Loop
+from flargo.control.reconciler import Engine
 from flargo.flare import redact
 from flargo.flare.redact import REDACTION
 from flargo.terms import Parent, Role
+from flargo.tools.cli import output
 from tests.unit.command_line import run
 from tests.unit.objects import workflow
 from tests.unit.test_cli_cluster import kubeconfig

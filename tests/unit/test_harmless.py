@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
 from flargo.flare.request import read
-from flargo.job.checks import Refused
 from flargo.job.plan import plan
 from flargo.job.settings import settings as site_settings
+from flargo.job.validate import Refused
 from flargo.terms import Plan, Role
 from tests.unit.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
 from tests.unit.differential.parent import FEDERATION, Parent

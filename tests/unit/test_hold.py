@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 
-from flargo.control.ticket import Ticket
-from flargo.flare import hold as holding
+from flargo.control.launched_job import Ticket
+from flargo.flare import wait as holding
 from flargo.flare.handle import ArgoJobHandle
 from flargo.job.plan import SERVER_START_SECONDS
 from flargo.status.diagnosis import Stage

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from flargo.inspect.find import NotFoundError, chosen
-from flargo.inspect.jobs import kept, parts, selector, short_ids, with_events
-from flargo.inspect.table import COLUMNS, lines, rows
-from flargo.inspect.why import why
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
+from flargo.tools.jobs.explanation import why
+from flargo.tools.jobs.selection import NotFoundError, chosen
+from flargo.tools.jobs.site_job import kept, parts, selector, short_ids, with_events
+from flargo.tools.jobs.table import COLUMNS, lines, rows
 from tests.unit.objects import RUNNING, Object, ended, pod, workflow
 
 CREATED = "2026-01-01T00:00:00Z"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from flargo.cluster.api import Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
-from flargo.inspect import log
-from flargo.inspect.log import Line, Seam, Sieve, parsed
-from flargo.inspect.tail import Tail
 from flargo.terms import Object, Uid
+from flargo.tools.jobs import log_lines
+from flargo.tools.jobs.log_lines import Line, Seam, Sieve, parsed
+from flargo.tools.jobs.log_tail import Tail
 from tests.unit.memory import connect_to_nothing
 from tests.unit.objects import RUNNING, ended, pod, workflow
 
@@ -110,7 +110,7 @@ def test_what_only_resembles_the_executors_words_stays(line: str) -> None:
 def test_a_long_line_that_resembles_the_executors_is_little_work(word: str, end: str) -> None:
     """With a search from each place to the end of the line, each of these takes days."""
     line = word * (3_000_000 // len(word)) + end
-    begin = log.executor_begin(line)
+    begin = log_lines.executor_begin(line)
     assert begin is None or begin > len(line) - 2**14
 
 

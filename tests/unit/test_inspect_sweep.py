@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.inspect.end import Did, patch, standing
-from flargo.inspect.jobs import parts
-from flargo.inspect.sweep import spell, sweepable
+from flargo.tools.jobs.site_job import parts
+from flargo.tools.jobs.sweepable import spell, sweepable
+from flargo.tools.jobs.termination import Did, patch, standing
 from tests.unit.objects import RUNNING, Object, ended, pod
 from tests.unit.test_inspect_jobs import job
 

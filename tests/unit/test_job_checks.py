@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from flargo.job import checks
-from flargo.job.checks import MISSING, Check, Refused
+from flargo.job import validate
 from flargo.job.trust import JOB_META
+from flargo.job.validate import MISSING, Check, Refused
 
 
 def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
     with pytest.raises(Refused) as caught:
-        checks.optional(checks.seconds)("pending_timeout", -3)
+        validate.optional(validate.seconds)("pending_timeout", -3)
     assert (
         str(caught.value) == "`pending_timeout` is -3: allowed is a number of seconds >= 0 and <= 1000000000, or null"
     )
@@ -34,23 +34,26 @@ def test_what_is_not_there_is_said_to_be_missing() -> None:
 @pytest.mark.parametrize(
     ("check", "taken", "refused"),
     [
-        pytest.param(checks.text, ["a", "a b"], ["", "  ", None, 5], id="text"),
-        pytest.param(checks.absolute_path, ["/", "/a/b"], ["", "a/b", None, "/{{b}}", "/$(A)", "/\n"], id="path"),
-        pytest.param(checks.is_flag, [True, False], [None, 0, "true"], id="flag"),
+        pytest.param(validate.text, ["a", "a b"], ["", "  ", None, 5], id="text"),
+        pytest.param(validate.absolute_path, ["/", "/a/b"], ["", "a/b", None, "/{{b}}", "/$(A)", "/\n"], id="path"),
+        pytest.param(validate.is_flag, [True, False], [None, 0, "true"], id="flag"),
         pytest.param(
-            checks.seconds, [0, 0.5, 10**9], [-1, True, "5", None, math.inf, math.nan, 1e300, 10**400], id="seconds"
+            validate.seconds,
+            [0, 0.5, 10**9],
+            [-1, True, "5", None, math.inf, math.nan, 1e300, 10**400],
+            id="seconds",
         ),
         pytest.param(
-            checks.line, ["a", "ä b"], ["", " ", "a\nb", "a\x00", "\u202ea", "\ud800", "a" * 5000, 5], id="line"
+            validate.line, ["a", "ä b"], ["", " ", "a\nb", "a\x00", "\u202ea", "\ud800", "a" * 5000, 5], id="line"
         ),
         pytest.param(
-            checks.plain_path,
+            validate.plain_path,
             ["python", "/opt/py 3/bin/python"],
             ["", "{{x}}", "$(NVFLARE_JOB_AUTH_TOKEN)", "a\nb", None, ["/bin/sh"]],
             id="program",
         ),
         pytest.param(
-            checks.image,
+            validate.image,
             [
                 "python",
                 "nvflare/job:2.9",
@@ -77,33 +80,33 @@ def test_what_is_not_there_is_said_to_be_missing() -> None:
             id="image",
         ),
         pytest.param(
-            checks.count,
+            validate.count,
             [0, 8, "4", 2**31 - 1],
             [-1, 2**31, "-1", "\u0664", 1.5, True, None, "9" * 5000, 10**5000],
             id="count",
         ),
-        pytest.param(checks.at_least(1, "a number"), [1, 99], [0, 1.5, True, "1", None], id="at least"),
-        pytest.param(checks.one_of("a", "b"), ["a", "b"], ["c", "", None, ["a"]], id="one of"),
-        pytest.param(checks.mapping, [{}, {"a": 1}], [None, [], "a", {1: 2}], id="mapping"),
-        pytest.param(checks.dns_label, ["a", "a-1", "a" * 63], ["", "A", "-a", "a-", "a.b", "a" * 64, 1], id="label"),
-        pytest.param(checks.object_name, ["a", "a.b-c", "a" * 253], ["", "A", "a..b", "a" * 254, None], id="object"),
-        pytest.param(checks.label_value, ["a", "A_1.b"], ["", "a ", "-a", "ä", "a" * 64, 1], id="label value"),
-        pytest.param(checks.qualified_key, ["a", "a.b/C_d"], ["", "/a", "a/", "A/b", "a/b/c", 1, None], id="key"),
+        pytest.param(validate.at_least(1, "a number"), [1, 99], [0, 1.5, True, "1", None], id="at least"),
+        pytest.param(validate.one_of("a", "b"), ["a", "b"], ["c", "", None, ["a"]], id="one of"),
+        pytest.param(validate.mapping, [{}, {"a": 1}], [None, [], "a", {1: 2}], id="mapping"),
+        pytest.param(validate.dns_label, ["a", "a-1", "a" * 63], ["", "A", "-a", "a-", "a.b", "a" * 64, 1], id="label"),
+        pytest.param(validate.object_name, ["a", "a.b-c", "a" * 253], ["", "A", "a..b", "a" * 254, None], id="object"),
+        pytest.param(validate.label_value, ["a", "A_1.b"], ["", "a ", "-a", "ä", "a" * 64, 1], id="label value"),
+        pytest.param(validate.qualified_key, ["a", "a.b/C_d"], ["", "/a", "a/", "A/b", "a/b/c", 1, None], id="key"),
         pytest.param(
-            checks.quantity,
+            validate.quantity,
             ["1", "500m", "1.5Gi", "100M", "1e3", "5.", ".5", "+1", "7Ei", 2, 0.5, 2**63 - 1],
             ["", "1GB", "1 Gi", "-1", "Gi", "8Ei", "1e99", "1e999", "9" * 5000, "\u0661", "1\n", None, True, [1]],
             id="quantity",
         ),
         pytest.param(
-            checks.quantity,
+            validate.quantity,
             [0],
             [math.nan, math.inf, -1, -0.5, 2**63, 10**5000],
             id="quantity as a number",
         ),
-        pytest.param(checks.written_quantity, ["1", "1Gi"], [1, "", None, "x"], id="written quantity"),
+        pytest.param(validate.written_quantity, ["1", "1Gi"], [1, "", None, "x"], id="written quantity"),
         pytest.param(
-            checks.resources,
+            validate.resources,
             [{}, {"limits": {"cpu": "1", "nvidia.com/gpu": 1}}],
             [None, {"limit": {}}, {"limits": {"cpu": "x"}}, {"limits": {"a b": "1"}}, {"limits": []}],
             id="resources",
@@ -123,14 +126,14 @@ def test_check(check: Check, taken: list[Any], refused: list[Any]) -> None:
     [("999m", "1"), ("1", "1001m"), ("1023", "1Ki"), ("1k", "1Ki"), ("1.5Gi", "1537Mi"), ("1e3", "1.1k"), ("1n", "1u")],
 )
 def test_amounts_are_compared_across_units(less: str, more: str) -> None:
-    assert checks.amount(less) < checks.amount(more)
+    assert validate.amount(less) < validate.amount(more)
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("1Ki", 1024), ("1e3", "1k"), ("1E3", 1000), ("0.5", "500m"), ("1E", "1e18")]
 )
 def test_amounts_can_be_written_in_many_ways(one: str, other: str | int) -> None:
-    assert checks.amount(one) == checks.amount(other)
+    assert validate.amount(one) == validate.amount(other)
 
 
 def nested(depth: int) -> object:
@@ -152,45 +155,45 @@ def test_any_value_is_shown_short_and_on_one_line(value: object) -> None:
 
 
 def test_numbers_for_amounts_are_kept_as_text() -> None:
-    assert checks.resources("r", {"limits": {"cpu": 2, "memory": "1Gi"}}) == {"limits": {"cpu": "2", "memory": "1Gi"}}
+    assert validate.resources("r", {"limits": {"cpu": 2, "memory": "1Gi"}}) == {"limits": {"cpu": "2", "memory": "1Gi"}}
 
 
 def test_a_strangers_key_makes_no_long_message_and_no_new_line() -> None:
     with pytest.raises(Refused) as caught:
-        checks.known_keys("argo", {"a\n" * 9999: 1}, ["b" * 9999])
+        validate.known_keys("argo", {"a\n" * 9999: 1}, ["b" * 9999])
     assert len(str(caught.value)) < 1300
     assert str(caught.value).isprintable()
 
 
 def test_a_mapping_is_copied_all_the_way_down() -> None:
     given = {"a": {"b": [1]}}
-    kept = checks.mapping("field", given)
+    kept = validate.mapping("field", given)
     given["a"]["b"].append(2)
     assert kept == {"a": {"b": [1]}}
 
 
 def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
     with pytest.raises(Refused) as caught:
-        checks.known_keys("argo", {"a": 1, "c": 2}, ["b", "a"])
+        validate.known_keys("argo", {"a": 1, "c": 2}, ["b", "a"])
     assert str(caught.value) == "`argo['c']` is 2: allowed is one of the keys a, b"
     with pytest.raises(Refused, match="no key at all"):
-        checks.known_keys("argo", {"a": 1}, ())
+        validate.known_keys("argo", {"a": 1}, ())
 
 
 @pytest.mark.parametrize(
     "check",
     [
-        checks.line,
-        checks.plain_path,
-        checks.host,
-        checks.image,
-        checks.dns_label,
-        checks.object_name,
-        checks.count,
-        checks.qualified_key,
-        checks.quantity,
-        checks.label_value,
-        checks.config_key,
+        validate.line,
+        validate.plain_path,
+        validate.host,
+        validate.image,
+        validate.dns_label,
+        validate.object_name,
+        validate.count,
+        validate.qualified_key,
+        validate.quantity,
+        validate.label_value,
+        validate.config_key,
     ],
     ids=lambda check: check.__name__,
 )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.job import names
-from flargo.job.checks import is_label_value
+from flargo.job.validate import is_label_value
 from flargo.terms import Parent, Role
 
 

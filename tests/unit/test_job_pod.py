@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.job.checks import Refused
 from flargo.job.pod import DIFFERENCES, RESERVED_CONTAINERS, RESERVED_VOLUMES, pod, restricted
 from flargo.job.settings import settings
+from flargo.job.validate import Refused
 from tests.unit.launches import launch, planned, step_of, with_template
 
 Object = dict[str, Any]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 
-from flargo.job.checks import Refused
 from flargo.job.settings import settings
+from flargo.job.validate import Refused
 
 STOCK_REFUSES = [
     {"study_data_pvc_file_path": ""},

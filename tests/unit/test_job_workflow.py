@@ -9,9 +9,9 @@ import pytest
 
 from flargo.embedded.store import Selector
 from flargo.job import workflow
-from flargo.job.checks import Refused
 from flargo.job.names import OLD_FEDERATION_DIGITS
 from flargo.job.plan import selector
+from flargo.job.validate import Refused
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Goes, refuse_expressions, refuse_losses
 from flargo.terms import Annotation, Label, Role
 from tests.unit.launches import launch, planned, step_of, with_template

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from flargo.cli.disk import read_kit
-from flargo.job.checks import Refused
-from flargo.kit.files import applied
-from flargo.kit.prepare import Prepared, Wishes, prepare
-from flargo.kit.undo import RECORD, undo
+from flargo.job.validate import Refused
+from flargo.tools.cli.kit_disk import read_kit
+from flargo.tools.kit.files import applied
+from flargo.tools.kit.preparation import Prepared, Wishes, prepare
+from flargo.tools.kit.undo import RECORD, undo
 
 Kit = Callable[[str], Path]
 ALL = ("k8s/site-1", "k8s/server.lab", "plain/site-1", "plain/server.lab")

@@ -19,9 +19,9 @@ from nvflare.app_common.job_schedulers.job_scheduler import DefaultJobScheduler
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import _zip_workspace_to_file
 from nvflare.tool.deploy.k8s_stage import stage_k8_deployment, unstage_k8_deployment
 
-from flargo.cli import disk
-from flargo.kit.prepare import Wishes, prepare
-from flargo.kit.undo import undo
+from flargo.tools.cli import kit_disk
+from flargo.tools.kit.preparation import Wishes, prepare
+from flargo.tools.kit.undo import undo
 
 Kit = Callable[[str], Path]
 Loaded = dict[str, tuple[dict[str, Any], dict[str, Any]]]
@@ -60,7 +60,7 @@ for each in json.loads(sys.argv[1]):
 
 
 def make(root: Path, **wishes: Any) -> Path:
-    disk.write(root, prepare(disk.read_kit(root), Wishes(**wishes)).changes)
+    kit_disk.write(root, prepare(kit_disk.read_kit(root), Wishes(**wishes)).changes)
     return root
 
 
@@ -128,7 +128,7 @@ def test_a_prepared_kit_is_staged_by_nvflares_own_command(
     kit: Kit, name: str, kubectl: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = kit(name)
-    before = disk.read_kit(root)
+    before = kit_disk.read_kit(root)
     make(root)
     stage_k8_deployment(Namespace(kit=str(root)))
     assert f"{root}/helm_chart --namespace lab" in capsys.readouterr().out
@@ -141,10 +141,10 @@ def test_a_prepared_kit_is_staged_by_nvflares_own_command(
     assert not any("undo" in path for path in paths)
     assert any(b"ArgoJobLauncher" in b64decode(text) for text in config_map["binaryData"].values())
     assert (config_map["metadata"]["namespace"], secret["kind"]) == ("lab", "Secret")
-    assert prepare(disk.read_kit(root), Wishes()).changes == [], "staging is no reason to prepare again"
+    assert prepare(kit_disk.read_kit(root), Wishes()).changes == [], "staging is no reason to prepare again"
     unstage_k8_deployment(Namespace(kit=str(root)))
-    disk.write(root, undo(disk.read_kit(root)))
-    assert disk.read_kit(root) == before
+    kit_disk.write(root, undo(kit_disk.read_kit(root)))
+    assert kit_disk.read_kit(root) == before
 
 
 def test_what_undo_needs_does_not_travel_to_job_pods(kit: Kit, tmp_path: Path) -> None:

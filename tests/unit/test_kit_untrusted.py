@@ -15,11 +15,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.cli.stage import of_kit
-from flargo.job.checks import Refused
-from flargo.kit.prepare import Wishes, prepare
-from flargo.kit.site import WRITTEN_FILES
-from flargo.kit.undo import RECORD, undo
+from flargo.job.validate import Refused
+from flargo.tools.cli.staged_kit import of_kit
+from flargo.tools.kit.preparation import Wishes, prepare
+from flargo.tools.kit.site import WRITTEN_FILES
+from flargo.tools.kit.undo import RECORD, undo
 from tests.unit.command_line import file_contents, run
 
 Kit = Callable[[str], Path]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flargo.status.diagnosis import Stage
-from flargo.status.life import Act, GaveUp, Submitted, Wish
+from flargo.status.job_state import Act, GaveUp, Submitted, Wish
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import EventView, Exit, PodView, WorkflowView

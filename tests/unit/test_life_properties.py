@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
-from flargo.control.engine import Engine, Order, Outcome
-from flargo.status.life import Act
+from flargo.control.reconciler import Engine, Order, Outcome
+from flargo.status.job_state import Act
 from flargo.status.reasons import Reason
-from flargo.status.step import SETTLE
+from flargo.status.reconcile import SETTLE
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Patience
 from tests.unit.objects import Object, pod, workflow

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import Result
 
-from flargo.cli import logs
 from flargo.cluster.api import PIECE, Kind, LogPiece, _pieces
+from flargo.tools.cli import logs
 from tests.unit import command_line
 from tests.unit.attacks import ATTACKS, BYTES, bad_characters
 from tests.unit.objects import ended, pod

@@ -8,10 +8,10 @@ import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.engine import Order, Outcome
 from flargo.control.loop import ENDING_LENGTH, Loop
+from flargo.control.reconciler import Order, Outcome
 from flargo.control.submit import SubmitError
-from flargo.status.life import Act, Wish
+from flargo.status.job_state import Act, Wish
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Annotation, Object

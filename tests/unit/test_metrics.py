@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import flargo
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.launched_job import Ticket
 from flargo.control.loop import Loop
 from flargo.control.meter import Snapshot
-from flargo.control.ticket import Ticket
-from flargo.job.checks import Refused
+from flargo.job.validate import Refused
 from flargo.metrics import Exporter, Metric, Type
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import OWN_CODES, Reason

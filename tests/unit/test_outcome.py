@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from flargo.control.loop import TAIL_BYTES, TAIL_LINES, Loop
-from flargo.flare.outcome import LOG_TAIL, OUTCOME, Report
 from flargo.flare.redact import REDACTED, REDACTION
+from flargo.flare.report import LOG_TAIL, OUTCOME, Report
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import pod_view

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.cluster import plugin
+from flargo.cluster import exec_plugin
 from flargo.cluster.api import Api, Kind
-from flargo.cluster.connect import ConfigError, configuration
+from flargo.cluster.client_config import ConfigError, configuration
 from flargo.cluster.errors import ApiError
 
 TOKEN = "0pa9ue-t0psecret"
@@ -96,14 +96,14 @@ def test_a_plugin_that_says_much_fills_neither_a_pipe_nor_memory(tmp_path: Path)
     said: list[str] = []
     script = f"head -c 3000000 /dev/zero | tr '\\0' x >&2; yes >&2 | head -c 300000 >&2; {gives(token=TOKEN)}"
     configuration(str(kubeconfig(tmp_path, script.replace("yes >&2", "yes"))), None, said.append)()
-    assert max(map(len, said)) <= plugin.MAX_LINE_LENGTH
-    assert len(said) <= plugin.MAX_LINES
+    assert max(map(len, said)) <= exec_plugin.MAX_LINE_LENGTH
+    assert len(said) <= exec_plugin.MAX_LINES
 
 
 def test_a_plugin_that_hangs_is_ended_where_nobody_can_talk_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugin, "TIMEOUT", 0.3)
+    monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
     with pytest.raises(ConfigError, match="ended with exit code -9"):
         configuration(str(kubeconfig(tmp_path, "sleep 600; true")))()
 
@@ -129,13 +129,13 @@ def test_a_background_process_delays_nothing(script: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("script", ["yes", "timeout 25 yes & sleep 25", "yes & true"])
 def test_endless_stdout_is_an_error(script: str, tmp_path: Path) -> None:
     begun = time.monotonic()
-    with pytest.raises(ConfigError, match=f"printed more than {plugin.MAX_OUTPUT_BYTES} bytes"):
+    with pytest.raises(ConfigError, match=f"printed more than {exec_plugin.MAX_OUTPUT_BYTES} bytes"):
         configuration(str(kubeconfig(tmp_path, script)))()
     assert time.monotonic() - begun < 10
 
 
 def test_the_largest_output_is_read_whole(tmp_path: Path) -> None:
-    padding = plugin.MAX_OUTPUT_BYTES - len(gives(token=TOKEN)) + len("echo ''") - 1
+    padding = exec_plugin.MAX_OUTPUT_BYTES - len(gives(token=TOKEN)) + len("echo ''") - 1
     script = f"head -c {padding} /dev/zero | tr '\\0' ' '; {gives(token=TOKEN)}"
     settings: Any = configuration(str(kubeconfig(tmp_path, script)))().auth_settings()
     assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
@@ -143,7 +143,7 @@ def test_the_largest_output_is_read_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["yes >&2", "exec >&- 2>&-; sleep 25", "sleep 25 & wait"])
 def test_the_deadline_holds_whatever_the_pipes_do(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin, "TIMEOUT", 0.3)
+    monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
     begun = time.monotonic()
     with pytest.raises(ConfigError, match=r"ended with exit code (-9|141)$"):
         configuration(str(kubeconfig(tmp_path, script)), None, lambda _: None)()
@@ -154,7 +154,7 @@ def test_no_process_group_is_killed_after_its_leader_is_reaped(tmp_path: Path, m
     """The number of a reaped process may be another's by then."""
     killed: list[int] = []
     monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
-    monkeypatch.setattr(plugin, "TIMEOUT", 0.5)
+    monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.5)
     configuration(str(kubeconfig(tmp_path, f"sleep 2 & {gives(token=TOKEN)}")), None, lambda _: None)()
     assert killed == []
 
@@ -166,8 +166,8 @@ def test_a_plugin_that_cannot_be_killed_is_an_error(tmp_path: Path, monkeypatch:
         raise PermissionError(1, TOKEN)
 
     monkeypatch.setattr(os, "killpg", refuse)
-    monkeypatch.setattr(plugin, "TIMEOUT", 0.1)
-    monkeypatch.setattr(plugin, "_KILL_SECONDS", 0.2)
+    monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.1)
+    monkeypatch.setattr(exec_plugin, "_KILL_SECONDS", 0.2)
     with pytest.raises(ConfigError, match="can't be ended"):
         configuration(str(kubeconfig(tmp_path, "sleep 4; true")))()
 
@@ -180,7 +180,7 @@ class Terminal(io.StringIO):
 def test_a_prompt_is_shown_while_the_plugin_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt has no line end. The plugin goes on only once the prompt was passed on."""
     monkeypatch.setattr("sys.stdin", Terminal())
-    monkeypatch.setattr(plugin, "TIMEOUT", 0.1)  # an interactive plugin has no deadline
+    monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.1)  # an interactive plugin has no deadline
     shown = tmp_path / "shown"
     lines: list[str] = []
 
@@ -207,7 +207,7 @@ def test_lines_do_not_depend_on_chunks(parts: list[str], size: int) -> None:
     text = "".join(parts)
     content = text.encode()
     lines: list[str] = []
-    passed = plugin._Lines(lines.append)
+    passed = exec_plugin._Lines(lines.append)
     for at in range(0, len(content), size):
         passed.add(content[at : at + size])
     passed.end()

@@ -17,13 +17,13 @@ from tests.unit.attacks import ALL, ATTACKS, BYTES, bad_characters
 from tests.unit.objects import RUNNING, ended, pod
 from tests.unit.test_inspect_jobs import job
 
-FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.cli.main import main; main()"]
+FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.tools.cli.main import main; main()"]
 DEMO = """
-from flargo.demo.progress import Party, Round, Seen
-from flargo.demo.show import Progress, Screen
+from flargo.tools.demo.progress import Party, Round, Seen
+from flargo.tools.demo.screen import Progress, Screen
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
-from flargo.terminal import console
+from flargo.tools.terminal import console
 from tests.unit.attacks import ATTACKS
 screen = Screen(console())
 for attack in ATTACKS.values():

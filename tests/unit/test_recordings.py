@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.control.engine import Engine, Order, Outcome
-from flargo.status.life import Act
+from flargo.control.reconciler import Engine, Order, Outcome
+from flargo.status.job_state import Act
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Patience
 

@@ -11,10 +11,10 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
+from flargo.flare.nvflare_internals import Transfer
 from flargo.flare.request import federation, read
-from flargo.flare.stock import Transfer
-from flargo.job.checks import Refused
 from flargo.job.settings import Settings, settings
+from flargo.job.validate import Refused
 from flargo.terms import Launch, Role
 from tests.unit.differential.cases import ATTEMPT, EPOCH, JOB_ID, Case
 from tests.unit.differential.parent import CERTIFICATE, FEDERATION, KIT, Cell, Parent

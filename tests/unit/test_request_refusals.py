@@ -14,9 +14,9 @@ from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
 from flargo.flare.request import read
-from flargo.job.checks import Refused
 from flargo.job.settings import settings
 from flargo.job.trust import JOB_SPEC
+from flargo.job.validate import Refused
 from flargo.terms import Role
 from tests.unit.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
 from tests.unit.differential.parent import Parent

@@ -19,15 +19,15 @@ import yaml
 from nvflare.apis.fl_constant import FLContextKey
 
 import flargo
+from flargo.control.launched_job import Ticket
 from flargo.control.submit import SubmitError
-from flargo.control.ticket import Ticket
 from flargo.flare import launcher, nvflare_messages, request
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.redact import LOGGERS
 from flargo.job import pod, workflow
-from flargo.job.checks import Refused
 from flargo.job.settings import settings
 from flargo.job.site_errors import HIDDEN_KEY, Place, SiteFileError
+from flargo.job.validate import Refused
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
@@ -327,7 +327,7 @@ def test_render_does_not_print_a_value(kit: Any, tmp_path: Path) -> None:
 
 def test_doctor_does_not_print_a_value(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clinic = Clinic()
-    monkeypatch.setattr("flargo.cli.doctor._survey", lambda *_: clinic)
+    monkeypatch.setattr("flargo.tools.cli.doctor._survey", lambda *_: clinic)
     clinic.down = "Connection refused"
     root = staged(kit)
     for template in [*mutated(TEMPLATE)][::40]:

@@ -27,18 +27,18 @@ from hypothesis import strategies as st
 from kubernetes.client.configuration import Configuration
 
 import flargo
-from flargo.cli import sweep
 from flargo.cluster import target
 from flargo.cluster.api import Api, Connection, Kind
-from flargo.cluster.archive import Archive
+from flargo.cluster.argo_archive import Archive
 from flargo.cluster.errors import ApiError, ArchiveError
 from flargo.cluster.survey import Survey
-from flargo.control.engine import Engine
 from flargo.control.loop import Loop
-from flargo.inspect.jobs import parts
-from flargo.inspect.sweep import sweepable
+from flargo.control.reconciler import Engine
 from flargo.status import fields
 from flargo.terms import Object, Uid
+from flargo.tools.cli import sweep
+from flargo.tools.jobs.site_job import parts
+from flargo.tools.jobs.sweepable import sweepable
 
 NAMESPACE = "ns"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -136,14 +136,14 @@ def server() -> Iterator[tuple[str, Seen]]:
 HTTP = re.compile(
     r"urllib3|requests|http\.client|urllib\.request|aiohttp|socket|hera\.workflows\.service|kubernetes(\..*)?"
 )
-SENDERS = {"flargo.cluster.api", "flargo.cluster.archive", "flargo.cluster.survey"}
+SENDERS = {"flargo.cluster.api", "flargo.cluster.argo_archive", "flargo.cluster.survey"}
 """The modules that hand requests to an HTTP library."""
 NO_SENDERS = {
-    "flargo.cluster.failures": "names exceptions",
-    "flargo.cluster.connect": "reads configurations",
-    "flargo.demo.federation": "finds free ports",
-    "flargo.demo.run": "finds free ports",
-    "flargo.cluster.plugin": "runs credential plugins",
+    "flargo.cluster.error_text": "names exceptions",
+    "flargo.cluster.client_config": "reads configurations",
+    "flargo.tools.demo.federation": "finds free ports",
+    "flargo.tools.demo.run": "finds free ports",
+    "flargo.cluster.exec_plugin": "runs credential plugins",
     "flargo.metrics_server": "listens",
 }
 

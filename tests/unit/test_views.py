@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
-from flargo.control import engine
-from flargo.control.unreadable import UnreadableLog
-from flargo.inspect.jobs import kept, parts
+from flargo.control import reconciler
+from flargo.control.unreadable_log import UnreadableLog
 from flargo.job.plan import plan
 from flargo.status.fields import parse_each
-from flargo.status.life import Act
+from flargo.status.job_state import Act
 from flargo.status.views import event_view, pod_view, trimmed, workflow_view
 from flargo.terms import Object, Patience
+from flargo.tools.jobs.site_job import kept, parts
 from tests.unit.differential.argo import pod_of
 from tests.unit.differential.cases import samples
 from tests.unit.objects import pod, workflow
@@ -120,9 +120,9 @@ def test_an_engine_follows_the_others_beside_an_object_that_cannot_be_parsed(mon
             raise RuntimeError
         return workflow_view(item)
 
-    monkeypatch.setattr(engine, "workflow_view", broken)
+    monkeypatch.setattr(reconciler, "workflow_view", broken)
     skipped: list[Object] = []
-    follows = engine.Engine(lambda _: False, 0.0, epoch="me", on_unreadable=lambda item, _: skipped.append(item))
+    follows = reconciler.Engine(lambda _: False, 0.0, epoch="me", on_unreadable=lambda item, _: skipped.append(item))
     follows.admit("job-site", "a1", Patience(), 3, 0.0)
     follows.listed(Kind.POD, [], 0.0)
     follows.listed(Kind.WORKFLOW, [workflow("odd", uid="w0"), workflow(phase="Running")], 1.0)
@@ -137,14 +137,14 @@ def test_nothing_is_concluded_from_a_fresh_read_with_a_pod_that_cannot_be_parsed
     def broken(item: Object) -> Any:
         raise RuntimeError(item)
 
-    follows = engine.Engine(lambda _: False, 0.0, epoch="me")
+    follows = reconciler.Engine(lambda _: False, 0.0, epoch="me")
     follows.admit("job-site", "a1", Patience(), 3, 0.0)
     follows.listed(Kind.POD, [], 0.0)
     follows.listed(Kind.WORKFLOW, [workflow(phase="Running")], 0.0)
     follows.submitted("job-site", "", 0.0)
     follows.changed(Kind.WORKFLOW, workflow(version=2), 1.0, deleted=True)
     (order,) = (order for order in follows.tick(20.0).orders if order.wish.act is Act.CONFIRM)
-    monkeypatch.setattr(engine, "pod_view", broken)
+    monkeypatch.setattr(reconciler, "pod_view", broken)
     told = follows.confirmed(order, None, [pod()], 21.0)
     assert [life.verdict for life in told.lives] == [None]
     monkeypatch.undo()

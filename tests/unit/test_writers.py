@@ -1,4 +1,4 @@
-"""Commands write by flargo.cli.output and flargo.terminal only, which make foreign text inert."""
+"""Commands write by flargo.tools.cli.output and flargo.tools.terminal only, which make foreign text inert."""
 
 import ast
 import json
@@ -14,8 +14,8 @@ import click
 import pytest
 
 import flargo
-from flargo import terminal
-from flargo.cli import output
+from flargo.tools import terminal
+from flargo.tools.cli import output
 from tests.unit.attacks import ALL, ATTACKS, bad_characters
 
 ROOT = Path(flargo.__file__).parent
@@ -30,7 +30,7 @@ RICH = {
     "rich.console": {"Console", "Group", "RenderableType"},
     "rich.live": {"Live"},
 }
-"""What may be used of rich elsewhere: it takes what flargo.terminal has made, and makes no text itself."""
+"""What may be used of rich elsewhere: it takes what flargo.tools.terminal has made, and makes no text itself."""
 
 
 def written(source: str) -> Iterator[str]:
@@ -171,7 +171,7 @@ def test_what_libraries_log_is_inert(capfd: pytest.CaptureFixture[str], monkeypa
 
 @pytest.mark.parametrize("words", [("\x1b[2J",), ("--\x1b[2J",), ("render", "\x1b]0;x\x07"), ("jobs", "-n", "\u202ex")])
 def test_wrong_usage_is_told_inert(words: tuple[str, ...]) -> None:
-    code = "from flargo.cli.main import main; import sys; sys.argv[0] = 'flargo'; main()"
+    code = "from flargo.tools.cli.main import main; import sys; sys.argv[0] = 'flargo'; main()"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False)
     assert done.returncode == 2
     assert b"\\" in done.stderr

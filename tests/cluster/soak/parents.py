@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from flargo.control.ticket import Ticket
+from flargo.control.launched_job import Ticket
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.cluster.place import find

@@ -1,0 +1,259 @@
+"""Credentials from a kubeconfig's exec plugin, without a word of the plugin's in a log.
+
+The kubernetes client writes what a failing plugin said on stderr, a token perhaps, to the root logger, and then goes
+on without credentials. Here a failing plugin is an error, whose text is flargo's own; what the plugin says on stderr
+goes, line by line as it comes, to whoever asked for it, and to nobody in a parent.
+"""
+
+import codecs
+import contextlib
+import io
+import json
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kubernetes.config.dateutil import parse_rfc3339
+from kubernetes.config.exec_provider import ExecProvider
+from kubernetes.config.kube_config import FileOrData, KubeConfigLoader
+
+from flargo.cluster.error_text import OwnError, describe
+
+TIMEOUT = 60.0
+"""Seconds that a plugin may take which nobody can talk to."""
+MAX_OUTPUT_BYTES = 1 << 20
+MAX_LINE_LENGTH = 4096
+MAX_LINES = 1000
+_CHUNK_BYTES = 1 << 16
+"""As much as a pipe holds."""
+_POLL_SECONDS = 0.02
+_DRAIN_SECONDS = 0.2
+"""How long output is read after the plugin's exit, if another process keeps a pipe open."""
+_PROMPT_SECONDS = 0.1
+"""After such a pause an unfinished line is taken for a prompt."""
+_KILL_SECONDS = 5.0
+"""How long a killed process may take to exit."""
+OnLine = Callable[[str], None]
+
+
+class PluginError(OwnError):
+    """A credential plugin that gave no credentials."""
+
+
+class Loader(KubeConfigLoader):
+    """The client's own loader, with another way to run exec plugins."""
+
+    def __init__(self, *, on_line: OnLine | None, **kwargs: Any) -> None:
+        """See KubeConfigLoader.
+
+        Args:
+            on_line: called with each line of a plugin's stderr; None: nobody reads it, and nobody can be asked
+                anything.
+            kwargs: KubeConfigLoader's.
+        """
+        self._on_line = on_line
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+
+    def _load_from_exec_plugin(self) -> bool | None:
+        user: Any = self._user
+        if "exec" not in user:
+            return None
+        cluster: Any = self._cluster
+        base = self._get_base_path(cluster.path)  # type: ignore[no-untyped-call]
+        status = _Plugin(user["exec"], base, cluster, self._on_line).run()
+        if "token" in status:
+            self.token = f"Bearer {status['token']}"
+        elif {"clientCertificateData", "clientKeyData"} <= status.keys():
+            self.cert_file = self._file(status, "clientCertificateData", base)
+            self.key_file = self._file(status, "clientKeyData", base)
+        else:
+            raise PluginError("the credential plugin gave neither a token nor a certificate with its key")
+        if "expirationTimestamp" in status:
+            self.expiry = parse_rfc3339(status["expirationTimestamp"])  # type: ignore[no-untyped-call]
+        return True
+
+    def _file(self, status: dict[str, Any], key: str, base: str) -> Any:
+        return FileOrData(  # type: ignore[no-untyped-call]
+            status,
+            None,
+            data_key_name=key,
+            file_base_path=base,
+            base64_file_content=False,
+            temp_file_path=self._temp_file_path,
+        ).as_file()
+
+
+class _Plugin(ExecProvider):
+    """One run of a plugin, as Kubernetes documents client-go credential plugins."""
+
+    def __init__(self, config: Any, base: str, cluster: Any, on_line: OnLine | None) -> None:
+        super().__init__(config, base, cluster)  # type: ignore[no-untyped-call]
+        self._on_line = on_line
+
+    def run(self, previous_response: Any = None) -> dict[str, Any]:
+        """The status that the plugin prints.
+
+        Raises:
+            PluginError: it could not be run, failed, took too long, or printed something else.
+        """
+        del previous_response
+        interactive = self._on_line is not None and sys.stdin is not None and sys.stdin.isatty()
+        env = {**self.env, "KUBERNETES_EXEC_INFO": json.dumps(self._info(interactive=interactive))}
+        try:
+            process = subprocess.Popen(
+                self.args,
+                stdin=None if interactive else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self.cwd,
+                env=env,
+                bufsize=0,
+                start_new_session=not interactive,
+            )
+        except OSError as error:
+            raise PluginError(f"the credential plugin can't be run: {describe(error)}") from None
+        try:
+            stdout = self._read(process, None if interactive else TIMEOUT)
+        finally:
+            _end(process, in_own_group=not interactive)
+        if len(stdout) > MAX_OUTPUT_BYTES:
+            raise PluginError(f"the credential plugin printed more than {MAX_OUTPUT_BYTES} bytes")
+        if process.returncode != 0:
+            raise PluginError(f"the credential plugin ended with exit code {process.returncode}")
+        return self._status(stdout.decode(errors="replace"))
+
+    def _read(self, process: "subprocess.Popen[bytes]", timeout: float | None) -> bytes:
+        """What the process prints until it exits, one byte more than is allowed at most; its stderr is passed on.
+
+        The pipes' ends are not waited for: a background process that inherited a pipe may keep it open for good.
+        """
+        assert process.stdout is not None
+        assert process.stderr is not None
+        stdout = bytearray()
+        lines = _Lines(self._on_line)
+        has_exited = False
+        last_read = time.monotonic()
+        deadline = last_read + timeout if timeout is not None else math.inf
+        with selectors.DefaultSelector() as pipes:
+            for pipe in (process.stdout, process.stderr):
+                os.set_blocking(pipe.fileno(), False)
+                pipes.register(pipe, selectors.EVENT_READ)
+            while pipes.get_map() or not has_exited:
+                for key, _ in pipes.select(_POLL_SECONDS):
+                    chunk = _read_chunk(key.fd)
+                    if chunk == b"":
+                        pipes.unregister(key.fileobj)
+                    elif chunk is not None and key.fileobj is process.stdout:
+                        stdout += chunk
+                    elif chunk is not None:
+                        lines.add(chunk)
+                        last_read = time.monotonic()
+                now = time.monotonic()
+                if len(stdout) > MAX_OUTPUT_BYTES or now >= deadline:
+                    break
+                if timeout is None and now >= last_read + _PROMPT_SECONDS:
+                    lines.show_prompt()
+                # After the check of the deadline, so that what the process left in the pipes is read once more.
+                if not has_exited and process.poll() is not None:
+                    has_exited, deadline = True, now + _DRAIN_SECONDS
+        lines.end()
+        return bytes(stdout[: MAX_OUTPUT_BYTES + 1])
+
+    def _info(self, *, interactive: bool) -> dict[str, Any]:
+        spec: dict[str, Any] = {"interactive": interactive}
+        if self.cluster:
+            value = self.cluster.value
+            named = [each for each in value.get("extensions") or [] if each.get("name") == _EXTENSION]
+            spec["cluster"] = {**value, **({"config": named[0].get("extension")} if named else {})}
+        return {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": spec}
+
+    def _status(self, printed: str) -> dict[str, Any]:
+        try:
+            found = json.loads(printed)
+        except (ValueError, RecursionError):
+            raise PluginError("the credential plugin printed no JSON") from None
+        status = found.get("status") if isinstance(found, dict) else None
+        if not isinstance(status, dict) or found.get("apiVersion") != self.api_version:
+            raise PluginError("the credential plugin printed no ExecCredential of the API version that was asked for")
+        return status
+
+
+_EXTENSION = "client.authentication.k8s.io/exec"
+
+
+class _Lines:
+    """Passes on the lines of a plugin's stderr, of which chunks are read."""
+
+    def __init__(self, on_line: OnLine | None) -> None:
+        self._on_line = on_line
+        self._decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+        self._unfinished = ""
+        self._continues = False
+        """Whether the beginning of the current line was passed on before its end was known."""
+        self._count = 0
+
+    def add(self, chunk: bytes, *, is_last: bool = False) -> None:
+        """Pass on the lines that a chunk completes, and pieces of a line that is too long."""
+        *lines, self._unfinished = (self._unfinished + self._decoder.decode(chunk, final=is_last)).split("\n")
+        for line in lines:
+            self._pass_on(line, is_end=True)
+        while len(self._unfinished) > MAX_LINE_LENGTH:
+            self._pass_on(self._unfinished[:MAX_LINE_LENGTH], is_end=False)
+            self._unfinished = self._unfinished[MAX_LINE_LENGTH:]
+
+    def show_prompt(self) -> None:
+        """Pass on an unfinished line: the plugin has paused, and may wait for an answer to it."""
+        if self._unfinished:
+            self._pass_on(self._unfinished, is_end=False)
+            self._unfinished = ""
+
+    def end(self) -> None:
+        """Pass on a last line that has no line end."""
+        self.add(b"", is_last=True)
+        self.show_prompt()
+
+    def _pass_on(self, line: str, *, is_end: bool) -> None:
+        pieces = [line[at : at + MAX_LINE_LENGTH] for at in range(0, len(line), MAX_LINE_LENGTH)]
+        if not pieces and not self._continues:
+            pieces = [""]
+        self._continues = not is_end
+        for piece in pieces:
+            if self._on_line is not None and self._count < MAX_LINES:
+                self._count += 1
+                self._on_line(piece)
+
+
+def _read_chunk(descriptor: int) -> bytes | None:
+    """The bytes that a non-blocking pipe holds: none at its end, None where nothing can be read yet."""
+    try:
+        return os.read(descriptor, _CHUNK_BYTES)
+    except BlockingIOError:
+        return None
+
+
+def _end(process: "subprocess.Popen[bytes]", *, in_own_group: bool) -> None:
+    """Close the pipes; kill a process that has not exited, with its group if it leads one, and reap it.
+
+    Raises:
+        PluginError: it survives, as a process of another user does.
+    """
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    if process.poll() is not None:
+        return  # its number may be another process's by now
+    with contextlib.suppress(OSError):
+        if in_own_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    try:
+        process.wait(_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise PluginError("the credential plugin takes too long and can't be ended") from None
