@@ -191,7 +191,7 @@ class _Gauges(Collector):
         seen = self.source()
         jobs, silence = _gauge(Metric.JOBS), _gauge(Metric.SILENCE)
         for stage in Stage:
-            jobs.add_metric((stage.name,), seen.stages.get(stage, 0))
+            jobs.add_metric((stage.label,), seen.stages.get(stage, 0))
         for kind, seconds in seen.silence.items():
             silence.add_metric((_resource(kind),), seconds)
         yield jobs

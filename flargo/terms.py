@@ -78,7 +78,7 @@ class SecretData:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StartTimeouts:
     """How long a job may wait before its process runs, in seconds during which the API was heard; None: no limit."""
 
     pending: float | None = 120.0
@@ -133,6 +133,6 @@ class Plan:
     """Suspended: it is released when its Secrets are there."""
     startup: SecretData
     credentials: SecretData
-    patience: Patience
+    timeouts: StartTimeouts
     grace: int
     """Seconds between SIGTERM and SIGKILL when the job is ended; at least 1."""

@@ -16,7 +16,7 @@ from flargo.job.pod import DIFFERENCES
 from flargo.job.policy import Policy
 from flargo.job.settings import ArgoSettings
 from flargo.job.trust import TABLE
-from flargo.job.workflow import POD_FIELDS, Goes
+from flargo.job.workflow import POD_FIELDS, Destination
 from flargo.metrics import Metric
 from flargo.status.reasons import Reason
 from flargo.terms import Object
@@ -58,7 +58,9 @@ def site_policy() -> str:
 def trust() -> str:
     """Who is believed what."""
     rows = ["| what is said | by | goes to | allowed | otherwise |", "|---|---|---|---|---|"]
-    rows += [f"| {row.what} | {row.by.value} | {row.goes} | {row.allowed} | {row.otherwise} |" for row in TABLE]
+    rows += [
+        f"| {row.what} | {row.source.value} | {row.destination} | {row.allowed} | {row.otherwise} |" for row in TABLE
+    ]
     return "\n".join(rows)
 
 
@@ -83,7 +85,7 @@ def differences() -> str:
 def pod_fields() -> str:
     """Where each field of a pod's spec goes."""
     rows = ["| goes to | fields of the pod's spec |", "|---|---|"]
-    for place in Goes:
+    for place in Destination:
         names = ", ".join(f"`{name}`" for name, goes in POD_FIELDS.items() if goes is place)
         rows.append(f"| {place.value} | {names} |")
     return "\n".join(rows)

@@ -135,7 +135,7 @@ def shows(photographer: Photographer, job: str, site: str, stage: Stage) -> bool
     """Whether `flargo jobs` says that it is so far."""
     words = [FLARGO, "jobs", "--json", "--site", site, "--kubeconfig", str(photographer.kubeconfig)]
     rows = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    return any((row["job"], row["state"]) == (job, stage.name) for row in rows)
+    return any((row["job"], row["state"]) == (job, stage.label) for row in rows)
 
 
 def of_what_is_left(photographer: Photographer, world: World) -> None:

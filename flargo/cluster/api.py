@@ -34,7 +34,7 @@ PAGE = 100
 """Objects at a time. A page is parsed in one go: meanwhile no other thread runs, and it is whole in memory."""
 MAX_PAGES = 10_000
 """Pages of one list: a million objects. A server that names page after page is not asked for ever."""
-PIECE = 64 * 1024
+MAX_PIECE_BYTES = 64 * 1024
 """Bytes of a log's line that are told at once, its time included; a longer line is told in pieces."""
 MAX_EVENT = 16 * 1024 * 1024
 """Bytes of one event of a watch. An object of etcd's has 1.5 MiB at most."""
@@ -485,12 +485,12 @@ def _pieces(chunks: Iterable[bytes]) -> Iterator[LogPiece]:
         begin, searched = 0, len(buffer)
         buffer += chunk
         while True:
-            end = buffer.find(b"\n", max(begin, searched), begin + PIECE + 1)
+            end = buffer.find(b"\n", max(begin, searched), begin + MAX_PIECE_BYTES + 1)
             if end >= 0:
                 yield LogPiece(_text(buffer[begin:end]))
                 begin = end + 1
-            elif len(buffer) - begin > PIECE:
-                end = _character_end(buffer, begin, begin + PIECE)
+            elif len(buffer) - begin > MAX_PIECE_BYTES:
+                end = _character_end(buffer, begin, begin + MAX_PIECE_BYTES)
                 yield LogPiece(_text(buffer[begin:end]), continued=True, ended=False)
                 begin = end
             else:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from flargo.cluster.api import CONNECT_TIMEOUT, MAX_MESSAGE, MAX_PAGES, MAX_REFUSAL, PAGE, TooLongError
 from flargo.cluster.error_text import describe
-from flargo.cluster.errors import ArchiveError, Trouble
+from flargo.cluster.errors import ArchiveError, ArchiveProblem
 from flargo.parsing import is_uid
 from flargo.terms import Object
 
@@ -73,7 +73,7 @@ class Archive:
         page, asked = "", set[str]()
         while page not in asked:
             if len(asked) >= MAX_PAGES:
-                raise ArchiveError(self._server, Trouble.STRANGE, f"it names more than {MAX_PAGES} pages")
+                raise ArchiveError(self._server, ArchiveProblem.STRANGE, f"it names more than {MAX_PAGES} pages")
             asked.add(page)
             answer = self._ask(partial(self._page, labels, page))
             # What is archived meanwhile moves others to the next page, where they are told again.
@@ -84,7 +84,7 @@ class Archive:
                 if not found:
                     self._see_that_it_is_kept()
                 return [*found.values()]
-        raise ArchiveError(self._server, Trouble.STRANGE, "it names a page again that it has told")
+        raise ArchiveError(self._server, ArchiveProblem.STRANGE, "it names a page again that it has told")
 
     def _page(self, labels: str, page: str) -> WorkflowList:
         return self._service.list_archived_workflows(
@@ -95,15 +95,17 @@ class Archive:
         """The whole Workflow; None: it is not there, or no longer."""
         if not is_uid(uid):
             # It becomes part of a path, and Hera escapes nothing.
-            raise ArchiveError(self._server, Trouble.STRANGE, "it told of a Workflow with an impossible uid")
+            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "it told of a Workflow with an impossible uid")
         try:
             found, item = self._known(self._ask(partial(self._service.get_archived_workflow, uid)))
         except ArchiveError as error:
-            if error.trouble is Trouble.ABSENT:
+            if error.trouble is ArchiveProblem.ABSENT:
                 return None
             raise
         if found != uid:
-            raise ArchiveError(self._server, Trouble.STRANGE, "it tells of another Workflow than it was asked for")
+            raise ArchiveError(
+                self._server, ArchiveProblem.STRANGE, "it tells of another Workflow than it was asked for"
+            )
         return item
 
     def _see_that_it_is_kept(self) -> None:
@@ -111,7 +113,7 @@ class Archive:
             self.get(_NOBODY)
         except ArchiveError as error:
             if _UNSUPPORTED in error.said:
-                raise ArchiveError(self._server, Trouble.NO_ARCHIVE, error.said, error.status) from None
+                raise ArchiveError(self._server, ArchiveProblem.NO_ARCHIVE, error.said, error.status) from None
             raise
 
     def _known(self, item: BaseModel) -> tuple[str, Object]:
@@ -119,25 +121,29 @@ class Archive:
         try:
             plain: Object = item.model_dump(mode="json", by_alias=True, exclude_none=True)
         except (TypeError, ValueError, RecursionError):  # pydantic's own limit of nesting is a ValueError
-            raise ArchiveError(self._server, Trouble.STRANGE, "a Workflow that can't be written as JSON") from None
+            raise ArchiveError(
+                self._server, ArchiveProblem.STRANGE, "a Workflow that can't be written as JSON"
+            ) from None
         uid = plain["metadata"].get("uid")
         if not isinstance(uid, str) or not is_uid(uid):
-            raise ArchiveError(self._server, Trouble.STRANGE, "a Workflow without a usable uid")
+            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "a Workflow without a usable uid")
         return uid, plain
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         try:
             return question()
         except requests.exceptions.JSONDecodeError:
-            raise ArchiveError(self._server, Trouble.STRANGE, "its answer is no JSON") from None
+            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "its answer is no JSON") from None
         except TooLongError as error:
-            raise ArchiveError(self._server, Trouble.STRANGE, f"its answer has {error}") from None
+            raise ArchiveError(self._server, ArchiveProblem.STRANGE, f"its answer has {error}") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise ArchiveError(self._server, _what(error), describe(error)) from None
         except RecursionError:
-            raise ArchiveError(self._server, Trouble.STRANGE, "its answer is nested too deeply") from None
+            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "its answer is nested too deeply") from None
         except (TypeError, ValueError):  # of Hera's models (pydantic's is a ValueError)
-            raise ArchiveError(self._server, Trouble.STRANGE, "its answer has not the shape of a Workflow") from None
+            raise ArchiveError(
+                self._server, ArchiveProblem.STRANGE, "its answer has not the shape of a Workflow"
+            ) from None
 
 
 class _Session(requests.Session):
@@ -156,7 +162,7 @@ class _Session(requests.Session):
         with closing(response):
             if response.is_redirect:
                 said = "it redirects elsewhere, which flargo does not follow"
-                raise ArchiveError(self._server, Trouble.STRANGE, said)
+                raise ArchiveError(self._server, ArchiveProblem.STRANGE, said)
             if not response.ok:
                 raise self._refusal(response)
             _read_body(response, MAX_ANSWER)
@@ -166,7 +172,7 @@ class _Session(requests.Session):
         message, status = _message(response), response.status_code
         if message is None and status == HTTPStatus.BAD_REQUEST and urlsplit(self._server).scheme.lower() == "http":
             # So answers a server of https (Go's net/http), and the answer is mostly cut off: no word of Argo's.
-            return ArchiveError(self._server, Trouble.UNREACHED, "it may expect https")
+            return ArchiveError(self._server, ArchiveProblem.UNREACHED, "it may expect https")
         return ArchiveError.of(self._server, status, message if message is not None else response.reason or "")
 
     def get_redirect_target(self, resp: requests.Response) -> None:
@@ -178,7 +184,9 @@ class _Session(requests.Session):
         base, sent = urlsplit(self._server), urlsplit(str(request.url))
         path = sent.path.removeprefix(f"{base.path.rstrip('/')}/")
         if (sent.scheme, sent.hostname) != (base.scheme.lower(), base.hostname) or not _PATH.fullmatch(path):
-            raise ArchiveError(self._server, Trouble.STRANGE, "what it told leads to another path than its archive")
+            raise ArchiveError(
+                self._server, ArchiveProblem.STRANGE, "what it told leads to another path than its archive"
+            )
         return super().send(request, **kwargs)
 
 
@@ -215,8 +223,8 @@ def _message(response: requests.Response) -> str | None:
     return message[:MAX_MESSAGE] if isinstance(message, str) else None
 
 
-def _what(error: Exception) -> Trouble:
+def _what(error: Exception) -> ArchiveProblem:
     if isinstance(error, requests.exceptions.SSLError):
-        return Trouble.UNTRUSTED
+        return ArchiveProblem.UNTRUSTED
     timeouts = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
-    return Trouble.SILENT if isinstance(error, timeouts) else Trouble.UNREACHED
+    return ArchiveProblem.SILENT if isinstance(error, timeouts) else ArchiveProblem.UNREACHED

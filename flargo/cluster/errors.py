@@ -64,7 +64,7 @@ class ApiError(Exception):
         return self.status == HTTPStatus.CONFLICT
 
 
-class Trouble(Enum):
+class ArchiveProblem(Enum):
     """What is wrong with an Argo Server, or with the way to it."""
 
     UNREACHED = "can't be reached"
@@ -80,7 +80,7 @@ class Trouble(Enum):
     NO_ARCHIVE = "keeps no archive"
 
 
-_BY_STATUS = {401: Trouble.UNKNOWN, 403: Trouble.BARRED, 404: Trouble.ABSENT}
+_BY_STATUS = {401: ArchiveProblem.UNKNOWN, 403: ArchiveProblem.BARRED, 404: ArchiveProblem.ABSENT}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ArchiveError(Exception):
 
     server: str
     """Its address."""
-    trouble: Trouble
+    trouble: ArchiveProblem
     said: str = ""
     """Its own words, or the network's."""
     status: int = 0
@@ -98,5 +98,5 @@ class ArchiveError(Exception):
     @classmethod
     def of(cls, server: str, status: int, said: str) -> "ArchiveError":
         """A refusal."""
-        other = Trouble.FAILS if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Trouble.REFUSES
+        other = ArchiveProblem.FAILS if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ArchiveProblem.REFUSES
         return cls(server, _BY_STATUS.get(status, other), said, status)

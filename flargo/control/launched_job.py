@@ -7,7 +7,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.verdict import Verdict
 
 
-class Ticket:
+class LaunchedJob:
     """Where the loop writes and FLARE's threads read. Reading never does I/O and never waits for the loop."""
 
     def __init__(self, name: str) -> None:
@@ -30,13 +30,13 @@ class Ticket:
             self.stage, self.released, self.stopping = stage, released, stopping
             self._changed.notify_all()
 
-    def rule(self, verdict: Verdict) -> None:
+    def conclude(self, verdict: Verdict) -> None:
         """Write down what became of the job, and wake whoever waits. The first verdict stands."""
         with self._changed:
             self.verdict = self.verdict or verdict
             self._changed.notify_all()
 
-    def wait(self, until: Callable[["Ticket"], bool], seconds: float | None = None) -> bool:
+    def wait(self, until: Callable[["LaunchedJob"], bool], seconds: float | None = None) -> bool:
         """Wait until something is true of the ticket, at the most so many seconds; whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: until(self), seconds)

@@ -15,14 +15,14 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.control.meter import Meter, Snapshot, Unmetered, snapshot
-from flargo.control.reconciler import Engine, Order, Outcome
+from flargo.control.reconciler import Command, Reconciler, Result
 from flargo.control.submit import Submit, SubmitError
 from flargo.control.unreadable_log import UnreadableLog
 from flargo.job.names import shown
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import Act, Life
+from flargo.status.job_state import ActionKind, JobState
 from flargo.status.reasons import Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import MAIN, WORKFLOW_LABEL, is_credentials_of, trimmed, uid_of
@@ -39,7 +39,7 @@ ENDING_LENGTH = 500
 """Characters of the cluster's words that are left on a Workflow that is ended."""
 _WORKERS, _CLEANERS = 8, 2
 _log = logging.getLogger(__name__)
-Task = Callable[[], Outcome]
+Task = Callable[[], Result]
 Ruled = Callable[[Verdict, str], None]
 
 
@@ -68,15 +68,15 @@ class Loop:
         self._api = api
         self._blank = blank
         self._meter: Meter = meter or Unmetered()
-        self._engine = Engine(
+        self._reconciler = Reconciler(
             self._published, time.monotonic(), epoch=epoch, grace=grace, on_unreadable=UnreadableLog()
         )
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         """No more launches."""
-        self._door = threading.Lock()
+        self._launch_lock = threading.Lock()
         """A launch is there as a whole before the end begins, or not at all."""
-        self._deaf = threading.Event()
+        self._stop_watching = threading.Event()
         """No more watching."""
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -85,15 +85,15 @@ class Loop:
         self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-submit")
         self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
         self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="flargo-clean")
-        self._tellers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-tell")
+        self._reporters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-tell")
         self._jobs: dict[str, _Job] = {}
-        self._untold: set[_Job] = set()
+        self._unreported: set[_Job] = set()
         """Whose verdict nobody has been told yet."""
         self._lost: dict[Kind, float] = {}
-        self._heard: dict[Kind, float] = {}
+        self._last_contact: dict[Kind, float] = {}
         """When each stream said something for the last time; before that, when it was first wanted."""
         self._watches = [
-            Watch(api, kind, labels, trimmed, self, self._deaf.wait, time.monotonic)
+            Watch(api, kind, labels, trimmed, self, self._stop_watching.wait, time.monotonic)
             for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
@@ -102,14 +102,14 @@ class Loop:
         with self._started:
             if self._threads:
                 return
-            self._heard = {watch.kind: time.monotonic() for watch in self._watches}
+            self._last_contact = {watch.kind: time.monotonic() for watch in self._watches}
             runs = [("flargo-engine", self._run)]
             runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
             self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
             for thread in self._threads:
                 thread.start()
 
-    def launch(self, plan: Plan, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> Ticket:
+    def launch(self, plan: Plan, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> LaunchedJob:
         """Begin a job; returns at once. What becomes of it is on the ticket.
 
         Args:
@@ -124,34 +124,34 @@ class Loop:
         self.start()
         job = _Job(plan.name, published, ruled, tail=tail)
 
-        def admit() -> Outcome:
-            self._engine.admit(plan.name, plan.attempt, plan.patience, plan.grace, time.monotonic())
+        def admit() -> Result:
+            self._reconciler.admit(plan.name, plan.attempt, plan.timeouts, plan.grace, time.monotonic())
             self._submitters.submit(self._submit, job, plan)
-            return Outcome()
+            return Result()
 
-        with self._door:
+        with self._launch_lock:
             if self._ended.is_set():
                 raise SubmitError("this FLARE parent is shutting down")
             if self._jobs.setdefault(plan.name, job) is not job:
                 raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
-            self._untold.add(job)
+            self._unreported.add(job)
             self._tasks.put(admit)
-        return job.ticket
+        return job.launched
 
-    def stop(self, ticket: Ticket, cause: Cause) -> None:
+    def stop(self, ticket: LaunchedJob, cause: Cause) -> None:
         """Have a job ended; returns at once. A later launch of the same job is left alone."""
         job = self._jobs.get(ticket.name)
-        if job is None or job.ticket is not ticket:
+        if job is None or job.launched is not ticket:
             return
-        job.unwanted.set()
+        job.cancelled.set()
 
-        def stop() -> Outcome:
+        def stop() -> Result:
             is_followed = self._jobs.get(job.name) is job
-            return self._engine.stop(job.name, cause, time.monotonic()) if is_followed else Outcome()
+            return self._reconciler.stop(job.name, cause, time.monotonic()) if is_followed else Result()
 
         self._tasks.put(stop)
 
-    def give_up(self, ticket: Ticket, detail: str) -> None:
+    def give_up(self, ticket: LaunchedJob, detail: str) -> None:
         """End a launch that can't be waited for any longer; returns at once.
 
         Who waits for the ticket hears that the launch failed, even while the cluster is not heard. The job itself is
@@ -162,18 +162,18 @@ class Loop:
             detail: why it is given up, for people.
         """
         job = self._jobs.get(ticket.name)
-        if job is None or job.ticket is not ticket:
+        if job is None or job.launched is not ticket:
             return
-        job.unwanted.set()
+        job.cancelled.set()
 
-        def give_up() -> Outcome:
+        def give_up() -> Result:
             if self._jobs.get(job.name) is not job:
-                return Outcome()
-            if not job.ruled_on:
-                job.ruled_on = True
+                return Result()
+            if not job.is_concluded:
+                job.is_concluded = True
                 verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), detail)
-                self._tellers.submit(self._conclude, job, None, verdict)
-            return self._engine.give_up(job.name, detail, time.monotonic())
+                self._reporters.submit(self._conclude, job, None, verdict)
+            return self._reconciler.give_up(job.name, detail, time.monotonic())
 
         self._tasks.put(give_up)
 
@@ -184,26 +184,26 @@ class Loop:
 
     def snapshot(self) -> Snapshot:
         """What goes on at this moment; for any thread."""
-        now, heard = time.monotonic(), self._heard
+        now, heard = time.monotonic(), self._last_contact
         silence = {kind: max(0.0, now - at) for kind, at in heard.items()}
-        return snapshot(self._engine.lives, silence, self._tasks.qsize())
+        return snapshot(self._reconciler.states, silence, self._tasks.qsize())
 
     def end(self, cause: Cause, seconds: float) -> None:
         """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
-        with self._door:
+        with self._launch_lock:
             self._ended.set()
         for job in list(self._jobs.values()):
-            self.stop(job.ticket, cause)
+            self.stop(job.launched, cause)
         limit = time.monotonic() + seconds
         for job in list(self._jobs.values()):
             job.cleared.wait(max(0.0, limit - time.monotonic()))
-        self._deaf.set()
+        self._stop_watching.set()
         self._tasks.put(None)
         for pool in (self._submitters, self._performers, self._cleaners):
             pool.shutdown(wait=False, cancel_futures=True)
-        self._tellers.shutdown(wait=True)
+        self._reporters.shutdown(wait=True)
         reason = cause.value
-        for job in list(self._untold):
+        for job in list(self._unreported):
             _log.warning("%s: the parent ends before the job's end was seen", job.name)
             self._conclude(job, None, Verdict(reason, int(reason.code or Code.LOST), "not seen to end"))
 
@@ -211,39 +211,39 @@ class Loop:
 
     def listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""
-        self._heard[kind] = time.monotonic()
+        self._last_contact[kind] = time.monotonic()
         since = self._lost.pop(kind, None)
         if since is not None:
             _log.info("%s: heard again after %.0f s, at version %s", kind.value[1], time.monotonic() - since, version)
-        self._tasks.put(lambda: self._engine.listed(kind, items, time.monotonic()))
+        self._tasks.put(lambda: self._reconciler.on_listed(kind, items, time.monotonic()))
 
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """See Listener."""
-        self._heard[kind] = time.monotonic()
-        self._tasks.put(lambda: self._engine.changed(kind, item, time.monotonic(), deleted=deleted))
+        self._last_contact[kind] = time.monotonic()
+        self._tasks.put(lambda: self._reconciler.on_changed(kind, item, time.monotonic(), deleted=deleted))
 
     def alive(self, kind: Kind) -> None:
         """See Listener."""
-        self._heard[kind] = time.monotonic()
-        self._note(self._engine.alive)
+        self._last_contact[kind] = time.monotonic()
+        self._note(self._reconciler.on_contact)
 
     def lost(self, kind: Kind, error: ApiError) -> None:
         """See Listener."""
         if kind not in self._lost:
-            silent = self._engine.unheard_for(time.monotonic())
+            silent = self._reconciler.silent_for(time.monotonic())
             said = "%s: not heard (the API was for the last time %.0f s ago), nothing is decided until they are: %s"
             _log.warning(said, kind.value[1], silent, error)
             self._lost[kind] = time.monotonic()
             self._meter.broke(kind)
 
-        self._note(lambda now: self._engine.lost(kind, now))
+        self._note(lambda now: self._reconciler.on_watch_lost(kind, now))
 
     def _note(self, fact: Callable[[float], None]) -> None:
         """Let the engine know of something that orders nothing by itself."""
 
-        def note() -> Outcome:
+        def note() -> Result:
             fact(time.monotonic())
-            return Outcome()
+            return Result()
 
         self._tasks.put(note)
 
@@ -251,7 +251,7 @@ class Loop:
 
     def _run(self) -> None:
         while True:
-            wake_at = self._engine.wake_at()
+            wake_at = self._reconciler.requeue_at()
             try:
                 timeout = None if wake_at is None else min(max(0.0, wake_at - time.monotonic()), LONGEST_SLEEP)
                 task = None  # not to hold a whole list until the next fact
@@ -261,19 +261,19 @@ class Loop:
             if task is None:
                 return
             try:
-                self._carry(task())
+                self._execute(task())
             except Exception:  # noqa: BLE001
                 # One job's trouble must not end the following of all others.
                 _log.exception("a fact could not be dealt with")
 
-    def _tick(self) -> Outcome:
-        return self._engine.tick(time.monotonic())
+    def _tick(self) -> Result:
+        return self._reconciler.tick(time.monotonic())
 
-    def _carry(self, outcome: Outcome) -> None:
-        for life in outcome.lives:
+    def _execute(self, outcome: Result) -> None:
+        for life in outcome.states:
             self._publish(life)
-        for order in outcome.orders:
-            pool = self._cleaners if order.wish.act is Act.DROP_SECRET else self._performers
+        for order in outcome.commands:
+            pool = self._cleaners if order.action.kind is ActionKind.DELETE_SECRET else self._performers
             pool.submit(self._perform, order)
 
     def _published(self, name: str) -> bool:
@@ -284,7 +284,7 @@ class Loop:
             _log.exception("%s: whether its results have arrived could not be told", name)
             return False
 
-    def _publish(self, life: Life) -> None:
+    def _publish(self, life: JobState) -> None:
         if life.cause is Cause.ORPHANED:
             if life.cleared:
                 _log.warning("%s: left behind by another run of this FLARE parent; it has been ended", life.name)
@@ -292,32 +292,32 @@ class Loop:
         job = self._jobs.get(life.name)
         if job is None:
             return
-        job.ticket.update(life.stage, released=not life.submitting and not life.error, stopping=life.stopping)
+        job.launched.update(life.stage, released=not life.submitting and not life.submit_error, stopping=life.stopping)
         job.time_start(self._meter)
-        if life.verdict is not None and not job.ruled_on:
-            job.ruled_on = True
+        if life.verdict is not None and not job.is_concluded:
+            job.is_concluded = True
             # Not here: it writes files, and may fetch a log.
-            self._tellers.submit(self._conclude, job, life, life.verdict)
+            self._reporters.submit(self._conclude, job, life, life.verdict)
         if life.cleared:
             del self._jobs[life.name]
             job.cleared.set()
 
     # --- the workers' threads
 
-    def _conclude(self, job: "_Job", life: Life | None, verdict: Verdict) -> None:
+    def _conclude(self, job: "_Job", life: JobState | None, verdict: Verdict) -> None:
         """Tell what became of a job, then wake those who wait for it."""
         try:
             wants_tail = job.tail and life is not None and verdict.code != Code.SUCCESS
-            job.ruled(verdict, self._tail(life) if wants_tail and life is not None else "")
+            job.on_verdict(verdict, self._tail(life) if wants_tail and life is not None else "")
         except Exception:  # noqa: BLE001  (FLARE must hear the verdict whatever the report ran into)
             _log.exception("%s: its outcome could not be told", job.name)
-        job.ticket.rule(verdict)
-        self._untold.discard(job)
+        job.launched.conclude(verdict)
+        self._unreported.discard(job)
         self._meter.ended(verdict)
 
-    def _tail(self, life: Life) -> str:
+    def _tail(self, life: JobState) -> str:
         """The end of the program's log, if it ever ran and its pod is still there."""
-        pod = next((pod for pod in life.seen.pods if pod.uid == life.first_pod), None)
+        pod = next((pod for pod in life.observation.pods if pod.uid == life.first_pod_uid), None)
         if pod is None or pod.exit is None:
             return ""
         try:
@@ -326,7 +326,7 @@ class Loop:
             return f"the log could not be read: {error}"
 
     def _submit(self, job: "_Job", plan: Plan) -> None:
-        submit = Submit(self._api, job.unwanted.wait, time.monotonic, time.monotonic() + SUBMIT_PATIENCE)
+        submit = Submit(self._api, job.cancelled.wait, time.monotonic, time.monotonic() + SUBMIT_PATIENCE)
         error, secret = "", None
         try:
             secret = submit.run(plan)
@@ -336,20 +336,20 @@ class Loop:
         except Exception as unforeseen:  # noqa: BLE001  (the life must hear of it)
             error = describe(unforeseen)
             _log.exception("%s: not submitted", job.name)
-        self._tasks.put(lambda: self._engine.submitted(job.name, error, time.monotonic(), secret))
+        self._tasks.put(lambda: self._reconciler.on_submitted(job.name, error, time.monotonic(), secret))
 
-    def _perform(self, order: Order) -> None:
+    def _perform(self, order: Command) -> None:
         begun = time.monotonic()
         try:
-            if order.wish.act is Act.CONFIRM:
+            if order.action.kind is ActionKind.CONFIRM:
                 workflow, pods = self._read(order.name)
-                self._tasks.put(lambda: self._engine.confirmed(order, workflow, pods, time.monotonic()))
+                self._tasks.put(lambda: self._reconciler.on_confirmed(order, workflow, pods, time.monotonic()))
                 return
-            if order.wish.act is Act.LISTEN:
+            if order.action.kind is ActionKind.LIST_EVENTS:
                 events, _ = self._api.list(
                     Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={order.pod}"
                 )
-                self._tasks.put(lambda: self._engine.heard(order, events, time.monotonic()))
+                self._tasks.put(lambda: self._reconciler.on_events_listed(order, events, time.monotonic()))
                 return
             self._do(order)
             ok = True
@@ -357,16 +357,16 @@ class Loop:
             # Gone, or (409) its name is another object's by now, or no object can have its name.
             ok = error.gone or error.conflict or error.impossible
             if not error.status:
-                self._note(lambda now: self._engine.unanswered(order, begun, now))
+                self._note(lambda now: self._reconciler.on_unanswered(order, begun, now))
             if not ok:
                 # While nothing is heard that has been said once, and each of a thousand jobs' retries says no more.
                 level = logging.DEBUG if self._lost else logging.WARNING
-                _log.log(level, "%s: could not %s it: %s", order.name, order.wish.act.value, error)
+                _log.log(level, "%s: could not %s it: %s", order.name, order.action.kind.value, error)
         except Exception:  # noqa: BLE001
             # Whatever it was, a wish that is not answered would never be tried again.
-            _log.exception("%s: could not %s it", order.name, order.wish.act.value)
+            _log.exception("%s: could not %s it", order.name, order.action.kind.value)
             ok = False
-        self._tasks.put(lambda: self._engine.told(order, time.monotonic(), ok=ok))
+        self._tasks.put(lambda: self._reconciler.on_action_done(order, time.monotonic(), ok=ok))
 
     def _read(self, name: str) -> tuple[Object | None, list[Object]]:
         try:
@@ -378,39 +378,41 @@ class Loop:
         pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_LABEL}={name}")
         return workflow, pods
 
-    def _do(self, order: Order) -> None:
-        match order.wish.act:
-            case Act.SHUTDOWN:
+    def _do(self, order: Command) -> None:
+        match order.action.kind:
+            case ActionKind.SHUTDOWN:
                 self._api.merge(Kind.WORKFLOW, order.name, self._shutdown(order))
-            case Act.NUDGE:
+            case ActionKind.TOUCH:
                 touch = {Annotation.NUDGED.value: str(time.time())}
-                self._api.merge(Kind.WORKFLOW, order.name, {"metadata": {"uid": order.wish.uid, "annotations": touch}})
-            case Act.DISCARD:
+                self._api.merge(
+                    Kind.WORKFLOW, order.name, {"metadata": {"uid": order.action.uid, "annotations": touch}}
+                )
+            case ActionKind.DELETE_WORKFLOW:
                 self._api.delete(Kind.WORKFLOW, order.name, order.object_uid)
-            case Act.KILL:
+            case ActionKind.DELETE_POD:
                 self._api.delete(Kind.POD, order.pod, order.object_uid, order.grace)
-            case Act.DROP_SECRET:
+            case ActionKind.DELETE_SECRET:
                 self._drop_secret(order)
-            case Act.CONFIRM | Act.LISTEN:
+            case ActionKind.CONFIRM | ActionKind.LIST_EVENTS:
                 raise AssertionError
 
-    def _drop_secret(self, order: Order) -> None:
+    def _drop_secret(self, order: Command) -> None:
         """Delete the credentials Secret: the one whose creation told its uid, else one that is surely the job's."""
-        uid = order.wish.uid
+        uid = order.action.uid
         if uid is None:
             meta = self._api.metadata(Kind.SECRET, order.secret)
-            if not is_credentials_of(meta, order.name, order.owner):
+            if not is_credentials_of(meta, order.name, order.workflow_uid):
                 _log.warning("%s: Secret %s belongs to another owner and is left alone", order.name, order.secret)
                 return
             uid = uid_of({"metadata": meta})
         self._api.delete(Kind.SECRET, order.secret, uid)
 
-    def _shutdown(self, order: Order) -> Object:
+    def _shutdown(self, order: Command) -> Object:
         """The patch that ends a Workflow, and says on it why: a shutdown itself does not tell who wanted it."""
         detail = shown(self._blank(order.detail), ENDING_LENGTH)
-        said = {Annotation.ENDING: order.ending.name if order.ending else "", Annotation.ENDING_DETAIL: detail}
+        said = {Annotation.ENDING: order.end_reason.name if order.end_reason else "", Annotation.ENDING_DETAIL: detail}
         notes = {key.value: value for key, value in said.items() if value}
-        return {"metadata": {"uid": order.wish.uid, "annotations": notes}, "spec": {"shutdown": "Terminate"}}
+        return {"metadata": {"uid": order.action.uid, "annotations": notes}, "spec": {"shutdown": "Terminate"}}
 
 
 class _Job:
@@ -419,21 +421,21 @@ class _Job:
     def __init__(self, name: str, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> None:
         self.name = name
         self.published = published
-        self.ruled = ruled
+        self.on_verdict = ruled
         self.tail = tail
-        self.ruled_on = False
-        self.ticket = Ticket(name)
-        self.unwanted = threading.Event()
+        self.is_concluded = False
+        self.launched = LaunchedJob(name)
+        self.cancelled = threading.Event()
         self.cleared = threading.Event()
         self.released_at: float | None = None
         self.started = False
 
     def time_start(self, meter: Meter) -> None:
         """Measure, once, how long after its release it was seen running."""
-        if self.started or not self.ticket.released:
+        if self.started or not self.launched.released:
             return
         now = time.monotonic()
         self.released_at = now if self.released_at is None else self.released_at
-        if self.ticket.stage is Stage.RUNNING:
+        if self.launched.stage is Stage.RUNNING:
             self.started = True
             meter.started(now - self.released_at)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from flargo.cluster.api import Kind
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import Life
+from flargo.status.job_state import JobState
 from flargo.status.verdict import Cause, Verdict
 
 
@@ -70,14 +70,16 @@ class Snapshot:
     """Facts that the engine has not dealt with yet."""
 
 
-def snapshot(lives: Iterable[Life], silence: Mapping[Kind, float], waiting: int) -> Snapshot:
+def snapshot(lives: Iterable[JobState], silence: Mapping[Kind, float], waiting: int) -> Snapshot:
     """Count lives."""
     known = tuple(lives)
     launched = [life for life in known if life.cause is not Cause.ORPHANED]
     return Snapshot(
         Counter(life.stage for life in launched),
         orphans=len(known) - len(launched),
-        killed=sum(life.killed_at < math.inf and any(not pod.over for pod in life.seen.pods) for life in known),
+        killed=sum(
+            life.pod_deleted_at < math.inf and any(not pod.over for pod in life.observation.pods) for life in known
+        ),
         silence=silence,
         waiting=waiting,
     )

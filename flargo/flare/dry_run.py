@@ -15,7 +15,7 @@ from nvflare.apis.workspace import Workspace
 from flargo.flare.request import read
 from flargo.job.plan import plan
 from flargo.job.settings import Settings
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.terms import Plan, Role
 
 EXAMPLE_JOB = "00000000-0000-0000-0000-000000000000"
@@ -41,7 +41,7 @@ class Stage:
     """What the parent was started with after ``--set``."""
 
 
-def rehearse(job_meta: dict[str, Any], stage: Stage, settings: Settings) -> Plan:
+def dry_run(job_meta: dict[str, Any], stage: Stage, settings: Settings) -> Plan:
     """The plan of a launch, by the launcher's own path: what FLARE would fill in at run time is an example's.
 
     Raises:
@@ -72,7 +72,7 @@ def study_data_file(settings: Settings) -> str | None:
     path = PurePosixPath(file)
     if ".." in path.parts or not path.is_relative_to(workspace) or path == PurePosixPath(workspace):
         allowed = f"a file below the parent's workspace, {workspace}: one elsewhere cannot be looked at in a kit"
-        raise Refused("study_data_pvc_file_path", file, allowed)
+        raise InvalidInput("study_data_pvc_file_path", file, allowed)
     return str(path.relative_to(workspace))
 
 

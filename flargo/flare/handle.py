@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.status.verdict import Cause
 
 
@@ -15,7 +15,7 @@ class ArgoJobHandle(JobHandleSpec):  # type: ignore[misc]  # nvflare is untyped
     thread, and ``poll`` under a lock of its own, so that one never does I/O.
     """
 
-    def __init__(self, ticket: Ticket, stop: Callable[[Cause], None]) -> None:
+    def __init__(self, ticket: LaunchedJob, stop: Callable[[Cause], None]) -> None:
         """Hold a ticket; ``stop`` asks for the end of this very launch, and returns at once."""
         super().__init__()
         self._ticket = ticket

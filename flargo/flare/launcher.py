@@ -15,7 +15,7 @@ from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
 from flargo.cluster.api import Api
 from flargo.cluster.client_config import configuration
 from flargo.cluster.error_text import describe
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, Unmetered
 from flargo.control.submit import SubmitError
@@ -24,10 +24,10 @@ from flargo.flare.nvflare_internals import Transfer, note_for_researcher
 from flargo.flare.redact import REDACTION, install
 from flargo.flare.report import Report
 from flargo.flare.request import parent, read, report_of
-from flargo.flare.wait import hold
+from flargo.flare.wait import wait_until_running
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
-from flargo.job.validate import Endpoint, Refused
+from flargo.job.validate import Endpoint, InvalidInput
 from flargo.status.reasons import NOT_STARTED_IN_TIME, Code, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Role
@@ -190,7 +190,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
     def _hold(
         self,
         handle: ArgoJobHandle,
-        ticket: Ticket,
+        ticket: LaunchedJob,
         loop: Loop,
         transfer: Transfer,
         launch: Launch,
@@ -203,7 +203,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             _NotStartedError: the job found no place, or did not run in time.
         """
         try:
-            given_up = hold(
+            given_up = wait_until_running(
                 handle,
                 ticket,
                 loop.out_of_sync_for,
@@ -230,7 +230,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         """End what an earlier run of this parent left behind, without waiting for a job to be launched."""
         try:
             self._loop_of(parent(fl_ctx, self.role, self._epoch)).start()
-        except Refused as refused:
+        except InvalidInput as refused:
             _log.warning("Workflows that an earlier run may have left are not looked for yet: %s", refused)
 
     def _loop_of(self, who: Parent) -> Loop:
@@ -261,8 +261,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         """The handle of a job that was not launched."""
         verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), why)
         report.tell(verdict, workflow="")
-        ticket = Ticket("")
-        ticket.rule(verdict)
+        ticket = LaunchedJob("")
+        ticket.conclude(verdict)
         self._meter.ended(verdict)
         return ArgoJobHandle(ticket, lambda _: None)
 
@@ -272,7 +272,7 @@ def _told(error: Exception, job_id: str) -> str:
 
     The parent's log has where it was raised, by files and lines of code.
     """
-    if isinstance(error, Refused | SubmitError):
+    if isinstance(error, InvalidInput | SubmitError):
         return str(error)
     calls = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
     where = ", ".join(f"{Path(call.filename).name}:{call.lineno} in {call.name}" for call in calls)
@@ -293,12 +293,12 @@ def _exporter(at: Endpoint | None) -> "Exporter | None":
         from flargo.metrics import Exporter  # noqa: PLC0415  (what it imports is an extra)
     except ModuleNotFoundError as error:
         allowed = f"null, as long as {error.name} is not installed: pip install 'flargo[metrics]'"
-        raise Refused(where, str(at), allowed) from error
+        raise InvalidInput(where, str(at), allowed) from error
     made = Exporter()
     try:
         made.serve(at)
     except OSError as error:
-        raise Refused(
+        raise InvalidInput(
             where, str(at), f"an address of this machine and a port that is free ({describe(error)})"
         ) from error
     return made

@@ -28,7 +28,7 @@ from flargo.job.documents import DocumentError
 from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC
-from flargo.job.validate import MISSING, Refused, Shown
+from flargo.job.validate import MISSING, InvalidInput, Verbatim
 from flargo.parsing import is_attempt
 from flargo.terms import Launch, Object, Parent, Role, SecretData
 
@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _LaunchRequest:
     """What a launch starts from."""
 
     site: str
@@ -115,7 +115,7 @@ def read(
         Refused: something is missing or not allowed; says what, where and what would be.
     """
     if not is_attempt(attempt):
-        raise Refused("attempt", attempt, "1 to 20 lower-case letters and digits")
+        raise InvalidInput("attempt", attempt, "1 to 20 lower-case letters and digits")
     asked = _ask(job_meta, fl_ctx, settings)
     study = _study(asked, settings)
     parent = Parent(asked.site, federation(asked.startup), epoch, role)
@@ -195,17 +195,17 @@ def federation(startup: Path) -> str:
     try:
         found = _PEM.search(file.read_text("ascii", "replace"))
     except OSError as error:
-        raise Refused(str(file), MISSING, f"{allowed} ({error.strerror})") from None
+        raise InvalidInput(str(file), MISSING, f"{allowed} ({error.strerror})") from None
     try:
         der = base64.b64decode("".join(found.group(1).split()), validate=True) if found else b""
     except ValueError:
         der = b""
     if not der:
-        raise Refused(str(file), "without a readable PEM certificate", allowed)
+        raise InvalidInput(str(file), "without a readable PEM certificate", allowed)
     return hashlib.sha256(der).hexdigest()[: names.FEDERATION_DIGITS]
 
 
-def _call(asked: _Asked, parent: Parent, attempt: str) -> _Called:
+def _call(asked: _LaunchRequest, parent: Parent, attempt: str) -> _Called:
     key = nvflare_internals.job_key(asked.job_id)
     pod = validate.dns_label("the pod's name", nvflare_internals.pod_name(key, asked.site))
     return _Called(
@@ -217,7 +217,7 @@ def _call(asked: _Asked, parent: Parent, attempt: str) -> _Called:
     )
 
 
-def _render(config: Object, asked: _Asked, study: Study, called: _Called, settings: Settings) -> Object:
+def _render(config: Object, asked: _LaunchRequest, study: Study, called: _Called, settings: Settings) -> Object:
     """The stock launcher's pod, in the launcher's namespace whatever its template says."""
     template = study.pod_template
     # Credentials must not land on a sidecar, so a template with several containers has to say which is the job's.
@@ -234,7 +234,7 @@ def _render(config: Object, asked: _Asked, study: Study, called: _Called, settin
     return pod
 
 
-def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _Asked:
+def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _LaunchRequest:
     site = _site(fl_ctx)
     job_id = _of_meta(job_meta, JobMetaKey.JOB_ID)
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
@@ -243,15 +243,15 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _As
     process_args = _of_context(fl_ctx, FLContextKey.JOB_PROCESS_ARGS, bool)
     module = nvflare_internals.module(process_args)
     if not module:
-        raise Refused(f"exe_module in {FLContextKey.JOB_PROCESS_ARGS} of FLContext", MISSING, "a Python module")
+        raise InvalidInput(f"exe_module in {FLContextKey.JOB_PROCESS_ARGS} of FLContext", MISSING, "a Python module")
     cell = getattr(fl_ctx.get_engine(), "cell", None)
     if cell is None:
-        raise Refused("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
+        raise InvalidInput("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
     if str(args.workspace) != settings.workspace_mount_path:
         # The stock launcher says nothing, and the job's process does not find its workspace.
         said = "the parent's workspace is %s, where the job's process looks for it; workspace_mount_path puts it at %s"
         _log.warning(said, args.workspace, settings.workspace_mount_path)
-    return _Asked(
+    return _LaunchRequest(
         site=site,
         job_id=job_id,
         study=_of_meta(job_meta, JobMetaKey.STUDY),
@@ -275,16 +275,16 @@ def _of_meta(job_meta: dict[str, Any], key: JobMetaKey) -> Any:
 def _site(fl_ctx: FLContext) -> str:
     field, site = "the site's name in FLContext", fl_ctx.get_identity_name()
     if not site:
-        raise Refused(field, MISSING, "a name")
+        raise InvalidInput(field, MISSING, "a name")
     if "{{" in validate.line(field, site):
-        raise Refused(field, site, "a name without {{, which Argo would evaluate")
+        raise InvalidInput(field, site, "a name without {{, which Argo would evaluate")
     return str(site)
 
 
 def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) -> Any:
     found = fl_ctx.get_prop(key)
     if not is_there(found):
-        raise Refused(f"{key} in FLContext", MISSING if found is None else found, "what FLARE puts there")
+        raise InvalidInput(f"{key} in FLContext", MISSING if found is None else found, "what FLARE puts there")
     return found
 
 
@@ -298,15 +298,15 @@ def _of_job(
     field = f"job_meta[{key.value!r}]"
     try:
         return validate.mapping(field, resolve(job_meta, site))
-    except Refused:
+    except InvalidInput:
         raise
     except ValueError:
         allowed = f"what nvflare takes for site {site!r}: {_VALUES[key]}, as in {_SHAPES[key]}"
-        raise Refused(field, job_meta.get(key.value), allowed) from None
+        raise InvalidInput(field, job_meta.get(key.value), allowed) from None
     except (TypeError, AttributeError, LookupError, RecursionError):
         # nvflare looks into whatever shape it finds, and what it trips over there helps nobody.
         allowed = f"a dictionary of dictionaries, as in {_SHAPES[key]}"
-        raise Refused(field, job_meta.get(key.value), allowed) from None
+        raise InvalidInput(field, job_meta.get(key.value), allowed) from None
 
 
 def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
@@ -321,13 +321,13 @@ def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]
     return {key: row.of(f"{where}[{key!r}]", given[key]) for key, row in JOB_SPEC.items() if key in given}, where
 
 
-def _image(asked: _Asked, study: Study, settings: Settings) -> str:
+def _image(asked: _LaunchRequest, study: Study, settings: Settings) -> str:
     field = f"{asked.where}['image']"
     if asked.spec.get("image"):
-        settings.argo.policy.hold_image(field, asked.spec["image"])
+        settings.argo.policy.enforce_image(field, asked.spec["image"])
         return str(asked.spec["image"])
     if not study.image:
-        raise Refused(
+        raise InvalidInput(
             field,
             MISSING,
             f"an image, there or in launcher_spec['default'][{nvflare_internals.MODE!r}]['image'] (shared default), in"
@@ -337,7 +337,7 @@ def _image(asked: _Asked, study: Study, settings: Settings) -> str:
     return study.image
 
 
-def _pending_timeout(asked: _Asked, settings: Settings) -> float | None:
+def _pending_timeout(asked: _LaunchRequest, settings: Settings) -> float | None:
     if "pending_timeout" not in asked.spec:
         return settings.pending_timeout
     seconds: float | None = asked.spec["pending_timeout"]
@@ -345,14 +345,14 @@ def _pending_timeout(asked: _Asked, settings: Settings) -> float | None:
     return seconds
 
 
-def _python(asked: _Asked, settings: Settings) -> str:
+def _python(asked: _LaunchRequest, settings: Settings) -> str:
     if "python_path" not in asked.spec:
         return settings.python_path
-    settings.argo.policy.hold_python(f"{asked.where}['python_path']", asked.spec["python_path"])
+    settings.argo.policy.enforce_python(f"{asked.where}['python_path']", asked.spec["python_path"])
     return str(asked.spec["python_path"])
 
 
-def _study(asked: _Asked, settings: Settings) -> Study:
+def _study(asked: _LaunchRequest, settings: Settings) -> Study:
     """What the site's study file says: version 2 if it is there, else version 1, and never both.
 
     Raises:
@@ -366,9 +366,9 @@ def _study(asked: _Asked, settings: Settings) -> Study:
     legacy = {str(Path(asked.workspace, "local", "study_data.yaml")), *([old_file] if old_file else [])}
     conflicts = sorted(path for path in legacy if Path(path).exists())
     if conflicts:
-        raise Refused(
+        raise InvalidInput(
             runtime_file,
-            Shown(f"beside {', '.join(conflicts)}"),
+            Verbatim(f"beside {', '.join(conflicts)}"),
             "one study file only: move all studies to study_runtime.yaml and delete the old file",
         )
     return _loaded(nvflare_internals.study_runtime, runtime_file, asked.study)
@@ -383,12 +383,14 @@ def _loaded(load: Callable[[str | None, str | None], Study], file: str | None, s
         raise study_file_error(str(file), error) from None
 
 
-def _env(asked: _Asked, study: Study, settings: Settings, owner: str) -> dict[str, str]:
+def _env(asked: _LaunchRequest, study: Study, settings: Settings, owner: str) -> dict[str, str]:
     env = dict(study.env or {})
     if asked.custom:
         root, custom = os.path.abspath(asked.workspace), os.path.abspath(asked.custom)  # noqa: PTH100  (no symlinks)
         if os.path.commonpath([root, custom]) != root:
-            raise Refused("the job's custom folder", asked.custom, f"a path under the workspace, {asked.workspace}")
+            raise InvalidInput(
+                "the job's custom folder", asked.custom, f"a path under the workspace, {asked.workspace}"
+            )
         env["PYTHONPATH"] = str(Path(settings.workspace_mount_path, Path(custom).relative_to(root)))
     return {**env, nvflare_internals.OWNER_VARIABLE: owner}
 
@@ -398,7 +400,7 @@ def _secret_env(study: Study, secret: str, variables: tuple[str, ...]) -> list[O
     return [*({"name": each, "source": secret, "key": each} for each in variables), *study.secret_env]
 
 
-def _volumes(asked: _Asked, study: Study, settings: Settings, startup_secret: str) -> Object:
+def _volumes(asked: _LaunchRequest, study: Study, settings: Settings, startup_secret: str) -> Object:
     mount_path = settings.workspace_mount_path
     own = (
         Mount(
@@ -414,12 +416,12 @@ def _volumes(asked: _Asked, study: Study, settings: Settings, startup_secret: st
     return {"volume_list": [each.volume for each in mounts], "volume_mount_list": [each.mount for each in mounts]}
 
 
-def _ephemeral_storage(asked: _Asked, settings: Settings) -> str:
+def _ephemeral_storage(asked: _LaunchRequest, settings: Settings) -> str:
     said = asked.spec.get("ephemeral_storage")
     return settings.ephemeral_storage if said is None else str(said)
 
 
-def _resources(asked: _Asked, settings: Settings) -> Object:
+def _resources(asked: _LaunchRequest, settings: Settings) -> Object:
     """The container's resources: what the job says to this launcher, and over it what it says in nvflare's words."""
     spec, portable = asked.spec, asked.portable
     storage = _ephemeral_storage(asked, settings)
@@ -438,11 +440,11 @@ def _resources(asked: _Asked, settings: Settings) -> Object:
         **({STOCK_GPU: gpus} if gpus else {}),
     }
     made: Object = {"requests": {**requests, **both}, "limits": {**limits, **both}}
-    _hold_resources(made, asked, settings)
+    _build_resources(made, asked, settings)
     return made
 
 
-def _hold_resources(made: Object, asked: _Asked, settings: Settings) -> None:
+def _build_resources(made: Object, asked: _LaunchRequest, settings: Settings) -> None:
     where = asked.where
     for part in made.values():
         for name, amount in part.items():
@@ -450,8 +452,8 @@ def _hold_resources(made: Object, asked: _Asked, settings: Settings) -> None:
     for name, request in made["requests"].items():
         limit = made["limits"].get(name)
         if limit is not None and validate.amount(request) > validate.amount(limit):
-            raise Refused(f"{where}: the request of {name}", request, f"at most its limit, {limit}")
-    settings.argo.policy.hold_limits(where, made["limits"], STOCK_GPU)
+            raise InvalidInput(f"{where}: the request of {name}", request, f"at most its limit, {limit}")
+    settings.argo.policy.enforce_limits(where, made["limits"], STOCK_GPU)
 
 
 def _startup_files(startup: Path) -> dict[str, bytes]:
@@ -464,8 +466,12 @@ def _startup_files(startup: Path) -> dict[str, bytes]:
     }
     for name in files:
         if not _SECRET_KEY.fullmatch(name):
-            raise Refused(str(startup / name), "a file of the startup kit", "a name of letters, digits, ., - and _")
+            raise InvalidInput(
+                str(startup / name), "a file of the startup kit", "a name of letters, digits, ., - and _"
+            )
     size = sum(len(content) for content in files.values())
     if size > _SECRET_LIMIT:
-        raise Refused(str(startup), f"{size} bytes of startup kit", f"at most {_SECRET_LIMIT}: all a Secret can hold")
+        raise InvalidInput(
+            str(startup), f"{size} bytes of startup kit", f"at most {_SECRET_LIMIT}: all a Secret can hold"
+        )
     return files

@@ -19,27 +19,27 @@ from nvflare.apis.fl_constant import SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.flare.handle import ArgoJobHandle
 from flargo.job.plan import SERVER_START_SECONDS
 from flargo.status.diagnosis import Stage
 
-MOST = SERVER_START_SECONDS + 60.0
+MAX_WAIT = SERVER_START_SECONDS + 60.0
 """Seconds, by the wall clock, for which a launch holds up the server's other jobs. A job is ended before that, by a
 limit that only runs while the cluster is heard; in the last minute its end is waited for."""
-LOOK = 1.0
+POLL_INTERVAL = 1.0
 """Seconds between looks at the stored status."""
-DEAF = 2.0
+API_SILENCE_LIMIT = 2.0
 """Seconds without the API after which a released Workflow's process is taken to run, if it was seen to have a node."""
-DEAF_WITHOUT_NODE = 6.0
+API_SILENCE_LIMIT_WITHOUT_NODE = 6.0
 """The same, if it was seen without a node: longer than a watch takes to begin anew, and far less than the 30 s for
 which a process that has got a node since puts up with a parent that does not know it."""
 _log = logging.getLogger(__name__)
 
 
-def hold(
+def wait_until_running(
     handle: ArgoJobHandle,
-    ticket: Ticket,
+    ticket: LaunchedJob,
     out_of_sync_for: Callable[[], float],
     connected: Callable[[], bool],
     give_up: Callable[[str], None],
@@ -57,9 +57,9 @@ def hold(
         job_id: FLARE's.
         fl_ctx: FLARE's, for the stored status.
     """
-    limit = time.monotonic() + MOST
+    limit = time.monotonic() + MAX_WAIT
     while True:
-        runs_or_ended = ticket.wait(_runs_or_ended, LOOK)
+        runs_or_ended = ticket.wait(_runs_or_ended, POLL_INTERVAL)
         # Also of what runs by now: FLARE writes over the aborted status as soon as this returns.
         if ticket.verdict is None and _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
             _log.info("%s: aborted during its launch", ticket.name)
@@ -74,18 +74,18 @@ def hold(
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
             return False
         if time.monotonic() > limit:
-            _log.warning("%s: not seen to run after %.0f s; given up, for other jobs wait", ticket.name, MOST)
-            give_up(f"its process was not seen to run within {MOST:g} s; {_last_seen(ticket, out_of_sync_for())}")
+            _log.warning("%s: not seen to run after %.0f s; given up, for other jobs wait", ticket.name, MAX_WAIT)
+            give_up(f"its process was not seen to run within {MAX_WAIT:g} s; {_last_seen(ticket, out_of_sync_for())}")
             handle.wait()
             return True
 
 
-def _silence_limit(ticket: Ticket) -> float:
-    return DEAF if ticket.stage > Stage.TAINTED else DEAF_WITHOUT_NODE
+def _silence_limit(ticket: LaunchedJob) -> float:
+    return API_SILENCE_LIMIT if ticket.stage > Stage.TAINTED else API_SILENCE_LIMIT_WITHOUT_NODE
 
 
-def _last_seen(ticket: Ticket, silence: float) -> str:
-    seen = f"it was seen last as {ticket.stage.name}"
+def _last_seen(ticket: LaunchedJob, silence: float) -> str:
+    seen = f"it was seen last as {ticket.stage.label}"
     return f"{seen}, and the Kubernetes API has not been heard for {silence:.0f} s" if silence else seen
 
 
@@ -98,7 +98,7 @@ def _truth(question: Callable[[], bool], name: str) -> bool:
         return False
 
 
-def _runs_or_ended(ticket: Ticket) -> bool:
+def _runs_or_ended(ticket: LaunchedJob) -> bool:
     # Not the stage ENDED: what is seen of an end still has to be confirmed, and the handle ends with the verdict.
     # Nor a job that runs at last while it is being ended.
     return (ticket.stage is Stage.RUNNING and not ticket.stopping) or ticket.verdict is not None

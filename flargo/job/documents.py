@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from flargo.job.validate import Refused, Shown
+from flargo.job.validate import InvalidInput, Verbatim
 
 MAX_TEXT_BYTES: Final = 1024 * 1024
 """Of a YAML text: what a ConfigMap can hold. JSON is bounded by whoever reads the file."""
@@ -29,12 +29,12 @@ _NUMBER_STARTS: Final = tuple("+-.0123456789")
 _NUMBER_TAGS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-class DocumentError(Refused):
+class DocumentError(InvalidInput):
     """A text that can't be parsed, or exceeds a limit. The message holds nothing of the text but a line number."""
 
     def __init__(self, where: str, problem: str, allowed: str) -> None:
         """Name the file or option, what is wrong with it in a word of flargo's own, and what is allowed."""
-        super().__init__(where, Shown(problem), allowed)
+        super().__init__(where, Verbatim(problem), allowed)
 
 
 def load_yaml(where: str, text: str | bytes, allowed: str = "YAML") -> Any:
@@ -55,7 +55,7 @@ def load_yaml(where: str, text: str | bytes, allowed: str = "YAML") -> Any:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             expansion.add(event)
         return yaml.safe_load(text)
-    except Refused:
+    except InvalidInput:
         raise
     except Exception as error:  # noqa: BLE001  (PyYAML raises KeyError, IndexError and more for tags with wrong values)
         raise DocumentError(where, "unreadable", _with_line(allowed, _line_of_yaml(error))) from None
@@ -179,5 +179,5 @@ def _with_line(allowed: str, line: int | None) -> str:
     return allowed if line is None else f"{allowed} (the parser stops at line {line})"
 
 
-def _too_deep(where: str, allowed: str) -> Refused:
+def _too_deep(where: str, allowed: str) -> InvalidInput:
     return DocumentError(where, ("nested too deeply"), f"{allowed} of at most {MAX_DEPTH} levels")

@@ -4,7 +4,7 @@ from flargo.job import names
 from flargo.job.pod import pod
 from flargo.job.settings import Settings
 from flargo.job.workflow import workflow
-from flargo.terms import Label, Launch, Parent, Patience, Plan, Role
+from flargo.terms import Label, Launch, Parent, Plan, Role, StartTimeouts
 
 SERVER_START_SECONDS = 900.0
 """Within which a server's job must run, while the cluster is heard: its launch keeps the server's other jobs waiting,
@@ -25,15 +25,15 @@ def plan(launch: Launch, settings: Settings) -> Plan:
         workflow=manifest,
         startup=launch.startup,
         credentials=launch.credentials,
-        patience=_patience(launch, settings),
+        timeouts=_patience(launch, settings),
         grace=settings.argo.kill_grace,
     )
 
 
-def _patience(launch: Launch, settings: Settings) -> Patience:
+def _patience(launch: Launch, settings: Settings) -> StartTimeouts:
     is_server, timeout = launch.parent.role is Role.SERVER, settings.timeout
     of_server = SERVER_START_SECONDS if timeout is None else min(timeout, SERVER_START_SECONDS)
-    return Patience(
+    return StartTimeouts(
         pending=launch.pending,
         total=of_server if is_server else timeout,
         unclaimed=settings.argo.unclaimed,

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from flargo.job import validate
-from flargo.job.validate import MISSING, Check, Refused
+from flargo.job.validate import MISSING, Check, InvalidInput
 
 _BY_DIGEST = re.compile(r".*@sha256:[0-9a-f]{64}")
 
@@ -19,7 +19,7 @@ def _image_pattern(field: str, value: Any) -> str:
     """The registry stands in it in full: ``registry.example*`` would be ``registry.example.evil.com`` too."""
     before = re.split(r"[*?\[]", validate.line(field, value))[0]
     if before != value and "/" not in before:
-        raise Refused(
+        raise InvalidInput(
             field, value, "an image, or a pattern whose first wildcard comes after a slash, as in a.example/*"
         )
     return str(value)
@@ -28,7 +28,7 @@ def _image_pattern(field: str, value: Any) -> str:
 def _list_of(check: Check) -> Check:
     def checked(field: str, value: Any) -> tuple[str, ...]:
         if not isinstance(value, list | tuple):
-            raise Refused(field, value, "a list")
+            raise InvalidInput(field, value, "a list")
         return tuple(check(f"{field}[{index}]", entry) for index, entry in enumerate(value))
 
     return checked
@@ -62,25 +62,25 @@ class Policy:
     pending_timeout: float | None = validate.key(validate.optional(validate.seconds, _OR_ANY), None)
     """Longest `pending_timeout`, in seconds, that a job may ask for; one that asks for no limit is refused."""
 
-    def hold_image(self, field: str, image: str) -> None:
+    def enforce_image(self, field: str, image: str) -> None:
         """Hold a job's own image to the policy.
 
         Raises:
             Refused: it may not have it.
         """
         if self.images is not None and not any(fnmatchcase(image, pattern) for pattern in self.images):
-            raise Refused(field, image, f"at this site an image like {', '.join(self.images) or '(none at all)'}")
+            raise InvalidInput(field, image, f"at this site an image like {', '.join(self.images) or '(none at all)'}")
         if self.digests and not _BY_DIGEST.fullmatch(image):
-            raise Refused(field, image, "at this site an image with its digest, as in name@sha256:...")
+            raise InvalidInput(field, image, "at this site an image with its digest, as in name@sha256:...")
 
-    def hold_python(self, field: str, path: str) -> None:
+    def enforce_python(self, field: str, path: str) -> None:
         """Hold a job's own Python to the policy.
 
         Raises:
             Refused: it may not have it.
         """
         if self.python_paths is not None and path not in self.python_paths:
-            raise Refused(field, path, f"at this site one of {', '.join(self.python_paths) or '(none at all)'}")
+            raise InvalidInput(field, path, f"at this site one of {', '.join(self.python_paths) or '(none at all)'}")
 
     def enforce_pending_timeout(self, field: str, seconds: float | None) -> None:
         """Hold a job's own ``pending_timeout`` to the policy.
@@ -94,9 +94,9 @@ class Policy:
         """
         ceiling = self.pending_timeout
         if ceiling is not None and (seconds is None or seconds > ceiling):
-            raise Refused(field, seconds, f"at this site at most {ceiling:g} seconds")
+            raise InvalidInput(field, seconds, f"at this site at most {ceiling:g} seconds")
 
-    def hold_limits(self, where: str, limits: Mapping[str, Any], gpu: str) -> None:
+    def enforce_limits(self, where: str, limits: Mapping[str, Any], gpu: str) -> None:
         """Hold the limits of a job's container to the policy.
 
         Args:
@@ -115,7 +115,7 @@ class Policy:
             # To a node a limit of 0 is no limit.
             if ceiling is not None and (said is None or not 0 < validate.amount(said) <= validate.amount(ceiling)):
                 allowed = f"at this site more than 0 and at most {ceiling}"
-                raise Refused(f"{where}[{name!r}]", MISSING if said is None else said, allowed)
+                raise InvalidInput(f"{where}[{name!r}]", MISSING if said is None else said, allowed)
         gpus = limits.get(gpu, 0)
         if self.gpus is not None and int(gpus) > self.gpus:
-            raise Refused(f"{where}['num_of_gpus']", gpus, f"at this site at most {self.gpus}")
+            raise InvalidInput(f"{where}['num_of_gpus']", gpus, f"at this site at most {self.gpus}")

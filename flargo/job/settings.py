@@ -6,8 +6,8 @@ from typing import Any
 
 from flargo.job import validate
 from flargo.job.policy import Policy
-from flargo.job.validate import MISSING, Endpoint, Refused
-from flargo.terms import GROUP, Patience
+from flargo.job.validate import MISSING, Endpoint, InvalidInput
+from flargo.terms import GROUP, StartTimeouts
 
 DEFAULT_PYTHON_PATH = "/usr/local/bin/python"
 OURS = (f"{GROUP}/", "workflows.argoproj.io/", "app.kubernetes.io/managed-by")
@@ -20,7 +20,7 @@ def foreign_key(where: str, key: Any) -> str:
     """The key of a label or annotation that is neither flargo's nor Argo's."""
     validate.qualified_key(where, key)
     if key.startswith(OURS):
-        raise Refused(where, key, f"a key that does not begin with {', '.join(OURS)}")
+        raise InvalidInput(where, key, f"a key that does not begin with {', '.join(OURS)}")
     return str(key)
 
 
@@ -113,15 +113,21 @@ class ArgoSettings:
     semaphore: Semaphore | None = validate.key(_semaphore, None)  # noqa: RUF009  (makes a field)
     """The ``name`` of a ConfigMap and a ``key`` in it, where Argo reads how many client jobs may run at once; the
     others queue. It needs ``queued``. A server's jobs never queue."""
-    unclaimed: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().unclaimed)
+    unclaimed: float | None = validate.key(
+        validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().unclaimed
+    )
     """Seconds for which no Workflow controller may take notice of a job."""
-    quota: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().quota)
+    quota: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().quota)
     """Seconds for which the namespace's quota may have no room for a job."""
-    queued: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().queued)
+    queued: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().queued)
     """Seconds for which Argo may keep a job waiting for a lock or for room. Needed where there is a ``semaphore``."""
-    pulling: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().pulling)
+    pulling: float | None = validate.key(
+        validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().pulling
+    )
     """Seconds that the pull of an image may take."""
-    starting: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), Patience().starting)
+    starting: float | None = validate.key(
+        validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().starting
+    )
     """Seconds that a pod may take to run apart from all that."""
     server_pending: float = validate.key(validate.positive_seconds, 120.0)
     """Seconds after which a server's job that has no node fails, whatever it waits for and whatever its
@@ -192,7 +198,7 @@ def settings(  # noqa: PLR0913  (the launcher's own arguments)
 def _bounded(argo: ArgoSettings) -> ArgoSettings:
     """Two sites' semaphores can wait for each other, and only time ends that. No length of it suits every site."""
     if argo.semaphore is not None and argo.queued is None:
-        raise Refused("argo['queued']", None, "a number of seconds, for argo['semaphore'] is set")
+        raise InvalidInput("argo['queued']", None, "a number of seconds, for argo['semaphore'] is set")
     return argo
 
 
@@ -200,5 +206,5 @@ def _pull_secrets(names: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     if not isinstance(names, list):
-        raise Refused("image_pull_secrets", names, "a list of names of Secrets, or null")
+        raise InvalidInput("image_pull_secrets", names, "a list of names of Secrets, or null")
     return tuple(validate.object_name(f"image_pull_secrets[{index}]", name) for index, name in enumerate(names))

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flargo.job.validate import UNSAID, Check, Refused
+from flargo.job.validate import HIDDEN, Check, InvalidInput
 
 _FIELD_NAME = re.compile(r"[A-Za-z]{1,40}(?:_[A-Za-z]{1,40}){0,3}")
 """What a misspelt field looks like, and a password that stands where a key should be hardly does."""
@@ -51,12 +51,12 @@ class Place:
         return self.path.removesuffix(":")
 
 
-class SiteFileError(Refused):
+class SiteFileError(InvalidInput):
     """Something in a site's files or arguments that is not allowed. What stands there is not shown."""
 
     def __init__(self, place: Place, allowed: str) -> None:
         """Name the place, and in words of flargo's own what is allowed there."""
-        super().__init__(str(place), UNSAID, allowed)
+        super().__init__(str(place), HIDDEN, allowed)
 
 
 def checked(place: Place, check: Check, value: Any) -> Any:
@@ -67,5 +67,5 @@ def checked(place: Place, check: Check, value: Any) -> Any:
     """
     try:
         return check("", value)
-    except Refused as refused:
+    except InvalidInput as refused:
         raise SiteFileError(place, refused.allowed) from None

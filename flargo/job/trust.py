@@ -12,13 +12,13 @@ from enum import Enum
 from typing import Any, Final
 
 from flargo.job import validate
-from flargo.job.validate import Check, Refused
+from flargo.job.validate import Check, InvalidInput
 
 # nvflare/apis/utils/format_check.py asks for the same, without an end to it.
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class By(Enum):
+class Source(Enum):
     """Who controls a string."""
 
     JOB = "job author"
@@ -34,8 +34,8 @@ class Trust:
     """One thing that is said, and how far it is believed."""
 
     what: str
-    by: By
-    goes: str
+    source: Source
+    destination: str
     """Where it ends up."""
     allowed: str
     otherwise: str = "refused"
@@ -54,7 +54,7 @@ class Trust:
 def job_id(field: str, value: Any) -> str:
     """A job's id: part of names, of paths and of the command line, so no path of its own and no expression."""
     if not isinstance(value, str) or not _JOB_ID.fullmatch(value):
-        raise Refused(
+        raise InvalidInput(
             field, value or validate.MISSING, "1 to 128 letters, digits, ., _ and -, the first none of these marks"
         )
     return value
@@ -88,7 +88,7 @@ def _or_nothing(check: Check) -> Check:
 def _amount(what: str, goes: str) -> Trust:
     return Trust(
         what,
-        By.JOB,
+        Source.JOB,
         goes,
         "a Kubernetes quantity from 0 to 2^63-1; request not above limit; the site's ceiling",
         check=_or_nothing(validate.quantity),
@@ -99,14 +99,14 @@ _RESOURCES = "the job container's `resources`"
 JOB_SPEC: Final[Mapping[str, Trust]] = {
     "image": Trust(
         "`image`",
-        By.JOB,
+        Source.JOB,
         "the job container's `image`",
         "an image reference (name, tag, digest), at most 512 characters; the site's patterns",
         check=_or_nothing(validate.image),
     ),
     "python_path": Trust(
         "`python_path`",
-        By.JOB,
+        Source.JOB,
         "the job container's `command`, its only word",
         "one line of at most 4096 characters without `{{` and `$(`; the site's list",
         check=validate.plain_path,
@@ -117,28 +117,28 @@ JOB_SPEC: Final[Mapping[str, Trust]] = {
     "memory_request": _amount("`memory_request`", _RESOURCES),
     "ephemeral_storage": Trust(
         "`ephemeral_storage`",
-        By.JOB,
+        Source.JOB,
         f"{_RESOURCES}, and the size limit of its workspace",
         "a Kubernetes quantity in a string; the site's ceiling",
         check=validate.optional(validate.written_quantity),
     ),
     "num_of_gpus": Trust(
         "`num_of_gpus`",
-        By.JOB,
+        Source.JOB,
         f"{_RESOURCES}, under the site's name for a GPU",
         "a whole number from 0 to 2^31-1, as a number or in a string; the site's ceiling",
         check=validate.optional(validate.count),
     ),
     "pending_timeout": Trust(
         "`pending_timeout`",
-        By.JOB,
+        Source.JOB,
         "flargo's own clock; not in the Workflow",
         "seconds from 0 to 10^9, or null; the site's ceiling",
         check=validate.optional(validate.seconds, "null (no limit)"),
     ),
     "argo": Trust(
         "`argo`",
-        By.JOB,
+        Source.JOB,
         "nowhere",
         "an empty dictionary: no account, namespace, volume, host, security context, priority, patch, command or"
         " variable is a job's to name",
@@ -153,14 +153,14 @@ Other keys are ignored with one warning, as the stock launcher ignores them.
 JOB_META: Final[Mapping[str, Trust]] = {
     "job_id": Trust(
         "`job_id`",
-        By.FLARE,
+        Source.FLARE,
         "names, labels, the command line, paths in the workspace",
         "letters, digits, `.`, `_`, `-`, at most 128; begins with a letter or digit",
         check=job_id,
     ),
     "name": Trust(
         "`name` of the job",
-        By.JOB,
+        Source.JOB,
         "the annotations `job-name` and `title`",
         "any text: shown on one line, 120 characters, in a Markdown code span, `{{` parted",
         "what is no text is not shown",
@@ -168,7 +168,7 @@ JOB_META: Final[Mapping[str, Trust]] = {
     ),
     "study": Trust(
         "`study`",
-        By.FLARE,
+        Source.FLARE,
         "a label and the `description`; picks the site's entry with its volumes and variables",
         "one line of at most 4096 characters; FLARE's server sets it to the study of the submitting session",
         check=_study,
@@ -179,72 +179,72 @@ JOB_META: Final[Mapping[str, Trust]] = {
 REST: Final = (
     Trust(
         "`resource_spec`: `num_of_gpus`, `num_of_cpus`, `memory`",
-        By.JOB,
+        Source.JOB,
         _RESOURCES,
         "what nvflare takes: whole numbers, memory in Mi, Gi or Ti; the site's ceilings",
     ),
     Trust(
         "any other key in the metadata",
-        By.JOB,
+        Source.JOB,
         "nowhere",
         "anything",
         "ignored; in the job's part of launcher_spec with one warning",
     ),
     Trust(
         "what the job's code does",
-        By.JOB,
+        Source.JOB,
         "its own container",
         "what Pod Security `restricted`, the ceilings and the namespace's NetworkPolicy let it",
         "it has no Kubernetes token, and reads its own credentials and startup kit only",
     ),
     Trust(
         "the program's last words (`/dev/termination-log`)",
-        By.JOB,
+        Source.JOB,
         "the detail of its end: the parent's log, FLARE's error log of the job, `argo_outcome.json`, `flargo why`",
         "any text: in a log on one line of at most 1000 characters, without control characters",
         "a job can so give its own failure another name; it stays a failure",
     ),
     Trust(
         "`_process_rc.txt`, and other files that come home in the job's run directory",
-        By.JOB,
+        Source.JOB,
         "FLARE's status of the job; `argo_outcome.json` and `argo_log_tail.txt` lie in the same directory",
         "anything: FLARE believes the number in it over the launcher's code, unless that is 104",
         "a job can so call its own failure a success; no other job's",
     ),
     Trust(
         "the site's name",
-        By.FLARE,
+        Source.FLARE,
         "names, labels, the title, the command line",
         "one line of at most 4096 characters without `{{`; in names and labels made valid, with a hash",
     ),
     Trust(
         "module, options, `--set`, the parent's cell and addresses",
-        By.FLARE,
+        Source.FLARE,
         "the job container's `args` and `env`",
         "any text without `{{`",
     ),
     Trust(
         "credentials of the launch, files of the startup kit (`.crt`, `.key`, `.pem`, `.json`)",
-        By.FLARE,
+        Source.FLARE,
         "two Secrets; the Workflow has their names only",
         "file names of letters, digits, `.`, `_`, `-`; 1 MiB",
     ),
     Trust(
         "the launcher's arguments, `argo` included",
-        By.SITE,
+        Source.SITE,
         "everywhere in the Workflow",
         "see Settings; checked when the parent starts",
         "the parent does not start",
     ),
     Trust(
         "`study_runtime.yaml`, `study_data.yaml`",
-        By.SITE,
+        Source.SITE,
         "image, volumes, variables, Secrets by name, the pod template",
         "what nvflare takes; Argo's own names are reserved, no `{{`",
     ),
     Trust(
         "names, uids and `flargo.dev/attempt` of Workflows and pods, read back",
-        By.CLUSTER,
+        Source.CLUSTER,
         "paths of requests, also of deletes; selectors",
         "names and namespaces as Kubernetes validates them, a uid of letters, digits and `-`, an attempt of 1 to 20"
         " lower-case letters and digits; each part of a path is escaped, and the final URL is compared with the"
@@ -253,28 +253,28 @@ REST: Final = (
     ),
     Trust(
         "a Secret that is to be deleted",
-        By.CLUSTER,
+        Source.CLUSTER,
         "the delete of a launch's credentials, by a parent or `flargo sweep`",
         "its uid, flargo's label, and that very Workflow as owner",
         "left alone",
     ),
     Trust(
         "numbers and dates in objects and headers, such as `outputs.exitCode`, `resourceVersion`, `Retry-After`",
-        By.CLUSTER,
+        Source.CLUSTER,
         "the return code, the order of events, waiting times",
         "at most 19 ASCII digits; a date with its zone",
         "counts as not there",
     ),
     Trust(
         "an object that flargo can't parse",
-        By.CLUSTER,
+        Source.CLUSTER,
         "nowhere",
         "-",
         "skipped and named in the log once; nothing is concluded from a read that holds one",
     ),
     Trust(
         "messages in statuses and events, refusals of the API server, labels and annotations that people read",
-        By.CLUSTER,
+        Source.CLUSTER,
         "the reason of an end; the commands' output",
         "any text; credentials are blanked in it, control characters made visible; in what a researcher reads the"
         " values that Kubernetes quotes are left out",
@@ -282,7 +282,7 @@ REST: Final = (
     ),
     Trust(
         "the program's log",
-        By.JOB,
+        Source.JOB,
         "`flargo logs`; the last lines of a failed server's job in the result",
         "any bytes; on a terminal control characters are made visible and credentials blanked, in a file or a pipe"
         " the bytes stay",
@@ -290,7 +290,7 @@ REST: Final = (
     ),
     Trust(
         "files of a startup kit",
-        By.KIT,
+        Source.KIT,
         "`prepare`, `render` and `doctor` on the machine of whoever runs them",
         "files below the kit only, of limited size; links only below the kit, and for `prepare` none; YAML with bounded"
         " aliases; of keys only names and sizes",
@@ -298,21 +298,21 @@ REST: Final = (
     ),
     Trust(
         "the kubeconfig that a startup kit names",
-        By.KIT,
+        Source.KIT,
         "nowhere; with `doctor --use-kit-kubeconfig` the doctor's requests, and any command that it names",
         "-",
         "not read",
     ),
     Trust(
         "`.flargo/undo.json` of a startup kit",
-        By.KIT,
+        Source.KIT,
         "the files that `prepare --undo` writes",
         "only paths that `flargo prepare` writes itself, with contents of the right form",
         "refused, and nothing is written",
     ),
     Trust(
         "the parent's own environment",
-        By.SITE,
+        Source.SITE,
         "nowhere",
         "-",
         "never read for a pod",

@@ -27,16 +27,16 @@ MISSING: Final = _Missing()
 """The value of a field that is not there, in a Refused."""
 
 
-class _Unsaid:
+class _Hidden:
     def __repr__(self) -> str:
         return "not shown here"
 
 
-UNSAID: Final = _Unsaid()
+HIDDEN: Final = _Hidden()
 """The value, in a Refused, of what a site's file says: people elsewhere read the message, and it may be a secret."""
 
 
-class Shown(str):
+class Verbatim(str):
     """A value, in a Refused, that is shown as it is: words of flargo's own, or what has been shown already."""
 
     __slots__ = ()
@@ -90,7 +90,7 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Refused(ValueError):  # noqa: N818  (what it says reads better than an Error)
+class InvalidInput(ValueError):  # noqa: N818  (what it says reads better than an Error)
     """A value that is not allowed: where it stands, what it is, and what would be."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
@@ -110,7 +110,7 @@ def _line_of(said: str) -> str:
 
 def _shown(value: object) -> str:
     """A value of anybody's, on one line, not too long and not too deep."""
-    if isinstance(value, Shown):
+    if isinstance(value, Verbatim):
         return str(value)
     if isinstance(value, str):
         rest = f"... ({len(value)} characters)" if len(value) > _SHOWN else ""
@@ -129,21 +129,23 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxother, _SHORT.maxlong
 def text(field: str, value: Any) -> str:
     """A string that is not blank."""
     if not isinstance(value, str) or not value or value.isspace():
-        raise Refused(field, value, "a non-empty string")
+        raise InvalidInput(field, value, "a non-empty string")
     return value
 
 
 def line(field: str, value: Any) -> str:
     """A text on one line: nothing in it that moves a cursor or turns writing around."""
     if not isinstance(value, str) or len(value) > LONGEST or not value.strip() or _TRICKS.search(value):
-        raise Refused(field, value, f"a non-empty string of at most {LONGEST} characters, without control characters")
+        raise InvalidInput(
+            field, value, f"a non-empty string of at most {LONGEST} characters, without control characters"
+        )
     return value
 
 
 def plain_path(field: str, value: Any) -> str:
     """A path, or a program's name. Kubernetes puts the value of X, a secret too, where $(X) stands."""
     if any(mark in line(field, value) for mark in ("{{", "$(")):
-        raise Refused(field, value, "a path without {{ and $(, which Argo and Kubernetes would evaluate")
+        raise InvalidInput(field, value, "a path without {{ and $(, which Argo and Kubernetes would evaluate")
     return str(value)
 
 
@@ -151,28 +153,28 @@ def image(field: str, value: Any) -> str:
     """A container image, as container runtimes read it: registry/name:tag@digest, the last two where wanted."""
     if not isinstance(value, str) or len(value) > _LONGEST_IMAGE or not _IMAGE.fullmatch(value):
         allowed = f"an image of at most {_LONGEST_IMAGE} characters, as in registry.example/name:tag or name@sha256:..."
-        raise Refused(field, value, allowed)
+        raise InvalidInput(field, value, allowed)
     return value
 
 
 def absolute_path(field: str, value: Any) -> str:
     """A path from the root of a container's file system."""
     if not isinstance(value, str) or not value.startswith("/"):
-        raise Refused(field, value, "a non-empty string with an absolute path")
+        raise InvalidInput(field, value, "a non-empty string with an absolute path")
     return plain_path(field, value)
 
 
 def is_flag(field: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise Refused(field, value, "true or false")
+        raise InvalidInput(field, value, "true or false")
     return value
 
 
 def seconds(field: str, value: Any) -> float:
     """A duration: zero or more, whole or not, and not so long that a clock overflows."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_SECONDS:
-        raise Refused(field, value, f"a number of seconds >= 0 and <= {_MOST_SECONDS}")
+        raise InvalidInput(field, value, f"a number of seconds >= 0 and <= {_MOST_SECONDS}")
     return value
 
 
@@ -180,10 +182,10 @@ def positive_seconds(field: str, value: Any) -> float:
     """A duration that is more than none."""
     try:
         given = seconds(field, value)
-    except Refused:
+    except InvalidInput:
         given = 0
     if not given:
-        raise Refused(field, value, f"a number of seconds > 0 and <= {_MOST_SECONDS}")
+        raise InvalidInput(field, value, f"a number of seconds > 0 and <= {_MOST_SECONDS}")
     return given
 
 
@@ -195,7 +197,7 @@ def endpoint(field: str, value: Any) -> Endpoint:
     except ValueError:
         made = Endpoint("", 0)
     if not made.port or str(made) != value:
-        raise Refused(field, value, "an IP address and a port from 1 to 65535, as in 0.0.0.0:9464 or [::1]:9464")
+        raise InvalidInput(field, value, "an IP address and a port from 1 to 65535, as in 0.0.0.0:9464 or [::1]:9464")
     return made
 
 
@@ -204,7 +206,7 @@ def at_least(least: int, what: str) -> Check:
 
     def check(field: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise Refused(field, value, f"{what} >= {least}")
+            raise InvalidInput(field, value, f"{what} >= {least}")
         return value
 
     return check
@@ -215,7 +217,7 @@ def count(field: str, value: Any) -> int | str:
     digits = isinstance(value, str) and len(value) <= _LONGEST_QUANTITY and value.isascii() and value.isdecimal()
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (digits or whole) or not 0 <= int(value) <= _MOST_COUNTED:
-        raise Refused(field, value, f"a whole number >= 0 and <= {_MOST_COUNTED}")
+        raise InvalidInput(field, value, f"a whole number >= 0 and <= {_MOST_COUNTED}")
     return value  # type: ignore[no-any-return]
 
 
@@ -227,8 +229,8 @@ def optional(check: Check, none: str = "null") -> Check:
             return None
         try:
             return check(field, value)
-        except Refused as refused:
-            raise Refused(refused.field, value, f"{refused.allowed}, or {none}") from None
+        except InvalidInput as refused:
+            raise InvalidInput(refused.field, value, f"{refused.allowed}, or {none}") from None
 
     return wrapped
 
@@ -238,7 +240,7 @@ def one_of(*choices: str) -> Check:
 
     def check(field: str, value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
-            raise Refused(field, value, f"one of {', '.join(choices)}")
+            raise InvalidInput(field, value, f"one of {', '.join(choices)}")
         return value
 
     return check
@@ -247,7 +249,7 @@ def one_of(*choices: str) -> Check:
 def mapping(field: str, value: Any) -> dict[str, Any]:
     """A dictionary with strings for keys; a copy of it, all the way down."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise Refused(field, value, "a dictionary")
+        raise InvalidInput(field, value, "a dictionary")
     return deepcopy(value)
 
 
@@ -255,7 +257,7 @@ def known_keys(field: str, value: Mapping[str, Any], known: Collection[str]) -> 
     """Refuse a dictionary's first key that has no meaning."""
     for key in sorted(set(value) - set(known)):
         allowed = f"one of the keys {', '.join(sorted(known))}" if known else "no key at all"
-        raise Refused(f"{field}[{key!r}]", value[key], allowed)
+        raise InvalidInput(f"{field}[{key!r}]", value[key], allowed)
 
 
 def key(check: Check, default: Any) -> Any:
@@ -278,21 +280,23 @@ def record(kind: type[T]) -> Check:
 def dns_label(field: str, value: Any) -> str:
     """The name of a namespace and of most that lives in one (RFC 1123)."""
     if not isinstance(value, str) or not is_dns_label(value):
-        raise Refused(field, value, "a Kubernetes name: at most 63 of a-z, 0-9 and -, a letter or digit first and last")
+        raise InvalidInput(
+            field, value, "a Kubernetes name: at most 63 of a-z, 0-9 and -, a letter or digit first and last"
+        )
     return value
 
 
 def host(field: str, value: Any) -> str:
     """The address of a machine: its name, or its IPv4 address."""
     if not isinstance(value, str) or len(value) > MAX_SUBDOMAIN_LENGTH or not _HOST_NAME.fullmatch(value):
-        raise Refused(field, value, "a host's name or its IPv4 address")
+        raise InvalidInput(field, value, "a host's name or its IPv4 address")
     return value
 
 
 def object_name(field: str, value: Any) -> str:
     """The name of a Secret or service account: labels with dots between."""
     if not isinstance(value, str) or not is_object_name(value):
-        raise Refused(
+        raise InvalidInput(
             field, value, "a Kubernetes name: at most 253 of a-z, 0-9, - and ., a letter or digit at each end"
         )
     return str(value)
@@ -301,7 +305,7 @@ def object_name(field: str, value: Any) -> str:
 def config_key(field: str, value: Any) -> str:
     """The key of a ConfigMap's or Secret's data."""
     if not isinstance(value, str) or not _CONFIG_KEY.fullmatch(value):
-        raise Refused(
+        raise InvalidInput(
             field, value, "a ConfigMap's key: at most 253 of a-z, A-Z, 0-9, -, _ and ., not beginning with .."
         )
     return value
@@ -315,7 +319,7 @@ def is_label_value(value: str) -> bool:
 def label_value(field: str, value: Any) -> str:
     """The value of a label."""
     if not isinstance(value, str) or not is_label_value(value):
-        raise Refused(
+        raise InvalidInput(
             field, value, "a label value: at most 63 of a-z, A-Z, 0-9, -, _ and ., a letter or digit at each end"
         )
     return value
@@ -326,7 +330,7 @@ def qualified_key(field: str, value: Any) -> str:
     fits = isinstance(value, str) and len(value) <= MAX_SUBDOMAIN_LENGTH + 1 + _LONGEST_NAME
     prefix, slash, name = value.rpartition("/") if fits else ("", "", "")
     if not _QUALIFIED.fullmatch(name) or (slash and not DNS_SUBDOMAIN.fullmatch(prefix)):
-        raise Refused(field, value, "a name, or a domain, a slash and a name, as in example.com/name")
+        raise InvalidInput(field, value, "a name, or a domain, a slash and a name, as in example.com/name")
     return f"{prefix}{slash}{name}"
 
 
@@ -334,14 +338,14 @@ def extended_resource(field: str, value: Any) -> str:
     """The name of a resource that is not Kubernetes' own."""
     name = qualified_key(field, value)
     if "/" not in name:
-        raise Refused(field, value, "a domain, a slash and a name, as in nvidia.com/gpu")
+        raise InvalidInput(field, value, "a domain, a slash and a name, as in nvidia.com/gpu")
     return name
 
 
 def quantity(field: str, value: Any) -> str:
     """An amount of a resource as Kubernetes writes it; a number becomes its text, which is what the API takes."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or _amount(value) is None:
-        raise Refused(field, value, f"a Kubernetes quantity, as in 2, 500m, 1.5Gi or 100M, from 0 to {_MOST}")
+        raise InvalidInput(field, value, f"a Kubernetes quantity, as in 2, 500m, 1.5Gi or 100M, from 0 to {_MOST}")
     return str(value)
 
 

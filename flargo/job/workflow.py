@@ -27,7 +27,7 @@ INSTANCE_ID = "workflows.argoproj.io/controller-instanceid"
 """The label by which a controller that was given an instance id knows its Workflows."""
 
 
-class Goes(Enum):
+class Destination(Enum):
     """Where a field of a pod goes in a Workflow."""
 
     CONTAINERS = "the template's container and sidecars"
@@ -37,74 +37,74 @@ class Goes(Enum):
     ARGO = "nowhere: Argo sets it to the only value allowed"
 
 
-POD_FIELDS: Final[Mapping[str, Goes]] = {
-    "containers": Goes.CONTAINERS,
-    "initContainers": Goes.TEMPLATE,
-    "volumes": Goes.TEMPLATE,
-    "securityContext": Goes.TEMPLATE,
-    "nodeSelector": Goes.TEMPLATE,
-    "affinity": Goes.TEMPLATE,
-    "tolerations": Goes.TEMPLATE,
-    "schedulerName": Goes.TEMPLATE,
-    "priorityClassName": Goes.TEMPLATE,
-    "hostAliases": Goes.TEMPLATE,
-    "activeDeadlineSeconds": Goes.TEMPLATE,
-    "serviceAccountName": Goes.SPEC,
-    "automountServiceAccountToken": Goes.SPEC,
-    "imagePullSecrets": Goes.SPEC,
-    "hostNetwork": Goes.SPEC,
-    "dnsPolicy": Goes.SPEC,
-    "dnsConfig": Goes.SPEC,
-    "restartPolicy": Goes.ARGO,
-    "enableServiceLinks": Goes.PATCH,
-    "hostIPC": Goes.PATCH,
-    "hostPID": Goes.PATCH,
-    "hostUsers": Goes.PATCH,
-    "hostname": Goes.PATCH,
-    "nodeName": Goes.PATCH,
-    "os": Goes.PATCH,
-    "overhead": Goes.PATCH,
-    "preemptionPolicy": Goes.PATCH,
-    "priority": Goes.PATCH,
-    "readinessGates": Goes.PATCH,
-    "resourceClaims": Goes.PATCH,
-    "resources": Goes.PATCH,
-    "runtimeClassName": Goes.PATCH,
-    "schedulingGates": Goes.PATCH,
-    "setHostnameAsFQDN": Goes.PATCH,
-    "shareProcessNamespace": Goes.PATCH,
-    "subdomain": Goes.PATCH,
-    "terminationGracePeriodSeconds": Goes.PATCH,
-    "topologySpreadConstraints": Goes.PATCH,
+POD_FIELDS: Final[Mapping[str, Destination]] = {
+    "containers": Destination.CONTAINERS,
+    "initContainers": Destination.TEMPLATE,
+    "volumes": Destination.TEMPLATE,
+    "securityContext": Destination.TEMPLATE,
+    "nodeSelector": Destination.TEMPLATE,
+    "affinity": Destination.TEMPLATE,
+    "tolerations": Destination.TEMPLATE,
+    "schedulerName": Destination.TEMPLATE,
+    "priorityClassName": Destination.TEMPLATE,
+    "hostAliases": Destination.TEMPLATE,
+    "activeDeadlineSeconds": Destination.TEMPLATE,
+    "serviceAccountName": Destination.SPEC,
+    "automountServiceAccountToken": Destination.SPEC,
+    "imagePullSecrets": Destination.SPEC,
+    "hostNetwork": Destination.SPEC,
+    "dnsPolicy": Destination.SPEC,
+    "dnsConfig": Destination.SPEC,
+    "restartPolicy": Destination.ARGO,
+    "enableServiceLinks": Destination.PATCH,
+    "hostIPC": Destination.PATCH,
+    "hostPID": Destination.PATCH,
+    "hostUsers": Destination.PATCH,
+    "hostname": Destination.PATCH,
+    "nodeName": Destination.PATCH,
+    "os": Destination.PATCH,
+    "overhead": Destination.PATCH,
+    "preemptionPolicy": Destination.PATCH,
+    "priority": Destination.PATCH,
+    "readinessGates": Destination.PATCH,
+    "resourceClaims": Destination.PATCH,
+    "resources": Destination.PATCH,
+    "runtimeClassName": Destination.PATCH,
+    "schedulingGates": Destination.PATCH,
+    "setHostnameAsFQDN": Destination.PATCH,
+    "shareProcessNamespace": Destination.PATCH,
+    "subdomain": Destination.PATCH,
+    "terminationGracePeriodSeconds": Destination.PATCH,
+    "topologySpreadConstraints": Destination.PATCH,
 }
 """Every field that a pod's spec may have."""
 
-CONTAINER_FIELDS: Final[Mapping[str, Goes]] = {
-    "name": Goes.TEMPLATE,
-    "image": Goes.TEMPLATE,
-    "command": Goes.TEMPLATE,
-    "args": Goes.TEMPLATE,
-    "workingDir": Goes.TEMPLATE,
-    "ports": Goes.TEMPLATE,
-    "env": Goes.TEMPLATE,
-    "envFrom": Goes.TEMPLATE,
-    "resources": Goes.TEMPLATE,
-    "resizePolicy": Goes.TEMPLATE,
-    "restartPolicy": Goes.TEMPLATE,
-    "volumeMounts": Goes.TEMPLATE,
-    "volumeDevices": Goes.TEMPLATE,
-    "terminationMessagePath": Goes.TEMPLATE,
-    "terminationMessagePolicy": Goes.TEMPLATE,
-    "imagePullPolicy": Goes.TEMPLATE,
-    "securityContext": Goes.TEMPLATE,
-    "stdin": Goes.TEMPLATE,
-    "stdinOnce": Goes.TEMPLATE,
-    "tty": Goes.TEMPLATE,
+CONTAINER_FIELDS: Final[Mapping[str, Destination]] = {
+    "name": Destination.TEMPLATE,
+    "image": Destination.TEMPLATE,
+    "command": Destination.TEMPLATE,
+    "args": Destination.TEMPLATE,
+    "workingDir": Destination.TEMPLATE,
+    "ports": Destination.TEMPLATE,
+    "env": Destination.TEMPLATE,
+    "envFrom": Destination.TEMPLATE,
+    "resources": Destination.TEMPLATE,
+    "resizePolicy": Destination.TEMPLATE,
+    "restartPolicy": Destination.TEMPLATE,
+    "volumeMounts": Destination.TEMPLATE,
+    "volumeDevices": Destination.TEMPLATE,
+    "terminationMessagePath": Destination.TEMPLATE,
+    "terminationMessagePolicy": Destination.TEMPLATE,
+    "imagePullPolicy": Destination.TEMPLATE,
+    "securityContext": Destination.TEMPLATE,
+    "stdin": Destination.TEMPLATE,
+    "stdinOnce": Destination.TEMPLATE,
+    "tty": Destination.TEMPLATE,
     # Hera's models take a port by its number only, and Kubernetes by its name too.
-    "livenessProbe": Goes.PATCH,
-    "readinessProbe": Goes.PATCH,
-    "startupProbe": Goes.PATCH,
-    "lifecycle": Goes.PATCH,
+    "livenessProbe": Destination.PATCH,
+    "readinessProbe": Destination.PATCH,
+    "startupProbe": Destination.PATCH,
+    "lifecycle": Destination.PATCH,
 }
 """Every field that a container may have."""
 
@@ -252,18 +252,18 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
     spec_place = TEMPLATE_PLACE.key("spec")
     for field, value in pod["spec"].items():
         match _where(POD_FIELDS, field, spec_place):
-            case Goes.CONTAINERS:
+            case Destination.CONTAINERS:
                 _place_containers(pod, template, patch)
-            case Goes.TEMPLATE if field == "initContainers":
+            case Destination.TEMPLATE if field == "initContainers":
                 place = spec_place.key(field)
                 template[field] = [_split(entry, patch, field, place.index(at)) for at, entry in enumerate(value)]
-            case Goes.TEMPLATE:
+            case Destination.TEMPLATE:
                 template[field] = value
-            case Goes.SPEC:
+            case Destination.SPEC:
                 spec[field] = value
-            case Goes.PATCH:
+            case Destination.PATCH:
                 patch[field] = value
-            case Goes.ARGO if value != _FIXED[field]:
+            case Destination.ARGO if value != _FIXED[field]:
                 raise SiteFileError(spec_place.key(field), repr(_FIXED[field]))
     if settings.argo.patch_executor:
         _patch_executor(pod, patch, settings)
@@ -287,13 +287,13 @@ def _place_containers(pod: Object, template: Object, patch: Object) -> None:
 def _split(container: Mapping[str, Any], patch: Object, group: str, place: Place) -> Object:
     """What of a container the template can say; the rest is added to the patch, by the container's name."""
     goes = {field: _where(CONTAINER_FIELDS, field, place) for field in container}
-    patched = {field: container[field] for field, goal in goes.items() if goal is Goes.PATCH}
+    patched = {field: container[field] for field, goal in goes.items() if goal is Destination.PATCH}
     if patched:
         patch.setdefault(group, []).append({"name": container.get("name"), **patched})
-    return {field: container[field] for field, goal in goes.items() if goal is Goes.TEMPLATE}
+    return {field: container[field] for field, goal in goes.items() if goal is Destination.TEMPLATE}
 
 
-def _where(table: Mapping[str, Goes], field: str, place: Place) -> Goes:
+def _where(table: Mapping[str, Destination], field: str, place: Place) -> Destination:
     if field not in table:
         hint = "serviceAccountName instead" if field == "serviceAccount" else f"one of {', '.join(sorted(table))}"
         raise SiteFileError(place.key(field), hint)

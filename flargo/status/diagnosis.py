@@ -19,7 +19,7 @@ class Stage(IntEnum):
 
     ABSENT = 0
     """No Workflow is there."""
-    HELD = 1
+    SUBMITTED = 1
     """The Workflow is suspended: its Secrets are on their way, or a person suspended it."""
     UNCLAIMED = 2
     """No controller has taken notice."""
@@ -41,6 +41,11 @@ class Stage(IntEnum):
     """The program runs."""
     ENDED = 11
     """Nothing runs, or nothing will."""
+
+    @property
+    def label(self) -> str:
+        """The stage as people, JSON and metrics have it: the member's name, but for ``HELD``, which is older."""
+        return "HELD" if self is Stage.SUBMITTED else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +306,7 @@ def _is_shortage(message: str) -> bool:
 
 def _stage_without_pod(workflow: WorkflowView) -> Stage:
     if workflow.suspended:
-        return Stage.HELD
+        return Stage.SUBMITTED
     if not workflow.phase:
         return Stage.UNCLAIMED
     if "exceeded quota" in workflow.node_message:

@@ -13,42 +13,42 @@ from flargo.status.diagnosis import Diagnosis, Stage
 from flargo.status.reasons import ENDED_BY_ITSELF
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import EventView, Observation, PodView
-from flargo.terms import Patience, Uid
+from flargo.terms import StartTimeouts, Uid
 
 
-class Act(Enum):
+class ActionKind(Enum):
     """What a life can wish for."""
 
     CONFIRM = "confirm"
     """Read the Workflow and its pods afresh."""
-    LISTEN = "list the events of"
+    LIST_EVENTS = "list the events of"
     """List the events of its pod, and of others that had its name: the only place that tells of a mount that fails,
     of an image that is pulled, and of a pod that came and went unseen."""
-    NUDGE = "nudge"
+    TOUCH = "nudge"
     """Touch the Workflow, so that Argo's controller looks at it again."""
     SHUTDOWN = "shut down"
     """Set the Workflow's ``spec.shutdown`` to Terminate."""
-    DISCARD = "discard"
+    DELETE_WORKFLOW = "discard"
     """Delete the Workflow: it was never released."""
-    KILL = "kill"
+    DELETE_POD = "kill"
     """Delete the pod with its grace, which ends in SIGKILL."""
-    DROP_SECRET = "drop the credentials of"  # noqa: S105
+    DELETE_SECRET = "drop the credentials of"  # noqa: S105
     """Delete the credentials Secret."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Action:
     """An act, and the uid of what it is done to where it must hit that very object."""
 
-    act: Act
+    kind: ActionKind
     uid: Uid | None = None
 
 
-CONFIRM = Wish(Act.CONFIRM)
+CONFIRM = Action(ActionKind.CONFIRM)
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class Retry:
     """How often a wish was tried, and when (on the always-running clock) it may be tried again."""
 
     failures: int = 0
@@ -66,21 +66,21 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
-class Saw:
+class Observed:
     """The job was observed."""
 
     observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopRequested:
     """FLARE wants the job ended."""
 
     cause: Cause
 
 
 @dataclass(frozen=True, slots=True)
-class GaveUp:
+class LaunchGivenUp:
     """FLARE has been told that the launch failed: whatever there is of the job must be ended."""
 
     detail: str
@@ -97,10 +97,10 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ActionDone:
     """What became of a wish; a confirmation that worked arrives as a fresh Saw instead."""
 
-    wish: Wish
+    action: Action
     ok: bool
 
 
@@ -110,93 +110,93 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class EventsListed:
     """The pod's events were listed."""
 
-    wish: Wish
+    action: Action
     events: tuple[EventView, ...]
 
 
-Fact = Saw | Stop | GaveUp | Submitted | Told | Heard | Tick
+Input = Observed | StopRequested | LaunchGivenUp | Submitted | ActionDone | EventsListed | Tick
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class JobState:
     """All that is remembered of one job."""
 
     name: str
     """Of its Workflow."""
     attempt: str
     """Of its launch: a Workflow of that name with another one is somebody else's."""
-    patience: Patience
+    timeouts: StartTimeouts
     grace: int
     """Seconds between SIGTERM and SIGKILL."""
-    born: float
+    created_at: float
     """On the healthy clock."""
     submitting: bool = True
     submitted_at: float = math.inf
     """When its submit was over, on the healthy clock."""
-    error: str = ""
+    submit_error: str = ""
     """Why the submit failed."""
-    secret: Uid | None = None
+    secret_uid: Uid | None = None
     """Of its credentials Secret, where the answer to its creation told it."""
     cause: Cause | None = None
-    seen: Observation = field(default_factory=Observation)
+    observation: Observation = field(default_factory=Observation)
     events: tuple[EventView, ...] = ()
     """Of the pod, as they were listed last."""
     pod: PodView | None = None
     """The first pod, as it was seen last."""
-    doubtful: bool = False
+    start_unseen: bool = False
     """The first pod came while nobody looked: another may have been there before it."""
-    twice: bool = False
+    ran_twice: bool = False
     """Another was."""
-    ended: PodView | None = None
+    exited_pod: PodView | None = None
     """The first pod, once its main container has ended: it cannot end twice, though the pod may go or be told
     of out of order."""
     stage: Stage = Stage.ABSENT
-    since: float = 0.0
+    stage_since: float = 0.0
     """When it came to its stage, on the healthy clock."""
-    doom: Diagnosis | None = None
+    end_diagnosis: Diagnosis | None = None
     """A confirmed reason to end a job that is still there."""
     shutdown_at: float = math.inf
     """When the shutdown was accepted or first seen, on the always-running clock."""
     verdict: Verdict | None = None
-    ruled_at: float = math.inf
+    verdict_at: float = math.inf
     """When the verdict was given, on the healthy clock."""
-    killed_at: float = math.inf
+    pod_deleted_at: float = math.inf
     """When a kill was first accepted, on the healthy clock."""
-    tries: Mapping[Wish, Try] = field(default_factory=lambda: MappingProxyType({}))
-    secret_dropped: bool = False
-    quiet: bool = False
+    retries: Mapping[Action, Retry] = field(default_factory=lambda: MappingProxyType({}))
+    secret_deleted: bool = False
+    confirmed_gone: bool = False
     """A fresh read has shown that nothing is left and nothing will come: of a job that was stopped, a stream that
     is cut could hide a pod that was made at the last moment."""
-    lingers: bool = False
+    argo_stalled: bool = False
     """A fresh read has shown that Argo does not finish what has long ended: its wait container hangs, or its
     controller is away."""
 
     @property
-    def first_pod(self) -> Uid | None:
+    def first_pod_uid(self) -> Uid | None:
         """The pod that its program runs in. Any other one means that Argo ran the job again."""
         return self.pod.uid if self.pod is not None else None
 
     @property
     def stopping(self) -> bool:
         """Whether it is to be brought to an end."""
-        if self.cause is not None or self.doom is not None:
+        if self.cause is not None or self.end_diagnosis is not None:
             return True
         if self.verdict is None:
             return False
-        run_again = any(pod.uid != self.first_pod and not pod.over for pod in self.seen.pods)
+        run_again = any(pod.uid != self.first_pod_uid and not pod.over for pod in self.observation.pods)
         return run_again or self.verdict.reason not in ENDED_BY_ITSELF
 
     @property
     def cleared(self) -> bool:
         """Whether FLARE has its verdict and nothing is left on the cluster that runs or holds credentials."""
-        quiet = self.quiet if self.stopping else is_quiet(self.seen)
-        return self.verdict is not None and self.secret_dropped and not self.submitting and quiet
+        quiet = self.confirmed_gone if self.stopping else has_finished(self.observation)
+        return self.verdict is not None and self.secret_deleted and not self.submitting and quiet
 
 
-def is_quiet(seen: Observation) -> bool:
+def has_finished(seen: Observation) -> bool:
     """Whether neither the Workflow nor a pod of it, its helpers included, goes on."""
     return (seen.workflow is None or seen.workflow.over) and all(pod.finished for pod in seen.pods)
 
@@ -205,8 +205,8 @@ def is_quiet(seen: Observation) -> bool:
 class Step:
     """What follows from a fact."""
 
-    life: Life
-    wishes: tuple[Wish, ...]
+    state: JobState
+    actions: tuple[Action, ...]
     """To be performed now; each is answered by a Told, or by a fresh Saw."""
-    wake_in: float | None
+    requeue_after: float | None
     """Seconds after which a Tick is due, though nothing happens."""

@@ -37,14 +37,14 @@ class Verdict:
     """The program's own, where it ran to an end."""
 
 
-DONE_TO_IT = frozenset(
+IMPOSED_ENDS = frozenset(
     {Reason.DISRUPTED, Reason.EVICTED, Reason.POD_DELETED, Reason.WORKFLOW_DELETED, Reason.SHUT_DOWN}
 )
 """Ends that were done to a program. If its results had reached the parent by then, its work was not lost: FLARE's job
 process uploads them before its teardown."""
 
 
-def rule(cause: Cause | None, doom: Diagnosis | None, end: Diagnosis, *, published: bool) -> Verdict:
+def decide(cause: Cause | None, doom: Diagnosis | None, end: Diagnosis, *, published: bool) -> Verdict:
     """The verdict on a job of which nothing runs any more.
 
     Args:
@@ -71,4 +71,4 @@ def _reason(
         return Reason.PROGRAM_REPORTED
     known = cause.value if cause is not None else doom.reason if doom is not None else None
     reason = known or end.reason or Reason.ARGO_FAILED
-    return Reason.SUCCEEDED if published and reason in DONE_TO_IT else reason
+    return Reason.SUCCEEDED if published and reason in IMPOSED_ENDS else reason

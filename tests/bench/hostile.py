@@ -11,10 +11,10 @@ from flargo.cluster.api import _pieces
 from flargo.flare.redact import REDACTION, Redaction, StreamRedaction
 from flargo.job import names
 from flargo.job.trust import JOB_META, JOB_SPEC
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.terms import SecretData
 from flargo.text import inert
-from flargo.tools.jobs.log_lines import Line, Sieve
+from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line
 
 SIZES = (1_000_000, 4_000_000)
 """Characters."""
@@ -23,12 +23,12 @@ Work = Callable[[str], object]
 
 def of_log(text: str) -> None:
     """The filter of the executor's lines, on one line."""
-    Sieve().line(Line("", text))
+    ExecutorLineFilter().line(Line("", text))
 
 
 def of_short_lines(text: str) -> None:
     """The filter of the executor's lines, on lines that are as long as it looks at; each ends as JSON does."""
-    sieve = Sieve()
+    sieve = ExecutorLineFilter()
     for at in range(0, len(text), 8192):
         sieve.line(Line("", f"{text[at : at + 8191]}}}"))
 
@@ -61,7 +61,7 @@ def of_launch(text: str) -> None:
         for key, row in trusted.items():
             try:
                 row.of(key, text)
-            except Refused as refused:
+            except InvalidInput as refused:
                 str(refused)
     names.shown(JOB_META["name"].of("name", text))
 

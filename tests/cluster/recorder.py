@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from flargo.cluster.api import Kind
-from flargo.control.reconciler import Engine, Order
+from flargo.control.reconciler import Command, Reconciler
 from flargo.status.verdict import Verdict
-from flargo.terms import Annotation, Label, Patience
+from flargo.terms import Annotation, Label, StartTimeouts
 from tests.cluster import versions
 
 Object = dict[str, Any]
@@ -54,7 +54,7 @@ def file_of(name: str) -> str:
     return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.jsonl"
 
 
-def listen(engine: Engine) -> None:
+def listen(engine: Reconciler) -> None:
     """Write down all that happens to an engine from now on."""
     ear = _Ear()
     for method, note in ear.notes.items():
@@ -189,8 +189,8 @@ def _noting(method: Callable[..., Any], note: Callable[..., None]) -> Callable[.
     def noted(*arguments: Any, **named: Any) -> Any:
         note(*arguments, **named)
         outcome = method(*arguments, **named)
-        orders = outcome.orders if outcome is not None else ()
-        _heard.extend((order.name, {"what": "order", "act": order.wish.act.name}) for order in orders)
+        commands = outcome.commands if outcome is not None else ()
+        _heard.extend((command.name, {"what": "command", "action": command.action.kind.name}) for command in commands)
         return outcome
 
     return noted
@@ -209,18 +209,18 @@ class _Ear:
         self._names: list[str] = []
         self.notes: dict[str, Callable[..., None]] = {
             "admit": self._admit,
-            "submitted": lambda name, error, *_: _heard.append((name, {"what": "submitted", "error": error})),
+            "on_submitted": lambda name, error, *_: _heard.append((name, {"what": "submitted", "error": error})),
             "stop": lambda name, cause, *_: _heard.append((name, {"what": "stop", "cause": cause.name})),
-            "listed": self._listed,
-            "changed": _changed,
-            "heard": lambda order, items, *_: _heard.append((order.name, {"what": "heard", "events": items})),
-            "confirmed": _confirmed,
-            **dict.fromkeys(("told", "tick"), _nothing),
+            "on_listed": self._listed,
+            "on_changed": _changed,
+            "on_events_listed": _events_listed,
+            "on_confirmed": _confirmed,
+            **dict.fromkeys(("on_action_done", "tick"), _nothing),
         }
 
-    def _admit(self, name: str, attempt: str, patience: Patience, *_: Any) -> None:
+    def _admit(self, name: str, attempt: str, timeouts: StartTimeouts, *_: Any) -> None:
         self._names.append(name)
-        _heard.append((name, {"what": "admit", "attempt": attempt, "patience": dataclasses.asdict(patience)}))
+        _heard.append((name, {"what": "admit", "attempt": attempt, "timeouts": dataclasses.asdict(timeouts)}))
 
     def _listed(self, kind: Kind, items: list[Object], *_: Any) -> None:
         for name in self._names:
@@ -233,9 +233,13 @@ def _changed(kind: Kind, item: Object, *_: Any, deleted: bool) -> None:
     _heard.append((_name(item), {"what": what, "kind": kind.name, "objects": [item]}))
 
 
-def _confirmed(order: Order, workflow: Object | None, pods: list[Object], *_: Any) -> None:
+def _confirmed(order: Command, workflow: Object | None, pods: list[Object], *_: Any) -> None:
     for kind, items in ((Kind.WORKFLOW, [workflow] if workflow is not None else []), (Kind.POD, pods)):
         _heard.append((order.name, {"what": "read", "kind": kind.name, "objects": items}))
+
+
+def _events_listed(command: Command, items: list[Object], *_: Any) -> None:
+    _heard.append((command.name, {"what": "events", "events": items}))
 
 
 def _nothing(*_: Any, **__: Any) -> None:

@@ -25,7 +25,7 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 
 import flargo
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.flare import nvflare_internals
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.launcher import ArgoJobLauncher
@@ -182,11 +182,11 @@ class Site:
         loop = self.launcher._loop
         assert loop is not None
         loop._ended.set()
-        loop._deaf.set()
+        loop._stop_watching.set()
         loop._tasks.put(None)
         for job in loop._jobs.values():
             # Its submit goes on in a thread of this process; whatever it still asks is not let through.
-            job.unwanted.set()
+            job.cancelled.set()
         self.launcher = self._launcher()
         self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))
 
@@ -218,14 +218,14 @@ class Site:
         made: ArgoJobLauncher = kind(**self._arguments)
         if recorder.wanted():
             who = parent(self._context("none", ""), self.role, made._epoch)
-            recorder.listen(made._loop_of(who)._engine)
+            recorder.listen(made._loop_of(who)._reconciler)
         return made
 
-    def ticket(self, name: str) -> Ticket | None:
+    def ticket(self, name: str) -> LaunchedJob | None:
         """What the launcher writes of a job that it follows."""
         loop = self.launcher._loop
         job = loop._jobs.get(name) if loop is not None else None
-        return job.ticket if job is not None else None
+        return job.launched if job is not None else None
 
     def _context(self, job_id: str, code: str) -> FLContext:
         context = self._parent.context(job_id, _command(self.role, code))
@@ -262,7 +262,7 @@ class Job:
         return self._handle[0]
 
     @property
-    def ticket(self) -> Ticket:
+    def ticket(self) -> LaunchedJob:
         """The launcher's."""
         if self._handle:
             return self._handle[0]._ticket
@@ -274,7 +274,7 @@ class Job:
         ticket = self.ticket
         ticket.wait(lambda seen: seen.stage is stage or seen.verdict is not None, within)
         assert (ticket.stage, ticket.verdict) == (stage, None), (
-            f"{self.name} is {ticket.stage.name} with {ticket.verdict} after {within} s"
+            f"{self.name} is {ticket.stage.label} with {ticket.verdict} after {within} s"
         )
         return self
 
@@ -292,7 +292,7 @@ class Job:
         begun = time.monotonic()
         ticket = self.ticket
         assert ticket.wait(lambda seen: seen.verdict is not None, within), (
-            f"no verdict within {within} s; the launcher has seen {ticket.stage.name}"
+            f"no verdict within {within} s; the launcher has seen {ticket.stage.label}"
         )
         took = time.monotonic() - begun
         verdict = ticket.verdict

@@ -16,7 +16,7 @@ import pytest
 from flargo.job.plan import plan
 from flargo.terms import Annotation, Label
 from flargo.tools.doctor.probe import workflow as probe
-from flargo.tools.jobs.site_job import parts
+from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.termination import patch as terminate
 from tests.cluster.apply import fitted
 from tests.cluster.world import Object, World, eventually
@@ -396,7 +396,7 @@ def test_what_flargo_does_is_allowed(launcher: Launcher, world: World, job: Obje
     # As the Argo Server ends a Workflow with the launcher's token.
     by = {"workflows.argoproj.io/actor": "x", "workflows.argoproj.io/action": "Terminate"}
     assert launcher.patches(name, {"metadata": {"labels": by}, "spec": {"shutdown": "Terminate"}}) == ""
-    (part,) = parts([world.workflow(name)], [])
+    (part,) = site_jobs([world.workflow(name)], [])
     assert launcher.patches(name, terminate(part)) == ""
     assert launcher.deletes("workflows.argoproj.io", name) == ""
     owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": name, "uid": uid}

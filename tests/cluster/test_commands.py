@@ -21,7 +21,7 @@ from flargo.job import names
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
-from flargo.tools.cli.cluster_options import connected
+from flargo.tools.cli.cluster_options import api_for
 from flargo.tools.cli.main import group
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.site_job import selector
@@ -234,7 +234,7 @@ def ended_in_every_way(site: Site) -> dict[str, Job]:
 
 def test_the_commands_and_the_launcher_tell_the_same_of_every_end(world: World) -> None:
     """Also where the launcher knows more than what is left shows: who ended it, what a pod that is gone was like."""
-    reader = ClusterReader(connected(str(world.place.launcher_kubeconfig), None, world.place.namespace))
+    reader = ClusterReader(api_for(str(world.place.launcher_kubeconfig), None, world.place.namespace))
     with Site(world, studies=test_faults.studies(world)) as site:
         jobs = ended_in_every_way(site)
         seen = {part.job_id: reader.settled(part) for part in reader.parts(selector(federation=site.federation))}
@@ -468,7 +468,7 @@ def _dies(site: Site) -> None:
     loop = site.launcher._loop
     assert loop is not None
     loop._ended.set()
-    loop._deaf.set()
+    loop._stop_watching.set()
     loop._tasks.put(None)
 
 

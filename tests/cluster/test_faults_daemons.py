@@ -111,7 +111,7 @@ def test_suspended_by_a_person_before_its_start_and_resumed(site: Site, world: W
     with world.stopped(CONTROLLER):
         job = site.launch(exits(0)).reaches(Stage.UNCLAIMED)
         world.patch(job.workflow, suspend=True)
-        job.reaches(Stage.HELD)
+        job.reaches(Stage.SUBMITTED)
     time.sleep(5)
     assert job.ticket.verdict is None
     world.patch(job.workflow, suspend=None)
@@ -123,7 +123,7 @@ def test_suspended_by_a_person_before_its_start_and_aborted(site: Site, world: W
     with world.stopped(CONTROLLER):
         job = site.launch(SLEEPS).reaches(Stage.UNCLAIMED)
         world.patch(job.workflow, suspend=True)
-        job.reaches(Stage.HELD)
+        job.reaches(Stage.SUBMITTED)
         job.abort()
         job.ends(Reason.ABORTED, 9, NOTICED)
     job.leaves_nothing()

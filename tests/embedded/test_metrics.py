@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 import flargo
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from tests.cluster.prometheus import SOON, Prometheus
@@ -148,7 +148,7 @@ def test_who_connects_and_says_nothing_is_hung_up_on(
 
 
 def test_two_launchers_at_one_address_are_refused_by_name(site: Site, prometheus: Prometheus) -> None:
-    with pytest.raises(Refused, match="a port that is free") as caught:
+    with pytest.raises(InvalidInput, match="a port that is free") as caught:
         flargo.ServerArgoJobLauncher(argo={"metrics_address": prometheus.address})
     assert caught.value.field == "argo['metrics_address']"
     assert prometheus.value("flargo_jobs") == 0, "the first one's are served on"

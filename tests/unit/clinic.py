@@ -11,7 +11,7 @@ from flargo.cluster.target import Target
 from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import Object
 from flargo.tools.doctor.check_table import examine
-from flargo.tools.doctor.facts import Sample, Wanted
+from flargo.tools.doctor.facts import Questions, Sample
 from flargo.tools.doctor.findings import Finding, Level
 from flargo.tools.doctor.gather import Doctor
 from tests.unit.differential.cases import dataset, of_study, study
@@ -34,12 +34,12 @@ def sample(**arguments: object) -> Sample:
     return Sample("a job", json.loads(json.dumps(made.workflow)), frozenset({made.startup.name, made.credentials.name}))
 
 
-def wanted(**changes: object) -> Wanted:
+def wanted(**changes: object) -> Questions:
     """What a site with that job needs."""
     said: dict[str, object] = {"launcher": "flargo-launcher", "executor": "flargo-executor", "instance_id": None}
     said["argo_namespaces"] = ("argo-system",)
     said["samples"] = changes.get("samples") or (sample(),)
-    return Wanted(namespace=HOME, **{**said, **changes})  # type: ignore[arg-type]
+    return Questions(namespace=HOME, **{**said, **changes})  # type: ignore[arg-type]
 
 
 def _healthy() -> dict[str, Object]:
@@ -95,7 +95,7 @@ class Clinic(Survey):
     """The paths of all requests."""
     time: float = NOW
 
-    def examined(self, asked: Wanted | None = None, *, guessed: bool = False) -> list[Finding]:
+    def examined(self, asked: Questions | None = None, *, guessed: bool = False) -> list[Finding]:
         """What the doctor finds."""
         doctor = Doctor(self, lambda: self.time, self.pause)
         return examine(doctor.gather(asked or wanted(), guessed=guessed, patience=15.0))

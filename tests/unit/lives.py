@@ -2,11 +2,23 @@
 
 from dataclasses import replace
 
-from flargo.status.job_state import Act, Fact, Heard, Life, Now, Saw, Stop, Submitted, Tick, Told, Wish
-from flargo.status.reconcile import step
+from flargo.status.job_state import (
+    Action,
+    ActionDone,
+    ActionKind,
+    EventsListed,
+    Input,
+    JobState,
+    Now,
+    Observed,
+    StopRequested,
+    Submitted,
+    Tick,
+)
+from flargo.status.reconcile import reconcile
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import EventView, Exit, Observation, PodView, Waiting, WorkflowView
-from flargo.terms import Patience, Uid
+from flargo.terms import StartTimeouts, Uid
 
 WORKFLOW = WorkflowView(Uid("w1"), "job-site", phase="Running")
 POD = PodView(Uid("p1"), "job-site", Uid("w1"), "job-site", phase="Pending")
@@ -39,19 +51,19 @@ def waiting(reason: str, message: str = "", container: str = "main") -> PodView:
 class Story:
     """A life, told fact by fact. Wishes pile up in ``wished`` until they are answered."""
 
-    def __init__(self, patience: Patience | None = None, *, submitted: bool = True) -> None:
+    def __init__(self, patience: StartTimeouts | None = None, *, submitted: bool = True) -> None:
         self.now = Now(0.0, 0.0)
-        self.life = Life("job-site", "a1", patience or Patience(), grace=3, born=0.0)
-        self.wished: list[Wish] = []
+        self.state = JobState("job-site", "a1", patience or StartTimeouts(), grace=3, created_at=0.0)
+        self.pending_actions: list[Action] = []
         self.wake_in: float | None = None
         if submitted:
             self.tell(Submitted())
 
-    def tell(self, fact: Fact) -> "Story":
+    def tell(self, fact: Input) -> "Story":
         """Let a fact happen."""
-        result = step(self.life, fact, self.now)
-        self.life, self.wake_in = result.life, result.wake_in
-        self.wished += result.wishes
+        result = reconcile(self.state, fact, self.now)
+        self.state, self.wake_in = result.state, result.requeue_after
+        self.pending_actions += result.actions
         return self
 
     def sees(
@@ -64,19 +76,22 @@ class Story:
     ) -> "Story":
         """The cluster is seen so, by a watch (which may have begun anew) or by a fresh read."""
         if fresh:
-            self.wished = [wish for wish in self.wished if wish.act is not Act.CONFIRM]
-        return self.tell(Saw(Observation(workflow, pods, fresh=fresh, published=published, gap=gap)))
+            self.pending_actions = [wish for wish in self.pending_actions if wish.kind is not ActionKind.CONFIRM]
+        return self.tell(Observed(Observation(workflow, pods, fresh=fresh, published=published, gap=gap)))
 
     def reads(self, workflow: WorkflowView | None, *pods: PodView, published: bool = False) -> "Story":
         """The confirmation that was wished for comes back so."""
-        assert Act.CONFIRM in self.wishes, f"no confirmation was wished for, but {self.wishes}"
+        assert ActionKind.CONFIRM in self.actions, f"no confirmation was wished for, but {self.actions}"
         return self.sees(workflow, *pods, fresh=True, published=published)
 
     def hears(self, *events: EventView) -> "Story":
         """The pod's events were listed."""
-        wish = next((wish for wish in self.wished if wish.act is Act.LISTEN), Wish(Act.LISTEN, self.life.first_pod))
-        self.wished = [other for other in self.wished if other is not wish]
-        return self.tell(Heard(wish, events))
+        wish = next(
+            (wish for wish in self.pending_actions if wish.kind is ActionKind.LIST_EVENTS),
+            Action(ActionKind.LIST_EVENTS, self.state.first_pod_uid),
+        )
+        self.pending_actions = [other for other in self.pending_actions if other is not wish]
+        return self.tell(EventsListed(wish, events))
 
     def passes(self, seconds: float, *, healthy: bool = True) -> "Story":
         """Time passes, with or without the cluster being heard."""
@@ -85,20 +100,20 @@ class Story:
 
     def stops(self, cause: Cause = Cause.ABORT) -> "Story":
         """FLARE wants it ended."""
-        return self.tell(Stop(cause))
+        return self.tell(StopRequested(cause))
 
-    def does(self, act: Act, *, ok: bool = True) -> "Story":
+    def does(self, act: ActionKind, *, ok: bool = True) -> "Story":
         """The oldest wish of that kind is performed."""
-        wish = next(wish for wish in self.wished if wish.act is act)
-        self.wished.remove(wish)
-        return self.tell(Told(wish, ok))
+        wish = next(wish for wish in self.pending_actions if wish.kind is act)
+        self.pending_actions.remove(wish)
+        return self.tell(ActionDone(wish, ok))
 
     @property
-    def wishes(self) -> list[Act]:
+    def actions(self) -> list[ActionKind]:
         """What is wished for and not yet answered."""
-        return [wish.act for wish in self.wished]
+        return [wish.kind for wish in self.pending_actions]
 
     @property
     def verdict(self) -> Verdict | None:
         """What FLARE hears."""
-        return self.life.verdict
+        return self.state.verdict

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.cluster import api as transport
-from flargo.cluster.api import PIECE, Api, Kind, LogPiece
+from flargo.cluster.api import MAX_PIECE_BYTES, Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.cluster.target import Target
 from flargo.terms import Object, Uid
@@ -265,14 +265,22 @@ def joined(told: list[LogPiece]) -> bytes:
     return b"".join(text + b"\n" * ended for text, ended in content)
 
 
-@pytest.mark.parametrize("size", [1, 7, 4096, PIECE, PIECE + 1, 10**7])
-@pytest.mark.parametrize("length", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 5])
+@pytest.mark.parametrize("size", [1, 7, 4096, MAX_PIECE_BYTES, MAX_PIECE_BYTES + 1, 10**7])
+@pytest.mark.parametrize(
+    "length",
+    [0, 1, MAX_PIECE_BYTES - 1, MAX_PIECE_BYTES, MAX_PIECE_BYTES + 1, 3 * MAX_PIECE_BYTES, 3 * MAX_PIECE_BYTES + 5],
+)
 def test_a_long_line_is_told_in_pieces(length: int, size: int) -> None:
     body = b"before\n" + b"x" * length + b"\nafter"
     told = pieces(body, size)
     assert joined(told) == body
-    assert all(len(piece.text) <= PIECE for piece in told)
-    assert [piece.continued for piece in told] == [False, *[True] * ((max(1, length) - 1) // PIECE), False, False]
+    assert all(len(piece.text) <= MAX_PIECE_BYTES for piece in told)
+    assert [piece.continued for piece in told] == [
+        False,
+        *[True] * ((max(1, length) - 1) // MAX_PIECE_BYTES),
+        False,
+        False,
+    ]
     assert told == pieces(body, 100), "wherever the chunks begin"
 
 
@@ -280,7 +288,7 @@ def test_a_long_line_is_told_in_pieces(length: int, size: int) -> None:
 def test_no_byte_of_a_log_is_lost_or_changed(lines: list[bytes], size: int, piece: int) -> None:
     body = b"\n".join(lines)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(transport, "PIECE", piece)
+        patched.setattr(transport, "MAX_PIECE_BYTES", piece)
         told = pieces(body, size)
     assert joined(told) == body
     assert all(len(each.text.encode(errors="surrogateescape")) <= piece for each in told)
@@ -291,7 +299,7 @@ def test_no_byte_of_a_log_is_lost_or_changed(lines: list[bytes], size: int, piec
 def test_no_character_is_cut_in_two(text: str, piece: int) -> None:
     text = text.replace("\n", "")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(transport, "PIECE", piece)
+        patched.setattr(transport, "MAX_PIECE_BYTES", piece)
         assert "".join(each.text for each in pieces(text.encode(), 3)) == text
 
 
@@ -303,8 +311,8 @@ def test_a_line_without_an_end_is_told_while_it_is_written() -> None:
             yield b"x" * 2**10
 
     told = transport._pieces(endless())
-    assert next(told) == LogPiece("x" * PIECE, continued=True, ended=False)
-    assert sum(len(piece.text) for piece in told) == 100 * 2**20 - PIECE
+    assert next(told) == LogPiece("x" * MAX_PIECE_BYTES, continued=True, ended=False)
+    assert sum(len(piece.text) for piece in told) == 100 * 2**20 - MAX_PIECE_BYTES
 
 
 class Endless(Answer):

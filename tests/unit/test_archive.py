@@ -22,10 +22,10 @@ from click.testing import Result
 from flargo.cluster import argo_archive as transport
 from flargo.cluster.api import PAGE, Api, Kind
 from flargo.cluster.argo_archive import Archive
-from flargo.cluster.errors import ArchiveError, Trouble
+from flargo.cluster.errors import ArchiveError, ArchiveProblem
 from flargo.terms import Object
 from flargo.tools.cli import jobs, why
-from flargo.tools.jobs.site_job import kept
+from flargo.tools.jobs.site_job import trim
 from tests.unit import command_line
 from tests.unit.objects import ended, pod
 from tests.unit.test_cli_cluster import Cluster
@@ -149,7 +149,7 @@ def test_pages_that_go_round_in_a_circle_are_an_error(net: responses.RequestsMoc
     net.get(LIST, json=answer(gone(), after="1"))
     with pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
-    assert (raised.value.trouble, len(net.calls)) == (Trouble.STRANGE, 2)
+    assert (raised.value.trouble, len(net.calls)) == (ArchiveProblem.STRANGE, 2)
 
 
 def test_pages_without_end_are_an_error(
@@ -164,7 +164,7 @@ def test_pages_without_end_are_an_error(
     net.add_callback("GET", LIST, page)
     with pytest.raises(ArchiveError, match="more than 5 pages") as raised:
         archive.list("a=b")
-    assert (raised.value.trouble, len(net.calls)) == (Trouble.STRANGE, 5)
+    assert (raised.value.trouble, len(net.calls)) == (ArchiveProblem.STRANGE, 5)
 
 
 class Serves(BaseHTTPRequestHandler):
@@ -204,23 +204,23 @@ def endless(**more: Any) -> Iterator[tuple[Archive, type[Serves]]]:
 @pytest.mark.parametrize(
     ("more", "trouble", "most"),
     [
-        ({}, Trouble.STRANGE, 64),
-        ({"status": 500}, Trouble.FAILS, 1),
-        ({"status": 403}, Trouble.BARRED, 1),
-        ({"status": 302, "location": "/elsewhere"}, Trouble.STRANGE, 0),
+        ({}, ArchiveProblem.STRANGE, 64),
+        ({"status": 500}, ArchiveProblem.FAILS, 1),
+        ({"status": 403}, ArchiveProblem.BARRED, 1),
+        ({"status": 302, "location": "/elsewhere"}, ArchiveProblem.STRANGE, 0),
     ],
     ids=["answer", "failure", "refusal", "redirect"],
 )
-def test_an_answer_without_end_is_read_to_a_limit(more: dict[str, Any], trouble: Trouble, most: int) -> None:
+def test_an_answer_without_end_is_read_to_a_limit(more: dict[str, Any], trouble: ArchiveProblem, most: int) -> None:
     with endless(**more) as (archive, server), pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
     assert raised.value.trouble is trouble
     assert server.sent < (most + 16) * 2**20, "what is on the way may be some MiB more"
 
 
-@pytest.mark.parametrize(("status", "trouble"), [(200, Trouble.SILENT), (500, Trouble.FAILS)])
+@pytest.mark.parametrize(("status", "trouble"), [(200, ArchiveProblem.SILENT), (500, ArchiveProblem.FAILS)])
 def test_an_answer_that_drips_is_read_until_a_deadline(
-    status: int, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+    status: int, trouble: ArchiveProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.5, raising=False)
     # Of 400 bytes, so that a reader without a deadline comes to an end.
@@ -248,7 +248,7 @@ def test_a_server_of_https_that_is_asked_by_http_can_not_be_reached(lost: int) -
         archive = Archive(f"http://127.0.0.1:{server.getsockname()[1]}", "flare")
         with pytest.raises(ArchiveError, match="can't be reached") as raised:
             archive.list("a=b")
-    assert (raised.value.trouble, raised.value.said) == (Trouble.UNREACHED, "it may expect https")
+    assert (raised.value.trouble, raised.value.said) == (ArchiveProblem.UNREACHED, "it may expect https")
 
 
 @pytest.mark.parametrize("body", ["[" * 5000, '{"message":' * 5000, '{"items": [' + "[" * 5000])
@@ -258,7 +258,7 @@ def test_an_answer_that_is_nested_without_end_is_an_error(
 ) -> None:
     net.get(LIST, status=status, body=body)
     net.get(GET, status=status, body=body)
-    expected = Trouble.STRANGE if status == 200 else Trouble.FAILS
+    expected = ArchiveProblem.STRANGE if status == 200 else ArchiveProblem.FAILS
     for question in (partial(archive.list, "a=b"), partial(archive.get, "w9")):
         with pytest.raises(ArchiveError) as raised:
             question()
@@ -284,7 +284,7 @@ def test_nothing_of_a_workflow_is_lost_on_the_way(net: responses.RequestsMock, a
     read = archive.get("w9")
     assert read == whole
     assert read is not None
-    assert kept(read) == kept(whole)
+    assert trim(read) == trim(whole)
 
 
 # Bad answers
@@ -337,7 +337,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
         return here
 
     for module in (jobs, why):
-        monkeypatch.setattr(module, "connected", connected)
+        monkeypatch.setattr(module, "api_for", connected)
     return lambda *words: run(*words, "--argo-server", SERVER, "--argo-token", str(tmp_path / "token"))
 
 

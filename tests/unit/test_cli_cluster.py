@@ -17,7 +17,7 @@ from flargo.terms import Object, Uid
 from flargo.tools.cli import cluster_options, jobs, sweep, terminate
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.refusals import refusal
-from flargo.tools.jobs.site_job import parts
+from flargo.tools.jobs.site_job import site_jobs
 from tests.unit.command_line import run
 from tests.unit.memory import MemoryApi
 from tests.unit.objects import RUNNING, ended, pod
@@ -120,7 +120,7 @@ def test_an_empty_federation_is_not_all_of_them(tmp_path: Path) -> None:
 
 def test_the_cluster_and_the_namespace_are_kubectls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def where(*said: str | None) -> tuple[str, str]:
-        api = cluster_options.connected(*said)
+        api = cluster_options.api_for(*said)
         return api._load().host, api.namespace
 
     first = kubeconfig(tmp_path / "first", "https://first:1", namespace="flare")
@@ -138,7 +138,7 @@ def test_in_a_pod_it_is_the_pods_own_account(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     (tmp_path / "namespace").write_text("flare\n")
     monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
-    assert cluster_options.connected(None, None, None).namespace == "flare"
+    assert cluster_options.api_for(None, None, None).namespace == "flare"
     assert run("jobs", "--context", "x").exit_code == 2
 
 
@@ -208,7 +208,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Connect:
             return made
 
         for module in (jobs, sweep, terminate):
-            monkeypatch.setattr(module, "connected", connected)
+            monkeypatch.setattr(module, "api_for", connected)
         return made
 
     return connect_to
@@ -324,7 +324,7 @@ def test_jobs_are_rows_without_a_terminal(served: Connect) -> None:
 
 
 def test_what_can_not_be_asked_for_a_moment_ends_no_watch() -> None:
-    (part,) = parts([job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})], [])
+    (part,) = site_jobs([job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})], [])
 
     class Away(Cluster):
         status = 0
@@ -343,7 +343,7 @@ def test_what_can_not_be_asked_for_a_moment_ends_no_watch() -> None:
 def test_what_has_not_changed_is_not_asked_for_again() -> None:
     unsure = job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})
     here = Cluster((Kind.WORKFLOW, unsure), (Kind.POD, pod(main=RUNNING)))
-    (part,) = parts([unsure], [])
+    (part,) = site_jobs([unsure], [])
     settled = jobs._Settled(ClusterReader(here))
     assert part.stage is Stage.ENDED
     for _ in range(3):

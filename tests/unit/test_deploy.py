@@ -11,7 +11,7 @@ import yaml
 from flargo.control.submit import DIGEST
 from flargo.job import names
 from flargo.job.settings import settings
-from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Goes
+from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Destination
 from flargo.terms import MANAGER, Annotation, Label
 from flargo.tools.doctor import probe
 from tests.cluster import versions
@@ -152,17 +152,17 @@ def test_the_admission_policys_words_are_the_codes() -> None:
 def test_the_admission_policys_fields_are_those_that_flargo_sets() -> None:
     _, text = admission()
 
-    def places(table: Mapping[str, Goes], goes: Goes) -> set[str]:
+    def places(table: Mapping[str, Destination], goes: Destination) -> set[str]:
         return {field for field, place in table.items() if place is goes}
 
     def allowed(place: str) -> set[str]:
         return listed(text, rf"isNewJob \|\| {place}\.all\([^[]*field in")
 
     of_flargo = {"entrypoint", "suspend", "templates", "executor", "ttlStrategy"}
-    assert allowed(r"variables\.spec") == places(POD_FIELDS, Goes.SPEC) | of_flargo
+    assert allowed(r"variables\.spec") == places(POD_FIELDS, Destination.SPEC) | of_flargo
     own = {"name", "metadata", "container", "sidecars", "podSpecPatch", "synchronization"}
-    assert allowed(r"variables\.template") == places(POD_FIELDS, Goes.TEMPLATE) | own
-    assert allowed(r"variables\.containers") == places(CONTAINER_FIELDS, Goes.TEMPLATE)
+    assert allowed(r"variables\.template") == places(POD_FIELDS, Destination.TEMPLATE) | own
+    assert allowed(r"variables\.containers") == places(CONTAINER_FIELDS, Destination.TEMPLATE)
     assert text.count("['suspend', 'shutdown']") == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.tools.cli import kit_disk
 from flargo.tools.kit.files import Change
 from flargo.tools.kit.site import COMM_CONFIG, LAUNCHER, WRITTEN_FILES
@@ -46,7 +46,7 @@ def mode_of(path: Path) -> int:
     "path", ["/etc/passwd", "../outside/secret.json", "local/../startup/fed_client.json", "local//x", ".", "", "a\0b"]
 )
 def test_a_path_that_could_lead_elsewhere_is_refused(root: Path, path: str) -> None:
-    with kit_disk.open_kit(root, follow_links=True) as kit, pytest.raises(Refused, match="relative path"):
+    with kit_disk.open_kit(root, follow_links=True) as kit, pytest.raises(InvalidInput, match="relative path"):
         kit.read(path)
 
 
@@ -66,7 +66,7 @@ def test_links_below_the_kit_are_followed_where_nothing_is_written(root: Path) -
     read = kit_disk.read_kit(root, follow_links=True)
     assert read[COMM_CONFIG] == b"kit: mounted"
     assert read["local/up.json"] == b"kit: client"
-    with pytest.raises(Refused, match="symbolic link"):
+    with pytest.raises(InvalidInput, match="symbolic link"):
         kit_disk.read_kit(root)
 
 
@@ -86,7 +86,7 @@ def test_a_link_that_leaves_the_kit_is_refused(root: Path, case: str, *, follow_
     link(root / "local/sideways", "../../outside")
     link(root / "local/inner", "../startup")
     link(root / COMM_CONFIG, LEADING_OUT[case].replace("KIT", str(root)))
-    with pytest.raises(Refused, match="symbolic link") as refused:
+    with pytest.raises(InvalidInput, match="symbolic link") as refused:
         kit_disk.read_kit(root, follow_links=follow_links)
     assert refused.value.field == COMM_CONFIG
 
@@ -95,7 +95,7 @@ def test_a_link_that_leaves_the_kit_is_refused(root: Path, case: str, *, follow_
 def test_links_without_an_end_are_refused(root: Path, target: str) -> None:
     link(root / COMM_CONFIG, target)
     link(root / "local/b.json", "comm_config.json")
-    with pytest.raises(Refused, match="too many symbolic links"):
+    with pytest.raises(InvalidInput, match="too many symbolic links"):
         kit_disk.read_kit(root, follow_links=True)
 
 
@@ -119,7 +119,7 @@ def test_whatever_links_say_nothing_outside_is_read(targets: dict[str, str]) -> 
             for path in ("local/a.json", "local/b/a.json", "local/b/secret.json", "b/fed_client.json", "b/secret.json"):
                 try:
                     content = kit.read(path)
-                except Refused:
+                except InvalidInput:
                     continue
                 assert content in {None, b"kit: client"}
                 if content is not None:
@@ -146,7 +146,7 @@ def test_what_is_swapped_for_a_link_while_it_is_read_is_not_followed(
         monkeypatch.setattr(os, "stat", look_and_swap)
         try:
             content = kit.read("local/resources.json")
-        except Refused:
+        except InvalidInput:
             content = None
     assert (root / swapped).is_symlink()
     assert content is None
@@ -155,7 +155,7 @@ def test_what_is_swapped_for_a_link_while_it_is_read_is_not_followed(
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a directory"])
 def test_only_regular_files_are_read(root: Path, make: Callable[[Path], None]) -> None:
     make(root / COMM_CONFIG)
-    with pytest.raises(Refused, match="regular file") as refused:
+    with pytest.raises(InvalidInput, match="regular file") as refused:
         kit_disk.read_kit(root)
     assert refused.value.field == COMM_CONFIG
 
@@ -163,7 +163,7 @@ def test_only_regular_files_are_read(root: Path, make: Callable[[Path], None]) -
 def test_a_file_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
     with (root / COMM_CONFIG).open("wb") as file:
         file.truncate(kit_disk.MAX_FILE_BYTES + 1)
-    with pytest.raises(Refused, match=f"at most {kit_disk.MAX_FILE_BYTES} bytes") as refused:
+    with pytest.raises(InvalidInput, match=f"at most {kit_disk.MAX_FILE_BYTES} bytes") as refused:
         kit_disk.read_kit(root)
     assert refused.value.field == COMM_CONFIG
 
@@ -172,7 +172,7 @@ def test_a_kit_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
     for number in range(kit_disk.MAX_KIT_BYTES // kit_disk.MAX_FILE_BYTES + 1):
         with (root / f"local/{number}.json").open("wb") as file:
             file.truncate(kit_disk.MAX_FILE_BYTES)
-    with pytest.raises(Refused, match=f"at most {kit_disk.MAX_KIT_BYTES} bytes"):
+    with pytest.raises(InvalidInput, match=f"at most {kit_disk.MAX_KIT_BYTES} bytes"):
         kit_disk.read_kit(root)
 
 
@@ -180,7 +180,7 @@ def test_a_directory_with_too_many_entries_is_refused(root: Path, monkeypatch: p
     monkeypatch.setattr(kit_disk, "MAX_ENTRIES", 2)
     for number in range(3):
         (root / f"local/{number}").touch()
-    with pytest.raises(Refused, match="at most 2"):
+    with pytest.raises(InvalidInput, match="at most 2"):
         kit_disk.read_kit(root)
 
 
@@ -193,7 +193,7 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
     before = descriptors()
     kit_disk.read_kit(root, follow_links=True)
     for _ in range(3):
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidInput):
             kit_disk.read_kit(root)
     kit_disk.write(root, [Change(COMM_CONFIG, None, b"x"), Change(COMM_CONFIG, b"x", None)])
     assert descriptors() == before
@@ -219,7 +219,7 @@ def test_no_link_is_written_through_in_any_component(tmp_path: Path, path: str, 
         target.parent.mkdir(parents=True)
         target.write_bytes(OUTSIDE)
         link(kit.joinpath(*parts[:depth]), outside)
-        with pytest.raises(Refused, match="symbolic link") as refused:
+        with pytest.raises(InvalidInput, match="symbolic link") as refused:
             kit_disk.write(kit, [Change(path, None, after)])
         assert refused.value.field == path
         assert target.read_bytes() == OUTSIDE
@@ -228,7 +228,7 @@ def test_no_link_is_written_through_in_any_component(tmp_path: Path, path: str, 
 
 def test_a_link_in_the_place_of_a_file_is_refused(root: Path) -> None:
     link(root / COMM_CONFIG, "../../outside/secret.json")
-    with pytest.raises(Refused, match="symbolic link"):
+    with pytest.raises(InvalidInput, match="symbolic link"):
         kit_disk.write(root, [Change(COMM_CONFIG, None, b"new")])
     assert (root.parent / "outside/secret.json").read_bytes() == OUTSIDE
     assert sorted(each.name for each in (root / "local").iterdir()) == ["comm_config.json", "resources.json"]

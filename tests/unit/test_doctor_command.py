@@ -11,9 +11,9 @@ from click.testing import Result
 
 from flargo.cluster import client_config, target
 from flargo.cluster.survey import Survey
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.tools.cli import doctor as command
-from flargo.tools.cli.cluster_options import reached
+from flargo.tools.cli.cluster_options import load_config
 from tests.unit import command_line
 from tests.unit.clinic import HOME, Clinic
 
@@ -287,10 +287,10 @@ def test_a_namespace_of_argos_can_be_named(clinic: Clinic) -> None:
 
 def test_the_namespace_is_the_contexts(tmp_path: Path) -> None:
     file = str(kubeconfig(tmp_path / "config"))
-    assert reached(file, None)[1] == "one"
-    assert reached(file, "two")[1] == "two"
-    with pytest.raises(Refused, match="three"):
-        reached(file, "three")
+    assert load_config(file, None)[1] == "one"
+    assert load_config(file, "two")[1] == "two"
+    with pytest.raises(InvalidInput, match="three"):
+        load_config(file, "three")
 
 
 def test_a_pod_is_its_own_account_unless_a_kubeconfig_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,8 +299,8 @@ def test_a_pod_is_its_own_account_unless_a_kubeconfig_is_named(tmp_path: Path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    assert reached(None, None)[1] == "lab"
-    assert reached(str(kubeconfig(tmp_path / "config")), None)[1] == "one"
+    assert load_config(None, None)[1] == "lab"
+    assert load_config(str(kubeconfig(tmp_path / "config")), None)[1] == "one"
 
 
 def test_a_server_that_is_not_there_is_an_answer_without_a_status(

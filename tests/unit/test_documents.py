@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.job.documents import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, MAX_TEXT_BYTES, load_json, load_yaml
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 
 
 def bomb(levels: int, width: int = 10) -> str:
@@ -38,7 +38,7 @@ TOO_LARGE = {
 @pytest.mark.parametrize("case", TOO_LARGE)
 def test_what_expands_beyond_the_limits_is_refused_at_once(case: str) -> None:
     begun = time.monotonic()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         load_yaml("file.yaml", TOO_LARGE[case])
     assert refused.value.value == "too large"
     assert refused.value.field == "file.yaml"
@@ -47,7 +47,7 @@ def test_what_expands_beyond_the_limits_is_refused_at_once(case: str) -> None:
 
 @pytest.mark.parametrize("text", ["&a [*a]", "a: &a {b: {c: *a}}", "&a [&b [*a, *b]]", "&a {<<: *a}"])
 def test_what_contains_itself_is_refused(text: str) -> None:
-    with pytest.raises(Refused, match="endless"):
+    with pytest.raises(InvalidInput, match="endless"):
         load_yaml("file.yaml", text)
 
 
@@ -62,7 +62,7 @@ def test_what_contains_itself_is_refused(text: str) -> None:
     ids=["unclosed", "flow", "block", "by aliases"],
 )
 def test_what_is_nested_too_deeply_is_refused(text: str) -> None:
-    with pytest.raises(Refused, match="nested too deeply"):
+    with pytest.raises(InvalidInput, match="nested too deeply"):
         load_yaml("file.yaml", text)
 
 
@@ -94,7 +94,7 @@ def shared(draw: st.DrawFn) -> tuple[str, int]:
 def test_the_size_is_that_of_the_expanded_document(document: tuple[str, int]) -> None:
     text, size = document
     if size > MAX_NODES:
-        with pytest.raises(Refused, match="too large"):
+        with pytest.raises(InvalidInput, match="too large"):
             load_yaml("f", text)
     else:
         assert load_yaml("f", text) == yaml.safe_load(text)
@@ -107,10 +107,10 @@ def spoilt() -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(marks), max_size=25).map("".join)
 
 
-def refusal(call: Callable[[], object]) -> Refused | None:
+def refusal(call: Callable[[], object]) -> InvalidInput | None:
     try:
         call()
-    except Refused as refused:
+    except InvalidInput as refused:
         return refused
     return None
 
@@ -144,7 +144,7 @@ MARKER = "hunter2-and-more"
     ],
 )
 def test_a_refusal_names_the_line_and_quotes_nothing(load: Any, text: str | bytes, line: int | None) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         load("file", text)
     assert MARKER not in str(refused.value)
     assert refused.value.__cause__ is None
@@ -154,6 +154,6 @@ def test_a_refusal_names_the_line_and_quotes_nothing(load: Any, text: str | byte
 
 @pytest.mark.parametrize("depth", [500, 900, 100_000])
 def test_json_that_is_nested_too_deeply_is_refused(depth: int) -> None:
-    with pytest.raises(Refused, match="nested too deeply"):
+    with pytest.raises(InvalidInput, match="nested too deeply"):
         load_json("file", '{"a":' * depth + "1" + "}" * depth)
     assert load_json("file", json.dumps({"a": [1, {"b": None}]})) == {"a": [1, {"b": None}]}

@@ -34,7 +34,7 @@ from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.survey import Survey
 from flargo.control.loop import Loop
-from flargo.control.reconciler import Engine
+from flargo.control.reconciler import Reconciler
 from flargo.flare import redact
 from flargo.flare.redact import REDACTION
 from flargo.terms import Parent, Role
@@ -168,9 +168,9 @@ def test_a_request_that_fails_quotes_nothing(
         answer = survey.get(target.version)
         assert "t0psecret" not in f"{answer} {answer.message}"
         loop = Loop(api, "x=y", "this-run", 3)
-        engine = Engine(lambda _: False, 0.0, epoch="this-run")
-        orders = [*engine.listed(Kind.WORKFLOW, [workflow(parent="another", phase="Failed")], 0.0).orders]
-        for order in [*orders, *engine.listed(Kind.POD, [], 0.0).orders]:
+        engine = Reconciler(lambda _: False, 0.0, epoch="this-run")
+        orders = [*engine.on_listed(Kind.WORKFLOW, [workflow(parent="another", phase="Failed")], 0.0).commands]
+        for order in [*orders, *engine.on_listed(Kind.POD, [], 0.0).commands]:
             loop._perform(order)
     text = logged(caplog)
     assert "t0psecret" not in text

@@ -19,7 +19,7 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransf
 from flargo.flare.request import read
 from flargo.job.plan import plan
 from flargo.job.settings import settings as site_settings
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.terms import Plan, Role
 from tests.unit.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
 from tests.unit.differential.parent import FEDERATION, Parent
@@ -50,7 +50,7 @@ class Place:
     here: Mapping[str, Any] = field(default_factory=dict)
     site: str = "site-1"
 
-    def plan(self, root: Path, meta: Any) -> Plan | Refused:
+    def plan(self, root: Path, meta: Any) -> Plan | InvalidInput:
         """What becomes of a job; nothing may be left of one that is refused."""
         runtime = None if self.study is None else {"cardio": self.study}
         parent = Parent(root, self.role, self.site, runtime=runtime)
@@ -59,14 +59,14 @@ class Place:
         before = deepcopy(meta)
         try:
             launch, transfer = read(meta, context, self.role, launcher, attempt=ATTEMPT, epoch=EPOCH)
-        except Refused as refused:
+        except InvalidInput as refused:
             assert WorkspaceTransferManager.get_or_create(context.get_engine().cell).jobs == {}
             return refused
         finally:
             assert repr(meta) == repr(before)
         try:
             return plan(launch, launcher)
-        except Refused as refused:
+        except InvalidInput as refused:
             return refused
         finally:
             transfer.remove()
@@ -327,11 +327,11 @@ def root() -> Iterator[Path]:
 def judge(place: Place, root: Path, meta: Object) -> str:
     """Fail unless the job is refused in few words, or harmless."""
     made = place.plan(root, meta)
-    if isinstance(made, Refused):
+    if isinstance(made, InvalidInput):
         assert len(str(made)) < LONGEST_MESSAGE
         assert str(made).isprintable()
         return "refused"
-    pending = made.patience.pending
+    pending = made.timeouts.pending
     assert pending is None or 0 <= pending < threading.TIMEOUT_MAX
     assert harmless(made.workflow, str(meta["job_id"]), place.expects(root)) == []
     return "harmless"

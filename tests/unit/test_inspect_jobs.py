@@ -7,9 +7,9 @@ import pytest
 
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
-from flargo.tools.jobs.explanation import why
+from flargo.tools.jobs.explanation import explain
 from flargo.tools.jobs.selection import NotFoundError, chosen
-from flargo.tools.jobs.site_job import kept, parts, selector, short_ids, with_events
+from flargo.tools.jobs.site_job import selector, short_ids, site_jobs, trim, with_events
 from flargo.tools.jobs.table import COLUMNS, lines, rows
 from tests.unit.objects import RUNNING, Object, ended, pod, workflow
 
@@ -28,7 +28,7 @@ def job(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site
 
 
 def only(made: Object, *pods: Object) -> Any:
-    (part,) = parts([made], pods)
+    (part,) = site_jobs([made], pods)
     return part
 
 
@@ -47,7 +47,7 @@ def test_before_there_is_a_pod_the_workflow_says_what_it_asks_for() -> None:
     waits = job()
     limits = {"nvidia.com/gpu": "1", "cpu": "2"}
     waits["spec"]["templates"] = [{"name": "job", "container": {"name": "", "resources": {"limits": limits}}}]
-    part = only(kept(waits))
+    part = only(trim(waits))
     assert (part.stage, part.gpus) == (Stage.WAITING, {"nvidia.com/gpu": "1"})
 
 
@@ -146,9 +146,9 @@ def test_times_are_those_of_the_state() -> None:
 
 @pytest.mark.parametrize("junk", [{}, {"metadata": None}, {"metadata": {"labels": 7}, "spec": [], "status": "x"}])
 def test_no_object_is_too_strange_to_be_shown(junk: Object) -> None:
-    part = only(kept(junk), kept(junk))
+    part = only(trim(junk), trim(junk))
     assert len(rows([part], NOW)[0]) == len(COLUMNS)
-    assert why(part, [junk]).happened
+    assert explain(part, [junk]).happened
     assert part.plain()["state"]
 
 
@@ -191,7 +191,7 @@ JOBS = [job("w1", "aaaa-1", uid="u1"), job("w2", "aaaa-1", "site-2", uid="u2"), 
 def test_a_job_is_meant_by_its_id_a_beginning_of_it_or_a_workflow(
     word: str, site: str | None, meant: list[str]
 ) -> None:
-    assert [part.workflow.name for part in chosen(word, parts(JOBS, []), site)] == meant
+    assert [part.workflow.name for part in chosen(word, site_jobs(JOBS, []), site)] == meant
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_job_is_meant_by_its_id_a_beginning_of_it_or_a_workflow(
 )
 def test_what_is_not_one_job_is_told(word: str, site: str | None, told: str) -> None:
     with pytest.raises(NotFoundError, match=told):
-        chosen(word, parts(JOBS, []), site)
+        chosen(word, site_jobs(JOBS, []), site)
 
 
 # Why
@@ -214,7 +214,7 @@ def test_what_is_not_one_job_is_told(word: str, site: str | None, told: str) -> 
 def test_a_report_has_the_sentence_the_evidence_and_the_remedy_of_the_reason() -> None:
     of = pod(main=ended(137, "OOMKilled"), phase="Failed")
     of["spec"]["nodeName"] = "n1"
-    told = why(only(job(phase="Failed", message="main: OOMKilled (exit code 137)"), of), [])
+    told = explain(only(job(phase="Failed", message="main: OOMKilled (exit code 137)"), of), [])
     assert (told.happened, told.remedy) == (Reason.OUT_OF_MEMORY.sentence, Reason.OUT_OF_MEMORY.remedy)
     said = dict(told.evidence)
     assert said["exit code"] == "137"
@@ -225,7 +225,7 @@ def test_a_report_has_the_sentence_the_evidence_and_the_remedy_of_the_reason() -
 
 def test_of_a_job_that_waits_it_is_said_what_it_waits_for_and_what_would_help() -> None:
     shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
-    told = why(only(job(), pod(conditions=[shortage])), [])
+    told = explain(only(job(), pod(conditions=[shortage])), [])
     assert told.happened == "It is pending: no node has room."
     assert told.remedy == Reason.SHORTAGE.remedy
 
@@ -236,11 +236,11 @@ def test_events_are_told_when_they_matter() -> None:
         {"type": "Warning", "reason": "FailedMount", "message": "no\nclaim", "count": 4, "lastTimestamp": CREATED},
     ]
     starting, running = only(job(), pod()), only(job(), pod(main=RUNNING))
-    assert [said for name, said in why(starting, seen).evidence if name == "event"] == [
+    assert [said for name, said in explain(starting, seen).evidence if name == "event"] == [
         "00:00:00 Scheduled: ok",
         "00:00:00 FailedMount, 4 times in 0 s: no claim",
     ]
-    assert len([name for name, _ in why(running, seen).evidence if name == "event"]) == 1
+    assert len([name for name, _ in explain(running, seen).evidence if name == "event"]) == 1
 
 
 def test_how_long_ago_it_was_is_never_negative() -> None:

@@ -13,7 +13,7 @@ from flargo.cluster.api import Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.terms import Object, Uid
 from flargo.tools.jobs import log_lines
-from flargo.tools.jobs.log_lines import Line, Seam, Sieve, parsed
+from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parsed
 from flargo.tools.jobs.log_tail import Tail
 from tests.unit.memory import connect_to_nothing
 from tests.unit.objects import RUNNING, ended, pod, workflow
@@ -29,7 +29,7 @@ REAL = [
 
 
 def sieved(*lines: str) -> list[str]:
-    sieve = Sieve()
+    sieve = ExecutorLineFilter()
     return [said.text for line in lines if (said := sieve.line(Line("", line))) is not None]
 
 
@@ -124,7 +124,7 @@ def in_pieces(text: str, size: int) -> list[Line]:
 @pytest.mark.parametrize("words", [EXITED, SLOG])
 def test_the_executors_words_are_found_wherever_a_line_is_cut(words: str, shift: int, size: int) -> None:
     said = "x" * (3 * size - shift)
-    sieve = Sieve()
+    sieve = ExecutorLineFilter()
     told = [line for piece in in_pieces(f"{said}{words}", size) if (line := sieve.line(piece)) is not None]
     assert "".join(line.text for line in told) == said
     assert [line.continued for line in told] == [True] * (len(told) - 1) + [False]
@@ -163,7 +163,7 @@ def test_what_a_kubelet_does_not_write_is_no_time(raw: str) -> None:
 
 @given(st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{0,9})?(Z|[+-][0-9:]{0,8})? x"))
 def test_whatever_begins_a_line_its_moment_can_be_told_and_asked_for(raw: str) -> None:
-    seam = Seam()
+    seam = LogDeduplicator()
     seam.connect()
     for line in (parsed(raw), Line(raw, "x")):
         seam.is_new(line)
@@ -173,7 +173,7 @@ def test_whatever_begins_a_line_its_moment_can_be_told_and_asked_for(raw: str) -
 
 def test_what_a_program_wrote_in_a_times_place_does_not_move_what_is_asked_for() -> None:
     """A connection may begin in the middle of a line, whose rest has no time of the kubelet's before it."""
-    seam = Seam()
+    seam = LogDeduplicator()
     for year in (2100, 2150):
         seam.connect()
         through(seam, [Line(f"{year}-01-01T00:00:00Z", "no")] if year > 2100 else [stamped(5, "a")])
@@ -184,7 +184,7 @@ def test_what_a_program_wrote_in_a_times_place_does_not_move_what_is_asked_for()
 
 
 def test_pieces_of_a_line_with_a_programs_time_do_not_move_it_either() -> None:
-    seam = Seam()
+    seam = LogDeduplicator()
     seam.connect()
     seam.is_new(stamped(5, "a"))
     seam.connect()
@@ -197,12 +197,12 @@ def stamped(second: int, text: str, nanos: int = 0) -> Line:
     return Line(f"2026-01-01T00:00:{second:02}.{nanos:09}Z", text)
 
 
-def through(seam: Seam, lines: list[Line]) -> list[str]:
+def through(seam: LogDeduplicator, lines: list[Line]) -> list[str]:
     return [line.text for line in lines if seam.is_new(line)]
 
 
 def test_lines_that_are_told_again_are_let_through_once() -> None:
-    seam = Seam()
+    seam = LogDeduplicator()
     assert seam.connect() == ""
     first = [stamped(5, "a"), stamped(5, "same", 7), stamped(5, "same", 7), stamped(6, "b")]
     assert through(seam, first) == ["a", "same", "same", "b"]
@@ -213,20 +213,20 @@ def test_lines_that_are_told_again_are_let_through_once() -> None:
 
 def test_lines_out_of_their_times_order_are_not_lost() -> None:
     """Those of stdout and stderr are written down by two threads."""
-    seam = Seam()
+    seam = LogDeduplicator()
     seam.connect()
     assert through(seam, [stamped(5, "late", 9), stamped(5, "early", 1)]) == ["late", "early"]
 
 
 def test_a_node_in_another_time_zone_is_asked_for_the_right_second() -> None:
-    seam = Seam()
+    seam = LogDeduplicator()
     seam.connect()
     seam.is_new(Line("2026-01-01T02:00:05.5+02:00", "x"))
     assert datetime.fromisoformat(seam.connect()) == datetime.fromisoformat("2026-01-01T00:00:04Z")
 
 
 def test_no_more_is_remembered_than_can_be_told_again() -> None:
-    seam = Seam()
+    seam = LogDeduplicator()
     seam.connect()
     for second in range(50):
         through(seam, [stamped(second, str(n)) for n in range(100)])
@@ -237,7 +237,7 @@ def test_no_more_is_remembered_than_can_be_told_again() -> None:
 
 
 def test_a_line_without_an_end_is_not_kept_in_memory() -> None:
-    seam = Seam()
+    seam = LogDeduplicator()
     seam.connect()
     for _ in range(1000):
         assert seam.is_new(Line("2026-01-01T00:00:00Z", "x" * 65_536, continued=True, ended=False))

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.tools.jobs.site_job import parts
+from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.sweepable import spell, sweepable
-from flargo.tools.jobs.termination import Did, patch, standing
+from flargo.tools.jobs.termination import TerminateResult, patch, standing
 from tests.unit.objects import RUNNING, Object, ended, pod
 from tests.unit.test_inspect_jobs import job
 
@@ -21,7 +21,7 @@ FINISHED = pod(main=ended(1), phase="Failed")
 def swept(
     made: Object, *pods: Object, after: timedelta = 2 * HOUR, older: timedelta | None = None
 ) -> list[tuple[Kind, str]]:
-    return [(each.kind, each.name) for each in sweepable(parts([made], pods), pods, THEN + after, older)]
+    return [(each.kind, each.name) for each in sweepable(site_jobs([made], pods), pods, THEN + after, older)]
 
 
 def test_a_launch_that_was_broken_off_goes_after_an_hour_and_not_before() -> None:
@@ -57,7 +57,7 @@ def test_a_pod_that_runs_on_after_its_workflow_is_killed_when_each_parent_would_
     deaf = pod(main=RUNNING, phase="Running")
     assert swept(job(**OVER), deaf) == [(Kind.POD, "job-site")]
     assert swept(job(**OVER), deaf, after=HOUR) == []
-    (found,) = sweepable(parts([job(**OVER)], [deaf]), [deaf], THEN + 2 * HOUR)
+    (found,) = sweepable(site_jobs([job(**OVER)], [deaf]), [deaf], THEN + 2 * HOUR)
     assert (found.uid, found.grace) == ("p1", 3)
 
 
@@ -97,11 +97,15 @@ def test_ages_are_told_in_what_they_are_worth() -> None:
 
 
 def test_what_lives_is_told_to_end_and_nothing_else() -> None:
-    living, being, over = parts([job(), job(shutdown="Terminate"), job(**OVER, shutdown="Terminate")], [])
-    assert [standing(part) for part in (living, being, over)] == [Did.TOLD, Did.ENDING, Did.OVER]
+    living, being, over = site_jobs([job(), job(shutdown="Terminate"), job(**OVER, shutdown="Terminate")], [])
+    assert [standing(part) for part in (living, being, over)] == [
+        TerminateResult.TOLD,
+        TerminateResult.ENDING,
+        TerminateResult.OVER,
+    ]
     assert patch(living) == {"metadata": {"uid": "w1"}, "spec": {"shutdown": "Terminate"}}
 
 
 def test_what_is_suspended_is_released_to_its_end() -> None:
-    (held,) = parts([job(suspend=True)], [])
+    (held,) = site_jobs([job(suspend=True)], [])
     assert patch(held)["spec"] == {"shutdown": "Terminate", "suspend": False}

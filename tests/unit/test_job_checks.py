@@ -7,11 +7,11 @@ import pytest
 
 from flargo.job import validate
 from flargo.job.trust import JOB_META
-from flargo.job.validate import MISSING, Check, Refused
+from flargo.job.validate import MISSING, Check, InvalidInput
 
 
 def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         validate.optional(validate.seconds)("pending_timeout", -3)
     assert (
         str(caught.value) == "`pending_timeout` is -3: allowed is a number of seconds >= 0 and <= 1000000000, or null"
@@ -21,14 +21,14 @@ def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
 
 
 def test_a_refusal_is_a_value_error_and_shows_long_values_short() -> None:
-    refused = Refused("x", "a" * 5000, "less")
+    refused = InvalidInput("x", "a" * 5000, "less")
     assert isinstance(refused, ValueError)
     assert len(str(refused)) < 200
     assert "(5000 characters)" in str(refused)
 
 
 def test_what_is_not_there_is_said_to_be_missing() -> None:
-    assert str(Refused("image", MISSING, "an image")) == "`image` is missing: allowed is an image"
+    assert str(InvalidInput("image", MISSING, "an image")) == "`image` is missing: allowed is an image"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_check(check: Check, taken: list[Any], refused: list[Any]) -> None:
     for value in taken:
         check("field", value)
     for value in refused:
-        with pytest.raises(Refused, match="field"):
+        with pytest.raises(InvalidInput, match="field"):
             check("field", value)
 
 
@@ -149,7 +149,7 @@ def nested(depth: int) -> object:
     ids=["deep", "many digits", "long", "many", "control characters"],
 )
 def test_any_value_is_shown_short_and_on_one_line(value: object) -> None:
-    said = str(Refused("x", value, "less"))
+    said = str(InvalidInput("x", value, "less"))
     assert len(said) < 600
     assert said.isprintable()
 
@@ -159,7 +159,7 @@ def test_numbers_for_amounts_are_kept_as_text() -> None:
 
 
 def test_a_strangers_key_makes_no_long_message_and_no_new_line() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         validate.known_keys("argo", {"a\n" * 9999: 1}, ["b" * 9999])
     assert len(str(caught.value)) < 1300
     assert str(caught.value).isprintable()
@@ -173,10 +173,10 @@ def test_a_mapping_is_copied_all_the_way_down() -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         validate.known_keys("argo", {"a": 1, "c": 2}, ["b", "a"])
     assert str(caught.value) == "`argo['c']` is 2: allowed is one of the keys a, b"
-    with pytest.raises(Refused, match="no key at all"):
+    with pytest.raises(InvalidInput, match="no key at all"):
         validate.known_keys("argo", {"a": 1}, ())
 
 
@@ -199,7 +199,7 @@ def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
 )
 @pytest.mark.parametrize("part", ["a", "a.-", "1"])
 def test_a_long_text_is_refused_by_its_length(check: Check, part: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         check("x" * 10_000_000, part * 10_000_000)
     assert len(str(refused.value)) < 3000
     assert len(refused.value.field) < 1000

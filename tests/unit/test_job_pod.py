@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flargo.job.pod import DIFFERENCES, RESERVED_CONTAINERS, RESERVED_VOLUMES, pod, restricted
 from flargo.job.settings import settings
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from tests.unit.launches import launch, planned, step_of, with_template
 
 Object = dict[str, Any]
@@ -93,27 +93,27 @@ def test_restricted_keeps_what_is_said_and_adds_no_contradiction(said: Object, o
 def test_argos_own_container_names_are_refused(name: str, group: str) -> None:
     spec: Object = {"containers": [{"name": "nvflare_job"}]}
     spec.setdefault(group, []).append({"name": name, "image": "x"})
-    with pytest.raises(Refused, match=rf"pod_template.spec.{group}\[.\].name` is not shown.*{name}"):
+    with pytest.raises(InvalidInput, match=rf"pod_template.spec.{group}\[.\].name` is not shown.*{name}"):
         planned(with_template(spec))
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_VOLUMES))
 def test_argos_own_volume_names_are_refused(name: str) -> None:
-    with pytest.raises(Refused, match=rf"pod_template.spec.volumes\[0\].name` is not shown.*{name}"):
+    with pytest.raises(InvalidInput, match=rf"pod_template.spec.volumes\[0\].name` is not shown.*{name}"):
         planned(with_template({"volumes": [{"name": name, "emptyDir": {}}]}))
 
 
 @pytest.mark.parametrize("path", ["/var/run/argo", "/var/run/argo/", "/var/run/argo/ctr"])
 def test_argos_own_mount_is_refused(path: str) -> None:
     container = {"name": "nvflare_job", "volumeMounts": [{"name": "x", "mountPath": path}]}
-    with pytest.raises(Refused, match="mountPath"):
+    with pytest.raises(InvalidInput, match="mountPath"):
         planned(with_template({"containers": [container], "volumes": [{"name": "x", "emptyDir": {}}]}))
 
 
 @pytest.mark.parametrize("key", ["flargo.dev/job-id", "workflows.argoproj.io/completed"])
 @pytest.mark.parametrize("group", ["labels", "annotations"])
 def test_a_pod_template_cannot_pass_for_another_job(key: str, group: str) -> None:
-    with pytest.raises(Refused, match=f"pod_template.metadata.{group}` is not shown.*{key.partition('/')[0]}/"):
+    with pytest.raises(InvalidInput, match=f"pod_template.metadata.{group}` is not shown.*{key.partition('/')[0]}/"):
         planned(with_template(**{group: {key: "x"}}))
 
 
@@ -137,12 +137,12 @@ def test_a_pod_template_cannot_pass_for_another_job(key: str, group: str) -> Non
     ],
 )
 def test_a_misshapen_pod_template_is_refused_by_place(spec: Object, field: str | None) -> None:
-    with pytest.raises(Refused, match=f"pod_template.{field}" if field else "pod_template"):
+    with pytest.raises(InvalidInput, match=f"pod_template.{field}" if field else "pod_template"):
         planned(with_template(spec))
 
 
 def test_a_volume_claim_without_a_volumes_name_is_refused_by_place() -> None:
-    with pytest.raises(Refused, match=r"volumes\[0\]\.name"):
+    with pytest.raises(InvalidInput, match=r"volumes\[0\]\.name"):
         planned(with_template({"volumes": [{"persistentVolumeClaim": {"claimName": "data"}}]}))
 
 

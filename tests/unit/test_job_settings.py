@@ -8,7 +8,7 @@ import pytest
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 
 from flargo.job.settings import settings
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 
 STOCK_REFUSES = [
     {"study_data_pvc_file_path": ""},
@@ -130,7 +130,7 @@ def test_what_the_stock_launcher_refuses_is_refused_with_name_value_and_what_is_
 ) -> None:
     with pytest.raises(ValueError, match="must be"):
         ClientK8sJobLauncher(**{"config_file_path": None, **arguments})
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         settings(**arguments)
     ((name, value),) = arguments.items()
     assert caught.value.field.startswith("default_python_path" if name == "python_path" else name)
@@ -145,18 +145,18 @@ def test_what_the_stock_launcher_refuses_is_refused_with_name_value_and_what_is_
 
 @pytest.mark.parametrize("arguments", FLARGO_REFUSES, ids=named)
 def test_what_the_stock_launcher_would_stumble_over_later_is_refused_too(arguments: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match=next(iter(arguments))):
+    with pytest.raises(InvalidInput, match=next(iter(arguments))):
         settings(**arguments)
 
 
 @pytest.mark.parametrize("argo", ARGO_REFUSES, ids=named)
 def test_wrong_settings_for_argo_are_refused_by_name(argo: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match=rf"`argo\['{next(iter(argo))}'\]"):
+    with pytest.raises(InvalidInput, match=rf"`argo\['{next(iter(argo))}'\]"):
         settings(argo=argo)
 
 
 def test_an_unknown_setting_for_argo_is_refused_with_the_known() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         settings(argo={"servce_account": "x"})
     assert "servce_account" in str(caught.value)
     assert "service_account" in caught.value.allowed
@@ -184,7 +184,7 @@ def test_a_semaphore_is_a_key_of_a_config_map() -> None:
 
 @pytest.mark.parametrize("argo", [{"semaphore": QUEUE}, {"semaphore": QUEUE, "queued": None}], ids=str)
 def test_with_a_semaphore_the_wait_has_an_end(argo: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match=r"`argo\['queued'\]` is None: allowed is a number of seconds"):
+    with pytest.raises(InvalidInput, match=r"`argo\['queued'\]` is None: allowed is a number of seconds"):
         settings(argo=argo)
 
 

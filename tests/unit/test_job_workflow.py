@@ -11,8 +11,8 @@ from flargo.embedded.store import Selector
 from flargo.job import workflow
 from flargo.job.names import OLD_FEDERATION_DIGITS
 from flargo.job.plan import selector
-from flargo.job.validate import Refused
-from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Goes, refuse_expressions, refuse_losses
+from flargo.job.validate import InvalidInput
+from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Destination, refuse_expressions, refuse_losses
 from flargo.terms import Annotation, Label, Role
 from tests.unit.launches import launch, planned, step_of, with_template
 
@@ -35,8 +35,8 @@ def test_a_plan_carries_the_launch_and_the_sites_patience() -> None:
     assert made.name == made.workflow["metadata"]["name"] == asked.pod["metadata"]["name"]
     assert made.namespace == made.workflow["metadata"]["namespace"] == "hospital"
     assert (made.startup, made.credentials, made.attempt) == (asked.startup, asked.credentials, asked.attempt)
-    assert (made.patience.pending, made.patience.total) == (120, 900)
-    assert (made.patience.unclaimed, made.patience.starting, made.grace) == (5, 6, 7)
+    assert (made.timeouts.pending, made.timeouts.total) == (120, 900)
+    assert (made.timeouts.unclaimed, made.timeouts.starting, made.grace) == (5, 6, 7)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_plan_carries_the_launch_and_the_sites_patience() -> None:
 def test_a_servers_job_is_bounded_whatever_the_site_says(
     role: Role, timeout: float | None, total: float | None, placement: float | None
 ) -> None:
-    patience = planned(launch(role=role, pending=None), timeout=timeout, argo={"server_pending": 45}).patience
+    patience = planned(launch(role=role, pending=None), timeout=timeout, argo={"server_pending": 45}).timeouts
     assert (patience.total, patience.placement) == (total, placement)
 
 
@@ -147,7 +147,7 @@ def test_a_clients_job_waits_for_the_sites_semaphore_and_holds_it_only_once_rele
     (template,) = made.workflow["spec"]["templates"]
     assert template["synchronization"] == {"semaphores": [{"configMapKeyRef": {"name": "flargo-queue", "key": "jobs"}}]}
     assert "synchronization" not in made.workflow["spec"]
-    assert made.patience.queued == 60
+    assert made.timeouts.queued == 60
 
 
 def test_a_servers_job_never_queues() -> None:
@@ -194,21 +194,21 @@ def test_both_roles_are_labelled(role: Role) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_has_no_place_is_refused_by_name(spec: Object, field: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         planned(with_template(spec))
     assert field in caught.value.field
 
 
 @pytest.mark.parametrize("field", ["finalizers", "ownerReferences", "generateName", "creationTimestamp"])
 def test_metadata_without_a_place_is_refused_by_name(field: str) -> None:
-    with pytest.raises(Refused, match=f"pod_template.metadata.{field}"):
+    with pytest.raises(InvalidInput, match=f"pod_template.metadata.{field}"):
         planned(with_template(None, **{field: "x"}))
 
 
 def test_a_status_is_refused_by_name() -> None:
     asked = launch()
     asked.pod["status"] = {"phase": "Running"}
-    with pytest.raises(Refused, match=r"pod_template\.status"):
+    with pytest.raises(InvalidInput, match=r"pod_template\.status"):
         planned(asked)
 
 
@@ -229,7 +229,7 @@ def test_every_field_of_kubernetes_pods_has_its_row_or_its_reason() -> None:
     assert set(POD_FIELDS) <= fields_of(V1PodSpec)
     assert fields_of(V1Container) - set(CONTAINER_FIELDS) <= {"restartPolicyRules"}
     assert set(CONTAINER_FIELDS) <= fields_of(V1Container)
-    assert {Goes.TEMPLATE, Goes.PATCH} == set(CONTAINER_FIELDS.values())
+    assert {Destination.TEMPLATE, Destination.PATCH} == set(CONTAINER_FIELDS.values())
 
 
 def lose(path: list[str | int], manifest: Object) -> Object:
@@ -258,7 +258,7 @@ def lose(path: list[str | int], manifest: Object) -> Object:
 def test_the_round_trip_notices_whatever_hera_drops(path: list[str | int], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = workflow.build
     monkeypatch.setattr(workflow, "build", lambda *said: lose(path, whole(*said)))
-    with pytest.raises(Refused, match="Hera"):
+    with pytest.raises(InvalidInput, match="Hera"):
         planned()
 
 
@@ -274,7 +274,7 @@ def test_the_round_trip_notices_whatever_hera_drops(path: list[str | int], monke
     ],
 )
 def test_a_loss_is_a_leaf_that_is_not_as_it_was(said: Object, got: Object) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         refuse_losses(said, got)
     refuse_losses(said, {**deepcopy(said), "more": "is fine"})
 
@@ -288,7 +288,7 @@ def test_a_loss_is_a_leaf_that_is_not_as_it_was(said: Object, got: Object) -> No
     ],
 )
 def test_an_expression_is_refused_by_place(value: Object, where: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         refuse_expressions(value, "pod")
     assert caught.value.field == where
 
@@ -313,7 +313,7 @@ def test_single_braces_are_no_expression() -> None:
     ids=["env", "in the patch", "probe"],
 )
 def test_a_pod_templates_expression_is_refused_by_its_place_and_not_shown(spec: Object, place: str) -> None:
-    with pytest.raises(Refused, match=r"without \{\{") as caught:
+    with pytest.raises(InvalidInput, match=r"without \{\{") as caught:
         planned(with_template(spec))
     assert caught.value.field == place
     assert "workflow.uid" not in str(caught.value)
@@ -321,7 +321,7 @@ def test_a_pod_templates_expression_is_refused_by_its_place_and_not_shown(spec: 
 
 def test_what_a_sites_template_says_wrongly_is_not_shown_to_researchers() -> None:
     env = [{"name": "PASSWORD", "value": ["a-secret-of-the-site"]}]
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         planned(with_template({"containers": [{"name": "nvflare_job", "env": env}]}))
     assert "a-secret-of-the-site" not in str(caught.value)
     assert "env[0].value" in caught.value.field

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.tools.cli.kit_disk import read_kit
 from flargo.tools.kit.files import applied
 from flargo.tools.kit.preparation import Prepared, Wishes, prepare
@@ -288,7 +288,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], Wishes, str]] = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_what_is_wrong_is_refused_with_file_and_field(made_kits: Path, case: str) -> None:
     name, texts, wishes, field = REFUSALS[case]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         prepare(files_of(made_kits, name, **texts), wishes)
     assert refused.value.field == field
     assert refused.value.allowed
@@ -303,7 +303,7 @@ def test_undo_throws_no_edit_away(made_kits: Path, path: str) -> None:
     edited = done(before)
     edited[path] = edited[path].replace(b"{", b"{ ", 1)
     for kit in (edited, done(edited, Wishes(max_jobs=9, argo={"kill_grace": 9}))):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(InvalidInput) as refused:
             undo(kit)
         assert refused.value.field == path
         del kit[path]
@@ -321,7 +321,7 @@ def test_undo_goes_on_where_writing_broke_off(made_kits: Path) -> None:
 
 
 def test_what_flargo_never_prepared_is_not_undone(made_kits: Path) -> None:
-    with pytest.raises(Refused, match="was not prepared by it"):
+    with pytest.raises(InvalidInput, match="was not prepared by it"):
         undo(files_of(made_kits, "k8s/site-1"))
 
 
@@ -330,5 +330,5 @@ def test_a_staged_kit_with_values_of_flargos_is_unstaged_before_it_is_undone(mad
     values = yaml.safe_load(after["helm_chart/values.yaml"])
     values["workspaceConfig"]["local"]["configMapName"] = "nvflare-local-site-1"
     after["helm_chart/values.yaml"] = yaml.safe_dump(values).encode()
-    with pytest.raises(Refused, match="unstage"):
+    with pytest.raises(InvalidInput, match="unstage"):
         undo(after)

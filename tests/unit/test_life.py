@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import Act, GaveUp, Submitted, Wish
+from flargo.status.job_state import Action, ActionKind, LaunchGivenUp, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import EventView, Exit, PodView, WorkflowView
-from flargo.terms import Patience, Uid
+from flargo.terms import StartTimeouts, Uid
 from tests.unit.lives import (
     FAILED,
     HELD,
@@ -37,60 +37,67 @@ def heard(story: Story) -> tuple[Reason, int] | None:
 def test_exit_code_0_is_believed_at_once() -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(0, "Completed"))
     assert heard(story) == (Reason.SUCCEEDED, 0)
-    assert story.wishes == [Act.DROP_SECRET]
+    assert story.actions == [ActionKind.DELETE_SECRET]
 
 
 def test_after_success_argo_is_left_to_finish_and_the_life_is_cleared() -> None:
-    story = Story().sees(WORKFLOW, exited(0, "Completed")).does(Act.DROP_SECRET).passes(5)
-    assert not story.life.cleared
-    assert story.wishes == []
-    assert not story.sees(SUCCEEDED, exited(0, "Completed")).life.cleared, "Argo's wait container holds the pod still"
-    assert story.sees(SUCCEEDED, finished(exited(0, "Completed"))).life.cleared
+    story = Story().sees(WORKFLOW, exited(0, "Completed")).does(ActionKind.DELETE_SECRET).passes(5)
+    assert not story.state.cleared
+    assert story.actions == []
+    assert not story.sees(SUCCEEDED, exited(0, "Completed")).state.cleared, "Argo's wait container holds the pod still"
+    assert story.sees(SUCCEEDED, finished(exited(0, "Completed"))).state.cleared
 
 
 def test_a_wait_container_that_hangs_is_ended_after_a_minute() -> None:
     hung = exited(0, "Completed")
-    story = Story().sees(WORKFLOW, hung).does(Act.DROP_SECRET).passes(59)
-    assert story.wishes == []
+    story = Story().sees(WORKFLOW, hung).does(ActionKind.DELETE_SECRET).passes(59)
+    assert story.actions == []
     story.passes(1).reads(WORKFLOW, hung)
-    assert story.wishes == [Act.SHUTDOWN]
-    story.does(Act.SHUTDOWN).sees(SHUT, hung)
-    assert story.wishes == [Act.KILL]
-    story.does(Act.KILL).sees(SHUT)
+    assert story.actions == [ActionKind.SHUTDOWN]
+    story.does(ActionKind.SHUTDOWN).sees(SHUT, hung)
+    assert story.actions == [ActionKind.DELETE_POD]
+    story.does(ActionKind.DELETE_POD).sees(SHUT)
     assert heard(story) == (Reason.SUCCEEDED, 0)
-    assert story.life.cleared
+    assert story.state.cleared
 
 
 def test_argo_is_not_hurried_while_the_cluster_is_not_heard() -> None:
-    story = Story().sees(WORKFLOW, exited(0)).does(Act.DROP_SECRET).passes(3600, healthy=False)
-    assert story.wishes == []
+    story = Story().sees(WORKFLOW, exited(0)).does(ActionKind.DELETE_SECRET).passes(3600, healthy=False)
+    assert story.actions == []
 
 
 def test_a_pod_on_a_lost_node_is_given_up_but_killed_on() -> None:
     dying = replace(POD_RUNNING, deleting=True)
-    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(Act.SHUTDOWN).sees(SHUT, POD_RUNNING).does(Act.KILL)
+    story = (
+        Story()
+        .sees(WORKFLOW, POD_RUNNING)
+        .stops()
+        .does(ActionKind.SHUTDOWN)
+        .sees(SHUT, POD_RUNNING)
+        .does(ActionKind.DELETE_POD)
+    )
     story.sees(SHUT, dying).passes(62)
     assert heard(story) is None
     story.passes(1).reads(SHUT, dying)
     assert heard(story) == (Reason.ABORTED, 9)
-    assert "was not seen" in story.life.verdict.detail  # type: ignore[union-attr]
-    assert not story.life.cleared
-    story.does(Act.KILL)
-    assert story.passes(14).wishes[-1] is Act.KILL
+    assert "was not seen" in story.state.verdict.detail  # type: ignore[union-attr]
+    assert not story.state.cleared
+    story.does(ActionKind.DELETE_POD)
+    assert story.passes(14).actions[-1] is ActionKind.DELETE_POD
 
 
 def test_a_pod_that_somebody_deletes_with_a_long_grace_gets_it_before_it_is_given_up() -> None:
     dying = replace(POD_RUNNING, deleting=True, deletion_grace=600.0)
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, dying).reads(WORKFLOW, dying).does(Act.SHUTDOWN)
-    story.sees(SHUT, dying).does(Act.KILL).passes(659)
-    assert Act.CONFIRM not in story.wishes
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, dying).reads(WORKFLOW, dying).does(ActionKind.SHUTDOWN)
+    story.sees(SHUT, dying).does(ActionKind.DELETE_POD).passes(659)
+    assert ActionKind.CONFIRM not in story.actions
     story.passes(1).reads(SHUT, dying)
     assert heard(story) == (Reason.POD_DELETED, 104)
 
 
 def test_a_release_whose_answer_was_lost_does_not_end_the_job_that_runs() -> None:
     story = Story(submitted=False).sees(WORKFLOW, POD_RUNNING).tell(Submitted("no answer"))
-    assert story.wishes == []
+    assert story.actions == []
     assert heard(story.sees(WORKFLOW, exited(0))) == (Reason.SUCCEEDED, 0)
 
 
@@ -160,7 +167,7 @@ def test_any_other_end_is_confirmed_and_then_named(pod: PodView, reason: Reason,
 def test_what_was_done_to_a_pod_outweighs_the_exit_that_only_argo_saw(left: PodView, reason: Reason, code: int) -> None:
     """A drain may take the API server away, too: what it did to the pod was seen, but not how the program ended."""
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, replace(left, deleting=True))
-    story.does(Act.CONFIRM, ok=False).passes(30.0, healthy=False)
+    story.does(ActionKind.CONFIRM, ok=False).passes(30.0, healthy=False)
     words = "main: Error (exit code 143)"
     ended = replace(FAILED, message=words, node_phase="Failed", node_message=words, node_exit=143)
     story.sees(ended, gap=True).reads(ended)
@@ -169,9 +176,9 @@ def test_what_was_done_to_a_pod_outweighs_the_exit_that_only_argo_saw(left: PodV
 
 def test_a_shutdown_of_what_is_gone_already_is_no_end_without_a_fresh_read() -> None:
     """The stream told that it is deleted, and then an older event: it is believed to be there."""
-    story = Story().sees(WORKFLOW, POD_STARTING).stops(Cause.ABORT).does(Act.SHUTDOWN).sees(WORKFLOW)
+    story = Story().sees(WORKFLOW, POD_STARTING).stops(Cause.ABORT).does(ActionKind.SHUTDOWN).sees(WORKFLOW)
     story.passes(10)
-    assert Act.CONFIRM in story.wishes
+    assert ActionKind.CONFIRM in story.actions
     story.reads(None)
     assert heard(story) == (Reason.ABORTED, 9)
 
@@ -222,8 +229,8 @@ def of_another_pod(seconds: float) -> EventView:
 def test_a_pod_that_came_and_went_while_nobody_looked_is_found_by_its_events() -> None:
     launched = replace(WORKFLOW, created=LAUNCHED)
     story = Story().sees(launched).sees(launched, POD_RUNNING, gap=True)
-    assert story.wishes == [Act.LISTEN]
-    story.hears(of_another_pod(3)).reads(launched, POD_RUNNING).does(Act.SHUTDOWN).sees(SHUT, exited(143))
+    assert story.actions == [ActionKind.LIST_EVENTS]
+    story.hears(of_another_pod(3)).reads(launched, POD_RUNNING).does(ActionKind.SHUTDOWN).sees(SHUT, exited(143))
     story.reads(SHUT, exited(143))
     assert heard(story) == (Reason.RUN_TWICE, 104)
 
@@ -231,12 +238,12 @@ def test_a_pod_that_came_and_went_while_nobody_looked_is_found_by_its_events() -
 def test_a_pod_of_an_earlier_launch_is_not_this_ones() -> None:
     launched = replace(WORKFLOW, created=LAUNCHED)
     story = Story().sees(launched).sees(launched, POD_RUNNING, gap=True).hears(of_another_pod(-3))
-    assert story.wishes == []
+    assert story.actions == []
     assert heard(story.sees(launched, exited(0))) == (Reason.SUCCEEDED, 0)
 
 
 def test_a_pod_that_was_seen_to_come_is_not_doubted() -> None:
-    assert Story().sees(WORKFLOW).sees(WORKFLOW, POD).sees(WORKFLOW, POD_RUNNING, gap=True).wishes == []
+    assert Story().sees(WORKFLOW).sees(WORKFLOW, POD).sees(WORKFLOW, POD_RUNNING, gap=True).actions == []
 
 
 def test_143_seen_before_the_shutdown_that_caused_it_is_an_abort_from_outside() -> None:
@@ -290,20 +297,20 @@ def test_a_workflow_that_ended_without_a_pod(workflow: WorkflowView, reason: Rea
 def test_an_image_that_cannot_be_had_ends_the_job_and_nothing_is_left_pulling(words: str) -> None:
     stuck = waiting(words, "not found")
     story = Story().sees(WORKFLOW, stuck).reads(WORKFLOW, stuck)
-    assert story.wishes == [Act.SHUTDOWN]
-    story.does(Act.SHUTDOWN).sees(SHUT, stuck)
-    assert story.wishes == [Act.KILL]
-    story.does(Act.KILL).sees(SHUT).reads(SHUT)
+    assert story.actions == [ActionKind.SHUTDOWN]
+    story.does(ActionKind.SHUTDOWN).sees(SHUT, stuck)
+    assert story.actions == [ActionKind.DELETE_POD]
+    story.does(ActionKind.DELETE_POD).sees(SHUT).reads(SHUT)
     assert heard(story) == (Reason.IMAGE, 101)
-    assert "not found" in story.life.verdict.detail  # type: ignore[union-attr]
+    assert "not found" in story.state.verdict.detail  # type: ignore[union-attr]
 
 
 def test_a_shortage_waits_for_pending_timeout_and_no_longer() -> None:
-    story = Story(Patience(pending=120)).sees(WORKFLOW, POD_SHORT).passes(119)
-    assert story.wishes == []
+    story = Story(StartTimeouts(pending=120)).sees(WORKFLOW, POD_SHORT).passes(119)
+    assert story.actions == []
     story.passes(1).reads(WORKFLOW, POD_SHORT)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.SHORTAGE
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.SHORTAGE
 
 
 @pytest.mark.parametrize(
@@ -317,113 +324,113 @@ def test_a_shortage_waits_for_pending_timeout_and_no_longer() -> None:
 def test_a_taint_on_every_node_may_pass_and_fails_the_job_if_it_does_not(words: str) -> None:
     tainted = replace(POD_SHORT, unscheduled_message=words)
     story = Story().sees(WORKFLOW, tainted).passes(59)
-    assert story.wishes == []
+    assert story.actions == []
     story.passes(1).reads(WORKFLOW, tainted)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.UNSCHEDULABLE
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.UNSCHEDULABLE
 
 
 def test_a_pending_timeout_of_0_fails_at_once_and_none_never() -> None:
-    assert Story(Patience(pending=0)).sees(WORKFLOW, POD_SHORT).wishes == [Act.CONFIRM]
-    assert Story(Patience(pending=None)).sees(WORKFLOW, POD_SHORT).passes(1e6).wishes == []
+    assert Story(StartTimeouts(pending=0)).sees(WORKFLOW, POD_SHORT).actions == [ActionKind.CONFIRM]
+    assert Story(StartTimeouts(pending=None)).sees(WORKFLOW, POD_SHORT).passes(1e6).actions == []
 
 
 def test_patience_does_not_pass_while_the_cluster_is_not_heard() -> None:
-    story = Story(Patience(pending=120)).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
-    assert story.wishes == []
+    story = Story(StartTimeouts(pending=120)).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
+    assert story.actions == []
 
 
 def test_a_pod_scheduled_by_the_time_of_the_confirmation_runs_on() -> None:
-    story = Story(Patience(pending=120)).sees(WORKFLOW, POD_SHORT).passes(120).reads(WORKFLOW, POD_STARTING)
-    assert story.life.doom is None
-    assert story.wishes == []
+    story = Story(StartTimeouts(pending=120)).sees(WORKFLOW, POD_SHORT).passes(120).reads(WORKFLOW, POD_STARTING)
+    assert story.state.end_diagnosis is None
+    assert story.actions == []
 
 
 def test_any_other_cause_of_being_unschedulable_fails_at_once() -> None:
     pod = replace(POD, unscheduled_reason="Unschedulable", unscheduled_message='persistentvolumeclaim "x" not found')
     story = Story().sees(WORKFLOW, pod).reads(WORKFLOW, pod)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.UNSCHEDULABLE
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.UNSCHEDULABLE
 
 
 def test_a_workflow_that_no_controller_takes_up_is_given_up() -> None:
-    story = Story(Patience(unclaimed=60)).sees(UNCLAIMED).passes(60).reads(UNCLAIMED)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.UNCLAIMED
-    assert story.life.doom.detail == "flargo's patience was 60 s"
+    story = Story(StartTimeouts(unclaimed=60)).sees(UNCLAIMED).passes(60).reads(UNCLAIMED)
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.UNCLAIMED
+    assert story.state.end_diagnosis.detail == "flargo's patience was 60 s"
 
 
 def test_an_abort_shuts_the_workflow_down_first_and_kills_the_pod_once_argo_has_ended_it() -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).stops()
-    assert story.wishes == [Act.SHUTDOWN]
-    story.does(Act.SHUTDOWN)
-    assert story.wishes == [], "a pod deleted before Argo knows of the shutdown may be made again"
+    assert story.actions == [ActionKind.SHUTDOWN]
+    story.does(ActionKind.SHUTDOWN)
+    assert story.actions == [], "a pod deleted before Argo knows of the shutdown may be made again"
     story.sees(SHUT, POD_RUNNING)
-    assert story.wishes == [Act.KILL]
-    story.does(Act.KILL).sees(SHUT, replace(exited(143), deleting=True))
+    assert story.actions == [ActionKind.DELETE_POD]
+    story.does(ActionKind.DELETE_POD).sees(SHUT, replace(exited(143), deleting=True))
     assert heard(story.reads(SHUT, exited(143))) == (Reason.ABORTED, 9)
 
 
 def test_with_the_controller_down_the_pod_is_killed_all_the_same() -> None:
     shut = replace(WORKFLOW, shutdown="Terminate")
-    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(Act.SHUTDOWN).sees(shut, POD_RUNNING).passes(3)
-    assert story.wishes == [Act.KILL]
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(ActionKind.SHUTDOWN).sees(shut, POD_RUNNING).passes(3)
+    assert story.actions == [ActionKind.DELETE_POD]
 
 
 def test_a_kill_is_repeated_until_the_pod_is_gone() -> None:
-    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(Act.SHUTDOWN).sees(SHUT, POD_RUNNING)
-    story.does(Act.KILL, ok=False)
-    assert story.wishes == []
-    assert story.passes(1).wishes == [Act.KILL]
-    assert story.does(Act.KILL, ok=False).passes(2).wishes == [Act.KILL]
-    assert story.does(Act.KILL).passes(12).wishes == []
-    assert story.passes(1).wishes == [Act.KILL]
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(ActionKind.SHUTDOWN).sees(SHUT, POD_RUNNING)
+    story.does(ActionKind.DELETE_POD, ok=False)
+    assert story.actions == []
+    assert story.passes(1).actions == [ActionKind.DELETE_POD]
+    assert story.does(ActionKind.DELETE_POD, ok=False).passes(2).actions == [ActionKind.DELETE_POD]
+    assert story.does(ActionKind.DELETE_POD).passes(12).actions == []
+    assert story.passes(1).actions == [ActionKind.DELETE_POD]
     assert heard(story) is None
 
 
 def test_a_program_deaf_to_sigterm_after_argo_terminate_is_killed() -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(SHUT, POD_RUNNING).reads(SHUT, POD_RUNNING)
-    assert story.wishes == [Act.KILL]
-    story.does(Act.KILL).sees(SHUT).reads(SHUT)
+    assert story.actions == [ActionKind.DELETE_POD]
+    story.does(ActionKind.DELETE_POD).sees(SHUT).reads(SHUT)
     assert heard(story) == (Reason.SHUT_DOWN, 9)
 
 
 def test_an_abort_during_the_submit_discards_the_workflow_that_comes_late() -> None:
     story = Story(submitted=False).stops()
-    assert story.wishes == []
+    assert story.actions == []
     story.sees(HELD)
-    assert story.wishes == [Act.DISCARD]
+    assert story.actions == [ActionKind.DELETE_WORKFLOW]
 
 
 def test_an_abort_before_anything_was_created_is_an_abort() -> None:
     story = Story(submitted=False).stops().tell(Submitted("not wanted any more")).reads(None)
     assert heard(story) == (Reason.ABORTED, 9)
-    assert story.does(Act.DROP_SECRET).life.cleared
+    assert story.does(ActionKind.DELETE_SECRET).state.cleared
 
 
 def test_a_submit_that_failed_half_way_leaves_nothing() -> None:
     story = Story(submitted=False).sees(HELD).tell(Submitted("secrets is forbidden")).reads(HELD)
-    assert story.wishes == [Act.DISCARD]
-    story.does(Act.DISCARD).sees(None).reads(None)
+    assert story.actions == [ActionKind.DELETE_WORKFLOW]
+    story.does(ActionKind.DELETE_WORKFLOW).sees(None).reads(None)
     assert heard(story) == (Reason.LAUNCH_FAILED, 101)
-    assert "forbidden" in story.life.verdict.detail  # type: ignore[union-attr]
+    assert "forbidden" in story.state.verdict.detail  # type: ignore[union-attr]
 
 
 def test_credentials_that_a_submit_may_be_about_to_create_are_taken_away_after_it() -> None:
     invalid = replace(HELD, phase="Failed", message="invalid spec: no such template")
     story = Story(submitted=False).sees(invalid).reads(invalid)
     assert heard(story) == (Reason.INVALID, 101)
-    assert story.wishes == []
-    assert story.tell(Submitted()).wishes == [Act.DROP_SECRET]
-    story.does(Act.DROP_SECRET).passes(1).reads(invalid)
-    assert story.life.cleared
+    assert story.actions == []
+    assert story.tell(Submitted()).actions == [ActionKind.DELETE_SECRET]
+    story.does(ActionKind.DELETE_SECRET).passes(1).reads(invalid)
+    assert story.state.cleared
 
 
 def test_a_second_pod_means_lost_and_both_are_ended() -> None:
     second = replace(POD_RUNNING, uid=Uid("p2"), name="job-site-2")
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, second).reads(WORKFLOW, second)
-    assert story.wishes == [Act.SHUTDOWN]
-    story.does(Act.SHUTDOWN).sees(SHUT, second).does(Act.KILL).sees(SHUT).reads(SHUT)
+    assert story.actions == [ActionKind.SHUTDOWN]
+    story.does(ActionKind.SHUTDOWN).sees(SHUT, second).does(ActionKind.DELETE_POD).sees(SHUT).reads(SHUT)
     assert heard(story) == (Reason.RUN_TWICE, 104)
 
 
@@ -431,20 +438,20 @@ def test_a_program_that_failed_by_itself_has_failed_though_argo_runs_it_again() 
     first, second = exited(3), replace(POD_STARTING, uid=Uid("p2"), name="job-site-2")
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, first, second).reads(WORKFLOW, first, second)
     assert heard(story) == (Reason.PROGRAM_FAILED, 1)
-    story.does(Act.SHUTDOWN).sees(SHUT, first, second)
-    assert Wish(Act.KILL, Uid("p2")) in story.wished
+    story.does(ActionKind.SHUTDOWN).sees(SHUT, first, second)
+    assert Action(ActionKind.DELETE_POD, Uid("p2")) in story.pending_actions
 
 
 def test_a_pod_that_vanishes_is_lost_and_argo_is_kept_from_running_it_again() -> None:
     story = Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW).reads(WORKFLOW)
     assert heard(story) == (Reason.POD_DELETED, 104)
-    assert Act.SHUTDOWN in story.wishes
+    assert ActionKind.SHUTDOWN in story.actions
 
 
 def test_a_workflow_deleted_by_a_person_is_lost_once_its_pod_is_gone() -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(None, POD_RUNNING).reads(None, POD_RUNNING)
-    assert story.wishes == [Act.KILL]
-    story.does(Act.KILL).sees(None).reads(None)
+    assert story.actions == [ActionKind.DELETE_POD]
+    story.does(ActionKind.DELETE_POD).sees(None).reads(None)
     assert heard(story) == (Reason.WORKFLOW_DELETED, 104)
 
 
@@ -466,7 +473,7 @@ def test_a_drain_after_the_results_arrived_is_no_loss() -> None:
     ],
 )
 def test_who_wanted_the_end_and_how_the_program_took_it(cause: Cause, code: int, told: tuple[Reason, int]) -> None:
-    story = Story().sees(WORKFLOW, POD_RUNNING).stops(cause).does(Act.SHUTDOWN).sees(SHUT, exited(code))
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops(cause).does(ActionKind.SHUTDOWN).sees(SHUT, exited(code))
     if story.verdict is None:
         story.reads(SHUT, exited(code))
     assert heard(story) == told
@@ -475,7 +482,7 @@ def test_who_wanted_the_end_and_how_the_program_took_it(cause: Cause, code: int,
 def test_terminate_after_the_end_changes_nothing() -> None:
     story = Story().sees(WORKFLOW, exited(0, "Completed")).stops()
     assert heard(story) == (Reason.SUCCEEDED, 0)
-    assert story.wishes == [Act.DROP_SECRET]
+    assert story.actions == [ActionKind.DELETE_SECRET]
 
 
 def test_a_verdict_stands_whatever_is_seen_later() -> None:
@@ -493,19 +500,19 @@ def event(reason: str, message: str = "", count: int = 1, over: float = 0.0, at:
     return EventView(reason, message, count, last - timedelta(seconds=over), last)
 
 
-def starting_slowly(*events: EventView, patience: Patience | None = None) -> Story:
+def starting_slowly(*events: EventView, patience: StartTimeouts | None = None) -> Story:
     """A pod that has had a node for ten seconds and does not run; its events have been listed."""
     story = Story(patience).sees(WORKFLOW, POD_STARTING).passes(9)
-    assert story.wishes == []
-    assert story.passes(1).wishes == [Act.LISTEN]
+    assert story.actions == []
+    assert story.passes(1).actions == [ActionKind.LIST_EVENTS]
     return story.hears(*events)
 
 
 def test_events_are_listed_only_of_a_pod_that_is_slow_and_with_growing_gaps() -> None:
     story = starting_slowly()
-    assert story.passes(9).wishes == []
-    assert story.passes(1).wishes == [Act.LISTEN]
-    assert Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW, POD_RUNNING).passes(100).wishes == []
+    assert story.passes(9).actions == []
+    assert story.passes(1).actions == [ActionKind.LIST_EVENTS]
+    assert Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW, POD_RUNNING).passes(100).actions == []
 
 
 @pytest.mark.parametrize(
@@ -519,9 +526,9 @@ def test_events_are_listed_only_of_a_pod_that_is_slow_and_with_growing_gaps() ->
 )
 def test_trouble_that_goes_on_fails_a_job_that_cannot_start(trouble: EventView, reason: Reason) -> None:
     story = starting_slowly(trouble).reads(WORKFLOW, POD_STARTING)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is reason
-    assert trouble.message in story.life.doom.detail
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is reason
+    assert trouble.message in story.state.end_diagnosis.detail
 
 
 @pytest.mark.parametrize(
@@ -535,78 +542,82 @@ def test_trouble_that_goes_on_fails_a_job_that_cannot_start(trouble: EventView, 
 )
 def test_trouble_in_passing_fails_nothing(trouble: EventView) -> None:
     story = starting_slowly(trouble)
-    assert story.wishes == []
+    assert story.actions == []
     assert heard(story.sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(0))) == (Reason.SUCCEEDED, 0)
 
 
 def test_the_pull_of_an_image_has_a_clock_of_its_own() -> None:
-    story = starting_slowly(event("Pulling", at=1), patience=Patience(starting=60, pulling=600))
-    stages = [story.life.stage]
-    story.wished.clear()
-    assert Act.CONFIRM not in story.passes(300).wishes
+    story = starting_slowly(event("Pulling", at=1), patience=StartTimeouts(starting=60, pulling=600))
+    stages = [story.state.stage]
+    story.pending_actions.clear()
+    assert ActionKind.CONFIRM not in story.passes(300).actions
     story.hears(event("Pulling", at=1), event("Pulled", at=200))
-    stages.append(story.life.stage)
-    assert Act.CONFIRM in story.passes(60).wishes
+    stages.append(story.state.stage)
+    assert ActionKind.CONFIRM in story.passes(60).actions
     assert stages == [Stage.PULLING, Stage.STARTING]
 
 
 def test_an_image_that_is_pulled_is_told_from_those_that_are_there() -> None:
     there = event("Pulled", 'Container image "argoexec" already present on machine', at=1)
     pulling = event("Pulling", 'Pulling image "job"', at=1)
-    assert starting_slowly(there, pulling).life.stage is Stage.PULLING
+    assert starting_slowly(there, pulling).state.stage is Stage.PULLING
     pulled = event("Pulled", 'Successfully pulled image "job" in 9s', at=10)
-    assert starting_slowly(there, pulling, pulled).life.stage is Stage.STARTING
+    assert starting_slowly(there, pulling, pulled).state.stage is Stage.STARTING
 
 
 def test_a_mount_that_failed_before_the_pull_is_not_what_a_pull_hangs_on() -> None:
     mount = event("FailedMount", "timed out waiting for the condition", at=0)
-    story = starting_slowly(mount, event("Pulling", 'Pulling image "job"', at=1), patience=Patience(pulling=60)).passes(
-        60
-    )
+    story = starting_slowly(
+        mount, event("Pulling", 'Pulling image "job"', at=1), patience=StartTimeouts(pulling=60)
+    ).passes(60)
     story.reads(WORKFLOW, POD_STARTING)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.PULLING
-    assert story.life.doom.detail.startswith('Pulling image "job"')
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.PULLING
+    assert story.state.end_diagnosis.detail.startswith('Pulling image "job"')
 
 
 def test_an_image_that_is_not_pulled_in_time_is_named() -> None:
-    story = starting_slowly(event("Pulling", 'Pulling image "job"'), patience=Patience(pulling=60)).passes(60)
-    story.reads(WORKFLOW, POD_STARTING).does(Act.SHUTDOWN).sees(SHUT, exited(137, "ContainerStatusUnknown"))
+    story = starting_slowly(event("Pulling", 'Pulling image "job"'), patience=StartTimeouts(pulling=60)).passes(60)
+    story.reads(WORKFLOW, POD_STARTING).does(ActionKind.SHUTDOWN).sees(SHUT, exited(137, "ContainerStatusUnknown"))
     story.reads(SHUT, exited(137, "ContainerStatusUnknown"))
     assert heard(story) == (Reason.PULLING, 101)
-    assert story.life.verdict.detail == 'Pulling image "job"; flargo\'s patience was 60 s'  # type: ignore[union-attr]
+    assert story.state.verdict.detail == 'Pulling image "job"; flargo\'s patience was 60 s'  # type: ignore[union-attr]
 
 
 def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
     queued = replace(WORKFLOW, lock="Waiting for lock")
-    story = Story(Patience(pending=5, queued=3600)).sees(queued).passes(3500)
-    assert story.wishes == []
+    story = Story(StartTimeouts(pending=5, queued=3600)).sees(queued).passes(3500)
+    assert story.actions == []
     story.sees(WORKFLOW, POD_SHORT).passes(4)
-    assert story.wishes == []
+    assert story.actions == []
     story.passes(1).reads(WORKFLOW, POD_SHORT)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.SHORTAGE
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.SHORTAGE
 
 
 @pytest.mark.parametrize(
     ("workflow", "patience", "reason"),
     [
-        (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), Patience(quota=30), Reason.QUOTA),
-        (replace(WORKFLOW, phase="Pending", lock="Waiting for lock"), Patience(queued=30), Reason.QUEUED),
-        (replace(WORKFLOW, lock="Waiting for lock"), Patience(queued=30), Reason.QUEUED),
+        (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), StartTimeouts(quota=30), Reason.QUOTA),
+        (replace(WORKFLOW, phase="Pending", lock="Waiting for lock"), StartTimeouts(queued=30), Reason.QUEUED),
+        (replace(WORKFLOW, lock="Waiting for lock"), StartTimeouts(queued=30), Reason.QUEUED),
     ],
     ids=["quota", "a lock on the Workflow", "a lock on the step"],
 )
-def test_quota_and_locks_have_clocks_of_their_own(workflow: WorkflowView, patience: Patience, reason: Reason) -> None:
+def test_quota_and_locks_have_clocks_of_their_own(
+    workflow: WorkflowView, patience: StartTimeouts, reason: Reason
+) -> None:
     story = Story(patience).sees(workflow).passes(29)
-    assert story.wishes == []
+    assert story.actions == []
     story.passes(1).reads(workflow)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is reason
-    assert story.life.doom.detail.endswith("flargo's patience was 30 s")
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is reason
+    assert story.state.end_diagnosis.detail.endswith("flargo's patience was 30 s")
 
 
-OF_A_SERVER = Patience(pending=None, unclaimed=None, quota=None, queued=None, starting=None, placement=30, total=900)
+OF_A_SERVER = StartTimeouts(
+    pending=None, unclaimed=None, quota=None, queued=None, starting=None, placement=30, total=900
+)
 """Of a server's job that may wait as long as it likes, but for its launch."""
 TAINTED = replace(POD_SHORT, unscheduled_message="0/1 nodes are available: 1 node(s) had untolerated taint(s).")
 
@@ -628,86 +639,90 @@ def test_a_servers_job_without_a_node_ends_for_what_it_waits_for(
     workflow: WorkflowView, pods: tuple[PodView, ...], reason: Reason
 ) -> None:
     story = Story(OF_A_SERVER).sees(workflow, *pods).passes(29)
-    assert Act.CONFIRM not in story.wishes
+    assert ActionKind.CONFIRM not in story.actions
     story.passes(1).reads(workflow, *pods)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is reason
-    assert story.life.doom.detail.endswith(
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is reason
+    assert story.state.end_diagnosis.detail.endswith(
         "flargo's patience was 30 s, for a server's job to have a node ('argo.server_pending')"
     )
 
 
 def test_all_that_a_servers_job_waits_for_before_it_has_a_node_counts_together() -> None:
     story = Story(OF_A_SERVER).sees(UNCLAIMED).passes(15).sees(WORKFLOW, POD_SHORT).passes(14)
-    assert story.wishes == []
+    assert story.actions == []
     story.passes(1).reads(WORKFLOW, POD_SHORT)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.SHORTAGE
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.SHORTAGE
 
 
 def test_a_servers_job_waits_for_a_node_from_the_end_of_its_submit() -> None:
     story = Story(OF_A_SERVER, submitted=False).passes(100).tell(Submitted()).sees(WORKFLOW, POD_SHORT).passes(29)
-    assert story.wishes == []
-    assert story.passes(1).wishes == [Act.CONFIRM]
+    assert story.actions == []
+    assert story.passes(1).actions == [ActionKind.CONFIRM]
 
 
 def test_a_servers_wait_for_a_node_passes_only_while_the_cluster_is_heard() -> None:
     story = Story(OF_A_SERVER).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
-    assert story.wishes == []
+    assert story.actions == []
 
 
 def test_a_servers_job_with_a_node_has_until_the_end_of_all_patience() -> None:
     story = Story(OF_A_SERVER).sees(WORKFLOW, POD_STARTING).passes(899)
-    assert Act.CONFIRM not in story.wishes
+    assert ActionKind.CONFIRM not in story.actions
     story.passes(1).reads(WORKFLOW, POD_STARTING)
-    assert story.life.doom is not None
-    assert story.life.doom.reason is Reason.TIMEOUT
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.reason is Reason.TIMEOUT
 
 
 def test_a_servers_own_pending_timeout_may_be_shorter() -> None:
     story = Story(replace(OF_A_SERVER, pending=5)).sees(WORKFLOW, POD_SHORT).passes(5).reads(WORKFLOW, POD_SHORT)
-    assert story.life.doom is not None
-    assert story.life.doom.detail.endswith("flargo's patience was 5 s")
+    assert story.state.end_diagnosis is not None
+    assert story.state.end_diagnosis.detail.endswith("flargo's patience was 5 s")
 
 
 def test_a_launch_that_was_given_up_is_ended_and_is_no_abort() -> None:
-    story = Story().sees(WORKFLOW, POD_STARTING).tell(GaveUp("nobody waits for it"))
-    assert story.wishes == [Act.SHUTDOWN]
-    story.does(Act.SHUTDOWN).sees(SHUT).reads(SHUT)
+    story = Story().sees(WORKFLOW, POD_STARTING).tell(LaunchGivenUp("nobody waits for it"))
+    assert story.actions == [ActionKind.SHUTDOWN]
+    story.does(ActionKind.SHUTDOWN).sees(SHUT).reads(SHUT)
     assert heard(story) == (Reason.LAUNCH_FAILED, 101)
-    assert story.life.verdict.detail == "nobody waits for it"  # type: ignore[union-attr]
+    assert story.state.verdict.detail == "nobody waits for it"  # type: ignore[union-attr]
 
 
 def test_a_launch_that_was_given_up_before_its_release_is_discarded() -> None:
-    story = Story(submitted=False).sees(HELD).tell(GaveUp("nobody waits for it"))
-    assert story.wishes == [Act.DISCARD]
-    story.does(Act.DISCARD).tell(Submitted("ended before")).sees(None).reads(None)
+    story = Story(submitted=False).sees(HELD).tell(LaunchGivenUp("nobody waits for it"))
+    assert story.actions == [ActionKind.DELETE_WORKFLOW]
+    story.does(ActionKind.DELETE_WORKFLOW).tell(Submitted("ended before")).sees(None).reads(None)
     assert heard(story) == (Reason.LAUNCH_FAILED, 101)
 
 
 @pytest.mark.parametrize("cause", [Cause.ABORT, Cause.CLEANUP])
 def test_an_end_that_was_wanted_before_outweighs_giving_up(cause: Cause) -> None:
-    story = Story().sees(WORKFLOW, POD_STARTING).stops(cause).tell(GaveUp("nobody waits for it"))
-    assert story.life.doom is None
+    story = Story().sees(WORKFLOW, POD_STARTING).stops(cause).tell(LaunchGivenUp("nobody waits for it"))
+    assert story.state.end_diagnosis is None
 
 
 def test_a_queue_is_waited_in_for_ever_by_default() -> None:
-    assert Story().sees(replace(WORKFLOW, lock="Waiting for lock")).passes(1e6).wishes == []
+    assert Story().sees(replace(WORKFLOW, lock="Waiting for lock")).passes(1e6).actions == []
 
 
 def test_a_released_workflow_that_argo_overlooks_is_touched_until_it_shows() -> None:
     story = Story().sees(WORKFLOW).passes(3)
-    assert story.wishes == []
-    assert story.passes(1).wishes == [Act.NUDGE]
-    story.does(Act.NUDGE).passes(4)
-    assert story.wishes == []
-    assert story.passes(1).wishes == [Act.NUDGE]
+    assert story.actions == []
+    assert story.passes(1).actions == [ActionKind.TOUCH]
+    story.does(ActionKind.TOUCH).passes(4)
+    assert story.actions == []
+    assert story.passes(1).actions == [ActionKind.TOUCH]
     assert (
-        story.sees(replace(WORKFLOW, has_node=True, node_phase="Pending"), POD).does(Act.NUDGE).passes(60).wishes == []
+        story.sees(replace(WORKFLOW, has_node=True, node_phase="Pending"), POD)
+        .does(ActionKind.TOUCH)
+        .passes(60)
+        .actions
+        == []
     )
 
 
 def test_a_shutdown_that_argo_overlooks_is_pressed() -> None:
     shut = replace(WORKFLOW, shutdown="Terminate")
-    story = Story().sees(WORKFLOW).stops().does(Act.SHUTDOWN).sees(shut).passes(4)
-    assert Act.NUDGE in story.wishes
+    story = Story().sees(WORKFLOW).stops().does(ActionKind.SHUTDOWN).sees(shut).passes(4)
+    assert ActionKind.TOUCH in story.actions

@@ -14,20 +14,20 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
-from flargo.control.reconciler import Engine, Order, Outcome
-from flargo.status.job_state import Act
+from flargo.control.reconciler import Command, Reconciler, Result
+from flargo.status.job_state import ActionKind
 from flargo.status.reasons import Reason
-from flargo.status.reconcile import SETTLE
+from flargo.status.reconcile import ARGO_FINISH_LIMIT
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Patience
+from flargo.terms import StartTimeouts
 from tests.unit.objects import Object, pod, workflow
 
 NAME = "job-site"
-PATIENCE = Patience(pending=120, total=900, unclaimed=120, starting=300)
+PATIENCE = StartTimeouts(pending=120, total=900, unclaimed=120, starting=300)
 OF_A_SERVER = replace(PATIENCE, pending=None, placement=60)
 OWN = frozenset({101, 102, 103})
 CODES = frozenset({0, 1, 9, *OWN, 104})
-HURTING = frozenset({Act.SHUTDOWN, Act.KILL, Act.DISCARD})
+HURTING = frozenset({ActionKind.SHUTDOWN, ActionKind.DELETE_POD, ActionKind.DELETE_WORKFLOW})
 WHOLE = 3000
 """Seconds within which everything that can end has ended."""
 
@@ -359,9 +359,9 @@ class Site:
     """A real Engine that hears of the world by its streams, and whose wishes are performed on it."""
 
     world: Cluster
-    engine: Engine = field(init=False)
-    orders: deque[Order] = field(default_factory=deque)
-    sent: list[Act] = field(default_factory=list)
+    engine: Reconciler = field(init=False)
+    orders: deque[Command] = field(default_factory=deque)
+    sent: list[ActionKind] = field(default_factory=list)
     verdict: Verdict | None = None
     ruled_at: float | None = None
     first_pod: str = ""
@@ -373,19 +373,23 @@ class Site:
     cut: set[Kind] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.engine = Engine(lambda _: False, 0.0)
+        self.engine = Reconciler(lambda _: False, 0.0)
         self.engine.admit(NAME, "a1", OF_A_SERVER if self.world.job.of_server else PATIENCE, 3, 0.0)
         for kind in self.world.streams:
             self.relist(kind)
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: Result) -> None:
         """What follows from a fact. Here most properties are held."""
-        for order in outcome.orders:
+        for order in outcome.commands:
             self.orders.append(order)
-        for life in outcome.lives:
-            if life.doom is not None and life.doom.reason in {Reason.UNCLAIMED, Reason.TIMEOUT, Reason.START_TIMEOUT}:
+        for life in outcome.states:
+            if life.end_diagnosis is not None and life.end_diagnosis.reason in {
+                Reason.UNCLAIMED,
+                Reason.TIMEOUT,
+                Reason.START_TIMEOUT,
+            }:
                 self.world.happened.add("out of patience")
-            if life.doom is not None and life.doom.reason is Reason.SHORTAGE:
+            if life.end_diagnosis is not None and life.end_diagnosis.reason is Reason.SHORTAGE:
                 self.world.happened.add("no room")
             if self.verdict is not None:
                 assert life.verdict == self.verdict, "a verdict stands"
@@ -406,7 +410,7 @@ class Site:
         if kind not in self.cut and stream:
             item, deleted = stream[0] if again else stream.popleft()
             self._note([item] if kind is Kind.POD and not deleted else [])
-            self.take(self.engine.changed(kind, item, self.world.now, deleted=deleted))
+            self.take(self.engine.on_changed(kind, item, self.world.now, deleted=deleted))
 
     def _note(self, pods: list[Object]) -> None:
         self.first_pod = self.first_pod or next((str(pod["metadata"]["uid"]) for pod in pods), "")
@@ -414,7 +418,7 @@ class Site:
     def cut_off(self, kind: Kind) -> None:
         """A stream breaks off: what it had to tell is never told."""
         self.cut.add(kind)
-        self.engine.lost(kind, self.world.now)
+        self.engine.on_watch_lost(kind, self.world.now)
 
     def relist(self, kind: Kind) -> None:
         self.cut.discard(kind)
@@ -422,7 +426,7 @@ class Site:
         shown = self.world.show()
         items = self.world.show_pods() if kind is Kind.POD else [shown] if shown is not None else []
         self._note(items if kind is Kind.POD else [])
-        self.take(self.engine.listed(kind, items, self.world.now))
+        self.take(self.engine.on_listed(kind, items, self.world.now))
 
     def stop(self, cause: Cause) -> None:
         if self.verdict is None:
@@ -461,7 +465,7 @@ class Site:
         self.submitted = None
         if error == "404":
             self.world.happened.add("not submitted")
-        self.take(self.engine.submitted(NAME, error, self.world.now))
+        self.take(self.engine.on_submitted(NAME, error, self.world.now))
 
     # wishes
 
@@ -471,40 +475,40 @@ class Site:
             return
         order = self.orders.popleft()
         self._may_be_sent(order)
-        self.sent.append(order.wish.act)
-        if order.wish.act is Act.CONFIRM and works and answered:
+        self.sent.append(order.action.kind)
+        if order.action.kind is ActionKind.CONFIRM and works and answered:
             fresh = self.world.show(), self.world.show_pods()
             self._note(fresh[1])
-            self.take(self.engine.confirmed(order, *fresh, self.world.now))
+            self.take(self.engine.on_confirmed(order, *fresh, self.world.now))
             return
         ok = self._do(order) if works else False
-        self.take(self.engine.told(order, self.world.now, ok=ok and answered))
+        self.take(self.engine.on_action_done(order, self.world.now, ok=ok and answered))
 
-    def _may_be_sent(self, order: Order) -> None:
+    def _may_be_sent(self, order: Command) -> None:
         it = self.world.workflow
-        if order.wish.act is Act.KILL:
+        if order.action.kind is ActionKind.DELETE_POD:
             assert it is None or it.shutdown or it.over, "a pod that is killed before the shutdown is made again"
             assert order.pod, "a DELETE without a name would be of all pods"
-        if order.wish.act is Act.DISCARD and not self.stops:
+        if order.action.kind is ActionKind.DELETE_WORKFLOW and not self.stops:
             assert not any(pod.running for pod in self.world.pods), "a Workflow whose program runs is discarded"
         undisturbed = not self.world.happened and not self.stops and not self.world.argo_was_down
-        if undisturbed and order.wish.act in HURTING:
-            settled = self.ruled_at is not None and self.world.now >= self.ruled_at + SETTLE
-            assert settled, f"{order.wish} although nothing happened to the job"
+        if undisturbed and order.action.kind in HURTING:
+            settled = self.ruled_at is not None and self.world.now >= self.ruled_at + ARGO_FINISH_LIMIT
+            assert settled, f"{order.action} although nothing happened to the job"
 
-    def _do(self, order: Order) -> bool:
-        match order.wish.act:
-            case Act.SHUTDOWN:
+    def _do(self, order: Command) -> bool:
+        match order.action.kind:
+            case ActionKind.SHUTDOWN:
                 self.world.shut_down()
-            case Act.DISCARD:
+            case ActionKind.DELETE_WORKFLOW:
                 self.world.delete_workflow()
-            case Act.KILL:
+            case ActionKind.DELETE_POD:
                 same_name = self.world.pods[0] if self.world.pods else None
-                if same_name is not None and same_name.uid != order.wish.uid:
+                if same_name is not None and same_name.uid != order.action.uid:
                     return False
                 if same_name is not None:
                     self.world.delete_pod(same_name, order.grace)
-            case Act.DROP_SECRET:
+            case ActionKind.DELETE_SECRET:
                 self.world.secret = False
         return True
 

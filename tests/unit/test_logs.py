@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import Result
 
-from flargo.cluster.api import PIECE, Kind, LogPiece, _pieces
+from flargo.cluster.api import MAX_PIECE_BYTES, Kind, LogPiece, _pieces
 from flargo.tools.cli import logs
 from tests.unit import command_line
 from tests.unit.attacks import ATTACKS, BYTES, bad_characters
@@ -48,7 +48,7 @@ class Talks(Cluster):
 def show(monkeypatch: pytest.MonkeyPatch) -> Logs:
     def run(*options: str, terminal: bool = False, **said: bytes) -> Result:
         made = Talks(**said)
-        monkeypatch.setattr(logs, "connected", lambda **_: made)
+        monkeypatch.setattr(logs, "api_for", lambda **_: made)
         monkeypatch.setattr(logs, "_is_terminal", lambda: terminal)
         return command_line.run("logs", "11111111", *options)
 
@@ -69,7 +69,15 @@ def test_elsewhere_and_where_asked_for_it_is_the_programs_bytes(
     show: Logs, options: tuple[str, ...], end: bytes, *, terminal: bool
 ) -> None:
     content = (
-        b"begins\n" + ATTACK.replace(b"\n\n", b"\n") + b"\n" + TOKEN + b"\n" + KEY + b"x" * 3 * PIECE + b"\nend" + end
+        b"begins\n"
+        + ATTACK.replace(b"\n\n", b"\n")
+        + b"\n"
+        + TOKEN
+        + b"\n"
+        + KEY
+        + b"x" * 3 * MAX_PIECE_BYTES
+        + b"\nend"
+        + end
     )
     done = show(*options, terminal=terminal, site=content)
     assert (done.exit_code, done.stdout_bytes) == (0, content)
@@ -77,17 +85,17 @@ def test_elsewhere_and_where_asked_for_it_is_the_programs_bytes(
 
 def test_the_executors_lines_are_no_bytes_of_the_programs(show: Logs) -> None:
     assert show(site=b"one\nbye." + EXECUTOR).stdout_bytes == b"one\nbye."
-    assert show(site=b"x" * 2 * PIECE + EXECUTOR).stdout_bytes == b"x" * 2 * PIECE
+    assert show(site=b"x" * 2 * MAX_PIECE_BYTES + EXECUTOR).stdout_bytes == b"x" * 2 * MAX_PIECE_BYTES
 
 
 def test_of_several_sites_the_bytes_have_their_names_before_each_line(show: Logs) -> None:
-    done = show("--raw", a=b"one\r\n\x1b[2J", bc=b"y" * PIECE + b"\n\xff\n")
-    first, second = b"a  | one\r\na  | \x1b[2J\n", b"bc | " + b"y" * PIECE + b"\nbc | \xff\n"
+    done = show("--raw", a=b"one\r\n\x1b[2J", bc=b"y" * MAX_PIECE_BYTES + b"\n\xff\n")
+    first, second = b"a  | one\r\na  | \x1b[2J\n", b"bc | " + b"y" * MAX_PIECE_BYTES + b"\nbc | \xff\n"
     assert done.stdout_bytes == first + second
 
 
 def test_json_is_valid_and_says_that_a_line_goes_on(show: Logs) -> None:
-    done = show("--json", site=ATTACK + b"\n" + TOKEN + b"\n" + KEY + b"y" * 3 * PIECE + b"\nend\n")
+    done = show("--json", site=ATTACK + b"\n" + TOKEN + b"\n" + KEY + b"y" * 3 * MAX_PIECE_BYTES + b"\nend\n")
     assert done.stdout.isascii()
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(row["line"].encode().decode() == row["line"] for row in rows)
@@ -95,17 +103,17 @@ def test_json_is_valid_and_says_that_a_line_goes_on(show: Logs) -> None:
     assert [row["line"] for row in rows].count("[redacted]") == 5
     assert any("\ufffd2J" in row["line"] for row in rows)
     long = [row for row in rows if "yy" in row["line"]]
-    assert "".join(row["line"] for row in long) == "y" * 3 * PIECE
+    assert "".join(row["line"] for row in long) == "y" * 3 * MAX_PIECE_BYTES
     assert [row.get("continued") for row in long] == [True] * (len(long) - 1) + [None]
     assert {row["time"] for row in long} == {long[0]["time"]}
     assert rows[-1]["line"] == "end"
 
 
 def test_a_terminal_is_told_that_a_line_goes_on(show: Logs) -> None:
-    *pieces, last, end = show(terminal=True, site=b"y" * 3 * PIECE + b"\nend\n").stdout.splitlines()
+    *pieces, last, end = show(terminal=True, site=b"y" * 3 * MAX_PIECE_BYTES + b"\nend\n").stdout.splitlines()
     assert pieces
     assert all(piece.endswith("y [continued]") for piece in pieces)
-    assert "".join(piece.removesuffix(" [continued]") for piece in pieces) + last == "y" * 3 * PIECE
+    assert "".join(piece.removesuffix(" [continued]") for piece in pieces) + last == "y" * 3 * MAX_PIECE_BYTES
     assert end == "end"
 
 

@@ -9,9 +9,9 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.loop import ENDING_LENGTH, Loop
-from flargo.control.reconciler import Order, Outcome
+from flargo.control.reconciler import Command, Result
 from flargo.control.submit import SubmitError
-from flargo.status.job_state import Act, Wish
+from flargo.status.job_state import Action, ActionKind
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Annotation, Object
@@ -166,7 +166,7 @@ def test_the_handle_of_an_earlier_launch_ends_nothing_of_the_next_one(api: Quiet
     assert second.wait(lambda it: it.released, LONG)
     loop.stop(first, Cause.ABORT)
     (job,) = loop._jobs.values()
-    assert not job.unwanted.is_set()
+    assert not job.cancelled.is_set()
     loop.end(Cause.PARENT_END, seconds=0.1)
     assert second.verdict is not None
     assert second.verdict.reason is Reason.PARENT_ENDED
@@ -175,7 +175,7 @@ def test_the_handle_of_an_earlier_launch_ends_nothing_of_the_next_one(api: Quiet
 def test_a_moment_beyond_all_clocks_ends_nobodys_following(api: QuietApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """No queue can be told to wait for centuries."""
     loop = Loop(api, "", "me", 3)
-    monkeypatch.setattr(loop._engine, "wake_at", lambda: 1e300)
+    monkeypatch.setattr(loop._reconciler, "requeue_at", lambda: 1e300)
     ticket = loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
     assert ticket.wait(lambda it: it.released, LONG)
     loop.end(Cause.PARENT_END, seconds=0.1)
@@ -186,7 +186,9 @@ def test_a_workflow_that_is_ended_says_why_without_secrets_and_without_templates
     uid = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"]
     loop = Loop(api, "", "me", 3, blank=lambda text: text.replace("s3cret", "[redacted]"))
     detail = "image {{workflow.uid}} of s3cret " + "x" * 2000
-    loop._do(Order("job-site", "job-site", Wish(Act.SHUTDOWN, uid), "", ending=Reason.IMAGE, detail=detail))
+    loop._do(
+        Command("job-site", "job-site", Action(ActionKind.SHUTDOWN, uid), "", end_reason=Reason.IMAGE, detail=detail)
+    )
     found = api.get(Kind.WORKFLOW, "job-site")
     notes = found["metadata"]["annotations"]
     assert found["spec"] == {"shutdown": "Terminate"}
@@ -201,7 +203,7 @@ def test_an_api_that_is_away_is_said_once_a_stream_and_not_at_each_try(
     def trouble(_number: int, _when: str) -> None:
         raise ApiError("patch", "workflows", 0, message="refused")
 
-    loop, order = Loop(api, "", "me", 3), Order("job-site", "job-site", Wish(Act.SHUTDOWN), "")
+    loop, order = Loop(api, "", "me", 3), Command("job-site", "job-site", Action(ActionKind.SHUTDOWN), "")
     api.trouble = trouble
     for _ in range(3):
         for kind in (Kind.WORKFLOW, Kind.POD):
@@ -214,7 +216,7 @@ def test_an_api_that_is_away_is_said_once_a_stream_and_not_at_each_try(
 def test_what_fails_while_the_api_is_heard_is_said(api: QuietApi, caplog: pytest.LogCaptureFixture) -> None:
     loop = Loop(api, "", "me", 3)
     api.trouble = lambda *_: (_ for _ in ()).throw(ApiError("patch", "workflows", 403, "Forbidden"))
-    loop._perform(Order("job-site", "job-site", Wish(Act.SHUTDOWN), ""))
+    loop._perform(Command("job-site", "job-site", Action(ActionKind.SHUTDOWN), ""))
     assert "job-site: could not shut down it" in caplog.text
 
 
@@ -224,8 +226,10 @@ def test_the_credentials_of_many_jobs_that_end_at_once_hold_up_no_kill(api: Quie
     loop, ended = Loop(api, "", "me", 3), threading.Event()
     api.delete = lambda *_, **__: goes_on.wait(LONG)  # type: ignore[assignment, method-assign]
     api.merge = lambda *_, **__: ended.set()  # type: ignore[assignment, method-assign]
-    drops = [Order(f"job-{number}", f"job-{number}", Wish(Act.DROP_SECRET), "secret") for number in range(20)]
-    loop._carry(Outcome((*drops, Order("job-site", "job-site", Wish(Act.SHUTDOWN, uid), ""))))
+    drops = [
+        Command(f"job-{number}", f"job-{number}", Action(ActionKind.DELETE_SECRET), "secret") for number in range(20)
+    ]
+    loop._execute(Result((*drops, Command("job-site", "job-site", Action(ActionKind.SHUTDOWN, uid), ""))))
     assert ended.wait(LONG)
     goes_on.set()
     loop.end(Cause.PARENT_END, seconds=0.0)

@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import flargo
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
 from flargo.control.meter import Snapshot
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.metrics import Exporter, Metric, Type
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import OWN_CODES, Reason
@@ -40,7 +40,7 @@ class Measured:
         self.loop = Loop(self.api, "", "me", 3, meter=self.exporter)
         self.exporter.follow(self.loop.snapshot)
 
-    def launch(self) -> Ticket:
+    def launch(self) -> LaunchedJob:
         ticket = self.loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
         assert ticket.wait(lambda it: it.released, LONG)
         self.shows(workflow(uid="uid-3", version=2, phase="Running"))
@@ -65,7 +65,7 @@ class Measured:
             time.sleep(0.01)
 
     def stages(self) -> dict[str, float]:
-        found = {stage.name: self.value("flargo_jobs", stage=stage.name) for stage in Stage}
+        found = {stage.label: self.value("flargo_jobs", stage=stage.label) for stage in Stage}
         return {name: count for name, count in found.items() if count}
 
 
@@ -187,7 +187,7 @@ def test_a_watch_that_breaks_is_counted_once_until_it_is_heard_again(site: Measu
 
 
 def test_staleness_is_each_watchs_own(site: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.loop._heard = dict.fromkeys((Kind.WORKFLOW, Kind.POD), 100.0)
+    site.loop._last_contact = dict.fromkeys((Kind.WORKFLOW, Kind.POD), 100.0)
     monkeypatch.setattr("flargo.control.loop.time.monotonic", lambda: 130.0)
     site.loop.alive(Kind.POD)
     monkeypatch.setattr("flargo.control.loop.time.monotonic", lambda: 142.0)
@@ -243,7 +243,7 @@ def test_nothing_is_measured_or_imported_by_default() -> None:
 def test_a_missing_extra_is_named_at_load_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "flargo.metrics")
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(Refused, match=re.escape("pip install 'flargo[metrics]'")) as caught:
+    with pytest.raises(InvalidInput, match=re.escape("pip install 'flargo[metrics]'")) as caught:
         flargo.ClientArgoJobLauncher(argo={"metrics_address": "127.0.0.1:9464"})
     assert caught.value.field == "argo['metrics_address']"
     assert "prometheus_client" in str(caught.value)

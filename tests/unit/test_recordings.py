@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.control.reconciler import Engine, Order, Outcome
-from flargo.status.job_state import Act
+from flargo.control.reconciler import Command, Reconciler, Result
+from flargo.status.job_state import ActionKind
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Patience
+from flargo.terms import StartTimeouts
 
 Object = dict[str, Any]
 Arrange = Callable[[list[Object]], list[Object]]
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*/*.jsonl"))
 NAME = "job-site"
-OURS = frozenset({Act.SHUTDOWN.name, Act.KILL.name, Act.DISCARD.name})
+OURS = frozenset({ActionKind.SHUTDOWN.name, ActionKind.DELETE_POD.name, ActionKind.DELETE_WORKFLOW.name})
 """What flargo does to a job: what is seen after it may be its consequence."""
 STREAM = frozenset({"changed", "deleted", "listed"})
 LONG = 4000
@@ -76,7 +76,7 @@ class Cluster:
 
     def take(self, event: Object) -> None:
         """Let something have happened."""
-        if event["what"] == "heard":
+        if event["what"] == "events":
             self.events = event["events"]
             return
         kind = self.objects[event["kind"]]
@@ -102,48 +102,48 @@ def _version(item: Object | None) -> int:
 class Replay:
     """An engine to which a recording happens."""
 
-    engine: Engine = field(default_factory=lambda: Engine(lambda _: False, 0.0))
+    engine: Reconciler = field(default_factory=lambda: Reconciler(lambda _: False, 0.0))
     cluster: Cluster = field(default_factory=Cluster)
     now: float = 0.0
     verdict: Verdict | None = None
     acted: bool = False
 
-    def tell(self, outcome: Outcome | None) -> None:
+    def tell(self, outcome: Result | None) -> None:
         """Perform what follows from a fact, until nothing does."""
-        while outcome is not None and (outcome.orders or outcome.lives):
-            for life in outcome.lives:
+        while outcome is not None and (outcome.commands or outcome.states):
+            for life in outcome.states:
                 self.verdict = self.verdict or life.verdict
-            answers = [self.perform(order) for order in outcome.orders]
-            outcome = Outcome(
-                tuple(order for answer in answers for order in answer.orders),
-                tuple(life for answer in answers for life in answer.lives),
+            answers = [self.perform(order) for order in outcome.commands]
+            outcome = Result(
+                tuple(order for answer in answers for order in answer.commands),
+                tuple(life for answer in answers for life in answer.states),
             )
 
-    def perform(self, order: Order) -> Outcome:
+    def perform(self, order: Command) -> Result:
         """All works, and a fresh read shows what is there."""
-        self.acted = self.acted or order.wish.act.name in OURS
-        if order.wish.act is Act.LISTEN:
-            return self.engine.heard(order, self.cluster.events, self.now)
-        if order.wish.act is not Act.CONFIRM:
-            return self.engine.told(order, self.now, ok=True)
+        self.acted = self.acted or order.action.kind.name in OURS
+        if order.action.kind is ActionKind.LIST_EVENTS:
+            return self.engine.on_events_listed(order, self.cluster.events, self.now)
+        if order.action.kind is not ActionKind.CONFIRM:
+            return self.engine.on_action_done(order, self.now, ok=True)
         workflows, pods = self.cluster.of("WORKFLOW"), self.cluster.of("POD")
-        return self.engine.confirmed(order, workflows[-1] if workflows else None, pods, self.now)
+        return self.engine.on_confirmed(order, workflows[-1] if workflows else None, pods, self.now)
 
     def happens(self, event: Object) -> None:
         """An event of a stream arrives."""
         kind = Kind[event["kind"]]
         if event["what"] in {"list", "listed"}:
             items = event["objects"] if event["what"] == "listed" else self.cluster.of(event["kind"])
-            self.tell(self.engine.listed(kind, items, self.now))
+            self.tell(self.engine.on_listed(kind, items, self.now))
             return
         for item in event["objects"]:
-            self.tell(self.engine.changed(kind, item, self.now, deleted=event["what"] == "deleted"))
+            self.tell(self.engine.on_changed(kind, item, self.now, deleted=event["what"] == "deleted"))
 
     def waits(self, until: Callable[[], bool]) -> None:
         """Time passes until something is so; not for ever."""
         end = self.now + LONG
         while not until():
-            wake_at = self.engine.wake_at()
+            wake_at = self.engine.requeue_at()
             assert wake_at is not None, "nothing is due any more"
             assert wake_at < end, "it never comes to it"
             self.now = max(wake_at, self.now + 0.05)
@@ -155,10 +155,10 @@ def parts(lines: Iterable[Object]) -> Iterator[tuple[list[Object], Object | None
     events: list[Object] = []
     has_acted = False
     for line in lines:
-        if line["what"] in {*STREAM, "heard", "read"}:
+        if line["what"] in {*STREAM, "events", "read"}:
             events.append(line)
-        elif line["what"] != "order" or (line["act"] in OURS and not has_acted):
-            has_acted = has_acted or line["what"] == "order"
+        elif line["what"] != "command" or (line["action"] in OURS and not has_acted):
+            has_acted = has_acted or line["what"] == "command"
             yield events, line
             events = []
     yield events, None
@@ -168,7 +168,7 @@ def play(lines: list[Object], arrange: Arrange) -> Replay:
     """Let a recording happen, its streams arranged anew."""
     replay = Replay()
     for kind in (Kind.WORKFLOW, Kind.POD):
-        replay.engine.listed(kind, (), 0.0)
+        replay.engine.on_listed(kind, (), 0.0)
     for events, deed in parts(lines):
         for event in events:
             replay.cluster.take(event)
@@ -185,12 +185,12 @@ def do(replay: Replay, deed: Object) -> None:
     engine = replay.engine
     match deed["what"]:
         case "admit":
-            engine.admit(NAME, deed["attempt"], Patience(**deed["patience"]), 3, replay.now)
+            engine.admit(NAME, deed["attempt"], StartTimeouts(**deed["timeouts"]), 3, replay.now)
         case "submitted":
-            replay.tell(engine.submitted(NAME, deed["error"], replay.now))
+            replay.tell(engine.on_submitted(NAME, deed["error"], replay.now))
         case "stop":
             replay.tell(engine.stop(NAME, Cause[deed["cause"]], replay.now))
-        case "order":
+        case "command":
             replay.waits(lambda: replay.acted or replay.verdict is not None)
 
 

@@ -14,7 +14,7 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransf
 from flargo.flare.nvflare_internals import Transfer
 from flargo.flare.request import federation, read
 from flargo.job.settings import Settings, settings
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.terms import Launch, Role
 from tests.unit.differential.cases import ATTEMPT, EPOCH, JOB_ID, Case
 from tests.unit.differential.parent import CERTIFICATE, FEDERATION, KIT, Cell, Parent
@@ -72,7 +72,7 @@ def test_without_a_root_certificate_nothing_is_launched(parent: Parent, content:
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(Refused, match=r"rootCA\.pem.*nvflare provision"):
+    with pytest.raises(InvalidInput, match=r"rootCA\.pem.*nvflare provision"):
         ask(parent)
 
 
@@ -86,13 +86,13 @@ def test_the_startup_kit_travels_as_a_secret_that_nobody_sees(parent: Parent) ->
 
 def test_a_startup_kit_that_is_too_large_for_a_secret_is_refused(parent: Parent) -> None:
     (parent.root / "startup" / "huge.json").write_bytes(b" " * 1024 * 1024)
-    with pytest.raises(Refused, match="1048576"):
+    with pytest.raises(InvalidInput, match="1048576"):
         ask(parent)
 
 
 def test_a_startup_file_that_no_secret_can_name_is_refused(parent: Parent) -> None:
     (parent.root / "startup" / "a b.json").write_bytes(b"{}")
-    with pytest.raises(Refused, match=r"a b\.json"):
+    with pytest.raises(InvalidInput, match=r"a b\.json"):
         ask(parent)
 
 
@@ -223,5 +223,5 @@ def test_a_ceiling_of_pending_timeout_holds_jobs_and_not_the_site(
 
 @pytest.mark.parametrize("attempt", ["", "A", "a-b", "a" * 21])
 def test_a_launch_needs_an_id_that_fits_into_names(parent: Parent, attempt: str) -> None:
-    with pytest.raises(Refused, match="attempt"):
+    with pytest.raises(InvalidInput, match="attempt"):
         read(PLAIN.job_meta, parent.context(JOB_ID), Role.CLIENT, settings(), attempt=attempt, epoch=EPOCH)

@@ -16,7 +16,7 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransf
 from flargo.flare.request import read
 from flargo.job.settings import settings
 from flargo.job.trust import JOB_SPEC
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.terms import Role
 from tests.unit.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
 from tests.unit.differential.parent import Parent
@@ -399,7 +399,7 @@ def test_an_empty_argo_part_of_a_job_says_nothing(tmp_path: Path) -> None:
 
 def test_a_refusal_of_the_launch_is_a_refused(tmp_path: Path) -> None:
     wrong = next(each for each in EVERY if each.name == "no image")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         read(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
     assert caught.value.field == f"{SPEC}['image']"
 
@@ -409,5 +409,5 @@ def test_a_file_is_named_to_its_end_however_long_its_path_is(tmp_path: Path) -> 
     root.mkdir()
     files = {"local/study_runtime.yaml": "format_version: 2", "local/study_data.yaml": ""}
     context = Parent(root, Role.CLIENT, files=files).context(JOB_ID)
-    with pytest.raises(Refused, match=r"is beside \S+/local/study_data\.yaml: allowed is one study file only"):
+    with pytest.raises(InvalidInput, match=r"is beside \S+/local/study_data\.yaml: allowed is one study file only"):
         read(Wrong("", ()).job_meta(), context, Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)

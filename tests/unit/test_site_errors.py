@@ -19,7 +19,7 @@ import yaml
 from nvflare.apis.fl_constant import FLContextKey
 
 import flargo
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.control.submit import SubmitError
 from flargo.flare import launcher, nvflare_messages, request
 from flargo.flare.launcher import ArgoJobLauncher
@@ -27,7 +27,7 @@ from flargo.flare.redact import LOGGERS
 from flargo.job import pod, workflow
 from flargo.job.settings import settings
 from flargo.job.site_errors import HIDDEN_KEY, Place, SiteFileError
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
@@ -291,7 +291,7 @@ def test_no_value_of_the_launchers_arguments_is_told(tmp_path: Path, monkeypatch
     for arguments in mutated(ARGUMENTS):
         try:
             settings(**arguments)
-        except (Refused, TypeError):
+        except (InvalidInput, TypeError):
             continue  # the parent does not start with it
         launched += 1
         told = Site(tmp_path, Role.CLIENT, **arguments).launch()
@@ -361,20 +361,20 @@ def test_an_unforeseen_exception_after_the_launch_ends_the_job(tmp_path: Path, m
         raise TypeError(MARKER)
 
     class Loop:
-        def launch(self, *given: Any, **_: Any) -> Ticket:
+        def launch(self, *given: Any, **_: Any) -> LaunchedJob:
             self.ruled = given[2]
-            return Ticket("wf")
+            return LaunchedJob("wf")
 
-        def give_up(self, ticket: Ticket, detail: str) -> None:
+        def give_up(self, ticket: LaunchedJob, detail: str) -> None:
             verdict = Verdict(Reason.LAUNCH_FAILED, 101, detail)
             self.ruled(verdict, "")
-            ticket.rule(verdict)
+            ticket.conclude(verdict)
 
         def out_of_sync_for(self) -> float:
             return 0.0
 
     loop = Loop()
-    monkeypatch.setattr(launcher, "hold", fails)
+    monkeypatch.setattr(launcher, "wait_until_running", fails)
     monkeypatch.setattr(ArgoJobLauncher, "_loop_of", lambda *_: loop)
     with pytest.raises(RuntimeError, match=r"was not started: LAUNCH_FAILED: .* an unforeseen TypeError") as failed:
         Site(tmp_path, Role.SERVER).launch()
@@ -388,9 +388,9 @@ def test_a_server_s_launch_fails_if_its_job_found_no_place(
     """FLARE starts the clients of every job that has a handle; of a job that could not even wait it hears by it."""
 
     class Loop:
-        def launch(self, *_: Any, **__: Any) -> Ticket:
-            ticket = Ticket("wf")
-            ticket.rule(Verdict(reason, int(reason.code or 0), f'spec.x: Invalid value: "{MARKER}"'))
+        def launch(self, *_: Any, **__: Any) -> LaunchedJob:
+            ticket = LaunchedJob("wf")
+            ticket.conclude(Verdict(reason, int(reason.code or 0), f'spec.x: Invalid value: "{MARKER}"'))
             return ticket
 
         def out_of_sync_for(self) -> float:
@@ -415,11 +415,11 @@ def test_a_server_s_launch_fails_if_its_job_found_no_place(
 
 
 def test_a_context_without_a_job_is_still_refused_to_flare(site: Site) -> None:
-    with pytest.raises(Refused, match="job_id"):
+    with pytest.raises(InvalidInput, match="job_id"):
         site.launcher.launch_job({}, site.parent.context(JOB_ID))
     context = site.parent.context(JOB_ID)
     context.props.pop(FLContextKey.WORKSPACE_OBJECT)
-    with pytest.raises(Refused, match="workspace"):
+    with pytest.raises(InvalidInput, match="workspace"):
         site.launcher.launch_job({"job_id": JOB_ID}, context)
 
 

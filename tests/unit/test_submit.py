@@ -7,7 +7,7 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST, Submit, SubmitError
-from flargo.terms import Annotation, Label, Object, Patience, Plan, SecretData
+from flargo.terms import Annotation, Label, Object, Plan, SecretData, StartTimeouts
 from tests.unit.memory import MemoryApi
 
 STARTUP = SecretData("nvflare-startup-site", {"rootCA.pem": b"root"})
@@ -26,7 +26,7 @@ def plan(attempt: str = "a1", startup: SecretData = STARTUP) -> Plan:
         "spec": {"suspend": True},
     }
     credentials = SecretData(f"nvflare-cred-job-site-{attempt}", {"TOKEN": b"t"})
-    return Plan("job-site", "flare", attempt, workflow, startup, credentials, Patience(), grace=3)
+    return Plan("job-site", "flare", attempt, workflow, startup, credentials, StartTimeouts(), grace=3)
 
 
 class Clock:

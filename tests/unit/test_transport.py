@@ -33,11 +33,11 @@ from flargo.cluster.argo_archive import Archive
 from flargo.cluster.errors import ApiError, ArchiveError
 from flargo.cluster.survey import Survey
 from flargo.control.loop import Loop
-from flargo.control.reconciler import Engine
+from flargo.control.reconciler import Reconciler
 from flargo.status import fields
 from flargo.terms import Object, Uid
 from flargo.tools.cli import sweep
-from flargo.tools.jobs.site_job import parts
+from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.sweepable import sweepable
 
 NAMESPACE = "ns"
@@ -359,10 +359,10 @@ def test_an_orphan_that_somebody_wrote_makes_a_parent_touch_nothing_else(
     meta = {"uid": "s1", "labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     seen.answer = json.dumps({"metadata": meta, "items": []}).encode()
     loop = Loop(client(Api, address), "x=y", "this-run", 3)
-    engine = Engine(lambda _: False, 0.0, epoch="this-run", grace=3)
-    orders = list(engine.listed(Kind.WORKFLOW, [workflow], 0.0).orders)
-    orders += engine.listed(Kind.POD, [], 0.0).orders
-    orders += engine.tick(100.0).orders
+    engine = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
+    orders = list(engine.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands)
+    orders += engine.on_listed(Kind.POD, [], 0.0).commands
+    orders += engine.tick(100.0).commands
     for order in orders:
         loop._perform(order)
     assert all(is_its_own(path, workflow) for path in delete_paths(seen)), seen.requests
@@ -377,7 +377,7 @@ def test_a_sweep_of_what_somebody_wrote_touches_nothing_else(server: tuple[str, 
     meta = {"uid": "s1", "labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     seen.answer = json.dumps({"metadata": meta, "items": []}).encode()
     api = client(Api, address)
-    for found in sweep._present(api, sweepable(parts([workflow], []), [], AT, None)):
+    for found in sweep._present(api, sweepable(site_jobs([workflow], []), [], AT, None)):
         sweep._delete(api, *found)
     assert all(is_its_own(path, workflow) for path in delete_paths(seen)), seen.requests
 
@@ -411,12 +411,12 @@ def test_a_secret_that_is_not_surely_the_jobs_is_left_alone(server: tuple[str, S
         "status": {"phase": "Failed", "finishedAt": "2020-01-01T00:00:00Z"},
     }
     api = client(Api, address)
-    engine = Engine(lambda _: False, 0.0, epoch="this-run", grace=3)
-    orders = [*engine.listed(Kind.WORKFLOW, [workflow], 0.0).orders, *engine.listed(Kind.POD, [], 0.0).orders]
+    engine = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
+    orders = [*engine.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands, *engine.on_listed(Kind.POD, [], 0.0).commands]
     loop = Loop(api, "x=y", "this-run", 3)
     for order in orders:
         loop._perform(order)
-    assert sweep._present(api, sweepable(parts([workflow], []), [], AT, None)) == []
+    assert sweep._present(api, sweepable(site_jobs([workflow], []), [], AT, None)) == []
     assert ("GET", "/api/v1/namespaces/ns/secrets/nvflare-cred-job-site-abc") in seen.requests
     assert delete_paths(seen) == []
 

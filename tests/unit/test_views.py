@@ -17,10 +17,10 @@ from flargo.control import reconciler
 from flargo.control.unreadable_log import UnreadableLog
 from flargo.job.plan import plan
 from flargo.status.fields import parse_each
-from flargo.status.job_state import Act
+from flargo.status.job_state import ActionKind
 from flargo.status.views import event_view, pod_view, trimmed, workflow_view
-from flargo.terms import Object, Patience
-from flargo.tools.jobs.site_job import kept, parts
+from flargo.terms import Object, StartTimeouts
+from flargo.tools.jobs.site_job import site_jobs, trim
 from tests.unit.differential.argo import pod_of
 from tests.unit.differential.cases import samples
 from tests.unit.objects import pod, workflow
@@ -87,7 +87,7 @@ def test_a_view_is_made_of_any_object(item: Object) -> None:
     assert workflow_view(item) == workflow_view(trimmed(item))
     assert pod_view(item) == pod_view(trimmed(item))
     assert event_view(item).span is not None
-    assert parts([kept(item)], [kept(item)])[0].plain() is not None
+    assert site_jobs([trim(item)], [trim(item)])[0].plain() is not None
 
 
 @given(st.lists(_objects, max_size=4), _objects)
@@ -122,12 +122,14 @@ def test_an_engine_follows_the_others_beside_an_object_that_cannot_be_parsed(mon
 
     monkeypatch.setattr(reconciler, "workflow_view", broken)
     skipped: list[Object] = []
-    follows = reconciler.Engine(lambda _: False, 0.0, epoch="me", on_unreadable=lambda item, _: skipped.append(item))
-    follows.admit("job-site", "a1", Patience(), 3, 0.0)
-    follows.listed(Kind.POD, [], 0.0)
-    follows.listed(Kind.WORKFLOW, [workflow("odd", uid="w0"), workflow(phase="Running")], 1.0)
-    assert follows.lives[0].seen.workflow is not None
-    follows.changed(Kind.WORKFLOW, workflow("odd", uid="w0"), 2.0, deleted=False)
+    follows = reconciler.Reconciler(
+        lambda _: False, 0.0, epoch="me", on_unreadable=lambda item, _: skipped.append(item)
+    )
+    follows.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
+    follows.on_listed(Kind.POD, [], 0.0)
+    follows.on_listed(Kind.WORKFLOW, [workflow("odd", uid="w0"), workflow(phase="Running")], 1.0)
+    assert follows.states[0].observation.workflow is not None
+    follows.on_changed(Kind.WORKFLOW, workflow("odd", uid="w0"), 2.0, deleted=False)
     assert [item["metadata"]["name"] for item in skipped] == ["odd", "odd"]
 
 
@@ -137,21 +139,21 @@ def test_nothing_is_concluded_from_a_fresh_read_with_a_pod_that_cannot_be_parsed
     def broken(item: Object) -> Any:
         raise RuntimeError(item)
 
-    follows = reconciler.Engine(lambda _: False, 0.0, epoch="me")
-    follows.admit("job-site", "a1", Patience(), 3, 0.0)
-    follows.listed(Kind.POD, [], 0.0)
-    follows.listed(Kind.WORKFLOW, [workflow(phase="Running")], 0.0)
-    follows.submitted("job-site", "", 0.0)
-    follows.changed(Kind.WORKFLOW, workflow(version=2), 1.0, deleted=True)
-    (order,) = (order for order in follows.tick(20.0).orders if order.wish.act is Act.CONFIRM)
+    follows = reconciler.Reconciler(lambda _: False, 0.0, epoch="me")
+    follows.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
+    follows.on_listed(Kind.POD, [], 0.0)
+    follows.on_listed(Kind.WORKFLOW, [workflow(phase="Running")], 0.0)
+    follows.on_submitted("job-site", "", 0.0)
+    follows.on_changed(Kind.WORKFLOW, workflow(version=2), 1.0, deleted=True)
+    (order,) = (order for order in follows.tick(20.0).commands if order.action.kind is ActionKind.CONFIRM)
     monkeypatch.setattr(reconciler, "pod_view", broken)
-    told = follows.confirmed(order, None, [pod()], 21.0)
-    assert [life.verdict for life in told.lives] == [None]
+    told = follows.on_confirmed(order, None, [pod()], 21.0)
+    assert [life.verdict for life in told.states] == [None]
     monkeypatch.undo()
     again = follows.tick(40.0)
-    (order,) = (order for order in again.orders if order.wish.act is Act.CONFIRM)
-    told = follows.confirmed(order, None, [], 41.0)
-    assert [life.verdict is None for life in told.lives] == [False]
+    (order,) = (order for order in again.commands if order.action.kind is ActionKind.CONFIRM)
+    told = follows.on_confirmed(order, None, [], 41.0)
+    assert [life.verdict is None for life in told.states] == [False]
 
 
 def test_no_list_is_parsed_without_isolating_its_objects() -> None:

@@ -19,9 +19,9 @@ from flargo.tools.cli import output
 from tests.unit.attacks import ALL, ATTACKS, bad_characters
 
 ROOT = Path(flargo.__file__).parent
-WRITERS = {"cli/output.py", "terminal.py"}
+WRITERS = {"tools/cli/output.py", "tools/terminal.py"}
 EXCEPTIONS = {
-    "cli/main.py": ["sys.stderr.write"],  # that click is missing: nothing else could write
+    "tools/cli/main.py": ["sys.stderr.write"],  # that click is missing: nothing else could write
     "embedded/__main__.py": ["print", "print"],  # not a command of flargo's: it prints its own address and file
 }
 CALLS = {"echo", "secho", "echo_via_pager", "print", "print_exc", "print_exception", "print_json", "confirm", "prompt"}

@@ -11,7 +11,7 @@ import click
 
 from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION
-from flargo.job.validate import UNSAID, Refused
+from flargo.job.validate import HIDDEN, InvalidInput
 from flargo.tools.cli.output import PROBLEM, say
 from flargo.tools.jobs.archive_reader import ArchiveReader, WithArchive
 from flargo.tools.jobs.reader import ClusterReader, Reader
@@ -54,7 +54,7 @@ def reader(api: Api, archive: Place) -> Reader:
     if archive.server is None:
         for option, value in (("--argo-token", archive.token), ("--argo-ca", archive.ca)):
             if value is not None:
-                raise Refused(option, value, "nothing without --argo-server")
+                raise InvalidInput(option, value, "nothing without --argo-server")
         return cluster
     server, token = _server(archive.server), _token(archive.token) if archive.token is not None else None
     from flargo.cluster.argo_archive import Archive  # noqa: PLC0415  (imports Hera, which takes a second)
@@ -76,14 +76,16 @@ def _server(said: str) -> str:
         fine = False
     if not fine:
         # What stands before an @ may be a password.
-        value = UNSAID if "@" in said else said
-        raise Refused("--argo-server", value, "an address as https://argo.example:2746, perhaps with a path after it")
+        value = HIDDEN if "@" in said else said
+        raise InvalidInput(
+            "--argo-server", value, "an address as https://argo.example:2746, perhaps with a path after it"
+        )
     return said
 
 
 def _token(file: str) -> str:
     found = _TOKEN.fullmatch(Path(file).read_text(errors="replace"))
     if found is None:
-        raise Refused("--argo-token", file, "a file with one token and nothing else but the word Bearer before it")
+        raise InvalidInput("--argo-token", file, "a file with one token and nothing else but the word Bearer before it")
     REDACTION.learn_own(found[1])
     return f"Bearer {found[1]}"

@@ -8,7 +8,7 @@ import click
 from flargo.cluster import client_config
 from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION, StreamRedaction
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.tools.cli.option_types import NAMESPACE, WORD
 from flargo.tools.cli.output import say
 
@@ -28,7 +28,7 @@ def cluster_options(command: Command) -> Command:
     return click.option("--namespace", "-n", type=NAMESPACE, help="Where jobs run. Default: the context's.")(command)
 
 
-def reached(kubeconfig: str | None, context: str | None) -> tuple[client_config.Load, str]:
+def load_config(kubeconfig: str | None, context: str | None) -> tuple[client_config.Load, str]:
     """The way to a cluster, and the namespace that goes with it; nothing is asked yet.
 
     Raises:
@@ -39,11 +39,11 @@ def reached(kubeconfig: str | None, context: str | None) -> tuple[client_config.
     file = kubeconfig or client_config.usual_config()
     if file is None:
         if context is not None:
-            raise Refused("--context", context, "nothing where there is no kubeconfig")
+            raise InvalidInput("--context", context, "nothing where there is no kubeconfig")
         return client_config.configuration(None), client_config.own_namespace()
     known = client_config.contexts(file)
     if context is not None and context not in known:
-        raise Refused("--context", context, f"one of {file}'s: {', '.join(known)}")
+        raise InvalidInput("--context", context, f"one of {file}'s: {', '.join(known)}")
     chosen = context or next(iter(known))
     return client_config.configuration(file, chosen, _plugin_line()), known[chosen]
 
@@ -54,7 +54,7 @@ def _plugin_line() -> Callable[[str], None]:
     return lambda line: say(redaction.blank(line))
 
 
-def connected(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
+def api_for(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
     """The way to a namespace; raises what ``reached`` raises."""
-    load, usual = reached(kubeconfig, context)
+    load, usual = load_config(kubeconfig, context)
     return Api(load, namespace or usual, on_credential=REDACTION.learn_own)

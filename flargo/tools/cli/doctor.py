@@ -17,13 +17,13 @@ from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.survey import Survey
 from flargo.flare.redact import REDACTION
 from flargo.job import validate
-from flargo.job.validate import Refused, Shown
-from flargo.tools.cli.cluster_options import reached
+from flargo.job.validate import InvalidInput, Verbatim
+from flargo.tools.cli.cluster_options import load_config
 from flargo.tools.cli.option_types import NAMESPACE, WORD, Checked
 from flargo.tools.cli.output import PROBLEM, beside, data, data_json, json_option, reporting
 from flargo.tools.cli.staged_kit import Staged, example, job_meta, of_kit, warnings
 from flargo.tools.doctor.check_table import examine
-from flargo.tools.doctor.facts import Wanted
+from flargo.tools.doctor.facts import Questions
 from flargo.tools.doctor.findings import Finding, Level
 from flargo.tools.doctor.gather import Doctor
 from flargo.tools.doctor.samples import samples
@@ -116,7 +116,7 @@ def _of_option(option: str) -> Iterator[None]:
     """Whatever is wrong with what an option names, the doctor could not run: exit code 2."""
     try:
         yield
-    except Refused as refused:
+    except InvalidInput as refused:
         raise within(option, refused) from None
 
 
@@ -130,16 +130,16 @@ def _survey(config_file: str | None, context: str | None) -> Survey:
 
 def _reached(config_file: str | None, context: str | None) -> tuple[client_config.Load, str]:
     try:
-        return reached(config_file, context)
-    except Refused:
+        return load_config(config_file, context)
+    except InvalidInput:
         raise
     except OwnError as error:
         raise _unusable(config_file, error) from None
 
 
-def _unusable(config_file: str | None, error: Exception) -> Refused:
+def _unusable(config_file: str | None, error: Exception) -> InvalidInput:
     problem = error.problem if isinstance(error, ConfigError) else describe(error)
-    return Refused("--kubeconfig", config_file or Shown("the default"), f"a usable one: {problem}")
+    return InvalidInput("--kubeconfig", config_file or Verbatim("the default"), f"a usable one: {problem}")
 
 
 def _kubeconfig_of(staged: Staged, other: str | None) -> str:
@@ -170,10 +170,10 @@ def _namespace(staged: Staged, said: dict[str, str | None], config_file: str | N
     return _reached(config_file, said["context"])[1]
 
 
-def _wanted(staged: Staged, meta: dict[str, Any] | None, namespace: str) -> Wanted:
+def _wanted(staged: Staged, meta: dict[str, Any] | None, namespace: str) -> Questions:
     settings, site = replace(staged.settings, namespace=namespace), staged.site
     made, refused = samples(meta, site.files if site is not None else {}, staged.stage, settings)
-    return Wanted(
+    return Questions(
         namespace=namespace,
         launcher=parent_account(site) if site is not None and site.values is not None else _DEPLOYED,
         executor=settings.argo.executor_service_account,
@@ -184,7 +184,7 @@ def _wanted(staged: Staged, meta: dict[str, Any] | None, namespace: str) -> Want
     )
 
 
-def _report(findings: list[Finding], wanted: Wanted) -> dict[str, Any]:
+def _report(findings: list[Finding], wanted: Questions) -> dict[str, Any]:
     return {"namespace": wanted.namespace, "summary": _counted(findings), "findings": [*map(asdict, findings)]}
 
 

@@ -12,17 +12,17 @@ from rich.live import Live
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.tools import terminal
 from flargo.tools.cli.archive_options import Place, archive_options, reader, troubled
-from flargo.tools.cli.cluster_options import cluster_options, connected, federation_option, site_option
+from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
 from flargo.tools.cli.output import data, data_json, data_line, json_option, reporting, say
-from flargo.tools.jobs.live_jobs import Board
+from flargo.tools.jobs.live_jobs import LiveJobs
 from flargo.tools.jobs.reader import SLOW, Reader
 from flargo.tools.jobs.refusals import refusal
-from flargo.tools.jobs.site_job import Part, kept, selector
+from flargo.tools.jobs.site_job import SiteJob, selector, trim
 from flargo.tools.jobs.table import COLUMNS, Row, lines, rows
 
 _REDRAW = 0.5
@@ -56,12 +56,14 @@ def jobs(
 
     STATE and REASON are the launcher's own words; each REASON is in docs/operations.md, and `flargo why JOB` says more.
     """
-    api = connected(**where)
+    api = api_for(**where)
     labels = selector(site, federation)
     source = reader(api, archive)
     if watch:
         if archive.server is not None:
-            raise Refused("--argo-server", archive.server, "nothing with --watch: what is archived does not change")
+            raise InvalidInput(
+                "--argo-server", archive.server, "nothing with --watch: what is archived does not change"
+            )
         _watch(api, source, labels, as_json=as_json)
         return
     found = [source.settled(part) for part in source.parts(labels)]
@@ -72,7 +74,7 @@ def jobs(
     troubled(source)
 
 
-def _print(found: Sequence[Part], api: Api) -> None:
+def _print(found: Sequence[SiteJob], api: Api) -> None:
     console = terminal.console()
     if not found:
         say(f"No jobs in namespace {api.namespace}.")
@@ -83,16 +85,16 @@ def _print(found: Sequence[Part], api: Api) -> None:
             data(line)
 
 
-def _table(parts: Sequence[Part], now: datetime) -> RenderableType:
+def _table(parts: Sequence[SiteJob], now: datetime) -> RenderableType:
     return terminal.table(COLUMNS, (_cells(part, row) for part, row in zip(parts, rows(parts, now), strict=True)))
 
 
-def _cells(part: Part, row: Row) -> list[terminal.Cell]:
+def _cells(part: SiteJob, row: Row) -> list[terminal.Cell]:
     styled = {"STATE", "REASON"}
     return [(cell, _style(part) if name in styled else "") for name, cell in zip(COLUMNS, row, strict=True)]
 
 
-def _style(part: Part) -> str:
+def _style(part: SiteJob) -> str:
     if part.reason is not None:
         return "green" if part.reason is Reason.SUCCEEDED else "red"
     return "bold green" if part.stage is Stage.RUNNING else "yellow"
@@ -106,14 +108,14 @@ class _Settled:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._known: dict[tuple[object, ...], Part] = {}
+        self._known: dict[tuple[object, ...], SiteJob] = {}
 
-    def parts(self, found: Sequence[Part]) -> list[Part]:
+    def parts(self, found: Sequence[SiteJob]) -> list[SiteJob]:
         """The parts, as the launcher sees them."""
         known, self._known = self._known, {}
         return [self._settle(part, known) for part in found]
 
-    def _settle(self, part: Part, known: dict[tuple[object, ...], Part]) -> Part:
+    def _settle(self, part: SiteJob, known: dict[tuple[object, ...], SiteJob]) -> SiteJob:
         starts = part.stage in SLOW and part.reason is None
         if not (part.is_unsure or starts):
             return part
@@ -131,9 +133,9 @@ class _Settled:
 def _watch(api: Api, reader: Reader, labels: str, *, as_json: bool) -> None:
     ahead = api.time() - datetime.now(UTC)  # and to see that there is somebody to be watched
     news, over = threading.Event(), threading.Event()
-    board = Board(news.set)
+    board = LiveJobs(news.set)
     for kind in (Kind.WORKFLOW, Kind.POD):
-        run = Watch(api, kind, labels, kept, board, over.wait, time.monotonic).run
+        run = Watch(api, kind, labels, trim, board, over.wait, time.monotonic).run
         threading.Thread(target=run, name=f"flargo-{kind.value[1]}", daemon=True).start()
     console = terminal.console()
     try:
@@ -145,9 +147,9 @@ def _watch(api: Api, reader: Reader, labels: str, *, as_json: bool) -> None:
         over.set()
 
 
-def _seen(board: Board, reader: Reader, news: threading.Event) -> Iterator[list[Part]]:
+def _seen(board: LiveJobs, reader: Reader, news: threading.Event) -> Iterator[list[SiteJob]]:
     """The jobs, each time that something may have changed. Raises what keeps the watches from beginning."""
-    settled, found = _Settled(reader), list[Part]()
+    settled, found = _Settled(reader), list[SiteJob]()
     while True:
         changed = news.wait(1.0)
         news.clear()
@@ -160,14 +162,14 @@ def _seen(board: Board, reader: Reader, news: threading.Event) -> Iterator[list[
         time.sleep(_REDRAW)
 
 
-def _show(board: Board, reader: Reader, news: threading.Event, console: Console, ahead: timedelta) -> None:
+def _show(board: LiveJobs, reader: Reader, news: threading.Event, console: Console, ahead: timedelta) -> None:
     with Live(console=console, auto_refresh=False) as live:
         for found in _seen(board, reader, news):
             shown = found[::-1][: max(1, console.height - _FRAME)]
             live.update(Group(_table(shown, datetime.now(UTC) + ahead), *_notes(board, found, shown)), refresh=True)
 
 
-def _notes(board: Board, found: Sequence[Part], shown: Sequence[Part]) -> Iterator[RenderableType]:
+def _notes(board: LiveJobs, found: Sequence[SiteJob], shown: Sequence[SiteJob]) -> Iterator[RenderableType]:
     """What is to be known beside the table."""
     if not found:
         yield terminal.line(("No jobs.", "dim"))
@@ -179,9 +181,9 @@ def _notes(board: Board, found: Sequence[Part], shown: Sequence[Part]) -> Iterat
         yield terminal.line((told, "red"), no_wrap=True, overflow="ellipsis")
 
 
-def _tell(board: Board, reader: Reader, news: threading.Event, *, as_json: bool) -> None:
+def _tell(board: LiveJobs, reader: Reader, news: threading.Event, *, as_json: bool) -> None:
     """One line for each change."""
-    before: dict[str, Part] = {}
+    before: dict[str, SiteJob] = {}
     for found in _seen(board, reader, news):
         now = {str(part.workflow.uid): part for part in found}
         for uid, part in now.items():
@@ -196,8 +198,8 @@ def _tell(board: Board, reader: Reader, news: threading.Event, *, as_json: bool)
         before = {**now}
 
 
-def _line(part: Part, state: str = "") -> str:
+def _line(part: SiteJob, state: str = "") -> str:
     when = f"{part.since:%H:%M:%S}" if part.since else "-"
     return "  ".join(
-        (when, part.job_id, part.site, state or part.stage.name, part.reason.name if part.reason else "")
+        (when, part.job_id, part.site, state or part.stage.label, part.reason.name if part.reason else "")
     ).rstrip()

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from flargo.job.validate import Refused, Shown
+from flargo.job.validate import InvalidInput, Verbatim
 from flargo.tools.kit.files import Change
 from flargo.tools.kit.site import WRITTEN_FILES
 from flargo.tools.kit.undo import RECORD
@@ -77,7 +77,7 @@ class KitReader:
             with os.scandir(descriptor) as entries:
                 names = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
         if len(names) > MAX_ENTRIES:
-            raise Refused(directory, Shown("too large a directory"), f"at most {MAX_ENTRIES} entries")
+            raise InvalidInput(directory, Verbatim("too large a directory"), f"at most {MAX_ENTRIES} entries")
         return sorted(names)
 
     def read(self, path: str) -> bytes | None:
@@ -115,7 +115,7 @@ class KitReader:
         self._bytes_left -= size
         if self._bytes_left < 0:
             allowed = f"files of at most {MAX_KIT_BYTES} bytes in the whole kit"
-            raise Refused(path, Shown("more than the kit's files may have together"), allowed)
+            raise InvalidInput(path, Verbatim("more than the kit's files may have together"), allowed)
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[int | None]:
@@ -136,7 +136,7 @@ class KitReader:
             name = rest.popleft()
             if name == "..":  # of a link's target
                 if len(trail) == 1:
-                    raise Refused(path, Shown("a symbolic link that leaves the kit"), _LINK_ALLOWED)
+                    raise InvalidInput(path, Verbatim("a symbolic link that leaves the kit"), _LINK_ALLOWED)
                 os.close(trail.pop())
                 continue
             try:
@@ -156,12 +156,12 @@ class KitReader:
     def _target(self, path: str, name: str, directory: int, links: int) -> list[str]:
         """The components of a link's target."""
         if not self._follow_links:
-            raise Refused(path, Shown("a symbolic link, or behind one"), "a file of the kit's own")
+            raise InvalidInput(path, Verbatim("a symbolic link, or behind one"), "a file of the kit's own")
         if links > MAX_LINKS:
-            raise Refused(path, Shown("behind too many symbolic links"), f"at most {MAX_LINKS}")
+            raise InvalidInput(path, Verbatim("behind too many symbolic links"), f"at most {MAX_LINKS}")
         target = os.readlink(name, dir_fd=directory)
         if target.startswith("/"):
-            raise Refused(path, Shown("a symbolic link that leaves the kit"), _LINK_ALLOWED)
+            raise InvalidInput(path, Verbatim("a symbolic link that leaves the kit"), _LINK_ALLOWED)
         return [each for each in target.split("/") if each not in {"", "."}]
 
 
@@ -232,7 +232,7 @@ def components(path: str) -> list[str]:
     """
     found = path.split("/")
     if any(each in {"", ".", ".."} or "\0" in each for each in found):
-        raise Refused("a path below the kit", path, "a relative path without empty components, . and ..")
+        raise InvalidInput("a path below the kit", path, "a relative path without empty components, . and ..")
     return found
 
 
@@ -277,8 +277,8 @@ def _apply(kit: int, change: Change) -> None:
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
-        raise Refused(
-            change.path, Shown("behind a symbolic link or a file"), "in directories of the kit's own"
+        raise InvalidInput(
+            change.path, Verbatim("behind a symbolic link or a file"), "in directories of the kit's own"
         ) from None
     try:
         if change.after is None:
@@ -349,14 +349,14 @@ def _keep_owner(descriptor: int, replaced: os.stat_result | None, directory: int
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-def _not_regular(path: str) -> Refused:
-    return Refused(path, Shown("a symbolic link, a directory or a device"), "a regular file")
+def _not_regular(path: str) -> InvalidInput:
+    return InvalidInput(path, Verbatim("a symbolic link, a directory or a device"), "a regular file")
 
 
-def _too_large(path: str, size: int) -> Refused:
-    return Refused(path, Shown(f"a file of {size} bytes"), f"at most {MAX_FILE_BYTES} bytes")
+def _too_large(path: str, size: int) -> InvalidInput:
+    return InvalidInput(path, Verbatim(f"a file of {size} bytes"), f"at most {MAX_FILE_BYTES} bytes")
 
 
-def _unreadable(path: str, error: OSError) -> Refused:
+def _unreadable(path: str, error: OSError) -> InvalidInput:
     said = os.strerror(error.errno) if error.errno else "an I/O error"
-    return Refused(path, Shown(f"not readable: {said}"), "a file that can be read")
+    return InvalidInput(path, Verbatim(f"not readable: {said}"), "a file that can be read")

@@ -14,19 +14,19 @@ from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION, StreamRedaction
 from flargo.terms import Uid
 from flargo.text import inert, valid_unicode
-from flargo.tools.cli.cluster_options import cluster_options, connected, site_option
+from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
 from flargo.tools.cli.output import PROBLEM, data, data_bytes, data_line, json_option, reporting, say
 from flargo.tools.jobs.log_lines import Line
 from flargo.tools.jobs.log_tail import Tail
 from flargo.tools.jobs.reader import ClusterReader, find
-from flargo.tools.jobs.site_job import Part
+from flargo.tools.jobs.site_job import SiteJob
 
 _AHEAD = 200
 """Lines of each site that are read before they are shown."""
 _CONTINUED = " [continued]"
 """On a terminal, after a piece of a line that goes on."""
-Told = tuple[Part, Line]
-Writer = Callable[[Part, Line], None]
+Told = tuple[SiteJob, Line]
+Writer = Callable[[SiteJob, Line], None]
 """Writes a line, or a piece of one, of a job at a site."""
 
 
@@ -55,7 +55,7 @@ def logs(
     """
     if raw and as_json:
         raise click.UsageError("--raw and --json cannot be combined.")
-    api = connected(**where)
+    api = api_for(**where)
     parts = find(ClusterReader(api), job, site)
     tails = [(part, _tail(api, part)) for part in parts]
     told = _together(tails) if follow and len(tails) > 1 else _in_turn(tails, follow=follow)
@@ -82,7 +82,7 @@ class Redacted:
 
     _streams: dict[Uid, StreamRedaction] = field(default_factory=dict)
 
-    def text(self, part: Part, line: Line) -> str:
+    def text(self, part: SiteJob, line: Line) -> str:
         """A line's text in valid Unicode. Of a piece, the end is told with the next one."""
         stream = self._streams.setdefault(part.workflow.uid, StreamRedaction(REDACTION))
         return stream.blank(valid_unicode(line.text), continued=line.continued)
@@ -94,7 +94,7 @@ class Json:
 
     _redacted: Redacted = field(default_factory=Redacted)
 
-    def __call__(self, part: Part, line: Line) -> None:
+    def __call__(self, part: SiteJob, line: Line) -> None:
         """Say whether a line goes on only where it does."""
         row = {"site": part.site, "time": line.time, "line": self._redacted.text(part, line)}
         data_line({**row, "continued": True} if line.continued else row)
@@ -107,7 +107,7 @@ class People:
     _width: int
     _redacted: Redacted = field(default_factory=Redacted)
 
-    def __call__(self, part: Part, line: Line) -> None:
+    def __call__(self, part: SiteJob, line: Line) -> None:
         """Write a line that a terminal does not obey."""
         head = f"{inert(part.site):{self._width}} | " if self._width else ""
         data(f"{head}{inert(self._redacted.text(part, line))}{_CONTINUED if line.continued else ''}")
@@ -121,7 +121,7 @@ class Raw:
     _open: Uid | None = None
     """Whose line was written last, if it has no end."""
 
-    def __call__(self, part: Part, line: Line) -> None:
+    def __call__(self, part: SiteJob, line: Line) -> None:
         """Where another site's line comes between, a line is ended that has no end of its own."""
         content = line.text.encode(errors="surrogateescape") + (b"\n" if line.ended else b"")
         uid = part.workflow.uid
@@ -132,20 +132,20 @@ class Raw:
         data_bytes(content)
 
 
-def _tail(api: Api, part: Part) -> Tail:
+def _tail(api: Api, part: SiteJob) -> Tail:
     return Tail(api, part.workflow.name, part.workflow.uid, time.sleep, say)
 
 
-def _in_turn(tails: Sequence[tuple[Part, Tail]], *, follow: bool) -> Iterator[Told]:
+def _in_turn(tails: Sequence[tuple[SiteJob, Tail]], *, follow: bool) -> Iterator[Told]:
     for part, tail in tails:
         yield from ((part, line) for line in tail.lines(follow=follow))
 
 
-def _together(tails: Sequence[tuple[Part, Tail]]) -> Iterator[Told]:
+def _together(tails: Sequence[tuple[SiteJob, Tail]]) -> Iterator[Told]:
     """All that are followed, as their lines come."""
     told: queue.Queue[Told | Exception | None] = queue.Queue(_AHEAD * len(tails))
 
-    def run(part: Part, tail: Tail) -> None:
+    def run(part: SiteJob, tail: Tail) -> None:
         try:
             for line in tail.lines(follow=True):
                 told.put((part, line))

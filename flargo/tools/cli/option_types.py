@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from flargo.job import validate
-from flargo.job.validate import Check, Refused
+from flargo.job.validate import Check, InvalidInput
 
 
 class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -21,7 +21,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
         """Refuse in click's own form."""
         try:
             return self._check("", value)
-        except Refused as refused:
+        except InvalidInput as refused:
             self.fail(f"{refused.value} is not allowed; allowed is {refused.allowed}", param, ctx)
 
 

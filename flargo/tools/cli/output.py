@@ -20,7 +20,7 @@ import click
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import ApiError
 from flargo.flare.redact import REDACTION
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.text import inert_lines, valid_unicode
 from flargo.tools.jobs.refusals import refusal
 from flargo.tools.terminal import safe
@@ -115,7 +115,7 @@ def reporting(command: Command) -> Command:
     def wrapped(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
         try:
             _run(command, *args, as_json=as_json, **kwargs)
-        except Refused as refused:
+        except InvalidInput as refused:
             said = {"field": refused.field, "value": refused.value, "allowed": refused.allowed}
             fail(str(refused), said, USAGE if refused.field.startswith("--") else PROBLEM, as_json=as_json)
         except BrokenPipeError:

@@ -8,7 +8,7 @@ import click
 from flargo.job import validate
 from flargo.job.documents import load_yaml
 from flargo.job.settings import ArgoSettings
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.text import shell_command
 from flargo.tools.cli import kit_disk
 from flargo.tools.cli.output import data, data_json, document, json_option, reporting, say
@@ -59,7 +59,7 @@ def prepare(kit: Path, *, pairs: tuple[str, ...], dry_run: bool, take_back: bool
 def _only(option: str, others: dict[str, Any]) -> None:
     for name, value in others.items():
         if value is not None:
-            raise Refused(name, value, f"nothing beside {option}")
+            raise InvalidInput(name, value, f"nothing beside {option}")
 
 
 def _argo(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _argo(pairs: tuple[str, ...]) -> dict[str, Any]:
         key, sign, text = pair.partition("=")
         if not sign or not text.strip():
             allowed = "KEY=VALUE, as in keep_success=3600, keep_success=null or labels='{team: heart}'"
-            raise Refused("--argo", pair, allowed)
+            raise InvalidInput("--argo", pair, allowed)
         settings[key] = _value(key, text)
     return settings
 
@@ -77,7 +77,7 @@ def _value(key: str, text: str) -> Any:
     """A setting's value as YAML, or as the text that it is, where only that is allowed (`instance_id=7`)."""
     try:
         parsed = load_yaml("--argo", text)
-    except Refused:
+    except InvalidInput:
         parsed = text
     refused = _refusal(key, parsed)
     if refused is None:
@@ -87,10 +87,10 @@ def _value(key: str, text: str) -> Any:
     raise within("--argo", refused)
 
 
-def _refusal(key: str, value: Any) -> Refused | None:
+def _refusal(key: str, value: Any) -> InvalidInput | None:
     try:
         validate.record(ArgoSettings)("argo", {key: value})
-    except Refused as refused:
+    except InvalidInput as refused:
         return refused
     return None
 

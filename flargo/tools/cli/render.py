@@ -8,7 +8,7 @@ from typing import Any
 import click
 import yaml
 
-from flargo.flare.dry_run import EXAMPLE_JOB, rehearse
+from flargo.flare.dry_run import EXAMPLE_JOB, dry_run
 from flargo.terms import Plan, Role
 from flargo.tools.cli.option_types import WORD
 from flargo.tools.cli.output import data, data_json, document, json_option, reporting, say
@@ -37,7 +37,7 @@ def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, 
         staged = example(Path(folder), site, role) if kit is None else of_kit(kit, Path(folder), site, role)
         if not staged.prepared:
             say(f"{kit} is not prepared, or no longer: shown is what would be if `flargo prepare` had been run.")
-        made = rehearse(asked, staged.stage, staged.settings)
+        made = dry_run(asked, staged.stage, staged.settings)
     if as_json:
         data_json({"workflow": made.workflow, "secrets": _secrets(made)})
         return

@@ -13,7 +13,7 @@ from flargo.flare.nvflare_internals import is_startup_file, pod_template_files
 from flargo.flare.request import ROOT_CERTIFICATE
 from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings, settings
-from flargo.job.validate import Refused, Shown
+from flargo.job.validate import InvalidInput, Verbatim
 from flargo.terms import Role
 from flargo.tools.cli import kit_disk
 from flargo.tools.cli.output import say
@@ -48,14 +48,16 @@ def job_meta(path: Path) -> dict[str, Any]:
     """
     file = path / "meta.json" if path.is_dir() else path
     if not file.is_file():
-        raise Refused("META", str(path), "a job's meta.json, or a job folder with one")
+        raise InvalidInput("META", str(path), "a job's meta.json, or a job folder with one")
     try:
         with file.open("rb") as opened:
             content = opened.read(kit_disk.MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise Refused("META", Shown(f"unreadable ({os.strerror(error.errno or 0)})"), "a file to read") from None
+        raise InvalidInput(
+            "META", Verbatim(f"unreadable ({os.strerror(error.errno or 0)})"), "a file to read"
+        ) from None
     if len(content) > kit_disk.MAX_FILE_BYTES:
-        raise Refused("META", Shown("too large a file"), f"at most {kit_disk.MAX_FILE_BYTES} bytes")
+        raise InvalidInput("META", Verbatim("too large a file"), f"at most {kit_disk.MAX_FILE_BYTES} bytes")
     return read_json({str(file): content}, str(file))
 
 
@@ -85,14 +87,14 @@ def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = No
     files = kit_disk.read_kit(kit, follow_links=True)
     try:
         prepared = prepare(files, Wishes())
-    except Refused as refused:
+    except InvalidInput as refused:
         if not refused.field.startswith("--"):
             raise
         allowed = f"a kit for Kubernetes, or one that `flargo prepare` has been told {refused.field} for"
-        raise Refused(str(kit), Shown("not prepared"), allowed) from None
+        raise InvalidInput(str(kit), Verbatim("not prepared"), allowed) from None
     side = prepared.site.role
     if role is not None and role != side:
-        raise Refused("--role", role, f"{side}, as the kit's is")
+        raise InvalidInput("--role", role, f"{side}, as the kit's is")
     name = _SERVER if side is Role.SERVER else prepared.site.name
     internal = read_json(applied(files, prepared.changes), COMM_CONFIG)["internal"]
     listener = internal["resources"]
@@ -138,10 +140,10 @@ def _study_files(reader: kit_disk.KitReader, settings: Settings) -> list[str]:
     """The study files and pod templates that a launch reads, by their paths under the kit."""
     found = [STUDY_RUNTIME, STUDY_DATA]
     # The rehearsal refuses both, for each job, and says why.
-    with suppress(Refused):
+    with suppress(InvalidInput):
         found += filter(None, [study_data_file(settings)])
     runtime = reader.read(STUDY_RUNTIME)
-    with suppress(Refused):
+    with suppress(InvalidInput):
         found += [f"local/{name}" for name in pod_template_files(load_yaml(STUDY_RUNTIME, runtime or b""))]
     return [*dict.fromkeys(found)]
 

@@ -8,13 +8,13 @@ import click
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.unreadable_log import UnreadableLog
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.status.views import is_credentials_of, uid_of
 from flargo.terms import Uid
-from flargo.tools.cli.cluster_options import cluster_options, connected, federation_option, site_option
+from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
 from flargo.tools.cli.output import PROBLEM, beside, data_json, json_option, reporting, say
 from flargo.tools.jobs.refusals import refusal
-from flargo.tools.jobs.site_job import kept, parts, selector
+from flargo.tools.jobs.site_job import selector, site_jobs, trim
 from flargo.tools.jobs.sweepable import OVERDUE, Sweepable, sweepable
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -44,7 +44,7 @@ def sweep(
     ended, and pods that run on though their Workflow has ended. What runs or waits is left alone: its parent may live.
     """
     age = _age(older_than)
-    api = connected(**where)
+    api = api_for(**where)
     found = _present(api, _found(api, selector(site, federation), age))
     done = [(each, problem if dry_run else _delete(api, each, uid, problem)) for each, uid, problem in found]
     if as_json:
@@ -65,14 +65,14 @@ def _age(said: str | None) -> timedelta | None:
         return None
     parsed = re.fullmatch(r"(\d{1,6})([hdw])", said)
     if parsed is None or int(parsed[1]) * _UNITS[parsed[2]] < OVERDUE:
-        raise Refused("--older-than", said, "hours, days or weeks, at least an hour, as in 12h, 30d or 8w")
+        raise InvalidInput("--older-than", said, "hours, days or weeks, at least an hour, as in 12h, 30d or 8w")
     return int(parsed[1]) * _UNITS[parsed[2]]
 
 
 def _found(api: Api, labels: str, age: timedelta | None) -> list[Sweepable]:
-    workflows, _ = api.list(Kind.WORKFLOW, labels, trim=kept)
-    pods, _ = api.list(Kind.POD, labels, trim=kept)
-    return sweepable(parts(workflows, pods, UnreadableLog()), pods, api.time(), age)
+    workflows, _ = api.list(Kind.WORKFLOW, labels, trim=trim)
+    pods, _ = api.list(Kind.POD, labels, trim=trim)
+    return sweepable(site_jobs(workflows, pods, UnreadableLog()), pods, api.time(), age)
 
 
 def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid | None, str]]:

@@ -4,12 +4,12 @@ import click
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.tools.cli.cluster_options import cluster_options, connected, site_option
+from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
 from flargo.tools.cli.output import PROBLEM, data, data_json, json_option, reporting
 from flargo.tools.jobs.reader import ClusterReader, find
 from flargo.tools.jobs.refusals import refusal
-from flargo.tools.jobs.site_job import Part
-from flargo.tools.jobs.termination import Did, patch, standing
+from flargo.tools.jobs.site_job import SiteJob
+from flargo.tools.jobs.termination import TerminateResult, patch, standing
 
 
 @click.command()
@@ -30,7 +30,7 @@ def terminate(
     JOB is FLARE's job id, a beginning of it that no other job has, or the name of a Workflow. FLARE hears that the job
     was aborted. With --site it is ended there only, and whether the others go on is FLARE's to decide.
     """
-    api = connected(**where)
+    api = api_for(**where)
     done = [(part, *_end(api, part)) for part in find(ClusterReader(api), job, site)]
     if as_json:
         rows = [{**part.plain(), "did": did.name, "problem": why or None} for part, did, why in done]
@@ -38,18 +38,18 @@ def terminate(
     else:
         for part, did, why in done:
             data(f"{part.site}: Workflow {part.workflow.name} {did.value}{f': {why}' if why else ''}")
-    if any(did is Did.FAILED for _, did, _ in done):
+    if any(did is TerminateResult.FAILED for _, did, _ in done):
         raise SystemExit(PROBLEM)
 
 
-def _end(api: Api, part: Part) -> tuple[Did, str]:
+def _end(api: Api, part: SiteJob) -> tuple[TerminateResult, str]:
     did = standing(part)
-    if did is not Did.TOLD:
-        return did, (part.reason.name if part.reason and did is Did.OVER else "")
+    if did is not TerminateResult.TOLD:
+        return did, (part.reason.name if part.reason and did is TerminateResult.OVER else "")
     try:
         api.merge(Kind.WORKFLOW, part.workflow.name, patch(part))
     except ApiError as error:
         if error.gone or error.conflict:  # its name may be another's by now
-            return Did.GONE, ""
-        return Did.FAILED, refusal(error)
+            return TerminateResult.GONE, ""
+        return TerminateResult.FAILED, refusal(error)
     return did, ""

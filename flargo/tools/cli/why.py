@@ -7,13 +7,12 @@ import click
 from flargo.cluster.errors import ApiError
 from flargo.terms import Object
 from flargo.tools.cli.archive_options import Place, archive_options, reader, troubled
-from flargo.tools.cli.cluster_options import cluster_options, connected, site_option
+from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
 from flargo.tools.cli.output import beside, data, data_json, json_option, reporting
-from flargo.tools.jobs.explanation import Why
-from flargo.tools.jobs.explanation import why as explain
+from flargo.tools.jobs.explanation import Explanation, explain
 from flargo.tools.jobs.reader import Reader, find
 from flargo.tools.jobs.refusals import refusal
-from flargo.tools.jobs.site_job import Part
+from flargo.tools.jobs.site_job import SiteJob
 
 _WIDTH = 13
 
@@ -38,7 +37,7 @@ def why(
     JOB is FLARE's job id, a beginning of it that no other job has, or the name of a Workflow. With --argo-server it may
     be gone from the cluster.
     """
-    source = reader(connected(**where), archive)
+    source = reader(api_for(**where), archive)
     told = []
     for part in find(source, job, site):
         events, unread = _events(source, part)
@@ -50,14 +49,14 @@ def why(
     troubled(source)
 
 
-def _print(told: Sequence[tuple[Why, str]]) -> None:
+def _print(told: Sequence[tuple[Explanation, str]]) -> None:
     first = told[0][0].part
     data(" ".join(filter(None, (f"job {first.job_id}", first.name, f"(study {first.study})" if first.study else ""))))
     for each, unread in told:
         _report(each, unread)
 
 
-def _events(source: Reader, part: Part) -> tuple[Sequence[Object], str]:
+def _events(source: Reader, part: SiteJob) -> tuple[Sequence[Object], str]:
     """A pod's events, or why they can't be read: all else is told without them."""
     try:
         return source.events(part), ""
@@ -65,7 +64,7 @@ def _events(source: Reader, part: Part) -> tuple[Sequence[Object], str]:
         return (), refusal(error)
 
 
-def _report(told: Why, unread: str) -> None:
+def _report(told: Explanation, unread: str) -> None:
     part, verdict = told.part, told.part.verdict
     hears = f", FLARE hears {verdict.code}" if verdict else ""
     data("")

@@ -22,7 +22,7 @@ MARK = "FLARGO_DEMO"
 _GRACE_SECONDS = 3.0
 
 
-class Children:
+class ChildProcesses:
     """All child processes of one demo. Not safe for threads."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ _PARENTS_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def janitor(cluster: Cluster, federation: str, names: tuple[str, ...], left: list[str]) -> Iterator[None]:
+def start_cleanup(cluster: Cluster, federation: str, names: tuple[str, ...], left: list[str]) -> Iterator[None]:
     """Clean a cluster up on leaving, and if this process is killed before; what is left is added to ``left``."""
     words = [str(cluster.kubeconfig), cluster.namespace, federation, *names]
     child = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import Any
 
 from flargo.cluster.error_text import describe
 from flargo.tools.demo import kits
-from flargo.tools.demo.child_processes import Children
+from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.kits import SERVER, KitError, Project
 from flargo.tools.demo.options import DemoError
 
@@ -85,7 +85,7 @@ def provision(federation: Federation, launcher: Launcher) -> None:
         _configure(federation, name, port, launcher)
 
 
-def start(federation: Federation, children: Children) -> None:
+def start(federation: Federation, children: ChildProcesses) -> None:
     """Start the server and the sites."""
     temporary = federation.root / "tmp"
     for folder in (temporary, federation.log(SERVER).parent):
@@ -97,7 +97,7 @@ def start(federation: Federation, children: Children) -> None:
         children.start(name, kits.command(name, folder), folder, federation.log(name), environment)
 
 
-def wait_ready(federation: Federation, children: Children, names: Sequence[str], seconds: float) -> None:
+def wait_ready(federation: Federation, children: ChildProcesses, names: Sequence[str], seconds: float) -> None:
     """Wait until the server takes commands, or sites have registered with it.
 
     Raises:

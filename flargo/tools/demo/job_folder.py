@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flargo.job.documents import load_json
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.parsing import whole_number
 from flargo.tools.demo.options import DemoError
 
@@ -96,7 +96,7 @@ def meta(job: Path) -> dict[str, Any]:
         raise DemoError(f"{file} has more than {MAX_META_BYTES} bytes.")
     try:
         said = load_json(str(file), content)
-    except Refused as refused:
+    except InvalidInput as refused:
         raise DemoError(f"{file} is {refused.value}: it must be {refused.allowed}.") from None
     if not isinstance(said, dict):
         raise DemoError(f"{file} must hold a JSON object.")

@@ -21,8 +21,8 @@ from flargo.text import shell_command
 from flargo.tools.demo import federation as parents
 from flargo.tools.demo import job_folder, progress
 from flargo.tools.demo.backend import Cluster, engine
-from flargo.tools.demo.child_processes import Children
-from flargo.tools.demo.cleanup import janitor
+from flargo.tools.demo.child_processes import ChildProcesses
+from flargo.tools.demo.cleanup import start_cleanup
 from flargo.tools.demo.failure import why
 from flargo.tools.demo.federation import ADMIN, Federation, Launcher
 from flargo.tools.demo.kits import SERVER
@@ -99,7 +99,7 @@ class Up:
     """A federation that runs, and the ways to ask after it."""
 
     federation: Federation
-    children: Children
+    children: ChildProcesses
     cluster: Cluster
     session: Any
     """FLARE's, of the admin."""
@@ -175,8 +175,8 @@ def _run(demo: Demo, stack: contextlib.ExitStack) -> int:
     screen.say("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
     identity = federation_of(demo.root / SERVER / "startup")
     if not cluster.embedded:
-        stack.enter_context(janitor(cluster, identity, federation.names, demo.left))
-    children = stack.enter_context(Children())
+        stack.enter_context(start_cleanup(cluster, identity, federation.names, demo.left))
+    children = stack.enter_context(ChildProcesses())
     parents.start(federation, children)
     parents.wait_ready(federation, children, (SERVER,), _START_SECONDS)
     session = stack.enter_context(_session(federation))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from flargo.cluster.answer import Answer
 from flargo.tools.doctor.cluster_checks import allowed
 from flargo.tools.doctor.facts import Facts, Right
-from flargo.tools.doctor.findings import Said, failure, kubectl, ok, unseen
+from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unseen
 from flargo.tools.doctor.references import Kind, account
 
 TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105  (a type)
@@ -18,7 +18,7 @@ def token_secret(executor: str) -> str:
     return f"{executor}.service-account-token"
 
 
-def launcher(facts: Facts) -> Iterator[Said]:
+def launcher(facts: Facts) -> Iterator[CheckResult]:
     """Whether the FLARE parent's account is there, and may do what flargo does."""
     name, where = facts.wanted.launcher, facts.wanted.namespace
     if name is not None and facts.objects[Kind.ACCOUNT, name].absent:
@@ -29,7 +29,7 @@ def launcher(facts: Facts) -> Iterator[Said]:
     yield from _rights(known or facts.me or "Whoever asks", facts.rights, known, where)
 
 
-def executor(facts: Facts) -> Iterator[Said]:
+def executor(facts: Facts) -> Iterator[CheckResult]:
     """Whether Argo's containers can report what became of a job."""
     name, where = facts.wanted.executor, facts.wanted.namespace
     secret = token_secret(name)
@@ -45,7 +45,7 @@ def executor(facts: Facts) -> Iterator[Said]:
     yield from _rights(name, facts.executor_rights, name, where)
 
 
-def job_account(facts: Facts) -> Iterator[Said]:
+def job_account(facts: Facts) -> Iterator[CheckResult]:
     """Whether the accounts that jobs run as are there."""
     names = sorted({account(sample.pod) for sample in facts.wanted.samples})
     for name in names:
@@ -60,7 +60,7 @@ def job_account(facts: Facts) -> Iterator[Said]:
             yield unseen(f"Whether there is a service account {name}", made)
 
 
-def _rights(who: str, reviews: Mapping[Right, Answer], name: str | None, where: str) -> Iterator[Said]:
+def _rights(who: str, reviews: Mapping[Right, Answer], name: str | None, where: str) -> Iterator[CheckResult]:
     """One failure for each resource, with the command that gives what is missing."""
     hidden = [answer for answer in reviews.values() if not answer.ok]
     if hidden:
@@ -80,7 +80,7 @@ def _rights(who: str, reviews: Mapping[Right, Answer], name: str | None, where: 
         yield ok(f"{who} may do all that it has to.")
 
 
-def _token(name: str, secret: str, token: Answer, *, account_is_missing: bool) -> Said:
+def _token(name: str, secret: str, token: Answer, *, account_is_missing: bool) -> CheckResult:
     todo = f"Make it as deploy/executor.yaml does: type {TOKEN_TYPE}, annotation {OWNER}: {name}."
     if account_is_missing:
         todo = f"Make the account first, then the Secret, which goes with its account. {todo}"

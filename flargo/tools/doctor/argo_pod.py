@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN
-from flargo.job.workflow import POD_FIELDS, Goes
+from flargo.job.workflow import POD_FIELDS, Destination
 from flargo.terms import Object
 
 _EXECUTOR_IMAGE = "quay.io/argoproj/argoexec"
@@ -35,8 +35,8 @@ def pod_of(workflow: Object, executor: Object | None = None) -> Object:
     wait, init = ({"name": name, "image": _EXECUTOR_IMAGE, **said} for name in (EXECUTOR_WAIT, EXECUTOR_INIT))
     pod: Object = {
         "restartPolicy": "Never",
-        **{field: template[field] for field in _fields(Goes.TEMPLATE) if field in template},
-        **{field: spec[field] for field in _fields(Goes.SPEC) if field in spec},
+        **{field: template[field] for field in _fields(Destination.TEMPLATE) if field in template},
+        **{field: spec[field] for field in _fields(Destination.SPEC) if field in spec},
         "containers": [wait, main, *template.get("sidecars", [])],
         "initContainers": [init, *template.get("initContainers", [])],
     }
@@ -54,7 +54,7 @@ def patches_executor(workflow: Object) -> bool:
     return any(container["name"] == EXECUTOR_WAIT for container in patched)
 
 
-def _fields(place: Goes) -> list[str]:
+def _fields(place: Destination) -> list[str]:
     return [field for field, goes in POD_FIELDS.items() if goes is place]
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from flargo.job.documents import load_yaml
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.parsing import http_date
 from flargo.terms import Object
 from flargo.text import shell_command
 from flargo.tools.doctor.facts import Facts, Probe
-from flargo.tools.doctor.findings import Said, failure, kubectl, ok, unknown, unseen, warning
+from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unknown, unseen, warning
 
 SKEW_SHOWN, SKEW_ALLOWED = 5.0, 60.0
 """Seconds between two clocks: what the Date header's resolution and a slow answer do not explain, and the leeway
@@ -31,7 +31,7 @@ _NO_TEMPLATE = "workflowTemplateRef"
 """In the controller's message where templateReferencing is Strict or Secure (setExecWorkflow in operator.go)."""
 
 
-def api(facts: Facts) -> Iterator[Said]:
+def api(facts: Facts) -> Iterator[CheckResult]:
     """Whether the API server answers, and knows who asks."""
     if facts.reached:
         version, me = facts.version.body.get("gitVersion", "of a version not shown"), facts.me or "whoever asks"
@@ -44,7 +44,7 @@ def api(facts: Facts) -> Iterator[Said]:
         yield failure(f"The API server does not answer: {facts.version}.", todo)
 
 
-def clock(facts: Facts) -> Iterator[Said]:
+def clock(facts: Facts) -> Iterator[CheckResult]:
     """How far the clocks are apart."""
     date = http_date(facts.clock.date)
     if date is None:
@@ -62,7 +62,7 @@ def clock(facts: Facts) -> Iterator[Said]:
         yield ok("This machine's clock and the API server's agree.")
 
 
-def namespace(facts: Facts) -> Iterator[Said]:
+def namespace(facts: Facts) -> Iterator[CheckResult]:
     """Whether the namespace is there."""
     name, seen = facts.wanted.namespace, facts.namespace
     missing = f'namespaces "{name}" not found'
@@ -79,7 +79,7 @@ def namespace(facts: Facts) -> Iterator[Said]:
         yield unseen(f"Whether there is a namespace {name}", seen)
 
 
-def argo(facts: Facts) -> Iterator[Said]:
+def argo(facts: Facts) -> Iterator[CheckResult]:
     """Whether Argo's API is there, and in which version."""
     todo = "Install Argo Workflows 3.6 or newer: its custom resource definitions, and a controller."
     if facts.argo.absent:
@@ -105,7 +105,7 @@ def argo(facts: Facts) -> Iterator[Said]:
         yield ok(f"Argo's API is there; its version is {shown}.{_others(facts)}")
 
 
-def controller(facts: Facts) -> Iterator[Said]:
+def controller(facts: Facts) -> Iterator[CheckResult]:
     """Whether a controller takes notice of Workflows here. Only one that does so proves it."""
     lacking = [right for right, answer in facts.probe_rights.items() if not allowed(answer.body)]
     if not facts.probes:
@@ -128,7 +128,7 @@ def controller(facts: Facts) -> Iterator[Said]:
             yield warning("A probe could not be deleted.", f"`{command}`" if command else f"Delete {probe.left}.")
 
 
-def restrictions(facts: Facts) -> Iterator[Said]:
+def restrictions(facts: Facts) -> Iterator[CheckResult]:
     """Whether the controller's settings keep flargo's Workflows from running, or run a job twice."""
     first = facts.probes[0] if facts.probes else None
     runs = first is not None and first.phase in _TOOK_NOTICE
@@ -163,7 +163,7 @@ def settings_of(config_map: Object) -> Object:
             found = load_yaml(CONFIG_MAP, str(data["config"]))
         else:
             found = {key: load_yaml(CONFIG_MAP, str(data[key])) for key in _SETTINGS if key in data}
-    except Refused:
+    except InvalidInput:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -178,7 +178,7 @@ def allowed(review: Object) -> bool:
     return bool((review.get("status") or {}).get("allowed"))
 
 
-def _notice(first: Probe, others: list[Probe], facts: Facts) -> Said:
+def _notice(first: Probe, others: list[Probe], facts: Facts) -> CheckResult:
     of_id = f" of instance id {first.instance_id}" if first.instance_id else ""
     if first.phase in _TOOK_NOTICE or _NO_TEMPLATE in first.message:
         return ok(f"A Workflow controller{of_id} took notice of a probe after {first.seconds:.1f} s.")

@@ -42,7 +42,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Questions:
     """What a site needs of its cluster."""
 
     namespace: str
@@ -101,7 +101,7 @@ class Clock:
 class Facts:
     """All that was seen. What was not asked is ``UNASKED`` or empty."""
 
-    wanted: Wanted
+    wanted: Questions
     version: Answer
     """Of the API server; where it is not reached, why."""
     clock: Clock

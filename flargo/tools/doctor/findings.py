@@ -22,7 +22,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CheckResult:
     """One finding: a sentence of what is, and one of what to do."""
 
     level: Level
@@ -41,7 +41,7 @@ class Check:
     """What becomes of a job otherwise."""
     remedy: str
     """What to do, where the finding itself knows no better."""
-    find: Callable[[Facts], Iterable[Said]]
+    find: Callable[[Facts], Iterable[CheckResult]]
     needs: tuple[str, ...] = ()
     """The checks without which this one would only repeat their failure."""
     of_jobs: bool = False
@@ -63,27 +63,27 @@ def kubectl(namespace: str, words: Sequence[str], options: Sequence[str] = (), *
     return shell_command("kubectl", *words, "--namespace", namespace, *options, names=(*names, namespace))
 
 
-def ok(what: str) -> Said:
+def ok(what: str) -> CheckResult:
     """All is well."""
-    return Said(Level.OK, what)
+    return CheckResult(Level.OK, what)
 
 
-def warning(what: str, todo: str) -> Said:
+def warning(what: str, todo: str) -> CheckResult:
     """It will bite."""
-    return Said(Level.WARNING, what, todo)
+    return CheckResult(Level.WARNING, what, todo)
 
 
-def failure(what: str, todo: str) -> Said:
+def failure(what: str, todo: str) -> CheckResult:
     """It fails jobs."""
-    return Said(Level.FAILURE, what, todo)
+    return CheckResult(Level.FAILURE, what, todo)
 
 
-def unknown(what: str, todo: str) -> Said:
+def unknown(what: str, todo: str) -> CheckResult:
     """It could not be looked at."""
-    return Said(Level.UNKNOWN, what, todo)
+    return CheckResult(Level.UNKNOWN, what, todo)
 
 
-def unseen(what: str, answer: Answer) -> Said:
+def unseen(what: str, answer: Answer) -> CheckResult:
     """The same, for this answer's sake; an object of an impossible name is a failure: it can't be there."""
     if answer.invalid:
         return failure(f"{what}: {answer}.", "Correct the name in the kit or the job that says it.")

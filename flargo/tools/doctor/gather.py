@@ -13,7 +13,7 @@ from flargo.terms import Object
 from flargo.tools.doctor.access_checks import OWNER, token_secret
 from flargo.tools.doctor.argo_pod import pod_of
 from flargo.tools.doctor.cluster_checks import CONFIG_MAP, allowed, executor_of, settings_of
-from flargo.tools.doctor.facts import Clock, Facts, Probe, Right, Wanted
+from flargo.tools.doctor.facts import Clock, Facts, Probe, Questions, Right
 from flargo.tools.doctor.probe import GROUP_VERSION, RIGHTS, Prober, other_ids
 from flargo.tools.doctor.references import Kind, account, pull_secrets, references, semaphores
 from flargo.tools.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES
@@ -41,7 +41,7 @@ class Doctor:
     """Seconds since 1970."""
     pause: Callable[[float], None]
 
-    def gather(self, wanted: Wanted, *, guessed: bool, patience: float) -> Facts:
+    def gather(self, wanted: Questions, *, guessed: bool, patience: float) -> Facts:
         """Look at everything.
 
         Args:
@@ -116,7 +116,7 @@ class Doctor:
         }
         return {where: answer for where, answer in found.items() if not answer.absent}
 
-    def _probes(self, wanted: Wanted, settings: Mapping[str, Answer], patience: float) -> tuple[Probe, ...]:
+    def _probes(self, wanted: Questions, settings: Mapping[str, Answer], patience: float) -> tuple[Probe, ...]:
         """One as jobs are; if nobody takes notice, others that tell which instance id would be right."""
         prober = Prober(self.survey, wanted.namespace, self.now, self.pause)
         first = prober.probe(wanted.instance_id, patience)
@@ -175,7 +175,7 @@ def rights_of(rules: Iterable[Object]) -> list[Right]:
     ]
 
 
-def named_by(wanted: Wanted) -> list[tuple[Kind, str]]:
+def named_by(wanted: Questions) -> list[tuple[Kind, str]]:
     """Everything in the namespace that has to be there."""
     named: list[tuple[Kind, str]] = [
         (Kind.ACCOUNT, wanted.executor),
@@ -189,7 +189,7 @@ def named_by(wanted: Wanted) -> list[tuple[Kind, str]]:
     return [*dict.fromkeys(named)]
 
 
-def queues_of(wanted: Wanted) -> set[str]:
+def queues_of(wanted: Questions) -> set[str]:
     """The ConfigMaps that say how many jobs run at once."""
     return {each.name for sample in wanted.samples for each in semaphores(sample.workflow)}
 
@@ -220,7 +220,7 @@ def _config_map(pod: Object) -> str:
 def _is_name(check: validate.Check, value: str) -> bool:
     try:
         check("", value)
-    except validate.Refused:
+    except validate.InvalidInput:
         return False
     return True
 

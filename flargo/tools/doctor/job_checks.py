@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 from flargo.cluster.answer import Answer
-from flargo.job.validate import Refused, amount
+from flargo.job.validate import InvalidInput, amount
 from flargo.terms import Object
 from flargo.text import shell_command
 from flargo.tools.doctor.argo_pod import patches_executor
 from flargo.tools.doctor.facts import Facts, Sample
-from flargo.tools.doctor.findings import Said, failure, kubectl, ok, unknown, unseen, warning
+from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unknown, unseen, warning
 from flargo.tools.doctor.references import Kind, Reference, pull_secrets, references, semaphores
 
 PULL_TYPES = ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg")
@@ -25,7 +25,7 @@ _LATER = "Mend that, and look again."
 _QUEUE = "Make it as deploy/queue.yaml does, or correct argo.semaphore."
 
 
-def kit(facts: Facts) -> Iterator[Said]:
+def kit(facts: Facts) -> Iterator[CheckResult]:
     """Whether the kit uses flargo, and flargo itself would take a job, with each of the site's studies."""
     if not facts.wanted.prepared:
         yield failure("The kit does not use flargo, or not as it would now.", "`flargo prepare KIT`, and stage it.")
@@ -35,22 +35,22 @@ def kit(facts: Facts) -> Iterator[Said]:
         yield ok(f"flargo can make a Workflow of {_list(facts.wanted.samples)}.")
 
 
-def claims(facts: Facts) -> Iterator[Said]:
+def claims(facts: Facts) -> Iterator[CheckResult]:
     """Whether the volume claims are there."""
     return _named(facts, Kind.CLAIM, "volume claim", _claim)
 
 
-def secrets(facts: Facts) -> Iterator[Said]:
+def secrets(facts: Facts) -> Iterator[CheckResult]:
     """Whether the Secrets that studies name are there, with the keys that they name."""
     return _named(facts, Kind.SECRET, "Secret", lambda _: None)
 
 
-def config_maps(facts: Facts) -> Iterator[Said]:
+def config_maps(facts: Facts) -> Iterator[CheckResult]:
     """The same of ConfigMaps."""
     return _named(facts, Kind.CONFIG_MAP, "ConfigMap", lambda _: None)
 
 
-def queue(facts: Facts) -> Iterator[Said]:
+def queue(facts: Facts) -> Iterator[CheckResult]:
     """Whether Argo can read how many jobs may run at once, where they queue."""
     named = sorted({each for sample in facts.wanted.samples for each in semaphores(sample.workflow)}, key=str)
     if not named:
@@ -59,7 +59,7 @@ def queue(facts: Facts) -> Iterator[Said]:
         yield _number(facts.queues[each.name], each, facts.wanted.namespace)
 
 
-def _number(seen: Answer, of: Reference, namespace: str) -> Said:
+def _number(seen: Answer, of: Reference, namespace: str) -> CheckResult:
     """Judge a number as Argo reads it: Go's strconv.Atoi, of ``data`` only."""
     (key,) = of.keys
     instead = "with your number for the 2, or correct argo.semaphore."
@@ -82,7 +82,7 @@ def _number(seen: Answer, of: Reference, namespace: str) -> Said:
     return ok(f"Jobs queue: ConfigMap {of.name} lets {int(said)} run at once ({key}).")
 
 
-def pulling(facts: Facts) -> Iterator[Said]:
+def pulling(facts: Facts) -> Iterator[CheckResult]:
     """Whether the Secrets for pulling images are there, and of a type that the kubelet takes."""
     names = sorted({name for sample in facts.wanted.samples for name in pull_secrets(sample.pod)})
     if not names:
@@ -102,7 +102,7 @@ def pulling(facts: Facts) -> Iterator[Said]:
             yield ok(f"Secret {name} is there to pull images with.")
 
 
-def workflow(facts: Facts) -> Iterator[Said]:
+def workflow(facts: Facts) -> Iterator[CheckResult]:
     """Whether the API server would take the Workflows, to the last field."""
     for sample in facts.wanted.samples:
         answer = facts.workflows[sample.name]
@@ -116,7 +116,7 @@ def workflow(facts: Facts) -> Iterator[Said]:
         yield ok("The API server would take the Workflow, all of its fields.")
 
 
-def pod_security(facts: Facts) -> Iterator[Said]:
+def pod_security(facts: Facts) -> Iterator[CheckResult]:
     """Whether the namespace's Pod Security level admits the pods: it is enforced on pods and on nothing else."""
     labels = (facts.namespace.body.get("metadata") or {}).get("labels") or {}
     level = labels.get(_ENFORCED)
@@ -126,13 +126,13 @@ def pod_security(facts: Facts) -> Iterator[Said]:
     yield from _admission(facts, "Pod Security", lambda answer: _INSECURE in answer.message, lambda _: todo, fine)
 
 
-def quota(facts: Facts) -> Iterator[Said]:
+def quota(facts: Facts) -> Iterator[CheckResult]:
     """Whether the namespace's quota has room for a pod, now and ever."""
     for said in _admission(facts, "the quota", _is_quota, _quota_todo, "The namespace's quota has room for the pods."):
         yield warning(said.what, said.todo) if said.todo == _FULL else said
 
 
-def pod(facts: Facts) -> Iterator[Said]:
+def pod(facts: Facts) -> Iterator[CheckResult]:
     """Whether anything else of the API server's refuses the pods."""
     fine = "The API server would take the pods."
     todo = "See the message: an account, a class, a limit range, a policy or a webhook."
@@ -147,7 +147,7 @@ def pod(facts: Facts) -> Iterator[Said]:
 
 def _admission(
     facts: Facts, who: str, concerns: Callable[[Answer], bool], todo: Callable[[Answer], str], fine: str
-) -> Iterator[Said]:
+) -> Iterator[CheckResult]:
     """What one part of admission says. The API server stops at the first refusal, so others may hide behind it."""
     alike: dict[str, list[Sample]] = {}
     for sample in facts.wanted.samples:
@@ -170,7 +170,7 @@ def _admission(
         yield ok(fine)
 
 
-def _refusal(facts: Facts, answer: Answer, samples: list[Sample], todo: str) -> Said:
+def _refusal(facts: Facts, answer: Answer, samples: list[Sample], todo: str) -> CheckResult:
     whose = _list(samples)
     if _depends_on_settings(facts, samples[0]):
         told = f"Without the controller's own settings of its containers the pod of {whose} would be refused"
@@ -207,12 +207,14 @@ def _amounts(said: str) -> dict[str, Fraction]:
         name, _, value = pair.partition("=")
         try:
             found[name] = amount(value)
-        except Refused:
+        except InvalidInput:
             continue
     return found
 
 
-def _named(facts: Facts, kind: Kind, called: str, judge: Callable[[Object], Said | None]) -> Iterator[Said]:
+def _named(
+    facts: Facts, kind: Kind, called: str, judge: Callable[[Object], CheckResult | None]
+) -> Iterator[CheckResult]:
     """Whether everything of a kind that jobs name is there."""
     found: dict[str, tuple[set[str], list[str]]] = {}
     for sample in facts.wanted.samples:
@@ -227,7 +229,9 @@ def _named(facts: Facts, kind: Kind, called: str, judge: Callable[[Object], Said
         yield ok(f"No {called} is named.")
 
 
-def _one(seen: Answer, what: str, keys: set[str], users: list[str], judge: Callable[[Object], Said | None]) -> Said:
+def _one(
+    seen: Answer, what: str, keys: set[str], users: list[str], judge: Callable[[Object], CheckResult | None]
+) -> CheckResult:
     if seen.absent:
         return failure(f"There is no {what}, which {_words(users)} needs.", f"Make the {what}, or correct its name.")
     if not seen.ok:
@@ -239,7 +243,7 @@ def _one(seen: Answer, what: str, keys: set[str], users: list[str], judge: Calla
     return judge(seen.body) or ok(f"{what[0].upper()}{what[1:]} is there.")
 
 
-def _claim(body: Object) -> Said | None:
+def _claim(body: Object) -> CheckResult | None:
     phase = (body.get("status") or {}).get("phase")
     name = body["metadata"]["name"]
     if phase == "Lost":

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from flargo.flare.dry_run import Stage, rehearse
+from flargo.flare.dry_run import Stage, dry_run
 from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.tools.doctor.facts import Sample
 from flargo.tools.kit.files import Files
 from flargo.tools.kit.site import STUDY_DATA, STUDY_RUNTIME
@@ -33,8 +33,8 @@ def samples(
         # The example's image is no job author's, so the site's lists of images are not held against it.
         lifted = settings if job_meta is not None else _without_image_policy(settings)
         try:
-            plan = rehearse(meta, stage, lifted)
-        except Refused as error:
+            plan = dry_run(meta, stage, lifted)
+        except InvalidInput as error:
             refused[name] = str(error)
             continue
         except ValueError:  # of nvflare; its text may hold a value of the file
@@ -75,6 +75,6 @@ def _without_image_policy(settings: Settings) -> Settings:
 def _parsed(files: Files, path: str) -> dict[str, Any]:
     try:
         found = load_yaml(path, files.get(path, b""))
-    except Refused:
+    except InvalidInput:
         return {}
     return found if isinstance(found, dict) else {}

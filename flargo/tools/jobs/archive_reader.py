@@ -10,7 +10,7 @@ from flargo.status.diagnosis import Diagnosis, Stage
 from flargo.terms import Object
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import archive_refusal
-from flargo.tools.jobs.site_job import Part, in_order, kept, parts
+from flargo.tools.jobs.site_job import SiteJob, in_order, site_jobs, trim
 
 if TYPE_CHECKING:  # imports Hera, which takes a second
     from flargo.cluster.argo_archive import Archive
@@ -27,20 +27,20 @@ class ArchiveReader:
         self._archive = archive
         self._on_unreadable = UnreadableLog()
 
-    def parts(self, labels: str) -> list[Part]:
+    def parts(self, labels: str) -> list[SiteJob]:
         """See Reader; an outline does not say why a job ended."""
-        outlines = parts(map(kept, self._archive.list(labels)), (), self._on_unreadable)
+        outlines = site_jobs(map(trim, self._archive.list(labels)), (), self._on_unreadable)
         return [replace(part, archived=True, seen=Diagnosis(Stage.ENDED), verdict=None) for part in outlines]
 
-    def settled(self, part: Part) -> Part:
+    def settled(self, part: SiteJob) -> SiteJob:
         """See Reader: by the whole Workflow. One that has gone from the archive meanwhile stays as it is."""
         whole = self._archive.get(part.workflow.uid)
         if whole is None:
             return part
-        read = parts([kept(whole)], (), self._on_unreadable)
+        read = site_jobs([trim(whole)], (), self._on_unreadable)
         return replace(read[0], archived=True) if read else part
 
-    def events(self, part: Part) -> Sequence[Object]:
+    def events(self, part: SiteJob) -> Sequence[Object]:
         """See Reader; events are not archived."""
         del part
         return ()
@@ -62,7 +62,7 @@ class WithArchive:
         """See Reader."""
         return self._cluster.where if self.trouble else f"{self._cluster.where} or {self._archive.where}"
 
-    def parts(self, labels: str) -> list[Part]:
+    def parts(self, labels: str) -> list[SiteJob]:
         """See Reader."""
         here = self._cluster.parts(labels)
         if self.trouble:
@@ -75,7 +75,7 @@ class WithArchive:
             return here
         return in_order([*here, *_gone(here, archived)])
 
-    def settled(self, part: Part) -> Part:
+    def settled(self, part: SiteJob) -> SiteJob:
         """See Reader; what the archive does not tell is left open."""
         if not part.archived:
             return self._cluster.settled(part)
@@ -87,12 +87,12 @@ class WithArchive:
             self.trouble = archive_refusal(error)
             return part
 
-    def events(self, part: Part) -> Sequence[Object]:
+    def events(self, part: SiteJob) -> Sequence[Object]:
         """See Reader."""
         return self._archive.events(part) if part.archived else self._cluster.events(part)
 
 
-def _gone(here: Sequence[Part], archived: Sequence[Part]) -> Iterator[Part]:
+def _gone(here: Sequence[SiteJob], archived: Sequence[SiteJob]) -> Iterator[SiteJob]:
     """The last of the archived launches of each job at each site that the cluster does not have."""
     known = {_whose(part) for part in here}
     for part in reversed(in_order(archived)):
@@ -101,5 +101,5 @@ def _gone(here: Sequence[Part], archived: Sequence[Part]) -> Iterator[Part]:
             yield part
 
 
-def _whose(part: Part) -> tuple[str, str, str]:
+def _whose(part: SiteJob) -> tuple[str, str, str]:
     return part.federation, part.job_id, part.site

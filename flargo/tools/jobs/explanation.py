@@ -11,7 +11,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.views import EventView, event_view
 from flargo.terms import Object
-from flargo.tools.jobs.site_job import WORDS, Part
+from flargo.tools.jobs.site_job import WORDS, SiteJob
 from flargo.tools.jobs.sweepable import spell
 
 _WOULD_BE = {
@@ -28,10 +28,10 @@ _LONGEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
+class Explanation:
     """A report on a part of a job."""
 
-    part: Part
+    part: SiteJob
     happened: str
     evidence: tuple[tuple[str, str], ...]
     """What is said by whom."""
@@ -44,7 +44,7 @@ class Why:
         return {**self.part.plain(), **told}
 
 
-def why(part: Part, events: Iterable[Object]) -> Why:
+def explain(part: SiteJob, events: Iterable[Object]) -> Explanation:
     """Explain a part of a job.
 
     Args:
@@ -55,15 +55,15 @@ def why(part: Part, events: Iterable[Object]) -> Why:
     happened = reason.sentence if reason else f"Nothing is wrong: it is {WORDS[part.stage]}."
     if reason is None and part.archived:
         happened = "It has ended; Argo's archive could not be asked why."
-    elif reason is None and part.stage not in {Stage.RUNNING, Stage.HELD, Stage.ENDED}:
+    elif reason is None and part.stage not in {Stage.RUNNING, Stage.SUBMITTED, Stage.ENDED}:
         happened = f"It is {WORDS[part.stage]}."
     elif reason is not None and part.stage is not Stage.ENDED:
         happened += f" It has not ended yet: {WORDS[part.stage]}."
     meant = reason or _WOULD_BE.get(part.stage)
-    return Why(part, happened, tuple(_evidence(part, events)), meant.remedy if meant else "")
+    return Explanation(part, happened, tuple(_evidence(part, events)), meant.remedy if meant else "")
 
 
-def _evidence(part: Part, events: Iterable[Object]) -> Iterator[tuple[str, str]]:
+def _evidence(part: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str]]:
     workflow, pod = part.workflow, part.pod
     said = shown(part.detail, _LONGEST)
     if said:
@@ -85,7 +85,7 @@ def _evidence(part: Part, events: Iterable[Object]) -> Iterator[tuple[str, str]]
     yield "times", _times(part)
 
 
-def _telling(part: Part, events: Iterable[Object]) -> Sequence[str]:
+def _telling(part: SiteJob, events: Iterable[Object]) -> Sequence[str]:
     """The events that tell something: warnings, and of a job that has not begun all of them."""
     starts = part.stage < Stage.RUNNING
     kept = [event_view(event) for event in events if starts or fields.text(event, "type") == "Warning"]
@@ -99,7 +99,7 @@ def _event(event: EventView) -> str:
     return f"{when}{event.reason}{often}: {shown(event.message, _LONGEST)}"
 
 
-def _times(part: Part) -> str:
+def _times(part: SiteJob) -> str:
     told = [f"submitted {part.created:%Y-%m-%d %H:%M:%S} UTC" if part.created else "submitted at an unknown time"]
     if part.started and part.created:
         told.append(f"began {spell(part.started - part.created)} later")

@@ -8,12 +8,12 @@ from flargo.cluster.errors import ApiError
 from flargo.control.unreadable_log import UnreadableLog
 from flargo.status import fields
 from flargo.terms import Object
-from flargo.tools.jobs.site_job import Part, kept, parts
+from flargo.tools.jobs.site_job import SiteJob, site_jobs, trim
 
 _KINDS = (Kind.WORKFLOW, Kind.POD)
 
 
-class Board:
+class LiveJobs:
     """Listens to a watch of Workflows and one of pods. Safe for threads."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
@@ -34,11 +34,11 @@ class Board:
         """Why what is shown may be out of date."""
         return next((self._lost[kind] for kind in _KINDS if kind in self._lost), None)
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[SiteJob]:
         """The jobs as they are now."""
         with self._lock:
             workflows, pods = (list(self._items.get(kind, {}).values()) for kind in _KINDS)
-        return parts(workflows, pods, self._on_unreadable)
+        return site_jobs(workflows, pods, self._on_unreadable)
 
     def listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""
@@ -55,7 +55,7 @@ class Board:
             if deleted:
                 known.pop(_uid(item), None)
             else:
-                known[_uid(item)] = kept(item)
+                known[_uid(item)] = trim(item)
         self._changed()
 
     def alive(self, kind: Kind) -> None:

@@ -55,7 +55,7 @@ def parsed(raw: str) -> Line:
 
 
 @dataclass(slots=True)
-class Seam:
+class LogDeduplicator:
     """Where one connection's lines go on after another's: each line is let through once."""
 
     _told: deque[Line] = field(default_factory=deque)
@@ -100,7 +100,7 @@ class Seam:
 
 
 @dataclass(slots=True)
-class Sieve:
+class ExecutorLineFilter:
     """Takes the executor's lines out of a program's log."""
 
     _exited: bool = False

@@ -9,7 +9,7 @@ from flargo.cluster.errors import ApiError
 from flargo.status.fields import parse_each
 from flargo.status.views import MAIN, WORKFLOW_LABEL, PodView, WorkflowView, pod_view, workflow_view
 from flargo.terms import Uid
-from flargo.tools.jobs.log_lines import Line, Seam, Sieve, parsed
+from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parsed
 
 SILENCE = 60.0
 """Seconds without a byte after which a connection is made anew: whether the program has nothing to say, or the way to
@@ -33,8 +33,8 @@ class Tail:
     """Sleep so many seconds."""
     say: Callable[[str], None]
     """Tell people something that is not of the log."""
-    _seam: Seam = field(default_factory=Seam)
-    _sieve: Sieve = field(default_factory=Sieve)
+    _seam: LogDeduplicator = field(default_factory=LogDeduplicator)
+    _sieve: ExecutorLineFilter = field(default_factory=ExecutorLineFilter)
     _time: str = ""
     """Of the line that was told last."""
     _failures: int = 0

@@ -11,7 +11,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.views import WORKFLOW_LABEL
 from flargo.terms import Label, Object
 from flargo.tools.jobs.selection import NotFoundError, chosen
-from flargo.tools.jobs.site_job import Part, kept, parts, selector, with_events
+from flargo.tools.jobs.site_job import SiteJob, selector, site_jobs, trim, with_events
 
 SLOW = frozenset({Stage.STARTING, Stage.PULLING})
 """Where events tell more than the pod itself."""
@@ -28,17 +28,17 @@ class Reader(Protocol):
     def trouble(self) -> str:
         """What could not be read, and what to do, in a sentence; empty: nothing."""
 
-    def parts(self, labels: str) -> list[Part]:
+    def parts(self, labels: str) -> list[SiteJob]:
         """Those that a label selector matches."""
 
-    def settled(self, part: Part) -> Part:
+    def settled(self, part: SiteJob) -> SiteJob:
         """A part that a fresh read bears out: see ``Part.is_unsure``."""
 
-    def events(self, part: Part) -> Sequence[Object]:
+    def events(self, part: SiteJob) -> Sequence[Object]:
         """What was reported of a part's pod, as it is on the wire."""
 
 
-def find(reader: Reader, word: str, site: str | None = None) -> list[Part]:
+def find(reader: Reader, word: str, site: str | None = None) -> list[SiteJob]:
     """The parts of the job that a word names; see ``find.chosen``.
 
     Raises:
@@ -66,13 +66,13 @@ class ClusterReader:
         self._api = api
         self._on_unreadable = UnreadableLog()
 
-    def parts(self, labels: str) -> list[Part]:
+    def parts(self, labels: str) -> list[SiteJob]:
         """See Reader."""
-        workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=kept)
-        pods, _ = self._api.list(Kind.POD, labels, trim=kept)
-        return parts(workflows, pods, self._on_unreadable)
+        workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=trim)
+        pods, _ = self._api.list(Kind.POD, labels, trim=trim)
+        return site_jobs(workflows, pods, self._on_unreadable)
 
-    def settled(self, part: Part) -> Part:
+    def settled(self, part: SiteJob) -> SiteJob:
         """See Reader; asked as the launcher asks. How far a pod's start is, only its events tell."""
         if part.is_unsure:
             part = self._afresh(part)
@@ -80,20 +80,20 @@ class ClusterReader:
             return with_events(part, self.events(part))
         return part
 
-    def events(self, part: Part) -> Sequence[Object]:
+    def events(self, part: SiteJob) -> Sequence[Object]:
         """See Reader."""
         if part.pod is None:
             return ()
         found, _ = self._api.list(Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={part.pod.name}")
         return [event for event in found if (event.get("involvedObject") or {}).get("uid") in {None, part.pod.uid}]
 
-    def _afresh(self, part: Part) -> Part:
+    def _afresh(self, part: SiteJob) -> SiteJob:
         try:
             workflow = self._api.get(Kind.WORKFLOW, part.workflow.name)
         except ApiError as error:
             if not error.gone:
                 raise
             return part
-        pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_LABEL}={part.workflow.name}", trim=kept)
-        again = parts([kept(workflow)], pods, self._on_unreadable)
+        pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_LABEL}={part.workflow.name}", trim=trim)
+        again = site_jobs([trim(workflow)], pods, self._on_unreadable)
         return again[0] if again and again[0].workflow.uid == part.workflow.uid else part

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from flargo.cluster.errors import ApiError, ArchiveError, Trouble
+from flargo.cluster.errors import ApiError, ArchiveError, ArchiveProblem
 from flargo.job.names import shown
 
 _LONGEST = 400
@@ -10,16 +10,17 @@ _RIGHTS = {"log": ("get", "pods/log")}
 _GROUPS = {"workflows": "workflows.argoproj.io"}
 _ITS_LOG = "try again; if it stays so, see its log and its database's"
 _REMEDIES = {
-    Trouble.UNREACHED: "check --argo-server (https:// or http://), and that a way leads there",
-    Trouble.UNTRUSTED: "name its CA's file by --argo-ca, and check whether it speaks https:// or http://",
-    Trouble.SILENT: _ITS_LOG,
-    Trouble.UNKNOWN: "name a file with a token that is good by --argo-token",
-    Trouble.BARRED: "the token's account needs the right to get and list workflows.argoproj.io in the namespace",
-    Trouble.ABSENT: "check --argo-server, with the path that it is served under",
-    Trouble.FAILS: _ITS_LOG,
-    Trouble.REFUSES: "see what it says",
-    Trouble.STRANGE: "check --argo-server, with the path that it is served under; a login page may be in the way",
-    Trouble.NO_ARCHIVE: "its administrator can have it keep one, by persistence.archive",
+    ArchiveProblem.UNREACHED: "check --argo-server (https:// or http://), and that a way leads there",
+    ArchiveProblem.UNTRUSTED: "name its CA's file by --argo-ca, and check whether it speaks https:// or http://",
+    ArchiveProblem.SILENT: _ITS_LOG,
+    ArchiveProblem.UNKNOWN: "name a file with a token that is good by --argo-token",
+    ArchiveProblem.BARRED: "the token's account needs the right to get and list workflows.argoproj.io in the namespace",
+    ArchiveProblem.ABSENT: "check --argo-server, with the path that it is served under",
+    ArchiveProblem.FAILS: _ITS_LOG,
+    ArchiveProblem.REFUSES: "see what it says",
+    ArchiveProblem.STRANGE: "check --argo-server, with the path that it is served under; "
+    "a login page may be in the way",
+    ArchiveProblem.NO_ARCHIVE: "its administrator can have it keep one, by persistence.archive",
 }
 """What to do about an Argo Server."""
 

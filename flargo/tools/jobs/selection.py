@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from flargo.cluster.error_text import OwnError
 from flargo.job.names import label_value
-from flargo.tools.jobs.site_job import Part
+from flargo.tools.jobs.site_job import SiteJob
 
 _NAMED = 5
 """So many of the jobs that a word may mean are named."""
@@ -14,7 +14,9 @@ class NotFoundError(OwnError):
     """No job is meant, or more than one. The message is for people."""
 
 
-def chosen(word: str, parts: Iterable[Part], site: str | None = None, where: str = "on the cluster") -> list[Part]:
+def chosen(
+    word: str, parts: Iterable[SiteJob], site: str | None = None, where: str = "on the cluster"
+) -> list[SiteJob]:
     """The parts of the job that a word names: its id, the beginning of its id, or the name of one of its Workflows.
 
     Args:
@@ -45,7 +47,7 @@ def chosen(word: str, parts: Iterable[Part], site: str | None = None, where: str
     return here
 
 
-def _there(parts: Sequence[Part]) -> str:
+def _there(parts: Sequence[SiteJob]) -> str:
     if not parts:
         return "there are none of flargo's in this namespace"
     ago = "those that ended a while ago are gone (argo.keep_success, argo.keep_failure), or in Argo's archive at most"

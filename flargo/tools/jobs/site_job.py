@@ -10,13 +10,13 @@ from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.fields import OnUnreadable, parse_each
 from flargo.status.reasons import Reason
-from flargo.status.verdict import Cause, Verdict, rule
+from flargo.status.verdict import Cause, Verdict, decide
 from flargo.status.views import MAIN, Observation, PodView, WorkflowView, event_view, pod_view, trimmed, workflow_view
 from flargo.terms import MANAGER, Annotation, Label, Object, Uid
 
 WORDS = {
     Stage.ABSENT: "not there",
-    Stage.HELD: "submitted",
+    Stage.SUBMITTED: "submitted",
     Stage.UNCLAIMED: "pending: Argo has not looked at it yet",
     Stage.QUEUED: "pending: Argo lets it wait",
     Stage.QUOTA: "pending: the namespace's quota is full",
@@ -33,7 +33,7 @@ _CAUSES = {cause.value: cause for cause in Cause}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SiteJob:
     """A job at one site."""
 
     job_id: str
@@ -104,7 +104,7 @@ class Part:
             "study": self.study,
             "federation": self.federation,
             "workflow": self.workflow.name,
-            "state": self.stage.name,
+            "state": self.stage.label,
             "reason": self.reason.name if self.reason else None,
             "detail": self.detail,
             "code": verdict.code if verdict else None,
@@ -127,7 +127,7 @@ def selector(site: str | None = None, federation: str | None = None) -> str:
     return ",".join([*terms, *([federation_selector(federation)] if federation else [])])
 
 
-def kept(item: Object) -> Object:
+def trim(item: Object) -> Object:
     """What is kept of a Workflow or a pod: a launcher's part, and what the job's container asks for."""
     less = trimmed(item)
     templates = fields.items(item, "spec", "templates")
@@ -136,9 +136,9 @@ def kept(item: Object) -> Object:
     return less
 
 
-def parts(
+def site_jobs(
     workflows: Iterable[Object], pods: Iterable[Object], on_unreadable: OnUnreadable = lambda *_: None
-) -> list[Part]:
+) -> list[SiteJob]:
     """Each job at each site, the oldest first.
 
     Args:
@@ -150,13 +150,13 @@ def parts(
     for owner, pod in parse_each(pods, lambda pod: (pod_view(pod).owner, pod), on_unreadable):
         by_owner.setdefault(owner, []).append(pod)
 
-    def part(workflow: Object) -> Part:
+    def part(workflow: Object) -> SiteJob:
         return _part(workflow, by_owner.get(workflow_view(workflow).uid, []))
 
     return in_order(parse_each(workflows, part, on_unreadable))
 
 
-def in_order(parts: Iterable[Part]) -> list[Part]:
+def in_order(parts: Iterable[SiteJob]) -> list[SiteJob]:
     """The oldest first."""
     return sorted(parts, key=lambda part: (part.created is not None, part.created, part.job_id, part.site))
 
@@ -168,7 +168,7 @@ def look(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
     return diagnose(Observation(view, tuple(own)), None)
 
 
-def with_events(part: Part, events: Iterable[Object]) -> Part:
+def with_events(part: SiteJob, events: Iterable[Object]) -> SiteJob:
     """A part, also by what was reported of its pod."""
     pods = (part.pod,) if part.pod is not None else ()
     seen = diagnose(Observation(part.workflow, pods, events=tuple(parse_each(events, event_view))), None)
@@ -188,7 +188,7 @@ def _beginnings(each: str, known: Sequence[str], least: int) -> Iterator[str]:
     yield each
 
 
-def _part(workflow: Object, pods: Sequence[Object]) -> Part:
+def _part(workflow: Object, pods: Sequence[Object]) -> SiteJob:
     view = workflow_view(workflow)
     raw = min(pods, key=lambda pod: pod_view(pod).name, default=None)
     pod = pod_view(raw) if raw is not None else None
@@ -200,7 +200,7 @@ def _part(workflow: Object, pods: Sequence[Object]) -> Part:
     finished = fields.time(workflow, "status", "finishedAt")
     if seen.stage is Stage.ENDED and ended is None:
         ended = finished
-    return Part(
+    return SiteJob(
         job_id=fields.text(workflow, "metadata", "labels", Label.JOB_ID),
         name=shown(fields.text(workflow, "metadata", "annotations", Annotation.JOB_NAME)),
         site=_site(workflow),
@@ -249,13 +249,13 @@ def _verdict(end: Diagnosis, workflow: Object) -> Verdict:
     """By the launcher's own rule, with what it knew and left on the Workflow."""
     ending = _ending(workflow)
     if ending is None:
-        return rule(None, None, end, published=False)
+        return decide(None, None, end, published=False)
     if ending in _CAUSES:
-        return rule(_CAUSES[ending], None, end, published=False)
+        return decide(_CAUSES[ending], None, end, published=False)
     # It says that a job which was ended has succeeded if its results had arrived.
     published = ending is Reason.SUCCEEDED
     doom = None if published else Diagnosis(end.stage, ending, _ending_detail(workflow))
-    return rule(None, doom, end, published=published)
+    return decide(None, doom, end, published=published)
 
 
 def _since(stage: Stage, pod: Object | None, started: datetime | None, ended: datetime | None) -> datetime | None:

@@ -15,7 +15,7 @@ from flargo.job.names import credentials_secret
 from flargo.status.fields import parse_each
 from flargo.status.views import PodView, pod_view
 from flargo.terms import Object, Uid
-from flargo.tools.jobs.site_job import Part
+from flargo.tools.jobs.site_job import SiteJob
 
 OVERDUE = timedelta(hours=1)
 """Far more than a parent takes for anything: 120 s for a submit, a minute and a grace for a kill."""
@@ -32,7 +32,7 @@ class Sweepable:
     uid: Uid | None
     """None: not known yet, nor whether it is there."""
     why: str
-    part: Part
+    part: SiteJob
 
     @property
     def grace(self) -> int | None:
@@ -41,7 +41,7 @@ class Sweepable:
 
 
 def sweepable(
-    parts: Iterable[Part], pods: Iterable[Object], now: datetime, older_than: timedelta | None = None
+    parts: Iterable[SiteJob], pods: Iterable[Object], now: datetime, older_than: timedelta | None = None
 ) -> list[Sweepable]:
     """What may go.
 
@@ -60,7 +60,7 @@ def sweepable(
     return found
 
 
-def _of(part: Part, pods: Sequence[PodView], now: datetime, older_than: timedelta | None) -> list[Sweepable]:
+def _of(part: SiteJob, pods: Sequence[PodView], now: datetime, older_than: timedelta | None) -> list[Sweepable]:
     workflow = part.workflow
     if workflow.deleting:
         return []

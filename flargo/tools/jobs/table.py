@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from flargo.tools.jobs.site_job import Part, short_ids
+from flargo.tools.jobs.site_job import SiteJob, short_ids
 from flargo.tools.jobs.sweepable import spell
 
 COLUMNS = ("JOB", "NAME", "SITE", "ROLE", "STUDY", "STATE", "REASON", "SINCE", "NODE", "GPUS")
 Row = tuple[str, ...]
 
 
-def rows(parts: Sequence[Part], now: datetime) -> list[Row]:
+def rows(parts: Sequence[SiteJob], now: datetime) -> list[Row]:
     """A row for each, in their order; times are told from ``now``."""
     short = short_ids(part.job_id for part in parts)
     return [_row(part, short[part.job_id], now) for part in parts]
@@ -25,7 +25,7 @@ def lines(table: Sequence[Row]) -> list[str]:
     ]
 
 
-def _row(part: Part, job: str, now: datetime) -> Row:
+def _row(part: SiteJob, job: str, now: datetime) -> Row:
     gpus = ", ".join(count if name == "nvidia.com/gpu" else f"{count} {name}" for name, count in part.gpus.items())
     cells = (
         job,
@@ -33,7 +33,7 @@ def _row(part: Part, job: str, now: datetime) -> Row:
         part.site,
         part.role,
         part.study,
-        part.stage.name,
+        part.stage.label,
         part.reason.name if part.reason else "",
         f"{spell(now - part.since)} ago" if part.since else "",
         part.node,

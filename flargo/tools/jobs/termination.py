@@ -3,10 +3,10 @@
 from enum import Enum
 
 from flargo.terms import Object
-from flargo.tools.jobs.site_job import Part
+from flargo.tools.jobs.site_job import SiteJob
 
 
-class Did(Enum):
+class TerminateResult(Enum):
     """What became of the wish to end a Workflow."""
 
     TOLD = "is told to end"
@@ -16,14 +16,14 @@ class Did(Enum):
     FAILED = "could not be told to end"
 
 
-def standing(part: Part) -> Did:
+def standing(part: SiteJob) -> TerminateResult:
     """What is to be done about one, or why nothing is."""
     if part.workflow.over:
-        return Did.OVER
-    return Did.ENDING if part.workflow.shutdown else Did.TOLD
+        return TerminateResult.OVER
+    return TerminateResult.ENDING if part.workflow.shutdown else TerminateResult.TOLD
 
 
-def patch(part: Part) -> Object:
+def patch(part: SiteJob) -> Object:
     """The merge patch that ends it: ``argo terminate``'s, of this very Workflow.
 
     One that is suspended is not looked at by Argo, and would not end: it is released with the shutdown, after which

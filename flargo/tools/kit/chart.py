@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from flargo.job.validate import Refused
+from flargo.job.validate import InvalidInput
 from flargo.terms import Object, Role
 from flargo.text import shell_command
 from flargo.tools.kit.files import read_yaml, write_yaml
@@ -117,7 +117,7 @@ def mount_path(site: Site) -> str | None:
     workspace = mapping(f"{VALUES}: persistence", site.values.get("persistence")).get("workspace")
     path = mapping(f"{VALUES}: persistence.workspace", workspace).get("mountPath")
     if not isinstance(path, str) or not path.startswith("/"):
-        raise Refused(f"{VALUES}: persistence.workspace.mountPath", path, "an absolute path")
+        raise InvalidInput(f"{VALUES}: persistence.workspace.mountPath", path, "an absolute path")
     return path
 
 

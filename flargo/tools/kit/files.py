@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 
 from flargo.job.documents import load_json, load_yaml
-from flargo.job.validate import MISSING, Refused, Shown
+from flargo.job.validate import MISSING, InvalidInput, Verbatim
 
 Files = Mapping[str, bytes]
 """The files of a kit, by their paths under its root, with forward slashes."""
@@ -39,9 +39,9 @@ class Change:
         return "remove" if self.after is None else "change"
 
 
-def within(where: str, refused: Refused) -> Refused:
+def within(where: str, refused: InvalidInput) -> InvalidInput:
     """The same refusal, with the file or option that the value came from."""
-    return Refused(f"{where}: {refused.field}", Shown(refused.value), refused.allowed)
+    return InvalidInput(f"{where}: {refused.field}", Verbatim(refused.value), refused.allowed)
 
 
 def applied(files: Files, changes: Iterable[Change]) -> dict[str, bytes]:
@@ -91,10 +91,10 @@ def read_yaml(files: Files, path: str) -> dict[str, Any]:
 
 def _mapping(files: Files, path: str, allowed: str, load: Callable[[str, bytes, str], Any]) -> dict[str, Any]:
     if path not in files:
-        raise Refused(path, MISSING, f"a file with {allowed}")
+        raise InvalidInput(path, MISSING, f"a file with {allowed}")
     found = load(path, files[path], allowed)
     if not isinstance(found, dict):
-        raise Refused(path, found, allowed)
+        raise InvalidInput(path, found, allowed)
     return found
 
 

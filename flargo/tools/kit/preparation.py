@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flargo.job import validate
 from flargo.job.settings import Settings, settings
-from flargo.job.validate import MISSING, Refused
+from flargo.job.validate import MISSING, InvalidInput
 from flargo.terms import Object, Role
 from flargo.tools.kit import chart
 from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, changed, read_json, within, write_json
@@ -108,7 +108,7 @@ def _no_stray_launchers(site: Site) -> None:
     for path, part in site.launchers():
         if path not in {site.source, LAUNCHER}:
             allowed = f"no launcher there: flargo's goes to {LAUNCHER}, and FLARE takes no second one"
-            raise Refused(f"{path}: components", part.get("id"), allowed)
+            raise InvalidInput(f"{path}: components", part.get("id"), allowed)
 
 
 def _workspaces(site: Site, wishes: Wishes) -> tuple[str, str]:
@@ -130,7 +130,7 @@ def _launcher_args(site: Site, wishes: Wishes, old: str, new: str) -> Object:
     if wishes.namespace is not None:
         args["namespace"] = validate.dns_label("--namespace", wishes.namespace)
     if "namespace" not in args:
-        raise Refused("--namespace", MISSING, "the namespace that jobs run in: this kit does not say")
+        raise InvalidInput("--namespace", MISSING, "the namespace that jobs run in: this kit does not say")
     if wishes.config_file is not None:
         args["config_file_path"] = validate.absolute_path("--config-file", wishes.config_file)
     args["workspace_mount_path"] = new
@@ -153,7 +153,7 @@ def _checked(source: str, args: Object) -> Settings:
     try:
         validate.known_keys("args", args, inspect.signature(settings).parameters)
         return settings(**args)
-    except Refused as refused:
+    except InvalidInput as refused:
         raise within(source, refused) from None
 
 
@@ -244,12 +244,12 @@ def _bound(site: Site, parts: list[Object], most: int) -> None:
     """
     if site.role is not Role.SERVER:
         allowed = "nothing, for a client's kit: FLARE's server decides for all sites how many jobs run at once"
-        raise Refused("--max-jobs", most, allowed)
+        raise InvalidInput("--max-jobs", most, allowed)
     validate.at_least(1, "a whole number")("--max-jobs", most)
     found = [part for part in parts if part.get("id") == "job_scheduler"]
     if len(found) != 1 or found[0].get("path") != _SCHEDULER:
         said = found[0].get("path") if found else MISSING
-        raise Refused(f"{site.source}: components['job_scheduler'].path", said, f"{_SCHEDULER}, for --max-jobs")
+        raise InvalidInput(f"{site.source}: components['job_scheduler'].path", said, f"{_SCHEDULER}, for --max-jobs")
     found[0]["args"] = {**mapping(f"{site.source}: job_scheduler.args", found[0].get("args")), "max_jobs": most}
 
 
@@ -285,11 +285,11 @@ def _service(site: Site, given: Object) -> tuple[Any, Any]:
     if "host" not in given:
         try:
             validate.dns_label("the Service's name", host)
-        except Refused:
+        except InvalidInput:
             allowed = (
                 "the name of the Service in front of the parent: the site's own name is none that a Service may have"
             )
-            raise Refused(f"{COMM_CONFIG}: internal.resources.host", MISSING, allowed) from None
+            raise InvalidInput(f"{COMM_CONFIG}: internal.resources.host", MISSING, allowed) from None
     return host, given.get("port", _PARENT_PORT)
 
 

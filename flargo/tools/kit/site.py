@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from flargo.job import validate
-from flargo.job.validate import MISSING, Refused
+from flargo.job.validate import MISSING, InvalidInput
 from flargo.terms import Object, Role
 from flargo.tools.kit.files import Files, read_json, read_yaml
 
@@ -76,7 +76,7 @@ def read(files: Files) -> Site:
     if len(roles) != 1:
         found = " and ".join(_ROLE_FILES[role] for role in roles) or MISSING
         allowed = "exactly one of startup/fed_server.json and startup/fed_client.json: a server's or client's kit"
-        raise Refused("startup/", found, allowed)
+        raise InvalidInput("startup/", found, allowed)
     (role,) = roles
     source = RESOURCES if RESOURCES in files else DEFAULT
     startup = read_json(files, _ROLE_FILES[role])
@@ -93,7 +93,7 @@ def read(files: Files) -> Site:
         if part.get("id") in _FOREIGN_IDS:
             runtime = _FOREIGN_IDS[part["id"]]
             allowed = f"a kit for Kubernetes, or a plain one: this is prepared for {runtime}"
-            raise Refused(f"{path}: components", part["id"], allowed)
+            raise InvalidInput(f"{path}: components", part["id"], allowed)
     return site
 
 
@@ -105,7 +105,7 @@ def components(resources: Mapping[str, Any], path: str) -> list[Object]:
     """
     found = resources.get("components", [])
     if not isinstance(found, list) or not all(isinstance(part, dict) for part in found):
-        raise Refused(f"{path}: components", found, "a list of objects with id and path")
+        raise InvalidInput(f"{path}: components", found, "a list of objects with id and path")
     return found
 
 
@@ -144,5 +144,5 @@ def _name(startup: Object, role: Role) -> str:
         return validate.text(f"{path}: client.fqsn", mapping(f"{path}: client", startup.get("client")).get("fqsn"))
     servers = startup.get("servers")
     if not isinstance(servers, list) or not servers or not isinstance(servers[0], dict):
-        raise Refused(f"{path}: servers", servers, "a list with the server")
+        raise InvalidInput(f"{path}: servers", servers, "a list with the server")
     return validate.text(f"{path}: servers[0].identity", servers[0].get("identity") or servers[0].get("admin_server"))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flargo.job.validate import MISSING, Refused, Shown
+from flargo.job.validate import MISSING, InvalidInput, Verbatim
 from flargo.tools.kit.chart import is_staged
 from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, read_json, read_yaml
 from flargo.tools.kit.site import VALUES, WRITTEN_FILES
@@ -51,12 +51,14 @@ def undo(files: Files) -> list[Change]:
         Refused: flargo has not prepared it, one of its files was edited since, or the record is not flargo's.
     """
     if RECORD not in files:
-        raise Refused(
+        raise InvalidInput(
             RECORD, MISSING, "the record that `flargo prepare` leaves in a kit; this one was not prepared by it"
         )
     record = _entries(files)
     if VALUES in record and VALUES in files and is_staged(read_yaml(files, VALUES)):
-        raise Refused(f"{VALUES}: workspaceConfig", Shown("staged"), "nothing: run `nvflare deploy k8s unstage` first")
+        raise InvalidInput(
+            f"{VALUES}: workspaceConfig", Verbatim("staged"), "nothing: run `nvflare deploy k8s unstage` first"
+        )
     changes = [_restored(files, path, entry) for path, entry in record.items()]
     return [*(each for each in changes if each.before != each.after), Change(RECORD, files[RECORD], None)]
 
@@ -65,7 +67,7 @@ def _restored(files: Files, path: str, entry: Mapping[str, Any]) -> Change:
     now, before = files.get(path), _unkept(entry["before"])
     if now is not None and now != before and _hash(now) != entry["after"]:
         allowed = "the file as flargo wrote it: keep elsewhere what you want of it, delete it, and undo again"
-        raise Refused(path, Shown("edited since"), allowed)
+        raise InvalidInput(path, Verbatim("edited since"), allowed)
     mode = entry.get("mode")  # a record of an earlier version has none
     return Change(path, now, before, None if mode is None else int(mode, 8))
 
@@ -80,7 +82,7 @@ def _entries(files: Files) -> dict[str, dict[str, Any]]:
         return {}
     found = read_json(files, RECORD).get("files")
     if not isinstance(found, dict):
-        raise Refused(f"{RECORD}: files", found, "what `flargo prepare` wrote there")
+        raise InvalidInput(f"{RECORD}: files", found, "what `flargo prepare` wrote there")
     for path, entry in found.items():
         _check_entry(path, entry)
     return dict(found)
@@ -89,17 +91,23 @@ def _entries(files: Files) -> dict[str, dict[str, Any]]:
 def _check_entry(path: str, entry: Any) -> None:
     where = f"{RECORD}: files[{path!r}]"
     if path not in WRITTEN_FILES:
-        raise Refused(
-            where, Shown("another file"), f"one of those that flargo writes: {', '.join(sorted(WRITTEN_FILES))}"
+        raise InvalidInput(
+            where, Verbatim("another file"), f"one of those that flargo writes: {', '.join(sorted(WRITTEN_FILES))}"
         )
     if not isinstance(entry, dict) or not {"before", "after"} <= {*entry} <= {"before", "after", "mode"}:
-        raise Refused(where, Shown("of another shape"), "an object with before, after and mode")
+        raise InvalidInput(where, Verbatim("of another shape"), "an object with before, after and mode")
     if not _is_base64(entry["before"]):
-        raise Refused(f"{where}['before']", Shown("something else"), "the file's earlier content in Base64, or null")
+        raise InvalidInput(
+            f"{where}['before']", Verbatim("something else"), "the file's earlier content in Base64, or null"
+        )
     if not _is_text(entry["after"], _HASH):
-        raise Refused(f"{where}['after']", Shown("something else"), "a SHA-256 as 64 hexadecimal digits, or null")
+        raise InvalidInput(
+            f"{where}['after']", Verbatim("something else"), "a SHA-256 as 64 hexadecimal digits, or null"
+        )
     if not _is_text(entry.get("mode"), _MODE):
-        raise Refused(f"{where}['mode']", Shown("something else"), "permissions as four octal digits, as in 0644")
+        raise InvalidInput(
+            f"{where}['mode']", Verbatim("something else"), "permissions as four octal digits, as in 0644"
+        )
 
 
 def _is_base64(value: Any) -> bool:

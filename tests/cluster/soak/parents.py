@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from flargo.control.launched_job import Ticket
+from flargo.control.launched_job import LaunchedJob
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.cluster.place import find
@@ -65,7 +65,7 @@ class Parents:
 
     def stage(self, job_id: str) -> str:
         """How far the launcher has seen it."""
-        return self._jobs[job_id].ticket.stage.name
+        return self._jobs[job_id].ticket.stage.label
 
     def code(self, job_id: str) -> object:
         """What FLARE has when it has waited: the handle's return code."""
@@ -98,7 +98,7 @@ class Parents:
     def followed(self) -> set[str]:
         """Workflows that a launcher has not let go of."""
         loops = [site.launcher._loop for site in self._sites.values()]
-        return {name for loop in loops if loop is not None for name in (*loop._jobs, *loop._engine.names)}
+        return {name for loop in loops if loop is not None for name in (*loop._jobs, *loop._reconciler.names)}
 
     def reading(self) -> gauge.Reading:
         """What this process holds."""
@@ -164,5 +164,5 @@ class Launched:
     """Of its Workflow."""
 
 
-def _is_ruled(ticket: Ticket) -> bool:
+def _is_ruled(ticket: LaunchedJob) -> bool:
     return ticket.verdict is not None
