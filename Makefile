@@ -4,7 +4,7 @@ BIN := .venv/bin
 RECORDED := .venv/recorded
 # Only unit tests need Hypothesis: what its plugin imports at the end trips over a bug of Python 3.11.7's now and then.
 PYTEST := $(BIN)/pytest -p no:hypothesispytest
-CLUSTER := $(BIN)/python -m tests.cluster
+CLUSTER := $(BIN)/python -m tests.harness.real_cluster
 SECOND := FLARGO_CLUSTER_STATE=/var/tmp/flargo-faults $(CLUSTER)
 
 .PHONY: test check demo demos lint unit embedded cluster faults soak cluster-up cluster-down bench start compare scale hostile docs pictures format lock
@@ -28,7 +28,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 unit: .venv/ready
-	$(BIN)/pytest -n 2 tests/unit
+	$(BIN)/pytest -n 2 tests/unit tests/docs tests/soak
 
 # The fault matrix and a federation on the embedded engine: Python only, no root.
 embedded: .venv/ready
@@ -41,7 +41,7 @@ embedded: .venv/ready
 demos: .venv/ready
 	$(PYTEST) tests/demo
 
-# Needs root, Debian 12's packages (see tests/cluster/README.md), Go 1.25, and 15 to 25 minutes the first time. Argo's own
+# Needs root, Debian 12's packages (see tests/harness/real_cluster/README.md), Go 1.25, and 15 to 25 minutes the first time. Argo's own
 # command line is built with the cluster: `make embedded` before that had to skip its tests.
 cluster: cluster-up
 	$(CLUSTER) exec -- $(PYTEST) tests/cluster --ignore-glob='*/test_faults*'
@@ -50,11 +50,11 @@ cluster: cluster-up
 # The fault matrix: daemons stopped, nodes lost, wires cut; a quarter of an hour, on a cluster of its own.
 faults: .venv/ready
 	$(SECOND) up
-	$(SECOND) exec -- $(PYTEST) tests/cluster/test_faults*.py
+	$(SECOND) exec -- $(PYTEST) tests/harness/faults/matrix*.py
 
 # Two hundred short jobs with faults at random, for ten minutes; the cluster must have nothing else to do.
 soak: cluster-up
-	$(CLUSTER) exec -- $(BIN)/python -m tests.cluster.soak --controller
+	$(CLUSTER) exec -- $(BIN)/python -m tests.soak --controller
 
 cluster-up: .venv/ready
 	$(CLUSTER) up
@@ -79,7 +79,7 @@ compare: cluster-up
 # needs Go 1.25 and openssl, no root.
 scale: .venv/ready
 	$(BIN)/python -m tests.bench.scale
-	$(BIN)/python -m tests.docs
+	$(BIN)/python -m tests.docs.tables
 
 # What foreign text costs: seconds for a megabyte of shapes that make careless code slow, at two sizes each.
 hostile: .venv/ready
@@ -87,11 +87,11 @@ hostile: .venv/ready
 
 # The tables of the docs that the code is the source of.
 docs: .venv/ready
-	$(BIN)/python -m tests.docs
+	$(BIN)/python -m tests.docs.tables
 
 # What each command shows: the pictures of docs/commands.md.
 pictures: cluster-up
-	$(CLUSTER) exec -- $(BIN)/python -m tests.pictures
+	$(CLUSTER) exec -- $(BIN)/python -m tests.docs.pictures
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.bench.wire import Client, Refusal
-from tests.cluster import parts
+from tests.harness.real_cluster import parts
 
 DRIVER = "driver"
 STARTS = 120.0

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.bench.apiserver import ApiServer
 from tests.bench.wire import Client, Refusal
-from tests.unit.differential.argo import pod_of
+from tests.harness.differential.argo import pod_of
 
 Object = dict[str, Any]
 WORKERS = 6

@@ -24,15 +24,15 @@ from typing import Any
 from nvflare.apis.job_def import RunStatus
 from nvflare.app_opt.job_launcher.k8s_launcher import K8sJobHandle
 
-from tests.bench import seen, stock
+from tests.bench import pod_watch, stock
+from tests.bench.pod_watch import Seen
 from tests.bench.rows import ROWS, STUDIES, Play, Row
 from tests.bench.run import Run
-from tests.bench.seen import Seen
-from tests.cluster import versions
-from tests.cluster.place import find
-from tests.cluster.site import Site
-from tests.cluster.wire import Wire
-from tests.cluster.world import World
+from tests.harness.cluster import World
+from tests.harness.real_cluster import versions
+from tests.harness.real_cluster.target import find
+from tests.harness.site import Site
+from tests.harness.wire import Wire
 
 RESULT = Path(__file__).parent / "faults.json"
 AT_ONCE = 4
@@ -64,7 +64,7 @@ def main() -> None:
     """Run all rows, or those named, with both; keep the figures in RESULT if it was all; print the table."""
     place = find()
     if place is None or place.own:
-        sys.exit("needs the test cluster: python -m tests.cluster up, then exec")
+        sys.exit("needs the test cluster: python -m tests.harness.real_cluster up, then exec")
     logging.getLogger(K8sJobHandle.__name__).setLevel(logging.ERROR)  # it warns of each look that fails
     wanted = sys.argv[1:]
     rows = [row for row in ROWS if not wanted or row.name in wanted]
@@ -150,7 +150,7 @@ def _result(row: Row, play: Play, sights: Seen, acted: float | None, ran_on: flo
         at = sights.first(run.name, row.shown) if row.shown is not None else run.begun_at
     seconds = None if at is None or run.heard_at is None else max(0.0, round(run.heard_at - at, 1))
     status = run.status()
-    done, over = sights.first(run.name, seen.ended), sights.first(run.name, seen.over)
+    done, over = sights.first(run.name, pod_watch.ended), sights.first(run.name, pod_watch.over)
     gone = _gone(run) if left else None
     launching = (run.launched_at or run.heard_at or time.monotonic()) - run.begun_at
     result: Result = {

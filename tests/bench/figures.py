@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.harness.paths import DOCS
+
 Object = dict[str, Any]
 RESULT = Path(__file__).parent / "scale.json"
-PICTURE = Path(__file__).parents[2] / "docs" / "scale.png"
+PICTURE = DOCS / "scale.png"
 KIB = 1024
 _FOLLOWED = ("watch", "list")
 """Of a parent, however many its jobs are."""

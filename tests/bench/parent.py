@@ -20,7 +20,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.private.fed.app.client import client_train  # noqa: F401  (what a real parent has loaded)
 
 from flargo.terms import Role
-from tests.unit.differential.parent import Parent
+from tests.harness.differential.parent import Parent
 
 Object = dict[str, Any]
 SITE = "site-1"

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import stock
-from tests.cluster import audit, jobs
-from tests.cluster.federation import Federation, Launcher, argo_launcher, kubernetes_launcher
-from tests.cluster.place import Place, find
-from tests.cluster.world import World
+from tests.harness import job_folders
+from tests.harness.cluster import World
+from tests.harness.federation import Federation, Launcher, argo_launcher, kubernetes_launcher
+from tests.harness.real_cluster import audit
+from tests.harness.real_cluster.target import Place, find
 
 PARTIES = 3
 RESULT = Path(__file__).parent / "requests.json"
@@ -30,7 +31,7 @@ def main() -> None:
     """Run both, keep the figures in RESULT, print the table."""
     place = find()
     if place is None or place.audit_log is None:
-        sys.exit("needs the test cluster's audit log: python -m tests.cluster up, then exec")
+        sys.exit("needs the test cluster's audit log: python -m tests.harness.real_cluster up, then exec")
     world = World(replace(place, namespace=STOCK_NAMESPACE))
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STOCK_NAMESPACE}}
     world.kubectl("apply", "--filename=-", document=namespace)
@@ -73,7 +74,7 @@ def _count(place: Place, name: str, launcher_of: Any, account: str, kubeconfig: 
     with Federation(root, launcher=launcher) as running:
         mark, begun = audit.mark(place.audit_log), time.monotonic()
         (root / "jobs").mkdir()
-        job_id = running.submit(jobs.fedavg(root / "jobs" / name, image=place.job_image, rounds=3, pause=10))
+        job_id = running.submit(job_folders.fedavg(root / "jobs" / name, image=place.job_image, rounds=3, pause=10))
         status = running.wait(job_id, 240)
         if status != "FINISHED:COMPLETED":
             sys.exit(f"{name}: the job ended {status}\n{running.log()[-3000:]}")

@@ -14,13 +14,13 @@ from typing import Any
 
 from nvflare.apis.job_def import RunStatus
 
-from tests.bench import seen
+from tests.bench import pod_watch
+from tests.bench.pod_watch import FOREIGN
 from tests.bench.run import Run
-from tests.bench.seen import FOREIGN
-from tests.cluster.apply import NOT_THERE
-from tests.cluster.site import DEAF, SLEEPS, WAITS, Site, exits, token_of
-from tests.cluster.wire import Match, Wire
-from tests.cluster.world import World
+from tests.harness.cluster import World
+from tests.harness.real_cluster.apply import NOT_THERE
+from tests.harness.site import DEAF, SLEEPS, WAITS, Site, exits, token_of
+from tests.harness.wire import Match, Wire
 
 Object = dict[str, Any]
 OUTAGE = 30.0
@@ -96,7 +96,7 @@ class Row:
     before: Callable[[Play], None] = _nothing
     scene: Scene = _nothing
     after: Callable[[Play], None] = _nothing
-    shown: Callable[[Object], bool] | None = seen.ended
+    shown: Callable[[Object], bool] | None = pod_watch.ended
     """What shows, on the pod, that it has happened; None: the launch itself."""
     heard: bool = True
     """Whether there is somebody to hear of it."""
@@ -132,7 +132,7 @@ def _aborted(play: Play) -> float:
 
 
 def _aborted_while_pending(play: Play) -> float:
-    play.run.shows(seen.stuck)
+    play.run.shows(pod_watch.stuck)
     return play.run.abort()
 
 
@@ -230,24 +230,24 @@ ROWS = (
     Row("program killed by SIGKILL on its node", _NOBODY, _LOST, scene=_killed),
     Row("out of memory", _NOBODY, _LOST, _HUNGRY, {"memory": "100Mi"}),
     Row("more on disk than its limit", _NOBODY, _LOST, _BIG, {"ephemeral_storage": "20Mi"}, within=180),
-    Row("evicted by the API, as by a drain", _NOBODY, _LOST, HEEDS + SLEEPS, scene=_evicted, shown=seen.leaving),
-    Row("pod deleted by somebody", _NOBODY, _LOST, HEEDS + SLEEPS, scene=_deleted, shown=seen.leaving),
+    Row("evicted by the API, as by a drain", _NOBODY, _LOST, HEEDS + SLEEPS, scene=_evicted, shown=pod_watch.leaving),
+    Row("pod deleted by somebody", _NOBODY, _LOST, HEEDS + SLEEPS, scene=_deleted, shown=pod_watch.leaving),
     Row(
         "image missing",
         _CANNOT,
         _NEVER_STARTED,
         spec={"image": "flargo.test/job:not-there"},
-        shown=seen.stuck,
+        shown=pod_watch.stuck,
     ),
-    Row("Secret of a variable missing", _CANNOT, _NEVER_STARTED, study="secret-env", shown=seen.stuck),
-    Row("claim missing", _CANNOT, _NEVER_STARTED, study="claim", shown=seen.stuck),
-    Row("selects a node that is not there", _CANNOT, _NEVER_STARTED, study="selector", shown=seen.stuck),
+    Row("Secret of a variable missing", _CANNOT, _NEVER_STARTED, study="secret-env", shown=pod_watch.stuck),
+    Row("claim missing", _CANNOT, _NEVER_STARTED, study="claim", shown=pod_watch.stuck),
+    Row("selects a node that is not there", _CANNOT, _NEVER_STARTED, study="selector", shown=pod_watch.stuck),
     Row(
         "not enough cpu, 5 s of patience",
         _CANNOT,
         _NEVER_STARTED,
         spec={**_HUGE, "pending_timeout": 5},
-        shown=seen.stuck,
+        shown=pod_watch.stuck,
     ),
     Row("service account missing", _CANNOT, _NEVER_STARTED, study="account", shown=None),
     Row(

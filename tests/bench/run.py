@@ -14,10 +14,10 @@ from nvflare.private.fed.client.client_executor import REPORTABLE_JOB_FAILURES, 
 from nvflare.private.fed.server.job_runner import JobRunner
 
 from flargo.flare import nvflare_internals
-from tests.bench import seen
-from tests.bench.seen import Object, Seen
-from tests.cluster.site import STARTS, Site
-from tests.cluster.world import World, eventually
+from tests.bench import pod_watch
+from tests.bench.pod_watch import Object, Seen
+from tests.harness.cluster import World, eventually
+from tests.harness.site import STARTS, Site
 
 
 class Run:
@@ -68,7 +68,7 @@ class Run:
 
     def runs(self) -> "Run":
         """Wait until its code runs and says so, and FLARE holds it."""
-        self.shows(seen.runs)
+        self.shows(pod_watch.runs)
         eventually(lambda: self.launched_at is not None, STARTS, f"launch_job of {self.name} returns")
         eventually(self._is_ready, STARTS, f"{self.name} says ready")
         return self
@@ -89,7 +89,7 @@ class Run:
     def ends_itself(self, code: int, after: float = 0) -> None:
         """Have the code WAITS end, from outside and by no means of a launcher's."""
         write = f"echo {code} {after} > /tmp/end.new && mv /tmp/end.new /tmp/end"
-        name, container = self.pod["metadata"]["name"], seen.program(self.pod)
+        name, container = self.pod["metadata"]["name"], pod_watch.program(self.pod)
         self._world.kubectl("exec", name, f"--container={container}", "--", "sh", "-c", write)
 
     def left(self) -> list[str]:
@@ -98,7 +98,7 @@ class Run:
         living = [item for item in workflows if (item.get("status") or {}).get("phase") not in _OVER]
         return [
             *("Workflow" for _ in living),
-            *(f"pod ({seen.alive(pod)})" for pod in self._sights.pods(self.name) if seen.may_run(pod)),
+            *(f"pod ({pod_watch.alive(pod)})" for pod in self._sights.pods(self.name) if pod_watch.may_run(pod)),
             *("credentials" for _ in self._world.secrets(f"nvflare-cred-{self.name}")),
             *("process" for _ in self._world.processes(self.id)[:1]),
         ]
@@ -141,7 +141,7 @@ _OVER = {"Succeeded", "Failed", "Error"}
 
 def _log(world: World, pod: Object) -> str:
     try:
-        return world.kubectl("logs", pod["metadata"]["name"], f"--container={seen.program(pod)}")
+        return world.kubectl("logs", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}")
     except AssertionError:
         return ""
 

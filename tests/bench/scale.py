@@ -24,7 +24,7 @@ from typing import Any, Self
 from tests.bench import apiserver, figures
 from tests.bench.apiserver import ApiServer
 from tests.bench.driver import Driver
-from tests.cluster import audit
+from tests.harness.real_cluster import audit
 
 Object = dict[str, Any]
 SIZES = {"flargo": (1, 10, 100, 1000, 5000), "stock": (1, 10, 100, 1000)}

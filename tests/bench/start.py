@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench import seen, stock
-from tests.bench.seen import Seen
-from tests.cluster.place import find
-from tests.cluster.site import STARTS, WAITS, Job, Site
-from tests.cluster.world import Object, World, eventually
+from tests.bench import pod_watch, stock
+from tests.bench.pod_watch import Seen
+from tests.harness.cluster import Object, World, eventually
+from tests.harness.real_cluster.target import find
+from tests.harness.site import STARTS, WAITS, Job, Site
 
 ROUNDS = 10
 CODE = f"import time; print('begins', time.time(), flush=True)\n{WAITS}"
@@ -56,7 +56,7 @@ def main() -> None:
     """Measure, keep the figures in RESULT, print the table."""
     place = find()
     if place is None or place.own:
-        sys.exit("needs the test cluster: python -m tests.cluster up, then exec")
+        sys.exit("needs the test cluster: python -m tests.harness.real_cluster up, then exec")
     world = World(place)
     with stock.account(world) as token, tempfile.TemporaryDirectory(prefix="bench-") as folder, Seen(world) as sights:
         kubeconfig = Path(folder) / "kubeconfig"
@@ -123,11 +123,13 @@ class _Measure:
         """Have the program end with 0, and FLARE wait for it."""
         (pod,) = self._sights.pods(job.name)
         write = ("sh", "-c", "echo 0 0 > /tmp/end.new && mv /tmp/end.new /tmp/end")
-        self._world.kubectl("exec", pod["metadata"]["name"], f"--container={seen.program(pod)}", "--", *write)
+        self._world.kubectl("exec", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}", "--", *write)
         job.handle.wait()
         heard = time.monotonic()
-        eventually(lambda: self._sights.first(job.name, seen.ended) is not None, STARTS, f"{job.name} is seen to end")
-        ended = self._sights.first(job.name, seen.ended)
+        eventually(
+            lambda: self._sights.first(job.name, pod_watch.ended) is not None, STARTS, f"{job.name} is seen to end"
+        )
+        ended = self._sights.first(job.name, pod_watch.ended)
         assert ended is not None
         self._gone(job.name)
         return heard - ended
@@ -143,7 +145,7 @@ class _Measure:
 
     def _said(self, name: str) -> str:
         for pod in self._sights.pods(name):
-            words = ("logs", pod["metadata"]["name"], f"--container={seen.program(pod)}")
+            words = ("logs", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}")
             with contextlib.suppress(AssertionError):  # not begun yet
                 found = re.search(r"begins ([\d.]+)", self._world.kubectl(*words))
                 if found:
@@ -151,7 +153,7 @@ class _Measure:
         return ""
 
     def _gone(self, name: str) -> None:
-        eventually(lambda: not any(map(seen.may_run, self._sights.pods(name))), STARTS, f"{name} has ended")
+        eventually(lambda: not any(map(pod_watch.may_run, self._sights.pods(name))), STARTS, f"{name} has ended")
 
 
 def _again(workflow: Object) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_PO
 from nvflare.apis.event_type import EventType
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 
-from tests.cluster.site import Site, token_of
-from tests.cluster.world import Object, World
+from tests.harness.cluster import Object, World
+from tests.harness.site import Site, token_of
 
 ACCOUNT = "stock-launcher"
 PLAIN = "plain"

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from tests.cluster import sandbox
-from tests.cluster.place import Place, find
-from tests.cluster.world import World
+from tests.harness.cluster import World
+from tests.harness.real_cluster import sandbox
+from tests.harness.real_cluster.target import Place, find
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def place() -> Place:
     """The cluster to test on; without one (or outside of it) the test fails: what was not run has not passed."""
     found = find()
     if found is None or not (found.own or os.environ.get(sandbox.INSIDE)):
-        pytest.fail("no cluster: run inside one (python -m tests.cluster up, exec), or name one (FLARGO_KUBECONFIG)")
+        pytest.fail("no cluster: python -m tests.harness.real_cluster up, then exec; or name one (FLARGO_KUBECONFIG)")
     return found
 
 

@@ -16,11 +16,11 @@ from nvflare.apis.job_launcher_spec import JobProcessArgs
 from flargo.flare import nvflare_internals
 from flargo.status.reasons import Reason
 from flargo.terms import Role
-from tests.cluster import audit, state
-from tests.cluster.site import SLEEPS, WAITS, Job, Site, exits
-from tests.cluster.world import World
+from tests.harness.cluster import World
+from tests.harness.paths import DEPLOY
+from tests.harness.real_cluster import audit, state
+from tests.harness.site import SLEEPS, WAITS, Job, Site, exits
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 LONG = 120.0
 REFUSED: dict[str, dict[str, Any]] = {
     "an account by way of Argo": {"argo": {"service_account": "flargo-launcher"}},

@@ -18,10 +18,10 @@ from flargo.terms import Annotation, Label
 from flargo.tools.doctor.probe import workflow as probe
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.termination import patch as terminate
-from tests.cluster.apply import fitted
-from tests.cluster.world import Object, World, eventually
-from tests.unit.differential.cases import samples
-from tests.unit.launches import planned
+from tests.harness.cluster import Object, World, eventually
+from tests.harness.differential.cases import samples
+from tests.harness.launches import planned
+from tests.harness.real_cluster.apply import fitted
 
 ACCOUNT = "flargo-admission"
 POLICY = "flargo-test-admission"

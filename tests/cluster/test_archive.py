@@ -20,12 +20,12 @@ from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_terminate_reque
 from flargo.cluster import argo_archive
 from flargo.status.reasons import Reason
 from flargo.terms import Label
-from tests.cluster import test_faults
-from tests.cluster.archive import SHOWN, Server, archived, archiving, argo_server
-from tests.cluster.place import Place
-from tests.cluster.site import SLEEPS, Job, Site, exits, token_of
 from tests.cluster.test_commands import command, ended_in_every_way
-from tests.cluster.world import World, eventually
+from tests.harness.cluster import World, eventually
+from tests.harness.faults import matrix
+from tests.harness.real_cluster.argo_archive import SHOWN, Server, archived, archiving, argo_server
+from tests.harness.real_cluster.target import Place
+from tests.harness.site import SLEEPS, Job, Site, exits, token_of
 
 NOTICED = 20.0
 LATE = timedelta(seconds=60)
@@ -52,7 +52,7 @@ def server(world: World) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def site(world: World) -> Iterator[Site]:
-    with Site(world, studies=test_faults.studies(world)) as made:
+    with Site(world, studies=matrix.studies(world)) as made:
         yield made
 
 
@@ -140,7 +140,7 @@ def test_why_tells_of_a_job_that_is_gone_its_evidence_and_remedy(
 
 def test_what_the_cluster_has_is_not_told_twice(world: World, site: Site, server: Server, token: Path) -> None:
     job = site.launch(exits(0))
-    job.ends(Reason.SUCCEEDED, 0, test_faults.TOGETHER)
+    job.ends(Reason.SUCCEEDED, 0, matrix.TOGETHER)
     eventually(lambda: archived(world, job.name), NOTICED, "Argo has archived it")
     rows = json.loads(flargo(world, "why", job.id, "--json", *by(server, token)).stdout)
     assert [(row["archived"], row["pod"]) for row in rows] == [(False, job.name)]

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from flargo.tools.kit.chart import accounts_command
-from tests.cluster import audit
-from tests.cluster.place import Place
+from tests.harness.paths import DEPLOY
+from tests.harness.real_cluster import audit
+from tests.harness.real_cluster.target import Place
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 

@@ -25,10 +25,10 @@ from flargo.tools.cli.cluster_options import api_for
 from flargo.tools.cli.main import group
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.site_job import selector
-from tests.cluster import test_faults
-from tests.cluster.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, token_of
-from tests.cluster.wire import Match, Wire
-from tests.cluster.world import World, eventually
+from tests.harness.cluster import World, eventually
+from tests.harness.faults import matrix
+from tests.harness.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, token_of
+from tests.harness.wire import Match, Wire
 
 Object = dict[str, Any]
 NOTICED = 20.0
@@ -220,14 +220,14 @@ def ended_in_every_way(site: Site) -> dict[str, Job]:
     """Jobs of a site with the fault matrix's studies, by how each has ended; nothing of them is left running."""
     jobs = {
         row.name: site.launch(row.runs or SLEEPS, row.spec, **({"study": row.study} if row.study else {}))
-        for row in test_faults.ROWS
+        for row in matrix.ROWS
         if row.reason not in {Reason.LAUNCH_FAILED, Reason.EVICTED}  # leaves no Workflow; takes minutes
     }
     for name, end in ENDS.items():
         jobs[name] = site.launch(DEAF + WAITS if "while" in name else SLEEPS).runs()
         end(jobs[name])
     for name, job in jobs.items():
-        assert job.ticket.wait(lambda seen: seen.verdict is not None, test_faults.TOGETHER), name
+        assert job.ticket.wait(lambda seen: seen.verdict is not None, matrix.TOGETHER), name
         job.leaves_nothing()
     return jobs
 
@@ -235,7 +235,7 @@ def ended_in_every_way(site: Site) -> dict[str, Job]:
 def test_the_commands_and_the_launcher_tell_the_same_of_every_end(world: World) -> None:
     """Also where the launcher knows more than what is left shows: who ended it, what a pod that is gone was like."""
     reader = ClusterReader(api_for(str(world.place.launcher_kubeconfig), None, world.place.namespace))
-    with Site(world, studies=test_faults.studies(world)) as site:
+    with Site(world, studies=matrix.studies(world)) as site:
         jobs = ended_in_every_way(site)
         seen = {part.job_id: reader.settled(part) for part in reader.parts(selector(federation=site.federation))}
         verdicts = {name: job.ticket.verdict for name, job in jobs.items()}

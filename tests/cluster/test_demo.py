@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from flargo.terms import Label
-from tests.cluster.place import Place
 from tests.cluster.test_federation import PARTIES
-from tests.cluster.world import World, eventually
 from tests.demo.test_demo import Run
+from tests.harness.cluster import World, eventually
+from tests.harness.real_cluster.target import Place
 
 LONG = 240.0
 """Seconds that parents and jobs may take to start, and to end, on a busy machine."""

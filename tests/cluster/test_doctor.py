@@ -28,13 +28,13 @@ from flargo.flare.request import federation
 from flargo.tools.cli.main import group
 from flargo.tools.demo import kits
 from flargo.tools.kit.chart import LAUNCHER_RULES
-from tests.cluster import images, parts
-from tests.cluster.altered import altered
-from tests.cluster.place import Place
-from tests.cluster.world import Object, World, eventually
+from tests.harness.cluster import Object, World, eventually
+from tests.harness.paths import DEPLOY
+from tests.harness.real_cluster import images, parts
+from tests.harness.real_cluster.target import Place
+from tests.harness.variants import altered
 
 SITE = "site-1"
-DEPLOY = Path(__file__).parents[2] / "deploy"
 TOKEN_TYPE = "kubernetes.io/service-account-token"
 FOREIGN = {"controller"}
 """What a namespace of one's own lacks here: the tests' controller watches another."""

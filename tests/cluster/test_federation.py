@@ -15,10 +15,11 @@ from nvflare.fuel.flare_api.api_spec import InternalError
 
 from flargo.status.reasons import Reason
 from flargo.terms import Annotation
-from tests.cluster import audit, jobs
-from tests.cluster.federation import Federation, argo_launcher
-from tests.cluster.place import Place
-from tests.cluster.world import Object, World, eventually
+from tests.harness import job_folders
+from tests.harness.cluster import Object, World, eventually
+from tests.harness.federation import Federation, argo_launcher
+from tests.harness.real_cluster import audit
+from tests.harness.real_cluster.target import Place
 
 PARTIES = ("server", "site-1", "site-2")
 MOST_REQUESTS = 8
@@ -55,7 +56,7 @@ def write(fed: Federation, name: str) -> Path:
 def assert_completed(fed: Federation, world: World, job_id: str, rounds: int = 3) -> None:
     """Done, right, and tidy."""
     assert fed.wait(job_id) == "FINISHED:COMPLETED"
-    np.testing.assert_allclose(fed.weights(job_id), jobs.fedavg_expected(rounds, fed.sites), rtol=1e-6)
+    np.testing.assert_allclose(fed.weights(job_id), job_folders.fedavg_expected(rounds, fed.sites), rtol=1e-6)
     eventually(
         lambda: (
             {site: item["status"]["phase"] for site, item in world.workflows(job_id).items()}
@@ -77,7 +78,7 @@ def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials
 ) -> None:
     for name in ("first", "second"):
         mark = audit.mark(place.audit_log) if place.audit_log else 0
-        job_id = fed.submit(jobs.fedavg(write(fed, name), image=place.job_image))
+        job_id = fed.submit(job_folders.fedavg(write(fed, name), image=place.job_image))
         assert_completed(fed, world, job_id)
         assert world.secrets("nvflare-cred-") == []
         for workflow in world.workflows(job_id).values():
@@ -96,7 +97,9 @@ def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, world: Wo
     with federation(place, sites=("site-1",)) as other, ThreadPoolExecutor() as both:
         started = {
             running: running.submit(
-                jobs.fedavg(write(running, f"of-{rounds}"), image=place.job_image, rounds=rounds, sites=running.sites)
+                job_folders.fedavg(
+                    write(running, f"of-{rounds}"), image=place.job_image, rounds=rounds, sites=running.sites
+                )
             )
             for running, rounds in ((fed, 2), (other, 4))
         }
@@ -118,14 +121,14 @@ def assert_aborted(fed: Federation, world: World, job_id: str) -> None:
     eventually(lambda: not world.secrets("nvflare-cred-"), SETTLED, "no credentials are left")
 
 
-DEAF = f"{jobs.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
+DEAF = f"{job_folders.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
 """Code after which a process does not end by SIGTERM."""
 
 
 def submit_deaf(fed: Federation, world: World, place: Place, name: str) -> str:
     """A job of which no process heeds SIGTERM, once all of them have said so."""
     code = f"{DEAF}import time\ntime.sleep(3600)\n"
-    job_id = fed.submit(jobs.script(write(fed, name), image=place.job_image, code=code, server_code=DEAF))
+    job_id = fed.submit(job_folders.script(write(fed, name), image=place.job_image, code=code, server_code=DEAF))
     eventually(
         lambda: sum("deaf now" in world.log(pod) for pod in world.pods(job_id)) == len(PARTIES),
         2 * SETTLED,
@@ -143,7 +146,7 @@ def test_abort_while_training_kills_even_what_ignores_sigterm(fed: Federation, w
 
 def test_abort_while_a_clients_pod_is_pending(fed: Federation, world: World, place: Place) -> None:
     extra = {"site-1": {"cpu": "1000", "pending_timeout": None}}
-    job_id = fed.submit(jobs.fedavg(write(fed, "pending"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "pending"), image=place.job_image, launcher_spec_extra=extra))
     fed.wait_status(job_id, "RUNNING")
     eventually(lambda: len(world.living(job_id)) == len(PARTIES), 60, "all pods are there, one of them pending")
     fed.abort(job_id)
@@ -152,7 +155,7 @@ def test_abort_while_a_clients_pod_is_pending(fed: Federation, world: World, pla
 
 def test_abort_while_the_servers_launch_blocks(fed: Federation, world: World, place: Place) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": None}}
-    job_id = fed.submit(jobs.fedavg(write(fed, "blocked"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "blocked"), image=place.job_image, launcher_spec_extra=extra))
     eventually(lambda: world.living(job_id), 60, "the server's pod is there")
     assert fed.status(job_id) == "DISPATCHED"
     fed.abort(job_id)
@@ -164,7 +167,7 @@ def test_a_servers_job_without_a_place_fails_before_any_client_starts(
     fed: Federation, world: World, place: Place
 ) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
-    job_id = fed.submit(jobs.fedavg(write(fed, "unplaced"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "unplaced"), image=place.job_image, launcher_spec_extra=extra))
     assert_not_started(fed, world, job_id)
 
 
@@ -191,7 +194,7 @@ def test_an_api_that_stalls_while_the_servers_process_starts_costs_no_healthy_jo
 ) -> None:
     if place.own:
         pytest.skip("the API server is not ours to freeze")
-    job_id = fed.submit(jobs.fedavg(write(fed, "stall"), image=place.job_image, rounds=1))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "stall"), image=place.job_image, rounds=1))
     eventually(lambda: any(is_prepared(pod) for pod in world.pods(job_id)), SETTLED, "its pod needs the API no more")
     with world.frozen("kube-apiserver"):
         assert fed.status(job_id) == "DISPATCHED", "its launch goes on"
@@ -262,17 +265,17 @@ def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
     fed: Federation, world: World, place: Place
 ) -> None:
     code = "raise RuntimeError('no such scanner')\n"
-    job_id = fed.submit(jobs.script(write(fed, "raises"), image=place.job_image, code=code))
+    job_id = fed.submit(job_folders.script(write(fed, "raises"), image=place.job_image, code=code))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
     eventually(lambda: not world.living(job_id), SETTLED, "no pod of the job is left running")
 
 
 def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, world: World, place: Place) -> None:
     job_id = fed.submit(
-        jobs.script(
+        job_folders.script(
             write(fed, "memory"),
             image=place.job_image,
-            code={"site-1": jobs.allocate(2000)},
+            code={"site-1": job_folders.allocate(2000)},
             launcher_spec_extra={"site-1": {"memory": "600Mi"}},
         )
     )
@@ -311,7 +314,9 @@ def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
 ) -> None:
     code = "import os\nprint('last words', flush=True)\nos._exit(3)\n"
     job_id = fed.submit(
-        jobs.script(write(fed, "server-fails"), image=place.job_image, code=jobs.training(), server_code=code)
+        job_folders.script(
+            write(fed, "server-fails"), image=place.job_image, code=job_folders.training(), server_code=code
+        )
     )
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
     told = outcome(fed, job_id)
@@ -324,7 +329,7 @@ def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
 
 def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federation, place: Place) -> None:
     extra = {"server": {"memory": "lots"}}
-    job_id = fed.submit(jobs.fedavg(write(fed, "refused"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "refused"), image=place.job_image, launcher_spec_extra=extra))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
     told = outcome(fed, job_id)
     assert told["reason"] == "LAUNCH_FAILED"
@@ -334,7 +339,7 @@ def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federat
 
 def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(fed: Federation, world: World, place: Place) -> None:
     extra = {"site-1": {"cpu": "-3"}}
-    job_id = fed.submit(jobs.fedavg(write(fed, "refused-1"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "refused-1"), image=place.job_image, launcher_spec_extra=extra))
     # Which of them hangs on whether FLARE is still starting the other sites when this one reports.
     assert fed.wait(job_id) in {"FINISHED:EXECUTION_EXCEPTION", "FINISHED:FAILED_TO_RUN"}
     assert "LAUNCH_FAILED (101)" in error_log(fed, job_id, "site-1")
@@ -343,7 +348,7 @@ def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(fed: Federation,
 
 
 def test_people_find_the_job_with_argos_own_commands(fed: Federation, world: World, place: Place) -> None:
-    job_id = fed.submit(jobs.fedavg(write(fed, "findable"), image=place.job_image, pause=20, rounds=1))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "findable"), image=place.job_image, pause=20, rounds=1))
     eventually(lambda: len(world.processes(job_id)) >= len(PARTIES), SETTLED, "all three processes run")
     listed = world.argo("list", "--selector", f"flargo.dev/job-id={job_id}", "--output=name").splitlines()
     assert sorted(listed) == sorted(item["metadata"]["name"] for item in world.workflows(job_id).values())

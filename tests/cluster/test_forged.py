@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from flargo.terms import Label
 from flargo.tools.cli.main import group
-from tests.cluster import audit
-from tests.cluster.site import SLEEPS, Site
-from tests.cluster.world import Object, World, eventually
+from tests.harness.cluster import Object, World, eventually
+from tests.harness.real_cluster import audit
+from tests.harness.site import SLEEPS, Site
 
 VICTIM = f"flargo-victim-{secrets.token_hex(3)}"
 """A namespace that is nobody's business here."""

@@ -10,10 +10,10 @@ import pytest
 from kubernetes.utils.quantity import parse_quantity
 
 from flargo.job.plan import plan
-from tests.cluster.place import Place
-from tests.cluster.world import Object, World, eventually
-from tests.unit.differential.argo import pod_of
-from tests.unit.differential.cases import samples
+from tests.harness.cluster import Object, World, eventually
+from tests.harness.differential.argo import pod_of
+from tests.harness.differential.cases import samples
+from tests.harness.real_cluster.target import Place
 
 SANDBOX_PATH = "/var/run/argo"
 NOT_RESTRICTED = 'violates PodSecurity "restricted'

@@ -7,10 +7,10 @@ import pytest
 
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
-from tests.cluster import audit
-from tests.cluster.prometheus import SOON, Prometheus
-from tests.cluster.site import SLEEPS, STARTS, Site, exits
-from tests.cluster.world import World, eventually
+from tests.harness.cluster import World, eventually
+from tests.harness.prometheus import SOON, Prometheus
+from tests.harness.real_cluster import audit
+from tests.harness.site import SLEEPS, STARTS, Site, exits
 
 
 def test_ends_requests_and_watches_are_as_the_cluster_has_them(world: World) -> None:

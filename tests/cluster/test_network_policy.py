@@ -8,18 +8,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 
 from flargo.status.reasons import Reason
-from tests.cluster.firewall import enforced
-from tests.cluster.place import Place
-from tests.cluster.site import STARTS, Job, Site, exits
-from tests.cluster.world import Object, World, eventually
+from tests.harness.cluster import Object, World, eventually
+from tests.harness.paths import DEPLOY
+from tests.harness.real_cluster.firewall import enforced
+from tests.harness.real_cluster.target import Place
+from tests.harness.site import STARTS, Job, Site, exits
 
-POLICY = Path(__file__).parents[2] / "deploy" / "network-policy.yaml"
+POLICY = DEPLOY / "network-policy.yaml"
 API = ("10.96.0.1", 443)
 """The API server, as pods are told of it: an address that the node has."""
 NAMES = "10.96.0.10"

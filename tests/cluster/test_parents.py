@@ -25,17 +25,19 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 from flargo.status.reasons import Reason
 from flargo.terms import Label
 from flargo.tools.kit.chart import accounts_command
-from tests.cluster import audit, images, jobs, state, store
-from tests.cluster.federation import Federation
-from tests.cluster.firewall import enforced
-from tests.cluster.page import Page
-from tests.cluster.place import Place
-from tests.cluster.site import STARTS, Site, exits
 from tests.cluster.test_demo import credentials
 from tests.cluster.test_federation import DEAF, GONE, PARTIES, SETTLED, assert_left_by
 from tests.cluster.test_network_policy import HELD, fitted
 from tests.cluster.test_workflows import mark, run_of_the_sweep, sweeper
-from tests.cluster.world import Object, World, commands, eventually
+from tests.harness import job_folders
+from tests.harness.cluster import Object, World, commands, eventually
+from tests.harness.federation import Federation
+from tests.harness.paths import ROOT
+from tests.harness.real_cluster import audit, image_store, images, state
+from tests.harness.real_cluster.firewall import enforced
+from tests.harness.real_cluster.target import Place
+from tests.harness.run_docs import Page
+from tests.harness.site import STARTS, Site, exits
 
 __all__ = ["mark", "sweeper"]
 
@@ -152,7 +154,7 @@ def page(place: Place, image: str) -> Page:
         "namespace: flare": f"namespace: {place.namespace}",
         "kubectl apply --kustomize deploy": accounts_command(place.namespace),
     }
-    return Page(images.ROOT / "docs" / "install.md", words)
+    return Page(ROOT / "docs" / "install.md", words)
 
 
 def push_parent() -> str:
@@ -160,7 +162,7 @@ def push_parent() -> str:
     with tempfile.TemporaryDirectory() as tmp:
         archive = images.parent(Path(tmp))
         name = f"{images.HOST}/parent:{hashlib.sha256(archive.read_bytes()).hexdigest()[:12]}"
-        store.push(archive, name)
+        image_store.push(archive, name)
     return name
 
 
@@ -168,7 +170,7 @@ def push_parent() -> str:
 def fed(place: Place, world: World, page: Page, environment: dict[str, str]) -> Iterator[InPods]:
     """The federation that the page installs, and takes away."""
     folder = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
-    (folder / "deploy").symlink_to(images.ROOT / "deploy")
+    (folder / "deploy").symlink_to(ROOT / "deploy")
     running = InPods(folder, world)
     with contextlib.nullcontext() if place.own else volumes(world):
         try:
@@ -210,7 +212,7 @@ def used(fed: InPods, place: Place, page: Page, environment: dict[str, str]) -> 
     """The jobs that the page submits, long enough to be ended in the middle, with each of its commands used on them."""
     fed.disconnect()  # The page forwards the port itself.
     mark = audit.mark(place.audit_log) if place.audit_log else 0
-    jobs.fedavg(fed.root / "job", image=place.job_image, pause=5)
+    job_folders.fedavg(fed.root / "job", image=place.job_image, pause=5)
     printed = page.run(RUN, fed.root, environment)
     completed, ended = re.findall(r"^job_id: (\S+)$", printed, re.MULTILINE)
     return Used(printed, completed, ended, mark)
@@ -229,7 +231,7 @@ def test_a_job_runs_as_the_page_says_with_all_parents_in_pods(
         line = rf"^{item['metadata']['name']} +(Running|Succeeded) "
         assert re.search(line, used.of_the_first, re.MULTILINE), "argo lists its Workflow"
     (weights,) = (fed.root / "results").rglob("server.npy")
-    np.testing.assert_allclose(np.load(weights), jobs.fedavg_expected(3), rtol=1e-6)
+    np.testing.assert_allclose(np.load(weights), job_folders.fedavg_expected(3), rtol=1e-6)
     fed.connect()
     assert fed.status(used.completed) == "FINISHED:COMPLETED"
     eventually(partial(all_succeeded, world, used.completed), SETTLED, "a Workflow Succeeded for each party")
@@ -277,8 +279,8 @@ def test_a_job_runs_to_its_end_with_the_network_policy_in_force(fed: InPods, wor
         pytest.skip("what holds pods to policies is a daemon of the harness's own cluster")
     fed.connect()
     with enforced(world), world.there(fitted()):
-        code = HELD + jobs.training()
-        job_id = fed.submit(jobs.script(fed.root / "held", image=place.job_image, code=code, server_code=HELD))
+        code = HELD + job_folders.training()
+        job_id = fed.submit(job_folders.script(fed.root / "held", image=place.job_image, code=code, server_code=HELD))
         assert fed.wait(job_id) == "FINISHED:COMPLETED"
         eventually(partial(all_succeeded, world, job_id), SETTLED, "a Workflow Succeeded for each party")
 
@@ -333,7 +335,7 @@ def test_what_a_lost_parent_left_running_is_ended_by_the_pod_that_comes_after_it
     fed.connect()
     code = f"{DEAF}import time\ntime.sleep(3600)\n"
     path = fed.root / f"orphan-{name}"
-    job_id = fed.submit(jobs.script(path, image=place.job_image, code=code, server_code=DEAF))
+    job_id = fed.submit(job_folders.script(path, image=place.job_image, code=code, server_code=DEAF))
     eventually(
         lambda: sum("deaf now" in world.log(pod) for pod in world.pods(job_id)) == len(PARTIES),
         2 * SETTLED,

@@ -16,12 +16,12 @@ import pytest
 
 from flargo.tools.demo import kits
 from flargo.tools.demo.kits import SERVER
-from tests.cluster import jobs
-from tests.cluster.federation import Federation
-from tests.cluster.place import Place
 from tests.cluster.test_federation import SETTLED
 from tests.cluster.test_queue import TURN, ran
-from tests.cluster.world import World, eventually
+from tests.harness import job_folders
+from tests.harness.cluster import World, eventually
+from tests.harness.federation import Federation
+from tests.harness.real_cluster.target import Place
 
 BOUND = 2
 """How many jobs the server is told to run at once."""
@@ -66,7 +66,7 @@ def test_six_jobs_run_two_at_a_time_and_none_is_given_up_for_waiting(fed: Federa
     folder.mkdir()
     # Rounds that last make jobs overlap if they may: FLARE starts the next one several seconds after the one before.
     job_of: dict[str, Any] = {"image": place.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
-    submitted = [fed.submit(jobs.fedavg(folder / f"job-{number}", **job_of)) for number in range(6)]
+    submitted = [fed.submit(job_folders.fedavg(folder / f"job-{number}", **job_of)) for number in range(6)]
     succeeded = dict.fromkeys(fed.names, "Succeeded")
     times = []
     for job in submitted:

@@ -15,11 +15,11 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
-from tests.cluster import jobs
-from tests.cluster.federation import Component, Federation, argo_launcher
-from tests.cluster.place import Place
-from tests.cluster.site import SLEEPS, STARTS, WAITS, Job, Site, exits
-from tests.cluster.world import World, eventually
+from tests.harness import job_folders
+from tests.harness.cluster import World, eventually
+from tests.harness.federation import Component, Federation, argo_launcher
+from tests.harness.real_cluster.target import Place
+from tests.harness.site import SLEEPS, STARTS, WAITS, Job, Site, exits
 
 NOTICED = 15.0
 """Seconds within which the end of one job is known, or lets another begin."""
@@ -170,7 +170,7 @@ def fed(place: Place, queue: str) -> Iterator[Federation]:
 def submit(fed: Federation, place: Place, name: str, pause: float = 0) -> str:
     """A job that has no patience with Kubernetes."""
     path, patience = fed.root / "jobs" / name, {"default": NO_PATIENCE}
-    return fed.submit(jobs.fedavg(path, image=place.job_image, pause=pause, launcher_spec_extra=patience))
+    return fed.submit(job_folders.fedavg(path, image=place.job_image, pause=pause, launcher_spec_extra=patience))
 
 
 def pods(world: World, job_id: str, site: str) -> list[dict[str, Any]]:

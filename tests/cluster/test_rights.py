@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +12,12 @@ import yaml
 from flargo.flare.report import LOG_TAIL
 from flargo.status.reasons import Reason
 from flargo.terms import Role
-from tests.cluster import audit
-from tests.cluster.site import DEAF, SLEEPS, STARTS, Site, exits
-from tests.cluster.wire import Wire
-from tests.cluster.world import World
+from tests.harness.cluster import World
+from tests.harness.paths import DEPLOY
+from tests.harness.real_cluster import audit
+from tests.harness.site import DEAF, SLEEPS, STARTS, Site, exits
+from tests.harness.wire import Wire
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 AT_ONCE = 5
 LONG = 120.0
 MISSING_SECRET = {"source": "not-there", "mount_path": "/etc/keys"}

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import images
-from tests.cluster.place import Place
 from tests.cluster.test_manifests import dry_run, lint
-from tests.cluster.world import World, eventually
+from tests.harness.cluster import World, eventually
+from tests.harness.paths import ROOT
+from tests.harness.real_cluster import images
+from tests.harness.real_cluster.target import Place
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
+WORKFLOWS = ROOT / "workflows"
 LONG = 150.0
 """Seconds in which a Workflow of a pod or two is over, on a machine that has much to do."""
 OVER = {"Succeeded", "Failed", "Error"}

@@ -16,7 +16,7 @@ import pytest
 
 from flargo.embedded import Embedded
 from flargo.tools.demo import job_folder
-from tests.embedded.world import IMAGE, EmbeddedWorld
+from tests.harness.embedded_cluster import IMAGE, EmbeddedWorld
 
 FLARGO = Path(sys.executable).with_name("flargo")
 WITHIN = 90.0

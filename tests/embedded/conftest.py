@@ -9,8 +9,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from flargo.embedded import Embedded
-from tests.embedded import unlike
-from tests.embedded.world import EmbeddedWorld
+from tests.embedded import known_differences
+from tests.harness.embedded_cluster import EmbeddedWorld
 
 TOGETHER = frozenset({"test_end", "test_scenario", "test_submit"})
 """Of a module: what begins all its scenarios at once, so that they belong into one process."""
@@ -39,13 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: (item.path.stem != "test_faults_daemons", item.path, item.name.startswith("test_scenario"))
     )
-    recordings = {f"test_recording[{name}]": why for name, why in unlike.RECORDINGS.items()}
+    recordings = {f"test_recording[{name}]": why for name, why in known_differences.RECORDINGS.items()}
     for item in items:
         if item.path.parent != here:
             continue
-        if why := unlike.SCENARIOS.get(item.name) or recordings.get(item.name):
+        if why := known_differences.SCENARIOS.get(item.name) or recordings.get(item.name):
             item.add_marker(pytest.mark.xfail(strict=True, reason=why))
-        if why := unlike.ABSENT.get(item.name):
+        if why := known_differences.ABSENT.get(item.name):
             item.add_marker(pytest.mark.skip(reason=why))
 
 

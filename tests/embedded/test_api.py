@@ -14,8 +14,8 @@ from kubernetes import client, config, watch  # type: ignore[attr-defined,unused
 from kubernetes.client.exceptions import ApiException
 
 from flargo.embedded import Embedded, Lags, Policy, Settings
-from tests.cluster.world import eventually
-from tests.embedded.world import ARGO, CORE, EmbeddedWorld, RefusedError
+from tests.harness.cluster import eventually
+from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedWorld, RefusedError
 
 NAMESPACE = "flare"
 MERGE = "application/merge-patch+json"

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster import versions
-from tests.cluster.world import eventually
 from tests.embedded.test_api import workflow
-from tests.embedded.world import EmbeddedWorld
+from tests.harness.cluster import eventually
+from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.real_cluster import versions
 
 ARGO = shutil.which("argo") or next((str(found) for found in versions.CACHE.glob("argo-*/argo")), None)
 pytestmark = pytest.mark.skipif(ARGO is None, reason="there is no argo command on this machine")

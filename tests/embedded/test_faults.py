@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from flargo.embedded import Embedded, Lags, Settings
-from tests.cluster.test_faults import (
+from tests.harness.faults.matrix import (
     site,
     started,
     test_end,

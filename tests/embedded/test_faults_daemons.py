@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cluster.test_faults_daemons import (
+from tests.harness.faults.daemons import (
     site,
     test_api_server_away_for_thirty_seconds,
     test_controller_away_at_the_launch,
@@ -22,7 +22,7 @@ from tests.cluster.test_faults_daemons import (
     test_suspended_by_a_person_before_its_start_and_aborted,
     test_suspended_by_a_person_before_its_start_and_resumed,
 )
-from tests.cluster.wire import Wire
+from tests.harness.wire import Wire
 
 __all__ = [
     "site",

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cluster import jobs
-from tests.cluster.federation import Federation, argo_launcher
 from tests.cluster.test_federation import assert_not_started
-from tests.cluster.world import eventually
-from tests.embedded.world import IMAGE, EmbeddedWorld
+from tests.harness import job_folders
+from tests.harness.cluster import eventually
+from tests.harness.embedded_cluster import IMAGE, EmbeddedWorld
+from tests.harness.federation import Federation, argo_launcher
 
 WITHIN, ENDED = 90.0, 15.0
 
@@ -32,9 +32,9 @@ def test_fedavg_completes_with_the_right_weights_and_leaves_no_credentials(
 ) -> None:
     path = fed.root / "jobs" / "fedavg"
     path.parent.mkdir()
-    job_id = fed.submit(jobs.fedavg(path, image=IMAGE))
+    job_id = fed.submit(job_folders.fedavg(path, image=IMAGE))
     assert fed.wait(job_id, WITHIN) == "FINISHED:COMPLETED"
-    np.testing.assert_allclose(fed.weights(job_id), jobs.fedavg_expected(), rtol=1e-6)
+    np.testing.assert_allclose(fed.weights(job_id), job_folders.fedavg_expected(), rtol=1e-6)
     assert set(world.workflows(job_id)) == set(fed.names)
     # The server's part ends the job; those of the sites may be a moment behind it.
     eventually(lambda: world.secrets("nvflare-cred-") == [], ENDED, "no credentials are left")
@@ -42,5 +42,5 @@ def test_fedavg_completes_with_the_right_weights_and_leaves_no_credentials(
 
 def test_a_servers_job_without_a_place_fails_before_any_client_starts(fed: Federation, world: EmbeddedWorld) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
-    job_id = fed.submit(jobs.fedavg(fed.root / "jobs" / "unplaced", image=IMAGE, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(fed.root / "jobs" / "unplaced", image=IMAGE, launcher_spec_extra=extra))
     assert_not_started(fed, world, job_id)

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flargo.embedded import Embedded, kubelet
-from tests.cluster.world import eventually
 from tests.embedded.test_api import phase, workflow
-from tests.embedded.world import ARGO, CORE, EmbeddedWorld
+from tests.harness.cluster import eventually
+from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedWorld
 
 Object = dict[str, Any]
 NAMESPACE = "flare"

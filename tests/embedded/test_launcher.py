@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from flargo.status.reasons import Reason
-from tests.cluster.site import Site, exits
-from tests.embedded.world import EmbeddedWorld
+from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.site import Site, exits
 
 
 @pytest.fixture(scope="module")

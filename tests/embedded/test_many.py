@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from flargo.embedded import Embedded, Settings
-from tests.cluster.world import eventually
-from tests.embedded.world import EmbeddedWorld
+from tests.harness.cluster import eventually
+from tests.harness.embedded_cluster import EmbeddedWorld
 
 JOBS = 100
 MOST_THREADS = 3

@@ -14,11 +14,11 @@ import flargo
 from flargo.job.validate import InvalidInput
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
-from tests.cluster.prometheus import SOON, Prometheus
-from tests.cluster.site import DEAF, SLEEPS, Site, exits
-from tests.cluster.wire import Match, Wire
-from tests.cluster.world import eventually
-from tests.embedded.world import EmbeddedWorld
+from tests.harness.cluster import eventually
+from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.prometheus import SOON, Prometheus
+from tests.harness.site import DEAF, SLEEPS, Site, exits
+from tests.harness.wire import Match, Wire
 
 GRACE = 12
 """Seconds for which a deaf program goes on, and its kill is outstanding."""

@@ -16,7 +16,7 @@ from flargo.embedded.kubelet import Process
 from flargo.embedded.mounts import Program
 from flargo.embedded.processes import POD_MARK, SERVER_MARK, Limits, Processes
 from flargo.embedded.reaper import marked
-from tests.cluster.world import eventually
+from tests.harness.cluster import eventually
 
 Object = dict[str, Any]
 UID = f"uid-{os.getpid()}"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import recorder, versions
-from tests.embedded import unlike
-from tests.embedded.sequence import messages, sequences
+from tests.embedded import known_differences
+from tests.harness import recorder
+from tests.harness.real_cluster import versions
+from tests.harness.sequence import messages, sequences
 
 REAL = sorted((recorder.FOLDER / versions.ARGO).glob("*.jsonl"))
 
@@ -36,7 +37,7 @@ def test_recording(real: Path, played: Path) -> None:
     ours = played / real.name
     assert ours.exists(), "its scenario has left no recording"
     assert verdict(ours) == verdict(real)
-    if real.stem in unlike.RACES:
+    if real.stem in known_differences.RACES:
         # On either cluster it may all be over, and the pod gone, before the launcher looks.
         seen = [pod for pod in map(last_pod, (ours, real)) if pod]
         assert seen == seen[:1] * len(seen)
@@ -48,7 +49,7 @@ def test_all_words_are_the_real_ones(played: Path) -> None:
     real = {QUOTED.sub(r"\2", message) for file in REAL for message in messages(file)}
     made = [played / file.name for file in REAL if (played / file.name).exists()]
     ours = {QUOTED.sub(r"\2", message) for file in made for message in messages(file)}
-    assert ours - real == set(unlike.WORDS)
+    assert ours - real == set(known_differences.WORDS)
 
 
 def verdict(recording: Path) -> object:

@@ -26,10 +26,10 @@ from flargo.cluster.errors import ArchiveError, ArchiveProblem
 from flargo.terms import Object
 from flargo.tools.cli import jobs, why
 from flargo.tools.jobs.site_job import trim
-from tests.unit import command_line
-from tests.unit.objects import ended, pod
+from tests.harness import command_line
+from tests.harness.objects import ended, pod
 from tests.unit.test_cli_cluster import Cluster
-from tests.unit.test_inspect_jobs import CREATED, job
+from tests.unit.test_site_job import CREATED, job
 
 SERVER = "https://argo.example:2746"
 LIST, GET = f"{SERVER}/api/v1/archived-workflows", f"{SERVER}/api/v1/archived-workflows/w9"

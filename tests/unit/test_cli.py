@@ -14,7 +14,7 @@ import yaml
 
 from flargo.tools.cli.main import COMMANDS
 from flargo.tools.cli.output import beside, filled
-from tests.unit.command_line import file_contents, run
+from tests.harness.command_line import file_contents, run
 
 Kit = Callable[[str], Path]
 META: dict[str, Any] = {

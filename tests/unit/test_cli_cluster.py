@@ -18,11 +18,11 @@ from flargo.tools.cli import cluster_options, jobs, sweep, terminate
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.refusals import refusal
 from flargo.tools.jobs.site_job import site_jobs
-from tests.unit.command_line import run
-from tests.unit.memory import MemoryApi
-from tests.unit.objects import RUNNING, ended, pod
-from tests.unit.test_inspect_jobs import job
-from tests.unit.test_inspect_sweep import OVER
+from tests.harness.command_line import run
+from tests.harness.fake_api import MemoryApi
+from tests.harness.objects import RUNNING, ended, pod
+from tests.unit.test_site_job import job
+from tests.unit.test_sweepable import OVER
 
 COMMANDS = [("jobs",), ("jobs", "--watch"), ("why", "x"), ("logs", "x"), ("terminate", "x"), ("sweep",)]
 SECRET = "nvflare-cred-job-site-a1"

@@ -14,9 +14,9 @@ from flargo.job.settings import settings
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Destination
 from flargo.terms import MANAGER, Annotation, Label
 from flargo.tools.doctor import probe
-from tests.cluster import versions
-from tests.docs import ROOT
-from tests.unit.launches import planned, step_of
+from tests.harness.launches import planned, step_of
+from tests.harness.paths import ROOT
+from tests.harness.real_cluster import versions
 
 
 def documents(kind: str) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from flargo.tools.doctor.gather import Doctor, named_by, rights_of
 from flargo.tools.doctor.references import Kind, Reference, references
 from flargo.tools.doctor.samples import studies
 from flargo.tools.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES, accounts_command
-from tests.unit.clinic import HOME, Clinic, failed, sample, wanted
-from tests.unit.differential import argo
-from tests.unit.differential.cases import samples
+from tests.harness.differential import argo
+from tests.harness.differential.cases import samples
+from tests.harness.fake_cluster import HOME, Clinic, failed, sample, wanted
 
 INSECURE = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'
 FULL = 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=3, limited: pods=3'
@@ -499,7 +499,7 @@ def test_a_cluster_is_reached_if_it_answers_and_takes_the_credentials(path: str,
     ["", "x", "Tue, 06 Jan 2026 10:00:00", "Tue, 06 Jan 2026 10:00:00 +9999999999999999999", f"{'1' * 5000} Jan 2026"],
 )
 def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.unit.clinic.formatdate", lambda *_, **__: date)
+    monkeypatch.setattr("tests.harness.fake_cluster.formatdate", lambda *_, **__: date)
     assert "bear no time" in only(Clinic().examined(), "clock", Level.UNKNOWN).what
 
 

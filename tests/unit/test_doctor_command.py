@@ -14,8 +14,8 @@ from flargo.cluster.survey import Survey
 from flargo.job.validate import InvalidInput
 from flargo.tools.cli import doctor as command
 from flargo.tools.cli.cluster_options import load_config
-from tests.unit import command_line
-from tests.unit.clinic import HOME, Clinic
+from tests.harness import command_line
+from tests.harness.fake_cluster import HOME, Clinic
 
 Kit = Callable[[str], Path]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flargo.job.pod import DIFFERENCES, RESERVED_CONTAINERS, RESERVED_VOLUMES, pod, restricted
 from flargo.job.settings import settings
 from flargo.job.validate import InvalidInput
-from tests.unit.launches import launch, planned, step_of, with_template
+from tests.harness.launches import launch, planned, step_of, with_template
 
 Object = dict[str, Any]
 FULL = {

@@ -14,7 +14,7 @@ from flargo.job.plan import selector
 from flargo.job.validate import InvalidInput
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Destination, refuse_expressions, refuse_losses
 from flargo.terms import Annotation, Label, Role
-from tests.unit.launches import launch, planned, step_of, with_template
+from tests.harness.launches import launch, planned, step_of, with_template
 
 Object = dict[str, Any]
 

@@ -14,6 +14,7 @@ from flargo.tools.cli.kit_disk import read_kit
 from flargo.tools.kit.files import applied
 from flargo.tools.kit.preparation import Prepared, Wishes, prepare
 from flargo.tools.kit.undo import RECORD, undo
+from tests.harness.paths import DEPLOY
 
 Kit = Callable[[str], Path]
 ALL = ("k8s/site-1", "k8s/server.lab", "plain/site-1", "plain/server.lab")
@@ -21,7 +22,6 @@ WISHES = {
     "nothing": Wishes(namespace="lab"),
     "everything": Wishes("other", "/data/flare", "/etc/kube/config", None, {"labels": {"team": "heart"}}),
 }
-DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def files_of(made_kits: Path, name: str, **texts: Any) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from flargo.tools.cli.staged_kit import of_kit
 from flargo.tools.kit.preparation import Wishes, prepare
 from flargo.tools.kit.site import WRITTEN_FILES
 from flargo.tools.kit.undo import RECORD, undo
-from tests.unit.command_line import file_contents, run
+from tests.harness.command_line import file_contents, run
 
 Kit = Callable[[str], Path]
 META = {"name": "hello", "study": "heart", "launcher_spec": {"default": {"k8s": {"image": "registry.example/job:1"}}}}

@@ -8,11 +8,11 @@ from click.testing import Result
 
 from flargo.cluster.api import MAX_PIECE_BYTES, Kind, LogPiece, _pieces
 from flargo.tools.cli import logs
-from tests.unit import command_line
-from tests.unit.attacks import ATTACKS, BYTES, bad_characters
-from tests.unit.objects import ended, pod
+from tests.harness import command_line
+from tests.harness.attacks import ATTACKS, BYTES, bad_characters
+from tests.harness.objects import ended, pod
 from tests.unit.test_cli_cluster import Cluster
-from tests.unit.test_inspect_jobs import job
+from tests.unit.test_site_job import job
 
 TOKEN = b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
 KEY = b"-----BEGIN PRIVATE KEY-----\n" + b"MIIE" * 16 + b"\n" + b"MIIE" * 16 + b"\n-----END PRIVATE KEY-----\n"

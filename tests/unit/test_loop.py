@@ -15,7 +15,7 @@ from flargo.status.job_state import Action, ActionKind
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Annotation, Object
-from tests.unit.memory import MemoryApi
+from tests.harness.fake_api import MemoryApi
 from tests.unit.test_submit import plan
 
 LONG = 10.0

@@ -22,8 +22,8 @@ from flargo.metrics import Exporter, Metric, Type
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import OWN_CODES, Reason
 from flargo.status.verdict import Cause, Verdict
-from tests.docs import ROOT
-from tests.unit.objects import RUNNING, Object, ended, pod, workflow
+from tests.harness.objects import RUNNING, Object, ended, pod, workflow
+from tests.harness.paths import ROOT
 from tests.unit.test_api import Answer, Served
 from tests.unit.test_loop import LONG, QuietApi
 from tests.unit.test_submit import plan

@@ -12,10 +12,11 @@ import yaml
 
 from flargo.terms import Object
 from flargo.text import inert
-from tests import terminal
-from tests.unit.attacks import ALL, ATTACKS, BYTES, bad_characters
-from tests.unit.objects import RUNNING, ended, pod
-from tests.unit.test_inspect_jobs import job
+from tests.harness import terminal
+from tests.harness.attacks import ALL, ATTACKS, BYTES, bad_characters
+from tests.harness.objects import RUNNING, ended, pod
+from tests.harness.paths import ROOT
+from tests.unit.test_site_job import job
 
 FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.tools.cli.main import main; main()"]
 DEMO = """
@@ -24,7 +25,7 @@ from flargo.tools.demo.screen import Progress, Screen
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.tools.terminal import console
-from tests.unit.attacks import ATTACKS
+from tests.harness.attacks import ATTACKS
 screen = Screen(console())
 for attack in ATTACKS.values():
     screen.say(attack, attack, "bold red")
@@ -130,7 +131,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def on_terminal(words: Sequence[str | Path], kubeconfig: Path) -> str:
     """What a command writes to its terminal."""
-    environment = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)}
     _, shown = terminal.record(words, 160, environment)
     return shown
 

@@ -1,6 +1,6 @@
 """What launchers saw on real clusters, played again: in order, and as streams may tell it otherwise.
 
-A recording (tests/cluster/recorder.py) is cut where the outside or flargo itself did something; within such a part the
+A recording (tests/harness/recorder.py) is cut where the outside or flargo itself did something; within such a part the
 two streams have no order between them, events may come twice, and may be lost as long as a list follows. A
 fresh read is answered by the state at the part's end: it may be ahead of the streams, and often is.
 """

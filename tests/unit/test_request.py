@@ -16,8 +16,8 @@ from flargo.flare.request import federation, read
 from flargo.job.settings import Settings, settings
 from flargo.job.validate import InvalidInput
 from flargo.terms import Launch, Role
-from tests.unit.differential.cases import ATTEMPT, EPOCH, JOB_ID, Case
-from tests.unit.differential.parent import CERTIFICATE, FEDERATION, KIT, Cell, Parent
+from tests.harness.differential.cases import ATTEMPT, EPOCH, JOB_ID, Case
+from tests.harness.differential.parent import CERTIFICATE, FEDERATION, KIT, Cell, Parent
 
 PLAIN = Case("plain")
 

@@ -18,9 +18,9 @@ from flargo.job.settings import settings
 from flargo.job.trust import JOB_SPEC
 from flargo.job.validate import InvalidInput
 from flargo.terms import Role
-from tests.unit.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
-from tests.unit.differential.parent import Parent
-from tests.unit.differential.stock import Cluster
+from tests.harness.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
+from tests.harness.differential.parent import Parent
+from tests.harness.differential.stock import Cluster
 
 Object = dict[str, Any]
 

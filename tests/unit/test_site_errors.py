@@ -31,10 +31,10 @@ from flargo.job.validate import InvalidInput
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
-from tests.unit.clinic import Clinic
-from tests.unit.command_line import run
-from tests.unit.differential.cases import IMAGE, JOB_ID, STUDY
-from tests.unit.differential.parent import Parent
+from tests.harness.command_line import run
+from tests.harness.differential.cases import IMAGE, JOB_ID, STUDY
+from tests.harness.differential.parent import Parent
+from tests.harness.fake_cluster import Clinic
 
 MARKER = "Mark3r/s3cr3t=7"
 """As passwords are: with digits and signs."""

@@ -8,7 +8,7 @@ from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST, Submit, SubmitError
 from flargo.terms import Annotation, Label, Object, Plan, SecretData, StartTimeouts
-from tests.unit.memory import MemoryApi
+from tests.harness.fake_api import MemoryApi
 
 STARTUP = SecretData("nvflare-startup-site", {"rootCA.pem": b"root"})
 LABELS = {Label.MANAGED_BY: "flargo", Label.FEDERATION: "f", Label.SITE: "s"}

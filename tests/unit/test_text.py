@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.text import inert, inert_lines, shell_command, valid_unicode
-from tests.unit.attacks import ATTACKS
+from tests.harness.attacks import ATTACKS
 
 ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 EVERY = [chr(code) for code in range(sys.maxunicode + 1)]

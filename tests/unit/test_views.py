@@ -21,9 +21,9 @@ from flargo.status.job_state import ActionKind
 from flargo.status.views import event_view, pod_view, trimmed, workflow_view
 from flargo.terms import Object, StartTimeouts
 from flargo.tools.jobs.site_job import site_jobs, trim
-from tests.unit.differential.argo import pod_of
-from tests.unit.differential.cases import samples
-from tests.unit.objects import pod, workflow
+from tests.harness.differential.argo import pod_of
+from tests.harness.differential.cases import samples
+from tests.harness.objects import pod, workflow
 from tests.unit.test_recordings import RECORDINGS
 
 VIEWS: dict[str, Callable[[Object], Any]] = {"WORKFLOW": workflow_view, "POD": pod_view}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs import ROOT
-from tests.unit.launches import planned
+from tests.harness.launches import planned
+from tests.harness.paths import ROOT
 
 Object = dict[str, Any]
 SMOKE, SWEEP = ROOT / "workflows/smoke-test.yaml", ROOT / "workflows/sweep.yaml"

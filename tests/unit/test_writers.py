@@ -16,7 +16,7 @@ import pytest
 import flargo
 from flargo.tools import terminal
 from flargo.tools.cli import output
-from tests.unit.attacks import ALL, ATTACKS, bad_characters
+from tests.harness.attacks import ALL, ATTACKS, bad_characters
 
 ROOT = Path(flargo.__file__).parent
 WRITERS = {"tools/cli/output.py", "tools/terminal.py"}

@@ -1,0 +1,1 @@
+"""The fault matrix, written once: the tests of both engines import it."""

@@ -1,0 +1,537 @@
+"""The fault matrix: what becomes of a job, what FLARE hears of it and how soon, and that nothing is left of it.
+
+The rows whose jobs do not get into each other's way are launched together (``started``), so that the machine's
+time goes into pods rather than into waiting; each is a test of its own. The tests' names are the matrix's rows.
+"""
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from flargo.flare import nvflare_internals
+from flargo.status.diagnosis import Stage
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Verdict
+from flargo.terms import Role
+from tests.harness.cluster import World, eventually
+from tests.harness.real_cluster.apply import NOT_THERE, POWERLESS
+from tests.harness.scenarios import Scenarios, Together
+from tests.harness.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, of_template
+from tests.harness.wire import Match, Wire
+
+NOTICED = 20.0
+"""Seconds within which what happens to a running job is known; most of them are the kubelet's and Argo's."""
+TOGETHER = 150.0
+"""Seconds within which a job that is launched with all the others has ended."""
+
+
+def container(image: str, *command: str) -> dict[str, Any]:
+    """Another container of a pod, as Pod Security "restricted" takes it."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {"name": "prepare", "image": image, "command": list(command), "securityContext": security}
+
+
+STUDIES: dict[str, Any] = {
+    "secret-env": {"secret_env": {"PASSWORD": {"source": "not-there", "key": "password"}}},
+    "secret-mount": {"secret_mounts": {"keys": {"source": "not-there", "mount_path": "/etc/keys"}}},
+    "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
+    "selector": of_template(nodeSelector={"flargo.test/node": "not-there"}),
+    "host-network": of_template(hostNetwork=True),
+    # A deaf program takes all of it.
+    "short-grace": of_template(terminationGracePeriodSeconds=5),
+    "account": of_template(serviceAccountName=NOT_THERE),
+    "deadline": of_template(activeDeadlineSeconds=10),
+    "init-image": of_template(initContainers=[container("flargo.test/prepare:not-there", "true")]),
+}
+
+
+def studies(world: World) -> dict[str, Any]:
+    """With those that name something of the cluster at hand."""
+    return {
+        **STUDIES,
+        "init": of_template(initContainers=[container(world.place.job_image, "sh", "-c", "exit 7")]),
+        "placed": of_template(nodeName=world.node),
+    }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job that gets into nobody's way."""
+
+    name: str
+    reason: Reason
+    code: int
+    """What FLARE hears."""
+    runs: str = ""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    study: str = ""
+    says: str = ""
+    """In the verdict's words for people."""
+    within: float = TOGETHER
+
+
+ROWS = (
+    Row("exit code 0", Reason.SUCCEEDED, 0, exits(0)),
+    *(Row(f"exit code {code}", Reason.PROGRAM_FAILED, 1, exits(code)) for code in (1, 3, 9, 104, 127)),
+    *(Row(f"exit code {code}", Reason.PROGRAM_REPORTED, code, exits(code)) for code in (101, 102, 103)),
+    Row("its own SIGKILL", Reason.PROGRAM_FAILED, 1, "import os; os.kill(os.getpid(), 9)\n"),
+    Row("its own SIGTERM", Reason.PROGRAM_FAILED, 1, "import os; os.kill(os.getpid(), 15)\n"),
+    Row(
+        "out of memory",
+        Reason.OUT_OF_MEMORY,
+        104,
+        "held = [b'x' * 2**20 for _ in range(1000)]\n",
+        {"memory": "100Mi"},
+        says="memory limit 100Mi",
+    ),
+    Row("program missing", Reason.CONTAINER, 101, spec={"python_path": "/not-there"}, says="/not-there"),
+    Row("init container fails", Reason.INIT_FAILED, 101, study="init", says="prepare: exit code 7"),
+    Row("init container's image missing", Reason.IMAGE, 101, study="init-image", says="prepare"),
+    Row("Secret of a volume missing", Reason.VOLUME, 101, study="secret-mount", says="not-there"),
+    Row("past its deadline", Reason.DEADLINE, 104, study="deadline"),
+    Row("refused by its node", Reason.NODE_REFUSED, 104, spec={"cpu": "900"}, study="placed", says="OutOfcpu"),
+    Row("image missing", Reason.IMAGE, 101, spec={"image": "flargo.test/job:not-there"}, says="not-there"),
+    Row("image's name invalid", Reason.LAUNCH_FAILED, 101, spec={"image": "No Name!"}, says="an image of at most"),
+    Row("Secret of a variable missing", Reason.CONTAINER, 101, study="secret-env", says="not-there"),
+    Row("claim missing", Reason.UNSCHEDULABLE, 101, study="claim", says="not-there"),
+    Row("selects a node that is not there", Reason.UNSCHEDULABLE, 101, study="selector"),
+    Row("not enough cpu, no patience", Reason.SHORTAGE, 101, spec={"cpu": "900", "pending_timeout": 0}, says="cpu"),
+    Row("not enough memory, patience ends", Reason.SHORTAGE, 101, spec={"memory": "9Ti", "pending_timeout": 5}),
+    Row("no such GPU", Reason.SHORTAGE, 101, spec={"num_of_gpus": 1, "pending_timeout": 0}, says="nvidia.com/gpu"),
+    Row("against pod security", Reason.POD_REFUSED, 101, study="host-network", says="violates PodSecurity"),
+    Row("service account missing", Reason.POD_REFUSED, 101, study="account", says="not-there"),
+    Row(
+        "more on disk than its limit",
+        Reason.EVICTED,
+        104,
+        "import os, time\nwith open('/tmp/big', 'wb') as big: big.write(b'x' * 2**26)\ntime.sleep(3600)\n",
+        {"ephemeral_storage": "20Mi"},
+        within=180,
+    ),
+)
+
+
+scenario = Scenarios()
+
+
+@pytest.fixture(scope="module")
+def site(world: World) -> Iterator[Site]:
+    """A site of FLARE's that the module shares."""
+    with Site(world, studies=studies(world)) as made:
+        yield made
+
+
+def test_quota_exceeded_and_lifted(site: Site, world: World) -> None:
+    with world.quota("flargo-test", pods="0"):
+        job = site.launch(exits(0)).reaches(Stage.QUOTA)
+        time.sleep(5)
+        assert job.ticket.verdict is None
+    job.ends(Reason.SUCCEEDED, 0, within=STARTS)
+    job.leaves_nothing()
+
+
+def test_quota_exceeded_for_too_long(world: World) -> None:
+    with Site(world, argo={"quota": 5}) as impatient:
+        with world.quota("flargo-test", pods="0"):
+            job = impatient.launch(SLEEPS).reaches(Stage.QUOTA)
+            job.ends(Reason.QUOTA, 101, within=25)
+        job.leaves_nothing()
+        assert job.pods == []
+
+
+@pytest.fixture(scope="module")
+def together(request: pytest.FixtureRequest, site: Site, world: World) -> Iterator[Together]:
+    """The module's scenarios, running."""
+    with (
+        Site(world, role=Role.SERVER) as server,
+        Together(scenario, request, world, site=site, server=server) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def started(site: Site) -> dict[str, Job]:
+    """All rows' jobs, launched."""
+    return {
+        row.name: site.launch(row.runs or SLEEPS, row.spec, **({"study": row.study} if row.study else {}))
+        for row in ROWS
+    }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_end(started: dict[str, Job], row: Row) -> None:
+    job = started[row.name]
+    job.ends(row.reason, row.code, within=row.within)
+    assert row.says in verdict_of(job).detail
+    job.leaves_nothing()
+
+
+def verdict_of(job: Job) -> Verdict:
+    """What FLARE hears, and why."""
+    assert job.ticket.verdict is not None
+    return job.ticket.verdict
+
+
+def test_quota_on_workflows(site: Site, world: World) -> None:
+    with world.quota("flargo-test", **{"count/workflows.argoproj.io": "0"}):
+        job = site.launch(SLEEPS)
+        job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
+        assert "exceeded quota" in verdict_of(job).detail
+        job.leaves_nothing()
+
+
+@scenario.of(workflows={"kind": "workflows"}, pods={"kind": "pods"})
+def denied_by_an_admission_policy(world: World, kind: str) -> None:
+    with Site(world) as barred, world.denied(kind, barred.federation):
+        job = barred.launch(SLEEPS)
+        job.ends(Reason.LAUNCH_FAILED if kind == "workflows" else Reason.POD_REFUSED, 101, NOTICED)
+        assert "not on a Tuesday" in verdict_of(job).detail
+        job.leaves_nothing()
+
+
+@scenario
+def slow_to_start_for_want_of_a_secret(world: World) -> None:
+    """Its patience ends before the events are bad enough to be believed."""
+    with Site(world, studies=STUDIES, argo={"starting": 12}) as impatient:
+        job = impatient.launch(SLEEPS, study="secret-mount").reaches(Stage.STARTING)
+        job.ends(Reason.START_TIMEOUT, 101, within=60)
+        job.leaves_nothing()
+
+
+@scenario.of(
+    pulling={"reason": Reason.PULLING, "patience": {"argo": {"pulling": 5}}},
+    timeout={"reason": Reason.TIMEOUT, "patience": {"timeout": 30}},
+)
+def registry_never_answers(world: World, reason: Reason, patience: Mapping[str, Any]) -> None:
+    with Site(world, studies=STUDIES, **patience) as impatient:
+        with world.silent_registry() as image:
+            job = impatient.launch(SLEEPS, {"image": image}, study="short-grace").reaches(Stage.PULLING)
+            eventually(lambda: is_to_go(job), 60, "its pod is to go")
+        # Only now does that end: the kubelet waits for a pull that has begun, whatever is to become of its pod.
+        job.ends(reason, 101, NOTICED)
+        assert image in verdict_of(job).detail
+        job.leaves_nothing()
+
+
+def is_to_go(job: Job) -> bool:
+    return all("deletionTimestamp" in pod["metadata"] for pod in job.pods)
+
+
+@scenario
+def executor_without_rights_does_not_spoil_a_success(world: World) -> None:
+    """Argo then says Error, though the program has done its work."""
+    meta = {"name": POWERLESS, "namespace": world.place.namespace}
+    token = {
+        "name": f"{meta['name']}.service-account-token",
+        "namespace": meta["namespace"],
+        "annotations": {"kubernetes.io/service-account.name": meta["name"]},
+    }
+    world.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
+    try:
+        kind = "kubernetes.io/service-account-token"
+        world.create({"apiVersion": "v1", "kind": "Secret", "metadata": token, "type": kind})
+        with Site(world, argo={"executor_service_account": meta["name"]}) as powerless:
+            job = powerless.launch(exits(0))
+            job.ends(Reason.SUCCEEDED, 0, within=STARTS)
+            job.leaves_nothing()
+            assert job.workflow["status"]["phase"] == "Error"
+    finally:
+        world.kubectl("delete", "serviceaccount", meta["name"])
+
+
+# --- from outside
+
+
+@scenario
+def evicted_while_it_runs(site: Site, world: World) -> None:
+    job = site.launch(SLEEPS, study="short-grace").runs()
+    world.evict(job.pod)
+    job.ends(Reason.DISRUPTED, 104, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def evicted_and_deaf(site: Site, world: World) -> None:
+    """Who began to end the pod has set its grace: the kubelet does not shorten it for a later, more impatient one."""
+    job = site.launch(DEAF + SLEEPS, study="short-grace").runs()
+    world.evict(job.pod)
+    job.ends(Reason.DISRUPTED, 104, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def pod_deleted_while_it_runs(site: Site, world: World) -> None:
+    job = site.launch(SLEEPS, study="short-grace").runs()
+    world.delete("pod", job.pod)
+    job.ends(Reason.POD_DELETED, 104, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def pod_deleted_as_soon_as_it_is_there(site: Site, world: World) -> None:
+    """Argo's status lags: it may make another pod, which is not to run."""
+    job = site.launch(SLEEPS)
+    eventually(lambda: job.pods, STARTS, "its pod is there")
+    world.delete("pod", job.pods[0])
+    job.ticket.wait(lambda seen: seen.verdict is not None, STARTS)
+    assert verdict_of(job).reason in {Reason.POD_DELETED, Reason.RUN_TWICE}
+    assert job.handle.poll() == 104
+    job.leaves_nothing()
+
+
+@scenario
+def workflow_deleted_while_it_runs(site: Site, world: World) -> None:
+    job = site.launch(SLEEPS, study="short-grace").runs()
+    world.delete("workflows.argoproj.io", job.workflow)
+    job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def workflow_deleted_and_deaf(site: Site, world: World) -> None:
+    job = site.launch(DEAF + SLEEPS, study="short-grace").runs()
+    world.delete("workflows.argoproj.io", job.workflow)
+    job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario.of(
+    terminate={"word": "terminate", "code": SLEEPS},
+    terminate_deaf={"word": "terminate", "code": DEAF + SLEEPS},
+    stop={"word": "stop", "code": SLEEPS},
+    stop_deaf={"word": "stop", "code": DEAF + SLEEPS},
+)
+def argo_by_hand(site: Site, world: World, word: str, code: str) -> None:
+    job = site.launch(code).runs()
+    world.argo(word, job.name)
+    job.ends(Reason.SHUT_DOWN, 9, NOTICED)
+    job.leaves_nothing()
+
+
+# --- through FLARE
+
+
+@scenario.of(heeds={"code": SLEEPS}, deaf={"code": DEAF + SLEEPS})
+def abort_while_it_runs(site: Site, code: str) -> None:
+    job = site.launch(code).runs()
+    job.abort()
+    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def abort_while_pending(site: Site) -> None:
+    job = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+    job.abort()
+    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def cleanup_by_the_heartbeat(site: Site) -> None:
+    job = site.launch(DEAF + SLEEPS).runs()
+    job.cleanup()
+    job.ends(Reason.CLEANED_UP, 1, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def abort_from_ten_threads(site: Site) -> None:
+    job = site.launch(SLEEPS).runs()
+    with ThreadPoolExecutor(10) as threads:
+        for done in [threads.submit(job.abort) for _ in range(10)]:
+            done.result()
+    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.abort()
+    assert job.handle.poll() == 9
+    job.leaves_nothing()
+
+
+@scenario
+def abort_after_the_end(site: Site) -> None:
+    job = site.launch(exits(0))
+    job.ends(Reason.SUCCEEDED, 0, STARTS)
+    for _ in range(3):
+        job.abort()
+    job.leaves_nothing()
+    assert job.handle.poll() == 0
+    assert job.workflow["status"]["phase"] == "Succeeded"
+
+
+@scenario
+def abort_before_the_create(site: Site, wire: Wire) -> None:
+    wire.delay(Match("get", "secrets"), 3)
+    job = site.launch(SLEEPS)
+    job.abort()
+    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.leaves_nothing()
+    assert not [asked for asked in wire.asked if asked.verb == "create" and asked.resource == "workflows"]
+
+
+@scenario
+def abort_during_the_create(site: Site, wire: Wire) -> None:
+    late = wire.delay(Match("create", "workflows"), 3)
+    job = site.launch(SLEEPS)
+    eventually(lambda: late.hits, 10, "the create is on its way")
+    job.abort()
+    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.leaves_nothing()
+    assert job.workflows == []
+
+
+@scenario
+def abort_with_the_answer_to_the_create_lost(site: Site, wire: Wire) -> None:
+    lost = wire.lose_reply(Match("create", "workflows"), times=float("inf"))
+    job = site.launch(SLEEPS)
+    eventually(lambda: lost.hits, 10, "the create was made")
+    job.abort()
+    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.leaves_nothing()
+    assert job.workflows == []
+
+
+# --- the parent goes away
+
+
+@scenario
+def parent_is_shut_down(world: World) -> None:
+    with Site(world) as ending:
+        job = ending.launch(DEAF + SLEEPS).runs()
+        begun = time.monotonic()
+        ending.end()
+        assert time.monotonic() - begun < 20
+        job.ends(Reason.PARENT_ENDED, 104, within=1)
+        job.leaves_nothing()
+
+
+@scenario
+def parent_is_killed_and_comes_back(site: Site, world: World) -> None:
+    """What it left behind is ended, and nobody else's."""
+    other = site.launch(WAITS).runs()
+    with Site(world) as mortal:
+        running = mortal.launch(DEAF + SLEEPS).runs()
+        pending = mortal.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        mortal.dies_and_returns()
+        for job in (running, pending):
+            world.holds_nothing_of(job.id, job.name, within=30)
+        again = mortal.launch(exits(0), job_id=running.id)
+        again.ends(Reason.SUCCEEDED, 0, STARTS)
+    other.ends_itself(0)
+    other.ends(Reason.SUCCEEDED, 0, NOTICED)
+    other.leaves_nothing()
+
+
+# --- Argo's own container
+
+
+@scenario
+def argos_container_hangs_when_the_program_has_ended(site: Site, world: World) -> None:
+    if world.place.own:
+        pytest.skip("processes are out of sight")
+    job = site.launch(WAITS).runs()
+    for pid, command in world.processes_in(job.name).items():
+        if b"argoexec\0wait" in command:
+            os.kill(pid, signal.SIGSTOP)
+    job.ends_itself(3)
+    job.ends(Reason.PROGRAM_FAILED, 1, NOTICED)
+    job.leaves_nothing(within=120)
+
+
+# --- a Workflow of the same name
+
+
+@scenario
+def launched_again_after_its_end(site: Site) -> None:
+    first = site.launch(exits(3))
+    first.ends(Reason.PROGRAM_FAILED, 1, STARTS)
+    first.leaves_nothing()
+    uid = first.workflow["metadata"]["uid"]
+    second = site.launch(exits(0), job_id=first.id)
+    second.ends(Reason.SUCCEEDED, 0, STARTS)
+    second.leaves_nothing()
+    assert second.workflow["metadata"]["uid"] != uid
+
+
+@scenario
+def name_taken_by_a_living_workflow_of_somebody_else(site: Site, world: World) -> None:
+    job_id = str(uuid.uuid4())
+    name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
+    container = {"image": world.place.job_image, "command": ["true"]}
+    world.create(
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Workflow",
+            "metadata": {"name": name, "namespace": world.place.namespace},
+            "spec": {"suspend": True, "entrypoint": "x", "templates": [{"name": "x", "container": container}]},
+        }
+    )
+    try:
+        job = site.launch(SLEEPS, job_id=job_id)
+        job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
+        assert name in verdict_of(job).detail
+        eventually(lambda: not job.followed, 20, "the launcher lets go of it")
+        assert "shutdown" not in world.workflow(name)["spec"]
+    finally:
+        world.kubectl("delete", "workflows.argoproj.io", name)
+
+
+# --- a server's launch
+
+
+@scenario
+def servers_launch_returns_when_its_process_runs(server: Site) -> None:
+    job = server.launch(WAITS)
+    assert not job.is_launched(0.5)
+    job.runs()
+    assert job.is_launched(2)
+    job.ends_itself(0)
+    job.ends(Reason.SUCCEEDED, 0, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def abort_while_a_servers_launch_blocks(server: Site) -> None:
+    """FLARE has no handle yet: only the stored status says so."""
+    job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+    assert not job.is_launched(0.5)
+    server.jobs.status[job.id] = "FINISHED:ABORTED"
+    assert job.is_launched(10)
+    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.leaves_nothing()
+
+
+@scenario
+def servers_job_without_room_fails_within_its_bound(world: World) -> None:
+    """Whatever its pending_timeout: FLARE's server launches one job after another, and each launch waits."""
+    with Site(world, role=Role.SERVER, pending_timeout=None, argo={"server_pending": 5}) as server:
+        job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        assert not job.is_launched(0.5)
+        with pytest.raises(RuntimeError, match=r"was not started: SHORTAGE: .*argo\.server_pending"):
+            job.is_launched(STARTS)
+        world.holds_nothing_of(job.id, job.name)
+
+
+@scenario
+def servers_launch_returns_when_the_job_cannot_start(server: Site) -> None:
+    job = server.launch(SLEEPS, {"image": "flargo.test/job:not-there"})
+    assert job.is_launched(STARTS)
+    job.ends(Reason.IMAGE, 101, NOTICED)
+    job.leaves_nothing()
+
+
+@pytest.mark.parametrize("name", scenario.names)
+def test_scenario(together: Together, name: str) -> None:
+    together.result(name)

@@ -1,0 +1,9 @@
+"""Where the checkout's own files are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The folder of ``pyproject.toml``."""
+DEPLOY = ROOT / "deploy"
+DOCS = ROOT / "docs"
+RECORDINGS = ROOT / "tests" / "recordings"

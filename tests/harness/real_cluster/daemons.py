@@ -1,0 +1,277 @@
+"""What runs in the sandbox: the command, port and configuration files of each daemon."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.harness.real_cluster import images, packages, parts, pki, state
+
+REQUEUE = os.environ.get("FLARGO_ARGO_REQUEUE", "2s")  # Argo's own default, 10s, makes tests slow
+
+# Which daemons need only the machine, which the API server, which what was applied to it.
+FIRST = ("etcd", "kube-apiserver", "containerd", "registry")
+SECOND = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+THIRD = ("workflow-controller", "coredns")
+# And "kube-router", which only firewall.py starts.
+
+
+def write(namespace: str) -> None:
+    """All configuration files, and ``daemons.json`` for process 1."""
+    for folder in ("logs", "pids", "config", "config/cni"):
+        (state.RUN / folder).mkdir()
+    _save("audit-policy", AUDIT_POLICY)
+    _save("kubelet", kubelet_configuration())
+    _save("registry", registry_configuration())
+    (state.CONFIG / "containerd.toml").write_text(CONTAINERD)
+    (state.CONFIG / "Corefile").write_text(COREFILE)
+    (state.CONFIG / "cni" / "10-flargo.conflist").write_text(json.dumps(NETWORK))
+    (state.RUN / "daemons.json").write_text(json.dumps(table(namespace), indent=1))
+
+
+def table(namespace: str) -> dict[str, dict[str, Any]]:
+    """Each daemon: its command, the port that shows it is there, more environment."""
+    return {
+        "etcd": {"command": etcd(), "port": 2379},
+        "kube-apiserver": {"command": kube_apiserver(), "port": 443},
+        "containerd": {"command": [_debian("containerd"), f"--config={state.CONFIG}/containerd.toml"]},
+        "registry": {"command": [_debian("docker-registry"), "serve", f"{state.CONFIG}/registry.yaml"], "port": 5000},
+        "kube-controller-manager": {"command": kube_controller_manager(), "port": 10257},
+        "kube-scheduler": {"command": kube_scheduler(), "port": 10259},
+        "kubelet": {"command": kubelet(), "port": 10250},
+        "kube-proxy": {"command": kube_proxy(), "port": 10249},
+        "kube-router": {"command": kube_router(), "port": 20244},
+        "coredns": {"command": [*_built("coredns"), "-conf", f"{state.CONFIG}/Corefile"], "port": 8181},
+        "workflow-controller": {"command": workflow_controller(namespace), "port": 6060, "env": ARGO_ENVIRONMENT},
+    }
+
+
+def _debian(name: str) -> str:
+    return shutil.which(name, path=packages.SBIN) or name
+
+
+def _built(name: str, /, **flags: str | Path) -> list[str]:
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
+    return [str(parts.program(name)), *options]
+
+
+def _save(name: str, document: dict[str, Any]) -> None:
+    (state.CONFIG / f"{name}.yaml").write_text(yaml.safe_dump(document))
+
+
+def etcd() -> list[str]:
+    """One member, its data lost with the sandbox, so never synced to disk."""
+    return [*_built("etcd", name="flargo", data_dir=state.RUN / "etcd", log_level="warn"), "--unsafe-no-fsync"]
+
+
+def kube_apiserver() -> list[str]:
+    """On the port of the Service "kubernetes", whose address the loop-back device has: it needs no kube-proxy."""
+    return _built(
+        "kube-apiserver",
+        advertise_address="10.88.0.1",
+        bind_address="0.0.0.0",  # noqa: S104 - of the sandbox
+        secure_port="443",
+        etcd_servers="http://127.0.0.1:2379",
+        service_cluster_ip_range="10.96.0.0/24",
+        endpoint_reconciler_type="none",
+        authorization_mode="Node,RBAC",
+        enable_admission_plugins="NodeRestriction",
+        allow_privileged="true",
+        client_ca_file=state.PKI / "ca.crt",
+        tls_cert_file=state.PKI / "kube-apiserver.crt",
+        tls_private_key_file=state.PKI / "kube-apiserver.key",
+        service_account_issuer="https://kubernetes.default.svc",
+        service_account_key_file=state.PKI / "service-accounts.key",
+        service_account_signing_key_file=state.PKI / "service-accounts.key",
+        kubelet_preferred_address_types="InternalIP",
+        audit_log_path=state.AUDIT,
+        audit_log_maxsize="4096",
+        audit_policy_file=state.CONFIG / "audit-policy.yaml",
+    )
+
+
+def kube_controller_manager() -> list[str]:
+    """Among its controllers: the tokens of service accounts, the garbage collector, the node's life."""
+    return _built(
+        "kube-controller-manager",
+        kubeconfig=pki.kubeconfig_of("kube-controller-manager"),
+        use_service_account_credentials="true",
+        service_account_private_key_file=state.PKI / "service-accounts.key",
+        root_ca_file=state.PKI / "ca.crt",
+        leader_elect="false",
+        bind_address="127.0.0.1",
+    )
+
+
+def kube_scheduler() -> list[str]:
+    """As it comes."""
+    kubeconfig = pki.kubeconfig_of("kube-scheduler")
+    return _built("kube-scheduler", kubeconfig=kubeconfig, leader_elect="false", bind_address="127.0.0.1")
+
+
+def kubelet() -> list[str]:
+    """The one node."""
+    return _built(
+        "kubelet",
+        config=state.CONFIG / "kubelet.yaml",
+        kubeconfig=pki.kubeconfig_of("kubelet"),
+        root_dir=state.RUN / "kubelet",
+        cert_dir=state.RUN / "kubelet-pki",
+        hostname_override="flargo",
+        node_ip="10.88.0.1",
+    )
+
+
+def kube_proxy() -> list[str]:
+    """Services: by iptables, in the sandbox's own network, leaving alone what is the machine's."""
+    return _built(
+        "kube-proxy",
+        kubeconfig=pki.kubeconfig_of("kube-proxy"),
+        hostname_override="flargo",
+        proxy_mode="iptables",
+        cluster_cidr="10.88.0.0/16",
+        conntrack_max_per_core="0",
+        conntrack_tcp_timeout_established="0",
+        conntrack_tcp_timeout_close_wait="0",
+    )
+
+
+def kube_router() -> list[str]:
+    """Nothing but its firewall."""
+    return _built(
+        "kube-router",
+        kubeconfig=state.ADMIN,
+        hostname_override="flargo",
+        run_firewall="true",
+        run_router="false",
+        run_service_proxy="false",
+        run_loadbalancer="false",
+        # It lets pods reach Services' addresses of the node itself, whatever policies say, since elsewhere no node has
+        # any. This one has the API server's and CoreDNS's; so it is told of others, which nobody has.
+        service_cluster_ip_range="198.18.0.0/24",
+        v="1",
+    )
+
+
+def kubelet_configuration() -> dict[str, Any]:
+    """Its cgroups below one of our own, nothing evicted for what else is on the machine's disk."""
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "containerRuntimeEndpoint": f"unix://{state.CONTAINERD}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{state.CGROUP}",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "resolvConf": "",
+        "clusterDNS": ["10.96.0.10"],
+        "clusterDomain": "cluster.local",
+        "podLogsDir": str(state.RUN / "pod-logs"),
+        "serializeImagePulls": False,
+        "makeIPTablesUtilChains": False,
+        "oomScoreAdj": 0,
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+    }
+
+
+def registry_configuration() -> dict[str, Any]:
+    """Plain HTTP, inside the sandbox only; keeps its storage over starts."""
+    return {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(state.REGISTRY)}, "delete": {"enabled": True}},
+        "http": {"addr": ":5000"},
+    }
+
+
+def workflow_controller(namespace: str) -> list[str]:
+    """Argo's controller for one namespace, as an account of its own."""
+    return [
+        *_built(
+            "workflow-controller",
+            kubeconfig=state.ARGO,
+            namespace=namespace,
+            managed_namespace=namespace,
+            executor_image=images.names()["argoexec"],
+            executor_image_pull_policy="IfNotPresent",
+        ),
+        "--namespaced",
+    ]
+
+
+ARGO_ENVIRONMENT = {"LEADER_ELECTION_DISABLE": "true", "DEFAULT_REQUEUE_TIME": REQUEUE}
+
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+
+NETWORK = {
+    "cniVersion": "0.4.0",
+    "name": "flargo",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.88.0.0/16"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }
+    ],
+}
+
+COREFILE = f"""\
+. {{
+    bind 10.96.0.10
+    errors
+    ready 127.0.0.1:8181
+    kubernetes cluster.local {{
+        kubeconfig {pki.kubeconfig_of("coredns")}
+    }}
+}}
+"""
+
+CONTAINERD = f"""\
+version = 2
+root = "{state.RUN}/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+
+[grpc]
+address = "{state.CONTAINERD}"
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "{state.RUN}/opt"
+
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{images.names()["pause"]}"
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "{state.CONFIG}/cni"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+SystemdCgroup = false
+
+[plugins."io.containerd.grpc.v1.cri".registry.mirrors."{images.HOST}"]
+endpoint = ["http://10.88.0.1:5000"]
+"""

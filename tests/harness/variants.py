@@ -1,0 +1,78 @@
+"""A proxy before the API server that alters answers: another time, a part of the API that is not there."""
+
+import contextlib
+import http.server
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+
+import yaml
+
+from tests.harness.wire import _trust
+
+_NOT_FOUND = b'{"kind": "Status", "reason": "NotFound", "message": "the server could not find the requested resource"}'
+
+
+@contextlib.contextmanager
+def altered(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0.0, hidden: str = "") -> Iterator[Path]:
+    """A kubeconfig by which answers come through the proxy.
+
+    Args:
+        kubeconfig: of anybody; only where the cluster is is taken of it.
+        to: where to write the other one.
+        token: whose answers they are.
+        seconds: by which the answers' time is off.
+        hidden: the beginning of the paths that are not there.
+    """
+    cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
+    trust = _trust(cluster)
+    assert isinstance(trust, ssl.SSLContext)
+
+    context: ssl.SSLContext = trust
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length) if length else None
+            status, content = 404, _NOT_FOUND
+            if not hidden or not self.path.startswith(hidden):
+                headers = {key: self.headers[key] for key in ("Authorization", "Content-Type") if key in self.headers}
+                url = f"{cluster['server']}{self.path}"
+                asked = urllib.request.Request(url, body, headers, method=self.command)  # noqa: S310
+                try:
+                    with urllib.request.urlopen(asked, context=context) as answer:  # noqa: S310
+                        status, content = answer.status, answer.read()
+                except urllib.error.HTTPError as refusal:
+                    status, content = refusal.code, refusal.read()
+            self.send_response_only(status)
+            self.send_header("Date", formatdate(time.time() + seconds, usegmt=True))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_DELETE = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        document = {
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "c",
+        }
+        to.write_text(yaml.safe_dump(document))
+        yield to
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

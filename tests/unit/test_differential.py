@@ -1,0 +1,112 @@
+"""The step that Argo makes of flargo's Workflow is the stock launcher's pod, but for the stated differences."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nvflare.app_opt.job_launcher import workspace_cell_transfer
+
+from flargo.flare.request import read
+from flargo.job import pod
+from flargo.job.plan import plan
+from flargo.terms import Plan, Role
+from tests.harness.differential import argo, differences, stock
+from tests.harness.differential.cases import ATTEMPT, CASES, EPOCH, Case, samples
+from tests.harness.differential.differences import DIFFERENCES, Difference, expected
+from tests.harness.differential.parent import FEDERATION, KIT
+
+Object = dict[str, Any]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+both_roles = pytest.mark.parametrize("role", list(Role), ids=str)
+
+
+@pytest.fixture(autouse=True)
+def same_transfer_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both launchers draw a random token for the workspace transfer."""
+    monkeypatch.setattr(workspace_cell_transfer.secrets, "token_urlsafe", lambda _: "a transfer token")
+
+
+def plan_of(case: Case, root: Path, role: Role) -> Plan:
+    settings = case.settings(root)
+    context = case.parent(root, role).context(case.job_meta["job_id"])
+    launch, _ = read(case.job_meta, context, role, settings, attempt=ATTEMPT, epoch=EPOCH)
+    return plan(launch, settings)
+
+
+def by_place(pod_: Object) -> Object:
+    """Containers by their names: Argo puts main before the sidecars, whose order says nothing."""
+    spec = pod_["spec"]
+    named = {container["name"]: container for container in spec["containers"]}
+    assert len(named) == len(spec["containers"])
+    return {**pod_, "spec": {**spec, "containers": named}}
+
+
+@every_case
+@both_roles
+def test_step_is_the_stock_pod_with_the_stated_differences(case: Case, role: Role, tmp_path: Path) -> None:
+    stock_pod, _ = stock.launch(case.parent(tmp_path, role), case.job_meta, case.all_arguments(tmp_path))
+    made = argo.pod_of(plan_of(case, tmp_path, role).workflow)
+    assert by_place(made) == by_place(expected(stock_pod, case, role))
+
+
+@every_case
+@both_roles
+def test_secrets_hold_what_the_stock_secrets_hold(case: Case, role: Role, tmp_path: Path) -> None:
+    stock_pod, secrets = stock.launch(case.parent(tmp_path, role), case.job_meta, case.all_arguments(tmp_path))
+    planned = plan_of(case, tmp_path, role)
+    ours = {secret.name: dict(secret.data) for secret in (planned.startup, planned.credentials)}
+    cred = f"nvflare-cred-{stock_pod['metadata']['name']}"
+    (startup,) = set(secrets) - {cred}
+    assert ours == {f"{startup}-{FEDERATION}": secrets[startup], f"{cred}-{ATTEMPT}": secrets[cred]}
+    assert planned.startup.data == KIT
+
+
+def test_the_matrix_is_wide() -> None:
+    assert len(CASES) >= 60
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda difference: difference.__name__)
+def test_each_difference_makes_one_somewhere(difference: Any, tmp_path: Path) -> None:
+    for number, case in enumerate(CASES):
+        root = tmp_path / str(number)
+        made, _ = stock.launch(case.parent(root, Role.CLIENT), case.job_meta, case.all_arguments(root))
+        changed = deepcopy(made)
+        difference(changed, case, Role.CLIENT)
+        if changed != made:
+            return
+    pytest.fail("no case shows it")
+
+
+STATED: dict[str, set[Difference]] = {
+    "secret names": {
+        differences.startup_secret_is_told_apart_by_federation,
+        differences.credentials_are_told_apart_by_launch,
+    },
+    "main": {differences.the_container_is_called_main},
+    "quantities": {differences.amounts_are_strings},
+    "GPU resource": {differences.gpus_have_the_sites_name},
+    "image pull policy": {differences.images_are_pulled_as_the_site_says},
+    "restricted": {differences.main_is_restricted},
+    "read-only claims": {differences.claims_that_are_only_read_are_read_only},
+    "labels": {differences.labels_say_whose_it_is},
+    "service account": {differences.it_runs_as_an_account_of_its_own},
+    "no token": {differences.it_gets_no_token},
+    "running time": {differences.it_has_a_deadline},
+}
+UNSTATED: set[Difference] = {differences.nulls_are_absent, differences.argo_adds_its_containers}
+"""No difference to Kubernetes, and Argo's doing."""
+
+
+def test_flargo_states_these_differences_and_no_others() -> None:
+    assert {difference.name for difference in pod.DIFFERENCES} == set(STATED)
+    assert set().union(UNSTATED, *STATED.values()) == set(DIFFERENCES)
+
+
+def test_samples_can_all_be_planned_and_created_side_by_side() -> None:
+    planned = [plan(launch, settings) for _, settings, launch in samples()]
+    assert len(planned) >= 120
+    assert len({each.name for each in planned}) == len(planned)
+    assert all(each.workflow["kind"] == "Workflow" for each in planned)
