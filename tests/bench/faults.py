@@ -28,7 +28,7 @@ from tests.bench import pod_watch, stock
 from tests.bench.pod_watch import Seen
 from tests.bench.rows import ROWS, STUDIES, Play, Row
 from tests.bench.run import Run
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.real_cluster import versions
 from tests.harness.real_cluster.target import find
 from tests.harness.site import Site
@@ -51,7 +51,7 @@ class Launcher:
     """One of the two."""
 
     name: str
-    world: World
+    cluster: Cluster
     """With the launcher's own account."""
     site: type[Site]
     account: str
@@ -62,19 +62,23 @@ class Launcher:
 
 def main() -> None:
     """Run all rows, or those named, with both; keep the figures in RESULT if it was all; print the table."""
-    place = find()
-    if place is None or place.own:
+    target = find()
+    if target is None or target.own:
         sys.exit("needs the test cluster: python -m tests.harness.real_cluster up, then exec")
     logging.getLogger(K8sJobHandle.__name__).setLevel(logging.ERROR)  # it warns of each look that fails
     wanted = sys.argv[1:]
     rows = [row for row in ROWS if not wanted or row.name in wanted]
-    world = World(place)
-    with stock.account(world) as token, tempfile.TemporaryDirectory(prefix="bench-") as folder, Seen(world) as sights:
+    cluster = Cluster(target)
+    with (
+        stock.account(cluster) as token,
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        Seen(cluster) as sights,
+    ):
         kubeconfig = Path(folder) / "kubeconfig"
-        kubeconfig.write_text(json.dumps(stock.kubeconfig_for(world, token)))
-        other = World(replace(place, launcher_kubeconfig=kubeconfig))
+        kubeconfig.write_text(json.dumps(stock.kubeconfig_for(cluster, token)))
+        other = Cluster(replace(target, launcher_kubeconfig=kubeconfig))
         launchers = (
-            Launcher("flargo", world, Site, "flargo-launcher", "", "workflows"),
+            Launcher("flargo", cluster, Site, "flargo-launcher", "", "workflows"),
             Launcher("stock", other, stock.StockSite, stock.ACCOUNT, stock.PLAIN, "pods"),
         )
         measured = _measure(rows, launchers, sights)
@@ -111,11 +115,11 @@ def _one(row: Row, launcher: Launcher, sights: Seen, slots: threading.Semaphore)
     """A row with one launcher; what went wrong with the measurement is part of the result."""
     with ExitStack() as stack:
         with slots:
-            wire = stack.enter_context(Wire(launcher.world.place.launcher_kubeconfig)) if row.wire else None
-            site = stack.enter_context(launcher.site(launcher.world, wire=wire, studies=STUDIES))
+            wire = stack.enter_context(Wire(launcher.cluster.target.launcher_kubeconfig)) if row.wire else None
+            site = stack.enter_context(launcher.site(launcher.cluster, wire=wire, studies=STUDIES))
             run = Run(site, sights, study=row.study or launcher.study, spec=row.spec, code=row.runs)
-            stack.callback(_sweep, launcher.world, run, sights)
-            play = Play(run, site, launcher.world, wire, launcher.account, launcher.job)
+            stack.callback(_sweep, launcher.cluster, run, sights)
+            play = Play(run, site, launcher.cluster, wire, launcher.account, launcher.job)
             try:
                 acted = _happens(row, play)
             except Exception:  # noqa: BLE001
@@ -123,7 +127,7 @@ def _one(row: Row, launcher: Launcher, sights: Seen, slots: threading.Semaphore)
                 broken = f"{traceback.format_exc(limit=-1)}; FLARE heard {run.code}, {run.problem}"
                 return {"broken": broken, "left": run.left()}
             run.hears(row.within if row.heard else 0)
-            ran_on = _runs_on(run, launcher.world)
+            ran_on = _runs_on(run, launcher.cluster)
         time.sleep(LATER)
         row.after(play)
         return _result(row, play, sights, acted, ran_on)
@@ -135,10 +139,10 @@ def _happens(row: Row, play: Play) -> float | None:
     return row.scene(play)
 
 
-def _runs_on(run: Run, world: World) -> float:
+def _runs_on(run: Run, cluster: Cluster) -> float:
     """For how many seconds its processes go on after FLARE has heard of the end."""
     begun = time.monotonic()
-    while run.code is not None and world.processes(run.id) and time.monotonic() - begun < LATER:
+    while run.code is not None and cluster.processes(run.id) and time.monotonic() - begun < LATER:
         time.sleep(0.2)
     return time.monotonic() - begun
 
@@ -180,14 +184,14 @@ def _gone(run: Run) -> float | None:
     return None
 
 
-def _sweep(world: World, run: Run, sights: Seen) -> None:
+def _sweep(cluster: Cluster, run: Run, sights: Seen) -> None:
     """Remove what is left of a pod; its Secrets are its own."""
     for pod in sights.pods(run.name):
-        world.kubectl(
+        cluster.kubectl(
             "delete", "pod", pod["metadata"]["name"], "--ignore-not-found", "--wait=false", "--grace-period=1"
         )
-    for name in world.secrets(f"nvflare-cred-{run.name}"):
-        world.kubectl("delete", "secret", name, "--ignore-not-found")
+    for name in cluster.secrets(f"nvflare-cred-{run.name}"):
+        cluster.kubectl("delete", "secret", name, "--ignore-not-found")
 
 
 def table(figures: dict[str, Any]) -> str:

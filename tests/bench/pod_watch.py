@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 
 Object = dict[str, Any]
 FOREIGN = "flargo.test/foreign"
@@ -30,9 +30,9 @@ class Sight:
 class Seen:
     """What was told so far. Use it in a ``with``."""
 
-    def __init__(self, world: World) -> None:
-        self._namespace = world.place.namespace
-        self._kubeconfig = world.place.kubeconfig
+    def __init__(self, cluster: Cluster) -> None:
+        self._namespace = cluster.target.namespace
+        self._kubeconfig = cluster.target.kubeconfig
         self._sights: dict[str, list[Sight]] = {}
         self._over = threading.Event()
         self._kubectl: subprocess.Popen[bytes] | None = None

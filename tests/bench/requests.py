@@ -16,10 +16,10 @@ from typing import Any
 
 from tests.bench import stock
 from tests.harness import job_folders
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.federation import Federation, Launcher, argo_launcher, kubernetes_launcher
 from tests.harness.real_cluster import audit
-from tests.harness.real_cluster.target import Place, find
+from tests.harness.real_cluster.target import Target, find
 
 PARTIES = 3
 RESULT = Path(__file__).parent / "requests.json"
@@ -29,19 +29,19 @@ STOCK_NAMESPACE = "stock"
 
 def main() -> None:
     """Run both, keep the figures in RESULT, print the table."""
-    place = find()
-    if place is None or place.audit_log is None:
+    target = find()
+    if target is None or target.audit_log is None:
         sys.exit("needs the test cluster's audit log: python -m tests.harness.real_cluster up, then exec")
-    world = World(replace(place, namespace=STOCK_NAMESPACE))
+    cluster = Cluster(replace(target, namespace=STOCK_NAMESPACE))
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STOCK_NAMESPACE}}
-    world.kubectl("apply", "--filename=-", document=namespace)
-    with stock.account(world) as token:
-        kubeconfig = _kubeconfig(world, token)
+    cluster.kubectl("apply", "--filename=-", document=namespace)
+    with stock.account(cluster) as token:
+        kubeconfig = _kubeconfig(cluster, token)
         counted = {
             "flargo": _count(
-                place, "flargo", argo_launcher, "flargo-launcher", str(place.launcher_kubeconfig), place.namespace
+                target, "flargo", argo_launcher, "flargo-launcher", str(target.launcher_kubeconfig), target.namespace
             ),
-            "stock": _count(place, "stock", kubernetes_launcher, stock.ACCOUNT, kubeconfig, STOCK_NAMESPACE),
+            "stock": _count(target, "stock", kubernetes_launcher, stock.ACCOUNT, kubeconfig, STOCK_NAMESPACE),
         }
     RESULT.write_text(json.dumps(counted, indent=2) + "\n")
     print(table(counted))
@@ -63,8 +63,10 @@ def table(counted: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def _count(place: Place, name: str, launcher_of: Any, account: str, kubeconfig: str, namespace: str) -> dict[str, Any]:
-    assert place.audit_log is not None
+def _count(
+    target: Target, name: str, launcher_of: Any, account: str, kubeconfig: str, namespace: str
+) -> dict[str, Any]:
+    assert target.audit_log is not None
     root = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir="/tmp"))
     root.chmod(0o755)
     arguments: dict[str, Any] = {"config_file_path": kubeconfig, "namespace": namespace}
@@ -72,25 +74,25 @@ def _count(place: Place, name: str, launcher_of: Any, account: str, kubeconfig: 
         arguments["security_context"] = {"runAsUser": 1000}
     launcher: Launcher = launcher_of(root, **arguments)
     with Federation(root, launcher=launcher) as running:
-        mark, begun = audit.mark(place.audit_log), time.monotonic()
+        mark, begun = audit.mark(target.audit_log), time.monotonic()
         (root / "jobs").mkdir()
-        job_id = running.submit(job_folders.fedavg(root / "jobs" / name, image=place.job_image, rounds=3, pause=10))
+        job_id = running.submit(job_folders.fedavg(root / "jobs" / name, image=target.job_image, rounds=3, pause=10))
         status = running.wait(job_id, 240)
         if status != "FINISHED:COMPLETED":
             sys.exit(f"{name}: the job ended {status}\n{running.log()[-3000:]}")
         seconds = time.monotonic() - begun
         time.sleep(5)  # what follows the end belongs to the job, too
-        counted = audit.by(f":{account}", place.audit_log, mark)
+        counted = audit.by(f":{account}", target.audit_log, mark)
     shutil.rmtree(root, ignore_errors=True)
     requests = Counter({f"{verb} {resource}": times for (verb, resource), times in counted.items()})
     total = sum(times for name, times in requests.items() if not name.startswith("watch"))
     return {"requests": dict(requests), "total": total, "per process": total / PARTIES, "seconds": round(seconds)}
 
 
-def _kubeconfig(world: World, token: str) -> str:
+def _kubeconfig(cluster: Cluster, token: str) -> str:
     """A file with the stock launcher's kubeconfig."""
     where = Path(tempfile.mkdtemp(prefix="bench-")) / "kubeconfig"
-    where.write_text(json.dumps(stock.kubeconfig_for(world, token)))
+    where.write_text(json.dumps(stock.kubeconfig_for(cluster, token)))
     return str(where)
 
 

@@ -17,7 +17,7 @@ from nvflare.apis.job_def import RunStatus
 from tests.bench import pod_watch
 from tests.bench.pod_watch import FOREIGN
 from tests.bench.run import Run
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.real_cluster.apply import NOT_THERE
 from tests.harness.site import DEAF, SLEEPS, WAITS, Site, exits, token_of
 from tests.harness.wire import Match, Wire
@@ -52,7 +52,7 @@ class Play:
 
     run: Run
     site: Site
-    world: World
+    cluster: Cluster
     wire: Wire | None
     account: str
     """of the launcher"""
@@ -112,19 +112,19 @@ class Row:
 
 def _killed(play: Play) -> None:
     play.run.runs()
-    for pid in play.world.processes(play.run.id):
+    for pid in play.cluster.processes(play.run.id):
         if Path(f"/proc/{pid}/exe").readlink().name.startswith("python"):
             os.kill(pid, signal.SIGKILL)
 
 
 def _evicted(play: Play) -> None:
     play.run.runs()
-    play.world.evict(play.run.pod)
+    play.cluster.evict(play.run.pod)
 
 
 def _deleted(play: Play) -> None:
     play.run.runs()
-    play.world.delete("pod", play.run.pod)
+    play.cluster.delete("pod", play.run.pod)
 
 
 def _aborted(play: Play) -> float:
@@ -173,7 +173,7 @@ def _throttled(play: Play) -> float:
 def _rotated(play: Play) -> None:
     """As the kubelet does: the new token is there long before the old one is refused."""
     play.run.runs()
-    old, new = token_of(play.site.kubeconfig), play.world.kubectl("create", "token", play.account)
+    old, new = token_of(play.site.kubeconfig), play.cluster.kubectl("create", "token", play.account)
     play.cut.kubeconfig(play.site.kubeconfig, new)
     (play.site.root / "token").write_text(new)
     time.sleep(OVERLAP)
@@ -191,16 +191,16 @@ def _parent_killed(play: Play) -> float:
 
 
 def _name_taken(play: Play) -> None:
-    meta = {"name": play.run.name, "namespace": play.world.place.namespace, "labels": {FOREIGN: "true"}}
-    play.world.create({**_living(play, play.world.place.job_image), "metadata": meta})
+    meta = {"name": play.run.name, "namespace": play.cluster.target.namespace, "labels": {FOREIGN: "true"}}
+    play.cluster.create({**_living(play, play.cluster.target.job_image), "metadata": meta})
 
 
 def _name_given_back(play: Play) -> None:
     kind = "workflows.argoproj.io" if play.job == "workflows" else "pods"
-    here = [item for item in play.world.items(kind, FOREIGN) if item["metadata"]["name"] == play.run.name]
+    here = [item for item in play.cluster.items(kind, FOREIGN) if item["metadata"]["name"] == play.run.name]
     if not here or "deletionTimestamp" in here[0]["metadata"] or "shutdown" in here[0]["spec"]:
         play.complaint = "ended somebody else's object"
-    play.world.kubectl("delete", kind, play.run.name, "--ignore-not-found", "--wait=false")
+    play.cluster.kubectl("delete", kind, play.run.name, "--ignore-not-found", "--wait=false")
 
 
 def _living(play: Play, image: str) -> Object:

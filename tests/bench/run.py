@@ -16,7 +16,7 @@ from nvflare.private.fed.server.job_runner import JobRunner
 from flargo.flare import nvflare_internals
 from tests.bench import pod_watch
 from tests.bench.pod_watch import Object, Seen
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.site import STARTS, Site
 
 
@@ -36,13 +36,13 @@ class Run:
         self.launched_at: float | None = None
         self.begun_at = time.monotonic()
         self.aborted = False
-        self._site, self._world, self._sights = site, site.world, sights
+        self._site, self._world, self._sights = site, site.cluster, sights
         self._handle = _PendingJobHandle()
         self._heard = threading.Event()
         self._meta = {
             "job_id": self.id,
             "name": "fault",
-            "launcher_spec": {site.name: {"k8s": {"image": site.place.job_image, **spec}}},
+            "launcher_spec": {site.name: {"k8s": {"image": site.target.job_image, **spec}}},
             **({"study": study} if study else {}),
         }
         # So that a process can be told to be this job's, wherever it is seen.
@@ -139,9 +139,9 @@ class Run:
 _OVER = {"Succeeded", "Failed", "Error"}
 
 
-def _log(world: World, pod: Object) -> str:
+def _log(cluster: Cluster, pod: Object) -> str:
     try:
-        return world.kubectl("logs", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}")
+        return cluster.kubectl("logs", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}")
     except AssertionError:
         return ""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.bench import pod_watch, stock
 from tests.bench.pod_watch import Seen
-from tests.harness.cluster import Object, World, eventually
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.real_cluster.target import find
 from tests.harness.site import STARTS, WAITS, Job, Site
 
@@ -54,16 +54,20 @@ class Start:
 
 def main() -> None:
     """Measure, keep the figures in RESULT, print the table."""
-    place = find()
-    if place is None or place.own:
+    target = find()
+    if target is None or target.own:
         sys.exit("needs the test cluster: python -m tests.harness.real_cluster up, then exec")
-    world = World(place)
-    with stock.account(world) as token, tempfile.TemporaryDirectory(prefix="bench-") as folder, Seen(world) as sights:
+    cluster = Cluster(target)
+    with (
+        stock.account(cluster) as token,
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        Seen(cluster) as sights,
+    ):
         kubeconfig = Path(folder) / "kubeconfig"
-        kubeconfig.write_text(json.dumps(stock.kubeconfig_for(world, token)))
-        theirs = World(replace(place, launcher_kubeconfig=kubeconfig))
-        with Site(world) as flargo, stock.StockSite(theirs) as bare:
-            measure = _Measure(world, sights, flargo, bare)
+        kubeconfig.write_text(json.dumps(stock.kubeconfig_for(cluster, token)))
+        theirs = Cluster(replace(target, launcher_kubeconfig=kubeconfig))
+        with Site(cluster) as flargo, stock.StockSite(theirs) as bare:
+            measure = _Measure(cluster, sights, flargo, bare)
             measure.round()  # connections, the kit's Secret, pages of the disk
             rounds = [measure.round() for _ in range(ROUNDS)]
     starts = {way: [each[way] for each in rounds] for way in WAYS}
@@ -93,8 +97,8 @@ def _words(seconds: list[float]) -> str:
 class _Measure:
     """The three ways."""
 
-    def __init__(self, world: World, sights: Seen, flargo: Site, bare: Site) -> None:
-        self._world, self._sights, self._flargo, self._bare = world, sights, flargo, bare
+    def __init__(self, cluster: Cluster, sights: Seen, flargo: Site, bare: Site) -> None:
+        self._world, self._sights, self._flargo, self._bare = cluster, sights, flargo, bare
 
     def round(self) -> dict[str, Start]:
         """Each way once; the same program, which is ended before the next one begins."""

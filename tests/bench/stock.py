@@ -13,7 +13,7 @@ from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_PO
 from nvflare.apis.event_type import EventType
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 
-from tests.harness.cluster import Object, World
+from tests.harness.cluster import Cluster, Object
 from tests.harness.site import Site, token_of
 
 ACCOUNT = "stock-launcher"
@@ -23,15 +23,15 @@ _RBAC = "rbac.authorization.k8s.io"
 
 
 @contextmanager
-def account(world: World) -> Iterator[str]:
+def account(cluster: Cluster) -> Iterator[str]:
     """The launcher's account, with the rights that nvflare's Helm chart gives; its token."""
     try:
-        for document in _documents(world.place.namespace):
-            world.kubectl("apply", "--filename=-", document=document)
-        yield world.kubectl("create", "token", ACCOUNT, "--duration=4h")
+        for document in _documents(cluster.target.namespace):
+            cluster.kubectl("apply", "--filename=-", document=document)
+        yield cluster.kubectl("create", "token", ACCOUNT, "--duration=4h")
     finally:
         for kind in ("rolebinding", "role", "serviceaccount"):
-            world.kubectl("delete", kind, ACCOUNT, "--ignore-not-found")
+            cluster.kubectl("delete", kind, ACCOUNT, "--ignore-not-found")
 
 
 def _documents(namespace: str) -> list[Object]:
@@ -57,10 +57,10 @@ def _documents(namespace: str) -> list[Object]:
 class StockSite(Site):
     """A parent with the stock launcher. Its jobs have a study each, whose pod template satisfies Pod Security."""
 
-    def __init__(self, world: World, *, studies: Mapping[str, Any] | None = None, **more: Any) -> None:
+    def __init__(self, cluster: Cluster, *, studies: Mapping[str, Any] | None = None, **more: Any) -> None:
         """Set up a parent; ``more`` as Site's, of which ``token`` is the account's."""
         restricted = {name: _restricted(study) for name, study in {PLAIN: {}, **(studies or {})}.items()}
-        super().__init__(world, studies=restricted, **more)
+        super().__init__(cluster, studies=restricted, **more)
 
     def dies_and_returns(self) -> None:
         """The stock launcher has no threads: whoever no longer calls its handles is dead to it."""
@@ -70,7 +70,7 @@ class StockSite(Site):
     def _launcher(self) -> Any:
         arguments = {key: value for key, value in self._arguments.items() if key != "argo"}
         launcher = ClientK8sJobLauncher(**arguments)
-        launcher.core_v1 = _connection(self.world.place.kubeconfig, self.kubeconfig, self.root)
+        launcher.core_v1 = _connection(self.cluster.target.kubeconfig, self.kubeconfig, self.root)
         return launcher
 
 
@@ -109,9 +109,9 @@ def _connection(administrator: Path, kubeconfig: Path, folder: Path) -> CoreV1Ap
     return CoreV1Api(ApiClient(configuration))
 
 
-def kubeconfig_for(world: World, token: str) -> Object:
+def kubeconfig_for(cluster: Cluster, token: str) -> Object:
     """The administrator's kubeconfig with somebody else's token."""
     view = ("config", "view", "--raw", "--flatten", "--minify", "--output=json")
-    document: Object = json.loads(world.kubectl(*view))
+    document: Object = json.loads(cluster.kubectl(*view))
     document["users"][0]["user"] = {"token": token}
     return document

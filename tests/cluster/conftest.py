@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.real_cluster import sandbox
-from tests.harness.real_cluster.target import Place, find
+from tests.harness.real_cluster.target import Target, find
 
 
 @pytest.fixture(scope="session")
-def place() -> Place:
+def target() -> Target:
     """The cluster to test on; without one (or outside of it) the test fails: what was not run has not passed."""
     found = find()
     if found is None or not (found.own or os.environ.get(sandbox.INSIDE)):
@@ -19,6 +19,6 @@ def place() -> Place:
 
 
 @pytest.fixture(scope="session")
-def world(place: Place) -> World:
+def cluster(target: Target) -> Cluster:
     """The cluster as somebody other than flargo sees and touches it."""
-    return World(place)
+    return Cluster(target)

@@ -16,7 +16,7 @@ from nvflare.apis.job_launcher_spec import JobProcessArgs
 from flargo.flare import nvflare_internals
 from flargo.status.reasons import Reason
 from flargo.terms import Role
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import audit, state
 from tests.harness.site import SLEEPS, WAITS, Job, Site, exits
@@ -140,8 +140,8 @@ PLANTED = "fl4rg0-pl4nted-"
 
 
 @pytest.fixture(scope="module")
-def site(world: World) -> Iterator[Site]:
-    with Site(world) as made:
+def site(cluster: Cluster) -> Iterator[Site]:
+    with Site(cluster) as made:
         yield made
 
 
@@ -156,11 +156,11 @@ def smuggler(site: Site) -> Iterator[Job]:
 
 
 @pytest.fixture(scope="module")
-def found(site: Site, world: World) -> Any:
+def found(site: Site, cluster: Cluster) -> Any:
     """What a job's code reaches."""
     name = nvflare_internals.pod_name(nvflare_internals.job_key("f0000000-0000-4000-8000-000000000000"), site.name)
     settings = {
-        "NAMESPACE": world.place.namespace,
+        "NAMESPACE": cluster.target.namespace,
         "SECRET": f"nvflare-cred-{name}",
         "STARTUP": f"{site.root}/startup",
     }
@@ -169,18 +169,18 @@ def found(site: Site, world: World) -> Any:
         patch.setenv(CANARY, "of the parent")
         job = site.launch(known + REACHES + exits(0))
     job.ends(Reason.SUCCEEDED, 0, LONG)
-    said = next(line for line in world.log(job.pod).splitlines() if line.startswith("FOUND "))
+    said = next(line for line in cluster.log(job.pod).splitlines() if line.startswith("FOUND "))
     return json.loads(said.removeprefix("FOUND "))
 
 
 @pytest.mark.parametrize("abuse", REFUSED, ids=lambda name: name.replace(" ", "-"))
-def test_an_abuse_is_refused_and_leaves_nothing(site: Site, world: World, abuse: str) -> None:
+def test_an_abuse_is_refused_and_leaves_nothing(site: Site, cluster: Cluster, abuse: str) -> None:
     job = site.launch(SLEEPS, spec=REFUSED[abuse])
     verdict = job.ticket.verdict
     assert verdict is not None
     assert (verdict.reason, job.handle.poll()) == (Reason.LAUNCH_FAILED, 101)
     assert "launcher_spec['site-1']['k8s']" in verdict.detail
-    assert world.left_of(job.id, job.name) == []
+    assert cluster.left_of(job.id, job.name) == []
     assert job.workflows == []
 
 
@@ -193,13 +193,13 @@ def test_a_key_of_somebody_elses_gets_a_job_nothing(smuggler: Job, abuse: str) -
             assert told.strip('"') not in json.dumps(thing)
 
 
-def test_a_smugglers_pod_is_as_any_other(smuggler: Job, site: Site, world: World) -> None:
+def test_a_smugglers_pod_is_as_any_other(smuggler: Job, site: Site, cluster: Cluster) -> None:
     plain = site.launch(SLEEPS)
     plain.runs()
     specs = [_without_names(job) for job in (smuggler, plain)]
     plain.abort()
     assert specs[0] == specs[1]
-    assert smuggler.pod["metadata"]["namespace"] == world.place.namespace
+    assert smuggler.pod["metadata"]["namespace"] == cluster.target.namespace
     assert smuggler.pod["metadata"]["labels"]["flargo.dev/site"] == "site-1"
 
 
@@ -229,11 +229,11 @@ def test_nothing_of_the_parents_environment_is_in_a_pod(found: dict[str, Any]) -
 
 
 def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PARENTS_SECRET", f"{PLANTED}environment")
-    begun = audit.mark(world.place.audit_log) if world.place.audit_log else 0
-    with Site(world, role=Role.SERVER) as site, caplog.at_level(logging.DEBUG):
+    begun = audit.mark(cluster.target.audit_log) if cluster.target.audit_log else 0
+    with Site(cluster, role=Role.SERVER) as site, caplog.at_level(logging.DEBUG):
         (site.root / "startup" / "planted.key").write_text(f"{PLANTED}key")
         (site.root / "startup" / "planted.sh").write_text(f"{PLANTED}not-a-jobs")
         _plant_credentials(site, monkeypatch)
@@ -242,7 +242,7 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         (site.root / job.id).mkdir(exist_ok=True)
         kept = {
             item["metadata"]["name"]: {key: base64.b64decode(value) for key, value in item["data"].items()}
-            for item in world.items("secrets", f"flargo.dev/federation={site.federation}")
+            for item in cluster.items("secrets", f"flargo.dev/federation={site.federation}")
         }
         held = [value.decode(errors="replace") for data in kept.values() for value in data.values()]
         assert sorted(value for value in held if PLANTED in value) == [
@@ -251,19 +251,19 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         transfer = next(data for data in kept.values() if nvflare_internals.TOKEN_VARIABLE in data)[
             nvflare_internals.TOKEN_VARIABLE
         ].decode()
-        during = [json.dumps(job.workflow), json.dumps(job.pod), json.dumps(world.items("events"))]
+        during = [json.dumps(job.workflow), json.dumps(job.pod), json.dumps(cluster.items("events"))]
         job.ends_itself(3)
         job.ends(Reason.PROGRAM_FAILED, 1, LONG)
         texts = {
             "objects while it ran": "".join(during),
-            "objects at the end": json.dumps([job.workflows, job.pods, world.items("events")]),
-            "logs": "".join(world.kubectl("logs", job.name, f"--container={each}") for each in ("main", "wait")),
+            "objects at the end": json.dumps([job.workflows, job.pods, cluster.items("events")]),
+            "logs": "".join(cluster.kubectl("logs", job.name, f"--container={each}") for each in ("main", "wait")),
             "the launcher's log": caplog.text,
             "outcome files": "".join(
                 path.read_text(errors="replace") for path in (site.root / job.id).rglob("*") if path.is_file()
             ),
-            "Argo's log and the others": "" if world.place.own else _daemons_logs(),
-            "the audit log": "" if world.place.audit_log is None else _since(world.place.audit_log, begun),
+            "Argo's log and the others": "" if cluster.target.own else _daemons_logs(),
+            "the audit log": "" if cluster.target.audit_log is None else _since(cluster.target.audit_log, begun),
         }
         assert "PROGRAM_FAILED" in texts["outcome files"]
         coded = base64.b64encode(PLANTED.encode()).decode().rstrip("=")[:-1]
@@ -283,8 +283,8 @@ def test_a_programs_last_words_make_no_entry_of_their_own_in_the_parents_log(
     assert said.isprintable()
 
 
-def test_a_job_that_runs_for_too_long_is_ended(world: World) -> None:
-    with Site(world, argo={"policy": {"running_time": 15}}) as site:
+def test_a_job_that_runs_for_too_long_is_ended(cluster: Cluster) -> None:
+    with Site(cluster, argo={"policy": {"running_time": 15}}) as site:
         job = site.launch(SLEEPS)
         assert job.ticket.wait(lambda seen: seen.verdict is not None, LONG)
         verdict = job.ticket.verdict
@@ -336,5 +336,5 @@ def _since(log: Path, begun: int) -> str:
         return lines.read().decode(errors="replace")
 
 
-def test_the_network_policy_is_one_that_kubernetes_takes(world: World) -> None:
-    world.kubectl("apply", "--dry-run=server", f"--filename={DEPLOY / 'network-policy.yaml'}")
+def test_the_network_policy_is_one_that_kubernetes_takes(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "--dry-run=server", f"--filename={DEPLOY / 'network-policy.yaml'}")

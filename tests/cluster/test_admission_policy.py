@@ -18,7 +18,7 @@ from flargo.terms import Annotation, Label
 from flargo.tools.doctor.probe import workflow as probe
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.termination import patch as terminate
-from tests.harness.cluster import Object, World, eventually
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.cases import samples
 from tests.harness.launches import planned
 from tests.harness.real_cluster.apply import fitted
@@ -40,10 +40,10 @@ NEEDS_NODE = {
 class Launcher:
     """An account with the launcher's rights, whose requests the policy sees."""
 
-    def __init__(self, world: World, account: str) -> None:
-        self.world = world
-        where = (f"--kubeconfig={world.place.kubeconfig}", f"--namespace={world.place.namespace}")
-        self._words = ("kubectl", *where, f"--as=system:serviceaccount:{world.place.namespace}:{account}")
+    def __init__(self, cluster: Cluster, account: str) -> None:
+        self.cluster = cluster
+        where = (f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
+        self._words = ("kubectl", *where, f"--as=system:serviceaccount:{cluster.target.namespace}:{account}")
 
     def tries(self, *arguments: str, document: Object | None = None, dry: bool = True) -> str:
         """Ask for something; what the API server has against it, nothing if nothing."""
@@ -67,22 +67,22 @@ class Launcher:
 
 
 @pytest.fixture(scope="module")
-def launcher(world: World) -> Iterator[Launcher]:
+def launcher(cluster: Cluster) -> Iterator[Launcher]:
     """An account with the launcher's Role, and the policy as it is in the file, for that account."""
-    user = f"system:serviceaccount:{world.place.namespace}:{ACCOUNT}"
+    user = f"system:serviceaccount:{cluster.target.namespace}:{ACCOUNT}"
     policy = fitted(POLICY, [user])
-    made = Launcher(world, ACCOUNT)
+    made = Launcher(cluster, ACCOUNT)
     try:
-        world.kubectl("create", "serviceaccount", ACCOUNT)
-        subject = f"--serviceaccount={world.place.namespace}:{ACCOUNT}"
-        world.kubectl("create", "rolebinding", ACCOUNT, "--role=flargo-launcher", subject)
-        world.kubectl("apply", "--filename=-", document=policy)
+        cluster.kubectl("create", "serviceaccount", ACCOUNT)
+        subject = f"--serviceaccount={cluster.target.namespace}:{ACCOUNT}"
+        cluster.kubectl("create", "rolebinding", ACCOUNT, "--role=flargo-launcher", subject)
+        cluster.kubectl("apply", "--filename=-", document=policy)
         eventually(lambda: DENIED in made.creates(secret("unnamed")), IN_FORCE, "the policy is in force")
         yield made
     finally:
-        world.kubectl("delete", "--ignore-not-found", "--filename=-", document=policy)
+        cluster.kubectl("delete", "--ignore-not-found", "--filename=-", document=policy)
         for kind in ("rolebinding", "serviceaccount"):
-            world.kubectl("delete", kind, ACCOUNT, "--ignore-not-found")
+            cluster.kubectl("delete", kind, ACCOUNT, "--ignore-not-found")
 
 
 def workflow() -> Object:
@@ -98,19 +98,19 @@ def secret(name: str, labels: Object | None = None, **fields: Any) -> Object:
 
 
 @pytest.fixture(scope="module")
-def job(launcher: Launcher, world: World) -> Iterator[Object]:
+def job(launcher: Launcher, cluster: Cluster) -> Iterator[Object]:
     """A Workflow of flargo's, suspended as at its creation."""
     made = workflow()
     made["metadata"]["name"] = name = POLICY
     assert launcher.creates(made, dry=False) == ""
     try:
-        yield world.workflow(name)
+        yield cluster.workflow(name)
     finally:
-        world.kubectl("delete", "workflows.argoproj.io", name, "--ignore-not-found")
+        cluster.kubectl("delete", "workflows.argoproj.io", name, "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")
-def foreign(world: World) -> Iterator[str]:
+def foreign(cluster: Cluster) -> Iterator[str]:
     """The name of a Workflow, a Secret and a pod that are not flargo's."""
     name = "flargo-test-foreign"
     container = {
@@ -132,10 +132,10 @@ def foreign(world: World) -> Iterator[str]:
     ]
     whole: Object = {"apiVersion": "v1", "kind": "List", "items": objects}
     try:
-        world.kubectl("apply", "--filename=-", document=whole)
+        cluster.kubectl("apply", "--filename=-", document=whole)
         yield name
     finally:
-        world.kubectl("delete", "--ignore-not-found", "--grace-period=0", "--filename=-", document=whole)
+        cluster.kubectl("delete", "--ignore-not-found", "--grace-period=0", "--filename=-", document=whole)
 
 
 # --- what is refused
@@ -267,7 +267,7 @@ PROBES: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("case", PROBES)
 def test_a_probe_that_does_more_than_wait_is_refused(launcher: Launcher, case: str) -> None:
     change, why = PROBES[case]
-    made = probe("flargo-doctor-x", launcher.world.place.namespace, None, 5)
+    made = probe("flargo-doctor-x", launcher.cluster.target.namespace, None, 5)
     assert launcher.creates(made) == ""
     change(made)
     said = launcher.creates(made)
@@ -347,18 +347,18 @@ def test_a_secret_that_is_not_flargos_is_refused(launcher: Launcher, case: str) 
     assert why in said.partition(DENIED)[2]
 
 
-def test_a_token_secret_would_hand_out_another_account_without_the_policy(launcher: Launcher, world: World) -> None:
+def test_a_token_secret_would_hand_out_another_account_without_the_policy(launcher: Launcher, cluster: Cluster) -> None:
     """The reason for the rule: with its Role alone, a launcher's token is worth every account of the namespace."""
     made = {**SECRETS["the token of another account"][0]}
-    bare = Launcher(world, f"{ACCOUNT}-bare")
+    bare = Launcher(cluster, f"{ACCOUNT}-bare")
     binding = f"{ACCOUNT}-bare"
-    subject = f"--serviceaccount={world.place.namespace}:{binding}"
-    world.kubectl("create", "rolebinding", binding, "--role=flargo-launcher", subject)
+    subject = f"--serviceaccount={cluster.target.namespace}:{binding}"
+    cluster.kubectl("create", "rolebinding", binding, "--role=flargo-launcher", subject)
     try:
         eventually(lambda: bare.creates(made) == "", 20, "the Role lets it")
         assert DENIED in launcher.creates(made)
     finally:
-        world.kubectl("delete", "rolebinding", binding)
+        cluster.kubectl("delete", "rolebinding", binding)
 
 
 def test_what_is_not_flargos_is_neither_replaced_nor_patched(launcher: Launcher, foreign: str) -> None:
@@ -386,7 +386,7 @@ def test_what_is_not_flargos_is_not_deleted(launcher: Launcher, foreign: str) ->
 # --- what is allowed
 
 
-def test_what_flargo_does_is_allowed(launcher: Launcher, world: World, job: Object, foreign: str) -> None:
+def test_what_flargo_does_is_allowed(launcher: Launcher, cluster: Cluster, job: Object, foreign: str) -> None:
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     notes = [Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL]
     for key in notes:
@@ -396,7 +396,7 @@ def test_what_flargo_does_is_allowed(launcher: Launcher, world: World, job: Obje
     # As the Argo Server ends a Workflow with the launcher's token.
     by = {"workflows.argoproj.io/actor": "x", "workflows.argoproj.io/action": "Terminate"}
     assert launcher.patches(name, {"metadata": {"labels": by}, "spec": {"shutdown": "Terminate"}}) == ""
-    (part,) = site_jobs([world.workflow(name)], [])
+    (part,) = site_jobs([cluster.workflow(name)], [])
     assert launcher.patches(name, terminate(part)) == ""
     assert launcher.deletes("workflows.argoproj.io", name) == ""
     owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": name, "uid": uid}
@@ -415,7 +415,7 @@ def test_every_workflow_of_the_matrix_is_allowed(launcher: Launcher, tmp_path: P
     expected: dict[str, bool] = {}
     for name, settings, launch in samples():
         made = copy.deepcopy(plan(launch, settings).workflow)
-        made["metadata"]["namespace"] = launcher.world.place.namespace
+        made["metadata"]["namespace"] = launcher.cluster.target.namespace
         file = made["metadata"]["name"]
         (tmp_path / f"{file}.json").write_text(json.dumps(made))
         own = made["spec"]["serviceAccountName"] == "flargo-job"
@@ -432,25 +432,25 @@ def test_every_workflow_of_the_matrix_is_allowed(launcher: Launcher, tmp_path: P
 
 
 @pytest.mark.parametrize("name", [POLICY, "flargo-launcher"])
-def test_the_api_server_finds_nothing_wrong_with_it(launcher: Launcher, world: World, name: str) -> None:
-    if name != POLICY and world.place.own:
+def test_the_api_server_finds_nothing_wrong_with_it(launcher: Launcher, cluster: Cluster, name: str) -> None:
+    if name != POLICY and cluster.target.own:
         pytest.skip("somebody's own cluster need not have the policy")
 
     def checked() -> bool:
-        found = json.loads(world.kubectl("get", "validatingadmissionpolicy", name, "--output=json"))
+        found = json.loads(cluster.kubectl("get", "validatingadmissionpolicy", name, "--output=json"))
         return bool(found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"])
 
     eventually(checked, 60, "its expressions have been checked")
-    found = json.loads(world.kubectl("get", "validatingadmissionpolicy", name, "--output=json"))
+    found = json.loads(cluster.kubectl("get", "validatingadmissionpolicy", name, "--output=json"))
     assert found["status"]["typeChecking"] == {}
     del launcher
 
 
-def test_all_other_tests_obey_it(world: World) -> None:
+def test_all_other_tests_obey_it(cluster: Cluster) -> None:
     """The launcher's own account is held to the cluster's copy of the policy."""
-    if world.place.own:
+    if cluster.target.own:
         pytest.skip("somebody's own cluster need not have the policy")
-    own = Launcher(world, "flargo-launcher")
+    own = Launcher(cluster, "flargo-launcher")
     for document, why in (
         (secret("x"), "only Secrets nvflare-startup-*"),
         (SECRETS["the token of another account"][0], "of type Opaque"),

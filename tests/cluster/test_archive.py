@@ -21,10 +21,10 @@ from flargo.cluster import argo_archive
 from flargo.status.reasons import Reason
 from flargo.terms import Label
 from tests.cluster.test_commands import command, ended_in_every_way
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.faults import matrix
 from tests.harness.real_cluster.argo_archive import SHOWN, Server, archived, archiving, argo_server
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 from tests.harness.site import SLEEPS, Job, Site, exits, token_of
 
 NOTICED = 20.0
@@ -35,36 +35,36 @@ Rows = dict[str, Object]
 
 
 @pytest.fixture(scope="module")
-def world(place: Place) -> Iterator[World]:
+def cluster(target: Target) -> Iterator[Cluster]:
     """With an archive, for this module only."""
-    if place.own:
+    if target.own:
         pytest.skip("Argo's settings are out of reach")
-    made = World(place)
+    made = Cluster(target)
     with archiving(made):
         yield made
 
 
 @pytest.fixture(scope="module")
-def server(world: World) -> Iterator[Server]:
-    with argo_server(world) as made:
+def server(cluster: Cluster) -> Iterator[Server]:
+    with argo_server(cluster) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def site(world: World) -> Iterator[Site]:
-    with Site(world, studies=matrix.studies(world)) as made:
+def site(cluster: Cluster) -> Iterator[Site]:
+    with Site(cluster, studies=matrix.studies(cluster)) as made:
         yield made
 
 
 @pytest.fixture
-def token(world: World, tmp_path: Path) -> Path:
+def token(cluster: Cluster, tmp_path: Path) -> Path:
     """A file with the token of the FLARE parent's own account: no more rights than that are needed."""
-    (tmp_path / "token").write_text(token_of(world.place.launcher_kubeconfig))
+    (tmp_path / "token").write_text(token_of(cluster.target.launcher_kubeconfig))
     return tmp_path / "token"
 
 
-def flargo(world: World, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    words = command(world.place.launcher_kubeconfig, *map(str, arguments), f"--namespace={world.place.namespace}")
+def flargo(cluster: Cluster, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    words = command(cluster.target.launcher_kubeconfig, *map(str, arguments), f"--namespace={cluster.target.namespace}")
     done = subprocess.run(words, text=True, capture_output=True, check=False, timeout=60)
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -78,21 +78,21 @@ def by(server: Server, token: Path) -> tuple[str | Path, ...]:
 
 
 @pytest.fixture(scope="module")
-def told(world: World, site: Site, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def told(cluster: Cluster, site: Site, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Jobs that have ended in many ways: what is told of each before its Workflow is deleted, and after."""
     token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text(token_of(world.place.launcher_kubeconfig))
+    token.write_text(token_of(cluster.target.launcher_kubeconfig))
     jobs = ended_in_every_way(site)
     names = {job.id: name for name, job in jobs.items()}
 
     def rows() -> Rows:
         ours = ("--federation", site.federation, "--json", *by(server, token))
-        return {names[row["job"]]: row for row in json.loads(flargo(world, "jobs", *ours).stdout)}
+        return {names[row["job"]]: row for row in json.loads(flargo(cluster, "jobs", *ours).stdout)}
 
     before = rows()
     for name, job in jobs.items():
-        eventually(partial(archived, world, job.name), NOTICED, f"Argo has archived the Workflow: {name}")
-    world.sweep(f"{Label.FEDERATION}={site.federation}")
+        eventually(partial(archived, cluster, job.name), NOTICED, f"Argo has archived the Workflow: {name}")
+    cluster.sweep(f"{Label.FEDERATION}={site.federation}")
     eventually(lambda: not any(job.workflows or job.pods for job in jobs.values()), 60, "all are gone")
     return {"jobs": jobs, "before": before, "after": rows(), "token": token}
 
@@ -120,11 +120,11 @@ def test_times_and_names_are_those_of_before(told: dict[str, Any]) -> None:
 
 
 def test_why_tells_of_a_job_that_is_gone_its_evidence_and_remedy(
-    told: dict[str, Any], world: World, server: Server
+    told: dict[str, Any], cluster: Cluster, server: Server
 ) -> None:
     job: Job = told["jobs"]["its own SIGTERM"]
-    assert flargo(world, "why", job.id).returncode == 1, "the cluster does not know it any more"
-    done = flargo(world, "why", job.id[:13], *by(server, told["token"]))
+    assert flargo(cluster, "why", job.id).returncode == 1, "the cluster does not know it any more"
+    done = flargo(cluster, "why", job.id[:13], *by(server, told["token"]))
     assert (done.returncode, done.stderr) == (0, "")
     for said in (
         "PROGRAM_FAILED, FLARE hears 1",
@@ -133,21 +133,21 @@ def test_why_tells_of_a_job_that_is_gone_its_evidence_and_remedy(
         "Argo's archive keeps of it",
     ):
         assert said in done.stdout
-    (row,) = json.loads(flargo(world, "why", job.name, "--json", *by(server, told["token"])).stdout)
+    (row,) = json.loads(flargo(cluster, "why", job.name, "--json", *by(server, told["token"])).stdout)
     assert (row["reason"], row["code"], row["exit_code"], row["archived"]) == ("PROGRAM_FAILED", 1, 143, True)
     assert row["what_to_do"] == Reason.PROGRAM_FAILED.remedy
 
 
-def test_what_the_cluster_has_is_not_told_twice(world: World, site: Site, server: Server, token: Path) -> None:
+def test_what_the_cluster_has_is_not_told_twice(cluster: Cluster, site: Site, server: Server, token: Path) -> None:
     job = site.launch(exits(0))
     job.ends(Reason.SUCCEEDED, 0, matrix.TOGETHER)
-    eventually(lambda: archived(world, job.name), NOTICED, "Argo has archived it")
-    rows = json.loads(flargo(world, "why", job.id, "--json", *by(server, token)).stdout)
+    eventually(lambda: archived(cluster, job.name), NOTICED, "Argo has archived it")
+    rows = json.loads(flargo(cluster, "why", job.id, "--json", *by(server, token)).stdout)
     assert [(row["archived"], row["pod"]) for row in rows] == [(False, job.name)]
 
 
 def test_many_are_read_page_by_page(
-    told: dict[str, Any], world: World, site: Site, server: Server, monkeypatch: pytest.MonkeyPatch
+    told: dict[str, Any], cluster: Cluster, site: Site, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -157,7 +157,7 @@ def test_many_are_read_page_by_page(
             return super()._page(labels, page)
 
     monkeypatch.setattr(argo_archive, "PAGE", 5)
-    reader = Counting(server.url, world.place.namespace, told["token"].read_text(), str(server.ca))
+    reader = Counting(server.url, cluster.target.namespace, told["token"].read_text(), str(server.ca))
     found = reader.list(f"{Label.FEDERATION}={site.federation}")
     names = {item["metadata"]["name"] for item in found}
     assert names >= {job.name for job in told["jobs"].values()}
@@ -169,10 +169,10 @@ def test_many_are_read_page_by_page(
 
 
 def test_who_asks_without_a_good_token_or_right_or_certificate_is_told(
-    world: World, site: Site, server: Server, token: Path, tmp_path: Path
+    cluster: Cluster, site: Site, server: Server, token: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad").write_text("not-a-token")
-    (tmp_path / "powerless").write_text(world.kubectl("create", "token", "flargo-job"))
+    (tmp_path / "powerless").write_text(cluster.kubectl("create", "token", "flargo-job"))
     secure = ("--argo-server", server.url, "--argo-ca", server.ca)
     asked = {
         "does not know who asks (401)": secure,
@@ -183,23 +183,23 @@ def test_who_asks_without_a_good_token_or_right_or_certificate_is_told(
         "can't be reached": ("--argo-server", server.url.replace("https", "http"), "--argo-token", token),
     }
     for told, words in asked.items():
-        done = flargo(world, "jobs", "--federation", site.federation, *words)
+        done = flargo(cluster, "jobs", "--federation", site.federation, *words)
         print(done.stderr.strip())
         assert (done.returncode, done.stderr.count("Error: the Argo Server"), told in done.stderr) == (1, 1, True), told
 
 
-def test_a_server_without_an_archive_and_one_that_is_gone_are_told_of(world: World, token: Path) -> None:
+def test_a_server_without_an_archive_and_one_that_is_gone_are_told_of(cluster: Cluster, token: Path) -> None:
     plain = "flargo-test-no-archive"
-    world.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": plain}})
+    cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": plain}})
     try:
-        with argo_server(world, plain) as other:
+        with argo_server(cluster, plain) as other:
             asked = ("jobs", "--federation", "nobody", *by(other, token))
-            assert "keeps no archive" in flargo(world, *asked).stderr
+            assert "keeps no archive" in flargo(cluster, *asked).stderr
             ca = token.with_name("ca.pem")
             ca.write_text(other.ca.read_text())
     finally:
-        world.kubectl("delete", "configmap", plain)
-    done = flargo(world, "jobs", "--federation", "nobody", "--argo-server", other.url, "--argo-ca", ca)
+        cluster.kubectl("delete", "configmap", plain)
+    done = flargo(cluster, "jobs", "--federation", "nobody", "--argo-server", other.url, "--argo-ca", ca)
     assert "can't be reached" in done.stderr
 
 
@@ -207,18 +207,18 @@ def test_a_server_without_an_archive_and_one_that_is_gone_are_told_of(world: Wor
 
 
 @pytest.fixture
-def sdk(world: World, server: Server) -> Iterator[WorkflowServiceApi]:
+def sdk(cluster: Cluster, server: Server) -> Iterator[WorkflowServiceApi]:
     """As the FLARE parent's own account."""
     settings = argo_workflows.Configuration(host=server.url, ssl_ca_cert=str(server.ca))
-    settings.api_key["BearerToken"] = f"Bearer {token_of(world.place.launcher_kubeconfig)}"
+    settings.api_key["BearerToken"] = f"Bearer {token_of(cluster.target.launcher_kubeconfig)}"
     with argo_workflows.ApiClient(settings) as client:
         yield WorkflowServiceApi(client)
 
 
 def test_the_sdk_lists_jobs_by_label_reads_one_and_ends_it_and_flare_hears_of_it(
-    world: World, site: Site, sdk: WorkflowServiceApi
+    cluster: Cluster, site: Site, sdk: WorkflowServiceApi
 ) -> None:
-    namespace, unchecked = world.place.namespace, {"_check_return_type": False}
+    namespace, unchecked = cluster.target.namespace, {"_check_return_type": False}
     ended, other = site.launch(SLEEPS).runs(), site.launch(SLEEPS).runs()
     label = f"{Label.JOB_ID}={ended.id}"
     (listed,) = sdk.list_workflows(namespace, list_options_label_selector=label, **unchecked)["items"]

@@ -14,7 +14,7 @@ import yaml
 from flargo.tools.kit.chart import accounts_command
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import audit
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -78,19 +78,21 @@ def workflow(image: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def finished(place: Place) -> Iterator[tuple[dict[str, Any], int]]:
+def finished(target: Target) -> Iterator[tuple[dict[str, Any], int]]:
     """A workflow made and watched over by the launcher's account, ended; and the mark before it."""
-    before = audit.mark(place.audit_log) if place.audit_log else 0
-    *_, last = looks_at_a_workflow(place)
+    before = audit.mark(target.audit_log) if target.audit_log else 0
+    *_, last = looks_at_a_workflow(target)
     yield last, before
-    kubectl(place.launcher_kubeconfig, "delete", f"--namespace={place.namespace}", "workflow", last["metadata"]["name"])
+    kubectl(
+        target.launcher_kubeconfig, "delete", f"--namespace={target.namespace}", "workflow", last["metadata"]["name"]
+    )
 
 
-def looks_at_a_workflow(place: Place) -> Iterator[dict[str, Any]]:
+def looks_at_a_workflow(target: Target) -> Iterator[dict[str, Any]]:
     """Make a workflow by the launcher's account, and look at it every half second until it has ended."""
-    launcher = place.launcher_kubeconfig
-    here = f"--namespace={place.namespace}"
-    made = kubectl(launcher, "create", here, "--filename=-", "--output=name", document=workflow(place.job_image))
+    launcher = target.launcher_kubeconfig
+    here = f"--namespace={target.namespace}"
+    made = kubectl(launcher, "create", here, "--filename=-", "--output=name", document=workflow(target.job_image))
     end = time.monotonic() + 120
     while time.monotonic() < end:
         found = json.loads(kubectl(launcher, "get", here, made, "--output=json"))
@@ -100,23 +102,23 @@ def looks_at_a_workflow(place: Place) -> Iterator[dict[str, Any]]:
         time.sleep(0.5)
 
 
-def test_the_node_is_ready(place: Place) -> None:
-    nodes = json.loads(kubectl(place.kubeconfig, "get", "nodes", "--output=json"))["items"]
+def test_the_node_is_ready(target: Target) -> None:
+    nodes = json.loads(kubectl(target.kubeconfig, "get", "nodes", "--output=json"))["items"]
     conditions = [row for node in nodes for row in node["status"]["conditions"] if row["type"] == "Ready"]
     assert any(row["status"] == "True" for row in conditions)
 
 
-def test_the_bridge_keeps_its_hardware_address_while_a_pod_comes_and_goes(place: Place) -> None:
-    if place.audit_log is None:
+def test_the_bridge_keeps_its_hardware_address_while_a_pod_comes_and_goes(target: Target) -> None:
+    if target.audit_log is None:
         pytest.skip("somebody's own cluster has a network of its own")
     seen = []
-    for found in looks_at_a_workflow(place):
+    for found in looks_at_a_workflow(target):
         said = subprocess.run(("ip", "-json", "link", "show"), capture_output=True, check=True)
         links = json.loads(said.stdout)
         (address,) = (link["address"] for link in links if link["ifname"] == "cni0")
         seen.append((address, any(link.get("master") == "cni0" for link in links)))
         name = found["metadata"]["name"]
-    kubectl(place.launcher_kubeconfig, "delete", f"--namespace={place.namespace}", "workflow", name)
+    kubectl(target.launcher_kubeconfig, "delete", f"--namespace={target.namespace}", "workflow", name)
     assert any(has_pod for _, has_pod in seen)
     assert len({address for address, _ in seen}) == 1, seen
 
@@ -131,9 +133,9 @@ def test_the_bridge_keeps_its_hardware_address_while_a_pod_comes_and_goes(place:
         ("list", "events"),
     ],
 )
-def test_the_launcher_may(place: Place, verbs: str, resource: str) -> None:
+def test_the_launcher_may(target: Target, verbs: str, resource: str) -> None:
     for verb in verbs.split():
-        assert can(place.launcher_kubeconfig, place.namespace, verb, resource), verb
+        assert can(target.launcher_kubeconfig, target.namespace, verb, resource), verb
 
 
 @pytest.mark.parametrize(
@@ -148,14 +150,14 @@ def test_the_launcher_may(place: Place, verbs: str, resource: str) -> None:
         ("list", "nodes", ""),
     ],
 )
-def test_the_launcher_may_not(place: Place, verb: str, resource: str, namespace: str) -> None:
-    assert not can(place.launcher_kubeconfig, namespace or place.namespace, verb, resource)
+def test_the_launcher_may_not(target: Target, verb: str, resource: str, namespace: str) -> None:
+    assert not can(target.launcher_kubeconfig, namespace or target.namespace, verb, resource)
 
 
 @pytest.mark.parametrize("account", ["flargo-launcher", "flargo-job", "flargo-executor"])
-def test_an_account_has_no_right_but_those_of_deploy(place: Place, account: str) -> None:
-    here = f"--namespace={place.namespace}"
-    bindings = json.loads(kubectl(place.kubeconfig, "get", "rolebindings", here, "--output=json"))["items"]
+def test_an_account_has_no_right_but_those_of_deploy(target: Target, account: str) -> None:
+    here = f"--namespace={target.namespace}"
+    bindings = json.loads(kubectl(target.kubeconfig, "get", "rolebindings", here, "--output=json"))["items"]
     subject = {"kind": "ServiceAccount", "name": account}
     roles = [
         (item["roleRef"]["kind"], item["roleRef"]["name"])
@@ -166,9 +168,9 @@ def test_an_account_has_no_right_but_those_of_deploy(place: Place, account: str)
     given = {doc["metadata"]["name"]: doc["rules"] for doc in stated if doc.get("kind") == "Role"}
     assert roles == [("Role", account)] * (account in given)
     for _, name in roles:
-        role = json.loads(kubectl(place.kubeconfig, "get", "role", name, here, "--output=json"))
+        role = json.loads(kubectl(target.kubeconfig, "get", "role", name, here, "--output=json"))
         assert role["rules"] == given[name]
-    everywhere = json.loads(kubectl(place.kubeconfig, "get", "clusterrolebindings", "--output=json"))["items"]
+    everywhere = json.loads(kubectl(target.kubeconfig, "get", "clusterrolebindings", "--output=json"))["items"]
     assert not [
         item["metadata"]["name"]
         for item in everywhere
@@ -176,52 +178,52 @@ def test_an_account_has_no_right_but_those_of_deploy(place: Place, account: str)
     ]
 
 
-def test_pod_security_is_restricted(place: Place) -> None:
-    bare = {"name": "main", "image": place.job_image}
+def test_pod_security_is_restricted(target: Target) -> None:
+    bare = {"name": "main", "image": target.job_image}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": {"containers": [bare]}}
-    command = ("kubectl", f"--kubeconfig={place.kubeconfig}", f"--namespace={place.namespace}", "create")
+    command = ("kubectl", f"--kubeconfig={target.kubeconfig}", f"--namespace={target.namespace}", "create")
     tried = (*command, "--dry-run=server", "--filename=-")
     done = subprocess.run(tried, input=json.dumps(pod), text=True, capture_output=True, check=False)
     assert 'violates PodSecurity "restricted' in done.stderr
 
 
-def test_the_accounts_can_be_made_in_any_namespace(place: Place) -> None:
+def test_the_accounts_can_be_made_in_any_namespace(target: Target) -> None:
     elsewhere = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flargo-elsewhere"}}
-    kubectl(place.kubeconfig, "create", "--filename=-", document=elsewhere)
+    kubectl(target.kubeconfig, "create", "--filename=-", document=elsewhere)
     try:
-        environment = {**os.environ, "KUBECONFIG": str(place.kubeconfig)}
+        environment = {**os.environ, "KUBECONFIG": str(target.kubeconfig)}
         command = ("bash", "-o", "pipefail", "-c", accounts_command("flargo-elsewhere"))
         subprocess.run(command, cwd=DEPLOY.parent, env=environment, check=True)
         there = "--namespace=flargo-elsewhere"
-        found = kubectl(place.kubeconfig, "get", "serviceaccounts,roles", there, "--output=name")
+        found = kubectl(target.kubeconfig, "get", "serviceaccounts,roles", there, "--output=name")
         assert {"serviceaccount/flargo-launcher", "serviceaccount/flargo-job"} < {*found.split()}
         said = ("auth", "can-i", "create", "workflows.argoproj.io", there)
         who = "--as=system:serviceaccount:flargo-elsewhere:flargo-launcher"
-        assert kubectl(place.kubeconfig, *said, who) == "yes"
+        assert kubectl(target.kubeconfig, *said, who) == "yes"
     finally:
-        kubectl(place.kubeconfig, "delete", "namespace", "flargo-elsewhere", "--wait=false")
+        kubectl(target.kubeconfig, "delete", "namespace", "flargo-elsewhere", "--wait=false")
 
 
-def test_a_workflow_runs_the_job_image(place: Place, finished: tuple[dict[str, Any], int]) -> None:
+def test_a_workflow_runs_the_job_image(target: Target, finished: tuple[dict[str, Any], int]) -> None:
     found, _ = finished
     assert found["status"]["phase"] == "Succeeded", found["status"]
     (node,) = found["status"]["nodes"].values()
     assert node["outputs"]["exitCode"] == "0"
     name = found["metadata"]["name"]
-    path = f"/api/v1/namespaces/{place.namespace}/pods/{name}/log?container=main"
-    said = kubectl(place.launcher_kubeconfig, "get", f"--raw={path}")  # `kubectl logs` would get the pod first
+    path = f"/api/v1/namespaces/{target.namespace}/pods/{name}/log?container=main"
+    said = kubectl(target.launcher_kubeconfig, "get", f"--raw={path}")  # `kubectl logs` would get the pod first
     assert said.startswith("versions ")
-    pod = json.loads(kubectl(place.kubeconfig, "get", "pod", f"--namespace={place.namespace}", name, "--output=json"))
+    pod = json.loads(kubectl(target.kubeconfig, "get", "pod", f"--namespace={target.namespace}", name, "--output=json"))
     (main,) = (row for row in pod["spec"]["containers"] if row["name"] == "main")
     assert not any("serviceaccount" in mount["mountPath"] for mount in main["volumeMounts"])
 
 
-def test_the_audit_log_tells_the_launcher_apart(place: Place, finished: tuple[dict[str, Any], int]) -> None:
-    if place.audit_log is None:
+def test_the_audit_log_tells_the_launcher_apart(target: Target, finished: tuple[dict[str, Any], int]) -> None:
+    if target.audit_log is None:
         pytest.skip("somebody's own cluster: its audit log is not within reach")
     found, before = finished
-    asked = audit.by(":flargo-launcher", place.audit_log, before)
+    asked = audit.by(":flargo-launcher", target.audit_log, before)
     assert asked["create", "workflows"] >= 1
     assert asked["get", "workflows"] >= 1
-    assert audit.by(":argo", place.audit_log, before)["create", "pods"] >= 1
+    assert audit.by(":argo", target.audit_log, before)["create", "pods"] >= 1
     assert found["status"]["phase"] == "Succeeded"

@@ -25,7 +25,7 @@ from flargo.tools.cli.cluster_options import api_for
 from flargo.tools.cli.main import group
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.site_job import selector
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.faults import matrix
 from tests.harness.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, token_of
 from tests.harness.wire import Match, Wire
@@ -96,37 +96,37 @@ def command(kubeconfig: Path, *arguments: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def site(world: World) -> Iterator[Site]:
-    with Site(world) as made:
+def site(cluster: Cluster) -> Iterator[Site]:
+    with Site(cluster) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def server(world: World) -> Iterator[Site]:
-    with Site(world, role=Role.SERVER) as made:
+def server(cluster: Cluster) -> Iterator[Site]:
+    with Site(cluster, role=Role.SERVER) as made:
         yield made
 
 
 @pytest.fixture
-def flargo(world: World) -> Flargo:
+def flargo(cluster: Cluster) -> Flargo:
     """Run a command to its end."""
 
     def run(*arguments: str) -> Done:
-        words = command(world.place.launcher_kubeconfig, *arguments, f"--namespace={world.place.namespace}")
+        words = command(cluster.target.launcher_kubeconfig, *arguments, f"--namespace={cluster.target.namespace}")
         return Done(subprocess.run(words, text=True, capture_output=True, check=False, timeout=60))
 
     return run
 
 
 @pytest.fixture
-def start(world: World) -> Iterator[Start]:
+def start(cluster: Cluster) -> Iterator[Start]:
     """Have a command go on, perhaps over a wire; it is ended with the test."""
     begun: list[Running] = []
 
     def run(*arguments: str, kubeconfig: Path | None = None) -> Running:
-        where = kubeconfig or world.place.launcher_kubeconfig
+        where = kubeconfig or cluster.target.launcher_kubeconfig
         # Whoever runs tests in the background may have had them ignore Ctrl-C, and what they start as well.
-        words = ["env", "--default-signal=INT", *command(where, *arguments, f"--namespace={world.place.namespace}")]
+        words = ["env", "--default-signal=INT", *command(where, *arguments, f"--namespace={cluster.target.namespace}")]
         made = Running(subprocess.Popen(words, text=True, stdout=subprocess.PIPE, env={**os.environ, "COLUMNS": "300"}))
         begun.append(made)
         return made
@@ -170,15 +170,15 @@ def test_jobs_tells_what_the_launcher_says_of_each(site: Site, flargo: Flargo) -
         )
 
 
-def test_jobs_of_nobody_is_no_error(flargo: Flargo, world: World) -> None:
+def test_jobs_of_nobody_is_no_error(flargo: Flargo, cluster: Cluster) -> None:
     done = flargo("jobs", "--federation", "nobody")
-    assert (done.code, done.out, done.err) == (0, "", f"No jobs in namespace {world.place.namespace}.\n")
+    assert (done.code, done.out, done.err) == (0, "", f"No jobs in namespace {cluster.target.namespace}.\n")
     assert flargo("jobs", "--federation", "nobody", "--json").json == []
 
 
-def test_jobs_are_watched_over_broken_connections(world: World, start: Start, tmp_path: Path) -> None:
-    with Wire(world.place.launcher_kubeconfig) as wire, Site(world) as site:
-        there = wire.kubeconfig(tmp_path / "kubeconfig", token_of(world.place.launcher_kubeconfig))
+def test_jobs_are_watched_over_broken_connections(cluster: Cluster, start: Start, tmp_path: Path) -> None:
+    with Wire(cluster.target.launcher_kubeconfig) as wire, Site(cluster) as site:
+        there = wire.kubeconfig(tmp_path / "kubeconfig", token_of(cluster.target.launcher_kubeconfig))
         watch = start("jobs", "--watch", "--json", "--federation", site.federation, kubeconfig=there)
         eventually(lambda: wire.watches == 2, 20, "it watches")
         job = site.launch(WAITS).runs()
@@ -206,9 +206,9 @@ def _exits_while_aborted(job: Job) -> None:
 
 
 ENDS: dict[str, Callable[[Job], object]] = {
-    "evicted": lambda job: job.world.evict(job.pod),
-    "its pod deleted": lambda job: job.world.delete("pod", job.pod),
-    "terminated by Argo's command": lambda job: job.world.argo("terminate", job.name),
+    "evicted": lambda job: job.cluster.evict(job.pod),
+    "its pod deleted": lambda job: job.cluster.delete("pod", job.pod),
+    "terminated by Argo's command": lambda job: job.cluster.argo("terminate", job.name),
     "aborted": Job.abort,
     "cleaned up": Job.cleanup,
     "ended with 0 while aborted": _exits_while_aborted,
@@ -232,10 +232,10 @@ def ended_in_every_way(site: Site) -> dict[str, Job]:
     return jobs
 
 
-def test_the_commands_and_the_launcher_tell_the_same_of_every_end(world: World) -> None:
+def test_the_commands_and_the_launcher_tell_the_same_of_every_end(cluster: Cluster) -> None:
     """Also where the launcher knows more than what is left shows: who ended it, what a pod that is gone was like."""
-    reader = ClusterReader(api_for(str(world.place.launcher_kubeconfig), None, world.place.namespace))
-    with Site(world, studies=matrix.studies(world)) as site:
+    reader = ClusterReader(api_for(str(cluster.target.launcher_kubeconfig), None, cluster.target.namespace))
+    with Site(cluster, studies=matrix.studies(cluster)) as site:
         jobs = ended_in_every_way(site)
         seen = {part.job_id: reader.settled(part) for part in reader.parts(selector(federation=site.federation))}
         verdicts = {name: job.ticket.verdict for name, job in jobs.items()}
@@ -248,15 +248,15 @@ def test_the_commands_and_the_launcher_tell_the_same_of_every_end(world: World) 
 # Argo's own command line
 
 
-def test_argos_command_lists_reads_follows_and_ends_a_job_by_its_label(world: World, site: Site) -> None:
+def test_argos_command_lists_reads_follows_and_ends_a_job_by_its_label(cluster: Cluster, site: Site) -> None:
     job, other = site.launch(SLEEPS), site.launch(SLEEPS)
     label = f"--selector={Label.JOB_ID}={job.id}"
     job.runs()
-    assert world.argo("list", label, "--output=name").split() == [job.name]
-    assert json.loads(world.argo("get", job.name, "--output=json"))["status"]["phase"] == "Running"
+    assert cluster.argo("list", label, "--output=name").split() == [job.name]
+    assert json.loads(cluster.argo("get", job.name, "--output=json"))["status"]["phase"] == "Running"
     with ThreadPoolExecutor() as pool:
-        followed = pool.submit(world.argo, "logs", job.name, "--follow", "--container=main", "--no-color")
-        world.argo("terminate", label)
+        followed = pool.submit(cluster.argo, "logs", job.name, "--follow", "--container=main", "--no-color")
+        cluster.argo("terminate", label)
         job.ends(Reason.SHUT_DOWN, 9, STARTS)
         assert "ready" in followed.result(STARTS)
     assert other.runs().ticket.verdict is None
@@ -277,9 +277,9 @@ def test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy(site: Site
     assert (row["reason"], row["exit_code"], row["what_to_do"]) == ("OUT_OF_MEMORY", 137, Reason.OUT_OF_MEMORY.remedy)
 
 
-def test_why_tells_what_a_pod_waits_for(world: World, flargo: Flargo) -> None:
+def test_why_tells_what_a_pod_waits_for(cluster: Cluster, flargo: Flargo) -> None:
     studies = {"late": {"secret_mounts": {"keys": {"source": "not-there", "mount_path": "/etc/keys"}}}}
-    with Site(world, studies=studies) as waits:
+    with Site(cluster, studies=studies) as waits:
         job = waits.launch(SLEEPS, study="late").reaches(Stage.STARTING)
         eventually(lambda: "FailedMount" in flargo("why", job.id).out, 30, "its events are told")
         assert "not-there" in flargo("why", job.id).out
@@ -304,10 +304,10 @@ def test_a_job_that_runs_has_nothing_wrong_at_two_sites(site: Site, server: Site
 
 
 def test_a_log_is_followed_over_cut_connections_without_loss_or_repetition(
-    world: World, site: Site, start: Start, flargo: Flargo, tmp_path: Path
+    cluster: Cluster, site: Site, start: Start, flargo: Flargo, tmp_path: Path
 ) -> None:
-    with Wire(world.place.launcher_kubeconfig) as wire:
-        there = wire.kubeconfig(tmp_path / "kubeconfig", token_of(world.place.launcher_kubeconfig))
+    with Wire(cluster.target.launcher_kubeconfig) as wire:
+        there = wire.kubeconfig(tmp_path / "kubeconfig", token_of(cluster.target.launcher_kubeconfig))
         job = site.launch(COUNTS)
         follows = start("logs", job.id, "-f", kubeconfig=there)
         eventually(lambda: follows.lines, STARTS, "its first line is there")
@@ -352,12 +352,12 @@ def test_terminate_ends_a_job_and_the_launcher_sees_to_it(site: Site, flargo: Fl
     assert (again.code, again.out) == (0, f"site-1: Workflow {job.name} has ended already: SHUT_DOWN\n")
 
 
-def test_terminate_ends_what_its_dead_parent_never_released(world: World, flargo: Flargo) -> None:
-    with Site(world) as gone:
+def test_terminate_ends_what_its_dead_parent_never_released(cluster: Cluster, flargo: Flargo) -> None:
+    with Site(cluster) as gone:
         name = gone.dies_launching()
         assert flargo("terminate", name, "--json").json[0]["did"] == "TOLD"
-        eventually(lambda: world.workflow(name)["status"].get("phase") == "Failed", NOTICED, "it is over")
-        assert world.items("pods", f"workflows.argoproj.io/workflow={name}") == []
+        eventually(lambda: cluster.workflow(name)["status"].get("phase") == "Failed", NOTICED, "it is over")
+        assert cluster.items("pods", f"workflows.argoproj.io/workflow={name}") == []
 
 
 # flargo sweep
@@ -373,15 +373,15 @@ def _later(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     monkeypatch.setattr(Api, "time", time_then)
 
 
-def _sweep(world: World, *arguments: str) -> Any:
-    where = (f"--kubeconfig={world.place.launcher_kubeconfig}", f"--namespace={world.place.namespace}")
+def _sweep(cluster: Cluster, *arguments: str) -> Any:
+    where = (f"--kubeconfig={cluster.target.launcher_kubeconfig}", f"--namespace={cluster.target.namespace}")
     done = CliRunner().invoke(group(), ["sweep", "--json", *arguments, *where], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
 
-def test_sweep_takes_what_no_parent_can_own_and_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Site(world) as site, Site(world) as gone:
+def test_sweep_takes_what_no_parent_can_own_and_nothing_else(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Site(cluster) as site, Site(cluster) as gone:
         runs = site.launch(SLEEPS).runs()
         waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
         done = site.launch(exits(0))
@@ -394,34 +394,36 @@ def test_sweep_takes_what_no_parent_can_own_and_nothing_else(world: World, monke
         owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": done.name}
         owner["uid"] = done.workflow["metadata"]["uid"]
         secret = {"name": leaked, "labels": labels, "ownerReferences": [owner]}
-        world.create({"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": {"token": "t0psecret"}})
+        cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": {"token": "t0psecret"}})
         ours, theirs = ("--federation", site.federation), ("--federation", gone.federation)
-        assert _sweep(world, *ours) == _sweep(world, *theirs) == [], "all of it is too young"
+        assert _sweep(cluster, *ours) == _sweep(cluster, *theirs) == [], "all of it is too young"
         _later(monkeypatch, 2)
         for dry in (True, False):
             options = ("--dry-run",) if dry else ()
-            (taken,) = _sweep(world, *ours, *options)
+            (taken,) = _sweep(cluster, *ours, *options)
             assert (taken["kind"], taken["name"], taken["deleted"]) == ("Secret", leaked, not dry)
             assert "t0psecret" not in json.dumps(taken)
-            assert leaked in world.secrets("nvflare-cred-") or not dry
-            taken = [row["name"] for row in _sweep(world, *theirs, *options)]
+            assert leaked in cluster.secrets("nvflare-cred-") or not dry
+            taken = [row["name"] for row in _sweep(cluster, *theirs, *options)]
             assert taken == [left]
-        eventually(lambda: leaked not in world.secrets("nvflare-cred-"), 10, "the credentials are gone")
-        eventually(lambda: left not in _names(world, gone), 10, "the launch that was broken off is gone")
-        assert _names(world, site) == sorted([runs.name, waits.name, done.name]), "even the record of the finished one"
-        assert _sweep(world, *ours, "--older-than", "3h") == []
+        eventually(lambda: leaked not in cluster.secrets("nvflare-cred-"), 10, "the credentials are gone")
+        eventually(lambda: left not in _names(cluster, gone), 10, "the launch that was broken off is gone")
+        assert _names(cluster, site) == sorted([runs.name, waits.name, done.name]), (
+            "even the record of the finished one"
+        )
+        assert _sweep(cluster, *ours, "--older-than", "3h") == []
         _later(monkeypatch, 2)
-        (taken,) = _sweep(world, *ours, "--older-than", "3h")
+        (taken,) = _sweep(cluster, *ours, "--older-than", "3h")
         assert taken["name"] == done.name
-        eventually(lambda: done.name not in _names(world, site), 10, "the record is gone")
+        eventually(lambda: done.name not in _names(cluster, site), 10, "the record is gone")
         assert (runs.ticket.stage, waits.ticket.stage) == (Stage.RUNNING, Stage.SHORTAGE)
         assert (runs.ticket.verdict, waits.ticket.verdict) == (None, None)
 
 
 def test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Site(world) as site:
+    with Site(cluster) as site:
         monkeypatch.setattr(names, "FEDERATION_DIGITS", names.OLD_FEDERATION_DIGITS)
         old = site.federation
         job = site.launch(SLEEPS).runs()
@@ -431,36 +433,36 @@ def test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor(
         assert site.federation.startswith(old)
         listed = selector(federation=site.federation), selector(federation=old)
         assert all(
-            [item["metadata"]["name"] for item in world.items("workflows.argoproj.io", terms)] == [job.name]
+            [item["metadata"]["name"] for item in cluster.items("workflows.argoproj.io", terms)] == [job.name]
             for terms in listed
         )
         site.dies_and_returns()
-        world.holds_nothing_of(job.id, job.name, within=60)
+        cluster.holds_nothing_of(job.id, job.name, within=60)
         again = site.launch(exits(0), job_id=job.id)
         again.ends(Reason.SUCCEEDED, 0, STARTS)
-        world.sweep(f"{Label.FEDERATION}={old}")
+        cluster.sweep(f"{Label.FEDERATION}={old}")
 
 
-def _names(world: World, of: Site) -> list[str]:
-    found = world.items("workflows.argoproj.io", f"{Label.FEDERATION}={of.federation}")
+def _names(cluster: Cluster, of: Site) -> list[str]:
+    found = cluster.items("workflows.argoproj.io", f"{Label.FEDERATION}={of.federation}")
     return sorted(item["metadata"]["name"] for item in found)
 
 
 def test_sweep_kills_what_runs_on_after_its_workflow_if_no_parent_has(
-    world: World, flargo: Flargo, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, flargo: Flargo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Site(world) as gone:
+    with Site(cluster) as gone:
         job = gone.launch(DEAF + SLEEPS).runs()
         _dies(gone)
         assert flargo("terminate", job.id).code == 0
         over = {"Succeeded", "Failed", "Error"}
         eventually(lambda: job.workflow["status"]["phase"] in over, NOTICED, "Argo has ended it")
-        assert world.processes(job.id), "and it runs on"
-        assert _sweep(world, "--federation", gone.federation) == []
+        assert cluster.processes(job.id), "and it runs on"
+        assert _sweep(cluster, "--federation", gone.federation) == []
         _later(monkeypatch, 2)
-        kinds = [row["kind"] for row in _sweep(world, "--federation", gone.federation)]
+        kinds = [row["kind"] for row in _sweep(cluster, "--federation", gone.federation)]
         assert kinds == ["pod"]
-        eventually(lambda: not world.processes(job.id), NOTICED, "it is dead")
+        eventually(lambda: not cluster.processes(job.id), NOTICED, "it is dead")
 
 
 def _dies(site: Site) -> None:
@@ -487,13 +489,13 @@ def test_a_job_that_is_not_there_or_may_be_several_is_told_in_a_line(site: Site,
             assert told in flargo(word, said, "--json").json["error"]["message"]
 
 
-def test_a_cluster_that_fails_for_a_moment_or_refuses_is_told_of(world: World, tmp_path: Path) -> None:
-    token = token_of(world.place.launcher_kubeconfig)
-    with Wire(world.place.launcher_kubeconfig) as wire:
+def test_a_cluster_that_fails_for_a_moment_or_refuses_is_told_of(cluster: Cluster, tmp_path: Path) -> None:
+    token = token_of(cluster.target.launcher_kubeconfig)
+    with Wire(cluster.target.launcher_kubeconfig) as wire:
         there = wire.kubeconfig(tmp_path / "kubeconfig", token)
 
         def jobs() -> Done:
-            words = command(there, "jobs", f"--namespace={world.place.namespace}")
+            words = command(there, "jobs", f"--namespace={cluster.target.namespace}")
             return Done(subprocess.run(words, text=True, capture_output=True, check=False))
 
         for code, told in ((403, "needs the right to list workflows.argoproj.io"), (404, "has no Argo Workflows")):
@@ -508,13 +510,13 @@ def test_a_cluster_that_fails_for_a_moment_or_refuses_is_told_of(world: World, t
     assert token not in done.err
 
 
-def test_an_account_without_rights_is_told_which_it_lacks(world: World, tmp_path: Path) -> None:
+def test_an_account_without_rights_is_told_which_it_lacks(cluster: Cluster, tmp_path: Path) -> None:
     """The real cluster's own words."""
-    powerless = world.kubectl("create", "token", "flargo-job")
-    with Wire(world.place.launcher_kubeconfig) as wire:
+    powerless = cluster.kubectl("create", "token", "flargo-job")
+    with Wire(cluster.target.launcher_kubeconfig) as wire:
         there = wire.kubeconfig(tmp_path / "kubeconfig", powerless)
         for word, job in (("jobs", ()), ("why", ("x",)), ("logs", ("x",)), ("terminate", ("x",)), ("sweep", ())):
-            words = command(there, word, *job, f"--namespace={world.place.namespace}")
+            words = command(there, word, *job, f"--namespace={cluster.target.namespace}")
             done = Done(subprocess.run(words, text=True, capture_output=True, check=False))
             assert (done.code, done.out) == (1, "")
             assert "this account needs the right to list workflows.argoproj.io" in done.err

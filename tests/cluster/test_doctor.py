@@ -28,10 +28,10 @@ from flargo.flare.request import federation
 from flargo.tools.cli.main import group
 from flargo.tools.demo import kits
 from flargo.tools.kit.chart import LAUNCHER_RULES
-from tests.harness.cluster import Object, World, eventually
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import images, parts
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 from tests.harness.variants import altered
 
 SITE = "site-1"
@@ -65,8 +65,8 @@ class Found:
 class Clinic:
     """A kit of one's own on the tests' namespace, and the doctor."""
 
-    place: Place
-    world: World
+    target: Target
+    cluster: Cluster
     kit: Path
     mark: str = field(default_factory=lambda: f"doctor-{uuid.uuid4().hex[:8]}")
     """What all that the test makes is called."""
@@ -77,7 +77,7 @@ class Clinic:
 
     def examine(self, *options: str | Path, kubeconfig: Path | None = None) -> Found:
         """Run the doctor, as an administrator unless somebody else is named."""
-        who = ("--kubeconfig", str(kubeconfig or self.place.kubeconfig))
+        who = ("--kubeconfig", str(kubeconfig or self.target.kubeconfig))
         words = ["doctor", "--json", "--kit", str(self.kit), *who, *map(str, options)]
         done = CliRunner().invoke(group(), words)
         assert done.exit_code in {0, 1}, done.output
@@ -95,7 +95,7 @@ class Clinic:
         for command in re.findall(r"`((?:kubectl|flargo) [^`]*)`", told):
             program, *words = shlex.split(command.removesuffix(" ...").replace("KIT", str(self.kit)))
             if program == "kubectl":
-                self.world.kubectl(*words)
+                self.cluster.kubectl(*words)
             else:
                 self.flargo(*words)
             ran += 1
@@ -108,21 +108,21 @@ class Clinic:
 
     def create(self, kind: str, name: str, api: str = "v1", **more: Any) -> None:
         """Make an object in the namespace, which goes when the test ends."""
-        meta = {"name": name, "namespace": self.place.namespace, **more.pop("metadata", {})}
+        meta = {"name": name, "namespace": self.target.namespace, **more.pop("metadata", {})}
         labels = {**meta.get("labels", {}), "flargo.test/doctor": self.mark}
-        self.world.create({"apiVersion": api, "kind": kind, "metadata": {**meta, "labels": labels}, **more})
+        self.cluster.create({"apiVersion": api, "kind": kind, "metadata": {**meta, "labels": labels}, **more})
 
     def drop(self, *kinds_and_names: str) -> None:
         """Delete what was made."""
         for each in kinds_and_names:
-            self.world.kubectl("delete", *each.split("/"), "--ignore-not-found", "--wait=false")
+            self.cluster.kubectl("delete", *each.split("/"), "--ignore-not-found", "--wait=false")
 
     def sweep(self) -> None:
         """Delete all that was made under this mark, by label or by name."""
         kinds = "serviceaccounts,secrets,configmaps,roles,rolebindings,persistentvolumeclaims"
-        named = [name for name in self.world.kubectl("get", kinds, "--output=name").split() if self.mark in name]
+        named = [name for name in self.cluster.kubectl("get", kinds, "--output=name").split() if self.mark in name]
         for name in named:
-            self.world.kubectl("delete", name, "--ignore-not-found", "--wait=false")
+            self.cluster.kubectl("delete", name, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +133,12 @@ def made_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def clinic(place: Place, made_kit: Path, tmp_path: Path) -> Iterator[Clinic]:
-    made = Clinic(place, World(place), Path(shutil.copytree(made_kit, tmp_path / SITE)))
-    made.prepare("--namespace", place.namespace)
+def clinic(target: Target, made_kit: Path, tmp_path: Path) -> Iterator[Clinic]:
+    made = Clinic(target, Cluster(target), Path(shutil.copytree(made_kit, tmp_path / SITE)))
+    made.prepare("--namespace", target.namespace)
     yield made
     made.sweep()
-    assert made.world.items("workflows.argoproj.io", "flargo.dev/doctor") == [], "no probe is left"
+    assert made.cluster.items("workflows.argoproj.io", "flargo.dev/doctor") == [], "no probe is left"
 
 
 @pytest.fixture
@@ -147,29 +147,29 @@ def apart(clinic: Clinic, tmp_path: Path) -> Iterator[Clinic]:
     name = clinic.mark
     levels = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": levels}}
-    clinic.world.create(namespace)
+    clinic.cluster.create(namespace)
     try:
-        deploy(clinic.world, name, tmp_path)
-        place = replace(clinic.place, namespace=name)
-        made = replace(clinic, place=place, world=World(place))
+        deploy(clinic.cluster, name, tmp_path)
+        target = replace(clinic.target, namespace=name)
+        made = replace(clinic, target=target, cluster=Cluster(target))
         made.prepare("--namespace", name)
         yield made
     finally:
-        clinic.world.kubectl("delete", "namespace", name, "--wait=false")
+        clinic.cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
-def deploy(world: World, namespace: str, tmp_path: Path) -> None:
+def deploy(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay"
     overlay.mkdir()
     resources = [os.path.relpath(DEPLOY, overlay.resolve())]
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump({"namespace": namespace, "resources": resources}))
-    apart = World(replace(world.place, namespace=namespace))
+    apart = Cluster(replace(cluster.target, namespace=namespace))
     apart.kubectl("apply", "--kustomize", str(overlay))
     eventually(lambda: "token" in _data(apart, "flargo-executor.service-account-token"), 20, "the token is there")
 
 
-def _data(world: World, secret: str) -> Object:
-    found: Object = json.loads(world.kubectl("get", "secret", secret, "--output=json")).get("data") or {}
+def _data(cluster: Cluster, secret: str) -> Object:
+    found: Object = json.loads(cluster.kubectl("get", "secret", secret, "--output=json")).get("data") or {}
     return found
 
 
@@ -184,7 +184,7 @@ def test_all_is_green_for_an_administrator(clinic: Clinic) -> None:
 
 def test_the_command_runs_as_people_run_it(clinic: Clinic) -> None:
     program = str(Path(sys.executable).with_name("flargo"))
-    words = [program, "doctor", "--kit", str(clinic.kit), "--kubeconfig", str(clinic.place.kubeconfig)]
+    words = [program, "doctor", "--kit", str(clinic.kit), "--kubeconfig", str(clinic.target.kubeconfig)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 warning, 0 failure, 0 unknown" in done.stdout
@@ -195,7 +195,7 @@ UNSEEN = {"executor", "job account", "pod security", "quota", "pod"}
 
 
 def test_the_parent_itself_sees_that_nothing_fails_and_what_it_cannot_see(clinic: Clinic) -> None:
-    found = clinic.examine(kubeconfig=clinic.place.launcher_kubeconfig)
+    found = clinic.examine(kubeconfig=clinic.target.launcher_kubeconfig)
     assert (found.exit_code, found.failed, set(found.of("warning"))) == (0, set(), set())
     assert set(found.of("unknown")) == UNSEEN, found.findings
     assert found.of("ok")["launcher"][0]["what"].startswith("flargo-launcher may do all")
@@ -203,16 +203,16 @@ def test_the_parent_itself_sees_that_nothing_fails_and_what_it_cannot_see(clinic
 
 
 def test_a_kit_that_names_a_kubeconfig_is_looked_at_as_its_parent_would(clinic: Clinic) -> None:
-    clinic.prepare("--config-file", str(clinic.place.launcher_kubeconfig))
+    clinic.prepare("--config-file", str(clinic.target.launcher_kubeconfig))
     done = CliRunner().invoke(group(), ["doctor", "--json", "--kit", str(clinic.kit), "--use-kit-kubeconfig"])
     said = " ".join(each["what"] for each in json.loads(done.stdout)["findings"])
-    assert f"answers, to system:serviceaccount:{clinic.place.namespace}:flargo-launcher" in said
+    assert f"answers, to system:serviceaccount:{clinic.target.namespace}:flargo-launcher" in said
 
 
 def test_in_a_pod_it_is_the_pods_account(clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what a pod finds: the mounted token, and the API server's Service in its environment."""
-    config = yaml.safe_load(clinic.place.launcher_kubeconfig.read_text())
-    files = {"token": config["users"][0]["user"]["token"], "namespace": clinic.place.namespace}
+    config = yaml.safe_load(clinic.target.launcher_kubeconfig.read_text())
+    files = {"token": config["users"][0]["user"]["token"], "namespace": clinic.target.namespace}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     authority = config["clusters"][0]["cluster"]["certificate-authority-data"]
@@ -226,7 +226,7 @@ def test_in_a_pod_it_is_the_pods_account(clinic: Clinic, tmp_path: Path, monkeyp
     monkeypatch.delenv("KUBECONFIG")
     done = CliRunner().invoke(group(), ["doctor", "--json"])
     said = json.loads(done.stdout)
-    assert (done.exit_code, said["namespace"]) == (0, clinic.place.namespace)
+    assert (done.exit_code, said["namespace"]) == (0, clinic.target.namespace)
     assert said["summary"]["failure"] == 0
 
 
@@ -234,7 +234,7 @@ def test_in_a_pod_it_is_the_pods_account(clinic: Clinic, tmp_path: Path, monkeyp
 
 
 def test_a_wrong_server_address(clinic: Clinic, tmp_path: Path) -> None:
-    config = yaml.safe_load(clinic.place.kubeconfig.read_text())
+    config = yaml.safe_load(clinic.target.kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
     (tmp_path / "wrong").write_text(yaml.safe_dump(config))
     found = clinic.examine(kubeconfig=tmp_path / "wrong")
@@ -245,7 +245,7 @@ def test_a_wrong_server_address(clinic: Clinic, tmp_path: Path) -> None:
 
 
 def test_a_token_that_is_none(clinic: Clinic, tmp_path: Path) -> None:
-    config = yaml.safe_load(clinic.place.launcher_kubeconfig.read_text())
+    config = yaml.safe_load(clinic.target.launcher_kubeconfig.read_text())
     config["users"][0]["user"]["token"] += "x"
     (tmp_path / "old").write_text(yaml.safe_dump(config))
     found = clinic.examine(kubeconfig=tmp_path / "old")
@@ -255,13 +255,13 @@ def test_a_token_that_is_none(clinic: Clinic, tmp_path: Path) -> None:
 
 def launchers_token(clinic: Clinic) -> str:
     """Of somebody who passes a proxy, as the administrator with his certificate does not."""
-    return clinic.world.kubectl("create", "token", "flargo-launcher", "--duration=1h")
+    return clinic.cluster.kubectl("create", "token", "flargo-launcher", "--duration=1h")
 
 
 def test_a_clock_that_is_off(clinic: Clinic, tmp_path: Path) -> None:
     token = launchers_token(clinic)
     for seconds, level in ((-300.0, "failure"), (20.0, "warning"), (0.0, "ok")):
-        with altered(clinic.place.kubeconfig, tmp_path / "config", token, seconds=seconds) as kubeconfig:
+        with altered(clinic.target.kubeconfig, tmp_path / "config", token, seconds=seconds) as kubeconfig:
             found = clinic.examine(kubeconfig=kubeconfig)
         assert [*found.of(level)].count("clock") == 1, found.findings
         assert found.failed == ({"clock"} if level == "failure" else set())
@@ -270,7 +270,7 @@ def test_a_clock_that_is_off(clinic: Clinic, tmp_path: Path) -> None:
 def test_no_argo(clinic: Clinic, tmp_path: Path) -> None:
     token = launchers_token(clinic)
     for hidden, failed in (("/apis/argoproj.io", {"argo"}), ("", set())):
-        with altered(clinic.place.kubeconfig, tmp_path / "config", token, hidden=hidden) as kubeconfig:
+        with altered(clinic.target.kubeconfig, tmp_path / "config", token, hidden=hidden) as kubeconfig:
             found = clinic.examine(kubeconfig=kubeconfig)
         assert found.failed == failed, found.findings
         assert (found.of("unknown").get("controller") is not None) is bool(failed)
@@ -283,10 +283,10 @@ def test_no_namespace(clinic: Clinic, tmp_path: Path) -> None:
     assert found.failed == {"namespace"}
     try:
         clinic.follow(found, "namespace", commands=1)
-        deploy(clinic.world, name, tmp_path)
+        deploy(clinic.cluster, name, tmp_path)
         assert clinic.examine("--wait", "0.5").failed == FOREIGN
     finally:
-        clinic.world.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+        clinic.cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 def test_a_wrong_instance_id(clinic: Clinic) -> None:
@@ -304,14 +304,14 @@ ENVIRONMENT = {"LEADER_ELECTION_DISABLE": "true"}
 @contextlib.contextmanager
 def controller(apart: Clinic, **settings: str) -> Iterator[None]:
     """A controller for a namespace of one's own, as long as the ``with`` lasts."""
-    if apart.place.own:
+    if apart.target.own:
         pytest.skip("no controller can be started there")
     apart.drop(f"configmap/{SETTINGS}")
     # The ports of its metrics are the other controller's.
     quiet = dict.fromkeys(("metricsConfig", "telemetryConfig"), "enabled: false\n")
     apart.create("ConfigMap", SETTINGS, data={**quiet, **settings})
-    namespace = apart.place.namespace
-    flags = {"kubeconfig": apart.place.kubeconfig, "namespace": namespace, "managed-namespace": namespace}
+    namespace = apart.target.namespace
+    flags = {"kubeconfig": apart.target.kubeconfig, "namespace": namespace, "managed-namespace": namespace}
     flags |= {"executor-image": images.names()["argoexec"]}
     words = [str(parts.program("workflow-controller")), *(f"--{key}={value}" for key, value in flags.items())]
     with (
@@ -360,7 +360,7 @@ def test_a_controller_that_lets_nothing_more_run_and_runs_failed_steps_again(apa
         steps = [{"name": "wait", "suspend": {}}]
         spec = {"entrypoint": "wait", "templates": steps}
         apart.create("Workflow", "the-only-one", "argoproj.io/v1alpha1", spec=spec)
-        eventually(lambda: (apart.world.workflow("the-only-one").get("status") or {}).get("phase"), 30, "it runs")
+        eventually(lambda: (apart.cluster.workflow("the-only-one").get("status") or {}).get("phase"), 30, "it runs")
         found = apart.examine()
         assert (found.failed, set(found.of("warning"))) == (set(), {"controller", "restrictions"})
         assert "too many workflows" in found.of("warning")["controller"][0]["what"]
@@ -377,7 +377,7 @@ def test_a_launcher_that_lacks_a_right(clinic: Clinic, rule: Object) -> None:
     account, api = clinic.mark, "rbac.authorization.k8s.io/v1"
     clinic.create("ServiceAccount", account)
     clinic.create("Role", account, api, rules=[each for each in LAUNCHER_RULES if each is not rule])
-    subject = {"kind": "ServiceAccount", "name": account, "namespace": clinic.place.namespace}
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": clinic.target.namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account}
     clinic.create("RoleBinding", account, api, subjects=[subject], roleRef=role)
     found = clinic.examine("--account", account)
@@ -390,8 +390,8 @@ def test_a_launcher_that_lacks_a_right(clinic: Clinic, rule: Object) -> None:
 
 def test_a_parent_without_any_right(clinic: Clinic, tmp_path: Path) -> None:
     clinic.create("ServiceAccount", clinic.mark)
-    config = yaml.safe_load(clinic.place.launcher_kubeconfig.read_text())
-    config["users"][0]["user"]["token"] = clinic.world.kubectl("create", "token", clinic.mark)
+    config = yaml.safe_load(clinic.target.launcher_kubeconfig.read_text())
+    config["users"][0]["user"]["token"] = clinic.cluster.kubectl("create", "token", clinic.mark)
     (tmp_path / "config").write_text(yaml.safe_dump(config))
     found = clinic.examine(kubeconfig=tmp_path / "config")
     assert found.failed == {"launcher"}
@@ -414,7 +414,7 @@ def token_secret(clinic: Clinic) -> None:
     annotations = {"kubernetes.io/service-account.name": clinic.mark}
     name = f"{clinic.mark}.service-account-token"
     clinic.create("Secret", name, type=TOKEN_TYPE, metadata={"annotations": annotations})
-    eventually(lambda: "token" in _data(clinic.world, name), 20, "the token is there")
+    eventually(lambda: "token" in _data(clinic.cluster, name), 20, "the token is there")
 
 
 def test_no_executor_account(clinic: Clinic) -> None:
@@ -461,7 +461,7 @@ def test_no_volume_claim(clinic: Clinic) -> None:
     assert (waiting.failed, set(waiting.of("warning"))) == (set(), {"volume claims"})
     volume = {"capacity": {"storage": "1Mi"}, "hostPath": {"path": "/tmp"}}
     document = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": clinic.mark}}
-    clinic.world.create({**document, "spec": {**both, **volume}})
+    clinic.cluster.create({**document, "spec": {**both, **volume}})
     try:
         eventually(lambda: "volume claims" in clinic.examine().of("ok"), 60, "the claim is bound")
         assert clinic.examine().failed == set()
@@ -477,7 +477,7 @@ def test_no_study_secret_and_one_without_the_key(clinic: Clinic) -> None:
     clinic.create("Secret", clinic.mark, stringData={"pasword": "x"})
     found = clinic.examine()
     assert "has no password" in found.of("failure")["study secrets"][0]["what"]
-    clinic.world.kubectl("patch", "secret", clinic.mark, '--patch={"stringData": {"password": "x"}}')
+    clinic.cluster.kubectl("patch", "secret", clinic.mark, '--patch={"stringData": {"password": "x"}}')
     assert clinic.examine().failed == set()
 
 
@@ -503,12 +503,12 @@ def test_no_queue_and_one_without_a_number(clinic: Clinic) -> None:
     clinic.follow(found, "queue", commands=1)
     assert clinic.examine().failed == set()
     for broken in ('{"jobs": "0"}', '{"jobs": null, "job": "2"}'):
-        clinic.world.kubectl("patch", "configmap", clinic.mark, f'--patch={{"data": {broken}}}')
+        clinic.cluster.kubectl("patch", "configmap", clinic.mark, f'--patch={{"data": {broken}}}')
         found = clinic.examine()
         assert found.failed == {"queue"}, broken
         clinic.follow(found, "queue", commands=1)
         assert "lets 2 run at once" in clinic.examine().of("ok")["queue"][0]["what"]
-    unseen = clinic.examine(kubeconfig=clinic.place.launcher_kubeconfig)
+    unseen = clinic.examine(kubeconfig=clinic.target.launcher_kubeconfig)
     assert set(unseen.of("unknown")) == {*UNSEEN, "queue"}, "the parent may not read ConfigMaps"
 
 
@@ -522,7 +522,7 @@ def test_no_pull_secret(clinic: Clinic) -> None:
     (said,) = found.of("failure")["pull secrets"]
     (command,) = re.findall(r"`kubectl ([^`]*) \.\.\.`", said["todo"])
     user = ("--docker-server=registry.example", "--docker-username=a", "--docker-password=b")
-    clinic.world.kubectl(*command.split(), *user)
+    clinic.cluster.kubectl(*command.split(), *user)
     assert clinic.examine().failed == set()
 
 
@@ -559,11 +559,11 @@ def test_a_level_that_argos_own_containers_do_not_meet(clinic: Clinic) -> None:
 
 def test_a_quota_of_no_pods(apart: Clinic) -> None:
     assert apart.examine("--wait", "0.5").failed == FOREIGN
-    with apart.world.quota("none", pods="0"):
+    with apart.cluster.quota("none", pods="0"):
         found = apart.examine("--wait", "0.5")
         assert found.failed == {"quota", *FOREIGN}
         assert "Raise the quota" in found.of("failure")["quota"][0]["todo"]
-        apart.world.kubectl(
+        apart.cluster.kubectl(
             "patch", "resourcequota", "none", "--type=merge", '--patch={"spec": {"hard": {"pods": "5"}}}'
         )
         eventually(lambda: "quota" not in apart.examine("--wait", "0.5").failed, 20, "the quota is counted anew")
@@ -571,7 +571,7 @@ def test_a_quota_of_no_pods(apart: Clinic) -> None:
 
 
 def test_a_quota_that_asks_for_limits(apart: Clinic) -> None:
-    with apart.world.quota("memory", **{"limits.memory": "64Gi"}):
+    with apart.cluster.quota("memory", **{"limits.memory": "64Gi"}):
         found = apart.examine("--wait", "0.5")
         assert found.failed == {"quota", *FOREIGN}
         meta = apart.kit.parent / "meta.json"
@@ -582,7 +582,7 @@ def test_a_quota_that_asks_for_limits(apart: Clinic) -> None:
 
 @pytest.mark.parametrize("kind", ["workflows", "pods"])
 def test_a_policy_that_refuses(clinic: Clinic, kind: str) -> None:
-    with clinic.world.denied(kind, federation(clinic.kit / "startup")):
+    with clinic.cluster.denied(kind, federation(clinic.kit / "startup")):
         found = clinic.examine()
         check = {"workflows": "workflow", "pods": "pod"}[kind]
         assert found.failed == {check}

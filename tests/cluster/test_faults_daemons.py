@@ -1,6 +1,7 @@
 """The fault matrix, where a part of the cluster stands still, ends, or starts anew. Not on somebody's own cluster."""
 
 from tests.harness.faults.daemons import (
+    cluster,
     controllers_wire,
     site,
     test_api_server_away_for_thirty_seconds,
@@ -20,10 +21,10 @@ from tests.harness.faults.daemons import (
     test_run_again_by_an_administrators_retry_strategy,
     test_suspended_by_a_person_before_its_start_and_aborted,
     test_suspended_by_a_person_before_its_start_and_resumed,
-    world,
 )
 
 __all__ = [
+    "cluster",
     "controllers_wire",
     "site",
     "test_api_server_away_for_thirty_seconds",
@@ -43,5 +44,4 @@ __all__ = [
     "test_run_again_by_an_administrators_retry_strategy",
     "test_suspended_by_a_person_before_its_start_and_aborted",
     "test_suspended_by_a_person_before_its_start_and_resumed",
-    "world",
 ]

@@ -16,10 +16,10 @@ from nvflare.fuel.flare_api.api_spec import InternalError
 from flargo.status.reasons import Reason
 from flargo.terms import Annotation
 from tests.harness import job_folders
-from tests.harness.cluster import Object, World, eventually
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.federation import Federation, argo_launcher
 from tests.harness.real_cluster import audit
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 
 PARTIES = ("server", "site-1", "site-2")
 MOST_REQUESTS = 8
@@ -30,17 +30,17 @@ SETTLED = 90.0
 """Seconds in which FLARE starts, or Kubernetes and Argo show what has happened, on a busy machine; no claim of ours."""
 
 
-def federation(place: Place, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
+def federation(target: Target, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
     root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     root.chmod(0o755)
-    launcher = argo_launcher(root, config_file_path=str(place.launcher_kubeconfig), namespace=place.namespace)
-    return Federation(root, sites=sites, launcher=launcher, host=place.address)
+    launcher = argo_launcher(root, config_file_path=str(target.launcher_kubeconfig), namespace=target.namespace)
+    return Federation(root, sites=sites, launcher=launcher, host=target.address)
 
 
 @pytest.fixture(scope="module")
-def fed(place: Place) -> Iterator[Federation]:
+def fed(target: Target) -> Iterator[Federation]:
     """A federation that the tests of this module share."""
-    with federation(place) as running:
+    with federation(target) as running:
         yield running
     shutil.rmtree(running.root, ignore_errors=True)
 
@@ -53,13 +53,13 @@ def write(fed: Federation, name: str) -> Path:
     return path
 
 
-def assert_completed(fed: Federation, world: World, job_id: str, rounds: int = 3) -> None:
+def assert_completed(fed: Federation, cluster: Cluster, job_id: str, rounds: int = 3) -> None:
     """Done, right, and tidy."""
     assert fed.wait(job_id) == "FINISHED:COMPLETED"
     np.testing.assert_allclose(fed.weights(job_id), job_folders.fedavg_expected(rounds, fed.sites), rtol=1e-6)
     eventually(
         lambda: (
-            {site: item["status"]["phase"] for site, item in world.workflows(job_id).items()}
+            {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
             == dict.fromkeys(fed.names, "Succeeded")
         ),
         SETTLED,
@@ -67,117 +67,119 @@ def assert_completed(fed: Federation, world: World, job_id: str, rounds: int = 3
     )
 
 
-def startup_secrets(world: World, job_id: str) -> list[str]:
+def startup_secrets(cluster: Cluster, job_id: str) -> list[str]:
     """The startup kits' Secrets of the job's federation."""
-    federation = world.workflows(job_id)["server"]["metadata"]["labels"]["flargo.dev/federation"]
-    return [name for name in world.secrets("nvflare-startup-") if name.endswith(federation)]
+    federation = cluster.workflows(job_id)["server"]["metadata"]["labels"]["flargo.dev/federation"]
+    return [name for name in cluster.secrets("nvflare-startup-") if name.endswith(federation)]
 
 
 def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials(
-    fed: Federation, world: World, place: Place
+    fed: Federation, cluster: Cluster, target: Target
 ) -> None:
     for name in ("first", "second"):
-        mark = audit.mark(place.audit_log) if place.audit_log else 0
-        job_id = fed.submit(job_folders.fedavg(write(fed, name), image=place.job_image))
-        assert_completed(fed, world, job_id)
-        assert world.secrets("nvflare-cred-") == []
-        for workflow in world.workflows(job_id).values():
+        mark = audit.mark(target.audit_log) if target.audit_log else 0
+        job_id = fed.submit(job_folders.fedavg(write(fed, name), image=target.job_image))
+        assert_completed(fed, cluster, job_id)
+        assert cluster.secrets("nvflare-cred-") == []
+        for workflow in cluster.workflows(job_id).values():
             assert len(workflow["status"]["nodes"]) == 1
-        for pod in world.pods(job_id):
+        for pod in cluster.pods(job_id):
             assert pod["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
-        if place.audit_log:
-            asked = audit.by(":flargo-launcher", place.audit_log, mark)
+        if target.audit_log:
+            asked = audit.by(":flargo-launcher", target.audit_log, mark)
             once = {what: times for what, times in asked.items() if what[0] != "watch"}
             assert sum(once.values()) <= MOST_REQUESTS * len(PARTIES), once
-    assert len(startup_secrets(world, job_id)) == len(PARTIES)
+    assert len(startup_secrets(cluster, job_id)) == len(PARTIES)
 
 
-def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, world: World, place: Place) -> None:
+def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, cluster: Cluster, target: Target) -> None:
     # The other one is small, for eleven FLARE processes are a lot for two cores; its site has the name of one here.
-    with federation(place, sites=("site-1",)) as other, ThreadPoolExecutor() as both:
+    with federation(target, sites=("site-1",)) as other, ThreadPoolExecutor() as both:
         started = {
             running: running.submit(
                 job_folders.fedavg(
-                    write(running, f"of-{rounds}"), image=place.job_image, rounds=rounds, sites=running.sites
+                    write(running, f"of-{rounds}"), image=target.job_image, rounds=rounds, sites=running.sites
                 )
             )
             for running, rounds in ((fed, 2), (other, 4))
         }
         done = [
-            both.submit(assert_completed, running, world, started[running], rounds)
+            both.submit(assert_completed, running, cluster, started[running], rounds)
             for running, rounds in ((fed, 2), (other, 4))
         ]
         for check in done:
             check.result()
     shutil.rmtree(other.root, ignore_errors=True)
-    assert set(startup_secrets(world, started[fed])).isdisjoint(startup_secrets(world, started[other]))
+    assert set(startup_secrets(cluster, started[fed])).isdisjoint(startup_secrets(cluster, started[other]))
 
 
-def assert_aborted(fed: Federation, world: World, job_id: str) -> None:
+def assert_aborted(fed: Federation, cluster: Cluster, job_id: str) -> None:
     """FLARE says so, and nothing of the job runs: not in the API, not on the node."""
-    eventually(lambda: not world.processes(job_id), GONE, "the job's processes are gone from the node")
+    eventually(lambda: not cluster.processes(job_id), GONE, "the job's processes are gone from the node")
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
-    eventually(lambda: not world.living(job_id), SETTLED, "no pod of the job is left running")
-    eventually(lambda: not world.secrets("nvflare-cred-"), SETTLED, "no credentials are left")
+    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
+    eventually(lambda: not cluster.secrets("nvflare-cred-"), SETTLED, "no credentials are left")
 
 
 DEAF = f"{job_folders.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
 """Code after which a process does not end by SIGTERM."""
 
 
-def submit_deaf(fed: Federation, world: World, place: Place, name: str) -> str:
+def submit_deaf(fed: Federation, cluster: Cluster, target: Target, name: str) -> str:
     """A job of which no process heeds SIGTERM, once all of them have said so."""
     code = f"{DEAF}import time\ntime.sleep(3600)\n"
-    job_id = fed.submit(job_folders.script(write(fed, name), image=place.job_image, code=code, server_code=DEAF))
+    job_id = fed.submit(job_folders.script(write(fed, name), image=target.job_image, code=code, server_code=DEAF))
     eventually(
-        lambda: sum("deaf now" in world.log(pod) for pod in world.pods(job_id)) == len(PARTIES),
+        lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
         2 * SETTLED,
         "all are deaf",
     )
-    assert len(world.processes(job_id)) >= len(PARTIES)
+    assert len(cluster.processes(job_id)) >= len(PARTIES)
     return job_id
 
 
-def test_abort_while_training_kills_even_what_ignores_sigterm(fed: Federation, world: World, place: Place) -> None:
-    job_id = submit_deaf(fed, world, place, "deaf")
+def test_abort_while_training_kills_even_what_ignores_sigterm(
+    fed: Federation, cluster: Cluster, target: Target
+) -> None:
+    job_id = submit_deaf(fed, cluster, target, "deaf")
     fed.abort(job_id)
-    assert_aborted(fed, world, job_id)
+    assert_aborted(fed, cluster, job_id)
 
 
-def test_abort_while_a_clients_pod_is_pending(fed: Federation, world: World, place: Place) -> None:
+def test_abort_while_a_clients_pod_is_pending(fed: Federation, cluster: Cluster, target: Target) -> None:
     extra = {"site-1": {"cpu": "1000", "pending_timeout": None}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "pending"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "pending"), image=target.job_image, launcher_spec_extra=extra))
     fed.wait_status(job_id, "RUNNING")
-    eventually(lambda: len(world.living(job_id)) == len(PARTIES), 60, "all pods are there, one of them pending")
+    eventually(lambda: len(cluster.living(job_id)) == len(PARTIES), 60, "all pods are there, one of them pending")
     fed.abort(job_id)
-    assert_aborted(fed, world, job_id)
+    assert_aborted(fed, cluster, job_id)
 
 
-def test_abort_while_the_servers_launch_blocks(fed: Federation, world: World, place: Place) -> None:
+def test_abort_while_the_servers_launch_blocks(fed: Federation, cluster: Cluster, target: Target) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": None}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "blocked"), image=place.job_image, launcher_spec_extra=extra))
-    eventually(lambda: world.living(job_id), 60, "the server's pod is there")
+    job_id = fed.submit(job_folders.fedavg(write(fed, "blocked"), image=target.job_image, launcher_spec_extra=extra))
+    eventually(lambda: cluster.living(job_id), 60, "the server's pod is there")
     assert fed.status(job_id) == "DISPATCHED"
     fed.abort(job_id)
-    eventually(lambda: not world.living(job_id), SETTLED, "the server's pod is gone")
-    assert_aborted(fed, world, job_id)
+    eventually(lambda: not cluster.living(job_id), SETTLED, "the server's pod is gone")
+    assert_aborted(fed, cluster, job_id)
 
 
 def test_a_servers_job_without_a_place_fails_before_any_client_starts(
-    fed: Federation, world: World, place: Place
+    fed: Federation, cluster: Cluster, target: Target
 ) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "unplaced"), image=place.job_image, launcher_spec_extra=extra))
-    assert_not_started(fed, world, job_id)
+    job_id = fed.submit(job_folders.fedavg(write(fed, "unplaced"), image=target.job_image, launcher_spec_extra=extra))
+    assert_not_started(fed, cluster, job_id)
 
 
-def assert_not_started(fed: Federation, world: World, job_id: str) -> None:
+def assert_not_started(fed: Federation, cluster: Cluster, job_id: str) -> None:
     """FLARE says that it failed to run, and why; no site has made anything of it."""
     fed.wait_status(job_id, "FINISHED:FAILED_TO_RUN")
     details = fed.meta(job_id)["job_deploy_detail"]
     assert any(line.startswith("server: SHORTAGE: ") for line in details), details
-    assert set(world.workflows(job_id)) <= {"server"}
-    eventually(lambda: not world.living(job_id), SETTLED, "the server's pod is gone")
+    assert set(cluster.workflows(job_id)) <= {"server"}
+    eventually(lambda: not cluster.living(job_id), SETTLED, "the server's pod is gone")
 
 
 UNKNOWN = 30.0
@@ -190,97 +192,99 @@ def is_prepared(pod: Object) -> bool:
 
 
 def test_an_api_that_stalls_while_the_servers_process_starts_costs_no_healthy_job(
-    fed: Federation, world: World, place: Place
+    fed: Federation, cluster: Cluster, target: Target
 ) -> None:
-    if place.own:
+    if target.own:
         pytest.skip("the API server is not ours to freeze")
-    job_id = fed.submit(job_folders.fedavg(write(fed, "stall"), image=place.job_image, rounds=1))
-    eventually(lambda: any(is_prepared(pod) for pod in world.pods(job_id)), SETTLED, "its pod needs the API no more")
-    with world.frozen("kube-apiserver"):
+    job_id = fed.submit(job_folders.fedavg(write(fed, "stall"), image=target.job_image, rounds=1))
+    eventually(lambda: any(is_prepared(pod) for pod in cluster.pods(job_id)), SETTLED, "its pod needs the API no more")
+    with cluster.frozen("kube-apiserver"):
         assert fed.status(job_id) == "DISPATCHED", "its launch goes on"
         fed.wait_status(job_id, "RUNNING", UNKNOWN)
         time.sleep(UNKNOWN)
-    assert_completed(fed, world, job_id, rounds=1)
+    assert_completed(fed, cluster, job_id, rounds=1)
 
 
 @pytest.mark.parametrize("site", ["server", "site-1"])
 def test_argo_terminate_from_outside_is_an_abort_even_of_what_ignores_sigterm(
-    fed: Federation, world: World, place: Place, site: str
+    fed: Federation, cluster: Cluster, target: Target, site: str
 ) -> None:
-    job_id = submit_deaf(fed, world, place, f"outside-{site}")
-    name = world.workflows(job_id)[site]["metadata"]["name"]
-    before = len(world.processes(job_id))
-    world.argo("terminate", name)
-    eventually(lambda: len(world.processes(job_id)) < before, GONE, f"the process of {site} is gone from the node")
+    job_id = submit_deaf(fed, cluster, target, f"outside-{site}")
+    name = cluster.workflows(job_id)[site]["metadata"]["name"]
+    before = len(cluster.processes(job_id))
+    cluster.argo("terminate", name)
+    eventually(lambda: len(cluster.processes(job_id)) < before, GONE, f"the process of {site} is gone from the node")
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
-    assert_aborted(fed, world, job_id)
+    assert_aborted(fed, cluster, job_id)
 
 
-def running_sites(world: World, job_id: str) -> set[str]:
+def running_sites(cluster: Cluster, job_id: str) -> set[str]:
     """The sites of which a pod of the job runs."""
     return {
         pod["metadata"]["labels"]["flargo.dev/site"]
-        for pod in world.pods(job_id)
+        for pod in cluster.pods(job_id)
         if pod["status"]["phase"] not in {"Succeeded", "Failed"}
     }
 
 
-def assert_left_by(world: World, job_id: str, name: str, within: float) -> None:
+def assert_left_by(cluster: Cluster, job_id: str, name: str, within: float) -> None:
     """What a parent left behind is ended, its credentials too, and nobody else's is for that.
 
     A site hears from a server that has been started anew that the job is none, and then ends its own part.
     """
-    eventually(lambda: name not in running_sites(world, job_id), within, f"what {name} had left is ended")
-    own = world.workflows(job_id)[name]["metadata"]["name"]
-    eventually(lambda: not any(own in secret for secret in world.secrets("nvflare-cred-")), GONE, "its credentials go")
-    notes = {site: item["metadata"]["annotations"] for site, item in world.workflows(job_id).items()}
+    eventually(lambda: name not in running_sites(cluster, job_id), within, f"what {name} had left is ended")
+    own = cluster.workflows(job_id)[name]["metadata"]["name"]
+    eventually(
+        lambda: not any(own in secret for secret in cluster.secrets("nvflare-cred-")), GONE, "its credentials go"
+    )
+    notes = {site: item["metadata"]["annotations"] for site, item in cluster.workflows(job_id).items()}
     assert set(notes) == set(PARTIES)
     assert [site for site, its in notes.items() if its.get(Annotation.ENDING) == Reason.ORPHANED.name] == [name]
     if name != "server":
-        assert running_sites(world, job_id) == set(PARTIES) - {name}
+        assert running_sites(cluster, job_id) == set(PARTIES) - {name}
 
 
 @pytest.mark.parametrize("name", ["site-1", "server"])
 def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_elses(
-    fed: Federation, world: World, place: Place, name: str
+    fed: Federation, cluster: Cluster, target: Target, name: str
 ) -> None:
-    job_id = submit_deaf(fed, world, place, f"orphan-{name}")
-    before = len(world.processes(job_id))
+    job_id = submit_deaf(fed, cluster, target, f"orphan-{name}")
+    before = len(cluster.processes(job_id))
     fed.stop(name, signal.SIGKILL)
-    assert len(world.processes(job_id)) == before, "a job outlives its parent"
+    assert len(cluster.processes(job_id)) == before, "a job outlives its parent"
     others = set(PARTIES) - {name}
     fed.start(name)
-    assert_left_by(world, job_id, name, SETTLED)
-    eventually(lambda: len(world.processes(job_id)) < before, GONE, "its process is gone from the node")
+    assert_left_by(cluster, job_id, name, SETTLED)
+    eventually(lambda: len(cluster.processes(job_id)) < before, GONE, "its process is gone from the node")
     assert "left behind by another run" in fed.log(name)
     fed.wait_ready()
     for each in others:
-        world.kubectl(
+        cluster.kubectl(
             "delete", "workflows.argoproj.io", f"--selector=flargo.dev/job-id={job_id},flargo.dev/site={each}"
         )
-    eventually(lambda: not world.living(job_id), SETTLED, "the rest is gone, too")
+    eventually(lambda: not cluster.living(job_id), SETTLED, "the rest is gone, too")
 
 
 def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
-    fed: Federation, world: World, place: Place
+    fed: Federation, cluster: Cluster, target: Target
 ) -> None:
     code = "raise RuntimeError('no such scanner')\n"
-    job_id = fed.submit(job_folders.script(write(fed, "raises"), image=place.job_image, code=code))
+    job_id = fed.submit(job_folders.script(write(fed, "raises"), image=target.job_image, code=code))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
-    eventually(lambda: not world.living(job_id), SETTLED, "no pod of the job is left running")
+    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
 
 
-def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, world: World, place: Place) -> None:
+def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, cluster: Cluster, target: Target) -> None:
     job_id = fed.submit(
         job_folders.script(
             write(fed, "memory"),
-            image=place.job_image,
+            image=target.job_image,
             code={"site-1": job_folders.allocate(2000)},
             launcher_spec_extra={"site-1": {"memory": "600Mi"}},
         )
     )
     assert fed.wait(job_id) == "FINISHED:ABNORMAL"
-    assert "OOMKilled" in world.workflows(job_id)["site-1"]["status"]["message"]
+    assert "OOMKilled" in cluster.workflows(job_id)["site-1"]["status"]["message"]
     said = [line for line in fed.log("site-1").splitlines() if job_id in line and "OUT_OF_MEMORY" in line]
     assert len(said) == 1
     assert "memory limit 600Mi" in said[0]
@@ -310,12 +314,12 @@ def outcome(fed: Federation, job_id: str) -> dict[str, object]:
 
 
 def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
-    fed: Federation, world: World, place: Place
+    fed: Federation, cluster: Cluster, target: Target
 ) -> None:
     code = "import os\nprint('last words', flush=True)\nos._exit(3)\n"
     job_id = fed.submit(
         job_folders.script(
-            write(fed, "server-fails"), image=place.job_image, code=job_folders.training(), server_code=code
+            write(fed, "server-fails"), image=target.job_image, code=job_folders.training(), server_code=code
         )
     )
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
@@ -324,12 +328,12 @@ def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
     tail = (fed.download(job_id) / "workspace" / "argo_log_tail.txt").read_text()
     assert "last words" in tail
     assert "NVFLARE_JOB_AUTH_TOKEN" not in tail
-    eventually(lambda: not world.living(job_id), SETTLED, "no pod of the job is left running")
+    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
 
 
-def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federation, place: Place) -> None:
+def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federation, target: Target) -> None:
     extra = {"server": {"memory": "lots"}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "refused"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "refused"), image=target.job_image, launcher_spec_extra=extra))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
     told = outcome(fed, job_id)
     assert told["reason"] == "LAUNCH_FAILED"
@@ -337,27 +341,29 @@ def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federat
     assert "'lots'" in str(told["detail"])
 
 
-def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(fed: Federation, world: World, place: Place) -> None:
+def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(
+    fed: Federation, cluster: Cluster, target: Target
+) -> None:
     extra = {"site-1": {"cpu": "-3"}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "refused-1"), image=place.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(write(fed, "refused-1"), image=target.job_image, launcher_spec_extra=extra))
     # Which of them hangs on whether FLARE is still starting the other sites when this one reports.
     assert fed.wait(job_id) in {"FINISHED:EXECUTION_EXCEPTION", "FINISHED:FAILED_TO_RUN"}
     assert "LAUNCH_FAILED (101)" in error_log(fed, job_id, "site-1")
     assert "'-3'" in error_log(fed, job_id, "site-1")
-    eventually(lambda: not world.living(job_id), SETTLED, "no pod of the job is left running")
+    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
 
 
-def test_people_find_the_job_with_argos_own_commands(fed: Federation, world: World, place: Place) -> None:
-    job_id = fed.submit(job_folders.fedavg(write(fed, "findable"), image=place.job_image, pause=20, rounds=1))
-    eventually(lambda: len(world.processes(job_id)) >= len(PARTIES), SETTLED, "all three processes run")
-    listed = world.argo("list", "--selector", f"flargo.dev/job-id={job_id}", "--output=name").splitlines()
-    assert sorted(listed) == sorted(item["metadata"]["name"] for item in world.workflows(job_id).values())
-    client = world.workflows(job_id)["site-1"]
+def test_people_find_the_job_with_argos_own_commands(fed: Federation, cluster: Cluster, target: Target) -> None:
+    job_id = fed.submit(job_folders.fedavg(write(fed, "findable"), image=target.job_image, pause=20, rounds=1))
+    eventually(lambda: len(cluster.processes(job_id)) >= len(PARTIES), SETTLED, "all three processes run")
+    listed = cluster.argo("list", "--selector", f"flargo.dev/job-id={job_id}", "--output=name").splitlines()
+    assert sorted(listed) == sorted(item["metadata"]["name"] for item in cluster.workflows(job_id).values())
+    client = cluster.workflows(job_id)["site-1"]
     assert "findable" in client["metadata"]["annotations"]["workflows.argoproj.io/title"]
     eventually(
-        lambda: "site-1" in world.argo("logs", client["metadata"]["name"], "--container=main"),
+        lambda: "site-1" in cluster.argo("logs", client["metadata"]["name"], "--container=main"),
         SETTLED,
         "its log is read",
     )
-    world.argo("terminate", client["metadata"]["name"])
-    assert_aborted(fed, world, job_id)
+    cluster.argo("terminate", client["metadata"]["name"])
+    assert_aborted(fed, cluster, job_id)

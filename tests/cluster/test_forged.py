@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from flargo.terms import Label
 from flargo.tools.cli.main import group
-from tests.harness.cluster import Object, World, eventually
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.real_cluster import audit
 from tests.harness.site import SLEEPS, Site
 
@@ -36,15 +36,15 @@ CODES = {"a digit that is none": "²", "five thousand digits": "9" * 5000, "a nu
 
 
 @pytest.fixture(scope="module")
-def planted(world: World) -> Iterator[None]:
+def planted(cluster: Cluster) -> Iterator[None]:
     """A Secret in a namespace of its own, and one beside the jobs."""
     secret: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": PASSWORD}, "stringData": {"p": "x"}}
-    world.kubectl("create", "namespace", VICTIM)
-    world.kubectl("create", f"--namespace={VICTIM}", "--filename=-", document=secret)
-    world.create(secret)
+    cluster.kubectl("create", "namespace", VICTIM)
+    cluster.kubectl("create", f"--namespace={VICTIM}", "--filename=-", document=secret)
+    cluster.create(secret)
     yield
-    world.kubectl("delete", "secret", PASSWORD)
-    world.kubectl("delete", "namespace", VICTIM, "--wait=false")
+    cluster.kubectl("delete", "secret", PASSWORD)
+    cluster.kubectl("delete", "namespace", VICTIM, "--wait=false")
 
 
 def forged(name: str, labels: Object, *, attempt: str = "abc", code: str = "0", **meta: Object) -> Object:
@@ -72,79 +72,79 @@ def forged(name: str, labels: Object, *, attempt: str = "abc", code: str = "0", 
     }
 
 
-def survives(world: World) -> None:
+def survives(cluster: Cluster) -> None:
     """Everything that was planted is there, and is not being deleted."""
     for kind, name, namespace in (
         ("namespace", VICTIM, VICTIM),
         ("secret", PASSWORD, VICTIM),
-        ("secret", PASSWORD, world.place.namespace),
+        ("secret", PASSWORD, cluster.target.namespace),
     ):
-        found = json.loads(world.kubectl("get", kind, name, f"--namespace={namespace}", "--output=json"))
+        found = json.loads(cluster.kubectl("get", kind, name, f"--namespace={namespace}", "--output=json"))
         assert "deletionTimestamp" not in found["metadata"], (kind, name, namespace)
 
 
-def deletes(world: World, since: int) -> list[str]:
+def deletes(cluster: Cluster, since: int) -> list[str]:
     """The URIs of all deletes of objects by flargo and by the administrator, since a mark of the audit log."""
-    assert world.place.audit_log is not None
+    assert cluster.target.audit_log is not None
     return [
         event["requestURI"]
-        for place, event in audit.events(world.place.audit_log)
-        if place >= since and event["verb"] in {"delete", "deletecollection"} and event.get("userAgent") == "flargo"
+        for target, event in audit.events(cluster.target.audit_log)
+        if target >= since and event["verb"] in {"delete", "deletecollection"} and event.get("userAgent") == "flargo"
     ]
 
 
 @pytest.mark.usefixtures("planted")
-def test_an_administrators_sweep_deletes_nothing_by_a_forged_annotation(world: World) -> None:
-    if world.place.own:
+def test_an_administrators_sweep_deletes_nothing_by_a_forged_annotation(cluster: Cluster) -> None:
+    if cluster.target.own:
         pytest.skip("needs the API server's audit log")
     labels = {Label.FEDERATION.value: f"forged-{secrets.token_hex(3)}", Label.SITE.value: "site-1"}
     names = [f"forged-{index}-{secrets.token_hex(3)}" for index in range(len(ATTEMPTS))]
     for name, attempt in zip(names, ATTEMPTS.values(), strict=True):
-        world.create(forged(name, labels, attempt=attempt))
-    mark = audit.mark(world.place.audit_log)  # type: ignore[arg-type]
-    where = (f"--kubeconfig={world.place.kubeconfig}", f"--namespace={world.place.namespace}")
+        cluster.create(forged(name, labels, attempt=attempt))
+    mark = audit.mark(cluster.target.audit_log)  # type: ignore[arg-type]
+    where = (f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
     for more in ((), ("--older-than", "1h")):
         words = ["sweep", "--json", "--federation", labels[Label.FEDERATION.value], *more, *where]
         done = CliRunner().invoke(group(), words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         taken = {row["name"] for row in json.loads(done.stdout)}
         assert taken == ({*names} if more else set())
-        survives(world)
-    prefix = f"/apis/argoproj.io/v1alpha1/namespaces/{world.place.namespace}/workflows/"
-    assert {*deletes(world, mark)} == {f"{prefix}{name}" for name in names}
+        survives(cluster)
+    prefix = f"/apis/argoproj.io/v1alpha1/namespaces/{cluster.target.namespace}/workflows/"
+    assert {*deletes(cluster, mark)} == {f"{prefix}{name}" for name in names}
 
 
 @pytest.mark.usefixtures("planted")
-def test_a_parent_that_finds_forged_workflows_of_its_site_deletes_nothing_by_them(world: World) -> None:
-    if world.place.own:
+def test_a_parent_that_finds_forged_workflows_of_its_site_deletes_nothing_by_them(cluster: Cluster) -> None:
+    if cluster.target.own:
         pytest.skip("needs the API server's audit log")
-    with Site(world) as site:
+    with Site(cluster) as site:
         labels = {Label.FEDERATION.value: site.federation, Label.SITE.value: site.name}
         names = [f"forged-{index}-{secrets.token_hex(3)}" for index in range(len(ATTEMPTS))]
         for name, attempt in zip(names, ATTEMPTS.values(), strict=True):
-            world.create(forged(name, labels, attempt=attempt))
-        mark = audit.mark(world.place.audit_log)  # type: ignore[arg-type]
+            cluster.create(forged(name, labels, attempt=attempt))
+        mark = audit.mark(cluster.target.audit_log)  # type: ignore[arg-type]
         job = site.launch(SLEEPS).runs()
         # A second one, which the site's watch hears of while it goes on.
         late = f"forged-late-{secrets.token_hex(3)}"
-        world.create(forged(late, labels, attempt=ATTEMPTS["a Secret of another namespace"]))
+        cluster.create(forged(late, labels, attempt=ATTEMPTS["a Secret of another namespace"]))
         honest = f"forged-honest-{secrets.token_hex(3)}"
-        world.create(forged(honest, labels, attempt="abc"))
-        asked = f"/api/v1/namespaces/{world.place.namespace}/secrets/nvflare-cred-{honest}-abc"
-        eventually(lambda: asked in _uris(world, mark), 20, "the last of them has been looked at")
-        assert deletes(world, mark) == []
-        survives(world)
+        cluster.create(forged(honest, labels, attempt="abc"))
+        asked = f"/api/v1/namespaces/{cluster.target.namespace}/secrets/nvflare-cred-{honest}-abc"
+        eventually(lambda: asked in _uris(cluster, mark), 20, "the last of them has been looked at")
+        assert deletes(cluster, mark) == []
+        survives(cluster)
         assert job.ticket.verdict is None
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
-def test_a_workflow_that_nobody_can_read_blinds_neither_people_nor_a_parent(world: World, code: str) -> None:
-    with Site(world) as site:
+def test_a_workflow_that_nobody_can_read_blinds_neither_people_nor_a_parent(cluster: Cluster, code: str) -> None:
+    with Site(cluster) as site:
         labels = {Label.FEDERATION.value: site.federation, Label.SITE.value: site.name}
         name = f"forged-{secrets.token_hex(3)}"
-        world.create(forged(name, labels, code=code))
+        cluster.create(forged(name, labels, code=code))
         job = site.launch(SLEEPS).runs()
-        where = (f"--kubeconfig={world.place.launcher_kubeconfig}", f"--namespace={world.place.namespace}")
+        where = (f"--kubeconfig={cluster.target.launcher_kubeconfig}", f"--namespace={cluster.target.namespace}")
         done = CliRunner().invoke(group(), ["jobs", "--json", "--federation", site.federation, *where])
         assert done.exit_code == 0, done.output
         assert {row["workflow"] for row in json.loads(done.stdout)} == {name, job.name}
@@ -153,9 +153,9 @@ def test_a_workflow_that_nobody_can_read_blinds_neither_people_nor_a_parent(worl
             assert done.exit_code == 0, done.output
         job.handle.wait()
         assert job.handle.poll() == 9
-        world.kubectl("delete", "workflows.argoproj.io", name, "--wait=false")
+        cluster.kubectl("delete", "workflows.argoproj.io", name, "--wait=false")
 
 
-def _uris(world: World, since: int) -> set[str]:
-    assert world.place.audit_log is not None
-    return {event["requestURI"] for place, event in audit.events(world.place.audit_log) if place >= since}
+def _uris(cluster: Cluster, since: int) -> set[str]:
+    assert cluster.target.audit_log is not None
+    return {event["requestURI"] for target, event in audit.events(cluster.target.audit_log) if target >= since}

@@ -10,10 +10,10 @@ import pytest
 from kubernetes.utils.quantity import parse_quantity
 
 from flargo.job.plan import plan
-from tests.harness.cluster import Object, World, eventually
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.argo import pod_of
 from tests.harness.differential.cases import samples
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 
 SANDBOX_PATH = "/var/run/argo"
 NOT_RESTRICTED = 'violates PodSecurity "restricted'
@@ -30,12 +30,12 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def manifests(place: Place) -> dict[str, Object]:
+def manifests(target: Target) -> dict[str, Object]:
     """Every Workflow of the matrix, in the namespace of the tests, by the case's name."""
     made = {}
     for name, settings, launch in samples():
         workflow = json.loads(json.dumps(plan(launch, settings).workflow))
-        workflow["metadata"]["namespace"] = place.namespace
+        workflow["metadata"]["namespace"] = target.namespace
         made[name] = workflow
     return made
 
@@ -49,9 +49,9 @@ def folder(manifests: dict[str, Object], tmp_path_factory: pytest.TempPathFactor
     return path
 
 
-def dry_run(place: Place, path: Path) -> subprocess.CompletedProcess[str]:
+def dry_run(target: Target, path: Path) -> subprocess.CompletedProcess[str]:
     # By the administrator: what of it a launcher may create where the admission policy is in force is its own test's.
-    words = ("kubectl", f"--kubeconfig={place.kubeconfig}", f"--namespace={place.namespace}", "create")
+    words = ("kubectl", f"--kubeconfig={target.kubeconfig}", f"--namespace={target.namespace}", "create")
     how = ("--dry-run=server", "--validate=strict", "--output=name", f"--filename={path}")
     return subprocess.run((*words, *how), text=True, capture_output=True, check=False)
 
@@ -61,8 +61,10 @@ def lint(path: Path, kinds: str = "workflows") -> subprocess.CompletedProcess[st
     return subprocess.run(words, text=True, capture_output=True, check=False)
 
 
-def test_the_api_server_takes_every_workflow_strictly(place: Place, manifests: dict[str, Object], folder: Path) -> None:
-    done = dry_run(place, folder)
+def test_the_api_server_takes_every_workflow_strictly(
+    target: Target, manifests: dict[str, Object], folder: Path
+) -> None:
+    done = dry_run(target, folder)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == len(manifests)
 
@@ -72,18 +74,18 @@ def test_argo_lints_every_workflow(folder: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_neither_check_is_blind(place: Place, manifests: dict[str, Object], tmp_path: Path) -> None:
+def test_neither_check_is_blind(target: Target, manifests: dict[str, Object], tmp_path: Path) -> None:
     broken = json.loads(json.dumps(next(iter(manifests.values()))))
     broken["spec"]["templates"][0]["container"]["memroy"] = "1Gi"
     broken["spec"]["entrypoint"] = "none"
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(broken))
-    assert 'unknown field "spec.templates[0].container.memroy"' in dry_run(place, path).stderr
+    assert 'unknown field "spec.templates[0].container.memroy"' in dry_run(target, path).stderr
     assert lint(path).returncode != 0
 
 
 @pytest.fixture(scope="module")
-def made(world: World, manifests: dict[str, Object]) -> Iterator[list[Made]]:
+def made(cluster: Cluster, manifests: dict[str, Object]) -> Iterator[list[Made]]:
     """The client cases, created and released; each with its pod, or with Argo's words on why there is none."""
     wanted = {name: item for name, item in manifests.items() if name.startswith("client")}
     documents = [{**item, "spec": {**item["spec"], "suspend": False}} for item in wanted.values()]
@@ -93,20 +95,20 @@ def made(world: World, manifests: dict[str, Object]) -> Iterator[list[Made]]:
         document["metadata"]["labels"][mark] = "true"
         # An instance id names a controller that this cluster does not have.
         document["metadata"]["labels"].pop("workflows.argoproj.io/controller-instanceid", None)
-    world.kubectl("create", "--filename=-", document={"apiVersion": "v1", "kind": "List", "items": documents})
+    cluster.kubectl("create", "--filename=-", document={"apiVersion": "v1", "kind": "List", "items": documents})
     try:
-        yield _settled(world, wanted, mark)
+        yield _settled(cluster, wanted, mark)
     finally:
-        world.kubectl("delete", "workflows.argoproj.io", f"--selector={mark}", "--wait=false")
-        eventually(lambda: not world.items("workflows.argoproj.io", mark), 60, "the matrix is gone")
+        cluster.kubectl("delete", "workflows.argoproj.io", f"--selector={mark}", "--wait=false")
+        eventually(lambda: not cluster.items("workflows.argoproj.io", mark), 60, "the matrix is gone")
 
 
-def _settled(world: World, wanted: dict[str, Object], mark: str) -> list[Made]:
+def _settled(cluster: Cluster, wanted: dict[str, Object], mark: str) -> list[Made]:
     found: list[Made] = []
 
     def complete() -> bool:
-        shown = {item["metadata"]["name"]: item for item in world.items("workflows.argoproj.io", mark)}
-        pods = {pod["metadata"]["name"]: pod for pod in world.items("pods")}
+        shown = {item["metadata"]["name"]: item for item in cluster.items("workflows.argoproj.io", mark)}
+        pods = {pod["metadata"]["name"]: pod for pod in cluster.items("pods")}
         found[:] = [
             Made(name, item, shown[item["metadata"]["name"]], pods.get(item["metadata"]["name"]))
             for name, item in wanted.items()

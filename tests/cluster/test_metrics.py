@@ -7,18 +7,18 @@ import pytest
 
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.prometheus import SOON, Prometheus
 from tests.harness.real_cluster import audit
 from tests.harness.site import SLEEPS, STARTS, Site, exits
 
 
-def test_ends_requests_and_watches_are_as_the_cluster_has_them(world: World) -> None:
-    log = world.place.audit_log
+def test_ends_requests_and_watches_are_as_the_cluster_has_them(cluster: Cluster) -> None:
+    log = cluster.target.audit_log
     if log is None:
         pytest.skip("only the harness's own cluster has an audit log")
     prometheus, mark = Prometheus(), audit.mark(log)
-    with Site(world, argo={"metrics_address": prometheus.address}) as site:
+    with Site(cluster, argo={"metrics_address": prometheus.address}) as site:
         good, bad = site.launch(exits(0)), site.launch(exits(3))
         waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
         for resource in ("workflows", "pods"):  # before the streams are renewed

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from flargo.status.reasons import Reason
-from tests.harness.cluster import Object, World, eventually
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster.firewall import enforced
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 from tests.harness.site import STARTS, Job, Site, exits
 
 POLICY = DEPLOY / "network-policy.yaml"
@@ -105,28 +105,28 @@ def fitted() -> Object:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_force(place: Place, world: World) -> Iterator[None]:
-    if place.own:
+def in_force(target: Target, cluster: Cluster) -> Iterator[None]:
+    if target.own:
         pytest.skip("what holds pods to policies is a daemon of the harness's own cluster")
-    with enforced(world):
+    with enforced(cluster):
         yield
 
 
 @pytest.fixture(scope="module")
-def beside(in_force: None, world: World) -> Iterator[dict[str, tuple[str, int]]]:
+def beside(in_force: None, cluster: Cluster) -> Iterator[dict[str, tuple[str, int]]]:
     """What there is for a job to reach, but for other jobs."""
     del in_force
     label = {"app.kubernetes.io/name": "site-1"}
     things = (
-        pod(world, "parent", LISTENS, [8102, 9464], label),
+        pod(cluster, "parent", LISTENS, [8102, 9464], label),
         service("site-1", label, 8102),
-        pod(world, "other", LISTENS, [PORT]),
+        pod(cluster, "other", LISTENS, [PORT]),
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(listening(*METADATA))
         stack.enter_context(listening(SERVER, 8002, 8003))
-        stack.enter_context(world.there(*things))
-        parent, other = (address_of(world, f"flargo-test-{name}") for name in ("parent", "other"))
+        stack.enter_context(cluster.there(*things))
+        parent, other = (address_of(cluster, f"flargo-test-{name}") for name in ("parent", "other"))
         yield {
             "its parent": (parent, 8102),
             "its parent by name": ("site-1", 8102),
@@ -137,16 +137,16 @@ def beside(in_force: None, world: World) -> Iterator[dict[str, tuple[str, int]]]
             "its parent at another port": (parent, 9464),
             "the FLARE server's host at another port": (SERVER, 8003),
             "the node's metadata": METADATA,
-            "the node's kubelet": (world.place.address, 10250),
-            "the node's registry": (world.place.address, 5000),
-            "the API server by another address": (world.place.address, API[1]),
+            "the node's kubelet": (cluster.target.address, 10250),
+            "the node's registry": (cluster.target.address, 5000),
+            "the API server by another address": (cluster.target.address, API[1]),
         }
 
 
 @pytest.fixture(scope="module")
-def site(in_force: None, world: World) -> Iterator[Site]:
+def site(in_force: None, cluster: Cluster) -> Iterator[Site]:
     del in_force
-    with Site(world) as made:
+    with Site(cluster) as made:
         yield made
 
 
@@ -169,34 +169,34 @@ def job(site: Site, other_job: Job, beside: dict[str, tuple[str, int]]) -> Itera
 
 
 @pytest.fixture(scope="module")
-def stranger(world: World, other_job: Job) -> Iterator[str]:
+def stranger(cluster: Cluster, other_job: Job) -> Iterator[str]:
     """A pod that is no job's and tries to reach one."""
     targets = {"a job": (other_job.pod["status"]["podIP"], PORT)}
-    with world.there(pod(world, "stranger", f"TARGETS = {targets}\n{REACHES}", [])):
+    with cluster.there(pod(cluster, "stranger", f"TARGETS = {targets}\n{REACHES}", [])):
         yield "flargo-test-stranger"
 
 
 @pytest.fixture(scope="module")
-def before(job: Job, stranger: str, world: World) -> dict[str, set[str]]:
+def before(job: Job, stranger: str, cluster: Cluster) -> dict[str, set[str]]:
     """What is reached without the policy, by whom."""
     hoped = {job.pod["metadata"]["name"]: NEEDED | FORBIDDEN, stranger: {"a job"}}
-    return {pod: reached(world, pod, what) for pod, what in hoped.items()}
+    return {pod: reached(cluster, pod, what) for pod, what in hoped.items()}
 
 
 @pytest.fixture(scope="module")
-def policy(before: dict[str, set[str]], world: World) -> Iterator[Object]:
+def policy(before: dict[str, set[str]], cluster: Cluster) -> Iterator[Object]:
     del before
     made = fitted()
-    with world.there(made):
+    with cluster.there(made):
         yield made
 
 
 @pytest.fixture(scope="module")
-def after(policy: Object, job: Job, stranger: str, world: World) -> dict[str, set[str]]:
+def after(policy: Object, job: Job, stranger: str, cluster: Cluster) -> dict[str, set[str]]:
     """What is reached with the policy, by whom."""
     del policy
     hoped: dict[str, set[str]] = {job.pod["metadata"]["name"]: NEEDED, stranger: set()}
-    return {pod: reached(world, pod, what) for pod, what in hoped.items()}
+    return {pod: reached(cluster, pod, what) for pod, what in hoped.items()}
 
 
 @pytest.mark.parametrize("target", sorted(NEEDED | FORBIDDEN), ids=hyphens)
@@ -224,18 +224,18 @@ def test_with_the_policy_nobody_reaches_a_job(after: dict[str, set[str]], strang
 
 @pytest.mark.parametrize("rule", LOST, ids=["parents", "the-FLARE-server", "names", "the-API-server"])
 def test_without_a_rule_of_the_policy_a_job_lacks_what_it_needs(
-    policy: Object, after: dict[str, set[str]], job: Job, world: World, rule: int
+    policy: Object, after: dict[str, set[str]], job: Job, cluster: Cluster, rule: int
 ) -> None:
     del after
     assert len(policy["spec"]["egress"]) == len(LOST)
     less = copy.deepcopy(policy)
     del less["spec"]["egress"][rule]
-    world.kubectl("apply", "--filename=-", document=less)
+    cluster.kubectl("apply", "--filename=-", document=less)
     try:
         wanted = NEEDED - LOST[rule]
-        assert reached(world, job.pod["metadata"]["name"], wanted) == wanted
+        assert reached(cluster, job.pod["metadata"]["name"], wanted) == wanted
     finally:
-        world.kubectl("apply", "--filename=-", document=policy)
+        cluster.kubectl("apply", "--filename=-", document=policy)
 
 
 @pytest.mark.usefixtures("policy")
@@ -246,12 +246,12 @@ def test_with_the_policy_a_job_ends_as_ever(site: Site) -> None:
     job.leaves_nothing()
 
 
-def reached(world: World, pod: str, hoped: set[str]) -> set[str]:
+def reached(cluster: Cluster, pod: str, hoped: set[str]) -> set[str]:
     """What a pod says it reaches: what is hoped as soon as it says so, else what it said last."""
     found: set[str] = set()
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        lines = world.kubectl("logs", pod, "--container=main", "--tail=20").splitlines()
+        lines = cluster.kubectl("logs", pod, "--container=main", "--tail=20").splitlines()
         said = [line for line in lines if line.startswith("REACHES ")]
         found = set(json.loads(said[-1].removeprefix("REACHES "))) if said else set()
         if said and found == hoped:
@@ -280,11 +280,11 @@ class Listener(socketserver.TCPServer):
     allow_reuse_address = True
 
 
-def pod(world: World, name: str, code: str, ports: list[int], labels: dict[str, str] | None = None) -> Object:
+def pod(cluster: Cluster, name: str, code: str, ports: list[int], labels: dict[str, str] | None = None) -> Object:
     """A pod of the namespace, for Python code, that listens on ports and sleeps."""
     alone = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     program = ["python3", "-c", f"PORTS = {ports}\n{code}\nimport time; time.sleep(3600)"]
-    container = {"name": "main", "image": world.place.job_image, "command": program, "securityContext": alone}
+    container = {"name": "main", "image": cluster.target.job_image, "command": program, "securityContext": alone}
     user = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     meta = {"name": f"flargo-test-{name}", "labels": labels or {}}
     spec = {
@@ -302,6 +302,6 @@ def service(name: str, selector: dict[str, str], port: int) -> Object:
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
 
-def address_of(world: World, name: str) -> str:
+def address_of(cluster: Cluster, name: str) -> str:
     """A pod's."""
-    return world.kubectl("get", "pod", name, "--output=jsonpath={.status.podIP}")
+    return cluster.kubectl("get", "pod", name, "--output=jsonpath={.status.podIP}")

@@ -30,12 +30,12 @@ from tests.cluster.test_federation import DEAF, GONE, PARTIES, SETTLED, assert_l
 from tests.cluster.test_network_policy import HELD, fitted
 from tests.cluster.test_workflows import mark, run_of_the_sweep, sweeper
 from tests.harness import job_folders
-from tests.harness.cluster import Object, World, commands, eventually
+from tests.harness.cluster import Cluster, Object, commands, eventually
 from tests.harness.federation import Federation
 from tests.harness.paths import ROOT
 from tests.harness.real_cluster import audit, image_store, images, state
 from tests.harness.real_cluster.firewall import enforced
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 from tests.harness.run_docs import Page
 from tests.harness.site import STARTS, Site, exits
 
@@ -55,10 +55,10 @@ STARTED = 120.0
 class InPods(Federation):
     """The page's federation, as its admin sees it through ``kubectl port-forward``."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
         super().__init__(folder, host="localhost")
         self.port = PORT
-        self.world = world
+        self.cluster = cluster
         self.said: dict[int, str] = {}
         """What each step of the page has printed."""
         self._forward: subprocess.Popen[bytes] | None = None
@@ -75,7 +75,7 @@ class InPods(Federation):
 
     def log(self, name: str = "server") -> str:
         """What the parent's pod of now has said since its container started."""
-        return self.world.kubectl("logs", f"deployment/{PARENTS[name]}")
+        return self.cluster.kubectl("logs", f"deployment/{PARENTS[name]}")
 
     def registered(self, site: str) -> bool:
         return "Successfully registered client" in self.log(site)
@@ -83,7 +83,11 @@ class InPods(Federation):
     def connect(self) -> None:
         """Begin anew, after another pod took the server's place, too."""
         self.disconnect()
-        words = ("kubectl", f"--kubeconfig={self.world.place.kubeconfig}", f"--namespace={self.world.place.namespace}")
+        words = (
+            "kubectl",
+            f"--kubeconfig={self.cluster.target.kubeconfig}",
+            f"--namespace={self.cluster.target.namespace}",
+        )
         with (self.root / "forward.log").open("ab") as log:
             self._forward = subprocess.Popen(
                 (*words, "port-forward", f"service/{PARENTS['server']}", str(PORT)), stdout=log, stderr=log
@@ -99,7 +103,7 @@ class InPods(Federation):
 
     def pod(self, name: str) -> Object:
         """The one pod of a parent that is there to stay."""
-        found = self.world.items("pods", f"app.kubernetes.io/name={PARENTS[name]}")
+        found = self.cluster.items("pods", f"app.kubernetes.io/name={PARENTS[name]}")
         (pod,) = (each for each in found if "deletionTimestamp" not in each["metadata"])
         return pod
 
@@ -135,24 +139,24 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def image(place: Place) -> str:
+def image(target: Target) -> str:
     """What FLARE's parents run."""
     if parent := os.environ.get("FLARGO_PARENT_IMAGE"):
         return parent
-    if place.own:
+    if target.own:
         pytest.skip("FLARGO_PARENT_IMAGE is not set: which image do FLARE's parents run?")
     return push_parent()
 
 
 @pytest.fixture(scope="module")
-def page(place: Place, image: str) -> Page:
+def page(target: Target, image: str) -> Page:
     """docs/install.md with this cluster's names, and with this checkout's deploy/ by its own."""
-    names = {"flare-parent:2.9": image, "flare-job:2.9": place.job_image}
+    names = {"flare-parent:2.9": image, "flare-job:2.9": target.job_image}
     words = {f"registry.example/{name}": image for name, image in names.items()}
     words |= {
-        "--namespace flare": f"--namespace {place.namespace}",
-        "namespace: flare": f"namespace: {place.namespace}",
-        "kubectl apply --kustomize deploy": accounts_command(place.namespace),
+        "--namespace flare": f"--namespace {target.namespace}",
+        "namespace: flare": f"namespace: {target.namespace}",
+        "kubectl apply --kustomize deploy": accounts_command(target.namespace),
     }
     return Page(ROOT / "docs" / "install.md", words)
 
@@ -167,12 +171,12 @@ def push_parent() -> str:
 
 
 @pytest.fixture(scope="module")
-def fed(place: Place, world: World, page: Page, environment: dict[str, str]) -> Iterator[InPods]:
+def fed(target: Target, cluster: Cluster, page: Page, environment: dict[str, str]) -> Iterator[InPods]:
     """The federation that the page installs, and takes away."""
     folder = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     (folder / "deploy").symlink_to(ROOT / "deploy")
-    running = InPods(folder, world)
-    with contextlib.nullcontext() if place.own else volumes(world):
+    running = InPods(folder, cluster)
+    with contextlib.nullcontext() if target.own else volumes(cluster):
         try:
             for step in INSTALL:
                 running.said[step] = page.run(step, folder, environment)
@@ -184,7 +188,7 @@ def fed(place: Place, world: World, page: Page, environment: dict[str, str]) -> 
 
 
 @contextlib.contextmanager
-def volumes(world: World) -> Iterator[None]:
+def volumes(cluster: Cluster) -> Iterator[None]:
     """Folders of the node for whoever claims one: the harness's cluster has nobody who would make them."""
     owner = f"flargo-{secrets.token_hex(4)}"
     folder = state.RUN / "volumes" / owner
@@ -199,20 +203,20 @@ def volumes(world: World) -> Iterator[None]:
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [where]}]}},
         }
         meta = {"name": f"{owner}-{party}", "labels": {"flargo-test": owner}}
-        world.create({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": spec})
+        cluster.create({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": spec})
     try:
         yield
     finally:
-        world.kubectl("delete", "persistentvolume", f"--selector=flargo-test={owner}")
+        cluster.kubectl("delete", "persistentvolume", f"--selector=flargo-test={owner}")
         shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
-def used(fed: InPods, place: Place, page: Page, environment: dict[str, str]) -> Used:
+def used(fed: InPods, target: Target, page: Page, environment: dict[str, str]) -> Used:
     """The jobs that the page submits, long enough to be ended in the middle, with each of its commands used on them."""
     fed.disconnect()  # The page forwards the port itself.
-    mark = audit.mark(place.audit_log) if place.audit_log else 0
-    job_folders.fedavg(fed.root / "job", image=place.job_image, pause=5)
+    mark = audit.mark(target.audit_log) if target.audit_log else 0
+    job_folders.fedavg(fed.root / "job", image=target.job_image, pause=5)
     printed = page.run(RUN, fed.root, environment)
     completed, ended = re.findall(r"^job_id: (\S+)$", printed, re.MULTILINE)
     return Used(printed, completed, ended, mark)
@@ -225,22 +229,22 @@ def test_the_doctor_finds_nothing_wrong_with_the_namespace_and_with_each_kit(fed
 
 
 def test_a_job_runs_as_the_page_says_with_all_parents_in_pods(
-    fed: InPods, used: Used, world: World, place: Place
+    fed: InPods, used: Used, cluster: Cluster, target: Target
 ) -> None:
-    for item in world.workflows(used.completed).values():
+    for item in cluster.workflows(used.completed).values():
         line = rf"^{item['metadata']['name']} +(Running|Succeeded) "
         assert re.search(line, used.of_the_first, re.MULTILINE), "argo lists its Workflow"
     (weights,) = (fed.root / "results").rglob("server.npy")
     np.testing.assert_allclose(np.load(weights), job_folders.fedavg_expected(3), rtol=1e-6)
     fed.connect()
     assert fed.status(used.completed) == "FINISHED:COMPLETED"
-    eventually(partial(all_succeeded, world, used.completed), SETTLED, "a Workflow Succeeded for each party")
-    assert credentials(world, used.completed) == []
-    for pod in world.pods(used.completed):
+    eventually(partial(all_succeeded, cluster, used.completed), SETTLED, "a Workflow Succeeded for each party")
+    assert credentials(cluster, used.completed) == []
+    for pod in cluster.pods(used.completed):
         parent = PARENTS[pod["metadata"]["labels"]["flargo.dev/site"]]
         assert f"//{parent}:8102" in str(pod["spec"]["containers"]), "it finds its parent by the Service's name"
-        if place.audit_log:
-            asked = audit.by(f":{place.namespace}:{parent}", place.audit_log, used.mark)
+        if target.audit_log:
+            asked = audit.by(f":{target.namespace}:{parent}", target.audit_log, used.mark)
             assert asked["create", "workflows"] == 2, "each parent is itself to the API server, by its pod's own token"
 
 
@@ -256,17 +260,17 @@ def test_the_pages_commands_show_the_job_its_log_and_how_it_ended(used: Used) ->
     assert ends_told(shown) == dict.fromkeys(PARTIES, "SUCCEEDED, FLARE hears 0")
 
 
-def test_a_job_that_is_terminated_ends_as_such_and_flare_hears_of_it(fed: InPods, used: Used, world: World) -> None:
+def test_a_job_that_is_terminated_ends_as_such_and_flare_hears_of_it(fed: InPods, used: Used, cluster: Cluster) -> None:
     shown = used.of_the_second
     told = re.findall(r"^(\S+): Workflow (\S+) is told to end$", shown, re.MULTILINE)
-    names = {site: item["metadata"]["name"] for site, item in world.workflows(used.ended).items()}
+    names = {site: item["metadata"]["name"] for site, item in cluster.workflows(used.ended).items()}
     assert (dict(told), {*names}) == (names, {*PARTIES})
     assert ends_told(shown) == dict.fromkeys(PARTIES, "SHUT_DOWN, FLARE hears 9")
     fed.connect()
     assert fed.status(used.ended) == "FINISHED:ABORTED"
-    eventually(lambda: not world.living(used.ended), SETTLED, "nothing of it runs")
-    eventually(lambda: not credentials(world, used.ended), SETTLED, "its credentials are gone")
-    assert {item["status"]["phase"] for item in world.workflows(used.ended).values()} == {"Failed"}
+    eventually(lambda: not cluster.living(used.ended), SETTLED, "nothing of it runs")
+    eventually(lambda: not credentials(cluster, used.ended), SETTLED, "its credentials are gone")
+    assert {item["status"]["phase"] for item in cluster.workflows(used.ended).values()} == {"Failed"}
 
 
 def ends_told(shown: str) -> dict[str, str]:
@@ -274,21 +278,21 @@ def ends_told(shown: str) -> dict[str, str]:
     return dict(re.findall(r"^(\S+) \((?:server|client)\): (\w+, FLARE hears \d+)$", shown, re.MULTILINE))
 
 
-def test_a_job_runs_to_its_end_with_the_network_policy_in_force(fed: InPods, world: World, place: Place) -> None:
-    if place.own:
+def test_a_job_runs_to_its_end_with_the_network_policy_in_force(fed: InPods, cluster: Cluster, target: Target) -> None:
+    if target.own:
         pytest.skip("what holds pods to policies is a daemon of the harness's own cluster")
     fed.connect()
-    with enforced(world), world.there(fitted()):
+    with enforced(cluster), cluster.there(fitted()):
         code = HELD + job_folders.training()
-        job_id = fed.submit(job_folders.script(fed.root / "held", image=place.job_image, code=code, server_code=HELD))
+        job_id = fed.submit(job_folders.script(fed.root / "held", image=target.job_image, code=code, server_code=HELD))
         assert fed.wait(job_id) == "FINISHED:COMPLETED"
-        eventually(partial(all_succeeded, world, job_id), SETTLED, "a Workflow Succeeded for each party")
+        eventually(partial(all_succeeded, cluster, job_id), SETTLED, "a Workflow Succeeded for each party")
 
 
 @pytest.mark.usefixtures("sweeper")
-def test_the_sweep_deletes_in_the_parents_image_what_a_parent_has_left(image: str, world: World, mark: str) -> None:
+def test_the_sweep_deletes_in_the_parents_image_what_a_parent_has_left(image: str, cluster: Cluster, mark: str) -> None:
     """Credentials of a job that ended two hours ago, as its Workflow then says: nobody can wait for so long."""
-    with Site(world) as site:
+    with Site(cluster) as site:
         old, fresh = site.launch(exits(0)), site.launch(exits(0))
         for job in (old, fresh):
             job.ends(Reason.SUCCEEDED, 0, STARTS)
@@ -302,61 +306,61 @@ def test_the_sweep_deletes_in_the_parents_image_what_a_parent_has_left(image: st
             }
             owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": job.name, "uid": whole["uid"]}
             meta = {"name": name, "labels": labels, "ownerReferences": [owner]}
-            world.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
+            cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
         earlier = json.dumps({"status": {"finishedAt": f"{datetime.now(UTC) - timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ}"}})
-        world.kubectl("patch", "workflows.argoproj.io", old.name, "--type=merge", f"--patch={earlier}")
-        done, pod = run_of_the_sweep(world, mark, image=image)
-        assert done["status"]["phase"] == "Succeeded", world.log(pod)
-        assert f"deleted Secret {left[old]} " in world.log(pod)
-        assert left[fresh] not in world.log(pod)
-        assert [name for name in world.secrets("nvflare-cred-") if name in left.values()] == [left[fresh]]
+        cluster.kubectl("patch", "workflows.argoproj.io", old.name, "--type=merge", f"--patch={earlier}")
+        done, pod = run_of_the_sweep(cluster, mark, image=image)
+        assert done["status"]["phase"] == "Succeeded", cluster.log(pod)
+        assert f"deleted Secret {left[old]} " in cluster.log(pod)
+        assert left[fresh] not in cluster.log(pod)
+        assert [name for name in cluster.secrets("nvflare-cred-") if name in left.values()] == [left[fresh]]
 
 
-def all_succeeded(world: World, job_id: str) -> bool:
+def all_succeeded(cluster: Cluster, job_id: str) -> bool:
     """Whether every party of a job has a Workflow that succeeded."""
-    phases = {site: item["status"]["phase"] for site, item in world.workflows(job_id).items()}
+    phases = {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
     return phases == dict.fromkeys(PARTIES, "Succeeded")
 
 
-def test_parents_and_jobs_are_held_to_pod_security_restricted(fed: InPods, world: World, place: Place) -> None:
-    namespace = next(item for item in world.items("namespaces") if item["metadata"]["name"] == place.namespace)
-    if not place.own:
+def test_parents_and_jobs_are_held_to_pod_security_restricted(fed: InPods, cluster: Cluster, target: Target) -> None:
+    namespace = next(item for item in cluster.items("namespaces") if item["metadata"]["name"] == target.namespace)
+    if not target.own:
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, parent in PARENTS.items():
         (container,) = fed.pod(name)["spec"]["containers"]
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        assert world.kubectl("exec", f"deployment/{parent}", "--", "id", "-u") == "1000"
+        assert cluster.kubectl("exec", f"deployment/{parent}", "--", "id", "-u") == "1000"
 
 
 @pytest.mark.parametrize("name", ["site-1", "server"])
 def test_what_a_lost_parent_left_running_is_ended_by_the_pod_that_comes_after_it(
-    fed: InPods, world: World, place: Place, name: str
+    fed: InPods, cluster: Cluster, target: Target, name: str
 ) -> None:
     fed.connect()
     code = f"{DEAF}import time\ntime.sleep(3600)\n"
     path = fed.root / f"orphan-{name}"
-    job_id = fed.submit(job_folders.script(path, image=place.job_image, code=code, server_code=DEAF))
+    job_id = fed.submit(job_folders.script(path, image=target.job_image, code=code, server_code=DEAF))
     eventually(
-        lambda: sum("deaf now" in world.log(pod) for pod in world.pods(job_id)) == len(PARTIES),
+        lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
         2 * SETTLED,
         "all are deaf",
     )
-    before = len(world.processes(job_id))
-    lose(fed, world, name)
+    before = len(cluster.processes(job_id))
+    lose(fed, cluster, name)
     others = {*PARTIES} - {name}
-    assert_left_by(world, job_id, name, STARTED)
-    eventually(lambda: len(world.processes(job_id)) < before, GONE, "its process is gone from the node")
+    assert_left_by(cluster, job_id, name, STARTED)
+    eventually(lambda: len(cluster.processes(job_id)) < before, GONE, "its process is gone from the node")
     assert "left behind by another run" in fed.log(name)
     for each in others:
-        world.sweep(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")
-    eventually(lambda: not world.living(job_id), SETTLED, "the rest is gone, too")
+        cluster.sweep(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")
+    eventually(lambda: not cluster.living(job_id), SETTLED, "the rest is gone, too")
 
 
-def lose(fed: InPods, world: World, name: str) -> None:
+def lose(fed: InPods, cluster: Cluster, name: str) -> None:
     """A site's pod is deleted by force; the server's process is killed, and its container starts anew."""
     pod = fed.pod(name)
-    if name != "server" or world.place.own:
-        world.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    if name != "server" or cluster.target.own:
+        cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
         return
     for pid, command in commands():
         if b"nvflare.private.fed.app.server.server_train" in command:

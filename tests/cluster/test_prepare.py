@@ -19,9 +19,9 @@ from flargo.tools.demo.kits import SERVER
 from tests.cluster.test_federation import SETTLED
 from tests.cluster.test_queue import TURN, ran
 from tests.harness import job_folders
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.federation import Federation
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 
 BOUND = 2
 """How many jobs the server is told to run at once."""
@@ -31,14 +31,14 @@ COMPLETED = "FINISHED:COMPLETED"
 class Prepared(Federation):
     """Its parents are configured by the command that a site runs."""
 
-    place: Place
+    target: Target
 
     def _configure(self, name: str) -> None:
         root = self.workspace(name)
         # Parents are processes on the sandbox's bridge here, with ports of their own, and not pods behind a Service.
         (root / "local" / "comm_config.json").write_text(json.dumps(kits.listener(self.host, self._ports.take())))
-        options = {"--namespace": self.place.namespace, "--workspace": str(root)}
-        options |= {"--config-file": str(self.place.launcher_kubeconfig)}
+        options = {"--namespace": self.target.namespace, "--workspace": str(root)}
+        options |= {"--config-file": str(self.target.launcher_kubeconfig)}
         command = [str(Path(sys.executable).with_name("flargo")), "prepare", str(root)]
         command += [word for option in options.items() for word in option]
         subprocess.run([*command, *(("--max-jobs", str(BOUND)) if name == SERVER else ())], check=True)
@@ -50,30 +50,30 @@ class Prepared(Federation):
 
 
 @pytest.fixture(scope="module")
-def fed(place: Place) -> Iterator[Federation]:
+def fed(target: Target) -> Iterator[Federation]:
     root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     root.chmod(0o755)
-    prepared = Prepared(root, sites=("site-1",), host=place.address)
-    prepared.place = place
+    prepared = Prepared(root, sites=("site-1",), host=target.address)
+    prepared.target = target
     with prepared as running:
         yield running
     shutil.rmtree(root, ignore_errors=True)
 
 
-def test_six_jobs_run_two_at_a_time_and_none_is_given_up_for_waiting(fed: Federation, place: Place) -> None:
-    world = World(place)
+def test_six_jobs_run_two_at_a_time_and_none_is_given_up_for_waiting(fed: Federation, target: Target) -> None:
+    cluster = Cluster(target)
     folder = fed.root / "jobs"
     folder.mkdir()
     # Rounds that last make jobs overlap if they may: FLARE starts the next one several seconds after the one before.
-    job_of: dict[str, Any] = {"image": place.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
+    job_of: dict[str, Any] = {"image": target.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
     submitted = [fed.submit(job_folders.fedavg(folder / f"job-{number}", **job_of)) for number in range(6)]
     succeeded = dict.fromkeys(fed.names, "Succeeded")
     times = []
     for job in submitted:
         assert fed.wait(job, TURN * len(submitted)) == COMPLETED, fed.log("server")[-10_000:]
-        eventually(partial(has_phases, world, job, succeeded), SETTLED, "a Workflow Succeeded for each party")
+        eventually(partial(has_phases, cluster, job, succeeded), SETTLED, "a Workflow Succeeded for each party")
         # By the server's part, which begins first and whose end FLARE waits for.
-        (pod,) = world.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={SERVER}")
+        (pod,) = cluster.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={SERVER}")
         times.append(ran(pod))
     assert any(at_once(pair) for pair in itertools.combinations(times, BOUND)), f"{BOUND} never ran at once"
     assert not any(at_once(more) for more in itertools.combinations(times, BOUND + 1)), f"more than {BOUND} did"
@@ -84,6 +84,6 @@ def at_once(times: Sequence[tuple[datetime, datetime]]) -> bool:
     return max(begun for begun, _ in times) < min(ended for _, ended in times)
 
 
-def has_phases(world: World, job_id: str, phases: dict[str, str]) -> bool:
+def has_phases(cluster: Cluster, job_id: str, phases: dict[str, str]) -> bool:
     """Whether a job's Workflows are in these phases, by site."""
-    return {site: item["status"]["phase"] for site, item in world.workflows(job_id).items()} == phases
+    return {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()} == phases

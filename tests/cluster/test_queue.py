@@ -16,9 +16,9 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
 from tests.harness import job_folders
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.federation import Component, Federation, argo_launcher
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 from tests.harness.site import SLEEPS, STARTS, WAITS, Job, Site, exits
 
 NOTICED = 15.0
@@ -29,18 +29,18 @@ NO_PATIENCE = {"pending_timeout": 0}
 
 
 @pytest.fixture(scope="module")
-def queue(world: World) -> Iterator[str]:
+def queue(cluster: Cluster) -> Iterator[str]:
     """The name of a ConfigMap as deploy/queue.yaml is one, with a key for each test."""
     name = f"flargo-test-queue-{secrets.token_hex(3)}"
     data = {"six": "2", "none": "0", "words": "two", "site-2": "2"}
     data |= dict.fromkeys(("full", "aborted", "grows", "here", "there", "site-1"), "1")
-    world.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+    cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
     yield name
-    world.kubectl("delete", "configmap", name)
+    cluster.kubectl("delete", "configmap", name)
 
 
-def queueing(world: World, queue: str, key: str, queued: float = 600, role: Role = Role.CLIENT) -> Site:
-    return Site(world, role=role, argo={"semaphore": {"name": queue, "key": key}, "queued": queued})
+def queueing(cluster: Cluster, queue: str, key: str, queued: float = 600, role: Role = Role.CLIENT) -> Site:
+    return Site(cluster, role=role, argo={"semaphore": {"name": queue, "key": key}, "queued": queued})
 
 
 def runs_two(unended: list[Job]) -> bool:
@@ -55,8 +55,8 @@ def ran(pod: dict[str, Any]) -> tuple[datetime, datetime]:
     return datetime.fromisoformat(ended["startedAt"]), datetime.fromisoformat(ended["finishedAt"])
 
 
-def test_six_jobs_run_two_at_a_time_and_none_fails_for_waiting(world: World, queue: str) -> None:
-    with queueing(world, queue, "six") as site:
+def test_six_jobs_run_two_at_a_time_and_none_fails_for_waiting(cluster: Cluster, queue: str) -> None:
+    with queueing(cluster, queue, "six") as site:
         launched = [site.launch(WAITS, NO_PATIENCE) for _ in range(6)]
         waiting, times = list(launched), []
         while waiting:
@@ -73,8 +73,8 @@ def test_six_jobs_run_two_at_a_time_and_none_fails_for_waiting(world: World, que
             assert max(begun for begun, _ in three) >= min(ended for _, ended in three), "three ran at once"
 
 
-def test_a_servers_job_runs_though_the_queue_is_full(world: World, queue: str) -> None:
-    with queueing(world, queue, "full") as site, queueing(world, queue, "full", role=Role.SERVER) as server:
+def test_a_servers_job_runs_though_the_queue_is_full(cluster: Cluster, queue: str) -> None:
+    with queueing(cluster, queue, "full") as site, queueing(cluster, queue, "full", role=Role.SERVER) as server:
         holder = site.launch(SLEEPS).runs()
         waiting = site.launch(SLEEPS).reaches(Stage.QUEUED)
         server.launch(exits(0)).ends(Reason.SUCCEEDED, 0, STARTS)
@@ -82,9 +82,9 @@ def test_a_servers_job_runs_though_the_queue_is_full(world: World, queue: str) -
 
 
 def test_an_aborted_jobs_place_is_the_next_ones_and_who_gives_up_waiting_is_not_waited_for(
-    world: World, queue: str
+    cluster: Cluster, queue: str
 ) -> None:
-    with queueing(world, queue, "aborted") as site:
+    with queueing(cluster, queue, "aborted") as site:
         holder = site.launch(SLEEPS).runs()
         second = site.launch(SLEEPS).reaches(Stage.QUEUED)
         third = site.launch(exits(0)).reaches(Stage.QUEUED)
@@ -98,25 +98,25 @@ def test_an_aborted_jobs_place_is_the_next_ones_and_who_gives_up_waiting_is_not_
         assert second.pods == []
 
 
-def test_a_larger_number_lets_the_next_job_run_at_once(world: World, queue: str) -> None:
-    with queueing(world, queue, "grows") as site:
+def test_a_larger_number_lets_the_next_job_run_at_once(cluster: Cluster, queue: str) -> None:
+    with queueing(cluster, queue, "grows") as site:
         holder = site.launch(SLEEPS).runs()
         site.launch(exits(0)).reaches(Stage.QUEUED)
         next_one = site.launch(exits(0)).reaches(Stage.QUEUED)
-        world.kubectl("patch", "configmap", queue, "--type=merge", '--patch={"data":{"grows":"2"}}')
+        cluster.kubectl("patch", "configmap", queue, "--type=merge", '--patch={"data":{"grows":"2"}}')
         next_one.ends(Reason.SUCCEEDED, 0, TURN)
         assert holder.ticket.stage is Stage.RUNNING
 
 
-def test_two_sites_whose_jobs_wait_for_each_other_are_not_stuck_for_ever(world: World, queue: str) -> None:
-    with queueing(world, queue, "here", queued=20) as here, queueing(world, queue, "there") as there:
+def test_two_sites_whose_jobs_wait_for_each_other_are_not_stuck_for_ever(cluster: Cluster, queue: str) -> None:
+    with queueing(cluster, queue, "here", queued=20) as here, queueing(cluster, queue, "there") as there:
         a_here, b_there = here.launch(SLEEPS).runs(), there.launch(SLEEPS).runs()
         b_here = here.launch(SLEEPS, NO_PATIENCE).reaches(Stage.QUEUED)
         begun = time.monotonic()
         a_there = there.launch(exits(0), NO_PATIENCE).reaches(Stage.QUEUED)
         b_here.ends(Reason.QUEUED, 101, within=45)
         assert time.monotonic() - begun > 15
-        assert f"Waiting for {world.place.namespace}/ConfigMap/{queue}/here lock" in detail(b_here)
+        assert f"Waiting for {cluster.target.namespace}/ConfigMap/{queue}/here lock" in detail(b_here)
         # FLARE's server hears that job B has failed at one site, and aborts it at the other: then A has all it needs.
         b_there.abort()
         a_there.ends(Reason.SUCCEEDED, 0, TURN)
@@ -127,16 +127,16 @@ def test_two_sites_whose_jobs_wait_for_each_other_are_not_stuck_for_ever(world: 
 
 
 @pytest.mark.parametrize("key", ["not-there", "none", "words"])
-def test_a_number_that_cannot_be_read_fails_the_job_and_says_which(world: World, queue: str, key: str) -> None:
-    with queueing(world, queue, key) as site:
+def test_a_number_that_cannot_be_read_fails_the_job_and_says_which(cluster: Cluster, queue: str, key: str) -> None:
+    with queueing(cluster, queue, key) as site:
         job = site.launch(SLEEPS)
         job.ends(Reason.SEMAPHORE, 101, NOTICED)
         assert f"{queue}/{key}" in detail(job)
         job.leaves_nothing()
 
 
-def test_a_config_map_that_is_not_there_fails_the_job_and_says_which(world: World) -> None:
-    with queueing(world, "flargo-not-there", "jobs") as site:
+def test_a_config_map_that_is_not_there_fails_the_job_and_says_which(cluster: Cluster) -> None:
+    with queueing(cluster, "flargo-not-there", "jobs") as site:
         job = site.launch(SLEEPS)
         job.ends(Reason.SEMAPHORE, 101, NOTICED)
         assert "flargo-not-there/jobs" in detail(job)
@@ -150,53 +150,55 @@ def detail(job: Job) -> str:
 
 
 @pytest.fixture(scope="module")
-def fed(place: Place, queue: str) -> Iterator[Federation]:
+def fed(target: Target, queue: str) -> Iterator[Federation]:
     """A real federation whose two sites have queues: one that waits long, and a wider one that does not."""
     root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     root.chmod(0o755)
     (root / "jobs").mkdir()
-    plain = argo_launcher(root, config_file_path=str(place.launcher_kubeconfig), namespace=place.namespace)
+    plain = argo_launcher(root, config_file_path=str(target.launcher_kubeconfig), namespace=target.namespace)
 
     def launcher(role: str, site: str) -> Component:
         made = plain(role, site)
         argo = {"semaphore": {"name": queue, "key": site}, "queued": {"site-1": 600, "site-2": 30}.get(site, 600)}
         return {**made, "args": {**made["args"], "argo": argo}}
 
-    with Federation(root, launcher=launcher, host=place.address) as running:
+    with Federation(root, launcher=launcher, host=target.address) as running:
         yield running
     shutil.rmtree(root, ignore_errors=True)
 
 
-def submit(fed: Federation, place: Place, name: str, pause: float = 0) -> str:
+def submit(fed: Federation, target: Target, name: str, pause: float = 0) -> str:
     """A job that has no patience with Kubernetes."""
     path, patience = fed.root / "jobs" / name, {"default": NO_PATIENCE}
-    return fed.submit(job_folders.fedavg(path, image=place.job_image, pause=pause, launcher_spec_extra=patience))
+    return fed.submit(job_folders.fedavg(path, image=target.job_image, pause=pause, launcher_spec_extra=patience))
 
 
-def pods(world: World, job_id: str, site: str) -> list[dict[str, Any]]:
-    return world.items("pods", f"{Label.JOB_ID}={job_id},{Label.SITE}={site}")
+def pods(cluster: Cluster, job_id: str, site: str) -> list[dict[str, Any]]:
+    return cluster.items("pods", f"{Label.JOB_ID}={job_id},{Label.SITE}={site}")
 
 
-def test_flare_waits_for_a_site_that_queues_and_the_job_completes(fed: Federation, world: World, place: Place) -> None:
-    first = submit(fed, place, "first", pause=30)
-    eventually(lambda: pods(world, first, "site-1"), STARTS, "the first job has its turn at site-1")
-    second = submit(fed, place, "second")
-    eventually(lambda: pods(world, second, "site-2"), STARTS, "the second one runs at site-2")
-    assert pods(world, second, "site-1") == []
+def test_flare_waits_for_a_site_that_queues_and_the_job_completes(
+    fed: Federation, cluster: Cluster, target: Target
+) -> None:
+    first = submit(fed, target, "first", pause=30)
+    eventually(lambda: pods(cluster, first, "site-1"), STARTS, "the first job has its turn at site-1")
+    second = submit(fed, target, "second")
+    eventually(lambda: pods(cluster, second, "site-2"), STARTS, "the second one runs at site-2")
+    assert pods(cluster, second, "site-1") == []
     assert [fed.wait(job_id, 300) for job_id in (first, second)] == ["FINISHED:COMPLETED"] * 2
-    (_, first_ended), (second_began, _) = (ran(*pods(world, job_id, "site-1")) for job_id in (first, second))
+    (_, first_ended), (second_began, _) = (ran(*pods(cluster, job_id, "site-1")) for job_id in (first, second))
     assert second_began >= first_ended
-    print(f"site-2 waited for site-1 for {second_began - ran(*pods(world, second, 'site-2'))[0]}")
+    print(f"site-2 waited for site-1 for {second_began - ran(*pods(cluster, second, 'site-2'))[0]}")
 
 
 def test_flare_ends_a_job_everywhere_whose_turn_does_not_come_at_one_site(
-    fed: Federation, world: World, place: Place, queue: str
+    fed: Federation, cluster: Cluster, target: Target, queue: str
 ) -> None:
-    with queueing(world, queue, "site-2") as others:
+    with queueing(cluster, queue, "site-2") as others:
         for _ in range(2):
             others.launch(SLEEPS).runs()
-        stuck = submit(fed, place, "stuck", pause=600)
-        eventually(lambda: pods(world, stuck, "site-1"), STARTS, "it holds its place at site-1")
+        stuck = submit(fed, target, "stuck", pause=600)
+        eventually(lambda: pods(cluster, stuck, "site-1"), STARTS, "it holds its place at site-1")
         assert fed.wait(stuck) == "FINISHED:EXECUTION_EXCEPTION"
-        assert pods(world, stuck, "site-2") == []
-        eventually(lambda: not world.living(stuck), TURN, "its place at site-1 is free again")
+        assert pods(cluster, stuck, "site-2") == []
+        eventually(lambda: not cluster.living(stuck), TURN, "its place at site-1 is free again")

@@ -12,7 +12,7 @@ import yaml
 from flargo.flare.report import LOG_TAIL
 from flargo.status.reasons import Reason
 from flargo.terms import Role
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import audit
 from tests.harness.site import DEAF, SLEEPS, STARTS, Site, exits
@@ -71,28 +71,28 @@ def _with_run_folder(server: Site) -> str:
     return job_id
 
 
-def sites(world: World, stack: ExitStack, token: str = "") -> tuple[Site, Site]:
+def sites(cluster: Cluster, stack: ExitStack, token: str = "") -> tuple[Site, Site]:
     """A server and a client with an account's token; the launcher's own if there is none."""
-    wires = [stack.enter_context(Wire(world.place.launcher_kubeconfig)) if token else None for _ in Role]
+    wires = [stack.enter_context(Wire(cluster.target.launcher_kubeconfig)) if token else None for _ in Role]
     studies = {"s": {"secret_mounts": {"k": MISSING_SECRET}}}
-    server = stack.enter_context(Site(world, role=Role.SERVER, wire=wires[0], token=token))
-    return server, stack.enter_context(Site(world, studies=studies, wire=wires[1], token=token))
+    server = stack.enter_context(Site(cluster, role=Role.SERVER, wire=wires[0], token=token))
+    return server, stack.enter_context(Site(cluster, studies=studies, wire=wires[1], token=token))
 
 
-def test_the_role_is_what_is_used(world: World) -> None:
-    if world.place.audit_log is None:
+def test_the_role_is_what_is_used(cluster: Cluster) -> None:
+    if cluster.target.audit_log is None:
         pytest.skip("somebody's own cluster: its audit log is not within reach")
-    begun = audit.mark(world.place.audit_log)
+    begun = audit.mark(cluster.target.audit_log)
     with ExitStack() as stack:
-        a_day(*sites(world, stack))
-    assert _used(world, begun) == set(RIGHTS)
+        a_day(*sites(cluster, stack))
+    assert _used(cluster, begun) == set(RIGHTS)
 
 
 @pytest.fixture(scope="module")
-def days(world: World) -> Iterator[dict[Right, "Future[str]"]]:
+def days(cluster: Cluster) -> Iterator[dict[Right, "Future[str]"]]:
     """What goes wrong on a day without a right, for each of them; some at a time."""
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="day") as threads:
-        yield {right: threads.submit(_day_without, world, right) for right in RIGHTS}
+        yield {right: threads.submit(_day_without, cluster, right) for right in RIGHTS}
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=" ".join)
@@ -102,17 +102,17 @@ def test_without_any_one_right_something_goes_wrong(days: dict[Right, "Future[st
     assert problem
 
 
-def _day_without(world: World, right: Right) -> str:
+def _day_without(cluster: Cluster, right: Right) -> str:
     name = f"less-{'-'.join(right).replace('/', '-')}"
-    meta = {"name": name, "namespace": world.place.namespace}
+    meta = {"name": name, "namespace": cluster.target.namespace}
     group = "rbac.authorization.k8s.io/v1"
     try:
-        world.kubectl("create", "serviceaccount", name)
-        world.create({"apiVersion": group, "kind": "Role", "metadata": meta, "rules": without(right)})
-        subject = f"--serviceaccount={world.place.namespace}:{name}"
-        world.kubectl("create", "rolebinding", name, f"--role={name}", subject)
+        cluster.kubectl("create", "serviceaccount", name)
+        cluster.create({"apiVersion": group, "kind": "Role", "metadata": meta, "rules": without(right)})
+        subject = f"--serviceaccount={cluster.target.namespace}:{name}"
+        cluster.kubectl("create", "rolebinding", name, f"--role={name}", subject)
         with ExitStack() as stack:
-            those = sites(world, stack, world.kubectl("create", "token", name))
+            those = sites(cluster, stack, cluster.kubectl("create", "token", name))
             try:
                 a_day(*those)
             except AssertionError as problem:
@@ -120,16 +120,16 @@ def _day_without(world: World, right: Right) -> str:
         return ""
     finally:
         for kind in ("rolebinding", "role", "serviceaccount"):
-            world.kubectl("delete", kind, name, "--ignore-not-found")
+            cluster.kubectl("delete", kind, name, "--ignore-not-found")
 
 
-def _used(world: World, since: int) -> set[tuple[str, str]]:
+def _used(cluster: Cluster, since: int) -> set[tuple[str, str]]:
     """What flargo itself asked for, and was let; other tests' kubectl has the same account."""
-    assert world.place.audit_log is not None
+    assert cluster.target.audit_log is not None
     return {
         (event["verb"], "/".join(filter(None, (event["objectRef"]["resource"], event["objectRef"].get("subresource")))))
-        for place, event in audit.events(world.place.audit_log)
-        if place >= since
+        for target, event in audit.events(cluster.target.audit_log)
+        if target >= since
         and event["user"]["username"].endswith(":flargo-launcher")
         and event.get("userAgent", "").startswith("flargo")
         and event.get("responseStatus", {}).get("code", 500) < 400

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from tests.cluster.test_manifests import dry_run, lint
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.paths import ROOT
 from tests.harness.real_cluster import images
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 
 WORKFLOWS = ROOT / "workflows"
 LONG = 150.0
@@ -25,12 +25,14 @@ Object = dict[str, Any]
 
 
 @pytest.fixture
-def mark(world: World) -> Iterator[str]:
+def mark(cluster: Cluster) -> Iterator[str]:
     """A label of all that a test makes, which goes with it."""
     label = f"flargo.test/workflows={secrets.token_hex(4)}"
     yield label
     kinds = "workflows.argoproj.io,cronworkflows.argoproj.io,configmaps,secrets,serviceaccounts,roles,rolebindings"
-    world.kubectl("delete", f"{kinds},persistentvolumeclaims,persistentvolumes", f"--selector={label}", "--wait=false")
+    cluster.kubectl(
+        "delete", f"{kinds},persistentvolumeclaims,persistentvolumes", f"--selector={label}", "--wait=false"
+    )
 
 
 def labelled(document: Object, mark: str) -> Object:
@@ -39,19 +41,19 @@ def labelled(document: Object, mark: str) -> Object:
     return {**document, "metadata": metadata}
 
 
-def smoke_test(world: World, mark: str, path: Path, *parameters: str) -> Object:
+def smoke_test(cluster: Cluster, mark: str, path: Path, *parameters: str) -> Object:
     """The smoke test, submitted as its first lines say, when it is over."""
     said = [word for each in parameters for word in ("--parameter", each)]
-    name = world.argo("submit", str(path), *said, f"--labels={mark}", "--output=name")
-    return ended(world, name)
+    name = cluster.argo("submit", str(path), *said, f"--labels={mark}", "--output=name")
+    return ended(cluster, name)
 
 
-def ended(world: World, name: str) -> Object:
+def ended(cluster: Cluster, name: str) -> Object:
     def over() -> bool:
-        return world.workflow(name).get("status", {}).get("phase") in OVER
+        return cluster.workflow(name).get("status", {}).get("phase") in OVER
 
     eventually(over, LONG, f"{name} is over")
-    return world.workflow(name)
+    return cluster.workflow(name)
 
 
 def messages(workflow: Object) -> str:
@@ -79,22 +81,22 @@ def test_argo_lints_them(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def test_the_api_server_takes_the_smoke_test_strictly(place: Place) -> None:
-    done = dry_run(place, WORKFLOWS / "smoke-test.yaml")
+def test_the_api_server_takes_the_smoke_test_strictly(target: Target) -> None:
+    done = dry_run(target, WORKFLOWS / "smoke-test.yaml")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_smoke_test_succeeds_where_jobs_run(world: World, place: Place, mark: str) -> None:
-    done = smoke_test(world, mark, WORKFLOWS / "smoke-test.yaml", f"image={place.job_image}")
+def test_the_smoke_test_succeeds_where_jobs_run(cluster: Cluster, target: Target, mark: str) -> None:
+    done = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={target.job_image}")
     assert done["status"]["phase"] == "Succeeded", messages(done)
-    (pod,) = world.items("pods", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
-    assert world.log(pod).startswith("nvflare 2.9")
+    (pod,) = cluster.items("pods", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
+    assert cluster.log(pod).startswith("nvflare 2.9")
 
 
 def test_the_smoke_test_mounts_a_claim_that_it_is_told_of(
-    world: World, place: Place, mark: str, tmp_path: Path
+    cluster: Cluster, target: Target, mark: str, tmp_path: Path
 ) -> None:
-    if place.own:
+    if target.own:
         pytest.skip("it takes a volume, and what a cluster has of those is its own business")
     claim = mark.replace("flargo.test/workflows=", "flargo-test-")
     tmp_path.chmod(0o755)
@@ -103,84 +105,86 @@ def test_the_smoke_test_mounts_a_claim_that_it_is_told_of(
     volume = {"capacity": size, "accessModes": modes, "hostPath": {"path": str(tmp_path)}, "storageClassName": ""}
     wanted = {"accessModes": modes, "resources": {"requests": size}, "storageClassName": "", "volumeName": claim}
     for kind, spec in (("PersistentVolume", volume), ("PersistentVolumeClaim", wanted)):
-        world.create(labelled({"apiVersion": "v1", "kind": kind, "metadata": {"name": claim}, "spec": spec}, mark))
-    done = smoke_test(world, mark, WORKFLOWS / "smoke-test.yaml", f"image={place.job_image}", f"claim={claim}")
+        cluster.create(labelled({"apiVersion": "v1", "kind": kind, "metadata": {"name": claim}, "spec": spec}, mark))
+    done = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={target.job_image}", f"claim={claim}")
     assert done["status"]["phase"] == "Succeeded", messages(done)
-    pods = world.items("pods", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
-    assert any("The volume claim is mounted, and has" in world.log(pod) for pod in pods)
+    pods = cluster.items("pods", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
+    assert any("The volume claim is mounted, and has" in cluster.log(pod) for pod in pods)
 
 
-def test_the_smoke_test_waits_for_a_claim_that_is_not_there_and_says_so(world: World, place: Place, mark: str) -> None:
+def test_the_smoke_test_waits_for_a_claim_that_is_not_there_and_says_so(
+    cluster: Cluster, target: Target, mark: str
+) -> None:
     """Argo looks at a Workflow's deadline when something happens to it: nothing does while no node takes its pod."""
-    said = ("--parameter", f"image={place.job_image}", "--parameter", "claim=flargo-not-there")
+    said = ("--parameter", f"image={target.job_image}", "--parameter", "claim=flargo-not-there")
     path = str(WORKFLOWS / "smoke-test.yaml")
-    name = world.argo("submit", path, *said, f"--labels={mark}", "--output=name")
+    name = cluster.argo("submit", path, *said, f"--labels={mark}", "--output=name")
     wanted = 'persistentvolumeclaim "flargo-not-there" not found'
-    eventually(lambda: wanted in messages(world.workflow(name)), LONG, "Argo says that there is no such claim")
+    eventually(lambda: wanted in messages(cluster.workflow(name)), LONG, "Argo says that there is no such claim")
 
 
-def test_the_smoke_test_fails_with_an_image_that_runs_no_jobs(world: World, place: Place, mark: str) -> None:
-    if place.own:
+def test_the_smoke_test_fails_with_an_image_that_runs_no_jobs(cluster: Cluster, target: Target, mark: str) -> None:
+    if target.own:
         pytest.skip("the image is the test cluster's")
-    done = smoke_test(world, mark, WORKFLOWS / "smoke-test.yaml", f"image={images.names()['argoexec']}")
+    done = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={images.names()['argoexec']}")
     assert done["status"]["phase"] in {"Failed", "Error"}, messages(done)
     assert "/usr/local/bin/python" in messages(done)
 
 
-def account(world: World, mark: str, *, token: bool) -> str:
+def account(cluster: Cluster, mark: str, *, token: bool) -> str:
     """An account for Argo's containers that has no rights, and perhaps a token Secret."""
     name = mark.replace("flargo.test/workflows=", "flargo-test-")
-    world.create(labelled({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, mark))
+    cluster.create(labelled({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, mark))
     if token:
         of = {"name": f"{name}.service-account-token", "annotations": {"kubernetes.io/service-account.name": name}}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": of, "type": "kubernetes.io/service-account-token"}
-        world.create(labelled(secret, mark))
+        cluster.create(labelled(secret, mark))
     return name
 
 
 def test_the_smoke_test_fails_without_the_executors_token_secret(
-    world: World, place: Place, mark: str, hasty: Path
+    cluster: Cluster, target: Target, mark: str, hasty: Path
 ) -> None:
-    who = account(world, mark, token=False)
-    done = smoke_test(world, mark, hasty, f"image={place.job_image}", f"executor-account={who}")
+    who = account(cluster, mark, token=False)
+    done = smoke_test(cluster, mark, hasty, f"image={target.job_image}", f"executor-account={who}")
     assert done["status"]["phase"] == "Failed", messages(done)
     # Argo or the kubelet, whichever looks first: Argo gives its deadline to the pod.
     assert re.search("Step exceeded its deadline|Pod was active on the node longer", messages(done)), messages(done)
-    events = world.kubectl("get", "events", "--output=jsonpath={.items[*].message}")
+    events = cluster.kubectl("get", "events", "--output=jsonpath={.items[*].message}")
     assert f'secret "{who}.service-account-token" not found' in events
 
 
-def test_the_smoke_test_fails_without_the_executors_rights(world: World, place: Place, mark: str) -> None:
-    who = account(world, mark, token=True)
+def test_the_smoke_test_fails_without_the_executors_rights(cluster: Cluster, target: Target, mark: str) -> None:
+    who = account(cluster, mark, token=True)
     path = WORKFLOWS / "smoke-test.yaml"
-    done = smoke_test(world, mark, path, f"image={place.job_image}", f"executor-account={who}")
+    done = smoke_test(cluster, mark, path, f"image={target.job_image}", f"executor-account={who}")
     assert done["status"]["phase"] == "Failed", messages(done)
     assert "workflowtaskresults.argoproj.io is forbidden" in messages(done)
 
 
 @pytest.fixture
-def sweeper(world: World, place: Place, mark: str) -> Object:
+def sweeper(cluster: Cluster, target: Target, mark: str) -> Object:
     """What sweeps, applied; its CronWorkflow, which is not on before the test is over."""
     kustomize = subprocess.run(("kubectl", "kustomize", WORKFLOWS), text=True, capture_output=True, check=True).stdout
     documents = {each["kind"]: each for each in yaml.safe_load_all(kustomize)}
     cron = documents["CronWorkflow"]
     cron["spec"]["suspend"] = True
     text = json.dumps([labelled(each, mark) for each in documents.values()])
-    items = json.loads(text.replace('"namespace": "flare"', f'"namespace": "{place.namespace}"'))
-    world.kubectl(
+    items = json.loads(text.replace('"namespace": "flare"', f'"namespace": "{target.namespace}"'))
+    cluster.kubectl(
         "apply", "--validate=strict", "--filename=-", document={"apiVersion": "v1", "kind": "List", "items": items}
     )
     return dict(cron)
 
 
-def may(world: World, verb: str, resource: str) -> bool:
-    who = f"--as=system:serviceaccount:{world.place.namespace}:flargo-sweep"
-    words = ("kubectl", f"--kubeconfig={world.place.kubeconfig}", f"--namespace={world.place.namespace}")
+def may(cluster: Cluster, verb: str, resource: str) -> bool:
+    who = f"--as=system:serviceaccount:{cluster.target.namespace}:flargo-sweep"
+    words = ("kubectl", f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
     done = subprocess.run((*words, "auth", "can-i", verb, resource, who), text=True, capture_output=True, check=False)
     return done.stdout.strip() == "yes"
 
 
-def test_the_sweeps_account_may_look_and_delete(world: World, sweeper: Object) -> None:
+def test_the_sweeps_account_may_look_and_delete(cluster: Cluster, sweeper: Object) -> None:
     assert sweeper["kind"] == "CronWorkflow"
     verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
     for resource, allowed in (
@@ -189,20 +193,20 @@ def test_the_sweeps_account_may_look_and_delete(world: World, sweeper: Object) -
         ("secrets", {"get", "delete"}),
         ("configmaps", set()),
     ):
-        assert {verb for verb in verbs if may(world, verb, resource)} == allowed, resource
+        assert {verb for verb in verbs if may(cluster, verb, resource)} == allowed, resource
 
 
-def run_of_the_sweep(world: World, mark: str, **changed: object) -> tuple[Object, Object]:
+def run_of_the_sweep(cluster: Cluster, mark: str, **changed: object) -> tuple[Object, Object]:
     """Run the CronWorkflow once, its container changed so; its Workflow, when it has ended, and its pod."""
-    cron = json.loads(world.kubectl("get", "cronworkflows.argoproj.io", "flargo-sweep", "--output=json"))
+    cron = json.loads(cluster.kubectl("get", "cronworkflows.argoproj.io", "flargo-sweep", "--output=json"))
     (template,) = cron["spec"]["workflowSpec"]["templates"]
     assert template["container"]["command"] == ["flargo", "sweep"]
     template["container"] |= changed
     patch = json.dumps({"spec": {"workflowSpec": {"templates": [template]}}})
-    world.kubectl("patch", "cronworkflows.argoproj.io", "flargo-sweep", "--type=merge", f"--patch={patch}")
-    name = world.argo("submit", "--from=cronwf/flargo-sweep", f"--labels={mark}", "--output=name")
-    done = ended(world, name)
-    (pod,) = world.items("pods", f"workflows.argoproj.io/workflow={name}")
+    cluster.kubectl("patch", "cronworkflows.argoproj.io", "flargo-sweep", "--type=merge", f"--patch={patch}")
+    name = cluster.argo("submit", "--from=cronwf/flargo-sweep", f"--labels={mark}", "--output=name")
+    done = ended(cluster, name)
+    (pod,) = cluster.items("pods", f"workflows.argoproj.io/workflow={name}")
     return done, pod
 
 
@@ -219,10 +223,10 @@ print(json.load(urllib.request.urlopen(asked, context=trusted))["kind"])
 
 
 def test_the_sweep_runs_in_the_namespace_with_its_own_token(
-    world: World, place: Place, sweeper: Object, mark: str
+    cluster: Cluster, target: Target, sweeper: Object, mark: str
 ) -> None:
     """In the place of flargo's command line, which the test's image does not have, it asks what that asks first."""
     assert sweeper["spec"]["schedules"]
-    done, pod = run_of_the_sweep(world, mark, image=place.job_image, command=["python", "-c", ASKS])
-    assert done["status"]["phase"] == "Succeeded", world.log(pod)
-    assert world.log(pod).startswith("WorkflowList\n"), world.log(pod)
+    done, pod = run_of_the_sweep(cluster, mark, image=target.job_image, command=["python", "-c", ASKS])
+    assert done["status"]["phase"] == "Succeeded", cluster.log(pod)
+    assert cluster.log(pod).startswith("WorkflowList\n"), cluster.log(pod)

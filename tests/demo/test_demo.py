@@ -16,7 +16,7 @@ import pytest
 
 from flargo.embedded import Embedded
 from flargo.tools.demo import job_folder
-from tests.harness.embedded_cluster import IMAGE, EmbeddedWorld
+from tests.harness.embedded_cluster import IMAGE, EmbeddedCluster
 
 FLARGO = Path(sys.executable).with_name("flargo")
 WITHIN = 90.0
@@ -160,9 +160,9 @@ def test_a_failing_job_of_the_users_shows_its_reason(demo: Callable[..., Run], t
 
 
 def test_a_signal_on_a_cluster_ends_pods_and_takes_credentials_away(demo: Callable[..., Run], tmp_path: Path) -> None:
-    with Embedded(namespace="flare") as cluster:
-        world = EmbeddedWorld(cluster, tmp_path)
-        options = ("--kubeconfig", str(world.place.kubeconfig), "--context", "embedded", "--namespace", "flare")
+    with Embedded(namespace="flare") as embedded:
+        cluster = EmbeddedCluster(embedded, tmp_path)
+        options = ("--kubeconfig", str(cluster.target.kubeconfig), "--context", "embedded", "--namespace", "flare")
         run = demo(*options, "--image", IMAGE, "--rounds", "50")
         run.says(RUNNING)
         run.process.send_signal(signal.SIGTERM)
@@ -170,35 +170,35 @@ def test_a_signal_on_a_cluster_ends_pods_and_takes_credentials_away(demo: Callab
         assert "the job is aborted, and its Workflows end" in run.said
         assert "nothing is left running" in run.said
         # One that did not end in time by FLARE's abort was deleted.
-        assert {item["status"]["phase"] for item in world.items("workflows")} <= {"Failed", "Error", "Succeeded"}
-        assert {pod["status"]["phase"] for pod in world.items("pods")} <= {"Failed", "Succeeded"}
-        assert world.items("secrets") == []
+        assert {item["status"]["phase"] for item in cluster.items("workflows")} <= {"Failed", "Error", "Succeeded"}
+        assert {pod["status"]["phase"] for pod in cluster.items("pods")} <= {"Failed", "Succeeded"}
+        assert cluster.items("secrets") == []
 
 
 def test_kill_9_leaves_nothing_on_a_cluster(demo: Callable[..., Run], tmp_path: Path) -> None:
-    with Embedded(namespace="flare") as cluster:
-        world = EmbeddedWorld(cluster, tmp_path)
-        options = ("--kubeconfig", str(world.place.kubeconfig), "--namespace", "flare")
+    with Embedded(namespace="flare") as embedded:
+        cluster = EmbeddedCluster(embedded, tmp_path)
+        options = ("--kubeconfig", str(cluster.target.kubeconfig), "--namespace", "flare")
         run = demo(*options, "--image", IMAGE, "--rounds", "50")
         run.says(RUNNING)
-        assert world.items("secrets")
+        assert cluster.items("secrets")
         run.process.kill()
         run.process.wait()
-        assert until(lambda: not (world.items("workflows") + world.items("pods") + world.items("secrets")), 30)
+        assert until(lambda: not (cluster.items("workflows") + cluster.items("pods") + cluster.items("secrets")), 30)
         assert until(lambda: not run.processes(), 30), run.processes()
 
 
 def test_a_job_on_a_cluster_leaves_its_finished_workflows_to_be_seen(demo: Callable[..., Run], tmp_path: Path) -> None:
-    with Embedded(namespace="flare") as cluster:
-        world = EmbeddedWorld(cluster, tmp_path)
-        options = ("--kubeconfig", str(world.place.kubeconfig), "--namespace", "flare")
+    with Embedded(namespace="flare") as embedded:
+        cluster = EmbeddedCluster(embedded, tmp_path)
+        options = ("--kubeconfig", str(cluster.target.kubeconfig), "--namespace", "flare")
         imageless = demo(*options)
         assert imageless.wait() == 1
         assert "name it with --image" in imageless.said
         run = demo(*options, "--image", IMAGE)
         assert run.wait() == 0, run.said
-        assert [item["status"]["phase"] for item in world.items("workflows")] == ["Succeeded"] * 3
-        assert world.items("secrets") == []
+        assert [item["status"]["phase"] for item in cluster.items("workflows")] == ["Succeeded"] * 3
+        assert cluster.items("secrets") == []
 
 
 def test_a_job_that_takes_too_long_is_ended_and_told_of(demo: Callable[..., Run]) -> None:

@@ -24,8 +24,8 @@ from flargo.status.diagnosis import Stage
 from flargo.terms import Label
 from flargo.tools.demo import kits
 from tests.harness import job_folders, terminal
-from tests.harness.cluster import World, eventually
-from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.cluster import Cluster, eventually
+from tests.harness.embedded_cluster import EmbeddedCluster
 from tests.harness.federation import ADMIN, Federation, argo_launcher
 from tests.harness.paths import DOCS
 from tests.harness.real_cluster import sandbox
@@ -71,22 +71,22 @@ class Photographer:
 
 
 @contextlib.contextmanager
-def somewhere(folder: Path) -> Iterator[World]:
+def somewhere(folder: Path) -> Iterator[Cluster]:
     """The cluster that this runs in, or that the environment names; else an engine of one's own."""
-    place = find()
+    target = find()
     # As the tests do: a cluster of this harness only from inside of it, where its addresses are its own.
-    if place is not None and (place.own or os.environ.get(sandbox.INSIDE)):
-        yield World(place)
+    if target is not None and (target.own or os.environ.get(sandbox.INSIDE)):
+        yield Cluster(target)
         return
     with Embedded(namespace="flare") as embedded:
-        yield EmbeddedWorld(embedded, folder)
+        yield EmbeddedCluster(embedded, folder)
 
 
-def of_kits(photographer: Photographer, world: World) -> None:
+def of_kits(photographer: Photographer, cluster: Cluster) -> None:
     """What needs no cluster, and then the doctor, who does."""
     folder = photographer.folder
-    made = kits.make(kits.Project("lab", ["site-1"], ADMIN, world.place.address, 8002), folder / "made") / "site-1"
-    (folder / "k8s.yaml").write_text(yaml.safe_dump({**DEPLOYMENT, "namespace": world.place.namespace}))
+    made = kits.make(kits.Project("lab", ["site-1"], ADMIN, cluster.target.address, 8002), folder / "made") / "site-1"
+    (folder / "k8s.yaml").write_text(yaml.safe_dump({**DEPLOYMENT, "namespace": cluster.target.namespace}))
     words = [NVFLARE, "deploy", "prepare", str(made), "--output", "site-1", "--config", "k8s.yaml"]
     subprocess.run(words, cwd=folder, check=True, capture_output=True)
     (folder / "brain-tumour").mkdir()
@@ -98,13 +98,15 @@ def of_kits(photographer: Photographer, world: World) -> None:
     words = [FLARGO, "prepare", "site-1", *(f"--argo={key}={value}" for key, value in settings.items())]
     subprocess.run(words, cwd=folder, check=True, capture_output=True)
     photographer.take("render", "render brain-tumour --kit site-1", slice(28))
-    if not isinstance(world, EmbeddedWorld):
-        photographer.take("doctor", "doctor --kit site-1 --account flargo-launcher", kubeconfig=world.place.kubeconfig)
+    if not isinstance(cluster, EmbeddedCluster):
+        photographer.take(
+            "doctor", "doctor --kit site-1 --account flargo-launcher", kubeconfig=cluster.target.kubeconfig
+        )
 
 
-def of_jobs(photographer: Photographer, world: World, fed: Federation) -> None:
+def of_jobs(photographer: Photographer, cluster: Cluster, fed: Federation) -> None:
     """What is seen of jobs: one that completes, one that fails, one that waits, one that runs and is ended."""
-    image, folder = world.place.job_image, fed.root / "jobs"
+    image, folder = cluster.target.job_image, fed.root / "jobs"
     folder.mkdir()
     done = fed.submit(job_folders.fedavg(folder / "fedavg", image=image, rounds=2))
     fed.wait(done)
@@ -116,7 +118,7 @@ def of_jobs(photographer: Photographer, world: World, fed: Federation) -> None:
     gpus = {"site-1": {"num_of_gpus": 8, "pending_timeout": 3600}}
     waits = fed.submit(job_folders.fedavg(folder / "eight-gpus", image=image, launcher_spec_extra=gpus))
     runs = fed.submit(job_folders.fedavg(folder / "long", image=image, rounds=1000, pause=1.0))
-    eventually(lambda: "flargo: trained round 1" in said_at(world, runs, "site-1"), LONG, "it trains")
+    eventually(lambda: "flargo: trained round 1" in said_at(cluster, runs, "site-1"), LONG, "it trains")
     eventually(lambda: shows(photographer, waits, "site-1", Stage.SHORTAGE), LONG, "it waits")
     photographer.take("jobs", "jobs")
     photographer.take("logs", f"logs {runs[:8]} --site site-1", slice(-9, None))
@@ -126,10 +128,10 @@ def of_jobs(photographer: Photographer, world: World, fed: Federation) -> None:
     fed.wait(waits)
 
 
-def said_at(world: World, job: str, site: str) -> str:
+def said_at(cluster: Cluster, job: str, site: str) -> str:
     """What a job's program has said at a site."""
-    pods = world.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={site}")
-    return "".join(map(world.log, pods))
+    pods = cluster.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={site}")
+    return "".join(map(cluster.log, pods))
 
 
 def shows(photographer: Photographer, job: str, site: str, stage: Stage) -> bool:
@@ -139,13 +141,13 @@ def shows(photographer: Photographer, job: str, site: str, stage: Stage) -> bool
     return any((row["job"], row["state"]) == (job, stage.label) for row in rows)
 
 
-def of_what_is_left(photographer: Photographer, world: World) -> None:
+def of_what_is_left(photographer: Photographer, cluster: Cluster) -> None:
     """A launch that its parent never finished, found two hours later."""
-    with Site(world) as gone:
+    with Site(cluster) as gone:
         gone.dies_launching()
         token, later = token_of(photographer.kubeconfig), photographer.folder / "later"
         with altered(photographer.kubeconfig, later, token, seconds=7200) as kubeconfig:
-            photographer.take("sweep", f"sweep --dry-run -n {world.place.namespace}", kubeconfig=kubeconfig)
+            photographer.take("sweep", f"sweep --dry-run -n {cluster.target.namespace}", kubeconfig=kubeconfig)
 
 
 def main() -> None:
@@ -154,19 +156,19 @@ def main() -> None:
     folder.chmod(0o755)  # jobs are run by another user
     (DOCS / "commands").mkdir(exist_ok=True)
     try:
-        with somewhere(folder) as world:
-            place = world.place
-            photographer = Photographer(folder, place.launcher_kubeconfig)
-            of_kits(photographer, world)
-            of_what_is_left(photographer, world)
-            arguments = {"config_file_path": str(place.launcher_kubeconfig), "namespace": place.namespace}
+        with somewhere(folder) as cluster:
+            target = cluster.target
+            photographer = Photographer(folder, target.launcher_kubeconfig)
+            of_kits(photographer, cluster)
+            of_what_is_left(photographer, cluster)
+            arguments = {"config_file_path": str(target.launcher_kubeconfig), "namespace": target.namespace}
             launcher = argo_launcher(folder / "fed", **arguments)
-            with Federation(folder / "fed", launcher=launcher, host=place.address) as fed:
+            with Federation(folder / "fed", launcher=launcher, host=target.address) as fed:
                 try:
-                    of_jobs(photographer, world, fed)
+                    of_jobs(photographer, cluster, fed)
                 finally:
                     # The next pictures are not to show them.
-                    world.sweep(f"{Label.FEDERATION}={federation(fed.workspace() / 'startup')}")
+                    cluster.sweep(f"{Label.FEDERATION}={federation(fed.workspace() / 'startup')}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

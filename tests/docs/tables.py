@@ -83,9 +83,9 @@ def differences() -> str:
 def pod_fields() -> str:
     """Where each field of a pod's spec goes."""
     rows = ["| goes to | fields of the pod's spec |", "|---|---|"]
-    for place in Destination:
-        names = ", ".join(f"`{name}`" for name, goes in POD_FIELDS.items() if goes is place)
-        rows.append(f"| {place.value} | {names} |")
+    for target in Destination:
+        names = ", ".join(f"`{name}`" for name, goes in POD_FIELDS.items() if goes is target)
+        rows.append(f"| {target.value} | {names} |")
     return "\n".join(rows)
 
 

@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from flargo.embedded import Embedded
 from tests.embedded import known_differences
-from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.embedded_cluster import EmbeddedCluster
 
 TOGETHER = frozenset({"test_end", "test_scenario", "test_submit"})
 """Of a module: what begins all its scenarios at once, so that they belong into one process."""
@@ -64,7 +64,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def world(embedded: Embedded, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWorld]:
+def cluster(
+    embedded: Embedded, recordings: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedCluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLARGO_RECORD", str(recordings))
-        yield EmbeddedWorld(embedded, tmp_path_factory.mktemp("embedded"))
+        yield EmbeddedCluster(embedded, tmp_path_factory.mktemp("embedded"))

@@ -15,7 +15,7 @@ from kubernetes.client.exceptions import ApiException
 
 from flargo.embedded import Embedded, Lags, Policy, Settings
 from tests.harness.cluster import eventually
-from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedWorld, RefusedError
+from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedCluster, RefusedError
 
 NAMESPACE = "flare"
 MERGE = "application/merge-patch+json"
@@ -35,9 +35,9 @@ def workflow(name: str, *code: str, suspend: bool = True, **spec: Any) -> dict[s
 
 
 @pytest.fixture(scope="module")
-def api(world: EmbeddedWorld) -> Any:
+def api(cluster: EmbeddedCluster) -> Any:
     """The kubernetes client's ApiClient."""
-    return config.new_client_from_config(str(world.place.kubeconfig))  # type: ignore[no-untyped-call]
+    return config.new_client_from_config(str(cluster.target.kubeconfig))  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")
@@ -160,41 +160,41 @@ def test_a_watch_tells_all_changes_after_a_version_and_leaving_a_selection(custo
     assert set(heard[1:-1]) <= {"MODIFIED"}
 
 
-def lines(world: EmbeddedWorld, query: str) -> list[dict[str, Any]]:
+def lines(cluster: EmbeddedCluster, query: str) -> list[dict[str, Any]]:
     """The events of a watch of Secrets that ends after a second."""
-    said = world.ask("GET", f"{world.path('secrets')}?watch=true&timeoutSeconds=1&{query}")
+    said = cluster.ask("GET", f"{cluster.path('secrets')}?watch=true&timeoutSeconds=1&{query}")
     # A single line is JSON as a whole.
     return [said] if isinstance(said, dict) else [json.loads(line) for line in said.splitlines()]
 
 
-def test_a_watch_tells_what_comes_into_its_selection_and_nothing_of_others(world: EmbeddedWorld, core: Any) -> None:
+def test_a_watch_tells_what_comes_into_its_selection_and_nothing_of_others(cluster: EmbeddedCluster, core: Any) -> None:
     version = core.list_namespaced_secret(NAMESPACE).metadata.resource_version
     core.create_namespaced_secret(NAMESPACE, secret("comes"))
     core.create_namespaced_secret(NAMESPACE, secret("stays"))
     labelled = {"metadata": {"labels": {"in": "yes"}}}
     core.patch_namespaced_secret("comes", NAMESPACE, labelled, _content_type=MERGE)
     core.patch_namespaced_secret("stays", NAMESPACE, {"data": {"a": "eA=="}}, _content_type=MERGE)
-    (event,) = lines(world, f"resourceVersion={version}&labelSelector=in=yes")
+    (event,) = lines(cluster, f"resourceVersion={version}&labelSelector=in=yes")
     assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "comes")
 
 
-def test_a_watch_ends_with_a_bookmark_if_it_was_asked_for(world: EmbeddedWorld, core: Any) -> None:
+def test_a_watch_ends_with_a_bookmark_if_it_was_asked_for(cluster: EmbeddedCluster, core: Any) -> None:
     version = core.list_namespaced_secret(NAMESPACE).metadata.resource_version
-    (last,) = lines(world, f"allowWatchBookmarks=true&resourceVersion={version}")
+    (last,) = lines(cluster, f"allowWatchBookmarks=true&resourceVersion={version}")
     assert last["type"] == "BOOKMARK"
     assert int(last["object"]["metadata"]["resourceVersion"]) >= int(version)
-    assert lines(world, f"resourceVersion={version}&labelSelector=none") == []
+    assert lines(cluster, f"resourceVersion={version}&labelSelector=none") == []
 
 
 def test_who_asks_for_what_is_forgotten_hears_410(tmp_path: Path) -> None:
     with Embedded(namespace=NAMESPACE, window=5) as small:
-        world = EmbeddedWorld(small, tmp_path)
-        version = world.ask("GET", world.path("secrets"))["metadata"]["resourceVersion"]
+        cluster = EmbeddedCluster(small, tmp_path)
+        version = cluster.ask("GET", cluster.path("secrets"))["metadata"]["resourceVersion"]
         for number in range(6):
-            world.create({"kind": "Secret", "metadata": {"name": f"s-{number}"}})
-        (error,) = lines(world, f"resourceVersion={version}")
+            cluster.create({"kind": "Secret", "metadata": {"name": f"s-{number}"}})
+        (error,) = lines(cluster, f"resourceVersion={version}")
         assert (error["type"], error["object"]["code"], error["object"]["reason"]) == ("ERROR", 410, "Expired")
-        assert len(lines(world, f"resourceVersion={int(version) + 1}")) == 5
+        assert len(lines(cluster, f"resourceVersion={int(version) + 1}")) == 5
 
 
 @pytest.mark.parametrize(
@@ -210,28 +210,28 @@ def test_who_asks_for_what_is_forgotten_hears_410(tmp_path: Path) -> None:
         ("PUT", "apis/apps/v1/namespaces/flare/deployments/x"),
     ],
 )
-def test_what_is_not_served_says_so(world: EmbeddedWorld, method: str, path: str) -> None:
+def test_what_is_not_served_says_so(cluster: EmbeddedCluster, method: str, path: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        world.ask(method, path, {} if method != "GET" else None)
+        cluster.ask(method, path, {} if method != "GET" else None)
     assert caught.value.code == 501
     assert f"{method} /{path}" in caught.value.status["message"]
 
 
-def test_a_patch_of_another_kind_is_not_taken_for_a_merge(world: EmbeddedWorld, core: Any) -> None:
+def test_a_patch_of_another_kind_is_not_taken_for_a_merge(cluster: EmbeddedCluster, core: Any) -> None:
     core.create_namespaced_secret(NAMESPACE, secret("strategic"))
     with pytest.raises(RefusedError, match="strategic-merge"):
-        world.ask("PATCH", world.path("secrets", "strategic"), {}, "application/strategic-merge-patch+json")
+        cluster.ask("PATCH", cluster.path("secrets", "strategic"), {}, "application/strategic-merge-patch+json")
 
 
-def test_nobody_comes_in_without_a_token(world: EmbeddedWorld) -> None:
+def test_nobody_comes_in_without_a_token(cluster: EmbeddedCluster) -> None:
     with pytest.raises(RefusedError) as caught:
-        world.ask("GET", world.path("secrets"), token="wrong")
+        cluster.ask("GET", cluster.path("secrets"), token="wrong")
     assert (caught.value.code, caught.value.status["reason"]) == (401, "Unauthorized")
 
 
-def test_an_accounts_token_lets_in(world: EmbeddedWorld) -> None:
-    made = world.ask("POST", f"{world.path('serviceaccounts', 'flargo-launcher')}/token", {"kind": "TokenRequest"})
-    assert world.ask("GET", world.path("secrets"), token=made["status"]["token"])["kind"] == "SecretList"
+def test_an_accounts_token_lets_in(cluster: EmbeddedCluster) -> None:
+    made = cluster.ask("POST", f"{cluster.path('serviceaccounts', 'flargo-launcher')}/token", {"kind": "TokenRequest"})
+    assert cluster.ask("GET", cluster.path("secrets"), token=made["status"]["token"])["kind"] == "SecretList"
 
 
 def test_it_listens_on_the_loopback_device_only(embedded: Embedded) -> None:
@@ -239,42 +239,42 @@ def test_it_listens_on_the_loopback_device_only(embedded: Embedded) -> None:
     assert address[0] == "127.0.0.1"
 
 
-def test_a_secret_goes_with_its_workflow_and_at_once_with_a_wrong_one(world: EmbeddedWorld, custom: Any) -> None:
+def test_a_secret_goes_with_its_workflow_and_at_once_with_a_wrong_one(cluster: EmbeddedCluster, custom: Any) -> None:
     made = custom.create_namespaced_custom_object(*WORKFLOWS, workflow("owner"))
     owner = {"apiVersion": made["apiVersion"], "kind": "Workflow", "name": "owner", "uid": made["metadata"]["uid"]}
     for name, owners in (("owned", [owner]), ("stray", [{**owner, "uid": "another"}])):
-        world.create({"kind": "Secret", "metadata": {"name": name, "ownerReferences": owners}})
-    eventually(lambda: world.secrets("stray") == [], 2, "the stray one is collected")
-    assert world.secrets("owned") == ["owned"]
+        cluster.create({"kind": "Secret", "metadata": {"name": name, "ownerReferences": owners}})
+    eventually(lambda: cluster.secrets("stray") == [], 2, "the stray one is collected")
+    assert cluster.secrets("owned") == ["owned"]
     custom.delete_namespaced_custom_object(*WORKFLOWS, "owner")
-    eventually(lambda: world.secrets("owned") == [], 2, "what was owned is collected")
+    eventually(lambda: cluster.secrets("owned") == [], 2, "what was owned is collected")
 
 
-def phase(world: EmbeddedWorld, name: str) -> str:
-    return str((world.workflow(name).get("status") or {}).get("phase", ""))
+def phase(cluster: EmbeddedCluster, name: str) -> str:
+    return str((cluster.workflow(name).get("status") or {}).get("phase", ""))
 
 
-def test_a_log_is_read_by_its_end_by_bytes_and_while_it_grows(world: EmbeddedWorld, custom: Any, core: Any) -> None:
+def test_a_log_is_read_by_its_end_by_bytes_and_while_it_grows(cluster: EmbeddedCluster, custom: Any, core: Any) -> None:
     code = ("import time", "for number in range(5): print('line', number)", "time.sleep(1)", "print('last')")
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("talks", *code, suspend=False))
-    eventually(lambda: world.log({"metadata": {"name": "talks"}}).count("\n") == 5, 10, "it has begun")
-    path = f"{world.path('pods', 'talks')}/log?container=main"
-    assert world.ask("GET", f"{path}&tailLines=2") == "line 3\nline 4\n"
-    assert world.ask("GET", f"{path}&tailLines=2&limitBytes=4") == "line"
+    eventually(lambda: cluster.log({"metadata": {"name": "talks"}}).count("\n") == 5, 10, "it has begun")
+    path = f"{cluster.path('pods', 'talks')}/log?container=main"
+    assert cluster.ask("GET", f"{path}&tailLines=2") == "line 3\nline 4\n"
+    assert cluster.ask("GET", f"{path}&tailLines=2&limitBytes=4") == "line"
     followed = core.read_namespaced_pod_log("talks", NAMESPACE, container="main", follow=True)
     assert followed.splitlines() == [*(f"line {number}" for number in range(5)), "last"]
     with refused(400, "BadRequest"):
         core.read_namespaced_pod_log("talks", NAMESPACE, container="other")
-    eventually(lambda: phase(world, "talks") == "Succeeded", 5, "it is over")
+    eventually(lambda: phase(cluster, "talks") == "Succeeded", 5, "it is over")
 
 
-def test_a_workflow_is_told_of_in_the_order_in_which_argo_tells(world: EmbeddedWorld, custom: Any) -> None:
+def test_a_workflow_is_told_of_in_the_order_in_which_argo_tells(cluster: EmbeddedCluster, custom: Any) -> None:
     version = custom.list_namespaced_custom_object(*WORKFLOWS)["metadata"]["resourceVersion"]
     code = ("import time", "time.sleep(0.5)", "raise SystemExit(3)")
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("ordered", *code, suspend=False))
     query = f"watch=true&resourceVersion={version}&labelSelector=of=ordered&timeoutSeconds=3"
     seen = []
-    for line in world.lines(f"{world.path('workflows')}?{query}"):
+    for line in cluster.lines(f"{cluster.path('workflows')}?{query}"):
         status = json.loads(line)["object"].get("status") or {}
         node = (status.get("nodes") or {}).get("ordered") or {}
         said = (status.get("phase", ""), node.get("phase", ""), (node.get("outputs") or {}).get("exitCode", ""))
@@ -289,15 +289,15 @@ def test_a_workflow_is_told_of_in_the_order_in_which_argo_tells(world: EmbeddedW
     ]
 
 
-def test_a_finished_workflow_goes_when_its_time_has_come(world: EmbeddedWorld, custom: Any) -> None:
+def test_a_finished_workflow_goes_when_its_time_has_come(cluster: EmbeddedCluster, custom: Any) -> None:
     kept = {"ttlStrategy": {"secondsAfterSuccess": 1, "secondsAfterFailure": 3600}}
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("kept", suspend=False, **kept))
-    eventually(lambda: world.items("workflows", "of=kept") == [], 10, "it has gone")
-    assert [pod for pod in world.items("pods") if pod["metadata"]["name"] == "kept"] == []
+    eventually(lambda: cluster.items("workflows", "of=kept") == [], 10, "it has gone")
+    assert [pod for pod in cluster.items("pods") if pod["metadata"]["name"] == "kept"] == []
 
 
-def test_a_policy_denies_what_bears_its_labels(world: EmbeddedWorld, custom: Any, core: Any) -> None:
-    with world.embedded.denying(Policy("x", "workflows", {"of": "barred"}, "not on a Tuesday")):
+def test_a_policy_denies_what_bears_its_labels(cluster: EmbeddedCluster, custom: Any, core: Any) -> None:
+    with cluster.embedded.denying(Policy("x", "workflows", {"of": "barred"}, "not on a Tuesday")):
         with pytest.raises(ApiException) as caught:
             custom.create_namespaced_custom_object(*WORKFLOWS, workflow("barred"))
         custom.create_namespaced_custom_object(*WORKFLOWS, workflow("other"))
@@ -308,9 +308,9 @@ def test_a_policy_denies_what_bears_its_labels(world: EmbeddedWorld, custom: Any
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("barred"))
 
 
-def test_a_quota_counts_workflows(world: EmbeddedWorld, custom: Any) -> None:
+def test_a_quota_counts_workflows(cluster: EmbeddedCluster, custom: Any) -> None:
     counted = "count/workflows.argoproj.io"
-    with world.quota("q", **{counted: "0"}), pytest.raises(ApiException) as caught:
+    with cluster.quota("q", **{counted: "0"}), pytest.raises(ApiException) as caught:
         custom.create_namespaced_custom_object(*WORKFLOWS, workflow("counted"))
     assert caught.value.status == 403
     assert f"exceeded quota: q, requested: {counted}=1, used: {counted}=" in str(caught.value.body)
@@ -320,12 +320,12 @@ def test_a_quota_counts_workflows(world: EmbeddedWorld, custom: Any) -> None:
 def test_a_bug_of_the_engine_is_told_to_everybody(tmp_path: Path) -> None:
     broken = Embedded(namespace=NAMESPACE)
     broken.__enter__()
-    world = EmbeddedWorld(broken, tmp_path)
+    cluster = EmbeddedCluster(broken, tmp_path)
     broken._cluster.settings = None  # type: ignore[assignment]
-    world.create(workflow("unlucky", suspend=False))
+    cluster.create(workflow("unlucky", suspend=False))
     time.sleep(0.3)
     with pytest.raises(RefusedError, match=r"flargo\.embedded has failed: AttributeError") as caught:
-        world.ask("GET", world.path("secrets"))
+        cluster.ask("GET", cluster.path("secrets"))
     assert caught.value.code == 500
     with pytest.raises(AttributeError):
         broken.__exit__(None, None, None)
@@ -333,22 +333,22 @@ def test_a_bug_of_the_engine_is_told_to_everybody(tmp_path: Path) -> None:
 
 def test_while_the_controller_is_away_everything_stays_as_it_was(tmp_path: Path) -> None:
     with Embedded(Settings(lags=Lags(notice=0.01)), namespace=NAMESPACE) as embedded:
-        world = EmbeddedWorld(embedded, tmp_path)
+        cluster = EmbeddedCluster(embedded, tmp_path)
         embedded.controller(runs=False)
-        world.create(workflow("frozen", suspend=False))
+        cluster.create(workflow("frozen", suspend=False))
         time.sleep(0.5)
-        assert phase(world, "frozen") == ""
+        assert phase(cluster, "frozen") == ""
         embedded.controller(runs=True)
-        eventually(lambda: phase(world, "frozen") == "Succeeded", 10, "it goes on")
+        eventually(lambda: phase(cluster, "frozen") == "Succeeded", 10, "it goes on")
 
 
 def test_a_pod_that_would_have_its_node_just_now_goes_with_its_workflow(tmp_path: Path) -> None:
     with Embedded(Settings(lags=Lags(schedule=3600)), namespace=NAMESPACE) as embedded:
-        world = EmbeddedWorld(embedded, tmp_path)
-        world.create(workflow("unwanted", suspend=False))
-        eventually(lambda: world.items("pods"), 5, "its pod waits for a node")
+        cluster = EmbeddedCluster(embedded, tmp_path)
+        cluster.create(workflow("unwanted", suspend=False))
+        eventually(lambda: cluster.items("pods"), 5, "its pod waits for a node")
         embedded._cluster.settings = Settings()
-        world.delete("workflows.argoproj.io", world.workflow("unwanted"))
-        eventually(lambda: world.items("pods") == [], 5, "it has gone")
-        world.create(workflow("next", suspend=False))
-        eventually(lambda: phase(world, "next") == "Succeeded", 10, "the engine goes on")
+        cluster.delete("workflows.argoproj.io", cluster.workflow("unwanted"))
+        eventually(lambda: cluster.items("pods") == [], 5, "it has gone")
+        cluster.create(workflow("next", suspend=False))
+        eventually(lambda: phase(cluster, "next") == "Succeeded", 10, "the engine goes on")

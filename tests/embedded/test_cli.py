@@ -8,7 +8,7 @@ import pytest
 
 from tests.embedded.test_api import workflow
 from tests.harness.cluster import eventually
-from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.embedded_cluster import EmbeddedCluster
 from tests.harness.real_cluster import versions
 
 ARGO = shutil.which("argo") or next((str(found) for found in versions.CACHE.glob("argo-*/argo")), None)
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.skipif(ARGO is None, reason="there is no argo command o
 
 
 @pytest.fixture
-def argo(world: EmbeddedWorld) -> Callable[..., str]:
+def argo(cluster: EmbeddedCluster) -> Callable[..., str]:
     """What it prints; its failure is the test's."""
 
     def run(*arguments: str) -> str:
-        where = (f"--kubeconfig={world.place.kubeconfig}", f"--namespace={world.place.namespace}")
+        where = (f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
         done = subprocess.run((str(ARGO), *arguments, *where), text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -28,8 +28,8 @@ def argo(world: EmbeddedWorld) -> Callable[..., str]:
     return run
 
 
-def test_list_get_and_logs(world: EmbeddedWorld, argo: Callable[..., str]) -> None:
-    world.create(workflow("told", "print('one')", "print('two')", suspend=False))
+def test_list_get_and_logs(cluster: EmbeddedCluster, argo: Callable[..., str]) -> None:
+    cluster.create(workflow("told", "print('one')", "print('two')", suspend=False))
     followed = argo("logs", "told", "--follow", "--no-color")
     assert followed.splitlines() == ["told: one", "told: two"]
     eventually(lambda: "Succeeded" in argo("list"), 10, "it is listed as done")
@@ -39,14 +39,14 @@ def test_list_get_and_logs(world: EmbeddedWorld, argo: Callable[..., str]) -> No
     assert argo("logs", "told", "--no-color", "--container=main").splitlines() == followed.splitlines()
 
 
-def test_terminate(world: EmbeddedWorld, argo: Callable[..., str]) -> None:
-    world.create(workflow("endless", "print('begun')", "import time", "time.sleep(60)", suspend=False))
-    eventually(lambda: "begun" in world.log({"metadata": {"name": "endless"}}), 10, "it runs")
+def test_terminate(cluster: EmbeddedCluster, argo: Callable[..., str]) -> None:
+    cluster.create(workflow("endless", "print('begun')", "import time", "time.sleep(60)", suspend=False))
+    eventually(lambda: "begun" in cluster.log({"metadata": {"name": "endless"}}), 10, "it runs")
     argo("terminate", "endless")
     eventually(lambda: "Failed (Terminated)" in argo("get", "endless"), 5, "it is over")
     assert "Stopped with strategy 'Terminate'" in argo("get", "endless")
     eventually(
-        lambda: world.items("pods", "workflows.argoproj.io/workflow=endless")[0]["status"]["phase"] == "Failed",
+        lambda: cluster.items("pods", "workflows.argoproj.io/workflow=endless")[0]["status"]["phase"] == "Failed",
         5,
         "ended",
     )

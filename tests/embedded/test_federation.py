@@ -11,36 +11,38 @@ import pytest
 from tests.cluster.test_federation import assert_not_started
 from tests.harness import job_folders
 from tests.harness.cluster import eventually
-from tests.harness.embedded_cluster import IMAGE, EmbeddedWorld
+from tests.harness.embedded_cluster import IMAGE, EmbeddedCluster
 from tests.harness.federation import Federation, argo_launcher
 
 WITHIN, ENDED = 90.0, 15.0
 
 
 @pytest.fixture(scope="module")
-def fed(world: EmbeddedWorld) -> Iterator[Federation]:
+def fed(cluster: EmbeddedCluster) -> Iterator[Federation]:
     root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
-    place = world.place
-    launcher = argo_launcher(root, config_file_path=str(place.launcher_kubeconfig), namespace=place.namespace)
-    with Federation(root, launcher=launcher, host=place.address) as running:
+    target = cluster.target
+    launcher = argo_launcher(root, config_file_path=str(target.launcher_kubeconfig), namespace=target.namespace)
+    with Federation(root, launcher=launcher, host=target.address) as running:
         yield running
     shutil.rmtree(root, ignore_errors=True)
 
 
 def test_fedavg_completes_with_the_right_weights_and_leaves_no_credentials(
-    fed: Federation, world: EmbeddedWorld
+    fed: Federation, cluster: EmbeddedCluster
 ) -> None:
     path = fed.root / "jobs" / "fedavg"
     path.parent.mkdir()
     job_id = fed.submit(job_folders.fedavg(path, image=IMAGE))
     assert fed.wait(job_id, WITHIN) == "FINISHED:COMPLETED"
     np.testing.assert_allclose(fed.weights(job_id), job_folders.fedavg_expected(), rtol=1e-6)
-    assert set(world.workflows(job_id)) == set(fed.names)
+    assert set(cluster.workflows(job_id)) == set(fed.names)
     # The server's part ends the job; those of the sites may be a moment behind it.
-    eventually(lambda: world.secrets("nvflare-cred-") == [], ENDED, "no credentials are left")
+    eventually(lambda: cluster.secrets("nvflare-cred-") == [], ENDED, "no credentials are left")
 
 
-def test_a_servers_job_without_a_place_fails_before_any_client_starts(fed: Federation, world: EmbeddedWorld) -> None:
+def test_a_servers_job_without_a_place_fails_before_any_client_starts(
+    fed: Federation, cluster: EmbeddedCluster
+) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
     job_id = fed.submit(job_folders.fedavg(fed.root / "jobs" / "unplaced", image=IMAGE, launcher_spec_extra=extra))
-    assert_not_started(fed, world, job_id)
+    assert_not_started(fed, cluster, job_id)

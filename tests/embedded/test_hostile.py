@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from flargo.embedded import Embedded, kubelet
 from tests.embedded.test_api import phase, workflow
 from tests.harness.cluster import eventually
-from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedWorld
+from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedCluster
 
 Object = dict[str, Any]
 NAMESPACE = "flare"
@@ -111,10 +111,10 @@ def nearly(draw: st.DrawFn, item: Object) -> Any:
         value = draw(ANY)
         if not path:
             return value
-        place = made
+        target = made
         for part in path[:-1]:
-            place = place[part]
-        place[path[-1]] = value
+            target = target[part]
+        target[path[-1]] = value
     return made
 
 
@@ -152,12 +152,12 @@ def client(embedded: Embedded) -> Client:
     return Client(embedded)
 
 
-def runs_a_job(world: EmbeddedWorld) -> None:
+def runs_a_job(cluster: EmbeddedCluster) -> None:
     """A normal job runs to its end."""
     name = f"normal-{next(NAMES)}"
-    world.create(workflow(name, "print('well')", suspend=False))
-    eventually(lambda: phase(world, name) == "Succeeded", 20, "a normal job still runs")
-    world.delete("workflows.argoproj.io", world.workflow(name))
+    cluster.create(workflow(name, "print('well')", suspend=False))
+    eventually(lambda: phase(cluster, name) == "Succeeded", 20, "a normal job still runs")
+    cluster.delete("workflows.argoproj.io", cluster.workflow(name))
 
 
 WORKFLOWS, SECRETS = f"{ARGO}/namespaces/{NAMESPACE}/workflows", f"{CORE}/namespaces/{NAMESPACE}/secrets"
@@ -201,7 +201,7 @@ VERBS: dict[str, tuple[str, str, Object]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_any_body_is_answered_and_the_engine_goes_on(verb: str, world: EmbeddedWorld, client: Client) -> None:
+def test_any_body_is_answered_and_the_engine_goes_on(verb: str, cluster: EmbeddedCluster, client: Client) -> None:
     method, path, like = VERBS[verb]
     kind = MERGE if method == "PATCH" else "application/json"
     collection = path.partition("/whole")[0]
@@ -230,12 +230,12 @@ def test_any_body_is_answered_and_the_engine_goes_on(verb: str, world: EmbeddedW
     client.send("POST", SECRETS, json.dumps({"metadata": {"name": "s"}, "data": {"k": "eA=="}}).encode())
     send()
     assert "pod" in verb or {each // 100 for each in answers} == {2, 4}, answers
-    runs_a_job(world)
-    assert world.embedded._cluster.problem is None
+    runs_a_job(cluster)
+    assert cluster.embedded._cluster.problem is None
     for resource in (WORKFLOWS, SECRETS, QUOTAS):
         for item in client.send("GET", resource)[1]["items"]:
             client.send("DELETE", f"{resource}/{item['metadata']['name']}")
-    runs_a_job(world)
+    runs_a_job(cluster)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_a_body_of_another_shape_is_refused(client: Client, body: bytes, code: i
     assert client.refused("POST", WORKFLOWS, body)["code"] == code
 
 
-def test_a_patch_cannot_make_an_object_of_another_shape(world: EmbeddedWorld, client: Client) -> None:
-    world.create(workflow("patched"))
+def test_a_patch_cannot_make_an_object_of_another_shape(cluster: EmbeddedCluster, client: Client) -> None:
+    cluster.create(workflow("patched"))
     for body, code in (
         (b'{"metadata": 5}', 400),
         (b'{"metadata": {"labels": ["a"]}}', 400),
@@ -275,23 +275,23 @@ def test_a_patch_cannot_make_an_object_of_another_shape(world: EmbeddedWorld, cl
         (b"null", 400),
     ):
         assert client.refused("PATCH", f"{WORKFLOWS}/patched", body, MERGE)["code"] == code
-    assert world.workflow("patched")["spec"]["suspend"] is True
+    assert cluster.workflow("patched")["spec"]["suspend"] is True
 
 
 @pytest.mark.parametrize("name", ["..%2Fsecrets%2Fx", "a%2Fb", "%2E%2E", "..", ".", "a%252Fb", "%ff"])
-def test_an_encoded_slash_reaches_no_other_object(world: EmbeddedWorld, client: Client, name: str) -> None:
+def test_an_encoded_slash_reaches_no_other_object(cluster: EmbeddedCluster, client: Client, name: str) -> None:
     for path in (f"{WORKFLOWS}/{name}", f"{CORE}/namespaces/{name}/secrets/x", f"{SECRETS}/{name}", f"{POD}/{name}"):
         assert client.refused("DELETE", path)["code"] == 400
         assert client.refused("GET", path)["code"] == 400
-    del world
+    del cluster
 
 
-def test_an_encoded_path_is_not_another_path(world: EmbeddedWorld, client: Client) -> None:
-    world.create({"kind": "Secret", "metadata": {"name": "kept"}})
+def test_an_encoded_path_is_not_another_path(cluster: EmbeddedCluster, client: Client) -> None:
+    cluster.create({"kind": "Secret", "metadata": {"name": "kept"}})
     assert client.refused("DELETE", f"{CORE}/namespaces/other%2F..%2F{NAMESPACE}/secrets/kept")["code"] == 400
     assert client.refused("DELETE", f"{CORE}/namespaces/{NAMESPACE}/secrets%2Fkept")["code"] == 400
     assert client.refused("GET", f"{CORE}%2Fnamespaces/{NAMESPACE}/secrets/kept")["code"] == 501
-    assert world.secrets("kept") == ["kept"]
+    assert cluster.secrets("kept") == ["kept"]
     assert client.send("GET", f"{SECRETS}/%6bept")[0] == 200, "other encoding means what it means everywhere"
 
 
@@ -316,10 +316,12 @@ def test_a_query_that_cannot_be_understood_is_refused(client: Client, query: str
 
 
 @pytest.mark.parametrize("query", ["tailLines=x", "tailLines=-1", "limitBytes=%C2%B2", "sinceTime=soon", "sinceTime=0"])
-def test_a_part_of_a_log_that_cannot_be_understood_is_refused(world: EmbeddedWorld, client: Client, query: str) -> None:
-    if not world.items("workflows", "of=spoke"):
-        world.create(workflow("spoke", "print('said')", suspend=False))
-    eventually(lambda: phase(world, "spoke") == "Succeeded", 20, "it has spoken")
+def test_a_part_of_a_log_that_cannot_be_understood_is_refused(
+    cluster: EmbeddedCluster, client: Client, query: str
+) -> None:
+    if not cluster.items("workflows", "of=spoke"):
+        cluster.create(workflow("spoke", "print('said')", suspend=False))
+    eventually(lambda: phase(cluster, "spoke") == "Succeeded", 20, "it has spoken")
     assert client.refused("GET", f"{CORE}/namespaces/{NAMESPACE}/pods/spoke/log?{query}")["code"] == 400
 
 
@@ -348,19 +350,19 @@ def with_volume(name: str, item: str = "k", **mount: str) -> Object:
     ],
     ids=lambda value: value["metadata"]["name"] if isinstance(value, dict) else "",
 )
-def test_a_path_that_climbs_makes_no_pod(world: EmbeddedWorld, client: Client, made: Object, field: str) -> None:
+def test_a_path_that_climbs_makes_no_pod(cluster: EmbeddedCluster, client: Client, made: Object, field: str) -> None:
     """As on a cluster: the Workflow is stored, and its pod is refused by the API with the field's path."""
     client.send("POST", SECRETS, json.dumps({"metadata": {"name": "kit"}, "data": {"k": "eA=="}}).encode())
-    world.create(made)
+    cluster.create(made)
     name = made["metadata"]["name"]
-    eventually(lambda: phase(world, name) == "Error", 20, "its pod is refused")
-    assert f'Pod "{name}" is invalid: {field}: Invalid value: ' in world.workflow(name)["status"]["message"]
-    assert list(world.embedded.root.rglob("climbed")) == []
+    eventually(lambda: phase(cluster, name) == "Error", 20, "its pod is refused")
+    assert f'Pod "{name}" is invalid: {field}: Invalid value: ' in cluster.workflow(name)["status"]["message"]
+    assert list(cluster.embedded.root.rglob("climbed")) == []
     assert not Path("/tmp/climbed").exists()
 
 
 def test_one_object_that_cannot_be_moved_holds_up_no_other(
-    world: EmbeddedWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bug that one object meets is logged once, without the error's text; the object is tried again."""
     real = kubelet.step
@@ -372,11 +374,11 @@ def test_one_object_that_cannot_be_moved_holds_up_no_other(
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
         patch.setattr(kubelet, "step", step)
-        world.create(workflow("unlucky", "print('late')", suspend=False))
-        runs_a_job(world)
+        cluster.create(workflow("unlucky", "print('late')", suspend=False))
+        runs_a_job(cluster)
         time.sleep(2.5)
-        assert phase(world, "unlucky") == "Running"
+        assert phase(cluster, "unlucky") == "Running"
     (line,) = [line for line in caplog.messages if "unlucky" in line]
     assert "pods flare/unlucky: a step failed (KeyError at test_hostile.py:" in line
     assert "planted" not in caplog.text
-    eventually(lambda: phase(world, "unlucky") == "Succeeded", 20, "it is tried again")
+    eventually(lambda: phase(cluster, "unlucky") == "Succeeded", 20, "it is tried again")

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from flargo.status.reasons import Reason
-from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.embedded_cluster import EmbeddedCluster
 from tests.harness.site import Site, exits
 
 
 @pytest.fixture(scope="module")
-def site(world: EmbeddedWorld) -> Iterator[Site]:
-    with Site(world) as made:
+def site(cluster: EmbeddedCluster) -> Iterator[Site]:
+    with Site(cluster) as made:
         yield made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flargo.embedded import Embedded, Settings
 from tests.harness.cluster import eventually
-from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.embedded_cluster import EmbeddedCluster
 
 JOBS = 100
 MOST_THREADS = 3
@@ -31,12 +31,12 @@ def sleeper(name: str) -> dict[str, object]:
     }
 
 
-def listen(world: EmbeddedWorld, kind: str, version: str, told: Told) -> threading.Thread:
+def listen(cluster: EmbeddedCluster, kind: str, version: str, told: Told) -> threading.Thread:
     """Follow a kind by one watch; the phases and versions of each object."""
 
     def follow() -> None:
         query = f"watch=true&resourceVersion={version}&timeoutSeconds=60"
-        for line in world.lines(f"{world.path(kind)}?{query}"):
+        for line in cluster.lines(f"{cluster.path(kind)}?{query}"):
             item = json.loads(line)["object"]
             phase = (item.get("status") or {}).get("phase", "")
             told.setdefault(item["metadata"]["name"], []).append((int(item["metadata"]["resourceVersion"]), phase))
@@ -55,16 +55,16 @@ def test_a_hundred_jobs_at_once_are_all_told_of_from_their_beginning_to_their_en
     threads, memory = threading.active_count(), resident() if sys.platform == "linux" else 0.0
     os.mkfifo(tmp_path / "pipe")
     with Embedded(Settings(claims={"gate": tmp_path}), namespace="flare") as embedded:
-        world = EmbeddedWorld(embedded, tmp_path)
-        version = world.ask("GET", world.path("pods"))["metadata"]["resourceVersion"]
+        cluster = EmbeddedCluster(embedded, tmp_path)
+        version = cluster.ask("GET", cluster.path("pods"))["metadata"]["resourceVersion"]
         pods: Told = {}
         workflows: Told = {}
-        listeners = [listen(world, "pods", version, pods), listen(world, "workflows", version, workflows)]
+        listeners = [listen(cluster, "pods", version, pods), listen(cluster, "workflows", version, workflows)]
         begun = time.monotonic()
         names = {f"job-{number}" for number in range(JOBS)}
         for name in names:
-            world.create(sleeper(name))
-        eventually(lambda: _running(world) == JOBS, 60, "all run at once")
+            cluster.create(sleeper(name))
+        eventually(lambda: _running(cluster) == JOBS, 60, "all run at once")
         extra = threading.active_count() - threads - len(listeners)
         assert extra <= MOST_THREADS, threading.enumerate()
         started = time.monotonic() - begun
@@ -94,5 +94,5 @@ def _all_ended(workflows: Told) -> bool:
     return {told[-1][1] for told in workflows.values()} == {"Succeeded"}
 
 
-def _running(world: EmbeddedWorld) -> int:
-    return sum(pod["status"]["phase"] == "Running" for pod in world.items("pods"))
+def _running(cluster: EmbeddedCluster) -> int:
+    return sum(pod["status"]["phase"] == "Running" for pod in cluster.items("pods"))

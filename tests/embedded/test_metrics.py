@@ -15,7 +15,7 @@ from flargo.job.validate import InvalidInput
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from tests.harness.cluster import eventually
-from tests.harness.embedded_cluster import EmbeddedWorld
+from tests.harness.embedded_cluster import EmbeddedCluster
 from tests.harness.prometheus import SOON, Prometheus
 from tests.harness.site import DEAF, SLEEPS, Site, exits
 from tests.harness.wire import Match, Wire
@@ -30,15 +30,15 @@ def prometheus() -> Prometheus:
 
 
 @pytest.fixture
-def wire(world: EmbeddedWorld) -> Iterator[Wire]:
-    with Wire(world.place.launcher_kubeconfig) as made:
+def wire(cluster: EmbeddedCluster) -> Iterator[Wire]:
+    with Wire(cluster.target.launcher_kubeconfig) as made:
         yield made
 
 
 @pytest.fixture
-def site(world: EmbeddedWorld, wire: Wire, prometheus: Prometheus) -> Iterator[Site]:
+def site(cluster: EmbeddedCluster, wire: Wire, prometheus: Prometheus) -> Iterator[Site]:
     argo = {"metrics_address": prometheus.address, "kill_grace": GRACE}
-    with Site(world, wire=wire, argo=argo) as made:
+    with Site(cluster, wire=wire, argo=argo) as made:
         yield made
 
 
@@ -155,11 +155,11 @@ def test_two_launchers_at_one_address_are_refused_by_name(site: Site, prometheus
     del site
 
 
-def test_two_launchers_in_one_process_count_apart(world: EmbeddedWorld) -> None:
+def test_two_launchers_in_one_process_count_apart(cluster: EmbeddedCluster) -> None:
     sides = Prometheus(), Prometheus()
     with (
-        Site(world, argo={"metrics_address": sides[0].address}) as first,
-        Site(world, argo={"metrics_address": sides[1].address}),
+        Site(cluster, argo={"metrics_address": sides[0].address}) as first,
+        Site(cluster, argo={"metrics_address": sides[1].address}),
     ):
         first.launch(exits(0)).ends(Reason.SUCCEEDED, 0, SOON)
         sides[0].comes_to(1, "flargo_ends_total")

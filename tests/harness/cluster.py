@@ -14,23 +14,23 @@ import pytest
 
 from flargo.terms import Label
 from tests.harness.real_cluster import control, sandbox, up
-from tests.harness.real_cluster.target import Place
+from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
 
 
-class World:
+class Cluster:
     """One namespace, looked at with an administrator's eyes. Knows nothing of flargo but its labels."""
 
     at_once = 5
     """How many jobs the machine takes at a time, each a pod of three containers."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, target: Target) -> None:
+        self.target = target
 
     def kubectl(self, *arguments: str, document: Object | None = None) -> str:
         """What kubectl prints; its failure is the test's."""
-        words = ("kubectl", f"--kubeconfig={self.place.kubeconfig}", f"--namespace={self.place.namespace}")
+        words = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
         stdin = json.dumps(document) if document is not None else None
         done = subprocess.run((*words, *arguments), input=stdin, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ class World:
 
     def argo(self, *arguments: str) -> str:
         """What Argo's own command line prints."""
-        words = ("argo", *arguments, f"--kubeconfig={self.place.kubeconfig}", f"--namespace={self.place.namespace}")
+        words = ("argo", *arguments, f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
         done = subprocess.run(words, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -71,7 +71,7 @@ class World:
 
     def log(self, pod: Object) -> str:
         """What a pod's main container has said so far; nothing, where it has not begun."""
-        words = ("kubectl", f"--kubeconfig={self.place.kubeconfig}", f"--namespace={self.place.namespace}")
+        words = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
         name = pod["metadata"]["name"]
         return subprocess.run(
             (*words, "logs", name, "--container=main"), text=True, capture_output=True, check=False
@@ -94,13 +94,13 @@ class World:
 
         On somebody's own cluster the nodes are out of sight, and the pods that run have to do.
         """
-        if self.place.own:
+        if self.target.own:
             return [hash(name) for name in self.living(job_id)]
         return [pid for pid, command in commands() if job_id.encode() in command]
 
     def processes_in(self, name: str) -> dict[int, bytes]:
         """The command lines of the processes in the pods of a Workflow, Argo's own included; none out of sight."""
-        if self.place.own:
+        if self.target.own:
             return {}
         return {pid: command for pid, command in commands() if name.encode() in _environment(pid)}
 
@@ -134,7 +134,7 @@ class World:
     @contextlib.contextmanager
     def there(self, *documents: Object, namespace: str = "") -> Iterator[None]:
         """Objects of one namespace are there, pods among them ready, for as long as the ``with`` lasts."""
-        space = f"--namespace={namespace or self.place.namespace}"
+        space = f"--namespace={namespace or self.target.namespace}"
         whole: Object = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
         try:
             self.kubectl(space, "apply", "--filename=-", document=whole)
@@ -147,7 +147,7 @@ class World:
     @contextlib.contextmanager
     def quota(self, name: str, **hard: str) -> Iterator[None]:
         """A ResourceQuota of the namespace, for as long as the ``with`` lasts."""
-        meta = {"name": name, "namespace": self.place.namespace}
+        meta = {"name": name, "namespace": self.target.namespace}
         self.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
         try:
             # A quota that has not been counted yet refuses everything, or nothing.
@@ -210,14 +210,14 @@ class World:
 
         On the node's loop-back device, where containerd speaks plain HTTP: a handshake of TLS has a deadline.
         """
-        if self.place.own:
+        if self.target.own:
             pytest.skip("the node is out of reach")
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             yield f"127.0.0.1:{listener.getsockname()[1]}/job:1"
 
     def _refusal(self, document: Object) -> str:
         """What the API server has against an object."""
-        words = ("kubectl", f"--kubeconfig={self.place.kubeconfig}", f"--namespace={self.place.namespace}")
+        words = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
         create = (*words, "create", "--dry-run=server", "--filename=-")
         return subprocess.run(create, input=json.dumps(document), text=True, capture_output=True, check=False).stderr
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from flargo.embedded import Embedded, Policy
 from flargo.terms import Label
-from tests.harness.cluster import World, _environment, commands
-from tests.harness.real_cluster.target import Place
+from tests.harness.cluster import Cluster, _environment, commands
+from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
 IMAGE = "flargo.test/job:2.9.0"
@@ -31,7 +31,7 @@ class RefusedError(Exception):
         self.code, self.status = code, status
 
 
-class EmbeddedWorld(World):
+class EmbeddedCluster(Cluster):
     """One embedded server, with an administrator's eyes."""
 
     at_once = 40
@@ -40,7 +40,7 @@ class EmbeddedWorld(World):
     def __init__(self, embedded: Embedded, folder: Path) -> None:
         """Look at a server; ``folder`` takes its kubeconfig."""
         kubeconfig = embedded.kubeconfig(folder / "kubeconfig")
-        super().__init__(Place(kubeconfig, kubeconfig, embedded.namespace, IMAGE, address="127.0.0.1"))
+        super().__init__(Target(kubeconfig, kubeconfig, embedded.namespace, IMAGE, address="127.0.0.1"))
         self.embedded = embedded
         self._trust = ssl.create_default_context(cadata=embedded.certificate.decode())
 
@@ -80,7 +80,7 @@ class EmbeddedWorld(World):
         plural = kind.partition(".")[0]
         plural = f"{plural.rstrip('s')}s"
         tail = f"/{name}" if name else ""
-        return f"{_GROUPS.get(plural, CORE)}/namespaces/{self.place.namespace}/{plural}{tail}"
+        return f"{_GROUPS.get(plural, CORE)}/namespaces/{self.target.namespace}/{plural}{tail}"
 
     # --- as World says it with kubectl
 
@@ -119,7 +119,7 @@ class EmbeddedWorld(World):
 
     @contextlib.contextmanager
     def quota(self, name: str, **hard: str) -> Iterator[None]:
-        meta = {"name": name, "namespace": self.place.namespace}
+        meta = {"name": name, "namespace": self.target.namespace}
         self.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
         try:
             yield

@@ -6,7 +6,7 @@ the parameters of one test, and has them run, as many at a time as the machine t
     scenario = Scenarios()
 
     @scenario
-    def drained_while_it_runs(site: Site, world: World) -> None: ...
+    def drained_while_it_runs(site: Site, cluster: Cluster) -> None: ...
 
     @pytest.mark.parametrize("name", scenario.names)
     def test_scenario(together: Together, name: str) -> None:
@@ -24,7 +24,7 @@ from typing import Any, Self
 import pytest
 
 from tests.harness import recorder
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.site import Site
 from tests.harness.wire import Wire
 
@@ -60,29 +60,31 @@ class Scenarios:
         """All names, in their order."""
         return list(self.all)
 
-    def run(self, name: str, world: World, shared: Mapping[str, Any]) -> None:
+    def run(self, name: str, cluster: Cluster, shared: Mapping[str, Any]) -> None:
         """Run one, with what it needs."""
         recorder.SCENARIO.set(name)
         scenario = self.all[name]
         wanted = inspect.signature(scenario).parameters
         with ExitStack() as stack:
-            given: dict[str, Any] = {"world": world, **shared, **self._variants.get(name, {})}
+            given: dict[str, Any] = {"cluster": cluster, **shared, **self._variants.get(name, {})}
             if "wire" in wanted:
-                given["wire"] = stack.enter_context(Wire(world.place.launcher_kubeconfig))
-                given["site"] = stack.enter_context(Site(world, wire=given["wire"]))
+                given["wire"] = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
+                given["site"] = stack.enter_context(Site(cluster, wire=given["wire"]))
             scenario(**{key: given[key] for key in wanted})
 
 
 class Together:
     """A module's scenarios, running. Use it in a ``with``."""
 
-    def __init__(self, scenarios: Scenarios, request: pytest.FixtureRequest, world: World, **shared: Any) -> None:
+    def __init__(self, scenarios: Scenarios, request: pytest.FixtureRequest, cluster: Cluster, **shared: Any) -> None:
         """Start those that were selected, the first ones first."""
         items = [item for item in request.session.items if item.path == request.path]
         chosen = {item.callspec.params.get("name") for item in items if hasattr(item, "callspec")}
-        self._threads = ThreadPoolExecutor(world.at_once, thread_name_prefix="scenario")
+        self._threads = ThreadPoolExecutor(cluster.at_once, thread_name_prefix="scenario")
         self._running: dict[str, Future[None]] = {
-            name: self._threads.submit(scenarios.run, name, world, shared) for name in scenarios.names if name in chosen
+            name: self._threads.submit(scenarios.run, name, cluster, shared)
+            for name in scenarios.names
+            if name in chosen
         }
 
     def __enter__(self) -> Self:

@@ -34,7 +34,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
 from tests.harness import recorder
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.differential.parent import Cell, Parent
 from tests.harness.wire import Route, Wire
 
@@ -97,7 +97,7 @@ class Site:
 
     def __init__(
         self,
-        world: World,
+        cluster: Cluster,
         *,
         wire: Wire | Route | None = None,
         role: Role = Role.CLIENT,
@@ -109,7 +109,7 @@ class Site:
         """Set up a parent; nothing is connected before the first job.
 
         Args:
-            world: the cluster.
+            cluster: the cluster.
             wire: what stands between the launcher and the API server.
             role: which side of jobs it launches.
             studies: of study_runtime.yaml.
@@ -117,8 +117,8 @@ class Site:
             argo: more of the launcher's ``argo``.
             arguments: more of the launcher's.
         """
-        self.world = world
-        self.place = world.place
+        self.cluster = cluster
+        self.target = cluster.target
         self.role = role
         self.name = "server" if role is Role.SERVER else "site-1"
         self.root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
@@ -126,13 +126,13 @@ class Site:
         self._engine = Engine(self.name, self.jobs)
         kit = {"startup/rootCA.pem": _certificate()}
         self._parent = Parent(self.root, role, self.name, files=kit, runtime=studies)
-        self.kubeconfig = self.place.launcher_kubeconfig
+        self.kubeconfig = self.target.launcher_kubeconfig
         if wire is not None:
-            given = token or token_of(self.place.launcher_kubeconfig)
+            given = token or token_of(self.target.launcher_kubeconfig)
             self.kubeconfig = wire.kubeconfig(self.root / "kubeconfig", given)
         self._arguments: dict[str, Any] = {
             "config_file_path": str(self.kubeconfig),
-            "namespace": self.place.namespace,
+            "namespace": self.target.namespace,
             "workspace_mount_path": str(self.root),
             **arguments,
             "argo": {"image_pull_policy": "IfNotPresent", **(argo or {})},
@@ -162,7 +162,7 @@ class Site:
         meta = {
             "job_id": job_id,
             "name": "fault",
-            "launcher_spec": {self.name: {"k8s": {"image": self.place.job_image, **(spec or {})}}},
+            "launcher_spec": {self.name: {"k8s": {"image": self.target.job_image, **(spec or {})}}},
             **({"study": more["study"]} if "study" in more else {}),
         }
         # So that a process can be told to be this job's, wherever it is seen.
@@ -204,13 +204,13 @@ class Site:
         fresh = {"name": name, "labels": labels, "annotations": {**kept, "flargo.dev/attempt": "left"}}
         self.end()
         head = {key: made[key] for key in ("apiVersion", "kind")}
-        self.world.create({**head, "metadata": fresh, "spec": {**made["spec"], "suspend": True}})
+        self.cluster.create({**head, "metadata": fresh, "spec": {**made["spec"], "suspend": True}})
         return name
 
     def close(self) -> None:
         """Shut it down, and remove all that it made: other tests are not to meet it."""
         self.end()
-        self.world.sweep(f"{Label.FEDERATION}={self.federation}")
+        self.cluster.sweep(f"{Label.FEDERATION}={self.federation}")
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _launcher(self) -> ArgoJobLauncher:
@@ -238,7 +238,7 @@ class Job:
 
     def __init__(self, site: Site, job_id: str, launch: Callable[[], ArgoJobHandle]) -> None:
         """Launch it."""
-        self.site, self.world, self.id = site, site.world, job_id
+        self.site, self.cluster, self.id = site, site.cluster, job_id
         self.name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
         """Of its Workflow."""
         self._handle: list[ArgoJobHandle] = []
@@ -280,7 +280,7 @@ class Job:
 
     def says(self, text: str, within: float = STARTS) -> "Job":
         """Wait until its log has a text."""
-        eventually(lambda: any(text in self.world.log(pod) for pod in self.pods), within, f"{self.name} says {text}")
+        eventually(lambda: any(text in self.cluster.log(pod) for pod in self.pods), within, f"{self.name} says {text}")
         return self
 
     def runs(self) -> "Job":
@@ -305,7 +305,7 @@ class Job:
 
     def leaves_nothing(self, within: float = 60.0) -> None:
         """Nothing of it runs, may run, or holds credentials; and the launcher has let go of it."""
-        took = self.world.holds_nothing_of(self.id, self.name, within)
+        took = self.cluster.holds_nothing_of(self.id, self.name, within)
         eventually(lambda: not self.followed, within, f"the launcher lets go of {self.name}")
         print(f"{recorder.scenario()}: nothing left after {took:.1f} s")
         verdict = self.ticket.verdict
@@ -316,7 +316,7 @@ class Job:
         """Have the code WAITS end, from outside and by no means of flargo's or Argo's."""
         name = self.pod["metadata"]["name"]
         write = f"echo {code} {after} > /tmp/end.new && mv /tmp/end.new /tmp/end"
-        self.world.kubectl("exec", name, "--container=main", "--", "sh", "-c", write)
+        self.cluster.kubectl("exec", name, "--container=main", "--", "sh", "-c", write)
 
     def abort(self) -> None:
         """A person aborts it through FLARE, which never waits for that."""
@@ -332,7 +332,7 @@ class Job:
     @property
     def workflows(self) -> list[dict[str, Any]]:
         """All that there are of it on the cluster."""
-        return self.world.items("workflows.argoproj.io", f"{Label.JOB_ID}={self.id}")
+        return self.cluster.items("workflows.argoproj.io", f"{Label.JOB_ID}={self.id}")
 
     @property
     def workflow(self) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class Job:
     @property
     def pods(self) -> list[dict[str, Any]]:
         """All that there are of it on the cluster."""
-        return self.world.pods(self.id)
+        return self.cluster.pods(self.id)
 
     @property
     def pod(self) -> dict[str, Any]:

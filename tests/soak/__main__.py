@@ -4,7 +4,7 @@ import argparse
 import secrets
 import sys
 
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.real_cluster.target import find
 from tests.soak.plan import plan
 from tests.soak.run import soak
@@ -18,10 +18,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--controller", action="store_true", help="freeze the Workflow controller, too")
     asked = parser.parse_args()
-    place = find()
-    if place is None:
+    target = find()
+    if target is None:
         sys.exit("no cluster: run inside one (python -m tests.harness.real_cluster up, exec)")
-    wrong = soak(plan(asked.seed, asked.jobs, asked.seconds, controller=asked.controller), World(place))
+    wrong = soak(plan(asked.seed, asked.jobs, asked.seconds, controller=asked.controller), Cluster(target))
     sys.exit(1 if wrong else 0)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from flargo.status.verdict import Verdict
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.site import DEAF, SLEEPS
 from tests.soak.observer import Witness
 from tests.soak.oracle import Done
@@ -58,8 +58,8 @@ def code_of(program: Program) -> str:
 class Follower:
     """Does to jobs what the plan says, and notes what FLARE hears."""
 
-    def __init__(self, world: World, parents: Parents, witness: Witness, timeline: Timeline) -> None:
-        self._world, self._parents, self._witness, self._say = world, parents, witness, timeline.say
+    def __init__(self, cluster: Cluster, parents: Parents, witness: Witness, timeline: Timeline) -> None:
+        self._world, self._parents, self._witness, self._say = cluster, parents, witness, timeline.say
 
     def launch(self, launch: Launch) -> Running:
         """Launch a job; returns when the launcher knows it."""

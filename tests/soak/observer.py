@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from flargo.terms import Label
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.soak.oracle import End, Seen
 
 Object = dict[str, Any]
@@ -43,14 +43,14 @@ class _Account:
 class Witness:
     """See the module. Use it in a ``with``."""
 
-    def __init__(self, world: World, federations: list[str]) -> None:
+    def __init__(self, cluster: Cluster, federations: list[str]) -> None:
         """Begin to follow, without anything having happened yet."""
         self._changed = threading.Condition()
         self._jobs: dict[str, _Account] = {}
         self._leaving = False
         self.broken: list[str] = []
         """Of what the witness does not hear any more: then the run proves nothing."""
-        self._processes = [_follow(world, path, federations) for path in _PATHS.values()]
+        self._processes = [_follow(cluster, path, federations) for path in _PATHS.values()]
         self._threads = [
             threading.Thread(target=self._read, args=(kind, process), name=f"witness {kind}", daemon=True)
             for kind, process in zip(_PATHS, self._processes, strict=True)
@@ -112,10 +112,10 @@ class Witness:
             self._changed.notify_all()
 
 
-def _follow(world: World, path: str, federations: list[str]) -> "subprocess.Popen[str]":
+def _follow(cluster: Cluster, path: str, federations: list[str]) -> "subprocess.Popen[str]":
     select = f"{Label.FEDERATION}%20in%20({','.join(federations)})"
-    raw = f"{path.format(world.place.namespace)}?watch=true&timeoutSeconds=7200&labelSelector={select}"
-    words = ("kubectl", f"--kubeconfig={world.place.kubeconfig}", "get", f"--raw={raw}")
+    raw = f"{path.format(cluster.target.namespace)}?watch=true&timeoutSeconds=7200&labelSelector={select}"
+    words = ("kubectl", f"--kubeconfig={cluster.target.kubeconfig}", "get", f"--raw={raw}")
     return subprocess.Popen(words, text=True, stdout=subprocess.PIPE)
 
 

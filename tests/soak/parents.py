@@ -18,7 +18,7 @@ from typing import Any
 from flargo.control.launched_job import LaunchedJob
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.real_cluster.target import find
 from tests.harness.site import Job, Site
 from tests.harness.wire import Route
@@ -36,11 +36,11 @@ class Parents:
 
     def __init__(self, route: Route) -> None:
         """Set both up, over that wire."""
-        place = find()
-        assert place is not None, "the cluster has gone"
-        world = World(place)
+        target = find()
+        assert target is not None, "the cluster has gone"
+        cluster = Cluster(target)
         self._before = Counter(thread.name for thread in threading.enumerate())
-        self._sites = {role: Site(world, wire=route, role=role, studies=STUDIES) for role in Role}
+        self._sites = {role: Site(cluster, wire=route, role=role, studies=STUDIES) for role in Role}
         self._jobs: dict[str, Job] = {}
 
     def federations(self) -> dict[Role, str]:

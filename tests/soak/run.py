@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
 from flargo.terms import Label, Role
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.wire import Wire
 from tests.soak import gauge
 from tests.soak.job import Follower, Running
@@ -30,15 +30,15 @@ SLOW = 30.0
 """Seconds from a verdict to the launcher's letting go that are worth a look."""
 
 
-def soak(plan: Plan, world: World) -> list[str]:
+def soak(plan: Plan, cluster: Cluster) -> list[str]:
     """Carry a plan out, print what happens, and return all that was wrong."""
     timeline = Timeline()
     timeline.say(f"seed {plan.seed}: {plan.jobs} jobs in {plan.seconds:g} s; again by: {plan.command}")
     with ExitStack() as stack:
-        wire = stack.enter_context(Wire(world.place.launcher_kubeconfig))
+        wire = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
         parents = stack.enter_context(apart(wire.route, timeline))
-        witness = stack.enter_context(Witness(world, list(parents.federations().values())))
-        run = _Run(world, wire, parents, witness, timeline)
+        witness = stack.enter_context(Witness(cluster, list(parents.federations().values())))
+        run = _Run(cluster, wire, parents, witness, timeline)
         stack.callback(run.pool.shutdown)
         try:
             for index, each in enumerate(plan.rounds, 1):
@@ -55,13 +55,13 @@ def soak(plan: Plan, world: World) -> list[str]:
 class _Run:
     """What goes on, and what was found."""
 
-    def __init__(self, world: World, wire: Wire, parents: Parents, witness: Witness, timeline: Timeline) -> None:
-        self.world, self.wire, self.parents, self.witness, self.timeline = world, wire, parents, witness, timeline
+    def __init__(self, cluster: Cluster, wire: Wire, parents: Parents, witness: Witness, timeline: Timeline) -> None:
+        self.cluster, self.wire, self.parents, self.witness, self.timeline = cluster, wire, parents, witness, timeline
         self.pool = ThreadPoolExecutor(4 * AT_ONCE)
         self.wrong: list[str] = []
         self._room = threading.Semaphore(AT_ONCE)
-        self._follower = Follower(world, parents, witness, timeline)
-        self._troubles = Troubles(world, wire, timeline)
+        self._follower = Follower(cluster, parents, witness, timeline)
+        self._troubles = Troubles(cluster, wire, timeline)
         self._readings: list[gauge.Reading] = []
         self._heard: Counter[str] = Counter()
         self._asked: Counter[str] = Counter()
@@ -128,7 +128,7 @@ class _Run:
         def is_clear() -> bool:
             remains[:] = [f"{name}, followed by the launcher" for name in self.parents.followed()]
             for role, federation in federations.items():
-                remains.extend(left(self.world, federation, launched[role]))
+                remains.extend(left(self.cluster, federation, launched[role]))
             return not remains
 
         try:
@@ -171,7 +171,7 @@ class _Run:
         """Delete a round's Workflows, as their time to live would: what a list of them takes is no leak."""
         for federation in self.parents.federations().values():
             ours = f"--selector={Label.FEDERATION}={federation}"
-            self.world.kubectl("delete", "workflows.argoproj.io", ours, "--wait", "--timeout=60s")
+            self.cluster.kubectl("delete", "workflows.argoproj.io", ours, "--wait", "--timeout=60s")
 
     def summary(self) -> None:
         """Print figures, and look for growth."""

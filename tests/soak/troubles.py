@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from tests.harness.cluster import World
+from tests.harness.cluster import Cluster
 from tests.harness.wire import Fault as Broken
 from tests.harness.wire import Match, Wire
 from tests.soak.oracle import Disturbance
@@ -20,8 +20,8 @@ Object = dict[str, Any]
 class Troubles:
     """Of one wire."""
 
-    def __init__(self, world: World, wire: Wire, timeline: Timeline) -> None:
-        self._world, self._wire, self._timeline = world, wire, timeline
+    def __init__(self, cluster: Cluster, wire: Wire, timeline: Timeline) -> None:
+        self._world, self._wire, self._timeline = cluster, wire, timeline
 
     def make(self, fault: Fault) -> Disturbance:
         """Make one, wait, and mend it."""

@@ -20,7 +20,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.real_cluster.apply import NOT_THERE, POWERLESS
 from tests.harness.scenarios import Scenarios, Together
 from tests.harness.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, of_template
@@ -58,12 +58,12 @@ STUDIES: dict[str, Any] = {
 }
 
 
-def studies(world: World) -> dict[str, Any]:
+def studies(cluster: Cluster) -> dict[str, Any]:
     """With those that name something of the cluster at hand."""
     return {
         **STUDIES,
-        "init": of_template(initContainers=[container(world.place.job_image, "sh", "-c", "exit 7")]),
-        "placed": of_template(nodeName=world.node),
+        "init": of_template(initContainers=[container(cluster.target.job_image, "sh", "-c", "exit 7")]),
+        "placed": of_template(nodeName=cluster.node),
     }
 
 
@@ -128,14 +128,14 @@ scenario = Scenarios()
 
 
 @pytest.fixture(scope="module")
-def site(world: World) -> Iterator[Site]:
+def site(cluster: Cluster) -> Iterator[Site]:
     """A site of FLARE's that the module shares."""
-    with Site(world, studies=studies(world)) as made:
+    with Site(cluster, studies=studies(cluster)) as made:
         yield made
 
 
-def test_quota_exceeded_and_lifted(site: Site, world: World) -> None:
-    with world.quota("flargo-test", pods="0"):
+def test_quota_exceeded_and_lifted(site: Site, cluster: Cluster) -> None:
+    with cluster.quota("flargo-test", pods="0"):
         job = site.launch(exits(0)).reaches(Stage.QUOTA)
         time.sleep(5)
         assert job.ticket.verdict is None
@@ -143,9 +143,9 @@ def test_quota_exceeded_and_lifted(site: Site, world: World) -> None:
     job.leaves_nothing()
 
 
-def test_quota_exceeded_for_too_long(world: World) -> None:
-    with Site(world, argo={"quota": 5}) as impatient:
-        with world.quota("flargo-test", pods="0"):
+def test_quota_exceeded_for_too_long(cluster: Cluster) -> None:
+    with Site(cluster, argo={"quota": 5}) as impatient:
+        with cluster.quota("flargo-test", pods="0"):
             job = impatient.launch(SLEEPS).reaches(Stage.QUOTA)
             job.ends(Reason.QUOTA, 101, within=25)
         job.leaves_nothing()
@@ -153,11 +153,11 @@ def test_quota_exceeded_for_too_long(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def together(request: pytest.FixtureRequest, site: Site, world: World) -> Iterator[Together]:
+def together(request: pytest.FixtureRequest, site: Site, cluster: Cluster) -> Iterator[Together]:
     """The module's scenarios, running."""
     with (
-        Site(world, role=Role.SERVER) as server,
-        Together(scenario, request, world, site=site, server=server) as running,
+        Site(cluster, role=Role.SERVER) as server,
+        Together(scenario, request, cluster, site=site, server=server) as running,
     ):
         yield running
 
@@ -185,8 +185,8 @@ def verdict_of(job: Job) -> Verdict:
     return job.ticket.verdict
 
 
-def test_quota_on_workflows(site: Site, world: World) -> None:
-    with world.quota("flargo-test", **{"count/workflows.argoproj.io": "0"}):
+def test_quota_on_workflows(site: Site, cluster: Cluster) -> None:
+    with cluster.quota("flargo-test", **{"count/workflows.argoproj.io": "0"}):
         job = site.launch(SLEEPS)
         job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
         assert "exceeded quota" in verdict_of(job).detail
@@ -194,8 +194,8 @@ def test_quota_on_workflows(site: Site, world: World) -> None:
 
 
 @scenario.of(workflows={"kind": "workflows"}, pods={"kind": "pods"})
-def denied_by_an_admission_policy(world: World, kind: str) -> None:
-    with Site(world) as barred, world.denied(kind, barred.federation):
+def denied_by_an_admission_policy(cluster: Cluster, kind: str) -> None:
+    with Site(cluster) as barred, cluster.denied(kind, barred.federation):
         job = barred.launch(SLEEPS)
         job.ends(Reason.LAUNCH_FAILED if kind == "workflows" else Reason.POD_REFUSED, 101, NOTICED)
         assert "not on a Tuesday" in verdict_of(job).detail
@@ -203,9 +203,9 @@ def denied_by_an_admission_policy(world: World, kind: str) -> None:
 
 
 @scenario
-def slow_to_start_for_want_of_a_secret(world: World) -> None:
+def slow_to_start_for_want_of_a_secret(cluster: Cluster) -> None:
     """Its patience ends before the events are bad enough to be believed."""
-    with Site(world, studies=STUDIES, argo={"starting": 12}) as impatient:
+    with Site(cluster, studies=STUDIES, argo={"starting": 12}) as impatient:
         job = impatient.launch(SLEEPS, study="secret-mount").reaches(Stage.STARTING)
         job.ends(Reason.START_TIMEOUT, 101, within=60)
         job.leaves_nothing()
@@ -215,9 +215,9 @@ def slow_to_start_for_want_of_a_secret(world: World) -> None:
     pulling={"reason": Reason.PULLING, "patience": {"argo": {"pulling": 5}}},
     timeout={"reason": Reason.TIMEOUT, "patience": {"timeout": 30}},
 )
-def registry_never_answers(world: World, reason: Reason, patience: Mapping[str, Any]) -> None:
-    with Site(world, studies=STUDIES, **patience) as impatient:
-        with world.silent_registry() as image:
+def registry_never_answers(cluster: Cluster, reason: Reason, patience: Mapping[str, Any]) -> None:
+    with Site(cluster, studies=STUDIES, **patience) as impatient:
+        with cluster.silent_registry() as image:
             job = impatient.launch(SLEEPS, {"image": image}, study="short-grace").reaches(Stage.PULLING)
             eventually(lambda: is_to_go(job), 60, "its pod is to go")
         # Only now does that end: the kubelet waits for a pull that has begun, whatever is to become of its pod.
@@ -231,61 +231,61 @@ def is_to_go(job: Job) -> bool:
 
 
 @scenario
-def executor_without_rights_does_not_spoil_a_success(world: World) -> None:
+def executor_without_rights_does_not_spoil_a_success(cluster: Cluster) -> None:
     """Argo then says Error, though the program has done its work."""
-    meta = {"name": POWERLESS, "namespace": world.place.namespace}
+    meta = {"name": POWERLESS, "namespace": cluster.target.namespace}
     token = {
         "name": f"{meta['name']}.service-account-token",
         "namespace": meta["namespace"],
         "annotations": {"kubernetes.io/service-account.name": meta["name"]},
     }
-    world.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
+    cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
     try:
         kind = "kubernetes.io/service-account-token"
-        world.create({"apiVersion": "v1", "kind": "Secret", "metadata": token, "type": kind})
-        with Site(world, argo={"executor_service_account": meta["name"]}) as powerless:
+        cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": token, "type": kind})
+        with Site(cluster, argo={"executor_service_account": meta["name"]}) as powerless:
             job = powerless.launch(exits(0))
             job.ends(Reason.SUCCEEDED, 0, within=STARTS)
             job.leaves_nothing()
             assert job.workflow["status"]["phase"] == "Error"
     finally:
-        world.kubectl("delete", "serviceaccount", meta["name"])
+        cluster.kubectl("delete", "serviceaccount", meta["name"])
 
 
 # --- from outside
 
 
 @scenario
-def evicted_while_it_runs(site: Site, world: World) -> None:
+def evicted_while_it_runs(site: Site, cluster: Cluster) -> None:
     job = site.launch(SLEEPS, study="short-grace").runs()
-    world.evict(job.pod)
+    cluster.evict(job.pod)
     job.ends(Reason.DISRUPTED, 104, NOTICED)
     job.leaves_nothing()
 
 
 @scenario
-def evicted_and_deaf(site: Site, world: World) -> None:
+def evicted_and_deaf(site: Site, cluster: Cluster) -> None:
     """Who began to end the pod has set its grace: the kubelet does not shorten it for a later, more impatient one."""
     job = site.launch(DEAF + SLEEPS, study="short-grace").runs()
-    world.evict(job.pod)
+    cluster.evict(job.pod)
     job.ends(Reason.DISRUPTED, 104, NOTICED)
     job.leaves_nothing()
 
 
 @scenario
-def pod_deleted_while_it_runs(site: Site, world: World) -> None:
+def pod_deleted_while_it_runs(site: Site, cluster: Cluster) -> None:
     job = site.launch(SLEEPS, study="short-grace").runs()
-    world.delete("pod", job.pod)
+    cluster.delete("pod", job.pod)
     job.ends(Reason.POD_DELETED, 104, NOTICED)
     job.leaves_nothing()
 
 
 @scenario
-def pod_deleted_as_soon_as_it_is_there(site: Site, world: World) -> None:
+def pod_deleted_as_soon_as_it_is_there(site: Site, cluster: Cluster) -> None:
     """Argo's status lags: it may make another pod, which is not to run."""
     job = site.launch(SLEEPS)
     eventually(lambda: job.pods, STARTS, "its pod is there")
-    world.delete("pod", job.pods[0])
+    cluster.delete("pod", job.pods[0])
     job.ticket.wait(lambda seen: seen.verdict is not None, STARTS)
     assert verdict_of(job).reason in {Reason.POD_DELETED, Reason.RUN_TWICE}
     assert job.handle.poll() == 104
@@ -293,17 +293,17 @@ def pod_deleted_as_soon_as_it_is_there(site: Site, world: World) -> None:
 
 
 @scenario
-def workflow_deleted_while_it_runs(site: Site, world: World) -> None:
+def workflow_deleted_while_it_runs(site: Site, cluster: Cluster) -> None:
     job = site.launch(SLEEPS, study="short-grace").runs()
-    world.delete("workflows.argoproj.io", job.workflow)
+    cluster.delete("workflows.argoproj.io", job.workflow)
     job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
     job.leaves_nothing()
 
 
 @scenario
-def workflow_deleted_and_deaf(site: Site, world: World) -> None:
+def workflow_deleted_and_deaf(site: Site, cluster: Cluster) -> None:
     job = site.launch(DEAF + SLEEPS, study="short-grace").runs()
-    world.delete("workflows.argoproj.io", job.workflow)
+    cluster.delete("workflows.argoproj.io", job.workflow)
     job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
     job.leaves_nothing()
 
@@ -314,9 +314,9 @@ def workflow_deleted_and_deaf(site: Site, world: World) -> None:
     stop={"word": "stop", "code": SLEEPS},
     stop_deaf={"word": "stop", "code": DEAF + SLEEPS},
 )
-def argo_by_hand(site: Site, world: World, word: str, code: str) -> None:
+def argo_by_hand(site: Site, cluster: Cluster, word: str, code: str) -> None:
     job = site.launch(code).runs()
-    world.argo(word, job.name)
+    cluster.argo(word, job.name)
     job.ends(Reason.SHUT_DOWN, 9, NOTICED)
     job.leaves_nothing()
 
@@ -407,8 +407,8 @@ def abort_with_the_answer_to_the_create_lost(site: Site, wire: Wire) -> None:
 
 
 @scenario
-def parent_is_shut_down(world: World) -> None:
-    with Site(world) as ending:
+def parent_is_shut_down(cluster: Cluster) -> None:
+    with Site(cluster) as ending:
         job = ending.launch(DEAF + SLEEPS).runs()
         begun = time.monotonic()
         ending.end()
@@ -418,15 +418,15 @@ def parent_is_shut_down(world: World) -> None:
 
 
 @scenario
-def parent_is_killed_and_comes_back(site: Site, world: World) -> None:
+def parent_is_killed_and_comes_back(site: Site, cluster: Cluster) -> None:
     """What it left behind is ended, and nobody else's."""
     other = site.launch(WAITS).runs()
-    with Site(world) as mortal:
+    with Site(cluster) as mortal:
         running = mortal.launch(DEAF + SLEEPS).runs()
         pending = mortal.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
         mortal.dies_and_returns()
         for job in (running, pending):
-            world.holds_nothing_of(job.id, job.name, within=30)
+            cluster.holds_nothing_of(job.id, job.name, within=30)
         again = mortal.launch(exits(0), job_id=running.id)
         again.ends(Reason.SUCCEEDED, 0, STARTS)
     other.ends_itself(0)
@@ -438,11 +438,11 @@ def parent_is_killed_and_comes_back(site: Site, world: World) -> None:
 
 
 @scenario
-def argos_container_hangs_when_the_program_has_ended(site: Site, world: World) -> None:
-    if world.place.own:
+def argos_container_hangs_when_the_program_has_ended(site: Site, cluster: Cluster) -> None:
+    if cluster.target.own:
         pytest.skip("processes are out of sight")
     job = site.launch(WAITS).runs()
-    for pid, command in world.processes_in(job.name).items():
+    for pid, command in cluster.processes_in(job.name).items():
         if b"argoexec\0wait" in command:
             os.kill(pid, signal.SIGSTOP)
     job.ends_itself(3)
@@ -466,15 +466,15 @@ def launched_again_after_its_end(site: Site) -> None:
 
 
 @scenario
-def name_taken_by_a_living_workflow_of_somebody_else(site: Site, world: World) -> None:
+def name_taken_by_a_living_workflow_of_somebody_else(site: Site, cluster: Cluster) -> None:
     job_id = str(uuid.uuid4())
     name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
-    container = {"image": world.place.job_image, "command": ["true"]}
-    world.create(
+    container = {"image": cluster.target.job_image, "command": ["true"]}
+    cluster.create(
         {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Workflow",
-            "metadata": {"name": name, "namespace": world.place.namespace},
+            "metadata": {"name": name, "namespace": cluster.target.namespace},
             "spec": {"suspend": True, "entrypoint": "x", "templates": [{"name": "x", "container": container}]},
         }
     )
@@ -483,9 +483,9 @@ def name_taken_by_a_living_workflow_of_somebody_else(site: Site, world: World) -
         job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
         assert name in verdict_of(job).detail
         eventually(lambda: not job.followed, 20, "the launcher lets go of it")
-        assert "shutdown" not in world.workflow(name)["spec"]
+        assert "shutdown" not in cluster.workflow(name)["spec"]
     finally:
-        world.kubectl("delete", "workflows.argoproj.io", name)
+        cluster.kubectl("delete", "workflows.argoproj.io", name)
 
 
 # --- a server's launch
@@ -514,14 +514,14 @@ def abort_while_a_servers_launch_blocks(server: Site) -> None:
 
 
 @scenario
-def servers_job_without_room_fails_within_its_bound(world: World) -> None:
+def servers_job_without_room_fails_within_its_bound(cluster: Cluster) -> None:
     """Whatever its pending_timeout: FLARE's server launches one job after another, and each launch waits."""
-    with Site(world, role=Role.SERVER, pending_timeout=None, argo={"server_pending": 5}) as server:
+    with Site(cluster, role=Role.SERVER, pending_timeout=None, argo={"server_pending": 5}) as server:
         job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
         assert not job.is_launched(0.5)
         with pytest.raises(RuntimeError, match=r"was not started: SHORTAGE: .*argo\.server_pending"):
             job.is_launched(STARTS)
-        world.holds_nothing_of(job.id, job.name)
+        cluster.holds_nothing_of(job.id, job.name)
 
 
 @scenario

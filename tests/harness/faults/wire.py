@@ -12,7 +12,7 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Role
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.scenarios import Scenarios, Together
 from tests.harness.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, token_of
 from tests.harness.wire import Fault, Match, Wire
@@ -74,22 +74,22 @@ scenario = Scenarios()
 
 
 @pytest.fixture(scope="module")
-def together(request: pytest.FixtureRequest, world: World) -> Iterator[Together]:
+def together(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Together]:
     """The module's scenarios, running."""
-    with Together(scenario, request, world) as running:
+    with Together(scenario, request, cluster) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def broken(together: Together, world: World) -> Iterator[dict[tuple[str, str], Broken]]:
+def broken(together: Together, cluster: Cluster) -> Iterator[dict[tuple[str, str], Broken]]:
     """A job for each way and step, beside the scenarios: a site each, for only its first job writes the kit."""
     del together
     made = {}
     with ExitStack() as stack:
         for way in WAYS:
             for step, match in STEPS.items():
-                wire = stack.enter_context(Wire(world.place.launcher_kubeconfig))
-                site = stack.enter_context(Site(world, wire=wire))
+                wire = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
+                site = stack.enter_context(Site(cluster, wire=wire))
                 fault = break_once(wire, way, match)
                 made[way, step] = Broken(site.launch(exits(0)), fault, time.monotonic())
         yield made
@@ -126,19 +126,19 @@ def credentials_refused_for_good(site: Site, wire: Wire) -> None:
 
 
 @scenario.of(credentials={"step": STEPS["the credentials"]}, release={"step": STEPS["the release"]})
-def workflow_deleted_with_its_submit_before(site: Site, wire: Wire, world: World, step: Match) -> None:
+def workflow_deleted_with_its_submit_before(site: Site, wire: Wire, cluster: Cluster, step: Match) -> None:
     """It could be launched; somebody did not want it. Without its Workflow its Secret must not stay either."""
     late = wire.delay(step, STARTS)
     job = site.launch(SLEEPS)
     eventually(lambda: late.hits, STARTS, "its Workflow is there")
-    world.delete("workflows.argoproj.io", job.workflow)
+    cluster.delete("workflows.argoproj.io", job.workflow)
     late.disarm()
     job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
     job.leaves_nothing()
 
 
 @scenario.of(**{step.replace(" ", "_"): {"step": match} for step, match in STEPS.items()})
-def parent_killed_with_its_submit_at(site: Site, wire: Wire, world: World, step: Match) -> None:
+def parent_killed_with_its_submit_at(site: Site, wire: Wire, cluster: Cluster, step: Match) -> None:
     """The request of that step takes effect, and the parent dies before it knows."""
     old = token_of(site.kubeconfig)
     reached = wire.lose_reply(replace(step, token=old))
@@ -146,9 +146,9 @@ def parent_killed_with_its_submit_at(site: Site, wire: Wire, world: World, step:
     job = site.launch(SLEEPS)
     eventually(lambda: reached.hits, 20, "the step is reached")
     wire.cut_watches()
-    wire.kubeconfig(site.kubeconfig, world.kubectl("create", "token", "flargo-launcher"))
+    wire.kubeconfig(site.kubeconfig, cluster.kubectl("create", "token", "flargo-launcher"))
     site.dies_and_returns()
-    world.holds_nothing_of(job.id, job.name, within=60)
+    cluster.holds_nothing_of(job.id, job.name, within=60)
     again = site.launch(exits(0), job_id=job.id)
     again.ends(Reason.SUCCEEDED, 0, STARTS)
     again.leaves_nothing()
@@ -173,7 +173,7 @@ TROUBLES: dict[str, Callable[[Wire, Match], Fault]] = {
     }
 )
 def abort_that_meets(
-    site: Site, wire: Wire, world: World, request: Match, trouble: Callable[[Wire, Match], Fault]
+    site: Site, wire: Wire, cluster: Cluster, request: Match, trouble: Callable[[Wire, Match], Fault]
 ) -> None:
     """What is asked is asked again until it shows; FLARE hears of the end when there is one, and not before."""
     job = site.launch(DEAF + SLEEPS).runs()
@@ -182,9 +182,9 @@ def abort_that_meets(
     job.abort()
     eventually(lambda: fault.hits, NOTICED, "the request is in trouble")
     assert job.ticket.verdict is None
-    assert world.processes(job.id)
+    assert cluster.processes(job.id)
     job.ends(Reason.ABORTED, 9, ENDED)
-    assert world.processes(job.id) == []
+    assert cluster.processes(job.id) == []
     assert fault.hits == asked_for
     job.leaves_nothing()
 
@@ -302,11 +302,11 @@ def events_told_twice(site: Site, wire: Wire) -> None:
 
 
 @scenario.of(pods={"kept_back": "pods"}, workflows={"kept_back": "workflows"})
-def argo_terminate_with_events_late_and_out_of_order(site: Site, wire: Wire, world: World, kept_back: str) -> None:
+def argo_terminate_with_events_late_and_out_of_order(site: Site, wire: Wire, cluster: Cluster, kept_back: str) -> None:
     """143 is seen before the shutdown that caused it, or the shutdown with a program that runs on."""
     job = site.launch(SLEEPS).runs()
     held = wire.hold_events(lambda item: is_pod(item) == (kept_back == "pods"))
-    world.argo("terminate", job.name)
+    cluster.argo("terminate", job.name)
     eventually(lambda: held.hits >= 2, 20, "events are held back")
     time.sleep(4)
     wire.release_events()
@@ -318,9 +318,9 @@ def argo_terminate_with_events_late_and_out_of_order(site: Site, wire: Wire, wor
 
 
 @scenario
-def token_rotated(site: Site, wire: Wire, world: World) -> None:
+def token_rotated(site: Site, wire: Wire, cluster: Cluster) -> None:
     job = site.launch(WAITS).runs()
-    old, new = token_of(site.kubeconfig), world.kubectl("create", "token", "flargo-launcher")
+    old, new = token_of(site.kubeconfig), cluster.kubectl("create", "token", "flargo-launcher")
     refused = wire.status(Match(token=old), 401, times=FOREVER)
     wire.kubeconfig(site.kubeconfig, new)
     wire.cut_watches()
@@ -373,9 +373,9 @@ def cut_off_for_thirty_seconds(site: Site, wire: Wire) -> None:
 
 
 @scenario
-def servers_launch_returns_when_the_api_is_lost(world: World, wire: Wire) -> None:
+def servers_launch_returns_when_the_api_is_lost(cluster: Cluster, wire: Wire) -> None:
     """FLARE tells a process that it does not know yet to abort, and this one may run by now."""
-    with Site(world, wire=wire, role=Role.SERVER) as server:
+    with Site(cluster, wire=wire, role=Role.SERVER) as server:
         job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
         assert not job.is_launched(0.5)
         wire.down()

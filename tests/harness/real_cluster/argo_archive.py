@@ -17,7 +17,7 @@ from pathlib import Path
 import requests
 import yaml
 
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.paths import ROOT
 from tests.harness.real_cluster import packages, pki
 
@@ -42,26 +42,30 @@ class Server:
 
 
 @contextlib.contextmanager
-def archiving(world: World) -> Iterator[None]:
+def archiving(cluster: Cluster) -> Iterator[None]:
     """Argo's controller keeps an archive, and has deploy/'s settings; neither before and after the ``with``."""
     password = secrets.token_hex(8)
-    with _database(password) as port, _account(world):
+    with _database(password) as port, _account(cluster):
         keys = {"username": USER, "password": password}
-        world.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": keys})
+        cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": keys})
         try:
-            with world.configured(persistence=yaml.safe_dump(_persistence(port)), **SHOWN):
+            with cluster.configured(persistence=yaml.safe_dump(_persistence(port)), **SHOWN):
                 yield
         finally:
-            world.kubectl("delete", "secret", SECRET)
+            cluster.kubectl("delete", "secret", SECRET)
 
 
 @contextlib.contextmanager
-def argo_server(world: World, config: str = "workflow-controller-configmap") -> Iterator[Server]:
+def argo_server(cluster: Cluster, config: str = "workflow-controller-configmap") -> Iterator[Server]:
     """An Argo Server, with the settings of that ConfigMap; in ``archiving``, which makes its account."""
     folder, port = Path(tempfile.mkdtemp(prefix="flargo-argo-server-")), _free_port()
-    token = {"token": world.kubectl("create", "token", "argo-server")}
-    pki.write_kubeconfig(folder / "kubeconfig", "argo-server", token, world.place.namespace)
-    only = (f"--namespace={world.place.namespace}", f"--managed-namespace={world.place.namespace}", "--namespaced")
+    token = {"token": cluster.kubectl("create", "token", "argo-server")}
+    pki.write_kubeconfig(folder / "kubeconfig", "argo-server", token, cluster.target.namespace)
+    only = (
+        f"--namespace={cluster.target.namespace}",
+        f"--managed-namespace={cluster.target.namespace}",
+        "--namespaced",
+    )
     words = ("argo", "server", f"--kubeconfig={folder / 'kubeconfig'}", *only, "--auth-mode=client")
     try:
         with _running(folder, *words, f"--configmap={config}", f"--port={port}") as process:
@@ -75,10 +79,10 @@ def argo_server(world: World, config: str = "workflow-controller-configmap") -> 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def archived(world: World, name: str) -> bool:
+def archived(cluster: Cluster, name: str) -> bool:
     """Whether Argo says that it has archived a Workflow."""
     label, _, value = ARCHIVED.partition("=")
-    return bool(world.workflow(name)["metadata"]["labels"].get(label) == value)
+    return bool(cluster.workflow(name)["metadata"]["labels"].get(label) == value)
 
 
 def _persistence(port: int) -> dict[str, object]:
@@ -88,12 +92,12 @@ def _persistence(port: int) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _account(world: World) -> Iterator[None]:
-    world.kubectl("apply", f"--filename={ACCOUNT}")
+def _account(cluster: Cluster) -> Iterator[None]:
+    cluster.kubectl("apply", f"--filename={ACCOUNT}")
     try:
         yield
     finally:
-        world.kubectl("delete", f"--filename={ACCOUNT}")
+        cluster.kubectl("delete", f"--filename={ACCOUNT}")
 
 
 @contextlib.contextmanager

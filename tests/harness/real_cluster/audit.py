@@ -29,12 +29,12 @@ def count(log: Path, since: int = 0) -> collections.Counter[Request]:
     """
     begun: set[str] = set()
     counted: collections.Counter[Request] = collections.Counter()
-    for place, event in events(log):
+    for target, event in events(log):
         if event["auditID"] in begun or event["stage"] == "RequestReceived":
             continue
         if event["stage"] == "ResponseStarted":
             begun.add(event["auditID"])
-        if place >= since:
+        if target >= since:
             counted[_request(event)] += 1
     return counted
 
@@ -50,13 +50,13 @@ def by(user: str, log: Path, since: int = 0) -> collections.Counter[tuple[str, s
 
 def events(log: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each event with its place; a line that is still being written is left out."""
-    place = 0
+    target = 0
     with log.open("rb") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
                 return
-            yield place, json.loads(line)
-            place += len(line)
+            yield target, json.loads(line)
+            target += len(line)
 
 
 def _request(event: dict[str, Any]) -> Request:

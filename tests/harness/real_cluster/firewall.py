@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.harness.cluster import World, eventually
+from tests.harness.cluster import Cluster, eventually
 from tests.harness.real_cluster import control, parts, sandbox, up
 
 NAME = "kube-router"
@@ -21,16 +21,19 @@ DNS = Path(__file__).with_name("dns-pod.yaml")
 
 
 @contextlib.contextmanager
-def enforced(world: World) -> Iterator[None]:
+def enforced(cluster: Cluster) -> Iterator[None]:
     """Every NetworkPolicy of the cluster counts; a new one, or one for a new pod, a moment after it is there.
 
     What policies select has to be a pod, so pods' names are asked of one, too.
     """
     text = DNS.read_text()
-    for theirs, ours in (("image: IMAGE", world.place.job_image), ("path: PROGRAM", parts.program("coredns").parent)):
+    for theirs, ours in (
+        ("image: IMAGE", cluster.target.job_image),
+        ("path: PROGRAM", parts.program("coredns").parent),
+    ):
         assert theirs in text
         text = text.replace(theirs, f"{theirs.partition(' ')[0]} {ours}")
-    with world.there(*yaml.safe_load_all(text), namespace="kube-system"):
+    with cluster.there(*yaml.safe_load_all(text), namespace="kube-system"):
         up.restart(NAME)
         try:
             yield

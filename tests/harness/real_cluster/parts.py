@@ -34,16 +34,16 @@ def run(*command: str | Path, cwd: Path | None = None, **env: str) -> str:
 
 def part(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
     """The folder of a part; built by ``build(folder)`` where the cache does not have it yet."""
-    place = versions.CACHE / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
-    if not place.exists():
-        sys.stderr.write(f"cluster: building {place.name}\n")
+    target = versions.CACHE / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
+    if not target.exists():
+        sys.stderr.write(f"cluster: building {target.name}\n")
         versions.CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=versions.CACHE, prefix=f".{name}-", ignore_cleanup_errors=True) as beside:
             made = Path(beside) / "part"
             made.mkdir()
             build(made)
-            made.rename(place)
-    return place
+            made.rename(target)
+    return target
 
 
 @functools.cache

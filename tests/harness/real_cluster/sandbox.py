@@ -107,7 +107,7 @@ def cgroups() -> list[Path]:
     base = Path("/sys/fs/cgroup")
     if (base / "cgroup.controllers").exists():
         return [base / state.CGROUP]
-    return [place / state.CGROUP for place in base.iterdir() if (place / "cgroup.procs").exists()]
+    return [target / state.CGROUP for target in base.iterdir() if (target / "cgroup.procs").exists()]
 
 
 def tail(name: str, lines: int = 30) -> str:

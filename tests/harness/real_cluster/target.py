@@ -21,7 +21,7 @@ from tests.harness.real_cluster import state
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Target:
     """A cluster to test on."""
 
     kubeconfig: Path
@@ -51,7 +51,7 @@ def wanted_namespace() -> str:
     return os.environ.get("FLARGO_NAMESPACE", "flare")
 
 
-def find() -> Place | None:
+def find() -> Target | None:
     """The cluster that the environment names, else the one that is up, else none."""
     if os.environ.get("FLARGO_KUBECONFIG"):
         return _own(Path(os.environ["FLARGO_KUBECONFIG"]))
@@ -59,7 +59,7 @@ def find() -> Place | None:
         saved = json.loads((state.RUN / "place.json").read_text())
     except OSError:
         return None
-    return Place(
+    return Target(
         kubeconfig=Path(saved["kubeconfig"]),
         launcher_kubeconfig=Path(saved["launcher_kubeconfig"]),
         namespace=saved["namespace"],
@@ -68,13 +68,13 @@ def find() -> Place | None:
     )
 
 
-def _own(kubeconfig: Path) -> Place:
+def _own(kubeconfig: Path) -> Target:
     image = os.environ.get("FLARGO_JOB_IMAGE")
     if not image:
         raise RuntimeError("FLARGO_KUBECONFIG is set, FLARGO_JOB_IMAGE is not: which image do job pods run?")
     named = os.environ.get("FLARGO_LAUNCHER_KUBECONFIG")
     launcher = Path(named) if named else _launcher(kubeconfig, wanted_namespace())
-    return Place(kubeconfig, launcher, wanted_namespace(), image)
+    return Target(kubeconfig, launcher, wanted_namespace(), image)
 
 
 def _launcher(kubeconfig: Path, namespace: str) -> Path:

@@ -90,7 +90,7 @@ def _up(namespace: str) -> None:
         sandbox.wait("the node", node_ready, 60)
         listening((*daemons.SECOND, *daemons.THIRD))
         stored.result()
-    target.Place(
+    target.Target(
         kubeconfig=state.ADMIN,
         launcher_kubeconfig=state.LAUNCHER,
         namespace=namespace,
