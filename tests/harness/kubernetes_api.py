@@ -1,0 +1,217 @@
+"""A Kubernetes API over HTTP, for tests that reach flargo only through a kubeconfig, as users do."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from time import time
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+Object = dict[str, Any]
+NAMESPACE = "lab"
+WORKFLOWS = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+ARCHIVE = "/api/v1/archived-workflows"
+"""Of an Argo Server, which this API is as well: Workflows by their uids."""
+COLLECTIONS = (WORKFLOWS, PODS, SECRETS, EVENTS, ARCHIVE)
+
+
+def merged(item: Object, patch: Object) -> Object:
+    """An object after a JSON merge patch."""
+    changed = {**item}
+    for key, value in patch.items():
+        if isinstance(value, dict):
+            before = changed.get(key)
+            changed[key] = merged(before if isinstance(before, dict) else {}, value)
+        elif value is None:
+            changed.pop(key, None)
+        else:
+            changed[key] = value
+    return changed
+
+
+class KubernetesApi(ThreadingHTTPServer):
+    """Keeps the objects that clients send, and streams each change to the clients that watch.
+
+    Selectors and versions of requests are ignored: every list and every watch has all objects of its collection.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        """Listen at a free port of this machine, and write a kubeconfig into the folder."""
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects: dict[str, Object] = {}
+        """By their paths."""
+        self.log = b""
+        """The log of every pod."""
+        self.refused: dict[str, int] = {}
+        """The HTTP status of the answer to each request with one of these methods."""
+        self.skew = 0.0
+        """Seconds by which the server's clock is ahead."""
+        self.on_write: Callable[[str, Object], None] = lambda *_: None
+        """Called after each request that changes an object, with its method and the object."""
+        self.writes: list[tuple[str, str, Object]] = []
+        """The method, path and body of each request that changes an object."""
+        self.is_over = False
+        self.changes: list[tuple[str, str, Object]] = []
+        """The collection, kind of event and object of each change."""
+        self.changed = threading.Condition(threading.RLock())
+        self.kubeconfig = folder / "kubeconfig"
+        cluster = {"server": f"http://127.0.0.1:{self.server_port}"}
+        context = {"cluster": "c", "user": "u", "namespace": NAMESPACE}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": "a-token"}}],
+            "contexts": [{"name": "one", "context": context}],
+            "current-context": "one",
+        }
+        self.kubeconfig.write_text(yaml.safe_dump(document))
+
+    def put(self, collection: str, item: Object) -> Object:
+        """Keep an object under its name, with a new version."""
+        with self.changed:
+            path = f"{collection}/{item['metadata']['name']}"
+            kind = "MODIFIED" if path in self.objects else "ADDED"
+            meta = {"uid": f"uid-{len(self.changes)}", **item["metadata"]}
+            kept = {**item, "metadata": {**meta, "resourceVersion": str(len(self.changes) + 1)}}
+            self.objects[path] = kept
+            self._tell(collection, kind, kept)
+            return kept
+
+    def drop(self, path: str) -> Object:
+        """Delete an object."""
+        with self.changed:
+            gone = self.objects.pop(path)
+            self._tell(path.rpartition("/")[0], "DELETED", gone)
+            return gone
+
+    def items(self, collection: str) -> list[Object]:
+        """All objects of a collection."""
+        with self.changed:
+            return [item for path, item in self.objects.items() if path.rpartition("/")[0] == collection]
+
+    def events(self, collection: str) -> Iterator[Object]:
+        """The changes of a collection as a watch tells them, all of the past ones first."""
+        done = 0
+        while not self.is_over:
+            with self.changed:
+                if len(self.changes) == done:
+                    self.changed.wait(timeout=1.0)
+                new, done = self.changes[done:], len(self.changes)
+            yield from ({"type": kind, "object": item} for where, kind, item in new if where == collection)
+
+    def _tell(self, collection: str, kind: str, item: Object) -> None:
+        self.changes.append((collection, kind, item))
+        self.changed.notify_all()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: KubernetesApi
+
+    def do_GET(self) -> None:
+        path, query = self._target()
+        if query.get("watch") == "true":
+            self._stream(path)
+        elif path.endswith("/log"):
+            self._answer(200, self.server.log, "text/plain")
+        elif path in self.server.objects:
+            self._send(200, self.server.objects[path])
+        elif path in COLLECTIONS:
+            version = str(len(self.server.changes))
+            self._send(200, {"metadata": {"resourceVersion": version}, "items": self.server.items(path)})
+        else:
+            self._send(*((200, {}) if path == "/version" else (404, {"reason": "NotFound", "message": "not there"})))
+
+    def do_POST(self) -> None:
+        self._write(lambda path, body: self.server.put(path, body) if path in COLLECTIONS else _reviewed(body))
+
+    def do_PUT(self) -> None:
+        self._write(lambda path, body: self.server.put(path.rpartition("/")[0], body))
+
+    def do_PATCH(self) -> None:
+        self._write(
+            lambda path, body: self.server.put(path.rpartition("/")[0], merged(self.server.objects[path], body))
+        )
+
+    def do_DELETE(self) -> None:
+        self._write(lambda path, _: self.server.drop(path))
+
+    def log_message(self, *_: Any) -> None:
+        """Stay silent."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The time of the server's own clock."""
+        return formatdate((time() if timestamp is None else timestamp) + self.server.skew, usegmt=True)
+
+    def _target(self) -> tuple[str, dict[str, str]]:
+        parsed = urlsplit(self.path)
+        return parsed.path, {key: values[0] for key, values in parse_qs(parsed.query).items()}
+
+    def _write(self, change: Callable[[str, Object], Object]) -> None:
+        path, _ = self._target()
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        if self.command in self.server.refused:
+            self._send(self.server.refused[self.command], {"reason": "Refused", "message": "not allowed"})
+            return
+        self.server.writes.append((self.command, path, body))
+        try:
+            changed = change(path, body)
+        except KeyError:
+            self._send(404, {"reason": "NotFound", "message": "not there"})
+            return
+        self._send(201 if self.command == "POST" else 200, changed)
+        self.server.on_write(self.command, changed)
+
+    def _send(self, status: int, document: Object) -> None:
+        self._answer(status, json.dumps(document).encode(), "application/json")
+
+    def _answer(self, status: int, content: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self, path: str) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):
+            for event in self.server.events(path):
+                line = json.dumps(event).encode() + b"\n"
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+            self.wfile.write(b"0\r\n\r\n")
+
+
+def _reviewed(body: Object) -> Object:
+    """A review of anybody's rights: everything is allowed."""
+    return {**body, "status": {"allowed": True}}
+
+
+@contextmanager
+def kubernetes_api(folder: Path) -> Iterator[KubernetesApi]:
+    """Serve an API for as long as the context lasts."""
+    server = KubernetesApi(folder)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        with server.changed:
+            server.is_over = True
+            server.changed.notify_all()
+        server.shutdown()
+        thread.join()
+        server.server_close()
