@@ -17,8 +17,9 @@ test: check demos cluster-up
 check: lint
 	$(MAKE) -j2 unit embedded
 
-# A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there.
-demo: .venv/ready
+# A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there. It installs only
+# what the demo needs, unless the developers' tools are there already.
+demo: $(if $(wildcard .venv/ready),.venv/ready,.venv/demo)
 	$(BIN)/flargo demo
 
 lint: .venv/ready
@@ -28,7 +29,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 unit: .venv/ready
-	$(BIN)/pytest -n 2 tests/unit tests/docs tests/soak
+	$(BIN)/pytest -n auto tests/unit tests/docs tests/soak
 
 # The fault matrix and a federation on the embedded engine: Python only, no root.
 embedded: .venv/ready
@@ -105,9 +106,20 @@ lock: .venv/ready
 	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
 	$(COMPILE) pyproject.toml --extra cli --extra metrics -c requirements.lock -o deploy/images/parent.txt
 	echo nvflare | $(COMPILE) - -c requirements.lock -o deploy/images/job.txt
+	printf 'editables\nhatchling\n' | $(COMPILE) pyproject.toml - --extra demo -c requirements.lock -o requirements-demo.lock
+
+# A folder without either stamp is new, or half made: it is begun anew.
+define install
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("flargo needs Python 3.11 or newer, and $(PYTHON) is %d.%d: name another one, as in `make PYTHON=python3.12 $(MAKECMDGOALS)`" % sys.version_info[:2])'
+	@echo "Installing flargo's $(1) into .venv: a minute or two, once."
+	@[ -e .venv/ready ] || [ -e .venv/demo ] || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r $(2)
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+endef
 
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --require-hashes -r requirements.lock
-	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
-	touch $@
+	$(call install,tools for developers,$<)
+
+.venv/demo: requirements-demo.lock pyproject.toml
+	$(call install,demo,$<)

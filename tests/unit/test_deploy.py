@@ -174,6 +174,10 @@ def pins(path: Path) -> set[str]:
     return {*re.split(r"\n(?=\w)", re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).strip())}
 
 
+def test_the_demos_lock_is_part_of_the_lock() -> None:
+    assert pins(ROOT / "requirements-demo.lock") < pins(ROOT / "requirements.lock")
+
+
 def test_images_are_made_of_parts_of_the_lock() -> None:
     job, parent = pins(IMAGES / "job.txt"), pins(IMAGES / "parent.txt")
     assert job < parent < pins(ROOT / "requirements.lock")
