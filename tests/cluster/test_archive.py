@@ -20,8 +20,8 @@ from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_terminate_reque
 from flargo.cluster import argo_archive
 from flargo.status.reasons import Reason
 from flargo.terms import Label
-from tests.cluster.test_commands import command, ended_in_every_way
 from tests.harness.cluster import Cluster, eventually
+from tests.harness.command_scenarios import ended_in_every_way, flargo_command
 from tests.harness.faults import matrix
 from tests.harness.real_cluster.argo_archive import SHOWN, Server, archived, archiving, argo_server
 from tests.harness.real_cluster.target import Target
@@ -64,7 +64,9 @@ def token(cluster: Cluster, tmp_path: Path) -> Path:
 
 
 def flargo(cluster: Cluster, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    words = command(cluster.target.launcher_kubeconfig, *map(str, arguments), f"--namespace={cluster.target.namespace}")
+    words = flargo_command(
+        cluster.target.launcher_kubeconfig, *map(str, arguments), f"--namespace={cluster.target.namespace}"
+    )
     done = subprocess.run(words, text=True, capture_output=True, check=False, timeout=60)
     assert "Traceback" not in done.stderr, done.stderr
     return done

@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 from nvflare.fuel.flare_api.api_spec import InternalError
 
-from flargo.status.reasons import Reason
-from flargo.terms import Annotation
 from tests.harness import job_folders
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.federation import Federation, argo_launcher
+from tests.harness.federation_checks import (
+    DEAF,
+    GONE_SECONDS,
+    PARTIES,
+    SETTLE_SECONDS,
+    assert_not_started,
+    assert_orphan_ended,
+)
 from tests.harness.real_cluster import audit
 from tests.harness.real_cluster.target import Target
 
-PARTIES = ("server", "site-1", "site-2")
 MOST_REQUESTS = 8
 """That a job's process may cost the API server, whatever its length; watches, which a site has two of, apart."""
-GONE = 15.0
-"""Seconds within which no process of an aborted job may run."""
-SETTLED = 90.0
-"""Seconds in which FLARE starts, or Kubernetes and Argo show what has happened, on a busy machine; no claim of ours."""
 
 
 def federation(target: Target, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
@@ -62,7 +63,7 @@ def assert_completed(fed: Federation, cluster: Cluster, job_id: str, rounds: int
             {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
             == dict.fromkeys(fed.names, "Succeeded")
         ),
-        SETTLED,
+        SETTLE_SECONDS,
         "a Workflow Succeeded for each party",
     )
 
@@ -115,14 +116,10 @@ def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, cluster: 
 
 def assert_aborted(fed: Federation, cluster: Cluster, job_id: str) -> None:
     """FLARE says so, and nothing of the job runs: not in the API, not on the node."""
-    eventually(lambda: not cluster.processes(job_id), GONE, "the job's processes are gone from the node")
+    eventually(lambda: not cluster.processes(job_id), GONE_SECONDS, "the job's processes are gone from the node")
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
-    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
-    eventually(lambda: not cluster.secrets("nvflare-cred-"), SETTLED, "no credentials are left")
-
-
-DEAF = f"{job_folders.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
-"""Code after which a process does not end by SIGTERM."""
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
+    eventually(lambda: not cluster.secrets("nvflare-cred-"), SETTLE_SECONDS, "no credentials are left")
 
 
 def submit_deaf(fed: Federation, cluster: Cluster, target: Target, name: str) -> str:
@@ -131,7 +128,7 @@ def submit_deaf(fed: Federation, cluster: Cluster, target: Target, name: str) ->
     job_id = fed.submit(job_folders.script(write(fed, name), image=target.job_image, code=code, server_code=DEAF))
     eventually(
         lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
-        2 * SETTLED,
+        2 * SETTLE_SECONDS,
         "all are deaf",
     )
     assert len(cluster.processes(job_id)) >= len(PARTIES)
@@ -161,7 +158,7 @@ def test_abort_while_the_servers_launch_blocks(fed: Federation, cluster: Cluster
     eventually(lambda: cluster.living(job_id), 60, "the server's pod is there")
     assert fed.status(job_id) == "DISPATCHED"
     fed.abort(job_id)
-    eventually(lambda: not cluster.living(job_id), SETTLED, "the server's pod is gone")
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the server's pod is gone")
     assert_aborted(fed, cluster, job_id)
 
 
@@ -171,15 +168,6 @@ def test_a_servers_job_without_a_place_fails_before_any_client_starts(
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
     job_id = fed.submit(job_folders.fedavg(write(fed, "unplaced"), image=target.job_image, launcher_spec_extra=extra))
     assert_not_started(fed, cluster, job_id)
-
-
-def assert_not_started(fed: Federation, cluster: Cluster, job_id: str) -> None:
-    """FLARE says that it failed to run, and why; no site has made anything of it."""
-    fed.wait_status(job_id, "FINISHED:FAILED_TO_RUN")
-    details = fed.meta(job_id)["job_deploy_detail"]
-    assert any(line.startswith("server: SHORTAGE: ") for line in details), details
-    assert set(cluster.workflows(job_id)) <= {"server"}
-    eventually(lambda: not cluster.living(job_id), SETTLED, "the server's pod is gone")
 
 
 UNKNOWN = 30.0
@@ -197,7 +185,9 @@ def test_an_api_that_stalls_while_the_servers_process_starts_costs_no_healthy_jo
     if target.own:
         pytest.skip("the API server is not ours to freeze")
     job_id = fed.submit(job_folders.fedavg(write(fed, "stall"), image=target.job_image, rounds=1))
-    eventually(lambda: any(is_prepared(pod) for pod in cluster.pods(job_id)), SETTLED, "its pod needs the API no more")
+    eventually(
+        lambda: any(is_prepared(pod) for pod in cluster.pods(job_id)), SETTLE_SECONDS, "its pod needs the API no more"
+    )
     with cluster.frozen("kube-apiserver"):
         assert fed.status(job_id) == "DISPATCHED", "its launch goes on"
         fed.wait_status(job_id, "RUNNING", UNKNOWN)
@@ -213,35 +203,11 @@ def test_argo_terminate_from_outside_is_an_abort_even_of_what_ignores_sigterm(
     name = cluster.workflows(job_id)[site]["metadata"]["name"]
     before = len(cluster.processes(job_id))
     cluster.argo("terminate", name)
-    eventually(lambda: len(cluster.processes(job_id)) < before, GONE, f"the process of {site} is gone from the node")
+    eventually(
+        lambda: len(cluster.processes(job_id)) < before, GONE_SECONDS, f"the process of {site} is gone from the node"
+    )
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
     assert_aborted(fed, cluster, job_id)
-
-
-def running_sites(cluster: Cluster, job_id: str) -> set[str]:
-    """The sites of which a pod of the job runs."""
-    return {
-        pod["metadata"]["labels"]["flargo.dev/site"]
-        for pod in cluster.pods(job_id)
-        if pod["status"]["phase"] not in {"Succeeded", "Failed"}
-    }
-
-
-def assert_left_by(cluster: Cluster, job_id: str, name: str, within: float) -> None:
-    """What a parent left behind is ended, its credentials too, and nobody else's is for that.
-
-    A site hears from a server that has been started anew that the job is none, and then ends its own part.
-    """
-    eventually(lambda: name not in running_sites(cluster, job_id), within, f"what {name} had left is ended")
-    own = cluster.workflows(job_id)[name]["metadata"]["name"]
-    eventually(
-        lambda: not any(own in secret for secret in cluster.secrets("nvflare-cred-")), GONE, "its credentials go"
-    )
-    notes = {site: item["metadata"]["annotations"] for site, item in cluster.workflows(job_id).items()}
-    assert set(notes) == set(PARTIES)
-    assert [site for site, its in notes.items() if its.get(Annotation.ENDING) == Reason.ORPHANED.name] == [name]
-    if name != "server":
-        assert running_sites(cluster, job_id) == set(PARTIES) - {name}
 
 
 @pytest.mark.parametrize("name", ["site-1", "server"])
@@ -254,15 +220,15 @@ def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_e
     assert len(cluster.processes(job_id)) == before, "a job outlives its parent"
     others = set(PARTIES) - {name}
     fed.start(name)
-    assert_left_by(cluster, job_id, name, SETTLED)
-    eventually(lambda: len(cluster.processes(job_id)) < before, GONE, "its process is gone from the node")
+    assert_orphan_ended(cluster, job_id, name, SETTLE_SECONDS)
+    eventually(lambda: len(cluster.processes(job_id)) < before, GONE_SECONDS, "its process is gone from the node")
     assert "left behind by another run" in fed.log(name)
     fed.wait_ready()
     for each in others:
         cluster.kubectl(
             "delete", "workflows.argoproj.io", f"--selector=flargo.dev/job-id={job_id},flargo.dev/site={each}"
         )
-    eventually(lambda: not cluster.living(job_id), SETTLED, "the rest is gone, too")
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the rest is gone, too")
 
 
 def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
@@ -271,7 +237,7 @@ def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
     code = "raise RuntimeError('no such scanner')\n"
     job_id = fed.submit(job_folders.script(write(fed, "raises"), image=target.job_image, code=code))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
-    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
 def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, cluster: Cluster, target: Target) -> None:
@@ -301,7 +267,7 @@ def error_log(fed: Federation, job_id: str, site: str) -> str:
             return None
         return found if found.exists() else None
 
-    eventually(fetch, SETTLED, f"the error log of {site} has come")
+    eventually(fetch, SETTLE_SECONDS, f"the error log of {site} has come")
     path = fetch()
     assert path is not None
     return path.read_text()
@@ -328,7 +294,7 @@ def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
     tail = (fed.download(job_id) / "workspace" / "argo_log_tail.txt").read_text()
     assert "last words" in tail
     assert "NVFLARE_JOB_AUTH_TOKEN" not in tail
-    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
 def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federation, target: Target) -> None:
@@ -350,19 +316,19 @@ def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(
     assert fed.wait(job_id) in {"FINISHED:EXECUTION_EXCEPTION", "FINISHED:FAILED_TO_RUN"}
     assert "LAUNCH_FAILED (101)" in error_log(fed, job_id, "site-1")
     assert "'-3'" in error_log(fed, job_id, "site-1")
-    eventually(lambda: not cluster.living(job_id), SETTLED, "no pod of the job is left running")
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
 def test_people_find_the_job_with_argos_own_commands(fed: Federation, cluster: Cluster, target: Target) -> None:
     job_id = fed.submit(job_folders.fedavg(write(fed, "findable"), image=target.job_image, pause=20, rounds=1))
-    eventually(lambda: len(cluster.processes(job_id)) >= len(PARTIES), SETTLED, "all three processes run")
+    eventually(lambda: len(cluster.processes(job_id)) >= len(PARTIES), SETTLE_SECONDS, "all three processes run")
     listed = cluster.argo("list", "--selector", f"flargo.dev/job-id={job_id}", "--output=name").splitlines()
     assert sorted(listed) == sorted(item["metadata"]["name"] for item in cluster.workflows(job_id).values())
     client = cluster.workflows(job_id)["site-1"]
     assert "findable" in client["metadata"]["annotations"]["workflows.argoproj.io/title"]
     eventually(
         lambda: "site-1" in cluster.argo("logs", client["metadata"]["name"], "--container=main"),
-        SETTLED,
+        SETTLE_SECONDS,
         "its log is read",
     )
     cluster.argo("terminate", client["metadata"]["name"])

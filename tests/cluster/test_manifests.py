@@ -1,7 +1,6 @@
 """The matrix of the differential test on the real cluster: what flargo submits is valid, and Argo makes that pod."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from flargo.job.plan import plan
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.argo import pod_of
 from tests.harness.differential.cases import samples
+from tests.harness.manifest_checks import argo_lint, server_dry_run
 from tests.harness.real_cluster.target import Target
 
 SANDBOX_PATH = "/var/run/argo"
@@ -49,28 +49,16 @@ def folder(manifests: dict[str, Object], tmp_path_factory: pytest.TempPathFactor
     return path
 
 
-def dry_run(target: Target, path: Path) -> subprocess.CompletedProcess[str]:
-    # By the administrator: what of it a launcher may create where the admission policy is in force is its own test's.
-    words = ("kubectl", f"--kubeconfig={target.kubeconfig}", f"--namespace={target.namespace}", "create")
-    how = ("--dry-run=server", "--validate=strict", "--output=name", f"--filename={path}")
-    return subprocess.run((*words, *how), text=True, capture_output=True, check=False)
-
-
-def lint(path: Path, kinds: str = "workflows") -> subprocess.CompletedProcess[str]:
-    words = ("argo", "lint", "--offline", "--strict", f"--kinds={kinds}", "--no-color", str(path))
-    return subprocess.run(words, text=True, capture_output=True, check=False)
-
-
 def test_the_api_server_takes_every_workflow_strictly(
     target: Target, manifests: dict[str, Object], folder: Path
 ) -> None:
-    done = dry_run(target, folder)
+    done = server_dry_run(target, folder)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == len(manifests)
 
 
 def test_argo_lints_every_workflow(folder: Path) -> None:
-    done = lint(folder)
+    done = argo_lint(folder)
     assert done.returncode == 0, done.stdout
 
 
@@ -80,8 +68,8 @@ def test_neither_check_is_blind(target: Target, manifests: dict[str, Object], tm
     broken["spec"]["entrypoint"] = "none"
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(broken))
-    assert 'unknown field "spec.templates[0].container.memroy"' in dry_run(target, path).stderr
-    assert lint(path).returncode != 0
+    assert 'unknown field "spec.templates[0].container.memroy"' in server_dry_run(target, path).stderr
+    assert argo_lint(path).returncode != 0
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
 from flargo.status.reasons import Reason
 from tests.harness.cluster import Cluster, Object, eventually
-from tests.harness.paths import DEPLOY
+from tests.harness.network_policy import API_SERVER, WAITS_FOR_POLICY, policy_for_test_cluster
 from tests.harness.real_cluster.firewall import enforced
 from tests.harness.real_cluster.target import Target
 from tests.harness.site import STARTS, Job, Site, exits
 
-POLICY = DEPLOY / "network-policy.yaml"
-API = ("10.96.0.1", 443)
-"""The API server, as pods are told of it: an address that the node has."""
 NAMES = "10.96.0.10"
 METADATA = ("169.254.169.254", 80)
 """Where clouds tell a node, and whoever asks from it, the node's credentials."""
@@ -56,18 +52,6 @@ while True:
     time.sleep(0.3)
 """
 """Code that says again and again which of TARGETS it reaches."""
-HELD = """
-import socket, time
-for _ in range(100):
-    try:
-        socket.create_connection(('10.88.0.1', 10250), 3).close()
-    except OSError:
-        break
-    time.sleep(0.3)
-else:
-    raise RuntimeError('the pod reaches the kubelet')
-"""
-"""Code that goes on as soon as its pod is held to the policy, and fails where it is not."""
 
 NEEDED = {"its parent", "its parent by name", "names", "the FLARE server", "the API server"}
 FORBIDDEN = {
@@ -92,16 +76,6 @@ LOST = {
 def hyphens(text: str) -> str:
     """As a test's id."""
     return text.replace(" ", "-")
-
-
-def fitted() -> Object:
-    """The policy, with this cluster's API server."""
-    text = POLICY.read_text()
-    for theirs, ours in (("cidr: 198.51.100.1/32", f"cidr: {API[0]}/32"), ("port: 6443", f"port: {API[1]}")):
-        assert theirs in text
-        text = text.replace(theirs, ours)
-    policy: Object = yaml.safe_load(text)
-    return policy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,14 +106,14 @@ def beside(in_force: None, cluster: Cluster) -> Iterator[dict[str, tuple[str, in
             "its parent by name": ("site-1", 8102),
             "names": (NAMES, 53),
             "the FLARE server": (SERVER, 8002),
-            "the API server": API,
+            "the API server": API_SERVER,
             "another pod": (other, PORT),
             "its parent at another port": (parent, 9464),
             "the FLARE server's host at another port": (SERVER, 8003),
             "the node's metadata": METADATA,
             "the node's kubelet": (cluster.target.address, 10250),
             "the node's registry": (cluster.target.address, 5000),
-            "the API server by another address": (cluster.target.address, API[1]),
+            "the API server by another address": (cluster.target.address, API_SERVER[1]),
         }
 
 
@@ -186,7 +160,7 @@ def before(job: Job, stranger: str, cluster: Cluster) -> dict[str, set[str]]:
 @pytest.fixture(scope="module")
 def policy(before: dict[str, set[str]], cluster: Cluster) -> Iterator[Object]:
     del before
-    made = fitted()
+    made = policy_for_test_cluster()
     with cluster.there(made):
         yield made
 
@@ -240,7 +214,7 @@ def test_without_a_rule_of_the_policy_a_job_lacks_what_it_needs(
 
 @pytest.mark.usefixtures("policy")
 def test_with_the_policy_a_job_ends_as_ever(site: Site) -> None:
-    job = site.launch(HELD + exits(0))
+    job = site.launch(WAITS_FOR_POLICY + exits(0))
     job.ends(Reason.SUCCEEDED, 0, STARTS)
     eventually(lambda: job.workflow["status"]["phase"] == "Succeeded", PATIENCE, "Argo's executor has reported")
     job.leaves_nothing()

@@ -25,21 +25,26 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 from flargo.status.reasons import Reason
 from flargo.terms import Label
 from flargo.tools.kit.chart import accounts_command
-from tests.cluster.test_demo import credentials
-from tests.cluster.test_federation import DEAF, GONE, PARTIES, SETTLED, assert_left_by
-from tests.cluster.test_network_policy import HELD, fitted
-from tests.cluster.test_workflows import mark, run_of_the_sweep, sweeper
 from tests.harness import job_folders
 from tests.harness.cluster import Cluster, Object, commands, eventually
 from tests.harness.federation import Federation
+from tests.harness.federation_checks import (
+    DEAF,
+    GONE_SECONDS,
+    PARTIES,
+    SETTLE_SECONDS,
+    all_succeeded,
+    assert_orphan_ended,
+    job_credentials,
+)
+from tests.harness.network_policy import WAITS_FOR_POLICY, policy_for_test_cluster
 from tests.harness.paths import ROOT
 from tests.harness.real_cluster import audit, image_store, images, state
 from tests.harness.real_cluster.firewall import enforced
 from tests.harness.real_cluster.target import Target
 from tests.harness.run_docs import Page
 from tests.harness.site import STARTS, Site, exits
-
-__all__ = ["mark", "sweeper"]
+from tests.harness.submitted_workflows import run_sweep
 
 ADMIN = "admin@lab.example"
 PARENTS = {"server": "nvflare-server", "site-1": "site-1", "site-2": "site-2"}
@@ -238,8 +243,8 @@ def test_a_job_runs_as_the_page_says_with_all_parents_in_pods(
     np.testing.assert_allclose(np.load(weights), job_folders.fedavg_expected(3), rtol=1e-6)
     fed.connect()
     assert fed.status(used.completed) == "FINISHED:COMPLETED"
-    eventually(partial(all_succeeded, cluster, used.completed), SETTLED, "a Workflow Succeeded for each party")
-    assert credentials(cluster, used.completed) == []
+    eventually(partial(all_succeeded, cluster, used.completed), SETTLE_SECONDS, "a Workflow Succeeded for each party")
+    assert job_credentials(cluster, used.completed) == []
     for pod in cluster.pods(used.completed):
         parent = PARENTS[pod["metadata"]["labels"]["flargo.dev/site"]]
         assert f"//{parent}:8102" in str(pod["spec"]["containers"]), "it finds its parent by the Service's name"
@@ -268,8 +273,8 @@ def test_a_job_that_is_terminated_ends_as_such_and_flare_hears_of_it(fed: InPods
     assert ends_told(shown) == dict.fromkeys(PARTIES, "SHUT_DOWN, FLARE hears 9")
     fed.connect()
     assert fed.status(used.ended) == "FINISHED:ABORTED"
-    eventually(lambda: not cluster.living(used.ended), SETTLED, "nothing of it runs")
-    eventually(lambda: not credentials(cluster, used.ended), SETTLED, "its credentials are gone")
+    eventually(lambda: not cluster.living(used.ended), SETTLE_SECONDS, "nothing of it runs")
+    eventually(lambda: not job_credentials(cluster, used.ended), SETTLE_SECONDS, "its credentials are gone")
     assert {item["status"]["phase"] for item in cluster.workflows(used.ended).values()} == {"Failed"}
 
 
@@ -282,11 +287,13 @@ def test_a_job_runs_to_its_end_with_the_network_policy_in_force(fed: InPods, clu
     if target.own:
         pytest.skip("what holds pods to policies is a daemon of the harness's own cluster")
     fed.connect()
-    with enforced(cluster), cluster.there(fitted()):
-        code = HELD + job_folders.training()
-        job_id = fed.submit(job_folders.script(fed.root / "held", image=target.job_image, code=code, server_code=HELD))
+    with enforced(cluster), cluster.there(policy_for_test_cluster()):
+        code = WAITS_FOR_POLICY + job_folders.training()
+        job_id = fed.submit(
+            job_folders.script(fed.root / "held", image=target.job_image, code=code, server_code=WAITS_FOR_POLICY)
+        )
         assert fed.wait(job_id) == "FINISHED:COMPLETED"
-        eventually(partial(all_succeeded, cluster, job_id), SETTLED, "a Workflow Succeeded for each party")
+        eventually(partial(all_succeeded, cluster, job_id), SETTLE_SECONDS, "a Workflow Succeeded for each party")
 
 
 @pytest.mark.usefixtures("sweeper")
@@ -309,17 +316,11 @@ def test_the_sweep_deletes_in_the_parents_image_what_a_parent_has_left(image: st
             cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
         earlier = json.dumps({"status": {"finishedAt": f"{datetime.now(UTC) - timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ}"}})
         cluster.kubectl("patch", "workflows.argoproj.io", old.name, "--type=merge", f"--patch={earlier}")
-        done, pod = run_of_the_sweep(cluster, mark, image=image)
+        done, pod = run_sweep(cluster, mark, image=image)
         assert done["status"]["phase"] == "Succeeded", cluster.log(pod)
         assert f"deleted Secret {left[old]} " in cluster.log(pod)
         assert left[fresh] not in cluster.log(pod)
         assert [name for name in cluster.secrets("nvflare-cred-") if name in left.values()] == [left[fresh]]
-
-
-def all_succeeded(cluster: Cluster, job_id: str) -> bool:
-    """Whether every party of a job has a Workflow that succeeded."""
-    phases = {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
-    return phases == dict.fromkeys(PARTIES, "Succeeded")
 
 
 def test_parents_and_jobs_are_held_to_pod_security_restricted(fed: InPods, cluster: Cluster, target: Target) -> None:
@@ -342,18 +343,18 @@ def test_what_a_lost_parent_left_running_is_ended_by_the_pod_that_comes_after_it
     job_id = fed.submit(job_folders.script(path, image=target.job_image, code=code, server_code=DEAF))
     eventually(
         lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
-        2 * SETTLED,
+        2 * SETTLE_SECONDS,
         "all are deaf",
     )
     before = len(cluster.processes(job_id))
     lose(fed, cluster, name)
     others = {*PARTIES} - {name}
-    assert_left_by(cluster, job_id, name, STARTED)
-    eventually(lambda: len(cluster.processes(job_id)) < before, GONE, "its process is gone from the node")
+    assert_orphan_ended(cluster, job_id, name, STARTED)
+    eventually(lambda: len(cluster.processes(job_id)) < before, GONE_SECONDS, "its process is gone from the node")
     assert "left behind by another run" in fed.log(name)
     for each in others:
         cluster.sweep(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")
-    eventually(lambda: not cluster.living(job_id), SETTLED, "the rest is gone, too")
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the rest is gone, too")
 
 
 def lose(fed: InPods, cluster: Cluster, name: str) -> None:

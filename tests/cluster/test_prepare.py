@@ -16,12 +16,12 @@ import pytest
 
 from flargo.tools.demo import kits
 from flargo.tools.demo.kits import SERVER
-from tests.cluster.test_federation import SETTLED
-from tests.cluster.test_queue import TURN, ran
 from tests.harness import job_folders
-from tests.harness.cluster import Cluster, eventually
+from tests.harness.cluster import Cluster, eventually, program_times
 from tests.harness.federation import Federation
+from tests.harness.federation_checks import SETTLE_SECONDS
 from tests.harness.real_cluster.target import Target
+from tests.harness.site import TURN_SECONDS
 
 BOUND = 2
 """How many jobs the server is told to run at once."""
@@ -70,11 +70,11 @@ def test_six_jobs_run_two_at_a_time_and_none_is_given_up_for_waiting(fed: Federa
     succeeded = dict.fromkeys(fed.names, "Succeeded")
     times = []
     for job in submitted:
-        assert fed.wait(job, TURN * len(submitted)) == COMPLETED, fed.log("server")[-10_000:]
-        eventually(partial(has_phases, cluster, job, succeeded), SETTLED, "a Workflow Succeeded for each party")
+        assert fed.wait(job, TURN_SECONDS * len(submitted)) == COMPLETED, fed.log("server")[-10_000:]
+        eventually(partial(has_phases, cluster, job, succeeded), SETTLE_SECONDS, "a Workflow Succeeded for each party")
         # By the server's part, which begins first and whose end FLARE waits for.
         (pod,) = cluster.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={SERVER}")
-        times.append(ran(pod))
+        times.append(program_times(pod))
     assert any(at_once(pair) for pair in itertools.combinations(times, BOUND)), f"{BOUND} never ran at once"
     assert not any(at_once(more) for more in itertools.combinations(times, BOUND + 1)), f"more than {BOUND} did"
 

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
 from tests.harness import job_folders
-from tests.harness.cluster import Cluster, eventually
+from tests.harness.cluster import Cluster, eventually, program_times
 from tests.harness.federation import Component, Federation, argo_launcher
 from tests.harness.real_cluster.target import Target
-from tests.harness.site import SLEEPS, STARTS, WAITS, Job, Site, exits
+from tests.harness.site import SLEEPS, STARTS, TURN_SECONDS, WAITS, Job, Site, exits
 
 NOTICED = 15.0
 """Seconds within which the end of one job is known, or lets another begin."""
-TURN = 90.0
-"""Seconds in which a job that waits gets its turn, starts and ends, on a machine that has much to do."""
 NO_PATIENCE = {"pending_timeout": 0}
 
 
@@ -48,24 +45,17 @@ def runs_two(unended: list[Job]) -> bool:
     return (stages.count(Stage.RUNNING), stages.count(Stage.QUEUED)) == (2, len(unended) - 2)
 
 
-def ran(pod: dict[str, Any]) -> tuple[datetime, datetime]:
-    """When its program began and ended, by the node's clock."""
-    (main,) = (row for row in pod["status"]["containerStatuses"] if row["name"] == "main")
-    ended = main["state"]["terminated"]
-    return datetime.fromisoformat(ended["startedAt"]), datetime.fromisoformat(ended["finishedAt"])
-
-
 def test_six_jobs_run_two_at_a_time_and_none_fails_for_waiting(cluster: Cluster, queue: str) -> None:
     with queueing(cluster, queue, "six") as site:
         launched = [site.launch(WAITS, NO_PATIENCE) for _ in range(6)]
         waiting, times = list(launched), []
         while waiting:
-            eventually(lambda: runs_two(waiting), TURN, f"two of {len(waiting)} run, the others queue")
+            eventually(lambda: runs_two(waiting), TURN_SECONDS, f"two of {len(waiting)} run, the others queue")
             assert sum(len(job.pods) for job in waiting) == 2
             for job in [job for job in waiting if job.ticket.stage is Stage.RUNNING]:
                 job.runs().ends_itself(0)
                 job.ends(Reason.SUCCEEDED, 0, NOTICED)
-                times.append(ran(job.pod))
+                times.append(program_times(job.pod))
                 waiting.remove(job)
         for job in launched:
             job.leaves_nothing()
@@ -92,7 +82,7 @@ def test_an_aborted_jobs_place_is_the_next_ones_and_who_gives_up_waiting_is_not_
         second.ends(Reason.ABORTED, 9, NOTICED)
         holder.abort()
         holder.ends(Reason.ABORTED, 9, NOTICED)
-        third.ends(Reason.SUCCEEDED, 0, TURN)
+        third.ends(Reason.SUCCEEDED, 0, TURN_SECONDS)
         for job in (holder, second, third):
             job.leaves_nothing()
         assert second.pods == []
@@ -104,7 +94,7 @@ def test_a_larger_number_lets_the_next_job_run_at_once(cluster: Cluster, queue: 
         site.launch(exits(0)).reaches(Stage.QUEUED)
         next_one = site.launch(exits(0)).reaches(Stage.QUEUED)
         cluster.kubectl("patch", "configmap", queue, "--type=merge", '--patch={"data":{"grows":"2"}}')
-        next_one.ends(Reason.SUCCEEDED, 0, TURN)
+        next_one.ends(Reason.SUCCEEDED, 0, TURN_SECONDS)
         assert holder.ticket.stage is Stage.RUNNING
 
 
@@ -119,7 +109,7 @@ def test_two_sites_whose_jobs_wait_for_each_other_are_not_stuck_for_ever(cluster
         assert f"Waiting for {cluster.target.namespace}/ConfigMap/{queue}/here lock" in detail(b_here)
         # FLARE's server hears that job B has failed at one site, and aborts it at the other: then A has all it needs.
         b_there.abort()
-        a_there.ends(Reason.SUCCEEDED, 0, TURN)
+        a_there.ends(Reason.SUCCEEDED, 0, TURN_SECONDS)
         a_here.abort()
         for job in (a_here, b_here, a_there, b_there):
             job.leaves_nothing()
@@ -186,9 +176,11 @@ def test_flare_waits_for_a_site_that_queues_and_the_job_completes(
     eventually(lambda: pods(cluster, second, "site-2"), STARTS, "the second one runs at site-2")
     assert pods(cluster, second, "site-1") == []
     assert [fed.wait(job_id, 300) for job_id in (first, second)] == ["FINISHED:COMPLETED"] * 2
-    (_, first_ended), (second_began, _) = (ran(*pods(cluster, job_id, "site-1")) for job_id in (first, second))
+    (_, first_ended), (second_began, _) = (
+        program_times(*pods(cluster, job_id, "site-1")) for job_id in (first, second)
+    )
     assert second_began >= first_ended
-    print(f"site-2 waited for site-1 for {second_began - ran(*pods(cluster, second, 'site-2'))[0]}")
+    print(f"site-2 waited for site-1 for {second_began - program_times(*pods(cluster, second, 'site-2'))[0]}")
 
 
 def test_flare_ends_a_job_everywhere_whose_turn_does_not_come_at_one_site(
@@ -201,4 +193,4 @@ def test_flare_ends_a_job_everywhere_whose_turn_does_not_come_at_one_site(
         eventually(lambda: pods(cluster, stuck, "site-1"), STARTS, "it holds its place at site-1")
         assert fed.wait(stuck) == "FINISHED:EXECUTION_EXCEPTION"
         assert pods(cluster, stuck, "site-2") == []
-        eventually(lambda: not cluster.living(stuck), TURN, "its place at site-1 is free again")
+        eventually(lambda: not cluster.living(stuck), TURN_SECONDS, "its place at site-1 is free again")

@@ -1,59 +1,27 @@
 """The Workflows that people submit themselves, on a real cluster: the smoke test, and what sweeps."""
 
-import json
 import re
-import secrets
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.cluster.test_manifests import dry_run, lint
 from tests.harness.cluster import Cluster, eventually
-from tests.harness.paths import ROOT
+from tests.harness.manifest_checks import argo_lint, server_dry_run
 from tests.harness.real_cluster import images
 from tests.harness.real_cluster.target import Target
+from tests.harness.submitted_workflows import END_SECONDS, WORKFLOWS, run_sweep, wait_for_end, with_label
 
-WORKFLOWS = ROOT / "workflows"
-LONG = 150.0
-"""Seconds in which a Workflow of a pod or two is over, on a machine that has much to do."""
-OVER = {"Succeeded", "Failed", "Error"}
 Object = dict[str, Any]
-
-
-@pytest.fixture
-def mark(cluster: Cluster) -> Iterator[str]:
-    """A label of all that a test makes, which goes with it."""
-    label = f"flargo.test/workflows={secrets.token_hex(4)}"
-    yield label
-    kinds = "workflows.argoproj.io,cronworkflows.argoproj.io,configmaps,secrets,serviceaccounts,roles,rolebindings"
-    cluster.kubectl(
-        "delete", f"{kinds},persistentvolumeclaims,persistentvolumes", f"--selector={label}", "--wait=false"
-    )
-
-
-def labelled(document: Object, mark: str) -> Object:
-    key, value = mark.split("=")
-    metadata = {**document["metadata"], "labels": {key: value}}
-    return {**document, "metadata": metadata}
 
 
 def smoke_test(cluster: Cluster, mark: str, path: Path, *parameters: str) -> Object:
     """The smoke test, submitted as its first lines say, when it is over."""
     said = [word for each in parameters for word in ("--parameter", each)]
     name = cluster.argo("submit", str(path), *said, f"--labels={mark}", "--output=name")
-    return ended(cluster, name)
-
-
-def ended(cluster: Cluster, name: str) -> Object:
-    def over() -> bool:
-        return cluster.workflow(name).get("status", {}).get("phase") in OVER
-
-    eventually(over, LONG, f"{name} is over")
-    return cluster.workflow(name)
+    return wait_for_end(cluster, name)
 
 
 def messages(workflow: Object) -> str:
@@ -77,12 +45,12 @@ def test_argo_lints_them(tmp_path: Path) -> None:
     documents = yaml.safe_load_all((WORKFLOWS / "sweep.yaml").read_text())
     path.write_text(yaml.safe_dump(next(each for each in documents if each["kind"] == "CronWorkflow")))
     for file, kinds in ((WORKFLOWS / "smoke-test.yaml", "workflows"), (path, "cronworkflows")):
-        done = lint(file, kinds)
+        done = argo_lint(file, kinds)
         assert done.returncode == 0, done.stdout
 
 
 def test_the_api_server_takes_the_smoke_test_strictly(target: Target) -> None:
-    done = dry_run(target, WORKFLOWS / "smoke-test.yaml")
+    done = server_dry_run(target, WORKFLOWS / "smoke-test.yaml")
     assert done.returncode == 0, done.stderr
 
 
@@ -105,7 +73,7 @@ def test_the_smoke_test_mounts_a_claim_that_it_is_told_of(
     volume = {"capacity": size, "accessModes": modes, "hostPath": {"path": str(tmp_path)}, "storageClassName": ""}
     wanted = {"accessModes": modes, "resources": {"requests": size}, "storageClassName": "", "volumeName": claim}
     for kind, spec in (("PersistentVolume", volume), ("PersistentVolumeClaim", wanted)):
-        cluster.create(labelled({"apiVersion": "v1", "kind": kind, "metadata": {"name": claim}, "spec": spec}, mark))
+        cluster.create(with_label({"apiVersion": "v1", "kind": kind, "metadata": {"name": claim}, "spec": spec}, mark))
     done = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={target.job_image}", f"claim={claim}")
     assert done["status"]["phase"] == "Succeeded", messages(done)
     pods = cluster.items("pods", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
@@ -120,7 +88,7 @@ def test_the_smoke_test_waits_for_a_claim_that_is_not_there_and_says_so(
     path = str(WORKFLOWS / "smoke-test.yaml")
     name = cluster.argo("submit", path, *said, f"--labels={mark}", "--output=name")
     wanted = 'persistentvolumeclaim "flargo-not-there" not found'
-    eventually(lambda: wanted in messages(cluster.workflow(name)), LONG, "Argo says that there is no such claim")
+    eventually(lambda: wanted in messages(cluster.workflow(name)), END_SECONDS, "Argo says that there is no such claim")
 
 
 def test_the_smoke_test_fails_with_an_image_that_runs_no_jobs(cluster: Cluster, target: Target, mark: str) -> None:
@@ -134,11 +102,11 @@ def test_the_smoke_test_fails_with_an_image_that_runs_no_jobs(cluster: Cluster, 
 def account(cluster: Cluster, mark: str, *, token: bool) -> str:
     """An account for Argo's containers that has no rights, and perhaps a token Secret."""
     name = mark.replace("flargo.test/workflows=", "flargo-test-")
-    cluster.create(labelled({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, mark))
+    cluster.create(with_label({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, mark))
     if token:
         of = {"name": f"{name}.service-account-token", "annotations": {"kubernetes.io/service-account.name": name}}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": of, "type": "kubernetes.io/service-account-token"}
-        cluster.create(labelled(secret, mark))
+        cluster.create(with_label(secret, mark))
     return name
 
 
@@ -162,21 +130,6 @@ def test_the_smoke_test_fails_without_the_executors_rights(cluster: Cluster, tar
     assert "workflowtaskresults.argoproj.io is forbidden" in messages(done)
 
 
-@pytest.fixture
-def sweeper(cluster: Cluster, target: Target, mark: str) -> Object:
-    """What sweeps, applied; its CronWorkflow, which is not on before the test is over."""
-    kustomize = subprocess.run(("kubectl", "kustomize", WORKFLOWS), text=True, capture_output=True, check=True).stdout
-    documents = {each["kind"]: each for each in yaml.safe_load_all(kustomize)}
-    cron = documents["CronWorkflow"]
-    cron["spec"]["suspend"] = True
-    text = json.dumps([labelled(each, mark) for each in documents.values()])
-    items = json.loads(text.replace('"namespace": "flare"', f'"namespace": "{target.namespace}"'))
-    cluster.kubectl(
-        "apply", "--validate=strict", "--filename=-", document={"apiVersion": "v1", "kind": "List", "items": items}
-    )
-    return dict(cron)
-
-
 def may(cluster: Cluster, verb: str, resource: str) -> bool:
     who = f"--as=system:serviceaccount:{cluster.target.namespace}:flargo-sweep"
     words = ("kubectl", f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
@@ -196,20 +149,6 @@ def test_the_sweeps_account_may_look_and_delete(cluster: Cluster, sweeper: Objec
         assert {verb for verb in verbs if may(cluster, verb, resource)} == allowed, resource
 
 
-def run_of_the_sweep(cluster: Cluster, mark: str, **changed: object) -> tuple[Object, Object]:
-    """Run the CronWorkflow once, its container changed so; its Workflow, when it has ended, and its pod."""
-    cron = json.loads(cluster.kubectl("get", "cronworkflows.argoproj.io", "flargo-sweep", "--output=json"))
-    (template,) = cron["spec"]["workflowSpec"]["templates"]
-    assert template["container"]["command"] == ["flargo", "sweep"]
-    template["container"] |= changed
-    patch = json.dumps({"spec": {"workflowSpec": {"templates": [template]}}})
-    cluster.kubectl("patch", "cronworkflows.argoproj.io", "flargo-sweep", "--type=merge", f"--patch={patch}")
-    name = cluster.argo("submit", "--from=cronwf/flargo-sweep", f"--labels={mark}", "--output=name")
-    done = ended(cluster, name)
-    (pod,) = cluster.items("pods", f"workflows.argoproj.io/workflow={name}")
-    return done, pod
-
-
 ASKS = """\
 import json, os, ssl, urllib.request
 folder = "/var/run/secrets/kubernetes.io/serviceaccount/"
@@ -227,6 +166,6 @@ def test_the_sweep_runs_in_the_namespace_with_its_own_token(
 ) -> None:
     """In the place of flargo's command line, which the test's image does not have, it asks what that asks first."""
     assert sweeper["spec"]["schedules"]
-    done, pod = run_of_the_sweep(cluster, mark, image=target.job_image, command=["python", "-c", ASKS])
+    done, pod = run_sweep(cluster, mark, image=target.job_image, command=["python", "-c", ASKS])
     assert done["status"]["phase"] == "Succeeded", cluster.log(pod)
     assert cluster.log(pod).startswith("WorkflowList\n"), cluster.log(pod)

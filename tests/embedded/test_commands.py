@@ -1,6 +1,7 @@
 """The commands on the embedded engine, which has no roles: they do what they do on a real cluster."""
 
-from tests.cluster.test_commands import (
+from tests.embedded.test_faults import embedded
+from tests.harness.command_scenarios import (
     flargo,
     server,
     site,
@@ -22,7 +23,6 @@ from tests.cluster.test_commands import (
     test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy,
     test_why_tells_what_a_pod_waits_for,
 )
-from tests.embedded.test_faults import embedded
 
 __all__ = [
     "embedded",

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cluster.test_federation import assert_not_started
 from tests.harness import job_folders
 from tests.harness.cluster import eventually
 from tests.harness.embedded_cluster import IMAGE, EmbeddedCluster
 from tests.harness.federation import Federation, argo_launcher
+from tests.harness.federation_checks import assert_not_started
 
 WITHIN, ENDED = 90.0, 15.0
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,13 @@ def may_run(pod: Object) -> bool:
     rows = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     runs = any("running" in (row.get("state") or {}) for row in rows)
     return runs or status.get("phase") not in _OVER
+
+
+def program_times(pod: Object) -> tuple[datetime, datetime]:
+    """Return when a pod's main container started and finished, by the node's clock, in whole seconds."""
+    (main,) = (row for row in pod["status"]["containerStatuses"] if row["name"] == "main")
+    terminated = main["state"]["terminated"]
+    return datetime.fromisoformat(terminated["startedAt"]), datetime.fromisoformat(terminated["finishedAt"])
 
 
 def commands() -> list[tuple[int, bytes]]:

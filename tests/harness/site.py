@@ -53,6 +53,8 @@ os._exit(int(code))
 """Code that runs until the test has it end, by ``Job.ends_itself``."""
 STARTS = 90.0
 """Seconds within which a pod runs, on a machine that has much to do."""
+TURN_SECONDS = 90.0
+"""The time in which a queued job gets its turn, starts and ends, on a busy machine."""
 
 
 def exits(code: int) -> str:

@@ -1,0 +1,66 @@
+"""Assertions about a real FLARE federation's jobs, shared by the tests on real clusters and on the embedded engine."""
+
+from flargo.status.reasons import Reason
+from flargo.terms import Annotation
+from tests.harness import job_folders
+from tests.harness.cluster import Cluster, eventually
+from tests.harness.federation import Federation
+
+PARTIES = ("server", "site-1", "site-2")
+GONE_SECONDS = 15.0
+"""The limit within which no process of an aborted job may run."""
+SETTLE_SECONDS = 90.0
+"""The time that FLARE may take to start, or Kubernetes and Argo to report a change, on a busy machine.
+
+It is generous on purpose: flargo promises nothing about it."""
+DEAF = f"{job_folders.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
+"""Code after which a process does not end on SIGTERM."""
+
+
+def assert_not_started(fed: Federation, cluster: Cluster, job_id: str) -> None:
+    """FLARE reports that the job failed to run, and why; no client site has created a Workflow for it."""
+    fed.wait_status(job_id, "FINISHED:FAILED_TO_RUN")
+    details = fed.meta(job_id)["job_deploy_detail"]
+    assert any(line.startswith("server: SHORTAGE: ") for line in details), details
+    assert set(cluster.workflows(job_id)) <= {"server"}
+    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the server's pod is gone")
+
+
+def running_sites(cluster: Cluster, job_id: str) -> set[str]:
+    """Return the sites at which a pod of the job still runs."""
+    return {
+        pod["metadata"]["labels"]["flargo.dev/site"]
+        for pod in cluster.pods(job_id)
+        if pod["status"]["phase"] not in {"Succeeded", "Failed"}
+    }
+
+
+def assert_orphan_ended(cluster: Cluster, job_id: str, name: str, within: float) -> None:
+    """The part of a job that a dead parent left running is ended, with its credentials; no other site's part is.
+
+    A site that hears from a restarted server that the job does not exist ends its own part.
+    """
+    eventually(lambda: name not in running_sites(cluster, job_id), within, f"the orphan of {name} is ended")
+    own = cluster.workflows(job_id)[name]["metadata"]["name"]
+    eventually(
+        lambda: not any(own in secret for secret in cluster.secrets("nvflare-cred-")),
+        GONE_SECONDS,
+        "its credentials are gone",
+    )
+    annotations = {site: item["metadata"]["annotations"] for site, item in cluster.workflows(job_id).items()}
+    assert set(annotations) == set(PARTIES)
+    orphans = [site for site, its in annotations.items() if its.get(Annotation.ENDING) == Reason.ORPHANED.name]
+    assert orphans == [name]
+    if name != "server":
+        assert running_sites(cluster, job_id) == set(PARTIES) - {name}
+
+
+def job_credentials(cluster: Cluster, job_id: str) -> list[str]:
+    """Return the names of the Secrets that hold a job's credentials."""
+    return [name for name in cluster.secrets("nvflare-cred-") if job_id in name]
+
+
+def all_succeeded(cluster: Cluster, job_id: str) -> bool:
+    """Return whether every party's Workflow of the job has succeeded."""
+    phases = {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
+    return phases == dict.fromkeys(PARTIES, "Succeeded")
