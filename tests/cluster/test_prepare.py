@@ -36,17 +36,15 @@ class Prepared(Federation):
     def _configure(self, name: str) -> None:
         root = self.workspace(name)
         # Parents are processes on the sandbox's bridge here, with ports of their own, and not pods behind a Service.
-        (root / "local" / "comm_config.json").write_text(json.dumps(kits.listener(self.host, self._ports.take())))
+        (root / "local" / "comm_config.json").write_text(json.dumps(kits.comm_config(self.host, self._ports.take())))
         options = {"--namespace": self.target.namespace, "--workspace": str(root)}
         options |= {"--config-file": str(self.target.launcher_kubeconfig)}
         command = [str(Path(sys.executable).with_name("flargo")), "prepare", str(root)]
         command += [word for option in options.items() for word in option]
         subprocess.run([*command, *(("--max-jobs", str(BOUND)) if name == SERVER else ())], check=True)
         if name == SERVER:
-            # Its process and its job's run as different users here.
-            for folder in ("snapshot-storage", "jobs-storage"):
-                (root / folder).mkdir()
-                (root / folder).chmod(0o777)
+            # The server's process and its job's process run as different users here.
+            kits.make_stores(root)
 
 
 @pytest.fixture(scope="module")

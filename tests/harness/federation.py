@@ -32,6 +32,7 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from flargo.tools.demo import kits
 from flargo.tools.demo.kits import SERVER
+from flargo.tools.kit.preparation import PASSTHROUGH_MANAGER
 
 Component = Mapping[str, Any]
 """A FLARE component as its configuration files spell it: ``id``, ``path`` and ``args``."""
@@ -203,7 +204,7 @@ class Federation:
         self.root.mkdir(parents=True, exist_ok=True)
         streams = self.allow_log_streaming
         project = kits.Project(self.root.name, self.sites, ADMIN, self.host, self.port, allow_log_streaming=streams)
-        kits.take(project, kits.make(project, self.root / "provision"), self.root)
+        kits.move(project, kits.make(project, self.root / "provision"), self.root)
         for name in self.names:
             self._configure(name)
 
@@ -217,7 +218,7 @@ class Federation:
         environment = {**os.environ, "MALLOC_ARENA_MAX": "4", **self.environment, _MARK: self._token}
         with path.open("ab") as output:
             self._processes[name] = subprocess.Popen(
-                kits.command(name, self.workspace(name)),
+                kits.parent_command(name, self.workspace(name)),
                 cwd=self.workspace(name),
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -384,17 +385,17 @@ class Federation:
         components = [part for part in resources["components"] if part["id"] != "process_launcher"]
         if self.passthrough:
             components = [part for part in components if part["id"] not in ("resource_manager", "resource_consumer")]
-            components.append({**kits.PASSTHROUGH})
+            components.append({**PASSTHROUGH_MANAGER})
         resources["components"] = components
         if name == SERVER:
-            kits.place_stores(self.workspace(), resources)
+            _place_stores(self.workspace(), resources)
         if self.edit:
             self.edit(role, name, resources)
         launcher = dict(self.launcher(role, name))
         _write(local / "resources.json", resources)
         # Parents read *__p_resources.json, jobs do not: a job's image need not hold the launcher.
         _write(local / f"{launcher['id']}__p_resources.json", {"format_version": 2, "components": [launcher]})
-        _write(local / "comm_config.json", kits.listener(self.host, self._ports.take()))
+        _write(local / "comm_config.json", kits.comm_config(self.host, self._ports.take()))
 
     def _listening(self) -> bool:
         """Whether the server's port is open: asking for a session earlier only costs its long timeout."""
@@ -418,6 +419,17 @@ class Federation:
         if session is not None:
             with contextlib.suppress(Exception):  # the API names none, and a dead server fails no test
                 session.close()
+
+
+def _place_stores(workspace: Path, resources: dict[str, Any]) -> None:
+    """Put the server's snapshots and jobs into its workspace; by FLARE's default all servers of a machine share them.
+
+    `flargo prepare` does the same, but only for flargo's launcher.
+    """
+    kits.make_stores(workspace)
+    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(workspace / "snapshot-storage")
+    (manager,) = (part for part in resources["components"] if part["id"] == "job_manager")
+    manager["args"]["uri_root"] = str(workspace / "jobs-storage")
 
 
 def _write(path: Path, value: object) -> None:

@@ -3,19 +3,21 @@
 The parents are the programs that a kit's start script runs, without its loop that starts them again.
 """
 
-import json
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flargo.cluster.error_text import describe
+from flargo.job.validate import InvalidInput
 from flargo.tools.demo import kits
 from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.kits import SERVER, KitError, Project
 from flargo.tools.demo.options import DemoError
+from flargo.tools.kit.files import write_json
+from flargo.tools.kit.preparation import Wishes, prepare
+from flargo.tools.kit.site import COMM_CONFIG
 
 ADMIN = "admin@flargo.tools.demo"
 
@@ -78,11 +80,11 @@ def provision(federation: Federation, launcher: Launcher) -> None:
     """
     project = Project("flargo-demo", federation.sites, ADMIN, federation.address, federation.ports[0])
     try:
-        kits.take(project, kits.make(project, federation.root / "provision"), federation.root)
-    except KitError as error:
+        kits.move(project, kits.make(project, federation.root / "provision"), federation.root)
+        for name, port in zip(federation.names, federation.ports[1:], strict=True):
+            _configure(federation, name, port, launcher)
+    except (KitError, InvalidInput) as error:
         raise DemoError(str(error)) from error
-    for name, port in zip(federation.names, federation.ports[1:], strict=True):
-        _configure(federation, name, port, launcher)
 
 
 def start(federation: Federation, children: ChildProcesses) -> None:
@@ -94,7 +96,7 @@ def start(federation: Federation, children: ChildProcesses) -> None:
     environment = {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     for name in federation.names:
         folder = federation.root / name
-        children.start(name, kits.command(name, folder), folder, federation.log(name), environment)
+        children.start(name, kits.parent_command(name, folder), folder, federation.log(name), environment)
 
 
 def wait_ready(federation: Federation, children: ChildProcesses, names: Sequence[str], seconds: float) -> None:
@@ -132,26 +134,22 @@ def _read(log: Path) -> str:
 
 
 def _configure(federation: Federation, name: str, port: int, launcher: Launcher) -> None:
-    """README.md, "Install at a site": resources.json without another launcher, and flargo's in a file of its own."""
-    folder = federation.root / name
-    local = folder / "local"
-    resources = json.loads((local / "resources.json.default").read_text())
-    replaced = {"process_launcher", "resource_manager", "resource_consumer"}
-    kept = [part for part in resources["components"] if part["id"] not in replaced]
-    resources["components"] = [*kept, {**kits.PASSTHROUGH}]
+    """Configure a kit as `flargo prepare` does, for a parent that runs on this machine.
+
+    Raises:
+        InvalidInput: the kubeconfig or the folder has a path that the launcher does not take.
+    """
+    kit = federation.root / name
+    # `prepare` keeps this address. Without the file it would expect a Service in front of a parent's pod.
+    (kit / COMM_CONFIG).write_bytes(write_json(kits.comm_config(federation.address, port)))
+    paths = [path for folder in ("startup", "local") for path in (kit / folder).glob("*.json*")]
+    files = {path.relative_to(kit).as_posix(): path.read_bytes() for path in paths}
+    wishes = Wishes(launcher.namespace, workspace=str(kit), config_file=str(launcher.kubeconfig))
+    for change in prepare(files, wishes).changes:
+        assert change.after is not None, "a kit is prepared by adding files"
+        path = kit / change.path
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o666 if change.mode is None else change.mode)
+        path.write_bytes(change.after)
     if name == SERVER:
-        kits.place_stores(folder, resources)
-    role = "Server" if name == SERVER else "Client"
-    arguments: dict[str, Any] = {
-        "config_file_path": str(launcher.kubeconfig),
-        "namespace": launcher.namespace,
-        "workspace_mount_path": str(folder),
-    }
-    component = {"id": "argo_launcher", "path": f"flargo.{role}ArgoJobLauncher", "args": arguments}
-    _write(local / "resources.json", resources)
-    _write(local / "flargo__p_resources.json", {"format_version": 2, "components": [component]})
-    _write(local / "comm_config.json", kits.listener(federation.address, port))
-
-
-def _write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+        kits.make_stores(kit)

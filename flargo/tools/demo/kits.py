@@ -12,12 +12,6 @@ from pathlib import Path
 from typing import Any
 
 SERVER, ORGANISATION = "server", "flargo"
-PASSTHROUGH = {
-    "id": "resource_manager",
-    "path": "nvflare.app_common.resource_managers.passthrough_resource_manager.PassthroughResourceManager",
-    "args": {},
-}
-"""Grants any resource, since it is for Kubernetes to say what there is (nvflare deploy prepare does the same)."""
 
 
 class KitError(Exception):
@@ -70,32 +64,32 @@ def make(project: Project, folder: Path) -> Path:
     return Path(context[CtxKey.CURRENT_PROD_DIR])
 
 
-def take(project: Project, kits: Path, root: Path) -> None:
+def move(project: Project, kits: Path, root: Path) -> None:
     """Move each participant's kit to a folder of its name, in the place of one that is there."""
     for name in (SERVER, *project.sites, project.admin):
         shutil.rmtree(root / name, ignore_errors=True)
         (kits / name).rename(root / name)
 
 
-def listener(address: str, port: int) -> dict[str, Any]:
-    """A parent's ``comm_config.json``: where it listens for its jobs."""
+def comm_config(address: str, port: int) -> dict[str, Any]:
+    """Return the content of a parent's ``comm_config.json``, which says where the parent listens for its jobs."""
     resources = {"host": address, "port": port, "connection_security": "mtls"}
     internal = {"scheme": "tcp", "resources": resources}
     return {"allow_adhoc_conns": False, "backbone_conn_gen": 2, "internal": internal}
 
 
-def place_stores(workspace: Path, resources: dict[str, Any]) -> None:
-    """Put the server's snapshots and jobs into its workspace: FLARE has them where all servers of a machine do."""
-    snapshots, jobs = workspace / "snapshot-storage", workspace / "jobs-storage"
-    for store in (snapshots, jobs):
+def make_stores(workspace: Path) -> None:
+    """Create the folders for the server's snapshots and jobs, where `flargo prepare` places them in its workspace.
+
+    Every user may write to them, because a job's process may run as another user than the server.
+    """
+    for name in ("snapshot-storage", "jobs-storage"):
+        store = workspace / name
         store.mkdir()
-        store.chmod(0o777)  # past the umask: a job's user need not be the server's
-    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(snapshots)
-    (manager,) = (part for part in resources["components"] if part["id"] == "job_manager")
-    manager["args"]["uri_root"] = str(jobs)
+        store.chmod(0o777)  # mkdir's mode is subject to the umask
 
 
-def command(name: str, workspace: Path) -> list[str]:
+def parent_command(name: str, workspace: Path) -> list[str]:
     """What the kit's start script runs for a parent, without its loop that starts it again."""
     role = "server" if name == SERVER else "client"
     who = [] if name == SERVER else [f"uid={name}"]

@@ -37,11 +37,12 @@ _PARENT_PORT, _SERVER_SERVICE = 8102, "nvflare-server"
 """nvflare.tool.deploy.k8s_deploy's defaults."""
 _PROVISIONED_STORAGE = "/tmp/nvflare/"  # noqa: S108  (where provisioning puts the server's stores)
 _MANAGERS = "nvflare.app_common.resource_managers"
-_PASSTHROUGH: Final[Object] = {
+PASSTHROUGH_MANAGER: Final[Object] = {
     "id": "resource_manager",
     "path": f"{_MANAGERS}.passthrough_resource_manager.PassthroughResourceManager",
     "args": {},
 }
+"""Grants a job any resources: Kubernetes decides which resources there are (`nvflare deploy prepare` uses it too)."""
 _OF_PROCESSES = {
     f"{_MANAGERS}.gpu_resource_manager.GPUResourceManager",
     "nvflare.app_common.resource_consumers.gpu_resource_consumer.GPUResourceConsumer",
@@ -197,7 +198,7 @@ def _resources(site: Site, wishes: Wishes, old: str, new: str) -> tuple[Object, 
             continue
         parts.append(part)
     if not any(part.get("id") == "resource_manager" for part in parts):
-        parts.append(deepcopy(_PASSTHROUGH))
+        parts.append(deepcopy(PASSTHROUGH_MANAGER))
     resources["components"] = parts
     if site.role is Role.SERVER:
         _place_stores(resources, parts, old, new)
