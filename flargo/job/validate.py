@@ -1,4 +1,13 @@
-"""The one way in which values from outside are checked, and the one error that says what is wrong with them."""
+"""Checks for values from outside flargo, and InvalidInput, the error that every one of them raises.
+
+A check takes the name of a field, as its author wrote it, and the field's value. It returns the value in the form that
+flargo uses. The error's message has one of two forms::
+
+    raise InvalidInput("timeout", -3, "a number of seconds > 0")
+        `timeout` is -3; expected a number of seconds > 0
+    raise InvalidInput("--max-jobs", 3, Sentence("applies only to a server's kit"))
+        `--max-jobs` applies only to a server's kit
+"""
 
 import re
 import reprlib
@@ -15,7 +24,7 @@ from flargo.parsing import DNS_SUBDOMAIN, MAX_SUBDOMAIN_LENGTH, is_dns_label, is
 
 T = TypeVar("T")
 Check = Callable[[str, Any], Any]
-"""Takes a field's name and its value, and returns the value as it is kept. Raises Refused."""
+"""Takes a field's name and its value, and returns the value in the form that flargo uses. Raises InvalidInput."""
 
 
 class _Missing:
@@ -24,26 +33,33 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
-"""The value of a field that is not there, in a Refused."""
-
-
-class _Hidden:
-    def __repr__(self) -> str:
-        return "not shown here"
-
-
-HIDDEN: Final = _Hidden()
-"""The value, in a Refused, of what a site's file says: people elsewhere read the message, and it may be a secret."""
+"""The value of a field that is not there. An InvalidInput says that the field "is missing"."""
 
 
 class Verbatim(str):
-    """A value, in a Refused, that is shown as it is: words of flargo's own, or what has been shown already."""
+    """A value that an InvalidInput shows without quotes: text of flargo's own, or a value that is shortened already."""
 
     __slots__ = ()
 
 
-_SHOWN = 100
-_LONGEST_SAID = 600
+class Sentence(str):
+    """A predicate for InvalidInput: together with the field's name before it, it is a complete sentence.
+
+    It replaces "is <value>; expected <allowed>" where the problem is a condition and not the form of a value. The
+    message then does not show the value. Begin with a verb, and say what to do where that is not obvious.
+    """
+
+    __slots__ = ()
+
+
+HIDDEN: Final = Verbatim("not shown here")
+"""The value of a field of a site's file: researchers at other institutions read the message, and it may be a secret."""
+
+
+_MAX_VALUE = 100
+"""Characters of a value that a message shows."""
+_MAX_TEXT = 600
+"""Characters of a field's name or of an allowed text that a message shows."""
 LONGEST = 4096
 """Characters of any text: Linux' PATH_MAX."""
 _TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -90,40 +106,65 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class InvalidInput(ValueError):  # noqa: N818  (what it says reads better than an Error)
-    """A value that is not allowed: where it stands, what it is, and what would be."""
+class InvalidInput(ValueError):  # noqa: N818  (the name says what is wrong better than an Error)
+    """A value from outside flargo that is not allowed.
+
+    ``str(error)`` is the field's name in backticks and ``problem``. Commands print ``field``, ``value`` and ``allowed``
+    under these names in JSON. Whatever the field, the value and the allowed text hold, the message stays on one line
+    and is limited in length.
+    """
+
+    field: str
+    """Where the value stands, as its author would write it: an option, a file, or a path such as ``argo['queued']``."""
+    value: str
+    """The value as text, shortened; "missing" for MISSING, "not shown here" for HIDDEN."""
+    allowed: str
+    """What the field may be: a noun phrase, or a Sentence."""
+    problem: str
+    """The message without the field's name: a predicate such as "is -3; expected a number of seconds > 0"."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        """Name the field as its author wrote it; the value is shown shortened."""
-        self.field = field if len(field) <= _LONGEST_SAID else f"{field[:_LONGEST_SAID]}..."
-        self.value = _shown(value)
+        """Say which field has a value that is not allowed.
+
+        Args:
+            field: where the value stands, as its author would write it.
+            value: the value itself, MISSING, HIDDEN, or a Verbatim text that describes it.
+            allowed: a noun phrase that completes "expected ...", or a Sentence.
+        """
+        self.field = field if len(field) <= _MAX_TEXT else f"{field[:_MAX_TEXT]}..."
+        self.value = _shorten_value(value)
         self.allowed = allowed
-        super().__init__(f"`{_line_of(field)}` is {self.value}: allowed is {_line_of(allowed)}")
+        self.problem = _one_line(allowed)
+        if not isinstance(allowed, Sentence):
+            is_hidden = isinstance(value, Verbatim) and value == HIDDEN
+            state = "not allowed (value not shown)" if is_hidden else self.value
+            self.problem = f"is {state}; expected {self.problem}"
+        super().__init__(f"`{_one_line(field)}` {self.problem}")
 
 
-def _line_of(said: str) -> str:
-    """What may have a stranger's words in it, on one line and not too long."""
-    head = said[: _LONGEST_SAID + 1]
-    plain = head if head.isprintable() else repr(head)[1:-1]
-    return plain if len(plain) <= _LONGEST_SAID else f"{plain[:_LONGEST_SAID]}..."
+def _one_line(text: str) -> str:
+    """Return a text, which may quote somebody else's, as one printable line of limited length."""
+    start = text[: _MAX_TEXT + 1]
+    printable = start if start.isprintable() else repr(start)[1:-1]
+    return printable if len(printable) <= _MAX_TEXT else f"{printable[:_MAX_TEXT]}..."
 
 
-def _shown(value: object) -> str:
-    """A value of anybody's, on one line, not too long and not too deep."""
+def _shorten_value(value: object) -> str:
+    """Return a value of any type and size as one line of limited length and depth."""
     if isinstance(value, Verbatim):
         return str(value)
     if isinstance(value, str):
-        rest = f"... ({len(value)} characters)" if len(value) > _SHOWN else ""
-        return f"{value[:_SHOWN]!r}{rest}"
+        rest = f"... ({len(value)} characters)" if len(value) > _MAX_VALUE else ""
+        return f"{value[:_MAX_VALUE]!r}{rest}"
     try:
-        said = _SHORT.repr(value)
+        shown = _SHORT.repr(value)
     except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
         return f"a {type(value).__name__}"
-    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
+    return shown if len(shown) <= _MAX_VALUE else f"{shown[:_MAX_VALUE]}..."
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxother, _SHORT.maxlong = 3, 5, 5, _SHOWN, _SHOWN
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxother, _SHORT.maxlong = 3, 5, 5, _MAX_VALUE, _MAX_VALUE
 
 
 def text(field: str, value: Any) -> str:

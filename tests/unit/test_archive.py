@@ -502,7 +502,7 @@ def test_a_file_that_holds_no_token_is_refused_and_not_shown(
     (tmp_path / "token").write_text(text)
     done = ask("jobs")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert f"`--argo-token` is '{tmp_path / 'token'}': allowed is a file with one token" in done.stderr
+    assert f"`--argo-token` is '{tmp_path / 'token'}'; expected a file with one token" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -537,7 +537,7 @@ def test_options_of_no_use_are_refused(ask: Callable[..., Result], tmp_path: Pat
         done = run("why", "x", option, str(tmp_path / "token"))
         assert (done.exit_code, done.stderr) == (
             2,
-            f"Error: `{option}` is '{tmp_path / 'token'}': allowed is nothing without --argo-server\n",
+            f"Error: `{option}` is '{tmp_path / 'token'}'; expected nothing without --argo-server\n",
         )
     done = ask("jobs", "--watch")
     assert done.exit_code == 2

@@ -263,9 +263,9 @@ def test_a_value_is_quoted_once_and_words_of_our_own_never(kit: Kit) -> None:
 def test_what_is_nested_too_deeply_is_refused_as_any_other_file(kit: Kit, meta: Path) -> None:
     root = kit("k8s/site-1")
     (root / "helm_chart/values.yaml").write_text("a: " + "[" * 100_000)
-    assert "`helm_chart/values.yaml` is nested too deeply: allowed is a YAML mapping" in run("prepare", root).stderr
+    assert "`helm_chart/values.yaml` is nested too deeply; expected a YAML mapping" in run("prepare", root).stderr
     meta.write_text("[" * 100_000)
-    assert f"`{meta}` is nested too deeply: allowed is a JSON object" in run("render", meta).stderr
+    assert f"`{meta}` is nested too deeply; expected a JSON object" in run("render", meta).stderr
 
 
 def test_a_symbolic_link_is_not_written_through(kit: Kit, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_jobs_metadata_is_read_to_a_limit(words: tuple[str, ...], meta: Path) 
         file.truncate(4 * 2**20 + 1)
     done = run(*(word.format(meta) for word in words))
     assert done.exit_code != 0
-    assert "META` is too large a file: allowed is at most 4194304 bytes" in done.output
+    assert "META` is too large a file; expected at most 4194304 bytes" in done.output
 
 
 def test_render_shows_what_a_kits_site_would_submit(kit: Kit, meta: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_kubeconfig_whose_credentials_are_not_there_is_exit_code_2(tmp_path: P
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"users": [{"name": "u", "user": user}]}))
     shown = run("--kubeconfig", file)
     assert (shown.exit_code, shown.stdout, len(shown.stderr.splitlines())) == (2, "", 1)
-    assert f"`--kubeconfig` is '{file}': allowed is a usable one" in shown.stderr
+    assert f"`--kubeconfig` is '{file}'; expected a usable one" in shown.stderr
     assert "/nowhere" in shown.stderr
 
 

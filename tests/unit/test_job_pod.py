@@ -13,6 +13,7 @@ from flargo.job.validate import InvalidInput
 from tests.harness.launches import launch, planned, step_of, with_template
 
 Object = dict[str, Any]
+HIDDEN_MESSAGE = r"is not allowed \(value not shown\); expected"
 FULL = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -93,13 +94,17 @@ def test_restricted_keeps_what_is_said_and_adds_no_contradiction(said: Object, o
 def test_argos_own_container_names_are_refused(name: str, group: str) -> None:
     spec: Object = {"containers": [{"name": "nvflare_job"}]}
     spec.setdefault(group, []).append({"name": name, "image": "x"})
-    with pytest.raises(InvalidInput, match=rf"pod_template.spec.{group}\[.\].name` is not shown.*{name}"):
+    with pytest.raises(
+        InvalidInput, match=rf"pod_template.spec.{group}\[.\].name` is not allowed \(value not shown\).*{name}"
+    ):
         planned(with_template(spec))
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_VOLUMES))
 def test_argos_own_volume_names_are_refused(name: str) -> None:
-    with pytest.raises(InvalidInput, match=rf"pod_template.spec.volumes\[0\].name` is not shown.*{name}"):
+    with pytest.raises(
+        InvalidInput, match=rf"pod_template.spec.volumes\[0\].name` is not allowed \(value not shown\).*{name}"
+    ):
         planned(with_template({"volumes": [{"name": name, "emptyDir": {}}]}))
 
 
@@ -113,7 +118,10 @@ def test_argos_own_mount_is_refused(path: str) -> None:
 @pytest.mark.parametrize("key", ["flargo.dev/job-id", "workflows.argoproj.io/completed"])
 @pytest.mark.parametrize("group", ["labels", "annotations"])
 def test_a_pod_template_cannot_pass_for_another_job(key: str, group: str) -> None:
-    with pytest.raises(InvalidInput, match=f"pod_template.metadata.{group}` is not shown.*{key.partition('/')[0]}/"):
+    with pytest.raises(
+        InvalidInput,
+        match=rf"pod_template.metadata.{group}` is not allowed \(value not shown\).*{key.partition('/')[0]}/",
+    ):
         planned(with_template(**{group: {key: "x"}}))
 
 

@@ -184,7 +184,7 @@ def test_a_semaphore_is_a_key_of_a_config_map() -> None:
 
 @pytest.mark.parametrize("argo", [{"semaphore": QUEUE}, {"semaphore": QUEUE, "queued": None}], ids=str)
 def test_with_a_semaphore_the_wait_has_an_end(argo: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match=r"`argo\['queued'\]` is None: allowed is a number of seconds"):
+    with pytest.raises(InvalidInput, match=r"`argo\['queued'\]` is None; expected a number of seconds"):
         settings(argo=argo)
 
 

@@ -227,7 +227,7 @@ FILES = (
     Wrong("runtime file that is no YAML", ("study_runtime.yaml", "parse"), files={"local/study_runtime.yaml": "{"}),
     Wrong(
         "runtime file of another version",
-        ("study_runtime.yaml", "format_version", "allowed is 2"),
+        ("study_runtime.yaml", "format_version", "expected 2"),
         files={"local/study_runtime.yaml": "format_version: 3"},
     ),
     Wrong("unknown key of a study", ("study_runtime.yaml", "cardio", "imagee"), **study({"imagee": "x"})),
@@ -409,5 +409,5 @@ def test_a_file_is_named_to_its_end_however_long_its_path_is(tmp_path: Path) -> 
     root.mkdir()
     files = {"local/study_runtime.yaml": "format_version: 2", "local/study_data.yaml": ""}
     context = Parent(root, Role.CLIENT, files=files).context(JOB_ID)
-    with pytest.raises(InvalidInput, match=r"is beside \S+/local/study_data\.yaml: allowed is one study file only"):
+    with pytest.raises(InvalidInput, match=r"is beside \S+/local/study_data\.yaml; expected one study file only"):
         read(Wrong("", ()).job_meta(), context, Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)

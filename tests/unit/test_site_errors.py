@@ -24,7 +24,7 @@ from flargo.control.submit import SubmitError
 from flargo.flare import launcher, nvflare_messages, request
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.redact import LOGGERS
-from flargo.job import pod, workflow
+from flargo.job import pod, validate, workflow
 from flargo.job.settings import settings
 from flargo.job.site_errors import HIDDEN_KEY, Place, SiteFileError
 from flargo.job.validate import InvalidInput
@@ -275,7 +275,7 @@ def test_no_line_of_a_file_that_is_no_yaml_is_told(site: Site, file: str, text: 
     (site.root / "local" / f"{file}.yaml").write_text(text)
     told = site.launch()
     assert "Mark3r" not in told
-    assert "is unreadable: allowed is YAML" in told
+    assert "is unreadable; expected YAML" in told
 
 
 @pytest.mark.parametrize("file", ["study_runtime", "study_data", "pod"])
@@ -437,7 +437,7 @@ def test_a_launch_of_a_parent_that_shuts_down_is_still_raised(tmp_path: Path) ->
 def test_the_error_takes_no_value() -> None:
     assert list(inspect.signature(SiteFileError).parameters) == ["place", "allowed"]
     made = SiteFileError(Place("pod_template").key("spec").key("enviroment"), "one of a, b")
-    assert str(made) == "`pod_template.spec.enviroment` is not shown here: allowed is one of a, b"
+    assert str(made) == "`pod_template.spec.enviroment` is not allowed (value not shown); expected one of a, b"
 
 
 @pytest.mark.parametrize("key", [MARKER, "hunter2", "a" * 41, "a_b_c_d_e", "", " env", "env\n", 5, None, ("a",)])
@@ -456,12 +456,12 @@ def calls(module: Any, name: str) -> Iterator[tuple[str, ast.Call]]:
 
 @pytest.mark.parametrize("module", [pod, workflow, nvflare_messages])
 def test_all_errors_about_a_pod_are_of_that_type(module: Any) -> None:
-    assert list(calls(module, "Refused")) == []
-    assert list(calls(module, "checks")) == [], "checks show the value: see site_errors.checked"
+    assert list(calls(module, InvalidInput.__name__)) == []
+    assert list(calls(module, validate.__name__.rpartition(".")[2])) == [], "its checks show the value; use checked()"
 
 
 def test_of_the_reading_of_a_launch_only_these_show_a_value() -> None:
-    assert {function for function, _ in calls(request, "Refused")} == {
+    assert {function for function, _ in calls(request, InvalidInput.__name__)} == {
         "read",  # flargo's own id of the launch
         "federation",  # the kit's certificate
         "_ask",
@@ -471,7 +471,7 @@ def test_of_the_reading_of_a_launch_only_these_show_a_value() -> None:
         "_image",
         "_study",  # the paths of two files
         "_env",  # the job's folder
-        "_hold_resources",
+        "_build_resources",
         "_startup_files",
     }
 

@@ -7,15 +7,13 @@ import pytest
 
 from flargo.job import validate
 from flargo.job.trust import JOB_META
-from flargo.job.validate import MISSING, Check, InvalidInput
+from flargo.job.validate import HIDDEN, MISSING, Check, InvalidInput, Sentence, Verbatim
 
 
 def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
     with pytest.raises(InvalidInput) as caught:
         validate.optional(validate.seconds)("pending_timeout", -3)
-    assert (
-        str(caught.value) == "`pending_timeout` is -3: allowed is a number of seconds >= 0 and <= 1000000000, or null"
-    )
+    assert str(caught.value) == "`pending_timeout` is -3; expected a number of seconds >= 0 and <= 1000000000, or null"
     assert (caught.value.field, caught.value.value) == ("pending_timeout", "-3")
     assert caught.value.allowed == "a number of seconds >= 0 and <= 1000000000, or null"
 
@@ -28,7 +26,28 @@ def test_a_refusal_is_a_value_error_and_shows_long_values_short() -> None:
 
 
 def test_what_is_not_there_is_said_to_be_missing() -> None:
-    assert str(InvalidInput("image", MISSING, "an image")) == "`image` is missing: allowed is an image"
+    assert str(InvalidInput("image", MISSING, "an image")) == "`image` is missing; expected an image"
+
+
+def test_a_sentence_replaces_value_and_expectation() -> None:
+    error = InvalidInput("--max-jobs", 3, Sentence("applies only to a server's kit"))
+    assert str(error) == "`--max-jobs` applies only to a server's kit"
+    assert (error.field, error.value, error.allowed) == ("--max-jobs", "3", "applies only to a server's kit")
+    assert error.problem == "applies only to a server's kit"
+
+
+def test_a_sentence_is_one_line_of_limited_length() -> None:
+    message = str(InvalidInput("a\n" * 9999, 3, Sentence("quotes \x1b[2J\n" * 9999)))
+    assert len(message) < 1300
+    assert message.isprintable()
+
+
+def test_a_hidden_value_stays_hidden_when_the_error_is_wrapped() -> None:
+    error = InvalidInput("image", HIDDEN, "an image")
+    wrapped = InvalidInput(f"file: {error.field}", Verbatim(error.value), error.allowed)
+    assert str(wrapped) == "`file: image` is not allowed (value not shown); expected an image"
+    assert (error.value, wrapped.value) == ("not shown here", "not shown here")
+    assert str(InvalidInput("image", "not shown here", "an image")) == "`image` is 'not shown here'; expected an image"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +194,7 @@ def test_a_mapping_is_copied_all_the_way_down() -> None:
 def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
     with pytest.raises(InvalidInput) as caught:
         validate.known_keys("argo", {"a": 1, "c": 2}, ["b", "a"])
-    assert str(caught.value) == "`argo['c']` is 2: allowed is one of the keys a, b"
+    assert str(caught.value) == "`argo['c']` is 2; expected one of the keys a, b"
     with pytest.raises(InvalidInput, match="no key at all"):
         validate.known_keys("argo", {"a": 1}, ())
 

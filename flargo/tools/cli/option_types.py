@@ -22,7 +22,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
         try:
             return self._check("", value)
         except InvalidInput as refused:
-            self.fail(f"{refused.value} is not allowed; allowed is {refused.allowed}", param, ctx)
+            self.fail(f"{refused.value} is not allowed; expected {refused.allowed}", param, ctx)
 
 
 NAMESPACE = Checked(validate.dns_label)

@@ -97,7 +97,7 @@ def meta(job: Path) -> dict[str, Any]:
     try:
         said = load_json(str(file), content)
     except InvalidInput as refused:
-        raise DemoError(f"{file} is {refused.value}: it must be {refused.allowed}.") from None
+        raise DemoError(f"{file} {refused.problem}.") from None
     if not isinstance(said, dict):
         raise DemoError(f"{file} must hold a JSON object.")
     return said
