@@ -1,4 +1,4 @@
-"""``python -m flargo.embedded``: serve until interrupted, and say where the kubeconfig is."""
+"""Runs the embedded engine until it is interrupted: ``python -m flargo.embedded``."""
 
 import argparse
 import signal
@@ -8,19 +8,18 @@ from flargo.embedded import Embedded
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m flargo.embedded", description=__doc__)
-    parser.add_argument("--namespace", default="default")
+    """Serve until the process gets SIGINT or SIGTERM."""
+    description = "Run the embedded engine until it is interrupted. It prints the path of a kubeconfig."
+    parser = argparse.ArgumentParser(prog="python -m flargo.embedded", description=description)
+    parser.add_argument("--namespace", default="default", help="the kubeconfig's namespace (default: %(default)s)")
     arguments = parser.parse_args()
-    ended = threading.Event()
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda *_: ended.set())
+    stop_requested = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop_requested.set())
     with Embedded(namespace=arguments.namespace) as embedded:
-        print(
-            "flargo.embedded: for trying and testing only. What it runs, it runs as you, on this machine.", flush=True
-        )
+        print("flargo.embedded is for trials and tests only: it runs jobs on this machine, as you.", flush=True)
         print(embedded.kubeconfig(embedded.root / "kubeconfig"), flush=True)
-        ended.wait()
+        stop_requested.wait()
 
 
 if __name__ == "__main__":

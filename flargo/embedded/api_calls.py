@@ -1,4 +1,7 @@
-"""What is asked: the table of resources and verbs, and requests in Kubernetes' words. What is not in it answers 501."""
+"""Parses HTTP requests into API calls: resource, verb, name and body.
+
+The table ``RESOURCES`` says what the engine serves; anything else is refused with 501.
+"""
 
 import re
 from collections.abc import Mapping
@@ -11,70 +14,71 @@ from aiohttp import web
 
 from flargo.embedded import schema
 from flargo.embedded.model import Object
-from flargo.embedded.store import Key, RefusedError, Selector, check
+from flargo.embedded.store import Key, RefusedError, Selector, validate
 
 
 class Resource(NamedTuple):
-    """One row of the table."""
+    """A resource that the engine serves."""
 
     group: str
+    """API group and version, as in ``apiVersion``."""
     kind: str
     verbs: frozenset[str]
 
 
-_ALL = frozenset({"create", "get", "list", "watch", "patch", "update", "delete"})
+_ALL_VERBS = frozenset({"create", "get", "list", "watch", "patch", "update", "delete"})
 RESOURCES = {
-    "workflows": Resource("argoproj.io/v1alpha1", "Workflow", _ALL),
+    "workflows": Resource("argoproj.io/v1alpha1", "Workflow", _ALL_VERBS),
     "pods": Resource("v1", "Pod", frozenset({"get", "list", "watch", "delete"})),
-    "secrets": Resource("v1", "Secret", _ALL),
+    "secrets": Resource("v1", "Secret", _ALL_VERBS),
     "events": Resource("v1", "Event", frozenset({"get", "list", "watch"})),
     "serviceaccounts": Resource("v1", "ServiceAccount", frozenset({"create", "get", "list", "delete"})),
     "resourcequotas": Resource("v1", "ResourceQuota", frozenset({"create", "get", "list", "delete"})),
 }
 SUBRESOURCES = {("pods", "log"): "get", ("pods", "eviction"): "create", ("serviceaccounts", "token"): "create"}
 _METHODS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-ACCESS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.4-flargo.embedded", "platform": "python"}
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request in Kubernetes' words."""
+class ApiCall:
+    """A request for a resource, in Kubernetes' terms."""
 
     request: web.Request
     verb: str
     resource: str
     namespace: str
     name: str
-    sub: str
+    subresource: str
     body: Any
 
     @property
     def key(self) -> Key:
-        """The object that it is about."""
+        """The object that the call names."""
         return Key(self.resource, self.namespace, self.name)
 
     @property
-    def dry(self) -> bool:
-        """Whether nothing is to be stored."""
-        of_body = options(self).get("dryRun") if self.verb == "delete" else None
-        return "All" in self.request.query.getall("dryRun", []) or "All" in (of_body or [])
+    def is_dry_run(self) -> bool:
+        """True if nothing is to be stored."""
+        body_option = delete_options(self).get("dryRun") if self.verb == "delete" else None
+        return "All" in self.request.query.getall("dryRun", []) or "All" in (body_option or [])
 
     @property
     def selector(self) -> Selector:
-        """What is selected."""
+        """The label and field selectors of the query."""
         return Selector(self.request.query.get("labelSelector", ""), self.request.query.get("fieldSelector", ""))
 
 
 def discovery(path: str) -> Object | None:
-    """What clients ask for to find out what is served."""
+    """Return the discovery document at a path, which lists what the engine serves; None if there is none."""
     group, _, version = "argoproj.io/v1alpha1".partition("/")
-    of_group = {"groupVersion": f"{group}/{version}", "version": version}
+    group_version = {"groupVersion": f"{group}/{version}", "version": version}
     match path.rstrip("/"):
         case "/api":
             return {"kind": "APIVersions", "versions": ["v1"]}
         case "/apis":
-            row = {"name": group, "versions": [of_group], "preferredVersion": of_group}
+            row = {"name": group, "versions": [group_version], "preferredVersion": group_version}
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [row]}
         case "/api/v1":
             return _resource_list("v1")
@@ -98,83 +102,90 @@ def _resource_list(group: str) -> Object:
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": rows}
 
 
-async def parsed(request: web.Request) -> Call:
-    """What a request asks for.
+async def parse_call(request: web.Request) -> ApiCall:
+    """Parse a request.
 
-    The path is taken apart before it is decoded, so an encoded slash in a name makes no part of its own.
+    The path is split before it is decoded, so that an encoded slash in a name does not begin another path segment.
 
     Raises:
-        RefusedError: 501, where it is not in the table; 400, where a part of the path cannot be a name.
+        RefusedError: 501 if the table does not have the request; 400 if a path segment cannot be a name.
     """
     path = request.rel_url.raw_path
-    head, _, tail_ = path.strip("/").partition("/namespaces/")
-    if tail_:
-        namespace, resource, name, sub, *rest = [*map(_decoded, tail_.split("/")), "", "", "", ""][:5]
+    head, _, tail = path.strip("/").partition("/namespaces/")
+    if tail:
+        segments = map(_decode_segment, tail.split("/"))
+        namespace, resource, name, subresource, *rest = [*segments, "", "", "", ""][:5]
     else:
         head, _, resource = head.rpartition("/")
-        namespace, name, sub, rest = "", "", "", [""]
+        namespace, name, subresource, rest = "", "", "", [""]
     row = RESOURCES.get(resource)
     verb = _METHODS.get(request.method) or ("get" if name else "list")
     if verb == "list" and request.query.get("watch") in {"1", "true"}:
         verb = "watch"
-    served = SUBRESOURCES.get((resource, sub)) == verb if sub else row is not None and verb in row.verbs
-    collection = not name if verb in {"patch", "update", "delete"} else verb == "create" and bool(name) and not sub
-    served = served and request.method in {*_METHODS, "GET"}
-    head_wanted = "" if row is None else f"api/{row.group}" if row.group == "v1" else f"apis/{row.group}"
-    if not served or collection or any(rest) or head != head_wanted or (verb == "create" and not namespace):
-        raise unserved(f"{request.method} {path}")
-    return Call(request, verb, resource, namespace, name, sub, await _body(request))
+    if subresource:
+        is_in_table = SUBRESOURCES.get((resource, subresource)) == verb
+    else:
+        is_in_table = row is not None and verb in row.verbs
+    is_in_table = is_in_table and request.method in {*_METHODS, "GET"}
+    if verb in {"patch", "update", "delete"}:
+        has_wrong_path = not name
+    else:
+        has_wrong_path = verb == "create" and bool(name) and not subresource
+    expected_head = "" if row is None else f"api/{row.group}" if row.group == "v1" else f"apis/{row.group}"
+    lacks_namespace = verb == "create" and not namespace
+    if not is_in_table or has_wrong_path or any(rest) or head != expected_head or lacks_namespace:
+        raise not_implemented(f"{request.method} {path}")
+    return ApiCall(request, verb, resource, namespace, name, subresource, await _parse_body(request))
 
 
-def _decoded(segment: str) -> str:
-    """A part of a URL's path."""
+def _decode_segment(segment: str) -> str:
     try:
         name = unquote(segment, errors="strict")
-        why = schema.problem_of_segment(name)
+        problem = schema.path_segment_problem(name)
     except UnicodeDecodeError:
-        name, why = "", "may contain UTF-8 only"
-    if why:
-        raise bad_request(f'Name parameter invalid: "{name}": {why}')
+        name, problem = "", "may contain UTF-8 only"
+    if problem:
+        raise bad_request(f'Name parameter invalid: "{name}": {problem}')
     return name
 
 
-async def _body(request: web.Request) -> Any:
+async def _parse_body(request: web.Request) -> Any:
     raw = await request.read()
     if raw and "Content-Type" in request.headers and "json" not in request.content_type:
-        words_of = f"the body is {request.content_type}; only JSON is served"
-        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words_of)
+        message = f"the body is {request.content_type}; only JSON is served"
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     try:
-        return schema.decoded(raw) if raw else None
+        return schema.decode_json(raw) if raw else None
     except ValueError as error:
         raise bad_request(f"the body of the request: {error}") from None
 
 
-def access(review: bytes) -> Object:
-    """Whether who asks may touch a resource: there are no roles, so it is whether it is served.
+def access_review(body: bytes) -> Object:
+    """Answer a SelfSubjectAccessReview: access to every resource in the table is allowed, because there are no roles.
 
-    argo asks before anything else, in protobuf, where a string is its length and its bytes.
+    The argo command sends one before anything else, in protobuf, where a string is its length and its bytes.
     """
     names = (name.encode() for name in RESOURCES)
-    allowed = any(bytes([len(name)]) + name in review or b'"%s"' % name in review for name in names)
+    is_allowed = any(bytes([len(name)]) + name in body or b'"%s"' % name in body for name in names)
     kind = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
-    return {**kind, "spec": {}, "status": {"allowed": allowed}}
+    return {**kind, "spec": {}, "status": {"allowed": is_allowed}}
 
 
-def unserved(what: str) -> RefusedError:
-    """Refuse with 501, loudly."""
-    return RefusedError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"flargo.embedded does not serve: {what}")
+def not_implemented(request: str) -> RefusedError:
+    """Return the error for a request that the engine does not serve (501)."""
+    return RefusedError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"flargo.embedded does not serve: {request}")
 
 
 def bad_request(message: str) -> RefusedError:
-    """Refuse with 400."""
+    """Return the error for a request with invalid content (400)."""
     return RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", message)
 
 
-def number(query: Mapping[str, str], name: str, default: int) -> int:
-    """A whole number, not negative, of a query.
+def query_number(query: Mapping[str, str], name: str, default: int) -> int:
+    """Parse a parameter of a query that is a whole number and not negative.
 
     Raises:
-        RefusedError: 400, it is something else.
+        RefusedError: 400, the value is something else.
     """
     value = query.get(name) or ""
     if value and not re.fullmatch("[0-9]{1,18}", value):
@@ -182,17 +193,17 @@ def number(query: Mapping[str, str], name: str, default: int) -> int:
     return int(value) if value else default
 
 
-def typed(call: Call) -> Object:
-    """The object of a request, which has to be of the kind and in the namespace that the path names.
+def parse_object(call: ApiCall) -> Object:
+    """Return the object in the body of a call.
 
     Raises:
-        RefusedError: it is not, or has not the shape of its kind.
+        RefusedError: its kind or namespace is not that of the path, or it does not have the shape of its kind.
     """
     item, resource = body_object(call), RESOURCES[call.resource]
-    for name, wanted in (("kind", resource.kind), ("apiVersion", resource.group)):
-        if item.get(name, wanted) != wanted:
-            raise bad_request(f"{name} of the object in the body is not {wanted!r}")
-    check(call.resource, item)
+    for name, expected in (("kind", resource.kind), ("apiVersion", resource.group)):
+        if item.get(name, expected) != expected:
+            raise bad_request(f"{name} of the object in the body is not {expected!r}")
+    validate(call.resource, item)
     namespace = (item.get("metadata") or {}).get("namespace")
     if namespace not in {None, "", call.namespace}:
         message = f"the namespace of the provided object does not match the namespace sent on the request: {namespace}"
@@ -200,41 +211,36 @@ def typed(call: Call) -> Object:
     return {"apiVersion": resource.group, "kind": resource.kind, **item}
 
 
-def options(call: Call) -> Object:
-    """DeleteOptions: those of the body, or, where it has none, of the query.
+def delete_options(call: ApiCall) -> Object:
+    """Return the DeleteOptions of the body, or those of the query if there is no body.
 
     Raises:
-        RefusedError: 400, they are something else.
+        RefusedError: 400, they are invalid.
     """
     if call.body is None or call.body == {}:
-        grace = number(call.request.query, "gracePeriodSeconds", -1)
+        grace = query_number(call.request.query, "gracePeriodSeconds", -1)
         return {} if grace < 0 else {"gracePeriodSeconds": grace}
-    return checked_options(call.body)
+    return validate_delete_options(call.body)
 
 
-def checked_options(value: Any) -> Object:
-    """DeleteOptions.
+def validate_delete_options(value: Any) -> Object:
+    """Check that a value is a DeleteOptions object, and return it.
 
     Raises:
-        RefusedError: 400, they are something else.
+        RefusedError: 400, the value is not valid.
     """
-    if found := schema.problem_of_options(value):
-        raise bad_request(f"DeleteOptions: {found}")
-    return as_object(value)
+    if problem := schema.delete_options_problem(value):
+        raise bad_request(f"DeleteOptions: {problem}")
+    return value if isinstance(value, dict) else {}
 
 
-def body_object(call: Call) -> Object:
-    """The body, which has to be a JSON object.
+def body_object(call: ApiCall) -> Object:
+    """Return the body of a call, without null entries.
 
     Raises:
-        RefusedError: 400, it is not.
+        RefusedError: 400, the body is not a JSON object.
     """
     if not isinstance(call.body, dict):
         raise bad_request(f"the body of the request must be an object of kind {RESOURCES[call.resource].kind}")
-    body: Object = schema.cleaned(call.body)
+    body: Object = schema.without_nulls(call.body)
     return body
-
-
-def as_object(value: Any) -> Object:
-    """A JSON object, or an empty one in the place of anything else."""
-    return value if isinstance(value, dict) else {}

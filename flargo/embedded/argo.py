@@ -1,6 +1,7 @@
-"""Argo's Workflow controller as far as anybody can see it from outside: what is there, and now, to what is to be done.
+"""Argo's Workflow controller, as far as its behaviour shows in objects.
 
-Pure. Sources: Argo 3.7.18 (workflow/controller/operator.go), and what was seen of it on a real cluster.
+``reconcile`` is a pure function: it takes one Workflow with its pods and the time, and returns what the controller
+does. Sources: Argo 3.7.18 (workflow/controller/operator.go), and observations of a real cluster.
 """
 
 from collections.abc import Sequence
@@ -8,268 +9,284 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flargo.embedded import messages, pod_manifest
-from flargo.embedded.model import OVER, Lags, Object, Seen, iso, seconds
+from flargo.embedded.model import TERMINAL_PHASES, Delays, Object, StoredObject, iso, seconds
 
 PHASE_LABEL, COMPLETED_LABEL = "workflows.argoproj.io/phase", "workflows.argoproj.io/completed"
 INSTANCE_LABEL = "workflows.argoproj.io/controller-instanceid"
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What the controller does about one Workflow."""
+class WorkflowActions:
+    """What the controller does about one Workflow; the default is nothing."""
 
     create: Object | None = None
-    """The pod to be made, before anything is written."""
+    """The pod to create, before anything else is written."""
     status: Object | None = None
     """The Workflow's new status."""
     delete_pods: tuple[str, ...] = ()
     terminate_pods: tuple[str, ...] = ()
-    """Whose main containers get SIGTERM; nothing follows it, as seen."""
+    """Pods whose main containers get SIGTERM. On a real cluster, no SIGKILL was observed to follow."""
     delete: bool = False
-    """The Workflow has been kept long enough."""
-    wake: float | None = None
-    """When to look again though nothing changed (Unix seconds)."""
+    """Delete the Workflow, because its time to live is over."""
+    requeue_at: float | None = None
+    """When to reconcile again although nothing changed (Unix seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One Workflow, and what is there of it."""
+class WorkflowView:
+    """One Workflow, and everything that the controller takes into account."""
 
-    workflow: Seen
-    pods: Sequence[Seen] = ()
-    denied: str = ""
-    """Why the API would forbid the pod now, if it would."""
-    invalid: str = ""
-    """Why the API would take no such pod, if it would not: the whole message."""
+    workflow: StoredObject
+    pods: Sequence[StoredObject] = ()
+    admission_denial: str = ""
+    """Why the API server would forbid the Workflow's pod now; empty if it would not."""
+    invalid_pod: str = ""
+    """The API server's whole message, if it would refuse the Workflow's pod as invalid; else empty."""
 
     @property
-    def refusal(self) -> str:
-        """The API's answer to the pod; nothing if it would take it."""
-        return self.invalid or (messages.FORBIDDEN.format(self.name, self.denied) if self.denied else "")
+    def create_error(self) -> str:
+        """The API server's answer to the creation of the pod; empty if it would succeed."""
+        if self.invalid_pod or not self.admission_denial:
+            return self.invalid_pod
+        return messages.POD_FORBIDDEN.format(self.name, self.admission_denial)
 
     @property
     def status(self) -> Object:
-        """The Workflow's."""
-        found: Object = self.workflow.item.get("status") or {}
-        return found
+        """The status of the Workflow; empty before the first one is written."""
+        status: Object = self.workflow.item.get("status") or {}
+        return status
 
     @property
     def spec(self) -> Object:
-        """The Workflow's."""
-        found: Object = self.workflow.item.get("spec") or {}
-        return found
+        """The spec of the Workflow."""
+        spec: Object = self.workflow.item.get("spec") or {}
+        return spec
 
     @property
     def name(self) -> str:
-        """The Workflow's, its node's and its pod's."""
+        """The name of the Workflow, which is also that of its node and of its pod."""
         return str(self.workflow.item["metadata"]["name"])
 
     @property
     def node(self) -> Object | None:
-        """The one step."""
-        found: Object | None = (self.status.get("nodes") or {}).get(self.name)
-        return found
+        """The Workflow's only node, that of its step; None before the step begins."""
+        node: Object | None = (self.status.get("nodes") or {}).get(self.name)
+        return node
+
+    def with_node(self, node: Object) -> "WorkflowView":
+        """Return the view with another node in the Workflow's status."""
+        item = {**self.workflow.item, "status": _status_with(self, node)}
+        return replace(self, workflow=replace(self.workflow, item=item))
 
 
-def reconcile(look: Look, now: float, lags: Lags) -> Changes:
-    """One look of the controller at a Workflow."""
-    phase = look.status.get("phase", "")
-    if phase in OVER:
-        return _retain(look, phase, now)
-    due = look.workflow.changed + lags.notice
+def reconcile(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions:
+    """Return what the controller does when it reconciles a Workflow."""
+    phase = view.status.get("phase", "")
+    if phase in TERMINAL_PHASES:
+        return _apply_retention(view, phase, now)
+    due = view.workflow.changed_at + delays.notice
     if now < due:
-        return Changes(wake=due)
-    problem = pod_manifest.problem(look.workflow.item)
+        return WorkflowActions(requeue_at=due)
+    problem = pod_manifest.find_problem(view.workflow.item)
     if problem:
-        return Changes(status=_ended(look, "Failed", messages.INVALID.format(problem), now))
+        return WorkflowActions(status=_final_status(view, "Failed", messages.INVALID_SPEC.format(problem), now))
     if not phase:
-        return Changes(status={"phase": "Running", "startedAt": iso(now), "progress": "0/1"})
-    node = look.node
-    if node is not None and node["phase"] in OVER:
-        return Changes(status=_ended(look, node["phase"], node.get("message", ""), now))
-    if look.spec.get("shutdown"):
-        return _shut_down(look, now)
+        return WorkflowActions(status={"phase": "Running", "startedAt": iso(now), "progress": "0/1"})
+    node = view.node
+    if node is not None and node["phase"] in TERMINAL_PHASES:
+        return WorkflowActions(status=_final_status(view, node["phase"], node.get("message", ""), now))
+    if view.spec.get("shutdown"):
+        return _shut_down(view, now)
     if node is None:
-        return Changes() if look.spec.get("suspend") else _start(look, now, lags)
-    return _follow(look, node, now, lags)
+        return WorkflowActions() if view.spec.get("suspend") else _create_pod(view, now, delays)
+    return _reconcile_pod(view, node, now, delays)
 
 
-def _start(look: Look, now: float, lags: Lags) -> Changes:
-    """Make the pod, or say why there is none."""
+def _create_pod(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions:
+    """Create the pod; if the API server refuses it, retry a full quota, and end the Workflow for any other reason."""
     node = {
-        "id": look.name,
-        "name": look.name,
-        "displayName": look.name,
+        "id": view.name,
+        "name": view.name,
+        "displayName": view.name,
         "type": "Pod",
-        "templateName": look.spec["entrypoint"],
+        "templateName": view.spec["entrypoint"],
         "phase": "Pending",
         "startedAt": iso(now),
-        **(look.node or {}),
+        **(view.node or {}),
     }
-    message = look.refusal
-    if not message:
-        return Changes(create=pod_manifest.pod(look.workflow.item), status=_with(look, {**node, "message": ""}))
-    if "exceeded quota" in message:
-        return Changes(status=_with(look, {**node, "message": message}), wake=now + lags.requeue)
-    failed = replace(look, workflow=replace(look.workflow, item={**look.workflow.item, "status": _with(look, node)}))
-    status = _ended(failed, "Error", messages.ENTRY.format(message), now)
-    status["nodes"][look.name] |= {"message": message, "phase": "Error"}
-    return Changes(status=status)
+    error = view.create_error
+    if not error:
+        status = _status_with(view, {**node, "message": ""})
+        return WorkflowActions(create=pod_manifest.build_pod(view.workflow.item), status=status)
+    if "exceeded quota" in error:
+        return WorkflowActions(status=_status_with(view, {**node, "message": error}), requeue_at=now + delays.requeue)
+    status = _final_status(view.with_node(node), "Error", messages.ENTRY_TEMPLATE_ERROR.format(error), now)
+    status["nodes"][view.name] |= {"message": error, "phase": "Error"}
+    return WorkflowActions(status=status)
 
 
-def _shut_down(look: Look, now: float) -> Changes:
-    """Terminate or Stop: the step is Failed at once; a pod that does not run yet goes, one that runs gets SIGTERM.
+def _shut_down(view: WorkflowView, now: float) -> WorkflowActions:
+    """Apply Terminate or Stop: the node fails at once, a pending pod is deleted, and a running pod gets SIGTERM.
 
-    The Workflow ends with it, but for a pod that runs: then it does so in the next look. What is over already ends by
-    its own words.
+    The Workflow ends in the same reconciliation, or in the next one if a pod runs. A pod that has ended by itself
+    decides the node's phase and message.
     """
-    strategy = look.spec["shutdown"]
-    if look.node is None:
-        # As seen: a suspended Workflow is not looked at any further.
-        suspended = bool(look.spec.get("suspend"))
-        return Changes() if suspended else Changes(status=_ended(look, "Failed", "", now))
-    phases = {seen.item["metadata"]["name"]: (seen.item.get("status") or {}).get("phase") for seen in look.pods}
-    over = [seen.item for seen in look.pods if phases[seen.item["metadata"]["name"]] in OVER]
-    if over and not over[0]["metadata"].get("deletionTimestamp"):
-        return Changes(status=_with(look, assess(look.node, over[0], now)))
-    message = (messages.SHUTDOWN_NODE if look.pods else messages.SHUTDOWN_NO_POD).format(strategy)
-    node = {**look.node, "phase": "Failed", "message": message, "finishedAt": iso(now)}
-    status = _with(look, node)
+    strategy = view.spec["shutdown"]
+    if view.node is None:
+        # Observed: Argo does not reconcile a suspended Workflow any further.
+        is_suspended = bool(view.spec.get("suspend"))
+        return WorkflowActions() if is_suspended else WorkflowActions(status=_final_status(view, "Failed", "", now))
+    phases = {pod.item["metadata"]["name"]: (pod.item.get("status") or {}).get("phase") for pod in view.pods}
+    ended_pods = [pod.item for pod in view.pods if phases[pod.item["metadata"]["name"]] in TERMINAL_PHASES]
+    if ended_pods and not ended_pods[0]["metadata"].get("deletionTimestamp"):
+        return WorkflowActions(status=_status_with(view, assess_node_status(view.node, ended_pods[0], now)))
+    message = (messages.NODE_SHUTDOWN if view.pods else messages.NODE_SHUTDOWN_WITHOUT_POD).format(strategy)
+    node = {**view.node, "phase": "Failed", "message": message, "finishedAt": iso(now)}
+    status = _status_with(view, node)
     if set(phases.values()) <= {"Pending"}:
-        after = replace(look, workflow=replace(look.workflow, item={**look.workflow.item, "status": status}))
-        status = _ended(after, "Failed", message, now)
-    return Changes(
+        status = _final_status(view.with_node(node), "Failed", message, now)
+    return WorkflowActions(
         status=status,
         delete_pods=tuple(name for name, phase in phases.items() if phase == "Pending"),
         terminate_pods=tuple(name for name, phase in phases.items() if phase == "Running"),
     )
 
 
-def _follow(look: Look, node: Object, now: float, lags: Lags) -> Changes:
-    """Say of the step what its pod shows."""
-    if not look.pods:
-        due = look.workflow.changed + lags.follow
+def _reconcile_pod(view: WorkflowView, node: Object, now: float, delays: Delays) -> WorkflowActions:
+    """Bring the node's status in line with its pod (operator.go, podReconciliation)."""
+    if not view.pods:
+        due = view.workflow.changed_at + delays.follow
         if now < due:
-            return Changes(wake=due)
+            return WorkflowActions(requeue_at=due)
         if node["phase"] == "Pending":
-            return _again(look, now, lags)
-        gone = {**node, "phase": "Error", "message": messages.POD_DELETED, "finishedAt": iso(now)}
-        return _told(look, node, gone, now)
-    seen = look.pods[0]
-    if seen.item["metadata"].get("deletionTimestamp"):
-        # As seen: how its containers end is not looked at, only that it goes.
-        return Changes()
-    due = seen.changed + lags.follow
+            return _recreate_pod(view, now, delays)
+        failed_node = {**node, "phase": "Error", "message": messages.POD_DELETED, "finishedAt": iso(now)}
+        return _update_node(view, node, failed_node, now)
+    pod = view.pods[0]
+    if pod.item["metadata"].get("deletionTimestamp"):
+        # Observed: Argo ignores how the containers of a deleted pod end; it acts only when the object is gone.
+        return WorkflowActions()
+    due = pod.changed_at + delays.follow
     if now < due:
-        return Changes(wake=due)
-    return _told(look, node, assess(node, seen.item, now), now)
+        return WorkflowActions(requeue_at=due)
+    return _update_node(view, node, assess_node_status(node, pod.item, now), now)
 
 
-def _again(look: Look, now: float, lags: Lags) -> Changes:
-    """A pod that is gone, or that was refused, while its step is Pending: it is made, perhaps for the second time."""
-    due = look.workflow.changed + lags.requeue
-    return Changes(wake=due) if look.refusal and now < due else _start(look, now, lags)
+def _recreate_pod(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions:
+    """Create the pod of a pending node, because it was refused before or has been deleted."""
+    due = view.workflow.changed_at + delays.requeue
+    if view.create_error and now < due:
+        return WorkflowActions(requeue_at=due)
+    return _create_pod(view, now, delays)
 
 
-def _told(look: Look, before: Object, node: Object, now: float) -> Changes:
+def _update_node(view: WorkflowView, before: Object, node: Object, now: float) -> WorkflowActions:
     if node == before:
-        return Changes()
-    status = _with(look, node)
-    if node["phase"] in OVER:
-        after = replace(look, workflow=replace(look.workflow, item={**look.workflow.item, "status": status}))
-        status = _ended(after, node["phase"], node.get("message", ""), now)
-    return Changes(status=status)
+        return WorkflowActions()
+    if node["phase"] not in TERMINAL_PHASES:
+        return WorkflowActions(status=_status_with(view, node))
+    status = _final_status(view.with_node(node), node["phase"], node.get("message", ""), now)
+    return WorkflowActions(status=status)
 
 
-def assess(node: Object, pod: Object, now: float) -> Object:
-    """A step after a look at its pod (operator.go, assessNodeStatus)."""
+def assess_node_status(node: Object, pod: Object, now: float) -> Object:
+    """Return a node with the status that its pod shows (operator.go, assessNodeStatus)."""
     status = pod.get("status") or {}
     states = {row["name"]: row.get("state") or {} for row in status.get("containerStatuses") or []}
-    made = {**node, "phase": status.get("phase", "Pending"), "message": ""}
+    assessed = {**node, "phase": status.get("phase", "Pending"), "message": ""}
     if status.get("hostIP"):
-        made["hostNodeName"] = pod["spec"].get("nodeName", "")
-    ended = states.get(pod_manifest.MAIN, {}).get("terminated")
-    if ended:
-        made["outputs"] = {"exitCode": str(ended["exitCode"])}
-    if made["phase"] == "Pending":
-        made["message"] = _pending(status, states)
-    elif made["phase"] == "Failed":
-        made["phase"], made["message"] = _failed(status, states)
-    if made["phase"] in OVER:
-        made["finishedAt"] = iso(now)
-    return made
+        assessed["hostNodeName"] = pod["spec"].get("nodeName", "")
+    exit_state = states.get(pod_manifest.MAIN, {}).get("terminated")
+    if exit_state:
+        assessed["outputs"] = {"exitCode": str(exit_state["exitCode"])}
+    if assessed["phase"] == "Pending":
+        assessed["message"] = _pending_message(status, states)
+    elif assessed["phase"] == "Failed":
+        assessed["phase"], assessed["message"] = _infer_failure(status, states)
+    if assessed["phase"] in TERMINAL_PHASES:
+        assessed["finishedAt"] = iso(now)
+    return assessed
 
 
-def _pending(status: Object, states: dict[str, Any]) -> str:
+def _pending_message(status: Object, states: dict[str, Any]) -> str:
     for row in status.get("conditions") or []:
         if row["type"] == "PodScheduled" and row.get("reason"):
             return f"{row['reason']}: {row.get('message', '')}"
     for state in states.values():
-        waiting = state.get("waiting") or {}
-        if waiting.get("message"):
-            return f"{waiting['reason']}: {waiting['message']}"
+        waiting_state = state.get("waiting") or {}
+        if waiting_state.get("message"):
+            return f"{waiting_state['reason']}: {waiting_state['message']}"
     return next((state["waiting"]["reason"] for state in states.values() if "waiting" in state), "")
 
 
-def _failed(status: Object, states: dict[str, Any]) -> tuple[str, str]:
-    """Why (operator.go, inferFailedReason): the pod's own words, then main's end, then wait's."""
+def _infer_failure(status: Object, states: dict[str, Any]) -> tuple[str, str]:
+    """Return the phase and message of a failed node (operator.go, inferFailedReason).
+
+    The pod's own message comes first, then the end of main, then that of ``wait``.
+    """
     if status.get("message"):
         return "Failed", status["message"]
     for name, phase in ((pod_manifest.MAIN, "Failed"), (pod_manifest.WAIT, "Error")):
-        ended = states.get(name, {}).get("terminated")
-        if ended and ended["exitCode"] != 0:
-            said = messages.CONTAINER_ENDED.format(name, ended.get("reason", "Error"), ended["exitCode"])
-            return phase, f"{said}: {ended['message']}" if ended.get("message") else said
+        exit_state = states.get(name, {}).get("terminated")
+        if exit_state and exit_state["exitCode"] != 0:
+            reason = exit_state.get("reason", "Error")
+            message = messages.CONTAINER_EXITED.format(name, reason, exit_state["exitCode"])
+            return phase, f"{message}: {exit_state['message']}" if exit_state.get("message") else message
     return "Failed", "Pod failed"
 
 
-def _with(look: Look, node: Object) -> Object:
-    return {**look.status, "nodes": {**(look.status.get("nodes") or {}), look.name: node}}
+def _status_with(view: WorkflowView, node: Object) -> Object:
+    return {**view.status, "nodes": {**(view.status.get("nodes") or {}), view.name: node}}
 
 
-def _ended(look: Look, phase: str, message: str, now: float) -> Object:
-    strategy = look.spec.get("shutdown")
+def _final_status(view: WorkflowView, phase: str, message: str, now: float) -> Object:
+    strategy = view.spec.get("shutdown")
     if strategy and phase != "Succeeded":
-        phase, message = "Failed", messages.SHUTDOWN.format(strategy)
-    kept = {key: value for key, value in look.status.items() if key != "message"}
-    said = {"message": message} if message else {}
-    done = "1/1" if phase == "Succeeded" else "0/1"
-    started = look.status.get("startedAt") or iso(now)
-    return {**kept, "phase": phase, **said, "startedAt": started, "finishedAt": iso(now), "progress": done}
+        phase, message = "Failed", messages.WORKFLOW_STOPPED.format(strategy)
+    status = {key: value for key, value in view.status.items() if key != "message"}
+    return {
+        **status,
+        "phase": phase,
+        **({"message": message} if message else {}),
+        "startedAt": view.status.get("startedAt") or iso(now),
+        "finishedAt": iso(now),
+        "progress": "1/1" if phase == "Succeeded" else "0/1",
+    }
 
 
-def _retain(look: Look, phase: str, now: float) -> Changes:
-    """Apply ttlStrategy and podGC."""
-    ended = seconds(look.status["finishedAt"])
-    wakes = []
+def _apply_retention(view: WorkflowView, phase: str, now: float) -> WorkflowActions:
+    """Apply ttlStrategy and podGC to a Workflow that has ended."""
+    finished_at = seconds(view.status["finishedAt"])
+    due_times = []
     pods: tuple[str, ...] = ()
-    collect = look.spec.get("podGC") or {}
-    if _collects(collect.get("strategy", ""), phase) and look.pods:
-        due = ended + _duration(str(collect.get("deleteDelayDuration") or "0s"))
+    pod_gc = view.spec.get("podGC") or {}
+    if _pod_gc_applies(pod_gc.get("strategy", ""), phase) and view.pods:
+        due = finished_at + _duration_seconds(str(pod_gc.get("deleteDelayDuration") or "0s"))
         if now >= due:
-            pods = tuple(seen.item["metadata"]["name"] for seen in look.pods)
+            pods = tuple(pod.item["metadata"]["name"] for pod in view.pods)
         else:
-            wakes.append(due)
-    keep = _kept(look.spec.get("ttlStrategy") or {}, phase)
-    if keep is not None:
-        wakes.append(ended + keep)
-        if now >= ended + keep:
-            return Changes(delete=True)
-    return Changes(delete_pods=pods, wake=min(wakes, default=None))
+            due_times.append(due)
+    ttl = _ttl_seconds(view.spec.get("ttlStrategy") or {}, phase)
+    if ttl is not None:
+        due_times.append(finished_at + ttl)
+        if now >= finished_at + ttl:
+            return WorkflowActions(delete=True)
+    return WorkflowActions(delete_pods=pods, requeue_at=min(due_times, default=None))
 
 
-def _kept(strategy: Object, phase: str) -> float | None:
-    special = strategy.get("secondsAfterSuccess" if phase == "Succeeded" else "secondsAfterFailure")
-    found = special if special is not None else strategy.get("secondsAfterCompletion")
-    return float(found) if found is not None else None
+def _ttl_seconds(strategy: Object, phase: str) -> float | None:
+    ttl = strategy.get("secondsAfterSuccess" if phase == "Succeeded" else "secondsAfterFailure")
+    if ttl is None:
+        ttl = strategy.get("secondsAfterCompletion")
+    return float(ttl) if ttl is not None else None
 
 
-def _collects(strategy: str, phase: str) -> bool:
+def _pod_gc_applies(strategy: str, phase: str) -> bool:
     return strategy in {"OnWorkflowCompletion", "OnPodCompletion"} or (
         strategy in {"OnWorkflowSuccess", "OnPodSuccess"} and phase == "Succeeded"
     )
 
 
-def _duration(said: str) -> float:
+def _duration_seconds(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
-    return float(said[:-1]) * units[said[-1]] if said[-1:] in units else float(said)
+    return float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)

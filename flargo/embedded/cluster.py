@@ -1,4 +1,4 @@
-"""The one loop that moves everything: what changed or is due is looked at, and what the pure parts say is done."""
+"""Runs the controllers: one loop takes objects from a work queue, asks the pure modules what to do, and does it."""
 
 import asyncio
 import contextlib
@@ -13,35 +13,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flargo.embedded import argo, kubelet, messages, mounts, pod_manifest, schema
-from flargo.embedded.kubelet import main_of
-from flargo.embedded.log_stream import Times
-from flargo.embedded.model import OVER, Lags, Node, Object, Policy, Seen, iso, quantity
+from flargo.embedded.kubelet import main_container
+from flargo.embedded.log_stream import LineTimes
+from flargo.embedded.model import TERMINAL_PHASES, Delays, Node, Object, Policy, StoredObject, iso, quantity
 from flargo.embedded.processes import Limits, Processes, error_reason
 from flargo.embedded.store import Change, Key, RefusedError, Selector, Store
 
-COUNTED = {"pods": "pods", "workflows": "count/workflows.argoproj.io"}
-"""What a ResourceQuota calls them."""
-TICK = 0.05
-"""Seconds between two looks at the processes, while any runs."""
+QUOTA_RESOURCES = {"pods": "pods", "workflows": "count/workflows.argoproj.io"}
+"""The resources that quotas count, with their names in a ResourceQuota."""
+POLL_SECONDS = 0.05
+"""Time between two polls of the processes, while any runs."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the stand-in has, and how fast it is."""
+    """The resources of the embedded cluster, and its delays."""
 
-    lags: Lags = field(default_factory=Lags)
+    delays: Delays = field(default_factory=Delays)
     node: Node = field(default_factory=Node)
     accounts: tuple[str, ...] = ("default", "flargo-launcher", "flargo-job", "flargo-executor")
-    """Service accounts that are there from the start, in any namespace."""
+    """Service accounts that exist from the start, in every namespace."""
     executors: frozenset[str] = frozenset({"flargo-executor"})
-    """Those whose containers may report to Argo."""
+    """Service accounts that may report to Argo (create WorkflowTaskResults)."""
     claims: Mapping[str, Path] = field(default_factory=dict)
-    """Persistent volume claims: a directory of this machine for each."""
+    """Persistent volume claims: the directory of this machine for each."""
     missing_images: frozenset[str] = frozenset()
-    """Images that can't be pulled. Of all others only the name is looked at."""
+    """Images that cannot be pulled. Of every other image only the name is checked."""
     instance_id: str = ""
-    """Of the Workflow controller."""
+    """The Workflow controller's instance ID; it ignores Workflows of other instances."""
 
 
 class Cluster:
@@ -50,60 +50,68 @@ class Cluster:
     def __init__(
         self, store: Store, processes: Processes, root: Path, settings: Settings, clock: Callable[[], float]
     ) -> None:
-        """Set it up; ``root`` takes a directory for each pod."""
-        self.store, self.processes, self.settings = store, processes, settings
-        self.controller_runs = True
-        """False: the Workflow controller is away."""
-        self.policies: list[Policy] = []
-        """Of admission, in force."""
-        self.times = Times()
-        """Of the lines of logs."""
-        self.problem: Exception | None = None
-        """Why nothing moves any more: a bug of this engine's."""
-        self._root, self._clock = root, clock
-        self._due: dict[Key, float] = {}
-        self._failed: dict[Key, str] = {}
-        """Objects whose last step failed, and how, as it was logged."""
-        self._wake = asyncio.Event()
-        store.listeners.append(self._heard)
+        """Prepare a cluster.
 
-    def folder(self, pod: Object) -> Path:
-        """A pod's directory."""
+        Args:
+            store: the objects.
+            processes: the processes of its pods.
+            root: a folder for the directories of its pods.
+            settings: resources and delays.
+            clock: returns Unix seconds.
+        """
+        self.store, self.processes, self.settings = store, processes, settings
+        self.controller_running = True
+        """False while Argo's Workflow controller is stopped."""
+        self.policies: list[Policy] = []
+        """The admission policies in force."""
+        self.line_times = LineTimes()
+        self.failure: Exception | None = None
+        """The bug of this engine that has ended the loop; None while it runs."""
+        self._root, self._clock = root, clock
+        self._queue: dict[Key, float] = {}
+        """The work queue: when each object is due (Unix seconds)."""
+        self._sync_failures: dict[Key, str] = {}
+        """Objects whose last sync failed, with the failure that was logged."""
+        self._wake = asyncio.Event()
+        store.listeners.append(self._on_change)
+
+    def pod_folder(self, pod: Object) -> Path:
+        """Return a pod's directory."""
         return self._root / str(pod["metadata"]["uid"])
 
-    def log(self, pod: Object) -> Path:
-        """What a pod's main container has written."""
-        return self.folder(pod) / "main.log"
+    def log_file(self, pod: Object) -> Path:
+        """Return the file with the output of a pod's main container."""
+        return self.pod_folder(pod) / "main.log"
 
     async def run(self) -> None:
-        """Move until cancelled; a bug ends it, and is told to whoever asks for anything."""
+        """Run the controllers until cancelled; a bug ends them, and every later request gets it as an error."""
         try:
-            await self._move()
+            await self._run_loop()
         except Exception as error:
-            self.problem = error
+            self.failure = error
             raise
 
-    async def _move(self) -> None:
+    async def _run_loop(self) -> None:
         while True:
-            for uid in self.processes.look():
-                self._due.update(dict.fromkeys(self._pods_of(uid), 0.0))
-            self._turn(self._clock())
+            for uid in self.processes.poll():
+                self._queue.update(dict.fromkeys(self._pods_with_uid(uid), 0.0))
+            self._process_queue(self._clock())
             self._wake.clear()
-            pause = min(self._due.values(), default=float("inf")) - self._clock()
-            # Without a controller what is due for it stays due.
-            pause = max(pause, 0.005 if self.controller_runs else TICK)
+            pause = min(self._queue.values(), default=float("inf")) - self._clock()
+            # While the controller is stopped, its objects stay due; the longer pause keeps the loop from spinning.
+            pause = max(pause, 0.005 if self.controller_running else POLL_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), min(pause, TICK if len(self.processes) else 60.0))
+                await asyncio.wait_for(self._wake.wait(), min(pause, POLL_SECONDS if len(self.processes) else 60.0))
 
-    def controller(self, *, runs: bool) -> None:
-        """Take the Workflow controller away, or give it back."""
-        self.controller_runs = runs
+    def set_controller(self, *, running: bool) -> None:
+        """Stop Argo's Workflow controller, or start it again."""
+        self.controller_running = running
         self._wake.set()
 
     def evict(self, key: Key, options: Object) -> None:
-        """The eviction API: the pod is told of, then deleted with its own grace."""
+        """Serve the eviction API: give the pod a DisruptionTarget condition, then delete it with its grace period."""
         pod = self.store.get(key)
-        self.store.merge(key, {"status": kubelet.disrupted(pod, self._clock())})
+        self.store.merge(key, {"status": kubelet.disruption_status(pod, self._clock())})
         self.store.delete(key, options)
 
     def close(self) -> None:
@@ -111,240 +119,251 @@ class Cluster:
         self.processes.close()
         shutil.rmtree(self._root, ignore_errors=True)
 
-    # --- who is to be looked at
+    # --- the work queue
 
-    def _heard(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         key, meta = change.key, change.after["metadata"]
-        if key.resource == "pods" and change.gone:
+        if key.resource == "pods" and change.is_deletion:
             self.processes.forget(meta["uid"])
-            shutil.rmtree(self.folder(change.after), ignore_errors=True)
-            self.times.forget(self.log(change.after))
-            for seen in self.store.select(
-                "events", key.namespace, Selector(fields=f"involvedObject.uid={meta['uid']}")
-            ):
-                self.store.remove(Key("events", key.namespace, seen.item["metadata"]["name"]))
+            shutil.rmtree(self.pod_folder(change.after), ignore_errors=True)
+            self.line_times.forget(self.log_file(change.after))
+            for event in self._pod_events(change.after):
+                self.store.remove(Key("events", key.namespace, event["metadata"]["name"]))
         if key.resource in {"pods", "workflows"}:
-            self._due.pop(key, None) if change.gone else self._due.update({key: 0.0})
-        if change.gone:
-            self._failed.pop(key, None)
+            self._queue.pop(key, None) if change.is_deletion else self._queue.update({key: 0.0})
+        if change.is_deletion:
+            self._sync_failures.pop(key, None)
         for owner in meta.get("ownerReferences") or []:
-            self._due[Key("workflows", key.namespace, owner["name"])] = 0.0
-            self._due[key] = 0.0
-        if change.gone:
-            self._due.update(dict.fromkeys(self._owned(meta["uid"], key.namespace), 0.0))
+            self._queue[Key("workflows", key.namespace, owner["name"])] = 0.0
+            self._queue[key] = 0.0
+        if change.is_deletion:
+            self._queue.update(dict.fromkeys(self._dependents(meta["uid"], key.namespace), 0.0))
         self._wake.set()
 
-    def _owned(self, uid: str, namespace: str) -> list[Key]:
+    def _dependents(self, uid: str, namespace: str) -> list[Key]:
         return [
-            Key(resource, namespace, seen.item["metadata"]["name"])
+            Key(resource, namespace, stored.item["metadata"]["name"])
             for resource in ("pods", "secrets", "events")
-            for seen in self.store.select(resource, namespace)
-            if any(owner["uid"] == uid for owner in seen.item["metadata"].get("ownerReferences") or [])
+            for stored in self.store.select(resource, namespace)
+            if any(owner["uid"] == uid for owner in stored.item["metadata"].get("ownerReferences") or [])
         ]
 
-    def _pods_of(self, uid: str) -> list[Key]:
-        found = (seen.item["metadata"] for seen in self.store.select("pods") if seen.item["metadata"]["uid"] == uid)
-        return [Key("pods", meta["namespace"], meta["name"]) for meta in found]
+    def _pods_with_uid(self, uid: str) -> list[Key]:
+        metas = (stored.item["metadata"] for stored in self.store.select("pods"))
+        return [Key("pods", meta["namespace"], meta["name"]) for meta in metas if meta["uid"] == uid]
 
-    def _turn(self, now: float) -> None:
-        retry = self.settings.lags.retry
-        for key in [key for key, due in self._due.items() if due <= now]:
-            if key.resource == "workflows" and not self.controller_runs:
+    def _process_queue(self, now: float) -> None:
+        retry = self.settings.delays.retry
+        for key in [key for key, due in self._queue.items() if due <= now]:
+            if key.resource == "workflows" and not self.controller_running:
                 continue
-            del self._due[key]
+            del self._queue[key]
             try:
-                wake = self._advance(key, now)
-                self._failed.pop(key, None)
-            except Exception as error:  # noqa: BLE001  (one object's trouble must not end what all others are moved by)
-                self._note_failure(key, error)
-                wake = now + retry
-            if wake is not None and math.isfinite(wake) and self._due.get(key, wake) >= wake:
-                self._due[key] = wake
+                requeue_at = self._sync(key, now)
+                self._sync_failures.pop(key, None)
+            except Exception as error:  # noqa: BLE001  (a bug that one object triggers must not affect the others)
+                self._log_failure(key, error)
+                requeue_at = now + retry
+            if requeue_at is not None and math.isfinite(requeue_at) and self._queue.get(key, requeue_at) >= requeue_at:
+                self._queue[key] = requeue_at
 
-    def _advance(self, key: Key, now: float) -> float | None:
-        """One step of one object; when it is to be looked at again."""
-        self._collect(key)
-        seen = self.store.seen(key)
-        look = {"workflows": self._reconcile, "pods": self._step}.get(key.resource)
-        return look(key, seen, now) if seen is not None and look is not None else None
+    def _sync(self, key: Key, now: float) -> float | None:
+        """Sync one object, and return when to sync it again; None: not before it changes."""
+        self._collect_garbage(key)
+        stored = self.store.find(key)
+        sync = {"workflows": self._sync_workflow, "pods": self._sync_pod}.get(key.resource)
+        return sync(key, stored, now) if stored is not None and sync is not None else None
 
-    def _note_failure(self, key: Key, error: Exception) -> None:
-        failure = cause(error)
-        if self._failed.get(key) != failure:
-            said = "%s %s/%s: a step failed (%s); it is tried again, and other objects go on"
-            _log.error(said, key.resource, key.namespace, key.name, failure)
-        self._failed[key] = failure
+    def _log_failure(self, key: Key, error: Exception) -> None:
+        summary = error_summary(error)
+        if self._sync_failures.get(key) != summary:
+            message = "Sync of %s %s/%s failed (%s); retrying, other objects are not affected"
+            _log.error(message, key.resource, key.namespace, key.name, summary)
+        self._sync_failures[key] = summary
 
-    def _collect(self, key: Key) -> None:
-        """The garbage collector: what is owned by what is not there goes, with its own grace."""
-        seen = self.store.seen(key)
-        meta = seen.item["metadata"] if seen else {}
+    def _collect_garbage(self, key: Key) -> None:
+        """Delete an object, with its own grace period, if it has owners and none of them exists."""
+        stored = self.store.find(key)
+        meta = stored.item["metadata"] if stored else {}
         owners = meta.get("ownerReferences") or []
         if not owners or meta.get("deletionTimestamp"):
             return
-        for owner in owners:
-            found = self.store.seen(Key("workflows", key.namespace, owner["name"]))
-            if owner.get("kind") == "Workflow" and found and found.item["metadata"]["uid"] == owner["uid"]:
+        for reference in owners:
+            owner = self.store.find(Key("workflows", key.namespace, reference["name"]))
+            if reference.get("kind") == "Workflow" and owner and owner.item["metadata"]["uid"] == reference["uid"]:
                 return
         self.store.delete(key, {})
 
-    # --- Argo
+    # --- Argo's Workflow controller
 
-    def _reconcile(self, key: Key, seen: Seen, now: float) -> float | None:
-        labels = seen.item["metadata"].get("labels") or {}
-        if labels.get(argo.INSTANCE_LABEL, "") != self.settings.instance_id:
+    def _sync_workflow(self, key: Key, stored: StoredObject, now: float) -> float | None:
+        meta = stored.item["metadata"]
+        if (meta.get("labels") or {}).get(argo.INSTANCE_LABEL, "") != self.settings.instance_id:
             return None
         pods = [
             pod
             for pod in self.store.select("pods", key.namespace, Selector(f"{pod_manifest.WORKFLOW_LABEL}={key.name}"))
-            if any(owner["uid"] == seen.item["metadata"]["uid"] for owner in pod.item["metadata"]["ownerReferences"])
+            if any(owner["uid"] == meta["uid"] for owner in pod.item["metadata"]["ownerReferences"])
         ]
-        changes = argo.reconcile(argo.Look(seen, pods, *self._refused(key, seen.item)), now, self.settings.lags)
-        if changes.delete:
+        view = argo.WorkflowView(stored, pods, *self._check_admission(key, stored.item))
+        actions = argo.reconcile(view, now, self.settings.delays)
+        if actions.delete:
             self.store.delete(key, {})
             return None
-        if changes.create is not None:
-            with contextlib.suppress(RefusedError):  # it is there already
-                self.store.create("pods", key.namespace, changes.create)
-        if changes.status is not None:
-            self._write_status(key, seen.item, changes.status)
-        for name in changes.terminate_pods:
+        if actions.create is not None:
+            with contextlib.suppress(RefusedError):  # the pod exists already
+                self.store.create("pods", key.namespace, actions.create)
+        if actions.status is not None:
+            self._write_status(key, stored.item, actions.status)
+        for name in actions.terminate_pods:
             self.processes.terminate(self.store.get(Key("pods", key.namespace, name))["metadata"]["uid"])
-        for name in changes.delete_pods:
+        for name in actions.delete_pods:
             self.store.delete(Key("pods", key.namespace, name), {})
-        return changes.wake
+        return actions.requeue_at
 
     def _write_status(self, key: Key, workflow: Object, status: Object) -> None:
         phase = status["phase"]
-        labels = {argo.PHASE_LABEL: phase, argo.COMPLETED_LABEL: str(phase in OVER).lower()}
+        labels = {argo.PHASE_LABEL: phase, argo.COMPLETED_LABEL: str(phase in TERMINAL_PHASES).lower()}
         meta = {**workflow["metadata"], "labels": {**(workflow["metadata"].get("labels") or {}), **labels}}
         self.store.replace(key, {**workflow, "metadata": meta, "status": status})
 
-    def _refused(self, key: Key, workflow: Object) -> tuple[str, str]:
-        """What the API would have against a Workflow's pod now: why it is forbidden, and why it is invalid."""
-        if pod_manifest.problem(workflow):
+    # --- admission
+
+    def _check_admission(self, key: Key, workflow: Object) -> tuple[str, str]:
+        """Return why the API server would now forbid a Workflow's pod, and why it would refuse it as invalid."""
+        if pod_manifest.find_problem(workflow):
             return "", ""
-        pod = pod_manifest.pod(workflow)
+        pod = pod_manifest.build_pod(workflow)
         pod["metadata"]["namespace"] = key.namespace
-        if found := schema.problem("pods", pod):
-            return "", messages.INVALID_OBJECT.format(schema.kind_of("pods"), key.name, found)
-        accounts = {seen.item["metadata"]["name"] for seen in self.store.select("serviceaccounts", key.namespace)}
-        forbidden = self.denial("pods", pod) or self.over_quota("pods", key.namespace)
-        return kubelet.denied(pod, {*accounts, *self.settings.accounts}, forbidden), ""
+        if problem := schema.find_problem("pods", pod):
+            return "", messages.INVALID_OBJECT.format(schema.kind_name("pods"), key.name, problem)
+        accounts = {stored.item["metadata"]["name"] for stored in self.store.select("serviceaccounts", key.namespace)}
+        denial = self.policy_denial("pods", pod) or self.quota_denial("pods", key.namespace)
+        return kubelet.admission_denial(pod, {*accounts, *self.settings.accounts}, denial), ""
 
-    def denial(self, resource: str, item: Object) -> str:
-        """What an admission policy has against an object; nothing if none has."""
-        against = (policy for policy in self.policies if policy.denies(resource, item))
-        return next((messages.POLICY.format(policy.name, policy.message) for policy in against), "")
+    def policy_denial(self, resource: str, item: Object) -> str:
+        """Return why an admission policy denies an object; empty if none does."""
+        policies = (policy for policy in self.policies if policy.denies(resource, item))
+        return next((messages.POLICY_DENIAL.format(policy.name, policy.message) for policy in policies), "")
 
-    def over_quota(self, resource: str, namespace: str) -> str:
-        """Which ResourceQuota does not take one more object; nothing if all do."""
-        counted = COUNTED.get(resource)
-        for seen in self.store.select("resourcequotas", namespace) if counted else ():
-            most = ((seen.item.get("spec") or {}).get("hard") or {}).get(counted)
-            living = self.store.select(resource, namespace)
-            # A pod that is over does not count; any other object does for as long as it is there.
-            used = sum(resource != "pods" or (it.item.get("status") or {}).get("phase") not in OVER for it in living)
-            if most is not None and used >= quantity(most):
-                return messages.QUOTA.format(seen.item["metadata"]["name"], counted, used, most)
+    def quota_denial(self, resource: str, namespace: str) -> str:
+        """Return which ResourceQuota does not permit one more object; empty if all do."""
+        quota_resource = QUOTA_RESOURCES.get(resource)
+        for quota in self.store.select("resourcequotas", namespace) if quota_resource else ():
+            limit = ((quota.item.get("spec") or {}).get("hard") or {}).get(quota_resource)
+            objects = self.store.select(resource, namespace)
+            # A pod that has ended does not count; any other object counts as long as it exists.
+            usage = sum(
+                resource != "pods" or (stored.item.get("status") or {}).get("phase") not in TERMINAL_PHASES
+                for stored in objects
+            )
+            if limit is not None and usage >= quantity(limit):
+                return messages.QUOTA_EXCEEDED.format(quota.item["metadata"]["name"], quota_resource, usage, limit)
         return ""
 
-    # --- the node
+    # --- the scheduler and the kubelet
 
-    def _step(self, key: Key, seen: Seen, now: float) -> float | None:
-        step = kubelet.step(self._look(key, seen), self.settings.node, now, self.settings.lags)
-        uid = seen.item["metadata"]["uid"]
-        for kind, reason, message in step.events:
-            self._event(seen.item, kind, reason, message, now)
-        if step.remove:
+    def _sync_pod(self, key: Key, stored: StoredObject, now: float) -> float | None:
+        actions = kubelet.sync_pod(self._view_pod(key, stored), self.settings.node, now, self.settings.delays)
+        uid = stored.item["metadata"]["uid"]
+        for event_type, reason, message in actions.events:
+            self._record_event(stored.item, event_type, reason, message, now)
+        if actions.remove:
             self.store.remove(key)
             return None
-        if step.end is not None:
-            self.processes.end(uid, step.end)
-        if step.start:
-            self._start(seen.item)
-            return now + self.settings.lags.init
-        patch: Object = {"status": step.status} if step.status is not None else {}
-        if step.node:
-            patch["spec"] = {"nodeName": step.node}
+        if actions.kill_grace is not None:
+            self.processes.stop(uid, actions.kill_grace)
+        if actions.start_process:
+            self._start_process(stored.item)
+            return now + self.settings.delays.init
+        patch: Object = {"status": actions.status} if actions.status is not None else {}
+        if actions.node:
+            patch["spec"] = {"nodeName": actions.node}
         if patch:
             self.store.merge(key, patch)
-        return step.wake
+        return actions.requeue_at
 
-    def _look(self, key: Key, seen: Seen) -> kubelet.Look:
-        item = seen.item
+    def _view_pod(self, key: Key, stored: StoredObject) -> kubelet.PodView:
+        item = stored.item
         process = self.processes.state(item["metadata"]["uid"])
-        account = item["metadata"]["annotations"]["flargo.dev/executor-account"]
-        powerless = "" if account in self.settings.executors else messages.EXECUTOR
-        look = kubelet.Look(seen, process, powerless=powerless.format(namespace=key.namespace, name=account))
         if not (item.get("status") or {}).get("startTime"):
-            taken = [pod.item for pod in self.store.select("pods") if (pod.item.get("status") or {}).get("startTime")]
-            living = [pod for pod in taken if pod["status"].get("phase") not in OVER]
+            bound_pods = [
+                pod.item for pod in self.store.select("pods") if (pod.item.get("status") or {}).get("startTime")
+            ]
+            others = [pod for pod in bound_pods if pod["status"].get("phase") not in TERMINAL_PHASES]
             if item["spec"].get("nodeName"):
-                return kubelet.Look(seen, process, rejected=kubelet.rejected(item, self.settings.node, living))
-            short = kubelet.unschedulable(item, self.settings.node, living, self.settings.claims)
-            return kubelet.Look(seen, process, unschedulable=short)
+                rejection = kubelet.rejection(item, self.settings.node, others)
+                return kubelet.PodView(stored, process, rejection=rejection)
+            failure = kubelet.scheduling_failure(item, self.settings.node, others, self.settings.claims)
+            return kubelet.PodView(stored, process, scheduling_failure=failure)
         if process is None:
-            secret = self._secret(key.namespace)
-            return kubelet.Look(
-                seen,
-                unmounted=tuple(kubelet.unmounted(item, secret)),
-                uncreated=kubelet.uncreated(item, secret, self.settings.missing_images),
+            find_secret = self._secret_finder(key.namespace)
+            return kubelet.PodView(
+                stored,
+                mount_failures=tuple(kubelet.mount_failures(item, find_secret)),
+                create_failure=kubelet.create_failure(item, find_secret, self.settings.missing_images),
             )
-        return look
+        account = item["metadata"]["annotations"]["flargo.dev/executor-account"]
+        executor_error = ""
+        if account not in self.settings.executors:
+            executor_error = messages.EXECUTOR_FORBIDDEN.format(namespace=key.namespace, name=account)
+        return kubelet.PodView(stored, process, executor_error=executor_error)
 
-    def _secret(self, namespace: str) -> Callable[[str], Object | None]:
+    def _secret_finder(self, namespace: str) -> Callable[[str], Object | None]:
         def find(name: str) -> Object | None:
-            seen = self.store.seen(Key("secrets", namespace, name))
-            return seen.item if seen else None
+            stored = self.store.find(Key("secrets", namespace, name))
+            return stored.item if stored else None
 
         return find
 
-    def _start(self, pod: Object) -> None:
-        uid, folder, secret = pod["metadata"]["uid"], self.folder(pod), self._secret(pod["metadata"]["namespace"])
+    def _start_process(self, pod: Object) -> None:
+        uid, folder = pod["metadata"]["uid"], self.pod_folder(pod)
+        find_secret = self._secret_finder(pod["metadata"]["namespace"])
         try:
-            where = mounts.build(pod, folder, secret, self.settings.claims)
-            program = mounts.program(pod, where, folder, secret, sys.executable)
+            path_map = mounts.build_volumes(pod, folder, find_secret, self.settings.claims)
+            program = mounts.build_program(pod, path_map, folder, find_secret, sys.executable)
         except (OSError, ValueError, LookupError) as error:
-            # A path that leads out of its folder, a link on the way, two files at one place, a claim that is not there.
-            self.processes.fail(uid, messages.NOT_PREPARED.format(error_reason(error)))
+            # A path that leads out of its folder, a link on the way, two files at one path, or a missing claim.
+            self.processes.fail(uid, messages.MAIN_NOT_PREPARED.format(error_reason(error)))
             return
-        self.processes.start(uid, program, self.log(pod), self._limits(pod, folder))
+        self.processes.start(uid, program, self.log_file(pod), self._limits(pod, folder))
 
     def _limits(self, pod: Object, folder: Path) -> Limits:
-        said = (main_of(pod).get("resources") or {}).get("limits") or {}
+        limits = (main_container(pod).get("resources") or {}).get("limits") or {}
         disk: dict[Path, tuple[float, str]] = {}
-        if "ephemeral-storage" in said:
-            most = said["ephemeral-storage"]
-            disk[folder] = (quantity(most), messages.DISK.format(most))
+        if "ephemeral-storage" in limits:
+            limit = limits["ephemeral-storage"]
+            disk[folder] = (quantity(limit), messages.STORAGE_LIMIT_EXCEEDED.format(limit))
         for volume in pod["spec"].get("volumes") or []:
-            most = (volume.get("emptyDir") or {}).get("sizeLimit")
-            if most is not None:
-                message = messages.EMPTY_DIR.format(volume["name"], most)
-                disk[folder / "volumes" / volume["name"]] = (quantity(most), message)
-        return Limits(quantity(said["memory"]) if "memory" in said else None, disk)
+            limit = (volume.get("emptyDir") or {}).get("sizeLimit")
+            if limit is not None:
+                message = messages.EMPTY_DIR_LIMIT_EXCEEDED.format(volume["name"], limit)
+                disk[folder / "volumes" / volume["name"]] = (quantity(limit), message)
+        return Limits(quantity(limits["memory"]) if "memory" in limits else None, disk)
 
-    def _events(self, pod: Object) -> list[Object]:
+    def _pod_events(self, pod: Object) -> list[Object]:
         meta = pod["metadata"]
-        of_it = Selector(fields=f"involvedObject.uid={meta['uid']}")
-        return [seen.item for seen in self.store.select("events", meta["namespace"], of_it)]
+        selector = Selector(fields=f"involvedObject.uid={meta['uid']}")
+        return [stored.item for stored in self.store.select("events", meta["namespace"], selector)]
 
-    def _event(self, pod: Object, kind: str, reason: str, message: str, now: float) -> None:
+    def _record_event(self, pod: Object, event_type: str, reason: str, message: str, now: float) -> None:
+        """Create an Event of a pod, or count it if the pod has the same one already."""
         meta = pod["metadata"]
-        for seen in self.store.select(
-            "events", meta["namespace"], Selector(fields=f"involvedObject.uid={meta['uid']}")
-        ):
-            if (seen.item["reason"], seen.item["message"]) == (reason, message):
-                again = {"count": seen.item["count"] + 1, "lastTimestamp": iso(now)}
-                self.store.merge(Key("events", meta["namespace"], seen.item["metadata"]["name"]), again)
+        for event in self._pod_events(pod):
+            if (event["reason"], event["message"]) == (reason, message):
+                update = {"count": event["count"] + 1, "lastTimestamp": iso(now)}
+                self.store.merge(Key("events", meta["namespace"], event["metadata"]["name"]), update)
                 return
-        concerned = {"kind": "Pod", "apiVersion": "v1", **{key: meta[key] for key in ("name", "namespace", "uid")}}
-        made = {
+        new_event = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": f"{meta['name']}.{uuid.uuid4().hex[:16]}"},
-            "involvedObject": concerned,
-            "type": kind,
+            "involvedObject": {
+                "kind": "Pod",
+                "apiVersion": "v1",
+                **{key: meta[key] for key in ("name", "namespace", "uid")},
+            },
+            "type": event_type,
             "reason": reason,
             "message": message,
             "count": 1,
@@ -352,10 +371,10 @@ class Cluster:
             "lastTimestamp": iso(now),
             "source": {"component": "kubelet", "host": self.settings.node.name},
         }
-        self.store.create("events", meta["namespace"], made)
+        self.store.create("events", meta["namespace"], new_event)
 
 
-def cause(error: Exception) -> str:
-    """An error's type and place, without its text, which may quote what a client has sent."""
-    places = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {Path(places[-1].filename).name}:{places[-1].lineno}" if places else "unknown"
+def error_summary(error: Exception) -> str:
+    """Return an error's type and place, without its text, which may quote a client's data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"

@@ -1,6 +1,6 @@
-"""The scheduler and the kubelet of the one node, as far as they show in a pod: what is there, and now, to what next.
+"""The scheduler and the kubelet of the only node, as far as their behaviour shows in pods.
 
-Pure: processes are told of, and asked for.
+``sync_pod`` is a pure function: it takes one pod, the state of its process and the time, and returns what to do.
 """
 
 import re
@@ -9,149 +9,179 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flargo.embedded import messages
-from flargo.embedded.model import GRACE, OVER, Lags, Node, Object, Seen, iso, quantity, seconds
+from flargo.embedded.model import (
+    DEFAULT_GRACE_SECONDS,
+    TERMINAL_PHASES,
+    Delays,
+    Node,
+    Object,
+    StoredObject,
+    iso,
+    quantity,
+    seconds,
+)
 from flargo.embedded.pod_manifest import INIT, MAIN, WAIT
 
 _VALID_IMAGE = re.compile(r"[a-z0-9._-]+(:[0-9]+)?(/[a-z0-9._-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]+)?")
 FindSecret = Callable[[str], Object | None]
+"""Returns a Secret of the pod's namespace by its name; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
-    """How main's process is."""
+class ProcessState:
+    """The state of main's process."""
 
     running: bool
-    code: int = 0
+    exit_code: int = 0
     reason: str = ""
-    """OOMKilled, where that is why it ended."""
+    """OOMKilled, if the process was killed for its memory."""
     message: str = ""
-    """Why there is no such program."""
-    evicted: str = ""
-    """Why the whole pod has to go: what it used of the disk."""
+    """Why the process could not be started; else empty."""
+    eviction: str = ""
+    """Why the pod is evicted: a disk limit that it exceeded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """A pod, and what the kubelet needs to know beside it."""
+class PodView:
+    """A pod, and everything that the scheduler and the kubelet take into account."""
 
-    pod: Seen
-    process: Process | None = None
-    unschedulable: str = ""
-    rejected: tuple[str, str] | None = None
-    """Why the node does not take a pod that names it: reason and message."""
-    unmounted: tuple[str, ...] = ()
-    uncreated: tuple[str, str] | None = None
-    """Why main can't be created: reason and message."""
-    powerless: str = ""
-    """What Argo's ``wait`` says when it ends, if it has no right to report."""
+    pod: StoredObject
+    process: ProcessState | None = None
+    """None: main's process was never started."""
+    scheduling_failure: str = ""
+    """Why the scheduler cannot bind the pod; empty if it can."""
+    rejection: tuple[str, str] | None = None
+    """Reason and message, if the kubelet rejects a pod that names its node itself."""
+    mount_failures: tuple[str, ...] = ()
+    create_failure: tuple[str, str] | None = None
+    """Reason and message, if main cannot be created."""
+    executor_error: str = ""
+    """The last message of Argo's ``wait`` container, if its account must not report to Argo; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What is done about a pod."""
+class PodActions:
+    """What the scheduler and the kubelet do about a pod; the default is nothing."""
 
     node: str = ""
-    """Bind it there."""
+    """Bind the pod to this node."""
     status: Object | None = None
-    """What of its status changes; a merge patch."""
-    start: bool = False
+    """Apply this merge patch to the pod's status."""
+    start_process: bool = False
     """Start main's process."""
-    end: int | None = None
-    """End main's process, SIGKILL following SIGTERM after so many seconds."""
+    kill_grace: int | None = None
+    """Send SIGTERM to main's process, and SIGKILL after this many seconds."""
     remove: bool = False
+    """Remove the pod's object."""
     events: tuple[tuple[str, str, str], ...] = ()
-    """Type, reason, message."""
-    wake: float | None = None
+    """Type, reason and message of each Event to record."""
+    requeue_at: float | None = None
+    """When to sync again although nothing changed (Unix seconds)."""
 
 
-def step(look: Look, node: Node, now: float, lags: Lags) -> Step:
-    """The next step of a pod's life."""
-    item = look.pod.item
+def sync_pod(view: PodView, node: Node, now: float, delays: Delays) -> PodActions:
+    """Return what the scheduler or the kubelet does next about a pod."""
+    item = view.pod.item
     status = item.get("status") or {}
     if item["metadata"].get("deletionTimestamp"):
-        return _end(look, now, lags)
-    if status.get("phase") in OVER:
-        return _known_of_evicted(item, now)
+        return _sync_terminating_pod(view, now, delays)
+    if status.get("phase") in TERMINAL_PHASES:
+        return _complete_evicted_status(item, now)
     if not item["spec"].get("nodeName"):
-        return _schedule(look, node, now, lags)
-    if look.process is not None and look.process.evicted and not look.process.running:
-        return Step(status=_evicted(item, look.process.evicted, now), events=_warning("Evicted", look.process.evicted))
+        return _schedule(view, node, now, delays)
+    if view.process is not None and view.process.eviction and not view.process.running:
+        message = view.process.eviction
+        return PodActions(status=_evicted_status(item, message, now), events=_warning_event("Evicted", message))
     if not status.get("startTime"):
-        return _arrive(look, now, lags)
-    due = _deadline(item)
-    if due is not None and now >= due:
-        return _overdue(look, now)
-    made = _live(look, now, lags)
-    return made if due is None else replace(made, wake=min(due, due if made.wake is None else made.wake))
+        return _admit_bound_pod(view, now, delays)
+    deadline = _deadline(item)
+    if deadline is not None and now >= deadline:
+        return _fail_past_deadline(view, now)
+    actions = _sync_containers(view, now, delays)
+    if deadline is None:
+        return actions
+    return replace(actions, requeue_at=deadline if actions.requeue_at is None else min(deadline, actions.requeue_at))
 
 
-def _live(look: Look, now: float, lags: Lags) -> Step:
-    """Of a pod that has its node: its containers, one after the other."""
-    item = look.pod.item
-    main, init = state(item, MAIN), state(item, INIT)
+def _sync_containers(view: PodView, now: float, delays: Delays) -> PodActions:
+    """Take the containers of a pod on its node one step further: init, then main, then wait."""
+    item = view.pod.item
+    main, init = container_state(item, MAIN), container_state(item, INIT)
     if "running" in main:
-        return _running(look, now)
-    due = look.pod.changed + (lags.wait if "terminated" in main else lags.init)
+        return _sync_running_main(view, now)
+    due = view.pod.changed_at + (delays.wait if "terminated" in main else delays.init)
     if now < due:
-        return Step(wake=due)
+        return PodActions(requeue_at=due)
     if not main:
-        return Step(status=_rows(item, _waits(INIT), _waits(MAIN), _waits(WAIT)))
+        return PodActions(status=_container_statuses(item, *map(_initializing, (INIT, MAIN, WAIT))))
     if "waiting" in init:
-        return _mount(look, now, lags)
+        return _mount_volumes(view, now, delays)
     if "terminated" in main:
-        return _finish(look, now)
-    return _create(look, now, lags)
+        return _finish_pod(view, now)
+    return _create_main(view, now, delays)
 
 
-def state(pod: Object, container: str) -> Object:
-    """The state of one of a pod's containers; empty before it is known."""
+def container_state(pod: Object, container: str) -> Object:
+    """Return the state of one of a pod's containers; empty before the kubelet reports one."""
     status = pod.get("status") or {}
     rows = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     return next((row.get("state") or {} for row in rows if row["name"] == container), {})
 
 
-def main_of(pod: Object) -> Object:
-    """The container that runs the program."""
+def main_container(pod: Object) -> Object:
+    """Return the container that runs the program."""
     return next(row for row in pod["spec"]["containers"] if row["name"] == MAIN)
 
 
-# --- what is in a pod's way
+# --- obstacles to a pod
 
 
-def unschedulable(pod: Object, node: Node, others: Sequence[Object], claims: Collection[str]) -> str:
-    """Why the node can't take a pod beside those that it has; nothing if it can."""
+def scheduling_failure(pod: Object, node: Node, others: Sequence[Object], claims: Collection[str]) -> str:
+    """Return why the scheduler cannot bind a pod to the node; empty if it can.
+
+    Args:
+        pod: the pod to bind.
+        node: the only node.
+        others: the pods that the node runs already.
+        claims: the names of the existing persistent volume claims.
+    """
     for volume in pod["spec"].get("volumes") or []:
         claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         if claim and claim not in claims:
-            return messages.NODES.format(messages.NO_CLAIM.format(claim))
-    wanted = pod["spec"].get("nodeSelector") or {}
-    if any(node.labels.get(key) != value for key, value in wanted.items()):
-        return messages.NODES.format(messages.NO_HELP.format(f"{messages.SELECTOR}."))
-    used = [requests(other) for other in others]
-    short = [
+            return messages.NODES_AVAILABLE.format(messages.CLAIM_NOT_FOUND.format(claim))
+    node_selector = pod["spec"].get("nodeSelector") or {}
+    if any(node.labels.get(key) != value for key, value in node_selector.items()):
+        reason = messages.PREEMPTION_NOT_HELPFUL.format(f"{messages.SELECTOR_MISMATCH}.")
+        return messages.NODES_AVAILABLE.format(reason)
+    usage = [requests(other) for other in others]
+    shortages = [
         messages.INSUFFICIENT.format(name)
         for name, amount in sorted(requests(pod).items())
         if name != "ephemeral-storage"
-        and amount + sum(row.get(name, 0) for row in used) > quantity(node.allocatable.get(name, "0"))
+        and amount + sum(row.get(name, 0) for row in usage) > quantity(node.allocatable.get(name, "0"))
     ]
-    return messages.NODES.format(messages.NO_HELP.format(f"{', '.join(short)}.")) if short else ""
+    if not shortages:
+        return ""
+    return messages.NODES_AVAILABLE.format(messages.PREEMPTION_NOT_HELPFUL.format(f"{', '.join(shortages)}."))
 
 
-def rejected(pod: Object, node: Node, others: Sequence[Object]) -> tuple[str, str] | None:
-    """Why the node does not take a pod that names it, past the scheduler: reason and message.
+def rejection(pod: Object, node: Node, others: Sequence[Object]) -> tuple[str, str] | None:
+    """Return reason and message if the kubelet rejects a pod that names its node itself; None if it admits it.
 
-    The kubelet's words (lifecycle/predicate.go, InsufficientResourceError); CPU is counted in thousandths.
+    Source: the kubelet's lifecycle/predicate.go, InsufficientResourceError. CPU is counted in thousandths.
     """
     for name, amount in sorted(requests(pod).items()):
-        used, most = sum(requests(other).get(name, 0) for other in others), quantity(node.allocatable.get(name, "0"))
-        if name != "ephemeral-storage" and amount + used > most:
+        usage = sum(requests(other).get(name, 0) for other in others)
+        capacity = quantity(node.allocatable.get(name, "0"))
+        if name != "ephemeral-storage" and amount + usage > capacity:
             unit = 1000 if name == "cpu" else 1
-            return f"OutOf{name}", messages.OUT_OF.format(name, amount * unit, used * unit, most * unit)
+            message = messages.OUT_OF_RESOURCE.format(name, amount * unit, usage * unit, capacity * unit)
+            return f"OutOf{name}", message
     return None
 
 
 def requests(pod: Object) -> dict[str, float]:
-    """What a pod asks of its node, all containers together."""
+    """Return a pod's resource requests, summed over its containers; a limit without a request counts as one."""
     total: dict[str, float] = {}
     for container in pod["spec"]["containers"]:
         resources = container.get("resources") or {}
@@ -160,60 +190,61 @@ def requests(pod: Object) -> dict[str, float]:
     return {name: amount for name, amount in total.items() if amount}
 
 
-def unmounted(pod: Object, secret: FindSecret) -> Iterator[str]:
-    """Why volumes can't be mounted."""
+def mount_failures(pod: Object, find_secret: FindSecret) -> Iterator[str]:
+    """Return a message for each volume that cannot be mounted."""
     for volume in pod["spec"].get("volumes") or []:
         source = volume.get("secret")
-        if source and not source.get("optional") and secret(source["secretName"]) is None:
-            yield messages.NO_MOUNT.format(volume["name"], source["secretName"])
+        if source and not source.get("optional") and find_secret(source["secretName"]) is None:
+            yield messages.MOUNT_FAILED.format(volume["name"], source["secretName"])
 
 
-def uncreated(pod: Object, secret: FindSecret, missing_images: Collection[str]) -> tuple[str, str] | None:
-    """Why main can't be created: the kubelet's reason and message."""
-    container = main_of(pod)
+def create_failure(pod: Object, find_secret: FindSecret, missing_images: Collection[str]) -> tuple[str, str] | None:
+    """Return the kubelet's reason and message, if main cannot be created; None if it can."""
+    container = main_container(pod)
     image = container.get("image", "")
     if not _VALID_IMAGE.fullmatch(image):
-        return "InvalidImageName", messages.BAD_IMAGE.format(image)
+        return "InvalidImageName", messages.INVALID_IMAGE_NAME.format(image)
     if image in missing_images:
-        return "ErrImagePull", messages.NO_IMAGE.format(image)
+        return "ErrImagePull", messages.IMAGE_NOT_FOUND.format(image)
     for variable in container.get("env") or []:
-        wanted = (variable.get("valueFrom") or {}).get("secretKeyRef")
-        if not wanted or wanted.get("optional"):
+        key_ref = (variable.get("valueFrom") or {}).get("secretKeyRef")
+        if not key_ref or key_ref.get("optional"):
             continue
-        found = secret(wanted["name"])
-        if found is None:
-            return "CreateContainerConfigError", messages.NO_SECRET.format(wanted["name"])
-        if wanted["key"] not in (found.get("data") or {}):
+        secret = find_secret(key_ref["name"])
+        if secret is None:
+            return "CreateContainerConfigError", messages.SECRET_NOT_FOUND.format(key_ref["name"])
+        if key_ref["key"] not in (secret.get("data") or {}):
             namespace = pod["metadata"]["namespace"]
-            return "CreateContainerConfigError", messages.NO_KEY.format(wanted["key"], namespace, wanted["name"])
+            message = messages.SECRET_KEY_NOT_FOUND.format(key_ref["key"], namespace, key_ref["name"])
+            return "CreateContainerConfigError", message
     return None
 
 
-def denied(pod: Object, accounts: Collection[str], forbidden: str) -> str:
-    """Why the API server refuses a pod; nothing if it does not.
+def admission_denial(pod: Object, accounts: Collection[str], denial: str) -> str:
+    """Return why the API server refuses a pod; empty if it does not.
 
     Args:
-        pod: what Argo would create.
+        pod: the pod that Argo would create.
         accounts: the names of the namespace's service accounts.
-        forbidden: what policies and quotas have against it.
+        denial: why an admission policy or a quota refuses the pod; empty if none does.
     """
     spec = pod["spec"]
     account = spec.get("serviceAccountName", "default")
     if account not in accounts:
         return messages.NO_ACCOUNT.format(namespace=pod["metadata"]["namespace"], name=account)
     if spec.get("hostNetwork"):
-        return messages.POD_SECURITY.format("hostNetwork")
-    if problem := _problem(pod):
-        return f"flargo.embedded runs the container main: {problem}"
-    return forbidden
+        return messages.POD_SECURITY_VIOLATION.format("hostNetwork")
+    if problem := _unsupported(pod):
+        return f"flargo.embedded cannot run this pod: {problem}"
+    return denial
 
 
-def _problem(pod: Object) -> str:
-    """What of a pod can't be done here: better refused than left out in silence."""
+def _unsupported(pod: Object) -> str:
+    """Return which parts of a pod the engine does not support; it refuses them rather than ignore them."""
     spec = pod["spec"]
     if MAIN not in {row["name"] for row in spec["containers"]}:
-        return "the pod has none of that name"
-    container = main_of(pod)
+        return f"it has no container {MAIN}"
+    container = main_container(pod)
     names = [row["name"] for kind in ("containers", "initContainers") for row in spec[kind]]
     volumes = {row["name"]: row for row in spec.get("volumes") or []}
     mounts = {row["mountPath"].rstrip("/"): row["name"] for row in container.get("volumeMounts") or []}
@@ -224,193 +255,209 @@ def _problem(pod: Object) -> str:
             quantity((row.get("emptyDir") or {}).get("sizeLimit", "0"))
     except ValueError as error:
         return str(error)
-    unserved = [
+    unsupported = [
         *(name for name in names if name not in {MAIN, WAIT, INIT}),
         *(name for name, row in volumes.items() if not {"emptyDir", "secret", "persistentVolumeClaim"} & set(row)),
         *(field for field in ("affinity", "resourceClaims") if spec.get(field)),
         *(field for field in ("envFrom", "livenessProbe", "lifecycle", "volumeDevices") if container.get(field)),
         *(field for field in ("subPathExpr",) for row in container.get("volumeMounts") or [] if row.get(field)),
         *(f"a mount of {name}" for name in mounts.values() if name not in volumes),
-        # A claim is a directory of this machine's, into which nothing is put.
+        # A claim is a directory of this machine, and the engine writes nothing into it.
         *(f"{path} within a claim" for path in mounts if any(path.startswith(f"{claim}/") for claim in claims)),
     ]
-    return f"not {', '.join(unserved)}" if unserved else ""
+    return f"unsupported: {', '.join(unsupported)}" if unsupported else ""
 
 
-# --- from step to step
+# --- steps of a pod's life
 
 
-def _schedule(look: Look, node: Node, now: float, lags: Lags) -> Step:
-    due = look.pod.changed + lags.schedule
+def _schedule(view: PodView, node: Node, now: float, delays: Delays) -> PodActions:
+    due = view.pod.changed_at + delays.schedule
     if now < due:
-        return Step(wake=due)
-    said: Object = next((row for row in _conditions(look.pod.item) if row["type"] == "PodScheduled"), {})
-    if not look.unschedulable:
-        meta = look.pod.item["metadata"]
-        words_of = f"Successfully assigned {meta['namespace']}/{meta['name']} to {node.name}"
-        return Step(node=node.name, status=_taken(look.pod.item, now), events=(("Normal", "Scheduled", words_of),))
-    if said.get("message") == look.unschedulable:
-        return Step(wake=now + lags.retry)
-    row = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": look.unschedulable}
-    events = _warning("FailedScheduling", look.unschedulable)
-    return Step(status={"conditions": _condition(look.pod.item, row, now)}, events=events, wake=now + lags.retry)
+        return PodActions(requeue_at=due)
+    failure = view.scheduling_failure
+    if not failure:
+        meta = view.pod.item["metadata"]
+        message = f"Successfully assigned {meta['namespace']}/{meta['name']} to {node.name}"
+        status = _bound_status(view.pod.item, now)
+        return PodActions(node=node.name, status=status, events=(("Normal", "Scheduled", message),))
+    condition: Object = next((row for row in _conditions(view.pod.item) if row["type"] == "PodScheduled"), {})
+    if condition.get("message") == failure:
+        return PodActions(requeue_at=now + delays.retry)
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": failure}
+    return PodActions(
+        status={"conditions": _with_condition(view.pod.item, condition, now)},
+        events=_warning_event("FailedScheduling", failure),
+        requeue_at=now + delays.retry,
+    )
 
 
-def _arrive(look: Look, now: float, lags: Lags) -> Step:
-    """Of a pod that has named its node itself, past the scheduler."""
-    due = look.pod.changed + lags.schedule
+def _admit_bound_pod(view: PodView, now: float, delays: Delays) -> PodActions:
+    """Admit or reject a pod that names its node itself, and so was never scheduled."""
+    due = view.pod.changed_at + delays.schedule
     if now < due:
-        return Step(wake=due)
-    if look.rejected is not None:
-        reason, message = look.rejected
+        return PodActions(requeue_at=due)
+    if view.rejection is not None:
+        reason, message = view.rejection
         status = {"phase": "Failed", "reason": reason, "message": message, "startTime": iso(now)}
-        return Step(status=status, events=_warning(reason, message))
-    return Step(status=_taken(look.pod.item, now))
+        return PodActions(status=status, events=_warning_event(reason, message))
+    return PodActions(status=_bound_status(view.pod.item, now))
 
 
-def _taken(item: Object, now: float) -> Object:
-    """What is known of a pod as soon as it has its node."""
-    bound = {"conditions": _condition(item, {"type": "PodScheduled", "status": "True"}, now)}
-    return {**bound, "hostIP": "127.0.0.1", "podIP": "127.0.0.1", "startTime": iso(now), "qosClass": "Burstable"}
+def _bound_status(item: Object, now: float) -> Object:
+    """Return the status that a pod has as soon as it is bound to its node."""
+    conditions = _with_condition(item, {"type": "PodScheduled", "status": "True"}, now)
+    addresses = {"hostIP": "127.0.0.1", "podIP": "127.0.0.1"}
+    return {"conditions": conditions, **addresses, "startTime": iso(now), "qosClass": "Burstable"}
 
 
 def _deadline(item: Object) -> float | None:
-    """When a pod has been on its node for as long as it may (Unix seconds)."""
-    most = item["spec"].get("activeDeadlineSeconds")
-    return None if most is None else seconds(item["status"]["startTime"]) + float(most)
+    """Return when a pod's activeDeadlineSeconds are over (Unix seconds); None if it has no deadline."""
+    limit = item["spec"].get("activeDeadlineSeconds")
+    return None if limit is None else seconds(item["status"]["startTime"]) + float(limit)
 
 
-def _overdue(look: Look, now: float) -> Step:
-    """Its containers are ended with the pod's grace; it is Failed when none runs any more."""
-    item = look.pod.item
-    if look.process is not None and look.process.running:
-        return Step(end=int(item["spec"].get("terminationGracePeriodSeconds", GRACE)))
-    return Step(
-        status={**_last(look, now), "phase": "Failed", "reason": "DeadlineExceeded", "message": messages.DEADLINE}
+def _fail_past_deadline(view: PodView, now: float) -> PodActions:
+    """End the pod's process with the pod's grace period; the pod fails when no process runs any more."""
+    item = view.pod.item
+    if view.process is not None and view.process.running:
+        return PodActions(kill_grace=int(item["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)))
+    cause = {"phase": "Failed", "reason": "DeadlineExceeded", "message": messages.DEADLINE_EXCEEDED}
+    return PodActions(status={**_terminal_status(view, now), **cause})
+
+
+def _mount_volumes(view: PodView, now: float, delays: Delays) -> PodActions:
+    if view.mount_failures:
+        events = tuple(event for message in view.mount_failures for event in _warning_event("FailedMount", message))
+        return PodActions(events=events, requeue_at=now + delays.retry)
+    return PodActions(status=_container_statuses(view.pod.item, _terminated(INIT, 0, "Completed", "", now)))
+
+
+def _create_main(view: PodView, now: float, delays: Delays) -> PodActions:
+    item = view.pod.item
+    wait = (WAIT, _running_state(now))
+    if view.process is not None:
+        main = _main_terminated(view.process, now) if view.process.message else (MAIN, _running_state(now))
+        return PodActions(status={"phase": "Running", **_container_statuses(item, main, wait)})
+    if view.create_failure is None:
+        return PodActions(start_process=True)
+    reason, message = view.create_failure
+    waiting_state = {"waiting": {"reason": reason, "message": message}}
+    if container_state(item, MAIN) == waiting_state:
+        return PodActions(requeue_at=now + delays.retry)
+    return PodActions(
+        status=_container_statuses(item, (MAIN, waiting_state), wait),
+        events=_warning_event("Failed", message),
+        requeue_at=now + delays.retry,
     )
 
 
-def _mount(look: Look, now: float, lags: Lags) -> Step:
-    if look.unmounted:
-        events = tuple(event for message in look.unmounted for event in _warning("FailedMount", message))
-        return Step(events=events, wake=now + lags.retry)
-    return Step(status=_rows(look.pod.item, _ends(INIT, 0, "Completed", "", now)))
-
-
-def _create(look: Look, now: float, lags: Lags) -> Step:
-    item = look.pod.item
-    if look.process is not None and look.process.message:
-        return Step(status={"phase": "Running", **_rows(item, _ended(look.process, now), (WAIT, _began(now)))})
-    if look.process is not None:
-        return Step(status={"phase": "Running", **_rows(item, (MAIN, _began(now)), (WAIT, _began(now)))})
-    if look.uncreated is None:
-        return Step(start=True)
-    reason, message = look.uncreated
-    waiting = {"waiting": {"reason": reason, "message": message}}
-    if state(item, MAIN) == waiting:
-        return Step(wake=now + lags.retry)
-    return Step(
-        status=_rows(item, (MAIN, waiting), (WAIT, _began(now))),
-        events=_warning("Failed", message),
-        wake=now + lags.retry,
-    )
-
-
-def _running(look: Look, now: float) -> Step:
-    process = look.process
+def _sync_running_main(view: PodView, now: float) -> PodActions:
+    process = view.process
     if process is None or process.running:
-        return Step()
-    return Step(status=_rows(look.pod.item, _ended(process, now)))
+        return PodActions()
+    return PodActions(status=_container_statuses(view.pod.item, _main_terminated(process, now)))
 
 
-def _finish(look: Look, now: float) -> Step:
-    item = look.pod.item
-    code = state(item, MAIN)["terminated"]["exitCode"]
-    wait = _ends(WAIT, 64, "Error", look.powerless, now) if look.powerless else _ends(WAIT, 0, "Completed", "", now)
-    phase = "Failed" if code or look.powerless else "Succeeded"
-    return Step(status={"phase": phase, **_rows(item, wait)})
+def _finish_pod(view: PodView, now: float) -> PodActions:
+    item = view.pod.item
+    exit_code = container_state(item, MAIN)["terminated"]["exitCode"]
+    wait = _terminated(WAIT, 0, "Completed", "", now)
+    if view.executor_error:
+        wait = _terminated(WAIT, 64, "Error", view.executor_error, now)
+    phase = "Failed" if exit_code or view.executor_error else "Succeeded"
+    return PodActions(status={"phase": phase, **_container_statuses(item, wait)})
 
 
-def _end(look: Look, now: float, lags: Lags) -> Step:
-    """Of a pod that is being deleted: its process first, then its status, then its object."""
-    item = look.pod.item
-    if look.process is not None and look.process.running:
-        return Step(end=int(item["metadata"]["deletionGracePeriodSeconds"]))
-    if (item.get("status") or {}).get("phase") not in OVER:
-        if (state(item, MAIN).get("waiting") or {}).get("message"):
-            # As seen: what main waited for is forgotten before it ends.
-            return Step(status=_rows(item, _waits(MAIN)))
-        return Step(status=_last(look, now))
-    due = look.pod.changed + lags.remove
-    return Step(remove=True) if now >= due else Step(wake=due)
+def _sync_terminating_pod(view: PodView, now: float, delays: Delays) -> PodActions:
+    """End a deleted pod: first its process, then its status, then its object."""
+    item = view.pod.item
+    if view.process is not None and view.process.running:
+        return PodActions(kill_grace=int(item["metadata"]["deletionGracePeriodSeconds"]))
+    if (item.get("status") or {}).get("phase") not in TERMINAL_PHASES:
+        if (container_state(item, MAIN).get("waiting") or {}).get("message"):
+            # Observed: the kubelet drops the reason for which main waited before it ends the pod.
+            return PodActions(status=_container_statuses(item, _initializing(MAIN)))
+        return PodActions(status=_terminal_status(view, now))
+    due = view.pod.changed_at + delays.remove
+    return PodActions(remove=True) if now >= due else PodActions(requeue_at=due)
 
 
-def _last(look: Look, now: float) -> Object:
-    """The status of a pod whose containers are all gone, be it that they never ran."""
-    item = look.pod.item
-    lost = _ends("", 137, "ContainerStatusUnknown", messages.NOT_LOCATED, now)[1]
-    ended = _ended(look.process, now)[1] if look.process is not None else lost
-    if "waiting" in state(item, INIT) or not state(item, INIT):
-        return {"phase": "Failed", **_rows(item, (INIT, lost), _waits(MAIN), _waits(WAIT))}
-    ended = state(item, MAIN) if "terminated" in state(item, MAIN) else ended
-    phase = "Failed" if ended["terminated"]["exitCode"] else "Succeeded"
-    return {"phase": phase, **_rows(item, (MAIN, ended), _ends(WAIT, 0, "Completed", "", now))}
+def _terminal_status(view: PodView, now: float) -> Object:
+    """Return the status of a pod none of whose containers runs any more, or ever ran."""
+    item = view.pod.item
+    unlocated = _not_located(INIT, now)
+    if "waiting" in container_state(item, INIT) or not container_state(item, INIT):
+        return {"phase": "Failed", **_container_statuses(item, unlocated, _initializing(MAIN), _initializing(WAIT))}
+    main = container_state(item, MAIN)
+    if "terminated" not in main:
+        _, main = _main_terminated(view.process, now) if view.process is not None else unlocated
+    phase = "Failed" if main["terminated"]["exitCode"] else "Succeeded"
+    wait = _terminated(WAIT, 0, "Completed", "", now)
+    return {"phase": phase, **_container_statuses(item, (MAIN, main), wait)}
 
 
-def _evicted(item: Object, why: str, now: float) -> Object:
-    rows = _rows(item, _waits(MAIN), _ends(WAIT, 137, "Error", "", now))
-    return {"phase": "Failed", "reason": "Evicted", "message": why, **rows}
+def _evicted_status(item: Object, message: str, now: float) -> Object:
+    statuses = _container_statuses(item, _initializing(MAIN), _terminated(WAIT, 137, "Error", "", now))
+    return {"phase": "Failed", "reason": "Evicted", "message": message, **statuses}
 
 
-def _known_of_evicted(item: Object, now: float) -> Step:
-    """As seen: of a pod that its node evicted, how main ended is told only after the pod's end."""
-    if item["status"].get("reason") != "Evicted" or "waiting" not in state(item, MAIN):
-        return Step()
-    return Step(status=_rows(item, _ends(MAIN, 137, "ContainerStatusUnknown", messages.NOT_LOCATED, now)))
+def _complete_evicted_status(item: Object, now: float) -> PodActions:
+    """Report how main ended in a pod that its node evicted.
+
+    Observed: the kubelet does so in an update of its own, after the one that ends the pod.
+    """
+    if item["status"].get("reason") != "Evicted" or "waiting" not in container_state(item, MAIN):
+        return PodActions()
+    return PodActions(status=_container_statuses(item, _not_located(MAIN, now)))
 
 
-# --- how it is written
+# --- parts of a pod's status
 
 
-def _waits(name: str) -> tuple[str, Object]:
+def _initializing(name: str) -> tuple[str, Object]:
     return name, {"waiting": {"reason": "PodInitializing"}}
 
 
-def _began(now: float) -> Object:
+def _running_state(now: float) -> Object:
     return {"running": {"startedAt": iso(now)}}
 
 
-def _ends(name: str, code: int, reason: str, message: str, now: float) -> tuple[str, Object]:
-    said = {"message": message} if message else {}
-    return name, {"terminated": {"exitCode": code, "reason": reason, **said, "finishedAt": iso(now)}}
+def _terminated(name: str, exit_code: int, reason: str, message: str, now: float) -> tuple[str, Object]:
+    optional = {"message": message} if message else {}
+    return name, {"terminated": {"exitCode": exit_code, "reason": reason, **optional, "finishedAt": iso(now)}}
 
 
-def _ended(process: Process, now: float) -> tuple[str, Object]:
-    reason = process.reason or ("Error" if process.code else "Completed")
-    return _ends(MAIN, process.code, reason, process.message, now)
+def _not_located(name: str, now: float) -> tuple[str, Object]:
+    return _terminated(name, 137, "ContainerStatusUnknown", messages.CONTAINER_NOT_LOCATED, now)
 
 
-def _rows(item: Object, *states: tuple[str, Object]) -> Object:
-    """The status of containers, some of them new."""
-    new = dict(states)
+def _main_terminated(process: ProcessState, now: float) -> tuple[str, Object]:
+    reason = process.reason or ("Error" if process.exit_code else "Completed")
+    return _terminated(MAIN, process.exit_code, reason, process.message, now)
 
-    def row(container: Object) -> Object:
+
+def _container_statuses(item: Object, *updates: tuple[str, Object]) -> Object:
+    """Return the statuses of all containers; ``updates`` are names with their new states."""
+    new_states = dict(updates)
+
+    def status(container: Object) -> Object:
         name = container["name"]
-        now_so = new.get(name) or state(item, name)
+        state = new_states.get(name) or container_state(item, name)
         return {
             "name": name,
             "image": container.get("image", ""),
             "imageID": "",
             "restartCount": 0,
-            "ready": "running" in now_so,
-            "started": "running" in now_so,
-            "state": now_so,
+            "ready": "running" in state,
+            "started": "running" in state,
+            "state": state,
         }
 
     spec = item["spec"]
     return {
-        "initContainerStatuses": [row(container) for container in spec["initContainers"]],
-        "containerStatuses": sorted((row(container) for container in spec["containers"]), key=lambda it: it["name"]),
+        "initContainerStatuses": [status(container) for container in spec["initContainers"]],
+        "containerStatuses": sorted((status(container) for container in spec["containers"]), key=lambda it: it["name"]),
     }
 
 
@@ -418,21 +465,21 @@ def _conditions(item: Object) -> list[Any]:
     return list((item.get("status") or {}).get("conditions") or [])
 
 
-def _condition(item: Object, row: Object, now: float) -> list[Any]:
-    others = [old for old in _conditions(item) if old["type"] != row["type"]]
-    return [*others, {**row, "lastTransitionTime": iso(now)}]
+def _with_condition(item: Object, condition: Object, now: float) -> list[Any]:
+    others = [row for row in _conditions(item) if row["type"] != condition["type"]]
+    return [*others, {**condition, "lastTransitionTime": iso(now)}]
 
 
-def disrupted(item: Object, now: float) -> Object:
-    """The status of a pod that the eviction API has chosen."""
-    row = {
+def disruption_status(item: Object, now: float) -> Object:
+    """Return the status of a pod that the eviction API is about to delete."""
+    condition = {
         "type": "DisruptionTarget",
         "status": "True",
         "reason": "EvictionByEvictionAPI",
         "message": messages.EVICTING,
     }
-    return {"conditions": _condition(item, row, now)}
+    return {"conditions": _with_condition(item, condition, now)}
 
 
-def _warning(reason: str, message: str) -> tuple[tuple[str, str, str], ...]:
+def _warning_event(reason: str, message: str) -> tuple[tuple[str, str, str], ...]:
     return (("Warning", reason, message),)

@@ -1,4 +1,4 @@
-"""A container's log, as ``pods/log`` tells it."""
+"""Sends a container's log as the kubelet does for ``pods/log``."""
 
 import asyncio
 import contextlib
@@ -11,108 +11,119 @@ from typing import Self
 
 from aiohttp import web
 
-from flargo.embedded.api_calls import bad_request, number
+from flargo.embedded.api_calls import bad_request, query_number
 from flargo.embedded.model import iso, seconds
 
-_PAUSE = 0.1
-_CHUNK = 2**16
+_POLL_SECONDS = 0.1
+_MAX_CHUNK_BYTES = 2**16
 
 
-class Times:
-    """When each line of a log was written: as exactly as somebody has looked, and the same for all who look."""
+class LineTimes:
+    """When each line of a log was written.
+
+    A line's time is that of the first request that read it, so it is as exact as the log is followed, and the same for
+    all readers.
+    """
 
     def __init__(self) -> None:
-        """Nobody has looked yet."""
-        self._known: dict[tuple[Path, int], float] = {}
+        """Start without any times."""
+        self._times: dict[tuple[Path, int], float] = {}
 
-    def of(self, log: Path, place: int) -> float:
-        """Of the line that begins there."""
-        return self._known.setdefault((log, place), time.time())
+    def time_at(self, log: Path, offset: int) -> float:
+        """Return the time of the line that begins at a byte offset (Unix seconds)."""
+        return self._times.setdefault((log, offset), time.time())
 
     def forget(self, log: Path) -> None:
-        """It is gone."""
-        self._known = {key: moment for key, moment in self._known.items() if key[0] != log}
+        """Drop the times of a log that has been removed."""
+        self._times = {key: moment for key, moment in self._times.items() if key[0] != log}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What of a log is asked for."""
+class LogOptions:
+    """The part of Kubernetes' PodLogOptions that the engine serves."""
 
-    lines: int | None
-    """Its last lines; None: all."""
-    limit: int
-    """Bytes."""
+    tail_lines: int | None
+    """Send only the last lines; None: all lines."""
+    limit_bytes: int
     since: float
-    """Unix seconds, whole ones, as a kubelet has it from the API server."""
+    """Unix seconds without a fraction, which is how the API server passes sinceTime to a kubelet."""
     follow: bool
-    stamps: bool
+    timestamps: bool
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> Self:
-        """What a query asks for.
+    def from_query(cls, query: Mapping[str, str]) -> Self:
+        """Parse the query of a request.
 
         Raises:
-            RefusedError: 400, it cannot be understood.
+            RefusedError: 400, a value is invalid.
         """
         try:
             since = seconds(query["sinceTime"]) // 1 if query.get("sinceTime") else 0.0
         except (ValueError, OverflowError):
-            raise bad_request("sinceTime: Invalid value: must be a time as RFC 3339 has it") from None
-        lines = number(query, "tailLines", -1)
-        limit = number(query, "limitBytes", 2**62)
-        return cls(lines if lines >= 0 else None, limit, since, _is(query, "follow"), _is(query, "timestamps"))
+            raise bad_request("sinceTime: Invalid value: must be a time as in RFC 3339") from None
+        tail_lines = query_number(query, "tailLines", -1)
+        limit_bytes = query_number(query, "limitBytes", 2**62)
+        follow, timestamps = (query.get(name) in {"1", "true"} for name in ("follow", "timestamps"))
+        return cls(tail_lines if tail_lines >= 0 else None, limit_bytes, since, follow, timestamps)
 
 
-async def tail(response: web.StreamResponse, log: Path, part: Part, ended: Callable[[], bool], times: Times) -> None:
-    """Send a log: its last lines, so many bytes, on and on if it is to be followed and has not ended."""
-    most = part.limit
-    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:  # there is none if nothing could be started
-        begin = file.seek(0 if part.lines is None else _beginning(log, part.lines))
-        while most > 0:
-            over = ended()
-            place = file.tell()
-            chunk = file.read(_CHUNK)
-            whole = chunk if over else chunk[: chunk.rfind(b"\n") + 1]
-            # A line that is longer than all that is read at once is told in parts: its time only before the first.
-            whole = whole or (chunk if len(chunk) == _CHUNK else b"")
-            file.seek(place + len(whole))
-            told = b"".join(_told(whole, place, begin, lambda at: times.of(log, at), part.since, stamps=part.stamps))
-            begin = place + whole.rfind(b"\n") + 1 if b"\n" in whole else begin
-            await response.write(told[:most])
-            most -= len(told)
-            if not whole:
-                if over or not part.follow:
+async def send_log(
+    response: web.StreamResponse, log: Path, options: LogOptions, has_ended: Callable[[], bool], times: LineTimes
+) -> None:
+    """Send a log; if it is to be followed, until its container has ended."""
+    remaining = options.limit_bytes
+    # There is no file if the program could not be started.
+    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+        line_start = file.seek(0 if options.tail_lines is None else _tail_offset(log, options.tail_lines))
+        while remaining > 0:
+            is_complete = has_ended()
+            offset = file.tell()
+            chunk = file.read(_MAX_CHUNK_BYTES)
+            lines = chunk if is_complete else chunk[: chunk.rfind(b"\n") + 1]
+            # A line that is longer than a chunk is sent in parts, with its time before the first part only.
+            lines = lines or (chunk if len(chunk) == _MAX_CHUNK_BYTES else b"")
+            file.seek(offset + len(lines))
+            output = b"".join(_format_lines(lines, offset, line_start, lambda at: times.time_at(log, at), options))
+            line_start = offset + lines.rfind(b"\n") + 1 if b"\n" in lines else line_start
+            await response.write(output[:remaining])
+            remaining -= len(output)
+            if not lines:
+                if is_complete or not options.follow:
                     return
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_POLL_SECONDS)
 
 
-def _told(
-    whole: bytes, place: int, begin: int, time_at: Callable[[int], float], since: float, *, stamps: bool
+def _format_lines(
+    lines: bytes, offset: int, line_start: int, time_at: Callable[[int], float], options: LogOptions
 ) -> Iterator[bytes]:
-    """Lines that are read from a place, the first of which begins there or before."""
-    for line in io.BytesIO(whole):  # which knows no end of a line but its own
-        moment = time_at(begin)
-        if moment >= since:
-            yield _stamp(moment) + line if stamps and begin == place else line
-        begin = place = place + len(line)
+    """Filter lines by their time, and put timestamps before them.
+
+    Args:
+        lines: read from ``offset``; the first may be the rest of a line that began before it.
+        offset: the byte offset of ``lines``.
+        line_start: the byte offset at which the first line begins.
+        time_at: returns the time of the line that begins at a byte offset.
+        options: since when, and whether with timestamps.
+    """
+    for line in io.BytesIO(lines):  # unlike bytes.splitlines, it splits at b"\n" only
+        moment = time_at(line_start)
+        if moment >= options.since:
+            yield _timestamp(moment) + line if options.timestamps and line_start == offset else line
+        line_start = offset = offset + len(line)
 
 
-def _is(query: Mapping[str, str], name: str) -> bool:
-    return query.get(name) in {"1", "true"}
-
-
-def _stamp(moment: float) -> bytes:
+def _timestamp(moment: float) -> bytes:
     return f"{iso(moment)[:-1]}.{int(moment % 1 * 1e9):09d}Z ".encode()
 
 
-def _beginning(log: Path, lines: int) -> int:
-    """Where the last lines begin."""
+def _tail_offset(log: Path, lines: int) -> int:
+    """Return the byte offset at which the last lines of a log begin."""
     content = log.read_bytes()
-    place = len(content)
+    offset = len(content)
     if content.endswith(b"\n"):
-        place -= 1
+        offset -= 1
     for _ in range(lines):
-        place = content.rfind(b"\n", 0, place)
-        if place < 0:
+        offset = content.rfind(b"\n", 0, offset)
+        if offset < 0:
             return 0
-    return place + 1 if lines else len(content)
+    return offset + 1 if lines else len(content)

@@ -1,4 +1,7 @@
-"""What the parts share: objects as they are on the wire, with the time of their last change, and seconds as data."""
+"""The data that all modules of the embedded engine share: stored objects, delays, times and quantities.
+
+Objects are the plain dictionaries that go over the wire; times are Unix seconds.
+"""
 
 import math
 import re
@@ -8,42 +11,44 @@ from datetime import UTC, datetime
 from typing import Any
 
 Object = dict[str, Any]
-OVER = frozenset({"Succeeded", "Failed", "Error"})
-"""Phases of Workflows, nodes and pods after which nothing comes."""
-
-
-GRACE = 30
-"""Seconds, of a pod that does not say."""
+TERMINAL_PHASES = frozenset({"Succeeded", "Failed", "Error"})
+"""Phases of Workflows, nodes and pods that are never left again."""
+DEFAULT_GRACE_SECONDS = 30
+"""Kubernetes' default for a pod without ``terminationGracePeriodSeconds``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lags:
-    """Seconds after a last change that the real ones take, or less: what is to be seen is their order."""
+class Delays:
+    """Seconds from an object's last change until a component acts on it.
+
+    The values are those of the real components, or less: tests are about the order of events, not about their speed.
+    """
 
     notice: float = 0.05
-    """Until Argo acts on a change of a Workflow."""
+    """Until Argo's controller acts on a change of a Workflow."""
     follow: float = 0.2
-    """Until Argo's status follows the pod's."""
+    """Until the Workflow's status shows a change of the pod's status."""
     requeue: float = 1.0
-    """Until Argo tries again what was refused."""
+    """Until Argo's controller retries a pod that the API server refused."""
     schedule: float = 0.02
+    """Until the scheduler binds a pod."""
     init: float = 0.05
-    """For each of: the pod's containers are known, Argo's init container is done, main runs."""
+    """For each of three steps: container statuses appear, Argo's init container ends, main starts."""
     wait: float = 0.3
-    """Between main's end and the end of Argo's ``wait`` container, and with it the pod's. Longer than ``follow``: Argo
-    tells the exit code before the end."""
+    """Between the end of main and the end of Argo's ``wait`` container, which ends the pod. It is longer than
+    ``follow``, because Argo reports the exit code before the pod's end."""
     remove: float = 0.8
-    """Between the end of a deleted pod's containers and the end of its object. Not less than half a second: who deletes
-    a running pod would have it made again before anybody, Argo or flargo, had noticed."""
+    """Between the end of a deleted pod's containers and the removal of its object. It must not be less than half a
+    second: otherwise Argo would recreate the pod of a running step before Argo or flargo had noticed the deletion."""
     retry: float = 1.0
-    """Until the kubelet, or the scheduler, tries again."""
+    """Until the kubelet or the scheduler tries again."""
     bookmark: float = 30.0
     """Between two bookmarks of a watch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The one node. What it has is only counted, never used."""
+    """The only node. Its resources limit what is scheduled; no process is held to them."""
 
     name: str = "embedded"
     allocatable: Mapping[str, str] = field(default_factory=lambda: {"cpu": "64", "memory": "256Gi"})
@@ -52,36 +57,37 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """An admission policy, bound by a binding of its name: what bears these labels is not created."""
+    """A validating admission policy with a binding of the same name: it denies objects with certain labels."""
 
     name: str
     resource: str
-    """In the plural, as ``pods``."""
+    """The plural resource name, such as ``pods``."""
     labels: Mapping[str, str]
+    """An object is denied if it has all of these labels."""
     message: str
 
     def denies(self, resource: str, item: Object) -> bool:
-        """Whether it is about an object."""
+        """Return whether the policy denies the creation of an object."""
         labels = (item.get("metadata") or {}).get("labels") or {}
         return resource == self.resource and self.labels.items() <= labels.items()
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """An object, and when it last changed (Unix seconds)."""
+class StoredObject:
+    """An object of the store and the time of its last change (Unix seconds)."""
 
     item: Object
-    changed: float
+    changed_at: float
 
 
 def iso(now: float) -> str:
-    """Unix seconds as Kubernetes writes a time."""
+    """Format Unix seconds as Kubernetes writes a time."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def seconds(said: str) -> float:
-    """A time as Kubernetes writes it, in Unix seconds."""
-    return datetime.fromisoformat(said).timestamp()
+def seconds(text: str) -> float:
+    """Parse a time as Kubernetes writes it, and return Unix seconds."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 _UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
@@ -89,15 +95,15 @@ _QUANTITY = re.compile(r"((?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE]
 _UNITS |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("KMGTP", 1)}
 
 
-def quantity(said: object) -> float:
-    """A Kubernetes quantity, such as ``500m`` or ``2Gi``, as a number.
+def quantity(value: object) -> float:
+    """Parse a Kubernetes quantity, such as ``500m`` or ``2Gi``, and return a number.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not a finite quantity.
     """
-    text = str(said)
-    found = _QUANTITY.fullmatch(text)
-    number = float(found[1]) * _UNITS.get(found[2], math.nan) if found else math.nan
+    text = str(value)
+    match = _QUANTITY.fullmatch(text)
+    number = float(match[1]) * _UNITS.get(match[2], math.nan) if match else math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{text[:80]!r} is no quantity")
+        raise ValueError(f"{text[:80]!r} is not a quantity")
     return number

@@ -1,7 +1,8 @@
-"""Ends what a server has left running: a process of its own, which outlives the server's crash by one kill.
+"""Kills the processes that a parent has left running. It runs as a process of its own, which outlives the parent.
 
-Reads process groups from its standard input, ``+ID`` and ``-ID``, until that ends, which it does with the server,
-however that ended. Then it kills the groups, and on Linux whatever else carries the server's mark in its environment.
+It reads process groups from its standard input, ``+ID`` and ``-ID`` a line, until the input ends, which happens when
+the parent has ended in any way. Then it kills the groups, and on Linux every other process that has the parent's mark,
+a variable ``NAME=VALUE``, in its environment.
 """
 
 import contextlib
@@ -12,36 +13,36 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def marked(mark: str) -> Iterator[int]:
-    """The processes with a variable in their environment; none where there is no ``/proc``."""
-    wanted = mark.encode()
+def marked_processes(mark: str) -> Iterator[int]:
+    """Return the processes with a mark in their environment; none on a system without ``/proc``."""
+    variable = mark.encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+            if variable in (entry / "environ").read_bytes().split(b"\0"):
                 yield int(entry.name)
 
 
-def kill_group(group: int, how: int = signal.SIGKILL) -> None:
-    """Signal a process group, if it is there."""
+def kill_group(group: int, signal_number: int = signal.SIGKILL) -> None:
+    """Send a signal to a process group, if it exists."""
     with contextlib.suppress(OSError):
-        os.killpg(group, how)
+        os.killpg(group, signal_number)
 
 
 def kill_marked(mark: str) -> None:
-    """Kill all that carry a mark, until nobody does: who is killed may have begun another."""
+    """Kill all processes with a mark, and then those that they have started meanwhile."""
     for _ in range(10):
-        found = [pid for pid in marked(mark) if pid != os.getpid()]
-        if not found:
+        pids = [pid for pid in marked_processes(mark) if pid != os.getpid()]
+        if not pids:
             return
-        for pid in found:
+        for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def main(mark: str) -> None:
-    """Wait for the server's end."""
-    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(kind, signal.SIG_IGN)
+    """Wait until the parent has ended, then kill its processes."""
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, signal.SIG_IGN)
     groups: set[int] = set()
     for line in sys.stdin:
         group = int(line[1:])

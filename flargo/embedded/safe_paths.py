@@ -1,6 +1,7 @@
-"""Files and folders below a folder, and never outside of it: no ``..``, and no link is followed on the way.
+"""Creates files, folders and links below a folder, and never outside of it.
 
-Each folder is opened from the one before by a descriptor, so a link that appears meanwhile is not followed either.
+A path with ``..`` is refused, and no link is followed on the way. Each folder is opened relative to the descriptor of
+its parent, so a link that appears meanwhile is not followed either.
 """
 
 import contextlib
@@ -8,48 +9,48 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def make_folder(root: Path, relative: str) -> Path:
-    """Make a folder below ``root``, and those on the way to it; those that are there stay.
+    """Create a folder below ``root`` with its parents; existing folders are kept.
 
     Raises:
         ValueError: the path would lead out of ``root``.
-        OSError: something on the way is a link or a file.
+        OSError: a part of the path is a link or a file.
     """
-    parts = _parts(relative)
-    with _opened(root, parts):
+    parts = _split(relative)
+    with _open_folder(root, parts):
         return root.joinpath(*parts)
 
 
 def write(root: Path, relative: str, content: bytes, mode: int) -> None:
-    """Write a new file below ``root``.
+    """Create a file below ``root``, with its parents.
 
     Raises:
         ValueError: the path would lead out of ``root``.
-        OSError: the file is there, or something on the way to it is a link or a file.
+        OSError: the file exists, or a parent is a link or a file.
     """
-    *folders, name = _parts(relative) or [""]
+    *folders, name = _split(relative) or [""]
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _opened(root, folders) as folder, os.fdopen(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
+    with _open_folder(root, folders) as folder, os.fdopen(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
         file.write(content)
         os.fchmod(file.fileno(), mode)
 
 
 def link(root: Path, relative: str, target: Path) -> None:
-    """Make a new link below ``root`` to a folder of anywhere.
+    """Create a link below ``root``, with its parents, to a folder that may be anywhere.
 
     Raises:
         ValueError: the path would lead out of ``root``.
-        OSError: the link's place is taken, or something on the way to it is a link or a file.
+        OSError: the path exists, or a parent is a link or a file.
     """
-    *folders, name = _parts(relative) or [""]
-    with _opened(root, folders) as folder:
+    *folders, name = _split(relative) or [""]
+    with _open_folder(root, folders) as folder:
         os.symlink(target, name, dir_fd=folder)
 
 
-def _parts(relative: str) -> list[str]:
+def _split(relative: str) -> list[str]:
     parts = [part for part in relative.split("/") if part not in {"", "."}]
     if relative.startswith("/") or ".." in parts:
         raise ValueError("a path leads out of its folder")
@@ -57,14 +58,14 @@ def _parts(relative: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _opened(root: Path, folders: list[str]) -> Iterator[int]:
-    """The descriptor of a folder below ``root``, made if it is not there."""
-    folder = os.open(root, _FOLDER)
+def _open_folder(root: Path, folders: list[str]) -> Iterator[int]:
+    """Open a folder below ``root``, creating it and its parents if needed, and yield its descriptor."""
+    folder = os.open(root, _OPEN_FLAGS)
     try:
         for name in folders:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=folder)
-            inner = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            inner = os.open(name, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = inner
         yield folder

@@ -1,8 +1,9 @@
-"""Whether an object has the shape that the engine relies on: the types of the fields that it reads, and valid names.
+"""Checks that objects have the shape on which the engine relies: types of the fields that it reads, and valid names.
 
-Everything that is stored is checked here first, so the code that reads an object needs no checks of its own. What the
-engine does not read is not looked at. The rules and the messages are Kubernetes' (apimachinery's pkg/api/validation,
-k8s.io/kubernetes' pkg/apis/core/validation), but only the first problem is told. Pure.
+Every object is checked before it is stored, so the code that reads it needs no checks of its own. Fields that the
+engine does not read are not checked. The rules and messages are those of Kubernetes (apimachinery's
+pkg/api/validation, k8s.io/kubernetes' pkg/apis/core/validation), but only the first problem is reported. Everything
+here is pure.
 """
 
 import base64
@@ -16,12 +17,12 @@ from typing import Any, NamedTuple
 from flargo.embedded.model import seconds
 
 MAX_DEPTH = 100
-"""Levels of a JSON value; a Workflow has fewer than thirty."""
+"""Levels of a JSON value. A Workflow has fewer than thirty."""
 _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _DNS_LABEL = re.compile(_LABEL)
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_SUBDOMAIN_LENGTH = 253
+_MAX_SUBDOMAIN_LENGTH = 253
 _QUALIFIED = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL_VALUE = re.compile(rf"({_QUALIFIED})?")
 _QUALIFIED_NAME = re.compile(rf"([a-z0-9A-Z]([-a-zA-Z0-9.]{{0,251}}[a-zA-Z0-9])?/)?{_QUALIFIED}")
@@ -36,63 +37,64 @@ _LABEL_RULE = (
     " an alphanumeric character"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SHOWN = 80
-"""Characters of a client's value in a message."""
+_MAX_QUOTED_CHARACTERS = 80
+"""The longest quotation of a client's value in a message."""
 
 
 class Problem(NamedTuple):
-    """Why an object is refused."""
+    """The reason why an object is refused."""
 
     path: str
-    """Of the field, as in ``spec.templates[0].name``."""
+    """Path of the field, as in ``spec.templates[0].name``."""
     message: str
-    is_type: bool = False
-    """Whether the value has another JSON type than the field, so that Kubernetes could not even decode it."""
+    is_type_error: bool = False
+    """True if the value's JSON type is not that of the field, so that Kubernetes could not decode the object."""
 
     def __str__(self) -> str:
-        """As Kubernetes writes it."""
+        """Return path and message as Kubernetes writes them."""
         return f"{self.path}: {self.message}"
 
 
 Check = Callable[[Any, str], Iterator[Problem]]
-"""Takes a value and its path. It is asked for the first problem only: a type is checked first, and then relied on."""
+"""Takes a value and its path, and yields problems. Only the first one is ever taken from it, so a check may yield a
+problem of the type and then rely on that type."""
 
 
-def decoded(raw: bytes | str) -> Any:
-    """Decode JSON, within the limits of Kubernetes' decoder: finite numbers, integers of 64 bits, some depth.
+def decode_json(raw: bytes | str) -> Any:
+    """Decode JSON within the limits of Kubernetes' decoder: finite numbers, integers of 64 bits, MAX_DEPTH levels.
 
     Raises:
-        ValueError: it is not that. The message is for the client, and quotes nothing.
+        ValueError: the text is not such JSON. The message is for the client, and quotes nothing of the text.
     """
     try:
-        value = json.loads(raw, parse_int=_integer, parse_float=_float, parse_constant=_no_constant)
+        value = json.loads(raw, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"invalid JSON at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError:
         raise ValueError("invalid JSON: not UTF-8") from None
     except RecursionError:
         raise ValueError("invalid JSON: exceeded max depth") from None
-    return _normal(value, 0)
+    return _replace_surrogates(value, 0)
 
 
-def cleaned(value: Any) -> Any:
-    """A deep copy without the dictionary entries that are null, which to Kubernetes are not there."""
+def without_nulls(value: Any) -> Any:
+    """Return a deep copy without null entries of objects, which Kubernetes treats as absent."""
     if isinstance(value, dict):
-        return {key: cleaned(entry) for key, entry in value.items() if entry is not None}
+        return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
     if isinstance(value, list):
-        return [cleaned(entry) for entry in value]
+        return [without_nulls(entry) for entry in value]
     return value
 
 
-def problem_of_segment(segment: str) -> str:
-    """Why a part of a URL's path, decoded, cannot be a name; nothing if it can."""
+def path_segment_problem(segment: str) -> str:
+    """Return why a decoded segment of a URL's path cannot be a name; empty if it can."""
     if segment in {".", ".."}:
         return f"may not be '{segment}'"
     return next((f"may not contain '{character}'" for character in "/%" if character in segment), "")
 
 
-def problem_of_local_path(path: str) -> str:
-    """Why a path may lead out of the folder that it is relative to; nothing if it may not."""
+def local_path_problem(path: str) -> str:
+    """Return why a relative path might lead out of its folder; empty if it cannot."""
     if path.startswith("/"):
         return "must be a relative path"
     if ".." in path.split("/"):
@@ -100,60 +102,60 @@ def problem_of_local_path(path: str) -> str:
     return "must not contain a null character" if "\0" in path else ""
 
 
-def problem(resource: str, item: Any) -> Problem | None:
-    """The first thing that is wrong with an object of a resource (``pods``); None if nothing is."""
+def find_problem(resource: str, item: Any) -> Problem | None:
+    """Return the first problem of an object of a resource, such as ``pods``; None if it is valid."""
     return next(_OBJECTS.get(resource, _OBJECT)(item, ""), None)
 
 
-def kind_of(resource: str) -> str:
-    """What messages call an object of a resource."""
+def kind_name(resource: str) -> str:
+    """Return the name of a resource's kind as messages have it."""
     return _KINDS.get(resource, resource)
 
 
-def problem_of_options(options: Any) -> Problem | None:
-    """The first thing that is wrong with DeleteOptions; None if nothing is."""
+def delete_options_problem(options: Any) -> Problem | None:
+    """Return the first problem of a DeleteOptions object; None if it is valid."""
     return next(_OPTIONS(options, ""), None)
 
 
 # --- JSON
 
 
-def _integer(digits: str) -> int:
-    # Short enough first: Python takes no longer ones, in words of its own.
+def _parse_integer(digits: str) -> int:
+    # The length is checked first: int() refuses very long numbers with a message of its own.
     if len(digits) > len(str(_INT64)) + 1 or not -_INT64 - 1 <= int(digits) <= _INT64:
         raise ValueError("invalid JSON: an integer of more than 64 bits")
     return int(digits)
 
 
-def _float(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError("invalid JSON: a number out of range")
     return number
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"invalid JSON: {name} is no number")
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"invalid JSON: {name} is not a number")
 
 
-def _normal(value: Any, depth: int) -> Any:
-    """As Go decodes it: half of a surrogate pair becomes U+FFFD."""
+def _replace_surrogates(value: Any, depth: int) -> Any:
+    """Replace each unpaired surrogate by U+FFFD, as Go's decoder does."""
     if depth > MAX_DEPTH:
         raise ValueError("invalid JSON: exceeded max depth")
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [_normal(entry, depth + 1) for entry in value]
+        return [_replace_surrogates(entry, depth + 1) for entry in value]
     if isinstance(value, dict):
-        return {_normal(key, depth): _normal(entry, depth + 1) for key, entry in value.items()}
+        return {_replace_surrogates(key, depth): _replace_surrogates(entry, depth + 1) for key, entry in value.items()}
     return value
 
 
 # --- checks: types
 
 
-def _invalid(path: str, value: Any, why: str) -> Problem:
-    return Problem(path, f"Invalid value: {json.dumps(value)[:_SHOWN]}: {why}")
+def _invalid(path: str, value: Any, rule: str) -> Problem:
+    return Problem(path, f"Invalid value: {json.dumps(value)[:_MAX_QUOTED_CHARACTERS]}: {rule}")
 
 
 def _type_name(value: Any) -> str:
@@ -161,29 +163,30 @@ def _type_name(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def _of_type(wanted: str, *types: type) -> Check:
+def _has_type(type_name: str, *types: type) -> Check:
     def check(value: Any, path: str) -> Iterator[Problem]:
         if type(value) not in types:
-            got = _type_name(value)
-            message = f'Invalid value: "{got}": {path or "the object"} in body must be of type {wanted}: "{got}"'
-            yield Problem(path or "<nil>", message, is_type=True)
+            actual = _type_name(value)
+            field = path or "the object"
+            message = f'Invalid value: "{actual}": {field} in body must be of type {type_name}: "{actual}"'
+            yield Problem(path or "<nil>", message, is_type_error=True)
 
     return check
 
 
-_text = _of_type("string", str)
-_boolean = _of_type("boolean", bool)
-_quantity = _of_type("string", str, int, float)
-_dictionary = _of_type("object", dict)
-_array = _of_type("array", list)
-_number = _of_type("integer", int)
+_text = _has_type("string", str)
+_boolean = _has_type("boolean", bool)
+_quantity = _has_type("string", str, int, float)
+_dictionary = _has_type("object", dict)
+_array = _has_type("array", list)
+_number = _has_type("integer", int)
 
 
 def _anything(_: Any, __: str) -> Iterator[Problem]:
     return iter(())
 
 
-def _between(least: int, most: int, rule: str) -> Check:
+def _in_range(least: int, most: int, rule: str) -> Check:
     def check(value: Any, path: str) -> Iterator[Problem]:
         yield from _number(value, path)
         if isinstance(value, int) and not least <= value <= most:
@@ -192,7 +195,7 @@ def _between(least: int, most: int, rule: str) -> Check:
     return check
 
 
-def _matching(pattern: re.Pattern[str], length: int, rule: str) -> Check:
+def _matches(pattern: re.Pattern[str], length: int, rule: str) -> Check:
     def check(value: Any, path: str) -> Iterator[Problem]:
         yield from _text(value, path)
         if isinstance(value, str) and len(value) > length:
@@ -208,13 +211,13 @@ def _map_of(check_value: Check, check_key: Check = _anything) -> Check:
         yield from _dictionary(value, path)
         for key, entry in value.items() if isinstance(value, dict) else ():
             yield from check_key(key, path)
-            yield from check_value(entry, f"{path}[{key[:_SHOWN]}]")
+            yield from check_value(entry, f"{path}[{key[:_MAX_QUOTED_CHARACTERS]}]")
 
     return check
 
 
 def _list_of(check_entry: Check, unique: str = "") -> Check:
-    """Of entries of one shape, which ``unique`` tells apart."""
+    """Return a check of a list whose entries have one shape, and differ in the field ``unique`` if it is given."""
 
     def check(value: Any, path: str) -> Iterator[Problem]:
         yield from _array(value, path)
@@ -231,16 +234,16 @@ def _list_of(check_entry: Check, unique: str = "") -> Check:
 
 
 def _fields(checks: Mapping[str, Check], *required: str) -> Check:
-    """An object; fields that are not named may be anything."""
+    """Return a check of an object's fields; other fields may have any value."""
 
     def check(value: Any, path: str) -> Iterator[Problem]:
         yield from _dictionary(value, path)
         for name in dict.fromkeys((*required, *checks)) if isinstance(value, dict) else ():
-            place = f"{path}.{name}".lstrip(".")
+            field_path = f"{path}.{name}".lstrip(".")
             if value.get(name) is not None and name in checks:
-                yield from checks[name](value[name], place)
+                yield from checks[name](value[name], field_path)
             elif name in required:
-                yield Problem(place, "Required value")
+                yield Problem(field_path, "Required value")
 
     return check
 
@@ -251,7 +254,7 @@ def _fields(checks: Mapping[str, Check], *required: str) -> Check:
 def _time(value: Any, path: str) -> Iterator[Problem]:
     yield from _text(value, path)
     if not _TIME.fullmatch(value) or not _is_in_calendar(value):
-        yield _invalid(path, value, "must be a time as RFC 3339 has it")
+        yield _invalid(path, value, "must be a time as in RFC 3339")
 
 
 def _is_in_calendar(value: str) -> bool:
@@ -263,12 +266,12 @@ def _is_in_calendar(value: str) -> bool:
 
 def _local_path(value: Any, path: str) -> Iterator[Problem]:
     yield from _text(value, path)
-    if why := problem_of_local_path(value):
-        yield _invalid(path, value, why)
+    if rule := local_path_problem(value):
+        yield _invalid(path, value, rule)
 
 
 def _item_path(value: Any, path: str) -> Iterator[Problem]:
-    """Of a Secret's key in a volume; the kubelet keeps names that begin with two dots for itself."""
+    """Check the path of a Secret's key in a volume; the kubelet reserves names that begin with two dots."""
     yield from _local_path(value, path)
     if not value:
         yield Problem(path, "Required value")
@@ -277,54 +280,54 @@ def _item_path(value: Any, path: str) -> Iterator[Problem]:
 
 
 def _mount_path(value: Any, path: str) -> Iterator[Problem]:
-    """Stricter than Kubernetes, to which a mount path is any text: here it is a place in a folder of this machine."""
+    """Check a mount path, more strictly than Kubernetes, because it becomes a path of this machine."""
     yield from _text(value, path)
     parts = value.rstrip("/").split("/")[1:]
     if not value.startswith("/") or not parts or {"", ".", ".."} & set(parts) or "\0" in value:
         yield _invalid(
-            path, value, "flargo.embedded mounts at absolute paths without '.', '..' and empty parts, not at /"
+            path, value, "must be an absolute path other than / without '.', '..' and empty parts (flargo.embedded)"
         )
 
 
 def _data_key(value: Any, path: str) -> Iterator[Problem]:
     if not _DATA_KEY.fullmatch(value) or value == "." or value.startswith(".."):
         rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
-        yield _invalid(f"{path}[{value[:_SHOWN]}]", value, rule)
+        yield _invalid(f"{path}[{value[:_MAX_QUOTED_CHARACTERS]}]", value, rule)
 
 
-def _encoded(value: Any, path: str) -> Iterator[Problem]:
+def _base64(value: Any, path: str) -> Iterator[Problem]:
     yield from _text(value, path)
     try:
         base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
-        yield Problem(path, "illegal base64 data", is_type=True)
+        yield Problem(path, "illegal base64 data", is_type_error=True)
 
 
-def _prefix(value: Any, path: str) -> Iterator[Problem]:
+def _name_prefix(value: Any, path: str) -> Iterator[Problem]:
     yield from _text(value, path)
-    yield from _name(f"{value}x"[-_SUBDOMAIN_LENGTH:], path)
+    yield from _name(f"{value}x"[-_MAX_SUBDOMAIN_LENGTH:], path)
 
 
-_name = _matching(_SUBDOMAIN, _SUBDOMAIN_LENGTH, _SUBDOMAIN_RULE)
-_label_name = _matching(_DNS_LABEL, 63, _LABEL_RULE)
-_key = _matching(
-    _QUALIFIED_NAME, _SUBDOMAIN_LENGTH + 64, "must be a qualified name: a prefix and '/', or not, and a name"
+_name = _matches(_SUBDOMAIN, _MAX_SUBDOMAIN_LENGTH, _SUBDOMAIN_RULE)
+_label_name = _matches(_DNS_LABEL, 63, _LABEL_RULE)
+_key = _matches(
+    _QUALIFIED_NAME, _MAX_SUBDOMAIN_LENGTH + 64, "must be a qualified name: a prefix and '/', or not, and a name"
 )
-_label_value = _matching(
+_label_value = _matches(
     _LABEL_VALUE, 63, "must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"
 )
-_int32 = _between(0, _INT32, "must be between 0 and 2147483647, inclusive")
-_mode = _between(0, 0o777, "must be a number between 0 and 0777 (octal), both inclusive")
-_grace = _between(-_INT64 - 1, _INT64, "")
+_int32 = _in_range(0, _INT32, "must be between 0 and 2147483647, inclusive")
+_mode = _in_range(0, 0o777, "must be a number between 0 and 0777 (octal), both inclusive")
+_grace = _in_range(-_INT64 - 1, _INT64, "")
 
 # --- objects
 
-_OF_OWNER = ("apiVersion", "kind", "name", "uid")
-_OWNER = _fields(dict.fromkeys(_OF_OWNER, _text), *_OF_OWNER)
+_OWNER_FIELDS = ("apiVersion", "kind", "name", "uid")
+_OWNER = _fields(dict.fromkeys(_OWNER_FIELDS, _text), *_OWNER_FIELDS)
 _META = _fields(
     {
         "name": _name,
-        "generateName": _prefix,
+        "generateName": _name_prefix,
         "namespace": _label_name,
         "labels": _map_of(_label_value, _key),
         "annotations": _map_of(_text, _key),
@@ -386,7 +389,7 @@ _POD = _fields(
         "nodeName": _text,
         "nodeSelector": _map_of(_text),
         "terminationGracePeriodSeconds": _grace,
-        "activeDeadlineSeconds": _between(1, _INT32, "must be between 1 and 2147483647, inclusive"),
+        "activeDeadlineSeconds": _in_range(1, _INT32, "must be between 1 and 2147483647, inclusive"),
         "volumes": _list_of(_VOLUME, unique="name"),
         "containers": _CONTAINERS,
         "initContainers": _CONTAINERS,
@@ -403,7 +406,7 @@ _TEMPLATE = _fields(
         "podSpecPatch": _text,
     }
 )
-_SECONDS_KEPT = {f"secondsAfter{end}": _int32 for end in ("Completion", "Success", "Failure")}
+_TTL_SECONDS = {f"secondsAfter{end}": _int32 for end in ("Completion", "Success", "Failure")}
 _WORKFLOW = _fields(
     {
         "entrypoint": _text,
@@ -413,7 +416,7 @@ _WORKFLOW = _fields(
         "executor": _fields({"serviceAccountName": _text}),
         "templates": _list_of(_TEMPLATE),
         "volumes": _list_of(_dictionary),
-        "ttlStrategy": _fields(_SECONDS_KEPT),
+        "ttlStrategy": _fields(_TTL_SECONDS),
         "podGC": _fields({"strategy": _text, "deleteDelayDuration": _text}),
     }
 )
@@ -427,7 +430,7 @@ def _object(**checks: Check) -> Check:
     return _fields({"metadata": _META, **checks})
 
 
-_DATA = _map_of(_encoded, _data_key)
+_DATA = _map_of(_base64, _data_key)
 _OBJECT = _object(spec=_dictionary, status=_dictionary)
 _OBJECTS: dict[str, Check] = {
     "workflows": _object(spec=_WORKFLOW, status=_WORKFLOW_STATUS),

@@ -1,4 +1,4 @@
-"""The whole of it in a thread: a loop, a server on the loop-back device, and a folder for what it runs."""
+"""Runs the whole engine in one thread: an event loop, an HTTPS server on the loopback interface, and a work folder."""
 
 import asyncio
 import base64
@@ -21,29 +21,32 @@ from flargo.embedded.cluster import Cluster, Settings
 from flargo.embedded.model import Policy
 from flargo.embedded.processes import Processes
 from flargo.embedded.routes import Routes
-from flargo.embedded.store import WINDOW, Key, Store
+from flargo.embedded.store import WATCH_CACHE_SIZE, Key, Store
 
 T = TypeVar("T")
 HOST = "127.0.0.1"
-_STOP_SECONDS = 10.0
+_MAX_CALL_SECONDS = 10.0
+"""How long a call waits for the engine's thread."""
 
 
 class Embedded:
-    """A stand-in for a Kubernetes with Argo, for trying and testing. Use it in a ``with``.
+    """A stand-in for Kubernetes with Argo Workflows, for trials and tests; a context manager.
 
-    Whoever has its kubeconfig runs programs as the user who started it.
+    Everybody who has its kubeconfig can run programs as the user who started it.
     """
 
-    def __init__(self, settings: Settings | None = None, *, namespace: str = "default", window: int = WINDOW) -> None:
-        """Set it up; nothing runs before the ``with``.
+    def __init__(
+        self, settings: Settings | None = None, *, namespace: str = "default", watch_cache_size: int = WATCH_CACHE_SIZE
+    ) -> None:
+        """Prepare the engine; it starts when the ``with`` block is entered.
 
         Args:
-            settings: what it has, and how fast it is.
-            namespace: of the kubeconfigs that it writes; it serves all of them.
-            window: changes that it remembers for watches.
+            settings: the cluster's resources and delays.
+            namespace: the namespace of the kubeconfigs that it writes. It serves every namespace.
+            watch_cache_size: number of changes that are kept for watches; a watch from an older version gets 410.
         """
         self.settings, self.namespace = settings or Settings(), namespace
-        self._window = window
+        self._watch_cache_size = watch_cache_size
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="flargo-embedded", daemon=True)
 
@@ -51,7 +54,7 @@ class Embedded:
         self.root = Path(tempfile.mkdtemp(prefix="flargo-embedded-"))
         self._thread.start()
         try:
-            self.port: int = self._do(self._start())
+            self.port: int = self._run_on_loop(self._start())
         except BaseException:
             self._close()
             raise
@@ -61,28 +64,28 @@ class Embedded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._do(self._stop())
+            self._run_on_loop(self._stop())
         finally:
             self._close()
 
     @property
     def url(self) -> str:
-        """Of the API."""
+        """The base URL of the API."""
         return f"https://{HOST}:{self.port}"
 
     @property
     def certificate(self) -> bytes:
-        """What signs the server's certificate, PEM."""
-        return self._public
+        """The certificate of the server's authority, PEM."""
+        return self._certificate
 
     @property
     def token(self) -> str:
-        """The administrator's, who may do everything that is served."""
+        """The administrator's token, which permits everything that is served."""
         return self._token
 
     def kubeconfig(self, path: Path) -> Path:
-        """Write an administrator's kubeconfig, which is a secret."""
-        data = base64.b64encode(self._public).decode()
+        """Write the administrator's kubeconfig, which contains a token, and return its path."""
+        data = base64.b64encode(self._certificate).decode()
         context = {"cluster": "embedded", "user": "admin", "namespace": self.namespace}
         document = {
             "apiVersion": "v1",
@@ -96,63 +99,64 @@ class Embedded:
             json.dump(document, file, indent=2)
         return path
 
-    def folder(self, pod: str) -> Path:
-        """The directory of a pod by its name: ``tmp``, ``home``, ``volumes`` and ``main.log``."""
+    def pod_folder(self, name: str) -> Path:
+        """Return the directory of a pod, which holds ``tmp``, ``home``, ``volumes`` and ``main.log``."""
 
         async def find() -> Path:
-            return self._cluster.folder(self._cluster.store.get(Key("pods", self.namespace, pod)))
+            return self._cluster.pod_folder(self._cluster.store.get(Key("pods", self.namespace, name)))
 
-        return self._do(find())
+        return self._run_on_loop(find())
 
-    def controller(self, *, runs: bool) -> None:
-        """Take Argo's controller away, or give it back."""
+    def set_controller(self, *, running: bool) -> None:
+        """Stop Argo's Workflow controller, or start it again."""
 
         async def change() -> None:
-            self._cluster.controller(runs=runs)
+            self._cluster.set_controller(running=running)
 
-        self._do(change())
+        self._run_on_loop(change())
 
     @contextlib.contextmanager
-    def denying(self, policy: Policy) -> Iterator[None]:
-        """An admission policy is in force for as long as the ``with`` lasts."""
+    def admission_policy(self, policy: Policy) -> Iterator[None]:
+        """Put an admission policy into force for the duration of the ``with`` block."""
 
-        async def change(act: Callable[[Policy], None]) -> None:
-            act(policy)
+        async def change(update: Callable[[Policy], None]) -> None:
+            update(policy)
 
-        self._do(change(self._cluster.policies.append))
+        self._run_on_loop(change(self._cluster.policies.append))
         try:
             yield
         finally:
-            self._do(change(self._cluster.policies.remove))
+            self._run_on_loop(change(self._cluster.policies.remove))
 
     async def _start(self) -> int:
-        store = Store(time.time, self._window)
+        store = Store(time.time, self._watch_cache_size)
         self._cluster = Cluster(store, Processes(time.time), self.root / "pods", self.settings, time.time)
         (self.root / "pods").mkdir()
-        self._routes = Routes(self._cluster, self.settings.lags.bookmark)
+        self._routes = Routes(self._cluster, self.settings.delays.bookmark)
         (self._token,) = self._routes.tokens
-        self._public, private = tls.certificate()
-        self._runner = web.AppRunner(self._routes.application(), access_log=None, shutdown_timeout=1.0)
+        self._certificate, private_key = tls.create_certificate()
+        self._runner = web.AppRunner(self._routes.build_application(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, HOST, 0, ssl_context=tls.context(self._public, private, self.root))
+        context = tls.server_context(self._certificate, private_key, self.root)
+        site = web.TCPSite(self._runner, HOST, 0, ssl_context=context)
         await site.start()
-        self._moving = asyncio.ensure_future(self._cluster.run())
+        self._cluster_task = asyncio.ensure_future(self._cluster.run())
         address: tuple[str, int] = self._runner.addresses[0]
         return address[1]
 
     async def _stop(self) -> None:
-        self._routes.end()
+        self._routes.stop_watches()
         await self._runner.cleanup()
-        self._moving.cancel()
+        self._cluster_task.cancel()
         self._cluster.close()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._moving
+            await self._cluster_task
 
     def _close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_STOP_SECONDS)
+        self._thread.join(_MAX_CALL_SECONDS)
         self._loop.close()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _do(self, what: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(_STOP_SECONDS)
+    def _run_on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_MAX_CALL_SECONDS)

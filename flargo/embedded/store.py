@@ -1,6 +1,6 @@
-"""Kubernetes' objects in memory: versions, selectors, patches, preconditions, and a history that watches read.
+"""Kubernetes' objects in memory: versions, selectors, patches, preconditions, and the history that watches read.
 
-Not safe for threads: all of it happens on the event loop.
+Not safe for threads: every call is made on the event loop.
 """
 
 import re
@@ -13,17 +13,17 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from flargo.embedded import messages, schema
-from flargo.embedded.model import GRACE, OVER, Object, Seen, iso
+from flargo.embedded.model import DEFAULT_GRACE_SECONDS, TERMINAL_PHASES, Object, StoredObject, iso
 
-_OF_DELETION = ("deletionTimestamp", "deletionGracePeriodSeconds")
-_MAX_GRACE = 10**9
-"""Seconds: thirty years, within what a time can be written for."""
-WINDOW = 10_000
-"""Changes that are kept for watches; who asks for older ones gets 410."""
+_DELETION_FIELDS = ("deletionTimestamp", "deletionGracePeriodSeconds")
+_MAX_GRACE_SECONDS = 10**9
+"""Thirty years: the end of the grace period stays within the range of ``datetime``."""
+WATCH_CACHE_SIZE = 10_000
+"""Number of changes that are kept for watches; a watch from an older version gets 410."""
 
 
 class RefusedError(Exception):
-    """A request that the API refuses, in Kubernetes' words."""
+    """A request that the API server refuses, with the fields of Kubernetes' Status object."""
 
     def __init__(self, code: HTTPStatus, reason: str, message: str) -> None:
         """Refuse with an HTTP status, Kubernetes' reason for machines, and a message for people."""
@@ -32,30 +32,30 @@ class RefusedError(Exception):
 
     @property
     def status(self) -> Object:
-        """The answer's body."""
-        said = {"status": "Failure", "message": self.message, "reason": self.reason, "code": int(self.code)}
-        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **said}
+        """The Status object that is the body of the response."""
+        details = {"status": "Failure", "message": self.message, "reason": self.reason, "code": int(self.code)}
+        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **details}
 
 
-def check(resource: str, item: Any) -> None:
+def validate(resource: str, item: Any) -> None:
     """Check an object's shape.
 
     Raises:
-        RefusedError: 400 where Kubernetes could not decode it, which is what it says of a wrong type in a type of its
-            own; else 422.
+        RefusedError: 400 if Kubernetes could not decode the object, which is its answer to a field of a wrong type in
+            a built-in kind; else 422.
     """
-    found = schema.problem(resource, item)
-    if found is None:
+    problem = schema.find_problem(resource, item)
+    if problem is None:
         return
-    kind = schema.kind_of(resource)
-    if found.is_type and (resource != "workflows" or found.path.startswith("metadata")):
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", messages.UNDECODED.format(kind, found))
+    kind = schema.kind_name(resource)
+    if problem.is_type_error and (resource != "workflows" or problem.path.startswith("metadata")):
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", messages.CANNOT_DECODE.format(kind, problem))
     name = (item.get("metadata") or {}).get("name", "")
-    raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", messages.INVALID_OBJECT.format(kind, name, found))
+    raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", messages.INVALID_OBJECT.format(kind, name, problem))
 
 
 class Key(NamedTuple):
-    """Where an object is."""
+    """The identity of an object in the store: resource, namespace and name."""
 
     resource: str
     namespace: str
@@ -69,92 +69,115 @@ class Change:
     version: int
     key: Key
     before: Object | None
+    """The object before the change; None if it was created."""
     after: Object
-    """At its end, as it was last."""
-    gone: bool
+    """The object after the change; the last state of a deleted object."""
+    is_deletion: bool
 
-    def event(self, selects: "Selector") -> Object | None:
-        """What a watch with a selector tells of it."""
-        was = self.before is not None and selects(self.before)
-        now = not self.gone and selects(self.after)
-        kind = {(False, True): "ADDED", (True, True): "MODIFIED", (True, False): "DELETED"}.get((was, now))
-        return {"type": kind, "object": self.after} if kind else None
+    def event(self, selector: "Selector") -> Object | None:
+        """Return the event that a watch with a selector gets for the change; None if it gets none."""
+        matched = self.before is not None and selector.matches(self.before)
+        matches = not self.is_deletion and selector.matches(self.after)
+        types = {(False, True): "ADDED", (True, True): "MODIFIED", (True, False): "DELETED"}
+        event_type = types.get((matched, matches))
+        return {"type": event_type, "object": self.after} if event_type else None
 
 
 class Selector:
-    """A label selector and a field selector."""
+    """A label selector together with a field selector."""
 
     _SET = re.compile(r"^\s*([^\s!=,()]+)\s+(in|notin)\s+\(([^)]*)\)\s*$")
     _EQUAL = re.compile(r"^\s*([^\s!=,()]+)\s*(==|=|!=)\s*([^,()]*?)\s*$")
     _EXISTS = re.compile(r"^\s*(!?)\s*([^\s!=,()]+)\s*$")
 
     def __init__(self, labels: str = "", fields: str = "") -> None:
-        """Parse both; RefusedError 400 where that can't be done."""
+        """Parse a label selector and a field selector.
+
+        Raises:
+            RefusedError: 400, one of them cannot be parsed.
+        """
         self._labels = [self._requirement(term) for term in re.split(r",(?![^(]*\))", labels) if term.strip()]
         self._fields = [self._requirement(term) for term in fields.split(",") if term.strip()]
 
-    def __call__(self, item: Object) -> bool:
-        """Whether it matches."""
+    def matches(self, item: Object) -> bool:
+        """Return whether an object meets all requirements."""
         labels = item["metadata"].get("labels") or {}
-        return all(holds(labels.get(name)) for name, holds in self._labels) and all(
-            holds(str(_at(item, path) or "")) for path, holds in self._fields
+        return all(test(labels.get(name)) for name, test in self._labels) and all(
+            test(str(_field_value(item, path) or "")) for path, test in self._fields
         )
 
     def _requirement(self, term: str) -> tuple[str, Callable[[str | None], bool]]:
-        if found := self._SET.match(term):
-            name, values = found[1], {value.strip() for value in found[3].split(",")}
-            return name, (lambda it: it in values) if found[2] == "in" else (lambda it: it not in values)
-        if found := self._EQUAL.match(term):
-            wanted = found[3]
-            return found[1], (lambda it: it != wanted) if found[2] == "!=" else (lambda it: it == wanted)
-        if found := self._EXISTS.match(term):
-            return found[2], (lambda it: it is None) if found[1] else (lambda it: it is not None)
+        if match := self._SET.match(term):
+            name, values = match[1], {value.strip() for value in match[3].split(",")}
+            return name, (lambda it: it in values) if match[2] == "in" else (lambda it: it not in values)
+        if match := self._EQUAL.match(term):
+            expected_value = match[3]
+            is_negated = match[2] == "!="
+            return match[1], (lambda it: it != expected_value) if is_negated else (lambda it: it == expected_value)
+        if match := self._EXISTS.match(term):
+            return match[2], (lambda it: it is None) if match[1] else (lambda it: it is not None)
         raise RefusedError(HTTPStatus.BAD_REQUEST, "BadRequest", f"unable to parse requirement: {term!r}")
 
 
 class Store:
-    """All objects, and what happened to them of late."""
+    """All objects, and their latest changes."""
 
-    def __init__(self, clock: Callable[[], float], window: int = WINDOW) -> None:
-        """Begin empty; the history holds so many changes."""
+    def __init__(self, clock: Callable[[], float], watch_cache_size: int = WATCH_CACHE_SIZE) -> None:
+        """Start without objects.
+
+        Args:
+            clock: returns Unix seconds.
+            watch_cache_size: number of changes that are kept for watches.
+        """
         self._clock = clock
-        self._objects: dict[Key, Seen] = {}
-        self._history: deque[Change] = deque(maxlen=window)
+        self._objects: dict[Key, StoredObject] = {}
+        self._history: deque[Change] = deque(maxlen=watch_cache_size)
         self.version = 1000
         """The newest resourceVersion."""
         self.listeners: list[Callable[[Change], None]] = []
+        """Functions that are called with each change after it is stored."""
 
     # --- reading
 
-    def seen(self, key: Key) -> Seen | None:
-        """An object and when it changed, or None."""
+    def find(self, key: Key) -> StoredObject | None:
+        """Return an object with the time of its last change; None if there is none."""
         return self._objects.get(key)
 
     def get(self, key: Key) -> Object:
-        """An object; never to be changed in place."""
-        found = self._objects.get(key)
-        if found is None:
+        """Return an object, which the caller must not modify.
+
+        Raises:
+            RefusedError: 404, there is no such object.
+        """
+        stored = self._objects.get(key)
+        if stored is None:
             raise RefusedError(HTTPStatus.NOT_FOUND, "NotFound", f'{key.resource} "{key.name}" not found')
-        return found.item
+        return stored.item
 
-    def select(self, resource: str, namespace: str = "", selects: Selector | None = None) -> list[Seen]:
-        """All objects that match, by their names; of all namespaces without one."""
-        found = [
-            (key, seen)
-            for key, seen in self._objects.items()
-            if key.resource == resource and namespace in {"", key.namespace} and (not selects or selects(seen.item))
+    def select(self, resource: str, namespace: str = "", selector: Selector | None = None) -> list[StoredObject]:
+        """Return the objects that match, sorted by namespace and name; those of all namespaces if it is empty."""
+        matches = [
+            (key, stored)
+            for key, stored in self._objects.items()
+            if key.resource == resource
+            and namespace in {"", key.namespace}
+            and (not selector or selector.matches(stored.item))
         ]
-        return [seen for _, seen in sorted(found, key=lambda row: row[0])]
+        return [stored for _, stored in sorted(matches, key=lambda row: row[0])]
 
-    def since(self, version: int, resource: str, namespace: str = "") -> list[Change]:
-        """What has happened after a version; RefusedError 410 where that is too long ago to know."""
+    def changes_since(self, version: int, resource: str, namespace: str = "") -> list[Change]:
+        """Return the changes of a resource after a version, oldest first.
+
+        Raises:
+            RefusedError: 410, the history does not reach back to the version.
+        """
         oldest = self._history[0].version if self._history else self.version + 1
         if version < oldest - 1:
-            words = f"too old resource version: {version} ({oldest - 1})"
-            raise RefusedError(HTTPStatus.GONE, "Expired", words)
-        return list(reversed(list(self._newer(version, resource, namespace))))
+            message = f"too old resource version: {version} ({oldest - 1})"
+            raise RefusedError(HTTPStatus.GONE, "Expired", message)
+        return list(reversed(list(self._newest_first(version, resource, namespace))))
 
-    def _newer(self, version: int, resource: str, namespace: str) -> Iterator[Change]:
+    def _newest_first(self, version: int, resource: str, namespace: str) -> Iterator[Change]:
         for change in reversed(self._history):
             if change.version <= version:
                 return
@@ -163,22 +186,22 @@ class Store:
 
     # --- writing
 
-    def create(self, resource: str, namespace: str, item: Object, *, dry: bool = False) -> Object:
+    def create(self, resource: str, namespace: str, item: Object, *, dry_run: bool = False) -> Object:
         """Store a new object.
 
         Raises:
-            RefusedError: it has not the shape of its kind, or its name is taken.
+            RefusedError: the object is invalid, or its name is taken.
         """
-        made = schema.cleaned(item)
-        check(resource, made)
-        check(resource, {"metadata": {"namespace": namespace}})
-        meta = made.setdefault("metadata", {})
-        for field in _OF_DELETION:
+        item = schema.without_nulls(item)
+        validate(resource, item)
+        validate(resource, {"metadata": {"namespace": namespace}})
+        meta = item.setdefault("metadata", {})
+        for field in _DELETION_FIELDS:
             meta.pop(field, None)
         if not meta.get("name"):
             if not meta.get("generateName"):
-                words = "name or generateName is required"
-                raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", words)
+                message = "name or generateName is required"
+                raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message)
             meta["name"] = meta["generateName"] + secrets.token_hex(3)
         key = Key(resource, namespace, meta["name"])
         if key in self._objects:
@@ -189,106 +212,126 @@ class Store:
             "creationTimestamp": iso(self._clock()),
             "generation": 1,
         }
-        return self._put(key, made, dry=dry)
+        return self._put(key, item, dry_run=dry_run)
 
-    def replace(self, key: Key, item: Object, *, dry: bool = False) -> Object:
-        """Store an object in the place of its older version: of the one it names, where it names one."""
-        made = schema.cleaned(item)
-        check(key.resource, made)
-        return self._change(key, made, made.get("metadata") or {}, dry=dry)
+    def replace(self, key: Key, item: Object, *, dry_run: bool = False) -> Object:
+        """Replace an object; if the new one has a uid or a resourceVersion, it must be that of the old one."""
+        item = schema.without_nulls(item)
+        validate(key.resource, item)
+        return self._update(key, item, item.get("metadata") or {}, dry_run=dry_run)
 
-    def merge(self, key: Key, patch: Object, *, dry: bool = False) -> Object:
+    def merge(self, key: Key, patch: Object, *, dry_run: bool = False) -> Object:
         """Apply a JSON merge patch (RFC 7386)."""
-        made = schema.cleaned(merged(self.get(key), patch))
-        # Of the outcome: a patch may hold a null where the object must hold something else.
-        check(key.resource, made)
-        return self._change(key, made, patch.get("metadata") or {}, dry=dry)
+        item = schema.without_nulls(merge_patch(self.get(key), patch))
+        # The result is validated, not the patch: a patch may hold a null where the object must hold something else.
+        validate(key.resource, item)
+        return self._update(key, item, patch.get("metadata") or {}, dry_run=dry_run)
 
-    def delete(self, key: Key, options: Mapping[str, Any], *, dry: bool = False) -> Object:
-        """Begin to delete an object. A pod on a node gets its grace, and the kubelet removes it; others go at once."""
+    def delete(self, key: Key, options: Mapping[str, Any], *, dry_run: bool = False) -> Object:
+        """Delete an object.
+
+        A pod on a node gets its grace period, and the kubelet removes it; other objects are removed at once.
+
+        Raises:
+            RefusedError: there is no such object, or a precondition failed.
+        """
         item = self.get(key)
-        wanted = options.get("preconditions") or {}
+        preconditions = options.get("preconditions") or {}
         for field, name in (("uid", "UID"), ("resourceVersion", "resource version")):
-            had = item["metadata"][field]
-            if wanted.get(field) not in {None, had}:
-                words = f"Precondition failed: {name} in precondition: {wanted[field]}, {name} in object meta: {had}"
-                said = f'Operation cannot be fulfilled on {key.resource} "{key.name}": {words}'
-                raise RefusedError(HTTPStatus.CONFLICT, "Conflict", said)
-        if dry:
+            current = item["metadata"][field]
+            required = preconditions.get(field)
+            if required not in {None, current}:
+                problem = f"Precondition failed: {name} in precondition: {required}, {name} in object meta: {current}"
+                raise _conflict(key, problem)
+        if dry_run:
             return item
-        grace = _grace(key, item, options)
+        grace = _grace_seconds(key, item, options)
         if grace == 0:
             return self.remove(key)
-        before = item["metadata"].get("deletionGracePeriodSeconds")
-        if before is not None and before <= grace:
+        earlier_grace = item["metadata"].get("deletionGracePeriodSeconds")
+        if earlier_grace is not None and earlier_grace <= grace:
             return item
-        end = {"deletionTimestamp": iso(self._clock() + grace), "deletionGracePeriodSeconds": grace}
-        return self._put(key, merged(item, {"metadata": end}))
+        deletion = {"deletionTimestamp": iso(self._clock() + grace), "deletionGracePeriodSeconds": grace}
+        return self._put(key, merge_patch(item, {"metadata": deletion}))
 
     def remove(self, key: Key) -> Object:
-        """Take an object away."""
-        seen = self._objects.pop(key)
+        """Remove an object without a grace period, and return its last state."""
+        stored = self._objects.pop(key)
         self.version += 1
-        last: Object = merged(seen.item, {"metadata": {"resourceVersion": str(self.version)}})
-        self._tell(Change(self.version, key, seen.item, last, gone=True))
+        last: Object = merge_patch(stored.item, {"metadata": {"resourceVersion": str(self.version)}})
+        self._notify(Change(self.version, key, stored.item, last, is_deletion=True))
         return last
 
-    def _change(self, key: Key, made: Object, named: Mapping[str, Any], *, dry: bool) -> Object:
-        had = self.get(key)["metadata"]
+    def _update(self, key: Key, item: Object, preconditions: Mapping[str, Any], *, dry_run: bool) -> Object:
+        current = self.get(key)["metadata"]
         for field in ("uid", "resourceVersion"):
-            if named.get(field) not in {None, "", had[field]}:
-                words = "the object has been modified; please apply your changes to the latest version and try again"
-                said = f'Operation cannot be fulfilled on {key.resource} "{key.name}": {words}'
-                raise RefusedError(HTTPStatus.CONFLICT, "Conflict", said)
-        fixed = ("name", "namespace", "uid", "creationTimestamp", *_OF_DELETION, "resourceVersion", "generation")
-        free = {field: value for field, value in (made.get("metadata") or {}).items() if field not in fixed}
-        made["metadata"] = {**free, **{field: had[field] for field in fixed if field in had}}
-        return self._put(key, made, dry=dry)
+            if preconditions.get(field) not in {None, "", current[field]}:
+                problem = "the object has been modified; please apply your changes to the latest version and try again"
+                raise _conflict(key, problem)
+        immutable = (
+            "name",
+            "namespace",
+            "uid",
+            "creationTimestamp",
+            *_DELETION_FIELDS,
+            "resourceVersion",
+            "generation",
+        )
+        mutable = {field: value for field, value in (item.get("metadata") or {}).items() if field not in immutable}
+        item["metadata"] = {**mutable, **{field: current[field] for field in immutable if field in current}}
+        return self._put(key, item, dry_run=dry_run)
 
-    def _put(self, key: Key, made: Object, *, dry: bool = False) -> Object:
-        seen = self._objects.get(key)
-        before = seen.item if seen else None
-        if dry or made == before:
-            return made
-        if before is not None and made.get("spec") != before.get("spec"):
-            made["metadata"]["generation"] = before["metadata"]["generation"] + 1
+    def _put(self, key: Key, item: Object, *, dry_run: bool = False) -> Object:
+        stored = self._objects.get(key)
+        before = stored.item if stored else None
+        if dry_run or item == before:
+            return item
+        if before is not None and item.get("spec") != before.get("spec"):
+            item["metadata"]["generation"] = before["metadata"]["generation"] + 1
         self.version += 1
-        made["metadata"]["resourceVersion"] = str(self.version)
-        self._objects[key] = Seen(made, self._clock())
-        self._tell(Change(self.version, key, before, made, gone=False))
-        return made
+        item["metadata"]["resourceVersion"] = str(self.version)
+        self._objects[key] = StoredObject(item, self._clock())
+        self._notify(Change(self.version, key, before, item, is_deletion=False))
+        return item
 
-    def _tell(self, change: Change) -> None:
+    def _notify(self, change: Change) -> None:
         self._history.append(change)
         for listener in self.listeners:
             listener(change)
 
 
-def merged(item: Any, patch: Any) -> Any:
-    """A JSON merge patch's outcome; neither of both is changed."""
+def merge_patch(item: Any, patch: Any) -> Any:
+    """Return the result of a JSON merge patch (RFC 7386); neither argument is modified."""
     if not isinstance(patch, Mapping):
-        return schema.cleaned(patch)
-    made = dict(item) if isinstance(item, Mapping) else {}
+        return schema.without_nulls(patch)
+    result = dict(item) if isinstance(item, Mapping) else {}
     for key, value in patch.items():
         if value is None:
-            made.pop(key, None)
+            result.pop(key, None)
         else:
-            made[key] = merged(made.get(key), value)
-    return made
+            result[key] = merge_patch(result.get(key), value)
+    return result
 
 
-def _grace(key: Key, item: Object, options: Mapping[str, Any]) -> int:
-    """Seconds (k8s.io/kubernetes, pkg/registry/core/pod/strategy.go, CheckGracefulDelete)."""
+def _conflict(key: Key, problem: str) -> RefusedError:
+    message = f'Operation cannot be fulfilled on {key.resource} "{key.name}": {problem}'
+    return RefusedError(HTTPStatus.CONFLICT, "Conflict", message)
+
+
+def _grace_seconds(key: Key, item: Object, options: Mapping[str, Any]) -> int:
+    """Return a deletion's grace period (k8s.io/kubernetes, pkg/registry/core/pod/strategy.go, CheckGracefulDelete)."""
     spec, phase = item.get("spec") or {}, (item.get("status") or {}).get("phase")
-    if key.resource != "pods" or not spec.get("nodeName") or phase in OVER:
+    if key.resource != "pods" or not spec.get("nodeName") or phase in TERMINAL_PHASES:
         return 0
-    wanted = options.get("gracePeriodSeconds")
-    grace = int(wanted if wanted is not None else spec.get("terminationGracePeriodSeconds", GRACE))
-    return 1 if grace < 0 else min(grace, _MAX_GRACE)
+    requested = options.get("gracePeriodSeconds")
+    grace = int(
+        requested if requested is not None else spec.get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)
+    )
+    return 1 if grace < 0 else min(grace, _MAX_GRACE_SECONDS)
 
 
-def _at(item: Object, path: str) -> Any:
-    found: Any = item
+def _field_value(item: Object, path: str) -> Any:
+    value: Any = item
     for part in path.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

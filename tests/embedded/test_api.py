@@ -13,7 +13,7 @@ import pytest
 from kubernetes import client, config, watch  # type: ignore[attr-defined,unused-ignore]
 from kubernetes.client.exceptions import ApiException
 
-from flargo.embedded import Embedded, Lags, Policy, Settings
+from flargo.embedded import Delays, Embedded, Policy, Settings
 from tests.harness.cluster import eventually
 from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedCluster, RefusedError
 
@@ -187,7 +187,7 @@ def test_a_watch_ends_with_a_bookmark_if_it_was_asked_for(cluster: EmbeddedClust
 
 
 def test_who_asks_for_what_is_forgotten_hears_410(tmp_path: Path) -> None:
-    with Embedded(namespace=NAMESPACE, window=5) as small:
+    with Embedded(namespace=NAMESPACE, watch_cache_size=5) as small:
         cluster = EmbeddedCluster(small, tmp_path)
         version = cluster.ask("GET", cluster.path("secrets"))["metadata"]["resourceVersion"]
         for number in range(6):
@@ -297,7 +297,7 @@ def test_a_finished_workflow_goes_when_its_time_has_come(cluster: EmbeddedCluste
 
 
 def test_a_policy_denies_what_bears_its_labels(cluster: EmbeddedCluster, custom: Any, core: Any) -> None:
-    with cluster.embedded.denying(Policy("x", "workflows", {"of": "barred"}, "not on a Tuesday")):
+    with cluster.embedded.admission_policy(Policy("x", "workflows", {"of": "barred"}, "not on a Tuesday")):
         with pytest.raises(ApiException) as caught:
             custom.create_namespaced_custom_object(*WORKFLOWS, workflow("barred"))
         custom.create_namespaced_custom_object(*WORKFLOWS, workflow("other"))
@@ -332,18 +332,18 @@ def test_a_bug_of_the_engine_is_told_to_everybody(tmp_path: Path) -> None:
 
 
 def test_while_the_controller_is_away_everything_stays_as_it_was(tmp_path: Path) -> None:
-    with Embedded(Settings(lags=Lags(notice=0.01)), namespace=NAMESPACE) as embedded:
+    with Embedded(Settings(delays=Delays(notice=0.01)), namespace=NAMESPACE) as embedded:
         cluster = EmbeddedCluster(embedded, tmp_path)
-        embedded.controller(runs=False)
+        embedded.set_controller(running=False)
         cluster.create(workflow("frozen", suspend=False))
         time.sleep(0.5)
         assert phase(cluster, "frozen") == ""
-        embedded.controller(runs=True)
+        embedded.set_controller(running=True)
         eventually(lambda: phase(cluster, "frozen") == "Succeeded", 10, "it goes on")
 
 
 def test_a_pod_that_would_have_its_node_just_now_goes_with_its_workflow(tmp_path: Path) -> None:
-    with Embedded(Settings(lags=Lags(schedule=3600)), namespace=NAMESPACE) as embedded:
+    with Embedded(Settings(delays=Delays(schedule=3600)), namespace=NAMESPACE) as embedded:
         cluster = EmbeddedCluster(embedded, tmp_path)
         cluster.create(workflow("unwanted", suspend=False))
         eventually(lambda: cluster.items("pods"), 5, "its pod waits for a node")

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from flargo.embedded import argo, kubelet, pod_manifest
-from flargo.embedded.argo import Changes, reconcile
-from flargo.embedded.kubelet import Process
-from flargo.embedded.model import Lags, Node, Seen, iso
+from flargo.embedded.argo import WorkflowActions, reconcile
+from flargo.embedded.kubelet import ProcessState
+from flargo.embedded.model import Delays, Node, StoredObject, iso
 
 Object = dict[str, Any]
-LAGS = Lags()
+DELAYS = Delays()
 NOW = 1_000_000.0
 LONG = 3600.0
 
@@ -33,20 +33,22 @@ def node(phase: str, **more: Any) -> Object:
 
 def pod(main: Object | None = None, wait: Object | None = None, phase: str = "Pending", **status: Any) -> Object:
     """The Workflow's pod."""
-    made = pod_manifest.pod(workflow())
+    made = pod_manifest.build_pod(workflow())
     made["metadata"] |= {"namespace": "flare", "uid": "uid-2"}
     rows = [{"name": name, "state": state} for name, state in (("main", main), ("wait", wait)) if state]
     made["status"] = {"phase": phase, "containerStatuses": rows, **status}
     return made
 
 
-def look(item: Object, *pods: Object, after: float = LONG, denied: str = "", lags: Lags = LAGS) -> Changes:
+def look(
+    item: Object, *pods: Object, after: float = LONG, denied: str = "", delays: Delays = DELAYS
+) -> WorkflowActions:
     """What the controller does so many seconds after the last change of everything."""
-    seen = [Seen(each, NOW) for each in pods]
-    return reconcile(argo.Look(Seen(item, NOW), seen, denied), NOW + after, lags)
+    seen = [StoredObject(each, NOW) for each in pods]
+    return reconcile(argo.WorkflowView(StoredObject(item, NOW), seen, denied), NOW + after, delays)
 
 
-def step_of(changes: Changes) -> Object:
+def step_of(changes: WorkflowActions) -> Object:
     """The step as it will be."""
     assert changes.status is not None
     found: Object = changes.status["nodes"]["job"]
@@ -63,12 +65,12 @@ def test_a_new_workflow_is_running_before_it_has_a_step_even_if_it_is_suspended(
 
 
 def test_the_controller_takes_a_moment_to_notice() -> None:
-    early = look(workflow(), after=LAGS.notice / 2)
-    assert early == Changes(wake=NOW + LAGS.notice)
+    early = look(workflow(), after=DELAYS.notice / 2)
+    assert early == WorkflowActions(requeue_at=NOW + DELAYS.notice)
 
 
 def test_a_suspended_workflow_has_no_pod_until_it_is_released() -> None:
-    assert look(workflow(RUNNING, suspend=True)) == Changes()
+    assert look(workflow(RUNNING, suspend=True)) == WorkflowActions()
     released = look(workflow(RUNNING, suspend=False))
     assert released.create is not None
     assert released.create["metadata"]["name"] == "job"
@@ -105,7 +107,7 @@ def test_a_full_quota_is_waited_for() -> None:
     changes = look(workflow(RUNNING), denied=words)
     assert step_of(changes)["phase"] == "Pending"
     assert step_of(changes)["message"] == f'pods "job" is forbidden: {words}'
-    assert changes.wake == NOW + LONG + LAGS.requeue
+    assert changes.requeue_at == NOW + LONG + DELAYS.requeue
     assert look(workflow(node("Pending")), denied="").create is not None
 
 
@@ -141,22 +143,22 @@ def test_a_step_says_what_its_pod_shows(seen: Object, phase: str, message: str, 
 
 def test_a_workflow_ends_with_its_step_some_time_after_the_pod() -> None:
     ended = pod(ENDED_3, ENDED_0, "Failed")
-    early = look(workflow(node("Running")), ended, after=LAGS.follow / 2)
-    assert early == Changes(wake=NOW + LAGS.follow)
+    early = look(workflow(node("Running")), ended, after=DELAYS.follow / 2)
+    assert early == WorkflowActions(requeue_at=NOW + DELAYS.follow)
     changes = look(workflow(node("Running")), ended)
     assert changes.status is not None
     assert (changes.status["phase"], changes.status["message"]) == ("Failed", "main: Error (exit code 3)")
 
 
 def test_nothing_is_written_when_nothing_is_new() -> None:
-    assert look(workflow(node("Running")), pod(GOES_ON, GOES_ON, "Running")) == Changes()
+    assert look(workflow(node("Running")), pod(GOES_ON, GOES_ON, "Running")) == WorkflowActions()
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Running"])
 def test_of_a_pod_that_is_being_deleted_only_its_going_is_looked_at(phase: str) -> None:
     going = pod(ENDED_3, ENDED_0, "Failed")
     going["metadata"]["deletionTimestamp"] = iso(NOW)
-    assert look(workflow(node(phase)), going) == Changes()
+    assert look(workflow(node(phase)), going) == WorkflowActions()
 
 
 def test_a_pod_that_goes_while_its_step_is_pending_is_made_again() -> None:
@@ -211,7 +213,7 @@ def test_a_pod_that_is_over_is_told_of_by_its_own_words_though_a_shutdown_has_co
 
 
 def test_shutdown_of_a_suspended_workflow_changes_nothing() -> None:
-    assert look(workflow(RUNNING, suspend=True, shutdown="Terminate")) == Changes()
+    assert look(workflow(RUNNING, suspend=True, shutdown="Terminate")) == WorkflowActions()
 
 
 def ended(phase: str, **spec: Any) -> Object:
@@ -220,17 +222,17 @@ def ended(phase: str, **spec: Any) -> Object:
 
 def test_a_finished_workflow_is_kept_as_long_as_its_end_deserves() -> None:
     kept = {"ttlStrategy": {"secondsAfterSuccess": 10, "secondsAfterFailure": 100}}
-    assert look(ended("Succeeded", **kept), after=5) == Changes(wake=NOW + 10)
+    assert look(ended("Succeeded", **kept), after=5) == WorkflowActions(requeue_at=NOW + 10)
     assert look(ended("Succeeded", **kept), after=10).delete
-    assert look(ended("Failed", **kept), after=10) == Changes(wake=NOW + 100)
+    assert look(ended("Failed", **kept), after=10) == WorkflowActions(requeue_at=NOW + 100)
     assert look(ended("Error", **kept), after=100).delete
-    assert look(ended("Succeeded")) == Changes()
+    assert look(ended("Succeeded")) == WorkflowActions()
 
 
 def test_pods_are_collected_when_that_was_asked_for() -> None:
     over = pod(ENDED_0, ENDED_0, "Succeeded")
     gc = {"podGC": {"strategy": "OnWorkflowCompletion", "deleteDelayDuration": "60s"}}
-    assert look(ended("Succeeded", **gc), over, after=30) == Changes(wake=NOW + 60)
+    assert look(ended("Succeeded", **gc), over, after=30) == WorkflowActions(requeue_at=NOW + 60)
     assert look(ended("Succeeded", **gc), over, after=60).delete_pods == ("job",)
     assert look(ended("Succeeded"), over).delete_pods == ()
 
@@ -239,7 +241,7 @@ def test_the_pod_spec_patch_is_merged_by_the_containers_names() -> None:
     item = workflow()
     patch = '{"containers": [{"name": "wait", "resources": {"limits": {"cpu": "1"}}}], "hostname": "h"}'
     item["spec"]["templates"][0]["podSpecPatch"] = patch
-    spec = pod_manifest.pod(item)["spec"]
+    spec = pod_manifest.build_pod(item)["spec"]
     assert [row["name"] for row in spec["containers"]] == ["wait", "main"]
     assert spec["containers"][0]["resources"] == {"limits": {"cpu": "1"}}
     assert spec["hostname"] == "h"
@@ -253,30 +255,30 @@ def test_the_pod_spec_patch_is_merged_by_the_containers_names() -> None:
     [
         ({"hostNetwork": True}, 'violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'),
         ({"serviceAccountName": "x"}, 'error looking up service account flare/x: serviceaccount "x" not found'),
-        ({"resourceClaims": [{"name": "x"}]}, "not resourceClaims"),
-        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "not v"),
+        ({"resourceClaims": [{"name": "x"}]}, "unsupported: resourceClaims"),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "unsupported: v"),
         ({}, ""),
     ],
 )
 def test_a_pod_that_can_not_be_is_refused(change: Object, words: str) -> None:
     item = pod()
     item["spec"] |= change
-    said = kubelet.denied(item, {"default"}, "")
+    said = kubelet.admission_denial(item, {"default"}, "")
     assert words in said
     assert bool(words) == bool(said)
 
 
 def test_an_amount_that_is_none_is_refused() -> None:
-    assert "'lots' is no quantity" in kubelet.denied(needs(memory="lots"), {"default"}, "")
+    assert "'lots' is not a quantity" in kubelet.admission_denial(needs(memory="lots"), {"default"}, "")
 
 
 def test_what_policies_and_quotas_have_against_a_pod_refuses_it() -> None:
-    assert kubelet.denied(pod(), {"default"}, "exceeded quota: q") == "exceeded quota: q"
+    assert kubelet.admission_denial(pod(), {"default"}, "exceeded quota: q") == "exceeded quota: q"
 
 
-def life(item: Object, process: Process | None = None, after: float = LONG, **more: Any) -> kubelet.Step:
+def life(item: Object, process: ProcessState | None = None, after: float = LONG, **more: Any) -> kubelet.PodActions:
     """The next step of a pod's life, so many seconds after the last one."""
-    return kubelet.step(kubelet.Look(Seen(item, NOW), process, **more), Node(), NOW + after, LAGS)
+    return kubelet.sync_pod(kubelet.PodView(StoredObject(item, NOW), process, **more), Node(), NOW + after, DELAYS)
 
 
 def on_node(item: Object) -> Object:
@@ -286,7 +288,7 @@ def on_node(item: Object) -> Object:
 
 def needs(**limits: str) -> Object:
     made = pod()
-    kubelet.main_of(made)["resources"] = {"limits": limits}
+    kubelet.main_container(made)["resources"] = {"limits": limits}
     return made
 
 
@@ -300,35 +302,37 @@ def needs(**limits: str) -> Object:
     ],
 )
 def test_what_the_node_has_not_is_said_as_the_scheduler_says_it(item: Object, words: str) -> None:
-    said = kubelet.unschedulable(item, Node(), [], ())
+    said = kubelet.scheduling_failure(item, Node(), [], ())
     assert words in said
     assert bool(words) == bool(said)
 
 
 def test_what_others_have_taken_is_not_there() -> None:
-    assert kubelet.unschedulable(needs(cpu="40"), Node(), [needs(cpu="40")], ())
-    assert not kubelet.unschedulable(needs(cpu="40"), Node(), [needs(cpu="20")], ())
+    assert kubelet.scheduling_failure(needs(cpu="40"), Node(), [needs(cpu="40")], ())
+    assert not kubelet.scheduling_failure(needs(cpu="40"), Node(), [needs(cpu="20")], ())
 
 
 def test_a_claim_that_is_not_there_keeps_a_pod_from_the_node() -> None:
     item = pod()
     item["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
-    assert 'persistentvolumeclaim "data" not found' in kubelet.unschedulable(item, Node(), [], ())
-    assert kubelet.unschedulable(item, Node(), [], ("data",)) == ""
+    assert 'persistentvolumeclaim "data" not found' in kubelet.scheduling_failure(item, Node(), [], ())
+    assert kubelet.scheduling_failure(item, Node(), [], ("data",)) == ""
 
 
 def test_a_volume_whose_secret_is_missing_is_an_event_again_and_again() -> None:
-    step = life(on_node(pod(WAITS, WAITS, initContainerStatuses=[{"name": "init", "state": WAITS}])), unmounted=("no",))
+    step = life(
+        on_node(pod(WAITS, WAITS, initContainerStatuses=[{"name": "init", "state": WAITS}])), mount_failures=("no",)
+    )
     assert step.events == (("Warning", "FailedMount", "no"),)
     assert step.status is None
-    assert step.wake == NOW + LONG + LAGS.retry
+    assert step.requeue_at == NOW + LONG + DELAYS.retry
 
 
 def test_images_are_ignored_but_for_their_names() -> None:
     def image(name: str) -> tuple[str, str] | None:
         item = pod()
-        kubelet.main_of(item)["image"] = name
-        return kubelet.uncreated(item, lambda _: None, {"not/there:1"})
+        kubelet.main_container(item)["image"] = name
+        return kubelet.create_failure(item, lambda _: None, {"not/there:1"})
 
     assert image("registry.example.com:5000/a/b:1.0@sha256:0123") is None
     assert (image("No Name!") or ("",))[0] == "InvalidImageName"
@@ -345,14 +349,14 @@ def deleted(item: Object, grace: int = 7) -> Object:
 
 def test_a_deleted_pods_object_goes_after_its_process() -> None:
     item = deleted(pod(GOES_ON, GOES_ON, "Running", **INITIALIZED))
-    assert life(item, Process(running=True)) == kubelet.Step(end=7)
-    last = life(item, Process(running=False, code=143))
+    assert life(item, ProcessState(running=True)) == kubelet.PodActions(kill_grace=7)
+    last = life(item, ProcessState(running=False, exit_code=143))
     assert last.status is not None
     assert last.status["phase"] == "Failed"
     item["status"] |= last.status
-    assert kubelet.state(item, "main")["terminated"]["exitCode"] == 143
-    assert life(item, Process(running=False, code=143), after=0).wake == NOW + LAGS.remove
-    assert life(item, Process(running=False, code=143)).remove
+    assert kubelet.container_state(item, "main")["terminated"]["exitCode"] == 143
+    assert life(item, ProcessState(running=False, exit_code=143), after=0).requeue_at == NOW + DELAYS.remove
+    assert life(item, ProcessState(running=False, exit_code=143)).remove
 
 
 def test_a_container_that_never_ran_is_not_located_when_its_pod_goes() -> None:
@@ -360,7 +364,7 @@ def test_a_container_that_never_ran_is_not_located_when_its_pod_goes() -> None:
     first = life(item)
     assert first.status is not None
     item["status"] |= first.status
-    assert kubelet.state(item, "main") == {"waiting": {"reason": "PodInitializing"}}
+    assert kubelet.container_state(item, "main") == {"waiting": {"reason": "PodInitializing"}}
     last = life(item)
     assert last.status is not None
     main = {row["name"]: row["state"] for row in last.status["containerStatuses"]}["main"]["terminated"]
@@ -369,26 +373,26 @@ def test_a_container_that_never_ran_is_not_located_when_its_pod_goes() -> None:
 
 def test_a_pod_that_uses_too_much_of_the_disk_is_evicted() -> None:
     item = on_node(pod(GOES_ON, GOES_ON, "Running", **INITIALIZED))
-    step = life(item, Process(running=False, code=137, evicted="too much"))
+    step = life(item, ProcessState(running=False, exit_code=137, eviction="too much"))
     assert step.status is not None
     assert (step.status["phase"], step.status["reason"], step.status["message"]) == ("Failed", "Evicted", "too much")
     item["status"] |= step.status
-    known = life(item, Process(running=False, code=137, evicted="too much"))
-    assert kubelet.state({"status": known.status}, "main")["terminated"]["reason"] == "ContainerStatusUnknown"
+    known = life(item, ProcessState(running=False, exit_code=137, eviction="too much"))
+    assert kubelet.container_state({"status": known.status}, "main")["terminated"]["reason"] == "ContainerStatusUnknown"
     item["status"] |= known.status or {}
-    assert life(item) == kubelet.Step()
+    assert life(item) == kubelet.PodActions()
 
 
 def test_a_pod_past_its_deadline_is_ended_with_its_grace_and_failed_when_nothing_runs() -> None:
     item = on_node(pod(GOES_ON, GOES_ON, "Running", **INITIALIZED))
     item["spec"] |= {"activeDeadlineSeconds": 10, "terminationGracePeriodSeconds": 7}
-    assert life(item, Process(running=True), after=9) == kubelet.Step(wake=NOW + 10)
-    assert life(item, Process(running=True), after=10) == kubelet.Step(end=7)
-    status = life(item, Process(running=False, code=143), after=11).status
+    assert life(item, ProcessState(running=True), after=9) == kubelet.PodActions(requeue_at=NOW + 10)
+    assert life(item, ProcessState(running=True), after=10) == kubelet.PodActions(kill_grace=7)
+    status = life(item, ProcessState(running=False, exit_code=143), after=11).status
     assert status is not None
     assert (status["phase"], status["reason"]) == ("Failed", "DeadlineExceeded")
     assert status["message"] == "Pod was active on the node longer than the specified deadline"
-    assert kubelet.state({"status": status}, "main")["terminated"]["exitCode"] == 143
+    assert kubelet.container_state({"status": status}, "main")["terminated"]["exitCode"] == 143
 
 
 def test_a_pod_that_names_its_node_is_taken_or_refused_by_the_kubelet() -> None:
@@ -397,18 +401,18 @@ def test_a_pod_that_names_its_node_is_taken_or_refused_by_the_kubelet() -> None:
     taken = life(item).status
     assert taken is not None
     assert taken["startTime"]
-    why = kubelet.rejected(item, Node(allocatable={"cpu": "2"}), [needs(cpu="500m")])
+    why = kubelet.rejection(item, Node(allocatable={"cpu": "2"}), [needs(cpu="500m")])
     assert why is not None
     assert why[0] == "OutOfcpu"
     assert "resource: cpu, requested: 900000, used: 500, capacity: 2000" in why[1]
-    refused = life(item, rejected=why).status
+    refused = life(item, rejection=why).status
     assert refused is not None
     assert (refused["phase"], refused["reason"]) == ("Failed", "OutOfcpu")
-    assert kubelet.rejected(needs(cpu="1"), Node(), []) is None
+    assert kubelet.rejection(needs(cpu="1"), Node(), []) is None
 
 
 def test_a_program_that_is_not_there_never_runs() -> None:
     item = on_node(pod({"waiting": {"reason": "PodInitializing"}}, WAITS, **INITIALIZED))
-    status = life(item, Process(running=False, code=64, message="no such file")).status
+    status = life(item, ProcessState(running=False, exit_code=64, message="no such file")).status
     assert status is not None
-    assert kubelet.state({"status": status}, "main")["terminated"]["message"] == "no such file"
+    assert kubelet.container_state({"status": status}, "main")["terminated"]["message"] == "no such file"

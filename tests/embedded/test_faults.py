@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flargo.embedded import Embedded, Lags, Settings
+from flargo.embedded import Delays, Embedded, Settings
 from tests.harness.faults.matrix import (
     site,
     started,
@@ -32,6 +32,6 @@ __all__ = [
 def embedded() -> Iterator[Embedded]:
     # Starting takes a second, so that what happens before it can be seen. A pod goes as slowly as a real one:
     # else, on a machine that has much to do, another one is made before flargo has seen that it goes.
-    settings = Settings(lags=Lags(init=0.3, remove=2.0), missing_images=frozenset({"flargo.test/job:not-there"}))
+    settings = Settings(delays=Delays(init=0.3, remove=2.0), missing_images=frozenset({"flargo.test/job:not-there"}))
     with Embedded(settings, namespace="flare") as running:
         yield running

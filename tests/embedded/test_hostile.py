@@ -231,7 +231,7 @@ def test_any_body_is_answered_and_the_engine_goes_on(verb: str, cluster: Embedde
     send()
     assert "pod" in verb or {each // 100 for each in answers} == {2, 4}, answers
     runs_a_job(cluster)
-    assert cluster.embedded._cluster.problem is None
+    assert cluster.embedded._cluster.failure is None
     for resource in (WORKFLOWS, SECRETS, QUOTAS):
         for item in client.send("GET", resource)[1]["items"]:
             client.send("DELETE", f"{resource}/{item['metadata']['name']}")
@@ -365,20 +365,20 @@ def test_one_object_that_cannot_be_moved_holds_up_no_other(
     cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bug that one object meets is logged once, without the error's text; the object is tried again."""
-    real = kubelet.step
+    real = kubelet.sync_pod
 
-    def step(look: kubelet.Look, *others: Any) -> kubelet.Step:
-        if look.pod.item["metadata"]["name"] == "unlucky":
+    def sync_pod(view: kubelet.PodView, *others: Any) -> kubelet.PodActions:
+        if view.pod.item["metadata"]["name"] == "unlucky":
             raise KeyError("planted")
-        return real(look, *others)
+        return real(view, *others)
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr(kubelet, "step", step)
+        patch.setattr(kubelet, "sync_pod", sync_pod)
         cluster.create(workflow("unlucky", "print('late')", suspend=False))
         runs_a_job(cluster)
         time.sleep(2.5)
         assert phase(cluster, "unlucky") == "Running"
     (line,) = [line for line in caplog.messages if "unlucky" in line]
-    assert "pods flare/unlucky: a step failed (KeyError at test_hostile.py:" in line
+    assert "Sync of pods flare/unlucky failed (KeyError at test_hostile.py:" in line
     assert "planted" not in caplog.text
     eventually(lambda: phase(cluster, "unlucky") == "Succeeded", 20, "it is tried again")

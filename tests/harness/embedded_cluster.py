@@ -133,7 +133,7 @@ class EmbeddedCluster(Cluster):
     @contextlib.contextmanager
     def denied(self, kind: str, federation: str) -> Iterator[None]:
         policy = Policy(f"flargo-test-{kind}-{federation}", kind, {Label.FEDERATION: federation}, "not on a Tuesday")
-        with self.embedded.denying(policy):
+        with self.embedded.admission_policy(policy):
             yield
 
     @contextlib.contextmanager
@@ -141,11 +141,11 @@ class EmbeddedCluster(Cluster):
         """Only of the Workflow controller, to which it is the same whether it stands still or has ended."""
         if daemon != "workflow-controller":
             raise NotImplementedError(daemon)
-        self.embedded.controller(runs=False)
+        self.embedded.set_controller(running=False)
         try:
             yield
         finally:
-            self.embedded.controller(runs=True)
+            self.embedded.set_controller(running=True)
 
     stopped = frozen
 
@@ -163,7 +163,7 @@ class EmbeddedCluster(Cluster):
             case ("delete", kind, name):
                 return str(self.ask("DELETE", self.path(kind, name)))
             case ("exec", name, *_, "sh", "-c", code):
-                here = code.replace("/tmp/", f"{self.embedded.folder(name)}/tmp/")
+                here = code.replace("/tmp/", f"{self.embedded.pod_folder(name)}/tmp/")
                 return subprocess.run(["sh", "-c", here], text=True, capture_output=True, check=True).stdout
         raise NotImplementedError(arguments)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flargo.embedded import kubelet, pod_manifest, safe_paths, schema
 from flargo.embedded.model import quantity
-from flargo.embedded.mounts import build
+from flargo.embedded.mounts import build_volumes
 from flargo.embedded.store import RefusedError, Store
 
 Object = dict[str, Any]
@@ -39,7 +39,7 @@ def pod(*mounts: Object, volumes: list[Object]) -> Object:
 
 
 def problem(item: Object, resource: str = "pods") -> str:
-    found = schema.problem(resource, item)
+    found = schema.find_problem(resource, item)
     return str(found) if found else ""
 
 
@@ -70,17 +70,17 @@ def secret_pod(path: str) -> Object:
 )
 def test_json_that_kubernetes_cannot_decode_is_refused(raw: bytes, why: str) -> None:
     with pytest.raises(ValueError, match="invalid JSON") as caught:
-        schema.decoded(raw)
+        schema.decode_json(raw)
     assert why in str(caught.value)
 
 
 def test_half_of_a_surrogate_pair_is_replaced() -> None:
-    assert schema.decoded(rb'{"\ud800": "a\udfffb"}') == {"\ufffd": "a\ufffdb"}
+    assert schema.decode_json(rb'{"\ud800": "a\udfffb"}') == {"\ufffd": "a\ufffdb"}
 
 
 @given(JSON)
 def test_other_json_is_decoded_as_it_is(value: Any) -> None:
-    assert schema.decoded(json.dumps(value)) == value
+    assert schema.decode_json(json.dumps(value)) == value
 
 
 # Shapes
@@ -90,7 +90,7 @@ def test_other_json_is_decoded_as_it_is(value: Any) -> None:
 @given(item=JSON, meta=JSON, spec=JSON, status=JSON)
 def test_any_json_has_a_shape_or_a_problem(resource: str, item: Any, meta: Any, spec: Any, status: Any) -> None:
     for each in (item, {"metadata": meta, "spec": spec, "status": status}):
-        assert str(schema.problem(resource, each) or "ok")
+        assert str(schema.find_problem(resource, each) or "ok")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_any_json_has_a_shape_or_a_problem(resource: str, item: Any, meta: Any, 
     ],
 )
 def test_a_workflow_of_another_shape_is_refused_by_path(item: Any, path: str) -> None:
-    found = schema.problem("workflows", item)
+    found = schema.find_problem("workflows", item)
     assert found is not None
     assert found.path == path
 
@@ -138,7 +138,7 @@ def test_a_workflow_of_another_shape_is_refused_by_path(item: Any, path: str) ->
     ],
 )
 def test_a_secret_of_another_shape_is_refused_by_path(data: Object, path: str) -> None:
-    found = schema.problem("secrets", {"data": data})
+    found = schema.find_problem("secrets", {"data": data})
     assert found is not None
     assert found.path == path
 
@@ -176,10 +176,10 @@ def test_a_client_does_not_choose_the_time_of_a_deletion() -> None:
 def test_a_pod_spec_patch_cannot_make_a_pod_that_the_engine_stumbles_over(patch: str) -> None:
     template = {"name": "t", "container": {"image": "i"}, "podSpecPatch": patch}
     workflow = {"metadata": {"name": "w", "uid": "u"}, "spec": {"entrypoint": "t", "templates": [template]}}
-    if pod_manifest.problem(workflow):
+    if pod_manifest.find_problem(workflow):
         return
-    made = pod_manifest.pod(workflow)
-    assert problem(made) or "none of that name" in kubelet.denied(made, {"default"}, "")
+    made = pod_manifest.build_pod(workflow)
+    assert problem(made) or "it has no container main" in kubelet.admission_denial(made, {"default"}, "")
 
 
 @given(st.text(alphabet=string.digits + ".eEmkKMGTPi-+_ ²infa", max_size=12))
@@ -238,14 +238,14 @@ def test_a_volumes_name_is_no_path() -> None:
 def test_a_sub_path_expression_is_not_left_out_in_silence() -> None:
     made = pod({"name": "kit", "mountPath": "/kit", "subPathExpr": "$(A)"}, volumes=[SECRET])
     assert problem(made) == ""
-    assert "subPathExpr" in kubelet.denied(made, {"default"}, "")
+    assert "subPathExpr" in kubelet.admission_denial(made, {"default"}, "")
 
 
 def built(made: Object, folder: Path, claim: Path | None = None) -> Path:
     """The folder of a pod, beside which nothing may be written."""
     root = folder / "pods" / "u"
     data = {"k": base64.b64encode(b"value").decode()}
-    build(made, root, lambda _: {"data": data}, {"c": claim} if claim else {})
+    build_volumes(made, root, lambda _: {"data": data}, {"c": claim} if claim else {})
     return root
 
 

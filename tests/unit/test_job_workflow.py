@@ -77,12 +77,12 @@ def test_a_workflow_is_found_by_its_labels() -> None:
     }
     assert step_of(made)["metadata"]["labels"] == labels
     finds = Selector(selector(asked.parent))
-    assert finds({"metadata": {"labels": labels}})
+    assert finds.matches({"metadata": {"labels": labels}})
     for label in (Label.MANAGED_BY, Label.SITE, Label.FEDERATION):
-        assert not finds({"metadata": {"labels": {**labels, label: "another"}}})
+        assert not finds.matches({"metadata": {"labels": {**labels, label: "another"}}})
     # What flargo 0.1 made of the same federation's site.
     of_old = {**labels, Label.FEDERATION: asked.parent.federation[:OLD_FEDERATION_DIGITS]}
-    assert finds({"metadata": {"labels": of_old}})
+    assert finds.matches({"metadata": {"labels": of_old}})
 
 
 def test_the_selector_finds_the_jobs_of_any_run_of_the_parent() -> None:
