@@ -31,17 +31,17 @@ class Answer:
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
-    def absent(self) -> bool:
+    def not_found(self) -> bool:
         """Whether the thing is not there."""
         return self.status == HTTPStatus.NOT_FOUND
 
     @property
-    def invalid(self) -> bool:
+    def invalid_target(self) -> bool:
         """Whether nothing was asked, because there can be no object of such a name."""
         return self.reason == INVALID_TARGET
 
     @property
-    def barred(self) -> bool:
+    def lacks_permission(self) -> bool:
         """Whether whoever asked lacks the right to."""
         lacks = self.status == HTTPStatus.FORBIDDEN and _NO_RIGHT.search(self.message) is not None
         return lacks or self.status == HTTPStatus.UNAUTHORIZED

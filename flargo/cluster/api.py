@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
-PAGE = 100
+PAGE_SIZE = 100
 """Objects at a time. A page is parsed in one go: meanwhile no other thread runs, and it is whole in memory."""
 MAX_PAGES = 10_000
 """Pages of one list: a million objects. A server that names page after page is not asked for ever."""
 MAX_PIECE_BYTES = 64 * 1024
 """Bytes of a log's line that are told at once, its time included; a longer line is told in pieces."""
-MAX_EVENT = 16 * 1024 * 1024
+MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Bytes of one event of a watch. An object of etcd's has 1.5 MiB at most."""
-MAX_ANSWER = 256 * 1024 * 1024
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 """Bytes of an answer that is no refusal: a page of the largest objects."""
-MAX_REFUSAL, MAX_MESSAGE = 1024 * 1024, 4096
+MAX_ERROR_RESPONSE_BYTES, MAX_MESSAGE_LENGTH = 1024 * 1024, 4096
 """Bytes of a refusal, and characters that are kept of its message."""
-_READ = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 """Bytes that are read at once."""
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -76,10 +76,10 @@ class LogPiece:
     """Whether a line end follows. A log that does not end with one has a last line that neither ends nor goes on."""
 
 
-Answered = Callable[[str, Kind, int, float], None]
+RequestCallback = Callable[[str, Kind, int, float], None]
 """Told of each request: its verb, what of, the HTTP status (0: no answer), and after how many seconds that was known.
 Of a stream or a long answer, these are for its beginning."""
-OnCredential = Callable[[str], None]
+CredentialCallback = Callable[[str], None]
 """Called with each secret word that is about to be sent as a credential, so that it can be kept out of texts."""
 
 
@@ -93,8 +93,8 @@ class Api:
         self,
         load: Callable[[], "Configuration"],
         namespace: str,
-        answered: Answered = lambda *_: None,
-        on_credential: OnCredential = lambda _: None,
+        answered: RequestCallback = lambda *_: None,
+        on_credential: CredentialCallback = lambda _: None,
     ) -> None:
         """Connect lazily: ``load`` reads credentials at the first request and again after a 401."""
         self._load = load
@@ -125,7 +125,7 @@ class Api:
             trim: makes of each object what is kept of it; never more than a page is held whole.
         """
         items: list[Object] = []
-        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE_SIZE)}
         for _ in range(MAX_PAGES):
             to = self._to("list", kind, query=query)
             page = self._call("list", kind, labels or fields, method="GET", to=to)
@@ -204,7 +204,9 @@ class Api:
         response = self._send("log", Kind.POD, pod, "GET", to, None, None, seconds)
         with closing(response):
             try:
-                return _last_bytes(response.stream(_READ, decode_content=True), most_bytes).decode(errors="replace")
+                return _last_bytes(response.stream(CHUNK_BYTES, decode_content=True), most_bytes).decode(
+                    errors="replace"
+                )
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise ApiError("log", pod, 0, message=describe(error)) from error
 
@@ -230,7 +232,7 @@ class Api:
         response = self._send("log", Kind.POD, pod, "GET", to, None, None, silence)
         with closing(response):
             try:
-                yield from _pieces(response.stream(_READ, decode_content=True))
+                yield from _pieces(response.stream(CHUNK_BYTES, decode_content=True))
             except urllib3.exceptions.ReadTimeoutError as error:
                 if not follow:
                     raise ApiError("log", pod, 0, message=describe(error)) from error
@@ -282,7 +284,7 @@ class Api:
         response = self._send(verb, kind, name, method, to, body, content_type, READ_TIMEOUT, accept)
         with closing(response):
             try:
-                found = load_json(read_bounded(response, MAX_ANSWER))
+                found = load_json(read_bounded(response, MAX_RESPONSE_BYTES))
             except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
                 message = f"unreadable answer: {describe(error)}"
                 raise ApiError(verb, f"{kind.value[1]} {name}", 0, message=message) from error
@@ -366,7 +368,7 @@ class NoAnswerError(OwnError):
 class Connection:
     """A pool of connections with its credentials."""
 
-    def __init__(self, configuration: "Configuration", on_credential: OnCredential = lambda _: None) -> None:
+    def __init__(self, configuration: "Configuration", on_credential: CredentialCallback = lambda _: None) -> None:
         """Connect when something is requested."""
         from kubernetes.client.rest import RESTClientObject  # noqa: PLC0415  (a slow import)
 
@@ -455,7 +457,7 @@ def read_bounded(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
         HTTPError, OSError: it cannot be read.
     """
     body = bytearray()
-    for chunk in response.stream(_READ, decode_content=True):
+    for chunk in response.stream(CHUNK_BYTES, decode_content=True):
         body += chunk
         if len(body) > most:
             response.close()  # before it goes back to the pool, where its rest would be taken for the next answer
@@ -466,7 +468,7 @@ def read_bounded(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     """The lines of a stream that are not empty; what comes after the last line end is none."""
     buffer = bytearray()
-    for chunk in response.stream(_READ, decode_content=True):
+    for chunk in response.stream(CHUNK_BYTES, decode_content=True):
         begin, searched = 0, len(buffer)
         buffer += chunk
         while (end := buffer.find(b"\n", max(begin, searched))) >= 0:
@@ -474,8 +476,8 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
                 yield bytes(buffer[begin:end])
             begin = end + 1
         del buffer[:begin]
-        if len(buffer) > MAX_EVENT:
-            raise TooLongError(f"an event of more than {MAX_EVENT} bytes")
+        if len(buffer) > MAX_EVENT_BYTES:
+            raise TooLongError(f"an event of more than {MAX_EVENT_BYTES} bytes")
 
 
 def _pieces(chunks: Iterable[bytes]) -> Iterator[LogPiece]:
@@ -528,7 +530,7 @@ def _text(content: bytearray) -> str:
 def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
     retry_after = response.headers.get("Retry-After", "")
     try:
-        said: Any = load_json(read_bounded(response, MAX_REFUSAL))
+        said: Any = load_json(read_bounded(response, MAX_ERROR_RESPONSE_BYTES))
     except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
         said = {}
     finally:
@@ -538,8 +540,8 @@ def _refusal(verb: str, what: str, response: urllib3.BaseHTTPResponse) -> ApiErr
         verb,
         what,
         response.status,
-        str(status.get("reason") or response.reason or "")[:MAX_MESSAGE],
-        str(status.get("message") or "")[:MAX_MESSAGE],
+        str(status.get("reason") or response.reason or "")[:MAX_MESSAGE_LENGTH],
+        str(status.get("message") or "")[:MAX_MESSAGE_LENGTH],
         _seconds(retry_after),
     )
 

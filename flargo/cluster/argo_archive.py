@@ -21,7 +21,14 @@ from hera.workflows.models import WorkflowList
 from hera.workflows.service import WorkflowsService
 from pydantic import BaseModel
 
-from flargo.cluster.api import CONNECT_TIMEOUT, MAX_MESSAGE, MAX_PAGES, MAX_REFUSAL, PAGE, TooLongError
+from flargo.cluster.api import (
+    CONNECT_TIMEOUT,
+    MAX_ERROR_RESPONSE_BYTES,
+    MAX_MESSAGE_LENGTH,
+    MAX_PAGES,
+    PAGE_SIZE,
+    TooLongError,
+)
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ArchiveError, ArchiveProblem
 from flargo.parsing import is_uid
@@ -88,7 +95,7 @@ class Archive:
 
     def _page(self, labels: str, page: str) -> WorkflowList:
         return self._service.list_archived_workflows(
-            labels, limit=str(PAGE), continue_=page or None, namespace=self._namespace
+            labels, limit=str(PAGE_SIZE), continue_=page or None, namespace=self._namespace
         )
 
     def get(self, uid: str) -> Object | None:
@@ -99,7 +106,7 @@ class Archive:
         try:
             found, item = self._known(self._ask(partial(self._service.get_archived_workflow, uid)))
         except ArchiveError as error:
-            if error.trouble is ArchiveProblem.ABSENT:
+            if error.problem is ArchiveProblem.ABSENT:
                 return None
             raise
         if found != uid:
@@ -112,8 +119,8 @@ class Archive:
         try:
             self.get(_NOBODY)
         except ArchiveError as error:
-            if _UNSUPPORTED in error.said:
-                raise ArchiveError(self._server, ArchiveProblem.NO_ARCHIVE, error.said, error.status) from None
+            if _UNSUPPORTED in error.message:
+                raise ArchiveError(self._server, ArchiveProblem.NO_ARCHIVE, error.message, error.status) from None
             raise
 
     def _known(self, item: BaseModel) -> tuple[str, Object]:
@@ -173,7 +180,7 @@ class _Session(requests.Session):
         if message is None and status == HTTPStatus.BAD_REQUEST and urlsplit(self._server).scheme.lower() == "http":
             # So answers a server of https (Go's net/http), and the answer is mostly cut off: no word of Argo's.
             return ArchiveError(self._server, ArchiveProblem.UNREACHED, "it may expect https")
-        return ArchiveError.of(self._server, status, message if message is not None else response.reason or "")
+        return ArchiveError.from_status(self._server, status, message if message is not None else response.reason or "")
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect to prepare a request that is never sent."""
@@ -215,12 +222,12 @@ def _read_body(response: requests.Response, most: int) -> None:
 def _message(response: requests.Response) -> str | None:
     """What Argo says in a refusal; None: nothing, as in a proxy's, which is mostly a page."""
     try:
-        _read_body(response, MAX_REFUSAL)
+        _read_body(response, MAX_ERROR_RESPONSE_BYTES)
         said = response.json()
     except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
         return None
     message = said.get("message") if isinstance(said, dict) else None
-    return message[:MAX_MESSAGE] if isinstance(message, str) else None
+    return message[:MAX_MESSAGE_LENGTH] if isinstance(message, str) else None
 
 
 def _what(error: Exception) -> ArchiveProblem:

@@ -18,7 +18,7 @@ IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/names
 
 _FILE_KEYS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 """The fields of a kubeconfig that name files, relative to where it is."""
-Load = Callable[[], "Configuration"]
+LoadConfig = Callable[[], "Configuration"]
 """Reads credentials, afresh each time."""
 
 
@@ -35,9 +35,9 @@ class NoConfigError(OwnError):
     """Nothing says where a cluster is."""
 
 
-def configuration(
+def config_loader(
     config_file: str | None, context: str | None = None, on_plugin_line: Callable[[str], None] | None = None
-) -> Load:
+) -> LoadConfig:
     """A function that reads the configuration afresh, and raises ConfigError.
 
     Args:
@@ -73,12 +73,12 @@ def _load_kubeconfig(
     """As ``kubernetes.config.load_kube_config``, with flargo's own way to run plugins."""
     from kubernetes.config.kube_config import KubeConfigMerger  # noqa: PLC0415
 
-    from flargo.cluster.exec_plugin import Loader  # noqa: PLC0415  (imports the client)
+    from flargo.cluster.exec_plugin import KubeconfigLoader  # noqa: PLC0415  (imports the client)
 
     merged = KubeConfigMerger(file)  # type: ignore[no-untyped-call]
     if merged.config is None:
         raise ConfigError(f"the kubeconfig {file}", "it holds no configuration")
-    loader = Loader(
+    loader = KubeconfigLoader(
         on_line=on_plugin_line,
         config_dict=merged.config,
         config_base_path=None,
@@ -88,7 +88,7 @@ def _load_kubeconfig(
     loader.load_and_set(loaded)  # type: ignore[no-untyped-call]
 
 
-def usual_config() -> str | None:
+def default_kubeconfig() -> str | None:
     """The kubeconfig that kubectl takes when it is told of none; None in a pod that has none: its own account.
 
     Raises:
@@ -157,7 +157,7 @@ def _problems_of(content: Any, folder: Path, context: str | None) -> Iterator[st
                     yield f"its {key} {path} is not there"
 
 
-def own_namespace() -> str:
+def in_cluster_namespace() -> str:
     """The namespace of the pod that this runs in."""
     try:
         return IN_CLUSTER_NAMESPACE.read_text().strip() or "default"

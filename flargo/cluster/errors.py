@@ -40,7 +40,7 @@ class ApiError(Exception):
         return self.status == 0 or self.status in TRANSIENT
 
     @property
-    def barred(self) -> bool:
+    def lacks_permission(self) -> bool:
         """Whether who asks has no right to it; admission, quotas and policies refuse in other words.
 
         An API server that has just started says so of everything, until it has read its roles
@@ -49,12 +49,12 @@ class ApiError(Exception):
         return self.status == HTTPStatus.FORBIDDEN and _NO_RIGHT.search(self.message) is not None
 
     @property
-    def gone(self) -> bool:
+    def not_found(self) -> bool:
         """Whether the object is not there."""
         return self.status == HTTPStatus.NOT_FOUND
 
     @property
-    def impossible(self) -> bool:
+    def invalid_target(self) -> bool:
         """Whether no object can have that name, so that nothing was sent."""
         return self.reason == INVALID_TARGET
 
@@ -89,14 +89,14 @@ class ArchiveError(Exception):
 
     server: str
     """Its address."""
-    trouble: ArchiveProblem
-    said: str = ""
+    problem: ArchiveProblem
+    message: str = ""
     """Its own words, or the network's."""
     status: int = 0
     """HTTP status; 0: no answer, or one that is no refusal."""
 
     @classmethod
-    def of(cls, server: str, status: int, said: str) -> "ArchiveError":
+    def from_status(cls, server: str, status: int, said: str) -> "ArchiveError":
         """A refusal."""
         other = ArchiveProblem.FAILS if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ArchiveProblem.REFUSES
         return cls(server, _BY_STATUS.get(status, other), said, status)

@@ -46,7 +46,7 @@ class PluginError(OwnError):
     """A credential plugin that gave no credentials."""
 
 
-class Loader(KubeConfigLoader):
+class KubeconfigLoader(KubeConfigLoader):
     """The client's own loader, with another way to run exec plugins."""
 
     def __init__(self, *, on_line: OnLine | None, **kwargs: Any) -> None:

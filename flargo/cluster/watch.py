@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
-from flargo.cluster.api import MAX_MESSAGE, Api, Kind
+from flargo.cluster.api import MAX_MESSAGE_LENGTH, Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.terms import Object
@@ -18,10 +18,10 @@ from flargo.terms import Object
 STREAM_SECONDS = 45
 """A stream is renewed after so long. The server then has nothing to tell for less than a minute at a time, so
 silence beyond it is a dead connection: a half-open socket is noticed within the minute."""
-SILENCE = STREAM_SECONDS + 8.0
-LEAST_SECONDS = 1.0
+MAX_SILENCE_SECONDS = STREAM_SECONDS + 8.0
+MIN_STREAM_SECONDS = 1.0
 """A stream that ends sooner is not renewed before."""
-LASTING = 10.0
+STABLE_STREAM_SECONDS = 10.0
 """A stream that was heard for longer and then cut, by a load balancer perhaps, is no sign of a server in trouble."""
 RELIST_SECONDS = 600.0
 """A fresh list repairs what a stream may have lost."""
@@ -34,19 +34,19 @@ _ASKED = 60.0
 before it may ask for hours, and jobs that end meanwhile are not heard of."""
 
 
-class Listener(Protocol):
+class WatchListener(Protocol):
     """Who is told."""
 
-    def listed(self, kind: Kind, items: list[Object], version: str) -> None:
+    def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """These are all that there are; from now on in sync."""
 
-    def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
+    def on_changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """One came, changed, or went."""
 
-    def alive(self, kind: Kind) -> None:
+    def on_contact(self, kind: Kind) -> None:
         """The API server was heard, and had nothing to tell of that kind."""
 
-    def lost(self, kind: Kind, error: ApiError) -> None:
+    def on_lost(self, kind: Kind, error: ApiError) -> None:
         """Out of sync until the next listed()."""
 
 
@@ -59,7 +59,7 @@ class Watch:
     labels: str
     trim: Callable[[Object], Object]
     """What is kept of each object of a list."""
-    listener: Listener
+    listener: WatchListener
     pause: Callable[[float], bool]
     """Sleep so many seconds; True: stop. ``threading.Event.wait``."""
     clock: Callable[[], float]
@@ -75,15 +75,15 @@ class Watch:
                     listed_at = self.clock()
                 begun = self.clock()
                 version = self._stream(version)
-                self.listener.alive(self.kind)
+                self.listener.on_contact(self.kind)
                 failures = 0
-                if self.pause(max(0.0, LEAST_SECONDS - (self.clock() - begun))):
+                if self.pause(max(0.0, MIN_STREAM_SECONDS - (self.clock() - begun))):
                     return
             except Exception as broken:  # noqa: BLE001  (a stream of nonsense must not end the watching either)
                 error = broken if isinstance(broken, ApiError) else self._misread(broken, again=failures > 0)
                 # Whatever broke the stream, a list is the sure way back into sync.
-                version, failures = "", 1 if self.clock() - begun > LASTING else failures + 1
-                self.listener.lost(self.kind, error)
+                version, failures = "", 1 if self.clock() - begun > STABLE_STREAM_SECONDS else failures + 1
+                self.listener.on_lost(self.kind, error)
                 if self.pause(_gap(failures, error)):
                     return
 
@@ -94,11 +94,11 @@ class Watch:
 
     def _list(self) -> str:
         items, version = self.api.list(self.kind, self.labels, trim=self.trim)
-        self.listener.listed(self.kind, items, version)
+        self.listener.on_listed(self.kind, items, version)
         return version
 
     def _stream(self, version: str) -> str:
-        for event in self.api.watch(self.kind, self.labels, version, STREAM_SECONDS, SILENCE):
+        for event in self.api.watch(self.kind, self.labels, version, STREAM_SECONDS, MAX_SILENCE_SECONDS):
             item = event.get("object")
             if not isinstance(item, dict):
                 raise TypeError("an event without an object")
@@ -107,9 +107,9 @@ class Watch:
             meta = item.get("metadata")
             version = str((meta.get("resourceVersion") if isinstance(meta, dict) else None) or version)
             if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
-                self.listener.changed(self.kind, item, deleted=event["type"] == "DELETED")
+                self.listener.on_changed(self.kind, item, deleted=event["type"] == "DELETED")
             else:  # a bookmark
-                self.listener.alive(self.kind)
+                self.listener.on_contact(self.kind)
             if self.pause(0.0):
                 break
         return version
@@ -118,7 +118,7 @@ class Watch:
         """The Status object with which the API server ends a stream."""
         code = status.get("code")
         known = code if isinstance(code, int) and code in set(HTTPStatus) else 0
-        reason, message = (str(status.get(key) or "")[:MAX_MESSAGE] for key in ("reason", "message"))
+        reason, message = (str(status.get(key) or "")[:MAX_MESSAGE_LENGTH] for key in ("reason", "message"))
         return ApiError("watch", self.kind.value[1], known, reason, message)
 
 

@@ -209,7 +209,7 @@ class Loop:
 
     # --- the watches' threads
 
-    def listed(self, kind: Kind, items: list[Object], version: str) -> None:
+    def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""
         self._last_contact[kind] = time.monotonic()
         since = self._lost.pop(kind, None)
@@ -217,17 +217,17 @@ class Loop:
             _log.info("%s: heard again after %.0f s, at version %s", kind.value[1], time.monotonic() - since, version)
         self._tasks.put(lambda: self._reconciler.on_listed(kind, items, time.monotonic()))
 
-    def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
+    def on_changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """See Listener."""
         self._last_contact[kind] = time.monotonic()
         self._tasks.put(lambda: self._reconciler.on_changed(kind, item, time.monotonic(), deleted=deleted))
 
-    def alive(self, kind: Kind) -> None:
+    def on_contact(self, kind: Kind) -> None:
         """See Listener."""
         self._last_contact[kind] = time.monotonic()
         self._note(self._reconciler.on_contact)
 
-    def lost(self, kind: Kind, error: ApiError) -> None:
+    def on_lost(self, kind: Kind, error: ApiError) -> None:
         """See Listener."""
         if kind not in self._lost:
             silent = self._reconciler.silent_for(time.monotonic())
@@ -355,7 +355,7 @@ class Loop:
             ok = True
         except ApiError as error:
             # Gone, or (409) its name is another object's by now, or no object can have its name.
-            ok = error.gone or error.conflict or error.impossible
+            ok = error.not_found or error.conflict or error.invalid_target
             if not error.status:
                 self._note(lambda now: self._reconciler.on_unanswered(order, begun, now))
             if not ok:
@@ -372,7 +372,7 @@ class Loop:
         try:
             workflow = self._api.get(Kind.WORKFLOW, name)
         except ApiError as error:
-            if not error.gone:
+            if not error.not_found:
                 raise
             workflow = None
         pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_LABEL}={name}")

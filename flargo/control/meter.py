@@ -20,7 +20,7 @@ class Meter(Protocol):
     """Who measures. Called from any thread, also from the engine's: it may not wait, nor raise."""
 
     def answered(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
-        """An API request was answered after so long; 0: it was not. Also see flargo.cluster.api.Answered."""
+        """An API request was answered after so long; 0: it was not. Also see flargo.cluster.api.RequestCallback."""
 
     def launched(self, seconds: float) -> None:
         """A call of launch_job took so long."""

@@ -71,7 +71,7 @@ class Submit:
             try:
                 found = self.api.get(Kind.SECRET, plan.startup.name)
             except ApiError as error:
-                if not error.gone:
+                if not error.not_found:
                     raise
                 _tolerate_conflict(lambda: self.api.create(Kind.SECRET, wanted))
                 return
@@ -128,7 +128,7 @@ class Submit:
             self.api.merge(Kind.WORKFLOW, plan.name, release)
         except ApiError as error:
             # Gone, or its name is another's: it could be launched, and somebody deleted it. The life will see that.
-            if not (error.gone or error.conflict):
+            if not (error.not_found or error.conflict):
                 raise
 
     def _keep_trying(self, request: Callable[[], T]) -> T:
@@ -139,9 +139,9 @@ class Submit:
             try:
                 return request()
             except ApiError as error:
-                limit = min(limit, self.clock() + _BARRED) if error.barred else self.deadline
+                limit = min(limit, self.clock() + _BARRED) if error.lacks_permission else self.deadline
                 gap = max(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)], min(error.retry_after or 0.0, _ASKED))
-                if not (error.transient or error.barred) or self.clock() + gap > limit:
+                if not (error.transient or error.lacks_permission) or self.clock() + gap > limit:
                     raise SubmitError(str(error)) from error
                 failures += 1
                 self.pause(gap)
@@ -162,7 +162,7 @@ def _retried(request: Callable[[], T]) -> T:
     try:
         return request()
     except ApiError as error:
-        if error.gone or error.conflict:
+        if error.not_found or error.conflict:
             raise ApiError(error.verb, error.what, 503, error.reason, "it changed meanwhile") from error
         raise
 

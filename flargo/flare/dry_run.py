@@ -12,13 +12,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.apis.workspace import Workspace
 
-from flargo.flare.request import read
+from flargo.flare.request import read_launch
 from flargo.job.plan import plan
 from flargo.job.settings import Settings
 from flargo.job.validate import InvalidInput
 from flargo.terms import Plan, Role
 
-EXAMPLE_JOB = "00000000-0000-0000-0000-000000000000"
+EXAMPLE_JOB_ID = "00000000-0000-0000-0000-000000000000"
 """The id of a job that has none yet: FLARE's server gives it one when it is submitted."""
 _ATTEMPT, _EPOCH = "example", "example"
 _HERE = "."
@@ -26,7 +26,7 @@ _HERE = "."
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class SimulatedParent:
     """A FLARE parent that is not there: what a launch reads of it."""
 
     kit: Path
@@ -41,20 +41,20 @@ class Stage:
     """What the parent was started with after ``--set``."""
 
 
-def dry_run(job_meta: dict[str, Any], stage: Stage, settings: Settings) -> Plan:
+def dry_run(job_meta: dict[str, Any], stage: SimulatedParent, settings: Settings) -> Plan:
     """The plan of a launch, by the launcher's own path: what FLARE would fill in at run time is an example's.
 
     Raises:
         Refused: the launch would be refused, for this reason.
         ValueError: a study file is not what nvflare allows.
     """
-    meta = {**job_meta, JobConstants.JOB_ID: job_meta.get(JobConstants.JOB_ID) or EXAMPLE_JOB}
+    meta = {**job_meta, JobConstants.JOB_ID: job_meta.get(JobConstants.JOB_ID) or EXAMPLE_JOB_ID}
     # Files are read from the kit here; everything that goes to the pod has the real workspace's paths.
     here = replace(settings, study_data_pvc_file_path=study_data_file(settings))
     # From inside the folder: messages then name files as they are called in the kit.
     with contextlib.chdir(stage.kit):
         context = _context(meta[JobConstants.JOB_ID], stage, settings.workspace_mount_path)
-        launch, transfer = read(meta, context, stage.role, here, attempt=_ATTEMPT, epoch=_EPOCH)
+        launch, transfer = read_launch(meta, context, stage.role, here, attempt=_ATTEMPT, epoch=_EPOCH)
     transfer.remove()
     return plan(launch, settings)
 
@@ -89,7 +89,7 @@ class _Cell:
         """Nobody calls."""
 
 
-def _context(job_id: str, stage: Stage, workspace: str) -> FLContext:
+def _context(job_id: str, stage: SimulatedParent, workspace: str) -> FLContext:
     context = FLContext()
     entries = {
         ReservedKey.IDENTITY_NAME: stage.site,
@@ -103,7 +103,7 @@ def _context(job_id: str, stage: Stage, workspace: str) -> FLContext:
     return context
 
 
-def _process_args(job_id: str, stage: Stage, workspace: str) -> dict[str, Any]:
+def _process_args(job_id: str, stage: SimulatedParent, workspace: str) -> dict[str, Any]:
     """As nvflare's server_engine.py and client_executor.py make them; tokens are examples."""
     scheme, target = stage.server.get("scheme", "grpc"), stage.server.get("target", "server:8002")
     both = {

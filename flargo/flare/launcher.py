@@ -13,17 +13,17 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
 
 from flargo.cluster.api import Api
-from flargo.cluster.client_config import configuration
+from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, Unmetered
 from flargo.control.submit import SubmitError
 from flargo.flare.handle import ArgoJobHandle
-from flargo.flare.nvflare_internals import Transfer, note_for_researcher
-from flargo.flare.redact import REDACTION, install
+from flargo.flare.nvflare_internals import WorkspaceTransfer, add_deploy_detail
+from flargo.flare.redact import REDACTION, install_filter
 from flargo.flare.report import Report
-from flargo.flare.request import parent, read, report_of
+from flargo.flare.request import read_launch, read_parent, read_report
 from flargo.flare.wait import wait_until_running
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
@@ -84,7 +84,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             Refused: an argument is wrong; says which, its value, and what is allowed.
         """
         super().__init__()
-        install()
+        install_filter()
         self._settings = settings(
             config_file_path=config_file_path,
             study_data_pvc_file_path=study_data_pvc_file_path,
@@ -140,9 +140,9 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             self._meter.launched(time.monotonic() - begun)
 
     def _launch(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> ArgoJobHandle:
-        report = report_of(job_meta, fl_ctx, self.role)
+        report = read_report(job_meta, fl_ctx, self.role)
         try:
-            launch, transfer = read(
+            launch, transfer = read_launch(
                 job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
             )
         except Exception as error:  # noqa: BLE001  (whatever it is, the researcher hears that the launch failed)
@@ -162,7 +162,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             transfer.remove()
             raise
 
-    def _submit(self, launch: Launch, transfer: Transfer, report: Report, fl_ctx: FLContext) -> ArgoJobHandle:
+    def _submit(self, launch: Launch, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext) -> ArgoJobHandle:
         prepared = plan(launch, self._settings)
         loop = self._loop_of(launch.parent)
         # What the job holds while it runs is small: neither the launch nor the plan, each with a startup kit.
@@ -170,16 +170,16 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
 
         def ruled(verdict: Verdict, tail: str) -> None:
             transfer.remove()
-            report.tell(verdict, workflow, tail)
+            report.publish(verdict, workflow, tail)
             REDACTION.forget(credentials)
 
         is_server = self.role is Role.SERVER
         # A client's log may hold patients' data, and is not read.
-        ticket = loop.launch(prepared, lambda: transfer.published, ruled, tail=is_server)
+        ticket = loop.launch(prepared, lambda: transfer.is_published, ruled, tail=is_server)
         _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
 
         def stop(cause: Cause) -> None:
-            report.foretell(cause, workflow)
+            report.write_preliminary(cause, workflow)
             loop.stop(ticket, cause)
 
         handle = ArgoJobHandle(ticket, stop)
@@ -192,7 +192,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         handle: ArgoJobHandle,
         ticket: LaunchedJob,
         loop: Loop,
-        transfer: Transfer,
+        transfer: WorkspaceTransfer,
         launch: Launch,
         report: Report,
         fl_ctx: FLContext,
@@ -207,7 +207,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
                 handle,
                 ticket,
                 loop.out_of_sync_for,
-                lambda: transfer.connected,
+                lambda: transfer.is_connected,
                 lambda detail: loop.give_up(ticket, detail),
                 launch.job_id,
                 fl_ctx,
@@ -222,14 +222,14 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             raise
         verdict = ticket.verdict
         if verdict is not None and (given_up or verdict.reason in NOT_STARTED_IN_TIME):
-            reason = report.sentence(verdict)
-            note_for_researcher(fl_ctx, f"{launch.parent.site}: {reason}")
+            reason = report.summary(verdict)
+            add_deploy_detail(fl_ctx, f"{launch.parent.site}: {reason}")
             raise _NotStartedError(f"the server's job {launch.job_id} was not started: {reason}")
 
     def _begin(self, fl_ctx: FLContext) -> None:
         """End what an earlier run of this parent left behind, without waiting for a job to be launched."""
         try:
-            self._loop_of(parent(fl_ctx, self.role, self._epoch)).start()
+            self._loop_of(read_parent(fl_ctx, self.role, self._epoch)).start()
         except InvalidInput as refused:
             _log.warning("Workflows that an earlier run may have left are not looked for yet: %s", refused)
 
@@ -238,10 +238,10 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             if self._ended:
                 raise _ShutDownError(f"{who.site} is shutting down and launches no more jobs")
             if self._loop is None:
-                load = configuration(self._settings.config_file_path)
-                api = Api(load, self._settings.namespace, self._meter.answered, REDACTION.learn_own)
+                load = config_loader(self._settings.config_file_path)
+                api = Api(load, self._settings.namespace, self._meter.answered, REDACTION.learn_own_token)
                 grace = self._settings.argo.kill_grace
-                self._loop = Loop(api, selector(who), who.epoch, grace, REDACTION.blank, self._meter)
+                self._loop = Loop(api, selector(who), who.epoch, grace, REDACTION.redact, self._meter)
                 if self._exporter is not None:
                     self._exporter.follow(self._loop.snapshot)
             return self._loop
@@ -260,7 +260,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
     def _refuse(self, report: Report, why: str) -> ArgoJobHandle:
         """The handle of a job that was not launched."""
         verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), why)
-        report.tell(verdict, workflow="")
+        report.publish(verdict, workflow="")
         ticket = LaunchedJob("")
         ticket.conclude(verdict)
         self._meter.ended(verdict)

@@ -114,7 +114,7 @@ def portable_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:
     return get_portable_resource_spec(job_meta, site)  # type: ignore[no-any-return]
 
 
-def module(process_args: Mapping[str, Any]) -> str | None:
+def exe_module(process_args: Mapping[str, Any]) -> str | None:
     """The Python module that a job's process runs."""
     entry = process_args.get(JobProcessArgs.EXE_MODULE)
     return str(entry[1]) if entry else None
@@ -126,12 +126,12 @@ def module_args(process_args: Mapping[str, Any], role: Role) -> dict[str, Any]:
     return dict(_job_args_dict(process_args, wanted(False, False)))
 
 
-def credentials(process_args: Mapping[str, Any]) -> dict[str, str]:
+def credential_env(process_args: Mapping[str, Any]) -> dict[str, str]:
     """The job process's credentials, by the environment variables that it reads them from."""
     return dict(get_credential_env(process_args))
 
 
-def runtime_file(workspace: str) -> str:
+def study_runtime_file(workspace: str) -> str:
     """Where a site's study_runtime.yaml (version 2) is, if it has one."""
     return str(study_runtime_file_path(workspace))
 
@@ -149,7 +149,7 @@ def pod_template_files(runtime: Any) -> list[str]:
     return sorted({*found})
 
 
-def study_runtime(file: str | None, study: str | None) -> Study:
+def load_study_runtime(file: str | None, study: str | None) -> Study:
     """What study_runtime.yaml says about a study.
 
     Raises:
@@ -170,7 +170,7 @@ def study_runtime(file: str | None, study: str | None) -> Study:
     )
 
 
-def study_data(file: str | None, study: str | None) -> Study:
+def load_study_data(file: str | None, study: str | None) -> Study:
     """What study_data.yaml (version 1) says about a study.
 
     Raises:
@@ -184,7 +184,7 @@ def study_data(file: str | None, study: str | None) -> Study:
     return Study(mounts=tuple(_dataset_mount(mount) for mount in found))
 
 
-def render(job_config: Object, *, name: str, key: str, python: str, pod_template: Object | None) -> Object:
+def render_pod(job_config: Object, *, name: str, key: str, python: str, pod_template: Object | None) -> Object:
     """The pod that the stock launcher would create, by its own renderer; nothing of the arguments is kept in it.
 
     Raises:
@@ -202,14 +202,14 @@ def render(job_config: Object, *, name: str, key: str, python: str, pod_template
     return pod
 
 
-def note_for_researcher(fl_ctx: FLContext, text: str) -> None:
+def add_deploy_detail(fl_ctx: FLContext, text: str) -> None:
     """Add a line to what FLARE's server keeps in a job's metadata when its start fails (job_runner.py, ``run``)."""
     details = fl_ctx.get_prop(FLContextKey.JOB_DEPLOY_DETAIL)
     if isinstance(details, list):
         details.append(text)
 
 
-class Transfer:
+class WorkspaceTransfer:
     """A job's place in the parent's workspace transfer, from which its process fetches its workspace."""
 
     def __init__(self, cell: Any, job_id: str, workspace: str) -> None:
@@ -243,12 +243,12 @@ class Transfer:
         self._token = None
 
     @property
-    def connected(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the job's own process is connected with the parent now."""
         return bool(self._cell.is_cell_connected(FQCN.join([self.owner, self._job_id])))
 
     @property
-    def published(self) -> bool:
+    def is_published(self) -> bool:
         """Whether the job's results have come home: the manager drops its record when they have."""
         return self._token is not None and self._job_id not in self._manager.jobs
 

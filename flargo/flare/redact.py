@@ -96,7 +96,7 @@ class Redaction(logging.Filter):
                     # Replaced, never changed in place: somebody may be reading.
                     self._by_stem[_stem(secret)] = {**lengths, len(secret): alike | {secret}}
 
-    def learn_own(self, token: str) -> None:
+    def learn_own_token(self, token: str) -> None:
         """Blank a credential of flargo's own from now on: this one and the two before it, since they are rotated.
 
         Of any shape: only Kubernetes' own tokens can be told from other text, not OpenShift's, EKS's or Rancher's.
@@ -113,7 +113,7 @@ class Redaction(logging.Filter):
         with self._lock:
             self._drop(credentials.name)
 
-    def blank(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """The text without secrets, in a time that grows with its length only.
 
         Of a private key that begins before the text or ends after it, the part in the text is blanked.
@@ -136,13 +136,13 @@ class Redaction(logging.Filter):
         The text of a foreign exception may quote anything, a token in a header for one.
         """
         # Inert too: the API server's words may be anybody's, and a log is read on terminals.
-        record.msg, record.args = inert(self.blank(record.getMessage())), None
+        record.msg, record.args = inert(self.redact(record.getMessage())), None
         if record.exc_info:
             record.exc_text = "\n".join(_frames(record.exc_info[1]))
             # Or a formatter would write it anew.
             record.exc_info = None
         if record.exc_text:
-            record.exc_text = inert_lines(self.blank(record.exc_text))
+            record.exc_text = inert_lines(self.redact(record.exc_text))
         return True
 
     def _known_in(self, text: str) -> Iterator[Span]:
@@ -184,7 +184,7 @@ class StreamRedaction:
         self._key_left = 0
         """How many characters of a private key may still come; 0: the stream is in no key."""
 
-    def blank(self, text: str, *, continued: bool = False) -> str:
+    def redact(self, text: str, *, continued: bool = False) -> str:
         """A line, or a piece of one, without secrets.
 
         Args:
@@ -320,7 +320,7 @@ REDACTION: Final = Redaction()
 """The process's own."""
 
 
-def install() -> None:
+def install_filter() -> None:
     """Put the filter on all of flargo's loggers. It may be done again."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(REDACTION)

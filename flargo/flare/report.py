@@ -55,7 +55,7 @@ class Report:
         self._lock = threading.Lock()
         self._told = False
 
-    def foretell(self, cause: Cause, workflow: str) -> None:
+    def write_preliminary(self, cause: Cause, workflow: str) -> None:
         """Write down on the server what a job is about to end of.
 
         Where its process does not end when FLARE tells it to, FLARE archives the run directory without waiting
@@ -74,7 +74,7 @@ class Report:
             except OSError as error:
                 _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
 
-    def tell(self, verdict: Verdict, workflow: str, tail: str = "") -> None:
+    def publish(self, verdict: Verdict, workflow: str, tail: str = "") -> None:
         """Tell it; what cannot be written is passed over, for the verdict must not wait for a disk.
 
         Args:
@@ -83,7 +83,7 @@ class Report:
             tail: the end of the program's log, and more of it than is kept.
         """
         level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
-        detail = REDACTION.blank(verdict.detail)
+        detail = REDACTION.redact(verdict.detail)
         said = _sentence(verdict, detail)
         public = without_values(detail)
         _log.log(level, "job %s at %s: %s (%d): %s", self.job_id, self._site, verdict.reason.name, verdict.code, said)
@@ -91,15 +91,15 @@ class Report:
             if self._role is Role.SERVER:
                 with self._lock:
                     self._told = True
-                    self._write(verdict, workflow, public, _kept(REDACTION.blank(tail)))
+                    self._write(verdict, workflow, public, _kept(REDACTION.redact(tail)))
             elif verdict.code != Code.SUCCESS:
                 self._append(verdict, _sentence(verdict, public))
         except OSError as error:
             _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
 
-    def sentence(self, verdict: Verdict) -> str:
+    def summary(self, verdict: Verdict) -> str:
         """A verdict in one line, as a researcher may read it."""
-        return f"{verdict.reason.name}: {_sentence(verdict, without_values(REDACTION.blank(verdict.detail)))}"
+        return f"{verdict.reason.name}: {_sentence(verdict, without_values(REDACTION.redact(verdict.detail)))}"
 
     def _write(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
         # FLARE may have archived and removed it by now; it must not come back.

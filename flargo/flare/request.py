@@ -20,7 +20,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from flargo.flare import nvflare_internals
-from flargo.flare.nvflare_internals import Mount, Study, Transfer
+from flargo.flare.nvflare_internals import Mount, Study, WorkspaceTransfer
 from flargo.flare.nvflare_messages import pod_template_error, study_file_error
 from flargo.flare.report import Report
 from flargo.job import names, validate
@@ -89,7 +89,7 @@ class _Called:
     credentials: str
 
 
-def read(
+def read_launch(
     job_meta: dict[str, Any],
     fl_ctx: FLContext,
     role: Role,
@@ -97,7 +97,7 @@ def read(
     *,
     attempt: str,
     epoch: str,
-) -> tuple[Launch, Transfer]:
+) -> tuple[Launch, WorkspaceTransfer]:
     """Read one launch. No network, nothing kept of the context, and nothing registered unless all is well.
 
     Args:
@@ -118,13 +118,13 @@ def read(
         raise InvalidInput("attempt", attempt, "1 to 20 lower-case letters and digits")
     asked = _ask(job_meta, fl_ctx, settings)
     study = _study(asked, settings)
-    parent = Parent(asked.site, federation(asked.startup), epoch, role)
+    parent = Parent(asked.site, federation_id(asked.startup), epoch, role)
     called = _call(asked, parent, attempt)
     startup = SecretData(called.startup, _startup_files(asked.startup))
     credentials = {
-        variable: value.encode() for variable, value in nvflare_internals.credentials(asked.process_args).items()
+        variable: value.encode() for variable, value in nvflare_internals.credential_env(asked.process_args).items()
     }
-    transfer = Transfer(asked.cell, asked.job_id, asked.workspace)
+    transfer = WorkspaceTransfer(asked.cell, asked.job_id, asked.workspace)
     config: Object = {
         "name": called.pod,
         "image": _image(asked, study, settings),
@@ -156,7 +156,7 @@ def read(
     return replace(launch, credentials=SecretData(called.credentials, credentials)), transfer
 
 
-def parent(fl_ctx: FLContext, role: Role, epoch: str) -> Parent:
+def read_parent(fl_ctx: FLContext, role: Role, epoch: str) -> Parent:
     """Who this FLARE parent is.
 
     Raises:
@@ -164,10 +164,10 @@ def parent(fl_ctx: FLContext, role: Role, epoch: str) -> Parent:
     """
     site = _site(fl_ctx)
     workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
-    return Parent(site, federation(Path(workspace.get_startup_kit_dir())), epoch, role)
+    return Parent(site, federation_id(Path(workspace.get_startup_kit_dir())), epoch, role)
 
 
-def report_of(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report:
+def read_report(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report:
     """Where a job's outcome is told.
 
     Raises:
@@ -184,7 +184,7 @@ def report_of(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report
     )
 
 
-def federation(startup: Path) -> str:
+def federation_id(startup: Path) -> str:
     """Which federation a site is in: 32 hex digits of the SHA-256 of its root certificate, as DER.
 
     Raises:
@@ -224,7 +224,7 @@ def _render(config: Object, asked: _LaunchRequest, study: Study, called: _Called
     whole = {**config, "require_main_container": template is not None}
     python = _python(asked, settings)
     try:
-        pod = nvflare_internals.render(whole, name=called.pod, key=called.key, python=python, pod_template=template)
+        pod = nvflare_internals.render_pod(whole, name=called.pod, key=called.key, python=python, pod_template=template)
     except Exception as error:  # noqa: BLE001  (nvflare looks into whatever shape the template has)
         raise pod_template_error(error) from None
     namespace = pod["metadata"].get("namespace")
@@ -241,7 +241,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _La
     args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
     spec, where = _job_spec(job_meta, site)
     process_args = _of_context(fl_ctx, FLContextKey.JOB_PROCESS_ARGS, bool)
-    module = nvflare_internals.module(process_args)
+    module = nvflare_internals.exe_module(process_args)
     if not module:
         raise InvalidInput(f"exe_module in {FLContextKey.JOB_PROCESS_ARGS} of FLContext", MISSING, "a Python module")
     cell = getattr(fl_ctx.get_engine(), "cell", None)
@@ -359,10 +359,10 @@ def _study(asked: _LaunchRequest, settings: Settings) -> Study:
         SiteFileError: the file is not what nvflare takes.
         Refused: there are both.
     """
-    runtime_file = nvflare_internals.runtime_file(asked.workspace)
+    runtime_file = nvflare_internals.study_runtime_file(asked.workspace)
     old_file = settings.study_data_pvc_file_path
     if not Path(runtime_file).exists():
-        return _loaded(nvflare_internals.study_data, old_file, asked.study)
+        return _loaded(nvflare_internals.load_study_data, old_file, asked.study)
     legacy = {str(Path(asked.workspace, "local", "study_data.yaml")), *([old_file] if old_file else [])}
     conflicts = sorted(path for path in legacy if Path(path).exists())
     if conflicts:
@@ -371,7 +371,7 @@ def _study(asked: _LaunchRequest, settings: Settings) -> Study:
             Verbatim(f"beside {', '.join(conflicts)}"),
             "one study file only: move all studies to study_runtime.yaml and delete the old file",
         )
-    return _loaded(nvflare_internals.study_runtime, runtime_file, asked.study)
+    return _loaded(nvflare_internals.load_study_runtime, runtime_file, asked.study)
 
 
 def _loaded(load: Callable[[str | None, str | None], Study], file: str | None, study: str | None) -> Study:

@@ -19,7 +19,7 @@ Cell = str | tuple[str, str]
 
 def safe(text: str) -> str:
     """Foreign text on one line: without what looks like a key or a token, and inert."""
-    return inert(REDACTION.blank(text))
+    return inert(REDACTION.redact(text))
 
 
 def console() -> Console:

@@ -45,7 +45,7 @@ def of_lines(text: str) -> None:
     """The redaction of a log, line by line."""
     stream = StreamRedaction(REDACTION)
     for line in text.split("\n"):
-        stream.blank(line)
+        stream.redact(line)
 
 
 def knowing(number: int) -> Redaction:
@@ -88,8 +88,8 @@ WORKS: Mapping[str, tuple[Work, tuple[str, ...]]] = {
     "log filter": (of_log, ("letters", "JSON of the executor", "words of the executor", "braces")),
     "log filter, 8 KiB lines": (of_short_lines, ("JSON of the executor", "words of the executor", "braces")),
     "line splitting": (of_chunks, ("letters", "line ends", "many scripts")),
-    "redaction": (REDACTION.blank, ("letters", "keys begin", "keys end", "base64", "tokens, almost", "escapes")),
-    "redaction, 5,000 secrets": (knowing(5000).blank, ("letters", "a secret's beginning", "many scripts")),
+    "redaction": (REDACTION.redact, ("letters", "keys begin", "keys end", "base64", "tokens, almost", "escapes")),
+    "redaction, 5,000 secrets": (knowing(5000).redact, ("letters", "a secret's beginning", "many scripts")),
     "redaction by lines": (of_lines, ("letters", "keys begin", "keys end", "base64", "line ends")),
     "inert": (inert, ("letters", "escapes", "bidi", "many scripts", "tabs", "line ends")),
     "shown": (names.shown, ("letters", "spaces", "bidi", "braces")),

@@ -158,7 +158,7 @@ def test_many_are_read_page_by_page(
             asked.append(page)
             return super()._page(labels, page)
 
-    monkeypatch.setattr(argo_archive, "PAGE", 5)
+    monkeypatch.setattr(argo_archive, "PAGE_SIZE", 5)
     reader = Counting(server.url, cluster.target.namespace, told["token"].read_text(), str(server.ca))
     found = reader.list(f"{Label.FEDERATION}={site.federation}")
     names = {item["metadata"]["name"] for item in found}

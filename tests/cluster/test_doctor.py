@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from kubernetes.config import incluster_config
 
 from flargo.cluster import client_config
-from flargo.flare.request import federation
+from flargo.flare.request import federation_id
 from flargo.tools.cli.main import group
 from flargo.tools.demo import kits
 from flargo.tools.kit.chart import LAUNCHER_RULES
@@ -582,7 +582,7 @@ def test_a_quota_that_asks_for_limits(apart: Clinic) -> None:
 
 @pytest.mark.parametrize("kind", ["workflows", "pods"])
 def test_a_policy_that_refuses(clinic: Clinic, kind: str) -> None:
-    with clinic.cluster.denied(kind, federation(clinic.kit / "startup")):
+    with clinic.cluster.denied(kind, federation_id(clinic.kit / "startup")):
         found = clinic.examine()
         check = {"workflows": "workflow", "pods": "pod"}[kind]
         assert found.failed == {check}

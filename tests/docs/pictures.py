@@ -19,7 +19,7 @@ import yaml
 from rich.text import Text
 
 from flargo.embedded import Embedded
-from flargo.flare.request import federation
+from flargo.flare.request import federation_id
 from flargo.status.diagnosis import Stage
 from flargo.terms import Label
 from flargo.tools.demo import kits
@@ -168,7 +168,7 @@ def main() -> None:
                     of_jobs(photographer, cluster, fed)
                 finally:
                     # The next pictures are not to show them.
-                    cluster.sweep(f"{Label.FEDERATION}={federation(fed.workspace() / 'startup')}")
+                    cluster.sweep(f"{Label.FEDERATION}={federation_id(fed.workspace() / 'startup')}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

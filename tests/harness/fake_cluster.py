@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 
 from flargo.cluster.answer import Answer
-from flargo.cluster.survey import Keep, Survey
+from flargo.cluster.survey import Survey, Trim
 from flargo.cluster.target import Target
 from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import Object
@@ -114,7 +114,7 @@ class Clinic(Survey):
         (path,) = (path for path in self.objects if path.endswith(part))
         return self.objects[path]
 
-    def _send(self, method: str, where: Target, body: Object | None, keep: Keep | None) -> Answer:
+    def _send(self, method: str, where: Target, body: Object | None, keep: Trim | None) -> Answer:
         self.time += self.slow
         path = replace(where, query=()).url
         self.requested.append(path)

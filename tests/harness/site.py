@@ -29,7 +29,7 @@ from flargo.control.launched_job import LaunchedJob
 from flargo.flare import nvflare_internals
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.launcher import ArgoJobLauncher
-from flargo.flare.request import federation, parent
+from flargo.flare.request import federation_id, read_parent
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
@@ -150,7 +150,7 @@ class Site:
     @property
     def federation(self) -> str:
         """Its name on labels."""
-        return federation(self.root / "startup")
+        return federation_id(self.root / "startup")
 
     def launch(self, code: str = "", spec: Mapping[str, Any] | None = None, **more: Any) -> "Job":
         """Have FLARE launch a job. A client's launch is over when this returns; a server's goes on.
@@ -219,7 +219,7 @@ class Site:
         kind = flargo.ServerArgoJobLauncher if self.role is Role.SERVER else flargo.ClientArgoJobLauncher
         made: ArgoJobLauncher = kind(**self._arguments)
         if recorder.wanted():
-            who = parent(self._context("none", ""), self.role, made._epoch)
+            who = read_parent(self._context("none", ""), self.role, made._epoch)
             recorder.listen(made._loop_of(who)._reconciler)
         return made
 

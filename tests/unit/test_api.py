@@ -339,7 +339,7 @@ def test_an_endless_event_breaks_the_watch_off() -> None:
 
 
 def test_an_endless_answer_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_ANSWER", 2**20)
+    monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 2**20)
     answer = Endless(200, b"x" * 2**16)
     with pytest.raises(ApiError, match="unreadable answer"):
         Served(answer).get(Kind.POD, "p")

@@ -20,7 +20,7 @@ import responses
 from click.testing import Result
 
 from flargo.cluster import argo_archive as transport
-from flargo.cluster.api import PAGE, Api, Kind
+from flargo.cluster.api import PAGE_SIZE, Api, Kind
 from flargo.cluster.argo_archive import Archive
 from flargo.cluster.errors import ArchiveError, ArchiveProblem
 from flargo.terms import Object
@@ -100,7 +100,7 @@ def test_it_asks_for_the_namespaces_workflows_by_label_with_the_token(
     (call,) = net.calls
     assert query(call) == {
         "listOptions.labelSelector": ["flargo.dev/site=site-1"],
-        "listOptions.limit": [str(PAGE)],
+        "listOptions.limit": [str(PAGE_SIZE)],
         "namespace": ["flare"],
     }
     assert call.request.headers["Authorization"] == f"Bearer {TOKEN}"
@@ -149,7 +149,7 @@ def test_pages_that_go_round_in_a_circle_are_an_error(net: responses.RequestsMoc
     net.get(LIST, json=answer(gone(), after="1"))
     with pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
-    assert (raised.value.trouble, len(net.calls)) == (ArchiveProblem.STRANGE, 2)
+    assert (raised.value.problem, len(net.calls)) == (ArchiveProblem.STRANGE, 2)
 
 
 def test_pages_without_end_are_an_error(
@@ -164,7 +164,7 @@ def test_pages_without_end_are_an_error(
     net.add_callback("GET", LIST, page)
     with pytest.raises(ArchiveError, match="more than 5 pages") as raised:
         archive.list("a=b")
-    assert (raised.value.trouble, len(net.calls)) == (ArchiveProblem.STRANGE, 5)
+    assert (raised.value.problem, len(net.calls)) == (ArchiveProblem.STRANGE, 5)
 
 
 class Serves(BaseHTTPRequestHandler):
@@ -214,7 +214,7 @@ def endless(**more: Any) -> Iterator[tuple[Archive, type[Serves]]]:
 def test_an_answer_without_end_is_read_to_a_limit(more: dict[str, Any], trouble: ArchiveProblem, most: int) -> None:
     with endless(**more) as (archive, server), pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
-    assert raised.value.trouble is trouble
+    assert raised.value.problem is trouble
     assert server.sent < (most + 16) * 2**20, "what is on the way may be some MiB more"
 
 
@@ -228,7 +228,7 @@ def test_an_answer_that_drips_is_read_until_a_deadline(
     begun = time.monotonic()
     with endless(**drips) as (archive, _), pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
-    assert (raised.value.trouble, time.monotonic() - begun < 4) == (trouble, True)
+    assert (raised.value.problem, time.monotonic() - begun < 4) == (trouble, True)
 
 
 @pytest.mark.parametrize("lost", [0, 20])
@@ -248,7 +248,7 @@ def test_a_server_of_https_that_is_asked_by_http_can_not_be_reached(lost: int) -
         archive = Archive(f"http://127.0.0.1:{server.getsockname()[1]}", "flare")
         with pytest.raises(ArchiveError, match="can't be reached") as raised:
             archive.list("a=b")
-    assert (raised.value.trouble, raised.value.said) == (ArchiveProblem.UNREACHED, "it may expect https")
+    assert (raised.value.problem, raised.value.message) == (ArchiveProblem.UNREACHED, "it may expect https")
 
 
 @pytest.mark.parametrize("body", ["[" * 5000, '{"message":' * 5000, '{"items": [' + "[" * 5000])
@@ -262,7 +262,7 @@ def test_an_answer_that_is_nested_without_end_is_an_error(
     for question in (partial(archive.list, "a=b"), partial(archive.get, "w9")):
         with pytest.raises(ArchiveError) as raised:
             question()
-        assert raised.value.trouble is expected
+        assert raised.value.problem is expected
 
 
 @pytest.mark.parametrize("depth", [100, 250, 400, 600, 900])

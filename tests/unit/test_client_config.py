@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kubernetes.config import incluster_config
 
-from flargo.cluster.client_config import configuration
+from flargo.cluster.client_config import config_loader
 
 
 class Clock(dt.datetime):
@@ -32,7 +32,7 @@ def test_in_a_pod_a_token_that_kubernetes_has_rotated_is_read_within_a_minute(
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
     monkeypatch.setattr(incluster_config, "datetime", SimpleNamespace(datetime=Clock, timedelta=dt.timedelta))
-    loaded = configuration(None)()
+    loaded = config_loader(None)()
     assert loaded.host == "https://10.96.0.1:443"
 
     def sent() -> str:

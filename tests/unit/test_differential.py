@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nvflare.app_opt.job_launcher import workspace_cell_transfer
 
-from flargo.flare.request import read
+from flargo.flare.request import read_launch
 from flargo.job import pod
 from flargo.job.plan import plan
 from flargo.terms import Plan, Role
@@ -31,7 +31,7 @@ def same_transfer_token(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan_of(case: Case, root: Path, role: Role) -> Plan:
     settings = case.settings(root)
     context = case.parent(root, role).context(case.job_meta["job_id"])
-    launch, _ = read(case.job_meta, context, role, settings, attempt=ATTEMPT, epoch=EPOCH)
+    launch, _ = read_launch(case.job_meta, context, role, settings, attempt=ATTEMPT, epoch=EPOCH)
     return plan(launch, settings)
 
 

@@ -769,7 +769,7 @@ def test_the_studies_of_both_kinds_of_files_are_known() -> None:
     ],
 )
 def test_a_missing_right_is_told_from_what_admission_refuses(answer: Answer, *, barred: bool) -> None:
-    assert answer.barred is barred
+    assert answer.lacks_permission is barred
 
 
 def test_what_becomes_of_a_job_is_said_in_the_reasons_own_names() -> None:

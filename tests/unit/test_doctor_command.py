@@ -306,7 +306,7 @@ def test_a_pod_is_its_own_account_unless_a_kubeconfig_is_named(tmp_path: Path, m
 def test_a_server_that_is_not_there_is_an_answer_without_a_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    survey = Survey(client_config.configuration(str(kubeconfig(tmp_path / "config"))))
+    survey = Survey(client_config.config_loader(str(kubeconfig(tmp_path / "config"))))
 
     def refuse(*_: object, accept: str) -> None:
         del accept

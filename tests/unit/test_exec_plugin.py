@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flargo.cluster import exec_plugin
 from flargo.cluster.api import Api, Kind
-from flargo.cluster.client_config import ConfigError, configuration
+from flargo.cluster.client_config import ConfigError, config_loader
 from flargo.cluster.errors import ApiError
 
 TOKEN = "0pa9ue-t0psecret"
@@ -42,14 +42,14 @@ def gives(**status: str) -> str:
 
 
 def test_a_plugins_token_is_sent(tmp_path: Path) -> None:
-    loaded = configuration(str(kubeconfig(tmp_path, gives(token=TOKEN))))()
+    loaded = config_loader(str(kubeconfig(tmp_path, gives(token=TOKEN))))()
     settings: Any = loaded.auth_settings()
     assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
 
 
 def test_a_plugins_certificate_is_sent(tmp_path: Path) -> None:
     script = gives(clientCertificateData="a certificate", clientKeyData="a key")
-    loaded = configuration(str(kubeconfig(tmp_path, script)))()
+    loaded = config_loader(str(kubeconfig(tmp_path, script)))()
     assert Path(str(loaded.cert_file)).read_text() == "a certificate"
     assert Path(str(loaded.key_file)).read_text() == "a key"
 
@@ -70,7 +70,7 @@ def test_a_plugin_without_credentials_is_an_error_of_flargos_own_words(
     script: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    load = configuration(str(kubeconfig(tmp_path, script)))
+    load = config_loader(str(kubeconfig(tmp_path, script)))
     with pytest.raises(ConfigError, match=words) as error:
         load()
     with pytest.raises(ApiError, match=words) as refused:
@@ -82,20 +82,20 @@ def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     file = kubeconfig(tmp_path, "")
     file.write_text(file.read_text().replace('"sh"', '"/not/there"'))
     with pytest.raises(ConfigError, match="can't be run: No such file or directory"):
-        configuration(str(file))()
+        config_loader(str(file))()
 
 
 def test_what_a_plugin_says_reaches_who_asked_line_by_line(tmp_path: Path) -> None:
     said: list[str] = []
     script = f"echo first >&2; echo second >&2; {gives(token=TOKEN)}"
-    configuration(str(kubeconfig(tmp_path, script)), None, said.append)()
+    config_loader(str(kubeconfig(tmp_path, script)), None, said.append)()
     assert said == ["first", "second"]
 
 
 def test_a_plugin_that_says_much_fills_neither_a_pipe_nor_memory(tmp_path: Path) -> None:
     said: list[str] = []
     script = f"head -c 3000000 /dev/zero | tr '\\0' x >&2; yes >&2 | head -c 300000 >&2; {gives(token=TOKEN)}"
-    configuration(str(kubeconfig(tmp_path, script.replace("yes >&2", "yes"))), None, said.append)()
+    config_loader(str(kubeconfig(tmp_path, script.replace("yes >&2", "yes"))), None, said.append)()
     assert max(map(len, said)) <= exec_plugin.MAX_LINE_LENGTH
     assert len(said) <= exec_plugin.MAX_LINES
 
@@ -105,7 +105,7 @@ def test_a_plugin_that_hangs_is_ended_where_nobody_can_talk_to_it(
 ) -> None:
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
     with pytest.raises(ConfigError, match="ended with exit code -9"):
-        configuration(str(kubeconfig(tmp_path, "sleep 600; true")))()
+        config_loader(str(kubeconfig(tmp_path, "sleep 600; true")))()
 
 
 BACKGROUND = {
@@ -119,7 +119,7 @@ BACKGROUND = {
 @pytest.mark.parametrize("script", BACKGROUND.values(), ids=BACKGROUND)
 def test_a_background_process_delays_nothing(script: str, tmp_path: Path) -> None:
     """A plugin's output ends when the plugin exits, although a process that it started holds a pipe open."""
-    load = configuration(str(kubeconfig(tmp_path, script.format(gives(token=TOKEN)))), None, lambda _: None)
+    load = config_loader(str(kubeconfig(tmp_path, script.format(gives(token=TOKEN)))), None, lambda _: None)
     begun = time.monotonic()
     settings: Any = load().auth_settings()
     assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
@@ -130,14 +130,14 @@ def test_a_background_process_delays_nothing(script: str, tmp_path: Path) -> Non
 def test_endless_stdout_is_an_error(script: str, tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(ConfigError, match=f"printed more than {exec_plugin.MAX_OUTPUT_BYTES} bytes"):
-        configuration(str(kubeconfig(tmp_path, script)))()
+        config_loader(str(kubeconfig(tmp_path, script)))()
     assert time.monotonic() - begun < 10
 
 
 def test_the_largest_output_is_read_whole(tmp_path: Path) -> None:
     padding = exec_plugin.MAX_OUTPUT_BYTES - len(gives(token=TOKEN)) + len("echo ''") - 1
     script = f"head -c {padding} /dev/zero | tr '\\0' ' '; {gives(token=TOKEN)}"
-    settings: Any = configuration(str(kubeconfig(tmp_path, script)))().auth_settings()
+    settings: Any = config_loader(str(kubeconfig(tmp_path, script)))().auth_settings()
     assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
 
 
@@ -146,7 +146,7 @@ def test_the_deadline_holds_whatever_the_pipes_do(script: str, tmp_path: Path, m
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
     begun = time.monotonic()
     with pytest.raises(ConfigError, match=r"ended with exit code (-9|141)$"):
-        configuration(str(kubeconfig(tmp_path, script)), None, lambda _: None)()
+        config_loader(str(kubeconfig(tmp_path, script)), None, lambda _: None)()
     assert time.monotonic() - begun < 10
 
 
@@ -155,7 +155,7 @@ def test_no_process_group_is_killed_after_its_leader_is_reaped(tmp_path: Path, m
     killed: list[int] = []
     monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.5)
-    configuration(str(kubeconfig(tmp_path, f"sleep 2 & {gives(token=TOKEN)}")), None, lambda _: None)()
+    config_loader(str(kubeconfig(tmp_path, f"sleep 2 & {gives(token=TOKEN)}")), None, lambda _: None)()
     assert killed == []
 
 
@@ -169,7 +169,7 @@ def test_a_plugin_that_cannot_be_killed_is_an_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.1)
     monkeypatch.setattr(exec_plugin, "_KILL_SECONDS", 0.2)
     with pytest.raises(ConfigError, match="can't be ended"):
-        configuration(str(kubeconfig(tmp_path, "sleep 4; true")))()
+        config_loader(str(kubeconfig(tmp_path, "sleep 4; true")))()
 
 
 class Terminal(io.StringIO):
@@ -190,7 +190,7 @@ def test_a_prompt_is_shown_while_the_plugin_waits(tmp_path: Path, monkeypatch: p
 
     wait = f"for _ in $(seq 50); do test -e {shown} && break; sleep 0.1; done; test -e {shown} || exit 7"
     script = f"printf 'Password: ' >&2; {wait}; echo >&2; echo thanks >&2; {gives(token=TOKEN)}"
-    configuration(str(kubeconfig(tmp_path, script)), None, show)()
+    config_loader(str(kubeconfig(tmp_path, script)), None, show)()
     assert lines == ["Password: ", "thanks"]
 
 
@@ -198,7 +198,7 @@ def test_a_line_with_a_pause_stays_whole_without_a_terminal(tmp_path: Path) -> N
     """A secret that is cut in two would not be redacted."""
     lines: list[str] = []
     script = f"printf {TOKEN[:6]} >&2; sleep 0.4; echo {TOKEN[6:]} >&2; {gives(token=TOKEN)}"
-    configuration(str(kubeconfig(tmp_path, script)), None, lines.append)()
+    config_loader(str(kubeconfig(tmp_path, script)), None, lines.append)()
     assert lines == [TOKEN]
 
 

@@ -29,7 +29,7 @@ from kubernetes.client.configuration import Configuration
 import flargo
 from flargo.cluster import target
 from flargo.cluster.api import Api, Connection, Kind
-from flargo.cluster.client_config import configuration
+from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.survey import Survey
@@ -154,7 +154,7 @@ class Broken(Connection):
 def test_a_request_that_fails_quotes_nothing(
     kind: type[Exception], caplog: pytest.LogCaptureFixture, *, in_credentials: bool
 ) -> None:
-    redact.install()
+    redact.install_filter()
     caplog.set_level(logging.DEBUG)
     for error in wrapped(planted(kind)):
         broken = Broken(error, in_credentials=in_credentials)
@@ -185,7 +185,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 def test_a_trace_in_a_parents_log_has_lines_of_code_and_no_text_of_an_exception(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    redact.install()
+    redact.install_filter()
     log = logging.getLogger(redact.LOGGERS[0])
     try:
         try:
@@ -307,12 +307,12 @@ def test_the_launchers_own_token_is_blanked_from_now_on() -> None:
     with pytest.raises(Exception, match="Connection refused"):
         connection.request("GET", target.version(), None, None, 1.0, "application/json")
     assert learned == [TOKEN]
-    REDACTION.learn_own(TOKEN)
-    assert TOKEN not in REDACTION.blank(f"a page that quotes {TOKEN} in its text")
+    REDACTION.learn_own_token(TOKEN)
+    assert TOKEN not in REDACTION.redact(f"a page that quotes {TOKEN} in its text")
     for number in range(5):
-        REDACTION.learn_own(f"rotated-token-{number}")
-    assert "rotated-token-4" not in REDACTION.blank("rotated-token-4")
-    assert REDACTION.blank(TOKEN) == TOKEN, "one that was rotated away long ago is good for nothing"
+        REDACTION.learn_own_token(f"rotated-token-{number}")
+    assert "rotated-token-4" not in REDACTION.redact("rotated-token-4")
+    assert REDACTION.redact(TOKEN) == TOKEN, "one that was rotated away long ago is good for nothing"
 
 
 def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all(
@@ -341,9 +341,9 @@ def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all
         assert "ended with exit code 1" in done.stderr
         assert "\x1b" not in done.stderr
         assert "secretline" not in done.stderr
-    redact.install()
+    redact.install_filter()
     with pytest.raises(ApiError, match="ended with exit code 1"):
-        Api(configuration(str(file)), "ns").get(Kind.POD, "p")
+        Api(config_loader(str(file)), "ns").get(Kind.POD, "p")
     assert "first" not in logged(caplog)
 
 
@@ -353,10 +353,10 @@ def test_a_parent_learns_the_token_that_it_sends(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("t0psecret", token))
     made = flargo.ClientArgoJobLauncher(config_file_path=str(file), workspace_mount_path=str(tmp_path))
     loop = made._loop_of(Parent("site-1", "f" * 32, "epoch", Role.CLIENT))
-    assert token in REDACTION.blank(token)
+    assert token in REDACTION.redact(token)
     with pytest.raises(ApiError):
         loop._api.get(Kind.POD, "p")
-    assert token not in REDACTION.blank(f"a page that quotes {token}")
+    assert token not in REDACTION.redact(f"a page that quotes {token}")
 
 
 @pytest.mark.parametrize("command", [["jobs"], ["doctor", "--wait", "0.5"]], ids=" ".join)
@@ -365,7 +365,7 @@ def test_a_command_learns_the_token_that_it_sends(command: list[str], tmp_path: 
     file = Path(kubeconfig(tmp_path / "config"))
     file.write_text(file.read_text().replace("t0psecret", token))
     run(*command, "--kubeconfig", file)
-    assert token not in REDACTION.blank(f"a page that quotes {token}")
+    assert token not in REDACTION.redact(f"a page that quotes {token}")
 
 
 OWN = {

@@ -207,7 +207,7 @@ def test_an_api_that_is_away_is_said_once_a_stream_and_not_at_each_try(
     api.trouble = trouble
     for _ in range(3):
         for kind in (Kind.WORKFLOW, Kind.POD):
-            loop.lost(kind, ApiError("watch", kind.value[1], 0))
+            loop.on_lost(kind, ApiError("watch", kind.value[1], 0))
         loop._perform(order)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line.partition(":")[0] for line in said] == ["workflows", "pods"]

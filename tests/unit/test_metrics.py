@@ -52,7 +52,7 @@ class Measured:
             kind = Kind.POD if "containers" in item["spec"] else Kind.WORKFLOW
             name = item["metadata"]["name"]
             self.api.store[kind, name] = item
-            self.loop.changed(kind, item, deleted=False)
+            self.loop.on_changed(kind, item, deleted=False)
 
     def value(self, name: str, **labels: str) -> float:
         return self.exporter.registry.get_sample_value(name, labels) or 0.0
@@ -169,8 +169,8 @@ def test_a_kill_is_outstanding_until_the_program_is_seen_to_have_ended(site: Mea
 def test_an_orphan_is_no_job_of_this_parents(site: Measured) -> None:
     site.loop.start()
     site.api.store[Kind.WORKFLOW, "left"] = workflow("left", uid="w9", parent="another", phase="Running")
-    site.loop.listed(Kind.WORKFLOW, [site.api.store[Kind.WORKFLOW, "left"]], "2")
-    site.loop.listed(Kind.POD, [pod("left", owner="w9", main=RUNNING, phase="Running")], "2")
+    site.loop.on_listed(Kind.WORKFLOW, [site.api.store[Kind.WORKFLOW, "left"]], "2")
+    site.loop.on_listed(Kind.POD, [pod("left", owner="w9", main=RUNNING, phase="Running")], "2")
     site.comes_to(1, "flargo_orphans")
     assert site.stages() == {}
 
@@ -178,18 +178,18 @@ def test_an_orphan_is_no_job_of_this_parents(site: Measured) -> None:
 def test_a_watch_that_breaks_is_counted_once_until_it_is_heard_again(site: Measured) -> None:
     cut = ApiError("watch", "pods", 0)
     for _ in range(3):
-        site.loop.lost(Kind.POD, cut)
+        site.loop.on_lost(Kind.POD, cut)
     assert site.value("flargo_watch_restarts_total", resource="pods") == 1
     assert site.value("flargo_watch_restarts_total", resource="workflows") == 0
-    site.loop.listed(Kind.POD, [], "7")
-    site.loop.lost(Kind.POD, cut)
+    site.loop.on_listed(Kind.POD, [], "7")
+    site.loop.on_lost(Kind.POD, cut)
     assert site.value("flargo_watch_restarts_total", resource="pods") == 2
 
 
 def test_staleness_is_each_watchs_own(site: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     site.loop._last_contact = dict.fromkeys((Kind.WORKFLOW, Kind.POD), 100.0)
     monkeypatch.setattr("flargo.control.loop.time.monotonic", lambda: 130.0)
-    site.loop.alive(Kind.POD)
+    site.loop.on_contact(Kind.POD)
     monkeypatch.setattr("flargo.control.loop.time.monotonic", lambda: 142.0)
     assert site.value("flargo_watch_staleness_seconds", resource="workflows") == 42
     assert site.value("flargo_watch_staleness_seconds", resource="pods") == 12

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flargo
-from flargo.flare.redact import LOGGERS, REDACTED, REDACTION, Redaction, StreamRedaction, install
+from flargo.flare.redact import LOGGERS, REDACTED, REDACTION, Redaction, StreamRedaction, install_filter
 from flargo.terms import SecretData
 
 TOKEN = "s3cr3t-t0ken-of-the-job"
@@ -20,7 +20,7 @@ CREDENTIALS = SecretData("cred", {"TOKEN": TOKEN.encode(), "ID": b"job-1", "EMPT
 
 @pytest.fixture
 def known() -> Iterator[None]:
-    install()
+    install_filter()
     REDACTION.learn(CREDENTIALS, public="job-1")
     yield
     REDACTION.forget(CREDENTIALS)
@@ -62,7 +62,7 @@ def test_no_logger_says_a_credential(name: str, caplog: pytest.LogCaptureFixture
     ],
 )
 def test_keys_and_tokens_are_known_by_their_looks(text: str) -> None:
-    blanked = Redaction().blank(f"before {text} after")
+    blanked = Redaction().redact(f"before {text} after")
     assert "MIIE" not in blanked
     assert "eyJ" not in blanked
     assert REDACTED in blanked
@@ -72,18 +72,18 @@ def test_keys_and_tokens_are_known_by_their_looks(text: str) -> None:
 @pytest.mark.parametrize("word", ["eyJ-", "A.eyJ.", "-----BEGIN A"], ids=["dashes", "dots", "keys"])
 def test_a_long_text_that_almost_looks_like_secrets_is_no_work(word: str) -> None:
     text = word * 2**18  # Minutes of it, if each place were held against all that follow it.
-    assert Redaction().blank(text) == text
+    assert Redaction().redact(text) == text
 
 
 def test_a_certificate_is_no_secret() -> None:
     text = "-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----"
-    assert Redaction().blank(text) == text
+    assert Redaction().redact(text) == text
 
 
 def test_a_secret_that_is_part_of_another_leaves_no_rest() -> None:
     redaction = Redaction()
     redaction.learn(SecretData("a", {"short": b"abcdef", "long": b"abcdef-and-more"}), public="")
-    assert redaction.blank("abcdef-and-more abcdef") == f"{REDACTED} {REDACTED}"
+    assert redaction.redact("abcdef-and-more abcdef") == f"{REDACTED} {REDACTED}"
 
 
 def test_what_is_forgotten_is_said_again_and_the_rest_is_not() -> None:
@@ -91,7 +91,7 @@ def test_what_is_forgotten_is_said_again_and_the_rest_is_not() -> None:
     redaction.learn(SecretData("a", {"x": b"first-one"}), public="")
     redaction.learn(SecretData("b", {"x": b"other-one"}), public="")
     redaction.forget(SecretData("a", {}))
-    assert redaction.blank("first-one other-one") == f"first-one {REDACTED}"
+    assert redaction.redact("first-one other-one") == f"first-one {REDACTED}"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_is_forgotten_is_said_again_and_the_rest_is_not() -> None:
 )
 def test_long_texts_of_keys_and_tokens_are_little_work(text: str) -> None:
     """With a search from each mark to the end of the text, each of these takes hours."""
-    Redaction().blank(text)
+    Redaction().redact(text)
 
 
 def test_a_known_beginning_repeated_is_little_work_however_many_secrets_have_it() -> None:
@@ -117,8 +117,8 @@ def test_a_known_beginning_repeated_is_little_work_however_many_secrets_have_it(
     many = {f"k{number}": f"eyJhbGci{number:028}".encode() for number in range(2000)}
     redaction.learn(SecretData("a", many), public="")
     text = "eyJhbGci" * 2**16
-    assert redaction.blank(text) == text
-    assert redaction.blank(f"{text}{1999:028}") == f"{text[:-8]}{REDACTED}"
+    assert redaction.redact(text) == text
+    assert redaction.redact(f"{text}{1999:028}") == f"{text[:-8]}{REDACTED}"
 
 
 KEY = "\n".join(["-----BEGIN RSA PRIVATE KEY-----", *("MIIEowIBAAKCAQEA" * 4 for _ in range(25)), "c2hvcnQ="])
@@ -131,13 +131,13 @@ END = "-----END RSA PRIVATE KEY-----"
     ids=["without its first line", "in the middle", "in its last line"],
 )
 def test_a_key_whose_beginning_was_cut_off_is_blanked(cut: int) -> None:
-    blanked = Redaction().blank(f"{KEY[cut:]}\n{END}\nafter")
+    blanked = Redaction().redact(f"{KEY[cut:]}\n{END}\nafter")
     assert blanked == f"{REDACTED}\nafter"
 
 
 def test_a_key_after_a_loggers_words_is_blanked_though_its_beginning_was_cut_off() -> None:
     lines = [f"2026-01-01 INFO {line}" for line in f"{KEY}\n{END}".splitlines()[2:]]
-    blanked = Redaction().blank("\n".join(["it begins", *lines, "it ends"]))
+    blanked = Redaction().redact("\n".join(["it begins", *lines, "it ends"]))
     assert "MIIE" not in blanked
     assert "it begins" in blanked
     assert blanked.endswith(f"{REDACTED}\nit ends")
@@ -145,12 +145,12 @@ def test_a_key_after_a_loggers_words_is_blanked_though_its_beginning_was_cut_off
 
 def test_a_key_on_one_line_is_blanked_though_its_beginning_was_cut_off() -> None:
     text = f"{KEY}\n{END}".replace("\n", "\\n")
-    assert Redaction().blank(f'{text[40:]}", "next": 1}}') == f'{REDACTED}", "next": 1}}'
+    assert Redaction().redact(f'{text[40:]}", "next": 1}}') == f'{REDACTED}", "next": 1}}'
 
 
 def test_words_before_the_end_of_a_key_stay() -> None:
     text = f"the server said:\nit takes no key\n{END}"
-    assert Redaction().blank(text).startswith("the server said:\n")
+    assert Redaction().redact(text).startswith("the server said:\n")
 
 
 # Streams
@@ -160,7 +160,7 @@ TOKEN_SHAPE = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
 
 def streamed(*pieces: tuple[str, bool]) -> list[str]:
     stream = StreamRedaction(Redaction())
-    return [stream.blank(text, continued=continued) for text, continued in pieces]
+    return [stream.redact(text, continued=continued) for text, continued in pieces]
 
 
 def test_a_key_is_blanked_from_its_first_line_to_its_last() -> None:
@@ -195,9 +195,9 @@ def test_a_secret_that_pieces_of_a_line_share_is_blanked(secret: str, size: int)
 
 def test_an_endless_token_is_not_kept_in_memory() -> None:
     stream = StreamRedaction(Redaction())
-    stream.blank("eyJa.eyJb.", continued=True)
+    stream.redact("eyJa.eyJb.", continued=True)
     for _ in range(100):
-        stream.blank("c" * 2**16, continued=True)
+        stream.redact("c" * 2**16, continued=True)
         assert len(stream._held) < 2**17
 
 
@@ -207,7 +207,7 @@ def test_a_stream_without_secrets_is_told_as_it_is(pieces: list[tuple[str, bool]
 
 
 def test_a_parents_log_is_inert(caplog: pytest.LogCaptureFixture) -> None:
-    install()
+    install_filter()
     log = logging.getLogger(LOGGERS[0])
     log.error("the API server says %s", "\x1b]52;c;eA==\x07\n2026-01-01 ERROR forged \u202e")
     assert caplog.records[-1].getMessage() == r"the API server says \x1b]52;c;eA==\x07\n2026-01-01 ERROR forged \u202e"

@@ -35,7 +35,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_a_servers_outcome_says_what_happened_and_what_to_do(tmp_path: Path, run_dir: Path) -> None:
-    report(tmp_path).tell(FAILED, "wf", "the last line")
+    report(tmp_path).publish(FAILED, "wf", "the last line")
     told = json.loads((run_dir / OUTCOME).read_text())
     assert (told["reason"], told["code"], told["exit_code"], told["workflow"]) == ("PROGRAM_FAILED", 1, 3, "wf")
     assert told["what_happened"] == Reason.PROGRAM_FAILED.sentence
@@ -45,12 +45,12 @@ def test_a_servers_outcome_says_what_happened_and_what_to_do(tmp_path: Path, run
 
 
 def test_an_outcome_is_bounded_whatever_the_cluster_says(tmp_path: Path, run_dir: Path) -> None:
-    report(tmp_path).tell(Verdict(Reason.ARGO_FAILED, 104, "x" * 1_000_000), "wf", "")
+    report(tmp_path).publish(Verdict(Reason.ARGO_FAILED, 104, "x" * 1_000_000), "wf", "")
     assert (run_dir / OUTCOME).stat().st_size < 20_000
 
 
 def test_a_run_directory_that_flare_has_archived_does_not_come_back(tmp_path: Path) -> None:
-    report(tmp_path).tell(FAILED, "wf", "tail")
+    report(tmp_path).publish(FAILED, "wf", "tail")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,7 +58,7 @@ def test_a_clients_reason_is_one_line_in_flares_error_log_and_its_log_stays_at_t
     tmp_path: Path, run_dir: Path
 ) -> None:
     (run_dir / "error_log.txt").write_text("before\n")
-    report(tmp_path, Role.CLIENT).tell(FAILED, "wf", "a patient's name")
+    report(tmp_path, Role.CLIENT).publish(FAILED, "wf", "a patient's name")
     before, line = (run_dir / "error_log.txt").read_text().splitlines()
     assert before == "before"
     assert "PROGRAM_FAILED (1)" in line
@@ -66,7 +66,7 @@ def test_a_clients_reason_is_one_line_in_flares_error_log_and_its_log_stays_at_t
 
 
 def test_a_clients_success_is_no_error(tmp_path: Path, run_dir: Path) -> None:
-    report(tmp_path, Role.CLIENT).tell(DONE, "wf")
+    report(tmp_path, Role.CLIENT).publish(DONE, "wf")
     assert list(run_dir.iterdir()) == []
 
 
@@ -74,7 +74,7 @@ def test_credentials_are_in_none_of_it(tmp_path: Path, run_dir: Path, caplog: py
     leaky = Verdict(Reason.ARGO_FAILED, 104, "env TOKEN=s3cr3t-token")
     REDACTION.learn(CREDENTIALS, public="job-1")
     with caplog.at_level(logging.INFO):
-        report(tmp_path).tell(leaky, "wf", "said s3cr3t-token twice: s3cr3t-token")
+        report(tmp_path).publish(leaky, "wf", "said s3cr3t-token twice: s3cr3t-token")
     REDACTION.forget(CREDENTIALS)
     written = (run_dir / OUTCOME).read_text() + (run_dir / LOG_TAIL).read_text() + caplog.text
     assert "s3cr3t" not in written
@@ -83,7 +83,7 @@ def test_credentials_are_in_none_of_it(tmp_path: Path, run_dir: Path, caplog: py
 
 
 def test_the_parents_log_has_one_line_with_reason_and_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    report(tmp_path).tell(Verdict(Reason.OUT_OF_MEMORY, 104, "memory limit 1Gi", 137), "wf")
+    report(tmp_path).publish(Verdict(Reason.OUT_OF_MEMORY, 104, "memory limit 1Gi", 137), "wf")
     (line,) = caplog.messages
     for part in ("job-1", "site-1", "OUT_OF_MEMORY (104)", "memory limit 1Gi", Reason.OUT_OF_MEMORY.remedy):
         assert part in line
@@ -97,7 +97,7 @@ def test_a_programs_last_words_make_no_entry_of_their_own_in_a_log(
     tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     verdict = Verdict(Reason.PROGRAM_FAILED, 1, f"exit code 3; {LAST_WORDS * 100}", 3)
-    report(tmp_path, Role.CLIENT).tell(verdict, "wf")
+    report(tmp_path, Role.CLIENT).publish(verdict, "wf")
     (said,) = caplog.messages
     (written,) = (run_dir / "error_log.txt").read_text().splitlines()
     for line in (said, written):
@@ -111,7 +111,7 @@ def test_a_value_that_the_api_server_quotes_stays_at_the_site(
 ) -> None:
     verdict = Verdict(Reason.LAUNCH_FAILED, 101, 'spec.tolerations[0].key: Invalid value: "hunter2": must be a name')
     for role in Role:
-        report(tmp_path, role).tell(verdict, "wf")
+        report(tmp_path, role).publish(verdict, "wf")
     public = [path.read_text() for path in run_dir.iterdir()]
     assert len(public) == len(Role)
     assert "hunter2" not in "".join(public)
@@ -123,23 +123,23 @@ def test_a_disk_that_fails_keeps_nothing_from_being_told(
     tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (run_dir / OUTCOME).mkdir()
-    report(tmp_path).tell(FAILED, "wf")
+    report(tmp_path).publish(FAILED, "wf")
     assert "could not be written" in caplog.text
     assert [path.name for path in run_dir.iterdir()] == [OUTCOME], "no temporary file is left"
 
 
 def test_an_abort_is_written_down_before_its_end_is_seen_and_then_replaced(tmp_path: Path, run_dir: Path) -> None:
     told = report(tmp_path)
-    told.foretell(Cause.ABORT, "wf")
+    told.write_preliminary(Cause.ABORT, "wf")
     first = json.loads((run_dir / OUTCOME).read_text())
     assert (first["reason"], first["code"], first["detail"]) == ("ABORTED", 9, "it is being ended")
-    told.tell(FAILED, "wf")
-    told.foretell(Cause.ABORT, "wf")
+    told.publish(FAILED, "wf")
+    told.write_preliminary(Cause.ABORT, "wf")
     assert json.loads((run_dir / OUTCOME).read_text())["reason"] == "PROGRAM_FAILED"
 
 
 def test_a_client_writes_no_abort_down(tmp_path: Path, run_dir: Path) -> None:
-    report(tmp_path, Role.CLIENT).foretell(Cause.ABORT, "wf")
+    report(tmp_path, Role.CLIENT).write_preliminary(Cause.ABORT, "wf")
     assert list(run_dir.iterdir()) == []
 
 
@@ -150,21 +150,21 @@ def test_a_link_that_a_job_brought_home_is_not_followed(
     victim.write_text("as it was")
     for name in ("error_log.txt", OUTCOME, LOG_TAIL):
         (run_dir / name).symlink_to(victim)
-    report(tmp_path, Role.CLIENT).tell(FAILED, "wf")
-    report(tmp_path, Role.SERVER).tell(FAILED, "wf", "tail")
+    report(tmp_path, Role.CLIENT).publish(FAILED, "wf")
+    report(tmp_path, Role.SERVER).publish(FAILED, "wf", "tail")
     assert victim.read_text() == "as it was"
     assert "could not be written" in caplog.text
     assert json.loads((run_dir / OUTCOME).read_text())["reason"] == "PROGRAM_FAILED"
 
 
 def test_what_is_written_is_the_parents_own(tmp_path: Path, run_dir: Path) -> None:
-    report(tmp_path).tell(FAILED, "wf", "tail")
-    report(tmp_path, Role.CLIENT).tell(FAILED, "wf")
+    report(tmp_path).publish(FAILED, "wf", "tail")
+    report(tmp_path, Role.CLIENT).publish(FAILED, "wf")
     assert {path.stat().st_mode & 0o777 for path in run_dir.iterdir()} == {0o600}
 
 
 def kept(tmp_path: Path, run_dir: Path, log: str) -> str:
-    report(tmp_path).tell(FAILED, "wf", log)
+    report(tmp_path).publish(FAILED, "wf", log)
     return (run_dir / LOG_TAIL).read_text()
 
 
@@ -213,7 +213,7 @@ def test_what_is_read_of_a_log_is_cut_after_it_is_redacted(tmp_path: Path, run_d
         body = f"{'x' * 100_000}\n{token if secret == 'token' else key}\n{'y' * after}\n"
         loop = Loop(Served(Answer(200, body.encode())), "", "me", 3)
         (seen,) = [pod_view(pod(main=ended(3), phase="Failed"))]
-        life = SimpleNamespace(seen=SimpleNamespace(pods=[seen]), first_pod=seen.uid)
+        life = SimpleNamespace(observation=SimpleNamespace(pods=[seen]), first_pod_uid=seen.uid)
         tail = kept(tmp_path, run_dir, loop._tail(life))  # type: ignore[arg-type]  # no more of it is looked at
         assert not re.search("h{9}|p{9}|s{9}|MIIE", tail)
         assert tail.endswith("y\n")

@@ -11,8 +11,8 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
-from flargo.flare.nvflare_internals import Transfer
-from flargo.flare.request import federation, read
+from flargo.flare.nvflare_internals import WorkspaceTransfer
+from flargo.flare.request import federation_id, read_launch
 from flargo.job.settings import Settings, settings
 from flargo.job.validate import InvalidInput
 from flargo.terms import Launch, Role
@@ -27,8 +27,10 @@ def parent(tmp_path: Path) -> Parent:
     return Parent(tmp_path, Role.CLIENT)
 
 
-def ask(parent: Parent, context: FLContext | None = None, site: Settings | None = None) -> tuple[Launch, Transfer]:
-    return read(
+def ask(
+    parent: Parent, context: FLContext | None = None, site: Settings | None = None
+) -> tuple[Launch, WorkspaceTransfer]:
+    return read_launch(
         PLAIN.job_meta,
         context or parent.context(JOB_ID),
         parent.role,
@@ -52,14 +54,14 @@ def test_a_launch_says_who_asks_for_what(parent: Parent) -> None:
 
 
 def test_the_federation_is_the_hash_of_the_root_certificate(parent: Parent) -> None:
-    assert federation(parent.root / "startup") == hashlib.sha256(CERTIFICATE).hexdigest()[:32]
+    assert federation_id(parent.root / "startup") == hashlib.sha256(CERTIFICATE).hexdigest()[:32]
 
 
 def test_the_federation_does_not_depend_on_how_the_certificate_is_written(parent: Parent) -> None:
     file = parent.root / "startup" / "rootCA.pem"
-    before = federation(file.parent)
+    before = federation_id(file.parent)
     file.write_bytes(b"a comment before\r\n" + KIT["rootCA.pem"].replace(b"\n", b"\r\n") + b"\nand after")
-    assert federation(file.parent) == before
+    assert federation_id(file.parent) == before
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,9 @@ def test_the_process_is_connected_when_the_parents_cell_knows_its(parent: Parent
     context = parent.context(JOB_ID)
     _, transfer = ask(parent, context)
     context.get_engine().cell.connected = {"site-1", f"site-1.ws_transfer_{JOB_ID}"}
-    assert not transfer.connected, "what fetches the workspace is not the job yet"
+    assert not transfer.is_connected, "what fetches the workspace is not the job yet"
     context.get_engine().cell.connected.add(f"site-1.{JOB_ID}")
-    assert transfer.connected
+    assert transfer.is_connected
 
 
 def test_a_refused_launch_registers_nothing(parent: Parent) -> None:
@@ -139,7 +141,7 @@ def test_a_registered_transfer_can_be_taken_back_more_than_once(parent: Parent) 
     transfer.remove()
     transfer.remove()
     assert manager_of(context).jobs == {}
-    assert not transfer.published
+    assert not transfer.is_published
 
 
 def test_taking_back_leaves_a_later_launch_of_the_same_job_alone(parent: Parent) -> None:
@@ -154,20 +156,20 @@ def test_taking_back_leaves_a_later_launch_of_the_same_job_alone(parent: Parent)
 def test_results_that_came_home_are_known(parent: Parent) -> None:
     context = parent.context(JOB_ID)
     _, transfer = ask(parent, context)
-    assert not transfer.published
+    assert not transfer.is_published
     manager_of(context).remove_job(JOB_ID)  # as it does itself when it has extracted them
-    assert transfer.published
+    assert transfer.is_published
 
 
 def test_a_transfer_is_not_published_before_it_is_registered() -> None:
-    assert not Transfer(Cell("site-1"), JOB_ID, "/workspace").published
+    assert not WorkspaceTransfer(Cell("site-1"), JOB_ID, "/workspace").is_published
 
 
 def test_nothing_of_the_context_is_kept(tmp_path: Path) -> None:
     parent = Parent(tmp_path, Role.SERVER, options=("a=b",))
     context, meta = parent.context(JOB_ID), PLAIN.job_meta
     site = settings(security_context={"runAsUser": 5})
-    launch, _ = read(meta, context, Role.SERVER, site, attempt=ATTEMPT, epoch=EPOCH)
+    launch, _ = read_launch(meta, context, Role.SERVER, site, attempt=ATTEMPT, epoch=EPOCH)
     before = deepcopy(launch)
     meta["launcher_spec"]["site-1"]["k8s"]["image"] = "another"
     context.get_prop(FLContextKey.ARGS).set.append("c=d")
@@ -178,7 +180,7 @@ def test_nothing_of_the_context_is_kept(tmp_path: Path) -> None:
 def test_neither_metadata_nor_context_is_changed(parent: Parent) -> None:
     context, meta = parent.context(JOB_ID), PLAIN.job_meta
     args = deepcopy(context.get_prop(FLContextKey.JOB_PROCESS_ARGS))
-    read(meta, context, Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
+    read_launch(meta, context, Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
     assert meta == PLAIN.job_meta
     assert context.get_prop(FLContextKey.JOB_PROCESS_ARGS) == args
 
@@ -206,7 +208,7 @@ def test_pending_timeout_is_the_jobs_then_the_sites(
 ) -> None:
     case = Case("pending", spec={"image": "x", **spec})
     site = settings(pending_timeout=of_site)
-    launch, _ = read(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
+    launch, _ = read_launch(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
     assert launch.pending == pending
 
 
@@ -217,11 +219,11 @@ def test_a_ceiling_of_pending_timeout_holds_jobs_and_not_the_site(
 ) -> None:
     case = Case("pending", spec={"image": "x", **spec})
     site = settings(pending_timeout=of_site, argo={"policy": {"pending_timeout": 60}})
-    launch, _ = read(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
+    launch, _ = read_launch(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
     assert launch.pending == spec.get("pending_timeout", of_site)
 
 
 @pytest.mark.parametrize("attempt", ["", "A", "a-b", "a" * 21])
 def test_a_launch_needs_an_id_that_fits_into_names(parent: Parent, attempt: str) -> None:
     with pytest.raises(InvalidInput, match="attempt"):
-        read(PLAIN.job_meta, parent.context(JOB_ID), Role.CLIENT, settings(), attempt=attempt, epoch=EPOCH)
+        read_launch(PLAIN.job_meta, parent.context(JOB_ID), Role.CLIENT, settings(), attempt=attempt, epoch=EPOCH)

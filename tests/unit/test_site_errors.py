@@ -340,7 +340,7 @@ def test_doctor_does_not_print_a_value(kit: Any, monkeypatch: pytest.MonkeyPatch
 # --- unforeseen exceptions
 
 
-@pytest.mark.parametrize("where", ["read", "plan", "REDACTION"])
+@pytest.mark.parametrize("where", ["read_launch", "plan", "REDACTION"])
 def test_an_unforeseen_exception_is_told_by_its_type_only(
     site: Site, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,8 +462,8 @@ def test_all_errors_about_a_pod_are_of_that_type(module: Any) -> None:
 
 def test_of_the_reading_of_a_launch_only_these_show_a_value() -> None:
     assert {function for function, _ in calls(request, InvalidInput.__name__)} == {
-        "read",  # flargo's own id of the launch
-        "federation",  # the kit's certificate
+        "read_launch",  # flargo's own id of the launch
+        "federation_id",  # the kit's certificate
         "_ask",
         "_site",
         "_of_context",

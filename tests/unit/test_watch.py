@@ -67,16 +67,16 @@ class Server:
             self.slept.append(seconds)
         return len(self.asked) >= self.most
 
-    def listed(self, _kind: Kind, _items: Sequence[Object], _version: str) -> None:
+    def on_listed(self, _kind: Kind, _items: Sequence[Object], _version: str) -> None:
         self.told.append("listed")
 
-    def changed(self, _kind: Kind, _item: Object, *, deleted: bool) -> None:
+    def on_changed(self, _kind: Kind, _item: Object, *, deleted: bool) -> None:
         self.told.append("gone" if deleted else "changed")
 
-    def alive(self, _kind: Kind) -> None:
+    def on_contact(self, _kind: Kind) -> None:
         self.told.append("alive")
 
-    def lost(self, _kind: Kind, _error: ApiError) -> None:
+    def on_lost(self, _kind: Kind, _error: ApiError) -> None:
         self.told.append("lost")
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
-from flargo.flare.request import read
+from flargo.flare.request import read_launch
 from flargo.job.plan import plan
 from flargo.job.settings import settings as site_settings
 from flargo.job.validate import InvalidInput
@@ -58,7 +58,7 @@ class Place:
         launcher = site_settings(argo=dict(self.argo))
         before = deepcopy(meta)
         try:
-            launch, transfer = read(meta, context, self.role, launcher, attempt=ATTEMPT, epoch=EPOCH)
+            launch, transfer = read_launch(meta, context, self.role, launcher, attempt=ATTEMPT, epoch=EPOCH)
         except InvalidInput as refused:
             assert WorkspaceTransferManager.get_or_create(context.get_engine().cell).jobs == {}
             return refused

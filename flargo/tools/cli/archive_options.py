@@ -87,5 +87,5 @@ def _token(file: str) -> str:
     found = _TOKEN.fullmatch(Path(file).read_text(errors="replace"))
     if found is None:
         raise InvalidInput("--argo-token", file, "a file with one token and nothing else but the word Bearer before it")
-    REDACTION.learn_own(found[1])
+    REDACTION.learn_own_token(found[1])
     return f"Bearer {found[1]}"

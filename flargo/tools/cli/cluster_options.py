@@ -28,7 +28,7 @@ def cluster_options(command: Command) -> Command:
     return click.option("--namespace", "-n", type=NAMESPACE, help="Where jobs run. Default: the context's.")(command)
 
 
-def load_config(kubeconfig: str | None, context: str | None) -> tuple[client_config.Load, str]:
+def load_config(kubeconfig: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
     """The way to a cluster, and the namespace that goes with it; nothing is asked yet.
 
     Raises:
@@ -36,25 +36,25 @@ def load_config(kubeconfig: str | None, context: str | None) -> tuple[client_con
         ConfigError: the kubeconfig can't be used.
         NoConfigError: there is none.
     """
-    file = kubeconfig or client_config.usual_config()
+    file = kubeconfig or client_config.default_kubeconfig()
     if file is None:
         if context is not None:
             raise InvalidInput("--context", context, "nothing where there is no kubeconfig")
-        return client_config.configuration(None), client_config.own_namespace()
+        return client_config.config_loader(None), client_config.in_cluster_namespace()
     known = client_config.contexts(file)
     if context is not None and context not in known:
         raise InvalidInput("--context", context, f"one of {file}'s: {', '.join(known)}")
     chosen = context or next(iter(known))
-    return client_config.configuration(file, chosen, _plugin_line()), known[chosen]
+    return client_config.config_loader(file, chosen, _plugin_line()), known[chosen]
 
 
 def _plugin_line() -> Callable[[str], None]:
     """Shows the lines of one credential plugin, redacted as one text: a key has several lines."""
     redaction = StreamRedaction(REDACTION)
-    return lambda line: say(redaction.blank(line))
+    return lambda line: say(redaction.redact(line))
 
 
 def api_for(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
     """The way to a namespace; raises what ``reached`` raises."""
     load, usual = load_config(kubeconfig, context)
-    return Api(load, namespace or usual, on_credential=REDACTION.learn_own)
+    return Api(load, namespace or usual, on_credential=REDACTION.learn_own_token)

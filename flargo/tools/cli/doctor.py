@@ -123,12 +123,12 @@ def _of_option(option: str) -> Iterator[None]:
 def _survey(config_file: str | None, context: str | None) -> Survey:
     load, _ = _reached(config_file, context)
     try:
-        return Survey(load, REDACTION.learn_own)
+        return Survey(load, REDACTION.learn_own_token)
     except Exception as error:  # noqa: BLE001  (the client's loader raises whatever a wrong file makes it trip over)
         raise _unusable(config_file, error) from None
 
 
-def _reached(config_file: str | None, context: str | None) -> tuple[client_config.Load, str]:
+def _reached(config_file: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
     try:
         return load_config(config_file, context)
     except InvalidInput:

@@ -85,7 +85,7 @@ class Redacted:
     def text(self, part: SiteJob, line: Line) -> str:
         """A line's text in valid Unicode. Of a piece, the end is told with the next one."""
         stream = self._streams.setdefault(part.workflow.uid, StreamRedaction(REDACTION))
-        return stream.blank(valid_unicode(line.text), continued=line.continued)
+        return stream.redact(valid_unicode(line.text), continued=line.continued)
 
 
 @dataclass(slots=True)

@@ -94,7 +94,7 @@ def data_bytes(content: bytes) -> None:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return valid_unicode(REDACTION.blank(value))
+        return valid_unicode(REDACTION.redact(value))
     if isinstance(value, dict):
         return {_clean(key): _clean(each) for key, each in value.items()}
     return [_clean(each) for each in value] if isinstance(value, list | tuple) else value
@@ -140,7 +140,7 @@ def reporting(command: Command) -> Command:
 
 def _trace(error: Exception) -> None:
     """Show an exception with its words, redacted as a whole, since a key has several lines."""
-    for line in REDACTION.blank("".join(traceback.format_exception(error))).splitlines():
+    for line in REDACTION.redact("".join(traceback.format_exception(error))).splitlines():
         say(line)
 
 
@@ -158,7 +158,7 @@ class _LastResort(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # A traceback has several lines, and a key in it too: it is redacted before it is taken apart.
-        for line in REDACTION.blank(self.format(record)).splitlines():
+        for line in REDACTION.redact(self.format(record)).splitlines():
             say(line)
 
 

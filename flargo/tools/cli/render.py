@@ -8,7 +8,7 @@ from typing import Any
 import click
 import yaml
 
-from flargo.flare.dry_run import EXAMPLE_JOB, dry_run
+from flargo.flare.dry_run import EXAMPLE_JOB_ID, dry_run
 from flargo.terms import Plan, Role
 from flargo.tools.cli.option_types import WORD
 from flargo.tools.cli.output import data, data_json, document, json_option, reporting, say
@@ -45,7 +45,7 @@ def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, 
     for secret in _secrets(made):
         data(f"# Secret {secret['name']}: {', '.join(secret['keys'])}")
     if not asked.get("job_id"):
-        say(f"The job has no id yet; shown is {EXAMPLE_JOB}.")
+        say(f"The job has no id yet; shown is {EXAMPLE_JOB_ID}.")
 
 
 def _secrets(made: Plan) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flargo.flare.dry_run import Stage, study_data_file
+from flargo.flare.dry_run import SimulatedParent, study_data_file
 from flargo.flare.nvflare_internals import is_startup_file, pod_template_files
 from flargo.flare.request import ROOT_CERTIFICATE
 from flargo.job.documents import load_yaml
@@ -32,7 +32,7 @@ _EXAMPLE_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nZXhhbXBsZQ==\n-----END CERT
 class Staged:
     """A parent that is not there, and what it would launch with."""
 
-    stage: Stage
+    stage: SimulatedParent
     settings: Settings
     site: Site | None
     """The kit's; None: an example."""
@@ -68,7 +68,7 @@ def example(root: Path, site: str | None = None, role: str | None = None) -> Sta
     (root / "startup" / ROOT_CERTIFICATE).write_text(_EXAMPLE_CERTIFICATE)
     side = Role(role or Role.CLIENT)
     name = site or (_SERVER if side is Role.SERVER else "site-1")
-    return Staged(Stage(root, name, side, f"tcp://{name}:8102"), settings(), None)
+    return Staged(SimulatedParent(root, name, side, f"tcp://{name}:8102"), settings(), None)
 
 
 def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = None) -> Staged:
@@ -100,7 +100,7 @@ def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = No
     listener = internal["resources"]
     servers = prepared.site.startup.get("servers") or [{}]
     _copy_what_a_launch_reads(kit, root, prepared.settings)
-    stage = Stage(
+    stage = SimulatedParent(
         kit=root,
         site=site or name,
         role=side,

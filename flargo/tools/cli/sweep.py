@@ -88,7 +88,7 @@ def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid | No
         try:
             meta = api.metadata(each.kind, each.name)
         except ApiError as error:
-            if not (error.gone or error.impossible):
+            if not (error.not_found or error.invalid_target):
                 there.append((each, None, refusal(error)))
             continue
         if is_credentials_of(meta, each.part.workflow.name, each.part.workflow.uid):
@@ -103,7 +103,7 @@ def _delete(api: Api, each: Sweepable, uid: Uid | None, problem: str) -> str:
     try:
         api.delete(each.kind, each.name, uid, each.grace)
     except ApiError as error:
-        if not (error.gone or error.conflict):
+        if not (error.not_found or error.conflict):
             return refusal(error)
     return ""
 

@@ -49,7 +49,7 @@ def _end(api: Api, part: SiteJob) -> tuple[TerminateResult, str]:
     try:
         api.merge(Kind.WORKFLOW, part.workflow.name, patch(part))
     except ApiError as error:
-        if error.gone or error.conflict:  # its name may be another's by now
+        if error.not_found or error.conflict:  # its name may be another's by now
             return TerminateResult.GONE, ""
         return TerminateResult.FAILED, refusal(error)
     return did, ""

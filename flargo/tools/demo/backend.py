@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from flargo.cluster.api import Api, Kind
-from flargo.cluster.client_config import configuration
+from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.flare.nvflare_internals import site_key
@@ -38,7 +38,7 @@ class Cluster:
     def __init__(self, kubeconfig: Path, namespace: str, *, embedded: bool) -> None:
         """Look at a namespace."""
         self.kubeconfig, self.namespace, self.embedded = kubeconfig, namespace, embedded
-        self._api = Api(configuration(str(kubeconfig)), namespace)
+        self._api = Api(config_loader(str(kubeconfig)), namespace)
 
     def check(self) -> None:
         """See that it answers, and has Argo.
@@ -113,7 +113,7 @@ class Cluster:
         try:
             meta = self._api.metadata(Kind.SECRET, name)
         except ApiError as error:
-            if not error.gone:
+            if not error.not_found:
                 left.append(str(error))
             return
         if is_ours(meta):
@@ -123,7 +123,7 @@ class Cluster:
         try:
             self._api.delete(kind, name, uid, grace)
         except ApiError as error:
-            if not error.gone:
+            if not error.not_found:
                 left.append(str(error))
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
-from flargo.flare.request import federation as federation_of
+from flargo.flare.request import federation_id as federation_of
 from flargo.terms import Label
 from flargo.text import shell_command
 from flargo.tools.demo import federation as parents

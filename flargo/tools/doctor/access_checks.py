@@ -21,7 +21,7 @@ def token_secret(executor: str) -> str:
 def launcher(facts: Facts) -> Iterator[CheckResult]:
     """Whether the FLARE parent's account is there, and may do what flargo does."""
     name, where = facts.wanted.launcher, facts.wanted.namespace
-    if name is not None and facts.objects[Kind.ACCOUNT, name].absent:
+    if name is not None and facts.objects[Kind.ACCOUNT, name].not_found:
         todo = f"Apply deploy/ or the kit's chart, name another with --account, or make it{_make_account(name, where)}"
         yield failure(f"There is no service account {name} for the FLARE parent.", todo)
     own = facts.me.removeprefix(f"system:serviceaccount:{where}:")
@@ -34,14 +34,14 @@ def executor(facts: Facts) -> Iterator[CheckResult]:
     name, where = facts.wanted.executor, facts.wanted.namespace
     secret = token_secret(name)
     made, token = facts.objects[Kind.ACCOUNT, name], facts.objects[Kind.SECRET, secret]
-    if made.absent:
+    if made.not_found:
         todo = f"Apply deploy/ or the kit's chart, or make it{_make_account(name, where)}"
         yield failure(f"There is no service account {name} for Argo's containers.", todo)
     elif not (made.ok or _holds_token(token)):
         yield unseen(f"Whether there is a service account {name}", made)
     else:
         yield ok(f"Service account {name} is there for Argo's containers.")
-    yield _token(name, secret, token, account_is_missing=made.absent)
+    yield _token(name, secret, token, account_is_missing=made.not_found)
     yield from _rights(name, facts.executor_rights, name, where)
 
 
@@ -51,7 +51,7 @@ def job_account(facts: Facts) -> Iterator[CheckResult]:
     for name in names:
         made = facts.objects[Kind.ACCOUNT, name]
         users = [sample.name for sample in facts.wanted.samples if account(sample.pod) == name]
-        if made.absent:
+        if made.not_found:
             todo = f"Apply deploy/ or the kit's chart, or make it{_make_account(name, facts.wanted.namespace)}"
             yield failure(f"There is no service account {name}, as which jobs run.", todo)
         elif made.ok or any(facts.pods[user].ok for user in users):
@@ -84,7 +84,7 @@ def _token(name: str, secret: str, token: Answer, *, account_is_missing: bool) -
     todo = f"Make it as deploy/executor.yaml does: type {TOKEN_TYPE}, annotation {OWNER}: {name}."
     if account_is_missing:
         todo = f"Make the account first, then the Secret, which goes with its account. {todo}"
-    if token.absent:
+    if token.not_found:
         return failure(f"There is no Secret {secret}, so Argo's containers have no token.", todo)
     if not token.ok:
         return unseen(f"Secret {secret}", token)

@@ -36,7 +36,7 @@ def api(facts: Facts) -> Iterator[CheckResult]:
     if facts.reached:
         version, me = facts.version.body.get("gitVersion", "of a version not shown"), facts.me or "whoever asks"
         yield ok(f"Kubernetes {version} answers, to {me}.")
-    elif facts.version.barred:
+    elif facts.version.lacks_permission:
         todo = "Renew the kubeconfig's token or certificate, or name another kubeconfig or context."
         yield failure(f"The API server turns whoever asks away: {facts.version}.", todo)
     else:
@@ -70,7 +70,7 @@ def namespace(facts: Facts) -> Iterator[CheckResult]:
         yield failure(f"Namespace {name} is being deleted.", "Wait until it is gone, and make it anew.")
     elif seen.ok or any(answer.ok for answer in facts.workflows.values()):
         yield ok(f"Namespace {name} is there.")
-    elif seen.absent or any(missing in answer.message for answer in facts.workflows.values()):
+    elif seen.not_found or any(missing in answer.message for answer in facts.workflows.values()):
         command = shell_command("kubectl", "create", "namespace", name, names=(name,))
         todo = "and its accounts: deploy/, or the kit's chart; or name another."
         todo = f"`{command}`, {todo}" if command else f"Make it, {todo}"
@@ -82,7 +82,7 @@ def namespace(facts: Facts) -> Iterator[CheckResult]:
 def argo(facts: Facts) -> Iterator[CheckResult]:
     """Whether Argo's API is there, and in which version."""
     todo = "Install Argo Workflows 3.6 or newer: its custom resource definitions, and a controller."
-    if facts.argo.absent:
+    if facts.argo.not_found:
         yield failure("The cluster does not know Argo's API, argoproj.io/v1alpha1.", todo)
         return
     if not facts.argo.ok:
@@ -113,7 +113,7 @@ def controller(facts: Facts) -> Iterator[CheckResult]:
         yield unknown(f"No probe was submitted: that takes {needed}.", "Run flargo doctor as somebody who has it.")
         return
     first, *others = facts.probes
-    if first.created.barred:
+    if first.created.lacks_permission:
         yield unseen("Who takes notice of a probe", first.created)
     elif not first.created.ok:
         yield failure(f"A Workflow cannot be submitted: {first.created}.", "See the message: a policy or a webhook.")

@@ -85,7 +85,11 @@ def unknown(what: str, todo: str) -> CheckResult:
 
 def unseen(what: str, answer: Answer) -> CheckResult:
     """The same, for this answer's sake; an object of an impossible name is a failure: it can't be there."""
-    if answer.invalid:
+    if answer.invalid_target:
         return failure(f"{what}: {answer}.", "Correct the name in the kit or the job that says it.")
-    todo = "Run flargo doctor as somebody who may look, such as an administrator." if answer.barred else "Look again."
+    todo = (
+        "Run flargo doctor as somebody who may look, such as an administrator."
+        if answer.lacks_permission
+        else "Look again."
+    )
     return unknown(f"{what} could not be looked at: {answer}.", todo)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flargo.cluster import target
 from flargo.cluster.answer import Answer
-from flargo.cluster.survey import Survey, To
+from flargo.cluster.survey import BuildTarget, Survey
 from flargo.job import validate
 from flargo.terms import Object
 from flargo.tools.doctor.access_checks import OWNER, token_secret
@@ -114,7 +114,7 @@ class Doctor:
         found = {
             where: self.survey.get(_core(where, "configmaps", name)) for where, name in {**places, **guesses}.items()
         }
-        return {where: answer for where, answer in found.items() if not answer.absent}
+        return {where: answer for where, answer in found.items() if not answer.not_found}
 
     def _probes(self, wanted: Questions, settings: Mapping[str, Answer], patience: float) -> tuple[Probe, ...]:
         """One as jobs are; if nobody takes notice, others that tell which instance id would be right."""
@@ -159,7 +159,7 @@ class Doctor:
         return self.survey.post(to, document)
 
 
-def _core(namespace: str, plural: str, name: str) -> To:
+def _core(namespace: str, plural: str, name: str) -> BuildTarget:
     """The path of an object of Kubernetes' core API, of a name that a kit or the cluster says."""
     return partial(target.resource, "api/v1", plural, namespace=namespace, name=name)
 

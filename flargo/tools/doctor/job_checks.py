@@ -63,7 +63,7 @@ def _number(seen: Answer, of: Reference, namespace: str) -> CheckResult:
     """Judge a number as Argo reads it: Go's strconv.Atoi, of ``data`` only."""
     (key,) = of.keys
     instead = "with your number for the 2, or correct argo.semaphore."
-    if seen.absent:
+    if seen.not_found:
         create = ("create", "configmap", of.name)
         made = kubectl(namespace, create, [f"--from-literal={key}=2"], names=(of.name, key))
         todo = f"`{made}`, {instead}" if made else _QUEUE
@@ -92,7 +92,7 @@ def pulling(facts: Facts) -> Iterator[CheckResult]:
         command = kubectl(facts.wanted.namespace, ("create", "secret", "docker-registry", name), names=(name,))
         todo = f"`{command} ...`, or name" if command else "Name"
         todo += " another in image_pull_secrets."
-        if seen.absent:
+        if seen.not_found:
             yield failure(f"There is no Secret {name} to pull images with.", todo)
         elif not seen.ok:
             yield unseen(f"Secret {name}", seen)
@@ -106,7 +106,7 @@ def workflow(facts: Facts) -> Iterator[CheckResult]:
     """Whether the API server would take the Workflows, to the last field."""
     for sample in facts.wanted.samples:
         answer = facts.workflows[sample.name]
-        if answer.barred or not answer.status:
+        if answer.lacks_permission or not answer.status:
             yield unseen("A Workflow's dry run", answer)
             return
         if not answer.ok:
@@ -154,7 +154,7 @@ def _admission(
         if not facts.pods[sample.name].ok:
             alike.setdefault(str(facts.pods[sample.name]), []).append(sample)
     refusals = [(facts.pods[samples[0].name], samples) for samples in alike.values()]
-    unasked = [answer for answer, _ in refusals if answer.barred or not answer.status]
+    unasked = [answer for answer, _ in refusals if answer.lacks_permission or not answer.status]
     if unasked:
         yield unseen(f"What {who} says to a pod", unasked[0])
         return
@@ -232,7 +232,7 @@ def _named(
 def _one(
     seen: Answer, what: str, keys: set[str], users: list[str], judge: Callable[[Object], CheckResult | None]
 ) -> CheckResult:
-    if seen.absent:
+    if seen.not_found:
         return failure(f"There is no {what}, which {_words(users)} needs.", f"Make the {what}, or correct its name.")
     if not seen.ok:
         return unseen(f"{what[0].upper()}{what[1:]}", seen)

@@ -12,7 +12,7 @@ from typing import Final
 
 from flargo.cluster import target
 from flargo.cluster.answer import Answer
-from flargo.cluster.survey import Survey, To
+from flargo.cluster.survey import BuildTarget, Survey
 from flargo.job.validate import is_label_value
 from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import GROUP, Object
@@ -59,13 +59,13 @@ class Prober:
         begun = self.now()
         while True:
             seen = replace(probe, seen=self._look(name), seconds=self.now() - begun)
-            if seen.phase or seen.seen.absent or seen.seconds >= patience:
+            if seen.phase or seen.seen.not_found or seen.seconds >= patience:
                 return seen
             self.pause(_LOOKS)
 
     def _delete(self, name: str, uid: str) -> bool:
         for _ in range(_TRIES):
-            if self.survey.delete(self._to(name), uid).ok or self._look(name).absent:
+            if self.survey.delete(self._to(name), uid).ok or self._look(name).not_found:
                 return True
             self.pause(_LOOKS)
         return False
@@ -73,7 +73,7 @@ class Prober:
     def _look(self, name: str) -> Answer:
         return self.survey.get(self._to(name))
 
-    def _to(self, name: str | None = None) -> To:
+    def _to(self, name: str | None = None) -> BuildTarget:
         return partial(target.resource, f"apis/{GROUP_VERSION}", "workflows", namespace=self.namespace, name=name)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from flargo.flare.dry_run import Stage, dry_run
+from flargo.flare.dry_run import SimulatedParent, dry_run
 from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings
 from flargo.job.validate import InvalidInput
@@ -18,7 +18,7 @@ _IMAGE = "registry.example/flargo-doctor:none"
 
 
 def samples(
-    job_meta: dict[str, Any] | None, files: Files, stage: Stage, settings: Settings
+    job_meta: dict[str, Any] | None, files: Files, stage: SimulatedParent, settings: Settings
 ) -> tuple[list[Sample], dict[str, str]]:
     """What the site would submit, and why it would refuse the rest, both by names for people.
 

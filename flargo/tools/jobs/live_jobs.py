@@ -40,7 +40,7 @@ class LiveJobs:
             workflows, pods = (list(self._items.get(kind, {}).values()) for kind in _KINDS)
         return site_jobs(workflows, pods, self._on_unreadable)
 
-    def listed(self, kind: Kind, items: list[Object], version: str) -> None:
+    def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""
         del version
         with self._lock:
@@ -48,7 +48,7 @@ class LiveJobs:
             self._lost.pop(kind, None)
         self._changed()
 
-    def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
+    def on_changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """See Listener."""
         with self._lock:
             known = self._items.setdefault(kind, {})
@@ -58,11 +58,11 @@ class LiveJobs:
                 known[_uid(item)] = trim(item)
         self._changed()
 
-    def alive(self, kind: Kind) -> None:
+    def on_contact(self, kind: Kind) -> None:
         """See Listener."""
         del kind
 
-    def lost(self, kind: Kind, error: ApiError) -> None:
+    def on_lost(self, kind: Kind, error: ApiError) -> None:
         """See Listener."""
         with self._lock:
             self._lost[kind] = error

@@ -60,7 +60,7 @@ class Tail:
                     return
                 pod = self._still(pod)
             except ApiError as error:
-                if error.gone:
+                if error.not_found:
                     self.say(_GONE.format(self.workflow))
                     return
                 self._bear(error, follow=follow)
@@ -145,7 +145,7 @@ class Tail:
         try:
             found = workflow_view(self.api.get(Kind.WORKFLOW, self.workflow))
         except ApiError as error:
-            if not error.gone:
+            if not error.not_found:
                 raise
             return None
         return found if found.uid == self.uid else None

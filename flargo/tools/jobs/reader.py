@@ -91,7 +91,7 @@ class ClusterReader:
         try:
             workflow = self._api.get(Kind.WORKFLOW, part.workflow.name)
         except ApiError as error:
-            if not error.gone:
+            if not error.not_found:
                 raise
             return part
         pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_LABEL}={part.workflow.name}", trim=trim)

@@ -46,5 +46,5 @@ def refusal(error: ApiError) -> str:
 def archive_refusal(error: ArchiveError) -> str:
     """One line: what is wrong with the Argo Server or the way to it, and what would be right."""
     status = f" ({error.status})" if error.status else ""
-    said = f" ({shown(error.said, _LONGEST)})" if error.said else ""
-    return f"the Argo Server {error.server} {error.trouble.value}{status}: {_REMEDIES[error.trouble]}{said}"
+    said = f" ({shown(error.message, _LONGEST)})" if error.message else ""
+    return f"the Argo Server {error.server} {error.problem.value}{status}: {_REMEDIES[error.problem]}{said}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from flargo.flare.request import read
+from flargo.flare.request import read_launch
 from flargo.job.settings import Settings, settings
 from flargo.terms import Launch, Role
 from tests.harness.differential.parent import Parent
@@ -96,7 +96,7 @@ class Case:
         """The case's launch, as flargo reads it."""
         parent = self.parent(root, role)
         context = parent.context(self.job_meta["job_id"])
-        launch, transfer = read(self.job_meta, context, role, self.settings(root), attempt=ATTEMPT, epoch=EPOCH)
+        launch, transfer = read_launch(self.job_meta, context, role, self.settings(root), attempt=ATTEMPT, epoch=EPOCH)
         transfer.remove()
         return launch
 
