@@ -1,7 +1,8 @@
-"""The command line as people call it, in this process."""
+"""The command line as people call it, in this process, and the files that it works on."""
 
 from pathlib import Path
 
+import yaml
 from click.testing import CliRunner, Result
 
 from flargo.tools.cli.main import group
@@ -17,3 +18,18 @@ def run(*arguments: str | Path) -> Result:
 def file_contents(root: Path) -> dict[str, bytes]:
     """The content of each file below a folder, by its path relative to the folder."""
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def kubeconfig(path: Path, server: str = "https://127.0.0.1:1", **context: str) -> str:
+    """Write a kubeconfig with two contexts, ``one`` (with these fields besides) and ``two``, and return its path."""
+    names = {"cluster": "c", "user": "u"}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t0psecret"}}],
+        "contexts": [{"name": "one", "context": {**names, **context}}, {"name": "two", "context": names}],
+        "current-context": "one",
+    }
+    path.write_text(yaml.safe_dump(document))
+    return str(path)

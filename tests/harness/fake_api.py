@@ -1,7 +1,9 @@
 """An API server's store in memory: names are taken once, uids are checked, owners are kept. For tests of a submit."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 from flargo.cluster.api import Api, Kind
@@ -88,3 +90,60 @@ class MemoryApi(Api):
 
 def connect_to_nothing() -> Any:
     raise AssertionError("this API is in memory and connects to nothing")
+
+
+class Cluster(MemoryApi):
+    """Holds what a test puts there, and remembers what was done to it."""
+
+    def __init__(self, *items: tuple[Kind, Object]) -> None:
+        super().__init__()
+        for kind, item in items:
+            self.store[kind, item["metadata"]["name"]] = item
+        self.did: list[tuple[str, Kind, str, Any]] = []
+        self.against: dict[str, ApiError] = {}
+
+    def list(self, kind: Kind, labels: str = "", *_: Any, **__: Any) -> tuple[list[Object], str]:
+        del labels
+        return [item for (its, _name), item in self.store.items() if its is kind], "1"
+
+    def metadata(self, kind: Kind, name: str) -> Object:
+        found: Object = self.get(kind, name)["metadata"]
+        return found
+
+    def time(self) -> datetime:
+        return datetime(2026, 1, 1, 2, tzinfo=UTC)
+
+    def merge(self, kind: Kind, name: str, patch: Object) -> Object:
+        self.did.append(("patch", kind, name, patch["metadata"]["uid"]))
+        if "patch" in self.against:
+            raise self.against["patch"]
+        return super().merge(kind, name, patch)
+
+    def delete(self, kind: Kind, name: str, uid: Uid, grace: int | None = None) -> None:
+        self.did.append(("delete", kind, name, (uid, grace)))
+        if "delete" in self.against:
+            raise self.against["delete"]
+        super().delete(kind, name, uid)
+
+
+LONG = 10.0
+"""Seconds after which a test gives up on a thread."""
+
+
+class QuietApi(MemoryApi):
+    """A store whose streams tell of nothing; a watch ends when the test does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+
+    def list(
+        self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None
+    ) -> tuple[list[Object], str]:
+        del labels, fields, trim
+        return [item for (its, _), item in self.store.items() if its is kind], "1"
+
+    def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
+        del kind, labels, version, seconds, silence
+        self.over.wait(LONG)
+        return iter(())

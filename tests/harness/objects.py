@@ -55,7 +55,21 @@ def pod(
     }
 
 
+def job(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site-1", **more: Any) -> Object:
+    """A Workflow of a job at a site, as flargo makes it; ``notes`` are further annotations."""
+    notes = more.pop("notes", {})
+    made = workflow(name, **{"phase": "Running", **more})
+    made["metadata"]["creationTimestamp"] = CREATED
+    made["metadata"]["labels"] |= {"flargo.dev/job-id": job_id, "flargo.dev/role": "client"}
+    made["metadata"]["annotations"] |= {"flargo.dev/site-name": site, "flargo.dev/job-name": "hearts", **notes}
+    return made
+
+
 RUNNING: Object = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+CREATED = "2026-01-01T00:00:00Z"
+"""When each Workflow of :func:`job` was created."""
+OVER: dict[str, Any] = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}
+"""The status of a Workflow that has failed."""
 
 
 def ended(code: int, reason: str = "Error") -> Object:

@@ -7,3 +7,5 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs"
 RECORDINGS = ROOT / "tests" / "recordings"
+RECORDED_SCENARIOS = sorted(RECORDINGS.glob("*/*.jsonl"))
+"""The recordings' files, one for each version of Argo and scenario."""

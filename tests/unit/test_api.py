@@ -17,47 +17,7 @@ from flargo.cluster.api import MAX_PIECE_BYTES, Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.cluster.target import Target
 from flargo.terms import Object, Uid
-
-
-class Answer:
-    """A response, as urllib3 gives it."""
-
-    def __init__(self, status: int, body: bytes = b"{}", headers: dict[str, str] | None = None) -> None:
-        self.status, self.body, self.headers, self.reason = status, body, headers or {}, "Reason"
-        self.given_back = False
-
-    def read(self, _: int | None = None) -> bytes:
-        return self.body
-
-    def stream(self, *_: Any, **__: Any) -> Any:
-        yield from (self.body[at : at + 7] for at in range(0, len(self.body), 7))
-
-    def drain_conn(self) -> None:
-        self.given_back = True
-
-    release_conn = close = drain_conn
-
-
-class Served(Api):
-    """Connected to a list of answers; an exception is raised in the place of one."""
-
-    def __init__(self, *answers: Answer | Exception) -> None:
-        super().__init__(lambda: None, "ns")  # type: ignore[arg-type,return-value]
-        self.answers = list(answers)
-        self.logins = 0
-        self.requests: list[tuple[str, str, Object | None]] = []
-
-    def _connect(self, _verb: str, _what: str, refused: Any = None) -> Any:
-        self.logins += self._connection in (None, refused)
-        self._connection = self  # type: ignore[assignment]
-        return self
-
-    def request(self, method: str, to: Target, body: Object | None, *_: Any) -> Any:
-        self.requests.append((method, to.url, body))
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+from tests.harness.scripted_api import Answer, Served
 
 
 def test_a_delete_hits_one_object_with_uid_and_grace_in_its_body() -> None:

@@ -27,9 +27,8 @@ from flargo.terms import Object
 from flargo.tools.cli import jobs, why
 from flargo.tools.jobs.site_job import trim
 from tests.harness import command_line
-from tests.harness.objects import ended, pod
-from tests.unit.test_cli_cluster import Cluster
-from tests.unit.test_site_job import CREATED, job
+from tests.harness.fake_api import Cluster
+from tests.harness.objects import CREATED, ended, job, pod
 
 SERVER = "https://argo.example:2746"
 LIST, GET = f"{SERVER}/api/v1/archived-workflows", f"{SERVER}/api/v1/archived-workflows/w9"

@@ -2,27 +2,22 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from flargo.cluster import client_config
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.status.diagnosis import Stage
-from flargo.terms import Object, Uid
+from flargo.terms import Object
 from flargo.tools.cli import cluster_options, jobs, sweep, terminate
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.refusals import refusal
 from flargo.tools.jobs.site_job import site_jobs
-from tests.harness.command_line import run
-from tests.harness.fake_api import MemoryApi
-from tests.harness.objects import RUNNING, ended, pod
-from tests.unit.test_site_job import job
-from tests.unit.test_sweepable import OVER
+from tests.harness.command_line import kubeconfig, run
+from tests.harness.fake_api import Cluster
+from tests.harness.objects import OVER, RUNNING, ended, job, pod
 
 COMMANDS = [("jobs",), ("jobs", "--watch"), ("why", "x"), ("logs", "x"), ("terminate", "x"), ("sweep",)]
 SECRET = "nvflare-cred-job-site-a1"
@@ -35,20 +30,6 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-def kubeconfig(path: Path, server: str = "https://127.0.0.1:1", **context: str) -> str:
-    names = {"cluster": "c", "user": "u"}
-    document = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "u", "user": {"token": "t0psecret"}}],
-        "contexts": [{"name": "one", "context": {**names, **context}}, {"name": "two", "context": names}],
-        "current-context": "one",
-    }
-    path.write_text(yaml.safe_dump(document))
-    return str(path)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -162,40 +143,6 @@ def test_a_refusal_says_in_a_line_what_is_missing(error: ApiError, told: str) ->
 
 
 # With a cluster in memory
-
-
-class Cluster(MemoryApi):
-    """Holds what a test puts there, and remembers what was done to it."""
-
-    def __init__(self, *items: tuple[Kind, Object]) -> None:
-        super().__init__()
-        for kind, item in items:
-            self.store[kind, item["metadata"]["name"]] = item
-        self.did: list[tuple[str, Kind, str, Any]] = []
-        self.against: dict[str, ApiError] = {}
-
-    def list(self, kind: Kind, labels: str = "", *_: Any, **__: Any) -> tuple[list[Object], str]:
-        del labels
-        return [item for (its, _name), item in self.store.items() if its is kind], "1"
-
-    def metadata(self, kind: Kind, name: str) -> Object:
-        found: Object = self.get(kind, name)["metadata"]
-        return found
-
-    def time(self) -> datetime:
-        return datetime(2026, 1, 1, 2, tzinfo=UTC)
-
-    def merge(self, kind: Kind, name: str, patch: Object) -> Object:
-        self.did.append(("patch", kind, name, patch["metadata"]["uid"]))
-        if "patch" in self.against:
-            raise self.against["patch"]
-        return super().merge(kind, name, patch)
-
-    def delete(self, kind: Kind, name: str, uid: Uid, grace: int | None = None) -> None:
-        self.did.append(("delete", kind, name, (uid, grace)))
-        if "delete" in self.against:
-            raise self.against["delete"]
-        super().delete(kind, name, uid)
 
 
 Connect = Callable[[Cluster], Cluster]

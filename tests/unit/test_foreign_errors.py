@@ -39,9 +39,8 @@ from flargo.flare import redact
 from flargo.flare.redact import REDACTION
 from flargo.terms import Parent, Role
 from flargo.tools.cli import output
-from tests.harness.command_line import run
+from tests.harness.command_line import kubeconfig, run
 from tests.harness.objects import workflow
-from tests.unit.test_cli_cluster import kubeconfig
 
 TOKEN = "sha256~0paque-t0psecret-0f-openshift"
 """Of a shape that redaction does not know: the text must not come up at all."""

@@ -10,9 +10,8 @@ from flargo.cluster.api import MAX_PIECE_BYTES, Kind, LogPiece, _pieces
 from flargo.tools.cli import logs
 from tests.harness import command_line
 from tests.harness.attacks import ATTACKS, BYTES, bad_characters
-from tests.harness.objects import ended, pod
-from tests.unit.test_cli_cluster import Cluster
-from tests.unit.test_site_job import job
+from tests.harness.fake_api import Cluster
+from tests.harness.objects import ended, job, pod
 
 TOKEN = b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
 KEY = b"-----BEGIN PRIVATE KEY-----\n" + b"MIIE" * 16 + b"\n" + b"MIIE" * 16 + b"\n-----END PRIVATE KEY-----\n"

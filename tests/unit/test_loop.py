@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,31 +14,9 @@ from flargo.control.submit import SubmitError
 from flargo.status.job_state import Action, ActionKind
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Annotation, Object
-from tests.harness.fake_api import MemoryApi
-from tests.unit.test_submit import plan
-
-LONG = 10.0
-"""Seconds after which a test gives up on a thread."""
-
-
-class QuietApi(MemoryApi):
-    """A store whose streams tell of nothing; a watch ends when the test does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.over = threading.Event()
-
-    def list(
-        self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None
-    ) -> tuple[list[Object], str]:
-        del labels, fields, trim
-        return [item for (its, _), item in self.store.items() if its is kind], "1"
-
-    def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
-        del kind, labels, version, seconds, silence
-        self.over.wait(LONG)
-        return iter(())
+from flargo.terms import Annotation
+from tests.harness.fake_api import LONG, QuietApi
+from tests.harness.plans import plan
 
 
 @pytest.fixture

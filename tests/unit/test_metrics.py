@@ -22,11 +22,11 @@ from flargo.metrics import Exporter, Metric, Type
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import OWN_CODES, Reason
 from flargo.status.verdict import Cause, Verdict
+from tests.harness.fake_api import LONG, QuietApi
 from tests.harness.objects import RUNNING, Object, ended, pod, workflow
 from tests.harness.paths import ROOT
-from tests.unit.test_api import Answer, Served
-from tests.unit.test_loop import LONG, QuietApi
-from tests.unit.test_submit import plan
+from tests.harness.plans import plan
+from tests.harness.scripted_api import Answer, Served
 
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
 

@@ -14,9 +14,8 @@ from flargo.terms import Object
 from flargo.text import inert
 from tests.harness import terminal
 from tests.harness.attacks import ALL, ATTACKS, BYTES, bad_characters
-from tests.harness.objects import RUNNING, ended, pod
+from tests.harness.objects import RUNNING, ended, job, pod
 from tests.harness.paths import ROOT
-from tests.unit.test_site_job import job
 
 FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.tools.cli.main import main; main()"]
 DEMO = """

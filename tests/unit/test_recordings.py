@@ -18,11 +18,11 @@ from flargo.control.reconciler import Command, Reconciler, Result
 from flargo.status.job_state import ActionKind
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import StartTimeouts
+from tests.harness.paths import RECORDED_SCENARIOS
 
 Object = dict[str, Any]
 Arrange = Callable[[list[Object]], list[Object]]
 
-RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*/*.jsonl"))
 NAME = "job-site"
 OURS = frozenset({ActionKind.SHUTDOWN.name, ActionKind.DELETE_POD.name, ActionKind.DELETE_WORKFLOW.name})
 """What flargo does to a job: what is seen after it may be its consequence."""
@@ -203,7 +203,7 @@ UNSEEN = {"node-lost-and-back": frozenset({"POD_DELETED"})}
     [in_order, twice, told_again_at_the_end, pods_first, workflows_first, every_second_lost, all_lost],
     ids=lambda arrange: arrange.__name__.replace("_", " "),
 )
-@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda file: f"{file.parent.name} {file.stem}")
+@pytest.mark.parametrize("recording", RECORDED_SCENARIOS, ids=lambda file: f"{file.parent.name} {file.stem}")
 def test_recording(recording: Path, arrange: Arrange) -> None:
     *lines, end = map(json.loads, recording.read_text().splitlines())
     verdict = play(lines, arrange).verdict
@@ -214,4 +214,4 @@ def test_recording(recording: Path, arrange: Arrange) -> None:
 
 
 def test_there_are_recordings() -> None:
-    assert RECORDINGS
+    assert RECORDED_SCENARIOS

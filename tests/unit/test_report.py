@@ -16,7 +16,7 @@ from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import pod_view
 from flargo.terms import Role, SecretData
 from tests.harness.objects import ended, pod
-from tests.unit.test_api import Answer, Served
+from tests.harness.scripted_api import Answer, Served
 
 FAILED = Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
 DONE = Verdict(Reason.SUCCEEDED, 0, "", 0)

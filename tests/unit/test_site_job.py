@@ -11,20 +11,9 @@ from flargo.tools.jobs.explanation import explain
 from flargo.tools.jobs.selection import NotFoundError, chosen
 from flargo.tools.jobs.site_job import selector, short_ids, site_jobs, trim, with_events
 from flargo.tools.jobs.table import COLUMNS, lines, rows
-from tests.harness.objects import RUNNING, Object, ended, pod, workflow
+from tests.harness.objects import CREATED, RUNNING, Object, ended, job, pod
 
-CREATED = "2026-01-01T00:00:00Z"
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
-
-
-def job(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site-1", **more: Any) -> Object:
-    """A Workflow of a job at a site, as flargo makes it; ``notes`` are further annotations."""
-    notes = more.pop("notes", {})
-    made = workflow(name, **{"phase": "Running", **more})
-    made["metadata"]["creationTimestamp"] = CREATED
-    made["metadata"]["labels"] |= {"flargo.dev/job-id": job_id, "flargo.dev/role": "client"}
-    made["metadata"]["annotations"] |= {"flargo.dev/site-name": site, "flargo.dev/job-name": "hearts", **notes}
-    return made
 
 
 def only(made: Object, *pods: Object) -> Any:

@@ -7,26 +7,12 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST, Submit, SubmitError
-from flargo.terms import Annotation, Label, Object, Plan, SecretData, StartTimeouts
+from flargo.terms import Annotation, Label, Plan, SecretData
 from tests.harness.fake_api import MemoryApi
+from tests.harness.plans import STARTUP, plan
 
-STARTUP = SecretData("nvflare-startup-site", {"rootCA.pem": b"root"})
-LABELS = {Label.MANAGED_BY: "flargo", Label.FEDERATION: "f", Label.SITE: "s"}
 REQUESTS = 5
 """Of an undisturbed first submit: look for the startup Secret, create it, the Workflow, its Secret; release."""
-
-
-def plan(attempt: str = "a1", startup: SecretData = STARTUP) -> Plan:
-    workflow: Object = {
-        "metadata": {
-            "name": "job-site",
-            "labels": LABELS | {Label.PARENT: "me"},
-            "annotations": {Annotation.ATTEMPT: attempt},
-        },
-        "spec": {"suspend": True},
-    }
-    credentials = SecretData(f"nvflare-cred-job-site-{attempt}", {"TOKEN": b"t"})
-    return Plan("job-site", "flare", attempt, workflow, startup, credentials, StartTimeouts(), grace=3)
 
 
 class Clock:

@@ -1,7 +1,6 @@
 """What may be swept: nothing that a living parent could still want."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -9,12 +8,10 @@ from flargo.cluster.api import Kind
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.sweepable import spell, sweepable
 from flargo.tools.jobs.termination import TerminateResult, patch, standing
-from tests.harness.objects import RUNNING, Object, ended, pod
-from tests.unit.test_site_job import job
+from tests.harness.objects import OVER, RUNNING, Object, ended, job, pod
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-OVER: dict[str, Any] = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}
 FINISHED = pod(main=ended(1), phase="Failed")
 
 

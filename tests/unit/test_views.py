@@ -24,14 +24,14 @@ from flargo.tools.jobs.site_job import site_jobs, trim
 from tests.harness.differential.argo import pod_of
 from tests.harness.differential.cases import samples
 from tests.harness.objects import pod, workflow
-from tests.unit.test_recordings import RECORDINGS
+from tests.harness.paths import RECORDED_SCENARIOS
 
 VIEWS: dict[str, Callable[[Object], Any]] = {"WORKFLOW": workflow_view, "POD": pod_view}
 
 
 def test_a_trimmed_object_looks_as_the_whole_one_does() -> None:
     seen = 0
-    for file in RECORDINGS:
+    for file in RECORDED_SCENARIOS:
         for line in map(json.loads, file.read_text().splitlines()):
             for item in line.get("objects", ()):
                 if line.get("kind") in VIEWS:
