@@ -11,16 +11,16 @@ import yaml
 
 from flargo.job.validate import InvalidInput
 from flargo.tools.cli.kit_disk import read_kit
-from flargo.tools.kit.files import applied
-from flargo.tools.kit.preparation import Prepared, Wishes, prepare
-from flargo.tools.kit.undo import RECORD, undo
+from flargo.tools.kit.files import apply_changes
+from flargo.tools.kit.preparation import Preparation, PrepareOptions, prepare
+from flargo.tools.kit.undo import RECORD, plan_undo
 from tests.harness.paths import DEPLOY
 
 Kit = Callable[[str], Path]
 ALL = ("k8s/site-1", "k8s/server.lab", "plain/site-1", "plain/server.lab")
 WISHES = {
-    "nothing": Wishes(namespace="lab"),
-    "everything": Wishes("other", "/data/flare", "/etc/kube/config", None, {"labels": {"team": "heart"}}),
+    "nothing": PrepareOptions(namespace="lab"),
+    "everything": PrepareOptions("other", "/data/flare", "/etc/kube/config", None, {"labels": {"team": "heart"}}),
 }
 
 
@@ -35,13 +35,13 @@ def files_of(made_kits: Path, name: str, **texts: Any) -> dict[str, bytes]:
     return files
 
 
-def done(files: dict[str, bytes], wishes: Wishes | None = None) -> dict[str, bytes]:
+def done(files: dict[str, bytes], wishes: PrepareOptions | None = None) -> dict[str, bytes]:
     """The kit after `flargo prepare`."""
-    return applied(files, prepared(files, wishes).changes)
+    return apply_changes(files, prepared(files, wishes).changes)
 
 
-def prepared(files: dict[str, bytes], wishes: Wishes | None = None) -> Prepared:
-    return prepare(files, wishes or Wishes(namespace="lab"))
+def prepared(files: dict[str, bytes], wishes: PrepareOptions | None = None) -> Preparation:
+    return prepare(files, wishes or PrepareOptions(namespace="lab"))
 
 
 def components(files: dict[str, bytes], path: str = "local/resources.json") -> dict[str, Any]:
@@ -54,21 +54,21 @@ def arguments(files: dict[str, bytes]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("wishes", WISHES.values(), ids=WISHES)
 @pytest.mark.parametrize("name", ALL)
-def test_a_second_run_has_nothing_to_change(made_kits: Path, name: str, wishes: Wishes) -> None:
+def test_a_second_run_has_nothing_to_change(made_kits: Path, name: str, wishes: PrepareOptions) -> None:
     after = done(files_of(made_kits, name), wishes)
     assert prepared(after, wishes).changes == []
-    assert prepared(after, Wishes()).changes == [], "what the first run was told still holds"
+    assert prepared(after, PrepareOptions()).changes == [], "what the first run was told still holds"
 
 
 @pytest.mark.parametrize("wishes", WISHES.values(), ids=WISHES)
 @pytest.mark.parametrize("name", ALL)
-def test_undo_restores_every_byte(made_kits: Path, name: str, wishes: Wishes) -> None:
+def test_undo_restores_every_byte(made_kits: Path, name: str, wishes: PrepareOptions) -> None:
     before = files_of(made_kits, name)
     after = done(before, wishes)
     assert after != before
-    assert applied(after, undo(after)) == before
-    again = done(after, Wishes(argo={"keep_success": 60}))
-    assert applied(again, undo(again)) == before, "not what it was before the second run"
+    assert apply_changes(after, plan_undo(after)) == before
+    again = done(after, PrepareOptions(argo={"keep_success": 60}))
+    assert apply_changes(again, plan_undo(again)) == before, "not what it was before the second run"
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
@@ -105,7 +105,7 @@ def test_a_plain_kit_becomes_what_nvflare_makes_of_it_but_for_the_launcher(made_
 
 
 def test_a_workspace_elsewhere_is_elsewhere_for_all(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/server.lab"), Wishes(workspace="/data/flare/"))
+    after = done(files_of(made_kits, "k8s/server.lab"), PrepareOptions(workspace="/data/flare/"))
     assert arguments(after)["workspace_mount_path"] == "/data/flare"
     values = yaml.safe_load(after["helm_chart/values.yaml"])
     assert values["persistence"]["workspace"]["mountPath"] == "/data/flare"
@@ -122,7 +122,9 @@ CURRENT = ("local/resources.json", "local/flargo__p_resources.json", "helm_chart
 def test_a_place_that_the_site_chose_for_its_jobs_stays(made_kits: Path) -> None:
     files = files_of(made_kits, "plain/server.lab")
     text = files["local/resources.json.default"].decode().replace("/tmp/nvflare/jobs-storage", "/vault/jobs")
-    after = done({**files, "local/resources.json.default": text.encode()}, Wishes("lab", workspace="/data/flare"))
+    after = done(
+        {**files, "local/resources.json.default": text.encode()}, PrepareOptions("lab", workspace="/data/flare")
+    )
     assert components(after)["job_manager"]["args"]["uri_root"] == "/vault/jobs"
     assert "/data/flare/snapshot-storage" in after["local/resources.json"].decode()
 
@@ -131,7 +133,7 @@ def test_a_site_that_had_flargo_by_hand_keeps_its_settings(made_kits: Path) -> N
     args = {"namespace": "lab", "workspace_mount_path": "/w", "argo": {"kill_grace": 9}}
     launcher = {"id": "mine", "path": "flargo.ClientArgoJobLauncher", "args": args}
     by_hand = {"local/flargo__p_resources.json": {"format_version": 2, "components": [launcher]}}
-    after = done(files_of(made_kits, "plain/site-1", **by_hand), Wishes())
+    after = done(files_of(made_kits, "plain/site-1", **by_hand), PrepareOptions())
     assert arguments(after) == {"config_file_path": None, **args}
 
 
@@ -156,9 +158,9 @@ def test_a_resource_manager_of_the_sites_own_stays_and_one_for_local_gpus_goes_w
 
 
 def test_a_bound_on_jobs_is_the_servers_schedulers(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/server.lab"), Wishes(max_jobs=2))
+    after = done(files_of(made_kits, "k8s/server.lab"), PrepareOptions(max_jobs=2))
     assert components(after)["job_scheduler"]["args"] == {"max_jobs": 2}
-    assert components(done(after, Wishes(max_jobs=5)))["job_scheduler"]["args"] == {"max_jobs": 5}
+    assert components(done(after, PrepareOptions(max_jobs=5)))["job_scheduler"]["args"] == {"max_jobs": 5}
 
 
 # The chart
@@ -233,7 +235,7 @@ def test_the_chart_has_no_template_expression_that_nvflares_has_not(made_kits: P
 
 
 def test_an_account_of_the_sites_own_is_not_made_by_the_chart(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/site-1"), Wishes(argo={"service_account": "ours"}))
+    after = done(files_of(made_kits, "k8s/site-1"), PrepareOptions(argo={"service_account": "ours"}))
     objects = rendered(after["helm_chart/templates/role.yaml"], "nvflare-client")
     assert [each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"] == [
         "site-1-flargo-executor"
@@ -243,45 +245,50 @@ def test_an_account_of_the_sites_own_is_not_made_by_the_chart(made_kits: Path) -
 # What is refused
 
 LOCAL = "local/resources.json.default"
-REFUSALS: dict[str, tuple[str, dict[str, Any], Wishes, str]] = {
-    "no kit": ("plain/site-1", {"startup/fed_client.json": None}, Wishes("lab"), "startup/"),
-    "no resources": ("plain/site-1", {LOCAL: None}, Wishes("lab"), LOCAL),
-    "broken JSON": ("plain/site-1", {LOCAL: "{"}, Wishes("lab"), LOCAL),
-    "no list": ("plain/site-1", {LOCAL: {"components": {}}}, Wishes("lab"), f"{LOCAL}: components"),
-    "a kit for Docker": ("docker/site-1", {}, Wishes("lab"), f"{LOCAL}: components"),
-    "no namespace": ("plain/site-1", {}, Wishes(), "--namespace"),
-    "a wrong namespace": ("plain/site-1", {}, Wishes("Lab"), "--namespace"),
-    "a relative workspace": ("plain/site-1", {}, Wishes("lab", "work"), "--workspace"),
-    "a relative kubeconfig": ("plain/site-1", {}, Wishes("lab", config_file="config"), "--config-file"),
-    "a wrong setting": ("plain/site-1", {}, Wishes("lab", argo={"kill_grace": 0}), "--argo: argo['kill_grace']"),
-    "an unknown setting": ("plain/site-1", {}, Wishes("lab", argo={"x": 0}), "--argo: argo['x']"),
-    "a bound for a client": ("k8s/site-1", {}, Wishes(max_jobs=1), "--max-jobs"),
-    "no job at all": ("k8s/server.lab", {}, Wishes(max_jobs=0), "--max-jobs"),
+REFUSALS: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
+    "no kit": ("plain/site-1", {"startup/fed_client.json": None}, PrepareOptions("lab"), "startup/"),
+    "no resources": ("plain/site-1", {LOCAL: None}, PrepareOptions("lab"), LOCAL),
+    "broken JSON": ("plain/site-1", {LOCAL: "{"}, PrepareOptions("lab"), LOCAL),
+    "no list": ("plain/site-1", {LOCAL: {"components": {}}}, PrepareOptions("lab"), f"{LOCAL}: components"),
+    "a kit for Docker": ("docker/site-1", {}, PrepareOptions("lab"), f"{LOCAL}: components"),
+    "no namespace": ("plain/site-1", {}, PrepareOptions(), "--namespace"),
+    "a wrong namespace": ("plain/site-1", {}, PrepareOptions("Lab"), "--namespace"),
+    "a relative workspace": ("plain/site-1", {}, PrepareOptions("lab", "work"), "--workspace"),
+    "a relative kubeconfig": ("plain/site-1", {}, PrepareOptions("lab", config_file="config"), "--config-file"),
+    "a wrong setting": (
+        "plain/site-1",
+        {},
+        PrepareOptions("lab", argo={"kill_grace": 0}),
+        "--argo: argo['kill_grace']",
+    ),
+    "an unknown setting": ("plain/site-1", {}, PrepareOptions("lab", argo={"x": 0}), "--argo: argo['x']"),
+    "a bound for a client": ("k8s/site-1", {}, PrepareOptions(max_jobs=1), "--max-jobs"),
+    "no job at all": ("k8s/server.lab", {}, PrepareOptions(max_jobs=0), "--max-jobs"),
     "a scheduler of another kind": (
         "k8s/server.lab",
         {LOCAL: {"components": [{"id": "job_scheduler", "path": "site.Scheduler"}]}},
-        Wishes("lab", max_jobs=1),
+        PrepareOptions("lab", max_jobs=1),
         f"{LOCAL}: components['job_scheduler'].path",
     ),
     "a launcher in another file": (
         "k8s/site-1",
         {"local/mine__resources.json": {"components": [{"id": "process_launcher", "path": "x"}]}},
-        Wishes(),
+        PrepareOptions(),
         "local/mine__resources.json: components",
     ),
     "a listener in shared files": (
         "k8s/site-1",
         {"local/comm_config.json": {"internal": {"scheme": "file"}}},
-        Wishes(),
+        PrepareOptions(),
         "local/comm_config.json: internal.scheme",
     ),
     "an unknown argument": (
         "k8s/site-1",
         {LOCAL: {"components": [{"id": "k8s_launcher", "path": "x", "args": {"namespace": "lab", "new": 1}}]}},
-        Wishes(),
+        PrepareOptions(),
         f"{LOCAL}: args['new']",
     ),
-    "a record of another kind": ("k8s/site-1", {RECORD: {"files": []}}, Wishes(), f"{RECORD}: files"),
+    "a record of another kind": ("k8s/site-1", {RECORD: {"files": []}}, PrepareOptions(), f"{RECORD}: files"),
 }
 
 
@@ -302,12 +309,12 @@ def test_undo_throws_no_edit_away(made_kits: Path, path: str) -> None:
     before = files_of(made_kits, "k8s/server.lab")
     edited = done(before)
     edited[path] = edited[path].replace(b"{", b"{ ", 1)
-    for kit in (edited, done(edited, Wishes(max_jobs=9, argo={"kill_grace": 9}))):
+    for kit in (edited, done(edited, PrepareOptions(max_jobs=9, argo={"kill_grace": 9}))):
         with pytest.raises(InvalidInput) as refused:
-            undo(kit)
+            plan_undo(kit)
         assert refused.value.field == path
         del kit[path]
-        assert applied(kit, undo(kit)) == before, "as the message says: delete it, and undo again"
+        assert apply_changes(kit, plan_undo(kit)) == before, "as the message says: delete it, and undo again"
 
 
 def test_undo_goes_on_where_writing_broke_off(made_kits: Path) -> None:
@@ -315,20 +322,20 @@ def test_undo_goes_on_where_writing_broke_off(made_kits: Path) -> None:
     changes = prepared(before).changes
     assert changes[0].path == RECORD, "first, or what is written before it could not be undone"
     for count in range(1, len(changes) + 1):
-        half = applied(before, changes[:count])
-        assert applied(half, undo(half)) == before
+        half = apply_changes(before, changes[:count])
+        assert apply_changes(half, plan_undo(half)) == before
         assert done(half) == done(before)
 
 
 def test_what_flargo_never_prepared_is_not_undone(made_kits: Path) -> None:
     with pytest.raises(InvalidInput, match="was not prepared by it"):
-        undo(files_of(made_kits, "k8s/site-1"))
+        plan_undo(files_of(made_kits, "k8s/site-1"))
 
 
 def test_a_staged_kit_with_values_of_flargos_is_unstaged_before_it_is_undone(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/site-1"), Wishes(workspace="/data"))
+    after = done(files_of(made_kits, "k8s/site-1"), PrepareOptions(workspace="/data"))
     values = yaml.safe_load(after["helm_chart/values.yaml"])
     values["workspaceConfig"]["local"]["configMapName"] = "nvflare-local-site-1"
     after["helm_chart/values.yaml"] = yaml.safe_dump(values).encode()
     with pytest.raises(InvalidInput, match="unstage"):
-        undo(after)
+        plan_undo(after)

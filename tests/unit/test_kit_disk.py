@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flargo.job.validate import InvalidInput
 from flargo.tools.cli import kit_disk
 from flargo.tools.kit.files import Change
-from flargo.tools.kit.site import COMM_CONFIG, LAUNCHER, WRITTEN_FILES
+from flargo.tools.kit.site import COMM_CONFIG, LAUNCHER_RESOURCES, WRITTEN_FILES
 from flargo.tools.kit.undo import RECORD
 
 OUTSIDE = b"a secret of this machine"
@@ -250,10 +250,10 @@ def test_a_new_file_is_no_wider_than_its_bound_and_the_umask(
 ) -> None:
     before = os.umask(umask)
     try:
-        kit_disk.write(root, [Change(LAUNCHER, None, b"new", bound)])
+        kit_disk.write(root, [Change(LAUNCHER_RESOURCES, None, b"new", bound)])
     finally:
         os.umask(before)
-    assert mode_of(root / LAUNCHER) == mode
+    assert mode_of(root / LAUNCHER_RESOURCES) == mode
 
 
 def test_a_change_can_narrow_a_mode_and_never_widens_it(root: Path) -> None:
@@ -267,8 +267,8 @@ def test_a_change_can_narrow_a_mode_and_never_widens_it(root: Path) -> None:
 def test_what_root_writes_stays_the_kits_owners(root: Path) -> None:
     for path in (root / "local", root / "local/resources.json"):
         os.chown(path, 1234, 4321)
-    kit_disk.write(root, [Change("local/resources.json", b"", b"1"), Change(LAUNCHER, None, b"1")])
-    for name in ("local/resources.json", LAUNCHER):
+    kit_disk.write(root, [Change("local/resources.json", b"", b"1"), Change(LAUNCHER_RESOURCES, None, b"1")])
+    for name in ("local/resources.json", LAUNCHER_RESOURCES):
         status = (root / name).stat()
         assert (status.st_uid, status.st_gid) == (1234, 4321)
 

@@ -20,8 +20,8 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import _zip_workspace_
 from nvflare.tool.deploy.k8s_stage import stage_k8_deployment, unstage_k8_deployment
 
 from flargo.tools.cli import kit_disk
-from flargo.tools.kit.preparation import Wishes, prepare
-from flargo.tools.kit.undo import undo
+from flargo.tools.kit.preparation import PrepareOptions, prepare
+from flargo.tools.kit.undo import plan_undo
 
 Kit = Callable[[str], Path]
 Loaded = dict[str, tuple[dict[str, Any], dict[str, Any]]]
@@ -60,7 +60,7 @@ for each in json.loads(sys.argv[1]):
 
 
 def make(root: Path, **wishes: Any) -> Path:
-    kit_disk.write(root, prepare(kit_disk.read_kit(root), Wishes(**wishes)).changes)
+    kit_disk.write(root, prepare(kit_disk.read_kit(root), PrepareOptions(**wishes)).changes)
     return root
 
 
@@ -141,9 +141,9 @@ def test_a_prepared_kit_is_staged_by_nvflares_own_command(
     assert not any("undo" in path for path in paths)
     assert any(b"ArgoJobLauncher" in b64decode(text) for text in config_map["binaryData"].values())
     assert (config_map["metadata"]["namespace"], secret["kind"]) == ("lab", "Secret")
-    assert prepare(kit_disk.read_kit(root), Wishes()).changes == [], "staging is no reason to prepare again"
+    assert prepare(kit_disk.read_kit(root), PrepareOptions()).changes == [], "staging is no reason to prepare again"
     unstage_k8_deployment(Namespace(kit=str(root)))
-    kit_disk.write(root, undo(kit_disk.read_kit(root)))
+    kit_disk.write(root, plan_undo(kit_disk.read_kit(root)))
     assert kit_disk.read_kit(root) == before
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from flargo.job.validate import InvalidInput
 from flargo.tools.cli.staged_kit import of_kit
-from flargo.tools.kit.preparation import Wishes, prepare
+from flargo.tools.kit.preparation import PrepareOptions, prepare
 from flargo.tools.kit.site import WRITTEN_FILES
-from flargo.tools.kit.undo import RECORD, undo
+from flargo.tools.kit.undo import RECORD, plan_undo
 from tests.harness.command_line import file_contents, run
 
 Kit = Callable[[str], Path]
@@ -114,7 +114,7 @@ PATHS = st.sampled_from([*sorted(WRITTEN_FILES), "../x", "/x", "startup/start.sh
 @given(JSON | st.fixed_dictionaries({"files": st.dictionaries(PATHS, ENTRIES | JSON, max_size=3)}))
 def test_any_record_is_refused_or_restores_flargos_files_only(said: Any) -> None:
     try:
-        changes = undo({RECORD: json.dumps(said).encode()})
+        changes = plan_undo({RECORD: json.dumps(said).encode()})
     except InvalidInput:
         return
     assert {change.path for change in changes} <= WRITTEN_FILES | {RECORD}
@@ -374,4 +374,4 @@ def test_preparing_a_kit_of_memory_needs_no_modes(made_kits: Path) -> None:
         path: (made_kits / "plain/site-1" / path).read_bytes()
         for path in ("startup/fed_client.json", "local/resources.json.default")
     }
-    assert all(change.mode in {None, 0o600} for change in prepare(files, Wishes("lab")).changes)
+    assert all(change.mode in {None, 0o600} for change in prepare(files, PrepareOptions("lab")).changes)

@@ -28,7 +28,7 @@ from flargo.tools.doctor.findings import Finding, Level
 from flargo.tools.doctor.gather import Doctor
 from flargo.tools.doctor.samples import samples
 from flargo.tools.kit.chart import parent_account
-from flargo.tools.kit.files import within
+from flargo.tools.kit.files import prefix_field
 
 CANNOT = 2
 """Exit code: nothing could be looked at."""
@@ -117,7 +117,7 @@ def _of_option(option: str) -> Iterator[None]:
     try:
         yield
     except InvalidInput as refused:
-        raise within(option, refused) from None
+        raise prefix_field(option, refused) from None
 
 
 def _survey(config_file: str | None, context: str | None) -> Survey:

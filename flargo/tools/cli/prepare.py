@@ -13,8 +13,8 @@ from flargo.text import shell_command
 from flargo.tools.cli import kit_disk
 from flargo.tools.cli.output import data, data_json, document, json_option, reporting, say
 from flargo.tools.kit import chart, undo
-from flargo.tools.kit.files import Change, Files, diff, within
-from flargo.tools.kit.preparation import Prepared, Wishes, like
+from flargo.tools.kit.files import Change, Files, diff, prefix_field
+from flargo.tools.kit.preparation import Preparation, PrepareOptions, diff_base
 from flargo.tools.kit.preparation import prepare as find_changes
 from flargo.tools.kit.site import ROLE_TEMPLATE
 
@@ -40,9 +40,9 @@ def prepare(kit: Path, *, pairs: tuple[str, ...], dry_run: bool, take_back: bool
     if take_back:
         wishes = {f"--{name.replace('_', '-')}": value for name, value in given.items()} | {"--argo": pairs or None}
         _only("--undo", wishes)
-        changes, prepared = undo.undo(files), None
+        changes, prepared = undo.plan_undo(files), None
     else:
-        prepared = find_changes(files, Wishes(**given, argo=_argo(pairs)), kit_disk.read_modes(kit, files))
+        prepared = find_changes(files, PrepareOptions(**given, argo=_argo(pairs)), kit_disk.read_modes(kit, files))
         changes = prepared.changes
     if not dry_run:
         kit_disk.write(kit, changes)
@@ -84,7 +84,7 @@ def _value(key: str, text: str) -> Any:
         return parsed
     if _refusal(key, text) is None:
         return text
-    raise within("--argo", refused)
+    raise prefix_field("--argo", refused)
 
 
 def _refusal(key: str, value: Any) -> InvalidInput | None:
@@ -100,15 +100,15 @@ def _tell(files: Files, changes: list[Change], *, dry_run: bool) -> None:
         say("Nothing to change.")
     for change in changes:
         if dry_run:
-            document(diff(change, like(files, change)))
+            document(diff(change, diff_base(files, change)))
         else:
             data(f"{change.verb:6}  {change.path}")
 
 
 def _report(
-    kit: Path, files: Files, changes: list[Change], prepared: Prepared | None, *, dry_run: bool
+    kit: Path, files: Files, changes: list[Change], prepared: Preparation | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    rows = [{"path": each.path, "action": each.verb, "diff": diff(each, like(files, each))} for each in changes]
+    rows = [{"path": each.path, "action": each.verb, "diff": diff(each, diff_base(files, each))} for each in changes]
     about: dict[str, Any] = {"kit": str(kit), "dry_run": dry_run, "changes": rows}
     if prepared is not None:
         about |= {"site": prepared.site.name, "role": prepared.site.role.value}
@@ -117,7 +117,7 @@ def _report(
     return about
 
 
-def _advice(kit: Path, prepared: Prepared) -> list[str]:
+def _advice(kit: Path, prepared: Preparation) -> list[str]:
     """What is left for the person to do."""
     site, namespace = prepared.site, prepared.settings.namespace
     lines = [f"Note: {note}" for note in prepared.notes]
@@ -142,7 +142,7 @@ def _advice(kit: Path, prepared: Prepared) -> list[str]:
     ]
 
 
-def _stages_elsewhere(prepared: Prepared) -> bool:
+def _stages_elsewhere(prepared: Preparation) -> bool:
     """Whether staging would take the stock launcher's namespace, which is not where jobs are to run."""
-    said = ((prepared.site.stock or {}).get("args") or {}).get("namespace", "default")
+    said = ((prepared.site.stock_launcher or {}).get("args") or {}).get("namespace", "default")
     return bool(said != prepared.settings.namespace)

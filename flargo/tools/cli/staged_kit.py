@@ -17,8 +17,8 @@ from flargo.job.validate import InvalidInput, Verbatim
 from flargo.terms import Role
 from flargo.tools.cli import kit_disk
 from flargo.tools.cli.output import say
-from flargo.tools.kit.files import applied, read_json
-from flargo.tools.kit.preparation import Prepared, Wishes, prepare
+from flargo.tools.kit.files import apply_changes, read_json
+from flargo.tools.kit.preparation import Preparation, PrepareOptions, prepare
 from flargo.tools.kit.site import COMM_CONFIG, STUDY_DATA, STUDY_RUNTIME, Site
 
 _SERVER = "server"
@@ -86,7 +86,7 @@ def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = No
     """
     files = kit_disk.read_kit(kit, follow_links=True)
     try:
-        prepared = prepare(files, Wishes())
+        prepared = prepare(files, PrepareOptions())
     except InvalidInput as refused:
         if not refused.field.startswith("--"):
             raise
@@ -96,7 +96,7 @@ def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = No
     if role is not None and role != side:
         raise InvalidInput("--role", role, f"{side}, as the kit's is")
     name = _SERVER if side is Role.SERVER else prepared.site.name
-    internal = read_json(applied(files, prepared.changes), COMM_CONFIG)["internal"]
+    internal = read_json(apply_changes(files, prepared.changes), COMM_CONFIG)["internal"]
     listener = internal["resources"]
     servers = prepared.site.startup.get("servers") or [{}]
     _copy_what_a_launch_reads(kit, root, prepared.settings)
@@ -148,7 +148,7 @@ def _study_files(reader: kit_disk.KitReader, settings: Settings) -> list[str]:
     return [*dict.fromkeys(found)]
 
 
-def _options(prepared: Prepared, name: str) -> tuple[str, ...]:
+def _options(prepared: Preparation, name: str) -> tuple[str, ...]:
     """What the chart starts the parent with, after ``--set``; without a chart, what a start script does."""
     args = (prepared.site.values or {}).get("args") or ["--set", "secure_train=true", "config_folder=config"]
     said = [str(argument) for argument in args]

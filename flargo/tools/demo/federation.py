@@ -16,7 +16,7 @@ from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.kits import SERVER, KitError, Project
 from flargo.tools.demo.options import DemoError
 from flargo.tools.kit.files import write_json
-from flargo.tools.kit.preparation import Wishes, prepare
+from flargo.tools.kit.preparation import PrepareOptions, prepare
 from flargo.tools.kit.site import COMM_CONFIG
 
 ADMIN = "admin@flargo.tools.demo"
@@ -144,8 +144,8 @@ def _configure(federation: Federation, name: str, port: int, launcher: Launcher)
     (kit / COMM_CONFIG).write_bytes(write_json(kits.comm_config(federation.address, port)))
     paths = [path for folder in ("startup", "local") for path in (kit / folder).glob("*.json*")]
     files = {path.relative_to(kit).as_posix(): path.read_bytes() for path in paths}
-    wishes = Wishes(launcher.namespace, workspace=str(kit), config_file=str(launcher.kubeconfig))
-    for change in prepare(files, wishes).changes:
+    options = PrepareOptions(launcher.namespace, workspace=str(kit), config_file=str(launcher.kubeconfig))
+    for change in prepare(files, options).changes:
         assert change.after is not None, "a kit is prepared by adding files"
         path = kit / change.path
         path.parent.mkdir(exist_ok=True)

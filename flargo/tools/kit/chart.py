@@ -6,7 +6,7 @@ from flargo.job.validate import InvalidInput
 from flargo.terms import Object, Role
 from flargo.text import shell_command
 from flargo.tools.kit.files import read_yaml, write_yaml
-from flargo.tools.kit.site import DEPLOYMENT_TEMPLATES, VALUES, Site, mapping
+from flargo.tools.kit.site import CHART_VALUES, DEPLOYMENT_TEMPLATES, Site, optional_mapping
 
 LAUNCHER_RULES: Final[list[Object]] = [
     {
@@ -51,7 +51,7 @@ def parent_account(site: Site) -> str:
     return str(name)[:63].removesuffix("-")
 
 
-def own_accounts(site: Site) -> dict[str, str]:
+def chart_accounts(site: Site) -> dict[str, str]:
     """The accounts of job pods and of Argo's containers that the chart makes, by their keys in ``argo``.
 
     They carry the parent's name, since Helm lets no two releases in a namespace own one object.
@@ -62,7 +62,7 @@ def own_accounts(site: Site) -> dict[str, str]:
 
 def role_template(site: Site, argo: Object) -> bytes:
     """The chart's templates/role.yaml: the launcher's rights, and those accounts of ``argo`` that the chart makes."""
-    own = own_accounts(site)
+    own = chart_accounts(site)
     objects = [_role(_launcher_name(), LAUNCHER_RULES), _binding(_launcher_name(), _NAME)]
     job, executor = own["service_account"], own["executor_service_account"]
     if argo.get("service_account") == job:
@@ -106,7 +106,7 @@ def deployment_template(site: Site) -> bytes | None:
     return before.replace(_COMMAND.encode(), f"{_RESTRICTED}{_COMMAND}".encode())
 
 
-def mount_path(site: Site) -> str | None:
+def workspace_mount_path(site: Site) -> str | None:
     """Where the chart puts the parent's workspace; None: there is no chart.
 
     Raises:
@@ -114,19 +114,19 @@ def mount_path(site: Site) -> str | None:
     """
     if site.values is None:
         return None
-    workspace = mapping(f"{VALUES}: persistence", site.values.get("persistence")).get("workspace")
-    path = mapping(f"{VALUES}: persistence.workspace", workspace).get("mountPath")
+    workspace = optional_mapping(f"{CHART_VALUES}: persistence", site.values.get("persistence")).get("workspace")
+    path = optional_mapping(f"{CHART_VALUES}: persistence.workspace", workspace).get("mountPath")
     if not isinstance(path, str) or not path.startswith("/"):
-        raise InvalidInput(f"{VALUES}: persistence.workspace.mountPath", path, "an absolute path")
+        raise InvalidInput(f"{CHART_VALUES}: persistence.workspace.mountPath", path, "an absolute path")
     return path
 
 
-def moved_values(site: Site, old: str, new: str) -> bytes | None:
+def move_workspace(site: Site, old: str, new: str) -> bytes | None:
     """The chart's values with the parent's workspace in another place, in its arguments too."""
-    before = site.files.get(VALUES)
+    before = site.files.get(CHART_VALUES)
     if before is None or old == new:
         return before
-    values = read_yaml(site.files, VALUES)
+    values = read_yaml(site.files, CHART_VALUES)
     values["persistence"]["workspace"]["mountPath"] = new
     values["args"] = [new if argument == old else argument for argument in values.get("args") or []]
     return write_yaml(values)
@@ -134,7 +134,7 @@ def moved_values(site: Site, old: str, new: str) -> bytes | None:
 
 def is_staged(values: Object | None) -> bool:
     """Whether `nvflare deploy k8s stage` has put this kit on a cluster."""
-    config = mapping(f"{VALUES}: workspaceConfig", (values or {}).get("workspaceConfig"))
+    config = optional_mapping(f"{CHART_VALUES}: workspaceConfig", (values or {}).get("workspaceConfig"))
     local, startup = config.get("local") or {}, config.get("startup") or {}
     return bool(local.get("configMapName") or startup.get("secretName"))
 

@@ -39,12 +39,12 @@ class Change:
         return "remove" if self.after is None else "change"
 
 
-def within(where: str, refused: InvalidInput) -> InvalidInput:
+def prefix_field(where: str, refused: InvalidInput) -> InvalidInput:
     """The same refusal, with the file or option that the value came from."""
     return InvalidInput(f"{where}: {refused.field}", Verbatim(refused.value), refused.allowed)
 
 
-def applied(files: Files, changes: Iterable[Change]) -> dict[str, bytes]:
+def apply_changes(files: Files, changes: Iterable[Change]) -> dict[str, bytes]:
     """The files after the changes."""
     made = {**files}
     for change in changes:
@@ -55,7 +55,7 @@ def applied(files: Files, changes: Iterable[Change]) -> dict[str, bytes]:
     return made
 
 
-def changed(files: Files, path: str, after: bytes | None, mode: int | None = None) -> list[Change]:
+def plan_change(files: Files, path: str, after: bytes | None, mode: int | None = None) -> list[Change]:
     """The change that makes a file so; none if it is so already."""
     before = files.get(path)
     return [] if before == after else [Change(path, before, after, mode)]
@@ -77,7 +77,7 @@ def read_json(files: Files, path: str) -> dict[str, Any]:
     Raises:
         Refused: it is not there, or is something else.
     """
-    return _mapping(files, path, "a JSON object", load_json)
+    return _read_mapping(files, path, "a JSON object", load_json)
 
 
 def read_yaml(files: Files, path: str) -> dict[str, Any]:
@@ -86,10 +86,10 @@ def read_yaml(files: Files, path: str) -> dict[str, Any]:
     Raises:
         Refused: it is not there, or is something else.
     """
-    return _mapping(files, path, "a YAML mapping", load_yaml)
+    return _read_mapping(files, path, "a YAML mapping", load_yaml)
 
 
-def _mapping(files: Files, path: str, allowed: str, load: Callable[[str, bytes, str], Any]) -> dict[str, Any]:
+def _read_mapping(files: Files, path: str, allowed: str, load: Callable[[str, bytes, str], Any]) -> dict[str, Any]:
     if path not in files:
         raise InvalidInput(path, MISSING, f"a file with {allowed}")
     found = load(path, files[path], allowed)

@@ -13,29 +13,29 @@ from flargo.job.settings import Settings, settings
 from flargo.job.validate import MISSING, InvalidInput
 from flargo.terms import Object, Role
 from flargo.tools.kit import chart
-from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, changed, read_json, within, write_json
+from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, plan_change, prefix_field, read_json, write_json
 from flargo.tools.kit.site import (
+    CHART_VALUES,
     COMM_CONFIG,
-    DEFAULT,
+    DEFAULT_RESOURCES,
     DEPLOYMENT_TEMPLATES,
-    LAUNCHER,
+    LAUNCHER_RESOURCES,
     RESOURCES,
     ROLE_TEMPLATE,
     STUDY_DATA,
-    VALUES,
     Site,
     components,
+    is_flargo_launcher,
     is_launcher,
-    is_ours,
-    mapping,
-    read,
+    optional_mapping,
+    read_site,
 )
-from flargo.tools.kit.undo import recorded
+from flargo.tools.kit.undo import prepend_record
 
 _DEFAULT_WORKSPACE: Final = str(inspect.signature(settings).parameters["workspace_mount_path"].default)
 _PARENT_PORT, _SERVER_SERVICE = 8102, "nvflare-server"
 """nvflare.tool.deploy.k8s_deploy's defaults."""
-_PROVISIONED_STORAGE = "/tmp/nvflare/"  # noqa: S108  (where provisioning puts the server's stores)
+_PROVISIONED_STORES = "/tmp/nvflare/"  # noqa: S108  (where provisioning puts the server's stores)
 _MANAGERS = "nvflare.app_common.resource_managers"
 PASSTHROUGH_MANAGER: Final[Object] = {
     "id": "resource_manager",
@@ -43,7 +43,7 @@ PASSTHROUGH_MANAGER: Final[Object] = {
     "args": {},
 }
 """Grants a job any resources: Kubernetes decides which resources there are (`nvflare deploy prepare` uses it too)."""
-_OF_PROCESSES = {
+_GPU_COMPONENTS = {
     f"{_MANAGERS}.gpu_resource_manager.GPUResourceManager",
     "nvflare.app_common.resource_consumers.gpu_resource_consumer.GPUResourceConsumer",
 }
@@ -52,7 +52,7 @@ _SCHEDULER = "nvflare.app_common.job_schedulers.job_scheduler.DefaultJobSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class PrepareOptions:
     """What the site wants otherwise than its kit says; None: as the kit says."""
 
     namespace: str | None = None
@@ -64,7 +64,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class Preparation:
     """What is to be done to a kit."""
 
     site: Site
@@ -76,76 +76,78 @@ class Prepared:
     """For the person who asked: what was taken out that said something."""
 
 
-def prepare(files: Files, wishes: Wishes, modes: Modes = NO_MODES) -> Prepared:
+def prepare(files: Files, options: PrepareOptions, modes: Modes = NO_MODES) -> Preparation:
     """Find what a kit lacks. Applied once, there is nothing left to change.
 
     Args:
         files: the kit's.
-        wishes: what the site wants otherwise.
+        options: what the site wants otherwise than its kit says.
         modes: the files' permissions. A new file gets no wider ones than the file that its content is from.
 
     Raises:
         Refused: the kit or a wish is wrong; it names the file or option, the value, and what is allowed.
     """
-    site = read(files)
-    _no_stray_launchers(site)
-    old, new = _workspaces(site, wishes)
-    args = _launcher_args(site, wishes, old, new)
-    resources, notes = _resources(site, wishes, old, new)
+    site = read_site(files)
+    _reject_other_launchers(site)
+    old, new = _workspace_paths(site, options)
+    args = _build_launcher_args(site, options, old, new)
+    resources, notes = _build_resources(site, options, old, new)
     changes = [
-        *_component_file(site, resources, modes.get(site.source)),
-        *changed(files, LAUNCHER, _launcher_file(site, args), _launcher_mode(site, modes)),
-        *changed(files, COMM_CONFIG, _comm_config(site)),
-        *changed(files, VALUES, chart.moved_values(site, old, new)),
+        *_plan_resources_change(site, resources, modes.get(site.resources_file)),
+        *plan_change(files, LAUNCHER_RESOURCES, _build_launcher_file(site, args), _max_launcher_mode(site, modes)),
+        *plan_change(files, COMM_CONFIG, _build_comm_config(site)),
+        *plan_change(files, CHART_VALUES, chart.move_workspace(site, old, new)),
     ]
     if site.values is not None:
-        changes += changed(files, ROLE_TEMPLATE, chart.role_template(site, args.get("argo") or {}))
-        changes += changed(files, DEPLOYMENT_TEMPLATES[site.role], chart.deployment_template(site))
-    return Prepared(site, _checked(LAUNCHER, args), recorded(files, changes, modes), notes)
+        changes += plan_change(files, ROLE_TEMPLATE, chart.role_template(site, args.get("argo") or {}))
+        changes += plan_change(files, DEPLOYMENT_TEMPLATES[site.role], chart.deployment_template(site))
+    return Preparation(site, _validate_args(LAUNCHER_RESOURCES, args), prepend_record(files, changes, modes), notes)
 
 
-def _no_stray_launchers(site: Site) -> None:
+def _reject_other_launchers(site: Site) -> None:
     """Exactly one launcher is left if all that are not flargo's are in the file that flargo rewrites."""
     for path, part in site.launchers():
-        if path not in {site.source, LAUNCHER}:
-            allowed = f"no launcher there: flargo's goes to {LAUNCHER}, and FLARE takes no second one"
+        if path not in {site.resources_file, LAUNCHER_RESOURCES}:
+            allowed = f"no launcher there: flargo's goes to {LAUNCHER_RESOURCES}, and FLARE takes no second one"
             raise InvalidInput(f"{path}: components", part.get("id"), allowed)
 
 
-def _workspaces(site: Site, wishes: Wishes) -> tuple[str, str]:
+def _workspace_paths(site: Site, options: PrepareOptions) -> tuple[str, str]:
     """The parent's workspace now, and as it is to be."""
-    launcher = site.ours or site.stock or {}
-    said = mapping("args", launcher.get("args")).get("workspace_mount_path")
-    old = chart.mount_path(site) or said or _DEFAULT_WORKSPACE
-    return old, old if wishes.workspace is None else validate.absolute_path("--workspace", wishes.workspace).rstrip("/")
+    launcher = site.flargo_launcher or site.stock_launcher or {}
+    said = optional_mapping("args", launcher.get("args")).get("workspace_mount_path")
+    old = chart.workspace_mount_path(site) or said or _DEFAULT_WORKSPACE
+    return old, old if options.workspace is None else validate.absolute_path("--workspace", options.workspace).rstrip(
+        "/"
+    )
 
 
-def _launcher_args(site: Site, wishes: Wishes, old: str, new: str) -> Object:
+def _build_launcher_args(site: Site, options: PrepareOptions, old: str, new: str) -> Object:
     """The launcher's arguments: an earlier run's, else the stock launcher's, and over them what is wished."""
-    launcher, source = site.ours, LAUNCHER
+    launcher, source = site.flargo_launcher, LAUNCHER_RESOURCES
     if launcher is None:
-        launcher, source = site.stock or {}, site.source
-    args: Object = {"config_file_path": None, **mapping(f"{source}: args", launcher.get("args"))}
+        launcher, source = site.stock_launcher or {}, site.resources_file
+    args: Object = {"config_file_path": None, **optional_mapping(f"{source}: args", launcher.get("args"))}
     if launcher == {} and STUDY_DATA in site.files:
         args["study_data_pvc_file_path"] = f"{new}/{STUDY_DATA}"
-    if wishes.namespace is not None:
-        args["namespace"] = validate.dns_label("--namespace", wishes.namespace)
+    if options.namespace is not None:
+        args["namespace"] = validate.dns_label("--namespace", options.namespace)
     if "namespace" not in args:
         raise InvalidInput("--namespace", MISSING, "the namespace that jobs run in: this kit does not say")
-    if wishes.config_file is not None:
-        args["config_file_path"] = validate.absolute_path("--config-file", wishes.config_file)
+    if options.config_file is not None:
+        args["config_file_path"] = validate.absolute_path("--config-file", options.config_file)
     args["workspace_mount_path"] = new
     if "study_data_pvc_file_path" in args:
-        args["study_data_pvc_file_path"] = _moved(args["study_data_pvc_file_path"], old, new)
-    own = chart.own_accounts(site) if site.values is not None else {}
-    _checked(source, args)
-    argo = {**own, **(args.get("argo") or {}), **wishes.argo}
+        args["study_data_pvc_file_path"] = _move_path(args["study_data_pvc_file_path"], old, new)
+    own = chart.chart_accounts(site) if site.values is not None else {}
+    _validate_args(source, args)
+    argo = {**own, **(args.get("argo") or {}), **options.argo}
     together = {**args, "argo": argo} if argo else args
-    _checked("--argo", together)
+    _validate_args("--argo", together)
     return together
 
 
-def _checked(source: str, args: Object) -> Settings:
+def _validate_args(source: str, args: Object) -> Settings:
     """A launcher's arguments, as the launcher itself checks them.
 
     Raises:
@@ -155,90 +157,90 @@ def _checked(source: str, args: Object) -> Settings:
         validate.known_keys("args", args, inspect.signature(settings).parameters)
         return settings(**args)
     except InvalidInput as refused:
-        raise within(source, refused) from None
+        raise prefix_field(source, refused) from None
 
 
-def _launcher_file(site: Site, args: Object) -> bytes:
+def _build_launcher_file(site: Site, args: Object) -> bytes:
     path = f"flargo.{site.role.capitalize()}ArgoJobLauncher"
     launcher = {"id": "argo_launcher", "path": path, "args": args}
-    before = site.files.get(LAUNCHER)
+    before = site.files.get(LAUNCHER_RESOURCES)
     if before is None:
         return write_json({"format_version": 2, "components": [launcher]})
-    found = read_json(site.files, LAUNCHER)
-    others = [part for part in components(found, LAUNCHER) if not is_launcher(part)]
+    found = read_json(site.files, LAUNCHER_RESOURCES)
+    others = [part for part in components(found, LAUNCHER_RESOURCES) if not is_launcher(part)]
     made = {**found, "components": [*others, launcher]}
     return before if made == found else write_json(made, before)
 
 
-def _launcher_mode(site: Site, modes: Modes) -> int | None:
+def _max_launcher_mode(site: Site, modes: Modes) -> int | None:
     """The permissions of the launcher's file at most, where its arguments come from the stock launcher's files."""
-    if site.ours is not None:
+    if site.flargo_launcher is not None:
         return None
-    known = [modes[path] for path in (site.source, DEFAULT) if path in modes]
+    known = [modes[path] for path in (site.resources_file, DEFAULT_RESOURCES) if path in modes]
     return reduce(and_, known) if known else None
 
 
-def _component_file(site: Site, resources: Object, mode: int | None) -> list[Change]:
+def _plan_resources_change(site: Site, resources: Object, mode: int | None) -> list[Change]:
     """Where the components are other than FLARE reads them now; the default file stays, for staging."""
     if resources == site.resources:
         return []
-    return changed(site.files, RESOURCES, write_json(resources, site.files[site.source]), mode)
+    return plan_change(site.files, RESOURCES, write_json(resources, site.files[site.resources_file]), mode)
 
 
-def _resources(site: Site, wishes: Wishes, old: str, new: str) -> tuple[Object, list[str]]:
+def _build_resources(site: Site, options: PrepareOptions, old: str, new: str) -> tuple[Object, list[str]]:
     """The parent's and the jobs' components: without launcher, and everything else as it was."""
     resources = deepcopy(site.resources)
     parts: list[Object] = []
     notes = []
-    for part in components(resources, site.source):
-        if is_launcher(part) or part.get("path") in _OF_PROCESSES:
+    for part in components(resources, site.resources_file):
+        if is_launcher(part) or part.get("path") in _GPU_COMPONENTS:
             # What comes ready-made has empty or zero arguments: then nobody loses anything.
-            if not is_ours(part) and part.get("id") != "k8s_launcher" and _says_something(part.get("args")):
-                notes.append(f"{site.source}: {part.get('id')} is taken out, with its arguments {part['args']}")
+            if not is_flargo_launcher(part) and part.get("id") != "k8s_launcher" and _has_values(part.get("args")):
+                notes.append(f"{site.resources_file}: {part.get('id')} is taken out, with its arguments {part['args']}")
             continue
         parts.append(part)
     if not any(part.get("id") == "resource_manager" for part in parts):
         parts.append(deepcopy(PASSTHROUGH_MANAGER))
     resources["components"] = parts
     if site.role is Role.SERVER:
-        _place_stores(resources, parts, old, new)
-    if wishes.max_jobs is not None:
-        _bound(site, parts, wishes.max_jobs)
+        _move_stores(resources, parts, old, new)
+    if options.max_jobs is not None:
+        _limit_jobs(site, parts, options.max_jobs)
     return resources, notes
 
 
-def _says_something(args: Any) -> bool:
+def _has_values(args: Any) -> bool:
     said = {key: value for key, value in (args or {}).items() if key != "expiration_period"}
     return any(said.values())
 
 
-def _place_stores(resources: Object, parts: list[Object], old: str, new: str) -> None:
+def _move_stores(resources: Object, parts: list[Object], old: str, new: str) -> None:
     """The server's stores move with its workspace, and into it from where provisioning puts them.
 
     The server's job opens them too, and its workspace is the one place that it can surely write to. A place that
     the site chose itself stays.
     """
-    storage = _inside(resources, "snapshot_persistor", "args", "storage", "args")
-    managers = [_inside(part, "args") for part in parts if part.get("id") == "job_manager"]
+    storage = _nested_object(resources, "snapshot_persistor", "args", "storage", "args")
+    managers = [_nested_object(part, "args") for part in parts if part.get("id") == "job_manager"]
     for args, key in [(storage, "root_dir"), *((each, "uri_root") for each in managers)]:
         place = args.get(key)
         if isinstance(place, str):
-            fresh = place.startswith(_PROVISIONED_STORAGE)
-            args[key] = f"{new}/{place.removeprefix(_PROVISIONED_STORAGE)}" if fresh else _moved(place, old, new)
+            fresh = place.startswith(_PROVISIONED_STORES)
+            args[key] = f"{new}/{place.removeprefix(_PROVISIONED_STORES)}" if fresh else _move_path(place, old, new)
 
 
-def _inside(found: Any, *keys: str) -> Object:
+def _nested_object(found: Any, *keys: str) -> Object:
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else {}
 
 
-def _moved(place: Any, old: str, new: str) -> Any:
+def _move_path(place: Any, old: str, new: str) -> Any:
     """A path under the workspace, where the workspace is to be."""
     return f"{new}{place.removeprefix(old)}" if isinstance(place, str) and place.startswith(f"{old}/") else place
 
 
-def _bound(site: Site, parts: list[Object], most: int) -> None:
+def _limit_jobs(site: Site, parts: list[Object], most: int) -> None:
     """How many jobs run at once: the server's scheduler looks at no job while so many run, so they wait, uncounted.
 
     A client's resource manager would be no such bound: FLARE gives a job up that a client has refused ten times.
@@ -250,11 +252,16 @@ def _bound(site: Site, parts: list[Object], most: int) -> None:
     found = [part for part in parts if part.get("id") == "job_scheduler"]
     if len(found) != 1 or found[0].get("path") != _SCHEDULER:
         said = found[0].get("path") if found else MISSING
-        raise InvalidInput(f"{site.source}: components['job_scheduler'].path", said, f"{_SCHEDULER}, for --max-jobs")
-    found[0]["args"] = {**mapping(f"{site.source}: job_scheduler.args", found[0].get("args")), "max_jobs": most}
+        raise InvalidInput(
+            f"{site.resources_file}: components['job_scheduler'].path", said, f"{_SCHEDULER}, for --max-jobs"
+        )
+    found[0]["args"] = {
+        **optional_mapping(f"{site.resources_file}: job_scheduler.args", found[0].get("args")),
+        "max_jobs": most,
+    }
 
 
-def _comm_config(site: Site) -> bytes:
+def _build_comm_config(site: Site) -> bytes:
     """The parent's listener for its jobs: at its Service, by TCP, encrypted unless the site has said otherwise.
 
     Raises:
@@ -264,24 +271,24 @@ def _comm_config(site: Site) -> bytes:
     config: Object = {"allow_adhoc_conns": False, "backbone_conn_gen": 2}
     if before is not None:
         config = read_json(site.files, COMM_CONFIG)
-    internal = mapping(f"{COMM_CONFIG}: internal", config.get("internal"))
+    internal = optional_mapping(f"{COMM_CONFIG}: internal", config.get("internal"))
     validate.one_of("tcp")(f"{COMM_CONFIG}: internal.scheme", internal.get("scheme", "tcp"))
-    given = mapping(f"{COMM_CONFIG}: internal.resources", internal.get("resources"))
+    given = optional_mapping(f"{COMM_CONFIG}: internal.resources", internal.get("resources"))
     security = given.get("connection_security", "mtls")
     validate.one_of("mtls", "clear")(f"{COMM_CONFIG}: internal.resources.connection_security", security)
-    host, port = _service(site, given)
+    host, port = _service_address(site, given)
     resources = {**given, "connection_security": security, "host": host, "port": port}
     made = {**config, "internal": {**internal, "scheme": "tcp", "resources": resources}}
     return before if before is not None and made == config else write_json(made, before)
 
 
-def _service(site: Site, given: Object) -> tuple[Any, Any]:
+def _service_address(site: Site, given: Object) -> tuple[Any, Any]:
     """The name and port of the parent's Service: the chart's, else the kit's own, else nvflare's defaults."""
     if site.values is not None:
         port = "parentPort" if site.role is Role.SERVER else "port"
         host, port_number = site.values.get("serviceName"), site.values.get(port)
-        validate.text(f"{VALUES}: serviceName", host)
-        return host, validate.at_least(1, "a port")(f"{VALUES}: {port}", port_number)
+        validate.text(f"{CHART_VALUES}: serviceName", host)
+        return host, validate.at_least(1, "a port")(f"{CHART_VALUES}: {port}", port_number)
     host = given.get("host") or (_SERVER_SERVICE if site.role is Role.SERVER else site.name)
     if "host" not in given:
         try:
@@ -294,8 +301,8 @@ def _service(site: Site, given: Object) -> tuple[Any, Any]:
     return host, given.get("port", _PARENT_PORT)
 
 
-def like(files: Files, change: Change) -> tuple[str, bytes] | None:
+def diff_base(files: Files, change: Change) -> tuple[str, bytes] | None:
     """The file that a new one is an edited copy of, for its diff; laid out alike, as provisioning's lists are not."""
-    if change.path != RESOURCES or change.before is not None or DEFAULT not in files:
+    if change.path != RESOURCES or change.before is not None or DEFAULT_RESOURCES not in files:
         return None
-    return DEFAULT, write_json(read_json(files, DEFAULT), files[DEFAULT])
+    return DEFAULT_RESOURCES, write_json(read_json(files, DEFAULT_RESOURCES), files[DEFAULT_RESOURCES])

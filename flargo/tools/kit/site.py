@@ -10,19 +10,21 @@ from flargo.job.validate import MISSING, InvalidInput
 from flargo.terms import Object, Role
 from flargo.tools.kit.files import Files, read_json, read_yaml
 
-DEFAULT = "local/resources.json.default"
+DEFAULT_RESOURCES = "local/resources.json.default"
 """Made by provisioning. `nvflare deploy k8s stage` looks for the stock launcher here, and only here."""
 RESOURCES = "local/resources.json"
 """Where it exists, FLARE reads it and not the default (nvflare.apis.workspace.Workspace.get_resources_file_path)."""
-LAUNCHER = "local/flargo__p_resources.json"
+LAUNCHER_RESOURCES = "local/flargo__p_resources.json"
 """Read by the parent only (WorkspaceConstants.PARENT_RESOURCE_FILE_NAME_PATTERN): job images need no flargo."""
 COMM_CONFIG = "local/comm_config.json"
 STUDY_RUNTIME, STUDY_DATA = "local/study_runtime.yaml", "local/study_data.yaml"
 """Version 2 and version 1 of what a site says about its studies."""
-VALUES = "helm_chart/values.yaml"
+CHART_VALUES = "helm_chart/values.yaml"
 ROLE_TEMPLATE = "helm_chart/templates/role.yaml"
 DEPLOYMENT_TEMPLATES = {role: f"helm_chart/templates/{role}-deployment.yaml" for role in Role}
-WRITTEN_FILES = frozenset({RESOURCES, LAUNCHER, COMM_CONFIG, VALUES, ROLE_TEMPLATE, *DEPLOYMENT_TEMPLATES.values()})
+WRITTEN_FILES = frozenset(
+    {RESOURCES, LAUNCHER_RESOURCES, COMM_CONFIG, CHART_VALUES, ROLE_TEMPLATE, *DEPLOYMENT_TEMPLATES.values()}
+)
 """The files of a kit that `flargo prepare` writes, and the only ones that an undo restores."""
 _ROLE_FILES = {Role.SERVER: "startup/fed_server.json", Role.CLIENT: "startup/fed_client.json"}
 _LAUNCHER_IDS = {"process_launcher", "docker_launcher", "k8s_launcher", "slurm_launcher", "argo_launcher"}
@@ -38,7 +40,7 @@ class Site:
     name: str
     startup: Object
     """fed_server.json or fed_client.json."""
-    source: str
+    resources_file: str
     """The file that FLARE takes the components from now."""
     resources: Object
     """Its content."""
@@ -46,27 +48,27 @@ class Site:
     """Of the Helm chart that `nvflare deploy prepare` made; None: there is no chart."""
 
     @property
-    def ours(self) -> Object | None:
+    def flargo_launcher(self) -> Object | None:
         """The launcher of flargo, where the kit has it."""
-        return next((part for _, part in self.launchers() if is_ours(part)), None)
+        return next((part for _, part in self.launchers() if is_flargo_launcher(part)), None)
 
     @property
-    def stock(self) -> Object | None:
+    def stock_launcher(self) -> Object | None:
         """The stock Kubernetes launcher, where `nvflare deploy prepare` has put it in."""
-        found = [*components(self.resources, self.source)]
-        if DEFAULT in self.files and self.source != DEFAULT:
-            found += components(read_json(self.files, DEFAULT), DEFAULT)
+        found = [*components(self.resources, self.resources_file)]
+        if DEFAULT_RESOURCES in self.files and self.resources_file != DEFAULT_RESOURCES:
+            found += components(read_json(self.files, DEFAULT_RESOURCES), DEFAULT_RESOURCES)
         return next((part for part in found if part.get("id") == "k8s_launcher"), None)
 
     def launchers(self) -> Iterator[tuple[str, Object]]:
         """Every launcher that FLARE's parent would build, with its file."""
-        for path in parent_files(self.files, self.source):
+        for path in component_files(self.files, self.resources_file):
             for part in components(read_json(self.files, path), path):
                 if is_launcher(part):
                     yield path, part
 
 
-def read(files: Files) -> Site:
+def read_site(files: Files) -> Site:
     """Read a kit.
 
     Raises:
@@ -78,16 +80,16 @@ def read(files: Files) -> Site:
         allowed = "exactly one of startup/fed_server.json and startup/fed_client.json: a server's or client's kit"
         raise InvalidInput("startup/", found, allowed)
     (role,) = roles
-    source = RESOURCES if RESOURCES in files else DEFAULT
+    source = RESOURCES if RESOURCES in files else DEFAULT_RESOURCES
     startup = read_json(files, _ROLE_FILES[role])
     site = Site(
         files=files,
         role=role,
-        name=_name(startup, role),
+        name=_site_name(startup, role),
         startup=startup,
-        source=source,
+        resources_file=source,
         resources=read_json(files, source),
-        values=read_yaml(files, VALUES) if VALUES in files else None,
+        values=read_yaml(files, CHART_VALUES) if CHART_VALUES in files else None,
     )
     for path, part in site.launchers():
         if part.get("id") in _FOREIGN_IDS:
@@ -111,16 +113,16 @@ def components(resources: Mapping[str, Any], path: str) -> list[Object]:
 
 def is_launcher(part: Object) -> bool:
     """Whether a component launches jobs; FLARE wants exactly one that does."""
-    return part.get("id") in _LAUNCHER_IDS or ".job_launcher." in str(part.get("path")) or is_ours(part)
+    return part.get("id") in _LAUNCHER_IDS or ".job_launcher." in str(part.get("path")) or is_flargo_launcher(part)
 
 
-def is_ours(part: Object) -> bool:
+def is_flargo_launcher(part: Object) -> bool:
     """Whether a component is flargo's launcher."""
     path = str(part.get("path"))
     return path.startswith("flargo.") and path.endswith("ArgoJobLauncher")
 
 
-def parent_files(files: Files, source: str) -> list[str]:
+def component_files(files: Files, source: str) -> list[str]:
     """The files that FLARE's parent takes its components from (Workspace.get_config_files_for_startup)."""
     patterns = [
         f"{folder}/*__{kind}" for folder in ("startup", "local") for kind in ("resources.json", "p_resources.json")
@@ -128,7 +130,7 @@ def parent_files(files: Files, source: str) -> list[str]:
     return [source, *(path for path in sorted(files) if any(_matches(path, pattern) for pattern in patterns))]
 
 
-def mapping(where: str, value: Any) -> Object:
+def optional_mapping(where: str, value: Any) -> Object:
     """An object inside a file; missing counts as empty."""
     return validate.mapping(where, {} if value is None else value)
 
@@ -137,11 +139,13 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatch(path, pattern) and path.count("/") == 1
 
 
-def _name(startup: Object, role: Role) -> str:
+def _site_name(startup: Object, role: Role) -> str:
     """As nvflare.tool.deploy.deploy_common._detect_name finds it."""
     path = _ROLE_FILES[role]
     if role is Role.CLIENT:
-        return validate.text(f"{path}: client.fqsn", mapping(f"{path}: client", startup.get("client")).get("fqsn"))
+        return validate.text(
+            f"{path}: client.fqsn", optional_mapping(f"{path}: client", startup.get("client")).get("fqsn")
+        )
     servers = startup.get("servers")
     if not isinstance(servers, list) or not servers or not isinstance(servers[0], dict):
         raise InvalidInput(f"{path}: servers", servers, "a list with the server")

@@ -13,7 +13,7 @@ from typing import Any, Final
 from flargo.job.validate import MISSING, InvalidInput, Verbatim
 from flargo.tools.kit.chart import is_staged
 from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, read_json, read_yaml
-from flargo.tools.kit.site import VALUES, WRITTEN_FILES
+from flargo.tools.kit.site import CHART_VALUES, WRITTEN_FILES
 
 RECORD = ".flargo/undo.json"
 """At the kit's root: what lies in local/ travels to job pods, and both local/ and startup/ to the cluster."""
@@ -23,7 +23,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"0[0-7]{3}")
 
 
-def recorded(files: Files, changes: list[Change], modes: Modes = NO_MODES) -> list[Change]:
+def prepend_record(files: Files, changes: list[Change], modes: Modes = NO_MODES) -> list[Change]:
     """The changes, and before them the record of what it takes to undo them all.
 
     A file that was changed again keeps its first state. One that somebody else has edited since flargo wrote it
@@ -31,11 +31,11 @@ def recorded(files: Files, changes: list[Change], modes: Modes = NO_MODES) -> li
     """
     if not changes:
         return []
-    record = _entries(files)
+    record = _read_record(files)
     for change in changes:
         entry = record.get(change.path)
         if entry is None:
-            record[change.path] = {"before": _kept(change.before), "after": _hash(change.after)}
+            record[change.path] = {"before": _encode(change.before), "after": _hash(change.after)}
             if change.before is not None and change.path in modes:
                 record[change.path]["mode"] = f"{modes[change.path]:04o}"
         elif entry["after"] == _hash(change.before):
@@ -44,7 +44,7 @@ def recorded(files: Files, changes: list[Change], modes: Modes = NO_MODES) -> li
     return [Change(RECORD, files.get(RECORD), text.encode(), _RECORD_MODE), *changes]
 
 
-def undo(files: Files) -> list[Change]:
+def plan_undo(files: Files) -> list[Change]:
     """The changes that make a kit what it was before flargo first prepared it; the record goes last.
 
     Raises:
@@ -54,17 +54,17 @@ def undo(files: Files) -> list[Change]:
         raise InvalidInput(
             RECORD, MISSING, "the record that `flargo prepare` leaves in a kit; this one was not prepared by it"
         )
-    record = _entries(files)
-    if VALUES in record and VALUES in files and is_staged(read_yaml(files, VALUES)):
+    record = _read_record(files)
+    if CHART_VALUES in record and CHART_VALUES in files and is_staged(read_yaml(files, CHART_VALUES)):
         raise InvalidInput(
-            f"{VALUES}: workspaceConfig", Verbatim("staged"), "nothing: run `nvflare deploy k8s unstage` first"
+            f"{CHART_VALUES}: workspaceConfig", Verbatim("staged"), "nothing: run `nvflare deploy k8s unstage` first"
         )
-    changes = [_restored(files, path, entry) for path, entry in record.items()]
+    changes = [_restore(files, path, entry) for path, entry in record.items()]
     return [*(each for each in changes if each.before != each.after), Change(RECORD, files[RECORD], None)]
 
 
-def _restored(files: Files, path: str, entry: Mapping[str, Any]) -> Change:
-    now, before = files.get(path), _unkept(entry["before"])
+def _restore(files: Files, path: str, entry: Mapping[str, Any]) -> Change:
+    now, before = files.get(path), _decode(entry["before"])
     if now is not None and now != before and _hash(now) != entry["after"]:
         allowed = "the file as flargo wrote it: keep elsewhere what you want of it, delete it, and undo again"
         raise InvalidInput(path, Verbatim("edited since"), allowed)
@@ -72,7 +72,7 @@ def _restored(files: Files, path: str, entry: Mapping[str, Any]) -> Change:
     return Change(path, now, before, None if mode is None else int(mode, 8))
 
 
-def _entries(files: Files) -> dict[str, dict[str, Any]]:
+def _read_record(files: Files) -> dict[str, dict[str, Any]]:
     """The record, checked; empty where there is none.
 
     Raises:
@@ -100,11 +100,11 @@ def _check_entry(path: str, entry: Any) -> None:
         raise InvalidInput(
             f"{where}['before']", Verbatim("something else"), "the file's earlier content in Base64, or null"
         )
-    if not _is_text(entry["after"], _HASH):
+    if not _matches(entry["after"], _HASH):
         raise InvalidInput(
             f"{where}['after']", Verbatim("something else"), "a SHA-256 as 64 hexadecimal digits, or null"
         )
-    if not _is_text(entry.get("mode"), _MODE):
+    if not _matches(entry.get("mode"), _MODE):
         raise InvalidInput(
             f"{where}['mode']", Verbatim("something else"), "permissions as four octal digits, as in 0644"
         )
@@ -119,7 +119,7 @@ def _is_base64(value: Any) -> bool:
         return False
 
 
-def _is_text(value: Any, pattern: re.Pattern[str]) -> bool:
+def _matches(value: Any, pattern: re.Pattern[str]) -> bool:
     return value is None or (isinstance(value, str) and pattern.fullmatch(value) is not None)
 
 
@@ -127,9 +127,9 @@ def _hash(content: bytes | None) -> str | None:
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _kept(content: bytes | None) -> str | None:
+def _encode(content: bytes | None) -> str | None:
     return None if content is None else base64.b64encode(content).decode()
 
 
-def _unkept(text: str | None) -> bytes | None:
+def _decode(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text, validate=True)
