@@ -15,10 +15,10 @@ from prometheus_client.registry import Collector
 
 from flargo import metrics_server
 from flargo.cluster.api import Kind
-from flargo.control.meter import Snapshot, snapshot
+from flargo.control.meter import Snapshot, take_snapshot
 from flargo.job.validate import Endpoint
 from flargo.status.diagnosis import Stage
-from flargo.status.reasons import OWN_CODES, Reason
+from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from flargo.status.verdict import Verdict
 
 _WAITS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -125,7 +125,7 @@ class Exporter:
         self._server: metrics_server.MetricsServer | None = None
         # Prometheus takes no notice of a counter's step from not being there to 1.
         for reason in Reason:
-            for code in OWN_CODES if reason.code is None else (reason.code,):
+            for code in FLARE_EXIT_CODES if reason.code is None else (reason.code,):
                 self._ends.labels(reason.name, str(int(code)))
         for kind in (Kind.WORKFLOW, Kind.POD):
             self._breaks.labels(_resource(kind))
@@ -136,24 +136,24 @@ class Exporter:
 
     # --- facts: see Meter
 
-    def answered(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
+    def observe_request(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
         """See Meter."""
         self._requests.labels(verb, _resource(kind), str(code)).inc()
         self._answers.labels(verb, _resource(kind)).observe(seconds)
 
-    def launched(self, seconds: float) -> None:
+    def observe_launch(self, seconds: float) -> None:
         """See Meter."""
         self._launches.observe(seconds)
 
-    def started(self, seconds: float) -> None:
+    def observe_start(self, seconds: float) -> None:
         """See Meter."""
         self._starts.observe(seconds)
 
-    def ended(self, verdict: Verdict) -> None:
+    def count_verdict(self, verdict: Verdict) -> None:
         """See Meter."""
         self._ends.labels(verdict.reason.name, str(int(verdict.code))).inc()
 
-    def broke(self, kind: Kind) -> None:
+    def count_watch_restart(self, kind: Kind) -> None:
         """See Meter."""
         self._breaks.labels(_resource(kind)).inc()
 
@@ -180,7 +180,7 @@ class _Gauges(Collector):
     """What is counted when Prometheus asks."""
 
     def __init__(self) -> None:
-        self.source: Callable[[], Snapshot] = lambda: snapshot((), {}, 0)
+        self.source: Callable[[], Snapshot] = lambda: take_snapshot((), {}, 0)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Their names; called once, when there is nothing to count."""
@@ -191,15 +191,15 @@ class _Gauges(Collector):
         seen = self.source()
         jobs, silence = _gauge(Metric.JOBS), _gauge(Metric.SILENCE)
         for stage in Stage:
-            jobs.add_metric((stage.label,), seen.stages.get(stage, 0))
-        for kind, seconds in seen.silence.items():
+            jobs.add_metric((stage.label,), seen.jobs_by_stage.get(stage, 0))
+        for kind, seconds in seen.watch_silence.items():
             silence.add_metric((_resource(kind),), seconds)
         yield jobs
         yield silence
         for metric, count in (
-            (Metric.KILLS, seen.killed),
+            (Metric.KILLS, seen.kills_outstanding),
             (Metric.ORPHANS, seen.orphans),
-            (Metric.FACTS, seen.waiting),
+            (Metric.FACTS, seen.queued_inputs),
         ):
             family = _gauge(metric)
             family.add_metric((), count)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 16
 """Connections that are open at once; the next one is closed at once."""
-REQUEST_DEADLINE = 10.0
+MAX_REQUEST_SECONDS = 10.0
 """Seconds from the accept of a connection until it is cut, whatever was received or sent by then."""
 _DEADLINE_INTERVAL = 0.5
 """Seconds between two looks at the deadlines."""
@@ -84,7 +84,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         """Cut the connections whose deadline has passed; called by ``serve_forever`` after every look."""
         now = time.monotonic()
         for connection, accepted in list(self._accepted.items()):
-            if now >= accepted + REQUEST_DEADLINE:
+            if now >= accepted + MAX_REQUEST_SECONDS:
                 self._cut(connection)
 
     def server_close(self) -> None:

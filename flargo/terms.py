@@ -17,6 +17,15 @@ MANAGER = "flargo"
 """The value of ``app.kubernetes.io/managed-by`` on every object of flargo."""
 
 
+MAIN_CONTAINER = "main"
+"""The name that Argo gives the container of a step, here the one that runs the job's program."""
+WORKFLOW_NAME_LABEL = "workflows.argoproj.io/workflow"
+"""Label that Argo sets on every pod of a Workflow: the Workflow's name. Pods are selected by it, because an
+administrator's ``workflowDefaults`` may change the pods' own names."""
+ARGO_API_VERSION = "argoproj.io/v1alpha1"
+"""``apiVersion`` of a Workflow."""
+
+
 class Label(StrEnum):
     """Labels on every Workflow, pod and Secret of flargo; people and watches select on them."""
 

@@ -23,7 +23,7 @@ from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import INVALID_TARGET, ApiError
 from flargo.cluster.target import InvalidTargetError, Target
 from flargo.parsing import http_date, is_uid, load_json, whole_number
-from flargo.terms import Object, Uid
+from flargo.terms import ARGO_API_VERSION, Object, Uid
 
 if TYPE_CHECKING:
     from kubernetes.client.configuration import Configuration
@@ -58,7 +58,7 @@ _CONNECTIONS = 32
 class Kind(Enum):
     """The kinds that flargo touches: API path and plural."""
 
-    WORKFLOW = ("apis/argoproj.io/v1alpha1", "workflows")
+    WORKFLOW = (f"apis/{ARGO_API_VERSION}", "workflows")
     POD = ("api/v1", "pods")
     SECRET = ("api/v1", "secrets")
     EVENT = ("api/v1", "events")

@@ -16,18 +16,18 @@ class LaunchedJob:
         """The Workflow's name."""
         self.stage = Stage.ABSENT
         self.verdict: Verdict | None = None
-        self.released = False
+        self.is_released = False
         """The Workflow has been released: its program may run at any moment."""
-        self.stopping = False
+        self.is_stopping = False
         """The job is being brought to an end, whatever is still seen of it."""
         self._changed = threading.Condition()
 
     def update(self, stage: Stage, *, released: bool, stopping: bool = False) -> None:
         """Write down how far the job is, and wake whoever waits, if it is news."""
-        if (stage, released, stopping) == (self.stage, self.released, self.stopping):
+        if (stage, released, stopping) == (self.stage, self.is_released, self.is_stopping):
             return
         with self._changed:
-            self.stage, self.released, self.stopping = stage, released, stopping
+            self.stage, self.is_released, self.is_stopping = stage, released, stopping
             self._changed.notify_all()
 
     def conclude(self, verdict: Verdict) -> None:

@@ -16,31 +16,31 @@ from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
 from flargo.control.launched_job import LaunchedJob
-from flargo.control.meter import Meter, Snapshot, Unmetered, snapshot
+from flargo.control.meter import Meter, NullMeter, Snapshot, take_snapshot
+from flargo.control.parse_error_log import ParseErrorLog
 from flargo.control.reconciler import Command, Reconciler, Result
-from flargo.control.submit import Submit, SubmitError
-from flargo.control.unreadable_log import UnreadableLog
+from flargo.control.submit import SubmitError, Submitter
 from flargo.job.names import shown
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import ActionKind, JobState
-from flargo.status.reasons import Code, Reason
+from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import MAIN, WORKFLOW_LABEL, is_credentials_of, trimmed, uid_of
-from flargo.terms import Annotation, Object, Plan
+from flargo.status.views import is_credentials_secret, strip_unused_fields, uid_of
+from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, Annotation, Object, Plan
 
-SUBMIT_PATIENCE = 120.0
+MAX_SUBMIT_SECONDS = 120.0
 """Seconds for which a submit is repeated while the API server does not answer."""
-TAIL_LINES, TAIL_BYTES, TAIL_SECONDS = 200, 64 * 1024, 5.0
+MAX_LOG_LINES, MAX_LOG_BYTES, LOG_READ_SECONDS = 200, 64 * 1024, 5.0
 """How much of a failed program's log is kept, and how long a verdict waits for it. Twice as much is read, and redacted
 before its beginning is cut off: a key or token that is cut in two would not be known for one."""
-LONGEST_SLEEP = 3600.0
+MAX_SLEEP_SECONDS = 3600.0
 """Seconds for which the engine's thread sleeps at most: a queue cannot be told to wait for years."""
-ENDING_LENGTH = 500
+MAX_ENDING_DETAIL_LENGTH = 500
 """Characters of the cluster's words that are left on a Workflow that is ended."""
 _WORKERS, _CLEANERS = 8, 2
 _log = logging.getLogger(__name__)
 Task = Callable[[], Result]
-Ruled = Callable[[Verdict, str], None]
+OnVerdict = Callable[[Verdict, str], None]
 
 
 class Loop:
@@ -52,7 +52,7 @@ class Loop:
         labels: str,
         epoch: str,
         grace: int,
-        blank: Callable[[str], str] = lambda text: text,
+        redact: Callable[[str], str] = lambda text: text,
         meter: Meter | None = None,
     ) -> None:
         """Prepare; nothing runs yet.
@@ -62,14 +62,14 @@ class Loop:
             labels: the selector of the site's Workflows and pods.
             epoch: this run of the parent: what the site's other runs left behind is ended.
             grace: seconds between SIGTERM and SIGKILL for that.
-            blank: takes secrets out of a text that others will read.
+            redact: removes secrets from a text that others will read.
             meter: who measures, if anybody does.
         """
         self._api = api
-        self._blank = blank
-        self._meter: Meter = meter or Unmetered()
+        self._redact = redact
+        self._meter: Meter = meter or NullMeter()
         self._reconciler = Reconciler(
-            self._published, time.monotonic(), epoch=epoch, grace=grace, on_unreadable=UnreadableLog()
+            self._has_results, time.monotonic(), epoch=epoch, grace=grace, on_parse_error=ParseErrorLog()
         )
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -93,7 +93,7 @@ class Loop:
         self._last_contact: dict[Kind, float] = {}
         """When each stream said something for the last time; before that, when it was first wanted."""
         self._watches = [
-            Watch(api, kind, labels, trimmed, self, self._stop_watching.wait, time.monotonic)
+            Watch(api, kind, labels, strip_unused_fields, self, self._stop_watching.wait, time.monotonic)
             for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
@@ -109,20 +109,22 @@ class Loop:
             for thread in self._threads:
                 thread.start()
 
-    def launch(self, plan: Plan, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> LaunchedJob:
+    def launch(
+        self, plan: Plan, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool
+    ) -> LaunchedJob:
         """Begin a job; returns at once. What becomes of it is on the ticket.
 
         Args:
             plan: what to put on the cluster.
-            published: whether the job's results have reached the parent; does no I/O.
-            ruled: told the verdict, and the end of the log, before anybody who waits for it is woken.
-            tail: fetch the end of the program's log if it fails.
+            has_results: whether the job's results have reached the parent; does no I/O.
+            on_verdict: told the verdict, and the end of the log, before anybody who waits for it is woken.
+            collect_log: fetch the end of the program's log if it fails.
 
         Raises:
             SubmitError: a job of that name is still being followed.
         """
         self.start()
-        job = _Job(plan.name, published, ruled, tail=tail)
+        job = _Job(plan.name, has_results, on_verdict, collect_log=collect_log)
 
         def admit() -> Result:
             self._reconciler.admit(plan.name, plan.attempt, plan.timeouts, plan.grace, time.monotonic())
@@ -171,13 +173,13 @@ class Loop:
                 return Result()
             if not job.is_concluded:
                 job.is_concluded = True
-                verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), detail)
+                verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), detail)
                 self._reporters.submit(self._conclude, job, None, verdict)
             return self._reconciler.give_up(job.name, detail, time.monotonic())
 
         self._tasks.put(give_up)
 
-    def out_of_sync_for(self) -> float:
+    def seconds_out_of_sync(self) -> float:
         """For how many seconds a stream has not been heard; 0 while both are."""
         since = min(self._lost.values(), default=None)
         return 0.0 if since is None else time.monotonic() - since
@@ -186,7 +188,7 @@ class Loop:
         """What goes on at this moment; for any thread."""
         now, heard = time.monotonic(), self._last_contact
         silence = {kind: max(0.0, now - at) for kind, at in heard.items()}
-        return snapshot(self._reconciler.states, silence, self._tasks.qsize())
+        return take_snapshot(self._reconciler.states, silence, self._tasks.qsize())
 
     def end(self, cause: Cause, seconds: float) -> None:
         """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
@@ -205,7 +207,7 @@ class Loop:
         reason = cause.value
         for job in list(self._unreported):
             _log.warning("%s: the parent ends before the job's end was seen", job.name)
-            self._conclude(job, None, Verdict(reason, int(reason.code or Code.LOST), "not seen to end"))
+            self._conclude(job, None, Verdict(reason, int(reason.code or ReturnCode.LOST), "not seen to end"))
 
     # --- the watches' threads
 
@@ -230,11 +232,11 @@ class Loop:
     def on_lost(self, kind: Kind, error: ApiError) -> None:
         """See Listener."""
         if kind not in self._lost:
-            silent = self._reconciler.silent_for(time.monotonic())
+            silent = self._reconciler.seconds_since_contact(time.monotonic())
             said = "%s: not heard (the API was for the last time %.0f s ago), nothing is decided until they are: %s"
             _log.warning(said, kind.value[1], silent, error)
             self._lost[kind] = time.monotonic()
-            self._meter.broke(kind)
+            self._meter.count_watch_restart(kind)
 
         self._note(lambda now: self._reconciler.on_watch_lost(kind, now))
 
@@ -251,9 +253,9 @@ class Loop:
 
     def _run(self) -> None:
         while True:
-            wake_at = self._reconciler.requeue_at()
+            wake_at = self._reconciler.next_requeue_at()
             try:
-                timeout = None if wake_at is None else min(max(0.0, wake_at - time.monotonic()), LONGEST_SLEEP)
+                timeout = None if wake_at is None else min(max(0.0, wake_at - time.monotonic()), MAX_SLEEP_SECONDS)
                 task = None  # not to hold a whole list until the next fact
                 task = self._tasks.get(timeout=timeout)
             except queue.Empty:
@@ -276,29 +278,31 @@ class Loop:
             pool = self._cleaners if order.action.kind is ActionKind.DELETE_SECRET else self._performers
             pool.submit(self._perform, order)
 
-    def _published(self, name: str) -> bool:
+    def _has_results(self, name: str) -> bool:
         job = self._jobs.get(name)
         try:
-            return job is not None and job.published()
+            return job is not None and job.has_results()
         except Exception:  # noqa: BLE001
             _log.exception("%s: whether its results have arrived could not be told", name)
             return False
 
     def _publish(self, life: JobState) -> None:
         if life.cause is Cause.ORPHANED:
-            if life.cleared:
+            if life.is_cleared:
                 _log.warning("%s: left behind by another run of this FLARE parent; it has been ended", life.name)
             return
         job = self._jobs.get(life.name)
         if job is None:
             return
-        job.launched.update(life.stage, released=not life.submitting and not life.submit_error, stopping=life.stopping)
+        job.launched.update(
+            life.stage, released=not life.is_submitting and not life.submit_error, stopping=life.is_stopping
+        )
         job.time_start(self._meter)
         if life.verdict is not None and not job.is_concluded:
             job.is_concluded = True
             # Not here: it writes files, and may fetch a log.
             self._reporters.submit(self._conclude, job, life, life.verdict)
-        if life.cleared:
+        if life.is_cleared:
             del self._jobs[life.name]
             job.cleared.set()
 
@@ -307,13 +311,13 @@ class Loop:
     def _conclude(self, job: "_Job", life: JobState | None, verdict: Verdict) -> None:
         """Tell what became of a job, then wake those who wait for it."""
         try:
-            wants_tail = job.tail and life is not None and verdict.code != Code.SUCCESS
+            wants_tail = job.collect_log and life is not None and verdict.code != ReturnCode.SUCCESS
             job.on_verdict(verdict, self._tail(life) if wants_tail and life is not None else "")
         except Exception:  # noqa: BLE001  (FLARE must hear the verdict whatever the report ran into)
             _log.exception("%s: its outcome could not be told", job.name)
         job.launched.conclude(verdict)
         self._unreported.discard(job)
-        self._meter.ended(verdict)
+        self._meter.count_verdict(verdict)
 
     def _tail(self, life: JobState) -> str:
         """The end of the program's log, if it ever ran and its pod is still there."""
@@ -321,12 +325,12 @@ class Loop:
         if pod is None or pod.exit is None:
             return ""
         try:
-            return self._api.log(pod.name, MAIN, 2 * TAIL_LINES, 2 * TAIL_BYTES, TAIL_SECONDS)
+            return self._api.log(pod.name, MAIN_CONTAINER, 2 * MAX_LOG_LINES, 2 * MAX_LOG_BYTES, LOG_READ_SECONDS)
         except ApiError as error:
             return f"the log could not be read: {error}"
 
     def _submit(self, job: "_Job", plan: Plan) -> None:
-        submit = Submit(self._api, job.cancelled.wait, time.monotonic, time.monotonic() + SUBMIT_PATIENCE)
+        submit = Submitter(self._api, job.cancelled.wait, time.monotonic, time.monotonic() + MAX_SUBMIT_SECONDS)
         error, secret = "", None
         try:
             secret = submit.run(plan)
@@ -347,7 +351,7 @@ class Loop:
                 return
             if order.action.kind is ActionKind.LIST_EVENTS:
                 events, _ = self._api.list(
-                    Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={order.pod}"
+                    Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={order.pod_name}"
                 )
                 self._tasks.put(lambda: self._reconciler.on_events_listed(order, events, time.monotonic()))
                 return
@@ -375,7 +379,7 @@ class Loop:
             if not error.not_found:
                 raise
             workflow = None
-        pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_LABEL}={name}")
+        pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_NAME_LABEL}={name}")
         return workflow, pods
 
     def _do(self, order: Command) -> None:
@@ -390,7 +394,7 @@ class Loop:
             case ActionKind.DELETE_WORKFLOW:
                 self._api.delete(Kind.WORKFLOW, order.name, order.object_uid)
             case ActionKind.DELETE_POD:
-                self._api.delete(Kind.POD, order.pod, order.object_uid, order.grace)
+                self._api.delete(Kind.POD, order.pod_name, order.object_uid, order.grace)
             case ActionKind.DELETE_SECRET:
                 self._drop_secret(order)
             case ActionKind.CONFIRM | ActionKind.LIST_EVENTS:
@@ -400,16 +404,16 @@ class Loop:
         """Delete the credentials Secret: the one whose creation told its uid, else one that is surely the job's."""
         uid = order.action.uid
         if uid is None:
-            meta = self._api.metadata(Kind.SECRET, order.secret)
-            if not is_credentials_of(meta, order.name, order.workflow_uid):
-                _log.warning("%s: Secret %s belongs to another owner and is left alone", order.name, order.secret)
+            meta = self._api.metadata(Kind.SECRET, order.secret_name)
+            if not is_credentials_secret(meta, order.name, order.workflow_uid):
+                _log.warning("%s: Secret %s belongs to another owner and is left alone", order.name, order.secret_name)
                 return
             uid = uid_of({"metadata": meta})
-        self._api.delete(Kind.SECRET, order.secret, uid)
+        self._api.delete(Kind.SECRET, order.secret_name, uid)
 
     def _shutdown(self, order: Command) -> Object:
         """The patch that ends a Workflow, and says on it why: a shutdown itself does not tell who wanted it."""
-        detail = shown(self._blank(order.detail), ENDING_LENGTH)
+        detail = shown(self._redact(order.detail), MAX_ENDING_DETAIL_LENGTH)
         said = {Annotation.ENDING: order.end_reason.name if order.end_reason else "", Annotation.ENDING_DETAIL: detail}
         notes = {key.value: value for key, value in said.items() if value}
         return {"metadata": {"uid": order.action.uid, "annotations": notes}, "spec": {"shutdown": "Terminate"}}
@@ -418,11 +422,11 @@ class Loop:
 class _Job:
     """A job on its way, and who waits for it. Its plan is not kept: that holds a startup kit."""
 
-    def __init__(self, name: str, published: Callable[[], bool], ruled: Ruled, *, tail: bool) -> None:
+    def __init__(self, name: str, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool) -> None:
         self.name = name
-        self.published = published
-        self.on_verdict = ruled
-        self.tail = tail
+        self.has_results = has_results
+        self.on_verdict = on_verdict
+        self.collect_log = collect_log
         self.is_concluded = False
         self.launched = LaunchedJob(name)
         self.cancelled = threading.Event()
@@ -432,10 +436,10 @@ class _Job:
 
     def time_start(self, meter: Meter) -> None:
         """Measure, once, how long after its release it was seen running."""
-        if self.started or not self.launched.released:
+        if self.started or not self.launched.is_released:
             return
         now = time.monotonic()
         self.released_at = now if self.released_at is None else self.released_at
         if self.launched.stage is Stage.RUNNING:
             self.started = True
-            meter.started(now - self.released_at)
+            meter.observe_start(now - self.released_at)

@@ -19,38 +19,38 @@ from flargo.status.verdict import Cause, Verdict
 class Meter(Protocol):
     """Who measures. Called from any thread, also from the engine's: it may not wait, nor raise."""
 
-    def answered(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
+    def observe_request(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
         """An API request was answered after so long; 0: it was not. Also see flargo.cluster.api.RequestCallback."""
 
-    def launched(self, seconds: float) -> None:
+    def observe_launch(self, seconds: float) -> None:
         """A call of launch_job took so long."""
 
-    def started(self, seconds: float) -> None:
+    def observe_start(self, seconds: float) -> None:
         """A job was seen running so long after its release."""
 
-    def ended(self, verdict: Verdict) -> None:
+    def count_verdict(self, verdict: Verdict) -> None:
         """FLARE has been told what became of a job."""
 
-    def broke(self, kind: Kind) -> None:
+    def count_watch_restart(self, kind: Kind) -> None:
         """A stream broke off, and has to begin anew with a list."""
 
 
-class Unmetered:
+class NullMeter:
     """Nobody measures."""
 
-    def answered(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
+    def observe_request(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
         """See Meter."""
 
-    def launched(self, seconds: float) -> None:
+    def observe_launch(self, seconds: float) -> None:
         """See Meter."""
 
-    def started(self, seconds: float) -> None:
+    def observe_start(self, seconds: float) -> None:
         """See Meter."""
 
-    def ended(self, verdict: Verdict) -> None:
+    def count_verdict(self, verdict: Verdict) -> None:
         """See Meter."""
 
-    def broke(self, kind: Kind) -> None:
+    def count_watch_restart(self, kind: Kind) -> None:
         """See Meter."""
 
 
@@ -58,28 +58,29 @@ class Unmetered:
 class Snapshot:
     """What goes on at one moment."""
 
-    stages: Mapping[Stage, int]
+    jobs_by_stage: Mapping[Stage, int]
     """Launched jobs that are followed, by how far they are."""
     orphans: int
     """Workflows of earlier runs of the parent that are being ended."""
-    killed: int
+    kills_outstanding: int
     """Jobs, orphans among them, of which a pod was killed and the program has not been seen to end."""
-    silence: Mapping[Kind, float]
+    watch_silence: Mapping[Kind, float]
     """Seconds since a stream was heard for the last time."""
-    waiting: int
+    queued_inputs: int
     """Facts that the engine has not dealt with yet."""
 
 
-def snapshot(lives: Iterable[JobState], silence: Mapping[Kind, float], waiting: int) -> Snapshot:
+def take_snapshot(lives: Iterable[JobState], silence: Mapping[Kind, float], waiting: int) -> Snapshot:
     """Count lives."""
     known = tuple(lives)
     launched = [life for life in known if life.cause is not Cause.ORPHANED]
     return Snapshot(
         Counter(life.stage for life in launched),
         orphans=len(known) - len(launched),
-        killed=sum(
-            life.pod_deleted_at < math.inf and any(not pod.over for pod in life.observation.pods) for life in known
+        kills_outstanding=sum(
+            life.pod_deleted_at < math.inf and any(not pod.is_main_done for pod in life.observation.pods)
+            for life in known
         ),
-        silence=silence,
-        waiting=waiting,
+        watch_silence=silence,
+        queued_inputs=waiting,
     )

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from flargo.cluster.api import Kind
 from flargo.job.names import credentials_secret
-from flargo.status.fields import OnUnreadable, parse_each
+from flargo.status.fields import OnParseError, parse_each
 from flargo.status.job_state import (
     Action,
     ActionDone,
@@ -29,7 +29,7 @@ from flargo.status.job_state import (
     Submitted,
     Tick,
 )
-from flargo.status.reasons import Code, Reason
+from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.reconcile import reconcile
 from flargo.status.verdict import IMPOSED_ENDS, Cause, Verdict
 from flargo.status.views import (
@@ -38,8 +38,8 @@ from flargo.status.views import (
     WorkflowView,
     event_view,
     pod_view,
+    resource_version,
     uid_of,
-    version_of,
     workflow_view,
 )
 from flargo.terms import Object, StartTimeouts, Uid
@@ -58,11 +58,11 @@ class Command:
     name: str
     """The Workflow's."""
     action: Action
-    secret: str
+    secret_name: str
     """The name of the job's credentials Secret."""
     attempt: str = ""
     """Of the launch whose wish it is: the same job may be launched anew before the answer comes."""
-    pod: str = ""
+    pod_name: str = ""
     """The pod's name, where the wish is about one."""
     grace: int = 0
     end_reason: Reason | None = None
@@ -108,24 +108,24 @@ class Reconciler:
 
     def __init__(
         self,
-        published: Callable[[str], bool],
+        has_results: Callable[[str], bool],
         now: float,
         *,
         epoch: str = "",
         grace: int = 1,
-        on_unreadable: OnUnreadable = lambda *_: None,
+        on_parse_error: OnParseError = lambda *_: None,
     ) -> None:
         """Begin with nothing known.
 
         Args:
-            published: whether the results of a Workflow's job have reached the parent; does no I/O.
+            has_results: whether the results of a Workflow's job have reached the parent; does no I/O.
             now: seconds on a clock that never stands still.
             epoch: this run of the parent. The site's Workflows of any other run are orphans, and are ended.
             grace: seconds between SIGTERM and SIGKILL for those.
-            on_unreadable: called with each object that could not be parsed, and is skipped; does no I/O.
+            on_parse_error: called with each object that could not be parsed, and is skipped; does no I/O.
         """
-        self._on_unreadable = on_unreadable
-        self._published = published
+        self._on_parse_error = on_parse_error
+        self._has_results = has_results
         self._epoch = epoch
         self._grace = grace
         # A launched job is known by its Workflow's name, an orphan by its Workflow's uid: the same job may be
@@ -151,7 +151,7 @@ class Reconciler:
         """Whether both streams are being heard."""
         return self._synced >= {Kind.WORKFLOW, Kind.POD}
 
-    def silent_for(self, now: float) -> float:
+    def seconds_since_contact(self, now: float) -> float:
         """For how many seconds nothing has come from the API: how stale the oldest of what is known may be."""
         return max(0.0, now - self._last_contact)
 
@@ -218,7 +218,7 @@ class Reconciler:
                 due.append(self._apply(key, Tick(), now))
         return _sum(due)
 
-    def requeue_at(self) -> float | None:
+    def next_requeue_at(self) -> float | None:
         """When the next tick is due."""
         return self._requeues[0][0] if self._requeues else None
 
@@ -254,11 +254,11 @@ class Reconciler:
         return _sum(
             self._update_views(key, known.workflow, _newer_pods(known.pods, pod, deleted=deleted), now)
             for pod in self._parsed([item], pod_view)
-            for key, known in self._tracked_by_name(pod.workflow)
+            for key, known in self._tracked_by_name(pod.workflow_name)
         )
 
     def _parsed(self, items: Iterable[Object], view: Callable[[Object], View]) -> Iterator[View]:
-        return parse_each(items, view, self._on_unreadable)
+        return parse_each(items, view, self._on_parse_error)
 
     def on_confirmed(self, order: Command, workflow: Object | None, pods: Iterable[Object], now: float) -> Result:
         """A fresh read of one job. If a stream has told something since it was ordered, it may be the older one."""
@@ -283,7 +283,7 @@ class Reconciler:
     def on_events_listed(self, order: Command, items: Iterable[Object], now: float) -> Result:
         """A pod's events were listed."""
         self.on_contact(now)
-        events = parse_each(items, event_view, self._on_unreadable)
+        events = parse_each(items, event_view, self._on_parse_error)
         return self._apply_answer(order, EventsListed(order.action, tuple(events)), now)
 
     def _tracked_for(self, order: Command) -> _Tracked | None:
@@ -318,10 +318,10 @@ class Reconciler:
         known = self._tracked.get(view.name)
         is_followed = (known is not None and known.state.attempt == view.attempt) or view.uid in self._tracked
         is_followed = is_followed or view.uid in self._finished_orphans
-        left_behind = view.parent != self._epoch or (view.suspended and not view.over)
+        left_behind = view.parent != self._epoch or (view.suspended and not view.is_completed)
         if not self._epoch or not view.parent or not view.name or is_followed or not left_behind:
             return Result()
-        is_quiet = pods is not None and view.over and all(pod.finished for pod in pods)
+        is_quiet = pods is not None and view.is_completed and all(pod.is_terminal for pod in pods)
         orphan = _Tracked(self._orphan(view, now, is_quiet=is_quiet), view, pods or ())
         self._tracked[view.uid] = orphan
         self._orphans.setdefault(view.name, set()).add(view.uid)
@@ -335,10 +335,10 @@ class Reconciler:
             StartTimeouts(),
             self._grace,
             created_at=healthy,
-            submitting=False,
+            is_submitting=False,
             cause=Cause.ORPHANED,
             stage_since=healthy,
-            verdict=Verdict(Reason.ORPHANED, int(Code.LOST)) if is_quiet else None,
+            verdict=Verdict(Reason.ORPHANED, int(ReturnCode.LOST)) if is_quiet else None,
             verdict_at=healthy if is_quiet else math.inf,
             confirmed_gone=is_quiet,
             # Its name carries the launch's id: without one there is nothing that could be its Secret.
@@ -365,7 +365,7 @@ class Reconciler:
         pods: dict[str, list[PodView]] = {}
         before = {pod.uid: pod for known in self._tracked.values() for pod in known.pods}
         for pod in self._parsed(items, partial(_view_again, before=before, view=pod_view)):
-            pods.setdefault(pod.workflow, []).append(pod)
+            pods.setdefault(pod.workflow_name, []).append(pod)
         strangers, self._unmatched_workflows = self._unmatched_workflows, ()
         outcomes = [self._adopt(view, now, tuple(pods.get(view.name, ()))) for view in strangers]
         outcomes += [
@@ -390,8 +390,10 @@ class Reconciler:
         if workflow is not None and workflow.attempt != known.state.attempt:
             workflow = None
         known.workflow_uid = workflow.uid if workflow is not None else known.workflow_uid
-        pods = tuple(pod for pod in known.pods if pod.owner == known.workflow_uid)
-        return Observation(workflow, pods, gap=gap, fresh=fresh, published=self._published(known.state.name))
+        pods = tuple(pod for pod in known.pods if pod.owner_uid == known.workflow_uid)
+        return Observation(
+            workflow, pods, after_relist=gap, is_fresh=fresh, has_results=self._has_results(known.state.name)
+        )
 
     def _apply(self, key: str, fact: Input, now: float) -> Result:
         known = self._tracked.get(key)
@@ -399,7 +401,7 @@ class Reconciler:
             return Result()
         result = reconcile(known.state, fact, self._clocks(now))
         known.state, known.requeue_at = result.state, None
-        if result.state.cleared:
+        if result.state.is_cleared:
             self._forget(key)
         elif result.requeue_after is not None:
             known.requeue_at = now + max(result.requeue_after, _MIN_REQUEUE_SECONDS)
@@ -457,14 +459,14 @@ def _ending(life: JobState) -> tuple[Reason | None, str]:
         return life.cause.value, ""
     if life.end_diagnosis is None:
         return None, ""
-    done = life.observation.published and life.end_diagnosis.reason in IMPOSED_ENDS
+    done = life.observation.has_results and life.end_diagnosis.reason in IMPOSED_ENDS
     return Reason.SUCCEEDED if done else life.end_diagnosis.reason, life.end_diagnosis.detail
 
 
 def _view_again(item: Object, before: Mapping[Uid, View], view: Callable[[Object], View]) -> View:
     """The view of a listed object: the one that is kept, as long as the object is the same. Thousands are listed."""
     kept = before.get(uid_of(item))
-    return kept if kept is not None and kept.version == version_of(item) != 0 else view(item)
+    return kept if kept is not None and kept.version == resource_version(item) != 0 else view(item)
 
 
 def _newer_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:

@@ -15,9 +15,9 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.job.names import is_same_site
 from flargo.status.views import uid_of
-from flargo.terms import GROUP, Annotation, Label, Object, Plan, SecretData, Uid
+from flargo.terms import ARGO_API_VERSION, GROUP, Annotation, Label, Object, Plan, SecretData, Uid
 
-DIGEST = f"{GROUP}/digest"
+DIGEST_ANNOTATION = f"{GROUP}/digest"
 """Annotation of the startup Secret: a hash of its content."""
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 4.0)
 _ASKED = 30.0
@@ -35,7 +35,7 @@ class SubmitError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Submit:
+class Submitter:
     """How a plan is put on the cluster."""
 
     api: Api
@@ -65,7 +65,7 @@ class Submit:
         """The startup kit's Secret is shared by the jobs of a site and written only when it differs or is gone."""
         wanted = _secret(plan, plan.startup)
         digest = _digest(plan.startup)
-        wanted["metadata"]["annotations"] = {DIGEST: digest}
+        wanted["metadata"]["annotations"] = {DIGEST_ANNOTATION: digest}
 
         def ensure() -> None:
             try:
@@ -75,7 +75,7 @@ class Submit:
                     raise
                 _tolerate_conflict(lambda: self.api.create(Kind.SECRET, wanted))
                 return
-            if (found["metadata"].get("annotations") or {}).get(DIGEST) != digest:
+            if (found["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION) != digest:
                 _retried(lambda: self.api.replace(Kind.SECRET, wanted))
 
         self._keep_trying(ensure)
@@ -115,7 +115,7 @@ class Submit:
     def _create_credentials(self, plan: Plan, uid: Uid) -> Uid | None:
         secret = _secret(plan, plan.credentials)
         secret["metadata"]["ownerReferences"] = [
-            {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": plan.name, "uid": uid}
+            {"apiVersion": ARGO_API_VERSION, "kind": "Workflow", "name": plan.name, "uid": uid}
         ]
         # Its name carries the attempt, so one that is there already is our own.
         made = self._keep_trying(lambda: _tolerate_conflict(lambda: self.api.create(Kind.SECRET, secret)))

@@ -17,7 +17,7 @@ from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
-from flargo.control.meter import Meter, Unmetered
+from flargo.control.meter import Meter, NullMeter
 from flargo.control.submit import SubmitError
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.nvflare_internals import WorkspaceTransfer, add_deploy_detail
@@ -28,7 +28,7 @@ from flargo.flare.wait import wait_until_running
 from flargo.job.plan import plan, selector
 from flargo.job.settings import settings
 from flargo.job.validate import Endpoint, InvalidInput
-from flargo.status.reasons import NOT_STARTED_IN_TIME, Code, Reason
+from flargo.status.reasons import NOT_STARTED_IN_TIME, Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Role
 
@@ -100,7 +100,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             argo=argo,
         )
         self._exporter = _exporter(self._settings.argo.metrics_address)
-        self._meter: Meter = self._exporter or Unmetered()
+        self._meter: Meter = self._exporter or NullMeter()
         self._epoch = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._loop: Loop | None = None
@@ -137,7 +137,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         try:
             return self._launch(job_meta, fl_ctx)
         finally:
-            self._meter.launched(time.monotonic() - begun)
+            self._meter.observe_launch(time.monotonic() - begun)
 
     def _launch(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> ArgoJobHandle:
         report = read_report(job_meta, fl_ctx, self.role)
@@ -175,7 +175,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
 
         is_server = self.role is Role.SERVER
         # A client's log may hold patients' data, and is not read.
-        ticket = loop.launch(prepared, lambda: transfer.is_published, ruled, tail=is_server)
+        ticket = loop.launch(prepared, lambda: transfer.is_published, ruled, collect_log=is_server)
         _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
 
         def stop(cause: Cause) -> None:
@@ -206,7 +206,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             given_up = wait_until_running(
                 handle,
                 ticket,
-                loop.out_of_sync_for,
+                loop.seconds_out_of_sync,
                 lambda: transfer.is_connected,
                 lambda detail: loop.give_up(ticket, detail),
                 launch.job_id,
@@ -239,7 +239,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
                 raise _ShutDownError(f"{who.site} is shutting down and launches no more jobs")
             if self._loop is None:
                 load = config_loader(self._settings.config_file_path)
-                api = Api(load, self._settings.namespace, self._meter.answered, REDACTION.learn_own_token)
+                api = Api(load, self._settings.namespace, self._meter.observe_request, REDACTION.learn_own_token)
                 grace = self._settings.argo.kill_grace
                 self._loop = Loop(api, selector(who), who.epoch, grace, REDACTION.redact, self._meter)
                 if self._exporter is not None:
@@ -259,11 +259,11 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
 
     def _refuse(self, report: Report, why: str) -> ArgoJobHandle:
         """The handle of a job that was not launched."""
-        verdict = Verdict(Reason.LAUNCH_FAILED, int(Code.NEVER_STARTED), why)
+        verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), why)
         report.publish(verdict, workflow="")
         ticket = LaunchedJob("")
         ticket.conclude(verdict)
-        self._meter.ended(verdict)
+        self._meter.count_verdict(verdict)
         return ArgoJobHandle(ticket, lambda _: None)
 
 

@@ -21,7 +21,7 @@ REDACTED = "[redacted]"
 LOGGERS: Final = (
     "flargo.cluster.watch",
     "flargo.control.loop",
-    "flargo.control.unreadable_log",
+    "flargo.control.parse_error_log",
     "flargo.embedded.cluster",
     "flargo.embedded.routes",
     "flargo.flare.wait",

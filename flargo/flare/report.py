@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flargo.cluster.error_text import describe
-from flargo.control.loop import TAIL_BYTES, TAIL_LINES
+from flargo.control.loop import MAX_LOG_BYTES, MAX_LOG_LINES
 from flargo.flare.redact import REDACTION
 from flargo.job.names import shown
-from flargo.status.field_errors import without_values
-from flargo.status.reasons import Code
+from flargo.status.field_errors import hide_values
+from flargo.status.reasons import ReturnCode
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role
 
@@ -68,7 +68,7 @@ class Report:
         with self._lock:
             if self._told or self._role is not Role.SERVER:
                 return
-            verdict = Verdict(cause.value, int(cause.value.code or Code.LOST), "it is being ended")
+            verdict = Verdict(cause.value, int(cause.value.code or ReturnCode.LOST), "it is being ended")
             try:
                 self._write(verdict, workflow, verdict.detail, tail="")
             except OSError as error:
@@ -82,24 +82,24 @@ class Report:
             workflow: the Workflow's name, where there was one.
             tail: the end of the program's log, and more of it than is kept.
         """
-        level = logging.INFO if verdict.code == Code.SUCCESS else logging.WARNING
+        level = logging.INFO if verdict.code == ReturnCode.SUCCESS else logging.WARNING
         detail = REDACTION.redact(verdict.detail)
         said = _sentence(verdict, detail)
-        public = without_values(detail)
+        public = hide_values(detail)
         _log.log(level, "job %s at %s: %s (%d): %s", self.job_id, self._site, verdict.reason.name, verdict.code, said)
         try:
             if self._role is Role.SERVER:
                 with self._lock:
                     self._told = True
                     self._write(verdict, workflow, public, _kept(REDACTION.redact(tail)))
-            elif verdict.code != Code.SUCCESS:
+            elif verdict.code != ReturnCode.SUCCESS:
                 self._append(verdict, _sentence(verdict, public))
         except OSError as error:
             _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
 
     def summary(self, verdict: Verdict) -> str:
         """A verdict in one line, as a researcher may read it."""
-        return f"{verdict.reason.name}: {_sentence(verdict, without_values(REDACTION.redact(verdict.detail)))}"
+        return f"{verdict.reason.name}: {_sentence(verdict, hide_values(REDACTION.redact(verdict.detail)))}"
 
     def _write(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
         # FLARE may have archived and removed it by now; it must not come back.
@@ -118,7 +118,7 @@ class Report:
             "seen_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         _put(self._run_dir / OUTCOME, json.dumps(outcome, indent=2) + "\n")
-        if tail and verdict.code != Code.SUCCESS:
+        if tail and verdict.code != ReturnCode.SUCCESS:
             _put(self._run_dir / LOG_TAIL, tail)
 
     def _append(self, verdict: Verdict, said: str) -> None:
@@ -139,13 +139,13 @@ def _sentence(verdict: Verdict, detail: str) -> str:
 
 def _kept(log: str) -> str:
     """The end of a log that has been redacted: whole lines, but for one that is too long by itself."""
-    end = "\n".join(log.split("\n")[-TAIL_LINES - log.endswith("\n") :])
+    end = "\n".join(log.split("\n")[-MAX_LOG_LINES - log.endswith("\n") :])
     content = end.encode(errors="replace")
-    if len(content) <= TAIL_BYTES:
+    if len(content) <= MAX_LOG_BYTES:
         return end
-    cut = content[-TAIL_BYTES:]
+    cut = content[-MAX_LOG_BYTES:]
     # A line that ends right before what is kept leaves the next one whole.
-    begin = 0 if content[-TAIL_BYTES - 1] == ord("\n") else cut.find(b"\n", 0, -1) + 1
+    begin = 0 if content[-MAX_LOG_BYTES - 1] == ord("\n") else cut.find(b"\n", 0, -1) + 1
     return cut[begin:].decode(errors="ignore")
 
 

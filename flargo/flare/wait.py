@@ -67,10 +67,10 @@ def wait_until_running(
             return False
         if runs_or_ended:
             return False
-        if not ticket.stopping and _truth(connected, ticket.name):
+        if not ticket.is_stopping and _truth(connected, ticket.name):
             _log.info("%s: its process has connected before it was seen to run", ticket.name)
             return False
-        if ticket.released and not ticket.stopping and out_of_sync_for() > _silence_limit(ticket):
+        if ticket.is_released and not ticket.is_stopping and out_of_sync_for() > _silence_limit(ticket):
             _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
             return False
         if time.monotonic() > limit:
@@ -101,7 +101,7 @@ def _truth(question: Callable[[], bool], name: str) -> bool:
 def _runs_or_ended(ticket: LaunchedJob) -> bool:
     # Not the stage ENDED: what is seen of an end still has to be confirmed, and the handle ends with the verdict.
     # Nor a job that runs at last while it is being ended.
-    return (ticket.stage is Stage.RUNNING and not ticket.stopping) or ticket.verdict is not None
+    return (ticket.stage is Stage.RUNNING and not ticket.is_stopping) or ticket.verdict is not None
 
 
 def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:

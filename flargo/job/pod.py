@@ -8,13 +8,11 @@ from typing import Any
 from flargo.job import names, validate
 from flargo.job.settings import Settings, foreign_key
 from flargo.job.site_errors import Place, SiteFileError, checked
-from flargo.terms import Label, Launch, Object
+from flargo.terms import MAIN_CONTAINER, Label, Launch, Object
 
-MAIN = "main"
-"""What Argo calls the container of a step."""
 EXECUTOR_INIT, EXECUTOR_WAIT = "init", "wait"
 """Argo's own containers in the pod of a step."""
-RESERVED_CONTAINERS = frozenset({MAIN, EXECUTOR_INIT, EXECUTOR_WAIT, "supervisor"})
+RESERVED_CONTAINERS = frozenset({MAIN_CONTAINER, EXECUTOR_INIT, EXECUTOR_WAIT, "supervisor"})
 RESERVED_VOLUMES = frozenset(
     {
         "var-run-argo",
@@ -83,14 +81,14 @@ def without_nulls(value: Any) -> Any:
 
 def main_container(pod: Object) -> dict[str, Any]:
     """The job's own container, once it is called so."""
-    found: dict[str, Any] = next(each for each in pod["spec"]["containers"] if each.get("name") == MAIN)
+    found: dict[str, Any] = next(each for each in pod["spec"]["containers"] if each.get("name") == MAIN_CONTAINER)
     return found
 
 
 def _call_it_main(pod: Object, launch: Launch, _: Settings) -> None:
     for container in pod["spec"]["containers"]:
         if container.get("name") == launch.container:
-            container["name"] = MAIN
+            container["name"] = MAIN_CONTAINER
 
 
 def _write_quantities(pod: Object, _: Launch, settings: Settings) -> None:
@@ -180,7 +178,7 @@ DIFFERENCES = (
     ),
     Difference(
         "main",
-        f"The job's container is called `{MAIN}`.",
+        f"The job's container is called `{MAIN_CONTAINER}`.",
         "Argo calls it so and takes no other name.",
         _call_it_main,
     ),

@@ -16,10 +16,10 @@ from enum import Enum
 from typing import Any, Final
 
 from flargo.job import names
-from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN, TEMPLATE_PLACE, labels, main_container, restricted
+from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, TEMPLATE_PLACE, labels, main_container, restricted
 from flargo.job.settings import Settings
 from flargo.job.site_errors import Place, SiteFileError
-from flargo.terms import Annotation, Launch, Object, Role
+from flargo.terms import MAIN_CONTAINER, Annotation, Launch, Object, Role
 
 TEMPLATE = "job"
 """The name of the one step."""
@@ -276,7 +276,7 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
 def _place_containers(pod: Object, template: Object, patch: Object) -> None:
     place = TEMPLATE_PLACE.key("spec").key("containers")
     split = [_split(entry, patch, "containers", place.index(at)) for at, entry in enumerate(pod["spec"]["containers"])]
-    template["container"] = next(container for container in split if container.get("name") == MAIN)
+    template["container"] = next(container for container in split if container.get("name") == MAIN_CONTAINER)
     # Argo gives the name itself.
     del template["container"]["name"]
     sidecars = [container for container in split if container is not template["container"]]

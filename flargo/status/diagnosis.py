@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 
-from flargo.status.reasons import ENDED_BY_ITSELF, OWN_CODES, Reason
+from flargo.status.reasons import FLARE_EXIT_CODES, PROGRAM_ENDS, Reason
 from flargo.status.views import EventView, Exit, Observation, PodView, WorkflowView
 from flargo.terms import Uid
 
@@ -60,7 +60,7 @@ class Diagnosis:
     exit: Exit | None = None
 
     @property
-    def final(self) -> bool:
+    def is_final(self) -> bool:
         """Exit code 0 of main: nothing seen later can change what it means (restartPolicy is Never)."""
         return self.exit is not None and self.exit.code == 0
 
@@ -153,13 +153,13 @@ def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
         return _diagnose_pod(pod, seen)
     if workflow is None:
         return _diagnose_absence(first_pod)
-    if workflow.over:
-        return _diagnose_end(workflow, seen.vanished)
+    if workflow.is_completed:
+        return _diagnose_end(workflow, seen.missing_pod)
     told_to_end = Reason.SHUT_DOWN if workflow.shutdown else None
     # Argo saw it run, if nobody else did.
     if first_pod is not None or workflow.node_phase == "Running":
-        reason = told_to_end or _disruption(seen.vanished) or Reason.POD_DELETED
-        return Diagnosis(Stage.ENDED, reason, _last_words(seen.vanished))
+        reason = told_to_end or _disruption(seen.missing_pod) or Reason.POD_DELETED
+        return Diagnosis(Stage.ENDED, reason, _last_words(seen.missing_pod))
     return Diagnosis(_stage_without_pod(workflow), told_to_end, workflow.node_message or workflow.message)
 
 
@@ -167,9 +167,9 @@ def _diagnose_twins(first: PodView | None, seen: Observation) -> Diagnosis:
     """Argo made another pod. With an administrator's retryStrategy it does so after any failure: that one stands."""
     if first is not None and first.exit is not None:
         end = _diagnose_pod(first, seen)
-        if end.reason in ENDED_BY_ITSELF:
+        if end.reason in PROGRAM_ENDS:
             return end
-    stage = Stage.ENDED if all(pod.over for pod in seen.pods) else Stage.RUNNING
+    stage = Stage.ENDED if all(pod.is_main_done for pod in seen.pods) else Stage.RUNNING
     return Diagnosis(stage, Reason.RUN_TWICE, f"pods {', '.join(sorted(pod.name for pod in seen.pods))}")
 
 
@@ -196,8 +196,8 @@ def _last_words(pod: PodView | None) -> str:
 def _diagnose_end(workflow: WorkflowView, vanished: PodView | None) -> Diagnosis:
     """Of a Workflow that is over and has no pod (any more)."""
     detail = workflow.message or workflow.node_message
-    if workflow.node_exit is not None:
-        ended = Exit(workflow.node_exit, message=workflow.node_message)
+    if workflow.node_exit_code is not None:
+        ended = Exit(workflow.node_exit_code, message=workflow.node_message)
         if ended.code == 0:
             return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=ended)
         said = (words_reason for words, words_reason in _STEP_WORDS if words.search(workflow.node_message))
@@ -240,7 +240,7 @@ def _told_to_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
         return Reason.SHUT_DOWN
     if pod.deleting:
         return _disruption(pod) or Reason.POD_DELETED
-    if workflow.over:
+    if workflow.is_completed:
         return Reason.ARGO_FAILED
     return None
 
@@ -295,7 +295,7 @@ def _quoted(message: str) -> str:
 
 def _last_time(event: EventView) -> tuple[datetime, bool]:
     # Of two in the same second the pull's end is the later one.
-    return event.last or datetime.min.replace(tzinfo=UTC), event.reason == "Pulled"
+    return event.last_timestamp or datetime.min.replace(tzinfo=UTC), event.reason == "Pulled"
 
 
 def _is_shortage(message: str) -> bool:
@@ -311,7 +311,7 @@ def _stage_without_pod(workflow: WorkflowView) -> Stage:
         return Stage.UNCLAIMED
     if "exceeded quota" in workflow.node_message:
         return Stage.QUOTA
-    return Stage.QUEUED if workflow.lock or workflow.phase == "Pending" else Stage.WAITING
+    return Stage.QUEUED if workflow.awaited_lock or workflow.phase == "Pending" else Stage.WAITING
 
 
 def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:
@@ -334,7 +334,7 @@ def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason
 
 
 def _own_end(ended: Exit, workflow: WorkflowView) -> Reason:
-    if ended.code in OWN_CODES:
+    if ended.code in FLARE_EXIT_CODES:
         return Reason.PROGRAM_REPORTED
     return Reason.SHUT_DOWN if workflow.shutdown else Reason.PROGRAM_FAILED
 

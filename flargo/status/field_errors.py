@@ -20,7 +20,7 @@ _COMPOSITE = re.compile(r"[{\[]|[&*]?[A-Za-z_][\w.*]{0,200}(?:\[[\w.*]{0,200}\][
 _TOKEN = re.compile(rf"{_TEXT}|`[^`]*+(?:`|\Z)|[{{\[]|[}}\]]", re.DOTALL)
 
 
-def without_values(text: str) -> str:
+def hide_values(text: str) -> str:
     """The text with each value that a field's error quotes replaced. Takes time in proportion to its length."""
     parts: list[str] = []
     at = 0

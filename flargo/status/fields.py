@@ -1,4 +1,7 @@
-"""Fields of Kubernetes objects, where any may be left out: one of an unexpected type counts as left out."""
+"""Readers for fields of Kubernetes objects. A field that is missing or has an unexpected type reads as its empty value.
+
+Anybody who may write to the namespace may write such an object, so no reader raises.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -8,66 +11,72 @@ from flargo.parsing import MAX_WHOLE_NUMBER, is_object_name
 from flargo.terms import Object
 
 T = TypeVar("T")
-OnUnreadable = Callable[[Object, Exception], None]
-"""Called with an object that could not be parsed, and why."""
+OnParseError = Callable[[Object, Exception], None]
+"""A callback that gets an object that could not be parsed, and the error."""
 
 
-def at(value: Any, *path: str) -> Any:
-    """What stands there, or None."""
+def value(item: Any, *path: str) -> Any:
+    """Return the value at a path of keys, or None where a key is missing or a parent is not an object."""
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+        item = item.get(key) if isinstance(item, dict) else None
+    return item
 
 
-def text(value: Any, *path: str) -> str:
-    """The text that stands there, or an empty one."""
-    found = at(value, *path)
-    return found if isinstance(found, str) else ""
+def text(item: Any, *path: str) -> str:
+    """Return the string at a path, else the empty string."""
+    content = value(item, *path)
+    return content if isinstance(content, str) else ""
 
 
-def items(value: Any, *path: str) -> Iterator[Object]:
-    """The objects of the list that stands there."""
-    found = at(value, *path)
-    for item in found if isinstance(found, list) else ():
-        if isinstance(item, dict):
-            yield item
+def mapping(item: Any, *path: str) -> Object:
+    """Return the object at a path, else an empty one."""
+    content = value(item, *path)
+    return content if isinstance(content, dict) else {}
 
 
-def number(value: Any, *path: str, most: int = MAX_WHOLE_NUMBER) -> int | None:
-    """The JSON number that stands there, if it is a whole one and no further from 0 than ``most``."""
-    found = at(value, *path)
-    is_whole = isinstance(found, int) and not isinstance(found, bool)
-    return found if is_whole and abs(found) <= most else None
+def items(item: Any, *path: str) -> Iterator[Object]:
+    """Yield the objects of the list at a path. Elements of another type are skipped."""
+    content = value(item, *path)
+    for element in content if isinstance(content, list) else ():
+        if isinstance(element, dict):
+            yield element
+
+
+def number(item: Any, *path: str, maximum: int = MAX_WHOLE_NUMBER) -> int | None:
+    """Return the integer at a path, or None where there is none or its absolute value exceeds ``maximum``."""
+    content = value(item, *path)
+    is_integer = isinstance(content, int) and not isinstance(content, bool)
+    return content if is_integer and abs(content) <= maximum else None
 
 
 def time(item: Object, *path: str) -> datetime | None:
-    """The moment that stands there, if one does; Kubernetes' are UTC."""
+    """Return the timestamp at a path, or None where there is none. A timestamp without an offset counts as UTC."""
     try:
-        found = datetime.fromisoformat(text(item, *path))
+        timestamp = datetime.fromisoformat(text(item, *path))
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
 
 
 def condition(item: Object, kind: str) -> Object:
-    """The condition of that type of an object's status, or an empty one."""
+    """Return the condition of the given type from an object's status, else an empty one."""
     return next((row for row in items(item, "status", "conditions") if row.get("type") == kind), {})
 
 
 def parse_each(
-    items: Iterable[Object], parse: Callable[[Object], T], on_unreadable: OnUnreadable = lambda *_: None
+    items: Iterable[Object], parse: Callable[[Object], T], on_parse_error: OnParseError = lambda *_: None
 ) -> Iterator[T]:
-    """What is parsed of each object; one that cannot be parsed is reported, and takes no other with it."""
+    """Parse each object. One that cannot be parsed is passed to ``on_parse_error``; the others are not affected."""
     for item in items:
         try:
-            parsed = parse(item)
-        except Exception as error:  # noqa: BLE001  (whatever somebody wrote into one object is that object's trouble)
-            on_unreadable(item, error)
+            result = parse(item)
+        except Exception as error:  # noqa: BLE001  (the content is written by others, so any error may occur)
+            on_parse_error(item, error)
         else:
-            yield parsed
+            yield result
 
 
 def name_for_log(item: Any) -> str:
-    """How a log names an object whose content nobody vouches for."""
+    """Return an object's name if it is a valid one, else a placeholder: nobody vouches for the object's content."""
     name = text(item, "metadata", "name")
     return name if is_object_name(name) else "(without a valid name)"

@@ -10,7 +10,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from flargo.status.diagnosis import Diagnosis, Stage
-from flargo.status.reasons import ENDED_BY_ITSELF
+from flargo.status.reasons import PROGRAM_ENDS
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import EventView, Observation, PodView
 from flargo.terms import StartTimeouts, Uid
@@ -92,7 +92,7 @@ class Submitted:
     """The submit is over: the Workflow was released, or there was an error."""
 
     error: str = ""
-    secret: Uid | None = None
+    secret_uid: Uid | None = None
     """Of the credentials Secret, where it is known."""
 
 
@@ -133,7 +133,7 @@ class JobState:
     """Seconds between SIGTERM and SIGKILL."""
     created_at: float
     """On the healthy clock."""
-    submitting: bool = True
+    is_submitting: bool = True
     submitted_at: float = math.inf
     """When its submit was over, on the healthy clock."""
     submit_error: str = ""
@@ -180,25 +180,25 @@ class JobState:
         return self.pod.uid if self.pod is not None else None
 
     @property
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether it is to be brought to an end."""
         if self.cause is not None or self.end_diagnosis is not None:
             return True
         if self.verdict is None:
             return False
-        run_again = any(pod.uid != self.first_pod_uid and not pod.over for pod in self.observation.pods)
-        return run_again or self.verdict.reason not in ENDED_BY_ITSELF
+        run_again = any(pod.uid != self.first_pod_uid and not pod.is_main_done for pod in self.observation.pods)
+        return run_again or self.verdict.reason not in PROGRAM_ENDS
 
     @property
-    def cleared(self) -> bool:
+    def is_cleared(self) -> bool:
         """Whether FLARE has its verdict and nothing is left on the cluster that runs or holds credentials."""
-        quiet = self.confirmed_gone if self.stopping else has_finished(self.observation)
-        return self.verdict is not None and self.secret_deleted and not self.submitting and quiet
+        quiet = self.confirmed_gone if self.is_stopping else has_finished(self.observation)
+        return self.verdict is not None and self.secret_deleted and not self.is_submitting and quiet
 
 
 def has_finished(seen: Observation) -> bool:
     """Whether neither the Workflow nor a pod of it, its helpers included, goes on."""
-    return (seen.workflow is None or seen.workflow.over) and all(pod.finished for pod in seen.pods)
+    return (seen.workflow is None or seen.workflow.is_completed) and all(pod.is_terminal for pod in seen.pods)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 
-class Code(IntEnum):
+class ReturnCode(IntEnum):
     """What FLARE is told."""
 
     SUCCESS = 0
@@ -28,7 +28,7 @@ class Code(IntEnum):
     LOST = 104
 
 
-OWN_CODES = frozenset({101, 102, 103})
+FLARE_EXIT_CODES = frozenset({101, 102, 103})
 """Exit codes that FLARE's job process chooses itself: exception, unsafe component, configuration error."""
 
 
@@ -44,86 +44,112 @@ class Row(NamedTuple):
 class Reason(Enum):
     """Why a job ended; the stable names of flargo's contract with people and scripts."""
 
-    SUCCEEDED = Row(Code.SUCCESS, "The program ended with exit code 0.", "")
-    PROGRAM_FAILED = Row(Code.FAILED, "The program failed.", "Read the job's log.")
+    SUCCEEDED = Row(ReturnCode.SUCCESS, "The program ended with exit code 0.", "")
+    PROGRAM_FAILED = Row(ReturnCode.FAILED, "The program failed.", "Read the job's log.")
     PROGRAM_REPORTED = Row(None, "FLARE's job process reported a failure.", "Read the job's log.")
 
-    ABORTED = Row(Code.ABORTED, "FLARE aborted the job.", "")
+    ABORTED = Row(ReturnCode.ABORTED, "FLARE aborted the job.", "")
     SHUT_DOWN = Row(
-        Code.ABORTED, "The Workflow was terminated from outside FLARE.", "Ask who used argo terminate or stop."
+        ReturnCode.ABORTED, "The Workflow was terminated from outside FLARE.", "Ask who used argo terminate or stop."
     )
 
     # Not 9 or 104: FLARE's server would let those overrule its own outcome of the job, which is what counts here.
-    CLEANED_UP = Row(Code.FAILED, "FLARE's server no longer runs the job.", "See the FLARE server's log.")
-    OUT_OF_MEMORY = Row(Code.LOST, "The job used more than its memory limit.", "Raise 'memory' in its launcher_spec.")
-    EVICTED = Row(Code.LOST, "The pod was evicted by its node.", "See the message; raise the limit or free the node.")
-    DISRUPTED = Row(Code.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again.")
+    CLEANED_UP = Row(ReturnCode.FAILED, "FLARE's server no longer runs the job.", "See the FLARE server's log.")
+    OUT_OF_MEMORY = Row(
+        ReturnCode.LOST, "The job used more than its memory limit.", "Raise 'memory' in its launcher_spec."
+    )
+    EVICTED = Row(
+        ReturnCode.LOST, "The pod was evicted by its node.", "See the message; raise the limit or free the node."
+    )
+    DISRUPTED = Row(
+        ReturnCode.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again."
+    )
     DEADLINE = Row(
-        Code.LOST,
+        ReturnCode.LOST,
         "The job ran longer than it may.",
         "Raise 'argo.policy.running_time' or the pod template's activeDeadlineSeconds.",
     )
-    NODE_LOST = Row(Code.LOST, "The node was lost, and the pod with it.", "Look at the node; submit the job again.")
-    POD_DELETED = Row(Code.LOST, "The pod was deleted while the job ran.", "Find out who deletes pods; submit again.")
-    NODE_REFUSED = Row(Code.LOST, "The node refused the pod before it started.", "See the message; submit again.")
-    RUN_TWICE = Row(Code.LOST, "Argo started a second pod for the job; both were ended.", "Submit the job again.")
-    WORKFLOW_DELETED = Row(Code.LOST, "The Workflow was deleted while the job ran.", "Find out who deletes Workflows.")
-    ARGO_FAILED = Row(Code.LOST, "Argo failed the Workflow.", "See the message and the Workflow controller's log.")
-    ORPHANED = Row(Code.LOST, "The FLARE parent that ran the job had died.", "Submit the job again.")
-    PARENT_ENDED = Row(Code.LOST, "The FLARE parent process ended, and the job with it.", "Submit the job again.")
+    NODE_LOST = Row(
+        ReturnCode.LOST, "The node was lost, and the pod with it.", "Look at the node; submit the job again."
+    )
+    POD_DELETED = Row(
+        ReturnCode.LOST, "The pod was deleted while the job ran.", "Find out who deletes pods; submit again."
+    )
+    NODE_REFUSED = Row(ReturnCode.LOST, "The node refused the pod before it started.", "See the message; submit again.")
+    RUN_TWICE = Row(ReturnCode.LOST, "Argo started a second pod for the job; both were ended.", "Submit the job again.")
+    WORKFLOW_DELETED = Row(
+        ReturnCode.LOST, "The Workflow was deleted while the job ran.", "Find out who deletes Workflows."
+    )
+    ARGO_FAILED = Row(
+        ReturnCode.LOST, "Argo failed the Workflow.", "See the message and the Workflow controller's log."
+    )
+    ORPHANED = Row(ReturnCode.LOST, "The FLARE parent that ran the job had died.", "Submit the job again.")
+    PARENT_ENDED = Row(ReturnCode.LOST, "The FLARE parent process ended, and the job with it.", "Submit the job again.")
 
-    LAUNCH_FAILED = Row(Code.NEVER_STARTED, "The job could not be put on the cluster.", "See the message.")
+    LAUNCH_FAILED = Row(ReturnCode.NEVER_STARTED, "The job could not be put on the cluster.", "See the message.")
     INVALID = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "Argo refused the Workflow.",
         "See the message, and the controller's workflowDefaults; else report it as a bug of flargo.",
     )
-    POD_REFUSED = Row(Code.NEVER_STARTED, "Kubernetes refused the pod.", "See the message: quota, policy or account.")
-    IMAGE = Row(Code.NEVER_STARTED, "The image could not be pulled.", "Check the image's name and the pull secrets.")
+    POD_REFUSED = Row(
+        ReturnCode.NEVER_STARTED, "Kubernetes refused the pod.", "See the message: quota, policy or account."
+    )
+    IMAGE = Row(
+        ReturnCode.NEVER_STARTED, "The image could not be pulled.", "Check the image's name and the pull secrets."
+    )
     CONTAINER = Row(
-        Code.NEVER_STARTED, "A container could not be created.", "See the message: Secret, command or user."
+        ReturnCode.NEVER_STARTED, "A container could not be created.", "See the message: Secret, command or user."
     )
     INIT_FAILED = Row(
-        Code.NEVER_STARTED, "A container that prepares the pod failed.", "See the message, and that container's log."
+        ReturnCode.NEVER_STARTED,
+        "A container that prepares the pod failed.",
+        "See the message, and that container's log.",
     )
-    UNSCHEDULABLE = Row(Code.NEVER_STARTED, "No node can take the pod.", "See the message: claims, selectors, taints.")
+    UNSCHEDULABLE = Row(
+        ReturnCode.NEVER_STARTED, "No node can take the pod.", "See the message: claims, selectors, taints."
+    )
     SHORTAGE = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "No node had enough free cpu, memory or GPUs within pending_timeout.",
         "Ask for less, wait for other jobs, or raise pending_timeout; for a server's job see the message.",
     )
-    VOLUME = Row(Code.NEVER_STARTED, "A volume could not be mounted.", "See the message: claim, Secret or driver.")
-    SANDBOX = Row(Code.NEVER_STARTED, "The node could not set the pod up.", "See the message: network or runtime.")
+    VOLUME = Row(
+        ReturnCode.NEVER_STARTED, "A volume could not be mounted.", "See the message: claim, Secret or driver."
+    )
+    SANDBOX = Row(
+        ReturnCode.NEVER_STARTED, "The node could not set the pod up.", "See the message: network or runtime."
+    )
     QUOTA = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "The namespace's quota had no room for the pod.",
         "Wait for other jobs, ask for less, or raise the quota or 'argo.quota'.",
     )
     QUEUED = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "Argo kept the Workflow waiting for a lock or for room.",
         "See the message, and who holds the lock; or raise 'argo.queued'.",
     )
     SEMAPHORE = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "Argo could not read how many jobs may run at once.",
         "See the message: the ConfigMap of 'argo.semaphore', its key, and a whole number >= 1 there.",
     )
     PULLING = Row(
-        Code.NEVER_STARTED, "The image was not pulled in time.", "Check the registry, or raise 'argo.pulling'."
+        ReturnCode.NEVER_STARTED, "The image was not pulled in time.", "Check the registry, or raise 'argo.pulling'."
     )
     UNCLAIMED = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "No Workflow controller took notice of the Workflow.",
         "Check that a controller watches this namespace and the instance id is right; or raise 'argo.unclaimed'.",
     )
     START_TIMEOUT = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "The pod did not start in time.",
         "See the pod's events: volumes, network; or raise 'argo.starting'.",
     )
     TIMEOUT = Row(
-        Code.NEVER_STARTED,
+        ReturnCode.NEVER_STARTED,
         "The job did not run within the launcher's timeout, which for a server's job is 900 s at most.",
         "See the message: what it waited for; or raise 'timeout'.",
     )
@@ -144,7 +170,7 @@ class Reason(Enum):
         return self.value.remedy
 
 
-ENDED_BY_ITSELF = frozenset({Reason.SUCCEEDED, Reason.PROGRAM_FAILED, Reason.PROGRAM_REPORTED, Reason.OUT_OF_MEMORY})
+PROGRAM_ENDS = frozenset({Reason.SUCCEEDED, Reason.PROGRAM_FAILED, Reason.PROGRAM_REPORTED, Reason.OUT_OF_MEMORY})
 """Ends of the program's own: nothing that Argo does later changes what they say, and it is left to finish the Workflow
 in its own time."""
 NOT_STARTED_IN_TIME = frozenset(

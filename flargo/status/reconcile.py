@@ -70,9 +70,9 @@ _BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 def reconcile(life: JobState, fact: Input, now: Now) -> Step:
     """Let a fact happen to a life."""
     life = _apply(life, fact, now)
-    fresh = isinstance(fact, Observed) and fact.observation.fresh
+    fresh = isinstance(fact, Observed) and fact.observation.is_fresh
     life = _conclude(life, now, fresh=fresh)
-    if life.cleared:
+    if life.is_cleared:
         return Step(life, (), None)
     wanted = _wanted_actions(life, now)
     due = tuple(wish for wish in wanted if life.retries.get(wish, Retry(not_before=-math.inf)).not_before <= now.wall)
@@ -96,13 +96,13 @@ def _apply(life: JobState, fact: Input, now: Now) -> JobState:
             settled = life.verdict is not None or life.cause is Cause.ABORT
             return life if settled else replace(life, cause=cause)
         case LaunchGivenUp(detail):
-            over = life.verdict is not None or life.stopping
+            over = life.verdict is not None or life.is_stopping
             return life if over else replace(life, end_diagnosis=Diagnosis(life.stage, Reason.LAUNCH_FAILED, detail))
         case Submitted(error, secret):
             since = now.healthy if life.stage is Stage.ABSENT else life.stage_since
             return replace(
                 life,
-                submitting=False,
+                is_submitting=False,
                 submitted_at=now.healthy,
                 submit_error=error,
                 secret_uid=secret,
@@ -125,7 +125,7 @@ def _on_observed(life: JobState, observation: Observation, now: Now) -> JobState
         # Its exit stands; what the pod is by now is told by this observation, or it is gone.
         still = replace(pod, exit=ended.exit) if pod is not None else replace(ended, phase="Failed")
         observation = replace(observation, pods=(still, *others))
-    observation = replace(observation, events=life.events, vanished=life.pod if pod is None else None)
+    observation = replace(observation, events=life.events, missing_pod=life.pod if pod is None else None)
     stage = diagnose(observation, first).stage
     workflow = observation.workflow
     shut = workflow is not None and bool(workflow.shutdown)
@@ -139,26 +139,31 @@ def _on_observed(life: JobState, observation: Observation, now: Now) -> JobState
         stage=stage,
         stage_since=life.stage_since if stage is life.stage else now.healthy,
         shutdown_at=min(life.shutdown_at, now.wall) if shut else life.shutdown_at,
-        retries=_retries_after_read(life.retries, now, fresh=observation.fresh),
-        confirmed_gone=life.confirmed_gone or (observation.fresh and not life.submitting and has_finished(observation)),
+        retries=_retries_after_read(life.retries, now, fresh=observation.is_fresh),
+        confirmed_gone=life.confirmed_gone
+        or (observation.is_fresh and not life.is_submitting and has_finished(observation)),
         argo_stalled=life.argo_stalled
-        or (observation.fresh and _is_argo_overdue(life, now) and not has_finished(observation)),
+        or (observation.is_fresh and _is_argo_overdue(life, now) and not has_finished(observation)),
     )
 
 
 def _may_have_missed_pods(observation: Observation) -> bool:
     """Whether something may have come and gone before it that no stream told of."""
-    return observation.gap or observation.fresh
+    return observation.after_relist or observation.is_fresh
 
 
 def _on_events_listed(life: JobState, wish: Action, told: tuple[EventView, ...], now: Now) -> JobState:
-    events = tuple(event for event in told if event.uid in {"", life.first_pod_uid})
+    events = tuple(event for event in told if event.pod_uid in {"", life.first_pod_uid})
     workflow = life.observation.workflow
     created = workflow.created if workflow is not None else None
     # An earlier launch of the job had a pod of that name, too: of an earlier Workflow.
-    others = [event for event in told if event not in events and created and event.first and event.first >= created]
+    others = [
+        event
+        for event in told
+        if event not in events and created and event.first_timestamp and event.first_timestamp >= created
+    ]
     life = replace(life, start_unseen=False, ran_twice=life.ran_twice or bool(others))
-    seen = replace(life.observation, events=events, fresh=False)
+    seen = replace(life.observation, events=events, is_fresh=False)
     stage = diagnose(seen, life.first_pod_uid).stage
     times = life.retries.get(wish, Retry()).failures + 1
     again = now.wall + _EVENT_LIST_INTERVALS[min(times, len(_EVENT_LIST_INTERVALS)) - 1]
@@ -215,7 +220,7 @@ def _conclude(life: JobState, now: Now, *, fresh: bool) -> JobState:
     seen = diagnose(life.observation, life.first_pod_uid)
     if fresh and life.ran_twice and life.end_diagnosis is None:
         life = replace(life, end_diagnosis=Diagnosis(seen.stage, Reason.RUN_TWICE, "its events tell of an earlier pod"))
-    if seen.final or (fresh and _nothing_runs(life, seen, now)):
+    if seen.is_final or (fresh and _nothing_runs(life, seen, now)):
         return _with_verdict(life, seen, now)
     if fresh and life.end_diagnosis is None:
         return replace(life, end_diagnosis=_end_diagnosis(life, seen, now))
@@ -224,7 +229,7 @@ def _conclude(life: JobState, now: Now, *, fresh: bool) -> JobState:
 
 def _nothing_runs(life: JobState, seen: Diagnosis, now: Now) -> bool:
     if seen.stage is Stage.ABSENT:
-        return not life.submitting
+        return not life.is_submitting
     # Of a Workflow that is shut down Argo makes no pod any more, though its controller be away for now.
     stillborn = not life.observation.pods and now.wall >= life.shutdown_at + SHUTDOWN_LAG
     return seen.stage is Stage.ENDED or stillborn or _is_node_lost(life, now)
@@ -232,7 +237,7 @@ def _nothing_runs(life: JobState, seen: Diagnosis, now: Now) -> bool:
 
 def _is_node_lost(life: JobState, now: Now) -> bool:
     """Whether a pod has been being killed for so long that its node must be gone. Killing goes on all the same."""
-    dying = all(pod.deleting or pod.over for pod in life.observation.pods)
+    dying = all(pod.deleting or pod.is_main_done for pod in life.observation.pods)
     return dying and now.healthy >= life.pod_deleted_at + _longest_grace(life) + NODE_LOST_AFTER
 
 
@@ -249,7 +254,7 @@ def _with_verdict(life: JobState, seen: Diagnosis, now: Now) -> JobState:
     elif seen.stage is not Stage.ENDED and life.observation.pods:
         unseen = f"its end on node {life.observation.pods[0].node} was not seen"
         seen = replace(seen, detail="; ".join(filter(None, (seen.detail, unseen))))
-    verdict = decide(life.cause, life.end_diagnosis, seen, published=life.observation.published)
+    verdict = decide(life.cause, life.end_diagnosis, seen, has_results=life.observation.has_results)
     return replace(life, verdict=verdict, verdict_at=now.healthy)
 
 
@@ -268,13 +273,13 @@ def _end_diagnosis(life: JobState, seen: Diagnosis, now: Now) -> Diagnosis | Non
 
 def _has_failed_to_launch(life: JobState) -> bool:
     """Whether its submit failed for good. If only the answer to the release was lost, it runs, and may."""
-    return bool(life.submit_error) and not life.submitting and life.stage <= Stage.SUBMITTED
+    return bool(life.submit_error) and not life.is_submitting and life.stage <= Stage.SUBMITTED
 
 
 class _Deadline(NamedTuple):
     """An end of patience."""
 
-    at: float
+    expires_at: float
     """On the healthy clock."""
     seconds: float
     """In seconds."""
@@ -288,7 +293,7 @@ def _deadlines(life: JobState) -> list[_Deadline]:
     if life.stage >= Stage.RUNNING:
         return []
     limits = {
-        Stage.ABSENT: (None if life.submitting else ABSENCE_LIMIT, Reason.WORKFLOW_DELETED),
+        Stage.ABSENT: (None if life.is_submitting else ABSENCE_LIMIT, Reason.WORKFLOW_DELETED),
         Stage.QUEUED: (life.timeouts.queued, Reason.QUEUED),
         Stage.QUOTA: (life.timeouts.quota, Reason.QUOTA),
         Stage.PULLING: (life.timeouts.pulling, Reason.PULLING),
@@ -308,8 +313,8 @@ def _deadlines(life: JobState) -> list[_Deadline]:
 
 
 def _expired_deadline(life: JobState, now: Now) -> _Deadline | None:
-    past = (end for end in _deadlines(life) if end.at <= now.healthy)
-    return min(past, key=lambda end: end.at, default=None)
+    past = (end for end in _deadlines(life) if end.expires_at <= now.healthy)
+    return min(past, key=lambda end: end.expires_at, default=None)
 
 
 # --- what is wished for
@@ -318,9 +323,9 @@ def _expired_deadline(life: JobState, now: Now) -> _Deadline | None:
 def _wanted_actions(life: JobState, now: Now) -> list[Action]:
     wishes = []
     # A submit that still goes on may be about to create them.
-    if life.verdict is not None and not life.submitting and not life.secret_deleted:
+    if life.verdict is not None and not life.is_submitting and not life.secret_deleted:
         wishes.append(Action(ActionKind.DELETE_SECRET, life.secret_uid))
-    if life.stopping or life.argo_stalled:
+    if life.is_stopping or life.argo_stalled:
         wishes += _ending_actions(life, now)
     elif _is_argo_overdue(life, now) or (life.verdict is None and _needs_confirmation(life, now)):
         wishes.append(CONFIRM)
@@ -350,7 +355,7 @@ def _is_argo_overdue(life: JobState, now: Now) -> bool:
 
 
 def _needs_confirmation(life: JobState, now: Now) -> bool:
-    if life.submitting and life.stage is Stage.ABSENT:
+    if life.is_submitting and life.stage is Stage.ABSENT:
         return False
     seen = diagnose(life.observation, life.first_pod_uid)
     return (
@@ -364,35 +369,39 @@ def _needs_confirmation(life: JobState, now: Now) -> bool:
 def _ending_actions(life: JobState, now: Now) -> list[Action]:
     """The next unmet steps towards nothing being left."""
     workflow, living = life.observation.workflow, _pods_to_delete(life)
-    if workflow is not None and not (workflow.over or workflow.shutdown):
+    if workflow is not None and not (workflow.is_completed or workflow.shutdown):
         never_released = workflow.suspended and not life.observation.pods and not workflow.deleting
         # Accepted, and not seen: it may be gone, which counts as accepted, and the stream have lost or muddled its end.
         asks = [CONFIRM] if now.wall >= life.shutdown_at + TOUCH_AFTER else []
         return [*asks, Action(ActionKind.DELETE_WORKFLOW if never_released else ActionKind.SHUTDOWN, workflow.uid)]
-    if living and workflow is None and not life.observation.fresh:
+    if living and workflow is None and not life.observation.is_fresh:
         return [CONFIRM]
     if living:
-        safe = workflow is None or workflow.over or now.wall >= life.shutdown_at + SHUTDOWN_LAG
+        safe = workflow is None or workflow.is_completed or now.wall >= life.shutdown_at + SHUTDOWN_LAG
         asks = [CONFIRM] if life.verdict is None and _is_node_lost(life, now) else []
         return [*asks, *(Action(ActionKind.DELETE_POD, pod.uid) for pod in living)] if safe else asks
-    asks = [] if life.confirmed_gone or (workflow is None and life.submitting) else [CONFIRM]
-    if workflow is not None and not workflow.over and now.wall >= life.shutdown_at + TOUCH_AFTER:
+    asks = [] if life.confirmed_gone or (workflow is None and life.is_submitting) else [CONFIRM]
+    if workflow is not None and not workflow.is_completed and now.wall >= life.shutdown_at + TOUCH_AFTER:
         return [*asks, Action(ActionKind.TOUCH, workflow.uid)]
     return asks
 
 
 def _pods_to_delete(life: JobState) -> list[PodView]:
     """The pods to be killed: those whose main container runs or may start, and what hangs on after a long time."""
-    return [pod for pod in life.observation.pods if not pod.over or (life.argo_stalled and not pod.finished)]
+    return [pod for pod in life.observation.pods if not pod.is_main_done or (life.argo_stalled and not pod.is_terminal)]
 
 
 # --- when to look again
 
 
 def _requeue_after(life: JobState, now: Now) -> float | None:
-    moments = [end.at - now.healthy for end in _deadlines(life)] if life.verdict is None and not life.stopping else []
+    moments = (
+        [end.expires_at - now.healthy for end in _deadlines(life)]
+        if life.verdict is None and not life.is_stopping
+        else []
+    )
     moments += [it.not_before - now.wall for it in life.retries.values()]
-    if life.stopping:
+    if life.is_stopping:
         moments += [life.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
     if life.verdict is not None:
         moments.append(life.verdict_at + ARGO_FINISH_LIMIT - now.healthy)

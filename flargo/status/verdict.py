@@ -1,74 +1,79 @@
-"""The one table of what FLARE is told: who wanted the end, what the cluster did, how the program ended.
+"""The verdict on a job: the one reason and return code that FLARE gets, from three inputs.
 
-Sources: design decision 5; nvflare 2.9 ``slurm/manager.py`` (a user's abort is kept where a cooperative stop
-ends with 0; codes 101-103 are the program's own and pass; a heartbeat cleanup is no user's abort).
+The inputs are the cause (why FLARE wanted the job to end), the diagnosis with which flargo ended a job that was still
+running, and the diagnosis of the cluster's objects after the job has ended.
+
+Sources: design decision 5; nvflare 2.9 ``slurm/manager.py`` (a user's abort stays an abort even if a cooperative stop
+ends with exit code 0; codes 101-103 are the program's own and are passed on; a heartbeat cleanup is no user's abort).
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
 from flargo.status.diagnosis import Diagnosis
-from flargo.status.reasons import OWN_CODES, Reason
+from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 
 
 class Cause(Enum):
-    """Who in FLARE wanted the job ended."""
+    """Why FLARE wants a job to end. The value is the reason that such a job ends with."""
 
     ABORT = Reason.ABORTED
-    """A person, through FLARE."""
+    """A person aborted the job through FLARE."""
     CLEANUP = Reason.CLEANED_UP
-    """The client's heartbeat: the server no longer runs the job."""
+    """The client's heartbeat found that the server no longer runs the job."""
     ORPHANED = Reason.ORPHANED
-    """The parent process that launched it has died, and the job's tokens with it; found by its next run."""
+    """The parent process that launched the job has died, and the job's tokens are void. Its next run finds the job."""
     PARENT_END = Reason.PARENT_ENDED
-    """The parent process is going away."""
+    """The parent process is shutting down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a job; set once."""
+    """How a job ended, as FLARE is told. A job gets one verdict, which never changes."""
 
     reason: Reason
     code: int
-    """What FLARE is told."""
+    """The return code that FLARE gets."""
     detail: str = ""
-    """The cluster's own words."""
+    """The message of the cluster: of the kubelet, the scheduler or Argo."""
     exit_code: int | None = None
-    """The program's own, where it ran to an end."""
+    """The exit code of the job's program, if it is known."""
 
 
 IMPOSED_ENDS = frozenset(
     {Reason.DISRUPTED, Reason.EVICTED, Reason.POD_DELETED, Reason.WORKFLOW_DELETED, Reason.SHUT_DOWN}
 )
-"""Ends that were done to a program. If its results had reached the parent by then, its work was not lost: FLARE's job
-process uploads them before its teardown."""
+"""Reasons that somebody else imposed on a program. If the job's results had reached the parent before, its work was not
+lost, because FLARE's job process uploads them before its teardown; such a job ends as SUCCEEDED."""
 
 
-def decide(cause: Cause | None, doom: Diagnosis | None, end: Diagnosis, *, published: bool) -> Verdict:
-    """The verdict on a job of which nothing runs any more.
+def decide(cause: Cause | None, end_diagnosis: Diagnosis | None, end: Diagnosis, *, has_results: bool) -> Verdict:
+    """Return the verdict on a job of which nothing runs any more.
 
     Args:
-        cause: FLARE's wish, if it had one.
-        doom: what was already known to end the job while its pod was still there.
-        end: what is seen now.
-        published: the job's results have reached the parent.
+        cause: why FLARE wanted the job to end, if it did.
+        end_diagnosis: why flargo ended the job while its pod still existed, if it did.
+        end: the diagnosis of the latest observation.
+        has_results: the job's results have reached the parent.
     """
-    code = end.exit.code if end.exit is not None else None
-    reason = _reason(cause, doom, end, code, published=published)
-    detail = (doom.detail if doom is not None and doom.reason is reason else "") or end.detail
-    told = code if reason.code is None else reason.code
-    if told is None:
+    exit_code = end.exit.code if end.exit is not None else None
+    reason = _reason(cause, end_diagnosis, end, exit_code, has_results=has_results)
+    detail = end.detail
+    if end_diagnosis is not None and end_diagnosis.reason is reason:
+        detail = end_diagnosis.detail or detail
+    return_code = exit_code if reason.code is None else reason.code
+    if return_code is None:
         raise AssertionError(f"{reason.name} needs the program's exit code")
-    return Verdict(reason, int(told), detail, code)
+    return Verdict(reason, int(return_code), detail, exit_code)
 
 
 def _reason(
-    cause: Cause | None, doom: Diagnosis | None, end: Diagnosis, code: int | None, *, published: bool
+    cause: Cause | None, end_diagnosis: Diagnosis | None, end: Diagnosis, exit_code: int | None, *, has_results: bool
 ) -> Reason:
-    if cause is not Cause.ABORT and code == 0:
+    if cause is not Cause.ABORT and exit_code == 0:
         return Reason.SUCCEEDED
-    if code in OWN_CODES:
+    if exit_code in FLARE_EXIT_CODES:
         return Reason.PROGRAM_REPORTED
-    known = cause.value if cause is not None else doom.reason if doom is not None else None
-    reason = known or end.reason or Reason.ARGO_FAILED
-    return Reason.SUCCEEDED if published and reason in IMPOSED_ENDS else reason
+    earlier = cause.value if cause is not None else end_diagnosis.reason if end_diagnosis is not None else None
+    reason = earlier or end.reason or Reason.ARGO_FAILED
+    return Reason.SUCCEEDED if has_results and reason in IMPOSED_ENDS else reason

@@ -1,6 +1,7 @@
-"""Kubernetes objects as flargo looks at them: the one place that parses what a diagnosis needs.
+"""Views of Workflows, pods and Events: only the fields that a diagnosis needs, parsed in this one place.
 
-A view holds that and nothing more, so a thousand jobs are small to keep. Parsing never fails: see fields.py.
+A parent keeps a view for every object that it follows, so a view is small. Parsing never raises: a missing or
+malformed field reads as its empty value (flargo.status.fields).
 """
 
 from collections.abc import Iterator
@@ -8,27 +9,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from flargo.parsing import MAX_SUBDOMAIN_LENGTH, is_attempt, is_object_name, is_uid, whole_number
-from flargo.status.fields import at as _at
-from flargo.status.fields import condition as _condition
-from flargo.status.fields import items as _items
-from flargo.status.fields import number as _number
-from flargo.status.fields import text as _text
-from flargo.status.fields import time as _time
-from flargo.terms import MANAGER, Annotation, Label, Object, Uid
+from flargo.status import fields
+from flargo.terms import MAIN_CONTAINER, MANAGER, WORKFLOW_NAME_LABEL, Annotation, Label, Object, Uid
 
 MAX_WORKFLOW_NAME_LENGTH = 63
-"""A Workflow's name is the value of a label of its pods, and part of its Secret's name."""
+"""Maximum length of a Workflow's name in characters: it is a label value on its pods and part of its Secret's name."""
 MAX_EXIT_CODE = 2**31 - 1
-"""Kubernetes' int32; Windows' codes go beyond 255."""
-MAIN = "main"
-"""The name that Argo gives the container of a step."""
-WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
-"""On every pod of a Workflow: the Workflow's name. An administrator's default may change the pod's own name."""
+"""Maximum exit code: Kubernetes stores an int32, and Windows programs use codes above 255."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a container ended, in the kubelet's words."""
+    """How a container ended, as its status (``state.terminated``) reports it."""
 
     code: int
     reason: str = ""
@@ -37,7 +29,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a container is not running yet, in the kubelet's words."""
+    """Why a container is not running yet, as its status (``state.waiting``) reports it."""
 
     container: str
     reason: str
@@ -46,14 +38,14 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod of a Workflow."""
+    """A pod that Argo created for a Workflow. "Main" is the container that runs the job's program."""
 
     uid: Uid
     name: str
-    owner: Uid
-    """The Workflow's uid."""
-    workflow: str
-    """The Workflow's name."""
+    owner_uid: Uid
+    """The uid of the Workflow that owns the pod; empty without an owner."""
+    workflow_name: str
+    """The name of its Workflow, from the label that Argo sets."""
     phase: str = ""
     reason: str = ""
     message: str = ""
@@ -62,60 +54,62 @@ class PodView:
     unscheduled_reason: str = ""
     unscheduled_message: str = ""
     running: bool = False
-    """The main container runs."""
+    """The main container is running."""
     exit: Exit | None = None
     """How the main container ended."""
     init_failure: str = ""
-    """Which init container failed, and how: the main container then never starts."""
+    """The init container that failed, with its exit code and message; the main container then never starts."""
     waiting: tuple[Waiting, ...] = ()
     deleting: bool = False
     deletion_grace: float = 0.0
-    """Seconds that its containers were given when its deletion began, whoever began it."""
+    """Grace period in seconds that the first deletion request set, whoever sent it."""
     disruption: str = ""
-    """The DisruptionTarget condition's reason and message: drained, preempted, evicted, its node shut down."""
+    """Reason and message of the condition DisruptionTarget: a drain, a preemption, an eviction or a node shutdown."""
     memory_limit: str = ""
     version: int = field(default=0, compare=False)
-    """The resourceVersion: tells which of two views is the newer one."""
+    """The resourceVersion; the view with the larger one is newer."""
 
     @property
-    def finished(self) -> bool:
-        """Whether all of its containers have ended: until then it holds its place, and its GPUs."""
+    def is_terminal(self) -> bool:
+        """Return whether all containers have ended. Until then the pod occupies its node's resources, GPUs included."""
         return self.phase in {"Succeeded", "Failed"}
 
     @property
-    def over(self) -> bool:
-        """Whether its main container has ended or will never start."""
-        return self.exit is not None or self.finished
+    def is_main_done(self) -> bool:
+        """Return whether the main container has ended or will never start."""
+        return self.exit is not None or self.is_terminal
 
 
 @dataclass(frozen=True, slots=True)
 class EventView:
-    """What somebody reported of a pod, with how often and over how long: trouble in passing comes once or twice."""
+    """An Event about a pod. Count and span tell a lasting problem from a passing one, which occurs once or twice."""
 
     reason: str
     message: str = ""
     count: int = 1
-    first: datetime | None = None
-    last: datetime | None = None
-    uid: str = ""
-    """The pod's."""
+    first_timestamp: datetime | None = None
+    last_timestamp: datetime | None = None
+    pod_uid: str = ""
+    """The uid of the pod that the Event is about."""
 
     @property
     def span(self) -> float:
-        """Seconds from the first to the last time, by one clock: the reporter's."""
-        return (self.last - self.first).total_seconds() if self.first and self.last else 0.0
+        """Return the seconds between the first and the last occurrence, both by the reporting component's clock."""
+        if self.first_timestamp is None or self.last_timestamp is None:
+            return 0.0
+        return (self.last_timestamp - self.first_timestamp).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowView:
-    """A Workflow of one step."""
+    """A Workflow, with the Argo node of its one step."""
 
     uid: Uid
     name: str
     attempt: str = ""
-    """Which launch of flargo made it; empty where the annotation holds no launch's id: anybody may write it."""
+    """The id of the launch that created it; empty if the annotation, which anybody may write, holds no valid id."""
     parent: str = ""
-    """Of flargo: which run of its site's FLARE parent made it."""
+    """The epoch of the FLARE parent process that created it (``Parent.epoch``), from a label."""
     created: datetime | None = None
     phase: str = ""
     message: str = ""
@@ -125,196 +119,209 @@ class WorkflowView:
     has_node: bool = False
     node_phase: str = ""
     node_message: str = ""
-    node_exit: int | None = None
-    """The step's exit code as Argo recorded it, some seconds after the pod showed it."""
-    node: str = ""
-    """The machine that its step ran on, as Argo recorded it."""
-    lock: str = ""
-    """What is waited for: a mutex or a semaphore."""
+    node_exit_code: int | None = None
+    """The step's exit code as Argo recorded it, some seconds after the pod's status showed it."""
+    host_node: str = ""
+    """The Kubernetes node that the step ran on, as Argo recorded it."""
+    awaited_lock: str = ""
+    """The mutex or semaphore that the Workflow waits for."""
     version: int = field(default=0, compare=False)
 
     @property
-    def over(self) -> bool:
-        """Whether Argo is done with it. Its main container may run on: see argo terminate."""
+    def is_completed(self) -> bool:
+        """Return whether Argo has completed it. The main container may run on, for example after ``argo terminate``."""
         return self.phase in {"Succeeded", "Failed", "Error"}
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is known of one job at one moment."""
+    """The objects of one job at one moment, and how they were obtained."""
 
     workflow: WorkflowView | None = None
     pods: tuple[PodView, ...] = ()
-    vanished: PodView | None = None
-    """The job's pod as it was seen last, if it is gone."""
-    gap: bool = False
-    """The stream has begun anew: what happened just before was not seen."""
-    fresh: bool = False
-    """Read from the API server for this question, not remembered from a watch."""
-    published: bool = False
-    """The job's results have reached the parent, so the work itself was done."""
+    missing_pod: PodView | None = None
+    """The latest view of the job's first pod, if that pod no longer exists."""
+    after_relist: bool = False
+    """The watch was restarted with a list: events just before it may have been missed."""
+    is_fresh: bool = False
+    """Read from the API server just now, not taken from the watches' latest views."""
+    has_results: bool = False
+    """The job's results have reached the parent, so its work was not lost."""
     events: tuple[EventView, ...] = ()
-    """Of its pod, where they were asked for."""
+    """The latest list of the first pod's Events; empty before the first one."""
 
 
-_SPEC = ("suspend", "shutdown", "nodeName")
+_SPEC_FIELDS = ("suspend", "shutdown", "nodeName")
 
 
 def uid_of(item: Object) -> Uid:
-    """The uid: of this object and no other."""
-    uid = _text(item, "metadata", "uid")
+    """Return an object's uid, or an empty one if the object has none that is valid."""
+    uid = fields.text(item, "metadata", "uid")
     return Uid(uid if is_uid(uid) else "")
 
 
-def _name(item: Object, most: int = MAX_SUBDOMAIN_LENGTH) -> str:
-    """The name, which becomes part of request paths and selectors; empty where it is not valid, or too long."""
-    name = _text(item, "metadata", "name")
-    return name if is_object_name(name) and len(name) <= most else ""
+def _name(item: Object, max_length: int = MAX_SUBDOMAIN_LENGTH) -> str:
+    """Return an object's name, or "" if it is invalid or too long: names become part of request paths and selectors."""
+    name = fields.text(item, "metadata", "name")
+    return name if is_object_name(name) and len(name) <= max_length else ""
 
 
-def is_credentials_of(metadata: Object, workflow: str, uid: Uid | None) -> bool:
-    """Whether a Secret's metadata shows that flargo made it for a Workflow.
+def is_credentials_secret(metadata: Object, workflow: str, uid: Uid | None) -> bool:
+    """Return whether a Secret's metadata shows that flargo created it for a Workflow.
 
     Args:
-        metadata: of the Secret.
+        metadata: the Secret's metadata.
         workflow: the Workflow's name.
-        uid: the Workflow's; None: not known, and then its name has to do.
+        uid: the Workflow's uid; if None, only the owner reference's name is compared.
     """
-    managed = _text(metadata, "labels", Label.MANAGED_BY) == MANAGER
-    owners = [owner for owner in _items(metadata, "ownerReferences") if owner.get("kind") == "Workflow"]
+    managed = fields.text(metadata, "labels", Label.MANAGED_BY) == MANAGER
+    owners = [owner for owner in fields.items(metadata, "ownerReferences") if owner.get("kind") == "Workflow"]
     return managed and any(
         owner.get("name") == workflow and (uid is None or owner.get("uid") == uid) for owner in owners
     )
 
 
-def version_of(item: Object) -> int:
-    """The resourceVersion, 0 where it has none.
+def resource_version(item: Object) -> int:
+    """Return an object's resourceVersion, or 0 if it has none.
 
-    Kubernetes calls them opaque up to 1.34 and ordered from 1.35; etcd has always counted them up.
+    Kubernetes calls resourceVersions opaque up to 1.34 and ordered from 1.35; etcd has always counted them up.
     """
-    return whole_number(_text(item, "metadata", "resourceVersion")) or 0
+    return whole_number(fields.text(item, "metadata", "resourceVersion")) or 0
 
 
-def trimmed(item: Object) -> Object:
-    """A Workflow or Pod with the parts of which a view is made, and few others: thousands are listed at once.
+def strip_unused_fields(item: Object) -> Object:
+    """Return a Workflow or Pod with little more than the fields that its view is made from.
 
-    Most of either is its template, and who manages which of its fields.
+    A list holds thousands of objects, and most of each is its template and its managedFields.
     """
-    meta, spec = (found if isinstance(found, dict) else {} for found in (item.get("metadata"), item.get("spec")))
-    containers = [{key: row.get(key) for key in ("name", "resources")} for row in _items(spec, "containers")]
+    meta, spec = fields.mapping(item, "metadata"), fields.mapping(item, "spec")
+    containers = [{key: row.get(key) for key in ("name", "resources")} for row in fields.items(spec, "containers")]
     return {
         "metadata": {key: value for key, value in meta.items() if key != "managedFields"},
-        "spec": {**{key: spec[key] for key in _SPEC if key in spec}, "containers": containers},
+        "spec": {**{key: spec[key] for key in _SPEC_FIELDS if key in spec}, "containers": containers},
         "status": item.get("status"),
     }
 
 
 def workflow_view(item: Object) -> WorkflowView:
-    """The view of a Workflow (argoproj.io/v1alpha1)."""
-    nodes = _at(item, "status", "nodes")
-    steps = [node for node in nodes.values() if _text(node, "type") == "Pod"] if isinstance(nodes, dict) else []
+    """Return the view of a Workflow (argoproj.io/v1alpha1)."""
+    nodes = fields.mapping(item, "status", "nodes")
+    steps = [node for node in nodes.values() if fields.text(node, "type") == "Pod"]
     # With a retryStrategy that an administrator injected there are several; the last one started speaks.
-    step: Object = max(steps, key=lambda node: _text(node, "startedAt"), default={})
-    attempt = _text(item, "metadata", "annotations", Annotation.ATTEMPT)
+    step: Object = max(steps, key=lambda node: fields.text(node, "startedAt"), default={})
+    attempt = fields.text(item, "metadata", "annotations", Annotation.ATTEMPT)
     return WorkflowView(
         uid=uid_of(item),
         name=_name(item, MAX_WORKFLOW_NAME_LENGTH),
         attempt=attempt if is_attempt(attempt) else "",
-        parent=_text(item, "metadata", "labels", Label.PARENT),
-        created=_time(item, "metadata", "creationTimestamp"),
-        phase=_text(item, "status", "phase"),
-        message=_text(item, "status", "message"),
-        suspended=_at(item, "spec", "suspend") is True,
-        shutdown=_text(item, "spec", "shutdown"),
-        deleting=bool(_text(item, "metadata", "deletionTimestamp")),
+        parent=fields.text(item, "metadata", "labels", Label.PARENT),
+        created=fields.time(item, "metadata", "creationTimestamp"),
+        phase=fields.text(item, "status", "phase"),
+        message=fields.text(item, "status", "message"),
+        suspended=fields.value(item, "spec", "suspend") is True,
+        shutdown=fields.text(item, "spec", "shutdown"),
+        deleting=bool(fields.text(item, "metadata", "deletionTimestamp")),
         has_node=bool(step),
-        node_phase=_text(step, "phase"),
-        node_message=_text(step, "message"),
-        node_exit=whole_number(_text(step, "outputs", "exitCode"), MAX_EXIT_CODE),
-        node=_text(step, "hostNodeName"),
-        lock=_lock(item, step),
-        version=version_of(item),
+        node_phase=fields.text(step, "phase"),
+        node_message=fields.text(step, "message"),
+        node_exit_code=whole_number(fields.text(step, "outputs", "exitCode"), MAX_EXIT_CODE),
+        host_node=fields.text(step, "hostNodeName"),
+        awaited_lock=_awaited_lock(item, step),
+        version=resource_version(item),
     )
 
 
-def _lock(item: Object, step: Object) -> str:
-    held_up = _text(step, "synchronizationStatus", "waiting")
-    if held_up:
-        return held_up
-    waits = any(list(_items(item, "status", "synchronization", kind, "waiting")) for kind in ("mutex", "semaphore"))
-    return _text(item, "status", "message") if waits else ""
+def _awaited_lock(item: Object, step: Object) -> str:
+    step_lock = fields.text(step, "synchronizationStatus", "waiting")
+    if step_lock:
+        return step_lock
+    is_waiting = any(
+        list(fields.items(item, "status", "synchronization", kind, "waiting")) for kind in ("mutex", "semaphore")
+    )
+    return fields.text(item, "status", "message") if is_waiting else ""
 
 
 def pod_view(item: Object) -> PodView:
-    """The view of a Pod made by Argo."""
-    owners = [owner for owner in _items(item, "metadata", "ownerReferences") if owner.get("kind") == "Workflow"]
-    scheduling = _condition(item, "PodScheduled")
-    disruption = _condition(item, "DisruptionTarget")
-    main = next((row for row in _items(item, "status", "containerStatuses") if row.get("name") == MAIN), {})
+    """Return the view of a Pod that Argo created."""
+    owners = [owner for owner in fields.items(item, "metadata", "ownerReferences") if owner.get("kind") == "Workflow"]
+    scheduling = fields.condition(item, "PodScheduled")
+    disruption = fields.condition(item, "DisruptionTarget")
+    main = next(
+        (row for row in fields.items(item, "status", "containerStatuses") if row.get("name") == MAIN_CONTAINER), {}
+    )
     return PodView(
         uid=uid_of(item),
         name=_name(item),
-        owner=Uid(_text(owners[0], "uid") if owners else ""),
-        workflow=_text(item, "metadata", "labels", WORKFLOW_LABEL),
-        phase=_text(item, "status", "phase"),
-        reason=_text(item, "status", "reason"),
-        message=_text(item, "status", "message"),
-        node=_text(item, "spec", "nodeName"),
-        scheduled=bool(_text(item, "spec", "nodeName")) or scheduling.get("status") == "True",
-        unscheduled_reason=_text(scheduling, "reason") if scheduling.get("status") == "False" else "",
-        unscheduled_message=_text(scheduling, "message") if scheduling.get("status") == "False" else "",
-        running=isinstance(_at(main, "state", "running"), dict),
+        owner_uid=Uid(fields.text(owners[0], "uid") if owners else ""),
+        workflow_name=fields.text(item, "metadata", "labels", WORKFLOW_NAME_LABEL),
+        phase=fields.text(item, "status", "phase"),
+        reason=fields.text(item, "status", "reason"),
+        message=fields.text(item, "status", "message"),
+        node=fields.text(item, "spec", "nodeName"),
+        scheduled=bool(fields.text(item, "spec", "nodeName")) or scheduling.get("status") == "True",
+        unscheduled_reason=fields.text(scheduling, "reason") if scheduling.get("status") == "False" else "",
+        unscheduled_message=fields.text(scheduling, "message") if scheduling.get("status") == "False" else "",
+        running=isinstance(fields.value(main, "state", "running"), dict),
         exit=_exit(main),
         init_failure=_init_failure(item),
         waiting=tuple(_waiting(item)),
-        deleting=bool(_text(item, "metadata", "deletionTimestamp")),
-        deletion_grace=float(_number(item, "metadata", "deletionGracePeriodSeconds") or 0),
-        disruption=" ".join(filter(None, (_text(disruption, "reason"), _text(disruption, "message"))))
+        deleting=bool(fields.text(item, "metadata", "deletionTimestamp")),
+        deletion_grace=float(fields.number(item, "metadata", "deletionGracePeriodSeconds") or 0),
+        disruption=" ".join(filter(None, (fields.text(disruption, "reason"), fields.text(disruption, "message"))))
         if disruption.get("status") == "True"
         else "",
         memory_limit=_memory_limit(item),
-        version=version_of(item),
+        version=resource_version(item),
     )
 
 
 def event_view(item: Object) -> EventView:
-    """The view of an Event (v1), old style or new: the one counts by itself, the other in a series."""
-    series = _number(item, "series", "count")
-    count = series if series is not None else _number(item, "count")
-    first = _time(item, "firstTimestamp") or _time(item, "eventTime") or _time(item, "metadata", "creationTimestamp")
+    """Return the view of an Event (v1).
+
+    Old Events carry ``count`` and ``lastTimestamp``; new ones carry both in ``series``.
+    """
+    series = fields.number(item, "series", "count")
+    count = series if series is not None else fields.number(item, "count")
+    first = (
+        fields.time(item, "firstTimestamp")
+        or fields.time(item, "eventTime")
+        or fields.time(item, "metadata", "creationTimestamp")
+    )
     return EventView(
-        reason=_text(item, "reason"),
-        message=_text(item, "message"),
-        uid=_text(item, "involvedObject", "uid"),
+        reason=fields.text(item, "reason"),
+        message=fields.text(item, "message"),
+        pod_uid=fields.text(item, "involvedObject", "uid"),
         count=count if count is not None else 1,
-        first=first,
-        last=_time(item, "series", "lastObservedTime") or _time(item, "lastTimestamp") or first,
+        first_timestamp=first,
+        last_timestamp=fields.time(item, "series", "lastObservedTime") or fields.time(item, "lastTimestamp") or first,
     )
 
 
 def _exit(status: Object) -> Exit | None:
-    ended = _at(status, "state", "terminated")
-    code = _number(ended, "exitCode", most=MAX_EXIT_CODE)
+    state = fields.value(status, "state", "terminated")
+    code = fields.number(state, "exitCode", maximum=MAX_EXIT_CODE)
     if code is None:
         return None
-    return Exit(code, _text(ended, "reason"), _text(ended, "message"))
+    return Exit(code, fields.text(state, "reason"), fields.text(state, "message"))
 
 
 def _init_failure(item: Object) -> str:
-    ends = ((_text(row, "name"), _exit(row)) for row in _items(item, "status", "initContainerStatuses"))
-    failed = ((name, ended) for name, ended in ends if ended is not None and ended.code != 0)
-    words = (f"init container {name}: exit code {ended.code} {ended.message}".strip() for name, ended in failed)
-    return next(words, "")
+    for row in fields.items(item, "status", "initContainerStatuses"):
+        end = _exit(row)
+        if end is not None and end.code != 0:
+            name = fields.text(row, "name")
+            return f"init container {name}: exit code {end.code} {end.message}".strip()
+    return ""
 
 
 def _waiting(item: Object) -> Iterator[Waiting]:
     for kind in ("initContainerStatuses", "containerStatuses"):
-        for row in _items(item, "status", kind):
-            reason = _text(row, "state", "waiting", "reason")
+        for row in fields.items(item, "status", kind):
+            reason = fields.text(row, "state", "waiting", "reason")
             if reason:
-                yield Waiting(_text(row, "name"), reason, _text(row, "state", "waiting", "message"))
+                yield Waiting(fields.text(row, "name"), reason, fields.text(row, "state", "waiting", "message"))
 
 
 def _memory_limit(item: Object) -> str:
-    main = next((row for row in _items(item, "spec", "containers") if row.get("name") == MAIN), {})
-    return _text(main, "resources", "limits", "memory")
+    main = next((row for row in fields.items(item, "spec", "containers") if row.get("name") == MAIN_CONTAINER), {})
+    return fields.text(main, "resources", "limits", "memory")

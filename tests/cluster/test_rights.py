@@ -57,7 +57,7 @@ def a_day(server: Site, client: Site) -> None:
     again = server.launch(DEAF + SLEEPS, job_id=failed.id)
     again.runs()
     loops = [site.launcher._loop for site in (server, client)]
-    assert [loop.out_of_sync_for() for loop in loops if loop is not None] == [0.0, 0.0]
+    assert [loop.seconds_out_of_sync() for loop in loops if loop is not None] == [0.0, 0.0]
     again.abort()
     again.leaves_nothing()
     stuck.ends(Reason.VOLUME, 101, LONG)

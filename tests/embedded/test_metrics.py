@@ -139,7 +139,7 @@ def test_who_connects_and_says_nothing_is_hung_up_on(
     site: Site, prometheus: Prometheus, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     del site
-    monkeypatch.setattr("flargo.metrics_server.REQUEST_DEADLINE", 0.3)
+    monkeypatch.setattr("flargo.metrics_server.MAX_REQUEST_SECONDS", 0.3)
     host, _, port = prometheus.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=SOON) as silent:
         assert silent.recv(1) == b""

@@ -77,7 +77,7 @@ class Story:
         """The cluster is seen so, by a watch (which may have begun anew) or by a fresh read."""
         if fresh:
             self.pending_actions = [wish for wish in self.pending_actions if wish.kind is not ActionKind.CONFIRM]
-        return self.tell(Observed(Observation(workflow, pods, fresh=fresh, published=published, gap=gap)))
+        return self.tell(Observed(Observation(workflow, pods, is_fresh=fresh, has_results=published, after_relist=gap)))
 
     def reads(self, workflow: WorkflowView | None, *pods: PodView, published: bool = False) -> "Story":
         """The confirmation that was wished for comes back so."""

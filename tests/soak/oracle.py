@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from flargo.status.reasons import OWN_CODES, Reason
+from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from tests.soak.plan import Deed, Program, Trouble
 
 RACE = 5.0
@@ -132,7 +132,7 @@ def _of_its_first_pod(case: Case) -> frozenset[Heard]:
     end = case.seen.end
     if end is None:
         return _ended_by(case, sure | maybe)
-    if end.code == 0 or end.code in OWN_CODES:
+    if end.code == 0 or end.code in FLARE_EXIT_CODES:
         return _said_by_itself(case, end, sure, maybe)
     own = _KUBELETS.get(end.pod) or _KUBELETS.get(end.why) or _FAILED
     by_itself = end.code == case.program.own_end or own is not _FAILED

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flargo.control.submit import DIGEST
+from flargo.control.submit import DIGEST_ANNOTATION
 from flargo.job import names
 from flargo.job.settings import settings
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Destination
@@ -139,7 +139,7 @@ def test_the_admission_policys_words_are_the_codes() -> None:
     assert f"variables.spec.?entrypoint.orValue('') == '{TEMPLATE}'" in text
     notes = {Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL}
     assert listed(text, r"variables\.annotations\.all\(key, key in") == {each.value for each in notes}
-    assert f"key == '{DIGEST}'" in text
+    assert f"key == '{DIGEST_ANNOTATION}'" in text
     prefixes = set(re.findall(r"metadata\.name\.startsWith\('([^']*)'\)", text))
     made = names.startup_secret("site", "f"), names.credentials_secret("pod", "a")
     assert {next(each for each in prefixes if name.startswith(each)) for name in made} == prefixes

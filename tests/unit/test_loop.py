@@ -8,7 +8,7 @@ import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.loop import ENDING_LENGTH, Loop
+from flargo.control.loop import MAX_ENDING_DETAIL_LENGTH, Loop
 from flargo.control.reconciler import Command, Result
 from flargo.control.submit import SubmitError
 from flargo.status.job_state import Action, ActionKind
@@ -29,8 +29,8 @@ def api() -> Iterator[QuietApi]:
 def test_a_parent_that_ends_leaves_nobody_waiting_and_tells_each_outcome(api: QuietApi) -> None:
     loop = Loop(api, "", "me", 3)
     told: list[Verdict] = []
-    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), tail=False)
-    assert ticket.wait(lambda it: it.released, LONG)
+    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), collect_log=False)
+    assert ticket.wait(lambda it: it.is_released, LONG)
     loop.end(Cause.PARENT_END, seconds=0.1)
     assert ticket.wait(lambda it: it.verdict is not None, LONG)
     assert [verdict.reason for verdict in told] == [Reason.PARENT_ENDED]
@@ -40,7 +40,7 @@ def test_a_parent_that_has_ended_launches_nothing(api: QuietApi) -> None:
     loop = Loop(api, "", "me", 3)
     loop.end(Cause.PARENT_END, seconds=0.0)
     with pytest.raises(SubmitError, match="shutting down"):
-        loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
+        loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
     assert api.named(Kind.WORKFLOW) == []
 
 
@@ -59,7 +59,7 @@ def test_a_launch_that_meets_the_parents_end_is_refused_or_told(api: QuietApi) -
 
     ending = threading.Thread(target=loop.end, args=(Cause.PARENT_END, 0.1))
     loop._ended = Meeting()
-    ticket = loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
+    ticket = loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
     assert ticket.wait(lambda it: it.verdict is not None, LONG)
     ending.join(LONG)
 
@@ -75,7 +75,7 @@ def test_a_report_that_fails_does_not_keep_the_verdict_from_flare(api: QuietApi)
     api.trouble = trouble
     api.trouble = trouble
     loop = Loop(api, "", "me", 3)
-    ticket = loop.launch(plan(), lambda: False, report, tail=False)
+    ticket = loop.launch(plan(), lambda: False, report, collect_log=False)
     assert ticket.wait(lambda it: it.verdict is not None, LONG)
     assert ticket.verdict is not None
     assert ticket.verdict.reason is Reason.LAUNCH_FAILED
@@ -90,7 +90,7 @@ def test_a_launch_that_is_given_up_is_over_for_flare_though_the_api_answers_noth
     api.trouble = silent
     loop = Loop(api, "", "me", 3)
     told: list[Verdict] = []
-    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), tail=True)
+    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), collect_log=True)
     loop.give_up(ticket, "nobody waits for it")
     assert ticket.wait(lambda it: it.verdict is not None, LONG)
     assert told == [Verdict(Reason.LAUNCH_FAILED, 101, "nobody waits for it")] == [ticket.verdict]
@@ -102,8 +102,8 @@ def test_a_launch_that_is_given_up_is_over_for_flare_though_the_api_answers_noth
 def test_a_launch_that_is_given_up_is_ended_once_the_api_answers(api: QuietApi) -> None:
     loop = Loop(api, "", "me", 3)
     told: list[Verdict] = []
-    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), tail=False)
-    assert ticket.wait(lambda it: it.released, LONG)
+    ticket = loop.launch(plan(), lambda: False, lambda verdict, _: told.append(verdict), collect_log=False)
+    assert ticket.wait(lambda it: it.is_released, LONG)
     loop.give_up(ticket, "nobody waits for it")
     assert ticket.wait(lambda it: it.verdict is not None, LONG)
     deadline = time.monotonic() + LONG
@@ -120,9 +120,9 @@ def test_a_launch_that_is_given_up_is_ended_once_the_api_answers(api: QuietApi) 
 
 def test_a_job_of_the_same_name_is_not_launched_over_the_first(api: QuietApi) -> None:
     loop = Loop(api, "", "me", 3)
-    loop.launch(plan("a1"), lambda: False, lambda *_: None, tail=False)
+    loop.launch(plan("a1"), lambda: False, lambda *_: None, collect_log=False)
     with pytest.raises(SubmitError, match="not been cleared"):
-        loop.launch(plan("a2"), lambda: False, lambda *_: None, tail=False)
+        loop.launch(plan("a2"), lambda: False, lambda *_: None, collect_log=False)
     loop.end(Cause.PARENT_END, seconds=0.0)
 
 
@@ -135,13 +135,13 @@ def test_the_handle_of_an_earlier_launch_ends_nothing_of_the_next_one(api: Quiet
             raise ApiError("get", "secrets", 403, "Forbidden")
 
     api.trouble = refuse_once
-    first = loop.launch(plan("a1"), lambda: False, lambda *_: None, tail=False)
+    first = loop.launch(plan("a1"), lambda: False, lambda *_: None, collect_log=False)
     assert first.wait(lambda it: it.verdict is not None, LONG)
     deadline = time.monotonic() + LONG
     while loop._jobs and time.monotonic() < deadline:
         threading.Event().wait(0.01)
-    second = loop.launch(plan("a2"), lambda: False, lambda *_: None, tail=False)
-    assert second.wait(lambda it: it.released, LONG)
+    second = loop.launch(plan("a2"), lambda: False, lambda *_: None, collect_log=False)
+    assert second.wait(lambda it: it.is_released, LONG)
     loop.stop(first, Cause.ABORT)
     (job,) = loop._jobs.values()
     assert not job.cancelled.is_set()
@@ -153,16 +153,16 @@ def test_the_handle_of_an_earlier_launch_ends_nothing_of_the_next_one(api: Quiet
 def test_a_moment_beyond_all_clocks_ends_nobodys_following(api: QuietApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """No queue can be told to wait for centuries."""
     loop = Loop(api, "", "me", 3)
-    monkeypatch.setattr(loop._reconciler, "requeue_at", lambda: 1e300)
-    ticket = loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
-    assert ticket.wait(lambda it: it.released, LONG)
+    monkeypatch.setattr(loop._reconciler, "next_requeue_at", lambda: 1e300)
+    ticket = loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
+    assert ticket.wait(lambda it: it.is_released, LONG)
     loop.end(Cause.PARENT_END, seconds=0.1)
 
 
 def test_a_workflow_that_is_ended_says_why_without_secrets_and_without_templates(api: QuietApi) -> None:
     api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
     uid = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"]
-    loop = Loop(api, "", "me", 3, blank=lambda text: text.replace("s3cret", "[redacted]"))
+    loop = Loop(api, "", "me", 3, redact=lambda text: text.replace("s3cret", "[redacted]"))
     detail = "image {{workflow.uid}} of s3cret " + "x" * 2000
     loop._do(
         Command("job-site", "job-site", Action(ActionKind.SHUTDOWN, uid), "", end_reason=Reason.IMAGE, detail=detail)
@@ -172,7 +172,7 @@ def test_a_workflow_that_is_ended_says_why_without_secrets_and_without_templates
     assert found["spec"] == {"shutdown": "Terminate"}
     assert notes[Annotation.ENDING] == "IMAGE"
     assert notes[Annotation.ENDING_DETAIL].startswith("image { {workflow.uid}} of [redacted] xxx")
-    assert len(notes[Annotation.ENDING_DETAIL]) == ENDING_LENGTH
+    assert len(notes[Annotation.ENDING_DETAIL]) == MAX_ENDING_DETAIL_LENGTH
 
 
 def test_an_api_that_is_away_is_said_once_a_stream_and_not_at_each_try(

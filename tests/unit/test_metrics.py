@@ -20,7 +20,7 @@ from flargo.control.meter import Snapshot
 from flargo.job.validate import InvalidInput
 from flargo.metrics import Exporter, Metric, Type
 from flargo.status.diagnosis import Stage
-from flargo.status.reasons import OWN_CODES, Reason
+from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from flargo.status.verdict import Cause, Verdict
 from tests.harness.fake_api import LONG, QuietApi
 from tests.harness.objects import RUNNING, Object, ended, pod, workflow
@@ -41,8 +41,8 @@ class Measured:
         self.exporter.follow(self.loop.snapshot)
 
     def launch(self) -> LaunchedJob:
-        ticket = self.loop.launch(plan(), lambda: False, lambda *_: None, tail=False)
-        assert ticket.wait(lambda it: it.released, LONG)
+        ticket = self.loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
+        assert ticket.wait(lambda it: it.is_released, LONG)
         self.shows(workflow(uid="uid-3", version=2, phase="Running"))
         return ticket
 
@@ -86,11 +86,11 @@ def exposed(exporter: Exporter) -> dict[str, Any]:
 def busy() -> Exporter:
     """An exporter that was told one fact of each sort."""
     made = Exporter()
-    made.answered("list", Kind.POD, 200, 0.1)
-    made.launched(1.0)
-    made.started(1.0)
-    made.ended(Verdict(Reason.SUCCEEDED, 0))
-    made.broke(Kind.POD)
+    made.observe_request("list", Kind.POD, 200, 0.1)
+    made.observe_launch(1.0)
+    made.observe_start(1.0)
+    made.count_verdict(Verdict(Reason.SUCCEEDED, 0))
+    made.count_watch_restart(Kind.POD)
     made.follow(lambda: Snapshot({Stage.RUNNING: 2}, 3, 4, {Kind.POD: 5.0}, 6))
     return made
 
@@ -126,7 +126,7 @@ def test_every_way_to_end_is_there_before_it_has_happened() -> None:
     wanted = {
         (reason.name, str(int(code)))
         for reason in Reason
-        for code in (OWN_CODES if reason.code is None else {reason.code})
+        for code in (FLARE_EXIT_CODES if reason.code is None else {reason.code})
     }
     assert ways == dict.fromkeys(wanted, 0.0)
 
@@ -198,7 +198,7 @@ def test_staleness_is_each_watchs_own(site: Measured, monkeypatch: pytest.Monkey
 def test_a_request_is_counted_by_verb_resource_and_code_also_without_an_answer() -> None:
     exporter = Exporter()
     api = Served(Answer(200), Answer(404), ConnectionResetError("reset"), Answer(401), Answer(200))
-    api._answered = exporter.answered
+    api._answered = exporter.observe_request
     api.get(Kind.SECRET, "job-a")
     for _ in range(2):
         with pytest.raises(ApiError):
@@ -230,7 +230,7 @@ def test_no_label_carries_what_a_job_or_a_site_is_called(site: Measured) -> None
 
 def test_two_launchers_measure_apart() -> None:
     first, second = Exporter(), Exporter()
-    first.launched(1.0)
+    first.observe_launch(1.0)
     assert second.registry.get_sample_value("flargo_launch_seconds_count") == 0
 
 

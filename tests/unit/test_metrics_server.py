@@ -32,7 +32,7 @@ def respond(environ: dict[str, Any], start_response: Callable[..., Any]) -> list
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsServer]:
-    monkeypatch.setattr(metrics_server, "REQUEST_DEADLINE", DEADLINE)
+    monkeypatch.setattr(metrics_server, "MAX_REQUEST_SECONDS", DEADLINE)
     monkeypatch.setattr(metrics_server, "_DEADLINE_INTERVAL", 0.05)
     running = metrics_server.start("127.0.0.1", 0, respond)
     yield running

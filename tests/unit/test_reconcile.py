@@ -42,10 +42,12 @@ def test_exit_code_0_is_believed_at_once() -> None:
 
 def test_after_success_argo_is_left_to_finish_and_the_life_is_cleared() -> None:
     story = Story().sees(WORKFLOW, exited(0, "Completed")).does(ActionKind.DELETE_SECRET).passes(5)
-    assert not story.state.cleared
+    assert not story.state.is_cleared
     assert story.actions == []
-    assert not story.sees(SUCCEEDED, exited(0, "Completed")).state.cleared, "Argo's wait container holds the pod still"
-    assert story.sees(SUCCEEDED, finished(exited(0, "Completed"))).state.cleared
+    assert not story.sees(SUCCEEDED, exited(0, "Completed")).state.is_cleared, (
+        "Argo's wait container holds the pod still"
+    )
+    assert story.sees(SUCCEEDED, finished(exited(0, "Completed"))).state.is_cleared
 
 
 def test_a_wait_container_that_hangs_is_ended_after_a_minute() -> None:
@@ -58,7 +60,7 @@ def test_a_wait_container_that_hangs_is_ended_after_a_minute() -> None:
     assert story.actions == [ActionKind.DELETE_POD]
     story.does(ActionKind.DELETE_POD).sees(SHUT)
     assert heard(story) == (Reason.SUCCEEDED, 0)
-    assert story.state.cleared
+    assert story.state.is_cleared
 
 
 def test_argo_is_not_hurried_while_the_cluster_is_not_heard() -> None:
@@ -81,7 +83,7 @@ def test_a_pod_on_a_lost_node_is_given_up_but_killed_on() -> None:
     story.passes(1).reads(SHUT, dying)
     assert heard(story) == (Reason.ABORTED, 9)
     assert "was not seen" in story.state.verdict.detail  # type: ignore[union-attr]
-    assert not story.state.cleared
+    assert not story.state.is_cleared
     story.does(ActionKind.DELETE_POD)
     assert story.passes(14).actions[-1] is ActionKind.DELETE_POD
 
@@ -169,7 +171,7 @@ def test_what_was_done_to_a_pod_outweighs_the_exit_that_only_argo_saw(left: PodV
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, replace(left, deleting=True))
     story.does(ActionKind.CONFIRM, ok=False).passes(30.0, healthy=False)
     words = "main: Error (exit code 143)"
-    ended = replace(FAILED, message=words, node_phase="Failed", node_message=words, node_exit=143)
+    ended = replace(FAILED, message=words, node_phase="Failed", node_message=words, node_exit_code=143)
     story.sees(ended, gap=True).reads(ended)
     assert heard(story) == (reason, code)
 
@@ -202,7 +204,7 @@ def test_a_pod_that_is_gone_before_the_fresh_read_is_known_by_what_was_seen_of_i
 
 def test_a_pod_that_is_gone_had_done_its_work_if_argo_says_so() -> None:
     dying = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI")
-    ended = replace(SUCCEEDED, node_exit=0)
+    ended = replace(SUCCEEDED, node_exit_code=0)
     assert heard(Story().sees(WORKFLOW, dying).sees(ended).reads(ended)) == (Reason.SUCCEEDED, 0)
 
 
@@ -223,7 +225,7 @@ LAUNCHED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 def of_another_pod(seconds: float) -> EventView:
     """An event of a pod of the same name, so long after the launch."""
-    return EventView("Started", uid="p0", first=LAUNCHED + timedelta(seconds=seconds))
+    return EventView("Started", pod_uid="p0", first_timestamp=LAUNCHED + timedelta(seconds=seconds))
 
 
 def test_a_pod_that_came_and_went_while_nobody_looked_is_found_by_its_events() -> None:
@@ -257,7 +259,7 @@ def test_an_exit_that_was_seen_counts_though_the_pod_is_collected_before_the_con
 
 
 def test_a_pod_gone_before_its_end_was_seen_is_judged_by_what_argo_recorded() -> None:
-    ended = replace(FAILED, node_exit=101)
+    ended = replace(FAILED, node_exit_code=101)
     assert heard(Story().sees(WORKFLOW, POD_RUNNING).sees(ended).reads(ended)) == (Reason.PROGRAM_REPORTED, 101)
 
 
@@ -405,7 +407,7 @@ def test_an_abort_during_the_submit_discards_the_workflow_that_comes_late() -> N
 def test_an_abort_before_anything_was_created_is_an_abort() -> None:
     story = Story(submitted=False).stops().tell(Submitted("not wanted any more")).reads(None)
     assert heard(story) == (Reason.ABORTED, 9)
-    assert story.does(ActionKind.DELETE_SECRET).state.cleared
+    assert story.does(ActionKind.DELETE_SECRET).state.is_cleared
 
 
 def test_a_submit_that_failed_half_way_leaves_nothing() -> None:
@@ -423,7 +425,7 @@ def test_credentials_that_a_submit_may_be_about_to_create_are_taken_away_after_i
     assert story.actions == []
     assert story.tell(Submitted()).actions == [ActionKind.DELETE_SECRET]
     story.does(ActionKind.DELETE_SECRET).passes(1).reads(invalid)
-    assert story.state.cleared
+    assert story.state.is_cleared
 
 
 def test_a_second_pod_means_lost_and_both_are_ended() -> None:
@@ -585,7 +587,7 @@ def test_an_image_that_is_not_pulled_in_time_is_named() -> None:
 
 
 def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
-    queued = replace(WORKFLOW, lock="Waiting for lock")
+    queued = replace(WORKFLOW, awaited_lock="Waiting for lock")
     story = Story(StartTimeouts(pending=5, queued=3600)).sees(queued).passes(3500)
     assert story.actions == []
     story.sees(WORKFLOW, POD_SHORT).passes(4)
@@ -599,8 +601,8 @@ def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
     ("workflow", "patience", "reason"),
     [
         (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), StartTimeouts(quota=30), Reason.QUOTA),
-        (replace(WORKFLOW, phase="Pending", lock="Waiting for lock"), StartTimeouts(queued=30), Reason.QUEUED),
-        (replace(WORKFLOW, lock="Waiting for lock"), StartTimeouts(queued=30), Reason.QUEUED),
+        (replace(WORKFLOW, phase="Pending", awaited_lock="Waiting for lock"), StartTimeouts(queued=30), Reason.QUEUED),
+        (replace(WORKFLOW, awaited_lock="Waiting for lock"), StartTimeouts(queued=30), Reason.QUEUED),
     ],
     ids=["quota", "a lock on the Workflow", "a lock on the step"],
 )
@@ -627,7 +629,7 @@ TAINTED = replace(POD_SHORT, unscheduled_message="0/1 nodes are available: 1 nod
     [
         (HELD, (), Reason.TIMEOUT),
         (UNCLAIMED, (), Reason.UNCLAIMED),
-        (replace(WORKFLOW, lock="Waiting for lock"), (), Reason.QUEUED),
+        (replace(WORKFLOW, awaited_lock="Waiting for lock"), (), Reason.QUEUED),
         (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), (), Reason.QUOTA),
         (replace(WORKFLOW, has_node=True), (), Reason.START_TIMEOUT),
         (WORKFLOW, (POD_SHORT,), Reason.SHORTAGE),
@@ -703,7 +705,7 @@ def test_an_end_that_was_wanted_before_outweighs_giving_up(cause: Cause) -> None
 
 
 def test_a_queue_is_waited_in_for_ever_by_default() -> None:
-    assert Story().sees(replace(WORKFLOW, lock="Waiting for lock")).passes(1e6).actions == []
+    assert Story().sees(replace(WORKFLOW, awaited_lock="Waiting for lock")).passes(1e6).actions == []
 
 
 def test_a_released_workflow_that_argo_overlooks_is_touched_until_it_shows() -> None:

@@ -488,7 +488,7 @@ class Site:
         it = self.world.workflow
         if order.action.kind is ActionKind.DELETE_POD:
             assert it is None or it.shutdown or it.over, "a pod that is killed before the shutdown is made again"
-            assert order.pod, "a DELETE without a name would be of all pods"
+            assert order.pod_name, "a DELETE without a name would be of all pods"
         if order.action.kind is ActionKind.DELETE_WORKFLOW and not self.stops:
             assert not any(pod.running for pod in self.world.pods), "a Workflow whose program runs is discarded"
         undisturbed = not self.world.happened and not self.stops and not self.world.argo_was_down

@@ -90,7 +90,7 @@ def test_a_list_without_the_pod_asks_before_it_concludes() -> None:
 
 def test_a_deadline_wakes_the_engine_and_only_then_is_asked() -> None:
     site = Site(StartTimeouts(unclaimed=30)).synced(workflows=(workflow(),))
-    assert site.engine.requeue_at() == site.now + 30
+    assert site.engine.next_requeue_at() == site.now + 30
     assert site.passes(29).ordered == []
     assert site.passes(1).ordered == [ActionKind.CONFIRM]
 
@@ -100,7 +100,7 @@ def test_patience_stands_still_while_a_stream_is_lost_and_no_busy_loop_follows()
     site.passes(20)
     site.engine.on_watch_lost(Kind.POD, site.now)
     assert site.passes(500).ordered == []
-    assert (site.engine.requeue_at() or 0.0) >= site.now
+    assert (site.engine.next_requeue_at() or 0.0) >= site.now
     site.take(site.engine.on_listed(Kind.POD, (), site.now))
     assert site.passes(9).ordered == []
     assert site.passes(1).ordered == [ActionKind.CONFIRM]
@@ -150,7 +150,7 @@ def test_what_an_earlier_run_of_the_parent_left_is_ended_though_nobody_waits_for
         site.engine.on_confirmed(site.orders[0], over, [left_pod(main=ended(137), phase="Failed", version=3)], site.now)
     )
     assert site.ordered == [ActionKind.DELETE_SECRET]
-    assert site.orders[0].secret == "nvflare-cred-job-other-a0"
+    assert site.orders[0].secret_name == "nvflare-cred-job-other-a0"
     site.take(site.engine.on_action_done(site.orders[0], site.now, ok=True))
     assert site.engine.names == ("job-site",)
 
@@ -329,9 +329,9 @@ def test_of_the_silence_of_another_jobs_request_only_its_own_time_is_given_back(
 def test_how_stale_what_is_known_may_be() -> None:
     site = Site().synced()
     site.passes(7)
-    assert site.engine.silent_for(site.now) == 7
+    assert site.engine.seconds_since_contact(site.now) == 7
     site.engine.on_contact(site.now)
-    assert site.engine.silent_for(site.now) == 0
+    assert site.engine.seconds_since_contact(site.now) == 0
 
 
 def test_moments_that_were_overtaken_are_not_kept() -> None:

@@ -143,7 +143,7 @@ class Replay:
         """Time passes until something is so; not for ever."""
         end = self.now + LONG
         while not until():
-            wake_at = self.engine.requeue_at()
+            wake_at = self.engine.next_requeue_at()
             assert wake_at is not None, "nothing is due any more"
             assert wake_at < end, "it never comes to it"
             self.now = max(wake_at, self.now + 0.05)

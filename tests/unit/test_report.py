@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flargo.control.loop import TAIL_BYTES, TAIL_LINES, Loop
+from flargo.control.loop import MAX_LOG_BYTES, MAX_LOG_LINES, Loop
 from flargo.flare.redact import REDACTED, REDACTION
 from flargo.flare.report import LOG_TAIL, OUTCOME, Report
 from flargo.status.reasons import Reason
@@ -171,13 +171,13 @@ def kept(tmp_path: Path, run_dir: Path, log: str) -> str:
 def test_a_token_that_the_cut_would_part_is_blanked_before(tmp_path: Path, run_dir: Path) -> None:
     token = f"eyJ{'h' * 300}.eyJ{'p' * 300}.{'s' * 300}"
     for before in range(0, 1000, 90):
-        tail = kept(tmp_path, run_dir, "x" * 70_000 + f"\n{token}\n" + "y" * (TAIL_BYTES - before))
+        tail = kept(tmp_path, run_dir, "x" * 70_000 + f"\n{token}\n" + "y" * (MAX_LOG_BYTES - before))
         assert not re.search("h{9}|p{9}|s{9}", tail)
 
 
 def test_a_key_that_the_cut_would_part_is_blanked_before(tmp_path: Path, run_dir: Path) -> None:
     lines = ["-----BEGIN PRIVATE KEY-----", *["MIIE" * 16] * 50, "-----END PRIVATE KEY-----"]
-    for after in range(TAIL_LINES - 60, TAIL_LINES + 5, 4):
+    for after in range(MAX_LOG_LINES - 60, MAX_LOG_LINES + 5, 4):
         tail = kept(tmp_path, run_dir, "\n".join(["before", *lines, *["a line"] * after]))
         assert "MIIE" not in tail
 
@@ -190,18 +190,18 @@ def test_a_key_that_had_lost_its_beginning_is_blanked(tmp_path: Path, run_dir: P
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_of_a_log_its_last_lines_are_kept(tmp_path: Path, run_dir: Path, end: str) -> None:
     lines = [f"line {number}" for number in range(500)]
-    assert kept(tmp_path, run_dir, "\n".join(lines) + end) == "\n".join(lines[-TAIL_LINES:]) + end
+    assert kept(tmp_path, run_dir, "\n".join(lines) + end) == "\n".join(lines[-MAX_LOG_LINES:]) + end
     wide = [f"{number} {'é' * 2000}" for number in range(100)]
     tail = kept(tmp_path, run_dir, "\n".join(wide) + end)
-    assert len(tail.encode()) <= TAIL_BYTES
+    assert len(tail.encode()) <= MAX_LOG_BYTES
     assert tail.splitlines() == wide[-len(tail.splitlines()) :]
-    assert len(tail.splitlines()) == TAIL_BYTES // 4004
+    assert len(tail.splitlines()) == MAX_LOG_BYTES // 4004
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_a_line_that_is_too_long_by_itself_is_cut(tmp_path: Path, run_dir: Path, end: str) -> None:
-    tail = kept(tmp_path, run_dir, "x" * (3 * TAIL_BYTES) + end)
-    assert tail == "x" * (TAIL_BYTES - len(end)) + end
+    tail = kept(tmp_path, run_dir, "x" * (3 * MAX_LOG_BYTES) + end)
+    assert tail == "x" * (MAX_LOG_BYTES - len(end)) + end
 
 
 @pytest.mark.parametrize("secret", ["token", "key"])
@@ -209,7 +209,7 @@ def test_what_is_read_of_a_log_is_cut_after_it_is_redacted(tmp_path: Path, run_d
     """As the loop reads it: the transport's own cut goes through no secret that is kept."""
     token = f"eyJ{'h' * 300}.eyJ{'p' * 300}.{'s' * 300}"
     key = "\n".join(["-----BEGIN PRIVATE KEY-----", *["MIIE" * 16] * 50, "-----END PRIVATE KEY-----"])
-    for after in range(TAIL_BYTES - 3000, TAIL_BYTES + 200, 150):
+    for after in range(MAX_LOG_BYTES - 3000, MAX_LOG_BYTES + 200, 150):
         body = f"{'x' * 100_000}\n{token if secret == 'token' else key}\n{'y' * after}\n"
         loop = Loop(Served(Answer(200, body.encode())), "", "me", 3)
         (seen,) = [pod_view(pod(main=ended(3), phase="Failed"))]

@@ -370,7 +370,7 @@ def test_an_unforeseen_exception_after_the_launch_ends_the_job(tmp_path: Path, m
             self.ruled(verdict, "")
             ticket.conclude(verdict)
 
-        def out_of_sync_for(self) -> float:
+        def seconds_out_of_sync(self) -> float:
             return 0.0
 
     loop = Loop()
@@ -393,7 +393,7 @@ def test_a_server_s_launch_fails_if_its_job_found_no_place(
             ticket.conclude(Verdict(reason, int(reason.code or 0), f'spec.x: Invalid value: "{MARKER}"'))
             return ticket
 
-        def out_of_sync_for(self) -> float:
+        def seconds_out_of_sync(self) -> float:
             return 0.0
 
     monkeypatch.setattr(ArgoJobLauncher, "_loop_of", lambda *_: Loop())

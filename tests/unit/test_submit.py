@@ -6,7 +6,7 @@ import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.submit import DIGEST, Submit, SubmitError
+from flargo.control.submit import DIGEST_ANNOTATION, SubmitError, Submitter
 from flargo.terms import Annotation, Label, Plan, SecretData
 from tests.harness.fake_api import MemoryApi
 from tests.harness.plans import STARTUP, plan
@@ -33,7 +33,7 @@ def submit(
 ) -> None:
     """Submit, for a minute at the most."""
     time = clock or Clock()
-    Submit(api, pause or time.pause, lambda: time.now, deadline=60.0).run(wanted or plan())
+    Submitter(api, pause or time.pause, lambda: time.now, deadline=60.0).run(wanted or plan())
 
 
 def assert_harmless(api: MemoryApi) -> None:
@@ -128,18 +128,18 @@ def test_what_an_earlier_run_of_the_parent_left_is_waited_out() -> None:
             left["status"] = {"phase": "Failed"}
         return False
 
-    Submit(api, end_the_orphan, lambda: slept[0], deadline=60.0).run(plan("a2"))
+    Submitter(api, end_the_orphan, lambda: slept[0], deadline=60.0).run(plan("a2"))
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a2"
 
 
 def test_the_startup_secret_is_written_again_only_when_the_kit_has_changed() -> None:
     api = MemoryApi()
     submit(api)
-    before = api.store[Kind.SECRET, STARTUP.name]["metadata"]["annotations"][DIGEST]
+    before = api.store[Kind.SECRET, STARTUP.name]["metadata"]["annotations"][DIGEST_ANNOTATION]
     api.store.pop((Kind.WORKFLOW, "job-site"))
     submit(api, plan("a2", SecretData(STARTUP.name, {"rootCA.pem": b"renewed"})))
     after = api.store[Kind.SECRET, STARTUP.name]
-    assert after["metadata"]["annotations"][DIGEST] != before
+    assert after["metadata"]["annotations"][DIGEST_ANNOTATION] != before
     assert after["data"] == {"rootCA.pem": "cmVuZXdlZA=="}
 
 

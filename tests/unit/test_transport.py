@@ -259,7 +259,7 @@ def meant_paths(kind: type, arguments: dict[str, Any]) -> set[str]:
     group_version, plural = arguments.get("kind", Kind.POD).value
     name = arguments.get("name", arguments.get("pod"))
     collection = f"/{group_version}/namespaces/{NAMESPACE}/{plural}"
-    named = {f"{collection}/{each}" for each in (name, fields.at(arguments.get("item"), "metadata", "name")) if each}
+    named = {f"{collection}/{each}" for each in (name, fields.value(arguments.get("item"), "metadata", "name")) if each}
     if "pod" in arguments:
         return {f"{each}/log" for each in named}
     return named if name is not None else {*named, collection}

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
 from flargo.control import reconciler
-from flargo.control.unreadable_log import UnreadableLog
+from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.plan import plan
 from flargo.status.fields import parse_each
 from flargo.status.job_state import ActionKind
-from flargo.status.views import event_view, pod_view, trimmed, workflow_view
+from flargo.status.views import event_view, pod_view, strip_unused_fields, workflow_view
 from flargo.terms import Object, StartTimeouts
 from flargo.tools.jobs.site_job import site_jobs, trim
 from tests.harness.differential.argo import pod_of
@@ -36,8 +36,8 @@ def test_a_trimmed_object_looks_as_the_whole_one_does() -> None:
             for item in line.get("objects", ()):
                 if line.get("kind") in VIEWS:
                     view = VIEWS[line["kind"]]
-                    assert view(trimmed(item)) == view(item)
-                    assert view(trimmed(item)).version == view(item).version
+                    assert view(strip_unused_fields(item)) == view(item)
+                    assert view(strip_unused_fields(item)).version == view(item).version
                     seen += 1
     assert seen > 500
 
@@ -45,14 +45,14 @@ def test_a_trimmed_object_looks_as_the_whole_one_does() -> None:
 def test_most_of_a_pod_is_not_kept() -> None:
     for _, settings, launch in samples():
         pod = pod_of(plan(launch, settings).workflow)
-        assert pod_view(trimmed(pod)) == pod_view(pod)
-        assert len(json.dumps(trimmed(pod)["spec"])) < len(json.dumps(pod["spec"])) / 2
+        assert pod_view(strip_unused_fields(pod)) == pod_view(pod)
+        assert len(json.dumps(strip_unused_fields(pod)["spec"])) < len(json.dumps(pod["spec"])) / 2
 
 
 @pytest.mark.parametrize("odd", [{}, {"metadata": 3, "spec": [], "status": "?"}, {"spec": {"containers": {"a": 1}}}])
 def test_an_odd_object_is_trimmed_like_any_other(odd: Object) -> None:
-    assert pod_view(trimmed(odd)) == pod_view(odd)
-    assert workflow_view(trimmed(odd)) == workflow_view(odd)
+    assert pod_view(strip_unused_fields(odd)) == pod_view(odd)
+    assert workflow_view(strip_unused_fields(odd)) == workflow_view(odd)
 
 
 # --- what somebody else wrote
@@ -84,8 +84,8 @@ _objects = st.dictionaries(st.sampled_from(_KEYS), _odd, max_size=6)
 
 @given(_objects)
 def test_a_view_is_made_of_any_object(item: Object) -> None:
-    assert workflow_view(item) == workflow_view(trimmed(item))
-    assert pod_view(item) == pod_view(trimmed(item))
+    assert workflow_view(item) == workflow_view(strip_unused_fields(item))
+    assert pod_view(item) == pod_view(strip_unused_fields(item))
     assert event_view(item).span is not None
     assert site_jobs([trim(item)], [trim(item)])[0].plain() is not None
 
@@ -104,7 +104,7 @@ def test_one_object_of_a_list_takes_no_other_with_it(others: list[Object], odd: 
 
 
 def test_an_object_that_cannot_be_parsed_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
-    log = UnreadableLog()
+    log = ParseErrorLog()
     for _ in range(3):
         log({"metadata": {"name": "job-site", "uid": "u1"}}, RuntimeError("t0psecret"))
         log({"metadata": {"name": "\x1b]52;c;x\x07", "uid": "u2"}}, RuntimeError("t0psecret"))
@@ -123,7 +123,7 @@ def test_an_engine_follows_the_others_beside_an_object_that_cannot_be_parsed(mon
     monkeypatch.setattr(reconciler, "workflow_view", broken)
     skipped: list[Object] = []
     follows = reconciler.Reconciler(
-        lambda _: False, 0.0, epoch="me", on_unreadable=lambda item, _: skipped.append(item)
+        lambda _: False, 0.0, epoch="me", on_parse_error=lambda item, _: skipped.append(item)
     )
     follows.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
     follows.on_listed(Kind.POD, [], 0.0)

@@ -9,7 +9,7 @@ import pytest
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import RELIST_SECONDS, Watch
-from flargo.status.views import trimmed
+from flargo.status.views import strip_unused_fields
 from flargo.terms import Object
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Server:
         self.slept: list[float] = []
         self.asked: list[str] = []
         self.told: list[str] = []
-        Watch(cast("Api", self), Kind.POD, "", trimmed, self, self.pause, lambda: self.now).run()
+        Watch(cast("Api", self), Kind.POD, "", strip_unused_fields, self, self.pause, lambda: self.now).run()
 
     def list(self, _kind: Kind, _labels: str, *, trim: Callable[[Object], Object]) -> tuple[list[Object], str]:
-        assert trim is trimmed
+        assert trim is strip_unused_fields
         self.asked.append("list")
         if self.lists:
             raise self.lists.pop(0)
@@ -158,6 +158,6 @@ def test_a_list_that_cannot_be_read_is_asked_for_again_and_said_once(caplog: pyt
 
 
 def test_the_message_of_a_stream_that_ends_is_cut_where_it_is_read() -> None:
-    watch = Watch(cast("Api", None), Kind.POD, "", trimmed, cast("Any", None), lambda _: True, lambda: 0.0)
+    watch = Watch(cast("Api", None), Kind.POD, "", strip_unused_fields, cast("Any", None), lambda _: True, lambda: 0.0)
     error = watch._error_of({"code": 500, "reason": "r" * 100_000, "message": 'User "' * 100_000})
     assert (len(error.reason), len(error.message)) == (4096, 4096)

@@ -7,9 +7,9 @@ import click
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.unreadable_log import UnreadableLog
+from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.validate import InvalidInput
-from flargo.status.views import is_credentials_of, uid_of
+from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import Uid
 from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
 from flargo.tools.cli.output import PROBLEM, beside, data_json, json_option, reporting, say
@@ -72,7 +72,7 @@ def _age(said: str | None) -> timedelta | None:
 def _found(api: Api, labels: str, age: timedelta | None) -> list[Sweepable]:
     workflows, _ = api.list(Kind.WORKFLOW, labels, trim=trim)
     pods, _ = api.list(Kind.POD, labels, trim=trim)
-    return sweepable(site_jobs(workflows, pods, UnreadableLog()), pods, api.time(), age)
+    return sweepable(site_jobs(workflows, pods, ParseErrorLog()), pods, api.time(), age)
 
 
 def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid | None, str]]:
@@ -91,7 +91,7 @@ def _present(api: Api, found: list[Sweepable]) -> list[tuple[Sweepable, Uid | No
             if not (error.not_found or error.invalid_target):
                 there.append((each, None, refusal(error)))
             continue
-        if is_credentials_of(meta, each.part.workflow.name, each.part.workflow.uid):
+        if is_credentials_secret(meta, each.part.workflow.name, each.part.workflow.uid):
             there.append((each, uid_of({"metadata": meta}), ""))
     return there
 

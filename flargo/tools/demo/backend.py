@@ -16,9 +16,9 @@ from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.flare.nvflare_internals import site_key
 from flargo.job.names import credentials_secret, startup_secret
-from flargo.status.fields import at, parse_each
-from flargo.status.views import is_credentials_of, pod_view, uid_of, workflow_view
-from flargo.terms import Label, Object, Uid
+from flargo.status.fields import parse_each, value
+from flargo.status.views import is_credentials_secret, pod_view, uid_of, workflow_view
+from flargo.terms import MAIN_CONTAINER, Label, Object, Uid
 from flargo.tools.demo.options import DemoError, Options
 from flargo.tools.kit.chart import accounts_command
 
@@ -62,7 +62,7 @@ class Cluster:
     def log(self, pod: Object) -> str:
         """What a job's program has written; nothing where there is no log yet, or no more."""
         try:
-            return self._api.log(pod["metadata"]["name"], "main", _LOG_LINES, _LOG_BYTES, _LOG_SECONDS)
+            return self._api.log(pod["metadata"]["name"], MAIN_CONTAINER, _LOG_LINES, _LOG_BYTES, _LOG_SECONDS)
         except ApiError:
             return ""
 
@@ -93,10 +93,10 @@ class Cluster:
             for pod in parse_each(pods, pod_view):
                 self._delete(Kind.POD, pod.name, pod.uid, left, grace=_KILL_GRACE)
             for view in owners:
-                is_its_own = partial(is_credentials_of, workflow=view.name, uid=view.uid)
+                is_its_own = partial(is_credentials_secret, workflow=view.name, uid=view.uid)
                 self._drop_secret(credentials_secret(view.name, view.attempt), is_its_own, left)
             for name in (startup_secret(site_key(site), federation) for site in names):
-                self._drop_secret(name, lambda meta: at(meta, "labels", Label.FEDERATION) == federation, left)
+                self._drop_secret(name, lambda meta: value(meta, "labels", Label.FEDERATION) == federation, left)
             left += [f"{name} has not ended yet" for name in self.wait_over(selector, _CLEAN_SECONDS)]
         except ApiError as error:
             left.append(str(error))
@@ -105,8 +105,8 @@ class Cluster:
     def _living(self, selector: str) -> tuple[list[Object], list[Object]]:
         workflows, pods = self.look(selector)
         return (
-            [item for item in workflows if not workflow_view(item).over],
-            [item for item in pods if not pod_view(item).finished],
+            [item for item in workflows if not workflow_view(item).is_completed],
+            [item for item in pods if not pod_view(item).is_terminal],
         )
 
     def _drop_secret(self, name: str, is_ours: Callable[[Object], bool], left: list[str]) -> None:

@@ -9,9 +9,9 @@ import json
 from copy import deepcopy
 from typing import Any, Final
 
-from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, MAIN
+from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT
 from flargo.job.workflow import POD_FIELDS, Destination
-from flargo.terms import Object
+from flargo.terms import MAIN_CONTAINER, Object
 
 _EXECUTOR_IMAGE = "quay.io/argoproj/argoexec"
 """Stands for whatever the controller was given; a dry run pulls nothing."""
@@ -30,7 +30,7 @@ def pod_of(workflow: Object, executor: Object | None = None) -> Object:
     """
     spec = workflow["spec"]
     (template,) = spec["templates"]
-    main = {"name": MAIN, **template["container"]}
+    main = {"name": MAIN_CONTAINER, **template["container"]}
     said = {key: executor[key] for key in _OF_EXECUTOR if executor and key in executor}
     wait, init = ({"name": name, "image": _EXECUTOR_IMAGE, **said} for name in (EXECUTOR_WAIT, EXECUTOR_INIT))
     pod: Object = {

@@ -7,6 +7,7 @@ from typing import Any, Final
 from flargo.job.documents import load_yaml
 from flargo.job.validate import InvalidInput
 from flargo.parsing import http_date
+from flargo.status import fields
 from flargo.terms import Object
 from flargo.text import shell_command
 from flargo.tools.doctor.facts import Facts, Probe
@@ -221,16 +222,10 @@ def _others(facts: Facts) -> str:
 
 
 def _referencing(settings: Object) -> Any:
-    return _inside(settings, "workflowRestrictions", "templateReferencing")
+    return fields.value(settings, "workflowRestrictions", "templateReferencing")
 
 
 def _retries(settings: Object) -> bool:
     spec = ("workflowDefaults", "spec")
     kinds = (("retryStrategy",), ("templateDefaults", "retryStrategy"))
-    return any(_inside(settings, *spec, *keys) for keys in kinds)
-
-
-def _inside(found: Any, *keys: str) -> Any:
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+    return any(fields.value(settings, *spec, *keys) for keys in kinds)

@@ -9,12 +9,12 @@ from flargo.cluster import target
 from flargo.cluster.answer import Answer
 from flargo.cluster.survey import BuildTarget, Survey
 from flargo.job import validate
-from flargo.terms import Object
+from flargo.terms import ARGO_API_VERSION, Object
 from flargo.tools.doctor.access_checks import OWNER, token_secret
 from flargo.tools.doctor.argo_pod import pod_of
 from flargo.tools.doctor.cluster_checks import CONFIG_MAP, allowed, executor_of, settings_of
 from flargo.tools.doctor.facts import Clock, Facts, Probe, Questions, Right
-from flargo.tools.doctor.probe import GROUP_VERSION, RIGHTS, Prober, other_ids
+from flargo.tools.doctor.probe import RIGHTS, Prober, other_ids
 from flargo.tools.doctor.references import Kind, account, pull_secrets, references, semaphores
 from flargo.tools.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES
 
@@ -75,7 +75,7 @@ class Doctor:
         return replace(
             facts,
             namespace=get(partial(target.resource, "api/v1", "namespaces", name=home)),
-            argo=get(partial(target.group, f"apis/{GROUP_VERSION}")),
+            argo=get(partial(target.group, f"apis/{ARGO_API_VERSION}")),
             controllers=controllers,
             other_controllers=self._other_controllers(trusted),
             settings=settings,
@@ -123,7 +123,7 @@ class Doctor:
         if first.phase or not first.seen.ok:
             return (first,)
         to = partial(
-            target.resource, f"apis/{GROUP_VERSION}", "workflows", namespace=wanted.namespace, query={"limit": "100"}
+            target.resource, f"apis/{ARGO_API_VERSION}", "workflows", namespace=wanted.namespace, query={"limit": "100"}
         )
         listed = self.survey.get(to).body.get("items") or []
         labels = [item["metadata"].get("labels") or {} for item in listed]
@@ -151,7 +151,7 @@ class Doctor:
         return self.survey.get(_core(home, kind.value, name), keep)
 
     def _dry_run(self, home: str, document: Object) -> Answer:
-        kind = {"Workflow": f"apis/{GROUP_VERSION}", "Pod": "api/v1"}[document["kind"]]
+        kind = {"Workflow": f"apis/{ARGO_API_VERSION}", "Pod": "api/v1"}[document["kind"]]
         query = {"dryRun": "All", "fieldValidation": "Strict"}
         to = partial(target.resource, kind, f"{document['kind'].lower()}s", namespace=home, query=query)
         # Not its own name, which a job that runs may have.

@@ -15,10 +15,9 @@ from flargo.cluster.answer import Answer
 from flargo.cluster.survey import BuildTarget, Survey
 from flargo.job.validate import is_label_value
 from flargo.job.workflow import INSTANCE_ID
-from flargo.terms import GROUP, Object
+from flargo.terms import ARGO_API_VERSION, GROUP, Object
 from flargo.tools.doctor.facts import Probe, Right
 
-GROUP_VERSION: Final = "argoproj.io/v1alpha1"
 RIGHTS: Final = tuple(Right("argoproj.io", "workflows", verb) for verb in ("create", "get", "delete"))
 """What it takes. Whoever may not delete submits nothing."""
 LABEL = f"{GROUP}/doctor"
@@ -74,7 +73,7 @@ class Prober:
         return self.survey.get(self._to(name))
 
     def _to(self, name: str | None = None) -> BuildTarget:
-        return partial(target.resource, f"apis/{GROUP_VERSION}", "workflows", namespace=self.namespace, name=name)
+        return partial(target.resource, f"apis/{ARGO_API_VERSION}", "workflows", namespace=self.namespace, name=name)
 
 
 def workflow(name: str, namespace: str, instance_id: str | None, patience: float) -> Object:
@@ -82,7 +81,7 @@ def workflow(name: str, namespace: str, instance_id: str | None, patience: float
     labels = {LABEL: "probe", **({INSTANCE_ID: instance_id} if instance_id else {})}
     step = {"name": "wait", "suspend": {"duration": str(round(patience) + _OUTLIVES)}}
     return {
-        "apiVersion": GROUP_VERSION,
+        "apiVersion": ARGO_API_VERSION,
         "kind": "Workflow",
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {

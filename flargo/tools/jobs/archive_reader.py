@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flargo.cluster.errors import ArchiveError
-from flargo.control.unreadable_log import UnreadableLog
+from flargo.control.parse_error_log import ParseErrorLog
 from flargo.status.diagnosis import Diagnosis, Stage
 from flargo.terms import Object
 from flargo.tools.jobs.reader import Reader
@@ -25,11 +25,11 @@ class ArchiveReader:
     def __init__(self, archive: "Archive") -> None:
         """Read an archive."""
         self._archive = archive
-        self._on_unreadable = UnreadableLog()
+        self._on_parse_error = ParseErrorLog()
 
     def parts(self, labels: str) -> list[SiteJob]:
         """See Reader; an outline does not say why a job ended."""
-        outlines = site_jobs(map(trim, self._archive.list(labels)), (), self._on_unreadable)
+        outlines = site_jobs(map(trim, self._archive.list(labels)), (), self._on_parse_error)
         return [replace(part, archived=True, seen=Diagnosis(Stage.ENDED), verdict=None) for part in outlines]
 
     def settled(self, part: SiteJob) -> SiteJob:
@@ -37,7 +37,7 @@ class ArchiveReader:
         whole = self._archive.get(part.workflow.uid)
         if whole is None:
             return part
-        read = site_jobs([trim(whole)], (), self._on_unreadable)
+        read = site_jobs([trim(whole)], (), self._on_parse_error)
         return replace(read[0], archived=True) if read else part
 
     def events(self, part: SiteJob) -> Sequence[Object]:

@@ -89,13 +89,13 @@ def _telling(part: SiteJob, events: Iterable[Object]) -> Sequence[str]:
     """The events that tell something: warnings, and of a job that has not begun all of them."""
     starts = part.stage < Stage.RUNNING
     kept = [event_view(event) for event in events if starts or fields.text(event, "type") == "Warning"]
-    newest = sorted(kept, key=lambda event: (event.last is not None, event.last))[-_EVENTS:]
+    newest = sorted(kept, key=lambda event: (event.last_timestamp is not None, event.last_timestamp))[-_EVENTS:]
     return [_event(event) for event in newest]
 
 
 def _event(event: EventView) -> str:
     often = f", {event.count} times in {event.span:.0f} s" if event.count > 1 else ""
-    when = f"{_clock(event.last)} " if event.last else ""
+    when = f"{_clock(event.last_timestamp)} " if event.last_timestamp else ""
     return f"{when}{event.reason}{often}: {shown(event.message, _LONGEST)}"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.unreadable_log import UnreadableLog
+from flargo.control.parse_error_log import ParseErrorLog
 from flargo.status import fields
 from flargo.terms import Object
 from flargo.tools.jobs.site_job import SiteJob, site_jobs, trim
@@ -22,7 +22,7 @@ class LiveJobs:
         self._lock = threading.Lock()
         self._items: dict[Kind, dict[str, Object]] = {}
         self._lost: dict[Kind, ApiError] = {}
-        self._on_unreadable = UnreadableLog()
+        self._on_parse_error = ParseErrorLog()
 
     @property
     def in_sync(self) -> bool:
@@ -38,7 +38,7 @@ class LiveJobs:
         """The jobs as they are now."""
         with self._lock:
             workflows, pods = (list(self._items.get(kind, {}).values()) for kind in _KINDS)
-        return site_jobs(workflows, pods, self._on_unreadable)
+        return site_jobs(workflows, pods, self._on_parse_error)
 
     def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """See Listener."""

@@ -7,8 +7,8 @@ from http import HTTPStatus
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.status.fields import parse_each
-from flargo.status.views import MAIN, WORKFLOW_LABEL, PodView, WorkflowView, pod_view, workflow_view
-from flargo.terms import Uid
+from flargo.status.views import PodView, WorkflowView, pod_view, workflow_view
+from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, Uid
 from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parsed
 
 SILENCE = 60.0
@@ -53,7 +53,7 @@ class Tail:
         pod = self._begun(follow=follow)
         while pod is not None:
             # Only what is read after the program's end is all that there is of it.
-            over = pod.over
+            over = pod.is_main_done
             try:
                 yield from self._connection(pod, follow=follow and not over)
                 if over or not follow:
@@ -71,7 +71,7 @@ class Tail:
         if now is None or now.uid != pod.uid:
             self.say(_GONE.format(self.workflow))
             return None
-        if not now.over:
+        if not now.is_main_done:
             self.pause(_LOOK)
         return now
 
@@ -79,7 +79,7 @@ class Tail:
         silence = SILENCE if follow else SILENCE / 4
         since = self._seam.connect()
         before: Line | None = None
-        for piece in self.api.log_lines(pod.name, MAIN, follow=follow, since=since, silence=silence):
+        for piece in self.api.log_lines(pod.name, MAIN_CONTAINER, follow=follow, since=since, silence=silence):
             self._failures = 0
             goes_on = before is not None and before.continued
             # Only the first piece of a line has its time before it.
@@ -125,10 +125,10 @@ class Tail:
             except ApiError as error:
                 self._bear(error, follow=follow)
                 continue
-            if pod is not None and (pod.running or pod.over):
+            if pod is not None and (pod.running or pod.is_main_done):
                 self.begun = True
                 return pod
-            if workflow is None or workflow.over or not follow:
+            if workflow is None or workflow.is_completed or not follow:
                 self.say(f"{self.workflow}: its program has not begun" if workflow else f"{self.workflow}: it is gone")
                 return None
             if not waits:
@@ -137,8 +137,10 @@ class Tail:
             self.pause(_LOOK)
 
     def _pod(self) -> PodView | None:
-        found, _ = self.api.list(Kind.POD, f"{WORKFLOW_LABEL}={self.workflow}")
-        own = sorted((pod for pod in parse_each(found, pod_view) if pod.owner == self.uid), key=lambda pod: pod.name)
+        found, _ = self.api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={self.workflow}")
+        own = sorted(
+            (pod for pod in parse_each(found, pod_view) if pod.owner_uid == self.uid), key=lambda pod: pod.name
+        )
         return own[0] if own else None
 
     def _workflow(self) -> WorkflowView | None:

@@ -5,11 +5,10 @@ from typing import Protocol
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.control.unreadable_log import UnreadableLog
+from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.names import label_value
 from flargo.status.diagnosis import Stage
-from flargo.status.views import WORKFLOW_LABEL
-from flargo.terms import Label, Object
+from flargo.terms import WORKFLOW_NAME_LABEL, Label, Object
 from flargo.tools.jobs.selection import NotFoundError, chosen
 from flargo.tools.jobs.site_job import SiteJob, selector, site_jobs, trim, with_events
 
@@ -64,13 +63,13 @@ class ClusterReader:
     def __init__(self, api: Api) -> None:
         """Read a namespace."""
         self._api = api
-        self._on_unreadable = UnreadableLog()
+        self._on_parse_error = ParseErrorLog()
 
     def parts(self, labels: str) -> list[SiteJob]:
         """See Reader."""
         workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=trim)
         pods, _ = self._api.list(Kind.POD, labels, trim=trim)
-        return site_jobs(workflows, pods, self._on_unreadable)
+        return site_jobs(workflows, pods, self._on_parse_error)
 
     def settled(self, part: SiteJob) -> SiteJob:
         """See Reader; asked as the launcher asks. How far a pod's start is, only its events tell."""
@@ -94,6 +93,6 @@ class ClusterReader:
             if not error.not_found:
                 raise
             return part
-        pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_LABEL}={part.workflow.name}", trim=trim)
-        again = site_jobs([trim(workflow)], pods, self._on_unreadable)
+        pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={part.workflow.name}", trim=trim)
+        again = site_jobs([trim(workflow)], pods, self._on_parse_error)
         return again[0] if again and again[0].workflow.uid == part.workflow.uid else part

@@ -8,11 +8,19 @@ from typing import Any
 from flargo.job.names import federation_selector, label_value, shown
 from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
-from flargo.status.fields import OnUnreadable, parse_each
+from flargo.status.fields import OnParseError, parse_each
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict, decide
-from flargo.status.views import MAIN, Observation, PodView, WorkflowView, event_view, pod_view, trimmed, workflow_view
-from flargo.terms import MANAGER, Annotation, Label, Object, Uid
+from flargo.status.views import (
+    Observation,
+    PodView,
+    WorkflowView,
+    event_view,
+    pod_view,
+    strip_unused_fields,
+    workflow_view,
+)
+from flargo.terms import MAIN_CONTAINER, MANAGER, Annotation, Label, Object, Uid
 
 WORDS = {
     Stage.ABSENT: "not there",
@@ -82,7 +90,7 @@ class SiteJob:
     @property
     def node(self) -> str:
         """Where it runs, or ran."""
-        return self.pod.node if self.pod is not None else self.workflow.node
+        return self.pod.node if self.pod is not None else self.workflow.host_node
 
     @property
     def is_unsure(self) -> bool:
@@ -91,7 +99,7 @@ class SiteJob:
         Workflows and pods are read one after the other: a pod may not be there yet, or an exit be seen before what
         caused it. An exit code 0 is final, and so is what Argo has ended.
         """
-        return self.stage is Stage.ENDED and not self.seen.final and not self.workflow.over
+        return self.stage is Stage.ENDED and not self.seen.is_final and not self.workflow.is_completed
 
     def plain(self) -> dict[str, Any]:
         """The same, for programs."""
@@ -129,31 +137,34 @@ def selector(site: str | None = None, federation: str | None = None) -> str:
 
 def trim(item: Object) -> Object:
     """What is kept of a Workflow or a pod: a launcher's part, and what the job's container asks for."""
-    less = trimmed(item)
+    less = strip_unused_fields(item)
     templates = fields.items(item, "spec", "templates")
-    asked = [{"name": MAIN, "resources": fields.at(template, "container", "resources")} for template in templates]
+    asked = [
+        {"name": MAIN_CONTAINER, "resources": fields.value(template, "container", "resources")}
+        for template in templates
+    ]
     less["spec"]["containers"] += asked
     return less
 
 
 def site_jobs(
-    workflows: Iterable[Object], pods: Iterable[Object], on_unreadable: OnUnreadable = lambda *_: None
+    workflows: Iterable[Object], pods: Iterable[Object], on_parse_error: OnParseError = lambda *_: None
 ) -> list[SiteJob]:
     """Each job at each site, the oldest first.
 
     Args:
         workflows: as they are on the wire, or what is ``kept`` of them. To be read before the pods.
         pods: likewise, of those Workflows or of any.
-        on_unreadable: called with each object that can't be parsed, and is left out.
+        on_parse_error: called with each object that can't be parsed, and is left out.
     """
     by_owner: dict[Uid, list[Object]] = {}
-    for owner, pod in parse_each(pods, lambda pod: (pod_view(pod).owner, pod), on_unreadable):
+    for owner, pod in parse_each(pods, lambda pod: (pod_view(pod).owner_uid, pod), on_parse_error):
         by_owner.setdefault(owner, []).append(pod)
 
     def part(workflow: Object) -> SiteJob:
         return _part(workflow, by_owner.get(workflow_view(workflow).uid, []))
 
-    return in_order(parse_each(workflows, part, on_unreadable))
+    return in_order(parse_each(workflows, part, on_parse_error))
 
 
 def in_order(parts: Iterable[SiteJob]) -> list[SiteJob]:
@@ -164,7 +175,7 @@ def in_order(parts: Iterable[SiteJob]) -> list[SiteJob]:
 def look(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
     """What the launcher would see of a job: of pods only the Workflow's own count."""
     view = workflow_view(workflow)
-    own = sorted((pod for pod in parse_each(pods, pod_view) if pod.owner == view.uid), key=lambda pod: pod.name)
+    own = sorted((pod for pod in parse_each(pods, pod_view) if pod.owner_uid == view.uid), key=lambda pod: pod.name)
     return diagnose(Observation(view, tuple(own)), None)
 
 
@@ -193,8 +204,10 @@ def _part(workflow: Object, pods: Sequence[Object]) -> SiteJob:
     raw = min(pods, key=lambda pod: pod_view(pod).name, default=None)
     pod = pod_view(raw) if raw is not None else None
     seen = _as_said(look(workflow, pods), workflow)
-    main = next((row for row in fields.items(raw, "status", "containerStatuses") if row.get("name") == MAIN), {})
-    state = fields.at(main, "state") or {}
+    main = next(
+        (row for row in fields.items(raw, "status", "containerStatuses") if row.get("name") == MAIN_CONTAINER), {}
+    )
+    state = fields.value(main, "state") or {}
     started = fields.time(state, "running", "startedAt") or fields.time(state, "terminated", "startedAt")
     ended = fields.time(state, "terminated", "finishedAt")
     finished = fields.time(workflow, "status", "finishedAt")
@@ -249,13 +262,13 @@ def _verdict(end: Diagnosis, workflow: Object) -> Verdict:
     """By the launcher's own rule, with what it knew and left on the Workflow."""
     ending = _ending(workflow)
     if ending is None:
-        return decide(None, None, end, published=False)
+        return decide(None, None, end, has_results=False)
     if ending in _CAUSES:
-        return decide(_CAUSES[ending], None, end, published=False)
+        return decide(_CAUSES[ending], None, end, has_results=False)
     # It says that a job which was ended has succeeded if its results had arrived.
     published = ending is Reason.SUCCEEDED
     doom = None if published else Diagnosis(end.stage, ending, _ending_detail(workflow))
-    return decide(None, doom, end, published=published)
+    return decide(None, doom, end, has_results=published)
 
 
 def _since(stage: Stage, pod: Object | None, started: datetime | None, ended: datetime | None) -> datetime | None:
@@ -271,8 +284,8 @@ def _since(stage: Stage, pod: Object | None, started: datetime | None, ended: da
 
 def _gpus(item: Object) -> dict[str, str]:
     """The devices that its container asks for: resources that a device's maker names, as ``amd.com/gpu``."""
-    containers = (row for row in fields.items(item, "spec", "containers") if row.get("name") == MAIN)
-    limits = fields.at(next(containers, {}), "resources", "limits")
+    containers = (row for row in fields.items(item, "spec", "containers") if row.get("name") == MAIN_CONTAINER)
+    limits = fields.value(next(containers, {}), "resources", "limits")
     found = limits.items() if isinstance(limits, dict) else ()
     return {name: str(count) for name, count in found if "/" in name and not name.startswith("kubernetes.io/")}
 

@@ -1,9 +1,9 @@
 """What no living parent can own, and may go. Pure.
 
 Nobody can see from outside whether a FLARE parent lives. But what each does with its Workflows is bounded in time: it
-releases or discards one within minutes (control/loop.py, SUBMIT_PATIENCE), drops a job's credentials once it has ended,
-and kills what runs on. Where that is an hour overdue there is no parent, or one that has lost the cluster and would do
-the same. A job that runs or waits is never touched: its parent may live.
+releases or discards one within minutes (control/loop.py, MAX_SUBMIT_SECONDS), drops a job's credentials once it has
+ended, and kills what runs on. Where that is an hour overdue there is no parent, or one that has lost the cluster and
+would do the same. A job that runs or waits is never touched: its parent may live.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ def sweepable(
     """
     by_owner: dict[Uid, list[PodView]] = {}
     for pod in parse_each(pods, pod_view):
-        by_owner.setdefault(pod.owner, []).append(pod)
+        by_owner.setdefault(pod.owner_uid, []).append(pod)
     found: list[Sweepable] = []
     for part in parts:
         found += _of(part, by_owner.get(part.workflow.uid, ()), now, older_than)
@@ -64,17 +64,17 @@ def _of(part: SiteJob, pods: Sequence[PodView], now: datetime, older_than: timed
     workflow = part.workflow
     if workflow.deleting:
         return []
-    if workflow.suspended and not (part.released or workflow.over or workflow.has_node or pods):
+    if workflow.suspended and not (part.released or workflow.is_completed or workflow.has_node or pods):
         age = now - part.created if part.created else timedelta(0)
         said = f"suspended since it was made {spell(age)} ago, and never released"
         return [Sweepable(Kind.WORKFLOW, workflow.name, workflow.uid, said, part)] if age > OVERDUE else []
-    if not workflow.over or part.finished is None:
+    if not workflow.is_completed or part.finished is None:
         return []
     age = now - part.finished
     if age <= OVERDUE:
         return []
     ago = f"its Workflow ended {spell(age)} ago"
-    alive = [pod for pod in pods if not pod.finished]
+    alive = [pod for pod in pods if not pod.is_terminal]
     if alive:
         return [Sweepable(Kind.POD, pod.name, pod.uid, f"it still runs, though {ago}", part) for pod in alive]
     if older_than is not None and age > max(older_than, OVERDUE):

@@ -18,7 +18,7 @@ class TerminateResult(Enum):
 
 def standing(part: SiteJob) -> TerminateResult:
     """What is to be done about one, or why nothing is."""
-    if part.workflow.over:
+    if part.workflow.is_completed:
         return TerminateResult.OVER
     return TerminateResult.ENDING if part.workflow.shutdown else TerminateResult.TOLD
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from flargo.job import validate
 from flargo.job.settings import Settings, settings
 from flargo.job.validate import MISSING, InvalidInput
+from flargo.status import fields
 from flargo.terms import Object, Role
 from flargo.tools.kit import chart
 from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, plan_change, prefix_field, read_json, write_json
@@ -220,19 +221,13 @@ def _move_stores(resources: Object, parts: list[Object], old: str, new: str) -> 
     The server's job opens them too, and its workspace is the one place that it can surely write to. A place that
     the site chose itself stays.
     """
-    storage = _nested_object(resources, "snapshot_persistor", "args", "storage", "args")
-    managers = [_nested_object(part, "args") for part in parts if part.get("id") == "job_manager"]
+    storage = fields.mapping(resources, "snapshot_persistor", "args", "storage", "args")
+    managers = [fields.mapping(part, "args") for part in parts if part.get("id") == "job_manager"]
     for args, key in [(storage, "root_dir"), *((each, "uri_root") for each in managers)]:
         place = args.get(key)
         if isinstance(place, str):
             fresh = place.startswith(_PROVISIONED_STORES)
             args[key] = f"{new}/{place.removeprefix(_PROVISIONED_STORES)}" if fresh else _move_path(place, old, new)
-
-
-def _nested_object(found: Any, *keys: str) -> Object:
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 def _move_path(place: Any, old: str, new: str) -> Any:

@@ -12,7 +12,7 @@ MAX_NAMED = 1000
 _log = logging.getLogger(__name__)
 
 
-class UnreadableLog:
+class ParseErrorLog:
     """Called with each object that could not be parsed. Does no I/O but logging."""
 
     def __init__(self) -> None:
