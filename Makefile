@@ -29,7 +29,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 unit: .venv/ready
-	$(BIN)/pytest -n auto tests/unit tests/docs tests/soak
+	$(BIN)/pytest -n auto tests/unit tests/harness tests/docs tests/soak
 
 # The fault matrix and a federation on the embedded engine: Python only, no root.
 embedded: .venv/ready
@@ -51,7 +51,7 @@ cluster: cluster-up
 # The fault matrix: daemons stopped, nodes lost, wires cut; a quarter of an hour, on a cluster of its own.
 faults: .venv/ready
 	$(SECOND) up
-	$(SECOND) exec -- $(PYTEST) tests/harness/faults/matrix*.py
+	$(SECOND) exec -- $(PYTEST) tests/cluster/test_faults*.py
 
 # Two hundred short jobs with faults at random, for ten minutes; the cluster must have nothing else to do.
 soak: cluster-up

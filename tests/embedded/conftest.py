@@ -50,9 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[Embedded]:
-    """A server of the module's own."""
-    with Embedded(namespace="flare") as running:
+def embedded(request: pytest.FixtureRequest) -> Iterator[Embedded]:
+    """An engine of the module's own, with the module's ``ENGINE_SETTINGS`` if it has any."""
+    with Embedded(getattr(request.module, "ENGINE_SETTINGS", None), namespace="flare") as running:
         yield running
 
 

@@ -16,22 +16,11 @@ from kubernetes.client.exceptions import ApiException
 from flargo.embedded import Delays, Embedded, Policy, Settings
 from tests.harness.cluster import eventually
 from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedCluster, RefusedError
+from tests.harness.python_workflow import phase, workflow
 
 NAMESPACE = "flare"
 MERGE = "application/merge-patch+json"
 WORKFLOWS = ("argoproj.io", "v1alpha1", NAMESPACE, "workflows")
-
-
-def workflow(name: str, *code: str, suspend: bool = True, **spec: Any) -> dict[str, Any]:
-    """One step of Python."""
-    container = {"image": "any", "command": ["python", "-u", "-c"], "args": ["\n".join(code)]}
-    said = {"suspend": suspend, "executor": {"serviceAccountName": "flargo-executor"}, "entrypoint": "step"}
-    return {
-        "apiVersion": "argoproj.io/v1alpha1",
-        "kind": "Workflow",
-        "metadata": {"name": name, "labels": {"of": name}},
-        "spec": {**said, "templates": [{"name": "step", "container": container}], **spec},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -248,10 +237,6 @@ def test_a_secret_goes_with_its_workflow_and_at_once_with_a_wrong_one(cluster: E
     assert cluster.secrets("owned") == ["owned"]
     custom.delete_namespaced_custom_object(*WORKFLOWS, "owner")
     eventually(lambda: cluster.secrets("owned") == [], 2, "what was owned is collected")
-
-
-def phase(cluster: EmbeddedCluster, name: str) -> str:
-    return str((cluster.workflow(name).get("status") or {}).get("phase", ""))
 
 
 def test_a_log_is_read_by_its_end_by_bytes_and_while_it_grows(cluster: EmbeddedCluster, custom: Any, core: Any) -> None:

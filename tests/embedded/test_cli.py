@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.embedded.test_api import workflow
 from tests.harness.cluster import eventually
 from tests.harness.embedded_cluster import EmbeddedCluster
+from tests.harness.python_workflow import workflow
 from tests.harness.real_cluster import versions
 
 ARGO = shutil.which("argo") or next((str(found) for found in versions.CACHE.glob("argo-*/argo")), None)

@@ -1,6 +1,5 @@
 """The commands on the embedded engine, which has no roles: they do what they do on a real cluster."""
 
-from tests.embedded.test_faults import embedded
 from tests.harness.command_scenarios import (
     flargo,
     server,
@@ -23,9 +22,9 @@ from tests.harness.command_scenarios import (
     test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy,
     test_why_tells_what_a_pod_waits_for,
 )
+from tests.harness.embedded_cluster import REALISTIC_SETTINGS
 
 __all__ = [
-    "embedded",
     "flargo",
     "server",
     "site",
@@ -47,3 +46,5 @@ __all__ = [
     "test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy",
     "test_why_tells_what_a_pod_waits_for",
 ]
+
+ENGINE_SETTINGS = REALISTIC_SETTINGS

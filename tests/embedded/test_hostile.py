@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flargo.embedded import Embedded, kubelet
-from tests.embedded.test_api import phase, workflow
 from tests.harness.cluster import eventually
 from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedCluster
+from tests.harness.python_workflow import phase, workflow
 
 Object = dict[str, Any]
 NAMESPACE = "flare"

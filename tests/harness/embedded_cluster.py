@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flargo.embedded import Embedded, Policy
+from flargo.embedded import Delays, Embedded, Policy, Settings
 from flargo.terms import Label
 from tests.harness.cluster import Cluster, _environment, commands
 from tests.harness.real_cluster.target import Target
@@ -19,6 +19,13 @@ from tests.harness.real_cluster.target import Target
 Object = dict[str, Any]
 IMAGE = "flargo.test/job:2.9.0"
 """The name of an image; nobody looks into it."""
+REALISTIC_SETTINGS = Settings(
+    delays=Delays(init=0.3, remove=2.0), missing_images=frozenset({"flargo.test/job:not-there"})
+)
+"""Delays like a real cluster's, for scenarios that need them.
+
+A pod starts in about a second, so that what happens before its start can be observed. A pod is removed as slowly as a
+real one: else, on a busy machine, its successor is created before flargo has observed the removal."""
 CORE, ARGO = "api/v1", "apis/argoproj.io/v1alpha1"
 _GROUPS = {"workflows": ARGO}
 
