@@ -328,7 +328,7 @@ def test_undo_goes_on_where_writing_broke_off(made_kits: Path) -> None:
 
 
 def test_what_flargo_never_prepared_is_not_undone(made_kits: Path) -> None:
-    with pytest.raises(InvalidInput, match="was not prepared by it"):
+    with pytest.raises(InvalidInput, match="was not prepared by `flargo prepare`"):
         plan_undo(files_of(made_kits, "k8s/site-1"))
 
 

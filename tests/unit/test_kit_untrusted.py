@@ -74,7 +74,7 @@ def test_a_forged_record_restores_no_other_file(prepared: Path, path: str) -> No
     assert file_contents(prepared) == before, "nothing is written if one entry is wrong"
     assert done.exit_code == 1
     assert f"{RECORD}: files[" in done.stderr
-    assert "one of those that flargo writes" in done.stderr
+    assert "is not one of the files that flargo writes" in done.stderr
 
 
 WRONG: dict[str, dict[str, Any]] = {

@@ -1,1 +1,4 @@
-"""A site's startup kit: what flargo changes in it, and how that is taken back. Files in, changes out; no disk."""
+"""Changes to a site's startup kit: what `flargo prepare` does to it, and how --undo takes that back.
+
+Every function takes the kit's files as bytes and returns changes; flargo.tools.cli.kit_disk reads and writes them.
+"""

@@ -1,4 +1,4 @@
-"""The Helm chart of a kit: the accounts and rights that flargo needs, in place of the stock launcher's."""
+"""Changes a kit's Helm chart: it gets the accounts and rights that flargo needs, not those of nvflare's launcher."""
 
 from typing import Final
 
@@ -19,58 +19,58 @@ LAUNCHER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
 ]
-"""What the FLARE parent may do: deploy/launcher.yaml, and a test holds the two equal."""
+"""The rights of the FLARE parent, as in deploy/launcher.yaml; a test compares the two."""
 EXECUTOR_RULES: Final[list[Object]] = [
     {"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}
 ]
-"""What Argo's containers in a job's pod may do: deploy/executor.yaml."""
+"""The rights of Argo's containers in a job's pod, as in deploy/executor.yaml."""
 _RBAC = "rbac.authorization.k8s.io"
-_DEPLOYED_TO = "flare"
-"""The namespace that deploy/kustomization.yaml says."""
+_DEPLOY_NAMESPACE = "flare"
+"""The namespace in deploy/kustomization.yaml."""
 _NAME, _LABELS, _NAMESPACE = "@name@", "@labels@", "@namespace@"
 
 
 def accounts_command(namespace: str) -> str:
-    """What makes deploy/'s accounts in a namespace; empty if no namespace can have that name.
+    """Return the command that creates the accounts of deploy/ in a namespace; empty if the name is not valid.
 
-    kubectl's own --namespace is refused where a file says another one.
+    kubectl's own --namespace does not do it: kubectl rejects a file that names another namespace.
     """
-    if namespace == _DEPLOYED_TO:
+    if namespace == _DEPLOY_NAMESPACE:
         return "kubectl apply --kustomize deploy"
-    there = shell_command("sed", f"s/namespace: {_DEPLOYED_TO}$/namespace: {namespace}/", names=(namespace,))
-    return f"kubectl kustomize deploy | {there} | kubectl apply --filename -" if there else ""
+    replace = shell_command("sed", f"s/namespace: {_DEPLOY_NAMESPACE}$/namespace: {namespace}/", names=(namespace,))
+    return f"kubectl kustomize deploy | {replace} | kubectl apply --filename -" if replace else ""
 
 
 def parent_account(site: Site) -> str:
-    """The account that the chart runs the parent as."""
+    """Return the service account that the chart runs the parent with."""
     values = site.values or {}
     name = values.get("name") or f"nvflare-{site.role}"
     if site.role is Role.CLIENT:
         name = values.get("serviceName") or name
-    # The chart's own rule for its names: trunc 63 | trimSuffix "-".
+    # The chart's templates shorten names this way: trunc 63 | trimSuffix "-".
     return str(name)[:63].removesuffix("-")
 
 
 def chart_accounts(site: Site) -> dict[str, str]:
-    """The accounts of job pods and of Argo's containers that the chart makes, by their keys in ``argo``.
+    """Return the accounts that the chart creates for job pods and for Argo's containers, by their keys in ``argo``.
 
-    They carry the parent's name, since Helm lets no two releases in a namespace own one object.
+    Their names contain the parent's, because two Helm releases in a namespace cannot own the same object.
     """
     parent = parent_account(site)
     return {"service_account": f"{parent}-flargo-job", "executor_service_account": f"{parent}-flargo-executor"}
 
 
 def role_template(site: Site, argo: Object) -> bytes:
-    """The chart's templates/role.yaml: the launcher's rights, and those accounts of ``argo`` that the chart makes."""
-    own = chart_accounts(site)
+    """Return the chart's templates/role.yaml: the launcher's rights, and the accounts that ``argo`` takes from it."""
+    accounts = chart_accounts(site)
     objects = [_role(_launcher_name(), LAUNCHER_RULES), _binding(_launcher_name(), _NAME)]
-    job, executor = own["service_account"], own["executor_service_account"]
+    job, executor = accounts["service_account"], accounts["executor_service_account"]
     if argo.get("service_account") == job:
         objects.append(_account(job))
     if argo.get("executor_service_account") == executor:
         objects += [_account(executor), _token(executor), _role(executor, EXECUTOR_RULES), _binding(executor, executor)]
     text = "---\n".join(write_yaml(each).decode() for each in objects)
-    # Only expressions that the stock template has too.
+    # The stock template has the same expressions, so they work in every chart that nvflare makes.
     chart = f"nvflare-{site.role}"
     for mark, expression in {
         f"labels: '{_LABELS}'": f'labels:\n    {{{{- include "{chart}.labels" . | nindent 4 }}}}',
@@ -93,13 +93,15 @@ _RESTRICTED = """\
           {{- end }}
           {{- end }}
 """
-"""What Pod Security "restricted" asks of a container, and the stock chart's values cannot say. Only for a parent that
-is said not to be root: root without capabilities could not write to a workspace that is another user's."""
+"""The fields that Pod Security "restricted" demands of a container and that the stock chart's values cannot set.
+
+Only a parent that does not run as root gets them: root without capabilities cannot write to another user's workspace.
+"""
 _COMMAND = "          command:\n"
 
 
 def deployment_template(site: Site) -> bytes | None:
-    """The chart's Deployment, fit for Pod Security "restricted"; as it is, where it is not nvflare's own."""
+    """Return the chart's Deployment, fit for Pod Security "restricted"; unchanged if it is not nvflare's own."""
     before = site.files.get(DEPLOYMENT_TEMPLATES[site.role])
     if before is None or before.count(_COMMAND.encode()) != 1 or _RESTRICTED.encode() in before:
         return before
@@ -107,10 +109,10 @@ def deployment_template(site: Site) -> bytes | None:
 
 
 def workspace_mount_path(site: Site) -> str | None:
-    """Where the chart puts the parent's workspace; None: there is no chart.
+    """Return the path at which the chart mounts the parent's workspace; None if there is no chart.
 
     Raises:
-        Refused: it does not say.
+        InvalidInput: the chart's values do not name the path.
     """
     if site.values is None:
         return None
@@ -122,7 +124,7 @@ def workspace_mount_path(site: Site) -> str | None:
 
 
 def move_workspace(site: Site, old: str, new: str) -> bytes | None:
-    """The chart's values with the parent's workspace in another place, in its arguments too."""
+    """Return the chart's values with another path for the parent's workspace, also in the parent's arguments."""
     before = site.files.get(CHART_VALUES)
     if before is None or old == new:
         return before
@@ -133,7 +135,7 @@ def move_workspace(site: Site, old: str, new: str) -> bytes | None:
 
 
 def is_staged(values: Object | None) -> bool:
-    """Whether `nvflare deploy k8s stage` has put this kit on a cluster."""
+    """Return whether `nvflare deploy k8s stage` has copied this kit to a cluster."""
     config = optional_mapping(f"{CHART_VALUES}: workspaceConfig", (values or {}).get("workspaceConfig"))
     local, startup = config.get("local") or {}, config.get("startup") or {}
     return bool(local.get("configMapName") or startup.get("secretName"))
@@ -148,8 +150,8 @@ def _meta(name: str) -> Object:
 
 
 def _role(name: str, rules: list[Object]) -> Object:
-    # Plain copies: YAML would show what is shared as an alias.
-    plain = [{key: [*said] for key, said in rule.items()} for rule in rules]
+    # Lists are copied, because YAML writes a shared list as an alias.
+    plain = [{key: [*values] for key, values in rule.items()} for rule in rules]
     return {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": _meta(name), "rules": plain}
 
 

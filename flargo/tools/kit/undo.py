@@ -1,6 +1,6 @@
-"""How a prepared kit becomes again what it was: the first state of each file, kept in the kit.
+"""Restores a prepared kit: `flargo prepare` records the first state of each file in the kit, and --undo reads it.
 
-The record is in the kit, and a kit comes from another institution: what it says is checked like any other input.
+A kit comes from another institution, and so does the record in it: it is checked like any other input.
 """
 
 import base64
@@ -10,24 +10,24 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flargo.job.validate import MISSING, InvalidInput, Verbatim
+from flargo.job.validate import MISSING, InvalidInput, Sentence, Verbatim
 from flargo.tools.kit.chart import is_staged
 from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, read_json, read_yaml
 from flargo.tools.kit.site import CHART_VALUES, WRITTEN_FILES
 
 RECORD = ".flargo/undo.json"
-"""At the kit's root: what lies in local/ travels to job pods, and both local/ and startup/ to the cluster."""
+"""The record's path. Files in local/ would travel to job pods, and files in local/ and startup/ to the cluster."""
 _RECORD_MODE: Final = 0o600
-"""The record holds the content of files that others may not be allowed to read."""
+"""The record holds the content of files that other users may not be allowed to read."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"0[0-7]{3}")
 
 
 def prepend_record(files: Files, changes: list[Change], modes: Modes = NO_MODES) -> list[Change]:
-    """The changes, and before them the record of what it takes to undo them all.
+    """Return the changes, preceded by the change that records how to undo them all.
 
-    A file that was changed again keeps its first state. One that somebody else has edited since flargo wrote it
-    keeps its old hash too, so that `undo` does not throw that edit away.
+    A file that was changed before keeps its first state in the record. If somebody else has edited a file since flargo
+    wrote it, its old hash stays in the record, so that `undo` does not discard that edit.
     """
     if not changes:
         return []
@@ -45,68 +45,68 @@ def prepend_record(files: Files, changes: list[Change], modes: Modes = NO_MODES)
 
 
 def plan_undo(files: Files) -> list[Change]:
-    """The changes that make a kit what it was before flargo first prepared it; the record goes last.
+    """Return the changes that restore a kit to its state before flargo first prepared it; the record goes last.
 
     Raises:
-        Refused: flargo has not prepared it, one of its files was edited since, or the record is not flargo's.
+        InvalidInput: flargo has not prepared the kit, one of the files was edited since, or the record is not flargo's.
     """
     if RECORD not in files:
-        raise InvalidInput(
-            RECORD, MISSING, "the record that `flargo prepare` leaves in a kit; this one was not prepared by it"
-        )
+        problem = "is missing: this kit was not prepared by `flargo prepare`, so there is nothing to undo"
+        raise InvalidInput(RECORD, MISSING, Sentence(problem))
     record = _read_record(files)
     if CHART_VALUES in record and CHART_VALUES in files and is_staged(read_yaml(files, CHART_VALUES)):
-        raise InvalidInput(
-            f"{CHART_VALUES}: workspaceConfig", Verbatim("staged"), "nothing: run `nvflare deploy k8s unstage` first"
-        )
+        problem = "names the cluster's copy of this kit: run `nvflare deploy k8s unstage` first"
+        raise InvalidInput(f"{CHART_VALUES}: workspaceConfig", Verbatim("staged"), Sentence(problem))
     changes = [_restore(files, path, entry) for path, entry in record.items()]
-    return [*(each for each in changes if each.before != each.after), Change(RECORD, files[RECORD], None)]
+    return [*(change for change in changes if change.before != change.after), Change(RECORD, files[RECORD], None)]
 
 
 def _restore(files: Files, path: str, entry: Mapping[str, Any]) -> Change:
     now, before = files.get(path), _decode(entry["before"])
     if now is not None and now != before and _hash(now) != entry["after"]:
-        allowed = "the file as flargo wrote it: keep elsewhere what you want of it, delete it, and undo again"
-        raise InvalidInput(path, Verbatim("edited since"), allowed)
-    mode = entry.get("mode")  # a record of an earlier version has none
+        problem = (
+            "was edited after flargo wrote it, and undo would lose that edit: copy what you need, delete the file, "
+            "and undo again"
+        )
+        raise InvalidInput(path, Verbatim("edited since"), Sentence(problem))
+    mode = entry.get("mode")  # records of early versions have none
     return Change(path, now, before, None if mode is None else int(mode, 8))
 
 
 def _read_record(files: Files) -> dict[str, dict[str, Any]]:
-    """The record, checked; empty where there is none.
+    """Return the checked record; empty if the kit has none.
 
     Raises:
-        Refused: it says what flargo would not have written there; names the entry.
+        InvalidInput: the record holds something that flargo would not have written; names the entry.
     """
     if RECORD not in files:
         return {}
-    found = read_json(files, RECORD).get("files")
-    if not isinstance(found, dict):
-        raise InvalidInput(f"{RECORD}: files", found, "what `flargo prepare` wrote there")
-    for path, entry in found.items():
+    entries = read_json(files, RECORD).get("files")
+    if not isinstance(entries, dict):
+        raise InvalidInput(f"{RECORD}: files", entries, "an object, as `flargo prepare` writes it")
+    for path, entry in entries.items():
         _check_entry(path, entry)
-    return dict(found)
+    return dict(entries)
 
 
 def _check_entry(path: str, entry: Any) -> None:
-    where = f"{RECORD}: files[{path!r}]"
+    field = f"{RECORD}: files[{path!r}]"
     if path not in WRITTEN_FILES:
-        raise InvalidInput(
-            where, Verbatim("another file"), f"one of those that flargo writes: {', '.join(sorted(WRITTEN_FILES))}"
-        )
+        problem = f"is not one of the files that flargo writes: {', '.join(sorted(WRITTEN_FILES))}"
+        raise InvalidInput(field, Verbatim("another file"), Sentence(problem))
     if not isinstance(entry, dict) or not {"before", "after"} <= {*entry} <= {"before", "after", "mode"}:
-        raise InvalidInput(where, Verbatim("of another shape"), "an object with before, after and mode")
+        raise InvalidInput(field, Verbatim("something else"), "an object with before, after and mode")
     if not _is_base64(entry["before"]):
         raise InvalidInput(
-            f"{where}['before']", Verbatim("something else"), "the file's earlier content in Base64, or null"
+            f"{field}['before']", Verbatim("something else"), "the file's earlier content in Base64, or null"
         )
     if not _matches(entry["after"], _HASH):
         raise InvalidInput(
-            f"{where}['after']", Verbatim("something else"), "a SHA-256 as 64 hexadecimal digits, or null"
+            f"{field}['after']", Verbatim("something else"), "a SHA-256 as 64 hexadecimal digits, or null"
         )
     if not _matches(entry.get("mode"), _MODE):
         raise InvalidInput(
-            f"{where}['mode']", Verbatim("something else"), "permissions as four octal digits, as in 0644"
+            f"{field}['mode']", Verbatim("something else"), "permissions as four octal digits, as in 0644"
         )
 
 
