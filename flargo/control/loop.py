@@ -20,7 +20,7 @@ from flargo.control.meter import Meter, NullMeter, Snapshot, take_snapshot
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.control.reconciler import Command, Reconciler, Result
 from flargo.control.submit import SubmitError, Submitter
-from flargo.job.names import shown
+from flargo.job.names import display_text
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import ActionKind, JobState
 from flargo.status.reasons import Reason, ReturnCode
@@ -413,7 +413,7 @@ class Loop:
 
     def _shutdown(self, order: Command) -> Object:
         """The patch that ends a Workflow, and says on it why: a shutdown itself does not tell who wanted it."""
-        detail = shown(self._redact(order.detail), MAX_ENDING_DETAIL_LENGTH)
+        detail = display_text(self._redact(order.detail), MAX_ENDING_DETAIL_LENGTH)
         said = {Annotation.ENDING: order.end_reason.name if order.end_reason else "", Annotation.ENDING_DETAIL: detail}
         notes = {key.value: value for key, value in said.items() if value}
         return {"metadata": {"uid": order.action.uid, "annotations": notes}, "spec": {"shutdown": "Terminate"}}

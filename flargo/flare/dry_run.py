@@ -13,7 +13,7 @@ from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.apis.workspace import Workspace
 
 from flargo.flare.request import read_launch
-from flargo.job.plan import plan
+from flargo.job.plan import build_plan
 from flargo.job.settings import Settings
 from flargo.job.validate import InvalidInput
 from flargo.terms import Plan, Role
@@ -56,7 +56,7 @@ def dry_run(job_meta: dict[str, Any], stage: SimulatedParent, settings: Settings
         context = _context(meta[JobConstants.JOB_ID], stage, settings.workspace_mount_path)
         launch, transfer = read_launch(meta, context, stage.role, here, attempt=_ATTEMPT, epoch=_EPOCH)
     transfer.remove()
-    return plan(launch, settings)
+    return build_plan(launch, settings)
 
 
 def study_data_file(settings: Settings) -> str | None:

@@ -25,8 +25,8 @@ from flargo.flare.redact import REDACTION, install_filter
 from flargo.flare.report import Report
 from flargo.flare.request import read_launch, read_parent, read_report
 from flargo.flare.wait import wait_until_running
-from flargo.job.plan import plan, selector
-from flargo.job.settings import settings
+from flargo.job.plan import build_plan, site_selector
+from flargo.job.settings import check_settings
 from flargo.job.validate import Endpoint, InvalidInput
 from flargo.status.reasons import NOT_STARTED_IN_TIME, Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
@@ -85,7 +85,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         """
         super().__init__()
         install_filter()
-        self._settings = settings(
+        self._settings = check_settings(
             config_file_path=config_file_path,
             study_data_pvc_file_path=study_data_pvc_file_path,
             timeout=timeout,
@@ -163,7 +163,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             raise
 
     def _submit(self, launch: Launch, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext) -> ArgoJobHandle:
-        prepared = plan(launch, self._settings)
+        prepared = build_plan(launch, self._settings)
         loop = self._loop_of(launch.parent)
         # What the job holds while it runs is small: neither the launch nor the plan, each with a startup kit.
         workflow, credentials = prepared.name, launch.credentials
@@ -241,7 +241,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
                 load = config_loader(self._settings.config_file_path)
                 api = Api(load, self._settings.namespace, self._meter.observe_request, REDACTION.learn_own_token)
                 grace = self._settings.argo.kill_grace
-                self._loop = Loop(api, selector(who), who.epoch, grace, REDACTION.redact, self._meter)
+                self._loop = Loop(api, site_selector(who), who.epoch, grace, REDACTION.redact, self._meter)
                 if self._exporter is not None:
                     self._exporter.follow(self._loop.snapshot)
             return self._loop

@@ -20,7 +20,7 @@ from pathlib import Path
 from flargo.cluster.error_text import describe
 from flargo.control.loop import MAX_LOG_BYTES, MAX_LOG_LINES
 from flargo.flare.redact import REDACTION
-from flargo.job.names import shown
+from flargo.job.names import display_text
 from flargo.status.field_errors import hide_values
 from flargo.status.reasons import ReturnCode
 from flargo.status.verdict import Cause, Verdict
@@ -134,7 +134,7 @@ class Report:
 
 def _sentence(verdict: Verdict, detail: str) -> str:
     """One line: the detail may be the program's own last words, and they must not look like a log's next entry."""
-    return " ".join(filter(None, (verdict.reason.sentence, shown(detail, _LONGEST), verdict.reason.remedy)))
+    return " ".join(filter(None, (verdict.reason.sentence, display_text(detail, _LONGEST), verdict.reason.remedy)))
 
 
 def _kept(log: str) -> str:

@@ -269,7 +269,7 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _La
 
 
 def _of_meta(job_meta: dict[str, Any], key: JobMetaKey) -> Any:
-    return JOB_META[key.value].of(f"job_meta[{key.value!r}]", job_meta.get(key.value))
+    return JOB_META[key.value].validate(f"job_meta[{key.value!r}]", job_meta.get(key.value))
 
 
 def _site(fl_ctx: FLContext) -> str:
@@ -316,9 +316,9 @@ def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]
     ignored = set(given) - set(JOB_SPEC)
     if ignored:
         known = ", ".join(sorted({*JOB_SPEC} - {"argo"}))
-        first = [names.shown(key) for key in heapq.nsmallest(_TOLD, ignored)]
+        first = [names.display_text(key) for key in heapq.nsmallest(_TOLD, ignored)]
         _log.warning("%s: %d keys without meaning are ignored: %s; known are %s", where, len(ignored), first, known)
-    return {key: row.of(f"{where}[{key!r}]", given[key]) for key, row in JOB_SPEC.items() if key in given}, where
+    return {key: row.validate(f"{where}[{key!r}]", given[key]) for key, row in JOB_SPEC.items() if key in given}, where
 
 
 def _image(asked: _LaunchRequest, study: Study, settings: Settings) -> str:

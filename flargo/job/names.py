@@ -5,14 +5,14 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from flargo.job.validate import LONGEST, is_label_value
+from flargo.job.validate import MAX_LINE_LENGTH, is_label_value
 from flargo.terms import MANAGER, Label, Parent
 
-_LABEL_LENGTH = 63
-_DIGITS = 20
-_MARK = re.compile(rf".*--[0-9a-f]{{{_DIGITS}}}", re.DOTALL)
-_SHOWN_LENGTH = 120
-_EXAMINED = 16
+_MAX_LABEL_LENGTH = 63
+_HASH_DIGITS = 20
+_HASHED_LABEL = re.compile(rf".*--[0-9a-f]{{{_HASH_DIGITS}}}", re.DOTALL)
+_MAX_DISPLAY_LENGTH = 120
+_READ_FACTOR = 16
 """Times the characters that may be shown: so much of a text is looked at, however long it is."""
 
 
@@ -23,26 +23,26 @@ def label_value(said: str) -> str:
     digits of its SHA-256 (80 bits: nobody finds a text with another's label); and so does a valid one that looks like
     such a result, or it could be mistaken for it.
     """
-    if is_label_value(said) and not _MARK.fullmatch(said):
+    if is_label_value(said) and not _HASHED_LABEL.fullmatch(said):
         return said
-    digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
     # The hash is of the whole text; no more of it is made readable than any site or study may be called.
-    plain = unicodedata.normalize("NFKD", said[:LONGEST]).encode("ascii", "ignore").decode()
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", plain)[: _LABEL_LENGTH - _DIGITS - 2].strip("-")
+    plain = unicodedata.normalize("NFKD", said[:MAX_LINE_LENGTH]).encode("ascii", "ignore").decode()
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", plain)[: _MAX_LABEL_LENGTH - _HASH_DIGITS - 2].strip("-")
     return f"{readable or 'x'}--{digest}"
 
 
-def shown(said: str, most: int = _SHOWN_LENGTH) -> str:
+def display_text(said: str, most: int = _MAX_DISPLAY_LENGTH) -> str:
     """A text of somebody else's on one line: no control characters, not too long, and no ``{{`` for Argo to see."""
-    examined = said[: most * _EXAMINED]
+    examined = said[: most * _READ_FACTOR]
     kept = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in examined)
     line = re.sub(r"\{(?=\{)", "{ ", " ".join(kept.split()))
     return line if len(line) <= most and len(examined) == len(said) else f"{line[: most - 1]}…"
 
 
-def code(said: str) -> str:
+def markdown_code(said: str) -> str:
     """A text as Markdown that shows it and does nothing else: in a code span, links and emphasis mean nothing."""
-    return f"`{shown(said).replace('`', chr(0x27)) or '-'}`"
+    return f"`{display_text(said).replace('`', chr(0x27)) or '-'}`"
 
 
 def site_labels(parent: Parent) -> dict[str, str]:

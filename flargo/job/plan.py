@@ -1,9 +1,9 @@
 """From a launch to everything that it puts on the cluster."""
 
 from flargo.job import names
-from flargo.job.pod import pod
+from flargo.job.pod import build_pod
 from flargo.job.settings import Settings
-from flargo.job.workflow import workflow
+from flargo.job.workflow import build_workflow
 from flargo.terms import Label, Launch, Parent, Plan, Role, StartTimeouts
 
 SERVER_START_SECONDS = 900.0
@@ -11,13 +11,13 @@ SERVER_START_SECONDS = 900.0
 and must not return before the job runs or has ended."""
 
 
-def plan(launch: Launch, settings: Settings) -> Plan:
+def build_plan(launch: Launch, settings: Settings) -> Plan:
     """What a launch puts on the cluster. The same launch always gives the same plan.
 
     Raises:
         Refused: the job or the site's pod template holds what cannot be carried; says where and what.
     """
-    manifest = workflow(launch, pod(launch, settings), settings)
+    manifest = build_workflow(launch, build_pod(launch, settings), settings)
     return Plan(
         name=manifest["metadata"]["name"],
         namespace=settings.namespace,
@@ -25,12 +25,12 @@ def plan(launch: Launch, settings: Settings) -> Plan:
         workflow=manifest,
         startup=launch.startup,
         credentials=launch.credentials,
-        timeouts=_patience(launch, settings),
+        timeouts=_start_timeouts(launch, settings),
         grace=settings.argo.kill_grace,
     )
 
 
-def _patience(launch: Launch, settings: Settings) -> StartTimeouts:
+def _start_timeouts(launch: Launch, settings: Settings) -> StartTimeouts:
     is_server, timeout = launch.parent.role is Role.SERVER, settings.timeout
     of_server = SERVER_START_SECONDS if timeout is None else min(timeout, SERVER_START_SECONDS)
     return StartTimeouts(
@@ -45,7 +45,7 @@ def _patience(launch: Launch, settings: Settings) -> StartTimeouts:
     )
 
 
-def selector(parent: Parent) -> str:
+def site_selector(parent: Parent) -> str:
     """The label selector of all that any run of this site's parent made, by flargo 0.1 too."""
     labels = names.site_labels(parent)
     same = ",".join(f"{key}={labels[key]}" for key in (Label.MANAGED_BY, Label.SITE))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flargo.job import names, validate
-from flargo.job.settings import Settings, foreign_key
-from flargo.job.site_errors import Place, SiteFileError, checked
+from flargo.job.settings import Settings, unreserved_key
+from flargo.job.site_errors import Place, SiteFileError, check_hidden
 from flargo.terms import MAIN_CONTAINER, Label, Launch, Object
 
 EXECUTOR_INIT, EXECUTOR_WAIT = "init", "wait"
@@ -48,8 +48,8 @@ SHAPE: Mapping[str, Any] = {
 
 TEMPLATE_PLACE = Place("pod_template")
 """Where errors about the pod begin: a site's template is the only part of it that can be wrong."""
-_SHAPES: Mapping[type, str] = {dict: "a dictionary", list: "a list", str: "a text"}
-_JSON_LEAVES = (str, int, float, type(None))
+_TYPE_NAMES: Mapping[type, str] = {dict: "a dictionary", list: "a list", str: "a text"}
+_JSON_SCALARS = (str, int, float, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Difference:
     """One way in which flargo's pod is not the stock launcher's."""
 
     name: str
-    what: str
-    why: str
+    change: str
+    reason: str
     apply: Callable[[Object, Launch, Settings], None]
     """Changes the pod in place."""
 
@@ -85,7 +85,7 @@ def main_container(pod: Object) -> dict[str, Any]:
     return found
 
 
-def _call_it_main(pod: Object, launch: Launch, _: Settings) -> None:
+def _name_main_container(pod: Object, launch: Launch, _: Settings) -> None:
     for container in pod["spec"]["containers"]:
         if container.get("name") == launch.container:
             container["name"] = MAIN_CONTAINER
@@ -98,12 +98,12 @@ def _write_quantities(pod: Object, _: Launch, settings: Settings) -> None:
         for part in sorted({"limits", "requests"} & set(resources)):
             place = where.key("resources").key(part)
             resources[part] = {
-                name: checked(place.key(name, known), validate.quantity, amount)
+                name: check_hidden(place.key(name, known), validate.quantity, amount)
                 for name, amount in resources[part].items()
             }
 
 
-def _name_the_gpu(pod: Object, _: Launch, settings: Settings) -> None:
+def _rename_gpu_resource(pod: Object, _: Launch, settings: Settings) -> None:
     said = main_container(pod).get("resources", {})
     for amounts in (said.get("limits", {}), said.get("requests", {})):
         if STOCK_GPU in amounts:
@@ -118,10 +118,10 @@ def _set_pull_policy(pod: Object, _: Launch, settings: Settings) -> None:
 def _restrict_main(pod: Object, _: Launch, settings: Settings) -> None:
     main = main_container(pod)
     of_pod = pod["spec"].get("securityContext", {})
-    main["securityContext"] = restricted(main.get("securityContext", {}), of_pod, settings.argo.run_as_user)
+    main["securityContext"] = restricted_context(main.get("securityContext", {}), of_pod, settings.argo.run_as_user)
 
 
-def _close_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
+def _mark_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
     claims = {
         volume.get("name"): volume["persistentVolumeClaim"]
         for volume in pod["spec"].get("volumes") or ()
@@ -140,9 +140,9 @@ def _close_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
             claim["readOnly"] = True
 
 
-def _label(pod: Object, launch: Launch, settings: Settings) -> None:
+def _add_labels(pod: Object, launch: Launch, settings: Settings) -> None:
     meta = pod["metadata"]
-    meta["labels"] = {**settings.argo.labels, **meta.get("labels", {}), **labels(launch)}
+    meta["labels"] = {**settings.argo.labels, **meta.get("labels", {}), **job_labels(launch)}
     annotations = {**settings.argo.annotations, **meta.get("annotations", {})}
     if annotations:
         meta["annotations"] = annotations
@@ -152,7 +152,7 @@ def _set_account(pod: Object, _: Launch, settings: Settings) -> None:
     pod["spec"].setdefault("serviceAccountName", settings.argo.service_account)
 
 
-def _keep_token_out(pod: Object, _: Launch, __: Settings) -> None:
+def _disable_token_mount(pod: Object, _: Launch, __: Settings) -> None:
     pod["spec"].setdefault("automountServiceAccountToken", False)
 
 
@@ -165,7 +165,7 @@ def _limit_running_time(pod: Object, _: Launch, settings: Settings) -> None:
         pod["spec"]["activeDeadlineSeconds"] = min(said, most)
 
 
-def _as_rendered(_: Object, __: Launch, ___: Settings) -> None:
+def _do_nothing(_: Object, __: Launch, ___: Settings) -> None:
     """Made so when the request is read: flargo.flare.request."""
 
 
@@ -174,13 +174,13 @@ DIFFERENCES = (
         "secret names",
         "The Secrets' names carry the federation's hash (startup kit) and the launch's id (credentials).",
         "Every FLARE server is called `server`: two federations in a namespace would overwrite each other's kit.",
-        _as_rendered,
+        _do_nothing,
     ),
     Difference(
         "main",
         f"The job's container is called `{MAIN_CONTAINER}`.",
         "Argo calls it so and takes no other name.",
-        _call_it_main,
+        _name_main_container,
     ),
     Difference(
         "quantities",
@@ -192,7 +192,7 @@ DIFFERENCES = (
         "GPU resource",
         f"`{STOCK_GPU}` becomes the site's `argo.gpu_resource`.",
         "MIG slices and other makers' GPUs have other names.",
-        _name_the_gpu,
+        _rename_gpu_resource,
     ),
     Difference(
         "image pull policy",
@@ -211,13 +211,13 @@ DIFFERENCES = (
         "read-only claims",
         "A volume claim that the whole pod only reads is read-only itself, not only where it is mounted.",
         "Argo mounts what the job mounts in its own container too, and there without read-only.",
-        _close_read_only_claims,
+        _mark_read_only_claims,
     ),
     Difference(
         "labels",
         "The pod carries flargo's labels and the site's `argo.labels` and `argo.annotations`.",
         "People and watches find the job's pods by them.",
-        _label,
+        _add_labels,
     ),
     Difference(
         "service account",
@@ -229,7 +229,7 @@ DIFFERENCES = (
         "no token",
         "No service account token is mounted unless the pod template asks for it.",
         "A job's code has no business with the Kubernetes API.",
-        _keep_token_out,
+        _disable_token_mount,
     ),
     Difference(
         "running time",
@@ -242,22 +242,22 @@ DIFFERENCES = (
 """All there is. The differential test holds its own list against the stock launcher's pods."""
 
 
-def pod(launch: Launch, settings: Settings) -> Object:
+def build_pod(launch: Launch, settings: Settings) -> Object:
     """The launch's pod with flargo's differences; the launch's own is left alone.
 
     Raises:
         SiteFileError: the pod template holds what Argo reserves for itself, or what is not Kubernetes.
     """
     made: Object = without_nulls(launch.pod)
-    _refuse_no_json(made, TEMPLATE_PLACE)
-    _refuse_misshapen(made, SHAPE, TEMPLATE_PLACE)
+    _refuse_non_json(made, TEMPLATE_PLACE)
+    _refuse_wrong_types(made, SHAPE, TEMPLATE_PLACE)
     _refuse_reserved(made, launch)
     for difference in DIFFERENCES:
         difference.apply(made, launch, settings)
     return made
 
 
-def labels(launch: Launch) -> dict[str, str]:
+def job_labels(launch: Launch) -> dict[str, str]:
     """What the launch's Workflow and pod carry."""
     return {
         **names.site_labels(launch.parent),
@@ -268,7 +268,7 @@ def labels(launch: Launch) -> dict[str, str]:
     }
 
 
-def restricted(said: Mapping[str, Any], of_pod: Mapping[str, Any], user: int | None) -> dict[str, Any]:
+def restricted_context(said: Mapping[str, Any], of_pod: Mapping[str, Any], user: int | None) -> dict[str, Any]:
     """A container's security context, filled up to what Pod Security "restricted" asks for.
 
     Nothing that the site said is overruled: neither on the container (``said``) nor on the pod (``of_pod``). A
@@ -297,31 +297,31 @@ def _needs_privileges(said: Mapping[str, Any]) -> bool:
     return bool(said.get("privileged")) or "SYS_ADMIN" in added or "CAP_SYS_ADMIN" in added
 
 
-def _refuse_no_json(value: Any, place: Place) -> None:
+def _refuse_non_json(value: Any, place: Place) -> None:
     """YAML has more than JSON: dates, binary data, sets, infinity, and numbers for keys."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if not isinstance(key, str):
                 raise SiteFileError(place.key(key), "a text as the key")
-            _refuse_no_json(entry, place.key(key))
+            _refuse_non_json(entry, place.key(key))
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            _refuse_no_json(entry, place.index(index))
-    elif not isinstance(value, _JSON_LEAVES) or (isinstance(value, float) and not math.isfinite(value)):
+            _refuse_non_json(entry, place.index(index))
+    elif not isinstance(value, _JSON_SCALARS) or (isinstance(value, float) and not math.isfinite(value)):
         raise SiteFileError(place, "what JSON has: a text (in quotes), a number, true, false, a list or a dictionary")
 
 
-def _refuse_misshapen(value: Any, shape: Any, place: Place) -> None:
+def _refuse_wrong_types(value: Any, shape: Any, place: Place) -> None:
     if not isinstance(value, type(shape)):
-        raise SiteFileError(place, _SHAPES[type(shape)])
+        raise SiteFileError(place, _TYPE_NAMES[type(shape)])
     if isinstance(shape, list):
         for index, entry in enumerate(value):
             for entry_shape in shape:
-                _refuse_misshapen(entry, entry_shape, place.index(index))
+                _refuse_wrong_types(entry, entry_shape, place.index(index))
     elif isinstance(shape, Mapping):
         for key, entry_shape in shape.items():
             if key in value:
-                _refuse_misshapen(value[key], entry_shape, place.key(key))
+                _refuse_wrong_types(value[key], entry_shape, place.key(key))
 
 
 def _refuse_reserved(pod: Object, launch: Launch) -> None:
@@ -343,4 +343,4 @@ def _refuse_reserved(pod: Object, launch: Launch) -> None:
         for key in pod["metadata"].get(group, {}):
             # A template made by Helm or Kustomize may say who manages it; flargo's own value takes that place.
             if key != Label.MANAGED_BY:
-                checked(TEMPLATE_PLACE.key("metadata").key(group), foreign_key, key)
+                check_hidden(TEMPLATE_PLACE.key("metadata").key(group), unreserved_key, key)

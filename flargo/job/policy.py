@@ -43,7 +43,7 @@ class Policy:
 
     images: tuple[str, ...] | None = validate.key(validate.optional(_list_of(_image_pattern), _OR_ANY), None)
     """Patterns that a job's image has to fit, as the job writes it; `*` is any text, slashes too."""
-    digests: bool = validate.key(validate.is_flag, default=False)
+    digests: bool = validate.key(validate.boolean, default=False)
     """Whether a job's image has to end in `@sha256:...`, so that nobody can change it later."""
     python_paths: tuple[str, ...] | None = validate.key(validate.optional(_list_of(validate.plain_path), _OR_ANY), None)
     """The only paths that a job's `python_path` may be."""

@@ -10,33 +10,34 @@ from flargo.job.validate import MISSING, Endpoint, InvalidInput
 from flargo.terms import GROUP, StartTimeouts
 
 DEFAULT_PYTHON_PATH = "/usr/local/bin/python"
-OURS = (f"{GROUP}/", "workflows.argoproj.io/", "app.kubernetes.io/managed-by")
+RESERVED_PREFIXES = (f"{GROUP}/", "workflows.argoproj.io/", "app.kubernetes.io/managed-by")
 """Label and annotation keys that begin so belong to flargo or Argo: nobody else may set them."""
 _DAY = 24 * 60 * 60
-_SHORTEST_KEPT = 60
+_MIN_RETENTION_SECONDS = 60
 
 
-def foreign_key(where: str, key: Any) -> str:
+def unreserved_key(where: str, key: Any) -> str:
     """The key of a label or annotation that is neither flargo's nor Argo's."""
     validate.qualified_key(where, key)
-    if key.startswith(OURS):
-        raise InvalidInput(where, key, f"a key that does not begin with {', '.join(OURS)}")
+    if key.startswith(RESERVED_PREFIXES):
+        raise InvalidInput(where, key, f"a key that does not begin with {', '.join(RESERVED_PREFIXES)}")
     return str(key)
 
 
 def _labels(where: str, value: Any) -> dict[str, str]:
     given = validate.mapping(where, value)
-    return {foreign_key(where, key): validate.label_value(f"{where}[{key!r}]", said) for key, said in given.items()}
+    return {unreserved_key(where, key): validate.label_value(f"{where}[{key!r}]", said) for key, said in given.items()}
 
 
 def _annotations(where: str, value: Any) -> dict[str, str]:
     given = validate.mapping(where, value)
-    return {foreign_key(where, key): validate.text(f"{where}[{key!r}]", said) for key, said in given.items()}
+    return {unreserved_key(where, key): validate.text(f"{where}[{key!r}]", said) for key, said in given.items()}
 
 
-def _kept(where: str, value: Any) -> int | None:
+def _retention(where: str, value: Any) -> int | None:
     check = validate.optional(
-        validate.at_least(_SHORTEST_KEPT, "a whole number of seconds"), "null (it stays until somebody deletes it)"
+        validate.at_least(_MIN_RETENTION_SECONDS, "a whole number of seconds"),
+        "null (it stays until somebody deletes it)",
     )
     return check(where, value)  # type: ignore[no-any-return]
 
@@ -55,7 +56,7 @@ def _semaphore(where: str, value: Any) -> Semaphore | None:
     if value is None:
         return None
     said = validate.mapping(where, value)
-    validate.known_keys(where, said, ("name", "key"))
+    validate.refuse_unknown_keys(where, said, ("name", "key"))
     return Semaphore(
         name=validate.object_name(f"{where}['name']", said.get("name", MISSING)),
         key=validate.config_key(f"{where}['key']", said.get("key", MISSING)),
@@ -82,13 +83,13 @@ class ArgoSettings:
     """Added to every Workflow and pod."""
     instance_id: str | None = validate.key(validate.optional(validate.label_value), None)
     """Of the Workflow controller, if it was given one: it takes no notice of Workflows without it."""
-    keep_success: int | None = validate.key(_kept, _DAY)
+    keep_success: int | None = validate.key(_retention, _DAY)
     """Seconds for which a Workflow that succeeded is kept, and with it its pod and log; ``null``: for ever."""
-    keep_failure: int | None = validate.key(_kept, 7 * _DAY)
+    keep_failure: int | None = validate.key(_retention, 7 * _DAY)
     """The same for one that did not succeed."""
     kill_grace: int = validate.key(validate.at_least(1, "a whole number of seconds"), 3)
     """Seconds between SIGTERM and SIGKILL when a job is ended. 0 would prove nothing about the process."""
-    patch_executor: bool = validate.key(validate.is_flag, True)
+    patch_executor: bool = validate.key(validate.boolean, True)
     """Give Argo's containers ``init`` and ``wait`` a security context and resources. False where the controller's
     configuration does so, or where its pods have no such containers (Argo 4.1 without init container)."""
     executor_resources: Mapping[str, Mapping[str, str]] = validate.key(
@@ -156,7 +157,7 @@ class Settings:
     argo: ArgoSettings
 
 
-def settings(  # noqa: PLR0913  (the launcher's own arguments)
+def check_settings(  # noqa: PLR0913  (the launcher's own arguments)
     *,
     config_file_path: str | None = None,
     study_data_pvc_file_path: str | None = None,
@@ -191,11 +192,11 @@ def settings(  # noqa: PLR0913  (the launcher's own arguments)
         ephemeral_storage=validate.written_quantity("ephemeral_storage", ephemeral_storage),
         workspace_mount_path=validate.absolute_path("workspace_mount_path", workspace_mount_path),
         image_pull_secrets=_pull_secrets(image_pull_secrets),
-        argo=_bounded(validate.record(ArgoSettings)("argo", argo)),
+        argo=_require_queued(validate.record(ArgoSettings)("argo", argo)),
     )
 
 
-def _bounded(argo: ArgoSettings) -> ArgoSettings:
+def _require_queued(argo: ArgoSettings) -> ArgoSettings:
     """Two sites' semaphores can wait for each other, and only time ends that. No length of it suits every site."""
     if argo.semaphore is not None and argo.queued is None:
         raise InvalidInput("argo['queued']", None, "a number of seconds, for argo['semaphore'] is set")

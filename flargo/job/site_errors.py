@@ -59,7 +59,7 @@ class SiteFileError(InvalidInput):
         super().__init__(str(place), HIDDEN, allowed)
 
 
-def checked(place: Place, check: Check, value: Any) -> Any:
+def check_hidden(place: Place, check: Check, value: Any) -> Any:
     """A value of a site's file, held to a check that would show it.
 
     Raises:

@@ -60,15 +60,15 @@ _MAX_VALUE = 100
 """Characters of a value that a message shows."""
 _MAX_TEXT = 600
 """Characters of a field's name or of an allowed text that a message shows."""
-LONGEST = 4096
+MAX_LINE_LENGTH = 4096
 """Characters of any text: Linux' PATH_MAX."""
-_TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line ends, what turns writing around, and halves of characters."""
-_LONGEST_IMAGE = 512
-_MOST_SECONDS = 10**9
+_MAX_IMAGE_LENGTH = 512
+_MAX_SECONDS = 10**9
 """Thirty years, which every clock can count."""
-_MOST_COUNTED = 2**31 - 1
-_MOST = 2**63 - 1
+_MAX_COUNT = 2**31 - 1
+_MAX_QUANTITY = 2**63 - 1
 """Of a quantity: Kubernetes counts no further (resource.Quantity)."""
 
 # Kubernetes: pkg/util/validation of k8s.io/apimachinery.
@@ -81,8 +81,8 @@ _UNITS: Final[Mapping[str, Fraction]] = {
     **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
     **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
 }
-_LONGEST_QUANTITY = 64
-_LONGEST_NAME = 63
+_MAX_QUANTITY_LENGTH = 64
+_MAX_NAME_LENGTH = 63
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?")
 """What nvflare's provisioning takes for one (nvflare.lighter.entity)."""
 # github.com/distribution/reference, which the kubelet reads image names with.
@@ -176,9 +176,9 @@ def text(field: str, value: Any) -> str:
 
 def line(field: str, value: Any) -> str:
     """A text on one line: nothing in it that moves a cursor or turns writing around."""
-    if not isinstance(value, str) or len(value) > LONGEST or not value.strip() or _TRICKS.search(value):
+    if not isinstance(value, str) or len(value) > MAX_LINE_LENGTH or not value.strip() or _UNSAFE.search(value):
         raise InvalidInput(
-            field, value, f"a non-empty string of at most {LONGEST} characters, without control characters"
+            field, value, f"a non-empty string of at most {MAX_LINE_LENGTH} characters, without control characters"
         )
     return value
 
@@ -192,9 +192,9 @@ def plain_path(field: str, value: Any) -> str:
 
 def image(field: str, value: Any) -> str:
     """A container image, as container runtimes read it: registry/name:tag@digest, the last two where wanted."""
-    if not isinstance(value, str) or len(value) > _LONGEST_IMAGE or not _IMAGE.fullmatch(value):
-        allowed = f"an image of at most {_LONGEST_IMAGE} characters, as in registry.example/name:tag or name@sha256:..."
-        raise InvalidInput(field, value, allowed)
+    if not isinstance(value, str) or len(value) > _MAX_IMAGE_LENGTH or not _IMAGE.fullmatch(value):
+        example = "registry.example/name:tag or name@sha256:..."
+        raise InvalidInput(field, value, f"an image of at most {_MAX_IMAGE_LENGTH} characters, as in {example}")
     return value
 
 
@@ -205,7 +205,7 @@ def absolute_path(field: str, value: Any) -> str:
     return plain_path(field, value)
 
 
-def is_flag(field: str, value: Any) -> bool:
+def boolean(field: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
         raise InvalidInput(field, value, "true or false")
@@ -214,8 +214,8 @@ def is_flag(field: str, value: Any) -> bool:
 
 def seconds(field: str, value: Any) -> float:
     """A duration: zero or more, whole or not, and not so long that a clock overflows."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_SECONDS:
-        raise InvalidInput(field, value, f"a number of seconds >= 0 and <= {_MOST_SECONDS}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
+        raise InvalidInput(field, value, f"a number of seconds >= 0 and <= {_MAX_SECONDS}")
     return value
 
 
@@ -226,7 +226,7 @@ def positive_seconds(field: str, value: Any) -> float:
     except InvalidInput:
         given = 0
     if not given:
-        raise InvalidInput(field, value, f"a number of seconds > 0 and <= {_MOST_SECONDS}")
+        raise InvalidInput(field, value, f"a number of seconds > 0 and <= {_MAX_SECONDS}")
     return given
 
 
@@ -255,10 +255,10 @@ def at_least(least: int, what: str) -> Check:
 
 def count(field: str, value: Any) -> int | str:
     """How many, as a number or in a string."""
-    digits = isinstance(value, str) and len(value) <= _LONGEST_QUANTITY and value.isascii() and value.isdecimal()
+    digits = isinstance(value, str) and len(value) <= _MAX_QUANTITY_LENGTH and value.isascii() and value.isdecimal()
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (digits or whole) or not 0 <= int(value) <= _MOST_COUNTED:
-        raise InvalidInput(field, value, f"a whole number >= 0 and <= {_MOST_COUNTED}")
+    if not (digits or whole) or not 0 <= int(value) <= _MAX_COUNT:
+        raise InvalidInput(field, value, f"a whole number >= 0 and <= {_MAX_COUNT}")
     return value  # type: ignore[no-any-return]
 
 
@@ -294,7 +294,7 @@ def mapping(field: str, value: Any) -> dict[str, Any]:
     return deepcopy(value)
 
 
-def known_keys(field: str, value: Mapping[str, Any], known: Collection[str]) -> None:
+def refuse_unknown_keys(field: str, value: Mapping[str, Any], known: Collection[str]) -> None:
     """Refuse a dictionary's first key that has no meaning."""
     for key in sorted(set(value) - set(known)):
         allowed = f"one of the keys {', '.join(sorted(known))}" if known else "no key at all"
@@ -312,7 +312,7 @@ def record(kind: type[T]) -> Check:
     def check(field: str, value: Any) -> T:
         said = {} if value is None else mapping(field, value)
         checked = {row.name: row.metadata["check"] for row in fields(kind)}  # type: ignore[arg-type]  # a dataclass
-        known_keys(field, said, checked)
+        refuse_unknown_keys(field, said, checked)
         return kind(**{name: checked[name](f"{field}[{name!r}]", given) for name, given in said.items()})
 
     return check
@@ -368,7 +368,7 @@ def label_value(field: str, value: Any) -> str:
 
 def qualified_key(field: str, value: Any) -> str:
     """The key of a label, an annotation or an extended resource: ``name`` or ``domain/name``."""
-    fits = isinstance(value, str) and len(value) <= MAX_SUBDOMAIN_LENGTH + 1 + _LONGEST_NAME
+    fits = isinstance(value, str) and len(value) <= MAX_SUBDOMAIN_LENGTH + 1 + _MAX_NAME_LENGTH
     prefix, slash, name = value.rpartition("/") if fits else ("", "", "")
     if not _QUALIFIED.fullmatch(name) or (slash and not DNS_SUBDOMAIN.fullmatch(prefix)):
         raise InvalidInput(field, value, "a name, or a domain, a slash and a name, as in example.com/name")
@@ -386,7 +386,8 @@ def extended_resource(field: str, value: Any) -> str:
 def quantity(field: str, value: Any) -> str:
     """An amount of a resource as Kubernetes writes it; a number becomes its text, which is what the API takes."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or _amount(value) is None:
-        raise InvalidInput(field, value, f"a Kubernetes quantity, as in 2, 500m, 1.5Gi or 100M, from 0 to {_MOST}")
+        allowed = f"a Kubernetes quantity, as in 2, 500m, 1.5Gi or 100M, from 0 to {_MAX_QUANTITY}"
+        raise InvalidInput(field, value, allowed)
     return str(value)
 
 
@@ -402,16 +403,16 @@ def amount(written: str | float) -> Fraction:
 
 
 def _amount(written: str | float) -> Fraction | None:
-    if isinstance(written, int | float) and not 0 <= written <= _MOST:
+    if isinstance(written, int | float) and not 0 <= written <= _MAX_QUANTITY:
         return None
     said = str(written)
-    found = _QUANTITY.fullmatch(said) if len(said) <= _LONGEST_QUANTITY else None
+    found = _QUANTITY.fullmatch(said) if len(said) <= _MAX_QUANTITY_LENGTH else None
     if found is None:
         return None
     unit = found["unit"] or ""
     factor = _UNITS[unit] if unit in _UNITS else Fraction(f"1{unit}")
     made = Fraction(found["number"]) * factor
-    return made if made <= _MOST else None
+    return made if made <= _MAX_QUANTITY else None
 
 
 def written_quantity(field: str, value: Any) -> str:
@@ -422,7 +423,7 @@ def written_quantity(field: str, value: Any) -> str:
 def resources(field: str, value: Any) -> dict[str, dict[str, str]]:
     """A container's ``resources``: quantities under ``requests`` and ``limits``."""
     given = mapping(field, value)
-    known_keys(field, given, ("requests", "limits"))
+    refuse_unknown_keys(field, given, ("requests", "limits"))
     return {
         part: {
             qualified_key(f"{field}[{part!r}]", name): quantity(f"{field}[{part!r}][{name!r}]", amount)

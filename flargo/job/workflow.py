@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Final
 
 from flargo.job import names
-from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, TEMPLATE_PLACE, labels, main_container, restricted
+from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, TEMPLATE_PLACE, job_labels, main_container, restricted_context
 from flargo.job.settings import Settings
 from flargo.job.site_errors import Place, SiteFileError
 from flargo.terms import MAIN_CONTAINER, Annotation, Launch, Object, Role
@@ -112,7 +112,7 @@ POD_PARTS: Final = frozenset({"apiVersion", "kind", "metadata", "spec"})
 POD_METADATA: Final = frozenset({"name", "namespace", "labels", "annotations"})
 """All of a pod's metadata that has a place: the first two are the Workflow's own."""
 _FIXED: Final[Mapping[str, Any]] = {"restartPolicy": "Never"}
-_EXPECTED: Final[Mapping[str, str]] = {
+_TYPE_ERRORS: Final[Mapping[str, str]] = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dict_type": "a dictionary",
@@ -129,7 +129,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
 _PYDANTIC_CODE = re.compile(r"[a-z]+(?:_[a-z]+){0,4}")
 
 
-def workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
+def build_workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
     """The Workflow that makes Argo make this pod: suspended, for its Secrets come after it.
 
     Args:
@@ -159,13 +159,13 @@ def workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
         "executor": {"serviceAccountName": settings.argo.executor_service_account},
         **_retention(settings),
     }
-    manifest = build(meta, spec, template)
+    manifest = render_with_hera(meta, spec, template)
     refuse_losses({"metadata": meta, "spec": {**spec, "templates": [template]}}, manifest)
     refuse_expressions(manifest, "workflow")
     return manifest
 
 
-def build(meta: Object, spec: Object, template: Object) -> Object:
+def render_with_hera(meta: Object, spec: Object, template: Object) -> Object:
     """Say it with Hera: its Workflow builder, and its typed models for what stands in a template.
 
     The template goes through the models rather than through Hera's ``Container``: that one fills in an image of its
@@ -188,7 +188,7 @@ def build(meta: Object, spec: Object, template: Object) -> Object:
         place = Place("pod")
         for part in first["loc"]:
             place = place.index(part) if isinstance(part, int) else place.key(part)
-        raise SiteFileError(place, f"what Kubernetes takes there{_expected(first['type'])}") from None
+        raise SiteFileError(place, f"what Kubernetes takes there{_describe_type_error(first['type'])}") from None
     made = Workflow(
         name=meta["name"],
         namespace=meta["namespace"],
@@ -201,10 +201,10 @@ def build(meta: Object, spec: Object, template: Object) -> Object:
     return manifest
 
 
-def _expected(code: str) -> str:
+def _describe_type_error(code: str) -> str:
     """A pydantic error's code in words."""
-    if code in _EXPECTED:
-        return f": {_EXPECTED[code]}"
+    if code in _TYPE_ERRORS:
+        return f": {_TYPE_ERRORS[code]}"
     return f" ({code})" if _PYDANTIC_CODE.fullmatch(code) else ""
 
 
@@ -251,7 +251,7 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
     patch: Object = {}
     spec_place = TEMPLATE_PLACE.key("spec")
     for field, value in pod["spec"].items():
-        match _where(POD_FIELDS, field, spec_place):
+        match _destination(POD_FIELDS, field, spec_place):
             case Destination.CONTAINERS:
                 _place_containers(pod, template, patch)
             case Destination.TEMPLATE if field == "initContainers":
@@ -267,7 +267,7 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
                 raise SiteFileError(spec_place.key(field), repr(_FIXED[field]))
     if settings.argo.patch_executor:
         _patch_executor(pod, patch, settings)
-    _refuse_no_grace(pod)
+    _refuse_zero_grace(pod)
     if patch:
         template["podSpecPatch"] = json.dumps(patch, sort_keys=True)
     return template, spec
@@ -286,14 +286,14 @@ def _place_containers(pod: Object, template: Object, patch: Object) -> None:
 
 def _split(container: Mapping[str, Any], patch: Object, group: str, place: Place) -> Object:
     """What of a container the template can say; the rest is added to the patch, by the container's name."""
-    goes = {field: _where(CONTAINER_FIELDS, field, place) for field in container}
+    goes = {field: _destination(CONTAINER_FIELDS, field, place) for field in container}
     patched = {field: container[field] for field, goal in goes.items() if goal is Destination.PATCH}
     if patched:
         patch.setdefault(group, []).append({"name": container.get("name"), **patched})
     return {field: container[field] for field, goal in goes.items() if goal is Destination.TEMPLATE}
 
 
-def _where(table: Mapping[str, Destination], field: str, place: Place) -> Destination:
+def _destination(table: Mapping[str, Destination], field: str, place: Place) -> Destination:
     if field not in table:
         hint = "serviceAccountName instead" if field == "serviceAccount" else f"one of {', '.join(sorted(table))}"
         raise SiteFileError(place.key(field), hint)
@@ -306,14 +306,14 @@ def _patch_executor(pod: Object, patch: Object, settings: Settings) -> None:
     of_main = main_container(pod).get("securityContext", {})
     shared = {key: of_main[key] for key in ("runAsUser", "runAsGroup", "runAsNonRoot") if key in of_main}
     fields = {
-        "securityContext": restricted(shared, of_pod, None),
+        "securityContext": restricted_context(shared, of_pod, None),
         **({"resources": settings.argo.executor_resources} if settings.argo.executor_resources else {}),
     }
     patch.setdefault("initContainers", []).append({"name": EXECUTOR_INIT, **fields})
     patch.setdefault("containers", []).append({"name": EXECUTOR_WAIT, **fields})
 
 
-def _refuse_no_grace(pod: Object) -> None:
+def _refuse_zero_grace(pod: Object) -> None:
     """With 0 Argo never follows a SIGTERM with a SIGKILL."""
     grace = pod["spec"].get("terminationGracePeriodSeconds", 1)
     if not isinstance(grace, int) or grace < 1:
@@ -333,19 +333,20 @@ def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], place: Pla
 
 def _labels(launch: Launch, settings: Settings) -> dict[str, str]:
     instance = settings.argo.instance_id
-    return {**settings.argo.labels, **labels(launch), **({INSTANCE_ID: instance} if instance else {})}
+    return {**settings.argo.labels, **job_labels(launch), **({INSTANCE_ID: instance} if instance else {})}
 
 
 def _annotations(launch: Launch, settings: Settings) -> dict[str, str]:
     site, job = launch.parent.site, launch.job_name or launch.job_id
-    of_study = f", study {names.code(launch.study)}" if launch.study else ""
+    job_id = names.markdown_code(launch.job_id)
+    study = f", study {names.markdown_code(launch.study)}" if launch.study else ""
     return {
         **settings.argo.annotations,
         Annotation.ATTEMPT.value: launch.attempt,
-        Annotation.JOB_NAME.value: names.shown(launch.job_name),
-        Annotation.SITE_NAME.value: names.shown(site),
-        Annotation.TITLE.value: f"{names.code(job)} at {names.code(site)}",
-        Annotation.DESCRIPTION.value: f"NVIDIA FLARE job {names.code(launch.job_id)}, {launch.parent.role}{of_study}",
+        Annotation.JOB_NAME.value: names.display_text(launch.job_name),
+        Annotation.SITE_NAME.value: names.display_text(site),
+        Annotation.TITLE.value: f"{names.markdown_code(job)} at {names.markdown_code(site)}",
+        Annotation.DESCRIPTION.value: f"NVIDIA FLARE job {job_id}, {launch.parent.role}{study}",
     }
 
 

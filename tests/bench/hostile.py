@@ -60,10 +60,10 @@ def of_launch(text: str) -> None:
     for trusted in (JOB_META, JOB_SPEC):
         for key, row in trusted.items():
             try:
-                row.of(key, text)
+                row.validate(key, text)
             except InvalidInput as refused:
                 str(refused)
-    names.shown(JOB_META["name"].of("name", text))
+    names.display_text(JOB_META["name"].validate("name", text))
 
 
 SHAPES: Mapping[str, str] = {
@@ -92,7 +92,7 @@ WORKS: Mapping[str, tuple[Work, tuple[str, ...]]] = {
     "redaction, 5,000 secrets": (knowing(5000).redact, ("letters", "a secret's beginning", "many scripts")),
     "redaction by lines": (of_lines, ("letters", "keys begin", "keys end", "base64", "line ends")),
     "inert": (inert, ("letters", "escapes", "bidi", "many scripts", "tabs", "line ends")),
-    "shown": (names.shown, ("letters", "spaces", "bidi", "braces")),
+    "shown": (names.display_text, ("letters", "spaces", "bidi", "braces")),
     "label value": (names.label_value, ("letters", "many scripts", "marks in a wrong order")),
     "launch": (of_launch, ("letters", "spaces", "bidi", "marks in a wrong order")),
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flargo.job.plan import plan
+from flargo.job.plan import build_plan
 from flargo.terms import Annotation, Label
 from flargo.tools.doctor.probe import workflow as probe
 from flargo.tools.jobs.site_job import site_jobs
@@ -414,7 +414,7 @@ def test_every_workflow_of_the_matrix_is_allowed(launcher: Launcher, tmp_path: P
     """But for those that reach the node, and for accounts that the policy was not told of."""
     expected: dict[str, bool] = {}
     for name, settings, launch in samples():
-        made = copy.deepcopy(plan(launch, settings).workflow)
+        made = copy.deepcopy(build_plan(launch, settings).workflow)
         made["metadata"]["namespace"] = launcher.cluster.target.namespace
         file = made["metadata"]["name"]
         (tmp_path / f"{file}.json").write_text(json.dumps(made))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kubernetes.utils.quantity import parse_quantity
 
-from flargo.job.plan import plan
+from flargo.job.plan import build_plan
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.argo import pod_of
 from tests.harness.differential.cases import samples
@@ -34,7 +34,7 @@ def manifests(target: Target) -> dict[str, Object]:
     """Every Workflow of the matrix, in the namespace of the tests, by the case's name."""
     made = {}
     for name, settings, launch in samples():
-        workflow = json.loads(json.dumps(plan(launch, settings).workflow))
+        workflow = json.loads(json.dumps(build_plan(launch, settings).workflow))
         workflow["metadata"]["namespace"] = target.namespace
         made[name] = workflow
     return made

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 
 import yaml
 
-from flargo.job.plan import plan
+from flargo.job.plan import build_plan
 from flargo.job.pod import DIFFERENCES
 from flargo.job.policy import Policy
 from flargo.job.settings import ArgoSettings
@@ -57,7 +57,8 @@ def trust() -> str:
     """Who is believed what."""
     rows = ["| what is said | by | goes to | allowed | otherwise |", "|---|---|---|---|---|"]
     rows += [
-        f"| {row.what} | {row.source.value} | {row.destination} | {row.allowed} | {row.otherwise} |" for row in TABLE
+        f"| {rule.subject} | {rule.source.value} | {rule.destination} | {rule.allowed} | {rule.consequence} |"
+        for rule in TABLE
     ]
     return "\n".join(rows)
 
@@ -76,7 +77,7 @@ def _keys(owner: type) -> str:
 def differences() -> str:
     """How flargo's pod differs from the stock launcher's."""
     rows = ["| difference | what | why |", "|---|---|---|"]
-    rows += [f"| {each.name} | {each.what} | {each.why} |" for each in DIFFERENCES]
+    rows += [f"| {each.name} | {each.change} | {each.reason} |" for each in DIFFERENCES]
     return "\n".join(rows)
 
 
@@ -158,7 +159,7 @@ def examples() -> dict[str, str]:
     for name, settings, launch in samples():
         for file, case in EXAMPLES.items():
             if case == name:
-                made[f"workflows/examples/{file}.yaml"] = _example(name, plan(launch, settings).workflow)
+                made[f"workflows/examples/{file}.yaml"] = _example(name, build_plan(launch, settings).workflow)
     return made
 
 

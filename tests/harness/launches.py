@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flargo.job.plan import plan
-from flargo.job.settings import settings
+from flargo.job.plan import build_plan
+from flargo.job.settings import check_settings
 from flargo.terms import Launch, Plan, Role
 from tests.harness.differential.argo import pod_of
 from tests.harness.differential.cases import Case, of_study, template
@@ -27,7 +27,7 @@ def with_template(spec: Object | None = None, **metadata: Any) -> Launch:
 
 def planned(asked: Launch | None = None, **arguments: Any) -> Plan:
     """What becomes of it with a launcher's arguments."""
-    return plan(asked or launch(), settings(**arguments))
+    return build_plan(asked or launch(), check_settings(**arguments))
 
 
 def step_of(made: Plan) -> Object:

@@ -254,7 +254,7 @@ def test_a_problem_of_the_kit_is_told_in_json_to_a_program(kit: Kit) -> None:
 
 def test_a_value_is_quoted_once_and_words_of_our_own_never(kit: Kit) -> None:
     root = kit("k8s/site-1")
-    assert "argo['kill_grace']` is 'soon': allowed" in run("prepare", root, "--argo", "kill_grace=soon").stderr
+    assert "argo['kill_grace']` is 'soon'; expected" in run("prepare", root, "--argo", "kill_grace=soon").stderr
     assert "argo['kill_grace']` is -1: allowed" in run("prepare", root, "--argo", "kill_grace=-1").stderr
     (root / "local/comm_config.json").write_text("nothing")
     assert "`local/comm_config.json` is unreadable: allowed" in run("prepare", root).stderr

@@ -10,7 +10,7 @@ import yaml
 
 from flargo.control.submit import DIGEST_ANNOTATION
 from flargo.job import names
-from flargo.job.settings import settings
+from flargo.job.settings import check_settings
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Destination
 from flargo.terms import MANAGER, Annotation, Label
 from flargo.tools.doctor import probe
@@ -27,7 +27,7 @@ def documents(kind: str) -> dict[str, Any]:
 
 
 def test_the_accounts_are_those_that_jobs_run_as_by_default() -> None:
-    argo = settings().argo
+    argo = check_settings().argo
     accounts = documents("ServiceAccount")
     assert {argo.service_account, argo.executor_service_account} < set(accounts)
     for name in (argo.service_account, argo.executor_service_account):
@@ -60,7 +60,8 @@ def test_the_network_policy_is_for_every_jobs_pod_and_says_who_may_be_reached() 
 def test_the_queue_is_one_that_a_launcher_can_be_told_of_and_says_how_many() -> None:
     (queue,) = documents("ConfigMap").values()
     ((key, many),) = queue["data"].items()
-    assert settings(argo={"semaphore": {"name": queue["metadata"]["name"], "key": key}, "queued": 60}).argo.semaphore
+    semaphore = {"name": queue["metadata"]["name"], "key": key}
+    assert check_settings(argo={"semaphore": semaphore, "queued": 60}).argo.semaphore
     assert int(many) >= 1
 
 
@@ -129,7 +130,7 @@ def test_the_admission_policy_is_bound_and_its_launcher_is_the_one_of_deploy() -
 
 def test_the_admission_policys_words_are_the_codes() -> None:
     variables, text = admission()
-    argo = settings().argo
+    argo = check_settings().argo
     assert variables["jobAccounts"] == f"['{argo.service_account}']"
     assert variables["executorAccounts"] == f"['{argo.executor_service_account}']"
     assert variables["nodeAccess"] == "false"

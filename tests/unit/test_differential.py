@@ -9,7 +9,7 @@ from nvflare.app_opt.job_launcher import workspace_cell_transfer
 
 from flargo.flare.request import read_launch
 from flargo.job import pod
-from flargo.job.plan import plan
+from flargo.job.plan import build_plan
 from flargo.terms import Plan, Role
 from tests.harness.differential import argo, differences, stock
 from tests.harness.differential.cases import ATTEMPT, CASES, EPOCH, Case, samples
@@ -32,7 +32,7 @@ def plan_of(case: Case, root: Path, role: Role) -> Plan:
     settings = case.settings(root)
     context = case.parent(root, role).context(case.job_meta["job_id"])
     launch, _ = read_launch(case.job_meta, context, role, settings, attempt=ATTEMPT, epoch=EPOCH)
-    return plan(launch, settings)
+    return build_plan(launch, settings)
 
 
 def by_place(pod_: Object) -> Object:
@@ -106,7 +106,7 @@ def test_flargo_states_these_differences_and_no_others() -> None:
 
 
 def test_samples_can_all_be_planned_and_created_side_by_side() -> None:
-    planned = [plan(launch, settings) for _, settings, launch in samples()]
+    planned = [build_plan(launch, settings) for _, settings, launch in samples()]
     assert len(planned) >= 120
     assert len({each.name for each in planned}) == len(planned)
     assert all(each.workflow["kind"] == "Workflow" for each in planned)

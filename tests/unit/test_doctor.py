@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from flargo.cluster.answer import Answer
-from flargo.job.plan import plan
+from flargo.job.plan import build_plan
 from flargo.job.workflow import INSTANCE_ID
 from flargo.status.reasons import Reason
 from flargo.tools.doctor import job_checks, probe
@@ -693,7 +693,7 @@ def test_the_pod_that_is_tried_is_the_one_that_argo_makes() -> None:
     """As another reading of Argo's source has it."""
     number = 0
     for name, settings, launch in samples():
-        workflow = plan(launch, settings).workflow
+        workflow = build_plan(launch, settings).workflow
         mine, theirs = pod_of(workflow), argo.pod_of(workflow)
         for group in ("containers", "initContainers"):
             for container in mine["spec"][group]:

@@ -58,24 +58,24 @@ def test_two_texts_never_share_a_label_value(one: str, other: str) -> None:
     ],
 )
 def test_a_text_is_shown_on_one_line_without_tricks(said: str, shown: str) -> None:
-    assert names.shown(said) == shown
+    assert names.display_text(said) == shown
 
 
 def test_a_long_text_is_cut() -> None:
-    assert names.shown("a" * 500) == "a" * 119 + "…"
+    assert names.display_text("a" * 500) == "a" * 119 + "…"
 
 
 @pytest.mark.parametrize("character", ["x", " ", "{", "\u202e"], ids=["x", "space", "brace", "bidi"])
 def test_a_text_of_fifty_megabytes_is_cut_before_it_is_examined(character: str) -> None:
     """A job's name may be so long; looked at as a whole, each of these takes half a minute."""
     text = character * 50_000_000
-    assert len(names.shown(text)) <= 120
-    assert len(names.code(text)) <= 122
+    assert len(names.display_text(text)) <= 120
+    assert len(names.markdown_code(text)) <= 122
 
 
 def test_a_text_that_is_cut_says_so() -> None:
-    assert names.shown("a" + " " * 5000 + "b") == "a…"
-    assert names.shown("a" + " " * 500 + "b") == "a b"
+    assert names.display_text("a" + " " * 5000 + "b") == "a…"
+    assert names.display_text("a" + " " * 500 + "b") == "a b"
 
 
 def test_a_label_of_marks_in_a_wrong_order_is_little_work() -> None:
@@ -94,12 +94,12 @@ def test_a_label_of_marks_in_a_wrong_order_is_little_work() -> None:
     ],
 )
 def test_markdown_of_strangers_stays_in_a_code_span(said: str, code: str) -> None:
-    assert names.code(said) == code
+    assert names.markdown_code(said) == code
 
 
 @given(st.text())
 def test_a_code_span_cannot_be_left(said: str) -> None:
-    made = names.code(said)
+    made = names.markdown_code(said)
     assert made.count("`") == 2
     assert made[0] == made[-1] == "`"
     assert "{{" not in made

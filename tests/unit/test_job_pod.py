@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.job.pod import DIFFERENCES, RESERVED_CONTAINERS, RESERVED_VOLUMES, pod, restricted
-from flargo.job.settings import settings
+from flargo.job.pod import DIFFERENCES, RESERVED_CONTAINERS, RESERVED_VOLUMES, build_pod, restricted_context
+from flargo.job.settings import check_settings
 from flargo.job.validate import InvalidInput
 from tests.harness.launches import launch, planned, step_of, with_template
 
@@ -24,14 +24,14 @@ FULL = {
 
 
 def test_every_difference_says_what_and_why() -> None:
-    assert all(difference.what and difference.why for difference in DIFFERENCES)
+    assert all(difference.change and difference.reason for difference in DIFFERENCES)
     assert len({difference.name for difference in DIFFERENCES}) == len(DIFFERENCES)
 
 
 def test_the_launch_is_left_alone() -> None:
     asked = launch()
     before = deepcopy(asked.pod)
-    pod(asked, settings(argo={"labels": {"a": "b"}}))
+    build_pod(asked, check_settings(argo={"labels": {"a": "b"}}))
     assert asked.pod == before
 
 
@@ -62,7 +62,7 @@ def test_the_launch_is_left_alone() -> None:
     ],
 )
 def test_restricted_fills_up_and_overrules_nothing(on_container: Object, on_pod: Object, made: Object) -> None:
-    assert restricted(on_container, on_pod, 1000) == made
+    assert restricted_context(on_container, on_pod, 1000) == made
 
 
 @given(
@@ -79,7 +79,7 @@ def test_restricted_fills_up_and_overrules_nothing(on_container: Object, on_pod:
     of_pod=st.fixed_dictionaries({}, optional={"runAsUser": st.sampled_from([0, 5]), "runAsNonRoot": st.booleans()}),
 )
 def test_restricted_keeps_what_is_said_and_adds_no_contradiction(said: Object, of_pod: Object) -> None:
-    made = restricted(said, of_pod, 1000)
+    made = restricted_context(said, of_pod, 1000)
     assert {key: made[key] for key in said} == said
     both = {**of_pod, **made}
     told_before = {**of_pod, **said}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 
-from flargo.job.settings import settings
+from flargo.job.settings import check_settings
 from flargo.job.validate import InvalidInput
 
 STOCK_REFUSES = [
@@ -109,7 +109,7 @@ def named(arguments: dict[str, Any]) -> str:
 
 def test_arguments_and_defaults_are_the_stock_launchers_and_argo() -> None:
     stock = inspect.signature(ClientK8sJobLauncher.__init__).parameters
-    ours = inspect.signature(settings).parameters
+    ours = inspect.signature(check_settings).parameters
     assert set(ours) == set(stock) - {"self"} | {"argo"}
     defaults = {name: stock[name].default for name in set(stock) - {"self", "config_file_path"}}
     assert {name: ours[name].default for name in defaults} == defaults
@@ -117,7 +117,7 @@ def test_arguments_and_defaults_are_the_stock_launchers_and_argo() -> None:
 
 def test_what_the_stock_launcher_keeps_of_its_arguments_is_kept_alike() -> None:
     stock = ClientK8sJobLauncher(None)
-    ours = settings()
+    ours = check_settings()
     assert ours.python_path == stock.default_python_path
     assert ours.pending_timeout == stock.pending_timeout
     assert ours.namespace == stock.namespace
@@ -131,7 +131,7 @@ def test_what_the_stock_launcher_refuses_is_refused_with_name_value_and_what_is_
     with pytest.raises(ValueError, match="must be"):
         ClientK8sJobLauncher(**{"config_file_path": None, **arguments})
     with pytest.raises(InvalidInput) as caught:
-        settings(**arguments)
+        check_settings(**arguments)
     ((name, value),) = arguments.items()
     assert caught.value.field.startswith("default_python_path" if name == "python_path" else name)
     culprit = (
@@ -146,25 +146,25 @@ def test_what_the_stock_launcher_refuses_is_refused_with_name_value_and_what_is_
 @pytest.mark.parametrize("arguments", FLARGO_REFUSES, ids=named)
 def test_what_the_stock_launcher_would_stumble_over_later_is_refused_too(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(arguments))):
-        settings(**arguments)
+        check_settings(**arguments)
 
 
 @pytest.mark.parametrize("argo", ARGO_REFUSES, ids=named)
 def test_wrong_settings_for_argo_are_refused_by_name(argo: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=rf"`argo\['{next(iter(argo))}'\]"):
-        settings(argo=argo)
+        check_settings(argo=argo)
 
 
 def test_an_unknown_setting_for_argo_is_refused_with_the_known() -> None:
     with pytest.raises(InvalidInput) as caught:
-        settings(argo={"servce_account": "x"})
+        check_settings(argo={"servce_account": "x"})
     assert "servce_account" in str(caught.value)
     assert "service_account" in caught.value.allowed
 
 
 @pytest.mark.parametrize("argo", [None, {}])
 def test_settings_for_argo_may_be_left_out(argo: dict[str, Any] | None) -> None:
-    made = settings(argo=argo).argo
+    made = check_settings(argo=argo).argo
     assert (made.service_account, made.executor_service_account) == ("flargo-job", "flargo-executor")
     assert made.image_pull_policy is None
     assert (made.keep_success, made.keep_failure, made.kill_grace) == (86400, 604800, 3)
@@ -176,20 +176,20 @@ QUEUE = {"name": "flargo-queue", "key": "jobs"}
 
 
 def test_a_semaphore_is_a_key_of_a_config_map() -> None:
-    made = settings(argo={"semaphore": QUEUE, "queued": 60}).argo
+    made = check_settings(argo={"semaphore": QUEUE, "queued": 60}).argo
     assert made.semaphore is not None
     assert (made.semaphore.name, made.semaphore.key, made.queued) == ("flargo-queue", "jobs", 60)
-    assert settings(argo={"semaphore": None}).argo.semaphore is None
+    assert check_settings(argo={"semaphore": None}).argo.semaphore is None
 
 
 @pytest.mark.parametrize("argo", [{"semaphore": QUEUE}, {"semaphore": QUEUE, "queued": None}], ids=str)
 def test_with_a_semaphore_the_wait_has_an_end(argo: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=r"`argo\['queued'\]` is None; expected a number of seconds"):
-        settings(argo=argo)
+        check_settings(argo=argo)
 
 
 def test_none_means_no_limit_where_there_may_be_none() -> None:
-    made = settings(
+    made = check_settings(
         timeout=None, pending_timeout=None, argo={"keep_success": None, "unclaimed": None, "starting": None}
     )
     assert (made.timeout, made.pending_timeout) == (None, None)
@@ -197,13 +197,13 @@ def test_none_means_no_limit_where_there_may_be_none() -> None:
 
 
 def test_an_empty_kubeconfig_path_means_in_cluster_as_with_the_stock_launcher() -> None:
-    assert settings(config_file_path="").config_file_path is None
+    assert check_settings(config_file_path="").config_file_path is None
 
 
 def test_settings_keep_nothing_of_what_they_were_made_from() -> None:
     security: dict[str, Any] = {"capabilities": {"drop": ["ALL"]}}
     argo: dict[str, Any] = {"labels": {"a": "b"}, "executor_resources": {"limits": {"cpu": "1"}}}
-    made = settings(security_context=security, argo=argo)
+    made = check_settings(security_context=security, argo=argo)
     before = asdict(made)
     security["capabilities"]["drop"].append("NONE")
     argo["labels"]["c"] = "d"
@@ -212,9 +212,9 @@ def test_settings_keep_nothing_of_what_they_were_made_from() -> None:
 
 
 def test_default_settings_share_nothing() -> None:
-    assert settings().argo.executor_resources is not settings().argo.executor_resources
+    assert check_settings().argo.executor_resources is not check_settings().argo.executor_resources
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9464", "127.0.0.1:1", "[::]:65535", "[::1]:9464"])
 def test_where_metrics_are_served_is_kept_as_it_was_said(address: str) -> None:
-    assert str(settings(argo={"metrics_address": address}).argo.metrics_address) == address
+    assert str(check_settings(argo={"metrics_address": address}).argo.metrics_address) == address

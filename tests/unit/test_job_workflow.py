@@ -10,7 +10,7 @@ import pytest
 from flargo.embedded.store import Selector
 from flargo.job import workflow
 from flargo.job.names import OLD_FEDERATION_DIGITS
-from flargo.job.plan import selector
+from flargo.job.plan import site_selector
 from flargo.job.validate import InvalidInput
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Destination, refuse_expressions, refuse_losses
 from flargo.terms import Annotation, Label, Role
@@ -76,7 +76,7 @@ def test_a_workflow_is_found_by_its_labels() -> None:
         Label.PARENT: asked.parent.epoch,
     }
     assert step_of(made)["metadata"]["labels"] == labels
-    finds = Selector(selector(asked.parent))
+    finds = Selector(site_selector(asked.parent))
     assert finds.matches({"metadata": {"labels": labels}})
     for label in (Label.MANAGED_BY, Label.SITE, Label.FEDERATION):
         assert not finds.matches({"metadata": {"labels": {**labels, label: "another"}}})
@@ -87,8 +87,8 @@ def test_a_workflow_is_found_by_its_labels() -> None:
 
 def test_the_selector_finds_the_jobs_of_any_run_of_the_parent() -> None:
     parent = launch().parent
-    assert selector(parent) == selector(replace(parent, epoch="another"))
-    assert selector(parent) != selector(replace(parent, federation="another"))
+    assert site_selector(parent) == site_selector(replace(parent, epoch="another"))
+    assert site_selector(parent) != site_selector(replace(parent, federation="another"))
 
 
 def test_a_workflow_says_what_it_is() -> None:
@@ -256,7 +256,7 @@ def lose(path: list[str | int], manifest: Object) -> Object:
     ids=lambda path: ".".join(map(str, path)),
 )
 def test_the_round_trip_notices_whatever_hera_drops(path: list[str | int], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = workflow.build
+    whole = workflow.render_with_hera
     monkeypatch.setattr(workflow, "build", lambda *said: lose(path, whole(*said)))
     with pytest.raises(InvalidInput, match="Hera"):
         planned()

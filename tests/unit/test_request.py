@@ -13,7 +13,7 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransf
 
 from flargo.flare.nvflare_internals import WorkspaceTransfer
 from flargo.flare.request import federation_id, read_launch
-from flargo.job.settings import Settings, settings
+from flargo.job.settings import Settings, check_settings
 from flargo.job.validate import InvalidInput
 from flargo.terms import Launch, Role
 from tests.harness.differential.cases import ATTEMPT, EPOCH, JOB_ID, Case
@@ -34,7 +34,7 @@ def ask(
         PLAIN.job_meta,
         context or parent.context(JOB_ID),
         parent.role,
-        site or settings(),
+        site or check_settings(),
         attempt=ATTEMPT,
         epoch=EPOCH,
     )
@@ -168,7 +168,7 @@ def test_a_transfer_is_not_published_before_it_is_registered() -> None:
 def test_nothing_of_the_context_is_kept(tmp_path: Path) -> None:
     parent = Parent(tmp_path, Role.SERVER, options=("a=b",))
     context, meta = parent.context(JOB_ID), PLAIN.job_meta
-    site = settings(security_context={"runAsUser": 5})
+    site = check_settings(security_context={"runAsUser": 5})
     launch, _ = read_launch(meta, context, Role.SERVER, site, attempt=ATTEMPT, epoch=EPOCH)
     before = deepcopy(launch)
     meta["launcher_spec"]["site-1"]["k8s"]["image"] = "another"
@@ -180,7 +180,7 @@ def test_nothing_of_the_context_is_kept(tmp_path: Path) -> None:
 def test_neither_metadata_nor_context_is_changed(parent: Parent) -> None:
     context, meta = parent.context(JOB_ID), PLAIN.job_meta
     args = deepcopy(context.get_prop(FLContextKey.JOB_PROCESS_ARGS))
-    read_launch(meta, context, Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
+    read_launch(meta, context, Role.CLIENT, check_settings(), attempt=ATTEMPT, epoch=EPOCH)
     assert meta == PLAIN.job_meta
     assert context.get_prop(FLContextKey.JOB_PROCESS_ARGS) == args
 
@@ -207,7 +207,7 @@ def test_pending_timeout_is_the_jobs_then_the_sites(
     parent: Parent, spec: dict[str, Any], of_site: float | None, pending: float | None
 ) -> None:
     case = Case("pending", spec={"image": "x", **spec})
-    site = settings(pending_timeout=of_site)
+    site = check_settings(pending_timeout=of_site)
     launch, _ = read_launch(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
     assert launch.pending == pending
 
@@ -218,7 +218,7 @@ def test_a_ceiling_of_pending_timeout_holds_jobs_and_not_the_site(
     parent: Parent, spec: dict[str, Any], of_site: float | None
 ) -> None:
     case = Case("pending", spec={"image": "x", **spec})
-    site = settings(pending_timeout=of_site, argo={"policy": {"pending_timeout": 60}})
+    site = check_settings(pending_timeout=of_site, argo={"policy": {"pending_timeout": 60}})
     launch, _ = read_launch(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
     assert launch.pending == spec.get("pending_timeout", of_site)
 
@@ -226,4 +226,4 @@ def test_a_ceiling_of_pending_timeout_holds_jobs_and_not_the_site(
 @pytest.mark.parametrize("attempt", ["", "A", "a-b", "a" * 21])
 def test_a_launch_needs_an_id_that_fits_into_names(parent: Parent, attempt: str) -> None:
     with pytest.raises(InvalidInput, match="attempt"):
-        read_launch(PLAIN.job_meta, parent.context(JOB_ID), Role.CLIENT, settings(), attempt=attempt, epoch=EPOCH)
+        read_launch(PLAIN.job_meta, parent.context(JOB_ID), Role.CLIENT, check_settings(), attempt=attempt, epoch=EPOCH)

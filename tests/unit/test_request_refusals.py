@@ -14,7 +14,7 @@ from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
 from flargo.flare.request import read_launch
-from flargo.job.settings import settings
+from flargo.job.settings import check_settings
 from flargo.job.trust import JOB_SPEC
 from flargo.job.validate import InvalidInput
 from flargo.terms import Role
@@ -354,7 +354,9 @@ every = pytest.mark.parametrize("wrong", EVERY, ids=lambda wrong: wrong.name.rep
 def test_flargo_refuses_it_and_says_why(wrong: Wrong, tmp_path: Path) -> None:
     context = wrong.prepare(tmp_path)
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (what it says is looked at below)
-        read_launch(wrong.job_meta(), context, Role.CLIENT, settings(**wrong.arguments), attempt=ATTEMPT, epoch=EPOCH)
+        read_launch(
+            wrong.job_meta(), context, Role.CLIENT, check_settings(**wrong.arguments), attempt=ATTEMPT, epoch=EPOCH
+        )
     message = str(caught.value)
     assert [word for word in wrong.says if word not in message] == [], message
 
@@ -363,7 +365,9 @@ def test_flargo_refuses_it_and_says_why(wrong: Wrong, tmp_path: Path) -> None:
 def test_nothing_is_registered_for_it(wrong: Wrong, tmp_path: Path) -> None:
     context = wrong.prepare(tmp_path)
     with pytest.raises(ValueError):  # noqa: PT011
-        read_launch(wrong.job_meta(), context, Role.CLIENT, settings(**wrong.arguments), attempt=ATTEMPT, epoch=EPOCH)
+        read_launch(
+            wrong.job_meta(), context, Role.CLIENT, check_settings(**wrong.arguments), attempt=ATTEMPT, epoch=EPOCH
+        )
     cell = getattr(context.get_engine(), "cell", None)
     assert cell is None or WorkspaceTransferManager.get_or_create(cell).jobs == {}
 
@@ -394,13 +398,15 @@ def test_a_job_may_say_what_the_stock_launcher_reads_and_nothing_else() -> None:
 
 def test_an_empty_argo_part_of_a_job_says_nothing(tmp_path: Path) -> None:
     wrong = Wrong("none", (), spec={"argo": {}})
-    read_launch(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
+    read_launch(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, check_settings(), attempt=ATTEMPT, epoch=EPOCH)
 
 
 def test_a_refusal_of_the_launch_is_a_refused(tmp_path: Path) -> None:
     wrong = next(each for each in EVERY if each.name == "no image")
     with pytest.raises(InvalidInput) as caught:
-        read_launch(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
+        read_launch(
+            wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, check_settings(), attempt=ATTEMPT, epoch=EPOCH
+        )
     assert caught.value.field == f"{SPEC}['image']"
 
 
@@ -410,4 +416,4 @@ def test_a_file_is_named_to_its_end_however_long_its_path_is(tmp_path: Path) -> 
     files = {"local/study_runtime.yaml": "format_version: 2", "local/study_data.yaml": ""}
     context = Parent(root, Role.CLIENT, files=files).context(JOB_ID)
     with pytest.raises(InvalidInput, match=r"is beside \S+/local/study_data\.yaml; expected one study file only"):
-        read_launch(Wrong("", ()).job_meta(), context, Role.CLIENT, settings(), attempt=ATTEMPT, epoch=EPOCH)
+        read_launch(Wrong("", ()).job_meta(), context, Role.CLIENT, check_settings(), attempt=ATTEMPT, epoch=EPOCH)

@@ -25,7 +25,7 @@ from flargo.flare import launcher, nvflare_messages, request
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.redact import LOGGERS
 from flargo.job import pod, validate, workflow
-from flargo.job.settings import settings
+from flargo.job.settings import check_settings
 from flargo.job.site_errors import HIDDEN_KEY, Place, SiteFileError
 from flargo.job.validate import InvalidInput
 from flargo.status.reasons import Reason
@@ -290,7 +290,7 @@ def test_no_value_of_the_launchers_arguments_is_told(tmp_path: Path, monkeypatch
     launched = 0
     for arguments in mutated(ARGUMENTS):
         try:
-            settings(**arguments)
+            check_settings(**arguments)
         except (InvalidInput, TypeError):
             continue  # the parent does not start with it
         launched += 1

@@ -55,7 +55,7 @@ def test_a_hidden_value_stays_hidden_when_the_error_is_wrapped() -> None:
     [
         pytest.param(validate.text, ["a", "a b"], ["", "  ", None, 5], id="text"),
         pytest.param(validate.absolute_path, ["/", "/a/b"], ["", "a/b", None, "/{{b}}", "/$(A)", "/\n"], id="path"),
-        pytest.param(validate.is_flag, [True, False], [None, 0, "true"], id="flag"),
+        pytest.param(validate.boolean, [True, False], [None, 0, "true"], id="flag"),
         pytest.param(
             validate.seconds,
             [0, 0.5, 10**9],
@@ -179,7 +179,7 @@ def test_numbers_for_amounts_are_kept_as_text() -> None:
 
 def test_a_strangers_key_makes_no_long_message_and_no_new_line() -> None:
     with pytest.raises(InvalidInput) as caught:
-        validate.known_keys("argo", {"a\n" * 9999: 1}, ["b" * 9999])
+        validate.refuse_unknown_keys("argo", {"a\n" * 9999: 1}, ["b" * 9999])
     assert len(str(caught.value)) < 1300
     assert str(caught.value).isprintable()
 
@@ -193,10 +193,10 @@ def test_a_mapping_is_copied_all_the_way_down() -> None:
 
 def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
     with pytest.raises(InvalidInput) as caught:
-        validate.known_keys("argo", {"a": 1, "c": 2}, ["b", "a"])
+        validate.refuse_unknown_keys("argo", {"a": 1, "c": 2}, ["b", "a"])
     assert str(caught.value) == "`argo['c']` is 2; expected one of the keys a, b"
     with pytest.raises(InvalidInput, match="no key at all"):
-        validate.known_keys("argo", {"a": 1}, ())
+        validate.refuse_unknown_keys("argo", {"a": 1}, ())
 
 
 @pytest.mark.parametrize(
@@ -225,4 +225,4 @@ def test_a_long_text_is_refused_by_its_length(check: Check, part: str) -> None:
 
 
 def test_a_name_of_a_job_is_cut_where_it_is_read() -> None:
-    assert len(JOB_META["name"].of("name", "x" * 10_000_000)) == 4096
+    assert len(JOB_META["name"].validate("name", "x" * 10_000_000)) == 4096

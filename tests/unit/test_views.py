@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from flargo.cluster.api import Kind
 from flargo.control import reconciler
 from flargo.control.parse_error_log import ParseErrorLog
-from flargo.job.plan import plan
+from flargo.job.plan import build_plan
 from flargo.status.fields import parse_each
 from flargo.status.job_state import ActionKind
 from flargo.status.views import event_view, pod_view, strip_unused_fields, workflow_view
@@ -44,7 +44,7 @@ def test_a_trimmed_object_looks_as_the_whole_one_does() -> None:
 
 def test_most_of_a_pod_is_not_kept() -> None:
     for _, settings, launch in samples():
-        pod = pod_of(plan(launch, settings).workflow)
+        pod = pod_of(build_plan(launch, settings).workflow)
         assert pod_view(strip_unused_fields(pod)) == pod_view(pod)
         assert len(json.dumps(strip_unused_fields(pod)["spec"])) < len(json.dumps(pod["spec"])) / 2
 

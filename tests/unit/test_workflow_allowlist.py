@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
 from flargo.flare.request import read_launch
-from flargo.job.plan import plan
-from flargo.job.settings import settings as site_settings
+from flargo.job.plan import build_plan
+from flargo.job.settings import check_settings as site_settings
 from flargo.job.validate import InvalidInput
 from flargo.terms import Plan, Role
 from tests.harness.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
@@ -65,7 +65,7 @@ class Place:
         finally:
             assert repr(meta) == repr(before)
         try:
-            return plan(launch, launcher)
+            return build_plan(launch, launcher)
         except InvalidInput as refused:
             return refused
         finally:

@@ -12,7 +12,7 @@ from flargo.flare.dry_run import SimulatedParent, study_data_file
 from flargo.flare.nvflare_internals import is_startup_file, pod_template_files
 from flargo.flare.request import ROOT_CERTIFICATE
 from flargo.job.documents import load_yaml
-from flargo.job.settings import Settings, settings
+from flargo.job.settings import Settings, check_settings
 from flargo.job.validate import InvalidInput, Verbatim
 from flargo.terms import Role
 from flargo.tools.cli import kit_disk
@@ -68,7 +68,7 @@ def example(root: Path, site: str | None = None, role: str | None = None) -> Sta
     (root / "startup" / ROOT_CERTIFICATE).write_text(_EXAMPLE_CERTIFICATE)
     side = Role(role or Role.CLIENT)
     name = site or (_SERVER if side is Role.SERVER else "site-1")
-    return Staged(SimulatedParent(root, name, side, f"tcp://{name}:8102"), settings(), None)
+    return Staged(SimulatedParent(root, name, side, f"tcp://{name}:8102"), check_settings(), None)
 
 
 def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = None) -> Staged:

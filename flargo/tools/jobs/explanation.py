@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flargo.job.names import shown
+from flargo.job.names import display_text
 from flargo.status import fields
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
@@ -65,14 +65,15 @@ def explain(part: SiteJob, events: Iterable[Object]) -> Explanation:
 
 def _evidence(part: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str]]:
     workflow, pod = part.workflow, part.pod
-    said = shown(part.detail, _LONGEST)
+    said = display_text(part.detail, _LONGEST)
     if said:
         yield "cluster says", said
     if part.verdict is not None and part.verdict.exit_code is not None:
         yield "exit code", str(part.verdict.exit_code)
     words = (workflow.phase or "no controller has looked at it", workflow.message, workflow.node_message)
     asked = (f"shutdown {workflow.shutdown}" if workflow.shutdown else "", "suspended" if workflow.suspended else "")
-    yield "Workflow", f"{workflow.name}: {shown('; '.join(dict.fromkeys(filter(None, (*words, *asked)))), _LONGEST)}"
+    messages = "; ".join(dict.fromkeys(filter(None, (*words, *asked))))
+    yield "Workflow", f"{workflow.name}: {display_text(messages, _LONGEST)}"
     if part.archived:
         yield "archive", "gone from the cluster, its pod and its log too: this is what Argo's archive keeps of it"
     elif pod is None:
@@ -80,7 +81,7 @@ def _evidence(part: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, st
     else:
         node = f"on node {pod.node}" if pod.node else "on no node"
         state = (f"{pod.phase} {node}", pod.reason, pod.disruption, "being deleted" if pod.deleting else "")
-        yield "pod", f"{pod.name}: {shown('; '.join(filter(None, state)), _LONGEST)}"
+        yield "pod", f"{pod.name}: {display_text('; '.join(filter(None, state)), _LONGEST)}"
     yield from (("event", event) for event in _telling(part, events))
     yield "times", _times(part)
 
@@ -96,7 +97,7 @@ def _telling(part: SiteJob, events: Iterable[Object]) -> Sequence[str]:
 def _event(event: EventView) -> str:
     often = f", {event.count} times in {event.span:.0f} s" if event.count > 1 else ""
     when = f"{_clock(event.last_timestamp)} " if event.last_timestamp else ""
-    return f"{when}{event.reason}{often}: {shown(event.message, _LONGEST)}"
+    return f"{when}{event.reason}{often}: {display_text(event.message, _LONGEST)}"
 
 
 def _times(part: SiteJob) -> str:

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 
 from flargo.cluster.errors import ApiError, ArchiveError, ArchiveProblem
-from flargo.job.names import shown
+from flargo.job.names import display_text
 
 _LONGEST = 400
 _RIGHTS = {"log": ("get", "pods/log")}
@@ -27,7 +27,7 @@ _REMEDIES = {
 
 def refusal(error: ApiError) -> str:
     """One line: what is wrong, and what would be right."""
-    said = shown(error.message, _LONGEST)
+    said = display_text(error.message, _LONGEST)
     resource = error.what.partition(" ")[0]
     verb, resource = _RIGHTS.get(error.verb, (error.verb, _GROUPS.get(resource, resource)))
     if error.status == HTTPStatus.FORBIDDEN:
@@ -46,5 +46,5 @@ def refusal(error: ApiError) -> str:
 def archive_refusal(error: ArchiveError) -> str:
     """One line: what is wrong with the Argo Server or the way to it, and what would be right."""
     status = f" ({error.status})" if error.status else ""
-    said = f" ({shown(error.message, _LONGEST)})" if error.message else ""
+    said = f" ({display_text(error.message, _LONGEST)})" if error.message else ""
     return f"the Argo Server {error.server} {error.problem.value}{status}: {_REMEDIES[error.problem]}{said}"

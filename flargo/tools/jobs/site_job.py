@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from flargo.job.names import federation_selector, label_value, shown
+from flargo.job.names import display_text, federation_selector, label_value
 from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.fields import OnParseError, parse_each
@@ -215,7 +215,7 @@ def _part(workflow: Object, pods: Sequence[Object]) -> SiteJob:
         ended = finished
     return SiteJob(
         job_id=fields.text(workflow, "metadata", "labels", Label.JOB_ID),
-        name=shown(fields.text(workflow, "metadata", "annotations", Annotation.JOB_NAME)),
+        name=display_text(fields.text(workflow, "metadata", "annotations", Annotation.JOB_NAME)),
         site=_site(workflow),
         role=fields.text(workflow, "metadata", "labels", Label.ROLE),
         study=fields.text(workflow, "metadata", "labels", Label.STUDY),
@@ -235,7 +235,7 @@ def _part(workflow: Object, pods: Sequence[Object]) -> SiteJob:
 
 
 def _site(workflow: Object) -> str:
-    said = shown(fields.text(workflow, "metadata", "annotations", Annotation.SITE_NAME))
+    said = display_text(fields.text(workflow, "metadata", "annotations", Annotation.SITE_NAME))
     return said or fields.text(workflow, "metadata", "labels", Label.SITE)
 
 

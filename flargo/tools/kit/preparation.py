@@ -9,7 +9,7 @@ from operator import and_
 from typing import Any, Final
 
 from flargo.job import validate
-from flargo.job.settings import Settings, settings
+from flargo.job.settings import Settings, check_settings
 from flargo.job.validate import MISSING, InvalidInput, Sentence
 from flargo.status import fields
 from flargo.terms import Object, Role
@@ -33,7 +33,7 @@ from flargo.tools.kit.site import (
 )
 from flargo.tools.kit.undo import prepend_record
 
-_DEFAULT_WORKSPACE: Final = str(inspect.signature(settings).parameters["workspace_mount_path"].default)
+_DEFAULT_WORKSPACE: Final = str(inspect.signature(check_settings).parameters["workspace_mount_path"].default)
 _PARENT_PORT, _SERVER_SERVICE = 8102, "nvflare-server"
 """Defaults of nvflare.tool.deploy.k8s_deploy."""
 _PROVISIONED_STORES = "/tmp/nvflare/"  # noqa: S108  (where provisioning puts the server's stores)
@@ -159,8 +159,8 @@ def _validate_args(source: str, args: Object) -> Settings:
         InvalidInput: a value is not allowed, or FLARE's launcher has no such argument.
     """
     try:
-        validate.known_keys("args", args, inspect.signature(settings).parameters)
-        return settings(**args)
+        validate.refuse_unknown_keys("args", args, inspect.signature(check_settings).parameters)
+        return check_settings(**args)
     except InvalidInput as error:
         raise prefix_field(source, error) from None
 

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from flargo.flare.request import read_launch
-from flargo.job.settings import Settings, settings
+from flargo.job.settings import Settings, check_settings
 from flargo.terms import Launch, Role
 from tests.harness.differential.parent import Parent
 
@@ -90,7 +90,7 @@ class Case:
 
     def settings(self, root: Path) -> Settings:
         """The case's site, for flargo."""
-        return settings(**self.all_arguments(root), argo=dict(self.argo))
+        return check_settings(**self.all_arguments(root), argo=dict(self.argo))
 
     def launch(self, root: Path, role: Role) -> Launch:
         """The case's launch, as flargo reads it."""
@@ -644,7 +644,7 @@ CASES = (*IMAGES, *RESOURCES, *STUDIES, *TEMPLATES, *SECURITY, *POLICY, *PLACES)
 
 
 def samples() -> Iterator[tuple[str, Settings, Launch]]:
-    """Every case for both roles, with a job of its own: its name, and what ``flargo.job.plan.plan`` takes.
+    """Every case for both roles, with a job of its own: its name, and what ``flargo.job.plan.build_plan`` takes.
 
     Where a case is about the job's id, that one is kept, and there is one role only: no two have one pod's name.
     """
