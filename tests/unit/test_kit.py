@@ -1,4 +1,4 @@
-"""A kit of nvflare's becomes one that uses flargo, and what it was."""
+"""Tests of `flargo prepare` on kits in memory: what it changes in a kit of nvflare's, and how --undo restores it."""
 
 import json
 import re
@@ -18,30 +18,30 @@ from tests.harness.paths import DEPLOY
 
 Kit = Callable[[str], Path]
 ALL = ("k8s/site-1", "k8s/server.lab", "plain/site-1", "plain/server.lab")
-WISHES = {
+OPTIONS = {
     "nothing": PrepareOptions(namespace="lab"),
     "everything": PrepareOptions("other", "/data/flare", "/etc/kube/config", None, {"labels": {"team": "heart"}}),
 }
 
 
 def files_of(made_kits: Path, name: str, **texts: Any) -> dict[str, bytes]:
-    """A kit's files, some of them with another JSON or text; None: not there."""
+    """Return a kit's files, some of them replaced by another JSON or text, or removed (None)."""
     files = read_kit(made_kits / name)
-    for path, said in texts.items():
-        if said is None:
+    for path, content in texts.items():
+        if content is None:
             del files[path]
         else:
-            files[path] = (said if isinstance(said, str) else json.dumps(said)).encode()
+            files[path] = (content if isinstance(content, str) else json.dumps(content)).encode()
     return files
 
 
-def done(files: dict[str, bytes], wishes: PrepareOptions | None = None) -> dict[str, bytes]:
-    """The kit after `flargo prepare`."""
-    return apply_changes(files, prepared(files, wishes).changes)
+def prepare_files(files: dict[str, bytes], options: PrepareOptions | None = None) -> dict[str, bytes]:
+    """Return the kit's files after `flargo prepare`."""
+    return apply_changes(files, plan(files, options).changes)
 
 
-def prepared(files: dict[str, bytes], wishes: PrepareOptions | None = None) -> Preparation:
-    return prepare(files, wishes or PrepareOptions(namespace="lab"))
+def plan(files: dict[str, bytes], options: PrepareOptions | None = None) -> Preparation:
+    return prepare(files, options or PrepareOptions(namespace="lab"))
 
 
 def components(files: dict[str, bytes], path: str = "local/resources.json") -> dict[str, Any]:
@@ -52,29 +52,30 @@ def arguments(files: dict[str, bytes]) -> dict[str, Any]:
     return dict(components(files, "local/flargo__p_resources.json")["argo_launcher"]["args"])
 
 
-@pytest.mark.parametrize("wishes", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", ALL)
-def test_a_second_run_has_nothing_to_change(made_kits: Path, name: str, wishes: PrepareOptions) -> None:
-    after = done(files_of(made_kits, name), wishes)
-    assert prepared(after, wishes).changes == []
-    assert prepared(after, PrepareOptions()).changes == [], "what the first run was told still holds"
+def test_second_run_plans_no_changes(made_kits: Path, name: str, options: PrepareOptions) -> None:
+    after = prepare_files(files_of(made_kits, name), options)
+    assert plan(after, options).changes == []
+    assert plan(after, PrepareOptions()).changes == [], "the options of the first run still hold"
 
 
-@pytest.mark.parametrize("wishes", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", ALL)
-def test_undo_restores_every_byte(made_kits: Path, name: str, wishes: PrepareOptions) -> None:
+def test_undo_restores_every_byte(made_kits: Path, name: str, options: PrepareOptions) -> None:
     before = files_of(made_kits, name)
-    after = done(before, wishes)
+    after = prepare_files(before, options)
     assert after != before
     assert apply_changes(after, plan_undo(after)) == before
-    again = done(after, PrepareOptions(argo={"keep_success": 60}))
-    assert apply_changes(again, plan_undo(again)) == before, "not what it was before the second run"
+    again = prepare_files(after, PrepareOptions(argo={"keep_success": 60}))
+    assert apply_changes(again, plan_undo(again)) == before, "the state before the first run, not before the second"
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
-def test_of_a_kit_for_kubernetes_only_the_launcher_leaves_the_components(made_kits: Path, name: str) -> None:
+def test_kubernetes_kit_loses_only_the_launcher(made_kits: Path, name: str) -> None:
+    """Every other component stays, and so do the files that nvflare made."""
     before = files_of(made_kits, name)
-    after = done(before)
+    after = prepare_files(before)
     was, now = json.loads(before["local/resources.json.default"]), json.loads(after["local/resources.json"])
     was["components"] = [part for part in was["components"] if part["id"] != "k8s_launcher"]
     assert now == was, "class_allow_list, stores and all"
@@ -83,20 +84,21 @@ def test_of_a_kit_for_kubernetes_only_the_launcher_leaves_the_components(made_ki
     assert after["helm_chart/values.yaml"] == before["helm_chart/values.yaml"]
 
 
-def test_the_launcher_takes_over_the_stock_launchers_arguments(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/site-1"))
+def test_launcher_inherits_the_stock_arguments(made_kits: Path) -> None:
+    after = prepare_files(files_of(made_kits, "k8s/site-1"))
     stock = components(after, "local/resources.json.default")["k8s_launcher"]["args"]
     assert stock["pending_timeout"] == 60
     assert stock["image_pull_secrets"] == ["registry"]
-    assert {key: said for key, said in arguments(after).items() if key != "argo"} == stock
+    assert {key: value for key, value in arguments(after).items() if key != "argo"} == stock
     assert (
         components(after, "local/flargo__p_resources.json")["argo_launcher"]["path"] == "flargo.ClientArgoJobLauncher"
     )
 
 
 @pytest.mark.parametrize("site", ["site-1", "server.lab"])
-def test_a_plain_kit_becomes_what_nvflare_makes_of_it_but_for_the_launcher(made_kits: Path, site: str) -> None:
-    plain = done(files_of(made_kits, f"plain/{site}"))
+def test_plain_kit_matches_nvflare_deploy_prepare(made_kits: Path, site: str) -> None:
+    """Apart from the launcher, the result is the one of `nvflare deploy prepare`."""
+    plain = prepare_files(files_of(made_kits, f"plain/{site}"))
     theirs = files_of(made_kits, f"k8s/{site}")
     expected = json.loads(theirs["local/resources.json.default"])
     expected["components"] = [part for part in expected["components"] if part["id"] != "k8s_launcher"]
@@ -104,8 +106,8 @@ def test_a_plain_kit_becomes_what_nvflare_makes_of_it_but_for_the_launcher(made_
     assert json.loads(plain["local/comm_config.json"]) == json.loads(theirs["local/comm_config.json"])
 
 
-def test_a_workspace_elsewhere_is_elsewhere_for_all(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/server.lab"), PrepareOptions(workspace="/data/flare/"))
+def test_workspace_path_changes_everywhere(made_kits: Path) -> None:
+    after = prepare_files(files_of(made_kits, "k8s/server.lab"), PrepareOptions(workspace="/data/flare/"))
     assert arguments(after)["workspace_mount_path"] == "/data/flare"
     values = yaml.safe_load(after["helm_chart/values.yaml"])
     assert values["persistence"]["workspace"]["mountPath"] == "/data/flare"
@@ -113,61 +115,70 @@ def test_a_workspace_elsewhere_is_elsewhere_for_all(made_kits: Path) -> None:
     resources = json.loads(after["local/resources.json"])
     assert resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] == "/data/flare/snapshot-storage"
     assert components(after)["job_manager"]["args"]["uri_root"] == "/data/flare/jobs-storage"
-    assert not [path for path, text in after.items() if path in CURRENT and b"/var/tmp/nvflare/workspace" in text]
+    assert not [path for path, text in after.items() if path in CURRENT_FILES and b"/var/tmp/nvflare/workspace" in text]
 
 
-CURRENT = ("local/resources.json", "local/flargo__p_resources.json", "helm_chart/values.yaml", "local/comm_config.json")
+CURRENT_FILES = (
+    "local/resources.json",
+    "local/flargo__p_resources.json",
+    "helm_chart/values.yaml",
+    "local/comm_config.json",
+)
 
 
-def test_a_place_that_the_site_chose_for_its_jobs_stays(made_kits: Path) -> None:
+def test_custom_job_store_path_is_kept(made_kits: Path) -> None:
     files = files_of(made_kits, "plain/server.lab")
     text = files["local/resources.json.default"].decode().replace("/tmp/nvflare/jobs-storage", "/vault/jobs")
-    after = done(
+    after = prepare_files(
         {**files, "local/resources.json.default": text.encode()}, PrepareOptions("lab", workspace="/data/flare")
     )
     assert components(after)["job_manager"]["args"]["uri_root"] == "/vault/jobs"
     assert "/data/flare/snapshot-storage" in after["local/resources.json"].decode()
 
 
-def test_a_site_that_had_flargo_by_hand_keeps_its_settings(made_kits: Path) -> None:
+def test_handwritten_launcher_keeps_its_settings(made_kits: Path) -> None:
     args = {"namespace": "lab", "workspace_mount_path": "/w", "argo": {"kill_grace": 9}}
     launcher = {"id": "mine", "path": "flargo.ClientArgoJobLauncher", "args": args}
     by_hand = {"local/flargo__p_resources.json": {"format_version": 2, "components": [launcher]}}
-    after = done(files_of(made_kits, "plain/site-1", **by_hand), PrepareOptions())
+    after = prepare_files(files_of(made_kits, "plain/site-1", **by_hand), PrepareOptions())
     assert arguments(after) == {"config_file_path": None, **args}
 
 
-def test_an_old_study_file_stays_known_to_the_launcher(made_kits: Path) -> None:
+def test_old_study_file_stays_configured(made_kits: Path) -> None:
     files = files_of(made_kits, "plain/site-1", **{"local/study_data.yaml": "{}"})
-    assert arguments(done(files))["study_data_pvc_file_path"] == "/var/tmp/nvflare/workspace/local/study_data.yaml"
+    assert (
+        arguments(prepare_files(files))["study_data_pvc_file_path"]
+        == "/var/tmp/nvflare/workspace/local/study_data.yaml"
+    )
 
 
-def test_a_resource_manager_of_the_sites_own_stays_and_one_for_local_gpus_goes_with_a_word(made_kits: Path) -> None:
+def test_only_gpu_resource_managers_are_removed(made_kits: Path) -> None:
+    """A site's own resource manager stays; removing one that counts local GPUs is noted for the user."""
     files = files_of(made_kits, "plain/site-1")
     text = files["local/resources.json.default"].decode()
     own = text.replace("nvflare.app_common.resource_managers.gpu_resource_manager.GPUResourceManager", "site.Manager")
     assert (
-        components(done({**files, "local/resources.json.default": own.encode()}))["resource_manager"]["path"]
+        components(prepare_files({**files, "local/resources.json.default": own.encode()}))["resource_manager"]["path"]
         == "site.Manager"
     )
     gpus = text.replace('"num_of_gpus": 0', '"num_of_gpus": 4')
-    (note,) = prepared({**files, "local/resources.json.default": gpus.encode()}).notes
+    (note,) = plan({**files, "local/resources.json.default": gpus.encode()}).notes
     assert "resource_manager" in note
     assert "'num_of_gpus': 4" in note
-    assert prepared(files).notes == []
+    assert plan(files).notes == []
 
 
-def test_a_bound_on_jobs_is_the_servers_schedulers(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/server.lab"), PrepareOptions(max_jobs=2))
+def test_max_jobs_configures_the_scheduler(made_kits: Path) -> None:
+    after = prepare_files(files_of(made_kits, "k8s/server.lab"), PrepareOptions(max_jobs=2))
     assert components(after)["job_scheduler"]["args"] == {"max_jobs": 2}
-    assert components(done(after, PrepareOptions(max_jobs=5)))["job_scheduler"]["args"] == {"max_jobs": 5}
+    assert components(prepare_files(after, PrepareOptions(max_jobs=5)))["job_scheduler"]["args"] == {"max_jobs": 5}
 
 
 # The chart
 
 
-def rendered(template: bytes, chart: str) -> list[dict[str, Any]]:
-    """A role template as Helm would render it; knows the stock template's expressions and no others."""
+def render_role_template(template: bytes, chart: str) -> list[dict[str, Any]]:
+    """Render a role template as Helm would; only the stock template's expressions are supported."""
     text = template.decode()
     for expression, value in {
         "{{- if .Values.rbac.create }}\n": "",
@@ -185,19 +196,19 @@ def rules(objects: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {each["metadata"]["name"]: each["rules"] for each in objects if each["kind"] == "Role"}
 
 
-def deployed(name: str) -> list[dict[str, Any]]:
+def deploy_manifests(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / f"{name}.yaml").read_text()))
 
 
 @pytest.mark.parametrize(("name", "parent"), [("k8s/site-1", "site-1"), ("k8s/server.lab", "server.lab")])
-def test_the_charts_rights_are_those_of_deploy(made_kits: Path, name: str, parent: str) -> None:
-    after = done(files_of(made_kits, name))
+def test_chart_grants_the_rights_of_deploy(made_kits: Path, name: str, parent: str) -> None:
+    after = prepare_files(files_of(made_kits, name))
     chart = "nvflare-server" if "server" in name else "nvflare-client"
-    objects = rendered(after["helm_chart/templates/role.yaml"], chart)
+    objects = render_role_template(after["helm_chart/templates/role.yaml"], chart)
     job, executor = f"{parent}-flargo-job", f"{parent}-flargo-executor"
     assert rules(objects) == {
-        "the-parent-launcher": rules(deployed("launcher"))["flargo-launcher"],
-        executor: rules(deployed("executor"))["flargo-executor"],
+        "the-parent-launcher": rules(deploy_manifests("launcher"))["flargo-launcher"],
+        executor: rules(deploy_manifests("executor"))["flargo-executor"],
     }
     accounts = {each["metadata"]["name"]: each for each in objects if each["kind"] == "ServiceAccount"}
     assert {*accounts} == {job, executor}
@@ -211,15 +222,16 @@ def test_the_charts_rights_are_those_of_deploy(made_kits: Path, name: str, paren
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
-def test_a_parent_that_is_not_root_is_fit_for_pod_security_restricted(made_kits: Path, name: str) -> None:
+def test_deployment_fits_pod_security_restricted(made_kits: Path, name: str) -> None:
+    """The security context is added only for a parent that does not run as root."""
     before = files_of(made_kits, name)
     (template,) = (path for path in before if path.endswith("-deployment.yaml"))
-    was, now = before[template].decode(), done(before)[template].decode()
+    was, now = before[template].decode(), prepare_files(before)[template].decode()
     start, end = (
         now.index("          {{- with .Values.securityContext }}\n          {{"),
         now.index("          command:"),
     )
-    assert now[:start] + now[end:] == was, "nothing else is another"
+    assert now[:start] + now[end:] == was, "nothing else differs"
     assert yaml.safe_load(re.sub(r" *{{.*}}\n", "", now[start:end])) == {
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     }
@@ -227,25 +239,27 @@ def test_a_parent_that_is_not_root_is_fit_for_pod_security_restricted(made_kits:
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
-def test_the_chart_has_no_template_expression_that_nvflares_has_not(made_kits: Path, name: str) -> None:
+def test_role_template_adds_no_expressions(made_kits: Path, name: str) -> None:
     before = files_of(made_kits, name)
     template = "helm_chart/templates/role.yaml"
-    found = re.compile(r"{{.*?}}")
-    assert {*found.findall(done(before)[template].decode())} <= {*found.findall(before[template].decode())}
+    expression = re.compile(r"{{.*?}}")
+    assert {*expression.findall(prepare_files(before)[template].decode())} <= {
+        *expression.findall(before[template].decode())
+    }
 
 
-def test_an_account_of_the_sites_own_is_not_made_by_the_chart(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/site-1"), PrepareOptions(argo={"service_account": "ours"}))
-    objects = rendered(after["helm_chart/templates/role.yaml"], "nvflare-client")
+def test_chart_skips_the_sites_own_account(made_kits: Path) -> None:
+    after = prepare_files(files_of(made_kits, "k8s/site-1"), PrepareOptions(argo={"service_account": "ours"}))
+    objects = render_role_template(after["helm_chart/templates/role.yaml"], "nvflare-client")
     assert [each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"] == [
         "site-1-flargo-executor"
     ]
 
 
-# What is refused
+# Invalid kits and options
 
 LOCAL = "local/resources.json.default"
-REFUSALS: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
+INVALID: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
     "no kit": ("plain/site-1", {"startup/fed_client.json": None}, PrepareOptions("lab"), "startup/"),
     "no resources": ("plain/site-1", {LOCAL: None}, PrepareOptions("lab"), LOCAL),
     "broken JSON": ("plain/site-1", {LOCAL: "{"}, PrepareOptions("lab"), LOCAL),
@@ -292,48 +306,48 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
-def test_what_is_wrong_is_refused_with_file_and_field(made_kits: Path, case: str) -> None:
-    name, texts, wishes, field = REFUSALS[case]
-    with pytest.raises(InvalidInput) as refused:
-        prepare(files_of(made_kits, name, **texts), wishes)
-    assert refused.value.field == field
-    assert refused.value.allowed
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_kit_names_file_and_field(made_kits: Path, case: str) -> None:
+    name, texts, options, field = INVALID[case]
+    with pytest.raises(InvalidInput) as caught:
+        prepare(files_of(made_kits, name, **texts), options)
+    assert caught.value.field == field
+    assert caught.value.allowed
 
 
-# Taking it back
+# Undo
 
 
-@pytest.mark.parametrize("path", CURRENT[:2])
-def test_undo_throws_no_edit_away(made_kits: Path, path: str) -> None:
+@pytest.mark.parametrize("path", CURRENT_FILES[:2])
+def test_undo_discards_no_edit(made_kits: Path, path: str) -> None:
     before = files_of(made_kits, "k8s/server.lab")
-    edited = done(before)
+    edited = prepare_files(before)
     edited[path] = edited[path].replace(b"{", b"{ ", 1)
-    for kit in (edited, done(edited, PrepareOptions(max_jobs=9, argo={"kill_grace": 9}))):
-        with pytest.raises(InvalidInput) as refused:
+    for kit in (edited, prepare_files(edited, PrepareOptions(max_jobs=9, argo={"kill_grace": 9}))):
+        with pytest.raises(InvalidInput) as caught:
             plan_undo(kit)
-        assert refused.value.field == path
+        assert caught.value.field == path
         del kit[path]
-        assert apply_changes(kit, plan_undo(kit)) == before, "as the message says: delete it, and undo again"
+        assert apply_changes(kit, plan_undo(kit)) == before, "as the message says: delete the file, and undo again"
 
 
-def test_undo_goes_on_where_writing_broke_off(made_kits: Path) -> None:
+def test_undo_works_after_interrupted_writing(made_kits: Path) -> None:
     before = files_of(made_kits, "k8s/site-1")
-    changes = prepared(before).changes
-    assert changes[0].path == RECORD, "first, or what is written before it could not be undone"
+    changes = plan(before).changes
+    assert changes[0].path == RECORD, "first, because --undo needs the record of every file written"
     for count in range(1, len(changes) + 1):
         half = apply_changes(before, changes[:count])
         assert apply_changes(half, plan_undo(half)) == before
-        assert done(half) == done(before)
+        assert prepare_files(half) == prepare_files(before)
 
 
-def test_what_flargo_never_prepared_is_not_undone(made_kits: Path) -> None:
+def test_undo_needs_a_prepared_kit(made_kits: Path) -> None:
     with pytest.raises(InvalidInput, match="was not prepared by `flargo prepare`"):
         plan_undo(files_of(made_kits, "k8s/site-1"))
 
 
-def test_a_staged_kit_with_values_of_flargos_is_unstaged_before_it_is_undone(made_kits: Path) -> None:
-    after = done(files_of(made_kits, "k8s/site-1"), PrepareOptions(workspace="/data"))
+def test_undo_demands_unstaging_first(made_kits: Path) -> None:
+    after = prepare_files(files_of(made_kits, "k8s/site-1"), PrepareOptions(workspace="/data"))
     values = yaml.safe_load(after["helm_chart/values.yaml"])
     values["workspaceConfig"]["local"]["configMapName"] = "nvflare-local-site-1"
     after["helm_chart/values.yaml"] = yaml.safe_dump(values).encode()

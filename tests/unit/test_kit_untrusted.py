@@ -1,4 +1,4 @@
-"""A startup kit comes from another institution: what its files, links and records say is only ever about the kit."""
+"""Tests with hostile startup kits: no file, link or record of a kit makes flargo touch anything outside of it."""
 
 import base64
 import hashlib
@@ -35,49 +35,49 @@ def meta(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prepared(kit: Kit) -> Path:
-    """A prepared kit of a client."""
+def prepared_kit(kit: Kit) -> Path:
+    """Prepare a client's kit and return its folder."""
     root = kit("k8s/site-1")
     assert run("prepare", root).exit_code == 0
     return root
 
 
-# Undoing
+# The record for --undo
 
 
 def record(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / RECORD).read_text())
-    return found
+    content: dict[str, Any] = json.loads((root / RECORD).read_text())
+    return content
 
 
 def forge(root: Path, path: str, **entry: Any) -> None:
     """Add an entry to a kit's record, or change one."""
-    said = record(root)
-    said["files"][path] = {
-        **said["files"].get(path, {"before": base64.b64encode(b"forged").decode(), "after": None}),
+    content = record(root)
+    content["files"][path] = {
+        **content["files"].get(path, {"before": base64.b64encode(b"forged").decode(), "after": None}),
         **entry,
     }
-    (root / RECORD).write_text(json.dumps(said))
+    (root / RECORD).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
     "path",
     ["ABSOLUTE", "../outside", "local/../../outside", "local/custom/code.py", "startup/start.sh", "local", "", RECORD],
 )
-def test_a_forged_record_restores_no_other_file(prepared: Path, path: str) -> None:
-    outside = prepared.parent / "outside"
+def test_forged_record_restores_no_other_file(prepared_kit: Path, path: str) -> None:
+    outside = prepared_kit.parent / "outside"
     outside.write_text("mine")
-    forge(prepared, str(outside) if path == "ABSOLUTE" else path)
-    before = file_contents(prepared)
-    done = run("prepare", prepared, "--undo")
+    forge(prepared_kit, str(outside) if path == "ABSOLUTE" else path)
+    before = file_contents(prepared_kit)
+    result = run("prepare", prepared_kit, "--undo")
     assert outside.read_text() == "mine"
-    assert file_contents(prepared) == before, "nothing is written if one entry is wrong"
-    assert done.exit_code == 1
-    assert f"{RECORD}: files[" in done.stderr
-    assert "is not one of the files that flargo writes" in done.stderr
+    assert file_contents(prepared_kit) == before, "nothing is written if one entry is wrong"
+    assert result.exit_code == 1
+    assert f"{RECORD}: files[" in result.stderr
+    assert "is not one of the files that flargo writes" in result.stderr
 
 
-WRONG: dict[str, dict[str, Any]] = {
+INVALID_ENTRIES: dict[str, dict[str, Any]] = {
     "no Base64": {"before": "%%%"},
     "content that is no text": {"before": 7},
     "no hash": {"after": "abc"},
@@ -88,15 +88,16 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_entry_is_named_and_nothing_is_written(prepared: Path, case: str) -> None:
-    forge(prepared, "helm_chart/templates/role.yaml", **WRONG[case])
-    before = file_contents(prepared)
+@pytest.mark.parametrize("case", INVALID_ENTRIES)
+def test_invalid_record_entry_is_named(prepared_kit: Path, case: str) -> None:
+    """Nothing is written if one entry of the record is invalid."""
+    forge(prepared_kit, "helm_chart/templates/role.yaml", **INVALID_ENTRIES[case])
+    before = file_contents(prepared_kit)
     for options in (("--undo",), ("--argo", "kill_grace=9")):
-        done = run("prepare", prepared, *options)
-        assert done.exit_code == 1
-        assert f"{RECORD}: files['helm_chart/templates/role.yaml']" in done.stderr
-        assert file_contents(prepared) == before
+        result = run("prepare", prepared_kit, *options)
+        assert result.exit_code == 1
+        assert f"{RECORD}: files['helm_chart/templates/role.yaml']" in result.stderr
+        assert file_contents(prepared_kit) == before
 
 
 JSON = st.recursive(
@@ -112,22 +113,23 @@ PATHS = st.sampled_from([*sorted(WRITTEN_FILES), "../x", "/x", "startup/start.sh
 
 
 @given(JSON | st.fixed_dictionaries({"files": st.dictionaries(PATHS, ENTRIES | JSON, max_size=3)}))
-def test_any_record_is_refused_or_restores_flargos_files_only(said: Any) -> None:
+def test_any_record_restores_only_flargos_files(content: Any) -> None:
+    """A record of any content is rejected, or restores only files that flargo writes."""
     try:
-        changes = plan_undo({RECORD: json.dumps(said).encode()})
+        changes = plan_undo({RECORD: json.dumps(content).encode()})
     except InvalidInput:
         return
     assert {change.path for change in changes} <= WRITTEN_FILES | {RECORD}
 
 
-def test_a_record_of_an_earlier_version_still_works(kit: Kit) -> None:
+def test_records_without_modes_still_work(kit: Kit) -> None:
     root = kit("k8s/site-1")
     before = file_contents(root)
     run("prepare", root)
-    said = record(root)
-    for entry in said["files"].values():
+    content = record(root)
+    for entry in content["files"].values():
         entry.pop("mode", None)
-    (root / RECORD).write_text(json.dumps(said))
+    (root / RECORD).write_text(json.dumps(content))
     assert run("prepare", root, "--undo").exit_code == 0
     assert file_contents(root) == before
 
@@ -137,7 +139,7 @@ def test_a_record_of_an_earlier_version_still_works(kit: Kit) -> None:
 
 @pytest.mark.parametrize("folder", ["local", "startup", "helm_chart", "helm_chart/templates", ".flargo"])
 @pytest.mark.parametrize("options", [(), ("--undo",)], ids=["prepare", "undo"])
-def test_prepare_goes_through_no_linked_folder(kit: Kit, folder: str, options: tuple[str, ...]) -> None:
+def test_prepare_follows_no_linked_folder(kit: Kit, folder: str, options: tuple[str, ...]) -> None:
     root = kit("k8s/site-1")
     if options:
         run("prepare", root)
@@ -147,12 +149,12 @@ def test_prepare_goes_through_no_linked_folder(kit: Kit, folder: str, options: t
     else:
         elsewhere.mkdir()
     (root / folder).symlink_to(elsewhere)
-    before, theirs = file_contents(root), file_contents(elsewhere)
-    done = run("prepare", root, *options)
-    assert file_contents(elsewhere) == theirs
+    before, elsewhere_before = file_contents(root), file_contents(elsewhere)
+    result = run("prepare", root, *options)
+    assert file_contents(elsewhere) == elsewhere_before
     assert file_contents(root) == before
-    assert done.exit_code == 1
-    assert "symbolic link" in done.stderr
+    assert result.exit_code == 1
+    assert "symbolic link" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -160,56 +162,57 @@ def test_prepare_goes_through_no_linked_folder(kit: Kit, folder: str, options: t
     ["local/study_runtime.yaml", "local/pod.yaml", "local/study_data.yaml", "startup/rootCA.pem", "startup/site.key"],
 )
 @pytest.mark.parametrize("command", ["render", "doctor"])
-def test_nothing_that_a_link_out_of_the_kit_names_is_read(prepared: Path, meta: Path, path: str, command: str) -> None:
-    (prepared / "local/study_runtime.yaml").write_text(yaml.safe_dump(studies(pod_template="pod.yaml")))
-    (prepared / "local/pod.yaml").write_text(yaml.safe_dump({"spec": {"containers": [{"name": "nvflare_job"}]}}))
-    outside = prepared.parent / "outside"
+def test_links_out_of_the_kit_are_rejected(prepared_kit: Path, meta: Path, path: str, command: str) -> None:
+    (prepared_kit / "local/study_runtime.yaml").write_text(yaml.safe_dump(studies(pod_template="pod.yaml")))
+    (prepared_kit / "local/pod.yaml").write_text(yaml.safe_dump({"spec": {"containers": [{"name": "nvflare_job"}]}}))
+    outside = prepared_kit.parent / "outside"
     outside.write_text(yaml.safe_dump(studies(env={"FROM": "outside"})))
-    (prepared / path).unlink(missing_ok=True)
-    (prepared / path).symlink_to(outside)
+    (prepared_kit / path).unlink(missing_ok=True)
+    (prepared_kit / path).symlink_to(outside)
     arguments: list[str | Path] = ["render", meta]
     if command == "doctor":
         arguments = ["doctor", "--job", meta, "--kubeconfig", "/nowhere"]
-    done = run(*arguments, "--kit", prepared)
-    assert done.exit_code in {1, 2}
-    assert path in done.stderr
-    assert "symbolic link" in done.stderr
-    assert "outside" not in done.stdout
+    result = run(*arguments, "--kit", prepared_kit)
+    assert result.exit_code in {1, 2}
+    assert path in result.stderr
+    assert "symbolic link" in result.stderr
+    assert "outside" not in result.stdout
 
 
-def test_a_kit_that_the_kubelet_has_mounted_is_rendered(prepared: Path, meta: Path) -> None:
-    (prepared / "local/study_runtime.yaml").write_text(yaml.safe_dump(studies(pod_template="pods/gpu.tmpl")))
-    (prepared / "local/pods").mkdir()
+def test_kit_mounted_by_kubelet_is_rendered(prepared_kit: Path, meta: Path) -> None:
+    """The kubelet mounts ConfigMaps and Secrets with relative links inside of the kit."""
+    (prepared_kit / "local/study_runtime.yaml").write_text(yaml.safe_dump(studies(pod_template="pods/gpu.tmpl")))
+    (prepared_kit / "local/pods").mkdir()
     template = {"spec": {"nodeSelector": {"gpu": "yes"}, "containers": [{"name": "nvflare_job"}]}}
-    (prepared / "local/pods/gpu.tmpl").write_text(yaml.safe_dump(template))
-    plain = run("render", meta, "--kit", prepared)
+    (prepared_kit / "local/pods/gpu.tmpl").write_text(yaml.safe_dump(template))
+    plain = run("render", meta, "--kit", prepared_kit)
     assert "gpu: 'yes'" in plain.stdout
-    mounted = prepared.parent / "mounted"
+    mounted = prepared_kit.parent / "mounted"
     for folder in ("startup", "local"):
-        shutil.copytree(prepared / folder, mounted / folder / "..2026_01_01")
+        shutil.copytree(prepared_kit / folder, mounted / folder / "..2026_01_01")
         (mounted / folder / "..data").symlink_to("..2026_01_01")
         for each in (mounted / folder / "..2026_01_01").iterdir():
             (mounted / folder / each.name).symlink_to(f"..data/{each.name}")
-    shown = run("render", meta, "--kit", mounted)
-    assert shown.exit_code == 0, shown.stderr
-    assert "gpu: 'yes'" in shown.stdout
+    rendered = run("render", meta, "--kit", mounted)
+    assert rendered.exit_code == 0, rendered.stderr
+    assert "gpu: 'yes'" in rendered.stdout
 
 
-def studies(**said: Any) -> dict[str, Any]:
-    return {"format_version": 2, "studies": {"heart": said}}
+def studies(**settings: Any) -> dict[str, Any]:
+    return {"format_version": 2, "studies": {"heart": settings}}
 
 
 @pytest.mark.parametrize(
     "path", ["local/comm_config.json", "local/study_runtime.yaml", "startup/site.key", "local/pod.yaml"]
 )
-def test_a_fifo_stops_no_command(prepared: Path, meta: Path, path: str) -> None:
-    (prepared / "local/study_runtime.yaml").write_text(yaml.safe_dump(studies(pod_template="pod.yaml")))
-    (prepared / path).unlink(missing_ok=True)
-    os.mkfifo(prepared / path)
-    done = run("render", meta, "--kit", prepared)
-    assert done.exit_code == 1
-    assert f"`{path}`" in done.stderr
-    assert "a regular file" in done.stderr
+def test_fifo_does_not_block_commands(prepared_kit: Path, meta: Path, path: str) -> None:
+    (prepared_kit / "local/study_runtime.yaml").write_text(yaml.safe_dump(studies(pod_template="pod.yaml")))
+    (prepared_kit / path).unlink(missing_ok=True)
+    os.mkfifo(prepared_kit / path)
+    result = run("render", meta, "--kit", prepared_kit)
+    assert result.exit_code == 1
+    assert f"`{path}`" in result.stderr
+    assert "a regular file" in result.stderr
 
 
 # Modes
@@ -220,19 +223,19 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "plain/site-1"])
-def test_what_was_private_stays_private(kit: Kit, name: str) -> None:
+def test_private_kits_stay_private(kit: Kit, name: str) -> None:
     root = kit(name)
     for path in root.rglob("*"):
         if path.is_file():
             path.chmod(0o600)
     assert run("prepare", root, "--namespace", "lab").exit_code == 0
     wide = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and mode_of(path) & 0o077]
-    assert set(wide) <= {"local/comm_config.json"}, "its content is flargo's own"
+    assert set(wide) <= {"local/comm_config.json"}, "its content is flargo's own, not the kit's"
     assert mode_of(root / "local/resources.json") == mode_of(root / LAUNCHER) == 0o600
 
 
 @pytest.mark.parametrize("before", [0o600, 0o640, 0o644])
-def test_a_file_that_is_deleted_and_restored_has_its_earlier_mode(kit: Kit, before: int) -> None:
+def test_restored_file_has_its_earlier_mode(kit: Kit, before: int) -> None:
     root = kit("k8s/site-1")
     template = root / "helm_chart/templates/role.yaml"
     template.chmod(before)
@@ -242,7 +245,7 @@ def test_a_file_that_is_deleted_and_restored_has_its_earlier_mode(kit: Kit, befo
     assert mode_of(template) == before
 
 
-def test_the_record_is_private_whatever_the_umask_and_the_files(kit: Kit) -> None:
+def test_record_is_always_private(kit: Kit) -> None:
     root = kit("k8s/site-1")
     run("prepare", root)
     assert mode_of(root / RECORD) == 0o600
@@ -255,7 +258,7 @@ def test_the_record_is_private_whatever_the_umask_and_the_files(kit: Kit) -> Non
 
 
 def bomb(levels: int) -> str:
-    """YAML entries of which the last stands for 10 ** levels values."""
+    """Return YAML whose last entry expands to 10 ** levels values."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
     return "\n".join(lines)
@@ -276,65 +279,65 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_an_alias_bomb_is_refused_by_render(prepared: Path, meta: Path, case: str) -> None:
+def test_render_rejects_alias_bombs(prepared_kit: Path, meta: Path, case: str) -> None:
     for path, text in BOMBS[case].items():
-        (prepared / path).write_text(text)
-    done = run("render", meta, "--kit", prepared)
-    assert done.exit_code == 1
-    assert "is too large; expected" in done.stderr
-    assert [*BOMBS[case]][-1] in done.stderr
+        (prepared_kit / path).write_text(text)
+    result = run("render", meta, "--kit", prepared_kit)
+    assert result.exit_code == 1
+    assert "is too large; expected" in result.stderr
+    assert [*BOMBS[case]][-1] in result.stderr
 
 
-def test_an_alias_bomb_is_refused_by_prepare(prepared: Path) -> None:
-    (prepared / "helm_chart/values.yaml").write_text(bomb(6))
-    assert "`helm_chart/values.yaml` is too large" in run("prepare", prepared).stderr
-    done = run("prepare", prepared, "--argo", f"labels={{{bomb(6).replace(chr(10), ', ')}}}")
-    assert done.exit_code in {1, 2}
+def test_prepare_rejects_alias_bombs(prepared_kit: Path) -> None:
+    (prepared_kit / "helm_chart/values.yaml").write_text(bomb(6))
+    assert "`helm_chart/values.yaml` is too large" in run("prepare", prepared_kit).stderr
+    result = run("prepare", prepared_kit, "--argo", f"labels={{{bomb(6).replace(chr(10), ', ')}}}")
+    assert result.exit_code in {1, 2}
 
 
-# What the launcher would read
+# Files that only the launcher reads
 
 
-def test_a_rehearsal_gets_no_byte_of_a_key(prepared: Path, tmp_path: Path) -> None:
-    """The launcher puts the startup kit into a Secret; a rehearsal needs names and sizes."""
-    (prepared / "startup/passwords.json").write_text('{"a": "hunter2"}')
+def test_dry_run_gets_no_key_material(prepared_kit: Path, tmp_path: Path) -> None:
+    """The launcher puts the startup kit into a Secret; a dry run needs only names and sizes."""
+    (prepared_kit / "startup/passwords.json").write_text('{"a": "hunter2"}')
     (tmp_path / "copy").mkdir()
-    staged = of_kit(prepared, tmp_path / "copy")
+    staged = of_kit(prepared_kit, tmp_path / "copy")
     assert staged.stage.kit == tmp_path / "copy"
     copies = file_contents(tmp_path / "copy")
-    certificate = (prepared / "startup/rootCA.pem").read_bytes()
+    certificate = (prepared_kit / "startup/rootCA.pem").read_bytes()
     assert copies.pop("startup/rootCA.pem") == certificate
     startup = {path: content for path, content in copies.items() if path.startswith("startup/")}
     assert {"startup/client.key", "startup/client.crt", "startup/passwords.json"} <= set(startup)
     for path, content in startup.items():
-        assert content == bytes((prepared / path).stat().st_size)
+        assert content == bytes((prepared_kit / path).stat().st_size)
 
 
-@pytest.mark.parametrize("place", ["{outside}", "{workspace}/{up}{outside}", "{workspace}"])
+@pytest.mark.parametrize("path", ["{outside}", "{workspace}/{up}{outside}", "{workspace}"])
 @pytest.mark.parametrize("command", ["render", "doctor"])
-def test_a_study_file_outside_the_workspace_is_refused(prepared: Path, meta: Path, place: str, command: str) -> None:
-    """Such a path is one of the parent's pod; on another machine it is whatever lies there."""
-    outside = prepared.parent / "outside.yaml"
+def test_study_file_outside_workspace_is_rejected(prepared_kit: Path, meta: Path, path: str, command: str) -> None:
+    """The path is valid in the parent's pod; on another machine it is another file."""
+    outside = prepared_kit.parent / "outside.yaml"
     outside.write_text(yaml.safe_dump({"heart": {"a": {"source": "found-outside", "mode": "ro"}}}))
-    said = json.loads((prepared / LAUNCHER).read_text())
-    (part,) = said["components"]
+    content = json.loads((prepared_kit / LAUNCHER).read_text())
+    (part,) = content["components"]
     workspace = part["args"]["workspace_mount_path"]
     up = "/".join([".."] * 20)
-    part["args"]["study_data_pvc_file_path"] = place.format(outside=outside, workspace=workspace, up=up)
-    (prepared / LAUNCHER).write_text(json.dumps(said))
-    (prepared / "local/study_runtime.yaml").unlink(missing_ok=True)
+    part["args"]["study_data_pvc_file_path"] = path.format(outside=outside, workspace=workspace, up=up)
+    (prepared_kit / LAUNCHER).write_text(json.dumps(content))
+    (prepared_kit / "local/study_runtime.yaml").unlink(missing_ok=True)
     arguments: list[str | Path] = ["render", meta]
     if command == "doctor":
         arguments = ["doctor", "--job", meta, "--kubeconfig", kubeconfig(meta)]
-    done = run(*arguments, "--kit", prepared)
-    assert "found-outside" not in done.stdout
-    assert done.exit_code == 1
-    assert "study_data_pvc_file_path" in done.output
-    assert "a file below the parent's workspace" in done.output
+    result = run(*arguments, "--kit", prepared_kit)
+    assert "found-outside" not in result.stdout
+    assert result.exit_code == 1
+    assert "study_data_pvc_file_path" in result.output
+    assert "a file below the parent's workspace" in result.output
 
 
 def kubeconfig(beside: Path) -> Path:
-    """One of a cluster that does not answer."""
+    """Write the kubeconfig of a cluster that does not answer."""
     context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
     cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
     document = {
@@ -349,27 +352,27 @@ def kubeconfig(beside: Path) -> Path:
 
 
 @pytest.mark.parametrize("path", ["local/study_data.yaml", "data/studies.yaml"])
-def test_a_study_file_in_the_workspace_is_read(prepared: Path, meta: Path, path: str) -> None:
-    said = json.loads((prepared / LAUNCHER).read_text())
-    (part,) = said["components"]
+def test_study_file_in_workspace_is_read(prepared_kit: Path, meta: Path, path: str) -> None:
+    content = json.loads((prepared_kit / LAUNCHER).read_text())
+    (part,) = content["components"]
     part["args"]["study_data_pvc_file_path"] = f"{part['args']['workspace_mount_path']}/{path}"
-    (prepared / LAUNCHER).write_text(json.dumps(said))
-    (prepared / "local/study_runtime.yaml").unlink(missing_ok=True)
-    (prepared / path).parent.mkdir(exist_ok=True)
-    (prepared / path).write_text(yaml.safe_dump({"heart": {"a": {"source": "images", "mode": "ro"}}}))
-    done = run("render", meta, "--kit", prepared)
-    assert done.exit_code == 0, done.stderr
-    assert "claimName: images" in done.stdout
+    (prepared_kit / LAUNCHER).write_text(json.dumps(content))
+    (prepared_kit / "local/study_runtime.yaml").unlink(missing_ok=True)
+    (prepared_kit / path).parent.mkdir(exist_ok=True)
+    (prepared_kit / path).write_text(yaml.safe_dump({"heart": {"a": {"source": "images", "mode": "ro"}}}))
+    result = run("render", meta, "--kit", prepared_kit)
+    assert result.exit_code == 0, result.stderr
+    assert "claimName: images" in result.stdout
 
 
-def test_messages_name_files_as_the_kit_has_them(prepared: Path, meta: Path) -> None:
-    (prepared / "local/study_runtime.yaml").write_text("format_version: 2\nstudies: {")
-    done = run("render", meta, "--kit", prepared)
-    assert "`./local/study_runtime.yaml` is unreadable" in done.stderr
-    assert "line 2" in done.stderr
+def test_messages_name_paths_in_the_kit(prepared_kit: Path, meta: Path) -> None:
+    (prepared_kit / "local/study_runtime.yaml").write_text("format_version: 2\nstudies: {")
+    result = run("render", meta, "--kit", prepared_kit)
+    assert "`./local/study_runtime.yaml` is unreadable" in result.stderr
+    assert "line 2" in result.stderr
 
 
-def test_preparing_a_kit_of_memory_needs_no_modes(made_kits: Path) -> None:
+def test_prepare_works_without_modes(made_kits: Path) -> None:
     files = {
         path: (made_kits / "plain/site-1" / path).read_bytes()
         for path in ("startup/fed_client.json", "local/resources.json.default")
