@@ -17,7 +17,7 @@ INSTANCE_LABEL = "workflows.argoproj.io/controller-instanceid"
 
 @dataclass(frozen=True, slots=True)
 class WorkflowActions:
-    """What the controller does about one Workflow; the default is nothing."""
+    """The controller's actions on one Workflow; the default is none."""
 
     create: Object | None = None
     """The pod to create, before anything else is written."""

@@ -61,14 +61,14 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class PodActions:
-    """What the scheduler and the kubelet do about a pod; the default is nothing."""
+    """The actions of the scheduler and the kubelet on one pod; the default is none."""
 
     node: str = ""
     """Bind the pod to this node."""
     status: Object | None = None
     """Apply this merge patch to the pod's status."""
     start_process: bool = False
-    """Start main's process."""
+    """Create the pod's files and start main's process."""
     kill_grace: int | None = None
     """Send SIGTERM to main's process, and SIGKILL after this many seconds."""
     remove: bool = False

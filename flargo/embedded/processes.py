@@ -35,7 +35,7 @@ class Limits:
     """A pod's limits; None means no limit."""
 
     memory: float | None = None
-    """Bytes."""
+    """Bytes that all processes together may have resident."""
     disk: Mapping[Path, tuple[float, str]] | None = None
     """For each folder, the bytes that it may hold, and the message of an eviction."""
 

@@ -151,7 +151,7 @@ def test_a_watch_tells_all_changes_after_a_version_and_leaving_a_selection(custo
 
 def lines(cluster: EmbeddedCluster, query: str) -> list[dict[str, Any]]:
     """The events of a watch of Secrets that ends after a second."""
-    said = cluster.ask("GET", f"{cluster.path('secrets')}?watch=true&timeoutSeconds=1&{query}")
+    said = cluster.request("GET", f"{cluster.path('secrets')}?watch=true&timeoutSeconds=1&{query}")
     # A single line is JSON as a whole.
     return [said] if isinstance(said, dict) else [json.loads(line) for line in said.splitlines()]
 
@@ -178,7 +178,7 @@ def test_a_watch_ends_with_a_bookmark_if_it_was_asked_for(cluster: EmbeddedClust
 def test_who_asks_for_what_is_forgotten_hears_410(tmp_path: Path) -> None:
     with Embedded(namespace=NAMESPACE, watch_cache_size=5) as small:
         cluster = EmbeddedCluster(small, tmp_path)
-        version = cluster.ask("GET", cluster.path("secrets"))["metadata"]["resourceVersion"]
+        version = cluster.request("GET", cluster.path("secrets"))["metadata"]["resourceVersion"]
         for number in range(6):
             cluster.create({"kind": "Secret", "metadata": {"name": f"s-{number}"}})
         (error,) = lines(cluster, f"resourceVersion={version}")
@@ -201,7 +201,7 @@ def test_who_asks_for_what_is_forgotten_hears_410(tmp_path: Path) -> None:
 )
 def test_what_is_not_served_says_so(cluster: EmbeddedCluster, method: str, path: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        cluster.ask(method, path, {} if method != "GET" else None)
+        cluster.request(method, path, {} if method != "GET" else None)
     assert caught.value.code == 501
     assert f"{method} /{path}" in caught.value.status["message"]
 
@@ -209,18 +209,20 @@ def test_what_is_not_served_says_so(cluster: EmbeddedCluster, method: str, path:
 def test_a_patch_of_another_kind_is_not_taken_for_a_merge(cluster: EmbeddedCluster, core: Any) -> None:
     core.create_namespaced_secret(NAMESPACE, secret("strategic"))
     with pytest.raises(RefusedError, match="strategic-merge"):
-        cluster.ask("PATCH", cluster.path("secrets", "strategic"), {}, "application/strategic-merge-patch+json")
+        cluster.request("PATCH", cluster.path("secrets", "strategic"), {}, "application/strategic-merge-patch+json")
 
 
 def test_nobody_comes_in_without_a_token(cluster: EmbeddedCluster) -> None:
     with pytest.raises(RefusedError) as caught:
-        cluster.ask("GET", cluster.path("secrets"), token="wrong")
+        cluster.request("GET", cluster.path("secrets"), token="wrong")
     assert (caught.value.code, caught.value.status["reason"]) == (401, "Unauthorized")
 
 
 def test_an_accounts_token_lets_in(cluster: EmbeddedCluster) -> None:
-    made = cluster.ask("POST", f"{cluster.path('serviceaccounts', 'flargo-launcher')}/token", {"kind": "TokenRequest"})
-    assert cluster.ask("GET", cluster.path("secrets"), token=made["status"]["token"])["kind"] == "SecretList"
+    made = cluster.request(
+        "POST", f"{cluster.path('serviceaccounts', 'flargo-launcher')}/token", {"kind": "TokenRequest"}
+    )
+    assert cluster.request("GET", cluster.path("secrets"), token=made["status"]["token"])["kind"] == "SecretList"
 
 
 def test_it_listens_on_the_loopback_device_only(embedded: Embedded) -> None:
@@ -244,8 +246,8 @@ def test_a_log_is_read_by_its_end_by_bytes_and_while_it_grows(cluster: EmbeddedC
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("talks", *code, suspend=False))
     eventually(lambda: cluster.log({"metadata": {"name": "talks"}}).count("\n") == 5, 10, "it has begun")
     path = f"{cluster.path('pods', 'talks')}/log?container=main"
-    assert cluster.ask("GET", f"{path}&tailLines=2") == "line 3\nline 4\n"
-    assert cluster.ask("GET", f"{path}&tailLines=2&limitBytes=4") == "line"
+    assert cluster.request("GET", f"{path}&tailLines=2") == "line 3\nline 4\n"
+    assert cluster.request("GET", f"{path}&tailLines=2&limitBytes=4") == "line"
     followed = core.read_namespaced_pod_log("talks", NAMESPACE, container="main", follow=True)
     assert followed.splitlines() == [*(f"line {number}" for number in range(5)), "last"]
     with refused(400, "BadRequest"):
@@ -259,7 +261,7 @@ def test_a_workflow_is_told_of_in_the_order_in_which_argo_tells(cluster: Embedde
     custom.create_namespaced_custom_object(*WORKFLOWS, workflow("ordered", *code, suspend=False))
     query = f"watch=true&resourceVersion={version}&labelSelector=of=ordered&timeoutSeconds=3"
     seen = []
-    for line in cluster.lines(f"{cluster.path('workflows')}?{query}"):
+    for line in cluster.stream_lines(f"{cluster.path('workflows')}?{query}"):
         status = json.loads(line)["object"].get("status") or {}
         node = (status.get("nodes") or {}).get("ordered") or {}
         said = (status.get("phase", ""), node.get("phase", ""), (node.get("outputs") or {}).get("exitCode", ""))
@@ -310,7 +312,7 @@ def test_a_bug_of_the_engine_is_told_to_everybody(tmp_path: Path) -> None:
     cluster.create(workflow("unlucky", suspend=False))
     time.sleep(0.3)
     with pytest.raises(RefusedError, match=r"flargo\.embedded has failed: AttributeError") as caught:
-        cluster.ask("GET", cluster.path("secrets"))
+        cluster.request("GET", cluster.path("secrets"))
     assert caught.value.code == 500
     with pytest.raises(AttributeError):
         broken.__exit__(None, None, None)

@@ -36,7 +36,7 @@ def listen(cluster: EmbeddedCluster, kind: str, version: str, told: Told) -> thr
 
     def follow() -> None:
         query = f"watch=true&resourceVersion={version}&timeoutSeconds=60"
-        for line in cluster.lines(f"{cluster.path(kind)}?{query}"):
+        for line in cluster.stream_lines(f"{cluster.path(kind)}?{query}"):
             item = json.loads(line)["object"]
             phase = (item.get("status") or {}).get("phase", "")
             told.setdefault(item["metadata"]["name"], []).append((int(item["metadata"]["resourceVersion"]), phase))
@@ -56,7 +56,7 @@ def test_a_hundred_jobs_at_once_are_all_told_of_from_their_beginning_to_their_en
     os.mkfifo(tmp_path / "pipe")
     with Embedded(Settings(claims={"gate": tmp_path}), namespace="flare") as embedded:
         cluster = EmbeddedCluster(embedded, tmp_path)
-        version = cluster.ask("GET", cluster.path("pods"))["metadata"]["resourceVersion"]
+        version = cluster.request("GET", cluster.path("pods"))["metadata"]["resourceVersion"]
         pods: Told = {}
         workflows: Told = {}
         listeners = [listen(cluster, "pods", version, pods), listen(cluster, "workflows", version, workflows)]

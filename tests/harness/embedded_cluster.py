@@ -1,4 +1,4 @@
-"""The embedded server as somebody other than flargo sees and touches it: by HTTP, without kubectl and argo."""
+"""An administrator's access to the embedded engine: the tests' ``Cluster``, by HTTP instead of kubectl and argo."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
 IMAGE = "flargo.test/job:2.9.0"
-"""The name of an image; nobody looks into it."""
+"""The name of the jobs' image; the embedded engine pulls no image."""
 REALISTIC_SETTINGS = Settings(
     delays=Delays(init=0.3, remove=2.0), missing_images=frozenset({"flargo.test/job:not-there"})
 )
@@ -31,7 +31,7 @@ _GROUPS = {"workflows": ARGO}
 
 
 class RefusedError(Exception):
-    """An answer of 400 or more."""
+    """A response with a status of 400 or more."""
 
     def __init__(self, code: int, status: Object) -> None:
         super().__init__(f"{code} {status.get('message')}")
@@ -39,25 +39,25 @@ class RefusedError(Exception):
 
 
 class EmbeddedCluster(Cluster):
-    """One embedded server, with an administrator's eyes."""
+    """One embedded engine, with an administrator's access."""
 
     at_once = 40
-    """Its jobs are processes, which mostly wait."""
+    """Jobs are processes of this machine, most of which only wait."""
 
     def __init__(self, embedded: Embedded, folder: Path) -> None:
-        """Look at a server; ``folder`` takes its kubeconfig."""
+        """Connect to an engine, and write its kubeconfig into ``folder``."""
         kubeconfig = embedded.kubeconfig(folder / "kubeconfig")
         super().__init__(Target(kubeconfig, kubeconfig, embedded.namespace, IMAGE, address="127.0.0.1"))
         self.embedded = embedded
         self._trust = ssl.create_default_context(cadata=embedded.certificate.decode())
 
-    def ask(
+    def request(
         self, method: str, path: str, body: Object | None = None, kind: str = "application/json", token: str = ""
     ) -> Any:
-        """What the server answers: JSON, or text where it is none.
+        """Send a request with the administrator's token, or another one; return decoded JSON, or text if it is not JSON.
 
         Raises:
-            RefusedError: it refuses.
+            RefusedError: the engine refuses the request.
         """
         request = urllib.request.Request(  # noqa: S310
             f"{self.embedded.url}/{path}",
@@ -67,62 +67,62 @@ class EmbeddedCluster(Cluster):
         )
         try:
             with urllib.request.urlopen(request, context=self._trust, timeout=20) as response:  # noqa: S310
-                said = response.read().decode()
+                text = response.read().decode()
         except urllib.error.HTTPError as error:
             raise RefusedError(error.code, json.loads(error.read())) from None
         try:
-            return json.loads(said)
+            return json.loads(text)
         except ValueError:
-            return said
+            return text
 
-    def lines(self, path: str) -> Iterator[bytes]:
-        """What the server tells line by line, for as long as it does."""
+    def stream_lines(self, path: str) -> Iterator[bytes]:
+        """Yield the lines of a response until the engine ends it."""
         headers = {"Authorization": f"Bearer {self.embedded.token}"}
         request = urllib.request.Request(f"{self.embedded.url}/{path}", headers=headers)  # noqa: S310
         with urllib.request.urlopen(request, context=self._trust, timeout=60) as response:  # noqa: S310
             yield from response
 
     def path(self, kind: str, name: str = "") -> str:
-        """Of a resource, or of an object."""
+        """Return the path of a resource in the namespace, or of an object if it is named."""
         plural = kind.partition(".")[0]
         plural = f"{plural.rstrip('s')}s"
-        tail = f"/{name}" if name else ""
-        return f"{_GROUPS.get(plural, CORE)}/namespaces/{self.target.namespace}/{plural}{tail}"
+        suffix = f"/{name}" if name else ""
+        return f"{_GROUPS.get(plural, CORE)}/namespaces/{self.target.namespace}/{plural}{suffix}"
 
-    # --- as World says it with kubectl
+    # --- what Cluster does with kubectl
 
     def items(self, kind: str, selector: str = "") -> list[Object]:
-        found: list[Object] = self.ask("GET", f"{self.path(kind)}?labelSelector={quote(selector)}")["items"]
-        return found
+        items: list[Object] = self.request("GET", f"{self.path(kind)}?labelSelector={quote(selector)}")["items"]
+        return items
 
     def workflow(self, name: str) -> Object:
-        found: Object = self.ask("GET", self.path("workflows", name))
-        return found
+        workflow: Object = self.request("GET", self.path("workflows", name))
+        return workflow
 
     def log(self, pod: Object) -> str:
         try:
-            return str(self.ask("GET", f"{self.path('pods', pod['metadata']['name'])}/log?container=main"))
+            return str(self.request("GET", f"{self.path('pods', pod['metadata']['name'])}/log?container=main"))
         except RefusedError:
             return ""
 
     def evict(self, pod: Object) -> None:
-        self.ask("POST", f"{self.path('pods', pod['metadata']['name'])}/eviction", {"kind": "Eviction"})
+        self.request("POST", f"{self.path('pods', pod['metadata']['name'])}/eviction", {"kind": "Eviction"})
 
     def delete(self, kind: str, item: Object) -> None:
-        self.ask("DELETE", self.path(kind, item["metadata"]["name"]))
+        self.request("DELETE", self.path(kind, item["metadata"]["name"]))
 
     def sweep(self, selector: str) -> None:
         for kind in ("workflows", "secrets"):
             for item in self.items(kind, selector):
-                with contextlib.suppress(RefusedError):  # gone meanwhile, with its owner
+                with contextlib.suppress(RefusedError):  # it has been removed with its owner meanwhile
                     self.delete(kind, item)
 
     def patch(self, workflow: Object, **spec: Any) -> None:
         path = self.path("workflows", workflow["metadata"]["name"])
-        self.ask("PATCH", path, {"spec": spec}, "application/merge-patch+json")
+        self.request("PATCH", path, {"spec": spec}, "application/merge-patch+json")
 
     def create(self, document: Object) -> None:
-        self.ask("POST", self.path(f"{document['kind'].lower()}s"), document)
+        self.request("POST", self.path(f"{document['kind'].lower()}s"), document)
 
     @contextlib.contextmanager
     def quota(self, name: str, **hard: str) -> Iterator[None]:
@@ -131,7 +131,7 @@ class EmbeddedCluster(Cluster):
         try:
             yield
         finally:
-            self.ask("DELETE", self.path("resourcequotas", name))
+            self.request("DELETE", self.path("resourcequotas", name))
 
     @property
     def node(self) -> str:
@@ -145,7 +145,7 @@ class EmbeddedCluster(Cluster):
 
     @contextlib.contextmanager
     def frozen(self, daemon: str) -> Iterator[None]:
-        """Only of the Workflow controller, to which it is the same whether it stands still or has ended."""
+        """Stop the Workflow controller, the only daemon that can be; frozen and stopped are the same for it."""
         if daemon != "workflow-controller":
             raise NotImplementedError(daemon)
         self.embedded.set_controller(running=False)
@@ -161,28 +161,28 @@ class EmbeddedCluster(Cluster):
             pass
 
     def kubectl(self, *arguments: str, document: Object | None = None) -> str:
-        """What of kubectl the scenarios use themselves."""
+        """Run one of the few kubectl commands that scenarios use directly."""
         assert document is None
         match arguments:
             case ("create", "token", account):
-                made = self.ask("POST", f"{self.path('serviceaccounts', account)}/token", {"kind": "TokenRequest"})
-                return str(made["status"]["token"])
+                path = f"{self.path('serviceaccounts', account)}/token"
+                return str(self.request("POST", path, {"kind": "TokenRequest"})["status"]["token"])
             case ("delete", kind, name):
-                return str(self.ask("DELETE", self.path(kind, name)))
+                return str(self.request("DELETE", self.path(kind, name)))
             case ("exec", name, *_, "sh", "-c", code):
-                here = code.replace("/tmp/", f"{self.embedded.pod_folder(name)}/tmp/")
-                return subprocess.run(["sh", "-c", here], text=True, capture_output=True, check=True).stdout
+                script = code.replace("/tmp/", f"{self.embedded.pod_folder(name)}/tmp/")
+                return subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=True).stdout
         raise NotImplementedError(arguments)
 
     def argo(self, *arguments: str) -> str:
-        """``argo terminate`` and ``argo stop``, which are a patch."""
-        word, name = arguments
-        self.patch({"metadata": {"name": name}}, shutdown=word.capitalize())
+        """Run ``argo terminate`` or ``argo stop``, each of which is a patch."""
+        command, name = arguments
+        self.patch({"metadata": {"name": name}}, shutdown=command.capitalize())
         return ""
 
     def processes(self, job_id: str) -> list[int]:
         return [pid for pid, command in commands() if job_id.encode() in command]
 
     def processes_in(self, name: str) -> dict[int, bytes]:
-        """Of the pods of a Workflow: a pod's name is in its processes' environment."""
+        """Return the processes of a Workflow's pod, whose name is in their environment."""
         return {pid: command for pid, command in commands() if f"HOSTNAME={name}".encode() in _environment(pid)}

@@ -1,9 +1,9 @@
-"""What a recording shows of a Workflow and its pod, condensed to what two clusters can be compared by.
+"""Condenses a recording to the sequences of states in which two clusters must agree.
 
-Workflows and pods come by two streams, between which there is no order: a sequence for each. How long a state lasts,
-and so whether a launcher sees it at all, is a matter of lags. What only a lag shows is left out: that all runs well
-(a program may be over before anybody has seen it run), how far the step has followed a pod that is not over, and that
-main is over before its pod is.
+Workflows and pods come by two watches, between which there is no order, so each has a sequence of its own. How long a
+state lasts, and so whether a launcher observes it, depends on the cluster's delays. States that only a delay makes
+visible are left out: that everything runs well (a program may end before a launcher has observed it running), how far
+the step's status follows a pod that has not ended, and that main ends before its pod.
 """
 
 import json
@@ -14,29 +14,29 @@ from typing import Any
 
 Object = Mapping[str, Any]
 State = tuple[str, ...]
-ENDED = frozenset({"2", "137", "143"})
-"""Exit codes of a program that was ended: whose SIGTERM it is, Argo's or the kubelet's, and whether SIGKILL is in time,
-is a race; Argo's executor makes a 2 of a signal to itself."""
-SHOWN = frozenset({"changed", "listed", "read"})
-"""Lines with objects as they are: a deleted one is told as it was last."""
+KILLED_CODES = frozenset({"2", "137", "143"})
+"""Exit codes of a program that was killed. It is a race whether Argo's or the kubelet's SIGTERM ends it, or a SIGKILL;
+Argo's executor exits with 2 if the signal reaches the executor itself."""
+OBJECT_LINES = frozenset({"changed", "listed", "read"})
+"""Kinds of lines that hold current objects; the line of a deleted object holds its last state."""
 
 
 def sequences(recording: Path) -> dict[str, list[State]]:
-    """The states of a Workflow and of its pods, one after the other, by their kinds."""
+    """Return the successive states of a recording's Workflow and of its pods, by kind."""
     return {
-        kind: _without_repeats(map(state, _newer(_shown(recording, kind))))
+        kind: _without_repeats(map(state, _drop_older(_objects(recording, kind))))
         for kind, state in (("WORKFLOW", _workflow), ("POD", _pod))
     }
 
 
-def _shown(recording: Path, kind: str) -> Iterator[Object]:
+def _objects(recording: Path, kind: str) -> Iterator[Object]:
     for line in map(json.loads, recording.read_text().splitlines()):
-        if line.get("what") in SHOWN and line["kind"] == kind:
+        if line.get("what") in OBJECT_LINES and line["kind"] == kind:
             yield from line["objects"]
 
 
-def _newer(items: Iterable[Object]) -> Iterator[Object]:
-    """What is older than what was seen before tells nothing: a read is ahead of a stream, and streams are repeated."""
+def _drop_older(items: Iterable[Object]) -> Iterator[Object]:
+    """Drop objects that are not newer than an earlier one: a read is ahead of a watch, and watches repeat objects."""
     newest = 0
     for item in items:
         version = int(item["metadata"]["resourceVersion"])
@@ -46,50 +46,52 @@ def _newer(items: Iterable[Object]) -> Iterator[Object]:
 
 
 def _without_repeats(states: Iterable[State | None]) -> list[State]:
-    made: list[State] = []
+    distinct: list[State] = []
     for state in states:
-        if state is not None and made[-1:] != [state]:
-            made.append(state)
-    return made
+        if state is not None and distinct[-1:] != [state]:
+            distinct.append(state)
+    return distinct
 
 
 def _workflow(item: Object) -> State | None:
-    """Phase and message, of the Workflow and of its step."""
+    """Return phase and message of the Workflow, then those of its step; None while everything runs well."""
     status = item.get("status") or {}
     node: Object = next(iter((status.get("nodes") or {}).values()), {})
     if status.get("phase") == "Running" and node.get("phase") not in {"Succeeded", "Failed", "Error"}:
         return None
-    return tuple(said for it in (status, node) for said in (it.get("phase", ""), _scrubbed(it.get("message", ""))))
+    return tuple(text for it in (status, node) for text in (it.get("phase", ""), _scrub(it.get("message", ""))))
 
 
 def _pod(item: Object) -> State | None:
-    """Phase, reason, message; main's state with its exit code, reason and message; conditions that have a reason."""
+    """Return the pod's phase, reason and message, then main's state with its exit code, reason and message, and then the
+    conditions that have a reason; None while everything runs well.
+    """
     status = item.get("status") or {}
-    why = [
-        f"{row['type']} {row['reason']}: {_scrubbed(row.get('message', ''))}"
+    conditions = [
+        f"{row['type']} {row['reason']}: {_scrub(row.get('message', ''))}"
         for row in status.get("conditions") or []
         if row.get("reason")
     ]
-    if status.get("phase") == "Running" and not why:
+    if status.get("phase") == "Running" and not conditions:
         return None
     rows: list[Object] = [row for row in status.get("containerStatuses") or [] if row["name"] == "main"]
     states: Object = (rows[0].get("state") or {}) if rows else {}
     kind: str = next(iter(states), "")
     state: Object = states.get(kind, {})
     code = str(state.get("exitCode", ""))
-    main = [kind, "ended" if code in ENDED else code, state.get("reason", ""), _scrubbed(state.get("message", ""))]
-    return (status.get("phase", ""), status.get("reason", ""), _scrubbed(status.get("message", "")), *main, *why)
+    main = [kind, "killed" if code in KILLED_CODES else code, state.get("reason", ""), _scrub(state.get("message", ""))]
+    return (status.get("phase", ""), status.get("reason", ""), _scrub(status.get("message", "")), *main, *conditions)
 
 
-def _scrubbed(message: str) -> str:
-    """Without what another cluster has otherwise: addresses, uids, amounts."""
+def _scrub(message: str) -> str:
+    """Replace what differs between clusters: addresses, uids and amounts."""
     return re.sub(r"(?<!exit code )\b(\d[\w.]*|[0-9a-f]{8,}\b)", "N", message)
 
 
 def messages(recording: Path) -> set[str]:
-    """All that Argo, the scheduler and the kubelet say in it, of states that last and of such that do not."""
-    shown = (item for kind in ("WORKFLOW", "POD") for item in _shown(recording, kind))
-    return {_scrubbed(message) for item in shown for message in _messages(item)}
+    """Return all messages of Argo, the scheduler and the kubelet in a recording, whether or not their state lasts."""
+    objects = (item for kind in ("WORKFLOW", "POD") for item in _objects(recording, kind))
+    return {_scrub(message) for item in objects for message in _messages(item)}
 
 
 def _messages(value: object) -> Iterator[str]:
