@@ -1,4 +1,4 @@
-"""Clients that send anything: each is answered as Kubernetes would, and the engine goes on."""
+"""Tests with clients that send anything: each gets Kubernetes' answer, and the engine still runs jobs."""
 
 import copy
 import http.client
@@ -39,22 +39,22 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-"""All of it can be decoded: what cannot has tests of its own."""
+"""Any JSON that can be decoded. Other bodies have tests of their own."""
 SETTINGS = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
-def whole() -> Object:
-    """A Workflow that runs, with all that the engine reads of one."""
-    made = workflow("whole", suspend=False)
-    made["metadata"] |= {"annotations": {"a": "b"}, "finalizers": ["a/b"], "ownerReferences": []}
-    made["spec"] |= {
+def full_workflow() -> Object:
+    """Return a Workflow that runs, with every field that the engine reads."""
+    item = workflow("whole", suspend=False)
+    item["metadata"] |= {"annotations": {"a": "b"}, "finalizers": ["a/b"], "ownerReferences": []}
+    item["spec"] |= {
         "ttlStrategy": {"secondsAfterFailure": 3600, "secondsAfterSuccess": 3600},
         "podGC": {"strategy": "OnPodCompletion", "deleteDelayDuration": "5s"},
         "volumes": [{"name": "kit", "secret": {"secretName": "s", "items": [{"key": "k", "path": "p", "mode": 256}]}}],
     }
-    made["spec"]["templates"][0] |= {
+    item["spec"]["templates"][0] |= {
         "metadata": {"labels": {"a": "b"}, "annotations": {"a": "b"}},
         "podSpecPatch": '{"terminationGracePeriodSeconds": 1}',
         "activeDeadlineSeconds": 60,
@@ -74,52 +74,52 @@ def whole() -> Object:
             "workingDir": "/e",
         },
     }
-    return made
+    return item
 
 
-def over() -> Object:
-    """A Workflow that is over, owned, shut down and being deleted, as no client has to write it."""
-    made = whole()
-    made["metadata"] |= {
+def ended_workflow() -> Object:
+    """Return a Workflow that has ended, is owned, shut down and being deleted: more than a client may write."""
+    item = full_workflow()
+    item["metadata"] |= {
         "ownerReferences": [{"apiVersion": "v1", "kind": "Workflow", "name": "w", "uid": "u"}],
         "deletionTimestamp": "2026-01-01T00:00:00Z",
     }
-    made["spec"]["shutdown"] = "Stop"
-    made["status"] = {
+    item["spec"]["shutdown"] = "Stop"
+    item["status"] = {
         "phase": "Failed",
         "startedAt": "2026-01-01T00:00:00Z",
         "finishedAt": "2026-01-01T00:00:00Z",
         "nodes": {"whole": {"phase": "Failed", "message": "m"}},
     }
-    return made
+    return item
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value within a value."""
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value within a value."""
     yield path
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in entries:
-        yield from places(entry, (*path, key))
+        yield from paths_of(entry, (*path, key))
 
 
 @st.composite
-def nearly(draw: st.DrawFn, item: Object) -> Any:
-    """An object in which a few values have been replaced by anything."""
-    made: Any = copy.deepcopy(item)
+def mutations(draw: st.DrawFn, item: Object) -> Any:
+    """Draw an object in which up to three values are replaced by any JSON."""
+    mutated: Any = copy.deepcopy(item)
     for _ in range(draw(st.integers(0, 3))):
-        path = draw(st.sampled_from(list(places(made))))
+        path = draw(st.sampled_from(list(paths_of(mutated))))
         value = draw(ANY)
         if not path:
             return value
-        target = made
+        target = mutated
         for part in path[:-1]:
             target = target[part]
         target[path[-1]] = value
-    return made
+    return mutated
 
 
 class Client:
-    """Sends any bytes, and reads any answer."""
+    """An HTTP client that sends any bytes."""
 
     def __init__(self, embedded: Embedded) -> None:
         self.embedded = embedded
@@ -127,24 +127,26 @@ class Client:
         self._connection = http.client.HTTPSConnection("127.0.0.1", embedded.port, timeout=20, context=trust)
 
     def send(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[int, Object]:
+        """Send a request; return the response's code and its JSON, which must be strict."""
         headers = {"Authorization": f"Bearer {self.embedded.token}", "Content-Type": kind}
         self._connection.request(method, f"/{path}", body or None, headers)
-        answer = self._connection.getresponse()
-        said: Object = json.loads(answer.read(), parse_constant=_no_constant)
-        return answer.status, said
+        response = self._connection.getresponse()
+        content: Object = json.loads(response.read(), parse_constant=_refuse_constant)
+        return response.status, content
 
-    def refused(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> Object:
-        """Send what has to be refused; the Status."""
-        code, said = self.send(method, path, body, kind)
-        assert 400 <= code < 500 or code == 501, said
-        assert (said["kind"], said["apiVersion"], said["status"], said["code"]) == ("Status", "v1", "Failure", code)
-        assert said["message"]
-        assert said["reason"]
-        return said
+    def expect_refusal(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> Object:
+        """Send a request that must be refused, and return the Status object."""
+        code, status = self.send(method, path, body, kind)
+        assert 400 <= code < 500 or code == 501, status
+        expected = ("Status", "v1", "Failure", code)
+        assert (status["kind"], status["apiVersion"], status["status"], status["code"]) == expected
+        assert status["message"]
+        assert status["reason"]
+        return status
 
 
-def _no_constant(name: str) -> Any:
-    raise AssertionError(f"an answer with {name}")
+def _refuse_constant(name: str) -> Any:
+    raise AssertionError(f"the response contains {name}")
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +154,11 @@ def client(embedded: Embedded) -> Client:
     return Client(embedded)
 
 
-def runs_a_job(cluster: EmbeddedCluster) -> None:
-    """A normal job runs to its end."""
+def assert_jobs_run(cluster: EmbeddedCluster) -> None:
+    """Assert that a normal job runs to its end."""
     name = f"normal-{next(NAMES)}"
-    cluster.create(workflow(name, "print('well')", suspend=False))
-    eventually(lambda: phase(cluster, name) == "Succeeded", 20, "a normal job still runs")
+    cluster.create(workflow(name, "print('text')", suspend=False))
+    eventually(lambda: phase(cluster, name) == "Succeeded", 20, "a normal job succeeds")
     cluster.delete("workflows.argoproj.io", cluster.workflow(name))
 
 
@@ -180,11 +182,11 @@ POD = f"{CORE}/namespaces/{NAMESPACE}/pods/whole"
 ACCOUNT = f"{CORE}/namespaces/{NAMESPACE}/serviceaccounts"
 QUOTAS = f"{CORE}/namespaces/{NAMESPACE}/resourcequotas"
 VERBS: dict[str, tuple[str, str, Object]] = {
-    "create a Workflow": ("POST", WORKFLOWS, whole()),
-    "create a Workflow that is over": ("POST", WORKFLOWS, over()),
-    "update a Workflow": ("PUT", f"{WORKFLOWS}/whole", whole()),
-    "patch a Workflow": ("PATCH", f"{WORKFLOWS}/whole", whole()),
-    "patch a Workflow's status": ("PATCH", f"{WORKFLOWS}/whole", {"status": over()["status"]}),
+    "create a Workflow": ("POST", WORKFLOWS, full_workflow()),
+    "create a Workflow that has ended": ("POST", WORKFLOWS, ended_workflow()),
+    "update a Workflow": ("PUT", f"{WORKFLOWS}/whole", full_workflow()),
+    "patch a Workflow": ("PATCH", f"{WORKFLOWS}/whole", full_workflow()),
+    "patch a Workflow's status": ("PATCH", f"{WORKFLOWS}/whole", {"status": ended_workflow()["status"]}),
     "delete a Workflow": ("DELETE", f"{WORKFLOWS}/whole", OPTIONS),
     "create a Secret": ("POST", SECRETS, SECRET),
     "update a Secret": ("PUT", f"{SECRETS}/whole", SECRET),
@@ -201,41 +203,41 @@ VERBS: dict[str, tuple[str, str, Object]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_any_body_is_answered_and_the_engine_goes_on(verb: str, cluster: EmbeddedCluster, client: Client) -> None:
-    method, path, like = VERBS[verb]
+def test_any_body_gets_an_answer(verb: str, cluster: EmbeddedCluster, client: Client) -> None:
+    method, path, template = VERBS[verb]
     kind = MERGE if method == "PATCH" else "application/json"
     collection = path.partition("/whole")[0]
-    answers: Counter[int] = Counter()
+    codes: Counter[int] = Counter()
 
     def prepare() -> None:
-        """The object that the path names is there, whatever the last body did to it."""
-        item = {"metadata": {"name": "whole"}, "spec": whole()["spec"] if collection == WORKFLOWS else {}}
+        """Create the object that the path names, in case the last body has deleted it."""
+        item = {"metadata": {"name": "whole"}, "spec": full_workflow()["spec"] if collection == WORKFLOWS else {}}
         if path != collection and collection != POD.partition("/whole")[0]:
             client.send("POST", collection, json.dumps(item).encode())
 
     @SETTINGS
-    @given(body=nearly(like) | ANY)
+    @given(body=mutations(template) | ANY)
     def send(body: Any) -> None:
         prepare()
         if method == "POST" and isinstance(body, dict) and isinstance(body.get("metadata"), dict):
-            names = body["metadata"]
-            names["name"] = f"whole-{next(NAMES)}" if names.get("name") == "whole" else names.get("name")
-        code, said = client.send(method, path, json.dumps(body).encode(), kind)
-        answers[code] += 1
-        assert isinstance(said, dict)
-        assert code < 500 or code == 501, said
+            meta = body["metadata"]
+            meta["name"] = f"whole-{next(NAMES)}" if meta.get("name") == "whole" else meta.get("name")
+        code, content = client.send(method, path, json.dumps(body).encode(), kind)
+        codes[code] += 1
+        assert isinstance(content, dict)
+        assert code < 500 or code == 501, content
         if code >= 400:
-            assert (said["kind"], said["status"], said["code"]) == ("Status", "Failure", code)
+            assert (content["kind"], content["status"], content["code"]) == ("Status", "Failure", code)
 
     client.send("POST", SECRETS, json.dumps({"metadata": {"name": "s"}, "data": {"k": "eA=="}}).encode())
     send()
-    assert "pod" in verb or {each // 100 for each in answers} == {2, 4}, answers
-    runs_a_job(cluster)
+    assert "pod" in verb or {code // 100 for code in codes} == {2, 4}, codes
+    assert_jobs_run(cluster)
     assert cluster.embedded._cluster.failure is None
     for resource in (WORKFLOWS, SECRETS, QUOTAS):
         for item in client.send("GET", resource)[1]["items"]:
             client.send("DELETE", f"{resource}/{item['metadata']['name']}")
-    runs_a_job(cluster)
+    assert_jobs_run(cluster)
 
 
 @pytest.mark.parametrize(
@@ -259,11 +261,11 @@ def test_any_body_is_answered_and_the_engine_goes_on(verb: str, cluster: Embedde
         (b'{"metadata": {"name": "a"}, "spec": {"a": "%s"}}' % (b"x" * 2**25), 413),
     ],
 )
-def test_a_body_of_another_shape_is_refused(client: Client, body: bytes, code: int) -> None:
-    assert client.refused("POST", WORKFLOWS, body)["code"] == code
+def test_invalid_body_is_refused(client: Client, body: bytes, code: int) -> None:
+    assert client.expect_refusal("POST", WORKFLOWS, body)["code"] == code
 
 
-def test_a_patch_cannot_make_an_object_of_another_shape(cluster: EmbeddedCluster, client: Client) -> None:
+def test_invalid_patch_is_refused(cluster: EmbeddedCluster, client: Client) -> None:
     cluster.create(workflow("patched"))
     for body, code in (
         (b'{"metadata": 5}', 400),
@@ -274,25 +276,25 @@ def test_a_patch_cannot_make_an_object_of_another_shape(cluster: EmbeddedCluster
         (b"[]", 400),
         (b"null", 400),
     ):
-        assert client.refused("PATCH", f"{WORKFLOWS}/patched", body, MERGE)["code"] == code
+        assert client.expect_refusal("PATCH", f"{WORKFLOWS}/patched", body, MERGE)["code"] == code
     assert cluster.workflow("patched")["spec"]["suspend"] is True
 
 
 @pytest.mark.parametrize("name", ["..%2Fsecrets%2Fx", "a%2Fb", "%2E%2E", "..", ".", "a%252Fb", "%ff"])
-def test_an_encoded_slash_reaches_no_other_object(cluster: EmbeddedCluster, client: Client, name: str) -> None:
+def test_encoded_slash_in_a_name_is_refused(cluster: EmbeddedCluster, client: Client, name: str) -> None:
     for path in (f"{WORKFLOWS}/{name}", f"{CORE}/namespaces/{name}/secrets/x", f"{SECRETS}/{name}", f"{POD}/{name}"):
-        assert client.refused("DELETE", path)["code"] == 400
-        assert client.refused("GET", path)["code"] == 400
+        assert client.expect_refusal("DELETE", path)["code"] == 400
+        assert client.expect_refusal("GET", path)["code"] == 400
     del cluster
 
 
-def test_an_encoded_path_is_not_another_path(cluster: EmbeddedCluster, client: Client) -> None:
+def test_encoded_slash_begins_no_path_segment(cluster: EmbeddedCluster, client: Client) -> None:
     cluster.create({"kind": "Secret", "metadata": {"name": "kept"}})
-    assert client.refused("DELETE", f"{CORE}/namespaces/other%2F..%2F{NAMESPACE}/secrets/kept")["code"] == 400
-    assert client.refused("DELETE", f"{CORE}/namespaces/{NAMESPACE}/secrets%2Fkept")["code"] == 400
-    assert client.refused("GET", f"{CORE}%2Fnamespaces/{NAMESPACE}/secrets/kept")["code"] == 501
+    assert client.expect_refusal("DELETE", f"{CORE}/namespaces/other%2F..%2F{NAMESPACE}/secrets/kept")["code"] == 400
+    assert client.expect_refusal("DELETE", f"{CORE}/namespaces/{NAMESPACE}/secrets%2Fkept")["code"] == 400
+    assert client.expect_refusal("GET", f"{CORE}%2Fnamespaces/{NAMESPACE}/secrets/kept")["code"] == 501
     assert cluster.secrets("kept") == ["kept"]
-    assert client.send("GET", f"{SECRETS}/%6bept")[0] == 200, "other encoding means what it means everywhere"
+    assert client.send("GET", f"{SECRETS}/%6bept")[0] == 200, "a letter may be encoded"
 
 
 @pytest.mark.parametrize(
@@ -311,36 +313,35 @@ def test_an_encoded_path_is_not_another_path(cluster: EmbeddedCluster, client: C
         "labelSelector=a(b",
     ],
 )
-def test_a_query_that_cannot_be_understood_is_refused(client: Client, query: str) -> None:
-    assert client.refused("GET", f"{SECRETS}?{query}")["code"] == 400
+def test_invalid_query_is_refused(client: Client, query: str) -> None:
+    assert client.expect_refusal("GET", f"{SECRETS}?{query}")["code"] == 400
 
 
 @pytest.mark.parametrize("query", ["tailLines=x", "tailLines=-1", "limitBytes=%C2%B2", "sinceTime=soon", "sinceTime=0"])
-def test_a_part_of_a_log_that_cannot_be_understood_is_refused(
-    cluster: EmbeddedCluster, client: Client, query: str
-) -> None:
+def test_invalid_log_options_are_refused(cluster: EmbeddedCluster, client: Client, query: str) -> None:
     if not cluster.items("workflows", "of=spoke"):
-        cluster.create(workflow("spoke", "print('said')", suspend=False))
-    eventually(lambda: phase(cluster, "spoke") == "Succeeded", 20, "it has spoken")
-    assert client.refused("GET", f"{CORE}/namespaces/{NAMESPACE}/pods/spoke/log?{query}")["code"] == 400
+        cluster.create(workflow("spoke", "print('text')", suspend=False))
+    eventually(lambda: phase(cluster, "spoke") == "Succeeded", 20, "the Workflow has a log")
+    assert client.expect_refusal("GET", f"{CORE}/namespaces/{NAMESPACE}/pods/spoke/log?{query}")["code"] == 400
 
 
-def test_a_method_that_is_not_kubernetes_is_not_served(client: Client) -> None:
-    assert client.refused("TRACE", SECRETS)["code"] == 501
-    assert client.refused("POST", f"{SECRETS}/x", b"{}")["code"] == 501
+def test_other_methods_are_not_served(client: Client) -> None:
+    assert client.expect_refusal("TRACE", SECRETS)["code"] == 501
+    assert client.expect_refusal("POST", f"{SECRETS}/x", b"{}")["code"] == 501
 
 
-def with_volume(name: str, item: str = "k", **mount: str) -> Object:
-    made = workflow(name, "print('ran')", suspend=False)
-    container = made["spec"]["templates"][0]["container"]
+def with_volume(name: str, item_path: str = "k", **mount: str) -> Object:
+    """Return a Workflow that mounts the Secret ``kit``."""
+    item = workflow(name, "print('text')", suspend=False)
+    container = item["spec"]["templates"][0]["container"]
     container["volumeMounts"] = [{"name": "kit", "mountPath": "/kit", **mount}]
-    secret = {"secretName": "kit", "items": [{"key": "k", "path": item}]}
-    made["spec"]["volumes"] = [{"name": "kit", "secret": secret}]
-    return made
+    secret = {"secretName": "kit", "items": [{"key": "k", "path": item_path}]}
+    item["spec"]["volumes"] = [{"name": "kit", "secret": secret}]
+    return item
 
 
 @pytest.mark.parametrize(
-    ("made", "field"),
+    ("item", "field"),
     [
         (with_volume("climbs", "../../../climbed"), "spec.volumes[0].secret.items[0].path"),
         (with_volume("absolute", "/tmp/climbed"), "spec.volumes[0].secret.items[0].path"),
@@ -350,21 +351,21 @@ def with_volume(name: str, item: str = "k", **mount: str) -> Object:
     ],
     ids=lambda value: value["metadata"]["name"] if isinstance(value, dict) else "",
 )
-def test_a_path_that_climbs_makes_no_pod(cluster: EmbeddedCluster, client: Client, made: Object, field: str) -> None:
-    """As on a cluster: the Workflow is stored, and its pod is refused by the API with the field's path."""
+def test_path_out_of_a_volume_is_refused(cluster: EmbeddedCluster, client: Client, item: Object, field: str) -> None:
+    """The Workflow is stored; the API refuses its pod, and names the field, as on a real cluster."""
     client.send("POST", SECRETS, json.dumps({"metadata": {"name": "kit"}, "data": {"k": "eA=="}}).encode())
-    cluster.create(made)
-    name = made["metadata"]["name"]
-    eventually(lambda: phase(cluster, name) == "Error", 20, "its pod is refused")
+    cluster.create(item)
+    name = item["metadata"]["name"]
+    eventually(lambda: phase(cluster, name) == "Error", 20, "the pod is refused")
     assert f'Pod "{name}" is invalid: {field}: Invalid value: ' in cluster.workflow(name)["status"]["message"]
     assert list(cluster.embedded.root.rglob("climbed")) == []
     assert not Path("/tmp/climbed").exists()
 
 
-def test_one_object_that_cannot_be_moved_holds_up_no_other(
+def test_failing_object_does_not_affect_others(
     cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug that one object meets is logged once, without the error's text; the object is tried again."""
+    """A bug in the sync of one object is logged once, without the error's text, and the sync is retried."""
     real = kubelet.sync_pod
 
     def sync_pod(view: kubelet.PodView, *others: Any) -> kubelet.PodActions:
@@ -375,10 +376,10 @@ def test_one_object_that_cannot_be_moved_holds_up_no_other(
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
         patch.setattr(kubelet, "sync_pod", sync_pod)
         cluster.create(workflow("unlucky", "print('late')", suspend=False))
-        runs_a_job(cluster)
+        assert_jobs_run(cluster)
         time.sleep(2.5)
         assert phase(cluster, "unlucky") == "Running"
     (line,) = [line for line in caplog.messages if "unlucky" in line]
     assert "Sync of pods flare/unlucky failed (KeyError at test_hostile.py:" in line
     assert "planted" not in caplog.text
-    eventually(lambda: phase(cluster, "unlucky") == "Succeeded", 20, "it is tried again")
+    eventually(lambda: phase(cluster, "unlucky") == "Succeeded", 20, "the sync is retried")

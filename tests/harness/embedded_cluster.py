@@ -54,7 +54,7 @@ class EmbeddedCluster(Cluster):
     def request(
         self, method: str, path: str, body: Object | None = None, kind: str = "application/json", token: str = ""
     ) -> Any:
-        """Send a request with the administrator's token, or another one; return decoded JSON, or text if it is not JSON.
+        """Send a request, with the administrator's token by default; return decoded JSON, or text if it is not JSON.
 
         Raises:
             RefusedError: the engine refuses the request.

@@ -63,8 +63,10 @@ def _workflow(item: Object) -> State | None:
 
 
 def _pod(item: Object) -> State | None:
-    """Return the pod's phase, reason and message, then main's state with its exit code, reason and message, and then the
-    conditions that have a reason; None while everything runs well.
+    """Return the state of a pod; None while everything runs well.
+
+    It consists of the pod's phase, reason and message, of main's state with its exit code, reason and message, and of
+    the conditions that have a reason.
     """
     status = item.get("status") or {}
     conditions = [
