@@ -1,4 +1,4 @@
-"""What the tests on the embedded server share."""
+"""Fixtures and scheduling of the tests on the embedded engine."""
 
 import os
 from collections.abc import Iterator
@@ -12,30 +12,30 @@ from flargo.embedded import Embedded
 from tests.embedded import known_differences
 from tests.harness.embedded_cluster import EmbeddedCluster
 
-TOGETHER = frozenset({"test_end", "test_scenario", "test_submit"})
-"""Of a module: what begins all its scenarios at once, so that they belong into one process."""
+ONE_WORKER_TESTS = frozenset({"test_end", "test_scenario", "test_submit"})
+"""Tests whose module starts all scenarios at once, so that a module's scenarios must run in one worker."""
 
 
-class _Beside(LoadScopeScheduling):  # type: ignore[misc]
-    """Who runs what: each test for itself, but for those that are together.
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Distributes single tests to workers, and the scenarios of a module as one group.
 
     pytest-xdist's own groups do not work with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module, _, test = nodeid.partition("::")
-        return module if test.partition("[")[0] in TOGETHER else nodeid
+        return module if test.partition("[")[0] in ONE_WORKER_TESTS else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """See xdist's hook."""
-    return _Beside(config, log)
+    """Use the scheduling of this module (a hook of pytest-xdist)."""
+    return _Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is knowingly unlike the real cluster is expected to fail, and has to."""
+    """Sort the tests, and mark the known differences from the real cluster as strict expected failures."""
     here = Path(__file__).parent
-    # What takes longest begins first; and of a module, what is begun beside its scenarios.
+    # The slowest module comes first, and in a module the tests that run beside its scenarios.
     items.sort(
         key=lambda item: (item.path.stem != "test_faults_daemons", item.path, item.name.startswith("test_scenario"))
     )
@@ -51,16 +51,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def embedded(request: pytest.FixtureRequest) -> Iterator[Embedded]:
-    """An engine of the module's own, with the module's ``ENGINE_SETTINGS`` if it has any."""
-    with Embedded(getattr(request.module, "ENGINE_SETTINGS", None), namespace="flare") as running:
-        yield running
+    """An embedded engine for one test module, with the module's ``ENGINE_SETTINGS`` if it has any."""
+    with Embedded(getattr(request.module, "ENGINE_SETTINGS", None), namespace="flare") as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which scenarios leave what their launchers saw; of the user's, who wants to compare them later."""
-    said = os.environ.get("FLARGO_RECORD")
-    return Path(said) if said else tmp_path_factory.mktemp("recordings")
+    """The folder for recordings of the scenarios; FLARGO_RECORD names one that is kept for test_recordings.py."""
+    folder = os.environ.get("FLARGO_RECORD")
+    return Path(folder) if folder else tmp_path_factory.mktemp("recordings")
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,24 @@
-"""What of the real cluster the embedded engine is knowingly unlike, and why: the one list.
+"""Lists the known differences of the embedded engine from a real cluster, with their reasons.
 
-A scenario is named by its test's name as pytest prints it, a recording by its file's. Each is a strict expected failure
-(see conftest.py): the day it passes, it has to leave the list.
+A scenario is named as pytest prints its test, a recording by its file's name. conftest.py marks each as a strict
+expected failure: as soon as it passes, it must be removed from the list.
 """
 
 from collections.abc import Mapping
 
-NO_PULLS = "no registry is asked: of an image only its name is looked at"
+NO_PULLS = "the engine pulls no images, and checks only their names"
 
 ABSENT: Mapping[str, str] = {
     "test_scenario[registry never answers, pulling]": NO_PULLS,
     "test_scenario[registry never answers, timeout]": NO_PULLS,
-    "test_scenario[argos container hangs when the program has ended]": "Argo's wait container is no process",
+    "test_scenario[argos container hangs when the program has ended]": "Argo's wait container is not a process",
 }
-"""Skipped: what they do it to is not there at all."""
+"""Scenarios that are skipped, because the engine lacks the component that they disturb."""
 
-INIT = "a job's own init containers are not run"
-ONE_PROCESS = "API server, controller and kubelet are one process: none of them can be away from the others"
-ONE_NODE = "the node is only counted: it can't be lost, drained, or be fought for by priority"
-QUEUES = "Argo's locks and its parallelism are not known"
+INIT = "the engine does not run a job's own init containers"
+ONE_PROCESS = "API server, controller and kubelet are one process, so none of them can be cut off from the others"
+ONE_NODE = "the node is only simulated: it can't be lost or drained, and pods are not preempted"
+QUEUES = "the engine has neither Argo's locks nor its parallelism limit"
 DEFAULTS = "the controller has no ConfigMap, and so no workflowDefaults"
 
 SCENARIOS: Mapping[str, str] = {
@@ -36,10 +36,10 @@ SCENARIOS: Mapping[str, str] = {
     "test_api_server_away_for_thirty_seconds[stopped]": ONE_PROCESS,
 }
 
-OLDER = "recorded with an older flargo, which did something else then"
-NO_NETWORK = "the recorded node has no network; here the registry answers that there is no such image"
-TOLD_AFTER_ALL = (
-    "the real Argo now and then looks once more at a pod that goes, though its step is over (not in evicted-and-deaf)"
+OLDER = "recorded with an older flargo, which behaved differently"
+NO_NETWORK = "the recorded node has no network; here the registry answers that the image does not exist"
+LATE_POD_STATUS = (
+    "the real Argo sometimes reads a terminating pod once more although its step has ended (not in evicted-and-deaf)"
 )
 
 RECORDINGS: Mapping[str, str] = {
@@ -48,7 +48,7 @@ RECORDINGS: Mapping[str, str] = {
     "end-image-s-name-invalid": OLDER,
     "end-init-container-fails": INIT,
     "end-init-container-s-image-missing": INIT,
-    "controller-away-for-too-long": "a frozen controller goes on with what it has read; here it is as if ended",
+    "controller-away-for-too-long": "a frozen controller continues with what it has read; here it is as if stopped",
     "controller-overlooks-the-release": ONE_PROCESS,
     "node-drained-while-jobs-run-and-wait": ONE_NODE,
     "node-lost-and-back": ONE_NODE,
@@ -66,30 +66,30 @@ RECORDINGS: Mapping[str, str] = {
 }
 
 RACES: Mapping[str, str] = {
-    "end-more-on-disk-than-its-limit": "whether flargo's shutdown or Argo's look at the evicted pod is first",
-    "argo-terminate-with-events-late-and-out-of-order-workflows": "how much of the Workflow is kept back",
-    "watches-half-open": "whether flargo hears of the Workflow's end before it lets go",
-    "workflows-end-lost": "whether flargo hears of the Workflow's end before it lets go",
-    "controller-away-during-an-abort": TOLD_AFTER_ALL,
-    "evicted-while-it-runs": TOLD_AFTER_ALL,
-    "pod-deleted-while-it-runs": TOLD_AFTER_ALL,
-    "argo-by-hand-terminate": "whether Argo's shutdown or flargo's kill is first, and so the code that is recorded",
+    "end-more-on-disk-than-its-limit": "whether flargo's shutdown or Argo's reading of the evicted pod comes first",
+    "argo-terminate-with-events-late-and-out-of-order-workflows": "how many of the Workflow's events are held back",
+    "watches-half-open": "whether flargo observes the Workflow's end before it stops watching",
+    "workflows-end-lost": "whether flargo observes the Workflow's end before it stops watching",
+    "controller-away-during-an-abort": LATE_POD_STATUS,
+    "evicted-while-it-runs": LATE_POD_STATUS,
+    "pod-deleted-while-it-runs": LATE_POD_STATUS,
+    "argo-by-hand-terminate": "whether Argo's shutdown or flargo's kill comes first, which decides the recorded code",
     "end-program-missing": "whether Argo's wait container ends before flargo shuts the Workflow down",
-    "end-past-its-deadline": "how many of the steps of a pod that starts are told of",
-    "end-refused-by-its-node": "how many of the steps of a pod that starts are told of",
-    "pod-deleted-as-soon-as-it-is-there": "how far the pod is by then, and whether Argo makes another one",
+    "end-past-its-deadline": "how many of a starting pod's states are reported",
+    "end-refused-by-its-node": "how many of a starting pod's states are reported",
+    "pod-deleted-as-soon-as-it-is-there": "how far the pod has come by then, and whether Argo recreates it",
     **{
-        f"submit-api-away-from-then-on-for-30-s-{step}": "how much of it is over when the API is back"
+        f"submit-api-away-from-then-on-for-30-s-{step}": "how much of the submission is done when the API is back"
         for step in ("reading-the-kit", "writing-the-kit", "the-create", "the-credentials", "the-release")
     },
 }
-"""Recordings of what may go either way on any cluster: only the verdict is compared, and the pod's last phase
-with its reason where both launchers saw a pod."""
+"""Recordings whose events race on every cluster: only the verdict is compared, and the pod's last phase with its reason
+if both launchers observed a pod."""
 
 _IMAGE = "flargo.test/job:not-there"
 _NOT_PULLED = f'failed to pull and unpack image "{_IMAGE}": failed to resolve reference "{_IMAGE}"'
 
-WORDS: Mapping[str, str] = {
+MESSAGES: Mapping[str, str] = {
     f"{_NOT_PULLED}: {_IMAGE}: not found": NO_NETWORK,
 }
-"""What is said here and in no recording."""
+"""Messages of the embedded engine that are in no recording."""

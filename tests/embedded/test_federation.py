@@ -1,4 +1,4 @@
-"""A real FLARE federation without any cluster: parents and jobs are processes of this machine."""
+"""Tests of a real FLARE federation without a cluster: parents and jobs are processes of this machine."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ from tests.harness.embedded_cluster import IMAGE, EmbeddedCluster
 from tests.harness.federation import Federation, argo_launcher
 from tests.harness.federation_checks import assert_not_started
 
-WITHIN, ENDED = 90.0, 15.0
+JOB_SECONDS, CLEANUP_SECONDS = 90.0, 15.0
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +22,24 @@ def fed(cluster: EmbeddedCluster) -> Iterator[Federation]:
     root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     target = cluster.target
     launcher = argo_launcher(root, config_file_path=str(target.launcher_kubeconfig), namespace=target.namespace)
-    with Federation(root, launcher=launcher, host=target.address) as running:
-        yield running
+    with Federation(root, launcher=launcher, host=target.address) as federation:
+        yield federation
     shutil.rmtree(root, ignore_errors=True)
 
 
-def test_fedavg_completes_with_the_right_weights_and_leaves_no_credentials(
-    fed: Federation, cluster: EmbeddedCluster
-) -> None:
+def test_fedavg_has_the_expected_weights(fed: Federation, cluster: EmbeddedCluster) -> None:
+    """The job leaves no credentials in the cluster."""
     path = fed.root / "jobs" / "fedavg"
     path.parent.mkdir()
     job_id = fed.submit(job_folders.fedavg(path, image=IMAGE))
-    assert fed.wait(job_id, WITHIN) == "FINISHED:COMPLETED"
+    assert fed.wait(job_id, JOB_SECONDS) == "FINISHED:COMPLETED"
     np.testing.assert_allclose(fed.weights(job_id), job_folders.fedavg_expected(), rtol=1e-6)
     assert set(cluster.workflows(job_id)) == set(fed.names)
-    # The server's part ends the job; those of the sites may be a moment behind it.
-    eventually(lambda: cluster.secrets("nvflare-cred-") == [], ENDED, "no credentials are left")
+    # The job ends with the server's process; the clients' may end a moment later.
+    eventually(lambda: cluster.secrets("nvflare-cred-") == [], CLEANUP_SECONDS, "no credentials are left")
 
 
-def test_a_servers_job_without_a_place_fails_before_any_client_starts(
-    fed: Federation, cluster: EmbeddedCluster
-) -> None:
+def test_unschedulable_server_job_starts_no_client(fed: Federation, cluster: EmbeddedCluster) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
     job_id = fed.submit(job_folders.fedavg(fed.root / "jobs" / "unplaced", image=IMAGE, launcher_spec_extra=extra))
     assert_not_started(fed, cluster, job_id)

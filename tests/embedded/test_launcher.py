@@ -1,4 +1,4 @@
-"""flargo's real launcher on the embedded server: what becomes of a job, as on a real cluster."""
+"""Tests of flargo's launcher on the embedded engine: a job's exit code becomes FLARE's return code."""
 
 from collections.abc import Iterator
 
@@ -11,15 +11,15 @@ from tests.harness.site import Site, exits
 
 @pytest.fixture(scope="module")
 def site(cluster: EmbeddedCluster) -> Iterator[Site]:
-    with Site(cluster) as made:
-        yield made
+    with Site(cluster) as site:
+        yield site
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "heard"),
+    ("code", "reason", "return_code"),
     [(0, Reason.SUCCEEDED, 0), (3, Reason.PROGRAM_FAILED, 1), (101, Reason.PROGRAM_REPORTED, 101)],
 )
-def test_an_exit_code_is_heard(site: Site, code: int, reason: Reason, heard: int) -> None:
+def test_exit_code_decides_reason_and_return_code(site: Site, code: int, reason: Reason, return_code: int) -> None:
     job = site.launch(exits(code))
-    job.ends(reason, heard, within=15)
+    job.ends(reason, return_code, within=15)
     job.leaves_nothing()

@@ -1,7 +1,7 @@
-"""The embedded engine against recordings of the real cluster: the same scenario, the same phases, reasons and words.
+"""Compares the embedded engine with recordings of the real cluster: the same phases, reasons and messages.
 
-What the launchers saw in an earlier run of the fault matrix was written down as on the real cluster, by the same
-recorder.
+An earlier run of the fault matrix on the embedded engine has left recordings, which the same recorder wrote as on the
+real cluster.
 """
 
 import json
@@ -20,44 +20,44 @@ REAL = sorted((recorder.FOLDER / versions.ARGO).glob("*.jsonl"))
 
 
 @pytest.fixture
-def played() -> Path:
-    """The folder in which the fault matrix has left its recordings."""
+def played_folder() -> Path:
+    """The folder with the recordings of the fault matrix on the embedded engine."""
     folder = os.environ.get("FLARGO_RECORD")
     if not folder:
-        pytest.skip("compares what a run of the fault matrix has left: make embedded")
+        pytest.skip("needs the recordings of a run of the fault matrix: make embedded")
     return Path(folder)
 
 
 QUOTED = re.compile(r"(Unschedulable|ErrImagePull|CreateContainerConfigError|main: Error \(exit code \d+\)): (.+)")
-"""How Argo quotes the scheduler and the kubelet. When flargo is quick, a recording ends before Argo has quoted."""
+"""The form in which Argo quotes the scheduler and the kubelet. If flargo is fast, a recording ends before that."""
 
 
 @pytest.mark.parametrize("real", REAL, ids=lambda file: file.stem)
-def test_recording(real: Path, played: Path) -> None:
-    ours = played / real.name
-    assert ours.exists(), "its scenario has left no recording"
+def test_recording(real: Path, played_folder: Path) -> None:
+    ours = played_folder / real.name
+    assert ours.exists(), "the scenario has left no recording"
     assert verdict(ours) == verdict(real)
     if real.stem in known_differences.RACES:
-        # On either cluster it may all be over, and the pod gone, before the launcher looks.
-        seen = [pod for pod in map(last_pod, (ours, real)) if pod]
-        assert seen == seen[:1] * len(seen)
+        # On both clusters the pod may have been removed before the launcher observed it.
+        pods = [pod for pod in map(last_pod, (ours, real)) if pod]
+        assert pods == pods[:1] * len(pods)
     else:
         assert sequences(ours) == sequences(real)
 
 
-def test_all_words_are_the_real_ones(played: Path) -> None:
+def test_all_messages_are_in_a_recording(played_folder: Path) -> None:
     real = {QUOTED.sub(r"\2", message) for file in REAL for message in messages(file)}
-    made = [played / file.name for file in REAL if (played / file.name).exists()]
-    ours = {QUOTED.sub(r"\2", message) for file in made for message in messages(file)}
-    assert ours - real == set(known_differences.WORDS)
+    recordings = [played_folder / file.name for file in REAL if (played_folder / file.name).exists()]
+    ours = {QUOTED.sub(r"\2", message) for file in recordings for message in messages(file)}
+    assert ours - real == set(known_differences.MESSAGES)
 
 
 def verdict(recording: Path) -> object:
-    """What FLARE was told, and the return code."""
+    """Return the last line of a recording: the verdict that FLARE got, with the return code."""
     return json.loads(recording.read_text().splitlines()[-1])
 
 
 def last_pod(recording: Path) -> list[str]:
-    """The last phase of its pod, and the reason of that."""
+    """Return the last phase and reason of a recording's pod; empty if it has none."""
     pods = sequences(recording)["POD"]
     return list(pods[-1][:2]) if pods else []

@@ -1,4 +1,4 @@
-"""The embedded engine's checks of what clients send, and its files that stay below their folder."""
+"""Tests of the embedded engine's checks of objects and paths, and of files that must stay below their folder."""
 
 import base64
 import json
@@ -38,9 +38,9 @@ def pod(*mounts: Object, volumes: list[Object]) -> Object:
     return {"metadata": meta, "spec": {"containers": [main, wait], "initContainers": [init], "volumes": volumes}}
 
 
-def problem(item: Object, resource: str = "pods") -> str:
-    found = schema.find_problem(resource, item)
-    return str(found) if found else ""
+def problem_text(item: Object, resource: str = "pods") -> str:
+    problem = schema.find_problem(resource, item)
+    return str(problem) if problem else ""
 
 
 def secret_pod(path: str) -> Object:
@@ -54,7 +54,7 @@ def secret_pod(path: str) -> Object:
 
 
 @pytest.mark.parametrize(
-    ("raw", "why"),
+    ("raw", "reason"),
     [
         (b"{", "line 1, column 2"),
         (b"\xff", "not UTF-8"),
@@ -68,18 +68,18 @@ def secret_pod(path: str) -> Object:
         (b'{"a":' * 100_000, "max depth"),
     ],
 )
-def test_json_that_kubernetes_cannot_decode_is_refused(raw: bytes, why: str) -> None:
+def test_json_beyond_kubernetes_limits_is_refused(raw: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match="invalid JSON") as caught:
         schema.decode_json(raw)
-    assert why in str(caught.value)
+    assert reason in str(caught.value)
 
 
-def test_half_of_a_surrogate_pair_is_replaced() -> None:
+def test_unpaired_surrogates_are_replaced() -> None:
     assert schema.decode_json(rb'{"\ud800": "a\udfffb"}') == {"\ufffd": "a\ufffdb"}
 
 
 @given(JSON)
-def test_other_json_is_decoded_as_it_is(value: Any) -> None:
+def test_other_json_is_decoded_unchanged(value: Any) -> None:
     assert schema.decode_json(json.dumps(value)) == value
 
 
@@ -88,7 +88,7 @@ def test_other_json_is_decoded_as_it_is(value: Any) -> None:
 
 @pytest.mark.parametrize("resource", ["workflows", "pods", "secrets", "serviceaccounts", "resourcequotas", "events"])
 @given(item=JSON, meta=JSON, spec=JSON, status=JSON)
-def test_any_json_has_a_shape_or_a_problem(resource: str, item: Any, meta: Any, spec: Any, status: Any) -> None:
+def test_any_json_can_be_checked(resource: str, item: Any, meta: Any, spec: Any, status: Any) -> None:
     for each in (item, {"metadata": meta, "spec": spec, "status": status}):
         assert str(schema.find_problem(resource, each) or "ok")
 
@@ -121,10 +121,10 @@ def test_any_json_has_a_shape_or_a_problem(resource: str, item: Any, meta: Any, 
         ({"status": {"nodes": {"a": 1}}}, "status.nodes[a]"),
     ],
 )
-def test_a_workflow_of_another_shape_is_refused_by_path(item: Any, path: str) -> None:
-    found = schema.find_problem("workflows", item)
-    assert found is not None
-    assert found.path == path
+def test_problem_of_a_workflow_names_its_path(item: Any, path: str) -> None:
+    problem = schema.find_problem("workflows", item)
+    assert problem is not None
+    assert problem.path == path
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_a_workflow_of_another_shape_is_refused_by_path(item: Any, path: str) ->
         ({"a": 1}, "data[a]"),
     ],
 )
-def test_a_secret_of_another_shape_is_refused_by_path(data: Object, path: str) -> None:
-    found = schema.find_problem("secrets", {"data": data})
-    assert found is not None
-    assert found.path == path
+def test_problem_of_a_secret_names_its_path(data: Object, path: str) -> None:
+    problem = schema.find_problem("secrets", {"data": data})
+    assert problem is not None
+    assert problem.path == path
 
 
-def test_what_is_refused_is_400_or_422_as_kubernetes_has_it() -> None:
+def test_invalid_objects_get_kubernetes_codes() -> None:
     store = Store(lambda: 0.0)
     for resource, item, code, start in (
         ("workflows", {"metadata": {"name": "a"}, "spec": []}, 422, 'Workflow.argoproj.io "a" is invalid: spec: '),
@@ -159,31 +159,32 @@ def test_what_is_refused_is_400_or_422_as_kubernetes_has_it() -> None:
         store.create("secrets", "..", {"metadata": {"name": "a"}})
 
 
-def test_a_client_does_not_choose_the_time_of_a_deletion() -> None:
+def test_deletion_fields_of_clients_are_ignored() -> None:
     store = Store(lambda: 0.0)
-    chosen = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 5}
-    made = store.create("secrets", "n", {"metadata": {"name": "a", **chosen}})
-    assert not set(chosen) & set(made["metadata"])
-    (seen,) = store.select("secrets")
+    fields = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 5}
+    created = store.create("secrets", "n", {"metadata": {"name": "a", **fields}})
+    assert not set(fields) & set(created["metadata"])
+    (stored,) = store.select("secrets")
     key = next(iter(store._objects))
-    assert not set(chosen) & set(store.merge(key, {"metadata": chosen})["metadata"])
-    assert seen.item == made
+    assert not set(fields) & set(store.merge(key, {"metadata": fields})["metadata"])
+    assert stored.item == created
 
 
 @pytest.mark.parametrize(
     "patch", ["[]", "5", '{"containers": 5}', '{"containers": null}', '{"containers": []}', "[" * 5000]
 )
-def test_a_pod_spec_patch_cannot_make_a_pod_that_the_engine_stumbles_over(patch: str) -> None:
+def test_invalid_pod_spec_patch_is_refused(patch: str) -> None:
+    """The Workflow, the pod's schema or the admission refuses it."""
     template = {"name": "t", "container": {"image": "i"}, "podSpecPatch": patch}
     workflow = {"metadata": {"name": "w", "uid": "u"}, "spec": {"entrypoint": "t", "templates": [template]}}
     if pod_manifest.find_problem(workflow):
         return
-    made = pod_manifest.build_pod(workflow)
-    assert problem(made) or "it has no container main" in kubelet.admission_denial(made, {"default"}, "")
+    item = pod_manifest.build_pod(workflow)
+    assert problem_text(item) or "it has no container main" in kubelet.admission_denial(item, {"default"}, "")
 
 
 @given(st.text(alphabet=string.digits + ".eEmkKMGTPi-+_ ²infa", max_size=12))
-def test_a_quantity_is_a_finite_number(text: str) -> None:
+def test_quantity_is_finite_or_refused(text: str) -> None:
     try:
         number = quantity(text)
     except ValueError:
@@ -195,7 +196,7 @@ def test_a_quantity_is_a_finite_number(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "why"),
+    ("path", "reason"),
     [
         ("../x", "must not contain '..'"),
         ("a/../../x", "must not contain '..'"),
@@ -205,81 +206,82 @@ def test_a_quantity_is_a_finite_number(text: str) -> None:
         ("", "Required value"),
     ],
 )
-def test_an_items_path_stays_in_its_volume(path: str, why: str) -> None:
-    said = problem(secret_pod(path))
-    assert said.startswith("spec.volumes[0].secret.items[0].path: ")
-    assert why in said
+def test_item_path_must_stay_in_its_volume(path: str, reason: str) -> None:
+    text = problem_text(secret_pod(path))
+    assert text.startswith("spec.volumes[0].secret.items[0].path: ")
+    assert reason in text
     for source in ("secret", "configMap"):
         volume = {"name": "kit", "projected": {"sources": [{source: {"items": [{"key": "k", "path": path}]}}]}}
-        assert f"spec.volumes[0].projected.sources[0].{source}.items[0].path" in problem(pod(volumes=[volume]))
+        assert f"spec.volumes[0].projected.sources[0].{source}.items[0].path" in problem_text(pod(volumes=[volume]))
 
 
 @pytest.mark.parametrize("field", ["subPath", "subPathExpr"])
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc"])
-def test_a_sub_path_stays_in_its_volume(field: str, path: str) -> None:
-    made = pod({"name": "kit", "mountPath": "/kit", field: path}, volumes=[SECRET])
-    assert problem(made).startswith(f"spec.containers[0].volumeMounts[0].{field}: Invalid value: ")
+def test_sub_path_must_stay_in_its_volume(field: str, path: str) -> None:
+    item = pod({"name": "kit", "mountPath": "/kit", field: path}, volumes=[SECRET])
+    assert problem_text(item).startswith(f"spec.containers[0].volumeMounts[0].{field}: Invalid value: ")
 
 
 @pytest.mark.parametrize("path", ["/a/../../x", "a", "/", "/a//b", "/a/./b", ""])
-def test_a_mount_path_is_one_place(path: str) -> None:
-    assert "volumeMounts[0].mountPath" in problem(pod({"name": "kit", "mountPath": path}, volumes=[SECRET]))
+def test_mount_path_must_be_absolute_and_plain(path: str) -> None:
+    assert "volumeMounts[0].mountPath" in problem_text(pod({"name": "kit", "mountPath": path}, volumes=[SECRET]))
 
 
-def test_two_volumes_are_not_mounted_at_one_place() -> None:
+def test_mount_paths_must_differ() -> None:
     mounts = [{"name": "kit", "mountPath": path} for path in ("/a", "/a/")]
-    assert "Duplicate value" in problem(pod(*mounts, volumes=[SECRET]))
+    assert "Duplicate value" in problem_text(pod(*mounts, volumes=[SECRET]))
 
 
-def test_a_volumes_name_is_no_path() -> None:
-    assert problem(pod(volumes=[{"name": "../x", "emptyDir": {}}])).startswith("spec.volumes[0].name: ")
+def test_volume_name_must_be_a_label() -> None:
+    assert problem_text(pod(volumes=[{"name": "../x", "emptyDir": {}}])).startswith("spec.volumes[0].name: ")
 
 
-def test_a_sub_path_expression_is_not_left_out_in_silence() -> None:
-    made = pod({"name": "kit", "mountPath": "/kit", "subPathExpr": "$(A)"}, volumes=[SECRET])
-    assert problem(made) == ""
-    assert "subPathExpr" in kubelet.admission_denial(made, {"default"}, "")
+def test_sub_path_expression_is_unsupported() -> None:
+    item = pod({"name": "kit", "mountPath": "/kit", "subPathExpr": "$(A)"}, volumes=[SECRET])
+    assert problem_text(item) == ""
+    assert "subPathExpr" in kubelet.admission_denial(item, {"default"}, "")
 
 
-def built(made: Object, folder: Path, claim: Path | None = None) -> Path:
-    """The folder of a pod, beside which nothing may be written."""
+def build_in(folder: Path, item: Object, claim: Path | None = None) -> Path:
+    """Build a pod's volumes below ``folder``, and return the pod's folder, outside of which nothing may be written."""
     root = folder / "pods" / "u"
     data = {"k": base64.b64encode(b"value").decode()}
-    build_volumes(made, root, lambda _: {"data": data}, {"c": claim} if claim else {})
+    build_volumes(item, root, lambda _: {"data": data}, {"c": claim} if claim else {})
     return root
 
 
-def outside(folder: Path) -> set[Path]:
-    """What is beside the folder of the pod."""
+def files_outside(folder: Path) -> set[Path]:
+    """Return the files below ``folder`` that are outside the folder of pods."""
     return {path for path in folder.rglob("*") if not path.is_relative_to(folder / "pods")}
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../../x", "/x"])
-def test_no_file_is_written_beside_a_volume_even_unchecked(path: str, tmp_path: Path) -> None:
-    """The API refuses such a pod; where files are written it is not relied on."""
-    item = f"{tmp_path}/x" if path == "/x" else path
+def test_unchecked_paths_cannot_leave_a_volume(path: str, tmp_path: Path) -> None:
+    """The API refuses such a pod, but the code that writes files does not rely on that."""
+    outer_path = f"{tmp_path}/x" if path == "/x" else path
     with pytest.raises(ValueError, match="out of its folder"):
-        built(secret_pod(item), tmp_path)
-    assert outside(tmp_path) == set()
-    made = pod({"name": "kit", "mountPath": "/kit", "subPath": item}, volumes=[SECRET])
+        build_in(tmp_path, secret_pod(outer_path))
+    assert files_outside(tmp_path) == set()
+    item = pod({"name": "kit", "mountPath": "/kit", "subPath": outer_path}, volumes=[SECRET])
     with pytest.raises(ValueError, match="out of its folder"):
-        built(made, tmp_path / "second")
+        build_in(tmp_path / "second", item)
 
 
-def test_a_sub_path_follows_no_link_that_an_earlier_job_left(tmp_path: Path) -> None:
+def test_sub_path_follows_no_link(tmp_path: Path) -> None:
+    """An earlier job may have left a link in a claim."""
     claim, elsewhere = tmp_path / "claim", tmp_path / "elsewhere"
     claim.mkdir()
     elsewhere.mkdir()
     (claim / "link").symlink_to(elsewhere)
     volume = {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}
     for path in ("link", "link/inner"):
-        made = pod({"name": "data", "mountPath": "/data", "subPath": path}, volumes=[volume])
+        item = pod({"name": "data", "mountPath": "/data", "subPath": path}, volumes=[volume])
         with pytest.raises(OSError, match=LINK):
-            built(made, tmp_path / path.replace("/", "-"), claim)
+            build_in(tmp_path / path.replace("/", "-"), item, claim)
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_secret_is_not_written_through_a_link(tmp_path: Path) -> None:
+def test_files_are_not_written_through_links(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "volume").mkdir()
@@ -294,17 +296,17 @@ def test_a_secret_is_not_written_through_a_link(tmp_path: Path) -> None:
 
 
 @given(path=st.lists(st.sampled_from(["..", ".", "", "a", "b", "..a", "a..", "link"]), max_size=6).map("/".join))
-def test_nothing_is_made_beside_a_folder(path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_nothing_is_created_outside_a_folder(path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("below")
     inner, elsewhere = root / "inner", root / "elsewhere"
     inner.mkdir()
     elsewhere.mkdir()
     (inner / "link").symlink_to(elsewhere)
     try:
-        made = safe_paths.make_folder(inner, path)
-        assert made.is_dir()
-        assert PurePosixPath(os.path.normpath(made)).is_relative_to(inner)
-        safe_paths.write(made, "file", b"x", 0o400)
+        folder = safe_paths.make_folder(inner, path)
+        assert folder.is_dir()
+        assert PurePosixPath(os.path.normpath(folder)).is_relative_to(inner)
+        safe_paths.write(folder, "file", b"x", 0o400)
     except (OSError, ValueError):
         pass
     assert list(elsewhere.iterdir()) == []
