@@ -1,6 +1,6 @@
-"""The life of one job as data: what is remembered, what can happen to it, what it can wish for.
+"""The types of the reconciler: one job's state, the inputs that change it, and the actions that it asks for.
 
-What follows from what is ``flargo.status.reconcile``.
+The rules are in flargo.status.reconcile.
 """
 
 import math
@@ -17,31 +17,32 @@ from flargo.terms import StartTimeouts, Uid
 
 
 class ActionKind(Enum):
-    """What a life can wish for."""
+    """The requests to the API server that a job's state can ask for. The value is how a log line describes it."""
 
-    CONFIRM = "confirm"
-    """Read the Workflow and its pods afresh."""
-    LIST_EVENTS = "list the events of"
-    """List the events of its pod, and of others that had its name: the only place that tells of a mount that fails,
-    of an image that is pulled, and of a pod that came and went unseen."""
-    TOUCH = "nudge"
-    """Touch the Workflow, so that Argo's controller looks at it again."""
-    SHUTDOWN = "shut down"
+    CONFIRM = "read the objects"
+    """Read the Workflow and its pods from the API server."""
+    LIST_EVENTS = "list the pod's events"
+    """List the Events about the pod's name. Only they report a failing mount, an image pull in progress, and a pod
+    that was created and deleted between two observations."""
+    TOUCH = "touch the Workflow"
+    """Update an annotation of the Workflow, so that Argo's controller processes it again."""
+    SHUTDOWN = "shut down the Workflow"
     """Set the Workflow's ``spec.shutdown`` to Terminate."""
-    DELETE_WORKFLOW = "discard"
-    """Delete the Workflow: it was never released."""
-    DELETE_POD = "kill"
-    """Delete the pod with its grace, which ends in SIGKILL."""
-    DELETE_SECRET = "drop the credentials of"  # noqa: S105
-    """Delete the credentials Secret."""
+    DELETE_WORKFLOW = "delete the Workflow"
+    """Delete a Workflow that was never released."""
+    DELETE_POD = "delete the pod"
+    """Delete the pod with its grace period, after which the kubelet sends SIGKILL."""
+    DELETE_SECRET = "delete the credentials Secret"  # noqa: S105
+    """Delete the job's credentials Secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An act, and the uid of what it is done to where it must hit that very object."""
+    """A request that a job's state asks for."""
 
     kind: ActionKind
     uid: Uid | None = None
+    """The uid of the object, where the request must not reach another object of the same name."""
 
 
 CONFIRM = Action(ActionKind.CONFIRM)
@@ -49,56 +50,59 @@ CONFIRM = Action(ActionKind.CONFIRM)
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a wish was tried, and when (on the always-running clock) it may be tried again."""
+    """Backoff of one action."""
 
     failures: int = 0
+    """Failures in a row. A fresh read that concluded nothing and a list of events count, too."""
     not_before: float = math.inf
+    """Earliest time, on the wall clock, of the next try; infinite while the action is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The two clocks, in seconds from any origin."""
+    """The current time on the two clocks, in seconds from an arbitrary origin."""
 
     healthy: float
-    """Runs only while the API is heard: where a silence proves to have been an outage, back to when that began."""
+    """Runs only while there is contact with the API server. When a silence turns out to have been an outage, the clock
+    is set back to the outage's beginning."""
     wall: float
-    """Runs always."""
+    """Always runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The job was observed."""
+    """Input: the job's objects were observed."""
 
     observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """FLARE wants the job ended."""
+    """Input: FLARE wants the job to end."""
 
     cause: Cause
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchGivenUp:
-    """FLARE has been told that the launch failed: whatever there is of the job must be ended."""
+    """Input: FLARE has been told that the launch failed, so whatever exists of the job must be ended."""
 
     detail: str
-    """Why."""
+    """The explanation that FLARE got."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The submit is over: the Workflow was released, or there was an error."""
+    """Input: the submit has finished. Without an error, the Workflow was released."""
 
     error: str = ""
     secret_uid: Uid | None = None
-    """Of the credentials Secret, where it is known."""
+    """The uid of the credentials Secret, if the response that contains it arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionDone:
-    """What became of a wish; a confirmation that worked arrives as a fresh Saw instead."""
+    """Input: an action has succeeded or failed. A successful CONFIRM arrives as a fresh Observed instead."""
 
     action: Action
     ok: bool
@@ -106,12 +110,12 @@ class ActionDone:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed."""
+    """Input: time has passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventsListed:
-    """The pod's events were listed."""
+    """Input: the events about the pod were listed."""
 
     action: Action
     events: tuple[EventView, ...]
@@ -122,91 +126,95 @@ Input = Observed | StopRequested | LaunchGivenUp | Submitted | ActionDone | Even
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """All that is remembered of one job."""
+    """Everything that the reconciler remembers about one job."""
 
     name: str
-    """Of its Workflow."""
+    """The name of the job's Workflow."""
     attempt: str
-    """Of its launch: a Workflow of that name with another one is somebody else's."""
+    """The id of this launch. A Workflow of the same name with another id belongs to another launch."""
     timeouts: StartTimeouts
     grace: int
     """Seconds between SIGTERM and SIGKILL."""
     created_at: float
-    """On the healthy clock."""
+    """Time of the launch, on the healthy clock."""
     is_submitting: bool = True
     submitted_at: float = math.inf
-    """When its submit was over, on the healthy clock."""
+    """Time at which the submit finished, on the healthy clock."""
     submit_error: str = ""
-    """Why the submit failed."""
+    """Why the submit failed; empty if it did not."""
     secret_uid: Uid | None = None
-    """Of its credentials Secret, where the answer to its creation told it."""
+    """The uid of the credentials Secret, if the response to its creation arrived."""
     cause: Cause | None = None
+    """Why FLARE wants the job to end; None while it does not."""
     observation: Observation = field(default_factory=Observation)
+    """The latest observation."""
     events: tuple[EventView, ...] = ()
-    """Of the pod, as they were listed last."""
+    """The events about the first pod, from the latest list."""
     pod: PodView | None = None
-    """The first pod, as it was seen last."""
+    """The latest view of the first pod."""
     start_unseen: bool = False
-    """The first pod came while nobody looked: another may have been there before it."""
+    """The first pod was first seen after a gap, so an earlier pod may have come and gone in it."""
     ran_twice: bool = False
-    """Another was."""
+    """The events show that there was an earlier pod."""
     exited_pod: PodView | None = None
-    """The first pod, once its main container has ended: it cannot end twice, though the pod may go or be told
-    of out of order."""
+    """The view of the first pod that first showed an exit of the main container. That exit is final, even if the pod
+    is deleted or an older version of it arrives later."""
     stage: Stage = Stage.ABSENT
     stage_since: float = 0.0
-    """When it came to its stage, on the healthy clock."""
+    """Time at which the job entered its stage, on the healthy clock."""
     end_diagnosis: Diagnosis | None = None
-    """A confirmed reason to end a job that is still there."""
+    """Why flargo ends a job that still exists, confirmed by a fresh read."""
     shutdown_at: float = math.inf
-    """When the shutdown was accepted or first seen, on the always-running clock."""
+    """Time at which the Workflow's shutdown was accepted or first observed, on the wall clock."""
     verdict: Verdict | None = None
     verdict_at: float = math.inf
-    """When the verdict was given, on the healthy clock."""
+    """Time of the verdict, on the healthy clock."""
     pod_deleted_at: float = math.inf
-    """When a kill was first accepted, on the healthy clock."""
+    """Time at which the first deletion of a pod was accepted, on the healthy clock."""
     retries: Mapping[Action, Retry] = field(default_factory=lambda: MappingProxyType({}))
     secret_deleted: bool = False
+    """The credentials Secret was deleted, or did not exist."""
     confirmed_gone: bool = False
-    """A fresh read has shown that nothing is left and nothing will come: of a job that was stopped, a stream that
-    is cut could hide a pod that was made at the last moment."""
+    """A fresh read after the submit has shown that nothing runs. Only then is a stopped job over: a watch that was cut
+    could hide a pod that Argo created at the last moment."""
     argo_stalled: bool = False
-    """A fresh read has shown that Argo does not finish what has long ended: its wait container hangs, or its
-    controller is away."""
+    """A fresh read has shown that Argo does not finish a job that ended long ago: its wait container hangs, or its
+    controller does not run."""
 
     @property
     def first_pod_uid(self) -> Uid | None:
-        """The pod that its program runs in. Any other one means that Argo ran the job again."""
+        """Return the uid of the pod that runs the program. Any other pod means that Argo ran the job again."""
         return self.pod.uid if self.pod is not None else None
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it is to be brought to an end."""
+        """Return whether flargo must end what exists of the job."""
         if self.cause is not None or self.end_diagnosis is not None:
             return True
         if self.verdict is None:
             return False
-        run_again = any(pod.uid != self.first_pod_uid and not pod.is_main_done for pod in self.observation.pods)
-        return run_again or self.verdict.reason not in PROGRAM_ENDS
+        other_pod_runs = any(pod.uid != self.first_pod_uid and not pod.is_main_done for pod in self.observation.pods)
+        return other_pod_runs or self.verdict.reason not in PROGRAM_ENDS
 
     @property
     def is_cleared(self) -> bool:
-        """Whether FLARE has its verdict and nothing is left on the cluster that runs or holds credentials."""
-        quiet = self.confirmed_gone if self.is_stopping else has_finished(self.observation)
-        return self.verdict is not None and self.secret_deleted and not self.is_submitting and quiet
+        """Return whether the job needs no more actions: verdict given, nothing running, credentials deleted."""
+        nothing_runs = self.confirmed_gone if self.is_stopping else has_finished(self.observation)
+        return self.verdict is not None and self.secret_deleted and not self.is_submitting and nothing_runs
 
 
-def has_finished(seen: Observation) -> bool:
-    """Whether neither the Workflow nor a pod of it, its helpers included, goes on."""
-    return (seen.workflow is None or seen.workflow.is_completed) and all(pod.is_terminal for pod in seen.pods)
+def has_finished(observation: Observation) -> bool:
+    """Return whether the Workflow is completed or absent and every container of its pods has ended."""
+    workflow = observation.workflow
+    return (workflow is None or workflow.is_completed) and all(pod.is_terminal for pod in observation.pods)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What follows from a fact."""
+    """Result of ``reconcile``."""
 
     state: JobState
     actions: tuple[Action, ...]
-    """To be performed now; each is answered by a Told, or by a fresh Saw."""
+    """Actions to perform now. Each is answered by an ActionDone, an EventsListed or a fresh Observed."""
     requeue_after: float | None
-    """Seconds after which a Tick is due, though nothing happens."""
+    """Seconds after which a Tick is due even if nothing else happens; None if none is needed."""

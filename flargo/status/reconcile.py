@@ -1,18 +1,24 @@
-"""What follows from what: facts in, wishes out. The heart of flargo, and a pure function.
+"""The reconciler of one job, as a pure function: ``reconcile(state, input, now)`` returns the next state and actions.
 
-``step(life, fact, now)`` is called for everything that happens to a job. It remembers what must be remembered,
-rules on the job when it can be ruled on, and says what it wishes done. It is level-triggered: a wish is
-derived from what is seen and what is wanted, is repeated with growing gaps until it shows, and is never
-part of a plan that could be lost half-way.
+This is controller-runtime's idea without I/O. The function is called for everything that happens to one job: an
+observation of its objects, a request of FLARE, the result of an action, the passing of time. It updates the state,
+gives the verdict when there is enough evidence for one, and derives the actions that bring the cluster closer to what
+is wanted. The caller performs the actions, and calls again after ``requeue_after`` seconds at the latest.
 
-Three rules carry it:
-
-1. Nothing is concluded from an absence, a lapse of time, or any end but exit code 0 without a fresh read
-   after it: pods and Workflows arrive on two streams with no order between them, and exit code 143 may
-   be seen before the shutdown or the drain that caused it.
-2. The verdict (what FLARE hears, once) and being cleared (nothing is left) are two things. Killing goes on
-   until cleared.
-3. Two clocks: patience only passes while the cluster is being heard; retries of a kill pass always.
+1. Level-triggered. An action is derived from the difference between what is observed and what is wanted, never from a
+   step in a procedure. An action that fails is therefore derived again, with backoff; an action that was accepted but
+   shows no effect is repeated; an action in flight is not repeated as long as it is wanted.
+2. Evidence instead of snapshots. Pods and Workflows arrive on two watches that have no order between them, and objects
+   are deleted before everybody has seen them. The state therefore keeps what was proven: the identity of the first
+   pod, the exit of its main container, the time of the first shutdown and of the first pod deletion. The state of a
+   pod after its exit cannot take that exit back.
+3. Nothing is concluded from the absence of an object, from elapsed time, or from an exit code other than 0 without a
+   fresh read after it. Exit code 143, for example, may be observed before the shutdown or the drain that caused it.
+   Exit code 0 of the main container is final.
+4. Verdict and cleared are two things. The verdict is what FLARE is told, once. A job is cleared when nothing of it runs
+   and its credentials are deleted; until then its end is pursued, also after the verdict.
+5. Two clocks. Start timeouts and everything else that judges the cluster use the healthy clock, which runs only while
+   there is contact with the API server. Backoff and the delays of a shutdown use the wall clock.
 """
 
 import math
@@ -45,369 +51,397 @@ from flargo.status.verdict import Cause, decide
 from flargo.status.views import EventView, Observation, PodView
 
 TOUCH_AFTER = 4.0
-"""Seconds after which a Workflow that shows no sign of its last change is touched. Argo 3.7 writes its own update
-back into what it remembers, over a newer change that came meanwhile (operator.go, writeBackToInformer), and then
-believes a released Workflow suspended until the next event. Seen."""
+"""Seconds after which a Workflow that shows no effect of its last change is touched. Argo 3.7 writes its own update
+into its informer's cache, over a newer change that arrived meanwhile (operator.go, writeBackToInformer). It then
+believes that a released Workflow is suspended until the Workflow's next event. Observed on a cluster."""
 ARGO_FINISH_LIMIT = 60.0
-"""Seconds that Argo gets to finish a Workflow after its main container has ended by itself."""
+"""Seconds that Argo gets to complete a Workflow after the verdict, before flargo deletes what is left."""
 NODE_LOST_AFTER = 60.0
-"""Seconds beyond its grace after which a pod that is being killed counts as lost with its node."""
+"""Seconds beyond its grace period after which a pod that is being deleted counts as lost with its node."""
 TAINT_LIMIT = 60.0
-"""Seconds for which taints may keep a pod from every node. The stock launcher fails such a job at once, and so after
-every outage of the API server the jobs that are launched before the nodes are ready again. Seen."""
+"""Seconds for which taints may keep a pod from every node. nvflare's own launcher fails such a job at once, and so
+after each outage of the API server fails jobs that are launched before the nodes are ready again. Observed on a
+cluster."""
 ABSENCE_LIMIT = 10.0
-"""Seconds for which a submitted Workflow may be missing from the stream before it is asked for."""
+"""Seconds for which a submitted Workflow may be missing from the watch before a fresh read looks for it."""
 SHUTDOWN_LAG = 3.0
-"""Seconds after a shutdown before pods are deleted although Argo has not ended the Workflow. A pod that is
-deleted while Argo believes the job to be going on is made again."""
+"""Seconds after a shutdown before pods are deleted although Argo has not completed the Workflow. Argo creates a deleted
+pod again if it does not know yet that the Workflow is shut down."""
 LIST_EVENTS_AFTER = 10.0
 """Seconds that a pod may take to start before its events are listed."""
 _SLOW_STAGES = frozenset({Stage.STARTING, Stage.PULLING})
 _EVENT_LIST_INTERVALS = (10.0, 10.0, 15.0, 20.0, 30.0)
+"""Seconds from one list of a pod's events to the next; the last value repeats."""
 _BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds until an action is retried after its first, second, ... failure; the last value repeats."""
+_RECHECK_SECONDS = 5.0
+"""Seconds after which an accepted action is repeated if it is still wanted."""
+_POD_RECHECK_SECONDS = 10.0
+"""The same for the deletion of a pod, beyond its grace period."""
 
 
-def reconcile(life: JobState, fact: Input, now: Now) -> Step:
-    """Let a fact happen to a life."""
-    life = _apply(life, fact, now)
-    fresh = isinstance(fact, Observed) and fact.observation.is_fresh
-    life = _conclude(life, now, fresh=fresh)
-    if life.is_cleared:
-        return Step(life, (), None)
-    wanted = _wanted_actions(life, now)
-    due = tuple(wish for wish in wanted if life.retries.get(wish, Retry(not_before=-math.inf)).not_before <= now.wall)
-    tries = {wish: life.retries[wish] for wish in wanted if wish in life.retries}
-    tries |= {wish: replace(tries.get(wish, Retry()), not_before=math.inf) for wish in due}
-    if tries != life.retries:
-        life = replace(life, retries=MappingProxyType(tries))
-    return Step(life, due, _requeue_after(life, now))
+def reconcile(state: JobState, input_: Input, now: Now) -> Step:
+    """Return the state after an input, the actions that are due, and the time until the next call.
+
+    Args:
+        state: the job's state before the input.
+        input_: what happened.
+        now: the current time on both clocks.
+    """
+    state = _apply(state, input_, now)
+    is_fresh = isinstance(input_, Observed) and input_.observation.is_fresh
+    state = _conclude(state, now, is_fresh=is_fresh)
+    if state.is_cleared:
+        return Step(state, (), None)
+    actions = _wanted_actions(state, now)
+    due = tuple(
+        action for action in actions if state.retries.get(action, Retry(not_before=-math.inf)).not_before <= now.wall
+    )
+    retries = {action: state.retries[action] for action in actions if action in state.retries}
+    retries |= {action: replace(retries.get(action, Retry()), not_before=math.inf) for action in due}
+    if retries != state.retries:
+        state = replace(state, retries=MappingProxyType(retries))
+    return Step(state, due, _requeue_after(state, now))
 
 
-# --- what is remembered
+# --- applying an input
 
 
-def _apply(life: JobState, fact: Input, now: Now) -> JobState:
-    match fact:
+def _apply(state: JobState, input_: Input, now: Now) -> JobState:
+    match input_:
         case Observed(observation):
-            return _on_observed(life, observation, now)
+            return _on_observed(state, observation, now)
         case StopRequested(cause):
-            # FLARE also terminates what has ended already, to clean up: Argo is then left to finish in peace.
-            # A person's abort outweighs a cleanup that came first; nothing outweighs an abort.
-            settled = life.verdict is not None or life.cause is Cause.ABORT
-            return life if settled else replace(life, cause=cause)
+            # FLARE also terminates jobs that have ended already, to clean up; Argo then completes the Workflow by
+            # itself. A person's abort replaces an earlier cleanup, and nothing replaces an abort.
+            is_settled = state.verdict is not None or state.cause is Cause.ABORT
+            return state if is_settled else replace(state, cause=cause)
         case LaunchGivenUp(detail):
-            over = life.verdict is not None or life.is_stopping
-            return life if over else replace(life, end_diagnosis=Diagnosis(life.stage, Reason.LAUNCH_FAILED, detail))
-        case Submitted(error, secret):
-            since = now.healthy if life.stage is Stage.ABSENT else life.stage_since
+            if state.verdict is not None or state.is_stopping:
+                return state
+            return replace(state, end_diagnosis=Diagnosis(state.stage, Reason.LAUNCH_FAILED, detail))
+        case Submitted(error, secret_uid):
+            stage_since = now.healthy if state.stage is Stage.ABSENT else state.stage_since
             return replace(
-                life,
+                state,
                 is_submitting=False,
                 submitted_at=now.healthy,
                 submit_error=error,
-                secret_uid=secret,
-                stage_since=since,
+                secret_uid=secret_uid,
+                stage_since=stage_since,
             )
-        case ActionDone(wish, ok):
-            return _on_action_done(life, wish, now, ok=ok)
-        case EventsListed(wish, events):
-            return _on_events_listed(life, wish, events, now)
+        case ActionDone(action, ok):
+            return _on_action_done(state, action, now, ok=ok)
+        case EventsListed(action, events):
+            return _on_events_listed(state, action, events, now)
         case Tick():
-            return life
+            return state
 
 
-def _on_observed(life: JobState, observation: Observation, now: Now) -> JobState:
-    first = life.first_pod_uid or (observation.pods[0].uid if observation.pods else None)
-    pod = next((pod for pod in observation.pods if pod.uid == first), None)
-    ended = pod if pod is not None and pod.exit is not None else life.exited_pod
-    if ended is not None and ended is not pod:
-        others = tuple(other for other in observation.pods if other.uid != first)
-        # Its exit stands; what the pod is by now is told by this observation, or it is gone.
-        still = replace(pod, exit=ended.exit) if pod is not None else replace(ended, phase="Failed")
-        observation = replace(observation, pods=(still, *others))
-    observation = replace(observation, events=life.events, missing_pod=life.pod if pod is None else None)
-    stage = diagnose(observation, first).stage
+def _on_observed(state: JobState, observation: Observation, now: Now) -> JobState:
+    first_uid = state.first_pod_uid or (observation.pods[0].uid if observation.pods else None)
+    pod = next((pod for pod in observation.pods if pod.uid == first_uid), None)
+    exited_pod = pod if pod is not None and pod.exit is not None else state.exited_pod
+    if exited_pod is not None and exited_pod is not pod:
+        # The exit was proven by an earlier observation. Everything else about the pod is taken from this one; if the
+        # pod is deleted by now, it counts as terminal.
+        first_pod = replace(pod, exit=exited_pod.exit) if pod is not None else replace(exited_pod, phase="Failed")
+        others = tuple(other for other in observation.pods if other.uid != first_uid)
+        observation = replace(observation, pods=(first_pod, *others))
+    observation = replace(observation, events=state.events, missing_pod=state.pod if pod is None else None)
+    stage = diagnose(observation, first_uid).stage
     workflow = observation.workflow
-    shut = workflow is not None and bool(workflow.shutdown)
+    is_shut_down = workflow is not None and bool(workflow.shutdown)
+    is_new_pod = state.first_pod_uid is None and first_uid is not None
+    # Neither after a relist nor in a fresh read are the pods visible that came and went before.
+    has_gap = observation.after_relist or observation.is_fresh
+    is_finished = has_finished(observation)
     return replace(
-        life,
+        state,
         observation=observation,
-        pod=pod or life.pod,
-        start_unseen=life.start_unseen
-        or (life.first_pod_uid is None and first is not None and _may_have_missed_pods(observation)),
-        exited_pod=ended,
+        pod=pod or state.pod,
+        start_unseen=state.start_unseen or (is_new_pod and has_gap),
+        exited_pod=exited_pod,
         stage=stage,
-        stage_since=life.stage_since if stage is life.stage else now.healthy,
-        shutdown_at=min(life.shutdown_at, now.wall) if shut else life.shutdown_at,
-        retries=_retries_after_read(life.retries, now, fresh=observation.is_fresh),
-        confirmed_gone=life.confirmed_gone
-        or (observation.is_fresh and not life.is_submitting and has_finished(observation)),
-        argo_stalled=life.argo_stalled
-        or (observation.is_fresh and _is_argo_overdue(life, now) and not has_finished(observation)),
+        stage_since=state.stage_since if stage is state.stage else now.healthy,
+        shutdown_at=min(state.shutdown_at, now.wall) if is_shut_down else state.shutdown_at,
+        retries=_retries_after_observation(state.retries, now, is_fresh=observation.is_fresh),
+        confirmed_gone=state.confirmed_gone or (observation.is_fresh and not state.is_submitting and is_finished),
+        argo_stalled=state.argo_stalled or (observation.is_fresh and _is_argo_overdue(state, now) and not is_finished),
     )
 
 
-def _may_have_missed_pods(observation: Observation) -> bool:
-    """Whether something may have come and gone before it that no stream told of."""
-    return observation.after_relist or observation.is_fresh
-
-
-def _on_events_listed(life: JobState, wish: Action, told: tuple[EventView, ...], now: Now) -> JobState:
-    events = tuple(event for event in told if event.pod_uid in {"", life.first_pod_uid})
-    workflow = life.observation.workflow
+def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, ...], now: Now) -> JobState:
+    own_events = tuple(event for event in events if event.pod_uid in {"", state.first_pod_uid})
+    workflow = state.observation.workflow
     created = workflow.created if workflow is not None else None
-    # An earlier launch of the job had a pod of that name, too: of an earlier Workflow.
-    others = [
+    # A pod of an earlier launch has the same name, but its events are older than this launch's Workflow.
+    earlier_pod_events = [
         event
-        for event in told
-        if event not in events and created and event.first_timestamp and event.first_timestamp >= created
+        for event in events
+        if event not in own_events and created and event.first_timestamp and event.first_timestamp >= created
     ]
-    life = replace(life, start_unseen=False, ran_twice=life.ran_twice or bool(others))
-    seen = replace(life.observation, events=events, is_fresh=False)
-    stage = diagnose(seen, life.first_pod_uid).stage
-    times = life.retries.get(wish, Retry()).failures + 1
-    again = now.wall + _EVENT_LIST_INTERVALS[min(times, len(_EVENT_LIST_INTERVALS)) - 1]
+    observation = replace(state.observation, events=own_events, is_fresh=False)
+    stage = diagnose(observation, state.first_pod_uid).stage
+    lists = state.retries.get(action, Retry()).failures + 1
+    next_list = now.wall + _EVENT_LIST_INTERVALS[min(lists, len(_EVENT_LIST_INTERVALS)) - 1]
     return replace(
-        life,
-        observation=seen,
-        events=events,
+        state,
+        start_unseen=False,
+        ran_twice=state.ran_twice or bool(earlier_pod_events),
+        observation=observation,
+        events=own_events,
         stage=stage,
-        stage_since=life.stage_since if stage is life.stage else now.healthy,
-        retries=MappingProxyType({**life.retries, wish: Retry(times, again)}),
+        stage_since=state.stage_since if stage is state.stage else now.healthy,
+        retries=MappingProxyType({**state.retries, action: Retry(lists, next_list)}),
     )
 
 
-def _retries_after_read(tries: Mapping[Action, Retry], now: Now, *, fresh: bool) -> Mapping[Action, Retry]:
-    """A fresh read that concluded nothing is repeated with growing gaps; after news from a stream, at once."""
-    before = tries.get(CONFIRM)
-    others = {wish: it for wish, it in tries.items() if wish != CONFIRM}
-    if fresh:
-        reads = 1 if before is None else before.failures + 1
+def _retries_after_observation(retries: Mapping[Action, Retry], now: Now, *, is_fresh: bool) -> Mapping[Action, Retry]:
+    """Return the retries with CONFIRM's backoff updated.
+
+    A fresh read that concluded nothing is repeated with backoff. After an update from a watch the next fresh read is
+    due at once, unless one is in flight.
+    """
+    confirm = retries.get(CONFIRM)
+    others = {action: retry for action, retry in retries.items() if action != CONFIRM}
+    if is_fresh:
+        reads = 1 if confirm is None else confirm.failures + 1
         return MappingProxyType({**others, CONFIRM: Retry(reads, now.wall + _backoff_seconds(reads))})
-    in_flight = before is not None and before.not_before == math.inf
-    return tries if in_flight else MappingProxyType(others)
+    is_in_flight = confirm is not None and confirm.not_before == math.inf
+    return retries if is_in_flight else MappingProxyType(others)
 
 
 def _backoff_seconds(failures: int) -> float:
     return _BACKOFF[min(failures, len(_BACKOFF)) - 1]
 
 
-def _on_action_done(life: JobState, wish: Action, now: Now, *, ok: bool) -> JobState:
-    failures = 0 if ok else life.retries.get(wish, Retry()).failures + 1
-    wait = _recheck_seconds(wish, life) if ok else _backoff_seconds(failures)
-    tries = MappingProxyType({**life.retries, wish: Retry(failures, now.wall + wait)})
-    life = replace(life, retries=tries)
-    if ok and wish.kind is ActionKind.DELETE_SECRET:
-        return replace(life, secret_deleted=True)
-    if ok and wish.kind is ActionKind.SHUTDOWN:
-        return replace(life, shutdown_at=min(life.shutdown_at, now.wall))
-    if ok and wish.kind is ActionKind.DELETE_POD:
-        return replace(life, pod_deleted_at=min(life.pod_deleted_at, now.healthy))
-    return life
+def _on_action_done(state: JobState, action: Action, now: Now, *, ok: bool) -> JobState:
+    failures = 0 if ok else state.retries.get(action, Retry()).failures + 1
+    if not ok:
+        wait = _backoff_seconds(failures)
+    else:
+        wait = state.grace + _POD_RECHECK_SECONDS if action.kind is ActionKind.DELETE_POD else _RECHECK_SECONDS
+    state = replace(state, retries=MappingProxyType({**state.retries, action: Retry(failures, now.wall + wait)}))
+    if ok and action.kind is ActionKind.DELETE_SECRET:
+        return replace(state, secret_deleted=True)
+    if ok and action.kind is ActionKind.SHUTDOWN:
+        return replace(state, shutdown_at=min(state.shutdown_at, now.wall))
+    if ok and action.kind is ActionKind.DELETE_POD:
+        return replace(state, pod_deleted_at=min(state.pod_deleted_at, now.healthy))
+    return state
 
 
-def _recheck_seconds(wish: Action, life: JobState) -> float:
-    """Seconds until a wish that was granted is repeated if it still does not show."""
-    return life.grace + 10.0 if wish.kind is ActionKind.DELETE_POD else 5.0
+# --- concluding
 
 
-# --- what is ruled
+def _conclude(state: JobState, now: Now, *, is_fresh: bool) -> JobState:
+    """Give the verdict, or decide that the job must be ended, if there is enough evidence."""
+    if state.verdict is not None:
+        return state
+    diagnosis = diagnose(state.observation, state.first_pod_uid)
+    if is_fresh and state.ran_twice and state.end_diagnosis is None:
+        detail = "its events show an earlier pod"
+        state = replace(state, end_diagnosis=Diagnosis(diagnosis.stage, Reason.RUN_TWICE, detail))
+    if diagnosis.is_final or (is_fresh and _nothing_runs(state, diagnosis, now)):
+        return _with_verdict(state, diagnosis, now)
+    if is_fresh and state.end_diagnosis is None:
+        return replace(state, end_diagnosis=_end_diagnosis(state, diagnosis, now))
+    return state
 
 
-def _conclude(life: JobState, now: Now, *, fresh: bool) -> JobState:
-    if life.verdict is not None:
-        return life
-    seen = diagnose(life.observation, life.first_pod_uid)
-    if fresh and life.ran_twice and life.end_diagnosis is None:
-        life = replace(life, end_diagnosis=Diagnosis(seen.stage, Reason.RUN_TWICE, "its events tell of an earlier pod"))
-    if seen.is_final or (fresh and _nothing_runs(life, seen, now)):
-        return _with_verdict(life, seen, now)
-    if fresh and life.end_diagnosis is None:
-        return replace(life, end_diagnosis=_end_diagnosis(life, seen, now))
-    return life
+def _nothing_runs(state: JobState, diagnosis: Diagnosis, now: Now) -> bool:
+    if diagnosis.stage is Stage.ABSENT:
+        return not state.is_submitting
+    # Argo creates no more pods once a Workflow is shut down, even if its controller does not run at the moment.
+    never_started = not state.observation.pods and now.wall >= state.shutdown_at + SHUTDOWN_LAG
+    return diagnosis.stage is Stage.ENDED or never_started or _is_node_lost(state, now)
 
 
-def _nothing_runs(life: JobState, seen: Diagnosis, now: Now) -> bool:
-    if seen.stage is Stage.ABSENT:
-        return not life.is_submitting
-    # Of a Workflow that is shut down Argo makes no pod any more, though its controller be away for now.
-    stillborn = not life.observation.pods and now.wall >= life.shutdown_at + SHUTDOWN_LAG
-    return seen.stage is Stage.ENDED or stillborn or _is_node_lost(life, now)
+def _is_node_lost(state: JobState, now: Now) -> bool:
+    """Return whether the pods' deletion takes so long that their node must be lost. Deleting them goes on anyway."""
+    is_deleting = all(pod.deleting or pod.is_main_done for pod in state.observation.pods)
+    return is_deleting and now.healthy >= state.pod_deleted_at + _max_grace(state) + NODE_LOST_AFTER
 
 
-def _is_node_lost(life: JobState, now: Now) -> bool:
-    """Whether a pod has been being killed for so long that its node must be gone. Killing goes on all the same."""
-    dying = all(pod.deleting or pod.is_main_done for pod in life.observation.pods)
-    return dying and now.healthy >= life.pod_deleted_at + _longest_grace(life) + NODE_LOST_AFTER
+def _max_grace(state: JobState) -> float:
+    """Return the longest grace period in seconds: the kubelet does not shorten one that another client requested."""
+    return max((float(state.grace), *(pod.deletion_grace for pod in state.observation.pods)))
 
 
-def _longest_grace(life: JobState) -> float:
-    """Seconds that its pods may take to die: the kubelet does not shorten a grace that somebody else gave."""
-    return max((float(life.grace), *(pod.deletion_grace for pod in life.observation.pods)))
+def _with_verdict(state: JobState, diagnosis: Diagnosis, now: Now) -> JobState:
+    if diagnosis.stage is Stage.ABSENT:
+        # The Workflow never existed, or was deleted before anything ran.
+        reason = Reason.LAUNCH_FAILED if state.submit_error else Reason.WORKFLOW_DELETED
+        diagnosis = Diagnosis(Stage.ABSENT, reason, state.submit_error)
+    elif diagnosis.stage is not Stage.ENDED and state.observation.pods:
+        unseen_end = f"its end on node {state.observation.pods[0].node} was not seen"
+        diagnosis = replace(diagnosis, detail="; ".join(filter(None, (diagnosis.detail, unseen_end))))
+    verdict = decide(state.cause, state.end_diagnosis, diagnosis, has_results=state.observation.has_results)
+    return replace(state, verdict=verdict, verdict_at=now.healthy)
 
 
-def _with_verdict(life: JobState, seen: Diagnosis, now: Now) -> JobState:
-    if seen.stage is Stage.ABSENT:
-        # Never there, or discarded before anything ran.
-        reason = Reason.LAUNCH_FAILED if life.submit_error else Reason.WORKFLOW_DELETED
-        seen = Diagnosis(Stage.ABSENT, reason, life.submit_error)
-    elif seen.stage is not Stage.ENDED and life.observation.pods:
-        unseen = f"its end on node {life.observation.pods[0].node} was not seen"
-        seen = replace(seen, detail="; ".join(filter(None, (seen.detail, unseen))))
-    verdict = decide(life.cause, life.end_diagnosis, seen, has_results=life.observation.has_results)
-    return replace(life, verdict=verdict, verdict_at=now.healthy)
+def _end_diagnosis(state: JobState, diagnosis: Diagnosis, now: Now) -> Diagnosis | None:
+    """Return why flargo must end a job that still exists, or None if it may go on.
 
-
-def _end_diagnosis(life: JobState, seen: Diagnosis, now: Now) -> Diagnosis | None:
-    """Why a job that is still there must be ended: told from outside, can never start, or out of patience."""
-    if _has_failed_to_launch(life):
-        return Diagnosis(seen.stage, Reason.LAUNCH_FAILED, life.submit_error)
-    if seen.reason is not None:
-        return seen
-    overdue = _expired_deadline(life, now)
-    if overdue is None:
+    Either somebody else is ending it, or it can never start, or a start timeout has expired.
+    """
+    if _has_failed_to_launch(state):
+        return Diagnosis(diagnosis.stage, Reason.LAUNCH_FAILED, state.submit_error)
+    if diagnosis.reason is not None:
+        return diagnosis
+    deadline = _expired_deadline(state, now)
+    if deadline is None:
         return None
-    waited = f"flargo's patience was {overdue.seconds:g} s{overdue.limit}"
-    return Diagnosis(seen.stage, overdue.reason, "; ".join(filter(None, (seen.detail, waited))))
+    timeout = f"timeout of {deadline.seconds:g} s expired{deadline.limit}"
+    return Diagnosis(diagnosis.stage, deadline.reason, "; ".join(filter(None, (diagnosis.detail, timeout))))
 
 
-def _has_failed_to_launch(life: JobState) -> bool:
-    """Whether its submit failed for good. If only the answer to the release was lost, it runs, and may."""
-    return bool(life.submit_error) and not life.is_submitting and life.stage <= Stage.SUBMITTED
+def _has_failed_to_launch(state: JobState) -> bool:
+    """Return whether the submit has failed for good. If only the response to the release was lost, the job may run."""
+    return bool(state.submit_error) and not state.is_submitting and state.stage <= Stage.SUBMITTED
 
 
 class _Deadline(NamedTuple):
-    """An end of patience."""
+    """A time by which the job must have left its stage."""
 
     expires_at: float
     """On the healthy clock."""
     seconds: float
-    """In seconds."""
+    """The configured timeout."""
     reason: Reason
+    """The reason that the job ends with."""
     limit: str = ""
-    """Which limit it is, where the reason does not tell."""
+    """Which timeout it is, where the reason does not say so."""
 
 
-def _deadlines(life: JobState) -> list[_Deadline]:
-    """The ends of patience that apply to the life's stage."""
-    if life.stage >= Stage.RUNNING:
+def _deadlines(state: JobState) -> list[_Deadline]:
+    """Return the deadlines that apply to the job's stage."""
+    if state.stage >= Stage.RUNNING:
         return []
     limits = {
-        Stage.ABSENT: (None if life.is_submitting else ABSENCE_LIMIT, Reason.WORKFLOW_DELETED),
-        Stage.QUEUED: (life.timeouts.queued, Reason.QUEUED),
-        Stage.QUOTA: (life.timeouts.quota, Reason.QUOTA),
-        Stage.PULLING: (life.timeouts.pulling, Reason.PULLING),
-        Stage.UNCLAIMED: (life.timeouts.unclaimed, Reason.UNCLAIMED),
-        Stage.WAITING: (life.timeouts.starting, Reason.START_TIMEOUT),
-        Stage.SHORTAGE: (life.timeouts.pending, Reason.SHORTAGE),
+        Stage.ABSENT: (None if state.is_submitting else ABSENCE_LIMIT, Reason.WORKFLOW_DELETED),
+        Stage.QUEUED: (state.timeouts.queued, Reason.QUEUED),
+        Stage.QUOTA: (state.timeouts.quota, Reason.QUOTA),
+        Stage.PULLING: (state.timeouts.pulling, Reason.PULLING),
+        Stage.UNCLAIMED: (state.timeouts.unclaimed, Reason.UNCLAIMED),
+        Stage.WAITING: (state.timeouts.starting, Reason.START_TIMEOUT),
+        Stage.SHORTAGE: (state.timeouts.pending, Reason.SHORTAGE),
         Stage.TAINTED: (TAINT_LIMIT, Reason.UNSCHEDULABLE),
-        Stage.STARTING: (life.timeouts.starting, Reason.START_TIMEOUT),
+        Stage.STARTING: (state.timeouts.starting, Reason.START_TIMEOUT),
     }
-    own, reason = limits.get(life.stage, (None, Reason.TIMEOUT))
-    ends = [_Deadline(life.stage_since + own, own, reason)] if own is not None else []
-    placement, total = life.timeouts.placement, life.timeouts.total
-    if placement is not None and Stage.SUBMITTED <= life.stage <= Stage.TAINTED:
-        limit = ", for a server's job to have a node ('argo.server_pending')"
-        ends.append(_Deadline(life.submitted_at + placement, placement, reason, limit))
-    return ends if total is None else [*ends, _Deadline(life.created_at + total, total, Reason.TIMEOUT)]
+    seconds, reason = limits.get(state.stage, (None, Reason.TIMEOUT))
+    deadlines = [_Deadline(state.stage_since + seconds, seconds, reason)] if seconds is not None else []
+    placement, total = state.timeouts.placement, state.timeouts.total
+    if placement is not None and Stage.SUBMITTED <= state.stage <= Stage.TAINTED:
+        limit = " for a server's job to get a node ('argo.server_pending')"
+        deadlines.append(_Deadline(state.submitted_at + placement, placement, reason, limit))
+    if total is not None:
+        deadlines.append(_Deadline(state.created_at + total, total, Reason.TIMEOUT))
+    return deadlines
 
 
-def _expired_deadline(life: JobState, now: Now) -> _Deadline | None:
-    past = (end for end in _deadlines(life) if end.expires_at <= now.healthy)
-    return min(past, key=lambda end: end.expires_at, default=None)
+def _expired_deadline(state: JobState, now: Now) -> _Deadline | None:
+    expired = (deadline for deadline in _deadlines(state) if deadline.expires_at <= now.healthy)
+    return min(expired, key=lambda deadline: deadline.expires_at, default=None)
 
 
-# --- what is wished for
+# --- deriving actions
 
 
-def _wanted_actions(life: JobState, now: Now) -> list[Action]:
-    wishes = []
-    # A submit that still goes on may be about to create them.
-    if life.verdict is not None and not life.is_submitting and not life.secret_deleted:
-        wishes.append(Action(ActionKind.DELETE_SECRET, life.secret_uid))
-    if life.is_stopping or life.argo_stalled:
-        wishes += _ending_actions(life, now)
-    elif _is_argo_overdue(life, now) or (life.verdict is None and _needs_confirmation(life, now)):
-        wishes.append(CONFIRM)
-    elif life.verdict is None and life.start_unseen:
-        wishes.append(Action(ActionKind.LIST_EVENTS, life.first_pod_uid))
-    elif life.verdict is None and _is_overlooked_by_argo(life, now):
-        wishes.append(Action(ActionKind.TOUCH, life.observation.workflow.uid if life.observation.workflow else None))
+def _wanted_actions(state: JobState, now: Now) -> list[Action]:
+    """Return the actions that the state asks for, whether or not they are in flight or back off."""
+    actions = []
+    # A submit that has not finished may be about to create the Secret.
+    if state.verdict is not None and not state.is_submitting and not state.secret_deleted:
+        actions.append(Action(ActionKind.DELETE_SECRET, state.secret_uid))
+    if state.is_stopping or state.argo_stalled:
+        actions += _ending_actions(state, now)
+    elif _is_argo_overdue(state, now) or (state.verdict is None and _needs_confirmation(state, now)):
+        actions.append(CONFIRM)
+    elif state.verdict is None and state.start_unseen:
+        actions.append(Action(ActionKind.LIST_EVENTS, state.first_pod_uid))
+    elif state.verdict is None and _is_overlooked_by_argo(state, now):
+        workflow = state.observation.workflow
+        actions.append(Action(ActionKind.TOUCH, workflow.uid if workflow is not None else None))
     elif (
-        life.verdict is None
-        and life.stage in _SLOW_STAGES
-        and (life.events or now.healthy >= life.stage_since + LIST_EVENTS_AFTER)
+        state.verdict is None
+        and state.stage in _SLOW_STAGES
+        and (state.events or now.healthy >= state.stage_since + LIST_EVENTS_AFTER)
     ):
-        wishes.append(Action(ActionKind.LIST_EVENTS, life.first_pod_uid))
-    return wishes
+        actions.append(Action(ActionKind.LIST_EVENTS, state.first_pod_uid))
+    return actions
 
 
-def _is_overlooked_by_argo(life: JobState, now: Now) -> bool:
-    """Whether a released Workflow goes on without a node, as if it were suspended still."""
-    workflow = life.observation.workflow
-    waits = life.stage is Stage.WAITING and workflow is not None and not workflow.has_node and not life.observation.pods
-    return waits and now.healthy >= life.stage_since + TOUCH_AFTER
-
-
-def _is_argo_overdue(life: JobState, now: Now) -> bool:
-    """Whether Argo should have finished by now what has a verdict."""
-    return life.verdict is not None and now.healthy >= life.verdict_at + ARGO_FINISH_LIMIT
-
-
-def _needs_confirmation(life: JobState, now: Now) -> bool:
-    if life.is_submitting and life.stage is Stage.ABSENT:
+def _is_overlooked_by_argo(state: JobState, now: Now) -> bool:
+    """Return whether Argo starts nothing for a released Workflow, as if the Workflow were still suspended."""
+    workflow = state.observation.workflow
+    if state.stage is not Stage.WAITING or workflow is None or workflow.has_node or state.observation.pods:
         return False
-    seen = diagnose(life.observation, life.first_pod_uid)
+    return now.healthy >= state.stage_since + TOUCH_AFTER
+
+
+def _is_argo_overdue(state: JobState, now: Now) -> bool:
+    """Return whether Argo should have completed the Workflow of a job with a verdict by now."""
+    return state.verdict is not None and now.healthy >= state.verdict_at + ARGO_FINISH_LIMIT
+
+
+def _needs_confirmation(state: JobState, now: Now) -> bool:
+    """Return whether the state suggests a conclusion, for which a fresh read is needed."""
+    if state.is_submitting and state.stage is Stage.ABSENT:
+        return False
     return (
-        _has_failed_to_launch(life)
-        or life.ran_twice
-        or seen.reason is not None
-        or _expired_deadline(life, now) is not None
+        _has_failed_to_launch(state)
+        or state.ran_twice
+        or diagnose(state.observation, state.first_pod_uid).reason is not None
+        or _expired_deadline(state, now) is not None
     )
 
 
-def _ending_actions(life: JobState, now: Now) -> list[Action]:
-    """The next unmet steps towards nothing being left."""
-    workflow, living = life.observation.workflow, _pods_to_delete(life)
+def _ending_actions(state: JobState, now: Now) -> list[Action]:
+    """Return the next actions of a job's end: shut down the Workflow, delete what then still runs, confirm."""
+    workflow, pods = state.observation.workflow, _pods_to_delete(state)
     if workflow is not None and not (workflow.is_completed or workflow.shutdown):
-        never_released = workflow.suspended and not life.observation.pods and not workflow.deleting
-        # Accepted, and not seen: it may be gone, which counts as accepted, and the stream have lost or muddled its end.
-        asks = [CONFIRM] if now.wall >= life.shutdown_at + TOUCH_AFTER else []
-        return [*asks, Action(ActionKind.DELETE_WORKFLOW if never_released else ActionKind.SHUTDOWN, workflow.uid)]
-    if living and workflow is None and not life.observation.is_fresh:
+        never_released = workflow.suspended and not state.observation.pods and not workflow.deleting
+        # A shutdown that was accepted but does not show may have met a deleted Workflow, which counts as accepted, and
+        # the watch may have missed the deletion.
+        confirm = [CONFIRM] if now.wall >= state.shutdown_at + TOUCH_AFTER else []
+        kind = ActionKind.DELETE_WORKFLOW if never_released else ActionKind.SHUTDOWN
+        return [*confirm, Action(kind, workflow.uid)]
+    if pods and workflow is None and not state.observation.is_fresh:
         return [CONFIRM]
-    if living:
-        safe = workflow is None or workflow.is_completed or now.wall >= life.shutdown_at + SHUTDOWN_LAG
-        asks = [CONFIRM] if life.verdict is None and _is_node_lost(life, now) else []
-        return [*asks, *(Action(ActionKind.DELETE_POD, pod.uid) for pod in living)] if safe else asks
-    asks = [] if life.confirmed_gone or (workflow is None and life.is_submitting) else [CONFIRM]
-    if workflow is not None and not workflow.is_completed and now.wall >= life.shutdown_at + TOUCH_AFTER:
-        return [*asks, Action(ActionKind.TOUCH, workflow.uid)]
-    return asks
+    if pods:
+        confirm = [CONFIRM] if state.verdict is None and _is_node_lost(state, now) else []
+        knows_of_end = workflow is None or workflow.is_completed or now.wall >= state.shutdown_at + SHUTDOWN_LAG
+        return [*confirm, *(Action(ActionKind.DELETE_POD, pod.uid) for pod in pods)] if knows_of_end else confirm
+    confirm = [] if state.confirmed_gone or (workflow is None and state.is_submitting) else [CONFIRM]
+    if workflow is not None and not workflow.is_completed and now.wall >= state.shutdown_at + TOUCH_AFTER:
+        return [*confirm, Action(ActionKind.TOUCH, workflow.uid)]
+    return confirm
 
 
-def _pods_to_delete(life: JobState) -> list[PodView]:
-    """The pods to be killed: those whose main container runs or may start, and what hangs on after a long time."""
-    return [pod for pod in life.observation.pods if not pod.is_main_done or (life.argo_stalled and not pod.is_terminal)]
+def _pods_to_delete(state: JobState) -> list[PodView]:
+    """Return the pods whose main container runs or may start and, if Argo has stalled, those that are not terminal."""
+    return [
+        pod for pod in state.observation.pods if not pod.is_main_done or (state.argo_stalled and not pod.is_terminal)
+    ]
 
 
-# --- when to look again
+# --- scheduling the next call
 
 
-def _requeue_after(life: JobState, now: Now) -> float | None:
-    moments = (
-        [end.expires_at - now.healthy for end in _deadlines(life)]
-        if life.verdict is None and not life.is_stopping
-        else []
-    )
-    moments += [it.not_before - now.wall for it in life.retries.values()]
-    if life.is_stopping:
-        moments += [life.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
-    if life.verdict is not None:
-        moments.append(life.verdict_at + ARGO_FINISH_LIMIT - now.healthy)
-    if life.stage in _SLOW_STAGES:
-        moments.append(life.stage_since + LIST_EVENTS_AFTER - now.healthy)
-    if life.stage is Stage.WAITING:
-        moments.append(life.stage_since + TOUCH_AFTER - now.healthy)
-    moments.append(life.pod_deleted_at + _longest_grace(life) + NODE_LOST_AFTER - now.healthy)
-    return min((moment for moment in moments if 0.0 < moment < math.inf), default=None)
+def _requeue_after(state: JobState, now: Now) -> float | None:
+    """Return the seconds until the earliest time at which an action or a conclusion may become due."""
+    delays = [retry.not_before - now.wall for retry in state.retries.values()]
+    if state.verdict is None and not state.is_stopping:
+        delays += [deadline.expires_at - now.healthy for deadline in _deadlines(state)]
+    if state.is_stopping:
+        delays += [state.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
+    if state.verdict is not None:
+        delays.append(state.verdict_at + ARGO_FINISH_LIMIT - now.healthy)
+    if state.stage in _SLOW_STAGES:
+        delays.append(state.stage_since + LIST_EVENTS_AFTER - now.healthy)
+    if state.stage is Stage.WAITING:
+        delays.append(state.stage_since + TOUCH_AFTER - now.healthy)
+    delays.append(state.pod_deleted_at + _max_grace(state) + NODE_LOST_AFTER - now.healthy)
+    return min((delay for delay in delays if 0.0 < delay < math.inf), default=None)

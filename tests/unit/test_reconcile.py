@@ -359,7 +359,7 @@ def test_a_workflow_that_no_controller_takes_up_is_given_up() -> None:
     story = Story(StartTimeouts(unclaimed=60)).sees(UNCLAIMED).passes(60).reads(UNCLAIMED)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is Reason.UNCLAIMED
-    assert story.state.end_diagnosis.detail == "flargo's patience was 60 s"
+    assert story.state.end_diagnosis.detail == "timeout of 60 s expired"
 
 
 def test_an_abort_shuts_the_workflow_down_first_and_kills_the_pod_once_argo_has_ended_it() -> None:
@@ -583,7 +583,7 @@ def test_an_image_that_is_not_pulled_in_time_is_named() -> None:
     story.reads(WORKFLOW, POD_STARTING).does(ActionKind.SHUTDOWN).sees(SHUT, exited(137, "ContainerStatusUnknown"))
     story.reads(SHUT, exited(137, "ContainerStatusUnknown"))
     assert heard(story) == (Reason.PULLING, 101)
-    assert story.state.verdict.detail == 'Pulling image "job"; flargo\'s patience was 60 s'  # type: ignore[union-attr]
+    assert story.state.verdict.detail == 'Pulling image "job"; timeout of 60 s expired'  # type: ignore[union-attr]
 
 
 def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
@@ -614,7 +614,7 @@ def test_quota_and_locks_have_clocks_of_their_own(
     story.passes(1).reads(workflow)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is reason
-    assert story.state.end_diagnosis.detail.endswith("flargo's patience was 30 s")
+    assert story.state.end_diagnosis.detail.endswith("timeout of 30 s expired")
 
 
 OF_A_SERVER = StartTimeouts(
@@ -646,7 +646,7 @@ def test_a_servers_job_without_a_node_ends_for_what_it_waits_for(
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is reason
     assert story.state.end_diagnosis.detail.endswith(
-        "flargo's patience was 30 s, for a server's job to have a node ('argo.server_pending')"
+        "timeout of 30 s expired for a server's job to get a node ('argo.server_pending')"
     )
 
 
@@ -680,7 +680,7 @@ def test_a_servers_job_with_a_node_has_until_the_end_of_all_patience() -> None:
 def test_a_servers_own_pending_timeout_may_be_shorter() -> None:
     story = Story(replace(OF_A_SERVER, pending=5)).sees(WORKFLOW, POD_SHORT).passes(5).reads(WORKFLOW, POD_SHORT)
     assert story.state.end_diagnosis is not None
-    assert story.state.end_diagnosis.detail.endswith("flargo's patience was 5 s")
+    assert story.state.end_diagnosis.detail.endswith("timeout of 5 s expired")
 
 
 def test_a_launch_that_was_given_up_is_ended_and_is_no_abort() -> None:

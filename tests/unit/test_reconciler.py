@@ -358,7 +358,7 @@ def test_a_shutdown_is_ordered_with_the_reason_that_flare_will_hear() -> None:
     assert (order.action.kind, order.end_reason, order.detail) == (
         ActionKind.SHUTDOWN,
         Reason.SHORTAGE,
-        "Unschedulable Insufficient cpu; flargo's patience was 0 s",
+        "Unschedulable Insufficient cpu; timeout of 0 s expired",
     )
 
 
