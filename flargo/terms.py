@@ -1,4 +1,4 @@
-"""The words that all rooms of flargo share: frozen data and enums, no behaviour."""
+"""Vocabulary that all packages of flargo share: frozen data and enums, without behaviour."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,17 +6,15 @@ from enum import StrEnum
 from typing import Any, NewType
 
 Object = dict[str, Any]
-"""A Kubernetes object as it travels: plain JSON, camelCase keys."""
+"""A Kubernetes object as decoded JSON, with camelCase keys."""
 
 Uid = NewType("Uid", str)
 """A Kubernetes ``metadata.uid``."""
 
 GROUP = "flargo.dev"
-"""Prefix of every label and annotation that is flargo's own."""
+"""Prefix of flargo's own labels and annotations."""
 MANAGER = "flargo"
-"""The value of ``app.kubernetes.io/managed-by`` on every object of flargo."""
-
-
+"""Value of the label ``app.kubernetes.io/managed-by`` on every object that flargo creates."""
 MAIN_CONTAINER = "main"
 """The name that Argo gives the container of a step, here the one that runs the job's program."""
 WORKFLOW_NAME_LABEL = "workflows.argoproj.io/workflow"
@@ -27,7 +25,7 @@ ARGO_API_VERSION = "argoproj.io/v1alpha1"
 
 
 class Label(StrEnum):
-    """Labels on every Workflow, pod and Secret of flargo; people and watches select on them."""
+    """Labels on every Workflow, pod and Secret of flargo. People and watches select by them."""
 
     MANAGED_BY = "app.kubernetes.io/managed-by"
     FEDERATION = f"{GROUP}/federation"
@@ -36,22 +34,25 @@ class Label(StrEnum):
     JOB_ID = f"{GROUP}/job-id"
     STUDY = f"{GROUP}/study"
     PARENT = f"{GROUP}/parent"
-    """The run of the FLARE parent process that launched it: another value means another life of the parent."""
+    """The epoch (``Parent.epoch``) of the FLARE parent process that launched the job. Each start of a parent has its
+    own."""
 
 
 class Annotation(StrEnum):
     """Annotations on a Workflow."""
 
     ATTEMPT = f"{GROUP}/attempt"
-    """The random id of one launch: a 409 with the same id is a lost reply, with another id somebody else's."""
+    """The random id of the launch. If creating the Workflow returns 409 and the existing Workflow has the same id, only
+    the first response was lost; with another id the Workflow belongs to another launch."""
     NUDGED = f"{GROUP}/nudged"
-    """When Argo's controller was made to look again; see flargo.status.reconcile."""
+    """When flargo last touched the Workflow to make Argo's controller process it; see flargo.status.reconcile."""
     RELEASED = f"{GROUP}/released"
-    """Its launch was over: if it is suspended, then by somebody, and not because its parent died over it."""
+    """Set when the Workflow is released. A suspended Workflow with it was suspended by a person; one without it was
+    left by a parent that died during the launch."""
     ENDING = f"{GROUP}/ending"
-    """Why flargo had Argo end it: a reason's name. What is seen afterwards is a shutdown, whoever wanted it."""
+    """The name of the reason for which flargo shut the Workflow down: a shutdown itself does not show who wanted it."""
     ENDING_DETAIL = f"{GROUP}/ending-detail"
-    """The cluster's own words of then."""
+    """The message of the cluster at that time."""
     JOB_NAME = f"{GROUP}/job-name"
     SITE_NAME = f"{GROUP}/site-name"
     TITLE = "workflows.argoproj.io/title"
@@ -59,7 +60,7 @@ class Annotation(StrEnum):
 
 
 class Role(StrEnum):
-    """Which side of a FLARE job a launch is."""
+    """The side of a FLARE job that a parent launches."""
 
     SERVER = "server"
     CLIENT = "client"
@@ -67,20 +68,20 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """One run of one FLARE parent process: who launches, and whose Workflows are whose."""
+    """One run of one FLARE parent process, which owns the Workflows that it launches."""
 
     site: str
-    """FLARE's name of the site, as it is."""
+    """FLARE's name of the site, unchanged."""
     federation: str
-    """32 hex digits of the SHA-256 of the root certificate (DER): equal for all parties of a federation."""
+    """32 hex digits of the SHA-256 of the root certificate (DER), the same for all parties of a federation."""
     epoch: str
-    """Random, new for every parent process."""
+    """A random id, new for every parent process."""
     role: Role
 
 
 @dataclass(frozen=True, slots=True)
 class SecretData:
-    """The content of one Kubernetes Secret. The bytes have no place in a repr, a log or an exception."""
+    """The content of one Kubernetes Secret. The bytes must not appear in a repr, a log or an exception."""
 
     name: str
     data: Mapping[str, bytes] = field(repr=False)
@@ -88,40 +89,41 @@ class SecretData:
 
 @dataclass(frozen=True, slots=True)
 class StartTimeouts:
-    """How long a job may wait before its process runs, in seconds during which the API was heard; None: no limit."""
+    """How long a job may wait before its program runs. In seconds with API contact; None means without limit."""
 
     pending: float | None = 120.0
-    """Unschedulable for lack of cpu, memory or GPUs. FLARE's ``pending_timeout``, with its meaning (0: at once)."""
+    """While the pod is unschedulable for lack of cpu, memory or GPUs. FLARE's ``pending_timeout`` with its meaning: 0
+    means no waiting."""
     total: float | None = None
-    """All waiting together. FLARE's ``timeout``."""
+    """For all waiting together. FLARE's ``timeout``."""
     unclaimed: float | None = 120.0
-    """No Workflow controller takes notice."""
+    """While no Workflow controller processes the Workflow."""
     quota: float | None = 120.0
-    """The namespace's quota has no room for the pod."""
+    """While the namespace's resource quota has no room for the pod."""
     queued: float | None = None
-    """Argo makes it wait for a lock, or for room among its Workflows."""
+    """While Argo keeps the Workflow waiting for a lock or for its limit on parallel Workflows."""
     pulling: float | None = 3600.0
-    """An image is being pulled."""
+    """While an image is being pulled."""
     starting: float | None = 1800.0
-    """It has a node or waits for a scheduler to look at it, no image is being pulled, and yet it does not run."""
+    """While the pod has a node, or waits for the scheduler, and neither runs nor pulls an image."""
     placement: float | None = None
-    """All stages from the end of its submit until its pod has a node together. For a server's job, whose launch keeps
-    the server's other jobs waiting."""
+    """For all stages from the end of the submit until the pod has a node, together. For a server's job only, whose
+    launch blocks the server's other jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One job launch as FLARE asks for it, resolved against the site's files; nothing of FLARE's context is kept."""
+    """One launch that FLARE requested, resolved against the site's files. It holds nothing of FLARE's context."""
 
     job_id: str
-    """FLARE's job id, as it is."""
+    """FLARE's job id, unchanged."""
     job_name: str
     study: str
     parent: Parent
     attempt: str
-    """Random, new for every launch."""
+    """A random id, new for every launch."""
     pod: Object
-    """The pod as nvflare's own renderer makes it, Secret names being flargo's."""
+    """The pod that nvflare's own renderer creates, but with the names of flargo's Secrets."""
     container: str
     """The name of the pod's job container."""
     startup: SecretData
@@ -132,14 +134,14 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a launch puts on the cluster, and how long it may wait there."""
+    """The objects that a launch creates on the cluster, and its start timeouts."""
 
     name: str
-    """Of the Workflow, and so of its pod."""
+    """The name of the Workflow, and with it of the pod."""
     namespace: str
     attempt: str
     workflow: Object
-    """Suspended: it is released when its Secrets are there."""
+    """The Workflow, suspended. It is released when its Secrets exist."""
     startup: SecretData
     credentials: SecretData
     timeouts: StartTimeouts

@@ -1,1 +1,1 @@
-"""What became of a job, without I/O: objects to views, views to a diagnosis, the life of a job."""
+"""The status of a job, without I/O: views of objects, their diagnosis, and the reconciler's state and rules."""

@@ -1,7 +1,8 @@
-"""What one observation says of a job: no memory, no time.
+"""Diagnosis of one observation: the job's stage and, if it has ended or can never start, the reason.
 
-The pod is believed before the Workflow: Argo's status follows it by seconds, and a Workflow can say Running
-before there is a pod, or Failed while the program still runs.
+Diagnosing uses neither earlier observations nor the time. Where a pod and its Workflow disagree, the pod counts: Argo's
+status lags behind by seconds, and a Workflow can be Running before its pod exists, or Failed while the program still
+runs.
 """
 
 import re
@@ -15,60 +16,61 @@ from flargo.terms import Uid
 
 
 class Stage(IntEnum):
-    """How far a job is. It may go back: a pod that had a node may be waiting for one again only as another pod."""
+    """How far a job is. A job can return to an earlier stage, for example when its pod is deleted and created again."""
 
     ABSENT = 0
-    """No Workflow is there."""
+    """The Workflow does not exist."""
     SUBMITTED = 1
-    """The Workflow is suspended: its Secrets are on their way, or a person suspended it."""
+    """The Workflow is suspended: its Secrets are being created, or a person suspended it."""
     UNCLAIMED = 2
-    """No controller has taken notice."""
+    """No Workflow controller has processed the Workflow yet."""
     QUEUED = 3
-    """It waits for a lock of Argo's, or for room among its Workflows."""
+    """Argo keeps the Workflow waiting for a lock, or for its limit on parallel Workflows."""
     QUOTA = 4
-    """The namespace's quota has no room for its pod."""
+    """The namespace's resource quota does not admit the pod."""
     WAITING = 5
-    """No pod yet, or one that the scheduler has not looked at."""
+    """The pod does not exist yet, or the scheduler has not tried to place it."""
     SHORTAGE = 6
-    """No node has enough free cpu, memory or GPUs."""
+    """No node has enough free cpu, memory or GPUs for the pod."""
     TAINTED = 7
-    """No node takes it, perhaps in passing: tainted (not ready after an outage), drained, or there is none just now."""
+    """Every node is tainted (for example not ready after an outage) or cordoned, or none exists. This may pass."""
     STARTING = 8
-    """The pod has a node; volumes, network, containers."""
+    """The pod has a node, which prepares volumes, network and containers."""
     PULLING = 9
-    """The node pulls an image."""
+    """The node is pulling an image."""
     RUNNING = 10
-    """The program runs."""
+    """The main container is running."""
     ENDED = 11
-    """Nothing runs, or nothing will."""
+    """The main container has ended or will never start."""
 
     @property
     def label(self) -> str:
-        """The stage as people, JSON and metrics have it: the member's name, but for ``HELD``, which is older."""
+        """Return the stage's public name in output, JSON and metrics: the member's name, but HELD for SUBMITTED."""
         return "HELD" if self is Stage.SUBMITTED else self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """How far a job is, and how it ends if it can only end."""
+    """A job's stage, and the reason of its end if it has ended or must end."""
 
     stage: Stage
     reason: Reason | None = None
-    """Set where the job has ended, can never start, or was told from outside to end."""
+    """Set if the job has ended, can never start, or is being ended by somebody outside flargo."""
     detail: str = ""
-    """The cluster's own words."""
+    """The messages of the kubelet, the scheduler or Argo that explain the stage or the reason."""
     exit: Exit | None = None
+    """How the main container ended, if that is known."""
 
     @property
     def is_final(self) -> bool:
-        """Exit code 0 of main: nothing seen later can change what it means (restartPolicy is Never)."""
+        """Return whether the main container ended with exit code 0, which with restartPolicy Never is final."""
         return self.exit is not None and self.exit.code == 0
 
 
-# Waiting reasons with which a container never starts by itself (nvflare 2.9, k8s_launcher.py,
-# _PENDING_FAILURE_WAITING_REASONS, and for its event InspectFailed the reason that goes with it). Its rule that a pod
-# of phase Unknown has failed is not here: no node sets that any more, and what is unknown is no end.
-_NEVER = {
+# Waiting reasons of a container that will not start by itself. Source: nvflare 2.9, k8s_launcher.py,
+# _PENDING_FAILURE_WAITING_REASONS, plus ImageInspectError, the waiting reason that goes with its event InspectFailed.
+# Its rule that a pod of phase Unknown has failed is left out: kubelets no longer set that phase, and it proves no end.
+_FATAL_WAITING_REASONS = {
     "ErrImagePull": Reason.IMAGE,
     "ErrImageNeverPull": Reason.IMAGE,
     "ImagePullBackOff": Reason.IMAGE,
@@ -81,9 +83,9 @@ _NEVER = {
     "CrashLoopBackOff": Reason.CONTAINER,
 }
 
-# Warning events of a scheduled pod that, if they go on, mean that it will not start (nvflare 2.9, k8s_launcher.py,
-# _PENDING_FAILURE_EVENT_REASONS; there one of them in the last minute is enough).
-_TROUBLE = {
+# Warning events of a scheduled pod that, if they persist, mean that it will not start. Source: nvflare 2.9,
+# k8s_launcher.py, _PENDING_FAILURE_EVENT_REASONS, where a single event within the last minute suffices.
+_FAILURE_EVENTS = {
     "FailedMount": Reason.VOLUME,
     "FailedAttachVolume": Reason.VOLUME,
     "FailedMapVolume": Reason.VOLUME,
@@ -91,12 +93,13 @@ _TROUBLE = {
     "FailedSync": Reason.SANDBOX,
     "NetworkNotReady": Reason.SANDBOX,
 }
-_PERSISTENT_COUNT, _PERSISTENT_SECONDS, _ABSENT_SECONDS = 4, 60.0, 15.0
+_PERSISTENT_COUNT, _PERSISTENT_SECONDS, _NOT_FOUND_SECONDS = 4, 60.0, 15.0
+"""A failure persists from that many events on, over that many seconds; less if an object that it needs is missing."""
 
-# Argo's words for a Workflow that ended without its program's exit (argo.md, observed on 3.7.18 and 4.1.2).
-# Argo reads a semaphore's ConfigMap with the first job that asks for it; 3.7 then names the semaphore, where older ones
-# pass on what they met (initializeSemaphore in workflow/sync/sync_manager.go).
-_WORKFLOW_WORDS = (
+# Messages of a Workflow that ended without an exit of its program (argo.md, observed on 3.7.18 and 4.1.2).
+# Argo reads a semaphore's ConfigMap for the first Workflow that needs it. If that fails, 3.7 names the semaphore, and
+# older versions pass on the original error (initializeSemaphore in workflow/sync/sync_manager.go).
+_WORKFLOW_MESSAGES = (
     (re.compile(r"^invalid spec"), Reason.INVALID),
     (re.compile(r"configmaps \"|Sync configuration key|strconv\.Atoi|initialize semaphore"), Reason.SEMAPHORE),
     (re.compile(r"forbidden|admission webhook"), Reason.POD_REFUSED),
@@ -104,8 +107,9 @@ _WORKFLOW_WORDS = (
     (re.compile(r"Pod was rejected"), Reason.NODE_REFUSED),
 )
 
-# What the kubelet says of an end that is not the program's: nobody saw it, or it never began.
-_NOT_ITS_OWN = {
+# The kubelet's termination reasons for a container whose program did not end by itself: the kernel killed it, its end
+# was not observed, or it never started.
+_TERMINATION_REASONS = {
     "OOMKilled": Reason.OUT_OF_MEMORY,
     "ContainerStatusUnknown": Reason.NODE_LOST,
     "Unknown": Reason.NODE_LOST,
@@ -113,127 +117,132 @@ _NOT_ITS_OWN = {
     "ContainerCannotRun": Reason.CONTAINER,
 }
 
-# The kubelet's words for a pod that it ended (the kubelet's eviction, shutdown and active deadline managers).
-_BY_THE_NODE = {
+# Status reasons of a pod that the kubelet ended (its eviction, shutdown and active deadline managers).
+_POD_REASONS = {
     "Evicted": Reason.EVICTED,
     "Terminated": Reason.DISRUPTED,
     "DeadlineExceeded": Reason.DEADLINE,
 }
 
-# With this code and these words Argo's executor, which starts the program, says that there is no such program.
-_NO_PROGRAM_CODE, _NO_PROGRAM = 64, "failed to find name in PATH"
+# Exit code and message with which Argo's executor, which starts the program, reports that the program does not exist.
+_NO_PROGRAM_CODE, _NO_PROGRAM_MESSAGE = 64, "failed to find name in PATH"
 
-# Argo's words for the end of a step whose pod it saw and flargo did not (argo.md; the kubelet's eviction messages).
-_STEP_WORDS = (
+# Messages of the Argo node of a step whose pod Argo observed and flargo did not (argo.md; the kubelet's eviction
+# messages).
+_STEP_MESSAGES = (
     (re.compile(r"OOMKilled"), Reason.OUT_OF_MEMORY),
     (re.compile(r"[Uu]sage of|exceeds the|storage limit|low on resource"), Reason.EVICTED),
     (re.compile(r"exceeded its deadline|longer than the specified deadline"), Reason.DEADLINE),
-    (re.compile(_NO_PROGRAM), Reason.CONTAINER),
+    (re.compile(_NO_PROGRAM_MESSAGE), Reason.CONTAINER),
 )
 
 _TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable|no nodes available")
 _SHORTAGE = re.compile(r"\binsufficient\s+([a-z0-9./_-]+)", re.IGNORECASE)
 
 
-def diagnose(seen: Observation, first_pod: Uid | None) -> Diagnosis:
-    """Read one observation.
+def diagnose(observation: Observation, first_pod_uid: Uid | None) -> Diagnosis:
+    """Return the diagnosis of one observation.
 
     Args:
-        seen: the Workflow and the pods of one job.
-        first_pod: the pod seen first, where one was seen before. Any other pod means that Argo ran the job again.
+        observation: the Workflow and the pods of one job.
+        first_pod_uid: the uid of the first pod that was ever observed, if one was. Any other pod means that Argo ran
+            the job again.
     """
-    workflow, pods = seen.workflow, seen.pods
-    first = first_pod or (pods[0].uid if pods else None)
-    pod = next((pod for pod in pods if pod.uid == first), None)
+    workflow, pods = observation.workflow, observation.pods
+    first_uid = first_pod_uid or (pods[0].uid if pods else None)
+    pod = next((pod for pod in pods if pod.uid == first_uid), None)
     if pod is not None and pod.exit is not None and pod.exit.code == 0:
         return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=pod.exit)
-    if any(other.uid != first for other in pods):
-        return _diagnose_twins(pod, seen)
+    if any(other.uid != first_uid for other in pods):
+        return _diagnose_second_pod(pod, observation)
     if pod is not None:
-        return _diagnose_pod(pod, seen)
+        return _diagnose_pod(pod, observation)
     if workflow is None:
-        return _diagnose_absence(first_pod)
+        return Diagnosis(Stage.ABSENT) if first_pod_uid is None else Diagnosis(Stage.ENDED, Reason.WORKFLOW_DELETED)
     if workflow.is_completed:
-        return _diagnose_end(workflow, seen.missing_pod)
-    told_to_end = Reason.SHUT_DOWN if workflow.shutdown else None
-    # Argo saw it run, if nobody else did.
-    if first_pod is not None or workflow.node_phase == "Running":
-        reason = told_to_end or _disruption(seen.missing_pod) or Reason.POD_DELETED
-        return Diagnosis(Stage.ENDED, reason, _last_words(seen.missing_pod))
-    return Diagnosis(_stage_without_pod(workflow), told_to_end, workflow.node_message or workflow.message)
+        return _diagnose_completed(workflow, observation.missing_pod)
+    shutdown_reason = Reason.SHUT_DOWN if workflow.shutdown else None
+    # The Argo node is Running if Argo saw the pod run, even if flargo never saw the pod.
+    if first_pod_uid is not None or workflow.node_phase == "Running":
+        reason = shutdown_reason or _disruption(observation.missing_pod) or Reason.POD_DELETED
+        return Diagnosis(Stage.ENDED, reason, _missing_pod_detail(observation.missing_pod))
+    return Diagnosis(_stage_without_pod(workflow), shutdown_reason, workflow.node_message or workflow.message)
 
 
-def _diagnose_twins(first: PodView | None, seen: Observation) -> Diagnosis:
-    """Argo made another pod. With an administrator's retryStrategy it does so after any failure: that one stands."""
+def _diagnose_second_pod(first: PodView | None, observation: Observation) -> Diagnosis:
+    """Diagnose a job for which Argo created another pod.
+
+    An administrator's retryStrategy makes Argo do so after any failure. If the first pod's program ended by itself,
+    that end stands.
+    """
     if first is not None and first.exit is not None:
-        end = _diagnose_pod(first, seen)
-        if end.reason in PROGRAM_ENDS:
-            return end
-    stage = Stage.ENDED if all(pod.is_main_done for pod in seen.pods) else Stage.RUNNING
-    return Diagnosis(stage, Reason.RUN_TWICE, f"pods {', '.join(sorted(pod.name for pod in seen.pods))}")
-
-
-def _diagnose_absence(first_pod: Uid | None) -> Diagnosis:
-    if first_pod is None:
-        return Diagnosis(Stage.ABSENT)
-    return Diagnosis(Stage.ENDED, Reason.WORKFLOW_DELETED)
+        diagnosis = _diagnose_pod(first, observation)
+        if diagnosis.reason in PROGRAM_ENDS:
+            return diagnosis
+    stage = Stage.ENDED if all(pod.is_main_done for pod in observation.pods) else Stage.RUNNING
+    return Diagnosis(stage, Reason.RUN_TWICE, f"pods {', '.join(sorted(pod.name for pod in observation.pods))}")
 
 
 def _disruption(pod: PodView | None) -> Reason | None:
-    """What Kubernetes did to a pod, if it says so (the condition DisruptionTarget)."""
+    """Return the reason for a pod's condition DisruptionTarget, or None if the pod has no such condition."""
     if pod is None or not pod.disruption:
         return None
-    # The garbage collector of pods takes those whose node is gone.
+    # The pod garbage collector deletes pods whose node is gone.
     return Reason.NODE_LOST if pod.disruption.startswith("DeletionByPodGC") else Reason.DISRUPTED
 
 
-def _last_words(pod: PodView | None) -> str:
+def _missing_pod_detail(pod: PodView | None) -> str:
     if pod is None:
         return "the pod is gone"
     return "; ".join(filter(None, (pod.disruption, f"was on node {pod.node}" if pod.node else ""))) or "the pod is gone"
 
 
-def _diagnose_end(workflow: WorkflowView, vanished: PodView | None) -> Diagnosis:
-    """Of a Workflow that is over and has no pod (any more)."""
+def _diagnose_completed(workflow: WorkflowView, missing_pod: PodView | None) -> Diagnosis:
+    """Diagnose a completed Workflow whose pod does not exist or no longer exists."""
     detail = workflow.message or workflow.node_message
     if workflow.node_exit_code is not None:
-        ended = Exit(workflow.node_exit_code, message=workflow.node_message)
-        if ended.code == 0:
-            return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=ended)
-        said = (words_reason for words, words_reason in _STEP_WORDS if words.search(workflow.node_message))
-        own = _own_end(ended, workflow) if vanished is None else _pod_end(vanished, ended, workflow)
-        return Diagnosis(Stage.ENDED, next(said, None) or own, detail, ended)
+        end = Exit(workflow.node_exit_code, message=workflow.node_message)
+        if end.code == 0:
+            return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, exit=end)
+        for pattern, reason in _STEP_MESSAGES:
+            if pattern.search(workflow.node_message):
+                return Diagnosis(Stage.ENDED, reason, detail, end)
+        reason = _program_end(end, workflow) if missing_pod is None else _pod_end(missing_pod, end, workflow)
+        return Diagnosis(Stage.ENDED, reason, detail, end)
     if workflow.phase == "Succeeded":
         return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, detail)
     if workflow.shutdown:
         return Diagnosis(Stage.ENDED, Reason.SHUT_DOWN, detail)
-    disruption = _disruption(vanished)
+    disruption = _disruption(missing_pod)
     if disruption is not None:
-        return Diagnosis(Stage.ENDED, disruption, _last_words(vanished))
-    words = f"{workflow.message} {workflow.node_message}"
-    for pattern, reason in (*_WORKFLOW_WORDS, *_STEP_WORDS):
-        if pattern.search(words.strip()):
+        return Diagnosis(Stage.ENDED, disruption, _missing_pod_detail(missing_pod))
+    messages = f"{workflow.message} {workflow.node_message}".strip()
+    for pattern, reason in (*_WORKFLOW_MESSAGES, *_STEP_MESSAGES):
+        if pattern.search(messages):
             return Diagnosis(Stage.ENDED, reason, detail)
     return Diagnosis(Stage.ENDED, Reason.ARGO_FAILED, detail)
 
 
-def _diagnose_pod(pod: PodView, seen: Observation) -> Diagnosis:
-    workflow = seen.workflow
+def _diagnose_pod(pod: PodView, observation: Observation) -> Diagnosis:
+    workflow = observation.workflow
     if pod.exit is not None:
-        return Diagnosis(Stage.ENDED, _pod_end(pod, pod.exit, workflow), _pod_words(pod), pod.exit)
-    if pod.phase in {"Succeeded", "Failed"}:
-        return Diagnosis(Stage.ENDED, _unstarted_end(pod, workflow), _pod_words(pod))
-    stage = Stage.RUNNING if pod.running else _stage_of_pod(pod, seen.events)
-    ended_by = _told_to_end(pod, workflow)
-    if ended_by is not None:
-        return Diagnosis(stage, ended_by, workflow.message if workflow else "")
+        return Diagnosis(Stage.ENDED, _pod_end(pod, pod.exit, workflow), _pod_detail(pod), pod.exit)
+    if pod.is_terminal:
+        return Diagnosis(Stage.ENDED, _unstarted_end(pod, workflow), _pod_detail(pod))
+    stage = Stage.RUNNING if pod.running else _stage_of_pod(pod, observation.events)
+    reason = _imposed_end(pod, workflow)
+    if reason is not None:
+        return Diagnosis(stage, reason, workflow.message if workflow else "")
     if stage is Stage.RUNNING:
         return Diagnosis(stage)
-    return _diagnose_start(pod, stage, seen.events)
+    return _diagnose_start(pod, stage, observation.events)
 
 
-def _told_to_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
-    """Why a living pod's job is over all the same: Argo leaves a program that ignores SIGTERM running."""
+def _imposed_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
+    """Return why a job whose pod is alive must end, or None if it may go on.
+
+    Argo lets a program run on that ignores SIGTERM, so the pod can outlive its Workflow's end.
+    """
     if workflow is None:
         return Reason.WORKFLOW_DELETED
     if workflow.shutdown:
@@ -246,60 +255,62 @@ def _told_to_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
 
 
 def _diagnose_start(pod: PodView, stage: Stage, events: tuple[EventView, ...]) -> Diagnosis:
+    """Diagnose a pod whose main container does not run yet."""
     for waiting in pod.waiting:
-        if waiting.reason in _NEVER:
+        if waiting.reason in _FATAL_WAITING_REASONS:
             detail = f"{waiting.container}: {waiting.reason} {waiting.message}".strip()
-            return Diagnosis(stage, _NEVER[waiting.reason], detail)
+            return Diagnosis(stage, _FATAL_WAITING_REASONS[waiting.reason], detail)
     detail = f"{pod.unscheduled_reason} {pod.unscheduled_message}".strip()
     if stage is Stage.WAITING and pod.unscheduled_reason == "Unschedulable":
         return Diagnosis(stage, Reason.UNSCHEDULABLE, detail)
-    pull = _pull(events)
+    pull = _current_pull(events)
     if stage is Stage.PULLING and pull is not None:
-        # The kubelet mounts volumes and makes the sandbox before it pulls: what was wrong with them is over.
+        # The kubelet mounts volumes and creates the sandbox before it pulls images: earlier failures are resolved.
         return Diagnosis(stage, detail=pull.message)
-    trouble = max((event for event in events if event.reason in _TROUBLE), key=lambda it: it.span, default=None)
-    if trouble is None or not pod.scheduled:
+    failures = (event for event in events if event.reason in _FAILURE_EVENTS)
+    failure = max(failures, key=lambda event: event.span, default=None)
+    if failure is None or not pod.scheduled:
         return Diagnosis(stage, detail=detail)
-    words = f"{trouble.reason}, {trouble.count} times: {trouble.message}"
-    return Diagnosis(stage, _TROUBLE[trouble.reason] if _is_persistent(trouble) else None, words)
+    detail = f"{failure.reason}, {failure.count} times: {failure.message}"
+    return Diagnosis(stage, _FAILURE_EVENTS[failure.reason] if _is_persistent(failure) else None, detail)
 
 
-def _is_persistent(trouble: EventView) -> bool:
-    """Healthy starts see one or two failed mounts; what is not there at all will hardly come by itself."""
-    least = _ABSENT_SECONDS if "not found" in trouble.message else _PERSISTENT_SECONDS
-    return trouble.count >= _PERSISTENT_COUNT and trouble.span >= least
+def _is_persistent(event: EventView) -> bool:
+    """Return whether a failure has occurred often and long enough to count as permanent.
+
+    Healthy starts have one or two failed mounts. An object that does not exist will hardly appear by itself, so such a
+    failure counts earlier.
+    """
+    min_span = _NOT_FOUND_SECONDS if "not found" in event.message else _PERSISTENT_SECONDS
+    return event.count >= _PERSISTENT_COUNT and event.span >= min_span
 
 
 def _stage_of_pod(pod: PodView, events: tuple[EventView, ...]) -> Stage:
     if pod.scheduled:
-        return Stage.STARTING if _pull(events) is None else Stage.PULLING
+        return Stage.STARTING if _current_pull(events) is None else Stage.PULLING
     if _is_shortage(pod.unscheduled_message):
         return Stage.SHORTAGE
     return Stage.TAINTED if _TAINT.search(pod.unscheduled_message) else Stage.WAITING
 
 
-def _pull(events: tuple[EventView, ...]) -> EventView | None:
-    """The begin of a pull that goes on: the last word on one of the images.
+def _current_pull(events: tuple[EventView, ...]) -> EventView | None:
+    """Return the Pulling event of an image that is still being pulled, or None.
 
-    Image by image, as each message quotes it first: that Argo's own image is there ("Pulled", too) is mostly told in
-    the very second in which the pull of the job's begins.
+    The latest event counts for each image by itself: "Pulled" for Argo's own image mostly has the same second as
+    "Pulling" for the job's. An event's message quotes the image first.
     """
-    pulls = sorted((event for event in events if event.reason in {"Pulling", "Pulled"}), key=_last_time)
-    newest = {_quoted(event.message): event for event in pulls}
-    return next((event for event in newest.values() if event.reason == "Pulling"), None)
+    pulls = sorted((event for event in events if event.reason in {"Pulling", "Pulled"}), key=_event_order)
+    latest = {event.message.partition('"')[2].partition('"')[0]: event for event in pulls}
+    return next((event for event in latest.values() if event.reason == "Pulling"), None)
 
 
-def _quoted(message: str) -> str:
-    return message.partition('"')[2].partition('"')[0]
-
-
-def _last_time(event: EventView) -> tuple[datetime, bool]:
-    # Of two in the same second the pull's end is the later one.
+def _event_order(event: EventView) -> tuple[datetime, bool]:
+    # Timestamps have whole seconds. In the same second, the end of a pull comes after its beginning.
     return event.last_timestamp or datetime.min.replace(tzinfo=UTC), event.reason == "Pulled"
 
 
 def _is_shortage(message: str) -> bool:
-    """Whether a scheduler's message names cpu, memory or a GPU (nvflare 2.9, _is_cpu_memory_gpu_shortage)."""
+    """Return whether a scheduler's message names cpu, memory or a GPU (nvflare 2.9, _is_cpu_memory_gpu_shortage)."""
     names = (name.lower().rstrip(".,;:") for name in _SHORTAGE.findall(message))
     return any(name in {"cpu", "memory"} or "gpu" in name for name in names)
 
@@ -314,14 +325,17 @@ def _stage_without_pod(workflow: WorkflowView) -> Stage:
     return Stage.QUEUED if workflow.awaited_lock or workflow.phase == "Pending" else Stage.WAITING
 
 
-def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason:
-    """Why main ended with another code than 0: what was done to the pod comes before what the program did."""
-    by_the_node = _BY_THE_NODE.get(pod.reason) or _NOT_ITS_OWN.get(ended.reason)
-    # Of a pod that somebody deletes before its container is made, the kubelet says that it can't find the container.
-    is_unseen = by_the_node is Reason.NODE_LOST and pod.deleting and not pod.disruption
-    if by_the_node is not None and not is_unseen:
-        return by_the_node
-    if ended.code == _NO_PROGRAM_CODE and ended.message.startswith(_NO_PROGRAM):
+def _pod_end(pod: PodView, end: Exit, workflow: WorkflowView | None) -> Reason:
+    """Return why the main container ended with an exit code other than 0.
+
+    What was done to the pod takes precedence over what the program did.
+    """
+    node_reason = _POD_REASONS.get(pod.reason) or _TERMINATION_REASONS.get(end.reason)
+    # The kubelet also reports ContainerStatusUnknown for a pod that is deleted before its container was created.
+    is_deleted_early = node_reason is Reason.NODE_LOST and pod.deleting and not pod.disruption
+    if node_reason is not None and not is_deleted_early:
+        return node_reason
+    if end.code == _NO_PROGRAM_CODE and end.message.startswith(_NO_PROGRAM_MESSAGE):
         return Reason.CONTAINER
     disruption = _disruption(pod)
     if disruption is not None:
@@ -330,36 +344,36 @@ def _pod_end(pod: PodView, ended: Exit, workflow: WorkflowView | None) -> Reason
         return Reason.WORKFLOW_DELETED
     if pod.deleting and not workflow.shutdown:
         return Reason.POD_DELETED
-    return _own_end(ended, workflow)
+    return _program_end(end, workflow)
 
 
-def _own_end(ended: Exit, workflow: WorkflowView) -> Reason:
-    if ended.code in FLARE_EXIT_CODES:
+def _program_end(end: Exit, workflow: WorkflowView) -> Reason:
+    if end.code in FLARE_EXIT_CODES:
         return Reason.PROGRAM_REPORTED
     return Reason.SHUT_DOWN if workflow.shutdown else Reason.PROGRAM_FAILED
 
 
 def _unstarted_end(pod: PodView, workflow: WorkflowView | None) -> Reason:
-    """Why a pod is over although its main container has no exit code."""
-    if pod.reason in _BY_THE_NODE:
-        return _BY_THE_NODE[pod.reason]
+    """Return why a pod is terminal although its main container has no exit code."""
+    if pod.reason in _POD_REASONS:
+        return _POD_REASONS[pod.reason]
     disruption = _disruption(pod)
     if disruption is not None:
         return disruption
-    ended_by = _told_to_end(pod, workflow)
-    # That Argo has failed the Workflow is only what follows from the pod's end.
-    if ended_by not in {None, Reason.ARGO_FAILED}:
-        return ended_by
+    imposed_end = _imposed_end(pod, workflow)
+    # ARGO_FAILED is only a consequence here: Argo failed the Workflow because the pod ended.
+    if imposed_end not in {None, Reason.ARGO_FAILED}:
+        return imposed_end
     if pod.init_failure:
         return Reason.INIT_FAILED
     return Reason.NODE_REFUSED if pod.reason else Reason.ARGO_FAILED
 
 
-def _pod_words(pod: PodView) -> str:
-    ended = pod.exit
-    words = [pod.reason, pod.message, pod.disruption, pod.init_failure]
-    if ended is not None:
-        words += [f"exit code {ended.code}", ended.reason if ended.reason != "Error" else "", ended.message]
-        if ended.reason == "OOMKilled" and pod.memory_limit:
-            words.append(f"memory limit {pod.memory_limit}")
-    return "; ".join(word for word in words if word)
+def _pod_detail(pod: PodView) -> str:
+    parts = [pod.reason, pod.message, pod.disruption, pod.init_failure]
+    end = pod.exit
+    if end is not None:
+        parts += [f"exit code {end.code}", end.reason if end.reason != "Error" else "", end.message]
+        if end.reason == "OOMKilled" and pod.memory_limit:
+            parts.append(f"memory limit {pod.memory_limit}")
+    return "; ".join(filter(None, parts))
