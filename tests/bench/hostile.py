@@ -23,14 +23,14 @@ Work = Callable[[str], object]
 
 def of_log(text: str) -> None:
     """The filter of the executor's lines, on one line."""
-    ExecutorLineFilter().line(Line("", text))
+    ExecutorLineFilter().filter(Line("", text))
 
 
 def of_short_lines(text: str) -> None:
     """The filter of the executor's lines, on lines that are as long as it looks at; each ends as JSON does."""
     sieve = ExecutorLineFilter()
     for at in range(0, len(text), 8192):
-        sieve.line(Line("", f"{text[at : at + 8191]}}}"))
+        sieve.filter(Line("", f"{text[at : at + 8191]}}}"))
 
 
 def of_chunks(text: str) -> None:

@@ -17,7 +17,7 @@ from flargo.job.plan import build_plan
 from flargo.terms import Annotation, Label
 from flargo.tools.doctor.probe import workflow as probe
 from flargo.tools.jobs.site_job import site_jobs
-from flargo.tools.jobs.termination import patch as terminate
+from flargo.tools.jobs.termination import terminate_patch as terminate
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.cases import samples
 from tests.harness.launches import planned

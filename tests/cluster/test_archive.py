@@ -178,7 +178,7 @@ def test_who_asks_without_a_good_token_or_right_or_certificate_is_told(
     secure = ("--argo-server", server.url, "--argo-ca", server.ca)
     asked = {
         "does not know who asks (401)": secure,
-        "does not know who asks (401): name": (*secure, "--argo-token", tmp_path / "bad"),
+        "does not know who asks (401): give": (*secure, "--argo-token", tmp_path / "bad"),
         "does not allow it (403)": (*secure, "--argo-token", tmp_path / "powerless"),
         "can't be trusted": ("--argo-server", server.url, "--argo-token", token),
         "does not answer as one": ("--argo-server", f"{server.url}/argo", *secure[2:], "--argo-token", token),

@@ -267,7 +267,7 @@ def test_the_pages_commands_show_the_job_its_log_and_how_it_ended(used: Used) ->
 
 def test_a_job_that_is_terminated_ends_as_such_and_flare_hears_of_it(fed: InPods, used: Used, cluster: Cluster) -> None:
     shown = used.of_the_second
-    told = re.findall(r"^(\S+): Workflow (\S+) is told to end$", shown, re.MULTILINE)
+    told = re.findall(r"^(\S+): Workflow (\S+) is being terminated$", shown, re.MULTILINE)
     names = {site: item["metadata"]["name"] for site, item in cluster.workflows(used.ended).items()}
     assert (dict(told), {*names}) == (names, {*PARTIES})
     assert ends_told(shown) == dict.fromkeys(PARTIES, "SHUT_DOWN, FLARE hears 9")

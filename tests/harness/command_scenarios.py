@@ -244,10 +244,12 @@ def test_the_commands_and_the_launcher_tell_the_same_of_every_end(cluster: Clust
     reader = ClusterReader(api_for(str(cluster.target.launcher_kubeconfig), None, cluster.target.namespace))
     with Site(cluster, studies=matrix.studies(cluster)) as site:
         jobs = ended_in_every_way(site)
-        seen = {part.job_id: reader.settled(part) for part in reader.parts(selector(federation=site.federation))}
+        confirmed = {
+            job.job_id: reader.confirmed(job) for job in reader.site_jobs(selector(federation=site.federation))
+        }
         verdicts = {name: job.ticket.verdict for name, job in jobs.items()}
         heard = {name: (it.reason.name, it.code) for name, it in verdicts.items() if it is not None}
-        shown = {name: seen[job.id].verdict for name, job in jobs.items()}
+        shown = {name: confirmed[job.id].verdict for name, job in jobs.items()}
         told = {name: (it.reason.name, it.code) for name, it in shown.items() if it is not None}
         assert {name: (heard[name], told[name]) for name in heard if told.get(name) != heard[name]} == {}
 
@@ -280,7 +282,7 @@ def test_a_job_that_runs_has_nothing_wrong_at_two_sites(site: Site, server: Site
     here = site.launch(SLEEPS, job_id=there.id).runs()
     told = flargo("why", there.id)
     assert told.code == 0
-    assert told.out.count("Nothing is wrong: it is running.") == 2
+    assert told.out.count("Nothing is wrong: the job is running.") == 2
     assert {line.split(" (")[0] for line in told.lines if line.endswith("RUNNING")} == {"server", "site-1"}
     assert [row["site"] for row in flargo("why", there.id, "--site", "server", "--json").json] == ["server"]
     both = flargo("logs", there.id).lines
@@ -323,7 +325,7 @@ def test_a_program_that_has_not_begun_has_no_log(site: Site, flargo: Flargo) -> 
     job = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
     done = flargo("logs", job.id)
     assert (done.code, done.out) == (1, "")
-    assert "has not begun" in done.err
+    assert "has not started" in done.err
     job.abort()
     job.ends(Reason.ABORTED, 9, NOTICED)
 
@@ -335,11 +337,11 @@ def test_a_program_that_has_not_begun_has_no_log(site: Site, flargo: Flargo) -> 
 def test_terminate_ends_a_job_and_the_launcher_sees_to_it(site: Site, flargo: Flargo, code: str) -> None:
     job = site.launch(code).runs()
     done = flargo("terminate", job.id)
-    assert (done.code, done.out) == (0, f"site-1: Workflow {job.name} is told to end\n")
+    assert (done.code, done.out) == (0, f"site-1: Workflow {job.name} is being terminated\n")
     job.ends(Reason.SHUT_DOWN, 9, NOTICED)
     job.leaves_nothing()
     again = flargo("terminate", job.id)
-    assert (again.code, again.out) == (0, f"site-1: Workflow {job.name} has ended already: SHUT_DOWN\n")
+    assert (again.code, again.out) == (0, f"site-1: Workflow {job.name} has already ended: SHUT_DOWN\n")
 
 
 def test_terminate_ends_what_its_dead_parent_never_released(cluster: Cluster, flargo: Flargo) -> None:
@@ -472,7 +474,7 @@ def test_a_job_that_is_not_there_or_may_be_several_is_told_in_a_line(site: Site,
     for number in (1, 2):
         site.launch(exits(0), job_id=f"{alike}-0000-4000-8000-00000000000{number}").ends(Reason.SUCCEEDED, 0, STARTS)
     for word in ("why", "logs", "terminate"):
-        for said, told in (("no-such-job", "no job 'no-such-job'"), (alike, f"'{alike}' may be any of 2 jobs")):
+        for said, told in (("no-such-job", "no job 'no-such-job'"), (alike, f"'{alike}' matches 2 jobs")):
             done = flargo(word, said)
             assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
             assert told in done.err

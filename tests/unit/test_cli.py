@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from flargo.tools.cli.main import COMMANDS
-from flargo.tools.cli.output import beside, filled
+from flargo.tools.cli.output import wrap, write_hanging
 from tests.harness.command_line import file_contents, run
 
 Kit = Callable[[str], Path]
@@ -46,7 +46,7 @@ def meta(tmp_path: Path) -> Path:
     ],
 )
 def test_a_long_text_is_filled_without_breaking_a_word_or_a_command(text: str, lines: list[str]) -> None:
-    assert filled(text, 12) == lines
+    assert wrap(text, 12) == lines
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_text_stays_beside_its_head_on_a_terminal_and_on_its_line_elsewhere(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     monkeypatch.setenv("COLUMNS", str(columns))
-    beside("  event  ", "FailedMount: the volume could not be mounted")
+    write_hanging("  event  ", "FailedMount: the volume could not be mounted")
     assert capsys.readouterr().out == told
 
 
@@ -148,7 +148,7 @@ def test_prepare_says_what_it_did_and_what_is_left_to_do(kit: Kit) -> None:
         "change  helm_chart/templates/role.yaml",
         "change  helm_chart/templates/client-deployment.yaml",
     ]
-    assert "image (registry.example/flare:2.9) has flargo in it, as one of deploy/images has\n" in done.stderr
+    assert "image (registry.example/flare:2.9) has flargo in it, like those of deploy/images\n" in done.stderr
     assert "pip install" not in done.stderr, "no index has flargo: whoever took the name there would be installed"
     assert f"nvflare deploy k8s stage {root}\n" in done.stderr
     again = run("prepare", root)
@@ -218,27 +218,45 @@ def test_settings_are_read_as_what_they_have_to_be(kit: Kit) -> None:
     }
 
 
-USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "no value": (("--argo", "kill_grace"), ("--argo", "'kill_grace'", "KEY=VALUE")),
-    "an empty value": (("--argo", "keep_success="), ("--argo", "'keep_success='", "keep_success=null")),
-    "an unknown key": (("--argo", "grace=3"), ("argo['grace']", "3", "kill_grace")),
-    "a wrong value": (("--argo", "kill_grace=0"), ("argo['kill_grace']", "0", ">= 1")),
-    "a queue without an end": (("--argo", "semaphore={name: q, key: jobs}"), ("--argo", "argo['queued']", "seconds")),
-    "a wrong namespace": (("--namespace", "Lab"), ("--namespace", "'Lab'", "a-z")),
-    "a bound for a client": (("--max-jobs", "3"), ("--max-jobs", "3", "server decides")),
-    "undo and more": (("--undo", "--namespace", "lab"), ("--namespace", "'lab'", "nothing beside --undo")),
-    "undo and settings": (("--undo", "--argo", "kill_grace=3"), ("--argo", "kill_grace", "nothing beside --undo")),
+USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
+    "no value": (("--argo", "kill_grace"), ("--argo", "'kill_grace'", "KEY=VALUE"), "'kill_grace'"),
+    "an empty value": (
+        ("--argo", "keep_success="),
+        ("--argo", "'keep_success='", "keep_success=null"),
+        "'keep_success='",
+    ),
+    "an unknown key": (("--argo", "grace=3"), ("argo['grace']", "3", "kill_grace"), "3"),
+    "a wrong value": (("--argo", "kill_grace=0"), ("argo['kill_grace']", "0", ">= 1"), "0"),
+    "a queue without an end": (
+        ("--argo", "semaphore={name: q, key: jobs}"),
+        ("--argo", "argo['queued']", "seconds"),
+        "None",
+    ),
+    "a wrong namespace": (("--namespace", "Lab"), ("--namespace", "'Lab'", "a-z"), "'Lab'"),
+    "a bound for a client": (("--max-jobs", "3"), ("--max-jobs", "applies only to a server's kit"), "3"),
+    "undo and more": (
+        ("--undo", "--namespace", "lab"),
+        ("--namespace", "cannot be combined with --undo"),
+        "'lab'",
+    ),
+    "undo and settings": (
+        ("--undo", "--argo", "kill_grace=3"),
+        ("--argo", "cannot be combined with --undo"),
+        "('kill_grace=3',)",
+    ),
 }
+"""Wrong options of `flargo prepare`, with texts in the message and with the value in JSON."""
 
 
 @pytest.mark.parametrize("case", USAGE)
 def test_a_wrong_option_is_named_with_its_value_and_what_is_allowed(kit: Kit, case: str) -> None:
-    options, words = USAGE[case]
+    options, texts, value = USAGE[case]
     root = kit("k8s/site-1")
     before = file_contents(root)
     done = run("prepare", root, *options)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert all(word in done.stderr for word in words), done.stderr
+    assert all(text in done.stderr for text in texts), done.stderr
+    assert json.loads(run("prepare", root, *options, "--json").stdout)["error"]["value"] == value
     assert file_contents(root) == before
 
 
@@ -255,9 +273,9 @@ def test_a_problem_of_the_kit_is_told_in_json_to_a_program(kit: Kit) -> None:
 def test_a_value_is_quoted_once_and_words_of_our_own_never(kit: Kit) -> None:
     root = kit("k8s/site-1")
     assert "argo['kill_grace']` is 'soon'; expected" in run("prepare", root, "--argo", "kill_grace=soon").stderr
-    assert "argo['kill_grace']` is -1: allowed" in run("prepare", root, "--argo", "kill_grace=-1").stderr
+    assert "argo['kill_grace']` is -1; expected" in run("prepare", root, "--argo", "kill_grace=-1").stderr
     (root / "local/comm_config.json").write_text("nothing")
-    assert "`local/comm_config.json` is unreadable: allowed" in run("prepare", root).stderr
+    assert "`local/comm_config.json` is unreadable; expected" in run("prepare", root).stderr
 
 
 def test_what_is_nested_too_deeply_is_refused_as_any_other_file(kit: Kit, meta: Path) -> None:
@@ -406,7 +424,7 @@ def test_render_sends_a_plain_kit_to_prepare(kit: Kit, meta: Path) -> None:
     root = kit("plain/site-1")
     shown = run("render", meta, "--kit", root)
     assert (shown.exit_code, shown.stdout) == (1, "")
-    assert "`flargo prepare` has been told --namespace" in shown.stderr
+    assert "is not prepared for Kubernetes: run `flargo prepare` with --namespace first" in shown.stderr
     run("prepare", root, "--namespace", "lab")
     assert run("render", meta, "--kit", root).exit_code == 0
 

@@ -13,7 +13,7 @@ from flargo.status.diagnosis import Stage
 from flargo.terms import Object
 from flargo.tools.cli import cluster_options, jobs, sweep, terminate
 from flargo.tools.jobs.reader import ClusterReader
-from flargo.tools.jobs.refusals import refusal
+from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import site_jobs
 from tests.harness.command_line import kubeconfig, run
 from tests.harness.fake_api import Cluster
@@ -131,13 +131,13 @@ def test_in_a_pod_it_is_the_pods_own_account(tmp_path: Path, monkeypatch: pytest
         (ApiError("patch", "workflows x", 403, "Forbidden", "no"), "right to patch workflows.argoproj.io"),
         (ApiError("get", "secrets x", 403, "Forbidden", "no"), "right to get secrets"),
         (ApiError("list", "workflows", 404, "NotFound", "page not found"), "has no Argo Workflows"),
-        (ApiError("list", "workflows", 401, "Unauthorized", ""), "does not know who asks"),
+        (ApiError("list", "workflows", 401, "Unauthorized", ""), "rejected the credentials (401)"),
         (ApiError("list", "pods", 0, message="a\nb"), "can't be reached: a b"),
         (ApiError("list", "pods", 500, "InternalError", "etcd"), "500 InternalError etcd"),
     ],
 )
 def test_a_refusal_says_in_a_line_what_is_missing(error: ApiError, told: str) -> None:
-    said = refusal(error)
+    said = describe_refusal(error)
     assert told in said
     assert "\n" not in said
 
@@ -186,7 +186,7 @@ def test_sweep_deletes_those_very_objects_and_says_which(served: Connect) -> Non
         ("delete", Kind.POD, "deaf", ("p3", 3)),
         ("delete", Kind.SECRET, SECRET, ("s1", None)),
     ]
-    assert f"deleted Secret {SECRET} (job 11111111-aaaa at site-1): credentials, though its" in done.stdout
+    assert f"deleted Secret {SECRET} (job 11111111-aaaa at site-1): credentials of a Workflow that" in done.stdout
     assert "t0psecret" not in done.stdout
     assert run("sweep").stderr == "Nothing to sweep.\n"
 
@@ -239,8 +239,8 @@ def test_terminate_tells_those_that_live_and_says_of_the_others_that_they_have_e
     done = run("terminate", "11111111")
     assert (done.exit_code, [row[:3] for row in made.did]) == (0, [("patch", Kind.WORKFLOW, "w1")])
     assert done.stdout.splitlines() == [
-        "site-1: Workflow w1 is told to end",
-        "site-2: Workflow w2 has ended already: ARGO_FAILED",
+        "site-1: Workflow w1 is being terminated",
+        "site-2: Workflow w2 has already ended: ARGO_FAILED",
     ]
     again = run("terminate", "11111111", "--json")
     assert [row["did"] for row in json.loads(again.stdout)] == ["ENDING", "OVER"]
@@ -251,7 +251,7 @@ def test_terminate_fails_where_one_could_not_be_told(served: Connect) -> None:
     made.against["patch"] = ApiError("patch", "workflows w1", 403, "Forbidden", "no")
     done = run("terminate", "w1")
     assert done.exit_code == 1
-    assert "could not be told to end: not allowed: this account needs the right to patch" in done.stdout
+    assert "could not be terminated: forbidden: this account needs the right to patch" in done.stdout
 
 
 def test_a_key_or_a_token_in_the_clusters_words_is_not_shown(served: Connect) -> None:
@@ -280,21 +280,21 @@ def test_what_can_not_be_asked_for_a_moment_ends_no_watch() -> None:
             raise ApiError("get", f"{kind} {name}", self.status)
 
     away = Away()
-    settled = jobs._Settled(ClusterReader(away))
-    assert settled.parts([part]) == [part]
+    confirmations = jobs._Confirmations(ClusterReader(away))
+    assert confirmations.confirm_all([part]) == [part]
     away.status = 403
     with pytest.raises(ApiError):
-        settled.parts([part])
+        confirmations.confirm_all([part])
 
 
 def test_what_has_not_changed_is_not_asked_for_again() -> None:
     unsure = job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})
     here = Cluster((Kind.WORKFLOW, unsure), (Kind.POD, pod(main=RUNNING)))
     (part,) = site_jobs([unsure], [])
-    settled = jobs._Settled(ClusterReader(here))
+    confirmations = jobs._Confirmations(ClusterReader(here))
     assert part.stage is Stage.ENDED
     for _ in range(3):
-        (seen,) = settled.parts([part])
+        (seen,) = confirmations.confirm_all([part])
         assert seen.stage is Stage.RUNNING, "its pod had come meanwhile"
     assert here.requests == 1
 

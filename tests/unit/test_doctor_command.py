@@ -174,7 +174,7 @@ def test_a_kubeconfig_whose_credentials_are_not_there_is_exit_code_2(tmp_path: P
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"users": [{"name": "u", "user": user}]}))
     shown = run("--kubeconfig", file)
     assert (shown.exit_code, shown.stdout, len(shown.stderr.splitlines())) == (2, "", 1)
-    assert f"`--kubeconfig` is '{file}'; expected a usable one" in shown.stderr
+    assert f"`--kubeconfig` '{file}' cannot be used: " in shown.stderr
     assert "/nowhere" in shown.stderr
 
 
@@ -271,7 +271,7 @@ def test_a_kubeconfig_of_the_kits_that_is_not_here_is_no_other_one(kit: Kit) -> 
     command_line.run("prepare", root, "--config-file", "/nowhere/config")
     shown = run("--kit", root, "--use-kit-kubeconfig")
     assert (shown.exit_code, shown.stdout) == (2, "")
-    assert "kubeconfig /nowhere/config is not here" in shown.stderr
+    assert "kubeconfig /nowhere/config does not exist here" in shown.stderr
 
 
 def test_a_namespace_of_argos_can_be_named(clinic: Clinic) -> None:

@@ -250,13 +250,13 @@ def test_an_unforeseen_error_is_told_by_its_type_and_debug_shows_the_trace_redac
     monkeypatch.setattr(Api, "list", broken)
     options = ["--kubeconfig", kubeconfig(tmp_path / "config")]
     done = run("jobs", *options)
-    assert done.exit_code == output.PROBLEM
+    assert done.exit_code == output.EXIT_PROBLEM
     assert "LookupError" in done.stderr
     assert "--debug" in done.stderr
     assert jwt not in done.stderr
     assert "Traceback" not in done.stderr
     done = run("jobs", "--debug", *options)
-    assert done.exit_code == output.PROBLEM
+    assert done.exit_code == output.EXIT_PROBLEM
     assert "Traceback" in done.stderr
     assert "test_foreign_errors.py" in done.stderr
     assert "\\x1b]52" in done.stderr

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.job.validate import InvalidInput
-from flargo.tools.cli.staged_kit import of_kit
+from flargo.tools.cli.staged_kit import parent_from_kit
 from flargo.tools.kit.preparation import PrepareOptions, prepare
 from flargo.tools.kit.site import WRITTEN_FILES
 from flargo.tools.kit.undo import RECORD, plan_undo
@@ -302,7 +302,7 @@ def test_dry_run_gets_no_key_material(prepared_kit: Path, tmp_path: Path) -> Non
     """The launcher puts the startup kit into a Secret; a dry run needs only names and sizes."""
     (prepared_kit / "startup/passwords.json").write_text('{"a": "hunter2"}')
     (tmp_path / "copy").mkdir()
-    staged = of_kit(prepared_kit, tmp_path / "copy")
+    staged = parent_from_kit(prepared_kit, tmp_path / "copy")
     assert staged.stage.kit == tmp_path / "copy"
     copies = file_contents(tmp_path / "copy")
     certificate = (prepared_kit / "startup/rootCA.pem").read_bytes()

@@ -13,8 +13,8 @@ from flargo.cluster.api import Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.terms import Object, Uid
 from flargo.tools.jobs import log_lines
-from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parsed
-from flargo.tools.jobs.log_tail import Tail
+from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parse_line
+from flargo.tools.jobs.log_tail import LogTail
 from tests.harness.fake_api import connect_to_nothing
 from tests.harness.objects import RUNNING, ended, pod, workflow
 
@@ -30,11 +30,11 @@ REAL = [
 
 def sieved(*lines: str) -> list[str]:
     sieve = ExecutorLineFilter()
-    return [said.text for line in lines if (said := sieve.line(Line("", line))) is not None]
+    return [said.text for line in lines if (said := sieve.filter(Line("", line))) is not None]
 
 
 def test_the_executors_lines_are_not_the_programs() -> None:
-    assert sieved(*(parsed(raw).text for raw in REAL)) == ["hello", "no newline"]
+    assert sieved(*(parse_line(raw).text for raw in REAL)) == ["hello", "no newline"]
 
 
 def test_what_the_program_said_last_without_an_end_stays() -> None:
@@ -110,7 +110,7 @@ def test_what_only_resembles_the_executors_words_stays(line: str) -> None:
 def test_a_long_line_that_resembles_the_executors_is_little_work(word: str, end: str) -> None:
     """With a search from each place to the end of the line, each of these takes days."""
     line = word * (3_000_000 // len(word)) + end
-    begin = log_lines.executor_begin(line)
+    begin = log_lines.find_executor_text(line)
     assert begin is None or begin > len(line) - 2**14
 
 
@@ -125,15 +125,15 @@ def in_pieces(text: str, size: int) -> list[Line]:
 def test_the_executors_words_are_found_wherever_a_line_is_cut(words: str, shift: int, size: int) -> None:
     said = "x" * (3 * size - shift)
     sieve = ExecutorLineFilter()
-    told = [line for piece in in_pieces(f"{said}{words}", size) if (line := sieve.line(piece)) is not None]
+    told = [line for piece in in_pieces(f"{said}{words}", size) if (line := sieve.filter(piece)) is not None]
     assert "".join(line.text for line in told) == said
-    assert [line.continued for line in told] == [True] * (len(told) - 1) + [False]
-    assert not told[-1].ended, "the program wrote no line end"
+    assert [line.is_partial for line in told] == [True] * (len(told) - 1) + [False]
+    assert not told[-1].has_newline, "the program wrote no line end"
 
 
 @pytest.mark.parametrize("raw", ["no time at all", "2026-01-01 date only", "", "2026-01-01T00:00:00 x"])
 def test_a_line_without_a_time_is_a_line_all_the_same(raw: str) -> None:
-    assert parsed(raw) == Line("", raw)
+    assert parse_line(raw) == Line("", raw)
 
 
 NO_STAMPS = [
@@ -158,16 +158,16 @@ NO_STAMPS = [
 
 @pytest.mark.parametrize("raw", NO_STAMPS)
 def test_what_a_kubelet_does_not_write_is_no_time(raw: str) -> None:
-    assert parsed(raw) == Line("", raw)
+    assert parse_line(raw) == Line("", raw)
 
 
 @given(st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{0,9})?(Z|[+-][0-9:]{0,8})? x"))
 def test_whatever_begins_a_line_its_moment_can_be_told_and_asked_for(raw: str) -> None:
     seam = LogDeduplicator()
     seam.connect()
-    for line in (parsed(raw), Line(raw, "x")):
+    for line in (parse_line(raw), Line(raw, "x")):
         seam.is_new(line)
-        assert line.moment is None or 2000 <= line.moment.year <= 2200
+        assert line.parsed_time is None or 2000 <= line.parsed_time.year <= 2200
     seam.connect()
 
 
@@ -189,7 +189,7 @@ def test_pieces_of_a_line_with_a_programs_time_do_not_move_it_either() -> None:
     seam.is_new(stamped(5, "a"))
     seam.connect()
     for text in ("one", "two", "three"):
-        seam.is_new(Line("2150-01-01T00:00:00Z", text, continued=True, ended=False))
+        seam.is_new(Line("2150-01-01T00:00:00Z", text, is_partial=True, has_newline=False))
     assert seam.connect() == "2026-01-01T00:00:04+00:00"
 
 
@@ -230,7 +230,7 @@ def test_no_more_is_remembered_than_can_be_told_again() -> None:
     seam.connect()
     for second in range(50):
         through(seam, [stamped(second, str(n)) for n in range(100)])
-    assert len(seam._told) <= 200
+    assert len(seam._recent) <= 200
 
 
 # The reading of it, over and over
@@ -240,8 +240,8 @@ def test_a_line_without_an_end_is_not_kept_in_memory() -> None:
     seam = LogDeduplicator()
     seam.connect()
     for _ in range(1000):
-        assert seam.is_new(Line("2026-01-01T00:00:00Z", "x" * 65_536, continued=True, ended=False))
-    assert sum(len(line.text) for line in seam._told) < 100_000
+        assert seam.is_new(Line("2026-01-01T00:00:00Z", "x" * 65_536, is_partial=True, has_newline=False))
+    assert sum(len(line.text) for line in seam._recent) < 100_000
 
 
 class Node(Api):
@@ -279,7 +279,7 @@ class Node(Api):
                 if not follow:
                     return
                 self.written += 1
-            moment = parsed(raw).moment
+            moment = parse_line(raw).parsed_time
             if begin is not None and moment is not None and moment < begin:
                 continue
             if told >= self.random.randint(1, self.most):
@@ -291,7 +291,7 @@ class Node(Api):
 
 def read(node: Node, *, follow: bool = True) -> tuple[list[str], list[str]]:
     said: list[str] = []
-    tail = Tail(node, "job-site", Uid("w1"), lambda _: None, said.append)
+    tail = LogTail(node, "job-site", Uid("w1"), lambda _: None, said.append)
     return [line.text for line in tail.lines(follow=follow)], said
 
 
@@ -342,7 +342,7 @@ def test_a_pod_that_goes_meanwhile_is_told_of() -> None:
 
     told, said = read(Refuses(REAL))
     assert told == ["hello"]
-    assert "its pod is gone" in said[0]
+    assert "its pod was deleted" in said[0]
 
 
 def test_what_the_cluster_refuses_is_no_reason_to_go_on() -> None:
@@ -359,7 +359,7 @@ def test_a_program_that_has_not_begun_is_waited_for_only_if_it_is_followed() -> 
     node = Node(REAL)
     node.state = {"waiting": {"reason": "PodInitializing"}}
     told, said = read(node, follow=False)
-    assert (told, said) == ([], ["job-site: its program has not begun"])
+    assert (told, said) == ([], ["job-site: its program has not started"])
     looks = iter(range(3))
 
     def pause(_: float) -> None:
@@ -367,16 +367,16 @@ def test_a_program_that_has_not_begun_is_waited_for_only_if_it_is_followed() -> 
             node.state = RUNNING
 
     waits: list[str] = []
-    tail = Tail(node, "job-site", Uid("w1"), pause, waits.append)
+    tail = LogTail(node, "job-site", Uid("w1"), pause, waits.append)
     assert [line.text for line in tail.lines(follow=True)] == ["hello", "no newline"]
-    assert waits == ["job-site: its program has not begun yet"], "said once"
+    assert waits == ["job-site: its program has not started yet"], "said once"
 
 
 def test_one_that_will_never_begin_is_not_waited_for() -> None:
     node = Node(REAL)
     node.gone = True
     node.workflow = workflow(phase="Failed")
-    assert read(node) == ([], ["job-site: its program has not begun"])
+    assert read(node) == ([], ["job-site: its program has not started"])
 
 
 # Lines in pieces
@@ -411,7 +411,7 @@ class Cutting(Node):
         told, tells, first = 0, True, True
         for piece in self.served:
             if first:
-                moment = parsed(piece.text).moment
+                moment = parse_line(piece.text).parsed_time
                 tells = begin is None or moment is None or moment >= begin
             first = not piece.continued
             if not tells:
@@ -428,7 +428,7 @@ def whole(told: list[Line]) -> list[str]:
     lines, text = [], ""
     for line in told:
         text += line.text
-        if not line.continued:
+        if not line.is_partial:
             lines.append(text)
             text = ""
     assert text == "", "the last piece of a line is not continued"
@@ -436,7 +436,7 @@ def whole(told: list[Line]) -> list[str]:
 
 
 def pieces_of(node: Node, *, follow: bool = True) -> list[Line]:
-    tail = Tail(node, "job-site", Uid("w1"), lambda _: None, lambda _: None)
+    tail = LogTail(node, "job-site", Uid("w1"), lambda _: None, lambda _: None)
     return list(tail.lines(follow=follow))
 
 
@@ -464,7 +464,7 @@ def test_a_line_whose_end_is_lost_is_ended() -> None:
 
     told = pieces_of(Goes([]))
     assert whole(told) == ["x" * 65_000]
-    assert not told[-1].ended
+    assert not told[-1].has_newline
 
 
 def test_the_rest_of_a_line_that_began_before_is_not_told_again() -> None:
@@ -496,4 +496,4 @@ def test_a_last_line_without_an_end_is_told_once_it_is_known_to_be_the_last() ->
             yield LogPiece("2026-01-01T00:00:01Z begun", ended=False)
 
     (told,) = pieces_of(Prompts([]))
-    assert told == Line("2026-01-01T00:00:01Z", "begun", ended=False)
+    assert told == Line("2026-01-01T00:00:01Z", "begun", has_newline=False)

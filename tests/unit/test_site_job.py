@@ -8,9 +8,9 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.tools.jobs.explanation import explain
-from flargo.tools.jobs.selection import NotFoundError, chosen
+from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import selector, short_ids, site_jobs, trim, with_events
-from flargo.tools.jobs.table import COLUMNS, lines, rows
+from flargo.tools.jobs.table import COLUMNS, build_rows, format_lines
 from tests.harness.objects import CREATED, RUNNING, Object, ended, job, pod
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
@@ -27,7 +27,7 @@ def test_a_job_is_told_with_its_place_its_time_and_its_devices() -> None:
     part = only(job(), of)
     assert (part.stage, part.reason, part.site, part.pod.node) == (Stage.RUNNING, None, "site-1", "n1")
     assert part.gpus == {"amd.com/gpu": "2"}
-    assert rows([part], NOW) == [
+    assert build_rows([part], NOW) == [
         ("11111111", "hearts", "site-1", "client", "-", "RUNNING", "-", "60 s ago", "n1", "2 amd.com/gpu")
     ]
 
@@ -106,11 +106,11 @@ def test_while_it_is_being_ended_it_says_what_for() -> None:
 def test_an_end_that_argo_does_not_know_of_is_read_afresh_unless_it_is_exit_code_0() -> None:
     """A pod may have come, or a shutdown gone before, between the two lists."""
     step = {"job-site": {"type": "Pod", "phase": "Running"}}
-    assert only(job(nodes=step)).is_unsure
-    assert only(job(), pod(main=ended(143))).is_unsure
-    assert not only(job(), pod(main=ended(0))).is_unsure
-    assert not only(job(phase="Failed"), pod(main=ended(143))).is_unsure
-    assert not only(job(), pod(main=RUNNING)).is_unsure
+    assert only(job(nodes=step)).needs_confirmation
+    assert only(job(), pod(main=ended(143))).needs_confirmation
+    assert not only(job(), pod(main=ended(0))).needs_confirmation
+    assert not only(job(phase="Failed"), pod(main=ended(143))).needs_confirmation
+    assert not only(job(), pod(main=RUNNING)).needs_confirmation
 
 
 def test_a_pull_is_told_by_events() -> None:
@@ -136,9 +136,9 @@ def test_times_are_those_of_the_state() -> None:
 @pytest.mark.parametrize("junk", [{}, {"metadata": None}, {"metadata": {"labels": 7}, "spec": [], "status": "x"}])
 def test_no_object_is_too_strange_to_be_shown(junk: Object) -> None:
     part = only(trim(junk), trim(junk))
-    assert len(rows([part], NOW)[0]) == len(COLUMNS)
-    assert explain(part, [junk]).happened
-    assert part.plain()["state"]
+    assert len(build_rows([part], NOW)[0]) == len(COLUMNS)
+    assert explain(part, [junk]).summary
+    assert part.as_dict()["state"]
 
 
 def test_names_are_harmless_on_a_terminal() -> None:
@@ -152,7 +152,7 @@ def test_ids_are_as_short_as_they_can_be_told_apart() -> None:
 
 
 def test_lines_stand_under_one_another() -> None:
-    head, line = lines(rows([only(job())], NOW))
+    head, line = format_lines(build_rows([only(job())], NOW))
     assert head.index("STATE") == line.index("WAITING")
 
 
@@ -180,7 +180,7 @@ JOBS = [job("w1", "aaaa-1", uid="u1"), job("w2", "aaaa-1", "site-2", uid="u2"), 
 def test_a_job_is_meant_by_its_id_a_beginning_of_it_or_a_workflow(
     word: str, site: str | None, meant: list[str]
 ) -> None:
-    assert [part.workflow.name for part in chosen(word, site_jobs(JOBS, []), site)] == meant
+    assert [part.workflow.name for part in select_job(word, site_jobs(JOBS, []), site)] == meant
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_job_is_meant_by_its_id_a_beginning_of_it_or_a_workflow(
 )
 def test_what_is_not_one_job_is_told(word: str, site: str | None, told: str) -> None:
     with pytest.raises(NotFoundError, match=told):
-        chosen(word, site_jobs(JOBS, []), site)
+        select_job(word, site_jobs(JOBS, []), site)
 
 
 # Why
@@ -204,7 +204,7 @@ def test_a_report_has_the_sentence_the_evidence_and_the_remedy_of_the_reason() -
     of = pod(main=ended(137, "OOMKilled"), phase="Failed")
     of["spec"]["nodeName"] = "n1"
     told = explain(only(job(phase="Failed", message="main: OOMKilled (exit code 137)"), of), [])
-    assert (told.happened, told.remedy) == (Reason.OUT_OF_MEMORY.sentence, Reason.OUT_OF_MEMORY.remedy)
+    assert (told.summary, told.remedy) == (Reason.OUT_OF_MEMORY.sentence, Reason.OUT_OF_MEMORY.remedy)
     said = dict(told.evidence)
     assert said["exit code"] == "137"
     assert "memory limit 64Mi" in said["cluster says"]
@@ -215,7 +215,7 @@ def test_a_report_has_the_sentence_the_evidence_and_the_remedy_of_the_reason() -
 def test_of_a_job_that_waits_it_is_said_what_it_waits_for_and_what_would_help() -> None:
     shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
     told = explain(only(job(), pod(conditions=[shortage])), [])
-    assert told.happened == "It is pending: no node has room."
+    assert told.summary == "The job is pending: no node has enough free resources."
     assert told.remedy == Reason.SHORTAGE.remedy
 
 
@@ -234,4 +234,4 @@ def test_events_are_told_when_they_matter() -> None:
 
 def test_how_long_ago_it_was_is_never_negative() -> None:
     """The clocks of two machines differ."""
-    assert rows([only(job())], NOW - timedelta(hours=1))[0][7] == "0 s ago"
+    assert build_rows([only(job())], NOW - timedelta(hours=1))[0][7] == "0 s ago"

@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flargo.cluster.api import Kind
+from flargo.tools.jobs.durations import format_duration
 from flargo.tools.jobs.site_job import site_jobs
-from flargo.tools.jobs.sweepable import spell, sweepable
-from flargo.tools.jobs.termination import TerminateResult, patch, standing
+from flargo.tools.jobs.sweepable import find_sweepable
+from flargo.tools.jobs.termination import TerminateResult, expected_result, terminate_patch
 from tests.harness.objects import OVER, RUNNING, Object, ended, job, pod
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -18,7 +19,7 @@ FINISHED = pod(main=ended(1), phase="Failed")
 def swept(
     made: Object, *pods: Object, after: timedelta = 2 * HOUR, older: timedelta | None = None
 ) -> list[tuple[Kind, str]]:
-    return [(each.kind, each.name) for each in sweepable(site_jobs([made], pods), pods, THEN + after, older)]
+    return [(each.kind, each.name) for each in find_sweepable(site_jobs([made], pods), pods, THEN + after, older)]
 
 
 def test_a_launch_that_was_broken_off_goes_after_an_hour_and_not_before() -> None:
@@ -54,7 +55,7 @@ def test_a_pod_that_runs_on_after_its_workflow_is_killed_when_each_parent_would_
     deaf = pod(main=RUNNING, phase="Running")
     assert swept(job(**OVER), deaf) == [(Kind.POD, "job-site")]
     assert swept(job(**OVER), deaf, after=HOUR) == []
-    (found,) = sweepable(site_jobs([job(**OVER)], [deaf]), [deaf], THEN + 2 * HOUR)
+    (found,) = find_sweepable(site_jobs([job(**OVER)], [deaf]), [deaf], THEN + 2 * HOUR)
     assert (found.uid, found.grace) == ("p1", 3)
 
 
@@ -87,7 +88,7 @@ def test_what_is_going_already_or_has_no_time_is_left_alone() -> None:
 def test_ages_are_told_in_what_they_are_worth() -> None:
     ages = [0, 119, 120, 7199, 7200, 172799, 172800]
     told = ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]
-    assert [spell(timedelta(seconds=age)) for age in ages] == told
+    assert [format_duration(timedelta(seconds=age)) for age in ages] == told
 
 
 # How a job is ended
@@ -95,14 +96,14 @@ def test_ages_are_told_in_what_they_are_worth() -> None:
 
 def test_what_lives_is_told_to_end_and_nothing_else() -> None:
     living, being, over = site_jobs([job(), job(shutdown="Terminate"), job(**OVER, shutdown="Terminate")], [])
-    assert [standing(part) for part in (living, being, over)] == [
-        TerminateResult.TOLD,
-        TerminateResult.ENDING,
-        TerminateResult.OVER,
+    assert [expected_result(part) for part in (living, being, over)] == [
+        TerminateResult.REQUESTED,
+        TerminateResult.ALREADY_ENDING,
+        TerminateResult.ALREADY_ENDED,
     ]
-    assert patch(living) == {"metadata": {"uid": "w1"}, "spec": {"shutdown": "Terminate"}}
+    assert terminate_patch(living) == {"metadata": {"uid": "w1"}, "spec": {"shutdown": "Terminate"}}
 
 
 def test_what_is_suspended_is_released_to_its_end() -> None:
     (held,) = site_jobs([job(suspend=True)], [])
-    assert patch(held)["spec"] == {"shutdown": "Terminate", "suspend": False}
+    assert terminate_patch(held)["spec"] == {"shutdown": "Terminate", "suspend": False}

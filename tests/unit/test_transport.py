@@ -38,7 +38,7 @@ from flargo.status import fields
 from flargo.terms import Object, Uid
 from flargo.tools.cli import sweep
 from flargo.tools.jobs.site_job import site_jobs
-from flargo.tools.jobs.sweepable import sweepable
+from flargo.tools.jobs.sweepable import find_sweepable
 
 NAMESPACE = "ns"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -377,7 +377,7 @@ def test_a_sweep_of_what_somebody_wrote_touches_nothing_else(server: tuple[str, 
     meta = {"uid": "s1", "labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     seen.answer = json.dumps({"metadata": meta, "items": []}).encode()
     api = client(Api, address)
-    for found in sweep._present(api, sweepable(site_jobs([workflow], []), [], AT, None)):
+    for found in sweep._existing(api, find_sweepable(site_jobs([workflow], []), [], AT, None)):
         sweep._delete(api, *found)
     assert all(is_its_own(path, workflow) for path in delete_paths(seen)), seen.requests
 
@@ -416,7 +416,7 @@ def test_a_secret_that_is_not_surely_the_jobs_is_left_alone(server: tuple[str, S
     loop = Loop(api, "x=y", "this-run", 3)
     for order in orders:
         loop._perform(order)
-    assert sweep._present(api, sweepable(site_jobs([workflow], []), [], AT, None)) == []
+    assert sweep._existing(api, find_sweepable(site_jobs([workflow], []), [], AT, None)) == []
     assert ("GET", "/api/v1/namespaces/ns/secrets/nvflare-cred-job-site-abc") in seen.requests
     assert delete_paths(seen) == []
 

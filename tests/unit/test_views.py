@@ -87,7 +87,7 @@ def test_a_view_is_made_of_any_object(item: Object) -> None:
     assert workflow_view(item) == workflow_view(strip_unused_fields(item))
     assert pod_view(item) == pod_view(strip_unused_fields(item))
     assert event_view(item).span is not None
-    assert site_jobs([trim(item)], [trim(item)])[0].plain() is not None
+    assert site_jobs([trim(item)], [trim(item)])[0].as_dict() is not None
 
 
 @given(st.lists(_objects, max_size=4), _objects)

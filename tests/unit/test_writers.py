@@ -85,10 +85,10 @@ def test_a_module_that_would_is_found(source: str) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_each_writer_makes_each_attack_inert(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     attack = ATTACKS[name]
-    output.data(attack)
-    output.beside(attack, attack, mark=attack)
-    output.document(f"{attack}\n")
-    output.say(attack)
+    output.write_line(attack)
+    output.write_hanging(attack, attack, mark=attack)
+    output.write_document(f"{attack}\n")
+    output.write_message(attack)
     with pytest.raises(SystemExit):
         output.fail(attack, {}, 1, as_json=False)
     shown = capfd.readouterr()
@@ -100,8 +100,8 @@ def test_each_writer_makes_each_attack_inert(name: str, capfd: pytest.CaptureFix
 @pytest.mark.parametrize("name", ATTACKS)
 def test_json_is_ascii_and_valid_unicode(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     attack = ATTACKS[name]
-    output.data_json({"text": [attack], attack: 1})
-    output.data_line({"text": attack})
+    output.write_json({"text": [attack], attack: 1})
+    output.write_json_line({"text": attack})
     shown = capfd.readouterr().out
     assert bad_characters(shown.encode()) == set()
     assert shown.isascii()
@@ -112,10 +112,10 @@ def test_json_is_ascii_and_valid_unicode(name: str, capfd: pytest.CaptureFixture
 
 def test_every_writer_blanks_tokens(capfd: pytest.CaptureFixture[str]) -> None:
     token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
-    output.data(token)
-    output.say(token)
-    output.beside("head ", token)
-    output.data_line({token: token})
+    output.write_line(token)
+    output.write_message(token)
+    output.write_hanging("head ", token)
+    output.write_json_line({token: token})
     terminal.write(terminal.console(), terminal.line(token))
     shown = capfd.readouterr()
     assert token not in shown.out + shown.err
@@ -138,7 +138,7 @@ def run(command: click.Command) -> None:
 def test_what_libraries_warn_of_is_inert(capfd: pytest.CaptureFixture[str]) -> None:
     @click.command()
     @output.json_option
-    @output.reporting
+    @output.report_errors
     def warns(**_: Any) -> None:
         warnings.simplefilter("always")
         warnings.warn(ALL, UserWarning, stacklevel=1)
@@ -155,7 +155,7 @@ def test_what_libraries_log_is_inert(capfd: pytest.CaptureFixture[str], monkeypa
 
     @click.command()
     @output.json_option
-    @output.reporting
+    @output.report_errors
     def logs(**_: Any) -> None:
         try:
             raise RuntimeError(ALL)  # noqa: TRY301

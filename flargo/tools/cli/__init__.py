@@ -1,4 +1,4 @@
-"""Commands for people.
+"""The `flargo` command line.
 
-Data goes to stdout, messages to stderr; exit codes: 0 fine, 1 a problem found, 2 wrong usage.
+Commands write data to stdout and messages to stderr. Exit codes: 0 success, 1 a problem was found, 2 wrong usage.
 """

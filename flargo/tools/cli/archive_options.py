@@ -1,4 +1,4 @@
-"""Where Argo keeps what is gone from the cluster: what the commands that look for it are told, and the way there."""
+"""The options that name an Argo Server with an archive, and the reader that they lead to."""
 
 import functools
 import re
@@ -11,81 +11,88 @@ import click
 
 from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION
-from flargo.job.validate import HIDDEN, InvalidInput
-from flargo.tools.cli.output import PROBLEM, say
-from flargo.tools.jobs.archive_reader import ArchiveReader, WithArchive
+from flargo.job.validate import HIDDEN, InvalidInput, Sentence
+from flargo.tools.cli.output import EXIT_PROBLEM, write_message
+from flargo.tools.jobs.archive_reader import ArchiveReader, ClusterAndArchiveReader
 from flargo.tools.jobs.reader import ClusterReader, Reader
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False)
 _TOKEN = re.compile(r"\s*(?:bearer\s+)?([!-~]+)\s*", re.IGNORECASE)
-_ADDRESS = re.compile(r"https?://[^\s?#@]+", re.IGNORECASE)
+_URL = re.compile(r"https?://[^\s?#@]+", re.IGNORECASE)
 
 
-class Place(NamedTuple):
-    """An archive, as it was said."""
+class ArchiveOptions(NamedTuple):
+    """The values of the archive's options, not yet checked."""
 
     server: str | None
-    token: str | None
-    ca: str | None
+    token_file: str | None
+    ca_file: str | None
 
 
 def archive_options(command: Command) -> Command:
-    """A command that may read Argo's archive: it is told where that is, as ``archive``."""
+    """Add the options that name an archive. The command takes them as ``archive``."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, argo_server: str | None, argo_token: str | None, argo_ca: str | None, **more: Any) -> None:
-        command(*args, archive=Place(argo_server, argo_token, argo_ca), **more)
+    def with_archive(
+        *args: Any, argo_server: str | None, argo_token: str | None, argo_ca: str | None, **options: Any
+    ) -> None:
+        command(*args, archive=ArchiveOptions(argo_server, argo_token, argo_ca), **options)
 
-    made = click.option("--argo-ca", type=_FILE, help="With the certificates to trust instead of the usual.")(wrapped)
-    made = click.option("--argo-token", type=_FILE, help="With a bearer token for the Argo Server.")(made)
-    said = "An Argo Server, to tell of what is gone from the cluster, too: by Argo's archive."
-    return click.option("--argo-server", metavar="URL", help=said)(made)  # type: ignore[return-value]
+    ca_help = "A file with the CA certificates to trust for the Argo Server, in place of the system's."
+    token_help = "A file with a bearer token for the Argo Server."  # noqa: S105  (no token)
+    server_help = "An Argo Server whose archive is read too, for jobs that were deleted from the cluster."
+    with_ca = click.option("--argo-ca", type=_FILE, help=ca_help)(with_archive)
+    with_token = click.option("--argo-token", type=_FILE, help=token_help)(with_ca)
+    return click.option("--argo-server", metavar="URL", help=server_help)(with_token)  # type: ignore[return-value]
 
 
-def reader(api: Api, archive: Place) -> Reader:
-    """What reads the cluster, and the archive if there is one; nothing is asked yet.
+def build_reader(api: Api, archive: ArchiveOptions) -> Reader:
+    """Return a reader of the cluster, and of the archive if the options name one. No request is made.
 
     Raises:
-        Refused: an option is wrong, or of no use.
-        OSError: a file can't be read.
+        InvalidInput: an option is wrong, or has no effect.
+        OSError: a file cannot be read.
     """
     cluster = ClusterReader(api)
     if archive.server is None:
-        for option, value in (("--argo-token", archive.token), ("--argo-ca", archive.ca)):
+        for option, value in (("--argo-token", archive.token_file), ("--argo-ca", archive.ca_file)):
             if value is not None:
-                raise InvalidInput(option, value, "nothing without --argo-server")
+                raise InvalidInput(option, value, Sentence("needs --argo-server"))
         return cluster
-    server, token = _server(archive.server), _token(archive.token) if archive.token is not None else None
+    server = _checked_url(archive.server)
+    token = _authorization(archive.token_file) if archive.token_file is not None else None
     from flargo.cluster.argo_archive import Archive  # noqa: PLC0415  (imports Hera, which takes a second)
 
-    return WithArchive(cluster, ArchiveReader(Archive(server, api.namespace, token, archive.ca)))
+    return ClusterAndArchiveReader(cluster, ArchiveReader(Archive(server, api.namespace, token, archive.ca_file)))
 
 
-def troubled(source: Reader) -> None:
-    """What could not be read is told beside what could, and the command fails."""
-    if source.trouble:
-        say(f"Error: {source.trouble}")
-        raise SystemExit(PROBLEM)
+def fail_if_incomplete(reader: Reader) -> None:
+    """Write what could not be read, after what could, and fail the command."""
+    if reader.read_problem:
+        write_message(f"Error: {reader.read_problem}")
+        raise SystemExit(EXIT_PROBLEM)
 
 
-def _server(said: str) -> str:
+def _checked_url(url: str) -> str:
     try:
-        fine = bool(_ADDRESS.fullmatch(said)) and bool(urlsplit(said).hostname) and urlsplit(said).port != 0
-    except ValueError:  # a port that is none
-        fine = False
-    if not fine:
+        is_valid = bool(_URL.fullmatch(url)) and bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:  # the port is no number
+        is_valid = False
+    if not is_valid:
         # What stands before an @ may be a password.
-        value = HIDDEN if "@" in said else said
+        value = HIDDEN if "@" in url else url
         raise InvalidInput(
             "--argo-server", value, "an address as https://argo.example:2746, perhaps with a path after it"
         )
-    return said
+    return url
 
 
-def _token(file: str) -> str:
-    found = _TOKEN.fullmatch(Path(file).read_text(errors="replace"))
-    if found is None:
-        raise InvalidInput("--argo-token", file, "a file with one token and nothing else but the word Bearer before it")
-    REDACTION.learn_own_token(found[1])
-    return f"Bearer {found[1]}"
+def _authorization(token_file: str) -> str:
+    match = _TOKEN.fullmatch(Path(token_file).read_text(errors="replace"))
+    if match is None:
+        raise InvalidInput(
+            "--argo-token", token_file, "a file with one token and nothing else but the word Bearer before it"
+        )
+    REDACTION.learn_own_token(match[1])
+    return f"Bearer {match[1]}"

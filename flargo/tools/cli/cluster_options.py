@@ -1,4 +1,4 @@
-"""Which cluster, which namespace, which jobs: what the commands that look at a cluster are told, and the way there."""
+"""The options that select a cluster, a namespace and jobs, and the API client that they lead to."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,53 +8,61 @@ import click
 from flargo.cluster import client_config
 from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION, StreamRedaction
-from flargo.job.validate import InvalidInput
-from flargo.tools.cli.option_types import NAMESPACE, WORD
-from flargo.tools.cli.output import say
+from flargo.job.validate import InvalidInput, Sentence
+from flargo.tools.cli.option_types import NAMESPACE, SINGLE_LINE
+from flargo.tools.cli.output import write_message
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False)
 
-site_option = click.option("--site", type=WORD, help="Only of this site, by its name in FLARE.")
+site_option = click.option("--site", type=SINGLE_LINE, help="Only jobs at this site (its name in FLARE).")
 federation_option = click.option(
-    "--federation", type=WORD, help="Only of this federation, by its label (flargo.dev/federation)."
+    "--federation",
+    type=SINGLE_LINE,
+    help="Only jobs of this federation (the value of the label flargo.dev/federation).",
 )
 
 
 def cluster_options(command: Command) -> Command:
-    """A command that is told where a cluster is."""
-    command = click.option("--kubeconfig", type=_FILE, help="Default: as kubectl's; in a pod, its account.")(command)
-    command = click.option("--context", help="Of the kubeconfig. Default: its current one.")(command)
-    return click.option("--namespace", "-n", type=NAMESPACE, help="Where jobs run. Default: the context's.")(command)
+    """Add the options that select a cluster and a namespace: ``kubeconfig``, ``context`` and ``namespace``."""
+    command = click.option(
+        "--kubeconfig",
+        type=_FILE,
+        help="The kubeconfig file. Default: $KUBECONFIG or ~/.kube/config; in a pod, the pod's service account.",
+    )(command)
+    command = click.option("--context", help="The kubeconfig's context to use. Default: its current context.")(command)
+    return click.option(
+        "--namespace", "-n", type=NAMESPACE, help="The namespace of the jobs. Default: the context's namespace."
+    )(command)
 
 
 def load_config(kubeconfig: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
-    """The way to a cluster, and the namespace that goes with it; nothing is asked yet.
+    """Return a loader of the client configuration, and the default namespace. No request is made.
 
     Raises:
-        Refused: there is no such context.
-        ConfigError: the kubeconfig can't be used.
-        NoConfigError: there is none.
+        InvalidInput: the kubeconfig has no such context.
+        ConfigError: the kubeconfig cannot be used.
+        NoConfigError: there is no kubeconfig, and this is no pod.
     """
     file = kubeconfig or client_config.default_kubeconfig()
     if file is None:
         if context is not None:
-            raise InvalidInput("--context", context, "nothing where there is no kubeconfig")
+            raise InvalidInput("--context", context, Sentence("needs a kubeconfig, and there is none"))
         return client_config.config_loader(None), client_config.in_cluster_namespace()
-    known = client_config.contexts(file)
-    if context is not None and context not in known:
-        raise InvalidInput("--context", context, f"one of {file}'s: {', '.join(known)}")
-    chosen = context or next(iter(known))
-    return client_config.config_loader(file, chosen, _plugin_line()), known[chosen]
+    namespaces = client_config.contexts(file)
+    if context is not None and context not in namespaces:
+        raise InvalidInput("--context", context, f"a context of {file}: {', '.join(namespaces)}")
+    current = context or next(iter(namespaces))
+    return client_config.config_loader(file, current, _plugin_line_writer()), namespaces[current]
 
 
-def _plugin_line() -> Callable[[str], None]:
-    """Shows the lines of one credential plugin, redacted as one text: a key has several lines."""
+def _plugin_line_writer() -> Callable[[str], None]:
+    """Return a writer of one credential plugin's lines. It redacts them as one text, since a key has several lines."""
     redaction = StreamRedaction(REDACTION)
-    return lambda line: say(redaction.redact(line))
+    return lambda line: write_message(redaction.redact(line))
 
 
 def api_for(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
-    """The way to a namespace; raises what ``reached`` raises."""
-    load, usual = load_config(kubeconfig, context)
-    return Api(load, namespace or usual, on_credential=REDACTION.learn_own_token)
+    """Return the API client for a namespace. It raises what ``load_config`` raises."""
+    load, default_namespace = load_config(kubeconfig, context)
+    return Api(load, namespace or default_namespace, on_credential=REDACTION.learn_own_token)

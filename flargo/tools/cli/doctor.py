@@ -1,4 +1,4 @@
-"""`flargo doctor`: what would keep a job from running here, found before one fails."""
+"""`flargo doctor`: find problems that would keep jobs from running, before a job fails."""
 
 import tempfile
 import time
@@ -17,11 +17,11 @@ from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.survey import Survey
 from flargo.flare.redact import REDACTION
 from flargo.job import validate
-from flargo.job.validate import InvalidInput, Verbatim
+from flargo.job.validate import InvalidInput, Sentence, Verbatim
 from flargo.tools.cli.cluster_options import load_config
-from flargo.tools.cli.option_types import NAMESPACE, WORD, Checked
-from flargo.tools.cli.output import PROBLEM, beside, data, data_json, json_option, reporting
-from flargo.tools.cli.staged_kit import Staged, example, job_meta, of_kit, warnings
+from flargo.tools.cli.option_types import NAMESPACE, SINGLE_LINE, CheckedText
+from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, write_hanging, write_json, write_line
+from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, read_job_meta, show_warnings
 from flargo.tools.doctor.check_table import examine
 from flargo.tools.doctor.facts import Questions
 from flargo.tools.doctor.findings import Finding, Level
@@ -30,51 +30,59 @@ from flargo.tools.doctor.samples import samples
 from flargo.tools.kit.chart import parent_account
 from flargo.tools.kit.files import prefix_field
 
-CANNOT = 2
-"""Exit code: nothing could be looked at."""
-_DEPLOYED = "flargo-launcher"
-"""The account that deploy/ makes for the parent."""
-_MARKS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Level.UNKNOWN: "cyan"}
+_DEFAULT_ACCOUNT = "flargo-launcher"
+"""The service account that deploy/ creates for the parent."""
+_COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Level.UNKNOWN: "cyan"}
 
 
 @click.command()
 @click.option(
     "--kit",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The site's prepared kit: its namespace, accounts, settings and study files are taken.",
+    help="The site's prepared kit. Its namespace, accounts, settings and study files are used.",
 )
-@click.option("--job", type=click.Path(exists=True, path_type=Path), help="A job's folder or meta.json to look at.")
 @click.option(
-    "--namespace", "-n", type=NAMESPACE, help="Where jobs run. Default: as the kit says, else the kubeconfig's."
+    "--job", type=click.Path(exists=True, path_type=Path), help="A job to check: its folder or its meta.json."
+)
+@click.option(
+    "--namespace",
+    "-n",
+    type=NAMESPACE,
+    help="The namespace of the jobs. Default: the kit's, else the kubeconfig context's.",
 )
 @click.option(
     "--account",
-    type=Checked(validate.object_name),
-    help="The FLARE parent's service account. Default: the kit's chart's, else flargo-launcher.",
+    type=CheckedText(validate.object_name),
+    help="The FLARE parent's service account. Default: the one in the kit's chart, else flargo-launcher.",
 )
 @click.option(
     "--kubeconfig",
-    type=WORD,
-    help="Who looks. Default: $KUBECONFIG, ~/.kube/config, the pod's account; never the kit's.",
+    type=SINGLE_LINE,
+    help="The kubeconfig for the checks. Default: $KUBECONFIG, ~/.kube/config or the pod's service account; never the"
+    " kit's.",
 )
-@click.option("--context", help="A context of that kubeconfig.")
+@click.option("--context", help="The kubeconfig's context to use. Default: its current context.")
 @click.option(
     "--use-kit-kubeconfig",
     is_flag=True,
-    help="Use the kubeconfig that the kit names, which can run any command. Only in the parent's own pod.",
+    help="Use the kubeconfig that the kit names. It can run any command, so use this only in the parent's own pod.",
 )
 @click.option(
     "--argo-namespace",
     "argo_namespaces",
     multiple=True,
     type=NAMESPACE,
-    help="A namespace whose Workflow controller serves this site, beside argo and the jobs' own; repeatable.",
+    help="A namespace with a Workflow controller that serves this site, besides argo and the jobs' own; repeatable.",
 )
 @click.option(
-    "--wait", default=15.0, show_default=True, type=click.FloatRange(0.5, 600), help="Seconds a controller may take."
+    "--wait",
+    default=15.0,
+    show_default=True,
+    type=click.FloatRange(0.5, 600),
+    help="Seconds to wait for a controller to process the test Workflow.",
 )
 @json_option
-@reporting
+@report_errors
 def doctor(
     *,
     as_json: bool,
@@ -83,72 +91,77 @@ def doctor(
     wait: float,
     use_kit_kubeconfig: bool,
     argo_namespaces: tuple[str, ...],
-    **said: str | None,
+    **options: str | None,
 ) -> None:
-    """Find what would keep a job from running, before one fails.
+    """Find problems that would keep jobs from running, before a job fails.
 
-    Changes nothing: it submits one Workflow that makes no pod, to see that a controller takes notice, and deletes it;
-    all else is read, or tried as a dry run. The exit code is 0 if no failure was found, 1 if one was, 2 if
-    nothing could be looked at.
+    The checks leave nothing behind: one test Workflow that creates no pod is submitted, to see whether a controller
+    processes it, and deleted again. All other checks read, or are dry runs. The exit code is 0 if no check failed, 1 if
+    one failed, and 2 if nothing could be checked.
     """
-    with warnings(), tempfile.TemporaryDirectory() as folder:
-        with _of_option("--job"):
-            meta = job_meta(job) if job is not None else None
-        with _of_option("--kit"):
-            staged = example(Path(folder)) if kit is None else of_kit(kit, Path(folder))
-        config_file = _kubeconfig_of(staged, said["kubeconfig"]) if use_kit_kubeconfig else said["kubeconfig"]
-        wanted = _wanted(staged, meta, _namespace(staged, said, config_file))
-    guessed = said["account"] is None
-    launcher = None if use_kit_kubeconfig and guessed else said["account"] or wanted.launcher
-    wanted = replace(wanted, launcher=launcher, argo_namespaces=argo_namespaces)
-    asking = Doctor(_survey(config_file, said["context"]), time.time, time.sleep)
-    findings = examine(asking.gather(wanted, guessed=guessed, patience=wait))
+    with show_warnings(), tempfile.TemporaryDirectory() as folder:
+        with _naming_option("--job"):
+            meta = read_job_meta(job) if job is not None else None
+        with _naming_option("--kit"):
+            staged = example_parent(Path(folder)) if kit is None else parent_from_kit(kit, Path(folder))
+        config_file = options["kubeconfig"]
+        if use_kit_kubeconfig:
+            config_file = _kit_kubeconfig(staged, config_file)
+        questions = _questions(staged, meta, _namespace(staged, options, config_file))
+    is_account_guessed = options["account"] is None
+    launcher = None if use_kit_kubeconfig and is_account_guessed else options["account"] or questions.launcher
+    questions = replace(questions, launcher=launcher, argo_namespaces=argo_namespaces)
+    checker = Doctor(_survey(config_file, options["context"]), time.time, time.sleep)
+    findings = examine(checker.gather(questions, guessed=is_account_guessed, patience=wait))
     if as_json:
-        data_json(_report(findings, wanted))
+        levels = _count_levels(findings)
+        write_json({"namespace": questions.namespace, "summary": levels, "findings": [*map(asdict, findings)]})
     else:
-        _tell(findings)
+        _write_findings(findings)
     if any(finding.level is Level.FAILURE for finding in findings):
-        raise SystemExit(PROBLEM)
+        raise SystemExit(EXIT_PROBLEM)
 
 
 @contextmanager
-def _of_option(option: str) -> Iterator[None]:
-    """Whatever is wrong with what an option names, the doctor could not run: exit code 2."""
+def _naming_option(option: str) -> Iterator[None]:
+    """Name the option in errors about what it points to. Nothing could be checked then, so the exit code is 2."""
     try:
         yield
-    except InvalidInput as refused:
-        raise prefix_field(option, refused) from None
+    except InvalidInput as error:
+        raise prefix_field(option, error) from None
 
 
 def _survey(config_file: str | None, context: str | None) -> Survey:
-    load, _ = _reached(config_file, context)
+    load, _ = _load_config(config_file, context)
     try:
         return Survey(load, REDACTION.learn_own_token)
-    except Exception as error:  # noqa: BLE001  (the client's loader raises whatever a wrong file makes it trip over)
-        raise _unusable(config_file, error) from None
+    except Exception as error:  # noqa: BLE001  (the client's loader may raise anything for a wrong file)
+        raise _unusable_kubeconfig(config_file, error) from None
 
 
-def _reached(config_file: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
+def _load_config(config_file: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
     try:
         return load_config(config_file, context)
     except InvalidInput:
         raise
     except OwnError as error:
-        raise _unusable(config_file, error) from None
+        raise _unusable_kubeconfig(config_file, error) from None
 
 
-def _unusable(config_file: str | None, error: Exception) -> InvalidInput:
+def _unusable_kubeconfig(config_file: str | None, error: Exception) -> InvalidInput:
     problem = error.problem if isinstance(error, ConfigError) else describe(error)
-    return InvalidInput("--kubeconfig", config_file or Verbatim("the default"), f"a usable one: {problem}")
+    value = Verbatim("the default") if config_file is None else config_file
+    shown = value if config_file is None else repr(config_file)
+    return InvalidInput("--kubeconfig", value, Sentence(f"{shown} cannot be used: {problem}"))
 
 
-def _kubeconfig_of(staged: Staged, other: str | None) -> str:
-    """The kubeconfig that the kit names: the launcher's own, where this runs in the parent's pod.
+def _kit_kubeconfig(staged: StagedParent, other: str | None) -> str:
+    """Return the kubeconfig that the kit names: the launcher's own, where this runs in the parent's pod.
 
-    A kubeconfig can have any command run, as whoever loads it, so a kit's is loaded only if a person says so.
+    A kubeconfig can have any command run as the user who loads it, so a kit's is loaded only if a person asks for it.
 
     Raises:
-        UsageError: the kit names none, it is not there, or another one is named too.
+        UsageError: the kit names no kubeconfig, the file does not exist, or --kubeconfig is given too.
     """
     file = staged.settings.config_file_path
     if other is not None:
@@ -156,49 +169,46 @@ def _kubeconfig_of(staged: Staged, other: str | None) -> str:
     if staged.site is None:
         raise click.UsageError("--use-kit-kubeconfig needs --kit.")
     if file is None:
-        raise click.UsageError("The kit names no kubeconfig (config_file_path): leave --use-kit-kubeconfig out.")
+        raise click.UsageError("The kit names no kubeconfig (config_file_path): omit --use-kit-kubeconfig.")
     if not Path(file).is_file():
-        raise click.UsageError(f"The kit's kubeconfig {file} is not here: run this in the parent's own pod.")
+        raise click.UsageError(
+            f"The kit's kubeconfig {file} does not exist here: run this command in the parent's own pod."
+        )
     return file
 
 
-def _namespace(staged: Staged, said: dict[str, str | None], config_file: str | None) -> str:
-    if said["namespace"] is not None:
-        return said["namespace"]
+def _namespace(staged: StagedParent, options: dict[str, str | None], config_file: str | None) -> str:
+    if options["namespace"] is not None:
+        return options["namespace"]
     if staged.site is not None:
         return staged.settings.namespace
-    return _reached(config_file, said["context"])[1]
+    return _load_config(config_file, options["context"])[1]
 
 
-def _wanted(staged: Staged, meta: dict[str, Any] | None, namespace: str) -> Questions:
+def _questions(staged: StagedParent, meta: dict[str, Any] | None, namespace: str) -> Questions:
     settings, site = replace(staged.settings, namespace=namespace), staged.site
-    made, refused = samples(meta, site.files if site is not None else {}, staged.stage, settings)
+    rendered, refused = samples(meta, site.files if site is not None else {}, staged.stage, settings)
     return Questions(
         namespace=namespace,
-        launcher=parent_account(site) if site is not None and site.values is not None else _DEPLOYED,
+        launcher=parent_account(site) if site is not None and site.values is not None else _DEFAULT_ACCOUNT,
         executor=settings.argo.executor_service_account,
         instance_id=settings.argo.instance_id,
-        prepared=staged.prepared,
-        samples=tuple(made),
+        prepared=staged.is_prepared,
+        samples=tuple(rendered),
         refused=refused,
     )
 
 
-def _report(findings: list[Finding], wanted: Questions) -> dict[str, Any]:
-    return {"namespace": wanted.namespace, "summary": _counted(findings), "findings": [*map(asdict, findings)]}
-
-
-def _counted(findings: list[Finding]) -> dict[str, int]:
+def _count_levels(findings: list[Finding]) -> dict[str, int]:
     counter = Counter(finding.level for finding in findings)
     return {level.value: counter[level] for level in Level}
 
 
-def _tell(findings: list[Finding]) -> None:
+def _write_findings(findings: list[Finding]) -> None:
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
-        color, bold = _MARKS[finding.level], finding.level is Level.FAILURE
-        beside(f" {finding.check:{width}}  ", finding.what, mark=f"{finding.level:8}", color=color, bold=bold)
+        color, bold = _COLORS[finding.level], finding.level is Level.FAILURE
+        write_hanging(f" {finding.check:{width}}  ", finding.what, mark=f"{finding.level:8}", color=color, bold=bold)
         if finding.todo:
-            beside(f"{'':8} {'':{width}}  -> ", finding.todo)
-    counted = _counted(findings)
-    data(", ".join(f"{number} {level}" for level, number in counted.items()))
+            write_hanging(f"{'':8} {'':{width}}  -> ", finding.todo)
+    write_line(", ".join(f"{number} {level}" for level, number in _count_levels(findings).items()))

@@ -1,4 +1,4 @@
-"""`flargo jobs`: the jobs on a cluster, in a table that can be watched."""
+"""`flargo jobs`: list the jobs on a cluster, or watch them."""
 
 import threading
 import time
@@ -12,194 +12,211 @@ from rich.live import Live
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
-from flargo.job.validate import InvalidInput
+from flargo.job.validate import InvalidInput, Sentence
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.tools import terminal
-from flargo.tools.cli.archive_options import Place, archive_options, reader, troubled
+from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
 from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
-from flargo.tools.cli.output import data, data_json, data_line, json_option, reporting, say
+from flargo.tools.cli.output import (
+    json_option,
+    report_errors,
+    write_json,
+    write_json_line,
+    write_line,
+    write_message,
+)
 from flargo.tools.jobs.live_jobs import LiveJobs
-from flargo.tools.jobs.reader import SLOW, Reader
-from flargo.tools.jobs.refusals import refusal
+from flargo.tools.jobs.reader import STARTING_STAGES, Reader
+from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import SiteJob, selector, trim
-from flargo.tools.jobs.table import COLUMNS, Row, lines, rows
+from flargo.tools.jobs.table import COLUMNS, Row, build_rows, format_lines
 
-_REDRAW = 0.5
-"""Seconds between two pictures, at least."""
-_FRAME = 4
-"""Lines of a terminal that are not the watched table's rows."""
-_EVENTS_AGAIN = 10.0
-"""Seconds after which a pod's events are asked for again, as the launcher does while it starts."""
+_MIN_REDRAW_SECONDS = 0.5
+_FRAME_LINES = 4
+"""Lines of a terminal that hold no row of the watched table."""
+_EVENT_REFRESH_SECONDS = 10.0
+"""The interval at which the events of a starting pod are read again, as the launcher does."""
 
 
 @click.command()
 @site_option
 @federation_option
-@click.option("--watch", "-w", is_flag=True, help="Show them as they change, until interrupted.")
+@click.option("--watch", "-w", is_flag=True, help="Show changes as they happen, until interrupted.")
 @cluster_options
 @archive_options
 @json_option
-@reporting
+@report_errors
 def jobs(
     *,
     site: str | None,
     federation: str | None,
     watch: bool,
     as_json: bool,
-    archive: Place,
-    **where: str | None,
+    archive: ArchiveOptions,
+    **cluster: str | None,
 ) -> None:
-    """List the jobs on a cluster: how each is at each site, since when, and why.
+    """List the jobs on a cluster: the state of each job at each site, since when, and the reason.
 
-    What is over long ago is gone from there; with --argo-server, what Argo's archive keeps of it is listed as well.
+    Jobs are deleted from the cluster some time after their end. With --argo-server, those that Argo's archive keeps are
+    listed too.
 
-    STATE and REASON are the launcher's own words; each REASON is in docs/operations.md, and `flargo why JOB` says more.
+    STATE and REASON are the launcher's own terms. docs/operations.md lists the reasons, and `flargo why JOB` explains
+    one job.
     """
-    api = api_for(**where)
+    api = api_for(**cluster)
     labels = selector(site, federation)
-    source = reader(api, archive)
+    reader = build_reader(api, archive)
     if watch:
         if archive.server is not None:
-            raise InvalidInput(
-                "--argo-server", archive.server, "nothing with --watch: what is archived does not change"
-            )
-        _watch(api, source, labels, as_json=as_json)
+            problem = Sentence("cannot be combined with --watch: archived jobs do not change")
+            raise InvalidInput("--argo-server", archive.server, problem)
+        _watch(api, reader, labels, as_json=as_json)
         return
-    found = [source.settled(part) for part in source.parts(labels)]
+    site_jobs = [reader.confirmed(job) for job in reader.site_jobs(labels)]
     if as_json:
-        data_json([part.plain() for part in found])
+        write_json([job.as_dict() for job in site_jobs])
     else:
-        _print(found, api)
-    troubled(source)
+        _write_table(site_jobs, api)
+    fail_if_incomplete(reader)
 
 
-def _print(found: Sequence[SiteJob], api: Api) -> None:
+def _write_table(site_jobs: Sequence[SiteJob], api: Api) -> None:
     console = terminal.console()
-    if not found:
-        say(f"No jobs in namespace {api.namespace}.")
+    if not site_jobs:
+        write_message(f"No jobs in namespace {api.namespace}.")
     elif console.is_terminal:
-        terminal.draw(console, _table(found, api.time()))
+        terminal.draw(console, _table(site_jobs, api.time()))
     else:
-        for line in lines(rows(found, api.time())):
-            data(line)
+        for line in format_lines(build_rows(site_jobs, api.time())):
+            write_line(line)
 
 
-def _table(parts: Sequence[SiteJob], now: datetime) -> RenderableType:
-    return terminal.table(COLUMNS, (_cells(part, row) for part, row in zip(parts, rows(parts, now), strict=True)))
+def _table(site_jobs: Sequence[SiteJob], now: datetime) -> RenderableType:
+    rows = build_rows(site_jobs, now)
+    return terminal.table(COLUMNS, (_cells(job, row) for job, row in zip(site_jobs, rows, strict=True)))
 
 
-def _cells(part: SiteJob, row: Row) -> list[terminal.Cell]:
-    styled = {"STATE", "REASON"}
-    return [(cell, _style(part) if name in styled else "") for name, cell in zip(COLUMNS, row, strict=True)]
+def _cells(job: SiteJob, row: Row) -> list[terminal.Cell]:
+    style = _style(job)
+    return [(cell, style if name in {"STATE", "REASON"} else "") for name, cell in zip(COLUMNS, row, strict=True)]
 
 
-def _style(part: SiteJob) -> str:
-    if part.reason is not None:
-        return "green" if part.reason is Reason.SUCCEEDED else "red"
-    return "bold green" if part.stage is Stage.RUNNING else "yellow"
+def _style(job: SiteJob) -> str:
+    if job.reason is not None:
+        return "green" if job.reason is Reason.SUCCEEDED else "red"
+    return "bold green" if job.stage is Stage.RUNNING else "yellow"
 
 
-# --- watched
+# --- with --watch
 
 
-class _Settled:
-    """Asks what two streams can't tell, and no more often than something has changed."""
+class _Confirmations:
+    """Confirms jobs whose state the two watches cannot tell, with no more reads than there are changes."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._known: dict[tuple[object, ...], SiteJob] = {}
+        self._confirmed: dict[tuple[object, ...], SiteJob] = {}
+        """Confirmed jobs by the versions of their objects."""
 
-    def parts(self, found: Sequence[SiteJob]) -> list[SiteJob]:
-        """The parts, as the launcher sees them."""
-        known, self._known = self._known, {}
-        return [self._settle(part, known) for part in found]
+    def confirm_all(self, site_jobs: Sequence[SiteJob]) -> list[SiteJob]:
+        """Return the jobs as the launcher sees them."""
+        previous, self._confirmed = self._confirmed, {}
+        return [self._confirm(job, previous) for job in site_jobs]
 
-    def _settle(self, part: SiteJob, known: dict[tuple[object, ...], SiteJob]) -> SiteJob:
-        starts = part.stage in SLOW and part.reason is None
-        if not (part.is_unsure or starts):
-            return part
-        again = int(time.monotonic() / _EVENTS_AGAIN) if starts else 0
-        key = (part.workflow.uid, part.workflow.version, part.pod.version if part.pod else 0, again)
+    def _confirm(self, job: SiteJob, previous: dict[tuple[object, ...], SiteJob]) -> SiteJob:
+        is_starting = job.stage in STARTING_STAGES and job.reason is None
+        if not (job.needs_confirmation or is_starting):
+            return job
+        refresh = int(time.monotonic() / _EVENT_REFRESH_SECONDS) if is_starting else 0
+        key = (job.workflow.uid, job.workflow.version, job.pod.version if job.pod else 0, refresh)
         try:
-            self._known[key] = known[key] if key in known else self._reader.settled(part)
+            self._confirmed[key] = previous[key] if key in previous else self._reader.confirmed(job)
         except ApiError as error:
             if not error.transient:
                 raise
-            return part  # until it answers again
-        return self._known[key]
+            return job  # it is confirmed once the API server answers again
+        return self._confirmed[key]
 
 
 def _watch(api: Api, reader: Reader, labels: str, *, as_json: bool) -> None:
-    ahead = api.time() - datetime.now(UTC)  # and to see that there is somebody to be watched
-    news, over = threading.Event(), threading.Event()
-    board = LiveJobs(news.set)
+    # The request also shows at once whether the API server answers.
+    clock_offset = api.time() - datetime.now(UTC)
+    change_event, stop_event = threading.Event(), threading.Event()
+    live_jobs = LiveJobs(change_event.set)
     for kind in (Kind.WORKFLOW, Kind.POD):
-        run = Watch(api, kind, labels, trim, board, over.wait, time.monotonic).run
+        run = Watch(api, kind, labels, trim, live_jobs, stop_event.wait, time.monotonic).run
         threading.Thread(target=run, name=f"flargo-{kind.value[1]}", daemon=True).start()
     console = terminal.console()
+    snapshots = _snapshots(live_jobs, reader, change_event)
     try:
         if as_json or not console.is_terminal:
-            _tell(board, reader, news, as_json=as_json)
+            _write_changes(snapshots, as_json=as_json)
         else:
-            _show(board, reader, news, console, ahead)
+            _draw_snapshots(snapshots, live_jobs, console, clock_offset)
     finally:
-        over.set()
+        stop_event.set()
 
 
-def _seen(board: LiveJobs, reader: Reader, news: threading.Event) -> Iterator[list[SiteJob]]:
-    """The jobs, each time that something may have changed. Raises what keeps the watches from beginning."""
-    settled, found = _Settled(reader), list[SiteJob]()
+def _snapshots(live_jobs: LiveJobs, reader: Reader, change_event: threading.Event) -> Iterator[list[SiteJob]]:
+    """Yield the jobs whenever something may have changed. Raises an error that keeps the watches from starting."""
+    confirmations = _Confirmations(reader)
+    site_jobs: list[SiteJob] = []
     while True:
-        changed = news.wait(1.0)
-        news.clear()
-        trouble = board.trouble
-        if trouble is not None and not board.in_sync and not trouble.transient:
-            raise trouble
-        if board.in_sync:
-            found = board.parts() if changed else found
-            yield settled.parts(found)
-        time.sleep(_REDRAW)
+        has_changed = change_event.wait(1.0)
+        change_event.clear()
+        error = live_jobs.watch_error
+        if error is not None and not live_jobs.is_synced and not error.transient:
+            raise error
+        if live_jobs.is_synced:
+            site_jobs = live_jobs.site_jobs() if has_changed else site_jobs
+            yield confirmations.confirm_all(site_jobs)
+        time.sleep(_MIN_REDRAW_SECONDS)
 
 
-def _show(board: LiveJobs, reader: Reader, news: threading.Event, console: Console, ahead: timedelta) -> None:
+def _draw_snapshots(
+    snapshots: Iterator[list[SiteJob]], live_jobs: LiveJobs, console: Console, clock_offset: timedelta
+) -> None:
     with Live(console=console, auto_refresh=False) as live:
-        for found in _seen(board, reader, news):
-            shown = found[::-1][: max(1, console.height - _FRAME)]
-            live.update(Group(_table(shown, datetime.now(UTC) + ahead), *_notes(board, found, shown)), refresh=True)
+        for site_jobs in snapshots:
+            newest = site_jobs[::-1][: max(1, console.height - _FRAME_LINES)]
+            table = _table(newest, datetime.now(UTC) + clock_offset)
+            live.update(Group(table, *_notes(site_jobs, newest, live_jobs.watch_error)), refresh=True)
 
 
-def _notes(board: LiveJobs, found: Sequence[SiteJob], shown: Sequence[SiteJob]) -> Iterator[RenderableType]:
-    """What is to be known beside the table."""
-    if not found:
+def _notes(
+    site_jobs: Sequence[SiteJob], newest: Sequence[SiteJob], watch_error: ApiError | None
+) -> Iterator[RenderableType]:
+    """Yield the lines under the table: that rows are missing, or that a watch is lost."""
+    if not site_jobs:
         yield terminal.line(("No jobs.", "dim"))
-    if len(found) > len(shown):
-        yield terminal.line((f"and {len(found) - len(shown)} older ones", "dim"))
-    trouble = board.trouble
-    if trouble is not None:
-        told = f"not heard just now: {refusal(trouble)}"
-        yield terminal.line((told, "red"), no_wrap=True, overflow="ellipsis")
+    if len(site_jobs) > len(newest):
+        yield terminal.line((f"and {len(site_jobs) - len(newest)} older jobs", "dim"))
+    if watch_error is not None:
+        note = f"watch lost, reconnecting: {describe_refusal(watch_error)}"
+        yield terminal.line((note, "red"), no_wrap=True, overflow="ellipsis")
 
 
-def _tell(board: LiveJobs, reader: Reader, news: threading.Event, *, as_json: bool) -> None:
-    """One line for each change."""
-    before: dict[str, SiteJob] = {}
-    for found in _seen(board, reader, news):
-        now = {str(part.workflow.uid): part for part in found}
-        for uid, part in now.items():
-            old = before.get(uid)
-            if old is None or (old.stage, old.reason, old.pod) != (part.stage, part.reason, part.pod):
+def _write_changes(snapshots: Iterator[list[SiteJob]], *, as_json: bool) -> None:
+    """Write a line for each change of a job."""
+    previous: dict[str, SiteJob] = {}
+    for site_jobs in snapshots:
+        current = {str(job.workflow.uid): job for job in site_jobs}
+        for uid, job in current.items():
+            old = previous.get(uid)
+            if old is None or (old.stage, old.reason, old.pod) != (job.stage, job.reason, job.pod):
                 if as_json:
-                    data_line(part.plain())
-                elif old is None or (old.stage, old.reason) != (part.stage, part.reason):
-                    data(_line(part))
-        for uid in before.keys() - now.keys():
-            data_line({**before[uid].plain(), "state": "GONE"}) if as_json else data(_line(before[uid], "GONE"))
-        before = {**now}
+                    write_json_line(job.as_dict())
+                elif old is None or (old.stage, old.reason) != (job.stage, job.reason):
+                    write_line(_format_change(job, job.stage.label))
+        for uid in previous.keys() - current.keys():
+            if as_json:
+                write_json_line({**previous[uid].as_dict(), "state": "GONE"})
+            else:
+                write_line(_format_change(previous[uid], "GONE"))
+        previous = current
 
 
-def _line(part: SiteJob, state: str = "") -> str:
-    when = f"{part.since:%H:%M:%S}" if part.since else "-"
-    return "  ".join(
-        (when, part.job_id, part.site, state or part.stage.label, part.reason.name if part.reason else "")
-    ).rstrip()
+def _format_change(job: SiteJob, state: str) -> str:
+    since = f"{job.since:%H:%M:%S}" if job.since else "-"
+    return "  ".join((since, job.job_id, job.site, state, job.reason.name if job.reason else "")).rstrip()

@@ -1,4 +1,4 @@
-"""`flargo logs`: what a job's program has said, and says."""
+"""`flargo logs`: print or follow the log of a job's program."""
 
 import queue
 import sys
@@ -10,34 +10,43 @@ from dataclasses import dataclass, field
 
 import click
 
-from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION, StreamRedaction
 from flargo.terms import Uid
 from flargo.text import inert, valid_unicode
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
-from flargo.tools.cli.output import PROBLEM, data, data_bytes, data_line, json_option, reporting, say
+from flargo.tools.cli.output import (
+    EXIT_PROBLEM,
+    json_option,
+    report_errors,
+    write_bytes,
+    write_json_line,
+    write_line,
+    write_message,
+)
 from flargo.tools.jobs.log_lines import Line
-from flargo.tools.jobs.log_tail import Tail
-from flargo.tools.jobs.reader import ClusterReader, find
+from flargo.tools.jobs.log_tail import LogTail
+from flargo.tools.jobs.reader import ClusterReader, find_job
 from flargo.tools.jobs.site_job import SiteJob
 
-_AHEAD = 200
-"""Lines of each site that are read before they are shown."""
+_MAX_BUFFERED_LINES = 200
+"""Lines of each site that are read before they are written."""
 _CONTINUED = " [continued]"
-"""On a terminal, after a piece of a line that goes on."""
-Told = tuple[SiteJob, Line]
-Writer = Callable[[SiteJob, Line], None]
-"""Writes a line, or a piece of one, of a job at a site."""
+"""On a terminal, the mark after a piece of a line that goes on in the next piece."""
+SiteLine = tuple[SiteJob, Line]
+LineWriter = Callable[[SiteJob, Line], None]
+"""Writes a line, or a piece of a line, of a job at a site."""
 
 
 @click.command()
 @click.argument("job")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
-@click.option("--raw", is_flag=True, help="The program's bytes as they are, also on a terminal, which obeys them.")
+@click.option("--follow", "-f", is_flag=True, help="Print new lines as they come, until the job ends.")
+@click.option(
+    "--raw", is_flag=True, help="Print the program's bytes unchanged, even on a terminal, which obeys control codes."
+)
 @site_option
 @cluster_options
 @json_option
-@reporting
+@report_errors
 def logs(
     job: str,
     *,
@@ -45,31 +54,32 @@ def logs(
     raw: bool,
     site: str | None,
     as_json: bool,
-    **where: str | None,
+    **cluster: str | None,
 ) -> None:
-    """Print what a job's program has said, without the lines of Argo's executor; of several sites, with their names.
+    """Print the log of a job's program, without the lines of Argo's executor. Lines of several sites get a prefix.
 
-    JOB is FLARE's job id, a beginning of it that no other job has, or the name of a Workflow. On a terminal, control
-    characters are shown as escapes, and keys and tokens are blanked. A file or another program gets the program's bytes
-    unchanged.
+    JOB is FLARE's job id, an unambiguous prefix of it, or the name of a Workflow. On a terminal, control characters are
+    escaped, and keys and tokens are blanked. A file or another program gets the program's bytes unchanged.
     """
     if raw and as_json:
         raise click.UsageError("--raw and --json cannot be combined.")
-    api = api_for(**where)
-    parts = find(ClusterReader(api), job, site)
-    tails = [(part, _tail(api, part)) for part in parts]
-    told = _together(tails) if follow and len(tails) > 1 else _in_turn(tails, follow=follow)
-    width = max(len(inert(part.site)) for part in parts) if len(parts) > 1 else 0
+    api = api_for(**cluster)
+    site_jobs = find_job(ClusterReader(api), job, site)
+    tails = [
+        (each, LogTail(api, each.workflow.name, each.workflow.uid, time.sleep, write_message)) for each in site_jobs
+    ]
+    lines = _follow_all(tails) if follow and len(tails) > 1 else _read_in_turn(tails, follow=follow)
+    prefix_columns = max(len(inert(each.site)) for each in site_jobs) if len(site_jobs) > 1 else 0
     if as_json:
-        write: Writer = Json()
+        write: LineWriter = JsonWriter()
     elif raw or not _is_terminal():
-        write = Raw(width)
+        write = RawWriter(prefix_columns)
     else:
-        write = People(width)
-    for part, line in told:
-        write(part, line)
-    if not any(tail.begun for _, tail in tails):
-        raise SystemExit(PROBLEM)
+        write = TerminalWriter(prefix_columns)
+    for each, line in lines:
+        write(each, line)
+    if not any(tail.has_begun for _, tail in tails):
+        raise SystemExit(EXIT_PROBLEM)
 
 
 def _is_terminal() -> bool:
@@ -77,90 +87,88 @@ def _is_terminal() -> bool:
 
 
 @dataclass(slots=True)
-class Redacted:
-    """The lines of sites without secrets: each site's log is a stream of its own."""
+class LineRedaction:
+    """Blanks secrets in the lines of several sites. Each site's log is a text of its own."""
 
     _streams: dict[Uid, StreamRedaction] = field(default_factory=dict)
 
-    def text(self, part: SiteJob, line: Line) -> str:
-        """A line's text in valid Unicode. Of a piece, the end is told with the next one."""
-        stream = self._streams.setdefault(part.workflow.uid, StreamRedaction(REDACTION))
-        return stream.redact(valid_unicode(line.text), continued=line.continued)
+    def text(self, job: SiteJob, line: Line) -> str:
+        """Return a line's redacted text in valid Unicode. The end of a piece is held back until the next piece."""
+        stream = self._streams.setdefault(job.workflow.uid, StreamRedaction(REDACTION))
+        return stream.redact(valid_unicode(line.text), continued=line.is_partial)
 
 
 @dataclass(slots=True)
-class Json:
+class JsonWriter:
     """Writes a line of JSON for each line."""
 
-    _redacted: Redacted = field(default_factory=Redacted)
+    _redaction: LineRedaction = field(default_factory=LineRedaction)
 
-    def __call__(self, part: SiteJob, line: Line) -> None:
-        """Say whether a line goes on only where it does."""
-        row = {"site": part.site, "time": line.time, "line": self._redacted.text(part, line)}
-        data_line({**row, "continued": True} if line.continued else row)
-
-
-@dataclass(slots=True)
-class People:
-    """Writes lines for a terminal, with the sites' names if a width is given for them."""
-
-    _width: int
-    _redacted: Redacted = field(default_factory=Redacted)
-
-    def __call__(self, part: SiteJob, line: Line) -> None:
-        """Write a line that a terminal does not obey."""
-        head = f"{inert(part.site):{self._width}} | " if self._width else ""
-        data(f"{head}{inert(self._redacted.text(part, line))}{_CONTINUED if line.continued else ''}")
+    def __call__(self, job: SiteJob, line: Line) -> None:
+        """Write the line as JSON. Only a piece that is not its line's last has the key ``continued``."""
+        row = {"site": job.site, "time": line.time, "line": self._redaction.text(job, line)}
+        write_json_line({**row, "continued": True} if line.is_partial else row)
 
 
 @dataclass(slots=True)
-class Raw:
-    """Writes a program's bytes, with the sites' names before lines if a width is given for them."""
+class TerminalWriter:
+    """Writes redacted, inert lines for a terminal."""
 
-    _width: int
-    _open: Uid | None = None
-    """Whose line was written last, if it has no end."""
+    _prefix_columns: int
+    """The width of the sites' names before the lines; 0: no names."""
+    _redaction: LineRedaction = field(default_factory=LineRedaction)
 
-    def __call__(self, part: SiteJob, line: Line) -> None:
-        """Where another site's line comes between, a line is ended that has no end of its own."""
-        content = line.text.encode(errors="surrogateescape") + (b"\n" if line.ended else b"")
-        uid = part.workflow.uid
-        if self._width and self._open != uid:
-            head = f"{inert(part.site):{self._width}} | ".encode()
-            content = (b"\n" if self._open is not None else b"") + head + content
-        self._open = None if line.ended else uid
-        data_bytes(content)
+    def __call__(self, job: SiteJob, line: Line) -> None:
+        """Write the line so that the terminal shows every control character and obeys none."""
+        prefix = f"{inert(job.site):{self._prefix_columns}} | " if self._prefix_columns else ""
+        write_line(f"{prefix}{inert(self._redaction.text(job, line))}{_CONTINUED if line.is_partial else ''}")
 
 
-def _tail(api: Api, part: SiteJob) -> Tail:
-    return Tail(api, part.workflow.name, part.workflow.uid, time.sleep, say)
+@dataclass(slots=True)
+class RawWriter:
+    """Writes a program's bytes unchanged."""
+
+    _prefix_columns: int
+    """The width of the sites' names before the lines; 0: no names."""
+    _open_line: Uid | None = None
+    """The job whose line was written last, if that line has no end yet."""
+
+    def __call__(self, job: SiteJob, line: Line) -> None:
+        """Write the line's bytes. A line of another site that has no end yet is ended first."""
+        content = line.text.encode(errors="surrogateescape") + (b"\n" if line.has_newline else b"")
+        uid = job.workflow.uid
+        if self._prefix_columns and self._open_line != uid:
+            prefix = f"{inert(job.site):{self._prefix_columns}} | ".encode()
+            content = (b"\n" if self._open_line is not None else b"") + prefix + content
+        self._open_line = None if line.has_newline else uid
+        write_bytes(content)
 
 
-def _in_turn(tails: Sequence[tuple[SiteJob, Tail]], *, follow: bool) -> Iterator[Told]:
-    for part, tail in tails:
-        yield from ((part, line) for line in tail.lines(follow=follow))
+def _read_in_turn(tails: Sequence[tuple[SiteJob, LogTail]], *, follow: bool) -> Iterator[SiteLine]:
+    for job, tail in tails:
+        yield from ((job, line) for line in tail.lines(follow=follow))
 
 
-def _together(tails: Sequence[tuple[SiteJob, Tail]]) -> Iterator[Told]:
-    """All that are followed, as their lines come."""
-    told: queue.Queue[Told | Exception | None] = queue.Queue(_AHEAD * len(tails))
+def _follow_all(tails: Sequence[tuple[SiteJob, LogTail]]) -> Iterator[SiteLine]:
+    """Follow all logs at once, with a thread for each, and yield their lines as they come."""
+    results: queue.Queue[SiteLine | Exception | None] = queue.Queue(_MAX_BUFFERED_LINES * len(tails))
 
-    def run(part: SiteJob, tail: Tail) -> None:
+    def run(job: SiteJob, tail: LogTail) -> None:
         try:
             for line in tail.lines(follow=True):
-                told.put((part, line))
-            told.put(None)
-        except Exception as error:  # noqa: BLE001  (raised where it is waited for)
-            told.put(error)
+                results.put((job, line))
+            results.put(None)
+        except Exception as error:  # noqa: BLE001  (raised again in the thread that reads the queue)
+            results.put(error)
 
-    for part, tail in tails:
-        threading.Thread(target=run, args=(part, tail), daemon=True).start()
-    going = len(tails)
-    while going:
+    for job, tail in tails:
+        threading.Thread(target=run, args=(job, tail), daemon=True).start()
+    running = len(tails)
+    while running:
         with suppress(queue.Empty):
-            match told.get(timeout=1.0):
+            match results.get(timeout=1.0):
                 case None:
-                    going -= 1
+                    running -= 1
                 case Exception() as error:
                     raise error
                 case line:

@@ -1,4 +1,4 @@
-"""The `flargo` command. Nothing is imported before it is needed: `flargo --help` answers at once."""
+"""The `flargo` command. It imports a command's module only when that command runs, so that `flargo --help` is fast."""
 
 import sys
 from importlib import import_module
@@ -8,18 +8,22 @@ if TYPE_CHECKING:
     import click
 
 COMMANDS = {
-    "demo": "Watch a federation's job run on this machine.",
-    "doctor": "Find what would keep a job from running here.",
-    "prepare": "Make a startup kit use flargo.",
+    "demo": "Run a FLARE job as Argo Workflows on this machine, and watch it.",
+    "doctor": "Find problems that would keep jobs from running.",
+    "prepare": "Configure a startup kit to use flargo.",
     "render": "Print the Workflow that a site would submit for a job.",
-    "jobs": "List jobs on a cluster, or watch them.",
-    "why": "Explain how a job is, or why it ended.",
+    "jobs": "List or watch the jobs on a cluster.",
+    "why": "Explain the state of a job, or why it ended.",
     "logs": "Print or follow a job's log.",
     "terminate": "End a job.",
-    "sweep": "Delete what no living parent can own.",
+    "sweep": "Delete leftovers of FLARE parents that are gone.",
 }
-"""Every command, which lives in the module of its name, with what --help says of it in one line."""
-_NEEDS = "flargo's commands need more than its launcher does: pip install 'flargo[cli]'"
+"""Every command, which is defined in the module of its name, and its line in `flargo --help`."""
+_CLICK_MISSING = "the flargo command needs more packages than the launcher: pip install 'flargo[cli]'"
+_HELP = (
+    "NVIDIA FLARE jobs as Argo Workflows.\n\n"
+    'Shell completion: eval "$(_FLARGO_COMPLETE=bash_source flargo)", or zsh_source or fish_source.'
+)
 
 
 def main() -> None:
@@ -29,13 +33,13 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
-        sys.stderr.write(f"{_NEEDS} ({error.name} is not there)\n")
+        sys.stderr.write(f"{_CLICK_MISSING} ({error.name} is not installed)\n")
         sys.exit(2)
     command()
 
 
-def _made_inert(error: "click.ClickException") -> "click.ClickException":
-    """The same error: its message, which click writes by itself, may quote names of files."""
+def _make_inert(error: "click.ClickException") -> "click.ClickException":
+    """Make an error's message inert. click writes it by itself, and it may quote names of files."""
     from flargo.text import inert  # noqa: PLC0415
 
     error.message = inert(error.message)  # type: ignore[misc]  # final in newer versions of click only
@@ -43,32 +47,32 @@ def _made_inert(error: "click.ClickException") -> "click.ClickException":
 
 
 def group() -> "click.Group":
-    """All commands, none of them loaded yet.
+    """Return the group of all commands. None of them is loaded yet.
 
     Raises:
         ModuleNotFoundError: the extra `cli` is not installed.
     """
-    import click  # noqa: PLC0415  (of an extra, and whoever lacks it is told so)
+    import click  # noqa: PLC0415  (of an extra: `main` says how to install it)
 
     class LazyGroup(click.Group):
         """Loads a command when it is run or asked for help (click's own pattern for large programs)."""
 
         def invoke(self, ctx: click.Context) -> object:
-            as_json = "--json" in ctx.args  # click takes them away
+            as_json = "--json" in ctx.args  # click removes the arguments while it parses them
             try:
                 return super().invoke(ctx)
             except click.UsageError as error:
                 if not as_json:
-                    raise _made_inert(error) from None
-                from flargo.tools.cli.output import USAGE, fail  # noqa: PLC0415
+                    raise _make_inert(error) from None
+                from flargo.tools.cli.output import EXIT_USAGE, fail  # noqa: PLC0415
 
-                fail(error.format_message(), {}, USAGE, as_json=True)
+                fail(error.format_message(), {}, EXIT_USAGE, as_json=True)
 
         def make_context(self, *args: Any, **more: Any) -> click.Context:
             try:
                 return super().make_context(*args, **more)
             except click.ClickException as error:
-                raise _made_inert(error) from None
+                raise _make_inert(error) from None
 
         def list_commands(self, ctx: click.Context) -> list[str]:
             del ctx
@@ -86,9 +90,5 @@ def group() -> "click.Group":
             with formatter.section("Commands"):
                 formatter.write_dl([*COMMANDS.items()])
 
-    said = (
-        "NVIDIA FLARE jobs as Argo Workflows.\n\n"
-        'Completion: eval "$(_FLARGO_COMPLETE=bash_source flargo)"; zsh and fish likewise.'
-    )
-    names = {"help_option_names": ["-h", "--help"]}
-    return click.version_option(package_name="flargo")(LazyGroup("flargo", help=said, context_settings=names))
+    settings = {"help_option_names": ["-h", "--help"]}
+    return click.version_option(package_name="flargo")(LazyGroup("flargo", help=_HELP, context_settings=settings))

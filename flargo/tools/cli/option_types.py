@@ -1,4 +1,4 @@
-"""Options whose values are checked when they are read, before anything is asked or done."""
+"""Types of options whose values are validated while the command line is parsed, before any request or change."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from flargo.job import validate
 from flargo.job.validate import Check, InvalidInput
 
 
-class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """A text that passes a check. An empty one never means what an option means that is not there."""
+class CheckedText(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A text that must pass a check. An empty text is refused: it never means that the option is absent."""
 
     name = "text"
 
     def __init__(self, check: Check) -> None:
-        """By that check."""
+        """Validate values with ``check``."""
         self._check = check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse in click's own form."""
+        """Return the checked value, or raise click's error for a wrong option."""
         try:
             return self._check("", value)
-        except InvalidInput as refused:
-            self.fail(f"{refused.value} is not allowed; expected {refused.allowed}", param, ctx)
+        except InvalidInput as error:
+            self.fail(f"{error.value} is not valid: expected {error.allowed}", param, ctx)
 
 
-NAMESPACE = Checked(validate.dns_label)
-WORD = Checked(validate.line)
+NAMESPACE = CheckedText(validate.dns_label)
+SINGLE_LINE = CheckedText(validate.line)

@@ -1,7 +1,7 @@
-"""How commands speak: data to stdout, messages to stderr, and every refusal in one form.
+"""Writes what commands print: data to stdout, messages to stderr, and every error in one form.
 
-All that commands write goes through the writers of this module or through flargo.tools.terminal: redacted, and inert on
-each of its lines. Only the bytes of a program's log are written as they are, where they are asked for.
+Everything that a command writes passes the writers of this module or flargo.tools.terminal, which redact it and make
+each line inert. Only the bytes of a program's log are written unchanged, where that is asked for.
 """
 
 import functools
@@ -22,156 +22,161 @@ from flargo.cluster.errors import ApiError
 from flargo.flare.redact import REDACTION
 from flargo.job.validate import InvalidInput
 from flargo.text import inert_lines, valid_unicode
-from flargo.tools.jobs.refusals import refusal
-from flargo.tools.terminal import safe
+from flargo.tools.jobs.refusals import describe_refusal
+from flargo.tools.terminal import make_safe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PROBLEM, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes."""
-_WORD = re.compile(r"\S*`[^`]*`\S*|\S+")
-_LEAST_ROOM = 30
-"""Characters; in less it is better to let the terminal break lines."""
+EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_UNBREAKABLE = re.compile(r"\S*`[^`]*`\S*|\S+")
+"""A word, or a command in backticks."""
+_MIN_WRAP_COLUMNS = 30
+"""A terminal with less room than this for a text breaks the line itself."""
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, errors too.")
-_debug_option = click.option("--debug", is_flag=True, help="Show where an unforeseen error was raised, and its words.")
-
-
-def data(text: str) -> None:
-    """What was asked for, on one line."""
-    click.echo(safe(text))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, also for errors.")
+_debug_option = click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 
 
-def document(text: str) -> None:
-    """A document of flargo's own that has several lines, such as YAML or a diff. It is not redacted."""
+def write_line(text: str) -> None:
+    """Write a line of data to stdout."""
+    click.echo(make_safe(text))
+
+
+def write_document(text: str) -> None:
+    """Write a document of flargo's own with several lines, such as YAML or a diff, to stdout. It is not redacted."""
     click.echo(inert_lines(text), nl=not text.endswith("\n"))
 
 
-def beside(head: str, text: str, *, mark: str = "", color: str | None = None, bold: bool = False) -> None:
-    """A line that begins with a head; what a terminal has no room for goes on below, beside the head.
+def write_hanging(head: str, text: str, *, mark: str = "", color: str | None = None, bold: bool = False) -> None:
+    """Write a head and a text to stdout. On a terminal, a long text continues on lines indented to the head's width.
 
     Args:
-        head: what the line begins with.
-        text: what may go on below.
-        mark: a word before the head, shown in a colour.
-        color: click's name of that colour.
+        head: the beginning of the first line.
+        text: the text that is wrapped.
+        mark: a word before the head, which is coloured.
+        color: click's name of the colour.
         bold: whether the mark is bold.
     """
-    mark, head, text = safe(mark), safe(head), safe(text)
+    mark, head, text = make_safe(mark), make_safe(head), make_safe(text)
     indent = len(mark) + len(head)
-    room = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0
-    first, *more = filled(text, room) if room >= _LEAST_ROOM else [text]
+    columns = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0
+    first, *rest = wrap(text, columns) if columns >= _MIN_WRAP_COLUMNS else [text]
     click.echo(f"{click.style(mark, fg=color, bold=bold or None) if mark else ''}{head}{first}")
-    for line in more:
+    for line in rest:
         click.echo(f"{'':{indent}}{line}")
 
 
-def filled(text: str, room: int) -> list[str]:
-    """Lines of at most so many characters. No word is broken, nor a command in backticks, which people copy."""
+def wrap(text: str, columns: int) -> list[str]:
+    """Break a text into lines of at most ``columns`` characters, but never a word or a command in backticks.
+
+    People copy such commands. A longer word or command has a line of its own.
+    """
     lines: list[str] = []
-    for word in _WORD.findall(text):
-        if lines and len(lines[-1]) + 1 + len(word) <= room:
+    for word in _UNBREAKABLE.findall(text):
+        if lines and len(lines[-1]) + 1 + len(word) <= columns:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
     return lines or [""]
 
 
-def data_json(value: Any) -> None:
-    """The same, for programs."""
-    click.echo(json.dumps(_clean(value), indent=2))
+def write_json(value: Any) -> None:
+    """Write a JSON document to stdout, indented."""
+    click.echo(json.dumps(_redact(value), indent=2))
 
 
-def data_line(value: Any) -> None:
-    """One of many answers that come one after another, for programs: a line each."""
-    click.echo(json.dumps(_clean(value)))
+def write_json_line(value: Any) -> None:
+    """Write a JSON document to stdout on one line, for answers that come one after another."""
+    click.echo(json.dumps(_redact(value)))
 
 
-def data_bytes(content: bytes) -> None:
-    """Bytes of somebody else's, as they are: for files and other programs, and for people who ask for them."""
+def write_bytes(content: bytes) -> None:
+    """Write foreign bytes to stdout unchanged: for files, other programs, and people who ask for them."""
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
 
 
-def _clean(value: Any) -> Any:
+def _redact(value: Any) -> Any:
     if isinstance(value, str):
         return valid_unicode(REDACTION.redact(value))
     if isinstance(value, dict):
-        return {_clean(key): _clean(each) for key, each in value.items()}
-    return [_clean(each) for each in value] if isinstance(value, list | tuple) else value
+        return {_redact(key): _redact(each) for key, each in value.items()}
+    return [_redact(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def say(text: str) -> None:
-    """What a person should know beside it, on one line."""
-    click.echo(safe(text), err=True)
+def write_message(text: str) -> None:
+    """Write a one-line message for people to stderr."""
+    click.echo(make_safe(text), err=True)
 
 
-def reporting(command: Command) -> Command:
-    """A command whose errors become a message and an exit code. It takes ``as_json``.
+def report_errors(command: Command) -> Command:
+    """Turn a command's errors into a message and an exit code. The command takes ``as_json``.
 
-    No message has the words of a foreign exception, which may quote a credential. Who wants them says --debug.
+    A foreign exception's own text is not shown, since it may quote a credential; --debug shows it, redacted.
     """
 
     @functools.wraps(command)
-    def wrapped(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
+    def reporting(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
         try:
             _run(command, *args, as_json=as_json, **kwargs)
-        except InvalidInput as refused:
-            said = {"field": refused.field, "value": refused.value, "allowed": refused.allowed}
-            fail(str(refused), said, USAGE if refused.field.startswith("--") else PROBLEM, as_json=as_json)
+        except InvalidInput as error:
+            details = {"field": error.field, "value": error.value, "allowed": error.allowed}
+            code = EXIT_USAGE if error.field.startswith("--") else EXIT_PROBLEM
+            fail(str(error), details, code, as_json=as_json)
         except BrokenPipeError:
-            raise  # a reader that has had enough, as of a pager: click ends quietly
+            raise  # the reader has closed the pipe, as a pager does: click ends without a message
         except KeyboardInterrupt:
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(EXIT_INTERRUPTED) from None
         except ApiError as error:
-            fail(refusal(error), {"verb": error.verb, "status": error.status}, PROBLEM, as_json=as_json)
+            fail(describe_refusal(error), {"verb": error.verb, "status": error.status}, EXIT_PROBLEM, as_json=as_json)
         except OwnError as error:
-            fail(str(error), {}, PROBLEM, as_json=as_json)
+            fail(str(error), {}, EXIT_PROBLEM, as_json=as_json)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise  # click's own, for click
-        except Exception as error:  # noqa: BLE001  (whatever a library raises, its words are not told)
+            raise  # click handles its own exceptions
+        except Exception as error:  # noqa: BLE001  (a library may raise anything, and its text is not shown)
             if debug:
-                _trace(error)
-            what = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else "unforeseen"
-            hint = "" if debug else "; --debug shows where it was raised"
-            fail(f"{what}: {describe(error)}{hint}", {}, PROBLEM, as_json=as_json)
+                _write_traceback(error)
+            file = error.filename if isinstance(error, OSError) else None
+            subject = file if isinstance(file, str) else "unexpected error"
+            hint = "" if debug else " (--debug prints the traceback)"
+            fail(f"{subject}: {describe(error)}{hint}", {}, EXIT_PROBLEM, as_json=as_json)
 
-    return _debug_option(wrapped)  # type: ignore[return-value]
+    return _debug_option(reporting)  # type: ignore[return-value]
 
 
-def _trace(error: Exception) -> None:
-    """Show an exception with its words, redacted as a whole, since a key has several lines."""
+def _write_traceback(error: Exception) -> None:
+    # Redacted as a whole before it is split, since a key has several lines.
     for line in REDACTION.redact("".join(traceback.format_exception(error))).splitlines():
-        say(line)
+        write_message(line)
 
 
-def fail(message: str, said: dict[str, Any], code: int, *, as_json: bool) -> NoReturn:
-    """Tell what is wrong, to a person or a program, and exit."""
+def fail(message: str, details: dict[str, Any], code: int, *, as_json: bool) -> NoReturn:
+    """Write an error for people, or as JSON with its details for programs, and exit."""
     if as_json:
-        data_json({"error": {"message": message, **said}})
+        write_json({"error": {"message": message, **details}})
     else:
-        say(f"Error: {message}")
+        write_message(f"Error: {message}")
     raise SystemExit(code)
 
 
-class _LastResort(logging.Handler):
-    """Says what is logged where nobody has set logging up."""
+class _StderrHandler(logging.Handler):
+    """Writes log records as messages where no handler is configured."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A traceback has several lines, and a key in it too: it is redacted before it is taken apart.
+        # A traceback has several lines, and so has a key in it: it is redacted before it is split.
         for line in REDACTION.redact(self.format(record)).splitlines():
-            say(line)
+            write_message(line)
 
 
 def _run(command: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Run a command. What libraries warn of and log meanwhile is said as flargo's own: Python would write it raw."""
-    before, logging.lastResort = logging.lastResort, _LastResort(logging.WARNING)
+    """Run a command, with libraries' warnings and log records written as messages: Python would write them raw."""
+    last_resort, logging.lastResort = logging.lastResort, _StderrHandler(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _say_warning
+            warnings.showwarning = _write_warning
             command(*args, **kwargs)
     finally:
-        logging.lastResort = before
+        logging.lastResort = last_resort
 
 
-def _say_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    say(f"Warning: {category.__name__}: {message}")
+def _write_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    write_message(f"Warning: {category.__name__}: {message}")

@@ -1,4 +1,4 @@
-"""`flargo render`: the Workflow that a site would submit for a job, without a cluster."""
+"""`flargo render`: print the Workflow that a site would submit for a job. It needs no cluster."""
 
 import json
 import tempfile
@@ -10,9 +10,9 @@ import yaml
 
 from flargo.flare.dry_run import EXAMPLE_JOB_ID, dry_run
 from flargo.terms import Plan, Role
-from flargo.tools.cli.option_types import WORD
-from flargo.tools.cli.output import data, data_json, document, json_option, reporting, say
-from flargo.tools.cli.staged_kit import example, job_meta, of_kit, warnings
+from flargo.tools.cli.option_types import SINGLE_LINE
+from flargo.tools.cli.output import json_option, report_errors, write_document, write_json, write_line, write_message
+from flargo.tools.cli.staged_kit import example_parent, parent_from_kit, read_job_meta, show_warnings
 
 
 @click.command()
@@ -20,33 +20,40 @@ from flargo.tools.cli.staged_kit import example, job_meta, of_kit, warnings
 @click.option(
     "--kit",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The site's startup kit. Default: a plain example site.",
+    help="The site's startup kit. Default: an example site.",
 )
-@click.option("--site", type=WORD, help="The site's name in FLARE. Default: the kit's, else site-1.")
-@click.option("--role", type=click.Choice([role.value for role in Role]), help="Default: the kit's, else client.")
+@click.option("--site", type=SINGLE_LINE, help="The site's name in FLARE. Default: the kit's, else site-1.")
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    help="Whether the site is a server or a client. Default: as the kit, else client.",
+)
 @json_option
-@reporting
+@report_errors
 def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, as_json: bool) -> None:
-    """Print the Workflow that a site would submit for a job, or why it would refuse to.
+    """Print the Workflow that a site would submit for a job, or why the site would refuse the job.
 
-    META is a job's meta.json, or the folder with it. Ids, tokens and addresses that FLARE makes up at run time are
-    examples; of Secrets only names are shown.
+    META is a job's meta.json, or the job folder that contains it. Ids, tokens and addresses that FLARE creates at run
+    time are examples. Of Secrets, only names and keys are printed.
     """
-    asked = job_meta(meta)
-    with warnings(), tempfile.TemporaryDirectory() as folder:
-        staged = example(Path(folder), site, role) if kit is None else of_kit(kit, Path(folder), site, role)
-        if not staged.prepared:
-            say(f"{kit} is not prepared, or no longer: shown is what would be if `flargo prepare` had been run.")
-        made = dry_run(asked, staged.stage, staged.settings)
+    job_meta = read_job_meta(meta)
+    with show_warnings(), tempfile.TemporaryDirectory() as folder:
+        if kit is None:
+            staged = example_parent(Path(folder), site, role)
+        else:
+            staged = parent_from_kit(kit, Path(folder), site, role)
+        if not staged.is_prepared:
+            write_message(f"{kit} is not prepared or has changed since: this is the result after `flargo prepare`.")
+        plan = dry_run(job_meta, staged.stage, staged.settings)
     if as_json:
-        data_json({"workflow": made.workflow, "secrets": _secrets(made)})
+        write_json({"workflow": plan.workflow, "secrets": _secret_keys(plan)})
         return
-    document(yaml.safe_dump(json.loads(json.dumps(made.workflow)), sort_keys=False, width=120))
-    for secret in _secrets(made):
-        data(f"# Secret {secret['name']}: {', '.join(secret['keys'])}")
-    if not asked.get("job_id"):
-        say(f"The job has no id yet; shown is {EXAMPLE_JOB_ID}.")
+    write_document(yaml.safe_dump(json.loads(json.dumps(plan.workflow)), sort_keys=False, width=120))
+    for secret in _secret_keys(plan):
+        write_line(f"# Secret {secret['name']}: {', '.join(secret['keys'])}")
+    if not job_meta.get("job_id"):
+        write_message(f"The job has no id yet; the Workflow has the example id {EXAMPLE_JOB_ID}.")
 
 
-def _secrets(made: Plan) -> list[dict[str, Any]]:
-    return [{"name": each.name, "keys": sorted(each.data)} for each in (made.startup, made.credentials)]
+def _secret_keys(plan: Plan) -> list[dict[str, Any]]:
+    return [{"name": each.name, "keys": sorted(each.data)} for each in (plan.startup, plan.credentials)]

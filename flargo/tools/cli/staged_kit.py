@@ -1,4 +1,7 @@
-"""What the commands that render jobs share: a parent staged from a kit, a job's metadata, the launcher's warnings."""
+"""Builds a FLARE parent from a kit without running one, for the commands that render jobs.
+
+It also reads a job's metadata and shows the launcher's warnings.
+"""
 
 import logging
 import os
@@ -13,121 +16,129 @@ from flargo.flare.nvflare_internals import is_startup_file, pod_template_files
 from flargo.flare.request import ROOT_CERTIFICATE
 from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings, check_settings
-from flargo.job.validate import InvalidInput, Verbatim
+from flargo.job.validate import InvalidInput, Sentence, Verbatim
 from flargo.terms import Role
 from flargo.tools.cli import kit_disk
-from flargo.tools.cli.output import say
+from flargo.tools.cli.output import write_message
 from flargo.tools.kit.files import apply_changes, read_json
 from flargo.tools.kit.preparation import Preparation, PrepareOptions, prepare
 from flargo.tools.kit.site import COMM_CONFIG, STUDY_DATA, STUDY_RUNTIME, Site
 
 _SERVER = "server"
-"""What every FLARE server is called, whatever its host."""
-_USUAL = ("the parent's workspace is", "has no study entries")
-"""Warnings that tell a person nothing: a kit does not lie where the workspace will, and its study file is a stub."""
+"""The site name of every FLARE server, whatever its host is called."""
+_EXPECTED_WARNINGS = ("the parent's workspace is", "has no study entries")
+"""Texts of warnings that hold for every kit: it is not where the workspace will be, and its study file is a stub."""
 _EXAMPLE_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nZXhhbXBsZQ==\n-----END CERTIFICATE-----\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
-    """A parent that is not there, and what it would launch with."""
+class StagedParent:
+    """A FLARE parent that does not run, and the settings with which it would launch jobs."""
 
     stage: SimulatedParent
     settings: Settings
     site: Site | None
-    """The kit's; None: an example."""
-    prepared: bool = True
-    """Whether the kit is as `flargo prepare` would leave it."""
+    """The kit's site; None: an example."""
+    is_prepared: bool = True
+    """True if `flargo prepare` would change nothing in the kit."""
 
 
-def job_meta(path: Path) -> dict[str, Any]:
-    """The metadata of a job: of its meta.json, or of the folder with it.
+def read_job_meta(path: Path) -> dict[str, Any]:
+    """Read a job's metadata.
+
+    Args:
+        path: the job's meta.json, or the job folder that contains it.
 
     Raises:
-        Refused: there is none, or it is too large or can't be read.
+        InvalidInput: the file does not exist, is too large, or cannot be read.
     """
     file = path / "meta.json" if path.is_dir() else path
     if not file.is_file():
         raise InvalidInput("META", str(path), "a job's meta.json, or a job folder with one")
     try:
-        with file.open("rb") as opened:
-            content = opened.read(kit_disk.MAX_FILE_BYTES + 1)
+        with file.open("rb") as stream:
+            content = stream.read(kit_disk.MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise InvalidInput(
-            "META", Verbatim(f"unreadable ({os.strerror(error.errno or 0)})"), "a file to read"
-        ) from None
+        problem = f"cannot be read ({os.strerror(error.errno or 0)})"
+        raise InvalidInput("META", Verbatim("unreadable"), Sentence(problem)) from None
     if len(content) > kit_disk.MAX_FILE_BYTES:
         raise InvalidInput("META", Verbatim("too large a file"), f"at most {kit_disk.MAX_FILE_BYTES} bytes")
     return read_json({str(file): content}, str(file))
 
 
-def example(root: Path, site: str | None = None, role: str | None = None) -> Staged:
-    """A site with no files of its own, in a federation of which nothing is known."""
+def example_parent(root: Path, site: str | None = None, role: str | None = None) -> StagedParent:
+    """Build an example parent, whose site has no files of its own.
+
+    Args:
+        root: an empty folder for the parent's files.
+        site: the site's name; None: an example.
+        role: the site's role; None: a client.
+    """
     for folder in ("startup", "local"):
         (root / folder).mkdir()
     (root / "startup" / ROOT_CERTIFICATE).write_text(_EXAMPLE_CERTIFICATE)
     side = Role(role or Role.CLIENT)
     name = site or (_SERVER if side is Role.SERVER else "site-1")
-    return Staged(SimulatedParent(root, name, side, f"tcp://{name}:8102"), check_settings(), None)
+    return StagedParent(SimulatedParent(root, name, side, f"tcp://{name}:8102"), check_settings(), None)
 
 
-def of_kit(kit: Path, root: Path, site: str | None = None, role: str | None = None) -> Staged:
-    """A kit's site, as it is prepared, or would be.
+def parent_from_kit(kit: Path, root: Path, site: str | None = None, role: str | None = None) -> StagedParent:
+    """Build the parent of a kit's site, as it is after `flargo prepare`.
 
     Args:
-        kit: the kit.
+        kit: the kit, prepared or not.
         root: an empty folder of this process's own, for copies of the files that the launcher would read. The launcher
-            itself follows links and reads keys, so it never sees the kit.
-        site: the site's name, if not the kit's.
-        role: the role that the kit must have, if any.
+            itself follows links and reads keys, so it never gets the kit.
+        site: the site's name; None: the kit's.
+        role: the role that the kit must have; None: any.
 
     Raises:
-        Refused: it is no kit for Kubernetes, or another role's.
+        InvalidInput: the kit is not for Kubernetes, or has another role.
     """
     files = kit_disk.read_kit(kit, follow_links=True)
     try:
         prepared = prepare(files, PrepareOptions())
-    except InvalidInput as refused:
-        if not refused.field.startswith("--"):
+    except InvalidInput as error:
+        if not error.field.startswith("--"):
             raise
-        allowed = f"a kit for Kubernetes, or one that `flargo prepare` has been told {refused.field} for"
-        raise InvalidInput(str(kit), Verbatim("not prepared"), allowed) from None
-    side = prepared.site.role
-    if role is not None and role != side:
-        raise InvalidInput("--role", role, f"{side}, as the kit's is")
-    name = _SERVER if side is Role.SERVER else prepared.site.name
+        problem = Sentence(f"is not prepared for Kubernetes: run `flargo prepare` with {error.field} first")
+        raise InvalidInput(str(kit), Verbatim("not prepared"), problem) from None
+    kit_role = prepared.site.role
+    if role is not None and role != kit_role:
+        raise InvalidInput("--role", role, f"{kit_role}, the kit's role")
+    name = site or (_SERVER if kit_role is Role.SERVER else prepared.site.name)
     internal = read_json(apply_changes(files, prepared.changes), COMM_CONFIG)["internal"]
     listener = internal["resources"]
     servers = prepared.site.startup.get("servers") or [{}]
-    _copy_what_a_launch_reads(kit, root, prepared.settings)
+    _copy_launch_files(kit, root, prepared.settings)
     stage = SimulatedParent(
         kit=root,
-        site=site or name,
-        role=side,
+        site=name,
+        role=kit_role,
         parent_url=f"{internal['scheme']}://{listener['host']}:{listener['port']}",
         server=servers[0].get("service") or {},
-        options=_options(prepared, site or name),
+        options=_parent_options(prepared, name),
     )
-    return Staged(stage, prepared.settings, prepared.site, prepared=not prepared.changes)
+    return StagedParent(stage, prepared.settings, prepared.site, is_prepared=not prepared.changes)
 
 
-def _copy_what_a_launch_reads(kit: Path, root: Path, settings: Settings) -> None:
-    """Copy study files, pod templates and the root certificate; of the startup kit's other files only the sizes.
+def _copy_launch_files(kit: Path, root: Path, settings: Settings) -> None:
+    """Copy study files, pod templates and the root certificate; create the startup kit's other files with their sizes.
 
-    Their content is in no Workflow, only in a Secret, of which a rehearsal shows the keys.
+    The content of the other files appears in no Workflow but only in a Secret, of which a dry run shows the keys.
     """
     for folder in ("startup", "local"):
         (root / folder).mkdir()
     certificate = f"startup/{ROOT_CERTIFICATE}"
     with kit_disk.open_kit(kit, follow_links=True) as reader:
-        copied = {path: reader.read(path) for path in (certificate, *_study_files(reader, settings))}
+        contents = {path: reader.read(path) for path in (certificate, *_study_files(reader, settings))}
         sizes = {}
-        for name in reader.names("startup"):
+        for name in reader.list_names("startup"):
             path = f"startup/{name}"
             status = reader.status(path) if path != certificate and is_startup_file(name) else None
             if status is not None:
                 sizes[path] = status.st_size
-    for path, content in copied.items():
+    for path, content in contents.items():
         if content is not None and path not in sizes:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
@@ -137,41 +148,41 @@ def _copy_what_a_launch_reads(kit: Path, root: Path, settings: Settings) -> None
 
 
 def _study_files(reader: kit_disk.KitReader, settings: Settings) -> list[str]:
-    """The study files and pod templates that a launch reads, by their paths under the kit."""
-    found = [STUDY_RUNTIME, STUDY_DATA]
-    # The rehearsal refuses both, for each job, and says why.
+    """Return the paths, under the kit, of the study files and pod templates that a launch reads."""
+    paths = [STUDY_RUNTIME, STUDY_DATA]
+    # A wrong setting or file is ignored here: the dry run of each job refuses it with a message.
     with suppress(InvalidInput):
-        found += filter(None, [study_data_file(settings)])
+        paths += filter(None, [study_data_file(settings)])
     runtime = reader.read(STUDY_RUNTIME)
     with suppress(InvalidInput):
-        found += [f"local/{name}" for name in pod_template_files(load_yaml(STUDY_RUNTIME, runtime or b""))]
-    return [*dict.fromkeys(found)]
+        paths += [f"local/{name}" for name in pod_template_files(load_yaml(STUDY_RUNTIME, runtime or b""))]
+    return [*dict.fromkeys(paths)]
 
 
-def _options(prepared: Preparation, name: str) -> tuple[str, ...]:
-    """What the chart starts the parent with, after ``--set``; without a chart, what a start script does."""
+def _parent_options(prepared: Preparation, name: str) -> tuple[str, ...]:
+    """Return what follows ``--set`` in the parent's arguments in the chart, or without a chart in its start script."""
     args = (prepared.site.values or {}).get("args") or ["--set", "secure_train=true", "config_folder=config"]
-    said = [str(argument) for argument in args]
-    after = said[said.index("--set") + 1 :] if "--set" in said else []
-    return (*after, f"uid={name}") if prepared.site.role is Role.CLIENT else (*after,)
+    texts = [str(argument) for argument in args]
+    options = texts[texts.index("--set") + 1 :] if "--set" in texts else []
+    return (*options, f"uid={name}") if prepared.site.role is Role.CLIENT else (*options,)
 
 
 @contextmanager
-def warnings() -> Iterator[None]:
-    """Show the launcher's warnings, but for those that each kit of `nvflare deploy prepare` would give."""
+def show_warnings() -> Iterator[None]:
+    """Write the launcher's warnings as messages, except those that every kit of `nvflare deploy prepare` causes."""
 
-    class Passed(logging.Handler):
+    class MessageHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
-            if not any(words in text for words in _USUAL):
-                say(f"Warning: {text}")
+            if not any(expected in text for expected in _EXPECTED_WARNINGS):
+                write_message(f"Warning: {text}")
 
-    log, handler = logging.getLogger("flargo"), Passed(logging.WARNING)
-    before = log.propagate
-    log.addHandler(handler)
-    log.propagate = False
+    logger, handler = logging.getLogger("flargo"), MessageHandler(logging.WARNING)
+    propagate = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
         yield
     finally:
-        log.removeHandler(handler)
-        log.propagate = before
+        logger.removeHandler(handler)
+        logger.propagate = propagate

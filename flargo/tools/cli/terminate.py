@@ -5,11 +5,11 @@ import click
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
-from flargo.tools.cli.output import PROBLEM, data, data_json, json_option, reporting
-from flargo.tools.jobs.reader import ClusterReader, find
-from flargo.tools.jobs.refusals import refusal
+from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, write_json, write_line
+from flargo.tools.jobs.reader import ClusterReader, find_job
+from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import SiteJob
-from flargo.tools.jobs.termination import TerminateResult, patch, standing
+from flargo.tools.jobs.termination import TerminateResult, expected_result, terminate_patch
 
 
 @click.command()
@@ -17,39 +17,42 @@ from flargo.tools.jobs.termination import TerminateResult, patch, standing
 @site_option
 @cluster_options
 @json_option
-@reporting
+@report_errors
 def terminate(
     job: str,
     *,
     site: str | None,
     as_json: bool,
-    **where: str | None,
+    **cluster: str | None,
 ) -> None:
-    """End a job: Argo is told to, and the FLARE parent hears of it and kills what does not heed.
+    """End a job by terminating its Workflows. The FLARE parent kills what does not stop by itself.
 
-    JOB is FLARE's job id, a beginning of it that no other job has, or the name of a Workflow. FLARE hears that the job
-    was aborted. With --site it is ended there only, and whether the others go on is FLARE's to decide.
+    JOB is FLARE's job id, an unambiguous prefix of it, or the name of a Workflow. FLARE treats the job as aborted. With
+    --site it ends at that site only; whether the other sites go on is FLARE's decision.
     """
-    api = api_for(**where)
-    done = [(part, *_end(api, part)) for part in find(ClusterReader(api), job, site)]
+    api = api_for(**cluster)
+    results = [(site_job, *_terminate(api, site_job)) for site_job in find_job(ClusterReader(api), job, site)]
     if as_json:
-        rows = [{**part.plain(), "did": did.name, "problem": why or None} for part, did, why in done]
-        data_json(rows)
+        write_json(
+            [{**each.as_dict(), "did": result.value, "problem": detail or None} for each, result, detail in results]
+        )
     else:
-        for part, did, why in done:
-            data(f"{part.site}: Workflow {part.workflow.name} {did.value}{f': {why}' if why else ''}")
-    if any(did is TerminateResult.FAILED for _, did, _ in done):
-        raise SystemExit(PROBLEM)
+        for each, result, detail in results:
+            suffix = f": {detail}" if detail else ""
+            write_line(f"{each.site}: Workflow {each.workflow.name} {result.text}{suffix}")
+    if any(result is TerminateResult.FAILED for _, result, _ in results):
+        raise SystemExit(EXIT_PROBLEM)
 
 
-def _end(api: Api, part: SiteJob) -> tuple[TerminateResult, str]:
-    did = standing(part)
-    if did is not TerminateResult.TOLD:
-        return did, (part.reason.name if part.reason and did is TerminateResult.OVER else "")
+def _terminate(api: Api, job: SiteJob) -> tuple[TerminateResult, str]:
+    """Terminate a job's Workflow if it has to be; return the result and its detail."""
+    result = expected_result(job)
+    if result is not TerminateResult.REQUESTED:
+        return result, (job.reason.name if job.reason and result is TerminateResult.ALREADY_ENDED else "")
     try:
-        api.merge(Kind.WORKFLOW, part.workflow.name, patch(part))
+        api.merge(Kind.WORKFLOW, job.workflow.name, terminate_patch(job))
     except ApiError as error:
-        if error.not_found or error.conflict:  # its name may be another's by now
+        if error.not_found or error.conflict:  # on a conflict another Workflow has the name by now
             return TerminateResult.GONE, ""
-        return TerminateResult.FAILED, refusal(error)
-    return did, ""
+        return TerminateResult.FAILED, describe_refusal(error)
+    return result, ""

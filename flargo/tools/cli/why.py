@@ -1,4 +1,4 @@
-"""`flargo why`: what happened to a job, what shows it, and what to do."""
+"""`flargo why`: explain what happened to a job, with the evidence and what to do."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import click
 
 from flargo.cluster.errors import ApiError
 from flargo.terms import Object
-from flargo.tools.cli.archive_options import Place, archive_options, reader, troubled
+from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
-from flargo.tools.cli.output import beside, data, data_json, json_option, reporting
+from flargo.tools.cli.output import json_option, report_errors, write_hanging, write_json, write_line
 from flargo.tools.jobs.explanation import Explanation, explain
-from flargo.tools.jobs.reader import Reader, find
-from flargo.tools.jobs.refusals import refusal
+from flargo.tools.jobs.reader import Reader, find_job
+from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import SiteJob
 
-_WIDTH = 13
+_LABEL_COLUMNS = 13
 
 
 @click.command()
@@ -23,53 +23,55 @@ _WIDTH = 13
 @cluster_options
 @archive_options
 @json_option
-@reporting
+@report_errors
 def why(
     job: str,
     *,
     site: str | None,
     as_json: bool,
-    archive: Place,
-    **where: str | None,
+    archive: ArchiveOptions,
+    **cluster: str | None,
 ) -> None:
-    """Explain how a job is, or why it ended: what happened, what shows it, and what to do.
+    """Explain the state of a job at each site, or why it ended: what happened, the evidence, and what to do.
 
-    JOB is FLARE's job id, a beginning of it that no other job has, or the name of a Workflow. With --argo-server it may
-    be gone from the cluster.
+    JOB is FLARE's job id, an unambiguous prefix of it, or the name of a Workflow. With --argo-server, jobs that were
+    deleted from the cluster are found too.
     """
-    source = reader(api_for(**where), archive)
-    told = []
-    for part in find(source, job, site):
-        events, unread = _events(source, part)
-        told.append((explain(part, events), unread))
+    reader = build_reader(api_for(**cluster), archive)
+    reports = []
+    for site_job in find_job(reader, job, site):
+        events, event_problem = _read_events(reader, site_job)
+        reports.append((explain(site_job, events), event_problem))
     if as_json:
-        data_json([{**each.plain(), "events_unread": unread or None} for each, unread in told])
+        write_json([{**each.as_dict(), "events_unread": event_problem or None} for each, event_problem in reports])
     else:
-        _print(told)
-    troubled(source)
+        first = reports[0][0].job
+        study = f"(study {first.study})" if first.study else ""
+        write_line(" ".join(filter(None, (f"job {first.job_id}", first.name, study))))
+        for explanation, event_problem in reports:
+            _write_report(explanation, event_problem)
+    fail_if_incomplete(reader)
 
 
-def _print(told: Sequence[tuple[Explanation, str]]) -> None:
-    first = told[0][0].part
-    data(" ".join(filter(None, (f"job {first.job_id}", first.name, f"(study {first.study})" if first.study else ""))))
-    for each, unread in told:
-        _report(each, unread)
-
-
-def _events(source: Reader, part: SiteJob) -> tuple[Sequence[Object], str]:
-    """A pod's events, or why they can't be read: all else is told without them."""
+def _read_events(reader: Reader, job: SiteJob) -> tuple[Sequence[Object], str]:
+    """Return the events of the job's pod, or why they cannot be read. The rest of the report does not need them."""
     try:
-        return source.events(part), ""
+        return reader.events(job), ""
     except ApiError as error:
-        return (), refusal(error)
+        return (), describe_refusal(error)
 
 
-def _report(told: Explanation, unread: str) -> None:
-    part, verdict = told.part, told.part.verdict
-    hears = f", FLARE hears {verdict.code}" if verdict else ""
-    data("")
-    data(f"{part.site} ({part.role}): {(part.reason or part.stage).name}{hears}")
-    rows = [("what happened", told.happened), *told.evidence, ("events", unread), ("what to do", told.remedy)]
-    for name, said in rows:
-        if said:
-            beside(f"  {name:{_WIDTH}}  ", said)
+def _write_report(explanation: Explanation, event_problem: str) -> None:
+    job, verdict = explanation.job, explanation.job.verdict
+    code = f", FLARE hears {verdict.code}" if verdict else ""
+    write_line("")
+    write_line(f"{job.site} ({job.role}): {(job.reason or job.stage).name}{code}")
+    rows = [
+        ("what happened", explanation.summary),
+        *explanation.evidence,
+        ("events", event_problem),
+        ("what to do", explanation.remedy),
+    ]
+    for label, text in rows:
+        if text:
+            write_hanging(f"  {label:{_LABEL_COLUMNS}}  ", text)

@@ -10,12 +10,12 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.views import workflow_view
 from flargo.terms import Label, Object
-from flargo.tools.jobs.site_job import WORDS, look
+from flargo.tools.jobs.site_job import STAGE_TEXTS, diagnose_workflow
 
 _ENDED = "FINISHED:"
 """What FLARE's status of a job that has ended begins with (nvflare 2.9, RunStatus)."""
 COMPLETED = "FINISHED:COMPLETED"
-_WORDS = {**WORDS, Stage.ABSENT: "waits for FLARE"}
+_WORDS = {**STAGE_TEXTS, Stage.ABSENT: "waits for FLARE"}
 # What nvflare 2.9's FedAvg logs (app_common/workflows/fedavg.py); it counts rounds from 0.
 _BEGUN = re.compile(r"Round ([0-9]+) started")
 _GOT = re.compile(r"Aggregated ([0-9]+)/([0-9]+) results")
@@ -127,5 +127,5 @@ def news(before: Seen, now: Seen, total: int = 0) -> Iterator[str]:
 def _party(name: str, workflow: Object | None, pods: Sequence[Object]) -> Party:
     if workflow is None:
         return Party(name)
-    found = look(workflow, pods)
+    found = diagnose_workflow(workflow, pods)
     return Party(name, workflow_view(workflow).name, found.stage, found.reason, found.detail)

@@ -1,1 +1,1 @@
-"""What people ask of jobs on a cluster: which there are, how they are, why they ended, what they said, what is left."""
+"""Jobs as people see them on a cluster: listed, explained, their logs read, ended, and their leftovers swept."""

@@ -1,4 +1,4 @@
-"""Jobs whose Workflows are gone from the cluster: what Argo's archive keeps of them, beside what the cluster has."""
+"""Reads jobs whose Workflows were deleted from the cluster but are kept in Argo's archive."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,97 +9,98 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.status.diagnosis import Diagnosis, Stage
 from flargo.terms import Object
 from flargo.tools.jobs.reader import Reader
-from flargo.tools.jobs.refusals import archive_refusal
-from flargo.tools.jobs.site_job import SiteJob, in_order, site_jobs, trim
+from flargo.tools.jobs.refusals import describe_archive_refusal
+from flargo.tools.jobs.site_job import SiteJob, oldest_first, site_jobs, trim
 
 if TYPE_CHECKING:  # imports Hera, which takes a second
     from flargo.cluster.argo_archive import Archive
 
 
 class ArchiveReader:
-    """Reads an archive. Its methods raise ArchiveError."""
+    """Reads jobs from an archive. Its methods raise ArchiveError."""
 
     where = "in Argo's archive"
-    trouble = ""
+    read_problem = ""
 
     def __init__(self, archive: "Archive") -> None:
-        """Read an archive."""
+        """Read from ``archive``."""
         self._archive = archive
         self._on_parse_error = ParseErrorLog()
 
-    def parts(self, labels: str) -> list[SiteJob]:
-        """See Reader; an outline does not say why a job ended."""
+    def site_jobs(self, labels: str) -> list[SiteJob]:
+        """Return outlines of the archived jobs that match a label selector, without the reason of their end."""
         outlines = site_jobs(map(trim, self._archive.list(labels)), (), self._on_parse_error)
-        return [replace(part, archived=True, seen=Diagnosis(Stage.ENDED), verdict=None) for part in outlines]
+        return [replace(job, is_archived=True, diagnosis=Diagnosis(Stage.ENDED), verdict=None) for job in outlines]
 
-    def settled(self, part: SiteJob) -> SiteJob:
-        """See Reader: by the whole Workflow. One that has gone from the archive meanwhile stays as it is."""
-        whole = self._archive.get(part.workflow.uid)
-        if whole is None:
-            return part
-        read = site_jobs([trim(whole)], (), self._on_parse_error)
-        return replace(read[0], archived=True) if read else part
+    def confirmed(self, job: SiteJob) -> SiteJob:
+        """Return the job by its whole Workflow, or as it is if the archive no longer has the Workflow."""
+        workflow = self._archive.get(job.workflow.uid)
+        if workflow is None:
+            return job
+        jobs = site_jobs([trim(workflow)], (), self._on_parse_error)
+        return replace(jobs[0], is_archived=True) if jobs else job
 
-    def events(self, part: SiteJob) -> Sequence[Object]:
-        """See Reader; events are not archived."""
-        del part
+    def events(self, job: SiteJob) -> Sequence[Object]:
+        """Return nothing: Argo does not archive events."""
+        del job
         return ()
 
 
-class WithArchive:
-    """Reads a cluster, and of an archive what the cluster does not have.
+class ClusterAndArchiveReader:
+    """Reads jobs from a cluster, and from an archive those that the cluster no longer has.
 
-    What the archive refuses is kept in ``trouble``, and it is asked no more; ApiError is raised as ever.
+    An ArchiveError is not raised: it becomes ``read_problem``, and the archive is not asked again. An ApiError is
+    raised.
     """
 
     def __init__(self, cluster: Reader, archive: Reader) -> None:
-        """Read both."""
+        """Read from both."""
         self._cluster, self._archive = cluster, archive
-        self.trouble = ""
+        self.read_problem = ""
 
     @property
     def where(self) -> str:
-        """See Reader."""
-        return self._cluster.where if self.trouble else f"{self._cluster.where} or {self._archive.where}"
+        """Both places; only the cluster if the archive could not be read."""
+        return self._cluster.where if self.read_problem else f"{self._cluster.where} or {self._archive.where}"
 
-    def parts(self, labels: str) -> list[SiteJob]:
-        """See Reader."""
-        here = self._cluster.parts(labels)
-        if self.trouble:
-            return here
+    def site_jobs(self, labels: str) -> list[SiteJob]:
+        """Return the jobs that match a label selector. A job of the cluster hides its archived launches."""
+        on_cluster = self._cluster.site_jobs(labels)
+        if self.read_problem:
+            return on_cluster
         try:
-            # Read after the cluster: what is deleted in between is told by one of the two.
-            archived = self._archive.parts(labels)
+            # Read after the cluster, so that a Workflow that is deleted in between is in one of the two lists.
+            archived = self._archive.site_jobs(labels)
         except ArchiveError as error:
-            self.trouble = archive_refusal(error)
-            return here
-        return in_order([*here, *_gone(here, archived)])
+            self.read_problem = describe_archive_refusal(error)
+            return on_cluster
+        return oldest_first([*on_cluster, *_only_archived(on_cluster, archived)])
 
-    def settled(self, part: SiteJob) -> SiteJob:
-        """See Reader; what the archive does not tell is left open."""
-        if not part.archived:
-            return self._cluster.settled(part)
-        if self.trouble:
-            return part
+    def confirmed(self, job: SiteJob) -> SiteJob:
+        """Return the job as its source confirms it. An archived job stays an outline if the archive fails."""
+        if not job.is_archived:
+            return self._cluster.confirmed(job)
+        if self.read_problem:
+            return job
         try:
-            return self._archive.settled(part)
+            return self._archive.confirmed(job)
         except ArchiveError as error:
-            self.trouble = archive_refusal(error)
-            return part
+            self.read_problem = describe_archive_refusal(error)
+            return job
 
-    def events(self, part: SiteJob) -> Sequence[Object]:
-        """See Reader."""
-        return self._archive.events(part) if part.archived else self._cluster.events(part)
-
-
-def _gone(here: Sequence[SiteJob], archived: Sequence[SiteJob]) -> Iterator[SiteJob]:
-    """The last of the archived launches of each job at each site that the cluster does not have."""
-    known = {_whose(part) for part in here}
-    for part in reversed(in_order(archived)):
-        if _whose(part) not in known:
-            known.add(_whose(part))
-            yield part
+    def events(self, job: SiteJob) -> Sequence[Object]:
+        """Return the events of the job's pod from the job's source."""
+        return self._archive.events(job) if job.is_archived else self._cluster.events(job)
 
 
-def _whose(part: SiteJob) -> tuple[str, str, str]:
-    return part.federation, part.job_id, part.site
+def _only_archived(on_cluster: Sequence[SiteJob], archived: Sequence[SiteJob]) -> Iterator[SiteJob]:
+    """Yield the last archived launch of each job at each site, for those that the cluster does not have."""
+    identities = {_identity(job) for job in on_cluster}
+    for job in reversed(oldest_first(archived)):
+        if _identity(job) not in identities:
+            identities.add(_identity(job))
+            yield job
+
+
+def _identity(job: SiteJob) -> tuple[str, str, str]:
+    return job.federation, job.job_id, job.site

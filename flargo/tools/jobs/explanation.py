@@ -1,4 +1,4 @@
-"""Why a job at a site is as it is: what happened, what shows it, what to do. Pure."""
+"""Explains the state of a job at a site: what happened, the evidence for it, and what to do. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.status.views import EventView, event_view
 from flargo.terms import Object
-from flargo.tools.jobs.site_job import WORDS, SiteJob
-from flargo.tools.jobs.sweepable import spell
+from flargo.tools.jobs.durations import format_duration
+from flargo.tools.jobs.site_job import STAGE_TEXTS, SiteJob
 
-_WOULD_BE = {
+_TIMEOUT_REASONS = {
     Stage.UNCLAIMED: Reason.UNCLAIMED,
     Stage.QUEUED: Reason.QUEUED,
     Stage.QUOTA: Reason.QUOTA,
@@ -22,94 +22,104 @@ _WOULD_BE = {
     Stage.TAINTED: Reason.UNSCHEDULABLE,
     Stage.PULLING: Reason.PULLING,
 }
-"""What a job that waits would end of, if it waits for too long."""
-_EVENTS = 8
-_LONGEST = 1000
+"""The reason with which a job ends that stays in a stage for too long. Its remedy also helps while the job waits."""
+_MAX_EVENTS = 8
+_MAX_CHARACTERS = 1000
+"""The most characters of one piece of evidence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A report on a part of a job."""
+    """The report on a job at one site."""
 
-    part: SiteJob
-    happened: str
+    job: SiteJob
+    summary: str
     evidence: tuple[tuple[str, str], ...]
-    """What is said by whom."""
+    """Pairs of a source, such as "pod", and what it shows."""
     remedy: str
 
-    def plain(self) -> dict[str, Any]:
-        """The same, for programs."""
-        shown = [{"of": name, "says": said} for name, said in self.evidence]
-        told = {"what_happened": self.happened, "evidence": shown, "what_to_do": self.remedy}
-        return {**self.part.plain(), **told}
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON for programs has it."""
+        evidence = [{"of": source, "says": text} for source, text in self.evidence]
+        report = {"what_happened": self.summary, "evidence": evidence, "what_to_do": self.remedy}
+        return {**self.job.as_dict(), **report}
 
 
-def explain(part: SiteJob, events: Iterable[Object]) -> Explanation:
-    """Explain a part of a job.
+def explain(job: SiteJob, events: Iterable[Object]) -> Explanation:
+    """Explain the state of a job at a site.
 
     Args:
-        part: as it is seen.
-        events: of its pod, as they are on the wire.
+        job: the job.
+        events: the events of its pod, as they are on the wire.
     """
-    reason = part.reason
-    happened = reason.sentence if reason else f"Nothing is wrong: it is {WORDS[part.stage]}."
-    if reason is None and part.archived:
-        happened = "It has ended; Argo's archive could not be asked why."
-    elif reason is None and part.stage not in {Stage.RUNNING, Stage.SUBMITTED, Stage.ENDED}:
-        happened = f"It is {WORDS[part.stage]}."
-    elif reason is not None and part.stage is not Stage.ENDED:
-        happened += f" It has not ended yet: {WORDS[part.stage]}."
-    meant = reason or _WOULD_BE.get(part.stage)
-    return Explanation(part, happened, tuple(_evidence(part, events)), meant.remedy if meant else "")
+    reason = job.reason
+    summary = reason.sentence if reason else f"Nothing is wrong: the job is {STAGE_TEXTS[job.stage]}."
+    if reason is None and job.is_archived:
+        summary = "The job has ended, but the reason could not be read from Argo's archive."
+    elif reason is None and job.stage not in {Stage.RUNNING, Stage.SUBMITTED, Stage.ENDED}:
+        summary = f"The job is {STAGE_TEXTS[job.stage]}."
+    elif reason is not None and job.stage is not Stage.ENDED:
+        summary += f" The job has not ended yet; it is {STAGE_TEXTS[job.stage]}."
+    remedy_reason = reason or _TIMEOUT_REASONS.get(job.stage)
+    return Explanation(job, summary, tuple(_evidence(job, events)), remedy_reason.remedy if remedy_reason else "")
 
 
-def _evidence(part: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str]]:
-    workflow, pod = part.workflow, part.pod
-    said = display_text(part.detail, _LONGEST)
-    if said:
-        yield "cluster says", said
-    if part.verdict is not None and part.verdict.exit_code is not None:
-        yield "exit code", str(part.verdict.exit_code)
-    words = (workflow.phase or "no controller has looked at it", workflow.message, workflow.node_message)
-    asked = (f"shutdown {workflow.shutdown}" if workflow.shutdown else "", "suspended" if workflow.suspended else "")
-    messages = "; ".join(dict.fromkeys(filter(None, (*words, *asked))))
-    yield "Workflow", f"{workflow.name}: {display_text(messages, _LONGEST)}"
-    if part.archived:
-        yield "archive", "gone from the cluster, its pod and its log too: this is what Argo's archive keeps of it"
+def _evidence(job: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str]]:
+    workflow, pod = job.workflow, job.pod
+    detail = display_text(job.detail, _MAX_CHARACTERS)
+    if detail:
+        yield "cluster says", detail
+    if job.verdict is not None and job.verdict.exit_code is not None:
+        yield "exit code", str(job.verdict.exit_code)
+    workflow_facts = (
+        workflow.phase or "no Argo controller has processed it yet",
+        workflow.message,
+        workflow.node_message,
+        f"shutdown {workflow.shutdown}" if workflow.shutdown else "",
+        "suspended" if workflow.suspended else "",
+    )
+    yield (
+        "Workflow",
+        f"{workflow.name}: {display_text('; '.join(dict.fromkeys(filter(None, workflow_facts))), _MAX_CHARACTERS)}",
+    )
+    if job.is_archived:
+        deleted = "the Workflow was deleted from the cluster, with its pod and its log"
+        yield "archive", f"{deleted}: this is what Argo's archive keeps of it"
     elif pod is None:
-        yield "pod", "there is none"
+        yield "pod", "does not exist"
     else:
         node = f"on node {pod.node}" if pod.node else "on no node"
-        state = (f"{pod.phase} {node}", pod.reason, pod.disruption, "being deleted" if pod.deleting else "")
-        yield "pod", f"{pod.name}: {display_text('; '.join(filter(None, state)), _LONGEST)}"
-    yield from (("event", event) for event in _telling(part, events))
-    yield "times", _times(part)
+        pod_facts = (f"{pod.phase} {node}", pod.reason, pod.disruption, "being deleted" if pod.deleting else "")
+        state = "; ".join(filter(None, pod_facts))
+        yield "pod", f"{pod.name}: {display_text(state, _MAX_CHARACTERS)}"
+    yield from (("event", event) for event in _relevant_events(job, events))
+    yield "times", _times(job)
 
 
-def _telling(part: SiteJob, events: Iterable[Object]) -> Sequence[str]:
-    """The events that tell something: warnings, and of a job that has not begun all of them."""
-    starts = part.stage < Stage.RUNNING
-    kept = [event_view(event) for event in events if starts or fields.text(event, "type") == "Warning"]
-    newest = sorted(kept, key=lambda event: (event.last_timestamp is not None, event.last_timestamp))[-_EVENTS:]
-    return [_event(event) for event in newest]
+def _relevant_events(job: SiteJob, events: Iterable[Object]) -> Sequence[str]:
+    """Return the newest warnings, and before the program runs the newest events of any type."""
+    has_not_started = job.stage < Stage.RUNNING
+    views = [event_view(event) for event in events if has_not_started or fields.text(event, "type") == "Warning"]
+    newest = sorted(views, key=lambda event: (event.last_timestamp is not None, event.last_timestamp))[-_MAX_EVENTS:]
+    return [_format_event(event) for event in newest]
 
 
-def _event(event: EventView) -> str:
-    often = f", {event.count} times in {event.span:.0f} s" if event.count > 1 else ""
-    when = f"{_clock(event.last_timestamp)} " if event.last_timestamp else ""
-    return f"{when}{event.reason}{often}: {display_text(event.message, _LONGEST)}"
+def _format_event(event: EventView) -> str:
+    repeats = f", {event.count} times in {event.span:.0f} s" if event.count > 1 else ""
+    time = f"{_clock(event.last_timestamp)} " if event.last_timestamp else ""
+    return f"{time}{event.reason}{repeats}: {display_text(event.message, _MAX_CHARACTERS)}"
 
 
-def _times(part: SiteJob) -> str:
-    told = [f"submitted {part.created:%Y-%m-%d %H:%M:%S} UTC" if part.created else "submitted at an unknown time"]
-    if part.started and part.created:
-        told.append(f"began {spell(part.started - part.created)} later")
-    if part.ended and part.started:
-        told.append(f"ran for {spell(part.ended - part.started)}")
-    elif part.ended:
-        told.append(f"ended {_clock(part.ended)}")
-    return ", ".join(told)
+def _times(job: SiteJob) -> str:
+    times = [f"submitted {job.created_at:%Y-%m-%d %H:%M:%S} UTC" if job.created_at else "submitted at an unknown time"]
+    if job.started_at and job.created_at:
+        times.append(f"started {format_duration(job.started_at - job.created_at)} later")
+    if job.ended_at and job.started_at:
+        times.append(f"ran for {format_duration(job.ended_at - job.started_at)}")
+    elif job.ended_at:
+        times.append(f"ended {_clock(job.ended_at)}")
+    return ", ".join(times)
 
 
-def _clock(moment: datetime | None) -> str:
-    return f"{moment:%H:%M:%S}" if moment else ""
+def _clock(time: datetime | None) -> str:
+    return f"{time:%H:%M:%S}" if time else ""

@@ -1,4 +1,4 @@
-"""What two watches tell of jobs, put together. No threads and no I/O of its own."""
+"""The current jobs, as two watches keep them up to date. No threads and no I/O of its own."""
 
 import threading
 from collections.abc import Callable
@@ -14,59 +14,59 @@ _KINDS = (Kind.WORKFLOW, Kind.POD)
 
 
 class LiveJobs:
-    """Listens to a watch of Workflows and one of pods. Safe for threads."""
+    """The listener of a watch of Workflows and of a watch of pods. Safe for threads."""
 
-    def __init__(self, changed: Callable[[], object]) -> None:
-        """Know nothing yet; ``changed`` is called when there is something new."""
-        self._changed = changed
+    def __init__(self, on_change: Callable[[], object]) -> None:
+        """Start empty. ``on_change`` is called after every change, from the watches' threads."""
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._items: dict[Kind, dict[str, Object]] = {}
-        self._lost: dict[Kind, ApiError] = {}
+        self._errors: dict[Kind, ApiError] = {}
         self._on_parse_error = ParseErrorLog()
 
     @property
-    def in_sync(self) -> bool:
-        """Whether both watches have begun."""
+    def is_synced(self) -> bool:
+        """True once both watches have delivered their first list."""
         return all(kind in self._items for kind in _KINDS)
 
     @property
-    def trouble(self) -> ApiError | None:
-        """Why what is shown may be out of date."""
-        return next((self._lost[kind] for kind in _KINDS if kind in self._lost), None)
+    def watch_error(self) -> ApiError | None:
+        """The error of a watch that is lost at the moment, so that the jobs may be out of date."""
+        return next((self._errors[kind] for kind in _KINDS if kind in self._errors), None)
 
-    def parts(self) -> list[SiteJob]:
-        """The jobs as they are now."""
+    def site_jobs(self) -> list[SiteJob]:
+        """Return the jobs by the latest versions of all Workflows and pods."""
         with self._lock:
             workflows, pods = (list(self._items.get(kind, {}).values()) for kind in _KINDS)
         return site_jobs(workflows, pods, self._on_parse_error)
 
     def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
-        """See Listener."""
+        """Replace all objects of a kind by a fresh list. The watch is connected again."""
         del version
         with self._lock:
             self._items[kind] = {_uid(item): item for item in items}
-            self._lost.pop(kind, None)
-        self._changed()
+            self._errors.pop(kind, None)
+        self._on_change()
 
     def on_changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
-        """See Listener."""
+        """Replace or remove one object."""
         with self._lock:
-            known = self._items.setdefault(kind, {})
+            items = self._items.setdefault(kind, {})
             if deleted:
-                known.pop(_uid(item), None)
+                items.pop(_uid(item), None)
             else:
-                known[_uid(item)] = trim(item)
-        self._changed()
+                items[_uid(item)] = trim(item)
+        self._on_change()
 
     def on_contact(self, kind: Kind) -> None:
-        """See Listener."""
+        """Ignore that a watch was heard from: it changes nothing that is shown."""
         del kind
 
     def on_lost(self, kind: Kind, error: ApiError) -> None:
-        """See Listener."""
+        """Keep the error of a watch that was lost, until the watch lists again."""
         with self._lock:
-            self._lost[kind] = error
-        self._changed()
+            self._errors[kind] = error
+        self._on_change()
 
 
 def _uid(item: Object) -> str:

@@ -1,4 +1,4 @@
-"""A log's lines: told once each, though the connection breaks, and without those of Argo's executor. Pure."""
+"""The lines of a program's log: each line once although connections break, and none of Argo's executor. Pure."""
 
 import hashlib
 import json
@@ -9,179 +9,174 @@ from datetime import UTC, datetime, timedelta
 
 from flargo.parsing import log_time
 
-# What Argo's executor, which starts the program, writes to the program's stderr (argo 3.7, cmd/argoexec/commands/
-# emissary.go: logrus, with the field argo=true; with --log-format json as JSON), and what its command line says last.
+# Argo's executor starts the program and logs to the program's stderr (argo 3.7, cmd/argoexec/commands/emissary.go):
+# logrus lines with the field argo=true, or JSON with --log-format json. Its command line prints the last line.
 _ARGO = "argo"
-"""In everything that the executor logs. Most lines of a program do not have it, and are not looked at further."""
-_TEXT_BEGIN = re.compile(r'time=("[^"]*+"|[^\s"]++) level=\w+ msg=("(?:[^"\\]|\\.)*+"|[^\s"]*+)(?= )')
-_TEXT_MARK = re.compile(r"\bargo=true(?= \S|$)")
+"""In every record of the executor. Most lines of a program lack it and need no further examination."""
+_RECORD_START = re.compile(r'time=("[^"]*+"|[^\s"]++) level=\w+ msg=("(?:[^"\\]|\\.)*+"|[^\s"]*+)(?= )')
+_RECORD_MARK = re.compile(r"\bargo=true(?= \S|$)")
 _JSON_MARKS = ('"argo":true', '"level":')
-_EXITED = '"sub-process exited"'
-_LAST_WORDS = re.compile(r"Error: (exit status \d+|signal: [a-z ]+(\(core dumped\))?)$")
-_EXECUTOR_LENGTH = 8 * 1024
-"""Characters at the end of a line that may be the executor's: what it says itself is shorter by far."""
-_TRIED = 16
-"""Places in them at which its words may begin, and which are tried."""
-_REMEMBERED = 256
-"""Characters of a line up to which it is remembered as it is, and beyond which by its hash."""
-MARGIN = timedelta(seconds=1)
-"""How long before the last line a log is read again. Times are cut to whole seconds on the way, and the lines
-of stdout and stderr are written by two threads: they may be out of order by a little."""
+_EXIT_MESSAGE = '"sub-process exited"'
+_LAST_LINE = re.compile(r"Error: (exit status \d+|signal: [a-z ]+(\(core dumped\))?)$")
+_MAX_RECORD_CHARACTERS = 8 * 1024
+"""The characters at the end of a line in which a record of the executor is sought. Its records are far shorter."""
+_MAX_ATTEMPTS = 16
+"""The most positions at which a record is tried to begin."""
+_MAX_VERBATIM_CHARACTERS = 256
+"""The length up to which a line is remembered as it is. A longer line is remembered by its hash."""
+OVERLAP = timedelta(seconds=1)
+"""How long before the last line a log is read again. Times are truncated to whole seconds in a request, and the kubelet
+writes the lines of stdout and stderr from two threads, so they may be slightly out of order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a log, or a piece of a long one."""
+    """A line of a log, or a piece of a long line."""
 
     time: str
-    """As the node wrote it down, RFC 3339; empty where it did not. Of a piece: its line's."""
+    """The time at which the node read the line, RFC 3339; empty if the line has none. A piece has its line's time."""
     text: str
-    """A byte that is no UTF-8 is a surrogate in it, as Python's ``surrogateescape`` has it."""
-    continued: bool = False
-    """Whether the line goes on in the next piece."""
-    ended: bool = True
-    """Whether the program wrote a line end after it."""
+    """The line's text. A byte that is not UTF-8 is a surrogate, as Python's ``surrogateescape`` has it."""
+    is_partial: bool = False
+    """True if the line continues in the next piece."""
+    has_newline: bool = True
+    """True if the program wrote a line end after the text."""
 
     @property
-    def moment(self) -> datetime | None:
-        """The same; None where it is no time that a node writes."""
+    def parsed_time(self) -> datetime | None:
+        """The line's time; None if the text is no time that a node writes."""
         return log_time(self.time)
 
 
-def parsed(raw: str) -> Line:
-    """A line that has its time before it."""
+def parse_line(raw: str) -> Line:
+    """Split a line into its time and its text. A line without a valid time is all text."""
     time, space, text = raw.partition(" ")
     return Line(time, text) if space and log_time(time) is not None else Line("", raw)
 
 
 @dataclass(slots=True)
 class LogDeduplicator:
-    """Where one connection's lines go on after another's: each line is let through once."""
+    """Passes each line of a log once, over connections that each repeat some lines of the connection before."""
 
-    _told: deque[Line] = field(default_factory=deque)
-    """What was let through of late: all that a connection tells again. Long texts by their hashes, for a line without
-    an end is told again from its beginning."""
-    _again: Counter[Line] = field(default_factory=Counter)
-    """What this connection has yet to tell again."""
-    _begin: datetime | None = None
-    """Of a connection that is made now."""
-    _doubtful: str | None = None
-    """The time of the first line of a connection that goes on after another's, which is not believed: the connection
-    may begin in the middle of a line, where the program itself may have written a time. That line's pieces have the
-    same time. Each line after it has the kubelet's. Nothing is lost, for what has been told is only asked for again.
-    None: not known yet; empty: no time is doubted."""
+    _recent: deque[Line] = field(default_factory=deque)
+    """The lines that were passed and that the next connection repeats. Long texts are replaced by their hashes: a line
+    that has no end yet is repeated from its beginning."""
+    _repeats: Counter[Line] = field(default_factory=Counter)
+    """The lines that the present connection has yet to repeat."""
+    _resume_time: datetime | None = None
+    """The time from which the next connection reads."""
+    _untrusted_time: str | None = None
+    """The time of the first line of a connection that resumes a log. The connection may begin in the middle of a line,
+    where the program itself may have written a time; all pieces of that line have the same time. Every later line
+    has the kubelet's own. Not trusting it loses nothing: lines that were passed are only requested once more.
+    None: the first line has not come yet. Empty: every time is trusted."""
 
     def connect(self) -> str:
-        """A new connection is made: from when it is to tell, RFC 3339; empty for all."""
-        self._again = Counter(self._told)
-        self._doubtful = None if self._begin is not None else ""
-        return self._begin.isoformat() if self._begin is not None else ""
+        """Begin a new connection, and return the time from which it must read (RFC 3339; empty: from the start)."""
+        self._repeats = Counter(self._recent)
+        self._untrusted_time = None if self._resume_time is not None else ""
+        return self._resume_time.isoformat() if self._resume_time is not None else ""
 
     def is_new(self, line: Line) -> bool:
-        """Whether this connection's next line was not told before."""
-        if self._doubtful is None:
-            self._doubtful = line.time
-        line = _remembered(line)
-        if self._again[line] > 0:
-            self._again[line] -= 1
+        """Return whether the connection's next line was not passed before, and remember the line."""
+        if self._untrusted_time is None:
+            self._untrusted_time = line.time
+        line = _with_short_text(line)
+        if self._repeats[line] > 0:
+            self._repeats[line] -= 1
             return False
-        self._told.append(line)
-        moment = line.moment
-        if moment is not None and line.time != self._doubtful:
-            begin = moment.astimezone(UTC).replace(microsecond=0) - MARGIN
-            if self._begin is None or begin > self._begin:
-                self._begin = begin
-                self._forget(begin)
+        self._recent.append(line)
+        time = line.parsed_time
+        if time is not None and line.time != self._untrusted_time:
+            resume_time = time.astimezone(UTC).replace(microsecond=0) - OVERLAP
+            if self._resume_time is None or resume_time > self._resume_time:
+                self._resume_time = resume_time
+                self._recent = deque(
+                    each for each in self._recent if each.parsed_time is None or each.parsed_time >= resume_time
+                )
         return True
-
-    def _forget(self, begin: datetime) -> None:
-        """What no connection will tell again."""
-        self._told = deque(line for line in self._told if line.moment is None or line.moment >= begin)
 
 
 @dataclass(slots=True)
 class ExecutorLineFilter:
-    """Takes the executor's lines out of a program's log."""
+    """Removes the lines of Argo's executor from a program's log."""
 
-    _exited: bool = False
-    """The executor has said that the program has ended: what it says after that is no longer the program's."""
-    _held: str = ""
-    """The end of a piece, which waits for the next one: the executor's words may begin there."""
-    _inside: bool = False
-    """Whether the last line goes on."""
+    _has_exited: bool = False
+    """True once the executor has logged the program's exit. Its closing "Error: ..." line is then not the program's."""
+    _tail: str = ""
+    """The end of the last piece, kept back because a record of the executor may begin in it."""
+    is_inside_line: bool = False
+    """True if the last line goes on in a piece that has not come yet."""
 
-    @property
-    def waits(self) -> bool:
-        """Whether the last line goes on."""
-        return self._inside
+    def filter(self, line: Line) -> Line | None:
+        """Return the program's part of a line; None if there is none.
 
-    def line(self, line: Line) -> Line | None:
-        """What the program said of a line, or of a piece and the end of the piece before it; None: nothing.
-
-        The last piece of a line is always told, if only to say that the line is over.
+        Of a piece, what may be the executor's is kept back and returned with the next piece. The last piece of a line
+        is always returned, even if it is empty, to show that the line has ended.
         """
-        inside, self._inside = self._inside, line.continued
-        text, self._held = self._held + line.text, ""
-        if line.continued:
-            text, self._held = text[:-_EXECUTOR_LENGTH], text[-_EXECUTOR_LENGTH:]
+        was_inside_line, self.is_inside_line = self.is_inside_line, line.is_partial
+        text, self._tail = self._tail + line.text, ""
+        if line.is_partial:
+            text, self._tail = text[:-_MAX_RECORD_CHARACTERS], text[-_MAX_RECORD_CHARACTERS:]
             return replace(line, text=text)
-        begin = executor_begin(text)
+        begin = find_executor_text(text)
         if begin is not None:
-            self._exited = self._exited or _EXITED in text[begin:]
-            # What the program said last may lack an end.
-            return replace(line, text=text[:begin], ended=False) if begin or inside else None
-        if self._exited and not inside and _LAST_WORDS.match(text):
+            self._has_exited = self._has_exited or _EXIT_MESSAGE in text[begin:]
+            # A record follows the program's text on one line if the program wrote no line end.
+            return replace(line, text=text[:begin], has_newline=False) if begin or was_inside_line else None
+        if self._has_exited and not was_inside_line and _LAST_LINE.match(text):
             return None
         return replace(line, text=text)
 
 
-def executor_begin(line: str) -> int | None:
-    """Where the words of Argo's executor begin at the end of a line; None: it has none."""
-    tail = line[-_EXECUTOR_LENGTH:]
+def find_executor_text(line: str) -> int | None:
+    """Return the index at which a record of Argo's executor begins at the end of a line; None if there is none."""
+    tail = line[-_MAX_RECORD_CHARACTERS:]
     if _ARGO not in tail:
         return None
-    begin = _text_begin(tail)
-    begin = begin if begin is not None else _json_begin(tail)
+    begin = _find_text_record(tail)
+    begin = begin if begin is not None else _find_json_record(tail)
     return None if begin is None else len(line) - len(tail) + begin
 
 
-def _text_begin(tail: str) -> int | None:
-    mark = max((found.start() for found in _TEXT_MARK.finditer(tail)), default=-1)
-    place = mark
-    for _ in range(_TRIED):
-        place = tail.rfind("time=", 0, max(0, place))
-        if place < 0:
+def _find_text_record(tail: str) -> int | None:
+    mark = max((match.start() for match in _RECORD_MARK.finditer(tail)), default=-1)
+    index = mark
+    for _ in range(_MAX_ATTEMPTS):
+        index = tail.rfind("time=", 0, max(0, index))
+        if index < 0:
             return None
-        begin = _TEXT_BEGIN.match(tail, place)
-        if begin is not None and begin.end() < mark:
-            return place
+        match = _RECORD_START.match(tail, index)
+        if match is not None and match.end() < mark:
+            return index
     return None
 
 
-def _json_begin(tail: str) -> int | None:
+def _find_json_record(tail: str) -> int | None:
     if not tail.endswith("}"):
         return None
-    # An object that has both begins before both.
-    place = min(tail.rfind(mark) for mark in _JSON_MARKS)
-    for _ in range(_TRIED):
-        place = tail.rfind("{", 0, max(0, place))
-        if place < 0:
+    # An object that contains both marks begins before both.
+    index = min(tail.rfind(mark) for mark in _JSON_MARKS)
+    for _ in range(_MAX_ATTEMPTS):
+        index = tail.rfind("{", 0, max(0, index))
+        if index < 0:
             return None
-        if _is_executors(tail[place:]):
-            return place
+        if _is_json_record(tail[index:]):
+            return index
     return None
 
 
-def _is_executors(text: str) -> bool:
+def _is_json_record(text: str) -> bool:
     try:
-        found = json.loads(text)
+        record = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and found.get("argo") is True and "level" in found
+    return isinstance(record, dict) and record.get("argo") is True and "level" in record
 
 
-def _remembered(line: Line) -> Line:
-    if len(line.text) <= _REMEMBERED:
+def _with_short_text(line: Line) -> Line:
+    """Return the line with a hash in the place of a long text."""
+    if len(line.text) <= _MAX_VERBATIM_CHARACTERS:
         return line
     digest = hashlib.sha256(line.text.encode(errors="surrogateescape")).hexdigest()
     return replace(line, text=digest)

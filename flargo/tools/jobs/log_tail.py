@@ -1,4 +1,4 @@
-"""A job's log, read to its end: over connections that break, and while it is written."""
+"""Reads a program's log to its end, over connections that break and while the program still writes it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,145 +9,149 @@ from flargo.cluster.errors import ApiError
 from flargo.status.fields import parse_each
 from flargo.status.views import PodView, WorkflowView, pod_view, workflow_view
 from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, Uid
-from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parsed
+from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parse_line
 
-SILENCE = 60.0
-"""Seconds without a byte after which a connection is made anew: whether the program has nothing to say, or the way to
-it is dead, nobody can tell."""
-_BACK_OFF = (0.2, 1.0, 2.0, 5.0)
-_PATIENT = 3
-"""So many failures in a row are said to people; if the log is not followed, no more are borne."""
-_LOOK = 1.0
-"""Seconds between two looks at a program that has not begun, or whose end does not show yet."""
-_GONE = "{}: its pod is gone, and with it what it may have said last"
+SILENCE_LIMIT = 60.0
+"""Seconds without a byte after which a followed log is connected again. A program that writes nothing and a dead
+connection look the same."""
+_BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0)
+_MAX_FAILURES = 3
+"""Failures in a row that are tolerated. A log that is followed is retried beyond that, with a message."""
+_POLL_SECONDS = 1.0
+"""Seconds between two reads of a pod whose program has not started, or whose end does not show yet."""
+_POD_DELETED = "{}: its pod was deleted; the last lines of its log may be missing"
 
 
 @dataclass(slots=True)
-class Tail:
-    """The log of one Workflow's program. ApiError is raised where the cluster refuses."""
+class LogTail:
+    """The log of one Workflow's program. Its methods raise ApiError where the cluster refuses."""
 
     api: Api
     workflow: str
     uid: Uid
     pause: Callable[[float], object]
-    """Sleep so many seconds."""
-    say: Callable[[str], None]
-    """Tell people something that is not of the log."""
-    _seam: LogDeduplicator = field(default_factory=LogDeduplicator)
-    _sieve: ExecutorLineFilter = field(default_factory=ExecutorLineFilter)
-    _time: str = ""
-    """Of the line that was told last."""
+    """Sleeps for a number of seconds."""
+    notify: Callable[[str], None]
+    """Shows people a message that is not part of the log."""
+    _deduplicator: LogDeduplicator = field(default_factory=LogDeduplicator)
+    _executor_filter: ExecutorLineFilter = field(default_factory=ExecutorLineFilter)
+    _last_time: str = ""
+    """The time of the last line."""
     _failures: int = 0
-    begun: bool = False
-    """Whether there was a program that could say something."""
+    """Failures since something was last read."""
+    has_begun: bool = False
+    """True once the program was seen to have started, so that there is a log."""
 
     def lines(self, *, follow: bool) -> Iterator[Line]:
-        """What the program has said, and, if it is followed, what it says until it ends.
+        """Yield the lines of the log; with ``follow``, also those that come until the program ends.
 
-        A line in pieces always has a last piece that is not continued, though the log may end before the line does.
+        The last piece of a line is never partial, even if the log ends before the line does.
         """
-        yield from self._lines(follow=follow)
-        yield from self._broken_off(ended=False)
+        yield from self._read_to_end(follow=follow)
+        yield from self._close_line(has_newline=False)
 
-    def _lines(self, *, follow: bool) -> Iterator[Line]:
-        pod = self._begun(follow=follow)
+    def _read_to_end(self, *, follow: bool) -> Iterator[Line]:
+        pod = self._wait_for_program(follow=follow)
         while pod is not None:
-            # Only what is read after the program's end is all that there is of it.
-            over = pod.is_main_done
+            # Only a connection that begins after the program's end is certain to deliver the whole log.
+            has_ended = pod.is_main_done
             try:
-                yield from self._connection(pod, follow=follow and not over)
-                if over or not follow:
+                yield from self._read_connection(pod, follow=follow and not has_ended)
+                if has_ended or not follow:
                     return
-                pod = self._still(pod)
+                pod = self._read_pod_again(pod)
             except ApiError as error:
                 if error.not_found:
-                    self.say(_GONE.format(self.workflow))
+                    self.notify(_POD_DELETED.format(self.workflow))
                     return
-                self._bear(error, follow=follow)
+                self._back_off(error, follow=follow)
 
-    def _still(self, pod: PodView) -> PodView | None:
-        """The pod as it is now that a connection has ended: mostly because the program has."""
-        now = self._pod()
-        if now is None or now.uid != pod.uid:
-            self.say(_GONE.format(self.workflow))
+    def _read_pod_again(self, pod: PodView) -> PodView | None:
+        """Read the pod after a connection has ended, which mostly means that its program has ended too."""
+        current = self._read_pod()
+        if current is None or current.uid != pod.uid:
+            self.notify(_POD_DELETED.format(self.workflow))
             return None
-        if not now.is_main_done:
-            self.pause(_LOOK)
-        return now
+        if not current.is_main_done:
+            self.pause(_POLL_SECONDS)
+        return current
 
-    def _connection(self, pod: PodView, *, follow: bool) -> Iterator[Line]:
-        silence = SILENCE if follow else SILENCE / 4
-        since = self._seam.connect()
-        before: Line | None = None
+    def _read_connection(self, pod: PodView, *, follow: bool) -> Iterator[Line]:
+        silence = SILENCE_LIMIT if follow else SILENCE_LIMIT / 4
+        since = self._deduplicator.connect()
+        previous: Line | None = None
         for piece in self.api.log_lines(pod.name, MAIN_CONTAINER, follow=follow, since=since, silence=silence):
             self._failures = 0
-            goes_on = before is not None and before.continued
-            # Only the first piece of a line has its time before it.
-            line = Line(before.time, piece.text) if before is not None and goes_on else parsed(piece.text)
-            line = replace(line, continued=piece.continued, ended=piece.ended)
-            first, before = before is None, line
-            if first and since and not line.time:
-                continue  # the rest of a line that began earlier, and was told then
-            if follow and not (line.ended or line.continued):
-                return  # more of the line may be written yet: the next connection tells the whole of it
-            if self._seam.is_new(line):
-                yield from self._new(line, goes_on=goes_on)
+            is_inside_line = previous is not None and previous.is_partial
+            # Only the first piece of a line begins with its time.
+            line = Line(previous.time, piece.text) if previous and is_inside_line else parse_line(piece.text)
+            line = replace(line, is_partial=piece.continued, has_newline=piece.ended)
+            is_first, previous = previous is None, line
+            if is_first and since and not line.time:
+                continue  # the rest of a line that began before `since`, and that was yielded then
+            if follow and not (line.has_newline or line.is_partial):
+                return  # the program may still be writing this line: the next connection delivers all of it
+            if self._deduplicator.is_new(line):
+                yield from self._filter(line, is_inside_line=is_inside_line)
 
-    def _new(self, line: Line, *, goes_on: bool) -> Iterator[Line]:
-        if not goes_on:
-            yield from self._broken_off(ended=True)
-        self._time = line.time
-        said = self._sieve.line(line)
-        if said is not None:
-            yield said
+    def _filter(self, line: Line, *, is_inside_line: bool) -> Iterator[Line]:
+        if not is_inside_line:
+            yield from self._close_line(has_newline=True)
+        self._last_time = line.time
+        program_line = self._executor_filter.filter(line)
+        if program_line is not None:
+            yield program_line
 
-    def _broken_off(self, *, ended: bool) -> Iterator[Line]:
-        """The last piece of a line whose end is lost: with its pod, or with an older part of its log."""
-        if self._sieve.waits and (said := self._sieve.line(Line(self._time, "", ended=ended))) is not None:
-            yield said
+    def _close_line(self, *, has_newline: bool) -> Iterator[Line]:
+        """Yield the last piece of a line whose end was lost, with its pod or with an older part of the log."""
+        if self._executor_filter.is_inside_line:
+            last_piece = self._executor_filter.filter(Line(self._last_time, "", has_newline=has_newline))
+            if last_piece is not None:
+                yield last_piece
 
-    def _bear(self, error: ApiError, *, follow: bool) -> None:
-        """A connection broke, or was not made: go on unless that is of no use."""
-        waits = error.status == HTTPStatus.BAD_REQUEST and follow  # it is waiting to start
+    def _back_off(self, error: ApiError, *, follow: bool) -> None:
+        """Wait after a failed connection, or raise its error if another attempt is of no use."""
+        is_starting = error.status == HTTPStatus.BAD_REQUEST and follow  # "container ... is waiting to start"
         self._failures += 1
-        if not (error.transient or waits) or (self._failures > _PATIENT and not follow):
+        if not (error.transient or is_starting) or (self._failures > _MAX_FAILURES and not follow):
             raise error
-        if self._failures == _PATIENT and not waits:
-            self.say(f"{self.workflow}: its log is not heard, and will be read on: {error}")
-        self.pause(_BACK_OFF[min(self._failures, len(_BACK_OFF)) - 1])
+        if self._failures == _MAX_FAILURES and not is_starting:
+            self.notify(f"{self.workflow}: log connection lost, still retrying: {error}")
+        self.pause(_BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS)) - 1])
 
-    def _begun(self, *, follow: bool) -> PodView | None:
-        """The pod, once its program has begun; None: there is none, and none will come."""
-        waits = False
+    def _wait_for_program(self, *, follow: bool) -> PodView | None:
+        """Return the pod once its program has started; None if there is no such pod and none will come."""
+        has_notified = False
         while True:
             try:
-                pod, workflow = self._pod(), self._workflow()
+                pod, workflow = self._read_pod(), self._read_workflow()
             except ApiError as error:
-                self._bear(error, follow=follow)
+                self._back_off(error, follow=follow)
                 continue
             if pod is not None and (pod.running or pod.is_main_done):
-                self.begun = True
+                self.has_begun = True
                 return pod
-            if workflow is None or workflow.is_completed or not follow:
-                self.say(f"{self.workflow}: its program has not begun" if workflow else f"{self.workflow}: it is gone")
+            if workflow is None:
+                self.notify(f"{self.workflow}: the Workflow no longer exists")
                 return None
-            if not waits:
-                self.say(f"{self.workflow}: its program has not begun yet")
-                waits = True
-            self.pause(_LOOK)
+            if workflow.is_completed or not follow:
+                self.notify(f"{self.workflow}: its program has not started")
+                return None
+            if not has_notified:
+                self.notify(f"{self.workflow}: its program has not started yet")
+                has_notified = True
+            self.pause(_POLL_SECONDS)
 
-    def _pod(self) -> PodView | None:
-        found, _ = self.api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={self.workflow}")
-        own = sorted(
-            (pod for pod in parse_each(found, pod_view) if pod.owner_uid == self.uid), key=lambda pod: pod.name
-        )
-        return own[0] if own else None
+    def _read_pod(self) -> PodView | None:
+        items, _ = self.api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={self.workflow}")
+        own_pods = (pod for pod in parse_each(items, pod_view) if pod.owner_uid == self.uid)
+        return min(own_pods, key=lambda pod: pod.name, default=None)
 
-    def _workflow(self) -> WorkflowView | None:
+    def _read_workflow(self) -> WorkflowView | None:
         try:
-            found = workflow_view(self.api.get(Kind.WORKFLOW, self.workflow))
+            workflow = workflow_view(self.api.get(Kind.WORKFLOW, self.workflow))
         except ApiError as error:
             if not error.not_found:
                 raise
             return None
-        return found if found.uid == self.uid else None
+        return workflow if workflow.uid == self.uid else None

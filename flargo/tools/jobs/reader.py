@@ -1,4 +1,4 @@
-"""Where what is known of jobs comes from: a cluster, or whatever else keeps Workflows."""
+"""Reads jobs: the interface of every source, and the reader of a cluster."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,90 +9,93 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.names import label_value
 from flargo.status.diagnosis import Stage
 from flargo.terms import WORKFLOW_NAME_LABEL, Label, Object
-from flargo.tools.jobs.selection import NotFoundError, chosen
+from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import SiteJob, selector, site_jobs, trim, with_events
 
-SLOW = frozenset({Stage.STARTING, Stage.PULLING})
-"""Where events tell more than the pod itself."""
+STARTING_STAGES = frozenset({Stage.STARTING, Stage.PULLING})
+"""Stages in which a pod's events tell more than the pod itself."""
 
 
 class Reader(Protocol):
-    """Tells of jobs."""
+    """A source of jobs, such as a cluster or an archive of Workflows."""
 
     @property
     def where(self) -> str:
-        """Where a job would be, if it were there: for people."""
+        """Where this reader looks for jobs, as words that end a sentence: "on the cluster"."""
 
     @property
-    def trouble(self) -> str:
-        """What could not be read, and what to do, in a sentence; empty: nothing."""
+    def read_problem(self) -> str:
+        """What could not be read and what to do about it, as a sentence; empty if everything was read."""
 
-    def parts(self, labels: str) -> list[SiteJob]:
-        """Those that a label selector matches."""
+    def site_jobs(self, labels: str) -> list[SiteJob]:
+        """Return the jobs whose Workflows match a label selector."""
 
-    def settled(self, part: SiteJob) -> SiteJob:
-        """A part that a fresh read bears out: see ``Part.is_unsure``."""
+    def confirmed(self, job: SiteJob) -> SiteJob:
+        """Return the job as a fresh read shows it, if ``job.needs_confirmation``; else as it is."""
 
-    def events(self, part: SiteJob) -> Sequence[Object]:
-        """What was reported of a part's pod, as it is on the wire."""
+    def events(self, job: SiteJob) -> Sequence[Object]:
+        """Return the events of the job's pod, as they are on the wire."""
 
 
-def find(reader: Reader, word: str, site: str | None = None) -> list[SiteJob]:
-    """The parts of the job that a word names; see ``find.chosen``.
+def find_job(reader: Reader, query: str, site: str | None = None) -> list[SiteJob]:
+    """Return the job that a query names (see ``select_job``), at each of its sites, confirmed.
 
     Raises:
-        NotFoundError: there is none, or more than one.
+        NotFoundError: no job matches, or more than one does.
     """
-    whole = reader.parts(f"{selector()},{Label.JOB_ID}={label_value(word)}")
-    known = whole or reader.parts(selector())
+    # A whole job id is a label, so the server can select the job. Anything else is searched for in all jobs.
+    candidates = reader.site_jobs(f"{selector()},{Label.JOB_ID}={label_value(query)}") or reader.site_jobs(selector())
     try:
-        found = chosen(word, known, site, reader.where)
+        matches = select_job(query, candidates, site, reader.where)
     except NotFoundError as error:
-        if reader.trouble:
-            raise NotFoundError(f"{error}; {reader.trouble}") from None
+        if reader.read_problem:
+            raise NotFoundError(f"{error}; {reader.read_problem}") from None
         raise
-    return [reader.settled(part) for part in found]
+    return [reader.confirmed(job) for job in matches]
 
 
 class ClusterReader:
-    """Reads a cluster. Its methods raise ApiError."""
+    """Reads the jobs of one namespace of a cluster. Its methods raise ApiError."""
 
     where = "on the cluster"
-    trouble = ""
+    read_problem = ""
 
     def __init__(self, api: Api) -> None:
-        """Read a namespace."""
+        """Read from the namespace of ``api``."""
         self._api = api
         self._on_parse_error = ParseErrorLog()
 
-    def parts(self, labels: str) -> list[SiteJob]:
-        """See Reader."""
+    def site_jobs(self, labels: str) -> list[SiteJob]:
+        """Return the jobs whose Workflows match a label selector, from one list of Workflows and one of pods."""
         workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=trim)
         pods, _ = self._api.list(Kind.POD, labels, trim=trim)
         return site_jobs(workflows, pods, self._on_parse_error)
 
-    def settled(self, part: SiteJob) -> SiteJob:
-        """See Reader; asked as the launcher asks. How far a pod's start is, only its events tell."""
-        if part.is_unsure:
-            part = self._afresh(part)
-        if part.stage in SLOW and part.reason is None:
-            return with_events(part, self.events(part))
-        return part
+    def confirmed(self, job: SiteJob) -> SiteJob:
+        """Read a job again with the launcher's requests, if its end is not certain; read events while its pod starts.
 
-    def events(self, part: SiteJob) -> Sequence[Object]:
-        """See Reader."""
-        if part.pod is None:
+        Only events tell how far the start of a pod is.
+        """
+        if job.needs_confirmation:
+            job = self._read_again(job)
+        if job.stage in STARTING_STAGES and job.reason is None:
+            return with_events(job, self.events(job))
+        return job
+
+    def events(self, job: SiteJob) -> Sequence[Object]:
+        """Return the events of the job's pod. Those of an earlier pod of the same name are left out."""
+        if job.pod is None:
             return ()
-        found, _ = self._api.list(Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={part.pod.name}")
-        return [event for event in found if (event.get("involvedObject") or {}).get("uid") in {None, part.pod.uid}]
+        events, _ = self._api.list(Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={job.pod.name}")
+        return [event for event in events if (event.get("involvedObject") or {}).get("uid") in {None, job.pod.uid}]
 
-    def _afresh(self, part: SiteJob) -> SiteJob:
+    def _read_again(self, job: SiteJob) -> SiteJob:
         try:
-            workflow = self._api.get(Kind.WORKFLOW, part.workflow.name)
+            workflow = self._api.get(Kind.WORKFLOW, job.workflow.name)
         except ApiError as error:
             if not error.not_found:
                 raise
-            return part
-        pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={part.workflow.name}", trim=trim)
-        again = site_jobs([trim(workflow)], pods, self._on_parse_error)
-        return again[0] if again and again[0].workflow.uid == part.workflow.uid else part
+            return job
+        pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={job.workflow.name}", trim=trim)
+        current = site_jobs([trim(workflow)], pods, self._on_parse_error)
+        return current[0] if current and current[0].workflow.uid == job.workflow.uid else job

@@ -1,50 +1,50 @@
-"""What a person is told when a cluster does not do what it is asked. Pure."""
+"""Messages for people about requests that a cluster or an Argo Server refused. Pure."""
 
 from http import HTTPStatus
 
 from flargo.cluster.errors import ApiError, ArchiveError, ArchiveProblem
 from flargo.job.names import display_text
 
-_LONGEST = 400
+_MAX_CHARACTERS = 400
+"""The most characters that are quoted of a server's own message."""
 _RIGHTS = {"log": ("get", "pods/log")}
+"""The verb and resource of a role, for verbs of ours that no role has."""
 _GROUPS = {"workflows": "workflows.argoproj.io"}
-_ITS_LOG = "try again; if it stays so, see its log and its database's"
+_SEE_SERVER_LOG = "try again; if it persists, read the Argo Server's log and its database's"
 _REMEDIES = {
-    ArchiveProblem.UNREACHED: "check --argo-server (https:// or http://), and that a way leads there",
-    ArchiveProblem.UNTRUSTED: "name its CA's file by --argo-ca, and check whether it speaks https:// or http://",
-    ArchiveProblem.SILENT: _ITS_LOG,
-    ArchiveProblem.UNKNOWN: "name a file with a token that is good by --argo-token",
+    ArchiveProblem.UNREACHED: "check --argo-server (https:// or http://) and the network route to it",
+    ArchiveProblem.UNTRUSTED: "give its CA certificate with --argo-ca, and check whether it serves https:// or http://",
+    ArchiveProblem.SILENT: _SEE_SERVER_LOG,
+    ArchiveProblem.UNKNOWN: "give a file with a valid token with --argo-token",
     ArchiveProblem.BARRED: "the token's account needs the right to get and list workflows.argoproj.io in the namespace",
-    ArchiveProblem.ABSENT: "check --argo-server, with the path that it is served under",
-    ArchiveProblem.FAILS: _ITS_LOG,
-    ArchiveProblem.REFUSES: "see what it says",
-    ArchiveProblem.STRANGE: "check --argo-server, with the path that it is served under; "
-    "a login page may be in the way",
-    ArchiveProblem.NO_ARCHIVE: "its administrator can have it keep one, by persistence.archive",
+    ArchiveProblem.ABSENT: "check --argo-server, including the path under which it is served",
+    ArchiveProblem.FAILS: _SEE_SERVER_LOG,
+    ArchiveProblem.REFUSES: "see its message",
+    ArchiveProblem.STRANGE: "check --argo-server, including the path under which it is served; "
+    "a login page may have answered instead",
+    ArchiveProblem.NO_ARCHIVE: "its administrator can enable the archive with persistence.archive",
 }
-"""What to do about an Argo Server."""
+"""What to do about each problem of an Argo Server."""
 
 
-def refusal(error: ApiError) -> str:
-    """One line: what is wrong, and what would be right."""
-    said = display_text(error.message, _LONGEST)
+def describe_refusal(error: ApiError) -> str:
+    """Describe in one line what the API server refused, and what would help."""
+    message = display_text(error.message, _MAX_CHARACTERS)
     resource = error.what.partition(" ")[0]
     verb, resource = _RIGHTS.get(error.verb, (error.verb, _GROUPS.get(resource, resource)))
     if error.status == HTTPStatus.FORBIDDEN:
-        return f"not allowed: this account needs the right to {verb} {resource} in the namespace ({said})"
+        return f"forbidden: this account needs the right to {verb} {resource} in the namespace ({message})"
     if error.status == HTTPStatus.UNAUTHORIZED:
-        return (
-            "the cluster does not know who asks (401): the kubeconfig's token or certificate is not, or no longer, good"
-        )
+        return "the cluster rejected the credentials (401): the kubeconfig's token or certificate is invalid or expired"
     if error.status == HTTPStatus.NOT_FOUND and error.verb == "list" and resource == _GROUPS["workflows"]:
         return "the cluster has no Argo Workflows: install Argo 3.6 or newer, see flargo's README"
     if error.status == 0:
-        return f"the cluster can't be reached: {said}"
-    return f"the cluster refuses to {verb} {resource}: {error.status} {error.reason} {said}".rstrip()
+        return f"the cluster can't be reached: {message}"
+    return f"the cluster refused to {verb} {resource}: {error.status} {error.reason} {message}".rstrip()
 
 
-def archive_refusal(error: ArchiveError) -> str:
-    """One line: what is wrong with the Argo Server or the way to it, and what would be right."""
+def describe_archive_refusal(error: ArchiveError) -> str:
+    """Describe in one line what is wrong with the Argo Server or the route to it, and what would help."""
     status = f" ({error.status})" if error.status else ""
-    said = f" ({display_text(error.message, _LONGEST)})" if error.message else ""
-    return f"the Argo Server {error.server} {error.problem.value}{status}: {_REMEDIES[error.problem]}{said}"
+    message = f" ({display_text(error.message, _MAX_CHARACTERS)})" if error.message else ""
+    return f"the Argo Server {error.server} {error.problem.value}{status}: {_REMEDIES[error.problem]}{message}"

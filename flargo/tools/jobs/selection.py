@@ -1,4 +1,4 @@
-"""Which job is meant. Pure."""
+"""Finds the one job that a person means. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,53 +6,53 @@ from flargo.cluster.error_text import OwnError
 from flargo.job.names import label_value
 from flargo.tools.jobs.site_job import SiteJob
 
-_NAMED = 5
-"""So many of the jobs that a word may mean are named."""
+_MAX_NAMES = 5
+"""The most names that an error message lists."""
 
 
 class NotFoundError(OwnError):
-    """No job is meant, or more than one. The message is for people."""
+    """The query matches no job, or more than one. The message is for people."""
 
 
-def chosen(
-    word: str, parts: Iterable[SiteJob], site: str | None = None, where: str = "on the cluster"
+def select_job(
+    query: str, site_jobs: Iterable[SiteJob], site: str | None = None, where: str = "on the cluster"
 ) -> list[SiteJob]:
-    """The parts of the job that a word names: its id, the beginning of its id, or the name of one of its Workflows.
+    """Return the job that a query names, at each of its sites.
 
     Args:
-        word: what was said.
-        parts: all that there are.
-        site: of the parts only that site's.
-        where: those are, for people.
+        query: the job's id, a prefix of its id, or the name of one of its Workflows.
+        site_jobs: the jobs to search.
+        site: return the job at this site only. A Workflow's name also matches, since it belongs to one site.
+        where: where the jobs were read, for messages.
 
     Raises:
-        NotFoundError: there is none, or there are several jobs whose ids begin so.
+        NotFoundError: no job matches, several jobs' ids begin with the query, or the job is not at the site.
     """
-    known = list(parts)
-    label = label_value(word)
-    found = (
-        [part for part in known if label in {part.job_id, part.workflow.name}]
-        or [part for part in known if word and part.job_id.startswith(word)]
+    candidates = list(site_jobs)
+    label = label_value(query)
+    matches = (
+        [job for job in candidates if label in {job.job_id, job.workflow.name}]
+        or [job for job in candidates if query and job.job_id.startswith(query)]
     )  # fmt: skip
-    ids = sorted({part.job_id for part in found})
-    if not found:
-        raise NotFoundError(f"no job {word!r} is {where}: {_there(known)}")
+    ids = sorted({job.job_id for job in matches})
+    if not matches:
+        raise NotFoundError(f"no job {query!r} is {where}: {_hint(candidates)}")
     if len(ids) > 1:
-        raise NotFoundError(f"{word!r} may be any of {len(ids)} jobs: {_some(ids)}")
+        raise NotFoundError(f"{query!r} matches {len(ids)} jobs: {_join_names(ids)}")
     if site is None:
-        return found
-    here = [part for part in found if site in {part.site, part.workflow.name}]
-    if not here:
-        raise NotFoundError(f"job {ids[0]} is not at {site}, but at {_some([part.site for part in found])}")
-    return here
+        return matches
+    at_site = [job for job in matches if site in {job.site, job.workflow.name}]
+    if not at_site:
+        raise NotFoundError(f"job {ids[0]} is not at {site}, but at {_join_names([job.site for job in matches])}")
+    return at_site
 
 
-def _there(parts: Sequence[SiteJob]) -> str:
-    if not parts:
-        return "there are none of flargo's in this namespace"
-    ago = "those that ended a while ago are gone (argo.keep_success, argo.keep_failure), or in Argo's archive at most"
-    return f"see flargo jobs; {ago}"
+def _hint(candidates: Sequence[SiteJob]) -> str:
+    if not candidates:
+        return "this namespace has no jobs of flargo"
+    deleted = "jobs are deleted some time after their end (argo.keep_success, argo.keep_failure)"
+    return f"`flargo jobs` lists those that are there; {deleted}, and only Argo's archive may still have them"
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+def _join_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")

@@ -1,4 +1,4 @@
-"""A job at one site as people see it: found out by the launcher's own diagnosis, so the two never disagree. Pure."""
+"""A job at one site as people see it. The launcher's own diagnosis decides, so the two never disagree. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,27 +22,27 @@ from flargo.status.views import (
 )
 from flargo.terms import MAIN_CONTAINER, MANAGER, Annotation, Label, Object, Uid
 
-WORDS = {
-    Stage.ABSENT: "not there",
+STAGE_TEXTS = {
+    Stage.ABSENT: "not on the cluster",
     Stage.SUBMITTED: "submitted",
-    Stage.UNCLAIMED: "pending: Argo has not looked at it yet",
-    Stage.QUEUED: "pending: Argo lets it wait",
-    Stage.QUOTA: "pending: the namespace's quota is full",
+    Stage.UNCLAIMED: "pending: no Argo controller has processed it yet",
+    Stage.QUEUED: "pending: Argo keeps it waiting for a lock or for capacity",
+    Stage.QUOTA: "pending: the namespace's quota is used up",
     Stage.WAITING: "pending",
-    Stage.SHORTAGE: "pending: no node has room",
-    Stage.TAINTED: "pending: no node takes pods just now",
+    Stage.SHORTAGE: "pending: no node has enough free resources",
+    Stage.TAINTED: "pending: no node accepts its pod at the moment",
     Stage.STARTING: "starting",
-    Stage.PULLING: "starting: its image is pulled",
+    Stage.PULLING: "starting: its image is being pulled",
     Stage.RUNNING: "running",
     Stage.ENDED: "ended",
 }
-"""How a job is, for people."""
+"""Each stage for people, as the end of a sentence that begins "the job is"."""
 _CAUSES = {cause.value: cause for cause in Cause}
 
 
 @dataclass(frozen=True, slots=True)
 class SiteJob:
-    """A job at one site."""
+    """A job at one site. In JSON the fields have the keys of ``as_dict``."""
 
     job_id: str
     name: str
@@ -52,57 +52,56 @@ class SiteJob:
     federation: str
     workflow: WorkflowView
     pod: PodView | None
-    seen: Diagnosis
-    """What is seen now."""
+    diagnosis: Diagnosis
+    """The launcher's diagnosis of the objects as they were read."""
     verdict: Verdict | None
-    """What became of it, once it has ended."""
+    """How the job ended; None while it has not, or where only an archive's outline was read."""
     since: datetime | None
-    """When it came to where it is."""
-    created: datetime | None
-    started: datetime | None
-    """When its program began."""
-    ended: datetime | None
-    """When its program ended; where there was none, its Workflow."""
-    finished: datetime | None
-    """When its Workflow ended."""
-    released: bool
-    """Its launch was over: if it is suspended, somebody wanted that."""
+    """When the job entered its present stage."""
+    created_at: datetime | None
+    started_at: datetime | None
+    """When its program started."""
+    ended_at: datetime | None
+    """When its program ended; if there was no program, when its Workflow did."""
+    workflow_ended_at: datetime | None
+    is_released: bool
+    """True if its launch was completed. A Workflow that is suspended all the same was suspended by a person."""
     gpus: Mapping[str, str] = field(default_factory=dict)
-    """How many of which it asks for, by their resource's name."""
-    archived: bool = False
-    """It is gone from the cluster, and read from Argo's archive. Without a verdict, of its outline only."""
+    """The number of devices that the job requests, by resource name."""
+    is_archived: bool = False
+    """True if the Workflow was deleted from the cluster and read from Argo's archive."""
 
     @property
     def stage(self) -> Stage:
-        """How far it is."""
-        return self.seen.stage
+        """How far the job has come."""
+        return self.diagnosis.stage
 
     @property
     def reason(self) -> Reason | None:
-        """Why it has ended, or will."""
-        return self.verdict.reason if self.verdict else self.seen.reason
+        """Why the job has ended, or why it is going to end."""
+        return self.verdict.reason if self.verdict else self.diagnosis.reason
 
     @property
     def detail(self) -> str:
-        """The cluster's own words."""
-        return self.verdict.detail if self.verdict else self.seen.detail
+        """The message of the cluster that belongs to the reason."""
+        return self.verdict.detail if self.verdict else self.diagnosis.detail
 
     @property
     def node(self) -> str:
-        """Where it runs, or ran."""
+        """The node on which the job runs or ran."""
         return self.pod.node if self.pod is not None else self.workflow.host_node
 
     @property
-    def is_unsure(self) -> bool:
-        """Whether it must be read afresh before its end is believed.
+    def needs_confirmation(self) -> bool:
+        """True if the job must be read again before its end is believed.
 
-        Workflows and pods are read one after the other: a pod may not be there yet, or an exit be seen before what
-        caused it. An exit code 0 is final, and so is what Argo has ended.
+        Workflows and pods are listed one after the other: a pod may be missing from the list, or an exit be listed
+        before its cause. An exit code 0 is final, and so is a Workflow that Argo has finished.
         """
-        return self.stage is Stage.ENDED and not self.seen.is_final and not self.workflow.is_completed
+        return self.stage is Stage.ENDED and not self.diagnosis.is_final and not self.workflow.is_completed
 
-    def plain(self) -> dict[str, Any]:
-        """The same, for programs."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return the job as JSON for programs has it."""
         verdict = self.verdict
         return {
             "job": self.job_id,
@@ -118,177 +117,179 @@ class SiteJob:
             "code": verdict.code if verdict else None,
             "exit_code": verdict.exit_code if verdict else None,
             "since": _iso(self.since),
-            "created": _iso(self.created),
-            "started": _iso(self.started),
-            "ended": _iso(self.ended),
+            "created": _iso(self.created_at),
+            "started": _iso(self.started_at),
+            "ended": _iso(self.ended_at),
             "pod": self.pod.name if self.pod else None,
             "node": self.node,
             "gpus": dict(self.gpus),
-            "archived": self.archived,
+            "archived": self.is_archived,
         }
 
 
 def selector(site: str | None = None, federation: str | None = None) -> str:
-    """The labels of flargo's Workflows and pods: all, or those of a site, or of a federation."""
-    wanted = {Label.MANAGED_BY: MANAGER, Label.SITE: site}
-    terms = [f"{key}={label_value(value)}" for key, value in wanted.items() if value]
+    """Build the label selector of flargo's Workflows and pods, of one site or federation if these are given."""
+    labels = {Label.MANAGED_BY: MANAGER, Label.SITE: site}
+    terms = [f"{key}={label_value(value)}" for key, value in labels.items() if value]
     return ",".join([*terms, *([federation_selector(federation)] if federation else [])])
 
 
 def trim(item: Object) -> Object:
-    """What is kept of a Workflow or a pod: a launcher's part, and what the job's container asks for."""
-    less = strip_unused_fields(item)
+    """Reduce a Workflow or a pod to what the launcher reads, and to the resources of the job's container."""
+    smaller = strip_unused_fields(item)
     templates = fields.items(item, "spec", "templates")
-    asked = [
-        {"name": MAIN_CONTAINER, "resources": fields.value(template, "container", "resources")}
-        for template in templates
+    containers = [
+        {"name": MAIN_CONTAINER, "resources": fields.value(each, "container", "resources")} for each in templates
     ]
-    less["spec"]["containers"] += asked
-    return less
+    smaller["spec"]["containers"] += containers
+    return smaller
 
 
 def site_jobs(
     workflows: Iterable[Object], pods: Iterable[Object], on_parse_error: OnParseError = lambda *_: None
 ) -> list[SiteJob]:
-    """Each job at each site, the oldest first.
+    """Return each job at each site, the oldest first.
 
     Args:
-        workflows: as they are on the wire, or what is ``kept`` of them. To be read before the pods.
-        pods: likewise, of those Workflows or of any.
-        on_parse_error: called with each object that can't be parsed, and is left out.
+        workflows: the Workflows, as they are on the wire or strip_unused_fields. They must be read before the pods.
+        pods: the pods, likewise; those of other Workflows are ignored.
+        on_parse_error: called with each object that cannot be parsed. The object is left out.
     """
     by_owner: dict[Uid, list[Object]] = {}
     for owner, pod in parse_each(pods, lambda pod: (pod_view(pod).owner_uid, pod), on_parse_error):
         by_owner.setdefault(owner, []).append(pod)
 
-    def part(workflow: Object) -> SiteJob:
-        return _part(workflow, by_owner.get(workflow_view(workflow).uid, []))
+    def parse(workflow: Object) -> SiteJob:
+        return _site_job(workflow, by_owner.get(workflow_view(workflow).uid, []))
 
-    return in_order(parse_each(workflows, part, on_parse_error))
-
-
-def in_order(parts: Iterable[SiteJob]) -> list[SiteJob]:
-    """The oldest first."""
-    return sorted(parts, key=lambda part: (part.created is not None, part.created, part.job_id, part.site))
+    return oldest_first(parse_each(workflows, parse, on_parse_error))
 
 
-def look(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
-    """What the launcher would see of a job: of pods only the Workflow's own count."""
+def oldest_first(jobs: Iterable[SiteJob]) -> list[SiteJob]:
+    """Sort jobs by the time of their creation; those without a time come first."""
+    return sorted(jobs, key=lambda job: (job.created_at is not None, job.created_at, job.job_id, job.site))
+
+
+def diagnose_workflow(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
+    """Return the launcher's diagnosis of a job. Only pods that the Workflow owns count."""
     view = workflow_view(workflow)
-    own = sorted((pod for pod in parse_each(pods, pod_view) if pod.owner_uid == view.uid), key=lambda pod: pod.name)
-    return diagnose(Observation(view, tuple(own)), None)
+    own_pods = sorted(
+        (pod for pod in parse_each(pods, pod_view) if pod.owner_uid == view.uid), key=lambda pod: pod.name
+    )
+    return diagnose(Observation(view, tuple(own_pods)), None)
 
 
-def with_events(part: SiteJob, events: Iterable[Object]) -> SiteJob:
-    """A part, also by what was reported of its pod."""
-    pods = (part.pod,) if part.pod is not None else ()
-    seen = diagnose(Observation(part.workflow, pods, events=tuple(parse_each(events, event_view))), None)
-    return replace(part, seen=seen)
+def with_events(job: SiteJob, events: Iterable[Object]) -> SiteJob:
+    """Return the job with a diagnosis that takes its pod's events into account."""
+    pods = (job.pod,) if job.pod is not None else ()
+    observation = Observation(job.workflow, pods, events=tuple(parse_each(events, event_view)))
+    return replace(job, diagnosis=diagnose(observation, None))
 
 
-def short_ids(ids: Iterable[str], least: int = 8) -> dict[str, str]:
-    """Each id's shortest beginning, of at least so many characters, that none of the others has."""
-    known = sorted(set(ids))
-    return {each: next(_beginnings(each, known, least)) for each in known}
+def short_ids(ids: Iterable[str], min_length: int = 8) -> dict[str, str]:
+    """Return each id's shortest prefix, of at least ``min_length`` characters, that no other id has."""
+    unique_ids = sorted(set(ids))
+    return {each: next(_unique_prefixes(each, unique_ids, min_length)) for each in unique_ids}
 
 
-def _beginnings(each: str, known: Sequence[str], least: int) -> Iterator[str]:
-    for length in range(least, len(each)):
-        if sum(other.startswith(each[:length]) for other in known) == 1:
-            yield each[:length]
-    yield each
+def _unique_prefixes(job_id: str, ids: Sequence[str], min_length: int) -> Iterator[str]:
+    for length in range(min_length, len(job_id)):
+        if sum(other.startswith(job_id[:length]) for other in ids) == 1:
+            yield job_id[:length]
+    yield job_id
 
 
-def _part(workflow: Object, pods: Sequence[Object]) -> SiteJob:
+def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
     view = workflow_view(workflow)
-    raw = min(pods, key=lambda pod: pod_view(pod).name, default=None)
-    pod = pod_view(raw) if raw is not None else None
-    seen = _as_said(look(workflow, pods), workflow)
+    pod = min(pods, key=lambda pod: pod_view(pod).name, default=None)
+    diagnosis = _with_ending_reason(diagnose_workflow(workflow, pods), workflow)
     main = next(
-        (row for row in fields.items(raw, "status", "containerStatuses") if row.get("name") == MAIN_CONTAINER), {}
+        (row for row in fields.items(pod, "status", "containerStatuses") if row.get("name") == MAIN_CONTAINER), {}
     )
     state = fields.value(main, "state") or {}
-    started = fields.time(state, "running", "startedAt") or fields.time(state, "terminated", "startedAt")
-    ended = fields.time(state, "terminated", "finishedAt")
-    finished = fields.time(workflow, "status", "finishedAt")
-    if seen.stage is Stage.ENDED and ended is None:
-        ended = finished
+    started_at = fields.time(state, "running", "startedAt") or fields.time(state, "terminated", "startedAt")
+    ended_at = fields.time(state, "terminated", "finishedAt")
+    workflow_ended_at = fields.time(workflow, "status", "finishedAt")
+    if diagnosis.stage is Stage.ENDED and ended_at is None:
+        ended_at = workflow_ended_at
     return SiteJob(
         job_id=fields.text(workflow, "metadata", "labels", Label.JOB_ID),
         name=display_text(fields.text(workflow, "metadata", "annotations", Annotation.JOB_NAME)),
-        site=_site(workflow),
+        site=_site_name(workflow),
         role=fields.text(workflow, "metadata", "labels", Label.ROLE),
         study=fields.text(workflow, "metadata", "labels", Label.STUDY),
         federation=fields.text(workflow, "metadata", "labels", Label.FEDERATION),
         workflow=view,
-        pod=pod,
-        seen=seen,
-        verdict=_verdict(seen, workflow) if seen.stage is Stage.ENDED else None,
-        since=_since(seen.stage, raw, started, ended) or view.created,
-        created=view.created,
-        started=started,
-        ended=ended,
-        finished=finished,
-        released=bool(fields.text(workflow, "metadata", "annotations", Annotation.RELEASED)),
-        gpus=_gpus(raw if raw is not None else workflow),
+        pod=pod_view(pod) if pod is not None else None,
+        diagnosis=diagnosis,
+        verdict=_verdict(diagnosis, workflow) if diagnosis.stage is Stage.ENDED else None,
+        since=_stage_start(diagnosis.stage, pod, started_at, ended_at) or view.created,
+        created_at=view.created,
+        started_at=started_at,
+        ended_at=ended_at,
+        workflow_ended_at=workflow_ended_at,
+        is_released=bool(fields.text(workflow, "metadata", "annotations", Annotation.RELEASED)),
+        gpus=_gpus(pod if pod is not None else workflow),
     )
 
 
-def _site(workflow: Object) -> str:
-    said = display_text(fields.text(workflow, "metadata", "annotations", Annotation.SITE_NAME))
-    return said or fields.text(workflow, "metadata", "labels", Label.SITE)
+def _site_name(workflow: Object) -> str:
+    name = display_text(fields.text(workflow, "metadata", "annotations", Annotation.SITE_NAME))
+    return name or fields.text(workflow, "metadata", "labels", Label.SITE)
 
 
-def _ending(workflow: Object) -> Reason | None:
-    """Why the launcher had it ended, where it did."""
-    found = Reason.__members__.get(fields.text(workflow, "metadata", "annotations", Annotation.ENDING))
-    # The program's own codes are in its exit, and no reason to end it.
-    return found if found is not None and found.code is not None else None
-
-
-def _as_said(seen: Diagnosis, workflow: Object) -> Diagnosis:
-    """Of what still goes on, with the launcher's reason to end it."""
-    ending = _ending(workflow)
-    if ending in {None, Reason.SUCCEEDED} or seen.stage is Stage.ENDED:
-        return seen
-    return replace(seen, reason=ending, detail=_ending_detail(workflow) or seen.detail)
+def _ending_reason(workflow: Object) -> Reason | None:
+    """Return why the launcher ended the job, as it noted on the Workflow; None if it did not end the job."""
+    reason = Reason.__members__.get(fields.text(workflow, "metadata", "annotations", Annotation.ENDING))
+    # A reason without a code of its own takes the program's exit code, so no launcher ends a job for it.
+    return reason if reason is not None and reason.code is not None else None
 
 
 def _ending_detail(workflow: Object) -> str:
     return fields.text(workflow, "metadata", "annotations", Annotation.ENDING_DETAIL)
 
 
+def _with_ending_reason(diagnosis: Diagnosis, workflow: Object) -> Diagnosis:
+    """Return the diagnosis of a job that is being ended with the launcher's reason for that."""
+    reason = _ending_reason(workflow)
+    if reason in {None, Reason.SUCCEEDED} or diagnosis.stage is Stage.ENDED:
+        return diagnosis
+    return replace(diagnosis, reason=reason, detail=_ending_detail(workflow) or diagnosis.detail)
+
+
 def _verdict(end: Diagnosis, workflow: Object) -> Verdict:
-    """By the launcher's own rule, with what it knew and left on the Workflow."""
-    ending = _ending(workflow)
-    if ending is None:
+    """Decide as the launcher does, with the reason that it noted on the Workflow."""
+    reason = _ending_reason(workflow)
+    if reason is None:
         return decide(None, None, end, has_results=False)
-    if ending in _CAUSES:
-        return decide(_CAUSES[ending], None, end, has_results=False)
-    # It says that a job which was ended has succeeded if its results had arrived.
-    published = ending is Reason.SUCCEEDED
-    doom = None if published else Diagnosis(end.stage, ending, _ending_detail(workflow))
-    return decide(None, doom, end, has_results=published)
+    if reason in _CAUSES:
+        return decide(_CAUSES[reason], None, end, has_results=False)
+    # The launcher notes SUCCEEDED for a job that was ended after its results had arrived.
+    is_published = reason is Reason.SUCCEEDED
+    end_diagnosis = None if is_published else Diagnosis(end.stage, reason, _ending_detail(workflow))
+    return decide(None, end_diagnosis, end, has_results=is_published)
 
 
-def _since(stage: Stage, pod: Object | None, started: datetime | None, ended: datetime | None) -> datetime | None:
+def _stage_start(
+    stage: Stage, pod: Object | None, started_at: datetime | None, ended_at: datetime | None
+) -> datetime | None:
     if stage is Stage.ENDED:
-        return ended
+        return ended_at
     if stage is Stage.RUNNING:
-        return started
+        return started_at
     if pod is None:
         return None
-    scheduling = fields.time(fields.condition(pod, "PodScheduled"), "lastTransitionTime")
-    return scheduling or fields.time(pod, "metadata", "creationTimestamp")
+    scheduled_at = fields.time(fields.condition(pod, "PodScheduled"), "lastTransitionTime")
+    return scheduled_at or fields.time(pod, "metadata", "creationTimestamp")
 
 
 def _gpus(item: Object) -> dict[str, str]:
-    """The devices that its container asks for: resources that a device's maker names, as ``amd.com/gpu``."""
+    """Return the devices that the job's container requests: resources with a vendor's prefix, as ``amd.com/gpu``."""
     containers = (row for row in fields.items(item, "spec", "containers") if row.get("name") == MAIN_CONTAINER)
     limits = fields.value(next(containers, {}), "resources", "limits")
-    found = limits.items() if isinstance(limits, dict) else ()
-    return {name: str(count) for name, count in found if "/" in name and not name.startswith("kubernetes.io/")}
+    amounts = limits.items() if isinstance(limits, dict) else ()
+    return {name: str(amount) for name, amount in amounts if "/" in name and not name.startswith("kubernetes.io/")}
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment is not None else None
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time is not None else None

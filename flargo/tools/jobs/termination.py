@@ -1,35 +1,51 @@
-"""How a job is ended from outside FLARE. Pure."""
+"""How a person ends a job from outside FLARE. Pure."""
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Final
 
 from flargo.terms import Object
 from flargo.tools.jobs.site_job import SiteJob
 
 
 class TerminateResult(Enum):
-    """What became of the wish to end a Workflow."""
+    """The result of a request to terminate a Workflow. The value is the result's name in JSON (``did``)."""
 
-    TOLD = "is told to end"
-    ENDING = "is ending already"
-    OVER = "has ended already"
-    GONE = "has gone meanwhile"
-    FAILED = "could not be told to end"
+    REQUESTED = "TOLD"
+    ALREADY_ENDING = "ENDING"
+    ALREADY_ENDED = "OVER"
+    GONE = "GONE"
+    FAILED = "FAILED"
 
-
-def standing(part: SiteJob) -> TerminateResult:
-    """What is to be done about one, or why nothing is."""
-    if part.workflow.is_completed:
-        return TerminateResult.OVER
-    return TerminateResult.ENDING if part.workflow.shutdown else TerminateResult.TOLD
+    @property
+    def text(self) -> str:
+        """The result as the end of a sentence that begins with the Workflow's name."""
+        return _TEXTS[self]
 
 
-def patch(part: SiteJob) -> Object:
-    """The merge patch that ends it: ``argo terminate``'s, of this very Workflow.
+_TEXTS: Final[Mapping[TerminateResult, str]] = {
+    TerminateResult.REQUESTED: "is being terminated",
+    TerminateResult.ALREADY_ENDING: "is already being terminated",
+    TerminateResult.ALREADY_ENDED: "has already ended",
+    TerminateResult.GONE: "no longer exists",
+    TerminateResult.FAILED: "could not be terminated",
+}
 
-    One that is suspended is not looked at by Argo, and would not end: it is released with the shutdown, after which
-    Argo makes no pod.
+
+def expected_result(job: SiteJob) -> TerminateResult:
+    """Return REQUESTED if the job's Workflow has to be terminated, and otherwise why it need not be."""
+    if job.workflow.is_completed:
+        return TerminateResult.ALREADY_ENDED
+    return TerminateResult.ALREADY_ENDING if job.workflow.shutdown else TerminateResult.REQUESTED
+
+
+def terminate_patch(job: SiteJob) -> Object:
+    """Build the merge patch that terminates a job's Workflow as ``argo terminate`` does. The uid guards it.
+
+    Argo does not reconcile a suspended Workflow, so the shutdown alone would not end it. The patch therefore resumes it
+    in the same step; Argo creates no pod once a Workflow is shut down.
     """
     spec: Object = {"shutdown": "Terminate"}
-    if part.workflow.suspended:
+    if job.workflow.suspended:
         spec["suspend"] = False
-    return {"metadata": {"uid": part.workflow.uid}, "spec": spec}
+    return {"metadata": {"uid": job.workflow.uid}, "spec": spec}
