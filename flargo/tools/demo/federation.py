@@ -19,7 +19,7 @@ from flargo.tools.kit.files import write_json
 from flargo.tools.kit.preparation import PrepareOptions, prepare
 from flargo.tools.kit.site import COMM_CONFIG
 
-ADMIN = "admin@flargo.tools.demo"
+ADMIN = "admin@flargo.demo"
 
 
 @dataclass(frozen=True, slots=True)

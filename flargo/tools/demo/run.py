@@ -29,7 +29,7 @@ from flargo.tools.demo.kits import SERVER
 from flargo.tools.demo.options import DemoError, Options
 from flargo.tools.demo.screen import Progress, Screen
 
-IMAGE = "flargo.tools.demo/job:embedded"
+IMAGE = "flargo.demo/job:embedded"
 """On the embedded engine, which only looks at the name."""
 _START_SECONDS = 60.0
 _LOOK_SECONDS, _LOOK_SECONDS_CLUSTER = 0.25, 1.0
