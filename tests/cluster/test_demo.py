@@ -36,7 +36,7 @@ def test_it_completes_on_a_real_cluster_and_leaves_its_finished_workflows_and_no
     assert len(kits(cluster, federation)) == len(PARTIES)
     assert demo.wait(LONG) == 0, demo.output
     # Two sites add 1 and 2, and weigh as much: 5/3 for each of three rounds.
-    assert "[[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]], as it must be" in demo.output
+    assert "[[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]], as expected" in demo.output
     assert "FLARE says FINISHED:COMPLETED" in demo.output
     assert "nothing is left running" in demo.output
     phases = {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}

@@ -19,7 +19,7 @@ from tests.harness.paths import ROOT
 
 FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.tools.cli.main import main; main()"]
 DEMO = """
-from flargo.tools.demo.progress import Party, Round, Seen
+from flargo.tools.demo.progress import Party, Round, Snapshot
 from flargo.tools.demo.screen import Progress, Screen
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
@@ -27,10 +27,10 @@ from flargo.tools.terminal import console
 from tests.harness.attacks import ATTACKS
 screen = Screen(console())
 for attack in ATTACKS.values():
-    screen.say(attack, attack, "bold red")
-    screen.more(attack, "dim")
+    screen.print_line(attack, attack, "bold red")
+    screen.print_detail(attack, "dim")
     with Progress(screen, 2) as shown:
-        shown.show(Seen((Party(attack, attack, Stage.ENDED, Reason.IMAGE, attack),), attack, (Round(1, 1, 2),)))
+        shown.show(Snapshot((Party(attack, attack, Stage.ENDED, Reason.IMAGE, attack),), attack, (Round(1, 1, 2),)))
 """
 MARK = "Attacked"
 """A plain word that goes with the attacks: it shows that they were there."""

@@ -1,4 +1,4 @@
-"""A federation of one machine that runs a job through flargo while one looks: ``flargo demo``.
+"""Implements `flargo demo`: runs a FLARE federation on this machine, and one job of it through flargo.
 
-Without a cluster it runs against the embedded engine (flargo.embedded). Only the command line imports this package.
+Without a cluster, the job runs on the embedded engine (flargo.embedded). Only the command line imports this package.
 """

@@ -1,4 +1,4 @@
-"""Where the jobs run: the embedded engine or a real cluster, what is seen of a federation there, and its end."""
+"""Opens the cluster for the demo's jobs, embedded or real; lists a federation's objects there and cleans them up."""
 
 import contextlib
 import time
@@ -22,160 +22,174 @@ from flargo.terms import MAIN_CONTAINER, Label, Object, Uid
 from flargo.tools.demo.options import DemoError, Options
 from flargo.tools.kit.chart import accounts_command
 
-_LOG_LINES, _LOG_BYTES, _LOG_SECONDS = 5000, 1 << 20, 5.0
-_KILL_GRACE = 3
-_CLEAN_SECONDS = 20.0
-_FILES = {
+_MAX_LOG_LINES, _MAX_LOG_BYTES, _LOG_TIMEOUT_SECONDS = 5000, 1 << 20, 5.0
+_KILL_GRACE_SECONDS = 3
+_CLEANUP_SECONDS = 20.0
+_FILE_FIELDS = {
     "clusters": ("cluster", ("certificate-authority",)),
     "users": ("user", ("client-certificate", "client-key", "tokenFile")),
 }
-"""Where a kubeconfig names files, which it does from where it is."""
+"""The fields of a kubeconfig that name files, relative to the kubeconfig's own folder."""
 
 
-class Cluster:
-    """One namespace of a cluster, as far as the demo looks at it."""
+class ClusterNamespace:
+    """The namespace of a cluster in which the demo's jobs run."""
 
     def __init__(self, kubeconfig: Path, namespace: str, *, embedded: bool) -> None:
-        """Look at a namespace."""
+        """Connect to a namespace; no request is sent yet."""
         self.kubeconfig, self.namespace, self.embedded = kubeconfig, namespace, embedded
         self._api = Api(config_loader(str(kubeconfig)), namespace)
 
     def check(self) -> None:
-        """See that it answers, and has Argo.
+        """Check that the API server answers and that Argo Workflows is installed.
 
         Raises:
-            DemoError: it has not, or does not.
+            DemoError: one of them is not the case; says what to do.
         """
         try:
             self._api.list(Kind.WORKFLOW, f"{Label.FEDERATION}=none")
         except ApiError as error:
-            raise DemoError(_unusable(error, self.kubeconfig, self.namespace)) from error
+            raise DemoError(_describe_failure(error, self.kubeconfig, self.namespace)) from error
 
-    def look(self, selector: str) -> tuple[list[Object], list[Object]]:
-        """The Workflows and pods with some labels.
+    def list_objects(self, selector: str) -> tuple[list[Object], list[Object]]:
+        """Return the Workflows and the pods that a label selector matches.
 
         Raises:
-            ApiError: it does not answer.
+            ApiError: the API server does not answer, or refuses.
         """
         return self._api.list(Kind.WORKFLOW, selector)[0], self._api.list(Kind.POD, selector)[0]
 
-    def log(self, pod: Object) -> str:
-        """What a job's program has written; nothing where there is no log yet, or no more."""
+    def read_log(self, pod: Object) -> str:
+        """Return the log of a job's program; empty if the pod has no log yet, or does not exist any more."""
         try:
-            return self._api.log(pod["metadata"]["name"], MAIN_CONTAINER, _LOG_LINES, _LOG_BYTES, _LOG_SECONDS)
+            return self._api.log(
+                pod["metadata"]["name"], MAIN_CONTAINER, _MAX_LOG_LINES, _MAX_LOG_BYTES, _LOG_TIMEOUT_SECONDS
+            )
         except ApiError:
             return ""
 
-    def wait_over(self, selector: str, seconds: float) -> list[str]:
-        """Wait for the end of all Workflows and pods with some labels; the names of those that have not ended."""
+    def wait_until_finished(self, selector: str, seconds: float) -> list[str]:
+        """Wait until the Workflows and pods that a label selector matches have ended.
+
+        Returns:
+            The names of those that have not ended within that many seconds.
+        """
         deadline = time.monotonic() + seconds
         while True:
-            living = [item["metadata"]["name"] for items in self._living(selector) for item in items]
-            if not living or time.monotonic() > deadline:
-                return living
+            unfinished = [item["metadata"]["name"] for items in self._list_unfinished(selector) for item in items]
+            if not unfinished or time.monotonic() > deadline:
+                return unfinished
             time.sleep(0.5)
 
-    def clean(self, federation: str, names: Sequence[str]) -> list[str]:
-        """Take away what a federation has left that must not stay; what could not be taken away.
+    def clean_up(self, federation: str, names: Sequence[str]) -> list[str]:
+        """Delete what a federation must not leave behind.
 
-        Workflows that run are deleted, and their pods; finished ones stay to be looked at, until their time is over.
-        Credentials and startup kits are deleted: nobody will use them again.
+        Running Workflows and pods are deleted; finished ones stay until their time to live is over, so that users can
+        look at them. The Secrets with credentials and startup kits are deleted, because nothing will use them again.
+
+        Returns:
+            A message for each object that could not be deleted.
         """
-        left: list[str] = []
+        problems: list[str] = []
         selector = f"{Label.FEDERATION}={federation}"
         try:
             owners = [
                 view for view in parse_each(self._api.list(Kind.WORKFLOW, selector)[0], workflow_view) if view.attempt
             ]
-            workflows, pods = self._living(selector)
+            workflows, pods = self._list_unfinished(selector)
             for workflow in parse_each(workflows, workflow_view):
-                self._delete(Kind.WORKFLOW, workflow.name, workflow.uid, left)
+                self._delete(Kind.WORKFLOW, workflow.name, workflow.uid, problems)
             for pod in parse_each(pods, pod_view):
-                self._delete(Kind.POD, pod.name, pod.uid, left, grace=_KILL_GRACE)
+                self._delete(Kind.POD, pod.name, pod.uid, problems, grace=_KILL_GRACE_SECONDS)
             for view in owners:
-                is_its_own = partial(is_credentials_secret, workflow=view.name, uid=view.uid)
-                self._drop_secret(credentials_secret(view.name, view.attempt), is_its_own, left)
+                is_own = partial(is_credentials_secret, workflow=view.name, uid=view.uid)
+                self._delete_secret(credentials_secret(view.name, view.attempt), is_own, problems)
             for name in (startup_secret(site_key(site), federation) for site in names):
-                self._drop_secret(name, lambda meta: value(meta, "labels", Label.FEDERATION) == federation, left)
-            left += [f"{name} has not ended yet" for name in self.wait_over(selector, _CLEAN_SECONDS)]
+                self._delete_secret(name, lambda meta: value(meta, "labels", Label.FEDERATION) == federation, problems)
+            problems += [f"{name} has not ended yet" for name in self.wait_until_finished(selector, _CLEANUP_SECONDS)]
         except ApiError as error:
-            left.append(str(error))
-        return left
+            problems.append(str(error))
+        return problems
 
-    def _living(self, selector: str) -> tuple[list[Object], list[Object]]:
-        workflows, pods = self.look(selector)
+    def _list_unfinished(self, selector: str) -> tuple[list[Object], list[Object]]:
+        workflows, pods = self.list_objects(selector)
         return (
             [item for item in workflows if not workflow_view(item).is_completed],
             [item for item in pods if not pod_view(item).is_terminal],
         )
 
-    def _drop_secret(self, name: str, is_ours: Callable[[Object], bool], left: list[str]) -> None:
+    def _delete_secret(self, name: str, is_own: Callable[[Object], bool], problems: list[str]) -> None:
         try:
             meta = self._api.metadata(Kind.SECRET, name)
         except ApiError as error:
             if not error.not_found:
-                left.append(str(error))
+                problems.append(str(error))
             return
-        if is_ours(meta):
-            self._delete(Kind.SECRET, name, uid_of({"metadata": meta}), left)
+        if is_own(meta):
+            self._delete(Kind.SECRET, name, uid_of({"metadata": meta}), problems)
 
-    def _delete(self, kind: Kind, name: str, uid: Uid, left: list[str], grace: int | None = None) -> None:
+    def _delete(self, kind: Kind, name: str, uid: Uid, problems: list[str], grace: int | None = None) -> None:
         try:
             self._api.delete(kind, name, uid, grace)
         except ApiError as error:
             if not error.not_found:
-                left.append(str(error))
+                problems.append(str(error))
 
 
 @contextlib.contextmanager
-def engine(options: Options, root: Path) -> Iterator[Cluster]:
-    """The cluster that is asked for; the embedded engine runs as long as this.
+def open_cluster(options: Options, root: Path) -> Iterator[ClusterNamespace]:
+    """Open the cluster that the options name, or start the embedded engine, which ends with the context.
 
     Raises:
-        DemoError: it can't be used.
+        DemoError: the cluster cannot be used; says what to do.
     """
     if options.kubeconfig is not None:
-        cluster = Cluster(_of_context(options.kubeconfig, options.context, root), options.namespace, embedded=False)
+        cluster = ClusterNamespace(
+            _select_context(options.kubeconfig, options.context, root), options.namespace, embedded=False
+        )
         cluster.check()
         yield cluster
         return
     try:
-        from flargo.embedded import Embedded  # noqa: PLC0415  (an extra's)
+        from flargo.embedded import Embedded  # noqa: PLC0415  (needs an extra)
     except ImportError as error:
         raise DemoError(f"The embedded engine needs {error.name}: pip install 'flargo[demo]'.") from error
     with Embedded(namespace=options.namespace) as embedded:
-        yield Cluster(embedded.kubeconfig(root / "kubeconfig"), options.namespace, embedded=True)
+        yield ClusterNamespace(embedded.kubeconfig(root / "kubeconfig"), options.namespace, embedded=True)
 
 
-def _of_context(file: Path, context: str | None, root: Path) -> Path:
-    """A kubeconfig whose current context is the one that is asked for: a parent takes no other."""
+def _select_context(file: Path, context: str | None, root: Path) -> Path:
+    """Return a kubeconfig whose current context is the given one, because a FLARE parent uses no other context."""
     try:
-        said: Any = yaml.safe_load(file.read_text())
+        config: Any = yaml.safe_load(file.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DemoError(f"The kubeconfig {file} can't be read: {describe(error)}.") from error
-    contexts = [row.get("name") for row in (said or {}).get("contexts") or []] if isinstance(said, dict) else []
+        raise DemoError(f"The kubeconfig {file} cannot be read: {describe(error)}.") from error
+    contexts = [row.get("name") for row in (config or {}).get("contexts") or []] if isinstance(config, dict) else []
     if context is None and contexts:
         return file.resolve()
     if context not in contexts:
-        known = ", ".join(map(str, contexts)) or "none"
-        raise DemoError(f"The kubeconfig {file} has no context {context}: it has {known}.")
-    for group, (inner, keys) in _FILES.items():
-        for row in said.get(group) or []:
+        names = ", ".join(map(str, contexts)) or "none"
+        raise DemoError(f"The kubeconfig {file} has no context {context}. Its contexts: {names}.")
+    for group, (inner, keys) in _FILE_FIELDS.items():
+        for row in config.get(group) or []:
             fields = row.get(inner) or {}
             fields |= {key: str(file.resolve().parent / fields[key]) for key in keys if fields.get(key)}
     copy = root / "kubeconfig"
     copy.touch(mode=0o600)
-    copy.write_text(yaml.safe_dump({**said, "current-context": context}))
+    copy.write_text(yaml.safe_dump({**config, "current-context": context}))
     return copy
 
 
-def _unusable(error: ApiError, kubeconfig: Path, namespace: str) -> str:
+def _describe_failure(error: ApiError, kubeconfig: Path, namespace: str) -> str:
     if error.status == HTTPStatus.NOT_FOUND:
-        return f"The cluster of {kubeconfig} has no Argo Workflows: install Argo 3.6 or newer, see README.md."
+        return f"The cluster of {kubeconfig} does not have Argo Workflows: install version 3.6 or newer, see README.md."
     if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return (
-            f"The account of {kubeconfig} has no rights in the namespace {namespace} ({error.status}): "
-            f"make them, in a checkout of flargo: {accounts_command(namespace) or 'with deploy/'}"
+            f"The account of {kubeconfig} may not list Workflows in namespace {namespace} ({error.status}). "
+            f"To grant flargo's rights, run in a checkout of flargo: {accounts_command(namespace) or 'see deploy/'}"
         )
     cause = " ".join(error.message.split())
-    return f"The cluster of {kubeconfig} can't be reached: check that it runs and the context is right ({cause[:160]})."
+    return (
+        f"The cluster of {kubeconfig} cannot be reached: check that it runs and that the context is right "
+        f"({cause[:160]})."
+    )

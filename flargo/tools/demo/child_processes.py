@@ -1,7 +1,7 @@
-"""The demo's child processes: each in a session of its own, with a log file, and sure to end with the demo.
+"""Starts the demo's child processes, each in its own session and with a log file, and ends them with the demo.
 
-A guardian (flargo.embedded.reaper) waits for the demo's end, however it ends: it kills the children's process
-groups, and on Linux whatever else carries the demo's mark in its environment.
+A reaper process (flargo.embedded.reaper) waits for the demo's end, even by SIGKILL. It then kills the process groups of
+the children, and on Linux every other process that carries the demo's mark in its environment.
 """
 
 import os
@@ -17,22 +17,22 @@ from typing import Self
 
 from flargo.embedded import reaper
 
-MARK = "FLARGO_DEMO"
-"""Environment variable of every process that the demo has begun."""
+MARK_VARIABLE = "FLARGO_DEMO"
+"""The environment variable that marks every process that the demo started."""
 _GRACE_SECONDS = 3.0
 
 
 class ChildProcesses:
-    """All child processes of one demo. Not safe for threads."""
+    """All child processes of one demo. Not thread-safe."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with no child processes; entering the context starts the reaper."""
         self._mark = uuid.uuid4().hex
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        self._guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, f"{MARK}={self._mark}"],
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-I", "-S", reaper.__file__, f"{MARK_VARIABLE}={self._mark}"],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -41,33 +41,33 @@ class ChildProcesses:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
-        # Its input ends, and it kills what may be left.
-        self._guardian.communicate()
+        self.terminate()
+        # This closes the reaper's input, so it kills every process that is still there.
+        self._reaper.communicate()
 
-    def start(self, name: str, words: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
-        """Start a program in a folder; what it says goes to the log."""
+    def start(self, name: str, argv: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
+        """Start a program in a folder; its output is appended to the log."""
         with log.open("ab") as output:
             child = subprocess.Popen(
-                words,
+                argv,
                 cwd=folder,
-                env={**os.environ, **environment, MARK: self._mark},
+                env={**os.environ, **environment, MARK_VARIABLE: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self._running[name] = child
-        assert self._guardian.stdin is not None
-        self._guardian.stdin.write(f"+{child.pid}\n".encode())
-        self._guardian.stdin.flush()
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.write(f"+{child.pid}\n".encode())
+        self._reaper.stdin.flush()
 
-    def ended(self) -> list[str]:
-        """The names of those that run no more."""
+    def exited(self) -> list[str]:
+        """Return the names of the processes that have ended."""
         return [name for name, child in self._running.items() if child.poll() is not None]
 
-    def end(self) -> None:
-        """SIGTERM to all, SIGKILL to those who do not heed it in time, and to what they leave."""
+    def terminate(self) -> None:
+        """Send SIGTERM to all process groups, and SIGKILL to those whose first process does not end in time."""
         for child in self._running.values():
             reaper.kill_group(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_SECONDS

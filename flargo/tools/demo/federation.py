@@ -1,6 +1,6 @@
-"""A FLARE federation in a folder: kits made by nvflare's own library, flargo put in each as README.md says.
+"""Creates and starts a FLARE federation in a folder: nvflare's library makes the kits, `flargo prepare` changes them.
 
-The parents are the programs that a kit's start script runs, without its loop that starts them again.
+The parents are the programs that a kit's start script runs, without its loop that restarts them.
 """
 
 import socket
@@ -24,7 +24,7 @@ ADMIN = "admin@flargo.demo"
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """What flargo's launchers need to know of the cluster."""
+    """The settings of flargo's launchers that depend on the cluster."""
 
     kubeconfig: Path
     namespace: str
@@ -32,51 +32,51 @@ class Launcher:
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """Who takes part, and where."""
+    """The participants of a federation, its folder and its addresses."""
 
     root: Path
     sites: tuple[str, ...]
     address: str
-    """Where the parents listen and jobs find them."""
+    """The address at which the parents listen and jobs connect to them."""
     ports: tuple[int, ...]
-    """The server's, then for each parent the one that its jobs use."""
+    """The server's port for sites, then for each parent (the server first) the port for its jobs."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parents, the server first."""
+        """The names of all parents, the server first."""
         return (SERVER, *self.sites)
 
-    def log(self, name: str) -> Path:
-        """What a parent says."""
+    def log_path(self, name: str) -> Path:
+        """Return the path of a parent's log."""
         return self.root / "logs" / f"{name}.log"
 
 
 def free_ports(address: str, count: int) -> tuple[int, ...]:
-    """So many ports that nobody listens on.
+    """Return ports on which no process listens.
 
     Raises:
-        DemoError: this machine does not have the address.
+        DemoError: the address is not one of this machine's.
     """
-    held = [socket.socket() for _ in range(count)]
+    sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in held:
+        for each in sockets:
             each.bind((address, 0))
-        return tuple(each.getsockname()[1] for each in held)
+        return tuple(each.getsockname()[1] for each in sockets)
     except OSError as error:
         raise DemoError(
-            f"Nothing can listen on {address} ({describe(error)}): name an address of this machine "
-            "that job pods reach, with --address."
+            f"No process can listen on {address} ({describe(error)}): with --address, name an address of this machine "
+            "that job pods can reach."
         ) from error
     finally:
-        for each in held:
+        for each in sockets:
             each.close()
 
 
 def provision(federation: Federation, launcher: Launcher) -> None:
-    """Make a kit for each party, with new certificates, and configure it.
+    """Make and configure a startup kit for each party, with new certificates.
 
     Raises:
-        DemoError: FLARE could not do it.
+        DemoError: FLARE could not make the kits, or flargo rejects a path in them.
     """
     project = Project("flargo-demo", federation.sites, ADMIN, federation.address, federation.ports[0])
     try:
@@ -87,46 +87,46 @@ def provision(federation: Federation, launcher: Launcher) -> None:
         raise DemoError(str(error)) from error
 
 
-def start(federation: Federation, children: ChildProcesses) -> None:
-    """Start the server and the sites."""
+def start_parents(federation: Federation, children: ChildProcesses) -> None:
+    """Start the parents of the server and of the sites."""
     temporary = federation.root / "tmp"
-    for folder in (temporary, federation.log(SERVER).parent):
+    for folder in (temporary, federation.log_path(SERVER).parent):
         folder.mkdir(exist_ok=True)
-    # A parent that is ended by a signal leaves its temporary files behind.
+    # A parent that a signal ends does not delete its temporary files.
     environment = {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     for name in federation.names:
         folder = federation.root / name
-        children.start(name, kits.parent_command(name, folder), folder, federation.log(name), environment)
+        children.start(name, kits.parent_command(name, folder), folder, federation.log_path(name), environment)
 
 
-def wait_ready(federation: Federation, children: ChildProcesses, names: Sequence[str], seconds: float) -> None:
-    """Wait until the server takes commands, or sites have registered with it.
+def wait_until_ready(federation: Federation, children: ChildProcesses, names: Sequence[str], seconds: float) -> None:
+    """Wait until the server accepts commands, or until sites have registered with it.
 
     Raises:
-        DemoError: a parent ended, or it takes too long.
+        DemoError: a parent ended, or is not ready in time.
     """
     deadline = time.monotonic() + seconds
-    waiting = list(names)
-    while waiting:
-        for name in children.ended():
-            raise DemoError(f"{name} ended while it started: {last_words(federation.log(name))}")
+    pending = list(names)
+    while pending:
+        for name in children.exited():
+            raise DemoError(f"{name} ended during its start: {last_error_line(federation.log_path(name))}")
         if time.monotonic() > deadline:
-            said = last_words(federation.log(waiting[0]))
-            raise DemoError(f"{', '.join(waiting)} did not come up within {seconds:.0f} s: {said}")
-        waiting = [name for name in waiting if _ready_words(name) not in _read(federation.log(name))]
+            log_line = last_error_line(federation.log_path(pending[0]))
+            raise DemoError(f"{', '.join(pending)} did not start within {seconds:.0f} s: {log_line}")
+        pending = [name for name in pending if _ready_message(name) not in _read(federation.log_path(name))]
         time.sleep(0.1)
 
 
-def _ready_words(name: str) -> str:
-    """What a parent of nvflare 2.9 logs when it is up."""
+def _ready_message(name: str) -> str:
+    """Return the text that a parent of nvflare 2.9 logs when it is ready."""
     return "Server started" if name == SERVER else "Successfully registered client"
 
 
-def last_words(log: Path) -> str:
-    """The last line of a log that tells of an error, else the last one."""
+def last_error_line(log: Path) -> str:
+    """Return the last line of a log that mentions an error, else the log's last line."""
     lines = [line.strip() for line in _read(log).splitlines() if line.strip()]
     errors = [line for line in lines if "rror" in line]
-    return (errors or lines or ["its log is empty"])[-1][:200]
+    return (errors or lines or ["the log is empty"])[-1][:200]
 
 
 def _read(log: Path) -> str:

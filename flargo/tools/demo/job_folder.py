@@ -1,4 +1,4 @@
-"""The job that the demo submits: FLARE's own federated average, or a folder of the user's."""
+"""Prepares the job folder that the demo submits: FLARE's own federated average, or a copy of the user's folder."""
 
 import contextlib
 import json
@@ -15,129 +15,129 @@ from flargo.job.validate import InvalidInput
 from flargo.parsing import whole_number
 from flargo.tools.demo.options import DemoError
 
-INITIAL = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-"""The global model before the first round."""
+INITIAL_WEIGHTS = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+"""The global model's weights before the first round."""
 MAX_META_BYTES = 4 * 1024 * 1024
 MAX_SITES = 100
-"""Sites of a job: the demo starts a process for each."""
-MODEL = "models/server.npy"
-"""Where FLARE's NumPy persistor leaves the model, in the job's workspace."""
+"""The limit for the sites of a job, because the demo starts a process for each."""
+MODEL_PATH = "models/server.npy"
+"""The file in the job's workspace to which FLARE's NumPy persistor saves the model."""
 
 
-def fedavg(folder: Path, sites: int, rounds: int, image: str) -> Path:
-    """Export FLARE's NumPyFedAvgRecipe of the demo's training script below a folder; returns the job's folder."""
+def export_fedavg(folder: Path, sites: int, rounds: int, image: str) -> Path:
+    """Export FLARE's NumpyFedAvgRecipe with the demo's training script below a folder, and return the job folder."""
     from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe  # noqa: PLC0415  (a slow import)
 
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "train.py"
     script.write_text(resources.files("flargo.tools.demo").joinpath("train.py").read_text())
-    # A job must not name a path of this machine, so the script is named from where it is.
+    # A job must not contain a path of this machine, so the script's path is relative.
     with contextlib.chdir(folder):
-        model = [list(row) for row in INITIAL]
+        model = [list(row) for row in INITIAL_WEIGHTS]
         recipe = NumpyFedAvgRecipe(
             name="fedavg", model=model, min_clients=sites, num_rounds=rounds, train_script=script.name
         )
         recipe.export(str(folder))
-    return with_image(folder / "fedavg", image)
+    return add_default_image(folder / "fedavg", image)
 
 
-def expected(sites: int, rounds: int) -> list[list[float]]:
-    """The model that the demo's own job must end with: site-N adds N, and weighs N."""
+def expected_weights(sites: int, rounds: int) -> list[list[float]]:
+    """Return the weights with which the demo's own job must end: site-N adds N to each weight, and has weight N."""
     numbers = range(1, sites + 1)
     step = rounds * sum(number * number for number in numbers) / sum(numbers)
-    return [[weight + step for weight in row] for row in INITIAL]
+    return [[weight + step for weight in row] for row in INITIAL_WEIGHTS]
 
 
-def own(job: Path, folder: Path, image: str | None) -> Path:
-    """A copy, in a folder, of the user's job, with an image where it names none; returns the job's folder.
+def copy_job(job: Path, folder: Path, image: str | None) -> Path:
+    """Copy the user's job into a folder, add a default image if it has none, and return the copy.
 
     Raises:
-        DemoError: it is no job, holds a link, or has no image and there is none to give it.
+        DemoError: the folder is not a job, contains a link, or neither the job nor the user names an image.
     """
     check_files(job)
-    meta(job)
+    read_meta(job)
     copy = folder / job.resolve().name
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(job, copy, symlinks=True)
-    check_files(copy)  # the job may have changed while it was copied
-    return with_image(copy, image)
+    check_files(copy)  # the job may have changed during the copy
+    return add_default_image(copy, image)
 
 
 def check_files(job: Path) -> None:
-    """Check that a job folder holds directories and regular files only: what it links to would travel to the sites.
+    """Check that a job folder contains only directories and regular files: FLARE would send a link's target to sites.
 
     Raises:
-        DemoError: it holds something else; names it.
+        DemoError: the folder contains something else; names it.
     """
     for directory, directories, files in os.walk(job):
         for name in (*directories, *files):
             path = Path(directory, name)
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                kind = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
-                raise DemoError(f"{path} is {kind}: a job folder must hold its files itself.")
+                problem = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+                raise DemoError(f"{path} is {problem}: replace it by a copy, since a job folder may hold only files.")
 
 
-def meta(job: Path) -> dict[str, Any]:
-    """A job folder's ``meta.json``.
+def read_meta(job: Path) -> dict[str, Any]:
+    """Return the content of a job folder's ``meta.json``.
 
     Raises:
-        DemoError: it is not there, or is none.
+        DemoError: the file is missing, too large or not a JSON object.
     """
     file = job / "meta.json"
     try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_META_BYTES + 1)
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_META_BYTES + 1)
     except OSError as error:
         raise DemoError(
-            f"{job} is no job folder: its meta.json can't be read ({os.strerror(error.errno or 0)})."
+            f"{job} is not a job folder: its meta.json cannot be read ({os.strerror(error.errno or 0)})."
         ) from None
-    if len(content) > MAX_META_BYTES:
-        raise DemoError(f"{file} has more than {MAX_META_BYTES} bytes.")
+    if len(raw) > MAX_META_BYTES:
+        raise DemoError(f"{file} is larger than {MAX_META_BYTES} bytes.")
     try:
-        said = load_json(str(file), content)
-    except InvalidInput as refused:
-        raise DemoError(f"{file} {refused.problem}.") from None
-    if not isinstance(said, dict):
-        raise DemoError(f"{file} must hold a JSON object.")
-    return said
+        content = load_json(str(file), raw)
+    except InvalidInput as error:
+        raise DemoError(f"{file} {error.problem}.") from None
+    if not isinstance(content, dict):
+        raise DemoError(f"{file} must contain a JSON object.")
+    return content
 
 
-def sites_of(said: dict[str, Any], wanted: int) -> tuple[str, ...]:
-    """The sites that a job names, else so many that are called site-N.
+def site_names(meta: dict[str, Any], count: int) -> tuple[str, ...]:
+    """Return the sites that a job's metadata names; if it names none, ``count`` sites (or more, if it needs more).
 
     Raises:
-        DemoError: the job's metadata names sites in a wrong form, or too many.
+        DemoError: the metadata names sites in a wrong form, or too many.
     """
-    deploy_map, mandatory = said.get("deploy_map") or {}, said.get("mandatory_clients") or []
+    deploy_map, mandatory = meta.get("deploy_map") or {}, meta.get("mandatory_clients") or []
     if not isinstance(deploy_map, dict):
         raise DemoError("deploy_map in the job's meta.json must be a JSON object.")
     if not isinstance(mandatory, list) or not all(isinstance(site, str) for site in mandatory):
-        raise DemoError("mandatory_clients in the job's meta.json must be a list of sites' names.")
-    found = dict.fromkeys([*(site for group in deploy_map.values() for site in _names(group)), *mandatory])
-    sites = tuple(site for site in found if site not in {"server", "@ALL"})
+        raise DemoError("mandatory_clients in the job's meta.json must be a list of site names.")
+    names = dict.fromkeys([*(site for group in deploy_map.values() for site in _names_in_group(group)), *mandatory])
+    sites = tuple(name for name in names if name not in {"server", "@ALL"})
     if len(sites) > MAX_SITES:
-        raise DemoError(f"The job's meta.json names {len(sites)} sites: the demo starts at most {MAX_SITES}.")
-    return sites or tuple(f"site-{number}" for number in range(1, max(wanted, _min_clients(said)) + 1))
+        raise DemoError(f"The job's meta.json names {len(sites)} sites, but the demo starts at most {MAX_SITES}.")
+    return sites or tuple(f"site-{number}" for number in range(1, max(count, _min_clients(meta)) + 1))
 
 
-def _min_clients(said: dict[str, Any]) -> int:
-    value = said.get("min_clients") or 1
-    text = str(value) if isinstance(value, int) and abs(value) <= MAX_SITES else value  # "True" is no number
+def _min_clients(meta: dict[str, Any]) -> int:
+    value = meta.get("min_clients") or 1
+    text = str(value) if isinstance(value, int) and abs(value) <= MAX_SITES else value  # str(True) is no number
     number = whole_number(text, MAX_SITES) if isinstance(text, str) else None
     if number is None:
-        raise DemoError(f"min_clients in the job's meta.json must be a whole number of at most {MAX_SITES}.")
+        raise DemoError(f"min_clients in the job's meta.json must be a whole number from 0 to {MAX_SITES}.")
     return number
 
 
-def with_image(job: Path, image: str | None) -> Path:
-    """Give a job folder's ``launcher_spec`` a default image, if it has none.
+def add_default_image(job: Path, image: str | None) -> Path:
+    """Add a default image to a job folder's ``launcher_spec`` if it has none, and return the folder.
 
     Raises:
-        DemoError: there is none to give.
+        DemoError: the job has no default image, and ``image`` is None.
     """
-    said = meta(job)
-    default = said
+    meta = read_meta(job)
+    default = meta
     for key in ("launcher_spec", "default", "k8s"):
         default = default.setdefault(key, {})
         if not isinstance(default, dict):
@@ -149,11 +149,11 @@ def with_image(job: Path, image: str | None) -> Path:
                 "or in the job's launcher_spec."
             )
         default["image"] = image
-    (job / "meta.json").write_text(json.dumps(said, indent=2))
+    (job / "meta.json").write_text(json.dumps(meta, indent=2))
     return job
 
 
-def _names(group: object) -> Sequence[str]:
-    """The sites of an entry of a deploy_map: names, or objects that hold them (nvflare's app deployment forms)."""
+def _names_in_group(group: object) -> Sequence[str]:
+    """Return the site names in an entry of a deploy_map: a list of names, or an object with a list ``sites``."""
     sites = group.get("sites", []) if isinstance(group, dict) else group
     return [site for site in sites if isinstance(site, str)] if isinstance(sites, list) else []

@@ -1,6 +1,6 @@
-"""Startup kits as nvflare's own library makes them, what a parent needs beside them, and how it is started.
+"""Makes startup kits with nvflare's library, and returns what a parent needs beside its kit to run from it.
 
-The demo's federation and that of the tests are made of these.
+The demo's federation and the tests' federation are built with these functions.
 """
 
 import logging
@@ -15,12 +15,12 @@ SERVER, ORGANISATION = "server", "flargo"
 
 
 class KitError(Exception):
-    """FLARE could not make the kits."""
+    """FLARE could not make the startup kits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Who is in a federation, and where its server is."""
+    """The participants of a federation and the address of its server."""
 
     name: str
     sites: Sequence[str]
@@ -28,14 +28,17 @@ class Project:
     address: str
     port: int
     allow_log_streaming: bool = True
-    """Whether sites send their jobs' error logs to the server."""
+    """True if sites send their jobs' error logs to the server."""
 
 
 def make(project: Project, folder: Path) -> Path:
-    """Make a kit for each participant, with new certificates; returns the folder that holds them by name.
+    """Make a startup kit for each participant, with new certificates.
+
+    Returns:
+        The folder that holds the kits, by the names of the participants.
 
     Raises:
-        KitError: FLARE could not do it.
+        KitError: FLARE could not make the kits.
     """
     from nvflare.lighter import entity  # noqa: PLC0415  (slow imports)
     from nvflare.lighter.constants import CtxKey  # noqa: PLC0415
@@ -45,12 +48,12 @@ def make(project: Project, folder: Path) -> Path:
     from nvflare.lighter.impl.workspace import WorkspaceBuilder  # noqa: PLC0415
     from nvflare.lighter.provisioner import Provisioner  # noqa: PLC0415
 
-    made = entity.Project(name=project.name, description="a federation of flargo's")
+    definition = entity.Project(name=project.name, description="a federation of flargo's")
     listen = {"fed_learn_port": project.port, "admin_port": project.port, "default_host": project.address}
-    made.set_server(SERVER, ORGANISATION, listen)
+    definition.set_server(SERVER, ORGANISATION, listen)
     for site in project.sites:
-        made.add_client(site, ORGANISATION, {"allow_log_streaming": project.allow_log_streaming})
-    made.add_admin(project.admin, ORGANISATION, {"role": "project_admin"})
+        definition.add_client(site, ORGANISATION, {"allow_log_streaming": project.allow_log_streaming})
+    definition.add_admin(project.admin, ORGANISATION, {"role": "project_admin"})
     builders = [
         WorkspaceBuilder(template_file=["master_template.yml"]),
         StaticFileBuilder(config_folder="config"),
@@ -58,14 +61,14 @@ def make(project: Project, folder: Path) -> Path:
         SignatureBuilder(),
     ]
     shutil.rmtree(folder, ignore_errors=True)
-    context = Provisioner(str(folder), builders).provision(made, logger=logging.getLogger(__name__))
+    context = Provisioner(str(folder), builders).provision(definition, logger=logging.getLogger(__name__))
     if context.get(CtxKey.BUILD_ERROR):
         raise KitError(f"FLARE could not make the startup kits: {context.get_errors()}")
     return Path(context[CtxKey.CURRENT_PROD_DIR])
 
 
 def move(project: Project, kits: Path, root: Path) -> None:
-    """Move each participant's kit to a folder of its name, in the place of one that is there."""
+    """Move each participant's kit to a folder of the participant's name, and replace a folder that exists."""
     for name in (SERVER, *project.sites, project.admin):
         shutil.rmtree(root / name, ignore_errors=True)
         (kits / name).rename(root / name)
@@ -90,9 +93,9 @@ def make_stores(workspace: Path) -> None:
 
 
 def parent_command(name: str, workspace: Path) -> list[str]:
-    """What the kit's start script runs for a parent, without its loop that starts it again."""
+    """Return the command that a kit's start script runs for a parent, without the script's loop that restarts it."""
     role = "server" if name == SERVER else "client"
-    who = [] if name == SERVER else [f"uid={name}"]
-    told = ["secure_train=true", *who, f"org={ORGANISATION}", "config_folder=config"]
+    user = [] if name == SERVER else [f"uid={name}"]
+    settings = ["secure_train=true", *user, f"org={ORGANISATION}", "config_folder=config"]
     module = f"nvflare.private.fed.app.{role}.{role}_train"
-    return [sys.executable, "-u", "-m", module, "-m", str(workspace), "-s", f"fed_{role}.json", "--set", *told]
+    return [sys.executable, "-u", "-m", module, "-m", str(workspace), "-s", f"fed_{role}.json", "--set", *settings]

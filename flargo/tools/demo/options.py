@@ -1,31 +1,31 @@
-"""What the demo is asked for, and the one error it tells people."""
+"""The options of `flargo demo`, and the error that it reports to users."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class DemoError(Exception):
-    """It can't go on. The message is one sentence for people, and says what to do."""
+    """The demo cannot continue. The message is for users: a sentence or two that also say what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     sites: int = 2
     rounds: int = 2
     job: Path | None = None
-    """The user's own job folder; None: the demo's federated average."""
+    """The user's own job folder; None runs the demo's federated average."""
     kubeconfig: Path | None = None
-    """Of a real cluster; None: the embedded engine."""
+    """The kubeconfig of a real cluster; None runs the embedded engine."""
     context: str | None = None
-    """In the kubeconfig; None: its current one."""
+    """A context in the kubeconfig; None is its current context."""
     namespace: str = "default"
     image: str | None = None
-    """For job pods, where the job names none."""
+    """The image of job pods, if the job names none."""
     address: str = "127.0.0.1"
-    """Where job pods reach this machine."""
+    """The address at which job pods reach this machine."""
     keep: Path | None = None
-    """The folder for kits, logs and the result; None: a temporary one that goes at the end."""
+    """The folder for kits, logs and the result; None is a temporary folder that the demo deletes."""
     timeout: float = 300.0
-    """Seconds for the job."""
+    """The seconds that the job may take."""

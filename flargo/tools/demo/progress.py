@@ -1,4 +1,4 @@
-"""What is happening, as data and as words: from the cluster's objects, FLARE's status and a log to lines. Pure."""
+"""Reads a job's progress from the cluster's objects, FLARE's status and a log, and describes it in lines. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,20 +12,20 @@ from flargo.status.views import workflow_view
 from flargo.terms import Label, Object
 from flargo.tools.jobs.site_job import STAGE_TEXTS, diagnose_workflow
 
-_ENDED = "FINISHED:"
-"""What FLARE's status of a job that has ended begins with (nvflare 2.9, RunStatus)."""
+_FINISHED_PREFIX = "FINISHED:"
+"""The prefix of FLARE's status of a job that has ended (nvflare 2.9, RunStatus)."""
 COMPLETED = "FINISHED:COMPLETED"
-_WORDS = {**STAGE_TEXTS, Stage.ABSENT: "waits for FLARE"}
-# What nvflare 2.9's FedAvg logs (app_common/workflows/fedavg.py); it counts rounds from 0.
-_BEGUN = re.compile(r"Round ([0-9]+) started")
-_GOT = re.compile(r"Aggregated ([0-9]+)/([0-9]+) results")
-_MAX_COUNTED = 10**6
-"""Rounds, and results of a round. A line that tells of more is not FLARE's."""
+_STATE_TEXTS = {**STAGE_TEXTS, Stage.ABSENT: "waits for FLARE"}
+# The lines that FedAvg of nvflare 2.9 logs (app_common/workflows/fedavg.py); it counts rounds from 0.
+_ROUND_STARTED = re.compile(r"Round ([0-9]+) started")
+_RESULTS_AGGREGATED = re.compile(r"Aggregated ([0-9]+)/([0-9]+) results")
+_MAX_NUMBER = 10**6
+"""The limit for the number of a round and of its results. A line with a larger number is not FLARE's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """The server or a site, and how its part of the job is."""
+    """The state of the job at one party, which is the server or a site."""
 
     name: str
     workflow: str = ""
@@ -34,13 +34,13 @@ class Party:
     detail: str = ""
 
     @property
-    def words(self) -> str:
-        """How it is, for people."""
+    def state_text(self) -> str:
+        """The state as a text for users."""
         if self.reason is Reason.SUCCEEDED:
             return "ended (exit code 0)"
         if self.reason is not None:
             return f"{self.reason.sentence.rstrip('.')}" + (f" ({self.detail})" if self.detail else "")
-        return _WORDS[self.stage]
+        return _STATE_TEXTS[self.stage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,84 +48,87 @@ class Round:
     """A round of training, counted from 1."""
 
     number: int
-    got: int = 0
-    of: int = 0
-    """Results averaged, of so many expected; 0: not yet."""
+    results: int = 0
+    """The number of results averaged so far."""
+    expected_results: int = 0
+    """The number of results that the round needs; 0 until the first result is averaged."""
 
-    def words(self, total: int) -> str:
-        """How it is, for people; ``total`` is 0 where it is not known."""
+    def describe(self, total: int) -> str:
+        """Return the round's state as a text for users; ``total`` is the number of rounds, 0 if it is unknown."""
         name = f"round {self.number}" + (f" of {total}" if total else "")
-        return f"{name}: {self.got} of {self.of} results averaged" if self.of else f"{name}: sites train"
+        if not self.expected_results:
+            return f"{name}: sites train"
+        return f"{name}: {self.results} of {self.expected_results} results averaged"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """All that is seen of a job at one moment."""
+class Snapshot:
+    """A job's progress at one moment."""
 
     parties: tuple[Party, ...] = ()
     status: str = ""
-    """FLARE's."""
+    """FLARE's status of the job."""
     rounds: tuple[Round, ...] = ()
 
     @property
-    def finished(self) -> bool:
-        """Whether FLARE says that it has ended."""
-        return self.status.startswith(_ENDED)
+    def is_finished(self) -> bool:
+        """True if FLARE's status says that the job has ended."""
+        return self.status.startswith(_FINISHED_PREFIX)
 
     @property
-    def over(self) -> bool:
-        """Whether nothing of it is on the cluster that has not ended."""
+    def has_ended(self) -> bool:
+        """True if every Workflow of the job that the cluster shows has ended."""
         return all(party.stage in {Stage.ENDED, Stage.ABSENT} for party in self.parties)
 
 
-def parties(names: Iterable[str], workflows: Sequence[Object], pods: Sequence[Object]) -> tuple[Party, ...]:
-    """How each party's part of the job is.
+def parse_parties(names: Iterable[str], workflows: Sequence[Object], pods: Sequence[Object]) -> tuple[Party, ...]:
+    """Return the state of a job at each party.
 
     Args:
-        names: of the parties, as FLARE knows them.
-        workflows: this job's, as they are on the wire.
-        pods: likewise.
+        names: the parties' names in FLARE.
+        workflows: the job's Workflows, as the API server returns them.
+        pods: the job's pods, likewise.
     """
-    found = {item["metadata"]["labels"][Label.SITE]: item for item in workflows}
-    return tuple(_party(name, found.get(label_value(name)), pods) for name in names)
+    workflow_of_site = {item["metadata"]["labels"][Label.SITE]: item for item in workflows}
+    return tuple(_parse_party(name, workflow_of_site.get(label_value(name)), pods) for name in names)
 
 
-def rounds(log: str) -> tuple[Round, ...]:
-    """The rounds that the log of the server's job process tells of."""
-    found: list[Round] = []
+def parse_rounds(log: str) -> tuple[Round, ...]:
+    """Return the rounds that are mentioned in the log of the server's job process."""
+    rounds: list[Round] = []
     for line in log.splitlines():
-        if begun := _BEGUN.search(line):
-            number = whole_number(begun[1], _MAX_COUNTED)
-            found += [Round(number + 1)] if number is not None else []
-        elif found and (told := _GOT.search(line)):
-            got, of = whole_number(told[1], _MAX_COUNTED), whole_number(told[2], _MAX_COUNTED)
-            if got is not None and of is not None:
-                found[-1] = Round(found[-1].number, got, of)
-    return tuple(found)
+        if match := _ROUND_STARTED.search(line):
+            number = whole_number(match[1], _MAX_NUMBER)
+            rounds += [Round(number + 1)] if number is not None else []
+        elif rounds and (match := _RESULTS_AGGREGATED.search(line)):
+            results, expected = (whole_number(digits, _MAX_NUMBER) for digits in match.groups())
+            if results is not None and expected is not None:
+                rounds[-1] = Round(rounds[-1].number, results, expected)
+    return tuple(rounds)
 
 
-def news(before: Seen, now: Seen, total: int = 0) -> Iterator[str]:
-    """What has changed, a line each.
+def describe_changes(before: Snapshot, now: Snapshot, total: int = 0) -> Iterator[str]:
+    """Yield one line for each difference between two snapshots.
 
     Args:
-        before: what was seen before.
-        now: what is seen now.
-        total: how many rounds there will be; 0: nobody knows.
+        before: the earlier snapshot.
+        now: the current snapshot.
+        total: the number of rounds; 0 if it is unknown.
     """
-    was = {party.name: party for party in before.parties}
+    parties_before = {party.name: party for party in before.parties}
     width = max((len(party.name) for party in now.parties), default=0)
     for party in now.parties:
-        old = was.get(party.name, Party(party.name))
-        if party.words != old.words:
-            yield f"{party.name:{width}}  {party.words}" + (f", Workflow {party.workflow}" if not old.workflow else "")
-    known = set(before.rounds)
-    yield from (each.words(total) for each in now.rounds if each not in known)
+        old = parties_before.get(party.name, Party(party.name))
+        if party.state_text != old.state_text:
+            workflow = f", Workflow {party.workflow}" if not old.workflow else ""
+            yield f"{party.name:{width}}  {party.state_text}{workflow}"
+    yield from (each.describe(total) for each in now.rounds if each not in before.rounds)
     if now.status != before.status and now.status:
         yield f"FLARE says {now.status}"
 
 
-def _party(name: str, workflow: Object | None, pods: Sequence[Object]) -> Party:
+def _parse_party(name: str, workflow: Object | None, pods: Sequence[Object]) -> Party:
     if workflow is None:
         return Party(name)
-    found = diagnose_workflow(workflow, pods)
-    return Party(name, workflow_view(workflow).name, found.stage, found.reason, found.detail)
+    diagnosis = diagnose_workflow(workflow, pods)
+    return Party(name, workflow_view(workflow).name, diagnosis.stage, diagnosis.reason, diagnosis.detail)

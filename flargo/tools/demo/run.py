@@ -1,4 +1,4 @@
-"""The order of things, and the way out: whatever happens, nothing is left running."""
+"""Runs the demo's steps in order, and cleans up after them however the demo ends: nothing is left running."""
 
 import contextlib
 import io
@@ -15,99 +15,110 @@ from typing import Any, Self
 
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
-from flargo.flare.request import federation_id as federation_of
+from flargo.flare.request import federation_id
 from flargo.terms import Label
 from flargo.text import shell_command
-from flargo.tools.demo import federation as parents
 from flargo.tools.demo import job_folder, progress
-from flargo.tools.demo.backend import Cluster, engine
+from flargo.tools.demo.backend import ClusterNamespace, open_cluster
 from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.cleanup import start_cleanup
-from flargo.tools.demo.failure import why
-from flargo.tools.demo.federation import ADMIN, Federation, Launcher
+from flargo.tools.demo.failure import explain_failure
+from flargo.tools.demo.federation import (
+    ADMIN,
+    Federation,
+    Launcher,
+    free_ports,
+    last_error_line,
+    provision,
+    start_parents,
+    wait_until_ready,
+)
 from flargo.tools.demo.kits import SERVER
 from flargo.tools.demo.options import DemoError, Options
 from flargo.tools.demo.screen import Progress, Screen
 
-IMAGE = "flargo.demo/job:embedded"
-"""On the embedded engine, which only looks at the name."""
+EMBEDDED_IMAGE = "flargo.demo/job:embedded"
+"""The image of jobs on the embedded engine, which reads its name and pulls nothing."""
 _START_SECONDS = 60.0
-_LOOK_SECONDS, _LOOK_SECONDS_CLUSTER = 0.25, 1.0
-_TAIL_SECONDS = 5.0
-"""How long the cluster may take to show a job's end that FLARE knows of."""
+_POLL_SECONDS, _CLUSTER_POLL_SECONDS = 0.25, 1.0
+_CATCH_UP_SECONDS = 5.0
+"""The time that the cluster may take to show the end of a job that FLARE has reported."""
 _SETTLE_SECONDS = 30.0
-"""How long Argo may take to end the Workflows of a job that FLARE says has ended."""
+"""The time that Argo may take to end the Workflows of a job that FLARE reports as ended."""
 _ABORT_SECONDS = 20.0
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP."""
+    """The demo received SIGINT, SIGTERM or SIGHUP."""
 
     def __init__(self, number: int) -> None:
-        """By that signal."""
+        """Keep the signal's number."""
         super().__init__(number)
         self.number = number
 
 
 class Signals:
-    """The first signal interrupts, and is kept in case somebody swallows it; later ones can't break the clean-up."""
+    """Turns the first signal into an Interrupted; later signals cannot break the clean-up.
+
+    The signal is also remembered, in case a library catches the exception.
+    """
 
     KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
-        """None yet."""
-        self._got: int | None = None
-        self._held = False
+        """Start without a signal; entering the context installs the handlers."""
+        self._received: int | None = None
+        self._is_ignoring = False
 
     def __enter__(self) -> Self:
-        self._before = {kind: signal.signal(kind, self._hear) for kind in self.KINDS}
+        self._old_handlers = {kind: signal.signal(kind, self._on_signal) for kind in self.KINDS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for kind, handler in self._before.items():
+        for kind, handler in self._old_handlers.items():
             signal.signal(kind, handler)
 
-    def hold(self) -> None:
-        """From now on they are not heard."""
-        self._held = True
+    def ignore(self) -> None:
+        """Ignore all further signals."""
+        self._is_ignoring = True
 
-    def check(self) -> None:
-        """Raise the one that came."""
-        if self._got is not None and not self._held:
-            raise Interrupted(self._got)
+    def raise_pending(self) -> None:
+        """Raise Interrupted again if a signal was received, unless signals are ignored."""
+        if self._received is not None and not self._is_ignoring:
+            raise Interrupted(self._received)
 
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        if self._got is None and not self._held:
-            self._got = number
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self._received is None and not self._is_ignoring:
+            self._received = number
             raise Interrupted(number)
 
 
 @dataclass(frozen=True, slots=True)
-class Demo:
-    """What the steps share."""
+class DemoContext:
+    """The objects that all steps of the demo share."""
 
     options: Options
     screen: Screen
     signals: Signals
     root: Path
-    left: list[str]
-    """What could not be cleaned up."""
+    problems: list[str]
+    """A message for each object that could not be cleaned up."""
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
-    """A federation that runs, and the ways to ask after it."""
+class RunningFederation:
+    """A federation whose parents run, and the connections to it."""
 
     federation: Federation
     children: ChildProcesses
-    cluster: Cluster
+    cluster: ClusterNamespace
     session: Any
-    """FLARE's, of the admin."""
+    """FLARE's session of the admin."""
 
 
 @contextlib.contextmanager
 def _silent_logging() -> Iterator[None]:
-    """FLARE's library speaks through logging, of which people need nothing here."""
+    """Disable logging, because FLARE's library logs much that users of the demo do not need."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -117,44 +128,45 @@ def _silent_logging() -> Iterator[None]:
 
 
 def run(options: Options, screen: Screen) -> int:
-    """Run the demo; returns the exit code: 0 done, 1 it failed, 128 + N ended by signal N."""
-    left: list[str] = []
-    kept = ""
+    """Run the demo and return the exit code: 0 for success, 1 for a failure, 128 + N if signal N ended it."""
+    problems: list[str] = []
+    folder_note = ""
     with Signals() as signals, _silent_logging():
         stack = contextlib.ExitStack()
         try:
-            root = stack.enter_context(_folder(options))
-            kept = f"; kits, logs and the result are in {options.keep}" if options.keep else ""
-            code = _run(Demo(options, screen, signals, root, left), stack)
+            root = stack.enter_context(_open_folder(options))
+            folder_note = f"; kits, logs and the result are in {options.keep}" if options.keep else ""
+            code = _run_demo(DemoContext(options, screen, signals, root, problems), stack)
         except Interrupted as interrupted:
-            screen.say("stopped", f"by {signal.Signals(interrupted.number).name}; cleaning up", "yellow")
+            screen.print_line("stopped", f"by {signal.Signals(interrupted.number).name}; cleaning up", "yellow")
             code = 128 + interrupted.number
         except DemoError as error:
-            screen.say("failed", str(error), "bold red")
+            screen.print_line("failed", str(error), "bold red")
             code = 1
         finally:
-            signals.hold()
+            signals.ignore()
             stack.close()
-    for each in left:
-        screen.say("left", each, "red")
-    if not left:
-        screen.say("done", f"in {screen.seconds:.0f} s, and nothing is left running{kept}")
+    for problem in problems:
+        screen.print_line("left over", problem, "red")
+    if not problems:
+        screen.print_line("done", f"in {screen.seconds:.0f} s, and nothing is left running{folder_note}")
     return code
 
 
 @contextlib.contextmanager
-def _folder(options: Options) -> Iterator[Path]:
+def _open_folder(options: Options) -> Iterator[Path]:
+    """Create the demo's folder; a temporary one is deleted when the context ends."""
     if options.keep is not None:
         try:
             options.keep.mkdir(parents=True, exist_ok=True)
-            used = any(options.keep.iterdir())
+            is_used = any(options.keep.iterdir())
         except OSError as error:
-            raise DemoError(f"{options.keep} can't be a folder to keep things in: {describe(error)}.") from error
-        if used:
-            raise DemoError(f"{options.keep} is not empty: name a new folder to keep things in.")
+            raise DemoError(f"The --keep folder {options.keep} cannot be used: {describe(error)}.") from error
+        if is_used:
+            raise DemoError(f"The --keep folder {options.keep} is not empty: name a new folder.")
         yield options.keep.resolve()
         return
-    # Short, and with this machine's /tmp in it: a job pod mounts its workspace at the same path.
+    # The path must be short, and the same in a job pod, which mounts its workspace where the parent has it.
     root = Path(tempfile.mkdtemp(prefix="flargo-demo-")).resolve()
     try:
         yield root
@@ -162,174 +174,180 @@ def _folder(options: Options) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _run(demo: Demo, stack: contextlib.ExitStack) -> int:
+def _run_demo(demo: DemoContext, stack: contextlib.ExitStack) -> int:
     options, screen = demo.options, demo.screen
-    sites = _sites(options)
-    cluster = stack.enter_context(engine(options, demo.root))
-    told = "the embedded engine stands in: jobs run as processes of this machine"
-    screen.say("cluster", told if cluster.embedded else f"{cluster.kubeconfig}, namespace {cluster.namespace}")
-    job = _job(demo, len(sites), cluster)
-    ports = parents.free_ports(options.address, len(sites) + 2)
+    sites = _site_names(options)
+    cluster = stack.enter_context(open_cluster(options, demo.root))
+    place = f"{cluster.kubeconfig}, namespace {cluster.namespace}"
+    embedded = "the embedded engine stands in: jobs run as processes of this machine"
+    screen.print_line("cluster", embedded if cluster.embedded else place)
+    job = _prepare_job(demo, len(sites), cluster)
+    ports = free_ports(options.address, len(sites) + 2)
     federation = Federation(demo.root, sites, options.address, ports)
-    parents.provision(federation, Launcher(cluster.kubeconfig, cluster.namespace))
-    screen.say("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
-    identity = federation_of(demo.root / SERVER / "startup")
+    provision(federation, Launcher(cluster.kubeconfig, cluster.namespace))
+    screen.print_line("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
+    identity = federation_id(demo.root / SERVER / "startup")
     if not cluster.embedded:
-        stack.enter_context(start_cleanup(cluster, identity, federation.names, demo.left))
+        stack.enter_context(start_cleanup(cluster, identity, federation.names, demo.problems))
     children = stack.enter_context(ChildProcesses())
-    parents.start(federation, children)
-    parents.wait_ready(federation, children, (SERVER,), _START_SECONDS)
-    session = stack.enter_context(_session(federation))
-    parents.wait_ready(federation, children, sites, _START_SECONDS)
-    screen.say("connected", f"the sites are registered with the server at {options.address}:{ports[0]}")
-    return _job_run(demo, Up(federation, children, cluster, session), job)
+    start_parents(federation, children)
+    wait_until_ready(federation, children, (SERVER,), _START_SECONDS)
+    session = stack.enter_context(_open_session(federation))
+    wait_until_ready(federation, children, sites, _START_SECONDS)
+    screen.print_line("connected", f"the sites are registered with the server at {options.address}:{ports[0]}")
+    return _run_job(demo, RunningFederation(federation, children, cluster, session), job)
 
 
-def _sites(options: Options) -> tuple[str, ...]:
+def _site_names(options: Options) -> tuple[str, ...]:
     if options.job is None:
-        return job_folder.sites_of({}, options.sites)
+        return job_folder.site_names({}, options.sites)
     job_folder.check_files(options.job)
-    said = job_folder.meta(options.job)
-    return job_folder.sites_of(said, options.sites)
+    return job_folder.site_names(job_folder.read_meta(options.job), options.sites)
 
 
-def _job(demo: Demo, sites: int, cluster: Cluster) -> Path:
+def _prepare_job(demo: DemoContext, site_count: int, cluster: ClusterNamespace) -> Path:
     options = demo.options
-    image = options.image or (IMAGE if cluster.embedded else None)
+    image = options.image or (EMBEDDED_IMAGE if cluster.embedded else None)
     folder = demo.root / "jobs"
     if options.job is not None:
-        return job_folder.own(options.job, folder, image)
+        return job_folder.copy_job(options.job, folder, image)
     if image is None:
         raise DemoError(
             "Job pods on a real cluster need an image with Python, nvflare and numpy: name it with --image."
         )
-    return job_folder.fedavg(folder, sites, options.rounds, image)
+    return job_folder.export_fedavg(folder, site_count, options.rounds, image)
 
 
 @contextlib.contextmanager
-def _session(federation: Federation) -> Iterator[Any]:
+def _open_session(federation: Federation) -> Iterator[Any]:
+    """Open FLARE's session of the admin, which ends with the context."""
     from nvflare.fuel.flare_api.flare_api import new_secure_session  # noqa: PLC0415  (a slow import)
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it talks
+        with contextlib.redirect_stdout(io.StringIO()):  # nvflare prints progress to stdout
             session = new_secure_session(ADMIN, str(federation.root / ADMIN), timeout=20)
     except Exception as error:
-        said = parents.last_words(federation.log(SERVER))
-        raise DemoError(f"FLARE's server takes no commands: {describe(error)}; its log ends with: {said}") from error
+        log_line = last_error_line(federation.log_path(SERVER))
+        raise DemoError(
+            f"FLARE's server does not accept commands: {describe(error)}. The last error in its log: {log_line}"
+        ) from error
     try:
         yield session
     finally:
-        with contextlib.suppress(Exception):  # the server may be gone
+        with contextlib.suppress(Exception):  # the server may have ended
             session.close()
 
 
-def _job_run(demo: Demo, up: Up, job: Path) -> int:
-    screen = demo.screen
+def _run_job(demo: DemoContext, running: RunningFederation, job: Path) -> int:
+    """Submit the job, show it until it ends, and show its result; returns the demo's exit code."""
+    screen, cluster = demo.screen, running.cluster
     try:
-        job_id = str(up.session.submit_job(str(job)))
+        job_id = str(running.session.submit_job(str(job)))
     except Exception as error:
-        raise DemoError(f"FLARE does not take the job: {describe(error)}") from error
+        raise DemoError(f"FLARE rejects the job: {describe(error)}") from error
     selector = f"{Label.JOB_ID}={job_id}"
-    screen.say("job", f"{job.name} {job_id}")
-    where = ("-n", up.cluster.namespace, "-l", selector)
-    names = (up.cluster.namespace, job_id)
-    if command := shell_command("argo", "list", "--kubeconfig", str(up.cluster.kubeconfig), *where, names=names):
-        # In two lines: the path of a kubeconfig is long.
+    screen.print_line("job", f"{job.name} {job_id}")
+    arguments = ("--kubeconfig", str(cluster.kubeconfig), "-n", cluster.namespace, "-l", selector)
+    if command := shell_command("argo", "list", *arguments, names=(cluster.namespace, job_id)):
+        # The path of a kubeconfig is long, so the command is printed in two lines.
         first, flag, rest = command.rpartition(" -n ")
-        screen.more(f"{first} \\", "dim")
-        screen.more(f" {flag}{rest}", "dim")
+        screen.print_detail(f"{first} \\", "dim")
+        screen.print_detail(f" {flag}{rest}", "dim")
     try:
-        seen = _follow(demo, up, job_id)
+        snapshot = _follow(demo, running, job_id)
     except BaseException:
-        if not up.cluster.embedded:
-            screen.say("stopping", "the job is aborted, and its Workflows end", "yellow")
-            _abort(up, job_id)
+        if not cluster.embedded:
+            screen.print_line("stopping", "the job is aborted, and its Workflows end", "yellow")
+            _abort_job(running, job_id)
         raise
-    # Argo ends a Workflow some seconds after its program; one that has not ended would be deleted, not kept to be seen.
+    # Argo ends a Workflow seconds after its program. The clean-up would delete a Workflow that has not ended yet, and
+    # users could not look at it.
     with contextlib.suppress(ApiError):
-        up.cluster.wait_over(selector, _SETTLE_SECONDS)
-    if seen.status != progress.COMPLETED:
-        raise DemoError(_why(up, selector, seen.status))
-    return _result(demo, up, job_id)
+        cluster.wait_until_finished(selector, _SETTLE_SECONDS)
+    if snapshot.status != progress.COMPLETED:
+        raise DemoError(_explain_failure(running, selector, snapshot.status))
+    return _show_result(demo, running, job_id)
 
 
-def _follow(demo: Demo, up: Up, job_id: str) -> progress.Seen:
-    """Show the job until it has ended."""
+def _follow(demo: DemoContext, running: RunningFederation, job_id: str) -> progress.Snapshot:
+    """Show the job's progress until it has ended, and return the last snapshot."""
     options = demo.options
     deadline = time.monotonic() + options.timeout
-    seen, tail = progress.Seen(), 0.0
-    with Progress(demo.screen, 0 if options.job else options.rounds) as shown:
-        while not (seen.finished and (seen.over or time.monotonic() > tail)):
-            demo.signals.check()
-            was_finished = seen.finished
-            seen = _look(up, job_id, seen)
-            shown.show(seen)
-            if seen.finished and not was_finished:
-                tail = time.monotonic() + _TAIL_SECONDS
-            if not seen.finished:
-                _give_up(up, seen, options.timeout, deadline)
-            time.sleep(_LOOK_SECONDS if up.cluster.embedded else _LOOK_SECONDS_CLUSTER)
-    return seen
+    snapshot, catch_up_deadline = progress.Snapshot(), 0.0
+    with Progress(demo.screen, 0 if options.job else options.rounds) as display:
+        while not (snapshot.is_finished and (snapshot.has_ended or time.monotonic() > catch_up_deadline)):
+            demo.signals.raise_pending()
+            was_finished = snapshot.is_finished
+            snapshot = _take_snapshot(running, job_id, snapshot)
+            display.show(snapshot)
+            if snapshot.is_finished and not was_finished:
+                catch_up_deadline = time.monotonic() + _CATCH_UP_SECONDS
+            if not snapshot.is_finished:
+                _check_can_finish(running, snapshot, options.timeout, deadline)
+            time.sleep(_POLL_SECONDS if running.cluster.embedded else _CLUSTER_POLL_SECONDS)
+    return snapshot
 
 
-def _give_up(up: Up, seen: progress.Seen, timeout: float, deadline: float) -> None:
-    """Raise what makes it useless to wait on, if anything does."""
-    for name in up.children.ended():
-        raise DemoError(f"FLARE's parent of {name} ended: {parents.last_words(up.federation.log(name))}")
+def _check_can_finish(running: RunningFederation, snapshot: progress.Snapshot, timeout: float, deadline: float) -> None:
+    """Raise DemoError if a parent has ended or the job's time is over."""
+    for name in running.children.exited():
+        log_line = last_error_line(running.federation.log_path(name))
+        raise DemoError(f"The FLARE parent of {name} ended: {log_line}")
     if time.monotonic() > deadline:
-        waits = "; ".join(f"{party.name} {party.words}" for party in seen.parties)
-        raise DemoError(f"The job did not end within {timeout:.0f} s ({waits}): give it longer with --timeout.")
+        states = "; ".join(f"{party.name} {party.state_text}" for party in snapshot.parties)
+        raise DemoError(f"The job did not end within {timeout:.0f} s ({states}): allow more time with --timeout.")
 
 
-def _look(up: Up, job_id: str, before: progress.Seen) -> progress.Seen:
-    """What is seen now; where somebody does not answer, what was seen before."""
-    status, seen, rounds = before.status, before.parties, before.rounds
+def _take_snapshot(running: RunningFederation, job_id: str, before: progress.Snapshot) -> progress.Snapshot:
+    """Return the job's progress now; what FLARE or the API server does not answer is taken from the last snapshot."""
+    status, parties, rounds = before.status, before.parties, before.rounds
     with contextlib.suppress(ApiError):
-        workflows, pods = up.cluster.look(f"{Label.JOB_ID}={job_id}")
-        seen = progress.parties(up.federation.names, workflows, pods)
+        workflows, pods = running.cluster.list_objects(f"{Label.JOB_ID}={job_id}")
+        parties = progress.parse_parties(running.federation.names, workflows, pods)
         for pod in pods:
             if pod["metadata"]["labels"].get(Label.ROLE) == "server":
-                rounds = progress.rounds(up.cluster.log(pod)) or rounds
-    with contextlib.suppress(Exception):  # the API of a session names none; the next look tells
-        status = str(up.session.get_job_meta(job_id)["status"])
-    return progress.Seen(seen, status, rounds)
+                rounds = progress.parse_rounds(running.cluster.read_log(pod)) or rounds
+    with contextlib.suppress(Exception):  # nvflare's session may raise anything; the next snapshot asks again
+        status = str(running.session.get_job_meta(job_id)["status"])
+    return progress.Snapshot(parties, status, rounds)
 
 
-def _why(up: Up, selector: str, status: str) -> str:
-    logs = {name: up.federation.log(name).read_text(errors="replace") for name in up.federation.names}
-    said: dict[str, str] = {}
+def _explain_failure(running: RunningFederation, selector: str, status: str) -> str:
+    federation = running.federation
+    parent_logs = {name: federation.log_path(name).read_text(errors="replace") for name in federation.names}
+    job_logs: dict[str, str] = {}
     with contextlib.suppress(ApiError):
-        for pod in up.cluster.look(selector)[1]:
-            said[pod["metadata"]["labels"][Label.SITE]] = up.cluster.log(pod)
-    return why(status, logs, said)
+        for pod in running.cluster.list_objects(selector)[1]:
+            job_logs[pod["metadata"]["labels"][Label.SITE]] = running.cluster.read_log(pod)
+    return explain_failure(status, parent_logs, job_logs)
 
 
-def _result(demo: Demo, up: Up, job_id: str) -> int:
-    """Fetch the result and show it; whether it is right, where that is known."""
+def _show_result(demo: DemoContext, running: RunningFederation, job_id: str) -> int:
+    """Download and show the job's result; returns 1 if it is the demo's own job and its weights are wrong, else 0."""
     options, screen = demo.options, demo.screen
     try:
-        folder = Path(up.session.download_job_result(job_id, str(demo.root / "results")))
+        folder = Path(running.session.download_job_result(job_id, str(demo.root / "results")))
     except Exception as error:
-        raise DemoError(f"The job completed, but FLARE does not give its result: {describe(error)}") from error
+        raise DemoError(f"The job completed, but its result cannot be downloaded: {describe(error)}") from error
     if options.job is not None:
-        kept = str(folder) if options.keep else "name a folder with --keep to have them"
-        screen.say("result", f"{sum(each.is_file() for each in folder.rglob('*'))} files: {kept}", "green")
+        place = str(folder) if options.keep else "to keep them, name a folder with --keep"
+        screen.print_line("result", f"{sum(each.is_file() for each in folder.rglob('*'))} files: {place}", "green")
         return 0
     import numpy as np  # noqa: PLC0415  (a slow import)
 
-    model = folder / "workspace" / job_folder.MODEL
+    model = folder / "workspace" / job_folder.MODEL_PATH
     if not model.exists():
-        raise DemoError(f"The job completed without its model, {job_folder.MODEL}.")
+        raise DemoError(f"The job completed, but its result has no model ({job_folder.MODEL_PATH}).")
     weights = np.load(model).astype(float)
-    expected = job_folder.expected(len(up.federation.sites), options.rounds)
-    right = bool(np.allclose(weights, expected))
-    told = "as it must be" if right else f"but it must be {np.round(expected, 4).tolist()}"
-    screen.say("weights", f"{weights.round(4).tolist()}, {told}", "bold green" if right else "bold red")
-    return 0 if right else 1
+    expected_weights = job_folder.expected_weights(len(running.federation.sites), options.rounds)
+    is_right = bool(np.allclose(weights, expected_weights))
+    verdict = "as expected" if is_right else f"but expected {np.round(expected_weights, 4).tolist()}"
+    screen.print_line("weights", f"{weights.round(4).tolist()}, {verdict}", "bold green" if is_right else "bold red")
+    return 0 if is_right else 1
 
 
-def _abort(up: Up, job_id: str) -> None:
-    """FLARE's own way first: flargo then ends the Workflows and sees them gone."""
-    with contextlib.suppress(Exception):  # what is left is deleted afterwards
-        up.session.abort_job(job_id)
-        up.cluster.wait_over(f"{Label.JOB_ID}={job_id}", _ABORT_SECONDS)
+def _abort_job(running: RunningFederation, job_id: str) -> None:
+    """Abort the job through FLARE, so that flargo ends its Workflows, and wait until they have ended."""
+    with contextlib.suppress(Exception):  # the clean-up deletes what is left
+        running.session.abort_job(job_id)
+        running.cluster.wait_until_finished(f"{Label.JOB_ID}={job_id}", _ABORT_SECONDS)

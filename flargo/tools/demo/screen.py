@@ -1,4 +1,4 @@
-"""What people see: a picture that changes on a terminal, plain lines elsewhere."""
+"""Shows the demo's progress: a live display on a terminal, and plain lines anywhere else."""
 
 import time
 from types import TracebackType
@@ -10,46 +10,46 @@ from rich.live import Live
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.tools import terminal
-from flargo.tools.demo.progress import COMPLETED, Party, Seen, news
+from flargo.tools.demo.progress import COMPLETED, Party, Snapshot, describe_changes
 
-_LABEL = 12
-_INDENT = " " * (_LABEL + 10)
-_ROUNDS = 6
-"""So many are shown at a time."""
-_WORDS = 22
+_LABEL_WIDTH = 12
+_INDENT = " " * (_LABEL_WIDTH + 10)
+_MAX_ROUNDS = 6
+"""The limit for the rounds that the live display shows: the latest ones."""
+_STATE_WIDTH = 22
 
 
 class Screen:
-    """Says what happens, with the seconds since its beginning."""
+    """Prints lines with the seconds since the demo started."""
 
     def __init__(self, console: Console) -> None:
-        """Speak on a console."""
+        """Print to a console; time is counted from now on."""
         self.console = console
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
-        return time.monotonic() - self._began
+        """The seconds since the demo started."""
+        return time.monotonic() - self._started
 
-    def say(self, label: str, words: str, style: str = "") -> None:
-        """One line: what, and how it is."""
-        head = ((f"{self.seconds:6.1f} s  ", "dim"), (f"{label:{_LABEL}}", "bold cyan"))
-        terminal.write(self.console, terminal.line(*head, (words, style)))
+    def print_line(self, label: str, text: str, style: str = "") -> None:
+        """Print a line that begins with the time and a label."""
+        head = ((f"{self.seconds:6.1f} s  ", "dim"), (f"{label:{_LABEL_WIDTH}}", "bold cyan"))
+        terminal.write(self.console, terminal.line(*head, (text, style)))
 
-    def more(self, words: str, style: str = "") -> None:
-        """A further line of the same matter."""
-        terminal.write(self.console, terminal.line(_INDENT, (words, style)))
+    def print_detail(self, text: str, style: str = "") -> None:
+        """Print a line below the last labelled line, indented as its text."""
+        terminal.write(self.console, terminal.line(_INDENT, (text, style)))
 
 
 class Progress:
-    """Shows a job's progress until it is left."""
+    """Shows a job's progress as long as the context is open."""
 
     def __init__(self, screen: Screen, total: int) -> None:
-        """Show it on a screen; ``total`` is the number of rounds, 0 where it is not known."""
+        """Show progress on a screen; ``total`` is the number of rounds, 0 if it is unknown."""
         self._screen, self._total = screen, total
-        self._seen = Seen()
-        self._live = Live(console=screen.console, refresh_per_second=8, get_renderable=self._picture)
+        self._latest = Snapshot()
+        self._live = Live(console=screen.console, refresh_per_second=8, get_renderable=self._render)
 
     def __enter__(self) -> Self:
         if self._screen.console.is_terminal:
@@ -61,28 +61,32 @@ class Progress:
     ) -> None:
         self._live.stop()
 
-    def show(self, seen: Seen) -> None:
-        """This is how it is now."""
+    def show(self, snapshot: Snapshot) -> None:
+        """Show a new snapshot: update the live display, or print a line for each change."""
         if not self._screen.console.is_terminal:
-            for line in news(self._seen, seen, self._total):
-                self._screen.more(line)
-        self._seen = seen
+            for line in describe_changes(self._latest, snapshot, self._total):
+                self._screen.print_detail(line)
+        self._latest = snapshot
 
-    def _picture(self) -> RenderableType:
-        seen = self._seen
-        width = max((len(party.name) for party in seen.parties), default=0)
-        lines = [_line(party, width) for party in seen.parties]
-        lines += [terminal.line(_INDENT, (each.words(self._total), "magenta")) for each in seen.rounds[-_ROUNDS:]]
-        style = "green" if seen.status == COMPLETED else "red" if seen.finished else "yellow"
+    def _render(self) -> RenderableType:
+        snapshot = self._latest
+        width = max((len(party.name) for party in snapshot.parties), default=0)
+        lines = [_line(party, width) for party in snapshot.parties]
+        lines += [
+            terminal.line(_INDENT, (each.describe(self._total), "magenta")) for each in snapshot.rounds[-_MAX_ROUNDS:]
+        ]
+        style = "green" if snapshot.status == COMPLETED else "red" if snapshot.is_finished else "yellow"
         status = terminal.line(
-            (f"{self._screen.seconds:6.1f} s  ", "dim"), (f"{'FLARE says':{_LABEL}}", "bold cyan"), (seen.status, style)
+            (f"{self._screen.seconds:6.1f} s  ", "dim"),
+            (f"{'FLARE says':{_LABEL_WIDTH}}", "bold cyan"),
+            (snapshot.status, style),
         )
         return Group(*lines, status)
 
 
 def _line(party: Party, width: int) -> RenderableType:
     mark, style = _mark(party)
-    name, state = (f"{mark} {party.name:{width}}  ", style), f"{party.words:{_WORDS}}  "
+    name, state = (f"{mark} {party.name:{width}}  ", style), f"{party.state_text:{_STATE_WIDTH}}  "
     return terminal.line(_INDENT, name, state, (party.workflow, "dim"), no_wrap=True, overflow="ellipsis")
 
 

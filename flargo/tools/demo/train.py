@@ -1,13 +1,13 @@
-"""The demo's training script, which each site runs: site-N adds N to each weight, and counts N steps for it.
+"""The demo's training script, which runs at each site: site-N adds N to each weight, and reports N steps.
 
-So sites differ, and what a federated average of them must be is known.
+So each site's result is different, and the federated average of all of them can be calculated.
 """
 
 import nvflare.client as flare
 
 
 def main() -> None:
-    """Train until the server says that it is enough."""
+    """Train until the server ends the job."""
     flare.init()
     number = int(flare.get_site_name().rpartition("-")[2])
     while flare.is_running():
