@@ -1,7 +1,7 @@
-"""Foreign text, made safe to show and to copy. Pure.
+"""Make foreign text safe to show and to copy. Pure.
 
-Whatever a job, a startup kit, a program or a cluster wrote is foreign: it may hold escape sequences that write to the
-clipboard, clear the screen or overwrite a line, and characters that reverse the reading direction or take no room.
+Text from a job, a startup kit, a program or a cluster is foreign. It may contain escape sequences that write to the
+clipboard, clear the screen or overwrite a line, and characters that reverse the reading direction or have no width.
 """
 
 import re
@@ -11,22 +11,22 @@ from collections.abc import Iterable
 from typing import Final
 
 TAB_STOP: Final = 8
-"""Columns between two tab stops."""
+"""Distance between two tab stops, in columns."""
 _UNUSUAL = re.compile(r"[^ -~]+")
-"""All that is not printable ASCII: printable in its own script, or to be escaped."""
+"""Characters outside printable ASCII: either printable in another script, or to be escaped."""
 _OPTION = re.compile(r"--[a-z]+(-[a-z]+)*=")
-"""What need not be quoted of an option with a value, and is easier to read if it is not."""
+"""The part of an option with a value that a shell command does not need to quote."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._]{0,251}[A-Za-z0-9])?")
-"""What names of Kubernetes objects, values of labels and keys of ConfigMaps are made of."""
+"""The form that names of Kubernetes objects, label values and ConfigMap keys have."""
 
 
 def inert(text: str) -> str:
-    r"""One line that a terminal displays and does not obey.
+    r"""Return text as one line that a terminal displays and does not interpret.
 
     Printable text of every script stays as it is. A character of the Unicode categories Cc, Cf, Cs, Co, Cn, Zl and Zp
     (control, format, surrogate, private use, unassigned, line and paragraph separator) becomes a visible escape such as
-    ``\x1b`` or ``\u202e``, line ends included; a tab becomes spaces up to the next tab stop. Takes linear time.
+    ``\x1b`` or ``\u202e``, line ends included; a tab becomes spaces up to the next tab stop. Runs in linear time.
     """
     if text.isprintable():
         return text
@@ -34,42 +34,47 @@ def inert(text: str) -> str:
 
 
 def inert_lines(text: str) -> str:
-    """A document of several lines, each of them inert; only a line feed ends a line."""
+    """Return a text of several lines with each line inert; only a line feed ends a line."""
     return "\n".join(map(inert, text.split("\n")))
 
 
 def valid_unicode(text: str) -> str:
-    """The text with U+FFFD in place of lone surrogates: of bytes that are no UTF-8, and of broken escapes in JSON."""
+    """Return text with U+FFFD in place of lone surrogates.
+
+    They come from bytes that are not UTF-8 and from broken escapes in JSON.
+    """
     return _SURROGATE.sub("\ufffd", text)
 
 
-def shell_command(*words: str, names: Iterable[str] = ()) -> str:
-    """A command that people may copy: a shell reads it as exactly these words.
+def shell_command(*argv: str, names: Iterable[str] = ()) -> str:
+    """Return a command that people can copy: a shell passes exactly these arguments to the program.
 
     Args:
-        words: the program and its arguments, unquoted.
-        names: those words, or parts of words, that somebody else chose.
+        argv: the program and its arguments, unquoted.
+        names: the arguments, or parts of them, that somebody else chose.
 
     Returns:
-        The quoted command; empty if a name is none that Kubernetes allows, or if a word cannot be printed. Then no
-        command is offered.
+        The quoted command; empty if Kubernetes does not allow one of the names, or if an argument is not printable.
+        Callers then show no command.
     """
-    offered = all(_NAME.fullmatch(name) for name in names) and all(word.isprintable() for word in words)
-    return " ".join(map(_quoted, words)) if offered else ""
+    is_safe = all(_NAME.fullmatch(name) for name in names) and all(argument.isprintable() for argument in argv)
+    return " ".join(map(_quote, argv)) if is_safe else ""
 
 
-def _quoted(word: str) -> str:
-    option = _OPTION.match(word)
-    return f"{option[0]}{shlex.quote(word[option.end() :])}" if option is not None else shlex.quote(word)
+def _quote(argument: str) -> str:
+    option = _OPTION.match(argument)
+    if option is None:
+        return shlex.quote(argument)
+    return f"{option[0]}{shlex.quote(argument[option.end() :])}"
 
 
-def _escape_run(found: re.Match[str]) -> str:
-    run = found[0]
+def _escape_run(match: re.Match[str]) -> str:
+    run = match[0]
     return run if run.isprintable() else "".join(map(_escape, run))
 
 
 def _escape(character: str) -> str:
-    # str.isprintable() is false for the spaces of other scripts, too, which are harmless.
+    # str.isprintable() is also false for the spaces of other scripts, which are harmless.
     if character.isprintable() or character == "\t" or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")

@@ -1,8 +1,9 @@
-"""YAML and JSON written by others, parsed within limits.
+"""Parse YAML and JSON from outside flargo within limits.
 
-An alias in YAML costs two bytes and stands for a whole part of the document, so a text of a few hundred bytes can mean
-gigabytes (an "alias bomb"). PyYAML itself has no limit. So the size of the expanded document is computed first, from
-the parser's events and without building anything; the merge key ``<<`` is covered, since it too takes an alias.
+An alias in YAML costs two bytes and stands for a whole part of the document, so a text of a few hundred bytes can
+expand to gigabytes (an "alias bomb"). PyYAML itself has no limit. So load_yaml computes the size of the expanded
+document first, from the parser's events and without building anything. The merge key ``<<`` is covered, since it too
+takes an alias.
 """
 
 import json
@@ -15,106 +16,109 @@ import yaml
 from flargo.job.validate import InvalidInput, Verbatim
 
 MAX_TEXT_BYTES: Final = 1024 * 1024
-"""Of a YAML text: what a ConfigMap can hold. JSON is bounded by whoever reads the file."""
+"""Bytes of a YAML text: as much as a ConfigMap can hold. The size of JSON is limited where the file is read."""
 MAX_NODES: Final = 20_000
-"""Of an expanded YAML document: scalars, lists and mappings."""
+"""Scalars, lists and mappings of a YAML document, with all aliases expanded."""
 MAX_CHARACTERS: Final = 4 * 1024 * 1024
-"""Of all scalars of an expanded YAML document together."""
+"""Characters of all scalars of a YAML document together, with all aliases expanded."""
 MAX_DEPTH: Final = 100
-"""Lists and mappings inside each other. Python's own limit is about ten times that, in whoever reads on."""
+"""Nesting levels of lists and mappings. Code that walks the document recursively has Python's limit, about ten times
+as many."""
 _MAX_NUMBER_CHARACTERS: Final = 1000
-"""PyYAML reads 1:1:1... as a number to the base of 60, in quadratic time."""
+"""Characters of a YAML number. PyYAML reads 1:1:1... as a number to base 60, in quadratic time."""
 _SPACE = re.compile(r"\s")
 _NUMBER_STARTS: Final = tuple("+-.0123456789")
 _NUMBER_TAGS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class DocumentError(InvalidInput):
-    """A text that can't be parsed, or exceeds a limit. The message holds nothing of the text but a line number."""
+    """A text that cannot be parsed, or exceeds a limit. The message quotes nothing of it, except a line number."""
 
-    def __init__(self, where: str, problem: str, allowed: str) -> None:
-        """Name the file or option, what is wrong with it in a word of flargo's own, and what is allowed."""
-        super().__init__(where, Verbatim(problem), allowed)
+    def __init__(self, source: str, state: str, allowed: str) -> None:
+        """Name the file or option, its state in flargo's own words (such as "too large"), and what is allowed."""
+        super().__init__(source, Verbatim(state), allowed)
 
 
-def load_yaml(where: str, text: str | bytes, allowed: str = "YAML") -> Any:
+def load_yaml(source: str, text: str | bytes, allowed: str = "YAML") -> Any:
     """Parse one YAML document, in time linear in its length.
 
     Args:
-        where: the file or option that the text comes from, for messages.
+        source: the file or option that the text comes from, for messages.
         text: the document.
-        allowed: what the text has to be, for messages.
+        allowed: a noun for the document, for messages: "YAML", "a YAML mapping".
 
     Raises:
-        Refused: the text is no YAML, or exceeds a limit. The message holds nothing of the text but a line number.
+        DocumentError: the text is not YAML, or exceeds a limit. The message quotes nothing of the text, except a line
+            number.
     """
     if len(text) > MAX_TEXT_BYTES:
-        raise DocumentError(where, "too large", f"{allowed} of at most {MAX_TEXT_BYTES} bytes")
+        raise DocumentError(source, "too large", f"{allowed} of at most {MAX_TEXT_BYTES} bytes")
     try:
-        expansion = _Expansion(where, allowed)
+        expanded_size = _ExpandedSize(source, allowed)
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            expansion.add(event)
+            expanded_size.add(event)
         return yaml.safe_load(text)
     except InvalidInput:
         raise
     except Exception as error:  # noqa: BLE001  (PyYAML raises KeyError, IndexError and more for tags with wrong values)
-        raise DocumentError(where, "unreadable", _with_line(allowed, _line_of_yaml(error))) from None
+        raise DocumentError(source, "unreadable", _with_line(allowed, _line_of_yaml(error))) from None
 
 
-def load_json(where: str, text: str | bytes, allowed: str = "JSON") -> Any:
+def load_json(source: str, text: str | bytes, allowed: str = "JSON") -> Any:
     """Parse one JSON document.
 
     Raises:
-        Refused: the text is no JSON, or is nested too deeply. The message holds nothing of the text but a line number.
+        DocumentError: the text is not JSON, or is nested too deeply. The message quotes nothing of the text, except a
+            line number.
     """
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except RecursionError:
-        raise _too_deep(where, allowed) from None
+        raise _too_deep(source, allowed) from None
     except ValueError as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        raise DocumentError(where, "unreadable", _with_line(allowed, line)) from None
-    if _is_deeper(found, MAX_DEPTH):
-        raise _too_deep(where, allowed)
-    return found
+        raise DocumentError(source, "unreadable", _with_line(allowed, line)) from None
+    if _is_deeper(document, MAX_DEPTH):
+        raise _too_deep(source, allowed)
+    return document
 
 
 class _Size(NamedTuple):
-    """How large a part of a document is, with all aliases in it expanded."""
+    """The size of a part of a document, with all aliases in it expanded."""
 
     nodes: int
     characters: int
     depth: int
-    """Lists and mappings inside each other."""
+    """Nesting levels of lists and mappings."""
 
 
-class _Open:
+class _OpenCollection:
     """A list or mapping whose end has not been read yet."""
 
     def __init__(self, anchor: str | None, nodes: int, characters: int) -> None:
-        """Begin after so many nodes and characters of the document."""
+        """Record how many nodes and characters of the document come before the collection."""
         self.anchor, self.nodes, self.characters, self.depth = anchor, nodes, characters, 1
 
 
-class _Expansion:
-    """The size of a document as far as it has been read, with all aliases expanded."""
+class _ExpandedSize:
+    """The size of the part of a document that has been read, with all aliases expanded."""
 
-    def __init__(self, where: str, allowed: str) -> None:
-        """Nothing has been read yet."""
-        self._where, self._allowed = where, allowed
+    def __init__(self, source: str, allowed: str) -> None:
+        """Start with an empty document; the arguments are for messages."""
+        self._source, self._allowed = source, allowed
         self._nodes = self._characters = 0
-        self._open: list[_Open] = []
+        self._open: list[_OpenCollection] = []
         self._anchors: dict[str | None, _Size | None] = {}
-        """None: the anchored list or mapping is still open."""
+        """Sizes by anchor; None while the anchored list or mapping is still open."""
 
     def add(self, event: yaml.Event) -> None:
-        """Count one event.
+        """Add the node that one event of the parser stands for.
 
         Raises:
-            Refused: the document exceeds a limit, or contains itself.
+            DocumentError: the document exceeds a limit, or contains itself.
         """
         if isinstance(event, yaml.CollectionStartEvent):
-            self._open.append(_Open(event.anchor, self._nodes, self._characters))
+            self._open.append(_OpenCollection(event.anchor, self._nodes, self._characters))
             self._count(event.anchor, _Size(1, 0, 0), closed=False)
         elif isinstance(event, yaml.CollectionEndEvent):
             self._close(self._open.pop())
@@ -125,8 +129,8 @@ class _Expansion:
             # An alias without an anchor is refused when the document is composed.
             size = self._anchors.get(event.anchor, _Size(1, 0, 0))
             if size is None:
-                allowed = f"{self._allowed} without an alias to the part that it stands in"
-                raise DocumentError(self._where, "endless", allowed)
+                allowed = f"{self._allowed} without an alias that refers to the part around it"
+                raise DocumentError(self._source, "endless", allowed)
             self._count(None, size)
 
     def _count(self, anchor: str | None, size: _Size, *, closed: bool = True) -> None:
@@ -134,30 +138,30 @@ class _Expansion:
         self._characters += size.characters
         if self._nodes > MAX_NODES or self._characters > MAX_CHARACTERS:
             allowed = f"{self._allowed} of at most {MAX_NODES} values and {MAX_CHARACTERS} characters"
-            raise DocumentError(self._where, "too large", f"{allowed}, aliases expanded")
+            raise DocumentError(self._source, "too large", f"{allowed}, aliases expanded")
         if len(self._open) + size.depth > MAX_DEPTH:
-            raise _too_deep(self._where, self._allowed)
+            raise _too_deep(self._source, self._allowed)
         if self._open:
             self._open[-1].depth = max(self._open[-1].depth, size.depth + 1)
         if anchor is not None:
             self._anchors[anchor] = size if closed else None
 
-    def _close(self, closed: _Open) -> None:
-        if closed.anchor is not None:
-            nodes, characters = self._nodes - closed.nodes, self._characters - closed.characters
-            self._anchors[closed.anchor] = _Size(nodes, characters, closed.depth)
+    def _close(self, collection: _OpenCollection) -> None:
+        if collection.anchor is not None:
+            nodes, characters = self._nodes - collection.nodes, self._characters - collection.characters
+            self._anchors[collection.anchor] = _Size(nodes, characters, collection.depth)
         if self._open:
-            self._open[-1].depth = max(self._open[-1].depth, closed.depth + 1)
+            self._open[-1].depth = max(self._open[-1].depth, collection.depth + 1)
 
     def _check_number(self, event: yaml.ScalarEvent) -> None:
         plain = event.implicit[0] and event.value.startswith(_NUMBER_STARTS) and not _SPACE.search(event.value)
         if len(event.value) > _MAX_NUMBER_CHARACTERS and (plain or event.tag in _NUMBER_TAGS):
             allowed = f"{self._allowed} with numbers of at most {_MAX_NUMBER_CHARACTERS} characters"
-            raise DocumentError(self._where, "too large", allowed)
+            raise DocumentError(self._source, "too large", allowed)
 
 
 def _is_deeper(value: Any, limit: int) -> bool:
-    """Whether lists and mappings are nested more deeply."""
+    """Return whether lists and mappings are nested in more levels than the limit."""
     level = [value]
     for _ in range(limit + 1):
         level = [child for each in level for child in _children(each)]
@@ -179,5 +183,5 @@ def _with_line(allowed: str, line: int | None) -> str:
     return allowed if line is None else f"{allowed} (the parser stops at line {line})"
 
 
-def _too_deep(where: str, allowed: str) -> InvalidInput:
-    return DocumentError(where, ("nested too deeply"), f"{allowed} of at most {MAX_DEPTH} levels")
+def _too_deep(source: str, allowed: str) -> InvalidInput:
+    return DocumentError(source, "nested too deeply", f"{allowed} of at most {MAX_DEPTH} levels")

@@ -1,4 +1,4 @@
-"""From a launch to everything that it puts on the cluster."""
+"""Build the plan of a launch: the Workflow and Secrets that it creates, and the timeouts of its start."""
 
 from flargo.job import names
 from flargo.job.pod import build_pod
@@ -7,15 +7,15 @@ from flargo.job.workflow import build_workflow
 from flargo.terms import Label, Launch, Parent, Plan, Role, StartTimeouts
 
 SERVER_START_SECONDS = 900.0
-"""Within which a server's job must run, while the cluster is heard: its launch keeps the server's other jobs waiting,
-and must not return before the job runs or has ended."""
+"""Seconds within which a server's job must run, counted only while the API server answers. The launch of a server's job
+must not return before the job runs or has ended, and the server launches no other job meanwhile."""
 
 
 def build_plan(launch: Launch, settings: Settings) -> Plan:
-    """What a launch puts on the cluster. The same launch always gives the same plan.
+    """Return everything that a launch creates on the cluster. The same launch always gives the same plan.
 
     Raises:
-        Refused: the job or the site's pod template holds what cannot be carried; says where and what.
+        SiteFileError: the site's pod template has something that a Workflow cannot carry; names the place.
     """
     manifest = build_workflow(launch, build_pod(launch, settings), settings)
     return Plan(
@@ -32,10 +32,10 @@ def build_plan(launch: Launch, settings: Settings) -> Plan:
 
 def _start_timeouts(launch: Launch, settings: Settings) -> StartTimeouts:
     is_server, timeout = launch.parent.role is Role.SERVER, settings.timeout
-    of_server = SERVER_START_SECONDS if timeout is None else min(timeout, SERVER_START_SECONDS)
+    server_total = SERVER_START_SECONDS if timeout is None else min(timeout, SERVER_START_SECONDS)
     return StartTimeouts(
         pending=launch.pending,
-        total=of_server if is_server else timeout,
+        total=server_total if is_server else timeout,
         unclaimed=settings.argo.unclaimed,
         quota=settings.argo.quota,
         queued=settings.argo.queued,
@@ -46,7 +46,7 @@ def _start_timeouts(launch: Launch, settings: Settings) -> StartTimeouts:
 
 
 def site_selector(parent: Parent) -> str:
-    """The label selector of all that any run of this site's parent made, by flargo 0.1 too."""
+    """Return the label selector of all objects that any run of this site's parent created, also with flargo 0.1."""
     labels = names.site_labels(parent)
-    same = ",".join(f"{key}={labels[key]}" for key in (Label.MANAGED_BY, Label.SITE))
-    return f"{same},{names.federation_selector(parent.federation)}"
+    site = ",".join(f"{key}={labels[key]}" for key in (Label.MANAGED_BY, Label.SITE))
+    return f"{site},{names.federation_selector(parent.federation)}"

@@ -1,4 +1,4 @@
-"""The pod: what nvflare's renderer makes, and the short list of what flargo makes different."""
+"""Build a job's pod: the pod that nvflare renders, with a short list of differences."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 from flargo.job import names, validate
 from flargo.job.settings import Settings, unreserved_key
 from flargo.job.site_errors import Place, SiteFileError, check_hidden
+from flargo.job.validate import Sentence
 from flargo.terms import MAIN_CONTAINER, Label, Launch, Object
 
 EXECUTOR_INIT, EXECUTOR_WAIT = "init", "wait"
@@ -25,9 +26,9 @@ RESERVED_VOLUMES = frozenset(
     }
 )
 RESERVED_PATH = "/var/run/argo"
-"""Argo mounts its own volume there in every container."""
+"""Argo mounts a volume of its own at this path in every container."""
 STOCK_GPU = "nvidia.com/gpu"
-"""The stock launcher's only name for a GPU."""
+"""The resource name that FLARE's own launcher always uses for a GPU."""
 _CONTAINER_SHAPE: Mapping[str, Any] = {
     "name": "",
     "resources": {"limits": {}, "requests": {}},
@@ -44,34 +45,34 @@ SHAPE: Mapping[str, Any] = {
         "securityContext": {},
     },
 }
-"""What of a pod template is looked into here, and so has to be of that type. Hera's models see the rest."""
+"""The parts of a pod template that this module reads, and their types. Hera's models check the other parts."""
 
 TEMPLATE_PLACE = Place("pod_template")
-"""Where errors about the pod begin: a site's template is the only part of it that can be wrong."""
-_TYPE_NAMES: Mapping[type, str] = {dict: "a dictionary", list: "a list", str: "a text"}
+"""The beginning of every place in an error about the pod: only a site's template can make the pod invalid."""
+_TYPE_NAMES: Mapping[type, str] = {dict: "a dictionary", list: "a list", str: "a string"}
 _JSON_SCALARS = (str, int, float, type(None))
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One way in which flargo's pod is not the stock launcher's."""
+    """One difference between flargo's pod and the pod of FLARE's own launcher."""
 
     name: str
     change: str
     reason: str
     apply: Callable[[Object, Launch, Settings], None]
-    """Changes the pod in place."""
+    """Function that changes the pod in place."""
 
 
 def containers(pod: Object) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Every container of a pod, with the place where it stands."""
+    """Yield every container of a pod and its place."""
     for group in ("initContainers", "containers"):
         for index, container in enumerate(pod["spec"].get(group, ())):
             yield TEMPLATE_PLACE.key("spec").key(group).index(index), container
 
 
 def without_nulls(value: Any) -> Any:
-    """A copy without dictionary entries that are null, which to Kubernetes are not there."""
+    """Return a copy without the dictionary entries that are null, which Kubernetes treats as absent."""
     if isinstance(value, Mapping):
         return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
     if isinstance(value, list | tuple):
@@ -80,9 +81,9 @@ def without_nulls(value: Any) -> Any:
 
 
 def main_container(pod: Object) -> dict[str, Any]:
-    """The job's own container, once it is called so."""
-    found: dict[str, Any] = next(each for each in pod["spec"]["containers"] if each.get("name") == MAIN_CONTAINER)
-    return found
+    """Return the job's container of a pod in which it has Argo's name for it already."""
+    container: dict[str, Any] = next(each for each in pod["spec"]["containers"] if each.get("name") == MAIN_CONTAINER)
+    return container
 
 
 def _name_main_container(pod: Object, launch: Launch, _: Settings) -> None:
@@ -92,20 +93,20 @@ def _name_main_container(pod: Object, launch: Launch, _: Settings) -> None:
 
 
 def _write_quantities(pod: Object, _: Launch, settings: Settings) -> None:
-    known = ("ephemeral-storage", STOCK_GPU, settings.argo.gpu_resource)
+    known_names = ("ephemeral-storage", STOCK_GPU, settings.argo.gpu_resource)
     for where, container in containers(pod):
         resources = container.get("resources", {})
         for part in sorted({"limits", "requests"} & set(resources)):
             place = where.key("resources").key(part)
             resources[part] = {
-                name: check_hidden(place.key(name, known), validate.quantity, amount)
+                name: check_hidden(place.key(name, known_names), validate.quantity, amount)
                 for name, amount in resources[part].items()
             }
 
 
 def _rename_gpu_resource(pod: Object, _: Launch, settings: Settings) -> None:
-    said = main_container(pod).get("resources", {})
-    for amounts in (said.get("limits", {}), said.get("requests", {})):
+    resources = main_container(pod).get("resources", {})
+    for amounts in (resources.get("limits", {}), resources.get("requests", {})):
         if STOCK_GPU in amounts:
             amounts[settings.argo.gpu_resource] = amounts.pop(STOCK_GPU)
 
@@ -117,8 +118,10 @@ def _set_pull_policy(pod: Object, _: Launch, settings: Settings) -> None:
 
 def _restrict_main(pod: Object, _: Launch, settings: Settings) -> None:
     main = main_container(pod)
-    of_pod = pod["spec"].get("securityContext", {})
-    main["securityContext"] = restricted_context(main.get("securityContext", {}), of_pod, settings.argo.run_as_user)
+    pod_context = pod["spec"].get("securityContext", {})
+    main["securityContext"] = restricted_context(
+        main.get("securityContext", {}), pod_context, settings.argo.run_as_user
+    )
 
 
 def _mark_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
@@ -132,11 +135,11 @@ def _mark_read_only_claims(pod: Object, _: Launch, __: Settings) -> None:
         device.get("name") for _, container in containers(pod) for device in container.get("volumeDevices") or ()
     }
     mounted = {mount.get("name") for mount in mounts}
-    written = {mount.get("name") for mount in mounts if not mount.get("readOnly")} | devices
-    # Two volumes of one claim share one mount on the node: read-only for one would be read-only for the other.
-    written_claims = {claim.get("claimName") for name, claim in claims.items() if name in written}
+    writable = {mount.get("name") for mount in mounts if not mount.get("readOnly")} | devices
+    # Two volumes of one claim share a mount on the node: if one of them is read-only, so is the other.
+    writable_claims = {claim.get("claimName") for name, claim in claims.items() if name in writable}
     for name, claim in claims.items():
-        if name in mounted and claim.get("claimName") not in written_claims:
+        if name in mounted and claim.get("claimName") not in writable_claims:
             claim["readOnly"] = True
 
 
@@ -157,108 +160,109 @@ def _disable_token_mount(pod: Object, _: Launch, __: Settings) -> None:
 
 
 def _limit_running_time(pod: Object, _: Launch, settings: Settings) -> None:
-    most = settings.argo.policy.running_time
-    if most is not None:
-        said = pod["spec"].get("activeDeadlineSeconds", most)
-        if isinstance(said, bool) or not isinstance(said, int):
+    limit = settings.argo.policy.running_time
+    if limit is not None:
+        deadline = pod["spec"].get("activeDeadlineSeconds", limit)
+        if isinstance(deadline, bool) or not isinstance(deadline, int):
             raise SiteFileError(TEMPLATE_PLACE.key("spec").key("activeDeadlineSeconds"), "a whole number of seconds")
-        pod["spec"]["activeDeadlineSeconds"] = min(said, most)
+        pod["spec"]["activeDeadlineSeconds"] = min(deadline, limit)
 
 
 def _do_nothing(_: Object, __: Launch, ___: Settings) -> None:
-    """Made so when the request is read: flargo.flare.request."""
+    """Leave the pod alone: flargo.flare.request has applied the difference when it read the launch."""
 
 
 DIFFERENCES = (
     Difference(
         "secret names",
-        "The Secrets' names carry the federation's hash (startup kit) and the launch's id (credentials).",
+        "The Secrets' names contain the federation's hash (startup kit) and the launch's id (credentials).",
         "Every FLARE server is called `server`: two federations in a namespace would overwrite each other's kit.",
         _do_nothing,
     ),
     Difference(
         "main",
         f"The job's container is called `{MAIN_CONTAINER}`.",
-        "Argo calls it so and takes no other name.",
+        "Argo requires this name.",
         _name_main_container,
     ),
     Difference(
         "quantities",
         "Resource amounts are strings, GPU counts included.",
-        "The API's quantities are strings; the stock launcher's number is refused by typed clients.",
+        "The API's quantities are strings; typed clients refuse the number that FLARE's own launcher writes.",
         _write_quantities,
     ),
     Difference(
         "GPU resource",
         f"`{STOCK_GPU}` becomes the site's `argo.gpu_resource`.",
-        "MIG slices and other makers' GPUs have other names.",
+        "MIG slices and GPUs of other vendors have other resource names.",
         _rename_gpu_resource,
     ),
     Difference(
         "image pull policy",
-        "The job's container has the site's `argo.image_pull_policy`, where it is set.",
-        "The stock launcher always pulls, which a site with loaded or pinned images need not.",
+        "The job's container has the site's `argo.image_pull_policy`, if it is set.",
+        "FLARE's own launcher always pulls, which a site with preloaded or pinned images does not need.",
         _set_pull_policy,
     ),
     Difference(
         "restricted",
-        "The job's container has the security context that Pod Security `restricted` asks for, where the site has"
-        " not said otherwise on the container or the pod.",
-        "The stock launcher's pods are refused in such a namespace.",
+        "The job's container has the security context that Pod Security `restricted` requires, except for fields that"
+        " the site sets on the container or the pod.",
+        "A namespace with this standard refuses the pods of FLARE's own launcher.",
         _restrict_main,
     ),
     Difference(
         "read-only claims",
-        "A volume claim that the whole pod only reads is read-only itself, not only where it is mounted.",
-        "Argo mounts what the job mounts in its own container too, and there without read-only.",
+        "A volume claim that no container of the pod writes to is read-only itself, not only its mounts.",
+        "Argo mounts the job's volumes in its own container too, where the mounts are not read-only.",
         _mark_read_only_claims,
     ),
     Difference(
         "labels",
-        "The pod carries flargo's labels and the site's `argo.labels` and `argo.annotations`.",
+        "The pod has flargo's labels and the site's `argo.labels` and `argo.annotations`.",
         "People and watches find the job's pods by them.",
         _add_labels,
     ),
     Difference(
         "service account",
         "The pod runs as `argo.service_account` unless its pod template names an account.",
-        "The namespace's default account may have been given rights that no job should have.",
+        "The namespace's default account may have permissions that no job should have.",
         _set_account,
     ),
     Difference(
         "no token",
         "No service account token is mounted unless the pod template asks for it.",
-        "A job's code has no business with the Kubernetes API.",
+        "A job's code has no need for the Kubernetes API.",
         _disable_token_mount,
     ),
     Difference(
         "running time",
-        "The pod has the site's `argo.policy.running_time` as its deadline, where it is set and the pod template"
-        " has no shorter one.",
-        "The stock launcher has no ceiling for it.",
+        "The pod has the site's `argo.policy.running_time` as its deadline, if it is set and the pod template has no"
+        " shorter one.",
+        "FLARE's own launcher has no limit for the running time.",
         _limit_running_time,
     ),
 )
-"""All there is. The differential test holds its own list against the stock launcher's pods."""
+"""All differences. The differential test has a list of its own, and compares flargo's pods with FLARE's by it."""
 
 
 def build_pod(launch: Launch, settings: Settings) -> Object:
-    """The launch's pod with flargo's differences; the launch's own is left alone.
+    """Return a copy of the launch's pod with flargo's differences applied.
 
     Raises:
-        SiteFileError: the pod template holds what Argo reserves for itself, or what is not Kubernetes.
+        SiteFileError: the pod template uses a name that Argo reserves, or a value of a type that Kubernetes does not
+            accept.
     """
-    made: Object = without_nulls(launch.pod)
-    _refuse_non_json(made, TEMPLATE_PLACE)
-    _refuse_wrong_types(made, SHAPE, TEMPLATE_PLACE)
-    _refuse_reserved(made, launch)
+    pod: Object = without_nulls(launch.pod)
+    _refuse_non_json(pod, TEMPLATE_PLACE)
+    _refuse_wrong_types(pod, SHAPE, TEMPLATE_PLACE)
+    _refuse_reserved(pod, launch)
     for difference in DIFFERENCES:
-        difference.apply(made, launch, settings)
-    return made
+        difference.apply(pod, launch, settings)
+    return pod
 
 
 def job_labels(launch: Launch) -> dict[str, str]:
-    """What the launch's Workflow and pod carry."""
+    """Return flargo's labels for a launch's Workflow and pod."""
     return {
         **names.site_labels(launch.parent),
         Label.ROLE.value: launch.parent.role.value,
@@ -268,47 +272,56 @@ def job_labels(launch: Launch) -> dict[str, str]:
     }
 
 
-def restricted_context(said: Mapping[str, Any], of_pod: Mapping[str, Any], user: int | None) -> dict[str, Any]:
-    """A container's security context, filled up to what Pod Security "restricted" asks for.
+def restricted_context(
+    container_context: Mapping[str, Any], pod_context: Mapping[str, Any], user: int | None
+) -> dict[str, Any]:
+    """Return a container's security context, completed to what Pod Security "restricted" requires.
 
-    Nothing that the site said is overruled: neither on the container (``said``) nor on the pod (``of_pod``). A
-    site that wants root, or privileges, gets them, and the namespace's own policy is the judge of that.
+    Fields that the site sets, on the container or on the pod, are never overruled. A site that wants root or
+    privileges gets them; the namespace's Pod Security admission decides whether it allows that.
+
+    Args:
+        container_context: the security context that the site sets on the container.
+        pod_context: the security context that the site sets on the pod.
+        user: the numeric user id to set where the site sets none; None: set no user.
 
     Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
     """
-    both = {**of_pod, **said}
-    filled: dict[str, Any] = dict(said)
-    if not _needs_privileges(said):
-        filled.setdefault("allowPrivilegeEscalation", False)
-    if not said.get("privileged"):
-        filled.setdefault("capabilities", {"drop": ["ALL"]})
-    if "seccompProfile" not in both:
-        filled["seccompProfile"] = {"type": "RuntimeDefault"}
-    if "runAsUser" not in both and both.get("runAsNonRoot") is not False and user is not None:
-        filled["runAsUser"] = both["runAsUser"] = user
-    if "runAsNonRoot" not in both and both.get("runAsUser"):
-        filled["runAsNonRoot"] = True
-    return filled
+    effective = {**pod_context, **container_context}
+    context: dict[str, Any] = dict(container_context)
+    if not _needs_privileges(container_context):
+        context.setdefault("allowPrivilegeEscalation", False)
+    if not container_context.get("privileged"):
+        context.setdefault("capabilities", {"drop": ["ALL"]})
+    if "seccompProfile" not in effective:
+        context["seccompProfile"] = {"type": "RuntimeDefault"}
+    if "runAsUser" not in effective and effective.get("runAsNonRoot") is not False and user is not None:
+        context["runAsUser"] = effective["runAsUser"] = user
+    if "runAsNonRoot" not in effective and effective.get("runAsUser"):
+        context["runAsNonRoot"] = True
+    return context
 
 
-def _needs_privileges(said: Mapping[str, Any]) -> bool:
-    """Whether the API would refuse ``allowPrivilegeEscalation: false`` beside it."""
-    added = said.get("capabilities", {}).get("add", ())
-    return bool(said.get("privileged")) or "SYS_ADMIN" in added or "CAP_SYS_ADMIN" in added
+def _needs_privileges(context: Mapping[str, Any]) -> bool:
+    """Return whether the API server refuses ``allowPrivilegeEscalation: false`` in this security context."""
+    capabilities = context.get("capabilities", {}).get("add", ())
+    return bool(context.get("privileged")) or "SYS_ADMIN" in capabilities or "CAP_SYS_ADMIN" in capabilities
 
 
 def _refuse_non_json(value: Any, place: Place) -> None:
-    """YAML has more than JSON: dates, binary data, sets, infinity, and numbers for keys."""
+    """Refuse what YAML has and JSON has not: dates, binary data, sets, infinity, and numbers as keys."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if not isinstance(key, str):
-                raise SiteFileError(place.key(key), "a text as the key")
+                raise SiteFileError(place.key(key), Sentence("has a key that is not a string: put it in quotes"))
             _refuse_non_json(entry, place.key(key))
     elif isinstance(value, list):
         for index, entry in enumerate(value):
             _refuse_non_json(entry, place.index(index))
     elif not isinstance(value, _JSON_SCALARS) or (isinstance(value, float) and not math.isfinite(value)):
-        raise SiteFileError(place, "what JSON has: a text (in quotes), a number, true, false, a list or a dictionary")
+        raise SiteFileError(
+            place, "a value of JSON: a string (in quotes), a number, true, false, a list or a dictionary"
+        )
 
 
 def _refuse_wrong_types(value: Any, shape: Any, place: Place) -> None:
@@ -329,18 +342,18 @@ def _refuse_reserved(pod: Object, launch: Launch) -> None:
         name = container.get("name")
         if name != launch.container and name in RESERVED_CONTAINERS:
             reserved = ", ".join(sorted(RESERVED_CONTAINERS))
-            raise SiteFileError(place.key("name"), f"any name but {reserved}: Argo's own")
+            raise SiteFileError(place.key("name"), f"a name that Argo does not reserve: not {reserved}")
         for index, mount in enumerate(container.get("volumeMounts", ())):
             path = str(mount.get("mountPath", ""))
             if path.rstrip("/") == RESERVED_PATH or path.startswith(f"{RESERVED_PATH}/"):
                 mount_place = place.key("volumeMounts").index(index).key("mountPath")
-                raise SiteFileError(mount_place, f"any path but {RESERVED_PATH} and below: Argo's own")
+                raise SiteFileError(mount_place, f"a path outside {RESERVED_PATH}, which Argo uses itself")
     for index, volume in enumerate(pod["spec"].get("volumes", ())):
         if volume.get("name") in RESERVED_VOLUMES:
-            allowed = f"any name but {', '.join(sorted(RESERVED_VOLUMES))}: Argo's own"
+            allowed = f"a name that Argo does not reserve: not {', '.join(sorted(RESERVED_VOLUMES))}"
             raise SiteFileError(TEMPLATE_PLACE.key("spec").key("volumes").index(index).key("name"), allowed)
     for group in ("labels", "annotations"):
         for key in pod["metadata"].get(group, {}):
-            # A template made by Helm or Kustomize may say who manages it; flargo's own value takes that place.
+            # A template made by Helm or Kustomize may have the managed-by label; flargo's value replaces it.
             if key != Label.MANAGED_BY:
                 check_hidden(TEMPLATE_PLACE.key("metadata").key(group), unreserved_key, key)

@@ -1,4 +1,4 @@
-"""What a site says about its jobs, checked once, when the launcher is built."""
+"""A launcher's arguments, which are the site's settings for its jobs. They are checked once, in the constructor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from flargo.terms import GROUP, StartTimeouts
 
 DEFAULT_PYTHON_PATH = "/usr/local/bin/python"
 RESERVED_PREFIXES = (f"{GROUP}/", "workflows.argoproj.io/", "app.kubernetes.io/managed-by")
-"""Label and annotation keys that begin so belong to flargo or Argo: nobody else may set them."""
+"""Prefixes of the label and annotation keys that flargo and Argo set. Nobody else may set such a key."""
 _DAY = 24 * 60 * 60
 _MIN_RETENTION_SECONDS = 60
 
 
 def unreserved_key(where: str, key: Any) -> str:
-    """The key of a label or annotation that is neither flargo's nor Argo's."""
+    """Check for the key of a label or annotation that is neither flargo's nor Argo's."""
     validate.qualified_key(where, key)
     if key.startswith(RESERVED_PREFIXES):
         raise InvalidInput(where, key, f"a key that does not begin with {', '.join(RESERVED_PREFIXES)}")
@@ -25,13 +25,13 @@ def unreserved_key(where: str, key: Any) -> str:
 
 
 def _labels(where: str, value: Any) -> dict[str, str]:
-    given = validate.mapping(where, value)
-    return {unreserved_key(where, key): validate.label_value(f"{where}[{key!r}]", said) for key, said in given.items()}
+    entries = validate.mapping(where, value).items()
+    return {unreserved_key(where, key): validate.label_value(f"{where}[{key!r}]", entry) for key, entry in entries}
 
 
 def _annotations(where: str, value: Any) -> dict[str, str]:
-    given = validate.mapping(where, value)
-    return {unreserved_key(where, key): validate.text(f"{where}[{key!r}]", said) for key, said in given.items()}
+    entries = validate.mapping(where, value).items()
+    return {unreserved_key(where, key): validate.text(f"{where}[{key!r}]", entry) for key, entry in entries}
 
 
 def _retention(where: str, value: Any) -> int | None:
@@ -44,113 +44,114 @@ def _retention(where: str, value: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Semaphore:
-    """Where Argo reads how many may run at once: a whole number in a ConfigMap of the jobs' namespace."""
+    """A ConfigMap entry in the jobs' namespace, from which Argo reads how many jobs may run at once."""
 
     name: str
-    """Of the ConfigMap."""
+    """The name of the ConfigMap."""
     key: str
-    """Of the number in it."""
+    """The key in its data; the value is a whole number."""
 
 
 def _semaphore(where: str, value: Any) -> Semaphore | None:
     if value is None:
         return None
-    said = validate.mapping(where, value)
-    validate.refuse_unknown_keys(where, said, ("name", "key"))
+    reference = validate.mapping(where, value)
+    validate.refuse_unknown_keys(where, reference, ("name", "key"))
     return Semaphore(
-        name=validate.object_name(f"{where}['name']", said.get("name", MISSING)),
-        key=validate.config_key(f"{where}['key']", said.get("key", MISSING)),
+        name=validate.object_name(f"{where}['name']", reference.get("name", MISSING)),
+        key=validate.config_key(f"{where}['key']", reference.get("key", MISSING)),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ArgoSettings:
-    """The ``argo`` argument of a launcher: what FLARE's own launcher has no word for. Every key has a default."""
+    """The ``argo`` argument of a launcher: settings that FLARE's own launcher does not have. Each has a default."""
 
     service_account: str = validate.key(validate.object_name, "flargo-job")
-    """Of the job's pod, unless its pod template names one. It needs no rights."""
+    """Service account of the job's pod, unless the pod template names one. It needs no permissions."""
     executor_service_account: str = validate.key(validate.object_name, "flargo-executor")
-    """Of Argo's own containers in the pod: may create and patch ``workflowtaskresults``."""
+    """Service account of Argo's own containers in the pod. It needs create and patch on ``workflowtaskresults``."""
     image_pull_policy: str | None = validate.key(
         validate.optional(validate.one_of("Always", "IfNotPresent", "Never")), None
     )
-    """Of the job's image, whatever the pod template says; ``null``: as the pod template says, else Always."""
+    """Pull policy of the job's image; overrides the pod template. ``null``: the pod template's policy, else Always."""
     gpu_resource: str = validate.key(validate.extended_resource, "nvidia.com/gpu")
-    """What a GPU is called on the site's nodes, as in ``amd.com/gpu`` or ``nvidia.com/mig-1g.10gb``."""
+    """Resource name of a GPU on the site's nodes, such as ``amd.com/gpu`` or ``nvidia.com/mig-1g.10gb``."""
     labels: Mapping[str, str] = validate.key(_labels, {})
-    """Added to every Workflow and pod."""
+    """Labels that are added to every Workflow and pod."""
     annotations: Mapping[str, str] = validate.key(_annotations, {})
-    """Added to every Workflow and pod."""
+    """Annotations that are added to every Workflow and pod."""
     instance_id: str | None = validate.key(validate.optional(validate.label_value), None)
-    """Of the Workflow controller, if it was given one: it takes no notice of Workflows without it."""
+    """Instance id of the Workflow controller, if it has one: such a controller ignores Workflows without its id."""
     keep_success: int | None = validate.key(_retention, _DAY)
-    """Seconds for which a Workflow that succeeded is kept, and with it its pod and log; ``null``: for ever."""
+    """Seconds for which a Workflow that succeeded is kept, with its pod and log; ``null``: it is never deleted."""
     keep_failure: int | None = validate.key(_retention, 7 * _DAY)
-    """The same for one that did not succeed."""
+    """Seconds for which a Workflow that did not succeed is kept; ``null``: it is never deleted."""
     kill_grace: int = validate.key(validate.at_least(1, "a whole number of seconds"), 3)
-    """Seconds between SIGTERM and SIGKILL when a job is ended. 0 would prove nothing about the process."""
+    """Seconds between SIGTERM and SIGKILL when a job is ended. With 0 nothing would prove that the process ended."""
     patch_executor: bool = validate.key(validate.boolean, True)
-    """Give Argo's containers ``init`` and ``wait`` a security context and resources. False where the controller's
-    configuration does so, or where its pods have no such containers (Argo 4.1 without init container)."""
+    """Give Argo's containers ``init`` and ``wait`` a security context and resources. Set it to false if the
+    controller's configuration does so, or if pods have no such containers (Argo 4.1 without init container)."""
     executor_resources: Mapping[str, Mapping[str, str]] = validate.key(
         validate.resources,
-        # Argo's program, over 100 MB, is copied into the pod, and the kubelet holds the pod's total use against the
-        # sum of its containers' limits: without a share of its own, it would count against the job's workspace.
+        # Argo copies its program, over 100 MB, into the pod, and the kubelet compares the pod's total use with the sum
+        # of its containers' limits. Without a limit of its own, the program would use up the job's workspace.
         {
             "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "256Mi"},
             "limits": {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": "512Mi"},
         },
     )
-    """Of ``init`` and of ``wait``."""
+    """Resources of each of the containers ``init`` and ``wait``."""
     run_as_user: int = validate.key(validate.at_least(1, "a numeric user id"), 1000)
-    """User of a pod's containers where the site's security context names none."""
+    """Numeric user id of a pod's containers, unless the site's security context sets one."""
     policy: Policy = validate.key(validate.record(Policy), Policy())  # noqa: RUF009  (makes a field)
-    """What jobs may ask for: see the site's policy in docs/security.md."""
+    """Limits for what jobs may ask for: see the site's policy in docs/security.md."""
     metrics_address: Endpoint | None = validate.key(  # noqa: RUF009  (makes a field)
         validate.optional(validate.endpoint, "null (no metrics)"), None
     )
-    """Where to serve metrics to Prometheus, as in ``0.0.0.0:9464`` (in a pod) or ``127.0.0.1:9464`` (this machine
-    only); needs ``flargo[metrics]``. See docs/operations.md."""
+    """Address that serves metrics to Prometheus, such as ``0.0.0.0:9464`` (in a pod) or ``127.0.0.1:9464`` (this
+    machine only). Needs ``flargo[metrics]``; see docs/operations.md."""
     semaphore: Semaphore | None = validate.key(_semaphore, None)  # noqa: RUF009  (makes a field)
-    """The ``name`` of a ConfigMap and a ``key`` in it, where Argo reads how many client jobs may run at once; the
-    others queue. It needs ``queued``. A server's jobs never queue."""
+    """The ``name`` of a ConfigMap and a ``key`` in it. Argo reads there how many client jobs may run at once; the
+    others queue. Requires ``queued``. A server's jobs never queue."""
     unclaimed: float | None = validate.key(
         validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().unclaimed
     )
-    """Seconds for which no Workflow controller may take notice of a job."""
+    """Seconds after which a job fails that no Workflow controller has picked up."""
     quota: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().quota)
-    """Seconds for which the namespace's quota may have no room for a job."""
+    """Seconds after which a job fails that exceeds what is left of the namespace's quota."""
     queued: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().queued)
-    """Seconds for which Argo may keep a job waiting for a lock or for room. Needed where there is a ``semaphore``."""
+    """Seconds after which a job fails that waits in Argo for a lock or a parallelism limit. Required with
+    ``semaphore``."""
     pulling: float | None = validate.key(
         validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().pulling
     )
-    """Seconds that the pull of an image may take."""
+    """Seconds that pulling an image may take."""
     starting: float | None = validate.key(
         validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().starting
     )
-    """Seconds that a pod may take to run apart from all that."""
+    """Seconds that a pod may take to start, not counting the waiting times that the other timeouts limit."""
     server_pending: float = validate.key(validate.positive_seconds, 120.0)
     """Seconds after which a server's job that has no node fails, whatever it waits for and whatever its
-    ``pending_timeout`` is: FLARE's server launches one job after another, and each launch waits for its process."""
+    ``pending_timeout`` is. FLARE's server launches one job at a time, and each launch waits until its job runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A launcher's arguments, checked. Those of nvflare 2.9's K8sJobLauncher mean what they mean there."""
+    """A launcher's arguments, checked. Arguments of nvflare 2.9's K8sJobLauncher have the same meaning as there."""
 
     config_file_path: str | None
-    """A kubeconfig; None: the pod's own service account."""
+    """Path of a kubeconfig; None: use the service account of the parent's pod."""
     study_data_pvc_file_path: str | None
     timeout: float | None
-    """Seconds that a job may take to run, all waiting together."""
+    """Seconds within which a job must run, all waiting times together; None: no limit."""
     namespace: str
     pending_timeout: float | None
-    """Seconds that a job may wait for cpu, memory and GPUs; 0: not at all."""
+    """Seconds that a job may wait for cpu, memory and GPUs; 0: it does not wait; None: no limit."""
     python_path: str
-    """Of the Python in a job's image, unless the job says."""
+    """Path of Python in a job's image, unless the job sets its own."""
     security_context: Mapping[str, Any] | None
-    """Of the pod."""
+    """Security context of the pod."""
     ephemeral_storage: str
     workspace_mount_path: str
     image_pull_secrets: tuple[str, ...]
@@ -172,12 +173,12 @@ def check_settings(  # noqa: PLR0913  (the launcher's own arguments)
     image_pull_secrets: list[str] | None = None,
     argo: dict[str, Any] | None = None,
 ) -> Settings:
-    """Check a launcher's arguments, whose defaults are the stock launcher's.
+    """Check a launcher's arguments. Their defaults are those of nvflare's own launcher.
 
     Raises:
-        Refused: one is wrong, or two do not go together; it says which, what it is and what is allowed.
+        InvalidInput: an argument is not allowed, or not allowed together with another one.
     """
-    named_python = next((path for path in (default_python_path, python_path) if path is not None), DEFAULT_PYTHON_PATH)
+    python = next((path for path in (default_python_path, python_path) if path is not None), DEFAULT_PYTHON_PATH)
     seconds_or_none = validate.optional(validate.seconds)
     return Settings(
         config_file_path=validate.optional(validate.text)(
@@ -187,7 +188,7 @@ def check_settings(  # noqa: PLR0913  (the launcher's own arguments)
         timeout=seconds_or_none("timeout", timeout),
         namespace=validate.dns_label("namespace", namespace),
         pending_timeout=seconds_or_none("pending_timeout", pending_timeout),
-        python_path=validate.text("default_python_path", named_python),
+        python_path=validate.text("default_python_path", python),
         security_context=validate.optional(validate.mapping)("security_context", security_context),
         ephemeral_storage=validate.written_quantity("ephemeral_storage", ephemeral_storage),
         workspace_mount_path=validate.absolute_path("workspace_mount_path", workspace_mount_path),
@@ -197,9 +198,12 @@ def check_settings(  # noqa: PLR0913  (the launcher's own arguments)
 
 
 def _require_queued(argo: ArgoSettings) -> ArgoSettings:
-    """Two sites' semaphores can wait for each other, and only time ends that. No length of it suits every site."""
+    """Refuse a semaphore without ``queued``.
+
+    Jobs of two sites can wait for each other's semaphores, and only a timeout ends that. No default suits every site.
+    """
     if argo.semaphore is not None and argo.queued is None:
-        raise InvalidInput("argo['queued']", None, "a number of seconds, for argo['semaphore'] is set")
+        raise InvalidInput("argo['queued']", None, "a number of seconds, which argo['semaphore'] requires")
     return argo
 
 
@@ -207,5 +211,5 @@ def _pull_secrets(names: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     if not isinstance(names, list):
-        raise InvalidInput("image_pull_secrets", names, "a list of names of Secrets, or null")
+        raise InvalidInput("image_pull_secrets", names, "a list of Secrets' names, or null")
     return tuple(validate.object_name(f"image_pull_secrets[{index}]", name) for index, name in enumerate(names))

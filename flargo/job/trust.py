@@ -1,8 +1,9 @@
-"""Who is believed what: every string that enters a Workflow, or overrules what flargo says of a job.
+"""The trust table: every input that enters a Workflow or can change what flargo reports about a job.
 
-A job's author sits at another institution. What he may say is in ``JOB_SPEC`` and ``JOB_META``; the reader of a
-launch (flargo.flare.request) takes these keys, with these checks, and looks at nothing else of the metadata but
-``resource_spec``, which nvflare checks. The docs' table is made from this one.
+Each rule names an input, who controls it, where its value ends up, and which values are allowed. A job's author is at
+another institution. ``JOB_SPEC`` and ``JOB_META`` hold everything that a job's author may set: flargo.flare.request
+reads these keys with these checks, and nothing else of the metadata except ``resource_spec``, which nvflare checks.
+The table in docs/security.md is generated from this one.
 """
 
 import re
@@ -14,48 +15,51 @@ from typing import Any, Final
 from flargo.job import validate
 from flargo.job.validate import Check, InvalidInput
 
-# nvflare/apis/utils/format_check.py asks for the same, without an end to it.
+# nvflare/apis/utils/format_check.py has the same rule without a maximum length.
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Source(Enum):
-    """Who controls a string."""
+    """The party that controls an input."""
 
     JOB = "job author"
     SITE = "site"
     FLARE = "FLARE"
     CLUSTER = "cluster"
     KIT = "startup kit"
-    """Its author may sit at another institution, and the person who prepares or examines it elsewhere."""
+    """Its author may be at another institution than the person who runs flargo on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrustRule:
-    """One thing that is said, and how far it is believed."""
+    """One input from outside flargo, and how far flargo trusts it."""
 
     subject: str
+    """The input: a key, a file, or a phrase that describes it. Markdown, like the texts below."""
     source: Source
     destination: str
-    """Where it ends up."""
+    """Where the value ends up."""
     allowed: str
+    """Which values are allowed."""
     consequence: str = "refused"
+    """What happens to a value that is not allowed."""
     check: Check | None = None
-    """What holds it to that, for what is read at a launch."""
+    """The check that enforces ``allowed`` when a launch is read; None if the rule is enforced elsewhere."""
 
     def validate(self, field: str, value: Any) -> Any:
-        """The value as it is kept.
+        """Return a value in the form that flargo uses.
 
         Raises:
-            Refused: it is not allowed.
+            InvalidInput: the value is not allowed.
         """
         return value if self.check is None else self.check(field, value)
 
 
 def job_id(field: str, value: Any) -> str:
-    """A job's id: part of names, of paths and of the command line, so no path of its own and no expression."""
+    """Check for a job's id. It is part of names, paths and the command line, so it has no slash and no expression."""
     if not isinstance(value, str) or not _JOB_ID.fullmatch(value):
         raise InvalidInput(
-            field, value or validate.MISSING, "1 to 128 letters, digits, ., _ and -, the first none of these marks"
+            field, value or validate.MISSING, "1 to 128 letters, digits, ., _ and -, beginning with a letter or digit"
         )
     return value
 
@@ -65,37 +69,41 @@ def _study(field: str, value: Any) -> str | None:
 
 
 def _name(_: str, value: Any) -> str:
-    # Far more than is shown of it; FLARE's metadata may hold megabytes.
+    # FLARE's metadata may hold megabytes; display texts are far shorter than this.
     return value[: validate.MAX_LINE_LENGTH] if isinstance(value, str) else ""
 
 
 def _empty_mapping(field: str, value: Any) -> None:
-    given = validate.mapping(field, value)
-    validate.refuse_unknown_keys(field, given, ())
+    validate.refuse_unknown_keys(field, validate.mapping(field, value), ())
 
 
 def _if_set(check: Check) -> Check:
-    """Null, zero and the empty string say nothing, as with the stock launcher; and a value stays as it was written."""
+    """Return a check that accepts null, zero and "" as "not set", like FLARE's own launcher.
 
-    def checked(field: str, value: Any) -> Any:
+    It returns the value as it was written.
+    """
+
+    def check_if_set(field: str, value: Any) -> Any:
         if value:
             check(field, value)
         return value
 
-    return checked
+    return check_if_set
 
 
-def _quantity_rule(what: str, goes: str) -> TrustRule:
+_RESOURCES = "the job container's `resources`"
+
+
+def _quantity_rule(key: str) -> TrustRule:
     return TrustRule(
-        what,
+        f"`{key}`",
         Source.JOB,
-        goes,
+        _RESOURCES,
         "a Kubernetes quantity from 0 to 2^63-1; request not above limit; the site's ceiling",
         check=_if_set(validate.quantity),
     )
 
 
-_RESOURCES = "the job container's `resources`"
 JOB_SPEC: Final[Mapping[str, TrustRule]] = {
     "image": TrustRule(
         "`image`",
@@ -107,14 +115,14 @@ JOB_SPEC: Final[Mapping[str, TrustRule]] = {
     "python_path": TrustRule(
         "`python_path`",
         Source.JOB,
-        "the job container's `command`, its only word",
+        "the job container's `command`, as its only element",
         "one line of at most 4096 characters without `{{` and `$(`; the site's list",
         check=validate.plain_path,
     ),
-    "cpu": _quantity_rule("`cpu`", _RESOURCES),
-    "memory": _quantity_rule("`memory`", _RESOURCES),
-    "cpu_request": _quantity_rule("`cpu_request`", _RESOURCES),
-    "memory_request": _quantity_rule("`memory_request`", _RESOURCES),
+    "cpu": _quantity_rule("cpu"),
+    "memory": _quantity_rule("memory"),
+    "cpu_request": _quantity_rule("cpu_request"),
+    "memory_request": _quantity_rule("memory_request"),
     "ephemeral_storage": TrustRule(
         "`ephemeral_storage`",
         Source.JOB,
@@ -125,14 +133,14 @@ JOB_SPEC: Final[Mapping[str, TrustRule]] = {
     "num_of_gpus": TrustRule(
         "`num_of_gpus`",
         Source.JOB,
-        f"{_RESOURCES}, under the site's name for a GPU",
+        f"{_RESOURCES}, under the site's resource name for GPUs",
         "a whole number from 0 to 2^31-1, as a number or in a string; the site's ceiling",
         check=validate.optional(validate.count),
     ),
     "pending_timeout": TrustRule(
         "`pending_timeout`",
         Source.JOB,
-        "flargo's own clock; not in the Workflow",
+        "flargo's own timeout; not in the Workflow",
         "seconds from 0 to 10^9, or null; the site's ceiling",
         check=validate.optional(validate.seconds, "null (no limit)"),
     ),
@@ -140,15 +148,14 @@ JOB_SPEC: Final[Mapping[str, TrustRule]] = {
         "`argo`",
         Source.JOB,
         "nowhere",
-        "an empty dictionary: no account, namespace, volume, host, security context, priority, patch, command or"
-        " variable is a job's to name",
+        "an empty dictionary: a job cannot set an account, namespace, volume, host, security context, priority, patch,"
+        " command or variable",
         check=_empty_mapping,
     ),
 }
-"""What a job may say in its part of launcher_spec: the stock launcher's keys, and ``argo`` to be told that it may not.
-
-Other keys are ignored with one warning, as the stock launcher ignores them.
-"""
+"""The keys that a job may have in its part of launcher_spec: those of FLARE's own launcher, and ``argo``, which is here
+only so that a job that sets it gets an error. Other keys are ignored with one warning, like FLARE's launcher ignores
+them."""
 
 JOB_META: Final[Mapping[str, TrustRule]] = {
     "job_id": TrustRule(
@@ -162,26 +169,26 @@ JOB_META: Final[Mapping[str, TrustRule]] = {
         "`name` of the job",
         Source.JOB,
         "the annotations `job-name` and `title`",
-        "any text: shown on one line, 120 characters, in a Markdown code span, `{{` parted",
-        "what is no text is not shown",
+        "any text: shown on one line, 120 characters, in a Markdown code span, with a space inside `{{`",
+        "a value that is not a string is not shown",
         check=_name,
     ),
     "study": TrustRule(
         "`study`",
         Source.FLARE,
-        "a label and the `description`; picks the site's entry with its volumes and variables",
+        "a label and the `description`; selects the site's entry with its volumes and variables",
         "one line of at most 4096 characters; FLARE's server sets it to the study of the submitting session",
         check=_study,
     ),
 }
-"""What is read of the rest of a job's metadata, beside launcher_spec and resource_spec."""
+"""Everything that flargo reads of a job's metadata besides launcher_spec and resource_spec."""
 
 OTHER_INPUTS: Final = (
     TrustRule(
         "`resource_spec`: `num_of_gpus`, `num_of_cpus`, `memory`",
         Source.JOB,
         _RESOURCES,
-        "what nvflare takes: whole numbers, memory in Mi, Gi or Ti; the site's ceilings",
+        "what nvflare accepts: whole numbers, memory in Mi, Gi or Ti; the site's ceilings",
     ),
     TrustRule(
         "any other key in the metadata",
@@ -191,31 +198,31 @@ OTHER_INPUTS: Final = (
         "ignored; in the job's part of launcher_spec with one warning",
     ),
     TrustRule(
-        "what the job's code does",
+        "actions of the job's code",
         Source.JOB,
         "its own container",
-        "what Pod Security `restricted`, the ceilings and the namespace's NetworkPolicy let it",
-        "it has no Kubernetes token, and reads its own credentials and startup kit only",
+        "what Pod Security `restricted`, the ceilings and the namespace's NetworkPolicy allow",
+        "it has no Kubernetes token, and can read only its own credentials and startup kit",
     ),
     TrustRule(
-        "the program's last words (`/dev/termination-log`)",
+        "the program's termination message (`/dev/termination-log`)",
         Source.JOB,
         "the detail of its end: the parent's log, FLARE's error log of the job, `argo_outcome.json`, `flargo why`",
         "any text: in a log on one line of at most 1000 characters, without control characters",
-        "a job can so give its own failure another name; it stays a failure",
+        "a job can describe its own failure wrongly this way; it stays a failure",
     ),
     TrustRule(
-        "`_process_rc.txt`, and other files that come home in the job's run directory",
+        "`_process_rc.txt`, and other files in the job's run directory that return to the parent",
         Source.JOB,
-        "FLARE's status of the job; `argo_outcome.json` and `argo_log_tail.txt` lie in the same directory",
-        "anything: FLARE believes the number in it over the launcher's code, unless that is 104",
-        "a job can so call its own failure a success; no other job's",
+        "FLARE's status of the job; `argo_outcome.json` and `argo_log_tail.txt` are in the same directory",
+        "anything: FLARE prefers the number in it to the launcher's return code, unless that is 104",
+        "a job can report its own failure as a success this way, but no other job's",
     ),
     TrustRule(
         "the site's name",
         Source.FLARE,
         "names, labels, the title, the command line",
-        "one line of at most 4096 characters without `{{`; in names and labels made valid, with a hash",
+        "one line of at most 4096 characters without `{{`; names and labels have a valid form of it, with a hash",
     ),
     TrustRule(
         "module, options, `--set`, the parent's cell and addresses",
@@ -226,7 +233,7 @@ OTHER_INPUTS: Final = (
     TrustRule(
         "credentials of the launch, files of the startup kit (`.crt`, `.key`, `.pem`, `.json`)",
         Source.FLARE,
-        "two Secrets; the Workflow has their names only",
+        "two Secrets; the Workflow has only their names",
         "file names of letters, digits, `.`, `_`, `-`; 1 MiB",
     ),
     TrustRule(
@@ -239,67 +246,67 @@ OTHER_INPUTS: Final = (
     TrustRule(
         "`study_runtime.yaml`, `study_data.yaml`",
         Source.SITE,
-        "image, volumes, variables, Secrets by name, the pod template",
-        "what nvflare takes; Argo's own names are reserved, no `{{`",
+        "image, volumes, variables, names of Secrets, the pod template",
+        "what nvflare accepts; Argo's own names are reserved, no `{{`",
     ),
     TrustRule(
-        "names, uids and `flargo.dev/attempt` of Workflows and pods, read back",
+        "names, uids and `flargo.dev/attempt` of Workflows and pods, as the cluster returns them",
         Source.CLUSTER,
         "paths of requests, also of deletes; selectors",
         "names and namespaces as Kubernetes validates them, a uid of letters, digits and `-`, an attempt of 1 to 20"
         " lower-case letters and digits; each part of a path is escaped, and the final URL is compared with the"
         " intended one",
-        "counts as not there; nothing is sent",
+        "treated as absent; no request is sent",
     ),
     TrustRule(
-        "a Secret that is to be deleted",
+        "a Secret that flargo is about to delete",
         Source.CLUSTER,
         "the delete of a launch's credentials, by a parent or `flargo sweep`",
-        "its uid, flargo's label, and that very Workflow as owner",
-        "left alone",
+        "its uid, flargo's label, and the launch's Workflow as its owner",
+        "not deleted",
     ),
     TrustRule(
         "numbers and dates in objects and headers, such as `outputs.exitCode`, `resourceVersion`, `Retry-After`",
         Source.CLUSTER,
         "the return code, the order of events, waiting times",
         "at most 19 ASCII digits; a date with its zone",
-        "counts as not there",
+        "treated as absent",
     ),
     TrustRule(
-        "an object that flargo can't parse",
+        "an object that flargo cannot parse",
         Source.CLUSTER,
         "nowhere",
         "-",
-        "skipped and named in the log once; nothing is concluded from a read that holds one",
+        "skipped, and named once in the log; flargo concludes nothing from a list that contains one",
     ),
     TrustRule(
-        "messages in statuses and events, refusals of the API server, labels and annotations that people read",
+        "messages in statuses and events, errors of the API server, labels and annotations that people read",
         Source.CLUSTER,
-        "the reason of an end; the commands' output",
-        "any text; credentials are blanked in it, control characters made visible; in what a researcher reads the"
-        " values that Kubernetes quotes are left out",
+        "the reason why a job ended; the commands' output",
+        "any text; credentials are redacted and control characters escaped; values that Kubernetes quotes are removed"
+        " from what a researcher reads",
         "-",
     ),
     TrustRule(
         "the program's log",
         Source.JOB,
-        "`flargo logs`; the last lines of a failed server's job in the result",
-        "any bytes; on a terminal control characters are made visible and credentials blanked, in a file or a pipe"
-        " the bytes stay",
+        "`flargo logs`; the last lines, in the result of a server's job that failed",
+        "any bytes; on a terminal control characters are escaped and credentials redacted, in a file or a pipe the"
+        " bytes are unchanged",
         "-",
     ),
     TrustRule(
         "files of a startup kit",
         Source.KIT,
-        "`prepare`, `render` and `doctor` on the machine of whoever runs them",
+        "`prepare`, `render` and `doctor` on the machine where they run",
         "files below the kit only, of limited size; links only below the kit, and for `prepare` none; YAML with bounded"
-        " aliases; of keys only names and sizes",
+        " aliases; only the names and sizes of keys",
         "refused, and nothing is written",
     ),
     TrustRule(
         "the kubeconfig that a startup kit names",
         Source.KIT,
-        "nowhere; with `doctor --use-kit-kubeconfig` the doctor's requests, and any command that it names",
+        "nowhere; with `doctor --use-kit-kubeconfig` the doctor's requests, and any command that the file names",
         "-",
         "not read",
     ),
@@ -307,7 +314,7 @@ OTHER_INPUTS: Final = (
         "`.flargo/undo.json` of a startup kit",
         Source.KIT,
         "the files that `prepare --undo` writes",
-        "only paths that `flargo prepare` writes itself, with contents of the right form",
+        "only paths that `flargo prepare` itself writes, with contents of the right form",
         "refused, and nothing is written",
     ),
     TrustRule(
@@ -318,6 +325,6 @@ OTHER_INPUTS: Final = (
         "never read for a pod",
     ),
 )
-"""What else is said, and checked elsewhere or by nobody."""
+"""Inputs that are checked elsewhere, or not at all."""
 
 TABLE: Final = (*JOB_SPEC.values(), *JOB_META.values(), *OTHER_INPUTS)

@@ -56,20 +56,20 @@ HIDDEN: Final = Verbatim("not shown here")
 """The value of a field of a site's file: researchers at other institutions read the message, and it may be a secret."""
 
 
-_MAX_VALUE = 100
+_MAX_VALUE_LENGTH = 100
 """Characters of a value that a message shows."""
-_MAX_TEXT = 600
+_MAX_TEXT_LENGTH = 600
 """Characters of a field's name or of an allowed text that a message shows."""
 MAX_LINE_LENGTH = 4096
-"""Characters of any text: Linux' PATH_MAX."""
+"""Characters of any single line: PATH_MAX of Linux."""
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line ends, what turns writing around, and halves of characters."""
+"""Control characters, line ends, marks that reverse the reading direction, and lone surrogates."""
 _MAX_IMAGE_LENGTH = 512
 _MAX_SECONDS = 10**9
-"""Thirty years, which every clock can count."""
+"""About thirty years, which every clock can count."""
 _MAX_COUNT = 2**31 - 1
 _MAX_QUANTITY = 2**63 - 1
-"""Of a quantity: Kubernetes counts no further (resource.Quantity)."""
+"""Largest quantity that Kubernetes can count (resource.Quantity)."""
 
 # Kubernetes: pkg/util/validation of k8s.io/apimachinery.
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -84,7 +84,7 @@ _UNITS: Final[Mapping[str, Fraction]] = {
 _MAX_QUANTITY_LENGTH = 64
 _MAX_NAME_LENGTH = 63
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?")
-"""What nvflare's provisioning takes for one (nvflare.lighter.entity)."""
+"""Host names that nvflare's provisioning accepts (nvflare.lighter.entity)."""
 # github.com/distribution/reference, which the kubelet reads image names with.
 _HOST = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -95,14 +95,14 @@ _IMAGE = re.compile(
 
 
 class Endpoint(NamedTuple):
-    """Where to listen."""
+    """An address and port to listen at."""
 
     host: str
-    """An IP address."""
+    """An IPv4 or IPv6 address, without brackets."""
     port: int
 
     def __str__(self) -> str:
-        """As it is written in a URL."""
+        """Return the endpoint as a URL has it: an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -131,7 +131,7 @@ class InvalidInput(ValueError):  # noqa: N818  (the name says what is wrong bett
             value: the value itself, MISSING, HIDDEN, or a Verbatim text that describes it.
             allowed: a noun phrase that completes "expected ...", or a Sentence.
         """
-        self.field = field if len(field) <= _MAX_TEXT else f"{field[:_MAX_TEXT]}..."
+        self.field = field if len(field) <= _MAX_TEXT_LENGTH else f"{field[:_MAX_TEXT_LENGTH]}..."
         self.value = _shorten_value(value)
         self.allowed = allowed
         self.problem = _one_line(allowed)
@@ -144,9 +144,9 @@ class InvalidInput(ValueError):  # noqa: N818  (the name says what is wrong bett
 
 def _one_line(text: str) -> str:
     """Return a text, which may quote somebody else's, as one printable line of limited length."""
-    start = text[: _MAX_TEXT + 1]
+    start = text[: _MAX_TEXT_LENGTH + 1]
     printable = start if start.isprintable() else repr(start)[1:-1]
-    return printable if len(printable) <= _MAX_TEXT else f"{printable[:_MAX_TEXT]}..."
+    return printable if len(printable) <= _MAX_TEXT_LENGTH else f"{printable[:_MAX_TEXT_LENGTH]}..."
 
 
 def _shorten_value(value: object) -> str:
@@ -154,28 +154,29 @@ def _shorten_value(value: object) -> str:
     if isinstance(value, Verbatim):
         return str(value)
     if isinstance(value, str):
-        rest = f"... ({len(value)} characters)" if len(value) > _MAX_VALUE else ""
-        return f"{value[:_MAX_VALUE]!r}{rest}"
+        rest = f"... ({len(value)} characters)" if len(value) > _MAX_VALUE_LENGTH else ""
+        return f"{value[:_MAX_VALUE_LENGTH]!r}{rest}"
     try:
-        shown = _SHORT.repr(value)
+        preview = _SHORT.repr(value)
     except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
         return f"a {type(value).__name__}"
-    return shown if len(shown) <= _MAX_VALUE else f"{shown[:_MAX_VALUE]}..."
+    return preview if len(preview) <= _MAX_VALUE_LENGTH else f"{preview[:_MAX_VALUE_LENGTH]}..."
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxother, _SHORT.maxlong = 3, 5, 5, _MAX_VALUE, _MAX_VALUE
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 5, 5
+_SHORT.maxother = _SHORT.maxlong = _MAX_VALUE_LENGTH
 
 
 def text(field: str, value: Any) -> str:
-    """A string that is not blank."""
+    """Check for a string that is not blank."""
     if not isinstance(value, str) or not value or value.isspace():
         raise InvalidInput(field, value, "a non-empty string")
     return value
 
 
 def line(field: str, value: Any) -> str:
-    """A text on one line: nothing in it that moves a cursor or turns writing around."""
+    """Check for one line of text, without characters that move a cursor or reverse the reading direction."""
     if not isinstance(value, str) or len(value) > MAX_LINE_LENGTH or not value.strip() or _UNSAFE.search(value):
         raise InvalidInput(
             field, value, f"a non-empty string of at most {MAX_LINE_LENGTH} characters, without control characters"
@@ -184,14 +185,17 @@ def line(field: str, value: Any) -> str:
 
 
 def plain_path(field: str, value: Any) -> str:
-    """A path, or a program's name. Kubernetes puts the value of X, a secret too, where $(X) stands."""
-    if any(mark in line(field, value) for mark in ("{{", "$(")):
+    """Check for a path, or a program's name, that nothing expands.
+
+    Argo evaluates {{X}}, and Kubernetes replaces $(X) by the value of the variable X, which may be a secret.
+    """
+    if any(marker in line(field, value) for marker in ("{{", "$(")):
         raise InvalidInput(field, value, "a path without {{ and $(, which Argo and Kubernetes would evaluate")
     return str(value)
 
 
 def image(field: str, value: Any) -> str:
-    """A container image, as container runtimes read it: registry/name:tag@digest, the last two where wanted."""
+    """Check for a container image as container runtimes read it: registry/name:tag@digest, tag and digest optional."""
     if not isinstance(value, str) or len(value) > _MAX_IMAGE_LENGTH or not _IMAGE.fullmatch(value):
         example = "registry.example/name:tag or name@sha256:..."
         raise InvalidInput(field, value, f"an image of at most {_MAX_IMAGE_LENGTH} characters, as in {example}")
@@ -199,85 +203,86 @@ def image(field: str, value: Any) -> str:
 
 
 def absolute_path(field: str, value: Any) -> str:
-    """A path from the root of a container's file system."""
+    """Check for an absolute path in a container's file system, which nothing expands."""
     if not isinstance(value, str) or not value.startswith("/"):
-        raise InvalidInput(field, value, "a non-empty string with an absolute path")
+        raise InvalidInput(field, value, "an absolute path")
     return plain_path(field, value)
 
 
 def boolean(field: str, value: Any) -> bool:
-    """True or False."""
+    """Check for True or False; 0 and 1 are refused."""
     if not isinstance(value, bool):
         raise InvalidInput(field, value, "true or false")
     return value
 
 
 def seconds(field: str, value: Any) -> float:
-    """A duration: zero or more, whole or not, and not so long that a clock overflows."""
+    """Check for a duration in seconds: zero or more, whole or not, and no longer than any clock can count."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
         raise InvalidInput(field, value, f"a number of seconds >= 0 and <= {_MAX_SECONDS}")
     return value
 
 
 def positive_seconds(field: str, value: Any) -> float:
-    """A duration that is more than none."""
+    """Check for a duration in seconds that is greater than zero."""
     try:
-        given = seconds(field, value)
+        duration = seconds(field, value)
     except InvalidInput:
-        given = 0
-    if not given:
+        duration = 0
+    if not duration:
         raise InvalidInput(field, value, f"a number of seconds > 0 and <= {_MAX_SECONDS}")
-    return given
+    return duration
 
 
 def endpoint(field: str, value: Any) -> Endpoint:
-    """An IP address to listen at, of this machine or 0.0.0.0 or [::] for all of its own, and a port."""
+    """Check for an IP address and a port to listen at; 0.0.0.0 and [::] stand for all addresses of this machine."""
     try:
-        said = urlsplit(f"//{text(field, value)}")
-        made = Endpoint(str(ip_address(said.hostname or "")), said.port or 0)
+        url = urlsplit(f"//{text(field, value)}")
+        result = Endpoint(str(ip_address(url.hostname or "")), url.port or 0)
     except ValueError:
-        made = Endpoint("", 0)
-    if not made.port or str(made) != value:
+        result = Endpoint("", 0)
+    if not result.port or str(result) != value:
         raise InvalidInput(field, value, "an IP address and a port from 1 to 65535, as in 0.0.0.0:9464 or [::1]:9464")
-    return made
+    return result
 
 
-def at_least(least: int, what: str) -> Check:
-    """A check for a whole number that is not too small."""
+def at_least(minimum: int, noun: str) -> Check:
+    """Return a check for a whole number that is not below a minimum; ``noun`` names the number in the message."""
 
     def check(field: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidInput(field, value, f"{what} >= {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise InvalidInput(field, value, f"{noun} >= {minimum}")
         return value
 
     return check
 
 
 def count(field: str, value: Any) -> int | str:
-    """How many, as a number or in a string."""
-    digits = isinstance(value, str) and len(value) <= _MAX_QUANTITY_LENGTH and value.isascii() and value.isdecimal()
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (digits or whole) or not 0 <= int(value) <= _MAX_COUNT:
+    """Check for a whole number from 0 on, which may be written in a string; it is returned as written."""
+    is_short = isinstance(value, str) and len(value) <= _MAX_QUANTITY_LENGTH
+    is_digits = is_short and value.isascii() and value.isdecimal()
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_digits or is_number) or not 0 <= int(value) <= _MAX_COUNT:
         raise InvalidInput(field, value, f"a whole number >= 0 and <= {_MAX_COUNT}")
     return value  # type: ignore[no-any-return]
 
 
 def optional(check: Check, none: str = "null") -> Check:
-    """A check that lets None pass too; ``none`` says so in the message, as people write it."""
+    """Return a check that also accepts None; ``none`` is how the message names it."""
 
-    def wrapped(field: str, value: Any) -> Any:
+    def optional_check(field: str, value: Any) -> Any:
         if value is None:
             return None
         try:
             return check(field, value)
-        except InvalidInput as refused:
-            raise InvalidInput(refused.field, value, f"{refused.allowed}, or {none}") from None
+        except InvalidInput as error:
+            raise InvalidInput(error.field, value, f"{error.allowed}, or {none}") from None
 
-    return wrapped
+    return optional_check
 
 
 def one_of(*choices: str) -> Check:
-    """A check for one word of a few."""
+    """Return a check for one of a few strings."""
 
     def check(field: str, value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
@@ -288,38 +293,41 @@ def one_of(*choices: str) -> Check:
 
 
 def mapping(field: str, value: Any) -> dict[str, Any]:
-    """A dictionary with strings for keys; a copy of it, all the way down."""
+    """Check for a dictionary whose keys are strings, and return a deep copy."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise InvalidInput(field, value, "a dictionary")
     return deepcopy(value)
 
 
-def refuse_unknown_keys(field: str, value: Mapping[str, Any], known: Collection[str]) -> None:
-    """Refuse a dictionary's first key that has no meaning."""
-    for key in sorted(set(value) - set(known)):
-        allowed = f"one of the keys {', '.join(sorted(known))}" if known else "no key at all"
-        raise InvalidInput(f"{field}[{key!r}]", value[key], allowed)
+def refuse_unknown_keys(field: str, value: Mapping[str, Any], keys: Collection[str]) -> None:
+    """Refuse a dictionary that has any other key than these; the error names the first one in alphabetical order."""
+    for unknown in sorted(set(value) - set(keys)):
+        allowed = f"one of the keys {', '.join(sorted(keys))}" if keys else "no key at all"
+        raise InvalidInput(f"{field}[{unknown!r}]", value[unknown], allowed)
 
 
 def key(check: Check, default: Any) -> Any:
-    """A field of a dataclass that :func:`record` reads: its check, and its value where it is not said."""
+    """Return a dataclass field for :func:`record`: the check of a key's value, and its default."""
     return dataclass_field(default_factory=lambda: deepcopy(default), metadata={"check": check})
 
 
 def record(kind: type[T]) -> Check:
-    """A check for a dictionary with some of a dataclass's keys; None and what is not said are the defaults."""
+    """Return a check that turns a dictionary into a dataclass, whose fields are the keys that are allowed.
+
+    None and absent keys give the defaults.
+    """
 
     def check(field: str, value: Any) -> T:
-        said = {} if value is None else mapping(field, value)
-        checked = {row.name: row.metadata["check"] for row in fields(kind)}  # type: ignore[arg-type]  # a dataclass
-        refuse_unknown_keys(field, said, checked)
-        return kind(**{name: checked[name](f"{field}[{name!r}]", given) for name, given in said.items()})
+        items = {} if value is None else mapping(field, value)
+        checks = {each.name: each.metadata["check"] for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+        refuse_unknown_keys(field, items, checks)
+        return kind(**{name: checks[name](f"{field}[{name!r}]", item) for name, item in items.items()})
 
     return check
 
 
 def dns_label(field: str, value: Any) -> str:
-    """The name of a namespace and of most that lives in one (RFC 1123)."""
+    """Check for an RFC 1123 label: the name of a namespace, and of most objects in one."""
     if not isinstance(value, str) or not is_dns_label(value):
         raise InvalidInput(
             field, value, "a Kubernetes name: at most 63 of a-z, 0-9 and -, a letter or digit first and last"
@@ -328,14 +336,14 @@ def dns_label(field: str, value: Any) -> str:
 
 
 def host(field: str, value: Any) -> str:
-    """The address of a machine: its name, or its IPv4 address."""
+    """Check for a machine's DNS name or IPv4 address."""
     if not isinstance(value, str) or len(value) > MAX_SUBDOMAIN_LENGTH or not _HOST_NAME.fullmatch(value):
         raise InvalidInput(field, value, "a host's name or its IPv4 address")
     return value
 
 
 def object_name(field: str, value: Any) -> str:
-    """The name of a Secret or service account: labels with dots between."""
+    """Check for a DNS subdomain, such as the name of a Secret or service account: labels with dots between them."""
     if not isinstance(value, str) or not is_object_name(value):
         raise InvalidInput(
             field, value, "a Kubernetes name: at most 253 of a-z, 0-9, - and ., a letter or digit at each end"
@@ -344,7 +352,7 @@ def object_name(field: str, value: Any) -> str:
 
 
 def config_key(field: str, value: Any) -> str:
-    """The key of a ConfigMap's or Secret's data."""
+    """Check for a key in the data of a ConfigMap or Secret."""
     if not isinstance(value, str) or not _CONFIG_KEY.fullmatch(value):
         raise InvalidInput(
             field, value, "a ConfigMap's key: at most 253 of a-z, A-Z, 0-9, -, _ and ., not beginning with .."
@@ -353,12 +361,12 @@ def config_key(field: str, value: Any) -> str:
 
 
 def is_label_value(value: str) -> bool:
-    """Whether a label may have this value (an empty one may be meant, but says nothing)."""
+    """Return whether a label may have this value. The empty value, which Kubernetes accepts, is refused."""
     return _QUALIFIED.fullmatch(value) is not None
 
 
 def label_value(field: str, value: Any) -> str:
-    """The value of a label."""
+    """Check for a label's value, which must not be empty."""
     if not isinstance(value, str) or not is_label_value(value):
         raise InvalidInput(
             field, value, "a label value: at most 63 of a-z, A-Z, 0-9, -, _ and ., a letter or digit at each end"
@@ -367,16 +375,16 @@ def label_value(field: str, value: Any) -> str:
 
 
 def qualified_key(field: str, value: Any) -> str:
-    """The key of a label, an annotation or an extended resource: ``name`` or ``domain/name``."""
-    fits = isinstance(value, str) and len(value) <= MAX_SUBDOMAIN_LENGTH + 1 + _MAX_NAME_LENGTH
-    prefix, slash, name = value.rpartition("/") if fits else ("", "", "")
+    """Check for the key of a label, an annotation or an extended resource: ``name`` or ``domain/name``."""
+    is_short = isinstance(value, str) and len(value) <= MAX_SUBDOMAIN_LENGTH + 1 + _MAX_NAME_LENGTH
+    prefix, slash, name = value.rpartition("/") if is_short else ("", "", "")
     if not _QUALIFIED.fullmatch(name) or (slash and not DNS_SUBDOMAIN.fullmatch(prefix)):
         raise InvalidInput(field, value, "a name, or a domain, a slash and a name, as in example.com/name")
     return f"{prefix}{slash}{name}"
 
 
 def extended_resource(field: str, value: Any) -> str:
-    """The name of a resource that is not Kubernetes' own."""
+    """Check for the name of an extended resource: one with a domain, unlike Kubernetes' own cpu and memory."""
     name = qualified_key(field, value)
     if "/" not in name:
         raise InvalidInput(field, value, "a domain, a slash and a name, as in nvidia.com/gpu")
@@ -384,50 +392,50 @@ def extended_resource(field: str, value: Any) -> str:
 
 
 def quantity(field: str, value: Any) -> str:
-    """An amount of a resource as Kubernetes writes it; a number becomes its text, which is what the API takes."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or _amount(value) is None:
+    """Check for a Kubernetes quantity; a number is returned as a string, since the API accepts strings only."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or _parse_quantity(value) is None:
         allowed = f"a Kubernetes quantity, as in 2, 500m, 1.5Gi or 100M, from 0 to {_MAX_QUANTITY}"
         raise InvalidInput(field, value, allowed)
     return str(value)
 
 
-def amount(written: str | float) -> Fraction:
-    """How much a quantity is.
+def amount(value: str | float) -> Fraction:
+    """Return a quantity as a number.
 
     Raises:
-        Refused: it is none.
+        InvalidInput: the value is not a Kubernetes quantity.
     """
-    found = _amount(quantity("amount", written))
-    assert found is not None
-    return found
+    number = _parse_quantity(quantity("amount", value))
+    assert number is not None
+    return number
 
 
-def _amount(written: str | float) -> Fraction | None:
-    if isinstance(written, int | float) and not 0 <= written <= _MAX_QUANTITY:
+def _parse_quantity(value: str | float) -> Fraction | None:
+    if isinstance(value, int | float) and not 0 <= value <= _MAX_QUANTITY:
         return None
-    said = str(written)
-    found = _QUANTITY.fullmatch(said) if len(said) <= _MAX_QUANTITY_LENGTH else None
-    if found is None:
+    literal = str(value)
+    match = _QUANTITY.fullmatch(literal) if len(literal) <= _MAX_QUANTITY_LENGTH else None
+    if match is None:
         return None
-    unit = found["unit"] or ""
+    unit = match["unit"] or ""
     factor = _UNITS[unit] if unit in _UNITS else Fraction(f"1{unit}")
-    made = Fraction(found["number"]) * factor
-    return made if made <= _MAX_QUANTITY else None
+    number = Fraction(match["number"]) * factor
+    return number if number <= _MAX_QUANTITY else None
 
 
 def written_quantity(field: str, value: Any) -> str:
-    """The same, written as a string only."""
+    """Check for a Kubernetes quantity in a string; a number is refused."""
     return quantity(field, text(field, value))
 
 
 def resources(field: str, value: Any) -> dict[str, dict[str, str]]:
-    """A container's ``resources``: quantities under ``requests`` and ``limits``."""
-    given = mapping(field, value)
-    refuse_unknown_keys(field, given, ("requests", "limits"))
+    """Check for the ``resources`` of a container: quantities under ``requests`` and ``limits``."""
+    parts = mapping(field, value)
+    refuse_unknown_keys(field, parts, ("requests", "limits"))
     return {
         part: {
             qualified_key(f"{field}[{part!r}]", name): quantity(f"{field}[{part!r}][{name!r}]", amount)
             for name, amount in mapping(f"{field}[{part!r}]", amounts).items()
         }
-        for part, amounts in given.items()
+        for part, amounts in parts.items()
     }

@@ -1,12 +1,12 @@
-"""The pod as the single step of an Argo Workflow, built with Hera. Nothing of the pod is dropped.
+"""Build the Argo Workflow whose single step is a job's pod. No field of the pod is dropped.
 
-Argo's Workflow has no place for a whole pod: its fields go to the step's template, to the Workflow's spec, or, where
-neither has a word for them, into the template's ``podSpecPatch``. The tables say which goes where; what is in none
-of them is refused by name. Hera's models drop in silence what they do not know, so the manifest that comes out of
-them is held against what went in, leaf by leaf.
+A Workflow cannot contain a whole pod. The pod's fields go to the step's template, to the Workflow's spec, or, if
+neither has such a field, into the template's ``podSpecPatch``. POD_FIELDS and CONTAINER_FIELDS say which field goes
+where; a field that is in neither table is refused by name. The Workflow is built with Hera, whose models silently drop
+fields that they do not know. So the manifest that Hera returns is compared with its input, leaf by leaf.
 
-Sources: createWorkflowPod in Argo's workflow/controller/workflowpod.go (3.7.18); Kubernetes' PodSpec (1.33, which
-is the one that Argo 3.7 knows: it drops younger fields).
+Sources: createWorkflowPod in Argo's workflow/controller/workflowpod.go (3.7.18); Kubernetes' PodSpec (1.33, the version
+that Argo 3.7 is built with: it drops fields of later versions).
 """
 
 import json
@@ -22,13 +22,13 @@ from flargo.job.site_errors import Place, SiteFileError
 from flargo.terms import MAIN_CONTAINER, Annotation, Launch, Object, Role
 
 TEMPLATE = "job"
-"""The name of the one step."""
+"""The name of the template of the only step."""
 INSTANCE_ID = "workflows.argoproj.io/controller-instanceid"
-"""The label by which a controller that was given an instance id knows its Workflows."""
+"""The label that selects the Workflows of a controller that has an instance id."""
 
 
 class Destination(Enum):
-    """Where a field of a pod goes in a Workflow."""
+    """The part of a Workflow that a field of a pod goes to."""
 
     CONTAINERS = "the template's container and sidecars"
     TEMPLATE = "the field of that name of the template"
@@ -77,7 +77,7 @@ POD_FIELDS: Final[Mapping[str, Destination]] = {
     "terminationGracePeriodSeconds": Destination.PATCH,
     "topologySpreadConstraints": Destination.PATCH,
 }
-"""Every field that a pod's spec may have."""
+"""All fields that a pod's spec may have."""
 
 CONTAINER_FIELDS: Final[Mapping[str, Destination]] = {
     "name": Destination.TEMPLATE,
@@ -100,51 +100,51 @@ CONTAINER_FIELDS: Final[Mapping[str, Destination]] = {
     "stdin": Destination.TEMPLATE,
     "stdinOnce": Destination.TEMPLATE,
     "tty": Destination.TEMPLATE,
-    # Hera's models take a port by its number only, and Kubernetes by its name too.
+    # Hera's models accept only port numbers, Kubernetes also port names.
     "livenessProbe": Destination.PATCH,
     "readinessProbe": Destination.PATCH,
     "startupProbe": Destination.PATCH,
     "lifecycle": Destination.PATCH,
 }
-"""Every field that a container may have."""
+"""All fields that a container may have."""
 
 POD_PARTS: Final = frozenset({"apiVersion", "kind", "metadata", "spec"})
 POD_METADATA: Final = frozenset({"name", "namespace", "labels", "annotations"})
-"""All of a pod's metadata that has a place: the first two are the Workflow's own."""
+"""All metadata of a pod that a Workflow can carry; name and namespace become the Workflow's own."""
 _FIXED: Final[Mapping[str, Any]] = {"restartPolicy": "Never"}
 _TYPE_ERRORS: Final[Mapping[str, str]] = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dict_type": "a dictionary",
-    "enum": "one of the words that it knows",
+    "enum": "one of the values that Kubernetes defines",
     "int_from_float": "a whole number",
     "int_parsing": "a whole number",
     "int_type": "a whole number",
     "list_type": "a list",
     "missing": "this field is missing",
     "model_type": "a dictionary",
-    "string_type": "a text",
+    "string_type": "a string",
 }
-"""What the codes of pydantic's errors mean for people."""
+"""Descriptions of the expected value, by the codes of pydantic's errors."""
 _PYDANTIC_CODE = re.compile(r"[a-z]+(?:_[a-z]+){0,4}")
 
 
 def build_workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
-    """The Workflow that makes Argo make this pod: suspended, for its Secrets come after it.
+    """Return the Workflow from which Argo creates this pod. It is suspended, since its Secrets are created after it.
 
     Args:
-        launch: for names and labels.
-        pod: flargo's pod, as ``flargo.job.pod`` makes it.
-        settings: the site's.
+        launch: the source of names and labels.
+        pod: flargo's pod, from ``flargo.job.pod``.
+        settings: the site's settings.
 
     Raises:
-        SiteFileError: something of the pod has no place in a Workflow, is not Kubernetes, or would be evaluated by
-            Argo.
+        SiteFileError: the pod has a field that a Workflow cannot carry, a value of a type that Kubernetes does not
+            accept, or text that Argo would evaluate.
     """
-    _refuse_unknown(pod, POD_PARTS, TEMPLATE_PLACE)
-    _refuse_unknown(pod["metadata"], POD_METADATA, TEMPLATE_PLACE.key("metadata"))
+    _refuse_unknown_keys(pod, POD_PARTS, TEMPLATE_PLACE)
+    _refuse_unknown_keys(pod["metadata"], POD_METADATA, TEMPLATE_PLACE.key("metadata"))
     refuse_expressions(pod, "pod")
-    template, spec = _place(pod, settings)
+    template, spec = _distribute_fields(pod, settings)
     template |= _synchronization(launch, settings)
     meta: Object = {
         "name": pod["metadata"]["name"],
@@ -166,16 +166,16 @@ def build_workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
 
 
 def render_with_hera(meta: Object, spec: Object, template: Object) -> Object:
-    """Say it with Hera: its Workflow builder, and its typed models for what stands in a template.
+    """Return the manifest that Hera makes, with its Workflow builder and its typed models of templates.
 
-    The template goes through the models rather than through Hera's ``Container``: that one fills in an image of its
-    own and takes fewer units of memory than Kubernetes does.
+    The template is built with the models and not with Hera's ``Container``, which sets a default image and accepts
+    fewer units of memory than Kubernetes does.
 
     Raises:
-        SiteFileError: a value has not the type that Kubernetes gives it. What pydantic says of it quotes the value,
-            so only its location and its code of the error are used.
+        SiteFileError: a value has another type than Kubernetes requires. Pydantic's message quotes the value, so only
+            the error's location and code are used.
     """
-    # Late: importing Hera takes a second, and who only asks for flargo's settings does not need it.
+    # Imported late: importing Hera takes a second, and callers that only read settings do not need it.
     from hera.workflows import Workflow  # noqa: PLC0415
     from hera.workflows.models import Template, WorkflowSpec  # noqa: PLC0415
     from pydantic import ValidationError  # noqa: PLC0415
@@ -188,8 +188,10 @@ def render_with_hera(meta: Object, spec: Object, template: Object) -> Object:
         place = Place("pod")
         for part in first["loc"]:
             place = place.index(part) if isinstance(part, int) else place.key(part)
-        raise SiteFileError(place, f"what Kubernetes takes there{_describe_type_error(first['type'])}") from None
-    made = Workflow(
+        raise SiteFileError(
+            place, f"a value that Kubernetes accepts there{_describe_type_error(first['type'])}"
+        ) from None
+    workflow = Workflow(
         name=meta["name"],
         namespace=meta["namespace"],
         labels=meta["labels"],
@@ -197,38 +199,38 @@ def render_with_hera(meta: Object, spec: Object, template: Object) -> Object:
         templates=[step],
         **{field: getattr(typed, field) for field in typed.model_fields_set},
     )
-    manifest: Object = json.loads(json.dumps(made.to_dict()))
+    manifest: Object = json.loads(json.dumps(workflow.to_dict()))
     return manifest
 
 
 def _describe_type_error(code: str) -> str:
-    """A pydantic error's code in words."""
+    """Return a description of a pydantic error's code, as a suffix of a message."""
     if code in _TYPE_ERRORS:
         return f": {_TYPE_ERRORS[code]}"
     return f" ({code})" if _PYDANTIC_CODE.fullmatch(code) else ""
 
 
-def refuse_losses(said: Object, manifest: Object) -> None:
-    """Refuse what Hera did not take along.
+def refuse_losses(source: Object, manifest: Object) -> None:
+    """Refuse input that Hera has dropped or changed.
 
     Raises:
-        SiteFileError: names the first leaf that is not in the manifest as it was said.
+        SiteFileError: names the first leaf of the source that the manifest does not have unchanged.
     """
-    for place in _losses(said, manifest, Place("")):
+    for place in _losses(source, manifest, Place("")):
         raise SiteFileError(place, "a field and a value that Argo's Workflow can carry (Hera's models drop this one)")
 
 
 def refuse_expressions(value: Any, where: str) -> None:
-    """Refuse ``{{``, which Argo would evaluate.
+    """Refuse a value that has ``{{`` anywhere, also in a key: Argo would evaluate it.
 
     Args:
-        value: what is looked through.
-        where: what it is, in words of flargo's own.
+        value: JSON of any depth.
+        where: flargo's own name for the value, with which the place in the error begins.
 
     Raises:
         SiteFileError: names the first place, which may be a key.
     """
-    if "{{" in repr(value):  # hardly ever; to look for its place takes many times as long
+    if "{{" in repr(value):  # this check is many times faster than the search for the place, and hardly ever true
         _refuse_expressions(value, Place(where))
 
 
@@ -241,11 +243,11 @@ def _refuse_expressions(value: Any, place: Place) -> None:
         for index, entry in enumerate(value):
             _refuse_expressions(entry, place.index(index))
     elif isinstance(value, str) and "{{" in value:
-        raise SiteFileError(place, "a text without {{, which Argo would evaluate")
+        raise SiteFileError(place, "a string without {{, which Argo would evaluate")
 
 
-def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
-    """Every field of a pod to its place: the template, and the fields of the Workflow's spec. Values are shared."""
+def _distribute_fields(pod: Object, settings: Settings) -> tuple[Object, Object]:
+    """Return the template and the fields of the Workflow's spec that a pod becomes. They share values with the pod."""
     template: Object = {"name": TEMPLATE, "metadata": _pod_metadata(pod)}
     spec: Object = {}
     patch: Object = {}
@@ -253,10 +255,12 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
     for field, value in pod["spec"].items():
         match _destination(POD_FIELDS, field, spec_place):
             case Destination.CONTAINERS:
-                _place_containers(pod, template, patch)
+                _add_containers(pod, template, patch)
             case Destination.TEMPLATE if field == "initContainers":
                 place = spec_place.key(field)
-                template[field] = [_split(entry, patch, field, place.index(at)) for at, entry in enumerate(value)]
+                template[field] = [
+                    _split_container(entry, patch, field, place.index(index)) for index, entry in enumerate(value)
+                ]
             case Destination.TEMPLATE:
                 template[field] = value
             case Destination.SPEC:
@@ -273,40 +277,51 @@ def _place(pod: Object, settings: Settings) -> tuple[Object, Object]:
     return template, spec
 
 
-def _place_containers(pod: Object, template: Object, patch: Object) -> None:
+def _add_containers(pod: Object, template: Object, patch: Object) -> None:
     place = TEMPLATE_PLACE.key("spec").key("containers")
-    split = [_split(entry, patch, "containers", place.index(at)) for at, entry in enumerate(pod["spec"]["containers"])]
-    template["container"] = next(container for container in split if container.get("name") == MAIN_CONTAINER)
-    # Argo gives the name itself.
+    containers = [
+        _split_container(container, patch, "containers", place.index(index))
+        for index, container in enumerate(pod["spec"]["containers"])
+    ]
+    template["container"] = next(container for container in containers if container.get("name") == MAIN_CONTAINER)
+    # Argo sets the name itself.
     del template["container"]["name"]
-    sidecars = [container for container in split if container is not template["container"]]
+    sidecars = [container for container in containers if container is not template["container"]]
     if sidecars:
         template["sidecars"] = sidecars
 
 
-def _split(container: Mapping[str, Any], patch: Object, group: str, place: Place) -> Object:
-    """What of a container the template can say; the rest is added to the patch, by the container's name."""
-    goes = {field: _destination(CONTAINER_FIELDS, field, place) for field in container}
-    patched = {field: container[field] for field, goal in goes.items() if goal is Destination.PATCH}
-    if patched:
-        patch.setdefault(group, []).append({"name": container.get("name"), **patched})
-    return {field: container[field] for field, goal in goes.items() if goal is Destination.TEMPLATE}
+def _split_container(container: Mapping[str, Any], patch: Object, group: str, place: Place) -> Object:
+    """Return a container's fields that a template can have. The others are added to the patch, by the container's name.
+
+    Args:
+        container: the container as the pod has it.
+        patch: the pod patch, which is changed in place.
+        group: ``containers`` or ``initContainers``.
+        place: the container's place, for errors.
+    """
+    destinations = {field: _destination(CONTAINER_FIELDS, field, place) for field in container}
+    patch_fields = {field: container[field] for field, goal in destinations.items() if goal is Destination.PATCH}
+    if patch_fields:
+        patch.setdefault(group, []).append({"name": container.get("name"), **patch_fields})
+    return {field: container[field] for field, goal in destinations.items() if goal is Destination.TEMPLATE}
 
 
 def _destination(table: Mapping[str, Destination], field: str, place: Place) -> Destination:
     if field not in table:
-        hint = "serviceAccountName instead" if field == "serviceAccount" else f"one of {', '.join(sorted(table))}"
-        raise SiteFileError(place.key(field), hint)
+        is_alias = field == "serviceAccount"
+        allowed = "serviceAccountName instead" if is_alias else f"one of the fields {', '.join(sorted(table))}"
+        raise SiteFileError(place.key(field), allowed)
     return table[field]
 
 
 def _patch_executor(pod: Object, patch: Object, settings: Settings) -> None:
-    """Argo's own containers get a security context and resources, and main's user, for they share files."""
-    of_pod = pod["spec"].get("securityContext", {})
-    of_main = main_container(pod).get("securityContext", {})
-    shared = {key: of_main[key] for key in ("runAsUser", "runAsGroup", "runAsNonRoot") if key in of_main}
+    """Give Argo's own containers a security context, resources and the job container's user, since they share files."""
+    pod_context = pod["spec"].get("securityContext", {})
+    main_context = main_container(pod).get("securityContext", {})
+    user = {key: main_context[key] for key in ("runAsUser", "runAsGroup", "runAsNonRoot") if key in main_context}
     fields = {
-        "securityContext": restricted_context(shared, of_pod, None),
+        "securityContext": restricted_context(user, pod_context, None),
         **({"resources": settings.argo.executor_resources} if settings.argo.executor_resources else {}),
     }
     patch.setdefault("initContainers", []).append({"name": EXECUTOR_INIT, **fields})
@@ -314,7 +329,7 @@ def _patch_executor(pod: Object, patch: Object, settings: Settings) -> None:
 
 
 def _refuse_zero_grace(pod: Object) -> None:
-    """With 0 Argo never follows a SIGTERM with a SIGKILL."""
+    """Refuse a termination grace period of 0, with which Argo never sends SIGKILL after SIGTERM."""
     grace = pod["spec"].get("terminationGracePeriodSeconds", 1)
     if not isinstance(grace, int) or grace < 1:
         place = TEMPLATE_PLACE.key("spec").key("terminationGracePeriodSeconds")
@@ -326,9 +341,9 @@ def _pod_metadata(pod: Object) -> Object:
     return {key: dict(meta[key]) for key in ("labels", "annotations") if meta.get(key)}
 
 
-def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], place: Place) -> None:
-    for key in sorted(set(value) - set(known)):
-        raise SiteFileError(place.key(key), f"one of {', '.join(sorted(known))}")
+def _refuse_unknown_keys(value: Mapping[str, Any], keys: Collection[str], place: Place) -> None:
+    for unknown in sorted(set(value) - set(keys)):
+        raise SiteFileError(place.key(unknown), f"one of the fields {', '.join(sorted(keys))}")
 
 
 def _labels(launch: Launch, settings: Settings) -> dict[str, str]:
@@ -351,9 +366,10 @@ def _annotations(launch: Launch, settings: Settings) -> dict[str, str]:
 
 
 def _synchronization(launch: Launch, settings: Settings) -> Object:
-    """What a job waits for: on the template, since a suspended Workflow would hold a lock of the Workflow's own.
+    """Return the template's ``synchronization``, with the site's semaphore if this is a client's job.
 
-    A server's job never waits: FLARE's server launches jobs one after the other and waits for each.
+    It is a field of the template, since a suspended Workflow would already hold a lock of the Workflow's own. A
+    server's job never waits: FLARE's server launches one job after the other and waits until each one runs.
     """
     semaphore = settings.argo.semaphore
     if semaphore is None or launch.parent.role is not Role.CLIENT:
@@ -362,24 +378,21 @@ def _synchronization(launch: Launch, settings: Settings) -> Object:
 
 
 def _retention(settings: Settings) -> Object:
-    kept = {
-        "secondsAfterSuccess": settings.argo.keep_success,
-        "secondsAfterFailure": settings.argo.keep_failure,
-    }
-    said = {key: seconds for key, seconds in kept.items() if seconds is not None}
-    return {"ttlStrategy": said} if said else {}
+    ttls = {"secondsAfterSuccess": settings.argo.keep_success, "secondsAfterFailure": settings.argo.keep_failure}
+    strategy = {key: seconds for key, seconds in ttls.items() if seconds is not None}
+    return {"ttlStrategy": strategy} if strategy else {}
 
 
-def _losses(said: Any, got: Any, place: Place) -> Iterator[Place]:
-    """The place of every leaf of ``said`` that ``got`` does not have at the same place."""
-    if isinstance(said, Mapping) and isinstance(got, Mapping):
-        for key, value in said.items():
-            if key in got:
-                yield from _losses(value, got[key], place.key(key))
+def _losses(source: Any, result: Any, place: Place) -> Iterator[Place]:
+    """Yield the place of every leaf of the source that the result does not have at the same place."""
+    if isinstance(source, Mapping) and isinstance(result, Mapping):
+        for key, value in source.items():
+            if key in result:
+                yield from _losses(value, result[key], place.key(key))
             else:
                 yield place.key(key)
-    elif isinstance(said, list) and isinstance(got, list) and len(said) == len(got):
-        for index, (one, other) in enumerate(zip(said, got, strict=True)):
+    elif isinstance(source, list) and isinstance(result, list) and len(source) == len(result):
+        for index, (one, other) in enumerate(zip(source, result, strict=True)):
             yield from _losses(one, other, place.index(index))
-    elif type(said) is not type(got) or said != got:
+    elif type(source) is not type(result) or source != result:
         yield place

@@ -55,7 +55,7 @@ def site_policy() -> str:
 
 def trust() -> str:
     """Who is believed what."""
-    rows = ["| what is said | by | goes to | allowed | otherwise |", "|---|---|---|---|---|"]
+    rows = ["| input | controlled by | goes to | allowed | otherwise |", "|---|---|---|---|---|"]
     rows += [
         f"| {rule.subject} | {rule.source.value} | {rule.destination} | {rule.allowed} | {rule.consequence} |"
         for rule in TABLE

@@ -257,7 +257,7 @@ def lose(path: list[str | int], manifest: Object) -> Object:
 )
 def test_the_round_trip_notices_whatever_hera_drops(path: list[str | int], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = workflow.render_with_hera
-    monkeypatch.setattr(workflow, "build", lambda *said: lose(path, whole(*said)))
+    monkeypatch.setattr(workflow, "render_with_hera", lambda *said: lose(path, whole(*said)))
     with pytest.raises(InvalidInput, match="Hera"):
         planned()
 

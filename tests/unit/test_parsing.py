@@ -47,8 +47,8 @@ def test_what_ascii_digits_do_not_write_is_no_number(text: str) -> None:
 @given(st.integers(0, MAX_WHOLE_NUMBER))
 def test_a_number_is_what_its_digits_say(number: int) -> None:
     assert whole_number(str(number)) == number
-    assert whole_number(str(number), most=number) == number
-    assert whole_number(str(number + 1), most=number) is None
+    assert whole_number(str(number), maximum=number) == number
+    assert whole_number(str(number + 1), maximum=number) is None
 
 
 @given(st.text())

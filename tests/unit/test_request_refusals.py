@@ -288,7 +288,7 @@ POLICY = (
     Wrong(
         "an image of elsewhere", (f"{SPEC}['image']", IMAGE, "other.example/*"), **policy(images=["other.example/*"])
     ),
-    Wrong("no image at all", (f"{SPEC}['image']", "none at all"), **policy(images=[])),
+    Wrong("no image at all", (f"{SPEC}['image']", "allows: (none)"), **policy(images=[])),
     Wrong("an image without its digest", (f"{SPEC}['image']", "name@sha256"), **policy(digests=True)),
     Wrong(
         "a registry that begins like the allowed one",
@@ -320,13 +320,13 @@ POLICY = (
     ),
     Wrong(
         "a longer wait than the site allows",
-        (f"{SPEC}['pending_timeout']", "is 601", "at this site at most 600 seconds"),
+        (f"{SPEC}['pending_timeout']", "is 601", "at most 600 seconds, the limit of this site"),
         spec={"pending_timeout": 601},
         **policy(pending_timeout=600),
     ),
     Wrong(
         "a wait without end where the site has a ceiling",
-        (f"{SPEC}['pending_timeout']", "is None", "at this site at most 600 seconds"),
+        (f"{SPEC}['pending_timeout']", "is None", "at most 600 seconds, the limit of this site"),
         spec={"pending_timeout": None},
         **policy(pending_timeout=600),
     ),
