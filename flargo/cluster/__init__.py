@@ -1,1 +1,1 @@
-"""Transport to the Kubernetes API and nothing else."""
+"""Clients of the Kubernetes API and of an Argo Server: the only code in flargo that sends them requests."""

@@ -1,4 +1,4 @@
-"""What the API server said to one question, whatever it was: a refusal is an answer too."""
+"""The API server's answer to one request, as data: an error status is an answer too, not an exception."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,48 +8,48 @@ from flargo.cluster.errors import INVALID_TARGET
 from flargo.terms import Object
 
 _NO_RIGHT = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>[a-z]+) (resource|path) "(?P<what>[^"]*)"')
-"""How the API server says that somebody lacks a right (apiserver's forbiddenMessage); admission speaks otherwise."""
+"""The API server's message for a missing right (apiserver's forbiddenMessage). Admission uses other messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, or the lack of one."""
+    """The API server's answer, or the fact that there was none."""
 
     status: int
     """HTTP status; 0: no answer."""
     body: Object = field(default_factory=dict)
-    """What was asked for; of a refusal nothing."""
+    """The requested object; empty if the request failed."""
     reason: str = ""
-    """Kubernetes' machine-readable reason, as ``NotFound``."""
+    """Kubernetes' machine-readable reason, such as ``NotFound``."""
     message: str = ""
     date: str = ""
-    """The ``Date`` header, by the server's clock."""
+    """The ``Date`` header: the server's clock."""
 
     @property
     def ok(self) -> bool:
-        """Whether it is what was asked for."""
+        """True if the request succeeded."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
     def not_found(self) -> bool:
-        """Whether the thing is not there."""
+        """True if the object does not exist."""
         return self.status == HTTPStatus.NOT_FOUND
 
     @property
     def invalid_target(self) -> bool:
-        """Whether nothing was asked, because there can be no object of such a name."""
+        """True if no request was sent, because Kubernetes allows no object of that name."""
         return self.reason == INVALID_TARGET
 
     @property
     def lacks_permission(self) -> bool:
-        """Whether whoever asked lacks the right to."""
-        lacks = self.status == HTTPStatus.FORBIDDEN and _NO_RIGHT.search(self.message) is not None
-        return lacks or self.status == HTTPStatus.UNAUTHORIZED
+        """True if the account lacks the right to do this, or is not authenticated."""
+        is_forbidden = self.status == HTTPStatus.FORBIDDEN and _NO_RIGHT.search(self.message) is not None
+        return is_forbidden or self.status == HTTPStatus.UNAUTHORIZED
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people; its text may come from the API server."""
         if not self.status:
             return self.message or "no answer"
-        if lacking := _NO_RIGHT.search(self.message):
-            return f"{lacking['user']} may not {lacking['verb']} {lacking['what']}"
+        if match := _NO_RIGHT.search(self.message):
+            return f"{match['user']} may not {match['verb']} {match['what']}"
         return self.message or f"{self.status} {self.reason}".strip()

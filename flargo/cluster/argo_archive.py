@@ -1,9 +1,8 @@
-"""Argo's archive, read through an Argo Server with Hera's WorkflowsService: Workflows in plain dicts.
+"""Reads Argo's archive through an Argo Server, with Hera's WorkflowsService; Workflows are plain dicts.
 
-Hera knows the paths, the parameters and the shapes. The session that it is given bounds each answer in time and size,
-and raises the one error of this room where an answer is none: Hera's own reading of a refusal takes its form for
-granted.
-Importing Hera takes a second: import this module only where an archive is to be read.
+Hera knows the paths, the parameters and the models. The session that it gets from here limits each response in time and
+size, and raises ArchiveError for an error status: Hera itself assumes that an error response has a certain form.
+Importing Hera takes a second, so import this module only where an archive is read.
 """
 
 import re
@@ -22,6 +21,7 @@ from hera.workflows.service import WorkflowsService
 from pydantic import BaseModel
 
 from flargo.cluster.api import (
+    CHUNK_BYTES,
     CONNECT_TIMEOUT,
     MAX_ERROR_RESPONSE_BYTES,
     MAX_MESSAGE_LENGTH,
@@ -35,203 +35,202 @@ from flargo.parsing import is_uid
 from flargo.terms import Object
 
 READ_TIMEOUT = 30.0
-"""Seconds: a page of a large archive is a slow question to its database."""
-ANSWER_SECONDS = 120.0
-"""Seconds in which the body of an answer must have come, however steadily it comes."""
-MAX_ANSWER = 64 * 1024 * 1024
-"""Bytes of an answer that is no refusal. A Workflow has 1.5 MiB at most, and a list tells little of each."""
-_READ = 64 * 1024
-"""Bytes that are read at once."""
+"""Seconds without a byte after which a request fails: the database may be slow to read a page of a large archive."""
+MAX_BODY_SECONDS = 120.0
+"""Seconds within which the whole body of a response must have arrived, even if its bytes arrive steadily."""
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+"""Bytes of a successful response. A Workflow has 1.5 MiB at most, and a list holds only a little of each."""
 _PATH = re.compile(r"api/v1/archived-workflows(/[A-Za-z0-9][-A-Za-z0-9]*)?")
-"""The paths of the two questions, below the path that the Argo Server is served under."""
-_NOBODY = "none"
+"""The paths of the two requests, below the path that the Argo Server is served under."""
+_UNUSED_UID = "none"
 """A uid that no Workflow has."""
 _UNSUPPORTED = "not supported"
-"""What an Argo Server without an archive says to a question for one Workflow (Argo 3.7, persist/sqldb/
-null_workflow_archive.go); asked for a list, it says that there are none."""
-Answer = TypeVar("Answer", bound=BaseModel)
+"""Part of the error of an Argo Server without an archive when one Workflow is requested (Argo 3.7, persist/sqldb/
+null_workflow_archive.go). If a list is requested, such a server returns an empty one."""
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Archive:
-    """The archived Workflows of a namespace. Every method raises ArchiveError, and nothing else."""
+    """Reads the archived Workflows of one namespace. Every method raises ArchiveError, and nothing else."""
 
     def __init__(self, server: str, namespace: str, token: str | None = None, ca: str | None = None) -> None:
-        """Ask nothing yet.
+        """Prepare the session; no request is sent yet.
 
         Args:
             server: the Argo Server's address, with the path that it is served under.
-            namespace: whose Workflows.
-            token: a bearer token, with or without that word before it; None where the server wants none.
-            ca: a file with the certificates to trust in place of the usual ones.
+            namespace: the namespace of the Workflows.
+            token: a bearer token, with or without the word Bearer in front; None if the server needs no token.
+            ca: a file with the certificates to trust instead of the usual ones.
         """
         self._server = server
-        # Without the slash, a path that the server is served under would be lost (urljoin).
+        # Without the slash, urljoin would drop the last part of the path that the server is served under.
         host, verify = f"{server.rstrip('/')}/", ca if ca is not None else True
         session = _Session(server)
         self._service = WorkflowsService(host, verify, token, session=session)  # type: ignore[arg-type]
         self._namespace = namespace
 
     def list(self, labels: str) -> list[Object]:
-        """What a list tells of the Workflows that a label selector matches, those that began last first.
+        """List the Workflows that match a label selector, the latest start first.
 
-        That is metadata, phase and message: neither the steps nor most of the spec (Argo 3.7, ListWorkflows).
+        A listed Workflow has metadata, phase and message, but neither steps nor most of the spec (Argo 3.7,
+        ListWorkflows).
         """
-        found: dict[str, Object] = {}
-        page, asked = "", set[str]()
-        while page not in asked:
-            if len(asked) >= MAX_PAGES:
-                raise ArchiveError(self._server, ArchiveProblem.STRANGE, f"it names more than {MAX_PAGES} pages")
-            asked.add(page)
-            answer = self._ask(partial(self._page, labels, page))
-            # What is archived meanwhile moves others to the next page, where they are told again.
+        workflows: dict[str, Object] = {}
+        page, read_pages = "", set[str]()
+        while page not in read_pages:
+            if len(read_pages) >= MAX_PAGES:
+                raise self._invalid_answer(f"its list has more than {MAX_PAGES} pages")
+            read_pages.add(page)
+            answer = self._request(partial(self._list_page, labels, page))
+            # A Workflow that is archived meanwhile shifts others to the next page, where they are listed again.
             for item in answer.items or ():
-                found.setdefault(*self._known(item))
+                workflows.setdefault(*self._to_plain(item))
             page = answer.metadata.continue_ or ""
             if not page:
-                if not found:
-                    self._see_that_it_is_kept()
-                return [*found.values()]
-        raise ArchiveError(self._server, ArchiveProblem.STRANGE, "it names a page again that it has told")
+                if not workflows:
+                    self._check_archive_exists()
+                return [*workflows.values()]
+        raise self._invalid_answer("it returns a page of the list twice")
 
-    def _page(self, labels: str, page: str) -> WorkflowList:
+    def _list_page(self, labels: str, page: str) -> WorkflowList:
         return self._service.list_archived_workflows(
             labels, limit=str(PAGE_SIZE), continue_=page or None, namespace=self._namespace
         )
 
     def get(self, uid: str) -> Object | None:
-        """The whole Workflow; None: it is not there, or no longer."""
+        """Read a whole Workflow by its uid; None if the archive does not have it, or no longer."""
         if not is_uid(uid):
-            # It becomes part of a path, and Hera escapes nothing.
-            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "it told of a Workflow with an impossible uid")
+            # The uid becomes part of a path, and Hera escapes nothing.
+            raise self._invalid_answer("it listed a Workflow with an invalid uid")
         try:
-            found, item = self._known(self._ask(partial(self._service.get_archived_workflow, uid)))
+            answer_uid, workflow = self._to_plain(self._request(partial(self._service.get_archived_workflow, uid)))
         except ArchiveError as error:
-            if error.problem is ArchiveProblem.ABSENT:
+            if error.problem is ArchiveProblem.NOT_FOUND:
                 return None
             raise
-        if found != uid:
-            raise ArchiveError(
-                self._server, ArchiveProblem.STRANGE, "it tells of another Workflow than it was asked for"
-            )
-        return item
+        if answer_uid != uid:
+            raise self._invalid_answer("it returned another Workflow than the requested one")
+        return workflow
 
-    def _see_that_it_is_kept(self) -> None:
+    def _check_archive_exists(self) -> None:
+        """Raise ArchiveError if the server keeps no archive, which its empty list does not show."""
         try:
-            self.get(_NOBODY)
+            self.get(_UNUSED_UID)
         except ArchiveError as error:
             if _UNSUPPORTED in error.message:
                 raise ArchiveError(self._server, ArchiveProblem.NO_ARCHIVE, error.message, error.status) from None
             raise
 
-    def _known(self, item: BaseModel) -> tuple[str, Object]:
-        """A Workflow as it is on the wire, with its uid."""
+    def _to_plain(self, workflow: BaseModel) -> tuple[str, Object]:
+        """Return a Workflow's uid, and the Workflow in the form that it has on the wire."""
         try:
-            plain: Object = item.model_dump(mode="json", by_alias=True, exclude_none=True)
-        except (TypeError, ValueError, RecursionError):  # pydantic's own limit of nesting is a ValueError
-            raise ArchiveError(
-                self._server, ArchiveProblem.STRANGE, "a Workflow that can't be written as JSON"
-            ) from None
+            plain: Object = workflow.model_dump(mode="json", by_alias=True, exclude_none=True)
+        except (TypeError, ValueError, RecursionError):  # pydantic raises ValueError at its own nesting limit
+            raise self._invalid_answer("a Workflow can't be written as JSON") from None
         uid = plain["metadata"].get("uid")
         if not isinstance(uid, str) or not is_uid(uid):
-            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "a Workflow without a usable uid")
+            raise self._invalid_answer("a Workflow has no usable uid")
         return uid, plain
 
-    def _ask(self, question: Callable[[], Answer]) -> Answer:
+    def _request(self, call: Callable[[], Model]) -> Model:
+        """Call a method of Hera's service; raise every failure as an ArchiveError."""
         try:
-            return question()
+            return call()
         except requests.exceptions.JSONDecodeError:
-            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "its answer is no JSON") from None
+            raise self._invalid_answer("its answer is not JSON") from None
         except TooLongError as error:
-            raise ArchiveError(self._server, ArchiveProblem.STRANGE, f"its answer has {error}") from None
+            raise self._invalid_answer(f"its answer has {error}") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise ArchiveError(self._server, _what(error), describe(error)) from None
+            raise ArchiveError(self._server, _connection_problem(error), describe(error)) from None
         except RecursionError:
-            raise ArchiveError(self._server, ArchiveProblem.STRANGE, "its answer is nested too deeply") from None
-        except (TypeError, ValueError):  # of Hera's models (pydantic's is a ValueError)
-            raise ArchiveError(
-                self._server, ArchiveProblem.STRANGE, "its answer has not the shape of a Workflow"
-            ) from None
+            raise self._invalid_answer("its answer is nested too deeply") from None
+        except (TypeError, ValueError):  # raised by Hera's models (pydantic's error is a ValueError)
+            raise self._invalid_answer("its answer does not have the shape of a Workflow") from None
+
+    def _invalid_answer(self, message: str) -> ArchiveError:
+        return ArchiveError(self._server, ArchiveProblem.INVALID_ANSWER, message)
 
 
 class _Session(requests.Session):
-    """Bounds answers in time and size; holds them to the archive's paths; raises refusals; leaves ~/.netrc out."""
+    """A session that limits responses in time and size, requests only the archive's paths, and ignores ~/.netrc."""
 
     def __init__(self, server: str) -> None:
         super().__init__()
         self._server = server
-        # Or else what ~/.netrc has for the host would take the token's place.
-        self.auth = _as_it_is
+        # Without an auth of its own, requests would replace the token by the host's entry in ~/.netrc.
+        self.auth = _keep_request
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """See requests."""
-        bounds = {"timeout": (CONNECT_TIMEOUT, READ_TIMEOUT), "allow_redirects": False, "stream": True}
-        response = super().request(*args, **{**kwargs, **bounds})
+        """Send a request within the limits; raise ArchiveError for a redirect or an error status."""
+        limits = {"timeout": (CONNECT_TIMEOUT, READ_TIMEOUT), "allow_redirects": False, "stream": True}
+        response = super().request(*args, **{**kwargs, **limits})
         with closing(response):
             if response.is_redirect:
-                said = "it redirects elsewhere, which flargo does not follow"
-                raise ArchiveError(self._server, ArchiveProblem.STRANGE, said)
+                message = "it redirects to another URL, which flargo does not follow"
+                raise ArchiveError(self._server, ArchiveProblem.INVALID_ANSWER, message)
             if not response.ok:
-                raise self._refusal(response)
-            _read_body(response, MAX_ANSWER)
+                raise self._error_from(response)
+            _read_body(response, MAX_RESPONSE_BYTES)
         return response
 
-    def _refusal(self, response: requests.Response) -> ArchiveError:
-        message, status = _message(response), response.status_code
+    def _error_from(self, response: requests.Response) -> ArchiveError:
+        message, status = _error_message(response), response.status_code
         if message is None and status == HTTPStatus.BAD_REQUEST and urlsplit(self._server).scheme.lower() == "http":
-            # So answers a server of https (Go's net/http), and the answer is mostly cut off: no word of Argo's.
-            return ArchiveError(self._server, ArchiveProblem.UNREACHED, "it may expect https")
+            # A server of https answers like this (Go's net/http), mostly cut off, so the answer has no message of Argo.
+            return ArchiveError(self._server, ArchiveProblem.UNREACHABLE, "it may expect https")
         return ArchiveError.from_status(self._server, status, message if message is not None else response.reason or "")
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests would read the whole body of a redirect to prepare a request that is never sent."""
+        """Return None: requests would read a redirect's whole body to prepare a request that is never sent."""
         del resp
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Send a request whose final URL is one of the archive's; see requests."""
-        base, sent = urlsplit(self._server), urlsplit(str(request.url))
-        path = sent.path.removeprefix(f"{base.path.rstrip('/')}/")
-        if (sent.scheme, sent.hostname) != (base.scheme.lower(), base.hostname) or not _PATH.fullmatch(path):
-            raise ArchiveError(
-                self._server, ArchiveProblem.STRANGE, "what it told leads to another path than its archive"
-            )
+        """Send a request, provided that its final URL is one of the archive's."""
+        base, url = urlsplit(self._server), urlsplit(str(request.url))
+        path = url.path.removeprefix(f"{base.path.rstrip('/')}/")
+        if (url.scheme, url.hostname) != (base.scheme.lower(), base.hostname) or not _PATH.fullmatch(path):
+            message = "its answer leads to a path outside its archive"
+            raise ArchiveError(self._server, ArchiveProblem.INVALID_ANSWER, message)
         return super().send(request, **kwargs)
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _keep_request(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _read_body(response: requests.Response, most: int) -> None:
-    """Read an answer's body where requests looks for it.
+def _read_body(response: requests.Response, max_bytes: int) -> None:
+    """Read a response's body and store it where requests looks for it.
+
+    Not shared with flargo.cluster.api.read_bounded: this one has a deadline, which needs another way of reading.
 
     Raises:
-        TooLongError: it has more bytes than ``most``.
-        OSError, HTTPError: it can't be read, or has not come within ANSWER_SECONDS.
+        TooLongError: the body is longer than ``max_bytes``.
+        OSError, HTTPError: the body can't be read, or has not arrived within MAX_BODY_SECONDS.
     """
-    body, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
-    # read1 gives what has come: stream() would wait for a whole block, however slowly its bytes come.
-    while chunk := response.raw.read1(_READ, decode_content=True):
+    body, deadline = bytearray(), time.monotonic() + MAX_BODY_SECONDS
+    # read1 returns the bytes that have arrived. stream() would wait for a whole chunk, and miss the deadline.
+    while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
         body += chunk
-        if len(body) > most:
-            raise TooLongError(f"more than {most} bytes")
+        if len(body) > max_bytes:
+            raise TooLongError(f"more than {max_bytes} bytes")
         if time.monotonic() > deadline:
             raise requests.exceptions.ReadTimeout
     response._content, response._content_consumed = bytes(body), True  # noqa: SLF001
 
 
-def _message(response: requests.Response) -> str | None:
-    """What Argo says in a refusal; None: nothing, as in a proxy's, which is mostly a page."""
+def _error_message(response: requests.Response) -> str | None:
+    """Return Argo's message in an error response; None if there is none, as in a proxy's HTML page."""
     try:
         _read_body(response, MAX_ERROR_RESPONSE_BYTES)
-        said = response.json()
+        content = response.json()
     except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
         return None
-    message = said.get("message") if isinstance(said, dict) else None
+    message = content.get("message") if isinstance(content, dict) else None
     return message[:MAX_MESSAGE_LENGTH] if isinstance(message, str) else None
 
 
-def _what(error: Exception) -> ArchiveProblem:
+def _connection_problem(error: Exception) -> ArchiveProblem:
     if isinstance(error, requests.exceptions.SSLError):
         return ArchiveProblem.UNTRUSTED
     timeouts = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
-    return ArchiveProblem.SILENT if isinstance(error, timeouts) else ArchiveProblem.UNREACHED
+    return ArchiveProblem.TIMEOUT if isinstance(error, timeouts) else ArchiveProblem.UNREACHABLE

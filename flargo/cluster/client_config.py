@@ -1,4 +1,4 @@
-"""Where the API server is and who we are there."""
+"""Where the API server is, and the credentials for it: a kubeconfig, or the pod's service account."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from kubernetes.client.configuration import Configuration
 
 KUBECONFIG = "~/.kube/config"
+"""The kubeconfig that kubectl uses by default."""
 IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-
+"""The file in a pod that holds the name of its namespace."""
 _FILE_KEYS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
-"""The fields of a kubeconfig that name files, relative to where it is."""
+"""The fields of a kubeconfig that name files, relative to the kubeconfig's folder."""
 LoadConfig = Callable[[], "Configuration"]
-"""Reads credentials, afresh each time."""
+"""Reads the configuration and its credentials again at each call."""
 
 
 class ConfigError(OwnError):
-    """A configuration that can't be used."""
+    """A configuration can't be used."""
 
     def __init__(self, what: str, problem: str) -> None:
         """Say which configuration it is, and what is wrong with it."""
@@ -32,115 +32,116 @@ class ConfigError(OwnError):
 
 
 class NoConfigError(OwnError):
-    """Nothing says where a cluster is."""
+    """No kubeconfig and no service account is there to say where the cluster is."""
 
 
 def config_loader(
     config_file: str | None, context: str | None = None, on_plugin_line: Callable[[str], None] | None = None
 ) -> LoadConfig:
-    """A function that reads the configuration afresh, and raises ConfigError.
+    """Return a function that reads the configuration anew at each call, and raises ConfigError.
 
     Args:
         config_file: a kubeconfig; None: the pod's service account.
-        context: of the kubeconfig; None: its current one.
-        on_plugin_line: called with each line that the kubeconfig's credential plugin writes to stderr; None: nobody
-            reads it.
+        context: a context of the kubeconfig; None: its current context.
+        on_plugin_line: called with each line that the kubeconfig's credential plugin writes to stderr; None: the
+            plugin runs without anybody who could read them.
     """
 
     def load() -> "Configuration":
         from kubernetes import config  # noqa: PLC0415  (a slow import)
         from kubernetes.client.configuration import Configuration  # noqa: PLC0415
 
-        # One of our own: the process-wide default belongs to whoever else uses the client.
-        loaded = Configuration()
+        # Not the process-wide default configuration: other code in this process may use it.
+        configuration = Configuration()
         try:
             if config_file:
-                _load_kubeconfig(config_file, context, loaded, on_plugin_line)
+                _load_kubeconfig(config_file, context, configuration, on_plugin_line)
             else:
-                config.load_incluster_config(client_configuration=loaded)  # type: ignore[no-untyped-call]
-        except Exception as error:  # the client's loaders raise whatever a wrong file makes them trip over
+                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except Exception as error:  # the client's loaders raise any exception for a malformed file
             if config_file:
-                raise _unusable(config_file, error, context) from error
+                raise _kubeconfig_error(config_file, error, context) from error
             raise ConfigError("the pod's service account", describe(error)) from error
-        return loaded
+        return configuration
 
     return load
 
 
 def _load_kubeconfig(
-    file: str, context: str | None, loaded: "Configuration", on_plugin_line: Callable[[str], None] | None
+    file: str, context: str | None, configuration: "Configuration", on_plugin_line: Callable[[str], None] | None
 ) -> None:
-    """As ``kubernetes.config.load_kube_config``, with flargo's own way to run plugins."""
+    """Fill in a configuration as ``kubernetes.config.load_kube_config`` does, with flargo's own way to run plugins."""
     from kubernetes.config.kube_config import KubeConfigMerger  # noqa: PLC0415
 
     from flargo.cluster.exec_plugin import KubeconfigLoader  # noqa: PLC0415  (imports the client)
 
-    merged = KubeConfigMerger(file)  # type: ignore[no-untyped-call]
-    if merged.config is None:
+    merger = KubeConfigMerger(file)  # type: ignore[no-untyped-call]
+    if merger.config is None:
         raise ConfigError(f"the kubeconfig {file}", "it holds no configuration")
     loader = KubeconfigLoader(
         on_line=on_plugin_line,
-        config_dict=merged.config,
+        config_dict=merger.config,
         config_base_path=None,
         active_context=context,
-        config_persister=merged.save_changes,
+        config_persister=merger.save_changes,
     )
-    loader.load_and_set(loaded)  # type: ignore[no-untyped-call]
+    loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
 
 
 def default_kubeconfig() -> str | None:
-    """The kubeconfig that kubectl takes when it is told of none; None in a pod that has none: its own account.
+    """Return the kubeconfig that kubectl uses by default; None in a pod without one, where the service account is used.
 
     Raises:
-        NoConfigError: there is neither.
+        NoConfigError: there is neither a kubeconfig nor a service account.
     """
-    named = os.environ.get("KUBECONFIG", "")
+    from_environment = os.environ.get("KUBECONFIG", "")
     file = Path(KUBECONFIG).expanduser()
-    if named or file.is_file():
-        return named or str(file)
+    if from_environment or file.is_file():
+        return from_environment or str(file)
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return None
     raise NoConfigError(f"no cluster: there is no {KUBECONFIG}; name a kubeconfig with --kubeconfig or KUBECONFIG")
 
 
 def contexts(config_file: str) -> dict[str, str]:
-    """A kubeconfig's contexts, the current one first, each with the namespace that kubectl works in there.
+    """Return a kubeconfig's contexts, the current one first, each with the namespace that kubectl uses for it.
 
     Raises:
-        ConfigError: it can't be used.
+        ConfigError: the kubeconfig can't be used.
     """
     from kubernetes import config  # noqa: PLC0415
 
     try:
-        found, current = config.list_kube_config_contexts(config_file)  # type: ignore[no-untyped-call]
-        rows = [current, *found]
-        return {str(row["name"]): str((row.get("context") or {}).get("namespace") or "default") for row in rows}
-    except Exception as error:  # the client's loader raises whatever a wrong file makes it trip over
-        raise _unusable(config_file, error) from error
+        rows, current = config.list_kube_config_contexts(config_file)  # type: ignore[no-untyped-call]
+        return {
+            str(row["name"]): str((row.get("context") or {}).get("namespace") or "default") for row in (current, *rows)
+        }
+    except Exception as error:  # the client's loader raises any exception for a malformed file
+        raise _kubeconfig_error(config_file, error) from error
 
 
-def _unusable(file: str, error: Exception, context: str | None = None) -> ConfigError:
-    """Why a kubeconfig can't be used: what flargo finds wrong with it, since the client's words may hold a secret."""
+def _kubeconfig_error(file: str, error: Exception, context: str | None = None) -> ConfigError:
+    """Return a ConfigError with the first problem that flargo itself finds: the client's text may hold a secret."""
     if isinstance(error, ConfigError):
         return error
-    found = describe(error)
-    return ConfigError(
-        f"the kubeconfig {file}", found if isinstance(error, OwnError) else next(_problems(file, context), found)
-    )
+    problem = describe(error)
+    if not isinstance(error, OwnError):
+        problem = next(_problems(file, context), problem)
+    return ConfigError(f"the kubeconfig {file}", problem)
 
 
 def _problems(files: str, context: str | None) -> Iterator[str]:
-    """What is wrong with a kubeconfig, or with one of several, as far as that can be said without its content."""
+    """Yield what is wrong with a kubeconfig, or with one of several, without quoting its content."""
     for file in files.split(os.pathsep):
         try:
             content = yaml.safe_load(Path(file).read_text())
         except (OSError, ValueError, yaml.YAMLError) as error:
             yield describe(error)
             continue
-        yield from _problems_of(content, Path(file).parent, context)
+        yield from _content_problems(content, Path(file).parent, context)
 
 
-def _problems_of(content: Any, folder: Path, context: str | None) -> Iterator[str]:
+def _content_problems(content: Any, folder: Path, context: str | None) -> Iterator[str]:
     for key in ("contexts", "clusters", "users"):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -150,15 +151,15 @@ def _problems_of(content: Any, folder: Path, context: str | None) -> Iterator[st
         yield "it has no current-context"
     for group, inner in (("clusters", "cluster"), ("users", "user")):
         for row in content[group]:
-            named = row.get(inner)
+            entry = row.get(inner)
             for key in _FILE_KEYS:
-                path = named.get(key) if isinstance(named, dict) else None
+                path = entry.get(key) if isinstance(entry, dict) else None
                 if isinstance(path, str) and not (folder / path).is_file():
                     yield f"its {key} {path} is not there"
 
 
 def in_cluster_namespace() -> str:
-    """The namespace of the pod that this runs in."""
+    """Return the namespace of the pod that this process runs in; ``default`` if that can't be read."""
     try:
         return IN_CLUSTER_NAMESPACE.read_text().strip() or "default"
     except OSError:

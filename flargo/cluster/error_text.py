@@ -1,7 +1,7 @@
-"""What went wrong, in flargo's own words: the text of a foreign exception is never part of a message.
+"""Descriptions of failures in flargo's own words. The text of a foreign exception is never part of a message.
 
-Libraries quote what they were given: an HTTP library the header with the token, a YAML parser the line with the
-password. What flargo may say of such an exception is its type and what is a number or a constant in it.
+Libraries quote their input: an HTTP library quotes the header with the token, a YAML parser the line with the
+password. So a message may hold only an exception's type, and the numbers and constants in it.
 """
 
 import errno
@@ -28,14 +28,14 @@ _CERTIFICATE_ERRORS = {
     64: "is for another address",
 }
 """OpenSSL's verification errors (x509_vfy.h: X509_V_ERR_...), by number."""
-_WORDS: tuple[tuple[type[BaseException], str], ...] = (
-    (socket.gaierror, "the host's name can't be resolved"),
+_TEXTS: tuple[tuple[type[BaseException], str], ...] = (
+    (socket.gaierror, "the host name can't be resolved"),
     (urllib3.exceptions.TimeoutError, "no answer in time"),
     (TimeoutError, "no answer in time"),
-    (urllib3.exceptions.IncompleteRead, "the answer broke off"),
-    (urllib3.exceptions.LocationParseError, "the server's address is no URL"),
+    (urllib3.exceptions.IncompleteRead, "the answer was cut off"),
+    (urllib3.exceptions.LocationParseError, "the server's address is not a URL"),
     (urllib3.exceptions.ProxyError, "the proxy can't be reached"),
-    (urllib3.exceptions.ProtocolError, "the connection broke off"),
+    (urllib3.exceptions.ProtocolError, "the connection was closed early"),
     (ConnectionRefusedError, os.strerror(errno.ECONNREFUSED)),
     (ConnectionResetError, os.strerror(errno.ECONNRESET)),
     (BrokenPipeError, os.strerror(errno.EPIPE)),
@@ -46,29 +46,29 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
 
 
 class OwnError(Exception):
-    """An error whose text is flargo's own and holds no word of a library or a plugin."""
+    """An error whose text is written by flargo and holds no text of a library or a plugin."""
 
 
 def describe(error: BaseException) -> str:
-    """The kind of a failure: what flargo knows of it, else the type of the exception.
+    """Describe a failure in flargo's own words, or by the type of the exception if flargo has no words for it.
 
     Args:
-        error: raised by a library, a plugin or the operating system. Of what it wraps, the innermost part that says
-            something counts.
+        error: an exception of a library, a plugin or the operating system. If it wraps others, the innermost exception
+            that flargo has words for is described.
     """
     if isinstance(error, OwnError):
         return str(error)
     for inner in reversed([*_chain(error)]):
         if isinstance(inner, OwnError):
             return str(inner)
-        words = _words(inner)
-        if words:
-            return words
+        text = _text_for(inner)
+        if text:
+            return text
     return type(error).__name__
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it wraps, the outermost first: urllib3 and requests wrap each in their own way."""
+    """Yield an exception and those that it wraps, the outermost first. urllib3 and requests wrap differently."""
     inner: BaseException | None = error
     for _ in range(_MAX_DEPTH):
         if inner is None:
@@ -78,10 +78,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
 
 
-def _words(error: BaseException) -> str:
+def _text_for(error: BaseException) -> str:
+    """Return flargo's description of one exception; "" if there is none."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        known = _CERTIFICATE_ERRORS.get(getattr(error, "verify_code", 0), "is not trusted")
-        return f"the server's certificate {known}"
+        return f"the server's certificate {_CERTIFICATE_ERRORS.get(getattr(error, 'verify_code', 0), 'is not trusted')}"
     if isinstance(error, yaml.MarkedYAMLError):
         return (
             f"not YAML, line {error.problem_mark.line + 1}" if isinstance(error.problem_mark, yaml.Mark) else "not YAML"
@@ -92,9 +92,9 @@ def _words(error: BaseException) -> str:
         reason = getattr(error, "reason", None)
         is_constant = isinstance(reason, str) and _OPENSSL_CONSTANT.fullmatch(reason) is not None
         return f"TLS failed: {reason}" if is_constant else "TLS failed"
-    known = next((words for kind, words in _WORDS if isinstance(error, kind)), "")
-    if known:
-        return known
+    text = next((text for kind, text in _TEXTS if isinstance(error, kind)), "")
+    if text:
+        return text
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         return os.strerror(error.errno)
     return ""

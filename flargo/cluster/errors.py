@@ -1,4 +1,4 @@
-"""The errors of the transport: of the API server, and of an Argo Server."""
+"""The errors that requests to the API server and to an Argo Server raise."""
 
 import re
 from dataclasses import dataclass
@@ -6,97 +6,103 @@ from enum import Enum
 from http import HTTPStatus
 
 INVALID_TARGET = "InvalidTarget"
-"""The reason of an answer that flargo gave itself: the name is none that Kubernetes has, so nothing was asked."""
+"""The reason that flargo itself sets if Kubernetes allows no object of that name, so that no request was sent."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP statuses after which the same request may succeed later."""
 _NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
 
 
 @dataclass(frozen=True)
 class ApiError(Exception):
-    """A request that the API server refused, or that never came to an answer.
+    """The API server refused a request, or did not answer it.
 
-    Never holds a request's body: that may be a Secret's.
+    The error never holds a request's body, which may be a Secret.
     """
 
     verb: str
     what: str
-    """Kind and name of the object."""
+    """The resource and the name of the object."""
     status: int
     """HTTP status; 0: no answer, so it is unknown whether the request took effect."""
     reason: str = ""
-    """Kubernetes' machine-readable reason, as ``AlreadyExists``."""
+    """Kubernetes' machine-readable reason, such as ``AlreadyExists``."""
     message: str = ""
     retry_after: float | None = None
-    """Seconds, where the server named them."""
+    """Seconds of the Retry-After header, if the server sent one."""
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people; its text may come from the API server."""
         answer = f"{self.status} {self.reason}".strip() if self.status else "no answer"
         return f"{self.verb} {self.what}: {answer}" + (f": {self.message}" if self.message else "")
 
     @property
     def transient(self) -> bool:
-        """Whether the same request may work later."""
+        """True if the same request may succeed later."""
         return self.status == 0 or self.status in TRANSIENT
 
     @property
     def lacks_permission(self) -> bool:
-        """Whether who asks has no right to it; admission, quotas and policies refuse in other words.
+        """True if the account lacks the right to do this. Admission, quotas and policies use other messages.
 
-        An API server that has just started says so of everything, until it has read its roles
+        An API server that has just started answers every request like this until it has read its roles
         (kubernetes/kubernetes#121635).
         """
         return self.status == HTTPStatus.FORBIDDEN and _NO_RIGHT.search(self.message) is not None
 
     @property
     def not_found(self) -> bool:
-        """Whether the object is not there."""
+        """True if the object does not exist."""
         return self.status == HTTPStatus.NOT_FOUND
 
     @property
     def invalid_target(self) -> bool:
-        """Whether no object can have that name, so that nothing was sent."""
+        """True if no request was sent, because Kubernetes allows no object of that name."""
         return self.reason == INVALID_TARGET
 
     @property
     def conflict(self) -> bool:
-        """Whether an object of that name, or another version of it, is there."""
+        """True if an object of that name exists already, or another version of it."""
         return self.status == HTTPStatus.CONFLICT
 
 
 class ArchiveProblem(Enum):
-    """What is wrong with an Argo Server, or with the way to it."""
+    """A reason why an Argo Server's archive can't be read. The value follows "the Argo Server https://..."."""
 
-    UNREACHED = "can't be reached"
+    UNREACHABLE = "can't be reached"
     UNTRUSTED = "can't be trusted"
-    """Its certificate is of nobody who is known, or it speaks no TLS."""
-    SILENT = "does not answer in time"
-    UNKNOWN = "does not know who asks"
-    BARRED = "does not allow it"
-    ABSENT = "does not have that"
-    FAILS = "fails"
-    REFUSES = "refuses"
-    STRANGE = "does not answer as one"
+    """Its certificate is signed by an unknown authority, or it does not speak TLS."""
+    TIMEOUT = "does not answer in time"
+    UNAUTHENTICATED = "requires a valid token"
+    FORBIDDEN = "denies access"
+    NOT_FOUND = "does not have this path"
+    SERVER_ERROR = "fails"
+    REFUSED = "refuses the request"
+    INVALID_ANSWER = "does not answer like an Argo Server"
     NO_ARCHIVE = "keeps no archive"
 
 
-_BY_STATUS = {401: ArchiveProblem.UNKNOWN, 403: ArchiveProblem.BARRED, 404: ArchiveProblem.ABSENT}
+_PROBLEMS_BY_STATUS = {
+    401: ArchiveProblem.UNAUTHENTICATED,
+    403: ArchiveProblem.FORBIDDEN,
+    404: ArchiveProblem.NOT_FOUND,
+}
 
 
 @dataclass(frozen=True)
 class ArchiveError(Exception):
-    """An Argo Server that does not tell of its archive."""
+    """An Argo Server's archive can't be read."""
 
     server: str
-    """Its address."""
+    """The server's address."""
     problem: ArchiveProblem
     message: str = ""
-    """Its own words, or the network's."""
+    """Details: the server's own message, or flargo's description of the failure."""
     status: int = 0
-    """HTTP status; 0: no answer, or one that is no refusal."""
+    """HTTP status of an error response; 0: there was none."""
 
     @classmethod
-    def from_status(cls, server: str, status: int, said: str) -> "ArchiveError":
-        """A refusal."""
-        other = ArchiveProblem.FAILS if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ArchiveProblem.REFUSES
-        return cls(server, _BY_STATUS.get(status, other), said, status)
+    def from_status(cls, server: str, status: int, message: str) -> "ArchiveError":
+        """Return the error for a response with an error status."""
+        is_server_error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        other = ArchiveProblem.SERVER_ERROR if is_server_error else ArchiveProblem.REFUSED
+        return cls(server, _PROBLEMS_BY_STATUS.get(status, other), message, status)

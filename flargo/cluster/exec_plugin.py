@@ -1,8 +1,8 @@
-"""Credentials from a kubeconfig's exec plugin, without a word of the plugin's in a log.
+"""Runs a kubeconfig's exec credential plugin without writing any of the plugin's output to a log.
 
-The kubernetes client writes what a failing plugin said on stderr, a token perhaps, to the root logger, and then goes
-on without credentials. Here a failing plugin is an error, whose text is flargo's own; what the plugin says on stderr
-goes, line by line as it comes, to whoever asked for it, and to nobody in a parent.
+The kubernetes client writes the stderr of a failing plugin, perhaps with a token, to the root logger, and then goes on
+without credentials. Here a failing plugin is an error with a text of flargo's own. The plugin's stderr goes, line by
+line as it arrives, to a callback of the caller; a FLARE parent passes no callback, and the lines are dropped.
 """
 
 import codecs
@@ -26,36 +26,41 @@ from kubernetes.config.kube_config import FileOrData, KubeConfigLoader
 from flargo.cluster.error_text import OwnError, describe
 
 TIMEOUT = 60.0
-"""Seconds that a plugin may take which nobody can talk to."""
+"""Seconds that a plugin may take if it is not interactive."""
 MAX_OUTPUT_BYTES = 1 << 20
+"""Bytes of a plugin's stdout."""
 MAX_LINE_LENGTH = 4096
+"""Characters of one line of stderr that are passed on at once; a longer line is split."""
 MAX_LINES = 1000
+"""Lines of a plugin's stderr that are passed on."""
 _CHUNK_BYTES = 1 << 16
-"""As much as a pipe holds."""
+"""Bytes of one read: as much as a pipe holds."""
 _POLL_SECONDS = 0.02
+"""Seconds between two checks whether the plugin has exited."""
 _DRAIN_SECONDS = 0.2
-"""How long output is read after the plugin's exit, if another process keeps a pipe open."""
+"""Seconds for which output is read after the plugin's exit, if another process keeps a pipe open."""
 _PROMPT_SECONDS = 0.1
-"""After such a pause an unfinished line is taken for a prompt."""
+"""Seconds of silence after which an unfinished line is taken for a prompt."""
 _KILL_SECONDS = 5.0
-"""How long a killed process may take to exit."""
-OnLine = Callable[[str], None]
+"""Seconds that a killed process may take to exit."""
+LineCallback = Callable[[str], None]
+"""Called with each line of a plugin's stderr."""
 
 
 class PluginError(OwnError):
-    """A credential plugin that gave no credentials."""
+    """A credential plugin returned no credentials."""
 
 
 class KubeconfigLoader(KubeConfigLoader):
-    """The client's own loader, with another way to run exec plugins."""
+    """The kubernetes client's loader of kubeconfigs, with flargo's own way to run exec plugins."""
 
-    def __init__(self, *, on_line: OnLine | None, **kwargs: Any) -> None:
-        """See KubeConfigLoader.
+    def __init__(self, *, on_line: LineCallback | None, **kwargs: Any) -> None:
+        """Create the loader.
 
         Args:
-            on_line: called with each line of a plugin's stderr; None: nobody reads it, and nobody can be asked
-                anything.
-            kwargs: KubeConfigLoader's.
+            on_line: called with each line of a plugin's stderr; None: nobody reads the lines, and the plugin can't ask
+                for anything.
+            kwargs: the arguments of the client's KubeConfigLoader.
         """
         self._on_line = on_line
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
@@ -73,7 +78,7 @@ class KubeconfigLoader(KubeConfigLoader):
             self.cert_file = self._file(status, "clientCertificateData", base)
             self.key_file = self._file(status, "clientKeyData", base)
         else:
-            raise PluginError("the credential plugin gave neither a token nor a certificate with its key")
+            raise PluginError("the credential plugin returned neither a token nor a certificate with its key")
         if "expirationTimestamp" in status:
             self.expiry = parse_rfc3339(status["expirationTimestamp"])  # type: ignore[no-untyped-call]
         return True
@@ -90,48 +95,48 @@ class KubeconfigLoader(KubeConfigLoader):
 
 
 class _Plugin(ExecProvider):
-    """One run of a plugin, as Kubernetes documents client-go credential plugins."""
+    """One run of a plugin, by Kubernetes' documentation of client-go credential plugins."""
 
-    def __init__(self, config: Any, base: str, cluster: Any, on_line: OnLine | None) -> None:
+    def __init__(self, config: Any, base: str, cluster: Any, on_line: LineCallback | None) -> None:
         super().__init__(config, base, cluster)  # type: ignore[no-untyped-call]
         self._on_line = on_line
 
     def run(self, previous_response: Any = None) -> dict[str, Any]:
-        """The status that the plugin prints.
+        """Run the plugin; return the ``status`` of the ExecCredential that it prints.
 
         Raises:
-            PluginError: it could not be run, failed, took too long, or printed something else.
+            PluginError: the plugin could not be run, failed, took too long, or printed something else.
         """
         del previous_response
-        interactive = self._on_line is not None and sys.stdin is not None and sys.stdin.isatty()
-        env = {**self.env, "KUBERNETES_EXEC_INFO": json.dumps(self._info(interactive=interactive))}
+        is_interactive = self._on_line is not None and sys.stdin is not None and sys.stdin.isatty()
+        env = {**self.env, "KUBERNETES_EXEC_INFO": json.dumps(self._info(is_interactive=is_interactive))}
         try:
             process = subprocess.Popen(
                 self.args,
-                stdin=None if interactive else subprocess.DEVNULL,
+                stdin=None if is_interactive else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=self.cwd,
                 env=env,
                 bufsize=0,
-                start_new_session=not interactive,
+                start_new_session=not is_interactive,
             )
         except OSError as error:
             raise PluginError(f"the credential plugin can't be run: {describe(error)}") from None
         try:
-            stdout = self._read(process, None if interactive else TIMEOUT)
+            stdout = self._read(process, None if is_interactive else TIMEOUT)
         finally:
-            _end(process, in_own_group=not interactive)
+            _end(process, in_own_group=not is_interactive)
         if len(stdout) > MAX_OUTPUT_BYTES:
             raise PluginError(f"the credential plugin printed more than {MAX_OUTPUT_BYTES} bytes")
         if process.returncode != 0:
             raise PluginError(f"the credential plugin ended with exit code {process.returncode}")
-        return self._status(stdout.decode(errors="replace"))
+        return self._parse_status(stdout.decode(errors="replace"))
 
     def _read(self, process: "subprocess.Popen[bytes]", timeout: float | None) -> bytes:
-        """What the process prints until it exits, one byte more than is allowed at most; its stderr is passed on.
+        """Return the process's stdout, at most one byte over the limit, and pass on its stderr, until it exits.
 
-        The pipes' ends are not waited for: a background process that inherited a pipe may keep it open for good.
+        The end of the pipes is not awaited: a background process that inherited a pipe may keep it open forever.
         """
         assert process.stdout is not None
         assert process.stderr is not None
@@ -159,43 +164,45 @@ class _Plugin(ExecProvider):
                     break
                 if timeout is None and now >= last_read + _PROMPT_SECONDS:
                     lines.show_prompt()
-                # After the check of the deadline, so that what the process left in the pipes is read once more.
+                # After the check of the deadline, so that the pipes are read once more after the exit.
                 if not has_exited and process.poll() is not None:
                     has_exited, deadline = True, now + _DRAIN_SECONDS
         lines.end()
         return bytes(stdout[: MAX_OUTPUT_BYTES + 1])
 
-    def _info(self, *, interactive: bool) -> dict[str, Any]:
-        spec: dict[str, Any] = {"interactive": interactive}
+    def _info(self, *, is_interactive: bool) -> dict[str, Any]:
+        """Return the ExecCredential that the plugin receives in KUBERNETES_EXEC_INFO."""
+        spec: dict[str, Any] = {"interactive": is_interactive}
         if self.cluster:
             value = self.cluster.value
-            named = [each for each in value.get("extensions") or [] if each.get("name") == _EXTENSION]
-            spec["cluster"] = {**value, **({"config": named[0].get("extension")} if named else {})}
+            extensions = [each for each in value.get("extensions") or [] if each.get("name") == _EXTENSION]
+            spec["cluster"] = {**value, **({"config": extensions[0].get("extension")} if extensions else {})}
         return {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": spec}
 
-    def _status(self, printed: str) -> dict[str, Any]:
+    def _parse_status(self, output: str) -> dict[str, Any]:
         try:
-            found = json.loads(printed)
+            credential = json.loads(output)
         except (ValueError, RecursionError):
             raise PluginError("the credential plugin printed no JSON") from None
-        status = found.get("status") if isinstance(found, dict) else None
-        if not isinstance(status, dict) or found.get("apiVersion") != self.api_version:
-            raise PluginError("the credential plugin printed no ExecCredential of the API version that was asked for")
+        status = credential.get("status") if isinstance(credential, dict) else None
+        if not isinstance(status, dict) or credential.get("apiVersion") != self.api_version:
+            raise PluginError("the credential plugin printed no ExecCredential of the requested API version")
         return status
 
 
 _EXTENSION = "client.authentication.k8s.io/exec"
+"""The extension of a kubeconfig's cluster that is passed to plugins as ``config``."""
 
 
 class _Lines:
-    """Passes on the lines of a plugin's stderr, of which chunks are read."""
+    """Splits a plugin's stderr, which is read in chunks, into lines, and passes these on."""
 
-    def __init__(self, on_line: OnLine | None) -> None:
+    def __init__(self, on_line: LineCallback | None) -> None:
         self._on_line = on_line
         self._decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
         self._unfinished = ""
-        self._continues = False
-        """Whether the beginning of the current line was passed on before its end was known."""
+        self._is_inside_line = False
+        """True if the beginning of the current line was passed on before its end was known."""
         self._count = 0
 
     def add(self, chunk: bytes, *, is_last: bool = False) -> None:
@@ -220,9 +227,9 @@ class _Lines:
 
     def _pass_on(self, line: str, *, is_end: bool) -> None:
         pieces = [line[at : at + MAX_LINE_LENGTH] for at in range(0, len(line), MAX_LINE_LENGTH)]
-        if not pieces and not self._continues:
+        if not pieces and not self._is_inside_line:
             pieces = [""]
-        self._continues = not is_end
+        self._is_inside_line = not is_end
         for piece in pieces:
             if self._on_line is not None and self._count < MAX_LINES:
                 self._count += 1
@@ -230,7 +237,7 @@ class _Lines:
 
 
 def _read_chunk(descriptor: int) -> bytes | None:
-    """The bytes that a non-blocking pipe holds: none at its end, None where nothing can be read yet."""
+    """Read the bytes that a non-blocking pipe holds; b"" at its end, None if there is nothing to read yet."""
     try:
         return os.read(descriptor, _CHUNK_BYTES)
     except BlockingIOError:
@@ -238,16 +245,16 @@ def _read_chunk(descriptor: int) -> bytes | None:
 
 
 def _end(process: "subprocess.Popen[bytes]", *, in_own_group: bool) -> None:
-    """Close the pipes; kill a process that has not exited, with its group if it leads one, and reap it.
+    """Close the pipes; kill the process if it has not exited, with its group if it leads one, and reap it.
 
     Raises:
-        PluginError: it survives, as a process of another user does.
+        PluginError: the process survives, as a process of another user does.
     """
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
     if process.poll() is not None:
-        return  # its number may be another process's by now
+        return  # it is reaped, and another process may have its pid
     with contextlib.suppress(OSError):
         if in_own_group:
             os.killpg(process.pid, signal.SIGKILL)

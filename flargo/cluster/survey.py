@@ -1,4 +1,7 @@
-"""Questions about a cluster of any kind, namespaced or not, by their paths; for those who look and do not run jobs."""
+"""A client for requests of any kind, by their paths, that returns errors as data. ``flargo doctor`` uses it.
+
+The launcher uses Api instead, which knows one namespace and a few kinds.
+"""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -25,49 +28,51 @@ if TYPE_CHECKING:
 
 _JSON = "application/json"
 Trim = Callable[[Object], Object]
-"""Makes of an object what is kept of it."""
-
-
+"""Reduces an object to the part of it that is kept."""
 BuildTarget = Callable[[], Target]
-"""Builds the path of a question. It may raise InvalidTargetError: names come from kits and from the cluster."""
+"""Builds the path of a request. It may raise InvalidTargetError: names come from kits and from the cluster."""
 
 
 class Survey:
-    """An API server that is asked one question at a time. Never raises for what the server says, or does not say."""
+    """A client of an API server that returns an Answer for every request, and raises nothing for a failed one."""
 
     def __init__(self, load: Callable[[], "Configuration"], on_credential: CredentialCallback = lambda _: None) -> None:
-        """Connect with the credentials that ``load`` reads.
+        """Load the configuration; no request is sent yet.
+
+        Args:
+            load: reads the configuration with its credentials.
+            on_credential: called with each credential before it is sent.
 
         Raises:
-            Exception: what ``load`` raises, there being no usable configuration.
+            Exception: ``load`` raised it, because there is no usable configuration.
         """
         self._connection = Connection(load(), on_credential)
 
-    def get(self, to: BuildTarget, keep: Trim | None = None) -> Answer:
-        """Read something."""
-        return self._ask("GET", to, None, keep)
+    def get(self, build_target: BuildTarget, trim: Trim | None = None) -> Answer:
+        """Read an object or a list; ``trim`` reduces it to the part that is kept."""
+        return self._request("GET", build_target, None, trim)
 
-    def post(self, to: BuildTarget, body: Object) -> Answer:
-        """Create something, or have it looked at as if."""
-        return self._ask("POST", to, body, None)
+    def post(self, build_target: BuildTarget, body: Object) -> Answer:
+        """Create an object, or let the server check it in a dry run."""
+        return self._request("POST", build_target, body, None)
 
-    def delete(self, to: BuildTarget, uid: str) -> Answer:
-        """Delete the very object that has this uid."""
+    def delete(self, build_target: BuildTarget, uid: str) -> Answer:
+        """Delete the object, provided that it has this uid."""
         if not is_uid(uid):
             return Answer(0, message="no uid: another object of that name could be deleted", reason=INVALID_TARGET)
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        return self._ask("DELETE", to, {**options, "preconditions": {"uid": uid}}, None)
+        return self._request("DELETE", build_target, {**options, "preconditions": {"uid": uid}}, None)
 
-    def _ask(self, method: str, to: BuildTarget, body: Object | None, keep: Trim | None) -> Answer:
+    def _request(self, method: str, build_target: BuildTarget, body: Object | None, trim: Trim | None) -> Answer:
         try:
-            where = to()
+            target = build_target()
         except InvalidTargetError as error:
             return Answer(0, message=str(error), reason=INVALID_TARGET)
-        return self._send(method, where, body, keep)
+        return self._send(method, target, body, trim)
 
-    def _send(self, method: str, where: Target, body: Object | None, keep: Trim | None) -> Answer:
+    def _send(self, method: str, target: Target, body: Object | None, trim: Trim | None) -> Answer:
         try:
-            response = self._connection.request(method, where, body, _JSON, READ_TIMEOUT, accept=_JSON)
+            response = self._connection.request(method, target, body, _JSON, READ_TIMEOUT, accept=_JSON)
             content = read_bounded(
                 response, MAX_RESPONSE_BYTES if response.status < HTTPStatus.BAD_REQUEST else MAX_ERROR_RESPONSE_BYTES
             )
@@ -75,16 +80,17 @@ class Survey:
             return Answer(0, message=describe(error))
         date = response.headers.get("Date", "")
         response.release_conn()
-        found = _parsed(content)
+        item = _parse_object(content)
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
-            return Answer(response.status, keep(found) if keep else found, date=date)
-        said = {key: str(found.get(key) or "")[:MAX_MESSAGE_LENGTH] for key in ("reason", "message")}
-        return Answer(response.status, reason=said["reason"] or str(response.reason or ""), message=said["message"])
+            return Answer(response.status, trim(item) if trim else item, date=date)
+        reason, message = (str(item.get(key) or "")[:MAX_MESSAGE_LENGTH] for key in ("reason", "message"))
+        return Answer(response.status, reason=reason or str(response.reason or ""), message=message)
 
 
-def _parsed(content: bytes) -> Object:
+def _parse_object(content: bytes) -> Object:
+    """Parse a JSON object; return an empty one for anything else."""
     try:
-        found = load_json(content)
+        item = load_json(content)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return item if isinstance(item, dict) else {}

@@ -1,6 +1,6 @@
-"""List, then watch, then watch on: the one loop that follows a kind.
+"""List and watch one kind, until stopped: the loop behind every view of the cluster.
 
-It never ends before it is told to, never decides anything, and says when what it told may be out of date.
+The loop survives every error, makes no decisions, and reports when the listener's view may be out of date.
 """
 
 import logging
@@ -16,81 +16,86 @@ from flargo.cluster.errors import ApiError
 from flargo.terms import Object
 
 STREAM_SECONDS = 45
-"""A stream is renewed after so long. The server then has nothing to tell for less than a minute at a time, so
-silence beyond it is a dead connection: a half-open socket is noticed within the minute."""
+"""Seconds after which the server ends a stream and the loop opens a new one. So the server is never silent for a whole
+minute, and a longer silence means a dead connection: a half-open socket is noticed within the minute."""
 MAX_SILENCE_SECONDS = STREAM_SECONDS + 8.0
+"""Seconds without a byte after which a stream's connection counts as dead."""
 MIN_STREAM_SECONDS = 1.0
-"""A stream that ends sooner is not renewed before."""
+"""Seconds between the starts of two streams, at least."""
 STABLE_STREAM_SECONDS = 10.0
-"""A stream that was heard for longer and then cut, by a load balancer perhaps, is no sign of a server in trouble."""
+"""Seconds after which the loss of a stream counts as a first failure: a load balancer may have cut it, and the server
+need not be in trouble."""
 RELIST_SECONDS = 600.0
-"""A fresh list repairs what a stream may have lost."""
+"""Seconds after which the loop lists again, to repair what a stream may have lost."""
 _log = logging.getLogger(__name__)
-_BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-_AWAY = 5.0
-"""Seconds between knocks at a server that is away, at most: what ends jobs meanwhile is to be heard soon after."""
-_ASKED = 60.0
-"""Seconds for which a server is left alone because it asks for that, at most. The API server asks for one; what stands
-before it may ask for hours, and jobs that end meanwhile are not heard of."""
+_BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_MAX_TRANSIENT_BACKOFF_SECONDS = 5.0
+"""Seconds between attempts to reach an unavailable server, at most: the end of a job must be noticed soon after the
+server is back."""
+_MAX_RETRY_AFTER_SECONDS = 60.0
+"""Seconds that the loop waits if the server asks it to (Retry-After), at most. The API server asks for one second,
+but a gateway in front of it may ask for hours, and no job's end is noticed meanwhile."""
 
 
 class WatchListener(Protocol):
-    """Who is told."""
+    """Receives what a Watch lists and watches."""
 
     def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
-        """These are all that there are; from now on in sync."""
+        """All objects have been listed; the view is in sync from now on."""
 
     def on_changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
-        """One came, changed, or went."""
+        """One object was created, changed or deleted."""
 
     def on_contact(self, kind: Kind) -> None:
-        """The API server was heard, and had nothing to tell of that kind."""
+        """The API server responded, and no object of the kind has changed."""
 
     def on_lost(self, kind: Kind, error: ApiError) -> None:
-        """Out of sync until the next listed()."""
+        """The watch failed; the view is out of sync until the next ``on_listed``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What to follow, and the world it is followed in."""
+    """A watch of one kind: what it watches, who is informed, and the clock it runs by."""
 
     api: Api
     kind: Kind
     labels: str
+    """A label selector."""
     trim: Callable[[Object], Object]
-    """What is kept of each object of a list."""
+    """Reduces each listed object to the part that is kept."""
     listener: WatchListener
     pause: Callable[[float], bool]
-    """Sleep so many seconds; True: stop. ``threading.Event.wait``."""
+    """Sleeps for some seconds; returns True to stop the watch. ``threading.Event.wait`` does this."""
     clock: Callable[[], float]
+    """Returns a monotonic time in seconds."""
 
     def run(self) -> None:
-        """Follow until told to stop."""
+        """List and watch until ``pause`` returns True."""
         version, listed_at, failures = "", 0.0, 0
         while not self.pause(0.0):
-            begun = self.clock()
+            start = self.clock()
             try:
                 if not version or self.clock() - listed_at > RELIST_SECONDS:
                     version = self._list()
                     listed_at = self.clock()
-                begun = self.clock()
+                start = self.clock()
                 version = self._stream(version)
                 self.listener.on_contact(self.kind)
                 failures = 0
-                if self.pause(max(0.0, MIN_STREAM_SECONDS - (self.clock() - begun))):
+                if self.pause(max(0.0, MIN_STREAM_SECONDS - (self.clock() - start))):
                     return
-            except Exception as broken:  # noqa: BLE001  (a stream of nonsense must not end the watching either)
-                error = broken if isinstance(broken, ApiError) else self._misread(broken, again=failures > 0)
-                # Whatever broke the stream, a list is the sure way back into sync.
-                version, failures = "", 1 if self.clock() - begun > STABLE_STREAM_SECONDS else failures + 1
+            except Exception as cause:  # noqa: BLE001  (malformed events must not end the watch)
+                error = cause if isinstance(cause, ApiError) else self._unreadable(cause, is_first=failures == 0)
+                # A fresh list brings the view back in sync whatever the failure was.
+                version, failures = "", 1 if self.clock() - start > STABLE_STREAM_SECONDS else failures + 1
                 self.listener.on_lost(self.kind, error)
-                if self.pause(_gap(failures, error)):
+                if self.pause(_backoff(failures, error)):
                     return
 
-    def _misread(self, broken: Exception, *, again: bool) -> ApiError:
-        if not again:
-            _log.error("%s: what the API server sent could not be read", self.kind.value[1], exc_info=broken)
-        return ApiError("watch", self.kind.value[1], 0, message=describe(broken))
+    def _unreadable(self, cause: Exception, *, is_first: bool) -> ApiError:
+        if is_first:
+            _log.error("%s: cannot read the API server's response", self.kind.value[1], exc_info=cause)
+        return ApiError("watch", self.kind.value[1], 0, message=describe(cause))
 
     def _list(self) -> str:
         items, version = self.api.list(self.kind, self.labels, trim=self.trim)
@@ -103,7 +108,7 @@ class Watch:
             if not isinstance(item, dict):
                 raise TypeError("an event without an object")
             if event.get("type") == "ERROR":
-                raise self._error_of(item)
+                raise self._error_from(item)
             meta = item.get("metadata")
             version = str((meta.get("resourceVersion") if isinstance(meta, dict) else None) or version)
             if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
@@ -114,16 +119,18 @@ class Watch:
                 break
         return version
 
-    def _error_of(self, status: Object) -> ApiError:
-        """The Status object with which the API server ends a stream."""
+    def _error_from(self, status: Object) -> ApiError:
+        """Return the error for the Status object with which the API server ends a stream."""
         code = status.get("code")
-        known = code if isinstance(code, int) and code in set(HTTPStatus) else 0
+        http_status = code if isinstance(code, int) and code in set(HTTPStatus) else 0
         reason, message = (str(status.get(key) or "")[:MAX_MESSAGE_LENGTH] for key in ("reason", "message"))
-        return ApiError("watch", self.kind.value[1], known, reason, message)
+        return ApiError("watch", self.kind.value[1], http_status, reason, message)
 
 
-def _gap(failures: int, error: ApiError) -> float:
-    """Seconds to wait: growing, never the same for two sites, as long as the server asks for within reason."""
-    step = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
-    gap = (min(step, _AWAY) if error.transient else step) * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
-    return max(gap, min(error.retry_after or 0.0, _ASKED))
+def _backoff(failures: int, error: ApiError) -> float:
+    """Return the seconds to wait before the next list: growing, with jitter, and at least a limited Retry-After."""
+    step = _BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS)) - 1]
+    if error.transient:
+        step = min(step, _MAX_TRANSIENT_BACKOFF_SECONDS)
+    jittered = step * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+    return max(jittered, min(error.retry_after or 0.0, _MAX_RETRY_AFTER_SECONDS))

@@ -154,9 +154,9 @@ def test_many_are_read_page_by_page(
     asked: list[str] = []
 
     class Counting(argo_archive.Archive):
-        def _page(self, labels: str, page: str) -> Any:
+        def _list_page(self, labels: str, page: str) -> Any:
             asked.append(page)
-            return super()._page(labels, page)
+            return super()._list_page(labels, page)
 
     monkeypatch.setattr(argo_archive, "PAGE_SIZE", 5)
     reader = Counting(server.url, cluster.target.namespace, told["token"].read_text(), str(server.ca))
@@ -177,11 +177,17 @@ def test_who_asks_without_a_good_token_or_right_or_certificate_is_told(
     (tmp_path / "powerless").write_text(cluster.kubectl("create", "token", "flargo-job"))
     secure = ("--argo-server", server.url, "--argo-ca", server.ca)
     asked = {
-        "does not know who asks (401)": secure,
-        "does not know who asks (401): give": (*secure, "--argo-token", tmp_path / "bad"),
-        "does not allow it (403)": (*secure, "--argo-token", tmp_path / "powerless"),
+        "requires a valid token (401)": secure,
+        "requires a valid token (401): give": (*secure, "--argo-token", tmp_path / "bad"),
+        "denies access (403)": (*secure, "--argo-token", tmp_path / "powerless"),
         "can't be trusted": ("--argo-server", server.url, "--argo-token", token),
-        "does not answer as one": ("--argo-server", f"{server.url}/argo", *secure[2:], "--argo-token", token),
+        "does not answer like an Argo Server": (
+            "--argo-server",
+            f"{server.url}/argo",
+            *secure[2:],
+            "--argo-token",
+            token,
+        ),
         "can't be reached": ("--argo-server", server.url.replace("https", "http"), "--argo-token", token),
     }
     for told, words in asked.items():

@@ -221,7 +221,7 @@ def pieces(body: bytes, size: int) -> list[LogPiece]:
 
 
 def joined(told: list[LogPiece]) -> bytes:
-    content = ((piece.text.encode(errors="surrogateescape"), piece.ended) for piece in told)
+    content = ((piece.text.encode(errors="surrogateescape"), piece.has_newline) for piece in told)
     return b"".join(text + b"\n" * ended for text, ended in content)
 
 
@@ -235,7 +235,7 @@ def test_a_long_line_is_told_in_pieces(length: int, size: int) -> None:
     told = pieces(body, size)
     assert joined(told) == body
     assert all(len(piece.text) <= MAX_PIECE_BYTES for piece in told)
-    assert [piece.continued for piece in told] == [
+    assert [piece.is_partial for piece in told] == [
         False,
         *[True] * ((max(1, length) - 1) // MAX_PIECE_BYTES),
         False,
@@ -252,7 +252,7 @@ def test_no_byte_of_a_log_is_lost_or_changed(lines: list[bytes], size: int, piec
         told = pieces(body, size)
     assert joined(told) == body
     assert all(len(each.text.encode(errors="surrogateescape")) <= piece for each in told)
-    assert not any(each.continued and each.ended for each in told)
+    assert not any(each.is_partial and each.has_newline for each in told)
 
 
 @given(st.text(), st.integers(8, 20))
@@ -271,7 +271,7 @@ def test_a_line_without_an_end_is_told_while_it_is_written() -> None:
             yield b"x" * 2**10
 
     told = transport._pieces(endless())
-    assert next(told) == LogPiece("x" * MAX_PIECE_BYTES, continued=True, ended=False)
+    assert next(told) == LogPiece("x" * MAX_PIECE_BYTES, is_partial=True, has_newline=False)
     assert sum(len(piece.text) for piece in told) == 100 * 2**20 - MAX_PIECE_BYTES
 
 
@@ -301,7 +301,7 @@ def test_an_endless_event_breaks_the_watch_off() -> None:
 def test_an_endless_answer_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 2**20)
     answer = Endless(200, b"x" * 2**16)
-    with pytest.raises(ApiError, match="unreadable answer"):
+    with pytest.raises(ApiError, match="unreadable response"):
         Served(answer).get(Kind.POD, "p")
     assert answer.closed_at < 2 * 2**20, "and not given back to the pool with its rest"
 

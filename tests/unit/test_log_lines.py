@@ -391,7 +391,7 @@ def long_lines() -> tuple[list[LogPiece], list[str]]:
         parts[0] = f"2026-01-01T00:00:{number:02}Z {parts[0]}"
         for at, part in enumerate(parts):
             last = at == len(parts) - 1
-            served.append(LogPiece(part, continued=not last, ended=last))
+            served.append(LogPiece(part, is_partial=not last, has_newline=last))
     return served, texts
 
 
@@ -413,7 +413,7 @@ class Cutting(Node):
             if first:
                 moment = parse_line(piece.text).parsed_time
                 tells = begin is None or moment is None or moment >= begin
-            first = not piece.continued
+            first = not piece.is_partial
             if not tells:
                 continue
             if told >= self.random.randint(1, self.most):
@@ -459,7 +459,7 @@ def test_a_line_whose_end_is_lost_is_ended() -> None:
             if self.asked:
                 raise ApiError("log", "p", 404)
             self.asked.append("")
-            yield LogPiece("2026-01-01T00:00:00Z " + "x" * 65_000, continued=True, ended=False)
+            yield LogPiece("2026-01-01T00:00:00Z " + "x" * 65_000, is_partial=True, has_newline=False)
             raise ApiError("log", "p", 0, message="cut")
 
     told = pieces_of(Goes([]))
@@ -491,9 +491,9 @@ def test_a_last_line_without_an_end_is_told_once_it_is_known_to_be_the_last() ->
             del pod, container
             if asked["follow"]:
                 self.state = ended(0)
-                yield LogPiece("2026-01-01T00:00:01Z beg", ended=False)
+                yield LogPiece("2026-01-01T00:00:01Z beg", has_newline=False)
                 return
-            yield LogPiece("2026-01-01T00:00:01Z begun", ended=False)
+            yield LogPiece("2026-01-01T00:00:01Z begun", has_newline=False)
 
     (told,) = pieces_of(Prompts([]))
     assert told == Line("2026-01-01T00:00:01Z", "begun", has_newline=False)

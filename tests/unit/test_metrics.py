@@ -198,7 +198,7 @@ def test_staleness_is_each_watchs_own(site: Measured, monkeypatch: pytest.Monkey
 def test_a_request_is_counted_by_verb_resource_and_code_also_without_an_answer() -> None:
     exporter = Exporter()
     api = Served(Answer(200), Answer(404), ConnectionResetError("reset"), Answer(401), Answer(200))
-    api._answered = exporter.observe_request
+    api._on_request = exporter.observe_request
     api.get(Kind.SECRET, "job-a")
     for _ in range(2):
         with pytest.raises(ApiError):

@@ -191,7 +191,7 @@ def argument(parameter: inspect.Parameter, draw: Callable[[st.SearchStrategy[Any
         "patch": lambda: {"metadata": {"uid": text}},
         "body": lambda: {"kind": text},
         "uid": lambda: Uid(text),
-        "to": lambda: partial(
+        "build_target": lambda: partial(
             target.resource,
             draw(st.sampled_from(["api/v1", "apis/argoproj.io/v1alpha1", text])),
             draw(st.sampled_from(["configmaps", "secrets", text])),
@@ -200,13 +200,12 @@ def argument(parameter: inspect.Parameter, draw: Callable[[st.SearchStrategy[Any
             subresource=draw(st.sampled_from(["", text])),
             query={"labelSelector": text},
         ),
-        "keep": lambda: None,
         "trim": lambda: None,
         "grace": lambda: 3,
         "seconds": lambda: 1,
         "silence": lambda: 2.0,
         "lines": lambda: 5,
-        "most_bytes": lambda: 50,
+        "max_bytes": lambda: 50,
         "follow": lambda: False,
     }
     return made[parameter.name]() if parameter.name in made else text
@@ -250,7 +249,7 @@ def meant_paths(kind: type, arguments: dict[str, Any]) -> set[str]:
     if kind is Archive:
         return {f"/api/v1/archived-workflows{tail}" for tail in ("", "/none", f"/{arguments.get('uid')}")}
     if kind is Survey:
-        called = arguments["to"]
+        called = arguments["build_target"]
         parts = called.keywords
         path = f"/{called.args[0]}/namespaces/{parts['namespace']}/{called.args[1]}"
         return {path + "".join(f"/{part}" for part in (parts["name"], parts["subresource"]) if part)}

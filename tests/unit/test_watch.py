@@ -159,5 +159,5 @@ def test_a_list_that_cannot_be_read_is_asked_for_again_and_said_once(caplog: pyt
 
 def test_the_message_of_a_stream_that_ends_is_cut_where_it_is_read() -> None:
     watch = Watch(cast("Api", None), Kind.POD, "", strip_unused_fields, cast("Any", None), lambda _: True, lambda: 0.0)
-    error = watch._error_of({"code": 500, "reason": "r" * 100_000, "message": 'User "' * 100_000})
+    error = watch._error_from({"code": 500, "reason": "r" * 100_000, "message": 'User "' * 100_000})
     assert (len(error.reason), len(error.message)) == (4096, 4096)

@@ -85,7 +85,7 @@ class LogTail:
             is_inside_line = previous is not None and previous.is_partial
             # Only the first piece of a line begins with its time.
             line = Line(previous.time, piece.text) if previous and is_inside_line else parse_line(piece.text)
-            line = replace(line, is_partial=piece.continued, has_newline=piece.ended)
+            line = replace(line, is_partial=piece.is_partial, has_newline=piece.has_newline)
             is_first, previous = previous is None, line
             if is_first and since and not line.time:
                 continue  # the rest of a line that began before `since`, and that was yielded then

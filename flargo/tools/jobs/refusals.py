@@ -12,15 +12,17 @@ _RIGHTS = {"log": ("get", "pods/log")}
 _GROUPS = {"workflows": "workflows.argoproj.io"}
 _SEE_SERVER_LOG = "try again; if it persists, read the Argo Server's log and its database's"
 _REMEDIES = {
-    ArchiveProblem.UNREACHED: "check --argo-server (https:// or http://) and the network route to it",
+    ArchiveProblem.UNREACHABLE: "check --argo-server (https:// or http://) and the network route to it",
     ArchiveProblem.UNTRUSTED: "give its CA certificate with --argo-ca, and check whether it serves https:// or http://",
-    ArchiveProblem.SILENT: _SEE_SERVER_LOG,
-    ArchiveProblem.UNKNOWN: "give a file with a valid token with --argo-token",
-    ArchiveProblem.BARRED: "the token's account needs the right to get and list workflows.argoproj.io in the namespace",
-    ArchiveProblem.ABSENT: "check --argo-server, including the path under which it is served",
-    ArchiveProblem.FAILS: _SEE_SERVER_LOG,
-    ArchiveProblem.REFUSES: "see its message",
-    ArchiveProblem.STRANGE: "check --argo-server, including the path under which it is served; "
+    ArchiveProblem.TIMEOUT: _SEE_SERVER_LOG,
+    ArchiveProblem.UNAUTHENTICATED: "give a file with a valid token with --argo-token",
+    ArchiveProblem.FORBIDDEN: (
+        "the token's account needs the right to get and list workflows.argoproj.io in the namespace"
+    ),
+    ArchiveProblem.NOT_FOUND: "check --argo-server, including the path under which it is served",
+    ArchiveProblem.SERVER_ERROR: _SEE_SERVER_LOG,
+    ArchiveProblem.REFUSED: "see its message",
+    ArchiveProblem.INVALID_ANSWER: "check --argo-server, including the path under which it is served; "
     "a login page may have answered instead",
     ArchiveProblem.NO_ARCHIVE: "its administrator can enable the archive with persistence.archive",
 }
