@@ -200,9 +200,9 @@ def parse_object(call: ApiCall) -> Object:
         RefusedError: its kind or namespace is not that of the path, or it does not have the shape of its kind.
     """
     item, resource = body_object(call), RESOURCES[call.resource]
-    for name, expected in (("kind", resource.kind), ("apiVersion", resource.group)):
-        if item.get(name, expected) != expected:
-            raise bad_request(f"{name} of the object in the body is not {expected!r}")
+    for name, value in (("kind", resource.kind), ("apiVersion", resource.group)):
+        if item.get(name, value) != value:
+            raise bad_request(f"{name} of the object in the body is not {value!r}")
     validate(call.resource, item)
     namespace = (item.get("metadata") or {}).get("namespace")
     if namespace not in {None, "", call.namespace}:

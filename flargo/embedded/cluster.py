@@ -142,14 +142,14 @@ class Cluster:
 
     def _dependents(self, uid: str, namespace: str) -> list[Key]:
         return [
-            Key(resource, namespace, stored.item["metadata"]["name"])
+            Key(resource, namespace, entry.item["metadata"]["name"])
             for resource in ("pods", "secrets", "events")
-            for stored in self.store.select(resource, namespace)
-            if any(owner["uid"] == uid for owner in stored.item["metadata"].get("ownerReferences") or [])
+            for entry in self.store.select(resource, namespace)
+            if any(owner["uid"] == uid for owner in entry.item["metadata"].get("ownerReferences") or [])
         ]
 
     def _pods_with_uid(self, uid: str) -> list[Key]:
-        metas = (stored.item["metadata"] for stored in self.store.select("pods"))
+        metas = (entry.item["metadata"] for entry in self.store.select("pods"))
         return [Key("pods", meta["namespace"], meta["name"]) for meta in metas if meta["uid"] == uid]
 
     def _process_queue(self, now: float) -> None:
@@ -170,9 +170,9 @@ class Cluster:
     def _sync(self, key: Key, now: float) -> float | None:
         """Sync one object, and return when to sync it again; None: not before it changes."""
         self._collect_garbage(key)
-        stored = self.store.find(key)
+        entry = self.store.find(key)
         sync = {"workflows": self._sync_workflow, "pods": self._sync_pod}.get(key.resource)
-        return sync(key, stored, now) if stored is not None and sync is not None else None
+        return sync(key, entry, now) if entry is not None and sync is not None else None
 
     def _log_failure(self, key: Key, error: Exception) -> None:
         summary = error_summary(error)
@@ -183,8 +183,8 @@ class Cluster:
 
     def _collect_garbage(self, key: Key) -> None:
         """Delete an object, with its own grace period, if it has owners and none of them exists."""
-        stored = self.store.find(key)
-        meta = stored.item["metadata"] if stored else {}
+        entry = self.store.find(key)
+        meta = entry.item["metadata"] if entry else {}
         owners = meta.get("ownerReferences") or []
         if not owners or meta.get("deletionTimestamp"):
             return
@@ -196,8 +196,8 @@ class Cluster:
 
     # --- Argo's Workflow controller
 
-    def _sync_workflow(self, key: Key, stored: StoredObject, now: float) -> float | None:
-        meta = stored.item["metadata"]
+    def _sync_workflow(self, key: Key, entry: StoredObject, now: float) -> float | None:
+        meta = entry.item["metadata"]
         if (meta.get("labels") or {}).get(argo.INSTANCE_LABEL, "") != self.settings.instance_id:
             return None
         pods = [
@@ -205,7 +205,7 @@ class Cluster:
             for pod in self.store.select("pods", key.namespace, Selector(f"{pod_manifest.WORKFLOW_LABEL}={key.name}"))
             if any(owner["uid"] == meta["uid"] for owner in pod.item["metadata"]["ownerReferences"])
         ]
-        view = argo.WorkflowView(stored, pods, *self._check_admission(key, stored.item))
+        view = argo.WorkflowView(entry, pods, *self._check_admission(key, entry.item))
         actions = argo.reconcile(view, now, self.settings.delays)
         if actions.delete:
             self.store.delete(key, {})
@@ -214,7 +214,7 @@ class Cluster:
             with contextlib.suppress(RefusedError):  # the pod exists already
                 self.store.create("pods", key.namespace, actions.create)
         if actions.status is not None:
-            self._write_status(key, stored.item, actions.status)
+            self._write_status(key, entry.item, actions.status)
         for name in actions.terminate_pods:
             self.processes.terminate(self.store.get(Key("pods", key.namespace, name))["metadata"]["uid"])
         for name in actions.delete_pods:
@@ -237,7 +237,7 @@ class Cluster:
         pod["metadata"]["namespace"] = key.namespace
         if problem := schema.find_problem("pods", pod):
             return "", messages.INVALID_OBJECT.format(schema.kind_name("pods"), key.name, problem)
-        accounts = {stored.item["metadata"]["name"] for stored in self.store.select("serviceaccounts", key.namespace)}
+        accounts = {entry.item["metadata"]["name"] for entry in self.store.select("serviceaccounts", key.namespace)}
         denial = self.policy_denial("pods", pod) or self.quota_denial("pods", key.namespace)
         return kubelet.admission_denial(pod, {*accounts, *self.settings.accounts}, denial), ""
 
@@ -254,8 +254,8 @@ class Cluster:
             objects = self.store.select(resource, namespace)
             # A pod that has ended does not count; any other object counts as long as it exists.
             usage = sum(
-                resource != "pods" or (stored.item.get("status") or {}).get("phase") not in TERMINAL_PHASES
-                for stored in objects
+                resource != "pods" or (entry.item.get("status") or {}).get("phase") not in TERMINAL_PHASES
+                for entry in objects
             )
             if limit is not None and usage >= quantity(limit):
                 return messages.QUOTA_EXCEEDED.format(quota.item["metadata"]["name"], quota_resource, usage, limit)
@@ -263,18 +263,18 @@ class Cluster:
 
     # --- the scheduler and the kubelet
 
-    def _sync_pod(self, key: Key, stored: StoredObject, now: float) -> float | None:
-        actions = kubelet.sync_pod(self._view_pod(key, stored), self.settings.node, now, self.settings.delays)
-        uid = stored.item["metadata"]["uid"]
+    def _sync_pod(self, key: Key, entry: StoredObject, now: float) -> float | None:
+        actions = kubelet.sync_pod(self._view_pod(key, entry), self.settings.node, now, self.settings.delays)
+        uid = entry.item["metadata"]["uid"]
         for event_type, reason, message in actions.events:
-            self._record_event(stored.item, event_type, reason, message, now)
+            self._record_event(entry.item, event_type, reason, message, now)
         if actions.remove:
             self.store.remove(key)
             return None
         if actions.kill_grace is not None:
             self.processes.stop(uid, actions.kill_grace)
         if actions.start_process:
-            self._start_process(stored.item)
+            self._start_process(entry.item)
             return now + self.settings.delays.init
         patch: Object = {"status": actions.status} if actions.status is not None else {}
         if actions.node:
@@ -283,8 +283,8 @@ class Cluster:
             self.store.merge(key, patch)
         return actions.requeue_at
 
-    def _view_pod(self, key: Key, stored: StoredObject) -> kubelet.PodView:
-        item = stored.item
+    def _view_pod(self, key: Key, entry: StoredObject) -> kubelet.PodView:
+        item = entry.item
         process = self.processes.state(item["metadata"]["uid"])
         if not (item.get("status") or {}).get("startTime"):
             bound_pods = [
@@ -293,13 +293,13 @@ class Cluster:
             others = [pod for pod in bound_pods if pod["status"].get("phase") not in TERMINAL_PHASES]
             if item["spec"].get("nodeName"):
                 rejection = kubelet.rejection(item, self.settings.node, others)
-                return kubelet.PodView(stored, process, rejection=rejection)
+                return kubelet.PodView(entry, process, rejection=rejection)
             failure = kubelet.scheduling_failure(item, self.settings.node, others, self.settings.claims)
-            return kubelet.PodView(stored, process, scheduling_failure=failure)
+            return kubelet.PodView(entry, process, scheduling_failure=failure)
         if process is None:
             find_secret = self._secret_finder(key.namespace)
             return kubelet.PodView(
-                stored,
+                entry,
                 mount_failures=tuple(kubelet.mount_failures(item, find_secret)),
                 create_failure=kubelet.create_failure(item, find_secret, self.settings.missing_images),
             )
@@ -307,12 +307,12 @@ class Cluster:
         executor_error = ""
         if account not in self.settings.executors:
             executor_error = messages.EXECUTOR_FORBIDDEN.format(namespace=key.namespace, name=account)
-        return kubelet.PodView(stored, process, executor_error=executor_error)
+        return kubelet.PodView(entry, process, executor_error=executor_error)
 
     def _secret_finder(self, namespace: str) -> Callable[[str], Object | None]:
         def find(name: str) -> Object | None:
-            stored = self.store.find(Key("secrets", namespace, name))
-            return stored.item if stored else None
+            entry = self.store.find(Key("secrets", namespace, name))
+            return entry.item if entry else None
 
         return find
 
@@ -344,7 +344,7 @@ class Cluster:
     def _pod_events(self, pod: Object) -> list[Object]:
         meta = pod["metadata"]
         selector = Selector(fields=f"involvedObject.uid={meta['uid']}")
-        return [stored.item for stored in self.store.select("events", meta["namespace"], selector)]
+        return [entry.item for entry in self.store.select("events", meta["namespace"], selector)]
 
     def _record_event(self, pod: Object, event_type: str, reason: str, message: str, now: float) -> None:
         """Create an Event of a pod, or count it if the pod has the same one already."""

@@ -157,7 +157,7 @@ class Routes:
 
     async def _list(self, call: ApiCall) -> web.StreamResponse:
         query = call.request.query
-        items = [stored.item for stored in self.store.select(call.resource, call.namespace, call.selector)]
+        items = [entry.item for entry in self.store.select(call.resource, call.namespace, call.selector)]
         version, after = str(self.store.version), ""
         if query.get("continue"):
             version, after = _parse_continue(query["continue"])
@@ -207,7 +207,7 @@ class Routes:
         await response.prepare(call.request)
         version = since or self.store.version
         existing = [] if since else self.store.select(call.resource, call.namespace, selector)
-        events = [{"type": "ADDED", "object": stored.item} for stored in existing]
+        events = [{"type": "ADDED", "object": entry.item} for entry in existing]
         bookmarks = query.get("allowWatchBookmarks") in {"1", "true"}
         bookmark_at = loop.time() + self.bookmark
         while True:
@@ -248,8 +248,8 @@ class Routes:
             return response
 
         def has_ended() -> bool:
-            stored = self.store.find(call.key)
-            state = kubelet.container_state(stored.item, name) if stored else {}
+            entry = self.store.find(call.key)
+            state = kubelet.container_state(entry.item, name) if entry else {}
             return self._is_stopping or "running" not in state
 
         await send_log(response, self.cluster.log_file(pod), options, has_ended, self.cluster.line_times)

@@ -149,21 +149,21 @@ class Store:
         Raises:
             RefusedError: 404, there is no such object.
         """
-        stored = self._objects.get(key)
-        if stored is None:
+        entry = self._objects.get(key)
+        if entry is None:
             raise RefusedError(HTTPStatus.NOT_FOUND, "NotFound", f'{key.resource} "{key.name}" not found')
-        return stored.item
+        return entry.item
 
     def select(self, resource: str, namespace: str = "", selector: Selector | None = None) -> list[StoredObject]:
         """Return the objects that match, sorted by namespace and name; those of all namespaces if it is empty."""
         matches = [
-            (key, stored)
-            for key, stored in self._objects.items()
+            (key, entry)
+            for key, entry in self._objects.items()
             if key.resource == resource
             and namespace in {"", key.namespace}
-            and (not selector or selector.matches(stored.item))
+            and (not selector or selector.matches(entry.item))
         ]
-        return [stored for _, stored in sorted(matches, key=lambda row: row[0])]
+        return [entry for _, entry in sorted(matches, key=lambda row: row[0])]
 
     def changes_since(self, version: int, resource: str, namespace: str = "") -> list[Change]:
         """Return the changes of a resource after a version, oldest first.
@@ -256,10 +256,10 @@ class Store:
 
     def remove(self, key: Key) -> Object:
         """Remove an object without a grace period, and return its last state."""
-        stored = self._objects.pop(key)
+        entry = self._objects.pop(key)
         self.version += 1
-        last: Object = merge_patch(stored.item, {"metadata": {"resourceVersion": str(self.version)}})
-        self._notify(Change(self.version, key, stored.item, last, is_deletion=True))
+        last: Object = merge_patch(entry.item, {"metadata": {"resourceVersion": str(self.version)}})
+        self._notify(Change(self.version, key, entry.item, last, is_deletion=True))
         return last
 
     def _update(self, key: Key, item: Object, preconditions: Mapping[str, Any], *, dry_run: bool) -> Object:
@@ -282,8 +282,8 @@ class Store:
         return self._put(key, item, dry_run=dry_run)
 
     def _put(self, key: Key, item: Object, *, dry_run: bool = False) -> Object:
-        stored = self._objects.get(key)
-        before = stored.item if stored else None
+        entry = self._objects.get(key)
+        before = entry.item if entry else None
         if dry_run or item == before:
             return item
         if before is not None and item.get("spec") != before.get("spec"):

@@ -15,7 +15,7 @@ from kubernetes.client.exceptions import ApiException
 
 from flargo.embedded import Delays, Embedded, Policy, Settings
 from tests.harness.cluster import eventually
-from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedCluster, RefusedError
+from tests.harness.embedded_cluster import ARGO, CORE, EmbeddedCluster, ResponseError
 from tests.harness.python_workflow import phase, workflow
 
 NAMESPACE = "flare"
@@ -201,7 +201,7 @@ def test_watch_from_an_expired_version_gets_410(tmp_path: Path) -> None:
     ],
 )
 def test_unserved_request_gets_501(cluster: EmbeddedCluster, method: str, path: str) -> None:
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(ResponseError) as caught:
         cluster.request(method, path, {} if method != "GET" else None)
     assert caught.value.code == 501
     assert f"{method} /{path}" in caught.value.status["message"]
@@ -209,12 +209,12 @@ def test_unserved_request_gets_501(cluster: EmbeddedCluster, method: str, path: 
 
 def test_strategic_merge_patch_is_not_served(cluster: EmbeddedCluster, core: Any) -> None:
     core.create_namespaced_secret(NAMESPACE, secret("strategic"))
-    with pytest.raises(RefusedError, match="strategic-merge"):
+    with pytest.raises(ResponseError, match="strategic-merge"):
         cluster.request("PATCH", cluster.path("secrets", "strategic"), {}, "application/strategic-merge-patch+json")
 
 
 def test_wrong_token_is_unauthorized(cluster: EmbeddedCluster) -> None:
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(ResponseError) as caught:
         cluster.request("GET", cluster.path("secrets"), token="wrong")
     assert (caught.value.code, caught.value.status["reason"]) == (401, "Unauthorized")
 
@@ -313,7 +313,7 @@ def test_failed_engine_answers_every_request_with_500(tmp_path: Path) -> None:
     engine._cluster.settings = None  # type: ignore[assignment]
     cluster.create(workflow("unlucky", suspend=False))
     time.sleep(0.3)
-    with pytest.raises(RefusedError, match=r"flargo\.embedded has failed: AttributeError") as caught:
+    with pytest.raises(ResponseError, match=r"flargo\.embedded has failed: AttributeError") as caught:
         cluster.request("GET", cluster.path("secrets"))
     assert caught.value.code == 500
     with pytest.raises(AttributeError):

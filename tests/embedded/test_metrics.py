@@ -50,7 +50,7 @@ def requests_on_the_wire(wire: Wire) -> Counter[tuple[str, str]]:
 def test_metrics_of_ends_waits_and_kills(site: Site, wire: Wire, prometheus: Prometheus) -> None:
     assert prometheus.value("flargo_jobs") == 0
     good, bad = site.launch(exits(0)), site.launch(exits(3))
-    waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+    waiting_job = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
     unresponsive = site.launch(DEAF + SLEEPS).runs()
     good.ends(Reason.SUCCEEDED, 0, SOON)
     bad.ends(Reason.PROGRAM_FAILED, 1, SOON)
@@ -66,8 +66,8 @@ def test_metrics_of_ends_waits_and_kills(site: Site, wire: Wire, prometheus: Pro
     unresponsive.ends(Reason.ABORTED, 9, GRACE + SOON)
     prometheus.comes_to(0, "flargo_kills_outstanding")
     prometheus.comes_to(1, "flargo_ends_total", reason="ABORTED", code="9")
-    waiting.abort()
-    waiting.ends(Reason.ABORTED, 9, SOON)
+    waiting_job.abort()
+    waiting_job.ends(Reason.ABORTED, 9, SOON)
     prometheus.comes_to(2, "flargo_ends_total", reason="ABORTED", code="9")
     prometheus.comes_to(0, "flargo_jobs")
     assert prometheus.value("flargo_launch_seconds_count") == 4

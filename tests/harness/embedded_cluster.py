@@ -30,7 +30,7 @@ CORE, ARGO = "api/v1", "apis/argoproj.io/v1alpha1"
 _GROUPS = {"workflows": ARGO}
 
 
-class RefusedError(Exception):
+class ResponseError(Exception):
     """A response with a status of 400 or more."""
 
     def __init__(self, code: int, status: Object) -> None:
@@ -57,7 +57,7 @@ class EmbeddedCluster(Cluster):
         """Send a request, with the administrator's token by default; return decoded JSON, or text if it is not JSON.
 
         Raises:
-            RefusedError: the engine refuses the request.
+            ResponseError: the engine refuses the request.
         """
         request = urllib.request.Request(  # noqa: S310
             f"{self.embedded.url}/{path}",
@@ -69,7 +69,7 @@ class EmbeddedCluster(Cluster):
             with urllib.request.urlopen(request, context=self._trust, timeout=20) as response:  # noqa: S310
                 text = response.read().decode()
         except urllib.error.HTTPError as error:
-            raise RefusedError(error.code, json.loads(error.read())) from None
+            raise ResponseError(error.code, json.loads(error.read())) from None
         try:
             return json.loads(text)
         except ValueError:
@@ -102,7 +102,7 @@ class EmbeddedCluster(Cluster):
     def log(self, pod: Object) -> str:
         try:
             return str(self.request("GET", f"{self.path('pods', pod['metadata']['name'])}/log?container=main"))
-        except RefusedError:
+        except ResponseError:
             return ""
 
     def evict(self, pod: Object) -> None:
@@ -114,7 +114,7 @@ class EmbeddedCluster(Cluster):
     def sweep(self, selector: str) -> None:
         for kind in ("workflows", "secrets"):
             for item in self.items(kind, selector):
-                with contextlib.suppress(RefusedError):  # it has been removed with its owner meanwhile
+                with contextlib.suppress(ResponseError):  # it has been removed with its owner meanwhile
                     self.delete(kind, item)
 
     def patch(self, workflow: Object, **spec: Any) -> None:

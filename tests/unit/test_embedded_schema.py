@@ -164,10 +164,10 @@ def test_deletion_fields_of_clients_are_ignored() -> None:
     fields = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 5}
     created = store.create("secrets", "n", {"metadata": {"name": "a", **fields}})
     assert not set(fields) & set(created["metadata"])
-    (stored,) = store.select("secrets")
+    (entry,) = store.select("secrets")
     key = next(iter(store._objects))
     assert not set(fields) & set(store.merge(key, {"metadata": fields})["metadata"])
-    assert stored.item == created
+    assert entry.item == created
 
 
 @pytest.mark.parametrize(
