@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.bench.apiserver import ApiServer
 from tests.bench.wire import Client, Refusal
-from tests.harness.differential.argo import pod_of
+from tests.harness.differential.argo import pod_from_workflow
 
 Object = dict[str, Any]
 WORKERS = 6
@@ -161,7 +161,7 @@ _NOW = "2026-01-01T00:00:00Z"
 
 def argo_pod(workflow: Object) -> Object:
     """The pod that Argo makes of a Workflow, with what Argo adds of its own, on a node."""
-    pod, meta = pod_of(workflow), workflow["metadata"]
+    pod, meta = pod_from_workflow(workflow), workflow["metadata"]
     for container in (*pod["spec"]["containers"], *pod["spec"]["initContainers"]):
         container.setdefault("image", "quay.io/argoproj/argoexec:v3.7.18")
         if container["name"] in {"init", "wait", "main"}:

@@ -20,7 +20,7 @@ from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.termination import terminate_patch as terminate
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.cases import samples
-from tests.harness.launches import planned
+from tests.harness.launches import plan_for
 from tests.harness.real_cluster.apply import fitted
 
 ACCOUNT = "flargo-admission"
@@ -87,7 +87,7 @@ def launcher(cluster: Cluster) -> Iterator[Launcher]:
 
 def workflow() -> Object:
     """What flargo submits, in no namespace, so that kubectl's counts."""
-    made: Object = json.loads(json.dumps(planned().workflow))
+    made: Object = json.loads(json.dumps(plan_for().workflow))
     del made["metadata"]["namespace"]
     return made
 

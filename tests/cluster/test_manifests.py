@@ -10,7 +10,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from flargo.job.plan import build_plan
 from tests.harness.cluster import Cluster, Object, eventually
-from tests.harness.differential.argo import pod_of
+from tests.harness.differential.argo import pod_from_workflow
 from tests.harness.differential.cases import samples
 from tests.harness.manifest_checks import argo_lint, server_dry_run
 from tests.harness.real_cluster.target import Target
@@ -112,8 +112,8 @@ def test_argo_makes_the_very_pod(made: list[Made]) -> None:
     assert len(with_pod) >= 60, f"only {len(with_pod)} of {len(made)}"
     for each in with_pod:
         assert each.pod is not None
-        assert_holds(as_argo_wraps(pod_of(each.workflow)), each.pod, each.name)
-        assert_nothing_else(pod_of(each.workflow), each.pod, each.name)
+        assert_holds(as_argo_wraps(pod_from_workflow(each.workflow)), each.pod, each.name)
+        assert_nothing_else(pod_from_workflow(each.workflow), each.pod, each.name)
 
 
 def test_where_argo_makes_no_pod_the_site_asked_for_what_the_namespace_forbids(made: list[Made]) -> None:

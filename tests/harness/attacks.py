@@ -40,15 +40,15 @@ ATTACKS = {
     "interlinear": "\ufff9a\ufffab\ufffb",
 }
 """Known attacks on terminals, and on the people who read them."""
-BYTES = {"no UTF-8": b"\x9b2J \xff\xfe \xc0\xaf \xed\xa0\x80 \x90q\x9c"}
+BYTE_ATTACKS = {"no UTF-8": b"\x9b2J \xff\xfe \xc0\xaf \xed\xa0\x80 \x90q\x9c"}
 """And some that are no text."""
-ALL = " ".join(ATTACKS.values())
+ALL_ATTACKS = " ".join(ATTACKS.values())
 _OWN_STYLES = re.compile("\x1b\\[(?:0|1|2|3[1-6]|1;3[1-6])m")
 """Colours that flargo itself uses; none of the attacks has one of them."""
-_BAD = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_UNPRINTABLE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def bad_characters(shown: bytes) -> set[str]:
     """What a terminal has been sent that is neither printable, nor a line's end, nor a colour of flargo's."""
     text = _OWN_STYLES.sub("", shown.decode()).replace("\r\n", "").replace("\n", "")
-    return {character for character in text if unicodedata.category(character) in _BAD}
+    return {character for character in text if unicodedata.category(character) in _UNPRINTABLE_CATEGORIES}

@@ -14,8 +14,8 @@ from flargo.tools.doctor.check_table import examine
 from flargo.tools.doctor.facts import Questions, Sample
 from flargo.tools.doctor.findings import Finding, Level
 from flargo.tools.doctor.gather import Doctor
-from tests.harness.differential.cases import dataset, of_study, study
-from tests.harness.launches import launch, planned
+from tests.harness.differential.cases import dataset, study, study_case
+from tests.harness.launches import launch, plan_for
 
 HOME = "lab"
 NOW = 1_700_000_000.0
@@ -28,8 +28,8 @@ STUDY = study(
 
 def sample(**arguments: object) -> Sample:
     """A job of a study with a volume claim and a Secret."""
-    made = planned(
-        launch(of_study("full", STUDY, arguments={"image_pull_secrets": ["registry"]})), namespace=HOME, **arguments
+    made = plan_for(
+        launch(study_case("full", STUDY, arguments={"image_pull_secrets": ["registry"]})), namespace=HOME, **arguments
     )
     return Sample("a job", json.loads(json.dumps(made.workflow)), frozenset({made.startup.name, made.credentials.name}))
 

@@ -8,8 +8,8 @@ from typing import Any
 from flargo.job.plan import build_plan
 from flargo.job.settings import check_settings
 from flargo.terms import Launch, Plan, Role
-from tests.harness.differential.argo import pod_of
-from tests.harness.differential.cases import Case, of_study, template
+from tests.harness.differential.argo import pod_from_workflow
+from tests.harness.differential.cases import Case, study_case, template
 
 Object = dict[str, Any]
 
@@ -20,16 +20,16 @@ def launch(case: Case | None = None, role: Role = Role.CLIENT, **changes: Any) -
         return replace((case or Case("plain")).launch(Path(root), role), **changes)
 
 
-def with_template(spec: Object | None = None, **metadata: Any) -> Launch:
+def launch_with_template(spec: Object | None = None, **metadata: Any) -> Launch:
     """The launch of a job whose site has a pod template."""
-    return launch(of_study("with a template", template(spec, **metadata)))
+    return launch(study_case("with a template", template(spec, **metadata)))
 
 
-def planned(asked: Launch | None = None, **arguments: Any) -> Plan:
+def plan_for(asked: Launch | None = None, **arguments: Any) -> Plan:
     """What becomes of it with a launcher's arguments."""
     return build_plan(asked or launch(), check_settings(**arguments))
 
 
-def step_of(made: Plan) -> Object:
+def argo_pod(made: Plan) -> Object:
     """The pod that Argo would make of a plan."""
-    return pod_of(made.workflow)
+    return pod_from_workflow(made.workflow)

@@ -24,14 +24,14 @@ CODE = r"`[^`]{1,120}`"
 AMOUNT = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?"
 IMAGE = r"[A-Za-z0-9\[][-A-Za-z0-9._:/@\[\]]{0,511}"
 PROGRAM = r"(?!.*\$\()[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,4096}"
-MOST = 2**63 - 1
+MAX_QUANTITY = 2**63 - 1
 """Of a quantity: resource.Quantity counts no further."""
-LARGEST = 100_000
+MAX_WORKFLOW_BYTES = 100_000
 """Bytes of a Workflow: etcd takes some 1.5 MB."""
 
 
 @dataclass(frozen=True)
-class Here:
+class SiteFacts:
     """What a site and FLARE have fixed, before any job was heard."""
 
     role: str
@@ -62,14 +62,14 @@ class Here:
     programs: str = PROGRAM
 
 
-def harmless(workflow: Object, job_id: str, here: Here) -> list[str]:
+def find_problems(workflow: Object, job_id: str, here: SiteFacts) -> list[str]:
     """What is wrong with a job's Workflow; nothing, if it is harmless."""
-    if len(json.dumps(workflow)) > LARGEST:
+    if len(json.dumps(workflow)) > MAX_WORKFLOW_BYTES:
         return ["it is too large"]
-    return [*_tame(workflow, "workflow"), *_workflow(job_id, here)(workflow, "workflow")]
+    return [*_unsafe_text(workflow, "workflow"), *_workflow(job_id, here)(workflow, "workflow")]
 
 
-def exactly(wanted: Any) -> Shape:
+def equals(wanted: Any) -> Shape:
     """This value, type and all."""
 
     def check(value: Any, where: str) -> Iterator[str]:
@@ -79,7 +79,7 @@ def exactly(wanted: Any) -> Shape:
     return check
 
 
-def fits(pattern: str) -> Shape:
+def matches(pattern: str) -> Shape:
     """A text that fits a pattern as a whole."""
 
     def check(value: Any, where: str) -> Iterator[str]:
@@ -107,7 +107,7 @@ def record(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None =
     return check
 
 
-def listed(*shapes: Shape) -> Shape:
+def list_of(*shapes: Shape) -> Shape:
     """A list with an entry for each shape, in order."""
 
     def check(value: Any, where: str) -> Iterator[str]:
@@ -120,7 +120,7 @@ def listed(*shapes: Shape) -> Shape:
     return check
 
 
-def encoded(shape: Shape) -> Shape:
+def json_text(shape: Shape) -> Shape:
     """JSON in a text."""
 
     def check(value: Any, where: str) -> Iterator[str]:
@@ -129,15 +129,15 @@ def encoded(shape: Shape) -> Shape:
     return check
 
 
-def _tame(value: Any, where: str) -> Iterator[str]:
+def _unsafe_text(value: Any, where: str) -> Iterator[str]:
     """No text anywhere is an expression of Argo's, or has control characters or halves of characters in it."""
     if isinstance(value, dict):
         for key, entry in value.items():
-            yield from _tame(key, f"a key of {where}")
-            yield from _tame(entry, f"{where}.{key}")
+            yield from _unsafe_text(key, f"a key of {where}")
+            yield from _unsafe_text(entry, f"{where}.{key}")
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            yield from _tame(entry, f"{where}[{index}]")
+            yield from _unsafe_text(entry, f"{where}[{index}]")
     elif isinstance(value, str) and re.search(
         r"\{\{|[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", value
     ):
@@ -151,10 +151,10 @@ def parse_quantity(text: str) -> Any:
 
 def _amount(ceiling: str | None) -> Shape:
     def check(value: Any, where: str) -> Iterator[str]:
-        wrong = list(fits(AMOUNT)(value, where))
+        wrong = list(matches(AMOUNT)(value, where))
         if wrong:
             yield from wrong
-        elif parse_quantity(value) > MOST:
+        elif parse_quantity(value) > MAX_QUANTITY:
             yield f"{where} is {value}, beyond counting"
         elif ceiling is not None and not 0 < parse_quantity(value) <= parse_quantity(ceiling):
             yield f"{where} is {value}, above {ceiling}"
@@ -172,7 +172,7 @@ def _gpus(ceiling: str | None) -> Shape:
     return check
 
 
-def _resources(here: Here) -> Shape:
+def _resources(here: SiteFacts) -> Shape:
     def amounts(ceilings: Mapping[str, str]) -> Shape:
         known = {name: _amount(ceilings.get(name)) for name in ("cpu", "memory")}
         gpus = {"nvidia.com/gpu": _gpus(ceilings.get("nvidia.com/gpu"))}
@@ -189,14 +189,16 @@ def _resources(here: Here) -> Shape:
 
     def check(value: Any, where: str) -> Iterator[str]:
         # A request that says nothing is not there, or is 0.
-        requests = record({}, {name: fits(AMOUNT) for name in ("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu")})
+        requests = record(
+            {}, {name: matches(AMOUNT) for name in ("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu")}
+        )
         wrong = list(record({"limits": amounts(here.ceilings), "requests": requests})(value, where))
         yield from wrong or ordered(value, where)
 
     return check
 
 
-RESTRICTED = exactly(
+RESTRICTED = equals(
     {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -207,104 +209,104 @@ RESTRICTED = exactly(
 )
 
 
-def _env(job_id: str, secret: str, here: Here) -> Shape:
+def _env(job_id: str, secret: str, here: SiteFacts) -> Shape:
     def plain(name: str, shape: Shape) -> Shape:
-        return record({"name": exactly(name), "value": shape})
+        return record({"name": equals(name), "value": shape})
 
     def secret_of(name: str, source: str, key: str) -> Shape:
-        return exactly({"name": name, "valueFrom": {"secretKeyRef": {"name": source, "key": key}}})
+        return equals({"name": name, "valueFrom": {"secretKeyRef": {"name": source, "key": key}}})
 
     # Of the job's own folder, and not back out of it; a site may have a slash in its name.
     code = rf"{re.escape(here.mount)}/{re.escape(job_id)}(/(?!\.\.?/)[^/]+)*/custom"
-    return listed(
-        *(plain(name, exactly(value)) for name, value in here.env.items()),
-        plain("PYTHONPATH", fits(code)),
-        plain("NVFL_WORKSPACE_OWNER_FQCN", exactly(here.owner)),
+    return list_of(
+        *(plain(name, equals(value)) for name, value in here.env.items()),
+        plain("PYTHONPATH", matches(code)),
+        plain("NVFL_WORKSPACE_OWNER_FQCN", equals(here.owner)),
         *(secret_of(name, secret, name) for name in here.credentials),
         *(secret_of(name, source, key) for name, (source, key) in here.secret_env.items()),
     )
 
 
-def _named(entry: Object) -> Shape:
-    return record({"name": fits(DNS_LABEL), **{key: exactly(value) for key, value in entry.items()}})
+def _named_entry(entry: Object) -> Shape:
+    return record({"name": matches(DNS_LABEL), **{key: equals(value) for key, value in entry.items()}})
 
 
-def _workflow(job_id: str, here: Here) -> Shape:
+def _workflow(job_id: str, here: SiteFacts) -> Shape:
     labels: Mapping[str, Shape] = {
-        **{key: fits(value) for key, value in here.labels.items()},
-        "app.kubernetes.io/managed-by": exactly("flargo"),
-        "flargo.dev/role": exactly(here.role),
-        "flargo.dev/job-id": fits(LABEL),
+        **{key: matches(value) for key, value in here.labels.items()},
+        "app.kubernetes.io/managed-by": equals("flargo"),
+        "flargo.dev/role": equals(here.role),
+        "flargo.dev/job-id": matches(LABEL),
     }
-    of_study = {"flargo.dev/study": fits(LABEL)}
+    of_study = {"flargo.dev/study": matches(LABEL)}
 
     def whole(value: Any, where: str) -> Iterator[str]:
         name = value["metadata"]["name"]
         secret = f"nvflare-cred-{name}-{value['metadata']['annotations']['flargo.dev/attempt']}"
         container = record(
             {
-                "args": exactly([word.replace("{JOB}", job_id) for word in here.args]),
-                "command": listed(fits(here.programs)),
+                "args": equals([word.replace("{JOB}", job_id) for word in here.args]),
+                "command": list_of(matches(here.programs)),
                 "env": _env(job_id, secret, here),
-                "image": fits(here.images),
-                "imagePullPolicy": exactly("Always"),
+                "image": matches(here.images),
+                "imagePullPolicy": equals("Always"),
                 "resources": _resources(here),
                 "securityContext": RESTRICTED,
-                "volumeMounts": listed(
-                    exactly({"name": "workspace-job", "mountPath": here.mount}),
-                    exactly({"name": "startup-kit", "mountPath": f"{here.mount}/startup", "readOnly": True}),
-                    *(_named(mount) for mount in here.mounts),
+                "volumeMounts": list_of(
+                    equals({"name": "workspace-job", "mountPath": here.mount}),
+                    equals({"name": "startup-kit", "mountPath": f"{here.mount}/startup", "readOnly": True}),
+                    *(_named_entry(mount) for mount in here.mounts),
                 ),
             }
         )
         size = record({"sizeLimit": _amount(here.ceilings.get("ephemeral-storage"))})
-        volumes = listed(
-            record({"name": exactly("workspace-job"), "emptyDir": size}),
-            record({"name": exactly("startup-kit"), "secret": record({"secretName": fits(here.startup)})}),
-            *(_named(volume) for volume in here.volumes),
+        volumes = list_of(
+            record({"name": equals("workspace-job"), "emptyDir": size}),
+            record({"name": equals("startup-kit"), "secret": record({"secretName": matches(here.startup)})}),
+            *(_named_entry(volume) for volume in here.volumes),
         )
-        deadline = {} if here.deadline is None else {"activeDeadlineSeconds": exactly(here.deadline)}
+        deadline = {} if here.deadline is None else {"activeDeadlineSeconds": equals(here.deadline)}
         template = record(
             {
-                "name": exactly("job"),
+                "name": equals("job"),
                 "metadata": record({"labels": record(labels, of_study)}),
                 "container": container,
                 "volumes": volumes,
-                "podSpecPatch": encoded(PATCH),
+                "podSpecPatch": json_text(PATCH),
                 **deadline,
             }
         )
         spec = record(
             {
-                "entrypoint": exactly("job"),
-                "suspend": exactly(True),
-                "serviceAccountName": exactly(here.account),
-                "automountServiceAccountToken": exactly(False),
-                "executor": exactly({"serviceAccountName": here.executor}),
-                "ttlStrategy": exactly({"secondsAfterSuccess": 86400, "secondsAfterFailure": 604800}),
-                "templates": listed(template),
+                "entrypoint": equals("job"),
+                "suspend": equals(True),
+                "serviceAccountName": equals(here.account),
+                "automountServiceAccountToken": equals(False),
+                "executor": equals({"serviceAccountName": here.executor}),
+                "ttlStrategy": equals({"secondsAfterSuccess": 86400, "secondsAfterFailure": 604800}),
+                "templates": list_of(template),
             }
         )
         annotations = record(
             {
-                "flargo.dev/attempt": fits(r"[a-z0-9]{1,20}"),
-                "flargo.dev/job-name": fits(r".{0,120}"),
-                "flargo.dev/site-name": fits(r".{1,120}"),
-                "workflows.argoproj.io/title": fits(rf"{CODE} at {CODE}"),
-                "workflows.argoproj.io/description": fits(rf"NVIDIA FLARE job {CODE}, {here.role}(, study {CODE})?"),
+                "flargo.dev/attempt": matches(r"[a-z0-9]{1,20}"),
+                "flargo.dev/job-name": matches(r".{0,120}"),
+                "flargo.dev/site-name": matches(r".{1,120}"),
+                "workflows.argoproj.io/title": matches(rf"{CODE} at {CODE}"),
+                "workflows.argoproj.io/description": matches(rf"NVIDIA FLARE job {CODE}, {here.role}(, study {CODE})?"),
             }
         )
         metadata = record(
             {
-                "name": fits(DNS_LABEL),
-                "namespace": exactly(here.namespace),
+                "name": matches(DNS_LABEL),
+                "namespace": equals(here.namespace),
                 "labels": record(labels, of_study),
                 "annotations": annotations,
             }
         )
         top = {
-            "apiVersion": exactly("argoproj.io/v1alpha1"),
-            "kind": exactly("Workflow"),
+            "apiVersion": equals("argoproj.io/v1alpha1"),
+            "kind": equals("Workflow"),
             "metadata": metadata,
             "spec": spec,
         }
@@ -314,7 +316,7 @@ def _workflow(job_id: str, here: Here) -> Shape:
 
 
 _EXECUTOR = {
-    "resources": exactly(
+    "resources": equals(
         {
             "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "256Mi"},
             "limits": {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": "512Mi"},
@@ -324,7 +326,7 @@ _EXECUTOR = {
 }
 PATCH = record(
     {
-        "initContainers": listed(record({"name": exactly("init"), **_EXECUTOR})),
-        "containers": listed(record({"name": exactly("wait"), **_EXECUTOR})),
+        "initContainers": list_of(record({"name": equals("init"), **_EXECUTOR})),
+        "containers": list_of(record({"name": equals("wait"), **_EXECUTOR})),
     }
 )

@@ -14,7 +14,7 @@ from flargo.job.settings import check_settings
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Destination
 from flargo.terms import MANAGER, Annotation, Label
 from flargo.tools.doctor import probe
-from tests.harness.launches import planned, step_of
+from tests.harness.launches import argo_pod, plan_for
 from tests.harness.paths import ROOT
 from tests.harness.real_cluster import versions
 
@@ -49,7 +49,7 @@ def test_no_right_is_for_everything() -> None:
 def test_the_network_policy_is_for_every_jobs_pod_and_says_who_may_be_reached() -> None:
     (policy,) = documents("NetworkPolicy").values()
     wanted = policy["spec"]["podSelector"]["matchLabels"]
-    assert wanted.items() <= step_of(planned())["metadata"]["labels"].items()
+    assert wanted.items() <= argo_pod(plan_for())["metadata"]["labels"].items()
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert policy["spec"]["ingress"] == []
     for rule in policy["spec"]["egress"]:
@@ -67,7 +67,7 @@ def test_the_queue_is_one_that_a_launcher_can_be_told_of_and_says_how_many() -> 
 
 def test_the_columns_of_argos_ui_show_what_every_workflow_has() -> None:
     said = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
-    meta = planned().workflow["metadata"]
+    meta = plan_for().workflow["metadata"]
     for column in yaml.safe_load(said["columns"]):
         keys = {"label": [*meta["labels"], Label.STUDY], "annotation": meta["annotations"]}[column["type"]]
         assert column["key"] in keys

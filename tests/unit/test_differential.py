@@ -13,7 +13,7 @@ from flargo.job.plan import build_plan
 from flargo.terms import Plan, Role
 from tests.harness.differential import argo, differences, stock
 from tests.harness.differential.cases import ATTEMPT, CASES, EPOCH, Case, samples
-from tests.harness.differential.differences import DIFFERENCES, Difference, expected
+from tests.harness.differential.differences import DIFFERENCES, Difference, expected_pod
 from tests.harness.differential.parent import FEDERATION, KIT
 
 Object = dict[str, Any]
@@ -28,14 +28,14 @@ def same_transfer_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace_cell_transfer.secrets, "token_urlsafe", lambda _: "a transfer token")
 
 
-def plan_of(case: Case, root: Path, role: Role) -> Plan:
+def read_plan(case: Case, root: Path, role: Role) -> Plan:
     settings = case.settings(root)
     context = case.parent(root, role).context(case.job_meta["job_id"])
     launch, _ = read_launch(case.job_meta, context, role, settings, attempt=ATTEMPT, epoch=EPOCH)
     return build_plan(launch, settings)
 
 
-def by_place(pod_: Object) -> Object:
+def containers_by_name(pod_: Object) -> Object:
     """Containers by their names: Argo puts main before the sidecars, whose order says nothing."""
     spec = pod_["spec"]
     named = {container["name"]: container for container in spec["containers"]}
@@ -45,17 +45,17 @@ def by_place(pod_: Object) -> Object:
 
 @every_case
 @both_roles
-def test_step_is_the_stock_pod_with_the_stated_differences(case: Case, role: Role, tmp_path: Path) -> None:
+def test_the_pod_has_only_listed_differences(case: Case, role: Role, tmp_path: Path) -> None:
     stock_pod, _ = stock.launch(case.parent(tmp_path, role), case.job_meta, case.all_arguments(tmp_path))
-    made = argo.pod_of(plan_of(case, tmp_path, role).workflow)
-    assert by_place(made) == by_place(expected(stock_pod, case, role))
+    made = argo.pod_from_workflow(read_plan(case, tmp_path, role).workflow)
+    assert containers_by_name(made) == containers_by_name(expected_pod(stock_pod, case, role))
 
 
 @every_case
 @both_roles
-def test_secrets_hold_what_the_stock_secrets_hold(case: Case, role: Role, tmp_path: Path) -> None:
+def test_secrets_match_the_stock_secrets(case: Case, role: Role, tmp_path: Path) -> None:
     stock_pod, secrets = stock.launch(case.parent(tmp_path, role), case.job_meta, case.all_arguments(tmp_path))
-    planned = plan_of(case, tmp_path, role)
+    planned = read_plan(case, tmp_path, role)
     ours = {secret.name: dict(secret.data) for secret in (planned.startup, planned.credentials)}
     cred = f"nvflare-cred-{stock_pod['metadata']['name']}"
     (startup,) = set(secrets) - {cred}
@@ -63,13 +63,13 @@ def test_secrets_hold_what_the_stock_secrets_hold(case: Case, role: Role, tmp_pa
     assert planned.startup.data == KIT
 
 
-def test_the_matrix_is_wide() -> None:
+def test_the_matrix_has_many_cases() -> None:
     assert len(CASES) >= 60
     assert len({case.name for case in CASES}) == len(CASES)
 
 
 @pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda difference: difference.__name__)
-def test_each_difference_makes_one_somewhere(difference: Any, tmp_path: Path) -> None:
+def test_each_difference_changes_some_pod(difference: Any, tmp_path: Path) -> None:
     for number, case in enumerate(CASES):
         root = tmp_path / str(number)
         made, _ = stock.launch(case.parent(root, Role.CLIENT), case.job_meta, case.all_arguments(root))
@@ -80,7 +80,7 @@ def test_each_difference_makes_one_somewhere(difference: Any, tmp_path: Path) ->
     pytest.fail("no case shows it")
 
 
-STATED: dict[str, set[Difference]] = {
+DOCUMENTED: dict[str, set[Difference]] = {
     "secret names": {
         differences.startup_secret_is_told_apart_by_federation,
         differences.credentials_are_told_apart_by_launch,
@@ -91,21 +91,21 @@ STATED: dict[str, set[Difference]] = {
     "image pull policy": {differences.images_are_pulled_as_the_site_says},
     "restricted": {differences.main_is_restricted},
     "read-only claims": {differences.claims_that_are_only_read_are_read_only},
-    "labels": {differences.labels_say_whose_it_is},
-    "service account": {differences.it_runs_as_an_account_of_its_own},
-    "no token": {differences.it_gets_no_token},
-    "running time": {differences.it_has_a_deadline},
+    "labels": {differences.labels_identify_the_job},
+    "service account": {differences.pod_has_its_own_account},
+    "no token": {differences.pod_has_no_token},
+    "running time": {differences.pod_has_a_deadline},
 }
-UNSTATED: set[Difference] = {differences.nulls_are_absent, differences.argo_adds_its_containers}
+UNDOCUMENTED: set[Difference] = {differences.nulls_are_absent, differences.argo_adds_its_containers}
 """No difference to Kubernetes, and Argo's doing."""
 
 
-def test_flargo_states_these_differences_and_no_others() -> None:
-    assert {difference.name for difference in pod.DIFFERENCES} == set(STATED)
-    assert set().union(UNSTATED, *STATED.values()) == set(DIFFERENCES)
+def test_documented_differences_are_complete() -> None:
+    assert {difference.name for difference in pod.DIFFERENCES} == set(DOCUMENTED)
+    assert set().union(UNDOCUMENTED, *DOCUMENTED.values()) == set(DIFFERENCES)
 
 
-def test_samples_can_all_be_planned_and_created_side_by_side() -> None:
+def test_samples_have_distinct_names() -> None:
     planned = [build_plan(launch, settings) for _, settings, launch in samples()]
     assert len(planned) >= 120
     assert len({each.name for each in planned}) == len(planned)

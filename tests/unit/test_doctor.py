@@ -694,7 +694,7 @@ def test_the_pod_that_is_tried_is_the_one_that_argo_makes() -> None:
     number = 0
     for name, settings, launch in samples():
         workflow = build_plan(launch, settings).workflow
-        mine, theirs = pod_of(workflow), argo.pod_of(workflow)
+        mine, theirs = pod_of(workflow), argo.pod_from_workflow(workflow)
         for group in ("containers", "initContainers"):
             for container in mine["spec"][group]:
                 if container["name"] in {"init", "wait"}:

@@ -36,7 +36,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)
-def test_what_expands_beyond_the_limits_is_refused_at_once(case: str) -> None:
+def test_an_alias_bomb_is_refused_quickly(case: str) -> None:
     begun = time.monotonic()
     with pytest.raises(InvalidInput) as refused:
         load_yaml("file.yaml", TOO_LARGE[case])
@@ -46,7 +46,7 @@ def test_what_expands_beyond_the_limits_is_refused_at_once(case: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["&a [*a]", "a: &a {b: {c: *a}}", "&a [&b [*a, *b]]", "&a {<<: *a}"])
-def test_what_contains_itself_is_refused(text: str) -> None:
+def test_a_document_within_itself_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="endless"):
         load_yaml("file.yaml", text)
 
@@ -61,12 +61,12 @@ def test_what_contains_itself_is_refused(text: str) -> None:
     ],
     ids=["unclosed", "flow", "block", "by aliases"],
 )
-def test_what_is_nested_too_deeply_is_refused(text: str) -> None:
+def test_deeply_nested_yaml_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="nested too deeply"):
         load_yaml("file.yaml", text)
 
 
-def test_the_limits_leave_room() -> None:
+def test_documents_within_the_limits_are_read() -> None:
     assert load_yaml("f", "[" * MAX_DEPTH + "]" * MAX_DEPTH) is not None
     assert len(load_yaml("f", "- a\n" * (MAX_NODES - 1))) == MAX_NODES - 1
     assert load_yaml("f", "x" * (MAX_TEXT_BYTES - 1)) == "x" * (MAX_TEXT_BYTES - 1)
@@ -77,7 +77,7 @@ def test_the_limits_leave_room() -> None:
 
 
 @st.composite
-def shared(draw: st.DrawFn) -> tuple[str, int]:
+def documents_with_aliases(draw: st.DrawFn) -> tuple[str, int]:
     """A YAML list whose items hold aliases to earlier ones, and how many values it has when they are expanded."""
     sizes: list[int] = []
     lines: list[str] = []
@@ -90,8 +90,8 @@ def shared(draw: st.DrawFn) -> tuple[str, int]:
     return "\n".join(lines), 1 + sum(sizes)
 
 
-@given(shared())
-def test_the_size_is_that_of_the_expanded_document(document: tuple[str, int]) -> None:
+@given(documents_with_aliases())
+def test_size_counts_expanded_aliases(document: tuple[str, int]) -> None:
     text, size = document
     if size > MAX_NODES:
         with pytest.raises(InvalidInput, match="too large"):
@@ -100,7 +100,7 @@ def test_the_size_is_that_of_the_expanded_document(document: tuple[str, int]) ->
         assert load_yaml("f", text) == yaml.safe_load(text)
 
 
-def spoilt() -> st.SearchStrategy[str]:
+def corrupted_documents() -> st.SearchStrategy[str]:
     """What looks like YAML."""
     marks = ["a", "&a ", "*a", "<<: ", "{", "}", "[", "]", ": ", ", ", "\n", "- ", "!!int ", "!!bool ", "!!timestamp "]
     marks += ["2026-99-99", "'", '"', "|\n", "? ", "%", "---\n", "1:1.5", "\t", "\0", "=", "!!binary ", "!!omap "]
@@ -115,8 +115,8 @@ def refusal(call: Callable[[], object]) -> InvalidInput | None:
     return None
 
 
-@given(st.one_of(st.text(), st.binary(), spoilt()))
-def test_any_text_is_a_value_or_a_refusal(text: str | bytes) -> None:
+@given(st.one_of(st.text(), st.binary(), corrupted_documents()))
+def test_any_text_is_parsed_or_refused(text: str | bytes) -> None:
     for load in (load_yaml, load_json):
         refused = refusal(partial(load, "file", text))
         if refused is not None:
@@ -143,7 +143,7 @@ MARKER = "hunter2-and-more"
         (load_json, f'"{MARKER}', 1),
     ],
 )
-def test_a_refusal_names_the_line_and_quotes_nothing(load: Any, text: str | bytes, line: int | None) -> None:
+def test_an_error_names_the_line_and_quotes_nothing(load: Any, text: str | bytes, line: int | None) -> None:
     with pytest.raises(InvalidInput) as refused:
         load("file", text)
     assert MARKER not in str(refused.value)
@@ -153,7 +153,7 @@ def test_a_refusal_names_the_line_and_quotes_nothing(load: Any, text: str | byte
 
 
 @pytest.mark.parametrize("depth", [500, 900, 100_000])
-def test_json_that_is_nested_too_deeply_is_refused(depth: int) -> None:
+def test_deeply_nested_json_is_refused(depth: int) -> None:
     with pytest.raises(InvalidInput, match="nested too deeply"):
         load_json("file", '{"a":' * depth + "1" + "}" * depth)
     assert load_json("file", json.dumps({"a": [1, {"b": None}]})) == {"a": [1, {"b": None}]}

@@ -10,7 +10,7 @@ from flargo.terms import Parent, Role
 
 
 @pytest.mark.parametrize("valid", ["site-1", "Hospital.A_1", "007", "a" * 63, "3f1b2c4d-0000-4000-8000-123456789abc"])
-def test_a_valid_label_value_stays_as_it_is(valid: str) -> None:
+def test_a_valid_label_value_is_unchanged(valid: str) -> None:
     assert names.label_value(valid) == valid
 
 
@@ -25,13 +25,13 @@ def test_a_valid_label_value_stays_as_it_is(valid: str) -> None:
         ("a" * 64, "a" * 41 + "--"),
     ],
 )
-def test_any_other_becomes_readable_and_a_hash(said: str, begins: str) -> None:
+def test_other_texts_become_readable_with_a_hash(said: str, begins: str) -> None:
     made = names.label_value(said)
     assert made.startswith(begins)
     assert len(made) == len(begins) + 20
 
 
-def test_nobody_can_take_the_label_of_another_by_naming_himself_so() -> None:
+def test_a_hashed_label_cannot_be_taken() -> None:
     victim = names.label_value("Charité Berlin")
     assert is_label_value(victim)
     assert names.label_value(victim) != victim
@@ -57,28 +57,28 @@ def test_two_texts_never_share_a_label_value(one: str, other: str) -> None:
         ("", ""),
     ],
 )
-def test_a_text_is_shown_on_one_line_without_tricks(said: str, shown: str) -> None:
+def test_foreign_text_becomes_one_harmless_line(said: str, shown: str) -> None:
     assert names.display_text(said) == shown
 
 
-def test_a_long_text_is_cut() -> None:
+def test_a_long_text_is_truncated() -> None:
     assert names.display_text("a" * 500) == "a" * 119 + "…"
 
 
 @pytest.mark.parametrize("character", ["x", " ", "{", "\u202e"], ids=["x", "space", "brace", "bidi"])
-def test_a_text_of_fifty_megabytes_is_cut_before_it_is_examined(character: str) -> None:
+def test_a_huge_text_is_truncated_first(character: str) -> None:
     """A job's name may be so long; looked at as a whole, each of these takes half a minute."""
     text = character * 50_000_000
     assert len(names.display_text(text)) <= 120
     assert len(names.markdown_code(text)) <= 122
 
 
-def test_a_text_that_is_cut_says_so() -> None:
+def test_a_truncated_text_ends_in_an_ellipsis() -> None:
     assert names.display_text("a" + " " * 5000 + "b") == "a…"
     assert names.display_text("a" + " " * 500 + "b") == "a b"
 
 
-def test_a_label_of_marks_in_a_wrong_order_is_little_work() -> None:
+def test_normalizing_a_label_is_fast() -> None:
     """Normalised as a whole, marks are sorted one by one: that takes hours."""
     text = "\u0301\u0316" * 1_000_000
     assert is_label_value(names.label_value(text))
@@ -93,12 +93,12 @@ def test_a_label_of_marks_in_a_wrong_order_is_little_work() -> None:
         ("", "`-`"),
     ],
 )
-def test_markdown_of_strangers_stays_in_a_code_span(said: str, code: str) -> None:
+def test_markdown_stays_in_a_code_span(said: str, code: str) -> None:
     assert names.markdown_code(said) == code
 
 
 @given(st.text())
-def test_a_code_span_cannot_be_left(said: str) -> None:
+def test_no_text_closes_the_code_span(said: str) -> None:
     made = names.markdown_code(said)
     assert made.count("`") == 2
     assert made[0] == made[-1] == "`"
@@ -106,16 +106,16 @@ def test_a_code_span_cannot_be_left(said: str) -> None:
     assert "\n" not in made
 
 
-def test_labels_of_a_site_do_not_depend_on_the_run_of_its_parent() -> None:
+def test_site_labels_ignore_the_parents_run() -> None:
     runs = [Parent("site-1", "0123456789ab", epoch, Role.CLIENT) for epoch in ("one", "two")]
     assert names.site_labels(runs[0]) == names.site_labels(runs[1])
 
 
 @pytest.mark.parametrize("word", ["\u00e9" * 32, "a" * 11 + "-" + "b" * 20, "A" * 32, "0123456789ab", "", "x" * 300])
-def test_only_a_federations_id_selects_what_flargo_0_1_made(word: str) -> None:
+def test_other_texts_select_only_themselves(word: str) -> None:
     assert names.federation_selector(word) == f"flargo.dev/federation={names.label_value(word)}"
 
 
-def test_a_federations_id_selects_its_beginning_too() -> None:
+def test_a_federation_id_selects_its_old_form() -> None:
     federation = "0123456789abcdef" * 2
     assert names.federation_selector(federation) == f"flargo.dev/federation in ({federation},0123456789ab)"

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from flargo.job.pod import DIFFERENCES, RESERVED_CONTAINERS, RESERVED_VOLUMES, build_pod, restricted_context
 from flargo.job.settings import check_settings
 from flargo.job.validate import InvalidInput
-from tests.harness.launches import launch, planned, step_of, with_template
+from tests.harness.launches import argo_pod, launch, launch_with_template, plan_for
 
 Object = dict[str, Any]
 HIDDEN_MESSAGE = r"is not allowed \(value not shown\); expected"
-FULL = {
+RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
@@ -23,12 +23,12 @@ FULL = {
 }
 
 
-def test_every_difference_says_what_and_why() -> None:
+def test_every_difference_has_a_change_and_reason() -> None:
     assert all(difference.change and difference.reason for difference in DIFFERENCES)
     assert len({difference.name for difference in DIFFERENCES}) == len(DIFFERENCES)
 
 
-def test_the_launch_is_left_alone() -> None:
+def test_building_a_pod_keeps_the_launch() -> None:
     asked = launch()
     before = deepcopy(asked.pod)
     build_pod(asked, check_settings(argo={"labels": {"a": "b"}}))
@@ -38,30 +38,32 @@ def test_the_launch_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("on_container", "on_pod", "made"),
     [
-        pytest.param({}, {}, FULL, id="nothing said"),
-        pytest.param(FULL, {}, FULL, id="all said on the container"),
-        pytest.param({}, {"runAsUser": 5}, {k: v for k, v in FULL.items() if k != "runAsUser"}, id="user of the pod"),
+        pytest.param({}, {}, RESTRICTED, id="nothing said"),
+        pytest.param(RESTRICTED, {}, RESTRICTED, id="all said on the container"),
+        pytest.param(
+            {}, {"runAsUser": 5}, {k: v for k, v in RESTRICTED.items() if k != "runAsUser"}, id="user of the pod"
+        ),
         pytest.param(
             {"runAsUser": 0},
             {"runAsUser": 5},
-            {**{k: v for k, v in FULL.items() if k != "runAsNonRoot"}, "runAsUser": 0},
+            {**{k: v for k, v in RESTRICTED.items() if k != "runAsNonRoot"}, "runAsUser": 0},
             id="root on the container, over the pod",
         ),
         pytest.param(
             {"runAsNonRoot": False},
             {},
-            {**{k: v for k, v in FULL.items() if k != "runAsUser"}, "runAsNonRoot": False},
+            {**{k: v for k, v in RESTRICTED.items() if k != "runAsUser"}, "runAsNonRoot": False},
             id="no user, and root allowed",
         ),
         pytest.param(
             {"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}},
             {},
-            {**FULL, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}},
+            {**RESTRICTED, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}},
             id="capabilities of the site",
         ),
     ],
 )
-def test_restricted_fills_up_and_overrules_nothing(on_container: Object, on_pod: Object, made: Object) -> None:
+def test_restricted_context_examples(on_container: Object, on_pod: Object, made: Object) -> None:
     assert restricted_context(on_container, on_pod, 1000) == made
 
 
@@ -78,7 +80,7 @@ def test_restricted_fills_up_and_overrules_nothing(on_container: Object, on_pod:
     ),
     of_pod=st.fixed_dictionaries({}, optional={"runAsUser": st.sampled_from([0, 5]), "runAsNonRoot": st.booleans()}),
 )
-def test_restricted_keeps_what_is_said_and_adds_no_contradiction(said: Object, of_pod: Object) -> None:
+def test_restricted_context_never_overrules_or_contradicts(said: Object, of_pod: Object) -> None:
     made = restricted_context(said, of_pod, 1000)
     assert {key: made[key] for key in said} == said
     both = {**of_pod, **made}
@@ -91,38 +93,38 @@ def test_restricted_keeps_what_is_said_and_adds_no_contradiction(said: Object, o
 
 @pytest.mark.parametrize("name", sorted(RESERVED_CONTAINERS))
 @pytest.mark.parametrize("group", ["containers", "initContainers"])
-def test_argos_own_container_names_are_refused(name: str, group: str) -> None:
+def test_reserved_container_names_are_refused(name: str, group: str) -> None:
     spec: Object = {"containers": [{"name": "nvflare_job"}]}
     spec.setdefault(group, []).append({"name": name, "image": "x"})
     with pytest.raises(
         InvalidInput, match=rf"pod_template.spec.{group}\[.\].name` is not allowed \(value not shown\).*{name}"
     ):
-        planned(with_template(spec))
+        plan_for(launch_with_template(spec))
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_VOLUMES))
-def test_argos_own_volume_names_are_refused(name: str) -> None:
+def test_reserved_volume_names_are_refused(name: str) -> None:
     with pytest.raises(
         InvalidInput, match=rf"pod_template.spec.volumes\[0\].name` is not allowed \(value not shown\).*{name}"
     ):
-        planned(with_template({"volumes": [{"name": name, "emptyDir": {}}]}))
+        plan_for(launch_with_template({"volumes": [{"name": name, "emptyDir": {}}]}))
 
 
 @pytest.mark.parametrize("path", ["/var/run/argo", "/var/run/argo/", "/var/run/argo/ctr"])
-def test_argos_own_mount_is_refused(path: str) -> None:
+def test_argos_mount_path_is_refused(path: str) -> None:
     container = {"name": "nvflare_job", "volumeMounts": [{"name": "x", "mountPath": path}]}
     with pytest.raises(InvalidInput, match="mountPath"):
-        planned(with_template({"containers": [container], "volumes": [{"name": "x", "emptyDir": {}}]}))
+        plan_for(launch_with_template({"containers": [container], "volumes": [{"name": "x", "emptyDir": {}}]}))
 
 
 @pytest.mark.parametrize("key", ["flargo.dev/job-id", "workflows.argoproj.io/completed"])
 @pytest.mark.parametrize("group", ["labels", "annotations"])
-def test_a_pod_template_cannot_pass_for_another_job(key: str, group: str) -> None:
+def test_reserved_labels_and_annotations_are_refused(key: str, group: str) -> None:
     with pytest.raises(
         InvalidInput,
         match=rf"pod_template.metadata.{group}` is not allowed \(value not shown\).*{key.partition('/')[0]}/",
     ):
-        planned(with_template(**{group: {key: "x"}}))
+        plan_for(launch_with_template(**{group: {key: "x"}}))
 
 
 @pytest.mark.parametrize(
@@ -144,17 +146,17 @@ def test_a_pod_template_cannot_pass_for_another_job(key: str, group: str) -> Non
         ({"containers": [{"name": ["nvflare_job"]}]}, None),
     ],
 )
-def test_a_misshapen_pod_template_is_refused_by_place(spec: Object, field: str | None) -> None:
+def test_a_wrong_type_is_refused_by_place(spec: Object, field: str | None) -> None:
     with pytest.raises(InvalidInput, match=f"pod_template.{field}" if field else "pod_template"):
-        planned(with_template(spec))
+        plan_for(launch_with_template(spec))
 
 
-def test_a_volume_claim_without_a_volumes_name_is_refused_by_place() -> None:
+def test_an_unnamed_claim_volume_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"volumes\[0\]\.name"):
-        planned(with_template({"volumes": [{"persistentVolumeClaim": {"claimName": "data"}}]}))
+        plan_for(launch_with_template({"volumes": [{"persistentVolumeClaim": {"claimName": "data"}}]}))
 
 
-def test_pod_templates_labels_win_over_the_sites_and_flargos_over_both() -> None:
-    asked = with_template(labels={"team": "cardio", "app.kubernetes.io/managed-by": "Helm"})
-    labels = step_of(planned(asked, argo={"labels": {"team": "all", "cost": "42"}}))["metadata"]["labels"]
+def test_label_precedence() -> None:
+    asked = launch_with_template(labels={"team": "cardio", "app.kubernetes.io/managed-by": "Helm"})
+    labels = argo_pod(plan_for(asked, argo={"labels": {"team": "all", "cost": "42"}}))["metadata"]["labels"]
     assert (labels["team"], labels["cost"], labels["app.kubernetes.io/managed-by"]) == ("cardio", "42", "flargo")

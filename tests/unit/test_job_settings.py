@@ -102,12 +102,12 @@ ARGO_REFUSES = [
 ]
 
 
-def named(arguments: dict[str, Any]) -> str:
+def field_name(arguments: dict[str, Any]) -> str:
     ((name, value),) = arguments.items()
     return f"{name}={value!r}"
 
 
-def test_arguments_and_defaults_are_the_stock_launchers_and_argo() -> None:
+def test_arguments_and_defaults_match_the_stock_launcher() -> None:
     stock = inspect.signature(ClientK8sJobLauncher.__init__).parameters
     ours = inspect.signature(check_settings).parameters
     assert set(ours) == set(stock) - {"self"} | {"argo"}
@@ -115,7 +115,7 @@ def test_arguments_and_defaults_are_the_stock_launchers_and_argo() -> None:
     assert {name: ours[name].default for name in defaults} == defaults
 
 
-def test_what_the_stock_launcher_keeps_of_its_arguments_is_kept_alike() -> None:
+def test_arguments_are_normalized_like_the_stock_launcher() -> None:
     stock = ClientK8sJobLauncher(None)
     ours = check_settings()
     assert ours.python_path == stock.default_python_path
@@ -124,8 +124,8 @@ def test_what_the_stock_launcher_keeps_of_its_arguments_is_kept_alike() -> None:
     assert list(ours.image_pull_secrets) == stock.image_pull_secrets
 
 
-@pytest.mark.parametrize("arguments", STOCK_REFUSES, ids=named)
-def test_what_the_stock_launcher_refuses_is_refused_with_name_value_and_what_is_allowed(
+@pytest.mark.parametrize("arguments", STOCK_REFUSES, ids=field_name)
+def test_arguments_that_the_stock_launcher_refuses(
     arguments: dict[str, Any],
 ) -> None:
     with pytest.raises(ValueError, match="must be"):
@@ -143,19 +143,19 @@ def test_what_the_stock_launcher_refuses_is_refused_with_name_value_and_what_is_
     assert caught.value.allowed
 
 
-@pytest.mark.parametrize("arguments", FLARGO_REFUSES, ids=named)
-def test_what_the_stock_launcher_would_stumble_over_later_is_refused_too(arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize("arguments", FLARGO_REFUSES, ids=field_name)
+def test_arguments_that_break_the_stock_launcher_later(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(arguments))):
         check_settings(**arguments)
 
 
-@pytest.mark.parametrize("argo", ARGO_REFUSES, ids=named)
-def test_wrong_settings_for_argo_are_refused_by_name(argo: dict[str, Any]) -> None:
+@pytest.mark.parametrize("argo", ARGO_REFUSES, ids=field_name)
+def test_wrong_argo_settings_are_refused_by_name(argo: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=rf"`argo\['{next(iter(argo))}'\]"):
         check_settings(argo=argo)
 
 
-def test_an_unknown_setting_for_argo_is_refused_with_the_known() -> None:
+def test_an_unknown_argo_setting_lists_the_known() -> None:
     with pytest.raises(InvalidInput) as caught:
         check_settings(argo={"servce_account": "x"})
     assert "servce_account" in str(caught.value)
@@ -163,7 +163,7 @@ def test_an_unknown_setting_for_argo_is_refused_with_the_known() -> None:
 
 
 @pytest.mark.parametrize("argo", [None, {}])
-def test_settings_for_argo_may_be_left_out(argo: dict[str, Any] | None) -> None:
+def test_argo_settings_are_optional(argo: dict[str, Any] | None) -> None:
     made = check_settings(argo=argo).argo
     assert (made.service_account, made.executor_service_account) == ("flargo-job", "flargo-executor")
     assert made.image_pull_policy is None
@@ -175,7 +175,7 @@ def test_settings_for_argo_may_be_left_out(argo: dict[str, Any] | None) -> None:
 QUEUE = {"name": "flargo-queue", "key": "jobs"}
 
 
-def test_a_semaphore_is_a_key_of_a_config_map() -> None:
+def test_a_semaphore_names_a_config_map_key() -> None:
     made = check_settings(argo={"semaphore": QUEUE, "queued": 60}).argo
     assert made.semaphore is not None
     assert (made.semaphore.name, made.semaphore.key, made.queued) == ("flargo-queue", "jobs", 60)
@@ -183,12 +183,12 @@ def test_a_semaphore_is_a_key_of_a_config_map() -> None:
 
 
 @pytest.mark.parametrize("argo", [{"semaphore": QUEUE}, {"semaphore": QUEUE, "queued": None}], ids=str)
-def test_with_a_semaphore_the_wait_has_an_end(argo: dict[str, Any]) -> None:
+def test_a_semaphore_requires_queued(argo: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=r"`argo\['queued'\]` is None; expected a number of seconds"):
         check_settings(argo=argo)
 
 
-def test_none_means_no_limit_where_there_may_be_none() -> None:
+def test_none_means_no_limit() -> None:
     made = check_settings(
         timeout=None, pending_timeout=None, argo={"keep_success": None, "unclaimed": None, "starting": None}
     )
@@ -196,11 +196,11 @@ def test_none_means_no_limit_where_there_may_be_none() -> None:
     assert (made.argo.keep_success, made.argo.unclaimed, made.argo.starting) == (None, None, None)
 
 
-def test_an_empty_kubeconfig_path_means_in_cluster_as_with_the_stock_launcher() -> None:
+def test_an_empty_kubeconfig_path_means_in_cluster() -> None:
     assert check_settings(config_file_path="").config_file_path is None
 
 
-def test_settings_keep_nothing_of_what_they_were_made_from() -> None:
+def test_settings_are_independent_of_their_arguments() -> None:
     security: dict[str, Any] = {"capabilities": {"drop": ["ALL"]}}
     argo: dict[str, Any] = {"labels": {"a": "b"}, "executor_resources": {"limits": {"cpu": "1"}}}
     made = check_settings(security_context=security, argo=argo)
@@ -216,5 +216,5 @@ def test_default_settings_share_nothing() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9464", "127.0.0.1:1", "[::]:65535", "[::1]:9464"])
-def test_where_metrics_are_served_is_kept_as_it_was_said(address: str) -> None:
+def test_the_metrics_address_is_unchanged(address: str) -> None:
     assert str(check_settings(argo={"metrics_address": address}).argo.metrics_address) == address

@@ -14,13 +14,13 @@ from flargo.job.plan import site_selector
 from flargo.job.validate import InvalidInput
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Destination, refuse_expressions, refuse_losses
 from flargo.terms import Annotation, Label, Role
-from tests.harness.launches import launch, planned, step_of, with_template
+from tests.harness.launches import argo_pod, launch, launch_with_template, plan_for
 
 Object = dict[str, Any]
 
 
 def test_a_workflow_is_one_suspended_step_without_retries() -> None:
-    spec = planned().workflow["spec"]
+    spec = plan_for().workflow["spec"]
     assert spec["suspend"] is True
     (template,) = spec["templates"]
     assert spec["entrypoint"] == template["name"] == "job"
@@ -29,9 +29,9 @@ def test_a_workflow_is_one_suspended_step_without_retries() -> None:
     assert template["container"]["command"] == ["/usr/local/bin/python"]
 
 
-def test_a_plan_carries_the_launch_and_the_sites_patience() -> None:
+def test_a_plan_has_the_launch_and_timeouts() -> None:
     asked = launch()
-    made = planned(asked, namespace="hospital", timeout=900, argo={"kill_grace": 7, "unclaimed": 5, "starting": 6})
+    made = plan_for(asked, namespace="hospital", timeout=900, argo={"kill_grace": 7, "unclaimed": 5, "starting": 6})
     assert made.name == made.workflow["metadata"]["name"] == asked.pod["metadata"]["name"]
     assert made.namespace == made.workflow["metadata"]["namespace"] == "hospital"
     assert (made.startup, made.credentials, made.attempt) == (asked.startup, asked.credentials, asked.attempt)
@@ -50,21 +50,21 @@ def test_a_plan_carries_the_launch_and_the_sites_patience() -> None:
         (Role.SERVER, 0, 0, 45),
     ],
 )
-def test_a_servers_job_is_bounded_whatever_the_site_says(
+def test_a_servers_start_time_is_limited(
     role: Role, timeout: float | None, total: float | None, placement: float | None
 ) -> None:
-    patience = planned(launch(role=role, pending=None), timeout=timeout, argo={"server_pending": 45}).timeouts
+    patience = plan_for(launch(role=role, pending=None), timeout=timeout, argo={"server_pending": 45}).timeouts
     assert (patience.total, patience.placement) == (total, placement)
 
 
 def test_the_same_launch_gives_the_same_plan() -> None:
     asked = launch()
-    assert planned(asked) == planned(asked)
+    assert plan_for(asked) == plan_for(asked)
 
 
-def test_a_workflow_is_found_by_its_labels() -> None:
+def test_a_workflow_has_its_labels() -> None:
     asked = launch(study="cardio")
-    made = planned(asked)
+    made = plan_for(asked)
     labels = made.workflow["metadata"]["labels"]
     assert labels == {
         Label.MANAGED_BY: "flargo",
@@ -75,7 +75,7 @@ def test_a_workflow_is_found_by_its_labels() -> None:
         Label.STUDY: "cardio",
         Label.PARENT: asked.parent.epoch,
     }
-    assert step_of(made)["metadata"]["labels"] == labels
+    assert argo_pod(made)["metadata"]["labels"] == labels
     finds = Selector(site_selector(asked.parent))
     assert finds.matches({"metadata": {"labels": labels}})
     for label in (Label.MANAGED_BY, Label.SITE, Label.FEDERATION):
@@ -85,14 +85,14 @@ def test_a_workflow_is_found_by_its_labels() -> None:
     assert finds.matches({"metadata": {"labels": of_old}})
 
 
-def test_the_selector_finds_the_jobs_of_any_run_of_the_parent() -> None:
+def test_the_selector_matches_any_parent_run() -> None:
     parent = launch().parent
     assert site_selector(parent) == site_selector(replace(parent, epoch="another"))
     assert site_selector(parent) != site_selector(replace(parent, federation="another"))
 
 
-def test_a_workflow_says_what_it_is() -> None:
-    annotations = planned(launch(job_name="fed avg", study="cardio")).workflow["metadata"]["annotations"]
+def test_a_workflow_has_a_title_and_description() -> None:
+    annotations = plan_for(launch(job_name="fed avg", study="cardio")).workflow["metadata"]["annotations"]
     assert annotations[Annotation.TITLE] == "`fed avg` at `site-1`"
     assert "client, study `cardio`" in annotations[Annotation.DESCRIPTION]
     assert annotations[Annotation.JOB_NAME] == "fed avg"
@@ -100,23 +100,23 @@ def test_a_workflow_says_what_it_is() -> None:
     assert annotations[Annotation.ATTEMPT] == launch().attempt
 
 
-def test_a_jobs_name_is_shown_and_does_nothing() -> None:
-    made = planned(launch(job_name="[free](http://evil.example) `x` {{workflow.name}}\n# big"))
+def test_a_job_name_is_never_evaluated() -> None:
+    made = plan_for(launch(job_name="[free](http://evil.example) `x` {{workflow.name}}\n# big"))
     title = made.workflow["metadata"]["annotations"][Annotation.TITLE]
     assert title == "`[free](http://evil.example) 'x' { {workflow.name}} # big` at `site-1`"
 
 
 def test_the_sites_labels_annotations_and_instance() -> None:
     argo = {"labels": {"cost": "42"}, "annotations": {"note": "a b"}, "instance_id": "prod"}
-    made = planned(argo=argo)
-    meta, step = made.workflow["metadata"], step_of(made)["metadata"]
+    made = plan_for(argo=argo)
+    meta, step = made.workflow["metadata"], argo_pod(made)["metadata"]
     assert (meta["labels"]["cost"], step["labels"]["cost"]) == ("42", "42")
     assert (meta["annotations"]["note"], step["annotations"]["note"]) == ("a b", "a b")
     assert meta["labels"]["workflows.argoproj.io/controller-instanceid"] == "prod"
 
 
 def test_accounts_and_token() -> None:
-    spec = planned(argo={"service_account": "jobs", "executor_service_account": "argo"}).workflow["spec"]
+    spec = plan_for(argo={"service_account": "jobs", "executor_service_account": "argo"}).workflow["spec"]
     assert spec["serviceAccountName"] == "jobs"
     assert spec["executor"] == {"serviceAccountName": "argo"}
     assert spec["automountServiceAccountToken"] is False
@@ -131,19 +131,19 @@ def test_accounts_and_token() -> None:
     ],
 )
 def test_retention(argo: Object, ttl: Object | None) -> None:
-    assert planned(argo=argo).workflow["spec"].get("ttlStrategy") == ttl
+    assert plan_for(argo=argo).workflow["spec"].get("ttlStrategy") == ttl
 
 
-def test_no_patch_at_all_where_nothing_needs_one() -> None:
-    (template,) = planned(argo={"patch_executor": False}).workflow["spec"]["templates"]
+def test_no_patch_if_none_is_needed() -> None:
+    (template,) = plan_for(argo={"patch_executor": False}).workflow["spec"]["templates"]
     assert "podSpecPatch" not in template
 
 
 QUEUE = {"semaphore": {"name": "flargo-queue", "key": "jobs"}, "queued": 60}
 
 
-def test_a_clients_job_waits_for_the_sites_semaphore_and_holds_it_only_once_released() -> None:
-    made = planned(argo=QUEUE)
+def test_a_clients_job_uses_the_sites_semaphore() -> None:
+    made = plan_for(argo=QUEUE)
     (template,) = made.workflow["spec"]["templates"]
     assert template["synchronization"] == {"semaphores": [{"configMapKeyRef": {"name": "flargo-queue", "key": "jobs"}}]}
     assert "synchronization" not in made.workflow["spec"]
@@ -151,15 +151,15 @@ def test_a_clients_job_waits_for_the_sites_semaphore_and_holds_it_only_once_rele
 
 
 def test_a_servers_job_never_queues() -> None:
-    assert "synchronization" not in json.dumps(planned(launch(role=Role.SERVER), argo=QUEUE).workflow)
+    assert "synchronization" not in json.dumps(plan_for(launch(role=Role.SERVER), argo=QUEUE).workflow)
 
 
-def test_no_job_queues_where_nobody_asked_for_it() -> None:
-    assert "synchronization" not in json.dumps(planned().workflow)
+def test_no_semaphore_by_default() -> None:
+    assert "synchronization" not in json.dumps(plan_for().workflow)
 
 
-def test_a_secret_never_stands_in_the_workflow() -> None:
-    made = planned()
+def test_no_secret_is_in_the_workflow() -> None:
+    made = plan_for()
     text = json.dumps(made.workflow) + repr(made)
     for content in (*made.startup.data.values(), *made.credentials.data.values()):
         assert content == b"{}" or content.decode("latin-1") not in text
@@ -167,7 +167,7 @@ def test_a_secret_never_stands_in_the_workflow() -> None:
 
 @pytest.mark.parametrize("role", list(Role), ids=str)
 def test_both_roles_are_labelled(role: Role) -> None:
-    assert planned(launch(role=role)).workflow["metadata"]["labels"][Label.ROLE] == role.value
+    assert plan_for(launch(role=role)).workflow["metadata"]["labels"][Label.ROLE] == role.value
 
 
 @pytest.mark.parametrize(
@@ -193,23 +193,23 @@ def test_both_roles_are_labelled(role: Role) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_has_no_place_is_refused_by_name(spec: Object, field: str) -> None:
+def test_unknown_fields_are_refused_by_name(spec: Object, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        planned(with_template(spec))
+        plan_for(launch_with_template(spec))
     assert field in caught.value.field
 
 
 @pytest.mark.parametrize("field", ["finalizers", "ownerReferences", "generateName", "creationTimestamp"])
-def test_metadata_without_a_place_is_refused_by_name(field: str) -> None:
+def test_unknown_metadata_is_refused_by_name(field: str) -> None:
     with pytest.raises(InvalidInput, match=f"pod_template.metadata.{field}"):
-        planned(with_template(None, **{field: "x"}))
+        plan_for(launch_with_template(None, **{field: "x"}))
 
 
 def test_a_status_is_refused_by_name() -> None:
     asked = launch()
     asked.pod["status"] = {"phase": "Running"}
     with pytest.raises(InvalidInput, match=r"pod_template\.status"):
-        planned(asked)
+        plan_for(asked)
 
 
 def fields_of(model: type) -> set[str]:
@@ -218,7 +218,7 @@ def fields_of(model: type) -> set[str]:
     return names
 
 
-def test_every_field_of_kubernetes_pods_has_its_row_or_its_reason() -> None:
+def test_every_pod_field_has_a_destination() -> None:
     from kubernetes.client.models.v1_container import V1Container
     from kubernetes.client.models.v1_pod_spec import V1PodSpec
 
@@ -255,11 +255,11 @@ def lose(path: list[str | int], manifest: Object) -> Object:
     ],
     ids=lambda path: ".".join(map(str, path)),
 )
-def test_the_round_trip_notices_whatever_hera_drops(path: list[str | int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_loss_in_hera_is_noticed(path: list[str | int], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = workflow.render_with_hera
     monkeypatch.setattr(workflow, "render_with_hera", lambda *said: lose(path, whole(*said)))
     with pytest.raises(InvalidInput, match="Hera"):
-        planned()
+        plan_for()
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_the_round_trip_notices_whatever_hera_drops(path: list[str | int], monke
         ({"a": {}}, {"a": None}),
     ],
 )
-def test_a_loss_is_a_leaf_that_is_not_as_it_was(said: Object, got: Object) -> None:
+def test_a_loss_is_a_changed_leaf(said: Object, got: Object) -> None:
     with pytest.raises(InvalidInput):
         refuse_losses(said, got)
     refuse_losses(said, {**deepcopy(said), "more": "is fine"})
@@ -312,16 +312,16 @@ def test_single_braces_are_no_expression() -> None:
     ],
     ids=["env", "in the patch", "probe"],
 )
-def test_a_pod_templates_expression_is_refused_by_its_place_and_not_shown(spec: Object, place: str) -> None:
+def test_a_templates_expression_is_refused_and_hidden(spec: Object, place: str) -> None:
     with pytest.raises(InvalidInput, match=r"without \{\{") as caught:
-        planned(with_template(spec))
+        plan_for(launch_with_template(spec))
     assert caught.value.field == place
     assert "workflow.uid" not in str(caught.value)
 
 
-def test_what_a_sites_template_says_wrongly_is_not_shown_to_researchers() -> None:
+def test_wrong_template_values_are_hidden() -> None:
     env = [{"name": "PASSWORD", "value": ["a-secret-of-the-site"]}]
     with pytest.raises(InvalidInput) as caught:
-        planned(with_template({"containers": [{"name": "nvflare_job", "env": env}]}))
+        plan_for(launch_with_template({"containers": [{"name": "nvflare_job", "env": env}]}))
     assert "a-secret-of-the-site" not in str(caught.value)
     assert "env[0].value" in caught.value.field

@@ -9,13 +9,13 @@ from click.testing import Result
 from flargo.cluster.api import MAX_PIECE_BYTES, Kind, LogPiece, _pieces
 from flargo.tools.cli import logs
 from tests.harness import command_line
-from tests.harness.attacks import ATTACKS, BYTES, bad_characters
+from tests.harness.attacks import ATTACKS, BYTE_ATTACKS, bad_characters
 from tests.harness.fake_api import Cluster
 from tests.harness.objects import ended, job, pod
 
 TOKEN = b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
 KEY = b"-----BEGIN PRIVATE KEY-----\n" + b"MIIE" * 16 + b"\n" + b"MIIE" * 16 + b"\n-----END PRIVATE KEY-----\n"
-ATTACK = "\n".join(ATTACKS.values()).encode(errors="surrogatepass") + b"\n" + b"\n".join(BYTES.values())
+ATTACK = "\n".join(ATTACKS.values()).encode(errors="surrogatepass") + b"\n" + b"\n".join(BYTE_ATTACKS.values())
 EXECUTOR = (
     b'time="2026-11-24T12:53:48Z" level=info msg="sub-process exited" argo=true error="<nil>"\nError: exit status 3\n'
 )

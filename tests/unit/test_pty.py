@@ -13,7 +13,7 @@ import yaml
 from flargo.terms import Object
 from flargo.text import inert
 from tests.harness import terminal
-from tests.harness.attacks import ALL, ATTACKS, BYTES, bad_characters
+from tests.harness.attacks import ALL_ATTACKS, ATTACKS, BYTE_ATTACKS, bad_characters
 from tests.harness.objects import RUNNING, ended, job, pod
 from tests.harness.paths import ROOT
 
@@ -34,7 +34,7 @@ for attack in ATTACKS.values():
 """
 MARK = "Attacked"
 """A plain word that goes with the attacks: it shows that they were there."""
-EVIL = f"{MARK} {ALL}"
+EVIL = f"{MARK} {ALL_ATTACKS}"
 Run = Callable[..., str]
 
 
@@ -67,7 +67,10 @@ LOG = b"".join(
     b"2026-01-01T00:00:00.%09dZ %b\n" % (at, line)
     for at, line in enumerate(
         b"\n".join(
-            [*(f"{MARK} {attack}".encode(errors="surrogatepass") for attack in ATTACKS.values()), *BYTES.values()]
+            [
+                *(f"{MARK} {attack}".encode(errors="surrogatepass") for attack in ATTACKS.values()),
+                *BYTE_ATTACKS.values(),
+            ]
         ).split(b"\n")
     )
 )

@@ -20,7 +20,7 @@ from flargo.job.validate import InvalidInput
 from flargo.terms import Role
 from tests.harness.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
 from tests.harness.differential.parent import Parent
-from tests.harness.differential.stock import Cluster
+from tests.harness.differential.stock import FakeCoreV1Api
 
 Object = dict[str, Any]
 
@@ -377,7 +377,7 @@ def test_nothing_is_registered_for_it(wrong: Wrong, tmp_path: Path) -> None:
 )
 def test_the_stock_launcher_refuses_it(wrong: Wrong, tmp_path: Path) -> None:
     launcher = ClientK8sJobLauncher(**{"config_file_path": None, **wrong.arguments})
-    launcher.core_v1 = Cluster()
+    launcher.core_v1 = FakeCoreV1Api()
     with pytest.raises((RuntimeError, ValueError, AttributeError, TypeError)):
         launcher.launch_job(wrong.job_meta(), wrong.prepare(tmp_path))
 

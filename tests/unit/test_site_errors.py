@@ -127,7 +127,7 @@ ARGUMENTS: dict[str, Any] = {
 """What of the arguments ends up in jobs. Two kinds are told on purpose: the policy, and the paths of files."""
 
 
-def wrong_values() -> Iterator[Any]:
+def typed_values() -> Iterator[Any]:
     """Shapes that a marker may come in."""
     yield from (MARKER, f"{{{{{MARKER}}}}}", [MARKER], {MARKER: None}, {MARKER: MARKER}, [{"name": MARKER}])
     yield from ({"value": MARKER}, b"Mark3r/s3cr3t=7")
@@ -144,7 +144,7 @@ def misspelt() -> Iterator[tuple[Any, Any]]:
 
 def mutated(tree: Any) -> Iterator[Any]:
     """The tree, each time with a marker in another place."""
-    yield from wrong_values()
+    yield from typed_values()
     if isinstance(tree, dict):
         for key, value in misspelt():
             yield {**tree, key: value}
@@ -238,7 +238,7 @@ def searched(site: Site, files: Iterator[dict[str, Any]], least: int) -> None:
     assert refused >= least
 
 
-def test_what_the_walk_begins_with_is_launched(site: Site) -> None:
+def test_unchanged_files_are_launched(site: Site) -> None:
     for files in (
         {"study_runtime": inline(TEMPLATE)},
         {"study_runtime": RUNTIME, "pod": TEMPLATE},
@@ -248,20 +248,20 @@ def test_what_the_walk_begins_with_is_launched(site: Site) -> None:
         assert PASSED in site.launch()
 
 
-def test_no_value_of_an_inline_pod_template_is_told(site: Site) -> None:
+def test_inline_template_values_are_hidden(site: Site) -> None:
     some = 1 if site.launcher.role is Role.CLIENT else 8
     searched(site, ({"study_runtime": inline(each)} for each in [*mutated(TEMPLATE)][::some]), 800 // some)
 
 
-def test_no_value_of_a_pod_templates_file_is_told(site: Site) -> None:
+def test_template_file_values_are_hidden(site: Site) -> None:
     searched(site, ({"study_runtime": RUNTIME, "pod": each} for each in [*mutated(TEMPLATE)][::8]), 100)
 
 
-def test_no_value_of_the_runtime_file_is_told(site: Site) -> None:
+def test_runtime_file_values_are_hidden(site: Site) -> None:
     searched(site, ({"study_runtime": each, "pod": TEMPLATE} for each in mutated(RUNTIME)), 150)
 
 
-def test_no_value_of_the_data_file_is_told(site: Site) -> None:
+def test_data_file_values_are_hidden(site: Site) -> None:
     searched(site, ({"study_data": each} for each in mutated(DATA)), 50)
 
 
@@ -270,7 +270,7 @@ def test_no_value_of_the_data_file_is_told(site: Site) -> None:
     "text",
     [f"a: '{MARKER}", f"{MARKER}: [", f"? [{MARKER}]\n: x", f"- {MARKER}\nb: c", f"!!{MARKER} x", f"\t{MARKER}: x"],
 )
-def test_no_line_of_a_file_that_is_no_yaml_is_told(site: Site, file: str, text: str) -> None:
+def test_lines_of_invalid_yaml_are_hidden(site: Site, file: str, text: str) -> None:
     site.write(**({"study_runtime": RUNTIME} if file == "pod" else {}))
     (site.root / "local" / f"{file}.yaml").write_text(text)
     told = site.launch()
@@ -279,13 +279,13 @@ def test_no_line_of_a_file_that_is_no_yaml_is_told(site: Site, file: str, text: 
 
 
 @pytest.mark.parametrize("file", ["study_runtime", "study_data", "pod"])
-def test_a_file_that_cannot_be_read_is_told_by_errno(site: Site, file: str) -> None:
+def test_an_unreadable_file_is_reported_by_errno(site: Site, file: str) -> None:
     site.write(**({"study_runtime": RUNTIME} if file == "pod" else {}))
     (site.root / "local" / f"{file}.yaml").mkdir()
     assert "can be read (Is a directory)" in site.launch()
 
 
-def test_no_value_of_the_launchers_arguments_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launcher_argument_values_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ArgoJobLauncher, "_loop_of", no_cluster)
     launched = 0
     for arguments in mutated(ARGUMENTS):
@@ -309,7 +309,7 @@ def staged(kit: Any) -> Path:
     return root
 
 
-def test_render_does_not_print_a_value(kit: Any, tmp_path: Path) -> None:
+def test_render_hides_values(kit: Any, tmp_path: Path) -> None:
     root = staged(kit)
     meta = tmp_path / "meta.json"
     meta.write_text(json.dumps(JOB))
@@ -325,7 +325,7 @@ def test_render_does_not_print_a_value(kit: Any, tmp_path: Path) -> None:
     assert refused > 50
 
 
-def test_doctor_does_not_print_a_value(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_hides_values(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clinic = Clinic()
     monkeypatch.setattr("flargo.tools.cli.doctor._survey", lambda *_: clinic)
     clinic.down = "Connection refused"
@@ -341,9 +341,7 @@ def test_doctor_does_not_print_a_value(kit: Any, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("where", ["read_launch", "plan", "REDACTION"])
-def test_an_unforeseen_exception_is_told_by_its_type_only(
-    site: Site, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unforeseen_exceptions_are_reported_by_type(site: Site, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise TypeError(MARKER)
 
@@ -354,7 +352,7 @@ def test_an_unforeseen_exception_is_told_by_its_type_only(
     assert "in fails" in told, "the log says where it was raised"
 
 
-def test_an_unforeseen_exception_after_the_launch_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_after_launch_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Workflow is there: a handle of its own has to end, and no other one."""
 
     def fails(*_: object) -> None:
@@ -382,9 +380,7 @@ def test_an_unforeseen_exception_after_the_launch_ends_the_job(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_a_server_s_launch_fails_if_its_job_found_no_place(
-    reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_launch_fails_without_a_node(reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FLARE starts the clients of every job that has a handle; of a job that could not even wait it hears by it."""
 
     class Loop:
@@ -414,7 +410,7 @@ def test_a_server_s_launch_fails_if_its_job_found_no_place(
     assert "Mark3r" not in f"{failed.value} {details}"
 
 
-def test_a_context_without_a_job_is_still_refused_to_flare(site: Site) -> None:
+def test_an_incomplete_context_raises_to_flare(site: Site) -> None:
     with pytest.raises(InvalidInput, match="job_id"):
         site.launcher.launch_job({}, site.parent.context(JOB_ID))
     context = site.parent.context(JOB_ID)
@@ -423,7 +419,7 @@ def test_a_context_without_a_job_is_still_refused_to_flare(site: Site) -> None:
         site.launcher.launch_job({"job_id": JOB_ID}, context)
 
 
-def test_a_launch_of_a_parent_that_shuts_down_is_still_raised(tmp_path: Path) -> None:
+def test_a_launch_during_shutdown_raises(tmp_path: Path) -> None:
     site = Site(tmp_path, Role.CLIENT)
     site.launcher._end()
     site.write()
@@ -434,14 +430,14 @@ def test_a_launch_of_a_parent_that_shuts_down_is_still_raised(tmp_path: Path) ->
 # --- the type
 
 
-def test_the_error_takes_no_value() -> None:
+def test_site_file_error_takes_no_value() -> None:
     assert list(inspect.signature(SiteFileError).parameters) == ["place", "allowed"]
     made = SiteFileError(Place("pod_template").key("spec").key("enviroment"), "one of a, b")
     assert str(made) == "`pod_template.spec.enviroment` is not allowed (value not shown); expected one of a, b"
 
 
 @pytest.mark.parametrize("key", [MARKER, "hunter2", "a" * 41, "a_b_c_d_e", "", " env", "env\n", 5, None, ("a",)])
-def test_a_key_that_looks_like_no_field_is_not_shown(key: object) -> None:
+def test_keys_unlike_field_names_are_hidden(key: object) -> None:
     assert str(Place("file:").key(key)) == f"file: {HIDDEN_KEY}"
 
 
@@ -455,12 +451,12 @@ def calls(module: Any, name: str) -> Iterator[tuple[str, ast.Call]]:
 
 
 @pytest.mark.parametrize("module", [pod, workflow, nvflare_messages])
-def test_all_errors_about_a_pod_are_of_that_type(module: Any) -> None:
+def test_pod_errors_are_site_file_errors(module: Any) -> None:
     assert list(calls(module, InvalidInput.__name__)) == []
     assert list(calls(module, validate.__name__.rpartition(".")[2])) == [], "its checks show the value; use checked()"
 
 
-def test_of_the_reading_of_a_launch_only_these_show_a_value() -> None:
+def test_functions_whose_errors_show_values() -> None:
     assert {function for function, _ in calls(request, InvalidInput.__name__)} == {
         "read_launch",  # flargo's own id of the launch
         "federation_id",  # the kit's certificate
@@ -476,7 +472,7 @@ def test_of_the_reading_of_a_launch_only_these_show_a_value() -> None:
     }
 
 
-def test_no_place_begins_with_words_of_a_site() -> None:
+def test_places_begin_with_flargos_names() -> None:
     begins = {
         ast.unparse(each.args[0]) for module in (pod, workflow, nvflare_messages) for _, each in calls(module, "Place")
     }

@@ -20,7 +20,7 @@ def stays(character: str) -> bool:
     return unicodedata.category(character) not in ESCAPED
 
 
-def test_every_character_is_shown_or_escaped() -> None:
+def test_every_character_is_printed_or_escaped() -> None:
     """All of Unicode: what is printable stays as it is, and all else becomes printable ASCII."""
     for character in EVERY:
         shown = inert(character)
@@ -46,7 +46,7 @@ def test_a_hundred_thousand_random_strings_are_inert() -> None:
 
 
 @given(st.text())
-def test_printable_text_of_any_script_stays(text: str) -> None:
+def test_printable_text_of_any_script_is_unchanged(text: str) -> None:
     kept = "".join(filter(stays, text))
     assert inert(kept) == kept
 
@@ -54,12 +54,12 @@ def test_printable_text_of_any_script_stays(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["plain", "Charité Berlin", "東京大学病院", "مستشفى", "अस्पताल", "a\u00a0b\u3000c", "🧠 e\u0301", "`\\x1b`"]
 )
-def test_what_people_write_stays(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert inert(text) == text
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_attack_gets_through(name: str) -> None:
+def test_terminal_attacks_become_inert(name: str) -> None:
     assert all(map(stays, inert(ATTACKS[name])))
 
 
@@ -77,15 +77,15 @@ def test_no_attack_gets_through(name: str) -> None:
         ("12345678\tb", "12345678        b"),
     ],
 )
-def test_an_escape_says_which_character_it_was(text: str, shown: str) -> None:
+def test_an_escape_names_its_character(text: str, shown: str) -> None:
     assert inert(text) == shown
 
 
-def test_a_document_keeps_its_line_feeds_and_no_other_line_ends() -> None:
+def test_only_line_feeds_end_a_line() -> None:
     assert inert_lines("a\tb\n\x1b[2Jc\r\n\u2028d\n") == "a       b\n\\x1b[2Jc\\r\n\\u2028d\n"
 
 
-def test_lone_surrogates_are_no_unicode() -> None:
+def test_lone_surrogates_are_replaced() -> None:
     assert valid_unicode("a\ud800b\udc9bc🧠") == "a\ufffdb\ufffdc🧠"
 
 
@@ -93,17 +93,17 @@ def test_lone_surrogates_are_no_unicode() -> None:
 
 
 @given(st.lists(st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" ")), min_size=1))
-def test_a_shell_reads_the_very_words(words: list[str]) -> None:
+def test_a_shell_reads_the_same_arguments(words: list[str]) -> None:
     assert shlex.split(shell_command(*words)) == words
 
 
-def test_only_what_follows_an_options_name_is_quoted() -> None:
+def test_option_names_are_not_quoted() -> None:
     assert shell_command("kubectl", '--patch={"a": 1}', "it's") == """kubectl --patch='{"a": 1}' 'it'"'"'s'"""
     assert shell_command("a", "--x=$(id)") == "a --x='$(id)'"
 
 
 @pytest.mark.parametrize("name", ["", "$(id)", "a b", "-rf", "a;b", "a`b", "../a", "a/b", "a\n", "a" * 254, "é"])
-def test_what_is_no_name_gets_no_command(name: str) -> None:
+def test_an_invalid_name_gets_no_command(name: str) -> None:
     assert shell_command("kubectl", "delete", "pod", name, names=(name,)) == ""
 
 
@@ -112,6 +112,6 @@ def test_a_valid_name_gets_a_command(name: str) -> None:
     assert shell_command("kubectl", "delete", "pod", name, names=(name,)) == f"kubectl delete pod {name}"
 
 
-def test_a_path_that_cannot_be_printed_gets_no_command() -> None:
+def test_an_unprintable_path_gets_no_command() -> None:
     assert shell_command("nvflare", "stage", "/kits/a\x1b[2J") == ""
     assert shell_command("nvflare", "stage", "/kits/my site") == "nvflare stage '/kits/my site'"

@@ -10,7 +10,7 @@ from flargo.job.trust import JOB_META
 from flargo.job.validate import HIDDEN, MISSING, Check, InvalidInput, Sentence, Verbatim
 
 
-def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
+def test_an_error_names_field_value_and_expectation() -> None:
     with pytest.raises(InvalidInput) as caught:
         validate.optional(validate.seconds)("pending_timeout", -3)
     assert str(caught.value) == "`pending_timeout` is -3; expected a number of seconds >= 0 and <= 1000000000, or null"
@@ -18,14 +18,14 @@ def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
     assert caught.value.allowed == "a number of seconds >= 0 and <= 1000000000, or null"
 
 
-def test_a_refusal_is_a_value_error_and_shows_long_values_short() -> None:
+def test_an_error_shortens_long_values() -> None:
     refused = InvalidInput("x", "a" * 5000, "less")
     assert isinstance(refused, ValueError)
     assert len(str(refused)) < 200
     assert "(5000 characters)" in str(refused)
 
 
-def test_what_is_not_there_is_said_to_be_missing() -> None:
+def test_an_absent_field_is_missing() -> None:
     assert str(InvalidInput("image", MISSING, "an image")) == "`image` is missing; expected an image"
 
 
@@ -42,7 +42,7 @@ def test_a_sentence_is_one_line_of_limited_length() -> None:
     assert message.isprintable()
 
 
-def test_a_hidden_value_stays_hidden_when_the_error_is_wrapped() -> None:
+def test_a_wrapped_error_keeps_its_value_hidden() -> None:
     error = InvalidInput("image", HIDDEN, "an image")
     wrapped = InvalidInput(f"file: {error.field}", Verbatim(error.value), error.allowed)
     assert str(wrapped) == "`file: image` is not allowed (value not shown); expected an image"
@@ -132,7 +132,7 @@ def test_a_hidden_value_stays_hidden_when_the_error_is_wrapped() -> None:
         ),
     ],
 )
-def test_check(check: Check, taken: list[Any], refused: list[Any]) -> None:
+def test_a_check_accepts_and_refuses(check: Check, taken: list[Any], refused: list[Any]) -> None:
     for value in taken:
         check("field", value)
     for value in refused:
@@ -144,14 +144,14 @@ def test_check(check: Check, taken: list[Any], refused: list[Any]) -> None:
     ("less", "more"),
     [("999m", "1"), ("1", "1001m"), ("1023", "1Ki"), ("1k", "1Ki"), ("1.5Gi", "1537Mi"), ("1e3", "1.1k"), ("1n", "1u")],
 )
-def test_amounts_are_compared_across_units(less: str, more: str) -> None:
+def test_amounts_compare_across_units(less: str, more: str) -> None:
     assert validate.amount(less) < validate.amount(more)
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("1Ki", 1024), ("1e3", "1k"), ("1E3", 1000), ("0.5", "500m"), ("1E", "1e18")]
 )
-def test_amounts_can_be_written_in_many_ways(one: str, other: str | int) -> None:
+def test_equal_amounts_in_different_notations(one: str, other: str | int) -> None:
     assert validate.amount(one) == validate.amount(other)
 
 
@@ -167,31 +167,31 @@ def nested(depth: int) -> object:
     [nested(5000), 10**5000, {"a" * 999: "b" * 9999}, list(range(9999)), "\ud800\n" * 99],
     ids=["deep", "many digits", "long", "many", "control characters"],
 )
-def test_any_value_is_shown_short_and_on_one_line(value: object) -> None:
+def test_any_value_becomes_one_short_line(value: object) -> None:
     said = str(InvalidInput("x", value, "less"))
     assert len(said) < 600
     assert said.isprintable()
 
 
-def test_numbers_for_amounts_are_kept_as_text() -> None:
+def test_quantities_become_strings() -> None:
     assert validate.resources("r", {"limits": {"cpu": 2, "memory": "1Gi"}}) == {"limits": {"cpu": "2", "memory": "1Gi"}}
 
 
-def test_a_strangers_key_makes_no_long_message_and_no_new_line() -> None:
+def test_a_hostile_key_gives_one_short_line() -> None:
     with pytest.raises(InvalidInput) as caught:
         validate.refuse_unknown_keys("argo", {"a\n" * 9999: 1}, ["b" * 9999])
     assert len(str(caught.value)) < 1300
     assert str(caught.value).isprintable()
 
 
-def test_a_mapping_is_copied_all_the_way_down() -> None:
+def test_a_mapping_is_copied_deeply() -> None:
     given = {"a": {"b": [1]}}
     kept = validate.mapping("field", given)
     given["a"]["b"].append(2)
     assert kept == {"a": {"b": [1]}}
 
 
-def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
+def test_an_unknown_key_lists_the_known_keys() -> None:
     with pytest.raises(InvalidInput) as caught:
         validate.refuse_unknown_keys("argo", {"a": 1, "c": 2}, ["b", "a"])
     assert str(caught.value) == "`argo['c']` is 2; expected one of the keys a, b"
@@ -217,12 +217,12 @@ def test_an_unknown_key_is_refused_with_the_list_of_the_known() -> None:
     ids=lambda check: check.__name__,
 )
 @pytest.mark.parametrize("part", ["a", "a.-", "1"])
-def test_a_long_text_is_refused_by_its_length(check: Check, part: str) -> None:
+def test_huge_texts_give_short_errors(check: Check, part: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         check("x" * 10_000_000, part * 10_000_000)
     assert len(str(refused.value)) < 3000
     assert len(refused.value.field) < 1000
 
 
-def test_a_name_of_a_job_is_cut_where_it_is_read() -> None:
+def test_a_job_name_is_truncated() -> None:
     assert len(JOB_META["name"].validate("name", "x" * 10_000_000)) == 4096

@@ -21,7 +21,7 @@ from flargo.status.job_state import ActionKind
 from flargo.status.views import event_view, pod_view, strip_unused_fields, workflow_view
 from flargo.terms import Object, StartTimeouts
 from flargo.tools.jobs.site_job import site_jobs, trim
-from tests.harness.differential.argo import pod_of
+from tests.harness.differential.argo import pod_from_workflow
 from tests.harness.differential.cases import samples
 from tests.harness.objects import pod, workflow
 from tests.harness.paths import RECORDED_SCENARIOS
@@ -44,7 +44,7 @@ def test_a_trimmed_object_looks_as_the_whole_one_does() -> None:
 
 def test_most_of_a_pod_is_not_kept() -> None:
     for _, settings, launch in samples():
-        pod = pod_of(build_plan(launch, settings).workflow)
+        pod = pod_from_workflow(build_plan(launch, settings).workflow)
         assert pod_view(strip_unused_fields(pod)) == pod_view(pod)
         assert len(json.dumps(strip_unused_fields(pod)["spec"])) < len(json.dumps(pod["spec"])) / 2
 

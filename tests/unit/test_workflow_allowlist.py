@@ -23,7 +23,7 @@ from flargo.job.validate import InvalidInput
 from flargo.terms import Plan, Role
 from tests.harness.differential.cases import ATTEMPT, EPOCH, IMAGE, JOB_ID
 from tests.harness.differential.parent import FEDERATION, Parent
-from tests.harness.workflow_allowlist import LABEL, Here, harmless
+from tests.harness.workflow_allowlist import LABEL, SiteFacts, find_problems
 
 Object = dict[str, Any]
 thoroughly = settings(
@@ -32,7 +32,7 @@ thoroughly = settings(
 LONGEST_MESSAGE = 2000
 
 
-def label_of(text: str) -> str:
+def label_pattern(text: str) -> str:
     """A pattern, as docs/operations.md promises: the text where it is a label, else something with a hash."""
     if re.fullmatch(LABEL, text) and "--" not in text:
         return re.escape(text)
@@ -40,7 +40,7 @@ def label_of(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class SiteCase:
     """A site, set up once, and what its jobs' Workflows must look like."""
 
     name: str
@@ -71,7 +71,7 @@ class Place:
         finally:
             transfer.remove()
 
-    def expects(self, root: Path) -> Here:
+    def expects(self, root: Path) -> SiteFacts:
         """Before any job is heard."""
         client = (
             *("-u", "-m", "nvflare.private.fed.app.client.worker_process", "-m", f"{root}", "-w", f"{root}/startup"),
@@ -84,10 +84,10 @@ class Place:
             *("--parent_conn_sec", "mtls", "-u", "grpc://server:8002", "--host", "server", "--port", "8002"),
         )
         is_server = self.role is Role.SERVER
-        return Here(
+        return SiteFacts(
             role=self.role.value,
             labels={
-                "flargo.dev/site": label_of(self.site),
+                "flargo.dev/site": label_pattern(self.site),
                 "flargo.dev/federation": FEDERATION,
                 "flargo.dev/parent": EPOCH,
             },
@@ -105,11 +105,11 @@ class Place:
         )
 
 
-PLAIN = Place("plain")
+PLAIN = SiteCase("plain")
 PLACES = (
     PLAIN,
-    Place("server", role=Role.SERVER),
-    Place(
+    SiteCase("server", role=Role.SERVER),
+    SiteCase(
         "with a policy",
         argo={
             "policy": {
@@ -130,7 +130,7 @@ PLACES = (
         },
     ),
 )
-WITH_STUDY = Place(
+WITH_STUDY = SiteCase(
     "with a study",
     study={
         "container": {"image": IMAGE},
@@ -312,7 +312,7 @@ def metadata(draw: st.DrawFn) -> Object:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
+def silence_logs() -> Iterator[None]:
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
@@ -324,7 +324,7 @@ def root() -> Iterator[Path]:
         yield Path(made)
 
 
-def judge(place: Place, root: Path, meta: Object) -> str:
+def verdict(place: SiteCase, root: Path, meta: Object) -> str:
     """Fail unless the job is refused in few words, or harmless."""
     made = place.plan(root, meta)
     if isinstance(made, InvalidInput):
@@ -333,20 +333,20 @@ def judge(place: Place, root: Path, meta: Object) -> str:
         return "refused"
     pending = made.timeouts.pending
     assert pending is None or 0 <= pending < threading.TIMEOUT_MAX
-    assert harmless(made.workflow, str(meta["job_id"]), place.expects(root)) == []
+    assert find_problems(made.workflow, str(meta["job_id"]), place.expects(root)) == []
     return "harmless"
 
 
 @pytest.mark.parametrize("place", PLACES[::2], ids=lambda place: place.name.replace(" ", "-"))
 @pytest.mark.parametrize("key", SPEC)
-def test_any_one_value_is_refused_or_harmless(place: Place, key: str, root: Path) -> None:
+def test_any_single_value_is_refused_or_allowed(place: SiteCase, key: str, root: Path) -> None:
     for value in (*SPEC[key], *ODD):
         spec = {**SENSIBLE, key: value}
-        judge(place, root / "one", {"job_id": JOB_ID, "name": "x", "launcher_spec": {"site-1": {"k8s": spec}}})
+        verdict(place, root / "one", {"job_id": JOB_ID, "name": "x", "launcher_spec": {"site-1": {"k8s": spec}}})
 
 
 @pytest.mark.parametrize("shape", ODD, ids=lambda shape: type(shape).__name__)
-def test_any_shape_of_the_metadata_is_refused_or_harmless(shape: Any, root: Path) -> None:
+def test_any_metadata_shape_is_refused_or_allowed(shape: Any, root: Path) -> None:
     good: Object = {"default": {"k8s": SENSIBLE}}
     for meta in (
         {"launcher_spec": shape},
@@ -362,17 +362,17 @@ def test_any_shape_of_the_metadata_is_refused_or_harmless(shape: Any, root: Path
         {"launcher_spec": good, "study": shape},
         {"launcher_spec": good, "name": shape},
     ):
-        judge(PLAIN, root / "shape", {"job_id": JOB_ID, **meta})
+        verdict(PLAIN, root / "shape", {"job_id": JOB_ID, **meta})
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name.replace(" ", "-"))
-def test_any_metadata_is_refused_or_harmless(place: Place, root: Path) -> None:
+def test_any_metadata_is_refused_or_allowed(place: SiteCase, root: Path) -> None:
     seen: Counter[str] = Counter()
 
     @thoroughly
     @given(metadata())
     def every(meta: Object) -> None:
-        seen[judge(place, root / place.name, meta)] += 1
+        seen[verdict(place, root / place.name, meta)] += 1
 
     every()
     assert min(seen["refused"], seen["harmless"]) > thoroughly.max_examples / 10, seen
@@ -383,17 +383,17 @@ odd_names = st.sampled_from(NASTY) | st.text(max_size=30) | st.text(alphabet="ab
 
 @thoroughly
 @given(site=odd_names, study=odd_names, job=odd_names)
-def test_any_names_are_refused_or_harmless(root: Path, site: str, study: str, job: str) -> None:
+def test_any_names_are_refused_or_allowed(root: Path, site: str, study: str, job: str) -> None:
     place = replace(PLAIN, site=site or "site-1")
     meta = {"job_id": JOB_ID, "name": job, "study": study, "launcher_spec": {"default": {"k8s": {"image": IMAGE}}}}
-    judge(place, root / "names", meta)
+    verdict(place, root / "names", meta)
 
 
 @thoroughly
 @given(job=odd_names)
-def test_a_jobs_name_never_keeps_it_from_running(root: Path, job: str) -> None:
+def test_a_job_name_never_stops_a_launch(root: Path, job: str) -> None:
     meta = {"job_id": JOB_ID, "name": job, "launcher_spec": {"default": {"k8s": {"image": IMAGE}}}}
-    assert judge(PLAIN, root / "jobs", meta) == "harmless"
+    assert verdict(PLAIN, root / "jobs", meta) == "harmless"
 
 
 @settings(thoroughly, max_examples=60)
@@ -401,7 +401,7 @@ def test_a_jobs_name_never_keeps_it_from_running(root: Path, job: str) -> None:
     dataset=st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?", fullmatch=True),
     claim=st.sampled_from(["pvc", "a/b", "{{x}}", "x" * 300]),
 )
-def test_any_dataset_is_refused_or_mounted_under_its_name(root: Path, dataset: str, claim: str) -> None:
+def test_any_dataset_is_refused_or_mounted(root: Path, dataset: str, claim: str) -> None:
     place = replace(
         WITH_STUDY,
         study={**(WITH_STUDY.study or {}), "datasets": {dataset: {"type": "mount", "source": claim, "mode": "ro"}}},
@@ -411,25 +411,25 @@ def test_any_dataset_is_refused_or_mounted_under_its_name(root: Path, dataset: s
             "volumes": [{"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
         },
     )
-    seen = judge(place, root / "datasets", {"job_id": JOB_ID, "name": "x", "study": "cardio"})
+    seen = verdict(place, root / "datasets", {"job_id": JOB_ID, "name": "x", "study": "cardio"})
     assert seen == ("refused" if "{{" in claim else "harmless")
 
 
-def test_a_job_gets_the_study_that_it_belongs_to_and_no_other(root: Path) -> None:
+def test_a_job_gets_only_its_study(root: Path) -> None:
     meta = {"job_id": JOB_ID, "name": "x", "study": "cardio"}
-    assert judge(WITH_STUDY, root / "study", meta) == "harmless"
+    assert verdict(WITH_STUDY, root / "study", meta) == "harmless"
     outside = replace(WITH_STUDY, here={})
     for study in (None, "", "other", "Cardio", "cardio "):
         said: Object = {"job_id": JOB_ID, "study": study, "launcher_spec": {"default": {"k8s": {"image": IMAGE}}}}
-        assert judge(outside, root / "study", said) == "harmless"
+        assert verdict(outside, root / "study", said) == "harmless"
 
 
-def test_nothing_of_the_parents_environment_is_in_a_workflow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parents_environment_is_not_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "HTTP_PROXY", "PATH", "HOME"):
         monkeypatch.setenv(name, "/of-the-parent")
     made = PLAIN.plan(root / "environment", GOOD)
     assert "of-the-parent" not in repr(made)
-    assert judge(PLAIN, root / "environment", GOOD) == "harmless"
+    assert verdict(PLAIN, root / "environment", GOOD) == "harmless"
 
 
 GOOD: Object = {
@@ -446,29 +446,29 @@ def good(root: Path) -> Object:
     return made.workflow
 
 
-def places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in an object, the object itself included."""
     yield path
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in entries:
-        yield from places_of(entry, (*path, key))
+        yield from paths(entry, (*path, key))
 
 
-def at(value: Any, path: tuple[Any, ...]) -> Any:
+def value_at(value: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         value = value[key]
     return value
 
 
 def problems(root: Path, changed: Object) -> list[str]:
-    return harmless(changed, JOB_ID, PLAIN.expects(root / "good"))
+    return find_problems(changed, JOB_ID, PLAIN.expects(root / "good"))
 
 
-def test_the_judge_lets_nothing_be_added_anywhere(root: Path, good: Object) -> None:
+def test_the_allowlist_refuses_any_addition(root: Path, good: Object) -> None:
     assert problems(root, good) == []
-    for path in places_of(good):
+    for path in paths(good):
         changed = deepcopy(good)
-        place = at(changed, path)
+        place = value_at(changed, path)
         if isinstance(place, dict):
             place["smuggled"] = "x"
             assert problems(root, changed), path
@@ -477,20 +477,20 @@ def test_the_judge_lets_nothing_be_added_anywhere(root: Path, good: Object) -> N
             assert problems(root, changed), path
 
 
-def test_the_judge_lets_no_text_be_an_expression_anywhere(root: Path, good: Object) -> None:
-    for path in places_of(good):
-        if isinstance(at(good, path), str):
+def test_the_allowlist_refuses_any_expression(root: Path, good: Object) -> None:
+    for path in paths(good):
+        if isinstance(value_at(good, path), str):
             changed = deepcopy(good)
-            at(changed, path[:-1])[path[-1]] = "{{workflow.uid}}"
+            value_at(changed, path[:-1])[path[-1]] = "{{workflow.uid}}"
             if path[-1] != "podSpecPatch":
                 assert problems(root, changed), path
 
 
-def test_the_judge_misses_whatever_protects(root: Path, good: Object) -> None:
+def test_the_allowlist_requires_every_protection(root: Path, good: Object) -> None:
     container = ("spec", "templates", 0, "container")
     for path in (
         (*container, "securityContext"),
-        *((*container, "securityContext", key) for key in at(good, (*container, "securityContext"))),
+        *((*container, "securityContext", key) for key in value_at(good, (*container, "securityContext"))),
         ("spec", "automountServiceAccountToken"),
         ("spec", "serviceAccountName"),
         ("spec", "executor"),
@@ -500,5 +500,5 @@ def test_the_judge_misses_whatever_protects(root: Path, good: Object) -> None:
         (*container, "resources", "limits", "ephemeral-storage"),
     ):
         changed = deepcopy(good)
-        del at(changed, path[:-1])[path[-1]]
+        del value_at(changed, path[:-1])[path[-1]]
         assert problems(root, changed), path

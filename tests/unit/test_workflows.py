@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.harness.launches import planned
+from tests.harness.launches import plan_for
 from tests.harness.paths import ROOT
 
 Object = dict[str, Any]
 SMOKE, SWEEP = ROOT / "workflows/smoke-test.yaml", ROOT / "workflows/sweep.yaml"
-FLARGOS: Object = json.loads(json.dumps(planned().workflow["spec"]))
+FLARGOS: Object = json.loads(json.dumps(plan_for().workflow["spec"]))
 (STEP,) = FLARGOS["templates"]
 
 

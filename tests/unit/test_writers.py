@@ -16,7 +16,7 @@ import pytest
 import flargo
 from flargo.tools import terminal
 from flargo.tools.cli import output
-from tests.harness.attacks import ALL, ATTACKS, bad_characters
+from tests.harness.attacks import ALL_ATTACKS, ATTACKS, bad_characters
 
 ROOT = Path(flargo.__file__).parent
 WRITERS = {"tools/cli/output.py", "tools/terminal.py"}
@@ -141,7 +141,7 @@ def test_what_libraries_warn_of_is_inert(capfd: pytest.CaptureFixture[str]) -> N
     @output.report_errors
     def warns(**_: Any) -> None:
         warnings.simplefilter("always")
-        warnings.warn(ALL, UserWarning, stacklevel=1)
+        warnings.warn(ALL_ATTACKS, UserWarning, stacklevel=1)
 
     run(warns)
     shown = capfd.readouterr().err
@@ -158,9 +158,9 @@ def test_what_libraries_log_is_inert(capfd: pytest.CaptureFixture[str], monkeypa
     @output.report_errors
     def logs(**_: Any) -> None:
         try:
-            raise RuntimeError(ALL)  # noqa: TRY301
+            raise RuntimeError(ALL_ATTACKS)  # noqa: TRY301
         except RuntimeError:
-            logging.getLogger("somebody.else").exception("it said %s", ALL)
+            logging.getLogger("somebody.else").exception("it said %s", ALL_ATTACKS)
 
     run(logs)
     shown = capfd.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 
 Object = dict[str, Any]
 
-OF_TEMPLATE = (
+TEMPLATE_FIELDS = (
     "volumes",
     "securityContext",
     "nodeSelector",
@@ -21,7 +21,7 @@ OF_TEMPLATE = (
     "hostAliases",
     "activeDeadlineSeconds",
 )
-OF_SPEC = (
+SPEC_FIELDS = (
     "serviceAccountName",
     "automountServiceAccountToken",
     "imagePullSecrets",
@@ -33,7 +33,7 @@ MERGED_BY_NAME = ("containers", "initContainers", "volumes")
 """Lists of a pod's spec that a strategic merge patch merges by their entries' names, as far as flargo patches them."""
 
 
-def pod_of(workflow: Object) -> Object:
+def pod_from_workflow(workflow: Object) -> Object:
     """The pod of a Workflow with one template."""
     spec = workflow["spec"]
     (template,) = spec["templates"]
@@ -43,8 +43,8 @@ def pod_of(workflow: Object) -> Object:
         "restartPolicy": "Never",
         "containers": [wait, {"name": "main", **template["container"]}, *template.get("sidecars", [])],
         "initContainers": [init, *template.get("initContainers", [])],
-        **{field: template[field] for field in OF_TEMPLATE if field in template},
-        **{field: spec[field] for field in OF_SPEC if field in spec},
+        **{field: template[field] for field in TEMPLATE_FIELDS if field in template},
+        **{field: spec[field] for field in SPEC_FIELDS if field in spec},
     }
     _merge(pod_spec, json.loads(template.get("podSpecPatch", "{}")))
     return {

@@ -111,7 +111,7 @@ def template(spec: Object | None = None, **metadata: Any) -> Mapping[str, Any]:
     return study(pod_template={"metadata": metadata, "spec": spec or {}})
 
 
-def of_study(name: str, runtime: Mapping[str, Any] | None = None, **more: Any) -> Case:
+def study_case(name: str, runtime: Mapping[str, Any] | None = None, **more: Any) -> Case:
     """A case whose job belongs to the study and says nothing of its own."""
     labels = {"flargo.dev/study": STUDY, **more.pop("labels", {})}
     meta = {"study": STUDY, **more.pop("meta", {})}
@@ -133,7 +133,7 @@ def without(said: Mapping[str, Any], *keys: str) -> Object:
     return {key: value for key, value in said.items() if key not in keys}
 
 
-def hashed(readable: str, text: str) -> str:
+def hashed_label(readable: str, text: str) -> str:
     """The label value of a text that is no label value."""
     return f"{readable}--{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
@@ -164,7 +164,7 @@ IMAGES = (
         "image from the legacy resource_spec",
         meta={"launcher_spec": {}, "resource_spec": {"site-1": {"k8s": {"image": IMAGE, "num_of_gpus": 1}}}},
     ),
-    of_study("image from the study", study()),
+    study_case("image from the study", study()),
     Case("image by digest", spec={"image": f"registry.example.com/x@sha256:{'a' * 64}"}),
     Case("job's image over the study's", meta={"study": STUDY}, runtime=study(), labels={"flargo.dev/study": STUDY}),
     Case(
@@ -225,33 +225,33 @@ RESOURCES = (
 )
 
 STUDIES = (
-    of_study(
+    study_case(
         "datasets of version 2",
         study(datasets={"a": dataset("pvc-a", "ro"), "b": dataset("pvc-b", "rw")}),
         closed=("pvc-a",),
     ),
-    of_study(
+    study_case(
         "one claim for two datasets, read and written",
         study(datasets={"in": dataset("pvc", "ro"), "out": dataset("pvc", "rw")}),
     ),
-    of_study(
+    study_case(
         "one claim for two datasets, both read",
         study(datasets={"x": dataset("pvc", "ro"), "y": dataset("pvc", "ro")}),
         closed=("pvc",),
     ),
-    of_study(
+    study_case(
         "long and odd names of datasets", study(datasets={"a_b-" + "c" * 50: dataset("pvc", "ro")}), closed=("pvc",)
     ),
-    of_study("environment", study(env={"EPOCHS": 5, "RATE": 0.1, "FAST": True, "NAME": "two words"})),
-    of_study("secret environment", study(secret_env={"DB_PASSWORD": {"source": "db", "key": "password"}})),
-    of_study("secret mounts", study(secret_mounts={"keys": {"source": "keys", "mount_path": "/etc/keys"}})),
-    of_study(
+    study_case("environment", study(env={"EPOCHS": 5, "RATE": 0.1, "FAST": True, "NAME": "two words"})),
+    study_case("secret environment", study(secret_env={"DB_PASSWORD": {"source": "db", "key": "password"}})),
+    study_case("secret mounts", study(secret_mounts={"keys": {"source": "keys", "mount_path": "/etc/keys"}})),
+    study_case(
         "secret mounts of some keys",
         study(
             secret_mounts={"tls": {"source": "tls", "mount_path": "/tls", "mode": "ro", "items": {"crt": "a/tls.crt"}}}
         ),
     ),
-    of_study(
+    study_case(
         "all that a study can have",
         study(
             datasets={"a": dataset("pvc-a", "ro")},
@@ -286,14 +286,14 @@ STUDIES = (
 )
 
 TEMPLATES = (
-    of_study("empty pod template", template()),
-    of_study(
+    study_case("empty pod template", template()),
+    study_case(
         "pod template with labels and annotations",
         template(
             labels={"team": "cardio", "app.kubernetes.io/managed-by": "Helm"}, annotations={"contact": "a@example.com"}
         ),
     ),
-    of_study(
+    study_case(
         "pod template for nodes",
         template(
             {
@@ -313,7 +313,7 @@ TEMPLATES = (
             }
         ),
     ),
-    of_study(
+    study_case(
         "pod template for the network",
         template(
             {
@@ -324,7 +324,7 @@ TEMPLATES = (
             }
         ),
     ),
-    of_study(
+    study_case(
         "pod template with all that only a patch can say",
         template(
             {
@@ -353,17 +353,17 @@ TEMPLATES = (
             }
         ),
     ),
-    of_study("pod template with a deadline", template({"activeDeadlineSeconds": 3600})),
-    of_study(
+    study_case("pod template with a deadline", template({"activeDeadlineSeconds": 3600})),
+    study_case(
         "pod template with a service account",
         template({"serviceAccountName": "cardio", "automountServiceAccountToken": True}),
         account="cardio",
         token=True,
     ),
-    of_study("pod template with another namespace", template(namespace="elsewhere")),
-    of_study("pod template with a sidecar", template({"containers": [{"name": "nvflare_job"}, SIDECAR]})),
-    of_study("sidecar before the job", template({"containers": [SIDECAR, {"name": "nvflare_job"}]})),
-    of_study(
+    study_case("pod template with another namespace", template(namespace="elsewhere")),
+    study_case("pod template with a sidecar", template({"containers": [{"name": "nvflare_job"}, SIDECAR]})),
+    study_case("sidecar before the job", template({"containers": [SIDECAR, {"name": "nvflare_job"}]})),
+    study_case(
         "sidecar with probes by a port's name",
         template(
             {
@@ -381,7 +381,7 @@ TEMPLATES = (
             }
         ),
     ),
-    of_study(
+    study_case(
         "native sidecar and init containers",
         template(
             {
@@ -394,12 +394,12 @@ TEMPLATES = (
             }
         ),
     ),
-    of_study(
+    study_case(
         "the job's container by its job's name",
         template({"containers": [SIDECAR, {"name": f"container-j{JOB_ID}", "workingDir": "/work"}]}),
         meta={"job_id": JOB_ID},
     ),
-    of_study(
+    study_case(
         "job container with much of its own",
         template(
             {
@@ -428,7 +428,7 @@ TEMPLATES = (
             }
         ),
     ),
-    of_study(
+    study_case(
         "pod template with volumes of many kinds",
         template(
             {
@@ -473,7 +473,7 @@ TEMPLATES = (
             }
         ),
     ),
-    of_study(
+    study_case(
         "claims in the pod template",
         template(
             {
@@ -496,16 +496,16 @@ TEMPLATES = (
         ),
         closed=("pvc-read",),
     ),
-    of_study(
+    study_case(
         "pod template with nulls",
         template({"nodeSelector": None, "containers": [{"name": "nvflare_job", "env": None, "lifecycle": None}]}),
     ),
-    of_study(
+    study_case(
         "pull secrets of the template and of the site",
         template({"imagePullSecrets": [{"name": "mine"}]}),
         arguments={"image_pull_secrets": ["registry-a"]},
     ),
-    of_study(
+    study_case(
         "pod template from a file",
         study(pod_template="pod.yaml"),
         files={"local/pod.yaml": "kind: Pod\nspec: {nodeSelector: {pool: cpu}}\n"},
@@ -546,7 +546,7 @@ SECURITY = (
         executor=executor(**{**RESTRICTED, "runAsUser": 1234}),
     ),
     Case("controller that looks after its own containers", argo={"patch_executor": False}, executor=None),
-    of_study(
+    study_case(
         "security context of the job's container",
         template(
             {
@@ -561,13 +561,13 @@ SECURITY = (
         main={**RESTRICTED, "runAsUser": 42, "runAsGroup": 43, "readOnlyRootFilesystem": True},
         executor=executor(**{**RESTRICTED, "runAsUser": 42, "runAsGroup": 43}),
     ),
-    of_study(
+    study_case(
         "privileged job container",
         template({"containers": [{"name": "nvflare_job", "securityContext": {"privileged": True, "runAsUser": 0}}]}),
         main={"privileged": True, "runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}},
         executor=executor(**{**without(RESTRICTED, "runAsNonRoot"), "runAsUser": 0}),
     ),
-    of_study(
+    study_case(
         "capabilities of the job's container",
         template(
             {"containers": [{"name": "nvflare_job", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]}
@@ -578,13 +578,13 @@ SECURITY = (
 
 POLICY = (
     Case("running time", argo={"policy": {"running_time": 7200}}, deadline=7200),
-    of_study(
+    study_case(
         "running time longer than the template's",
         template({"activeDeadlineSeconds": 60}),
         argo={"policy": {"running_time": 7200}},
         deadline=60,
     ),
-    of_study(
+    study_case(
         "running time shorter than the template's",
         template({"activeDeadlineSeconds": 9000}),
         argo={"policy": {"running_time": 7200}},
@@ -620,9 +620,9 @@ PLACES = (
     Case(
         "site with odd characters",
         site="Université de Montréal / Site #1",
-        labels={"flargo.dev/site": hashed("Universite-de-Montreal-Site-1", "Université de Montréal / Site #1")},
+        labels={"flargo.dev/site": hashed_label("Universite-de-Montreal-Site-1", "Université de Montréal / Site #1")},
     ),
-    Case("site with a long name", site="a" * 70, labels={"flargo.dev/site": hashed("a" * 41, "a" * 70)}),
+    Case("site with a long name", site="a" * 70, labels={"flargo.dev/site": hashed_label("a" * 41, "a" * 70)}),
     Case("site with capitals and dots", site="Hospital.A_1", labels={"flargo.dev/site": "Hospital.A_1"}),
     Case("site with digits only", site="007", labels={"flargo.dev/site": "007"}),
     Case("job id with odd characters", meta={"job_id": "Job_1.a"}, labels={"flargo.dev/job-id": "Job_1.a"}),

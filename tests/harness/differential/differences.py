@@ -92,7 +92,7 @@ def claims_that_are_only_read_are_read_only(pod: Object, case: Case, _: Role) ->
             volume["persistentVolumeClaim"]["readOnly"] = True
 
 
-def labels_say_whose_it_is(pod: Object, case: Case, role: Role) -> None:
+def labels_identify_the_job(pod: Object, case: Case, role: Role) -> None:
     """Flargo's labels and the site's own labels and annotations."""
     meta = pod["metadata"]
     meta["labels"] = {
@@ -109,17 +109,17 @@ def labels_say_whose_it_is(pod: Object, case: Case, role: Role) -> None:
         meta["annotations"] = {**meta.get("annotations", {}), **case.annotations}
 
 
-def it_runs_as_an_account_of_its_own(pod: Object, case: Case, _: Role) -> None:
+def pod_has_its_own_account(pod: Object, case: Case, _: Role) -> None:
     """The account that the case says."""
     pod["spec"]["serviceAccountName"] = case.account
 
 
-def it_gets_no_token(pod: Object, case: Case, _: Role) -> None:
+def pod_has_no_token(pod: Object, case: Case, _: Role) -> None:
     """Unless the case says so."""
     pod["spec"]["automountServiceAccountToken"] = case.token
 
 
-def it_has_a_deadline(pod: Object, case: Case, _: Role) -> None:
+def pod_has_a_deadline(pod: Object, case: Case, _: Role) -> None:
     """The site's, or the template's where that is shorter."""
     if case.deadline is not None:
         pod["spec"]["activeDeadlineSeconds"] = case.deadline
@@ -142,15 +142,15 @@ DIFFERENCES: tuple[Difference, ...] = (
     images_are_pulled_as_the_site_says,
     main_is_restricted,
     claims_that_are_only_read_are_read_only,
-    labels_say_whose_it_is,
-    it_runs_as_an_account_of_its_own,
-    it_gets_no_token,
-    it_has_a_deadline,
+    labels_identify_the_job,
+    pod_has_its_own_account,
+    pod_has_no_token,
+    pod_has_a_deadline,
     argo_adds_its_containers,
 )
 
 
-def expected(stock: Object, case: Case, role: Role) -> Object:
+def expected_pod(stock: Object, case: Case, role: Role) -> Object:
     """The stock launcher's pod with all the differences."""
     pod = deepcopy(stock)
     for difference in DIFFERENCES:

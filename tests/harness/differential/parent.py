@@ -26,7 +26,7 @@ KIT: Mapping[str, bytes] = {
     "signature.json": b"{}",
 }
 """What of a startup kit travels to a job."""
-LEFT_BEHIND: Mapping[str, bytes] = {"start.sh": b"#!/bin/sh\n", "readme.txt": b"read me"}
+FILES_NOT_COPIED: Mapping[str, bytes] = {"start.sh": b"#!/bin/sh\n", "readme.txt": b"read me"}
 """What of it does not."""
 
 
@@ -65,7 +65,7 @@ class Parent:
     def __post_init__(self) -> None:
         for folder in ("startup", "local"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
-        for name, content in {**KIT, **LEFT_BEHIND}.items():
+        for name, content in {**KIT, **FILES_NOT_COPIED}.items():
             (self.root / "startup" / name).write_bytes(content)
         if self.runtime is not None:
             said = yaml.safe_dump({"format_version": 2, "studies": dict(self.runtime)})

@@ -16,7 +16,7 @@ Object = dict[str, Any]
 
 
 @dataclass
-class Cluster:
+class FakeCoreV1Api:
     """A CoreV1Api that remembers what it was given."""
 
     pods: list[Object] = field(default_factory=list)
@@ -49,7 +49,7 @@ def launch(
     """Launch a job with the stock launcher: its pod and its Secrets by name."""
     kind = ServerK8sJobLauncher if parent.role is Role.SERVER else ClientK8sJobLauncher
     launcher = kind(**{"config_file_path": None, **deepcopy(dict(arguments))})
-    launcher.core_v1 = cluster = Cluster()
+    launcher.core_v1 = cluster = FakeCoreV1Api()
     launcher.launch_job(deepcopy(job_meta), parent.context(job_meta["job_id"]))
     (pod,) = cluster.pods
     return pod, cluster.secrets
