@@ -1,1 +1,1 @@
-"""The only stateful room: submits plans, holds all lives, performs what they ask for."""
+"""The control loop, the only package with state: it submits plans, tracks jobs and performs their actions."""

@@ -1,4 +1,4 @@
-"""What a launched job's handle holds: the latest of its life, and a way to wait for more."""
+"""The state of a launched job that FLARE's threads read: its stage and its verdict."""
 
 import threading
 from collections.abc import Callable
@@ -8,35 +8,39 @@ from flargo.status.verdict import Verdict
 
 
 class LaunchedJob:
-    """Where the loop writes and FLARE's threads read. Reading never does I/O and never waits for the loop."""
+    """A launched job, written by the loop and read by FLARE's threads. Reading does no I/O and never blocks."""
 
     def __init__(self, name: str) -> None:
-        """Of a Workflow of that name, of which nothing is known yet."""
+        """Start without any observation of the job.
+
+        Args:
+            name: the name of the job's Workflow.
+        """
         self.name = name
-        """The Workflow's name."""
+        """The name of the job's Workflow."""
         self.stage = Stage.ABSENT
         self.verdict: Verdict | None = None
         self.is_released = False
-        """The Workflow has been released: its program may run at any moment."""
+        """The Workflow has been released, so the program may start at any moment."""
         self.is_stopping = False
-        """The job is being brought to an end, whatever is still seen of it."""
+        """The job is being ended, whatever stage it is in."""
         self._changed = threading.Condition()
 
-    def update(self, stage: Stage, *, released: bool, stopping: bool = False) -> None:
-        """Write down how far the job is, and wake whoever waits, if it is news."""
-        if (stage, released, stopping) == (self.stage, self.is_released, self.is_stopping):
+    def update(self, stage: Stage, *, is_released: bool, is_stopping: bool = False) -> None:
+        """Record the job's progress, and wake waiting threads if it has changed."""
+        if (stage, is_released, is_stopping) == (self.stage, self.is_released, self.is_stopping):
             return
         with self._changed:
-            self.stage, self.is_released, self.is_stopping = stage, released, stopping
+            self.stage, self.is_released, self.is_stopping = stage, is_released, is_stopping
             self._changed.notify_all()
 
     def conclude(self, verdict: Verdict) -> None:
-        """Write down what became of the job, and wake whoever waits. The first verdict stands."""
+        """Record the verdict, and wake waiting threads. A second verdict is ignored."""
         with self._changed:
             self.verdict = self.verdict or verdict
             self._changed.notify_all()
 
     def wait(self, until: Callable[["LaunchedJob"], bool], seconds: float | None = None) -> bool:
-        """Wait until something is true of the ticket, at the most so many seconds; whether it is."""
+        """Wait until a condition on this job holds, or the seconds have passed; return whether the condition holds."""
         with self._changed:
             return self._changed.wait_for(lambda: until(self), seconds)

@@ -1,7 +1,8 @@
-"""Threads: two watches, one that owns the engine, a few that perform its orders. It decides nothing.
+"""The threads of the launcher's control loop: two watches, one thread for the reconciler, and worker pools.
 
-The engine's thread takes facts from one queue, so the engine needs no lock and no request is ever made
-while it is held. What it orders goes to the performers, whose answers are facts again.
+The reconciler's thread takes one task at a time from a queue, so the reconciler needs no lock, and no request to the
+API server is made on that thread. The commands that the reconciler returns are performed by workers, whose results are
+tasks in turn. The loop itself makes no decisions about jobs.
 """
 
 import logging
@@ -29,14 +30,14 @@ from flargo.status.views import is_credentials_secret, strip_unused_fields, uid_
 from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, Annotation, Object, Plan
 
 MAX_SUBMIT_SECONDS = 120.0
-"""Seconds for which a submit is repeated while the API server does not answer."""
+"""Seconds for which a submit is retried while the API server does not respond."""
 MAX_LOG_LINES, MAX_LOG_BYTES, LOG_READ_SECONDS = 200, 64 * 1024, 5.0
-"""How much of a failed program's log is kept, and how long a verdict waits for it. Twice as much is read, and redacted
-before its beginning is cut off: a key or token that is cut in two would not be known for one."""
+"""The part of a failed program's log that is kept, and the seconds that a verdict waits for it. Twice as much is read,
+and redacted before its beginning is cut off: a key or token that was cut in two would not be recognised."""
 MAX_SLEEP_SECONDS = 3600.0
-"""Seconds for which the engine's thread sleeps at most: a queue cannot be told to wait for years."""
+"""Maximum seconds that the reconciler's thread waits for a task: a queue does not accept a timeout of years."""
 MAX_ENDING_DETAIL_LENGTH = 500
-"""Characters of the cluster's words that are left on a Workflow that is ended."""
+"""Maximum characters of the annotation that explains why a Workflow was shut down."""
 _WORKERS, _CLEANERS = 8, 2
 _log = logging.getLogger(__name__)
 Task = Callable[[], Result]
@@ -44,26 +45,26 @@ OnVerdict = Callable[[Verdict, str], None]
 
 
 class Loop:
-    """Follows and ends the jobs of one parent."""
+    """Launches, tracks and ends the jobs of one FLARE parent."""
 
     def __init__(
         self,
         api: Api,
-        labels: str,
+        selector: str,
         epoch: str,
         grace: int,
         redact: Callable[[str], str] = lambda text: text,
         meter: Meter | None = None,
     ) -> None:
-        """Prepare; nothing runs yet.
+        """Prepare the loop without starting a thread.
 
         Args:
-            api: the parent's namespace.
-            labels: the selector of the site's Workflows and pods.
-            epoch: this run of the parent: what the site's other runs left behind is ended.
-            grace: seconds between SIGTERM and SIGKILL for that.
+            api: the client for the parent's namespace.
+            selector: the label selector of the site's Workflows and pods.
+            epoch: the epoch of this run of the parent. Workflows of the site's other epochs are ended.
+            grace: seconds between SIGTERM and SIGKILL for those.
             redact: removes secrets from a text that others will read.
-            meter: who measures, if anybody does.
+            meter: receives measurements; None if nobody measures.
         """
         self._api = api
         self._redact = redact
@@ -72,38 +73,39 @@ class Loop:
             self._has_results, time.monotonic(), epoch=epoch, grace=grace, on_parse_error=ParseErrorLog()
         )
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._ended = threading.Event()
-        """No more launches."""
+        """Tasks for the reconciler's thread; None ends the thread."""
+        self._is_ending = threading.Event()
+        """Set when no more jobs may be launched."""
         self._launch_lock = threading.Lock()
-        """A launch is there as a whole before the end begins, or not at all."""
+        """Ensures that a launch is complete before the end begins, or is refused."""
         self._stop_watching = threading.Event()
-        """No more watching."""
-        self._started = threading.Lock()
+        self._start_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        # Apart from one another: launches that wait for an API server must not hold up a kill or a verdict, and neither
-        # must the credentials of a thousand jobs that end at once.
+        # Separate pools: launches that wait for the API server must not delay the deletion of a pod or a verdict, and
+        # neither must deleting the credentials of a thousand jobs that end at once.
         self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-submit")
         self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
         self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="flargo-clean")
-        self._reporters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-tell")
+        self._reporters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-report")
         self._jobs: dict[str, _Job] = {}
         self._unreported: set[_Job] = set()
-        """Whose verdict nobody has been told yet."""
-        self._lost: dict[Kind, float] = {}
+        """Jobs whose verdict has not been reported to FLARE yet."""
+        self._lost_since: dict[Kind, float] = {}
+        """The watches that are out of sync, with the time of their loss."""
         self._last_contact: dict[Kind, float] = {}
-        """When each stream said something for the last time; before that, when it was first wanted."""
+        """The time of each watch's last contact with the API server; before the first one, of its start."""
         self._watches = [
-            Watch(api, kind, labels, strip_unused_fields, self, self._stop_watching.wait, time.monotonic)
+            Watch(api, kind, selector, strip_unused_fields, self, self._stop_watching.wait, time.monotonic)
             for kind in (Kind.WORKFLOW, Kind.POD)
         ]
 
     def start(self) -> None:
-        """Begin to follow the site's Workflows, if that has not begun; a launch does so too."""
-        with self._started:
+        """Start the watches and the reconciler's thread, unless they are running. A launch does so, too."""
+        with self._start_lock:
             if self._threads:
                 return
             self._last_contact = {watch.kind: time.monotonic() for watch in self._watches}
-            runs = [("flargo-engine", self._run)]
+            runs = [("flargo-reconciler", self._run)]
             runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
             self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
             for thread in self._threads:
@@ -112,16 +114,16 @@ class Loop:
     def launch(
         self, plan: Plan, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool
     ) -> LaunchedJob:
-        """Begin a job; returns at once. What becomes of it is on the ticket.
+        """Start to launch a job, and return at once. The LaunchedJob shows the job's progress and its verdict.
 
         Args:
-            plan: what to put on the cluster.
-            has_results: whether the job's results have reached the parent; does no I/O.
-            on_verdict: told the verdict, and the end of the log, before anybody who waits for it is woken.
-            collect_log: fetch the end of the program's log if it fails.
+            plan: the objects to create, and the start timeouts.
+            has_results: returns whether the job's results have reached the parent; does no I/O.
+            on_verdict: called with the verdict and the end of the log, before threads that wait for the job are woken.
+            collect_log: read the end of the program's log if the program fails.
 
         Raises:
-            SubmitError: a job of that name is still being followed.
+            SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
         """
         self.start()
         job = _Job(plan.name, has_results, on_verdict, collect_log=collect_log)
@@ -132,39 +134,39 @@ class Loop:
             return Result()
 
         with self._launch_lock:
-            if self._ended.is_set():
+            if self._is_ending.is_set():
                 raise SubmitError("this FLARE parent is shutting down")
             if self._jobs.setdefault(plan.name, job) is not job:
-                raise SubmitError(f"{plan.name}: an earlier launch of this job has not been cleared away yet")
+                raise SubmitError(f"{plan.name}: an earlier launch of this job is still being cleaned up")
             self._unreported.add(job)
             self._tasks.put(admit)
         return job.launched
 
-    def stop(self, ticket: LaunchedJob, cause: Cause) -> None:
-        """Have a job ended; returns at once. A later launch of the same job is left alone."""
-        job = self._jobs.get(ticket.name)
-        if job is None or job.launched is not ticket:
+    def stop(self, launched: LaunchedJob, cause: Cause) -> None:
+        """Request the end of a job, and return at once. A later launch of the same job is not affected."""
+        job = self._jobs.get(launched.name)
+        if job is None or job.launched is not launched:
             return
         job.cancelled.set()
 
         def stop() -> Result:
-            is_followed = self._jobs.get(job.name) is job
-            return self._reconciler.stop(job.name, cause, time.monotonic()) if is_followed else Result()
+            is_tracked = self._jobs.get(job.name) is job
+            return self._reconciler.stop(job.name, cause, time.monotonic()) if is_tracked else Result()
 
         self._tasks.put(stop)
 
-    def give_up(self, ticket: LaunchedJob, detail: str) -> None:
-        """End a launch that can't be waited for any longer; returns at once.
+    def give_up(self, launched: LaunchedJob, detail: str) -> None:
+        """End a launch for which FLARE cannot wait any longer, and return at once.
 
-        Who waits for the ticket hears that the launch failed, even while the cluster is not heard. The job itself is
-        ended as soon as the cluster is.
+        FLARE gets the verdict LAUNCH_FAILED even without API contact. The job itself is ended as soon as there is
+        contact again.
 
         Args:
-            ticket: of the launch; a later launch of the same job is left alone.
-            detail: why it is given up, for people.
+            launched: the launch; a later launch of the same job is not affected.
+            detail: why the launch is given up, for people.
         """
-        job = self._jobs.get(ticket.name)
-        if job is None or job.launched is not ticket:
+        job = self._jobs.get(launched.name)
+        if job is None or job.launched is not launched:
             return
         job.cancelled.set()
 
@@ -180,25 +182,28 @@ class Loop:
         self._tasks.put(give_up)
 
     def seconds_out_of_sync(self) -> float:
-        """For how many seconds a stream has not been heard; 0 while both are."""
-        since = min(self._lost.values(), default=None)
+        """Return the seconds for which a watch has been out of sync; 0 while both are in sync."""
+        since = min(self._lost_since.values(), default=None)
         return 0.0 if since is None else time.monotonic() - since
 
     def snapshot(self) -> Snapshot:
-        """What goes on at this moment; for any thread."""
-        now, heard = time.monotonic(), self._last_contact
-        silence = {kind: max(0.0, now - at) for kind, at in heard.items()}
+        """Return the current numbers for metrics. Any thread may call this."""
+        now, last_contact = time.monotonic(), self._last_contact
+        silence = {kind: max(0.0, now - at) for kind, at in last_contact.items()}
         return take_snapshot(self._reconciler.states, silence, self._tasks.qsize())
 
     def end(self, cause: Cause, seconds: float) -> None:
-        """End all jobs, wait so long for it, then let everything go: nobody is left waiting."""
+        """End all jobs, wait up to the given seconds for them, then stop all threads.
+
+        A job that has not ended by then gets its verdict anyway, so nobody keeps waiting for it.
+        """
         with self._launch_lock:
-            self._ended.set()
+            self._is_ending.set()
         for job in list(self._jobs.values()):
             self.stop(job.launched, cause)
-        limit = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         for job in list(self._jobs.values()):
-            job.cleared.wait(max(0.0, limit - time.monotonic()))
+            job.cleared.wait(max(0.0, deadline - time.monotonic()))
         self._stop_watching.set()
         self._tasks.put(None)
         for pool in (self._submitters, self._performers, self._cleaners):
@@ -206,57 +211,63 @@ class Loop:
         self._reporters.shutdown(wait=True)
         reason = cause.value
         for job in list(self._unreported):
-            _log.warning("%s: the parent ends before the job's end was seen", job.name)
+            _log.warning("%s: job not seen to end before the parent shut down", job.name)
             self._conclude(job, None, Verdict(reason, int(reason.code or ReturnCode.LOST), "not seen to end"))
 
-    # --- the watches' threads
+    # --- called by the watches' threads (flargo.cluster.watch.WatchListener)
 
     def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
-        """See Listener."""
+        """Pass a watch's list on to the reconciler."""
         self._last_contact[kind] = time.monotonic()
-        since = self._lost.pop(kind, None)
-        if since is not None:
-            _log.info("%s: heard again after %.0f s, at version %s", kind.value[1], time.monotonic() - since, version)
+        lost_since = self._lost_since.pop(kind, None)
+        if lost_since is not None:
+            seconds = time.monotonic() - lost_since
+            _log.info("%s watch recovered after %.0f s, at version %s", kind.name.capitalize(), seconds, version)
         self._tasks.put(lambda: self._reconciler.on_listed(kind, items, time.monotonic()))
 
     def on_changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
-        """See Listener."""
+        """Pass a watch event on to the reconciler."""
         self._last_contact[kind] = time.monotonic()
         self._tasks.put(lambda: self._reconciler.on_changed(kind, item, time.monotonic(), deleted=deleted))
 
     def on_contact(self, kind: Kind) -> None:
-        """See Listener."""
+        """Pass on that the API server answers, although a watch has no events."""
         self._last_contact[kind] = time.monotonic()
-        self._note(self._reconciler.on_contact)
+        self._enqueue(self._reconciler.on_contact)
 
     def on_lost(self, kind: Kind, error: ApiError) -> None:
-        """See Listener."""
-        if kind not in self._lost:
-            silent = self._reconciler.seconds_since_contact(time.monotonic())
-            said = "%s: not heard (the API was for the last time %.0f s ago), nothing is decided until they are: %s"
-            _log.warning(said, kind.value[1], silent, error)
-            self._lost[kind] = time.monotonic()
+        """Pass the loss of a watch on to the reconciler, and log it once until the watch recovers."""
+        if kind not in self._lost_since:
+            _log.warning(
+                "%s watch lost (last API contact %.0f s ago); decisions paused until it recovers: %s",
+                kind.name.capitalize(),
+                self._reconciler.seconds_since_contact(time.monotonic()),
+                error,
+            )
+            self._lost_since[kind] = time.monotonic()
             self._meter.count_watch_restart(kind)
 
-        self._note(lambda now: self._reconciler.on_watch_lost(kind, now))
+        self._enqueue(lambda now: self._reconciler.on_watch_lost(kind, now))
 
-    def _note(self, fact: Callable[[float], None]) -> None:
-        """Let the engine know of something that orders nothing by itself."""
+    def _enqueue(self, notify: Callable[[float], None]) -> None:
+        """Queue a call of the reconciler that returns no commands."""
 
-        def note() -> Result:
-            fact(time.monotonic())
+        def task() -> Result:
+            notify(time.monotonic())
             return Result()
 
-        self._tasks.put(note)
+        self._tasks.put(task)
 
-    # --- the engine's thread
+    # --- the reconciler's thread
 
     def _run(self) -> None:
         while True:
-            wake_at = self._reconciler.next_requeue_at()
+            requeue_at = self._reconciler.next_requeue_at()
             try:
-                timeout = None if wake_at is None else min(max(0.0, wake_at - time.monotonic()), MAX_SLEEP_SECONDS)
-                task = None  # not to hold a whole list until the next fact
+                timeout = (
+                    None if requeue_at is None else min(max(0.0, requeue_at - time.monotonic()), MAX_SLEEP_SECONDS)
+                )
+                task = None  # frees the list that the previous task may hold, before waiting
                 task = self._tasks.get(timeout=timeout)
             except queue.Empty:
                 task = self._tick
@@ -265,63 +276,63 @@ class Loop:
             try:
                 self._execute(task())
             except Exception:  # noqa: BLE001
-                # One job's trouble must not end the following of all others.
-                _log.exception("a fact could not be dealt with")
+                # An error about one job must not end the tracking of all others.
+                _log.exception("reconciler input failed")
 
     def _tick(self) -> Result:
         return self._reconciler.tick(time.monotonic())
 
-    def _execute(self, outcome: Result) -> None:
-        for life in outcome.states:
-            self._publish(life)
-        for order in outcome.commands:
-            pool = self._cleaners if order.action.kind is ActionKind.DELETE_SECRET else self._performers
-            pool.submit(self._perform, order)
+    def _execute(self, result: Result) -> None:
+        for state in result.states:
+            self._publish(state)
+        for command in result.commands:
+            pool = self._cleaners if command.action.kind is ActionKind.DELETE_SECRET else self._performers
+            pool.submit(self._perform, command)
 
     def _has_results(self, name: str) -> bool:
         job = self._jobs.get(name)
         try:
             return job is not None and job.has_results()
         except Exception:  # noqa: BLE001
-            _log.exception("%s: whether its results have arrived could not be told", name)
+            _log.exception("%s: arrival of results could not be checked", name)
             return False
 
-    def _publish(self, life: JobState) -> None:
-        if life.cause is Cause.ORPHANED:
-            if life.is_cleared:
-                _log.warning("%s: left behind by another run of this FLARE parent; it has been ended", life.name)
+    def _publish(self, state: JobState) -> None:
+        """Pass a job's new state on to its LaunchedJob, and its verdict to a reporter."""
+        if state.cause is Cause.ORPHANED:
+            if state.is_cleared:
+                _log.warning("%s: Workflow left behind by another run of this FLARE parent was ended", state.name)
             return
-        job = self._jobs.get(life.name)
+        job = self._jobs.get(state.name)
         if job is None:
             return
-        job.launched.update(
-            life.stage, released=not life.is_submitting and not life.submit_error, stopping=life.is_stopping
-        )
-        job.time_start(self._meter)
-        if life.verdict is not None and not job.is_concluded:
+        is_released = not state.is_submitting and not state.submit_error
+        job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_stopping)
+        job.measure_start(self._meter)
+        if state.verdict is not None and not job.is_concluded:
             job.is_concluded = True
-            # Not here: it writes files, and may fetch a log.
-            self._reporters.submit(self._conclude, job, life, life.verdict)
-        if life.is_cleared:
-            del self._jobs[life.name]
+            # On another thread, because a report writes files and may read the log.
+            self._reporters.submit(self._conclude, job, state, state.verdict)
+        if state.is_cleared:
+            del self._jobs[state.name]
             job.cleared.set()
 
     # --- the workers' threads
 
-    def _conclude(self, job: "_Job", life: JobState | None, verdict: Verdict) -> None:
-        """Tell what became of a job, then wake those who wait for it."""
+    def _conclude(self, job: "_Job", state: JobState | None, verdict: Verdict) -> None:
+        """Report the verdict on a job, then wake the threads that wait for it."""
         try:
-            wants_tail = job.collect_log and life is not None and verdict.code != ReturnCode.SUCCESS
-            job.on_verdict(verdict, self._tail(life) if wants_tail and life is not None else "")
-        except Exception:  # noqa: BLE001  (FLARE must hear the verdict whatever the report ran into)
-            _log.exception("%s: its outcome could not be told", job.name)
+            needs_log = job.collect_log and verdict.code != ReturnCode.SUCCESS
+            job.on_verdict(verdict, self._read_log(state) if needs_log and state is not None else "")
+        except Exception:  # noqa: BLE001  (FLARE must get the verdict even if the report fails)
+            _log.exception("%s: report of the verdict failed", job.name)
         job.launched.conclude(verdict)
         self._unreported.discard(job)
         self._meter.count_verdict(verdict)
 
-    def _tail(self, life: JobState) -> str:
-        """The end of the program's log, if it ever ran and its pod is still there."""
-        pod = next((pod for pod in life.observation.pods if pod.uid == life.first_pod_uid), None)
+    def _read_log(self, state: JobState) -> str:
+        """Return the end of the program's log, or "" if the program never ran or its pod no longer exists."""
+        pod = next((pod for pod in state.observation.pods if pod.uid == state.first_pod_uid), None)
         if pod is None or pod.exit is None:
             return ""
         try:
@@ -330,49 +341,50 @@ class Loop:
             return f"the log could not be read: {error}"
 
     def _submit(self, job: "_Job", plan: Plan) -> None:
-        submit = Submitter(self._api, job.cancelled.wait, time.monotonic, time.monotonic() + MAX_SUBMIT_SECONDS)
-        error, secret = "", None
+        submitter = Submitter(self._api, job.cancelled.wait, time.monotonic, time.monotonic() + MAX_SUBMIT_SECONDS)
+        message, secret_uid = "", None
         try:
-            secret = submit.run(plan)
-        except SubmitError as refused:
-            error = str(refused)
-            _log.warning("%s: not submitted: %s", job.name, error)
-        except Exception as unforeseen:  # noqa: BLE001  (the life must hear of it)
-            error = describe(unforeseen)
-            _log.exception("%s: not submitted", job.name)
-        self._tasks.put(lambda: self._reconciler.on_submitted(job.name, error, time.monotonic(), secret))
+            secret_uid = submitter.run(plan)
+        except SubmitError as error:
+            message = str(error)
+            _log.warning("%s: submit failed: %s", job.name, message)
+        except Exception as error:  # noqa: BLE001  (the reconciler must get a result)
+            message = describe(error)
+            _log.exception("%s: submit failed", job.name)
+        self._tasks.put(lambda: self._reconciler.on_submitted(job.name, message, time.monotonic(), secret_uid))
 
-    def _perform(self, order: Command) -> None:
-        begun = time.monotonic()
+    def _perform(self, command: Command) -> None:
+        began_at = time.monotonic()
         try:
-            if order.action.kind is ActionKind.CONFIRM:
-                workflow, pods = self._read(order.name)
-                self._tasks.put(lambda: self._reconciler.on_confirmed(order, workflow, pods, time.monotonic()))
+            if command.action.kind is ActionKind.CONFIRM:
+                workflow, pods = self._read_objects(command.name)
+                self._tasks.put(lambda: self._reconciler.on_confirmed(command, workflow, pods, time.monotonic()))
                 return
-            if order.action.kind is ActionKind.LIST_EVENTS:
+            if command.action.kind is ActionKind.LIST_EVENTS:
                 events, _ = self._api.list(
-                    Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={order.pod_name}"
+                    Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={command.pod_name}"
                 )
-                self._tasks.put(lambda: self._reconciler.on_events_listed(order, events, time.monotonic()))
+                self._tasks.put(lambda: self._reconciler.on_events_listed(command, events, time.monotonic()))
                 return
-            self._do(order)
+            self._send(command)
             ok = True
         except ApiError as error:
-            # Gone, or (409) its name is another object's by now, or no object can have its name.
+            # The object is gone, or (409) another object has its name by now, or no object can have such a name.
             ok = error.not_found or error.conflict or error.invalid_target
             if not error.status:
-                self._note(lambda now: self._reconciler.on_unanswered(order, begun, now))
+                self._enqueue(lambda now: self._reconciler.on_unanswered(command, began_at, now))
             if not ok:
-                # While nothing is heard that has been said once, and each of a thousand jobs' retries says no more.
-                level = logging.DEBUG if self._lost else logging.WARNING
-                _log.log(level, "%s: could not %s it: %s", order.name, order.action.kind.value, error)
+                # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
+                level = logging.DEBUG if self._lost_since else logging.WARNING
+                _log.log(level, "%s: failed to %s: %s", command.name, command.action.kind.value, error)
         except Exception:  # noqa: BLE001
-            # Whatever it was, a wish that is not answered would never be tried again.
-            _log.exception("%s: could not %s it", order.name, order.action.kind.value)
+            # Whatever the error is, a command without a result would never be retried.
+            _log.exception("%s: failed to %s", command.name, command.action.kind.value)
             ok = False
-        self._tasks.put(lambda: self._reconciler.on_action_done(order, time.monotonic(), ok=ok))
+        self._tasks.put(lambda: self._reconciler.on_action_done(command, time.monotonic(), ok=ok))
 
-    def _read(self, name: str) -> tuple[Object | None, list[Object]]:
+    def _read_objects(self, name: str) -> tuple[Object | None, list[Object]]:
+        """Return a Workflow, or None if it does not exist, and its pods."""
         try:
             workflow = self._api.get(Kind.WORKFLOW, name)
         except ApiError as error:
@@ -382,45 +394,52 @@ class Loop:
         pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_NAME_LABEL}={name}")
         return workflow, pods
 
-    def _do(self, order: Command) -> None:
-        match order.action.kind:
+    def _send(self, command: Command) -> None:
+        """Send the request of a command that changes an object."""
+        match command.action.kind:
             case ActionKind.SHUTDOWN:
-                self._api.merge(Kind.WORKFLOW, order.name, self._shutdown(order))
+                self._api.merge(Kind.WORKFLOW, command.name, self._shutdown_patch(command))
             case ActionKind.TOUCH:
-                touch = {Annotation.NUDGED.value: str(time.time())}
-                self._api.merge(
-                    Kind.WORKFLOW, order.name, {"metadata": {"uid": order.action.uid, "annotations": touch}}
-                )
+                annotations = {Annotation.NUDGED.value: str(time.time())}
+                patch: Object = {"metadata": {"uid": command.action.uid, "annotations": annotations}}
+                self._api.merge(Kind.WORKFLOW, command.name, patch)
             case ActionKind.DELETE_WORKFLOW:
-                self._api.delete(Kind.WORKFLOW, order.name, order.object_uid)
+                self._api.delete(Kind.WORKFLOW, command.name, command.object_uid)
             case ActionKind.DELETE_POD:
-                self._api.delete(Kind.POD, order.pod_name, order.object_uid, order.grace)
+                self._api.delete(Kind.POD, command.pod_name, command.object_uid, command.grace)
             case ActionKind.DELETE_SECRET:
-                self._drop_secret(order)
+                self._delete_secret(command)
             case ActionKind.CONFIRM | ActionKind.LIST_EVENTS:
                 raise AssertionError
 
-    def _drop_secret(self, order: Command) -> None:
-        """Delete the credentials Secret: the one whose creation told its uid, else one that is surely the job's."""
-        uid = order.action.uid
+    def _delete_secret(self, command: Command) -> None:
+        """Delete the credentials Secret by its uid; without a uid, only if its owner is the job's Workflow."""
+        uid = command.action.uid
         if uid is None:
-            meta = self._api.metadata(Kind.SECRET, order.secret_name)
-            if not is_credentials_secret(meta, order.name, order.workflow_uid):
-                _log.warning("%s: Secret %s belongs to another owner and is left alone", order.name, order.secret_name)
+            meta = self._api.metadata(Kind.SECRET, command.secret_name)
+            if not is_credentials_secret(meta, command.name, command.workflow_uid):
+                _log.warning("%s: Secret %s has another owner and is not deleted", command.name, command.secret_name)
                 return
             uid = uid_of({"metadata": meta})
-        self._api.delete(Kind.SECRET, order.secret_name, uid)
+        self._api.delete(Kind.SECRET, command.secret_name, uid)
 
-    def _shutdown(self, order: Command) -> Object:
-        """The patch that ends a Workflow, and says on it why: a shutdown itself does not tell who wanted it."""
-        detail = display_text(self._redact(order.detail), MAX_ENDING_DETAIL_LENGTH)
-        said = {Annotation.ENDING: order.end_reason.name if order.end_reason else "", Annotation.ENDING_DETAIL: detail}
-        notes = {key.value: value for key, value in said.items() if value}
-        return {"metadata": {"uid": order.action.uid, "annotations": notes}, "spec": {"shutdown": "Terminate"}}
+    def _shutdown_patch(self, command: Command) -> Object:
+        """Return the patch that shuts a Workflow down and records why, which the shutdown itself does not show."""
+        annotations = {
+            Annotation.ENDING.value: command.end_reason.name if command.end_reason else "",
+            Annotation.ENDING_DETAIL.value: display_text(self._redact(command.detail), MAX_ENDING_DETAIL_LENGTH),
+        }
+        return {
+            "metadata": {
+                "uid": command.action.uid,
+                "annotations": {key: value for key, value in annotations.items() if value},
+            },
+            "spec": {"shutdown": "Terminate"},
+        }
 
 
 class _Job:
-    """A job on its way, and who waits for it. Its plan is not kept: that holds a startup kit."""
+    """A launched job that is not cleared yet. It does not hold the plan, which contains a startup kit."""
 
     def __init__(self, name: str, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool) -> None:
         self.name = name
@@ -431,15 +450,15 @@ class _Job:
         self.launched = LaunchedJob(name)
         self.cancelled = threading.Event()
         self.cleared = threading.Event()
-        self.released_at: float | None = None
-        self.started = False
+        self._released_at: float | None = None
+        self._is_start_measured = False
 
-    def time_start(self, meter: Meter) -> None:
-        """Measure, once, how long after its release it was seen running."""
-        if self.started or not self.launched.is_released:
+    def measure_start(self, meter: Meter) -> None:
+        """Measure once how many seconds after its release the job was seen running."""
+        if self._is_start_measured or not self.launched.is_released:
             return
         now = time.monotonic()
-        self.released_at = now if self.released_at is None else self.released_at
+        self._released_at = now if self._released_at is None else self._released_at
         if self.launched.stage is Stage.RUNNING:
-            self.started = True
-            meter.observe_start(now - self.released_at)
+            self._is_start_measured = True
+            meter.observe_start(now - self._released_at)

@@ -1,7 +1,7 @@
-"""What is told to whoever measures a parent, and what may be read of it at any moment.
+"""The interface for measurements of one parent, and a snapshot of its current numbers.
 
-Facts that pass are told as they happen; what holds for a while is counted when it is asked for, from the lives
-themselves, so that no count can drift from them.
+The meter is called when something happens. Gauges are computed from the jobs' states whenever they are read, so that
+no counter can drift from the states.
 """
 
 import math
@@ -17,70 +17,74 @@ from flargo.status.verdict import Cause, Verdict
 
 
 class Meter(Protocol):
-    """Who measures. Called from any thread, also from the engine's: it may not wait, nor raise."""
+    """Receives measurements. Called from any thread, the reconciler's included: it must not block or raise."""
 
     def observe_request(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
-        """An API request was answered after so long; 0: it was not. Also see flargo.cluster.api.RequestCallback."""
+        """Record an API request: its HTTP status (0 without a response) and its duration.
+
+        The signature is that of flargo.cluster.api.RequestCallback.
+        """
 
     def observe_launch(self, seconds: float) -> None:
-        """A call of launch_job took so long."""
+        """Record the duration of a call of launch_job."""
 
     def observe_start(self, seconds: float) -> None:
-        """A job was seen running so long after its release."""
+        """Record the time from a Workflow's release until its job was seen running."""
 
     def count_verdict(self, verdict: Verdict) -> None:
-        """FLARE has been told what became of a job."""
+        """Count a verdict that FLARE was told."""
 
     def count_watch_restart(self, kind: Kind) -> None:
-        """A stream broke off, and has to begin anew with a list."""
+        """Count a watch that broke and must restart with a list."""
 
 
 class NullMeter:
-    """Nobody measures."""
+    """A Meter that discards all measurements."""
 
     def observe_request(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
-        """See Meter."""
+        """Discard an API request."""
 
     def observe_launch(self, seconds: float) -> None:
-        """See Meter."""
+        """Discard a launch's duration."""
 
     def observe_start(self, seconds: float) -> None:
-        """See Meter."""
+        """Discard a start's duration."""
 
     def count_verdict(self, verdict: Verdict) -> None:
-        """See Meter."""
+        """Discard a verdict, uncounted."""
 
     def count_watch_restart(self, kind: Kind) -> None:
-        """See Meter."""
+        """Discard a watch restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What goes on at one moment."""
+    """The numbers of one moment."""
 
     jobs_by_stage: Mapping[Stage, int]
-    """Launched jobs that are followed, by how far they are."""
+    """Tracked jobs that this parent launched, by stage."""
     orphans: int
     """Workflows of earlier runs of the parent that are being ended."""
     kills_outstanding: int
-    """Jobs, orphans among them, of which a pod was killed and the program has not been seen to end."""
+    """Jobs, orphans included, with a deleted pod whose program has not been seen to end."""
     watch_silence: Mapping[Kind, float]
-    """Seconds since a stream was heard for the last time."""
+    """Seconds since each watch's last contact with the API server."""
     queued_inputs: int
-    """Facts that the engine has not dealt with yet."""
+    """Inputs that wait for the reconciler."""
 
 
-def take_snapshot(lives: Iterable[JobState], silence: Mapping[Kind, float], waiting: int) -> Snapshot:
-    """Count lives."""
-    known = tuple(lives)
-    launched = [life for life in known if life.cause is not Cause.ORPHANED]
+def take_snapshot(states: Iterable[JobState], watch_silence: Mapping[Kind, float], queued_inputs: int) -> Snapshot:
+    """Return the numbers that follow from the jobs' states, with the given silence and queue length."""
+    states = tuple(states)
+    launched = [state for state in states if state.cause is not Cause.ORPHANED]
+    kills_outstanding = sum(
+        state.pod_deleted_at < math.inf and any(not pod.is_main_done for pod in state.observation.pods)
+        for state in states
+    )
     return Snapshot(
-        Counter(life.stage for life in launched),
-        orphans=len(known) - len(launched),
-        kills_outstanding=sum(
-            life.pod_deleted_at < math.inf and any(not pod.is_main_done for pod in life.observation.pods)
-            for life in known
-        ),
-        watch_silence=silence,
-        queued_inputs=waiting,
+        Counter(state.stage for state in launched),
+        orphans=len(states) - len(launched),
+        kills_outstanding=kills_outstanding,
+        watch_silence=watch_silence,
+        queued_inputs=queued_inputs,
     )

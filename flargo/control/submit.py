@@ -1,8 +1,8 @@
-"""Put a plan on the cluster: straight-line, and safe to break off at any point.
+"""The submit of a plan: its requests one after the other, safe to interrupt at any point.
 
-The Workflow is created suspended, so that it can own its Secret from the start; the Secret is created owned
-by it; then the Workflow is released. Whatever dies in between leaves a suspended Workflow that runs nothing
-and that takes its Secret with it. Every request may be repeated, so a lost answer costs nothing.
+The Workflow is created suspended, so that it can own its credentials Secret from the start. Then the Secret is created,
+and the Workflow is released. If the process dies in between, the suspended Workflow runs nothing, and deleting it
+deletes the Secret. Every request may be repeated, so a lost response does no harm.
 """
 
 import base64
@@ -18,42 +18,44 @@ from flargo.status.views import uid_of
 from flargo.terms import ARGO_API_VERSION, GROUP, Annotation, Label, Object, Plan, SecretData, Uid
 
 DIGEST_ANNOTATION = f"{GROUP}/digest"
-"""Annotation of the startup Secret: a hash of its content."""
-_BACK_OFF = (0.2, 0.5, 1.0, 2.0, 4.0)
-_ASKED = 30.0
-"""Seconds of patience with a server that asks for some, at most: a gateway before it may ask for hours, and be back in
-a moment."""
-_BARRED = 15.0
-"""Seconds for which a right may be missing: an API server that has just started has not read its roles yet."""
-_SITE = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
-"""What tells whose a Workflow or Secret is, whichever run of the parent made it."""
+"""Annotation on the startup Secret with a hash of its content."""
+_BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before a request's first, second, ... retry; the last value repeats."""
+_MAX_RETRY_AFTER_SECONDS = 30.0
+"""Maximum seconds that a server's Retry-After is obeyed. A gateway in front of the API server may ask for hours, and
+work again after a moment."""
+_MAX_FORBIDDEN_SECONDS = 15.0
+"""Seconds for which a missing right is retried: an API server that has just started has not loaded its roles yet."""
+_SITE_LABELS = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
+"""Labels that identify the site of a Workflow or Secret, whichever run of the parent created it."""
 T = TypeVar("T")
 
 
 class SubmitError(Exception):
-    """The plan could not be put on the cluster. The message is for people."""
+    """The plan could not be submitted. The message is for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """How a plan is put on the cluster."""
+    """Submits one plan."""
 
     api: Api
     pause: Callable[[float], bool]
-    """Sleep so many seconds; True: the job is no longer wanted."""
+    """Sleeps for the given seconds; returns True, early if need be, once the job was cancelled."""
     clock: Callable[[], float]
+    """Returns the current time in seconds, on a monotonic clock."""
     deadline: float
-    """When to give up on an API server that does not answer, by the clock."""
+    """Time on that clock after which a failed request is no longer retried."""
 
     def run(self, plan: Plan) -> Uid | None:
-        """Create what the plan says, and release it.
+        """Create the plan's objects, and release the Workflow.
 
         Returns:
-            The uid of the credentials Secret; None: the answer that would have told it was lost.
+            The uid of the credentials Secret; None if the response that contains it was lost.
 
         Raises:
-            SubmitError: it could not be done, or is no longer wanted. A suspended Workflow may be left for the
-                life of the job to discard.
+            SubmitError: a request failed for good, or the job was cancelled. A suspended Workflow may remain, which the
+                reconciler then deletes.
         """
         self._ensure_startup(plan)
         uid = self._create_workflow(plan)
@@ -62,21 +64,21 @@ class Submitter:
         return credentials
 
     def _ensure_startup(self, plan: Plan) -> None:
-        """The startup kit's Secret is shared by the jobs of a site and written only when it differs or is gone."""
-        wanted = _secret(plan, plan.startup)
+        """Create the startup kit's Secret, which the site's jobs share, or replace it if its content differs."""
+        manifest = _secret(plan, plan.startup)
         digest = _digest(plan.startup)
-        wanted["metadata"]["annotations"] = {DIGEST_ANNOTATION: digest}
+        manifest["metadata"]["annotations"] = {DIGEST_ANNOTATION: digest}
 
         def ensure() -> None:
             try:
-                found = self.api.get(Kind.SECRET, plan.startup.name)
+                existing = self.api.get(Kind.SECRET, plan.startup.name)
             except ApiError as error:
                 if not error.not_found:
                     raise
-                _tolerate_conflict(lambda: self.api.create(Kind.SECRET, wanted))
+                _create_or_ignore(lambda: self.api.create(Kind.SECRET, manifest))
                 return
-            if (found["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION) != digest:
-                _retried(lambda: self.api.replace(Kind.SECRET, wanted))
+            if (existing["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION) != digest:
+                _retry_step_if_changed(lambda: self.api.replace(Kind.SECRET, manifest))
 
         self._keep_trying(ensure)
 
@@ -92,24 +94,24 @@ class Submitter:
         return self._keep_trying(create)
 
     def _take_over(self, plan: Plan) -> Uid:
-        """There is a Workflow of that name: ours, if the answer to our create was lost."""
-        found = _retried(lambda: self.api.get(Kind.WORKFLOW, plan.name))
-        meta = found["metadata"]
+        """Return the uid of the existing Workflow of the plan's name if an earlier try of this launch created it."""
+        existing = _retry_step_if_changed(lambda: self.api.get(Kind.WORKFLOW, plan.name))
+        meta = existing["metadata"]
         if (meta.get("annotations") or {}).get(Annotation.ATTEMPT) == plan.attempt:
             return Uid(meta["uid"])
-        phase = (found.get("status") or {}).get("phase", "")
+        phase = (existing.get("status") or {}).get("phase", "")
         if phase in {"Succeeded", "Failed", "Error"}:
-            # An earlier launch of the same job, finished: make room, and come back for the name.
-            _retried(lambda: self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"])))
+            # An earlier launch of the same job has completed. Its Workflow is deleted, and the create is retried.
+            _retry_step_if_changed(lambda: self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"])))
             raise ApiError("create", f"workflows {plan.name}", 503, message="an earlier launch is being deleted")
         labels = meta.get("labels") or {}
-        ours = plan.workflow["metadata"]["labels"]
+        own_labels = plan.workflow["metadata"]["labels"]
         owner = labels.get(Label.PARENT, "nobody known")
-        if is_same_site(labels, ours) and owner != ours.get(Label.PARENT):
-            # Left behind by another run of this very parent: it is being ended.
+        if is_same_site(labels, own_labels) and owner != own_labels.get(Label.PARENT):
+            # Another run of this parent left it. The reconciler is ending it, so the create is retried.
             raise ApiError("create", f"workflows {plan.name}", 503, message="an orphan of that name is being ended")
         raise SubmitError(
-            f"Workflow {plan.name} is already there, not finished ({phase or 'not started'}), made by {owner}"
+            f"Workflow {plan.name} already exists and has not completed ({phase or 'not started'}); created by {owner}"
         )
 
     def _create_credentials(self, plan: Plan, uid: Uid) -> Uid | None:
@@ -117,38 +119,42 @@ class Submitter:
         secret["metadata"]["ownerReferences"] = [
             {"apiVersion": ARGO_API_VERSION, "kind": "Workflow", "name": plan.name, "uid": uid}
         ]
-        # Its name carries the attempt, so one that is there already is our own.
-        made = self._keep_trying(lambda: _tolerate_conflict(lambda: self.api.create(Kind.SECRET, secret)))
-        return uid_of(made) if made is not None else None
+        # The name contains the attempt, so a Secret that exists already was created by an earlier try of this launch.
+        created = self._keep_trying(lambda: _create_or_ignore(lambda: self.api.create(Kind.SECRET, secret)))
+        return uid_of(created) if created is not None else None
 
     def _release(self, plan: Plan, uid: Uid) -> None:
-        note = {Annotation.RELEASED.value: "true"}
-        release: Object = {"metadata": {"uid": uid, "annotations": note}, "spec": {"suspend": False}}
+        annotations = {Annotation.RELEASED.value: "true"}
+        patch: Object = {"metadata": {"uid": uid, "annotations": annotations}, "spec": {"suspend": False}}
         try:
-            self.api.merge(Kind.WORKFLOW, plan.name, release)
+            self.api.merge(Kind.WORKFLOW, plan.name, patch)
         except ApiError as error:
-            # Gone, or its name is another's: it could be launched, and somebody deleted it. The life will see that.
+            # Somebody has deleted the Workflow, or created another of its name. The submit itself has succeeded, and
+            # the reconciler will observe the deletion.
             if not (error.not_found or error.conflict):
                 raise
 
     def _keep_trying(self, request: Callable[[], T]) -> T:
-        failures, limit = 0, self.deadline
+        """Retry a request with backoff while its error may pass, until the deadline."""
+        failures, deadline = 0, self.deadline
         while True:
             if self.pause(0.0):
                 raise SubmitError("the job was ended before it was submitted")
             try:
                 return request()
             except ApiError as error:
-                limit = min(limit, self.clock() + _BARRED) if error.lacks_permission else self.deadline
-                gap = max(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)], min(error.retry_after or 0.0, _ASKED))
-                if not (error.transient or error.lacks_permission) or self.clock() + gap > limit:
+                forbidden_until = min(deadline, self.clock() + _MAX_FORBIDDEN_SECONDS)
+                deadline = forbidden_until if error.lacks_permission else self.deadline
+                retry_after = min(error.retry_after or 0.0, _MAX_RETRY_AFTER_SECONDS)
+                gap = max(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)], retry_after)
+                if not (error.transient or error.lacks_permission) or self.clock() + gap > deadline:
                     raise SubmitError(str(error)) from error
                 failures += 1
                 self.pause(gap)
 
 
-def _tolerate_conflict(create: Callable[[], Object]) -> Object | None:
-    """What was created; None: it was there already."""
+def _create_or_ignore(create: Callable[[], Object]) -> Object | None:
+    """Return the created object, or None if an object of its name exists already."""
     try:
         return create()
     except ApiError as error:
@@ -157,8 +163,8 @@ def _tolerate_conflict(create: Callable[[], Object]) -> Object | None:
         return None
 
 
-def _retried(request: Callable[[], T]) -> T:
-    """A request after which, if its object has just gone or changed, the whole step is to be tried again."""
+def _retry_step_if_changed(request: Callable[[], T]) -> T:
+    """Send a request. If its object was deleted or changed meanwhile, raise an error that retries the whole step."""
     try:
         return request()
     except ApiError as error:
@@ -175,7 +181,7 @@ def _secret(plan: Plan, content: SecretData) -> Object:
         "metadata": {
             "name": content.name,
             "namespace": plan.namespace,
-            "labels": {key: value for key, value in labels.items() if key in _SITE},
+            "labels": {key: value for key, value in labels.items() if key in _SITE_LABELS},
         },
         "type": "Opaque",
         "data": {key: base64.b64encode(value).decode() for key, value in content.data.items()},

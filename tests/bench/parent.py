@@ -75,7 +75,7 @@ class Measured:
         loop = self._launcher._loop
         begun, used = time.perf_counter(), time.process_time()
         for watch in loop._watches:
-            loop.listed(watch.kind, *watch.api.list(watch.kind, watch.labels, trim=watch.trim))
+            loop.on_listed(watch.kind, *watch.api.list(watch.kind, watch.labels, trim=watch.trim))
         _drain(loop)
         return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - used}
 
@@ -83,8 +83,8 @@ class Measured:
         """How long it takes to know all that an earlier run has left."""
         begun, used = time.perf_counter(), time.process_time()
         self._launcher.handle_event(EventType.SYSTEM_START, self._parent.context("none"))
-        engine = self._launcher._loop._engine
-        while len(engine._known) + len(engine._done) < jobs:
+        engine = self._launcher._loop._reconciler
+        while len(engine._tracked) + len(engine._finished_orphans) < jobs:
             time.sleep(0.005)
         return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - used}
 
@@ -126,7 +126,7 @@ def _load(launcher: str) -> Any:
 def _drain(loop: Any) -> None:
     """Wait until the engine's thread has done all that it was given."""
     done = threading.Event()
-    loop._note(lambda _: done.set())
+    loop._enqueue(lambda _: done.set())
     done.wait()
 
 

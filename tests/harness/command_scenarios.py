@@ -461,7 +461,7 @@ def _dies(site: Site) -> None:
     """The parent's process is killed."""
     loop = site.launcher._loop
     assert loop is not None
-    loop._ended.set()
+    loop._is_ending.set()
     loop._stop_watching.set()
     loop._tasks.put(None)
 

@@ -183,7 +183,7 @@ class Site:
         """The parent's process is killed, and started anew: nothing is ended, nothing remembered."""
         loop = self.launcher._loop
         assert loop is not None
-        loop._ended.set()
+        loop._is_ending.set()
         loop._stop_watching.set()
         loop._tasks.put(None)
         for job in loop._jobs.values():

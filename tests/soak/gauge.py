@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-POOLS = ("flargo-submit", "flargo-perform", "flargo-tell", "flargo-clean")
+POOLS = ("flargo-submit", "flargo-perform", "flargo-report", "flargo-clean")
 """Of the launchers' own worker threads, which come when they are needed first, and stay: eight of each at the most, and
 two that clean."""
 WORKERS = 3 * 8 + 2

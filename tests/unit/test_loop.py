@@ -58,7 +58,7 @@ def test_a_launch_that_meets_the_parents_end_is_refused_or_told(api: QuietApi) -
             return found
 
     ending = threading.Thread(target=loop.end, args=(Cause.PARENT_END, 0.1))
-    loop._ended = Meeting()
+    loop._is_ending = Meeting()
     ticket = loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
     assert ticket.wait(lambda it: it.verdict is not None, LONG)
     ending.join(LONG)
@@ -121,7 +121,7 @@ def test_a_launch_that_is_given_up_is_ended_once_the_api_answers(api: QuietApi) 
 def test_a_job_of_the_same_name_is_not_launched_over_the_first(api: QuietApi) -> None:
     loop = Loop(api, "", "me", 3)
     loop.launch(plan("a1"), lambda: False, lambda *_: None, collect_log=False)
-    with pytest.raises(SubmitError, match="not been cleared"):
+    with pytest.raises(SubmitError, match="still being cleaned up"):
         loop.launch(plan("a2"), lambda: False, lambda *_: None, collect_log=False)
     loop.end(Cause.PARENT_END, seconds=0.0)
 
@@ -164,7 +164,7 @@ def test_a_workflow_that_is_ended_says_why_without_secrets_and_without_templates
     uid = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"]
     loop = Loop(api, "", "me", 3, redact=lambda text: text.replace("s3cret", "[redacted]"))
     detail = "image {{workflow.uid}} of s3cret " + "x" * 2000
-    loop._do(
+    loop._send(
         Command("job-site", "job-site", Action(ActionKind.SHUTDOWN, uid), "", end_reason=Reason.IMAGE, detail=detail)
     )
     found = api.get(Kind.WORKFLOW, "job-site")
@@ -187,15 +187,16 @@ def test_an_api_that_is_away_is_said_once_a_stream_and_not_at_each_try(
         for kind in (Kind.WORKFLOW, Kind.POD):
             loop.on_lost(kind, ApiError("watch", kind.value[1], 0))
         loop._perform(order)
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [line.partition(":")[0] for line in said] == ["workflows", "pods"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    lost = "watch lost (last API contact 0 s ago); decisions paused until it recovers"
+    assert [line.partition(":")[0] for line in warnings] == [f"Workflow {lost}", f"Pod {lost}"]
 
 
 def test_what_fails_while_the_api_is_heard_is_said(api: QuietApi, caplog: pytest.LogCaptureFixture) -> None:
     loop = Loop(api, "", "me", 3)
     api.trouble = lambda *_: (_ for _ in ()).throw(ApiError("patch", "workflows", 403, "Forbidden"))
     loop._perform(Command("job-site", "job-site", Action(ActionKind.SHUTDOWN), ""))
-    assert "job-site: could not shut down it" in caplog.text
+    assert "job-site: failed to shut down the Workflow" in caplog.text
 
 
 def test_the_credentials_of_many_jobs_that_end_at_once_hold_up_no_kill(api: QuietApi) -> None:

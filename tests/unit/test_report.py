@@ -214,6 +214,6 @@ def test_what_is_read_of_a_log_is_cut_after_it_is_redacted(tmp_path: Path, run_d
         loop = Loop(Served(Answer(200, body.encode())), "", "me", 3)
         (seen,) = [pod_view(pod(main=ended(3), phase="Failed"))]
         life = SimpleNamespace(observation=SimpleNamespace(pods=[seen]), first_pod_uid=seen.uid)
-        tail = kept(tmp_path, run_dir, loop._tail(life))  # type: ignore[arg-type]  # no more of it is looked at
+        tail = kept(tmp_path, run_dir, loop._read_log(life))  # type: ignore[arg-type]  # no more of it is looked at
         assert not re.search("h{9}|p{9}|s{9}|MIIE", tail)
         assert tail.endswith("y\n")

@@ -109,8 +109,8 @@ def test_an_object_that_cannot_be_parsed_is_named_in_the_log_once(caplog: pytest
         log({"metadata": {"name": "job-site", "uid": "u1"}}, RuntimeError("t0psecret"))
         log({"metadata": {"name": "\x1b]52;c;x\x07", "uid": "u2"}}, RuntimeError("t0psecret"))
     assert [record.getMessage() for record in caplog.records] == [
-        "job-site: an object that can't be parsed is skipped (RuntimeError)",
-        "(without a valid name): an object that can't be parsed is skipped (RuntimeError)",
+        "job-site: object could not be parsed and is skipped: RuntimeError",
+        "(without a valid name): object could not be parsed and is skipped: RuntimeError",
     ]
 
 

@@ -64,7 +64,7 @@ def hold(
 
 def test_a_launch_returns_when_the_process_runs() -> None:
     ticket = LaunchedJob("wf")
-    ticket.update(Stage.RUNNING, released=True)
+    ticket.update(Stage.RUNNING, is_released=True)
     assert hold(ticket) == []
 
 
@@ -76,13 +76,13 @@ def test_an_abort_just_before_the_process_runs_is_not_lost() -> None:
     """FLARE's server overwrites the stored status once the launch has returned: nobody would hear of it again."""
     ticket, store = LaunchedJob("wf"), Store(RunStatus.FINISHED_ABORTED)
     store.looks = 1
-    ticket.update(Stage.RUNNING, released=True)
+    ticket.update(Stage.RUNNING, is_released=True)
     assert hold(ticket, store) == [Cause.ABORT]
 
 
 def test_a_silent_api_holds_up_no_process_that_may_run() -> None:
     ticket = LaunchedJob("wf")
-    ticket.update(Stage.STARTING, released=True)
+    ticket.update(Stage.STARTING, is_released=True)
     assert hold(ticket, deaf=3.0) == []
 
 
@@ -96,7 +96,7 @@ def test_a_process_that_has_connected_is_not_kept_waiting_for_an_api_that_stalls
             raise look
         return look
 
-    ticket.update(Stage.STARTING, released=True)
+    ticket.update(Stage.STARTING, is_released=True)
     assert hold(ticket, connected=connected) == []
     assert [*looks] == [], "it was waited for, and no longer"
 
@@ -121,7 +121,7 @@ def test_a_launch_never_returns_the_handle_of_a_job_that_does_not_run(
     """FLARE would start the clients, which would wait for its process and give up."""
     monkeypatch.setattr(holding, "MAX_WAIT", 0.05)
     ticket, given_up = LaunchedJob("wf"), list[str]()
-    ticket.update(stage, released=released)
+    ticket.update(stage, is_released=released)
     assert hold(ticket, given_up=given_up) == []
     assert ticket.verdict is not None
     assert ticket.verdict.code == 101
@@ -137,7 +137,7 @@ def test_the_jobs_own_limit_comes_before_the_launchs() -> None:
 def test_a_job_that_is_being_ended_has_no_handle_though_it_runs_at_last(seen: Stage) -> None:
     """Its place came just after the decision that it has waited too long: FLARE would start the clients for nothing."""
     ticket = LaunchedJob("wf")
-    ticket.update(seen, released=True, stopping=True)
+    ticket.update(seen, is_released=True, is_stopping=True)
     over = threading.Timer(0.3, lambda: ticket.conclude(Verdict(Reason.SHORTAGE, 101)))
     over.start()
     assert hold(ticket, deaf=3600.0, connected=lambda: True) == []
@@ -151,10 +151,10 @@ def test_a_short_silence_is_no_sign_that_a_job_without_a_node_runs(
 ) -> None:
     monkeypatch.setattr(holding, "MAX_WAIT", 0.5)
     ticket, given_up = LaunchedJob("wf"), list[str]()
-    ticket.update(seen, released=True)
+    ticket.update(seen, is_released=True)
     hold(ticket, deaf=holding.API_SILENCE_LIMIT + 1, given_up=given_up)
     assert given_up
     ticket = LaunchedJob("wf")
-    ticket.update(seen, released=True)
+    ticket.update(seen, is_released=True)
     hold(ticket, deaf=holding.API_SILENCE_LIMIT_WITHOUT_NODE + 1)
     assert ticket.verdict is None
