@@ -19,7 +19,7 @@ from tests.bench.pod_watch import FOREIGN
 from tests.bench.run import Run
 from tests.harness.cluster import Cluster
 from tests.harness.real_cluster.apply import NOT_THERE
-from tests.harness.site import DEAF, SLEEPS, WAITS, Site, exits, token_of
+from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, Site, exits, read_token
 from tests.harness.wire import Match, Wire
 
 Object = dict[str, Any]
@@ -154,16 +154,16 @@ def _ends_unless_heard(play: Play) -> float | None:
 
 def _api_away(play: Play) -> float:
     play.run.runs().ends_itself(0, after=5)
-    play.cut.down()
+    play.cut.stop_answering()
     time.sleep(OUTAGE)
     assert not play.run.hears(0), "nobody can know yet"
-    play.cut.up()
+    play.cut.resume_answering()
     return time.monotonic()
 
 
 def _throttled(play: Play) -> float:
     play.run.runs().ends_itself(0, after=1)
-    storm = play.cut.status(Match(), 429, retry_after=1, times=float("inf"))
+    storm = play.cut.answer_with_status(Match(), 429, retry_after=1, times=float("inf"))
     play.cut.cut_watches()
     time.sleep(STORM)
     storm.disarm()
@@ -173,20 +173,20 @@ def _throttled(play: Play) -> float:
 def _rotated(play: Play) -> None:
     """As the kubelet does: the new token is there long before the old one is refused."""
     play.run.runs()
-    old, new = token_of(play.site.kubeconfig), play.cluster.kubectl("create", "token", play.account)
+    old, new = read_token(play.site.kubeconfig), play.cluster.kubectl("create", "token", play.account)
     play.cut.kubeconfig(play.site.kubeconfig, new)
     (play.site.root / "token").write_text(new)
     time.sleep(OVERLAP)
     # The stock launcher's client writes "bearer".
     for word in ("", "bearer "):
-        play.cut.status(Match(token=word + old), 401, times=float("inf"))
+        play.cut.answer_with_status(Match(token=word + old), 401, times=float("inf"))
     play.cut.cut_watches()
     play.run.ends_itself(0)
 
 
 def _parent_killed(play: Play) -> float:
     play.run.runs()
-    play.site.dies_and_returns()
+    play.site.restart_parent()
     return time.monotonic()
 
 
@@ -257,7 +257,7 @@ ROWS = (
         HEEDS + SLEEPS,
         scene=_aborted,
     ),
-    Row("aborted, deaf to SIGTERM", "aborted", _ABORTED, DEAF + SLEEPS, scene=_aborted),
+    Row("aborted, deaf to SIGTERM", "aborted", _ABORTED, IGNORES_SIGTERM + SLEEPS, scene=_aborted),
     Row(
         "aborted while pending, default patience",
         "aborted",
@@ -270,14 +270,14 @@ ROWS = (
         "cleaned up by FLARE's heartbeat, deaf",
         "ended; the status is the server's",
         _ANY,
-        DEAF + SLEEPS,
+        IGNORES_SIGTERM + SLEEPS,
         scene=_cleaned_up,
     ),
     Row(
         "the answer to the create is lost",
         "completed; or never started, and then nothing runs",
         _SUCCEEDED | _NEVER_STARTED,
-        WAITS,
+        EXITS_ON_REQUEST,
         before=_reply_lost,
         scene=_ends_unless_heard,
         ended=True,
@@ -287,7 +287,7 @@ ROWS = (
         "API away for 30 s, the program ends meanwhile with 0",
         "completed",
         _SUCCEEDED,
-        WAITS,
+        EXITS_ON_REQUEST,
         scene=_api_away,
         wire=True,
     ),
@@ -295,7 +295,7 @@ ROWS = (
         "429 to everything for 10 s, it ends meanwhile with 0",
         "completed",
         _SUCCEEDED,
-        WAITS,
+        EXITS_ON_REQUEST,
         scene=_throttled,
         wire=True,
     ),
@@ -303,7 +303,7 @@ ROWS = (
         "token rotated, the old one refused, it ends then with 0",
         "completed",
         _SUCCEEDED,
-        WAITS,
+        EXITS_ON_REQUEST,
         scene=_rotated,
         wire=True,
         within=120,

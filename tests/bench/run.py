@@ -17,7 +17,7 @@ from flargo.flare import nvflare_internals
 from tests.bench import pod_watch
 from tests.bench.pod_watch import Object, Seen
 from tests.harness.cluster import Cluster, eventually
-from tests.harness.site import STARTS, Site
+from tests.harness.site import START_SECONDS, Site
 
 
 class Run:
@@ -69,13 +69,15 @@ class Run:
     def runs(self) -> "Run":
         """Wait until its code runs and says so, and FLARE holds it."""
         self.shows(pod_watch.runs)
-        eventually(lambda: self.launched_at is not None, STARTS, f"launch_job of {self.name} returns")
-        eventually(self._is_ready, STARTS, f"{self.name} says ready")
+        eventually(lambda: self.launched_at is not None, START_SECONDS, f"launch_job of {self.name} returns")
+        eventually(self._is_ready, START_SECONDS, f"{self.name} says ready")
         return self
 
     def shows(self, true: Any) -> float:
         """Wait until the cluster shows something of its pod; when it did."""
-        eventually(lambda: self._sights.first(self.name, true) is not None, STARTS, f"{true.__name__}: {self.name}")
+        eventually(
+            lambda: self._sights.first(self.name, true) is not None, START_SECONDS, f"{true.__name__}: {self.name}"
+        )
         at = self._sights.first(self.name, true)
         assert at is not None
         return at

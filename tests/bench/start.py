@@ -20,10 +20,10 @@ from tests.bench import pod_watch, stock
 from tests.bench.pod_watch import Seen
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.real_cluster.target import find
-from tests.harness.site import STARTS, WAITS, Job, Site
+from tests.harness.site import EXITS_ON_REQUEST, START_SECONDS, Job, Site
 
 ROUNDS = 10
-CODE = f"import time; print('begins', time.time(), flush=True)\n{WAITS}"
+CODE = f"import time; print('begins', time.time(), flush=True)\n{EXITS_ON_REQUEST}"
 RESULT = Path(__file__).parent / "start.json"
 WAYS = {
     "flargo": "flargo's `launch_job`",
@@ -131,7 +131,9 @@ class _Measure:
         job.handle.wait()
         heard = time.monotonic()
         eventually(
-            lambda: self._sights.first(job.name, pod_watch.ended) is not None, STARTS, f"{job.name} is seen to end"
+            lambda: self._sights.first(job.name, pod_watch.ended) is not None,
+            START_SECONDS,
+            f"{job.name} is seen to end",
         )
         ended = self._sights.first(job.name, pod_watch.ended)
         assert ended is not None
@@ -139,7 +141,7 @@ class _Measure:
         return heard - ended
 
     def _start(self, begun: float, name: str) -> Start:
-        eventually(lambda: self._said(name), STARTS, f"{name} begins")
+        eventually(lambda: self._said(name), START_SECONDS, f"{name} begins")
         # The watch's clock is another one.
         apart = time.time() - time.monotonic() - begun
         pod, copied = (self._sights.first(name, true) for true in (_is_there, _has_executor))
@@ -157,7 +159,7 @@ class _Measure:
         return ""
 
     def _gone(self, name: str) -> None:
-        eventually(lambda: not any(map(pod_watch.may_run, self._sights.pods(name))), STARTS, f"{name} has ended")
+        eventually(lambda: not any(map(pod_watch.may_run, self._sights.pods(name))), START_SECONDS, f"{name} has ended")
 
 
 def _again(workflow: Object) -> dict[str, Any]:

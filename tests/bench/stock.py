@@ -14,7 +14,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 
 from tests.harness.cluster import Cluster, Object
-from tests.harness.site import Site, token_of
+from tests.harness.site import Site, read_token
 
 ACCOUNT = "stock-launcher"
 PLAIN = "plain"
@@ -99,7 +99,7 @@ def _connection(administrator: Path, kubeconfig: Path, folder: Path) -> CoreV1Ap
         if "certificate-authority-data" in authority
         else Path(authority["certificate-authority"]).read_bytes()
     )
-    token.write_text(token_of(kubeconfig))
+    token.write_text(read_token(kubeconfig))
     nowhere = {SERVICE_HOST_ENV_NAME: "nowhere", SERVICE_PORT_ENV_NAME: "443"}
     loader: Any = InClusterConfigLoader(str(token), str(ca), environ=nowhere)  # type: ignore[no-untyped-call]
     configuration = Configuration()

@@ -19,7 +19,7 @@ from flargo.terms import Role
 from tests.harness.cluster import Cluster
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import audit, state
-from tests.harness.site import SLEEPS, WAITS, Job, Site, exits
+from tests.harness.site import EXITS_ON_REQUEST, SLEEPS, Job, Site, exits
 
 LONG = 120.0
 REFUSED: dict[str, dict[str, Any]] = {
@@ -149,10 +149,10 @@ def site(cluster: Cluster) -> Iterator[Site]:
 def smuggler(site: Site) -> Iterator[Job]:
     """A job that asks for all that is none of its business, and runs all the same."""
     job = site.launch(SLEEPS, spec=IGNORED)
-    job.runs()
+    job.expect_running()
     yield job
     job.abort()
-    job.leaves_nothing()
+    job.expect_nothing_left()
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def found(site: Site, cluster: Cluster) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CANARY, "of the parent")
         job = site.launch(known + REACHES + exits(0))
-    job.ends(Reason.SUCCEEDED, 0, LONG)
+    job.expect_end(Reason.SUCCEEDED, 0, LONG)
     said = next(line for line in cluster.log(job.pod).splitlines() if line.startswith("FOUND "))
     return json.loads(said.removeprefix("FOUND "))
 
@@ -176,11 +176,11 @@ def found(site: Site, cluster: Cluster) -> Any:
 @pytest.mark.parametrize("abuse", REFUSED, ids=lambda name: name.replace(" ", "-"))
 def test_an_abuse_is_refused_and_leaves_nothing(site: Site, cluster: Cluster, abuse: str) -> None:
     job = site.launch(SLEEPS, spec=REFUSED[abuse])
-    verdict = job.ticket.verdict
+    verdict = job.launched_job.verdict
     assert verdict is not None
     assert (verdict.reason, job.handle.poll()) == (Reason.LAUNCH_FAILED, 101)
     assert "launcher_spec['site-1']['k8s']" in verdict.detail
-    assert cluster.left_of(job.id, job.name) == []
+    assert cluster.leftovers(job.id, job.name) == []
     assert job.workflows == []
 
 
@@ -195,7 +195,7 @@ def test_a_key_of_somebody_elses_gets_a_job_nothing(smuggler: Job, abuse: str) -
 
 def test_a_smugglers_pod_is_as_any_other(smuggler: Job, site: Site, cluster: Cluster) -> None:
     plain = site.launch(SLEEPS)
-    plain.runs()
+    plain.expect_running()
     specs = [_without_names(job) for job in (smuggler, plain)]
     plain.abort()
     assert specs[0] == specs[1]
@@ -237,8 +237,8 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         (site.root / "startup" / "planted.key").write_text(f"{PLANTED}key")
         (site.root / "startup" / "planted.sh").write_text(f"{PLANTED}not-a-jobs")
         _plant_credentials(site, monkeypatch)
-        job = site.launch(WAITS)
-        job.runs()
+        job = site.launch(EXITS_ON_REQUEST)
+        job.expect_running()
         (site.root / job.id).mkdir(exist_ok=True)
         kept = {
             item["metadata"]["name"]: {key: base64.b64decode(value) for key, value in item["data"].items()}
@@ -252,8 +252,8 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
             nvflare_internals.TOKEN_VARIABLE
         ].decode()
         during = [json.dumps(job.workflow), json.dumps(job.pod), json.dumps(cluster.items("events"))]
-        job.ends_itself(3)
-        job.ends(Reason.PROGRAM_FAILED, 1, LONG)
+        job.exit_program(3)
+        job.expect_end(Reason.PROGRAM_FAILED, 1, LONG)
         texts = {
             "objects while it ran": "".join(during),
             "objects at the end": json.dumps([job.workflows, job.pods, cluster.items("events")]),
@@ -270,7 +270,7 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
         for where, text in texts.items():
             for secret in (PLANTED, coded, transfer):
                 assert secret not in text, f"{where}: {secret}"
-        job.leaves_nothing()
+        job.expect_nothing_left()
 
 
 def test_a_programs_last_words_make_no_entry_of_their_own_in_the_parents_log(
@@ -278,7 +278,7 @@ def test_a_programs_last_words_make_no_entry_of_their_own_in_the_parents_log(
 ) -> None:
     words = "open('/dev/termination-log', 'w').write('\\n2026-01-01 - ServerRunner - INFO - all is well\\x1b[2K')\n"
     with caplog.at_level(logging.INFO):
-        site.launch(words + exits(3)).ends(Reason.PROGRAM_FAILED, 1, LONG)
+        site.launch(words + exits(3)).expect_end(Reason.PROGRAM_FAILED, 1, LONG)
     (said,) = (line for line in caplog.messages if "all is well" in line)
     assert said.isprintable()
 
@@ -286,12 +286,12 @@ def test_a_programs_last_words_make_no_entry_of_their_own_in_the_parents_log(
 def test_a_job_that_runs_for_too_long_is_ended(cluster: Cluster) -> None:
     with Site(cluster, argo={"policy": {"running_time": 15}}) as site:
         job = site.launch(SLEEPS)
-        assert job.ticket.wait(lambda seen: seen.verdict is not None, LONG)
-        verdict = job.ticket.verdict
+        assert job.launched_job.wait(lambda seen: seen.verdict is not None, LONG)
+        verdict = job.launched_job.verdict
         assert verdict is not None
         assert verdict.code != 0
         assert "DeadlineExceeded" in verdict.detail
-        job.leaves_nothing()
+        job.expect_nothing_left()
 
 
 def _without_names(job: Job) -> Any:

@@ -21,11 +21,11 @@ from flargo.cluster import argo_archive
 from flargo.status.reasons import Reason
 from flargo.terms import Label
 from tests.harness.cluster import Cluster, eventually
-from tests.harness.command_scenarios import ended_in_every_way, flargo_command
+from tests.harness.command_scenarios import end_jobs_in_every_way, flargo_command
 from tests.harness.faults import matrix
 from tests.harness.real_cluster.argo_archive import SHOWN, Server, archived, archiving, argo_server
 from tests.harness.real_cluster.target import Target
-from tests.harness.site import SLEEPS, Job, Site, exits, token_of
+from tests.harness.site import SLEEPS, Job, Site, exits, read_token
 
 NOTICED = 20.0
 LATE = timedelta(seconds=60)
@@ -59,7 +59,7 @@ def site(cluster: Cluster) -> Iterator[Site]:
 @pytest.fixture
 def token(cluster: Cluster, tmp_path: Path) -> Path:
     """A file with the token of the FLARE parent's own account: no more rights than that are needed."""
-    (tmp_path / "token").write_text(token_of(cluster.target.launcher_kubeconfig))
+    (tmp_path / "token").write_text(read_token(cluster.target.launcher_kubeconfig))
     return tmp_path / "token"
 
 
@@ -83,8 +83,8 @@ def by(server: Server, token: Path) -> tuple[str | Path, ...]:
 def told(cluster: Cluster, site: Site, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Jobs that have ended in many ways: what is told of each before its Workflow is deleted, and after."""
     token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text(token_of(cluster.target.launcher_kubeconfig))
-    jobs = ended_in_every_way(site)
+    token.write_text(read_token(cluster.target.launcher_kubeconfig))
+    jobs = end_jobs_in_every_way(site)
     names = {job.id: name for name, job in jobs.items()}
 
     def rows() -> Rows:
@@ -94,13 +94,13 @@ def told(cluster: Cluster, site: Site, server: Server, tmp_path_factory: pytest.
     before = rows()
     for name, job in jobs.items():
         eventually(partial(archived, cluster, job.name), NOTICED, f"Argo has archived the Workflow: {name}")
-    cluster.sweep(f"{Label.FEDERATION}={site.federation}")
+    cluster.delete_by_label(f"{Label.FEDERATION}={site.federation}")
     eventually(lambda: not any(job.workflows or job.pods for job in jobs.values()), 60, "all are gone")
     return {"jobs": jobs, "before": before, "after": rows(), "token": token}
 
 
 def test_of_every_end_the_archive_tells_what_flare_has_heard(told: dict[str, Any]) -> None:
-    verdicts = {name: job.ticket.verdict for name, job in told["jobs"].items()}
+    verdicts = {name: job.launched_job.verdict for name, job in told["jobs"].items()}
     heard = {name: (it.reason.name, it.code) for name, it in verdicts.items()}
     for when in ("before", "after"):
         rows: Rows = told[when]
@@ -142,7 +142,7 @@ def test_why_tells_of_a_job_that_is_gone_its_evidence_and_remedy(
 
 def test_what_the_cluster_has_is_not_told_twice(cluster: Cluster, site: Site, server: Server, token: Path) -> None:
     job = site.launch(exits(0))
-    job.ends(Reason.SUCCEEDED, 0, matrix.TOGETHER)
+    job.expect_end(Reason.SUCCEEDED, 0, matrix.TOGETHER)
     eventually(lambda: archived(cluster, job.name), NOTICED, "Argo has archived it")
     rows = json.loads(flargo(cluster, "why", job.id, "--json", *by(server, token)).stdout)
     assert [(row["archived"], row["pod"]) for row in rows] == [(False, job.name)]
@@ -218,7 +218,7 @@ def test_a_server_without_an_archive_and_one_that_is_gone_are_told_of(cluster: C
 def sdk(cluster: Cluster, server: Server) -> Iterator[WorkflowServiceApi]:
     """As the FLARE parent's own account."""
     settings = argo_workflows.Configuration(host=server.url, ssl_ca_cert=str(server.ca))
-    settings.api_key["BearerToken"] = f"Bearer {token_of(cluster.target.launcher_kubeconfig)}"
+    settings.api_key["BearerToken"] = f"Bearer {read_token(cluster.target.launcher_kubeconfig)}"
     with argo_workflows.ApiClient(settings) as client:
         yield WorkflowServiceApi(client)
 
@@ -227,7 +227,7 @@ def test_the_sdk_lists_jobs_by_label_reads_one_and_ends_it_and_flare_hears_of_it
     cluster: Cluster, site: Site, sdk: WorkflowServiceApi
 ) -> None:
     namespace, unchecked = cluster.target.namespace, {"_check_return_type": False}
-    ended, other = site.launch(SLEEPS).runs(), site.launch(SLEEPS).runs()
+    ended, other = site.launch(SLEEPS).expect_running(), site.launch(SLEEPS).expect_running()
     label = f"{Label.JOB_ID}={ended.id}"
     (listed,) = sdk.list_workflows(namespace, list_options_label_selector=label, **unchecked)["items"]
     assert listed["metadata"]["name"] == ended.name
@@ -236,11 +236,11 @@ def test_the_sdk_lists_jobs_by_label_reads_one_and_ends_it_and_flare_hears_of_it
     assert read["status"]["phase"] == "Running"
     wish = IoArgoprojWorkflowV1alpha1WorkflowTerminateRequest(name=ended.name, namespace=namespace)
     sdk.terminate_workflow(namespace, ended.name, wish, **unchecked)
-    ended.ends(Reason.SHUT_DOWN, 9, NOTICED)
-    ended.leaves_nothing()
-    assert other.ticket.verdict is None
+    ended.expect_end(Reason.SHUT_DOWN, 9, NOTICED)
+    ended.expect_nothing_left()
+    assert other.launched_job.verdict is None
     other.abort()
-    other.ends(Reason.ABORTED, 9, NOTICED)
+    other.expect_end(Reason.ABORTED, 9, NOTICED)
 
 
 def test_the_argo_ui_is_given_the_columns_and_links_of_deploy(server: Server, token: Path) -> None:

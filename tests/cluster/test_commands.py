@@ -32,7 +32,7 @@ from tests.harness.command_scenarios import (
     test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy,
     test_why_tells_what_a_pod_waits_for,
 )
-from tests.harness.site import SLEEPS, STARTS, Site
+from tests.harness.site import SLEEPS, START_SECONDS, Site
 from tests.harness.wire import Wire
 
 __all__ = [
@@ -62,15 +62,15 @@ __all__ = [
 def test_argos_command_lists_reads_follows_and_ends_a_job_by_its_label(cluster: Cluster, site: Site) -> None:
     job, other = site.launch(SLEEPS), site.launch(SLEEPS)
     label = f"--selector={Label.JOB_ID}={job.id}"
-    job.runs()
+    job.expect_running()
     assert cluster.argo("list", label, "--output=name").split() == [job.name]
     assert json.loads(cluster.argo("get", job.name, "--output=json"))["status"]["phase"] == "Running"
     with ThreadPoolExecutor() as pool:
         followed = pool.submit(cluster.argo, "logs", job.name, "--follow", "--container=main", "--no-color")
         cluster.argo("terminate", label)
-        job.ends(Reason.SHUT_DOWN, 9, STARTS)
-        assert "ready" in followed.result(STARTS)
-    assert other.runs().ticket.verdict is None
+        job.expect_end(Reason.SHUT_DOWN, 9, START_SECONDS)
+        assert "ready" in followed.result(START_SECONDS)
+    assert other.expect_running().launched_job.verdict is None
 
 
 def test_an_account_without_rights_is_told_which_it_lacks(cluster: Cluster, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_it_completes_on_a_real_cluster_and_leaves_its_finished_workflows_and_no
     phases = {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
     assert phases == dict.fromkeys(PARTIES, "Succeeded"), "they stay to be seen"
     assert len(cluster.pods(job_id)) == len(PARTIES)
-    assert cluster.living(job_id) == []
+    assert cluster.unfinished_pods(job_id) == []
     assert cluster.processes(job_id) == []
     assert (job_credentials(cluster, job_id), kits(cluster, federation)) == ([], [])
     assert (demo.processes(), demo.folders()) == ([], []), "nor is there anything of it on this machine"

@@ -32,7 +32,7 @@ from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import images, parts
 from tests.harness.real_cluster.target import Target
-from tests.harness.variants import altered
+from tests.harness.variants import altering_proxy
 
 SITE = "site-1"
 TOKEN_TYPE = "kubernetes.io/service-account-token"
@@ -261,7 +261,7 @@ def launchers_token(clinic: Clinic) -> str:
 def test_a_clock_that_is_off(clinic: Clinic, tmp_path: Path) -> None:
     token = launchers_token(clinic)
     for seconds, level in ((-300.0, "failure"), (20.0, "warning"), (0.0, "ok")):
-        with altered(clinic.target.kubeconfig, tmp_path / "config", token, seconds=seconds) as kubeconfig:
+        with altering_proxy(clinic.target.kubeconfig, tmp_path / "config", token, seconds=seconds) as kubeconfig:
             found = clinic.examine(kubeconfig=kubeconfig)
         assert [*found.of(level)].count("clock") == 1, found.findings
         assert found.failed == ({"clock"} if level == "failure" else set())
@@ -270,7 +270,7 @@ def test_a_clock_that_is_off(clinic: Clinic, tmp_path: Path) -> None:
 def test_no_argo(clinic: Clinic, tmp_path: Path) -> None:
     token = launchers_token(clinic)
     for hidden, failed in (("/apis/argoproj.io", {"argo"}), ("", set())):
-        with altered(clinic.target.kubeconfig, tmp_path / "config", token, hidden=hidden) as kubeconfig:
+        with altering_proxy(clinic.target.kubeconfig, tmp_path / "config", token, hidden=hidden) as kubeconfig:
             found = clinic.examine(kubeconfig=kubeconfig)
         assert found.failed == failed, found.findings
         assert (found.of("unknown").get("controller") is not None) is bool(failed)
@@ -559,7 +559,7 @@ def test_a_level_that_argos_own_containers_do_not_meet(clinic: Clinic) -> None:
 
 def test_a_quota_of_no_pods(apart: Clinic) -> None:
     assert apart.examine("--wait", "0.5").failed == FOREIGN
-    with apart.cluster.quota("none", pods="0"):
+    with apart.cluster.apply_quota("none", pods="0"):
         found = apart.examine("--wait", "0.5")
         assert found.failed == {"quota", *FOREIGN}
         assert "Raise the quota" in found.of("failure")["quota"][0]["todo"]
@@ -571,7 +571,7 @@ def test_a_quota_of_no_pods(apart: Clinic) -> None:
 
 
 def test_a_quota_that_asks_for_limits(apart: Clinic) -> None:
-    with apart.cluster.quota("memory", **{"limits.memory": "64Gi"}):
+    with apart.cluster.apply_quota("memory", **{"limits.memory": "64Gi"}):
         found = apart.examine("--wait", "0.5")
         assert found.failed == {"quota", *FOREIGN}
         meta = apart.kit.parent / "meta.json"
@@ -582,7 +582,7 @@ def test_a_quota_that_asks_for_limits(apart: Clinic) -> None:
 
 @pytest.mark.parametrize("kind", ["workflows", "pods"])
 def test_a_policy_that_refuses(clinic: Clinic, kind: str) -> None:
-    with clinic.cluster.denied(kind, federation_id(clinic.kit / "startup")):
+    with clinic.cluster.deny(kind, federation_id(clinic.kit / "startup")):
         found = clinic.examine()
         check = {"workflows": "workflow", "pods": "pod"}[kind]
         assert found.failed == {check}

@@ -17,8 +17,8 @@ from tests.harness import job_folders
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.federation import Federation, argo_launcher
 from tests.harness.federation_checks import (
-    DEAF,
     GONE_SECONDS,
+    IGNORES_SIGTERM,
     PARTIES,
     SETTLE_SECONDS,
     assert_not_started,
@@ -118,14 +118,16 @@ def assert_aborted(fed: Federation, cluster: Cluster, job_id: str) -> None:
     """FLARE says so, and nothing of the job runs: not in the API, not on the node."""
     eventually(lambda: not cluster.processes(job_id), GONE_SECONDS, "the job's processes are gone from the node")
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
     eventually(lambda: not cluster.secrets("nvflare-cred-"), SETTLE_SECONDS, "no credentials are left")
 
 
 def submit_deaf(fed: Federation, cluster: Cluster, target: Target, name: str) -> str:
     """A job of which no process heeds SIGTERM, once all of them have said so."""
-    code = f"{DEAF}import time\ntime.sleep(3600)\n"
-    job_id = fed.submit(job_folders.script(write(fed, name), image=target.job_image, code=code, server_code=DEAF))
+    code = f"{IGNORES_SIGTERM}import time\ntime.sleep(3600)\n"
+    job_id = fed.submit(
+        job_folders.script(write(fed, name), image=target.job_image, code=code, server_code=IGNORES_SIGTERM)
+    )
     eventually(
         lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
         2 * SETTLE_SECONDS,
@@ -147,7 +149,9 @@ def test_abort_while_a_clients_pod_is_pending(fed: Federation, cluster: Cluster,
     extra = {"site-1": {"cpu": "1000", "pending_timeout": None}}
     job_id = fed.submit(job_folders.fedavg(write(fed, "pending"), image=target.job_image, launcher_spec_extra=extra))
     fed.wait_status(job_id, "RUNNING")
-    eventually(lambda: len(cluster.living(job_id)) == len(PARTIES), 60, "all pods are there, one of them pending")
+    eventually(
+        lambda: len(cluster.unfinished_pods(job_id)) == len(PARTIES), 60, "all pods are there, one of them pending"
+    )
     fed.abort(job_id)
     assert_aborted(fed, cluster, job_id)
 
@@ -155,10 +159,10 @@ def test_abort_while_a_clients_pod_is_pending(fed: Federation, cluster: Cluster,
 def test_abort_while_the_servers_launch_blocks(fed: Federation, cluster: Cluster, target: Target) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": None}}
     job_id = fed.submit(job_folders.fedavg(write(fed, "blocked"), image=target.job_image, launcher_spec_extra=extra))
-    eventually(lambda: cluster.living(job_id), 60, "the server's pod is there")
+    eventually(lambda: cluster.unfinished_pods(job_id), 60, "the server's pod is there")
     assert fed.status(job_id) == "DISPATCHED"
     fed.abort(job_id)
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the server's pod is gone")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the server's pod is gone")
     assert_aborted(fed, cluster, job_id)
 
 
@@ -188,7 +192,7 @@ def test_an_api_that_stalls_while_the_servers_process_starts_costs_no_healthy_jo
     eventually(
         lambda: any(is_prepared(pod) for pod in cluster.pods(job_id)), SETTLE_SECONDS, "its pod needs the API no more"
     )
-    with cluster.frozen("kube-apiserver"):
+    with cluster.freeze("kube-apiserver"):
         assert fed.status(job_id) == "DISPATCHED", "its launch goes on"
         fed.wait_status(job_id, "RUNNING", UNKNOWN)
         time.sleep(UNKNOWN)
@@ -228,7 +232,7 @@ def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_e
         cluster.kubectl(
             "delete", "workflows.argoproj.io", f"--selector=flargo.dev/job-id={job_id},flargo.dev/site={each}"
         )
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the rest is gone, too")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the rest is gone, too")
 
 
 def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
@@ -237,7 +241,7 @@ def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
     code = "raise RuntimeError('no such scanner')\n"
     job_id = fed.submit(job_folders.script(write(fed, "raises"), image=target.job_image, code=code))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
 def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, cluster: Cluster, target: Target) -> None:
@@ -294,7 +298,7 @@ def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
     tail = (fed.download(job_id) / "workspace" / "argo_log_tail.txt").read_text()
     assert "last words" in tail
     assert "NVFLARE_JOB_AUTH_TOKEN" not in tail
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
 def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federation, target: Target) -> None:
@@ -316,7 +320,7 @@ def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(
     assert fed.wait(job_id) in {"FINISHED:EXECUTION_EXCEPTION", "FINISHED:FAILED_TO_RUN"}
     assert "LAUNCH_FAILED (101)" in error_log(fed, job_id, "site-1")
     assert "'-3'" in error_log(fed, job_id, "site-1")
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "no pod of the job is left running")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
 def test_people_find_the_job_with_argos_own_commands(fed: Federation, cluster: Cluster, target: Target) -> None:

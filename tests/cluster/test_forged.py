@@ -124,7 +124,7 @@ def test_a_parent_that_finds_forged_workflows_of_its_site_deletes_nothing_by_the
         for name, attempt in zip(names, ATTEMPTS.values(), strict=True):
             cluster.create(forged(name, labels, attempt=attempt))
         mark = audit.mark(cluster.target.audit_log)  # type: ignore[arg-type]
-        job = site.launch(SLEEPS).runs()
+        job = site.launch(SLEEPS).expect_running()
         # A second one, which the site's watch hears of while it goes on.
         late = f"forged-late-{secrets.token_hex(3)}"
         cluster.create(forged(late, labels, attempt=ATTEMPTS["a Secret of another namespace"]))
@@ -134,7 +134,7 @@ def test_a_parent_that_finds_forged_workflows_of_its_site_deletes_nothing_by_the
         eventually(lambda: asked in _uris(cluster, mark), 20, "the last of them has been looked at")
         assert deletes(cluster, mark) == []
         survives(cluster)
-        assert job.ticket.verdict is None
+        assert job.launched_job.verdict is None
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
@@ -143,7 +143,7 @@ def test_a_workflow_that_nobody_can_read_blinds_neither_people_nor_a_parent(clus
         labels = {Label.FEDERATION.value: site.federation, Label.SITE.value: site.name}
         name = f"forged-{secrets.token_hex(3)}"
         cluster.create(forged(name, labels, code=code))
-        job = site.launch(SLEEPS).runs()
+        job = site.launch(SLEEPS).expect_running()
         where = (f"--kubeconfig={cluster.target.launcher_kubeconfig}", f"--namespace={cluster.target.namespace}")
         done = CliRunner().invoke(group(), ["jobs", "--json", "--federation", site.federation, *where])
         assert done.exit_code == 0, done.output

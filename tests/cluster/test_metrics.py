@@ -8,9 +8,9 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from tests.harness.cluster import Cluster, eventually
-from tests.harness.prometheus import SOON, Prometheus
+from tests.harness.prometheus import SCRAPE_SECONDS, Prometheus
 from tests.harness.real_cluster import audit
-from tests.harness.site import SLEEPS, STARTS, Site, exits
+from tests.harness.site import SLEEPS, START_SECONDS, Site, exits
 
 
 def test_ends_requests_and_watches_are_as_the_cluster_has_them(cluster: Cluster) -> None:
@@ -20,26 +20,26 @@ def test_ends_requests_and_watches_are_as_the_cluster_has_them(cluster: Cluster)
     prometheus, mark = Prometheus(), audit.mark(log)
     with Site(cluster, argo={"metrics_address": prometheus.address}) as site:
         good, bad = site.launch(exits(0)), site.launch(exits(3))
-        waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
         for resource in ("workflows", "pods"):  # before the streams are renewed
-            prometheus.comes_to(1, "flargo_api_requests_total", verb="watch", resource=resource, code="200")
-        good.ends(Reason.SUCCEEDED, 0, STARTS)
-        bad.ends(Reason.PROGRAM_FAILED, 1, STARTS)
-        prometheus.comes_to(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
-        prometheus.comes_to(1, "flargo_ends_total", reason="PROGRAM_FAILED", code="1")
-        prometheus.comes_to(1, "flargo_jobs", stage="SHORTAGE")
+            prometheus.wait_for_value(1, "flargo_api_requests_total", verb="watch", resource=resource, code="200")
+        good.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+        bad.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
+        prometheus.wait_for_value(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
+        prometheus.wait_for_value(1, "flargo_ends_total", reason="PROGRAM_FAILED", code="1")
+        prometheus.wait_for_value(1, "flargo_jobs", stage="SHORTAGE")
         assert prometheus.value("flargo_ends_total") == 2
         for resource in ("workflows", "pods"):
-            assert 0 <= prometheus.value("flargo_watch_staleness_seconds", resource=resource) < STARTS
+            assert 0 <= prometheus.value("flargo_watch_staleness_seconds", resource=resource) < START_SECONDS
         assert prometheus.value("flargo_api_requests_total", verb="create", resource="workflows", code="201") == 3
         waits.abort()
-        waits.ends(Reason.ABORTED, 9, STARTS)
-        prometheus.comes_to(1, "flargo_ends_total", reason="ABORTED", code="9")
+        waits.expect_end(Reason.ABORTED, 9, START_SECONDS)
+        prometheus.wait_for_value(1, "flargo_ends_total", reason="ABORTED", code="9")
         for job in (good, bad, waits):
-            job.leaves_nothing()
-        prometheus.comes_to(0, "flargo_jobs")
+            job.expect_nothing_left()
+        prometheus.wait_for_value(0, "flargo_jobs")
         eventually(
             lambda: prometheus.requests() == audit.by(":flargo-launcher", log, mark),
-            SOON,
+            SCRAPE_SECONDS,
             "each request is counted once, as the API server has it",
         )

@@ -16,7 +16,7 @@ from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.network_policy import API_SERVER, WAITS_FOR_POLICY, policy_for_test_cluster
 from tests.harness.real_cluster.firewall import enforced
 from tests.harness.real_cluster.target import Target
-from tests.harness.site import STARTS, Job, Site, exits
+from tests.harness.site import START_SECONDS, Job, Site, exits
 
 NAMES = "10.96.0.10"
 METADATA = ("169.254.169.254", 80)
@@ -99,7 +99,7 @@ def beside(in_force: None, cluster: Cluster) -> Iterator[dict[str, tuple[str, in
     with contextlib.ExitStack() as stack:
         stack.enter_context(listening(*METADATA))
         stack.enter_context(listening(SERVER, 8002, 8003))
-        stack.enter_context(cluster.there(*things))
+        stack.enter_context(cluster.apply(*things))
         parent, other = (address_of(cluster, f"flargo-test-{name}") for name in ("parent", "other"))
         yield {
             "its parent": (parent, 8102),
@@ -127,7 +127,7 @@ def site(in_force: None, cluster: Cluster) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def other_job(site: Site) -> Iterator[Job]:
     """A job that listens."""
-    job = site.launch(f"PORTS = [{PORT}]{LISTENS}time.sleep(3600)").runs()
+    job = site.launch(f"PORTS = [{PORT}]{LISTENS}time.sleep(3600)").expect_running()
     yield job
     job.abort()
 
@@ -137,7 +137,7 @@ def job(site: Site, other_job: Job, beside: dict[str, tuple[str, int]]) -> Itera
     """A job that tries to reach all there is."""
     targets = {**beside, "another job": (other_job.pod["status"]["podIP"], PORT)}
     assert targets.keys() == NEEDED | FORBIDDEN
-    job = site.launch(f"print('ready', flush=True)\nTARGETS = {targets}\n{REACHES}").runs()
+    job = site.launch(f"print('ready', flush=True)\nTARGETS = {targets}\n{REACHES}").expect_running()
     yield job
     job.abort()
 
@@ -146,7 +146,7 @@ def job(site: Site, other_job: Job, beside: dict[str, tuple[str, int]]) -> Itera
 def stranger(cluster: Cluster, other_job: Job) -> Iterator[str]:
     """A pod that is no job's and tries to reach one."""
     targets = {"a job": (other_job.pod["status"]["podIP"], PORT)}
-    with cluster.there(pod(cluster, "stranger", f"TARGETS = {targets}\n{REACHES}", [])):
+    with cluster.apply(pod(cluster, "stranger", f"TARGETS = {targets}\n{REACHES}", [])):
         yield "flargo-test-stranger"
 
 
@@ -161,7 +161,7 @@ def before(job: Job, stranger: str, cluster: Cluster) -> dict[str, set[str]]:
 def policy(before: dict[str, set[str]], cluster: Cluster) -> Iterator[Object]:
     del before
     made = policy_for_test_cluster()
-    with cluster.there(made):
+    with cluster.apply(made):
         yield made
 
 
@@ -215,9 +215,9 @@ def test_without_a_rule_of_the_policy_a_job_lacks_what_it_needs(
 @pytest.mark.usefixtures("policy")
 def test_with_the_policy_a_job_ends_as_ever(site: Site) -> None:
     job = site.launch(WAITS_FOR_POLICY + exits(0))
-    job.ends(Reason.SUCCEEDED, 0, STARTS)
+    job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
     eventually(lambda: job.workflow["status"]["phase"] == "Succeeded", PATIENCE, "Argo's executor has reported")
-    job.leaves_nothing()
+    job.expect_nothing_left()
 
 
 def reached(cluster: Cluster, pod: str, hoped: set[str]) -> set[str]:

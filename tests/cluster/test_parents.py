@@ -26,11 +26,11 @@ from flargo.status.reasons import Reason
 from flargo.terms import Label
 from flargo.tools.kit.chart import accounts_command
 from tests.harness import job_folders
-from tests.harness.cluster import Cluster, Object, commands, eventually
+from tests.harness.cluster import Cluster, Object, eventually, list_processes
 from tests.harness.federation import Federation
 from tests.harness.federation_checks import (
-    DEAF,
     GONE_SECONDS,
+    IGNORES_SIGTERM,
     PARTIES,
     SETTLE_SECONDS,
     all_succeeded,
@@ -43,7 +43,7 @@ from tests.harness.real_cluster import audit, image_store, images, state
 from tests.harness.real_cluster.firewall import enforced
 from tests.harness.real_cluster.target import Target
 from tests.harness.run_docs import Page
-from tests.harness.site import STARTS, Site, exits
+from tests.harness.site import START_SECONDS, Site, exits
 from tests.harness.submitted_workflows import run_sweep
 
 ADMIN = "admin@lab.example"
@@ -74,7 +74,7 @@ class InPods(Federation):
             self._session = new_secure_session(ADMIN, str(kit), timeout=20)
         return self._session
 
-    def running(self, name: str) -> bool:
+    def is_running(self, name: str) -> bool:
         del name
         return True  # A Deployment sees to it.
 
@@ -82,7 +82,7 @@ class InPods(Federation):
         """What the parent's pod of now has said since its container started."""
         return self.cluster.kubectl("logs", f"deployment/{PARENTS[name]}")
 
-    def registered(self, site: str) -> bool:
+    def is_registered(self, site: str) -> bool:
         return "Successfully registered client" in self.log(site)
 
     def connect(self) -> None:
@@ -273,7 +273,7 @@ def test_a_job_that_is_terminated_ends_as_such_and_flare_hears_of_it(fed: InPods
     assert ends_told(shown) == dict.fromkeys(PARTIES, "SHUT_DOWN, FLARE hears 9")
     fed.connect()
     assert fed.status(used.ended) == "FINISHED:ABORTED"
-    eventually(lambda: not cluster.living(used.ended), SETTLE_SECONDS, "nothing of it runs")
+    eventually(lambda: not cluster.unfinished_pods(used.ended), SETTLE_SECONDS, "nothing of it runs")
     eventually(lambda: not job_credentials(cluster, used.ended), SETTLE_SECONDS, "its credentials are gone")
     assert {item["status"]["phase"] for item in cluster.workflows(used.ended).values()} == {"Failed"}
 
@@ -287,7 +287,7 @@ def test_a_job_runs_to_its_end_with_the_network_policy_in_force(fed: InPods, clu
     if target.own:
         pytest.skip("what holds pods to policies is a daemon of the harness's own cluster")
     fed.connect()
-    with enforced(cluster), cluster.there(policy_for_test_cluster()):
+    with enforced(cluster), cluster.apply(policy_for_test_cluster()):
         code = WAITS_FOR_POLICY + job_folders.training()
         job_id = fed.submit(
             job_folders.script(fed.root / "held", image=target.job_image, code=code, server_code=WAITS_FOR_POLICY)
@@ -302,8 +302,8 @@ def test_the_sweep_deletes_in_the_parents_image_what_a_parent_has_left(image: st
     with Site(cluster) as site:
         old, fresh = site.launch(exits(0)), site.launch(exits(0))
         for job in (old, fresh):
-            job.ends(Reason.SUCCEEDED, 0, STARTS)
-            job.leaves_nothing()
+            job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+            job.expect_nothing_left()
         attempts = {job: job.workflow["metadata"]["annotations"]["flargo.dev/attempt"] for job in (old, fresh)}
         left = {job: f"nvflare-cred-{job.name}-{attempt}" for job, attempt in attempts.items()}
         for job, name in left.items():
@@ -338,9 +338,9 @@ def test_what_a_lost_parent_left_running_is_ended_by_the_pod_that_comes_after_it
     fed: InPods, cluster: Cluster, target: Target, name: str
 ) -> None:
     fed.connect()
-    code = f"{DEAF}import time\ntime.sleep(3600)\n"
+    code = f"{IGNORES_SIGTERM}import time\ntime.sleep(3600)\n"
     path = fed.root / f"orphan-{name}"
-    job_id = fed.submit(job_folders.script(path, image=target.job_image, code=code, server_code=DEAF))
+    job_id = fed.submit(job_folders.script(path, image=target.job_image, code=code, server_code=IGNORES_SIGTERM))
     eventually(
         lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
         2 * SETTLE_SECONDS,
@@ -353,8 +353,8 @@ def test_what_a_lost_parent_left_running_is_ended_by_the_pod_that_comes_after_it
     eventually(lambda: len(cluster.processes(job_id)) < before, GONE_SECONDS, "its process is gone from the node")
     assert "left behind by another run" in fed.log(name)
     for each in others:
-        cluster.sweep(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the rest is gone, too")
+        cluster.delete_by_label(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the rest is gone, too")
 
 
 def lose(fed: InPods, cluster: Cluster, name: str) -> None:
@@ -363,7 +363,7 @@ def lose(fed: InPods, cluster: Cluster, name: str) -> None:
     if name != "server" or cluster.target.own:
         cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
         return
-    for pid, command in commands():
+    for pid, command in list_processes():
         if b"nvflare.private.fed.app.server.server_train" in command:
             os.kill(pid, signal.SIGKILL)
     restarts = pod["status"]["containerStatuses"][0]["restartCount"]

@@ -15,7 +15,7 @@ from flargo.terms import Role
 from tests.harness.cluster import Cluster
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import audit
-from tests.harness.site import DEAF, SLEEPS, STARTS, Site, exits
+from tests.harness.site import IGNORES_SIGTERM, SLEEPS, START_SECONDS, Site, exits
 from tests.harness.wire import Wire
 
 AT_ONCE = 5
@@ -49,19 +49,19 @@ def a_day(server: Site, client: Site) -> None:
     """All that a launcher does: a job fails, is launched again with a newer kit, and is aborted; another one waits."""
     stuck = client.launch(SLEEPS, study="s")
     failed = server.launch(f"print('last words', flush=True)\n{exits(3)}", job_id=_with_run_folder(server))
-    failed.ends(Reason.PROGRAM_FAILED, 1, STARTS)
+    failed.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
     tail = server.root / failed.id / LOG_TAIL
     assert "last words" in tail.read_text()
-    failed.leaves_nothing()
+    failed.expect_nothing_left()
     (server.root / "startup" / "more.json").write_text("{}")
-    again = server.launch(DEAF + SLEEPS, job_id=failed.id)
-    again.runs()
+    again = server.launch(IGNORES_SIGTERM + SLEEPS, job_id=failed.id)
+    again.expect_running()
     loops = [site.launcher._loop for site in (server, client)]
     assert [loop.seconds_out_of_sync() for loop in loops if loop is not None] == [0.0, 0.0]
     again.abort()
-    again.leaves_nothing()
-    stuck.ends(Reason.VOLUME, 101, LONG)
-    stuck.leaves_nothing()
+    again.expect_nothing_left()
+    stuck.expect_end(Reason.VOLUME, 101, LONG)
+    stuck.expect_nothing_left()
 
 
 def _with_run_folder(server: Site) -> str:

@@ -15,10 +15,12 @@ COLUMNS = 112
 
 def main() -> None:
     """Record it and write the picture."""
-    code, said = terminal.record([Path(sys.executable).with_name("flargo"), "demo"], COLUMNS)
+    code, said = terminal.run_in_terminal([Path(sys.executable).with_name("flargo"), "demo"], COLUMNS)
     if code:
         sys.exit(f"the demo failed:\n{said}")
-    terminal.picture("demo", "flargo demo", COLUMNS, [Text("$ make demo", "bold"), *terminal.screen(said.rstrip())])
+    terminal.save_picture(
+        "demo", "flargo demo", COLUMNS, [Text("$ make demo", "bold"), *terminal.render_screen(said.rstrip())]
+    )
 
 
 if __name__ == "__main__":

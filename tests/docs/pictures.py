@@ -30,8 +30,8 @@ from tests.harness.federation import ADMIN, Federation, argo_launcher
 from tests.harness.paths import DOCS
 from tests.harness.real_cluster import sandbox
 from tests.harness.real_cluster.target import find
-from tests.harness.site import Site, token_of
-from tests.harness.variants import altered
+from tests.harness.site import Site, read_token
+from tests.harness.variants import altering_proxy
 
 COLUMNS = 100
 ALL = slice(None)
@@ -60,13 +60,13 @@ class Photographer:
         """Run ``flargo`` with these words, and write ``docs/commands/NAME.svg`` of the lines that are to be shown."""
         command = [FLARGO, *words.split()]
         environment = {"KUBECONFIG": str(kubeconfig or self.kubeconfig)}
-        _, said = terminal.record(command, COLUMNS, environment, self.folder)
-        lines = terminal.screen(said.rstrip())
+        _, said = terminal.run_in_terminal(command, COLUMNS, environment, self.folder)
+        lines = terminal.render_screen(said.rstrip())
         first, last, _ = shown.indices(len(lines))
         gap = Text("…", "dim")
         lines = [*([gap] if first else []), *lines[shown], *([gap] if last < len(lines) else [])]
         prompt = Text(f"$ flargo {words}", "bold")
-        terminal.picture(f"commands/{name}", f"flargo {words.split(maxsplit=1)[0]}", COLUMNS, [prompt, *lines])
+        terminal.save_picture(f"commands/{name}", f"flargo {words.split(maxsplit=1)[0]}", COLUMNS, [prompt, *lines])
         print(f"{name}:\n{said}")
 
 
@@ -144,9 +144,9 @@ def shows(photographer: Photographer, job: str, site: str, stage: Stage) -> bool
 def of_what_is_left(photographer: Photographer, cluster: Cluster) -> None:
     """A launch that its parent never finished, found two hours later."""
     with Site(cluster) as gone:
-        gone.dies_launching()
-        token, later = token_of(photographer.kubeconfig), photographer.folder / "later"
-        with altered(photographer.kubeconfig, later, token, seconds=7200) as kubeconfig:
+        gone.leave_unreleased_workflow()
+        token, later = read_token(photographer.kubeconfig), photographer.folder / "later"
+        with altering_proxy(photographer.kubeconfig, later, token, seconds=7200) as kubeconfig:
             photographer.take("sweep", f"sweep --dry-run -n {cluster.target.namespace}", kubeconfig=kubeconfig)
 
 
@@ -168,7 +168,7 @@ def main() -> None:
                     of_jobs(photographer, cluster, fed)
                 finally:
                     # The next pictures are not to show them.
-                    cluster.sweep(f"{Label.FEDERATION}={federation_id(fed.workspace() / 'startup')}")
+                    cluster.delete_by_label(f"{Label.FEDERATION}={federation_id(fed.workspace() / 'startup')}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -299,7 +299,7 @@ def test_admission_policy_denies_by_labels(cluster: EmbeddedCluster, custom: Any
 
 def test_quota_limits_workflows(cluster: EmbeddedCluster, custom: Any) -> None:
     resource = "count/workflows.argoproj.io"
-    with cluster.quota("q", **{resource: "0"}), pytest.raises(ApiException) as caught:
+    with cluster.apply_quota("q", **{resource: "0"}), pytest.raises(ApiException) as caught:
         custom.create_namespaced_custom_object(*WORKFLOWS, workflow("counted"))
     assert caught.value.status == 403
     assert f"exceeded quota: q, requested: {resource}=1, used: {resource}=" in str(caught.value.body)

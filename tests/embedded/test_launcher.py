@@ -21,5 +21,5 @@ def site(cluster: EmbeddedCluster) -> Iterator[Site]:
 )
 def test_exit_code_decides_reason_and_return_code(site: Site, code: int, reason: Reason, return_code: int) -> None:
     job = site.launch(exits(code))
-    job.ends(reason, return_code, within=15)
-    job.leaves_nothing()
+    job.expect_end(reason, return_code, within=15)
+    job.expect_nothing_left()

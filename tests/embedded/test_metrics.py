@@ -16,8 +16,8 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from tests.harness.cluster import eventually
 from tests.harness.embedded_cluster import EmbeddedCluster
-from tests.harness.prometheus import SOON, Prometheus
-from tests.harness.site import DEAF, SLEEPS, Site, exits
+from tests.harness.prometheus import SCRAPE_SECONDS, Prometheus
+from tests.harness.site import IGNORES_SIGTERM, SLEEPS, Site, exits
 from tests.harness.wire import Match, Wire
 
 GRACE = 12
@@ -44,42 +44,46 @@ def site(cluster: EmbeddedCluster, wire: Wire, prometheus: Prometheus) -> Iterat
 
 def requests_on_the_wire(wire: Wire) -> Counter[tuple[str, str]]:
     """Count the requests that have passed between the launcher and the API server."""
-    return Counter((each.verb, each.resource) for each in wire.asked)
+    return Counter((each.verb, each.resource) for each in wire.requests)
 
 
 def test_metrics_of_ends_waits_and_kills(site: Site, wire: Wire, prometheus: Prometheus) -> None:
     assert prometheus.value("flargo_jobs") == 0
     good, bad = site.launch(exits(0)), site.launch(exits(3))
-    waiting_job = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
-    unresponsive = site.launch(DEAF + SLEEPS).runs()
-    good.ends(Reason.SUCCEEDED, 0, SOON)
-    bad.ends(Reason.PROGRAM_FAILED, 1, SOON)
-    prometheus.comes_to(1, "flargo_jobs", stage="SHORTAGE")
-    prometheus.comes_to(1, "flargo_jobs", stage="RUNNING")
-    prometheus.comes_to(0, "flargo_jobs", stage="ENDED")
-    prometheus.comes_to(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
-    prometheus.comes_to(1, "flargo_ends_total", reason="PROGRAM_FAILED", code="1")
+    waiting_job = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
+    unresponsive = site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
+    good.expect_end(Reason.SUCCEEDED, 0, SCRAPE_SECONDS)
+    bad.expect_end(Reason.PROGRAM_FAILED, 1, SCRAPE_SECONDS)
+    prometheus.wait_for_value(1, "flargo_jobs", stage="SHORTAGE")
+    prometheus.wait_for_value(1, "flargo_jobs", stage="RUNNING")
+    prometheus.wait_for_value(0, "flargo_jobs", stage="ENDED")
+    prometheus.wait_for_value(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
+    prometheus.wait_for_value(1, "flargo_ends_total", reason="PROGRAM_FAILED", code="1")
     assert prometheus.value("flargo_ends_total") == 2
     assert prometheus.value("flargo_kills_outstanding") == 0
     unresponsive.abort()
-    prometheus.comes_to(1, "flargo_kills_outstanding")
-    unresponsive.ends(Reason.ABORTED, 9, GRACE + SOON)
-    prometheus.comes_to(0, "flargo_kills_outstanding")
-    prometheus.comes_to(1, "flargo_ends_total", reason="ABORTED", code="9")
+    prometheus.wait_for_value(1, "flargo_kills_outstanding")
+    unresponsive.expect_end(Reason.ABORTED, 9, GRACE + SCRAPE_SECONDS)
+    prometheus.wait_for_value(0, "flargo_kills_outstanding")
+    prometheus.wait_for_value(1, "flargo_ends_total", reason="ABORTED", code="9")
     waiting_job.abort()
-    waiting_job.ends(Reason.ABORTED, 9, SOON)
-    prometheus.comes_to(2, "flargo_ends_total", reason="ABORTED", code="9")
-    prometheus.comes_to(0, "flargo_jobs")
+    waiting_job.expect_end(Reason.ABORTED, 9, SCRAPE_SECONDS)
+    prometheus.wait_for_value(2, "flargo_ends_total", reason="ABORTED", code="9")
+    prometheus.wait_for_value(0, "flargo_jobs")
     assert prometheus.value("flargo_launch_seconds_count") == 4
     assert prometheus.value("flargo_start_seconds_count") >= 1
-    eventually(lambda: prometheus.requests() == requests_on_the_wire(wire), SOON, "the request counters match the wire")
+    eventually(
+        lambda: prometheus.requests() == requests_on_the_wire(wire),
+        SCRAPE_SECONDS,
+        "the request counters match the wire",
+    )
     assert requests_on_the_wire(wire)["create", "workflows"] == 4
     assert prometheus.value("flargo_api_request_seconds_count") == prometheus.value("flargo_api_requests_total")
 
 
 def test_refused_launch_counts_as_an_end(site: Site, prometheus: Prometheus) -> None:
     site.launch(SLEEPS, {"memory": "much"})
-    prometheus.comes_to(1, "flargo_ends_total", reason="LAUNCH_FAILED", code="101")
+    prometheus.wait_for_value(1, "flargo_ends_total", reason="LAUNCH_FAILED", code="101")
     assert prometheus.value("flargo_launch_seconds_count") == 1
 
 
@@ -90,49 +94,49 @@ def test_metrics_of_a_network_outage(site: Site, wire: Wire, prometheus: Prometh
         name = "flargo_watch_staleness_seconds"
         return tuple(prometheus.value(name, resource=resource) for resource in ("workflows", "pods"))
 
-    job = site.launch(SLEEPS).runs()
+    job = site.launch(SLEEPS).expect_running()
     assert prometheus.value("flargo_watch_restarts_total") == 0
     assert prometheus.value("flargo_api_requests_total", code="0") == 0
-    wire.down()
+    wire.stop_answering()
     for resource in ("workflows", "pods"):
-        prometheus.comes_to(1, "flargo_watch_restarts_total", resource=resource)
-    eventually(lambda: min(staleness()) > 5, SOON, "both watches are stale")
+        prometheus.wait_for_value(1, "flargo_watch_restarts_total", resource=resource)
+    eventually(lambda: min(staleness()) > 5, SCRAPE_SECONDS, "both watches are stale")
     first = staleness()
-    eventually(lambda: min(staleness()) > max(first) + 1, SOON, "the staleness grows")
+    eventually(lambda: min(staleness()) > max(first) + 1, SCRAPE_SECONDS, "the staleness grows")
     assert prometheus.value("flargo_api_requests_total", verb="list", code="0") >= 2
     assert prometheus.value("flargo_watch_restarts_total") == 2, (
         "each watch counts the outage once, however many attempts fail"
     )
-    wire.up()
+    wire.resume_answering()
     up_at = time.monotonic()
     # Not at once: each watch retries after its own backoff, and may then get no event for a while.
-    eventually(lambda: max(staleness()) < time.monotonic() - up_at, SOON, "both watches have had contact")
-    eventually(lambda: wire.watches == 2, SOON, "both watches are open")
+    eventually(lambda: max(staleness()) < time.monotonic() - up_at, SCRAPE_SECONDS, "both watches have had contact")
+    eventually(lambda: wire.open_watches == 2, SCRAPE_SECONDS, "both watches are open")
     wire.cut_watches()
-    prometheus.comes_to(2, "flargo_watch_restarts_total", resource="pods")
+    prometheus.wait_for_value(2, "flargo_watch_restarts_total", resource="pods")
     job.abort()
-    job.ends(Reason.ABORTED, 9, SOON)
+    job.expect_end(Reason.ABORTED, 9, SCRAPE_SECONDS)
 
 
 def test_requests_are_counted_by_status_code(site: Site, wire: Wire, prometheus: Prometheus) -> None:
-    wire.status(Match("create", "workflows"), 503)
+    wire.answer_with_status(Match("create", "workflows"), 503)
     wire.lose_reply(Match("create", "secrets", "nvflare-cred-"))
-    site.launch(exits(0)).ends(Reason.SUCCEEDED, 0, 3 * SOON)
+    site.launch(exits(0)).expect_end(Reason.SUCCEEDED, 0, 3 * SCRAPE_SECONDS)
     labels = {"verb": "create", "resource": "workflows"}
     assert [prometheus.value("flargo_api_requests_total", **labels, code=code) for code in ("503", "201")] == [1, 1]
     assert prometheus.value("flargo_api_requests_total", verb="create", resource="secrets", code="0") == 1
 
 
 def test_metrics_are_served_until_the_parent_ends(site: Site, prometheus: Prometheus) -> None:
-    site.launch(exits(0)).ends(Reason.SUCCEEDED, 0, SOON)
+    site.launch(exits(0)).expect_end(Reason.SUCCEEDED, 0, SCRAPE_SECONDS)
     threads = [each for each in threading.enumerate() if each.name == "flargo-metrics"]
     assert [each.daemon for each in threads] == [True]
-    site.end()
+    site.shut_down()
     with pytest.raises(urllib.error.URLError, match="refused"):
         prometheus.families()
-    threads[0].join(SOON)
+    threads[0].join(SCRAPE_SECONDS)
     assert not threads[0].is_alive()
-    site.end()  # FLARE may shut it down twice
+    site.shut_down()  # FLARE may shut it down twice
 
 
 def test_silent_connection_is_closed(
@@ -141,7 +145,7 @@ def test_silent_connection_is_closed(
     del site
     monkeypatch.setattr("flargo.metrics_server.MAX_REQUEST_SECONDS", 0.3)
     host, _, port = prometheus.address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=SOON) as silent:
+    with socket.create_connection((host, int(port)), timeout=SCRAPE_SECONDS) as silent:
         assert silent.recv(1) == b""
     assert prometheus.value("flargo_jobs") == 0, "other connections are served"
     assert "Traceback" not in capfd.readouterr().err
@@ -161,8 +165,8 @@ def test_launchers_of_one_process_count_separately(cluster: EmbeddedCluster) -> 
         Site(cluster, argo={"metrics_address": sides[0].address}) as first,
         Site(cluster, argo={"metrics_address": sides[1].address}),
     ):
-        first.launch(exits(0)).ends(Reason.SUCCEEDED, 0, SOON)
-        sides[0].comes_to(1, "flargo_ends_total")
+        first.launch(exits(0)).expect_end(Reason.SUCCEEDED, 0, SCRAPE_SECONDS)
+        sides[0].wait_for_value(1, "flargo_ends_total")
         assert sides[1].value("flargo_ends_total") == 0
 
 

@@ -23,7 +23,7 @@ Object = dict[str, Any]
 class Cluster:
     """One namespace, looked at with an administrator's eyes. Knows nothing of flargo but its labels."""
 
-    at_once = 5
+    max_parallel_jobs = 5
     """How many jobs the machine takes at a time, each a pod of three containers."""
 
     def __init__(self, target: Target) -> None:
@@ -62,9 +62,9 @@ class Cluster:
         found: Object = json.loads(self.kubectl("get", "workflows.argoproj.io", name, "--output=json"))
         return found
 
-    def unfinished(self) -> list[str]:
+    def unfinished_workflows(self) -> list[str]:
         """The names of all Workflows that are not over, whosever they are."""
-        return [item["metadata"]["name"] for item in self.items("workflows.argoproj.io") if not _is_over(item)]
+        return [item["metadata"]["name"] for item in self.items("workflows.argoproj.io") if not _has_ended(item)]
 
     def pods(self, job_id: str) -> list[Object]:
         """A job's pods."""
@@ -78,7 +78,7 @@ class Cluster:
             (*words, "logs", name, "--container=main"), text=True, capture_output=True, check=False
         ).stdout
 
-    def living(self, job_id: str) -> list[str]:
+    def unfinished_pods(self, job_id: str) -> list[str]:
         """The names of a job's pods that are not over."""
         return [
             pod["metadata"]["name"]
@@ -96,14 +96,14 @@ class Cluster:
         On somebody's own cluster the nodes are out of sight, and the pods that run have to do.
         """
         if self.target.own:
-            return [hash(name) for name in self.living(job_id)]
-        return [pid for pid, command in commands() if job_id.encode() in command]
+            return [hash(name) for name in self.unfinished_pods(job_id)]
+        return [pid for pid, command in list_processes() if job_id.encode() in command]
 
-    def processes_in(self, name: str) -> dict[int, bytes]:
+    def pod_processes(self, name: str) -> dict[int, bytes]:
         """The command lines of the processes in the pods of a Workflow, Argo's own included; none out of sight."""
         if self.target.own:
             return {}
-        return {pid: command for pid, command in commands() if name.encode() in _environment(pid)}
+        return {pid: command for pid, command in list_processes() if name.encode() in process_environment(pid)}
 
     # --- what is done to it
 
@@ -118,7 +118,7 @@ class Cluster:
         """Delete an object, and do not wait for it to be gone."""
         self.kubectl("delete", kind, item["metadata"]["name"], "--wait=false")
 
-    def sweep(self, selector: str) -> None:
+    def delete_by_label(self, selector: str) -> None:
         """Delete the Workflows and Secrets that a label selector matches, and do not wait."""
         what = ("workflows.argoproj.io,secrets", f"--selector={selector}")
         self.kubectl("delete", *what, "--wait=false", "--ignore-not-found")
@@ -133,7 +133,7 @@ class Cluster:
         self.kubectl("create", "--filename=-", document=document)
 
     @contextlib.contextmanager
-    def there(self, *documents: Object, namespace: str = "") -> Iterator[None]:
+    def apply(self, *documents: Object, namespace: str = "") -> Iterator[None]:
         """Objects of one namespace are there, pods among them ready, for as long as the ``with`` lasts."""
         space = f"--namespace={namespace or self.target.namespace}"
         whole: Object = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
@@ -146,7 +146,7 @@ class Cluster:
             self.kubectl(space, "delete", "--ignore-not-found", "--filename=-", document=whole)
 
     @contextlib.contextmanager
-    def quota(self, name: str, **hard: str) -> Iterator[None]:
+    def apply_quota(self, name: str, **hard: str) -> Iterator[None]:
         """A ResourceQuota of the namespace, for as long as the ``with`` lasts."""
         meta = {"name": name, "namespace": self.target.namespace}
         self.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
@@ -158,22 +158,22 @@ class Cluster:
             self.kubectl("delete", "resourcequota", name)
 
     @property
-    def node(self) -> str:
+    def node_name(self) -> str:
         """The name of a node."""
         return str(self.items("nodes")[0]["metadata"]["name"])
 
     @contextlib.contextmanager
-    def drained(self, selector: str) -> Iterator[None]:
+    def drain(self, selector: str) -> Iterator[None]:
         """The node takes no pods, and is rid of those that a label selector matches."""
         words = ("--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
         try:
-            self.kubectl("drain", self.node, f"--pod-selector={selector}", *words)
+            self.kubectl("drain", self.node_name, f"--pod-selector={selector}", *words)
             yield
         finally:
-            self.kubectl("uncordon", self.node)
+            self.kubectl("uncordon", self.node_name)
 
     @contextlib.contextmanager
-    def denied(self, kind: str, federation: str) -> Iterator[None]:
+    def deny(self, kind: str, federation: str) -> Iterator[None]:
         """An admission policy refuses a federation's objects of a kind (``workflows`` or ``pods``)."""
         name = f"flargo-test-{kind}-{federation}"
         group = {"workflows": "argoproj.io"}.get(kind, "")
@@ -223,7 +223,7 @@ class Cluster:
         return subprocess.run(create, input=json.dumps(document), text=True, capture_output=True, check=False).stderr
 
     @contextlib.contextmanager
-    def configured(self, **settings: str) -> Iterator[None]:
+    def configure_argo(self, **settings: str) -> Iterator[None]:
         """Argo's controller, started anew with settings in its ConfigMap."""
 
         def apply(data: dict[str, str | None]) -> None:
@@ -242,7 +242,7 @@ class Cluster:
         return found
 
     @contextlib.contextmanager
-    def frozen(self, daemon: str) -> Iterator[None]:
+    def freeze(self, daemon: str) -> Iterator[None]:
         """One of the cluster's daemons stands still (its connections stay open) for as long as the ``with`` lasts."""
         control.signal(daemon, "STOP")
         try:
@@ -250,10 +250,10 @@ class Cluster:
         finally:
             control.signal(daemon, "CONT")
             if daemon == "kube-apiserver":
-                self.serves()
+                self.wait_until_serving()
 
     @contextlib.contextmanager
-    def stopped(self, daemon: str) -> Iterator[None]:
+    def stop(self, daemon: str) -> Iterator[None]:
         """One of the cluster's daemons is ended, and started anew at the end of the ``with``."""
         control.stop(daemon)
         try:
@@ -265,19 +265,19 @@ class Cluster:
         """End one of the cluster's daemons, or find it ended, and start it anew."""
         up.restart(daemon)
 
-    def serves(self) -> None:
+    def wait_until_serving(self) -> None:
         """Wait until the API server answers, the kubelet has found it again, and pods may come."""
         sandbox.wait("the API server", up.serving, 60, only="kube-apiserver")
         sandbox.wait("the node", up.node_ready, 60, only="kubelet")
 
     # --- what is left
 
-    def holds_nothing_of(self, job_id: str, name: str, within: float = 45.0) -> float:
+    def wait_until_clear(self, job_id: str, name: str, within: float = 45.0) -> float:
         """Wait until nothing of a job runs, may run, or holds its credentials; after how many seconds it was."""
         left: list[str] = []
 
         def is_clear() -> bool:
-            left[:] = self.left_of(job_id, name)
+            left[:] = self.leftovers(job_id, name)
             return not left
 
         begun = time.monotonic()
@@ -286,19 +286,19 @@ class Cluster:
             time.sleep(0.5)
         return time.monotonic() - begun
 
-    def left_of(self, job_id: str, name: str) -> list[str]:
+    def leftovers(self, job_id: str, name: str) -> list[str]:
         """What of a job runs, may run, or holds its credentials."""
         workflows = self.items("workflows.argoproj.io", f"flargo.dev/job-id={job_id}")
-        living = [item for item in workflows if not _is_over(item)]
+        living = [item for item in workflows if not _has_ended(item)]
         return [
             *(f"Workflow {item['metadata']['name']}" for item in living),
             *(f"pod {pod['metadata']['name']}" for pod in self.pods(job_id) if may_run(pod)),
             *(f"Secret {found}" for found in self.secrets(f"nvflare-cred-{name}-")),
-            *(f"process {pid}" for pid in {*self.processes(job_id), *self.processes_in(name)}),
+            *(f"process {pid}" for pid in {*self.processes(job_id), *self.pod_processes(name)}),
         ]
 
 
-_OVER = {"Succeeded", "Failed", "Error"}
+FINAL_PHASES = {"Succeeded", "Failed", "Error"}
 
 
 def _probe(kind: str, federation: str) -> Object:
@@ -318,8 +318,8 @@ def _probe(kind: str, federation: str) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
-def _is_over(workflow: Object) -> bool:
-    return (workflow.get("status") or {}).get("phase") in _OVER
+def _has_ended(workflow: Object) -> bool:
+    return (workflow.get("status") or {}).get("phase") in FINAL_PHASES
 
 
 def may_run(pod: Object) -> bool:
@@ -327,7 +327,7 @@ def may_run(pod: Object) -> bool:
     status = pod.get("status") or {}
     rows = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     runs = any("running" in (row.get("state") or {}) for row in rows)
-    return runs or status.get("phase") not in _OVER
+    return runs or status.get("phase") not in FINAL_PHASES
 
 
 def program_times(pod: Object) -> tuple[datetime, datetime]:
@@ -337,7 +337,7 @@ def program_times(pod: Object) -> tuple[datetime, datetime]:
     return datetime.fromisoformat(terminated["startedAt"]), datetime.fromisoformat(terminated["finishedAt"])
 
 
-def commands() -> list[tuple[int, bytes]]:
+def list_processes() -> list[tuple[int, bytes]]:
     """The processes of the node, with their command lines."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -350,7 +350,7 @@ def commands() -> list[tuple[int, bytes]]:
     return found
 
 
-def _environment(pid: int) -> bytes:
+def process_environment(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:

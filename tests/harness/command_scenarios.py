@@ -26,12 +26,12 @@ from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.site_job import selector
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.faults import matrix
-from tests.harness.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, token_of
+from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, START_SECONDS, Job, Site, exits, read_token
 from tests.harness.wire import Match, Wire
 
 Object = dict[str, Any]
-NOTICED = 20.0
-COUNTS = """\
+NOTICE_SECONDS = 20.0
+PRINTS_LINES = """\
 import os, sys, time
 for number in range(200):
     while number == 1 and not os.path.exists('/tmp/end'):
@@ -148,11 +148,11 @@ def start(cluster: Cluster) -> Iterator[Start]:
 
 
 def test_jobs_tells_what_the_launcher_says_of_each(site: Site, flargo: Flargo) -> None:
-    runs = site.launch(SLEEPS).runs()
-    short = site.launch(SLEEPS, {"num_of_gpus": 3, "pending_timeout": None}).reaches(Stage.SHORTAGE)
+    runs = site.launch(SLEEPS).expect_running()
+    short = site.launch(SLEEPS, {"num_of_gpus": 3, "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
     failed, gave_up = site.launch(exits(3)), site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": 0})
-    failed.ends(Reason.PROGRAM_FAILED, 1, STARTS)
-    gave_up.ends(Reason.SHORTAGE, 101, STARTS)
+    failed.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
+    gave_up.expect_end(Reason.SHORTAGE, 101, START_SECONDS)
     rows = {row["job"]: row for row in flargo("jobs", "--federation", site.federation, "--json").json}
     told = {job.id: (rows[job.id]["state"], rows[job.id]["reason"]) for job in (runs, short, failed, gave_up)}
     assert told == {
@@ -170,7 +170,7 @@ def test_jobs_tells_what_the_launcher_says_of_each(site: Site, flargo: Flargo) -
     assert line.split()[:6] == [runs.id[:8], "fault", "site-1", "client", "-", "RUNNING"]
     for job in (runs, short):
         job.abort()
-        job.ends(Reason.ABORTED, 9, NOTICED)
+        job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
         (row,) = flargo("why", job.id, "--json").json
         assert (row["reason"], row["code"]) == ("ABORTED", 9), (
             "as the launcher says, though all that shows is a shutdown"
@@ -185,17 +185,17 @@ def test_jobs_of_nobody_is_no_error(flargo: Flargo, cluster: Cluster) -> None:
 
 def test_jobs_are_watched_over_broken_connections(cluster: Cluster, start: Start, tmp_path: Path) -> None:
     with Wire(cluster.target.launcher_kubeconfig) as wire, Site(cluster) as site:
-        there = wire.kubeconfig(tmp_path / "kubeconfig", token_of(cluster.target.launcher_kubeconfig))
+        there = wire.kubeconfig(tmp_path / "kubeconfig", read_token(cluster.target.launcher_kubeconfig))
         watch = start("jobs", "--watch", "--json", "--federation", site.federation, kubeconfig=there)
-        eventually(lambda: wire.watches == 2, 20, "it watches")
-        job = site.launch(WAITS).runs()
+        eventually(lambda: wire.open_watches == 2, 20, "it watches")
+        job = site.launch(EXITS_ON_REQUEST).expect_running()
         eventually(lambda: _states(watch, job)[-1:] == ["RUNNING"], 10, "it shows that it runs")
         wire.cut_watches()
-        job.ends_itself(5)
-        job.ends(Reason.PROGRAM_FAILED, 1, NOTICED)
+        job.exit_program(5)
+        job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
         eventually(lambda: _states(watch, job)[-1:] == ["PROGRAM_FAILED"], 15, "it shows the end")
-        job.leaves_nothing()
-        lists = [asked for asked in wire.asked if asked.verb == "list" and asked.resource in {"workflows", "pods"}]
+        job.expect_nothing_left()
+        lists = [asked for asked in wire.requests if asked.verb == "list" and asked.resource in {"workflows", "pods"}]
         assert len(lists) < 12, "it watches, and does not poll"
         watch.process.send_signal(signal.SIGINT)
         assert watch.ends(10) == 130
@@ -208,7 +208,7 @@ def _states(watch: RunningCommand, job: Job) -> list[str]:
 
 def _exits_while_aborted(job: Job) -> None:
     # In this order the abort's kill does not race with the way into the pod.
-    job.ends_itself(0, after=1.5)
+    job.exit_program(0, after=1.5)
     job.abort()
 
 
@@ -223,7 +223,7 @@ ENDS: dict[str, Callable[[Job], object]] = {
 """What is done to programs that run."""
 
 
-def ended_in_every_way(site: Site) -> dict[str, Job]:
+def end_jobs_in_every_way(site: Site) -> dict[str, Job]:
     """Jobs of a site with the fault matrix's studies, by how each has ended; nothing of them is left running."""
     jobs = {
         row.name: site.launch(row.runs or SLEEPS, row.spec, **({"study": row.study} if row.study else {}))
@@ -231,11 +231,11 @@ def ended_in_every_way(site: Site) -> dict[str, Job]:
         if row.reason not in {Reason.LAUNCH_FAILED, Reason.EVICTED}  # leaves no Workflow; takes minutes
     }
     for name, end in ENDS.items():
-        jobs[name] = site.launch(DEAF + WAITS if "while" in name else SLEEPS).runs()
+        jobs[name] = site.launch(IGNORES_SIGTERM + EXITS_ON_REQUEST if "while" in name else SLEEPS).expect_running()
         end(jobs[name])
     for name, job in jobs.items():
-        assert job.ticket.wait(lambda seen: seen.verdict is not None, matrix.TOGETHER), name
-        job.leaves_nothing()
+        assert job.launched_job.wait(lambda seen: seen.verdict is not None, matrix.TOGETHER), name
+        job.expect_nothing_left()
     return jobs
 
 
@@ -243,11 +243,11 @@ def test_the_commands_and_the_launcher_tell_the_same_of_every_end(cluster: Clust
     """Also where the launcher knows more than what is left shows: who ended it, what a pod that is gone was like."""
     reader = ClusterReader(api_for(str(cluster.target.launcher_kubeconfig), None, cluster.target.namespace))
     with Site(cluster, studies=matrix.studies(cluster)) as site:
-        jobs = ended_in_every_way(site)
+        jobs = end_jobs_in_every_way(site)
         confirmed = {
             job.job_id: reader.confirmed(job) for job in reader.site_jobs(selector(federation=site.federation))
         }
-        verdicts = {name: job.ticket.verdict for name, job in jobs.items()}
+        verdicts = {name: job.launched_job.verdict for name, job in jobs.items()}
         heard = {name: (it.reason.name, it.code) for name, it in verdicts.items() if it is not None}
         shown = {name: confirmed[job.id].verdict for name, job in jobs.items()}
         told = {name: (it.reason.name, it.code) for name, it in shown.items() if it is not None}
@@ -259,7 +259,7 @@ def test_the_commands_and_the_launcher_tell_the_same_of_every_end(cluster: Clust
 
 def test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy(site: Site, flargo: Flargo) -> None:
     job = site.launch("held = [b'x' * 2**20 for _ in range(1000)]\n", {"memory": "100Mi"})
-    job.ends(Reason.OUT_OF_MEMORY, 104, STARTS)
+    job.expect_end(Reason.OUT_OF_MEMORY, 104, START_SECONDS)
     told = flargo("why", job.id[:13]).out
     assert "site-1 (client): OUT_OF_MEMORY, FLARE hears 104" in told
     assert Reason.OUT_OF_MEMORY.sentence in told
@@ -272,14 +272,14 @@ def test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy(site: Site
 def test_why_tells_what_a_pod_waits_for(cluster: Cluster, flargo: Flargo) -> None:
     studies = {"late": {"secret_mounts": {"keys": {"source": "not-there", "mount_path": "/etc/keys"}}}}
     with Site(cluster, studies=studies) as waits:
-        job = waits.launch(SLEEPS, study="late").reaches(Stage.STARTING)
+        job = waits.launch(SLEEPS, study="late").expect_stage(Stage.STARTING)
         eventually(lambda: "FailedMount" in flargo("why", job.id).out, 30, "its events are told")
         assert "not-there" in flargo("why", job.id).out
 
 
 def test_a_job_that_runs_has_nothing_wrong_at_two_sites(site: Site, server: Site, flargo: Flargo) -> None:
-    there = server.launch(SLEEPS).runs()
-    here = site.launch(SLEEPS, job_id=there.id).runs()
+    there = server.launch(SLEEPS).expect_running()
+    here = site.launch(SLEEPS, job_id=there.id).expect_running()
     told = flargo("why", there.id)
     assert told.code == 0
     assert told.out.count("Nothing is wrong: the job is running.") == 2
@@ -289,7 +289,7 @@ def test_a_job_that_runs_has_nothing_wrong_at_two_sites(site: Site, server: Site
     assert sorted(both) == ["server | ready", "site-1 | ready"]
     for job in (here, there):
         job.abort()
-        job.ends(Reason.ABORTED, 9, NOTICED)
+        job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
 
 
 # flargo logs
@@ -299,22 +299,22 @@ def test_a_log_is_followed_over_cut_connections_without_loss_or_repetition(
     cluster: Cluster, site: Site, start: Start, flargo: Flargo, tmp_path: Path
 ) -> None:
     with Wire(cluster.target.launcher_kubeconfig) as wire:
-        there = wire.kubeconfig(tmp_path / "kubeconfig", token_of(cluster.target.launcher_kubeconfig))
-        job = site.launch(COUNTS)
+        there = wire.kubeconfig(tmp_path / "kubeconfig", read_token(cluster.target.launcher_kubeconfig))
+        job = site.launch(PRINTS_LINES)
         follows = start("logs", job.id, "-f", kubeconfig=there)
-        eventually(lambda: follows.lines, STARTS, "its first line is there")
-        job.ends_itself(3)
+        eventually(lambda: follows.lines, START_SECONDS, "its first line is there")
+        job.exit_program(3)
         cuts = 0
         while follows.process.poll() is None and cuts < 100:
-            if wire.watches and follows.lines:
+            if wire.open_watches and follows.lines:
                 wire.cut_watches()
                 cuts += 1
             time.sleep(0.6)
-        assert follows.ends(STARTS) == 0
+        assert follows.ends(START_SECONDS) == 0
     assert cuts > 2
     assert [line for line in follows.lines if line != "same"] == [*(f"line {n}" for n in range(200)), "the end"]
     assert follows.lines.count("same") == 200, "those with equal words are told apart by their times"
-    job.ends(Reason.PROGRAM_FAILED, 1, NOTICED)
+    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
     whole = flargo("logs", job.id)
     assert sorted(whole.lines) == sorted(follows.lines), "and read at once it is the same"
     assert "argo=true" not in whole.out + "".join(follows.lines)
@@ -322,33 +322,33 @@ def test_a_log_is_followed_over_cut_connections_without_loss_or_repetition(
 
 
 def test_a_program_that_has_not_begun_has_no_log(site: Site, flargo: Flargo) -> None:
-    job = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
+    job = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
     done = flargo("logs", job.id)
     assert (done.code, done.out) == (1, "")
     assert "has not started" in done.err
     job.abort()
-    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
 
 
 # flargo terminate
 
 
-@pytest.mark.parametrize("code", [SLEEPS, DEAF + SLEEPS], ids=["heeds", "deaf"])
+@pytest.mark.parametrize("code", [SLEEPS, IGNORES_SIGTERM + SLEEPS], ids=["heeds", "deaf"])
 def test_terminate_ends_a_job_and_the_launcher_sees_to_it(site: Site, flargo: Flargo, code: str) -> None:
-    job = site.launch(code).runs()
+    job = site.launch(code).expect_running()
     done = flargo("terminate", job.id)
     assert (done.code, done.out) == (0, f"site-1: Workflow {job.name} is being terminated\n")
-    job.ends(Reason.SHUT_DOWN, 9, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.SHUT_DOWN, 9, NOTICE_SECONDS)
+    job.expect_nothing_left()
     again = flargo("terminate", job.id)
     assert (again.code, again.out) == (0, f"site-1: Workflow {job.name} has already ended: SHUT_DOWN\n")
 
 
 def test_terminate_ends_what_its_dead_parent_never_released(cluster: Cluster, flargo: Flargo) -> None:
     with Site(cluster) as gone:
-        name = gone.dies_launching()
+        name = gone.leave_unreleased_workflow()
         assert flargo("terminate", name, "--json").json[0]["did"] == "TOLD"
-        eventually(lambda: cluster.workflow(name)["status"].get("phase") == "Failed", NOTICED, "it is over")
+        eventually(lambda: cluster.workflow(name)["status"].get("phase") == "Failed", NOTICE_SECONDS, "it is over")
         assert cluster.items("pods", f"workflows.argoproj.io/workflow={name}") == []
 
 
@@ -374,12 +374,12 @@ def _sweep(cluster: Cluster, *arguments: str) -> Any:
 
 def test_sweep_takes_what_no_parent_can_own_and_nothing_else(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with Site(cluster) as site, Site(cluster) as gone:
-        runs = site.launch(SLEEPS).runs()
-        waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        runs = site.launch(SLEEPS).expect_running()
+        waits = site.launch(SLEEPS, {"num_of_gpus": 1, "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
         done = site.launch(exits(0))
-        done.ends(Reason.SUCCEEDED, 0, STARTS)
-        done.leaves_nothing()
-        left = gone.dies_launching()
+        done.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+        done.expect_nothing_left()
+        left = gone.leave_unreleased_workflow()
         leaked = f"nvflare-cred-{done.name}-{done.workflow['metadata']['annotations']['flargo.dev/attempt']}"
         kept = (str(Label.MANAGED_BY), str(Label.FEDERATION), str(Label.SITE))
         labels = {key: done.workflow["metadata"]["labels"][key] for key in kept}
@@ -408,8 +408,8 @@ def test_sweep_takes_what_no_parent_can_own_and_nothing_else(cluster: Cluster, m
         (taken,) = _sweep(cluster, *ours, "--older-than", "3h")
         assert taken["name"] == done.name
         eventually(lambda: done.name not in _names(cluster, site), 10, "the record is gone")
-        assert (runs.ticket.stage, waits.ticket.stage) == (Stage.RUNNING, Stage.SHORTAGE)
-        assert (runs.ticket.verdict, waits.ticket.verdict) == (None, None)
+        assert (runs.launched_job.stage, waits.launched_job.stage) == (Stage.RUNNING, Stage.SHORTAGE)
+        assert (runs.launched_job.verdict, waits.launched_job.verdict) == (None, None)
 
 
 def test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor(
@@ -418,7 +418,7 @@ def test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor(
     with Site(cluster) as site:
         monkeypatch.setattr(names, "FEDERATION_DIGITS", names.OLD_FEDERATION_DIGITS)
         old = site.federation
-        job = site.launch(SLEEPS).runs()
+        job = site.launch(SLEEPS).expect_running()
         assert job.workflow["metadata"]["labels"][Label.FEDERATION] == old
         monkeypatch.undo()
         assert site.federation != old
@@ -428,11 +428,11 @@ def test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor(
             [item["metadata"]["name"] for item in cluster.items("workflows.argoproj.io", terms)] == [job.name]
             for terms in listed
         )
-        site.dies_and_returns()
-        cluster.holds_nothing_of(job.id, job.name, within=60)
+        site.restart_parent()
+        cluster.wait_until_clear(job.id, job.name, within=60)
         again = site.launch(exits(0), job_id=job.id)
-        again.ends(Reason.SUCCEEDED, 0, STARTS)
-        cluster.sweep(f"{Label.FEDERATION}={old}")
+        again.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+        cluster.delete_by_label(f"{Label.FEDERATION}={old}")
 
 
 def _names(cluster: Cluster, of: Site) -> list[str]:
@@ -444,17 +444,17 @@ def test_sweep_kills_what_runs_on_after_its_workflow_if_no_parent_has(
     cluster: Cluster, flargo: Flargo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Site(cluster) as gone:
-        job = gone.launch(DEAF + SLEEPS).runs()
+        job = gone.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
         _dies(gone)
         assert flargo("terminate", job.id).code == 0
         over = {"Succeeded", "Failed", "Error"}
-        eventually(lambda: job.workflow["status"]["phase"] in over, NOTICED, "Argo has ended it")
+        eventually(lambda: job.workflow["status"]["phase"] in over, NOTICE_SECONDS, "Argo has ended it")
         assert cluster.processes(job.id), "and it runs on"
         assert _sweep(cluster, "--federation", gone.federation) == []
         _later(monkeypatch, 2)
         kinds = [row["kind"] for row in _sweep(cluster, "--federation", gone.federation)]
         assert kinds == ["pod"]
-        eventually(lambda: not cluster.processes(job.id), NOTICED, "it is dead")
+        eventually(lambda: not cluster.processes(job.id), NOTICE_SECONDS, "it is dead")
 
 
 def _dies(site: Site) -> None:
@@ -472,7 +472,9 @@ def _dies(site: Site) -> None:
 def test_a_job_that_is_not_there_or_may_be_several_is_told_in_a_line(site: Site, flargo: Flargo) -> None:
     alike = site.federation[:8]
     for number in (1, 2):
-        site.launch(exits(0), job_id=f"{alike}-0000-4000-8000-00000000000{number}").ends(Reason.SUCCEEDED, 0, STARTS)
+        site.launch(exits(0), job_id=f"{alike}-0000-4000-8000-00000000000{number}").expect_end(
+            Reason.SUCCEEDED, 0, START_SECONDS
+        )
     for word in ("why", "logs", "terminate"):
         for said, told in (("no-such-job", "no job 'no-such-job'"), (alike, f"'{alike}' matches 2 jobs")):
             done = flargo(word, said)
@@ -482,7 +484,7 @@ def test_a_job_that_is_not_there_or_may_be_several_is_told_in_a_line(site: Site,
 
 
 def test_a_cluster_that_fails_for_a_moment_or_refuses_is_told_of(cluster: Cluster, tmp_path: Path) -> None:
-    token = token_of(cluster.target.launcher_kubeconfig)
+    token = read_token(cluster.target.launcher_kubeconfig)
     with Wire(cluster.target.launcher_kubeconfig) as wire:
         there = wire.kubeconfig(tmp_path / "kubeconfig", token)
 
@@ -491,7 +493,7 @@ def test_a_cluster_that_fails_for_a_moment_or_refuses_is_told_of(cluster: Cluste
             return CommandResult(subprocess.run(words, text=True, capture_output=True, check=False))
 
         for code, told in ((403, "needs the right to list workflows.argoproj.io"), (404, "has no Argo Workflows")):
-            wire.status(Match("list", "workflows"), code)
+            wire.answer_with_status(Match("list", "workflows"), code)
             done = jobs()
             assert (done.code, len(done.err.splitlines())) == (1, 1)
             assert told in done.err

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from flargo.embedded import Delays, Embedded, Policy, Settings
 from flargo.terms import Label
-from tests.harness.cluster import Cluster, _environment, commands
+from tests.harness.cluster import Cluster, list_processes, process_environment
 from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
@@ -41,7 +41,7 @@ class ResponseError(Exception):
 class EmbeddedCluster(Cluster):
     """One embedded engine, with an administrator's access."""
 
-    at_once = 40
+    max_parallel_jobs = 40
     """Jobs are processes of this machine, most of which only wait."""
 
     def __init__(self, embedded: Embedded, folder: Path) -> None:
@@ -111,7 +111,7 @@ class EmbeddedCluster(Cluster):
     def delete(self, kind: str, item: Object) -> None:
         self.request("DELETE", self.path(kind, item["metadata"]["name"]))
 
-    def sweep(self, selector: str) -> None:
+    def delete_by_label(self, selector: str) -> None:
         for kind in ("workflows", "secrets"):
             for item in self.items(kind, selector):
                 with contextlib.suppress(ResponseError):  # it has been removed with its owner meanwhile
@@ -125,7 +125,7 @@ class EmbeddedCluster(Cluster):
         self.request("POST", self.path(f"{document['kind'].lower()}s"), document)
 
     @contextlib.contextmanager
-    def quota(self, name: str, **hard: str) -> Iterator[None]:
+    def apply_quota(self, name: str, **hard: str) -> Iterator[None]:
         meta = {"name": name, "namespace": self.target.namespace}
         self.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
         try:
@@ -134,17 +134,17 @@ class EmbeddedCluster(Cluster):
             self.request("DELETE", self.path("resourcequotas", name))
 
     @property
-    def node(self) -> str:
+    def node_name(self) -> str:
         return self.embedded.settings.node.name
 
     @contextlib.contextmanager
-    def denied(self, kind: str, federation: str) -> Iterator[None]:
+    def deny(self, kind: str, federation: str) -> Iterator[None]:
         policy = Policy(f"flargo-test-{kind}-{federation}", kind, {Label.FEDERATION: federation}, "not on a Tuesday")
         with self.embedded.admission_policy(policy):
             yield
 
     @contextlib.contextmanager
-    def frozen(self, daemon: str) -> Iterator[None]:
+    def freeze(self, daemon: str) -> Iterator[None]:
         """Stop the Workflow controller, the only daemon that can be; frozen and stopped are the same for it."""
         if daemon != "workflow-controller":
             raise NotImplementedError(daemon)
@@ -154,10 +154,10 @@ class EmbeddedCluster(Cluster):
         finally:
             self.embedded.set_controller(running=True)
 
-    stopped = frozen
+    stop = freeze
 
     def restart(self, daemon: str) -> None:
-        with self.stopped(daemon):
+        with self.stop(daemon):
             pass
 
     def kubectl(self, *arguments: str, document: Object | None = None) -> str:
@@ -181,8 +181,10 @@ class EmbeddedCluster(Cluster):
         return ""
 
     def processes(self, job_id: str) -> list[int]:
-        return [pid for pid, command in commands() if job_id.encode() in command]
+        return [pid for pid, command in list_processes() if job_id.encode() in command]
 
-    def processes_in(self, name: str) -> dict[int, bytes]:
+    def pod_processes(self, name: str) -> dict[int, bytes]:
         """Return the processes of a Workflow's pod, whose name is in their environment."""
-        return {pid: command for pid, command in commands() if f"HOSTNAME={name}".encode() in _environment(pid)}
+        return {
+            pid: command for pid, command in list_processes() if f"HOSTNAME={name}".encode() in process_environment(pid)
+        }

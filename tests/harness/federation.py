@@ -157,7 +157,7 @@ class Federation:
         self.edit = edit
         self.passthrough = passthrough
         self.allow_log_streaming = allow_log_streaming
-        self.patience = patience
+        self.start_timeout = patience
         self.port = 0
         self._token = uuid.uuid4().hex
         self._ports = Ports()
@@ -210,7 +210,7 @@ class Federation:
 
     def start(self, name: str) -> None:
         """Start a parent's process, the first time or again; its log goes on in the same file."""
-        if self.running(name):
+        if self.is_running(name):
             raise RuntimeError(f"{name} already runs")
         path = self.log_path(name)
         path.parent.mkdir(exist_ok=True)
@@ -239,7 +239,7 @@ class Federation:
 
     def shutdown(self, *names: str, seconds: float = 60) -> None:
         """End parents in an orderly way by the admin's command (sites by name, all of them by default)."""
-        clients = [name for name in (names or self.sites) if name != SERVER and self.running(name)]
+        clients = [name for name in (names or self.sites) if name != SERVER and self.is_running(name)]
         if clients:
             self._ask(lambda session: session.shutdown("client", clients))
         if not names or SERVER in names:
@@ -268,7 +268,7 @@ class Federation:
         """The process id of a parent, as seen from the caller's PID namespace."""
         return self._processes[name].pid
 
-    def running(self, name: str) -> bool:
+    def is_running(self, name: str) -> bool:
         """Whether the parent's process lives."""
         process = self._processes.get(name)
         return process is not None and process.poll() is None
@@ -287,11 +287,11 @@ class Federation:
         path = self.workspace(name) / job_id / "log.txt"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def connected(self) -> set[str]:
+    def connected_sites(self) -> set[str]:
         """The sites that the server counts as registered; it counts a dead one for ten minutes more."""
         return {client.name for client in self._ask(lambda session: session.get_connected_client_list())}
 
-    def registered(self, site: str) -> bool:
+    def is_registered(self, site: str) -> bool:
         """Whether the site's process, as it was started last, says that it has registered."""
         with self.log_path(site).open("rb") as log:
             log.seek(self._begun[site])
@@ -303,15 +303,15 @@ class Federation:
         After a restart of the server alone, sites register again at their next heartbeat.
         """
         wanted = set(self.sites if sites is None else sites)
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.start_timeout
         missing: object = "the server"
         while time.monotonic() < deadline:
             for name in (SERVER, *wanted):
-                if not self.running(name):
+                if not self.is_running(name):
                     raise RuntimeError(f"{name} ended:\n{self.log(name)[-4000:]}")
             if self._listening():
                 try:
-                    missing = wanted - {site for site in self.connected() & wanted if self.registered(site)}
+                    missing = wanted - {site for site in self.connected_sites() & wanted if self.is_registered(site)}
                 except _LOST as error:
                     missing = error
                 if not missing:

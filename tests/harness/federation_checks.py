@@ -13,7 +13,7 @@ SETTLE_SECONDS = 90.0
 """The time that FLARE may take to start, or Kubernetes and Argo to report a change, on a busy machine.
 
 It is generous on purpose: flargo promises nothing about it."""
-DEAF = f"{job_folders.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
+IGNORES_SIGTERM = f"{job_folders.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
 """Code after which a process does not end on SIGTERM."""
 
 
@@ -23,7 +23,7 @@ def assert_not_started(fed: Federation, cluster: Cluster, job_id: str) -> None:
     details = fed.meta(job_id)["job_deploy_detail"]
     assert any(line.startswith("server: SHORTAGE: ") for line in details), details
     assert set(cluster.workflows(job_id)) <= {"server"}
-    eventually(lambda: not cluster.living(job_id), SETTLE_SECONDS, "the server's pod is gone")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the server's pod is gone")
 
 
 def running_sites(cluster: Cluster, job_id: str) -> set[str]:

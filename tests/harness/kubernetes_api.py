@@ -24,13 +24,13 @@ ARCHIVE = "/api/v1/archived-workflows"
 COLLECTIONS = (WORKFLOWS, PODS, SECRETS, EVENTS, ARCHIVE)
 
 
-def merged(item: Object, patch: Object) -> Object:
+def merge_patch(item: Object, patch: Object) -> Object:
     """An object after a JSON merge patch."""
     changed = {**item}
     for key, value in patch.items():
         if isinstance(value, dict):
             before = changed.get(key)
-            changed[key] = merged(before if isinstance(before, dict) else {}, value)
+            changed[key] = merge_patch(before if isinstance(before, dict) else {}, value)
         elif value is None:
             changed.pop(key, None)
         else:
@@ -53,9 +53,9 @@ class KubernetesApi(ThreadingHTTPServer):
         """By their paths."""
         self.log = b""
         """The log of every pod."""
-        self.refused: dict[str, int] = {}
+        self.refusals: dict[str, int] = {}
         """The HTTP status of the answer to each request with one of these methods."""
-        self.skew = 0.0
+        self.clock_skew = 0.0
         """Seconds by which the server's clock is ahead."""
         self.on_write: Callable[[str, Object], None] = lambda *_: None
         """Called after each request that changes an object, with its method and the object."""
@@ -64,7 +64,7 @@ class KubernetesApi(ThreadingHTTPServer):
         self.is_over = False
         self.changes: list[tuple[str, str, Object]] = []
         """The collection, kind of event and object of each change."""
-        self.changed = threading.Condition(threading.RLock())
+        self.condition = threading.Condition(threading.RLock())
         self.kubeconfig = folder / "kubeconfig"
         cluster = {"server": f"http://127.0.0.1:{self.server_port}"}
         context = {"cluster": "c", "user": "u", "namespace": NAMESPACE}
@@ -80,7 +80,7 @@ class KubernetesApi(ThreadingHTTPServer):
 
     def put(self, collection: str, item: Object) -> Object:
         """Keep an object under its name, with a new version."""
-        with self.changed:
+        with self.condition:
             path = f"{collection}/{item['metadata']['name']}"
             kind = "MODIFIED" if path in self.objects else "ADDED"
             meta = {"uid": f"uid-{len(self.changes)}", **item["metadata"]}
@@ -89,31 +89,31 @@ class KubernetesApi(ThreadingHTTPServer):
             self._tell(collection, kind, kept)
             return kept
 
-    def drop(self, path: str) -> Object:
+    def remove(self, path: str) -> Object:
         """Delete an object."""
-        with self.changed:
+        with self.condition:
             gone = self.objects.pop(path)
             self._tell(path.rpartition("/")[0], "DELETED", gone)
             return gone
 
     def items(self, collection: str) -> list[Object]:
         """All objects of a collection."""
-        with self.changed:
+        with self.condition:
             return [item for path, item in self.objects.items() if path.rpartition("/")[0] == collection]
 
     def events(self, collection: str) -> Iterator[Object]:
         """The changes of a collection as a watch tells them, all of the past ones first."""
         done = 0
         while not self.is_over:
-            with self.changed:
+            with self.condition:
                 if len(self.changes) == done:
-                    self.changed.wait(timeout=1.0)
+                    self.condition.wait(timeout=1.0)
                 new, done = self.changes[done:], len(self.changes)
             yield from ({"type": kind, "object": item} for where, kind, item in new if where == collection)
 
     def _tell(self, collection: str, kind: str, item: Object) -> None:
         self.changes.append((collection, kind, item))
-        self.changed.notify_all()
+        self.condition.notify_all()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -142,18 +142,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PATCH(self) -> None:
         self._write(
-            lambda path, body: self.server.put(path.rpartition("/")[0], merged(self.server.objects[path], body))
+            lambda path, body: self.server.put(path.rpartition("/")[0], merge_patch(self.server.objects[path], body))
         )
 
     def do_DELETE(self) -> None:
-        self._write(lambda path, _: self.server.drop(path))
+        self._write(lambda path, _: self.server.remove(path))
 
     def log_message(self, *_: Any) -> None:
         """Stay silent."""
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         """The time of the server's own clock."""
-        return formatdate((time() if timestamp is None else timestamp) + self.server.skew, usegmt=True)
+        return formatdate((time() if timestamp is None else timestamp) + self.server.clock_skew, usegmt=True)
 
     def _target(self) -> tuple[str, dict[str, str]]:
         parsed = urlsplit(self.path)
@@ -162,8 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, change: Callable[[str, Object], Object]) -> None:
         path, _ = self._target()
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-        if self.command in self.server.refused:
-            self._send(self.server.refused[self.command], {"reason": "Refused", "message": "not allowed"})
+        if self.command in self.server.refusals:
+            self._send(self.server.refusals[self.command], {"reason": "Refused", "message": "not allowed"})
             return
         self.server.writes.append((self.command, path, body))
         try:
@@ -209,9 +209,9 @@ def kubernetes_api(folder: Path) -> Iterator[KubernetesApi]:
     try:
         yield server
     finally:
-        with server.changed:
+        with server.condition:
             server.is_over = True
-            server.changed.notify_all()
+            server.condition.notify_all()
         server.shutdown()
         thread.join()
         server.server_close()

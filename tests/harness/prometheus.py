@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.harness.cluster import eventually
 
-SOON = 10.0
+SCRAPE_SECONDS = 10.0
 
 
 class Prometheus:
@@ -32,9 +32,9 @@ class Prometheus:
         found = [each for family in self.families().values() for each in family.samples if each.name == sample]
         return sum(each.value for each in found if labels.items() <= each.labels.items())
 
-    def comes_to(self, value: float, sample: str, **labels: str) -> None:
+    def wait_for_value(self, value: float, sample: str, **labels: str) -> None:
         """Wait until the sum is this."""
-        eventually(lambda: self.value(sample, **labels) == value, SOON, f"{sample} {labels} is {value}")
+        eventually(lambda: self.value(sample, **labels) == value, SCRAPE_SECONDS, f"{sample} {labels} is {value}")
 
     def requests(self) -> Counter[tuple[str, str]]:
         """Requests by verb and resource, as the launcher tells."""

@@ -25,7 +25,7 @@ from tests.harness.real_cluster import versions
 Object = dict[str, Any]
 FOLDER = RECORDINGS
 LABELS = (Label.PARENT.value, "workflows.argoproj.io/workflow")
-_heard: list[tuple[str, Object]] = []
+_lines: list[tuple[str, Object]] = []
 """Everything, of all sites: the name of what it concerns, and a line."""
 _saved: set[Path] = set()
 
@@ -34,13 +34,13 @@ SCENARIO: ContextVar[str] = ContextVar("scenario", default="")
 """The name of the scenario that a thread runs; none: the test that runs counts."""
 
 
-def scenario() -> str:
+def scenario_name() -> str:
     """The name of what runs."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition(" (call")[0]
     return SCENARIO.get() or test.removeprefix("test_")
 
 
-def wanted() -> bool:
+def is_enabled() -> bool:
     """Whether the environment asks for recordings."""
     return bool(os.environ.get("FLARGO_RECORD"))
 
@@ -50,29 +50,29 @@ def _folder() -> Path:
     return FOLDER / versions.ARGO if said == "1" else Path(said)
 
 
-def file_of(name: str) -> str:
+def file_name(name: str) -> str:
     """What the recording of a scenario is called."""
     return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.jsonl"
 
 
-def listen(engine: Reconciler) -> None:
+def attach(engine: Reconciler) -> None:
     """Write down all that happens to an engine from now on."""
-    ear = _Ear()
+    ear = _Listener()
     for method, note in ear.notes.items():
-        setattr(engine, method, _noting(getattr(engine, method), note))
+        setattr(engine, method, _recording(getattr(engine, method), note))
 
 
 def save(name: str, verdict: Verdict) -> None:
     """Keep what was heard of one Workflow as the scenario's recording; the first job of a scenario counts."""
     scrub = Scrubber(name)
-    lines = [scrub(line) for concerned, line in _heard if concerned == name]
+    lines = [scrub(line) for concerned, line in _lines if concerned == name]
     # A relist tells what is known already, again and again.
     told = [line for at, line in enumerate(lines) if at == 0 or line != lines[at - 1]]
     end = {"verdict": verdict.reason.name, "code": verdict.code}
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     rows = (json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (*told, end))
-    file = folder / file_of(scenario())
+    file = folder / file_name(scenario_name())
     if file not in _saved:
         _saved.add(file)
         file.write_text("\n".join(rows) + "\n")
@@ -94,7 +94,7 @@ class Scrubber:
             made["objects"] = [self._object(item) for item in made["objects"]]
         if "events" in made:
             times = ("firstTimestamp", "lastTimestamp", "eventTime")
-            made["events"] = [_only(item, "reason", "message", "count", "series", *times) for item in made["events"]]
+            made["events"] = [_pick(item, "reason", "message", "count", "series", *times) for item in made["events"]]
         if "attempt" in made:
             made["attempt"] = self._called("attempt", made["attempt"])
         return made
@@ -126,7 +126,7 @@ class Scrubber:
             "annotations": {Annotation.ATTEMPT.value: self._called("attempt", attempt)} if attempt else {},
             "deletionTimestamp": meta.get("deletionTimestamp"),
         }
-        return _filled({"metadata": kept, "spec": _spec(item), "status": _status(item)})
+        return _without_empty({"metadata": kept, "spec": _spec(item), "status": _status(item)})
 
 
 def _spec(item: Object) -> Object:
@@ -147,12 +147,12 @@ def _spec(item: Object) -> Object:
 def _status(item: Object) -> Object:
     status = item.get("status") or {}
     nodes = {
-        f"node-{number}": _only(node, "type", "phase", "message", "startedAt", "synchronizationStatus")
+        f"node-{number}": _pick(node, "type", "phase", "message", "startedAt", "synchronizationStatus")
         | {"outputs": {"exitCode": (node.get("outputs") or {}).get("exitCode")}}
         for number, node in enumerate((status.get("nodes") or {}).values(), 1)
     }
     conditions = [
-        _only(row, "type", "status", "reason", "message")
+        _pick(row, "type", "status", "reason", "message")
         for row in status.get("conditions") or []
         if row["type"] in {"PodScheduled", "DisruptionTarget"}
     ]
@@ -160,38 +160,39 @@ def _status(item: Object) -> Object:
         kind: [_container(row) for row in status.get(kind) or []]
         for kind in ("initContainerStatuses", "containerStatuses")
     }
-    plain = _only(status, "phase", "message", "reason", "synchronization")
+    plain = _pick(status, "phase", "message", "reason", "synchronization")
     return {**plain, "nodes": nodes, "conditions": conditions, **containers}
 
 
 def _container(row: Object) -> Object:
     state = row.get("state") or {}
-    kept: Object = {kind: _only(said, "exitCode", "reason", "message") for kind, said in state.items()}
-    filled: Object = {"name": row["name"], **_filled({"state": kept})}
+    kept: Object = {kind: _pick(said, "exitCode", "reason", "message") for kind, said in state.items()}
+    filled: Object = {"name": row["name"], **_without_empty({"state": kept})}
     if "running" in state:
         filled["state"] = {"running": {}}
     return filled
 
 
-def _only(said: Object, *keys: str) -> Object:
+def _pick(said: Object, *keys: str) -> Object:
     return {key: said[key] for key in keys if key in said}
 
 
-def _filled(said: Object) -> Object:
+def _without_empty(said: Object) -> Object:
     """Without what is empty, at any depth of dictionaries."""
     deep = {
-        key: _filled(value) if isinstance(value, dict) and key != "running" else value for key, value in said.items()
+        key: _without_empty(value) if isinstance(value, dict) and key != "running" else value
+        for key, value in said.items()
     }
     return {key: value for key, value in deep.items() if value not in (None, {}, [], "") or key == "running"}
 
 
-def _noting(method: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+def _recording(method: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
     @functools.wraps(method)
     def noted(*arguments: Any, **named: Any) -> Any:
         note(*arguments, **named)
         outcome = method(*arguments, **named)
         commands = outcome.commands if outcome is not None else ()
-        _heard.extend((command.name, {"what": "command", "action": command.action.kind.name}) for command in commands)
+        _lines.extend((command.name, {"what": "command", "action": command.action.kind.name}) for command in commands)
         return outcome
 
     return noted
@@ -203,45 +204,45 @@ def _name(item: Object) -> str:
     return str(labels.get("workflows.argoproj.io/workflow") or item["metadata"]["name"])
 
 
-class _Ear:
+class _Listener:
     """Hears what happens to one engine."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self.notes: dict[str, Callable[..., None]] = {
             "admit": self._admit,
-            "on_submitted": lambda name, error, *_: _heard.append((name, {"what": "submitted", "error": error})),
-            "stop": lambda name, cause, *_: _heard.append((name, {"what": "stop", "cause": cause.name})),
+            "on_submitted": lambda name, error, *_: _lines.append((name, {"what": "submitted", "error": error})),
+            "stop": lambda name, cause, *_: _lines.append((name, {"what": "stop", "cause": cause.name})),
             "on_listed": self._listed,
             "on_changed": _changed,
             "on_events_listed": _events_listed,
             "on_confirmed": _confirmed,
-            **dict.fromkeys(("on_action_done", "tick"), _nothing),
+            **dict.fromkeys(("on_action_done", "tick"), _ignore),
         }
 
     def _admit(self, name: str, attempt: str, timeouts: StartTimeouts, *_: Any) -> None:
         self._names.append(name)
-        _heard.append((name, {"what": "admit", "attempt": attempt, "timeouts": dataclasses.asdict(timeouts)}))
+        _lines.append((name, {"what": "admit", "attempt": attempt, "timeouts": dataclasses.asdict(timeouts)}))
 
     def _listed(self, kind: Kind, items: list[Object], *_: Any) -> None:
         for name in self._names:
             its = [item for item in items if _name(item) == name]
-            _heard.append((name, {"what": "listed", "kind": kind.name, "objects": its}))
+            _lines.append((name, {"what": "listed", "kind": kind.name, "objects": its}))
 
 
 def _changed(kind: Kind, item: Object, *_: Any, deleted: bool) -> None:
     what = "deleted" if deleted else "changed"
-    _heard.append((_name(item), {"what": what, "kind": kind.name, "objects": [item]}))
+    _lines.append((_name(item), {"what": what, "kind": kind.name, "objects": [item]}))
 
 
 def _confirmed(order: Command, workflow: Object | None, pods: list[Object], *_: Any) -> None:
     for kind, items in ((Kind.WORKFLOW, [workflow] if workflow is not None else []), (Kind.POD, pods)):
-        _heard.append((order.name, {"what": "read", "kind": kind.name, "objects": items}))
+        _lines.append((order.name, {"what": "read", "kind": kind.name, "objects": items}))
 
 
 def _events_listed(command: Command, items: list[Object], *_: Any) -> None:
-    _heard.append((command.name, {"what": "events", "events": items}))
+    _lines.append((command.name, {"what": "events", "events": items}))
 
 
-def _nothing(*_: Any, **__: Any) -> None:
+def _ignore(*_: Any, **__: Any) -> None:
     """Noted is only what is ordered for it."""

@@ -43,7 +43,7 @@ class Scenarios:
         self.all[_words(scenario)] = scenario
         return scenario
 
-    def of(self, **variants: Mapping[str, Any]) -> Callable[[Scenario], Scenario]:
+    def variants(self, **variants: Mapping[str, Any]) -> Callable[[Scenario], Scenario]:
         """Take one in several variants, each with arguments of its own; a decorator."""
 
         def take(scenario: Scenario) -> Scenario:
@@ -80,7 +80,7 @@ class Together:
         """Start those that were selected, the first ones first."""
         items = [item for item in request.session.items if item.path == request.path]
         chosen = {item.callspec.params.get("name") for item in items if hasattr(item, "callspec")}
-        self._threads = ThreadPoolExecutor(cluster.at_once, thread_name_prefix="scenario")
+        self._threads = ThreadPoolExecutor(cluster.max_parallel_jobs, thread_name_prefix="scenario")
         self._running: dict[str, Future[None]] = {
             name: self._threads.submit(scenarios.run, name, cluster, shared)
             for name in scenarios.names

@@ -38,11 +38,11 @@ from tests.harness.cluster import Cluster, eventually
 from tests.harness.differential.parent import Cell, Parent
 from tests.harness.wire import Route, Wire
 
-DEAF = "import signal; signal.signal(15, signal.SIG_IGN)\n"
+IGNORES_SIGTERM = "import signal; signal.signal(15, signal.SIG_IGN)\n"
 """Code after which SIGTERM does nothing."""
 SLEEPS = "print('ready', flush=True)\nimport time; time.sleep(3600)\n"
 """Code that runs until it is ended, and says when it has begun."""
-WAITS = """\
+EXITS_ON_REQUEST = """\
 import os, time
 print('ready', flush=True)
 while not os.path.exists('/tmp/end'): time.sleep(0.05)
@@ -50,8 +50,8 @@ code, seconds = open('/tmp/end').read().split()
 time.sleep(float(seconds))
 os._exit(int(code))
 """
-"""Code that runs until the test has it end, by ``Job.ends_itself``."""
-STARTS = 90.0
+"""Code that runs until the test has it end, by :meth:`Job.exit_program`."""
+START_SECONDS = 90.0
 """Seconds within which a pod runs, on a machine that has much to do."""
 TURN_SECONDS = 90.0
 """The time in which a queued job gets its turn, starts and ends, on a busy machine."""
@@ -62,17 +62,17 @@ def exits(code: int) -> str:
     return f"import os; os._exit({code})\n"
 
 
-def of_template(**spec: Any) -> dict[str, Any]:
+def template_study(**spec: Any) -> dict[str, Any]:
     """A study whose pod template has a spec."""
     return {"pod_template": {"metadata": {}, "spec": spec}}
 
 
-def token_of(kubeconfig: Path) -> str:
+def read_token(kubeconfig: Path) -> str:
     """The token of a kubeconfig's user."""
     return str(yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"])
 
 
-class Jobs:
+class FakeJobManager:
     """FLARE's job manager, as far as a server's launch looks at it: what is stored of a job."""
 
     def __init__(self) -> None:
@@ -83,14 +83,14 @@ class Jobs:
         return Namespace(meta={JobMetaKey.STATUS.value: self.status.get(job_id, "DISPATCHED")})
 
 
-class Engine:
+class FakeEngine:
     """FLARE's engine, as far as a launcher looks at it."""
 
-    def __init__(self, site: str, jobs: Jobs) -> None:
+    def __init__(self, site: str, jobs: FakeJobManager) -> None:
         self.cell = Cell(site)
         self._jobs = jobs
 
-    def get_component(self, name: str) -> Jobs | None:
+    def get_component(self, name: str) -> FakeJobManager | None:
         return self._jobs if name == SystemComponents.JOB_MANAGER else None
 
 
@@ -124,13 +124,13 @@ class Site:
         self.role = role
         self.name = "server" if role is Role.SERVER else "site-1"
         self.root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
-        self.jobs = Jobs()
-        self._engine = Engine(self.name, self.jobs)
+        self.jobs = FakeJobManager()
+        self._engine = FakeEngine(self.name, self.jobs)
         kit = {"startup/rootCA.pem": _certificate()}
         self._parent = Parent(self.root, role, self.name, files=kit, runtime=studies)
         self.kubeconfig = self.target.launcher_kubeconfig
         if wire is not None:
-            given = token or token_of(self.target.launcher_kubeconfig)
+            given = token or read_token(self.target.launcher_kubeconfig)
             self.kubeconfig = wire.kubeconfig(self.root / "kubeconfig", given)
         self._arguments: dict[str, Any] = {
             "config_file_path": str(self.kubeconfig),
@@ -175,11 +175,11 @@ class Site:
         context = self._context(meta["job_id"], code)
         return self.launcher.launch_job(meta, context)
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         """FLARE shuts the parent down."""
         self.launcher.handle_event(EventType.SYSTEM_END, self._context("none", ""))
 
-    def dies_and_returns(self) -> None:
+    def restart_parent(self) -> None:
         """The parent's process is killed, and started anew: nothing is ended, nothing remembered."""
         loop = self.launcher._loop
         assert loop is not None
@@ -192,11 +192,11 @@ class Site:
         self.launcher = self._launcher()
         self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))
 
-    def dies_launching(self) -> str:
+    def leave_unreleased_workflow(self) -> str:
         """Leave a Workflow as a parent does that dies in the middle of a launch; its name."""
         job = self.launch(exits(0))
-        job.ends(Reason.SUCCEEDED, 0, STARTS)
-        job.leaves_nothing()
+        job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+        job.expect_nothing_left()
         made = job.workflow
         meta = made["metadata"]
         kept = {key: value for key, value in meta["annotations"].items() if key != "flargo.dev/released"}
@@ -204,26 +204,26 @@ class Site:
         labels[str(Label.PARENT)] = self.launcher._epoch
         name = f"{meta['name'][:50]}-left"
         fresh = {"name": name, "labels": labels, "annotations": {**kept, "flargo.dev/attempt": "left"}}
-        self.end()
+        self.shut_down()
         head = {key: made[key] for key in ("apiVersion", "kind")}
         self.cluster.create({**head, "metadata": fresh, "spec": {**made["spec"], "suspend": True}})
         return name
 
     def close(self) -> None:
         """Shut it down, and remove all that it made: other tests are not to meet it."""
-        self.end()
-        self.cluster.sweep(f"{Label.FEDERATION}={self.federation}")
+        self.shut_down()
+        self.cluster.delete_by_label(f"{Label.FEDERATION}={self.federation}")
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _launcher(self) -> ArgoJobLauncher:
         kind = flargo.ServerArgoJobLauncher if self.role is Role.SERVER else flargo.ClientArgoJobLauncher
         made: ArgoJobLauncher = kind(**self._arguments)
-        if recorder.wanted():
+        if recorder.is_enabled():
             who = read_parent(self._context("none", ""), self.role, made._epoch)
-            recorder.listen(made._loop_of(who)._reconciler)
+            recorder.attach(made._loop_of(who)._reconciler)
         return made
 
-    def ticket(self, name: str) -> LaunchedJob | None:
+    def find_launched_job(self, name: str) -> LaunchedJob | None:
         """What the launcher writes of a job that it follows."""
         loop = self.launcher._loop
         job = loop._jobs.get(name) if loop is not None else None
@@ -260,61 +260,61 @@ class Job:
     @property
     def handle(self) -> ArgoJobHandle:
         """FLARE's."""
-        assert self.is_launched(STARTS), "the launch goes on"
+        assert self.is_launched(START_SECONDS), "the launch goes on"
         return self._handle[0]
 
     @property
-    def ticket(self) -> LaunchedJob:
+    def launched_job(self) -> LaunchedJob:
         """The launcher's."""
         if self._handle:
             return self._handle[0]._ticket
-        eventually(lambda: self._handle or self.site.ticket(self.name), 10, "the launcher follows the job")
-        return self.site.ticket(self.name) or self._handle[0]._ticket
+        eventually(lambda: self._handle or self.site.find_launched_job(self.name), 10, "the launcher follows the job")
+        return self.site.find_launched_job(self.name) or self._handle[0]._ticket
 
-    def reaches(self, stage: Stage, within: float = STARTS) -> "Job":
+    def expect_stage(self, stage: Stage, within: float = START_SECONDS) -> "Job":
         """Wait until it is so far, alive."""
-        ticket = self.ticket
+        ticket = self.launched_job
         ticket.wait(lambda seen: seen.stage is stage or seen.verdict is not None, within)
         assert (ticket.stage, ticket.verdict) == (stage, None), (
             f"{self.name} is {ticket.stage.label} with {ticket.verdict} after {within} s"
         )
         return self
 
-    def says(self, text: str, within: float = STARTS) -> "Job":
+    def expect_log(self, text: str, within: float = START_SECONDS) -> "Job":
         """Wait until its log has a text."""
         eventually(lambda: any(text in self.cluster.log(pod) for pod in self.pods), within, f"{self.name} says {text}")
         return self
 
-    def runs(self) -> "Job":
+    def expect_running(self) -> "Job":
         """Wait until its code runs, which a program does a little after its container; for code that says so."""
-        return self.reaches(Stage.RUNNING).says("ready")
+        return self.expect_stage(Stage.RUNNING).expect_log("ready")
 
-    def ends(self, reason: Reason, code: int, within: float) -> float:
+    def expect_end(self, reason: Reason, code: int, within: float) -> float:
         """FLARE hears so, in that time; after how many seconds it was."""
         begun = time.monotonic()
-        ticket = self.ticket
+        ticket = self.launched_job
         assert ticket.wait(lambda seen: seen.verdict is not None, within), (
             f"no verdict within {within} s; the launcher has seen {ticket.stage.label}"
         )
         took = time.monotonic() - begun
         verdict = ticket.verdict
         assert verdict is not None
-        print(f"{recorder.scenario()}: {verdict.reason.name} {verdict.code} after {took:.1f} s: {verdict.detail}")
+        print(f"{recorder.scenario_name()}: {verdict.reason.name} {verdict.code} after {took:.1f} s: {verdict.detail}")
         assert (verdict.reason, verdict.code) == (reason, code), verdict
         self.handle.wait()
         assert self.handle.poll() == code
         return took
 
-    def leaves_nothing(self, within: float = 60.0) -> None:
+    def expect_nothing_left(self, within: float = 60.0) -> None:
         """Nothing of it runs, may run, or holds credentials; and the launcher has let go of it."""
-        took = self.cluster.holds_nothing_of(self.id, self.name, within)
-        eventually(lambda: not self.followed, within, f"the launcher lets go of {self.name}")
-        print(f"{recorder.scenario()}: nothing left after {took:.1f} s")
-        verdict = self.ticket.verdict
-        if recorder.wanted() and verdict is not None:
+        took = self.cluster.wait_until_clear(self.id, self.name, within)
+        eventually(lambda: not self.is_followed, within, f"the launcher lets go of {self.name}")
+        print(f"{recorder.scenario_name()}: nothing left after {took:.1f} s")
+        verdict = self.launched_job.verdict
+        if recorder.is_enabled() and verdict is not None:
             recorder.save(self.name, verdict)
 
-    def ends_itself(self, code: int, after: float = 0) -> None:
+    def exit_program(self, code: int, after: float = 0) -> None:
         """Have the code WAITS end, from outside and by no means of flargo's or Argo's."""
         name = self.pod["metadata"]["name"]
         write = f"echo {code} {after} > /tmp/end.new && mv /tmp/end.new /tmp/end"
@@ -354,9 +354,9 @@ class Job:
         return found
 
     @property
-    def followed(self) -> bool:
+    def is_followed(self) -> bool:
         """Whether the launcher has not let go of it yet."""
-        return self.site.ticket(self.name) is not None
+        return self.site.find_launched_job(self.name) is not None
 
     def _run(self, launch: Callable[[], ArgoJobHandle]) -> None:
         try:

@@ -20,7 +20,7 @@ from tests.harness.paths import DOCS
 CONTROL = re.compile(r"\r|\n|\x1b\[\?\d+[hl]|\x1b\[(?P<up>\d*)A|\x1b\[2K")
 
 
-def record(
+def run_in_terminal(
     words: Sequence[str | Path], columns: int, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> tuple[int, str]:
     """Run a command on a terminal of this width; its exit code, and what it writes there."""
@@ -38,7 +38,7 @@ def record(
     return command.wait(), said.decode()
 
 
-def screen(said: str) -> list[Text]:
+def render_screen(said: str) -> list[Text]:
     """The lines that are on the terminal in the end, with their colours."""
     lines, row = [""], 0
     at = 0
@@ -56,7 +56,7 @@ def screen(said: str) -> list[Text]:
     return [Text.from_ansi(line) for line in lines]
 
 
-def picture(name: str, title: str, columns: int, lines: Iterable[Text]) -> None:
+def save_picture(name: str, title: str, columns: int, lines: Iterable[Text]) -> None:
     """Write ``docs/NAME.svg``: lines on a terminal."""
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)
     for line in lines:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from tests.harness.wire import _trust
+from tests.harness.wire import tls_context
 
 _NOT_FOUND = b'{"kind": "Status", "reason": "NotFound", "message": "the server could not find the requested resource"}'
 
 
 @contextlib.contextmanager
-def altered(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0.0, hidden: str = "") -> Iterator[Path]:
+def altering_proxy(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0.0, hidden: str = "") -> Iterator[Path]:
     """A kubeconfig by which answers come through the proxy.
 
     Args:
@@ -30,7 +30,7 @@ def altered(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0.0, hid
         hidden: the beginning of the paths that are not there.
     """
     cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
-    trust = _trust(cluster)
+    trust = tls_context(cluster)
     assert isinstance(trust, ssl.SSLContext)
 
     context: ssl.SSLContext = trust

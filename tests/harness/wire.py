@@ -32,7 +32,7 @@ _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-leng
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A request, in Kubernetes' words."""
 
     verb: str
@@ -52,7 +52,7 @@ class Match:
     """The beginning of the object's name."""
     token: str = ""
 
-    def __call__(self, asked: Asked) -> bool:
+    def __call__(self, asked: Request) -> bool:
         """Whether a request is one of these."""
         return (
             self.verb in {"", asked.verb}
@@ -62,11 +62,11 @@ class Match:
         )
 
 
-Concerns = Callable[[Asked], bool]
+RequestMatch = Callable[[Request], bool]
 """Which requests: a ``Match``, or anything else that tells."""
 
 
-class Way(Enum):
+class FaultKind(Enum):
     """How a request is broken."""
 
     REFUSE = "the connection is closed, and the request never forwarded"
@@ -80,8 +80,8 @@ class Way(Enum):
 class Fault:
     """One armed fault."""
 
-    way: Way
-    match: Concerns
+    kind: FaultKind
+    match: RequestMatch
     times: float
     """How often it strikes; infinite until it is disarmed."""
     seconds: float = 0.0
@@ -93,13 +93,13 @@ class Fault:
         """Strike no more, and hold up nothing any longer."""
         self.times = self.seconds = 0
 
-    async def passes(self) -> None:
+    async def wait(self) -> None:
         """Return after its seconds, or when it is disarmed."""
         begun = time.monotonic()
         while time.monotonic() < begun + self.seconds:  # noqa: ASYNC110  (it is disarmed from another thread)
             await asyncio.sleep(0.05)
 
-    def strikes(self, asked: Asked) -> bool:
+    def take(self, asked: Request) -> bool:
         """Whether it breaks this request; counts if so."""
         if self.times <= 0 or not self.match(asked):
             return False
@@ -108,7 +108,7 @@ class Fault:
         return True
 
 
-class Deal(Enum):
+class EventAction(Enum):
     """What becomes of a watch's event."""
 
     DROP = "it is lost"
@@ -117,12 +117,12 @@ class Deal(Enum):
 
 
 @dataclass
-class Filter:
+class EventFilter:
     """What is done to the events of watches that match."""
 
-    deal: Deal
+    action: EventAction
     match: Callable[[Object], bool]
-    armed: bool = True
+    is_armed: bool = True
     hits: int = 0
 
 
@@ -177,13 +177,13 @@ class Wire:
         self._token = token
         cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
         self._server: str = cluster["server"]
-        self._tls = _trust(cluster)
+        self._tls = tls_context(cluster)
         self._faults: list[Fault] = []
-        self._filters: list[Filter] = []
+        self._filters: list[EventFilter] = []
         self._streams: set[_Stream] = set()
         self._gone = 0
         self._down = False
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         """All requests so far, watches too, and those that were broken; without their bodies."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
@@ -214,39 +214,41 @@ class Wire:
 
     # --- faults of requests
 
-    def refuse(self, match: Concerns, times: float = 1) -> Fault:
+    def refuse(self, match: RequestMatch, times: float = 1) -> Fault:
         """Close the connection before the request is forwarded."""
-        return self._arm(Fault(Way.REFUSE, match, times))
+        return self._arm(Fault(FaultKind.REFUSE, match, times))
 
-    def lose_reply(self, match: Concerns, times: float = 1) -> Fault:
+    def lose_reply(self, match: RequestMatch, times: float = 1) -> Fault:
         """Forward the request; close the connection in the place of an answer."""
-        return self._arm(Fault(Way.LOSE_REPLY, match, times))
+        return self._arm(Fault(FaultKind.LOSE_REPLY, match, times))
 
-    def delay(self, match: Concerns, seconds: float, times: float = 1) -> Fault:
+    def delay(self, match: RequestMatch, seconds: float, times: float = 1) -> Fault:
         """Forward the request late."""
-        return self._arm(Fault(Way.DELAY, match, times, seconds=seconds))
+        return self._arm(Fault(FaultKind.DELAY, match, times, seconds=seconds))
 
-    def late_reply(self, match: Concerns, seconds: float, times: float = 1) -> Fault:
+    def late_reply(self, match: RequestMatch, seconds: float, times: float = 1) -> Fault:
         """Forward the request at once; answer it late."""
-        return self._arm(Fault(Way.LATE_REPLY, match, times, seconds=seconds))
+        return self._arm(Fault(FaultKind.LATE_REPLY, match, times, seconds=seconds))
 
-    def status(self, match: Concerns, code: int, *, retry_after: int | None = None, times: float = 1) -> Fault:
+    def answer_with_status(
+        self, match: RequestMatch, code: int, *, retry_after: int | None = None, times: float = 1
+    ) -> Fault:
         """Answer with an error, and forward nothing."""
-        return self._arm(Fault(Way.STATUS, match, times, code=code, retry_after=retry_after))
+        return self._arm(Fault(FaultKind.STATUS, match, times, code=code, retry_after=retry_after))
 
-    def down(self) -> None:
+    def stop_answering(self) -> None:
         """No request is answered and no stream goes on, until ``up``."""
         self._down = True
         self.cut_watches()
 
-    def up(self) -> None:
+    def resume_answering(self) -> None:
         """Answer again."""
         self._down = False
 
     # --- faults of watches
 
     @property
-    def watches(self) -> int:
+    def open_watches(self) -> int:
         """How many are open."""
         return len(self._streams)
 
@@ -259,32 +261,32 @@ class Wire:
 
         self._call(cut())
 
-    def half_open_watches(self) -> None:
+    def freeze_watches(self) -> None:
         """No byte comes over the open watches any more, and their sockets stay; new watches work."""
         for stream in list(self._streams):
             stream.frozen = True
 
-    def gone_watches(self, times: int = 2) -> None:
+    def expire_watches(self, times: int = 2) -> None:
         """The next watches hear that their resourceVersion is too old; the open ones are cut for that."""
         self._gone = times
         self.cut_watches()
 
-    def drop_events(self, match: Callable[[Object], bool]) -> Filter:
+    def drop_events(self, match: Callable[[Object], bool]) -> EventFilter:
         """Lose the events that match, until disarmed."""
-        return self._filter(Deal.DROP, match)
+        return self._filter(EventAction.DROP, match)
 
-    def repeat_events(self, match: Callable[[Object], bool]) -> Filter:
+    def repeat_events(self, match: Callable[[Object], bool]) -> EventFilter:
         """Tell the events that match twice."""
-        return self._filter(Deal.TWICE, match)
+        return self._filter(EventAction.TWICE, match)
 
-    def hold_events(self, match: Callable[[Object], bool]) -> Filter:
+    def hold_events(self, match: Callable[[Object], bool]) -> EventFilter:
         """Keep the events that match back, until ``release_events``."""
-        return self._filter(Deal.HOLD, match)
+        return self._filter(EventAction.HOLD, match)
 
     def release_events(self) -> None:
         """Tell what was held back, the latest first, and hold nothing any more."""
         for each in self._filters:
-            each.armed = each.armed and each.deal is not Deal.HOLD
+            each.is_armed = each.is_armed and each.action is not EventAction.HOLD
         for stream in list(self._streams):
             held, stream.held = stream.held, []
             for line in reversed(held):
@@ -296,8 +298,8 @@ class Wire:
         self._faults.append(fault)
         return fault
 
-    def _filter(self, deal: Deal, match: Callable[[Object], bool]) -> Filter:
-        made = Filter(deal, match)
+    def _filter(self, deal: EventAction, match: Callable[[Object], bool]) -> EventFilter:
+        made = EventFilter(deal, match)
         self._filters.append(made)
         return made
 
@@ -324,27 +326,27 @@ class Wire:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         asked = _read(request, body)
-        self.asked.append(Asked(asked.verb, asked.resource, asked.name, "", b""))
-        fault = next((fault for fault in self._faults if fault.strikes(asked)), None)
-        way = Way.REFUSE if self._down else fault.way if fault is not None else None
-        if way is Way.REFUSE:
+        self.requests.append(Request(asked.verb, asked.resource, asked.name, "", b""))
+        fault = next((fault for fault in self._faults if fault.take(asked)), None)
+        way = FaultKind.REFUSE if self._down else fault.kind if fault is not None else None
+        if way is FaultKind.REFUSE:
             return _hang_up(request)
-        if fault is not None and way is Way.STATUS:
+        if fault is not None and way is FaultKind.STATUS:
             return _error(fault)
-        if fault is not None and way is Way.DELAY:
-            await fault.passes()
+        if fault is not None and way is FaultKind.DELAY:
+            await fault.wait()
         if asked.verb == "watch" and self._gone > 0:
             self._gone -= 1
             return web.Response(body=_TOO_OLD, content_type="application/json")
         try:
-            response = await self._forward(request, asked, lose=way is Way.LOSE_REPLY)
+            response = await self._forward(request, asked, lose=way is FaultKind.LOSE_REPLY)
         except ClientError:
             return _hang_up(request)
-        if fault is not None and way is Way.LATE_REPLY:
+        if fault is not None and way is FaultKind.LATE_REPLY:
             await asyncio.sleep(fault.seconds)
         return response
 
-    async def _forward(self, request: web.BaseRequest, asked: Asked, *, lose: bool) -> web.StreamResponse:
+    async def _forward(self, request: web.BaseRequest, asked: Request, *, lose: bool) -> web.StreamResponse:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP}
         if self._token:
             headers.setdefault("Authorization", f"Bearer {self._token}")
@@ -387,11 +389,11 @@ class Wire:
             return [line]
         item = json.loads(line).get("object") or {}
         for each in self._filters:
-            if each.armed and each.match(item):
+            if each.is_armed and each.match(item):
                 each.hits += 1
-                if each.deal is Deal.HOLD:
+                if each.action is EventAction.HOLD:
                     stream.held.append(line)
-                return [line, line] if each.deal is Deal.TWICE else []
+                return [line, line] if each.action is EventAction.TWICE else []
         return [line]
 
 
@@ -412,7 +414,7 @@ _TOO_OLD = (
 )
 
 
-def _trust(cluster: Object) -> ssl.SSLContext | bool:
+def tls_context(cluster: Object) -> ssl.SSLContext | bool:
     if not cluster["server"].startswith("https"):
         return True
     data = cluster.get("certificate-authority-data")
@@ -423,7 +425,7 @@ def _trust(cluster: Object) -> ssl.SSLContext | bool:
     return ssl.create_default_context(cafile=cluster["certificate-authority"])
 
 
-def _read(request: web.BaseRequest, body: bytes) -> Asked:
+def _read(request: web.BaseRequest, body: bytes) -> Request:
     """A request to a namespace's resource, as ``/api/v1/namespaces/N/pods/NAME/log``."""
     _, _, tail = request.path.partition("/namespaces/")
     resource, name = [*tail.split("/")[1:3], "", ""][:2]
@@ -436,7 +438,7 @@ def _read(request: web.BaseRequest, body: bytes) -> Asked:
         with contextlib.suppress(ValueError, KeyError):
             name = json.loads(body)["metadata"]["name"]
     token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    return Asked(verb, resource, name, token, body)
+    return Request(verb, resource, name, token, body)
 
 
 def _hang_up(request: web.BaseRequest) -> web.StreamResponse:

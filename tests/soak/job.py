@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from flargo.status.verdict import Verdict
 from tests.harness.cluster import Cluster
-from tests.harness.site import DEAF, SLEEPS
+from tests.harness.site import IGNORES_SIGTERM, SLEEPS
 from tests.soak.observer import Witness
 from tests.soak.oracle import Done
 from tests.soak.parents import Launched, Parents
@@ -48,7 +48,7 @@ def code_of(program: Program) -> str:
         case Kind.SLEEPS:
             return SLEEPS
         case Kind.DEAF:
-            return DEAF + SLEEPS
+            return IGNORES_SIGTERM + SLEEPS
         case Kind.HEEDS:
             return f"import os, signal\nsignal.signal(15, lambda *_: os._exit({program.number}))\n{SLEEPS}"
         case Kind.DEVOURS:

@@ -26,4 +26,4 @@ def _is_over(workflow: dict[str, object]) -> bool:
 
 
 def _processes(cluster: Cluster, job: Launched) -> set[int]:
-    return {*cluster.processes(job.id), *cluster.processes_in(job.name)}
+    return {*cluster.processes(job.id), *cluster.pod_processes(job.name)}

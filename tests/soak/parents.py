@@ -51,21 +51,21 @@ class Parents:
         """Launch a job; returns its id and its Workflow's name when the launcher knows it."""
         job = self._sites[role].launch(code, spec, study="short-grace")
         # Before another one: the site's context is shared, and a server's launch reads it in a thread of its own.
-        assert job.ticket
+        assert job.launched_job
         self._jobs[job.id] = job
         return job.id, job.name
 
     def ruled(self, job_id: str, within: float) -> bool:
         """Wait for a verdict; whether there is one."""
-        return self._jobs[job_id].ticket.wait(_is_ruled, within)
+        return self._jobs[job_id].launched_job.wait(_is_ruled, within)
 
     def verdict(self, job_id: str) -> Verdict | None:
         """What FLARE hears."""
-        return self._jobs[job_id].ticket.verdict
+        return self._jobs[job_id].launched_job.verdict
 
     def stage(self, job_id: str) -> str:
         """How far the launcher has seen it."""
-        return self._jobs[job_id].ticket.stage.label
+        return self._jobs[job_id].launched_job.stage.label
 
     def code(self, job_id: str) -> object:
         """What FLARE has when it has waited: the handle's return code."""
@@ -75,7 +75,7 @@ class Parents:
 
     def cleared(self, job_id: str, within: float) -> None:
         """Wait until the launcher has let go of it."""
-        eventually(lambda: not self._jobs[job_id].followed, within, "the launcher lets go of it")
+        eventually(lambda: not self._jobs[job_id].is_followed, within, "the launcher lets go of it")
 
     def abort(self, job_id: str) -> None:
         """As FLARE does: while a server's launch goes on it only writes the job's status down."""

@@ -161,7 +161,7 @@ class _Run:
 
     def _count(self) -> None:
         """Keep only numbers of a round."""
-        asked, self.wire.asked[:] = list(self.wire.asked), []
+        asked, self.wire.requests[:] = list(self.wire.requests), []
         self._asked.update(f"{each.verb} {each.resource}" for each in asked)
         self.parents.forget()
         self.witness.forget()

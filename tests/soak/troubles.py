@@ -41,22 +41,22 @@ class Troubles:
                     wire.cut_watches()
                     time.sleep(0.5)
             case Trouble.GONE:
-                wire.gone_watches(fault.number)
+                wire.expire_watches(fault.number)
                 time.sleep(fault.seconds)
             case Trouble.HALF_OPEN:
-                wire.half_open_watches()
+                wire.freeze_watches()
                 time.sleep(fault.seconds)
                 wire.cut_watches()
             case Trouble.DOWN:
-                wire.down()
+                wire.stop_answering()
                 time.sleep(fault.seconds)
-                wire.up()
+                wire.resume_answering()
             case Trouble.EVENTS_LATE:
                 wire.hold_events(_of(fault.resource))
                 time.sleep(fault.seconds)
                 self._release()
             case Trouble.CONTROLLER:
-                with self._world.frozen("workflow-controller"):
+                with self._world.freeze("workflow-controller"):
                     time.sleep(fault.seconds)
             case _:
                 mend = self._arm(fault)
@@ -79,8 +79,8 @@ class Troubles:
             filtered = deal(lambda item: of(item) and _every_second(item))
             return lambda: setattr(filtered, "armed", False)
         arms: dict[Trouble, Callable[[], Broken]] = {
-            Trouble.THROTTLED: lambda: wire.status(which, 429, retry_after=fault.number, times=math.inf),
-            Trouble.ERRORS: lambda: wire.status(which, fault.number, times=math.inf),
+            Trouble.THROTTLED: lambda: wire.answer_with_status(which, 429, retry_after=fault.number, times=math.inf),
+            Trouble.ERRORS: lambda: wire.answer_with_status(which, fault.number, times=math.inf),
             Trouble.LOST_REPLIES: lambda: wire.lose_reply(which, times=math.inf),
             Trouble.DELAYS: lambda: wire.delay(which, fault.number, times=math.inf),
             Trouble.LATE_REPLIES: lambda: wire.late_reply(which, fault.number, times=math.inf),

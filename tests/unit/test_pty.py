@@ -134,7 +134,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def on_terminal(words: Sequence[str | Path], kubeconfig: Path) -> str:
     """What a command writes to its terminal."""
     environment = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)}
-    _, shown = terminal.record(words, 160, environment)
+    _, shown = terminal.run_in_terminal(words, 160, environment)
     return shown
 
 

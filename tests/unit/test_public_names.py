@@ -323,7 +323,7 @@ def _play(api: KubernetesApi) -> Callable[[str, Object], None]:
             return
         name = item["metadata"]["name"]
         if item["spec"].get("shutdown"):
-            api.drop(f"{PODS}/{name}")
+            api.remove(f"{PODS}/{name}")
             api.put(WORKFLOWS, {**item, "status": {"phase": "Failed"}})
             return
         api.put(WORKFLOWS, {**item, "status": {"phase": "Running"}})
@@ -531,11 +531,11 @@ def test_states(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     other_in_table = sorted(name for name, state in in_json.items() if not any({name, state} <= row for row in table))
     for name in in_json:
         if name != "running":
-            api.drop(f"{WORKFLOWS}/{name}")
+            api.remove(f"{WORKFLOWS}/{name}")
 
     def has_gone(lines: list[bytes]) -> bool:
         if len(lines) == 1 and f"{WORKFLOWS}/running" in api.objects:
-            api.drop(f"{WORKFLOWS}/running")
+            api.remove(f"{WORKFLOWS}/running")
         return len(lines) > 1
 
     _interrupt(monkeypatch, has_gone)
@@ -564,7 +564,7 @@ def test_jobs_document(api: KubernetesApi) -> None:
     add_job(api, "running", phase="Running")
     add_pod(api, "running", RUNNING, "Running")
     gone = add_job(api, "gone", spec={"shutdown": "Terminate"}, **OVER)
-    api.drop(f"{WORKFLOWS}/gone")
+    api.remove(f"{WORKFLOWS}/gone")
     api.objects[f"{ARCHIVE}/w-gone"] = gone
     server = f"http://127.0.0.1:{api.server_port}"
     rows = answer("jobs", "--kubeconfig", api.kubeconfig, "--argo-server", server)
@@ -579,7 +579,7 @@ def test_why_document(api: KubernetesApi) -> None:
     warning = {"type": "Warning", "reason": "BackOff", "message": "restarting", "involvedObject": of_pod}
     api.put(EVENTS, {"metadata": {"name": "failed.1"}, **warning})
     gone = add_job(api, "gone", **OVER)
-    api.drop(f"{WORKFLOWS}/gone")
+    api.remove(f"{WORKFLOWS}/gone")
     api.objects[f"{ARCHIVE}/w-gone"] = gone
     where = ("--kubeconfig", api.kubeconfig, "--argo-server", f"http://127.0.0.1:{api.server_port}")
     (row,), (archived,) = (answer("why", name, *where) for name in ("failed", "gone"))
@@ -606,7 +606,7 @@ def test_terminate_document(api: KubernetesApi) -> None:
     add_job(api, "over", **OVER)
     did = {}
     for name, status in (("refused", 403), ("gone", 404), ("fresh", None), ("again", None), ("over", None)):
-        api.refused = {"PATCH": status} if status else {}
+        api.refusals = {"PATCH": status} if status else {}
         (row,) = answer("terminate", "over" if name == "over" else "fresh", *where)
         did[name] = {key: _text(row.get(key)) if key in PROSE else row.get(key) for key in ("did", "problem")}
     others = sorted(set(row) - set(answer("jobs", *where)[0]))
@@ -625,7 +625,7 @@ def test_sweep_document(api: KubernetesApi) -> None:
     where = ("--kubeconfig", api.kubeconfig)
     dry = answer("sweep", "--dry-run", *where)
     done = answer("sweep", *where)
-    api.refused = {"DELETE": 403}
+    api.refusals = {"DELETE": 403}
     add_job(api, "broken", spec={"suspend": True})
     refused = answer("sweep", *where)
     current = {name: without_prose(rows) for name, rows in (("dry_run", dry), ("done", done), ("refused", refused))}
@@ -636,7 +636,7 @@ def test_sweep_document(api: KubernetesApi) -> None:
 
 def test_doctor_document(api: KubernetesApi) -> None:
     """``flargo doctor --json`` has a finding of each check, at one of four levels."""
-    api.skew = 30.0
+    api.clock_skew = 30.0
     document = answer("doctor", "--kubeconfig", api.kubeconfig, "--wait", "0.5")
     findings = document.get("findings") or [{}]
     current: dict[str, Any] = {"keys": list(document), "keys_of_summary": list(document.get("summary", {}))}
@@ -752,7 +752,7 @@ def test_exit_codes(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None
         "doctor could look at nothing": run("doctor", "--kubeconfig", "/nowhere").exit_code,
     }
     add_job(api, "fresh", phase="Running")
-    api.refused = {"PATCH": 403}
+    api.refusals = {"PATCH": 403}
     current["terminate was refused"] = run("terminate", "fresh", *where).exit_code
     _interrupt(monkeypatch, lambda _: True)
     current["interrupted"] = run("jobs", "--watch", *where).exit_code

@@ -23,7 +23,16 @@ from flargo.terms import Role
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.real_cluster.apply import NOT_THERE, POWERLESS
 from tests.harness.scenarios import Scenarios, Together
-from tests.harness.site import DEAF, SLEEPS, STARTS, WAITS, Job, Site, exits, of_template
+from tests.harness.site import (
+    EXITS_ON_REQUEST,
+    IGNORES_SIGTERM,
+    SLEEPS,
+    START_SECONDS,
+    Job,
+    Site,
+    exits,
+    template_study,
+)
 from tests.harness.wire import Match, Wire
 
 NOTICED = 20.0
@@ -48,13 +57,13 @@ STUDIES: dict[str, Any] = {
     "secret-env": {"secret_env": {"PASSWORD": {"source": "not-there", "key": "password"}}},
     "secret-mount": {"secret_mounts": {"keys": {"source": "not-there", "mount_path": "/etc/keys"}}},
     "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
-    "selector": of_template(nodeSelector={"flargo.test/node": "not-there"}),
-    "host-network": of_template(hostNetwork=True),
+    "selector": template_study(nodeSelector={"flargo.test/node": "not-there"}),
+    "host-network": template_study(hostNetwork=True),
     # A deaf program takes all of it.
-    "short-grace": of_template(terminationGracePeriodSeconds=5),
-    "account": of_template(serviceAccountName=NOT_THERE),
-    "deadline": of_template(activeDeadlineSeconds=10),
-    "init-image": of_template(initContainers=[container("flargo.test/prepare:not-there", "true")]),
+    "short-grace": template_study(terminationGracePeriodSeconds=5),
+    "account": template_study(serviceAccountName=NOT_THERE),
+    "deadline": template_study(activeDeadlineSeconds=10),
+    "init-image": template_study(initContainers=[container("flargo.test/prepare:not-there", "true")]),
 }
 
 
@@ -62,8 +71,8 @@ def studies(cluster: Cluster) -> dict[str, Any]:
     """With those that name something of the cluster at hand."""
     return {
         **STUDIES,
-        "init": of_template(initContainers=[container(cluster.target.job_image, "sh", "-c", "exit 7")]),
-        "placed": of_template(nodeName=cluster.node),
+        "init": template_study(initContainers=[container(cluster.target.job_image, "sh", "-c", "exit 7")]),
+        "placed": template_study(nodeName=cluster.node_name),
     }
 
 
@@ -135,20 +144,20 @@ def site(cluster: Cluster) -> Iterator[Site]:
 
 
 def test_quota_exceeded_and_lifted(site: Site, cluster: Cluster) -> None:
-    with cluster.quota("flargo-test", pods="0"):
-        job = site.launch(exits(0)).reaches(Stage.QUOTA)
+    with cluster.apply_quota("flargo-test", pods="0"):
+        job = site.launch(exits(0)).expect_stage(Stage.QUOTA)
         time.sleep(5)
-        assert job.ticket.verdict is None
-    job.ends(Reason.SUCCEEDED, 0, within=STARTS)
-    job.leaves_nothing()
+        assert job.launched_job.verdict is None
+    job.expect_end(Reason.SUCCEEDED, 0, within=START_SECONDS)
+    job.expect_nothing_left()
 
 
 def test_quota_exceeded_for_too_long(cluster: Cluster) -> None:
     with Site(cluster, argo={"quota": 5}) as impatient:
-        with cluster.quota("flargo-test", pods="0"):
-            job = impatient.launch(SLEEPS).reaches(Stage.QUOTA)
-            job.ends(Reason.QUOTA, 101, within=25)
-        job.leaves_nothing()
+        with cluster.apply_quota("flargo-test", pods="0"):
+            job = impatient.launch(SLEEPS).expect_stage(Stage.QUOTA)
+            job.expect_end(Reason.QUOTA, 101, within=25)
+        job.expect_nothing_left()
         assert job.pods == []
 
 
@@ -174,56 +183,56 @@ def started(site: Site) -> dict[str, Job]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_end(started: dict[str, Job], row: Row) -> None:
     job = started[row.name]
-    job.ends(row.reason, row.code, within=row.within)
+    job.expect_end(row.reason, row.code, within=row.within)
     assert row.says in verdict_of(job).detail
-    job.leaves_nothing()
+    job.expect_nothing_left()
 
 
 def verdict_of(job: Job) -> Verdict:
     """What FLARE hears, and why."""
-    assert job.ticket.verdict is not None
-    return job.ticket.verdict
+    assert job.launched_job.verdict is not None
+    return job.launched_job.verdict
 
 
 def test_quota_on_workflows(site: Site, cluster: Cluster) -> None:
-    with cluster.quota("flargo-test", **{"count/workflows.argoproj.io": "0"}):
+    with cluster.apply_quota("flargo-test", **{"count/workflows.argoproj.io": "0"}):
         job = site.launch(SLEEPS)
-        job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
+        job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICED)
         assert "exceeded quota" in verdict_of(job).detail
-        job.leaves_nothing()
+        job.expect_nothing_left()
 
 
-@scenario.of(workflows={"kind": "workflows"}, pods={"kind": "pods"})
+@scenario.variants(workflows={"kind": "workflows"}, pods={"kind": "pods"})
 def denied_by_an_admission_policy(cluster: Cluster, kind: str) -> None:
-    with Site(cluster) as barred, cluster.denied(kind, barred.federation):
+    with Site(cluster) as barred, cluster.deny(kind, barred.federation):
         job = barred.launch(SLEEPS)
-        job.ends(Reason.LAUNCH_FAILED if kind == "workflows" else Reason.POD_REFUSED, 101, NOTICED)
+        job.expect_end(Reason.LAUNCH_FAILED if kind == "workflows" else Reason.POD_REFUSED, 101, NOTICED)
         assert "not on a Tuesday" in verdict_of(job).detail
-        job.leaves_nothing()
+        job.expect_nothing_left()
 
 
 @scenario
 def slow_to_start_for_want_of_a_secret(cluster: Cluster) -> None:
     """Its patience ends before the events are bad enough to be believed."""
     with Site(cluster, studies=STUDIES, argo={"starting": 12}) as impatient:
-        job = impatient.launch(SLEEPS, study="secret-mount").reaches(Stage.STARTING)
-        job.ends(Reason.START_TIMEOUT, 101, within=60)
-        job.leaves_nothing()
+        job = impatient.launch(SLEEPS, study="secret-mount").expect_stage(Stage.STARTING)
+        job.expect_end(Reason.START_TIMEOUT, 101, within=60)
+        job.expect_nothing_left()
 
 
-@scenario.of(
+@scenario.variants(
     pulling={"reason": Reason.PULLING, "patience": {"argo": {"pulling": 5}}},
     timeout={"reason": Reason.TIMEOUT, "patience": {"timeout": 30}},
 )
 def registry_never_answers(cluster: Cluster, reason: Reason, patience: Mapping[str, Any]) -> None:
     with Site(cluster, studies=STUDIES, **patience) as impatient:
         with cluster.silent_registry() as image:
-            job = impatient.launch(SLEEPS, {"image": image}, study="short-grace").reaches(Stage.PULLING)
+            job = impatient.launch(SLEEPS, {"image": image}, study="short-grace").expect_stage(Stage.PULLING)
             eventually(lambda: is_to_go(job), 60, "its pod is to go")
         # Only now does that end: the kubelet waits for a pull that has begun, whatever is to become of its pod.
-        job.ends(reason, 101, NOTICED)
+        job.expect_end(reason, 101, NOTICED)
         assert image in verdict_of(job).detail
-        job.leaves_nothing()
+        job.expect_nothing_left()
 
 
 def is_to_go(job: Job) -> bool:
@@ -245,8 +254,8 @@ def executor_without_rights_does_not_spoil_a_success(cluster: Cluster) -> None:
         cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": token, "type": kind})
         with Site(cluster, argo={"executor_service_account": meta["name"]}) as powerless:
             job = powerless.launch(exits(0))
-            job.ends(Reason.SUCCEEDED, 0, within=STARTS)
-            job.leaves_nothing()
+            job.expect_end(Reason.SUCCEEDED, 0, within=START_SECONDS)
+            job.expect_nothing_left()
             assert job.workflow["status"]["phase"] == "Error"
     finally:
         cluster.kubectl("delete", "serviceaccount", meta["name"])
@@ -257,116 +266,116 @@ def executor_without_rights_does_not_spoil_a_success(cluster: Cluster) -> None:
 
 @scenario
 def evicted_while_it_runs(site: Site, cluster: Cluster) -> None:
-    job = site.launch(SLEEPS, study="short-grace").runs()
+    job = site.launch(SLEEPS, study="short-grace").expect_running()
     cluster.evict(job.pod)
-    job.ends(Reason.DISRUPTED, 104, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.DISRUPTED, 104, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def evicted_and_deaf(site: Site, cluster: Cluster) -> None:
     """Who began to end the pod has set its grace: the kubelet does not shorten it for a later, more impatient one."""
-    job = site.launch(DEAF + SLEEPS, study="short-grace").runs()
+    job = site.launch(IGNORES_SIGTERM + SLEEPS, study="short-grace").expect_running()
     cluster.evict(job.pod)
-    job.ends(Reason.DISRUPTED, 104, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.DISRUPTED, 104, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def pod_deleted_while_it_runs(site: Site, cluster: Cluster) -> None:
-    job = site.launch(SLEEPS, study="short-grace").runs()
+    job = site.launch(SLEEPS, study="short-grace").expect_running()
     cluster.delete("pod", job.pod)
-    job.ends(Reason.POD_DELETED, 104, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.POD_DELETED, 104, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def pod_deleted_as_soon_as_it_is_there(site: Site, cluster: Cluster) -> None:
     """Argo's status lags: it may make another pod, which is not to run."""
     job = site.launch(SLEEPS)
-    eventually(lambda: job.pods, STARTS, "its pod is there")
+    eventually(lambda: job.pods, START_SECONDS, "its pod is there")
     cluster.delete("pod", job.pods[0])
-    job.ticket.wait(lambda seen: seen.verdict is not None, STARTS)
+    job.launched_job.wait(lambda seen: seen.verdict is not None, START_SECONDS)
     assert verdict_of(job).reason in {Reason.POD_DELETED, Reason.RUN_TWICE}
     assert job.handle.poll() == 104
-    job.leaves_nothing()
+    job.expect_nothing_left()
 
 
 @scenario
 def workflow_deleted_while_it_runs(site: Site, cluster: Cluster) -> None:
-    job = site.launch(SLEEPS, study="short-grace").runs()
+    job = site.launch(SLEEPS, study="short-grace").expect_running()
     cluster.delete("workflows.argoproj.io", job.workflow)
-    job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def workflow_deleted_and_deaf(site: Site, cluster: Cluster) -> None:
-    job = site.launch(DEAF + SLEEPS, study="short-grace").runs()
+    job = site.launch(IGNORES_SIGTERM + SLEEPS, study="short-grace").expect_running()
     cluster.delete("workflows.argoproj.io", job.workflow)
-    job.ends(Reason.WORKFLOW_DELETED, 104, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    job.expect_nothing_left()
 
 
-@scenario.of(
+@scenario.variants(
     terminate={"word": "terminate", "code": SLEEPS},
-    terminate_deaf={"word": "terminate", "code": DEAF + SLEEPS},
+    terminate_deaf={"word": "terminate", "code": IGNORES_SIGTERM + SLEEPS},
     stop={"word": "stop", "code": SLEEPS},
-    stop_deaf={"word": "stop", "code": DEAF + SLEEPS},
+    stop_deaf={"word": "stop", "code": IGNORES_SIGTERM + SLEEPS},
 )
 def argo_by_hand(site: Site, cluster: Cluster, word: str, code: str) -> None:
-    job = site.launch(code).runs()
+    job = site.launch(code).expect_running()
     cluster.argo(word, job.name)
-    job.ends(Reason.SHUT_DOWN, 9, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.SHUT_DOWN, 9, NOTICED)
+    job.expect_nothing_left()
 
 
 # --- through FLARE
 
 
-@scenario.of(heeds={"code": SLEEPS}, deaf={"code": DEAF + SLEEPS})
+@scenario.variants(heeds={"code": SLEEPS}, deaf={"code": IGNORES_SIGTERM + SLEEPS})
 def abort_while_it_runs(site: Site, code: str) -> None:
-    job = site.launch(code).runs()
+    job = site.launch(code).expect_running()
     job.abort()
-    job.ends(Reason.ABORTED, 9, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def abort_while_pending(site: Site) -> None:
-    job = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+    job = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
     job.abort()
-    job.ends(Reason.ABORTED, 9, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def cleanup_by_the_heartbeat(site: Site) -> None:
-    job = site.launch(DEAF + SLEEPS).runs()
+    job = site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
     job.cleanup()
-    job.ends(Reason.CLEANED_UP, 1, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.CLEANED_UP, 1, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def abort_from_ten_threads(site: Site) -> None:
-    job = site.launch(SLEEPS).runs()
+    job = site.launch(SLEEPS).expect_running()
     with ThreadPoolExecutor(10) as threads:
         for done in [threads.submit(job.abort) for _ in range(10)]:
             done.result()
-    job.ends(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICED)
     job.abort()
     assert job.handle.poll() == 9
-    job.leaves_nothing()
+    job.expect_nothing_left()
 
 
 @scenario
 def abort_after_the_end(site: Site) -> None:
     job = site.launch(exits(0))
-    job.ends(Reason.SUCCEEDED, 0, STARTS)
+    job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
     for _ in range(3):
         job.abort()
-    job.leaves_nothing()
+    job.expect_nothing_left()
     assert job.handle.poll() == 0
     assert job.workflow["status"]["phase"] == "Succeeded"
 
@@ -376,9 +385,9 @@ def abort_before_the_create(site: Site, wire: Wire) -> None:
     wire.delay(Match("get", "secrets"), 3)
     job = site.launch(SLEEPS)
     job.abort()
-    job.ends(Reason.ABORTED, 9, NOTICED)
-    job.leaves_nothing()
-    assert not [asked for asked in wire.asked if asked.verb == "create" and asked.resource == "workflows"]
+    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_nothing_left()
+    assert not [asked for asked in wire.requests if asked.verb == "create" and asked.resource == "workflows"]
 
 
 @scenario
@@ -387,8 +396,8 @@ def abort_during_the_create(site: Site, wire: Wire) -> None:
     job = site.launch(SLEEPS)
     eventually(lambda: late.hits, 10, "the create is on its way")
     job.abort()
-    job.ends(Reason.ABORTED, 9, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_nothing_left()
     assert job.workflows == []
 
 
@@ -398,8 +407,8 @@ def abort_with_the_answer_to_the_create_lost(site: Site, wire: Wire) -> None:
     job = site.launch(SLEEPS)
     eventually(lambda: lost.hits, 10, "the create was made")
     job.abort()
-    job.ends(Reason.ABORTED, 9, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_nothing_left()
     assert job.workflows == []
 
 
@@ -409,29 +418,29 @@ def abort_with_the_answer_to_the_create_lost(site: Site, wire: Wire) -> None:
 @scenario
 def parent_is_shut_down(cluster: Cluster) -> None:
     with Site(cluster) as ending:
-        job = ending.launch(DEAF + SLEEPS).runs()
+        job = ending.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
         begun = time.monotonic()
-        ending.end()
+        ending.shut_down()
         assert time.monotonic() - begun < 20
-        job.ends(Reason.PARENT_ENDED, 104, within=1)
-        job.leaves_nothing()
+        job.expect_end(Reason.PARENT_ENDED, 104, within=1)
+        job.expect_nothing_left()
 
 
 @scenario
 def parent_is_killed_and_comes_back(site: Site, cluster: Cluster) -> None:
     """What it left behind is ended, and nobody else's."""
-    other = site.launch(WAITS).runs()
+    other = site.launch(EXITS_ON_REQUEST).expect_running()
     with Site(cluster) as mortal:
-        running = mortal.launch(DEAF + SLEEPS).runs()
-        pending = mortal.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
-        mortal.dies_and_returns()
+        running = mortal.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
+        pending = mortal.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
+        mortal.restart_parent()
         for job in (running, pending):
-            cluster.holds_nothing_of(job.id, job.name, within=30)
+            cluster.wait_until_clear(job.id, job.name, within=30)
         again = mortal.launch(exits(0), job_id=running.id)
-        again.ends(Reason.SUCCEEDED, 0, STARTS)
-    other.ends_itself(0)
-    other.ends(Reason.SUCCEEDED, 0, NOTICED)
-    other.leaves_nothing()
+        again.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+    other.exit_program(0)
+    other.expect_end(Reason.SUCCEEDED, 0, NOTICED)
+    other.expect_nothing_left()
 
 
 # --- Argo's own container
@@ -441,13 +450,13 @@ def parent_is_killed_and_comes_back(site: Site, cluster: Cluster) -> None:
 def argos_container_hangs_when_the_program_has_ended(site: Site, cluster: Cluster) -> None:
     if cluster.target.own:
         pytest.skip("processes are out of sight")
-    job = site.launch(WAITS).runs()
-    for pid, command in cluster.processes_in(job.name).items():
+    job = site.launch(EXITS_ON_REQUEST).expect_running()
+    for pid, command in cluster.pod_processes(job.name).items():
         if b"argoexec\0wait" in command:
             os.kill(pid, signal.SIGSTOP)
-    job.ends_itself(3)
-    job.ends(Reason.PROGRAM_FAILED, 1, NOTICED)
-    job.leaves_nothing(within=120)
+    job.exit_program(3)
+    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
+    job.expect_nothing_left(within=120)
 
 
 # --- a Workflow of the same name
@@ -456,12 +465,12 @@ def argos_container_hangs_when_the_program_has_ended(site: Site, cluster: Cluste
 @scenario
 def launched_again_after_its_end(site: Site) -> None:
     first = site.launch(exits(3))
-    first.ends(Reason.PROGRAM_FAILED, 1, STARTS)
-    first.leaves_nothing()
+    first.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
+    first.expect_nothing_left()
     uid = first.workflow["metadata"]["uid"]
     second = site.launch(exits(0), job_id=first.id)
-    second.ends(Reason.SUCCEEDED, 0, STARTS)
-    second.leaves_nothing()
+    second.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+    second.expect_nothing_left()
     assert second.workflow["metadata"]["uid"] != uid
 
 
@@ -480,9 +489,9 @@ def name_taken_by_a_living_workflow_of_somebody_else(site: Site, cluster: Cluste
     )
     try:
         job = site.launch(SLEEPS, job_id=job_id)
-        job.ends(Reason.LAUNCH_FAILED, 101, NOTICED)
+        job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICED)
         assert name in verdict_of(job).detail
-        eventually(lambda: not job.followed, 20, "the launcher lets go of it")
+        eventually(lambda: not job.is_followed, 20, "the launcher lets go of it")
         assert "shutdown" not in cluster.workflow(name)["spec"]
     finally:
         cluster.kubectl("delete", "workflows.argoproj.io", name)
@@ -493,43 +502,43 @@ def name_taken_by_a_living_workflow_of_somebody_else(site: Site, cluster: Cluste
 
 @scenario
 def servers_launch_returns_when_its_process_runs(server: Site) -> None:
-    job = server.launch(WAITS)
+    job = server.launch(EXITS_ON_REQUEST)
     assert not job.is_launched(0.5)
-    job.runs()
+    job.expect_running()
     assert job.is_launched(2)
-    job.ends_itself(0)
-    job.ends(Reason.SUCCEEDED, 0, NOTICED)
-    job.leaves_nothing()
+    job.exit_program(0)
+    job.expect_end(Reason.SUCCEEDED, 0, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def abort_while_a_servers_launch_blocks(server: Site) -> None:
     """FLARE has no handle yet: only the stored status says so."""
-    job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+    job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
     assert not job.is_launched(0.5)
     server.jobs.status[job.id] = "FINISHED:ABORTED"
     assert job.is_launched(10)
-    job.ends(Reason.ABORTED, 9, NOTICED)
-    job.leaves_nothing()
+    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_nothing_left()
 
 
 @scenario
 def servers_job_without_room_fails_within_its_bound(cluster: Cluster) -> None:
     """Whatever its pending_timeout: FLARE's server launches one job after another, and each launch waits."""
     with Site(cluster, role=Role.SERVER, pending_timeout=None, argo={"server_pending": 5}) as server:
-        job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).reaches(Stage.SHORTAGE)
+        job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
         assert not job.is_launched(0.5)
         with pytest.raises(RuntimeError, match=r"was not started: SHORTAGE: .*argo\.server_pending"):
-            job.is_launched(STARTS)
-        cluster.holds_nothing_of(job.id, job.name)
+            job.is_launched(START_SECONDS)
+        cluster.wait_until_clear(job.id, job.name)
 
 
 @scenario
 def servers_launch_returns_when_the_job_cannot_start(server: Site) -> None:
     job = server.launch(SLEEPS, {"image": "flargo.test/job:not-there"})
-    assert job.is_launched(STARTS)
-    job.ends(Reason.IMAGE, 101, NOTICED)
-    job.leaves_nothing()
+    assert job.is_launched(START_SECONDS)
+    job.expect_end(Reason.IMAGE, 101, NOTICED)
+    job.expect_nothing_left()
 
 
 @pytest.mark.parametrize("name", scenario.names)

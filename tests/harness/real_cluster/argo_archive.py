@@ -49,7 +49,7 @@ def archiving(cluster: Cluster) -> Iterator[None]:
         keys = {"username": USER, "password": password}
         cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": keys})
         try:
-            with cluster.configured(persistence=yaml.safe_dump(_persistence(port)), **SHOWN):
+            with cluster.configure_argo(persistence=yaml.safe_dump(_persistence(port)), **SHOWN):
                 yield
         finally:
             cluster.kubectl("delete", "secret", SECRET)

@@ -33,7 +33,7 @@ def enforced(cluster: Cluster) -> Iterator[None]:
     ):
         assert theirs in text
         text = text.replace(theirs, f"{theirs.partition(' ')[0]} {ours}")
-    with cluster.there(*yaml.safe_load_all(text), namespace="kube-system"):
+    with cluster.apply(*yaml.safe_load_all(text), namespace="kube-system"):
         up.restart(NAME)
         try:
             yield
