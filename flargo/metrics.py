@@ -1,7 +1,7 @@
-"""A parent's metrics for Prometheus, served over HTTP. The only file that knows ``prometheus_client``, an extra.
+"""A launcher's metrics for Prometheus, served over HTTP. Only this module imports ``prometheus_client``, an extra.
 
-Every launcher that is told to has a registry and a server of its own. Labels are flargo's own words and HTTP's
-codes: never a job's, a site's or a person's, of which there may be any number.
+Every launcher with metrics enabled has its own registry and server. Label values are flargo's own names and HTTP status
+codes, never those of a job, a site or a person, so that the number of time series is bounded.
 """
 
 import logging
@@ -21,15 +21,15 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from flargo.status.verdict import Verdict
 
-_WAITS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-"""Seconds. FLARE gives up on a client's launch after 20, and on a server's process 60 after its clients' start."""
-_REQUESTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
-"""Seconds, up to the time-out of a request."""
+_WAIT_BUCKETS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+"""Seconds. FLARE gives up on a client's launch after 20 s, and on a server's process 60 s after its clients' start."""
+_REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+"""Seconds, up to the timeout of a request."""
 _log = logging.getLogger(__name__)
 
 
 class Type(StrEnum):
-    """Prometheus' types, as far as they are used here."""
+    """The types of Prometheus metrics that flargo exports."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -37,139 +37,143 @@ class Type(StrEnum):
 
 
 class Row(NamedTuple):
-    """A metric's row of the table."""
+    """A metric's row in the table of metrics."""
 
     name: str
     type: Type
     labels: tuple[str, ...]
-    meaning: str
+    help: str
     buckets: tuple[float, ...] = ()
-    """Of a histogram: upper bounds, in seconds."""
+    """A histogram's upper bounds, in seconds."""
 
 
 class Metric(Enum):
-    """All that there are; the stable names of flargo's contract with dashboards and alerts."""
+    """All metrics of a launcher. The names are stable: dashboards and alerts rely on them."""
 
-    JOBS = Row("flargo_jobs", Type.GAUGE, ("stage",), "Launched jobs that are followed, by how far they are.")
-    ENDS = Row(
+    JOBS = Row("flargo_jobs", Type.GAUGE, ("stage",), "Launched jobs that are not cleaned up yet, by stage.")
+    VERDICTS = Row(
         "flargo_ends_total",
         Type.COUNTER,
         ("reason", "code"),
-        "Ends of jobs that FLARE was told, refused launches among them: the reason, and the return code.",
+        "Verdicts on jobs, refused launches included, by reason and return code.",
     )
-    LAUNCHES = Row(
+    LAUNCH_SECONDS = Row(
         "flargo_launch_seconds",
         Type.HISTOGRAM,
         (),
-        "What FLARE's call of launch_job took; a server's lasts until its job runs.",
-        (0.01, 0.1, *_WAITS),
+        "Duration of FLARE's calls of launch_job; a server's call lasts until its job runs.",
+        (0.01, 0.1, *_WAIT_BUCKETS),
     )
-    STARTS = Row(
+    START_SECONDS = Row(
         "flargo_start_seconds",
         Type.HISTOGRAM,
         (),
-        "From a Workflow's release until its job was seen running; of a job that never was, nothing.",
-        _WAITS,
+        "Time from a Workflow's release until its job was seen running; nothing for jobs that never ran.",
+        _WAIT_BUCKETS,
     )
     REQUESTS = Row(
         "flargo_api_requests_total",
         Type.COUNTER,
         ("verb", "resource", "code"),
-        "Requests to the Kubernetes API, by HTTP status; 0: there was no answer.",
+        "Requests to the Kubernetes API, by HTTP status; 0 without a response.",
     )
-    ANSWERS = Row(
+    REQUEST_SECONDS = Row(
         "flargo_api_request_seconds",
         Type.HISTOGRAM,
         ("verb", "resource"),
-        "Until the answer to a request began, or was given up.",
-        _REQUESTS,
+        "Time until the response to a request began, or the request failed.",
+        _REQUEST_BUCKETS,
     )
-    SILENCE = Row(
+    WATCH_STALENESS = Row(
         "flargo_watch_staleness_seconds",
         Type.GAUGE,
         ("resource",),
-        "Since a watch was heard for the last time. Of a quiet site it goes up to 45, where the stream is renewed.",
+        "Time since a watch's last event or contact. At an idle site it grows to 45 s, when the watch is renewed.",
     )
-    BREAKS = Row(
+    WATCH_RESTARTS = Row(
         "flargo_watch_restarts_total",
         Type.COUNTER,
         ("resource",),
-        "Times that a watch broke off and had to begin anew with a list.",
+        "Watches that broke and had to restart with a list.",
     )
     KILLS = Row(
         "flargo_kills_outstanding",
         Type.GAUGE,
         (),
-        "Jobs of which a pod was killed whose program has not been seen to end.",
+        "Jobs with a deleted pod whose program has not been seen to end.",
     )
     ORPHANS = Row(
-        "flargo_orphans", Type.GAUGE, (), "Workflows that an earlier run of the parent left and that are being ended."
+        "flargo_orphans",
+        Type.GAUGE,
+        (),
+        "Workflows that an earlier run of the parent left behind and that are being ended.",
     )
-    FACTS = Row("flargo_facts_waiting", Type.GAUGE, (), "What was heard of jobs and has not been dealt with yet.")
+    QUEUED_INPUTS = Row("flargo_facts_waiting", Type.GAUGE, (), "Inputs of the reconciler that wait in its queue.")
 
 
 class Exporter:
-    """Measures one launcher (see flargo.control.meter.Meter) and answers Prometheus."""
+    """The Meter (flargo.control.meter) of one launcher, and the server of its metrics."""
 
     def __init__(self) -> None:
-        """Measure; nothing is served yet."""
+        """Create all metrics, without serving them yet."""
         self.registry = CollectorRegistry()
-        self._ends, self._requests, self._breaks = (
-            _counter(metric, self.registry) for metric in (Metric.ENDS, Metric.REQUESTS, Metric.BREAKS)
+        self._verdicts, self._requests, self._watch_restarts = (
+            _counter(metric, self.registry) for metric in (Metric.VERDICTS, Metric.REQUESTS, Metric.WATCH_RESTARTS)
         )
-        self._launches, self._starts, self._answers = (
-            _histogram(metric, self.registry) for metric in (Metric.LAUNCHES, Metric.STARTS, Metric.ANSWERS)
+        self._launch_seconds, self._start_seconds, self._request_seconds = (
+            _histogram(metric, self.registry)
+            for metric in (Metric.LAUNCH_SECONDS, Metric.START_SECONDS, Metric.REQUEST_SECONDS)
         )
         self._gauges = _Gauges()
         self.registry.register(self._gauges)
         self._server: metrics_server.MetricsServer | None = None
-        # Prometheus takes no notice of a counter's step from not being there to 1.
+        # Create each time series with 0: Prometheus does not count an increase from a missing series to 1.
         for reason in Reason:
             for code in FLARE_EXIT_CODES if reason.code is None else (reason.code,):
-                self._ends.labels(reason.name, str(int(code)))
+                self._verdicts.labels(reason.name, str(int(code)))
         for kind in (Kind.WORKFLOW, Kind.POD):
-            self._breaks.labels(_resource(kind))
+            self._watch_restarts.labels(_resource(kind))
 
     def follow(self, source: Callable[[], Snapshot]) -> None:
-        """Ask this from now on for what goes on, whenever Prometheus wants to know."""
+        """Set the source of the gauges, which is called for every scrape."""
         self._gauges.source = source
 
-    # --- facts: see Meter
+    # --- flargo.control.meter.Meter
 
     def observe_request(self, verb: str, kind: Kind, code: int, seconds: float) -> None:
-        """See Meter."""
+        """Record an API request: its HTTP status (0 without a response) and its duration."""
         self._requests.labels(verb, _resource(kind), str(code)).inc()
-        self._answers.labels(verb, _resource(kind)).observe(seconds)
+        self._request_seconds.labels(verb, _resource(kind)).observe(seconds)
 
     def observe_launch(self, seconds: float) -> None:
-        """See Meter."""
-        self._launches.observe(seconds)
+        """Record the duration of a call of launch_job."""
+        self._launch_seconds.observe(seconds)
 
     def observe_start(self, seconds: float) -> None:
-        """See Meter."""
-        self._starts.observe(seconds)
+        """Record the time from a Workflow's release until its job was seen running."""
+        self._start_seconds.observe(seconds)
 
     def count_verdict(self, verdict: Verdict) -> None:
-        """See Meter."""
-        self._ends.labels(verdict.reason.name, str(int(verdict.code))).inc()
+        """Count a verdict that FLARE was told."""
+        self._verdicts.labels(verdict.reason.name, str(int(verdict.code))).inc()
 
     def count_watch_restart(self, kind: Kind) -> None:
-        """See Meter."""
-        self._breaks.labels(_resource(kind)).inc()
+        """Count a watch that broke and must restart with a list."""
+        self._watch_restarts.labels(_resource(kind)).inc()
 
     # --- the server
 
     def serve(self, at: Endpoint) -> None:
-        """Listen, with daemon threads.
+        """Serve the metrics at an address, with daemon threads.
 
         Raises:
-            OSError: it is not to be listened at; somebody else does, for one.
+            OSError: the address cannot be listened at; its port is in use, for example.
         """
         self._server = metrics_server.start(at.host, at.port, make_wsgi_app(self.registry))
-        _log.info("metrics are served at http://%s/metrics", at)
+        _log.info("serving metrics at http://%s/metrics", at)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop serving."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -177,29 +181,29 @@ class Exporter:
 
 
 class _Gauges(Collector):
-    """What is counted when Prometheus asks."""
+    """The gauges, which are computed for every scrape."""
 
     def __init__(self) -> None:
         self.source: Callable[[], Snapshot] = lambda: take_snapshot((), {}, 0)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Their names; called once, when there is nothing to count."""
+        """Return the gauges' names, without samples; called when the collector is registered."""
         return (_gauge(metric) for metric in Metric if metric.value.type is Type.GAUGE)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Their values."""
-        seen = self.source()
-        jobs, silence = _gauge(Metric.JOBS), _gauge(Metric.SILENCE)
+        """Return the gauges with their current samples."""
+        numbers = self.source()
+        jobs, silence = _gauge(Metric.JOBS), _gauge(Metric.WATCH_STALENESS)
         for stage in Stage:
-            jobs.add_metric((stage.label,), seen.jobs_by_stage.get(stage, 0))
-        for kind, seconds in seen.watch_silence.items():
+            jobs.add_metric((stage.label,), numbers.jobs_by_stage.get(stage, 0))
+        for kind, seconds in numbers.watch_silence.items():
             silence.add_metric((_resource(kind),), seconds)
         yield jobs
         yield silence
         for metric, count in (
-            (Metric.KILLS, seen.kills_outstanding),
-            (Metric.ORPHANS, seen.orphans),
-            (Metric.FACTS, seen.queued_inputs),
+            (Metric.KILLS, numbers.kills_outstanding),
+            (Metric.ORPHANS, numbers.orphans),
+            (Metric.QUEUED_INPUTS, numbers.queued_inputs),
         ):
             family = _gauge(metric)
             family.add_metric((), count)
@@ -208,17 +212,17 @@ class _Gauges(Collector):
 
 def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:
     row = metric.value
-    return Counter(row.name, row.meaning, row.labels, registry=registry)
+    return Counter(row.name, row.help, row.labels, registry=registry)
 
 
 def _histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
     row = metric.value
-    return Histogram(row.name, row.meaning, row.labels, registry=registry, buckets=row.buckets)
+    return Histogram(row.name, row.help, row.labels, registry=registry, buckets=row.buckets)
 
 
 def _gauge(metric: Metric) -> GaugeMetricFamily:
     row = metric.value
-    return GaugeMetricFamily(row.name, row.meaning, labels=row.labels)
+    return GaugeMetricFamily(row.name, row.help, labels=row.labels)
 
 
 def _resource(kind: Kind) -> str:

@@ -235,8 +235,8 @@ class Reconciler:
         """Handle the list with which a watch starts. An object that it does not contain does not exist."""
         self.on_contact(now)
         self._synced.add(kind)
-        listed = self._on_workflows_listed(items, now) if kind is Kind.WORKFLOW else self._on_pods_listed(items, now)
-        return _merge((listed, self._reset_backoff(now)))
+        result = self._on_workflows_listed(items, now) if kind is Kind.WORKFLOW else self._on_pods_listed(items, now)
+        return _merge((result, self._reset_backoff(now)))
 
     def on_changed(self, kind: Kind, item: Object, now: float, *, deleted: bool) -> Result:
         """Handle a watch event about one object."""
@@ -299,10 +299,10 @@ class Reconciler:
     # --- jobs and their objects
 
     def _on_workflows_listed(self, items: Iterable[Object], now: float) -> Result:
-        known = {
+        latest = {
             tracked.workflow.uid: tracked.workflow for tracked in self._tracked.values() if tracked.workflow is not None
         }
-        parse = partial(_view_or_known, known=known, view=workflow_view)
+        parse = partial(_reuse_view, latest=latest, view=workflow_view)
         views = {view.name: view for view in self._parse(items, parse)}
         self._finished_orphans &= {view.uid for view in views.values()}
         results: list[Result] = []
@@ -318,8 +318,8 @@ class Reconciler:
 
     def _on_pods_listed(self, items: Iterable[Object], now: float) -> Result:
         pods: dict[str, list[PodView]] = {}
-        known = {pod.uid: pod for tracked in self._tracked.values() for pod in tracked.pods}
-        for pod in self._parse(items, partial(_view_or_known, known=known, view=pod_view)):
+        latest = {pod.uid: pod for tracked in self._tracked.values() for pod in tracked.pods}
+        for pod in self._parse(items, partial(_reuse_view, latest=latest, view=pod_view)):
             pods.setdefault(pod.workflow_name, []).append(pod)
         workflows, self._unmatched_workflows = self._unmatched_workflows, ()
         results = [self._track_orphan(view, now, tuple(pods.get(view.name, ()))) for view in workflows]
@@ -500,9 +500,9 @@ def _end_reason(state: JobState) -> tuple[Reason | None, str]:
     return Reason.SUCCEEDED if is_success else state.end_diagnosis.reason, state.end_diagnosis.detail
 
 
-def _view_or_known(item: Object, known: Mapping[Uid, View], view: Callable[[Object], View]) -> View:
-    """Return the known view of a listed object if its version is unchanged, else a new one. Lists hold thousands."""
-    existing = known.get(uid_of(item))
+def _reuse_view(item: Object, latest: Mapping[Uid, View], view: Callable[[Object], View]) -> View:
+    """Return the latest view of a listed object if its version is unchanged, else a new one. Lists hold thousands."""
+    existing = latest.get(uid_of(item))
     return existing if existing is not None and existing.version == resource_version(item) != 0 else view(item)
 
 

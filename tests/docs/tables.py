@@ -120,7 +120,7 @@ def metrics() -> str:
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
     for row in (metric.value for metric in Metric):
         labels = ", ".join(f"`{label}`" for label in row.labels)
-        rows.append(f"| `{row.name}` | {row.type} | {labels} | {row.meaning} |")
+        rows.append(f"| `{row.name}` | {row.type} | {labels} | {row.help} |")
     return "\n".join(rows)
 
 

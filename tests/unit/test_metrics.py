@@ -109,7 +109,7 @@ def test_a_metric_is_there_with_its_type_its_meaning_and_its_labels(metric: Metr
     row = metric.value
     exporter = busy()
     family = exposed(exporter)[row.name.removesuffix("_total")]
-    assert (family.type, family.documentation) == (row.type, row.meaning)
+    assert (family.type, family.documentation) == (row.type, row.help)
     sample = f"{row.name}_count" if row.type is Type.HISTOGRAM else row.name
     assert samples(exporter)[sample] == set(row.labels)
 

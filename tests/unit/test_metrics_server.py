@@ -77,7 +77,7 @@ def test_slow_connections_take_sixteen_descriptors(server: MetricsServer) -> Non
     refused = [client for client in clients[MAX_CONNECTIONS:] if is_closed(client)]
     assert len(refused) == 20 - MAX_CONNECTIONS
     assert descriptors() - before <= len(clients) + MAX_CONNECTIONS
-    assert len(server._accepted) == MAX_CONNECTIONS
+    assert len(server._connections) == MAX_CONNECTIONS
     wait_until(lambda: descriptors() - before <= len(clients))
     assert scrape(server) == b"served"
     for client in clients:
@@ -86,14 +86,14 @@ def test_slow_connections_take_sixteen_descriptors(server: MetricsServer) -> Non
 
 def test_a_connection_beyond_the_limit_is_closed_at_once(server: MetricsServer) -> None:
     clients = [connect(server) for _ in range(MAX_CONNECTIONS)]
-    wait_until(lambda: len(server._accepted) == MAX_CONNECTIONS)
+    wait_until(lambda: len(server._connections) == MAX_CONNECTIONS)
     begun = time.monotonic()
     with connect(server) as late:
         assert is_closed(late)
     assert time.monotonic() - begun < DEADLINE
     for client in clients:
         client.close()
-    wait_until(lambda: not server._accepted)
+    wait_until(lambda: not server._connections)
     assert scrape(server) == b"served"
 
 
@@ -105,7 +105,7 @@ def test_a_trickling_client_is_cut_at_the_deadline(server: MetricsServer) -> Non
             client.sendall(b"x")
             time.sleep(0.05)
     assert DEADLINE * 0.9 <= time.monotonic() - begun < DEADLINE + 2
-    wait_until(lambda: not server._accepted)
+    wait_until(lambda: not server._connections)
 
 
 def test_a_client_that_reads_slowly_is_cut_at_the_deadline(server: MetricsServer) -> None:
@@ -113,8 +113,8 @@ def test_a_client_that_reads_slowly_is_cut_at_the_deadline(server: MetricsServer
     received = 0
     with connect(server) as client:
         client.sendall(b"GET /big HTTP/1.0\r\n\r\n")
-        wait_until(lambda: bool(server._accepted))
-        while server._accepted:
+        wait_until(lambda: bool(server._connections))
+        while server._connections:
             assert time.monotonic() < begun + SOON
             received += len(client.recv(1000))
             time.sleep(0.05)
@@ -129,11 +129,11 @@ def test_a_fast_request_is_answered_in_full(server: MetricsServer) -> None:
 
 def test_closing_cuts_what_is_open(server: MetricsServer) -> None:
     with connect(server) as client:
-        wait_until(lambda: len(server._accepted) == 1)
+        wait_until(lambda: len(server._connections) == 1)
         server.shutdown()
         server.server_close()
         assert is_closed(client)
-        wait_until(lambda: not server._accepted)
+        wait_until(lambda: not server._connections)
     server.server_close()
 
 
@@ -145,7 +145,7 @@ def test_a_thread_that_cannot_start_costs_no_slot(server: MetricsServer, monkeyp
         patch.setattr(threading.Thread, "start", start)
         with connect(server) as client:
             assert is_closed(client)
-    assert not server._accepted
+    assert not server._connections
     assert scrape(server) == b"served"
 
 
@@ -187,7 +187,7 @@ def test_without_descriptors_the_server_waits_and_serves_again(*, stolen: bool) 
     code = textwrap.dedent(EXHAUSTED)
     if stolen:
         # Another thread took the reserve: there is no descriptor to close a connection with.
-        steal = 'os.close(server._reserve); server._reserve = None; os.open("/", 0)'
+        steal = 'os.close(server._spare_descriptor); server._spare_descriptor = None; os.open("/", 0)'
         code = code.replace('print("full"', f'{steal}\nprint("full"')
     with subprocess.Popen(
         [sys.executable, "-c", code],
