@@ -15,7 +15,7 @@ import pytest
 
 from flargo.job.plan import build_plan
 from flargo.terms import Annotation, Label
-from flargo.tools.doctor.probe import workflow as probe
+from flargo.tools.doctor.probe import build_probe as probe
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.termination import terminate_patch as terminate
 from tests.harness.cluster import Cluster, Object, eventually

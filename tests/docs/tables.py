@@ -39,7 +39,7 @@ def reasons() -> str:
 def doctors_checks() -> str:
     """Everything that `flargo doctor` looks at."""
     rows = ["| check | is fine if | otherwise | what to do |", "|---|---|---|---|"]
-    rows += [f"| {each.name} | {each.asks} | {each.matters} | {each.remedy} |" for each in CHECKS]
+    rows += [f"| {each.name} | {each.condition} | {each.consequence} | {each.remedy} |" for each in CHECKS]
     return "\n".join(rows)
 
 

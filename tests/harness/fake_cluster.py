@@ -1,4 +1,4 @@
-"""An API server in memory for the doctor to look at: healthy, until a test breaks something."""
+"""A cluster in memory for tests of the doctor: healthy, until a test breaks something."""
 
 import json
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from flargo.cluster.survey import Survey, Trim
 from flargo.cluster.target import Target
 from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import Object
-from flargo.tools.doctor.check_table import examine
-from flargo.tools.doctor.facts import Questions, Sample
+from flargo.tools.doctor.check_table import run_checks
+from flargo.tools.doctor.facts import SampleJob, SiteNeeds
 from flargo.tools.doctor.findings import Finding, Level
 from flargo.tools.doctor.gather import Doctor
 from tests.harness.differential.cases import dataset, study, study_case
@@ -26,20 +26,20 @@ STUDY = study(
 )
 
 
-def sample(**arguments: object) -> Sample:
-    """A job of a study with a volume claim and a Secret."""
-    made = plan_for(
-        launch(study_case("full", STUDY, arguments={"image_pull_secrets": ["registry"]})), namespace=HOME, **arguments
-    )
-    return Sample("a job", json.loads(json.dumps(made.workflow)), frozenset({made.startup.name, made.credentials.name}))
+def sample_job(**arguments: object) -> SampleJob:
+    """Return a job whose study has a volume claim and a Secret."""
+    study_launch = launch(study_case("full", STUDY, arguments={"image_pull_secrets": ["registry"]}))
+    plan = plan_for(study_launch, namespace=HOME, **arguments)
+    own_secrets = frozenset({plan.startup.name, plan.credentials.name})
+    return SampleJob("a job", json.loads(json.dumps(plan.workflow)), own_secrets)
 
 
-def wanted(**changes: object) -> Questions:
-    """What a site with that job needs."""
-    said: dict[str, object] = {"launcher": "flargo-launcher", "executor": "flargo-executor", "instance_id": None}
-    said["argo_namespaces"] = ("argo-system",)
-    said["samples"] = changes.get("samples") or (sample(),)
-    return Questions(namespace=HOME, **{**said, **changes})  # type: ignore[arg-type]
+def site_needs(**changes: object) -> SiteNeeds:
+    """Return what a site with that job needs of its cluster, with changes."""
+    needs: dict[str, object] = {"launcher": "flargo-launcher", "executor": "flargo-executor", "instance_id": None}
+    needs["argo_namespaces"] = ("argo-system",)
+    needs["samples"] = changes.get("samples") or (sample_job(),)
+    return SiteNeeds(namespace=HOME, **{**needs, **changes})  # type: ignore[arg-type]
 
 
 def _healthy() -> dict[str, Object]:
@@ -62,98 +62,101 @@ def _healthy() -> dict[str, Object]:
 
 
 @dataclass
-class Clinic(Survey):
-    """The API server, and what is wrong with it."""
+class FakeCluster(Survey):
+    """The cluster's API server, as the doctor's Survey reaches it, and the faults that a test gives it."""
 
     objects: dict[str, Object] = field(default_factory=_healthy)
     user: str = "admin"
-    denied: set[str] = field(default_factory=set)
-    """What the parent's or executor's account may not do, as ``get pods/log``."""
-    barred: set[str] = field(default_factory=set)
-    """Parts of paths that whoever asks may not read or write."""
+    denied_rights: set[str] = field(default_factory=set)
+    """The rights that the parent's or executor's account lacks, as ``get pods/log``."""
+    forbidden_paths: set[str] = field(default_factory=set)
+    """Parts of paths that the doctor's own account may not read or write."""
     statuses: Mapping[str, int] = field(default_factory=dict)
-    """What is answered at some paths."""
+    """HTTP statuses that replace the answers at some paths."""
     controllers: tuple[str | None, ...] = (None,)
     """The instance ids of the controllers that watch the namespace."""
     phase: str = "Running"
     message: str = ""
     refusals: Mapping[str, str] = field(default_factory=dict)
-    """Why admission refuses a kind."""
-    down: str = ""
-    skew: float = 0.0
-    slow: float = 0.0
-    """Seconds that an answer takes."""
-    keeps: bool = False
-    """Whether deletes fail."""
-    made: list[Object] = field(default_factory=list)
-    """Probes that were submitted."""
-    tried: list[Object] = field(default_factory=list)
-    """Pods of dry runs."""
-    reviewed: list[Object] = field(default_factory=list)
-    """The attributes of the access reviews."""
-    requested: list[str] = field(default_factory=list)
+    """The messages with which admission refuses objects, by kind."""
+    connection_error: str = ""
+    """The error of every request; empty: the server answers."""
+    clock_skew: float = 0.0
+    """Seconds by which the server's clock is ahead."""
+    answer_seconds: float = 0.0
+    """The time that an answer takes."""
+    deletes_fail: bool = False
+    """True if every delete fails."""
+    probes: list[Object] = field(default_factory=list)
+    """The probes that the doctor has submitted."""
+    dry_run_pods: list[Object] = field(default_factory=list)
+    """The pods that the doctor has tried in dry runs."""
+    reviewed_attributes: list[Object] = field(default_factory=list)
+    """The attributes of the access reviews that the doctor has asked for."""
+    requested_paths: list[str] = field(default_factory=list)
     """The paths of all requests."""
     time: float = NOW
 
-    def examined(self, asked: Questions | None = None, *, guessed: bool = False) -> list[Finding]:
-        """What the doctor finds."""
+    def run_doctor(self, needs: SiteNeeds | None = None, *, guessed: bool = False) -> list[Finding]:
+        """Run all checks and return their findings."""
         doctor = Doctor(self, lambda: self.time, self.pause)
-        return examine(doctor.gather(asked or wanted(), guessed=guessed, patience=15.0))
+        return run_checks(doctor.gather(needs or site_needs(), guessed=guessed, patience=15.0))
 
     def pause(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.time += seconds
 
-    def drop(self, part: str) -> None:
-        """Delete what has this in its path."""
-        (path,) = (path for path in self.objects if path.endswith(part))
+    def delete_object(self, ending: str) -> None:
+        """Delete the object whose path ends with this."""
+        (path,) = (path for path in self.objects if path.endswith(ending))
         del self.objects[path]
 
-    def of(self, part: str) -> Object:
-        """The object whose path ends so."""
-        (path,) = (path for path in self.objects if path.endswith(part))
+    def object_at(self, ending: str) -> Object:
+        """Return the object whose path ends with this."""
+        (path,) = (path for path in self.objects if path.endswith(ending))
         return self.objects[path]
 
     def _send(self, method: str, where: Target, body: Object | None, keep: Trim | None) -> Answer:
-        self.time += self.slow
+        self.time += self.answer_seconds
         path = replace(where, query=()).url
-        self.requested.append(path)
+        self.requested_paths.append(path)
         answer = self._answer(method, path, dict(where.query), body)
-        date = formatdate(self.time + self.skew, usegmt=True)
+        date = formatdate(self.time + self.clock_skew, usegmt=True)
         if not answer.ok:
             return Answer(answer.status, reason=answer.reason, message=answer.message, date=date)
         return Answer(answer.status, keep(answer.body) if keep else answer.body, date=date)
 
     def _answer(self, method: str, path: str, query: Mapping[str, str], body: Object | None) -> Answer:
-        if self.down:
-            return Answer(0, message=self.down)
+        if self.connection_error:
+            return Answer(0, message=self.connection_error)
         if path in self.statuses:
-            return Answer(self.statuses[path], message="so it is")
-        if any(part in path for part in self.barred):
+            return Answer(self.statuses[path], message="a status that the test set")
+        if any(part in path for part in self.forbidden_paths):
             return Answer(403, message=f'x is forbidden: User "me" cannot {method.lower()} resource "x"')
         if method == "POST" and body is not None:
             return self._post(path, query, body)
         if method == "DELETE":
-            if self.keeps:
+            if self.deletes_fail:
                 return Answer(500, message="etcd")
             del self.objects[path]
             return Answer(200)
-        found = self.objects.get(path)
-        if found is None and path.startswith("/api/v1/namespaces/") and path.endswith("/pods"):
+        item = self.objects.get(path)
+        if item is None and path.startswith("/api/v1/namespaces/") and path.endswith("/pods"):
             name = path.split("/")[4]
             items = self.objects["/api/v1/pods"]["items"]
-            found = {"items": [pod for pod in items if pod["metadata"]["namespace"] == name]}
-        return Answer(404, reason="NotFound", message=f"{path} not found") if found is None else Answer(200, found)
+            item = {"items": [pod for pod in items if pod["metadata"]["namespace"] == name]}
+        return Answer(404, reason="NotFound", message=f"{path} not found") if item is None else Answer(200, item)
 
     def _post(self, path: str, query: Mapping[str, str], body: Object) -> Answer:
         kind = body["kind"]
         if kind == "SelfSubjectReview":
             return Answer(201, {"status": {"userInfo": {"username": self.user}}})
         if kind.endswith("AccessReview"):
-            asked = body["spec"]["resourceAttributes"]
-            self.reviewed.append(asked)
-            what = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-            return Answer(201, {"status": {"allowed": f"{asked['verb']} {what}" not in self.denied}})
+            attributes = body["spec"]["resourceAttributes"]
+            self.reviewed_attributes.append(attributes)
+            resource = "/".join(filter(None, (attributes["resource"], attributes.get("subresource"))))
+            right = f"{attributes['verb']} {resource}"
+            return Answer(201, {"status": {"allowed": right not in self.denied_rights}})
         if f"/api/v1/namespaces/{HOME}" not in self.objects:
             return Answer(404, message=f'namespaces "{HOME}" not found')
         if self.refusals.get(kind):
@@ -161,18 +164,18 @@ class Clinic(Survey):
         if query.get("dryRun") == "All":
             assert query.get("fieldValidation") == "Strict"
         else:
-            assert kind == "Workflow", "nothing else is ever made"
+            assert kind == "Workflow", "the doctor creates only probes"
             self._submit(path, body)
-        self.tried += [body] if kind == "Pod" else []
+        self.dry_run_pods += [body] if kind == "Pod" else []
         return Answer(201, {**body, "metadata": {**body["metadata"], "uid": "u"}})
 
     def _submit(self, path: str, body: Object) -> None:
-        self.made.append(body)
-        served = body["metadata"]["labels"].get(INSTANCE_ID) in self.controllers
-        status = {"phase": self.phase, "message": self.message} if served else {}
+        self.probes.append(body)
+        is_watched = body["metadata"]["labels"].get(INSTANCE_ID) in self.controllers
+        status = {"phase": self.phase, "message": self.message} if is_watched else {}
         self.objects[f"{path}/{body['metadata']['name']}"] = {**body, "status": status}
 
 
-def failed(findings: list[Finding]) -> set[str]:
-    """The checks that found a failure."""
+def failed_checks(findings: list[Finding]) -> set[str]:
+    """Return the names of the checks with a failure."""
     return {finding.check for finding in findings if finding.level is Level.FAILURE}

@@ -144,8 +144,8 @@ def test_the_admission_policys_words_are_the_codes() -> None:
     prefixes = set(re.findall(r"metadata\.name\.startsWith\('([^']*)'\)", text))
     made = names.startup_secret("site", "f"), names.credentials_secret("pod", "a")
     assert {next(each for each in prefixes if name.startswith(each)) for name in made} == prefixes
-    probed = probe.workflow("flargo-doctor-x", "n", None, 1.0)
-    assert f"labels['{probe.LABEL}'].orValue('') == 'probe'" in variables["isProbe"]
+    probed = probe.build_probe("flargo-doctor-x", "n", None, 1.0)
+    assert f"labels['{probe.PROBE_LABEL}'].orValue('') == 'probe'" in variables["isProbe"]
     assert "name.startsWith('flargo-doctor-')" in variables["isProbe"]
     assert listed(text, r"isProbe\) \|\| \(variables\.spec\.all\(field, field in") == set(probed["spec"])
 

@@ -12,18 +12,18 @@ from flargo.job.plan import build_plan
 from flargo.job.workflow import INSTANCE_ID
 from flargo.status.reasons import Reason
 from flargo.tools.doctor import job_checks, probe
-from flargo.tools.doctor.access_checks import token_secret
-from flargo.tools.doctor.argo_pod import pod_of
+from flargo.tools.doctor.access_checks import token_secret_name
+from flargo.tools.doctor.argo_pod import build_pod
 from flargo.tools.doctor.check_table import CHECKS
 from flargo.tools.doctor.facts import Right
 from flargo.tools.doctor.findings import Finding, Level
-from flargo.tools.doctor.gather import Doctor, named_by, rights_of
+from flargo.tools.doctor.gather import Doctor, named_objects, split_rules
 from flargo.tools.doctor.references import Kind, Reference, references
-from flargo.tools.doctor.samples import studies
+from flargo.tools.doctor.samples import study_names
 from flargo.tools.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES, accounts_command
 from tests.harness.differential import argo
 from tests.harness.differential.cases import samples
-from tests.harness.fake_cluster import HOME, Clinic, failed, sample, wanted
+from tests.harness.fake_cluster import HOME, FakeCluster, failed_checks, sample_job, site_needs
 
 INSECURE = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'
 FULL = 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=3, limited: pods=3'
@@ -42,52 +42,52 @@ def only(findings: list[Finding], check: str, level: Level) -> Finding:
 
 
 def test_a_healthy_site_is_all_green() -> None:
-    findings = Clinic().examined()
+    findings = FakeCluster().run_doctor()
     assert {finding.level for finding in findings} == {Level.OK}, findings
     assert {finding.check for finding in findings} == {check.name for check in CHECKS}
 
 
-def sets(**attributes: object) -> Callable[[Clinic], None]:
-    def change(clinic: Clinic) -> None:
+def sets(**attributes: object) -> Callable[[FakeCluster], None]:
+    def change(cluster: FakeCluster) -> None:
         for name, value in attributes.items():
-            setattr(clinic, name, value)
+            setattr(cluster, name, value)
 
     return change
 
 
-def configured(settings: dict[str, str], **attributes: object) -> Callable[[Clinic], None]:
-    def change(clinic: Clinic) -> None:
-        clinic.of("configmaps/workflow-controller-configmap")["data"] = settings
-        sets(**attributes)(clinic)
+def configured(settings: dict[str, str], **attributes: object) -> Callable[[FakeCluster], None]:
+    def change(cluster: FakeCluster) -> None:
+        cluster.object_at("configmaps/workflow-controller-configmap")["data"] = settings
+        sets(**attributes)(cluster)
 
     return change
 
 
-def controller_pod(image: str, *args: str) -> Callable[[Clinic], None]:
-    def change(clinic: Clinic) -> None:
+def controller_pod(image: str, *args: str) -> Callable[[FakeCluster], None]:
+    def change(cluster: FakeCluster) -> None:
         container = {"name": "workflow-controller", "image": image, "args": [*args]}
         pod = {"metadata": {"namespace": "argo-system"}, "spec": {"containers": [container]}}
-        clinic.objects["/api/v1/pods"] = {"items": [pod]}
-        clinic.objects["/api/v1/namespaces/argo-system/configmaps/settings"] = {
+        cluster.objects["/api/v1/pods"] = {"items": [pod]}
+        cluster.objects["/api/v1/namespaces/argo-system/configmaps/settings"] = {
             "data": {"config": "workflowRestrictions: {templateReferencing: Secure}"}
         }
 
     return change
 
 
-BROKEN: dict[str, tuple[Callable[[Clinic], object], str, str]] = {
-    "no answer": (sets(down="Connection refused"), "api", "Connection refused"),
-    "clock a minute slow": (sets(skew=61.0), "clock", "61 s behind"),
-    "clock a minute fast": (sets(skew=-61.0), "clock", "61 s ahead"),
-    "no namespace": (lambda c: c.drop(f"namespaces/{HOME}"), "namespace", "There is no namespace lab"),
+BROKEN: dict[str, tuple[Callable[[FakeCluster], object], str, str]] = {
+    "no answer": (sets(connection_error="Connection refused"), "api", "Connection refused"),
+    "clock a minute slow": (sets(clock_skew=61.0), "clock", "61 s behind"),
+    "clock a minute fast": (sets(clock_skew=-61.0), "clock", "61 s ahead"),
+    "no namespace": (lambda c: c.delete_object(f"namespaces/{HOME}"), "namespace", "There is no namespace lab"),
     "namespace on its way out": (
-        lambda c: c.of(f"namespaces/{HOME}").update(status={"phase": "Terminating"}),
+        lambda c: c.object_at(f"namespaces/{HOME}").update(status={"phase": "Terminating"}),
         "namespace",
         "being deleted",
     ),
-    "no Argo": (lambda c: c.drop("argoproj.io/v1alpha1"), "argo", "does not know Argo's API"),
+    "no Argo": (lambda c: c.delete_object("argoproj.io/v1alpha1"), "argo", "does not know Argo's API"),
     "half of Argo": (
-        lambda c: c.of("argoproj.io/v1alpha1").update(resources=[{"name": "workflows"}]),
+        lambda c: c.object_at("argoproj.io/v1alpha1").update(resources=[{"name": "workflows"}]),
         "argo",
         "lacks workflowtaskresults",
     ),
@@ -118,32 +118,44 @@ BROKEN: dict[str, tuple[Callable[[Clinic], object], str, str]] = {
         "restrictions",
         "Strict in namespace lab",
     ),
-    "no launcher account": (lambda c: c.drop("flargo-launcher"), "launcher", "no service account flargo-launcher"),
-    "no executor account": (lambda c: c.drop("s/flargo-executor"), "executor", "no service account flargo-executor"),
-    "no executor token": (lambda c: c.drop("account-token"), "executor", "Argo's containers have no token"),
-    "an empty executor token": (lambda c: c.of("account-token").update(data={}), "executor", "holds no token"),
+    "no launcher account": (
+        lambda c: c.delete_object("flargo-launcher"),
+        "launcher",
+        "no service account flargo-launcher",
+    ),
+    "no executor account": (
+        lambda c: c.delete_object("s/flargo-executor"),
+        "executor",
+        "no service account flargo-executor",
+    ),
+    "no executor token": (lambda c: c.delete_object("account-token"), "executor", "Argo's containers have no token"),
+    "an empty executor token": (lambda c: c.object_at("account-token").update(data={}), "executor", "holds no token"),
     "another Secret in its place": (
-        lambda c: c.of("account-token").update(type="Opaque"),
+        lambda c: c.object_at("account-token").update(type="Opaque"),
         "executor",
         "is not the token of flargo-executor",
     ),
     "an executor without rights": (
-        lambda c: c.denied.add("patch workflowtaskresults"),
+        lambda c: c.denied_rights.add("patch workflowtaskresults"),
         "executor",
         "may not patch workflowtaskresults.argoproj.io",
     ),
-    "no job account": (lambda c: c.drop("flargo-job"), "job account", "no service account flargo-job"),
-    "no claim": (lambda c: c.drop("claims/claim"), "volume claims", "no volume claim claim, which a job needs"),
-    "a lost claim": (lambda c: c.of("claims/claim").update(status={"phase": "Lost"}), "volume claims", "lost"),
-    "no study Secret": (lambda c: c.drop("secrets/study"), "study secrets", "no Secret study"),
+    "no job account": (lambda c: c.delete_object("flargo-job"), "job account", "no service account flargo-job"),
+    "no claim": (
+        lambda c: c.delete_object("claims/claim"),
+        "volume claims",
+        "no volume claim claim, which a job needs",
+    ),
+    "a lost claim": (lambda c: c.object_at("claims/claim").update(status={"phase": "Lost"}), "volume claims", "lost"),
+    "no study Secret": (lambda c: c.delete_object("secrets/study"), "study secrets", "no Secret study"),
     "a study Secret without the key": (
-        lambda c: c.of("secrets/study").update(data={"other": "eA=="}),
+        lambda c: c.object_at("secrets/study").update(data={"other": "eA=="}),
         "study secrets",
         "has no k",
     ),
-    "no pull Secret": (lambda c: c.drop("secrets/registry"), "pull secrets", "no Secret registry"),
+    "no pull Secret": (lambda c: c.delete_object("secrets/registry"), "pull secrets", "no Secret registry"),
     "a pull Secret that is none": (
-        lambda c: c.of("secrets/registry").update(type="Opaque"),
+        lambda c: c.object_at("secrets/registry").update(type="Opaque"),
         "pull secrets",
         "Secret registry is Opaque",
     ),
@@ -157,14 +169,14 @@ BROKEN: dict[str, tuple[Callable[[Clinic], object], str, str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_what_is_broken_is_found_by_its_check(case: str) -> None:
     breaks, check, words = BROKEN[case]
-    clinic = Clinic()
-    breaks(clinic)
-    findings = clinic.examined()
+    cluster = FakeCluster()
+    breaks(cluster)
+    findings = cluster.run_doctor()
     failures = [finding for finding in found(findings, check) if finding.level is Level.FAILURE]
     assert any(words in finding.what for finding in failures), findings
     assert all(finding.todo for finding in findings if finding.level is not Level.OK)
     also = {"controller", "workflow"} if check in {"controller", "restrictions"} else set()
-    assert failed(findings) - also == {check} - also
+    assert failed_checks(findings) - also == {check} - also
 
 
 @pytest.mark.parametrize(
@@ -178,7 +190,7 @@ def test_what_is_broken_is_found_by_its_check(case: str) -> None:
 )
 def test_what_a_refusal_hides_is_not_said_to_be_fine(message: str, unknown: set[str], passed: set[str]) -> None:
     """Only the quota is asked after all others have agreed."""
-    findings = Clinic(refusals={"Pod": message}).examined()
+    findings = FakeCluster(refusals={"Pod": message}).run_doctor()
     admission = {"pod security", "quota", "pod"}
     levels = {finding.check: finding.level for finding in findings if finding.check in admission}
     assert {check for check, level in levels.items() if level is Level.UNKNOWN} == unknown
@@ -186,18 +198,18 @@ def test_what_a_refusal_hides_is_not_said_to_be_fine(message: str, unknown: set[
 
 
 def test_what_refuses_several_jobs_alike_is_said_once() -> None:
-    one = sample()
+    one = sample_job()
     other = replace(one, name="another job")
-    findings = Clinic(refusals={"Pod": INSECURE}).examined(wanted(samples=(one, other)))
+    findings = FakeCluster(refusals={"Pod": INSECURE}).run_doctor(site_needs(samples=(one, other)))
     assert "a job, another job" in only(findings, "pod security", Level.FAILURE).what
 
 
 def test_without_any_job_nothing_of_jobs_is_said_to_be_fine() -> None:
-    none = replace(wanted(refused={"a job": "`image` is missing"}), samples=())
-    findings = Clinic().examined(none)
-    of_jobs = {check.name for check in CHECKS if check.of_jobs}
+    none = replace(site_needs(rejected_jobs={"a job": "`image` is missing"}), samples=())
+    findings = FakeCluster().run_doctor(none)
+    of_jobs = {check.name for check in CHECKS if check.needs_samples}
     assert {finding.check for finding in findings if finding.level is Level.UNKNOWN} == of_jobs
-    assert failed(findings) == {"kit"}
+    assert failed_checks(findings) == {"kit"}
     assert len(of_jobs) == 10
 
 
@@ -207,47 +219,49 @@ def test_every_check_is_broken_once() -> None:
     }
 
 
-@pytest.mark.parametrize("right", rights_of(LAUNCHER_RULES), ids=str)
+@pytest.mark.parametrize("right", split_rules(LAUNCHER_RULES), ids=str)
 def test_each_right_that_the_launcher_lacks_is_named_with_the_command_that_gives_it(right: Right) -> None:
-    findings = Clinic(denied={f"{right.verb} {right.resource}"}).examined()
+    findings = FakeCluster(denied_rights={f"{right.verb} {right.resource}"}).run_doctor()
     finding = only(findings, "launcher", Level.FAILURE)
     assert f"flargo-launcher may not {right.verb} {right.resource}" in finding.what
     resource = f"{right.resource}.{right.group}" if right.group else right.resource
     assert f"--verb={right.verb} --resource={resource} --namespace lab`" in finding.todo
-    assert failed(findings) == {"launcher"}
+    assert failed_checks(findings) == {"launcher"}
 
 
 def test_the_rights_are_all_that_deploy_gives() -> None:
-    assert {str(right) for right in rights_of(LAUNCHER_RULES)} >= {"get pods/log", "delete pods", "list events"}
-    assert len(rights_of(EXECUTOR_RULES)) == 2
+    assert {str(right) for right in split_rules(LAUNCHER_RULES)} >= {"get pods/log", "delete pods", "list events"}
+    assert len(split_rules(EXECUTOR_RULES)) == 2
 
 
 def test_a_subresource_is_asked_for_apart_or_it_would_be_another_resource() -> None:
-    clinic = Clinic()
-    clinic.examined()
+    cluster = FakeCluster()
+    cluster.run_doctor()
     log = {"namespace": HOME, "verb": "get", "group": "", "resource": "pods", "subresource": "log"}
-    assert log in clinic.reviewed
-    assert not [each for each in clinic.reviewed if "/" in each["resource"]]
+    assert log in cluster.reviewed_attributes
+    assert not [each for each in cluster.reviewed_attributes if "/" in each["resource"]]
 
 
 def test_what_flargo_itself_refuses_is_found_without_a_cluster() -> None:
-    findings = Clinic(down="x").examined(wanted(refused={"a job of study heart": "`image` is missing"}))
-    assert failed(findings) == {"api", "kit"}
+    findings = FakeCluster(connection_error="x").run_doctor(
+        site_needs(rejected_jobs={"a job of study heart": "`image` is missing"})
+    )
+    assert failed_checks(findings) == {"api", "kit"}
     assert "study heart" in only(findings, "kit", Level.FAILURE).what
 
 
 def test_a_workflow_that_the_api_server_refuses_is_found() -> None:
-    clinic = Clinic(denied={"create workflows"}, refusals={"Workflow": 'unknown field "spec.x"'})
-    finding = only(clinic.examined(), "workflow", Level.FAILURE)
+    cluster = FakeCluster(denied_rights={"create workflows"}, refusals={"Workflow": 'unknown field "spec.x"'})
+    finding = only(cluster.run_doctor(), "workflow", Level.FAILURE)
     assert 'unknown field "spec.x"' in finding.what
 
 
 def test_a_missing_config_map_is_found() -> None:
-    asked = wanted()
+    asked = site_needs()
     (one,) = asked.samples
     template = one.workflow["spec"]["templates"][0]
     template["volumes"].append({"name": "m", "configMap": {"name": "settings", "items": [{"key": "a", "path": "a"}]}})
-    findings = Clinic().examined(asked)
+    findings = FakeCluster().run_doctor(asked)
     assert "no ConfigMap settings" in only(findings, "config maps", Level.FAILURE).what
 
 
@@ -255,29 +269,29 @@ QUEUEING = {"argo": {"semaphore": {"name": "queue", "key": "jobs"}, "queued": 60
 QUEUE = f"/api/v1/namespaces/{HOME}/configmaps/queue"
 
 
-def queueing(clinic: Clinic) -> list[Finding]:
-    return clinic.examined(wanted(samples=(sample(**QUEUEING),)))
+def queueing(cluster: FakeCluster) -> list[Finding]:
+    return cluster.run_doctor(site_needs(samples=(sample_job(**QUEUEING),)))
 
 
 @pytest.mark.parametrize("number", ["1", "2", "+3", "007"])
 def test_a_queue_says_how_many_jobs_run_at_once(number: str) -> None:
-    clinic = Clinic()
-    clinic.objects[QUEUE] = {"data": {"jobs": number, "others": "many"}}
-    findings = queueing(clinic)
+    cluster = FakeCluster()
+    cluster.objects[QUEUE] = {"data": {"jobs": number, "others": "many"}}
+    findings = queueing(cluster)
     assert {finding.level for finding in findings} == {Level.OK}
     assert f"lets {int(number)} run at once" in only(findings, "queue", Level.OK).what
 
 
 def test_jobs_without_a_semaphore_need_no_queue() -> None:
-    clinic = Clinic(barred={QUEUE})
-    assert "do not queue" in only(clinic.examined(), "queue", Level.OK).what
+    cluster = FakeCluster(forbidden_paths={QUEUE})
+    assert "do not queue" in only(cluster.run_doctor(), "queue", Level.OK).what
 
 
 @pytest.mark.parametrize("said", ["0", "-1", "two", "", " 2", "2\n", "1.5", "1_0", "0x2", "2" * 20, "٢"])
 def test_a_queue_whose_number_argo_cannot_read_fails_jobs(said: str) -> None:
-    clinic = Clinic()
-    clinic.objects[QUEUE] = {"data": {"jobs": said}}
-    finding = only(queueing(clinic), "queue", Level.FAILURE)
+    cluster = FakeCluster()
+    cluster.objects[QUEUE] = {"data": {"jobs": said}}
+    finding = only(queueing(cluster), "queue", Level.FAILURE)
     assert repr(said) in finding.what
     assert '--patch=\'{"data": {"jobs": "2"}}\'`' in finding.todo
 
@@ -294,18 +308,18 @@ def test_a_queue_whose_number_argo_cannot_read_fails_jobs(said: str) -> None:
 def test_a_queue_that_is_not_there_is_found_with_the_command_that_makes_it(
     found: dict[str, object] | None, words: str, command: str
 ) -> None:
-    clinic = Clinic()
-    clinic.objects |= {} if found is None else {QUEUE: found}
-    findings = queueing(clinic)
+    cluster = FakeCluster()
+    cluster.objects |= {} if found is None else {QUEUE: found}
+    findings = queueing(cluster)
     finding = only(findings, "queue", Level.FAILURE)
     assert words in finding.what
     assert command in finding.todo
-    assert failed(findings) == {"queue"}
+    assert failed_checks(findings) == {"queue"}
 
 
 def test_whoever_may_not_read_the_queue_is_not_told_that_it_is_fine() -> None:
-    findings = queueing(Clinic(barred={QUEUE}))
-    assert failed(findings) == set()
+    findings = queueing(FakeCluster(forbidden_paths={QUEUE}))
+    assert failed_checks(findings) == set()
     assert only(findings, "queue", Level.UNKNOWN)
 
 
@@ -315,9 +329,9 @@ def test_whoever_may_not_read_the_queue_is_not_told_that_it_is_fine() -> None:
 @pytest.mark.parametrize(
     ("breaks", "check", "words"),
     [
-        (sets(skew=10.0), "clock", "10 s behind"),
+        (sets(clock_skew=10.0), "clock", "10 s behind"),
         (sets(refusals={"Pod": FULL}), "quota", "exceeded quota"),
-        (lambda c: c.of("claims/claim").update(status={"phase": "Pending"}), "volume claims", "Pending"),
+        (lambda c: c.object_at("claims/claim").update(status={"phase": "Pending"}), "volume claims", "Pending"),
         (sets(phase="Pending", message="too many"), "controller", "too many"),
         (
             configured({"workflowDefaults": "spec: {retryStrategy: {limit: 1}}"}),
@@ -327,11 +341,11 @@ def test_whoever_may_not_read_the_queue_is_not_told_that_it_is_fine() -> None:
     ],
     ids=["clock", "quota full now", "claim pending", "parallelism", "retries"],
 )
-def test_what_lets_jobs_run_is_a_warning(breaks: Callable[[Clinic], object], check: str, words: str) -> None:
-    clinic = Clinic()
-    breaks(clinic)
-    findings = clinic.examined()
-    assert failed(findings) == set()
+def test_what_lets_jobs_run_is_a_warning(breaks: Callable[[FakeCluster], object], check: str, words: str) -> None:
+    cluster = FakeCluster()
+    breaks(cluster)
+    findings = cluster.run_doctor()
+    assert failed_checks(findings) == set()
     assert words in only(findings, check, Level.WARNING).what
 
 
@@ -340,9 +354,11 @@ def test_what_lets_jobs_run_is_a_warning(breaks: Callable[[Clinic], object], che
 
 def test_a_parent_that_asks_is_the_launcher_and_what_it_may_not_see_is_said_to_be_unseen() -> None:
     core = ("serviceaccounts/", "persistentvolumeclaims/", "namespaces/argo/", "/api/v1/pods", "localsubject")
-    clinic = Clinic(user="system:serviceaccount:lab:site-1", barred={*core, "configmaps/", f"{HOME}/pods"})
-    findings = clinic.examined(guessed=True)
-    assert failed(findings) == set()
+    cluster = FakeCluster(
+        user="system:serviceaccount:lab:site-1", forbidden_paths={*core, "configmaps/", f"{HOME}/pods"}
+    )
+    findings = cluster.run_doctor(guessed=True)
+    assert failed_checks(findings) == set()
     assert only(findings, "launcher", Level.OK).what.startswith("site-1 may do all")
     unseen = {finding.check for finding in findings if finding.level is Level.UNKNOWN}
     assert unseen == {"executor", "job account", "volume claims", "pod security", "quota", "pod"}
@@ -360,43 +376,43 @@ def test_a_parent_that_asks_is_the_launcher_and_what_it_may_not_see_is_said_to_b
     ],
 )
 def test_whoever_is_the_parent_is_told_what_it_lacks(user: str, who: str, command: str) -> None:
-    clinic = Clinic(user=user, denied={"list events"})
-    finding = only(clinic.examined(wanted(launcher=None)), "launcher", Level.FAILURE)
+    cluster = FakeCluster(user=user, denied_rights={"list events"})
+    finding = only(cluster.run_doctor(site_needs(launcher=None)), "launcher", Level.FAILURE)
     assert finding.what.startswith(f"{who} may not list events")
     assert command in finding.todo
     assert ("kubectl" in finding.todo) is bool(command)
 
 
 def test_an_account_of_another_namespace_is_not_taken_for_the_parent() -> None:
-    clinic = Clinic(user="system:serviceaccount:ci:runner", denied={"list events"})
-    assert "flargo-launcher may not" in only(clinic.examined(guessed=True), "launcher", Level.FAILURE).what
+    cluster = FakeCluster(user="system:serviceaccount:ci:runner", denied_rights={"list events"})
+    assert "flargo-launcher may not" in only(cluster.run_doctor(guessed=True), "launcher", Level.FAILURE).what
 
 
 def test_an_account_that_is_named_is_looked_at_whoever_asks() -> None:
-    clinic = Clinic(user="system:serviceaccount:lab:other", denied={"list events"})
-    finding = only(clinic.examined(guessed=False), "launcher", Level.FAILURE)
+    cluster = FakeCluster(user="system:serviceaccount:lab:other", denied_rights={"list events"})
+    finding = only(cluster.run_doctor(guessed=False), "launcher", Level.FAILURE)
     assert "flargo-launcher may not list events" in finding.what
 
 
 def test_a_controller_that_answers_outweighs_settings_that_may_be_anothers() -> None:
-    clinic = Clinic()
-    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(clinic)
-    findings = clinic.examined()
-    assert failed(findings) == set()
+    cluster = FakeCluster()
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(cluster)
+    findings = cluster.run_doctor()
+    assert failed_checks(findings) == set()
     assert "v3.7.18 in namespace argo-system" in only(findings, "argo", Level.OK).what
 
 
 def test_a_controller_that_does_not_answer_is_asked_by_its_own_config_map() -> None:
-    clinic = Clinic(controllers=())
-    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(clinic)
-    assert "Secure in namespace argo-system" in only(clinic.examined(), "restrictions", Level.FAILURE).what
+    cluster = FakeCluster(controllers=())
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(cluster)
+    assert "Secure in namespace argo-system" in only(cluster.run_doctor(), "restrictions", Level.FAILURE).what
 
 
 FAKE = "tenant-7"
 """A namespace of somebody who can make pods there, and nothing else."""
 
 
-def fake(clinic: Clinic, version: str = "v3.5.0", **metadata: object) -> None:
+def fake(cluster: FakeCluster, version: str = "v3.5.0", **metadata: object) -> None:
     """Add a pod that anybody can make, and the settings that it names."""
     container = {
         "name": "workflow-controller",
@@ -404,76 +420,76 @@ def fake(clinic: Clinic, version: str = "v3.5.0", **metadata: object) -> None:
         "args": ["--configmap=settings"],
     }
     pod = {"metadata": {"namespace": FAKE, **metadata}, "spec": {"containers": [container]}}
-    clinic.objects["/api/v1/pods"]["items"].append(pod)
+    cluster.objects["/api/v1/pods"]["items"].append(pod)
     settings = {"config": "instanceID: theirs\nworkflowRestrictions: {templateReferencing: Secure}"}
-    clinic.objects[f"/api/v1/namespaces/{FAKE}/configmaps/settings"] = {"data": settings}
+    cluster.objects[f"/api/v1/namespaces/{FAKE}/configmaps/settings"] = {"data": settings}
 
 
 @pytest.mark.parametrize("controllers", [(None,), (), ("theirs",)])
 def test_a_pod_that_calls_itself_a_controller_elsewhere_is_only_mentioned(controllers: tuple[str | None, ...]) -> None:
     """Anybody who can make a pod in any namespace can give it that label."""
-    clinic, without = Clinic(controllers=controllers), Clinic(controllers=controllers)
-    fake(clinic)
-    findings, expected = clinic.examined(), without.examined()
+    cluster, without = FakeCluster(controllers=controllers), FakeCluster(controllers=controllers)
+    fake(cluster)
+    findings, expected = cluster.run_doctor(), without.run_doctor()
     argo = only(findings, "argo", Level.OK)
     assert f"also seen in namespace {FAKE}: name it by --argo-namespace if it serves this site" in argo.what
     assert [each for each in findings if each.check != "argo"] == [each for each in expected if each.check != "argo"]
-    assert not [path for path in clinic.requested if FAKE in path]
-    assert not [each for each in clinic.made if each["metadata"]["labels"].get(INSTANCE_ID)]
+    assert not [path for path in cluster.requested_paths if FAKE in path]
+    assert not [each for each in cluster.probes if each["metadata"]["labels"].get(INSTANCE_ID)]
 
 
 def test_many_that_call_themselves_controllers_are_counted() -> None:
-    clinic = Clinic()
+    cluster = FakeCluster()
     for number in range(20):
-        fake(clinic, namespace=f"tenant-{number:02}")
-    fake(clinic, namespace="../../secrets")
-    what = only(clinic.examined(), "argo", Level.OK).what
+        fake(cluster, namespace=f"tenant-{number:02}")
+    fake(cluster, namespace="../../secrets")
+    what = only(cluster.run_doctor(), "argo", Level.OK).what
     assert "tenant-04 and 15 more" in what
     assert "secrets" not in what
 
 
 def test_the_namespace_of_the_jobs_and_those_that_a_person_names_are_trusted() -> None:
     for namespaces, home in (((FAKE,), FAKE), ((), HOME), ((), "argo")):
-        clinic = Clinic(controllers=())
-        fake(clinic, "v3.7.18", namespace=home)
-        clinic.objects[f"/api/v1/namespaces/{home}/configmaps/settings"] = {
+        cluster = FakeCluster(controllers=())
+        fake(cluster, "v3.7.18", namespace=home)
+        cluster.objects[f"/api/v1/namespaces/{home}/configmaps/settings"] = {
             "data": {"config": "workflowRestrictions: {templateReferencing: Secure}"}
         }
-        findings = clinic.examined(wanted(argo_namespaces=namespaces))
+        findings = cluster.run_doctor(site_needs(argo_namespaces=namespaces))
         assert f"Secure in namespace {home}" in only(findings, "restrictions", Level.FAILURE).what
         assert f"v3.7.18 in namespace {home}" in only(findings, "argo", Level.OK).what
 
 
 @pytest.mark.parametrize("name", ["../../secrets/database", "a/b", "?x", "", "No_Name", "a" * 254])
 def test_settings_of_a_name_that_no_object_can_have_are_not_asked_for(name: str) -> None:
-    clinic = Clinic()
-    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", name)(clinic)
-    findings = clinic.examined()
-    assert failed(findings) == set()
-    named = [path for path in clinic.requested if "/configmaps/" in path]
+    cluster = FakeCluster()
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", name)(cluster)
+    findings = cluster.run_doctor()
+    assert failed_checks(findings) == set()
+    named = [path for path in cluster.requested_paths if "/configmaps/" in path]
     assert {path.rpartition("/")[2] for path in named} <= {"workflow-controller-configmap"}
 
 
 @pytest.mark.parametrize("said", ["[a]", "{a: b}", "true", "''", "a/b", "x" * 64, "1.5", "null"])
 def test_an_instance_id_that_no_label_can_hold_is_not_tried(said: str) -> None:
-    clinic = Clinic(controllers=())
-    configured({"instanceID": said}, controllers=())(clinic)
-    clinic.examined()
-    assert [each["metadata"]["labels"].get(INSTANCE_ID) for each in clinic.made] == [None]
+    cluster = FakeCluster(controllers=())
+    configured({"instanceID": said}, controllers=())(cluster)
+    cluster.run_doctor()
+    assert [each["metadata"]["labels"].get(INSTANCE_ID) for each in cluster.probes] == [None]
 
 
 def test_an_instance_id_of_digits_is_tried() -> None:
-    clinic = Clinic(controllers=("7",))
-    configured({"instanceID": "7"}, controllers=("7",))(clinic)
-    assert "instance_id=7" in only(clinic.examined(), "controller", Level.FAILURE).todo
+    cluster = FakeCluster(controllers=("7",))
+    configured({"instanceID": "7"}, controllers=("7",))(cluster)
+    assert "instance_id=7" in only(cluster.run_doctor(), "controller", Level.FAILURE).todo
 
 
 def test_settings_that_expand_without_end_are_no_settings() -> None:
     bomb = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))])
-    clinic = Clinic()
+    cluster = FakeCluster()
     settings = f"workflowRestrictions: {{templateReferencing: Strict}}\n{bomb}"
-    configured({"config": settings}, controllers=())(clinic)
-    assert failed(clinic.examined()) == {"controller"}
+    configured({"config": settings}, controllers=())(cluster)
+    assert failed_checks(cluster.run_doctor()) == {"controller"}
 
 
 @pytest.mark.parametrize(
@@ -486,11 +502,11 @@ def test_settings_that_expand_without_end_are_no_settings() -> None:
     ],
 )
 def test_a_cluster_is_reached_if_it_answers_and_takes_the_credentials(path: str, status: int, words: str) -> None:
-    clinic = Clinic(statuses={path: status})
+    cluster = FakeCluster(statuses={path: status})
     if status == 503:
-        clinic.barred = {"selfsubjectreviews"}
-    findings = clinic.examined()
-    assert failed(findings) == ({"api"} if words else set()), findings
+        cluster.forbidden_paths = {"selfsubjectreviews"}
+    findings = cluster.run_doctor()
+    assert failed_checks(findings) == ({"api"} if words else set()), findings
     assert words in found(findings, "api")[0].what
 
 
@@ -500,7 +516,7 @@ def test_a_cluster_is_reached_if_it_answers_and_takes_the_credentials(path: str,
 )
 def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.harness.fake_cluster.formatdate", lambda *_, **__: date)
-    assert "bear no time" in only(Clinic().examined(), "clock", Level.UNKNOWN).what
+    assert "bear no time" in only(FakeCluster().run_doctor(), "clock", Level.UNKNOWN).what
 
 
 @pytest.mark.parametrize(
@@ -521,48 +537,48 @@ def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.
     ids=lambda text: text[:40],
 )
 def test_a_version_is_read_of_the_tag_of_any_image(image: str, version: str) -> None:
-    clinic = Clinic()
-    controller_pod(image)(clinic)
+    cluster = FakeCluster()
+    controller_pod(image)(cluster)
     begun = time.monotonic()
-    assert f"its version is {version}" in only(clinic.examined(), "argo", Level.OK).what
+    assert f"its version is {version}" in only(cluster.run_doctor(), "argo", Level.OK).what
     assert time.monotonic() - begun < 5
 
 
 def test_a_slow_answer_is_no_wrong_clock() -> None:
-    assert only(Clinic(slow=14.0).examined(), "clock", Level.OK)
+    assert only(FakeCluster(answer_seconds=14.0).run_doctor(), "clock", Level.OK)
 
 
-@pytest.mark.parametrize("barred", [True, False])
-def test_settings_that_nobody_finds_are_not_said_to_be_fine(*, barred: bool) -> None:
-    clinic = Clinic(controllers=(), barred={"configmaps/workflow"} if barred else set())
-    clinic.drop("configmaps/workflow-controller-configmap")
-    said = only(clinic.examined(), "restrictions", Level.UNKNOWN)
-    assert ("could not be looked at" if barred else "No settings of a controller are in sight") in said.what
+@pytest.mark.parametrize("is_forbidden", [True, False])
+def test_settings_that_nobody_finds_are_not_said_to_be_fine(*, is_forbidden: bool) -> None:
+    cluster = FakeCluster(controllers=(), forbidden_paths={"configmaps/workflow"} if is_forbidden else set())
+    cluster.delete_object("configmaps/workflow-controller-configmap")
+    said = only(cluster.run_doctor(), "restrictions", Level.UNKNOWN)
+    assert ("could not be looked at" if is_forbidden else "No settings of a controller are in sight") in said.what
 
 
 def test_one_old_controller_among_others_is_a_warning() -> None:
-    clinic = Clinic()
-    controller_pod("quay.io/argoproj/workflow-controller:v3.5.13")(clinic)
-    old = clinic.objects["/api/v1/pods"]
-    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18")(clinic)
-    both = [*old["items"], *clinic.objects["/api/v1/pods"]["items"]]
-    clinic.objects["/api/v1/pods"] = {"items": both}
-    findings = clinic.examined()
-    assert (failed(findings), bool(only(findings, "argo", Level.WARNING))) == (set(), True)
+    cluster = FakeCluster()
+    controller_pod("quay.io/argoproj/workflow-controller:v3.5.13")(cluster)
+    old = cluster.objects["/api/v1/pods"]
+    controller_pod("quay.io/argoproj/workflow-controller:v3.7.18")(cluster)
+    both = [*old["items"], *cluster.objects["/api/v1/pods"]["items"]]
+    cluster.objects["/api/v1/pods"] = {"items": both}
+    findings = cluster.run_doctor()
+    assert (failed_checks(findings), bool(only(findings, "argo", Level.WARNING))) == (set(), True)
 
 
 @pytest.mark.parametrize("value", ["[", "text", "[1, 2]", "spec: 7", ""])
 def test_settings_of_any_shape_are_looked_at(value: str) -> None:
-    clinic = Clinic()
-    configured({"workflowDefaults": value, "workflowRestrictions": value})(clinic)
-    assert failed(clinic.examined()) == set()
+    cluster = FakeCluster()
+    configured({"workflowDefaults": value, "workflowRestrictions": value})(cluster)
+    assert failed_checks(cluster.run_doctor()) == set()
 
 
 def test_what_the_server_did_not_say_this_time_is_worth_another_look() -> None:
     path = f"/api/v1/namespaces/{HOME}/persistentvolumeclaims/claim"
-    assert only(Clinic(statuses={path: 500}).examined(), "volume claims", Level.UNKNOWN).todo == "Look again."
-    barred = Clinic(barred={path}).examined()
-    assert "as somebody who may look" in only(barred, "volume claims", Level.UNKNOWN).todo
+    assert only(FakeCluster(statuses={path: 500}).run_doctor(), "volume claims", Level.UNKNOWN).todo == "Look again."
+    forbidden_paths = FakeCluster(forbidden_paths={path}).run_doctor()
+    assert "as somebody who may look" in only(forbidden_paths, "volume claims", Level.UNKNOWN).todo
 
 
 @pytest.mark.parametrize(
@@ -572,25 +588,25 @@ def test_what_the_server_did_not_say_this_time_is_worth_another_look() -> None:
 def test_where_the_controller_says_what_its_containers_are_like_it_is_not_guessed(
     *, patched: bool, readable: bool, level: Level
 ) -> None:
-    asked = wanted(samples=(sample(argo={"patch_executor": patched}),))
-    clinic = Clinic(refusals={"Pod": INSECURE}, barred=set() if readable else {"configmaps/workflow"})
-    assert only(clinic.examined(asked), "pod security", level)
+    asked = site_needs(samples=(sample_job(argo={"patch_executor": patched}),))
+    cluster = FakeCluster(refusals={"Pod": INSECURE}, forbidden_paths=set() if readable else {"configmaps/workflow"})
+    assert only(cluster.run_doctor(asked), "pod security", level)
 
 
 def test_the_controllers_settings_of_its_containers_are_in_the_pod() -> None:
-    clinic = Clinic()
-    configured({"executor": "securityContext: {runAsNonRoot: true}\nresources: {limits: {cpu: 1}}\n"})(clinic)
-    clinic.examined(wanted(samples=(sample(argo={"patch_executor": False}),)))
-    (pod,) = clinic.tried
+    cluster = FakeCluster()
+    configured({"executor": "securityContext: {runAsNonRoot: true}\nresources: {limits: {cpu: 1}}\n"})(cluster)
+    cluster.run_doctor(site_needs(samples=(sample_job(argo={"patch_executor": False}),)))
+    (pod,) = cluster.dry_run_pods
     for container in (*pod["spec"]["initContainers"], pod["spec"]["containers"][0]):
         assert container["securityContext"] == {"runAsNonRoot": True}
         assert container["resources"] == {"limits": {"cpu": 1}}
 
 
 def test_what_builds_on_a_failure_only_points_to_it() -> None:
-    clinic = Clinic(down="Connection refused")
-    findings = clinic.examined()
-    assert failed(findings) == {"api"}
+    cluster = FakeCluster(connection_error="Connection refused")
+    findings = cluster.run_doctor()
+    assert failed_checks(findings) == {"api"}
     assert {finding.what for finding in findings if finding.level is Level.UNKNOWN} == {
         "Not looked at: api comes first.",
         "Not looked at: namespace comes first.",
@@ -601,81 +617,81 @@ def test_what_builds_on_a_failure_only_points_to_it() -> None:
 
 
 def test_a_probe_makes_no_pod_ends_by_itself_and_is_no_job_to_a_parent_or_a_sweep() -> None:
-    clinic = Clinic()
-    clinic.examined(wanted(instance_id="blue"))
-    for each in clinic.made:
+    cluster = FakeCluster()
+    cluster.run_doctor(site_needs(instance_id="blue"))
+    for each in cluster.probes:
         (step,) = each["spec"]["templates"]
         assert set(step) == {"name", "suspend"}
         assert float(step["suspend"]["duration"]) > 15.0
         assert each["spec"]["ttlStrategy"]
         assert not {"app.kubernetes.io/managed-by", "flargo.dev/site"} & set(each["metadata"]["labels"])
-    assert clinic.made[0]["metadata"]["labels"][INSTANCE_ID] == "blue"
+    assert cluster.probes[0]["metadata"]["labels"][INSTANCE_ID] == "blue"
 
 
-def left(clinic: Clinic) -> list[str]:
-    return [path for path in clinic.objects if "flargo-doctor-" in path]
+def left(cluster: FakeCluster) -> list[str]:
+    return [path for path in cluster.objects if "flargo-doctor-" in path]
 
 
 @pytest.mark.parametrize("controllers", [(None,), (), ("blue",)])
 def test_no_probe_is_left(controllers: tuple[str | None, ...]) -> None:
-    clinic = Clinic(controllers=controllers)
-    clinic.examined()
-    assert clinic.made
-    assert left(clinic) == []
+    cluster = FakeCluster(controllers=controllers)
+    cluster.run_doctor()
+    assert cluster.probes
+    assert left(cluster) == []
 
 
 def test_a_probe_is_deleted_when_somebody_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
-    clinic = Clinic(controllers=())
+    cluster = FakeCluster(controllers=())
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clinic, "pause", interrupt)
+    monkeypatch.setattr(cluster, "pause", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        clinic.examined()
-    assert clinic.made
-    assert left(clinic) == []
+        cluster.run_doctor()
+    assert cluster.probes
+    assert left(cluster) == []
 
 
 def test_a_probe_that_cannot_be_deleted_is_named_with_the_command_that_deletes_it() -> None:
-    clinic = Clinic(keeps=True)
-    finding = only(clinic.examined(), "controller", Level.WARNING)
-    (path,) = left(clinic)
+    cluster = FakeCluster(deletes_fail=True)
+    finding = only(cluster.run_doctor(), "controller", Level.WARNING)
+    (path,) = left(cluster)
     assert f"kubectl delete workflows.argoproj.io {path.rpartition('/')[2]} --namespace lab" in finding.todo
 
 
-@pytest.mark.parametrize("right", probe.RIGHTS, ids=str)
+@pytest.mark.parametrize("right", probe.PROBE_RIGHTS, ids=str)
 def test_whoever_lacks_a_right_of_it_submits_none(right: Right) -> None:
-    clinic = Clinic(denied={f"{right.verb} {right.resource}"})
-    assert str(right) in only(clinic.examined(), "controller", Level.UNKNOWN).what
-    assert clinic.made == []
+    cluster = FakeCluster(denied_rights={f"{right.verb} {right.resource}"})
+    assert str(right) in only(cluster.run_doctor(), "controller", Level.UNKNOWN).what
+    assert cluster.probes == []
 
 
 def test_a_wrong_instance_id_is_told_with_the_right_one() -> None:
-    without = only(Clinic().examined(wanted(instance_id="blue")), "controller", Level.FAILURE)
+    without = only(FakeCluster().run_doctor(site_needs(instance_id="blue")), "controller", Level.FAILURE)
     assert "instance_id=null" in without.todo
-    clinic = Clinic(controllers=("green",))
+    cluster = FakeCluster(controllers=("green",))
     path = f"/apis/argoproj.io/v1alpha1/namespaces/{HOME}/workflows"
-    clinic.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: "green"}}}]}
-    assert "instance_id=green" in only(clinic.examined(), "controller", Level.FAILURE).todo
+    cluster.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: "green"}}}]}
+    assert "instance_id=green" in only(cluster.run_doctor(), "controller", Level.FAILURE).todo
 
 
 @pytest.mark.parametrize("word", ["$(id)", "a;id", "a b", "a`id`", "--all", "a\nid", "x" * 254])
 def test_no_command_is_offered_with_a_word_that_is_no_name(word: str) -> None:
     """Of a kit, of the cluster: a person would copy it into a shell."""
-    clinic = Clinic(denied={"list events", "create workflowtaskresults"}, controllers=(word,))
+    cluster = FakeCluster(denied_rights={"list events", "create workflowtaskresults"}, controllers=(word,))
     path = f"/apis/argoproj.io/v1alpha1/namespaces/{HOME}/workflows"
-    clinic.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: word}}}]}
-    findings = clinic.examined(wanted(launcher=word, executor=word, instance_id="blue"))
-    assert {"launcher", "executor", "controller"} <= failed(findings)
+    cluster.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: word}}}]}
+    findings = cluster.run_doctor(site_needs(launcher=word, executor=word, instance_id="blue"))
+    assert {"launcher", "executor", "controller"} <= failed_checks(findings)
     for finding in findings:
         assert "kubectl" not in finding.todo
         assert "flargo prepare KIT --argo" not in finding.todo
     queue = Reference(Kind.CONFIG_MAP, word, ("jobs",))
     for seen in (Answer(404), Answer(200, {"data": {}}), Answer(200, {"data": {"jobs": "x"}})):
-        assert "kubectl" not in job_checks._number(seen, queue, HOME).todo
-        assert "kubectl" not in job_checks._number(seen, replace(queue, name="queue", keys=(word,)), HOME).todo
-        assert "kubectl" not in job_checks._number(seen, replace(queue, name="queue"), word).todo
+        assert "kubectl" not in job_checks._judge_queue(seen, queue, HOME).todo
+        assert "kubectl" not in job_checks._judge_queue(seen, replace(queue, name="queue", keys=(word,)), HOME).todo
+        assert "kubectl" not in job_checks._judge_queue(seen, replace(queue, name="queue"), word).todo
     assert accounts_command(word) == ""
 
 
@@ -683,8 +699,8 @@ def test_no_command_is_offered_with_a_word_that_is_no_name(word: str) -> None:
 
 
 def test_no_byte_of_a_secret_is_kept() -> None:
-    clinic = Clinic()
-    facts = Doctor(clinic, lambda: 0.0, clinic.pause).gather(wanted(), guessed=False, patience=1.0)
+    cluster = FakeCluster()
+    facts = Doctor(cluster, lambda: 0.0, cluster.pause).gather(site_needs(), guessed=False, patience=1.0)
     assert "k" in facts.objects[Kind.SECRET, "study"].body["keys"]
     assert "aGlkZGVu" not in repr(facts)
 
@@ -694,7 +710,7 @@ def test_the_pod_that_is_tried_is_the_one_that_argo_makes() -> None:
     number = 0
     for name, settings, launch in samples():
         workflow = build_plan(launch, settings).workflow
-        mine, theirs = pod_of(workflow), argo.pod_from_workflow(workflow)
+        mine, theirs = build_pod(workflow), argo.pod_from_workflow(workflow)
         for group in ("containers", "initContainers"):
             for container in mine["spec"][group]:
                 if container["name"] in {"init", "wait"}:
@@ -744,22 +760,22 @@ def test_everything_that_a_pod_cannot_start_without_is_named() -> None:
 
 
 def test_what_flargo_makes_with_the_job_is_not_looked_for() -> None:
-    asked = wanted()
-    named = {name for _, name in named_by(asked)}
-    assert {"claim", "study", "registry", "flargo-job", token_secret("flargo-executor")} <= named
-    assert not named & asked.samples[0].made_with_it
-    assert not named_by(replace(asked, launcher=None, samples=()))[2:]
+    asked = site_needs()
+    named = {name for _, name in named_objects(asked)}
+    assert {"claim", "study", "registry", "flargo-job", token_secret_name("flargo-executor")} <= named
+    assert not named & asked.samples[0].own_secrets
+    assert not named_objects(replace(asked, launcher=None, samples=()))[2:]
 
 
 def test_the_studies_of_both_kinds_of_files_are_known() -> None:
     runtime = b"format_version: 2\nstudies: {heart: {}, lung: {}}"
-    assert studies({"local/study_runtime.yaml": runtime}) == ["heart", "lung"]
-    assert studies({"local/study_data.yaml": b"brain: {a: {source: x, mode: ro}}"}) == ["brain"]
-    assert studies({"local/study_runtime.yaml": b"{"}) == []
+    assert study_names({"local/study_runtime.yaml": runtime}) == ["heart", "lung"]
+    assert study_names({"local/study_data.yaml": b"brain: {a: {source: x, mode: ro}}"}) == ["brain"]
+    assert study_names({"local/study_runtime.yaml": b"{"}) == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "barred"),
+    ("answer", "lacks_permission"),
     [
         (Answer(401), True),
         (Answer(403, message='pods is forbidden: User "a" cannot create resource "pods" in API group ""'), True),
@@ -768,12 +784,12 @@ def test_the_studies_of_both_kinds_of_files_are_known() -> None:
         (Answer(404), False),
     ],
 )
-def test_a_missing_right_is_told_from_what_admission_refuses(answer: Answer, *, barred: bool) -> None:
-    assert answer.lacks_permission is barred
+def test_a_missing_right_is_told_from_what_admission_refuses(answer: Answer, *, lacks_permission: bool) -> None:
+    assert answer.lacks_permission is lacks_permission
 
 
 def test_what_becomes_of_a_job_is_said_in_the_reasons_own_names() -> None:
-    names = {word for check in CHECKS for word in check.matters.split("`") if word.isupper()}
+    names = {word for check in CHECKS for word in check.consequence.split("`") if word.isupper()}
     assert names
     assert names <= {reason.name for reason in Reason}
 
@@ -781,11 +797,11 @@ def test_what_becomes_of_a_job_is_said_in_the_reasons_own_names() -> None:
 @pytest.mark.parametrize("name", ["../../../../namespaces/prod", "a/../b", "..", "%2e%2e%2fb", "A", "a?x=y", "a\nb"])
 def test_a_kit_that_names_what_no_object_can_be_called_has_nothing_asked_for(name: str) -> None:
     named = json.loads(
-        json.dumps(sample().workflow).replace('"study"', json.dumps(name)).replace('"claim"', json.dumps(name))
+        json.dumps(sample_job().workflow).replace('"study"', json.dumps(name)).replace('"claim"', json.dumps(name))
     )
-    clinic = Clinic()
-    findings = clinic.examined(wanted(samples=(replace(sample(), workflow=named),)))
-    assert {"study secrets", "volume claims"} <= failed(findings)
-    assert not [path for path in clinic.requested if "prod" in path or ".." in path or "%" in path]
+    cluster = FakeCluster()
+    findings = cluster.run_doctor(site_needs(samples=(replace(sample_job(), workflow=named),)))
+    assert {"study secrets", "volume claims"} <= failed_checks(findings)
+    assert not [path for path in cluster.requested_paths if "prod" in path or ".." in path or "%" in path]
     told = [finding.what for finding in findings if finding.check == "study secrets"]
     assert any("is not a valid name in secrets in Kubernetes, so nothing was sent" in what for what in told), told

@@ -15,7 +15,7 @@ from flargo.job.validate import InvalidInput
 from flargo.tools.cli import doctor as command
 from flargo.tools.cli.cluster_options import load_config
 from tests.harness import command_line
-from tests.harness.fake_cluster import HOME, Clinic
+from tests.harness.fake_cluster import HOME, FakeCluster
 
 Kit = Callable[[str], Path]
 
@@ -25,21 +25,21 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture
-def clinic(monkeypatch: pytest.MonkeyPatch) -> Clinic:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     """Whichever kubeconfig is named."""
-    made = Clinic()
-    monkeypatch.setattr(command, "_survey", lambda *_: made)
-    monkeypatch.setattr("time.time", lambda: made.time)
-    monkeypatch.setattr("time.sleep", made.pause)
-    return made
+    fake_cluster = FakeCluster()
+    monkeypatch.setattr(command, "_survey", lambda *_: fake_cluster)
+    monkeypatch.setattr("time.time", lambda: fake_cluster.time)
+    monkeypatch.setattr("time.sleep", fake_cluster.pause)
+    return fake_cluster
 
 
-def accounts(clinic: Clinic, *names: str) -> None:
+def accounts(cluster: FakeCluster, *names: str) -> None:
     for name in names:
-        clinic.objects[f"/api/v1/namespaces/{HOME}/serviceaccounts/{name}"] = {"metadata": {}}
+        cluster.objects[f"/api/v1/namespaces/{HOME}/serviceaccounts/{name}"] = {"metadata": {}}
 
 
-@pytest.mark.usefixtures("clinic")
+@pytest.mark.usefixtures("cluster")
 def test_all_is_well_and_the_exit_code_says_so() -> None:
     shown = run("--namespace", HOME)
     assert shown.exit_code == 0, shown.stdout
@@ -47,16 +47,16 @@ def test_all_is_well_and_the_exit_code_says_so() -> None:
     assert shown.stdout.splitlines()[0].split()[:2] == ["ok", "api"]
 
 
-def test_a_failure_is_said_with_what_to_do_and_is_exit_code_1(clinic: Clinic) -> None:
-    clinic.drop("flargo-job")
+def test_a_failure_is_said_with_what_to_do_and_is_exit_code_1(cluster: FakeCluster) -> None:
+    cluster.delete_object("flargo-job")
     shown = run("--namespace", HOME)
     assert shown.exit_code == 1
     assert "failure  job account" in shown.stdout
     assert "-> Apply deploy/" in shown.stdout
 
 
-def test_programs_get_json(clinic: Clinic) -> None:
-    clinic.drop("flargo-job")
+def test_programs_get_json(cluster: FakeCluster) -> None:
+    cluster.delete_object("flargo-job")
     said = json.loads(run("--namespace", HOME, "--json").stdout)
     assert said["namespace"] == HOME
     assert said["summary"]["failure"] == 1
@@ -65,41 +65,41 @@ def test_programs_get_json(clinic: Clinic) -> None:
     assert set(failure) == {"check", "level", "what", "todo"}
 
 
-def test_a_kit_says_what_its_site_needs(clinic: Clinic, kit: Kit) -> None:
+def test_a_kit_says_what_its_site_needs(cluster: FakeCluster, kit: Kit) -> None:
     root = kit("k8s/site-1")
     runtime = {"studies": {"heart": {"secret_env": {"DB": {"source": "base", "key": "k"}}}}, "format_version": 2}
     (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
     prepared = command_line.run("prepare", root, "--argo", "instance_id=blue")
     assert prepared.exit_code == 0
-    clinic.controllers = ("blue",)
-    accounts(clinic, "site-1", "site-1-flargo-job", "site-1-flargo-executor")
-    secret = clinic.of("flargo-executor.service-account-token")
+    cluster.controllers = ("blue",)
+    accounts(cluster, "site-1", "site-1-flargo-job", "site-1-flargo-executor")
+    secret = cluster.object_at("flargo-executor.service-account-token")
     secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] = "site-1-flargo-executor"
     path = f"/api/v1/namespaces/{HOME}/secrets/site-1-flargo-executor.service-account-token"
-    clinic.objects[path] = secret
+    cluster.objects[path] = secret
     shown = run("--kit", root)
     assert "There is no Secret base, which a job of study heart needs." in shown.stdout
     assert "1 failure" in shown.stdout
-    clinic.objects[f"/api/v1/namespaces/{HOME}/secrets/base"] = {"metadata": {}, "data": {"k": "eA=="}}
+    cluster.objects[f"/api/v1/namespaces/{HOME}/secrets/base"] = {"metadata": {}, "data": {"k": "eA=="}}
     mended = run("--kit", root)
     assert mended.exit_code == 0, mended.stdout
     assert "site-1 may do all" in mended.stdout
     assert "instance id blue" in mended.stdout
 
 
-def test_a_study_that_flargo_would_refuse_is_found(clinic: Clinic, kit: Kit) -> None:
+def test_a_study_that_flargo_would_refuse_is_found(cluster: FakeCluster, kit: Kit) -> None:
     root = kit("k8s/site-1")
     command_line.run("prepare", root)
     runtime = {"studies": {"heart": {"envy": {}}}, "format_version": 2}
     (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
-    clinic.down = "Connection refused"
+    cluster.connection_error = "Connection refused"
     shown = run("--kit", root)
     assert shown.exit_code == 1
     assert "flargo would refuse a job of study heart" in shown.stdout
     assert "envy" in shown.stdout
 
 
-@pytest.mark.usefixtures("clinic")
+@pytest.mark.usefixtures("cluster")
 def test_a_kit_that_is_not_prepared_is_a_failure(kit: Kit) -> None:
     root = kit("k8s/site-1")
     assert "The kit does not use flargo" in run("--kit", root).stdout
@@ -107,12 +107,12 @@ def test_a_kit_that_is_not_prepared_is_a_failure(kit: Kit) -> None:
     assert "The kit does not use flargo" not in run("--kit", root).stdout
 
 
-def test_in_the_parents_pod_its_workspace_is_the_kit(clinic: Clinic, kit: Kit, tmp_path: Path) -> None:
+def test_in_the_parents_pod_its_workspace_is_the_kit(cluster: FakeCluster, kit: Kit, tmp_path: Path) -> None:
     """Without the chart, and with every file a link, as Kubernetes mounts ConfigMaps and Secrets."""
     root = kit("k8s/site-1")
     command_line.run("prepare", root)
     workspace = mounted(root, tmp_path / "workspace")
-    clinic.user = "system:serviceaccount:lab:site-1"
+    cluster.user = "system:serviceaccount:lab:site-1"
     shown = run("--kit", workspace)
     assert "site-1 may do all" in shown.stdout
     assert "failure  kit" not in shown.stdout
@@ -130,7 +130,7 @@ def mounted(root: Path, workspace: Path) -> Path:
     return workspace
 
 
-@pytest.mark.usefixtures("clinic")
+@pytest.mark.usefixtures("cluster")
 def test_a_policy_on_images_does_not_fail_the_example(kit: Kit) -> None:
     root = kit("k8s/site-1")
     policy = "policy={images: [registry.example/only/*], digests: true, memory: 4Gi, cpu: 2, ephemeral_storage: 1Gi}"
@@ -139,7 +139,7 @@ def test_a_policy_on_images_does_not_fail_the_example(kit: Kit) -> None:
     assert not [each for each in said["findings"] if each["check"] == "kit" and each["level"] != "ok"]
 
 
-@pytest.mark.usefixtures("clinic")
+@pytest.mark.usefixtures("cluster")
 def test_a_job_of_ones_own_is_tried(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text('{"launcher_spec": {"default": {"k8s": {"image": "x", "memory": "4 GB"}}}}')
     shown = run("--namespace", HOME, "--job", tmp_path)
@@ -239,9 +239,9 @@ def test_with_the_kits_kubeconfig_whoever_asks_is_the_parent(
     assert command_line.run("prepare", root, "--config-file", theirs).exit_code == 0
     used: list[tuple[str | None, str | None]] = []
 
-    def survey(config_file: str | None, context: str | None) -> Clinic:
+    def survey(config_file: str | None, context: str | None) -> FakeCluster:
         used.append((config_file, context))
-        return Clinic(user="alice")
+        return FakeCluster(user="alice")
 
     monkeypatch.setattr(command, "_survey", survey)
     shown = run("--kit", root, "--use-kit-kubeconfig")
@@ -274,10 +274,10 @@ def test_a_kubeconfig_of_the_kits_that_is_not_here_is_no_other_one(kit: Kit) -> 
     assert "kubeconfig /nowhere/config does not exist here" in shown.stderr
 
 
-def test_a_namespace_of_argos_can_be_named(clinic: Clinic) -> None:
+def test_a_namespace_of_argos_can_be_named(cluster: FakeCluster) -> None:
     container = {"name": "workflow-controller", "image": "quay.io/argoproj/workflow-controller:v3.7.18"}
     pod = {"metadata": {"namespace": "workflows"}, "spec": {"containers": [container]}}
-    clinic.objects["/api/v1/pods"] = {"items": [pod]}
+    cluster.objects["/api/v1/pods"] = {"items": [pod]}
     assert "name it by --argo-namespace" in run("--namespace", HOME).stdout
     shown = run("--namespace", HOME, "--argo-namespace", "other", "--argo-namespace", "workflows")
     assert "v3.7.18 in namespace workflows" in shown.stdout

@@ -34,7 +34,7 @@ from flargo.terms import Role
 from tests.harness.command_line import run
 from tests.harness.differential.cases import IMAGE, JOB_ID, STUDY
 from tests.harness.differential.parent import Parent
-from tests.harness.fake_cluster import Clinic
+from tests.harness.fake_cluster import FakeCluster
 
 MARKER = "Mark3r/s3cr3t=7"
 """As passwords are: with digits and signs."""
@@ -326,9 +326,9 @@ def test_render_hides_values(kit: Any, tmp_path: Path) -> None:
 
 
 def test_doctor_hides_values(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    clinic = Clinic()
-    monkeypatch.setattr("flargo.tools.cli.doctor._survey", lambda *_: clinic)
-    clinic.down = "Connection refused"
+    cluster = FakeCluster()
+    monkeypatch.setattr("flargo.tools.cli.doctor._survey", lambda *_: cluster)
+    cluster.connection_error = "Connection refused"
     root = staged(kit)
     for template in [*mutated(TEMPLATE)][::40]:
         (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(inline(template)))
@@ -340,7 +340,7 @@ def test_doctor_hides_values(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- unforeseen exceptions
 
 
-@pytest.mark.parametrize("where", ["read_launch", "plan", "REDACTION"])
+@pytest.mark.parametrize("where", ["read_launch", "build_plan", "REDACTION"])
 def test_unforeseen_exceptions_are_reported_by_type(site: Site, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise TypeError(MARKER)

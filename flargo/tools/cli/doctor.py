@@ -22,11 +22,11 @@ from flargo.tools.cli.cluster_options import load_config
 from flargo.tools.cli.option_types import NAMESPACE, SINGLE_LINE, CheckedText
 from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, write_hanging, write_json, write_line
 from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, read_job_meta, show_warnings
-from flargo.tools.doctor.check_table import examine
-from flargo.tools.doctor.facts import Questions
+from flargo.tools.doctor.check_table import run_checks
+from flargo.tools.doctor.facts import SiteNeeds
 from flargo.tools.doctor.findings import Finding, Level
 from flargo.tools.doctor.gather import Doctor
-from flargo.tools.doctor.samples import samples
+from flargo.tools.doctor.samples import build_samples
 from flargo.tools.kit.chart import parent_account
 from flargo.tools.kit.files import prefix_field
 
@@ -112,7 +112,7 @@ def doctor(
     launcher = None if use_kit_kubeconfig and is_account_guessed else options["account"] or questions.launcher
     questions = replace(questions, launcher=launcher, argo_namespaces=argo_namespaces)
     checker = Doctor(_survey(config_file, options["context"]), time.time, time.sleep)
-    findings = examine(checker.gather(questions, guessed=is_account_guessed, patience=wait))
+    findings = run_checks(checker.gather(questions, guessed=is_account_guessed, patience=wait))
     if as_json:
         levels = _count_levels(findings)
         write_json({"namespace": questions.namespace, "summary": levels, "findings": [*map(asdict, findings)]})
@@ -185,17 +185,17 @@ def _namespace(staged: StagedParent, options: dict[str, str | None], config_file
     return _load_config(config_file, options["context"])[1]
 
 
-def _questions(staged: StagedParent, meta: dict[str, Any] | None, namespace: str) -> Questions:
+def _questions(staged: StagedParent, meta: dict[str, Any] | None, namespace: str) -> SiteNeeds:
     settings, site = replace(staged.settings, namespace=namespace), staged.site
-    rendered, refused = samples(meta, site.files if site is not None else {}, staged.stage, settings)
-    return Questions(
+    rendered, refused = build_samples(meta, site.files if site is not None else {}, staged.stage, settings)
+    return SiteNeeds(
         namespace=namespace,
         launcher=parent_account(site) if site is not None and site.values is not None else _DEFAULT_ACCOUNT,
         executor=settings.argo.executor_service_account,
         instance_id=settings.argo.instance_id,
-        prepared=staged.is_prepared,
+        is_prepared=staged.is_prepared,
         samples=tuple(rendered),
-        refused=refused,
+        rejected_jobs=refused,
     )
 
 

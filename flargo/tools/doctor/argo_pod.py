@@ -15,13 +15,13 @@ from flargo.terms import MAIN_CONTAINER, Object
 
 _EXECUTOR_IMAGE = "quay.io/argoproj/argoexec"
 """Stands for whatever the controller was given; a dry run pulls nothing."""
-_OF_EXECUTOR = ("securityContext", "resources")
+_EXECUTOR_FIELDS = ("securityContext", "resources")
 """Of the settings' ``executor``, what admission looks at (newExecContainer in workflowpod.go)."""
-_BY_NAME: Final = frozenset({"containers", "initContainers"})
+_MERGED_BY_NAME: Final = frozenset({"containers", "initContainers"})
 """Lists that a strategic merge patch merges by their entries' names, of those that flargo patches."""
 
 
-def pod_of(workflow: Object, executor: Object | None = None) -> Object:
+def build_pod(workflow: Object, executor: Object | None = None) -> Object:
     """The pod of a Workflow with one template.
 
     Args:
@@ -31,7 +31,7 @@ def pod_of(workflow: Object, executor: Object | None = None) -> Object:
     spec = workflow["spec"]
     (template,) = spec["templates"]
     main = {"name": MAIN_CONTAINER, **template["container"]}
-    said = {key: executor[key] for key in _OF_EXECUTOR if executor and key in executor}
+    said = {key: executor[key] for key in _EXECUTOR_FIELDS if executor and key in executor}
     wait, init = ({"name": name, "image": _EXECUTOR_IMAGE, **said} for name in (EXECUTOR_WAIT, EXECUTOR_INIT))
     pod: Object = {
         "restartPolicy": "Never",
@@ -41,7 +41,7 @@ def pod_of(workflow: Object, executor: Object | None = None) -> Object:
         "initContainers": [init, *template.get("initContainers", [])],
     }
     meta = {key: workflow["metadata"][key] for key in ("name", "namespace")}
-    merged = _merged(pod, json.loads(template.get("podSpecPatch", "{}")))
+    merged = _merge(pod, json.loads(template.get("podSpecPatch", "{}")))
     return deepcopy(
         {"apiVersion": "v1", "kind": "Pod", "metadata": {**meta, **template.get("metadata", {})}, "spec": merged}
     )
@@ -58,20 +58,20 @@ def _fields(place: Destination) -> list[str]:
     return [field for field, goes in POD_FIELDS.items() if goes is place]
 
 
-def _merged(whole: Object, patch: Object) -> Object:
+def _merge(whole: Object, patch: Object) -> Object:
     made = {**whole}
     for key, value in patch.items():
-        if key in _BY_NAME:
-            made[key] = _merged_by_name(made.get(key, []), value)
+        if key in _MERGED_BY_NAME:
+            made[key] = _merge_by_name(made.get(key, []), value)
         elif isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = _merged(made[key], value)
+            made[key] = _merge(made[key], value)
         else:
             made[key] = value
     return made
 
 
-def _merged_by_name(entries: list[Any], patches: list[Any]) -> list[Object]:
+def _merge_by_name(entries: list[Any], patches: list[Any]) -> list[Object]:
     by_name = {entry["name"]: entry for entry in entries}
     for patch in patches:
-        by_name[patch["name"]] = _merged(by_name.get(patch["name"], {}), patch)
+        by_name[patch["name"]] = _merge(by_name.get(patch["name"], {}), patch)
     return [*by_name.values()]

@@ -79,7 +79,7 @@ CHECKS: Final = (
         _ACCOUNTS,
         access_checks.job_account,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "kit",
@@ -95,7 +95,7 @@ CHECKS: Final = (
         "Make them, or correct the study file.",
         job_checks.claims,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "study secrets",
@@ -104,7 +104,7 @@ CHECKS: Final = (
         "Make them, or correct the study file.",
         job_checks.secrets,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "config maps",
@@ -113,7 +113,7 @@ CHECKS: Final = (
         "Make them, or correct the pod template.",
         job_checks.config_maps,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "queue",
@@ -122,16 +122,16 @@ CHECKS: Final = (
         "Make it, as `deploy/queue.yaml` does, or correct `argo.semaphore`.",
         job_checks.queue,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "pull secrets",
         "the Secrets that images are pulled with are there, and are such Secrets",
         "`IMAGE`",
         "`kubectl create secret docker-registry`, or correct `image_pull_secrets`.",
-        job_checks.pulling,
+        job_checks.image_pull_secrets,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "workflow",
@@ -140,7 +140,7 @@ CHECKS: Final = (
         "See the message: a policy, a webhook, or definitions older than Argo 3.6.",
         job_checks.workflow,
         ("namespace", "argo"),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "pod security",
@@ -149,7 +149,7 @@ CHECKS: Final = (
         "Change the pod template or `security_context`, or the namespace's level.",
         job_checks.pod_security,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "quota",
@@ -158,7 +158,7 @@ CHECKS: Final = (
         "Raise the quota, or ask for less.",
         job_checks.quota,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
     Check(
         "pod",
@@ -167,29 +167,29 @@ CHECKS: Final = (
         "See the message: an account, a class, a limit range, a policy or a webhook.",
         job_checks.pod,
         ("namespace",),
-        of_jobs=True,
+        needs_samples=True,
     ),
 )
 
 
-def examine(facts: Facts) -> list[Finding]:
+def run_checks(facts: Facts) -> list[Finding]:
     """All findings, in the table's order. What builds on something that failed is not judged."""
     made: list[Finding] = []
     failed: set[str] = set()
     for check in CHECKS:
-        missing = next((name for name in check.needs if name in failed), None)
+        missing = next((name for name in check.depends_on if name in failed), None)
         if missing is not None:
             failed.add(check.name)
             made.append(
                 Finding(check.name, Level.UNKNOWN, f"Not looked at: {missing} comes first.", "Mend that first.")
             )
             continue
-        if check.of_jobs and not facts.wanted.samples:
+        if check.needs_samples and not facts.needs.samples:
             made.append(
                 Finding(check.name, Level.UNKNOWN, "Not looked at: no job could be made.", "See the kit's check.")
             )
             continue
-        found = [Finding(check.name, said.level, said.what, said.todo) for said in check.find(facts)]
+        found = [Finding(check.name, said.level, said.what, said.todo) for said in check.run(facts)]
         if any(finding.level is Level.FAILURE for finding in found):
             failed.add(check.name)
         made += found

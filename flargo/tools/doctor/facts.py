@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from flargo.cluster.answer import Answer
 from flargo.terms import Object
-from flargo.tools.doctor.argo_pod import pod_of
+from flargo.tools.doctor.argo_pod import build_pod
 from flargo.tools.doctor.references import Kind
 
-UNASKED = Answer(0, message="not asked")
+NOT_ASKED = Answer(0, message="not asked")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,23 +26,23 @@ class Right:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleJob:
     """A job that the site would submit."""
 
     name: str
     """For people: which job, or which study's."""
     workflow: Object
-    made_with_it: frozenset[str]
+    own_secrets: frozenset[str]
     """The Secrets that flargo makes for it."""
 
     @property
     def pod(self) -> Object:
         """The pod that Argo would make of it."""
-        return pod_of(self.workflow)
+        return build_pod(self.workflow)
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class SiteNeeds:
     """What a site needs of its cluster."""
 
     namespace: str
@@ -54,10 +54,10 @@ class Questions:
     """Of the Workflow controller."""
     argo_namespaces: tuple[str, ...] = ()
     """Where else, by what a person has said, a Workflow controller serves the site."""
-    prepared: bool = True
+    is_prepared: bool = True
     """Whether the site's kit uses flargo."""
-    samples: tuple[Sample, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    samples: tuple[SampleJob, ...] = ()
+    rejected_jobs: Mapping[str, str] = field(default_factory=dict)
     """Why flargo itself would refuse the others, by their names."""
 
 
@@ -67,22 +67,22 @@ class Probe:
 
     instance_id: str | None
     created: Answer
-    seen: Answer = UNASKED
+    latest: Answer = NOT_ASKED
     """The last look at it."""
     seconds: float = 0.0
     """After how many the controller had taken notice, or nobody waited any longer."""
-    left: str = ""
+    undeleted_name: str = ""
     """Its name, where it could not be deleted."""
 
     @property
     def phase(self) -> str:
         """Argo's word for how it is; empty: no controller has taken notice."""
-        return str((self.seen.body.get("status") or {}).get("phase") or "")
+        return str((self.latest.body.get("status") or {}).get("phase") or "")
 
     @property
     def message(self) -> str:
         """Argo's words on that."""
-        return str((self.seen.body.get("status") or {}).get("message") or "")
+        return str((self.latest.body.get("status") or {}).get("message") or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Clock:
     """The API server's, as its answer has it."""
     local: float
     """This machine's, in seconds since 1970."""
-    doubt: float
+    uncertainty: float
     """Seconds by which the two readings may be apart."""
 
 
@@ -101,24 +101,24 @@ class Clock:
 class Facts:
     """All that was seen. What was not asked is ``UNASKED`` or empty."""
 
-    wanted: Questions
+    needs: SiteNeeds
     version: Answer
     """Of the API server; where it is not reached, why."""
     clock: Clock
-    reached: bool = False
+    is_reachable: bool = False
     """Whether the API server answers and takes the credentials. Without that nothing else was asked."""
-    me: str = ""
+    username: str = ""
     """Who asked, by the API server's name for it; empty: it does not say."""
-    namespace: Answer = UNASKED
-    argo: Answer = UNASKED
+    namespace: Answer = NOT_ASKED
+    argo: Answer = NOT_ASKED
     """The resources of Argo's API."""
-    controllers: Answer = UNASKED
+    controllers: Answer = NOT_ASKED
     """The pods of Workflow controllers, in the namespaces that are trusted with that."""
     other_controllers: tuple[str, ...] = ()
     """Other namespaces with pods that call themselves a Workflow controller. Anybody can give a pod their label."""
     settings: Mapping[str, Answer] = field(default_factory=dict)
     """The ConfigMaps that a controller may have its settings from, by their namespaces."""
-    rights: Mapping[Right, Answer] = field(default_factory=dict)
+    launcher_rights: Mapping[Right, Answer] = field(default_factory=dict)
     """Reviews of the launcher's."""
     executor_rights: Mapping[Right, Answer] = field(default_factory=dict)
     probe_rights: Mapping[Right, Answer] = field(default_factory=dict)

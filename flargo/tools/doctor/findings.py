@@ -35,16 +35,16 @@ class Check:
     """One thing that is looked at."""
 
     name: str
-    asks: str
+    condition: str
     """What it finds out, for the docs."""
-    matters: str
+    consequence: str
     """What becomes of a job otherwise."""
     remedy: str
     """What to do, where the finding itself knows no better."""
-    find: Callable[[Facts], Iterable[CheckResult]]
-    needs: tuple[str, ...] = ()
+    run: Callable[[Facts], Iterable[CheckResult]]
+    depends_on: tuple[str, ...] = ()
     """The checks without which this one would only repeat their failure."""
-    of_jobs: bool = False
+    needs_samples: bool = False
     """Whether it looks at what jobs would be, so that without any it can say nothing."""
 
 
@@ -83,7 +83,7 @@ def unknown(what: str, todo: str) -> CheckResult:
     return CheckResult(Level.UNKNOWN, what, todo)
 
 
-def unseen(what: str, answer: Answer) -> CheckResult:
+def unreadable(what: str, answer: Answer) -> CheckResult:
     """The same, for this answer's sake; an object of an impossible name is a failure: it can't be there."""
     if answer.invalid_target:
         return failure(f"{what}: {answer}.", "Correct the name in the kit or the job that says it.")

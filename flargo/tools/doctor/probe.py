@@ -18,14 +18,14 @@ from flargo.job.workflow import INSTANCE_ID
 from flargo.terms import ARGO_API_VERSION, GROUP, Object
 from flargo.tools.doctor.facts import Probe, Right
 
-RIGHTS: Final = tuple(Right("argoproj.io", "workflows", verb) for verb in ("create", "get", "delete"))
+PROBE_RIGHTS: Final = tuple(Right("argoproj.io", "workflows", verb) for verb in ("create", "get", "delete"))
 """What it takes. Whoever may not delete submits nothing."""
-LABEL = f"{GROUP}/doctor"
-_LOOKS = 0.5
+PROBE_LABEL = f"{GROUP}/doctor"
+_POLL_SECONDS = 0.5
 """Seconds between looks."""
-_OUTLIVES = 60
+_EXTRA_SECONDS = 60
 """Seconds that it waits beyond the doctor's patience, and is then kept."""
-_TRIES = 3
+_MAX_DELETE_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Prober:
     def probe(self, instance_id: str | None, patience: float) -> Probe:
         """Submit one, see who takes notice within so many seconds, and delete it."""
         name = f"flargo-doctor-{secrets.token_hex(4)}"
-        created = self.survey.post(self._to(), workflow(name, self.namespace, instance_id, patience))
+        created = self.survey.post(self._to(), build_probe(name, self.namespace, instance_id, patience))
         if not created.status:  # the answer may be lost, and the probe made
             seen = self._look(name)
             created = seen if seen.ok else created
@@ -52,21 +52,21 @@ class Prober:
             made = self._followed(made, name, patience)
         finally:
             gone = self._delete(name, uid)
-        return replace(made, left="" if gone else name)
+        return replace(made, undeleted_name="" if gone else name)
 
     def _followed(self, probe: Probe, name: str, patience: float) -> Probe:
         begun = self.now()
         while True:
-            seen = replace(probe, seen=self._look(name), seconds=self.now() - begun)
-            if seen.phase or seen.seen.not_found or seen.seconds >= patience:
+            seen = replace(probe, latest=self._look(name), seconds=self.now() - begun)
+            if seen.phase or seen.latest.not_found or seen.seconds >= patience:
                 return seen
-            self.pause(_LOOKS)
+            self.pause(_POLL_SECONDS)
 
     def _delete(self, name: str, uid: str) -> bool:
-        for _ in range(_TRIES):
+        for _ in range(_MAX_DELETE_TRIES):
             if self.survey.delete(self._to(name), uid).ok or self._look(name).not_found:
                 return True
-            self.pause(_LOOKS)
+            self.pause(_POLL_SECONDS)
         return False
 
     def _look(self, name: str) -> Answer:
@@ -76,10 +76,10 @@ class Prober:
         return partial(target.resource, f"apis/{ARGO_API_VERSION}", "workflows", namespace=self.namespace, name=name)
 
 
-def workflow(name: str, namespace: str, instance_id: str | None, patience: float) -> Object:
+def build_probe(name: str, namespace: str, instance_id: str | None, patience: float) -> Object:
     """The Workflow of a probe. It bears no label by which a parent, or a sweep, would take it for a job."""
-    labels = {LABEL: "probe", **({INSTANCE_ID: instance_id} if instance_id else {})}
-    step = {"name": "wait", "suspend": {"duration": str(round(patience) + _OUTLIVES)}}
+    labels = {PROBE_LABEL: "probe", **({INSTANCE_ID: instance_id} if instance_id else {})}
+    step = {"name": "wait", "suspend": {"duration": str(round(patience) + _EXTRA_SECONDS)}}
     return {
         "apiVersion": ARGO_API_VERSION,
         "kind": "Workflow",
@@ -87,12 +87,12 @@ def workflow(name: str, namespace: str, instance_id: str | None, patience: float
         "spec": {
             "entrypoint": step["name"],
             "templates": [step],
-            "ttlStrategy": {"secondsAfterCompletion": _OUTLIVES},
+            "ttlStrategy": {"secondsAfterCompletion": _EXTRA_SECONDS},
         },
     }
 
 
-def other_ids(wanted: str | None, labels: Iterable[Object], settings: Iterable[Object]) -> list[str | None]:
+def candidate_ids(wanted: str | None, labels: Iterable[Object], settings: Iterable[Object]) -> list[str | None]:
     """The instance ids to try next: none, what Workflows here bear, what controllers' settings say; never the same."""
     named = [*(each.get(INSTANCE_ID) for each in labels), *(each.get("instanceID") for each in settings)]
     # A setting is YAML, so an id of digits is a number there. What no label can hold is nobody's id.

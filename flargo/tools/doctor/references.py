@@ -30,9 +30,9 @@ def references(pod: Object) -> Iterator[Reference]:
     """Every Secret, ConfigMap and volume claim that a pod needs; those that are optional, or pulled with, left out."""
     spec = pod["spec"]
     for volume in spec.get("volumes") or []:
-        yield from _of_volume(volume)
+        yield from _volume_references(volume)
     for container in [*(spec.get("initContainers") or []), *spec["containers"]]:
-        yield from _of_container(container)
+        yield from _container_references(container)
 
 
 def pull_secrets(pod: Object) -> list[str]:
@@ -44,41 +44,41 @@ def semaphores(workflow: Object) -> Iterator[Reference]:
     """The ConfigMaps and keys in which Argo reads how many of a Workflow's kind may run at once."""
     for template in workflow["spec"]["templates"]:
         for each in (template.get("synchronization") or {}).get("semaphores") or []:
-            yield from _of_key(Kind.CONFIG_MAP, each.get("configMapKeyRef"))
+            yield from _key_reference(Kind.CONFIG_MAP, each.get("configMapKeyRef"))
 
 
-def account(pod: Object) -> str:
+def pod_account(pod: Object) -> str:
     """The service account that a pod runs as."""
     return str(pod["spec"].get("serviceAccountName") or "default")
 
 
-def _of_volume(volume: Object) -> Iterator[Reference]:
+def _volume_references(volume: Object) -> Iterator[Reference]:
     if "persistentVolumeClaim" in volume:
         yield Reference(Kind.CLAIM, volume["persistentVolumeClaim"]["claimName"])
     sources = (volume.get("projected") or {}).get("sources") or []
     for source in [volume, *sources]:
         # A volume says secretName where a projection, as everything else, says name.
-        yield from _of_items(Kind.SECRET, source.get("secret"), "secretName" if source is volume else "name")
-        yield from _of_items(Kind.CONFIG_MAP, source.get("configMap"), "name")
+        yield from _object_reference(Kind.SECRET, source.get("secret"), "secretName" if source is volume else "name")
+        yield from _object_reference(Kind.CONFIG_MAP, source.get("configMap"), "name")
     published = (volume.get("csi") or {}).get("nodePublishSecretRef")
-    yield from _of_items(Kind.SECRET, published, "name")
+    yield from _object_reference(Kind.SECRET, published, "name")
 
 
-def _of_items(kind: Kind, said: Object | None, name: str) -> Iterator[Reference]:
+def _object_reference(kind: Kind, said: Object | None, name: str) -> Iterator[Reference]:
     if said and said.get(name) and not said.get("optional"):
         yield Reference(kind, said[name], tuple(str(item["key"]) for item in said.get("items") or []))
 
 
-def _of_container(container: Object) -> Iterator[Reference]:
+def _container_references(container: Object) -> Iterator[Reference]:
     for source in container.get("envFrom") or []:
-        yield from _of_items(Kind.SECRET, source.get("secretRef"), "name")
-        yield from _of_items(Kind.CONFIG_MAP, source.get("configMapRef"), "name")
+        yield from _object_reference(Kind.SECRET, source.get("secretRef"), "name")
+        yield from _object_reference(Kind.CONFIG_MAP, source.get("configMapRef"), "name")
     for variable in container.get("env") or []:
         source = variable.get("valueFrom") or {}
-        yield from _of_key(Kind.SECRET, source.get("secretKeyRef"))
-        yield from _of_key(Kind.CONFIG_MAP, source.get("configMapKeyRef"))
+        yield from _key_reference(Kind.SECRET, source.get("secretKeyRef"))
+        yield from _key_reference(Kind.CONFIG_MAP, source.get("configMapKeyRef"))
 
 
-def _of_key(kind: Kind, said: Object | None) -> Iterator[Reference]:
+def _key_reference(kind: Kind, said: Object | None) -> Iterator[Reference]:
     if said and said.get("name") and not said.get("optional"):
         yield Reference(kind, said["name"], (str(said["key"]),))

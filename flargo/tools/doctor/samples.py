@@ -9,7 +9,7 @@ from flargo.flare.dry_run import SimulatedParent, dry_run
 from flargo.job.documents import load_yaml
 from flargo.job.settings import Settings
 from flargo.job.validate import InvalidInput
-from flargo.tools.doctor.facts import Sample
+from flargo.tools.doctor.facts import SampleJob
 from flargo.tools.kit.files import Files
 from flargo.tools.kit.site import STUDY_DATA, STUDY_RUNTIME
 
@@ -17,9 +17,9 @@ _IMAGE = "registry.example/flargo-doctor:none"
 """Stands for a job's. Nothing pulls it."""
 
 
-def samples(
+def build_samples(
     job_meta: dict[str, Any] | None, files: Files, stage: SimulatedParent, settings: Settings
-) -> tuple[list[Sample], dict[str, str]]:
+) -> tuple[list[SampleJob], dict[str, str]]:
     """What the site would submit, and why it would refuse the rest, both by names for people.
 
     Args:
@@ -29,7 +29,7 @@ def samples(
         settings: its launcher's.
     """
     made, refused = [], {}
-    for name, meta in _metas(job_meta, files, settings):
+    for name, meta in _job_metas(job_meta, files, settings):
         # The example's image is no job author's, so the site's lists of images are not held against it.
         lifted = settings if job_meta is not None else _without_image_policy(settings)
         try:
@@ -41,23 +41,25 @@ def samples(
             refused[name] = "nvflare does not accept what the job or the site's study file says"
             continue
         workflow = json.loads(json.dumps(plan.workflow))
-        made.append(Sample(name, workflow, frozenset({plan.startup.name, plan.credentials.name})))
+        made.append(SampleJob(name, workflow, frozenset({plan.startup.name, plan.credentials.name})))
     return made, refused
 
 
-def studies(files: Files) -> list[str]:
+def study_names(files: Files) -> list[str]:
     """The studies of a site's files. A file that cannot be read is told of when a job is rendered."""
-    named = {*_parsed(files, STUDY_DATA)}
-    runtime = _parsed(files, STUDY_RUNTIME).get("studies")
+    named = {*_parse_or_empty(files, STUDY_DATA)}
+    runtime = _parse_or_empty(files, STUDY_RUNTIME).get("studies")
     return sorted(str(name) for name in named | {*(runtime if isinstance(runtime, dict) else {})})
 
 
-def _metas(job_meta: dict[str, Any] | None, files: Files, settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+def _job_metas(
+    job_meta: dict[str, Any] | None, files: Files, settings: Settings
+) -> Iterator[tuple[str, dict[str, Any]]]:
     if job_meta is not None and job_meta.get("study"):
         yield f"the job, of study {job_meta['study']}", job_meta
         return
     yield ("the job" if job_meta is not None else "a job without study"), job_meta or _example(settings)
-    for study in studies(files):
+    for study in study_names(files):
         yield f"a job of study {study}", {**(job_meta or _example(settings)), "study": study}
 
 
@@ -72,7 +74,7 @@ def _without_image_policy(settings: Settings) -> Settings:
     return replace(settings, argo=replace(settings.argo, policy=policy))
 
 
-def _parsed(files: Files, path: str) -> dict[str, Any]:
+def _parse_or_empty(files: Files, path: str) -> dict[str, Any]:
     try:
         found = load_yaml(path, files.get(path, b""))
     except InvalidInput:
