@@ -1,1 +1,1 @@
-"""What a job becomes, without I/O: settings, names, the pod, the Workflow, the plan."""
+"""Turn a launch into a plan, without I/O: settings, trust table, policy, names, pod, Workflow."""

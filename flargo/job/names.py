@@ -17,7 +17,7 @@ _HASH_DIGITS = 20
 _HASHED_LABEL = re.compile(rf".*--[0-9a-f]{{{_HASH_DIGITS}}}", re.DOTALL)
 _MAX_DISPLAY_LENGTH = 120
 _READ_FACTOR = 16
-"""How many characters of a text are read for each one that may be displayed, however long the text is."""
+"""Number of characters that are read for each one that may be displayed, however long the text is."""
 
 
 def label_value(text: str) -> str:

@@ -39,7 +39,7 @@ def _list_of(check: Check) -> Check:
 
 
 _OR_ANY = "null (any)"
-"""How error messages name the default, None: jobs may have any value."""
+"""The name of the default, None, in error messages: jobs may have any value."""
 
 
 @dataclass(frozen=True, slots=True)

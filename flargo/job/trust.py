@@ -38,11 +38,11 @@ class TrustRule:
     """The input: a key, a file, or a phrase that describes it. Markdown, like the texts below."""
     source: Source
     destination: str
-    """Where the value ends up."""
+    """The place where the value ends up."""
     allowed: str
-    """Which values are allowed."""
+    """The values that are allowed."""
     consequence: str = "refused"
-    """What happens to a value that is not allowed."""
+    """The consequence for a value that is not allowed."""
     check: Check | None = None
     """The check that enforces ``allowed`` when a launch is read; None if the rule is enforced elsewhere."""
 

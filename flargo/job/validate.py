@@ -115,11 +115,11 @@ class InvalidInput(ValueError):  # noqa: N818  (the name says what is wrong bett
     """
 
     field: str
-    """Where the value stands, as its author would write it: an option, a file, or a path such as ``argo['queued']``."""
+    """The field's name as its author would write it: an option, a file, or a path such as ``argo['queued']``."""
     value: str
     """The value as text, shortened; "missing" for MISSING, "not shown here" for HIDDEN."""
     allowed: str
-    """What the field may be: a noun phrase, or a Sentence."""
+    """The allowed values: a noun phrase, or a Sentence."""
     problem: str
     """The message without the field's name: a predicate such as "is -3; expected a number of seconds > 0"."""
 
@@ -127,7 +127,7 @@ class InvalidInput(ValueError):  # noqa: N818  (the name says what is wrong bett
         """Say which field has a value that is not allowed.
 
         Args:
-            field: where the value stands, as its author would write it.
+            field: the field's name, as its author would write it.
             value: the value itself, MISSING, HIDDEN, or a Verbatim text that describes it.
             allowed: a noun phrase that completes "expected ...", or a Sentence.
         """

@@ -1,4 +1,4 @@
-"""Texts that make a terminal do what their author wants, and how it shows that none got through."""
+"""Texts that attack a terminal, and a check that a program's output contains none of their characters."""
 
 import re
 import unicodedata
@@ -41,14 +41,14 @@ ATTACKS = {
 }
 """Known attacks on terminals, and on the people who read them."""
 BYTE_ATTACKS = {"no UTF-8": b"\x9b2J \xff\xfe \xc0\xaf \xed\xa0\x80 \x90q\x9c"}
-"""And some that are no text."""
+"""Attacks that are not valid UTF-8."""
 ALL_ATTACKS = " ".join(ATTACKS.values())
 _OWN_STYLES = re.compile("\x1b\\[(?:0|1|2|3[1-6]|1;3[1-6])m")
-"""Colours that flargo itself uses; none of the attacks has one of them."""
+"""Colours that flargo itself uses; no attack contains one of them."""
 _UNPRINTABLE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
-def bad_characters(shown: bytes) -> set[str]:
-    """What a terminal has been sent that is neither printable, nor a line's end, nor a colour of flargo's."""
-    text = _OWN_STYLES.sub("", shown.decode()).replace("\r\n", "").replace("\n", "")
+def bad_characters(output: bytes) -> set[str]:
+    """Return the characters of an output that are not printable, except line ends and flargo's own colours."""
+    text = _OWN_STYLES.sub("", output.decode()).replace("\r\n", "").replace("\n", "")
     return {character for character in text if unicodedata.category(character) in _UNPRINTABLE_CATEGORIES}

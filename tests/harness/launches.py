@@ -1,4 +1,4 @@
-"""Words for tests of the plan: a launch as FLARE asks for it, with a pod template or without."""
+"""Launches with and without a pod template, and the plans and pods that they become."""
 
 import tempfile
 from dataclasses import replace
@@ -15,21 +15,21 @@ Object = dict[str, Any]
 
 
 def launch(case: Case | None = None, role: Role = Role.CLIENT, **changes: Any) -> Launch:
-    """The launch of a case, or of a plain one."""
+    """Return the launch of a case, by default of a plain job; ``changes`` replace its fields."""
     with tempfile.TemporaryDirectory() as root:
         return replace((case or Case("plain")).launch(Path(root), role), **changes)
 
 
 def launch_with_template(spec: Object | None = None, **metadata: Any) -> Launch:
-    """The launch of a job whose site has a pod template."""
+    """Return the launch of a job whose site has a pod template."""
     return launch(study_case("with a template", template(spec, **metadata)))
 
 
-def plan_for(asked: Launch | None = None, **arguments: Any) -> Plan:
-    """What becomes of it with a launcher's arguments."""
-    return build_plan(asked or launch(), check_settings(**arguments))
+def plan_for(request: Launch | None = None, **arguments: Any) -> Plan:
+    """Return the plan of a launch, with a launcher's arguments."""
+    return build_plan(request or launch(), check_settings(**arguments))
 
 
-def argo_pod(made: Plan) -> Object:
-    """The pod that Argo would make of a plan."""
-    return pod_from_workflow(made.workflow)
+def argo_pod(plan: Plan) -> Object:
+    """Return the pod that Argo would create for a plan."""
+    return pod_from_workflow(plan.workflow)

@@ -1,7 +1,7 @@
-"""Whether a Workflow is one that a site would let a stranger's job become: an allow-list, field by field.
+"""An allow-list of everything that a job's Workflow may contain, field by field.
 
-Written against Argo's and Kubernetes' objects, knowing nothing of the code that makes them: a field that is not in
-the list, or a value that is not of its shape, is a problem, whatever it does. The holes that a job may fill are
+It is written against Argo's and Kubernetes' objects and uses none of the code that builds them. A field that is not in
+the list, or a value that does not have the listed shape, is a problem, whatever its effect. A job may only choose
 ``image``, ``command``, amounts of resources, and names that people read.
 """
 
@@ -15,7 +15,7 @@ from kubernetes.utils import quantity
 
 Object = dict[str, Any]
 Shape = Callable[[Any, str], Iterator[str]]
-"""Takes a value and its place; yields what is wrong."""
+"""Takes a value and its place, and yields the problems in it."""
 
 LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -25,36 +25,36 @@ AMOUNT = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,
 IMAGE = r"[A-Za-z0-9\[][-A-Za-z0-9._:/@\[\]]{0,511}"
 PROGRAM = r"(?!.*\$\()[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,4096}"
 MAX_QUANTITY = 2**63 - 1
-"""Of a quantity: resource.Quantity counts no further."""
+"""Largest quantity that Kubernetes can count (resource.Quantity)."""
 MAX_WORKFLOW_BYTES = 100_000
-"""Bytes of a Workflow: etcd takes some 1.5 MB."""
+"""Bytes of a Workflow; etcd accepts about 1.5 MB."""
 
 
 @dataclass(frozen=True)
 class SiteFacts:
-    """What a site and FLARE have fixed, before any job was heard."""
+    """The parts of a Workflow that the site and FLARE determine, whatever a job's metadata contains."""
 
     role: str
     labels: Mapping[str, str]
-    """Patterns of the labels that say which site, federation and run of the parent."""
+    """Patterns of the labels for the site, the federation and the run of the parent."""
     args: Sequence[str]
-    """The module and its options; ``{JOB}`` stands for the job's id."""
+    """The container's arguments; ``{JOB}`` stands for the job's id."""
     owner: str
-    """The parent's cell."""
+    """The name of the parent's cell."""
     root: str
-    """The parent's workspace."""
+    """The directory of the parent's workspace."""
     startup: str
-    """A pattern: the name of the Secret with the startup kit."""
+    """A pattern of the name of the Secret with the startup kit."""
     namespace: str = "default"
     mount: str = "/var/tmp/nvflare/workspace"
     account: str = "flargo-job"
     executor: str = "flargo-executor"
     credentials: Sequence[str] = ()
-    """Variables of the launch's own Secret."""
+    """The variables whose values are in the launch's own Secret."""
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     mounts: Sequence[Object] = ()
-    """Of the study; but for the name, which is nvflare's to make."""
+    """The study's volume mounts, without the names, which nvflare chooses."""
     volumes: Sequence[Object] = ()
     ceilings: Mapping[str, str] = field(default_factory=dict)
     deadline: int | None = None
@@ -62,25 +62,25 @@ class SiteFacts:
     programs: str = PROGRAM
 
 
-def find_problems(workflow: Object, job_id: str, here: SiteFacts) -> list[str]:
-    """What is wrong with a job's Workflow; nothing, if it is harmless."""
+def find_problems(workflow: Object, job_id: str, site: SiteFacts) -> list[str]:
+    """Return the problems of a job's Workflow; none if it is harmless."""
     if len(json.dumps(workflow)) > MAX_WORKFLOW_BYTES:
         return ["it is too large"]
-    return [*_unsafe_text(workflow, "workflow"), *_workflow(job_id, here)(workflow, "workflow")]
+    return [*_unsafe_text(workflow, "workflow"), *_workflow(job_id, site)(workflow, "workflow")]
 
 
-def equals(wanted: Any) -> Shape:
-    """This value, type and all."""
+def equals(expected: Any) -> Shape:
+    """Return a shape of exactly this value, types included."""
 
     def check(value: Any, where: str) -> Iterator[str]:
-        if json.dumps(value, sort_keys=True) != json.dumps(wanted, sort_keys=True):
-            yield f"{where} is {value!r}, not {wanted!r}"
+        if json.dumps(value, sort_keys=True) != json.dumps(expected, sort_keys=True):
+            yield f"{where} is {value!r}, not {expected!r}"
 
     return check
 
 
 def matches(pattern: str) -> Shape:
-    """A text that fits a pattern as a whole."""
+    """Return a shape of strings that match a pattern as a whole."""
 
     def check(value: Any, where: str) -> Iterator[str]:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
@@ -90,8 +90,8 @@ def matches(pattern: str) -> Shape:
 
 
 def record(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:
-    """A dictionary with these keys and no others."""
-    known = {**required, **(optional or {})}
+    """Return a shape of dictionaries with these keys and no others."""
+    shapes = {**required, **(optional or {})}
 
     def check(value: Any, where: str) -> Iterator[str]:
         if not isinstance(value, dict):
@@ -99,8 +99,8 @@ def record(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None =
             return
         yield from (f"{where}.{key} is not there" for key in required.keys() - value.keys())
         for key, entry in value.items():
-            if key in known:
-                yield from known[key](entry, f"{where}.{key}")
+            if key in shapes:
+                yield from shapes[key](entry, f"{where}.{key}")
             else:
                 yield f"{where}.{key} must not be there"
 
@@ -108,7 +108,7 @@ def record(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None =
 
 
 def list_of(*shapes: Shape) -> Shape:
-    """A list with an entry for each shape, in order."""
+    """Return a shape of lists that have an entry for each shape, in this order."""
 
     def check(value: Any, where: str) -> Iterator[str]:
         if not isinstance(value, list) or len(value) != len(shapes):
@@ -121,7 +121,7 @@ def list_of(*shapes: Shape) -> Shape:
 
 
 def json_text(shape: Shape) -> Shape:
-    """JSON in a text."""
+    """Return a shape of strings that contain JSON of a shape."""
 
     def check(value: Any, where: str) -> Iterator[str]:
         yield from shape(json.loads(value), where)
@@ -130,7 +130,7 @@ def json_text(shape: Shape) -> Shape:
 
 
 def _unsafe_text(value: Any, where: str) -> Iterator[str]:
-    """No text anywhere is an expression of Argo's, or has control characters or halves of characters in it."""
+    """Yield each string that has an expression of Argo, a control character or a lone surrogate, also among keys."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _unsafe_text(key, f"a key of {where}")
@@ -145,17 +145,17 @@ def _unsafe_text(value: Any, where: str) -> Iterator[str]:
 
 
 def parse_quantity(text: str) -> Any:
-    """How much it is, by Kubernetes' own client."""
+    """Return a quantity's value, as Kubernetes' own client computes it."""
     return quantity.parse_quantity(text.removeprefix("+"))  # type: ignore[no-untyped-call]
 
 
 def _amount(ceiling: str | None) -> Shape:
     def check(value: Any, where: str) -> Iterator[str]:
-        wrong = list(matches(AMOUNT)(value, where))
-        if wrong:
-            yield from wrong
+        problems = list(matches(AMOUNT)(value, where))
+        if problems:
+            yield from problems
         elif parse_quantity(value) > MAX_QUANTITY:
-            yield f"{where} is {value}, beyond counting"
+            yield f"{where} is {value}, more than Kubernetes can count"
         elif ceiling is not None and not 0 < parse_quantity(value) <= parse_quantity(ceiling):
             yield f"{where} is {value}, above {ceiling}"
 
@@ -172,15 +172,15 @@ def _gpus(ceiling: str | None) -> Shape:
     return check
 
 
-def _resources(here: SiteFacts) -> Shape:
+def _resources(site: SiteFacts) -> Shape:
     def amounts(ceilings: Mapping[str, str]) -> Shape:
-        known = {name: _amount(ceilings.get(name)) for name in ("cpu", "memory")}
+        amount_shapes = {name: _amount(ceilings.get(name)) for name in ("cpu", "memory")}
         gpus = {"nvidia.com/gpu": _gpus(ceilings.get("nvidia.com/gpu"))}
         storage = {"ephemeral-storage": _amount(ceilings.get("ephemeral-storage"))}
-        required = {name: shape for name, shape in known.items() if name in ceilings}
-        return record({**storage, **required}, {**known, **gpus})
+        required = {name: shape for name, shape in amount_shapes.items() if name in ceilings}
+        return record({**storage, **required}, {**amount_shapes, **gpus})
 
-    # What is requested is not more than the limit: that a scheduler looks at.
+    # A request must not exceed the limit, since the scheduler looks at requests only.
     def ordered(value: Any, where: str) -> Iterator[str]:
         for name, request in value.get("requests", {}).items():
             limit = value.get("limits", {}).get(name)
@@ -188,12 +188,12 @@ def _resources(here: SiteFacts) -> Shape:
                 yield f"{where}: {request} of {name} are requested, and {limit} the limit"
 
     def check(value: Any, where: str) -> Iterator[str]:
-        # A request that says nothing is not there, or is 0.
+        # A job without a request has none in the Workflow, or 0.
         requests = record(
             {}, {name: matches(AMOUNT) for name in ("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu")}
         )
-        wrong = list(record({"limits": amounts(here.ceilings), "requests": requests})(value, where))
-        yield from wrong or ordered(value, where)
+        problems = list(record({"limits": amounts(site.ceilings), "requests": requests})(value, where))
+        yield from problems or ordered(value, where)
 
     return check
 
@@ -209,21 +209,21 @@ RESTRICTED = equals(
 )
 
 
-def _env(job_id: str, secret: str, here: SiteFacts) -> Shape:
+def _env(job_id: str, secret: str, site: SiteFacts) -> Shape:
     def plain(name: str, shape: Shape) -> Shape:
         return record({"name": equals(name), "value": shape})
 
     def secret_of(name: str, source: str, key: str) -> Shape:
         return equals({"name": name, "valueFrom": {"secretKeyRef": {"name": source, "key": key}}})
 
-    # Of the job's own folder, and not back out of it; a site may have a slash in its name.
-    code = rf"{re.escape(here.mount)}/{re.escape(job_id)}(/(?!\.\.?/)[^/]+)*/custom"
+    # A path in the job's own folder, without .. in it; a site's name may have a slash.
+    code = rf"{re.escape(site.mount)}/{re.escape(job_id)}(/(?!\.\.?/)[^/]+)*/custom"
     return list_of(
-        *(plain(name, equals(value)) for name, value in here.env.items()),
+        *(plain(name, equals(value)) for name, value in site.env.items()),
         plain("PYTHONPATH", matches(code)),
-        plain("NVFL_WORKSPACE_OWNER_FQCN", equals(here.owner)),
-        *(secret_of(name, secret, name) for name in here.credentials),
-        *(secret_of(name, source, key) for name, (source, key) in here.secret_env.items()),
+        plain("NVFL_WORKSPACE_OWNER_FQCN", equals(site.owner)),
+        *(secret_of(name, secret, name) for name in site.credentials),
+        *(secret_of(name, source, key) for name, (source, key) in site.secret_env.items()),
     )
 
 
@@ -231,11 +231,11 @@ def _named_entry(entry: Object) -> Shape:
     return record({"name": matches(DNS_LABEL), **{key: equals(value) for key, value in entry.items()}})
 
 
-def _workflow(job_id: str, here: SiteFacts) -> Shape:
+def _workflow(job_id: str, site: SiteFacts) -> Shape:
     labels: Mapping[str, Shape] = {
-        **{key: matches(value) for key, value in here.labels.items()},
+        **{key: matches(value) for key, value in site.labels.items()},
         "app.kubernetes.io/managed-by": equals("flargo"),
-        "flargo.dev/role": equals(here.role),
+        "flargo.dev/role": equals(site.role),
         "flargo.dev/job-id": matches(LABEL),
     }
     of_study = {"flargo.dev/study": matches(LABEL)}
@@ -245,27 +245,27 @@ def _workflow(job_id: str, here: SiteFacts) -> Shape:
         secret = f"nvflare-cred-{name}-{value['metadata']['annotations']['flargo.dev/attempt']}"
         container = record(
             {
-                "args": equals([word.replace("{JOB}", job_id) for word in here.args]),
-                "command": list_of(matches(here.programs)),
-                "env": _env(job_id, secret, here),
-                "image": matches(here.images),
+                "args": equals([word.replace("{JOB}", job_id) for word in site.args]),
+                "command": list_of(matches(site.programs)),
+                "env": _env(job_id, secret, site),
+                "image": matches(site.images),
                 "imagePullPolicy": equals("Always"),
-                "resources": _resources(here),
+                "resources": _resources(site),
                 "securityContext": RESTRICTED,
                 "volumeMounts": list_of(
-                    equals({"name": "workspace-job", "mountPath": here.mount}),
-                    equals({"name": "startup-kit", "mountPath": f"{here.mount}/startup", "readOnly": True}),
-                    *(_named_entry(mount) for mount in here.mounts),
+                    equals({"name": "workspace-job", "mountPath": site.mount}),
+                    equals({"name": "startup-kit", "mountPath": f"{site.mount}/startup", "readOnly": True}),
+                    *(_named_entry(mount) for mount in site.mounts),
                 ),
             }
         )
-        size = record({"sizeLimit": _amount(here.ceilings.get("ephemeral-storage"))})
+        size = record({"sizeLimit": _amount(site.ceilings.get("ephemeral-storage"))})
         volumes = list_of(
             record({"name": equals("workspace-job"), "emptyDir": size}),
-            record({"name": equals("startup-kit"), "secret": record({"secretName": matches(here.startup)})}),
-            *(_named_entry(volume) for volume in here.volumes),
+            record({"name": equals("startup-kit"), "secret": record({"secretName": matches(site.startup)})}),
+            *(_named_entry(volume) for volume in site.volumes),
         )
-        deadline = {} if here.deadline is None else {"activeDeadlineSeconds": equals(here.deadline)}
+        deadline = {} if site.deadline is None else {"activeDeadlineSeconds": equals(site.deadline)}
         template = record(
             {
                 "name": equals("job"),
@@ -280,9 +280,9 @@ def _workflow(job_id: str, here: SiteFacts) -> Shape:
             {
                 "entrypoint": equals("job"),
                 "suspend": equals(True),
-                "serviceAccountName": equals(here.account),
+                "serviceAccountName": equals(site.account),
                 "automountServiceAccountToken": equals(False),
-                "executor": equals({"serviceAccountName": here.executor}),
+                "executor": equals({"serviceAccountName": site.executor}),
                 "ttlStrategy": equals({"secondsAfterSuccess": 86400, "secondsAfterFailure": 604800}),
                 "templates": list_of(template),
             }
@@ -293,13 +293,13 @@ def _workflow(job_id: str, here: SiteFacts) -> Shape:
                 "flargo.dev/job-name": matches(r".{0,120}"),
                 "flargo.dev/site-name": matches(r".{1,120}"),
                 "workflows.argoproj.io/title": matches(rf"{CODE} at {CODE}"),
-                "workflows.argoproj.io/description": matches(rf"NVIDIA FLARE job {CODE}, {here.role}(, study {CODE})?"),
+                "workflows.argoproj.io/description": matches(rf"NVIDIA FLARE job {CODE}, {site.role}(, study {CODE})?"),
             }
         )
         metadata = record(
             {
                 "name": matches(DNS_LABEL),
-                "namespace": equals(here.namespace),
+                "namespace": equals(site.namespace),
                 "labels": record(labels, of_study),
                 "annotations": annotations,
             }

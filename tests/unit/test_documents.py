@@ -1,4 +1,4 @@
-"""YAML and JSON of others are parsed within limits, and no message holds a word of them."""
+"""YAML and JSON from outside are parsed within limits, and no message quotes them."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from flargo.job.validate import InvalidInput
 
 
 def bomb(levels: int, width: int = 10) -> str:
-    """A YAML mapping of which the last entry stands for width ** levels scalars."""
+    """Return a YAML mapping whose last entry expands to width ** levels scalars."""
     lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
     return "\n".join(lines)
@@ -37,12 +37,12 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("case", TOO_LARGE)
 def test_an_alias_bomb_is_refused_quickly(case: str) -> None:
-    begun = time.monotonic()
-    with pytest.raises(InvalidInput) as refused:
+    start = time.monotonic()
+    with pytest.raises(InvalidInput) as caught:
         load_yaml("file.yaml", TOO_LARGE[case])
-    assert refused.value.value == "too large"
-    assert refused.value.field == "file.yaml"
-    assert time.monotonic() - begun < 10
+    assert caught.value.value == "too large"
+    assert caught.value.field == "file.yaml"
+    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("text", ["&a [*a]", "a: &a {b: {c: *a}}", "&a [&b [*a, *b]]", "&a {<<: *a}"])
@@ -78,7 +78,7 @@ def test_documents_within_the_limits_are_read() -> None:
 
 @st.composite
 def documents_with_aliases(draw: st.DrawFn) -> tuple[str, int]:
-    """A YAML list whose items hold aliases to earlier ones, and how many values it has when they are expanded."""
+    """Draw a YAML list whose items have aliases of earlier items, with its number of values after expansion."""
     sizes: list[int] = []
     lines: list[str] = []
     for number in range(draw(st.integers(1, 30))):
@@ -101,7 +101,7 @@ def test_size_counts_expanded_aliases(document: tuple[str, int]) -> None:
 
 
 def corrupted_documents() -> st.SearchStrategy[str]:
-    """What looks like YAML."""
+    """Return a strategy for texts of YAML's own tokens in any order."""
     marks = ["a", "&a ", "*a", "<<: ", "{", "}", "[", "]", ": ", ", ", "\n", "- ", "!!int ", "!!bool ", "!!timestamp "]
     marks += ["2026-99-99", "'", '"', "|\n", "? ", "%", "---\n", "1:1.5", "\t", "\0", "=", "!!binary ", "!!omap "]
     return st.lists(st.sampled_from(marks), max_size=25).map("".join)
@@ -110,18 +110,18 @@ def corrupted_documents() -> st.SearchStrategy[str]:
 def refusal(call: Callable[[], object]) -> InvalidInput | None:
     try:
         call()
-    except InvalidInput as refused:
-        return refused
+    except InvalidInput as error:
+        return error
     return None
 
 
 @given(st.one_of(st.text(), st.binary(), corrupted_documents()))
 def test_any_text_is_parsed_or_refused(text: str | bytes) -> None:
     for load in (load_yaml, load_json):
-        refused = refusal(partial(load, "file", text))
-        if refused is not None:
-            assert refused.field == "file"
-            assert refused.value in {"unreadable", "endless", "nested too deeply", "too large"}
+        error = refusal(partial(load, "file", text))
+        if error is not None:
+            assert error.field == "file"
+            assert error.value in {"unreadable", "endless", "nested too deeply", "too large"}
 
 
 MARKER = "hunter2-and-more"
@@ -144,12 +144,12 @@ MARKER = "hunter2-and-more"
     ],
 )
 def test_an_error_names_the_line_and_quotes_nothing(load: Any, text: str | bytes, line: int | None) -> None:
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInput) as caught:
         load("file", text)
-    assert MARKER not in str(refused.value)
-    assert refused.value.__cause__ is None
+    assert MARKER not in str(caught.value)
+    assert caught.value.__cause__ is None
     if line is not None:
-        assert f"line {line}" in str(refused.value)
+        assert f"line {line}" in str(caught.value)
 
 
 @pytest.mark.parametrize("depth", [500, 900, 100_000])

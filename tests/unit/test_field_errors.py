@@ -1,4 +1,4 @@
-"""The values that Kubernetes quotes when it refuses an object do not reach people at other institutions."""
+"""Values that Kubernetes quotes in an error are removed before people at other institutions read it."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from flargo.status.field_errors import HIDDEN_VALUE, hide_values
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("message", "expected"),
     [
         (
             'spec.tolerations[0].operator: Invalid value: "hunter2": must be Exists',
@@ -51,13 +51,13 @@ from flargo.status.field_errors import HIDDEN_VALUE, hide_values
         ('spec.a: Invalid value: "cut off hunter2\\', f"spec.a: Invalid value: {HIDDEN_VALUE}"),
     ],
 )
-def test_quoted_values_are_removed(said: str, shown: str) -> None:
-    assert hide_values(said) == shown
-    assert hide_values(f'Pod "x" is invalid: {said}') == f'Pod "x" is invalid: {shown}'
+def test_quoted_values_are_removed(message: str, expected: str) -> None:
+    assert hide_values(message) == expected
+    assert hide_values(f'Pod "x" is invalid: {message}') == f'Pod "x" is invalid: {expected}'
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "",
         "main: Error (exit code 3)",
@@ -73,8 +73,8 @@ def test_quoted_values_are_removed(said: str, shown: str) -> None:
         'admission webhook "w" denied the request: not on a Tuesday',
     ],
 )
-def test_other_text_is_unchanged(said: str) -> None:
-    assert hide_values(said) == said
+def test_other_text_is_unchanged(message: str) -> None:
+    assert hide_values(message) == message
 
 
 VALUES = st.recursive(
@@ -120,6 +120,6 @@ def test_any_text_is_accepted(text: str) -> None:
     ids=range(9),
 )
 def test_removal_is_linear(hostile: str) -> None:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     hide_values(hostile)
-    assert time.perf_counter() - begun < 2.0
+    assert time.perf_counter() - start < 2.0

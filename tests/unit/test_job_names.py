@@ -1,4 +1,4 @@
-"""Labels that hold any text and never mix two up; texts of strangers that are harmless to show."""
+"""Label values for any text, distinct for distinct texts, and display texts that are harmless to show."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ def test_a_valid_label_value_is_unchanged(valid: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "begins"),
+    ("text", "prefix"),
     [
         ("Charité Berlin", "Charite-Berlin--"),
         ("a/b", "a-b--"),
@@ -25,10 +25,10 @@ def test_a_valid_label_value_is_unchanged(valid: str) -> None:
         ("a" * 64, "a" * 41 + "--"),
     ],
 )
-def test_other_texts_become_readable_with_a_hash(said: str, begins: str) -> None:
-    made = names.label_value(said)
-    assert made.startswith(begins)
-    assert len(made) == len(begins) + 20
+def test_other_texts_become_readable_with_a_hash(text: str, prefix: str) -> None:
+    label = names.label_value(text)
+    assert label.startswith(prefix)
+    assert len(label) == len(prefix) + 20
 
 
 def test_a_hashed_label_cannot_be_taken() -> None:
@@ -38,8 +38,8 @@ def test_a_hashed_label_cannot_be_taken() -> None:
 
 
 @given(st.text())
-def test_every_text_has_a_valid_label_value(said: str) -> None:
-    assert is_label_value(names.label_value(said))
+def test_every_text_has_a_valid_label_value(text: str) -> None:
+    assert is_label_value(names.label_value(text))
 
 
 @given(st.text(alphabet="ab-_.é /", max_size=12), st.text(alphabet="ab-_.é /", max_size=12))
@@ -48,7 +48,7 @@ def test_two_texts_never_share_a_label_value(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "line"),
     [
         ("two\nlines\tand\x00 more", "two lines and more"),
         ("right\u202eleft", "right left"),
@@ -57,8 +57,8 @@ def test_two_texts_never_share_a_label_value(one: str, other: str) -> None:
         ("", ""),
     ],
 )
-def test_foreign_text_becomes_one_harmless_line(said: str, shown: str) -> None:
-    assert names.display_text(said) == shown
+def test_foreign_text_becomes_one_harmless_line(text: str, line: str) -> None:
+    assert names.display_text(text) == line
 
 
 def test_a_long_text_is_truncated() -> None:
@@ -67,7 +67,7 @@ def test_a_long_text_is_truncated() -> None:
 
 @pytest.mark.parametrize("character", ["x", " ", "{", "\u202e"], ids=["x", "space", "brace", "bidi"])
 def test_a_huge_text_is_truncated_first(character: str) -> None:
-    """A job's name may be so long; looked at as a whole, each of these takes half a minute."""
+    """A job's name may be 50 MB long. Reading the whole text would take half a minute in each of these cases."""
     text = character * 50_000_000
     assert len(names.display_text(text)) <= 120
     assert len(names.markdown_code(text)) <= 122
@@ -79,41 +79,41 @@ def test_a_truncated_text_ends_in_an_ellipsis() -> None:
 
 
 def test_normalizing_a_label_is_fast() -> None:
-    """Normalised as a whole, marks are sorted one by one: that takes hours."""
+    """Unicode normalization sorts a run of combining marks one by one, which takes hours for a whole long text."""
     text = "\u0301\u0316" * 1_000_000
     assert is_label_value(names.label_value(text))
     assert names.label_value(text) != names.label_value(text + "\u0301")
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("text", "code"),
     [
         ("[click](http://evil.example)", "`[click](http://evil.example)`"),
         ("`out` of it", "`'out' of it`"),
         ("", "`-`"),
     ],
 )
-def test_markdown_stays_in_a_code_span(said: str, code: str) -> None:
-    assert names.markdown_code(said) == code
+def test_markdown_stays_in_a_code_span(text: str, code: str) -> None:
+    assert names.markdown_code(text) == code
 
 
 @given(st.text())
-def test_no_text_closes_the_code_span(said: str) -> None:
-    made = names.markdown_code(said)
-    assert made.count("`") == 2
-    assert made[0] == made[-1] == "`"
-    assert "{{" not in made
-    assert "\n" not in made
+def test_no_text_closes_the_code_span(text: str) -> None:
+    span = names.markdown_code(text)
+    assert span.count("`") == 2
+    assert span[0] == span[-1] == "`"
+    assert "{{" not in span
+    assert "\n" not in span
 
 
 def test_site_labels_ignore_the_parents_run() -> None:
-    runs = [Parent("site-1", "0123456789ab", epoch, Role.CLIENT) for epoch in ("one", "two")]
-    assert names.site_labels(runs[0]) == names.site_labels(runs[1])
+    parents = [Parent("site-1", "0123456789ab", epoch, Role.CLIENT) for epoch in ("one", "two")]
+    assert names.site_labels(parents[0]) == names.site_labels(parents[1])
 
 
-@pytest.mark.parametrize("word", ["\u00e9" * 32, "a" * 11 + "-" + "b" * 20, "A" * 32, "0123456789ab", "", "x" * 300])
-def test_other_texts_select_only_themselves(word: str) -> None:
-    assert names.federation_selector(word) == f"flargo.dev/federation={names.label_value(word)}"
+@pytest.mark.parametrize("text", ["\u00e9" * 32, "a" * 11 + "-" + "b" * 20, "A" * 32, "0123456789ab", "", "x" * 300])
+def test_other_texts_select_only_themselves(text: str) -> None:
+    assert names.federation_selector(text) == f"flargo.dev/federation={names.label_value(text)}"
 
 
 def test_a_federation_id_selects_its_old_form() -> None:

@@ -1,4 +1,4 @@
-"""The differences from the stock pod that need more than one look, and the names that a pod template may not use."""
+"""The pod's security context and labels, and the names and types that a pod template may not have."""
 
 from copy import deepcopy
 from typing import Any
@@ -29,17 +29,17 @@ def test_every_difference_has_a_change_and_reason() -> None:
 
 
 def test_building_a_pod_keeps_the_launch() -> None:
-    asked = launch()
-    before = deepcopy(asked.pod)
-    build_pod(asked, check_settings(argo={"labels": {"a": "b"}}))
-    assert asked.pod == before
+    request = launch()
+    before = deepcopy(request.pod)
+    build_pod(request, check_settings(argo={"labels": {"a": "b"}}))
+    assert request.pod == before
 
 
 @pytest.mark.parametrize(
-    ("on_container", "on_pod", "made"),
+    ("container_context", "pod_context", "expected"),
     [
-        pytest.param({}, {}, RESTRICTED, id="nothing said"),
-        pytest.param(RESTRICTED, {}, RESTRICTED, id="all said on the container"),
+        pytest.param({}, {}, RESTRICTED, id="empty"),
+        pytest.param(RESTRICTED, {}, RESTRICTED, id="complete on the container"),
         pytest.param(
             {}, {"runAsUser": 5}, {k: v for k, v in RESTRICTED.items() if k != "runAsUser"}, id="user of the pod"
         ),
@@ -63,12 +63,12 @@ def test_building_a_pod_keeps_the_launch() -> None:
         ),
     ],
 )
-def test_restricted_context_examples(on_container: Object, on_pod: Object, made: Object) -> None:
-    assert restricted_context(on_container, on_pod, 1000) == made
+def test_restricted_context_examples(container_context: Object, pod_context: Object, expected: Object) -> None:
+    assert restricted_context(container_context, pod_context, 1000) == expected
 
 
 @given(
-    said=st.fixed_dictionaries(
+    container_context=st.fixed_dictionaries(
         {},
         optional={
             "runAsUser": st.sampled_from([0, 5]),
@@ -78,17 +78,20 @@ def test_restricted_context_examples(on_container: Object, on_pod: Object, made:
             "seccompProfile": st.just({"type": "Unconfined"}),
         },
     ),
-    of_pod=st.fixed_dictionaries({}, optional={"runAsUser": st.sampled_from([0, 5]), "runAsNonRoot": st.booleans()}),
+    pod_context=st.fixed_dictionaries(
+        {}, optional={"runAsUser": st.sampled_from([0, 5]), "runAsNonRoot": st.booleans()}
+    ),
 )
-def test_restricted_context_never_overrules_or_contradicts(said: Object, of_pod: Object) -> None:
-    made = restricted_context(said, of_pod, 1000)
-    assert {key: made[key] for key in said} == said
-    both = {**of_pod, **made}
-    told_before = {**of_pod, **said}
+def test_restricted_context_never_overrules_or_contradicts(container_context: Object, pod_context: Object) -> None:
+    """Every field of the site stays, and no field is added that the API server refuses beside the others."""
+    context = restricted_context(container_context, pod_context, 1000)
+    assert {key: context[key] for key in container_context} == container_context
+    both = {**pod_context, **context}
+    site = {**pod_context, **container_context}
     if both.get("runAsUser") == 0 and both.get("runAsNonRoot"):
-        assert (told_before.get("runAsUser"), told_before.get("runAsNonRoot")) == (0, True)
-    if made.get("privileged") and made.get("allowPrivilegeEscalation") is False:
-        assert said["allowPrivilegeEscalation"] is False
+        assert (site.get("runAsUser"), site.get("runAsNonRoot")) == (0, True)
+    if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
+        assert container_context["allowPrivilegeEscalation"] is False
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_CONTAINERS))
@@ -157,6 +160,6 @@ def test_an_unnamed_claim_volume_is_refused() -> None:
 
 
 def test_label_precedence() -> None:
-    asked = launch_with_template(labels={"team": "cardio", "app.kubernetes.io/managed-by": "Helm"})
-    labels = argo_pod(plan_for(asked, argo={"labels": {"team": "all", "cost": "42"}}))["metadata"]["labels"]
+    request = launch_with_template(labels={"team": "cardio", "app.kubernetes.io/managed-by": "Helm"})
+    labels = argo_pod(plan_for(request, argo={"labels": {"team": "all", "cost": "42"}}))["metadata"]["labels"]
     assert (labels["team"], labels["cost"], labels["app.kubernetes.io/managed-by"]) == ("cardio", "42", "flargo")

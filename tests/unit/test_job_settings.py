@@ -164,21 +164,21 @@ def test_an_unknown_argo_setting_lists_the_known() -> None:
 
 @pytest.mark.parametrize("argo", [None, {}])
 def test_argo_settings_are_optional(argo: dict[str, Any] | None) -> None:
-    made = check_settings(argo=argo).argo
-    assert (made.service_account, made.executor_service_account) == ("flargo-job", "flargo-executor")
-    assert made.image_pull_policy is None
-    assert (made.keep_success, made.keep_failure, made.kill_grace) == (86400, 604800, 3)
-    assert made.patch_executor
-    assert (made.unclaimed, made.starting) == (120.0, 1800.0)
+    settings = check_settings(argo=argo).argo
+    assert (settings.service_account, settings.executor_service_account) == ("flargo-job", "flargo-executor")
+    assert settings.image_pull_policy is None
+    assert (settings.keep_success, settings.keep_failure, settings.kill_grace) == (86400, 604800, 3)
+    assert settings.patch_executor
+    assert (settings.unclaimed, settings.starting) == (120.0, 1800.0)
 
 
 QUEUE = {"name": "flargo-queue", "key": "jobs"}
 
 
 def test_a_semaphore_names_a_config_map_key() -> None:
-    made = check_settings(argo={"semaphore": QUEUE, "queued": 60}).argo
-    assert made.semaphore is not None
-    assert (made.semaphore.name, made.semaphore.key, made.queued) == ("flargo-queue", "jobs", 60)
+    settings = check_settings(argo={"semaphore": QUEUE, "queued": 60}).argo
+    assert settings.semaphore is not None
+    assert (settings.semaphore.name, settings.semaphore.key, settings.queued) == ("flargo-queue", "jobs", 60)
     assert check_settings(argo={"semaphore": None}).argo.semaphore is None
 
 
@@ -189,11 +189,11 @@ def test_a_semaphore_requires_queued(argo: dict[str, Any]) -> None:
 
 
 def test_none_means_no_limit() -> None:
-    made = check_settings(
+    settings = check_settings(
         timeout=None, pending_timeout=None, argo={"keep_success": None, "unclaimed": None, "starting": None}
     )
-    assert (made.timeout, made.pending_timeout) == (None, None)
-    assert (made.argo.keep_success, made.argo.unclaimed, made.argo.starting) == (None, None, None)
+    assert (settings.timeout, settings.pending_timeout) == (None, None)
+    assert (settings.argo.keep_success, settings.argo.unclaimed, settings.argo.starting) == (None, None, None)
 
 
 def test_an_empty_kubeconfig_path_means_in_cluster() -> None:
@@ -203,12 +203,12 @@ def test_an_empty_kubeconfig_path_means_in_cluster() -> None:
 def test_settings_are_independent_of_their_arguments() -> None:
     security: dict[str, Any] = {"capabilities": {"drop": ["ALL"]}}
     argo: dict[str, Any] = {"labels": {"a": "b"}, "executor_resources": {"limits": {"cpu": "1"}}}
-    made = check_settings(security_context=security, argo=argo)
-    before = asdict(made)
+    settings = check_settings(security_context=security, argo=argo)
+    before = asdict(settings)
     security["capabilities"]["drop"].append("NONE")
     argo["labels"]["c"] = "d"
     argo["executor_resources"]["limits"]["cpu"] = "2"
-    assert asdict(made) == before
+    assert asdict(settings) == before
 
 
 def test_default_settings_share_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The Workflow around the pod: what it says for itself, where fields go, what is refused and never dropped."""
+"""The Workflow around the pod: its own fields, where the pod's fields go, and what is refused instead of dropped."""
 
 import json
 from copy import deepcopy
@@ -30,13 +30,13 @@ def test_a_workflow_is_one_suspended_step_without_retries() -> None:
 
 
 def test_a_plan_has_the_launch_and_timeouts() -> None:
-    asked = launch()
-    made = plan_for(asked, namespace="hospital", timeout=900, argo={"kill_grace": 7, "unclaimed": 5, "starting": 6})
-    assert made.name == made.workflow["metadata"]["name"] == asked.pod["metadata"]["name"]
-    assert made.namespace == made.workflow["metadata"]["namespace"] == "hospital"
-    assert (made.startup, made.credentials, made.attempt) == (asked.startup, asked.credentials, asked.attempt)
-    assert (made.timeouts.pending, made.timeouts.total) == (120, 900)
-    assert (made.timeouts.unclaimed, made.timeouts.starting, made.grace) == (5, 6, 7)
+    request = launch()
+    plan = plan_for(request, namespace="hospital", timeout=900, argo={"kill_grace": 7, "unclaimed": 5, "starting": 6})
+    assert plan.name == plan.workflow["metadata"]["name"] == request.pod["metadata"]["name"]
+    assert plan.namespace == plan.workflow["metadata"]["namespace"] == "hospital"
+    assert (plan.startup, plan.credentials, plan.attempt) == (request.startup, request.credentials, request.attempt)
+    assert (plan.timeouts.pending, plan.timeouts.total) == (120, 900)
+    assert (plan.timeouts.unclaimed, plan.timeouts.starting, plan.grace) == (5, 6, 7)
 
 
 @pytest.mark.parametrize(
@@ -53,36 +53,36 @@ def test_a_plan_has_the_launch_and_timeouts() -> None:
 def test_a_servers_start_time_is_limited(
     role: Role, timeout: float | None, total: float | None, placement: float | None
 ) -> None:
-    patience = plan_for(launch(role=role, pending=None), timeout=timeout, argo={"server_pending": 45}).timeouts
-    assert (patience.total, patience.placement) == (total, placement)
+    timeouts = plan_for(launch(role=role, pending=None), timeout=timeout, argo={"server_pending": 45}).timeouts
+    assert (timeouts.total, timeouts.placement) == (total, placement)
 
 
 def test_the_same_launch_gives_the_same_plan() -> None:
-    asked = launch()
-    assert plan_for(asked) == plan_for(asked)
+    request = launch()
+    assert plan_for(request) == plan_for(request)
 
 
 def test_a_workflow_has_its_labels() -> None:
-    asked = launch(study="cardio")
-    made = plan_for(asked)
-    labels = made.workflow["metadata"]["labels"]
+    request = launch(study="cardio")
+    plan = plan_for(request)
+    labels = plan.workflow["metadata"]["labels"]
     assert labels == {
         Label.MANAGED_BY: "flargo",
-        Label.FEDERATION: asked.parent.federation,
+        Label.FEDERATION: request.parent.federation,
         Label.SITE: "site-1",
         Label.ROLE: "client",
-        Label.JOB_ID: asked.job_id,
+        Label.JOB_ID: request.job_id,
         Label.STUDY: "cardio",
-        Label.PARENT: asked.parent.epoch,
+        Label.PARENT: request.parent.epoch,
     }
-    assert argo_pod(made)["metadata"]["labels"] == labels
-    finds = Selector(site_selector(asked.parent))
-    assert finds.matches({"metadata": {"labels": labels}})
+    assert argo_pod(plan)["metadata"]["labels"] == labels
+    selector = Selector(site_selector(request.parent))
+    assert selector.matches({"metadata": {"labels": labels}})
     for label in (Label.MANAGED_BY, Label.SITE, Label.FEDERATION):
-        assert not finds.matches({"metadata": {"labels": {**labels, label: "another"}}})
-    # What flargo 0.1 made of the same federation's site.
-    of_old = {**labels, Label.FEDERATION: asked.parent.federation[:OLD_FEDERATION_DIGITS]}
-    assert finds.matches({"metadata": {"labels": of_old}})
+        assert not selector.matches({"metadata": {"labels": {**labels, label: "another"}}})
+    # A Workflow of flargo 0.1 of the same federation and site.
+    old_labels = {**labels, Label.FEDERATION: request.parent.federation[:OLD_FEDERATION_DIGITS]}
+    assert selector.matches({"metadata": {"labels": old_labels}})
 
 
 def test_the_selector_matches_any_parent_run() -> None:
@@ -101,15 +101,15 @@ def test_a_workflow_has_a_title_and_description() -> None:
 
 
 def test_a_job_name_is_never_evaluated() -> None:
-    made = plan_for(launch(job_name="[free](http://evil.example) `x` {{workflow.name}}\n# big"))
-    title = made.workflow["metadata"]["annotations"][Annotation.TITLE]
+    plan = plan_for(launch(job_name="[free](http://evil.example) `x` {{workflow.name}}\n# big"))
+    title = plan.workflow["metadata"]["annotations"][Annotation.TITLE]
     assert title == "`[free](http://evil.example) 'x' { {workflow.name}} # big` at `site-1`"
 
 
 def test_the_sites_labels_annotations_and_instance() -> None:
     argo = {"labels": {"cost": "42"}, "annotations": {"note": "a b"}, "instance_id": "prod"}
-    made = plan_for(argo=argo)
-    meta, step = made.workflow["metadata"], argo_pod(made)["metadata"]
+    plan = plan_for(argo=argo)
+    meta, step = plan.workflow["metadata"], argo_pod(plan)["metadata"]
     assert (meta["labels"]["cost"], step["labels"]["cost"]) == ("42", "42")
     assert (meta["annotations"]["note"], step["annotations"]["note"]) == ("a b", "a b")
     assert meta["labels"]["workflows.argoproj.io/controller-instanceid"] == "prod"
@@ -143,11 +143,11 @@ QUEUE = {"semaphore": {"name": "flargo-queue", "key": "jobs"}, "queued": 60}
 
 
 def test_a_clients_job_uses_the_sites_semaphore() -> None:
-    made = plan_for(argo=QUEUE)
-    (template,) = made.workflow["spec"]["templates"]
+    plan = plan_for(argo=QUEUE)
+    (template,) = plan.workflow["spec"]["templates"]
     assert template["synchronization"] == {"semaphores": [{"configMapKeyRef": {"name": "flargo-queue", "key": "jobs"}}]}
-    assert "synchronization" not in made.workflow["spec"]
-    assert made.timeouts.queued == 60
+    assert "synchronization" not in plan.workflow["spec"]
+    assert plan.timeouts.queued == 60
 
 
 def test_a_servers_job_never_queues() -> None:
@@ -159,9 +159,9 @@ def test_no_semaphore_by_default() -> None:
 
 
 def test_no_secret_is_in_the_workflow() -> None:
-    made = plan_for()
-    text = json.dumps(made.workflow) + repr(made)
-    for content in (*made.startup.data.values(), *made.credentials.data.values()):
+    plan = plan_for()
+    text = json.dumps(plan.workflow) + repr(plan)
+    for content in (*plan.startup.data.values(), *plan.credentials.data.values()):
         assert content == b"{}" or content.decode("latin-1") not in text
 
 
@@ -206,14 +206,14 @@ def test_unknown_metadata_is_refused_by_name(field: str) -> None:
 
 
 def test_a_status_is_refused_by_name() -> None:
-    asked = launch()
-    asked.pod["status"] = {"phase": "Running"}
+    request = launch()
+    request.pod["status"] = {"phase": "Running"}
     with pytest.raises(InvalidInput, match=r"pod_template\.status"):
-        plan_for(asked)
+        plan_for(request)
 
 
 def fields_of(model: type) -> set[str]:
-    """A model of the Kubernetes client, by the names on the wire."""
+    """Return the fields of a model of the Kubernetes client, by their names in JSON."""
     names: set[str] = {field.serialization_alias or name for name, field in model.model_fields.items()}  # type: ignore[attr-defined]
     return names
 
@@ -222,10 +222,10 @@ def test_every_pod_field_has_a_destination() -> None:
     from kubernetes.client.models.v1_container import V1Container
     from kubernetes.client.models.v1_pod_spec import V1PodSpec
 
-    # Not on creation; an old name of serviceAccountName; and those younger than the Kubernetes that Argo 3.7 knows.
-    younger = {"hostnameOverride", "schedulingGroup", "evictionResponders"}
-    without = {"ephemeralContainers", "serviceAccount", *younger}
-    assert fields_of(V1PodSpec) - set(POD_FIELDS) <= without
+    # Not allowed on creation; an old name of serviceAccountName; and fields newer than the Kubernetes of Argo 3.7.
+    newer = {"hostnameOverride", "schedulingGroup", "evictionResponders"}
+    omitted = {"ephemeralContainers", "serviceAccount", *newer}
+    assert fields_of(V1PodSpec) - set(POD_FIELDS) <= omitted
     assert set(POD_FIELDS) <= fields_of(V1PodSpec)
     assert fields_of(V1Container) - set(CONTAINER_FIELDS) <= {"restartPolicyRules"}
     assert set(CONTAINER_FIELDS) <= fields_of(V1Container)
@@ -233,13 +233,13 @@ def test_every_pod_field_has_a_destination() -> None:
 
 
 def lose(path: list[str | int], manifest: Object) -> Object:
-    """The manifest without one of its entries."""
-    changed = deepcopy(manifest)
-    place: Any = changed
+    """Return a manifest without one of its entries."""
+    result = deepcopy(manifest)
+    place: Any = result
     for key in path[:-1]:
         place = place[key]
     del place[path[-1]]
-    return changed
+    return result
 
 
 @pytest.mark.parametrize(
@@ -256,14 +256,14 @@ def lose(path: list[str | int], manifest: Object) -> Object:
     ids=lambda path: ".".join(map(str, path)),
 )
 def test_every_loss_in_hera_is_noticed(path: list[str | int], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = workflow.render_with_hera
-    monkeypatch.setattr(workflow, "render_with_hera", lambda *said: lose(path, whole(*said)))
+    render = workflow.render_with_hera
+    monkeypatch.setattr(workflow, "render_with_hera", lambda *arguments: lose(path, render(*arguments)))
     with pytest.raises(InvalidInput, match="Hera"):
         plan_for()
 
 
 @pytest.mark.parametrize(
-    ("said", "got"),
+    ("source", "result"),
     [
         ({"a": 1}, {}),
         ({"a": 1}, {"a": "1"}),
@@ -273,10 +273,10 @@ def test_every_loss_in_hera_is_noticed(path: list[str | int], monkeypatch: pytes
         ({"a": {}}, {"a": None}),
     ],
 )
-def test_a_loss_is_a_changed_leaf(said: Object, got: Object) -> None:
+def test_a_loss_is_a_changed_leaf(source: Object, result: Object) -> None:
     with pytest.raises(InvalidInput):
-        refuse_losses(said, got)
-    refuse_losses(said, {**deepcopy(said), "more": "is fine"})
+        refuse_losses(source, result)
+    refuse_losses(source, {**deepcopy(source), "more": "is fine"})
 
 
 @pytest.mark.parametrize(

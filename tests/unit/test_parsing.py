@@ -1,4 +1,4 @@
-"""Foreign text is parsed in bounded time, takes no form but the stated one, and never raises."""
+"""Foreign text is parsed in limited time, in the documented form only, and without exceptions."""
 
 import json
 from datetime import UTC, datetime

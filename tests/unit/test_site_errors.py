@@ -1,7 +1,7 @@
-"""No value of a site's files reaches a researcher, a log or a terminal, wherever in a file it stands.
+"""No value of a site's files reaches a researcher, a log or a terminal, from whatever place in a file.
 
-A marker is put in every place of every file that a site writes: in the place of each value, in several shapes, and
-under a misspelt key of each mapping. Whatever is then said anywhere is searched for it.
+Each test puts a marker into every place of a file that a site writes: in place of each value, as several types, and
+under a misspelt key of each mapping. All output of the launch is then searched for the marker.
 """
 
 import ast
@@ -37,7 +37,7 @@ from tests.harness.differential.parent import Parent
 from tests.harness.fake_cluster import FakeCluster
 
 MARKER = "Mark3r/s3cr3t=7"
-"""As passwords are: with digits and signs."""
+"""Like a password, it has digits and punctuation."""
 JOB: dict[str, Any] = {"name": "x", "study": STUDY, "launcher_spec": {"default": {"k8s": {"image": IMAGE}}}}
 TEMPLATE: dict[str, Any] = {
     "apiVersion": "v1",
@@ -124,17 +124,17 @@ ARGUMENTS: dict[str, Any] = {
         "executor_resources": {"limits": {"cpu": "1"}},
     },
 }
-"""What of the arguments ends up in jobs. Two kinds are told on purpose: the policy, and the paths of files."""
+"""The arguments that end up in jobs. Messages show two other kinds on purpose: the policy, and paths of files."""
 
 
 def typed_values() -> Iterator[Any]:
-    """Shapes that a marker may come in."""
+    """Yield values of several types that contain the marker."""
     yield from (MARKER, f"{{{{{MARKER}}}}}", [MARKER], {MARKER: None}, {MARKER: MARKER}, [{"name": MARKER}])
     yield from ({"value": MARKER}, b"Mark3r/s3cr3t=7")
 
 
-def misspelt() -> Iterator[tuple[Any, Any]]:
-    """Keys that no file has, with a marker below."""
+def misspelt_entries() -> Iterator[tuple[Any, Any]]:
+    """Yield keys that no file has, with a value that contains the marker."""
     yield "enviroment", MARKER
     yield "enviroment", [{"name": "DB_PASSWORD", "value": MARKER}]
     yield "Secret_Env", {"A": {"source": MARKER}}
@@ -142,31 +142,31 @@ def misspelt() -> Iterator[tuple[Any, Any]]:
     yield f"{{{{{MARKER}}}}}", 1
 
 
-def mutated(tree: Any) -> Iterator[Any]:
-    """The tree, each time with a marker in another place."""
+def variants(tree: Any) -> Iterator[Any]:
+    """Yield copies of a tree, each with the marker in another place."""
     yield from typed_values()
     if isinstance(tree, dict):
-        for key, value in misspelt():
+        for key, value in misspelt_entries():
             yield {**tree, key: value}
         for key, entry in tree.items():
-            for changed in mutated(entry):
-                yield {**tree, key: changed}
+            for variant in variants(entry):
+                yield {**tree, key: variant}
     elif isinstance(tree, list):
         yield from ([*tree, MARKER], [*tree, {"enviroment": MARKER}])
         for at, entry in enumerate(tree):
-            for changed in mutated(entry):
-                yield [*tree[:at], changed, *tree[at + 1 :]]
+            for variant in variants(entry):
+                yield [*tree[:at], variant, *tree[at + 1 :]]
 
 
 def inline(template: Any) -> Any:
-    """A study file with a template in it."""
-    made = deepcopy(RUNTIME)
-    made["studies"][STUDY]["pod_template"] = template
-    return made
+    """Return a study file with a pod template in it."""
+    runtime = deepcopy(RUNTIME)
+    runtime["studies"][STUDY]["pod_template"] = template
+    return runtime
 
 
 class Site:
-    """A parent that launches jobs at a cluster that is not there, and all that anybody hears of it."""
+    """A parent that launches jobs without a cluster, and the output of its launches."""
 
     def __init__(self, root: Path, role: Role, **arguments: Any) -> None:
         self.parent = Parent(root, role)
@@ -185,12 +185,12 @@ class Site:
                 path.write_text(yaml.dump(files[name], Dumper=yaml.CSafeDumper))
 
     def launch(self) -> str:
-        """Launch a job; all that is told of it."""
+        """Launch a job, and return everything that was logged or reported about it."""
         for path in self.run_dir.iterdir():
             path.unlink()
-        heard: list[str] = []
+        messages: list[str] = []
         handler = logging.Handler()
-        handler.emit = lambda record: heard.append(logging.Formatter().format(record))  # type: ignore[method-assign]
+        handler.emit = lambda record: messages.append(logging.Formatter().format(record))  # type: ignore[method-assign]
         loggers = [logging.getLogger(name) for name in (*LOGGERS, "nvflare")]
         for each in loggers:
             each.addHandler(handler)
@@ -205,13 +205,13 @@ class Site:
         assert verdict.reason is Reason.LAUNCH_FAILED
         files = [path.read_text() for path in sorted(self.run_dir.iterdir())]
         assert len(files) == 1, "the outcome of a server's job, or a client's error log"
-        return "\n".join([*files, *heard, repr(verdict)])
+        return "\n".join([*files, *messages, repr(verdict)])
 
 
 @pytest.fixture(params=list(Role), ids=str)
 def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(ArgoJobLauncher, "_loop_of", no_cluster)
-    # The same in C: thousands of files are read.
+    # The C parser, since the tests read thousands of files.
     monkeypatch.setattr(yaml, "safe_load", lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader))
     data = str(tmp_path / "local" / "study_data.yaml")
     return Site(tmp_path, request.param, study_data_pvc_file_path=data)
@@ -225,17 +225,17 @@ PASSED = "the plan is made, and there is no cluster"
 UNEXPLAINED = "it raises ValueError"
 
 
-def searched(site: Site, files: Iterator[dict[str, Any]], least: int) -> None:
-    """Launch with each; nobody hears of the marker, and what is refused is refused by place."""
-    refused = 0
+def check_variants(site: Site, files: Iterator[dict[str, Any]], minimum: int) -> None:
+    """Launch with each of the files; no output has the marker, and every refusal names a place."""
+    refusals = 0
     for each in files:
         site.write(**each)
-        told = site.launch()
-        assert "Mark3r" not in told, (each, told)
-        assert "unforeseen" not in told, (each, told)
-        assert UNEXPLAINED not in told, (each, told)
-        refused += PASSED not in told
-    assert refused >= least
+        output = site.launch()
+        assert "Mark3r" not in output, (each, output)
+        assert "unforeseen" not in output, (each, output)
+        assert UNEXPLAINED not in output, (each, output)
+        refusals += PASSED not in output
+    assert refusals >= minimum
 
 
 def test_unchanged_files_are_launched(site: Site) -> None:
@@ -249,20 +249,20 @@ def test_unchanged_files_are_launched(site: Site) -> None:
 
 
 def test_inline_template_values_are_hidden(site: Site) -> None:
-    some = 1 if site.launcher.role is Role.CLIENT else 8
-    searched(site, ({"study_runtime": inline(each)} for each in [*mutated(TEMPLATE)][::some]), 800 // some)
+    step = 1 if site.launcher.role is Role.CLIENT else 8
+    check_variants(site, ({"study_runtime": inline(each)} for each in [*variants(TEMPLATE)][::step]), 800 // step)
 
 
 def test_template_file_values_are_hidden(site: Site) -> None:
-    searched(site, ({"study_runtime": RUNTIME, "pod": each} for each in [*mutated(TEMPLATE)][::8]), 100)
+    check_variants(site, ({"study_runtime": RUNTIME, "pod": each} for each in [*variants(TEMPLATE)][::8]), 100)
 
 
 def test_runtime_file_values_are_hidden(site: Site) -> None:
-    searched(site, ({"study_runtime": each, "pod": TEMPLATE} for each in mutated(RUNTIME)), 150)
+    check_variants(site, ({"study_runtime": each, "pod": TEMPLATE} for each in variants(RUNTIME)), 150)
 
 
 def test_data_file_values_are_hidden(site: Site) -> None:
-    searched(site, ({"study_data": each} for each in mutated(DATA)), 50)
+    check_variants(site, ({"study_data": each} for each in variants(DATA)), 50)
 
 
 @pytest.mark.parametrize("file", ["study_runtime", "study_data", "pod"])
@@ -273,9 +273,9 @@ def test_data_file_values_are_hidden(site: Site) -> None:
 def test_lines_of_invalid_yaml_are_hidden(site: Site, file: str, text: str) -> None:
     site.write(**({"study_runtime": RUNTIME} if file == "pod" else {}))
     (site.root / "local" / f"{file}.yaml").write_text(text)
-    told = site.launch()
-    assert "Mark3r" not in told
-    assert "is unreadable; expected YAML" in told
+    output = site.launch()
+    assert "Mark3r" not in output
+    assert "is unreadable; expected YAML" in output
 
 
 @pytest.mark.parametrize("file", ["study_runtime", "study_data", "pod"])
@@ -287,54 +287,54 @@ def test_an_unreadable_file_is_reported_by_errno(site: Site, file: str) -> None:
 
 def test_launcher_argument_values_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ArgoJobLauncher, "_loop_of", no_cluster)
-    launched = 0
-    for arguments in mutated(ARGUMENTS):
+    launches = 0
+    for arguments in variants(ARGUMENTS):
         try:
             check_settings(**arguments)
         except (InvalidInput, TypeError):
             continue  # the parent does not start with it
-        launched += 1
-        told = Site(tmp_path, Role.CLIENT, **arguments).launch()
-        assert "Mark3r" not in told, (arguments, told)
-        assert "unforeseen" not in told, (arguments, told)
-    assert launched > 40
+        launches += 1
+        output = Site(tmp_path, Role.CLIENT, **arguments).launch()
+        assert "Mark3r" not in output, (arguments, output)
+        assert "unforeseen" not in output, (arguments, output)
+    assert launches > 40
 
 
 # --- the commands
 
 
-def staged(kit: Any) -> Path:
+def prepare_kit(kit: Any) -> Path:
     root: Path = kit("k8s/site-1")
     assert run("prepare", root).exit_code == 0
     return root
 
 
 def test_render_hides_values(kit: Any, tmp_path: Path) -> None:
-    root = staged(kit)
+    root = prepare_kit(kit)
     meta = tmp_path / "meta.json"
     meta.write_text(json.dumps(JOB))
-    refused = 0
-    for template in [*mutated(TEMPLATE)][::12]:
+    refusals = 0
+    for template in [*variants(TEMPLATE)][::12]:
         (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(inline(template)))
-        shown = run("render", meta, "--kit", root, "--json")
-        if shown.exit_code == 0:
-            continue  # the Workflow is what was asked for
-        refused += 1
-        assert "Mark3r" not in shown.output
-        assert json.loads(shown.stdout)["error"]["value"] == "not shown here"
-    assert refused > 50
+        result = run("render", meta, "--kit", root, "--json")
+        if result.exit_code == 0:
+            continue  # the Workflow has the value where the template puts it
+        refusals += 1
+        assert "Mark3r" not in result.output
+        assert json.loads(result.stdout)["error"]["value"] == "not shown here"
+    assert refusals > 50
 
 
 def test_doctor_hides_values(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster()
     monkeypatch.setattr("flargo.tools.cli.doctor._survey", lambda *_: cluster)
     cluster.connection_error = "Connection refused"
-    root = staged(kit)
-    for template in [*mutated(TEMPLATE)][::40]:
+    root = prepare_kit(kit)
+    for template in [*variants(TEMPLATE)][::40]:
         (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(inline(template)))
-        shown = run("doctor", "--kit", root, "--json")
-        assert "findings" in json.loads(shown.stdout)
-        assert "Mark3r" not in shown.output
+        result = run("doctor", "--kit", root, "--json")
+        assert "findings" in json.loads(result.stdout)
+        assert "Mark3r" not in result.output
 
 
 # --- unforeseen exceptions
@@ -346,26 +346,26 @@ def test_unforeseen_exceptions_are_reported_by_type(site: Site, where: str, monk
         raise TypeError(MARKER)
 
     monkeypatch.setattr(launcher, where, fails if where != "REDACTION" else SimpleNamespace(learn=fails, forget=repr))
-    told = site.launch()
-    assert "Mark3r" not in told
-    assert "unforeseen TypeError" in told
-    assert "in fails" in told, "the log says where it was raised"
+    output = site.launch()
+    assert "Mark3r" not in output
+    assert "unforeseen TypeError" in output
+    assert "in fails" in output, "the log says where it was raised"
 
 
 def test_an_exception_after_launch_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its Workflow is there: a handle of its own has to end, and no other one."""
+    """The job's Workflow exists already, so the exception must end that job's own handle."""
 
     def fails(*_: object) -> None:
         raise TypeError(MARKER)
 
     class Loop:
-        def launch(self, *given: Any, **_: Any) -> LaunchedJob:
-            self.ruled = given[2]
+        def launch(self, *arguments: Any, **_: Any) -> LaunchedJob:
+            self.on_verdict = arguments[2]
             return LaunchedJob("wf")
 
         def give_up(self, ticket: LaunchedJob, detail: str) -> None:
             verdict = Verdict(Reason.LAUNCH_FAILED, 101, detail)
-            self.ruled(verdict, "")
+            self.on_verdict(verdict, "")
             ticket.conclude(verdict)
 
         def seconds_out_of_sync(self) -> float:
@@ -381,7 +381,7 @@ def test_an_exception_after_launch_ends_the_job(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_server_launch_fails_without_a_node(reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FLARE starts the clients of every job that has a handle; of a job that could not even wait it hears by it."""
+    """FLARE starts the clients of every job that has a handle, so a job without a node must raise instead."""
 
     class Loop:
         def launch(self, *_: Any, **__: Any) -> LaunchedJob:
@@ -432,8 +432,8 @@ def test_a_launch_during_shutdown_raises(tmp_path: Path) -> None:
 
 def test_site_file_error_takes_no_value() -> None:
     assert list(inspect.signature(SiteFileError).parameters) == ["place", "allowed"]
-    made = SiteFileError(Place("pod_template").key("spec").key("enviroment"), "one of a, b")
-    assert str(made) == "`pod_template.spec.enviroment` is not allowed (value not shown); expected one of a, b"
+    error = SiteFileError(Place("pod_template").key("spec").key("enviroment"), "one of a, b")
+    assert str(error) == "`pod_template.spec.enviroment` is not allowed (value not shown); expected one of a, b"
 
 
 @pytest.mark.parametrize("key", [MARKER, "hunter2", "a" * 41, "a_b_c_d_e", "", " env", "env\n", 5, None, ("a",)])
@@ -442,7 +442,7 @@ def test_keys_unlike_field_names_are_hidden(key: object) -> None:
 
 
 def calls(module: Any, name: str) -> Iterator[tuple[str, ast.Call]]:
-    """All calls of something in a module, with the function that they are in."""
+    """Yield all calls of a name in a module, with the functions that contain them."""
     for function in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(function, ast.FunctionDef):
             for each in ast.walk(function):
@@ -453,7 +453,9 @@ def calls(module: Any, name: str) -> Iterator[tuple[str, ast.Call]]:
 @pytest.mark.parametrize("module", [pod, workflow, nvflare_messages])
 def test_pod_errors_are_site_file_errors(module: Any) -> None:
     assert list(calls(module, InvalidInput.__name__)) == []
-    assert list(calls(module, validate.__name__.rpartition(".")[2])) == [], "its checks show the value; use checked()"
+    assert list(calls(module, validate.__name__.rpartition(".")[2])) == [], (
+        "its checks show the value; use check_hidden()"
+    )
 
 
 def test_functions_whose_errors_show_values() -> None:

@@ -1,4 +1,4 @@
-"""Foreign text that a terminal shows and does not obey, and commands that a shell reads as they were meant."""
+"""Foreign text that a terminal displays and does not interpret, and commands that a shell parses as intended."""
 
 import random
 import shlex
@@ -13,42 +13,42 @@ from flargo.text import inert, inert_lines, shell_command, valid_unicode
 from tests.harness.attacks import ATTACKS
 
 ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-EVERY = [chr(code) for code in range(sys.maxunicode + 1)]
+ALL_CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1)]
 
 
-def stays(character: str) -> bool:
+def is_printable(character: str) -> bool:
     return unicodedata.category(character) not in ESCAPED
 
 
 def test_every_character_is_printed_or_escaped() -> None:
-    """All of Unicode: what is printable stays as it is, and all else becomes printable ASCII."""
-    for character in EVERY:
-        shown = inert(character)
+    """Over all of Unicode: a printable character is unchanged, and any other becomes printable ASCII."""
+    for character in ALL_CHARACTERS:
+        escaped = inert(character)
         if character == "\t":
-            assert shown == " " * 8
-        elif stays(character):
-            assert shown == character
+            assert escaped == " " * 8
+        elif is_printable(character):
+            assert escaped == character
         else:
-            assert shown.startswith("\\")
-            assert shown.isascii()
-            assert shown.isprintable()
+            assert escaped.startswith("\\")
+            assert escaped.isascii()
+            assert escaped.isprintable()
 
 
 def test_a_hundred_thousand_random_strings_are_inert() -> None:
-    chance = random.Random(15)  # noqa: S311  (no secret)
+    rng = random.Random(15)  # noqa: S311  (no secret)
     for _ in range(100_000):
-        # Many from the first few hundred, where most of the controls are.
-        most = chance.choice((0x100, 0x3000, sys.maxunicode + 1))
-        text = "".join(map(chr, (chance.randrange(most) for _ in range(chance.randrange(24)))))
-        shown = inert(text)
-        assert all(stays(character) for character in shown), repr(text)
-        assert inert(shown) == shown
+        # Many are from the first few hundred characters, where most of the control characters are.
+        limit = rng.choice((0x100, 0x3000, sys.maxunicode + 1))
+        text = "".join(map(chr, (rng.randrange(limit) for _ in range(rng.randrange(24)))))
+        escaped = inert(text)
+        assert all(is_printable(character) for character in escaped), repr(text)
+        assert inert(escaped) == escaped
 
 
 @given(st.text())
 def test_printable_text_of_any_script_is_unchanged(text: str) -> None:
-    kept = "".join(filter(stays, text))
-    assert inert(kept) == kept
+    printable = "".join(filter(is_printable, text))
+    assert inert(printable) == printable
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_ordinary_text_is_unchanged(text: str) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_terminal_attacks_become_inert(name: str) -> None:
-    assert all(map(stays, inert(ATTACKS[name])))
+    assert all(map(is_printable, inert(ATTACKS[name])))
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         ("\x1b[2J", "\\x1b[2J"),
         ("a\r\nb", "a\\r\\nb"),
@@ -77,8 +77,8 @@ def test_terminal_attacks_become_inert(name: str) -> None:
         ("12345678\tb", "12345678        b"),
     ],
 )
-def test_an_escape_names_its_character(text: str, shown: str) -> None:
-    assert inert(text) == shown
+def test_an_escape_names_its_character(text: str, escaped: str) -> None:
+    assert inert(text) == escaped
 
 
 def test_only_line_feeds_end_a_line() -> None:
@@ -93,8 +93,8 @@ def test_lone_surrogates_are_replaced() -> None:
 
 
 @given(st.lists(st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" ")), min_size=1))
-def test_a_shell_reads_the_same_arguments(words: list[str]) -> None:
-    assert shlex.split(shell_command(*words)) == words
+def test_a_shell_reads_the_same_arguments(argv: list[str]) -> None:
+    assert shlex.split(shell_command(*argv)) == argv
 
 
 def test_option_names_are_not_quoted() -> None:

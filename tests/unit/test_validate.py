@@ -1,4 +1,4 @@
-"""What the checks let pass, and what a refusal says."""
+"""The values that each check accepts, and the messages of InvalidInput."""
 
 import math
 from typing import Any
@@ -19,10 +19,10 @@ def test_an_error_names_field_value_and_expectation() -> None:
 
 
 def test_an_error_shortens_long_values() -> None:
-    refused = InvalidInput("x", "a" * 5000, "less")
-    assert isinstance(refused, ValueError)
-    assert len(str(refused)) < 200
-    assert "(5000 characters)" in str(refused)
+    error = InvalidInput("x", "a" * 5000, "less")
+    assert isinstance(error, ValueError)
+    assert len(str(error)) < 200
+    assert "(5000 characters)" in str(error)
 
 
 def test_an_absent_field_is_missing() -> None:
@@ -51,7 +51,7 @@ def test_a_wrapped_error_keeps_its_value_hidden() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "taken", "refused"),
+    ("check", "accepted", "rejected"),
     [
         pytest.param(validate.text, ["a", "a b"], ["", "  ", None, 5], id="text"),
         pytest.param(validate.absolute_path, ["/", "/a/b"], ["", "a/b", None, "/{{b}}", "/$(A)", "/\n"], id="path"),
@@ -132,10 +132,10 @@ def test_a_wrapped_error_keeps_its_value_hidden() -> None:
         ),
     ],
 )
-def test_a_check_accepts_and_refuses(check: Check, taken: list[Any], refused: list[Any]) -> None:
-    for value in taken:
+def test_a_check_accepts_and_refuses(check: Check, accepted: list[Any], rejected: list[Any]) -> None:
+    for value in accepted:
         check("field", value)
-    for value in refused:
+    for value in rejected:
         with pytest.raises(InvalidInput, match="field"):
             check("field", value)
 
@@ -168,9 +168,9 @@ def nested(depth: int) -> object:
     ids=["deep", "many digits", "long", "many", "control characters"],
 )
 def test_any_value_becomes_one_short_line(value: object) -> None:
-    said = str(InvalidInput("x", value, "less"))
-    assert len(said) < 600
-    assert said.isprintable()
+    message = str(InvalidInput("x", value, "less"))
+    assert len(message) < 600
+    assert message.isprintable()
 
 
 def test_quantities_become_strings() -> None:
@@ -185,10 +185,10 @@ def test_a_hostile_key_gives_one_short_line() -> None:
 
 
 def test_a_mapping_is_copied_deeply() -> None:
-    given = {"a": {"b": [1]}}
-    kept = validate.mapping("field", given)
-    given["a"]["b"].append(2)
-    assert kept == {"a": {"b": [1]}}
+    original = {"a": {"b": [1]}}
+    copy = validate.mapping("field", original)
+    original["a"]["b"].append(2)
+    assert copy == {"a": {"b": [1]}}
 
 
 def test_an_unknown_key_lists_the_known_keys() -> None:
@@ -218,10 +218,10 @@ def test_an_unknown_key_lists_the_known_keys() -> None:
 )
 @pytest.mark.parametrize("part", ["a", "a.-", "1"])
 def test_huge_texts_give_short_errors(check: Check, part: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInput) as caught:
         check("x" * 10_000_000, part * 10_000_000)
-    assert len(str(refused.value)) < 3000
-    assert len(refused.value.field) < 1000
+    assert len(str(caught.value)) < 3000
+    assert len(caught.value.field) < 1000
 
 
 def test_a_job_name_is_truncated() -> None:

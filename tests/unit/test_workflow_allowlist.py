@@ -1,4 +1,4 @@
-"""Whatever a job says of itself, it is refused with the one error, or becomes a harmless Workflow."""
+"""Whatever a job's metadata contains, the job is refused with InvalidInput, or its Workflow passes the allow-list."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ LONGEST_MESSAGE = 2000
 
 
 def label_pattern(text: str) -> str:
-    """A pattern, as docs/operations.md promises: the text where it is a label, else something with a hash."""
+    """Return the pattern that docs/operations.md documents: the text itself if it is a label, else one with a hash."""
     if re.fullmatch(LABEL, text) and "--" not in text:
         return re.escape(text)
     return r"[A-Za-z0-9][-A-Za-z0-9_.]{0,40}--[0-9a-f]{20}"
@@ -41,17 +41,17 @@ def label_pattern(text: str) -> str:
 
 @dataclass(frozen=True)
 class SiteCase:
-    """A site, set up once, and what its jobs' Workflows must look like."""
+    """A site, and the form that its jobs' Workflows must have."""
 
     name: str
     role: Role = Role.CLIENT
     argo: Mapping[str, Any] = field(default_factory=dict)
     study: Mapping[str, Any] | None = None
-    here: Mapping[str, Any] = field(default_factory=dict)
+    site_facts: Mapping[str, Any] = field(default_factory=dict)
     site: str = "site-1"
 
     def plan(self, root: Path, meta: Any) -> Plan | InvalidInput:
-        """What becomes of a job; nothing may be left of one that is refused."""
+        """Return the plan of a job, or the error that refuses it, which must leave no workspace transfer behind."""
         runtime = None if self.study is None else {"cardio": self.study}
         parent = Parent(root, self.role, self.site, runtime=runtime)
         context = parent.context(str(meta.get("job_id")))
@@ -72,7 +72,7 @@ class SiteCase:
             transfer.remove()
 
     def expects(self, root: Path) -> SiteFacts:
-        """Before any job is heard."""
+        """Return the facts that are fixed before a job is read."""
         client = (
             *("-u", "-m", "nvflare.private.fed.app.client.worker_process", "-m", f"{root}", "-w", f"{root}/startup"),
             *("-n", "{JOB}", "-c", self.site, "-p", "tcp://site:8102", "--parent_conn_sec", "mtls"),
@@ -101,7 +101,7 @@ class SiteCase:
                 "NVFLARE_JOB_SSID",
                 "NVFL_WORKSPACE_TRANSFER_TOKEN",
             ),
-            **self.here,
+            **self.site_facts,
         )
 
 
@@ -122,7 +122,7 @@ PLACES = (
                 "running_time": 3600,
             }
         },
-        here={
+        site_facts={
             "ceilings": {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "4Gi", "nvidia.com/gpu": "2"},
             "images": r"registry\.example\.com/flare/[-A-Za-z0-9._:/@]+",
             "programs": "/usr/bin/python3|/usr/local/bin/python",
@@ -138,7 +138,7 @@ WITH_STUDY = SiteCase(
         "env": {"SITE_VALUE": "1"},
         "secret_env": {"DB_PASSWORD": {"source": "db", "key": "password"}},
     },
-    here={
+    site_facts={
         "env": {"SITE_VALUE": "1"},
         "secret_env": {"DB_PASSWORD": ("db", "password")},
         "mounts": [{"mountPath": "/data/cardio/scans", "readOnly": True}],
@@ -257,7 +257,7 @@ SPEC: Mapping[str, list[Any]] = {
     "pending_timeout": [5],
     "argo": [{"service_account": "admin"}],
 }
-"""What a job may say for each key, and what it might try."""
+"""Values that a job may have for each key, and attacks."""
 ODD = [
     *NASTY,
     *(None, True, False, 0, -1, 1, 3, 0.5, -0.0, 2**31, 2**63, 10**30, 1e300, float("inf"), float("nan")),
@@ -268,7 +268,7 @@ SENSIBLE: Object = {"image": IMAGE, "cpu": "1", "memory": "1Gi"}
 
 @st.composite
 def specs(draw: st.DrawFn) -> Any:
-    """A job's part of launcher_spec: mostly sensible, with something odd in it, or odd altogether."""
+    """Draw a job's part of launcher_spec: mostly sensible, with an odd value in it, or odd altogether."""
     if draw(st.integers(0, 19)) == 0:
         return draw(anything)
     keys = draw(st.lists(st.sampled_from(sorted(set(SPEC) - {"argo"})), max_size=4, unique=True))
@@ -295,7 +295,7 @@ portable = (
 
 @st.composite
 def metadata(draw: st.DrawFn) -> Object:
-    """A job's metadata, of any shape."""
+    """Draw a job's metadata, of any shape."""
     meta: Object = {"job_id": JOB_ID, "name": draw(texts), "launcher_spec": {"site-1": {"k8s": draw(specs())}}}
     odd = draw(st.integers(0, 7))
     if odd == 0:
@@ -320,20 +320,20 @@ def silence_logs() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory() as result:
+        yield Path(result)
 
 
 def verdict(place: SiteCase, root: Path, meta: Object) -> str:
-    """Fail unless the job is refused in few words, or harmless."""
-    made = place.plan(root, meta)
-    if isinstance(made, InvalidInput):
-        assert len(str(made)) < LONGEST_MESSAGE
-        assert str(made).isprintable()
+    """Return "refused" or "harmless"; fail if the message is long or the Workflow has problems."""
+    result = place.plan(root, meta)
+    if isinstance(result, InvalidInput):
+        assert len(str(result)) < LONGEST_MESSAGE
+        assert str(result).isprintable()
         return "refused"
-    pending = made.timeouts.pending
+    pending = result.timeouts.pending
     assert pending is None or 0 <= pending < threading.TIMEOUT_MAX
-    assert find_problems(made.workflow, str(meta["job_id"]), place.expects(root)) == []
+    assert find_problems(result.workflow, str(meta["job_id"]), place.expects(root)) == []
     return "harmless"
 
 
@@ -367,15 +367,15 @@ def test_any_metadata_shape_is_refused_or_allowed(shape: Any, root: Path) -> Non
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name.replace(" ", "-"))
 def test_any_metadata_is_refused_or_allowed(place: SiteCase, root: Path) -> None:
-    seen: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
 
     @thoroughly
     @given(metadata())
     def every(meta: Object) -> None:
-        seen[verdict(place, root / place.name, meta)] += 1
+        verdicts[verdict(place, root / place.name, meta)] += 1
 
     every()
-    assert min(seen["refused"], seen["harmless"]) > thoroughly.max_examples / 10, seen
+    assert min(verdicts["refused"], verdicts["harmless"]) > thoroughly.max_examples / 10, verdicts
 
 
 odd_names = st.sampled_from(NASTY) | st.text(max_size=30) | st.text(alphabet="ab-_./ é{}`$(", min_size=1, max_size=80)
@@ -405,30 +405,34 @@ def test_any_dataset_is_refused_or_mounted(root: Path, dataset: str, claim: str)
     place = replace(
         WITH_STUDY,
         study={**(WITH_STUDY.study or {}), "datasets": {dataset: {"type": "mount", "source": claim, "mode": "ro"}}},
-        here={
-            **WITH_STUDY.here,
+        site_facts={
+            **WITH_STUDY.site_facts,
             "mounts": [{"mountPath": f"/data/cardio/{dataset}", "readOnly": True}],
             "volumes": [{"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
         },
     )
-    seen = verdict(place, root / "datasets", {"job_id": JOB_ID, "name": "x", "study": "cardio"})
-    assert seen == ("refused" if "{{" in claim else "harmless")
+    verdicts = verdict(place, root / "datasets", {"job_id": JOB_ID, "name": "x", "study": "cardio"})
+    assert verdicts == ("refused" if "{{" in claim else "harmless")
 
 
 def test_a_job_gets_only_its_study(root: Path) -> None:
     meta = {"job_id": JOB_ID, "name": "x", "study": "cardio"}
     assert verdict(WITH_STUDY, root / "study", meta) == "harmless"
-    outside = replace(WITH_STUDY, here={})
+    outside = replace(WITH_STUDY, site_facts={})
     for study in (None, "", "other", "Cardio", "cardio "):
-        said: Object = {"job_id": JOB_ID, "study": study, "launcher_spec": {"default": {"k8s": {"image": IMAGE}}}}
-        assert verdict(outside, root / "study", said) == "harmless"
+        meta_of_study: Object = {
+            "job_id": JOB_ID,
+            "study": study,
+            "launcher_spec": {"default": {"k8s": {"image": IMAGE}}},
+        }
+        assert verdict(outside, root / "study", meta_of_study) == "harmless"
 
 
 def test_the_parents_environment_is_not_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "HTTP_PROXY", "PATH", "HOME"):
         monkeypatch.setenv(name, "/of-the-parent")
-    made = PLAIN.plan(root / "environment", GOOD)
-    assert "of-the-parent" not in repr(made)
+    result = PLAIN.plan(root / "environment", GOOD)
+    assert "of-the-parent" not in repr(result)
     assert verdict(PLAIN, root / "environment", GOOD) == "harmless"
 
 
@@ -441,13 +445,13 @@ GOOD: Object = {
 
 @pytest.fixture(scope="module")
 def good(root: Path) -> Object:
-    made = PLAIN.plan(root / "good", GOOD)
-    assert isinstance(made, Plan)
-    return made.workflow
+    result = PLAIN.plan(root / "good", GOOD)
+    assert isinstance(result, Plan)
+    return result.workflow
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in an object, the object itself included."""
+    """Yield every path in an object, the empty one included."""
     yield path
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in entries:
@@ -460,30 +464,30 @@ def value_at(value: Any, path: tuple[Any, ...]) -> Any:
     return value
 
 
-def problems(root: Path, changed: Object) -> list[str]:
-    return find_problems(changed, JOB_ID, PLAIN.expects(root / "good"))
+def problems(root: Path, variant: Object) -> list[str]:
+    return find_problems(variant, JOB_ID, PLAIN.expects(root / "good"))
 
 
 def test_the_allowlist_refuses_any_addition(root: Path, good: Object) -> None:
     assert problems(root, good) == []
     for path in paths(good):
-        changed = deepcopy(good)
-        place = value_at(changed, path)
+        variant = deepcopy(good)
+        place = value_at(variant, path)
         if isinstance(place, dict):
             place["smuggled"] = "x"
-            assert problems(root, changed), path
+            assert problems(root, variant), path
         elif isinstance(place, list):
             place.append(deepcopy(place[-1]))
-            assert problems(root, changed), path
+            assert problems(root, variant), path
 
 
 def test_the_allowlist_refuses_any_expression(root: Path, good: Object) -> None:
     for path in paths(good):
         if isinstance(value_at(good, path), str):
-            changed = deepcopy(good)
-            value_at(changed, path[:-1])[path[-1]] = "{{workflow.uid}}"
+            variant = deepcopy(good)
+            value_at(variant, path[:-1])[path[-1]] = "{{workflow.uid}}"
             if path[-1] != "podSpecPatch":
-                assert problems(root, changed), path
+                assert problems(root, variant), path
 
 
 def test_the_allowlist_requires_every_protection(root: Path, good: Object) -> None:
@@ -499,6 +503,6 @@ def test_the_allowlist_requires_every_protection(root: Path, good: Object) -> No
         (*container, "volumeMounts", 1, "readOnly"),
         (*container, "resources", "limits", "ephemeral-storage"),
     ):
-        changed = deepcopy(good)
-        del value_at(changed, path[:-1])[path[-1]]
-        assert problems(root, changed), path
+        variant = deepcopy(good)
+        del value_at(variant, path[:-1])[path[-1]]
+        assert problems(root, variant), path

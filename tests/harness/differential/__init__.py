@@ -1,1 +1,1 @@
-"""flargo's step against the pod of the installed stock launcher, over a matrix of jobs and sites."""
+"""Compare flargo's pods with those of nvflare's own (stock) launcher, over a matrix of jobs and sites."""

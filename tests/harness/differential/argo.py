@@ -1,6 +1,6 @@
-"""The pod that Argo makes of a Workflow's one step: written from Argo's source, knowing nothing of flargo.
+"""Compute the pod that Argo creates for a Workflow's only step. Written from Argo's source, without flargo's code.
 
-What Argo adds of its own accord (its volumes, variables, labels, the emissary before the command) is left out.
+Additions that Argo makes to every pod (its volumes, variables, labels, the emissary before the command) are left out.
 Source: createWorkflowPod in workflow/controller/workflowpod.go of Argo 3.7.18.
 """
 
@@ -30,11 +30,11 @@ SPEC_FIELDS = (
     "dnsConfig",
 )
 MERGED_BY_NAME = ("containers", "initContainers", "volumes")
-"""Lists of a pod's spec that a strategic merge patch merges by their entries' names, as far as flargo patches them."""
+"""Lists of a pod's spec that flargo patches, and that a strategic merge patch merges by their entries' names."""
 
 
 def pod_from_workflow(workflow: Object) -> Object:
-    """The pod of a Workflow with one template."""
+    """Return the pod of a Workflow with one template."""
     spec = workflow["spec"]
     (template,) = spec["templates"]
     assert template["name"] == spec["entrypoint"]

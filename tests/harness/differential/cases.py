@@ -1,4 +1,4 @@
-"""The matrix: jobs and sites of many kinds, each with what flargo is expected to make different about it."""
+"""The matrix of jobs and sites, each with the differences between flargo's and the stock launcher's pod."""
 
 import hashlib
 import tempfile
@@ -42,58 +42,58 @@ class Case:
     spec: Mapping[str, Any] = field(default_factory=lambda: {"image": IMAGE})
     """The job's part of launcher_spec for this site."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """More of the job's metadata, or other."""
+    """Keys of the job's metadata that are added or replaced."""
     site: str = "site-1"
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """The launcher's, stock and flargo alike."""
+    """Arguments of both launchers."""
     argo: Mapping[str, Any] = field(default_factory=dict)
     runtime: Mapping[str, Any] | None = None
-    """``studies`` of study_runtime.yaml."""
+    """The value of ``studies`` in study_runtime.yaml; None: there is no such file."""
     data: str | None = None
-    """study_data.yaml."""
+    """The text of study_data.yaml; None: there is no such file."""
     files: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     process: Mapping[str, Any] = field(default_factory=dict)
 
     main: Mapping[str, Any] = field(default_factory=lambda: RESTRICTED)
-    """Expected: main's security context."""
+    """Expected: the security context of the container ``main``."""
     executor: Mapping[str, Any] | None = field(
         default_factory=lambda: {"securityContext": RESTRICTED, "resources": EXECUTOR_RESOURCES}
     )
-    """Expected: what is patched into Argo's own containers."""
+    """Expected: the fields that are patched into Argo's own containers."""
     closed: tuple[str, ...] = ()
     """Expected: the claims that become read-only themselves."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Expected: labels on the pod that are not the usual ones, or have other values."""
+    """Expected: labels of the pod that other cases do not have, or have with other values."""
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Expected: annotations that the stock pod does not have."""
     account: str = "flargo-job"
     token: bool = False
     deadline: int | None = None
-    """Expected: the pod's, where it is not the stock pod's."""
+    """Expected: the pod's deadline, if it differs from the stock pod's."""
 
     @property
     def job_meta(self) -> Object:
-        """The job's metadata."""
+        """Return the job's metadata."""
         common: Object = {"job_id": JOB_ID, "name": "fedavg", "launcher_spec": {self.site: {"k8s": dict(self.spec)}}}
         return deepcopy({**common, **self.meta})
 
     def all_arguments(self, root: Path) -> Object:
-        """The arguments that both launchers take; the study data file is named where there is one."""
-        named = {"study_data_pvc_file_path": str(root / "local" / "study_data.yaml")} if self.data else {}
-        return {**named, **self.arguments}
+        """Return the arguments of both launchers, with the path of the study data file if there is one."""
+        study_file = {"study_data_pvc_file_path": str(root / "local" / "study_data.yaml")} if self.data else {}
+        return {**study_file, **self.arguments}
 
     def parent(self, root: Path, role: Role) -> Parent:
-        """The case's parent, with its workspace in a directory."""
+        """Return the case's parent, with its workspace in a directory."""
         data = {"local/study_data.yaml": self.data} if self.data else {}
         return Parent(root, role, self.site, self.options, self.process, {**self.files, **data}, self.runtime)
 
     def settings(self, root: Path) -> Settings:
-        """The case's site, for flargo."""
+        """Return the case's settings for flargo."""
         return check_settings(**self.all_arguments(root), argo=dict(self.argo))
 
     def launch(self, root: Path, role: Role) -> Launch:
-        """The case's launch, as flargo reads it."""
+        """Return the case's launch, as flargo reads it."""
         parent = self.parent(root, role)
         context = parent.context(self.job_meta["job_id"])
         launch, transfer = read_launch(self.job_meta, context, role, self.settings(root), attempt=ATTEMPT, epoch=EPOCH)
@@ -101,40 +101,40 @@ class Case:
         return launch
 
 
-def study(**said: Any) -> Mapping[str, Any]:
-    """A study_runtime.yaml with one study, which has an image."""
-    return {STUDY: {"container": {"image": IMAGE}, **said}}
+def study(**fields: Any) -> Mapping[str, Any]:
+    """Return the studies of a study_runtime.yaml: one study, which has an image."""
+    return {STUDY: {"container": {"image": IMAGE}, **fields}}
 
 
 def template(spec: Object | None = None, **metadata: Any) -> Mapping[str, Any]:
-    """A study whose pod template has a spec and metadata."""
+    """Return a study whose pod template has a spec and metadata."""
     return study(pod_template={"metadata": metadata, "spec": spec or {}})
 
 
 def study_case(name: str, runtime: Mapping[str, Any] | None = None, **more: Any) -> Case:
-    """A case whose job belongs to the study and says nothing of its own."""
+    """Return a case whose job belongs to the study and sets nothing of its own."""
     labels = {"flargo.dev/study": STUDY, **more.pop("labels", {})}
     meta = {"study": STUDY, **more.pop("meta", {})}
     return Case(name, spec={}, meta=meta, runtime=runtime, labels=labels, **more)
 
 
 def dataset(source: str, mode: str) -> Object:
-    """A dataset of study_runtime.yaml."""
+    """Return a dataset of study_runtime.yaml."""
     return {"type": "mount", "source": source, "mode": mode}
 
 
 def executor(**security: Any) -> Object:
-    """The usual patch of Argo's containers, with another security context."""
+    """Return the usual patch of Argo's containers, with another security context."""
     return {"securityContext": security, "resources": EXECUTOR_RESOURCES}
 
 
-def without(said: Mapping[str, Any], *keys: str) -> Object:
-    """A security context without some of its keys."""
-    return {key: value for key, value in said.items() if key not in keys}
+def without(context: Mapping[str, Any], *keys: str) -> Object:
+    """Return a security context without some of its keys."""
+    return {key: value for key, value in context.items() if key not in keys}
 
 
 def hashed_label(readable: str, text: str) -> str:
-    """The label value of a text that is no label value."""
+    """Return the label value of a text that is not a valid one itself."""
     return f"{readable}--{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
 
@@ -644,9 +644,9 @@ CASES = (*IMAGES, *RESOURCES, *STUDIES, *TEMPLATES, *SECURITY, *POLICY, *PLACES)
 
 
 def samples() -> Iterator[tuple[str, Settings, Launch]]:
-    """Every case for both roles, with a job of its own: its name, and what ``flargo.job.plan.build_plan`` takes.
+    """Yield a name, settings and a launch, for every case and both roles, each with a job id of its own.
 
-    Where a case is about the job's id, that one is kept, and there is one role only: no two have one pod's name.
+    A case that sets the job's id keeps it, and has one role only, so that no two pods have the same name.
     """
     for case in CASES:
         for role in [Role.CLIENT] if "job_id" in case.meta else list(Role):

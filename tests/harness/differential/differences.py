@@ -1,6 +1,6 @@
-"""All that flargo makes different about the stock launcher's pod, each with its exact value.
+"""All differences between flargo's pod and the stock launcher's, each with its exact value.
 
-Written on its own, without flargo.job.pod: the two lists are held against one another by the test.
+Written without flargo.job.pod; the test compares the two lists.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ Difference = Callable[[Object, Case, Role], None]
 
 
 def _main(pod: Object, case: Case) -> Object:
-    """The job's container; before it is renamed its name begins with that of the job."""
+    """Return the job's container; before it is renamed, its name contains that of the job."""
     names = ("main", f"container-{_job_key(case)}")
-    found: list[Object] = [container for container in pod["spec"]["containers"] if container["name"] in names]
-    assert len(found) == 1
-    return found[0]
+    matches: list[Object] = [container for container in pod["spec"]["containers"] if container["name"] in names]
+    assert len(matches) == 1
+    return matches[0]
 
 
 def _job_key(case: Case) -> str:
@@ -29,7 +29,7 @@ def _job_key(case: Case) -> str:
 
 
 def nulls_are_absent(pod: Object, _: Case, __: Role) -> None:
-    """What is null is not there: to Kubernetes that is the same."""
+    """Remove null values, which Kubernetes treats as absent."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
@@ -41,14 +41,14 @@ def nulls_are_absent(pod: Object, _: Case, __: Role) -> None:
     pod.update(cleaned)
 
 
-def startup_secret_is_told_apart_by_federation(pod: Object, _: Case, __: Role) -> None:
-    """The name of the startup kit's Secret ends in the federation's hash."""
+def startup_secret_is_named_by_federation(pod: Object, _: Case, __: Role) -> None:
+    """Append the federation's hash to the name of the startup kit's Secret."""
     (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "startup-kit")
     volume["secret"]["secretName"] += f"-{FEDERATION}"
 
 
-def credentials_are_told_apart_by_launch(pod: Object, case: Case, _: Role) -> None:
-    """The name of the credentials' Secret ends in the launch's id."""
+def credentials_are_named_by_launch(pod: Object, case: Case, _: Role) -> None:
+    """Append the launch's id to the name of the credentials' Secret."""
     for variable in _main(pod, case)["env"]:
         reference = variable.get("valueFrom", {}).get("secretKeyRef", {})
         if reference.get("name") == f"nvflare-cred-{pod['metadata']['name']}":
@@ -56,44 +56,44 @@ def credentials_are_told_apart_by_launch(pod: Object, case: Case, _: Role) -> No
 
 
 def the_container_is_called_main(pod: Object, case: Case, _: Role) -> None:
-    """Argo's name for it."""
+    """Rename the job's container to the name that Argo requires."""
     _main(pod, case)["name"] = "main"
 
 
 def amounts_are_strings(pod: Object, _: Case, __: Role) -> None:
-    """Cpu, memory and GPUs of every container."""
+    """Turn the resource amounts of every container into strings."""
     for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
         for amounts in container.get("resources", {}).values():
             amounts.update({name: str(amount) for name, amount in amounts.items()})
 
 
 def gpus_have_the_sites_name(pod: Object, case: Case, _: Role) -> None:
-    """The GPU resource of the site's nodes."""
+    """Rename the GPU resource to that of the site's nodes."""
     for amounts in _main(pod, case)["resources"].values():
         if "nvidia.com/gpu" in amounts:
             amounts[case.argo.get("gpu_resource", "nvidia.com/gpu")] = amounts.pop("nvidia.com/gpu")
 
 
 def images_are_pulled_as_the_site_says(pod: Object, case: Case, _: Role) -> None:
-    """The site's pull policy."""
+    """Set the site's image pull policy."""
     if "image_pull_policy" in case.argo:
         _main(pod, case)["imagePullPolicy"] = case.argo["image_pull_policy"]
 
 
 def main_is_restricted(pod: Object, case: Case, _: Role) -> None:
-    """The security context that the case says."""
+    """Set the security context that the case expects."""
     _main(pod, case)["securityContext"] = deepcopy(dict(case.main))
 
 
 def claims_that_are_only_read_are_read_only(pod: Object, case: Case, _: Role) -> None:
-    """Those that the case names."""
+    """Make the claims read-only that the case names."""
     for volume in pod["spec"]["volumes"]:
         if volume.get("persistentVolumeClaim", {}).get("claimName") in case.closed:
             volume["persistentVolumeClaim"]["readOnly"] = True
 
 
 def labels_identify_the_job(pod: Object, case: Case, role: Role) -> None:
-    """Flargo's labels and the site's own labels and annotations."""
+    """Add flargo's labels and the site's own labels and annotations."""
     meta = pod["metadata"]
     meta["labels"] = {
         **meta.get("labels", {}),
@@ -110,32 +110,32 @@ def labels_identify_the_job(pod: Object, case: Case, role: Role) -> None:
 
 
 def pod_has_its_own_account(pod: Object, case: Case, _: Role) -> None:
-    """The account that the case says."""
+    """Set the service account that the case expects."""
     pod["spec"]["serviceAccountName"] = case.account
 
 
 def pod_has_no_token(pod: Object, case: Case, _: Role) -> None:
-    """Unless the case says so."""
+    """Mount no service account token, unless the case expects one."""
     pod["spec"]["automountServiceAccountToken"] = case.token
 
 
 def pod_has_a_deadline(pod: Object, case: Case, _: Role) -> None:
-    """The site's, or the template's where that is shorter."""
+    """Set the site's deadline, or the pod template's if it is shorter."""
     if case.deadline is not None:
         pod["spec"]["activeDeadlineSeconds"] = case.deadline
 
 
 def argo_adds_its_containers(pod: Object, case: Case, _: Role) -> None:
-    """``init`` and ``wait``, with what flargo patches into them."""
-    added = deepcopy(dict(case.executor or {}))
-    pod["spec"]["containers"].insert(0, {"name": "wait", **added})
-    pod["spec"].setdefault("initContainers", []).insert(0, {"name": "init", **deepcopy(added)})
+    """Add ``init`` and ``wait``, with the fields that flargo patches into them."""
+    fields = deepcopy(dict(case.executor or {}))
+    pod["spec"]["containers"].insert(0, {"name": "wait", **fields})
+    pod["spec"].setdefault("initContainers", []).insert(0, {"name": "init", **deepcopy(fields)})
 
 
 DIFFERENCES: tuple[Difference, ...] = (
     nulls_are_absent,
-    startup_secret_is_told_apart_by_federation,
-    credentials_are_told_apart_by_launch,
+    startup_secret_is_named_by_federation,
+    credentials_are_named_by_launch,
     the_container_is_called_main,
     amounts_are_strings,
     gpus_have_the_sites_name,
@@ -151,7 +151,7 @@ DIFFERENCES: tuple[Difference, ...] = (
 
 
 def expected_pod(stock: Object, case: Case, role: Role) -> Object:
-    """The stock launcher's pod with all the differences."""
+    """Return the stock launcher's pod with all differences applied."""
     pod = deepcopy(stock)
     for difference in DIFFERENCES:
         difference(pod, case, role)

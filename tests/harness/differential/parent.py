@@ -1,4 +1,4 @@
-"""A FLARE parent as its launchers see it: a workspace on disk and a context, without a network."""
+"""A FLARE parent as its launcher sees it: a workspace on disk and an FLContext, without a network."""
 
 import base64
 import hashlib
@@ -25,13 +25,13 @@ KIT: Mapping[str, bytes] = {
     "fed_client.json": b"{}",
     "signature.json": b"{}",
 }
-"""What of a startup kit travels to a job."""
+"""Files of a startup kit that a launch copies to the job."""
 FILES_NOT_COPIED: Mapping[str, bytes] = {"start.sh": b"#!/bin/sh\n", "readme.txt": b"read me"}
-"""What of it does not."""
+"""Files of a startup kit that stay at the parent."""
 
 
 class Cell:
-    """A parent's cell, as far as the workspace transfer asks for one."""
+    """A fake of a parent's cell, with the methods that the workspace transfer calls."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,23 +44,23 @@ class Cell:
         return self.name
 
     def register_request_cb(self, channel: str, topic: str, cb: Callable[..., Any]) -> None:
-        """Nobody calls."""
+        """Ignore the callback, since no request ever arrives."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """Everything that a launcher reads, but for the job's metadata and its own arguments."""
+    """Everything that a launcher reads, except the job's metadata and the launcher's arguments."""
 
     root: Path
     role: Role
     site: str = "site-1"
     options: tuple[str, ...] = ()
     process: Mapping[str, Any] = field(default_factory=dict)
-    """More of the job process's arguments, or others; None takes one away."""
+    """Arguments of the job's process that are added or replaced; None removes one."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Text files, by their paths under the workspace."""
+    """Text files by their paths in the workspace."""
     runtime: Mapping[str, Any] | None = None
-    """``studies`` of local/study_runtime.yaml."""
+    """The value of ``studies`` in local/study_runtime.yaml; None: there is no such file."""
 
     def __post_init__(self) -> None:
         for folder in ("startup", "local"):
@@ -68,13 +68,13 @@ class Parent:
         for name, content in {**KIT, **FILES_NOT_COPIED}.items():
             (self.root / "startup" / name).write_bytes(content)
         if self.runtime is not None:
-            said = yaml.safe_dump({"format_version": 2, "studies": dict(self.runtime)})
-            (self.root / "local" / "study_runtime.yaml").write_text(said)
+            text = yaml.safe_dump({"format_version": 2, "studies": dict(self.runtime)})
+            (self.root / "local" / "study_runtime.yaml").write_text(text)
         for path, text in self.files.items():
             (self.root / path).write_text(text)
 
     def context(self, job_id: str, process: Mapping[str, Any] | None = None) -> FLContext:
-        """The context of one launch, whose process may have arguments of its own."""
+        """Return the FLContext of one launch, whose process may have arguments of its own."""
         context = FLContext()
         workspace = Workspace(str(self.root), self.site)
         process = self.process if process is None else process
@@ -90,19 +90,19 @@ class Parent:
         return context
 
     def _process_args(self, job_id: str, workspace: Workspace, process: Mapping[str, Any]) -> dict[str, Any]:
-        of_role = _server_args(job_id) if self.role is Role.SERVER else _client_args(self.site, workspace)
-        both = {
+        role_args = _server_args(job_id) if self.role is Role.SERVER else _client_args(self.site, workspace)
+        common_args = {
             JobProcessArgs.JOB_ID: ("-n", job_id),
             JobProcessArgs.WORKSPACE: ("-m", str(self.root)),
             JobProcessArgs.PARENT_CONN_SEC: ("--parent_conn_sec", "mtls"),
             JobProcessArgs.OPTIONS: ("--set", " ".join(self.options)),
         }
-        merged = {**both, **of_role, **process}
+        merged = {**common_args, **role_args, **process}
         return {key: value for key, value in merged.items() if value is not None}
 
 
 def _server_args(job_id: str) -> dict[str, Any]:
-    """As nvflare/private/fed/server/server_engine.py makes them."""
+    """Return the arguments that nvflare/private/fed/server/server_engine.py passes."""
     return {
         JobProcessArgs.EXE_MODULE: ("-m", "nvflare.private.fed.app.server.runner_process"),
         JobProcessArgs.STARTUP_CONFIG_FILE: ("-s", "fed_server.json"),
@@ -118,7 +118,7 @@ def _server_args(job_id: str) -> dict[str, Any]:
 
 
 def _client_args(site: str, workspace: Workspace) -> dict[str, Any]:
-    """As nvflare/private/fed/client/client_executor.py makes them."""
+    """Return the arguments that nvflare/private/fed/client/client_executor.py passes."""
     return {
         JobProcessArgs.EXE_MODULE: ("-m", "nvflare.private.fed.app.client.worker_process"),
         JobProcessArgs.CLIENT_NAME: ("-c", site),

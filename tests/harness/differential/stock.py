@@ -1,4 +1,4 @@
-"""The installed stock launcher, whole, on a cluster that takes everything and runs it at once."""
+"""Run the installed stock launcher against a fake API that accepts every object and reports every pod as running."""
 
 import base64
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Object = dict[str, Any]
 
 @dataclass
 class FakeCoreV1Api:
-    """A CoreV1Api that remembers what it was given."""
+    """A fake of kubernetes.client.CoreV1Api that records the objects it receives."""
 
     pods: list[Object] = field(default_factory=list)
     secrets: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -29,10 +29,10 @@ class FakeCoreV1Api:
         self.secrets[body["metadata"]["name"]] = {**plain, **coded}
 
     def patch_namespaced_secret(self, name: str, namespace: str, body: Object) -> None:
-        """The credentials' owner, which is another object with flargo."""
+        """Ignore the patch: it sets the owner of the credentials, which is another object with flargo."""
 
     def create_namespaced_pod(self, body: Object, namespace: str) -> SimpleNamespace:
-        # What travels is what the renderer made then; the dictionary itself may still be changed.
+        # A copy, as over the network: the launcher may still change its dictionary.
         self.pods.append(deepcopy({**body, "metadata": {**body["metadata"], "namespace": namespace}}))
         return SimpleNamespace(metadata=SimpleNamespace(uid="1"))
 
@@ -40,13 +40,13 @@ class FakeCoreV1Api:
         return SimpleNamespace(status=SimpleNamespace(phase="Running"))
 
     def delete_namespaced_secret(self, name: str, namespace: str) -> None:
-        """The launch failed; nothing looks at the Secrets then."""
+        """Ignore the deletion: it follows a failed launch, whose Secrets no test reads."""
 
 
 def launch(
     parent: Parent, job_meta: Object, arguments: Mapping[str, Any]
 ) -> tuple[Object, dict[str, dict[str, bytes]]]:
-    """Launch a job with the stock launcher: its pod and its Secrets by name."""
+    """Launch a job with the stock launcher, and return its pod and its Secrets by name."""
     kind = ServerK8sJobLauncher if parent.role is Role.SERVER else ClientK8sJobLauncher
     launcher = kind(**{"config_file_path": None, **deepcopy(dict(arguments))})
     launcher.core_v1 = cluster = FakeCoreV1Api()
