@@ -303,7 +303,7 @@ def test_dry_run_gets_no_key_material(prepared_kit: Path, tmp_path: Path) -> Non
     (prepared_kit / "startup/passwords.json").write_text('{"a": "hunter2"}')
     (tmp_path / "copy").mkdir()
     staged = parent_from_kit(prepared_kit, tmp_path / "copy")
-    assert staged.stage.kit == tmp_path / "copy"
+    assert staged.simulation.kit == tmp_path / "copy"
     copies = file_contents(tmp_path / "copy")
     certificate = (prepared_kit / "startup/rootCA.pem").read_bytes()
     assert copies.pop("startup/rootCA.pem") == certificate

@@ -95,27 +95,27 @@ def doctor(
 ) -> None:
     """Find problems that would keep jobs from running, before a job fails.
 
-    The checks leave nothing behind: one test Workflow that creates no pod is submitted, to see whether a controller
-    processes it, and deleted again. All other checks read, or are dry runs. The exit code is 0 if no check failed, 1 if
+    Nothing is changed: one test Workflow that creates no pod is submitted, to see whether a controller processes it,
+    and deleted again. All other checks read, or are dry runs. The exit code is 0 if no check failed, 1 if
     one failed, and 2 if nothing could be checked.
     """
     with show_warnings(), tempfile.TemporaryDirectory() as folder:
         with _naming_option("--job"):
             meta = read_job_meta(job) if job is not None else None
         with _naming_option("--kit"):
-            staged = example_parent(Path(folder)) if kit is None else parent_from_kit(kit, Path(folder))
+            parent = example_parent(Path(folder)) if kit is None else parent_from_kit(kit, Path(folder))
         config_file = options["kubeconfig"]
         if use_kit_kubeconfig:
-            config_file = _kit_kubeconfig(staged, config_file)
-        questions = _questions(staged, meta, _namespace(staged, options, config_file))
+            config_file = _kit_kubeconfig(parent, config_file)
+        needs = _site_needs(parent, meta, _namespace(parent, options, config_file))
     is_account_guessed = options["account"] is None
-    launcher = None if use_kit_kubeconfig and is_account_guessed else options["account"] or questions.launcher
-    questions = replace(questions, launcher=launcher, argo_namespaces=argo_namespaces)
+    launcher = None if use_kit_kubeconfig and is_account_guessed else options["account"] or needs.launcher
+    needs = replace(needs, launcher=launcher, argo_namespaces=argo_namespaces)
     checker = Doctor(_survey(config_file, options["context"]), time.time, time.sleep)
-    findings = run_checks(checker.gather(questions, guessed=is_account_guessed, patience=wait))
+    findings = run_checks(checker.gather(needs, guessed=is_account_guessed, patience=wait))
     if as_json:
         levels = _count_levels(findings)
-        write_json({"namespace": questions.namespace, "summary": levels, "findings": [*map(asdict, findings)]})
+        write_json({"namespace": needs.namespace, "summary": levels, "findings": [*map(asdict, findings)]})
     else:
         _write_findings(findings)
     if any(finding.level is Level.FAILURE for finding in findings):
@@ -150,12 +150,16 @@ def _load_config(config_file: str | None, context: str | None) -> tuple[client_c
 
 def _unusable_kubeconfig(config_file: str | None, error: Exception) -> InvalidInput:
     problem = error.problem if isinstance(error, ConfigError) else describe(error)
-    value = Verbatim("the default") if config_file is None else config_file
-    shown = value if config_file is None else repr(config_file)
-    return InvalidInput("--kubeconfig", value, Sentence(f"{shown} cannot be used: {problem}"))
+    if config_file is None:
+        return InvalidInput(
+            "--kubeconfig",
+            Verbatim("the default"),
+            Sentence(f"is not given, and the default cannot be used: {problem}"),
+        )
+    return InvalidInput("--kubeconfig", config_file, Sentence(f"{config_file!r} cannot be used: {problem}"))
 
 
-def _kit_kubeconfig(staged: StagedParent, other: str | None) -> str:
+def _kit_kubeconfig(parent: StagedParent, other: str | None) -> str:
     """Return the kubeconfig that the kit names: the launcher's own, where this runs in the parent's pod.
 
     A kubeconfig can have any command run as the user who loads it, so a kit's is loaded only if a person asks for it.
@@ -163,10 +167,10 @@ def _kit_kubeconfig(staged: StagedParent, other: str | None) -> str:
     Raises:
         UsageError: the kit names no kubeconfig, the file does not exist, or --kubeconfig is given too.
     """
-    file = staged.settings.config_file_path
+    file = parent.settings.config_file_path
     if other is not None:
         raise click.UsageError("--kubeconfig and --use-kit-kubeconfig cannot be combined.")
-    if staged.site is None:
+    if parent.site is None:
         raise click.UsageError("--use-kit-kubeconfig needs --kit.")
     if file is None:
         raise click.UsageError("The kit names no kubeconfig (config_file_path): omit --use-kit-kubeconfig.")
@@ -177,25 +181,25 @@ def _kit_kubeconfig(staged: StagedParent, other: str | None) -> str:
     return file
 
 
-def _namespace(staged: StagedParent, options: dict[str, str | None], config_file: str | None) -> str:
+def _namespace(parent: StagedParent, options: dict[str, str | None], config_file: str | None) -> str:
     if options["namespace"] is not None:
         return options["namespace"]
-    if staged.site is not None:
-        return staged.settings.namespace
+    if parent.site is not None:
+        return parent.settings.namespace
     return _load_config(config_file, options["context"])[1]
 
 
-def _questions(staged: StagedParent, meta: dict[str, Any] | None, namespace: str) -> SiteNeeds:
-    settings, site = replace(staged.settings, namespace=namespace), staged.site
-    rendered, refused = build_samples(meta, site.files if site is not None else {}, staged.stage, settings)
+def _site_needs(parent: StagedParent, meta: dict[str, Any] | None, namespace: str) -> SiteNeeds:
+    settings, site = replace(parent.settings, namespace=namespace), parent.site
+    samples, rejected_jobs = build_samples(meta, site.files if site is not None else {}, parent.simulation, settings)
     return SiteNeeds(
         namespace=namespace,
         launcher=parent_account(site) if site is not None and site.values is not None else _DEFAULT_ACCOUNT,
         executor=settings.argo.executor_service_account,
         instance_id=settings.argo.instance_id,
-        is_prepared=staged.is_prepared,
-        samples=tuple(rendered),
-        rejected_jobs=refused,
+        is_prepared=parent.is_prepared,
+        samples=tuple(samples),
+        rejected_jobs=rejected_jobs,
     )
 
 

@@ -56,7 +56,9 @@ def logs(
     as_json: bool,
     **cluster: str | None,
 ) -> None:
-    """Print the log of a job's program, without the lines of Argo's executor. Lines of several sites get a prefix.
+    """Print the log of a job's program, without the lines of Argo's executor.
+
+    If the job runs at several sites, each line begins with the name of its site.
 
     JOB is FLARE's job id, an unambiguous prefix of it, or the name of a Workflow. On a terminal, control characters are
     escaped, and keys and tokens are blanked. A file or another program gets the program's bytes unchanged.

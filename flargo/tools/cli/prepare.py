@@ -30,7 +30,9 @@ from flargo.tools.kit.site import ROLE_TEMPLATE
     help="The path of a kubeconfig in the parent. Default: the kit's, else the pod's service account.",
 )
 @click.option(
-    "--max-jobs", type=int, help="The most jobs that run at once; others wait. Applies only to a server's kit."
+    "--max-jobs",
+    type=int,
+    help="The maximum number of jobs that run at once; others wait. Applies only to a server's kit.",
 )
 @click.option("--argo", "pairs", multiple=True, metavar="KEY=VALUE", help="Set one of flargo's settings; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the changes as a diff, and write nothing.")
@@ -72,8 +74,8 @@ def _parse_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not text.strip():
-            allowed = "KEY=VALUE, as in keep_success=3600, keep_success=null or labels='{team: heart}'"
-            raise InvalidInput("--argo", pair, allowed)
+            expected = "KEY=VALUE, as in keep_success=3600, keep_success=null or labels='{team: heart}'"
+            raise InvalidInput("--argo", pair, expected)
         settings[key] = _parse_value(key, text)
     return settings
 

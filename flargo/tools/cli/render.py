@@ -39,12 +39,12 @@ def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, 
     job_meta = read_job_meta(meta)
     with show_warnings(), tempfile.TemporaryDirectory() as folder:
         if kit is None:
-            staged = example_parent(Path(folder), site, role)
+            parent = example_parent(Path(folder), site, role)
         else:
-            staged = parent_from_kit(kit, Path(folder), site, role)
-        if not staged.is_prepared:
+            parent = parent_from_kit(kit, Path(folder), site, role)
+        if not parent.is_prepared:
             write_message(f"{kit} is not prepared or has changed since: this is the result after `flargo prepare`.")
-        plan = dry_run(job_meta, staged.stage, staged.settings)
+        plan = dry_run(job_meta, parent.simulation, parent.settings)
     if as_json:
         write_json({"workflow": plan.workflow, "secrets": _secret_keys(plan)})
         return

@@ -35,7 +35,7 @@ _EXAMPLE_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nZXhhbXBsZQ==\n-----END CERT
 class StagedParent:
     """A FLARE parent that does not run, and the settings with which it would launch jobs."""
 
-    stage: SimulatedParent
+    simulation: SimulatedParent
     settings: Settings
     site: Site | None
     """The kit's site; None: an example."""
@@ -111,7 +111,7 @@ def parent_from_kit(kit: Path, root: Path, site: str | None = None, role: str | 
     listener = internal["resources"]
     servers = prepared.site.startup.get("servers") or [{}]
     _copy_launch_files(kit, root, prepared.settings)
-    stage = SimulatedParent(
+    simulation = SimulatedParent(
         kit=root,
         site=name,
         role=kit_role,
@@ -119,7 +119,7 @@ def parent_from_kit(kit: Path, root: Path, site: str | None = None, role: str | 
         server=servers[0].get("service") or {},
         options=_parent_options(prepared, name),
     )
-    return StagedParent(stage, prepared.settings, prepared.site, is_prepared=not prepared.changes)
+    return StagedParent(simulation, prepared.settings, prepared.site, is_prepared=not prepared.changes)
 
 
 def _copy_launch_files(kit: Path, root: Path, settings: Settings) -> None:
@@ -174,7 +174,7 @@ def show_warnings() -> Iterator[None]:
     class MessageHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
-            if not any(expected in text for expected in _EXPECTED_WARNINGS):
+            if not any(warning in text for warning in _EXPECTED_WARNINGS):
                 write_message(f"Warning: {text}")
 
     logger, handler = logging.getLogger("flargo"), MessageHandler(logging.WARNING)

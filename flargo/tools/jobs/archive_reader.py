@@ -23,7 +23,7 @@ class ArchiveReader:
     read_problem = ""
 
     def __init__(self, archive: "Archive") -> None:
-        """Read from ``archive``."""
+        """Create a reader of an archive. Nothing is requested yet."""
         self._archive = archive
         self._on_parse_error = ParseErrorLog()
 
@@ -54,7 +54,7 @@ class ClusterAndArchiveReader:
     """
 
     def __init__(self, cluster: Reader, archive: Reader) -> None:
-        """Read from both."""
+        """Create a reader of a cluster and an archive."""
         self._cluster, self._archive = cluster, archive
         self.read_problem = ""
 

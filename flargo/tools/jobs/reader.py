@@ -25,7 +25,7 @@ class Reader(Protocol):
 
     @property
     def read_problem(self) -> str:
-        """What could not be read and what to do about it, as a sentence; empty if everything was read."""
+        """A sentence on what could not be read and what to do about it; empty if everything was read."""
 
     def site_jobs(self, labels: str) -> list[SiteJob]:
         """Return the jobs whose Workflows match a label selector."""

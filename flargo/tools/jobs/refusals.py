@@ -26,7 +26,7 @@ _REMEDIES = {
     "a login page may have answered instead",
     ArchiveProblem.NO_ARCHIVE: "its administrator can enable the archive with persistence.archive",
 }
-"""What to do about each problem of an Argo Server."""
+"""A remedy for each problem of an Argo Server."""
 
 
 def describe_refusal(error: ApiError) -> str:
