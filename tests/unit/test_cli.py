@@ -1,4 +1,4 @@
-"""The commands as a person or a program meets them: what is said where, and with which exit code."""
+"""Tests of the commands' output and exit codes, for people and for programs."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def meta(tmp_path: Path) -> Path:
     return file
 
 
-# What people read
+# The writers
 
 
 @pytest.mark.parametrize(
@@ -45,134 +45,137 @@ def meta(tmp_path: Path) -> Path:
         ("a-name-that-is-longer-than-it-all x", ["a-name-that-is-longer-than-it-all", "x"]),
     ],
 )
-def test_a_long_text_is_filled_without_breaking_a_word_or_a_command(text: str, lines: list[str]) -> None:
+def test_wrap_breaks_no_word_or_command(text: str, lines: list[str]) -> None:
     assert wrap(text, 12) == lines
 
 
 @pytest.mark.parametrize(
-    ("terminal", "columns", "told"),
+    ("terminal", "columns", "expected"),
     [
         (True, 45, "  event  FailedMount: the volume could not be\n         mounted\n"),
         (True, 20, "  event  FailedMount: the volume could not be mounted\n"),
         (False, 45, "  event  FailedMount: the volume could not be mounted\n"),
     ],
-    ids=["a terminal", "a narrow one", "a file"],
+    ids=["terminal", "narrow terminal", "file"],
 )
-def test_a_text_stays_beside_its_head_on_a_terminal_and_on_its_line_elsewhere(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool, columns: int, told: str
+def test_write_hanging_indents_only_on_terminals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool, columns: int, expected: str
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     monkeypatch.setenv("COLUMNS", str(columns))
     write_hanging("  event  ", "FailedMount: the volume could not be mounted")
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == expected
 
 
 # All commands
 
 
-def test_help_loads_no_command_and_nothing_heavy() -> None:
+def test_help_imports_no_command() -> None:
     code = (
         "import sys; from flargo.tools.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
-    assert all(line in done.stdout for line in COMMANDS.values())
-    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    result = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert all(line in result.stdout for line in COMMANDS.values())
+    loaded = {name.split(".")[0] for name in result.stderr.split()}
     assert not loaded & {"nvflare", "kubernetes", "hera", "yaml", "rich"}
-    own = {name for name in done.stderr.split() if name.startswith("flargo.")}
+    own = {name for name in result.stderr.split() if name.startswith("flargo.")}
     assert not [name for name in own - {"flargo.tools"} if not name.startswith("flargo.tools.cli")]
 
 
-FOR_EYES = {"demo"}
-"""Commands that are to be looked at, and say nothing to programs."""
+WITHOUT_JSON = {"demo"}
+"""Commands without output for programs."""
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - FOR_EYES))
-def test_every_command_says_what_it_does_and_speaks_json(name: str) -> None:
-    shown = run(name, "--help")
-    assert shown.exit_code == 0
-    assert "--json" in shown.stdout
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - WITHOUT_JSON))
+def test_every_command_has_help_and_json(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
 
 
-def test_without_the_extra_a_person_is_told_what_to_install() -> None:
+def test_missing_extra_names_the_install_command() -> None:
     code = "import sys; sys.modules['click'] = None; from flargo.tools.cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "pip install 'flargo[cli]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "pip install 'flargo[cli]'" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_a_shell_completes_commands_and_options() -> None:
-    def completed(words: str) -> str:
-        asked = {"_FLARGO_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+def test_shell_completes_commands_and_options() -> None:
+    def complete(line: str) -> str:
+        completion = {"_FLARGO_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
         code = "from flargo.tools.cli.main import main; import sys; sys.argv[0] = 'flargo'; main()"
         command = [sys.executable, "-c", code]
-        return subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=False).stdout
+        environment = {**os.environ, **completion}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
 
-    assert "prepare" in completed("flargo pre")
-    assert "--dry-run" in completed("flargo prepare --dr")
+    assert "prepare" in complete("flargo pre")
+    assert "--dry-run" in complete("flargo prepare --dr")
 
 
-def test_an_unknown_command_is_wrong_usage() -> None:
+def test_unknown_command_is_a_usage_error() -> None:
     assert run("perpare").exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "expected"),
     [
         (("render", "--json"), "Missing argument 'META'."),
         (("render", "/nowhere", "--json"), "'/nowhere' does not exist"),
         (("jobs", "--json", "--sites", "x"), "No such option"),
         (("perpare", "--json"), "No such command 'perpare'."),
     ],
-    ids=["a missing word", "no such file", "an unknown option", "an unknown command"],
+    ids=["missing argument", "missing file", "unknown option", "unknown command"],
 )
-def test_wrong_usage_is_told_in_json_to_a_program(words: tuple[str, ...], told: str) -> None:
-    done = run(*words)
-    assert (done.exit_code, done.stderr) == (2, "")
-    assert told in json.loads(done.stdout)["error"]["message"]
-    people = run(*(word for word in words if word != "--json"))
-    assert (people.exit_code, people.stdout) == (2, "")
-    assert "Usage:" in people.stderr
+def test_usage_errors_are_json_with_json_option(arguments: tuple[str, ...], expected: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert expected in json.loads(result.stdout)["error"]["message"]
+    text_result = run(*(word for word in arguments if word != "--json"))
+    assert (text_result.exit_code, text_result.stdout) == (2, "")
+    assert "Usage:" in text_result.stderr
 
 
 # flargo prepare
 
 
-def test_prepare_says_what_it_did_and_what_is_left_to_do(kit: Kit) -> None:
+def test_prepare_prints_changes_and_next_steps(kit: Kit) -> None:
     root = kit("k8s/site-1")
-    done = run("prepare", root)
-    assert done.exit_code == 0
-    assert done.stdout.splitlines() == [
+    result = run("prepare", root)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
         "create  local/resources.json",
         "create  local/flargo__p_resources.json",
         "change  helm_chart/templates/role.yaml",
         "change  helm_chart/templates/client-deployment.yaml",
     ]
-    assert "image (registry.example/flare:2.9) has flargo in it, like those of deploy/images\n" in done.stderr
-    assert "pip install" not in done.stderr, "no index has flargo: whoever took the name there would be installed"
-    assert f"nvflare deploy k8s stage {root}\n" in done.stderr
-    again = run("prepare", root)
-    assert (again.exit_code, again.stdout) == (0, "")
-    assert "Nothing to change." in again.stderr
+    assert "image (registry.example/flare:2.9) has flargo in it, like those of deploy/images\n" in result.stderr
+    assert "pip install" not in result.stderr, (
+        "flargo is in no package index: a package of that name there would be somebody else's"
+    )
+    assert f"nvflare deploy k8s stage {root}\n" in result.stderr
+    second_result = run("prepare", root)
+    assert (second_result.exit_code, second_result.stdout) == (0, "")
+    assert "Nothing to change." in second_result.stderr
 
 
-def test_a_kits_path_is_quoted_in_what_is_left_to_do(kit: Kit) -> None:
+def test_next_steps_quote_the_kit_path(kit: Kit) -> None:
     root = kit("k8s/site-1")
-    moved = root.rename(root.with_name("my kit; $(id) `id` 'x'"))
-    (line,) = (line for line in run("prepare", moved).stderr.splitlines() if "nvflare deploy k8s stage" in line)
+    moved_kit = root.rename(root.with_name("my kit; $(id) `id` 'x'"))
+    (line,) = (line for line in run("prepare", moved_kit).stderr.splitlines() if "nvflare deploy k8s stage" in line)
     command = line.partition("on the cluster: ")[2]
-    assert shlex.split(command) == ["nvflare", "deploy", "k8s", "stage", str(moved)]
-    hostile = moved.rename(moved.with_name("kit\x1b[2J\n"))
-    assert "put the kit on the cluster: with nvflare deploy k8s stage\n" in run("prepare", hostile).stderr
+    assert shlex.split(command) == ["nvflare", "deploy", "k8s", "stage", str(moved_kit)]
+    hostile_kit = moved_kit.rename(moved_kit.with_name("kit\x1b[2J\n"))
+    assert "put the kit on the cluster: with nvflare deploy k8s stage\n" in run("prepare", hostile_kit).stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["people", "programs"])
-def test_a_dry_run_shows_a_diff_and_changes_nothing(kit: Kit, options: tuple[str, ...]) -> None:
+def test_prepare_dry_run_prints_only_a_diff(kit: Kit, options: tuple[str, ...]) -> None:
     root = kit("k8s/server.lab")
     before = file_contents(root)
-    shown = run("prepare", root, "--dry-run", "--max-jobs", "2", *options)
-    assert shown.exit_code == 0
-    diff = "".join(each["diff"] for each in json.loads(shown.stdout)["changes"]) if options else shown.stdout
+    result = run("prepare", root, "--dry-run", "--max-jobs", "2", *options)
+    assert result.exit_code == 0
+    diff = "".join(each["diff"] for each in json.loads(result.stdout)["changes"]) if options else result.stdout
     assert '+                "max_jobs": 2' in diff
     assert '-            "id": "k8s_launcher",' in diff
     assert '+            "path": "flargo.ServerArgoJobLauncher",' in diff
@@ -180,34 +183,35 @@ def test_a_dry_run_shows_a_diff_and_changes_nothing(kit: Kit, options: tuple[str
     assert file_contents(root) == before
 
 
-def test_a_plain_kits_diff_is_short(kit: Kit) -> None:
-    shown = run("prepare", kit("plain/site-1"), "--namespace", "lab", "--dry-run")
-    assert "class_allow_list" not in shown.stdout, "provisioning lays the list out in a way of its own"
+def test_diff_of_plain_kit_is_short(kit: Kit) -> None:
+    """The diff contains no line that changes only its format."""
+    result = run("prepare", kit("plain/site-1"), "--namespace", "lab", "--dry-run")
+    assert "class_allow_list" not in result.stdout, "provisioning formats this list in its own way"
 
 
-def test_undo_leaves_no_trace(kit: Kit) -> None:
+def test_undo_restores_content_and_modes(kit: Kit) -> None:
     root = kit("k8s/server.lab")
     before, modes = file_contents(root), {path: path.stat().st_mode for path in root.rglob("*")}
     run("prepare", root, "--workspace", "/data", "--max-jobs", "2")
     after = file_contents(root)
-    shown = run("prepare", root, "--undo", "--dry-run")
-    assert "-    mountPath: /data\n+    mountPath: /var/tmp/nvflare/workspace" in shown.stdout
-    assert (shown.exit_code, file_contents(root)) == (0, after)
-    done = run("prepare", root, "--undo")
-    assert done.exit_code == 0
-    assert "remove  local/resources.json" in done.stdout
+    result = run("prepare", root, "--undo", "--dry-run")
+    assert "-    mountPath: /data\n+    mountPath: /var/tmp/nvflare/workspace" in result.stdout
+    assert (result.exit_code, file_contents(root)) == (0, after)
+    result = run("prepare", root, "--undo")
+    assert result.exit_code == 0
+    assert "remove  local/resources.json" in result.stdout
     assert file_contents(root) == before
     assert {path: path.stat().st_mode for path in root.rglob("*")} == modes
 
 
-def test_settings_are_read_as_what_they_have_to_be(kit: Kit) -> None:
+def test_argo_option_parses_yaml_values(kit: Kit) -> None:
     root = kit("k8s/site-1")
     pairs = ["keep_success=null", "kill_grace=5", "instance_id=7", "labels={team: heart}", "gpu_resource=amd.com/gpu"]
     pairs += ["semaphore={name: flargo-queue, key: jobs}", "queued=86400"]
     assert run("prepare", root, *(word for pair in pairs for word in ("--argo", pair))).exit_code == 0
     (launcher,) = json.loads((root / "local/flargo__p_resources.json").read_text())["components"]
-    said = {key: value for key, value in launcher["args"]["argo"].items() if "account" not in key}
-    assert said == {
+    settings = {key: value for key, value in launcher["args"]["argo"].items() if "account" not in key}
+    assert settings == {
         "keep_success": None,
         "kill_grace": 5,
         "instance_id": "7",
@@ -227,13 +231,13 @@ USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     ),
     "an unknown key": (("--argo", "grace=3"), ("argo['grace']", "3", "kill_grace"), "3"),
     "a wrong value": (("--argo", "kill_grace=0"), ("argo['kill_grace']", "0", ">= 1"), "0"),
-    "a queue without an end": (
+    "a queue without a time limit": (
         ("--argo", "semaphore={name: q, key: jobs}"),
         ("--argo", "argo['queued']", "seconds"),
         "None",
     ),
     "a wrong namespace": (("--namespace", "Lab"), ("--namespace", "'Lab'", "a-z"), "'Lab'"),
-    "a bound for a client": (("--max-jobs", "3"), ("--max-jobs", "applies only to a server's kit"), "3"),
+    "a limit for a client": (("--max-jobs", "3"), ("--max-jobs", "applies only to a server's kit"), "3"),
     "undo and more": (
         ("--undo", "--namespace", "lab"),
         ("--namespace", "cannot be combined with --undo"),
@@ -249,28 +253,28 @@ USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_a_wrong_option_is_named_with_its_value_and_what_is_allowed(kit: Kit, case: str) -> None:
+def test_prepare_rejects_wrong_options(kit: Kit, case: str) -> None:
     options, texts, value = USAGE[case]
     root = kit("k8s/site-1")
     before = file_contents(root)
-    done = run("prepare", root, *options)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert all(text in done.stderr for text in texts), done.stderr
+    result = run("prepare", root, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert all(text in result.stderr for text in texts), result.stderr
     assert json.loads(run("prepare", root, *options, "--json").stdout)["error"]["value"] == value
     assert file_contents(root) == before
 
 
-def test_a_problem_of_the_kit_is_told_in_json_to_a_program(kit: Kit) -> None:
+def test_kit_errors_are_json_with_json_option(kit: Kit) -> None:
     root = kit("k8s/site-1")
     (root / "local/comm_config.json").write_text('{"internal": {"scheme": "file"}}')
-    done = run("prepare", root, "--json")
-    assert done.exit_code == 1
-    error = json.loads(done.stdout)["error"]
+    result = run("prepare", root, "--json")
+    assert result.exit_code == 1
+    error = json.loads(result.stdout)["error"]
     assert (error["field"], error["value"]) == ("local/comm_config.json: internal.scheme", "'file'")
     assert "tcp" in error["allowed"]
 
 
-def test_a_value_is_quoted_once_and_words_of_our_own_never(kit: Kit) -> None:
+def test_messages_quote_only_foreign_values(kit: Kit) -> None:
     root = kit("k8s/site-1")
     assert "argo['kill_grace']` is 'soon'; expected" in run("prepare", root, "--argo", "kill_grace=soon").stderr
     assert "argo['kill_grace']` is -1; expected" in run("prepare", root, "--argo", "kill_grace=-1").stderr
@@ -278,7 +282,7 @@ def test_a_value_is_quoted_once_and_words_of_our_own_never(kit: Kit) -> None:
     assert "`local/comm_config.json` is unreadable; expected" in run("prepare", root).stderr
 
 
-def test_what_is_nested_too_deeply_is_refused_as_any_other_file(kit: Kit, meta: Path) -> None:
+def test_deep_nesting_is_rejected(kit: Kit, meta: Path) -> None:
     root = kit("k8s/site-1")
     (root / "helm_chart/values.yaml").write_text("a: " + "[" * 100_000)
     assert "`helm_chart/values.yaml` is nested too deeply; expected a YAML mapping" in run("prepare", root).stderr
@@ -286,49 +290,49 @@ def test_what_is_nested_too_deeply_is_refused_as_any_other_file(kit: Kit, meta: 
     assert f"`{meta}` is nested too deeply; expected a JSON object" in run("render", meta).stderr
 
 
-def test_a_symbolic_link_is_not_written_through(kit: Kit, tmp_path: Path) -> None:
+def test_prepare_writes_through_no_link(kit: Kit, tmp_path: Path) -> None:
     root = kit("k8s/site-1")
     (tmp_path / "elsewhere.json").write_text("{}")
     (root / "local/resources.json").symlink_to(tmp_path / "elsewhere.json")
-    done = run("prepare", root)
-    assert done.exit_code == 1
-    assert "symbolic link" in done.stderr
+    result = run("prepare", root)
+    assert result.exit_code == 1
+    assert "symbolic link" in result.stderr
 
 
 # flargo render
 
 
-def test_render_prints_the_workflow_of_a_plain_example_site(meta: Path) -> None:
-    shown = run("render", meta)
-    assert shown.exit_code == 0
-    workflow = yaml.safe_load(shown.stdout)
+def test_render_defaults_to_an_example_site(meta: Path) -> None:
+    result = run("render", meta)
+    assert result.exit_code == 0
+    workflow = yaml.safe_load(result.stdout)
     (template,) = workflow["spec"]["templates"]
     assert workflow["kind"] == "Workflow"
     assert template["container"]["image"] == "registry.example/job:1"
     assert "nvflare.private.fed.app.client.worker_process" in template["container"]["args"]
-    assert "no id yet" in shown.stderr
+    assert "no id yet" in result.stderr
 
 
-def test_render_takes_a_job_folder_a_site_and_a_side(meta: Path) -> None:
-    shown = run("render", meta.parent, "--site", "clinic", "--json")
-    labels = json.loads(shown.stdout)["workflow"]["metadata"]["labels"]
+def test_render_takes_folder_site_and_role(meta: Path) -> None:
+    result = run("render", meta.parent, "--site", "clinic", "--json")
+    labels = json.loads(result.stdout)["workflow"]["metadata"]["labels"]
     assert (labels["flargo.dev/site"], labels["flargo.dev/role"]) == ("clinic", "client")
     server = json.loads(run("render", meta, "--role", "server", "--json").stdout)["workflow"]
     assert server["metadata"]["labels"]["flargo.dev/site"] == "server"
     assert "nvflare.private.fed.app.server.runner_process" in server["spec"]["templates"][0]["container"]["args"]
 
 
-@pytest.mark.parametrize("words", [("render", "{}"), ("doctor", "--job", "{}")])
-def test_a_jobs_metadata_is_read_to_a_limit(words: tuple[str, ...], meta: Path) -> None:
+@pytest.mark.parametrize("arguments", [("render", "{}"), ("doctor", "--job", "{}")])
+def test_job_metadata_has_a_size_limit(arguments: tuple[str, ...], meta: Path) -> None:
     with meta.open("wb") as file:
         file.write(b"{}")
         file.truncate(4 * 2**20 + 1)
-    done = run(*(word.format(meta) for word in words))
-    assert done.exit_code != 0
-    assert "META` is too large a file; expected at most 4194304 bytes" in done.output
+    result = run(*(word.format(meta) for word in arguments))
+    assert result.exit_code != 0
+    assert "META` is too large a file; expected at most 4194304 bytes" in result.output
 
 
-def test_render_shows_what_a_kits_site_would_submit(kit: Kit, meta: Path) -> None:
+def test_render_uses_the_kit(kit: Kit, meta: Path) -> None:
     root = kit("k8s/site-1")
     runtime = {"format_version": 2, "studies": {"heart": {"env": {"DB": "postgres"}, "pod_template": "pod.yaml"}}}
     (root / "local/study_runtime.yaml").write_text(yaml.safe_dump(runtime))
@@ -337,10 +341,10 @@ def test_render_shows_what_a_kits_site_would_submit(kit: Kit, meta: Path) -> Non
     meta.write_text(json.dumps({**META, "study": "heart", "job_id": "11111111-2222-3333-4444-555555555555"}))
     run("prepare", root, "--argo", "labels={team: heart}", "--workspace", "/data/flare")
     before = file_contents(root)
-    shown = run("render", meta, "--kit", root)
-    assert (shown.exit_code, shown.stderr) == (0, "")
+    result = run("render", meta, "--kit", root)
+    assert (result.exit_code, result.stderr) == (0, "")
     assert file_contents(root) == before
-    workflow = yaml.safe_load(shown.stdout)
+    workflow = yaml.safe_load(result.stdout)
     assert workflow["metadata"]["namespace"] == "lab"
     assert workflow["metadata"]["labels"]["team"] == "heart"
     spec = workflow["spec"]
@@ -351,27 +355,27 @@ def test_render_shows_what_a_kits_site_would_submit(kit: Kit, meta: Path) -> Non
     container = step["container"]
     assert {"name": "DB", "value": "postgres"} in container["env"]
     assert {each["mountPath"] for each in container["volumeMounts"]} == {"/data/flare", "/data/flare/startup"}
-    words = " ".join(container["args"])
-    assert "-p tcp://site-1:8102" in words
-    assert "-g server.lab:8002" in words
-    assert "uid=site-1" in words
-    assert str(root) not in shown.stdout
+    command_line = " ".join(container["args"])
+    assert "-p tcp://site-1:8102" in command_line
+    assert "-g server.lab:8002" in command_line
+    assert "uid=site-1" in command_line
+    assert str(root) not in result.stdout
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["people", "programs"])
-def test_render_names_secrets_and_shows_no_byte_of_them(kit: Kit, meta: Path, options: tuple[str, ...]) -> None:
+def test_render_prints_no_content_of_secrets(kit: Kit, meta: Path, options: tuple[str, ...]) -> None:
     root = kit("k8s/server.lab")
-    shown = run("render", meta, "--kit", root, *options)
-    assert shown.exit_code == 0
-    assert "nvflare-startup-server-" in shown.stdout
-    assert "server.key" in shown.stdout
+    result = run("render", meta, "--kit", root, *options)
+    assert result.exit_code == 0
+    assert "nvflare-startup-server-" in result.stdout
+    assert "server.key" in result.stdout
     for file in (root / "startup").iterdir():
         for line in file.read_text().splitlines():
-            assert len(line) < 20 or line not in shown.stdout, f"a line of {file.name}"
+            assert len(line) < 20 or line not in result.stdout, f"a line of {file.name}"
 
 
 @pytest.mark.parametrize("prepared", [True, False])
-def test_render_says_when_a_kit_is_not_prepared(kit: Kit, meta: Path, *, prepared: bool) -> None:
+def test_render_reports_unprepared_kits(kit: Kit, meta: Path, *, prepared: bool) -> None:
     root = kit("k8s/site-1")
     if prepared:
         run("prepare", root)
@@ -388,30 +392,31 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_render_prints_the_launchers_refusal(meta: Path, case: str) -> None:
+def test_render_prints_the_launchers_error(meta: Path, case: str) -> None:
     job, field = REFUSED[case]
     meta.write_text(json.dumps(job))
-    shown = run("render", meta)
-    assert (shown.exit_code, shown.stdout) == (1, "")
-    assert field in shown.stderr
+    result = run("render", meta)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert field in result.stderr
     assert json.loads(run("render", meta, "--json").stdout)["error"]["field"] == field
 
 
-def test_render_passes_the_launchers_warnings_on(meta: Path) -> None:
+def test_render_prints_the_launchers_warnings(meta: Path) -> None:
     spec = {"default": {"k8s": {"image": "x", "node": "gpu-7"}}}
     meta.write_text(json.dumps({"launcher_spec": spec}))
-    shown = run("render", meta)
-    assert "Warning: launcher_spec" in shown.stderr
-    assert "node" in shown.stderr
+    result = run("render", meta)
+    assert "Warning: launcher_spec" in result.stderr
+    assert "node" in result.stderr
 
 
-def test_render_does_not_warn_of_what_each_kit_of_flares_own_command_is_like(kit: Kit, meta: Path) -> None:
+def test_render_hides_warnings_of_every_kit(kit: Kit, meta: Path) -> None:
+    """Warnings that hold for every kit of `nvflare deploy prepare` are of no use to people."""
     root = kit("k8s/site-1")
     run("prepare", root)
     assert "Warning" not in run("render", meta, "--kit", root).stderr
 
 
-def test_what_is_no_job_is_refused(tmp_path: Path, kit: Kit, meta: Path) -> None:
+def test_render_rejects_wrong_arguments(tmp_path: Path, kit: Kit, meta: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert run("render", empty).exit_code == 1
@@ -420,11 +425,11 @@ def test_what_is_no_job_is_refused(tmp_path: Path, kit: Kit, meta: Path) -> None
     assert run("render", meta, "--site", "").exit_code == 2
 
 
-def test_render_sends_a_plain_kit_to_prepare(kit: Kit, meta: Path) -> None:
+def test_render_asks_to_prepare_plain_kits(kit: Kit, meta: Path) -> None:
     root = kit("plain/site-1")
-    shown = run("render", meta, "--kit", root)
-    assert (shown.exit_code, shown.stdout) == (1, "")
-    assert "is not prepared for Kubernetes: run `flargo prepare` with --namespace first" in shown.stderr
+    result = run("render", meta, "--kit", root)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is not prepared for Kubernetes: run `flargo prepare` with --namespace first" in result.stderr
     run("prepare", root, "--namespace", "lab")
     assert run("render", meta, "--kit", root).exit_code == 0
 
@@ -435,7 +440,7 @@ def test_render_sends_a_plain_kit_to_prepare(kit: Kit, meta: Path) -> None:
 @pytest.mark.parametrize(
     "options", [("--namespace", ""), ("--namespace", "No_Name"), ("--address", ""), ("--address", "a b")], ids=" ".join
 )
-def test_the_demo_begins_nothing_with_a_word_that_can_name_nothing(options: tuple[str, str]) -> None:
-    done = run("demo", *options)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert f"{options[1]!r} is not" in done.stderr
+def test_demo_rejects_invalid_names_at_once(options: tuple[str, str]) -> None:
+    result = run("demo", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{options[1]!r} is not" in result.stderr

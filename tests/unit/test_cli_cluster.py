@@ -1,4 +1,4 @@
-"""The commands that look at a cluster, where there is none, or one that has something against them."""
+"""Tests of the commands that read a cluster: without a cluster, with a refusing one, and with one in memory."""
 
 import json
 from collections.abc import Callable
@@ -25,52 +25,52 @@ SECRET = "nvflare-cred-job-site-a1"
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with no cluster."""
+    """Make this a machine that knows no cluster."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_without_a_kubeconfig_a_person_is_told_what_to_name(words: tuple[str, ...]) -> None:
-    done = run(*words)
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == (
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_missing_kubeconfig_error_names_the_options(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
         "Error: no cluster: there is no ~/.kube/config; name a kubeconfig with --kubeconfig or KUBECONFIG\n"
     )
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_cluster_that_does_not_answer_is_told_in_a_line(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run(*words, "--kubeconfig", kubeconfig(tmp_path / "config"))
-    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
-    assert "the cluster can't be reached" in done.stderr
-    assert "127.0.0.1" in done.stderr
-    assert "t0psecret" not in done.stderr
-    told = json.loads(run(*words, "--json", "--kubeconfig", kubeconfig(tmp_path / "config")).stdout)
-    assert "can't be reached" in told["error"]["message"]
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_unreachable_cluster_is_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    result = run(*arguments, "--kubeconfig", kubeconfig(tmp_path / "config"))
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert "the cluster can't be reached" in result.stderr
+    assert "127.0.0.1" in result.stderr
+    assert "t0psecret" not in result.stderr
+    answer = json.loads(run(*arguments, "--json", "--kubeconfig", kubeconfig(tmp_path / "config")).stdout)
+    assert "can't be reached" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "a: {", "apiVersion: v1\nkind: Config\n", "current-context: x"])
-def test_a_kubeconfig_that_is_none_is_told_of(text: str, tmp_path: Path) -> None:
+def test_invalid_kubeconfig_is_reported(text: str, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(text)
-    done = run("jobs", "--kubeconfig", str(tmp_path / "config"))
-    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
-    assert f"the kubeconfig {tmp_path / 'config'} can't be used" in done.stderr
+    result = run("jobs", "--kubeconfig", str(tmp_path / "config"))
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert f"the kubeconfig {tmp_path / 'config'} can't be used" in result.stderr
 
 
-def test_a_wrong_option_is_wrong_usage(tmp_path: Path) -> None:
-    there = kubeconfig(tmp_path / "config")
+def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config")
     assert run("jobs", "--kubeconfig", str(tmp_path / "not-there")).exit_code == 2
-    done = run("jobs", "--kubeconfig", there, "--context", "three")
-    assert done.exit_code == 2
-    assert "one, two" in done.stderr
+    result = run("jobs", "--kubeconfig", config, "--context", "three")
+    assert result.exit_code == 2
+    assert "one, two" in result.stderr
     for age in ("30", "59m", "0h", "d", "-1d", "1.5h", "9" * 30 + "d"):
-        assert run("sweep", "--kubeconfig", there, "--older-than", age).exit_code == 2, age
+        assert run("sweep", "--kubeconfig", config, "--older-than", age).exit_code == 2, age
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
     [
@@ -81,41 +81,41 @@ def test_a_wrong_option_is_wrong_usage(tmp_path: Path) -> None:
         ("-n", "a/../b", "a Kubernetes name"),
     ],
 )
-def test_a_word_that_can_name_nothing_is_refused_before_anything_is_asked(
-    words: tuple[str, ...], option: str, value: str, allowed: str, tmp_path: Path
+def test_invalid_names_are_rejected_before_any_request(
+    arguments: tuple[str, ...], option: str, value: str, allowed: str, tmp_path: Path
 ) -> None:
-    """An empty --site is a variable of a script that is not set, and no wish for all sites."""
-    done = run(*words, "--kubeconfig", kubeconfig(tmp_path / "config"), option, value)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert option in done.stderr
-    assert f"{value!r} is not" in done.stderr
-    assert allowed in done.stderr
+    """An empty --site is an unset variable of a script, and does not mean all sites."""
+    result = run(*arguments, "--kubeconfig", kubeconfig(tmp_path / "config"), option, value)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert option in result.stderr
+    assert f"{value!r} is not" in result.stderr
+    assert allowed in result.stderr
 
 
-def test_an_empty_federation_is_not_all_of_them(tmp_path: Path) -> None:
+def test_empty_federation_is_rejected(tmp_path: Path) -> None:
     for command in ("jobs", "sweep"):
-        done = run(command, "--kubeconfig", kubeconfig(tmp_path / "config"), "--federation", "")
-        assert done.exit_code == 2
-        assert "--federation" in done.stderr
+        result = run(command, "--kubeconfig", kubeconfig(tmp_path / "config"), "--federation", "")
+        assert result.exit_code == 2
+        assert "--federation" in result.stderr
 
 
-def test_the_cluster_and_the_namespace_are_kubectls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def where(*said: str | None) -> tuple[str, str]:
-        api = cluster_options.api_for(*said)
+def test_defaults_are_those_of_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def target(*options: str | None) -> tuple[str, str]:
+        api = cluster_options.api_for(*options)
         return api._load().host, api.namespace
 
     first = kubeconfig(tmp_path / "first", "https://first:1", namespace="flare")
-    assert where(first, None, None) == ("https://first:1", "flare")
-    assert where(first, None, "other") == ("https://first:1", "other")
-    assert where(first, "two", None) == ("https://first:1", "default")
+    assert target(first, None, None) == ("https://first:1", "flare")
+    assert target(first, None, "other") == ("https://first:1", "other")
+    assert target(first, "two", None) == ("https://first:1", "default")
     (tmp_path / ".kube").mkdir()
     kubeconfig(tmp_path / ".kube/config", "https://usual:1")
-    assert where(None, None, None) == ("https://usual:1", "default")
+    assert target(None, None, None) == ("https://usual:1", "default")
     monkeypatch.setenv("KUBECONFIG", first)
-    assert where(None, None, None) == ("https://first:1", "flare")
+    assert target(None, None, None) == ("https://first:1", "flare")
 
 
-def test_in_a_pod_it_is_the_pods_own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     (tmp_path / "namespace").write_text("flare\n")
     monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
@@ -124,7 +124,7 @@ def test_in_a_pod_it_is_the_pods_own_account(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (ApiError("list", "workflows a=b", 403, "Forbidden", "no"), "right to list workflows.argoproj.io"),
         (ApiError("log", "pods x", 403, "Forbidden", "no"), "right to get pods/log"),
@@ -136,170 +136,170 @@ def test_in_a_pod_it_is_the_pods_own_account(tmp_path: Path, monkeypatch: pytest
         (ApiError("list", "pods", 500, "InternalError", "etcd"), "500 InternalError etcd"),
     ],
 )
-def test_a_refusal_says_in_a_line_what_is_missing(error: ApiError, told: str) -> None:
-    said = describe_refusal(error)
-    assert told in said
-    assert "\n" not in said
+def test_refusals_name_the_missing_right(error: ApiError, expected: str) -> None:
+    text = describe_refusal(error)
+    assert expected in text
+    assert "\n" not in text
 
 
 # With a cluster in memory
 
 
-Connect = Callable[[Cluster], Cluster]
+UseCluster = Callable[[Cluster], Cluster]
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Connect:
-    def connect_to(made: Cluster) -> Cluster:
-        def connected(**_: str | None) -> Api:
-            return made
+def use_cluster(monkeypatch: pytest.MonkeyPatch) -> UseCluster:
+    def use(cluster: Cluster) -> Cluster:
+        def api_for(**_: str | None) -> Api:
+            return cluster
 
         for module in (jobs, sweep, terminate):
-            monkeypatch.setattr(module, "api_for", connected)
-        return made
+            monkeypatch.setattr(module, "api_for", api_for)
+        return cluster
 
-    return connect_to
+    return use
 
 
-def swept() -> Cluster:
-    """With credentials of a job that has ended, a launch that was broken off, and a program that runs on."""
-    broken = job("broken", "b", uid="w2", phase="", suspend=True)
-    over = job("deaf", "d", uid="w3", **OVER)
+def cluster_with_leftovers() -> Cluster:
+    """Return a cluster with an ended job's credentials, an incomplete launch and a pod that outlives its Workflow."""
+    incomplete_launch = job("broken", "b", uid="w2", phase="", suspend=True)
+    ended_job = job("deaf", "d", uid="w3", **OVER)
     owner = {"kind": "Workflow", "name": "job-site", "uid": "w1"}
     meta = {"labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     secret: Object = {"metadata": {"name": SECRET, "uid": "s1", **meta}, "data": {"token": "t0psecret"}}
     return Cluster(
         (Kind.WORKFLOW, job(**OVER)),
-        (Kind.WORKFLOW, broken),
-        (Kind.WORKFLOW, over),
+        (Kind.WORKFLOW, incomplete_launch),
+        (Kind.WORKFLOW, ended_job),
         (Kind.POD, pod("deaf", uid="p3", owner="w3", main=RUNNING, phase="Running")),
         (Kind.SECRET, secret),
     )
 
 
-def test_sweep_deletes_those_very_objects_and_says_which(served: Connect) -> None:
-    made = served(swept())
-    done = run("sweep")
-    assert done.exit_code == 0
-    assert sorted(made.did, key=lambda row: row[2]) == [
+def test_sweep_deletes_and_lists_leftovers(use_cluster: UseCluster) -> None:
+    cluster = use_cluster(cluster_with_leftovers())
+    result = run("sweep")
+    assert result.exit_code == 0
+    assert sorted(cluster.did, key=lambda row: row[2]) == [
         ("delete", Kind.WORKFLOW, "broken", ("w2", None)),
         ("delete", Kind.POD, "deaf", ("p3", 3)),
         ("delete", Kind.SECRET, SECRET, ("s1", None)),
     ]
-    assert f"deleted Secret {SECRET} (job 11111111-aaaa at site-1): credentials of a Workflow that" in done.stdout
-    assert "t0psecret" not in done.stdout
+    assert f"deleted Secret {SECRET} (job 11111111-aaaa at site-1): credentials of a Workflow that" in result.stdout
+    assert "t0psecret" not in result.stdout
     assert run("sweep").stderr == "Nothing to sweep.\n"
 
 
-def test_a_dry_run_of_a_sweep_deletes_nothing(served: Connect) -> None:
-    made = served(swept())
-    shown = run("sweep", "--dry-run")
-    assert (shown.exit_code, made.did, len(shown.stdout.splitlines())) == (0, [], 3)
-    assert all(line.startswith("would delete ") for line in shown.stdout.splitlines())
+def test_sweep_dry_run_deletes_nothing(use_cluster: UseCluster) -> None:
+    cluster = use_cluster(cluster_with_leftovers())
+    result = run("sweep", "--dry-run")
+    assert (result.exit_code, cluster.did, len(result.stdout.splitlines())) == (0, [], 3)
+    assert all(line.startswith("would delete ") for line in result.stdout.splitlines())
 
 
-def test_what_a_sweep_may_not_delete_is_told_and_what_has_gone_is_not(served: Connect) -> None:
-    made = served(swept())
-    made.against["delete"] = ApiError("delete", "pods x", 403, "Forbidden", "no")
-    done = run("sweep")
-    assert done.exit_code == 1
-    assert done.stdout.count("could not delete") == 3
-    assert "needs the right to delete pods" in done.stdout
-    for gone in (404, 409):
-        made.against["delete"] = ApiError("delete", "pods x", gone)
+def test_sweep_reports_only_failed_deletions(use_cluster: UseCluster) -> None:
+    cluster = use_cluster(cluster_with_leftovers())
+    cluster.against["delete"] = ApiError("delete", "pods x", 403, "Forbidden", "no")
+    result = run("sweep")
+    assert result.exit_code == 1
+    assert result.stdout.count("could not delete") == 3
+    assert "needs the right to delete pods" in result.stdout
+    for status in (404, 409):
+        cluster.against["delete"] = ApiError("delete", "pods x", status)
         assert run("sweep").exit_code == 0
 
 
-def test_a_secret_that_cannot_be_looked_at_holds_up_no_other_sweep(
-    served: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = served(swept())
+def test_unreadable_secret_stops_no_other_deletion(use_cluster: UseCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = use_cluster(cluster_with_leftovers())
 
-    def barred(kind: Kind, name: str) -> Object:
+    def forbid(kind: Kind, name: str) -> Object:
         raise ApiError("get", f"{kind.value[1]} {name}", 403, "Forbidden", "no")
 
-    monkeypatch.setattr(made, "metadata", barred)
-    done = run("sweep")
-    assert done.exit_code == 1
-    assert (done.stdout.count("could not delete"), len(made.did)) == (1, 2)
-    assert "needs the right to get secrets" in done.stdout
+    monkeypatch.setattr(cluster, "metadata", forbid)
+    result = run("sweep")
+    assert result.exit_code == 1
+    assert (result.stdout.count("could not delete"), len(cluster.did)) == (1, 2)
+    assert "needs the right to get secrets" in result.stdout
 
 
-def test_a_workflow_with_a_name_that_argo_takes_from_nobody_holds_up_no_other_sweep(served: Connect) -> None:
-    made = served(swept())
-    odd = job("x" * 242, "o", uid="w9", **OVER)
-    made.store[Kind.WORKFLOW, "x" * 242] = odd
-    done = run("sweep")
-    assert done.exit_code == 0, done.output
-    assert len(made.did) == 3
+def test_invalid_workflow_name_stops_no_deletion(use_cluster: UseCluster) -> None:
+    cluster = use_cluster(cluster_with_leftovers())
+    invalid_workflow = job("x" * 242, "o", uid="w9", **OVER)
+    cluster.store[Kind.WORKFLOW, "x" * 242] = invalid_workflow
+    result = run("sweep")
+    assert result.exit_code == 0, result.output
+    assert len(cluster.did) == 3
 
 
-def test_terminate_tells_those_that_live_and_says_of_the_others_that_they_have_ended(served: Connect) -> None:
-    made = served(Cluster((Kind.WORKFLOW, job("w1")), (Kind.WORKFLOW, job("w2", site="site-2", uid="u2", **OVER))))
-    done = run("terminate", "11111111")
-    assert (done.exit_code, [row[:3] for row in made.did]) == (0, [("patch", Kind.WORKFLOW, "w1")])
-    assert done.stdout.splitlines() == [
+def test_terminate_patches_only_running_workflows(use_cluster: UseCluster) -> None:
+    ended_job = job("w2", site="site-2", uid="u2", **OVER)
+    cluster = use_cluster(Cluster((Kind.WORKFLOW, job("w1")), (Kind.WORKFLOW, ended_job)))
+    result = run("terminate", "11111111")
+    assert (result.exit_code, [row[:3] for row in cluster.did]) == (0, [("patch", Kind.WORKFLOW, "w1")])
+    assert result.stdout.splitlines() == [
         "site-1: Workflow w1 is being terminated",
         "site-2: Workflow w2 has already ended: ARGO_FAILED",
     ]
-    again = run("terminate", "11111111", "--json")
-    assert [row["did"] for row in json.loads(again.stdout)] == ["ENDING", "OVER"]
+    second_result = run("terminate", "11111111", "--json")
+    assert [row["did"] for row in json.loads(second_result.stdout)] == ["ENDING", "OVER"]
 
 
-def test_terminate_fails_where_one_could_not_be_told(served: Connect) -> None:
-    made = served(Cluster((Kind.WORKFLOW, job("w1"))))
-    made.against["patch"] = ApiError("patch", "workflows w1", 403, "Forbidden", "no")
-    done = run("terminate", "w1")
-    assert done.exit_code == 1
-    assert "could not be terminated: forbidden: this account needs the right to patch" in done.stdout
+def test_terminate_fails_if_a_patch_is_refused(use_cluster: UseCluster) -> None:
+    cluster = use_cluster(Cluster((Kind.WORKFLOW, job("w1"))))
+    cluster.against["patch"] = ApiError("patch", "workflows w1", 403, "Forbidden", "no")
+    result = run("terminate", "w1")
+    assert result.exit_code == 1
+    assert "could not be terminated: forbidden: this account needs the right to patch" in result.stdout
 
 
-def test_a_key_or_a_token_in_the_clusters_words_is_not_shown(served: Connect) -> None:
+def test_tokens_in_cluster_messages_are_redacted(use_cluster: UseCluster) -> None:
     token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
-    of = pod(main={"terminated": {"exitCode": 1, "reason": "Error", "message": f"bad {token}"}}, phase="Failed")
-    served(Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, of)))
-    done = run("jobs", "--json")
-    assert "bad [redacted]" in done.stdout
-    assert token not in done.stdout
+    failed_pod = pod(main={"terminated": {"exitCode": 1, "reason": "Error", "message": f"bad {token}"}}, phase="Failed")
+    use_cluster(Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, failed_pod)))
+    result = run("jobs", "--json")
+    assert "bad [redacted]" in result.stdout
+    assert token not in result.stdout
 
 
-def test_jobs_are_rows_without_a_terminal(served: Connect) -> None:
-    served(Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=ended(3), phase="Failed"))))
+def test_jobs_prints_rows_without_a_terminal(use_cluster: UseCluster) -> None:
+    use_cluster(Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=ended(3), phase="Failed"))))
     head, line = run("jobs").stdout.splitlines()
     assert head.split()[0] == "JOB"
     assert line.split()[:7] == ["11111111", "hearts", "site-1", "client", "-", "ENDED", "PROGRAM_FAILED"]
 
 
-def test_what_can_not_be_asked_for_a_moment_ends_no_watch() -> None:
-    (part,) = site_jobs([job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})], [])
+def test_transient_errors_do_not_end_a_watch() -> None:
+    (site_job,) = site_jobs([job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})], [])
 
-    class Away(Cluster):
+    class FailingCluster(Cluster):
         status = 0
 
         def get(self, kind: Kind, name: str) -> Object:
             raise ApiError("get", f"{kind} {name}", self.status)
 
-    away = Away()
-    confirmations = jobs._Confirmations(ClusterReader(away))
-    assert confirmations.confirm_all([part]) == [part]
-    away.status = 403
+    cluster = FailingCluster()
+    confirmations = jobs._Confirmations(ClusterReader(cluster))
+    assert confirmations.confirm_all([site_job]) == [site_job]
+    cluster.status = 403
     with pytest.raises(ApiError):
-        confirmations.confirm_all([part])
+        confirmations.confirm_all([site_job])
 
 
-def test_what_has_not_changed_is_not_asked_for_again() -> None:
-    unsure = job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})
-    here = Cluster((Kind.WORKFLOW, unsure), (Kind.POD, pod(main=RUNNING)))
-    (part,) = site_jobs([unsure], [])
-    confirmations = jobs._Confirmations(ClusterReader(here))
-    assert part.stage is Stage.ENDED
+def test_unchanged_jobs_are_confirmed_once() -> None:
+    unconfirmed = job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})
+    cluster = Cluster((Kind.WORKFLOW, unconfirmed), (Kind.POD, pod(main=RUNNING)))
+    (site_job,) = site_jobs([unconfirmed], [])
+    confirmations = jobs._Confirmations(ClusterReader(cluster))
+    assert site_job.stage is Stage.ENDED
     for _ in range(3):
-        (seen,) = confirmations.confirm_all([part])
-        assert seen.stage is Stage.RUNNING, "its pod had come meanwhile"
-    assert here.requests == 1
+        (confirmed,) = confirmations.confirm_all([site_job])
+        assert confirmed.stage is Stage.RUNNING, "the pod was created after the list"
+    assert cluster.requests == 1
 
 
-def test_no_jobs_are_said_with_their_namespace_which_may_be_the_wrong_one(served: Connect) -> None:
-    served(Cluster()).namespace = "flrae"
-    done = run("jobs")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "No jobs in namespace flrae.\n")
+def test_no_jobs_message_names_the_namespace(use_cluster: UseCluster) -> None:
+    """The namespace may be the wrong one."""
+    use_cluster(Cluster()).namespace = "flrae"
+    result = run("jobs")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No jobs in namespace flrae.\n")

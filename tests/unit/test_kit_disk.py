@@ -1,4 +1,4 @@
-"""A kit of a stranger's on disk: what is read, written and followed never lies outside of it."""
+"""Tests of reading and writing hostile kits: nothing outside of the kit is read or written."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ OUTSIDE = b"a secret of this machine"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A kit with two files, beside a folder that is not its own."""
+    """Create a kit with two files, beside a folder that does not belong to it."""
     for folder in ("kit/local", "kit/startup", "outside"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "kit/local/resources.json").write_bytes(b"kit: resources")
@@ -45,32 +45,32 @@ def mode_of(path: Path) -> int:
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../outside/secret.json", "local/../startup/fed_client.json", "local//x", ".", "", "a\0b"]
 )
-def test_a_path_that_could_lead_elsewhere_is_refused(root: Path, path: str) -> None:
+def test_paths_out_of_the_kit_are_rejected(root: Path, path: str) -> None:
     with kit_disk.open_kit(root, follow_links=True) as kit, pytest.raises(InvalidInput, match="relative path"):
         kit.read(path)
 
 
-def test_the_root_itself_may_be_a_link(root: Path) -> None:
+def test_root_may_be_a_link(root: Path) -> None:
     link(root.parent / "alias", "kit")
     assert kit_disk.read_kit(root.parent / "alias") == kit_disk.read_kit(root) != {}
 
 
-def test_links_below_the_kit_are_followed_where_nothing_is_written(root: Path) -> None:
-    """As the kubelet makes them: a file to ..data, that to a dated folder."""
+def test_links_inside_the_kit_can_be_followed(root: Path) -> None:
+    """The kubelet makes such links: each file leads to ..data, and that to a dated folder."""
     dated = root / "local/..2026_01_01"
     dated.mkdir()
     (dated / "comm_config.json").write_bytes(b"kit: mounted")
     link(root / "local/..data", "..2026_01_01")
     link(root / COMM_CONFIG, "..data/comm_config.json")
     link(root / "local/up.json", "../startup/./fed_client.json")
-    read = kit_disk.read_kit(root, follow_links=True)
-    assert read[COMM_CONFIG] == b"kit: mounted"
-    assert read["local/up.json"] == b"kit: client"
+    contents = kit_disk.read_kit(root, follow_links=True)
+    assert contents[COMM_CONFIG] == b"kit: mounted"
+    assert contents["local/up.json"] == b"kit: client"
     with pytest.raises(InvalidInput, match="symbolic link"):
         kit_disk.read_kit(root)
 
 
-LEADING_OUT = {
+LINKS_OUT = {
     "absolute": "/etc/hostname",
     "absolute, to the kit itself": "KIT/startup/fed_client.json",
     "upwards": "../../outside/secret.json",
@@ -80,19 +80,19 @@ LEADING_OUT = {
 }
 
 
-@pytest.mark.parametrize("case", LEADING_OUT)
+@pytest.mark.parametrize("case", LINKS_OUT)
 @pytest.mark.parametrize("follow_links", [True, False])
-def test_a_link_that_leaves_the_kit_is_refused(root: Path, case: str, *, follow_links: bool) -> None:
+def test_links_out_of_the_kit_are_rejected(root: Path, case: str, *, follow_links: bool) -> None:
     link(root / "local/sideways", "../../outside")
     link(root / "local/inner", "../startup")
-    link(root / COMM_CONFIG, LEADING_OUT[case].replace("KIT", str(root)))
-    with pytest.raises(InvalidInput, match="symbolic link") as refused:
+    link(root / COMM_CONFIG, LINKS_OUT[case].replace("KIT", str(root)))
+    with pytest.raises(InvalidInput, match="symbolic link") as raised:
         kit_disk.read_kit(root, follow_links=follow_links)
-    assert refused.value.field == COMM_CONFIG
+    assert raised.value.field == COMM_CONFIG
 
 
-@pytest.mark.parametrize("target", ["comm_config.json", "b.json"], ids=["itself", "a circle"])
-def test_links_without_an_end_are_refused(root: Path, target: str) -> None:
+@pytest.mark.parametrize("target", ["comm_config.json", "b.json"], ids=["itself", "a loop"])
+def test_link_loops_are_rejected(root: Path, target: str) -> None:
     link(root / COMM_CONFIG, target)
     link(root / "local/b.json", "comm_config.json")
     with pytest.raises(InvalidInput, match="too many symbolic links"):
@@ -106,7 +106,7 @@ TARGETS = st.lists(PARTS, min_size=1, max_size=7).map("/".join).filter(bool)
 
 
 @given(targets=st.dictionaries(st.sampled_from(["local/a.json", "local/b", "startup/a.json", "b"]), TARGETS))
-def test_whatever_links_say_nothing_outside_is_read(targets: dict[str, str]) -> None:
+def test_no_links_lead_outside_the_kit(targets: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
         for folder in ("kit/local", "kit/startup", "outside"):
@@ -126,49 +126,47 @@ def test_whatever_links_say_nothing_outside_is_read(targets: dict[str, str]) -> 
                     assert (top / "kit" / path).read_bytes() == content
 
 
-@pytest.mark.parametrize("swapped", ["local", "local/resources.json"])
-def test_what_is_swapped_for_a_link_while_it_is_read_is_not_followed(
-    root: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
-) -> None:
-    """The moment between the look at a name and its opening."""
+@pytest.mark.parametrize("replaced", ["local", "local/resources.json"])
+def test_link_that_replaces_a_file_is_not_followed(root: Path, monkeypatch: pytest.MonkeyPatch, replaced: str) -> None:
+    """The link is made between the check of a name and its opening."""
     (root.parent / "outside/resources.json").write_bytes(OUTSIDE)
-    target = {"local": "../outside", "local/resources.json": "../../outside/secret.json"}[swapped]
-    look = os.stat
+    target = {"local": "../outside", "local/resources.json": "../../outside/secret.json"}[replaced]
+    original_stat = os.stat
 
-    def look_and_swap(name: str, **arguments: bool) -> os.stat_result:
-        status = look(name, **arguments)
-        if name == Path(swapped).name and not (root / swapped).is_symlink():
-            (root / swapped).rename(root / "old")
-            link(root / swapped, target)
+    def stat_and_replace(name: str, **arguments: bool) -> os.stat_result:
+        status = original_stat(name, **arguments)
+        if name == Path(replaced).name and not (root / replaced).is_symlink():
+            (root / replaced).rename(root / "old")
+            link(root / replaced, target)
         return status
 
     with kit_disk.open_kit(root, follow_links=True) as kit:
-        monkeypatch.setattr(os, "stat", look_and_swap)
+        monkeypatch.setattr(os, "stat", stat_and_replace)
         try:
             content = kit.read("local/resources.json")
         except InvalidInput:
             content = None
-    assert (root / swapped).is_symlink()
+    assert (root / replaced).is_symlink()
     assert content is None
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a directory"])
 def test_only_regular_files_are_read(root: Path, make: Callable[[Path], None]) -> None:
     make(root / COMM_CONFIG)
-    with pytest.raises(InvalidInput, match="regular file") as refused:
+    with pytest.raises(InvalidInput, match="regular file") as raised:
         kit_disk.read_kit(root)
-    assert refused.value.field == COMM_CONFIG
+    assert raised.value.field == COMM_CONFIG
 
 
-def test_a_file_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
+def test_too_large_file_is_rejected(root: Path) -> None:
     with (root / COMM_CONFIG).open("wb") as file:
         file.truncate(kit_disk.MAX_FILE_BYTES + 1)
-    with pytest.raises(InvalidInput, match=f"at most {kit_disk.MAX_FILE_BYTES} bytes") as refused:
+    with pytest.raises(InvalidInput, match=f"at most {kit_disk.MAX_FILE_BYTES} bytes") as raised:
         kit_disk.read_kit(root)
-    assert refused.value.field == COMM_CONFIG
+    assert raised.value.field == COMM_CONFIG
 
 
-def test_a_kit_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
+def test_too_large_kit_is_rejected(root: Path) -> None:
     for number in range(kit_disk.MAX_KIT_BYTES // kit_disk.MAX_FILE_BYTES + 1):
         with (root / f"local/{number}.json").open("wb") as file:
             file.truncate(kit_disk.MAX_FILE_BYTES)
@@ -176,7 +174,7 @@ def test_a_kit_that_is_too_large_is_refused_with_the_limit(root: Path) -> None:
         kit_disk.read_kit(root)
 
 
-def test_a_directory_with_too_many_entries_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_directory_is_rejected(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kit_disk, "MAX_ENTRIES", 2)
     for number in range(3):
         (root / f"local/{number}").touch()
@@ -203,7 +201,7 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["local/other.json", "../outside/secret.json", "/etc/x", "startup/site.key"])
-def test_only_flargos_own_files_are_written_and_nothing_before_that_is_known(root: Path, path: str) -> None:
+def test_only_files_of_flargo_are_written(root: Path, path: str) -> None:
     with pytest.raises(ValueError, match="not a file that flargo writes"):
         kit_disk.write(root, [Change(COMM_CONFIG, None, b"new"), Change(path, None, b"new")])
     assert not (root / COMM_CONFIG).exists()
@@ -211,7 +209,7 @@ def test_only_flargos_own_files_are_written_and_nothing_before_that_is_known(roo
 
 @pytest.mark.parametrize("path", sorted(WRITTEN_FILES | {RECORD}))
 @pytest.mark.parametrize("after", [b"new", None], ids=["write", "remove"])
-def test_no_link_is_written_through_in_any_component(tmp_path: Path, path: str, after: bytes | None) -> None:
+def test_writes_follow_no_link(tmp_path: Path, path: str, after: bytes | None) -> None:
     parts = path.split("/")
     for depth in range(1, len(parts)):
         kit, outside = tmp_path / f"kit{depth}", tmp_path / f"outside{depth}"
@@ -219,14 +217,14 @@ def test_no_link_is_written_through_in_any_component(tmp_path: Path, path: str, 
         target.parent.mkdir(parents=True)
         target.write_bytes(OUTSIDE)
         link(kit.joinpath(*parts[:depth]), outside)
-        with pytest.raises(InvalidInput, match="symbolic link") as refused:
+        with pytest.raises(InvalidInput, match="symbolic link") as raised:
             kit_disk.write(kit, [Change(path, None, after)])
-        assert refused.value.field == path
+        assert raised.value.field == path
         assert target.read_bytes() == OUTSIDE
         assert [*target.parent.iterdir()] == [target]
 
 
-def test_a_link_in_the_place_of_a_file_is_refused(root: Path) -> None:
+def test_writes_replace_no_link(root: Path) -> None:
     link(root / COMM_CONFIG, "../../outside/secret.json")
     with pytest.raises(InvalidInput, match="symbolic link"):
         kit_disk.write(root, [Change(COMM_CONFIG, None, b"new")])
@@ -235,7 +233,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(root: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o400, 0o755])
-def test_a_changed_file_keeps_its_mode(root: Path, mode: int) -> None:
+def test_changed_file_keeps_its_mode(root: Path, mode: int) -> None:
     (root / "local/resources.json").chmod(mode)
     kit_disk.write(root, [Change("local/resources.json", b"", b"new")])
     assert (root / "local/resources.json").read_bytes() == b"new"
@@ -245,9 +243,7 @@ def test_a_changed_file_keeps_its_mode(root: Path, mode: int) -> None:
 @pytest.mark.parametrize(
     ("umask", "bound", "mode"), [(0o022, None, 0o644), (0o022, 0o600, 0o600), (0o077, 0o664, 0o600)]
 )
-def test_a_new_file_is_no_wider_than_its_bound_and_the_umask(
-    root: Path, umask: int, bound: int | None, mode: int
-) -> None:
+def test_new_file_respects_mode_and_umask(root: Path, umask: int, bound: int | None, mode: int) -> None:
     before = os.umask(umask)
     try:
         kit_disk.write(root, [Change(LAUNCHER_RESOURCES, None, b"new", bound)])
@@ -256,7 +252,7 @@ def test_a_new_file_is_no_wider_than_its_bound_and_the_umask(
     assert mode_of(root / LAUNCHER_RESOURCES) == mode
 
 
-def test_a_change_can_narrow_a_mode_and_never_widens_it(root: Path) -> None:
+def test_change_can_only_narrow_a_mode(root: Path) -> None:
     file = root / "local/resources.json"
     file.chmod(0o640)
     kit_disk.write(root, [Change("local/resources.json", b"", b"1", 0o604)])
@@ -264,7 +260,7 @@ def test_a_change_can_narrow_a_mode_and_never_widens_it(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_root_writes_stays_the_kits_owners(root: Path) -> None:
+def test_files_written_by_root_keep_the_owner(root: Path) -> None:
     for path in (root / "local", root / "local/resources.json"):
         os.chown(path, 1234, 4321)
     kit_disk.write(root, [Change("local/resources.json", b"", b"1"), Change(LAUNCHER_RESOURCES, None, b"1")])
@@ -273,7 +269,7 @@ def test_what_root_writes_stays_the_kits_owners(root: Path) -> None:
         assert (status.st_uid, status.st_gid) == (1234, 4321)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "x")
 

@@ -1,4 +1,4 @@
-"""What `flargo logs` writes: safe on a terminal, the program's own bytes elsewhere, valid JSON for programs."""
+"""Tests of `flargo logs`: safe text on a terminal, the program's bytes elsewhere, valid JSON for programs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -19,19 +19,19 @@ ATTACK = "\n".join(ATTACKS.values()).encode(errors="surrogatepass") + b"\n" + b"
 EXECUTOR = (
     b'time="2026-11-24T12:53:48Z" level=info msg="sub-process exited" argo=true error="<nil>"\nError: exit status 3\n'
 )
-Logs = Callable[..., Result]
+RunLogs = Callable[..., Result]
 
 
-class Talks(Cluster):
-    """With a pod at each of some sites, and their logs."""
+class ClusterWithLogs(Cluster):
+    """A cluster with a job of one pod at each site, and the pods' logs."""
 
-    def __init__(self, **said: bytes) -> None:
+    def __init__(self, **logs_by_site: bytes) -> None:
         super().__init__()
         self.logs: dict[str, bytes] = {}
-        for site, content in said.items():
+        for site, content in logs_by_site.items():
             workflow = job(f"job-{site}", site=site, uid=f"w-{site}", phase="Running")
-            its_pod = pod(f"job-{site}", uid=f"p-{site}", owner=f"w-{site}", main=ended(0), phase="Succeeded")
-            self.store[Kind.WORKFLOW, f"job-{site}"], self.store[Kind.POD, f"job-{site}"] = workflow, its_pod
+            site_pod = pod(f"job-{site}", uid=f"p-{site}", owner=f"w-{site}", main=ended(0), phase="Succeeded")
+            self.store[Kind.WORKFLOW, f"job-{site}"], self.store[Kind.POD, f"job-{site}"] = workflow, site_pod
             self.logs[f"job-{site}"] = content
 
     def log_lines(
@@ -44,28 +44,28 @@ class Talks(Cluster):
 
 
 @pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch) -> Logs:
-    def run(*options: str, terminal: bool = False, **said: bytes) -> Result:
-        made = Talks(**said)
-        monkeypatch.setattr(logs, "api_for", lambda **_: made)
+def run_logs(monkeypatch: pytest.MonkeyPatch) -> RunLogs:
+    def run(*options: str, terminal: bool = False, **logs_by_site: bytes) -> Result:
+        cluster = ClusterWithLogs(**logs_by_site)
+        monkeypatch.setattr(logs, "api_for", lambda **_: cluster)
         monkeypatch.setattr(logs, "_is_terminal", lambda: terminal)
         return command_line.run("logs", "11111111", *options)
 
     return run
 
 
-def test_a_terminal_is_shown_each_line_inert_and_without_secrets(show: Logs) -> None:
-    done = show(terminal=True, site=ATTACK + b"\n" + TOKEN + b"\n" + KEY + b"the end\n")
-    assert bad_characters(done.stdout_bytes) == set()
-    assert done.stdout.splitlines()[0] == "\\x1b]52;c;cm0gLXJmIH4=\\x07"
-    assert done.stdout.splitlines()[-6:] == [*["[redacted]"] * 5, "the end"]
-    assert "\ufffd2J" in done.stdout
+def test_terminal_lines_are_inert_and_redacted(run_logs: RunLogs) -> None:
+    result = run_logs(terminal=True, site=ATTACK + b"\n" + TOKEN + b"\n" + KEY + b"the end\n")
+    assert bad_characters(result.stdout_bytes) == set()
+    assert result.stdout.splitlines()[0] == "\\x1b]52;c;cm0gLXJmIH4=\\x07"
+    assert result.stdout.splitlines()[-6:] == [*["[redacted]"] * 5, "the end"]
+    assert "\ufffd2J" in result.stdout
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 @pytest.mark.parametrize(("options", "terminal"), [((), False), (("--raw",), False), (("--raw",), True)])
-def test_elsewhere_and_where_asked_for_it_is_the_programs_bytes(
-    show: Logs, options: tuple[str, ...], end: bytes, *, terminal: bool
+def test_raw_output_is_the_programs_bytes(
+    run_logs: RunLogs, options: tuple[str, ...], end: bytes, *, terminal: bool
 ) -> None:
     content = (
         b"begins\n"
@@ -78,25 +78,25 @@ def test_elsewhere_and_where_asked_for_it_is_the_programs_bytes(
         + b"\nend"
         + end
     )
-    done = show(*options, terminal=terminal, site=content)
-    assert (done.exit_code, done.stdout_bytes) == (0, content)
+    result = run_logs(*options, terminal=terminal, site=content)
+    assert (result.exit_code, result.stdout_bytes) == (0, content)
 
 
-def test_the_executors_lines_are_no_bytes_of_the_programs(show: Logs) -> None:
-    assert show(site=b"one\nbye." + EXECUTOR).stdout_bytes == b"one\nbye."
-    assert show(site=b"x" * 2 * MAX_PIECE_BYTES + EXECUTOR).stdout_bytes == b"x" * 2 * MAX_PIECE_BYTES
+def test_executor_lines_are_removed(run_logs: RunLogs) -> None:
+    assert run_logs(site=b"one\nbye." + EXECUTOR).stdout_bytes == b"one\nbye."
+    assert run_logs(site=b"x" * 2 * MAX_PIECE_BYTES + EXECUTOR).stdout_bytes == b"x" * 2 * MAX_PIECE_BYTES
 
 
-def test_of_several_sites_the_bytes_have_their_names_before_each_line(show: Logs) -> None:
-    done = show("--raw", a=b"one\r\n\x1b[2J", bc=b"y" * MAX_PIECE_BYTES + b"\n\xff\n")
+def test_several_sites_have_prefixes(run_logs: RunLogs) -> None:
+    result = run_logs("--raw", a=b"one\r\n\x1b[2J", bc=b"y" * MAX_PIECE_BYTES + b"\n\xff\n")
     first, second = b"a  | one\r\na  | \x1b[2J\n", b"bc | " + b"y" * MAX_PIECE_BYTES + b"\nbc | \xff\n"
-    assert done.stdout_bytes == first + second
+    assert result.stdout_bytes == first + second
 
 
-def test_json_is_valid_and_says_that_a_line_goes_on(show: Logs) -> None:
-    done = show("--json", site=ATTACK + b"\n" + TOKEN + b"\n" + KEY + b"y" * 3 * MAX_PIECE_BYTES + b"\nend\n")
-    assert done.stdout.isascii()
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+def test_json_is_valid_and_marks_pieces(run_logs: RunLogs) -> None:
+    result = run_logs("--json", site=ATTACK + b"\n" + TOKEN + b"\n" + KEY + b"y" * 3 * MAX_PIECE_BYTES + b"\nend\n")
+    assert result.stdout.isascii()
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert all(row["line"].encode().decode() == row["line"] for row in rows)
     assert rows[0]["line"] == ATTACKS["clipboard"]
     assert [row["line"] for row in rows].count("[redacted]") == 5
@@ -108,15 +108,15 @@ def test_json_is_valid_and_says_that_a_line_goes_on(show: Logs) -> None:
     assert rows[-1]["line"] == "end"
 
 
-def test_a_terminal_is_told_that_a_line_goes_on(show: Logs) -> None:
-    *pieces, last, end = show(terminal=True, site=b"y" * 3 * MAX_PIECE_BYTES + b"\nend\n").stdout.splitlines()
+def test_terminal_marks_continued_lines(run_logs: RunLogs) -> None:
+    *pieces, last, end = run_logs(terminal=True, site=b"y" * 3 * MAX_PIECE_BYTES + b"\nend\n").stdout.splitlines()
     assert pieces
     assert all(piece.endswith("y [continued]") for piece in pieces)
     assert "".join(piece.removesuffix(" [continued]") for piece in pieces) + last == "y" * 3 * MAX_PIECE_BYTES
     assert end == "end"
 
 
-def test_raw_bytes_are_no_json(show: Logs) -> None:
-    done = show("--raw", "--json", site=b"")
-    assert done.exit_code == 2
-    assert json.loads(done.stdout)["error"]["message"] == "--raw and --json cannot be combined."
+def test_raw_and_json_exclude_each_other(run_logs: RunLogs) -> None:
+    result = run_logs("--raw", "--json", site=b"")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["message"] == "--raw and --json cannot be combined."

@@ -1,4 +1,4 @@
-"""Each command in a terminal of its own, which cluster, kit, job and program attack: nothing of that gets through."""
+"""Runs each command in a terminal, with attacks in the cluster, kit, job and log: no attack takes effect."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ for attack in ATTACKS.values():
         shown.show(Snapshot((Party(attack, attack, Stage.ENDED, Reason.IMAGE, attack),), attack, (Round(1, 1, 2),)))
 """
 MARK = "Attacked"
-"""A plain word that goes with the attacks: it shows that they were there."""
+"""A plain word beside the attacks: where it is shown, the attacks were there too."""
 EVIL = f"{MARK} {ALL_ATTACKS}"
 Run = Callable[..., str]
 
@@ -51,9 +51,9 @@ def workflows() -> list[Object]:
 
 
 def pods() -> list[Object]:
-    of: Object = {"message": EVIL, "reason": EVIL, "conditions": [{"type": EVIL, "reason": EVIL, "message": EVIL}]}
-    one = pod("job-1", uid="p1", owner="w1", main=RUNNING, **of)
-    two = pod("job-2", uid="p2", owner="w2", main=ended(3, EVIL), phase="Failed", **of)
+    status: Object = {"message": EVIL, "reason": EVIL, "conditions": [{"type": EVIL, "reason": EVIL, "message": EVIL}]}
+    one = pod("job-1", uid="p1", owner="w1", main=RUNNING, **status)
+    two = pod("job-2", uid="p2", owner="w2", main=ended(3, EVIL), phase="Failed", **status)
     two["status"]["containerStatuses"][1]["state"]["terminated"]["message"] = EVIL
     for each in (one, two):
         each["spec"] |= {"nodeName": EVIL}
@@ -78,7 +78,7 @@ LISTS: dict[str, Callable[[], list[Object]]] = {"workflows": workflows, "pods": 
 
 
 class Hostile(BaseHTTPRequestHandler):
-    """Lists objects that are full of attacks, and refuses all else in such words."""
+    """Lists objects that are full of attacks, and refuses all other requests with attacks in the message."""
 
     def log_message(self, *_: object) -> None: ...
 
@@ -131,11 +131,11 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     server.server_close()
 
 
-def on_terminal(words: Sequence[str | Path], kubeconfig: Path) -> str:
-    """What a command writes to its terminal."""
+def run_on_terminal(arguments: Sequence[str | Path], kubeconfig: Path) -> str:
+    """Run a command in a terminal of its own, and return what it writes."""
     environment = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)}
-    _, shown = terminal.run_in_terminal(words, 160, environment)
-    return shown
+    _, screen_text = terminal.run_in_terminal(arguments, 160, environment)
+    return screen_text
 
 
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -154,24 +154,24 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_no_attack_of_a_cluster_reaches_a_terminal(case: str, kubeconfig: Path) -> None:
-    words, shows = COMMANDS[case]
-    shown = on_terminal(
-        [*FLARGO, *(word.replace("\0", "").encode(errors="replace").decode() for word in words)], kubeconfig
+def test_attacks_of_a_cluster_are_inert(case: str, kubeconfig: Path) -> None:
+    arguments, expected = COMMANDS[case]
+    screen_text = run_on_terminal(
+        [*FLARGO, *(word.replace("\0", "").encode(errors="replace").decode() for word in arguments)], kubeconfig
     )
-    assert shows in shown
-    assert "Traceback" not in shown
-    assert bad_characters(shown.encode()) == set()
+    assert expected in screen_text
+    assert "Traceback" not in screen_text
+    assert bad_characters(screen_text.encode()) == set()
 
 
-def test_raw_bytes_reach_a_terminal_only_where_they_are_asked_for(kubeconfig: Path) -> None:
-    shown = on_terminal([*FLARGO, "logs", "11111111", "--site", "job-2", "--json"], kubeconfig)
-    assert shown.isascii()
-    assert bad_characters(shown.encode()) == set()
+def test_json_on_a_terminal_is_inert(kubeconfig: Path) -> None:
+    screen_text = run_on_terminal([*FLARGO, "logs", "11111111", "--site", "job-2", "--json"], kubeconfig)
+    assert screen_text.isascii()
+    assert bad_characters(screen_text.encode()) == set()
 
 
-def attacked(kit: Path) -> None:
-    """Put attacks into all words of a kit that it can do with."""
+def add_attacks(kit: Path) -> None:
+    """Put attacks into all texts of a kit with which it can still be used."""
     resources = json.loads((kit / "local/resources.json.default").read_text())
     resources["components"].append({"id": EVIL, "path": EVIL, "args": {"a": EVIL}})
     resources["components"].append(
@@ -190,7 +190,7 @@ def attacked(kit: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("prepare", "KIT", "--dry-run"),
         ("prepare", "KIT"),
@@ -199,22 +199,22 @@ def attacked(kit: Path) -> None:
     ],
     ids=["prepare --dry-run", "prepare", "render", "doctor"],
 )
-def test_no_attack_of_a_kit_or_a_job_reaches_a_terminal(
-    words: tuple[str, ...], kit: Callable[[str], Path], kubeconfig: Path, tmp_path: Path
+def test_attacks_of_kits_and_jobs_are_inert(
+    arguments: tuple[str, ...], kit: Callable[[str], Path], kubeconfig: Path, tmp_path: Path
 ) -> None:
     root, meta = kit("k8s/site-1"), tmp_path / "meta.json"
-    attacked(root)
+    add_attacks(root)
     spec = {"default": {"k8s": {"image": "x", EVIL: EVIL}}}
     meta.write_text(json.dumps({"name": EVIL, "study": "", "launcher_spec": spec, EVIL: EVIL}))
-    places = {"KIT": root, "META": meta}
-    shown = on_terminal([*FLARGO, *(places.get(word, word) for word in words)], kubeconfig)
-    assert MARK in shown
-    assert "Traceback" not in shown
-    assert bad_characters(shown.encode()) == set()
+    paths = {"KIT": root, "META": meta}
+    screen_text = run_on_terminal([*FLARGO, *(paths.get(word, word) for word in arguments)], kubeconfig)
+    assert MARK in screen_text
+    assert "Traceback" not in screen_text
+    assert bad_characters(screen_text.encode()) == set()
 
 
-def test_no_attack_reaches_the_terminal_of_the_demo(kubeconfig: Path) -> None:
-    """Its live picture moves the cursor by itself: what is not in that picture's few ways is foreign."""
-    shown = on_terminal([sys.executable, "-c", DEMO], kubeconfig)
-    assert all(inert(attack) in shown for attack in ATTACKS.values())
-    assert bad_characters(terminal.CONTROL.sub("", shown).encode()) == set()
+def test_attacks_in_the_demo_are_inert(kubeconfig: Path) -> None:
+    """The live picture moves the cursor itself; any other control sequence comes from an attack."""
+    screen_text = run_on_terminal([sys.executable, "-c", DEMO], kubeconfig)
+    assert all(inert(attack) in screen_text for attack in ATTACKS.values())
+    assert bad_characters(terminal.CONTROL.sub("", screen_text).encode()) == set()

@@ -1,4 +1,4 @@
-"""Commands write by flargo.tools.cli.output and flargo.tools.terminal only, which make foreign text inert."""
+"""Commands write only through flargo.tools.cli.output and flargo.tools.terminal, which make foreign text inert."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ from tests.harness.attacks import ALL_ATTACKS, ATTACKS, bad_characters
 ROOT = Path(flargo.__file__).parent
 WRITERS = {"tools/cli/output.py", "tools/terminal.py"}
 EXCEPTIONS = {
-    "tools/cli/main.py": ["sys.stderr.write"],  # that click is missing: nothing else could write
+    "tools/cli/main.py": ["sys.stderr.write"],  # without click there is no other writer
     "embedded/__main__.py": ["print", "print"],  # not a command of flargo's: it prints its own address and file
 }
 CALLS = {"echo", "secho", "echo_via_pager", "print", "print_exc", "print_exception", "print_json", "confirm", "prompt"}
@@ -30,11 +30,11 @@ RICH = {
     "rich.console": {"Console", "Group", "RenderableType"},
     "rich.live": {"Live"},
 }
-"""What may be used of rich elsewhere: it takes what flargo.tools.terminal has made, and makes no text itself."""
+"""The names of rich that other modules may use: they draw what flargo.tools.terminal has built, and create no text."""
 
 
-def written(source: str) -> Iterator[str]:
-    """The places in a module that write, or make a text for rich, by themselves."""
+def find_direct_writes(source: str) -> Iterator[str]:
+    """Yield the calls and imports in a module that write to a stream, or create a text for rich, directly."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
@@ -50,10 +50,10 @@ def written(source: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_module_writes_by_itself(path: Path) -> None:
+def test_only_writers_write(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
     if name not in WRITERS:
-        assert [*written(path.read_text())] == EXCEPTIONS.get(name, [])
+        assert [*find_direct_writes(path.read_text())] == EXCEPTIONS.get(name, [])
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,15 @@ def test_no_module_writes_by_itself(path: Path) -> None:
         "click.confirm(text)",
     ],
 )
-def test_a_module_that_would_is_found(source: str) -> None:
-    assert [*written(source)]
+def test_direct_writes_are_detected(source: str) -> None:
+    assert [*find_direct_writes(source)]
 
 
 # The writers
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_each_writer_makes_each_attack_inert(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_writers_make_attacks_inert(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     attack = ATTACKS[name]
     output.write_line(attack)
     output.write_hanging(attack, attack, mark=attack)
@@ -91,10 +91,10 @@ def test_each_writer_makes_each_attack_inert(name: str, capfd: pytest.CaptureFix
     output.write_message(attack)
     with pytest.raises(SystemExit):
         output.fail(attack, {}, 1, as_json=False)
-    shown = capfd.readouterr()
+    captured = capfd.readouterr()
     lines = 1 + attack.count("\n")
-    assert (shown.out.count("\n"), shown.err.count("\n")) == (2 + lines, 2), "one line each, but for the document"
-    assert bad_characters(shown.out.encode()) | bad_characters(shown.err.encode()) == set()
+    assert (captured.out.count("\n"), captured.err.count("\n")) == (2 + lines, 2), "only documents have more lines"
+    assert bad_characters(captured.out.encode()) | bad_characters(captured.err.encode()) == set()
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -102,40 +102,40 @@ def test_json_is_ascii_and_valid_unicode(name: str, capfd: pytest.CaptureFixture
     attack = ATTACKS[name]
     output.write_json({"text": [attack], attack: 1})
     output.write_json_line({"text": attack})
-    shown = capfd.readouterr().out
-    assert bad_characters(shown.encode()) == set()
-    assert shown.isascii()
-    text = json.loads(shown.splitlines()[-1])["text"]
+    output_text = capfd.readouterr().out
+    assert bad_characters(output_text.encode()) == set()
+    assert output_text.isascii()
+    text = json.loads(output_text.splitlines()[-1])["text"]
     assert text.encode().decode() == text
     assert "\ufffd" in text or text == attack
 
 
-def test_every_writer_blanks_tokens(capfd: pytest.CaptureFixture[str]) -> None:
+def test_writers_redact_tokens(capfd: pytest.CaptureFixture[str]) -> None:
     token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
     output.write_line(token)
     output.write_message(token)
     output.write_hanging("head ", token)
     output.write_json_line({token: token})
     terminal.write(terminal.console(), terminal.line(token))
-    shown = capfd.readouterr()
-    assert token not in shown.out + shown.err
-    assert (shown.out + shown.err).count("[redacted]") == 6
+    captured = capfd.readouterr()
+    assert token not in captured.out + captured.err
+    assert (captured.out + captured.err).count("[redacted]") == 6
 
 
-def test_a_table_shows_markup_and_escapes_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+def test_table_shows_markup_literally(capfd: pytest.CaptureFixture[str]) -> None:
     cells: list[terminal.Cell] = ["[red]x[/red]", ("[link=https://evil.example]y[/]", "bold"), "\x1b[31mz"]
     terminal.draw(terminal.console(), terminal.table(["A", "B", "C"], [cells]))
-    shown = capfd.readouterr().out
-    assert "[red]x[/red]" in shown
-    assert "[link=https://evil.example]y[/]" in shown
-    assert "\\x1b[31mz" in shown
+    output_text = capfd.readouterr().out
+    assert "[red]x[/red]" in output_text
+    assert "[link=https://evil.example]y[/]" in output_text
+    assert "\\x1b[31mz" in output_text
 
 
 def run(command: click.Command) -> None:
     command.main([], standalone_mode=False)
 
 
-def test_what_libraries_warn_of_is_inert(capfd: pytest.CaptureFixture[str]) -> None:
+def test_library_warnings_are_inert(capfd: pytest.CaptureFixture[str]) -> None:
     @click.command()
     @output.json_option
     @output.report_errors
@@ -144,12 +144,12 @@ def test_what_libraries_warn_of_is_inert(capfd: pytest.CaptureFixture[str]) -> N
         warnings.warn(ALL_ATTACKS, UserWarning, stacklevel=1)
 
     run(warns)
-    shown = capfd.readouterr().err
-    assert shown.startswith("Warning: UserWarning: ")
-    assert bad_characters(shown.encode()) == set()
+    output_text = capfd.readouterr().err
+    assert output_text.startswith("Warning: UserWarning: ")
+    assert bad_characters(output_text.encode()) == set()
 
 
-def test_what_libraries_log_is_inert(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_logs_are_inert(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     before = logging.lastResort
 
@@ -163,16 +163,18 @@ def test_what_libraries_log_is_inert(capfd: pytest.CaptureFixture[str], monkeypa
             logging.getLogger("somebody.else").exception("it said %s", ALL_ATTACKS)
 
     run(logs)
-    shown = capfd.readouterr().err
-    assert "Traceback" in shown
-    assert bad_characters(shown.encode()) == set()
+    output_text = capfd.readouterr().err
+    assert "Traceback" in output_text
+    assert bad_characters(output_text.encode()) == set()
     assert logging.lastResort is before
 
 
-@pytest.mark.parametrize("words", [("\x1b[2J",), ("--\x1b[2J",), ("render", "\x1b]0;x\x07"), ("jobs", "-n", "\u202ex")])
-def test_wrong_usage_is_told_inert(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("\x1b[2J",), ("--\x1b[2J",), ("render", "\x1b]0;x\x07"), ("jobs", "-n", "\u202ex")]
+)
+def test_usage_errors_are_inert(arguments: tuple[str, ...]) -> None:
     code = "from flargo.tools.cli.main import main; import sys; sys.argv[0] = 'flargo'; main()"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False)
-    assert done.returncode == 2
-    assert b"\\" in done.stderr
-    assert bad_characters(done.stderr) == set()
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
+    assert result.returncode == 2
+    assert b"\\" in result.stderr
+    assert bad_characters(result.stderr) == set()
