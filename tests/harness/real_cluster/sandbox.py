@@ -22,10 +22,10 @@ class BrokenError(RuntimeError):
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Only one process at a time starts or ends the cluster."""
-    state.STATE.mkdir(parents=True, exist_ok=True)
-    with (state.STATE / "lock").open("w") as lock:
+def alone(folder: Path = state.STATE) -> Iterator[None]:
+    """Only one process at a time starts or ends the cluster, or fills another folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
