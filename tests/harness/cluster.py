@@ -280,10 +280,12 @@ class Cluster:
             left[:] = self.leftovers(job_id, name)
             return not left
 
-        begun = time.monotonic()
+        begun = asked = time.monotonic()
         while not is_clear():
-            assert time.monotonic() - begun < within, f"left after {within} s: {left}"
-            time.sleep(0.5)
+            now = time.monotonic()
+            assert now - begun < within, f"left after {within} s: {left}"
+            pause(now - asked)
+            asked = time.monotonic()
         return time.monotonic() - begun
 
     def leftovers(self, job_id: str, name: str) -> list[str]:
@@ -359,8 +361,18 @@ def process_environment(pid: int) -> bytes:
 
 def eventually(true: Callable[[], object], seconds: float, what: str) -> float:
     """Wait until something is true; after how many seconds it was."""
-    begun = time.monotonic()
+    begun = asked = time.monotonic()
     while not true():
-        assert time.monotonic() - begun < seconds, f"not within {seconds} s: {what}"
-        time.sleep(0.25)
+        now = time.monotonic()
+        assert now - begun < seconds, f"not within {seconds} s: {what}"
+        pause(now - asked)
+        asked = time.monotonic()
     return time.monotonic() - begun
+
+
+def pause(took: float) -> None:
+    """Wait before a check is repeated that took so many seconds.
+
+    A check is often a run of kubectl, most of it CPU time: repeated without a break, it slows what it waits for.
+    """
+    time.sleep(min(max(0.25, 2 * took), 1.5))
