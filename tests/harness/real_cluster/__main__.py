@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable  # noqa: TC003
 
-from tests.harness.real_cluster import control, packages, sandbox, up
+from tests.harness.real_cluster import control, packages, sandbox, shards, up
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     words.add_parser("up", help="bring it up")
     words.add_parser("down", help="end it")
     words.add_parser("status", help="say which daemons run; 1 if it is not up")
+    words.add_parser("shard", help="print the test files of one of several clusters").add_argument("shard", help="2/4")
     run = words.add_parser("exec", help="run a command inside")
     run.add_argument("command", nargs=argparse.REMAINDER)
     words.add_parser("restart", help="restart one daemon").add_argument("name")
@@ -35,6 +36,7 @@ def main() -> None:
         "up": up.up,
         "down": up.down,
         "status": status,
+        "shard": lambda: print(" ".join(shards.paths(asked.shard))),
         "exec": lambda: execute(asked.command),
         "restart": lambda: up.restart(asked.name),
         "stop": lambda: control.stop(asked.name),
