@@ -1,4 +1,4 @@
-"""Workflows and pods as the API server sends them, for tests of what reads them."""
+"""Workflows and pods as the API server returns them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def workflow(
     attempt: str = "a1",
     **status: Any,
 ) -> Object:
-    """A Workflow of flargo's; ``suspend`` and ``shutdown`` go to its spec, the rest to its status."""
+    """Return a Workflow that flargo created; ``suspend`` and ``shutdown`` go to its spec, the rest to its status."""
     spec = {key: status.pop(key) for key in ("suspend", "shutdown") if key in status}
     return {
         "metadata": {
@@ -39,7 +39,7 @@ def pod(
     main: Object | None = None,
     **status: Any,
 ) -> Object:
-    """A pod of a Workflow; ``main`` is the state of its main container."""
+    """Return a pod of a Workflow; ``main`` is the state of its main container."""
     if main is not None:
         status["containerStatuses"] = [{"name": "wait", "state": {"running": {}}}, {"name": "main", "state": main}]
     return {
@@ -56,13 +56,13 @@ def pod(
 
 
 def job(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site-1", **more: Any) -> Object:
-    """A Workflow of a job at a site, as flargo makes it; ``notes`` are further annotations."""
+    """Return the Workflow of a job at a site, as flargo creates it; ``notes`` are further annotations."""
     notes = more.pop("notes", {})
-    made = workflow(name, **{"phase": "Running", **more})
-    made["metadata"]["creationTimestamp"] = CREATED
-    made["metadata"]["labels"] |= {"flargo.dev/job-id": job_id, "flargo.dev/role": "client"}
-    made["metadata"]["annotations"] |= {"flargo.dev/site-name": site, "flargo.dev/job-name": "hearts", **notes}
-    return made
+    item = workflow(name, **{"phase": "Running", **more})
+    item["metadata"]["creationTimestamp"] = CREATED
+    item["metadata"]["labels"] |= {"flargo.dev/job-id": job_id, "flargo.dev/role": "client"}
+    item["metadata"]["annotations"] |= {"flargo.dev/site-name": site, "flargo.dev/job-name": "hearts", **notes}
+    return item
 
 
 RUNNING: Object = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
@@ -73,5 +73,5 @@ OVER: dict[str, Any] = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}
 
 
 def ended(code: int, reason: str = "Error") -> Object:
-    """The state of a container that has ended."""
+    """Return the state of a container that has ended."""
     return {"terminated": {"exitCode": code, "reason": reason}}

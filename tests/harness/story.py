@@ -1,4 +1,4 @@
-"""Words for tests of a job's life: objects as a cluster shows them, and a life to whom they happen."""
+"""A story of one job for tests of reconcile(): objects as a cluster shows them, and inputs one after the other."""
 
 from dataclasses import replace
 
@@ -23,9 +23,9 @@ from flargo.terms import StartTimeouts, Uid
 WORKFLOW = WorkflowView(Uid("w1"), "job-site", phase="Running")
 POD = PodView(Uid("p1"), "job-site", Uid("w1"), "job-site", phase="Pending")
 
-HELD = replace(WORKFLOW, phase="", suspended=True)
+SUSPENDED = replace(WORKFLOW, phase="", suspended=True)
 UNCLAIMED = replace(WORKFLOW, phase="")
-SHUT = replace(WORKFLOW, shutdown="Terminate", phase="Failed", message="Stopped with strategy 'Terminate'")
+TERMINATED = replace(WORKFLOW, shutdown="Terminate", phase="Failed", message="Stopped with strategy 'Terminate'")
 SUCCEEDED = replace(WORKFLOW, phase="Succeeded")
 FAILED = replace(WORKFLOW, phase="Failed")
 POD_STARTING = replace(POD, scheduled=True, node="n1")
@@ -33,87 +33,88 @@ POD_RUNNING = replace(POD_STARTING, phase="Running", running=True)
 POD_SHORT = replace(POD, unscheduled_reason="Unschedulable", unscheduled_message="0/1 nodes: 1 Insufficient memory.")
 
 
-def exited(code: int, reason: str = "Error", *, of: PodView = POD_RUNNING) -> PodView:
-    """A pod whose main container has ended."""
-    return replace(of, running=False, exit=Exit(code, reason))
+def exited_pod(code: int, reason: str = "Error", *, pod: PodView = POD_RUNNING) -> PodView:
+    """Return a pod whose main container has ended."""
+    return replace(pod, running=False, exit=Exit(code, reason))
 
 
-def finished(pod: PodView) -> PodView:
-    """The same pod once its other containers have ended, too."""
+def terminal_pod(pod: PodView) -> PodView:
+    """Return a pod whose other containers have ended, too."""
     return replace(pod, phase="Failed" if pod.exit is not None and pod.exit.code else "Succeeded")
 
 
-def waiting(reason: str, message: str = "", container: str = "main") -> PodView:
-    """A scheduled pod with a container that waits."""
+def waiting_pod(reason: str, message: str = "", container: str = "main") -> PodView:
+    """Return a scheduled pod with a waiting container."""
     return replace(POD_STARTING, waiting=(Waiting(container, reason, message),))
 
 
 class Story:
-    """A life, told fact by fact. Wishes pile up in ``wished`` until they are answered."""
+    """The state of one job to which inputs are applied. Its actions are pending until a test answers them."""
 
-    def __init__(self, patience: StartTimeouts | None = None, *, submitted: bool = True) -> None:
+    def __init__(self, timeouts: StartTimeouts | None = None, *, is_submitted: bool = True) -> None:
         self.now = Now(0.0, 0.0)
-        self.state = JobState("job-site", "a1", patience or StartTimeouts(), grace=3, created_at=0.0)
+        self.state = JobState("job-site", "a1", timeouts or StartTimeouts(), grace=3, created_at=0.0)
         self.pending_actions: list[Action] = []
-        self.wake_in: float | None = None
-        if submitted:
-            self.tell(Submitted())
+        self.requeue_after: float | None = None
+        if is_submitted:
+            self.apply(Submitted())
 
-    def tell(self, fact: Input) -> "Story":
-        """Let a fact happen."""
-        result = reconcile(self.state, fact, self.now)
-        self.state, self.wake_in = result.state, result.requeue_after
-        self.pending_actions += result.actions
+    def apply(self, input_: Input) -> "Story":
+        """Reconcile the job with an input."""
+        step = reconcile(self.state, input_, self.now)
+        self.state, self.requeue_after = step.state, step.requeue_after
+        self.pending_actions += step.actions
         return self
 
     def sees(
         self,
         workflow: WorkflowView | None,
         *pods: PodView,
-        fresh: bool = False,
-        published: bool = False,
-        gap: bool = False,
+        is_fresh: bool = False,
+        has_results: bool = False,
+        after_relist: bool = False,
     ) -> "Story":
-        """The cluster is seen so, by a watch (which may have begun anew) or by a fresh read."""
-        if fresh:
-            self.pending_actions = [wish for wish in self.pending_actions if wish.kind is not ActionKind.CONFIRM]
-        return self.tell(Observed(Observation(workflow, pods, is_fresh=fresh, has_results=published, after_relist=gap)))
+        """Observe these objects, by a watch (perhaps after a relist) or by a fresh read."""
+        if is_fresh:
+            self.pending_actions = [action for action in self.pending_actions if action.kind is not ActionKind.CONFIRM]
+        observation = Observation(workflow, pods, is_fresh=is_fresh, has_results=has_results, after_relist=after_relist)
+        return self.apply(Observed(observation))
 
-    def reads(self, workflow: WorkflowView | None, *pods: PodView, published: bool = False) -> "Story":
-        """The confirmation that was wished for comes back so."""
-        assert ActionKind.CONFIRM in self.actions, f"no confirmation was wished for, but {self.actions}"
-        return self.sees(workflow, *pods, fresh=True, published=published)
+    def reads(self, workflow: WorkflowView | None, *pods: PodView, has_results: bool = False) -> "Story":
+        """Answer the pending CONFIRM with these objects."""
+        assert ActionKind.CONFIRM in self.actions, f"no CONFIRM is pending, only {self.actions}"
+        return self.sees(workflow, *pods, is_fresh=True, has_results=has_results)
 
-    def hears(self, *events: EventView) -> "Story":
-        """The pod's events were listed."""
-        wish = next(
-            (wish for wish in self.pending_actions if wish.kind is ActionKind.LIST_EVENTS),
+    def lists_events(self, *events: EventView) -> "Story":
+        """Answer the pending LIST_EVENTS, if there is one, with these events."""
+        action = next(
+            (action for action in self.pending_actions if action.kind is ActionKind.LIST_EVENTS),
             Action(ActionKind.LIST_EVENTS, self.state.first_pod_uid),
         )
-        self.pending_actions = [other for other in self.pending_actions if other is not wish]
-        return self.tell(EventsListed(wish, events))
+        self.pending_actions = [other for other in self.pending_actions if other is not action]
+        return self.apply(EventsListed(action, events))
 
     def passes(self, seconds: float, *, healthy: bool = True) -> "Story":
-        """Time passes, with or without the cluster being heard."""
+        """Let time pass, with or without API contact."""
         self.now = Now(self.now.healthy + (seconds if healthy else 0.0), self.now.wall + seconds)
-        return self.tell(Tick())
+        return self.apply(Tick())
 
     def stops(self, cause: Cause = Cause.ABORT) -> "Story":
-        """FLARE wants it ended."""
-        return self.tell(StopRequested(cause))
+        """Let FLARE request the job's end."""
+        return self.apply(StopRequested(cause))
 
-    def does(self, act: ActionKind, *, ok: bool = True) -> "Story":
-        """The oldest wish of that kind is performed."""
-        wish = next(wish for wish in self.pending_actions if wish.kind is act)
-        self.pending_actions.remove(wish)
-        return self.tell(ActionDone(wish, ok))
+    def does(self, kind: ActionKind, *, ok: bool = True) -> "Story":
+        """Report the result of the oldest pending action of a kind."""
+        action = next(action for action in self.pending_actions if action.kind is kind)
+        self.pending_actions.remove(action)
+        return self.apply(ActionDone(action, ok))
 
     @property
     def actions(self) -> list[ActionKind]:
-        """What is wished for and not yet answered."""
-        return [wish.kind for wish in self.pending_actions]
+        """Return the kinds of the pending actions."""
+        return [action.kind for action in self.pending_actions]
 
     @property
     def verdict(self) -> Verdict | None:
-        """What FLARE hears."""
+        """Return the job's verdict."""
         return self.state.verdict

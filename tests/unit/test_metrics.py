@@ -1,4 +1,4 @@
-"""What Prometheus is told: names, types and labels, and counts that are right after a played sequence of facts."""
+"""Tests of the metrics: names, types and labels, and the values after a sequence of inputs."""
 
 import json
 import re
@@ -31,8 +31,8 @@ from tests.harness.scripted_api import Answer, Served
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
 
 
-class Measured:
-    """A loop with an exporter, whose streams are the test."""
+class MeasuredLoop:
+    """A loop with an exporter, whose watch events come from the test."""
 
     def __init__(self) -> None:
         self.api = QuietApi()
@@ -41,13 +41,13 @@ class Measured:
         self.exporter.follow(self.loop.snapshot)
 
     def launch(self) -> LaunchedJob:
-        ticket = self.loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
-        assert ticket.wait(lambda it: it.is_released, LONG)
-        self.shows(workflow(uid="uid-3", version=2, phase="Running"))
-        return ticket
+        launched = self.loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
+        assert launched.wait(lambda it: it.is_released, LONG)
+        self.send(workflow(uid="uid-3", version=2, phase="Running"))
+        return launched
 
-    def shows(self, *items: Object) -> None:
-        """The streams tell of Workflows and pods."""
+    def send(self, *items: Object) -> None:
+        """Send watch events about Workflows and pods."""
         for item in items:
             kind = Kind.POD if "containers" in item["spec"] else Kind.WORKFLOW
             name = item["metadata"]["name"]
@@ -57,136 +57,139 @@ class Measured:
     def value(self, name: str, **labels: str) -> float:
         return self.exporter.registry.get_sample_value(name, labels) or 0.0
 
-    def comes_to(self, value: float, name: str, **labels: str) -> None:
-        """Wait until Prometheus would see so."""
+    def wait_for_value(self, value: float, name: str, **labels: str) -> None:
+        """Wait until a metric has a value."""
         limit = time.monotonic() + LONG
         while self.value(name, **labels) != value:
             assert time.monotonic() < limit, f"{name} {labels} is {self.value(name, **labels)}, not {value}"
             time.sleep(0.01)
 
     def stages(self) -> dict[str, float]:
-        found = {stage.label: self.value("flargo_jobs", stage=stage.label) for stage in Stage}
-        return {name: count for name, count in found.items() if count}
+        jobs_by_stage = {stage.label: self.value("flargo_jobs", stage=stage.label) for stage in Stage}
+        return {name: count for name, count in jobs_by_stage.items() if count}
 
 
 @pytest.fixture
-def site() -> Iterator[Measured]:
-    made = Measured()
-    yield made
-    made.api.over.set()
-    made.loop.end(Cause.PARENT_END, seconds=0.0)
+def site() -> Iterator[MeasuredLoop]:
+    exporter = MeasuredLoop()
+    yield exporter
+    exporter.api.over.set()
+    exporter.loop.end(Cause.PARENT_END, seconds=0.0)
 
 
-def exposed(exporter: Exporter) -> dict[str, Any]:
-    """All families by name, as Prometheus reads them."""
+def metric_families(exporter: Exporter) -> dict[str, Any]:
+    """Return all metric families by name, as Prometheus parses them."""
     text = generate_latest(exporter.registry).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
-def busy() -> Exporter:
-    """An exporter that was told one fact of each sort."""
-    made = Exporter()
-    made.observe_request("list", Kind.POD, 200, 0.1)
-    made.observe_launch(1.0)
-    made.observe_start(1.0)
-    made.count_verdict(Verdict(Reason.SUCCEEDED, 0))
-    made.count_watch_restart(Kind.POD)
-    made.follow(lambda: Snapshot({Stage.RUNNING: 2}, 3, 4, {Kind.POD: 5.0}, 6))
-    return made
+def filled_exporter() -> Exporter:
+    """Return an exporter with a sample of every metric."""
+    exporter = Exporter()
+    exporter.observe_request("list", Kind.POD, 200, 0.1)
+    exporter.observe_launch(1.0)
+    exporter.observe_start(1.0)
+    exporter.count_verdict(Verdict(Reason.SUCCEEDED, 0))
+    exporter.count_watch_restart(Kind.POD)
+    exporter.follow(lambda: Snapshot({Stage.RUNNING: 2}, 3, 4, {Kind.POD: 5.0}, 6))
+    return exporter
 
 
 def samples(exporter: Exporter) -> dict[str, set[str]]:
-    """The labels of each sample's name."""
-    found: dict[str, set[str]] = {}
-    for family in exposed(exporter).values():
+    """Return the labels of each sample name."""
+    labels: dict[str, set[str]] = {}
+    for family in metric_families(exporter).values():
         for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
-    return found
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_a_metric_is_there_with_its_type_its_meaning_and_its_labels(metric: Metric) -> None:
+def test_metric_has_type_help_and_labels(metric: Metric) -> None:
     row = metric.value
-    exporter = busy()
-    family = exposed(exporter)[row.name.removesuffix("_total")]
+    exporter = filled_exporter()
+    family = metric_families(exporter)[row.name.removesuffix("_total")]
     assert (family.type, family.documentation) == (row.type, row.help)
     sample = f"{row.name}_count" if row.type is Type.HISTOGRAM else row.name
     assert samples(exporter)[sample] == set(row.labels)
 
 
-def test_there_are_no_others() -> None:
-    known = {metric.value.name.removesuffix("_total") for metric in Metric}
-    assert {name.removesuffix("_created") for name in exposed(busy())} == known
+def test_no_other_metrics_exist() -> None:
+    metric_names = {metric.value.name.removesuffix("_total") for metric in Metric}
+    assert {name.removesuffix("_created") for name in metric_families(filled_exporter())} == metric_names
 
 
-def test_every_way_to_end_is_there_before_it_has_happened() -> None:
-    """Prometheus takes no notice of a counter's step from nothing to 1."""
-    found = exposed(Exporter())["flargo_ends"].samples
-    ways = {(each.labels["reason"], each.labels["code"]): each.value for each in found if each.name.endswith("_total")}
-    wanted = {
+def test_every_reason_starts_at_0() -> None:
+    """Prometheus does not count an increase from a missing series to 1."""
+    series = metric_families(Exporter())["flargo_ends"].samples
+    verdict_counts = {
+        (each.labels["reason"], each.labels["code"]): each.value for each in series if each.name.endswith("_total")
+    }
+    expected = {
         (reason.name, str(int(code)))
         for reason in Reason
         for code in (FLARE_EXIT_CODES if reason.code is None else {reason.code})
     }
-    assert ways == dict.fromkeys(wanted, 0.0)
+    assert verdict_counts == dict.fromkeys(expected, 0.0)
 
 
-def test_a_job_is_counted_at_each_stage_and_its_end_by_reason_and_code(site: Measured) -> None:
-    ticket = site.launch()
-    site.shows(pod(owner="uid-3"))
-    site.comes_to(1, "flargo_jobs", stage="WAITING")
+def test_jobs_and_verdicts_are_counted(site: MeasuredLoop) -> None:
+    launched = site.launch()
+    site.send(pod(owner="uid-3"))
+    site.wait_for_value(1, "flargo_jobs", stage="WAITING")
     assert site.stages() == {"WAITING": 1}
     assert site.value("flargo_start_seconds_count") == 0
-    site.shows(pod(owner="uid-3", version=2, main=RUNNING, phase="Running"))
-    site.comes_to(1, "flargo_jobs", stage="RUNNING")
-    site.comes_to(1, "flargo_start_seconds_count")
-    site.shows(workflow(uid="uid-3", version=3, phase="Running", message="it goes on"))
-    site.shows(pod(owner="uid-3", version=3, main=ended(0, "Completed"), phase="Succeeded"))
-    site.shows(workflow(uid="uid-3", version=4, phase="Succeeded"))
-    assert ticket.wait(lambda it: it.verdict is not None, LONG)
-    site.comes_to(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
-    site.comes_to(0, "flargo_jobs", stage="ENDED")
+    site.send(pod(owner="uid-3", version=2, main=RUNNING, phase="Running"))
+    site.wait_for_value(1, "flargo_jobs", stage="RUNNING")
+    site.wait_for_value(1, "flargo_start_seconds_count")
+    site.send(workflow(uid="uid-3", version=3, phase="Running", message="it goes on"))
+    site.send(pod(owner="uid-3", version=3, main=ended(0, "Completed"), phase="Succeeded"))
+    site.send(workflow(uid="uid-3", version=4, phase="Succeeded"))
+    assert launched.wait(lambda it: it.verdict is not None, LONG)
+    site.wait_for_value(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
+    site.wait_for_value(0, "flargo_jobs", stage="ENDED")
     assert site.stages() == {}
     assert site.value("flargo_start_seconds_count") == 1
 
 
-def test_a_kill_is_outstanding_until_the_program_is_seen_to_have_ended(site: Measured) -> None:
-    ticket = site.launch()
+def test_kill_is_outstanding_until_program_ends(site: MeasuredLoop) -> None:
+    launched = site.launch()
     running = pod(owner="uid-3", version=2, main=RUNNING, phase="Running")
-    site.shows(running)
-    site.comes_to(1, "flargo_jobs", stage="RUNNING")
+    site.send(running)
+    site.wait_for_value(1, "flargo_jobs", stage="RUNNING")
     assert site.value("flargo_kills_outstanding") == 0
-    site.loop.stop(ticket, Cause.ABORT)
-    site.shows(workflow(uid="uid-3", version=3, phase="Failed", shutdown="Terminate"))
-    site.comes_to(1, "flargo_kills_outstanding")
-    site.shows(pod(owner="uid-3", version=4, main=ended(137), phase="Running"))
-    site.comes_to(0, "flargo_kills_outstanding")
-    assert site.stages() == {"ENDED": 1}, "Argo is still tidying up"
-    site.shows(pod(owner="uid-3", version=5, main=ended(137), phase="Failed"))
-    site.comes_to(1, "flargo_ends_total", reason="ABORTED", code="9")
+    site.loop.stop(launched, Cause.ABORT)
+    site.send(workflow(uid="uid-3", version=3, phase="Failed", shutdown="Terminate"))
+    site.wait_for_value(1, "flargo_kills_outstanding")
+    site.send(pod(owner="uid-3", version=4, main=ended(137), phase="Running"))
+    site.wait_for_value(0, "flargo_kills_outstanding")
+    assert site.stages() == {"ENDED": 1}, "Argo has not completed the Workflow"
+    site.send(pod(owner="uid-3", version=5, main=ended(137), phase="Failed"))
+    site.wait_for_value(1, "flargo_ends_total", reason="ABORTED", code="9")
 
 
-def test_an_orphan_is_no_job_of_this_parents(site: Measured) -> None:
+def test_orphans_are_counted_apart(site: MeasuredLoop) -> None:
     site.loop.start()
     site.api.store[Kind.WORKFLOW, "left"] = workflow("left", uid="w9", parent="another", phase="Running")
     site.loop.on_listed(Kind.WORKFLOW, [site.api.store[Kind.WORKFLOW, "left"]], "2")
     site.loop.on_listed(Kind.POD, [pod("left", owner="w9", main=RUNNING, phase="Running")], "2")
-    site.comes_to(1, "flargo_orphans")
+    site.wait_for_value(1, "flargo_orphans")
     assert site.stages() == {}
 
 
-def test_a_watch_that_breaks_is_counted_once_until_it_is_heard_again(site: Measured) -> None:
-    cut = ApiError("watch", "pods", 0)
+def test_broken_watch_counts_once(site: MeasuredLoop) -> None:
+    """It counts again only after it has recovered."""
+    connection_error = ApiError("watch", "pods", 0)
     for _ in range(3):
-        site.loop.on_lost(Kind.POD, cut)
+        site.loop.on_lost(Kind.POD, connection_error)
     assert site.value("flargo_watch_restarts_total", resource="pods") == 1
     assert site.value("flargo_watch_restarts_total", resource="workflows") == 0
     site.loop.on_listed(Kind.POD, [], "7")
-    site.loop.on_lost(Kind.POD, cut)
+    site.loop.on_lost(Kind.POD, connection_error)
     assert site.value("flargo_watch_restarts_total", resource="pods") == 2
 
 
-def test_staleness_is_each_watchs_own(site: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_watch_has_its_staleness(site: MeasuredLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     site.loop._last_contact = dict.fromkeys((Kind.WORKFLOW, Kind.POD), 100.0)
     monkeypatch.setattr("flargo.control.loop.time.monotonic", lambda: 130.0)
     site.loop.on_contact(Kind.POD)
@@ -195,7 +198,8 @@ def test_staleness_is_each_watchs_own(site: Measured, monkeypatch: pytest.Monkey
     assert site.value("flargo_watch_staleness_seconds", resource="pods") == 12
 
 
-def test_a_request_is_counted_by_verb_resource_and_code_also_without_an_answer() -> None:
+def test_requests_are_counted() -> None:
+    """Requests without a response count, too, with code 0."""
     exporter = Exporter()
     api = Served(Answer(200), Answer(404), ConnectionResetError("reset"), Answer(401), Answer(200))
     api._on_request = exporter.observe_request
@@ -204,49 +208,50 @@ def test_a_request_is_counted_by_verb_resource_and_code_also_without_an_answer()
         with pytest.raises(ApiError):
             api.get(Kind.SECRET, "job-b")
     api.list(Kind.POD)
-    counted = {
+    request_counts = {
         tuple(each.labels[label] for label in Metric.REQUESTS.value.labels): each.value
-        for each in exposed(exporter)["flargo_api_requests"].samples
+        for each in metric_families(exporter)["flargo_api_requests"].samples
         if each.name.endswith("_total")
     }
     secrets = {("get", "secrets", code): 1.0 for code in ("200", "404", "0")}
-    assert counted == {**secrets, ("list", "pods", "401"): 1.0, ("list", "pods", "200"): 1.0}
+    assert request_counts == {**secrets, ("list", "pods", "401"): 1.0, ("list", "pods", "200"): 1.0}
     assert (
         exporter.registry.get_sample_value("flargo_api_request_seconds_count", {"verb": "get", "resource": "secrets"})
         == 3
     )
 
 
-def test_no_label_carries_what_a_job_or_a_site_is_called(site: Measured) -> None:
+def test_labels_have_no_job_or_site_names(site: MeasuredLoop) -> None:
     site.launch()
-    site.shows(pod(owner="uid-3", version=2, main=RUNNING, phase="Running"))
-    site.comes_to(1, "flargo_jobs", stage="RUNNING")
-    said = generate_latest(site.exporter.registry).decode()
-    assert not re.search("job-site|uid-3|a1|flare\\b", said)
+    site.send(pod(owner="uid-3", version=2, main=RUNNING, phase="Running"))
+    site.wait_for_value(1, "flargo_jobs", stage="RUNNING")
+    exposition = generate_latest(site.exporter.registry).decode()
+    assert not re.search("job-site|uid-3|a1|flare\\b", exposition)
 
 
 # The launcher
 
 
-def test_two_launchers_measure_apart() -> None:
+def test_two_launchers_have_separate_metrics() -> None:
     first, second = Exporter(), Exporter()
     first.observe_launch(1.0)
     assert second.registry.get_sample_value("flargo_launch_seconds_count") == 0
 
 
-def test_nothing_is_measured_or_imported_by_default() -> None:
-    made = flargo.ClientArgoJobLauncher()
-    assert made._exporter is None
-    assert made._settings.argo.metrics_address is None
+def test_metrics_are_off_by_default() -> None:
+    """Without the setting, Prometheus' client is not even imported."""
+    exporter = flargo.ClientArgoJobLauncher()
+    assert exporter._exporter is None
+    assert exporter._settings.argo.metrics_address is None
 
 
-def test_a_missing_extra_is_named_at_load_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "flargo.metrics")
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(InvalidInput, match=re.escape("pip install 'flargo[metrics]'")) as caught:
+    with pytest.raises(InvalidInput, match=re.escape("pip install 'flargo[metrics]'")) as raised:
         flargo.ClientArgoJobLauncher(argo={"metrics_address": "127.0.0.1:9464"})
-    assert caught.value.field == "argo['metrics_address']"
-    assert "prometheus_client" in str(caught.value)
+    assert raised.value.field == "argo['metrics_address']"
+    assert "prometheus_client" in str(raised.value)
 
 
 # The docs and the dashboard
@@ -259,21 +264,21 @@ def queries() -> Iterator[str]:
     yield from (each["query"]["query"] for each in board["templating"]["list"] if each["type"] == "query")
 
 
-def test_the_dashboard_asks_for_every_metric_and_for_nothing_else() -> None:
-    there = samples(busy())
-    asked = {name for query in queries() for name in re.findall(r"flargo_\w+", query)}
-    assert asked <= set(there)
-    assert {name.removesuffix("_bucket") for name in asked} == {metric.value.name for metric in Metric}
+def test_dashboard_uses_exactly_the_metrics() -> None:
+    exported_labels = samples(filled_exporter())
+    queried_names = {name for query in queries() for name in re.findall(r"flargo_\w+", query)}
+    assert queried_names <= set(exported_labels)
+    assert {name.removesuffix("_bucket") for name in queried_names} == {metric.value.name for metric in Metric}
 
 
-def test_the_dashboard_groups_by_labels_that_are_there() -> None:
-    there = samples(busy())
+def test_dashboard_groups_by_existing_labels() -> None:
+    exported_labels = samples(filled_exporter())
     for query in queries():
         (name,) = re.findall(r"flargo_\w+", query)
-        for grouped in re.findall(r"by \(([^)]*)\)", query):
-            assert set(re.split(r",\s*", grouped)) <= there[name] | {"instance"}, query
+        for label_list in re.findall(r"by \(([^)]*)\)", query):
+            assert set(re.split(r",\s*", label_list)) <= exported_labels[name] | {"instance"}, query
 
 
-def test_every_panel_is_told_apart() -> None:
+def test_panels_are_distinct() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)

@@ -1,4 +1,4 @@
-"""The metrics' HTTP server against clients that are slow, many, or there when the process has no descriptor left."""
+"""Tests of the metrics' HTTP server with slow clients, many clients, and a process without file descriptors."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ from flargo import metrics_server
 from flargo.metrics_server import MAX_CONNECTIONS, MetricsServer
 
 DEADLINE = 2.0
-SOON = 10.0
-BIG = b"x" * 2**26
-"""More than the kernel takes off a server's hands for a client that does not read."""
+MAX_WAIT_SECONDS = 10.0
+LARGE_BODY = b"x" * 2**26
+"""A body larger than the kernel's buffers, so that a client which does not read blocks the server."""
 
 
 def respond(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [BIG if environ["PATH_INFO"] == "/big" else b"served"]
+    return [LARGE_BODY if environ["PATH_INFO"] == "/big" else b"served"]
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsServer]:
 
 
 def connect(server: MetricsServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.server_port), timeout=SOON)
+    return socket.create_connection(("127.0.0.1", server.server_port), timeout=MAX_WAIT_SECONDS)
 
 
-def scrape(server: MetricsServer, timeout: float = SOON) -> bytes:
+def scrape(server: MetricsServer, timeout: float = MAX_WAIT_SECONDS) -> bytes:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=timeout) as answer:
         return bytes(answer.read())
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Wait for the other side to close; False if it answers instead."""
+    """Wait for the server to close the connection; return False if it answers instead."""
     try:
         return connection.recv(1) == b""
     except ConnectionError:
@@ -62,20 +62,20 @@ def descriptors() -> int:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + SOON
+    limit = time.monotonic() + MAX_WAIT_SECONDS
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)
 
 
 def test_slow_connections_take_sixteen_descriptors(server: MetricsServer) -> None:
-    """Twenty clients that send half a request cost sixteen descriptors, and none after the deadline."""
+    """Twenty clients that send half a request take sixteen descriptors, and none after the deadline."""
     before = descriptors()
     clients = [connect(server) for _ in range(20)]
     for client in clients:
         client.sendall(b"GET /met")
-    refused = [client for client in clients[MAX_CONNECTIONS:] if is_closed(client)]
-    assert len(refused) == 20 - MAX_CONNECTIONS
+    closed_clients = [client for client in clients[MAX_CONNECTIONS:] if is_closed(client)]
+    assert len(closed_clients) == 20 - MAX_CONNECTIONS
     assert descriptors() - before <= len(clients) + MAX_CONNECTIONS
     assert len(server._connections) == MAX_CONNECTIONS
     wait_until(lambda: descriptors() - before <= len(clients))
@@ -84,50 +84,50 @@ def test_slow_connections_take_sixteen_descriptors(server: MetricsServer) -> Non
         client.close()
 
 
-def test_a_connection_beyond_the_limit_is_closed_at_once(server: MetricsServer) -> None:
+def test_connection_beyond_limit_is_closed(server: MetricsServer) -> None:
     clients = [connect(server) for _ in range(MAX_CONNECTIONS)]
     wait_until(lambda: len(server._connections) == MAX_CONNECTIONS)
-    begun = time.monotonic()
-    with connect(server) as late:
-        assert is_closed(late)
-    assert time.monotonic() - begun < DEADLINE
+    started_at = time.monotonic()
+    with connect(server) as extra_client:
+        assert is_closed(extra_client)
+    assert time.monotonic() - started_at < DEADLINE
     for client in clients:
         client.close()
     wait_until(lambda: not server._connections)
     assert scrape(server) == b"served"
 
 
-def test_a_trickling_client_is_cut_at_the_deadline(server: MetricsServer) -> None:
-    begun = time.monotonic()
+def test_slow_sender_is_cut(server: MetricsServer) -> None:
+    started_at = time.monotonic()
     with connect(server) as client, contextlib.suppress(ConnectionError):
         client.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
-        while time.monotonic() < begun + SOON:
+        while time.monotonic() < started_at + MAX_WAIT_SECONDS:
             client.sendall(b"x")
             time.sleep(0.05)
-    assert DEADLINE * 0.9 <= time.monotonic() - begun < DEADLINE + 2
+    assert DEADLINE * 0.9 <= time.monotonic() - started_at < DEADLINE + 2
     wait_until(lambda: not server._connections)
 
 
-def test_a_client_that_reads_slowly_is_cut_at_the_deadline(server: MetricsServer) -> None:
-    begun = time.monotonic()
+def test_slow_reader_is_cut(server: MetricsServer) -> None:
+    started_at = time.monotonic()
     received = 0
     with connect(server) as client:
         client.sendall(b"GET /big HTTP/1.0\r\n\r\n")
         wait_until(lambda: bool(server._connections))
         while server._connections:
-            assert time.monotonic() < begun + SOON
+            assert time.monotonic() < started_at + MAX_WAIT_SECONDS
             received += len(client.recv(1000))
             time.sleep(0.05)
-    assert DEADLINE * 0.9 <= time.monotonic() - begun < DEADLINE + 2
-    assert 0 < received < len(BIG)
+    assert DEADLINE * 0.9 <= time.monotonic() - started_at < DEADLINE + 2
+    assert 0 < received < len(LARGE_BODY)
 
 
-def test_a_fast_request_is_answered_in_full(server: MetricsServer) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/big", timeout=SOON) as answer:
-        assert answer.read() == BIG
+def test_fast_request_is_answered(server: MetricsServer) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/big", timeout=MAX_WAIT_SECONDS) as answer:
+        assert answer.read() == LARGE_BODY
 
 
-def test_closing_cuts_what_is_open(server: MetricsServer) -> None:
+def test_closing_cuts_open_connections(server: MetricsServer) -> None:
     with connect(server) as client:
         wait_until(lambda: len(server._connections) == 1)
         server.shutdown()
@@ -137,7 +137,7 @@ def test_closing_cuts_what_is_open(server: MetricsServer) -> None:
     server.server_close()
 
 
-def test_a_thread_that_cannot_start_costs_no_slot(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_thread_start_frees_its_slot(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -160,7 +160,7 @@ EXHAUSTED = """
 
     server = metrics_server.start("127.0.0.1", 0, respond)
     address = ("127.0.0.1", server.server_port)
-    # The client is a process of its own: what it opens must not count here.
+    # The client is another process, whose descriptors do not count here.
     print(server.server_port, flush=True)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     held = []
@@ -181,14 +181,14 @@ EXHAUSTED = """
 """
 
 
-@pytest.mark.parametrize("stolen", [False, True], ids=["", "and without the reserve"])
-def test_without_descriptors_the_server_waits_and_serves_again(*, stolen: bool) -> None:
-    """Connections are closed instead of kept in the queue, which would keep the accepting thread in a busy loop."""
+@pytest.mark.parametrize("is_spare_taken", [False, True], ids=["", "without the spare descriptor"])
+def test_server_survives_descriptor_exhaustion(*, is_spare_taken: bool) -> None:
+    """Connections are closed, not kept in the queue, which would keep the accepting thread in a busy loop."""
     code = textwrap.dedent(EXHAUSTED)
-    if stolen:
-        # Another thread took the reserve: there is no descriptor to close a connection with.
-        steal = 'os.close(server._spare_descriptor); server._spare_descriptor = None; os.open("/", 0)'
-        code = code.replace('print("full"', f'{steal}\nprint("full"')
+    if is_spare_taken:
+        # Another thread has taken the spare descriptor, so no connection can be accepted to be closed.
+        take_spare = 'os.close(server._spare_descriptor); server._spare_descriptor = None; os.open("/", 0)'
+        code = code.replace('print("full"', f'{take_spare}\nprint("full"')
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -199,24 +199,24 @@ def test_without_descriptors_the_server_waits_and_serves_again(*, stolen: bool) 
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def tell() -> None:
+        def send_line() -> None:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
 
         port = int(process.stdout.readline())
         assert process.stdout.readline() == "full\n"
-        tell()
-        clients = [socket.create_connection(("127.0.0.1", port), timeout=SOON) for _ in range(5)]
-        if not stolen:
+        send_line()
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=MAX_WAIT_SECONDS) for _ in range(5)]
+        if not is_spare_taken:
             assert all(is_closed(client) for client in clients)
         time.sleep(1.5)
-        tell()
-        used, wall = json.loads(process.stdout.readline())
-        assert wall >= 1.4
-        assert used < 0.2, f"{used} s of CPU in {wall} s"
+        send_line()
+        cpu_seconds, wall_seconds = json.loads(process.stdout.readline())
+        assert wall_seconds >= 1.4
+        assert cpu_seconds < 0.2, f"{cpu_seconds} s of CPU in {wall_seconds} s"
         assert process.stdout.readline() == "free\n"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=SOON) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=MAX_WAIT_SECONDS) as answer:
             assert answer.read() == b"served"
         for client in clients:
             client.close()

@@ -1,4 +1,4 @@
-"""The life of a job, as lists of facts: what FLARE hears, and what is asked of the cluster."""
+"""Tests of reconcile(): the verdict and the actions that follow from a sequence of inputs."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,129 +13,141 @@ from flargo.status.views import EventView, Exit, PodView, WorkflowView
 from flargo.terms import StartTimeouts, Uid
 from tests.harness.story import (
     FAILED,
-    HELD,
     POD,
     POD_RUNNING,
     POD_SHORT,
     POD_STARTING,
-    SHUT,
     SUCCEEDED,
+    SUSPENDED,
+    TERMINATED,
     UNCLAIMED,
     WORKFLOW,
     Story,
-    exited,
-    finished,
-    waiting,
+    exited_pod,
+    terminal_pod,
+    waiting_pod,
 )
 
 
-def heard(story: Story) -> tuple[Reason, int] | None:
+def conclusion(story: Story) -> tuple[Reason, int] | None:
     verdict = story.verdict
     return None if verdict is None else (verdict.reason, verdict.code)
 
 
-def test_exit_code_0_is_believed_at_once() -> None:
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(0, "Completed"))
-    assert heard(story) == (Reason.SUCCEEDED, 0)
+def test_exit_code_0_is_final() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited_pod(0, "Completed"))
+    assert conclusion(story) == (Reason.SUCCEEDED, 0)
     assert story.actions == [ActionKind.DELETE_SECRET]
 
 
-def test_after_success_argo_is_left_to_finish_and_the_life_is_cleared() -> None:
-    story = Story().sees(WORKFLOW, exited(0, "Completed")).does(ActionKind.DELETE_SECRET).passes(5)
+def test_argo_completes_a_successful_job() -> None:
+    """After a success flargo takes no further action until Argo has completed the Workflow."""
+    story = Story().sees(WORKFLOW, exited_pod(0, "Completed")).does(ActionKind.DELETE_SECRET).passes(5)
     assert not story.state.is_cleared
     assert story.actions == []
-    assert not story.sees(SUCCEEDED, exited(0, "Completed")).state.is_cleared, (
-        "Argo's wait container holds the pod still"
+    assert not story.sees(SUCCEEDED, exited_pod(0, "Completed")).state.is_cleared, (
+        "Argo's wait container keeps the pod alive"
     )
-    assert story.sees(SUCCEEDED, finished(exited(0, "Completed"))).state.is_cleared
+    assert story.sees(SUCCEEDED, terminal_pod(exited_pod(0, "Completed"))).state.is_cleared
 
 
-def test_a_wait_container_that_hangs_is_ended_after_a_minute() -> None:
-    hung = exited(0, "Completed")
-    story = Story().sees(WORKFLOW, hung).does(ActionKind.DELETE_SECRET).passes(59)
+def test_hanging_wait_container_is_ended() -> None:
+    hanging_pod = exited_pod(0, "Completed")
+    story = Story().sees(WORKFLOW, hanging_pod).does(ActionKind.DELETE_SECRET).passes(59)
     assert story.actions == []
-    story.passes(1).reads(WORKFLOW, hung)
+    story.passes(1).reads(WORKFLOW, hanging_pod)
     assert story.actions == [ActionKind.SHUTDOWN]
-    story.does(ActionKind.SHUTDOWN).sees(SHUT, hung)
+    story.does(ActionKind.SHUTDOWN).sees(TERMINATED, hanging_pod)
     assert story.actions == [ActionKind.DELETE_POD]
-    story.does(ActionKind.DELETE_POD).sees(SHUT)
-    assert heard(story) == (Reason.SUCCEEDED, 0)
+    story.does(ActionKind.DELETE_POD).sees(TERMINATED)
+    assert conclusion(story) == (Reason.SUCCEEDED, 0)
     assert story.state.is_cleared
 
 
-def test_argo_is_not_hurried_while_the_cluster_is_not_heard() -> None:
-    story = Story().sees(WORKFLOW, exited(0)).does(ActionKind.DELETE_SECRET).passes(3600, healthy=False)
+def test_argo_gets_time_during_an_outage() -> None:
+    story = Story().sees(WORKFLOW, exited_pod(0)).does(ActionKind.DELETE_SECRET).passes(3600, healthy=False)
     assert story.actions == []
 
 
-def test_a_pod_on_a_lost_node_is_given_up_but_killed_on() -> None:
-    dying = replace(POD_RUNNING, deleting=True)
+def test_pod_on_lost_node_is_concluded() -> None:
+    """FLARE gets the verdict, and flargo keeps deleting the pod."""
+    deleting_pod = replace(POD_RUNNING, deleting=True)
     story = (
         Story()
         .sees(WORKFLOW, POD_RUNNING)
         .stops()
         .does(ActionKind.SHUTDOWN)
-        .sees(SHUT, POD_RUNNING)
+        .sees(TERMINATED, POD_RUNNING)
         .does(ActionKind.DELETE_POD)
     )
-    story.sees(SHUT, dying).passes(62)
-    assert heard(story) is None
-    story.passes(1).reads(SHUT, dying)
-    assert heard(story) == (Reason.ABORTED, 9)
+    story.sees(TERMINATED, deleting_pod).passes(62)
+    assert conclusion(story) is None
+    story.passes(1).reads(TERMINATED, deleting_pod)
+    assert conclusion(story) == (Reason.ABORTED, 9)
     assert "was not seen" in story.state.verdict.detail  # type: ignore[union-attr]
     assert not story.state.is_cleared
     story.does(ActionKind.DELETE_POD)
     assert story.passes(14).actions[-1] is ActionKind.DELETE_POD
 
 
-def test_a_pod_that_somebody_deletes_with_a_long_grace_gets_it_before_it_is_given_up() -> None:
-    dying = replace(POD_RUNNING, deleting=True, deletion_grace=600.0)
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, dying).reads(WORKFLOW, dying).does(ActionKind.SHUTDOWN)
-    story.sees(SHUT, dying).does(ActionKind.DELETE_POD).passes(659)
+def test_long_grace_period_is_waited_out() -> None:
+    """A node does not count as lost before the grace period has passed that somebody else gave the pod."""
+    deleting_pod = replace(POD_RUNNING, deleting=True, deletion_grace=600.0)
+    story = (
+        Story()
+        .sees(WORKFLOW, POD_RUNNING)
+        .sees(WORKFLOW, deleting_pod)
+        .reads(WORKFLOW, deleting_pod)
+        .does(ActionKind.SHUTDOWN)
+    )
+    story.sees(TERMINATED, deleting_pod).does(ActionKind.DELETE_POD).passes(659)
     assert ActionKind.CONFIRM not in story.actions
-    story.passes(1).reads(SHUT, dying)
-    assert heard(story) == (Reason.POD_DELETED, 104)
+    story.passes(1).reads(TERMINATED, deleting_pod)
+    assert conclusion(story) == (Reason.POD_DELETED, 104)
 
 
-def test_a_release_whose_answer_was_lost_does_not_end_the_job_that_runs() -> None:
-    story = Story(submitted=False).sees(WORKFLOW, POD_RUNNING).tell(Submitted("no answer"))
+def test_lost_response_to_release_is_harmless() -> None:
+    story = Story(is_submitted=False).sees(WORKFLOW, POD_RUNNING).apply(Submitted("no answer"))
     assert story.actions == []
-    assert heard(story.sees(WORKFLOW, exited(0))) == (Reason.SUCCEEDED, 0)
+    assert conclusion(story.sees(WORKFLOW, exited_pod(0))) == (Reason.SUCCEEDED, 0)
 
 
 @pytest.mark.parametrize(
     ("pod", "reason", "code"),
     [
-        pytest.param(exited(1), Reason.PROGRAM_FAILED, 1, id="exit 1"),
-        pytest.param(exited(9), Reason.PROGRAM_FAILED, 1, id="its own 9 is no abort"),
-        pytest.param(exited(104), Reason.PROGRAM_FAILED, 1, id="its own 104 is no loss"),
-        pytest.param(exited(127), Reason.PROGRAM_FAILED, 1, id="its own 127"),
-        pytest.param(exited(139), Reason.PROGRAM_FAILED, 1, id="a crash"),
-        pytest.param(exited(101), Reason.PROGRAM_REPORTED, 101, id="FLARE's 101"),
-        pytest.param(exited(102), Reason.PROGRAM_REPORTED, 102, id="FLARE's 102"),
-        pytest.param(exited(103), Reason.PROGRAM_REPORTED, 103, id="FLARE's 103"),
-        pytest.param(exited(137, "OOMKilled"), Reason.OUT_OF_MEMORY, 104, id="out of memory"),
-        pytest.param(replace(exited(137), reason="Evicted", phase="Failed"), Reason.EVICTED, 104, id="evicted"),
-        pytest.param(replace(exited(143), deleting=True), Reason.POD_DELETED, 104, id="pod deleted"),
-        pytest.param(exited(137, "ContainerStatusUnknown"), Reason.NODE_LOST, 104, id="nobody saw its end"),
+        pytest.param(exited_pod(1), Reason.PROGRAM_FAILED, 1, id="exit 1"),
+        pytest.param(exited_pod(9), Reason.PROGRAM_FAILED, 1, id="own exit code 9 is no abort"),
+        pytest.param(exited_pod(104), Reason.PROGRAM_FAILED, 1, id="own exit code 104 is no loss"),
+        pytest.param(exited_pod(127), Reason.PROGRAM_FAILED, 1, id="own exit code 127"),
+        pytest.param(exited_pod(139), Reason.PROGRAM_FAILED, 1, id="a crash"),
+        pytest.param(exited_pod(101), Reason.PROGRAM_REPORTED, 101, id="FLARE's 101"),
+        pytest.param(exited_pod(102), Reason.PROGRAM_REPORTED, 102, id="FLARE's 102"),
+        pytest.param(exited_pod(103), Reason.PROGRAM_REPORTED, 103, id="FLARE's 103"),
+        pytest.param(exited_pod(137, "OOMKilled"), Reason.OUT_OF_MEMORY, 104, id="out of memory"),
+        pytest.param(replace(exited_pod(137), reason="Evicted", phase="Failed"), Reason.EVICTED, 104, id="evicted"),
+        pytest.param(replace(exited_pod(143), deleting=True), Reason.POD_DELETED, 104, id="pod deleted"),
+        pytest.param(exited_pod(137, "ContainerStatusUnknown"), Reason.NODE_LOST, 104, id="end not observed"),
         pytest.param(
-            replace(exited(137, "ContainerStatusUnknown"), deleting=True),
+            replace(exited_pod(137, "ContainerStatusUnknown"), deleting=True),
             Reason.POD_DELETED,
             104,
-            id="deleted before its container was made",
+            id="deleted before its container was created",
         ),
         pytest.param(
-            replace(exited(143), deleting=True, disruption="EvictionByEvictionAPI"), Reason.DISRUPTED, 104, id="drained"
+            replace(exited_pod(143), deleting=True, disruption="EvictionByEvictionAPI"),
+            Reason.DISRUPTED,
+            104,
+            id="drained",
         ),
-        pytest.param(replace(exited(137), reason="Terminated"), Reason.DISRUPTED, 104, id="node shut down"),
-        pytest.param(replace(exited(143), reason="DeadlineExceeded"), Reason.DEADLINE, 104, id="past its deadline"),
+        pytest.param(replace(exited_pod(137), reason="Terminated"), Reason.DISRUPTED, 104, id="node shut down"),
+        pytest.param(replace(exited_pod(143), reason="DeadlineExceeded"), Reason.DEADLINE, 104, id="past its deadline"),
         pytest.param(
-            replace(exited(64), exit=Exit(64, "Error", "failed to find name in PATH: exec: python")),
+            replace(exited_pod(64), exit=Exit(64, "Error", "failed to find name in PATH: exec: python")),
             Reason.CONTAINER,
             101,
             id="no such program",
         ),
-        pytest.param(exited(64), Reason.PROGRAM_FAILED, 1, id="its own 64"),
+        pytest.param(exited_pod(64), Reason.PROGRAM_FAILED, 1, id="own exit code 64"),
         pytest.param(
             replace(POD_STARTING, phase="Failed", init_failure="init container x: exit code 1"),
             Reason.INIT_FAILED,
@@ -153,36 +165,36 @@ def test_a_release_whose_answer_was_lost_does_not_end_the_job_that_runs() -> Non
         ),
     ],
 )
-def test_any_other_end_is_confirmed_and_then_named(pod: PodView, reason: Reason, code: int) -> None:
+def test_other_ends_need_a_confirmation(pod: PodView, reason: Reason, code: int) -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, pod)
-    assert heard(story) is None
-    assert heard(story.reads(WORKFLOW, pod)) == (reason, code)
+    assert conclusion(story) is None
+    assert conclusion(story.reads(WORKFLOW, pod)) == (reason, code)
 
 
 @pytest.mark.parametrize(
-    ("left", "reason", "code"),
+    ("pod", "reason", "code"),
     [
         pytest.param(replace(POD_RUNNING, disruption="EvictionByEvictionAPI"), Reason.DISRUPTED, 104, id="drained"),
         pytest.param(POD_RUNNING, Reason.POD_DELETED, 104, id="deleted"),
     ],
 )
-def test_what_was_done_to_a_pod_outweighs_the_exit_that_only_argo_saw(left: PodView, reason: Reason, code: int) -> None:
-    """A drain may take the API server away, too: what it did to the pod was seen, but not how the program ended."""
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, replace(left, deleting=True))
+def test_disruption_outweighs_exit_code_from_argo(pod: PodView, reason: Reason, code: int) -> None:
+    """A drain may interrupt the API server, too: flargo saw what was done to the pod, but not how the program ended."""
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, replace(pod, deleting=True))
     story.does(ActionKind.CONFIRM, ok=False).passes(30.0, healthy=False)
-    words = "main: Error (exit code 143)"
-    ended = replace(FAILED, message=words, node_phase="Failed", node_message=words, node_exit_code=143)
-    story.sees(ended, gap=True).reads(ended)
-    assert heard(story) == (reason, code)
+    message = "main: Error (exit code 143)"
+    completed = replace(FAILED, message=message, node_phase="Failed", node_message=message, node_exit_code=143)
+    story.sees(completed, after_relist=True).reads(completed)
+    assert conclusion(story) == (reason, code)
 
 
-def test_a_shutdown_of_what_is_gone_already_is_no_end_without_a_fresh_read() -> None:
-    """The stream told that it is deleted, and then an older event: it is believed to be there."""
+def test_shutdown_of_deleted_workflow_needs_confirmation() -> None:
+    """The watch delivered the deletion and then an older event, so the Workflow seems to exist."""
     story = Story().sees(WORKFLOW, POD_STARTING).stops(Cause.ABORT).does(ActionKind.SHUTDOWN).sees(WORKFLOW)
     story.passes(10)
     assert ActionKind.CONFIRM in story.actions
     story.reads(None)
-    assert heard(story) == (Reason.ABORTED, 9)
+    assert conclusion(story) == (Reason.ABORTED, 9)
 
 
 @pytest.mark.parametrize("workflow", [WORKFLOW, replace(WORKFLOW, phase="Error", message="pod deleted")])
@@ -194,73 +206,76 @@ def test_a_shutdown_of_what_is_gone_already_is_no_end_without_a_fresh_read() -> 
         ("", Reason.POD_DELETED),
     ],
 )
-def test_a_pod_that_is_gone_before_the_fresh_read_is_known_by_what_was_seen_of_it(
-    workflow: WorkflowView, disruption: str, reason: Reason
-) -> None:
-    dying = replace(POD_RUNNING, deleting=True, disruption=disruption)
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, dying).sees(workflow).reads(workflow)
-    assert heard(story) == (reason, 104)
+def test_latest_view_explains_a_missing_pod(workflow: WorkflowView, disruption: str, reason: Reason) -> None:
+    deleting_pod = replace(POD_RUNNING, deleting=True, disruption=disruption)
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, deleting_pod).sees(workflow).reads(workflow)
+    assert conclusion(story) == (reason, 104)
 
 
-def test_a_pod_that_is_gone_had_done_its_work_if_argo_says_so() -> None:
-    dying = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI")
-    ended = replace(SUCCEEDED, node_exit_code=0)
-    assert heard(Story().sees(WORKFLOW, dying).sees(ended).reads(ended)) == (Reason.SUCCEEDED, 0)
+def test_argo_proves_success_of_a_missing_pod() -> None:
+    deleting_pod = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI")
+    completed = replace(SUCCEEDED, node_exit_code=0)
+    assert conclusion(Story().sees(WORKFLOW, deleting_pod).sees(completed).reads(completed)) == (Reason.SUCCEEDED, 0)
 
 
-def test_a_pod_that_only_argo_saw_run_was_deleted_if_it_is_gone() -> None:
+def test_pod_that_only_argo_saw_was_deleted() -> None:
     ran = replace(WORKFLOW, has_node=True, node_phase="Running")
-    assert heard(Story().sees(WORKFLOW).sees(ran).reads(ran)) == (Reason.POD_DELETED, 104)
+    assert conclusion(Story().sees(WORKFLOW).sees(ran).reads(ran)) == (Reason.POD_DELETED, 104)
 
 
-def test_a_pod_that_only_argo_saw_run_is_looked_for_before_it_is_given_up() -> None:
+def test_pod_that_only_argo_saw_is_read() -> None:
     ran = replace(WORKFLOW, has_node=True, node_phase="Running")
-    story = Story().sees(WORKFLOW).sees(ran).reads(ran, POD_RUNNING).hears()
-    assert heard(story) is None
-    assert heard(story.sees(ran, exited(0))) == (Reason.SUCCEEDED, 0)
+    story = Story().sees(WORKFLOW).sees(ran).reads(ran, POD_RUNNING).lists_events()
+    assert conclusion(story) is None
+    assert conclusion(story.sees(ran, exited_pod(0))) == (Reason.SUCCEEDED, 0)
 
 
-LAUNCHED = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LAUNCHED_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def of_another_pod(seconds: float) -> EventView:
-    """An event of a pod of the same name, so long after the launch."""
-    return EventView("Started", pod_uid="p0", first_timestamp=LAUNCHED + timedelta(seconds=seconds))
+def event_of_another_pod(seconds: float) -> EventView:
+    """Return an event about another pod of the same name, the given seconds after the launch."""
+    return EventView("Started", pod_uid="p0", first_timestamp=LAUNCHED_AT + timedelta(seconds=seconds))
 
 
-def test_a_pod_that_came_and_went_while_nobody_looked_is_found_by_its_events() -> None:
-    launched = replace(WORKFLOW, created=LAUNCHED)
-    story = Story().sees(launched).sees(launched, POD_RUNNING, gap=True)
+def test_events_reveal_an_unseen_pod() -> None:
+    launched = replace(WORKFLOW, created=LAUNCHED_AT)
+    story = Story().sees(launched).sees(launched, POD_RUNNING, after_relist=True)
     assert story.actions == [ActionKind.LIST_EVENTS]
-    story.hears(of_another_pod(3)).reads(launched, POD_RUNNING).does(ActionKind.SHUTDOWN).sees(SHUT, exited(143))
-    story.reads(SHUT, exited(143))
-    assert heard(story) == (Reason.RUN_TWICE, 104)
+    story.lists_events(event_of_another_pod(3)).reads(launched, POD_RUNNING).does(ActionKind.SHUTDOWN).sees(
+        TERMINATED, exited_pod(143)
+    )
+    story.reads(TERMINATED, exited_pod(143))
+    assert conclusion(story) == (Reason.RUN_TWICE, 104)
 
 
-def test_a_pod_of_an_earlier_launch_is_not_this_ones() -> None:
-    launched = replace(WORKFLOW, created=LAUNCHED)
-    story = Story().sees(launched).sees(launched, POD_RUNNING, gap=True).hears(of_another_pod(-3))
+def test_events_of_an_earlier_launch_are_ignored() -> None:
+    launched = replace(WORKFLOW, created=LAUNCHED_AT)
+    story = Story().sees(launched).sees(launched, POD_RUNNING, after_relist=True).lists_events(event_of_another_pod(-3))
     assert story.actions == []
-    assert heard(story.sees(launched, exited(0))) == (Reason.SUCCEEDED, 0)
+    assert conclusion(story.sees(launched, exited_pod(0))) == (Reason.SUCCEEDED, 0)
 
 
-def test_a_pod_that_was_seen_to_come_is_not_doubted() -> None:
-    assert Story().sees(WORKFLOW).sees(WORKFLOW, POD).sees(WORKFLOW, POD_RUNNING, gap=True).actions == []
+def test_observed_start_needs_no_events() -> None:
+    assert Story().sees(WORKFLOW).sees(WORKFLOW, POD).sees(WORKFLOW, POD_RUNNING, after_relist=True).actions == []
 
 
-def test_143_seen_before_the_shutdown_that_caused_it_is_an_abort_from_outside() -> None:
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(143))
-    assert heard(story.reads(SHUT, exited(143))) == (Reason.SHUT_DOWN, 9)
+def test_shutdown_may_be_observed_after_exit_143() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited_pod(143))
+    assert conclusion(story.reads(TERMINATED, exited_pod(143))) == (Reason.SHUT_DOWN, 9)
 
 
-def test_an_exit_that_was_seen_counts_though_the_pod_is_collected_before_the_confirmation() -> None:
-    story = Story().sees(WORKFLOW, exited(1)).reads(WORKFLOW)
-    assert heard(story) == (Reason.PROGRAM_FAILED, 1)
+def test_observed_exit_survives_its_pod() -> None:
+    story = Story().sees(WORKFLOW, exited_pod(1)).reads(WORKFLOW)
+    assert conclusion(story) == (Reason.PROGRAM_FAILED, 1)
 
 
-def test_a_pod_gone_before_its_end_was_seen_is_judged_by_what_argo_recorded() -> None:
-    ended = replace(FAILED, node_exit_code=101)
-    assert heard(Story().sees(WORKFLOW, POD_RUNNING).sees(ended).reads(ended)) == (Reason.PROGRAM_REPORTED, 101)
+def test_argo_records_exit_code_of_missing_pod() -> None:
+    completed = replace(FAILED, node_exit_code=101)
+    assert conclusion(Story().sees(WORKFLOW, POD_RUNNING).sees(completed).reads(completed)) == (
+        Reason.PROGRAM_REPORTED,
+        101,
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,7 +298,7 @@ def test_a_pod_gone_before_its_end_was_seen_is_judged_by_what_argo_recorded() ->
             replace(WORKFLOW, phase="Error", message='configmaps "x" is forbidden: User "argo" cannot get resource'),
             Reason.SEMAPHORE,
             101,
-            id="semaphore unreadable, as Argo 3.6 says it",
+            id="semaphore unreadable, Argo 3.6",
         ),
         pytest.param(
             replace(WORKFLOW, phase="Error", message="pod deleted"), Reason.POD_DELETED, 104, id="pod deleted"
@@ -291,23 +306,23 @@ def test_a_pod_gone_before_its_end_was_seen_is_judged_by_what_argo_recorded() ->
         pytest.param(replace(WORKFLOW, phase="Error", message="other"), Reason.ARGO_FAILED, 104, id="anything else"),
     ],
 )
-def test_a_workflow_that_ended_without_a_pod(workflow: WorkflowView, reason: Reason, code: int) -> None:
-    assert heard(Story().sees(workflow).reads(workflow)) == (reason, code)
+def test_workflow_ends_without_a_pod(workflow: WorkflowView, reason: Reason, code: int) -> None:
+    assert conclusion(Story().sees(workflow).reads(workflow)) == (reason, code)
 
 
-@pytest.mark.parametrize("words", ["ErrImagePull", "ImageInspectError", "SignatureValidationFailed"])
-def test_an_image_that_cannot_be_had_ends_the_job_and_nothing_is_left_pulling(words: str) -> None:
-    stuck = waiting(words, "not found")
+@pytest.mark.parametrize("waiting_reason", ["ErrImagePull", "ImageInspectError", "SignatureValidationFailed"])
+def test_unavailable_image_ends_the_job(waiting_reason: str) -> None:
+    stuck = waiting_pod(waiting_reason, "not found")
     story = Story().sees(WORKFLOW, stuck).reads(WORKFLOW, stuck)
     assert story.actions == [ActionKind.SHUTDOWN]
-    story.does(ActionKind.SHUTDOWN).sees(SHUT, stuck)
+    story.does(ActionKind.SHUTDOWN).sees(TERMINATED, stuck)
     assert story.actions == [ActionKind.DELETE_POD]
-    story.does(ActionKind.DELETE_POD).sees(SHUT).reads(SHUT)
-    assert heard(story) == (Reason.IMAGE, 101)
+    story.does(ActionKind.DELETE_POD).sees(TERMINATED).reads(TERMINATED)
+    assert conclusion(story) == (Reason.IMAGE, 101)
     assert "not found" in story.state.verdict.detail  # type: ignore[union-attr]
 
 
-def test_a_shortage_waits_for_pending_timeout_and_no_longer() -> None:
+def test_shortage_lasts_for_pending_timeout() -> None:
     story = Story(StartTimeouts(pending=120)).sees(WORKFLOW, POD_SHORT).passes(119)
     assert story.actions == []
     story.passes(1).reads(WORKFLOW, POD_SHORT)
@@ -316,15 +331,15 @@ def test_a_shortage_waits_for_pending_timeout_and_no_longer() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "message",
     [
         "0/1 nodes are available: 1 node(s) had untolerated taint(s).",
         "0/1 nodes are available: 1 node(s) were unschedulable.",
         "no nodes available to schedule pods",
     ],
 )
-def test_a_taint_on_every_node_may_pass_and_fails_the_job_if_it_does_not(words: str) -> None:
-    tainted = replace(POD_SHORT, unscheduled_message=words)
+def test_taints_are_tolerated_for_a_while(message: str) -> None:
+    tainted = replace(POD_SHORT, unscheduled_message=message)
     story = Story().sees(WORKFLOW, tainted).passes(59)
     assert story.actions == []
     story.passes(1).reads(WORKFLOW, tainted)
@@ -332,139 +347,144 @@ def test_a_taint_on_every_node_may_pass_and_fails_the_job_if_it_does_not(words: 
     assert story.state.end_diagnosis.reason is Reason.UNSCHEDULABLE
 
 
-def test_a_pending_timeout_of_0_fails_at_once_and_none_never() -> None:
+def test_pending_timeout_of_0_and_of_none() -> None:
+    """A timeout of 0 fails the job at once, None never does."""
     assert Story(StartTimeouts(pending=0)).sees(WORKFLOW, POD_SHORT).actions == [ActionKind.CONFIRM]
     assert Story(StartTimeouts(pending=None)).sees(WORKFLOW, POD_SHORT).passes(1e6).actions == []
 
 
-def test_patience_does_not_pass_while_the_cluster_is_not_heard() -> None:
+def test_timeouts_stop_without_api_contact() -> None:
     story = Story(StartTimeouts(pending=120)).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
     assert story.actions == []
 
 
-def test_a_pod_scheduled_by_the_time_of_the_confirmation_runs_on() -> None:
+def test_pod_scheduled_before_confirmation_goes_on() -> None:
     story = Story(StartTimeouts(pending=120)).sees(WORKFLOW, POD_SHORT).passes(120).reads(WORKFLOW, POD_STARTING)
     assert story.state.end_diagnosis is None
     assert story.actions == []
 
 
-def test_any_other_cause_of_being_unschedulable_fails_at_once() -> None:
+def test_other_unschedulable_causes_fail_at_once() -> None:
     pod = replace(POD, unscheduled_reason="Unschedulable", unscheduled_message='persistentvolumeclaim "x" not found')
     story = Story().sees(WORKFLOW, pod).reads(WORKFLOW, pod)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is Reason.UNSCHEDULABLE
 
 
-def test_a_workflow_that_no_controller_takes_up_is_given_up() -> None:
+def test_unclaimed_workflow_times_out() -> None:
     story = Story(StartTimeouts(unclaimed=60)).sees(UNCLAIMED).passes(60).reads(UNCLAIMED)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is Reason.UNCLAIMED
     assert story.state.end_diagnosis.detail == "timeout of 60 s expired"
 
 
-def test_an_abort_shuts_the_workflow_down_first_and_kills_the_pod_once_argo_has_ended_it() -> None:
+def test_abort_shuts_down_then_deletes_pod() -> None:
+    """The pod is deleted once Argo has completed the Workflow."""
     story = Story().sees(WORKFLOW, POD_RUNNING).stops()
     assert story.actions == [ActionKind.SHUTDOWN]
     story.does(ActionKind.SHUTDOWN)
-    assert story.actions == [], "a pod deleted before Argo knows of the shutdown may be made again"
-    story.sees(SHUT, POD_RUNNING)
+    assert story.actions == [], "Argo may create a pod again that is deleted before it knows of the shutdown"
+    story.sees(TERMINATED, POD_RUNNING)
     assert story.actions == [ActionKind.DELETE_POD]
-    story.does(ActionKind.DELETE_POD).sees(SHUT, replace(exited(143), deleting=True))
-    assert heard(story.reads(SHUT, exited(143))) == (Reason.ABORTED, 9)
+    story.does(ActionKind.DELETE_POD).sees(TERMINATED, replace(exited_pod(143), deleting=True))
+    assert conclusion(story.reads(TERMINATED, exited_pod(143))) == (Reason.ABORTED, 9)
 
 
-def test_with_the_controller_down_the_pod_is_killed_all_the_same() -> None:
+def test_abort_works_without_the_controller() -> None:
     shut = replace(WORKFLOW, shutdown="Terminate")
     story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(ActionKind.SHUTDOWN).sees(shut, POD_RUNNING).passes(3)
     assert story.actions == [ActionKind.DELETE_POD]
 
 
-def test_a_kill_is_repeated_until_the_pod_is_gone() -> None:
-    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(ActionKind.SHUTDOWN).sees(SHUT, POD_RUNNING)
+def test_pod_deletion_is_repeated() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).stops().does(ActionKind.SHUTDOWN).sees(TERMINATED, POD_RUNNING)
     story.does(ActionKind.DELETE_POD, ok=False)
     assert story.actions == []
     assert story.passes(1).actions == [ActionKind.DELETE_POD]
     assert story.does(ActionKind.DELETE_POD, ok=False).passes(2).actions == [ActionKind.DELETE_POD]
     assert story.does(ActionKind.DELETE_POD).passes(12).actions == []
     assert story.passes(1).actions == [ActionKind.DELETE_POD]
-    assert heard(story) is None
+    assert conclusion(story) is None
 
 
-def test_a_program_deaf_to_sigterm_after_argo_terminate_is_killed() -> None:
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(SHUT, POD_RUNNING).reads(SHUT, POD_RUNNING)
+def test_program_ignoring_sigterm_is_killed() -> None:
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(TERMINATED, POD_RUNNING).reads(TERMINATED, POD_RUNNING)
     assert story.actions == [ActionKind.DELETE_POD]
-    story.does(ActionKind.DELETE_POD).sees(SHUT).reads(SHUT)
-    assert heard(story) == (Reason.SHUT_DOWN, 9)
+    story.does(ActionKind.DELETE_POD).sees(TERMINATED).reads(TERMINATED)
+    assert conclusion(story) == (Reason.SHUT_DOWN, 9)
 
 
-def test_an_abort_during_the_submit_discards_the_workflow_that_comes_late() -> None:
-    story = Story(submitted=False).stops()
+def test_abort_during_submit_deletes_late_workflow() -> None:
+    story = Story(is_submitted=False).stops()
     assert story.actions == []
-    story.sees(HELD)
+    story.sees(SUSPENDED)
     assert story.actions == [ActionKind.DELETE_WORKFLOW]
 
 
-def test_an_abort_before_anything_was_created_is_an_abort() -> None:
-    story = Story(submitted=False).stops().tell(Submitted("not wanted any more")).reads(None)
-    assert heard(story) == (Reason.ABORTED, 9)
+def test_abort_before_anything_exists() -> None:
+    story = Story(is_submitted=False).stops().apply(Submitted("cancelled")).reads(None)
+    assert conclusion(story) == (Reason.ABORTED, 9)
     assert story.does(ActionKind.DELETE_SECRET).state.is_cleared
 
 
-def test_a_submit_that_failed_half_way_leaves_nothing() -> None:
-    story = Story(submitted=False).sees(HELD).tell(Submitted("secrets is forbidden")).reads(HELD)
+def test_failed_submit_leaves_nothing() -> None:
+    story = Story(is_submitted=False).sees(SUSPENDED).apply(Submitted("secrets is forbidden")).reads(SUSPENDED)
     assert story.actions == [ActionKind.DELETE_WORKFLOW]
     story.does(ActionKind.DELETE_WORKFLOW).sees(None).reads(None)
-    assert heard(story) == (Reason.LAUNCH_FAILED, 101)
+    assert conclusion(story) == (Reason.LAUNCH_FAILED, 101)
     assert "forbidden" in story.state.verdict.detail  # type: ignore[union-attr]
 
 
-def test_credentials_that_a_submit_may_be_about_to_create_are_taken_away_after_it() -> None:
-    invalid = replace(HELD, phase="Failed", message="invalid spec: no such template")
-    story = Story(submitted=False).sees(invalid).reads(invalid)
-    assert heard(story) == (Reason.INVALID, 101)
+def test_credentials_are_deleted_after_the_submit() -> None:
+    """A submit that has not finished may be about to create the Secret."""
+    invalid = replace(SUSPENDED, phase="Failed", message="invalid spec: no such template")
+    story = Story(is_submitted=False).sees(invalid).reads(invalid)
+    assert conclusion(story) == (Reason.INVALID, 101)
     assert story.actions == []
-    assert story.tell(Submitted()).actions == [ActionKind.DELETE_SECRET]
+    assert story.apply(Submitted()).actions == [ActionKind.DELETE_SECRET]
     story.does(ActionKind.DELETE_SECRET).passes(1).reads(invalid)
     assert story.state.is_cleared
 
 
-def test_a_second_pod_means_lost_and_both_are_ended() -> None:
+def test_second_pod_ends_the_job() -> None:
     second = replace(POD_RUNNING, uid=Uid("p2"), name="job-site-2")
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, second).reads(WORKFLOW, second)
     assert story.actions == [ActionKind.SHUTDOWN]
-    story.does(ActionKind.SHUTDOWN).sees(SHUT, second).does(ActionKind.DELETE_POD).sees(SHUT).reads(SHUT)
-    assert heard(story) == (Reason.RUN_TWICE, 104)
+    story.does(ActionKind.SHUTDOWN).sees(TERMINATED, second).does(ActionKind.DELETE_POD).sees(TERMINATED).reads(
+        TERMINATED
+    )
+    assert conclusion(story) == (Reason.RUN_TWICE, 104)
 
 
-def test_a_program_that_failed_by_itself_has_failed_though_argo_runs_it_again() -> None:
-    first, second = exited(3), replace(POD_STARTING, uid=Uid("p2"), name="job-site-2")
+def test_first_failure_stands_despite_a_retry() -> None:
+    first, second = exited_pod(3), replace(POD_STARTING, uid=Uid("p2"), name="job-site-2")
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, first, second).reads(WORKFLOW, first, second)
-    assert heard(story) == (Reason.PROGRAM_FAILED, 1)
-    story.does(ActionKind.SHUTDOWN).sees(SHUT, first, second)
+    assert conclusion(story) == (Reason.PROGRAM_FAILED, 1)
+    story.does(ActionKind.SHUTDOWN).sees(TERMINATED, first, second)
     assert Action(ActionKind.DELETE_POD, Uid("p2")) in story.pending_actions
 
 
-def test_a_pod_that_vanishes_is_lost_and_argo_is_kept_from_running_it_again() -> None:
+def test_missing_pod_is_not_run_again() -> None:
     story = Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW).reads(WORKFLOW)
-    assert heard(story) == (Reason.POD_DELETED, 104)
+    assert conclusion(story) == (Reason.POD_DELETED, 104)
     assert ActionKind.SHUTDOWN in story.actions
 
 
-def test_a_workflow_deleted_by_a_person_is_lost_once_its_pod_is_gone() -> None:
+def test_workflow_deleted_by_a_person() -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(None, POD_RUNNING).reads(None, POD_RUNNING)
     assert story.actions == [ActionKind.DELETE_POD]
     story.does(ActionKind.DELETE_POD).sees(None).reads(None)
-    assert heard(story) == (Reason.WORKFLOW_DELETED, 104)
+    assert conclusion(story) == (Reason.WORKFLOW_DELETED, 104)
 
 
-def test_a_drain_after_the_results_arrived_is_no_loss() -> None:
-    drained = replace(exited(143), deleting=True, disruption="EvictionByEvictionAPI")
-    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, drained).reads(WORKFLOW, drained, published=True)
-    assert heard(story) == (Reason.SUCCEEDED, 0)
+def test_drain_after_results_is_a_success() -> None:
+    drained = replace(exited_pod(143), deleting=True, disruption="EvictionByEvictionAPI")
+    story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, drained).reads(WORKFLOW, drained, has_results=True)
+    assert conclusion(story) == (Reason.SUCCEEDED, 0)
 
 
 @pytest.mark.parametrize(
-    ("cause", "code", "told"),
+    ("cause", "code", "expected"),
     [
         (Cause.ABORT, 0, (Reason.ABORTED, 9)),
         (Cause.ABORT, 1, (Reason.ABORTED, 9)),
@@ -474,119 +494,124 @@ def test_a_drain_after_the_results_arrived_is_no_loss() -> None:
         (Cause.PARENT_END, 143, (Reason.PARENT_ENDED, 104)),
     ],
 )
-def test_who_wanted_the_end_and_how_the_program_took_it(cause: Cause, code: int, told: tuple[Reason, int]) -> None:
-    story = Story().sees(WORKFLOW, POD_RUNNING).stops(cause).does(ActionKind.SHUTDOWN).sees(SHUT, exited(code))
+def test_verdict_from_cause_and_exit_code(cause: Cause, code: int, expected: tuple[Reason, int]) -> None:
+    story = (
+        Story().sees(WORKFLOW, POD_RUNNING).stops(cause).does(ActionKind.SHUTDOWN).sees(TERMINATED, exited_pod(code))
+    )
     if story.verdict is None:
-        story.reads(SHUT, exited(code))
-    assert heard(story) == told
+        story.reads(TERMINATED, exited_pod(code))
+    assert conclusion(story) == expected
 
 
-def test_terminate_after_the_end_changes_nothing() -> None:
-    story = Story().sees(WORKFLOW, exited(0, "Completed")).stops()
-    assert heard(story) == (Reason.SUCCEEDED, 0)
+def test_terminate_after_the_end_is_ignored() -> None:
+    story = Story().sees(WORKFLOW, exited_pod(0, "Completed")).stops()
+    assert conclusion(story) == (Reason.SUCCEEDED, 0)
     assert story.actions == [ActionKind.DELETE_SECRET]
 
 
-def test_a_verdict_stands_whatever_is_seen_later() -> None:
-    story = Story().sees(WORKFLOW, exited(1)).reads(WORKFLOW, exited(1)).sees(WORKFLOW, POD_RUNNING).sees(None)
-    assert heard(story) == (Reason.PROGRAM_FAILED, 1)
+def test_verdict_never_changes() -> None:
+    story = Story().sees(WORKFLOW, exited_pod(1)).reads(WORKFLOW, exited_pod(1)).sees(WORKFLOW, POD_RUNNING).sees(None)
+    assert conclusion(story) == (Reason.PROGRAM_FAILED, 1)
 
 
-def test_an_absence_at_the_start_concludes_nothing() -> None:
-    assert heard(Story(submitted=False).sees(None).passes(1000)) is None
+def test_absence_during_submit_proves_nothing() -> None:
+    assert conclusion(Story(is_submitted=False).sees(None).passes(1000)) is None
 
 
-def event(reason: str, message: str = "", count: int = 1, over: float = 0.0, at: float = 0.0) -> EventView:
-    """Something that was reported of the pod so often, over so many seconds, the last time at that second."""
+def event(reason: str, message: str = "", count: int = 1, span: float = 0.0, at: float = 0.0) -> EventView:
+    """Return an event that occurred ``count`` times within ``span`` seconds, the last time at second ``at``."""
     last = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=at)
-    return EventView(reason, message, count, last - timedelta(seconds=over), last)
+    return EventView(reason, message, count, last - timedelta(seconds=span), last)
 
 
-def starting_slowly(*events: EventView, patience: StartTimeouts | None = None) -> Story:
-    """A pod that has had a node for ten seconds and does not run; its events have been listed."""
-    story = Story(patience).sees(WORKFLOW, POD_STARTING).passes(9)
+def slow_start(*events: EventView, timeouts: StartTimeouts | None = None) -> Story:
+    """Return the story of a pod that has had a node for ten seconds without running; its events have been listed."""
+    story = Story(timeouts).sees(WORKFLOW, POD_STARTING).passes(9)
     assert story.actions == []
     assert story.passes(1).actions == [ActionKind.LIST_EVENTS]
-    return story.hears(*events)
+    return story.lists_events(*events)
 
 
-def test_events_are_listed_only_of_a_pod_that_is_slow_and_with_growing_gaps() -> None:
-    story = starting_slowly()
+def test_events_of_slow_pods_are_listed() -> None:
+    """Only a pod that starts slowly has its events listed, at growing intervals."""
+    story = slow_start()
     assert story.passes(9).actions == []
     assert story.passes(1).actions == [ActionKind.LIST_EVENTS]
     assert Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW, POD_RUNNING).passes(100).actions == []
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason"),
+    ("failure", "reason"),
     [
-        (event("FailedMount", 'secret "x" not found', count=6, over=16), Reason.VOLUME),
-        (event("FailedAttachVolume", "Multi-Attach error", count=5, over=61), Reason.VOLUME),
-        (event("FailedCreatePodSandBox", "no IP addresses", count=9, over=90), Reason.SANDBOX),
+        (event("FailedMount", 'secret "x" not found', count=6, span=16), Reason.VOLUME),
+        (event("FailedAttachVolume", "Multi-Attach error", count=5, span=61), Reason.VOLUME),
+        (event("FailedCreatePodSandBox", "no IP addresses", count=9, span=90), Reason.SANDBOX),
     ],
     ids=lambda it: it.reason if isinstance(it, EventView) else "",
 )
-def test_trouble_that_goes_on_fails_a_job_that_cannot_start(trouble: EventView, reason: Reason) -> None:
-    story = starting_slowly(trouble).reads(WORKFLOW, POD_STARTING)
+def test_persistent_failure_events_end_the_job(failure: EventView, reason: Reason) -> None:
+    story = slow_start(failure).reads(WORKFLOW, POD_STARTING)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is reason
-    assert trouble.message in story.state.end_diagnosis.detail
+    assert failure.message in story.state.end_diagnosis.detail
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
-        event("FailedMount", 'secret "x" not found', count=2, over=1),
-        event("FailedMount", "timed out", count=9, over=30),
+        event("FailedMount", 'secret "x" not found', count=2, span=1),
+        event("FailedMount", "timed out", count=9, span=30),
         event("FailedCreatePodSandBox", "no IP addresses"),
     ],
     ids=["twice at first", "half a minute", "once"],
 )
-def test_trouble_in_passing_fails_nothing(trouble: EventView) -> None:
-    story = starting_slowly(trouble)
+def test_passing_failure_events_are_harmless(failure: EventView) -> None:
+    story = slow_start(failure)
     assert story.actions == []
-    assert heard(story.sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited(0))) == (Reason.SUCCEEDED, 0)
+    assert conclusion(story.sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited_pod(0))) == (Reason.SUCCEEDED, 0)
 
 
-def test_the_pull_of_an_image_has_a_clock_of_its_own() -> None:
-    story = starting_slowly(event("Pulling", at=1), patience=StartTimeouts(starting=60, pulling=600))
+def test_pulling_has_its_own_timeout() -> None:
+    story = slow_start(event("Pulling", at=1), timeouts=StartTimeouts(starting=60, pulling=600))
     stages = [story.state.stage]
     story.pending_actions.clear()
     assert ActionKind.CONFIRM not in story.passes(300).actions
-    story.hears(event("Pulling", at=1), event("Pulled", at=200))
+    story.lists_events(event("Pulling", at=1), event("Pulled", at=200))
     stages.append(story.state.stage)
     assert ActionKind.CONFIRM in story.passes(60).actions
     assert stages == [Stage.PULLING, Stage.STARTING]
 
 
-def test_an_image_that_is_pulled_is_told_from_those_that_are_there() -> None:
-    there = event("Pulled", 'Container image "argoexec" already present on machine', at=1)
+def test_pulls_are_tracked_per_image() -> None:
+    present_image = event("Pulled", 'Container image "argoexec" already present on machine', at=1)
     pulling = event("Pulling", 'Pulling image "job"', at=1)
-    assert starting_slowly(there, pulling).state.stage is Stage.PULLING
+    assert slow_start(present_image, pulling).state.stage is Stage.PULLING
     pulled = event("Pulled", 'Successfully pulled image "job" in 9s', at=10)
-    assert starting_slowly(there, pulling, pulled).state.stage is Stage.STARTING
+    assert slow_start(present_image, pulling, pulled).state.stage is Stage.STARTING
 
 
-def test_a_mount_that_failed_before_the_pull_is_not_what_a_pull_hangs_on() -> None:
+def test_mount_failure_before_pull_is_resolved() -> None:
     mount = event("FailedMount", "timed out waiting for the condition", at=0)
-    story = starting_slowly(
-        mount, event("Pulling", 'Pulling image "job"', at=1), patience=StartTimeouts(pulling=60)
-    ).passes(60)
+    story = slow_start(mount, event("Pulling", 'Pulling image "job"', at=1), timeouts=StartTimeouts(pulling=60)).passes(
+        60
+    )
     story.reads(WORKFLOW, POD_STARTING)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is Reason.PULLING
     assert story.state.end_diagnosis.detail.startswith('Pulling image "job"')
 
 
-def test_an_image_that_is_not_pulled_in_time_is_named() -> None:
-    story = starting_slowly(event("Pulling", 'Pulling image "job"'), patience=StartTimeouts(pulling=60)).passes(60)
-    story.reads(WORKFLOW, POD_STARTING).does(ActionKind.SHUTDOWN).sees(SHUT, exited(137, "ContainerStatusUnknown"))
-    story.reads(SHUT, exited(137, "ContainerStatusUnknown"))
-    assert heard(story) == (Reason.PULLING, 101)
+def test_pull_timeout_names_the_image() -> None:
+    story = slow_start(event("Pulling", 'Pulling image "job"'), timeouts=StartTimeouts(pulling=60)).passes(60)
+    story.reads(WORKFLOW, POD_STARTING).does(ActionKind.SHUTDOWN).sees(
+        TERMINATED, exited_pod(137, "ContainerStatusUnknown")
+    )
+    story.reads(TERMINATED, exited_pod(137, "ContainerStatusUnknown"))
+    assert conclusion(story) == (Reason.PULLING, 101)
     assert story.state.verdict.detail == 'Pulling image "job"; timeout of 60 s expired'  # type: ignore[union-attr]
 
 
-def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
+def test_queueing_does_not_use_up_pending_timeout() -> None:
     queued = replace(WORKFLOW, awaited_lock="Waiting for lock")
     story = Story(StartTimeouts(pending=5, queued=3600)).sees(queued).passes(3500)
     assert story.actions == []
@@ -598,7 +623,7 @@ def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workflow", "patience", "reason"),
+    ("workflow", "timeouts", "reason"),
     [
         (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), StartTimeouts(quota=30), Reason.QUOTA),
         (replace(WORKFLOW, phase="Pending", awaited_lock="Waiting for lock"), StartTimeouts(queued=30), Reason.QUEUED),
@@ -606,10 +631,8 @@ def test_a_wait_in_a_queue_takes_nothing_of_pending_timeout() -> None:
     ],
     ids=["quota", "a lock on the Workflow", "a lock on the step"],
 )
-def test_quota_and_locks_have_clocks_of_their_own(
-    workflow: WorkflowView, patience: StartTimeouts, reason: Reason
-) -> None:
-    story = Story(patience).sees(workflow).passes(29)
+def test_quota_and_locks_have_own_timeouts(workflow: WorkflowView, timeouts: StartTimeouts, reason: Reason) -> None:
+    story = Story(timeouts).sees(workflow).passes(29)
     assert story.actions == []
     story.passes(1).reads(workflow)
     assert story.state.end_diagnosis is not None
@@ -617,17 +640,17 @@ def test_quota_and_locks_have_clocks_of_their_own(
     assert story.state.end_diagnosis.detail.endswith("timeout of 30 s expired")
 
 
-OF_A_SERVER = StartTimeouts(
+SERVER_TIMEOUTS = StartTimeouts(
     pending=None, unclaimed=None, quota=None, queued=None, starting=None, placement=30, total=900
 )
-"""Of a server's job that may wait as long as it likes, but for its launch."""
+"""The timeouts of a server's job that only its launch limits."""
 TAINTED = replace(POD_SHORT, unscheduled_message="0/1 nodes are available: 1 node(s) had untolerated taint(s).")
 
 
 @pytest.mark.parametrize(
     ("workflow", "pods", "reason"),
     [
-        (HELD, (), Reason.TIMEOUT),
+        (SUSPENDED, (), Reason.TIMEOUT),
         (UNCLAIMED, (), Reason.UNCLAIMED),
         (replace(WORKFLOW, awaited_lock="Waiting for lock"), (), Reason.QUEUED),
         (replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"), (), Reason.QUOTA),
@@ -637,10 +660,10 @@ TAINTED = replace(POD_SHORT, unscheduled_message="0/1 nodes are available: 1 nod
     ],
     ids=["held", "unclaimed", "queued", "quota", "waiting", "shortage", "tainted"],
 )
-def test_a_servers_job_without_a_node_ends_for_what_it_waits_for(
+def test_placement_timeout_names_the_stages_reason(
     workflow: WorkflowView, pods: tuple[PodView, ...], reason: Reason
 ) -> None:
-    story = Story(OF_A_SERVER).sees(workflow, *pods).passes(29)
+    story = Story(SERVER_TIMEOUTS).sees(workflow, *pods).passes(29)
     assert ActionKind.CONFIRM not in story.actions
     story.passes(1).reads(workflow, *pods)
     assert story.state.end_diagnosis is not None
@@ -650,65 +673,68 @@ def test_a_servers_job_without_a_node_ends_for_what_it_waits_for(
     )
 
 
-def test_all_that_a_servers_job_waits_for_before_it_has_a_node_counts_together() -> None:
-    story = Story(OF_A_SERVER).sees(UNCLAIMED).passes(15).sees(WORKFLOW, POD_SHORT).passes(14)
+def test_placement_timeout_spans_stages() -> None:
+    story = Story(SERVER_TIMEOUTS).sees(UNCLAIMED).passes(15).sees(WORKFLOW, POD_SHORT).passes(14)
     assert story.actions == []
     story.passes(1).reads(WORKFLOW, POD_SHORT)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is Reason.SHORTAGE
 
 
-def test_a_servers_job_waits_for_a_node_from_the_end_of_its_submit() -> None:
-    story = Story(OF_A_SERVER, submitted=False).passes(100).tell(Submitted()).sees(WORKFLOW, POD_SHORT).passes(29)
+def test_placement_timeout_starts_after_submit() -> None:
+    story = (
+        Story(SERVER_TIMEOUTS, is_submitted=False).passes(100).apply(Submitted()).sees(WORKFLOW, POD_SHORT).passes(29)
+    )
     assert story.actions == []
     assert story.passes(1).actions == [ActionKind.CONFIRM]
 
 
-def test_a_servers_wait_for_a_node_passes_only_while_the_cluster_is_heard() -> None:
-    story = Story(OF_A_SERVER).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
+def test_placement_timeout_stops_without_api_contact() -> None:
+    story = Story(SERVER_TIMEOUTS).sees(WORKFLOW, POD_SHORT).passes(3600, healthy=False)
     assert story.actions == []
 
 
-def test_a_servers_job_with_a_node_has_until_the_end_of_all_patience() -> None:
-    story = Story(OF_A_SERVER).sees(WORKFLOW, POD_STARTING).passes(899)
+def test_placed_server_job_has_total_timeout() -> None:
+    story = Story(SERVER_TIMEOUTS).sees(WORKFLOW, POD_STARTING).passes(899)
     assert ActionKind.CONFIRM not in story.actions
     story.passes(1).reads(WORKFLOW, POD_STARTING)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is Reason.TIMEOUT
 
 
-def test_a_servers_own_pending_timeout_may_be_shorter() -> None:
-    story = Story(replace(OF_A_SERVER, pending=5)).sees(WORKFLOW, POD_SHORT).passes(5).reads(WORKFLOW, POD_SHORT)
+def test_pending_timeout_below_placement_timeout_counts() -> None:
+    story = Story(replace(SERVER_TIMEOUTS, pending=5)).sees(WORKFLOW, POD_SHORT).passes(5).reads(WORKFLOW, POD_SHORT)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.detail.endswith("timeout of 5 s expired")
 
 
-def test_a_launch_that_was_given_up_is_ended_and_is_no_abort() -> None:
-    story = Story().sees(WORKFLOW, POD_STARTING).tell(LaunchGivenUp("nobody waits for it"))
+def test_given_up_launch_is_ended() -> None:
+    """The reason is LAUNCH_FAILED, not an abort."""
+    story = Story().sees(WORKFLOW, POD_STARTING).apply(LaunchGivenUp("the launch took too long"))
     assert story.actions == [ActionKind.SHUTDOWN]
-    story.does(ActionKind.SHUTDOWN).sees(SHUT).reads(SHUT)
-    assert heard(story) == (Reason.LAUNCH_FAILED, 101)
-    assert story.state.verdict.detail == "nobody waits for it"  # type: ignore[union-attr]
+    story.does(ActionKind.SHUTDOWN).sees(TERMINATED).reads(TERMINATED)
+    assert conclusion(story) == (Reason.LAUNCH_FAILED, 101)
+    assert story.state.verdict.detail == "the launch took too long"  # type: ignore[union-attr]
 
 
-def test_a_launch_that_was_given_up_before_its_release_is_discarded() -> None:
-    story = Story(submitted=False).sees(HELD).tell(LaunchGivenUp("nobody waits for it"))
+def test_given_up_launch_is_deleted_before_release() -> None:
+    story = Story(is_submitted=False).sees(SUSPENDED).apply(LaunchGivenUp("the launch took too long"))
     assert story.actions == [ActionKind.DELETE_WORKFLOW]
-    story.does(ActionKind.DELETE_WORKFLOW).tell(Submitted("ended before")).sees(None).reads(None)
-    assert heard(story) == (Reason.LAUNCH_FAILED, 101)
+    story.does(ActionKind.DELETE_WORKFLOW).apply(Submitted("ended before")).sees(None).reads(None)
+    assert conclusion(story) == (Reason.LAUNCH_FAILED, 101)
 
 
 @pytest.mark.parametrize("cause", [Cause.ABORT, Cause.CLEANUP])
-def test_an_end_that_was_wanted_before_outweighs_giving_up(cause: Cause) -> None:
-    story = Story().sees(WORKFLOW, POD_STARTING).stops(cause).tell(LaunchGivenUp("nobody waits for it"))
+def test_earlier_stop_request_outweighs_giving_up(cause: Cause) -> None:
+    story = Story().sees(WORKFLOW, POD_STARTING).stops(cause).apply(LaunchGivenUp("the launch took too long"))
     assert story.state.end_diagnosis is None
 
 
-def test_a_queue_is_waited_in_for_ever_by_default() -> None:
+def test_queueing_is_unlimited_by_default() -> None:
     assert Story().sees(replace(WORKFLOW, awaited_lock="Waiting for lock")).passes(1e6).actions == []
 
 
-def test_a_released_workflow_that_argo_overlooks_is_touched_until_it_shows() -> None:
+def test_overlooked_release_is_touched() -> None:
     story = Story().sees(WORKFLOW).passes(3)
     assert story.actions == []
     assert story.passes(1).actions == [ActionKind.TOUCH]
@@ -724,7 +750,7 @@ def test_a_released_workflow_that_argo_overlooks_is_touched_until_it_shows() -> 
     )
 
 
-def test_a_shutdown_that_argo_overlooks_is_pressed() -> None:
+def test_overlooked_shutdown_is_touched() -> None:
     shut = replace(WORKFLOW, shutdown="Terminate")
     story = Story().sees(WORKFLOW).stops().does(ActionKind.SHUTDOWN).sees(shut).passes(4)
     assert ActionKind.TOUCH in story.actions

@@ -1,8 +1,8 @@
-"""What launchers saw on real clusters, played again: in order, and as streams may tell it otherwise.
+"""Replays of what launchers observed on real clusters: in order, and in other orders that watches may deliver.
 
-A recording (tests/harness/recorder.py) is cut where the outside or flargo itself did something; within such a part the
-two streams have no order between them, events may come twice, and may be lost as long as a list follows. A
-fresh read is answered by the state at the part's end: it may be ahead of the streams, and often is.
+A recording (tests/harness/recorder.py) is cut into parts where somebody outside, or flargo itself, did something.
+Within a part the two watches have no order between them, events may arrive twice, and may be lost if a list follows.
+A fresh read returns the state at the part's end, so it may be ahead of the watches, and often is.
 """
 
 import json
@@ -21,26 +21,26 @@ from flargo.terms import StartTimeouts
 from tests.harness.paths import RECORDED_SCENARIOS
 
 Object = dict[str, Any]
-Arrange = Callable[[list[Object]], list[Object]]
+Arrangement = Callable[[list[Object]], list[Object]]
 
 NAME = "job-site"
-OURS = frozenset({ActionKind.SHUTDOWN.name, ActionKind.DELETE_POD.name, ActionKind.DELETE_WORKFLOW.name})
-"""What flargo does to a job: what is seen after it may be its consequence."""
+FLARGO_ACTIONS = frozenset({ActionKind.SHUTDOWN.name, ActionKind.DELETE_POD.name, ActionKind.DELETE_WORKFLOW.name})
+"""Actions of flargo that change a job: later observations may be their consequence."""
 STREAM = frozenset({"changed", "deleted", "listed"})
-LONG = 4000
-"""Seconds: more than any patience in the recordings."""
+MAX_WAIT_SECONDS = 4000
+"""Seconds, more than any timeout in the recordings."""
 
 
 def in_order(events: list[Object]) -> list[Object]:
     return events
 
 
-def twice(events: list[Object]) -> list[Object]:
+def doubled(events: list[Object]) -> list[Object]:
     return [event for event in events for _ in range(2)]
 
 
-def told_again_at_the_end(events: list[Object]) -> list[Object]:
-    """The stream is taken up at an old version: everything comes again. What is gone is told to be gone again."""
+def repeated_at_the_end(events: list[Object]) -> list[Object]:
+    """Resume the watch at an old version: all events come again, deletions included."""
     return events + [event for event in events if event["what"] != "listed"]
 
 
@@ -52,30 +52,30 @@ def workflows_first(events: list[Object]) -> list[Object]:
     return sorted(events, key=lambda event: event["kind"] == Kind.POD.name)
 
 
-def every_second_lost(events: list[Object]) -> list[Object]:
-    return events[::2] + lists(events)
+def half_lost(events: list[Object]) -> list[Object]:
+    return events[::2] + lists_of_kinds(events)
 
 
 def all_lost(events: list[Object]) -> list[Object]:
-    return lists(events)
+    return lists_of_kinds(events)
 
 
-def lists(events: list[Object]) -> list[Object]:
-    """The lists that a stream begins anew with; what they hold is filled in when they are told."""
+def lists_of_kinds(events: list[Object]) -> list[Object]:
+    """Return the lists with which the watches restart; their items are filled in at delivery."""
     return [{"what": "list", "kind": kind} for kind in dict.fromkeys(event["kind"] for event in events)]
 
 
 @dataclass
 class Cluster:
-    """What is there, as the recording has it so far."""
+    """The objects on the cluster, according to the recording so far."""
 
     objects: dict[str, dict[str, Object]] = field(default_factory=lambda: {"WORKFLOW": {}, "POD": {}})
 
     events: list[Object] = field(default_factory=list)
-    """Kubernetes' own, of the pod."""
+    """The Events about the pod."""
 
     def take(self, event: Object) -> None:
-        """Let something have happened."""
+        """Apply a recorded event."""
         if event["what"] == "events":
             self.events = event["events"]
             return
@@ -89,8 +89,8 @@ class Cluster:
             elif _version(item) >= _version(kind.get(uid)):
                 kind[uid] = item
 
-    def of(self, kind: str) -> list[Object]:
-        """All objects of a kind."""
+    def items(self, kind: str) -> list[Object]:
+        """Return all objects of a kind."""
         return list(self.objects[kind].values())
 
 
@@ -100,118 +100,118 @@ def _version(item: Object | None) -> int:
 
 @dataclass
 class Replay:
-    """An engine to which a recording happens."""
+    """A Reconciler that gets a recording's inputs."""
 
-    engine: Reconciler = field(default_factory=lambda: Reconciler(lambda _: False, 0.0))
+    reconciler: Reconciler = field(default_factory=lambda: Reconciler(lambda _: False, 0.0))
     cluster: Cluster = field(default_factory=Cluster)
     now: float = 0.0
     verdict: Verdict | None = None
     acted: bool = False
 
-    def tell(self, outcome: Result | None) -> None:
-        """Perform what follows from a fact, until nothing does."""
-        while outcome is not None and (outcome.commands or outcome.states):
-            for life in outcome.states:
-                self.verdict = self.verdict or life.verdict
-            answers = [self.perform(order) for order in outcome.commands]
-            outcome = Result(
-                tuple(order for answer in answers for order in answer.commands),
-                tuple(life for answer in answers for life in answer.states),
+    def perform_all(self, result: Result | None) -> None:
+        """Perform the commands of a result, and those of their results, until there are none."""
+        while result is not None and (result.commands or result.states):
+            for state in result.states:
+                self.verdict = self.verdict or state.verdict
+            results = [self.perform(command) for command in result.commands]
+            result = Result(
+                tuple(command for answer in results for command in answer.commands),
+                tuple(state for answer in results for state in answer.states),
             )
 
-    def perform(self, order: Command) -> Result:
-        """All works, and a fresh read shows what is there."""
-        self.acted = self.acted or order.action.kind.name in OURS
-        if order.action.kind is ActionKind.LIST_EVENTS:
-            return self.engine.on_events_listed(order, self.cluster.events, self.now)
-        if order.action.kind is not ActionKind.CONFIRM:
-            return self.engine.on_action_done(order, self.now, ok=True)
-        workflows, pods = self.cluster.of("WORKFLOW"), self.cluster.of("POD")
-        return self.engine.on_confirmed(order, workflows[-1] if workflows else None, pods, self.now)
+    def perform(self, command: Command) -> Result:
+        """Let a command succeed; a fresh read returns the cluster's objects."""
+        self.acted = self.acted or command.action.kind.name in FLARGO_ACTIONS
+        if command.action.kind is ActionKind.LIST_EVENTS:
+            return self.reconciler.on_events_listed(command, self.cluster.events, self.now)
+        if command.action.kind is not ActionKind.CONFIRM:
+            return self.reconciler.on_action_done(command, self.now, ok=True)
+        workflows, pods = self.cluster.items("WORKFLOW"), self.cluster.items("POD")
+        return self.reconciler.on_confirmed(command, workflows[-1] if workflows else None, pods, self.now)
 
-    def happens(self, event: Object) -> None:
-        """An event of a stream arrives."""
+    def deliver(self, event: Object) -> None:
+        """Deliver an event of a watch."""
         kind = Kind[event["kind"]]
         if event["what"] in {"list", "listed"}:
-            items = event["objects"] if event["what"] == "listed" else self.cluster.of(event["kind"])
-            self.tell(self.engine.on_listed(kind, items, self.now))
+            items = event["objects"] if event["what"] == "listed" else self.cluster.items(event["kind"])
+            self.perform_all(self.reconciler.on_listed(kind, items, self.now))
             return
         for item in event["objects"]:
-            self.tell(self.engine.on_changed(kind, item, self.now, deleted=event["what"] == "deleted"))
+            self.perform_all(self.reconciler.on_changed(kind, item, self.now, deleted=event["what"] == "deleted"))
 
-    def waits(self, until: Callable[[], bool]) -> None:
-        """Time passes until something is so; not for ever."""
-        end = self.now + LONG
+    def wait_until(self, until: Callable[[], bool]) -> None:
+        """Let time pass until a condition holds, up to a limit."""
+        end = self.now + MAX_WAIT_SECONDS
         while not until():
-            wake_at = self.engine.next_requeue_at()
-            assert wake_at is not None, "nothing is due any more"
-            assert wake_at < end, "it never comes to it"
-            self.now = max(wake_at, self.now + 0.05)
-            self.tell(self.engine.tick(self.now))
+            requeue_at = self.reconciler.next_requeue_at()
+            assert requeue_at is not None, "nothing is due"
+            assert requeue_at < end, "the condition never holds"
+            self.now = max(requeue_at, self.now + 0.05)
+            self.perform_all(self.reconciler.tick(self.now))
 
 
 def parts(lines: Iterable[Object]) -> Iterator[tuple[list[Object], Object | None]]:
-    """What the streams told up to each thing that somebody did, and that thing."""
+    """Yield the events before each deed, with the deed; the last part has none."""
     events: list[Object] = []
     has_acted = False
     for line in lines:
         if line["what"] in {*STREAM, "events", "read"}:
             events.append(line)
-        elif line["what"] != "command" or (line["action"] in OURS and not has_acted):
+        elif line["what"] != "command" or (line["action"] in FLARGO_ACTIONS and not has_acted):
             has_acted = has_acted or line["what"] == "command"
             yield events, line
             events = []
     yield events, None
 
 
-def play(lines: list[Object], arrange: Arrange) -> Replay:
-    """Let a recording happen, its streams arranged anew."""
+def play(lines: list[Object], arrangement: Arrangement) -> Replay:
+    """Replay a recording with its events arranged in another order."""
     replay = Replay()
     for kind in (Kind.WORKFLOW, Kind.POD):
-        replay.engine.on_listed(kind, (), 0.0)
+        replay.reconciler.on_listed(kind, (), 0.0)
     for events, deed in parts(lines):
         for event in events:
             replay.cluster.take(event)
-        for event in arrange([event for event in events if event["what"] in STREAM]):
-            replay.happens(event)
+        for event in arrangement([event for event in events if event["what"] in STREAM]):
+            replay.deliver(event)
         if deed is not None:
-            do(replay, deed)
-    replay.waits(lambda: replay.verdict is not None)
+            repeat_deed(replay, deed)
+    replay.wait_until(lambda: replay.verdict is not None)
     return replay
 
 
-def do(replay: Replay, deed: Object) -> None:
-    """What somebody did happens; or flargo does it, though it may take its time."""
-    engine = replay.engine
+def repeat_deed(replay: Replay, deed: Object) -> None:
+    """Repeat a recorded deed; one of flargo itself may take its time."""
+    reconciler = replay.reconciler
     match deed["what"]:
         case "admit":
-            engine.admit(NAME, deed["attempt"], StartTimeouts(**deed["timeouts"]), 3, replay.now)
+            reconciler.admit(NAME, deed["attempt"], StartTimeouts(**deed["timeouts"]), 3, replay.now)
         case "submitted":
-            replay.tell(engine.on_submitted(NAME, deed["error"], replay.now))
+            replay.perform_all(reconciler.on_submitted(NAME, deed["error"], replay.now))
         case "stop":
-            replay.tell(engine.stop(NAME, Cause[deed["cause"]], replay.now))
+            replay.perform_all(reconciler.stop(NAME, Cause[deed["cause"]], replay.now))
         case "command":
-            replay.waits(lambda: replay.acted or replay.verdict is not None)
+            replay.wait_until(lambda: replay.acted or replay.verdict is not None)
 
 
-UNSEEN = {"node-lost-and-back": frozenset({"POD_DELETED"})}
-"""What else may be said where the pod is gone before its last words are heard; FLARE hears the same code."""
+ALTERNATIVES = {"node-lost-and-back": frozenset({"POD_DELETED"})}
+"""Other reasons that are right if the pod is deleted before its last status is observed. The code is the same."""
 
 
 @pytest.mark.parametrize(
-    "arrange",
-    [in_order, twice, told_again_at_the_end, pods_first, workflows_first, every_second_lost, all_lost],
-    ids=lambda arrange: arrange.__name__.replace("_", " "),
+    "arrangement",
+    [in_order, doubled, repeated_at_the_end, pods_first, workflows_first, half_lost, all_lost],
+    ids=lambda arrangement: arrangement.__name__.replace("_", " "),
 )
 @pytest.mark.parametrize("recording", RECORDED_SCENARIOS, ids=lambda file: f"{file.parent.name} {file.stem}")
-def test_recording(recording: Path, arrange: Arrange) -> None:
+def test_recording(recording: Path, arrangement: Arrangement) -> None:
     *lines, end = map(json.loads, recording.read_text().splitlines())
-    verdict = play(lines, arrange).verdict
+    verdict = play(lines, arrangement).verdict
     assert verdict is not None
-    unseen = UNSEEN.get(recording.stem, frozenset()) if arrange is not in_order else frozenset()
+    alternatives = ALTERNATIVES.get(recording.stem, frozenset()) if arrangement is not in_order else frozenset()
     assert verdict.code == end["code"]
-    assert verdict.reason.name in {end["verdict"], *unseen}
+    assert verdict.reason.name in {end["verdict"], *alternatives}
 
 
-def test_there_are_recordings() -> None:
+def test_recordings_exist() -> None:
     assert RECORDED_SCENARIOS

@@ -1,4 +1,4 @@
-"""Putting a plan on the cluster: whatever breaks, no Secret is left alone and no half-made job runs."""
+"""Tests of the Submitter: whatever breaks, no Secret is left without owner and no incomplete job runs."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from tests.harness.fake_api import MemoryApi
 from tests.harness.plans import STARTUP, plan
 
 REQUESTS = 5
-"""Of an undisturbed first submit: look for the startup Secret, create it, the Workflow, its Secret; release."""
+"""Requests of an undisturbed first submit: read the startup Secret, create it, the Workflow and its Secret, release."""
 
 
 class Clock:
-    """It moves only by pausing."""
+    """A clock that only pauses advance."""
 
     now = 0.0
 
@@ -27,17 +27,17 @@ class Clock:
 
 def submit(
     api: MemoryApi,
-    wanted: Plan | None = None,
+    requested_plan: Plan | None = None,
     pause: Callable[[float], bool] | None = None,
     clock: Clock | None = None,
 ) -> None:
-    """Submit, for a minute at the most."""
+    """Submit a plan, with a deadline after a minute."""
     time = clock or Clock()
-    Submitter(api, pause or time.pause, lambda: time.now, deadline=60.0).run(wanted or plan())
+    Submitter(api, pause or time.pause, lambda: time.now, deadline=60.0).run(requested_plan or plan())
 
 
 def assert_harmless(api: MemoryApi) -> None:
-    """No credentials without an owner that is there, and none missing from a Workflow that may run."""
+    """Check that credentials have an existing owner, and that a released Workflow has its Secrets."""
     workflow = api.store.get((Kind.WORKFLOW, "job-site"))
     for name in api.named(Kind.SECRET):
         if name.startswith("nvflare-cred-"):
@@ -48,17 +48,18 @@ def assert_harmless(api: MemoryApi) -> None:
         assert len(api.named(Kind.SECRET)) == 2
 
 
-def failing(number: int, when: str, status: int, times: int = 1) -> Callable[[int, str], None]:
-    """Trouble with one request: refused before it takes effect, or its answer lost after."""
+def failure_at(number: int, when: str, status: int, times: int = 1) -> Callable[[int, str], None]:
+    """Return a failure of one request: refused before it takes effect, or its response lost after it."""
 
-    def trouble(count: int, moment: str) -> None:
+    def fail(count: int, moment: str) -> None:
         if number <= count < number + times and moment == when:
             raise ApiError("any", "request", status)
 
-    return trouble
+    return fail
 
 
-def test_a_plan_is_put_on_the_cluster_with_five_requests_the_first_time_and_four_later() -> None:
+def test_number_of_requests_of_a_submit() -> None:
+    """Five requests for a site's first submit, four for later ones."""
     api = MemoryApi()
     submit(api)
     assert api.requests == REQUESTS
@@ -72,8 +73,8 @@ def test_a_plan_is_put_on_the_cluster_with_five_requests_the_first_time_and_four
 @pytest.mark.parametrize("number", range(1, REQUESTS + 1))
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("status", [0, 429, 503])
-def test_a_passing_trouble_at_any_request_is_outlasted(number: int, when: str, status: int) -> None:
-    api = MemoryApi(failing(number, when, status, times=3))
+def test_transient_error_at_any_request_is_retried(number: int, when: str, status: int) -> None:
+    api = MemoryApi(failure_at(number, when, status, times=3))
     submit(api)
     assert api.store[Kind.WORKFLOW, "job-site"]["spec"]["suspend"] is False
     assert_harmless(api)
@@ -82,31 +83,31 @@ def test_a_passing_trouble_at_any_request_is_outlasted(number: int, when: str, s
 @pytest.mark.parametrize("number", range(1, REQUESTS + 1))
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("status", [0, 403])
-def test_trouble_that_stays_is_named_and_leaves_nothing_that_runs_or_leaks(number: int, when: str, status: int) -> None:
-    api = MemoryApi(failing(number, when, status, times=10_000))
+def test_permanent_error_leaves_nothing_running(number: int, when: str, status: int) -> None:
+    api = MemoryApi(failure_at(number, when, status, times=10_000))
     with pytest.raises(SubmitError, match="any request"):
         submit(api)
     assert_harmless(api)
 
 
-def test_an_answer_that_was_lost_does_not_make_a_second_workflow() -> None:
-    api = MemoryApi(failing(3, "after", 0))
+def test_lost_response_creates_no_second_workflow() -> None:
+    api = MemoryApi(failure_at(3, "after", 0))
     submit(api)
     assert api.named(Kind.WORKFLOW) == ["job-site"]
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a1"
 
 
-def test_an_earlier_launch_that_has_finished_makes_room() -> None:
+def test_completed_earlier_launch_is_replaced() -> None:
     api = MemoryApi()
     submit(api, plan("a1"))
     api.store[Kind.WORKFLOW, "job-site"]["status"] = {"phase": "Failed"}
     submit(api, plan("a2"))
-    found = api.store[Kind.WORKFLOW, "job-site"]
-    assert found["metadata"]["annotations"][Annotation.ATTEMPT] == "a2"
-    assert found["spec"]["suspend"] is False
+    workflow = api.store[Kind.WORKFLOW, "job-site"]
+    assert workflow["metadata"]["annotations"][Annotation.ATTEMPT] == "a2"
+    assert workflow["spec"]["suspend"] is False
 
 
-def test_a_launch_of_somebody_else_that_lives_is_left_alone_and_named() -> None:
+def test_running_workflow_of_others_is_kept() -> None:
     api = MemoryApi()
     submit(api, plan("a1"))
     api.store[Kind.WORKFLOW, "job-site"]["metadata"]["labels"] = {Label.PARENT: "other-parent"}
@@ -115,24 +116,24 @@ def test_a_launch_of_somebody_else_that_lives_is_left_alone_and_named() -> None:
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a1"
 
 
-def test_what_an_earlier_run_of_the_parent_left_is_waited_out() -> None:
+def test_orphan_of_the_name_is_waited_for() -> None:
     api = MemoryApi()
     submit(api, plan("a1"))
-    left = api.store[Kind.WORKFLOW, "job-site"]
-    left["metadata"]["labels"][Label.PARENT] = "an earlier run"
-    slept = [0.0]
+    orphan = api.store[Kind.WORKFLOW, "job-site"]
+    orphan["metadata"]["labels"][Label.PARENT] = "an earlier run"
+    clock = [0.0]
 
-    def end_the_orphan(seconds: float) -> bool:
-        slept[0] += seconds
-        if slept[0] > 5:
-            left["status"] = {"phase": "Failed"}
+    def end_orphan(seconds: float) -> bool:
+        clock[0] += seconds
+        if clock[0] > 5:
+            orphan["status"] = {"phase": "Failed"}
         return False
 
-    Submitter(api, end_the_orphan, lambda: slept[0], deadline=60.0).run(plan("a2"))
+    Submitter(api, end_orphan, lambda: clock[0], deadline=60.0).run(plan("a2"))
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a2"
 
 
-def test_the_startup_secret_is_written_again_only_when_the_kit_has_changed() -> None:
+def test_startup_secret_is_replaced_when_changed() -> None:
     api = MemoryApi()
     submit(api)
     before = api.store[Kind.SECRET, STARTUP.name]["metadata"]["annotations"][DIGEST_ANNOTATION]
@@ -143,7 +144,7 @@ def test_the_startup_secret_is_written_again_only_when_the_kit_has_changed() -> 
     assert after["data"] == {"rootCA.pem": "cmVuZXdlZA=="}
 
 
-def test_a_job_that_is_no_longer_wanted_is_not_submitted_any_further() -> None:
+def test_cancelled_submit_stops() -> None:
     calls = iter([False, False, True])
     api = MemoryApi()
     with pytest.raises(SubmitError, match="ended before"):
@@ -151,7 +152,7 @@ def test_a_job_that_is_no_longer_wanted_is_not_submitted_any_further() -> None:
     assert_harmless(api)
 
 
-def test_a_workflow_that_somebody_deletes_meanwhile_is_no_failed_launch() -> None:
+def test_workflow_deleted_during_submit_is_no_error() -> None:
     api = MemoryApi()
 
     def delete(count: int, moment: str) -> None:
@@ -164,48 +165,52 @@ def test_a_workflow_that_somebody_deletes_meanwhile_is_no_failed_launch() -> Non
     assert not api.named(Kind.WORKFLOW)
 
 
-def test_no_secret_byte_is_in_a_plans_repr() -> None:
+def test_plan_repr_has_no_secret_bytes() -> None:
     assert "root" not in repr(plan().startup).replace("rootCA", "")
     assert "b't'" not in repr(plan())
 
 
-def test_a_gateway_that_asks_for_an_hour_ends_no_launch_that_has_time_left() -> None:
-    def away(number: int, when: str) -> None:
+def test_long_retry_after_is_capped() -> None:
+    def no_service(number: int, when: str) -> None:
         if (number, when) == (1, "before"):
             raise ApiError("get", "secrets", 503, retry_after=3600.0)
 
-    api = MemoryApi(away)
+    api = MemoryApi(no_service)
     submit(api)
     assert api.named(Kind.WORKFLOW) == ["job-site"]
 
 
-BARRED = 'secrets "s" is forbidden: User "system:serviceaccount:flare:f" cannot get resource "secrets" in API group ""'
+MISSING_RIGHT = (
+    'secrets "s" is forbidden: User "system:serviceaccount:flare:f" cannot get resource "secrets" in API group ""'
+)
 
 
 @pytest.mark.parametrize("number", range(1, REQUESTS + 1))
-def test_an_api_server_that_has_not_read_its_roles_yet_fails_no_launch(number: int) -> None:
-    def forgetful(count: int, when: str) -> None:
-        if number <= count < number + 5 and when == "before":
-            raise ApiError("get", "secrets", 403, "Forbidden", BARRED)
+def test_forbidden_is_retried_for_a_while(number: int) -> None:
+    """An API server that has just started has not loaded its roles yet."""
 
-    api = MemoryApi(forgetful)
+    def forbid_at_first(count: int, when: str) -> None:
+        if number <= count < number + 5 and when == "before":
+            raise ApiError("get", "secrets", 403, "Forbidden", MISSING_RIGHT)
+
+    api = MemoryApi(forbid_at_first)
     submit(api)
     assert api.store[Kind.WORKFLOW, "job-site"]["spec"]["suspend"] is False
     assert_harmless(api)
 
 
 @pytest.mark.parametrize(
-    ("message", "least", "most"),
+    ("message", "min_seconds", "max_seconds"),
     [
-        pytest.param(BARRED, 10.0, 20.0, id="a right that is missing for good"),
-        pytest.param('pods "p" is forbidden: exceeded quota: q', 0.0, 0.0, id="what admission refuses"),
+        pytest.param(MISSING_RIGHT, 10.0, 20.0, id="missing right"),
+        pytest.param('pods "p" is forbidden: exceeded quota: q', 0.0, 0.0, id="refused by admission"),
     ],
 )
-def test_what_is_forbidden_for_good_fails_the_launch_soon(message: str, least: float, most: float) -> None:
-    def forbidding(_: int, __: str) -> None:
+def test_permanently_forbidden_fails_soon(message: str, min_seconds: float, max_seconds: float) -> None:
+    def forbid_always(_: int, __: str) -> None:
         raise ApiError("create", "workflows", 403, "Forbidden", message)
 
     clock = Clock()
     with pytest.raises(SubmitError, match="forbidden"):
-        submit(MemoryApi(forbidding), clock=clock)
-    assert least <= clock.now <= most
+        submit(MemoryApi(forbid_always), clock=clock)
+    assert min_seconds <= clock.now <= max_seconds

@@ -1,4 +1,4 @@
-"""What is kept of an object that is listed is all that a view is made of."""
+"""Tests of views, and of objects that cannot be parsed."""
 
 import importlib
 import inspect
@@ -29,8 +29,8 @@ from tests.harness.paths import RECORDED_SCENARIOS
 VIEWS: dict[str, Callable[[Object], Any]] = {"WORKFLOW": workflow_view, "POD": pod_view}
 
 
-def test_a_trimmed_object_looks_as_the_whole_one_does() -> None:
-    seen = 0
+def test_stripped_object_has_the_same_view() -> None:
+    compared = 0
     for file in RECORDED_SCENARIOS:
         for line in map(json.loads, file.read_text().splitlines()):
             for item in line.get("objects", ()):
@@ -38,27 +38,29 @@ def test_a_trimmed_object_looks_as_the_whole_one_does() -> None:
                     view = VIEWS[line["kind"]]
                     assert view(strip_unused_fields(item)) == view(item)
                     assert view(strip_unused_fields(item)).version == view(item).version
-                    seen += 1
-    assert seen > 500
+                    compared += 1
+    assert compared > 500
 
 
-def test_most_of_a_pod_is_not_kept() -> None:
+def test_most_of_a_pod_is_stripped() -> None:
     for _, settings, launch in samples():
         pod = pod_from_workflow(build_plan(launch, settings).workflow)
         assert pod_view(strip_unused_fields(pod)) == pod_view(pod)
         assert len(json.dumps(strip_unused_fields(pod)["spec"])) < len(json.dumps(pod["spec"])) / 2
 
 
-@pytest.mark.parametrize("odd", [{}, {"metadata": 3, "spec": [], "status": "?"}, {"spec": {"containers": {"a": 1}}}])
-def test_an_odd_object_is_trimmed_like_any_other(odd: Object) -> None:
-    assert pod_view(strip_unused_fields(odd)) == pod_view(odd)
-    assert workflow_view(strip_unused_fields(odd)) == workflow_view(odd)
+@pytest.mark.parametrize(
+    "malformed", [{}, {"metadata": 3, "spec": [], "status": "?"}, {"spec": {"containers": {"a": 1}}}]
+)
+def test_malformed_object_can_be_stripped(malformed: Object) -> None:
+    assert pod_view(strip_unused_fields(malformed)) == pod_view(malformed)
+    assert workflow_view(strip_unused_fields(malformed)) == workflow_view(malformed)
 
 
-# --- what somebody else wrote
+# --- objects that others wrote
 
 
-_leaves = st.one_of(
+_LEAVES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
@@ -74,36 +76,36 @@ _KEYS = [
     "flargo.dev/attempt", "series", "count", "firstTimestamp", "lastTimestamp", "involvedObject", "creationTimestamp",
     "flargo.dev/ending", "templates", "container",
 ]  # fmt: skip
-_odd = st.recursive(
-    _leaves,
+_VALUES = st.recursive(
+    _LEAVES,
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_KEYS), inner, max_size=6)),
     max_leaves=30,
 )
-_objects = st.dictionaries(st.sampled_from(_KEYS), _odd, max_size=6)
+_OBJECTS = st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=6)
 
 
-@given(_objects)
-def test_a_view_is_made_of_any_object(item: Object) -> None:
+@given(_OBJECTS)
+def test_any_object_has_a_view(item: Object) -> None:
     assert workflow_view(item) == workflow_view(strip_unused_fields(item))
     assert pod_view(item) == pod_view(strip_unused_fields(item))
     assert event_view(item).span is not None
     assert site_jobs([trim(item)], [trim(item)])[0].as_dict() is not None
 
 
-@given(st.lists(_objects, max_size=4), _objects)
-def test_one_object_of_a_list_takes_no_other_with_it(others: list[Object], odd: Object) -> None:
+@given(st.lists(_OBJECTS, max_size=4), _OBJECTS)
+def test_parse_error_affects_one_object(others: list[Object], malformed: Object) -> None:
     def parse(item: Object) -> Object:
-        if item is odd:
+        if item is malformed:
             raise RuntimeError("t0psecret")
         return item
 
-    reported: list[tuple[Object, Exception]] = []
-    parsed = [*parse_each([odd, *others, odd], parse, lambda *report: reported.append(report))]
-    assert parsed == others
-    assert [item for item, _ in reported] == [odd, odd]
+    reports: list[tuple[Object, Exception]] = []
+    results = [*parse_each([malformed, *others, malformed], parse, lambda *report: reports.append(report))]
+    assert results == others
+    assert [item for item, _ in reports] == [malformed, malformed]
 
 
-def test_an_object_that_cannot_be_parsed_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_parse_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     log = ParseErrorLog()
     for _ in range(3):
         log({"metadata": {"name": "job-site", "uid": "u1"}}, RuntimeError("t0psecret"))
@@ -114,49 +116,49 @@ def test_an_object_that_cannot_be_parsed_is_named_in_the_log_once(caplog: pytest
     ]
 
 
-def test_an_engine_follows_the_others_beside_an_object_that_cannot_be_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(item: Object) -> Any:
+def test_reconciler_survives_parse_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(item: Object) -> Any:
         if item["metadata"]["name"] == "odd":
             raise RuntimeError
         return workflow_view(item)
 
-    monkeypatch.setattr(reconciler, "workflow_view", broken)
-    skipped: list[Object] = []
-    follows = reconciler.Reconciler(
-        lambda _: False, 0.0, epoch="me", on_parse_error=lambda item, _: skipped.append(item)
+    monkeypatch.setattr(reconciler, "workflow_view", fail)
+    skipped_objects: list[Object] = []
+    tracker = reconciler.Reconciler(
+        lambda _: False, 0.0, epoch="me", on_parse_error=lambda item, _: skipped_objects.append(item)
     )
-    follows.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
-    follows.on_listed(Kind.POD, [], 0.0)
-    follows.on_listed(Kind.WORKFLOW, [workflow("odd", uid="w0"), workflow(phase="Running")], 1.0)
-    assert follows.states[0].observation.workflow is not None
-    follows.on_changed(Kind.WORKFLOW, workflow("odd", uid="w0"), 2.0, deleted=False)
-    assert [item["metadata"]["name"] for item in skipped] == ["odd", "odd"]
+    tracker.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
+    tracker.on_listed(Kind.POD, [], 0.0)
+    tracker.on_listed(Kind.WORKFLOW, [workflow("odd", uid="w0"), workflow(phase="Running")], 1.0)
+    assert tracker.states[0].observation.workflow is not None
+    tracker.on_changed(Kind.WORKFLOW, workflow("odd", uid="w0"), 2.0, deleted=False)
+    assert [item["metadata"]["name"] for item in skipped_objects] == ["odd", "odd"]
 
 
-def test_nothing_is_concluded_from_a_fresh_read_with_a_pod_that_cannot_be_parsed(
+def test_fresh_read_with_parse_error_proves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(item: Object) -> Any:
+    def fail(item: Object) -> Any:
         raise RuntimeError(item)
 
-    follows = reconciler.Reconciler(lambda _: False, 0.0, epoch="me")
-    follows.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
-    follows.on_listed(Kind.POD, [], 0.0)
-    follows.on_listed(Kind.WORKFLOW, [workflow(phase="Running")], 0.0)
-    follows.on_submitted("job-site", "", 0.0)
-    follows.on_changed(Kind.WORKFLOW, workflow(version=2), 1.0, deleted=True)
-    (order,) = (order for order in follows.tick(20.0).commands if order.action.kind is ActionKind.CONFIRM)
-    monkeypatch.setattr(reconciler, "pod_view", broken)
-    told = follows.on_confirmed(order, None, [pod()], 21.0)
-    assert [life.verdict for life in told.states] == [None]
+    tracker = reconciler.Reconciler(lambda _: False, 0.0, epoch="me")
+    tracker.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
+    tracker.on_listed(Kind.POD, [], 0.0)
+    tracker.on_listed(Kind.WORKFLOW, [workflow(phase="Running")], 0.0)
+    tracker.on_submitted("job-site", "", 0.0)
+    tracker.on_changed(Kind.WORKFLOW, workflow(version=2), 1.0, deleted=True)
+    (command,) = (command for command in tracker.tick(20.0).commands if command.action.kind is ActionKind.CONFIRM)
+    monkeypatch.setattr(reconciler, "pod_view", fail)
+    result = tracker.on_confirmed(command, None, [pod()], 21.0)
+    assert [state.verdict for state in result.states] == [None]
     monkeypatch.undo()
-    again = follows.tick(40.0)
-    (order,) = (order for order in again.commands if order.action.kind is ActionKind.CONFIRM)
-    told = follows.on_confirmed(order, None, [], 41.0)
-    assert [life.verdict is None for life in told.states] == [False]
+    later = tracker.tick(40.0)
+    (command,) = (command for command in later.commands if command.action.kind is ActionKind.CONFIRM)
+    result = tracker.on_confirmed(command, None, [], 41.0)
+    assert [state.verdict is None for state in result.states] == [False]
 
 
-def test_no_list_is_parsed_without_isolating_its_objects() -> None:
+def test_every_list_is_parsed_object_by_object() -> None:
     import flargo
 
     modules = [each.name for each in pkgutil.walk_packages(flargo.__path__, "flargo.")]

@@ -1,4 +1,4 @@
-"""Holding a server's launch: what ends the wait, and what does not."""
+"""Tests of the wait in a server's launch: what ends it, and what does not."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import pytest
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 
 from flargo.control.launched_job import LaunchedJob
-from flargo.flare import wait as holding
+from flargo.flare import wait
 from flargo.flare.handle import ArgoJobHandle
 from flargo.job.plan import SERVER_START_SECONDS
 from flargo.status.diagnosis import Stage
@@ -16,96 +16,100 @@ from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 
 
-def hold_limit(limit: float = holding.MAX_WAIT) -> float:
-    """As it is where no test has made it short."""
+def default_limit(limit: float = wait.MAX_WAIT) -> float:
+    """Return the limit that no test has shortened."""
     return limit
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "POLL_INTERVAL", 0.01)
-    monkeypatch.setattr(holding, "MAX_WAIT", 5.0)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wait, "POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(wait, "MAX_WAIT", 5.0)
 
 
-class Store:
-    """A job store with one job."""
+class JobStore:
+    """A job store with one job. Its first read fails."""
 
     def __init__(self, status: RunStatus = RunStatus.DISPATCHED) -> None:
         self.status = status
-        self.looks = 0
+        self.reads = 0
 
     def get_job(self, _job_id: str, _fl_ctx: object) -> object:
-        self.looks += 1
-        if self.looks == 1:
+        self.reads += 1
+        if self.reads == 1:
             raise OSError("the store is away")
         return SimpleNamespace(meta={JobMetaKey.STATUS.value: self.status.value})
 
 
-def hold(
-    ticket: LaunchedJob,
-    store: Store | None = None,
-    deaf: float = 0.0,
-    connected: Callable[[], bool] = lambda: False,
+def wait_for_start(
+    launched: LaunchedJob,
+    store: JobStore | None = None,
+    silence: float = 0.0,
+    is_connected: Callable[[], bool] = lambda: False,
     given_up: list[str] | None = None,
 ) -> list[Cause]:
-    """Hold a launch; what was asked of its handle. ``given_up`` takes why it was given up."""
-    asked: list[Cause] = []
-    handle = ArgoJobHandle(ticket, asked.append)
-    context = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_component=lambda _: store or Store()))
+    """Wait in a launch, and return the causes with which its handle was stopped.
+
+    ``given_up`` collects the explanations of a launch that is given up.
+    """
+    causes: list[Cause] = []
+    handle = ArgoJobHandle(launched, causes.append)
+    context = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_component=lambda _: store or JobStore()))
 
     def give_up(detail: str) -> None:
         assert given_up is not None, detail
         given_up.append(detail)
-        ticket.conclude(Verdict(Reason.LAUNCH_FAILED, 101, detail))
+        launched.conclude(Verdict(Reason.LAUNCH_FAILED, 101, detail))
 
-    holding.wait_until_running(handle, ticket, lambda: deaf, connected, give_up, "job", context)
-    return asked
-
-
-def test_a_launch_returns_when_the_process_runs() -> None:
-    ticket = LaunchedJob("wf")
-    ticket.update(Stage.RUNNING, is_released=True)
-    assert hold(ticket) == []
+    wait.wait_until_running(handle, launched, lambda: silence, is_connected, give_up, "job", context)
+    return causes
 
 
-def test_an_abort_that_only_the_job_store_knows_of_ends_the_job_though_the_store_failed_once() -> None:
-    assert hold(LaunchedJob("wf"), Store(RunStatus.FINISHED_ABORTED)) == [Cause.ABORT]
+def test_launch_returns_when_process_runs() -> None:
+    launched = LaunchedJob("wf")
+    launched.update(Stage.RUNNING, is_released=True)
+    assert wait_for_start(launched) == []
 
 
-def test_an_abort_just_before_the_process_runs_is_not_lost() -> None:
-    """FLARE's server overwrites the stored status once the launch has returned: nobody would hear of it again."""
-    ticket, store = LaunchedJob("wf"), Store(RunStatus.FINISHED_ABORTED)
-    store.looks = 1
-    ticket.update(Stage.RUNNING, is_released=True)
-    assert hold(ticket, store) == [Cause.ABORT]
+def test_abort_in_the_job_store_ends_the_job() -> None:
+    """Only the job store knows of the abort, and reading it fails once."""
+    assert wait_for_start(LaunchedJob("wf"), JobStore(RunStatus.FINISHED_ABORTED)) == [Cause.ABORT]
 
 
-def test_a_silent_api_holds_up_no_process_that_may_run() -> None:
-    ticket = LaunchedJob("wf")
-    ticket.update(Stage.STARTING, is_released=True)
-    assert hold(ticket, deaf=3.0) == []
+def test_abort_just_before_start_is_not_lost() -> None:
+    """FLARE's server overwrites the stored status once the launch has returned, so the abort would be lost."""
+    launched, store = LaunchedJob("wf"), JobStore(RunStatus.FINISHED_ABORTED)
+    store.reads = 1
+    launched.update(Stage.RUNNING, is_released=True)
+    assert wait_for_start(launched, store) == [Cause.ABORT]
 
 
-def test_a_process_that_has_connected_is_not_kept_waiting_for_an_api_that_stalls() -> None:
-    ticket = LaunchedJob("wf")
-    looks: Iterator[bool | OSError] = iter([OSError("not yet"), False, True])
-
-    def connected() -> bool:
-        look = next(looks)
-        if isinstance(look, OSError):
-            raise look
-        return look
-
-    ticket.update(Stage.STARTING, is_released=True)
-    assert hold(ticket, connected=connected) == []
-    assert [*looks] == [], "it was waited for, and no longer"
+def test_silent_api_does_not_delay_released_job() -> None:
+    launched = LaunchedJob("wf")
+    launched.update(Stage.STARTING, is_released=True)
+    assert wait_for_start(launched, silence=3.0) == []
 
 
-def test_a_silent_api_before_the_release_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "MAX_WAIT", 0.2)
-    store, given_up = Store(), list[str]()
-    assert hold(LaunchedJob("wf"), store, deaf=3.0, given_up=given_up) == []
-    assert store.looks > 5, "until the bound"
+def test_connected_process_needs_no_api() -> None:
+    launched = LaunchedJob("wf")
+    reads: Iterator[bool | OSError] = iter([OSError("not yet"), False, True])
+
+    def is_connected() -> bool:
+        answer = next(reads)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    launched.update(Stage.STARTING, is_released=True)
+    assert wait_for_start(launched, is_connected=is_connected) == []
+    assert [*reads] == [], "the wait ended with the connection"
+
+
+def test_silent_api_before_release_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wait, "MAX_WAIT", 0.2)
+    store, given_up = JobStore(), list[str]()
+    assert wait_for_start(LaunchedJob("wf"), store, silence=3.0, given_up=given_up) == []
+    assert store.reads > 5, "polled until the limit"
     (detail,) = given_up
     assert detail.startswith("its process was not seen to run within 0.2 s; it was seen last as ABSENT, and the")
     assert detail.endswith("Kubernetes API has not been heard for 3 s")
@@ -114,47 +118,45 @@ def test_a_silent_api_before_the_release_is_waited_for(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "stage", [stage for stage in Stage if stage is not Stage.RUNNING], ids=lambda stage: stage.label
 )
-@pytest.mark.parametrize("released", [True, False])
-def test_a_launch_never_returns_the_handle_of_a_job_that_does_not_run(
-    monkeypatch: pytest.MonkeyPatch, stage: Stage, *, released: bool
+@pytest.mark.parametrize("is_released", [True, False])
+def test_job_that_does_not_run_has_no_handle(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage, *, is_released: bool
 ) -> None:
-    """FLARE would start the clients, which would wait for its process and give up."""
-    monkeypatch.setattr(holding, "MAX_WAIT", 0.05)
-    ticket, given_up = LaunchedJob("wf"), list[str]()
-    ticket.update(stage, is_released=released)
-    assert hold(ticket, given_up=given_up) == []
-    assert ticket.verdict is not None
-    assert ticket.verdict.code == 101
+    """FLARE would start the clients, which would wait for the job's process and give up."""
+    monkeypatch.setattr(wait, "MAX_WAIT", 0.05)
+    launched, given_up = LaunchedJob("wf"), list[str]()
+    launched.update(stage, is_released=is_released)
+    assert wait_for_start(launched, given_up=given_up) == []
+    assert launched.verdict is not None
+    assert launched.verdict.code == 101
     assert given_up == [f"its process was not seen to run within 0.05 s; it was seen last as {stage.label}"]
 
 
-def test_the_jobs_own_limit_comes_before_the_launchs() -> None:
-    """So that FLARE hears the reason for which the job did not run."""
-    assert hold_limit() >= SERVER_START_SECONDS + 60
+def test_job_timeout_precedes_launch_limit() -> None:
+    """FLARE is then told the reason for which the job did not run."""
+    assert default_limit() >= SERVER_START_SECONDS + 60
 
 
-@pytest.mark.parametrize("seen", [Stage.RUNNING, Stage.STARTING])
-def test_a_job_that_is_being_ended_has_no_handle_though_it_runs_at_last(seen: Stage) -> None:
-    """Its place came just after the decision that it has waited too long: FLARE would start the clients for nothing."""
-    ticket = LaunchedJob("wf")
-    ticket.update(seen, is_released=True, is_stopping=True)
-    over = threading.Timer(0.3, lambda: ticket.conclude(Verdict(Reason.SHORTAGE, 101)))
-    over.start()
-    assert hold(ticket, deaf=3600.0, connected=lambda: True) == []
-    assert ticket.verdict is not None
-    over.join()
+@pytest.mark.parametrize("stage", [Stage.RUNNING, Stage.STARTING])
+def test_stopping_job_has_no_handle(stage: Stage) -> None:
+    """The job started just after its timeout had expired: FLARE would start the clients in vain."""
+    launched = LaunchedJob("wf")
+    launched.update(stage, is_released=True, is_stopping=True)
+    timer = threading.Timer(0.3, lambda: launched.conclude(Verdict(Reason.SHORTAGE, 101)))
+    timer.start()
+    assert wait_for_start(launched, silence=3600.0, is_connected=lambda: True) == []
+    assert launched.verdict is not None
+    timer.join()
 
 
-@pytest.mark.parametrize("seen", [Stage.SUBMITTED, Stage.QUEUED, Stage.SHORTAGE, Stage.TAINTED])
-def test_a_short_silence_is_no_sign_that_a_job_without_a_node_runs(
-    seen: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(holding, "MAX_WAIT", 0.5)
-    ticket, given_up = LaunchedJob("wf"), list[str]()
-    ticket.update(seen, is_released=True)
-    hold(ticket, deaf=holding.API_SILENCE_LIMIT + 1, given_up=given_up)
+@pytest.mark.parametrize("stage", [Stage.SUBMITTED, Stage.QUEUED, Stage.SHORTAGE, Stage.TAINTED])
+def test_short_silence_proves_no_start(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wait, "MAX_WAIT", 0.5)
+    launched, given_up = LaunchedJob("wf"), list[str]()
+    launched.update(stage, is_released=True)
+    wait_for_start(launched, silence=wait.API_SILENCE_LIMIT + 1, given_up=given_up)
     assert given_up
-    ticket = LaunchedJob("wf")
-    ticket.update(seen, is_released=True)
-    hold(ticket, deaf=holding.API_SILENCE_LIMIT_WITHOUT_NODE + 1)
-    assert ticket.verdict is None
+    launched = LaunchedJob("wf")
+    launched.update(stage, is_released=True)
+    wait_for_start(launched, silence=wait.API_SILENCE_LIMIT_WITHOUT_NODE + 1)
+    assert launched.verdict is None
