@@ -64,7 +64,7 @@ class Cluster:
 
     def unfinished_workflows(self) -> list[str]:
         """The names of all Workflows that are not over, whosever they are."""
-        return [item["metadata"]["name"] for item in self.items("workflows.argoproj.io") if not _has_ended(item)]
+        return [item["metadata"]["name"] for item in self.items("workflows.argoproj.io") if not has_ended(item)]
 
     def pods(self, job_id: str) -> list[Object]:
         """A job's pods."""
@@ -291,7 +291,7 @@ class Cluster:
     def leftovers(self, job_id: str, name: str) -> list[str]:
         """What of a job runs, may run, or holds its credentials."""
         workflows = self.items("workflows.argoproj.io", f"flargo.dev/job-id={job_id}")
-        living = [item for item in workflows if not _has_ended(item)]
+        living = [item for item in workflows if not has_ended(item)]
         return [
             *(f"Workflow {item['metadata']['name']}" for item in living),
             *(f"pod {pod['metadata']['name']}" for pod in self.pods(job_id) if may_run(pod)),
@@ -320,7 +320,7 @@ def _probe(kind: str, federation: str) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
-def _has_ended(workflow: Object) -> bool:
+def has_ended(workflow: Object) -> bool:
     return (workflow.get("status") or {}).get("phase") in FINAL_PHASES
 
 

@@ -1,7 +1,7 @@
-"""A proxy before the API server that breaks what it is told to break, and is transparent otherwise.
+"""A proxy in front of the API server that breaks the requests and watches that a test selects, and no others.
 
-A launcher reaches it over plain HTTP on the loop-back device; it passes everything on, the launcher's token
-included. Faults are armed by the test for the requests that match, so many often or until they are disarmed::
+A launcher reaches it over plain HTTP on the loopback device; the proxy forwards everything, the launcher's token
+included. A test arms a fault for the requests that match, for a number of times or until it is disarmed::
 
     fault = wire.lose_reply(Match("create", "workflows", name))
     ...
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 _VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host", "te", "upgrade"})
-"""Headers that concern one connection, and are not passed on."""
+"""Headers that concern one connection, and are not forwarded."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request, in Kubernetes' words."""
+    """A request in Kubernetes' terms: verb, resource and name."""
 
     verb: str
     resource: str
@@ -44,64 +44,65 @@ class Request:
 
 @dataclass(frozen=True)
 class Match:
-    """Which requests a fault concerns. What is empty matches everything."""
+    """A selection of requests by their fields; an empty field matches everything."""
 
     verb: str = ""
     resource: str = ""
     name: str = ""
-    """The beginning of the object's name."""
+    """A prefix of the object's name."""
     token: str = ""
 
-    def __call__(self, asked: Request) -> bool:
-        """Whether a request is one of these."""
+    def __call__(self, request: Request) -> bool:
+        """Return whether a request is selected."""
         return (
-            self.verb in {"", asked.verb}
-            and self.resource in {"", asked.resource}
-            and asked.name.startswith(self.name)
-            and self.token in {"", asked.token}
+            self.verb in {"", request.verb}
+            and self.resource in {"", request.resource}
+            and request.name.startswith(self.name)
+            and self.token in {"", request.token}
         )
 
 
 RequestMatch = Callable[[Request], bool]
-"""Which requests: a ``Match``, or anything else that tells."""
+"""A predicate of requests: a :class:`Match` or any other function."""
 
 
 class FaultKind(Enum):
-    """How a request is broken."""
+    """What is done to a request."""
 
-    REFUSE = "the connection is closed, and the request never forwarded"
-    LOSE_REPLY = "the request is forwarded, its answer never sent"
-    DELAY = "forwarded late"
-    LATE_REPLY = "forwarded at once, and answered late"
-    STATUS = "answered with an error without being forwarded"
+    REFUSE = "the connection is closed without forwarding the request"
+    LOSE_REPLY = "the request is forwarded and the connection closed without an answer"
+    DELAY = "the request is forwarded late"
+    LATE_REPLY = "the request is forwarded at once and answered late"
+    STATUS = "the request is answered with an error and not forwarded"
 
 
 @dataclass
 class Fault:
-    """One armed fault."""
+    """An armed fault of requests."""
 
     kind: FaultKind
     match: RequestMatch
     times: float
-    """How often it strikes; infinite until it is disarmed."""
+    """How many more requests it breaks; infinite means until it is disarmed."""
     seconds: float = 0.0
     code: int = 0
     retry_after: int | None = None
     hits: int = 0
+    """How many requests it has broken so far."""
 
     def disarm(self) -> None:
-        """Strike no more, and hold up nothing any longer."""
+        """Break no more requests, and let delayed ones go on at once."""
         self.times = self.seconds = 0
 
     async def wait(self) -> None:
-        """Return after its seconds, or when it is disarmed."""
-        begun = time.monotonic()
-        while time.monotonic() < begun + self.seconds:  # noqa: ASYNC110  (it is disarmed from another thread)
+        """Wait for the fault's seconds, or until it is disarmed."""
+        start = time.monotonic()
+        while time.monotonic() < start + self.seconds:  # noqa: ASYNC110  (another thread disarms it)
             await asyncio.sleep(0.05)
 
-    def take(self, asked: Request) -> bool:
-        """Whether it breaks this request; counts if so."""
-        if self.times <= 0 or not self.match(asked):
+    def take(self, request: Request) -> bool:
+        """Return whether the fault breaks this request, and count it if so."""
+        if self.times <= 0 or not self.match(request):
             return False
         self.times -= 1
         self.hits += 1
@@ -109,32 +110,37 @@ class Fault:
 
 
 class EventAction(Enum):
-    """What becomes of a watch's event."""
+    """What is done to a watch's event."""
 
     DROP = "it is lost"
-    TWICE = "it is told twice"
-    HOLD = "it is told later, and out of order"
+    REPEAT = "it is sent twice"
+    HOLD = "it is sent later, and out of order"
 
 
 @dataclass
 class EventFilter:
-    """What is done to the events of watches that match."""
+    """A fault of all watches' events that match."""
 
     action: EventAction
     match: Callable[[Object], bool]
     is_armed: bool = True
     hits: int = 0
+    """How many events it has met so far."""
+
+    def disarm(self) -> None:
+        """Let all further events through."""
+        self.is_armed = False
 
 
 @dataclass(frozen=True)
 class Route:
-    """The way over a wire."""
+    """The address of a wire, for users in another process."""
 
     port: int
-    """On the loop-back device."""
+    """The port on the loopback device."""
 
     def kubeconfig(self, path: Path, token: str) -> Path:
-        """Write a kubeconfig for somebody who comes over this wire."""
+        """Write a kubeconfig that leads to this wire, for a user with this token."""
         document = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -143,36 +149,36 @@ class Route:
             "contexts": [{"name": "wire", "context": {"cluster": "wire", "user": "launcher"}}],
             "current-context": "wire",
         }
-        # By way of another file: who reads it meanwhile finds the old one or the new one, whole.
-        beside = path.with_suffix(".new")
-        beside.write_text(yaml.safe_dump(document))
-        return beside.rename(path)
+        # Replace the file in one step: whoever reads it meanwhile gets the old or the new one, whole.
+        new = path.with_suffix(".new")
+        new.write_text(yaml.safe_dump(document))
+        return new.rename(path)
 
 
 @dataclass(eq=False)
 class _Stream:
-    """A watch, or a log that is followed: open until it ends."""
+    """An open watch or followed log."""
 
     request: web.BaseRequest
     response: web.StreamResponse
-    frozen: bool = False
-    held: list[bytes] = field(default_factory=list)
+    is_frozen: bool = False
+    held_lines: list[bytes] = field(default_factory=list)
 
     def cut(self) -> None:
-        """Close the connection as a dying network does: no end of the body, no word."""
+        """Close the connection as a failing network does, without an end of the body."""
         if self.request.transport is not None:
             self.request.transport.abort()
 
 
 class Wire:
-    """The proxy, in a thread of its own. Use it in a ``with``, or ``close`` it."""
+    """The proxy, in a thread of its own, until the end of its ``with`` or its ``close``."""
 
     def __init__(self, kubeconfig: Path, token: str = "") -> None:
-        """Stand before the API server that a kubeconfig names; of its user nothing is taken.
+        """Start a proxy for the API server that a kubeconfig names.
 
         Args:
-            kubeconfig: of anybody.
-            token: for requests that come without one.
+            kubeconfig: names the server; its user is ignored.
+            token: is added to requests that have none.
         """
         self._token = token
         cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
@@ -181,10 +187,10 @@ class Wire:
         self._faults: list[Fault] = []
         self._filters: list[EventFilter] = []
         self._streams: set[_Stream] = set()
-        self._gone = 0
-        self._down = False
+        self._expiries = 0
+        self._is_down = False
         self.requests: list[Request] = []
-        """All requests so far, watches too, and those that were broken; without their bodies."""
+        """All requests so far, watches and broken requests included; without tokens and bodies."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
         self._thread.start()
@@ -197,19 +203,19 @@ class Wire:
         self.close()
 
     def close(self) -> None:
-        """End it, and all connections with it."""
+        """Stop the proxy and close all its connections."""
         self._call(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
 
     @property
-    def route(self) -> "Route":
-        """The way over it, for who is in another process."""
+    def route(self) -> Route:
+        """The wire's address, for users in another process."""
         return Route(self.port)
 
     def kubeconfig(self, path: Path, token: str) -> Path:
-        """Write a kubeconfig for somebody who comes over this wire."""
+        """Write a kubeconfig that leads to this wire, for a user with this token."""
         return self.route.kubeconfig(path, token)
 
     # --- faults of requests
@@ -219,7 +225,7 @@ class Wire:
         return self._arm(Fault(FaultKind.REFUSE, match, times))
 
     def lose_reply(self, match: RequestMatch, times: float = 1) -> Fault:
-        """Forward the request; close the connection in the place of an answer."""
+        """Forward the request, and close the connection instead of answering."""
         return self._arm(Fault(FaultKind.LOSE_REPLY, match, times))
 
     def delay(self, match: RequestMatch, seconds: float, times: float = 1) -> Fault:
@@ -227,29 +233,29 @@ class Wire:
         return self._arm(Fault(FaultKind.DELAY, match, times, seconds=seconds))
 
     def late_reply(self, match: RequestMatch, seconds: float, times: float = 1) -> Fault:
-        """Forward the request at once; answer it late."""
+        """Forward the request at once, and answer it late."""
         return self._arm(Fault(FaultKind.LATE_REPLY, match, times, seconds=seconds))
 
     def answer_with_status(
         self, match: RequestMatch, code: int, *, retry_after: int | None = None, times: float = 1
     ) -> Fault:
-        """Answer with an error, and forward nothing."""
+        """Answer with an HTTP error instead of forwarding the request."""
         return self._arm(Fault(FaultKind.STATUS, match, times, code=code, retry_after=retry_after))
 
     def stop_answering(self) -> None:
-        """No request is answered and no stream goes on, until ``up``."""
-        self._down = True
+        """Answer no request and cut all watches, until ``resume_answering``."""
+        self._is_down = True
         self.cut_watches()
 
     def resume_answering(self) -> None:
-        """Answer again."""
-        self._down = False
+        """Forward requests again."""
+        self._is_down = False
 
     # --- faults of watches
 
     @property
     def open_watches(self) -> int:
-        """How many are open."""
+        """The number of open watches and followed logs."""
         return len(self._streams)
 
     def cut_watches(self) -> None:
@@ -262,34 +268,34 @@ class Wire:
         self._call(cut())
 
     def freeze_watches(self) -> None:
-        """No byte comes over the open watches any more, and their sockets stay; new watches work."""
+        """Send nothing more over the open watches, but keep their sockets open; new watches work."""
         for stream in list(self._streams):
-            stream.frozen = True
+            stream.is_frozen = True
 
     def expire_watches(self, times: int = 2) -> None:
-        """The next watches hear that their resourceVersion is too old; the open ones are cut for that."""
-        self._gone = times
+        """Cut the open watches, and answer so many new ones that their resourceVersion is too old."""
+        self._expiries = times
         self.cut_watches()
 
     def drop_events(self, match: Callable[[Object], bool]) -> EventFilter:
-        """Lose the events that match, until disarmed."""
-        return self._filter(EventAction.DROP, match)
+        """Lose the events that match, until the filter is disarmed."""
+        return self._add_filter(EventAction.DROP, match)
 
     def repeat_events(self, match: Callable[[Object], bool]) -> EventFilter:
-        """Tell the events that match twice."""
-        return self._filter(EventAction.TWICE, match)
+        """Send the events that match twice, until the filter is disarmed."""
+        return self._add_filter(EventAction.REPEAT, match)
 
     def hold_events(self, match: Callable[[Object], bool]) -> EventFilter:
-        """Keep the events that match back, until ``release_events``."""
-        return self._filter(EventAction.HOLD, match)
+        """Hold back the events that match, until ``release_events``."""
+        return self._add_filter(EventAction.HOLD, match)
 
     def release_events(self) -> None:
-        """Tell what was held back, the latest first, and hold nothing any more."""
+        """Send the held events, the latest first, and hold back nothing more."""
         for each in self._filters:
             each.is_armed = each.is_armed and each.action is not EventAction.HOLD
         for stream in list(self._streams):
-            held, stream.held = stream.held, []
-            for line in reversed(held):
+            lines, stream.held_lines = stream.held_lines, []
+            for line in reversed(lines):
                 self._call(stream.response.write(line))
 
     # --- the proxy
@@ -298,10 +304,10 @@ class Wire:
         self._faults.append(fault)
         return fault
 
-    def _filter(self, deal: EventAction, match: Callable[[Object], bool]) -> EventFilter:
-        made = EventFilter(deal, match)
-        self._filters.append(made)
-        return made
+    def _add_filter(self, action: EventAction, match: Callable[[Object], bool]) -> EventFilter:
+        event_filter = EventFilter(action, match)
+        self._filters.append(event_filter)
+        return event_filter
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -310,7 +316,7 @@ class Wire:
         self._client = ClientSession(
             connector=TCPConnector(ssl=self._tls, limit=0), timeout=ClientTimeout(total=None), auto_decompress=False
         )
-        # Only so does the handler of a watch end when its client goes away.
+        # Without handler_cancellation, the handler of a watch would not end when its client disconnects.
         self._runner = web.ServerRunner(web.Server(self._answer, handler_cancellation=True))
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.2)
@@ -323,46 +329,45 @@ class Wire:
         await self._runner.cleanup()
         await self._client.close()
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read()
-        asked = _read(request, body)
-        self.requests.append(Request(asked.verb, asked.resource, asked.name, "", b""))
-        fault = next((fault for fault in self._faults if fault.take(asked)), None)
-        way = FaultKind.REFUSE if self._down else fault.kind if fault is not None else None
-        if way is FaultKind.REFUSE:
-            return _hang_up(request)
-        if fault is not None and way is FaultKind.STATUS:
+    async def _answer(self, http_request: web.BaseRequest) -> web.StreamResponse:
+        request = _parse(http_request, await http_request.read())
+        self.requests.append(Request(request.verb, request.resource, request.name, "", b""))
+        fault = next((fault for fault in self._faults if fault.take(request)), None)
+        kind = FaultKind.REFUSE if self._is_down else fault.kind if fault is not None else None
+        if kind is FaultKind.REFUSE:
+            return _hang_up(http_request)
+        if fault is not None and kind is FaultKind.STATUS:
             return _error(fault)
-        if fault is not None and way is FaultKind.DELAY:
+        if fault is not None and kind is FaultKind.DELAY:
             await fault.wait()
-        if asked.verb == "watch" and self._gone > 0:
-            self._gone -= 1
+        if request.verb == "watch" and self._expiries > 0:
+            self._expiries -= 1
             return web.Response(body=_TOO_OLD, content_type="application/json")
         try:
-            response = await self._forward(request, asked, lose=way is FaultKind.LOSE_REPLY)
+            response = await self._forward(http_request, request, lose=kind is FaultKind.LOSE_REPLY)
         except ClientError:
-            return _hang_up(request)
-        if fault is not None and way is FaultKind.LATE_REPLY:
+            return _hang_up(http_request)
+        if fault is not None and kind is FaultKind.LATE_REPLY:
             await asyncio.sleep(fault.seconds)
         return response
 
-    async def _forward(self, request: web.BaseRequest, asked: Request, *, lose: bool) -> web.StreamResponse:
-        headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP}
+    async def _forward(self, http_request: web.BaseRequest, request: Request, *, lose: bool) -> web.StreamResponse:
+        headers = {key: value for key, value in http_request.headers.items() if key.lower() not in _HOP}
         if self._token:
             headers.setdefault("Authorization", f"Bearer {self._token}")
-        url = f"{self._server}{request.raw_path}"
+        url = f"{self._server}{http_request.raw_path}"
         skip = ("Accept-Encoding", "User-Agent", "Content-Type")
         async with self._client.request(
-            request.method, url, headers=headers, data=asked.body or None, skip_auto_headers=skip
+            http_request.method, url, headers=headers, data=request.body or None, skip_auto_headers=skip
         ) as answer:
-            flows = asked.verb == "watch" or request.query.get("follow") == "true"
-            if flows and answer.status == web.HTTPOk.status_code:
-                return await self._stream(request, answer)
-            whole = await answer.read()
-        if lose or self._down:
-            return _hang_up(request)
-        kept = {key: value for key, value in answer.headers.items() if key.lower() not in _HOP}
-        return web.Response(status=answer.status, body=whole, headers=kept)
+            is_stream = request.verb == "watch" or http_request.query.get("follow") == "true"
+            if is_stream and answer.status == web.HTTPOk.status_code:
+                return await self._stream(http_request, answer)
+            content = await answer.read()
+        if lose or self._is_down:
+            return _hang_up(http_request)
+        forwarded = {key: value for key, value in answer.headers.items() if key.lower() not in _HOP}
+        return web.Response(status=answer.status, body=content, headers=forwarded)
 
     async def _stream(self, request: web.BaseRequest, answer: ClientResponse) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -372,11 +377,11 @@ class Wire:
         self._streams.add(stream)
         try:
             async for line in _lines(answer):
-                if stream.frozen:
+                if stream.is_frozen:
                     continue
-                for told in self._told(stream, line):
-                    await response.write(told)
-            if stream.frozen:
+                for output in self._apply_filters(stream, line):
+                    await response.write(output)
+            if stream.is_frozen:
                 await asyncio.Event().wait()
         except (ClientError, OSError):
             stream.cut()
@@ -384,7 +389,8 @@ class Wire:
             self._streams.discard(stream)
         return response
 
-    def _told(self, stream: _Stream, line: bytes) -> list[bytes]:
+    def _apply_filters(self, stream: _Stream, line: bytes) -> list[bytes]:
+        """Return the lines to send in place of one line."""
         if stream.request.query.get("watch") != "true":
             return [line]
         item = json.loads(line).get("object") or {}
@@ -392,8 +398,8 @@ class Wire:
             if each.is_armed and each.match(item):
                 each.hits += 1
                 if each.action is EventAction.HOLD:
-                    stream.held.append(line)
-                return [line, line] if each.action is EventAction.TWICE else []
+                    stream.held_lines.append(line)
+                return [line, line] if each.action is EventAction.REPEAT else []
         return [line]
 
 
@@ -415,6 +421,7 @@ _TOO_OLD = (
 
 
 def tls_context(cluster: Object) -> ssl.SSLContext | bool:
+    """Return the TLS context for a kubeconfig's cluster; True if the cluster is reached over plain HTTP."""
     if not cluster["server"].startswith("https"):
         return True
     data = cluster.get("certificate-authority-data")
@@ -425,13 +432,13 @@ def tls_context(cluster: Object) -> ssl.SSLContext | bool:
     return ssl.create_default_context(cafile=cluster["certificate-authority"])
 
 
-def _read(request: web.BaseRequest, body: bytes) -> Request:
-    """A request to a namespace's resource, as ``/api/v1/namespaces/N/pods/NAME/log``."""
+def _parse(request: web.BaseRequest, body: bytes) -> Request:
+    """Parse a request for a resource of a namespace, as ``/api/v1/namespaces/N/pods/NAME/log``."""
     _, _, tail = request.path.partition("/namespaces/")
     resource, name = [*tail.split("/")[1:3], "", ""][:2]
     if request.method == "GET":
-        watches = request.query.get("watch") == "true"
-        verb = "watch" if watches else "get" if name else "list"
+        is_watch = request.query.get("watch") == "true"
+        verb = "watch" if is_watch else "get" if name else "list"
     else:
         verb = _VERBS[request.method]
     if verb == "create" and not name:
@@ -448,9 +455,9 @@ def _hang_up(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def _error(fault: Fault) -> web.StreamResponse:
-    said = {"kind": "Status", "status": "Failure", "code": fault.code, "message": "a fault of the wire"}
+    status = {"kind": "Status", "status": "Failure", "code": fault.code, "message": "a fault of the wire"}
     headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
-    return web.json_response(said, status=fault.code, headers=headers)
+    return web.json_response(status, status=fault.code, headers=headers)
 
 
 async def _lines(answer: ClientResponse) -> AsyncIterator[bytes]:

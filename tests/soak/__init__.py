@@ -1,5 +1,6 @@
-"""Many short jobs with faults at random: what FLARE hears is held against what truly happened.
+"""Many short jobs with random faults: what FLARE hears about each is checked against what really happened to it.
 
-``plan`` makes a run from a seed, ``run`` carries it out, ``witness`` sees what happens to it, ``truth`` says what FLARE
-may hear of that, and ``gauge`` what the launcher holds of it afterwards.
+``plan`` makes a run from a seed, ``run`` carries it out, ``fault_injector`` injects its faults, ``observer`` records
+what happens on the cluster, ``oracle`` says what FLARE may hear about that, and ``gauge`` measures what the launchers
+hold afterwards.
 """

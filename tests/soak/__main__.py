@@ -1,4 +1,4 @@
-"""``python -m tests.soak``: a run, printed as it goes; 1 if something was wrong."""
+"""``python -m tests.soak``: make a run, print what happens, and exit with 1 if anything was wrong."""
 
 import argparse
 import secrets
@@ -11,18 +11,20 @@ from tests.soak.run import soak
 
 
 def main() -> None:
-    """Run one."""
+    """Make one run on the cluster that is found."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of an earlier run, to do it again")
+    parser.add_argument(
+        "--seed", type=int, default=secrets.randbelow(10**6), help="the seed of an earlier run, to repeat it"
+    )
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--controller", action="store_true", help="freeze the Workflow controller, too")
-    asked = parser.parse_args()
+    parser.add_argument("--controller", action="store_true", help="also freeze the Workflow controller")
+    options = parser.parse_args()
     target = find()
     if target is None:
         sys.exit("no cluster: run inside one (python -m tests.harness.real_cluster up, exec)")
-    wrong = soak(plan(asked.seed, asked.jobs, asked.seconds, controller=asked.controller), Cluster(target))
-    sys.exit(1 if wrong else 0)
+    problems = soak(plan(options.seed, options.jobs, options.seconds, controller=options.controller), Cluster(target))
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":

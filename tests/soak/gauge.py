@@ -1,4 +1,4 @@
-"""What a process with launchers holds while no job is alive."""
+"""Measures what a process with launchers holds while no job is alive: memory, objects and threads."""
 
 import contextlib
 import ctypes
@@ -12,91 +12,91 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POOLS = ("flargo-submit", "flargo-perform", "flargo-report", "flargo-clean")
-"""Of the launchers' own worker threads, which come when they are needed first, and stay: eight of each at the most, and
-two that clean."""
-WORKERS = 3 * 8 + 2
-MOST_BYTES = 6 * 2**20
-"""By which a process may grow from one round to all that follow: what its allocator does not give back."""
-MOST_OBJECTS = 5000
-"""The same for objects, some of which are caches of the libraries'."""
+"""Name prefixes of the launchers' worker threads, which are started when they are first needed, and stay."""
+MAX_POOL_THREADS = 3 * 8 + 2
+"""The limit of worker threads of one launcher: eight of each pool, and two that clean."""
+MAX_GROWTH_BYTES = 6 * 2**20
+"""How much memory a process may gain after the first round: what its allocator does not return."""
+MAX_GROWTH_OBJECTS = 5000
+"""How many objects a process may gain after the first round: some are caches of libraries."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is held at one moment."""
+    """What a process holds at one moment."""
 
     resident: int
-    """Bytes."""
+    """Resident memory in bytes."""
     kinds: Counter[str]
-    """Objects by their classes."""
+    """The number of objects of each class."""
     workers: int
-    """Threads of pools."""
+    """The number of worker threads of pools."""
     threads: tuple[str, ...]
-    """The other ones' names."""
+    """The names of all other threads, but those of :func:`is_infrastructure`."""
 
     @property
     def objects(self) -> int:
-        """All of them."""
+        """The number of all objects."""
         return self.kinds.total()
 
     @property
-    def ours(self) -> Counter[str]:
-        """Those of flargo's classes."""
+    def flargo_kinds(self) -> Counter[str]:
+        """The number of objects of each of flargo's classes."""
         return Counter({kind: count for kind, count in self.kinds.items() if kind.startswith("flargo.")})
 
     def __str__(self) -> str:
-        threads = f"{len(self.threads)} threads and {self.workers} of pools"
-        of_ours = f"{self.ours.total()} of them of flargo's"
-        return f"{threads}, {self.resident / 2**20:.1f} MiB, {self.objects} objects, {of_ours}"
+        threads = f"{len(self.threads)} threads and {self.workers} pool threads"
+        flargo_objects = f"{self.flargo_kinds.total()} of them flargo's"
+        return f"{threads}, {self.resident / 2**20:.1f} MiB, {self.objects} objects, {flargo_objects}"
 
 
 def read() -> Reading:
-    """Gauge this process."""
+    """Measure this process."""
     gc.collect()
-    _give_back()
-    # Before anything is counted: the lists for that are megabytes themselves.
+    _return_free_memory()
+    # Read the memory before anything is counted: the lists for that are megabytes themselves.
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    kinds = Counter(_name(each) for each in gc.get_objects())
+    kinds = Counter(_class_name(each) for each in gc.get_objects())
     names = sorted(thread.name for thread in threading.enumerate())
     return Reading(
         pages * os.sysconf("SC_PAGE_SIZE"),
         kinds,
         sum(name.startswith(POOLS) for name in names),
-        tuple(name for name in names if not name.startswith(POOLS) and not serves(name)),
+        tuple(name for name in names if not name.startswith(POOLS) and not is_infrastructure(name)),
     )
 
 
-def serves(thread: str) -> bool:
-    """Whether a thread, by its name, belongs to the manager that the test asks this process by, or carries its log."""
+def is_infrastructure(thread: str) -> bool:
+    """Return whether a thread, by its name, serves the manager that calls this process, or carries its log."""
     return "|" in thread or thread in {"MainProcess", "QueueFeederThread"} or thread.endswith(_MANAGERS)
 
 
 _MANAGERS = ("(accepter)", "(handle_request)")
 
 
-def _give_back() -> None:
-    """Have the C library return what it holds for later: with dozens of threads that alone is megabytes a round."""
+def _return_free_memory() -> None:
+    """Have the C library return free memory: with dozens of threads it would keep megabytes a round."""
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _name(each: object) -> str:
+def _class_name(each: object) -> str:
     return sys.intern(f"{type(each).__module__}.{type(each).__qualname__}")
 
 
 def growth(readings: Sequence[Reading], launchers: int) -> list[str]:
-    """What grew after the first one, and must not."""
-    first, found = readings[0], []
-    for at, each in enumerate(readings[1:], 2):
-        if each.resident > first.resident + MOST_BYTES:
-            found.append(f"reading {at}: {each.resident - first.resident} bytes more than at the first")
-        if each.objects > first.objects + MOST_OBJECTS:
+    """Return a problem for everything that grew beyond its limit after the first reading."""
+    first, problems = readings[0], []
+    for number, each in enumerate(readings[1:], 2):
+        if each.resident > first.resident + MAX_GROWTH_BYTES:
+            problems.append(f"reading {number}: {each.resident - first.resident} bytes more than at the first")
+        if each.objects > first.objects + MAX_GROWTH_OBJECTS:
             most = dict((each.kinds - first.kinds).most_common(8))
-            found.append(f"reading {at}: {each.objects - first.objects} objects more than at the first: {most}")
-        if more := each.ours - first.ours:
-            found.append(f"reading {at}: more objects of flargo's than at the first: {dict(more)}")
+            problems.append(f"reading {number}: {each.objects - first.objects} objects more than at the first: {most}")
+        if more := each.flargo_kinds - first.flargo_kinds:
+            problems.append(f"reading {number}: more of flargo's objects than at the first: {dict(more)}")
         if more := Counter(each.threads) - Counter(first.threads):
-            found.append(f"reading {at}: more threads than at the first: {dict(more)}")
-        if each.workers > WORKERS * launchers:
-            found.append(f"reading {at}: {each.workers} threads of pools")
-    return found
+            problems.append(f"reading {number}: more threads than at the first: {dict(more)}")
+        if each.workers > MAX_POOL_THREADS * launchers:
+            problems.append(f"reading {number}: {each.workers} pool threads")
+    return problems

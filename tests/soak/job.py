@@ -1,4 +1,4 @@
-"""A job of a run: launched, treated as the plan says, and followed to its end."""
+"""Launches the jobs of a plan, intervenes as planned, and follows each job to its end."""
 
 import time
 from collections.abc import Callable
@@ -7,150 +7,164 @@ from dataclasses import dataclass, field, replace
 from flargo.status.verdict import Verdict
 from tests.harness.cluster import Cluster
 from tests.harness.site import IGNORES_SIGTERM, SLEEPS
-from tests.soak.observer import Witness
-from tests.soak.oracle import Done
-from tests.soak.parents import Launched, Parents
-from tests.soak.plan import Act, Deed, Kind, Launch, Program, Since
+from tests.soak.observer import Observer
+from tests.soak.oracle import DoneIntervention, JobHistory
+from tests.soak.parents import JobReference, Parents
+from tests.soak.plan import Intervention, Launch, PlannedIntervention, Program, ProgramKind, StartPoint
 from tests.soak.timeline import Timeline
 
-MOST = 240.0
-"""Seconds from a launch to its verdict, whatever happens: then the run goes on without it."""
-UNENDED = 60.0
-"""Seconds after its last deed after which a job that would go on for ever is ended: Argo made another pod for it."""
-CLEARS = 150.0
-"""Seconds from a verdict to when the launcher lets go, at the worst."""
-_FLARES = frozenset({Deed.ABORT, Deed.CLEANUP})
-_PODS = frozenset({Deed.DELETE_POD, Deed.EVICT_POD})
+MAX_VERDICT_SECONDS = 240.0
+"""The time from a launch to its verdict in the worst case; without a verdict by then, the run goes on."""
+MAX_EXTRA_SECONDS = 60.0
+"""The time after its last intervention at which a job that would run for ever is aborted.
+
+Argo may have replaced the job's pod, whose end the plan does not know of."""
+MAX_RELEASE_SECONDS = 150.0
+"""The time from a verdict to the launcher's release of the job in the worst case."""
+MAX_START_SECONDS = 90.0
+"""How long an intervention waits for what it needs: the program's start, its pod, or its Workflow."""
+_THROUGH_FLARE = frozenset({Intervention.ABORT, Intervention.CLEANUP})
+_NEEDS_POD = frozenset({Intervention.DELETE_POD, Intervention.EVICT_POD})
 
 
 @dataclass
-class Running:
-    """A job that was launched, and what has been noted of it."""
+class FollowedJob:
+    """A job that was launched, and what is known about it."""
 
     launch: Launch
-    job: Launched
-    launched: float
-    deeds: list[Done] = field(default_factory=list)
+    reference: JobReference
+    launched_at: float
+    interventions: list[DoneIntervention] = field(default_factory=list)
     verdict: Verdict | None = None
-    ruled: float = 0.0
-    cleared: float | None = None
+    verdict_at: float = 0.0
+    released_at: float | None = None
     problems: list[str] = field(default_factory=list)
 
 
-def code_of(program: Program) -> str:
-    """Python that does what a program does."""
+def program_code(program: Program) -> str:
+    """Return the Python code of a program."""
     pause = f"import os, time; time.sleep({program.after})\n"
     match program.kind:
-        case Kind.EXITS:
+        case ProgramKind.EXITS:
             return f"{pause}os._exit({program.number})\n"
-        case Kind.SIGNALS:
+        case ProgramKind.SIGNALS:
             return f"{pause}os.kill(os.getpid(), {program.number})\n"
-        case Kind.SLEEPS:
+        case ProgramKind.SLEEPS:
             return SLEEPS
-        case Kind.DEAF:
+        case ProgramKind.IGNORES_SIGTERM:
             return IGNORES_SIGTERM + SLEEPS
-        case Kind.HEEDS:
+        case ProgramKind.HANDLES_SIGTERM:
             return f"import os, signal\nsignal.signal(15, lambda *_: os._exit({program.number}))\n{SLEEPS}"
-        case Kind.DEVOURS:
+        case ProgramKind.EXCEEDS_MEMORY:
             return f"{pause}held = [b'x' * 2**20 for _ in range(1000)]\n"
 
 
 class Follower:
-    """Does to jobs what the plan says, and notes what FLARE hears."""
+    """Launches jobs, intervenes as the plan says, and records what FLARE hears."""
 
-    def __init__(self, cluster: Cluster, parents: Parents, witness: Witness, timeline: Timeline) -> None:
-        self._world, self._parents, self._witness, self._say = cluster, parents, witness, timeline.say
+    def __init__(self, cluster: Cluster, parents: Parents, observer: Observer, timeline: Timeline) -> None:
+        self._cluster, self._parents, self._observer, self._say = cluster, parents, observer, timeline.say
 
-    def launch(self, launch: Launch) -> Running:
-        """Launch a job; returns when the launcher knows it."""
-        spec = {"memory": "100Mi"} if launch.program.kind is Kind.DEVOURS else {}
-        launched = time.time()
-        job = Launched(*self._parents.launch(launch.role, code_of(launch.program), spec))
-        self._say(f"job {launch.number} launched as {job.name}: {launch}")
-        return Running(launch, job, launched)
+    def launch(self, launch: Launch) -> FollowedJob:
+        """Launch a job, and return as soon as the launcher tracks it."""
+        spec = {"memory": "100Mi"} if launch.program.kind is ProgramKind.EXCEEDS_MEMORY else {}
+        launched_at = time.time()
+        reference = JobReference(*self._parents.launch(launch.role, program_code(launch.program), spec))
+        self._say(f"job {launch.number} launched as {reference.name}: {launch}")
+        return FollowedJob(launch, reference, launched_at)
 
-    def follow(self, running: Running, ruled: Callable[[], None]) -> None:
-        """Wait for the verdict, call ``ruled``, and wait until the launcher has let go of the job."""
-        number, job, parents = running.launch.number, running.job, self._parents
+    def follow(self, job: FollowedJob, on_verdict: Callable[[], None]) -> None:
+        """Wait for the verdict, call ``on_verdict``, and wait until the launcher has released the job."""
+        number, reference, parents = job.launch.number, job.reference, self._parents
         try:
-            heard = parents.ruled(job.id, MOST)
-            running.ruled = time.time()
+            has_verdict = parents.wait_for_verdict(reference.id, MAX_VERDICT_SECONDS)
+            job.verdict_at = time.time()
         finally:
-            ruled()
-        if not heard:
-            running.problems.append(f"no verdict after {MOST} s; the launcher has seen {parents.stage(job.id)}")
-            parents.abort(job.id)
+            on_verdict()
+        if not has_verdict:
+            stage = parents.stage(reference.id)
+            job.problems.append(f"no verdict after {MAX_VERDICT_SECONDS} s; the launcher's stage is {stage}")
+            parents.abort(reference.id)
             return
-        verdict = parents.verdict(job.id)
+        verdict = parents.verdict(reference.id)
         assert verdict is not None
-        running.verdict = verdict
-        self._say(f"job {number}: {verdict.reason.name} {verdict.code} of {job.name}: {verdict.detail}")
-        code = parents.code(job.id)
+        job.verdict = verdict
+        self._say(f"job {number}: {verdict.reason.name} {verdict.code} of {reference.name}: {verdict.detail}")
+        code = parents.return_code(reference.id)
         try:
-            parents.cleared(job.id, CLEARS)
-            running.cleared = time.time()
-            self._say(f"job {number}: cleared {running.cleared - running.ruled:.1f} s later, {job.name}")
-        except AssertionError as problem:
-            running.problems.append(str(problem))
+            parents.wait_until_released(reference.id, MAX_RELEASE_SECONDS)
+            job.released_at = time.time()
+            self._say(f"job {number}: released {job.released_at - job.verdict_at:.1f} s later, {reference.name}")
+        except AssertionError as error:
+            job.problems.append(str(error))
         if code != verdict.code:
-            running.problems.append(f"poll says {code}, the verdict {verdict.code}")
+            job.problems.append(f"poll returns {code}, the verdict's code is {verdict.code}")
 
-    def act(self, running: Running) -> None:
-        """Do what the plan does to a job."""
-        for act in sorted(running.launch.acts, key=lambda act: (act.since is Since.RUNNING, act.at)):
-            if self._is_due(running, act):
-                running.deeds.append(self._do(running, act.deed))
-        if running.launch.program.own_end is None and not self._parents.ruled(running.job.id, UNENDED):
-            self._say(f"job {running.launch.number}: goes on, {running.job.name}")
-            running.deeds.append(replace(self._do(running, Deed.ABORT), planned=False))
+    def intervene(self, job: FollowedJob) -> None:
+        """Do to a job what the plan says; abort it if it would run for ever after that."""
+        interventions = sorted(job.launch.interventions, key=lambda each: (each.since is StartPoint.RUNNING, each.at))
+        for planned in interventions:
+            if self._wait_until_due(job, planned):
+                job.interventions.append(self._do(job, planned.intervention))
+        runs_for_ever = job.launch.program.own_end is None
+        if runs_for_ever and not self._parents.wait_for_verdict(job.reference.id, MAX_EXTRA_SECONDS):
+            self._say(f"job {job.launch.number}: still runs, {job.reference.name}")
+            job.interventions.append(replace(self._do(job, Intervention.ABORT), is_planned=False))
 
-    def _is_due(self, running: Running, act: Act) -> bool:
-        """Wait until it is; whether it still makes sense. To end through FLARE what has ended always does."""
-        job_id, waits = running.job.id, time.time() + 90.0
-        if act.since is Since.RUNNING:
-            while not self._witness.wait(job_id, lambda seen: seen.started > 0, 0.5):
-                if running.ruled or time.time() > waits:
+    def _wait_until_due(self, job: FollowedJob, planned: PlannedIntervention) -> bool:
+        """Wait for an intervention's time; return whether it still makes sense.
+
+        To end a job through FLARE always makes sense, even after its end.
+        """
+        job_id, deadline = job.reference.id, time.time() + MAX_START_SECONDS
+        if planned.since is StartPoint.RUNNING:
+            while not self._observer.wait(job_id, lambda history: history.started_count > 0, 0.5):
+                if job.verdict_at or time.time() > deadline:
                     break
-            begins = time.time()
+            start = time.time()
         else:
-            begins = running.launched
-        time.sleep(max(0.0, begins + act.at - time.time()))
-        if act.deed in _FLARES:
+            start = job.launched_at
+        time.sleep(max(0.0, start + planned.at - time.time()))
+        if planned.intervention in _THROUGH_FLARE:
             return True
-        while not self._witness.wait(
-            job_id, lambda seen: seen.workflow is not None if act.deed not in _PODS else seen.pods > 0, 0.5
-        ):
-            if running.ruled or time.time() > waits:
+
+        def has_target(history: JobHistory) -> bool:
+            if planned.intervention in _NEEDS_POD:
+                return history.pod_count > 0
+            return history.workflow_at is not None
+
+        while not self._observer.wait(job_id, has_target, 0.5):
+            if job.verdict_at or time.time() > deadline:
                 return False
-        return not running.ruled
+        return not job.verdict_at
 
-    def _do(self, running: Running, deed: Deed) -> Done:
-        number, name = running.launch.number, running.job.name
-        self._say(f"job {number}: {deed.value}, {name}")
-        begun, problem = time.time(), ""
+    def _do(self, job: FollowedJob, intervention: Intervention) -> DoneIntervention:
+        number, name = job.launch.number, job.reference.name
+        self._say(f"job {number}: {intervention.value}, {name}")
+        started_at, error = time.time(), ""
         try:
-            self._deed(running.job, deed)
-        except (AssertionError, ValueError) as refused:
-            problem = str(refused) or "refused"
-            self._say(f"job {number}: {deed.value}: {problem}")
-            if deed in _FLARES:
-                running.problems.append(f"{deed.value}: {problem}")
-        return Done(deed, begun, time.time(), problem)
+            self._perform(job.reference, intervention)
+        except (AssertionError, ValueError) as refusal:
+            error = str(refusal) or "refused"
+            self._say(f"job {number}: {intervention.value}: {error}")
+            if intervention in _THROUGH_FLARE:
+                job.problems.append(f"{intervention.value}: {error}")
+        return DoneIntervention(intervention, started_at, time.time(), error)
 
-    def _deed(self, job: Launched, deed: Deed) -> None:
-        match deed:
-            case Deed.ABORT:
+    def _perform(self, job: JobReference, intervention: Intervention) -> None:
+        match intervention:
+            case Intervention.ABORT:
                 self._parents.abort(job.id)
-            case Deed.CLEANUP:
+            case Intervention.CLEANUP:
                 self._parents.cleanup(job.id)
-            case Deed.TERMINATE:
-                self._world.argo("terminate", job.name)
-            case Deed.DELETE_WORKFLOW:
-                self._world.kubectl("delete", "workflows.argoproj.io", job.name, "--wait=false")
-            case Deed.DELETE_POD | Deed.EVICT_POD:
-                pods = self._world.pods(job.id)
+            case Intervention.TERMINATE:
+                self._cluster.argo("terminate", job.name)
+            case Intervention.DELETE_WORKFLOW:
+                self._cluster.kubectl("delete", "workflows.argoproj.io", job.name, "--wait=false")
+            case Intervention.DELETE_POD | Intervention.EVICT_POD:
+                pods = self._cluster.pods(job.id)
                 assert pods, "its pod is gone"
-                if deed is Deed.EVICT_POD:
-                    self._world.evict(pods[0])
+                if intervention is Intervention.EVICT_POD:
+                    self._cluster.evict(pods[0])
                 else:
-                    self._world.delete("pod", pods[0])
+                    self._cluster.delete("pod", pods[0])

@@ -1,6 +1,7 @@
-"""What FLARE may hear of a job, given what truly happened to it. Written from docs/design.md, not from the code.
+"""Which ends of a job FLARE may hear, given what really happened to the job.
 
-All moments are seconds of the machine's clock, which the node shares; the kubelet writes them without their fraction.
+It is written from docs/design.md, not from flargo's code. All times are seconds of the machine's clock, which the node
+shares; the kubelet's times are whole seconds.
 """
 
 import math
@@ -8,201 +9,223 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason
-from tests.soak.plan import Deed, Program, Trouble
+from tests.soak.plan import FaultKind, Intervention, Program
 
-RACE = 5.0
-"""Seconds after a program's end was seen for which a deed may still overtake it on its way to the launcher."""
-NOTICED = 30.0
-"""Seconds within which the launcher knows of an end, after everything on its way is well again."""
-RECOVERY = 20.0
-"""Seconds for which what was throttled or out of reach may be left alone afterwards (the watch's longest gap)."""
-UNTOLD = 80.0
-"""Seconds within which a launcher asks by itself for what no event tells (a minute, and what follows)."""
+RACE_SECONDS = 5.0
+"""How long after a program's end was observed an intervention may still reach the launcher before that end does."""
+NOTICE_SECONDS = 30.0
+"""The limit within which the launcher knows of an end, once every fault on the way is over."""
+RECOVERY_SECONDS = 20.0
+"""How long a launcher may leave alone what was throttled or unreachable (the longest backoff of a watch)."""
+LOST_EVENT_SECONDS = 80.0
+"""The limit within which a launcher asks by itself for what no event reported (a minute, and the requests)."""
 
-Heard = tuple[Reason, int]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A deed that was done to a job."""
-
-    deed: Deed
-    begun: float
-    done: float
-    problem: str = ""
-    """Why it could not be done."""
-    planned: bool = True
-    """Not: the plan's deeds had not ended it, and the run had to go on."""
+Report = tuple[Reason, int]
+"""What FLARE hears of a job: the reason and FLARE's return code."""
 
 
 @dataclass(frozen=True)
-class End:
-    """How a main container ended."""
+class DoneIntervention:
+    """An intervention that was carried out, or tried."""
+
+    intervention: Intervention
+    started_at: float
+    finished_at: float
+    error: str = ""
+    """Why it failed; empty if it did not."""
+    is_planned: bool = True
+    """False for the abort with which the run ends a job that its planned interventions did not end."""
+
+
+@dataclass(frozen=True)
+class ContainerEnd:
+    """How a pod's main container ended."""
 
     code: int
-    why: str
-    """The kubelet's word."""
-    pod: str
+    reason: str
+    """The container's reason, by the kubelet."""
+    pod_reason: str
     """The pod's own reason, as ``Evicted``."""
-    finished: float
-    """By the kubelet: at or after this second."""
-    seen: float
-    """When the witness heard of it."""
+    finished_at: float
+    """By the kubelet: at this second or up to one later."""
+    observed_at: float
+    """When the observer received it."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the witness saw of a job."""
+class JobHistory:
+    """What the observer received about one job."""
 
-    pods: int = 0
-    started: int = 0
-    """In how many of them the program began."""
-    first_started: bool = False
-    end: End | None = None
-    """Of the first pod."""
-    gone: float | None = None
-    """When the first pod went."""
-    again: End | None = None
-    """Of the last pod, where there were several."""
-    workflow: float | None = None
-    """When its Workflow came."""
+    pod_count: int = 0
+    started_count: int = 0
+    """In how many of the pods the program started."""
+    first_pod_started: bool = False
+    first_end: ContainerEnd | None = None
+    """How the program ended in the first pod."""
+    first_pod_gone_at: float | None = None
+    """When the first pod's object was deleted."""
+    last_end: ContainerEnd | None = None
+    """How the program ended in the last pod, if there were several."""
+    workflow_at: float | None = None
+    """When the job's Workflow appeared."""
 
 
 @dataclass(frozen=True)
-class Disturbance:
-    """A trouble that happened."""
+class FaultPeriod:
+    """A fault that was injected."""
 
-    trouble: Trouble
-    begun: float
-    over: float
+    kind: FaultKind
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
 class Case:
-    """All that happened to one job."""
+    """Everything that happened to one job."""
 
     program: Program
-    launched: float
-    deeds: Sequence[Done]
-    seen: Seen
-    disturbed: Sequence[Disturbance]
-    ruled: float
+    launched_at: float
+    interventions: Sequence[DoneIntervention]
+    history: JobHistory
+    faults: Sequence[FaultPeriod]
+    verdict_at: float
     """When FLARE heard the verdict."""
 
-    def troubled(self, since: float) -> bool:
-        """Whether something was in the launcher's way between then and the verdict."""
-        return any(each.begun < self.ruled and each.over + RECOVERY > since for each in self.disturbed)
+    def was_disturbed(self, since: float) -> bool:
+        """Return whether a fault hindered the launcher at any time between ``since`` and the verdict."""
+        return any(fault.start < self.verdict_at and fault.end + RECOVERY_SECONDS > since for fault in self.faults)
 
 
-_CLUSTERS: dict[Deed, Heard] = {
-    Deed.TERMINATE: (Reason.SHUT_DOWN, 9),
-    Deed.DELETE_POD: (Reason.POD_DELETED, 104),
-    Deed.EVICT_POD: (Reason.DISRUPTED, 104),
-    Deed.DELETE_WORKFLOW: (Reason.WORKFLOW_DELETED, 104),
+_BY_INTERVENTION: dict[Intervention, Report] = {
+    Intervention.TERMINATE: (Reason.SHUT_DOWN, 9),
+    Intervention.DELETE_POD: (Reason.POD_DELETED, 104),
+    Intervention.EVICT_POD: (Reason.DISRUPTED, 104),
+    Intervention.DELETE_WORKFLOW: (Reason.WORKFLOW_DELETED, 104),
 }
-_SUCCEEDED: Heard = (Reason.SUCCEEDED, 0)
-_FAILED: Heard = (Reason.PROGRAM_FAILED, 1)
-_ABORTED: Heard = (Reason.ABORTED, 9)
-_CLEANED_UP: Heard = (Reason.CLEANED_UP, 1)
-_ARGOS: Heard = (Reason.ARGO_FAILED, 104)
-_TWICE: Heard = (Reason.RUN_TWICE, 104)
-_KUBELETS: dict[str, Heard] = {
+_SUCCEEDED: Report = (Reason.SUCCEEDED, 0)
+_FAILED: Report = (Reason.PROGRAM_FAILED, 1)
+_ABORTED: Report = (Reason.ABORTED, 9)
+_CLEANED_UP: Report = (Reason.CLEANED_UP, 1)
+_ARGO_FAILED: Report = (Reason.ARGO_FAILED, 104)
+_RUN_TWICE: Report = (Reason.RUN_TWICE, 104)
+_BY_KUBELET_REASON: dict[str, Report] = {
     "OOMKilled": (Reason.OUT_OF_MEMORY, 104),
     "ContainerStatusUnknown": (Reason.NODE_LOST, 104),
     "Evicted": (Reason.EVICTED, 104),
 }
 
 
-def may_hear(case: Case) -> frozenset[Heard]:
-    """What is right. Empty: nothing that happened explains that the job ended at all."""
-    seen = case.seen
-    # Argo made another pod in the place of one whose program had not begun, and a launcher that was not able to look
-    # knows only of the later one: the program has run once, and that is what is told.
-    unseen = seen.pods > 1 and not seen.first_started and seen.gone is not None and case.troubled(seen.gone - NOTICED)
-    planned = replace(case, deeds=[it for it in case.deeds if it.planned])
-    right = _of_its_first_pod(planned)
-    if unseen and seen.gone is not None:
-        later = [it for it in case.deeds if it.done > seen.gone]
-        right |= _of_its_first_pod(replace(case, deeds=later, seen=Seen(1, 1, end=seen.again, first_started=True)))
-    return right
+def allowed_reports(case: Case) -> frozenset[Report]:
+    """Return the reports that are right. An empty set: nothing that happened explains why the job ended at all."""
+    history = case.history
+    planned = replace(case, interventions=[each for each in case.interventions if each.is_planned])
+    allowed = _judge_by_first_pod(planned)
+    gone = history.first_pod_gone_at
+    never_started = history.pod_count > 1 and not history.first_pod_started and gone is not None
+    if never_started and gone is not None and case.was_disturbed(gone - NOTICE_SECONDS):
+        # Argo replaced a pod whose program had not started. A launcher that could not look meanwhile knows only the
+        # later pod: the program ran once, and that run is what it reports.
+        later = [each for each in case.interventions if each.finished_at > gone]
+        last_pod = JobHistory(1, 1, first_end=history.last_end, first_pod_started=True)
+        allowed |= _judge_by_first_pod(replace(case, interventions=later, history=last_pod))
+    return allowed
 
 
-def _of_its_first_pod(case: Case) -> frozenset[Heard]:
-    sure, maybe = _before(case), _in_the_race(case)
-    end = case.seen.end
+def _judge_by_first_pod(case: Case) -> frozenset[Report]:
+    certain, possible = _surely_before(case), _possibly_before(case)
+    end = case.history.first_end
     if end is None:
-        return _ended_by(case, sure | maybe)
+        return _judge_interventions(case, certain | possible)
     if end.code == 0 or end.code in FLARE_EXIT_CODES:
-        return _said_by_itself(case, end, sure, maybe)
-    own = _KUBELETS.get(end.pod) or _KUBELETS.get(end.why) or _FAILED
-    by_itself = end.code == case.program.own_end or own is not _FAILED
-    if not by_itself:
-        return _ended_by(case, sure | maybe)
-    if sure and own is _FAILED:
-        return _ended_by(case, sure | maybe)
-    return frozenset({own}) | _ended_by(case, sure | maybe)
+        return _judge_own_code(case, end, certain, possible)
+    own = _BY_KUBELET_REASON.get(end.pod_reason) or _BY_KUBELET_REASON.get(end.reason) or _FAILED
+    ended_by_itself = end.code == case.program.own_end or own is not _FAILED
+    if not ended_by_itself or (certain and own is _FAILED):
+        return _judge_interventions(case, certain | possible)
+    return frozenset({own}) | _judge_interventions(case, certain | possible)
 
 
-def _before(case: Case) -> frozenset[Deed]:
-    """What was surely done before the launcher could know how the job ended."""
-    limit = case.seen.end.finished if case.seen.end is not None else case.ruled - RACE
-    return frozenset(it.deed for it in case.deeds if not it.problem and it.done <= limit and it.begun < case.ruled)
+def _surely_before(case: Case) -> frozenset[Intervention]:
+    """Return the interventions that were finished before the launcher could know how the program ended."""
+    end = case.history.first_end
+    limit = end.finished_at if end is not None else case.verdict_at - RACE_SECONDS
+    return frozenset(
+        each.intervention
+        for each in case.interventions
+        if not each.error and each.finished_at <= limit and each.started_at < case.verdict_at
+    )
 
 
-def _in_the_race(case: Case) -> frozenset[Deed]:
-    """What was done so near to the program's end that either may come first to the launcher."""
-    end = case.seen.end
-    limit = math.inf if end is None or case.troubled(end.finished) else end.seen + RACE
-    near = (it for it in case.deeds if it.begun < case.ruled and it.begun <= limit)
-    return frozenset(it.deed for it in near if not it.problem) - _before(case)
+def _possibly_before(case: Case) -> frozenset[Intervention]:
+    """Return the interventions so close to the program's end that the launcher may learn of either first."""
+    end = case.history.first_end
+    limit = math.inf if end is None or case.was_disturbed(end.finished_at) else end.observed_at + RACE_SECONDS
+    close = (each for each in case.interventions if each.started_at < case.verdict_at and each.started_at <= limit)
+    return frozenset(each.intervention for each in close if not each.error) - _surely_before(case)
 
 
-def _said_by_itself(case: Case, end: End, sure: Collection[Deed], maybe: Collection[Deed]) -> frozenset[Heard]:
-    """Of a program that ended with 0, or a code of FLARE's job process: only FLARE's abort outweighs a 0."""
-    own: Heard = _SUCCEEDED if end.code == 0 else (Reason.PROGRAM_REPORTED, end.code)
-    if end.code == 0 and Deed.ABORT in sure:
+def _judge_own_code(
+    case: Case, end: ContainerEnd, certain: Collection[Intervention], possible: Collection[Intervention]
+) -> frozenset[Report]:
+    """Judge a program that exited with 0 or with a code of FLARE's job process.
+
+    Only FLARE's abort outweighs an exit code of 0.
+    """
+    own: Report = _SUCCEEDED if end.code == 0 else (Reason.PROGRAM_REPORTED, end.code)
+    if end.code == 0 and Intervention.ABORT in certain:
         return frozenset({_ABORTED})
-    heard = {own}
-    if end.code == 0 and Deed.ABORT in maybe:
-        heard.add(_ABORTED)
-    if end.code != 0 and case.seen.pods > 1:
-        heard.add(_TWICE)
-    gone = case.seen.gone
-    if gone is not None and gone < case.ruled and case.troubled(end.finished):
-        # The only record of the code went before the launcher could look.
-        heard |= _ended_by(case, {*sure, *maybe})
-    return frozenset(heard)
+    allowed = {own}
+    if end.code == 0 and Intervention.ABORT in possible:
+        allowed.add(_ABORTED)
+    if end.code != 0 and case.history.pod_count > 1:
+        allowed.add(_RUN_TWICE)
+    gone = case.history.first_pod_gone_at
+    if gone is not None and gone < case.verdict_at and case.was_disturbed(end.finished_at):
+        # The only record of the code was deleted before the launcher could look.
+        allowed |= _judge_interventions(case, {*certain, *possible})
+    return frozenset(allowed)
 
 
-def _ended_by(case: Case, deeds: Collection[Deed]) -> frozenset[Heard]:
-    """Of a program that was ended by one of these, or never began: FLARE's wish comes first, an abort before all."""
-    certain = _before(case)
-    if Deed.ABORT in certain & set(deeds):
+def _judge_interventions(case: Case, interventions: Collection[Intervention]) -> frozenset[Report]:
+    """Judge a program that one of these interventions ended, or that never started.
+
+    FLARE's own wishes come first, and an abort before a cleanup.
+    """
+    certain = _surely_before(case) & set(interventions)
+    history = case.history
+    if Intervention.ABORT in certain:
         return frozenset({_ABORTED})
-    heard = {_CLUSTERS[deed] for deed in deeds if deed in _CLUSTERS}
-    if Deed.EVICT_POD in deeds and case.seen.gone is not None and case.troubled(case.seen.gone):
-        heard.add(_CLUSTERS[Deed.DELETE_POD])  # who comes late sees only that it is gone
-        if not case.seen.first_started:
-            heard.add(_ARGOS)  # or not even that there was one: then Argo's record is all
-    if case.seen.pods > 1:
-        heard.add(_TWICE)
-    if Deed.CLEANUP in certain & set(deeds):
-        heard = set()
-    if Deed.CLEANUP in deeds:
-        heard.add(_CLEANED_UP)
-    if Deed.ABORT in deeds:
-        heard.add(_ABORTED)
-    return frozenset(heard)
+    allowed = {_BY_INTERVENTION[each] for each in interventions if each in _BY_INTERVENTION}
+    gone = history.first_pod_gone_at
+    if Intervention.EVICT_POD in interventions and gone is not None and case.was_disturbed(gone):
+        allowed.add(_BY_INTERVENTION[Intervention.DELETE_POD])  # a launcher that looks late sees only that it is gone
+        if not history.first_pod_started:
+            allowed.add(_ARGO_FAILED)  # or does not even know that there was a pod: only Argo's record is left
+    if history.pod_count > 1:
+        allowed.add(_RUN_TWICE)
+    if Intervention.CLEANUP in certain:
+        allowed = set()
+    if Intervention.CLEANUP in interventions:
+        allowed.add(_CLEANED_UP)
+    if Intervention.ABORT in interventions:
+        allowed.add(_ABORTED)
+    return frozenset(allowed)
 
 
 def lateness(case: Case) -> tuple[float, float]:
-    """Seconds from when the launcher could know the end to the verdict, and how many are allowed."""
-    seen = case.seen
-    ends = seen.again or seen.end
-    moments = [it.done for it in case.deeds if not it.problem and it.begun < case.ruled]
-    could = ends.seen if ends is not None else max([*moments, seen.gone or 0.0, case.launched])
-    near = [each for each in case.disturbed if each.begun < case.ruled and each.over + RECOVERY > case.launched]
-    well = max([could, *(min(each.over, case.ruled) for each in near if each.over > could - NOTICED)])
-    allowed = NOTICED + (RECOVERY if near else 0.0)
-    allowed += UNTOLD if any(each.trouble is Trouble.EVENTS_LOST for each in near) else 0.0
-    return case.ruled - well, allowed
+    """Return the seconds from when the launcher could know the end to its verdict, and how many are allowed."""
+    history = case.history
+    end = history.last_end or history.first_end
+    done_at = [each.finished_at for each in case.interventions if not each.error and each.started_at < case.verdict_at]
+    if end is not None:
+        knowable_at = end.observed_at
+    else:
+        knowable_at = max([*done_at, history.first_pod_gone_at or 0.0, case.launched_at])
+    faults = [
+        each for each in case.faults if each.start < case.verdict_at and each.end + RECOVERY_SECONDS > case.launched_at
+    ]
+    fault_ends = (min(each.end, case.verdict_at) for each in faults if each.end > knowable_at - NOTICE_SECONDS)
+    reachable_at = max([knowable_at, *fault_ends])
+    allowed = NOTICE_SECONDS + (RECOVERY_SECONDS if faults else 0.0)
+    allowed += LOST_EVENT_SECONDS if any(each.kind is FaultKind.EVENTS_LOST for each in faults) else 0.0
+    return case.verdict_at - reachable_at, allowed

@@ -1,7 +1,7 @@
-"""The launchers of a run, in a process of their own: what that holds is held by FLARE's code and flargo's.
+"""The launchers of a run, in a process of their own, so that all it holds is held by FLARE's code and flargo's.
 
-The wire, the witness and the jobs' followers are in another one, which speaks to this one by a manager of the standard
-library's; a job is named by its id.
+The wire, the observer and the jobs' followers run in the main process and call this one through a manager of the
+standard library; a job is named by its id.
 """
 
 import logging
@@ -28,57 +28,58 @@ from tests.soak.timeline import Timeline
 STUDIES: dict[str, Any] = {
     "short-grace": {"pod_template": {"metadata": {}, "spec": {"terminationGracePeriodSeconds": 5}}},
 }
-"""So that who is deaf does not hold the machine for half a minute when its pod is deleted."""
+"""A short grace period, so that a program that ignores SIGTERM does not occupy the machine for half a minute when its
+pod is deleted."""
 
 
 class Parents:
-    """A server and a client; lives in the other process."""
+    """One server's and one client's launcher; the object lives in the other process."""
 
     def __init__(self, route: Route) -> None:
-        """Set both up, over that wire."""
+        """Set up both launchers, with the wire between them and the API server."""
         target = find()
-        assert target is not None, "the cluster has gone"
+        assert target is not None, "the cluster is gone"
         cluster = Cluster(target)
-        self._before = Counter(thread.name for thread in threading.enumerate())
+        self._initial_threads = Counter(thread.name for thread in threading.enumerate())
         self._sites = {role: Site(cluster, wire=route, role=role, studies=STUDIES) for role in Role}
         self._jobs: dict[str, Job] = {}
 
     def federations(self) -> dict[Role, str]:
-        """Their names on labels."""
+        """Return the launchers' federation labels."""
         return {role: site.federation for role, site in self._sites.items()}
 
     def launch(self, role: Role, code: str, spec: Mapping[str, Any]) -> tuple[str, str]:
-        """Launch a job; returns its id and its Workflow's name when the launcher knows it."""
+        """Launch a job; return its id and its Workflow's name as soon as the launcher tracks it."""
         job = self._sites[role].launch(code, spec, study="short-grace")
-        # Before another one: the site's context is shared, and a server's launch reads it in a thread of its own.
+        # Wait before another launch: they share the site's context, which a server's launch reads in its own thread.
         assert job.launched_job
         self._jobs[job.id] = job
         return job.id, job.name
 
-    def ruled(self, job_id: str, within: float) -> bool:
-        """Wait for a verdict; whether there is one."""
-        return self._jobs[job_id].launched_job.wait(_is_ruled, within)
+    def wait_for_verdict(self, job_id: str, within: float) -> bool:
+        """Wait for a job's verdict; return whether there is one."""
+        return self._jobs[job_id].launched_job.wait(_has_verdict, within)
 
     def verdict(self, job_id: str) -> Verdict | None:
-        """What FLARE hears."""
+        """Return what FLARE hears about a job; None before it hears anything."""
         return self._jobs[job_id].launched_job.verdict
 
     def stage(self, job_id: str) -> str:
-        """How far the launcher has seen it."""
+        """Return the job's stage as the launcher sees it."""
         return self._jobs[job_id].launched_job.stage.label
 
-    def code(self, job_id: str) -> object:
-        """What FLARE has when it has waited: the handle's return code."""
+    def return_code(self, job_id: str) -> object:
+        """Wait for a job as FLARE does, and return its handle's return code."""
         handle = self._jobs[job_id].handle
         handle.wait()
         return handle.poll()
 
-    def cleared(self, job_id: str, within: float) -> None:
-        """Wait until the launcher has let go of it."""
-        eventually(lambda: not self._jobs[job_id].is_followed, within, "the launcher lets go of it")
+    def wait_until_released(self, job_id: str, within: float) -> None:
+        """Wait until the launcher no longer tracks a job."""
+        eventually(lambda: not self._jobs[job_id].is_followed, within, "the launcher releases the job")
 
     def abort(self, job_id: str) -> None:
-        """As FLARE does: while a server's launch goes on it only writes the job's status down."""
+        """Abort a job as FLARE does: during a server's launch FLARE only stores the job's new status."""
         job = self._jobs[job_id]
         if job.site.role is Role.SERVER:
             job.site.jobs.status[job.id] = "FINISHED:ABORTED"
@@ -86,55 +87,55 @@ class Parents:
         job.abort()
 
     def cleanup(self, job_id: str) -> None:
-        """FLARE's heartbeat cleans it up."""
+        """End a job as FLARE does when the server's heartbeat no longer names it."""
         self._jobs[job_id].cleanup()
 
     def forget(self) -> None:
-        """Of all jobs; FLARE has dropped their handles."""
+        """Drop all jobs, as FLARE drops the handles of finished jobs."""
         for site in self._sites.values():
             site.jobs.status.clear()
         self._jobs.clear()
 
-    def followed(self) -> set[str]:
-        """Workflows that a launcher has not let go of."""
+    def followed_workflows(self) -> set[str]:
+        """Return the names of the Workflows that a launcher still tracks."""
         loops = [site.launcher._loop for site in self._sites.values()]
         return {name for loop in loops if loop is not None for name in (*loop._jobs, *loop._reconciler.names)}
 
-    def reading(self) -> gauge.Reading:
-        """What this process holds."""
+    def read_gauge(self) -> gauge.Reading:
+        """Measure what this process holds."""
         return gauge.read()
 
     def close(self) -> list[str]:
-        """Shut them down; which threads do not end."""
+        """Shut both launchers down; return a problem for the threads that do not end."""
         with ExitStack() as stack:
             for site in self._sites.values():
                 stack.callback(site.close)
         try:
-            # A watch that hears nothing ends with its next bookmark, a minute later.
-            eventually(lambda: not self._more(), 90, "all threads have ended")
+            # A watch without events ends with its next bookmark, up to a minute later.
+            eventually(lambda: not self._extra_threads(), 90, "all threads have ended")
         except AssertionError:
-            return [f"threads left: {dict(self._more())}"]
+            return [f"threads left: {dict(self._extra_threads())}"]
         return []
 
-    def _more(self) -> Counter[str]:
+    def _extra_threads(self) -> Counter[str]:
         names = (thread.name for thread in threading.enumerate())
-        return Counter(name for name in names if not gauge.serves(name)) - self._before
+        return Counter(name for name in names if not gauge.is_infrastructure(name)) - self._initial_threads
 
 
 class _Manager(BaseManager):
-    """Starts the other process."""
+    """The manager that starts and calls the other process."""
 
     def parents(self, route: Route) -> Parents:
-        """Set them up over there."""
-        raise NotImplementedError  # replaced when it is registered
+        """Set up the launchers in the other process."""
+        raise NotImplementedError  # replaced by register()
 
 
 _Manager.register("parents", Parents)
 
 
 @contextmanager
-def apart(route: Route, timeline: Timeline) -> Iterator[Parents]:
-    """The launchers over a wire, in a process of their own; what they log is put into the timeline."""
+def parents_process(route: Route, timeline: Timeline) -> Iterator[Parents]:
+    """Run the launchers in a process of their own, and write what they log into the timeline."""
     spawn = multiprocessing.get_context("spawn")
     records: Any = spawn.Queue()
     listener = logging.handlers.QueueListener(records, timeline.handler())
@@ -150,19 +151,20 @@ def apart(route: Route, timeline: Timeline) -> Iterator[Parents]:
 
 
 def _log_to(records: Any) -> None:
+    """Send the process's log records to a queue."""
     logger = logging.getLogger("flargo")
     logger.addHandler(logging.handlers.QueueHandler(records))
     logger.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True)
-class Launched:
-    """A job of theirs, as this process knows it."""
+class JobReference:
+    """A launched job, as the main process knows it."""
 
     id: str
     name: str
-    """Of its Workflow."""
+    """The Workflow's name."""
 
 
-def _is_ruled(ticket: LaunchedJob) -> bool:
-    return ticket.verdict is not None
+def _has_verdict(job: LaunchedJob) -> bool:
+    return job.verdict is not None

@@ -1,4 +1,4 @@
-"""What a run does, and when: made from a seed, and from nothing else."""
+"""A run's plan: which jobs are launched, what happens to them, and when. It depends on nothing but its seed."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -9,55 +9,59 @@ from typing import TypeVar
 from flargo.terms import Role
 
 T = TypeVar("T")
-ROUND = 150.0
-"""Seconds of a round: after each one no job is alive, and the launcher is gauged."""
-LAUNCHING = 0.8
-"""The part of a round in which jobs are launched and faults happen; in the rest they end."""
-FAULT_EVERY = 10.0
-"""Seconds, on average, from one fault of the wire to the next."""
+ROUND_SECONDS = 150.0
+"""The approximate length of a round, after which no job is alive and the launcher's resources are measured."""
+LAUNCH_SHARE = 0.8
+"""The part of a round in which jobs are launched and faults happen; in the rest of it the jobs end."""
+FAULT_INTERVAL_SECONDS = 10.0
+"""The average time from one fault of the wire to the next."""
 
 
-class Kind(Enum):
-    """What a program does."""
+class ProgramKind(Enum):
+    """A kind of program. The value is printed."""
 
     EXITS = "exits with"
     SIGNALS = "sends itself signal"
     SLEEPS = "sleeps"
-    DEAF = "sleeps and ignores SIGTERM"
-    HEEDS = "sleeps and answers SIGTERM by exit code"
-    DEVOURS = "takes more memory than it may"
+    IGNORES_SIGTERM = "sleeps and ignores SIGTERM"
+    HANDLES_SIGTERM = "sleeps and answers SIGTERM by exit code"
+    EXCEEDS_MEMORY = "takes more memory than it may"
 
 
 @dataclass(frozen=True)
 class Program:
-    """What a job runs."""
+    """The program that a job runs."""
 
-    kind: Kind
+    kind: ProgramKind
     number: int = 0
     """The exit code, or the signal."""
     after: float = 0.0
-    """Seconds after its beginning at which it ends by itself."""
+    """Seconds from its start to its own end, if it has one."""
 
     @property
     def own_end(self) -> int | None:
-        """The exit code with which it ends if nobody touches it; None: it never does."""
+        """The exit code with which it ends by itself; None if it runs for ever."""
         match self.kind:
-            case Kind.EXITS:
+            case ProgramKind.EXITS:
                 return self.number
-            case Kind.SIGNALS:
+            case ProgramKind.SIGNALS:
                 return 128 + self.number
-            case Kind.DEVOURS:
+            case ProgramKind.EXCEEDS_MEMORY:
                 return 137
             case _:
                 return None
 
     def __str__(self) -> str:
-        number = f" {self.number}" if self.kind in {Kind.EXITS, Kind.SIGNALS, Kind.HEEDS} else ""
+        number = (
+            f" {self.number}"
+            if self.kind in {ProgramKind.EXITS, ProgramKind.SIGNALS, ProgramKind.HANDLES_SIGTERM}
+            else ""
+        )
         return f"{self.kind.value}{number}" + (f" after {self.after:.1f} s" if self.own_end is not None else "")
 
 
-class Deed(Enum):
-    """What is done to a job."""
+class Intervention(Enum):
+    """Something that ends a job from outside. The value is printed."""
 
     ABORT = "aborted through FLARE"
     CLEANUP = "cleaned up by FLARE's heartbeat"
@@ -67,88 +71,88 @@ class Deed(Enum):
     DELETE_WORKFLOW = "Workflow deleted"
 
 
-class Since(Enum):
-    """From when an act's seconds count."""
+class StartPoint(Enum):
+    """The event from which an intervention's seconds count."""
 
     LAUNCH = "its launch"
-    RUNNING = "its program's begin"
+    RUNNING = "its program's start"
 
 
 @dataclass(frozen=True)
-class Act:
-    """A deed, and when."""
+class PlannedIntervention:
+    """An intervention and its time."""
 
-    deed: Deed
+    intervention: Intervention
     at: float
-    since: Since
+    since: StartPoint
 
     def __str__(self) -> str:
-        return f"{self.deed.value} {self.at:+.1f} s from {self.since.value}"
+        return f"{self.intervention.value} {self.at:+.1f} s from {self.since.value}"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A job."""
+    """A job's launch, and what is done to the job."""
 
     number: int
     at: float
-    """Seconds after the round's begin."""
+    """Seconds after the round's start."""
     role: Role
     program: Program
-    acts: tuple[Act, ...] = ()
+    interventions: tuple[PlannedIntervention, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.role.value}; {self.program}; {', '.join(map(str, self.acts)) or 'left alone'}"
+        return f"{self.role.value}; {self.program}; {', '.join(map(str, self.interventions)) or 'left alone'}"
 
 
-class Trouble(Enum):
-    """What is wrong with the way to the API server, or with the cluster."""
+class FaultKind(Enum):
+    """A fault on the way to the API server, or of the cluster. The value is printed."""
 
     CUT = "watches cut again and again"
-    GONE = "watches too old"
+    GONE = "watches expired"
     HALF_OPEN = "watches half open"
     THROTTLED = "429 for everything"
     ERRORS = "errors"
     LOST_REPLIES = "replies lost"
     DELAYS = "requests late"
     LATE_REPLIES = "replies late"
-    DOWN = "out of reach"
+    DOWN = "API unreachable"
     EVENTS_LOST = "events lost"
-    EVENTS_TWICE = "events told twice"
+    EVENTS_TWICE = "events repeated"
     EVENTS_LATE = "events late and out of order"
     CONTROLLER = "Workflow controller frozen"
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A trouble, and how long it lasts."""
+class PlannedFault:
+    """A fault, its time and its length."""
 
     at: float
-    """Seconds after the round's begin."""
+    """Seconds after the round's start."""
     seconds: float
-    trouble: Trouble
+    kind: FaultKind
     verb: str = ""
     resource: str = ""
-    """Which requests it concerns, or whose events; all, where empty."""
+    """The resource of the requests, or of the events, that the fault concerns; empty means all."""
     number: int = 0
     """An HTTP status, or seconds."""
 
     def __str__(self) -> str:
-        whose = f" ({self.verb or 'all'} {self.resource or 'of all'})" if self.verb or self.resource else ""
-        return f"{self.trouble.value}{whose}{f' {self.number}' if self.number else ''} for {self.seconds:.1f} s"
+        scope = f" ({self.verb or 'all'} {self.resource or 'of all'})" if self.verb or self.resource else ""
+        return f"{self.kind.value}{scope}{f' {self.number}' if self.number else ''} for {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
 class Round:
-    """Launches and faults; by the end of it no job is alive."""
+    """The launches and faults of one round, after which no job is alive."""
 
     launches: tuple[Launch, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[PlannedFault, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole run."""
+    """A whole run's plan."""
 
     seed: int
     jobs: int
@@ -158,81 +162,83 @@ class Plan:
 
     @property
     def command(self) -> str:
-        """What runs it again."""
+        """The command that repeats the run."""
         flag = " --controller" if self.controller else ""
         return f"python -m tests.soak --seed {self.seed} --jobs {self.jobs} --seconds {self.seconds:g}{flag}"
 
 
 def plan(seed: int, jobs: int, seconds: float, *, controller: bool = False) -> Plan:
-    """Make a run.
+    """Make a run's plan.
 
     Args:
-        seed: the same one makes the same run.
-        jobs: how many.
-        seconds: how long it takes, about.
-        controller: freeze the Workflow controller, too, which everybody on the cluster would feel.
+        seed: the same seed makes the same plan.
+        jobs: the number of jobs.
+        seconds: the approximate length of the run.
+        controller: freeze the Workflow controller, too, which affects everybody on the cluster.
     """
     dice = random.Random(seed)  # noqa: S311  (no secret)
-    rounds = max(2, round(seconds / ROUND))
-    window = LAUNCHING * seconds / rounds
+    rounds = max(2, round(seconds / ROUND_SECONDS))
+    window = LAUNCH_SHARE * seconds / rounds
     shares = [jobs // rounds + (index < jobs % rounds) for index in range(rounds)]
-    made, first, troubles = [], 1, _deal(dice)
+    planned_rounds, first, kinds = [], 1, _shuffled_kinds(dice)
     for index, share in enumerate(shares):
         # Argo takes a minute to finish a pod that ran out of memory: not where a round ends.
         launches = tuple(_launch(dice, first + i, window * i / share, late=i > share / 2) for i in range(share))
-        made.append(Round(launches, tuple(_faults(dice, window, index, troubles, controller=controller))))
+        planned_rounds.append(Round(launches, tuple(_faults(dice, window, index, kinds, controller=controller))))
         first += share
-    return Plan(seed, jobs, seconds, controller, tuple(made))
+    return Plan(seed, jobs, seconds, controller, tuple(planned_rounds))
 
 
-_KINDS = {
-    Kind.EXITS: 50,
-    Kind.SIGNALS: 8,
-    Kind.SLEEPS: 15,
-    Kind.DEAF: 8,
-    Kind.HEEDS: 15,
-    Kind.DEVOURS: 4,
+_KIND_WEIGHTS = {
+    ProgramKind.EXITS: 50,
+    ProgramKind.SIGNALS: 8,
+    ProgramKind.SLEEPS: 15,
+    ProgramKind.IGNORES_SIGTERM: 8,
+    ProgramKind.HANDLES_SIGTERM: 15,
+    ProgramKind.EXCEEDS_MEMORY: 4,
 }
-_CODES = (0, 0, 0, 0, 0, 1, 2, 3, 9, 101, 102, 103, 104, 127, 255)
+_EXIT_CODES = (0, 0, 0, 0, 0, 1, 2, 3, 9, 101, 102, 103, 104, 127, 255)
 
 
 def _launch(dice: random.Random, number: int, at: float, *, late: bool) -> Launch:
     role = dice.choice((Role.CLIENT, Role.CLIENT, Role.CLIENT, Role.SERVER))
-    kind = _one_of(dice, {**_KINDS, Kind.DEVOURS: 0} if late else _KINDS)
+    kind = _weighted_choice(dice, {**_KIND_WEIGHTS, ProgramKind.EXCEEDS_MEMORY: 0} if late else _KIND_WEIGHTS)
     after = round(dice.choice((0.0, dice.uniform(0, 6))), 1)
-    numbers: Sequence[int] = {Kind.EXITS: _CODES, Kind.SIGNALS: (6, 9, 11, 15), Kind.HEEDS: (0, 0, 3, 101)}.get(
-        kind, (0,)
-    )
+    numbers: Sequence[int] = {
+        ProgramKind.EXITS: _EXIT_CODES,
+        ProgramKind.SIGNALS: (6, 9, 11, 15),
+        ProgramKind.HANDLES_SIGTERM: (0, 0, 3, 101),
+    }.get(kind, (0,))
     program = Program(kind, dice.choice(numbers), after)
-    return Launch(number, round(at, 1), role, program, tuple(_acts(dice, role, program)))
+    return Launch(number, round(at, 1), role, program, tuple(_interventions(dice, role, program)))
 
 
-def _acts(dice: random.Random, role: Role, program: Program) -> Iterator[Act]:
-    """What is done to a job. What does not end by itself is ended; what does is often left alone."""
-    ends = program.own_end is not None
-    if ends and (program.kind is Kind.DEVOURS or dice.random() < 0.5):
+def _interventions(dice: random.Random, role: Role, program: Program) -> Iterator[PlannedIntervention]:
+    """Yield what is done to a job: always something if it would run for ever, else often nothing."""
+    ends_by_itself = program.own_end is not None
+    if ends_by_itself and (program.kind is ProgramKind.EXCEEDS_MEMORY or dice.random() < 0.5):
         return
-    deeds = [deed for deed in Deed if deed is not Deed.CLEANUP or role is Role.CLIENT]
-    weights = [3 if deed is Deed.ABORT else 1 for deed in deeds]
+    candidates = [each for each in Intervention if each is not Intervention.CLEANUP or role is Role.CLIENT]
+    weights = [3 if each is Intervention.ABORT else 1 for each in candidates]
     for _ in range(1 if dice.random() < 0.85 else 2):
-        (deed,) = dice.choices(deeds, weights)
-        since = dice.choice((Since.LAUNCH, Since.RUNNING))
-        if since is Since.LAUNCH:
+        (intervention,) = dice.choices(candidates, weights)
+        since = dice.choice((StartPoint.LAUNCH, StartPoint.RUNNING))
+        if since is StartPoint.LAUNCH:
             at = dice.uniform(0, 5)
-        elif ends:
+        elif ends_by_itself:
             at = max(0.0, program.after + dice.uniform(-1.5, 1.5))
         else:
             at = dice.uniform(0, 4)
-        yield Act(deed, round(at, 1), since)
+        yield PlannedIntervention(intervention, round(at, 1), since)
 
 
-_SECONDS = {
-    Trouble.CUT: (1.0, 5.0),
-    Trouble.GONE: (1.0, 1.0),
-    Trouble.HALF_OPEN: (5.0, 20.0),
-    Trouble.DOWN: (1.0, 12.0),
-    Trouble.EVENTS_LATE: (2.0, 5.0),
-    Trouble.CONTROLLER: (3.0, 12.0),
+_DURATIONS = {
+    FaultKind.CUT: (1.0, 5.0),
+    FaultKind.GONE: (1.0, 1.0),
+    FaultKind.HALF_OPEN: (5.0, 20.0),
+    FaultKind.DOWN: (1.0, 12.0),
+    FaultKind.EVENTS_LATE: (2.0, 5.0),
+    FaultKind.CONTROLLER: (3.0, 12.0),
 }
 _REQUESTS = (
     ("", ""),
@@ -244,46 +250,46 @@ _REQUESTS = (
     ("delete", ""),
 )
 _NUMBERS = {
-    Trouble.GONE: (1, 2, 4),
-    Trouble.THROTTLED: (1, 2),
-    Trouble.ERRORS: (500, 502, 503, 504),
-    Trouble.DELAYS: (1, 2, 3),
-    Trouble.LATE_REPLIES: (1, 2, 3),
+    FaultKind.GONE: (1, 2, 4),
+    FaultKind.THROTTLED: (1, 2),
+    FaultKind.ERRORS: (500, 502, 503, 504),
+    FaultKind.DELAYS: (1, 2, 3),
+    FaultKind.LATE_REPLIES: (1, 2, 3),
 }
 
 
-def _deal(dice: random.Random) -> Iterator[Trouble]:
-    """Troubles in no order, and each as often as any other."""
+def _shuffled_kinds(dice: random.Random) -> Iterator[FaultKind]:
+    """Yield kinds of faults in random order, each as often as any other."""
     while True:
-        deck = [each for each in Trouble if each is not Trouble.CONTROLLER]
+        deck = [each for each in FaultKind if each is not FaultKind.CONTROLLER]
         dice.shuffle(deck)
         yield from deck
 
 
 def _faults(
-    dice: random.Random, window: float, index: int, troubles: Iterator[Trouble], *, controller: bool
-) -> Iterator[Fault]:
-    for _ in range(max(1, round(window / FAULT_EVERY))):
-        yield _fault(dice, window, index, next(troubles))
+    dice: random.Random, window: float, index: int, kinds: Iterator[FaultKind], *, controller: bool
+) -> Iterator[PlannedFault]:
+    for _ in range(max(1, round(window / FAULT_INTERVAL_SECONDS))):
+        yield _fault(dice, window, index, next(kinds))
     if controller:
-        yield _fault(dice, window, index, Trouble.CONTROLLER)
+        yield _fault(dice, window, index, FaultKind.CONTROLLER)
 
 
-def _fault(dice: random.Random, window: float, index: int, trouble: Trouble) -> Fault:
+def _fault(dice: random.Random, window: float, index: int, kind: FaultKind) -> PlannedFault:
     verb, resource = "", ""
-    if trouble in {Trouble.ERRORS, Trouble.LOST_REPLIES, Trouble.DELAYS, Trouble.LATE_REPLIES}:
+    if kind in {FaultKind.ERRORS, FaultKind.LOST_REPLIES, FaultKind.DELAYS, FaultKind.LATE_REPLIES}:
         verb, resource = dice.choice(_REQUESTS)
-    elif trouble is Trouble.EVENTS_LOST:
-        # Of one kind for a whole round: where a pod's end and its Workflow's are lost both, on streams that go on as
-        # if nothing were, only the next list tells, up to ten minutes later.
+    elif kind is FaultKind.EVENTS_LOST:
+        # One resource for a whole round: if both a pod's and its Workflow's last events are lost, on streams that stay
+        # open, only the next list reports the end, up to ten minutes later.
         resource = ("pods", "workflows")[index % 2]
-    elif trouble is Trouble.EVENTS_LATE:
+    elif kind is FaultKind.EVENTS_LATE:
         resource = dice.choice(("", "pods", "workflows"))
-    number = dice.choice(_NUMBERS.get(trouble, (0,)))
-    least, most = _SECONDS.get(trouble, (2.0, 8.0))
+    number = dice.choice(_NUMBERS.get(kind, (0,)))
+    least, most = _DURATIONS.get(kind, (2.0, 8.0))
     at = dice.uniform(0, window * 0.95)
-    return Fault(round(at, 1), round(dice.uniform(least, most), 1), trouble, verb, resource, number)
+    return PlannedFault(round(at, 1), round(dice.uniform(least, most), 1), kind, verb, resource, number)
 
 
-def _one_of(dice: random.Random, weights: dict[T, int]) -> T:
+def _weighted_choice(dice: random.Random, weights: dict[T, int]) -> T:
     return dice.choices(list(weights), list(weights.values()))[0]

@@ -1,135 +1,196 @@
-"""The soak's plan, and its opinion of what FLARE may hear."""
+"""The soak's plan, and the reports that its oracle allows."""
 
 from dataclasses import replace
 
 import pytest
 
 from flargo.status.reasons import Reason
-from tests.soak.oracle import Case, Disturbance, Done, End, Heard, Seen, lateness, may_hear
-from tests.soak.plan import Deed, Kind, Program, Trouble, plan
+from tests.soak.oracle import (
+    Case,
+    ContainerEnd,
+    DoneIntervention,
+    FaultPeriod,
+    JobHistory,
+    Report,
+    allowed_reports,
+    lateness,
+)
+from tests.soak.plan import FaultKind, Intervention, Program, ProgramKind, plan
 
-ENDED = 100.0
-SLEEPS = Program(Kind.SLEEPS)
+ENDED_AT = 100.0
+SLEEPS = Program(ProgramKind.SLEEPS)
 SUCCEEDED, FAILED, ABORTED = (Reason.SUCCEEDED, 0), (Reason.PROGRAM_FAILED, 1), (Reason.ABORTED, 9)
 CLEANED_UP, SHUT_DOWN = (Reason.CLEANED_UP, 1), (Reason.SHUT_DOWN, 9)
 POD_DELETED, DISRUPTED, TWICE = (Reason.POD_DELETED, 104), (Reason.DISRUPTED, 104), (Reason.RUN_TWICE, 104)
 
 
-def test_a_seed_makes_the_same_run_again() -> None:
+def test_a_seed_repeats_its_plan() -> None:
     assert plan(7, 200, 600) == plan(7, 200, 600) != plan(8, 200, 600)
 
 
-def test_a_run_has_all_that_it_is_to_have() -> None:
+def test_a_plan_has_every_kind_of_everything() -> None:
     rounds = plan(1, 200, 600).rounds
     jobs = [launch for each in rounds for launch in each.launches]
     assert [job.number for job in jobs] == list(range(1, 201))
-    assert {job.program.kind for job in jobs} == set(Kind)
-    assert {act.deed for job in jobs for act in job.acts} == set(Deed)
-    assert {fault.trouble for each in rounds for fault in each.faults} == set(Trouble) - {Trouble.CONTROLLER}
-    assert all(job.acts or job.program.own_end is not None for job in jobs), "it would run for ever"
+    assert {job.program.kind for job in jobs} == set(ProgramKind)
+    assert {each.intervention for job in jobs for each in job.interventions} == set(Intervention)
+    assert {fault.kind for each in rounds for fault in each.faults} == set(FaultKind) - {FaultKind.CONTROLLER}
+    assert all(job.interventions or job.program.own_end is not None for job in jobs), "it would run for ever"
 
 
-def test_the_controller_is_frozen_only_when_asked() -> None:
+def test_the_controller_freezes_only_on_request() -> None:
     faults = [fault for each in plan(1, 20, 60, controller=True).rounds for fault in each.faults]
-    assert Trouble.CONTROLLER in {fault.trouble for fault in faults}
+    assert FaultKind.CONTROLLER in {fault.kind for fault in faults}
 
 
-def ended(code: int, program: Program | None = None, *deeds: Done, why: str = "Error") -> Case:
-    """A program that ended in the second of ENDED, seen one later."""
-    end = End(code, why, "", ENDED, ENDED + 1)
-    return Case(program or Program(Kind.EXITS, code), 90, deeds, Seen(1, 1, True, end), (), ENDED + 20)
+def ended_case(
+    code: int, program: Program | None = None, *interventions: DoneIntervention, reason: str = "Error"
+) -> Case:
+    """Return the case of a program that ended in the second ENDED_AT, observed one second later."""
+    end = ContainerEnd(code, reason, "", ENDED_AT, ENDED_AT + 1)
+    return Case(
+        program or Program(ProgramKind.EXITS, code), 90, interventions, JobHistory(1, 1, True, end), (), ENDED_AT + 20
+    )
 
 
-def done(deed: Deed, at: float, problem: str = "") -> Done:
-    return Done(deed, at, at + 0.2, problem)
+def intervention_at(intervention: Intervention, at: float, error: str = "") -> DoneIntervention:
+    return DoneIntervention(intervention, at, at + 0.2, error)
 
 
-BEFORE, RACE, AFTER = ENDED - 5, ENDED + 2, ENDED + 15
+BEFORE, RACE, AFTER = ENDED_AT - 5, ENDED_AT + 2, ENDED_AT + 15
 
 
 @pytest.mark.parametrize(
-    ("case", "right"),
+    ("case", "reports"),
     [
-        (ended(0), {SUCCEEDED}),
-        (ended(3), {FAILED}),
-        (ended(9), {FAILED}),
-        (ended(102), {(Reason.PROGRAM_REPORTED, 102)}),
-        (ended(143, Program(Kind.SIGNALS, 15)), {FAILED}),
-        (ended(137, Program(Kind.DEVOURS), why="OOMKilled"), {(Reason.OUT_OF_MEMORY, 104)}),
+        (ended_case(0), {SUCCEEDED}),
+        (ended_case(3), {FAILED}),
+        (ended_case(9), {FAILED}),
+        (ended_case(102), {(Reason.PROGRAM_REPORTED, 102)}),
+        (ended_case(143, Program(ProgramKind.SIGNALS, 15)), {FAILED}),
+        (ended_case(137, Program(ProgramKind.EXCEEDS_MEMORY), reason="OOMKilled"), {(Reason.OUT_OF_MEMORY, 104)}),
         # Only FLARE's abort outweighs a 0, and only if it came first.
-        *((ended(0, None, done(deed, BEFORE)), {SUCCEEDED}) for deed in set(Deed) - {Deed.ABORT}),
-        (ended(0, None, done(Deed.ABORT, BEFORE)), {ABORTED}),
-        (ended(0, None, done(Deed.ABORT, RACE)), {ABORTED, SUCCEEDED}),
-        (ended(0, None, done(Deed.ABORT, AFTER)), {SUCCEEDED}),
-        (ended(102, None, done(Deed.ABORT, BEFORE)), {(Reason.PROGRAM_REPORTED, 102)}),
-        # The program's own failure, and what was done to it.
-        (ended(3, None, done(Deed.ABORT, BEFORE)), {ABORTED}),
-        (ended(3, None, done(Deed.TERMINATE, RACE)), {FAILED, SHUT_DOWN}),
-        (ended(3, None, done(Deed.TERMINATE, AFTER)), {FAILED}),
-        (ended(3, None, done(Deed.TERMINATE, BEFORE, "refused")), {FAILED}),
-        (ended(143, Program(Kind.EXITS, 3), done(Deed.TERMINATE, ENDED - 0.1)), {SHUT_DOWN}),
-        # What does not end by itself.
-        (ended(143, SLEEPS), set()),
-        (ended(143, SLEEPS, done(Deed.DELETE_POD, BEFORE)), {POD_DELETED}),
-        (ended(143, SLEEPS, done(Deed.EVICT_POD, BEFORE)), {DISRUPTED}),
-        (ended(143, SLEEPS, done(Deed.TERMINATE, BEFORE), done(Deed.ABORT, BEFORE)), {ABORTED}),
-        (ended(143, SLEEPS, done(Deed.CLEANUP, BEFORE), done(Deed.TERMINATE, RACE)), {CLEANED_UP}),
-        (ended(143, SLEEPS, done(Deed.CLEANUP, BEFORE), done(Deed.ABORT, RACE)), {CLEANED_UP, ABORTED}),
-        (ended(137, SLEEPS, done(Deed.TERMINATE, BEFORE)), {SHUT_DOWN}),
-        (ended(3, Program(Kind.HEEDS, 3), done(Deed.TERMINATE, ENDED - 0.1)), {SHUT_DOWN}),
-        (ended(0, Program(Kind.HEEDS, 0), done(Deed.TERMINATE, ENDED - 0.1)), {SUCCEEDED}),
+        *(
+            (ended_case(0, None, intervention_at(each, BEFORE)), {SUCCEEDED})
+            for each in set(Intervention) - {Intervention.ABORT}
+        ),
+        (ended_case(0, None, intervention_at(Intervention.ABORT, BEFORE)), {ABORTED}),
+        (ended_case(0, None, intervention_at(Intervention.ABORT, RACE)), {ABORTED, SUCCEEDED}),
+        (ended_case(0, None, intervention_at(Intervention.ABORT, AFTER)), {SUCCEEDED}),
+        (ended_case(102, None, intervention_at(Intervention.ABORT, BEFORE)), {(Reason.PROGRAM_REPORTED, 102)}),
+        # A program that fails by itself, with interventions.
+        (ended_case(3, None, intervention_at(Intervention.ABORT, BEFORE)), {ABORTED}),
+        (ended_case(3, None, intervention_at(Intervention.TERMINATE, RACE)), {FAILED, SHUT_DOWN}),
+        (ended_case(3, None, intervention_at(Intervention.TERMINATE, AFTER)), {FAILED}),
+        (ended_case(3, None, intervention_at(Intervention.TERMINATE, BEFORE, "refused")), {FAILED}),
+        (
+            ended_case(143, Program(ProgramKind.EXITS, 3), intervention_at(Intervention.TERMINATE, ENDED_AT - 0.1)),
+            {SHUT_DOWN},
+        ),
+        # A program that does not end by itself.
+        (ended_case(143, SLEEPS), set()),
+        (ended_case(143, SLEEPS, intervention_at(Intervention.DELETE_POD, BEFORE)), {POD_DELETED}),
+        (ended_case(143, SLEEPS, intervention_at(Intervention.EVICT_POD, BEFORE)), {DISRUPTED}),
+        (
+            ended_case(
+                143,
+                SLEEPS,
+                intervention_at(Intervention.TERMINATE, BEFORE),
+                intervention_at(Intervention.ABORT, BEFORE),
+            ),
+            {ABORTED},
+        ),
+        (
+            ended_case(
+                143,
+                SLEEPS,
+                intervention_at(Intervention.CLEANUP, BEFORE),
+                intervention_at(Intervention.TERMINATE, RACE),
+            ),
+            {CLEANED_UP},
+        ),
+        (
+            ended_case(
+                143, SLEEPS, intervention_at(Intervention.CLEANUP, BEFORE), intervention_at(Intervention.ABORT, RACE)
+            ),
+            {CLEANED_UP, ABORTED},
+        ),
+        (ended_case(137, SLEEPS, intervention_at(Intervention.TERMINATE, BEFORE)), {SHUT_DOWN}),
+        (
+            ended_case(
+                3, Program(ProgramKind.HANDLES_SIGTERM, 3), intervention_at(Intervention.TERMINATE, ENDED_AT - 0.1)
+            ),
+            {SHUT_DOWN},
+        ),
+        (
+            ended_case(
+                0, Program(ProgramKind.HANDLES_SIGTERM, 0), intervention_at(Intervention.TERMINATE, ENDED_AT - 0.1)
+            ),
+            {SUCCEEDED},
+        ),
     ],
 )
-def test_what_flare_may_hear(case: Case, right: set[Heard]) -> None:
-    assert may_hear(case) == right
+def test_allowed_reports(case: Case, reports: set[Report]) -> None:
+    assert allowed_reports(case) == reports
 
 
-def test_of_a_job_that_never_began_only_a_deed_explains_the_end() -> None:
-    never = Case(Program(Kind.EXITS, 0), 90, (), Seen(), (), ENDED)
-    assert may_hear(never) == set()
-    assert may_hear(replace(never, deeds=[done(Deed.TERMINATE, 91)])) == {SHUT_DOWN}
+def test_only_an_intervention_explains_a_job_without_program() -> None:
+    never = Case(Program(ProgramKind.EXITS, 0), 90, (), JobHistory(), (), ENDED_AT)
+    assert allowed_reports(never) == set()
+    assert allowed_reports(replace(never, interventions=[intervention_at(Intervention.TERMINATE, 91)])) == {SHUT_DOWN}
 
 
-def test_a_second_pod_may_be_told_of() -> None:
-    twice = ended(143, SLEEPS, done(Deed.DELETE_POD, BEFORE))
-    assert may_hear(replace(twice, seen=replace(twice.seen, pods=2))) == {POD_DELETED, TWICE}
+def test_a_second_pod_may_be_reported() -> None:
+    twice = ended_case(143, SLEEPS, intervention_at(Intervention.DELETE_POD, BEFORE))
+    assert allowed_reports(replace(twice, history=replace(twice.history, pod_count=2))) == {POD_DELETED, TWICE}
 
 
-def test_a_program_that_ran_in_two_pods_was_run_twice_though_nobody_looked() -> None:
-    """What the second one did, and the abort that the run had to end it with, are no answer."""
-    first, again = ended(143, SLEEPS, done(Deed.EVICT_POD, BEFORE)), End(0, "", "", ENDED + 9, ENDED + 10)
-    down = Disturbance(Trouble.DOWN, ENDED - 3, ENDED + 10)
-    last = replace(done(Deed.ABORT, ENDED + 5), planned=False)
-    seen = replace(first.seen, pods=2, started=2, gone=ENDED + 2, again=again)
-    twice = replace(first, seen=seen, deeds=[*first.deeds, last], disturbed=[down])
-    assert may_hear(twice) == {DISRUPTED, POD_DELETED, TWICE}
+def test_a_program_in_two_pods_ran_twice() -> None:
+    """The second run's end, and the abort with which the soak had to end it, are not what FLARE may hear."""
+    first, again = (
+        ended_case(143, SLEEPS, intervention_at(Intervention.EVICT_POD, BEFORE)),
+        ContainerEnd(0, "", "", ENDED_AT + 9, ENDED_AT + 10),
+    )
+    outage = FaultPeriod(FaultKind.DOWN, ENDED_AT - 3, ENDED_AT + 10)
+    last = replace(intervention_at(Intervention.ABORT, ENDED_AT + 5), is_planned=False)
+    history = replace(first.history, pod_count=2, started_count=2, first_pod_gone_at=ENDED_AT + 2, last_end=again)
+    twice = replace(first, history=history, interventions=[*first.interventions, last], faults=[outage])
+    assert allowed_reports(twice) == {DISRUPTED, POD_DELETED, TWICE}
 
 
-def test_a_program_that_ran_in_the_second_pod_only_may_be_judged_by_that() -> None:
-    again = End(9, "Error", "", ENDED, ENDED + 1)
-    seen = Seen(2, 1, False, None, ENDED - 10, again)
-    case = Case(Program(Kind.EXITS, 9), 80, [done(Deed.DELETE_POD, 85)], seen, (), ENDED + 20)
-    assert may_hear(case) == {POD_DELETED, TWICE}
-    assert may_hear(replace(case, disturbed=[Disturbance(Trouble.DOWN, 80, 92)])) == {POD_DELETED, TWICE, FAILED}
+def test_a_program_only_in_the_second_pod() -> None:
+    again = ContainerEnd(9, "Error", "", ENDED_AT, ENDED_AT + 1)
+    history = JobHistory(2, 1, False, None, ENDED_AT - 10, again)
+    case = Case(
+        Program(ProgramKind.EXITS, 9), 80, [intervention_at(Intervention.DELETE_POD, 85)], history, (), ENDED_AT + 20
+    )
+    assert allowed_reports(case) == {POD_DELETED, TWICE}
+    assert allowed_reports(replace(case, faults=[FaultPeriod(FaultKind.DOWN, 80, 92)])) == {POD_DELETED, TWICE, FAILED}
 
 
-def test_an_exit_code_may_be_missed_only_if_its_pod_went_while_the_launcher_could_not_look() -> None:
-    gone = ended(0, None, done(Deed.DELETE_POD, BEFORE))
-    gone = replace(gone, seen=replace(gone.seen, gone=ENDED + 3))
-    assert may_hear(gone) == {SUCCEEDED}
-    down = Disturbance(Trouble.DOWN, ENDED - 3, ENDED + 10)
-    assert may_hear(replace(gone, disturbed=[down])) == {SUCCEEDED, POD_DELETED}
+def test_an_exit_code_may_be_missed_during_a_fault() -> None:
+    gone = ended_case(0, None, intervention_at(Intervention.DELETE_POD, BEFORE))
+    gone = replace(gone, history=replace(gone.history, first_pod_gone_at=ENDED_AT + 3))
+    assert allowed_reports(gone) == {SUCCEEDED}
+    outage = FaultPeriod(FaultKind.DOWN, ENDED_AT - 3, ENDED_AT + 10)
+    assert allowed_reports(replace(gone, faults=[outage])) == {SUCCEEDED, POD_DELETED}
 
 
-def test_who_never_saw_an_evicted_pod_has_argos_word_alone() -> None:
-    seen = Seen(1, 0, False, None, ENDED)
-    case = Case(Program(Kind.EXITS, 101), 80, [done(Deed.EVICT_POD, 85)], seen, (), ENDED + 6)
-    assert may_hear(case) == {DISRUPTED}
+def test_an_evicted_pod_that_was_never_observed() -> None:
+    history = JobHistory(1, 0, False, None, ENDED_AT)
+    case = Case(
+        Program(ProgramKind.EXITS, 101), 80, [intervention_at(Intervention.EVICT_POD, 85)], history, (), ENDED_AT + 6
+    )
+    assert allowed_reports(case) == {DISRUPTED}
     argos = (Reason.ARGO_FAILED, 104)
-    assert may_hear(replace(case, disturbed=[Disturbance(Trouble.DOWN, 84, 92)])) == {DISRUPTED, POD_DELETED, argos}
+    assert allowed_reports(replace(case, faults=[FaultPeriod(FaultKind.DOWN, 84, 92)])) == {
+        DISRUPTED,
+        POD_DELETED,
+        argos,
+    }
 
 
-def test_lateness_counts_from_when_the_end_could_be_known() -> None:
-    assert lateness(ended(3)) == (19, 30)
-    down = Disturbance(Trouble.DOWN, ENDED - 3, ENDED + 10)
-    assert lateness(replace(ended(3), disturbed=[down])) == (10, 50)
+def test_lateness_counts_from_when_the_end_is_knowable() -> None:
+    assert lateness(ended_case(3)) == (19, 30)
+    outage = FaultPeriod(FaultKind.DOWN, ENDED_AT - 3, ENDED_AT + 10)
+    assert lateness(replace(ended_case(3), faults=[outage])) == (10, 50)
