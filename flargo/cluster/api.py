@@ -48,7 +48,7 @@ MAX_MESSAGE_LENGTH = 4096
 """Characters that are kept of an error's message and reason."""
 CHUNK_BYTES = 64 * 1024
 """Bytes of one read from a connection."""
-_JSON = "application/json"
+JSON_CONTENT_TYPE = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _CREDENTIAL = re.compile(r"\s*(?:([!-~]+)\s+)?([!-~]+)\s*", re.ASCII)
 """The value of an Authorization header: usually a scheme, then a secret."""
@@ -311,8 +311,8 @@ class Api:
         method: str,
         target: Target,
         body: Object | None = None,
-        content_type: str = "application/json",
-        accept: str = _JSON,
+        content_type: str = JSON_CONTENT_TYPE,
+        accept: str = JSON_CONTENT_TYPE,
     ) -> Object:
         response = self._send(verb, kind, name, method, target, body, content_type, READ_TIMEOUT, accept)
         with closing(response):
@@ -335,7 +335,7 @@ class Api:
         body: Object | None,
         content_type: str | None,
         read_timeout: float,
-        accept: str = _JSON,
+        accept: str = JSON_CONTENT_TYPE,
     ) -> urllib3.BaseHTTPResponse:
         what = f"{kind.value[1]} {name}".strip() if kind is not None else name
         failed_connection: Connection | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flargo.cluster.answer import Answer
 from flargo.cluster.api import (
+    JSON_CONTENT_TYPE,
     MAX_ERROR_RESPONSE_BYTES,
     MAX_MESSAGE_LENGTH,
     MAX_RESPONSE_BYTES,
@@ -26,7 +27,6 @@ from flargo.terms import Object
 if TYPE_CHECKING:
     from kubernetes.client.configuration import Configuration
 
-_JSON = "application/json"
 Trim = Callable[[Object], Object]
 """Reduces an object to the part of it that is kept."""
 BuildTarget = Callable[[], Target]
@@ -72,7 +72,9 @@ class Survey:
 
     def _send(self, method: str, target: Target, body: Object | None, trim: Trim | None) -> Answer:
         try:
-            response = self._connection.request(method, target, body, _JSON, READ_TIMEOUT, accept=_JSON)
+            response = self._connection.request(
+                method, target, body, JSON_CONTENT_TYPE, READ_TIMEOUT, accept=JSON_CONTENT_TYPE
+            )
             content = read_bounded(
                 response, MAX_RESPONSE_BYTES if response.status < HTTPStatus.BAD_REQUEST else MAX_ERROR_RESPONSE_BYTES
             )

@@ -49,6 +49,10 @@ class Stage(IntEnum):
         return "HELD" if self is Stage.SUBMITTED else self.name
 
 
+STARTING_STAGES = frozenset({Stage.STARTING, Stage.PULLING})
+"""Stages of a pod that has a node and does not run yet. Only the pod's events show what it waits for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """A job's stage, and the reason of its end if it has ended or must end."""

@@ -27,7 +27,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from flargo.status.diagnosis import Diagnosis, Stage, diagnose
+from flargo.status.diagnosis import STARTING_STAGES, Diagnosis, Stage, diagnose
 from flargo.status.job_state import (
     CONFIRM,
     Action,
@@ -69,7 +69,6 @@ SHUTDOWN_LAG = 3.0
 pod again if it does not know yet that the Workflow is shut down."""
 LIST_EVENTS_AFTER = 10.0
 """Seconds that a pod may take to start before its events are listed."""
-_SLOW_STAGES = frozenset({Stage.STARTING, Stage.PULLING})
 _EVENT_LIST_INTERVALS = (10.0, 10.0, 15.0, 20.0, 30.0)
 """Seconds from one list of a pod's events to the next; the last value repeats."""
 _BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -366,7 +365,7 @@ def _wanted_actions(state: JobState, now: Now) -> list[Action]:
         actions.append(Action(ActionKind.TOUCH, workflow.uid if workflow is not None else None))
     elif (
         state.verdict is None
-        and state.stage in _SLOW_STAGES
+        and state.stage in STARTING_STAGES
         and (state.events or now.healthy >= state.stage_since + LIST_EVENTS_AFTER)
     ):
         actions.append(Action(ActionKind.LIST_EVENTS, state.first_pod_uid))
@@ -439,7 +438,7 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
         delays += [state.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
     if state.verdict is not None:
         delays.append(state.verdict_at + ARGO_FINISH_LIMIT - now.healthy)
-    if state.stage in _SLOW_STAGES:
+    if state.stage in STARTING_STAGES:
         delays.append(state.stage_since + LIST_EVENTS_AFTER - now.healthy)
     if state.stage is Stage.WAITING:
         delays.append(state.stage_since + TOUCH_AFTER - now.healthy)

@@ -68,10 +68,10 @@ def job(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site
 RUNNING: Object = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 CREATED = "2026-01-01T00:00:00Z"
 """When each Workflow of :func:`job` was created."""
-OVER: dict[str, Any] = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}
+FAILED_STATUS: dict[str, Any] = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}
 """The status of a Workflow that has failed."""
 
 
-def ended(code: int, reason: str = "Error") -> Object:
+def terminated_state(code: int, reason: str = "Error") -> Object:
     """Return the state of a container that has ended."""
     return {"terminated": {"exitCode": code, "reason": reason}}

@@ -28,7 +28,7 @@ from flargo.tools.cli import jobs, why
 from flargo.tools.jobs.site_job import trim
 from tests.harness import command_line
 from tests.harness.fake_api import Cluster
-from tests.harness.objects import CREATED, ended, job, pod
+from tests.harness.objects import CREATED, job, pod, terminated_state
 
 SERVER = "https://argo.example:2746"
 LIST, GET = f"{SERVER}/api/v1/archived-workflows", f"{SERVER}/api/v1/archived-workflows/w9"
@@ -325,7 +325,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     """Run a command on a cluster that has one job, which failed, beside the archive."""
-    here = Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=ended(1), phase="Failed")))
+    here = Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=terminated_state(1), phase="Failed")))
     (tmp_path / "token").write_text(f"{TOKEN}\n")
 
     def connected(**_: str | None) -> Api:

@@ -17,7 +17,7 @@ from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import site_jobs
 from tests.harness.command_line import kubeconfig, run
 from tests.harness.fake_api import Cluster
-from tests.harness.objects import OVER, RUNNING, ended, job, pod
+from tests.harness.objects import FAILED_STATUS, RUNNING, job, pod, terminated_state
 
 COMMANDS = [("jobs",), ("jobs", "--watch"), ("why", "x"), ("logs", "x"), ("terminate", "x"), ("sweep",)]
 SECRET = "nvflare-cred-job-site-a1"
@@ -164,12 +164,12 @@ def use_cluster(monkeypatch: pytest.MonkeyPatch) -> UseCluster:
 def cluster_with_leftovers() -> Cluster:
     """Return a cluster with an ended job's credentials, an incomplete launch and a pod that outlives its Workflow."""
     incomplete_launch = job("broken", "b", uid="w2", phase="", suspend=True)
-    ended_job = job("deaf", "d", uid="w3", **OVER)
+    ended_job = job("deaf", "d", uid="w3", **FAILED_STATUS)
     owner = {"kind": "Workflow", "name": "job-site", "uid": "w1"}
     meta = {"labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     secret: Object = {"metadata": {"name": SECRET, "uid": "s1", **meta}, "data": {"token": "t0psecret"}}
     return Cluster(
-        (Kind.WORKFLOW, job(**OVER)),
+        (Kind.WORKFLOW, job(**FAILED_STATUS)),
         (Kind.WORKFLOW, incomplete_launch),
         (Kind.WORKFLOW, ended_job),
         (Kind.POD, pod("deaf", uid="p3", owner="w3", main=RUNNING, phase="Running")),
@@ -225,7 +225,7 @@ def test_unreadable_secret_stops_no_other_deletion(use_cluster: UseCluster, monk
 
 def test_invalid_workflow_name_stops_no_deletion(use_cluster: UseCluster) -> None:
     cluster = use_cluster(cluster_with_leftovers())
-    invalid_workflow = job("x" * 242, "o", uid="w9", **OVER)
+    invalid_workflow = job("x" * 242, "o", uid="w9", **FAILED_STATUS)
     cluster.store[Kind.WORKFLOW, "x" * 242] = invalid_workflow
     result = run("sweep")
     assert result.exit_code == 0, result.output
@@ -233,7 +233,7 @@ def test_invalid_workflow_name_stops_no_deletion(use_cluster: UseCluster) -> Non
 
 
 def test_terminate_patches_only_running_workflows(use_cluster: UseCluster) -> None:
-    ended_job = job("w2", site="site-2", uid="u2", **OVER)
+    ended_job = job("w2", site="site-2", uid="u2", **FAILED_STATUS)
     cluster = use_cluster(Cluster((Kind.WORKFLOW, job("w1")), (Kind.WORKFLOW, ended_job)))
     result = run("terminate", "11111111")
     assert (result.exit_code, [row[:3] for row in cluster.did]) == (0, [("patch", Kind.WORKFLOW, "w1")])
@@ -263,7 +263,9 @@ def test_tokens_in_cluster_messages_are_redacted(use_cluster: UseCluster) -> Non
 
 
 def test_jobs_prints_rows_without_a_terminal(use_cluster: UseCluster) -> None:
-    use_cluster(Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=ended(3), phase="Failed"))))
+    use_cluster(
+        Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=terminated_state(3), phase="Failed")))
+    )
     head, line = run("jobs").stdout.splitlines()
     assert head.split()[0] == "JOB"
     assert line.split()[:7] == ["11111111", "hearts", "site-1", "client", "-", "ENDED", "PROGRAM_FAILED"]

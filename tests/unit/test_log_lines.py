@@ -16,7 +16,7 @@ from flargo.tools.jobs import log_lines
 from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parse_line
 from flargo.tools.jobs.log_tail import LogTail
 from tests.harness.fake_api import connect_to_nothing
-from tests.harness.objects import RUNNING, ended, pod, workflow
+from tests.harness.objects import RUNNING, pod, terminated_state, workflow
 
 # As a real node has them (argo 3.7.18, Kubernetes 1.34): the program writes without an end of line, and exits with 3.
 EXITED = 'time="2026-11-24T12:53:48.300Z" level=info msg="sub-process exited" argo=true error="<nil>"'
@@ -287,7 +287,7 @@ class Node(Api):
                 raise ApiError("log", "p", 0, message="cut")
             sent += 1
             yield LogPiece(raw)
-        self.state = ended(0)
+        self.state = terminated_state(0)
 
 
 def read(node: Node, *, follow: bool = True) -> tuple[list[str], list[str]]:
@@ -319,7 +319,7 @@ def test_last_lines_are_read_after_the_end() -> None:
     class Hasty(Node):
         def log_lines(self, pod: str, container: str, **options: Any) -> Iterator[LogPiece]:
             if options["follow"]:
-                self.state = ended(0)
+                self.state = terminated_state(0)
                 return iter([LogPiece(self.raw_lines[0])])
             self.written_lines = len(self.raw_lines)
             return super().log_lines(pod, container, **options)
@@ -421,7 +421,7 @@ class Cutting(Node):
                 raise ApiError("log", "p", 0, message="cut")
             sent += 1
             yield piece
-        self.state = ended(0)
+        self.state = terminated_state(0)
 
 
 def join_pieces(pieces: list[Line]) -> list[str]:
@@ -481,7 +481,7 @@ def test_rest_of_an_earlier_line_is_skipped() -> None:
             yield LogPiece(" written")
             yield LogPiece("2026-01-01T00:00:09Z next")
             yield LogPiece("2026-01-01T00:00:10Z last")
-            self.state = ended(0)
+            self.state = terminated_state(0)
 
     assert join_pieces(read_pieces(Slow([]))) == ["slowly written", "next", "last"]
 
@@ -491,7 +491,7 @@ def test_last_line_without_newline_comes_once() -> None:
         def log_lines(self, pod: str, container: str, **options: Any) -> Iterator[LogPiece]:
             del pod, container
             if options["follow"]:
-                self.state = ended(0)
+                self.state = terminated_state(0)
                 yield LogPiece("2026-01-01T00:00:01Z beg", has_newline=False)
                 return
             yield LogPiece("2026-01-01T00:00:01Z begun", has_newline=False)

@@ -11,7 +11,7 @@ from flargo.tools.cli import logs
 from tests.harness import command_line
 from tests.harness.attacks import ATTACKS, BYTE_ATTACKS, bad_characters
 from tests.harness.fake_api import Cluster
-from tests.harness.objects import ended, job, pod
+from tests.harness.objects import job, pod, terminated_state
 
 TOKEN = b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
 KEY = b"-----BEGIN PRIVATE KEY-----\n" + b"MIIE" * 16 + b"\n" + b"MIIE" * 16 + b"\n-----END PRIVATE KEY-----\n"
@@ -30,7 +30,9 @@ class ClusterWithLogs(Cluster):
         self.logs: dict[str, bytes] = {}
         for site, content in logs_by_site.items():
             workflow = job(f"job-{site}", site=site, uid=f"w-{site}", phase="Running")
-            site_pod = pod(f"job-{site}", uid=f"p-{site}", owner=f"w-{site}", main=ended(0), phase="Succeeded")
+            site_pod = pod(
+                f"job-{site}", uid=f"p-{site}", owner=f"w-{site}", main=terminated_state(0), phase="Succeeded"
+            )
             self.store[Kind.WORKFLOW, f"job-{site}"], self.store[Kind.POD, f"job-{site}"] = workflow, site_pod
             self.logs[f"job-{site}"] = content
 

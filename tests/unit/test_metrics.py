@@ -23,7 +23,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from flargo.status.verdict import Cause, Verdict
 from tests.harness.fake_api import LONG, QuietApi
-from tests.harness.objects import RUNNING, Object, ended, pod, workflow
+from tests.harness.objects import RUNNING, Object, pod, terminated_state, workflow
 from tests.harness.paths import ROOT
 from tests.harness.plans import plan
 from tests.harness.scripted_api import Answer, Served
@@ -143,7 +143,7 @@ def test_jobs_and_verdicts_are_counted(site: MeasuredLoop) -> None:
     site.wait_for_value(1, "flargo_jobs", stage="RUNNING")
     site.wait_for_value(1, "flargo_start_seconds_count")
     site.send(workflow(uid="uid-3", version=3, phase="Running", message="it goes on"))
-    site.send(pod(owner="uid-3", version=3, main=ended(0, "Completed"), phase="Succeeded"))
+    site.send(pod(owner="uid-3", version=3, main=terminated_state(0, "Completed"), phase="Succeeded"))
     site.send(workflow(uid="uid-3", version=4, phase="Succeeded"))
     assert launched.wait(lambda it: it.verdict is not None, LONG)
     site.wait_for_value(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
@@ -161,10 +161,10 @@ def test_kill_is_outstanding_until_program_ends(site: MeasuredLoop) -> None:
     site.loop.stop(launched, Cause.ABORT)
     site.send(workflow(uid="uid-3", version=3, phase="Failed", shutdown="Terminate"))
     site.wait_for_value(1, "flargo_kills_outstanding")
-    site.send(pod(owner="uid-3", version=4, main=ended(137), phase="Running"))
+    site.send(pod(owner="uid-3", version=4, main=terminated_state(137), phase="Running"))
     site.wait_for_value(0, "flargo_kills_outstanding")
     assert site.stages() == {"ENDED": 1}, "Argo has not completed the Workflow"
-    site.send(pod(owner="uid-3", version=5, main=ended(137), phase="Failed"))
+    site.send(pod(owner="uid-3", version=5, main=terminated_state(137), phase="Failed"))
     site.wait_for_value(1, "flargo_ends_total", reason="ABORTED", code="9")
 
 

@@ -14,7 +14,7 @@ from flargo.terms import Object
 from flargo.text import inert
 from tests.harness import terminal
 from tests.harness.attacks import ALL_ATTACKS, ATTACKS, BYTE_ATTACKS, bad_characters
-from tests.harness.objects import RUNNING, ended, job, pod
+from tests.harness.objects import RUNNING, job, pod, terminated_state
 from tests.harness.paths import ROOT
 
 FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.tools.cli.main import main; main()"]
@@ -53,7 +53,7 @@ def workflows() -> list[Object]:
 def pods() -> list[Object]:
     status: Object = {"message": EVIL, "reason": EVIL, "conditions": [{"type": EVIL, "reason": EVIL, "message": EVIL}]}
     one = pod("job-1", uid="p1", owner="w1", main=RUNNING, **status)
-    two = pod("job-2", uid="p2", owner="w2", main=ended(3, EVIL), phase="Failed", **status)
+    two = pod("job-2", uid="p2", owner="w2", main=terminated_state(3, EVIL), phase="Failed", **status)
     two["status"]["containerStatuses"][1]["state"]["terminated"]["message"] = EVIL
     for each in (one, two):
         each["spec"] |= {"nodeName": EVIL}

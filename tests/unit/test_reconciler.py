@@ -14,7 +14,7 @@ from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import pod_view, workflow_view
 from flargo.terms import StartTimeouts
-from tests.harness.objects import RUNNING, Object, ended, pod, workflow
+from tests.harness.objects import RUNNING, Object, pod, terminated_state, workflow
 
 
 class Site:
@@ -57,7 +57,7 @@ def test_job_is_tracked_to_its_verdict() -> None:
     site.changes(Kind.WORKFLOW, workflow(phase="Running"))
     site.changes(Kind.POD, pod(main=RUNNING, phase="Running"))
     assert site.stage is Stage.RUNNING
-    site.changes(Kind.POD, pod(main=ended(0, "Completed"), version=2))
+    site.changes(Kind.POD, pod(main=terminated_state(0, "Completed"), version=2))
     assert site.state is not None
     assert site.state.verdict is not None
     assert site.action_kinds == [ActionKind.DELETE_SECRET]
@@ -80,7 +80,9 @@ def test_deletion_of_earlier_workflow_is_ignored() -> None:
 
 def test_pod_of_earlier_workflow_is_ignored() -> None:
     """An earlier Workflow of the same name is not the job's own, and neither is its pod."""
-    site = Site().lists(workflows=(workflow(phase="Running", uid="w2"),), pods=(pod(owner="w1", main=ended(1)),))
+    site = Site().lists(
+        workflows=(workflow(phase="Running", uid="w2"),), pods=(pod(owner="w1", main=terminated_state(1)),)
+    )
     assert site.stage is Stage.WAITING
 
 
@@ -123,7 +125,7 @@ def test_cleared_job_is_forgotten() -> None:
     site = Site().lists(workflows=(workflow(phase="Running"),))
     reconciler = site.reconciler
     site.record(reconciler.on_submitted("job-site", "", site.now))
-    result = reconciler.on_changed(Kind.POD, pod(main=ended(0), phase="Succeeded"), site.now, deleted=False)
+    result = reconciler.on_changed(Kind.POD, pod(main=terminated_state(0), phase="Succeeded"), site.now, deleted=False)
     reconciler.on_action_done(result.commands[0], site.now, ok=True)
     reconciler.on_changed(Kind.WORKFLOW, workflow(phase="Succeeded", version=9), site.now, deleted=False)
     assert reconciler.names == ()
@@ -147,11 +149,14 @@ def test_orphan_is_ended() -> None:
     site.changes(Kind.WORKFLOW, terminated_workflow)
     assert site.action_kinds == [ActionKind.DELETE_POD]
     site.record(site.reconciler.on_action_done(site.commands[0], site.now, ok=True))
-    site.changes(Kind.POD, orphan_pod(main=ended(137), phase="Failed", version=3))
+    site.changes(Kind.POD, orphan_pod(main=terminated_state(137), phase="Failed", version=3))
     assert site.action_kinds == [ActionKind.CONFIRM]
     site.record(
         site.reconciler.on_confirmed(
-            site.commands[0], terminated_workflow, [orphan_pod(main=ended(137), phase="Failed", version=3)], site.now
+            site.commands[0],
+            terminated_workflow,
+            [orphan_pod(main=terminated_state(137), phase="Failed", version=3)],
+            site.now,
         )
     )
     assert site.action_kinds == [ActionKind.DELETE_SECRET]
@@ -162,7 +167,7 @@ def test_orphan_is_ended() -> None:
 
 def test_finished_orphan_loses_only_credentials() -> None:
     orphan = workflow("job-other", uid="w9", phase="Succeeded", **ORPHAN)
-    site = Site().lists(workflows=(orphan,), pods=(orphan_pod(main=ended(0), phase="Succeeded"),))
+    site = Site().lists(workflows=(orphan,), pods=(orphan_pod(main=terminated_state(0), phase="Succeeded"),))
     assert site.action_kinds == [ActionKind.DELETE_SECRET]
     site.record(site.reconciler.on_action_done(site.commands[0], site.now, ok=True))
     assert site.reconciler.names == ("job-site",)
@@ -219,7 +224,7 @@ def test_result_of_an_earlier_launch_is_ignored() -> None:
     assert slow_command.action.kind is ActionKind.SHUTDOWN
     terminated_workflow, exited_pod = (
         workflow(phase="Failed", shutdown="Terminate", version=2),
-        pod(main=ended(143), phase="Failed"),
+        pod(main=terminated_state(143), phase="Failed"),
     )
     site.changes(Kind.WORKFLOW, terminated_workflow)
     (confirm,) = site.changes(Kind.POD, exited_pod).commands
@@ -255,11 +260,11 @@ def test_outdated_fresh_read_is_discarded() -> None:
 
 def test_outdated_fresh_read_is_repeated_at_once() -> None:
     site = Site().lists(workflows=(workflow(phase="Running"),))
-    command = site.changes(Kind.POD, pod(main=ended(1), phase="Running")).commands[0]
-    site.changes(Kind.POD, pod(main=ended(1), phase="Failed", version=3))
+    command = site.changes(Kind.POD, pod(main=terminated_state(1), phase="Running")).commands[0]
+    site.changes(Kind.POD, pod(main=terminated_state(1), phase="Failed", version=3))
     site.record(site.reconciler.on_confirmed(command, workflow(), [], site.now))
     assert site.action_kinds == [ActionKind.CONFIRM]
-    failed_pod = pod(main=ended(1), phase="Failed", version=3)
+    failed_pod = pod(main=terminated_state(1), phase="Failed", version=3)
     site.record(site.reconciler.on_confirmed(site.commands[0], workflow(phase="Running"), [failed_pod], site.now))
     assert site.state is not None
     assert site.state.verdict is not None
@@ -276,7 +281,7 @@ def test_finished_orphan_is_handled_once() -> None:
 def test_hanging_pod_of_orphan_is_deleted() -> None:
     """Argo's wait container may hang. Until the pod is terminal it occupies its node's GPUs."""
     orphan = workflow("job-other", uid="w9", phase="Failed", shutdown="Terminate", **ORPHAN)
-    hanging_pod = orphan_pod(main=ended(143), phase="Running")
+    hanging_pod = orphan_pod(main=terminated_state(143), phase="Running")
     site = Site().lists(workflows=(orphan,), pods=(hanging_pod,))
     kinds: list[ActionKind] = []
     while ActionKind.DELETE_POD not in kinds:
@@ -411,7 +416,7 @@ def test_list_parses_only_newer_objects(
     monkeypatch.setattr("flargo.control.reconciler.workflow_view", parse[1])
     site.lists(workflows=(running_workflow,), pods=(running_pod,))
     assert [each.call_count for each in parse] == [0, 0]
-    site.lists(workflows=(running_workflow,), pods=(pod(main=ended(0), phase="Succeeded", version=6),))
+    site.lists(workflows=(running_workflow,), pods=(pod(main=terminated_state(0), phase="Succeeded", version=6),))
     assert [each.call_count for each in parse] == [1, 0]
     assert site.state is not None
     assert site.state.verdict is not None
@@ -420,6 +425,6 @@ def test_list_parses_only_newer_objects(
 def test_objects_without_versions_are_parsed() -> None:
     """Without versions, nothing shows that the objects are the same."""
     site = Site().lists(workflows=(workflow(phase="Running", version=0),), pods=(pod(main=RUNNING, version=0),))
-    site.lists(workflows=(workflow(phase="Running", version=0),), pods=(pod(main=ended(0), version=0),))
+    site.lists(workflows=(workflow(phase="Running", version=0),), pods=(pod(main=terminated_state(0), version=0),))
     assert site.state is not None
     assert site.state.verdict is not None

@@ -11,7 +11,7 @@ from flargo.tools.jobs.explanation import explain
 from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import selector, short_ids, site_jobs, trim, with_events
 from flargo.tools.jobs.table import COLUMNS, build_rows, format_lines
-from tests.harness.objects import CREATED, RUNNING, Object, ended, job, pod
+from tests.harness.objects import CREATED, RUNNING, Object, job, pod, terminated_state
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
@@ -42,7 +42,7 @@ def test_workflow_tells_gpus_before_the_pod_exists() -> None:
 
 
 def test_pods_of_other_workflows_are_ignored() -> None:
-    assert job_at_site(job(), pod(owner="another", main=ended(1))).stage is Stage.WAITING
+    assert job_at_site(job(), pod(owner="another", main=terminated_state(1))).stage is Stage.WAITING
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_shutdown_has_the_launchers_reason(ending: str, code: int) -> None:
     """Without the annotation of its launcher, anybody may have terminated the Workflow."""
     notes = {"flargo.dev/ending": ending, "flargo.dev/ending-detail": "0/1 nodes"}
     terminated = {"phase": "Failed", "message": "Stopped with strategy 'Terminate'", "shutdown": "Terminate"}
-    for pods in ((), (pod(main=ended(143), phase="Failed"),)):
+    for pods in ((), (pod(main=terminated_state(143), phase="Failed"),)):
         site_job = job_at_site(job(**terminated, notes=notes), *pods)
         assert (site_job.reason, site_job.verdict.code) == (Reason[ending], code)
     assert job_at_site(job(**terminated)).reason is Reason.SHUT_DOWN
@@ -94,8 +94,8 @@ def test_unknown_ending_annotations_are_ignored(nonsense: str) -> None:
 
 def test_programs_exit_code_overrides_ending_reason() -> None:
     shut_down = job(phase="Failed", shutdown="Terminate", notes={"flargo.dev/ending": "SHORTAGE"})
-    assert job_at_site(shut_down, pod(main=ended(0, "Completed"))).reason is Reason.SUCCEEDED
-    assert job_at_site(shut_down, pod(main=ended(102))).verdict.code == 102
+    assert job_at_site(shut_down, pod(main=terminated_state(0, "Completed"))).reason is Reason.SUCCEEDED
+    assert job_at_site(shut_down, pod(main=terminated_state(102))).verdict.code == 102
 
 
 def test_ending_job_has_its_reason() -> None:
@@ -108,9 +108,9 @@ def test_uncertain_ends_need_confirmation() -> None:
     """A pod may have been created, or a Workflow shut down, between the two lists."""
     step = {"job-site": {"type": "Pod", "phase": "Running"}}
     assert job_at_site(job(nodes=step)).needs_confirmation
-    assert job_at_site(job(), pod(main=ended(143))).needs_confirmation
-    assert not job_at_site(job(), pod(main=ended(0))).needs_confirmation
-    assert not job_at_site(job(phase="Failed"), pod(main=ended(143))).needs_confirmation
+    assert job_at_site(job(), pod(main=terminated_state(143))).needs_confirmation
+    assert not job_at_site(job(), pod(main=terminated_state(0))).needs_confirmation
+    assert not job_at_site(job(phase="Failed"), pod(main=terminated_state(143))).needs_confirmation
     assert not job_at_site(job(), pod(main=RUNNING)).needs_confirmation
 
 
@@ -201,7 +201,7 @@ def test_select_job_rejects_ambiguous_queries(query: str, site: str | None, expe
 
 
 def test_explanation_has_sentence_evidence_and_remedy() -> None:
-    failed_pod = pod(main=ended(137, "OOMKilled"), phase="Failed")
+    failed_pod = pod(main=terminated_state(137, "OOMKilled"), phase="Failed")
     failed_pod["spec"]["nodeName"] = "n1"
     explanation = explain(job_at_site(job(phase="Failed", message="main: OOMKilled (exit code 137)"), failed_pod), [])
     assert (explanation.summary, explanation.remedy) == (Reason.OUT_OF_MEMORY.sentence, Reason.OUT_OF_MEMORY.remedy)

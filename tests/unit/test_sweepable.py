@@ -9,11 +9,11 @@ from flargo.tools.jobs.durations import format_duration
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.sweepable import find_sweepable
 from flargo.tools.jobs.termination import TerminateResult, expected_result, terminate_patch
-from tests.harness.objects import OVER, RUNNING, Object, ended, job, pod
+from tests.harness.objects import FAILED_STATUS, RUNNING, Object, job, pod, terminated_state
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-FINISHED = pod(main=ended(1), phase="Failed")
+FINISHED = pod(main=terminated_state(1), phase="Failed")
 
 
 def find(
@@ -53,30 +53,30 @@ def test_running_jobs_are_never_swept() -> None:
 
 def test_pod_that_outlives_its_workflow_is_swept() -> None:
     running = pod(main=RUNNING, phase="Running")
-    assert find(job(**OVER), running) == [(Kind.POD, "job-site")]
-    assert find(job(**OVER), running, after=HOUR) == []
-    (sweepable,) = find_sweepable(site_jobs([job(**OVER)], [running]), [running], THEN + 2 * HOUR)
+    assert find(job(**FAILED_STATUS), running) == [(Kind.POD, "job-site")]
+    assert find(job(**FAILED_STATUS), running, after=HOUR) == []
+    (sweepable,) = find_sweepable(site_jobs([job(**FAILED_STATUS)], [running]), [running], THEN + 2 * HOUR)
     assert (sweepable.uid, sweepable.grace) == ("p1", 3)
 
 
 def test_credentials_of_ended_jobs_are_swept() -> None:
-    assert find(job(**OVER), FINISHED) == [(Kind.SECRET, "nvflare-cred-job-site-a1")]
-    assert find(job(**OVER), FINISHED, after=HOUR) == []
+    assert find(job(**FAILED_STATUS), FINISHED) == [(Kind.SECRET, "nvflare-cred-job-site-a1")]
+    assert find(job(**FAILED_STATUS), FINISHED, after=HOUR) == []
 
 
 def test_old_workflows_are_swept_on_request() -> None:
-    assert find(job(**OVER), FINISHED, after=50 * HOUR, older=48 * HOUR) == [(Kind.WORKFLOW, "job-site")]
-    assert (Kind.WORKFLOW, "job-site") not in find(job(**OVER), FINISHED, after=40 * HOUR, older=48 * HOUR)
-    assert (Kind.WORKFLOW, "job-site") not in find(job(**OVER), FINISHED, after=HOUR, older=timedelta(0))
+    assert find(job(**FAILED_STATUS), FINISHED, after=50 * HOUR, older=48 * HOUR) == [(Kind.WORKFLOW, "job-site")]
+    assert (Kind.WORKFLOW, "job-site") not in find(job(**FAILED_STATUS), FINISHED, after=40 * HOUR, older=48 * HOUR)
+    assert (Kind.WORKFLOW, "job-site") not in find(job(**FAILED_STATUS), FINISHED, after=HOUR, older=timedelta(0))
 
 
 def test_pod_is_swept_before_its_workflow() -> None:
     running = pod(main=RUNNING, phase="Running")
-    assert find(job(**OVER), running, after=50 * HOUR, older=HOUR) == [(Kind.POD, "job-site")]
+    assert find(job(**FAILED_STATUS), running, after=50 * HOUR, older=HOUR) == [(Kind.POD, "job-site")]
 
 
 def test_deleted_or_undated_workflows_are_not_swept() -> None:
-    deleted = job(**OVER)
+    deleted = job(**FAILED_STATUS)
     deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert find(deleted) == []
     assert find(job(phase="Failed")) == [], "the time of its end is unknown"
@@ -95,7 +95,9 @@ def test_durations_have_their_largest_unit() -> None:
 
 
 def test_only_running_jobs_are_terminated() -> None:
-    running, ending, ended_job = site_jobs([job(), job(shutdown="Terminate"), job(**OVER, shutdown="Terminate")], [])
+    running, ending, ended_job = site_jobs(
+        [job(), job(shutdown="Terminate"), job(**FAILED_STATUS, shutdown="Terminate")], []
+    )
     assert [expected_result(each) for each in (running, ending, ended_job)] == [
         TerminateResult.REQUESTED,
         TerminateResult.ALREADY_ENDING,

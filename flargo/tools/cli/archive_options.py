@@ -2,9 +2,8 @@
 
 import functools
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -12,12 +11,11 @@ import click
 from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION
 from flargo.job.validate import HIDDEN, InvalidInput, Sentence
-from flargo.tools.cli.output import EXIT_PROBLEM, write_message
+from flargo.tools.cli.option_types import FILE
+from flargo.tools.cli.output import EXIT_PROBLEM, Command, write_message
 from flargo.tools.jobs.archive_reader import ArchiveReader, ClusterAndArchiveReader
 from flargo.tools.jobs.reader import ClusterReader, Reader
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-_FILE = click.Path(exists=True, dir_okay=False)
 _TOKEN = re.compile(r"\s*(?:bearer\s+)?([!-~]+)\s*", re.IGNORECASE)
 _URL = re.compile(r"https?://[^\s?#@]+", re.IGNORECASE)
 
@@ -42,8 +40,8 @@ def archive_options(command: Command) -> Command:
     ca_help = "A file with the CA certificates to trust for the Argo Server, in place of the system's."
     token_help = "A file with a bearer token for the Argo Server."  # noqa: S105  (no token)
     server_help = "An Argo Server whose archive is read too, for jobs that were deleted from the cluster."
-    with_ca = click.option("--argo-ca", type=_FILE, help=ca_help)(with_archive)
-    with_token = click.option("--argo-token", type=_FILE, help=token_help)(with_ca)
+    with_ca = click.option("--argo-ca", type=FILE, help=ca_help)(with_archive)
+    with_token = click.option("--argo-token", type=FILE, help=token_help)(with_ca)
     return click.option("--argo-server", metavar="URL", help=server_help)(with_token)  # type: ignore[return-value]
 
 

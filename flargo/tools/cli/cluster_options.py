@@ -1,7 +1,6 @@
 """The options that select a cluster, a namespace and jobs, and the API client that they lead to."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import click
 
@@ -9,11 +8,8 @@ from flargo.cluster import client_config
 from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION, StreamRedaction
 from flargo.job.validate import InvalidInput, Sentence
-from flargo.tools.cli.option_types import NAMESPACE, SINGLE_LINE
-from flargo.tools.cli.output import write_message
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-_FILE = click.Path(exists=True, dir_okay=False)
+from flargo.tools.cli.option_types import FILE, NAMESPACE, SINGLE_LINE
+from flargo.tools.cli.output import Command, write_message
 
 site_option = click.option("--site", type=SINGLE_LINE, help="Only jobs at this site (its name in FLARE).")
 federation_option = click.option(
@@ -27,7 +23,7 @@ def cluster_options(command: Command) -> Command:
     """Add the options that select a cluster and a namespace: ``kubeconfig``, ``context`` and ``namespace``."""
     command = click.option(
         "--kubeconfig",
-        type=_FILE,
+        type=FILE,
         help="The kubeconfig file. Default: $KUBECONFIG or ~/.kube/config; in a pod, the pod's service account.",
     )(command)
     command = click.option("--context", help="The kubeconfig's context to use. Default: its current context.")(command)

@@ -13,7 +13,7 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
 from flargo.job.validate import InvalidInput, Sentence
-from flargo.status.diagnosis import Stage
+from flargo.status.diagnosis import STARTING_STAGES, Stage
 from flargo.status.reasons import Reason
 from flargo.tools import terminal
 from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
@@ -27,7 +27,7 @@ from flargo.tools.cli.output import (
     write_message,
 )
 from flargo.tools.jobs.live_jobs import LiveJobs
-from flargo.tools.jobs.reader import STARTING_STAGES, Reader
+from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import SiteJob, selector, trim
 from flargo.tools.jobs.table import COLUMNS, Row, build_rows, format_lines

@@ -7,13 +7,10 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.names import label_value
-from flargo.status.diagnosis import Stage
+from flargo.status.diagnosis import STARTING_STAGES
 from flargo.terms import WORKFLOW_NAME_LABEL, Label, Object
 from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import SiteJob, selector, site_jobs, trim, with_events
-
-STARTING_STAGES = frozenset({Stage.STARTING, Stage.PULLING})
-"""Stages in which a pod's events tell more than the pod itself."""
 
 
 class Reader(Protocol):
