@@ -1,4 +1,4 @@
-"""What a site would submit for a job, found out without FLARE running and without a cluster."""
+"""Builds the plan that a site would submit for a job, without a running FLARE parent and without a cluster."""
 
 import contextlib
 from argparse import Namespace
@@ -19,65 +19,64 @@ from flargo.job.validate import InvalidInput
 from flargo.terms import Plan, Role
 
 EXAMPLE_JOB_ID = "00000000-0000-0000-0000-000000000000"
-"""The id of a job that has none yet: FLARE's server gives it one when it is submitted."""
+"""The id of a job that has none yet: FLARE's server assigns an id when the job is submitted."""
 _ATTEMPT, _EPOCH = "example", "example"
-_HERE = "."
-"""The workspace, as seen from inside."""
+_WORKSPACE = "."
+"""The parent's workspace; the dry run works in this folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedParent:
-    """A FLARE parent that is not there: what a launch reads of it."""
+    """Everything that a launch reads of a FLARE parent, without a running parent."""
 
     kit: Path
-    """A folder of this process's own, with startup/ and local/; stands for the parent's workspace."""
+    """A folder of this process with startup/ and local/, which takes the place of the parent's workspace."""
     site: str
     role: Role
     parent_url: str
-    """Where the parent listens for its jobs."""
+    """The URL at which the parent's jobs connect to it."""
     server: Mapping[str, str] = field(default_factory=dict)
     """The federation's server: ``scheme`` and ``target``."""
     options: tuple[str, ...] = ()
-    """What the parent was started with after ``--set``."""
+    """The options that the parent is started with after ``--set``."""
 
 
-def dry_run(job_meta: dict[str, Any], stage: SimulatedParent, settings: Settings) -> Plan:
-    """The plan of a launch, by the launcher's own path: what FLARE would fill in at run time is an example's.
+def dry_run(job_meta: dict[str, Any], parent: SimulatedParent, settings: Settings) -> Plan:
+    """Build the plan of a launch with the launcher's own code. Values that FLARE sets at run time are examples.
 
     Raises:
-        Refused: the launch would be refused, for this reason.
-        ValueError: a study file is not what nvflare allows.
+        InvalidInput: the launch would be refused, for this reason.
     """
     meta = {**job_meta, JobConstants.JOB_ID: job_meta.get(JobConstants.JOB_ID) or EXAMPLE_JOB_ID}
-    # Files are read from the kit here; everything that goes to the pod has the real workspace's paths.
-    here = replace(settings, study_data_pvc_file_path=study_data_file(settings))
-    # From inside the folder: messages then name files as they are called in the kit.
-    with contextlib.chdir(stage.kit):
-        context = _context(meta[JobConstants.JOB_ID], stage, settings.workspace_mount_path)
-        launch, transfer = read_launch(meta, context, stage.role, here, attempt=_ATTEMPT, epoch=_EPOCH)
+    # Files are read from the kit, but everything that goes to the pod has the paths of the real workspace.
+    kit_settings = replace(settings, study_data_pvc_file_path=study_data_file(settings))
+    # Inside the kit's folder, so that messages name files by their paths in the kit.
+    with contextlib.chdir(parent.kit):
+        context = _build_context(meta[JobConstants.JOB_ID], parent, settings.workspace_mount_path)
+        launch, transfer = read_launch(meta, context, parent.role, kit_settings, attempt=_ATTEMPT, epoch=_EPOCH)
     transfer.remove()
     return build_plan(launch, settings)
 
 
 def study_data_file(settings: Settings) -> str | None:
-    """Where study_data.yaml is, relative to the parent's workspace; None: the site has none.
+    """Return the path of study_data.yaml relative to the parent's workspace; None if the site has no such file.
 
     Raises:
-        Refused: it is outside the workspace. A kit, which is all that there is here, has no such file, and a file of
-            this machine at the same place is none of the parent's.
+        InvalidInput: the file is outside the workspace, so the kit does not have it. A file of this machine at the same
+            path belongs to another program.
     """
     file, workspace = settings.study_data_pvc_file_path, settings.workspace_mount_path
     if file is None:
         return None
     path = PurePosixPath(file)
     if ".." in path.parts or not path.is_relative_to(workspace) or path == PurePosixPath(workspace):
-        allowed = f"a file below the parent's workspace, {workspace}: one elsewhere cannot be looked at in a kit"
+        allowed = f"a file below the parent's workspace, {workspace}, since a kit holds no other files"
         raise InvalidInput("study_data_pvc_file_path", file, allowed)
     return str(path.relative_to(workspace))
 
 
 class _Cell:
-    """As much of a parent's cell as the workspace transfer asks for."""
+    """The part of a parent's cell that the workspace transfer uses."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -86,37 +85,37 @@ class _Cell:
         return self._name
 
     def register_request_cb(self, channel: str, topic: str, cb: Callable[..., Any]) -> None:
-        """Nobody calls."""
+        """Ignore the callback, since no message ever arrives."""
 
 
-def _context(job_id: str, stage: SimulatedParent, workspace: str) -> FLContext:
+def _build_context(job_id: str, parent: SimulatedParent, workspace: str) -> FLContext:
     context = FLContext()
     entries = {
-        ReservedKey.IDENTITY_NAME: stage.site,
-        ReservedKey.ENGINE: Namespace(cell=_Cell(stage.site)),
-        FLContextKey.WORKSPACE_OBJECT: Workspace(_HERE, stage.site),
-        FLContextKey.ARGS: Namespace(workspace=_HERE, set=[*stage.options]),
-        FLContextKey.JOB_PROCESS_ARGS: _process_args(job_id, stage, workspace),
+        ReservedKey.IDENTITY_NAME: parent.site,
+        ReservedKey.ENGINE: Namespace(cell=_Cell(parent.site)),
+        FLContextKey.WORKSPACE_OBJECT: Workspace(_WORKSPACE, parent.site),
+        FLContextKey.ARGS: Namespace(workspace=_WORKSPACE, set=[*parent.options]),
+        FLContextKey.JOB_PROCESS_ARGS: _build_process_args(job_id, parent, workspace),
     }
     for key, value in entries.items():
         context.set_prop(key, value, private=True, sticky=False)
     return context
 
 
-def _process_args(job_id: str, stage: SimulatedParent, workspace: str) -> dict[str, Any]:
-    """As nvflare's server_engine.py and client_executor.py make them; tokens are examples."""
-    scheme, target = stage.server.get("scheme", "grpc"), stage.server.get("target", "server:8002")
+def _build_process_args(job_id: str, parent: SimulatedParent, workspace: str) -> dict[str, Any]:
+    """Build the arguments as nvflare's server_engine.py and client_executor.py do, with examples for the tokens."""
+    scheme, target = parent.server.get("scheme", "grpc"), parent.server.get("target", "server:8002")
     both = {
         JobProcessArgs.JOB_ID: ("-n", job_id),
         JobProcessArgs.WORKSPACE: ("-m", workspace),
         JobProcessArgs.AUTH_TOKEN: ("-t", "example"),
         JobProcessArgs.TOKEN_SIGNATURE: ("-ts", "example"),
         JobProcessArgs.SSID: ("-d", "example"),
-        JobProcessArgs.PARENT_URL: ("-p", stage.parent_url),
+        JobProcessArgs.PARENT_URL: ("-p", parent.parent_url),
         JobProcessArgs.PARENT_CONN_SEC: ("--parent_conn_sec", "mtls"),
-        JobProcessArgs.OPTIONS: ("--set", " ".join(stage.options)),
+        JobProcessArgs.OPTIONS: ("--set", " ".join(parent.options)),
     }
-    if stage.role is Role.SERVER:
+    if parent.role is Role.SERVER:
         host, _, port = target.rpartition(":")
         return {
             **both,
@@ -131,7 +130,7 @@ def _process_args(job_id: str, stage: SimulatedParent, workspace: str) -> dict[s
     return {
         **both,
         JobProcessArgs.EXE_MODULE: ("-m", "nvflare.private.fed.app.client.worker_process"),
-        JobProcessArgs.CLIENT_NAME: ("-c", stage.site),
+        JobProcessArgs.CLIENT_NAME: ("-c", parent.site),
         JobProcessArgs.STARTUP_DIR: ("-w", f"{workspace}/startup"),
         JobProcessArgs.SCHEME: ("-scheme", scheme),
         JobProcessArgs.TARGET: ("-g", target),

@@ -1,4 +1,4 @@
-"""FLARE's hold on a launched job."""
+"""The handle through which FLARE waits for a launched job and ends it."""
 
 from collections.abc import Callable
 
@@ -9,31 +9,39 @@ from flargo.status.verdict import Cause
 
 
 class ArgoJobHandle(JobHandleSpec):  # type: ignore[misc]  # nvflare is untyped
-    """Speaks to FLARE of one job; reads its ticket, and asks for its end.
+    """FLARE's handle of one job: reads the job's state, and requests its end.
 
-    FLARE calls ``wait`` and then ``poll`` once at a normal end, ``terminate`` none to three times and from any
-    thread, and ``poll`` under a lock of its own, so that one never does I/O.
+    At a normal end FLARE calls ``wait`` and then ``poll`` once. It calls ``terminate`` up to three times, from any
+    thread, and ``poll`` while it holds a lock of its own, so ``poll`` does no I/O.
     """
 
-    def __init__(self, ticket: LaunchedJob, stop: Callable[[Cause], None]) -> None:
-        """Hold a ticket; ``stop`` asks for the end of this very launch, and returns at once."""
+    def __init__(self, job: LaunchedJob, stop: Callable[[Cause], None]) -> None:
+        """Create the handle of a launched job.
+
+        Args:
+            job: the job's state, which the loop updates.
+            stop: requests the end of this launch, and returns at once.
+        """
         super().__init__()
-        self._ticket = ticket
+        self._job = job
         self._stop = stop
 
     def terminate(self) -> None:
-        """A person, through FLARE, wants the job ended. Returns at once; ``wait`` ends when it is."""
+        """End the job because a person aborted it. Returns at once; ``wait`` returns when the job has ended."""
         self._stop(Cause.ABORT)
 
     def _terminate_for_heartbeat_cleanup(self) -> None:
-        """The job is no longer known to the server (nvflare looks for this name): no abort by a person."""
+        """End the job because the server no longer knows it, not because a person aborted it.
+
+        nvflare looks for this method's name.
+        """
         self._stop(Cause.CLEANUP)
 
     def poll(self) -> int:
-        """The job's return code; 127 (unknown) as long as there is none."""
-        verdict = self._ticket.verdict
+        """Return the job's return code; 127 (unknown) until the job has ended."""
+        verdict = self._job.verdict
         return int(JobReturnCode.UNKNOWN) if verdict is None else verdict.code
 
     def wait(self) -> None:
-        """Return when the program has ended, or is known never to run. Argo may still be tidying up."""
-        self._ticket.wait(lambda ticket: ticket.verdict is not None)
+        """Return when the program has ended, or can never run. Argo may still be cleaning up."""
+        self._job.wait(lambda job: job.verdict is not None)

@@ -27,7 +27,7 @@ from flargo.flare.request import read_launch, read_parent, read_report
 from flargo.flare.wait import wait_until_running
 from flargo.job.plan import build_plan, site_selector
 from flargo.job.settings import check_settings
-from flargo.job.validate import Endpoint, InvalidInput
+from flargo.job.validate import Endpoint, InvalidInput, Sentence
 from flargo.status.reasons import NOT_STARTED_IN_TIME, Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Role
@@ -36,33 +36,36 @@ if TYPE_CHECKING:
     from flargo.metrics import Exporter
 
 END_PATIENCE = 15.0
-"""Seconds that a parent which is shut down gives its jobs' ends to be seen."""
-_FRAMES = 5
-"""Innermost calls that the parent's log has of an unforeseen exception."""
+"""Seconds for which a parent that shuts down waits for its jobs to end."""
+_MAX_FRAMES = 5
+"""Innermost calls of an unexpected exception that the parent's log shows."""
 _log = logging.getLogger(__name__)
 
 
-class _ForFlareError(RuntimeError):
-    """FLARE gets this one as it is, in place of a handle."""
+class _LaunchRefusedError(RuntimeError):
+    """Raised to FLARE instead of returning a handle that has ended."""
 
 
-class _ShutDownError(_ForFlareError):
+class _ShutDownError(_LaunchRefusedError):
     """The parent is shutting down."""
 
 
-class _NotStartedError(_ForFlareError):
-    """A server's job did not come to run in time, and was ended."""
+class _NotStartedError(_LaunchRefusedError):
+    """A server's job did not run in time, and was ended."""
 
 
 class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is untyped
     """Runs each job as an Argo Workflow of one step.
 
-    The arguments are those of nvflare 2.9's K8sJobLauncher, with their meaning, and ``argo``: what Argo needs
-    and FLARE's launcher has no word for. See flargo.job.settings.
+    The arguments of nvflare 2.9's K8sJobLauncher have the same meaning here. ``argo`` holds the settings that only Argo
+    needs (flargo.job.settings.ArgoSettings).
     """
 
     role: ClassVar[Role]
 
+    # The arguments stand here and in check_settings. The signature is what people, IDEs and nvflare's job API inspect,
+    # and check_settings has to know the same defaults because `flargo prepare` and `flargo render` check arguments
+    # without a launcher. tests/unit/test_public_names.py holds the signature.
     def __init__(  # noqa: PLR0913, PLR0917  (the stock launcher's own arguments)
         self,
         config_file_path: str | None = None,
@@ -78,10 +81,10 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         image_pull_secrets: list[str] | None = None,
         argo: dict[str, Any] | None = None,
     ) -> None:
-        """Check every argument; nothing is connected before the first job. Metrics are served from now on.
+        """Check all arguments and start to serve metrics. The API server is not contacted yet.
 
         Raises:
-            Refused: an argument is wrong; says which, its value, and what is allowed.
+            InvalidInput: an argument is not allowed. The message names the argument, its value, and what is expected.
         """
         super().__init__()
         install_filter()
@@ -99,45 +102,45 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             image_pull_secrets=image_pull_secrets,
             argo=argo,
         )
-        self._exporter = _exporter(self._settings.argo.metrics_address)
+        self._exporter = _start_exporter(self._settings.argo.metrics_address)
         self._meter: Meter = self._exporter or NullMeter()
         self._epoch = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._loop: Loop | None = None
-        self._ended = False
+        self._is_shut_down = False
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """FLARE asks who launches, and says when it goes away."""
+        """Register as a launcher before a job's launch, and start and shut down together with FLARE's parent."""
         if event_type == EventType.BEFORE_JOB_LAUNCH:
             add_launcher(self, fl_ctx)
         elif event_type == EventType.SYSTEM_START:
-            self._begin(fl_ctx)
+            self._start(fl_ctx)
         elif event_type == EventType.SYSTEM_END:
-            self._end()
+            self._shut_down()
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> ArgoJobHandle:
-        """Hand a job to Argo.
+        """Submit a job as an Argo Workflow.
 
-        A client's launch returns at once: FLARE gives up on it after 20 s. A server's returns when the job's
-        process runs: FLARE starts the clients after it, and they give up on the server's process after 60 s.
+        A client's launch returns at once: FLARE gives up on it after 20 s. A server's launch returns when the job's
+        process runs: FLARE then starts the clients, which give up on the server's process after 60 s.
 
-        A server's job that finds no place, or does not run in time, is ended, and its launch fails: FLARE starts the
-        clients of a job that has a handle, even one that has ended. FLARE's status is FAILED_TO_RUN then, and the
+        A server's job that finds no node, or does not run in time, is ended, and its launch fails: FLARE starts the
+        clients of every job that has a handle, even one that has ended. FLARE's status is FAILED_TO_RUN then, and the
         reason is in the job's metadata (job_deploy_detail).
 
-        Any other job that cannot be launched has a handle all the same, ended with 101: what is raised here is only
-        text in the server's log, while the outcome of a handle reaches the researcher. That holds for an unforeseen
-        exception too, of which only the type is told: its text may quote the site's files.
+        Any other job that cannot be launched gets a handle that has ended with 101: an exception would only be text in
+        the server's log, while the outcome of a handle reaches the researcher. This also applies to an unexpected
+        exception, of which only the type is reported, because its text may quote the site's files.
 
         Raises:
-            Refused: FLARE's context says neither which job this is nor where its files are.
-            RuntimeError: the parent is shutting down, or a server's job did not come to run in time.
+            InvalidInput: FLARE's context does not say which job this is, or where its files are.
+            RuntimeError: the parent is shutting down, or a server's job did not run in time.
         """
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             return self._launch(job_meta, fl_ctx)
         finally:
-            self._meter.observe_launch(time.monotonic() - begun)
+            self._meter.observe_launch(time.monotonic() - start)
 
     def _launch(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> ArgoJobHandle:
         report = read_report(job_meta, fl_ctx, self.role)
@@ -145,17 +148,17 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             launch, transfer = read_launch(
                 job_meta, fl_ctx, self.role, self._settings, attempt=secrets.token_hex(4), epoch=self._epoch
             )
-        except Exception as error:  # noqa: BLE001  (whatever it is, the researcher hears that the launch failed)
-            return self._refuse(report, _told(error, report.job_id))
+        except Exception as error:  # noqa: BLE001  (the researcher gets to know every failure of a launch)
+            return self._report_failed_launch(report, _describe_failure(error, report.job_id))
         try:
             REDACTION.learn(launch.credentials, public=launch.job_id)
             return self._submit(launch, transfer, report, fl_ctx)
-        except _ForFlareError:
+        except _LaunchRefusedError:
             transfer.remove()
             raise
         except Exception as error:  # noqa: BLE001  (the same)
             transfer.remove()
-            handle = self._refuse(report, _told(error, report.job_id))
+            handle = self._report_failed_launch(report, _describe_failure(error, report.job_id))
             REDACTION.forget(launch.credentials)
             return handle
         except BaseException:
@@ -163,92 +166,94 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             raise
 
     def _submit(self, launch: Launch, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext) -> ArgoJobHandle:
-        prepared = build_plan(launch, self._settings)
-        loop = self._loop_of(launch.parent)
-        # What the job holds while it runs is small: neither the launch nor the plan, each with a startup kit.
-        workflow, credentials = prepared.name, launch.credentials
+        plan = build_plan(launch, self._settings)
+        loop = self._get_loop(launch.parent)
+        # The callbacks below live as long as the job. They hold neither the launch nor the plan, each with a whole
+        # startup kit, but only these two values.
+        workflow, credentials = plan.name, launch.credentials
 
-        def ruled(verdict: Verdict, tail: str) -> None:
+        def on_verdict(verdict: Verdict, tail: str) -> None:
             transfer.remove()
             report.publish(verdict, workflow, tail)
             REDACTION.forget(credentials)
 
         is_server = self.role is Role.SERVER
         # A client's log may hold patients' data, and is not read.
-        ticket = loop.launch(prepared, lambda: transfer.is_published, ruled, collect_log=is_server)
-        _log.info("%s: job %s is submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
+        job = loop.launch(plan, lambda: transfer.has_results, on_verdict, collect_log=is_server)
+        _log.info("%s: job %s submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
 
         def stop(cause: Cause) -> None:
             report.write_preliminary(cause, workflow)
-            loop.stop(ticket, cause)
+            loop.stop(job, cause)
 
-        handle = ArgoJobHandle(ticket, stop)
+        handle = ArgoJobHandle(job, stop)
         if is_server:
-            self._hold(handle, ticket, loop, transfer, launch, report, fl_ctx)
+            self._wait_for_process(handle, job, loop, transfer, launch, report, fl_ctx)
         return handle
 
-    def _hold(
+    def _wait_for_process(
         self,
         handle: ArgoJobHandle,
-        ticket: LaunchedJob,
+        job: LaunchedJob,
         loop: Loop,
         transfer: WorkspaceTransfer,
         launch: Launch,
         report: Report,
         fl_ctx: FLContext,
     ) -> None:
-        """Hold a server's launch until its process runs, or has ended.
+        """Wait until the process of a server's job runs, or the job has ended.
 
         Raises:
-            _NotStartedError: the job found no place, or did not run in time.
+            _NotStartedError: the job found no node, or did not run in time.
         """
         try:
-            given_up = wait_until_running(
+            is_given_up = wait_until_running(
                 handle,
-                ticket,
+                job,
                 loop.seconds_out_of_sync,
                 lambda: transfer.is_connected,
-                lambda detail: loop.give_up(ticket, detail),
+                lambda detail: loop.give_up(job, detail),
                 launch.job_id,
                 fl_ctx,
             )
-        except Exception as error:  # noqa: BLE001  (the job is there: its own handle has to end)
-            loop.give_up(ticket, _told(error, launch.job_id))
+        except Exception as error:  # noqa: BLE001  (the Workflow exists: its own handle has to end)
+            loop.give_up(job, _describe_failure(error, launch.job_id))
             handle.wait()
-            given_up = True
+            is_given_up = True
         except BaseException:
-            # FLARE would have no handle on it.
+            # FLARE gets no handle with which it could end the job.
             handle.terminate()
             raise
-        verdict = ticket.verdict
-        if verdict is not None and (given_up or verdict.reason in NOT_STARTED_IN_TIME):
+        verdict = job.verdict
+        if verdict is not None and (is_given_up or verdict.reason in NOT_STARTED_IN_TIME):
             reason = report.summary(verdict)
             add_deploy_detail(fl_ctx, f"{launch.parent.site}: {reason}")
             raise _NotStartedError(f"the server's job {launch.job_id} was not started: {reason}")
 
-    def _begin(self, fl_ctx: FLContext) -> None:
-        """End what an earlier run of this parent left behind, without waiting for a job to be launched."""
+    def _start(self, fl_ctx: FLContext) -> None:
+        """Start the loop before the first launch, so that Workflows of an earlier run of this parent are ended."""
         try:
-            self._loop_of(read_parent(fl_ctx, self.role, self._epoch)).start()
-        except InvalidInput as refused:
-            _log.warning("Workflows that an earlier run may have left are not looked for yet: %s", refused)
+            self._get_loop(read_parent(fl_ctx, self.role, self._epoch)).start()
+        except InvalidInput as error:
+            _log.warning("cannot look for Workflows of an earlier run before the first launch: %s", error)
 
-    def _loop_of(self, who: Parent) -> Loop:
+    def _get_loop(self, parent: Parent) -> Loop:
+        """Return the loop of this launcher; create it at the first call."""
         with self._lock:
-            if self._ended:
-                raise _ShutDownError(f"{who.site} is shutting down and launches no more jobs")
+            if self._is_shut_down:
+                raise _ShutDownError(f"{parent.site} is shutting down and launches no more jobs")
             if self._loop is None:
                 load = config_loader(self._settings.config_file_path)
                 api = Api(load, self._settings.namespace, self._meter.observe_request, REDACTION.learn_own_token)
                 grace = self._settings.argo.kill_grace
-                self._loop = Loop(api, site_selector(who), who.epoch, grace, REDACTION.redact, self._meter)
+                self._loop = Loop(api, site_selector(parent), parent.epoch, grace, REDACTION.redact, self._meter)
                 if self._exporter is not None:
                     self._exporter.follow(self._loop.snapshot)
             return self._loop
 
-    def _end(self) -> None:
+    def _shut_down(self) -> None:
         with self._lock:
-            self._ended = True
+            self._is_shut_down = True
             loop = self._loop
         try:
             if loop is not None:
@@ -257,60 +262,59 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             if self._exporter is not None:
                 self._exporter.close()
 
-    def _refuse(self, report: Report, why: str) -> ArgoJobHandle:
-        """The handle of a job that was not launched."""
-        verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), why)
+    def _report_failed_launch(self, report: Report, detail: str) -> ArgoJobHandle:
+        """Report a launch that failed; return a handle that has ended."""
+        verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), detail)
         report.publish(verdict, workflow="")
-        ticket = LaunchedJob("")
-        ticket.conclude(verdict)
+        job = LaunchedJob("")
+        job.conclude(verdict)
         self._meter.count_verdict(verdict)
-        return ArgoJobHandle(ticket, lambda _: None)
+        return ArgoJobHandle(job, lambda _: None)
 
 
-def _told(error: Exception, job_id: str) -> str:
-    """What may be told of an exception that ended a launch: of an unforeseen one its type, for others wrote its text.
+def _describe_failure(error: Exception, job_id: str) -> str:
+    """Describe an exception that ended a launch: an unexpected one only by its type, since others wrote its text.
 
-    The parent's log has where it was raised, by files and lines of code.
+    The parent's log shows where an unexpected exception was raised, by files and lines of code.
     """
     if isinstance(error, InvalidInput | SubmitError):
         return str(error)
-    calls = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+    calls = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
     where = ", ".join(f"{Path(call.filename).name}:{call.lineno} in {call.name}" for call in calls)
-    _log.error("job %s: its launch failed with an unforeseen %s, raised at %s", job_id, type(error).__name__, where)
-    return f"an unforeseen {type(error).__name__}; the FLARE parent's log says where it was raised"
+    _log.error("job %s: launch failed with an unexpected %s, raised at %s", job_id, type(error).__name__, where)
+    return f"an unexpected {type(error).__name__}; the FLARE parent's log says where it was raised"
 
 
-def _exporter(at: Endpoint | None) -> "Exporter | None":
-    """Who measures and serves, if a site wants that.
+def _start_exporter(address: Endpoint | None) -> "Exporter | None":
+    """Serve metrics at an address; None: serve none.
 
     Raises:
-        Refused: it cannot be.
+        InvalidInput: the metrics' dependencies are not installed, or nothing can listen at the address.
     """
-    if at is None:
+    if address is None:
         return None
-    where = "argo['metrics_address']"
+    field = "argo['metrics_address']"
     try:
-        from flargo.metrics import Exporter  # noqa: PLC0415  (what it imports is an extra)
+        from flargo.metrics import Exporter  # noqa: PLC0415  (its dependencies are an extra)
     except ModuleNotFoundError as error:
-        allowed = f"null, as long as {error.name} is not installed: pip install 'flargo[metrics]'"
-        raise InvalidInput(where, str(at), allowed) from error
-    made = Exporter()
+        needs = f"needs {error.name}, which is not installed: run pip install 'flargo[metrics]', or set it to null"
+        raise InvalidInput(field, str(address), Sentence(needs)) from error
+    exporter = Exporter()
     try:
-        made.serve(at)
+        exporter.serve(address)
     except OSError as error:
-        raise InvalidInput(
-            where, str(at), f"an address of this machine and a port that is free ({describe(error)})"
-        ) from error
-    return made
+        allowed = f"an address of this machine and a port that is free ({describe(error)})"
+        raise InvalidInput(field, str(address), allowed) from error
+    return exporter
 
 
 class ServerArgoJobLauncher(ArgoJobLauncher):
-    """For the FLARE server."""
+    """The job launcher of a FLARE server."""
 
     role = Role.SERVER
 
 
 class ClientArgoJobLauncher(ArgoJobLauncher):
-    """For a FLARE client."""
+    """The job launcher of a FLARE client."""
 
     role = Role.CLIENT

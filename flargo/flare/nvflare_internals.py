@@ -1,6 +1,6 @@
-"""The one place that touches nvflare's internals: its own names, loaders, renderer and workspace transfer.
+"""The only module that uses nvflare's internals: its rules for names, loaders, renderer and workspace transfer.
 
-nvflare 2.9 promises none of them; a release that moves one breaks this file and no other.
+nvflare 2.9 does not promise to keep them; a release that moves one of them breaks this file and no other.
 """
 
 import logging
@@ -52,17 +52,17 @@ from flargo.job.documents import MAX_TEXT_BYTES, load_yaml
 from flargo.terms import Object, Role
 
 OWNER_VARIABLE: str = ENV_WORKSPACE_OWNER_FQCN
-"""Environment variable: the cell that a job's process gets its workspace from."""
+"""The environment variable with the name of the cell from which a job's process fetches its workspace."""
 TOKEN_VARIABLE: str = ENV_WORKSPACE_TRANSFER_TOKEN
-"""Environment variable: what lets it have it."""
+"""The environment variable with the token that authorises a job's process to fetch its workspace."""
 MODE = "k8s"
-"""The key of launcher_spec under which a job speaks to this launcher; nvflare's server takes no other."""
+"""The key of launcher_spec that holds a job's options for this launcher; nvflare's server accepts no other key."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A volume and where the job's container sees it."""
+    """A volume of the pod, and its mount in the job's container."""
 
     volume: Object
     mount: Object
@@ -70,122 +70,122 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What a site's files say about a job's study."""
+    """A site's configuration of one study, from its study file."""
 
     image: str | None = None
     pod_template: Object | None = None
     mounts: tuple[Mount, ...] = ()
     env: Mapping[str, str] | None = None
     secret_env: tuple[Object, ...] = ()
-    """Each with ``name``, ``source`` and ``key``, as the renderer takes them."""
+    """Variables from Secrets, each with ``name``, ``source`` and ``key``, as the renderer expects them."""
 
 
 def job_key(job_id: str) -> str:
-    """A job id as part of Kubernetes names."""
+    """Return a job id in the form that it has in Kubernetes names."""
     return str(uuid4_to_rfc1123(job_id))
 
 
 def pod_name(key: str, site: str) -> str:
-    """The name of the pod of a job (by ``job_key``) at a site."""
+    """Return the name of a job's pod at a site; ``key`` is the job's ``job_key``."""
     return str(job_pod_name(key, site))
 
 
 def site_key(site: str) -> str:
-    """A site's name as part of Kubernetes names."""
+    """Return a site's name in the form that it has in Kubernetes names."""
     return str(site_name_to_rfc1123(site))
 
 
 def is_startup_file(name: str) -> bool:
-    """Whether a job's process reads this file of the startup kit."""
+    """Return whether a job's process reads this file of the startup kit."""
     return bool(_keep_startup_file(name))
 
 
 def launcher_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:
-    """What a job says to this launcher for a site: its defaults and the site's part, merged."""
+    """Return a job's options for this launcher at a site: the job's defaults, overridden by the site's part."""
     return get_job_launcher_spec(job_meta, site, MODE)  # type: ignore[no-any-return]
 
 
 def portable_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:
-    """The resources that a job asks for in nvflare's own words.
+    """Return the resources of a job's resource_spec, which is common to all of nvflare's launchers.
 
     Raises:
-        ValueError: one of them is not what nvflare allows.
+        ValueError: nvflare does not allow one of them.
     """
     return get_portable_resource_spec(job_meta, site)  # type: ignore[no-any-return]
 
 
 def exe_module(process_args: Mapping[str, Any]) -> str | None:
-    """The Python module that a job's process runs."""
+    """Return the Python module that a job's process runs; None if FLARE does not name one."""
     entry = process_args.get(JobProcessArgs.EXE_MODULE)
     return str(entry[1]) if entry else None
 
 
 def module_args(process_args: Mapping[str, Any], role: Role) -> dict[str, Any]:
-    """The options of that module, without credentials and without ``--set``."""
-    wanted = get_server_job_args if role is Role.SERVER else get_client_job_args
-    return dict(_job_args_dict(process_args, wanted(False, False)))
+    """Return the options of the module that a job's process runs, without credentials and without ``--set``."""
+    option_names = (get_server_job_args if role is Role.SERVER else get_client_job_args)(False, False)
+    return dict(_job_args_dict(process_args, option_names))
 
 
 def credential_env(process_args: Mapping[str, Any]) -> dict[str, str]:
-    """The job process's credentials, by the environment variables that it reads them from."""
+    """Return the job process's credentials, by the environment variables that it reads them from."""
     return dict(get_credential_env(process_args))
 
 
 def study_runtime_file(workspace: str) -> str:
-    """Where a site's study_runtime.yaml (version 2) is, if it has one."""
+    """Return the path of a site's study_runtime.yaml (version 2); the file need not exist."""
     return str(study_runtime_file_path(workspace))
 
 
 def pod_template_files(runtime: Any) -> list[str]:
-    """The pod templates that a study_runtime.yaml names by their files, relative to its own folder."""
+    """Return the files that a study_runtime.yaml names as pod templates, relative to its own folder."""
     studies = runtime.get("studies") if isinstance(runtime, dict) else None
     entries = studies.values() if isinstance(studies, dict) else ()
-    named = [entry.get("pod_template") for entry in entries if isinstance(entry, dict)]
-    found = []
-    for name in named:
-        if isinstance(name, str) and name:
-            with suppress(ValueError):  # nvflare refuses it, in words of its own
-                found.append(str(_safe_relative_path(name, "pod_template", "")))
-    return sorted({*found})
+    templates = [entry.get("pod_template") for entry in entries if isinstance(entry, dict)]
+    files = set()
+    for template in templates:
+        if isinstance(template, str) and template:
+            with suppress(ValueError):  # nvflare refuses the path later, with a message of its own
+                files.add(str(_safe_relative_path(template, "pod_template", "")))
+    return sorted(files)
 
 
 def load_study_runtime(file: str | None, study: str | None) -> Study:
-    """What study_runtime.yaml says about a study.
+    """Load a study from study_runtime.yaml.
 
     Raises:
-        Refused: the file, or a pod template that it names, is no YAML or exceeds the limits of YAML.
-        ValueError: the file is not what nvflare allows; the message may quote it.
+        DocumentError: the file, or a pod template that it names, is not YAML or exceeds the limits of YAML.
+        ValueError: nvflare does not accept the file; the message may quote it.
     """
     if file is not None:
-        for template in pod_template_files(_load_if_there(file)):
-            _load_if_there(str(Path(file).parent / template))
-    found = resolve_study_runtime(load_study_runtime_file(file, MODE, logger=_log), study, file, logger=_log)
-    secrets = tuple(_secret_mount(mount) for mount in found.secret_mounts)
+        for template in pod_template_files(_load_if_exists(file)):
+            _load_if_exists(str(Path(file).parent / template))
+    runtime = resolve_study_runtime(load_study_runtime_file(file, MODE, logger=_log), study, file, logger=_log)
+    secret_mounts = tuple(_secret_mount(mount) for mount in runtime.secret_mounts)
     return Study(
-        image=found.container_image,
-        pod_template=found.pod_template,
-        mounts=tuple(_dataset_mount(mount) for mount in found.datasets) + secrets,
-        env=dict(found.env),
-        secret_env=tuple({"name": ref.name, "source": ref.source, "key": ref.key} for ref in found.secret_env),
+        image=runtime.container_image,
+        pod_template=runtime.pod_template,
+        mounts=tuple(_dataset_mount(mount) for mount in runtime.datasets) + secret_mounts,
+        env=dict(runtime.env),
+        secret_env=tuple({"name": ref.name, "source": ref.source, "key": ref.key} for ref in runtime.secret_env),
     )
 
 
 def load_study_data(file: str | None, study: str | None) -> Study:
-    """What study_data.yaml (version 1) says about a study.
+    """Load a study from study_data.yaml (version 1).
 
     Raises:
-        Refused: the file is no YAML or exceeds the limits of YAML.
-        ValueError: the file is not what nvflare allows; the message may quote it.
+        DocumentError: the file is not YAML or exceeds the limits of YAML.
+        ValueError: nvflare does not accept the file; the message may quote it.
     """
     if file is None or not should_mount_study_data(study):
         return Study()
-    _load_if_there(file)
-    found = resolve_study_dataset_mounts(load_study_data_file(file, logger=_log), study, file, logger=_log)
-    return Study(mounts=tuple(_dataset_mount(mount) for mount in found))
+    _load_if_exists(file)
+    datasets = resolve_study_dataset_mounts(load_study_data_file(file, logger=_log), study, file, logger=_log)
+    return Study(mounts=tuple(_dataset_mount(dataset) for dataset in datasets))
 
 
 def render_pod(job_config: Object, *, name: str, key: str, python: str, pod_template: Object | None) -> Object:
-    """The pod that the stock launcher would create, by its own renderer; nothing of the arguments is kept in it.
+    """Render the stock launcher's pod with its own renderer. The pod shares no object with the arguments.
 
     Raises:
         ValueError: the pod template cannot be merged with the job.
@@ -203,22 +203,22 @@ def render_pod(job_config: Object, *, name: str, key: str, python: str, pod_temp
 
 
 def add_deploy_detail(fl_ctx: FLContext, text: str) -> None:
-    """Add a line to what FLARE's server keeps in a job's metadata when its start fails (job_runner.py, ``run``)."""
+    """Add a line to job_deploy_detail, which FLARE's server keeps if a job's start fails (job_runner.py, ``run``)."""
     details = fl_ctx.get_prop(FLContextKey.JOB_DEPLOY_DETAIL)
     if isinstance(details, list):
         details.append(text)
 
 
 class WorkspaceTransfer:
-    """A job's place in the parent's workspace transfer, from which its process fetches its workspace."""
+    """One job's registration with the parent's workspace transfer, from which its process fetches its workspace."""
 
     def __init__(self, cell: Any, job_id: str, workspace: str) -> None:
-        """Nothing is registered yet.
+        """Prepare the registration; call ``register`` to make it.
 
         Args:
             cell: the parent's cell.
-            job_id: FLARE's.
-            workspace: the parent's workspace directory.
+            job_id: FLARE's id of the job.
+            workspace: the parent's workspace folder.
         """
         self._cell = cell
         self._manager = WorkspaceTransferManager.get_or_create(cell)
@@ -232,24 +232,24 @@ class WorkspaceTransfer:
         return str(self._manager.owner_fqcn)
 
     def register(self) -> str:
-        """Let a process that has the returned token fetch the job's workspace and bring home its results."""
+        """Register the job; return the token with which its process fetches its workspace and delivers its results."""
         self._token = str(self._manager.add_job(self._job_id, self._workspace))
         return self._token
 
     def remove(self) -> None:
-        """Take that back. It may be asked for again; a later launch of the same job is left alone."""
+        """Remove the registration. Repeated calls are allowed. The registration of a later launch of the job stays."""
         if self._is_registered:
             self._manager.remove_job(self._job_id)
         self._token = None
 
     @property
     def is_connected(self) -> bool:
-        """Whether the job's own process is connected with the parent now."""
+        """True while the job's own process is connected with the parent."""
         return bool(self._cell.is_cell_connected(FQCN.join([self.owner, self._job_id])))
 
     @property
-    def is_published(self) -> bool:
-        """Whether the job's results have come home: the manager drops its record when they have."""
+    def has_results(self) -> bool:
+        """True once the parent has the job's results, which is when the transfer manager removes its record."""
         return self._token is not None and self._job_id not in self._manager.jobs
 
     @property
@@ -258,13 +258,13 @@ class WorkspaceTransfer:
         return self._token is not None and record is not None and record.transfer_token == self._token
 
 
-def _load_if_there(file: str) -> Any:
-    """A YAML file, parsed within limits before nvflare's loaders, which have none, read it."""
+def _load_if_exists(file: str) -> Any:
+    """Parse a YAML file within limits, before nvflare's loaders, which have none, read it; None if it can't be read."""
     try:
-        with Path(file).open("rb") as opened:
-            text = opened.read(MAX_TEXT_BYTES + 1)
+        with Path(file).open("rb") as stream:
+            text = stream.read(MAX_TEXT_BYTES + 1)
     except OSError:
-        return None  # nvflare says what is wrong with it
+        return None  # nvflare raises an error for it later
     return load_yaml(file, text)
 
 

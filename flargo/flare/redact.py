@@ -1,7 +1,7 @@
-"""No secret in a log: one filter that all of flargo's loggers pass, and that whatever people read passes too.
+"""Keeps secrets out of logs and of all other texts that people read, with one filter on all of flargo's loggers.
 
-It knows the credentials of the jobs that run, and what private keys and Kubernetes' tokens look like. What a site's
-own Secrets hold it cannot know.
+The filter knows the credentials of the running jobs, and recognises private keys and Kubernetes' tokens by their form.
+It cannot know the content of a site's own Secrets.
 """
 
 import base64
@@ -32,12 +32,12 @@ LOGGERS: Final = (
     "flargo.metrics",
     "flargo.metrics_server",
 )
-"""All of flargo's: a filter works on the logger that it is put on, and on none below."""
+"""The names of all of flargo's loggers: a filter applies to its own logger, and not to the loggers below it."""
 Span = tuple[int, int]
-"""Where something begins in a text, and where it ends."""
+"""The begin and the end of a part of a text."""
 _WORD = "[A-Za-z0-9_-]"
-# Each has a mark without which its pattern is not tried. A job writes what it likes, so each word is looked at once,
-# and only if what follows it makes it a token: the time grows with the text's length and not with its square.
+# Each pattern has a marker, and is tried only on a text that contains it. A job may write any text, so a pattern reads
+# each word once, and only if the text after it makes it a token: the time is linear in the text's length.
 _TOKENS: Final = (
     (
         ".eyJ",  # JSON Web Tokens, as Kubernetes' own
@@ -45,282 +45,302 @@ _TOKENS: Final = (
     ),
 )
 _KEY = "PRIVATE KEY"
-"""The mark of a private key in PEM."""
+"""The text that marks a private key in PEM."""
 _KEY_MARK = re.compile(rf"-----(?P<which>BEGIN|END) [A-Z0-9 ]{{0,40}}{_KEY}(?: BLOCK)?-----")
-_KEY_MARK_LENGTH = 80
-_KEY_LENGTH = 32 * 1024
-"""Characters of a private key in PEM, at most: RSA with 16,384 bits takes 13,000."""
+_MAX_KEY_MARK_LENGTH = 80
+"""Characters of the first or last line of a private key in PEM."""
+_MAX_KEY_LENGTH = 32 * 1024
+"""Characters of a private key in PEM: one of RSA with 16,384 bits has 13,000."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]+")
 _ONE_LINE_KEY = f"{string.ascii_letters}{string.digits}+/=\\ "
-_BASE64_LINE = 40
-"""Characters of base64 by which a line of a key is known that has other words before it."""
+"""The characters of a key whose line ends are escaped, so that it stands on one line."""
+_MIN_BASE64_LENGTH = 40
+"""Characters of base64 from which a line counts as part of a key, although it has other words in front."""
 _PEM_HEADERS = ("Proc-Type:", "DEK-Info:")
-_OWN_TOKENS = 3
-_MAX_CHAIN, _MAX_FRAMES = 5, 20
-"""Of an exception in a log: others that it follows from, and calls."""
-_STEM = 8
-"""Characters of a secret's beginning by which it is looked up; the few shorter ones are tried on every text."""
-_HELD = 16 * 1024
-"""Characters at the end of a piece of a line that wait for the next piece: a secret may go on there."""
+_MAX_OWN_TOKENS = 3
+"""flargo's own tokens that are remembered: the current one and the two before it."""
+_MAX_CHAIN = 5
+"""Exceptions of a chain that a log shows."""
+_MAX_FRAMES = 20
+"""Calls of one exception's traceback that a log shows."""
+_PREFIX_LENGTH = 8
+"""Characters of a secret's beginning by which it is looked up. The few shorter secrets are searched in every text."""
+_MAX_PENDING_LENGTH = 16 * 1024
+"""Characters at the end of a piece of a line that wait for the next piece, because a secret may continue there."""
 
 
 class Redaction(logging.Filter):
-    """Blanks what it knows. Safe to use from many threads."""
+    """Removes the secrets that it knows from texts. Safe to use from many threads."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Start without any known secret."""
         super().__init__()
         self._lock = threading.RLock()
-        self._own_tokens = 0
-        self._known: dict[str, frozenset[str]] = {}
-        self._uses: Counter[str] = Counter()
-        """By how many jobs each secret is had: a site's token is all of theirs."""
-        self._by_stem: dict[str, dict[int, frozenset[str]]] = {}
-        """Secrets by their beginnings and lengths: however many there are, each place in a text is looked up once."""
+        self._own_token_count = 0
+        self._secrets_by_owner: dict[str, frozenset[str]] = {}
+        """The secrets that were learned together, by the name of their Secret."""
+        self._use_counts: Counter[str] = Counter()
+        """The number of owners of each secret: all of a site's jobs have the site's token."""
+        self._secrets_by_prefix: dict[str, dict[int, frozenset[str]]] = {}
+        """The secrets by prefix and length, so that each position of a text is looked up only once."""
 
     def learn(self, credentials: SecretData, public: str) -> None:
-        """Blank these from now on, as they are and in base64; ``public`` is none, whoever has it for a value.
+        """Redact credentials from now on, as they are and in base64.
 
-        (A server's job has its own id for its auth token.)
+        Args:
+            credentials: the job's credentials.
+            public: a value that is not secret, even if it is among the credentials. (A server's job has its own id as
+                its auth token.)
         """
         values = {value for value in credentials.data.values() if value and value != public.encode()}
-        forms = frozenset(form for value in values for form in _forms(value))
+        secrets = frozenset(form for value in values for form in _text_forms(value))
         with self._lock:
-            self._drop(credentials.name)
-            self._known[credentials.name] = forms
-            for secret in forms:
-                self._uses[secret] += 1
-                if self._uses[secret] == 1:
-                    lengths = self._by_stem.get(_stem(secret), {})
-                    alike = lengths.get(len(secret), frozenset())
-                    # Replaced, never changed in place: somebody may be reading.
-                    self._by_stem[_stem(secret)] = {**lengths, len(secret): alike | {secret}}
+            self._remove(credentials.name)
+            self._secrets_by_owner[credentials.name] = secrets
+            for secret in secrets:
+                self._use_counts[secret] += 1
+                if self._use_counts[secret] == 1:
+                    by_length = self._secrets_by_prefix.get(_prefix(secret), {})
+                    same_length = by_length.get(len(secret), frozenset())
+                    # Replaced and never changed in place: another thread may be reading it.
+                    self._secrets_by_prefix[_prefix(secret)] = {**by_length, len(secret): same_length | {secret}}
 
     def learn_own_token(self, token: str) -> None:
-        """Blank a credential of flargo's own from now on: this one and the two before it, since they are rotated.
+        """Redact one of flargo's own credentials from now on. The two before it stay redacted, as tokens are rotated.
 
-        Of any shape: only Kubernetes' own tokens can be told from other text, not OpenShift's, EKS's or Rancher's.
+        The token may have any form: only Kubernetes' tokens can be recognised in a text, not those of OpenShift, EKS or
+        Rancher.
         """
         with self._lock:
-            if len(token) < _STEM or self._known.get(_own(self._own_tokens)) == _forms(token.encode()):
+            current = self._secrets_by_owner.get(_own_token_name(self._own_token_count))
+            if len(token) < _PREFIX_LENGTH or current == _text_forms(token.encode()):
                 return
-            self._own_tokens += 1
-            self.learn(SecretData(_own(self._own_tokens), {"token": token.encode()}), public="")
-            self._drop(_own(self._own_tokens - _OWN_TOKENS))
+            self._own_token_count += 1
+            self.learn(SecretData(_own_token_name(self._own_token_count), {"token": token.encode()}), public="")
+            self._remove(_own_token_name(self._own_token_count - _MAX_OWN_TOKENS))
 
     def forget(self, credentials: SecretData) -> None:
-        """Their job has ended, and they are good for nothing."""
+        """Stop redacting credentials, because their job has ended and they are no longer valid."""
         with self._lock:
-            self._drop(credentials.name)
+            self._remove(credentials.name)
 
     def redact(self, text: str) -> str:
-        """The text without secrets, in a time that grows with its length only.
+        """Return the text without secrets, in a time that is linear in its length.
 
-        Of a private key that begins before the text or ends after it, the part in the text is blanked.
+        If a private key begins before the text or ends after it, its part in the text is redacted.
         """
-        return _replaced(text, self.secrets(text))
+        return _replace_spans(text, self.find_secrets(text))
 
-    def secrets(self, text: str) -> list[Span]:
-        """Where the secrets of a text are, in their order; none overlaps another."""
-        found = [*self._known_in(text)]
+    def find_secrets(self, text: str) -> list[Span]:
+        """Return the spans of a text that are secret, in order and without overlaps."""
+        spans = [*self._find_known(text)]
         if _KEY in text:
-            found += _keys(text)
-        for mark, pattern in _TOKENS:
-            if mark in text:
-                found += (token.span() for token in pattern.finditer(text))
-        return _merged(found)
+            spans += _find_keys(text)
+        for marker, pattern in _TOKENS:
+            if marker in text:
+                spans += (token.span() for token in pattern.finditer(text))
+        return _merge_spans(spans)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Blank a record's message; of an exception keep where it was raised, and its type. Every record passes.
+        """Redact a record's message, and reduce its exception to types and places in the code. Every record passes.
 
-        The text of a foreign exception may quote anything, a token in a header for one.
+        The text of a foreign exception may quote anything, such as a token in a header.
         """
-        # Inert too: the API server's words may be anybody's, and a log is read on terminals.
+        # Control characters are removed too: anybody may have written the API server's texts, and people read logs on
+        # terminals.
         record.msg, record.args = inert(self.redact(record.getMessage())), None
         if record.exc_info:
-            record.exc_text = "\n".join(_frames(record.exc_info[1]))
-            # Or a formatter would write it anew.
+            record.exc_text = "\n".join(_format_frames(record.exc_info[1]))
+            # Otherwise a formatter would write the traceback again.
             record.exc_info = None
         if record.exc_text:
             record.exc_text = inert_lines(self.redact(record.exc_text))
         return True
 
-    def _known_in(self, text: str) -> Iterator[Span]:
-        by_stem = self._by_stem
-        short = by_stem.get("", {})
-        for secret in (each for alike in short.values() for each in alike):
-            yield from (found.span() for found in re.finditer(re.escape(secret), text))
-        if len(by_stem) == bool(short):
+    def _find_known(self, text: str) -> Iterator[Span]:
+        by_prefix = self._secrets_by_prefix
+        short_secrets = by_prefix.get("", {})
+        for secret in (each for same_length in short_secrets.values() for each in same_length):
+            yield from (match.span() for match in re.finditer(re.escape(secret), text))
+        if len(by_prefix) == bool(short_secrets):
             return
-        for begin in range(len(text) - _STEM + 1):
-            for length, alike in by_stem.get(text[begin : begin + _STEM], {}).items():
-                if text[begin : begin + length] in alike:
+        for begin in range(len(text) - _PREFIX_LENGTH + 1):
+            for length, same_length in by_prefix.get(text[begin : begin + _PREFIX_LENGTH], {}).items():
+                if text[begin : begin + length] in same_length:
                     yield begin, begin + length
 
-    def _drop(self, name: str) -> None:
-        for secret in self._known.pop(name, ()):
-            self._uses[secret] -= 1
-            if not self._uses[secret]:
-                del self._uses[secret]
-                stem = _stem(secret)
-                lengths = self._by_stem[stem]
-                lengths = {**lengths, len(secret): lengths[len(secret)] - {secret}}
-                # Replaced, never changed in place: somebody may be reading.
-                self._by_stem[stem] = {length: alike for length, alike in lengths.items() if alike}
-                if not self._by_stem[stem]:
-                    del self._by_stem[stem]
+    def _remove(self, owner: str) -> None:
+        for secret in self._secrets_by_owner.pop(owner, ()):
+            self._use_counts[secret] -= 1
+            if not self._use_counts[secret]:
+                del self._use_counts[secret]
+                prefix = _prefix(secret)
+                by_length = self._secrets_by_prefix[prefix]
+                by_length = {**by_length, len(secret): by_length[len(secret)] - {secret}}
+                # Replaced and never changed in place: another thread may be reading it.
+                self._secrets_by_prefix[prefix] = {length: each for length, each in by_length.items() if each}
+                if not self._secrets_by_prefix[prefix]:
+                    del self._secrets_by_prefix[prefix]
 
 
 class StreamRedaction:
-    """Blanks the secrets of one stream that comes line by line, long lines in pieces. Not safe for threads.
+    """Redacts one stream that arrives line by line, with long lines in pieces. Not safe to use from many threads.
 
-    A private key is blanked from its first line to its last, and a secret that two pieces of a line share as well.
+    A private key is redacted from its first line to its last one, and so is a secret that spans two pieces of a line.
     """
 
     def __init__(self, redaction: Redaction) -> None:
-        """At the beginning of a stream."""
+        """Start at the beginning of a stream."""
         self._redaction = redaction
-        self._held = ""
-        self._key_left = 0
-        """How many characters of a private key may still come; 0: the stream is in no key."""
+        self._pending = ""
+        """The end of the previous piece, which is returned together with the next one."""
+        self._key_characters_left = 0
+        """Characters that may remain of a private key in which the stream is; 0 outside of keys."""
 
-    def redact(self, text: str, *, continued: bool = False) -> str:
-        """A line, or a piece of one, without secrets.
+    def redact(self, text: str, *, is_partial: bool = False) -> str:
+        """Return a line, or a piece of a line, without secrets.
 
         Args:
             text: the line or piece.
-            continued: the line goes on in the next piece. The end of this one is then told with the next.
+            is_partial: True if the line continues in the next piece. The end of this piece is then returned with the
+                next one.
         """
-        text, self._held = self._held + text, ""
-        before, text = self._end_key(text, continued=continued) if self._key_left else ("", text)
-        if self._key_left:
-            return before
-        secrets = self._redaction.secrets(text)
-        begin = _open_key(text)
-        if begin is not None:
-            self._key_left = _KEY_LENGTH
-            self._held = text[max(begin + 1, len(text) - _KEY_MARK_LENGTH) :] if continued else ""
-        elif continued:
-            cut = _cut(len(text), secrets)
-            text, self._held = text[:cut], text[cut:]
-            secrets = [secret for secret in secrets if secret[1] <= cut]
-        return before + _replaced(text, secrets)
+        text, self._pending = self._pending + text, ""
+        key_part, text = self._end_key(text, is_partial=is_partial) if self._key_characters_left else ("", text)
+        if self._key_characters_left:
+            return key_part
+        secrets = self._redaction.find_secrets(text)
+        key_begin = _find_open_key(text)
+        if key_begin is not None:
+            self._key_characters_left = _MAX_KEY_LENGTH
+            self._pending = text[max(key_begin + 1, len(text) - _MAX_KEY_MARK_LENGTH) :] if is_partial else ""
+        elif is_partial:
+            end = _complete_length(len(text), secrets)
+            text, self._pending = text[:end], text[end:]
+            secrets = [secret for secret in secrets if secret[1] <= end]
+        return key_part + _replace_spans(text, secrets)
 
-    def _end_key(self, text: str, *, continued: bool) -> tuple[str, str]:
-        """What is told of a text that begins inside a key, and what of it comes after the key."""
+    def _end_key(self, text: str, *, is_partial: bool) -> tuple[str, str]:
+        """Redact the part of a text that belongs to the current key; return it and the text after the key."""
         marks = _KEY_MARK.finditer(text) if _KEY in text else ()
         end = next((mark for mark in marks if mark["which"] == "END"), None)
         if end is not None:
-            self._key_left = 0
+            self._key_characters_left = 0
             return REDACTED, text[end.end() :]
-        self._key_left = max(0, self._key_left - len(text) - 1)
-        if continued and self._key_left:
-            self._held = text[-_KEY_MARK_LENGTH:]
+        self._key_characters_left = max(0, self._key_characters_left - len(text) - 1)
+        if is_partial and self._key_characters_left:
+            self._pending = text[-_MAX_KEY_MARK_LENGTH:]
         return (REDACTED if text.strip() else text), ""
 
 
-def _frames(error: BaseException | None) -> Iterator[str]:
-    """Where an exception, and those that it follows from, were raised: calls and types, and no text of theirs."""
-    follows: BaseException | None = error
+def _format_frames(error: BaseException | None) -> Iterator[str]:
+    """Yield the lines of a traceback, with the exceptions that caused it: calls and types, but no text of theirs."""
+    cause: BaseException | None = error
     for _ in range(_MAX_CHAIN):
-        if follows is None:
+        if cause is None:
             return
         yield "Traceback (most recent call last):"
-        for frame in traceback.extract_tb(follows.__traceback__)[-_MAX_FRAMES:]:
+        for frame in traceback.extract_tb(cause.__traceback__)[-_MAX_FRAMES:]:
             yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
-        yield f"{type(follows).__module__}.{type(follows).__qualname__}: {REDACTED}"
-        follows = follows.__cause__ or follows.__context__
+        yield f"{type(cause).__module__}.{type(cause).__qualname__}: {REDACTED}"
+        cause = cause.__cause__ or cause.__context__
 
 
-def _forms(value: bytes) -> frozenset[str]:
-    """A secret as it may stand in a text: as it is, and in base64."""
+def _text_forms(value: bytes) -> frozenset[str]:
+    """Return the forms in which a secret may be part of a text: as it is, and in base64."""
     return frozenset({value.decode(errors="replace"), base64.b64encode(value).decode()})
 
 
-def _own(number: int) -> str:
+def _own_token_name(number: int) -> str:
     return f"flargo's own token {number}"
 
 
-def _stem(secret: str) -> str:
-    return secret[:_STEM] if len(secret) >= _STEM else ""
+def _prefix(secret: str) -> str:
+    return secret[:_PREFIX_LENGTH] if len(secret) >= _PREFIX_LENGTH else ""
 
 
-def _keys(text: str) -> Iterator[Span]:
-    """Private keys in PEM, also those that begin before the text or end after it."""
+def _find_keys(text: str) -> Iterator[Span]:
+    """Find private keys in PEM, including those that begin before the text or end after it."""
     begin: int | None = None
     end = 0
     for mark in _KEY_MARK.finditer(text):
         if mark["which"] == "BEGIN":
             begin = mark.start() if begin is None else begin
             continue
-        yield (begin if begin is not None else _lost_beginning(text, end, mark.start())), mark.end()
+        yield (begin if begin is not None else _find_truncated_key(text, end, mark.start())), mark.end()
         begin, end = None, mark.end()
     if begin is not None:
         yield begin, len(text)
 
 
-def _open_key(text: str) -> int | None:
-    """Where a private key begins that does not end in the text."""
+def _find_open_key(text: str) -> int | None:
+    """Return the begin of a private key that does not end in the text; None if there is none."""
     marks = [*_KEY_MARK.finditer(text)] if _KEY in text else []
     return marks[-1].start() if marks and marks[-1]["which"] == "BEGIN" else None
 
 
-def _lost_beginning(text: str, least: int, end: int) -> int:
-    """Where the lines of a key begin whose end is at a place, and whose own beginning was cut off."""
-    least = max(least, end - _KEY_LENGTH)
-    line = text.rfind("\n", least, end) + 1 or least
+def _find_truncated_key(text: str, begin_limit: int, end: int) -> int:
+    """Return where the lines of a key begin whose first line is not in the text.
+
+    Args:
+        text: the text.
+        begin_limit: the key begins here or later.
+        end: the begin of the key's last line.
+    """
+    begin_limit = max(begin_limit, end - _MAX_KEY_LENGTH)
+    line = text.rfind("\n", begin_limit, end) + 1 or begin_limit
     # A key on one line, with its line ends escaped, ends in the middle of that line.
     begin = line + len(text[line:end].rstrip(_ONE_LINE_KEY))
-    least_base64 = 1  # a key's last line may be short
-    while line > least:
-        above = text.rfind("\n", least, line - 1) + 1 or least
-        if not _is_of_key(text[above : line - 1], least_base64):
+    min_base64_length = 1  # the last line of a key may be short
+    while line > begin_limit:
+        previous_line = text.rfind("\n", begin_limit, line - 1) + 1 or begin_limit
+        if not _is_key_line(text[previous_line : line - 1], min_base64_length):
             return begin
-        begin = line = above
-        least_base64 = _BASE64_LINE
+        begin = line = previous_line
+        min_base64_length = _MIN_BASE64_LENGTH
     return begin
 
 
-def _is_of_key(line: str, least_base64: int) -> bool:
+def _is_key_line(line: str, min_base64_length: int) -> bool:
     words = line.split()
     if not words or words[0] in _PEM_HEADERS:
         return True
-    return bool(_BASE64.fullmatch(words[-1])) and (len(words) == 1 or len(words[-1]) >= least_base64)
+    return bool(_BASE64.fullmatch(words[-1])) and (len(words) == 1 or len(words[-1]) >= min_base64_length)
 
 
-def _cut(length: int, secrets: Iterable[Span]) -> int:
-    """How much of a piece can be told before the next one comes."""
-    cut = max(0, length - _HELD)
+def _complete_length(length: int, secrets: Iterable[Span]) -> int:
+    """Return how many characters of a piece can be returned before the next piece is known."""
+    complete = max(0, length - _MAX_PENDING_LENGTH)
     for begin, end in secrets:
-        if begin < cut < end:
-            # One that is too long to wait for is told, blanked, as far as it has come.
-            return begin if length - begin <= _KEY_LENGTH else end
-    return cut
+        if begin < complete < end:
+            # A secret that is too long to wait for is redacted as far as it has arrived.
+            return begin if length - begin <= _MAX_KEY_LENGTH else end
+    return complete
 
 
-def _merged(found: Iterable[Span]) -> list[Span]:
-    merged: list[Span] = []
-    for begin, end in sorted(found):
-        if merged and begin < merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+def _merge_spans(spans: Iterable[Span]) -> list[Span]:
+    disjoint: list[Span] = []
+    for begin, end in sorted(spans):
+        if disjoint and begin < disjoint[-1][1]:
+            disjoint[-1] = disjoint[-1][0], max(end, disjoint[-1][1])
         else:
-            merged.append((begin, end))
-    return merged
+            disjoint.append((begin, end))
+    return disjoint
 
 
-def _replaced(text: str, secrets: Iterable[Span]) -> str:
-    kept, after = [], 0
+def _replace_spans(text: str, secrets: Iterable[Span]) -> str:
+    parts, position = [], 0
     for begin, end in secrets:
-        kept += [text[after:begin], REDACTED]
-        after = end
-    return "".join([*kept, text[after:]])
+        parts += [text[position:begin], REDACTED]
+        position = end
+    return "".join([*parts, text[position:]])
 
 
 REDACTION: Final = Redaction()
-"""The process's own."""
+"""The redaction of this process, which knows all of its jobs' credentials."""
 
 
 def install_filter() -> None:
-    """Put the filter on all of flargo's loggers. It may be done again."""
+    """Add the filter to all of flargo's loggers. A repeated call changes nothing."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(REDACTION)

@@ -1,12 +1,12 @@
-"""Where the reason for a job's end reaches people: the parent's log, and the job's own files.
+"""Reports a job's outcome to people: in the parent's log, and in the job's own files.
 
-What people elsewhere may read, the outcome and FLARE's error log, has none of the values that Kubernetes quotes when
-it refuses an object: they can be of the site's pod template. The parent's log has them.
+Kubernetes quotes values when it refuses an object, and these may come from the site's pod template. The parent's log
+shows them. The outcome file and FLARE's error log, which people elsewhere may read, do not.
 
-On the server the run directory is archived when the job has ended, and ``download_job`` brings it to the
-researcher: an outcome, and for a failure the end of the log. A client's run directory stays at the site. What
-leaves it, where the site allows log streaming, is FLARE's own error log, so a client's reason is one line there;
-the log itself may hold patients' data and stays.
+On the server, FLARE archives the run directory when the job has ended, and ``download_job`` brings it to the
+researcher: it then holds the outcome and, after a failure, the end of the log. A client's run directory stays at the
+site. Only FLARE's own error log leaves a client, if the site allows log streaming, so a client's reason is one line
+there. The program's log may hold patients' data and stays at the site.
 """
 
 import json
@@ -27,82 +27,87 @@ from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role
 
 OUTCOME = "argo_outcome.json"
+"""The file in a server's run directory that holds the job's outcome."""
 LOG_TAIL = "argo_log_tail.txt"
-_LONGEST, _IN_FULL = 1000, 10_000
-"""Characters of a reason's detail: in a log, and in the outcome."""
+"""The file in a server's run directory that holds the end of a failed program's log."""
+_MAX_LOGGED_DETAIL = 1000
+"""Characters of a verdict's detail in a log."""
+_MAX_OUTCOME_DETAIL = 10_000
+"""Characters of a verdict's detail in the outcome."""
 _log = logging.getLogger(__name__)
 
 
 class Report:
-    """Tells what became of one job."""
+    """Writes the outcome of one job to the parent's log and to the job's files."""
 
     def __init__(self, job_id: str, site: str, role: Role, *, run_dir: Path, error_log: Path) -> None:
-        """Of a job at a site.
+        """Create the report of a job at a site; nothing is written yet.
 
         Args:
-            job_id: FLARE's.
-            site: FLARE's name of it.
-            role: which side of the job.
+            job_id: FLARE's id of the job.
+            site: FLARE's name of the site.
+            role: which side of the job runs at the site.
             run_dir: the job's run directory at the parent.
             error_log: FLARE's error log of the job at the parent.
         """
         self.job_id = job_id
-        """FLARE's."""
+        """FLARE's id of the job."""
         self._site = site
         self._role = role
         self._run_dir = run_dir
         self._error_log = error_log
         self._lock = threading.Lock()
-        self._told = False
+        self._is_final = False
+        """True once the verdict has been published."""
 
     def write_preliminary(self, cause: Cause, workflow: str) -> None:
-        """Write down on the server what a job is about to end of.
+        """Write an outcome before the verdict is known, on the server only, when FLARE ends a job.
 
-        Where its process does not end when FLARE tells it to, FLARE archives the run directory without waiting
-        for the verdict. If the verdict is in time, it replaces this.
+        If the job's process does not end when FLARE tells it to, FLARE archives the run directory without waiting for
+        the verdict. A verdict that comes in time replaces this outcome.
 
         Args:
-            cause: who in FLARE ends it.
-            workflow: its Workflow's name.
+            cause: why FLARE ends the job.
+            workflow: the name of the job's Workflow.
         """
         with self._lock:
-            if self._told or self._role is not Role.SERVER:
+            if self._is_final or self._role is not Role.SERVER:
                 return
             verdict = Verdict(cause.value, int(cause.value.code or ReturnCode.LOST), "it is being ended")
             try:
-                self._write(verdict, workflow, verdict.detail, tail="")
+                self._write_files(verdict, workflow, verdict.detail, tail="")
             except OSError as error:
-                _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
+                _log.warning("job %s: cannot write its outcome: %s", self.job_id, describe(error))
 
     def publish(self, verdict: Verdict, workflow: str, tail: str = "") -> None:
-        """Tell it; what cannot be written is passed over, for the verdict must not wait for a disk.
+        """Log the verdict and write it to the job's files. A file that cannot be written does not hold up the verdict.
 
         Args:
-            verdict: what became of the job.
-            workflow: the Workflow's name, where there was one.
-            tail: the end of the program's log, and more of it than is kept.
+            verdict: how the job ended.
+            workflow: the Workflow's name; empty if there was none.
+            tail: the end of the program's log, longer than the part that is kept.
         """
         level = logging.INFO if verdict.code == ReturnCode.SUCCESS else logging.WARNING
         detail = REDACTION.redact(verdict.detail)
-        said = _sentence(verdict, detail)
-        public = hide_values(detail)
-        _log.log(level, "job %s at %s: %s (%d): %s", self.job_id, self._site, verdict.reason.name, verdict.code, said)
+        public_detail = hide_values(detail)
+        reason, text = verdict.reason.name, _describe(verdict, detail)
+        _log.log(level, "job %s at %s: %s (%d): %s", self.job_id, self._site, reason, verdict.code, text)
         try:
             if self._role is Role.SERVER:
                 with self._lock:
-                    self._told = True
-                    self._write(verdict, workflow, public, _kept(REDACTION.redact(tail)))
+                    self._is_final = True
+                    self._write_files(verdict, workflow, public_detail, _trim_tail(REDACTION.redact(tail)))
             elif verdict.code != ReturnCode.SUCCESS:
-                self._append(verdict, _sentence(verdict, public))
+                self._append_error(verdict, _describe(verdict, public_detail))
         except OSError as error:
-            _log.warning("job %s: its outcome could not be written: %s", self.job_id, describe(error))
+            _log.warning("job %s: cannot write its outcome: %s", self.job_id, describe(error))
 
     def summary(self, verdict: Verdict) -> str:
-        """A verdict in one line, as a researcher may read it."""
-        return f"{verdict.reason.name}: {_sentence(verdict, hide_values(REDACTION.redact(verdict.detail)))}"
+        """Describe a verdict in one line that a researcher may read."""
+        return f"{verdict.reason.name}: {_describe(verdict, hide_values(REDACTION.redact(verdict.detail)))}"
 
-    def _write(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
-        # FLARE may have archived and removed it by now; it must not come back.
+    def _write_files(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
+        # FLARE may have archived and removed the run directory by now, and it must not be created again.
         if not self._run_dir.is_dir():
             return
         outcome = {
@@ -113,47 +118,49 @@ class Report:
             "code": verdict.code,
             "exit_code": verdict.exit_code,
             "what_happened": verdict.reason.sentence,
-            "detail": detail[:_IN_FULL],
+            "detail": detail[:_MAX_OUTCOME_DETAIL],
             "what_to_do": verdict.reason.remedy,
             "seen_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        _put(self._run_dir / OUTCOME, json.dumps(outcome, indent=2) + "\n")
+        _write_atomically(self._run_dir / OUTCOME, json.dumps(outcome, indent=2) + "\n")
         if tail and verdict.code != ReturnCode.SUCCESS:
-            _put(self._run_dir / LOG_TAIL, tail)
+            _write_atomically(self._run_dir / LOG_TAIL, tail)
 
-    def _append(self, verdict: Verdict, said: str) -> None:
+    def _append_error(self, verdict: Verdict, text: str) -> None:
         if not self._error_log.parent.is_dir():
             return
-        when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
-        line = f"{when} - flargo - ERROR - {verdict.reason.name} ({verdict.code}): {said}\n"
-        # The job's own files have come home there: one of them may be a link to anywhere.
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
+        line = f"{now} - flargo - ERROR - {verdict.reason.name} ({verdict.code}): {text}\n"
+        # The job's results are in the same folder, and one of them may be a link to any file: do not follow it.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         with os.fdopen(os.open(self._error_log, flags, 0o600), "a", encoding="utf-8") as log:
             log.write(line)
 
 
-def _sentence(verdict: Verdict, detail: str) -> str:
-    """One line: the detail may be the program's own last words, and they must not look like a log's next entry."""
-    return " ".join(filter(None, (verdict.reason.sentence, display_text(detail, _LONGEST), verdict.reason.remedy)))
+def _describe(verdict: Verdict, detail: str) -> str:
+    """Return one line: the detail may hold text of the program, which must not look like the next entry of a log."""
+    return " ".join(
+        filter(None, (verdict.reason.sentence, display_text(detail, _MAX_LOGGED_DETAIL), verdict.reason.remedy))
+    )
 
 
-def _kept(log: str) -> str:
-    """The end of a log that has been redacted: whole lines, but for one that is too long by itself."""
+def _trim_tail(log: str) -> str:
+    """Return the end of a redacted log: whole lines, unless the last one alone is too long."""
     end = "\n".join(log.split("\n")[-MAX_LOG_LINES - log.endswith("\n") :])
     content = end.encode(errors="replace")
     if len(content) <= MAX_LOG_BYTES:
         return end
-    cut = content[-MAX_LOG_BYTES:]
-    # A line that ends right before what is kept leaves the next one whole.
-    begin = 0 if content[-MAX_LOG_BYTES - 1] == ord("\n") else cut.find(b"\n", 0, -1) + 1
-    return cut[begin:].decode(errors="ignore")
+    last_bytes = content[-MAX_LOG_BYTES:]
+    # The first line is whole if the byte before it is a line end.
+    begin = 0 if content[-MAX_LOG_BYTES - 1] == ord("\n") else last_bytes.find(b"\n", 0, -1) + 1
+    return last_bytes[begin:].decode(errors="ignore")
 
 
-def _put(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all; its directory is not made anew."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a file that exists as a whole or not at all; its folder is not created."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         Path(name).replace(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""From FLARE's launch call to a launch: everything is read, checked and copied, and nothing of FLARE's is kept.
+"""Reads a launch from FLARE's call of ``launch_job``: everything is checked and copied, and no FLARE object is kept.
 
-Who says what, and what of it is believed, is in flargo.job.trust. The order of precedence is
-K8sJobLauncher.launch_job's: the job's value, then the study's, then the site's.
+flargo.job.trust says who controls each value, and which values are allowed. Values take precedence as in
+K8sJobLauncher.launch_job: the job's value, then the study's, then the site's.
 """
 
 import base64
@@ -28,7 +28,7 @@ from flargo.job.documents import DocumentError
 from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC
-from flargo.job.validate import MISSING, InvalidInput, Verbatim
+from flargo.job.validate import MISSING, InvalidInput, Sentence, Verbatim
 from flargo.parsing import is_attempt
 from flargo.terms import Launch, Object, Parent, Role, SecretData
 
@@ -36,53 +36,60 @@ ROOT_CERTIFICATE = "rootCA.pem"
 """The certificate, in a site's startup kit, that all parties of a federation share."""
 _PEM = re.compile("-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\\s]+)-----END CERTIFICATE-----")
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
-_SECRET_LIMIT = 1024 * 1024
+_MAX_SECRET_BYTES = 1024 * 1024
 """Bytes that a Secret may hold (Kubernetes' MaxSecretSize)."""
-_TOLD = 10
-"""Ignored keys that the one warning names."""
-_SHAPES = {
+_MAX_IGNORED_KEYS = 10
+"""Ignored keys of a job that the warning names."""
+_EXAMPLES = {
     JobMetaKey.JOB_LAUNCHER_SPEC: {"default": {nvflare_internals.MODE: {"image": "registry.example/name:tag"}}},
     JobMetaKey.RESOURCE_SPEC: {"@default": {"num_of_gpus": 1}},
 }
-_VALUES = {
+_NVFLARE_RULES = {
     JobMetaKey.JOB_LAUNCHER_SPEC: "a dictionary of dictionaries",
     JobMetaKey.RESOURCE_SPEC: (
-        "num_of_gpus a whole number >= 0 (the same as in launcher_spec, if it is there too), num_of_cpus one > 0,"
-        " memory one > 0 with Mi, Gi, or Ti, and no device_requests of Docker's beside them"
+        "num_of_gpus as a whole number >= 0 (the same as in launcher_spec, if it is set there too), num_of_cpus as one"
+        " > 0, memory as one > 0 with Mi, Gi, or Ti, and no device_requests, which are for Docker"
     ),
 }
-"""By get_job_launcher_spec and get_portable_resource_spec of nvflare/utils/job_launcher_utils.py."""
+"""The rules of get_job_launcher_spec and get_portable_resource_spec of nvflare/utils/job_launcher_utils.py."""
 _WORKSPACE_VOLUME, _STARTUP_VOLUME = "workspace-job", "startup-kit"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _LaunchRequest:
-    """What a launch starts from."""
+    """Everything that FLARE's metadata and context say about one launch."""
 
     site: str
     job_id: str
     study: str | None
     workspace: str
+    """The parent's workspace folder."""
     custom: str
+    """The folder of the job's custom code; empty if there is none."""
     startup: Path
+    """The folder of the startup kit."""
     set_options: tuple[str, ...]
+    """The options that the parent was started with after ``--set``."""
     process_args: Mapping[str, Any]
     module: str
+    """The Python module that the job's process runs."""
     cell: Any
+    """The parent's cell, to which job processes connect."""
     spec: Mapping[str, Any]
     """The job's part of launcher_spec, checked."""
     portable: Mapping[str, Any]
+    """The job's part of resource_spec, checked by nvflare."""
     where: str
-    """How the job's author finds that part."""
+    """The path of ``spec`` in launcher_spec, for messages to the job's author."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Called:
-    """The names of what a launch makes."""
+class _ObjectNames:
+    """The names of the objects that a launch creates."""
 
     key: str
-    """The job's id as part of names."""
+    """The job's id in the form that it has in names."""
     pod: str
     container: str
     startup: str
@@ -98,83 +105,84 @@ def read_launch(
     attempt: str,
     epoch: str,
 ) -> tuple[Launch, WorkspaceTransfer]:
-    """Read one launch. No network, nothing kept of the context, and nothing registered unless all is well.
+    """Read one launch, without network access. The workspace transfer is registered only if nothing is wrong.
 
     Args:
-        job_meta: the job's.
-        fl_ctx: FLARE's, with the workspace, its arguments and the job process's.
-        role: which side of the job.
-        settings: the site's.
+        job_meta: the job's metadata.
+        fl_ctx: FLARE's context, with the workspace, its arguments and those of the job process.
+        role: which side of the job the launch is.
+        settings: the site's settings.
         attempt: a new random id, of lower-case letters and digits.
-        epoch: the parent process's random id.
+        epoch: the random id of this parent process.
 
     Returns:
-        The launch, and the registered transfer of its workspace: if the launch goes no further, ``remove`` it.
+        The launch, and the registered transfer of its workspace: call its ``remove`` if the launch goes no further.
 
     Raises:
-        Refused: something is missing or not allowed; says what, where and what would be.
+        InvalidInput: something is missing or not allowed. The message says what, where, and what is expected.
     """
     if not is_attempt(attempt):
         raise InvalidInput("attempt", attempt, "1 to 20 lower-case letters and digits")
-    asked = _ask(job_meta, fl_ctx, settings)
-    study = _study(asked, settings)
-    parent = Parent(asked.site, federation_id(asked.startup), epoch, role)
-    called = _call(asked, parent, attempt)
-    startup = SecretData(called.startup, _startup_files(asked.startup))
+    request = _read_request(job_meta, fl_ctx, settings)
+    study = _read_study(request, settings)
+    parent = Parent(request.site, federation_id(request.startup), epoch, role)
+    object_names = _name_objects(request, parent, attempt)
+    startup = SecretData(object_names.startup, _read_startup_files(request.startup))
     credentials = {
-        variable: value.encode() for variable, value in nvflare_internals.credential_env(asked.process_args).items()
+        variable: value.encode() for variable, value in nvflare_internals.credential_env(request.process_args).items()
     }
-    transfer = WorkspaceTransfer(asked.cell, asked.job_id, asked.workspace)
+    transfer = WorkspaceTransfer(request.cell, request.job_id, request.workspace)
+    secret_variables = (*credentials, nvflare_internals.TOKEN_VARIABLE)
     config: Object = {
-        "name": called.pod,
-        "image": _image(asked, study, settings),
-        "container_name": called.container,
-        "command": asked.module,
-        "module_args": nvflare_internals.module_args(asked.process_args, role),
-        "set_list": list(asked.set_options),
-        "env": _env(asked, study, settings, transfer.owner),
-        "secret_env": _secret_env(study, called.credentials, (*credentials, nvflare_internals.TOKEN_VARIABLE)),
-        "resources": _resources(asked, settings),
+        "name": object_names.pod,
+        "image": _choose_image(request, study, settings),
+        "container_name": object_names.container,
+        "command": request.module,
+        "module_args": nvflare_internals.module_args(request.process_args, role),
+        "set_list": list(request.set_options),
+        "env": _build_env(request, study, settings, transfer.owner),
+        "secret_env": _build_secret_env(study, object_names.credentials, secret_variables),
+        "resources": _build_resources(request, settings),
         "image_pull_secrets": list(settings.image_pull_secrets),
         "security_context": settings.security_context,
-        **_volumes(asked, study, settings, called.startup),
+        **_build_volumes(request, study, settings, object_names.startup),
     }
     launch = Launch(
-        job_id=asked.job_id,
-        job_name=_of_meta(job_meta, JobMetaKey.JOB_NAME),
-        study=asked.study or "",
+        job_id=request.job_id,
+        job_name=_meta_value(job_meta, JobMetaKey.JOB_NAME),
+        study=request.study or "",
         parent=parent,
         attempt=attempt,
-        pod=_render(config, asked, study, called, settings),
-        container=called.container,
+        pod=_render_pod(config, request, study, object_names, settings),
+        container=object_names.container,
         startup=startup,
-        credentials=SecretData(called.credentials, credentials),
-        pending=_pending_timeout(asked, settings),
+        credentials=SecretData(object_names.credentials, credentials),
+        pending=_choose_pending_timeout(request, settings),
     )
-    # Last: from here on nothing can fail that would leave it registered.
+    # Registered last: no later step can fail and leave the transfer registered.
     credentials = {**credentials, nvflare_internals.TOKEN_VARIABLE: transfer.register().encode()}
-    return replace(launch, credentials=SecretData(called.credentials, credentials)), transfer
+    return replace(launch, credentials=SecretData(object_names.credentials, credentials)), transfer
 
 
 def read_parent(fl_ctx: FLContext, role: Role, epoch: str) -> Parent:
-    """Who this FLARE parent is.
+    """Read the identity of this FLARE parent.
 
     Raises:
-        Refused: the context or the startup kit does not say.
+        InvalidInput: the context or the startup kit lacks a part of it.
     """
-    site = _site(fl_ctx)
-    workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
+    site = _read_site(fl_ctx)
+    workspace = _context_property(fl_ctx, FLContextKey.WORKSPACE_OBJECT)
     return Parent(site, federation_id(Path(workspace.get_startup_kit_dir())), epoch, role)
 
 
 def read_report(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report:
-    """Where a job's outcome is told.
+    """Read the job's id and the files to which its outcome is reported.
 
     Raises:
-        Refused: the context or the metadata does not say whose outcome it would be.
+        InvalidInput: the context or the metadata does not say which job it is, or where its files are.
     """
-    job_id, site = _of_meta(job_meta, JobMetaKey.JOB_ID), _site(fl_ctx)
-    workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
+    job_id, site = _meta_value(job_meta, JobMetaKey.JOB_ID), _read_site(fl_ctx)
+    workspace = _context_property(fl_ctx, FLContextKey.WORKSPACE_OBJECT)
     return Report(
         job_id,
         site,
@@ -185,62 +193,70 @@ def read_report(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Repo
 
 
 def federation_id(startup: Path) -> str:
-    """Which federation a site is in: 32 hex digits of the SHA-256 of its root certificate, as DER.
+    """Return the id of the federation that a startup kit belongs to.
+
+    It is the first 32 hex digits of the SHA-256 of the kit's root certificate (DER).
 
     Raises:
-        Refused: the certificate is not in the startup kit, or is none.
+        InvalidInput: the kit has no root certificate, or the file is not a certificate.
     """
     file = startup / ROOT_CERTIFICATE
-    allowed = "a file with the federation's root certificate, as `nvflare provision` makes it"
+    allowed = "a file with the federation's root certificate, as written by `nvflare provision`"
     try:
-        found = _PEM.search(file.read_text("ascii", "replace"))
+        match = _PEM.search(file.read_text("ascii", "replace"))
     except OSError as error:
         raise InvalidInput(str(file), MISSING, f"{allowed} ({error.strerror})") from None
     try:
-        der = base64.b64decode("".join(found.group(1).split()), validate=True) if found else b""
+        der = base64.b64decode("".join(match.group(1).split()), validate=True) if match else b""
     except ValueError:
         der = b""
     if not der:
-        raise InvalidInput(str(file), "without a readable PEM certificate", allowed)
+        raise InvalidInput(str(file), Verbatim("without a readable PEM certificate"), allowed)
     return hashlib.sha256(der).hexdigest()[: names.FEDERATION_DIGITS]
 
 
-def _call(asked: _LaunchRequest, parent: Parent, attempt: str) -> _Called:
-    key = nvflare_internals.job_key(asked.job_id)
-    pod = validate.dns_label("the pod's name", nvflare_internals.pod_name(key, asked.site))
-    return _Called(
+def _name_objects(request: _LaunchRequest, parent: Parent, attempt: str) -> _ObjectNames:
+    key = nvflare_internals.job_key(request.job_id)
+    pod = validate.dns_label("the pod's name", nvflare_internals.pod_name(key, request.site))
+    return _ObjectNames(
         key=key,
         pod=pod,
         container=f"container-{key}",
-        startup=names.startup_secret(nvflare_internals.site_key(asked.site), parent.federation),
+        startup=names.startup_secret(nvflare_internals.site_key(request.site), parent.federation),
         credentials=names.credentials_secret(pod, attempt),
     )
 
 
-def _render(config: Object, asked: _LaunchRequest, study: Study, called: _Called, settings: Settings) -> Object:
-    """The stock launcher's pod, in the launcher's namespace whatever its template says."""
+def _render_pod(
+    config: Object, request: _LaunchRequest, study: Study, object_names: _ObjectNames, settings: Settings
+) -> Object:
+    """Render the stock launcher's pod, in the launcher's namespace even if its template names another one."""
     template = study.pod_template
-    # Credentials must not land on a sidecar, so a template with several containers has to say which is the job's.
-    whole = {**config, "require_main_container": template is not None}
-    python = _python(asked, settings)
+    # Credentials must not reach a sidecar, so a template with several containers has to say which one is the job's.
+    complete_config = {**config, "require_main_container": template is not None}
+    python = _choose_python(request, settings)
     try:
-        pod = nvflare_internals.render_pod(whole, name=called.pod, key=called.key, python=python, pod_template=template)
-    except Exception as error:  # noqa: BLE001  (nvflare looks into whatever shape the template has)
+        pod = nvflare_internals.render_pod(
+            complete_config, name=object_names.pod, key=object_names.key, python=python, pod_template=template
+        )
+    except Exception as error:  # noqa: BLE001  (nvflare reads the template without checking its shape)
         raise pod_template_error(error) from None
     namespace = pod["metadata"].get("namespace")
     if namespace is not None and namespace != settings.namespace:
-        _log.warning("the pod template's own namespace is not taken: jobs run in %r", settings.namespace)
+        _log.warning("the namespace of the pod template is ignored: jobs run in %r", settings.namespace)
         pod["metadata"]["namespace"] = settings.namespace
     return pod
 
 
-def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _LaunchRequest:
-    site = _site(fl_ctx)
-    job_id = _of_meta(job_meta, JobMetaKey.JOB_ID)
-    workspace = _of_context(fl_ctx, FLContextKey.WORKSPACE_OBJECT, lambda found: found is not None)
-    args = _of_context(fl_ctx, FLContextKey.ARGS, lambda found: found is not None)
-    spec, where = _job_spec(job_meta, site)
-    process_args = _of_context(fl_ctx, FLContextKey.JOB_PROCESS_ARGS, bool)
+def _read_request(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _LaunchRequest:
+    site = _read_site(fl_ctx)
+    job_id = _meta_value(job_meta, JobMetaKey.JOB_ID)
+    workspace = _context_property(fl_ctx, FLContextKey.WORKSPACE_OBJECT)
+    args = _context_property(fl_ctx, FLContextKey.ARGS)
+    spec, where = _read_launcher_spec(job_meta, site)
+    process_args = _context_property(fl_ctx, FLContextKey.JOB_PROCESS_ARGS)
+    if not process_args:
+        raise _context_error(FLContextKey.JOB_PROCESS_ARGS, process_args)
     module = nvflare_internals.exe_module(process_args)
     if not module:
         raise InvalidInput(f"exe_module in {FLContextKey.JOB_PROCESS_ARGS} of FLContext", MISSING, "a Python module")
@@ -248,13 +264,17 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _La
     if cell is None:
         raise InvalidInput("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
     if str(args.workspace) != settings.workspace_mount_path:
-        # The stock launcher says nothing, and the job's process does not find its workspace.
-        said = "the parent's workspace is %s, where the job's process looks for it; workspace_mount_path puts it at %s"
-        _log.warning(said, args.workspace, settings.workspace_mount_path)
+        # The stock launcher does not warn, and the job's process then does not find its workspace.
+        _log.warning(
+            "the job's process looks for its workspace at %s, as the parent does, but workspace_mount_path mounts it"
+            " at %s",
+            args.workspace,
+            settings.workspace_mount_path,
+        )
     return _LaunchRequest(
         site=site,
         job_id=job_id,
-        study=_of_meta(job_meta, JobMetaKey.STUDY),
+        study=_meta_value(job_meta, JobMetaKey.STUDY),
         workspace=str(args.workspace),
         custom=str(workspace.get_app_custom_dir(job_id) or ""),
         startup=Path(workspace.get_startup_kit_dir()),
@@ -263,16 +283,16 @@ def _ask(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Settings) -> _La
         module=module,
         cell=cell,
         spec=spec,
-        portable=_of_job(job_meta, JobMetaKey.RESOURCE_SPEC, site, nvflare_internals.portable_spec),
+        portable=_resolve_spec(job_meta, JobMetaKey.RESOURCE_SPEC, site, nvflare_internals.portable_spec),
         where=where,
     )
 
 
-def _of_meta(job_meta: dict[str, Any], key: JobMetaKey) -> Any:
+def _meta_value(job_meta: dict[str, Any], key: JobMetaKey) -> Any:
     return JOB_META[key.value].validate(f"job_meta[{key.value!r}]", job_meta.get(key.value))
 
 
-def _site(fl_ctx: FLContext) -> str:
+def _read_site(fl_ctx: FLContext) -> str:
     field, site = "the site's name in FLContext", fl_ctx.get_identity_name()
     if not site:
         raise InvalidInput(field, MISSING, "a name")
@@ -281,130 +301,149 @@ def _site(fl_ctx: FLContext) -> str:
     return str(site)
 
 
-def _of_context(fl_ctx: FLContext, key: str, is_there: Callable[[Any], bool]) -> Any:
-    found = fl_ctx.get_prop(key)
-    if not is_there(found):
-        raise InvalidInput(f"{key} in FLContext", MISSING if found is None else found, "what FLARE puts there")
-    return found
+def _context_property(fl_ctx: FLContext, key: str) -> Any:
+    value = fl_ctx.get_prop(key)
+    if value is None:
+        raise _context_error(key, MISSING)
+    return value
 
 
-def _of_job(
+def _context_error(key: str, value: object) -> InvalidInput:
+    return InvalidInput(f"{key} in FLContext", value, "the value that FLARE sets before it launches a job")
+
+
+def _resolve_spec(
     job_meta: dict[str, Any],
     key: JobMetaKey,
     site: str,
     resolve: Callable[[dict[str, Any], str], dict[str, Any]],
 ) -> dict[str, Any]:
-    """What a job says for a site, by nvflare's own rules."""
+    """Return the part of a job's metadata that applies to a site, by nvflare's own function.
+
+    Args:
+        job_meta: the job's metadata.
+        key: the part's key.
+        site: the site's name.
+        resolve: nvflare's function.
+    """
     field = f"job_meta[{key.value!r}]"
     try:
         return validate.mapping(field, resolve(job_meta, site))
     except InvalidInput:
         raise
     except ValueError:
-        allowed = f"what nvflare takes for site {site!r}: {_VALUES[key]}, as in {_SHAPES[key]}"
+        allowed = f"what nvflare allows for site {site!r}: {_NVFLARE_RULES[key]}, as in {_EXAMPLES[key]}"
         raise InvalidInput(field, job_meta.get(key.value), allowed) from None
     except (TypeError, AttributeError, LookupError, RecursionError):
-        # nvflare looks into whatever shape it finds, and what it trips over there helps nobody.
-        allowed = f"a dictionary of dictionaries, as in {_SHAPES[key]}"
+        # nvflare does not check the shape of the metadata, and the text of its exception helps nobody.
+        allowed = f"a dictionary of dictionaries, as in {_EXAMPLES[key]}"
         raise InvalidInput(field, job_meta.get(key.value), allowed) from None
 
 
-def _job_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
-    """The job's part of launcher_spec, checked. As with the stock launcher, other keys say nothing."""
+def _read_launcher_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
+    """Return the job's part of launcher_spec, checked, and its path. Unknown keys are ignored, as nvflare does."""
     where = f"launcher_spec[{site!r}][{nvflare_internals.MODE!r}]"
-    given = _of_job(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, nvflare_internals.launcher_spec)
-    ignored = set(given) - set(JOB_SPEC)
-    if ignored:
-        known = ", ".join(sorted({*JOB_SPEC} - {"argo"}))
-        first = [names.display_text(key) for key in heapq.nsmallest(_TOLD, ignored)]
-        _log.warning("%s: %d keys without meaning are ignored: %s; known are %s", where, len(ignored), first, known)
-    return {key: row.validate(f"{where}[{key!r}]", given[key]) for key, row in JOB_SPEC.items() if key in given}, where
+    spec = _resolve_spec(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, nvflare_internals.launcher_spec)
+    unknown = set(spec) - set(JOB_SPEC)
+    if unknown:
+        examples = [names.display_text(key) for key in heapq.nsmallest(_MAX_IGNORED_KEYS, unknown)]
+        _log.warning(
+            "%s: %d unknown keys are ignored: %s; known keys are %s",
+            where,
+            len(unknown),
+            examples,
+            ", ".join(sorted({*JOB_SPEC} - {"argo"})),
+        )
+    return {key: rule.validate(f"{where}[{key!r}]", spec[key]) for key, rule in JOB_SPEC.items() if key in spec}, where
 
 
-def _image(asked: _LaunchRequest, study: Study, settings: Settings) -> str:
-    field = f"{asked.where}['image']"
-    if asked.spec.get("image"):
-        settings.argo.policy.enforce_image(field, asked.spec["image"])
-        return str(asked.spec["image"])
+def _choose_image(request: _LaunchRequest, study: Study, settings: Settings) -> str:
+    field = f"{request.where}['image']"
+    if request.spec.get("image"):
+        settings.argo.policy.enforce_image(field, request.spec["image"])
+        return str(request.spec["image"])
     if not study.image:
         raise InvalidInput(
             field,
             MISSING,
-            f"an image, there or in launcher_spec['default'][{nvflare_internals.MODE!r}]['image'] (shared default), in"
-            f" resource_spec[{asked.site!r}][{nvflare_internals.MODE!r}]['image'] (legacy), or as"
-            " studies.<study>.container.image in local/study_runtime.yaml (the site's default)",
+            f"an image there, in launcher_spec['default'][{nvflare_internals.MODE!r}]['image'] (shared default), in"
+            f" resource_spec[{request.site!r}][{nvflare_internals.MODE!r}]['image'] (legacy), or in"
+            " studies.<study>.container.image of local/study_runtime.yaml (the site's default)",
         )
     return study.image
 
 
-def _pending_timeout(asked: _LaunchRequest, settings: Settings) -> float | None:
-    if "pending_timeout" not in asked.spec:
+def _choose_pending_timeout(request: _LaunchRequest, settings: Settings) -> float | None:
+    if "pending_timeout" not in request.spec:
         return settings.pending_timeout
-    seconds: float | None = asked.spec["pending_timeout"]
-    settings.argo.policy.enforce_pending_timeout(f"{asked.where}['pending_timeout']", seconds)
+    seconds: float | None = request.spec["pending_timeout"]
+    settings.argo.policy.enforce_pending_timeout(f"{request.where}['pending_timeout']", seconds)
     return seconds
 
 
-def _python(asked: _LaunchRequest, settings: Settings) -> str:
-    if "python_path" not in asked.spec:
+def _choose_python(request: _LaunchRequest, settings: Settings) -> str:
+    if "python_path" not in request.spec:
         return settings.python_path
-    settings.argo.policy.enforce_python(f"{asked.where}['python_path']", asked.spec["python_path"])
-    return str(asked.spec["python_path"])
+    settings.argo.policy.enforce_python(f"{request.where}['python_path']", request.spec["python_path"])
+    return str(request.spec["python_path"])
 
 
-def _study(asked: _LaunchRequest, settings: Settings) -> Study:
-    """What the site's study file says: version 2 if it is there, else version 1, and never both.
+def _read_study(request: _LaunchRequest, settings: Settings) -> Study:
+    """Read the site's study file: version 2 if it exists, else version 1.
 
     Raises:
-        SiteFileError: the file is not what nvflare takes.
-        Refused: there are both.
+        SiteFileError: nvflare does not accept the file.
+        InvalidInput: both files exist.
     """
-    runtime_file = nvflare_internals.study_runtime_file(asked.workspace)
-    old_file = settings.study_data_pvc_file_path
+    runtime_file = nvflare_internals.study_runtime_file(request.workspace)
+    data_file = settings.study_data_pvc_file_path
     if not Path(runtime_file).exists():
-        return _loaded(nvflare_internals.load_study_data, old_file, asked.study)
-    legacy = {str(Path(asked.workspace, "local", "study_data.yaml")), *([old_file] if old_file else [])}
+        return _load_study(nvflare_internals.load_study_data, data_file, request.study)
+    legacy = {str(Path(request.workspace, "local", "study_data.yaml")), *([data_file] if data_file else [])}
     conflicts = sorted(path for path in legacy if Path(path).exists())
     if conflicts:
         raise InvalidInput(
             runtime_file,
-            Verbatim(f"beside {', '.join(conflicts)}"),
+            Verbatim(f"used together with {', '.join(conflicts)}"),
             "one study file only: move all studies to study_runtime.yaml and delete the old file",
         )
-    return _loaded(nvflare_internals.load_study_runtime, runtime_file, asked.study)
+    return _load_study(nvflare_internals.load_study_runtime, runtime_file, request.study)
 
 
-def _loaded(load: Callable[[str | None, str | None], Study], file: str | None, study: str | None) -> Study:
+def _load_study(load: Callable[[str | None, str | None], Study], file: str | None, study: str | None) -> Study:
     try:
         return load(file, study)
     except DocumentError:
-        raise  # an error that carries no value
-    except Exception as error:  # noqa: BLE001  (nvflare looks into whatever shape the file has)
+        raise  # its text holds no value of the file
+    except Exception as error:  # noqa: BLE001  (nvflare reads the file without checking its shape)
         raise study_file_error(str(file), error) from None
 
 
-def _env(asked: _LaunchRequest, study: Study, settings: Settings, owner: str) -> dict[str, str]:
+def _build_env(request: _LaunchRequest, study: Study, settings: Settings, owner: str) -> dict[str, str]:
     env = dict(study.env or {})
-    if asked.custom:
-        root, custom = os.path.abspath(asked.workspace), os.path.abspath(asked.custom)  # noqa: PTH100  (no symlinks)
+    if request.custom:
+        root, custom = os.path.abspath(request.workspace), os.path.abspath(request.custom)  # noqa: PTH100  (no symlinks)
         if os.path.commonpath([root, custom]) != root:
             raise InvalidInput(
-                "the job's custom folder", asked.custom, f"a path under the workspace, {asked.workspace}"
+                "the job's custom folder", request.custom, f"a path under the workspace, {request.workspace}"
             )
         env["PYTHONPATH"] = str(Path(settings.workspace_mount_path, Path(custom).relative_to(root)))
     return {**env, nvflare_internals.OWNER_VARIABLE: owner}
 
 
-def _secret_env(study: Study, secret: str, variables: tuple[str, ...]) -> list[Object]:
-    """The variables that the container reads from Secrets: its credentials, and the study's."""
+def _build_secret_env(study: Study, secret: str, variables: tuple[str, ...]) -> list[Object]:
+    """Return the variables that the container reads from Secrets: the job's credentials, and the study's variables."""
     return [*({"name": each, "source": secret, "key": each} for each in variables), *study.secret_env]
 
 
-def _volumes(asked: _LaunchRequest, study: Study, settings: Settings, startup_secret: str) -> Object:
+def _build_volumes(request: _LaunchRequest, study: Study, settings: Settings, startup_secret: str) -> Object:
     mount_path = settings.workspace_mount_path
-    own = (
+    own_mounts = (
         Mount(
-            volume={"name": _WORKSPACE_VOLUME, "emptyDir": {"sizeLimit": _ephemeral_storage(asked, settings)}},
+            volume={
+                "name": _WORKSPACE_VOLUME,
+                "emptyDir": {"sizeLimit": _choose_ephemeral_storage(request, settings)},
+            },
             mount={"name": _WORKSPACE_VOLUME, "mountPath": mount_path},
         ),
         Mount(
@@ -412,66 +451,69 @@ def _volumes(asked: _LaunchRequest, study: Study, settings: Settings, startup_se
             mount={"name": _STARTUP_VOLUME, "mountPath": str(Path(mount_path, "startup")), "readOnly": True},
         ),
     )
-    mounts = (*own, *study.mounts)
+    mounts = (*own_mounts, *study.mounts)
     return {"volume_list": [each.volume for each in mounts], "volume_mount_list": [each.mount for each in mounts]}
 
 
-def _ephemeral_storage(asked: _LaunchRequest, settings: Settings) -> str:
-    said = asked.spec.get("ephemeral_storage")
-    return settings.ephemeral_storage if said is None else str(said)
+def _choose_ephemeral_storage(request: _LaunchRequest, settings: Settings) -> str:
+    quantity = request.spec.get("ephemeral_storage")
+    return settings.ephemeral_storage if quantity is None else str(quantity)
 
 
-def _resources(asked: _LaunchRequest, settings: Settings) -> Object:
-    """The container's resources: what the job says to this launcher, and over it what it says in nvflare's words."""
-    spec, portable = asked.spec, asked.portable
-    storage = _ephemeral_storage(asked, settings)
+def _build_resources(request: _LaunchRequest, settings: Settings) -> Object:
+    """Return the container's resources: launcher_spec's values, overridden by those of nvflare's resource_spec."""
+    spec, portable = request.spec, request.portable
+    storage = _choose_ephemeral_storage(request, settings)
     limits: Object = {"ephemeral-storage": storage}
     requests: Object = {"ephemeral-storage": storage}
     for name in ("cpu", "memory"):
         limit = spec.get(name)
-        # Without a request of its own the limit is requested: some admission webhooks ask for one.
-        request = spec.get(f"{name}_request", limit)
+        # The limit is also the default of the request: some admission webhooks require a request.
+        amount = spec.get(f"{name}_request", limit)
         limits |= {name: limit} if limit else {}
-        requests |= {name: request} if request else {}
+        requests |= {name: amount} if amount else {}
     gpus = spec.get("num_of_gpus", portable.get("num_of_gpus", 0))
     both: Object = {
         **({"cpu": str(portable["num_of_cpus"])} if "num_of_cpus" in portable else {}),
         **({"memory": portable["memory"]} if "memory" in portable else {}),
         **({STOCK_GPU: gpus} if gpus else {}),
     }
-    made: Object = {"requests": {**requests, **both}, "limits": {**limits, **both}}
-    _build_resources(made, asked, settings)
-    return made
+    resources: Object = {"requests": {**requests, **both}, "limits": {**limits, **both}}
+    _check_resources(resources, request.where, settings)
+    return resources
 
 
-def _build_resources(made: Object, asked: _LaunchRequest, settings: Settings) -> None:
-    where = asked.where
-    for part in made.values():
-        for name, amount in part.items():
+def _check_resources(resources: Object, where: str, settings: Settings) -> None:
+    for amounts in resources.values():
+        for name, amount in amounts.items():
             validate.quantity(f"{where}: {name}", amount)
-    for name, request in made["requests"].items():
-        limit = made["limits"].get(name)
-        if limit is not None and validate.amount(request) > validate.amount(limit):
-            raise InvalidInput(f"{where}: the request of {name}", request, f"at most its limit, {limit}")
-    settings.argo.policy.enforce_limits(where, made["limits"], STOCK_GPU)
+    for name, amount in resources["requests"].items():
+        limit = resources["limits"].get(name)
+        if limit is not None and validate.amount(amount) > validate.amount(limit):
+            raise InvalidInput(f"{where}: the request of {name}", amount, f"at most its limit, {limit}")
+    settings.argo.policy.enforce_limits(where, resources["limits"], STOCK_GPU)
 
 
-def _startup_files(startup: Path) -> dict[str, bytes]:
-    """The files of the startup kit that a job's process reads."""
-    found = sorted(startup.iterdir()) if startup.is_dir() else []
+def _read_startup_files(startup: Path) -> dict[str, bytes]:
+    """Read the files of the startup kit that a job's process needs."""
+    entries = sorted(startup.iterdir()) if startup.is_dir() else []
     files = {
         file.name: file.read_bytes()
-        for file in found
+        for file in entries
         if nvflare_internals.is_startup_file(file.name) and file.is_file()
     }
     for name in files:
         if not _SECRET_KEY.fullmatch(name):
             raise InvalidInput(
-                str(startup / name), "a file of the startup kit", "a name of letters, digits, ., - and _"
+                str(startup / name),
+                Verbatim("a file of the startup kit"),
+                Sentence("has a name that no Secret can hold: use only letters, digits, ., - and _"),
             )
     size = sum(len(content) for content in files.values())
-    if size > _SECRET_LIMIT:
+    if size > _MAX_SECRET_BYTES:
         raise InvalidInput(
-            str(startup), f"{size} bytes of startup kit", f"at most {_SECRET_LIMIT}: all a Secret can hold"
+            str(startup),
+            Verbatim(f"{size} bytes of startup kit"),
+            Sentence(f"has {size} bytes of files for jobs, but a Secret can hold only {_MAX_SECRET_BYTES}"),
         )
     return files

@@ -1,12 +1,12 @@
-"""Hold a server's launch until its process runs.
+"""Waits until the process of a server's job runs.
 
 FLARE 2.9 registers a server job's process only after launch_job has returned, which sets three limits:
 
-- The process itself gives up after 30 s of being unknown, or is told to abort if its heartbeats come before that.
-  So the launch also returns once the process has connected with the parent, whatever the API says or does not say,
-  and when the API can no longer be heard once the Workflow is released.
-- An abort meanwhile reaches no handle; it only shows in the stored job status.
-- One thread launches all jobs of a server, so the wait is bounded: a job that does not run in time is ended, and then
+- The process gives up after 30 s of being unknown to the parent, or is told to abort if its heartbeats arrive earlier.
+  So the launch also returns once the process has connected with the parent, whatever the API server reports, and once
+  the API server is silent after the Workflow was released.
+- An abort during the wait reaches no handle; it only shows in the stored job status.
+- One thread launches all jobs of a server, so the wait is limited: a job that does not run in time is ended, and then
   its launch fails (launcher.py). FLARE starts the clients of every job whose launch returned a handle, even if that
   handle has ended.
 """
@@ -25,83 +25,88 @@ from flargo.job.plan import SERVER_START_SECONDS
 from flargo.status.diagnosis import Stage
 
 MAX_WAIT = SERVER_START_SECONDS + 60.0
-"""Seconds, by the wall clock, for which a launch holds up the server's other jobs. A job is ended before that, by a
-limit that only runs while the cluster is heard; in the last minute its end is waited for."""
+"""Seconds of wall-clock time for which a launch may block the server's other jobs. A job is ended earlier, by a limit
+that only counts time with contact to the API server; the last minute is for its end."""
 POLL_INTERVAL = 1.0
-"""Seconds between looks at the stored status."""
+"""Seconds between checks of the stored job status."""
 API_SILENCE_LIMIT = 2.0
-"""Seconds without the API after which a released Workflow's process is taken to run, if it was seen to have a node."""
+"""Seconds without contact to the API server after which a released Workflow's process is assumed to run, if its pod was
+last seen with a node."""
 API_SILENCE_LIMIT_WITHOUT_NODE = 6.0
-"""The same, if it was seen without a node: longer than a watch takes to begin anew, and far less than the 30 s for
-which a process that has got a node since puts up with a parent that does not know it."""
+"""The same limit if the pod was last seen without a node. It is longer than a watch takes to start again, and far
+shorter than the 30 s after which a process gives up if its parent does not know it."""
 _log = logging.getLogger(__name__)
 
 
 def wait_until_running(
     handle: ArgoJobHandle,
-    ticket: LaunchedJob,
-    out_of_sync_for: Callable[[], float],
-    connected: Callable[[], bool],
+    job: LaunchedJob,
+    seconds_out_of_sync: Callable[[], float],
+    is_connected: Callable[[], bool],
     give_up: Callable[[str], None],
     job_id: str,
     fl_ctx: FLContext,
 ) -> bool:
-    """Return when the job's process runs, has ended, was aborted, or has been given up; whether it was given up.
+    """Wait until a job's process runs, or the job has ended, was aborted, or was given up.
 
     Args:
-        handle: the job's.
-        ticket: the job's.
-        out_of_sync_for: seconds since the cluster was heard last.
-        connected: whether the job's process is connected with the parent.
-        give_up: fails the launch with the given reason; the handle then ends even if the API is unreachable.
-        job_id: FLARE's.
-        fl_ctx: FLARE's, for the stored status.
+        handle: the job's handle.
+        job: the job's state.
+        seconds_out_of_sync: returns the seconds since the watches of the cluster were last in sync; 0 if they are.
+        is_connected: returns True if the job's process is connected with the parent.
+        give_up: fails the launch with the given reason; the handle then ends even if the API server is unreachable.
+        job_id: FLARE's id of the job.
+        fl_ctx: FLARE's context, to read the stored job status.
+
+    Returns:
+        True if the job was given up.
     """
     limit = time.monotonic() + MAX_WAIT
     while True:
-        runs_or_ended = ticket.wait(_runs_or_ended, POLL_INTERVAL)
-        # Also of what runs by now: FLARE writes over the aborted status as soon as this returns.
-        if ticket.verdict is None and _truth(lambda: _is_aborted(job_id, fl_ctx), ticket.name):
-            _log.info("%s: aborted during its launch", ticket.name)
+        is_over = job.wait(_runs_or_ended, POLL_INTERVAL)
+        # Checked even if the process runs: FLARE overwrites the aborted status as soon as the launch returns.
+        if job.verdict is None and _ask_flare(lambda: _is_aborted(job_id, fl_ctx), job.name):
+            _log.info("%s: aborted during its launch", job.name)
             handle.terminate()
             return False
-        if runs_or_ended:
+        if is_over:
             return False
-        if not ticket.is_stopping and _truth(connected, ticket.name):
-            _log.info("%s: its process has connected before it was seen to run", ticket.name)
+        if not job.is_stopping and _ask_flare(is_connected, job.name):
+            _log.info("%s: its process connected to the parent before the pod was seen running", job.name)
             return False
-        if ticket.is_released and not ticket.is_stopping and out_of_sync_for() > _silence_limit(ticket):
-            _log.warning("%s: released, but the API is not heard; taken to run", ticket.name)
+        if job.is_released and not job.is_stopping and seconds_out_of_sync() > _silence_limit(job):
+            _log.warning("%s: released, but the Kubernetes API is silent; assuming that the job runs", job.name)
             return False
         if time.monotonic() > limit:
-            _log.warning("%s: not seen to run after %.0f s; given up, for other jobs wait", ticket.name, MAX_WAIT)
-            give_up(f"its process was not seen to run within {MAX_WAIT:g} s; {_last_seen(ticket, out_of_sync_for())}")
+            _log.warning("%s: not running after %.0f s; launch given up, since other jobs wait", job.name, MAX_WAIT)
+            last_state = _describe_last_state(job, seconds_out_of_sync())
+            give_up(f"its process was not seen running within {MAX_WAIT:g} s; {last_state}")
             handle.wait()
             return True
 
 
-def _silence_limit(ticket: LaunchedJob) -> float:
-    return API_SILENCE_LIMIT if ticket.stage > Stage.TAINTED else API_SILENCE_LIMIT_WITHOUT_NODE
+def _silence_limit(job: LaunchedJob) -> float:
+    return API_SILENCE_LIMIT if job.stage > Stage.TAINTED else API_SILENCE_LIMIT_WITHOUT_NODE
 
 
-def _last_seen(ticket: LaunchedJob, silence: float) -> str:
-    seen = f"it was seen last as {ticket.stage.label}"
-    return f"{seen}, and the Kubernetes API has not been heard for {silence:.0f} s" if silence else seen
+def _describe_last_state(job: LaunchedJob, silence: float) -> str:
+    state = f"its last known state is {job.stage.label}"
+    return f"{state}, and the Kubernetes API has been silent for {silence:.0f} s" if silence else state
 
 
-def _truth(question: Callable[[], bool], name: str) -> bool:
-    """The answer of FLARE's; its trouble is no reason to give up a launch, and the next look may be better."""
+def _ask_flare(question: Callable[[], bool], name: str) -> bool:
+    """Return FLARE's answer, or False if it raises: the next poll may succeed, and the launch need not fail."""
     try:
         return question()
     except Exception:  # noqa: BLE001
-        _log.exception("%s: FLARE could not be asked", name)
+        _log.exception("%s: FLARE raised an exception when asked about the job", name)
         return False
 
 
-def _runs_or_ended(ticket: LaunchedJob) -> bool:
-    # Not the stage ENDED: what is seen of an end still has to be confirmed, and the handle ends with the verdict.
-    # Nor a job that runs at last while it is being ended.
-    return (ticket.stage is Stage.RUNNING and not ticket.is_stopping) or ticket.verdict is not None
+def _runs_or_ended(job: LaunchedJob) -> bool:
+    # The stage ENDED does not count: an observed end is confirmed first, and the handle ends with the verdict.
+    # Neither does a job that starts to run while it is being ended.
+    return (job.stage is Stage.RUNNING and not job.is_stopping) or job.verdict is not None
 
 
 def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:

@@ -101,7 +101,7 @@ class Measured:
         begun = time.perf_counter()
         handle = self._launcher.launch_job(meta, context)
         seconds = time.perf_counter() - begun
-        name = handle._ticket.name if hasattr(handle, "_ticket") else handle.pod_name
+        name = handle._job.name if hasattr(handle, "_job") else handle.pod_name
         self._handles[name] = handle
         return name, seconds
 

@@ -177,4 +177,4 @@ def test_metrics_are_served_over_ipv6() -> None:
         with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=5) as response:
             assert b"flargo_jobs" in response.read()
     finally:
-        launcher._end()
+        launcher._shut_down()

@@ -220,7 +220,7 @@ class Site:
         made: ArgoJobLauncher = kind(**self._arguments)
         if recorder.is_enabled():
             who = read_parent(self._context("none", ""), self.role, made._epoch)
-            recorder.attach(made._loop_of(who)._reconciler)
+            recorder.attach(made._get_loop(who)._reconciler)
         return made
 
     def find_launched_job(self, name: str) -> LaunchedJob | None:
@@ -267,9 +267,9 @@ class Job:
     def launched_job(self) -> LaunchedJob:
         """The launcher's."""
         if self._handle:
-            return self._handle[0]._ticket
+            return self._handle[0]._job
         eventually(lambda: self._handle or self.site.find_launched_job(self.name), 10, "the launcher follows the job")
-        return self.site.find_launched_job(self.name) or self._handle[0]._ticket
+        return self.site.find_launched_job(self.name) or self._handle[0]._job
 
     def expect_stage(self, stage: Stage, within: float = START_SECONDS) -> "Job":
         """Wait until it is so far, alive."""

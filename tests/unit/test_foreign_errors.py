@@ -351,7 +351,7 @@ def test_a_parent_learns_the_token_that_it_sends(tmp_path: Path) -> None:
     file = Path(kubeconfig(tmp_path / "config"))
     file.write_text(file.read_text().replace("t0psecret", token))
     made = flargo.ClientArgoJobLauncher(config_file_path=str(file), workspace_mount_path=str(tmp_path))
-    loop = made._loop_of(Parent("site-1", "f" * 32, "epoch", Role.CLIENT))
+    loop = made._get_loop(Parent("site-1", "f" * 32, "epoch", Role.CLIENT))
     assert token in REDACTION.redact(token)
     with pytest.raises(ApiError):
         loop._api.get(Kind.POD, "p")

@@ -160,7 +160,7 @@ TOKEN_SHAPE = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
 
 def streamed(*pieces: tuple[str, bool]) -> list[str]:
     stream = StreamRedaction(Redaction())
-    return [stream.redact(text, continued=continued) for text, continued in pieces]
+    return [stream.redact(text, is_partial=is_partial) for text, is_partial in pieces]
 
 
 def test_a_key_is_blanked_from_its_first_line_to_its_last() -> None:
@@ -195,10 +195,10 @@ def test_a_secret_that_pieces_of_a_line_share_is_blanked(secret: str, size: int)
 
 def test_an_endless_token_is_not_kept_in_memory() -> None:
     stream = StreamRedaction(Redaction())
-    stream.redact("eyJa.eyJb.", continued=True)
+    stream.redact("eyJa.eyJb.", is_partial=True)
     for _ in range(100):
-        stream.redact("c" * 2**16, continued=True)
-        assert len(stream._held) < 2**17
+        stream.redact("c" * 2**16, is_partial=True)
+        assert len(stream._pending) < 2**17
 
 
 @given(st.lists(st.tuples(st.sampled_from(["x", " ", "é", "-----", "BEGIN", "\n", "PRIVATE KEY"]), st.booleans())))

@@ -124,7 +124,7 @@ def test_a_disk_that_fails_keeps_nothing_from_being_told(
 ) -> None:
     (run_dir / OUTCOME).mkdir()
     report(tmp_path).publish(FAILED, "wf")
-    assert "could not be written" in caplog.text
+    assert "cannot write its outcome" in caplog.text
     assert [path.name for path in run_dir.iterdir()] == [OUTCOME], "no temporary file is left"
 
 
@@ -153,7 +153,7 @@ def test_a_link_that_a_job_brought_home_is_not_followed(
     report(tmp_path, Role.CLIENT).publish(FAILED, "wf")
     report(tmp_path, Role.SERVER).publish(FAILED, "wf", "tail")
     assert victim.read_text() == "as it was"
-    assert "could not be written" in caplog.text
+    assert "cannot write its outcome" in caplog.text
     assert json.loads((run_dir / OUTCOME).read_text())["reason"] == "PROGRAM_FAILED"
 
 

@@ -141,7 +141,7 @@ def test_a_registered_transfer_can_be_taken_back_more_than_once(parent: Parent) 
     transfer.remove()
     transfer.remove()
     assert manager_of(context).jobs == {}
-    assert not transfer.is_published
+    assert not transfer.has_results
 
 
 def test_taking_back_leaves_a_later_launch_of_the_same_job_alone(parent: Parent) -> None:
@@ -156,13 +156,13 @@ def test_taking_back_leaves_a_later_launch_of_the_same_job_alone(parent: Parent)
 def test_results_that_came_home_are_known(parent: Parent) -> None:
     context = parent.context(JOB_ID)
     _, transfer = ask(parent, context)
-    assert not transfer.is_published
+    assert not transfer.has_results
     manager_of(context).remove_job(JOB_ID)  # as it does itself when it has extracted them
-    assert transfer.is_published
+    assert transfer.has_results
 
 
 def test_a_transfer_is_not_published_before_it_is_registered() -> None:
-    assert not WorkspaceTransfer(Cell("site-1"), JOB_ID, "/workspace").is_published
+    assert not WorkspaceTransfer(Cell("site-1"), JOB_ID, "/workspace").has_results
 
 
 def test_nothing_of_the_context_is_kept(tmp_path: Path) -> None:

@@ -415,5 +415,7 @@ def test_a_file_is_named_to_its_end_however_long_its_path_is(tmp_path: Path) -> 
     root.mkdir()
     files = {"local/study_runtime.yaml": "format_version: 2", "local/study_data.yaml": ""}
     context = Parent(root, Role.CLIENT, files=files).context(JOB_ID)
-    with pytest.raises(InvalidInput, match=r"is beside \S+/local/study_data\.yaml; expected one study file only"):
+    with pytest.raises(
+        InvalidInput, match=r"is used together with \S+/local/study_data\.yaml; expected one study file only"
+    ):
         read_launch(Wrong("", ()).job_meta(), context, Role.CLIENT, check_settings(), attempt=ATTEMPT, epoch=EPOCH)

@@ -200,7 +200,7 @@ class Site:
             for each in loggers:
                 each.removeHandler(handler)
         assert handle.poll() == 101
-        verdict = handle._ticket.verdict
+        verdict = handle._job.verdict
         assert verdict is not None
         assert verdict.reason is Reason.LAUNCH_FAILED
         files = [path.read_text() for path in sorted(self.run_dir.iterdir())]
@@ -210,7 +210,7 @@ class Site:
 
 @pytest.fixture(params=list(Role), ids=str)
 def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", no_cluster)
+    monkeypatch.setattr(ArgoJobLauncher, "_get_loop", no_cluster)
     # The C parser, since the tests read thousands of files.
     monkeypatch.setattr(yaml, "safe_load", lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader))
     data = str(tmp_path / "local" / "study_data.yaml")
@@ -232,7 +232,7 @@ def check_variants(site: Site, files: Iterator[dict[str, Any]], minimum: int) ->
         site.write(**each)
         output = site.launch()
         assert "Mark3r" not in output, (each, output)
-        assert "unforeseen" not in output, (each, output)
+        assert "unexpected" not in output, (each, output)
         assert UNEXPLAINED not in output, (each, output)
         refusals += PASSED not in output
     assert refusals >= minimum
@@ -286,7 +286,7 @@ def test_an_unreadable_file_is_reported_by_errno(site: Site, file: str) -> None:
 
 
 def test_launcher_argument_values_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", no_cluster)
+    monkeypatch.setattr(ArgoJobLauncher, "_get_loop", no_cluster)
     launches = 0
     for arguments in variants(ARGUMENTS):
         try:
@@ -296,7 +296,7 @@ def test_launcher_argument_values_are_hidden(tmp_path: Path, monkeypatch: pytest
         launches += 1
         output = Site(tmp_path, Role.CLIENT, **arguments).launch()
         assert "Mark3r" not in output, (arguments, output)
-        assert "unforeseen" not in output, (arguments, output)
+        assert "unexpected" not in output, (arguments, output)
     assert launches > 40
 
 
@@ -348,7 +348,7 @@ def test_unforeseen_exceptions_are_reported_by_type(site: Site, where: str, monk
     monkeypatch.setattr(launcher, where, fails if where != "REDACTION" else SimpleNamespace(learn=fails, forget=repr))
     output = site.launch()
     assert "Mark3r" not in output
-    assert "unforeseen TypeError" in output
+    assert "unexpected TypeError" in output
     assert "in fails" in output, "the log says where it was raised"
 
 
@@ -373,8 +373,8 @@ def test_an_exception_after_launch_ends_the_job(tmp_path: Path, monkeypatch: pyt
 
     loop = Loop()
     monkeypatch.setattr(launcher, "wait_until_running", fails)
-    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", lambda *_: loop)
-    with pytest.raises(RuntimeError, match=r"was not started: LAUNCH_FAILED: .* an unforeseen TypeError") as failed:
+    monkeypatch.setattr(ArgoJobLauncher, "_get_loop", lambda *_: loop)
+    with pytest.raises(RuntimeError, match=r"was not started: LAUNCH_FAILED: .* an unexpected TypeError") as failed:
         Site(tmp_path, Role.SERVER).launch()
     assert "Mark3r" not in str(failed.value)
 
@@ -392,7 +392,7 @@ def test_a_server_launch_fails_without_a_node(reason: Reason, tmp_path: Path, mo
         def seconds_out_of_sync(self) -> float:
             return 0.0
 
-    monkeypatch.setattr(ArgoJobLauncher, "_loop_of", lambda *_: Loop())
+    monkeypatch.setattr(ArgoJobLauncher, "_get_loop", lambda *_: Loop())
     site = Site(tmp_path, Role.SERVER)
     context = site.parent.context(JOB_ID)
     details: list[str] = ["site-1: OK"]
@@ -421,7 +421,7 @@ def test_an_incomplete_context_raises_to_flare(site: Site) -> None:
 
 def test_a_launch_during_shutdown_raises(tmp_path: Path) -> None:
     site = Site(tmp_path, Role.CLIENT)
-    site.launcher._end()
+    site.launcher._shut_down()
     site.write()
     with pytest.raises(RuntimeError, match="shutting down"):
         site.launch()
@@ -462,15 +462,15 @@ def test_functions_whose_errors_show_values() -> None:
     assert {function for function, _ in calls(request, InvalidInput.__name__)} == {
         "read_launch",  # flargo's own id of the launch
         "federation_id",  # the kit's certificate
-        "_ask",
-        "_site",
-        "_of_context",
-        "_of_job",
-        "_image",
-        "_study",  # the paths of two files
-        "_env",  # the job's folder
-        "_build_resources",
-        "_startup_files",
+        "_read_request",
+        "_read_site",
+        "_context_error",
+        "_resolve_spec",
+        "_choose_image",
+        "_read_study",  # the paths of two files
+        "_build_env",  # the job's folder
+        "_check_resources",
+        "_read_startup_files",
     }
 
 

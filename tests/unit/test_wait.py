@@ -111,8 +111,8 @@ def test_silent_api_before_release_is_waited_for(monkeypatch: pytest.MonkeyPatch
     assert wait_for_start(LaunchedJob("wf"), store, silence=3.0, given_up=given_up) == []
     assert store.reads > 5, "polled until the limit"
     (detail,) = given_up
-    assert detail.startswith("its process was not seen to run within 0.2 s; it was seen last as ABSENT, and the")
-    assert detail.endswith("Kubernetes API has not been heard for 3 s")
+    assert detail.startswith("its process was not seen running within 0.2 s; its last known state is ABSENT, and the")
+    assert detail.endswith("Kubernetes API has been silent for 3 s")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_job_that_does_not_run_has_no_handle(
     assert wait_for_start(launched, given_up=given_up) == []
     assert launched.verdict is not None
     assert launched.verdict.code == 101
-    assert given_up == [f"its process was not seen to run within 0.05 s; it was seen last as {stage.label}"]
+    assert given_up == [f"its process was not seen running within 0.05 s; its last known state is {stage.label}"]
 
 
 def test_job_timeout_precedes_launch_limit() -> None:

@@ -97,7 +97,7 @@ class LineRedaction:
     def text(self, job: SiteJob, line: Line) -> str:
         """Return a line's redacted text in valid Unicode. The end of a piece is held back until the next piece."""
         stream = self._streams.setdefault(job.workflow.uid, StreamRedaction(REDACTION))
-        return stream.redact(valid_unicode(line.text), continued=line.is_partial)
+        return stream.redact(valid_unicode(line.text), is_partial=line.is_partial)
 
 
 @dataclass(slots=True)
