@@ -198,7 +198,7 @@ def test_the_parent_itself_sees_that_nothing_fails_and_what_it_cannot_see(clinic
     found = clinic.examine(kubeconfig=clinic.target.launcher_kubeconfig)
     assert (found.exit_code, found.failed, set(found.of("warning"))) == (0, set(), set())
     assert set(found.of("unknown")) == UNSEEN, found.findings
-    assert found.of("ok")["launcher"][0]["what"].startswith("flargo-launcher may do all")
+    assert found.of("ok")["launcher"][0]["what"].startswith("flargo-launcher has all the rights")
     assert {"api", "clock", "namespace", "argo", "controller", "restrictions", "workflow"} <= set(found.of("ok"))
 
 
@@ -206,7 +206,7 @@ def test_a_kit_that_names_a_kubeconfig_is_looked_at_as_its_parent_would(clinic: 
     clinic.prepare("--config-file", str(clinic.target.launcher_kubeconfig))
     done = CliRunner().invoke(group(), ["doctor", "--json", "--kit", str(clinic.kit), "--use-kit-kubeconfig"])
     said = " ".join(each["what"] for each in json.loads(done.stdout)["findings"])
-    assert f"answers, to system:serviceaccount:{clinic.target.namespace}:flargo-launcher" in said
+    assert f"answers requests of system:serviceaccount:{clinic.target.namespace}:flargo-launcher" in said
 
 
 def test_in_a_pod_it_is_the_pods_account(clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def test_a_controller_in_reference_mode(apart: Clinic, mode: str) -> None:
         assert found.failed == {"restrictions"}
         (said,) = found.of("failure")["restrictions"]
         assert "in reference mode" in said["what"]
-        assert "workflowRestrictions.templateReferencing out of the controller's ConfigMap" in said["todo"]
+        assert "Remove workflowRestrictions.templateReferencing from the controller's ConfigMap" in said["todo"]
     with controller(apart):
         assert apart.examine().failed == set()
 
@@ -351,7 +351,7 @@ def test_an_instance_id_that_the_kit_does_not_say(apart: Clinic) -> None:
         apart.follow(found, "controller", commands=1)
         mended = apart.examine()
         assert mended.failed == set()
-        assert "of instance id blue took notice" in mended.of("ok")["controller"][0]["what"]
+        assert "with instance id blue picked up the probe" in mended.of("ok")["controller"][0]["what"]
 
 
 def test_a_controller_that_lets_nothing_more_run_and_runs_failed_steps_again(apart: Clinic) -> None:
@@ -476,7 +476,7 @@ def test_no_study_secret_and_one_without_the_key(clinic: Clinic) -> None:
     assert "a job of study heart" in found.of("failure")["study secrets"][0]["what"]
     clinic.create("Secret", clinic.mark, stringData={"pasword": "x"})
     found = clinic.examine()
-    assert "has no password" in found.of("failure")["study secrets"][0]["what"]
+    assert "has no key password" in found.of("failure")["study secrets"][0]["what"]
     clinic.cluster.kubectl("patch", "secret", clinic.mark, '--patch={"stringData": {"password": "x"}}')
     assert clinic.examine().failed == set()
 

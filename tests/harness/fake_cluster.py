@@ -97,10 +97,12 @@ class FakeCluster(Survey):
     """The paths of all requests."""
     time: float = NOW
 
-    def run_doctor(self, needs: SiteNeeds | None = None, *, guessed: bool = False) -> list[Finding]:
+    def run_doctor(self, needs: SiteNeeds | None = None, *, is_account_guessed: bool = False) -> list[Finding]:
         """Run all checks and return their findings."""
         doctor = Doctor(self, lambda: self.time, self.pause)
-        return run_checks(doctor.gather(needs or site_needs(), guessed=guessed, patience=15.0))
+        return run_checks(
+            doctor.gather(needs or site_needs(), is_account_guessed=is_account_guessed, probe_seconds=15.0)
+        )
 
     def pause(self, seconds: float) -> None:
         """Advance the clock."""

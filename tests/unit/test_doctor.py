@@ -85,18 +85,18 @@ BROKEN: dict[str, tuple[Callable[[FakeCluster], object], str, str]] = {
         "namespace",
         "being deleted",
     ),
-    "no Argo": (lambda c: c.delete_object("argoproj.io/v1alpha1"), "argo", "does not know Argo's API"),
+    "no Argo": (lambda c: c.delete_object("argoproj.io/v1alpha1"), "argo", "does not serve Argo's API"),
     "half of Argo": (
         lambda c: c.object_at("argoproj.io/v1alpha1").update(resources=[{"name": "workflows"}]),
         "argo",
         "lacks workflowtaskresults",
     ),
     "Argo 3.5": (controller_pod("quay.io/argoproj/workflow-controller:v3.5.13"), "argo", "v3.5.13"),
-    "no controller": (sets(controllers=()), "controller", "took notice"),
+    "no controller": (sets(controllers=()), "controller", "No Workflow controller picked up the probe"),
     "a controller with an instance id": (
         configured({"instanceID": "blue"}, controllers=("blue",)),
         "controller",
-        "One answers with instance id blue",
+        "A controller with instance id blue did",
     ),
     "a probe that fails": (
         sets(phase="Error", message="boom"),
@@ -151,13 +151,13 @@ BROKEN: dict[str, tuple[Callable[[FakeCluster], object], str, str]] = {
     "a study Secret without the key": (
         lambda c: c.object_at("secrets/study").update(data={"other": "eA=="}),
         "study secrets",
-        "has no k",
+        "has no key k",
     ),
     "no pull Secret": (lambda c: c.delete_object("secrets/registry"), "pull secrets", "no Secret registry"),
     "a pull Secret that is none": (
         lambda c: c.object_at("secrets/registry").update(type="Opaque"),
         "pull secrets",
-        "Secret registry is Opaque",
+        "Secret registry has type Opaque",
     ),
     "Pod Security": (sets(refusals={"Pod": INSECURE}), "pod security", "hostNetwork"),
     "a quota too small": (sets(refusals={"Pod": NEVER}), "quota", "limits.cpu=1500m"),
@@ -300,8 +300,8 @@ def test_a_queue_whose_number_argo_cannot_read_fails_jobs(said: str) -> None:
     ("found", "words", "command"),
     [
         (None, "no ConfigMap queue", "`kubectl create configmap queue --namespace lab --from-literal=jobs=2`"),
-        ({}, "has no jobs", "`kubectl patch configmap queue"),
-        ({"data": {"job": "2"}, "binaryData": {"jobs": "Mg=="}}, "has no jobs", "`kubectl patch configmap queue"),
+        ({}, "has no key jobs", "`kubectl patch configmap queue"),
+        ({"data": {"job": "2"}, "binaryData": {"jobs": "Mg=="}}, "has no key jobs", "`kubectl patch configmap queue"),
     ],
     ids=["no ConfigMap", "empty", "another key"],
 )
@@ -336,7 +336,7 @@ def test_whoever_may_not_read_the_queue_is_not_told_that_it_is_fine() -> None:
         (
             configured({"workflowDefaults": "spec: {retryStrategy: {limit: 1}}"}),
             "restrictions",
-            "runs failed steps again",
+            "retries failed steps",
         ),
     ],
     ids=["clock", "quota full now", "claim pending", "parallelism", "retries"],
@@ -357,13 +357,13 @@ def test_a_parent_that_asks_is_the_launcher_and_what_it_may_not_see_is_said_to_b
     cluster = FakeCluster(
         user="system:serviceaccount:lab:site-1", forbidden_paths={*core, "configmaps/", f"{HOME}/pods"}
     )
-    findings = cluster.run_doctor(guessed=True)
+    findings = cluster.run_doctor(is_account_guessed=True)
     assert failed_checks(findings) == set()
-    assert only(findings, "launcher", Level.OK).what.startswith("site-1 may do all")
+    assert only(findings, "launcher", Level.OK).what.startswith("site-1 has all the rights")
     unseen = {finding.check for finding in findings if finding.level is Level.UNKNOWN}
     assert unseen == {"executor", "job account", "volume claims", "pod security", "quota", "pod"}
     # The token Secret, which goes with its account, and the probe, which a restricted controller fails, tell enough.
-    assert "flargo-executor is there" in found(findings, "executor")[0].what
+    assert "flargo-executor for Argo's containers exists" in found(findings, "executor")[0].what
     assert only(findings, "restrictions", Level.OK)
 
 
@@ -385,12 +385,14 @@ def test_whoever_is_the_parent_is_told_what_it_lacks(user: str, who: str, comman
 
 def test_an_account_of_another_namespace_is_not_taken_for_the_parent() -> None:
     cluster = FakeCluster(user="system:serviceaccount:ci:runner", denied_rights={"list events"})
-    assert "flargo-launcher may not" in only(cluster.run_doctor(guessed=True), "launcher", Level.FAILURE).what
+    assert (
+        "flargo-launcher may not" in only(cluster.run_doctor(is_account_guessed=True), "launcher", Level.FAILURE).what
+    )
 
 
 def test_an_account_that_is_named_is_looked_at_whoever_asks() -> None:
     cluster = FakeCluster(user="system:serviceaccount:lab:other", denied_rights={"list events"})
-    finding = only(cluster.run_doctor(guessed=False), "launcher", Level.FAILURE)
+    finding = only(cluster.run_doctor(is_account_guessed=False), "launcher", Level.FAILURE)
     assert "flargo-launcher may not list events" in finding.what
 
 
@@ -432,7 +434,10 @@ def test_a_pod_that_calls_itself_a_controller_elsewhere_is_only_mentioned(contro
     fake(cluster)
     findings, expected = cluster.run_doctor(), without.run_doctor()
     argo = only(findings, "argo", Level.OK)
-    assert f"also seen in namespace {FAKE}: name it by --argo-namespace if it serves this site" in argo.what
+    assert (
+        f"also in namespace {FAKE}: if one of them serves this site, name its namespace with --argo-namespace"
+        in argo.what
+    )
     assert [each for each in findings if each.check != "argo"] == [each for each in expected if each.check != "argo"]
     assert not [path for path in cluster.requested_paths if FAKE in path]
     assert not [each for each in cluster.probes if each["metadata"]["labels"].get(INSTANCE_ID)]
@@ -496,7 +501,7 @@ def test_settings_that_expand_without_end_are_no_settings() -> None:
     ("path", "status", "words"),
     [
         ("/version", 503, "does not answer"),
-        ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 401, "turns whoever asks away"),
+        ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 401, "rejects the credentials"),
         ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 404, ""),
         ("/version", 403, ""),
     ],
@@ -516,7 +521,7 @@ def test_a_cluster_is_reached_if_it_answers_and_takes_the_credentials(path: str,
 )
 def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.harness.fake_cluster.formatdate", lambda *_, **__: date)
-    assert "bear no time" in only(FakeCluster().run_doctor(), "clock", Level.UNKNOWN).what
+    assert "have no valid Date header" in only(FakeCluster().run_doctor(), "clock", Level.UNKNOWN).what
 
 
 @pytest.mark.parametrize(
@@ -526,13 +531,13 @@ def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.
         ("localhost:5000/workflow-controller:3.7", "3.7"),
         ("workflow-controller:v3.7.0-rc1", "v3.7.0-rc1"),
         (f"workflow-controller:v3.7.18@sha256:{'0' * 64}", "v3.7.18"),
-        ("workflow-controller:latest", "not in sight"),
-        ("workflow-controller", "not in sight"),
-        ("localhost:3.7/workflow-controller", "not in sight"),
-        (f"workflow-controller:v{'9' * 5000}.1", "not in sight"),
-        (f"workflow-controller:v3.{'9' * 5000}", "not in sight"),
-        ("workflow-controller:v\u0663.\u0667.1", "not in sight"),
-        (f"workflow-controller{':1.1.' * 60_000}\n", "not in sight"),
+        ("workflow-controller:latest", "unknown"),
+        ("workflow-controller", "unknown"),
+        ("localhost:3.7/workflow-controller", "unknown"),
+        (f"workflow-controller:v{'9' * 5000}.1", "unknown"),
+        (f"workflow-controller:v3.{'9' * 5000}", "unknown"),
+        ("workflow-controller:v\u0663.\u0667.1", "unknown"),
+        (f"workflow-controller{':1.1.' * 60_000}\n", "unknown"),
     ],
     ids=lambda text: text[:40],
 )
@@ -553,7 +558,7 @@ def test_settings_that_nobody_finds_are_not_said_to_be_fine(*, is_forbidden: boo
     cluster = FakeCluster(controllers=(), forbidden_paths={"configmaps/workflow"} if is_forbidden else set())
     cluster.delete_object("configmaps/workflow-controller-configmap")
     said = only(cluster.run_doctor(), "restrictions", Level.UNKNOWN)
-    assert ("could not be looked at" if is_forbidden else "No settings of a controller are in sight") in said.what
+    assert ("could not be read" if is_forbidden else "No settings of a controller are visible") in said.what
 
 
 def test_one_old_controller_among_others_is_a_warning() -> None:
@@ -576,9 +581,12 @@ def test_settings_of_any_shape_are_looked_at(value: str) -> None:
 
 def test_what_the_server_did_not_say_this_time_is_worth_another_look() -> None:
     path = f"/api/v1/namespaces/{HOME}/persistentvolumeclaims/claim"
-    assert only(FakeCluster(statuses={path: 500}).run_doctor(), "volume claims", Level.UNKNOWN).todo == "Look again."
-    forbidden_paths = FakeCluster(forbidden_paths={path}).run_doctor()
-    assert "as somebody who may look" in only(forbidden_paths, "volume claims", Level.UNKNOWN).todo
+    assert (
+        only(FakeCluster(statuses={path: 500}).run_doctor(), "volume claims", Level.UNKNOWN).todo
+        == "Run flargo doctor again."
+    )
+    findings = FakeCluster(forbidden_paths={path}).run_doctor()
+    assert "as a user with more rights" in only(findings, "volume claims", Level.UNKNOWN).todo
 
 
 @pytest.mark.parametrize(
@@ -608,8 +616,8 @@ def test_what_builds_on_a_failure_only_points_to_it() -> None:
     findings = cluster.run_doctor()
     assert failed_checks(findings) == {"api"}
     assert {finding.what for finding in findings if finding.level is Level.UNKNOWN} == {
-        "Not looked at: api comes first.",
-        "Not looked at: namespace comes first.",
+        "Not checked, because the check api did not succeed.",
+        "Not checked, because the check namespace did not succeed.",
     }
 
 
@@ -700,7 +708,9 @@ def test_no_command_is_offered_with_a_word_that_is_no_name(word: str) -> None:
 
 def test_no_byte_of_a_secret_is_kept() -> None:
     cluster = FakeCluster()
-    facts = Doctor(cluster, lambda: 0.0, cluster.pause).gather(site_needs(), guessed=False, patience=1.0)
+    facts = Doctor(cluster, lambda: 0.0, cluster.pause).gather(
+        site_needs(), is_account_guessed=False, probe_seconds=1.0
+    )
     assert "k" in facts.objects[Kind.SECRET, "study"].body["keys"]
     assert "aGlkZGVu" not in repr(facts)
 

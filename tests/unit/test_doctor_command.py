@@ -83,7 +83,7 @@ def test_a_kit_says_what_its_site_needs(cluster: FakeCluster, kit: Kit) -> None:
     cluster.objects[f"/api/v1/namespaces/{HOME}/secrets/base"] = {"metadata": {}, "data": {"k": "eA=="}}
     mended = run("--kit", root)
     assert mended.exit_code == 0, mended.stdout
-    assert "site-1 may do all" in mended.stdout
+    assert "site-1 has all the rights" in mended.stdout
     assert "instance id blue" in mended.stdout
 
 
@@ -95,7 +95,7 @@ def test_a_study_that_flargo_would_refuse_is_found(cluster: FakeCluster, kit: Ki
     cluster.connection_error = "Connection refused"
     shown = run("--kit", root)
     assert shown.exit_code == 1
-    assert "flargo would refuse a job of study heart" in shown.stdout
+    assert "flargo would reject a job of study heart" in shown.stdout
     assert "envy" in shown.stdout
 
 
@@ -114,7 +114,7 @@ def test_in_the_parents_pod_its_workspace_is_the_kit(cluster: FakeCluster, kit: 
     workspace = mounted(root, tmp_path / "workspace")
     cluster.user = "system:serviceaccount:lab:site-1"
     shown = run("--kit", workspace)
-    assert "site-1 may do all" in shown.stdout
+    assert "site-1 has all the rights" in shown.stdout
     assert "failure  kit" not in shown.stdout
     assert "no service account site-1-flargo-job" in shown.stdout
 
@@ -246,7 +246,7 @@ def test_with_the_kits_kubeconfig_whoever_asks_is_the_parent(
     monkeypatch.setattr(command, "_survey", survey)
     shown = run("--kit", root, "--use-kit-kubeconfig")
     assert used == [(theirs, None)]
-    assert "alice may do all" in shown.stdout
+    assert "alice has all the rights" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_namespace_of_argos_can_be_named(cluster: FakeCluster) -> None:
     container = {"name": "workflow-controller", "image": "quay.io/argoproj/workflow-controller:v3.7.18"}
     pod = {"metadata": {"namespace": "workflows"}, "spec": {"containers": [container]}}
     cluster.objects["/api/v1/pods"] = {"items": [pod]}
-    assert "name it by --argo-namespace" in run("--namespace", HOME).stdout
+    assert "name its namespace with --argo-namespace" in run("--namespace", HOME).stdout
     shown = run("--namespace", HOME, "--argo-namespace", "other", "--argo-namespace", "workflows")
     assert "v3.7.18 in namespace workflows" in shown.stdout
     assert "--argo-namespace" not in shown.stdout

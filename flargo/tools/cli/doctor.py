@@ -112,7 +112,7 @@ def doctor(
     launcher = None if use_kit_kubeconfig and is_account_guessed else options["account"] or needs.launcher
     needs = replace(needs, launcher=launcher, argo_namespaces=argo_namespaces)
     checker = Doctor(_survey(config_file, options["context"]), time.time, time.sleep)
-    findings = run_checks(checker.gather(needs, guessed=is_account_guessed, patience=wait))
+    findings = run_checks(checker.gather(needs, is_account_guessed=is_account_guessed, probe_seconds=wait))
     if as_json:
         levels = _count_levels(findings)
         write_json({"namespace": needs.namespace, "summary": levels, "findings": [*map(asdict, findings)]})

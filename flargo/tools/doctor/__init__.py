@@ -1,1 +1,1 @@
-"""What would keep a job from running here, found before one fails: facts gathered, then judged."""
+"""Implements `flargo doctor`: gathers facts about a site's cluster, then runs checks on them, before a job fails."""

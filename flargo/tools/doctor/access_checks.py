@@ -1,4 +1,4 @@
-"""Checks of accounts and what they may do."""
+"""Checks of the service accounts and their rights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,109 +10,111 @@ from flargo.tools.doctor.references import Kind, pod_account
 
 TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105  (a type)
 OWNER_ANNOTATION = "kubernetes.io/service-account.name"
-"""The annotation that says whose token a Secret holds."""
+"""The annotation of a token Secret that names the token's account."""
 
 
 def token_secret_name(executor: str) -> str:
-    """Where Argo looks for its executor's token (GetSecretTokenName in its util package)."""
+    """Return the name under which Argo looks for its executor's token (GetSecretTokenName in its util package)."""
     return f"{executor}.service-account-token"
 
 
 def launcher(facts: Facts) -> Iterator[CheckResult]:
-    """Whether the FLARE parent's account is there, and may do what flargo does."""
-    name, where = facts.needs.launcher, facts.needs.namespace
+    """Check that the FLARE parent's account exists and has every right that flargo uses."""
+    name, namespace = facts.needs.launcher, facts.needs.namespace
     if name is not None and facts.objects[Kind.ACCOUNT, name].not_found:
-        todo = (
-            f"Apply deploy/ or the kit's chart, name another with --account, or make it{_create_account(name, where)}"
-        )
+        create = _create_account(name, namespace)
+        todo = f"Apply deploy/ or the kit's chart, name another account with --account, or create it{create}"
         yield failure(f"There is no service account {name} for the FLARE parent.", todo)
-    own = facts.username.removeprefix(f"system:serviceaccount:{where}:")
-    known = name or (own if own != facts.username else None)
-    yield from _check_rights(known or facts.username or "Whoever asks", facts.launcher_rights, known, where)
+    own_name = facts.username.removeprefix(f"system:serviceaccount:{namespace}:")
+    account = name or (own_name if own_name != facts.username else None)
+    user = account or facts.username or "The current user"
+    yield from _check_rights(user, facts.launcher_rights, account, namespace)
 
 
 def executor(facts: Facts) -> Iterator[CheckResult]:
-    """Whether Argo's containers can report what became of a job."""
-    name, where = facts.needs.executor, facts.needs.namespace
+    """Check that Argo's containers can report the results of a job's steps."""
+    name, namespace = facts.needs.executor, facts.needs.namespace
     secret = token_secret_name(name)
-    made, token = facts.objects[Kind.ACCOUNT, name], facts.objects[Kind.SECRET, secret]
-    if made.not_found:
-        todo = f"Apply deploy/ or the kit's chart, or make it{_create_account(name, where)}"
+    account, token = facts.objects[Kind.ACCOUNT, name], facts.objects[Kind.SECRET, secret]
+    if account.not_found:
+        todo = f"Apply deploy/ or the kit's chart, or create it{_create_account(name, namespace)}"
         yield failure(f"There is no service account {name} for Argo's containers.", todo)
-    elif not (made.ok or _holds_token(token)):
-        yield unreadable(f"Whether there is a service account {name}", made)
+    elif not (account.ok or _has_token(token)):
+        yield unreadable(f"Service account {name}", account)
     else:
-        yield ok(f"Service account {name} is there for Argo's containers.")
-    yield _judge_token(name, secret, token, account_is_missing=made.not_found)
-    yield from _check_rights(name, facts.executor_rights, name, where)
+        yield ok(f"Service account {name} for Argo's containers exists.")
+    yield _judge_token(name, secret, token, account_is_missing=account.not_found)
+    yield from _check_rights(name, facts.executor_rights, name, namespace)
 
 
 def job_account(facts: Facts) -> Iterator[CheckResult]:
-    """Whether the accounts that jobs run as are there."""
+    """Check that the accounts of job pods exist."""
     names = sorted({pod_account(sample.pod) for sample in facts.needs.samples})
     for name in names:
-        made = facts.objects[Kind.ACCOUNT, name]
+        account = facts.objects[Kind.ACCOUNT, name]
         users = [sample.name for sample in facts.needs.samples if pod_account(sample.pod) == name]
-        if made.not_found:
-            todo = f"Apply deploy/ or the kit's chart, or make it{_create_account(name, facts.needs.namespace)}"
-            yield failure(f"There is no service account {name}, as which jobs run.", todo)
-        elif made.ok or any(facts.pods[user].ok for user in users):
-            yield ok(f"Service account {name} is there for jobs.")
+        if account.not_found:
+            todo = f"Apply deploy/ or the kit's chart, or create it{_create_account(name, facts.needs.namespace)}"
+            yield failure(f"There is no service account {name} for job pods.", todo)
+        elif account.ok or any(facts.pods[user].ok for user in users):
+            yield ok(f"Service account {name} for job pods exists.")
         else:
-            yield unreadable(f"Whether there is a service account {name}", made)
+            yield unreadable(f"Service account {name}", account)
 
 
-def _check_rights(who: str, reviews: Mapping[Right, Answer], name: str | None, where: str) -> Iterator[CheckResult]:
-    """One failure for each resource, with the command that gives what is missing."""
-    hidden = [answer for answer in reviews.values() if not answer.ok]
-    if hidden:
-        yield unreadable(f"What {who} may do", hidden[0])
+def _check_rights(
+    user: str, reviews: Mapping[Right, Answer], account: str | None, namespace: str
+) -> Iterator[CheckResult]:
+    """Yield one failure for each resource, with the command that grants the missing rights."""
+    failed_reviews = [answer for answer in reviews.values() if not answer.ok]
+    if failed_reviews:
+        yield unreadable(f"The rights of {user}", failed_reviews[0])
         return
-    lacking: dict[tuple[str, str], list[str]] = {}
+    missing: dict[tuple[str, str], list[str]] = {}
     for right, answer in reviews.items():
         if not is_allowed(answer.body):
-            lacking.setdefault((right.group, right.resource), []).append(right.verb)
-    for (group, resource), verbs in lacking.items():
-        what = f"{resource}.{group}" if group else resource
+            missing.setdefault((right.group, right.resource), []).append(right.verb)
+    for (group, resource), verbs in missing.items():
+        qualified = f"{resource}.{group}" if group else resource
         todo = "Apply deploy/ or the kit's chart"
-        if name is not None and (commands := _grant_commands(name, where, what, resource, verbs)):
+        if account is not None and (commands := _grant_commands(account, namespace, qualified, resource, verbs)):
             todo += f", or: {commands}."
-        yield failure(f"{who} may not {', '.join(verbs)} {what} in namespace {where}.", todo)
-    if not lacking:
-        yield ok(f"{who} may do all that it has to.")
+        yield failure(f"{user} may not {', '.join(verbs)} {qualified} in namespace {namespace}.", todo)
+    if not missing:
+        yield ok(f"{user} has all the rights that flargo needs.")
 
 
 def _judge_token(name: str, secret: str, token: Answer, *, account_is_missing: bool) -> CheckResult:
-    todo = f"Make it as deploy/executor.yaml does: type {TOKEN_TYPE}, annotation {OWNER_ANNOTATION}: {name}."
+    todo = f"Create it as in deploy/executor.yaml: type {TOKEN_TYPE}, annotation {OWNER_ANNOTATION}: {name}."
     if account_is_missing:
-        todo = f"Make the account first, then the Secret, which goes with its account. {todo}"
+        todo = f"Create the account first, because Kubernetes deletes a token Secret without its account. {todo}"
     if token.not_found:
         return failure(f"There is no Secret {secret}, so Argo's containers have no token.", todo)
     if not token.ok:
         return unreadable(f"Secret {secret}", token)
     if token.body.get("type") != TOKEN_TYPE or token.body.get("owner") != name:
         return failure(f"Secret {secret} is not the token of {name}.", f"Delete it. {todo}")
-    if not _holds_token(token):
-        return failure(
-            f"Secret {secret} holds no token.", "See that the account is there and the token controller runs."
-        )
+    if not _has_token(token):
+        todo = "Check that the account exists and that Kubernetes' token controller runs."
+        return failure(f"Secret {secret} holds no token.", todo)
     return ok(f"Secret {secret} holds the executor's token.")
 
 
-def _holds_token(token: Answer) -> bool:
-    """Kubernetes deletes such a Secret with its account."""
+def _has_token(token: Answer) -> bool:
+    """Return whether a token Secret holds a token. Its account exists then, as Kubernetes deletes both together."""
     return token.ok and "token" in token.body.get("keys", ())
 
 
-def _grant_commands(name: str, where: str, what: str, resource: str, verbs: Sequence[str]) -> str:
-    role = f"{name}-{resource.replace('/', '-')}"
-    rights = (f"--verb={','.join(verbs)}", f"--resource={what}")
-    give = kubectl(where, ("create", "role", role, *rights), names=(role,))
-    binding = (f"--role={role}", f"--serviceaccount={where}:{name}")
-    bind = kubectl(where, ("create", "rolebinding", role, *binding), names=(role, name))
-    return f"`{give}`, `{bind}`" if give and bind else ""
+def _grant_commands(account: str, namespace: str, qualified: str, resource: str, verbs: Sequence[str]) -> str:
+    """Return the commands that grant an account verbs on a resource; empty if a name in them is not valid."""
+    role = f"{account}-{resource.replace('/', '-')}"
+    rights = (f"--verb={','.join(verbs)}", f"--resource={qualified}")
+    create = kubectl(namespace, ("create", "role", role, *rights), names=(role,))
+    subject = (f"--role={role}", f"--serviceaccount={namespace}:{account}")
+    bind = kubectl(namespace, ("create", "rolebinding", role, *subject), names=(role, account))
+    return f"`{create}`, `{bind}`" if create and bind else ""
 
 
-def _create_account(name: str, where: str) -> str:
-    command = kubectl(where, ("create", "serviceaccount", name), names=(name,))
+def _create_account(name: str, namespace: str) -> str:
+    command = kubectl(namespace, ("create", "serviceaccount", name), names=(name,))
     return f": `{command}`." if command else "."

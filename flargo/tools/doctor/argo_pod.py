@@ -1,8 +1,7 @@
-"""The pod that Argo makes of a job's Workflow, as far as admission looks at it.
+"""Builds the pod that Argo creates from a job's Workflow, with every field that admission looks at.
 
-Source: createWorkflowPod in Argo's workflow/controller/workflowpod.go (3.7.18). What Argo adds that no admission
-plugin of Kubernetes has a say in (its volumes, variables, commands) is left out, and so is what a controller's
-workflowDefaults add.
+Source: createWorkflowPod in Argo's workflow/controller/workflowpod.go (3.7.18). Left out are the volumes, variables and
+commands that Argo adds, which no admission plugin of Kubernetes checks, and what a controller's workflowDefaults add.
 """
 
 import json
@@ -14,25 +13,25 @@ from flargo.job.workflow import POD_FIELDS, Destination
 from flargo.terms import MAIN_CONTAINER, Object
 
 _EXECUTOR_IMAGE = "quay.io/argoproj/argoexec"
-"""Stands for whatever the controller was given; a dry run pulls nothing."""
+"""A placeholder for the image that the controller uses; a dry run pulls nothing."""
 _EXECUTOR_FIELDS = ("securityContext", "resources")
-"""Of the settings' ``executor``, what admission looks at (newExecContainer in workflowpod.go)."""
+"""The fields of the controller setting ``executor`` that admission looks at (newExecContainer in workflowpod.go)."""
 _MERGED_BY_NAME: Final = frozenset({"containers", "initContainers"})
-"""Lists that a strategic merge patch merges by their entries' names, of those that flargo patches."""
+"""Among the lists that flargo patches, those that a strategic merge patch merges by the names of their entries."""
 
 
 def build_pod(workflow: Object, executor: Object | None = None) -> Object:
-    """The pod of a Workflow with one template.
+    """Return the pod of a Workflow with one template.
 
     Args:
         workflow: the Workflow.
-        executor: what the controller's settings say of its own containers.
+        executor: the controller's settings of its own containers.
     """
     spec = workflow["spec"]
     (template,) = spec["templates"]
     main = {"name": MAIN_CONTAINER, **template["container"]}
-    said = {key: executor[key] for key in _EXECUTOR_FIELDS if executor and key in executor}
-    wait, init = ({"name": name, "image": _EXECUTOR_IMAGE, **said} for name in (EXECUTOR_WAIT, EXECUTOR_INIT))
+    fields = {key: executor[key] for key in _EXECUTOR_FIELDS if executor and key in executor}
+    wait, init = ({"name": name, "image": _EXECUTOR_IMAGE, **fields} for name in (EXECUTOR_WAIT, EXECUTOR_INIT))
     pod: Object = {
         "restartPolicy": "Never",
         **{field: template[field] for field in _fields(Destination.TEMPLATE) if field in template},
@@ -48,26 +47,26 @@ def build_pod(workflow: Object, executor: Object | None = None) -> Object:
 
 
 def patches_executor(workflow: Object) -> bool:
-    """Whether a Workflow itself says what Argo's containers are like (``argo.patch_executor``)."""
+    """Return whether a Workflow itself patches Argo's own containers (``argo.patch_executor``)."""
     (template,) = workflow["spec"]["templates"]
-    patched = json.loads(template.get("podSpecPatch", "{}")).get("containers", [])
-    return any(container["name"] == EXECUTOR_WAIT for container in patched)
+    containers = json.loads(template.get("podSpecPatch", "{}")).get("containers", [])
+    return any(container["name"] == EXECUTOR_WAIT for container in containers)
 
 
-def _fields(place: Destination) -> list[str]:
-    return [field for field, goes in POD_FIELDS.items() if goes is place]
+def _fields(destination: Destination) -> list[str]:
+    return [field for field, place in POD_FIELDS.items() if place is destination]
 
 
 def _merge(whole: Object, patch: Object) -> Object:
-    made = {**whole}
+    result = {**whole}
     for key, value in patch.items():
         if key in _MERGED_BY_NAME:
-            made[key] = _merge_by_name(made.get(key, []), value)
-        elif isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = _merge(made[key], value)
+            result[key] = _merge_by_name(result.get(key, []), value)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merge(result[key], value)
         else:
-            made[key] = value
-    return made
+            result[key] = value
+    return result
 
 
 def _merge_by_name(entries: list[Any], patches: list[Any]) -> list[Object]:

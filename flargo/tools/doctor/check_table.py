@@ -1,4 +1,4 @@
-"""The table of checks, and facts judged by it."""
+"""The table of all checks, and the function that runs them."""
 
 from typing import Final
 
@@ -11,30 +11,30 @@ _ACCOUNTS = "Apply `deploy/`, or the kit's chart: `nvflare deploy k8s stage`, th
 CHECKS: Final = (
     Check(
         "api",
-        "the API server answers, and takes the credentials",
-        "No job starts, and none is followed.",
-        "Correct the kubeconfig's server, context or credentials, or the network.",
+        "the API server answers and accepts the credentials",
+        "No job starts, and running jobs are not followed.",
+        "Correct the kubeconfig's server, context or credentials, or repair the network.",
         cluster_checks.api,
     ),
     Check(
         "clock",
         "this machine's clock and the API server's are less than 5 s apart (a failure: 60 s)",
-        "Tokens and certificates are not valid yet, or no longer.",
-        "Have both machines synchronised (NTP).",
+        "Tokens and certificates may be rejected as expired or not valid yet.",
+        "Synchronise both clocks (NTP).",
         cluster_checks.clock,
         ("api",),
     ),
     Check(
         "namespace",
-        "the namespace is there, and not being deleted",
+        "the namespace exists and is not being deleted",
         "`LAUNCH_FAILED`",
-        "Make it, or name the right one: `flargo prepare KIT --namespace NAMESPACE`.",
+        "Create it, or name another one: `flargo prepare KIT --namespace NAMESPACE`.",
         cluster_checks.namespace,
         ("api",),
     ),
     Check(
         "argo",
-        "Argo's API `argoproj.io/v1alpha1` is served with all that flargo uses, by Argo 3.6 or newer",
+        "Argo 3.6 or newer serves its API `argoproj.io/v1alpha1` with every resource that flargo uses",
         "`LAUNCH_FAILED`",
         "Install or upgrade Argo Workflows.",
         cluster_checks.argo,
@@ -42,39 +42,39 @@ CHECKS: Final = (
     ),
     Check(
         "controller",
-        "a Workflow controller takes notice of a probe in this namespace, with this instance id",
+        "a Workflow controller with the site's instance id picks up a probe Workflow in the namespace",
         "`UNCLAIMED`",
-        "Have a controller watch the namespace; `flargo prepare KIT --argo instance_id=ID` (or `null`).",
+        "Let a controller watch the namespace, or run `flargo prepare KIT --argo instance_id=ID` (or `null`).",
         cluster_checks.controller,
         ("namespace", "argo"),
     ),
     Check(
         "restrictions",
-        "the controller takes Workflows that are made from no template, and runs no failed step again",
-        "`INVALID`, or a second pod for each job that fails, which is ended at once",
+        "the controller accepts Workflows without a `workflowTemplateRef`, and does not retry failed steps",
+        "`INVALID`, or a second pod for each job that fails, which flargo ends at once",
         "Change `workflowRestrictions` or `workflowDefaults` in the controller's ConfigMap.",
         cluster_checks.restrictions,
         ("namespace", "argo"),
     ),
     Check(
         "launcher",
-        "the FLARE parent's account is there, and may do all that `deploy/launcher.yaml` allows it",
-        "`LAUNCH_FAILED`, or a job that cannot be followed or ended",
+        "the FLARE parent's account exists and has all rights in `deploy/launcher.yaml`",
+        "`LAUNCH_FAILED`, or a job that flargo cannot follow or end",
         _ACCOUNTS,
         access_checks.launcher,
         ("namespace",),
     ),
     Check(
         "executor",
-        "the account of Argo's containers is there, its token's Secret too, and it may report results",
-        "The pod never starts (`VOLUME`), or ends without a result.",
+        "the account of Argo's containers and its token's Secret exist, and the account may report results",
+        "The pod does not start (`VOLUME`), or ends without a result.",
         _ACCOUNTS,
         access_checks.executor,
         ("namespace",),
     ),
     Check(
         "job account",
-        "the accounts that jobs run as are there",
+        "the accounts of job pods exist",
         "`POD_REFUSED`",
         _ACCOUNTS,
         access_checks.job_account,
@@ -83,61 +83,61 @@ CHECKS: Final = (
     ),
     Check(
         "kit",
-        "the kit is prepared, and flargo itself can make a Workflow of a job with each of the site's studies",
-        "FLARE's own launcher runs the job, or the launch is refused.",
-        "`flargo prepare KIT`; correct the file that the message names: `flargo render` shows more.",
+        "the kit is prepared, and flargo can build a Workflow for a job with each of the site's studies",
+        "FLARE's own launcher runs the job, or flargo rejects it.",
+        "Run `flargo prepare KIT`, or correct the file that the message names; `flargo render` shows more.",
         job_checks.kit,
     ),
     Check(
         "volume claims",
-        "the volume claims of studies are there, and have their volumes",
+        "the volume claims of studies exist and have their volumes",
         "`UNSCHEDULABLE`",
-        "Make them, or correct the study file.",
+        "Create them, or correct the study file.",
         job_checks.claims,
         ("namespace",),
         needs_samples=True,
     ),
     Check(
         "study secrets",
-        "the Secrets of studies and pod templates are there, with the keys that are used",
+        "the Secrets of studies and pod templates exist, with the keys that they use",
         "`CONTAINER` or `VOLUME`",
-        "Make them, or correct the study file.",
+        "Create them, or correct the study file.",
         job_checks.secrets,
         ("namespace",),
         needs_samples=True,
     ),
     Check(
         "config maps",
-        "the ConfigMaps of pod templates are there, with the keys that are used",
+        "the ConfigMaps of pod templates exist, with the keys that they use",
         "`CONTAINER` or `VOLUME`",
-        "Make them, or correct the pod template.",
+        "Create them, or correct the pod template.",
         job_checks.config_maps,
         ("namespace",),
         needs_samples=True,
     ),
     Check(
         "queue",
-        "where `argo.semaphore` is set, its ConfigMap is there, with the key and a whole number of 1 or more",
+        "`argo.semaphore` is not set, or its ConfigMap exists and its key is a whole number of 1 or more",
         "`SEMAPHORE`",
-        "Make it, as `deploy/queue.yaml` does, or correct `argo.semaphore`.",
+        "Create it as in `deploy/queue.yaml`, or correct `argo.semaphore`.",
         job_checks.queue,
         ("namespace",),
         needs_samples=True,
     ),
     Check(
         "pull secrets",
-        "the Secrets that images are pulled with are there, and are such Secrets",
+        "the Secrets for pulling images exist and have the right type",
         "`IMAGE`",
-        "`kubectl create secret docker-registry`, or correct `image_pull_secrets`.",
+        "Create them with `kubectl create secret docker-registry`, or correct `image_pull_secrets`.",
         job_checks.image_pull_secrets,
         ("namespace",),
         needs_samples=True,
     ),
     Check(
         "workflow",
-        "the API server takes the Workflow in a strict dry run",
+        "the API server accepts the Workflow in a strict dry run",
         "`LAUNCH_FAILED`",
-        "See the message: a policy, a webhook, or definitions older than Argo 3.6.",
+        "Read the message: the cause is a policy, a webhook, or definitions older than Argo 3.6.",
         job_checks.workflow,
         ("namespace", "argo"),
         needs_samples=True,
@@ -155,16 +155,16 @@ CHECKS: Final = (
         "quota",
         "the namespace's quota has room for a pod",
         "`QUOTA`",
-        "Raise the quota, or ask for less.",
+        "Raise the quota, or request less.",
         job_checks.quota,
         ("namespace",),
         needs_samples=True,
     ),
     Check(
         "pod",
-        "nothing else of the API server's admission refuses the pods",
+        "no other part of the API server's admission rejects the pods",
         "`POD_REFUSED`",
-        "See the message: an account, a class, a limit range, a policy or a webhook.",
+        "Read the message: the cause is an account, a class, a limit range, a policy or a webhook.",
         job_checks.pod,
         ("namespace",),
         needs_samples=True,
@@ -173,24 +173,25 @@ CHECKS: Final = (
 
 
 def run_checks(facts: Facts) -> list[Finding]:
-    """All findings, in the table's order. What builds on something that failed is not judged."""
-    made: list[Finding] = []
+    """Return the findings of all checks, in the table's order.
+
+    A check is skipped, with a finding that says so, if a check that it depends on has failed or was skipped.
+    """
+    findings: list[Finding] = []
     failed: set[str] = set()
     for check in CHECKS:
-        missing = next((name for name in check.depends_on if name in failed), None)
-        if missing is not None:
+        blocker = next((name for name in check.depends_on if name in failed), None)
+        if blocker is not None:
             failed.add(check.name)
-            made.append(
-                Finding(check.name, Level.UNKNOWN, f"Not looked at: {missing} comes first.", "Mend that first.")
-            )
+            what = f"Not checked, because the check {blocker} did not succeed."
+            findings.append(Finding(check.name, Level.UNKNOWN, what, "Solve that problem first."))
             continue
         if check.needs_samples and not facts.needs.samples:
-            made.append(
-                Finding(check.name, Level.UNKNOWN, "Not looked at: no job could be made.", "See the kit's check.")
-            )
+            what = "Not checked, because flargo can build no job."
+            findings.append(Finding(check.name, Level.UNKNOWN, what, "Solve the problems of the check kit first."))
             continue
-        found = [Finding(check.name, said.level, said.what, said.todo) for said in check.run(facts)]
-        if any(finding.level is Level.FAILURE for finding in found):
+        results = [Finding(check.name, result.level, result.what, result.todo) for result in check.run(facts)]
+        if any(finding.level is Level.FAILURE for finding in results):
             failed.add(check.name)
-        made += found
-    return made
+        findings += results
+    return findings

@@ -1,4 +1,4 @@
-"""What is to be looked at, and what was seen of it. Data only."""
+"""The facts on which the doctor's checks are run: a site's needs, and the cluster's answers. Data only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,123 +13,123 @@ NOT_ASKED = Answer(0, message="not asked")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Right:
-    """One thing that an account may do in a namespace."""
+    """The right of an account to use one verb on one resource in a namespace."""
 
     group: str
     resource: str
-    """With its subresource, as ``pods/log``."""
+    """The resource, with its subresource if it has one, as ``pods/log``."""
     verb: str
 
     def __str__(self) -> str:
-        """As people say it."""
+        """The right as ``get pods/log`` or ``create workflows.argoproj.io``."""
         return f"{self.verb} {self.resource}{f'.{self.group}' if self.group else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class SampleJob:
-    """A job that the site would submit."""
+    """A job as the site would submit it."""
 
     name: str
-    """For people: which job, or which study's."""
+    """A description for users: which job it is, or which study's."""
     workflow: Object
     own_secrets: frozenset[str]
-    """The Secrets that flargo makes for it."""
+    """The names of the Secrets that flargo creates together with the Workflow."""
 
     @property
     def pod(self) -> Object:
-        """The pod that Argo would make of it."""
+        """The pod that Argo would create from the Workflow."""
         return build_pod(self.workflow)
 
 
 @dataclass(frozen=True, slots=True)
 class SiteNeeds:
-    """What a site needs of its cluster."""
+    """The objects and settings that a site's jobs need in its cluster."""
 
     namespace: str
     launcher: str | None
-    """The FLARE parent's service account; None: whoever asks is the parent."""
+    """The FLARE parent's service account; None if the doctor's own user is the parent."""
     executor: str
     """The service account of Argo's containers."""
     instance_id: str | None
-    """Of the Workflow controller."""
+    """The instance id of the Workflow controller."""
     argo_namespaces: tuple[str, ...] = ()
-    """Where else, by what a person has said, a Workflow controller serves the site."""
+    """More namespaces with a Workflow controller that serves the site, as the user has named them."""
     is_prepared: bool = True
-    """Whether the site's kit uses flargo."""
+    """True if the site's kit uses flargo and `flargo prepare` would not change it."""
     samples: tuple[SampleJob, ...] = ()
     rejected_jobs: Mapping[str, str] = field(default_factory=dict)
-    """Why flargo itself would refuse the others, by their names."""
+    """The reasons why flargo itself would reject other sample jobs, by the names of the jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A Workflow that makes no pod, submitted to see who takes notice."""
+    """A Workflow without a pod that is submitted to see whether a controller picks it up."""
 
     instance_id: str | None
     created: Answer
     latest: Answer = NOT_ASKED
-    """The last look at it."""
+    """The latest state of the Workflow."""
     seconds: float = 0.0
-    """After how many the controller had taken notice, or nobody waited any longer."""
+    """The seconds until a controller picked up the Workflow, or until the wait for that ended."""
     undeleted_name: str = ""
-    """Its name, where it could not be deleted."""
+    """The Workflow's name if it could not be deleted."""
 
     @property
     def phase(self) -> str:
-        """Argo's word for how it is; empty: no controller has taken notice."""
+        """Argo's phase of the Workflow; empty if no controller has picked it up."""
         return str((self.latest.body.get("status") or {}).get("phase") or "")
 
     @property
     def message(self) -> str:
-        """Argo's words on that."""
+        """Argo's message about the phase."""
         return str((self.latest.body.get("status") or {}).get("message") or "")
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Two clocks, read at once."""
+    """The API server's clock and this machine's, read at about the same moment."""
 
     date: str
-    """The API server's, as its answer has it."""
+    """The ``Date`` header of an answer of the API server."""
     local: float
-    """This machine's, in seconds since 1970."""
+    """This machine's time, in seconds since 1970."""
     uncertainty: float
-    """Seconds by which the two readings may be apart."""
+    """The seconds that may lie between the two readings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that was seen. What was not asked is ``UNASKED`` or empty."""
+    """Everything that the doctor has gathered. A field that was not asked for is NOT_ASKED or empty."""
 
     needs: SiteNeeds
     version: Answer
-    """Of the API server; where it is not reached, why."""
+    """The API server's version, or the error if the server is not reachable."""
     clock: Clock
     is_reachable: bool = False
-    """Whether the API server answers and takes the credentials. Without that nothing else was asked."""
+    """True if the API server answers and accepts the credentials. If not, nothing else was asked."""
     username: str = ""
-    """Who asked, by the API server's name for it; empty: it does not say."""
+    """The API server's name for the doctor's own user; empty if the server does not give it."""
     namespace: Answer = NOT_ASKED
     argo: Answer = NOT_ASKED
     """The resources of Argo's API."""
     controllers: Answer = NOT_ASKED
-    """The pods of Workflow controllers, in the namespaces that are trusted with that."""
+    """The pods of Workflow controllers in the namespaces that are trusted to run them."""
     other_controllers: tuple[str, ...] = ()
-    """Other namespaces with pods that call themselves a Workflow controller. Anybody can give a pod their label."""
+    """Other namespaces with pods that carry a Workflow controller's label. Anybody can give a pod that label."""
     settings: Mapping[str, Answer] = field(default_factory=dict)
-    """The ConfigMaps that a controller may have its settings from, by their namespaces."""
+    """The ConfigMaps that may hold a controller's settings, by their namespaces."""
     launcher_rights: Mapping[Right, Answer] = field(default_factory=dict)
-    """Reviews of the launcher's."""
+    """Access reviews of the launcher's rights."""
     executor_rights: Mapping[Right, Answer] = field(default_factory=dict)
     probe_rights: Mapping[Right, Answer] = field(default_factory=dict)
-    """Reviews of what whoever asks needs for a probe."""
+    """Access reviews of the rights that the doctor's own user needs to submit a probe."""
     probes: tuple[Probe, ...] = ()
-    """The first is one as jobs are; the others look for what their instance id should have been."""
+    """The first probe has the instance id of the site's jobs; the others try instance ids that may be right."""
     objects: Mapping[tuple[Kind, str], Answer] = field(default_factory=dict)
-    """What jobs name, by kind and name. Of Secrets no byte."""
+    """The objects that jobs need, by kind and name. Secrets are without any of their values."""
     queues: Mapping[str, Answer] = field(default_factory=dict)
-    """The ConfigMaps that say how many jobs run at once, by their names."""
+    """The ConfigMaps that limit how many jobs run at once, by their names."""
     workflows: Mapping[str, Answer] = field(default_factory=dict)
-    """Strict dry runs of the samples, by their names."""
+    """Strict dry runs of the sample jobs' Workflows, by the names of the jobs."""
     pods: Mapping[str, Answer] = field(default_factory=dict)
-    """Dry runs of their pods."""
+    """Dry runs of the sample jobs' pods, by the names of the jobs."""

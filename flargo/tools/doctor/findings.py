@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The results of checks, and functions that make them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from flargo.tools.doctor.facts import Facts
 
 
 class Level(StrEnum):
-    """How things are."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
-    """Jobs run, but something will bite."""
+    """Jobs run, but a problem is likely later."""
     FAILURE = "failure"
     """A job would fail."""
     UNKNOWN = "unknown"
-    """It could not be looked at."""
+    """The state could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One finding: a sentence of what is, and one of what to do."""
+    """One result of a check: a sentence that says what the state is, and one that says what to do."""
 
     level: Level
     what: str
@@ -32,25 +32,25 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that is looked at."""
+    """One row of the table of checks. ``condition``, ``consequence`` and ``remedy`` are read by the docs only."""
 
     name: str
     condition: str
-    """What it finds out, for the docs."""
+    """The state in which the check finds no problem, as the docs' table shows it."""
     consequence: str
-    """What becomes of a job otherwise."""
+    """The consequence for a job in any other state."""
     remedy: str
-    """What to do, where the finding itself knows no better."""
+    """The general remedy; a finding's ``todo`` is more specific."""
     run: Callable[[Facts], Iterable[CheckResult]]
     depends_on: tuple[str, ...] = ()
-    """The checks without which this one would only repeat their failure."""
+    """The checks whose failure this check would only repeat."""
     needs_samples: bool = False
-    """Whether it looks at what jobs would be, so that without any it can say nothing."""
+    """True if the check looks at sample jobs, so that it finds nothing out without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, by which check."""
+    """A check's name with one of its results. The fields are keys of `flargo doctor --json`."""
 
     check: str
     level: Level
@@ -59,37 +59,38 @@ class Finding:
 
 
 def kubectl(namespace: str, words: Sequence[str], options: Sequence[str] = (), *, names: Iterable[str]) -> str:
-    """A command of kubectl's in a namespace, to be copied; empty if a name of it is not valid: see shell_command."""
+    """Return a kubectl command for a namespace; empty if one of its names is not valid (see shell_command)."""
     return shell_command("kubectl", *words, "--namespace", namespace, *options, names=(*names, namespace))
 
 
 def ok(what: str) -> CheckResult:
-    """All is well."""
+    """Return the result of a check that found no problem."""
     return CheckResult(Level.OK, what)
 
 
 def warning(what: str, todo: str) -> CheckResult:
-    """It will bite."""
+    """Return a result for a problem with which jobs run nevertheless."""
     return CheckResult(Level.WARNING, what, todo)
 
 
 def failure(what: str, todo: str) -> CheckResult:
-    """It fails jobs."""
+    """Return a result for a problem with which jobs fail."""
     return CheckResult(Level.FAILURE, what, todo)
 
 
 def unknown(what: str, todo: str) -> CheckResult:
-    """It could not be looked at."""
+    """Return a result for a state that could not be read."""
     return CheckResult(Level.UNKNOWN, what, todo)
 
 
 def unreadable(what: str, answer: Answer) -> CheckResult:
-    """The same, for this answer's sake; an object of an impossible name is a failure: it can't be there."""
+    """Return the result for an object that an answer does not contain.
+
+    The level is UNKNOWN, unless the object's name is not valid: such an object cannot exist, which is a FAILURE.
+    """
     if answer.invalid_target:
-        return failure(f"{what}: {answer}.", "Correct the name in the kit or the job that says it.")
-    todo = (
-        "Run flargo doctor as somebody who may look, such as an administrator."
-        if answer.lacks_permission
-        else "Look again."
-    )
-    return unknown(f"{what} could not be looked at: {answer}.", todo)
+        return failure(f"{what}: {answer}.", "Correct the name in the kit or in the job.")
+    todo = "Run flargo doctor again."
+    if answer.lacks_permission:
+        todo = "Run flargo doctor as a user with more rights, such as an administrator."
+    return unknown(f"{what} could not be read: {answer}.", todo)

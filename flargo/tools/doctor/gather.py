@@ -1,4 +1,4 @@
-"""Ask the cluster. Nothing is judged here, and nothing is left behind."""
+"""Gathers the facts for the checks from the cluster. No fact is judged here, and no object is left behind."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,76 +21,80 @@ from flargo.tools.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES
 _REVIEWS: Final = "authorization.k8s.io/v1"
 _IDENTITY: Final = "authentication.k8s.io/v1"
 _CONTROLLER_QUERY: Final = {"labelSelector": "app=workflow-controller", "limit": "50"}
-"""The label of controllers' pods, in Argo's manifests and in its Helm chart."""
+"""The query for controllers' pods, which Argo's manifests and Helm chart label so."""
 _ARGO_NAMESPACE = "argo"
-"""Where Argo's manifests put the controller."""
+"""The namespace of the controller in Argo's manifests."""
 _ACCOUNT = "system:serviceaccount"
 _UNREACHABLE_STATUSES = (0, 401)
-"""Statuses after which nothing else need be asked: no answer, and credentials that are not taken."""
+"""Statuses after which no other request is sent: no answer, and rejected credentials."""
 _DRY_RUN = "flargo-doctor-dry-run"
 _MAX_CANDIDATE_IDS, _CANDIDATE_SECONDS = 3, 5.0
-"""How many other instance ids are tried, and for how many seconds each."""
+"""The limit for the instance ids that are tried after the site's own, and the seconds for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doctor:
-    """Who asks, and with what sense of time."""
+    """Gathers facts through a survey. The functions for time are passed in, so that tests need not wait."""
 
     survey: Survey
     now: Callable[[], float]
-    """Seconds since 1970."""
+    """Returns the seconds since 1970."""
     pause: Callable[[float], None]
+    """Waits for some seconds."""
 
-    def gather(self, wanted: SiteNeeds, *, guessed: bool, patience: float) -> Facts:
-        """Look at everything.
+    def gather(self, needs: SiteNeeds, *, is_account_guessed: bool, probe_seconds: float) -> Facts:
+        """Gather all facts.
 
         Args:
-            wanted: what a site needs.
-            guessed: nobody has named the parent's account, so one of the namespace that asks is taken for it.
-            patience: seconds for which a controller may take no notice.
+            needs: the objects and settings that the site needs.
+            is_account_guessed: the user has not named the parent's account; if the doctor itself runs as an account of
+                the site's namespace, it takes that account for the parent's.
+            probe_seconds: the time that a controller may take to pick up a probe.
         """
         version = self.survey.get(target.version)
-        begun = self.now()
-        me = self.survey.post(
+        start = self.now()
+        review = self.survey.post(
             partial(target.resource, f"apis/{_IDENTITY}", "selfsubjectreviews"),
             _document(_IDENTITY, "SelfSubjectReview"),
         )
-        doubt = (self.now() - begun) / 2
-        clock = Clock(me.date or version.date, begun + doubt, doubt)
-        if not (version.ok or me.ok) or me.status in _UNREACHABLE_STATUSES:
-            return Facts(wanted, me if me.status in _UNREACHABLE_STATUSES else version, clock)
-        name = str(((me.body.get("status") or {}).get("userInfo") or {}).get("username") or "")
-        if guessed and name.startswith(f"{_ACCOUNT}:{wanted.namespace}:"):
-            wanted = replace(wanted, launcher=None)
-        return self._seen(Facts(wanted, version, clock, is_reachable=True, username=name), patience)
+        uncertainty = (self.now() - start) / 2
+        clock = Clock(review.date or version.date, start + uncertainty, uncertainty)
+        if not (version.ok or review.ok) or review.status in _UNREACHABLE_STATUSES:
+            return Facts(needs, review if review.status in _UNREACHABLE_STATUSES else version, clock)
+        username = str(((review.body.get("status") or {}).get("userInfo") or {}).get("username") or "")
+        if is_account_guessed and username.startswith(f"{_ACCOUNT}:{needs.namespace}:"):
+            needs = replace(needs, launcher=None)
+        return self._complete(Facts(needs, version, clock, is_reachable=True, username=username), probe_seconds)
 
-    def _seen(self, facts: Facts, patience: float) -> Facts:
-        wanted, get = facts.needs, self.survey.get
-        home = wanted.namespace
-        trusted = dict.fromkeys((home, _ARGO_NAMESPACE, *wanted.argo_namespaces))
+    def _complete(self, facts: Facts, probe_seconds: float) -> Facts:
+        """Add all facts that need a reachable API server."""
+        needs, get = facts.needs, self.survey.get
+        namespace = needs.namespace
+        trusted = dict.fromkeys((namespace, _ARGO_NAMESPACE, *needs.argo_namespaces))
         controllers = self._controllers(trusted)
         settings = self._settings(controllers, trusted)
         executor = executor_settings(parse_settings(answer.body) for answer in settings.values())
-        may_probe = self._rights(home, None, PROBE_RIGHTS)
+        probe_rights = self._rights(namespace, None, PROBE_RIGHTS)
+        may_probe = all(map(_is_granted, probe_rights.values()))
         return replace(
             facts,
-            namespace=get(partial(target.resource, "api/v1", "namespaces", name=home)),
+            namespace=get(partial(target.resource, "api/v1", "namespaces", name=namespace)),
             argo=get(partial(target.group, f"apis/{ARGO_API_VERSION}")),
             controllers=controllers,
             other_controllers=self._other_controllers(trusted),
             settings=settings,
-            launcher_rights=self._rights(home, wanted.launcher, split_rules(LAUNCHER_RULES)),
-            executor_rights=self._rights(home, wanted.executor, split_rules(EXECUTOR_RULES)),
-            probe_rights=may_probe,
-            probes=self._probes(wanted, settings, patience) if all(map(_is_granted, may_probe.values())) else (),
-            objects={named: self._object(home, *named) for named in named_objects(wanted)},
-            queues={name: get(_core_path(home, "configmaps", name)) for name in queue_names(wanted)},
-            workflows={each.name: self._dry_run(home, each.workflow) for each in wanted.samples},
-            pods={each.name: self._dry_run(home, build_pod(each.workflow, executor)) for each in wanted.samples},
+            launcher_rights=self._rights(namespace, needs.launcher, split_rules(LAUNCHER_RULES)),
+            executor_rights=self._rights(namespace, needs.executor, split_rules(EXECUTOR_RULES)),
+            probe_rights=probe_rights,
+            probes=self._probes(needs, settings, probe_seconds) if may_probe else (),
+            objects={(kind, name): self._object(namespace, kind, name) for kind, name in named_objects(needs)},
+            queues={name: get(_core_path(namespace, "configmaps", name)) for name in queue_names(needs)},
+            workflows={each.name: self._dry_run(namespace, each.workflow) for each in needs.samples},
+            pods={each.name: self._dry_run(namespace, build_pod(each.workflow, executor)) for each in needs.samples},
         )
 
     def _controllers(self, namespaces: Iterable[str]) -> Answer:
-        """The pods of controllers in these namespaces, in one answer."""
+        """Return the pods of controllers in these namespaces, in one answer."""
         answers = [
             self.survey.get(partial(target.resource, "api/v1", "pods", namespace=name, query=_CONTROLLER_QUERY))
             for name in namespaces
@@ -99,76 +103,71 @@ class Doctor:
         return replace(next((answer for answer in answers if answer.ok), answers[0]), body={"items": items})
 
     def _other_controllers(self, trusted: Collection[str]) -> tuple[str, ...]:
-        """The other namespaces in which pods bear a controller's label. Nothing else is read of those pods."""
+        """Return the other namespaces with pods that carry a controller's label; nothing else of those pods is read."""
         everywhere = partial(target.resource, "api/v1", "pods", query=_CONTROLLER_QUERY)
-        listed = self.survey.get(everywhere).body.get("items") or []
-        names = {str(pod["metadata"].get("namespace")) for pod in listed}
+        pods = self.survey.get(everywhere).body.get("items") or []
+        names = {str(pod["metadata"].get("namespace")) for pod in pods}
         return tuple(sorted(name for name in names - {*trusted} if _is_name(validate.dns_label, name)))
 
     def _settings(self, controllers: Answer, trusted: Iterable[str]) -> dict[str, Answer]:
-        """The controllers' ConfigMaps; where no controller is in sight, those of the usual places that are there."""
+        """Return the controllers' ConfigMaps; if no controller is visible, those with the default name that exist."""
         pods = controllers.body.get("items") or []
-        named = {where: _config_map(pod) for pod in pods if (where := pod["metadata"].get("namespace"))}
-        places = {where: name for where, name in named.items() if _is_name(validate.object_name, name)}
-        guesses = {} if places else dict.fromkeys(trusted, CONFIG_MAP)
-        found = {
-            where: self.survey.get(_core_path(where, "configmaps", name))
-            for where, name in {**places, **guesses}.items()
-        }
-        return {where: answer for where, answer in found.items() if not answer.not_found}
+        names = {where: _config_map_name(pod) for pod in pods if (where := pod["metadata"].get("namespace"))}
+        valid_names = {where: name for where, name in names.items() if _is_name(validate.object_name, name)}
+        candidates = valid_names or dict.fromkeys(trusted, CONFIG_MAP)
+        answers = {where: self.survey.get(_core_path(where, "configmaps", name)) for where, name in candidates.items()}
+        return {where: answer for where, answer in answers.items() if not answer.not_found}
 
-    def _probes(self, wanted: SiteNeeds, settings: Mapping[str, Answer], patience: float) -> tuple[Probe, ...]:
-        """One as jobs are; if nobody takes notice, others that tell which instance id would be right."""
-        prober = Prober(self.survey, wanted.namespace, self.now, self.pause)
-        first = prober.probe(wanted.instance_id, patience)
+    def _probes(self, needs: SiteNeeds, settings: Mapping[str, Answer], seconds: float) -> tuple[Probe, ...]:
+        """Submit a probe with the site's instance id; if no controller picks it up, try other instance ids."""
+        prober = Prober(self.survey, needs.namespace, self.now, self.pause)
+        first = prober.probe(needs.instance_id, seconds)
         if first.phase or not first.latest.ok:
             return (first,)
         to = partial(
-            target.resource, f"apis/{ARGO_API_VERSION}", "workflows", namespace=wanted.namespace, query={"limit": "100"}
+            target.resource, f"apis/{ARGO_API_VERSION}", "workflows", namespace=needs.namespace, query={"limit": "100"}
         )
-        listed = self.survey.get(to).body.get("items") or []
-        labels = [item["metadata"].get("labels") or {} for item in listed]
-        others = candidate_ids(
-            wanted.instance_id, labels, (parse_settings(answer.body) for answer in settings.values())
-        )
-        short = min(patience, _CANDIDATE_SECONDS)
-        return (first, *(prober.probe(other, short) for other in others[:_MAX_CANDIDATE_IDS]))
+        workflows = self.survey.get(to).body.get("items") or []
+        labels = [item["metadata"].get("labels") or {} for item in workflows]
+        others = candidate_ids(needs.instance_id, labels, (parse_settings(answer.body) for answer in settings.values()))
+        candidate_seconds = min(seconds, _CANDIDATE_SECONDS)
+        return (first, *(prober.probe(other, candidate_seconds) for other in others[:_MAX_CANDIDATE_IDS]))
 
-    def _rights(self, home: str, account_name: str | None, rights: Iterable[Right]) -> dict[Right, Answer]:
-        """Access reviews: of an account's rights, or of one's own."""
-        kind = "SelfSubjectAccessReview" if account_name is None else "LocalSubjectAccessReview"
+    def _rights(self, namespace: str, account: str | None, rights: Iterable[Right]) -> dict[Right, Answer]:
+        """Return access reviews of an account's rights, or of the current user's (None)."""
+        kind = "SelfSubjectAccessReview" if account is None else "LocalSubjectAccessReview"
         to = partial(target.resource, f"apis/{_REVIEWS}", f"{kind.lower()}s")
-        who: Object = {}
-        if account_name is not None:
-            to = partial(to, namespace=home)
-            groups = [f"{_ACCOUNT}s", f"{_ACCOUNT}s:{home}", "system:authenticated"]
-            who = {"user": f"{_ACCOUNT}:{home}:{account_name}", "groups": groups}
-        made = {}
+        user: Object = {}
+        if account is not None:
+            to = partial(to, namespace=namespace)
+            groups = [f"{_ACCOUNT}s", f"{_ACCOUNT}s:{namespace}", "system:authenticated"]
+            user = {"user": f"{_ACCOUNT}:{namespace}:{account}", "groups": groups}
+        reviews = {}
         for right in rights:
-            document = _document(_REVIEWS, kind, spec={**who, "resourceAttributes": _attributes(home, right)})
-            made[right] = self.survey.post(to, {**document, "metadata": {"namespace": home} if who else {}})
-        return made
+            document = _document(_REVIEWS, kind, spec={**user, "resourceAttributes": _attributes(namespace, right)})
+            reviews[right] = self.survey.post(to, {**document, "metadata": {"namespace": namespace} if user else {}})
+        return reviews
 
-    def _object(self, home: str, kind: Kind, name: str) -> Answer:
+    def _object(self, namespace: str, kind: Kind, name: str) -> Answer:
         keep = {Kind.SECRET: _keys_only, Kind.CONFIG_MAP: _keys_only}.get(kind)
-        return self.survey.get(_core_path(home, kind.value, name), keep)
+        return self.survey.get(_core_path(namespace, kind.value, name), keep)
 
-    def _dry_run(self, home: str, document: Object) -> Answer:
+    def _dry_run(self, namespace: str, document: Object) -> Answer:
         kind = {"Workflow": f"apis/{ARGO_API_VERSION}", "Pod": "api/v1"}[document["kind"]]
         query = {"dryRun": "All", "fieldValidation": "Strict"}
-        to = partial(target.resource, kind, f"{document['kind'].lower()}s", namespace=home, query=query)
-        # Not its own name, which a job that runs may have.
-        document = {**document, "metadata": {**document["metadata"], "namespace": home, "name": _DRY_RUN}}
+        to = partial(target.resource, kind, f"{document['kind'].lower()}s", namespace=namespace, query=query)
+        # A running job may have the document's own name.
+        document = {**document, "metadata": {**document["metadata"], "namespace": namespace, "name": _DRY_RUN}}
         return self.survey.post(to, document)
 
 
 def _core_path(namespace: str, plural: str, name: str) -> BuildTarget:
-    """The path of an object of Kubernetes' core API, of a name that a kit or the cluster says."""
+    """Return the path of an object of Kubernetes' core API, whose name comes from a kit or from the cluster."""
     return partial(target.resource, "api/v1", plural, namespace=namespace, name=name)
 
 
 def split_rules(rules: Iterable[Object]) -> list[Right]:
-    """The rules of a Role, one right at a time."""
+    """Split the rules of a Role into single rights."""
     return [
         Right(group, resource, verb)
         for rule in rules
@@ -178,45 +177,45 @@ def split_rules(rules: Iterable[Object]) -> list[Right]:
     ]
 
 
-def named_objects(wanted: SiteNeeds) -> list[tuple[Kind, str]]:
-    """Everything in the namespace that has to be there."""
-    named: list[tuple[Kind, str]] = [
-        (Kind.ACCOUNT, wanted.executor),
-        (Kind.SECRET, token_secret_name(wanted.executor)),
-        *([(Kind.ACCOUNT, wanted.launcher)] if wanted.launcher is not None else []),
+def named_objects(needs: SiteNeeds) -> list[tuple[Kind, str]]:
+    """Return kind and name of every object that must exist in the namespace."""
+    objects: list[tuple[Kind, str]] = [
+        (Kind.ACCOUNT, needs.executor),
+        (Kind.SECRET, token_secret_name(needs.executor)),
+        *([(Kind.ACCOUNT, needs.launcher)] if needs.launcher is not None else []),
     ]
-    for sample in wanted.samples:
-        named.append((Kind.ACCOUNT, pod_account(sample.pod)))
-        named += [(Kind.SECRET, name) for name in pull_secrets(sample.pod)]
-        named += [(each.kind, each.name) for each in references(sample.pod) if each.name not in sample.own_secrets]
-    return [*dict.fromkeys(named)]
+    for sample in needs.samples:
+        objects.append((Kind.ACCOUNT, pod_account(sample.pod)))
+        objects += [(Kind.SECRET, name) for name in pull_secrets(sample.pod)]
+        objects += [(each.kind, each.name) for each in references(sample.pod) if each.name not in sample.own_secrets]
+    return [*dict.fromkeys(objects)]
 
 
-def queue_names(wanted: SiteNeeds) -> set[str]:
-    """The ConfigMaps that say how many jobs run at once."""
-    return {each.name for sample in wanted.samples for each in semaphores(sample.workflow)}
+def queue_names(needs: SiteNeeds) -> set[str]:
+    """Return the names of the ConfigMaps that limit how many jobs run at once."""
+    return {each.name for sample in needs.samples for each in semaphores(sample.workflow)}
 
 
 def _document(group_version: str, kind: str, **parts: Any) -> Object:
     return {"apiVersion": group_version, "kind": kind, **parts}
 
 
-def _attributes(home: str, right: Right) -> dict[str, str]:
+def _attributes(namespace: str, right: Right) -> dict[str, str]:
     resource, _, subresource = right.resource.partition("/")
-    said = {"namespace": home, "verb": right.verb, "group": right.group, "resource": resource}
-    return {**said, **({"subresource": subresource} if subresource else {})}
+    attributes = {"namespace": namespace, "verb": right.verb, "group": right.group, "resource": resource}
+    return {**attributes, **({"subresource": subresource} if subresource else {})}
 
 
 def _is_granted(review: Answer) -> bool:
     return review.ok and is_allowed(review.body)
 
 
-def _config_map(pod: Object) -> str:
-    """As Argo's manifests and chart name it to the controller: ``--configmap NAME``."""
+def _config_map_name(pod: Object) -> str:
+    """Return the name of a controller's ConfigMap; Argo's manifests and chart pass it as ``--configmap NAME``."""
     for container in pod["spec"].get("containers") or []:
-        words = [word for each in container.get("args") or [] for word in str(each).split("=", 1)]
-        if "--configmap" in words[:-1]:
-            return words[words.index("--configmap") + 1]
+        arguments = [part for each in container.get("args") or [] for part in str(each).split("=", 1)]
+        if "--configmap" in arguments[:-1]:
+            return arguments[arguments.index("--configmap") + 1]
     return CONFIG_MAP
 
 
@@ -229,7 +228,7 @@ def _is_name(check: validate.Check, value: str) -> bool:
 
 
 def _keys_only(item: Object) -> Object:
-    """Of a Secret no byte: its type, whose token it is, and the keys that have a value."""
+    """Reduce a Secret or ConfigMap to its type, its token's account and the keys that have a value; drop the values."""
     data = {**(item.get("data") or {}), **(item.get("binaryData") or {})}
     annotations = item["metadata"].get("annotations") or {}
     keys = sorted(key for key, value in data.items() if value)

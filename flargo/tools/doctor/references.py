@@ -1,4 +1,4 @@
-"""What a pod names in its namespace and cannot start without."""
+"""Finds the objects that a pod references in its namespace and cannot start without."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from flargo.terms import Object
 
 
 class Kind(Enum):
-    """What is named, in the core API's words."""
+    """The kinds of objects that a pod references, as the core API names them in paths."""
 
     SECRET = "secrets"  # noqa: S105  (a plural, no password)
     CONFIG_MAP = "configmaps"
@@ -18,16 +18,16 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One naming of one object."""
+    """A pod's reference to one object."""
 
     kind: Kind
     name: str
     keys: tuple[str, ...] = ()
-    """Which of the object's have to be there; none: it as a whole."""
+    """The keys that the object must have; empty if only the object itself must exist."""
 
 
 def references(pod: Object) -> Iterator[Reference]:
-    """Every Secret, ConfigMap and volume claim that a pod needs; those that are optional, or pulled with, left out."""
+    """Yield every Secret, ConfigMap and volume claim that a pod needs, except optional ones and image pull Secrets."""
     spec = pod["spec"]
     for volume in spec.get("volumes") or []:
         yield from _volume_references(volume)
@@ -36,19 +36,19 @@ def references(pod: Object) -> Iterator[Reference]:
 
 
 def pull_secrets(pod: Object) -> list[str]:
-    """The Secrets that images are pulled with."""
+    """Return the names of the Secrets with which a pod's images are pulled."""
     return [str(each["name"]) for each in pod["spec"].get("imagePullSecrets") or [] if each.get("name")]
 
 
 def semaphores(workflow: Object) -> Iterator[Reference]:
-    """The ConfigMaps and keys in which Argo reads how many of a Workflow's kind may run at once."""
+    """Yield the ConfigMaps and keys from which Argo reads how many Workflows may hold a semaphore at once."""
     for template in workflow["spec"]["templates"]:
         for each in (template.get("synchronization") or {}).get("semaphores") or []:
             yield from _key_reference(Kind.CONFIG_MAP, each.get("configMapKeyRef"))
 
 
 def pod_account(pod: Object) -> str:
-    """The service account that a pod runs as."""
+    """Return the service account of a pod."""
     return str(pod["spec"].get("serviceAccountName") or "default")
 
 
@@ -57,16 +57,17 @@ def _volume_references(volume: Object) -> Iterator[Reference]:
         yield Reference(Kind.CLAIM, volume["persistentVolumeClaim"]["claimName"])
     sources = (volume.get("projected") or {}).get("sources") or []
     for source in [volume, *sources]:
-        # A volume says secretName where a projection, as everything else, says name.
+        # The field is secretName in a volume, but name in a projection and everywhere else.
         yield from _object_reference(Kind.SECRET, source.get("secret"), "secretName" if source is volume else "name")
         yield from _object_reference(Kind.CONFIG_MAP, source.get("configMap"), "name")
     published = (volume.get("csi") or {}).get("nodePublishSecretRef")
     yield from _object_reference(Kind.SECRET, published, "name")
 
 
-def _object_reference(kind: Kind, said: Object | None, name: str) -> Iterator[Reference]:
-    if said and said.get(name) and not said.get("optional"):
-        yield Reference(kind, said[name], tuple(str(item["key"]) for item in said.get("items") or []))
+def _object_reference(kind: Kind, source: Object | None, name_field: str) -> Iterator[Reference]:
+    if source and source.get(name_field) and not source.get("optional"):
+        keys = tuple(str(item["key"]) for item in source.get("items") or [])
+        yield Reference(kind, source[name_field], keys)
 
 
 def _container_references(container: Object) -> Iterator[Reference]:
@@ -79,6 +80,6 @@ def _container_references(container: Object) -> Iterator[Reference]:
         yield from _key_reference(Kind.CONFIG_MAP, source.get("configMapKeyRef"))
 
 
-def _key_reference(kind: Kind, said: Object | None) -> Iterator[Reference]:
-    if said and said.get("name") and not said.get("optional"):
-        yield Reference(kind, said["name"], (str(said["key"]),))
+def _key_reference(kind: Kind, selector: Object | None) -> Iterator[Reference]:
+    if selector and selector.get("name") and not selector.get("optional"):
+        yield Reference(kind, selector["name"], (str(selector["key"]),))

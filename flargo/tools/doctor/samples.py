@@ -1,4 +1,4 @@
-"""Jobs as a site would submit them: one without a study, and one for each study that its files know."""
+"""Builds sample jobs as a site would submit them: one without a study, and one for each study in the site's files."""
 
 import json
 from collections.abc import Iterator
@@ -14,47 +14,48 @@ from flargo.tools.kit.files import Files
 from flargo.tools.kit.site import STUDY_DATA, STUDY_RUNTIME
 
 _IMAGE = "registry.example/flargo-doctor:none"
-"""Stands for a job's. Nothing pulls it."""
+"""A placeholder for a job's image; nothing pulls it."""
 
 
 def build_samples(
-    job_meta: dict[str, Any] | None, files: Files, stage: SimulatedParent, settings: Settings
+    job_meta: dict[str, Any] | None, files: Files, parent: SimulatedParent, settings: Settings
 ) -> tuple[list[SampleJob], dict[str, str]]:
-    """What the site would submit, and why it would refuse the rest, both by names for people.
+    """Return the jobs that the site would submit, and why flargo would reject the others, by the names of the jobs.
 
     Args:
-        job_meta: a job's own; None: an example's, with as much as the site's policy allows.
-        files: the site's kit.
-        stage: its parent.
-        settings: its launcher's.
+        job_meta: the metadata of a user's job; None is an example that requests the most that the site's policy allows.
+        files: the files of the site's kit.
+        parent: the site's parent.
+        settings: the settings of the site's launcher.
     """
-    made, refused = [], {}
+    samples, rejected_jobs = [], {}
     for name, meta in _job_metas(job_meta, files, settings):
-        # The example's image is no job author's, so the site's lists of images are not held against it.
-        lifted = settings if job_meta is not None else _without_image_policy(settings)
+        # The example's image is not a job author's choice, so the site's image policy does not apply to it.
+        effective = settings if job_meta is not None else _without_image_policy(settings)
         try:
-            plan = dry_run(meta, stage, lifted)
+            plan = dry_run(meta, parent, effective)
         except InvalidInput as error:
-            refused[name] = str(error)
+            rejected_jobs[name] = str(error)
             continue
-        except ValueError:  # of nvflare; its text may hold a value of the file
-            refused[name] = "nvflare does not accept what the job or the site's study file says"
+        except ValueError:  # from nvflare; its text may contain a value of the file
+            rejected_jobs[name] = "nvflare does not accept what the job or the site's study file says"
             continue
         workflow = json.loads(json.dumps(plan.workflow))
-        made.append(SampleJob(name, workflow, frozenset({plan.startup.name, plan.credentials.name})))
-    return made, refused
+        samples.append(SampleJob(name, workflow, frozenset({plan.startup.name, plan.credentials.name})))
+    return samples, rejected_jobs
 
 
 def study_names(files: Files) -> list[str]:
-    """The studies of a site's files. A file that cannot be read is told of when a job is rendered."""
-    named = {*_parse_or_empty(files, STUDY_DATA)}
+    """Return the names of the studies in a site's files. Errors in a file are reported when a job is built."""
+    names = {*_parse_or_empty(files, STUDY_DATA)}
     runtime = _parse_or_empty(files, STUDY_RUNTIME).get("studies")
-    return sorted(str(name) for name in named | {*(runtime if isinstance(runtime, dict) else {})})
+    return sorted(str(name) for name in names | {*(runtime if isinstance(runtime, dict) else {})})
 
 
 def _job_metas(
     job_meta: dict[str, Any] | None, files: Files, settings: Settings
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each sample job's name for users, and its metadata."""
     if job_meta is not None and job_meta.get("study"):
         yield f"the job, of study {job_meta['study']}", job_meta
         return
@@ -76,7 +77,7 @@ def _without_image_policy(settings: Settings) -> Settings:
 
 def _parse_or_empty(files: Files, path: str) -> dict[str, Any]:
     try:
-        found = load_yaml(path, files.get(path, b""))
+        document = load_yaml(path, files.get(path, b""))
     except InvalidInput:
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
