@@ -1,1 +1,1 @@
-"""Benchmarks: figures beside the stock launcher's, in one run. None of them is an assertion."""
+"""Benchmarks: flargo and the stock launcher, measured in one run. They assert nothing."""

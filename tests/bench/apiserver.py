@@ -1,4 +1,4 @@
-"""A kube-apiserver with its etcd, alone on the loop-back device: no node, no controllers, nobody else's load."""
+"""Run a kube-apiserver and its etcd on the loop-back device, with no node, no controllers and no other load."""
 
 import os
 import signal
@@ -18,14 +18,14 @@ from tests.bench.wire import Client, Refusal
 from tests.harness.real_cluster import parts
 
 DRIVER = "driver"
-STARTS = 120.0
-"""Seconds within which a daemon answers."""
+START_SECONDS = 120.0
+"""Seconds within which the API server must answer, and later serve Argo's Workflow definition."""
 AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"]}
 
 
 @dataclass(frozen=True)
 class ApiServer:
-    """Where it is, and what can be read of it from outside."""
+    """A running API server: its address, its audit log and its CPU time."""
 
     folder: Path
     port: int
@@ -33,21 +33,21 @@ class ApiServer:
 
     @property
     def audit_log(self) -> Path:
-        """Every request but the driver's."""
+        """The log of every request except the driver's."""
         return self.folder / "audit.log"
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU that it has used."""
+        """CPU seconds that the API server has used."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def client(self) -> Client:
-        """A connection of the driver's."""
+        """Return a new connection with the driver's token."""
         return Client(self.port, str(self.folder / "apiserver.crt"), DRIVER)
 
     def kubeconfig(self, user: str) -> Path:
-        """Of a user, whose token is the user's name."""
+        """Write and return the kubeconfig of a user, whose token is the user's name."""
         path = self.folder / f"{user}.kubeconfig"
         server = {
             "server": f"https://127.0.0.1:{self.port}",
@@ -67,19 +67,19 @@ class ApiServer:
 
 @contextmanager
 def running(folder: Path, users: tuple[str, ...]) -> Iterator[ApiServer]:
-    """Start both with Argo's Workflow definition; end them, by their pids, in the end."""
+    """Start etcd and the API server, and define Workflows; stop both daemons by their pids afterwards."""
     _prepare(folder, users)
     etcd, peer, port = _free_port(), _free_port(), _free_port()
-    started: list[subprocess.Popen[bytes]] = []
+    daemons: list[subprocess.Popen[bytes]] = []
     try:
-        started.append(_start(folder, _etcd(folder, etcd, peer)))
-        started.append(_start(folder, _kube_apiserver(folder, etcd, port)))
-        server = ApiServer(folder, port, started[-1].pid)
-        _wait(server, started)
+        daemons.append(_start(folder, _etcd_argv(folder, etcd, peer)))
+        daemons.append(_start(folder, _apiserver_argv(folder, etcd, port)))
+        server = ApiServer(folder, port, daemons[-1].pid)
+        _wait_until_ready(server, daemons)
         _define_workflows(server.client())
         yield server
     finally:
-        for process in reversed(started):
+        for process in reversed(daemons):
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(20)
@@ -91,14 +91,11 @@ def _prepare(folder: Path, users: tuple[str, ...]) -> None:
     parts.run("openssl", "genrsa", "-out", folder / "accounts.key", "2048")
     rows = [f'{DRIVER},{DRIVER},0,"system:masters"', *(f"{user},{user},{user}" for user in users)]
     (folder / "tokens.csv").write_text("\n".join(rows) + "\n")
-    (folder / "audit-policy.yaml").write_text(yaml.safe_dump(AUDIT_POLICY | {"rules": _rules(users)}))
+    rules: list[dict[str, Any]] = [{"level": "Metadata", "users": list(users)}, {"level": "None"}]
+    (folder / "audit-policy.yaml").write_text(yaml.safe_dump(AUDIT_POLICY | {"rules": rules}))
 
 
-def _rules(users: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [{"level": "Metadata", "users": list(users)}, {"level": "None"}]
-
-
-def _etcd(folder: Path, port: int, peer: int) -> list[str | Path]:
+def _etcd_argv(folder: Path, port: int, peer: int) -> list[str | Path]:
     urls = {"client": f"http://127.0.0.1:{port}", "peer": f"http://127.0.0.1:{peer}"}
     return [
         parts.program("etcd"),
@@ -113,7 +110,7 @@ def _etcd(folder: Path, port: int, peer: int) -> list[str | Path]:
     ]
 
 
-def _kube_apiserver(folder: Path, etcd: int, port: int) -> list[str | Path]:
+def _apiserver_argv(folder: Path, etcd: int, port: int) -> list[str | Path]:
     return [
         parts.program("kube-apiserver"),
         "--bind-address=127.0.0.1",
@@ -135,15 +132,15 @@ def _kube_apiserver(folder: Path, etcd: int, port: int) -> list[str | Path]:
     ]
 
 
-def _start(folder: Path, command: list[str | Path]) -> subprocess.Popen[bytes]:
-    log = (folder / f"{Path(command[0]).name}.log").open("wb")
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+def _start(folder: Path, argv: list[str | Path]) -> subprocess.Popen[bytes]:
+    log = (folder / f"{Path(argv[0]).name}.log").open("wb")
+    return subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
 
 
-def _wait(server: ApiServer, started: list[subprocess.Popen[bytes]]) -> None:
-    limit = time.monotonic() + STARTS
-    while time.monotonic() < limit:
-        if any(process.poll() is not None for process in started):
+def _wait_until_ready(server: ApiServer, daemons: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if any(process.poll() is not None for process in daemons):
             break
         try:
             server.client().request("GET", "/readyz")
@@ -152,22 +149,22 @@ def _wait(server: ApiServer, started: list[subprocess.Popen[bytes]]) -> None:
         else:
             return
     log = (server.folder / "kube-apiserver.log").read_text(errors="replace")
-    sys.exit(f"the API server does not start:\n{log[-2000:]}")
+    sys.exit(f"the API server did not start:\n{log[-2000:]}")
 
 
 def _define_workflows(client: Client) -> None:
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     definition = yaml.load((parts.crds() / "argoproj.io_workflows.yaml").read_text(), yaml.CSafeLoader)
     client.request("POST", path, definition)
-    limit = time.monotonic() + STARTS
-    while time.monotonic() < limit:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         try:
             client.request("GET", "/apis/argoproj.io/v1alpha1/workflows?limit=1")
         except Refusal:
             time.sleep(0.3)
         else:
             return
-    sys.exit("Argo's Workflow definition is not taken up")
+    sys.exit("the API server does not serve Workflows, though their definition was created")
 
 
 def _free_port() -> int:

@@ -1,7 +1,7 @@
-"""Plays Argo's controller, the scheduler and the kubelet: pods for released Workflows, and statuses.
+"""Play the part of Argo's controller, the scheduler and the kubelet: create pods and patch statuses.
 
-It makes the changes that the recordings (tests/recordings) have of a job that runs and ends with 0, with objects of
-the real size, and writes down when the API server had answered the one that shows the exit.
+The driver makes the same changes as the recordings of a job that runs and exits with 0 (tests/recordings), with
+objects of real size. It notes when the API server answered the patch that shows a job's exit.
 """
 
 import queue
@@ -16,16 +16,16 @@ from tests.harness.differential.argo import pod_from_workflow
 
 Object = dict[str, Any]
 WORKERS = 6
-ARGO_LAG = 1.0
-"""Seconds between a program's end and Argo's word of it; on the test cluster it is one to three."""
+ARGO_LAG_SECONDS = 1.0
+"""Seconds from a program's exit until Argo's status shows it; one to three on the test cluster."""
 _WORKFLOW = "workflows.argoproj.io/workflow"
 
 
 class Driver:
-    """For one namespace. ``argo``: Workflows are released and get pods; else pods are created as they are."""
+    """Drive the jobs of one namespace, each of which is a Workflow or, for the stock launcher, a bare pod."""
 
     def __init__(self, server: ApiServer, namespace: str, *, argo: bool) -> None:
-        """Begin to watch and to answer."""
+        """Create the namespace and start the threads; with ``argo``, jobs are Workflows and get pods here."""
         self._server = server
         self._namespace = namespace
         self._argo = argo
@@ -33,43 +33,47 @@ class Driver:
         self._count = 0
         self._lock = threading.Lock()
         self._pods: dict[str, Object] = {}
-        self._taken: set[str] = set()
+        self._claims: set[str] = set()
         self.running: set[str] = set()
         """Names of the jobs (their Workflows or pods) that run."""
-        self.shown: dict[str, float] = {}
-        """When the API had answered the patch that shows the exit, on CLOCK_MONOTONIC, by name."""
-        self.heard: dict[str, float] = {}
-        """When a watch that does nothing else had told of the exit: nobody can hear of it much sooner."""
-        self.troubles: list[str] = []
+        self.exit_times: dict[str, float] = {}
+        """When the API server answered the patch that shows the exit, on CLOCK_MONOTONIC, by name."""
+        self.watch_times: dict[str, float] = {}
+        """When a watch that does nothing else received the exit: a lower bound for every other watch."""
+        self.errors: list[str] = []
         client = server.client()
-        client.request("POST", "/api/v1/namespaces", _named("v1", "Namespace", namespace))
+        meta = {"name": namespace}
+        client.request("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(WORKERS)]
-        self._threads += [threading.Thread(target=run, daemon=True) for run in (self._watch, self._hear)]
+        self._threads += [threading.Thread(target=run, daemon=True) for run in (self._watch_jobs, self._watch_exits)]
         for thread in self._threads:
             thread.start()
 
-    def runs(self, names: list[str], within: float) -> None:
-        """Wait until these jobs run."""
-        limit = time.monotonic() + within
+    def wait_until_running(self, names: list[str], timeout: float) -> None:
+        """Wait until these jobs run, for at most ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
         while not self.running.issuperset(names):
-            if time.monotonic() > limit:
+            if time.monotonic() > deadline:
                 missing = len(set(names) - self.running)
-                raise TimeoutError(f"{missing} of {len(names)} jobs do not run; {self.troubles[:3]}")
+                raise TimeoutError(f"{missing} of {len(names)} jobs do not run; {self.errors[:3]}")
             time.sleep(0.05)
 
     def end(self, names: list[str], gap: float, code: int = 0) -> None:
-        """Have jobs end, one every ``gap`` seconds, or as fast as it goes; Argo's word follows. Returns when shown."""
-        begun = time.monotonic()
+        """End jobs, one every ``gap`` seconds (0: as fast as possible), and return when the API shows every exit.
+
+        Argo's statuses follow ARGO_LAG_SECONDS later.
+        """
+        start = time.monotonic()
         for number, name in enumerate(names):
-            self._put(lambda client, name=name: self._exit(client, name, code), begun + number * gap)  # type: ignore[misc]
-        while not self.shown.keys() >= set(names):
-            if self.troubles:
-                raise RuntimeError(self.troubles[0])
+            self._put(lambda client, name=name: self._exit(client, name, code), start + number * gap)  # type: ignore[misc]
+        while not self.exit_times.keys() >= set(names):
+            if self.errors:
+                raise RuntimeError(self.errors[0])
             time.sleep(0.02)
 
-    def rest(self) -> None:
-        """Wait until all that the cluster had to say is said."""
-        time.sleep(ARGO_LAG)
+    def finish_tasks(self) -> None:
+        """Wait until Argo's statuses of all jobs that ended are written."""
+        time.sleep(ARGO_LAG_SECONDS)
         while self._tasks.unfinished_tasks:
             time.sleep(0.05)
 
@@ -82,74 +86,77 @@ class Driver:
         client = self._server.client()
         while True:
             at, number, task = self._tasks.get()
-            late = at - time.monotonic()
-            if late > 0:
-                # What is due sooner may come meanwhile.
-                time.sleep(min(late, 0.005))
+            seconds_left = at - time.monotonic()
+            if seconds_left > 0:
+                # Sleep briefly: a task that is due sooner may be added meanwhile.
+                time.sleep(min(seconds_left, 0.005))
                 self._tasks.put((at, number, task))
                 self._tasks.task_done()
                 continue
             try:
                 task(client)
             except (Refusal, OSError) as error:
-                self.troubles.append(str(error))
+                self.errors.append(str(error))
             self._tasks.task_done()
 
-    def _watch(self) -> None:
+    def _watch_jobs(self) -> None:
         base = "/apis/argoproj.io/v1alpha1" if self._argo else "/api/v1"
         plural = "workflows" if self._argo else "pods"
         path = f"{base}/namespaces/{self._namespace}/{plural}?watch=true&timeoutSeconds=3600"
         for event in self._server.client().watch(path):
             item = event["object"]
             name = item["metadata"].get("name", "")
-            ready = event["type"] in {"ADDED", "MODIFIED"} and not (self._argo and item["spec"].get("suspend"))
-            if ready and name not in self._taken:
-                self._taken.add(name)
+            is_ready = event["type"] in {"ADDED", "MODIFIED"} and not (self._argo and item["spec"].get("suspend"))
+            if is_ready and name not in self._claims:
+                self._claims.add(name)
                 start = self._start_workflow if self._argo else self._start_pod
                 self._put(lambda client, item=item, start=start: start(client, item))  # type: ignore[misc]
 
-    def _hear(self) -> None:
+    def _watch_exits(self) -> None:
         path = self._path("/api/v1", "pods") + "?watch=true&timeoutSeconds=3600"
         for event in self._server.client().watch(path):
             pod, now = event["object"], time.monotonic()
             states = (row["state"] for row in pod.get("status", {}).get("containerStatuses", ()))
             if any("terminated" in state for state in states):
-                self.heard.setdefault(pod["metadata"].get("labels", {}).get(_WORKFLOW, pod["metadata"]["name"]), now)
+                job = pod["metadata"].get("labels", {}).get(_WORKFLOW, pod["metadata"]["name"])
+                self.watch_times.setdefault(job, now)
 
     def _start_workflow(self, client: Client, workflow: Object) -> None:
         pod, name = argo_pod(workflow), workflow["metadata"]["name"]
         self._pods[name] = pod
         client.request("POST", self._path("/api/v1", "pods"), pod)
-        self._status(client, name, _starting(pod))
-        self._workflow(client, name, "Running", "Pending")
-        self._status(client, name, _running(pod))
-        self._workflow(client, name, "Running", "Running")
+        self._patch_pod(client, name, _starting_status(pod))
+        self._patch_workflow(client, name, "Running", "Pending")
+        self._patch_pod(client, name, _running_status(pod))
+        self._patch_workflow(client, name, "Running", "Running")
         self.running.add(name)
 
     def _start_pod(self, client: Client, pod: Object) -> None:
         name = pod["metadata"]["name"]
         self._pods[name] = pod
-        self._status(client, name, _starting(pod))
-        self._status(client, name, _running(pod))
+        self._patch_pod(client, name, _starting_status(pod))
+        self._patch_pod(client, name, _running_status(pod))
         self.running.add(name)
 
     def _exit(self, client: Client, name: str, code: int) -> None:
         pod, phase = self._pods[name], "Failed" if code else "Succeeded"
-        self._status(client, name, _ended(pod, code, "Running" if self._argo else phase))
-        self.shown[name] = time.monotonic()
+        self._patch_pod(client, name, _exited_status(pod, code, "Running" if self._argo else phase))
+        self.exit_times[name] = time.monotonic()
         if self._argo:
-            self._put(lambda client: self._finish(client, name, code, phase), time.monotonic() + ARGO_LAG)
+            self._put(lambda client: self._finish(client, name, code, phase), time.monotonic() + ARGO_LAG_SECONDS)
 
     def _finish(self, client: Client, name: str, code: int, phase: str) -> None:
-        self._status(client, name, _ended(self._pods[name], code, phase))
-        self._workflow(client, name, phase, phase, {"outputs": {"exitCode": str(code)}})
+        self._patch_pod(client, name, _exited_status(self._pods[name], code, phase))
+        self._patch_workflow(client, name, phase, phase, {"outputs": {"exitCode": str(code)}})
 
-    def _status(self, client: Client, name: str, status: Object) -> None:
+    def _patch_pod(self, client: Client, name: str, status: Object) -> None:
         client.request("PATCH", f"{self._path('/api/v1', 'pods', name)}/status", {"status": status})
 
-    def _workflow(self, client: Client, name: str, phase: str, node: str, more: Object | None = None) -> None:
-        step = {"id": name, "name": name, "displayName": name, "type": "Pod", "phase": node, "startedAt": _NOW}
-        patch = {"status": {"phase": phase, "startedAt": _NOW, "nodes": {name: {**step, **(more or {})}}}}
+    def _patch_workflow(
+        self, client: Client, name: str, phase: str, node_phase: str, extra: Object | None = None
+    ) -> None:
+        node = {"id": name, "name": name, "displayName": name, "type": "Pod", "phase": node_phase, "startedAt": _NOW}
+        patch = {"status": {"phase": phase, "startedAt": _NOW, "nodes": {name: {**node, **(extra or {})}}}}
         client.request("PATCH", self._path("/apis/argoproj.io/v1alpha1", "workflows", name), patch)
 
     def _path(self, base: str, plural: str, name: str = "") -> str:
@@ -160,12 +167,12 @@ _NOW = "2026-01-01T00:00:00Z"
 
 
 def argo_pod(workflow: Object) -> Object:
-    """The pod that Argo makes of a Workflow, with what Argo adds of its own, on a node."""
+    """Return the pod that Argo creates for a Workflow, with Argo's own additions, scheduled to a node."""
     pod, meta = pod_from_workflow(workflow), workflow["metadata"]
     for container in (*pod["spec"]["containers"], *pod["spec"]["initContainers"]):
         container.setdefault("image", "quay.io/argoproj/argoexec:v3.7.18")
         if container["name"] in {"init", "wait", "main"}:
-            # Argo hands its template to each of its containers.
+            # Argo passes the template to each of its containers in this variable.
             container.setdefault("env", []).append({"name": "ARGO_TEMPLATE", "value": str(workflow["spec"])})
     owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": meta["name"], "uid": meta["uid"]}
     pod["metadata"]["labels"] = {**pod["metadata"].get("labels", {}), _WORKFLOW: meta["name"]}
@@ -174,11 +181,7 @@ def argo_pod(workflow: Object) -> Object:
     return pod
 
 
-def _named(version: str, kind: str, name: str) -> Object:
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}}
-
-
-def _rows(pod: Object, field: str, state: Object) -> list[Object]:
+def _container_statuses(pod: Object, field: str, state: Object) -> list[Object]:
     return [
         {
             "name": container["name"],
@@ -192,30 +195,30 @@ def _rows(pod: Object, field: str, state: Object) -> list[Object]:
     ]
 
 
-def _starting(pod: Object) -> Object:
+def _starting_status(pod: Object) -> Object:
     state = {"waiting": {"reason": "PodInitializing"}}
-    return _status_of(pod, "Pending", state, state)
+    return _pod_status(pod, "Pending", state, state)
 
 
-def _running(pod: Object) -> Object:
-    return _status_of(pod, "Running", {"running": {"startedAt": _NOW}}, _done(0))
+def _running_status(pod: Object) -> Object:
+    return _pod_status(pod, "Running", {"running": {"startedAt": _NOW}}, _exit_state(0))
 
 
-def _ended(pod: Object, code: int, phase: str) -> Object:
-    return _status_of(pod, phase, _done(code), _done(0))
+def _exited_status(pod: Object, code: int, phase: str) -> Object:
+    return _pod_status(pod, phase, _exit_state(code), _exit_state(0))
 
 
-def _done(code: int) -> Object:
-    ended = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": _NOW, "finishedAt": _NOW}
-    return {"terminated": ended}
+def _exit_state(code: int) -> Object:
+    reason = "Error" if code else "Completed"
+    return {"terminated": {"exitCode": code, "reason": reason, "startedAt": _NOW, "finishedAt": _NOW}}
 
 
-def _status_of(pod: Object, phase: str, containers: Object, inits: Object) -> Object:
+def _pod_status(pod: Object, phase: str, containers: Object, init_containers: Object) -> Object:
     return {
         "phase": phase,
         "conditions": [
             {"type": kind, "status": "True"} for kind in ("PodScheduled", "Initialized", "PodReadyToStartContainers")
         ],
-        "containerStatuses": _rows(pod, "containers", containers),
-        "initContainerStatuses": _rows(pod, "initContainers", inits),
+        "containerStatuses": _container_statuses(pod, "containers", containers),
+        "initContainerStatuses": _container_statuses(pod, "initContainers", init_containers),
     }

@@ -1,4 +1,4 @@
-"""The figures of a run (scale.json) for people: tables, what was to be reached, a picture."""
+"""Present the figures of a scale run (scale.json): tables, targets and a plot."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -12,36 +12,39 @@ Object = dict[str, Any]
 RESULT = Path(__file__).parent / "scale.json"
 PICTURE = DOCS / "scale.png"
 KIB = 1024
-_FOLLOWED = ("watch", "list")
-"""Of a parent, however many its jobs are."""
+_SITE_VERBS = ("watch", "list")
+"""Requests that a parent makes once, independent of the number of its jobs."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that was measured of each launcher at each size; None where there is nothing to measure."""
+    """One figure, measured for each launcher at each size."""
 
     name: str
     unit: str
-    of: Callable[[Object], float | None]
+    read: Callable[[Object], float | None]
+    """Return the figure of a run; None if it does not apply to the run."""
     digits: int = 1
 
 
 def _per_job(run: Object, key: str) -> float | None:
-    jobs = run["jobs"] - 1  # the first one connects, and is not counted
+    jobs = run["jobs"] - 1  # the first job opens the connections, and is not counted
     if key not in run:
         return None
-    counted = sum(times for name, times in run[key].items() if not name.startswith(_FOLLOWED))
-    return counted / jobs if jobs else None
+    total = sum(times for name, times in run[key].items() if not name.startswith(_SITE_VERBS))
+    return total / jobs if jobs else None
 
 
 def _at(*path: str, times: float = 1.0) -> Callable[[Object], float | None]:
-    def find(run: Object) -> float | None:
-        found: Any = run
-        for key in path:
-            found = found.get(key) if found is not None else None
-        return None if found is None else found * times
+    """Return a function that reads the number at a path of a run's JSON, multiplied by ``times``."""
 
-    return find
+    def read(run: Object) -> float | None:
+        value: Any = run
+        for key in path:
+            value = value.get(key) if value is not None else None
+        return None if value is None else value * times
+
+    return read
 
 
 FIGURES = (
@@ -81,7 +84,7 @@ FIGURES = (
 
 
 def load() -> Object:
-    """The last run; each of its parts knows its size."""
+    """Return the figures of the last run, with the number of jobs added to each part as ``jobs``."""
     figures: Object = json.loads(RESULT.read_text())
     for runs in figures["runs"].values():
         for jobs in sorted(runs, key=int):
@@ -90,39 +93,40 @@ def load() -> Object:
 
 
 def table(figures: Object) -> str:
-    """Each figure of both launchers at each size."""
+    """Render each figure of both launchers at each size as a Markdown table."""
     columns = [(launcher, run) for launcher, runs in figures["runs"].items() for run in runs.values()]
     heads = [f"{launcher} {run['jobs']:,}" for launcher, run in columns]
     rows = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for figure in FIGURES:
-        said = [_said(figure, figure.of(run)) for _, run in columns]
+        cells = [_format(figure, figure.read(run)) for _, run in columns]
         name = f"{figure.name}, {figure.unit}" if figure.unit else figure.name
-        rows.append(f"| {name} | {' | '.join(said)} |")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _said(figure: Figure, value: float | None) -> str:
+def _format(figure: Figure, value: float | None) -> str:
     return "-" if value is None else f"{value:,.{figure.digits}f}"
 
 
 def targets(figures: Object) -> str:
-    """What was to be reached, and what was."""
+    """Render each target, the value that was measured, and whether the target was met, as a Markdown table."""
     rows = ["| to be reached | measured | reached |", "|---|---:|---|"]
-    for said, measured, unit, limit in _targets(figures["runs"]["flargo"]):
-        rows.append(f"| {said} | {measured:,.2f} {unit} | {'yes' if measured <= limit else '**no**'} |")
+    for target, value, unit, limit in _targets(figures["runs"]["flargo"]):
+        rows.append(f"| {target} | {value:,.2f} {unit} | {'yes' if value <= limit else '**no**'} |")
     slower = list(_slower(figures))
     rows.append(f"| slower than the stock launcher nowhere | {'; '.join(slower)} | {'**no**' if slower else 'yes'} |")
     return "\n".join(rows)
 
 
 def _targets(flargo: Object) -> Iterable[tuple[str, float, str, float]]:
-    thousand, most = flargo["1000"], max(flargo.values(), key=lambda run: run["jobs"])
-    dropped = thousand["requests in all"].get("delete secrets", 0) / thousand["one by one"]["jobs"]
+    """Yield each target: its text, the value measured, its unit and the limit."""
+    thousand, largest = flargo["1000"], max(flargo.values(), key=lambda run: run["jobs"])
+    secret_deletions = thousand["requests in all"].get("delete secrets", 0) / thousand["one by one"]["jobs"]
     idle = max(run["idle"]["requests a second"] for run in flargo.values())
-    threads = [run["idle"]["threads"] for run in flargo.values() if run["jobs"] > TIMED]
-    in_all = (_per_job(thousand, "requests until running") or 0.0) + dropped
-    yield "at most 8 requests a job in all", in_all, "", 8
-    yield f"no request while idle but the watches, up to {most['jobs']:,} jobs", idle, "/s", 0
+    threads = [run["idle"]["threads"] for run in flargo.values() if run["jobs"] > FULL_POOL_JOBS]
+    requests = (_per_job(thousand, "requests until running") or 0.0) + secret_deletions
+    yield "at most 8 requests a job in all", requests, "", 8
+    yield f"no request while idle but the watches, up to {largest['jobs']:,} jobs", idle, "/s", 0
     yield "lag p99 under 50 ms at 1,000 jobs, ends one by one", thousand["one by one"]["lag"]["p99"] * 1e3, "ms", 50
     burst = thousand["burst"]["seconds from the last end to the last wait"]
     yield "all of 1,000 that end at once known within 2 s", burst, "s", 2
@@ -133,9 +137,9 @@ def _targets(flargo: Object) -> Iterable[tuple[str, float, str, float]]:
     yield "loading adds less than 0.3 s (of CPU) to a parent that runs nvflare", thousand["import cpu"], "s", 0.3
 
 
-TIMED = 64
-"""Jobs until the pools have all their threads."""
-_COMPARED = (
+FULL_POOL_JOBS = 64
+"""Number of jobs from which the thread pools have all their threads."""
+_COMPARABLE = (
     "requests of a job until it runs",
     "requests while idle",
     "idle CPU of the parent",
@@ -153,15 +157,17 @@ _COMPARED = (
 
 
 def _slower(figures: Object) -> Iterable[str]:
+    """Yield a line for each figure and size at which flargo costs more than the stock launcher."""
     for figure in FIGURES:
-        sizes = figures["runs"]["stock"].keys() & figures["runs"]["flargo"].keys() if figure.name in _COMPARED else ()
+        sizes = figures["runs"]["stock"].keys() & figures["runs"]["flargo"].keys() if figure.name in _COMPARABLE else ()
         for size in sorted(sizes, key=int):
-            ours, theirs = (figure.of(figures["runs"][launcher][size]) for launcher in ("flargo", "stock"))
+            ours, theirs = (figure.read(figures["runs"][launcher][size]) for launcher in ("flargo", "stock"))
             if ours is not None and theirs is not None and ours > theirs:
-                yield f"{figure.name} at {size}: {_said(figure, ours)} against {_said(figure, theirs)} {figure.unit}"
+                pair = f"{_format(figure, ours)} against {_format(figure, theirs)}"
+                yield f"{figure.name} at {size}: {pair} {figure.unit}"
 
 
-SHOWN = {
+PLOT_SCALES = {
     "requests while idle": "symlog",
     "idle CPU of the parent": "symlog",
     "lag of wait, ends one by one: p99": "symlog",
@@ -169,29 +175,29 @@ SHOWN = {
     "memory of the parent, FLARE's waiting threads included": "linear",
     "threads of the launcher's own, and main": "linear",
 }
-"""With the scale of each."""
+"""The figures that are plotted, and the scale of each y axis."""
 
 
 def draw(figures: Object, to: Path) -> None:
-    """How each figure grows with the jobs."""
+    """Plot how these figures grow with the number of jobs."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    picture, panels = plt.subplots(2, 3, figsize=(12, 6.5), layout="constrained")
-    named = {figure.name: figure for figure in FIGURES}
-    for panel, (name, scale) in zip(panels.flat, SHOWN.items(), strict=True):
+    plot, panels = plt.subplots(2, 3, figsize=(12, 6.5), layout="constrained")
+    by_name = {figure.name: figure for figure in FIGURES}
+    for panel, (name, scale) in zip(panels.flat, PLOT_SCALES.items(), strict=True):
         highest = 0.0
         for launcher, style in (("flargo", "o-"), ("stock", "s--")):
             runs = figures["runs"].get(launcher, {}).values()
-            points = [(run["jobs"], value) for run in runs if (value := named[name].of(run)) is not None]
+            points = [(run["jobs"], value) for run in runs if (value := by_name[name].read(run)) is not None]
             panel.plot(*zip(*points, strict=True), style, label=launcher, clip_on=False)
             highest = max(highest, *(value for _, value in points))
         panel.set_title(name, fontsize=10)
-        panel.set(xscale="log", xlabel="jobs", ylabel=named[name].unit)
+        panel.set(xscale="log", xlabel="jobs", ylabel=by_name[name].unit)
         panel.set_yscale(scale, **({"linthresh": 0.1} if scale == "symlog" else {}))
         panel.set_ylim(0, highest * (2 if scale == "symlog" else 1.15))
         panel.grid(alpha=0.3)
     panels.flat[0].legend(loc="upper left")
-    picture.savefig(to, dpi=100)
+    plot.savefig(to, dpi=100)

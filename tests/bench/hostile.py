@@ -1,6 +1,6 @@
-"""What foreign text costs: seconds for a megabyte of shapes that make careless code slow, at two sizes each.
+"""Measure the cost of untrusted text: seconds per megabyte for texts that make quadratic code slow, at two sizes each.
 
-Where the work is linear, both sizes take the same time for a megabyte. ``make hostile``; needs no cluster.
+Where the work is linear, both sizes take the same time per megabyte. Run ``make hostile``; it needs no cluster.
 """
 
 import gc
@@ -17,52 +17,52 @@ from flargo.text import inert
 from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line
 
 SIZES = (1_000_000, 4_000_000)
-"""Characters."""
+"""Lengths of the texts, in characters."""
 Work = Callable[[str], object]
 
 
-def of_log(text: str) -> None:
-    """The filter of the executor's lines, on one line."""
+def filter_line(text: str) -> None:
+    """Filter the executor's lines from a log of one long line."""
     ExecutorLineFilter().filter(Line("", text))
 
 
-def of_short_lines(text: str) -> None:
-    """The filter of the executor's lines, on lines that are as long as it looks at; each ends as JSON does."""
-    sieve = ExecutorLineFilter()
+def filter_short_lines(text: str) -> None:
+    """Filter lines that are as long as the filter reads (8 KiB), each ending as JSON does."""
+    executor_filter = ExecutorLineFilter()
     for at in range(0, len(text), 8192):
-        sieve.filter(Line("", f"{text[at : at + 8191]}}}"))
+        executor_filter.filter(Line("", f"{text[at : at + 8191]}}}"))
 
 
-def of_chunks(text: str) -> None:
-    """The splitting of a stream into lines, in chunks of a kilobyte."""
+def split_chunks(text: str) -> None:
+    """Split a stream that arrives in chunks of a kilobyte into lines."""
     content = text.encode(errors="surrogatepass")
     chunks: Iterator[bytes] = (content[at : at + 1024] for at in range(0, len(content), 1024))
     for _ in _pieces(chunks):
         pass
 
 
-def of_lines(text: str) -> None:
-    """The redaction of a log, line by line."""
+def redact_lines(text: str) -> None:
+    """Redact a log line by line."""
     stream = StreamRedaction(REDACTION)
     for line in text.split("\n"):
         stream.redact(line)
 
 
-def knowing(number: int) -> Redaction:
-    """Redaction that knows so many secrets, all of which begin alike."""
+def redaction_with_secrets(number: int) -> Redaction:
+    """Return a redaction of so many secrets, all of which have the same prefix."""
     redaction = Redaction()
     redaction.learn(SecretData("all", {str(at): f"eyJhbGci{at:028}".encode() for at in range(number)}), public="")
     return redaction
 
 
-def of_launch(text: str) -> None:
-    """A job's metadata at its launch, each string of which is this text."""
+def validate_job(text: str) -> None:
+    """Validate a job's metadata in which each string is this text."""
     for trusted in (JOB_META, JOB_SPEC):
         for key, row in trusted.items():
             try:
                 row.validate(key, text)
-            except InvalidInput as refused:
-                str(refused)
+            except InvalidInput as error:
+                str(error)
     names.display_text(JOB_META["name"].validate("name", text))
 
 
@@ -85,35 +85,38 @@ SHAPES: Mapping[str, str] = {
     "tabs": "\t",
 }
 WORKS: Mapping[str, tuple[Work, tuple[str, ...]]] = {
-    "log filter": (of_log, ("letters", "JSON of the executor", "words of the executor", "braces")),
-    "log filter, 8 KiB lines": (of_short_lines, ("JSON of the executor", "words of the executor", "braces")),
-    "line splitting": (of_chunks, ("letters", "line ends", "many scripts")),
+    "log filter": (filter_line, ("letters", "JSON of the executor", "words of the executor", "braces")),
+    "log filter, 8 KiB lines": (filter_short_lines, ("JSON of the executor", "words of the executor", "braces")),
+    "line splitting": (split_chunks, ("letters", "line ends", "many scripts")),
     "redaction": (REDACTION.redact, ("letters", "keys begin", "keys end", "base64", "tokens, almost", "escapes")),
-    "redaction, 5,000 secrets": (knowing(5000).redact, ("letters", "a secret's beginning", "many scripts")),
-    "redaction by lines": (of_lines, ("letters", "keys begin", "keys end", "base64", "line ends")),
+    "redaction, 5,000 secrets": (
+        redaction_with_secrets(5000).redact,
+        ("letters", "a secret's beginning", "many scripts"),
+    ),
+    "redaction by lines": (redact_lines, ("letters", "keys begin", "keys end", "base64", "line ends")),
     "inert": (inert, ("letters", "escapes", "bidi", "many scripts", "tabs", "line ends")),
-    "shown": (names.display_text, ("letters", "spaces", "bidi", "braces")),
+    "display text": (names.display_text, ("letters", "spaces", "bidi", "braces")),
     "label value": (names.label_value, ("letters", "many scripts", "marks in a wrong order")),
-    "launch": (of_launch, ("letters", "spaces", "bidi", "marks in a wrong order")),
+    "launch": (validate_job, ("letters", "spaces", "bidi", "marks in a wrong order")),
 }
 
 
-def seconds(work: Work, text: str) -> float:
-    """How long it takes."""
+def measure(work: Work, text: str) -> float:
+    """Return the seconds that the work takes."""
     gc.collect()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work(text)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    """Print a line for each kind of work and shape."""
+    """Print a line for each kind of work and each shape of text."""
     print(f"{'':26} {'':24} " + " ".join(f"{size / 1e6:.0f} MB: s/MB" for size in SIZES))
     for name, (work, shapes) in WORKS.items():
         for shape in shapes:
             part = SHAPES[shape]
-            taken = [seconds(work, part * (size // len(part))) / (size / 1e6) for size in SIZES]
-            print(f"{name:26} {shape:24} " + " ".join(f"{each:10.4f}" for each in taken), flush=True)
+            costs = [measure(work, part * (size // len(part))) / (size / 1e6) for size in SIZES]
+            print(f"{name:26} {shape:24} " + " ".join(f"{cost:10.4f}" for cost in costs), flush=True)
 
 
 if __name__ == "__main__":

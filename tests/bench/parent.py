@@ -1,6 +1,7 @@
-"""The measured process: a FLARE parent as a launcher sees it, with one launcher, told what to do line by line.
+"""The measured process: a FLARE parent as a launcher sees it, with one launcher, controlled by lines of JSON.
 
-It holds each job as FLARE does: a thread that waits. What it says of itself (CPU, memory, threads) is its own alone.
+The process holds each job as FLARE does, by a thread that waits for it. The CPU, memory and threads that it reports
+are those of this process alone.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
-from nvflare.private.fed.app.client import client_train  # noqa: F401  (what a real parent has loaded)
+from nvflare.private.fed.app.client import client_train  # noqa: F401  (a real parent has loaded it too)
 
 from flargo.terms import Role
 from tests.harness.differential.parent import Parent
@@ -26,70 +27,70 @@ Object = dict[str, Any]
 SITE = "site-1"
 
 
-class Measured:
-    """What can be asked of it; each answer is JSON."""
+class MeasuredParent:
+    """The requests that this process answers: each public method is one, and returns JSON."""
 
     def __init__(self, launcher: str, kubeconfig: str, namespace: str) -> None:
-        """Load and make a launcher: ``flargo`` or ``stock``."""
-        begun = time.process_time()
+        """Import and create a launcher: ``flargo`` or ``stock``."""
+        cpu = time.process_time()
         self._launcher = _load(launcher)(config_file_path=kubeconfig, namespace=namespace)
-        self._import_cpu = time.process_time() - begun
+        self._import_cpu = time.process_time() - cpu
         self._root = Path(tempfile.mkdtemp(prefix="bench-parent-", dir="/tmp"))
         self._parent = Parent(self._root, Role.CLIENT, SITE)
         self._handles: dict[str, Any] = {}
-        self._ended: dict[str, float] = {}
+        self._end_times: dict[str, float] = {}
         self._codes: dict[str, int] = {}
         self._waiters = 0
 
     def launch(self, jobs: int, parallel: int) -> Object:
-        """Launch so many jobs; how long each call of launch_job took, and the jobs' names on the cluster."""
+        """Launch jobs; return their names on the cluster, and the seconds that each call of launch_job took."""
         with ThreadPoolExecutor(parallel) as pool:
-            told = list(pool.map(lambda _: self._launch(), range(jobs)))
-        return {"names": [name for name, _ in told], "seconds": [seconds for _, seconds in told]}
+            launches = list(pool.map(lambda _: self._launch(), range(jobs)))
+        return {"names": [name for name, _ in launches], "seconds": [seconds for _, seconds in launches]}
 
     def wait(self, names: list[str]) -> Object:
-        """Wait for jobs as FLARE does, a thread for each."""
+        """Start a thread for each job that waits for it, as FLARE does."""
         for name in names:
             self._waiters += 1
             threading.Thread(target=self._wait, args=(name,), daemon=True).start()
         return {}
 
     def usage(self) -> Object:
-        """What the process has used, and what it holds."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
+        """Return the process's CPU time, memory and threads."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return {
             "at": time.monotonic(),
-            "cpu": used.ru_utime + used.ru_stime,
+            "cpu": usage.ru_utime + usage.ru_stime,
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
             "threads": len(os.listdir("/proc/self/task")) - self._waiters,  # noqa: PTH208
             "import_cpu": self._import_cpu,
         }
 
-    def ended(self) -> Object:
-        """When each wait has returned, on CLOCK_MONOTONIC, and the return codes."""
-        return {"at": dict(self._ended), "codes": dict(self._codes)}
+    def list_ends(self) -> Object:
+        """Return when each wait returned, on CLOCK_MONOTONIC, and the return codes."""
+        return {"at": dict(self._end_times), "codes": dict(self._codes)}
 
     def relist(self) -> Object:
-        """What a fresh list of both kinds costs: seconds till it is taken in, and of CPU."""
+        """List both kinds anew; return the seconds, and the CPU seconds, until the lists are processed."""
         loop = self._launcher._loop
-        begun, used = time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), time.process_time()
         for watch in loop._watches:
             loop.on_listed(watch.kind, *watch.api.list(watch.kind, watch.labels, trim=watch.trim))
         _drain(loop)
-        return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - used}
+        return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
     def track(self, jobs: int) -> Object:
-        """How long it takes to know all that an earlier run has left."""
-        begun, used = time.perf_counter(), time.process_time()
+        """Return how long the launcher takes to track all jobs that an earlier parent left behind."""
+        start, cpu = time.perf_counter(), time.process_time()
         self._launcher.handle_event(EventType.SYSTEM_START, self._parent.context("none"))
-        engine = self._launcher._loop._reconciler
-        while len(engine._tracked) + len(engine._finished_orphans) < jobs:
+        reconciler = self._launcher._loop._reconciler
+        while len(reconciler._tracked) + len(reconciler._finished_orphans) < jobs:
             time.sleep(0.005)
-        return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - used}
+        return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
-    def followed(self) -> Object:
-        """How many jobs the launcher still follows."""
+    def count_jobs(self) -> Object:
+        """Return how many jobs the launcher still follows."""
         loop = getattr(self._launcher, "_loop", None)
         return {"jobs": len(loop._jobs) if loop is not None else 0}
 
@@ -98,9 +99,9 @@ class Measured:
         spec = {"image": "registry.example/flare/job:2.9.0", "cpu": "2", "memory": "4Gi"}
         meta = {"job_id": job_id, "name": "bench", "launcher_spec": {SITE: {"k8s": spec}}}
         context = self._parent.context(job_id)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         handle = self._launcher.launch_job(meta, context)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         name = handle._job.name if hasattr(handle, "_job") else handle.pod_name
         self._handles[name] = handle
         return name, seconds
@@ -108,7 +109,7 @@ class Measured:
     def _wait(self, name: str) -> None:
         handle = self._handles[name]
         handle.wait()
-        self._ended[name] = time.monotonic()
+        self._end_times[name] = time.monotonic()
         self._codes[name] = int(handle.poll())
         self._waiters -= 1
 
@@ -124,10 +125,10 @@ def _load(launcher: str) -> Any:
 
 
 def _drain(loop: Any) -> None:
-    """Wait until the engine's thread has done all that it was given."""
-    done = threading.Event()
-    loop._enqueue(lambda _: done.set())
-    done.wait()
+    """Wait until the loop has processed all inputs that are queued."""
+    drained = threading.Event()
+    loop._enqueue(lambda _: drained.set())
+    drained.wait()
 
 
 def main() -> None:
@@ -135,10 +136,10 @@ def main() -> None:
     logging.basicConfig(filename=os.devnull, level=logging.INFO)
     answers = sys.stdout
     sys.stdout = sys.stderr
-    measured = Measured(*sys.argv[1:])
+    parent = MeasuredParent(*sys.argv[1:])
     for line in sys.stdin:
-        asked = json.loads(line)
-        answer = getattr(measured, asked.pop("do"))(**asked)
+        request = json.loads(line)
+        answer = getattr(parent, request.pop("method"))(**request)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""When the cluster showed what: each state of each pod of the namespace, by a watch of the administrator's."""
+"""Record each state of each pod of a namespace, with its time, by a watch of the administrator's."""
 
 import json
 import subprocess
@@ -12,122 +12,123 @@ from tests.harness.cluster import Cluster
 
 Object = dict[str, Any]
 FOREIGN = "flargo.test/foreign"
-"""Label of what is not the job's, though it has its name."""
-_STARTING = {"PodInitializing", "ContainerCreating"}
-_OVER = {"Succeeded", "Failed"}
+"""Label of objects that have a job's name but belong to somebody else."""
+_START_REASONS = {"PodInitializing", "ContainerCreating"}
+_FINAL_PHASES = {"Succeeded", "Failed"}
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A pod as it was told."""
+class PodEvent:
+    """A pod as one event of the watch showed it."""
 
     at: float
-    """of the monotonic clock"""
+    """Time of the event, on the monotonic clock."""
     pod: Object
-    gone: bool
+    is_deleted: bool
 
 
-class Seen:
-    """What was told so far. Use it in a ``with``."""
+class PodWatch:
+    """A watch of a namespace's pods that keeps every event. Use it in a ``with``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._namespace = cluster.target.namespace
         self._kubeconfig = cluster.target.kubeconfig
-        self._sights: dict[str, list[Sight]] = {}
-        self._over = threading.Event()
+        self._events: dict[str, list[PodEvent]] = {}
+        self._stop = threading.Event()
         self._kubectl: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._listen, name="seen", daemon=True).start()
+        threading.Thread(target=self._run, name="pod-watch", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         if self._kubectl is not None:
             self._kubectl.terminate()
 
     def pods(self, job: str) -> list[Object]:
-        """The pods there are whose names begin with a job's."""
-        latest = [sights[-1] for name, sights in list(self._sights.items()) if name.startswith(job)]
-        return [sight.pod for sight in latest if not sight.gone and not is_foreign(sight.pod)]
+        """Return the existing pods whose names begin with a job's name."""
+        latest = [events[-1] for name, events in list(self._events.items()) if name.startswith(job)]
+        return [event.pod for event in latest if not event.is_deleted and not is_foreign(event.pod)]
 
-    def first(self, job: str, true: Callable[[Object], bool]) -> float | None:
-        """When something first was true of a pod of a job."""
-        sights = [sight for name, sights in list(self._sights.items()) if name.startswith(job) for sight in sights]
-        return min((sight.at for sight in sights if not is_foreign(sight.pod) and true(sight.pod)), default=None)
+    def first_time(self, job: str, condition: Callable[[Object], bool]) -> float | None:
+        """Return when a condition was first true of a pod of a job; None if it never was."""
+        events = [event for name, events in list(self._events.items()) if name.startswith(job) for event in events]
+        return min((event.at for event in events if not is_foreign(event.pod) and condition(event.pod)), default=None)
 
-    def _listen(self) -> None:
-        while not self._over.is_set():
+    def _run(self) -> None:
+        while not self._stop.is_set():
             path = f"/api/v1/namespaces/{self._namespace}/pods?watch=true"
-            words = ("kubectl", f"--kubeconfig={self._kubeconfig}", "get", f"--raw={path}")
-            with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as self._kubectl:
-                self._hear(self._kubectl.stdout or ())
+            argv = ("kubectl", f"--kubeconfig={self._kubeconfig}", "get", f"--raw={path}")
+            with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as self._kubectl:
+                self._read(self._kubectl.stdout or ())
 
-    def _hear(self, lines: Iterable[bytes]) -> None:
+    def _read(self, lines: Iterable[bytes]) -> None:
         for line in lines:
-            told = json.loads(line)
-            if told["object"].get("kind") == "Pod":
-                sight = Sight(time.monotonic(), told["object"], told["type"] == "DELETED")
-                self._sights.setdefault(told["object"]["metadata"]["name"], []).append(sight)
+            event = json.loads(line)
+            if event["object"].get("kind") == "Pod":
+                pod_event = PodEvent(time.monotonic(), event["object"], event["type"] == "DELETED")
+                self._events.setdefault(event["object"]["metadata"]["name"], []).append(pod_event)
 
 
 def is_foreign(pod: Object) -> bool:
-    """Whether a pod is somebody else's."""
+    """Return whether a pod belongs to somebody else."""
     return FOREIGN in (pod["metadata"].get("labels") or {})
 
 
-def program(pod: Object) -> str:
-    """The name of the container that a job's program runs in, by either launcher."""
+def program_container(pod: Object) -> str:
+    """Return the name of the container that runs a job's program, with either launcher."""
     names: list[str] = [container["name"] for container in pod["spec"]["containers"]]
     return next(name for name in names if name == "main" or name.startswith("container-"))
 
 
-def runs(pod: Object) -> bool:
-    """The program's container has begun, and not ended."""
+def is_running(pod: Object) -> bool:
+    """Return whether the program's container runs."""
     return "running" in _state(pod)
 
 
-def ended(pod: Object) -> bool:
-    """The program's container has ended, or the pod without it."""
-    return "terminated" in _state(pod) or over(pod)
+def has_exited(pod: Object) -> bool:
+    """Return whether the program's container has exited, or the pod has finished without it."""
+    return "terminated" in _state(pod) or has_finished(pod)
 
 
-def over(pod: Object) -> bool:
-    """The pod has ended, and what it held of its node is free."""
-    return pod["status"].get("phase") in _OVER
+def has_finished(pod: Object) -> bool:
+    """Return whether the pod has finished, so that its node's resources are free."""
+    return pod["status"].get("phase") in _FINAL_PHASES
 
 
-def leaving(pod: Object) -> bool:
-    """Somebody has asked for the pod's end."""
+def is_terminating(pod: Object) -> bool:
+    """Return whether somebody has asked for the pod's deletion."""
     return "deletionTimestamp" in pod["metadata"]
 
 
-def stuck(pod: Object) -> bool:
-    """A container can't be made, and the pod's status says why; or no node can take the pod."""
+def is_stuck(pod: Object) -> bool:
+    """Return whether a container cannot be created and the status says why, or no node can take the pod."""
     rows = [*(pod["status"].get("initContainerStatuses") or []), *(pod["status"].get("containerStatuses") or [])]
     reasons = [(row.get("state") or {}).get("waiting", {}).get("reason") for row in rows]
     conditions = pod["status"].get("conditions") or []
-    return any(reason and reason not in _STARTING for reason in reasons) or any(
+    return any(reason and reason not in _START_REASONS for reason in reasons) or any(
         row["type"] == "PodScheduled" and row.get("reason") == "Unschedulable" for row in conditions
     )
 
 
 def may_run(pod: Object) -> bool:
-    """Whether a container of the pod runs, or may yet."""
-    return not over(pod) or bool(_running(pod))
+    """Return whether a container of the pod runs, or may still start."""
+    return not has_finished(pod) or bool(_running_containers(pod))
 
 
-def alive(pod: Object) -> str:
-    """What of a pod runs, for people."""
-    names = {program(pod): "the program", "wait": "Argo's wait", "init": "Argo's init"}
-    return ", ".join(names.get(name, name) for name in _running(pod)) or str(pod["status"].get("phase")).lower()
+def describe_running(pod: Object) -> str:
+    """Return which of a pod's containers run, or else its phase, as text for the table."""
+    names = {program_container(pod): "the program", "wait": "Argo's wait", "init": "Argo's init"}
+    running = ", ".join(names.get(name, name) for name in _running_containers(pod))
+    return running or str(pod["status"].get("phase")).lower()
 
 
-def _running(pod: Object) -> list[str]:
+def _running_containers(pod: Object) -> list[str]:
     rows = [*(pod["status"].get("initContainerStatuses") or []), *(pod["status"].get("containerStatuses") or [])]
     return [row["name"] for row in rows if "running" in (row.get("state") or {})]
 
 
 def _state(pod: Object) -> Object:
     rows = pod["status"].get("containerStatuses") or []
-    return next((row.get("state") or {} for row in rows if row["name"] == program(pod)), {})
+    return next((row.get("state") or {} for row in rows if row["name"] == program_container(pod)), {})

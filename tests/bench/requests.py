@@ -1,7 +1,7 @@
-"""What a job costs the API server: flargo beside FLARE's own Kubernetes launcher, counted by the audit log.
+"""Count the API requests of one job, with flargo and with FLARE's own Kubernetes launcher, from the audit log.
 
-Both run the same job (a server, two sites, about 30 s of training) on the same cluster, one after the other,
-each as an account of its own. Run inside the test cluster: ``make bench``.
+Both launchers run the same job (a server, two sites, about 30 s of training) on the same cluster, one after the
+other, each with an account of its own. Run it inside the test cluster: ``make bench``.
 """
 
 import json
@@ -24,11 +24,11 @@ from tests.harness.real_cluster.target import Target, find
 PARTIES = 3
 RESULT = Path(__file__).parent / "requests.json"
 STOCK_NAMESPACE = "stock"
-"""The stock launcher cannot run under Pod Security "restricted": it has a namespace of its own."""
+"""Namespace of the stock launcher, which cannot run under Pod Security "restricted"."""
 
 
 def main() -> None:
-    """Run both, keep the figures in RESULT, print the table."""
+    """Run the job with both launchers, write the figures to RESULT and print the table."""
     target = find()
     if target is None or target.audit_log is None:
         sys.exit("needs the test cluster's audit log: python -m tests.harness.real_cluster up, then exec")
@@ -37,63 +37,65 @@ def main() -> None:
     cluster.kubectl("apply", "--filename=-", document=namespace)
     with stock.account(cluster) as token:
         kubeconfig = _kubeconfig(cluster, token)
-        counted = {
+        figures = {
             "flargo": _count(
                 target, "flargo", argo_launcher, "flargo-launcher", str(target.launcher_kubeconfig), target.namespace
             ),
             "stock": _count(target, "stock", kubernetes_launcher, stock.ACCOUNT, kubeconfig, STOCK_NAMESPACE),
         }
-    RESULT.write_text(json.dumps(counted, indent=2) + "\n")
-    print(table(counted))
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(table(figures))
 
 
-def table(counted: dict[str, dict[str, Any]]) -> str:
-    """The figures as a Markdown table, for people and for the README."""
-    requests = sorted({name for figures in counted.values() for name in figures["requests"]})
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """Render the figures as a Markdown table, for the terminal and the README."""
+    requests = sorted({name for counts in figures.values() for name in counts["requests"]})
     rows = ["| API requests of one job, three processes | flargo | stock launcher |", "|---|---:|---:|"]
     for name in requests:
-        ours, theirs = (counted[who]["requests"].get(name, 0) for who in ("flargo", "stock"))
+        ours, theirs = (figures[launcher]["requests"].get(name, 0) for launcher in ("flargo", "stock"))
         rows.append(f"| {name} | {ours} | {theirs} |")
     for label, key in (
         ("all but watches", "total"),
         ("the same for each process", "per process"),
         ("seconds from submit to the end", "seconds"),
     ):
-        rows.append(f"| **{label}** | **{counted['flargo'][key]:g}** | **{counted['stock'][key]:g}** |")
+        rows.append(f"| **{label}** | **{figures['flargo'][key]:g}** | **{figures['stock'][key]:g}** |")
     return "\n".join(rows)
 
 
 def _count(
-    target: Target, name: str, launcher_of: Any, account: str, kubeconfig: str, namespace: str
+    target: Target, name: str, create_launcher: Any, account: str, kubeconfig: str, namespace: str
 ) -> dict[str, Any]:
+    """Run the job with one launcher, and count the requests of its account."""
     assert target.audit_log is not None
     root = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir="/tmp"))
     root.chmod(0o755)
     arguments: dict[str, Any] = {"config_file_path": kubeconfig, "namespace": namespace}
     if name == "stock":
         arguments["security_context"] = {"runAsUser": 1000}
-    launcher: Launcher = launcher_of(root, **arguments)
-    with Federation(root, launcher=launcher) as running:
-        mark, begun = audit.mark(target.audit_log), time.monotonic()
+    launcher: Launcher = create_launcher(root, **arguments)
+    with Federation(root, launcher=launcher) as federation:
+        mark, start = audit.mark(target.audit_log), time.monotonic()
         (root / "jobs").mkdir()
-        job_id = running.submit(job_folders.fedavg(root / "jobs" / name, image=target.job_image, rounds=3, pause=10))
-        status = running.wait(job_id, 240)
+        folder = job_folders.fedavg(root / "jobs" / name, image=target.job_image, rounds=3, pause=10)
+        job_id = federation.submit(folder)
+        status = federation.wait(job_id, 240)
         if status != "FINISHED:COMPLETED":
-            sys.exit(f"{name}: the job ended {status}\n{running.log()[-3000:]}")
-        seconds = time.monotonic() - begun
-        time.sleep(5)  # what follows the end belongs to the job, too
-        counted = audit.by(f":{account}", target.audit_log, mark)
+            sys.exit(f"{name}: the job ended {status}\n{federation.log()[-3000:]}")
+        seconds = time.monotonic() - start
+        time.sleep(5)  # the requests that follow the end belong to the job, too
+        counts = audit.by(f":{account}", target.audit_log, mark)
     shutil.rmtree(root, ignore_errors=True)
-    requests = Counter({f"{verb} {resource}": times for (verb, resource), times in counted.items()})
+    requests = Counter({f"{verb} {resource}": times for (verb, resource), times in counts.items()})
     total = sum(times for name, times in requests.items() if not name.startswith("watch"))
     return {"requests": dict(requests), "total": total, "per process": total / PARTIES, "seconds": round(seconds)}
 
 
 def _kubeconfig(cluster: Cluster, token: str) -> str:
-    """A file with the stock launcher's kubeconfig."""
-    where = Path(tempfile.mkdtemp(prefix="bench-")) / "kubeconfig"
-    where.write_text(json.dumps(stock.kubeconfig_for(cluster, token)))
-    return str(where)
+    """Write the stock launcher's kubeconfig to a file, and return its path."""
+    path = Path(tempfile.mkdtemp(prefix="bench-")) / "kubeconfig"
+    path.write_text(json.dumps(stock.kubeconfig_for(cluster, token)))
+    return str(path)
 
 
 if __name__ == "__main__":

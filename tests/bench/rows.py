@@ -1,7 +1,7 @@
-"""The faults that both launchers meet: what happens, and what FLARE's job should end as.
+"""Define the faults that both launchers are compared by: what happens, and with which statuses FLARE's job may end.
 
-A row names no launcher. What is right is a set of FLARE's statuses, the widest that is true: of a program that failed
-on its own, "failed"; of one that something else ended, anything but that it succeeded or that somebody aborted it.
+A row names no launcher. Its right statuses are the widest set of FLARE's statuses that is true: "failed" for a program
+that failed on its own; for a program that something else ended, anything except that it succeeded or was aborted.
 """
 
 import os
@@ -16,197 +16,198 @@ from nvflare.apis.job_def import RunStatus
 
 from tests.bench import pod_watch
 from tests.bench.pod_watch import FOREIGN
-from tests.bench.run import Run
+from tests.bench.run import ClientJob
 from tests.harness.cluster import Cluster
 from tests.harness.real_cluster.apply import NOT_THERE
 from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, Site, exits, read_token
 from tests.harness.wire import Match, Wire
 
 Object = dict[str, Any]
-OUTAGE = 30.0
-"""Seconds."""
-STORM = 10.0
-"""Seconds."""
-OVERLAP = 70.0
-"""Seconds for which a token and the next one are valid; the kubelet gives ten minutes."""
-HEEDS = "import signal, os; signal.signal(15, lambda *_: os._exit(143))\n"
-"""Code after which SIGTERM ends the process: as PID 1 of its container, it would not without a handler."""
+OUTAGE_SECONDS = 30.0
+"""Time for which the API server is unreachable."""
+THROTTLE_SECONDS = 10.0
+"""Time for which every request is answered with 429."""
+TOKEN_OVERLAP_SECONDS = 70.0
+"""Time for which both a token and its successor are valid; the kubelet allows ten minutes."""
+EXITS_ON_SIGTERM = "import signal, os; signal.signal(15, lambda *_: os._exit(143))\n"
+"""Code after which SIGTERM ends the process; as PID 1 of its container, it would ignore SIGTERM without a handler."""
 
 
-def _of_template(**spec: Any) -> dict[str, Any]:
-    """A study whose pod template has a spec."""
+def _study_with_pod_spec(**spec: Any) -> dict[str, Any]:
     return {"pod_template": {"metadata": {}, "spec": spec}}
 
 
 STUDIES: dict[str, Any] = {
     "secret-env": {"secret_env": {"PASSWORD": {"source": "not-there", "key": "password"}}},
     "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
-    "selector": _of_template(nodeSelector={"flargo.test/node": "not-there"}),
-    "account": _of_template(serviceAccountName=NOT_THERE),
+    "selector": _study_with_pod_spec(nodeSelector={"flargo.test/node": "not-there"}),
+    "account": _study_with_pod_spec(serviceAccountName=NOT_THERE),
 }
 
 
 @dataclass
-class Play:
-    """One row with one launcher."""
+class RowRun:
+    """The run of one row with one launcher."""
 
-    run: Run
+    job: ClientJob
     site: Site
     cluster: Cluster
     wire: Wire | None
     account: str
-    """of the launcher"""
-    job: str
-    """The resource that a job is made as."""
+    """Service account of the launcher."""
+    resource: str
+    """The resource that the launcher creates for a job: pods or workflows."""
     complaint: str = ""
-    """What was done to others."""
+    """Damage that the launcher did to somebody else's object."""
 
     @property
-    def cut(self) -> Wire:
+    def active_wire(self) -> Wire:
         """The wire, in rows that have one."""
         assert self.wire is not None
         return self.wire
 
 
-Scene = Callable[[Play], float | None]
-"""Makes it happen; when it did, unless the cluster shows that."""
+FaultAction = Callable[[RowRun], float | None]
+"""Causes the fault, and returns when it happened; None if the pod's status shows that."""
 _SUCCEEDED = frozenset({RunStatus.FINISHED_COMPLETED.value})
 _FAILED = frozenset({RunStatus.FINISHED_EXECUTION_EXCEPTION.value})
-_LOST = _FAILED | {RunStatus.FINISHED_ABNORMAL.value}
-_NEVER_STARTED = _LOST | {RunStatus.FAILED_TO_RUN.value}
+_FAILED_OR_ABNORMAL = _FAILED | {RunStatus.FINISHED_ABNORMAL.value}
+_NEVER_STARTED = _FAILED_OR_ABNORMAL | {RunStatus.FAILED_TO_RUN.value}
 _ABORTED = frozenset({RunStatus.FINISHED_ABORTED.value})
 _ANY = frozenset(status.value for status in RunStatus)
 
 
-def _nothing(_: Play) -> None:
-    """The job's own code, or its specification, is the fault."""
+def _do_nothing(_: RowRun) -> None:
+    """Cause no fault: the job's own code, or its specification, is the fault."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A fault."""
+    """A fault, and the statuses with which FLARE's job may end."""
 
     name: str
     right: str
-    allowed: frozenset[str]
-    """FLARE's statuses."""
-    runs: str = SLEEPS
+    """The right statuses, as text for the table."""
+    statuses: frozenset[str]
+    """The right statuses of FLARE's job."""
+    code: str = SLEEPS
     spec: Mapping[str, Any] = field(default_factory=dict)
     study: str = ""
-    before: Callable[[Play], None] = _nothing
-    scene: Scene = _nothing
-    after: Callable[[Play], None] = _nothing
-    shown: Callable[[Object], bool] | None = pod_watch.ended
-    """What shows, on the pod, that it has happened; None: the launch itself."""
-    heard: bool = True
-    """Whether there is somebody to hear of it."""
-    ended: bool = False
-    """Whether what is left makes it wrong, unless the job completes."""
-    wire: bool = False
-    within: float = 60.0
-    """Seconds that FLARE is given to hear of it."""
+    prepare: Callable[[RowRun], None] = _do_nothing
+    cause: FaultAction = _do_nothing
+    follow_up: Callable[[RowRun], None] = _do_nothing
+    symptom: Callable[[Object], bool] | None = pod_watch.has_exited
+    """The condition of the pod that shows when the fault happened; None: it happened with the launch."""
+    has_listener: bool = True
+    """True if a parent waits for the job, so that FLARE can learn of its end."""
+    must_end: bool = False
+    """True if leftovers make the result wrong, unless the job completes."""
+    needs_wire: bool = False
+    timeout: float = 60.0
+    """Seconds within which FLARE should learn of the end."""
 
 
-# --- what is done
+# --- the faults
 
 
-def _killed(play: Play) -> None:
-    play.run.runs()
-    for pid in play.cluster.processes(play.run.id):
+def _kill_program(run: RowRun) -> None:
+    run.job.wait_until_running()
+    for pid in run.cluster.processes(run.job.id):
         if Path(f"/proc/{pid}/exe").readlink().name.startswith("python"):
             os.kill(pid, signal.SIGKILL)
 
 
-def _evicted(play: Play) -> None:
-    play.run.runs()
-    play.cluster.evict(play.run.pod)
+def _evict(run: RowRun) -> None:
+    run.job.wait_until_running()
+    run.cluster.evict(run.job.pod)
 
 
-def _deleted(play: Play) -> None:
-    play.run.runs()
-    play.cluster.delete("pod", play.run.pod)
+def _delete_pod(run: RowRun) -> None:
+    run.job.wait_until_running()
+    run.cluster.delete("pod", run.job.pod)
 
 
-def _aborted(play: Play) -> float:
-    return play.run.runs().abort()
+def _abort(run: RowRun) -> float:
+    return run.job.wait_until_running().abort()
 
 
-def _aborted_while_pending(play: Play) -> float:
-    play.run.shows(pod_watch.stuck)
-    return play.run.abort()
+def _abort_while_pending(run: RowRun) -> float:
+    run.job.wait_for(pod_watch.is_stuck)
+    return run.job.abort()
 
 
-def _cleaned_up(play: Play) -> float:
-    return play.run.runs().cleanup()
+def _clean_up(run: RowRun) -> float:
+    return run.job.wait_until_running().cleanup()
 
 
-def _reply_lost(play: Play) -> None:
-    play.cut.lose_reply(Match("create", play.job))
+def _lose_create_reply(run: RowRun) -> None:
+    run.active_wire.lose_reply(Match("create", run.resource))
 
 
-def _ends_unless_heard(play: Play) -> float | None:
-    """It may have been told that the launch has failed; else the job is to go on to its end."""
-    if play.run.hears(20):
-        return play.run.begun_at
-    play.run.runs().ends_itself(0)
+def _exit_unless_launch_failed(run: RowRun) -> float | None:
+    """Let the job run to its end, unless FLARE was told that its launch failed."""
+    if run.job.wait_for_report(20):
+        return run.job.launch_start
+    run.job.wait_until_running().exit_program(0)
     return None
 
 
-def _api_away(play: Play) -> float:
-    play.run.runs().ends_itself(0, after=5)
-    play.cut.stop_answering()
-    time.sleep(OUTAGE)
-    assert not play.run.hears(0), "nobody can know yet"
-    play.cut.resume_answering()
+def _exit_during_outage(run: RowRun) -> float:
+    run.job.wait_until_running().exit_program(0, after=5)
+    run.active_wire.stop_answering()
+    time.sleep(OUTAGE_SECONDS)
+    assert not run.job.wait_for_report(0), "nobody can know yet"
+    run.active_wire.resume_answering()
     return time.monotonic()
 
 
-def _throttled(play: Play) -> float:
-    play.run.runs().ends_itself(0, after=1)
-    storm = play.cut.answer_with_status(Match(), 429, retry_after=1, times=float("inf"))
-    play.cut.cut_watches()
-    time.sleep(STORM)
-    storm.disarm()
+def _exit_while_throttled(run: RowRun) -> float:
+    run.job.wait_until_running().exit_program(0, after=1)
+    throttle = run.active_wire.answer_with_status(Match(), 429, retry_after=1, times=float("inf"))
+    run.active_wire.cut_watches()
+    time.sleep(THROTTLE_SECONDS)
+    throttle.disarm()
     return time.monotonic()
 
 
-def _rotated(play: Play) -> None:
-    """As the kubelet does: the new token is there long before the old one is refused."""
-    play.run.runs()
-    old, new = read_token(play.site.kubeconfig), play.cluster.kubectl("create", "token", play.account)
-    play.cut.kubeconfig(play.site.kubeconfig, new)
-    (play.site.root / "token").write_text(new)
-    time.sleep(OVERLAP)
+def _rotate_token(run: RowRun) -> None:
+    """Rotate the token as the kubelet does: the new token exists long before the old one is refused."""
+    run.job.wait_until_running()
+    old, new = read_token(run.site.kubeconfig), run.cluster.kubectl("create", "token", run.account)
+    run.active_wire.kubeconfig(run.site.kubeconfig, new)
+    (run.site.root / "token").write_text(new)
+    time.sleep(TOKEN_OVERLAP_SECONDS)
     # The stock launcher's client writes "bearer".
-    for word in ("", "bearer "):
-        play.cut.answer_with_status(Match(token=word + old), 401, times=float("inf"))
-    play.cut.cut_watches()
-    play.run.ends_itself(0)
+    for scheme in ("", "bearer "):
+        run.active_wire.answer_with_status(Match(token=scheme + old), 401, times=float("inf"))
+    run.active_wire.cut_watches()
+    run.job.exit_program(0)
 
 
-def _parent_killed(play: Play) -> float:
-    play.run.runs()
-    play.site.restart_parent()
+def _restart_parent(run: RowRun) -> float:
+    run.job.wait_until_running()
+    run.site.restart_parent()
     return time.monotonic()
 
 
-def _name_taken(play: Play) -> None:
-    meta = {"name": play.run.name, "namespace": play.cluster.target.namespace, "labels": {FOREIGN: "true"}}
-    play.cluster.create({**_living(play, play.cluster.target.job_image), "metadata": meta})
+def _occupy_name(run: RowRun) -> None:
+    """Create somebody else's object with the job's name, of the kind that the launcher creates."""
+    meta = {"name": run.job.name, "namespace": run.cluster.target.namespace, "labels": {FOREIGN: "true"}}
+    run.cluster.create({**_foreign_object(run.resource, run.cluster.target.job_image), "metadata": meta})
 
 
-def _name_given_back(play: Play) -> None:
-    kind = "workflows.argoproj.io" if play.job == "workflows" else "pods"
-    here = [item for item in play.cluster.items(kind, FOREIGN) if item["metadata"]["name"] == play.run.name]
-    if not here or "deletionTimestamp" in here[0]["metadata"] or "shutdown" in here[0]["spec"]:
-        play.complaint = "ended somebody else's object"
-    play.cluster.kubectl("delete", kind, play.run.name, "--ignore-not-found", "--wait=false")
+def _free_name(run: RowRun) -> None:
+    """Complain if the launcher ended somebody else's object, then delete it."""
+    kind = "workflows.argoproj.io" if run.resource == "workflows" else "pods"
+    items = [item for item in run.cluster.items(kind, FOREIGN) if item["metadata"]["name"] == run.job.name]
+    if not items or "deletionTimestamp" in items[0]["metadata"] or "shutdown" in items[0]["spec"]:
+        run.complaint = "ended somebody else's object"
+    run.cluster.kubectl("delete", kind, run.job.name, "--ignore-not-found", "--wait=false")
 
 
-def _living(play: Play, image: str) -> Object:
-    """What somebody else has, of the kind that a job is made as."""
+def _foreign_object(resource: str, image: str) -> Object:
     sleeps = {"image": image, "command": ["sleep", "3600"]}
-    if play.job == "workflows":
+    if resource == "workflows":
         spec: Object = {"suspend": True, "entrypoint": "x", "templates": [{"name": "x", "container": sleeps}]}
         return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "spec": spec}
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -217,113 +218,134 @@ def _living(play: Play, image: str) -> Object:
 
 # --- the rows
 
-_ITS_OWN = "failed: its own end"
-_NOBODY = "failed or abnormal: nobody aborted it"
-_CANNOT = "failed or abnormal: it never ran"
-_BIG = "import time\nwith open('/tmp/big', 'wb') as big: big.write(b'x' * 2**26)\ntime.sleep(3600)\n"
-_HUNGRY = "held = [b'x' * 2**20 for _ in range(1000)]\n"
+_OWN_FAILURE = "failed: its own end"
+_NOT_ABORTED = "failed or abnormal: nobody aborted it"
+_DID_NOT_RUN = "failed or abnormal: it never ran"
+_FILLS_DISK = "import time\nwith open('/tmp/big', 'wb') as big: big.write(b'x' * 2**26)\ntime.sleep(3600)\n"
+_FILLS_MEMORY = "blocks = [b'x' * 2**20 for _ in range(1000)]\n"
 _HUGE = {"cpu": "900"}
 
 ROWS = (
     Row("exit code 0", "completed", _SUCCEEDED, exits(0)),
-    *(Row(f"exit code {code}", _ITS_OWN, _FAILED, exits(code)) for code in (1, 3, 9, 101, 104, 127)),
-    Row("program killed by SIGKILL on its node", _NOBODY, _LOST, scene=_killed),
-    Row("out of memory", _NOBODY, _LOST, _HUNGRY, {"memory": "100Mi"}),
-    Row("more on disk than its limit", _NOBODY, _LOST, _BIG, {"ephemeral_storage": "20Mi"}, within=180),
-    Row("evicted by the API, as by a drain", _NOBODY, _LOST, HEEDS + SLEEPS, scene=_evicted, shown=pod_watch.leaving),
-    Row("pod deleted by somebody", _NOBODY, _LOST, HEEDS + SLEEPS, scene=_deleted, shown=pod_watch.leaving),
+    *(Row(f"exit code {code}", _OWN_FAILURE, _FAILED, exits(code)) for code in (1, 3, 9, 101, 104, 127)),
+    Row("program killed by SIGKILL on its node", _NOT_ABORTED, _FAILED_OR_ABNORMAL, cause=_kill_program),
+    Row("out of memory", _NOT_ABORTED, _FAILED_OR_ABNORMAL, _FILLS_MEMORY, {"memory": "100Mi"}),
+    Row(
+        "more on disk than its limit",
+        _NOT_ABORTED,
+        _FAILED_OR_ABNORMAL,
+        _FILLS_DISK,
+        {"ephemeral_storage": "20Mi"},
+        timeout=180,
+    ),
+    Row(
+        "evicted by the API, as by a drain",
+        _NOT_ABORTED,
+        _FAILED_OR_ABNORMAL,
+        EXITS_ON_SIGTERM + SLEEPS,
+        cause=_evict,
+        symptom=pod_watch.is_terminating,
+    ),
+    Row(
+        "pod deleted by somebody",
+        _NOT_ABORTED,
+        _FAILED_OR_ABNORMAL,
+        EXITS_ON_SIGTERM + SLEEPS,
+        cause=_delete_pod,
+        symptom=pod_watch.is_terminating,
+    ),
     Row(
         "image missing",
-        _CANNOT,
+        _DID_NOT_RUN,
         _NEVER_STARTED,
         spec={"image": "flargo.test/job:not-there"},
-        shown=pod_watch.stuck,
+        symptom=pod_watch.is_stuck,
     ),
-    Row("Secret of a variable missing", _CANNOT, _NEVER_STARTED, study="secret-env", shown=pod_watch.stuck),
-    Row("claim missing", _CANNOT, _NEVER_STARTED, study="claim", shown=pod_watch.stuck),
-    Row("selects a node that is not there", _CANNOT, _NEVER_STARTED, study="selector", shown=pod_watch.stuck),
+    Row("Secret of a variable missing", _DID_NOT_RUN, _NEVER_STARTED, study="secret-env", symptom=pod_watch.is_stuck),
+    Row("claim missing", _DID_NOT_RUN, _NEVER_STARTED, study="claim", symptom=pod_watch.is_stuck),
+    Row("selects a node that is not there", _DID_NOT_RUN, _NEVER_STARTED, study="selector", symptom=pod_watch.is_stuck),
     Row(
         "not enough cpu, 5 s of patience",
-        _CANNOT,
+        _DID_NOT_RUN,
         _NEVER_STARTED,
         spec={**_HUGE, "pending_timeout": 5},
-        shown=pod_watch.stuck,
+        symptom=pod_watch.is_stuck,
     ),
-    Row("service account missing", _CANNOT, _NEVER_STARTED, study="account", shown=None),
+    Row("service account missing", _DID_NOT_RUN, _NEVER_STARTED, study="account", symptom=None),
     Row(
         "aborted, heeds SIGTERM",
         "aborted",
         _ABORTED,
-        HEEDS + SLEEPS,
-        scene=_aborted,
+        EXITS_ON_SIGTERM + SLEEPS,
+        cause=_abort,
     ),
-    Row("aborted, deaf to SIGTERM", "aborted", _ABORTED, IGNORES_SIGTERM + SLEEPS, scene=_aborted),
+    Row("aborted, deaf to SIGTERM", "aborted", _ABORTED, IGNORES_SIGTERM + SLEEPS, cause=_abort),
     Row(
         "aborted while pending, default patience",
         "aborted",
         _ABORTED,
         spec=_HUGE,
-        scene=_aborted_while_pending,
-        within=150,
+        cause=_abort_while_pending,
+        timeout=150,
     ),
     Row(
         "cleaned up by FLARE's heartbeat, deaf",
         "ended; the status is the server's",
         _ANY,
         IGNORES_SIGTERM + SLEEPS,
-        scene=_cleaned_up,
+        cause=_clean_up,
     ),
     Row(
         "the answer to the create is lost",
         "completed; or never started, and then nothing runs",
         _SUCCEEDED | _NEVER_STARTED,
         EXITS_ON_REQUEST,
-        before=_reply_lost,
-        scene=_ends_unless_heard,
-        ended=True,
-        wire=True,
+        prepare=_lose_create_reply,
+        cause=_exit_unless_launch_failed,
+        must_end=True,
+        needs_wire=True,
     ),
     Row(
         "API away for 30 s, the program ends meanwhile with 0",
         "completed",
         _SUCCEEDED,
         EXITS_ON_REQUEST,
-        scene=_api_away,
-        wire=True,
+        cause=_exit_during_outage,
+        needs_wire=True,
     ),
     Row(
         "429 to everything for 10 s, it ends meanwhile with 0",
         "completed",
         _SUCCEEDED,
         EXITS_ON_REQUEST,
-        scene=_throttled,
-        wire=True,
+        cause=_exit_while_throttled,
+        needs_wire=True,
     ),
     Row(
         "token rotated, the old one refused, it ends then with 0",
         "completed",
         _SUCCEEDED,
         EXITS_ON_REQUEST,
-        scene=_rotated,
-        wire=True,
-        within=120,
+        cause=_rotate_token,
+        needs_wire=True,
+        timeout=120,
     ),
     Row(
         "parent killed, and back",
         "nobody hears; ended, since its tokens died with the parent",
         _ANY,
-        HEEDS + SLEEPS,
-        scene=_parent_killed,
-        heard=False,
-        ended=True,
+        EXITS_ON_SIGTERM + SLEEPS,
+        cause=_restart_parent,
+        has_listener=False,
+        must_end=True,
     ),
     Row(
         "its name is that of somebody's living object",
         "failed or abnormal, and that object lives on",
         _NEVER_STARTED,
-        before=_name_taken,
-        after=_name_given_back,
-        shown=None,
+        prepare=_occupy_name,
+        follow_up=_free_name,
+        symptom=None,
     ),
 )
-"""The order of the table."""
+"""All rows, in the order of the table."""

@@ -1,4 +1,4 @@
-"""One job as FLARE's client follows it, whatever the launcher, and what is seen of it from outside."""
+"""Follow one job as FLARE's client does, with either launcher, and observe it from outside."""
 
 import threading
 import time
@@ -15,118 +15,118 @@ from nvflare.private.fed.server.job_runner import JobRunner
 
 from flargo.flare import nvflare_internals
 from tests.bench import pod_watch
-from tests.bench.pod_watch import Object, Seen
+from tests.bench.pod_watch import Object, PodWatch
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.site import START_SECONDS, Site
 
 
-class Run:
-    """A job, launched and waited for as nvflare's ClientExecutor does."""
+class ClientJob:
+    """A job that is launched and waited for as nvflare's ClientExecutor does."""
 
-    def __init__(self, site: Site, sights: Seen, *, study: str, spec: Mapping[str, Any], code: str) -> None:
-        """Nothing is launched yet."""
+    def __init__(self, site: Site, watch: PodWatch, *, study: str, spec: Mapping[str, Any], code: str) -> None:
+        """Prepare a job; nothing is launched yet."""
         self.id = str(uuid.uuid4())
         self.name = nvflare_internals.pod_name(nvflare_internals.job_key(self.id), site.name)
-        """Of its pod with the stock launcher, of its Workflow and pod with flargo's."""
-        self.code: int | None = None
-        """What FLARE has heard."""
-        self.problem: BaseException | None = None
-        """What launch_job raised."""
-        self.heard_at: float | None = None
+        """Name of its pod with the stock launcher, and of its Workflow and pod with flargo."""
+        self.return_code: int | None = None
+        """The return code that FLARE got."""
+        self.launch_error: BaseException | None = None
+        """The exception that launch_job raised."""
+        self.reported_at: float | None = None
+        """When FLARE got the return code or the exception."""
         self.launched_at: float | None = None
-        self.begun_at = time.monotonic()
-        self.aborted = False
-        self._site, self._world, self._sights = site, site.cluster, sights
+        """When launch_job returned."""
+        self.launch_start = time.monotonic()
+        self.is_aborted = False
+        self._site, self._cluster, self._watch = site, site.cluster, watch
         self._handle = _PendingJobHandle()
-        self._heard = threading.Event()
+        self._reported = threading.Event()
         self._meta = {
             "job_id": self.id,
             "name": "fault",
             "launcher_spec": {site.name: {"k8s": {"image": site.target.job_image, **spec}}},
             **({"study": study} if study else {}),
         }
-        # So that a process can be told to be this job's, wherever it is seen.
-        self._marked = f"job = '{self.id}'\n{code}"
+        # The job's id in the code identifies the job's processes on the node.
+        self._code = f"job = '{self.id}'\n{code}"
 
     def launch(self, *, wait: bool) -> None:
-        """Have it launched, in a thread; ``wait``: and waited for, which its parent's death would end."""
-        self.begun_at = time.monotonic()
+        """Launch the job in a thread, which then waits for it if ``wait`` is true (a killed parent would not)."""
+        self.launch_start = time.monotonic()
         threading.Thread(target=self._follow, args=(wait,), name=f"follow {self.name}", daemon=True).start()
 
-    def hears(self, within: float) -> bool:
-        """Whether FLARE hears of its end in that time."""
-        return self._heard.wait(within)
+    def wait_for_report(self, timeout: float) -> bool:
+        """Wait until FLARE has the job's end, and return whether it has."""
+        return self._reported.wait(timeout)
 
     def abort(self) -> float:
-        """A person aborts it; when that was."""
-        self.aborted = True
+        """Abort the job as a person does, and return the time."""
+        self.is_aborted = True
         return self._terminate(heartbeat_cleanup=False)
 
     def cleanup(self) -> float:
-        """FLARE's heartbeat cleans it up; when that was."""
+        """Terminate the job as FLARE's heartbeat does, and return the time."""
         return self._terminate(heartbeat_cleanup=True)
 
-    def runs(self) -> "Run":
-        """Wait until its code runs and says so, and FLARE holds it."""
-        self.shows(pod_watch.runs)
+    def wait_until_running(self) -> "ClientJob":
+        """Wait until the job's code runs and says so, and FLARE has its handle."""
+        self.wait_for(pod_watch.is_running)
         eventually(lambda: self.launched_at is not None, START_SECONDS, f"launch_job of {self.name} returns")
         eventually(self._is_ready, START_SECONDS, f"{self.name} says ready")
         return self
 
-    def shows(self, true: Any) -> float:
-        """Wait until the cluster shows something of its pod; when it did."""
-        eventually(
-            lambda: self._sights.first(self.name, true) is not None, START_SECONDS, f"{true.__name__}: {self.name}"
-        )
-        at = self._sights.first(self.name, true)
-        assert at is not None
-        return at
+    def wait_for(self, condition: Any) -> None:
+        """Wait until a condition is true of the job's pod."""
+        what = f"{condition.__name__}: {self.name}"
+        eventually(lambda: self._watch.first_time(self.name, condition) is not None, START_SECONDS, what)
 
     @property
     def pod(self) -> Object:
-        """The only one."""
-        (found,) = self._sights.pods(self.name)
-        return found
+        """The job's only pod."""
+        (pod,) = self._watch.pods(self.name)
+        return pod
 
-    def ends_itself(self, code: int, after: float = 0) -> None:
-        """Have the code WAITS end, from outside and by no means of a launcher's."""
+    def exit_program(self, code: int, after: float = 0) -> None:
+        """Make the code EXITS_ON_REQUEST exit, from outside and without the launcher."""
         write = f"echo {code} {after} > /tmp/end.new && mv /tmp/end.new /tmp/end"
-        name, container = self.pod["metadata"]["name"], pod_watch.program(self.pod)
-        self._world.kubectl("exec", name, f"--container={container}", "--", "sh", "-c", write)
+        name, container = self.pod["metadata"]["name"], pod_watch.program_container(self.pod)
+        self._cluster.kubectl("exec", name, f"--container={container}", "--", "sh", "-c", write)
 
-    def left(self) -> list[str]:
-        """What of it runs, may run, or holds its credentials."""
-        workflows = self._world.items("workflows.argoproj.io", f"flargo.dev/job-id={self.id}")
-        living = [item for item in workflows if (item.get("status") or {}).get("phase") not in _OVER]
+    def leftovers(self) -> list[str]:
+        """Return what remains of the job that runs, may run, or holds its credentials."""
+        workflows = self._cluster.items("workflows.argoproj.io", f"flargo.dev/job-id={self.id}")
+        unfinished = [item for item in workflows if (item.get("status") or {}).get("phase") not in _FINAL_PHASES]
+        pods = [pod for pod in self._watch.pods(self.name) if pod_watch.may_run(pod)]
         return [
-            *("Workflow" for _ in living),
-            *(f"pod ({pod_watch.alive(pod)})" for pod in self._sights.pods(self.name) if pod_watch.may_run(pod)),
-            *("credentials" for _ in self._world.secrets(f"nvflare-cred-{self.name}")),
-            *("process" for _ in self._world.processes(self.id)[:1]),
+            *("Workflow" for _ in unfinished),
+            *(f"pod ({pod_watch.describe_running(pod)})" for pod in pods),
+            *("credentials" for _ in self._cluster.secrets(f"nvflare-cred-{self.name}")),
+            *("process" for _ in self._cluster.processes(self.id)[:1]),
         ]
 
     def status(self) -> str:
-        """What FLARE's job ends as."""
-        if self.problem is not None:
+        """Return the status that FLARE's job ends with; empty if FLARE has no end of it yet."""
+        if self.launch_error is not None:
             return str(RunStatus.FAILED_TO_RUN.value)
-        return "" if self.code is None else status_of(self.code, aborted=self.aborted)
+        return "" if self.return_code is None else final_status(self.return_code, aborted=self.is_aborted)
 
     def _follow(self, wait: bool) -> None:  # noqa: FBT001
         try:
-            handle = self._site._launch(self._meta, self._marked)
-        except Exception as problem:  # noqa: BLE001  (FLARE's client says it could not start the job)
-            self.problem, self.heard_at = problem, time.monotonic()
-            self._heard.set()
+            handle = self._site._launch(self._meta, self._code)
+        except Exception as error:  # noqa: BLE001  (FLARE's client reports that it could not start the job)
+            self.launch_error, self.reported_at = error, time.monotonic()
+            self._reported.set()
             return
         self.launched_at = time.monotonic()
-        asked = self._handle.attach(handle)
-        if asked is not None:
-            self._handle.terminate(heartbeat_cleanup=asked)
+        # An abort that came before the launch returned is carried out now.
+        heartbeat_cleanup = self._handle.attach(handle)
+        if heartbeat_cleanup is not None:
+            self._handle.terminate(heartbeat_cleanup=heartbeat_cleanup)
         if wait:
             self._handle.wait()
-            self.heard_at = time.monotonic()
-            self.code = int(self._handle.poll())
-            self._heard.set()
+            self.reported_at = time.monotonic()
+            self.return_code = int(self._handle.poll())
+            self._reported.set()
 
     def _terminate(self, *, heartbeat_cleanup: bool) -> float:
         at = time.monotonic()
@@ -134,25 +134,25 @@ class Run:
         return at
 
     def _is_ready(self) -> bool:
-        pods = self._sights.pods(self.name)
-        return bool(pods) and "ready" in _log(self._world, pods[0])
+        pods = self._watch.pods(self.name)
+        return bool(pods) and "ready" in _log(self._cluster, pods[0])
 
 
-_OVER = {"Succeeded", "Failed", "Error"}
+_FINAL_PHASES = {"Succeeded", "Failed", "Error"}
 
 
 def _log(cluster: Cluster, pod: Object) -> str:
     try:
-        return cluster.kubectl("logs", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}")
+        return cluster.kubectl("logs", pod["metadata"]["name"], f"--container={pod_watch.program_container(pod)}")
     except AssertionError:
         return ""
 
 
-def status_of(code: int, *, aborted: bool) -> str:
-    """What FLARE 2.9's job ends as when this is all that a site's process says of its end.
+def final_status(code: int, *, aborted: bool) -> str:
+    """Return the status of FLARE 2.9's job if this return code is all that FLARE learns of a site's process.
 
-    As ClientExecutor._wait_child_process_finish reports it, FederatedServer.process_job_failure takes it and
-    JobRunner sets the status. A code that the client does not report counts as a site that has finished well.
+    ClientExecutor._wait_child_process_finish reports the code, FederatedServer.process_job_failure receives it and
+    JobRunner sets the status. If the client does not report a code, the site counts as having finished successfully.
     """
     if aborted:
         return str(RunStatus.FINISHED_ABORTED.value)

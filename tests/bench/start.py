@@ -1,8 +1,8 @@
-"""How soon a job's program begins on real Argo, and how soon FLARE hears of its end.
+"""Measure how soon a job's program starts on real Argo, and how soon FLARE learns of its end.
 
-By flargo, by kubectl with the same Workflow, and by the stock launcher; one after the other, again and again, on a
-cluster that does nothing else. The program says when it begins, by the machine's one clock. Run inside the test
-cluster: ``make start``.
+A job is started by flargo, by kubectl with the same Workflow, and by the stock launcher, one after the other and
+several times, on a cluster that does nothing else. The program prints when it starts, by the machine's one clock. Run
+it inside the test cluster: ``make start``.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from tests.bench import pod_watch, stock
-from tests.bench.pod_watch import Seen
+from tests.bench.pod_watch import PodWatch
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.real_cluster.target import find
 from tests.harness.site import EXITS_ON_REQUEST, START_SECONDS, Job, Site
@@ -43,17 +43,17 @@ Figures = dict[str, dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds from the order; none: there is no such step."""
+    """The steps of one start, in seconds from the launch; None for a step that the start does not have."""
 
     pod: float
     executor: float | None
     program: float
     heard: float | None = None
-    """From another moment: see STEPS."""
+    """Seconds from the end of the program until ``wait`` returns."""
 
 
 def main() -> None:
-    """Measure, keep the figures in RESULT, print the table."""
+    """Measure all rounds, write the figures to RESULT and print the table."""
     target = find()
     if target is None or target.own:
         sys.exit("needs the test cluster: python -m tests.harness.real_cluster up, then exec")
@@ -61,15 +61,16 @@ def main() -> None:
     with (
         stock.account(cluster) as token,
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Seen(cluster) as sights,
+        PodWatch(cluster) as watch,
     ):
         kubeconfig = Path(folder) / "kubeconfig"
         kubeconfig.write_text(json.dumps(stock.kubeconfig_for(cluster, token)))
-        theirs = Cluster(replace(target, launcher_kubeconfig=kubeconfig))
-        with Site(cluster) as flargo, stock.StockSite(theirs) as bare:
-            measure = _Measure(cluster, sights, flargo, bare)
-            measure.round()  # connections, the kit's Secret, pages of the disk
-            rounds = [measure.round() for _ in range(ROUNDS)]
+        stock_cluster = Cluster(replace(target, launcher_kubeconfig=kubeconfig))
+        with Site(cluster) as flargo, stock.StockSite(stock_cluster) as bare:
+            measurement = _Measurement(cluster, watch, flargo, bare)
+            # The first round is not counted: it opens connections, creates the kit's Secret and fills the page cache.
+            measurement.run_round()
+            rounds = [measurement.run_round() for _ in range(ROUNDS)]
     starts = {way: [each[way] for each in rounds] for way in WAYS}
     RESULT.write_text(json.dumps(_figures(starts), indent=2) + "\n")
     print(table(_figures(starts)))
@@ -77,98 +78,106 @@ def main() -> None:
 
 def _figures(starts: dict[str, list[Start]]) -> Figures:
     return {
-        way: {step: [round(at, 3) for each in its if (at := getattr(each, step)) is not None] for step in STEPS}
-        for way, its in starts.items()
+        way: {
+            step: [round(seconds, 3) for start in way_starts if (seconds := getattr(start, step)) is not None]
+            for step in STEPS
+        }
+        for way, way_starts in starts.items()
     }
 
 
 def table(figures: Figures) -> str:
-    """Medians, lowest and highest, as a Markdown table."""
+    """Render the median, lowest and highest seconds of each step as a Markdown table."""
     rows = ["| seconds from the order until | " + " | ".join(WAYS.values()) + " |", "|---" + "|---:" * len(WAYS) + "|"]
-    for step, what in STEPS.items():
-        rows.append(f"| {what} | " + " | ".join(_words(figures[way][step]) for way in WAYS) + " |")
+    for step, text in STEPS.items():
+        rows.append(f"| {text} | " + " | ".join(_format(figures[way][step]) for way in WAYS) + " |")
     return "\n".join(rows)
 
 
-def _words(seconds: list[float]) -> str:
+def _format(seconds: list[float]) -> str:
     return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})" if seconds else "-"
 
 
-class _Measure:
-    """The three ways."""
+class _Measurement:
+    """Starts the program in each of the three ways, and measures the steps."""
 
-    def __init__(self, cluster: Cluster, sights: Seen, flargo: Site, bare: Site) -> None:
-        self._world, self._sights, self._flargo, self._bare = cluster, sights, flargo, bare
+    def __init__(self, cluster: Cluster, watch: PodWatch, flargo: Site, bare: Site) -> None:
+        self._cluster, self._watch, self._flargo, self._bare = cluster, watch, flargo, bare
 
-    def round(self) -> dict[str, Start]:
-        """Each way once; the same program, which is ended before the next one begins."""
-        begun = time.time()
+    def run_round(self) -> dict[str, Start]:
+        """Start the same program once in each way, and end it before the next start."""
+        launch_start = time.time()
         job = self._flargo.launch(CODE)
-        start = self._start(begun, job.name)
-        found = {"kubectl": self._by_kubectl(job), "flargo": replace(start, heard=self._heard(job))}
-        begun = time.time()
+        start = self._measure_start(launch_start, job.name)
+        starts = {
+            "kubectl": self._start_by_kubectl(job),
+            "flargo": replace(start, heard=self._measure_wait(job)),
+        }
+        launch_start = time.time()
         job = self._bare.launch(CODE, None, study=stock.PLAIN)
-        start = self._start(begun, job.name)
-        return {**found, "stock": replace(start, heard=self._heard(job))}
+        start = self._measure_start(launch_start, job.name)
+        return {**starts, "stock": replace(start, heard=self._measure_wait(job))}
 
-    def _by_kubectl(self, job: Job) -> Start:
-        """A second one. The first one's Secret is there as long as that sleeps."""
+    def _start_by_kubectl(self, job: Job) -> Start:
+        """Create a second Workflow while the first one's program sleeps, so that its Secret still exists."""
         name = f"again-{job.name}"[:63]
-        twin = {**_again(job.workflow), "metadata": {"name": name}}
-        begun = time.time()
-        self._world.create(twin)
+        copy = {**_copy_without_labels(job.workflow), "metadata": {"name": name}}
+        launch_start = time.time()
+        self._cluster.create(copy)
         try:
-            return self._start(begun, name)
+            return self._measure_start(launch_start, name)
         finally:
-            self._world.kubectl("delete", "workflows.argoproj.io", name, "--wait=false")
-            self._gone(name)
+            self._cluster.kubectl("delete", "workflows.argoproj.io", name, "--wait=false")
+            self._wait_until_over(name)
 
-    def _heard(self, job: Job) -> float:
-        """Have the program end with 0, and FLARE wait for it."""
-        (pod,) = self._sights.pods(job.name)
+    def _measure_wait(self, job: Job) -> float:
+        """End the program with 0, and return the seconds from its end until ``wait`` returns."""
+        (pod,) = self._watch.pods(job.name)
         write = ("sh", "-c", "echo 0 0 > /tmp/end.new && mv /tmp/end.new /tmp/end")
-        self._world.kubectl("exec", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}", "--", *write)
+        container = f"--container={pod_watch.program_container(pod)}"
+        self._cluster.kubectl("exec", pod["metadata"]["name"], container, "--", *write)
         job.handle.wait()
-        heard = time.monotonic()
+        wait_end = time.monotonic()
         eventually(
-            lambda: self._sights.first(job.name, pod_watch.ended) is not None,
+            lambda: self._watch.first_time(job.name, pod_watch.has_exited) is not None,
             START_SECONDS,
-            f"{job.name} is seen to end",
+            f"the watch shows the exit of {job.name}",
         )
-        ended = self._sights.first(job.name, pod_watch.ended)
-        assert ended is not None
-        self._gone(job.name)
-        return heard - ended
+        exit_at = self._watch.first_time(job.name, pod_watch.has_exited)
+        assert exit_at is not None
+        self._wait_until_over(job.name)
+        return wait_end - exit_at
 
-    def _start(self, begun: float, name: str) -> Start:
-        eventually(lambda: self._said(name), START_SECONDS, f"{name} begins")
-        # The watch's clock is another one.
-        apart = time.time() - time.monotonic() - begun
-        pod, copied = (self._sights.first(name, true) for true in (_is_there, _has_executor))
+    def _measure_start(self, launch_start: float, name: str) -> Start:
+        eventually(lambda: self._start_time(name), START_SECONDS, f"{name} starts")
+        # The watch uses the monotonic clock, the program the wall clock.
+        offset = time.time() - time.monotonic() - launch_start
+        pod, copied = (self._watch.first_time(name, condition) for condition in (_exists, _has_executor))
         assert pod is not None
-        executor = copied + apart if copied is not None else None
-        return Start(pod + apart, executor, float(self._said(name)) - begun)
+        executor = copied + offset if copied is not None else None
+        return Start(pod + offset, executor, float(self._start_time(name)) - launch_start)
 
-    def _said(self, name: str) -> str:
-        for pod in self._sights.pods(name):
-            words = ("logs", pod["metadata"]["name"], f"--container={pod_watch.program(pod)}")
-            with contextlib.suppress(AssertionError):  # not begun yet
-                found = re.search(r"begins ([\d.]+)", self._world.kubectl(*words))
-                if found:
-                    return found[1]
+    def _start_time(self, name: str) -> str:
+        """Return the time that the program printed when it started; empty if it has not started."""
+        for pod in self._watch.pods(name):
+            arguments = ("logs", pod["metadata"]["name"], f"--container={pod_watch.program_container(pod)}")
+            with contextlib.suppress(AssertionError):  # the container has not started yet
+                match = re.search(r"begins ([\d.]+)", self._cluster.kubectl(*arguments))
+                if match:
+                    return match[1]
         return ""
 
-    def _gone(self, name: str) -> None:
-        eventually(lambda: not any(map(pod_watch.may_run, self._sights.pods(name))), START_SECONDS, f"{name} has ended")
+    def _wait_until_over(self, name: str) -> None:
+        eventually(lambda: not any(map(pod_watch.may_run, self._watch.pods(name))), START_SECONDS, f"{name} is over")
 
 
-def _again(workflow: Object) -> dict[str, Any]:
-    """The same, of nobody: no label by which a launcher takes it for its own."""
+def _copy_without_labels(workflow: Object) -> dict[str, Any]:
+    """Copy a Workflow without the labels by which a launcher takes it for its own."""
     spec = {key: value for key, value in workflow["spec"].items() if key not in {"suspend", "podMetadata"}}
     return {"apiVersion": workflow["apiVersion"], "kind": workflow["kind"], "spec": spec}
 
 
-def _is_there(pod: Object) -> bool:
+def _exists(pod: Object) -> bool:
     return bool(pod["metadata"]["uid"])
 
 

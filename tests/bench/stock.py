@@ -1,4 +1,4 @@
-"""FLARE's own Kubernetes launcher on the test cluster: its account, its connection, and a site that it serves."""
+"""Run FLARE's own Kubernetes launcher on the test cluster: its account, its connection, and a site that uses it."""
 
 import base64
 import json
@@ -18,13 +18,13 @@ from tests.harness.site import Site, read_token
 
 ACCOUNT = "stock-launcher"
 PLAIN = "plain"
-"""The study of jobs that ask for none."""
+"""The study of jobs that need no study of their own."""
 _RBAC = "rbac.authorization.k8s.io"
 
 
 @contextmanager
 def account(cluster: Cluster) -> Iterator[str]:
-    """The launcher's account, with the rights that nvflare's Helm chart gives; its token."""
+    """Create the launcher's account with the rights of nvflare's Helm chart, and yield its token."""
     try:
         for document in _documents(cluster.target.namespace):
             cluster.kubectl("apply", "--filename=-", document=document)
@@ -55,15 +55,15 @@ def _documents(namespace: str) -> list[Object]:
 
 
 class StockSite(Site):
-    """A parent with the stock launcher. Its jobs have a study each, whose pod template satisfies Pod Security."""
+    """A parent with the stock launcher. Each job has a study whose pod template satisfies Pod Security."""
 
     def __init__(self, cluster: Cluster, *, studies: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Set up a parent; ``more`` as Site's, of which ``token`` is the account's."""
+        """Set up a parent; ``more`` are the arguments of Site, and ``token`` is that of the stock account."""
         restricted = {name: _restricted(study) for name, study in {PLAIN: {}, **(studies or {})}.items()}
         super().__init__(cluster, studies=restricted, **more)
 
-    def dies_and_returns(self) -> None:
-        """The stock launcher has no threads: whoever no longer calls its handles is dead to it."""
+    def restart_parent(self) -> None:
+        """Create a new launcher; the old one has no threads, so that dropping its handles equals a kill."""
         self.launcher = self._launcher()
         self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))
 
@@ -75,7 +75,7 @@ class StockSite(Site):
 
 
 def _restricted(study: Mapping[str, Any]) -> dict[str, Any]:
-    """A study whose pods Pod Security "restricted" takes, which the stock launcher alone cannot make."""
+    """Return a study whose pods satisfy Pod Security "restricted", which the stock launcher's own pods do not."""
     template = study.get("pod_template") or {}
     pod = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     main = {
@@ -88,9 +88,10 @@ def _restricted(study: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _connection(administrator: Path, kubeconfig: Path, folder: Path) -> CoreV1Api:
-    """As a parent in a pod has it (nvflare's ``load_incluster_config``), its token read anew every minute.
+    """Return the connection that a parent in a pod has (``load_incluster_config``); its token is read every minute.
 
-    Not by the launcher itself, since it makes its connection the whole process's default, and a process here has many.
+    The launcher cannot create it: it would set its connection as the default of the whole process, and the process
+    of this benchmark has many.
     """
     authority = yaml.safe_load(administrator.read_text())["clusters"][0]["cluster"]
     ca, token = folder / "ca.crt", folder / "token"
@@ -104,13 +105,13 @@ def _connection(administrator: Path, kubeconfig: Path, folder: Path) -> CoreV1Ap
     loader: Any = InClusterConfigLoader(str(token), str(ca), environ=nowhere)  # type: ignore[no-untyped-call]
     configuration = Configuration()
     loader.load_and_set(configuration)
-    # The hook of the token sets the address each time.
+    # The hook that refreshes the token also sets the address, each time.
     loader.host = configuration.host = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
     return CoreV1Api(ApiClient(configuration))
 
 
 def kubeconfig_for(cluster: Cluster, token: str) -> Object:
-    """The administrator's kubeconfig with somebody else's token."""
+    """Return the administrator's kubeconfig with another token."""
     view = ("config", "view", "--raw", "--flatten", "--minify", "--output=json")
     document: Object = json.loads(cluster.kubectl(*view))
     document["users"][0]["user"] = {"token": token}
