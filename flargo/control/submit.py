@@ -106,7 +106,7 @@ class Submitter:
             raise ApiError("create", f"workflows {plan.name}", 503, message="an earlier launch is being deleted")
         labels = meta.get("labels") or {}
         own_labels = plan.workflow["metadata"]["labels"]
-        owner = labels.get(Label.PARENT, "nobody known")
+        owner = labels.get(Label.PARENT, "an unknown parent")
         if is_same_site(labels, own_labels) and owner != own_labels.get(Label.PARENT):
             # Another run of this parent left it. The reconciler is ending it, so the create is retried.
             raise ApiError("create", f"workflows {plan.name}", 503, message="an orphan of that name is being ended")
