@@ -15,22 +15,22 @@ from tests.harness.command_scenarios import (
     server,
     site,
     start,
-    test_a_cluster_that_fails_for_a_moment_or_refuses_is_told_of,
-    test_a_job_that_is_not_there_or_may_be_several_is_told_in_a_line,
-    test_a_job_that_runs_has_nothing_wrong_at_two_sites,
-    test_a_log_is_followed_over_cut_connections_without_loss_or_repetition,
-    test_a_program_that_has_not_begun_has_no_log,
-    test_jobs_are_watched_over_broken_connections,
-    test_jobs_of_nobody_is_no_error,
-    test_jobs_tells_what_the_launcher_says_of_each,
-    test_sweep_kills_what_runs_on_after_its_workflow_if_no_parent_has,
-    test_sweep_takes_what_no_parent_can_own_and_nothing_else,
-    test_terminate_ends_a_job_and_the_launcher_sees_to_it,
-    test_terminate_ends_what_its_dead_parent_never_released,
-    test_the_commands_and_the_launcher_tell_the_same_of_every_end,
-    test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor,
-    test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy,
-    test_why_tells_what_a_pod_waits_for,
+    test_commands_and_launcher_agree_on_every_end,
+    test_jobs_of_flargo_0_1_are_listed_and_ended,
+    test_jobs_shows_the_launchers_states,
+    test_jobs_watch_survives_broken_connections,
+    test_jobs_without_matches_succeeds,
+    test_logs_fails_before_the_program_starts,
+    test_logs_follow_survives_cut_connections,
+    test_missing_and_ambiguous_jobs_are_reported,
+    test_refusing_and_unreachable_clusters_are_reported,
+    test_sweep_deletes_only_leftovers,
+    test_sweep_kills_pods_that_outlive_their_workflow,
+    test_terminate_ends_running_jobs,
+    test_terminate_ends_unreleased_workflows,
+    test_why_and_logs_cover_both_sites,
+    test_why_shows_events_of_a_starting_pod,
+    test_why_shows_evidence_and_remedy,
 )
 from tests.harness.site import SLEEPS, START_SECONDS, Site
 from tests.harness.wire import Wire
@@ -40,47 +40,47 @@ __all__ = [
     "server",
     "site",
     "start",
-    "test_a_cluster_that_fails_for_a_moment_or_refuses_is_told_of",
-    "test_a_job_that_is_not_there_or_may_be_several_is_told_in_a_line",
-    "test_a_job_that_runs_has_nothing_wrong_at_two_sites",
-    "test_a_log_is_followed_over_cut_connections_without_loss_or_repetition",
-    "test_a_program_that_has_not_begun_has_no_log",
-    "test_jobs_are_watched_over_broken_connections",
-    "test_jobs_of_nobody_is_no_error",
-    "test_jobs_tells_what_the_launcher_says_of_each",
-    "test_sweep_kills_what_runs_on_after_its_workflow_if_no_parent_has",
-    "test_sweep_takes_what_no_parent_can_own_and_nothing_else",
-    "test_terminate_ends_a_job_and_the_launcher_sees_to_it",
-    "test_terminate_ends_what_its_dead_parent_never_released",
-    "test_the_commands_and_the_launcher_tell_the_same_of_every_end",
-    "test_what_flargo_0_1_left_running_is_listed_and_ended_by_its_successor",
-    "test_why_tells_of_each_site_and_of_an_end_its_evidence_and_remedy",
-    "test_why_tells_what_a_pod_waits_for",
+    "test_commands_and_launcher_agree_on_every_end",
+    "test_jobs_of_flargo_0_1_are_listed_and_ended",
+    "test_jobs_shows_the_launchers_states",
+    "test_jobs_watch_survives_broken_connections",
+    "test_jobs_without_matches_succeeds",
+    "test_logs_fails_before_the_program_starts",
+    "test_logs_follow_survives_cut_connections",
+    "test_missing_and_ambiguous_jobs_are_reported",
+    "test_refusing_and_unreachable_clusters_are_reported",
+    "test_sweep_deletes_only_leftovers",
+    "test_sweep_kills_pods_that_outlive_their_workflow",
+    "test_terminate_ends_running_jobs",
+    "test_terminate_ends_unreleased_workflows",
+    "test_why_and_logs_cover_both_sites",
+    "test_why_shows_events_of_a_starting_pod",
+    "test_why_shows_evidence_and_remedy",
 ]
 
 
-def test_argos_command_lists_reads_follows_and_ends_a_job_by_its_label(cluster: Cluster, site: Site) -> None:
+def test_argo_command_selects_jobs_by_label(cluster: Cluster, site: Site) -> None:
     job, other = site.launch(SLEEPS), site.launch(SLEEPS)
     label = f"--selector={Label.JOB_ID}={job.id}"
     job.expect_running()
     assert cluster.argo("list", label, "--output=name").split() == [job.name]
     assert json.loads(cluster.argo("get", job.name, "--output=json"))["status"]["phase"] == "Running"
     with ThreadPoolExecutor() as pool:
-        followed = pool.submit(cluster.argo, "logs", job.name, "--follow", "--container=main", "--no-color")
+        log = pool.submit(cluster.argo, "logs", job.name, "--follow", "--container=main", "--no-color")
         cluster.argo("terminate", label)
         job.expect_end(Reason.SHUT_DOWN, 9, START_SECONDS)
-        assert "ready" in followed.result(START_SECONDS)
+        assert "ready" in log.result(START_SECONDS)
     assert other.expect_running().launched_job.verdict is None
 
 
-def test_an_account_without_rights_is_told_which_it_lacks(cluster: Cluster, tmp_path: Path) -> None:
-    """The real cluster's own words."""
+def test_missing_rights_are_named(cluster: Cluster, tmp_path: Path) -> None:
+    """The real cluster refuses in its own words."""
     powerless = cluster.kubectl("create", "token", "flargo-job")
     with Wire(cluster.target.launcher_kubeconfig) as wire:
-        there = wire.kubeconfig(tmp_path / "kubeconfig", powerless)
-        for word, job in (("jobs", ()), ("why", ("x",)), ("logs", ("x",)), ("terminate", ("x",)), ("sweep", ())):
-            words = flargo_command(there, word, *job, f"--namespace={cluster.target.namespace}")
-            done = CommandResult(subprocess.run(words, text=True, capture_output=True, check=False))
-            assert (done.code, done.out) == (1, "")
-            assert "this account needs the right to list workflows.argoproj.io" in done.err
-            assert "flargo-job" in done.err
+        wire_config = wire.kubeconfig(tmp_path / "kubeconfig", powerless)
+        for command, job in (("jobs", ()), ("why", ("x",)), ("logs", ("x",)), ("terminate", ("x",)), ("sweep", ())):
+            argv = flargo_command(wire_config, command, *job, f"--namespace={cluster.target.namespace}")
+            result = CommandResult(subprocess.run(argv, text=True, capture_output=True, check=False))
+            assert (result.code, result.out) == (1, "")
+            assert "this account needs the right to list workflows.argoproj.io" in result.err
+            assert "flargo-job" in result.err
