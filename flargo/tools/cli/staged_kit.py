@@ -26,7 +26,7 @@ from flargo.tools.kit.site import COMM_CONFIG, STUDY_DATA, STUDY_RUNTIME, Site
 
 _SERVER = "server"
 """The site name of every FLARE server, whatever its host is called."""
-_EXPECTED_WARNINGS = ("the parent's workspace is", "has no study entries")
+_EXPECTED_WARNINGS = ("the job's process looks for its workspace at", "has no study entries")
 """Texts of warnings that hold for every kit: it is not where the workspace will be, and its study file is a stub."""
 _EXAMPLE_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nZXhhbXBsZQ==\n-----END CERTIFICATE-----\n"
 
