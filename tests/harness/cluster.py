@@ -1,4 +1,4 @@
-"""The cluster as somebody other than flargo sees and touches it: kubectl, argo, and the node's processes."""
+"""A cluster as an administrator sees and changes it, without flargo: by kubectl, argo, and the node's processes."""
 
 import contextlib
 import json
@@ -18,68 +18,74 @@ from tests.harness.real_cluster import control, sandbox, up
 from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
+FINAL_PHASES = {"Succeeded", "Failed", "Error"}
+"""The phases in which a Workflow, or a pod, has ended."""
 
 
 class Cluster:
-    """One namespace, looked at with an administrator's eyes. Knows nothing of flargo but its labels."""
+    """One namespace, with an administrator's rights. It knows nothing about flargo but its labels.
+
+    A scenario changes its cluster through these methods only, so that it runs on the embedded engine as well
+    (:class:`tests.harness.embedded_cluster.EmbeddedCluster`).
+    """
 
     max_parallel_jobs = 5
-    """How many jobs the machine takes at a time, each a pod of three containers."""
+    """How many jobs the machine can run at a time, each a pod of three containers."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
 
     def kubectl(self, *arguments: str, document: Object | None = None) -> str:
-        """What kubectl prints; its failure is the test's."""
-        words = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
+        """Run kubectl in the namespace and return its output; fail the test if it fails."""
+        argv = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
         stdin = json.dumps(document) if document is not None else None
-        done = subprocess.run((*words, *arguments), input=stdin, text=True, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        process = subprocess.run((*argv, *arguments), input=stdin, text=True, capture_output=True, check=False)
+        assert process.returncode == 0, process.stderr
+        return process.stdout.strip()
 
     def argo(self, *arguments: str) -> str:
-        """What Argo's own command line prints."""
-        words = ("argo", *arguments, f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
-        done = subprocess.run(words, text=True, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        """Run Argo's own command line in the namespace and return its output; fail the test if it fails."""
+        argv = ("argo", *arguments, f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
+        process = subprocess.run(argv, text=True, capture_output=True, check=False)
+        assert process.returncode == 0, process.stderr
+        return process.stdout.strip()
 
     def items(self, kind: str, selector: str = "") -> list[Object]:
-        """All objects of a kind that a label selector matches."""
+        """Return all objects of a kind that a label selector matches."""
         select = (f"--selector={selector}",) if selector else ()
-        found: list[Object] = json.loads(self.kubectl("get", kind, *select, "--output=json"))["items"]
-        return found
+        items: list[Object] = json.loads(self.kubectl("get", kind, *select, "--output=json"))["items"]
+        return items
 
     def workflows(self, job_id: str) -> dict[str, Object]:
-        """A job's Workflows by site."""
+        """Return a job's Workflows by site."""
         return {
             item["metadata"]["annotations"]["flargo.dev/site-name"]: item
             for item in self.items("workflows.argoproj.io", f"flargo.dev/job-id={job_id}")
         }
 
     def workflow(self, name: str) -> Object:
-        """A Workflow by its name."""
-        found: Object = json.loads(self.kubectl("get", "workflows.argoproj.io", name, "--output=json"))
-        return found
+        """Return a Workflow by its name."""
+        workflow: Object = json.loads(self.kubectl("get", "workflows.argoproj.io", name, "--output=json"))
+        return workflow
 
     def unfinished_workflows(self) -> list[str]:
-        """The names of all Workflows that are not over, whosever they are."""
+        """Return the names of all Workflows that have not ended, no matter who created them."""
         return [item["metadata"]["name"] for item in self.items("workflows.argoproj.io") if not has_ended(item)]
 
     def pods(self, job_id: str) -> list[Object]:
-        """A job's pods."""
+        """Return a job's pods."""
         return self.items("pods", f"flargo.dev/job-id={job_id}")
 
     def log(self, pod: Object) -> str:
-        """What a pod's main container has said so far; nothing, where it has not begun."""
-        words = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
+        """Return the log of a pod's main container so far; empty if it has not started."""
+        argv = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
         name = pod["metadata"]["name"]
         return subprocess.run(
-            (*words, "logs", name, "--container=main"), text=True, capture_output=True, check=False
+            (*argv, "logs", name, "--container=main"), text=True, capture_output=True, check=False
         ).stdout
 
     def unfinished_pods(self, job_id: str) -> list[str]:
-        """The names of a job's pods that are not over."""
+        """Return the names of a job's pods that have not ended."""
         return [
             pod["metadata"]["name"]
             for pod in self.pods(job_id)
@@ -87,25 +93,28 @@ class Cluster:
         ]
 
     def secrets(self, prefix: str) -> list[str]:
-        """The names of the Secrets that begin so."""
+        """Return the names of the Secrets that begin with a prefix."""
         return [name for item in self.items("secrets") if (name := item["metadata"]["name"]).startswith(prefix)]
 
     def processes(self, job_id: str) -> list[int]:
-        """A job's processes on the node, looked for where no API can be wrong about them.
+        """Return a job's processes on the node, whatever any API says about them.
 
-        On somebody's own cluster the nodes are out of sight, and the pods that run have to do.
+        On a user's own cluster the nodes are out of reach, and a number for each unfinished pod is returned instead.
         """
         if self.target.own:
             return [hash(name) for name in self.unfinished_pods(job_id)]
         return [pid for pid, command in list_processes() if job_id.encode() in command]
 
     def pod_processes(self, name: str) -> dict[int, bytes]:
-        """The command lines of the processes in the pods of a Workflow, Argo's own included; none out of sight."""
+        """Return the command lines of the processes in a Workflow's pods, Argo's own included, by process id.
+
+        On a user's own cluster the nodes are out of reach, and nothing is returned.
+        """
         if self.target.own:
             return {}
         return {pid: command for pid, command in list_processes() if name.encode() in process_environment(pid)}
 
-    # --- what is done to it
+    # --- changes
 
     def evict(self, pod: Object) -> None:
         """Evict a pod by the API, as a drain does for each of a node's pods."""
@@ -115,16 +124,16 @@ class Cluster:
         self.kubectl("create", f"--raw={path}", "--filename=-", document=eviction)
 
     def delete(self, kind: str, item: Object) -> None:
-        """Delete an object, and do not wait for it to be gone."""
+        """Delete an object without waiting for the deletion to complete."""
         self.kubectl("delete", kind, item["metadata"]["name"], "--wait=false")
 
     def delete_by_label(self, selector: str) -> None:
-        """Delete the Workflows and Secrets that a label selector matches, and do not wait."""
-        what = ("workflows.argoproj.io,secrets", f"--selector={selector}")
-        self.kubectl("delete", *what, "--wait=false", "--ignore-not-found")
+        """Delete the Workflows and Secrets that a label selector matches, without waiting."""
+        selection = ("workflows.argoproj.io,secrets", f"--selector={selector}")
+        self.kubectl("delete", *selection, "--wait=false", "--ignore-not-found")
 
     def patch(self, workflow: Object, **spec: Any) -> None:
-        """Change a Workflow's spec."""
+        """Merge fields into a Workflow's spec; None removes a field."""
         merge = ("--type=merge", f"--patch={json.dumps({'spec': spec})}")
         self.kubectl("patch", "workflows.argoproj.io", workflow["metadata"]["name"], *merge)
 
@@ -134,47 +143,47 @@ class Cluster:
 
     @contextlib.contextmanager
     def apply(self, *documents: Object, namespace: str = "") -> Iterator[None]:
-        """Objects of one namespace are there, pods among them ready, for as long as the ``with`` lasts."""
-        space = f"--namespace={namespace or self.target.namespace}"
+        """Apply objects in one namespace, wait until the pods among them are ready, and delete all at the end."""
+        scope = f"--namespace={namespace or self.target.namespace}"
         whole: Object = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
         try:
-            self.kubectl(space, "apply", "--filename=-", document=whole)
+            self.kubectl(scope, "apply", "--filename=-", document=whole)
             for pod in (each["metadata"]["name"] for each in documents if each["kind"] == "Pod"):
-                self.kubectl(space, "wait", "--for=condition=Ready", f"pod/{pod}", "--timeout=90s")
+                self.kubectl(scope, "wait", "--for=condition=Ready", f"pod/{pod}", "--timeout=90s")
             yield
         finally:
-            self.kubectl(space, "delete", "--ignore-not-found", "--filename=-", document=whole)
+            self.kubectl(scope, "delete", "--ignore-not-found", "--filename=-", document=whole)
 
     @contextlib.contextmanager
     def apply_quota(self, name: str, **hard: str) -> Iterator[None]:
-        """A ResourceQuota of the namespace, for as long as the ``with`` lasts."""
+        """Apply a ResourceQuota to the namespace until the end of the ``with``."""
         meta = {"name": name, "namespace": self.target.namespace}
         self.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
         try:
-            # A quota that has not been counted yet refuses everything, or nothing.
-            eventually(lambda: "hard" in self._status("resourcequota", name), 20, "the quota is counted")
+            # Until Kubernetes has counted the usage, a new quota refuses everything, or nothing.
+            eventually(lambda: "hard" in self._status("resourcequota", name), 20, "the quota's usage is counted")
             yield
         finally:
             self.kubectl("delete", "resourcequota", name)
 
     @property
     def node_name(self) -> str:
-        """The name of a node."""
+        """The name of the first node."""
         return str(self.items("nodes")[0]["metadata"]["name"])
 
     @contextlib.contextmanager
     def drain(self, selector: str) -> Iterator[None]:
-        """The node takes no pods, and is rid of those that a label selector matches."""
-        words = ("--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
+        """Drain the node of the pods that a label selector matches; uncordon it at the end of the ``with``."""
+        options = ("--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
         try:
-            self.kubectl("drain", self.node_name, f"--pod-selector={selector}", *words)
+            self.kubectl("drain", self.node_name, f"--pod-selector={selector}", *options)
             yield
         finally:
             self.kubectl("uncordon", self.node_name)
 
     @contextlib.contextmanager
     def deny(self, kind: str, federation: str) -> Iterator[None]:
-        """An admission policy refuses a federation's objects of a kind (``workflows`` or ``pods``)."""
+        """Refuse a federation's new objects of a kind (``workflows`` or ``pods``) by an admission policy."""
         name = f"flargo-test-{kind}-{federation}"
         group = {"workflows": "argoproj.io"}.get(kind, "")
         rule = {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE"], "resources": [kind]}
@@ -199,17 +208,17 @@ class Cluster:
         self.create(policy)
         try:
             self.create(binding)
-            eventually(lambda: "not on a Tuesday" in self._refusal(probe), 30, "the policy is in force")
+            eventually(lambda: "not on a Tuesday" in self._refusal(probe), 30, "the policy is enforced")
             yield
         finally:
-            for of in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
-                self.kubectl("delete", of, name, "--ignore-not-found")
+            for resource in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+                self.kubectl("delete", resource, name, "--ignore-not-found")
 
     @contextlib.contextmanager
     def silent_registry(self) -> Iterator[str]:
-        """A registry that takes connections and says nothing, for as long as the ``with`` lasts; an image's name there.
+        """Run a registry that accepts connections and never answers; yield the name of an image in it.
 
-        On the node's loop-back device, where containerd speaks plain HTTP: a handshake of TLS has a deadline.
+        It listens on the node's loopback device, where containerd uses plain HTTP: a TLS handshake has a deadline.
         """
         if self.target.own:
             pytest.skip("the node is out of reach")
@@ -217,14 +226,14 @@ class Cluster:
             yield f"127.0.0.1:{listener.getsockname()[1]}/job:1"
 
     def _refusal(self, document: Object) -> str:
-        """What the API server has against an object."""
-        words = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
-        create = (*words, "create", "--dry-run=server", "--filename=-")
+        """Return the API server's message about an object that it would refuse; empty if it would not."""
+        argv = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", f"--namespace={self.target.namespace}")
+        create = (*argv, "create", "--dry-run=server", "--filename=-")
         return subprocess.run(create, input=json.dumps(document), text=True, capture_output=True, check=False).stderr
 
     @contextlib.contextmanager
     def configure_argo(self, **settings: str) -> Iterator[None]:
-        """Argo's controller, started anew with settings in its ConfigMap."""
+        """Restart Argo's controller with settings in its ConfigMap; undo both at the end of the ``with``."""
 
         def apply(data: dict[str, str | None]) -> None:
             merge = ("--type=merge", f"--patch={json.dumps({'data': data})}")
@@ -238,12 +247,12 @@ class Cluster:
             apply(dict.fromkeys(settings))
 
     def _status(self, kind: str, name: str) -> Object:
-        found: Object = json.loads(self.kubectl("get", kind, name, "--output=json")).get("status") or {}
-        return found
+        status: Object = json.loads(self.kubectl("get", kind, name, "--output=json")).get("status") or {}
+        return status
 
     @contextlib.contextmanager
     def freeze(self, daemon: str) -> Iterator[None]:
-        """One of the cluster's daemons stands still (its connections stay open) for as long as the ``with`` lasts."""
+        """Suspend one of the cluster's daemons until the end of the ``with``; its connections stay open."""
         control.signal(daemon, "STOP")
         try:
             yield
@@ -254,7 +263,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def stop(self, daemon: str) -> Iterator[None]:
-        """One of the cluster's daemons is ended, and started anew at the end of the ``with``."""
+        """End one of the cluster's daemons, and start it again at the end of the ``with``."""
         control.stop(daemon)
         try:
             yield
@@ -262,49 +271,43 @@ class Cluster:
             self.restart(daemon)
 
     def restart(self, daemon: str) -> None:
-        """End one of the cluster's daemons, or find it ended, and start it anew."""
+        """End one of the cluster's daemons, unless it has ended, and start it again."""
         up.restart(daemon)
 
     def wait_until_serving(self) -> None:
-        """Wait until the API server answers, the kubelet has found it again, and pods may come."""
+        """Wait until the API server answers and the node is ready for pods again."""
         sandbox.wait("the API server", up.serving, 60, only="kube-apiserver")
         sandbox.wait("the node", up.node_ready, 60, only="kubelet")
 
-    # --- what is left
+    # --- leftovers
 
     def wait_until_clear(self, job_id: str, name: str, within: float = 45.0) -> float:
-        """Wait until nothing of a job runs, may run, or holds its credentials; after how many seconds it was."""
-        left: list[str] = []
+        """Wait until nothing of a job runs, may run, or holds its credentials; return the seconds that it took."""
+        remains: list[str] = []
 
         def is_clear() -> bool:
-            left[:] = self.leftovers(job_id, name)
-            return not left
+            remains[:] = self.leftovers(job_id, name)
+            return not remains
 
-        begun = asked = time.monotonic()
+        start = time.monotonic()
         while not is_clear():
-            now = time.monotonic()
-            assert now - begun < within, f"left after {within} s: {left}"
-            pause(now - asked)
-            asked = time.monotonic()
-        return time.monotonic() - begun
+            assert time.monotonic() - start < within, f"left after {within} s: {remains}"
+            time.sleep(0.5)
+        return time.monotonic() - start
 
     def leftovers(self, job_id: str, name: str) -> list[str]:
-        """What of a job runs, may run, or holds its credentials."""
+        """Describe what of a job, whose Workflow has this name, runs, may run, or holds its credentials."""
         workflows = self.items("workflows.argoproj.io", f"flargo.dev/job-id={job_id}")
-        living = [item for item in workflows if not has_ended(item)]
         return [
-            *(f"Workflow {item['metadata']['name']}" for item in living),
+            *(f"Workflow {item['metadata']['name']}" for item in workflows if not has_ended(item)),
             *(f"pod {pod['metadata']['name']}" for pod in self.pods(job_id) if may_run(pod)),
-            *(f"Secret {found}" for found in self.secrets(f"nvflare-cred-{name}-")),
+            *(f"Secret {secret}" for secret in self.secrets(f"nvflare-cred-{name}-")),
             *(f"process {pid}" for pid in {*self.processes(job_id), *self.pod_processes(name)}),
         ]
 
 
-FINAL_PHASES = {"Succeeded", "Failed", "Error"}
-
-
 def _probe(kind: str, federation: str) -> Object:
-    """An object of a kind that nothing but a policy has anything against."""
+    """Return an object of a kind that only an admission policy would refuse."""
     labels = {str(Label.FEDERATION): federation}
     meta = {"name": "flargo-probe", "labels": labels}
     if kind == "workflows":
@@ -321,11 +324,12 @@ def _probe(kind: str, federation: str) -> Object:
 
 
 def has_ended(workflow: Object) -> bool:
+    """Return whether a Workflow is in a final phase."""
     return (workflow.get("status") or {}).get("phase") in FINAL_PHASES
 
 
 def may_run(pod: Object) -> bool:
-    """Whether a pod has a container that runs, or may have one yet."""
+    """Return whether a pod has a running container, or may still get one."""
     status = pod.get("status") or {}
     rows = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     runs = any("running" in (row.get("state") or {}) for row in rows)
@@ -340,39 +344,30 @@ def program_times(pod: Object) -> tuple[datetime, datetime]:
 
 
 def list_processes() -> list[tuple[int, bytes]]:
-    """The processes of the node, with their command lines."""
-    found = []
+    """Return the id and command line of every process of the node but this one."""
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         if int(entry.name) == os.getpid():
             continue
         try:
-            found.append((int(entry.name), (entry / "cmdline").read_bytes()))
+            processes.append((int(entry.name), (entry / "cmdline").read_bytes()))
         except OSError:
             continue
-    return found
+    return processes
 
 
 def process_environment(pid: int) -> bytes:
+    """Return the environment of a process; empty if it is gone or out of reach."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
 
 
-def eventually(true: Callable[[], object], seconds: float, what: str) -> float:
-    """Wait until something is true; after how many seconds it was."""
-    begun = asked = time.monotonic()
-    while not true():
-        now = time.monotonic()
-        assert now - begun < seconds, f"not within {seconds} s: {what}"
-        pause(now - asked)
-        asked = time.monotonic()
-    return time.monotonic() - begun
-
-
-def pause(took: float) -> None:
-    """Wait before a check is repeated that took so many seconds.
-
-    A check is often a run of kubectl, most of it CPU time: repeated without a break, it slows what it waits for.
-    """
-    time.sleep(min(max(0.25, 2 * took), 1.5))
+def eventually(condition: Callable[[], object], seconds: float, description: str) -> float:
+    """Wait until a condition holds, and return the seconds that it took; fail with a description if it does not."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"not within {seconds} s: {description}"
+        time.sleep(0.25)
+    return time.monotonic() - start

@@ -9,14 +9,14 @@ from flargo.tools.cli.main import group
 
 
 def run(*arguments: str | Path) -> Result:
-    """Run ``flargo`` with these arguments; an exception that would be a traceback fails the test."""
-    done = CliRunner().invoke(group(), [str(each) for each in arguments], prog_name="flargo")
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done
+    """Run ``flargo`` with these arguments; an exception that would print a traceback fails the test."""
+    result = CliRunner().invoke(group(), [str(each) for each in arguments], prog_name="flargo")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
 
 
 def file_contents(root: Path) -> dict[str, bytes]:
-    """The content of each file below a folder, by its path relative to the folder."""
+    """Return the content of each file below a folder, by its path relative to the folder."""
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 

@@ -1,9 +1,9 @@
-"""Where the checkout's own files are."""
+"""The paths of the checkout's own files."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-"""The folder of ``pyproject.toml``."""
+"""The folder that has ``pyproject.toml``."""
 DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs"
 RECORDINGS = ROOT / "tests" / "recordings"

@@ -1,4 +1,4 @@
-"""A page of the docs that is run as it stands: the files that it shows, and the commands, step by step."""
+"""Runs a page of the docs as it stands: writes the files that it shows, and runs its commands, step by step."""
 
 import contextlib
 import os
@@ -12,17 +12,17 @@ _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Page:
-    """A page with steps (``## 1. ...``), ``sh`` blocks to run, and YAML blocks that begin with their file's name.
+    """A page with steps (``## 1. ...``), ``sh`` blocks to run, and YAML blocks whose first line names their file.
 
-    Blocks without a language are commands that only people run.
+    Blocks without a language hold commands for people only, and are not run.
     """
 
-    def __init__(self, path: Path, instead: Mapping[str, str]) -> None:
-        """Read it; ``instead`` has other words for those that a reader has to replace as well."""
+    def __init__(self, path: Path, replacements: Mapping[str, str]) -> None:
+        """Read a page, and replace the names that its reader has to replace as well."""
         text = path.read_text()
-        for theirs, ours in instead.items():
-            assert theirs in text, f"{path.name} has no {theirs}"
-            text = text.replace(theirs, ours)
+        for old, new in replacements.items():
+            assert old in text, f"{path.name} has no {old}"
+            text = text.replace(old, new)
         first, *steps = re.split(r"^## (?=\d+\.)", text, flags=re.MULTILINE)
         assert not _FENCE.findall(first)
         self._steps = {int(step.partition(".")[0]): _FENCE.findall(step) for step in steps}
@@ -30,7 +30,7 @@ class Page:
     def run(self, step: int, folder: Path, environment: Mapping[str, str]) -> str:
         """Write a step's files and run its commands in a folder, all in one shell, as a person would.
 
-        Returns what they print, or fails with it.
+        Return what the commands print; fail with that if one of them fails.
         """
         blocks = self._steps[step]
         assert {language for language, _ in blocks} <= {"yaml", "sh"}
@@ -48,8 +48,8 @@ class Page:
             text=True,
             start_new_session=True,
         ) as shell:
-            printed = shell.communicate()[0]
-        with contextlib.suppress(ProcessLookupError):  # what it left in the background, where it failed half way
+            output = shell.communicate()[0]
+        with contextlib.suppress(ProcessLookupError):  # background processes of a step that failed half way
             os.killpg(shell.pid, signal.SIGTERM)
-        assert shell.returncode == 0, f"{commands}\n{printed}"
-        return printed
+        assert shell.returncode == 0, f"{commands}\n{output}"
+        return output

@@ -1,7 +1,7 @@
-"""Scenarios that get into nobody's way, run beside one another; each is a test of its own all the same.
+"""Runs a module's independent scenarios side by side, each as a test of its own.
 
-Most of a scenario's time is waiting for a pod. A module collects its scenarios with :class:`Scenarios`, names them as
-the parameters of one test, and has them run, as many at a time as the machine takes, by a fixture::
+Most of a scenario's time is waiting for a pod. A module collects its scenarios with :class:`Scenarios`, makes their
+names the parameters of one test, and has a fixture run as many at a time as the machine can::
 
     scenario = Scenarios()
 
@@ -12,7 +12,8 @@ the parameters of one test, and has them run, as many at a time as the machine t
     def test_scenario(together: Together, name: str) -> None:
         together.result(name)
 
-A scenario names what it needs. ``site`` is shared, unless ``wire`` is wanted too: then both are its own.
+A scenario's parameters name what it needs. ``site`` is shared by all scenarios, except for a scenario that needs a
+``wire``: it gets a wire and a site of its own.
 """
 
 import inspect
@@ -32,59 +33,59 @@ Scenario = Callable[..., None]
 
 
 class Scenarios:
-    """Those of one module, by name."""
+    """The scenarios of one module, by name."""
 
     def __init__(self) -> None:
-        self.all: dict[str, Callable[..., None]] = {}
-        self._variants: dict[str, Mapping[str, Any]] = {}
+        self._functions: dict[str, Callable[..., None]] = {}
+        self._arguments: dict[str, Mapping[str, Any]] = {}
 
     def __call__(self, scenario: Scenario) -> Scenario:
-        """Take one; a decorator."""
-        self.all[_words(scenario)] = scenario
+        """Add a scenario; a decorator."""
+        self._functions[_readable_name(scenario)] = scenario
         return scenario
 
     def variants(self, **variants: Mapping[str, Any]) -> Callable[[Scenario], Scenario]:
-        """Take one in several variants, each with arguments of its own; a decorator."""
+        """Add a scenario in several variants, each with arguments of its own; a decorator."""
 
-        def take(scenario: Scenario) -> Scenario:
+        def add(scenario: Scenario) -> Scenario:
             for variant, arguments in variants.items():
-                name = f"{_words(scenario)}, {variant.replace('_', ' ')}"
-                self.all[name] = scenario
-                self._variants[name] = arguments
+                name = f"{_readable_name(scenario)}, {variant.replace('_', ' ')}"
+                self._functions[name] = scenario
+                self._arguments[name] = arguments
             return scenario
 
-        return take
+        return add
 
     @property
     def names(self) -> list[str]:
-        """All names, in their order."""
-        return list(self.all)
+        """The scenarios' names, in the order of their definition."""
+        return list(self._functions)
 
     def run(self, name: str, cluster: Cluster, shared: Mapping[str, Any]) -> None:
-        """Run one, with what it needs."""
+        """Run a scenario, with the values that its parameters name."""
         recorder.SCENARIO.set(name)
-        scenario = self.all[name]
-        wanted = inspect.signature(scenario).parameters
+        scenario = self._functions[name]
+        parameters = inspect.signature(scenario).parameters
         with ExitStack() as stack:
-            given: dict[str, Any] = {"cluster": cluster, **shared, **self._variants.get(name, {})}
-            if "wire" in wanted:
-                given["wire"] = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
-                given["site"] = stack.enter_context(Site(cluster, wire=given["wire"]))
-            scenario(**{key: given[key] for key in wanted})
+            values: dict[str, Any] = {"cluster": cluster, **shared, **self._arguments.get(name, {})}
+            if "wire" in parameters:
+                values["wire"] = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
+                values["site"] = stack.enter_context(Site(cluster, wire=values["wire"]))
+            scenario(**{key: values[key] for key in parameters})
 
 
 class Together:
-    """A module's scenarios, running. Use it in a ``with``."""
+    """A module's scenarios while they run, until the end of its ``with``."""
 
     def __init__(self, scenarios: Scenarios, request: pytest.FixtureRequest, cluster: Cluster, **shared: Any) -> None:
-        """Start those that were selected, the first ones first."""
+        """Start the scenarios whose tests pytest has selected, in their order."""
         items = [item for item in request.session.items if item.path == request.path]
-        chosen = {item.callspec.params.get("name") for item in items if hasattr(item, "callspec")}
+        selected = {item.callspec.params.get("name") for item in items if hasattr(item, "callspec")}
         self._threads = ThreadPoolExecutor(cluster.max_parallel_jobs, thread_name_prefix="scenario")
         self._running: dict[str, Future[None]] = {
             name: self._threads.submit(scenarios.run, name, cluster, shared)
             for name in scenarios.names
-            if name in chosen
+            if name in selected
         }
 
     def __enter__(self) -> Self:
@@ -94,9 +95,9 @@ class Together:
         self._threads.shutdown(cancel_futures=True)
 
     def result(self, name: str) -> None:
-        """Wait for one; its failure is the caller's."""
+        """Wait for a scenario, and raise what it raised."""
         self._running[name].result()
 
 
-def _words(scenario: Scenario) -> str:
+def _readable_name(scenario: Scenario) -> str:
     return scenario.__name__.replace("_", " ")

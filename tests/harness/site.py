@@ -1,8 +1,8 @@
-"""A site of a federation that is not there: the real launcher, and the least of a FLARE parent that it needs.
+"""A site of a federation that does not exist: the real launcher, and the least of a FLARE parent that it needs.
 
-What a job runs is any Python code. The launcher knows only FLARE's own command lines, so the job's process is the
-standard library's ``timeit``, and the code is the value of an option (``-s``) that FLARE uses otherwise.
-Code ends its process by :func:`exits`; ``timeit`` catches ``SystemExit``.
+A job runs any Python code. The launcher knows only FLARE's own command lines, so the job's process is the standard
+library's ``timeit``, and the code is the value of an option (``-s``) that FLARE uses for something else. Code ends its
+process as :func:`exits` does, because ``timeit`` catches ``SystemExit``.
 """
 
 import base64
@@ -39,9 +39,9 @@ from tests.harness.differential.parent import Cell, Parent
 from tests.harness.wire import Route, Wire
 
 IGNORES_SIGTERM = "import signal; signal.signal(15, signal.SIG_IGN)\n"
-"""Code after which SIGTERM does nothing."""
+"""Code after which its process ignores SIGTERM."""
 SLEEPS = "print('ready', flush=True)\nimport time; time.sleep(3600)\n"
-"""Code that runs until it is ended, and says when it has begun."""
+"""Code that prints ``ready`` when it starts, and runs until something ends it."""
 EXITS_ON_REQUEST = """\
 import os, time
 print('ready', flush=True)
@@ -50,30 +50,30 @@ code, seconds = open('/tmp/end').read().split()
 time.sleep(float(seconds))
 os._exit(int(code))
 """
-"""Code that runs until the test has it end, by :meth:`Job.exit_program`."""
+"""Code that prints ``ready`` when it starts, and exits when the test calls :meth:`Job.exit_program`."""
 START_SECONDS = 90.0
-"""Seconds within which a pod runs, on a machine that has much to do."""
+"""The time in which a launched pod runs, on a busy machine."""
 TURN_SECONDS = 90.0
 """The time in which a queued job gets its turn, starts and ends, on a busy machine."""
 
 
 def exits(code: int) -> str:
-    """Code that ends its process so."""
+    """Return code that exits at once with an exit code."""
     return f"import os; os._exit({code})\n"
 
 
 def template_study(**spec: Any) -> dict[str, Any]:
-    """A study whose pod template has a spec."""
+    """Return a study whose pod template has these fields in its spec."""
     return {"pod_template": {"metadata": {}, "spec": spec}}
 
 
 def read_token(kubeconfig: Path) -> str:
-    """The token of a kubeconfig's user."""
+    """Return the token of a kubeconfig's user."""
     return str(yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"])
 
 
 class FakeJobManager:
-    """FLARE's job manager, as far as a server's launch looks at it: what is stored of a job."""
+    """The part of FLARE's job manager that a server's launch reads: the stored status of each job."""
 
     def __init__(self) -> None:
         self.status: dict[str, str] = {}
@@ -84,7 +84,7 @@ class FakeJobManager:
 
 
 class FakeEngine:
-    """FLARE's engine, as far as a launcher looks at it."""
+    """The part of FLARE's engine that a launcher reads."""
 
     def __init__(self, site: str, jobs: FakeJobManager) -> None:
         self.cell = Cell(site)
@@ -95,7 +95,7 @@ class FakeEngine:
 
 
 class Site:
-    """A parent with one launcher, in a federation of its own. Use it in a ``with``."""
+    """A parent with one launcher, in a federation of its own, until the end of its ``with``."""
 
     def __init__(
         self,
@@ -108,16 +108,16 @@ class Site:
         argo: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
-        """Set up a parent; nothing is connected before the first job.
+        """Set up a parent; it connects to the cluster for its first job.
 
         Args:
-            cluster: the cluster.
-            wire: what stands between the launcher and the API server.
-            role: which side of jobs it launches.
-            studies: of study_runtime.yaml.
-            token: of the launcher, if not the one of the account flargo-launcher.
-            argo: more of the launcher's ``argo``.
-            arguments: more of the launcher's.
+            cluster: where jobs run.
+            wire: the proxy between the launcher and the API server, if any.
+            role: which side of jobs the parent launches.
+            studies: ``studies`` of study_runtime.yaml.
+            token: the launcher's token, if not that of the account flargo-launcher; only with a wire.
+            argo: further settings of the launcher's ``argo``.
+            arguments: further arguments of the launcher.
         """
         self.cluster = cluster
         self.target = cluster.target
@@ -130,8 +130,8 @@ class Site:
         self._parent = Parent(self.root, role, self.name, files=kit, runtime=studies)
         self.kubeconfig = self.target.launcher_kubeconfig
         if wire is not None:
-            given = token or read_token(self.target.launcher_kubeconfig)
-            self.kubeconfig = wire.kubeconfig(self.root / "kubeconfig", given)
+            user_token = token or read_token(self.target.launcher_kubeconfig)
+            self.kubeconfig = wire.kubeconfig(self.root / "kubeconfig", user_token)
         self._arguments: dict[str, Any] = {
             "config_file_path": str(self.kubeconfig),
             "namespace": self.target.namespace,
@@ -139,7 +139,7 @@ class Site:
             **arguments,
             "argo": {"image_pull_policy": "IfNotPresent", **(argo or {})},
         }
-        self.launcher = self._launcher()
+        self.launcher = self._build_launcher()
 
     def __enter__(self) -> Self:
         return self
@@ -149,16 +149,16 @@ class Site:
 
     @property
     def federation(self) -> str:
-        """Its name on labels."""
+        """The federation's id, as labels have it."""
         return federation_id(self.root / "startup")
 
     def launch(self, code: str = "", spec: Mapping[str, Any] | None = None, **more: Any) -> "Job":
-        """Have FLARE launch a job. A client's launch is over when this returns; a server's goes on.
+        """Launch a job as FLARE does. A client's launch has returned when this returns; a server's goes on.
 
         Args:
-            code: what its process runs.
-            spec: the job's part of launcher_spec, beside the image.
-            more: ``study``, or the ``job_id`` of an earlier one.
+            code: the Python code that the job's process runs.
+            spec: the job's keys of launcher_spec, beside the image.
+            more: ``study``, or the ``job_id`` of an earlier job.
         """
         job_id = more.get("job_id") or str(uuid.uuid4())
         meta = {
@@ -167,64 +167,64 @@ class Site:
             "launcher_spec": {self.name: {"k8s": {"image": self.target.job_image, **(spec or {})}}},
             **({"study": more["study"]} if "study" in more else {}),
         }
-        # So that a process can be told to be this job's, wherever it is seen.
-        marked = f"job = '{job_id}'\n{code}"
-        return Job(self, job_id, lambda: self._launch(meta, marked))
+        # The id in the command line identifies the job's processes, wherever they are seen.
+        marked_code = f"job = '{job_id}'\n{code}"
+        return Job(self, job_id, lambda: self._launch(meta, marked_code))
 
     def _launch(self, meta: dict[str, Any], code: str) -> ArgoJobHandle:
         context = self._context(meta["job_id"], code)
         return self.launcher.launch_job(meta, context)
 
     def shut_down(self) -> None:
-        """FLARE shuts the parent down."""
+        """Shut the parent down as FLARE does."""
         self.launcher.handle_event(EventType.SYSTEM_END, self._context("none", ""))
 
     def restart_parent(self) -> None:
-        """The parent's process is killed, and started anew: nothing is ended, nothing remembered."""
+        """Replace the launcher as if the parent's process was killed and restarted, without ending its jobs."""
         loop = self.launcher._loop
         assert loop is not None
         loop._is_ending.set()
         loop._stop_watching.set()
         loop._tasks.put(None)
         for job in loop._jobs.values():
-            # Its submit goes on in a thread of this process; whatever it still asks is not let through.
+            # The old launcher's submit goes on in a thread of this process: it must send no more requests.
             job.cancelled.set()
-        self.launcher = self._launcher()
+        self.launcher = self._build_launcher()
         self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))
 
     def leave_unreleased_workflow(self) -> str:
-        """Leave a Workflow as a parent does that dies in the middle of a launch; its name."""
+        """Leave a Workflow as a parent does that dies during a launch; return the Workflow's name."""
         job = self.launch(exits(0))
         job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
         job.expect_nothing_left()
-        made = job.workflow
-        meta = made["metadata"]
-        kept = {key: value for key, value in meta["annotations"].items() if key != "flargo.dev/released"}
+        workflow = job.workflow
+        meta = workflow["metadata"]
+        annotations = {key: value for key, value in meta["annotations"].items() if key != "flargo.dev/released"}
         labels = {key: value for key, value in meta["labels"].items() if not key.startswith("workflows.argoproj.io")}
         labels[str(Label.PARENT)] = self.launcher._epoch
         name = f"{meta['name'][:50]}-left"
-        fresh = {"name": name, "labels": labels, "annotations": {**kept, "flargo.dev/attempt": "left"}}
+        new_meta = {"name": name, "labels": labels, "annotations": {**annotations, "flargo.dev/attempt": "left"}}
         self.shut_down()
-        head = {key: made[key] for key in ("apiVersion", "kind")}
-        self.cluster.create({**head, "metadata": fresh, "spec": {**made["spec"], "suspend": True}})
+        head = {key: workflow[key] for key in ("apiVersion", "kind")}
+        self.cluster.create({**head, "metadata": new_meta, "spec": {**workflow["spec"], "suspend": True}})
         return name
 
     def close(self) -> None:
-        """Shut it down, and remove all that it made: other tests are not to meet it."""
+        """Shut the parent down, and delete everything that it created, so that other tests do not meet it."""
         self.shut_down()
         self.cluster.delete_by_label(f"{Label.FEDERATION}={self.federation}")
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _launcher(self) -> ArgoJobLauncher:
+    def _build_launcher(self) -> ArgoJobLauncher:
         kind = flargo.ServerArgoJobLauncher if self.role is Role.SERVER else flargo.ClientArgoJobLauncher
-        made: ArgoJobLauncher = kind(**self._arguments)
+        launcher: ArgoJobLauncher = kind(**self._arguments)
         if recorder.is_enabled():
-            who = read_parent(self._context("none", ""), self.role, made._epoch)
-            recorder.attach(made._get_loop(who)._reconciler)
-        return made
+            parent = read_parent(self._context("none", ""), self.role, launcher._epoch)
+            recorder.attach(launcher._get_loop(parent)._reconciler)
+        return launcher
 
     def find_launched_job(self, name: str) -> LaunchedJob | None:
-        """What the launcher writes of a job that it follows."""
+        """Return the launcher's record of a job by its Workflow's name; None if it does not track the job."""
         loop = self.launcher._loop
         job = loop._jobs.get(name) if loop is not None else None
         return job.launched if job is not None else None
@@ -236,143 +236,146 @@ class Site:
 
 
 class Job:
-    """A job, as FLARE holds it."""
+    """A launched job, with FLARE's handle of it."""
 
     def __init__(self, site: Site, job_id: str, launch: Callable[[], ArgoJobHandle]) -> None:
-        """Launch it."""
+        """Launch the job, in a thread of its own."""
         self.site, self.cluster, self.id = site, site.cluster, job_id
         self.name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
-        """Of its Workflow."""
+        """The Workflow's name."""
         self._handle: list[ArgoJobHandle] = []
-        self._problem: list[BaseException] = []
+        self._errors: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, args=(launch,), name=f"launch {self.name}", daemon=True)
         self._thread.start()
         if site.role is Role.CLIENT:
             assert self.is_launched(20), "FLARE gives up on a client's launch after 20 s"
 
     def is_launched(self, within: float) -> bool:
-        """Whether launch_job has returned."""
+        """Return whether launch_job returns within so many seconds; raise what it raises."""
         self._thread.join(within)
-        if self._problem:
-            raise self._problem[0]
+        if self._errors:
+            raise self._errors[0]
         return bool(self._handle)
 
     @property
     def handle(self) -> ArgoJobHandle:
-        """FLARE's."""
-        assert self.is_launched(START_SECONDS), "the launch goes on"
+        """FLARE's handle of the job."""
+        assert self.is_launched(START_SECONDS), "launch_job has not returned"
         return self._handle[0]
 
     @property
     def launched_job(self) -> LaunchedJob:
-        """The launcher's."""
+        """The launcher's record of the job."""
         if self._handle:
             return self._handle[0]._job
-        eventually(lambda: self._handle or self.site.find_launched_job(self.name), 10, "the launcher follows the job")
+        eventually(lambda: self._handle or self.site.find_launched_job(self.name), 10, "the launcher tracks the job")
         return self.site.find_launched_job(self.name) or self._handle[0]._job
 
     def expect_stage(self, stage: Stage, within: float = START_SECONDS) -> "Job":
-        """Wait until it is so far, alive."""
-        ticket = self.launched_job
-        ticket.wait(lambda seen: seen.stage is stage or seen.verdict is not None, within)
-        assert (ticket.stage, ticket.verdict) == (stage, None), (
-            f"{self.name} is {ticket.stage.label} with {ticket.verdict} after {within} s"
+        """Wait until the launcher has observed a stage; fail if the job ends first."""
+        job = self.launched_job
+        job.wait(lambda current: current.stage is stage or current.verdict is not None, within)
+        assert (job.stage, job.verdict) == (stage, None), (
+            f"{self.name} is {job.stage.label} with {job.verdict} after {within} s"
         )
         return self
 
     def expect_log(self, text: str, within: float = START_SECONDS) -> "Job":
-        """Wait until its log has a text."""
-        eventually(lambda: any(text in self.cluster.log(pod) for pod in self.pods), within, f"{self.name} says {text}")
+        """Wait until the job's log has a text."""
+        eventually(
+            lambda: any(text in self.cluster.log(pod) for pod in self.pods), within, f"{self.name} prints {text}"
+        )
         return self
 
     def expect_running(self) -> "Job":
-        """Wait until its code runs, which a program does a little after its container; for code that says so."""
+        """Wait until the job's code runs, which is a little after its container does; for code that prints so."""
         return self.expect_stage(Stage.RUNNING).expect_log("ready")
 
     def expect_end(self, reason: Reason, code: int, within: float) -> float:
-        """FLARE hears so, in that time; after how many seconds it was."""
-        begun = time.monotonic()
-        ticket = self.launched_job
-        assert ticket.wait(lambda seen: seen.verdict is not None, within), (
-            f"no verdict within {within} s; the launcher has seen {ticket.stage.label}"
+        """Wait until FLARE hears the job's end; it must be this one. Return the seconds that it took."""
+        start = time.monotonic()
+        job = self.launched_job
+        assert job.wait(lambda current: current.verdict is not None, within), (
+            f"no verdict within {within} s; the launcher's stage is {job.stage.label}"
         )
-        took = time.monotonic() - begun
-        verdict = ticket.verdict
+        seconds = time.monotonic() - start
+        verdict = job.verdict
         assert verdict is not None
-        print(f"{recorder.scenario_name()}: {verdict.reason.name} {verdict.code} after {took:.1f} s: {verdict.detail}")
+        scenario = recorder.scenario_name()
+        print(f"{scenario}: {verdict.reason.name} {verdict.code} after {seconds:.1f} s: {verdict.detail}")
         assert (verdict.reason, verdict.code) == (reason, code), verdict
         self.handle.wait()
         assert self.handle.poll() == code
-        return took
+        return seconds
 
     def expect_nothing_left(self, within: float = 60.0) -> None:
-        """Nothing of it runs, may run, or holds credentials; and the launcher has let go of it."""
-        took = self.cluster.wait_until_clear(self.id, self.name, within)
-        eventually(lambda: not self.is_followed, within, f"the launcher lets go of {self.name}")
-        print(f"{recorder.scenario_name()}: nothing left after {took:.1f} s")
+        """Wait until nothing of the job runs, may run, or holds credentials, and the launcher has released it."""
+        seconds = self.cluster.wait_until_clear(self.id, self.name, within)
+        eventually(lambda: not self.is_followed, within, f"the launcher releases {self.name}")
+        print(f"{recorder.scenario_name()}: nothing left after {seconds:.1f} s")
         verdict = self.launched_job.verdict
         if recorder.is_enabled() and verdict is not None:
             recorder.save(self.name, verdict)
 
     def exit_program(self, code: int, after: float = 0) -> None:
-        """Have the code WAITS end, from outside and by no means of flargo's or Argo's."""
+        """Make a job of EXITS_ON_REQUEST exit, after so many seconds, without flargo or Argo taking part."""
         name = self.pod["metadata"]["name"]
         write = f"echo {code} {after} > /tmp/end.new && mv /tmp/end.new /tmp/end"
         self.cluster.kubectl("exec", name, "--container=main", "--", "sh", "-c", write)
 
     def abort(self) -> None:
-        """A person aborts it through FLARE, which never waits for that."""
-        begun = time.monotonic()
+        """Abort the job through FLARE, whose call must return at once."""
+        start = time.monotonic()
         self.handle.terminate()
-        # Whatever it could wait for takes three seconds and more: Argo's answer, the program's grace.
-        assert time.monotonic() - begun < 2
+        # Whatever it could wait for takes three seconds or more: Argo's answer, the program's grace period.
+        assert time.monotonic() - start < 2
 
     def cleanup(self) -> None:
-        """FLARE's heartbeat cleans it up."""
+        """End the job as FLARE does when the server's heartbeat no longer names it."""
         self.handle._terminate_for_heartbeat_cleanup()
 
     @property
     def workflows(self) -> list[dict[str, Any]]:
-        """All that there are of it on the cluster."""
+        """All Workflows of the job on the cluster."""
         return self.cluster.items("workflows.argoproj.io", f"{Label.JOB_ID}={self.id}")
 
     @property
     def workflow(self) -> dict[str, Any]:
-        """The only one."""
-        (found,) = self.workflows
-        return found
+        """The job's only Workflow."""
+        (workflow,) = self.workflows
+        return workflow
 
     @property
     def pods(self) -> list[dict[str, Any]]:
-        """All that there are of it on the cluster."""
+        """All pods of the job on the cluster."""
         return self.cluster.pods(self.id)
 
     @property
     def pod(self) -> dict[str, Any]:
-        """The only one."""
-        (found,) = self.pods
-        return found
+        """The job's only pod."""
+        (pod,) = self.pods
+        return pod
 
     @property
     def is_followed(self) -> bool:
-        """Whether the launcher has not let go of it yet."""
+        """True while the launcher tracks the job."""
         return self.site.find_launched_job(self.name) is not None
 
     def _run(self, launch: Callable[[], ArgoJobHandle]) -> None:
         try:
             self._handle.append(launch())
-        except BaseException as problem:  # noqa: BLE001  (told to the test, by is_launched)
-            self._problem.append(problem)
+        except BaseException as error:  # noqa: BLE001  (raised in the test, by is_launched)
+            self._errors.append(error)
 
 
 def _certificate() -> str:
-    """Of a federation that nobody else has; nobody looks into it."""
-    inside = base64.b64encode(secrets.token_bytes(30)).decode()
-    return f"-----BEGIN CERTIFICATE-----\n{inside}\n-----END CERTIFICATE-----\n"
+    """Return a text in the place of a root certificate, which makes the federation's id unique. Nobody parses it."""
+    content = base64.b64encode(secrets.token_bytes(30)).decode()
+    return f"-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n"
 
 
 def _command(role: Role, code: str) -> dict[str, Any]:
-    """The job process's arguments, in the order in which FLARE 2.9 puts them: ``timeit -n 1 -r 1 -s CODE``."""
+    """Return the job process's arguments, which FLARE 2.9 puts in the order ``timeit -n 1 -r 1 -s CODE``."""
     client = (JobProcessArgs.WORKSPACE, JobProcessArgs.STARTUP_DIR, JobProcessArgs.JOB_ID)
     server = (JobProcessArgs.WORKSPACE, JobProcessArgs.STARTUP_CONFIG_FILE, JobProcessArgs.APP_ROOT)
     options = (("-n", "1"), ("-r", "1"), ("-s", code))
@@ -388,5 +391,5 @@ def _command(role: Role, code: str) -> dict[str, Any]:
         JobProcessArgs.SERVICE_HOST,
         JobProcessArgs.SERVICE_PORT,
     )
-    named = dict(zip(server if role is Role.SERVER else client, options, strict=True))
-    return {**dict.fromkeys(others), **named, JobProcessArgs.EXE_MODULE: ("-m", "timeit")}
+    filled = dict(zip(server if role is Role.SERVER else client, options, strict=True))
+    return {**dict.fromkeys(others), **filled, JobProcessArgs.EXE_MODULE: ("-m", "timeit")}

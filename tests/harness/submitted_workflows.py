@@ -2,13 +2,12 @@
 
 import json
 
-from tests.harness.cluster import Cluster, Object, eventually
+from tests.harness.cluster import Cluster, Object, eventually, has_ended
 from tests.harness.paths import ROOT
 
 WORKFLOWS = ROOT / "workflows"
 END_SECONDS = 150.0
 """The time that a Workflow of one or two pods may take, on a busy machine."""
-FINAL_PHASES = {"Succeeded", "Failed", "Error"}
 
 
 def with_label(document: Object, label: str) -> Object:
@@ -20,11 +19,7 @@ def with_label(document: Object, label: str) -> Object:
 
 def wait_for_end(cluster: Cluster, name: str) -> Object:
     """Wait until a Workflow is in a final phase, and return it."""
-
-    def has_ended() -> bool:
-        return cluster.workflow(name).get("status", {}).get("phase") in FINAL_PHASES
-
-    eventually(has_ended, END_SECONDS, f"{name} has ended")
+    eventually(lambda: has_ended(cluster.workflow(name)), END_SECONDS, f"{name} has ended")
     return cluster.workflow(name)
 
 
