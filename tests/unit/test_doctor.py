@@ -1,4 +1,4 @@
-"""The doctor finds what is broken, says which check found it and what to do, and leaves nothing behind."""
+"""Tests of the doctor on a fake cluster: each problem fails the right check, with advice, and no probe is left."""
 
 import json
 import time
@@ -32,22 +32,22 @@ UNLIMITED = 'pods "x" is forbidden: failed quota: q: must specify limits.memory 
 NO_TEMPLATE = "workflows must use workflowTemplateRef to be executed when the controller is in reference mode"
 
 
-def found(findings: list[Finding], check: str) -> list[Finding]:
+def results_of(findings: list[Finding], check: str) -> list[Finding]:
     return [finding for finding in findings if finding.check == check]
 
 
 def only(findings: list[Finding], check: str, level: Level) -> Finding:
-    (finding,) = (finding for finding in found(findings, check) if finding.level is level)
+    (finding,) = (finding for finding in results_of(findings, check) if finding.level is level)
     return finding
 
 
-def test_a_healthy_site_is_all_green() -> None:
+def test_healthy_site_has_no_problem() -> None:
     findings = FakeCluster().run_doctor()
     assert {finding.level for finding in findings} == {Level.OK}, findings
     assert {finding.check for finding in findings} == {check.name for check in CHECKS}
 
 
-def sets(**attributes: object) -> Callable[[FakeCluster], None]:
+def set_fields(**attributes: object) -> Callable[[FakeCluster], None]:
     def change(cluster: FakeCluster) -> None:
         for name, value in attributes.items():
             setattr(cluster, name, value)
@@ -55,10 +55,10 @@ def sets(**attributes: object) -> Callable[[FakeCluster], None]:
     return change
 
 
-def configured(settings: dict[str, str], **attributes: object) -> Callable[[FakeCluster], None]:
+def set_controller_settings(settings: dict[str, str], **attributes: object) -> Callable[[FakeCluster], None]:
     def change(cluster: FakeCluster) -> None:
         cluster.object_at("configmaps/workflow-controller-configmap")["data"] = settings
-        sets(**attributes)(cluster)
+        set_fields(**attributes)(cluster)
 
     return change
 
@@ -75,10 +75,10 @@ def controller_pod(image: str, *args: str) -> Callable[[FakeCluster], None]:
     return change
 
 
-BROKEN: dict[str, tuple[Callable[[FakeCluster], object], str, str]] = {
-    "no answer": (sets(connection_error="Connection refused"), "api", "Connection refused"),
-    "clock a minute slow": (sets(clock_skew=61.0), "clock", "61 s behind"),
-    "clock a minute fast": (sets(clock_skew=-61.0), "clock", "61 s ahead"),
+PROBLEMS: dict[str, tuple[Callable[[FakeCluster], object], str, str]] = {
+    "no answer": (set_fields(connection_error="Connection refused"), "api", "Connection refused"),
+    "clock a minute slow": (set_fields(clock_skew=61.0), "clock", "61 s behind"),
+    "clock a minute fast": (set_fields(clock_skew=-61.0), "clock", "61 s ahead"),
     "no namespace": (lambda c: c.delete_object(f"namespaces/{HOME}"), "namespace", "There is no namespace lab"),
     "namespace on its way out": (
         lambda c: c.object_at(f"namespaces/{HOME}").update(status={"phase": "Terminating"}),
@@ -92,29 +92,29 @@ BROKEN: dict[str, tuple[Callable[[FakeCluster], object], str, str]] = {
         "lacks workflowtaskresults",
     ),
     "Argo 3.5": (controller_pod("quay.io/argoproj/workflow-controller:v3.5.13"), "argo", "v3.5.13"),
-    "no controller": (sets(controllers=()), "controller", "No Workflow controller picked up the probe"),
+    "no controller": (set_fields(controllers=()), "controller", "No Workflow controller picked up the probe"),
     "a controller with an instance id": (
-        configured({"instanceID": "blue"}, controllers=("blue",)),
+        set_controller_settings({"instanceID": "blue"}, controllers=("blue",)),
         "controller",
         "A controller with instance id blue did",
     ),
     "a probe that fails": (
-        sets(phase="Error", message="boom"),
+        set_fields(phase="Error", message="boom"),
         "controller",
         "boom",
     ),
     "no Workflow may be made": (
-        sets(refusals={"Workflow": "denied by a policy"}),
+        set_fields(refusals={"Workflow": "denied by a policy"}),
         "controller",
         "denied by a policy",
     ),
     "reference mode, as the probe meets it": (
-        sets(phase="Failed", message=NO_TEMPLATE),
+        set_fields(phase="Failed", message=NO_TEMPLATE),
         "restrictions",
         "reference mode",
     ),
     "reference mode, as the settings say": (
-        configured({"workflowRestrictions": "templateReferencing: Strict\n"}, controllers=()),
+        set_controller_settings({"workflowRestrictions": "templateReferencing: Strict\n"}, controllers=()),
         "restrictions",
         "Strict in namespace lab",
     ),
@@ -159,21 +159,21 @@ BROKEN: dict[str, tuple[Callable[[FakeCluster], object], str, str]] = {
         "pull secrets",
         "Secret registry has type Opaque",
     ),
-    "Pod Security": (sets(refusals={"Pod": INSECURE}), "pod security", "hostNetwork"),
-    "a quota too small": (sets(refusals={"Pod": NEVER}), "quota", "limits.cpu=1500m"),
-    "a quota that asks for limits": (sets(refusals={"Pod": UNLIMITED}), "quota", "limits.memory"),
-    "another refusal of pods": (sets(refusals={"Pod": "no such class"}), "pod", "no such class"),
+    "Pod Security": (set_fields(refusals={"Pod": INSECURE}), "pod security", "hostNetwork"),
+    "a quota too small": (set_fields(refusals={"Pod": NEVER}), "quota", "limits.cpu=1500m"),
+    "a quota that asks for limits": (set_fields(refusals={"Pod": UNLIMITED}), "quota", "limits.memory"),
+    "another refusal of pods": (set_fields(refusals={"Pod": "no such class"}), "pod", "no such class"),
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_found_by_its_check(case: str) -> None:
-    breaks, check, words = BROKEN[case]
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_each_problem_fails_its_check(case: str) -> None:
+    break_cluster, check, text = PROBLEMS[case]
     cluster = FakeCluster()
-    breaks(cluster)
+    break_cluster(cluster)
     findings = cluster.run_doctor()
-    failures = [finding for finding in found(findings, check) if finding.level is Level.FAILURE]
-    assert any(words in finding.what for finding in failures), findings
+    failures = [finding for finding in results_of(findings, check) if finding.level is Level.FAILURE]
+    assert any(text in finding.what for finding in failures), findings
     assert all(finding.todo for finding in findings if finding.level is not Level.OK)
     also = {"controller", "workflow"} if check in {"controller", "restrictions"} else set()
     assert failed_checks(findings) - also == {check} - also
@@ -188,8 +188,8 @@ def test_what_is_broken_is_found_by_its_check(case: str) -> None:
         ("no such class", {"pod security", "quota"}, set()),
     ],
 )
-def test_what_a_refusal_hides_is_not_said_to_be_fine(message: str, unknown: set[str], passed: set[str]) -> None:
-    """Only the quota is asked after all others have agreed."""
+def test_checks_hidden_by_a_rejection_are_unknown(message: str, unknown: set[str], passed: set[str]) -> None:
+    """The API server stops at the first rejection, and asks the quota after all others have agreed."""
     findings = FakeCluster(refusals={"Pod": message}).run_doctor()
     admission = {"pod security", "quota", "pod"}
     levels = {finding.check: finding.level for finding in findings if finding.check in admission}
@@ -197,14 +197,14 @@ def test_what_a_refusal_hides_is_not_said_to_be_fine(message: str, unknown: set[
     assert {check for check, level in levels.items() if level is Level.OK} == passed
 
 
-def test_what_refuses_several_jobs_alike_is_said_once() -> None:
+def test_equal_rejections_are_reported_once() -> None:
     one = sample_job()
     other = replace(one, name="another job")
     findings = FakeCluster(refusals={"Pod": INSECURE}).run_doctor(site_needs(samples=(one, other)))
     assert "a job, another job" in only(findings, "pod security", Level.FAILURE).what
 
 
-def test_without_any_job_nothing_of_jobs_is_said_to_be_fine() -> None:
+def test_job_checks_need_a_sample_job() -> None:
     none = replace(site_needs(rejected_jobs={"a job": "`image` is missing"}), samples=())
     findings = FakeCluster().run_doctor(none)
     of_jobs = {check.name for check in CHECKS if check.needs_samples}
@@ -213,14 +213,15 @@ def test_without_any_job_nothing_of_jobs_is_said_to_be_fine() -> None:
     assert len(of_jobs) == 10
 
 
-def test_every_check_is_broken_once() -> None:
-    assert {check for _, check, _ in BROKEN.values()} | {"kit", "config maps", "queue", "workflow"} == {
+def test_every_check_has_a_failing_case() -> None:
+    assert {check for _, check, _ in PROBLEMS.values()} | {"kit", "config maps", "queue", "workflow"} == {
         check.name for check in CHECKS
     }
 
 
 @pytest.mark.parametrize("right", split_rules(LAUNCHER_RULES), ids=str)
-def test_each_right_that_the_launcher_lacks_is_named_with_the_command_that_gives_it(right: Right) -> None:
+def test_missing_launcher_right_is_named(right: Right) -> None:
+    """The advice has the commands that grant the right."""
     findings = FakeCluster(denied_rights={f"{right.verb} {right.resource}"}).run_doctor()
     finding = only(findings, "launcher", Level.FAILURE)
     assert f"flargo-launcher may not {right.verb} {right.resource}" in finding.what
@@ -229,12 +230,13 @@ def test_each_right_that_the_launcher_lacks_is_named_with_the_command_that_gives
     assert failed_checks(findings) == {"launcher"}
 
 
-def test_the_rights_are_all_that_deploy_gives() -> None:
+def test_rights_come_from_the_deployed_rules() -> None:
     assert {str(right) for right in split_rules(LAUNCHER_RULES)} >= {"get pods/log", "delete pods", "list events"}
     assert len(split_rules(EXECUTOR_RULES)) == 2
 
 
-def test_a_subresource_is_asked_for_apart_or_it_would_be_another_resource() -> None:
+def test_access_reviews_name_the_subresource_separately() -> None:
+    """A resource "pods/log" in one field would be another resource."""
     cluster = FakeCluster()
     cluster.run_doctor()
     log = {"namespace": HOME, "verb": "get", "group": "", "resource": "pods", "subresource": "log"}
@@ -242,7 +244,7 @@ def test_a_subresource_is_asked_for_apart_or_it_would_be_another_resource() -> N
     assert not [each for each in cluster.reviewed_attributes if "/" in each["resource"]]
 
 
-def test_what_flargo_itself_refuses_is_found_without_a_cluster() -> None:
+def test_rejected_job_is_found_without_cluster() -> None:
     findings = FakeCluster(connection_error="x").run_doctor(
         site_needs(rejected_jobs={"a job of study heart": "`image` is missing"})
     )
@@ -250,18 +252,18 @@ def test_what_flargo_itself_refuses_is_found_without_a_cluster() -> None:
     assert "study heart" in only(findings, "kit", Level.FAILURE).what
 
 
-def test_a_workflow_that_the_api_server_refuses_is_found() -> None:
+def test_rejected_workflow_is_found() -> None:
     cluster = FakeCluster(denied_rights={"create workflows"}, refusals={"Workflow": 'unknown field "spec.x"'})
     finding = only(cluster.run_doctor(), "workflow", Level.FAILURE)
     assert 'unknown field "spec.x"' in finding.what
 
 
-def test_a_missing_config_map_is_found() -> None:
-    asked = site_needs()
-    (one,) = asked.samples
-    template = one.workflow["spec"]["templates"][0]
+def test_missing_config_map_is_found() -> None:
+    needs = site_needs()
+    (sample,) = needs.samples
+    template = sample.workflow["spec"]["templates"][0]
     template["volumes"].append({"name": "m", "configMap": {"name": "settings", "items": [{"key": "a", "path": "a"}]}})
-    findings = FakeCluster().run_doctor(asked)
+    findings = FakeCluster().run_doctor(needs)
     assert "no ConfigMap settings" in only(findings, "config maps", Level.FAILURE).what
 
 
@@ -274,7 +276,7 @@ def queueing(cluster: FakeCluster) -> list[Finding]:
 
 
 @pytest.mark.parametrize("number", ["1", "2", "+3", "007"])
-def test_a_queue_says_how_many_jobs_run_at_once(number: str) -> None:
+def test_queue_limit_is_shown(number: str) -> None:
     cluster = FakeCluster()
     cluster.objects[QUEUE] = {"data": {"jobs": number, "others": "many"}}
     findings = queueing(cluster)
@@ -287,17 +289,17 @@ def test_jobs_without_a_semaphore_need_no_queue() -> None:
     assert "do not queue" in only(cluster.run_doctor(), "queue", Level.OK).what
 
 
-@pytest.mark.parametrize("said", ["0", "-1", "two", "", " 2", "2\n", "1.5", "1_0", "0x2", "2" * 20, "٢"])
-def test_a_queue_whose_number_argo_cannot_read_fails_jobs(said: str) -> None:
+@pytest.mark.parametrize("limit", ["0", "-1", "two", "", " 2", "2\n", "1.5", "1_0", "0x2", "2" * 20, "٢"])
+def test_invalid_queue_limit_is_a_failure(limit: str) -> None:
     cluster = FakeCluster()
-    cluster.objects[QUEUE] = {"data": {"jobs": said}}
+    cluster.objects[QUEUE] = {"data": {"jobs": limit}}
     finding = only(queueing(cluster), "queue", Level.FAILURE)
-    assert repr(said) in finding.what
+    assert repr(limit) in finding.what
     assert '--patch=\'{"data": {"jobs": "2"}}\'`' in finding.todo
 
 
 @pytest.mark.parametrize(
-    ("found", "words", "command"),
+    ("config_map", "text", "command"),
     [
         (None, "no ConfigMap queue", "`kubectl create configmap queue --namespace lab --from-literal=jobs=2`"),
         ({}, "has no key jobs", "`kubectl patch configmap queue"),
@@ -305,54 +307,55 @@ def test_a_queue_whose_number_argo_cannot_read_fails_jobs(said: str) -> None:
     ],
     ids=["no ConfigMap", "empty", "another key"],
 )
-def test_a_queue_that_is_not_there_is_found_with_the_command_that_makes_it(
-    found: dict[str, object] | None, words: str, command: str
-) -> None:
+def test_missing_queue_comes_with_its_command(config_map: dict[str, object] | None, text: str, command: str) -> None:
     cluster = FakeCluster()
-    cluster.objects |= {} if found is None else {QUEUE: found}
+    cluster.objects |= {} if config_map is None else {QUEUE: config_map}
     findings = queueing(cluster)
     finding = only(findings, "queue", Level.FAILURE)
-    assert words in finding.what
+    assert text in finding.what
     assert command in finding.todo
     assert failed_checks(findings) == {"queue"}
 
 
-def test_whoever_may_not_read_the_queue_is_not_told_that_it_is_fine() -> None:
+def test_unreadable_queue_is_unknown() -> None:
     findings = queueing(FakeCluster(forbidden_paths={QUEUE}))
     assert failed_checks(findings) == set()
     assert only(findings, "queue", Level.UNKNOWN)
 
 
-# What is only a warning
+# Warnings
 
 
 @pytest.mark.parametrize(
-    ("breaks", "check", "words"),
+    ("break_cluster", "check", "text"),
     [
-        (sets(clock_skew=10.0), "clock", "10 s behind"),
-        (sets(refusals={"Pod": FULL}), "quota", "exceeded quota"),
+        (set_fields(clock_skew=10.0), "clock", "10 s behind"),
+        (set_fields(refusals={"Pod": FULL}), "quota", "exceeded quota"),
         (lambda c: c.object_at("claims/claim").update(status={"phase": "Pending"}), "volume claims", "Pending"),
-        (sets(phase="Pending", message="too many"), "controller", "too many"),
+        (set_fields(phase="Pending", message="too many"), "controller", "too many"),
         (
-            configured({"workflowDefaults": "spec: {retryStrategy: {limit: 1}}"}),
+            set_controller_settings({"workflowDefaults": "spec: {retryStrategy: {limit: 1}}"}),
             "restrictions",
             "retries failed steps",
         ),
     ],
     ids=["clock", "quota full now", "claim pending", "parallelism", "retries"],
 )
-def test_what_lets_jobs_run_is_a_warning(breaks: Callable[[FakeCluster], object], check: str, words: str) -> None:
+def test_problems_with_running_jobs_are_warnings(
+    break_cluster: Callable[[FakeCluster], object], check: str, text: str
+) -> None:
     cluster = FakeCluster()
-    breaks(cluster)
+    break_cluster(cluster)
     findings = cluster.run_doctor()
     assert failed_checks(findings) == set()
-    assert words in only(findings, check, Level.WARNING).what
+    assert text in only(findings, check, Level.WARNING).what
 
 
-# What cannot be looked at
+# Unreadable objects and controllers
 
 
-def test_a_parent_that_asks_is_the_launcher_and_what_it_may_not_see_is_said_to_be_unseen() -> None:
+def test_parent_sees_less_than_an_administrator() -> None:
+    """The doctor runs as the parent: it is the launcher, and what it may not read is unknown."""
     core = ("serviceaccounts/", "persistentvolumeclaims/", "namespaces/argo/", "/api/v1/pods", "localsubject")
     cluster = FakeCluster(
         user="system:serviceaccount:lab:site-1", forbidden_paths={*core, "configmaps/", f"{HOME}/pods"}
@@ -360,10 +363,10 @@ def test_a_parent_that_asks_is_the_launcher_and_what_it_may_not_see_is_said_to_b
     findings = cluster.run_doctor(is_account_guessed=True)
     assert failed_checks(findings) == set()
     assert only(findings, "launcher", Level.OK).what.startswith("site-1 has all the rights")
-    unseen = {finding.check for finding in findings if finding.level is Level.UNKNOWN}
-    assert unseen == {"executor", "job account", "volume claims", "pod security", "quota", "pod"}
+    unknown = {finding.check for finding in findings if finding.level is Level.UNKNOWN}
+    assert unknown == {"executor", "job account", "volume claims", "pod security", "quota", "pod"}
     # The token Secret, which goes with its account, and the probe, which a restricted controller fails, tell enough.
-    assert "flargo-executor for Argo's containers exists" in found(findings, "executor")[0].what
+    assert "flargo-executor for Argo's containers exists" in results_of(findings, "executor")[0].what
     assert only(findings, "restrictions", Level.OK)
 
 
@@ -375,7 +378,7 @@ def test_a_parent_that_asks_is_the_launcher_and_what_it_may_not_see_is_said_to_b
         ("alice", "alice", ""),
     ],
 )
-def test_whoever_is_the_parent_is_told_what_it_lacks(user: str, who: str, command: str) -> None:
+def test_current_user_can_be_the_parent(user: str, who: str, command: str) -> None:
     cluster = FakeCluster(user=user, denied_rights={"list events"})
     finding = only(cluster.run_doctor(site_needs(launcher=None)), "launcher", Level.FAILURE)
     assert finding.what.startswith(f"{who} may not list events")
@@ -383,20 +386,21 @@ def test_whoever_is_the_parent_is_told_what_it_lacks(user: str, who: str, comman
     assert ("kubectl" in finding.todo) is bool(command)
 
 
-def test_an_account_of_another_namespace_is_not_taken_for_the_parent() -> None:
+def test_account_of_other_namespace_is_no_parent() -> None:
     cluster = FakeCluster(user="system:serviceaccount:ci:runner", denied_rights={"list events"})
     assert (
         "flargo-launcher may not" in only(cluster.run_doctor(is_account_guessed=True), "launcher", Level.FAILURE).what
     )
 
 
-def test_an_account_that_is_named_is_looked_at_whoever_asks() -> None:
+def test_named_account_is_checked_for_any_user() -> None:
     cluster = FakeCluster(user="system:serviceaccount:lab:other", denied_rights={"list events"})
     finding = only(cluster.run_doctor(is_account_guessed=False), "launcher", Level.FAILURE)
     assert "flargo-launcher may not list events" in finding.what
 
 
-def test_a_controller_that_answers_outweighs_settings_that_may_be_anothers() -> None:
+def test_working_controller_outweighs_restrictive_settings() -> None:
+    """The settings may be those of another controller."""
     cluster = FakeCluster()
     controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(cluster)
     findings = cluster.run_doctor()
@@ -404,18 +408,18 @@ def test_a_controller_that_answers_outweighs_settings_that_may_be_anothers() -> 
     assert "v3.7.18 in namespace argo-system" in only(findings, "argo", Level.OK).what
 
 
-def test_a_controller_that_does_not_answer_is_asked_by_its_own_config_map() -> None:
+def test_silent_controllers_own_config_map_is_read() -> None:
     cluster = FakeCluster(controllers=())
     controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", "settings")(cluster)
     assert "Secure in namespace argo-system" in only(cluster.run_doctor(), "restrictions", Level.FAILURE).what
 
 
 FAKE = "tenant-7"
-"""A namespace of somebody who can make pods there, and nothing else."""
+"""A namespace whose owner can create pods there, and nothing else."""
 
 
-def fake(cluster: FakeCluster, version: str = "v3.5.0", **metadata: object) -> None:
-    """Add a pod that anybody can make, and the settings that it names."""
+def add_fake_controller(cluster: FakeCluster, version: str = "v3.5.0", **metadata: object) -> None:
+    """Add a pod that only looks like a controller's, and the settings that it names."""
     container = {
         "name": "workflow-controller",
         "image": f"x/workflow-controller:{version}",
@@ -428,10 +432,10 @@ def fake(cluster: FakeCluster, version: str = "v3.5.0", **metadata: object) -> N
 
 
 @pytest.mark.parametrize("controllers", [(None,), (), ("theirs",)])
-def test_a_pod_that_calls_itself_a_controller_elsewhere_is_only_mentioned(controllers: tuple[str | None, ...]) -> None:
-    """Anybody who can make a pod in any namespace can give it that label."""
+def test_fake_controller_elsewhere_is_only_mentioned(controllers: tuple[str | None, ...]) -> None:
+    """Anybody who can create a pod in any namespace can give it that label."""
     cluster, without = FakeCluster(controllers=controllers), FakeCluster(controllers=controllers)
-    fake(cluster)
+    add_fake_controller(cluster)
     findings, expected = cluster.run_doctor(), without.run_doctor()
     argo = only(findings, "argo", Level.OK)
     assert (
@@ -443,20 +447,20 @@ def test_a_pod_that_calls_itself_a_controller_elsewhere_is_only_mentioned(contro
     assert not [each for each in cluster.probes if each["metadata"]["labels"].get(INSTANCE_ID)]
 
 
-def test_many_that_call_themselves_controllers_are_counted() -> None:
+def test_many_fake_controllers_are_counted() -> None:
     cluster = FakeCluster()
     for number in range(20):
-        fake(cluster, namespace=f"tenant-{number:02}")
-    fake(cluster, namespace="../../secrets")
+        add_fake_controller(cluster, namespace=f"tenant-{number:02}")
+    add_fake_controller(cluster, namespace="../../secrets")
     what = only(cluster.run_doctor(), "argo", Level.OK).what
     assert "tenant-04 and 15 more" in what
     assert "secrets" not in what
 
 
-def test_the_namespace_of_the_jobs_and_those_that_a_person_names_are_trusted() -> None:
+def test_named_argo_namespaces_are_trusted() -> None:
     for namespaces, home in (((FAKE,), FAKE), ((), HOME), ((), "argo")):
         cluster = FakeCluster(controllers=())
-        fake(cluster, "v3.7.18", namespace=home)
+        add_fake_controller(cluster, "v3.7.18", namespace=home)
         cluster.objects[f"/api/v1/namespaces/{home}/configmaps/settings"] = {
             "data": {"config": "workflowRestrictions: {templateReferencing: Secure}"}
         }
@@ -466,39 +470,39 @@ def test_the_namespace_of_the_jobs_and_those_that_a_person_names_are_trusted() -
 
 
 @pytest.mark.parametrize("name", ["../../secrets/database", "a/b", "?x", "", "No_Name", "a" * 254])
-def test_settings_of_a_name_that_no_object_can_have_are_not_asked_for(name: str) -> None:
+def test_invalid_config_map_name_is_not_requested(name: str) -> None:
     cluster = FakeCluster()
     controller_pod("quay.io/argoproj/workflow-controller:v3.7.18", "--configmap", name)(cluster)
     findings = cluster.run_doctor()
     assert failed_checks(findings) == set()
-    named = [path for path in cluster.requested_paths if "/configmaps/" in path]
-    assert {path.rpartition("/")[2] for path in named} <= {"workflow-controller-configmap"}
+    requests = [path for path in cluster.requested_paths if "/configmaps/" in path]
+    assert {path.rpartition("/")[2] for path in requests} <= {"workflow-controller-configmap"}
 
 
-@pytest.mark.parametrize("said", ["[a]", "{a: b}", "true", "''", "a/b", "x" * 64, "1.5", "null"])
-def test_an_instance_id_that_no_label_can_hold_is_not_tried(said: str) -> None:
+@pytest.mark.parametrize("value", ["[a]", "{a: b}", "true", "''", "a/b", "x" * 64, "1.5", "null"])
+def test_impossible_instance_id_is_not_tried(value: str) -> None:
     cluster = FakeCluster(controllers=())
-    configured({"instanceID": said}, controllers=())(cluster)
+    set_controller_settings({"instanceID": value}, controllers=())(cluster)
     cluster.run_doctor()
     assert [each["metadata"]["labels"].get(INSTANCE_ID) for each in cluster.probes] == [None]
 
 
-def test_an_instance_id_of_digits_is_tried() -> None:
+def test_numeric_instance_id_is_tried() -> None:
     cluster = FakeCluster(controllers=("7",))
-    configured({"instanceID": "7"}, controllers=("7",))(cluster)
+    set_controller_settings({"instanceID": "7"}, controllers=("7",))(cluster)
     assert "instance_id=7" in only(cluster.run_doctor(), "controller", Level.FAILURE).todo
 
 
-def test_settings_that_expand_without_end_are_no_settings() -> None:
+def test_alias_bomb_in_settings_is_ignored() -> None:
     bomb = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))])
     cluster = FakeCluster()
     settings = f"workflowRestrictions: {{templateReferencing: Strict}}\n{bomb}"
-    configured({"config": settings}, controllers=())(cluster)
+    set_controller_settings({"config": settings}, controllers=())(cluster)
     assert failed_checks(cluster.run_doctor()) == {"controller"}
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "words"),
+    ("path", "status", "text"),
     [
         ("/version", 503, "does not answer"),
         ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 401, "rejects the credentials"),
@@ -506,20 +510,20 @@ def test_settings_that_expand_without_end_are_no_settings() -> None:
         ("/version", 403, ""),
     ],
 )
-def test_a_cluster_is_reached_if_it_answers_and_takes_the_credentials(path: str, status: int, words: str) -> None:
+def test_api_check_needs_answer_and_credentials(path: str, status: int, text: str) -> None:
     cluster = FakeCluster(statuses={path: status})
     if status == 503:
         cluster.forbidden_paths = {"selfsubjectreviews"}
     findings = cluster.run_doctor()
-    assert failed_checks(findings) == ({"api"} if words else set()), findings
-    assert words in found(findings, "api")[0].what
+    assert failed_checks(findings) == ({"api"} if text else set()), findings
+    assert text in results_of(findings, "api")[0].what
 
 
 @pytest.mark.parametrize(
     "date",
     ["", "x", "Tue, 06 Jan 2026 10:00:00", "Tue, 06 Jan 2026 10:00:00 +9999999999999999999", f"{'1' * 5000} Jan 2026"],
 )
-def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_date_header_is_unknown(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.harness.fake_cluster.formatdate", lambda *_, **__: date)
     assert "have no valid Date header" in only(FakeCluster().run_doctor(), "clock", Level.UNKNOWN).what
 
@@ -541,27 +545,27 @@ def test_a_date_that_names_no_moment_is_no_clock(date: str, monkeypatch: pytest.
     ],
     ids=lambda text: text[:40],
 )
-def test_a_version_is_read_of_the_tag_of_any_image(image: str, version: str) -> None:
+def test_argo_version_is_the_image_tag(image: str, version: str) -> None:
     cluster = FakeCluster()
     controller_pod(image)(cluster)
-    begun = time.monotonic()
+    start = time.monotonic()
     assert f"its version is {version}" in only(cluster.run_doctor(), "argo", Level.OK).what
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - start < 5
 
 
-def test_a_slow_answer_is_no_wrong_clock() -> None:
+def test_slow_answer_is_no_clock_skew() -> None:
     assert only(FakeCluster(answer_seconds=14.0).run_doctor(), "clock", Level.OK)
 
 
 @pytest.mark.parametrize("is_forbidden", [True, False])
-def test_settings_that_nobody_finds_are_not_said_to_be_fine(*, is_forbidden: bool) -> None:
+def test_invisible_settings_are_unknown(*, is_forbidden: bool) -> None:
     cluster = FakeCluster(controllers=(), forbidden_paths={"configmaps/workflow"} if is_forbidden else set())
     cluster.delete_object("configmaps/workflow-controller-configmap")
-    said = only(cluster.run_doctor(), "restrictions", Level.UNKNOWN)
-    assert ("could not be read" if is_forbidden else "No settings of a controller are visible") in said.what
+    finding = only(cluster.run_doctor(), "restrictions", Level.UNKNOWN)
+    assert ("could not be read" if is_forbidden else "No settings of a controller are visible") in finding.what
 
 
-def test_one_old_controller_among_others_is_a_warning() -> None:
+def test_one_old_controller_is_a_warning() -> None:
     cluster = FakeCluster()
     controller_pod("quay.io/argoproj/workflow-controller:v3.5.13")(cluster)
     old = cluster.objects["/api/v1/pods"]
@@ -573,13 +577,13 @@ def test_one_old_controller_among_others_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize("value", ["[", "text", "[1, 2]", "spec: 7", ""])
-def test_settings_of_any_shape_are_looked_at(value: str) -> None:
+def test_malformed_settings_are_ignored(value: str) -> None:
     cluster = FakeCluster()
-    configured({"workflowDefaults": value, "workflowRestrictions": value})(cluster)
+    set_controller_settings({"workflowDefaults": value, "workflowRestrictions": value})(cluster)
     assert failed_checks(cluster.run_doctor()) == set()
 
 
-def test_what_the_server_did_not_say_this_time_is_worth_another_look() -> None:
+def test_advice_depends_on_why_unreadable() -> None:
     path = f"/api/v1/namespaces/{HOME}/persistentvolumeclaims/claim"
     assert (
         only(FakeCluster(statuses={path: 500}).run_doctor(), "volume claims", Level.UNKNOWN).todo
@@ -593,17 +597,18 @@ def test_what_the_server_did_not_say_this_time_is_worth_another_look() -> None:
     ("patched", "readable", "level"),
     [(True, False, Level.FAILURE), (False, True, Level.FAILURE), (False, False, Level.UNKNOWN)],
 )
-def test_where_the_controller_says_what_its_containers_are_like_it_is_not_guessed(
-    *, patched: bool, readable: bool, level: Level
-) -> None:
-    asked = site_needs(samples=(sample_job(argo={"patch_executor": patched}),))
+def test_unreadable_executor_settings_make_rejection_unknown(*, patched: bool, readable: bool, level: Level) -> None:
+    """Without the controller's settings of its own containers, a rejection of the pod proves nothing."""
+    needs = site_needs(samples=(sample_job(argo={"patch_executor": patched}),))
     cluster = FakeCluster(refusals={"Pod": INSECURE}, forbidden_paths=set() if readable else {"configmaps/workflow"})
-    assert only(cluster.run_doctor(asked), "pod security", level)
+    assert only(cluster.run_doctor(needs), "pod security", level)
 
 
-def test_the_controllers_settings_of_its_containers_are_in_the_pod() -> None:
+def test_pod_has_the_executor_settings() -> None:
     cluster = FakeCluster()
-    configured({"executor": "securityContext: {runAsNonRoot: true}\nresources: {limits: {cpu: 1}}\n"})(cluster)
+    set_controller_settings({"executor": "securityContext: {runAsNonRoot: true}\nresources: {limits: {cpu: 1}}\n"})(
+        cluster
+    )
     cluster.run_doctor(site_needs(samples=(sample_job(argo={"patch_executor": False}),)))
     (pod,) = cluster.dry_run_pods
     for container in (*pod["spec"]["initContainers"], pod["spec"]["containers"][0]):
@@ -611,7 +616,7 @@ def test_the_controllers_settings_of_its_containers_are_in_the_pod() -> None:
         assert container["resources"] == {"limits": {"cpu": 1}}
 
 
-def test_what_builds_on_a_failure_only_points_to_it() -> None:
+def test_dependent_checks_are_skipped() -> None:
     cluster = FakeCluster(connection_error="Connection refused")
     findings = cluster.run_doctor()
     assert failed_checks(findings) == {"api"}
@@ -624,7 +629,8 @@ def test_what_builds_on_a_failure_only_points_to_it() -> None:
 # Probes
 
 
-def test_a_probe_makes_no_pod_ends_by_itself_and_is_no_job_to_a_parent_or_a_sweep() -> None:
+def test_probe_is_harmless() -> None:
+    """A probe makes no pod, ends by itself, and no parent or sweep takes it for a job."""
     cluster = FakeCluster()
     cluster.run_doctor(site_needs(instance_id="blue"))
     for each in cluster.probes:
@@ -636,19 +642,19 @@ def test_a_probe_makes_no_pod_ends_by_itself_and_is_no_job_to_a_parent_or_a_swee
     assert cluster.probes[0]["metadata"]["labels"][INSTANCE_ID] == "blue"
 
 
-def left(cluster: FakeCluster) -> list[str]:
+def undeleted_probes(cluster: FakeCluster) -> list[str]:
     return [path for path in cluster.objects if "flargo-doctor-" in path]
 
 
 @pytest.mark.parametrize("controllers", [(None,), (), ("blue",)])
-def test_no_probe_is_left(controllers: tuple[str | None, ...]) -> None:
+def test_every_probe_is_deleted(controllers: tuple[str | None, ...]) -> None:
     cluster = FakeCluster(controllers=controllers)
     cluster.run_doctor()
     assert cluster.probes
-    assert left(cluster) == []
+    assert undeleted_probes(cluster) == []
 
 
-def test_a_probe_is_deleted_when_somebody_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_deletes_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster(controllers=())
 
     def interrupt(_: float) -> None:
@@ -658,24 +664,24 @@ def test_a_probe_is_deleted_when_somebody_interrupts(monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         cluster.run_doctor()
     assert cluster.probes
-    assert left(cluster) == []
+    assert undeleted_probes(cluster) == []
 
 
-def test_a_probe_that_cannot_be_deleted_is_named_with_the_command_that_deletes_it() -> None:
+def test_undeleted_probe_comes_with_its_command() -> None:
     cluster = FakeCluster(deletes_fail=True)
     finding = only(cluster.run_doctor(), "controller", Level.WARNING)
-    (path,) = left(cluster)
+    (path,) = undeleted_probes(cluster)
     assert f"kubectl delete workflows.argoproj.io {path.rpartition('/')[2]} --namespace lab" in finding.todo
 
 
 @pytest.mark.parametrize("right", probe.PROBE_RIGHTS, ids=str)
-def test_whoever_lacks_a_right_of_it_submits_none(right: Right) -> None:
+def test_probe_needs_all_its_rights(right: Right) -> None:
     cluster = FakeCluster(denied_rights={f"{right.verb} {right.resource}"})
     assert str(right) in only(cluster.run_doctor(), "controller", Level.UNKNOWN).what
     assert cluster.probes == []
 
 
-def test_a_wrong_instance_id_is_told_with_the_right_one() -> None:
+def test_wrong_instance_id_comes_with_right_one() -> None:
     without = only(FakeCluster().run_doctor(site_needs(instance_id="blue")), "controller", Level.FAILURE)
     assert "instance_id=null" in without.todo
     cluster = FakeCluster(controllers=("green",))
@@ -685,8 +691,8 @@ def test_a_wrong_instance_id_is_told_with_the_right_one() -> None:
 
 
 @pytest.mark.parametrize("word", ["$(id)", "a;id", "a b", "a`id`", "--all", "a\nid", "x" * 254])
-def test_no_command_is_offered_with_a_word_that_is_no_name(word: str) -> None:
-    """Of a kit, of the cluster: a person would copy it into a shell."""
+def test_no_command_contains_an_invalid_name(word: str) -> None:
+    """Names come from a kit or the cluster, and a user would paste the command into a shell."""
     cluster = FakeCluster(denied_rights={"list events", "create workflowtaskresults"}, controllers=(word,))
     path = f"/apis/argoproj.io/v1alpha1/namespaces/{HOME}/workflows"
     cluster.objects[path] = {"items": [{"metadata": {"labels": {INSTANCE_ID: word}}}]}
@@ -696,17 +702,17 @@ def test_no_command_is_offered_with_a_word_that_is_no_name(word: str) -> None:
         assert "kubectl" not in finding.todo
         assert "flargo prepare KIT --argo" not in finding.todo
     queue = Reference(Kind.CONFIG_MAP, word, ("jobs",))
-    for seen in (Answer(404), Answer(200, {"data": {}}), Answer(200, {"data": {"jobs": "x"}})):
-        assert "kubectl" not in job_checks._judge_queue(seen, queue, HOME).todo
-        assert "kubectl" not in job_checks._judge_queue(seen, replace(queue, name="queue", keys=(word,)), HOME).todo
-        assert "kubectl" not in job_checks._judge_queue(seen, replace(queue, name="queue"), word).todo
+    for answer in (Answer(404), Answer(200, {"data": {}}), Answer(200, {"data": {"jobs": "x"}})):
+        assert "kubectl" not in job_checks._judge_queue(answer, queue, HOME).todo
+        assert "kubectl" not in job_checks._judge_queue(answer, replace(queue, name="queue", keys=(word,)), HOME).todo
+        assert "kubectl" not in job_checks._judge_queue(answer, replace(queue, name="queue"), word).todo
     assert accounts_command(word) == ""
 
 
-# The parts
+# Single functions
 
 
-def test_no_byte_of_a_secret_is_kept() -> None:
+def test_secret_values_are_dropped() -> None:
     cluster = FakeCluster()
     facts = Doctor(cluster, lambda: 0.0, cluster.pause).gather(
         site_needs(), is_account_guessed=False, probe_seconds=1.0
@@ -715,8 +721,8 @@ def test_no_byte_of_a_secret_is_kept() -> None:
     assert "aGlkZGVu" not in repr(facts)
 
 
-def test_the_pod_that_is_tried_is_the_one_that_argo_makes() -> None:
-    """As another reading of Argo's source has it."""
+def test_dry_run_pod_matches_argos_pod() -> None:
+    """The pod equals that of the tests' own translation of Argo's source."""
     number = 0
     for name, settings, launch in samples():
         workflow = build_plan(launch, settings).workflow
@@ -730,7 +736,7 @@ def test_the_pod_that_is_tried_is_the_one_that_argo_makes() -> None:
     assert number > 50
 
 
-def test_everything_that_a_pod_cannot_start_without_is_named() -> None:
+def test_references_names_all_required_objects() -> None:
     pod = {
         "spec": {
             "volumes": [
@@ -769,15 +775,15 @@ def test_everything_that_a_pod_cannot_start_without_is_named() -> None:
     ]
 
 
-def test_what_flargo_makes_with_the_job_is_not_looked_for() -> None:
-    asked = site_needs()
-    named = {name for _, name in named_objects(asked)}
-    assert {"claim", "study", "registry", "flargo-job", token_secret_name("flargo-executor")} <= named
-    assert not named & asked.samples[0].own_secrets
-    assert not named_objects(replace(asked, launcher=None, samples=()))[2:]
+def test_jobs_own_secrets_are_not_requested() -> None:
+    needs = site_needs()
+    names = {name for _, name in named_objects(needs)}
+    assert {"claim", "study", "registry", "flargo-job", token_secret_name("flargo-executor")} <= names
+    assert not names & needs.samples[0].own_secrets
+    assert not named_objects(replace(needs, launcher=None, samples=()))[2:]
 
 
-def test_the_studies_of_both_kinds_of_files_are_known() -> None:
+def test_studies_come_from_both_file_formats() -> None:
     runtime = b"format_version: 2\nstudies: {heart: {}, lung: {}}"
     assert study_names({"local/study_runtime.yaml": runtime}) == ["heart", "lung"]
     assert study_names({"local/study_data.yaml": b"brain: {a: {source: x, mode: ro}}"}) == ["brain"]
@@ -794,24 +800,25 @@ def test_the_studies_of_both_kinds_of_files_are_known() -> None:
         (Answer(404), False),
     ],
 )
-def test_a_missing_right_is_told_from_what_admission_refuses(answer: Answer, *, lacks_permission: bool) -> None:
+def test_missing_rights_differ_from_admission_rejections(answer: Answer, *, lacks_permission: bool) -> None:
     assert answer.lacks_permission is lacks_permission
 
 
-def test_what_becomes_of_a_job_is_said_in_the_reasons_own_names() -> None:
+def test_consequences_name_existing_reasons() -> None:
     names = {word for check in CHECKS for word in check.consequence.split("`") if word.isupper()}
     assert names
     assert names <= {reason.name for reason in Reason}
 
 
 @pytest.mark.parametrize("name", ["../../../../namespaces/prod", "a/../b", "..", "%2e%2e%2fb", "A", "a?x=y", "a\nb"])
-def test_a_kit_that_names_what_no_object_can_be_called_has_nothing_asked_for(name: str) -> None:
-    named = json.loads(
+def test_invalid_names_in_a_kit_are_not_requested(name: str) -> None:
+    """A name that no object can have is a failure, and no request is sent for it."""
+    workflow_document = json.loads(
         json.dumps(sample_job().workflow).replace('"study"', json.dumps(name)).replace('"claim"', json.dumps(name))
     )
     cluster = FakeCluster()
-    findings = cluster.run_doctor(site_needs(samples=(replace(sample_job(), workflow=named),)))
+    findings = cluster.run_doctor(site_needs(samples=(replace(sample_job(), workflow=workflow_document),)))
     assert {"study secrets", "volume claims"} <= failed_checks(findings)
     assert not [path for path in cluster.requested_paths if "prod" in path or ".." in path or "%" in path]
-    told = [finding.what for finding in findings if finding.check == "study secrets"]
-    assert any("is not a valid name in secrets in Kubernetes, so nothing was sent" in what for what in told), told
+    texts = [finding.what for finding in findings if finding.check == "study secrets"]
+    assert any("is not a valid name in secrets in Kubernetes, so nothing was sent" in text for text in texts), texts
