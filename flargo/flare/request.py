@@ -34,6 +34,10 @@ from flargo.terms import Launch, Object, Parent, Role, SecretData
 
 ROOT_CERTIFICATE = "rootCA.pem"
 """The certificate, in a site's startup kit, that all parties of a federation share."""
+WORKSPACE_WARNING = (
+    "the job's process looks for its workspace at %s, as the parent does, but workspace_mount_path mounts it at %s"
+)
+"""The format of the warning that the parent's workspace is at another path than the job's."""
 _PEM = re.compile("-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\\s]+)-----END CERTIFICATE-----")
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _MAX_SECRET_BYTES = 1024 * 1024
@@ -265,12 +269,7 @@ def _read_request(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Setting
         raise InvalidInput("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
     if str(args.workspace) != settings.workspace_mount_path:
         # The stock launcher does not warn, and the job's process then does not find its workspace.
-        _log.warning(
-            "the job's process looks for its workspace at %s, as the parent does, but workspace_mount_path mounts it"
-            " at %s",
-            args.workspace,
-            settings.workspace_mount_path,
-        )
+        _log.warning(WORKSPACE_WARNING, args.workspace, settings.workspace_mount_path)
     return _LaunchRequest(
         site=site,
         job_id=job_id,
