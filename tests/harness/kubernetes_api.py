@@ -1,4 +1,4 @@
-"""A Kubernetes API over HTTP, for tests that reach flargo only through a kubeconfig, as users do."""
+"""A small Kubernetes API over HTTP, for tests that give flargo nothing but a kubeconfig, as users do."""
 
 import json
 import threading
@@ -20,26 +20,26 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 ARCHIVE = "/api/v1/archived-workflows"
-"""Of an Argo Server, which this API is as well: Workflows by their uids."""
+"""The archive of an Argo Server, which this API is as well: Workflows by their uids."""
 COLLECTIONS = (WORKFLOWS, PODS, SECRETS, EVENTS, ARCHIVE)
 
 
 def merge_patch(item: Object, patch: Object) -> Object:
-    """An object after a JSON merge patch."""
-    changed = {**item}
+    """Return an object after a JSON merge patch."""
+    patched = {**item}
     for key, value in patch.items():
         if isinstance(value, dict):
-            before = changed.get(key)
-            changed[key] = merge_patch(before if isinstance(before, dict) else {}, value)
+            old = patched.get(key)
+            patched[key] = merge_patch(old if isinstance(old, dict) else {}, value)
         elif value is None:
-            changed.pop(key, None)
+            patched.pop(key, None)
         else:
-            changed[key] = value
-    return changed
+            patched[key] = value
+    return patched
 
 
 class KubernetesApi(ThreadingHTTPServer):
-    """Keeps the objects that clients send, and streams each change to the clients that watch.
+    """Stores the objects that clients send, and streams each change to the clients that watch.
 
     Selectors and versions of requests are ignored: every list and every watch has all objects of its collection.
     """
@@ -47,14 +47,14 @@ class KubernetesApi(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
-        """Listen at a free port of this machine, and write a kubeconfig into the folder."""
+        """Listen on a free port of this machine, and write a kubeconfig into the folder."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, Object] = {}
-        """By their paths."""
+        """All objects by their paths."""
         self.log = b""
         """The log of every pod."""
         self.refusals: dict[str, int] = {}
-        """The HTTP status of the answer to each request with one of these methods."""
+        """HTTP statuses by method: each write with one of these methods is refused with its status."""
         self.clock_skew = 0.0
         """Seconds by which the server's clock is ahead."""
         self.on_write: Callable[[str, Object], None] = lambda *_: None
@@ -79,39 +79,39 @@ class KubernetesApi(ThreadingHTTPServer):
         self.kubeconfig.write_text(yaml.safe_dump(document))
 
     def put(self, collection: str, item: Object) -> Object:
-        """Keep an object under its name, with a new version."""
+        """Store an object under its name, with a new version."""
         with self.condition:
             path = f"{collection}/{item['metadata']['name']}"
             kind = "MODIFIED" if path in self.objects else "ADDED"
             meta = {"uid": f"uid-{len(self.changes)}", **item["metadata"]}
-            kept = {**item, "metadata": {**meta, "resourceVersion": str(len(self.changes) + 1)}}
-            self.objects[path] = kept
-            self._tell(collection, kind, kept)
-            return kept
+            stored = {**item, "metadata": {**meta, "resourceVersion": str(len(self.changes) + 1)}}
+            self.objects[path] = stored
+            self._publish(collection, kind, stored)
+            return stored
 
     def remove(self, path: str) -> Object:
         """Delete an object."""
         with self.condition:
-            gone = self.objects.pop(path)
-            self._tell(path.rpartition("/")[0], "DELETED", gone)
-            return gone
+            item = self.objects.pop(path)
+            self._publish(path.rpartition("/")[0], "DELETED", item)
+            return item
 
     def items(self, collection: str) -> list[Object]:
-        """All objects of a collection."""
+        """Return all objects of a collection."""
         with self.condition:
             return [item for path, item in self.objects.items() if path.rpartition("/")[0] == collection]
 
     def events(self, collection: str) -> Iterator[Object]:
-        """The changes of a collection as a watch tells them, all of the past ones first."""
-        done = 0
+        """Yield the changes of a collection as a watch does, all past ones first."""
+        sent = 0
         while not self.is_over:
             with self.condition:
-                if len(self.changes) == done:
+                if len(self.changes) == sent:
                     self.condition.wait(timeout=1.0)
-                new, done = self.changes[done:], len(self.changes)
-            yield from ({"type": kind, "object": item} for where, kind, item in new if where == collection)
+                new, sent = self.changes[sent:], len(self.changes)
+            yield from ({"type": kind, "object": item} for path, kind, item in new if path == collection)
 
-    def _tell(self, collection: str, kind: str, item: Object) -> None:
+    def _publish(self, collection: str, kind: str, item: Object) -> None:
         self.changes.append((collection, kind, item))
         self.condition.notify_all()
 
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*((200, {}) if path == "/version" else (404, {"reason": "NotFound", "message": "not there"})))
 
     def do_POST(self) -> None:
-        self._write(lambda path, body: self.server.put(path, body) if path in COLLECTIONS else _reviewed(body))
+        self._write(lambda path, body: self.server.put(path, body) if path in COLLECTIONS else _allow(body))
 
     def do_PUT(self) -> None:
         self._write(lambda path, body: self.server.put(path.rpartition("/")[0], body))
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent."""
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """The time of the server's own clock."""
+        """Return the time by the server's own clock."""
         return formatdate((time() if timestamp is None else timestamp) + self.server.clock_skew, usegmt=True)
 
     def _target(self) -> tuple[str, dict[str, str]]:
@@ -167,12 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.writes.append((self.command, path, body))
         try:
-            changed = change(path, body)
+            item = change(path, body)
         except KeyError:
             self._send(404, {"reason": "NotFound", "message": "not there"})
             return
-        self._send(201 if self.command == "POST" else 200, changed)
-        self.server.on_write(self.command, changed)
+        self._send(201 if self.command == "POST" else 200, item)
+        self.server.on_write(self.command, item)
 
     def _send(self, status: int, document: Object) -> None:
         self._answer(status, json.dumps(document).encode(), "application/json")
@@ -195,14 +195,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
 
-def _reviewed(body: Object) -> Object:
-    """A review of anybody's rights: everything is allowed."""
+def _allow(body: Object) -> Object:
+    """Answer an access review: everything is allowed."""
     return {**body, "status": {"allowed": True}}
 
 
 @contextmanager
 def kubernetes_api(folder: Path) -> Iterator[KubernetesApi]:
-    """Serve an API for as long as the context lasts."""
+    """Serve an API until the end of the ``with``."""
     server = KubernetesApi(folder)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -1,8 +1,8 @@
-"""Writes down what a launcher saw of a job, for tests that play it again without a cluster.
+"""Records what a launcher's reconciler received about a job, for tests that replay it without a cluster.
 
 With ``FLARGO_RECORD=1`` each scenario leaves ``tests/recordings/ARGO/SCENARIO.jsonl`` (with another value: a file in
-that folder): a line for each thing that happened to the engine or that it ordered, and a last line with the verdict.
-Of objects only what flargo reads is kept; uids are numbered, and versions count from the first one.
+that folder): a line for each input of the reconciler and each command that it returned, and a last line with the
+verdict. Objects are reduced to the fields that flargo reads; uids are numbered, and versions count from the first one.
 """
 
 import dataclasses
@@ -26,52 +26,52 @@ Object = dict[str, Any]
 FOLDER = RECORDINGS
 LABELS = (Label.PARENT.value, "workflows.argoproj.io/workflow")
 _lines: list[tuple[str, Object]] = []
-"""Everything, of all sites: the name of what it concerns, and a line."""
+"""The lines of all sites, each with the name of the Workflow that it concerns."""
 _saved: set[Path] = set()
-
+"""The files that have been written: only a scenario's first job is recorded."""
 
 SCENARIO: ContextVar[str] = ContextVar("scenario", default="")
-"""The name of the scenario that a thread runs; none: the test that runs counts."""
+"""The name of the scenario that the thread runs; empty means the name of the running test."""
 
 
 def scenario_name() -> str:
-    """The name of what runs."""
+    """Return the name of the running scenario or test."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition(" (call")[0]
     return SCENARIO.get() or test.removeprefix("test_")
 
 
 def is_enabled() -> bool:
-    """Whether the environment asks for recordings."""
+    """Return whether the environment asks for recordings."""
     return bool(os.environ.get("FLARGO_RECORD"))
 
 
 def _folder() -> Path:
-    said = os.environ.get("FLARGO_RECORD", "")
-    return FOLDER / versions.ARGO if said == "1" else Path(said)
+    value = os.environ.get("FLARGO_RECORD", "")
+    return FOLDER / versions.ARGO if value == "1" else Path(value)
 
 
 def file_name(name: str) -> str:
-    """What the recording of a scenario is called."""
+    """Return the file name of a scenario's recording."""
     return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.jsonl"
 
 
-def attach(engine: Reconciler) -> None:
-    """Write down all that happens to an engine from now on."""
-    ear = _Listener()
-    for method, note in ear.notes.items():
-        setattr(engine, method, _recording(getattr(engine, method), note))
+def attach(reconciler: Reconciler) -> None:
+    """Record all inputs of a reconciler from now on, and the commands that it returns."""
+    recorder = _Recorder()
+    for method, record in recorder.methods.items():
+        setattr(reconciler, method, _recording(getattr(reconciler, method), record))
 
 
 def save(name: str, verdict: Verdict) -> None:
-    """Keep what was heard of one Workflow as the scenario's recording; the first job of a scenario counts."""
+    """Write the recording of one Workflow as the scenario's; only the first job of a scenario is written."""
     scrub = Scrubber(name)
-    lines = [scrub(line) for concerned, line in _lines if concerned == name]
-    # A relist tells what is known already, again and again.
-    told = [line for at, line in enumerate(lines) if at == 0 or line != lines[at - 1]]
+    lines = [scrub(line) for workflow, line in _lines if workflow == name]
+    # A relist repeats what is known already.
+    changes = [line for index, line in enumerate(lines) if index == 0 or line != lines[index - 1]]
     end = {"verdict": verdict.reason.name, "code": verdict.code}
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
-    rows = (json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (*told, end))
+    rows = (json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (*changes, end))
     file = folder / file_name(scenario_name())
     if file not in _saved:
         _saved.add(file)
@@ -79,7 +79,7 @@ def save(name: str, verdict: Verdict) -> None:
 
 
 class Scrubber:
-    """Keeps of objects what flargo reads, and no uid, name or attempt as it was."""
+    """Reduces objects to what flargo reads, and replaces each uid, name and attempt."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -87,22 +87,22 @@ class Scrubber:
         self._first_version: int | None = None
 
     def __call__(self, line: Object) -> Object:
-        """A line that may be kept for ever."""
-        said = json.dumps(line).replace(self._name, "job-site")
-        made: Object = json.loads(re.sub(r"\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d)", r"2026-01-01T\1", said))
-        if "objects" in made:
-            made["objects"] = [self._object(item) for item in made["objects"]]
-        if "events" in made:
+        """Return a line that is fit for the repository."""
+        text = json.dumps(line).replace(self._name, "job-site")
+        clean: Object = json.loads(re.sub(r"\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d)", r"2026-01-01T\1", text))
+        if "objects" in clean:
+            clean["objects"] = [self._object(item) for item in clean["objects"]]
+        if "events" in clean:
             times = ("firstTimestamp", "lastTimestamp", "eventTime")
-            made["events"] = [_pick(item, "reason", "message", "count", "series", *times) for item in made["events"]]
-        if "attempt" in made:
-            made["attempt"] = self._called("attempt", made["attempt"])
-        return made
+            clean["events"] = [_pick(item, "reason", "message", "count", "series", *times) for item in clean["events"]]
+        if "attempt" in clean:
+            clean["attempt"] = self._alias("attempt", clean["attempt"])
+        return clean
 
-    def _called(self, kind: str, said: str) -> str:
+    def _alias(self, kind: str, value: str) -> str:
         number = len(self._names) + 1
-        # An attempt is part of a name, and has no dash of its own.
-        return self._names.setdefault(said, f"{kind}{number}" if kind == "attempt" else f"{kind}-{number}")
+        # An attempt is part of a Secret's name, and contains no dash.
+        return self._names.setdefault(value, f"{kind}{number}" if kind == "attempt" else f"{kind}-{number}")
 
     def _object(self, item: Object) -> Object:
         meta = item["metadata"]
@@ -112,21 +112,21 @@ class Scrubber:
         attempt = (meta.get("annotations") or {}).get(Annotation.ATTEMPT)
         labels = {key: value for key, value in (meta.get("labels") or {}).items() if key in LABELS}
         if labels.get(Label.PARENT):
-            labels[Label.PARENT.value] = self._called("parent", labels[Label.PARENT])
+            labels[Label.PARENT.value] = self._alias("parent", labels[Label.PARENT])
         owners = [
-            {"kind": owner["kind"], "uid": self._called("uid", owner["uid"])}
+            {"kind": owner["kind"], "uid": self._alias("uid", owner["uid"])}
             for owner in meta.get("ownerReferences") or []
         ]
-        kept: Object = {
+        kept_meta: Object = {
             "name": meta["name"],
-            "uid": self._called("uid", meta["uid"]),
+            "uid": self._alias("uid", meta["uid"]),
             "resourceVersion": str(version - self._first_version),
             "labels": labels,
             "ownerReferences": owners,
-            "annotations": {Annotation.ATTEMPT.value: self._called("attempt", attempt)} if attempt else {},
+            "annotations": {Annotation.ATTEMPT.value: self._alias("attempt", attempt)} if attempt else {},
             "deletionTimestamp": meta.get("deletionTimestamp"),
         }
-        return _without_empty({"metadata": kept, "spec": _spec(item), "status": _status(item)})
+        return _without_empty({"metadata": kept_meta, "spec": _spec(item), "status": _status(item)})
 
 
 def _spec(item: Object) -> Object:
@@ -166,83 +166,85 @@ def _status(item: Object) -> Object:
 
 def _container(row: Object) -> Object:
     state = row.get("state") or {}
-    kept: Object = {kind: _pick(said, "exitCode", "reason", "message") for kind, said in state.items()}
-    filled: Object = {"name": row["name"], **_without_empty({"state": kept})}
+    details: Object = {kind: _pick(value, "exitCode", "reason", "message") for kind, value in state.items()}
+    container: Object = {"name": row["name"], **_without_empty({"state": details})}
     if "running" in state:
-        filled["state"] = {"running": {}}
-    return filled
+        container["state"] = {"running": {}}
+    return container
 
 
-def _pick(said: Object, *keys: str) -> Object:
-    return {key: said[key] for key in keys if key in said}
+def _pick(item: Object, *keys: str) -> Object:
+    return {key: item[key] for key in keys if key in item}
 
 
-def _without_empty(said: Object) -> Object:
-    """Without what is empty, at any depth of dictionaries."""
-    deep = {
+def _without_empty(item: Object) -> Object:
+    """Remove what is empty, at any depth of dictionaries."""
+    cleaned = {
         key: _without_empty(value) if isinstance(value, dict) and key != "running" else value
-        for key, value in said.items()
+        for key, value in item.items()
     }
-    return {key: value for key, value in deep.items() if value not in (None, {}, [], "") or key == "running"}
+    return {key: value for key, value in cleaned.items() if value not in (None, {}, [], "") or key == "running"}
 
 
-def _recording(method: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+def _recording(method: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
+    """Wrap a reconciler's method so that its arguments and the commands that it returns are recorded."""
+
     @functools.wraps(method)
-    def noted(*arguments: Any, **named: Any) -> Any:
-        note(*arguments, **named)
-        outcome = method(*arguments, **named)
-        commands = outcome.commands if outcome is not None else ()
+    def wrapper(*arguments: Any, **keywords: Any) -> Any:
+        record(*arguments, **keywords)
+        result = method(*arguments, **keywords)
+        commands = result.commands if result is not None else ()
         _lines.extend((command.name, {"what": "command", "action": command.action.kind.name}) for command in commands)
-        return outcome
+        return result
 
-    return noted
+    return wrapper
 
 
 def _name(item: Object) -> str:
-    """The Workflow that an object is, or is of."""
+    """Return the name of the Workflow that an object is, or belongs to."""
     labels = item["metadata"].get("labels") or {}
     return str(labels.get("workflows.argoproj.io/workflow") or item["metadata"]["name"])
 
 
-class _Listener:
-    """Hears what happens to one engine."""
+class _Recorder:
+    """Records the inputs of one reconciler; each method has the parameters of the reconciler's."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self.notes: dict[str, Callable[..., None]] = {
-            "admit": self._admit,
+        self.methods: dict[str, Callable[..., None]] = {
+            "admit": self._record_admit,
             "on_submitted": lambda name, error, *_: _lines.append((name, {"what": "submitted", "error": error})),
             "stop": lambda name, cause, *_: _lines.append((name, {"what": "stop", "cause": cause.name})),
-            "on_listed": self._listed,
-            "on_changed": _changed,
-            "on_events_listed": _events_listed,
-            "on_confirmed": _confirmed,
+            "on_listed": self._record_listed,
+            "on_changed": _record_changed,
+            "on_events_listed": _record_events_listed,
+            "on_confirmed": _record_confirmed,
             **dict.fromkeys(("on_action_done", "tick"), _ignore),
         }
 
-    def _admit(self, name: str, attempt: str, timeouts: StartTimeouts, *_: Any) -> None:
+    def _record_admit(self, name: str, attempt: str, timeouts: StartTimeouts, *_: Any) -> None:
         self._names.append(name)
         _lines.append((name, {"what": "admit", "attempt": attempt, "timeouts": dataclasses.asdict(timeouts)}))
 
-    def _listed(self, kind: Kind, items: list[Object], *_: Any) -> None:
+    def _record_listed(self, kind: Kind, items: list[Object], *_: Any) -> None:
         for name in self._names:
-            its = [item for item in items if _name(item) == name]
-            _lines.append((name, {"what": "listed", "kind": kind.name, "objects": its}))
+            own = [item for item in items if _name(item) == name]
+            _lines.append((name, {"what": "listed", "kind": kind.name, "objects": own}))
 
 
-def _changed(kind: Kind, item: Object, *_: Any, deleted: bool) -> None:
+def _record_changed(kind: Kind, item: Object, *_: Any, deleted: bool) -> None:
     what = "deleted" if deleted else "changed"
     _lines.append((_name(item), {"what": what, "kind": kind.name, "objects": [item]}))
 
 
-def _confirmed(order: Command, workflow: Object | None, pods: list[Object], *_: Any) -> None:
+def _record_confirmed(command: Command, workflow: Object | None, pods: list[Object], *_: Any) -> None:
     for kind, items in ((Kind.WORKFLOW, [workflow] if workflow is not None else []), (Kind.POD, pods)):
-        _lines.append((order.name, {"what": "read", "kind": kind.name, "objects": items}))
+        _lines.append((command.name, {"what": "read", "kind": kind.name, "objects": items}))
 
 
-def _events_listed(command: Command, items: list[Object], *_: Any) -> None:
+def _record_events_listed(command: Command, items: list[Object], *_: Any) -> None:
     _lines.append((command.name, {"what": "events", "events": items}))
 
 
 def _ignore(*_: Any, **__: Any) -> None:
-    """Noted is only what is ordered for it."""
+    """Record nothing but the commands that the method returns."""

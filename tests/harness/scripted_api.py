@@ -1,4 +1,4 @@
-"""The real API client, connected to a list of responses instead of a server. For tests of what it makes of them."""
+"""flargo's API client, connected to a list of responses instead of a server."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from flargo.terms import Object
 
 
 class Answer:
-    """A response, as urllib3 gives it."""
+    """A response with the methods of urllib3's that the client calls."""
 
     def __init__(self, status: int, body: bytes = b"{}", headers: dict[str, str] | None = None) -> None:
         self.status, self.body, self.headers, self.reason = status, body, headers or {}, "Reason"

@@ -1,4 +1,4 @@
-"""A proxy before the API server that alters answers: another time, a part of the API that is not there."""
+"""A proxy in front of the API server that alters answers: another time, or a part of the API that is missing."""
 
 import contextlib
 import http.server
@@ -19,21 +19,22 @@ _NOT_FOUND = b'{"kind": "Status", "reason": "NotFound", "message": "the server c
 
 
 @contextlib.contextmanager
-def altering_proxy(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0.0, hidden: str = "") -> Iterator[Path]:
-    """A kubeconfig by which answers come through the proxy.
+def altering_proxy(
+    kubeconfig: Path, output: Path, token: str, *, seconds: float = 0.0, hidden: str = ""
+) -> Iterator[Path]:
+    """Run the proxy until the end of the ``with``, and yield a kubeconfig that leads through it.
 
     Args:
-        kubeconfig: of anybody; only where the cluster is is taken of it.
-        to: where to write the other one.
-        token: whose answers they are.
-        seconds: by which the answers' time is off.
-        hidden: the beginning of the paths that are not there.
+        kubeconfig: names the cluster; its user is ignored.
+        output: where to write the proxy's kubeconfig.
+        token: the user's token in that kubeconfig.
+        seconds: by how much the answers' ``Date`` is ahead.
+        hidden: a prefix of the paths that are answered with 404.
     """
     cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
-    trust = tls_context(cluster)
-    assert isinstance(trust, ssl.SSLContext)
-
-    context: ssl.SSLContext = trust
+    context = tls_context(cluster)
+    assert isinstance(context, ssl.SSLContext)
+    tls: ssl.SSLContext = context
 
     class Proxy(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -43,9 +44,9 @@ def altering_proxy(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0
             if not hidden or not self.path.startswith(hidden):
                 headers = {key: self.headers[key] for key in ("Authorization", "Content-Type") if key in self.headers}
                 url = f"{cluster['server']}{self.path}"
-                asked = urllib.request.Request(url, body, headers, method=self.command)  # noqa: S310
+                request = urllib.request.Request(url, body, headers, method=self.command)  # noqa: S310
                 try:
-                    with urllib.request.urlopen(asked, context=context) as answer:  # noqa: S310
+                    with urllib.request.urlopen(request, context=tls) as answer:  # noqa: S310
                         status, content = answer.status, answer.read()
                 except urllib.error.HTTPError as refusal:
                     status, content = refusal.code, refusal.read()
@@ -58,7 +59,7 @@ def altering_proxy(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0
         do_POST = do_DELETE = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -70,8 +71,8 @@ def altering_proxy(kubeconfig: Path, to: Path, token: str, *, seconds: float = 0
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "c",
         }
-        to.write_text(yaml.safe_dump(document))
-        yield to
+        output.write_text(yaml.safe_dump(document))
+        yield output
     finally:
         server.shutdown()
         server.server_close()
