@@ -20,7 +20,7 @@ def file_contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def kubeconfig(path: Path, server: str = "https://127.0.0.1:1", **context: str) -> str:
+def write_kubeconfig(path: Path, server: str = "https://127.0.0.1:1", **context: str) -> str:
     """Write a kubeconfig with two contexts, ``one`` (with these fields besides) and ``two``, and return its path."""
     names = {"cluster": "c", "user": "u"}
     document = {

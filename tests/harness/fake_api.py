@@ -1,4 +1,4 @@
-"""An API server's store in memory: names are taken once, uids are checked, owners are kept. For tests of a submit."""
+"""API clients whose server is a store in memory: a name is used once, and a write with a wrong uid is refused."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,11 @@ from flargo.terms import Object, Uid
 
 
 class MemoryApi(Api):
-    """Keeps what it is sent. ``trouble`` is asked before and after each request and may raise."""
+    """Stores what it is sent.
+
+    ``trouble`` is called with the request's number and ``before`` or ``after``, before and after each request takes
+    effect. It may raise: the request is then refused, or its answer is lost.
+    """
 
     def __init__(self, trouble: Callable[[int, str], None] | None = None) -> None:
         super().__init__(connect_to_nothing, "flare")
@@ -60,26 +64,26 @@ class MemoryApi(Api):
         name = item["metadata"]["name"]
         if (kind, name) in self.store:
             raise ApiError("create", name, 409, "AlreadyExists")
-        made = deepcopy(item)
+        stored = deepcopy(item)
         self._uids += 1
-        made["metadata"]["uid"] = f"uid-{self._uids}"
-        self.store[kind, name] = made
-        return deepcopy(made)
+        stored["metadata"]["uid"] = f"uid-{self._uids}"
+        self.store[kind, name] = stored
+        return deepcopy(stored)
 
     def _merge(self, kind: Kind, name: str, patch: Object) -> Object:
-        found = self._find(kind, name)
-        if patch.get("metadata", {}).get("uid") != found["metadata"]["uid"]:
+        stored = self._find(kind, name)
+        if patch.get("metadata", {}).get("uid") != stored["metadata"]["uid"]:
             raise ApiError("patch", name, 409, "Conflict")
-        found["spec"].update(patch.get("spec") or {})
-        notes = patch["metadata"].get("annotations") or {}
-        found["metadata"]["annotations"] = {**(found["metadata"].get("annotations") or {}), **notes}
-        return deepcopy(found)
+        stored["spec"].update(patch.get("spec") or {})
+        annotations = patch["metadata"].get("annotations") or {}
+        stored["metadata"]["annotations"] = {**(stored["metadata"].get("annotations") or {}), **annotations}
+        return deepcopy(stored)
 
     def _replace(self, kind: Kind, item: Object) -> Object:
-        found = self._find(kind, item["metadata"]["name"])
-        found.update(deepcopy({key: value for key, value in item.items() if key != "metadata"}))
-        found["metadata"].update(deepcopy(item["metadata"]))
-        return deepcopy(found)
+        stored = self._find(kind, item["metadata"]["name"])
+        stored.update(deepcopy({key: value for key, value in item.items() if key != "metadata"}))
+        stored["metadata"].update(deepcopy(item["metadata"]))
+        return deepcopy(stored)
 
     def _delete(self, kind: Kind, name: str, uid: Uid | None) -> Object:
         if uid is not None and self._find(kind, name)["metadata"]["uid"] != uid:
@@ -92,50 +96,50 @@ def connect_to_nothing() -> Any:
     raise AssertionError("this API is in memory and connects to nothing")
 
 
-class Cluster(MemoryApi):
-    """Holds what a test puts there, and remembers what was done to it."""
+class RecordingApi(MemoryApi):
+    """A store that starts with a test's objects, records each patch and deletion, and refuses by ``refusals``."""
 
     def __init__(self, *items: tuple[Kind, Object]) -> None:
         super().__init__()
         for kind, item in items:
             self.store[kind, item["metadata"]["name"]] = item
-        self.did: list[tuple[str, Kind, str, Any]] = []
-        self.against: dict[str, ApiError] = {}
+        self.changes: list[tuple[str, Kind, str, Any]] = []
+        self.refusals: dict[str, ApiError] = {}
 
     def list(self, kind: Kind, labels: str = "", *_: Any, **__: Any) -> tuple[list[Object], str]:
         del labels
         return [item for (its, _name), item in self.store.items() if its is kind], "1"
 
     def metadata(self, kind: Kind, name: str) -> Object:
-        found: Object = self.get(kind, name)["metadata"]
-        return found
+        metadata: Object = self.get(kind, name)["metadata"]
+        return metadata
 
     def time(self) -> datetime:
         return datetime(2026, 1, 1, 2, tzinfo=UTC)
 
     def merge(self, kind: Kind, name: str, patch: Object) -> Object:
-        self.did.append(("patch", kind, name, patch["metadata"]["uid"]))
-        if "patch" in self.against:
-            raise self.against["patch"]
+        self.changes.append(("patch", kind, name, patch["metadata"]["uid"]))
+        if "patch" in self.refusals:
+            raise self.refusals["patch"]
         return super().merge(kind, name, patch)
 
     def delete(self, kind: Kind, name: str, uid: Uid, grace: int | None = None) -> None:
-        self.did.append(("delete", kind, name, (uid, grace)))
-        if "delete" in self.against:
-            raise self.against["delete"]
+        self.changes.append(("delete", kind, name, (uid, grace)))
+        if "delete" in self.refusals:
+            raise self.refusals["delete"]
         super().delete(kind, name, uid)
 
 
-LONG = 10.0
-"""Seconds after which a test gives up on a thread."""
+THREAD_SECONDS = 10.0
+"""How long a test waits for a thread."""
 
 
-class QuietApi(MemoryApi):
-    """A store whose streams tell of nothing; a watch ends when the test does."""
+class IdleApi(MemoryApi):
+    """A store whose watches deliver no event, and end with the test."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.over = threading.Event()
+        self.test_ended = threading.Event()
 
     def list(
         self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None
@@ -145,5 +149,5 @@ class QuietApi(MemoryApi):
 
     def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
         del kind, labels, version, seconds, silence
-        self.over.wait(LONG)
+        self.test_ended.wait(THREAD_SECONDS)
         return iter(())

@@ -55,7 +55,7 @@ def pod(
     }
 
 
-def job(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site-1", **more: Any) -> Object:
+def job_workflow(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site-1", **more: Any) -> Object:
     """Return the Workflow of a job at a site, as flargo creates it; ``notes`` are further annotations."""
     notes = more.pop("notes", {})
     item = workflow(name, **{"phase": "Running", **more})
@@ -67,7 +67,7 @@ def job(name: str = "job-site", job_id: str = "11111111-aaaa", site: str = "site
 
 RUNNING: Object = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 CREATED = "2026-01-01T00:00:00Z"
-"""When each Workflow of :func:`job` was created."""
+"""When each Workflow of :func:`job_workflow` was created."""
 FAILED_STATUS: dict[str, Any] = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}
 """The status of a Workflow that has failed."""
 

@@ -6,7 +6,7 @@ STARTUP = SecretData("nvflare-startup-site", {"rootCA.pem": b"root"})
 LABELS = {Label.MANAGED_BY: "flargo", Label.FEDERATION: "f", Label.SITE: "s"}
 
 
-def plan(attempt: str = "a1", startup: SecretData = STARTUP) -> Plan:
+def submit_plan(attempt: str = "a1", startup: SecretData = STARTUP) -> Plan:
     """Return the plan of one attempt to run the job ``job-site``."""
     workflow: Object = {
         "metadata": {

@@ -7,12 +7,12 @@ from flargo.cluster.target import Target
 from flargo.terms import Object
 
 
-class Answer:
+class Response:
     """A response with the methods of urllib3's that the client calls."""
 
     def __init__(self, status: int, body: bytes = b"{}", headers: dict[str, str] | None = None) -> None:
         self.status, self.body, self.headers, self.reason = status, body, headers or {}, "Reason"
-        self.given_back = False
+        self.is_released = False
 
     def read(self, _: int | None = None) -> bytes:
         return self.body
@@ -21,17 +21,17 @@ class Answer:
         yield from (self.body[at : at + 7] for at in range(0, len(self.body), 7))
 
     def drain_conn(self) -> None:
-        self.given_back = True
+        self.is_released = True
 
     release_conn = close = drain_conn
 
 
-class Served(Api):
+class ScriptedApi(Api):
     """Connected to a list of answers; an exception is raised in the place of one."""
 
-    def __init__(self, *answers: Answer | Exception) -> None:
+    def __init__(self, *answers: Response | Exception) -> None:
         super().__init__(lambda: None, "ns")  # type: ignore[arg-type,return-value]
-        self.answers = list(answers)
+        self.responses = list(answers)
         self.logins = 0
         self.requests: list[tuple[str, str, Object | None]] = []
 
@@ -42,7 +42,7 @@ class Served(Api):
 
     def request(self, method: str, to: Target, body: Object | None, *_: Any) -> Any:
         self.requests.append((method, to.url, body))
-        answer = self.answers.pop(0)
+        answer = self.responses.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer

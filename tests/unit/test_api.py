@@ -17,11 +17,11 @@ from flargo.cluster.api import MAX_PIECE_BYTES, Api, Kind, LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.cluster.target import Target
 from flargo.terms import Object, Uid
-from tests.harness.scripted_api import Answer, Served
+from tests.harness.scripted_api import Response, ScriptedApi
 
 
 def test_a_delete_hits_one_object_with_uid_and_grace_in_its_body() -> None:
-    api = Served(Answer(200))
+    api = ScriptedApi(Response(200))
     api.delete(Kind.POD, "p", Uid("u1"), 3)
     method, url, body = api.requests[0]
     assert (method, url) == ("DELETE", "/api/v1/namespaces/ns/pods/p")
@@ -31,20 +31,20 @@ def test_a_delete_hits_one_object_with_uid_and_grace_in_its_body() -> None:
 
 
 def test_a_delete_without_a_name_is_never_sent_for_it_would_be_of_all() -> None:
-    api = Served(Answer(200))
+    api = ScriptedApi(Response(200))
     with pytest.raises((ApiError, ValueError)):
         api.delete(Kind.POD, "", Uid("u1"))
     assert api.requests == []
 
 
 def test_after_a_401_credentials_are_read_afresh_once() -> None:
-    refused = Answer(401)
-    api = Served(refused, Answer(200, b'{"a": 1}'))
+    refused = Response(401)
+    api = ScriptedApi(refused, Response(200, b'{"a": 1}'))
     assert api.get(Kind.POD, "p") == {"a": 1}
     assert api.logins == 2
-    assert refused.given_back
+    assert refused.is_released
     with pytest.raises(ApiError, match="401"):
-        Served(Answer(401), Answer(401)).get(Kind.POD, "p")
+        ScriptedApi(Response(401), Response(401)).get(Kind.POD, "p")
 
 
 class Pool:
@@ -56,7 +56,7 @@ class Pool:
         self.token = token
 
     def request(self, *_: Any) -> Any:
-        return Answer(200 if self.token == self.valid else 401)
+        return Response(200 if self.token == self.valid else 401)
 
 
 def test_only_one_thread_loads_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +96,10 @@ def test_only_one_thread_loads_and_others_go_on(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"text"', b"null", b'{"message": 7}'])
 def test_a_refusal_with_any_body_is_an_api_error_and_gives_its_connection_back(body: bytes) -> None:
-    answer = Answer(503, body, {"Retry-After": "7"})
+    answer = Response(503, body, {"Retry-After": "7"})
     with pytest.raises(ApiError) as error:
-        Served(answer).get(Kind.POD, "p")
-    assert (error.value.status, error.value.retry_after, answer.given_back) == (503, 7.0, True)
+        ScriptedApi(answer).get(Kind.POD, "p")
+    assert (error.value.status, error.value.retry_after, answer.is_released) == (503, 7.0, True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_refusal_with_any_body_is_an_api_error_and_gives_its_connection_back(b
 )
 def test_a_server_or_a_proxy_may_ask_for_time_in_seconds_or_by_a_date(said: str, lowest: float, highest: float) -> None:
     with pytest.raises(ApiError) as error:
-        Served(Answer(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
+        ScriptedApi(Response(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
     assert error.value.retry_after is not None
     assert lowest <= error.value.retry_after <= highest
 
@@ -120,7 +120,7 @@ def test_a_server_or_a_proxy_may_ask_for_time_in_seconds_or_by_a_date(said: str,
 @pytest.mark.parametrize("said", ["", "soon", "-1", "Thu, 01 Jan 2015"])
 def test_what_is_no_time_asks_for_none(said: str) -> None:
     with pytest.raises(ApiError) as error:
-        Served(Answer(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
+        ScriptedApi(Response(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
     assert error.value.retry_after is None
 
 
@@ -136,9 +136,9 @@ def test_what_is_no_time_asks_for_none(said: str) -> None:
 )
 def test_whatever_keeps_a_request_from_being_sent_is_an_api_error(trouble: Exception) -> None:
     with pytest.raises(ApiError):
-        Served(trouble).get(Kind.POD, "p")
+        ScriptedApi(trouble).get(Kind.POD, "p")
     with pytest.raises(ApiError):
-        list(Served(trouble).watch(Kind.POD, "", "1", 45, 50.0))
+        list(ScriptedApi(trouble).watch(Kind.POD, "", "1", 45, 50.0))
 
 
 def test_a_list_goes_on_page_by_page() -> None:
@@ -146,19 +146,19 @@ def test_a_list_goes_on_page_by_page() -> None:
         {"items": [{"n": 1}], "metadata": {"continue": "c"}},
         {"items": None, "metadata": {"resourceVersion": "9"}},
     ]
-    api = Served(*(Answer(200, json.dumps(page).encode()) for page in pages))
+    api = ScriptedApi(*(Response(200, json.dumps(page).encode()) for page in pages))
     assert api.list(Kind.POD, "a=b") == ([{"n": 1}], "9")
     assert "continue=c" in api.requests[1][1]
 
 
 def test_a_list_that_never_ends_is_given_up() -> None:
-    class Endless(Served):
+    class Endless(ScriptedApi):
         asked = 0
 
         def _send(self, *_: Any, **__: Any) -> Any:
             self.asked += 1
             assert self.asked < 20_000, "it is asked for ever"
-            return Answer(200, json.dumps({"items": [], "metadata": {"continue": str(self.asked)}}).encode())
+            return Response(200, json.dumps({"items": [], "metadata": {"continue": str(self.asked)}}).encode())
 
     api = Endless()
     with pytest.raises(ApiError, match="more than 10000 pages"):
@@ -167,20 +167,20 @@ def test_a_list_that_never_ends_is_given_up() -> None:
 
 
 def test_a_watch_puts_lines_together_and_gives_its_connection_back() -> None:
-    answer = Answer(200, b'{"type": "ADDED"}\n\n{"type": "DELETED"}\n{"ty')
-    assert [event["type"] for event in Served(answer).watch(Kind.POD, "", "1", 45, 50.0)] == ["ADDED", "DELETED"]
-    assert answer.given_back
+    answer = Response(200, b'{"type": "ADDED"}\n\n{"type": "DELETED"}\n{"ty')
+    assert [event["type"] for event in ScriptedApi(answer).watch(Kind.POD, "", "1", 45, 50.0)] == ["ADDED", "DELETED"]
+    assert answer.is_released
 
 
 def test_a_watch_that_is_refused_is_an_api_error() -> None:
     with pytest.raises(ApiError, match="410"):
-        list(Served(Answer(410)).watch(Kind.POD, "", "1", 45, 50.0))
+        list(ScriptedApi(Response(410)).watch(Kind.POD, "", "1", 45, 50.0))
 
 
 SILENT = urllib3.exceptions.ReadTimeoutError(None, "/", "silent")  # type: ignore[arg-type]
 
 
-class Breaks(Answer):
+class Breaks(Response):
     """An answer that breaks off in the middle."""
 
     def __init__(self, body: bytes, error: Exception) -> None:
@@ -192,13 +192,13 @@ class Breaks(Answer):
         raise self.error
 
 
-def lines(answer: Answer, *, follow: bool = True) -> list[str]:
-    told = Served(answer).log_lines("p", "main", follow=follow, since="2026-01-01T00:00:00+00:00")
+def lines(answer: Response, *, follow: bool = True) -> list[str]:
+    told = ScriptedApi(answer).log_lines("p", "main", follow=follow, since="2026-01-01T00:00:00+00:00")
     return [piece.text for piece in told]
 
 
 def test_a_log_is_told_line_by_line_the_last_one_without_an_end_too() -> None:
-    assert lines(Answer(200, b"t one, and longer\n\nt two")) == ["t one, and longer", "", "t two"]
+    assert lines(Response(200, b"t one, and longer\n\nt two")) == ["t one, and longer", "", "t two"]
 
 
 def test_what_a_broken_connection_has_left_of_a_line_is_not_told() -> None:
@@ -275,7 +275,7 @@ def test_a_line_without_an_end_is_told_while_it_is_written() -> None:
     assert sum(len(piece.text) for piece in told) == 100 * 2**20 - MAX_PIECE_BYTES
 
 
-class Endless(Answer):
+class Endless(Response):
     """An answer that does not end."""
 
     def __init__(self, status: int, chunk: bytes) -> None:
@@ -294,7 +294,7 @@ class Endless(Answer):
 def test_an_endless_event_breaks_the_watch_off() -> None:
     answer = Endless(200, b"x" * 2**16)
     with pytest.raises(ApiError, match="more than 16777216 bytes"):
-        list(Served(answer).watch(Kind.POD, "", "1", 45, 50.0))
+        list(ScriptedApi(answer).watch(Kind.POD, "", "1", 45, 50.0))
     assert answer.closed_at < 17 * 2**20
 
 
@@ -302,30 +302,30 @@ def test_an_endless_answer_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 2**20)
     answer = Endless(200, b"x" * 2**16)
     with pytest.raises(ApiError, match="unreadable response"):
-        Served(answer).get(Kind.POD, "p")
+        ScriptedApi(answer).get(Kind.POD, "p")
     assert answer.closed_at < 2 * 2**20, "and not given back to the pool with its rest"
 
 
 def test_an_endless_refusal_is_a_refusal() -> None:
     answer = Endless(503, b"x" * 2**16)
     with pytest.raises(ApiError, match="503"):
-        Served(answer).get(Kind.POD, "p")
+        ScriptedApi(answer).get(Kind.POD, "p")
     assert answer.closed_at < 2 * 2**20
 
 
 def test_a_long_message_is_cut_where_it_is_read() -> None:
     body = json.dumps({"reason": "r" * 100_000, "message": "m" * 100_000}).encode()
     with pytest.raises(ApiError) as error:
-        Served(Answer(403, body)).get(Kind.POD, "p")
+        ScriptedApi(Response(403, body)).get(Kind.POD, "p")
     assert (len(error.value.reason), len(error.value.message)) == (4096, 4096)
 
 
 @pytest.mark.parametrize("status", [200, 403])
 def test_an_answer_that_is_nested_too_deeply_is_an_api_error(status: int) -> None:
     with pytest.raises(ApiError):
-        Served(Answer(status, b"[" * 100_000)).get(Kind.POD, "p")
+        ScriptedApi(Response(status, b"[" * 100_000)).get(Kind.POD, "p")
     with pytest.raises(ApiError):
-        list(Served(Answer(200, b"[" * 100_000 + b"\n")).watch(Kind.POD, "", "1", 45, 50.0))
+        list(ScriptedApi(Response(200, b"[" * 100_000 + b"\n")).watch(Kind.POD, "", "1", 45, 50.0))
 
 
 @pytest.mark.parametrize(
@@ -340,11 +340,11 @@ def test_an_answer_that_is_nested_too_deeply_is_an_api_error(status: int) -> Non
     ],
 )
 def test_the_end_of_a_log_begins_with_a_whole_line(body: bytes, end: str) -> None:
-    assert Served(Answer(200, body)).log("p", "main", 10, 12, 5.0) == end
+    assert ScriptedApi(Response(200, body)).log("p", "main", 10, 12, 5.0) == end
 
 
 def test_a_log_is_asked_for_from_a_time_and_with_times() -> None:
-    api = Served(Answer(200, b""))
+    api = ScriptedApi(Response(200, b""))
     list(api.log_lines("p", "main", follow=True, since="2026-01-01T00:00:00+00:00"))
     _, url, _ = api.requests[0]
     assert url.startswith("/api/v1/namespaces/ns/pods/p/log?")
@@ -357,21 +357,21 @@ def test_a_log_is_asked_for_from_a_time_and_with_times() -> None:
 
 
 def test_the_servers_clock_is_read_from_its_answers_date() -> None:
-    api = Served(Answer(200, headers={"Date": "Thu, 01 Jan 2026 02:03:04 GMT"}))
+    api = ScriptedApi(Response(200, headers={"Date": "Thu, 01 Jan 2026 02:03:04 GMT"}))
     assert api.time().isoformat() == "2026-01-01T02:03:04+00:00"
     with pytest.raises(ApiError, match="no usable Date"):
-        Served(Answer(200)).time()
+        ScriptedApi(Response(200)).time()
 
 
 def test_of_a_secret_only_its_metadata_is_asked_for() -> None:
-    class Asks(Served):
+    class Asks(ScriptedApi):
         accept = ""
 
         def request(self, method: str, to: Target, body: Object | None, *more: Any) -> Any:
             self.accept = more[-1]
             return super().request(method, to, body, *more)
 
-    api = Asks(Answer(200, b'{"metadata": {"uid": "s1"}}'))
+    api = Asks(Response(200, b'{"metadata": {"uid": "s1"}}'))
     assert api.metadata(Kind.SECRET, "s") == {"uid": "s1"}
     assert "as=PartialObjectMetadata" in api.accept
 
@@ -379,12 +379,12 @@ def test_of_a_secret_only_its_metadata_is_asked_for() -> None:
 def test_an_object_that_is_nested_too_deeply_hides_no_other_one() -> None:
     deep = b'{"metadata": {"name": "deep"}, "spec": {"x": ' + b"[" * 3000 + b"]" * 3000 + b"}}"
     page = b'{"metadata": {"resourceVersion": "7"}, "items": [' + deep + b', {"metadata": {"name": "good"}}]}'
-    items, version = Served(Answer(200, page)).list(Kind.WORKFLOW)
+    items, version = ScriptedApi(Response(200, page)).list(Kind.WORKFLOW)
     assert ([item["metadata"]["name"] for item in items], version) == (["deep", "good"], "7")
     events = (
         b'{"type": "ADDED", "object": ' + deep + b'}\n{"type": "ADDED", "object": {"metadata": {"name": "good"}}}\n'
     )
-    seen = [*Served(Answer(200, events)).watch(Kind.WORKFLOW, "", "1", 1, 1.0)]
+    seen = [*ScriptedApi(Response(200, events)).watch(Kind.WORKFLOW, "", "1", 1, 1.0)]
     assert [event["object"]["metadata"]["name"] for event in seen] == ["deep", "good"]
 
 
@@ -392,4 +392,4 @@ def test_an_object_that_is_nested_too_deeply_hides_no_other_one() -> None:
     "page", [{"items": 5}, {"items": [5, None, "x"]}, {"metadata": []}, {"items": {}, "metadata": "x"}]
 )
 def test_a_list_of_nonsense_is_an_empty_one(page: Object) -> None:
-    assert Served(Answer(200, json.dumps(page).encode())).list(Kind.POD) == ([], "")
+    assert ScriptedApi(Response(200, json.dumps(page).encode())).list(Kind.POD) == ([], "")

@@ -27,8 +27,8 @@ from flargo.terms import Object
 from flargo.tools.cli import jobs, why
 from flargo.tools.jobs.site_job import trim
 from tests.harness import command_line
-from tests.harness.fake_api import Cluster
-from tests.harness.objects import CREATED, job, pod, terminated_state
+from tests.harness.fake_api import RecordingApi
+from tests.harness.objects import CREATED, job_workflow, pod, terminated_state
 
 SERVER = "https://argo.example:2746"
 LIST, GET = f"{SERVER}/api/v1/archived-workflows", f"{SERVER}/api/v1/archived-workflows/w9"
@@ -53,7 +53,7 @@ def gone(code: int = 3, uid: str = "w9", **more: Any) -> Object:
         "progress": "0/1",
     }
     status = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:42Z", "message": step["message"]}
-    made = job("job-gone", "22222222-bbbb", uid=uid, **{**status, "nodes": {"job-gone": step}, **more})
+    made = job_workflow("job-gone", "22222222-bbbb", uid=uid, **{**status, "nodes": {"job-gone": step}, **more})
     made["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "flargo"
     limits = {"nvidia.com/gpu": "2"}
     template = {"name": "job", "container": {"name": "", "image": "x", "resources": {"limits": limits}}}
@@ -325,7 +325,9 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     """Run a command on a cluster that has one job, which failed, beside the archive."""
-    here = Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=terminated_state(1), phase="Failed")))
+    here = RecordingApi(
+        (Kind.WORKFLOW, job_workflow(phase="Failed")), (Kind.POD, pod(main=terminated_state(1), phase="Failed"))
+    )
     (tmp_path / "token").write_text(f"{TOKEN}\n")
 
     def connected(**_: str | None) -> Api:
@@ -457,7 +459,7 @@ def test_the_launchers_own_reason_is_in_the_archive_too(
 def test_what_the_cluster_has_counts_and_of_earlier_launches_the_last(
     net: responses.RequestsMock, ask: Callable[..., Result]
 ) -> None:
-    here, first, last = job(uid="before", phase="Failed"), gone(uid="w7"), gone()
+    here, first, last = job_workflow(uid="before", phase="Failed"), gone(uid="w7"), gone()
     first["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
     net.get(LIST, json=answer(last, first, here))
     net.get(GET, json=last)

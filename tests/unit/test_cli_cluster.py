@@ -15,9 +15,9 @@ from flargo.tools.cli import cluster_options, jobs, sweep, terminate
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import site_jobs
-from tests.harness.command_line import kubeconfig, run
-from tests.harness.fake_api import Cluster
-from tests.harness.objects import FAILED_STATUS, RUNNING, job, pod, terminated_state
+from tests.harness.command_line import run, write_kubeconfig
+from tests.harness.fake_api import RecordingApi
+from tests.harness.objects import FAILED_STATUS, RUNNING, job_workflow, pod, terminated_state
 
 COMMANDS = [("jobs",), ("jobs", "--watch"), ("why", "x"), ("logs", "x"), ("terminate", "x"), ("sweep",)]
 SECRET = "nvflare-cred-job-site-a1"
@@ -43,12 +43,12 @@ def test_missing_kubeconfig_error_names_the_options(arguments: tuple[str, ...]) 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_unreachable_cluster_is_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    result = run(*arguments, "--kubeconfig", kubeconfig(tmp_path / "config"))
+    result = run(*arguments, "--kubeconfig", write_kubeconfig(tmp_path / "config"))
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
     assert "the cluster can't be reached" in result.stderr
     assert "127.0.0.1" in result.stderr
     assert "t0psecret" not in result.stderr
-    answer = json.loads(run(*arguments, "--json", "--kubeconfig", kubeconfig(tmp_path / "config")).stdout)
+    answer = json.loads(run(*arguments, "--json", "--kubeconfig", write_kubeconfig(tmp_path / "config")).stdout)
     assert "can't be reached" in answer["error"]["message"]
 
 
@@ -61,7 +61,7 @@ def test_invalid_kubeconfig_is_reported(text: str, tmp_path: Path) -> None:
 
 
 def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
-    config = kubeconfig(tmp_path / "config")
+    config = write_kubeconfig(tmp_path / "config")
     assert run("jobs", "--kubeconfig", str(tmp_path / "not-there")).exit_code == 2
     result = run("jobs", "--kubeconfig", config, "--context", "three")
     assert result.exit_code == 2
@@ -85,7 +85,7 @@ def test_invalid_names_are_rejected_before_any_request(
     arguments: tuple[str, ...], option: str, value: str, allowed: str, tmp_path: Path
 ) -> None:
     """An empty --site is an unset variable of a script, and does not mean all sites."""
-    result = run(*arguments, "--kubeconfig", kubeconfig(tmp_path / "config"), option, value)
+    result = run(*arguments, "--kubeconfig", write_kubeconfig(tmp_path / "config"), option, value)
     assert (result.exit_code, result.stdout) == (2, "")
     assert option in result.stderr
     assert f"{value!r} is not" in result.stderr
@@ -94,7 +94,7 @@ def test_invalid_names_are_rejected_before_any_request(
 
 def test_empty_federation_is_rejected(tmp_path: Path) -> None:
     for command in ("jobs", "sweep"):
-        result = run(command, "--kubeconfig", kubeconfig(tmp_path / "config"), "--federation", "")
+        result = run(command, "--kubeconfig", write_kubeconfig(tmp_path / "config"), "--federation", "")
         assert result.exit_code == 2
         assert "--federation" in result.stderr
 
@@ -104,12 +104,12 @@ def test_defaults_are_those_of_kubectl(tmp_path: Path, monkeypatch: pytest.Monke
         api = cluster_options.api_for(*options)
         return api._load().host, api.namespace
 
-    first = kubeconfig(tmp_path / "first", "https://first:1", namespace="flare")
+    first = write_kubeconfig(tmp_path / "first", "https://first:1", namespace="flare")
     assert target(first, None, None) == ("https://first:1", "flare")
     assert target(first, None, "other") == ("https://first:1", "other")
     assert target(first, "two", None) == ("https://first:1", "default")
     (tmp_path / ".kube").mkdir()
-    kubeconfig(tmp_path / ".kube/config", "https://usual:1")
+    write_kubeconfig(tmp_path / ".kube/config", "https://usual:1")
     assert target(None, None, None) == ("https://usual:1", "default")
     monkeypatch.setenv("KUBECONFIG", first)
     assert target(None, None, None) == ("https://first:1", "flare")
@@ -145,12 +145,12 @@ def test_refusals_name_the_missing_right(error: ApiError, expected: str) -> None
 # With a cluster in memory
 
 
-UseCluster = Callable[[Cluster], Cluster]
+UseCluster = Callable[[RecordingApi], RecordingApi]
 
 
 @pytest.fixture
 def use_cluster(monkeypatch: pytest.MonkeyPatch) -> UseCluster:
-    def use(cluster: Cluster) -> Cluster:
+    def use(cluster: RecordingApi) -> RecordingApi:
         def api_for(**_: str | None) -> Api:
             return cluster
 
@@ -161,15 +161,15 @@ def use_cluster(monkeypatch: pytest.MonkeyPatch) -> UseCluster:
     return use
 
 
-def cluster_with_leftovers() -> Cluster:
+def cluster_with_leftovers() -> RecordingApi:
     """Return a cluster with an ended job's credentials, an incomplete launch and a pod that outlives its Workflow."""
-    incomplete_launch = job("broken", "b", uid="w2", phase="", suspend=True)
-    ended_job = job("deaf", "d", uid="w3", **FAILED_STATUS)
+    incomplete_launch = job_workflow("broken", "b", uid="w2", phase="", suspend=True)
+    ended_job = job_workflow("deaf", "d", uid="w3", **FAILED_STATUS)
     owner = {"kind": "Workflow", "name": "job-site", "uid": "w1"}
     meta = {"labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     secret: Object = {"metadata": {"name": SECRET, "uid": "s1", **meta}, "data": {"token": "t0psecret"}}
-    return Cluster(
-        (Kind.WORKFLOW, job(**FAILED_STATUS)),
+    return RecordingApi(
+        (Kind.WORKFLOW, job_workflow(**FAILED_STATUS)),
         (Kind.WORKFLOW, incomplete_launch),
         (Kind.WORKFLOW, ended_job),
         (Kind.POD, pod("deaf", uid="p3", owner="w3", main=RUNNING, phase="Running")),
@@ -181,7 +181,7 @@ def test_sweep_deletes_and_lists_leftovers(use_cluster: UseCluster) -> None:
     cluster = use_cluster(cluster_with_leftovers())
     result = run("sweep")
     assert result.exit_code == 0
-    assert sorted(cluster.did, key=lambda row: row[2]) == [
+    assert sorted(cluster.changes, key=lambda row: row[2]) == [
         ("delete", Kind.WORKFLOW, "broken", ("w2", None)),
         ("delete", Kind.POD, "deaf", ("p3", 3)),
         ("delete", Kind.SECRET, SECRET, ("s1", None)),
@@ -194,19 +194,19 @@ def test_sweep_deletes_and_lists_leftovers(use_cluster: UseCluster) -> None:
 def test_sweep_dry_run_deletes_nothing(use_cluster: UseCluster) -> None:
     cluster = use_cluster(cluster_with_leftovers())
     result = run("sweep", "--dry-run")
-    assert (result.exit_code, cluster.did, len(result.stdout.splitlines())) == (0, [], 3)
+    assert (result.exit_code, cluster.changes, len(result.stdout.splitlines())) == (0, [], 3)
     assert all(line.startswith("would delete ") for line in result.stdout.splitlines())
 
 
 def test_sweep_reports_only_failed_deletions(use_cluster: UseCluster) -> None:
     cluster = use_cluster(cluster_with_leftovers())
-    cluster.against["delete"] = ApiError("delete", "pods x", 403, "Forbidden", "no")
+    cluster.refusals["delete"] = ApiError("delete", "pods x", 403, "Forbidden", "no")
     result = run("sweep")
     assert result.exit_code == 1
     assert result.stdout.count("could not delete") == 3
     assert "needs the right to delete pods" in result.stdout
     for status in (404, 409):
-        cluster.against["delete"] = ApiError("delete", "pods x", status)
+        cluster.refusals["delete"] = ApiError("delete", "pods x", status)
         assert run("sweep").exit_code == 0
 
 
@@ -219,24 +219,24 @@ def test_unreadable_secret_stops_no_other_deletion(use_cluster: UseCluster, monk
     monkeypatch.setattr(cluster, "metadata", forbid)
     result = run("sweep")
     assert result.exit_code == 1
-    assert (result.stdout.count("could not delete"), len(cluster.did)) == (1, 2)
+    assert (result.stdout.count("could not delete"), len(cluster.changes)) == (1, 2)
     assert "needs the right to get secrets" in result.stdout
 
 
 def test_invalid_workflow_name_stops_no_deletion(use_cluster: UseCluster) -> None:
     cluster = use_cluster(cluster_with_leftovers())
-    invalid_workflow = job("x" * 242, "o", uid="w9", **FAILED_STATUS)
+    invalid_workflow = job_workflow("x" * 242, "o", uid="w9", **FAILED_STATUS)
     cluster.store[Kind.WORKFLOW, "x" * 242] = invalid_workflow
     result = run("sweep")
     assert result.exit_code == 0, result.output
-    assert len(cluster.did) == 3
+    assert len(cluster.changes) == 3
 
 
 def test_terminate_patches_only_running_workflows(use_cluster: UseCluster) -> None:
-    ended_job = job("w2", site="site-2", uid="u2", **FAILED_STATUS)
-    cluster = use_cluster(Cluster((Kind.WORKFLOW, job("w1")), (Kind.WORKFLOW, ended_job)))
+    ended_job = job_workflow("w2", site="site-2", uid="u2", **FAILED_STATUS)
+    cluster = use_cluster(RecordingApi((Kind.WORKFLOW, job_workflow("w1")), (Kind.WORKFLOW, ended_job)))
     result = run("terminate", "11111111")
-    assert (result.exit_code, [row[:3] for row in cluster.did]) == (0, [("patch", Kind.WORKFLOW, "w1")])
+    assert (result.exit_code, [row[:3] for row in cluster.changes]) == (0, [("patch", Kind.WORKFLOW, "w1")])
     assert result.stdout.splitlines() == [
         "site-1: Workflow w1 is being terminated",
         "site-2: Workflow w2 has already ended: ARGO_FAILED",
@@ -246,8 +246,8 @@ def test_terminate_patches_only_running_workflows(use_cluster: UseCluster) -> No
 
 
 def test_terminate_fails_if_a_patch_is_refused(use_cluster: UseCluster) -> None:
-    cluster = use_cluster(Cluster((Kind.WORKFLOW, job("w1"))))
-    cluster.against["patch"] = ApiError("patch", "workflows w1", 403, "Forbidden", "no")
+    cluster = use_cluster(RecordingApi((Kind.WORKFLOW, job_workflow("w1"))))
+    cluster.refusals["patch"] = ApiError("patch", "workflows w1", 403, "Forbidden", "no")
     result = run("terminate", "w1")
     assert result.exit_code == 1
     assert "could not be terminated: forbidden: this account needs the right to patch" in result.stdout
@@ -256,7 +256,7 @@ def test_terminate_fails_if_a_patch_is_refused(use_cluster: UseCluster) -> None:
 def test_tokens_in_cluster_messages_are_redacted(use_cluster: UseCluster) -> None:
     token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
     failed_pod = pod(main={"terminated": {"exitCode": 1, "reason": "Error", "message": f"bad {token}"}}, phase="Failed")
-    use_cluster(Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, failed_pod)))
+    use_cluster(RecordingApi((Kind.WORKFLOW, job_workflow(phase="Failed")), (Kind.POD, failed_pod)))
     result = run("jobs", "--json")
     assert "bad [redacted]" in result.stdout
     assert token not in result.stdout
@@ -264,7 +264,9 @@ def test_tokens_in_cluster_messages_are_redacted(use_cluster: UseCluster) -> Non
 
 def test_jobs_prints_rows_without_a_terminal(use_cluster: UseCluster) -> None:
     use_cluster(
-        Cluster((Kind.WORKFLOW, job(phase="Failed")), (Kind.POD, pod(main=terminated_state(3), phase="Failed")))
+        RecordingApi(
+            (Kind.WORKFLOW, job_workflow(phase="Failed")), (Kind.POD, pod(main=terminated_state(3), phase="Failed"))
+        )
     )
     head, line = run("jobs").stdout.splitlines()
     assert head.split()[0] == "JOB"
@@ -272,9 +274,9 @@ def test_jobs_prints_rows_without_a_terminal(use_cluster: UseCluster) -> None:
 
 
 def test_transient_errors_do_not_end_a_watch() -> None:
-    (site_job,) = site_jobs([job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})], [])
+    (site_job,) = site_jobs([job_workflow(nodes={"job-site": {"type": "Pod", "phase": "Running"}})], [])
 
-    class FailingCluster(Cluster):
+    class FailingCluster(RecordingApi):
         status = 0
 
         def get(self, kind: Kind, name: str) -> Object:
@@ -289,8 +291,8 @@ def test_transient_errors_do_not_end_a_watch() -> None:
 
 
 def test_unchanged_jobs_are_confirmed_once() -> None:
-    unconfirmed = job(nodes={"job-site": {"type": "Pod", "phase": "Running"}})
-    cluster = Cluster((Kind.WORKFLOW, unconfirmed), (Kind.POD, pod(main=RUNNING)))
+    unconfirmed = job_workflow(nodes={"job-site": {"type": "Pod", "phase": "Running"}})
+    cluster = RecordingApi((Kind.WORKFLOW, unconfirmed), (Kind.POD, pod(main=RUNNING)))
     (site_job,) = site_jobs([unconfirmed], [])
     confirmations = jobs._Confirmations(ClusterReader(cluster))
     assert site_job.stage is Stage.ENDED
@@ -302,6 +304,6 @@ def test_unchanged_jobs_are_confirmed_once() -> None:
 
 def test_no_jobs_message_names_the_namespace(use_cluster: UseCluster) -> None:
     """The namespace may be the wrong one."""
-    use_cluster(Cluster()).namespace = "flrae"
+    use_cluster(RecordingApi()).namespace = "flrae"
     result = run("jobs")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No jobs in namespace flrae.\n")

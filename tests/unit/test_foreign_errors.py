@@ -39,7 +39,7 @@ from flargo.flare import redact
 from flargo.flare.redact import REDACTION
 from flargo.terms import Parent, Role
 from flargo.tools.cli import output
-from tests.harness.command_line import kubeconfig, run
+from tests.harness.command_line import run, write_kubeconfig
 from tests.harness.objects import workflow
 
 TOKEN = "sha256~0paque-t0psecret-0f-openshift"
@@ -231,7 +231,7 @@ def test_a_command_quotes_no_library(
         raise error
 
     monkeypatch.setattr(urllib3.PoolManager, "request", broken)
-    options = ["--kubeconfig", kubeconfig(tmp_path / "config"), *(["--json"] if as_json else [])]
+    options = ["--kubeconfig", write_kubeconfig(tmp_path / "config"), *(["--json"] if as_json else [])]
     done = run(*words, *options)
     assert done.exit_code in {1, 2}
     assert "t0psecret" not in done.output + done.stderr
@@ -248,7 +248,7 @@ def test_an_unforeseen_error_is_told_by_its_type_and_debug_shows_the_trace_redac
 
     monkeypatch.setattr(Api, "list" if step == "the command itself" else "time", broken)
     monkeypatch.setattr(Api, "list", broken)
-    options = ["--kubeconfig", kubeconfig(tmp_path / "config")]
+    options = ["--kubeconfig", write_kubeconfig(tmp_path / "config")]
     done = run("jobs", *options)
     assert done.exit_code == output.EXIT_PROBLEM
     assert "LookupError" in done.stderr
@@ -287,7 +287,7 @@ def test_a_token_file_is_stripped_and_checked_when_it_is_read(
 
     monkeypatch.setattr(urllib3.PoolManager, "request", answer)
     (tmp_path / "token").write_bytes(content.encode("latin-1"))
-    file = Path(kubeconfig(tmp_path / "config"))
+    file = Path(write_kubeconfig(tmp_path / "config"))
     said = yaml.safe_load(file.read_text())
     said["users"][0]["user"] = {"tokenFile": str(tmp_path / "token")}
     file.write_text(yaml.safe_dump(said))
@@ -328,7 +328,7 @@ def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all
     said = "".join(f"{line}\n" for line in lines)
     script.write_text(f"#!/bin/sh\ncat >&2 <<'EOF'\n{said}EOF\nexit 1\n")
     script.chmod(0o755)
-    file = Path(kubeconfig(tmp_path / "config"))
+    file = Path(write_kubeconfig(tmp_path / "config"))
     content = yaml.safe_load(file.read_text())
     plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script), "interactiveMode": "Never"}
     content["users"][0]["user"] = {"exec": plugin}
@@ -348,7 +348,7 @@ def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all
 
 def test_a_parent_learns_the_token_that_it_sends(tmp_path: Path) -> None:
     token = "opaque-token-of-a-launcher"
-    file = Path(kubeconfig(tmp_path / "config"))
+    file = Path(write_kubeconfig(tmp_path / "config"))
     file.write_text(file.read_text().replace("t0psecret", token))
     made = flargo.ClientArgoJobLauncher(config_file_path=str(file), workspace_mount_path=str(tmp_path))
     loop = made._get_loop(Parent("site-1", "f" * 32, "epoch", Role.CLIENT))
@@ -361,7 +361,7 @@ def test_a_parent_learns_the_token_that_it_sends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["jobs"], ["doctor", "--wait", "0.5"]], ids=" ".join)
 def test_a_command_learns_the_token_that_it_sends(command: list[str], tmp_path: Path) -> None:
     token = f"opaque-token-of-{command[0]}"
-    file = Path(kubeconfig(tmp_path / "config"))
+    file = Path(write_kubeconfig(tmp_path / "config"))
     file.write_text(file.read_text().replace("t0psecret", token))
     run(*command, "--kubeconfig", file)
     assert token not in REDACTION.redact(f"a page that quotes {token}")

@@ -10,8 +10,8 @@ from flargo.cluster.api import MAX_PIECE_BYTES, Kind, LogPiece, _pieces
 from flargo.tools.cli import logs
 from tests.harness import command_line
 from tests.harness.attacks import ATTACKS, BYTE_ATTACKS, bad_characters
-from tests.harness.fake_api import Cluster
-from tests.harness.objects import job, pod, terminated_state
+from tests.harness.fake_api import RecordingApi
+from tests.harness.objects import job_workflow, pod, terminated_state
 
 TOKEN = b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmbGFyZ28ifQ.c2lnbmF0dXJl"
 KEY = b"-----BEGIN PRIVATE KEY-----\n" + b"MIIE" * 16 + b"\n" + b"MIIE" * 16 + b"\n-----END PRIVATE KEY-----\n"
@@ -22,14 +22,14 @@ EXECUTOR = (
 RunLogs = Callable[..., Result]
 
 
-class ClusterWithLogs(Cluster):
+class ClusterWithLogs(RecordingApi):
     """A cluster with a job of one pod at each site, and the pods' logs."""
 
     def __init__(self, **logs_by_site: bytes) -> None:
         super().__init__()
         self.logs: dict[str, bytes] = {}
         for site, content in logs_by_site.items():
-            workflow = job(f"job-{site}", site=site, uid=f"w-{site}", phase="Running")
+            workflow = job_workflow(f"job-{site}", site=site, uid=f"w-{site}", phase="Running")
             site_pod = pod(
                 f"job-{site}", uid=f"p-{site}", owner=f"w-{site}", main=terminated_state(0), phase="Succeeded"
             )

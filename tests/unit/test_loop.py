@@ -15,36 +15,36 @@ from flargo.status.job_state import Action, ActionKind
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Annotation
-from tests.harness.fake_api import LONG, QuietApi
-from tests.harness.plans import plan
+from tests.harness.fake_api import THREAD_SECONDS, IdleApi
+from tests.harness.plans import submit_plan
 
 
 @pytest.fixture
-def api() -> Iterator[QuietApi]:
-    quiet_api = QuietApi()
+def api() -> Iterator[IdleApi]:
+    quiet_api = IdleApi()
     yield quiet_api
-    quiet_api.over.set()
+    quiet_api.test_ended.set()
 
 
-def test_parents_end_reports_every_verdict(api: QuietApi) -> None:
+def test_parents_end_reports_every_verdict(api: IdleApi) -> None:
     loop = Loop(api, "", "me", 3)
     verdicts: list[Verdict] = []
-    launched = loop.launch(plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=False)
-    assert launched.wait(lambda it: it.is_released, LONG)
+    launched = loop.launch(submit_plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=False)
+    assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
     loop.end(Cause.PARENT_END, seconds=0.1)
-    assert launched.wait(lambda it: it.verdict is not None, LONG)
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
     assert [verdict.reason for verdict in verdicts] == [Reason.PARENT_ENDED]
 
 
-def test_ended_parent_refuses_launches(api: QuietApi) -> None:
+def test_ended_parent_refuses_launches(api: IdleApi) -> None:
     loop = Loop(api, "", "me", 3)
     loop.end(Cause.PARENT_END, seconds=0.0)
     with pytest.raises(SubmitError, match="shutting down"):
-        loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
+        loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
     assert api.named(Kind.WORKFLOW) == []
 
 
-def test_launch_during_parents_end_is_not_lost(api: QuietApi) -> None:
+def test_launch_during_parents_end_is_not_lost(api: IdleApi) -> None:
     """A job that is neither refused nor ended would keep its waiting threads, and the parent's process, alive."""
     loop = Loop(api, "", "me", 3)
 
@@ -59,12 +59,12 @@ def test_launch_during_parents_end_is_not_lost(api: QuietApi) -> None:
 
     ending = threading.Thread(target=loop.end, args=(Cause.PARENT_END, 0.1))
     loop._is_ending = EndingEvent()
-    launched = loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
-    assert launched.wait(lambda it: it.verdict is not None, LONG)
-    ending.join(LONG)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
+    ending.join(THREAD_SECONDS)
 
 
-def test_failed_report_does_not_hide_the_verdict(api: QuietApi) -> None:
+def test_failed_report_does_not_hide_the_verdict(api: IdleApi) -> None:
     def fail(number: int, when: str) -> None:
         if (number, when) == (1, "before"):
             raise ApiError("get", "secrets", 403, "Forbidden")
@@ -75,14 +75,14 @@ def test_failed_report_does_not_hide_the_verdict(api: QuietApi) -> None:
     api.trouble = fail
     api.trouble = fail
     loop = Loop(api, "", "me", 3)
-    launched = loop.launch(plan(), lambda: False, report, collect_log=False)
-    assert launched.wait(lambda it: it.verdict is not None, LONG)
+    launched = loop.launch(submit_plan(), lambda: False, report, collect_log=False)
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
     assert launched.verdict is not None
     assert launched.verdict.reason is Reason.LAUNCH_FAILED
     loop.end(Cause.PARENT_END, seconds=0.0)
 
 
-def test_given_up_launch_concludes_without_api(api: QuietApi) -> None:
+def test_given_up_launch_concludes_without_api(api: IdleApi) -> None:
     def no_response(_: int, when: str) -> None:
         if when == "before":
             raise ApiError("get", "secrets", 0)
@@ -90,24 +90,24 @@ def test_given_up_launch_concludes_without_api(api: QuietApi) -> None:
     api.trouble = no_response
     loop = Loop(api, "", "me", 3)
     verdicts: list[Verdict] = []
-    launched = loop.launch(plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=True)
+    launched = loop.launch(submit_plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=True)
     loop.give_up(launched, "the launch took too long")
-    assert launched.wait(lambda it: it.verdict is not None, LONG)
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
     assert verdicts == [Verdict(Reason.LAUNCH_FAILED, 101, "the launch took too long")] == [launched.verdict]
     loop.end(Cause.PARENT_END, seconds=0.1)
     assert len(verdicts) == 1, "reported once"
     assert launched.verdict == verdicts[0]
 
 
-def test_given_up_launch_is_ended_later(api: QuietApi) -> None:
+def test_given_up_launch_is_ended_later(api: IdleApi) -> None:
     """The job is ended once the API server answers again."""
     loop = Loop(api, "", "me", 3)
     verdicts: list[Verdict] = []
-    launched = loop.launch(plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=False)
-    assert launched.wait(lambda it: it.is_released, LONG)
+    launched = loop.launch(submit_plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=False)
+    assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
     loop.give_up(launched, "the launch took too long")
-    assert launched.wait(lambda it: it.verdict is not None, LONG)
-    deadline = time.monotonic() + LONG
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
+    deadline = time.monotonic() + THREAD_SECONDS
 
     def shut_down() -> bool:
         return any(item["spec"].get("shutdown") for item in api.list(Kind.WORKFLOW)[0])
@@ -119,15 +119,15 @@ def test_given_up_launch_is_ended_later(api: QuietApi) -> None:
     loop.end(Cause.PARENT_END, seconds=0.1)
 
 
-def test_second_launch_of_a_name_is_refused(api: QuietApi) -> None:
+def test_second_launch_of_a_name_is_refused(api: IdleApi) -> None:
     loop = Loop(api, "", "me", 3)
-    loop.launch(plan("a1"), lambda: False, lambda *_: None, collect_log=False)
+    loop.launch(submit_plan("a1"), lambda: False, lambda *_: None, collect_log=False)
     with pytest.raises(SubmitError, match="still being cleaned up"):
-        loop.launch(plan("a2"), lambda: False, lambda *_: None, collect_log=False)
+        loop.launch(submit_plan("a2"), lambda: False, lambda *_: None, collect_log=False)
     loop.end(Cause.PARENT_END, seconds=0.0)
 
 
-def test_earlier_handle_does_not_stop_next_launch(api: QuietApi) -> None:
+def test_earlier_handle_does_not_stop_next_launch(api: IdleApi) -> None:
     """FLARE also terminates jobs that ended long before."""
     loop = Loop(api, "", "me", 3)
 
@@ -136,13 +136,13 @@ def test_earlier_handle_does_not_stop_next_launch(api: QuietApi) -> None:
             raise ApiError("get", "secrets", 403, "Forbidden")
 
     api.trouble = refuse_once
-    first = loop.launch(plan("a1"), lambda: False, lambda *_: None, collect_log=False)
-    assert first.wait(lambda it: it.verdict is not None, LONG)
-    deadline = time.monotonic() + LONG
+    first = loop.launch(submit_plan("a1"), lambda: False, lambda *_: None, collect_log=False)
+    assert first.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
+    deadline = time.monotonic() + THREAD_SECONDS
     while loop._jobs and time.monotonic() < deadline:
         threading.Event().wait(0.01)
-    second = loop.launch(plan("a2"), lambda: False, lambda *_: None, collect_log=False)
-    assert second.wait(lambda it: it.is_released, LONG)
+    second = loop.launch(submit_plan("a2"), lambda: False, lambda *_: None, collect_log=False)
+    assert second.wait(lambda it: it.is_released, THREAD_SECONDS)
     loop.stop(first, Cause.ABORT)
     (job,) = loop._jobs.values()
     assert not job.cancelled.is_set()
@@ -151,16 +151,16 @@ def test_earlier_handle_does_not_stop_next_launch(api: QuietApi) -> None:
     assert second.verdict.reason is Reason.PARENT_ENDED
 
 
-def test_requeue_in_centuries_ends_no_thread(api: QuietApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeue_in_centuries_ends_no_thread(api: IdleApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue cannot wait for centuries."""
     loop = Loop(api, "", "me", 3)
     monkeypatch.setattr(loop._reconciler, "next_requeue_at", lambda: 1e300)
-    launched = loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
-    assert launched.wait(lambda it: it.is_released, LONG)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
     loop.end(Cause.PARENT_END, seconds=0.1)
 
 
-def test_shutdown_annotations_are_redacted(api: QuietApi) -> None:
+def test_shutdown_annotations_are_redacted(api: IdleApi) -> None:
     api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
     uid = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"]
     loop = Loop(api, "", "me", 3, redact=lambda text: text.replace("s3cret", "[redacted]"))
@@ -176,7 +176,7 @@ def test_shutdown_annotations_are_redacted(api: QuietApi) -> None:
     assert len(annotations[Annotation.ENDING_DETAIL]) == MAX_ENDING_DETAIL_LENGTH
 
 
-def test_outage_is_logged_once_per_watch(api: QuietApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_is_logged_once_per_watch(api: IdleApi, caplog: pytest.LogCaptureFixture) -> None:
     def fail(_number: int, _when: str) -> None:
         raise ApiError("patch", "workflows", 0, message="refused")
 
@@ -191,23 +191,23 @@ def test_outage_is_logged_once_per_watch(api: QuietApi, caplog: pytest.LogCaptur
     assert [line.partition(":")[0] for line in warnings] == [f"Workflow {lost}", f"Pod {lost}"]
 
 
-def test_failed_command_is_logged(api: QuietApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_command_is_logged(api: IdleApi, caplog: pytest.LogCaptureFixture) -> None:
     loop = Loop(api, "", "me", 3)
     api.trouble = lambda *_: (_ for _ in ()).throw(ApiError("patch", "workflows", 403, "Forbidden"))
     loop._perform(Command("job-site", "job-site", Action(ActionKind.SHUTDOWN), ""))
     assert "job-site: failed to shut down the Workflow" in caplog.text
 
 
-def test_credential_deletions_do_not_delay_shutdowns(api: QuietApi) -> None:
+def test_credential_deletions_do_not_delay_shutdowns(api: IdleApi) -> None:
     api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
     uid, may_go_on = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"], threading.Event()
     loop, shutdown_sent = Loop(api, "", "me", 3), threading.Event()
-    api.delete = lambda *_, **__: may_go_on.wait(LONG)  # type: ignore[assignment, method-assign]
+    api.delete = lambda *_, **__: may_go_on.wait(THREAD_SECONDS)  # type: ignore[assignment, method-assign]
     api.merge = lambda *_, **__: shutdown_sent.set()  # type: ignore[assignment, method-assign]
     deletions = [
         Command(f"job-{number}", f"job-{number}", Action(ActionKind.DELETE_SECRET), "secret") for number in range(20)
     ]
     loop._execute(Result((*deletions, Command("job-site", "job-site", Action(ActionKind.SHUTDOWN, uid), ""))))
-    assert shutdown_sent.wait(LONG)
+    assert shutdown_sent.wait(THREAD_SECONDS)
     may_go_on.set()
     loop.end(Cause.PARENT_END, seconds=0.0)

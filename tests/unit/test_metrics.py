@@ -22,11 +22,11 @@ from flargo.metrics import Exporter, Metric, Type
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from flargo.status.verdict import Cause, Verdict
-from tests.harness.fake_api import LONG, QuietApi
+from tests.harness.fake_api import THREAD_SECONDS, IdleApi
 from tests.harness.objects import RUNNING, Object, pod, terminated_state, workflow
 from tests.harness.paths import ROOT
-from tests.harness.plans import plan
-from tests.harness.scripted_api import Answer, Served
+from tests.harness.plans import submit_plan
+from tests.harness.scripted_api import Response, ScriptedApi
 
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
 
@@ -35,14 +35,14 @@ class MeasuredLoop:
     """A loop with an exporter, whose watch events come from the test."""
 
     def __init__(self) -> None:
-        self.api = QuietApi()
+        self.api = IdleApi()
         self.exporter = Exporter()
         self.loop = Loop(self.api, "", "me", 3, meter=self.exporter)
         self.exporter.follow(self.loop.snapshot)
 
     def launch(self) -> LaunchedJob:
-        launched = self.loop.launch(plan(), lambda: False, lambda *_: None, collect_log=False)
-        assert launched.wait(lambda it: it.is_released, LONG)
+        launched = self.loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+        assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
         self.send(workflow(uid="uid-3", version=2, phase="Running"))
         return launched
 
@@ -59,7 +59,7 @@ class MeasuredLoop:
 
     def wait_for_value(self, value: float, name: str, **labels: str) -> None:
         """Wait until a metric has a value."""
-        limit = time.monotonic() + LONG
+        limit = time.monotonic() + THREAD_SECONDS
         while self.value(name, **labels) != value:
             assert time.monotonic() < limit, f"{name} {labels} is {self.value(name, **labels)}, not {value}"
             time.sleep(0.01)
@@ -73,7 +73,7 @@ class MeasuredLoop:
 def site() -> Iterator[MeasuredLoop]:
     exporter = MeasuredLoop()
     yield exporter
-    exporter.api.over.set()
+    exporter.api.test_ended.set()
     exporter.loop.end(Cause.PARENT_END, seconds=0.0)
 
 
@@ -145,7 +145,7 @@ def test_jobs_and_verdicts_are_counted(site: MeasuredLoop) -> None:
     site.send(workflow(uid="uid-3", version=3, phase="Running", message="it goes on"))
     site.send(pod(owner="uid-3", version=3, main=terminated_state(0, "Completed"), phase="Succeeded"))
     site.send(workflow(uid="uid-3", version=4, phase="Succeeded"))
-    assert launched.wait(lambda it: it.verdict is not None, LONG)
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
     site.wait_for_value(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
     site.wait_for_value(0, "flargo_jobs", stage="ENDED")
     assert site.stages() == {}
@@ -201,7 +201,7 @@ def test_each_watch_has_its_staleness(site: MeasuredLoop, monkeypatch: pytest.Mo
 def test_requests_are_counted() -> None:
     """Requests without a response count, too, with code 0."""
     exporter = Exporter()
-    api = Served(Answer(200), Answer(404), ConnectionResetError("reset"), Answer(401), Answer(200))
+    api = ScriptedApi(Response(200), Response(404), ConnectionResetError("reset"), Response(401), Response(200))
     api._on_request = exporter.observe_request
     api.get(Kind.SECRET, "job-a")
     for _ in range(2):

@@ -14,7 +14,7 @@ from flargo.terms import Object
 from flargo.text import inert
 from tests.harness import terminal
 from tests.harness.attacks import ALL_ATTACKS, ATTACKS, BYTE_ATTACKS, bad_characters
-from tests.harness.objects import RUNNING, job, pod, terminated_state
+from tests.harness.objects import RUNNING, job_workflow, pod, terminated_state
 from tests.harness.paths import ROOT
 
 FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.tools.cli.main import main; main()"]
@@ -42,9 +42,11 @@ def workflows() -> list[Object]:
     notes = {"flargo.dev/job-name": EVIL, "flargo.dev/ending-detail": EVIL, "flargo.dev/ending": "IMAGE"}
     labels = {"flargo.dev/study": EVIL, "flargo.dev/role": EVIL, "flargo.dev/federation": EVIL, "flargo.dev/site": EVIL}
     node = {"job-1": {"type": "Pod", "phase": "Pending", "message": EVIL, "displayName": EVIL}}
-    one = job("job-1", site=EVIL, uid="w1", notes=notes, message=EVIL, nodes=node)
-    two = job("job-2", site=f"b {EVIL}", uid="w2", phase="Failed", message=EVIL, finishedAt="2020-01-01T00:00:00Z")
-    broken = job("job-3", job_id="2222", site=f"c {EVIL}", uid="w3", phase="", suspend=True)
+    one = job_workflow("job-1", site=EVIL, uid="w1", notes=notes, message=EVIL, nodes=node)
+    two = job_workflow(
+        "job-2", site=f"b {EVIL}", uid="w2", phase="Failed", message=EVIL, finishedAt="2020-01-01T00:00:00Z"
+    )
+    broken = job_workflow("job-3", job_id="2222", site=f"c {EVIL}", uid="w3", phase="", suspend=True)
     for each in (one, two, broken):
         each["metadata"]["labels"] |= labels
     return [one, two, broken]

@@ -16,7 +16,7 @@ from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import pod_view
 from flargo.terms import Role, SecretData
 from tests.harness.objects import pod, terminated_state
-from tests.harness.scripted_api import Answer, Served
+from tests.harness.scripted_api import Response, ScriptedApi
 
 FAILED = Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
 DONE = Verdict(Reason.SUCCEEDED, 0, "", 0)
@@ -211,7 +211,7 @@ def test_what_is_read_of_a_log_is_cut_after_it_is_redacted(tmp_path: Path, run_d
     key = "\n".join(["-----BEGIN PRIVATE KEY-----", *["MIIE" * 16] * 50, "-----END PRIVATE KEY-----"])
     for after in range(MAX_LOG_BYTES - 3000, MAX_LOG_BYTES + 200, 150):
         body = f"{'x' * 100_000}\n{token if secret == 'token' else key}\n{'y' * after}\n"
-        loop = Loop(Served(Answer(200, body.encode())), "", "me", 3)
+        loop = Loop(ScriptedApi(Response(200, body.encode())), "", "me", 3)
         (seen,) = [pod_view(pod(main=terminated_state(3), phase="Failed"))]
         life = SimpleNamespace(observation=SimpleNamespace(pods=[seen]), first_pod_uid=seen.uid)
         tail = kept(tmp_path, run_dir, loop._read_log(life))  # type: ignore[arg-type]  # no more of it is looked at

@@ -11,7 +11,7 @@ from flargo.tools.jobs.explanation import explain
 from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import selector, short_ids, site_jobs, trim, with_events
 from flargo.tools.jobs.table import COLUMNS, build_rows, format_lines
-from tests.harness.objects import CREATED, RUNNING, Object, job, pod, terminated_state
+from tests.harness.objects import CREATED, RUNNING, Object, job_workflow, pod, terminated_state
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ def test_running_job_has_node_time_and_gpus() -> None:
     running_pod = pod(main=RUNNING, phase="Running")
     container = {"name": "main", "resources": {"limits": {"amd.com/gpu": "2"}}}
     running_pod["spec"] |= {"nodeName": "n1", "containers": [container]}
-    site_job = job_at_site(job(), running_pod)
+    site_job = job_at_site(job_workflow(), running_pod)
     assert (site_job.stage, site_job.reason, site_job.site, site_job.pod.node) == (Stage.RUNNING, None, "site-1", "n1")
     assert site_job.gpus == {"amd.com/gpu": "2"}
     assert build_rows([site_job], NOW) == [
@@ -34,7 +34,7 @@ def test_running_job_has_node_time_and_gpus() -> None:
 
 
 def test_workflow_tells_gpus_before_the_pod_exists() -> None:
-    waiting = job()
+    waiting = job_workflow()
     limits = {"nvidia.com/gpu": "1", "cpu": "2"}
     waiting["spec"]["templates"] = [{"name": "job", "container": {"name": "", "resources": {"limits": limits}}}]
     site_job = job_at_site(trim(waiting))
@@ -42,7 +42,7 @@ def test_workflow_tells_gpus_before_the_pod_exists() -> None:
 
 
 def test_pods_of_other_workflows_are_ignored() -> None:
-    assert job_at_site(job(), pod(owner="another", main=terminated_state(1))).stage is Stage.WAITING
+    assert job_at_site(job_workflow(), pod(owner="another", main=terminated_state(1))).stage is Stage.WAITING
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_shutdown_has_the_launchers_reason(ending: str, code: int) -> None:
     notes = {"flargo.dev/ending": ending, "flargo.dev/ending-detail": "0/1 nodes"}
     terminated = {"phase": "Failed", "message": "Stopped with strategy 'Terminate'", "shutdown": "Terminate"}
     for pods in ((), (pod(main=terminated_state(143), phase="Failed"),)):
-        site_job = job_at_site(job(**terminated, notes=notes), *pods)
+        site_job = job_at_site(job_workflow(**terminated, notes=notes), *pods)
         assert (site_job.reason, site_job.verdict.code) == (Reason[ending], code)
-    assert job_at_site(job(**terminated)).reason is Reason.SHUT_DOWN
+    assert job_at_site(job_workflow(**terminated)).reason is Reason.SHUT_DOWN
 
 
 @pytest.mark.parametrize(
@@ -75,31 +75,31 @@ def test_shutdown_has_the_launchers_reason(ending: str, code: int) -> None:
 def test_reason_comes_from_argos_record_without_pod(message: str, reason: Reason) -> None:
     """The launcher may not have come to write the reason of the end."""
     step = {"job-site": {"type": "Pod", "phase": "Failed", "message": message}}
-    assert job_at_site(job(phase="Failed", message=message, nodes=step)).reason is reason
+    assert job_at_site(job_workflow(phase="Failed", message=message, nodes=step)).reason is reason
 
 
 def test_job_ended_after_its_results_has_succeeded() -> None:
     notes = {"flargo.dev/ending": "SUCCEEDED"}
-    site_job = job_at_site(job(phase="Failed", shutdown="Terminate", notes=notes))
+    site_job = job_at_site(job_workflow(phase="Failed", shutdown="Terminate", notes=notes))
     assert (site_job.reason, site_job.verdict.code) == (Reason.SUCCEEDED, 0)
-    ending_job = job_at_site(job(shutdown="Terminate", notes=notes), pod(main=RUNNING, phase="Running"))
+    ending_job = job_at_site(job_workflow(shutdown="Terminate", notes=notes), pod(main=RUNNING, phase="Running"))
     assert ending_job.reason is Reason.SHUT_DOWN, "only once the job has ended"
 
 
 @pytest.mark.parametrize("nonsense", ["", "NO_SUCH_REASON", "PROGRAM_REPORTED", "code", "{{x}}"])
 def test_unknown_ending_annotations_are_ignored(nonsense: str) -> None:
-    site_job = job_at_site(job(phase="Failed", shutdown="Terminate", notes={"flargo.dev/ending": nonsense}))
+    site_job = job_at_site(job_workflow(phase="Failed", shutdown="Terminate", notes={"flargo.dev/ending": nonsense}))
     assert site_job.reason is Reason.SHUT_DOWN
 
 
 def test_programs_exit_code_overrides_ending_reason() -> None:
-    shut_down = job(phase="Failed", shutdown="Terminate", notes={"flargo.dev/ending": "SHORTAGE"})
+    shut_down = job_workflow(phase="Failed", shutdown="Terminate", notes={"flargo.dev/ending": "SHORTAGE"})
     assert job_at_site(shut_down, pod(main=terminated_state(0, "Completed"))).reason is Reason.SUCCEEDED
     assert job_at_site(shut_down, pod(main=terminated_state(102))).verdict.code == 102
 
 
 def test_ending_job_has_its_reason() -> None:
-    ending_job = job(shutdown="Terminate", notes={"flargo.dev/ending": "ABORTED"})
+    ending_job = job_workflow(shutdown="Terminate", notes={"flargo.dev/ending": "ABORTED"})
     site_job = job_at_site(ending_job, pod(main=RUNNING, phase="Running"))
     assert (site_job.stage, site_job.reason, site_job.verdict) == (Stage.RUNNING, Reason.ABORTED, None)
 
@@ -107,17 +107,17 @@ def test_ending_job_has_its_reason() -> None:
 def test_uncertain_ends_need_confirmation() -> None:
     """A pod may have been created, or a Workflow shut down, between the two lists."""
     step = {"job-site": {"type": "Pod", "phase": "Running"}}
-    assert job_at_site(job(nodes=step)).needs_confirmation
-    assert job_at_site(job(), pod(main=terminated_state(143))).needs_confirmation
-    assert not job_at_site(job(), pod(main=terminated_state(0))).needs_confirmation
-    assert not job_at_site(job(phase="Failed"), pod(main=terminated_state(143))).needs_confirmation
-    assert not job_at_site(job(), pod(main=RUNNING)).needs_confirmation
+    assert job_at_site(job_workflow(nodes=step)).needs_confirmation
+    assert job_at_site(job_workflow(), pod(main=terminated_state(143))).needs_confirmation
+    assert not job_at_site(job_workflow(), pod(main=terminated_state(0))).needs_confirmation
+    assert not job_at_site(job_workflow(phase="Failed"), pod(main=terminated_state(143))).needs_confirmation
+    assert not job_at_site(job_workflow(), pod(main=RUNNING)).needs_confirmation
 
 
 def test_events_show_an_image_pull() -> None:
     starting = pod()
     starting["spec"]["nodeName"] = "n1"
-    site_job = job_at_site(job(), starting)
+    site_job = job_at_site(job_workflow(), starting)
     pulling = {"reason": "Pulling", "lastTimestamp": CREATED, "involvedObject": {"uid": "p1"}}
     assert (site_job.stage, with_events(site_job, [pulling]).stage) == (Stage.STARTING, Stage.PULLING)
 
@@ -127,10 +127,12 @@ def test_since_is_the_start_of_the_stage() -> None:
     times = {"startedAt": "2026-01-01T00:00:30Z", "finishedAt": "2026-01-01T00:00:50Z"}
     terminated = {"terminated": {"exitCode": 3, **times}}
     seconds = [
-        job_at_site(job()).since.second,
-        job_at_site(job(), pod(conditions=[condition])).since.second,
-        job_at_site(job(), pod(main=terminated, conditions=[condition])).since.second,
-        job_at_site(job(phase="Failed", message="invalid spec", finishedAt="2026-01-01T00:00:05Z")).since.second,
+        job_at_site(job_workflow()).since.second,
+        job_at_site(job_workflow(), pod(conditions=[condition])).since.second,
+        job_at_site(job_workflow(), pod(main=terminated, conditions=[condition])).since.second,
+        job_at_site(
+            job_workflow(phase="Failed", message="invalid spec", finishedAt="2026-01-01T00:00:05Z")
+        ).since.second,
     ]
     assert seconds == [0, 20, 50, 5]
 
@@ -144,7 +146,7 @@ def test_malformed_objects_can_be_shown(junk: Object) -> None:
 
 
 def test_names_are_inert() -> None:
-    site_job = job_at_site(job(site="a\x1b[31m\nb", notes={"flargo.dev/job-name": "x\x07"}))
+    site_job = job_at_site(job_workflow(site="a\x1b[31m\nb", notes={"flargo.dev/job-name": "x\x07"}))
     assert (site_job.site, site_job.name) == ("a [31m b", "x")
 
 
@@ -154,7 +156,7 @@ def test_short_ids_are_unique() -> None:
 
 
 def test_columns_are_aligned() -> None:
-    head, line = format_lines(build_rows([job_at_site(job())], NOW))
+    head, line = format_lines(build_rows([job_at_site(job_workflow())], NOW))
     assert head.index("STATE") == line.index("WAITING")
 
 
@@ -166,7 +168,11 @@ def test_selector_converts_names_to_labels() -> None:
 # Which job a query names
 
 
-JOBS = [job("w1", "aaaa-1", uid="u1"), job("w2", "aaaa-1", "site-2", uid="u2"), job("w3", "aabb-2", uid="u3")]
+JOBS = [
+    job_workflow("w1", "aaaa-1", uid="u1"),
+    job_workflow("w2", "aaaa-1", "site-2", uid="u2"),
+    job_workflow("w3", "aabb-2", uid="u3"),
+]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,9 @@ def test_select_job_rejects_ambiguous_queries(query: str, site: str | None, expe
 def test_explanation_has_sentence_evidence_and_remedy() -> None:
     failed_pod = pod(main=terminated_state(137, "OOMKilled"), phase="Failed")
     failed_pod["spec"]["nodeName"] = "n1"
-    explanation = explain(job_at_site(job(phase="Failed", message="main: OOMKilled (exit code 137)"), failed_pod), [])
+    explanation = explain(
+        job_at_site(job_workflow(phase="Failed", message="main: OOMKilled (exit code 137)"), failed_pod), []
+    )
     assert (explanation.summary, explanation.remedy) == (Reason.OUT_OF_MEMORY.sentence, Reason.OUT_OF_MEMORY.remedy)
     evidence = dict(explanation.evidence)
     assert evidence["exit code"] == "137"
@@ -214,7 +222,7 @@ def test_explanation_has_sentence_evidence_and_remedy() -> None:
 
 def test_waiting_job_has_stage_and_remedy() -> None:
     shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
-    explanation = explain(job_at_site(job(), pod(conditions=[shortage])), [])
+    explanation = explain(job_at_site(job_workflow(), pod(conditions=[shortage])), [])
     assert explanation.summary == "The job is pending: no node has enough free resources."
     assert explanation.remedy == Reason.SHORTAGE.remedy
 
@@ -224,7 +232,7 @@ def test_only_relevant_events_are_shown() -> None:
         {"type": "Normal", "reason": "Scheduled", "message": "ok", "lastTimestamp": CREATED},
         {"type": "Warning", "reason": "FailedMount", "message": "no\nclaim", "count": 4, "lastTimestamp": CREATED},
     ]
-    starting, running = job_at_site(job(), pod()), job_at_site(job(), pod(main=RUNNING))
+    starting, running = job_at_site(job_workflow(), pod()), job_at_site(job_workflow(), pod(main=RUNNING))
     assert [text for name, text in explain(starting, events).evidence if name == "event"] == [
         "00:00:00 Scheduled: ok",
         "00:00:00 FailedMount, 4 times in 0 s: no claim",
@@ -234,4 +242,4 @@ def test_only_relevant_events_are_shown() -> None:
 
 def test_times_are_never_negative() -> None:
     """The clocks of two machines differ."""
-    assert build_rows([job_at_site(job())], NOW - timedelta(hours=1))[0][7] == "0 s ago"
+    assert build_rows([job_at_site(job_workflow())], NOW - timedelta(hours=1))[0][7] == "0 s ago"

@@ -9,7 +9,7 @@ from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST_ANNOTATION, SubmitError, Submitter
 from flargo.terms import Annotation, Label, Plan, SecretData
 from tests.harness.fake_api import MemoryApi
-from tests.harness.plans import STARTUP, plan
+from tests.harness.plans import STARTUP, submit_plan
 
 REQUESTS = 5
 """Requests of an undisturbed first submit: read the startup Secret, create it, the Workflow and its Secret, release."""
@@ -33,7 +33,7 @@ def submit(
 ) -> None:
     """Submit a plan, with a deadline after a minute."""
     time = clock or Clock()
-    Submitter(api, pause or time.pause, lambda: time.now, deadline=60.0).run(requested_plan or plan())
+    Submitter(api, pause or time.pause, lambda: time.now, deadline=60.0).run(requested_plan or submit_plan())
 
 
 def assert_harmless(api: MemoryApi) -> None:
@@ -66,7 +66,7 @@ def test_number_of_requests_of_a_submit() -> None:
     assert api.store[Kind.WORKFLOW, "job-site"]["spec"]["suspend"] is False
     assert_harmless(api)
     api.store.pop((Kind.WORKFLOW, "job-site"))
-    submit(api, plan("a2"))
+    submit(api, submit_plan("a2"))
     assert api.requests == REQUESTS + 4
 
 
@@ -99,9 +99,9 @@ def test_lost_response_creates_no_second_workflow() -> None:
 
 def test_completed_earlier_launch_is_replaced() -> None:
     api = MemoryApi()
-    submit(api, plan("a1"))
+    submit(api, submit_plan("a1"))
     api.store[Kind.WORKFLOW, "job-site"]["status"] = {"phase": "Failed"}
-    submit(api, plan("a2"))
+    submit(api, submit_plan("a2"))
     workflow = api.store[Kind.WORKFLOW, "job-site"]
     assert workflow["metadata"]["annotations"][Annotation.ATTEMPT] == "a2"
     assert workflow["spec"]["suspend"] is False
@@ -109,16 +109,16 @@ def test_completed_earlier_launch_is_replaced() -> None:
 
 def test_running_workflow_of_others_is_kept() -> None:
     api = MemoryApi()
-    submit(api, plan("a1"))
+    submit(api, submit_plan("a1"))
     api.store[Kind.WORKFLOW, "job-site"]["metadata"]["labels"] = {Label.PARENT: "other-parent"}
     with pytest.raises(SubmitError, match="other-parent"):
-        submit(api, plan("a2"))
+        submit(api, submit_plan("a2"))
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a1"
 
 
 def test_orphan_of_the_name_is_waited_for() -> None:
     api = MemoryApi()
-    submit(api, plan("a1"))
+    submit(api, submit_plan("a1"))
     orphan = api.store[Kind.WORKFLOW, "job-site"]
     orphan["metadata"]["labels"][Label.PARENT] = "an earlier run"
     clock = [0.0]
@@ -129,7 +129,7 @@ def test_orphan_of_the_name_is_waited_for() -> None:
             orphan["status"] = {"phase": "Failed"}
         return False
 
-    Submitter(api, end_orphan, lambda: clock[0], deadline=60.0).run(plan("a2"))
+    Submitter(api, end_orphan, lambda: clock[0], deadline=60.0).run(submit_plan("a2"))
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a2"
 
 
@@ -138,7 +138,7 @@ def test_startup_secret_is_replaced_when_changed() -> None:
     submit(api)
     before = api.store[Kind.SECRET, STARTUP.name]["metadata"]["annotations"][DIGEST_ANNOTATION]
     api.store.pop((Kind.WORKFLOW, "job-site"))
-    submit(api, plan("a2", SecretData(STARTUP.name, {"rootCA.pem": b"renewed"})))
+    submit(api, submit_plan("a2", SecretData(STARTUP.name, {"rootCA.pem": b"renewed"})))
     after = api.store[Kind.SECRET, STARTUP.name]
     assert after["metadata"]["annotations"][DIGEST_ANNOTATION] != before
     assert after["data"] == {"rootCA.pem": "cmVuZXdlZA=="}
@@ -166,8 +166,8 @@ def test_workflow_deleted_during_submit_is_no_error() -> None:
 
 
 def test_plan_repr_has_no_secret_bytes() -> None:
-    assert "root" not in repr(plan().startup).replace("rootCA", "")
-    assert "b't'" not in repr(plan())
+    assert "root" not in repr(submit_plan().startup).replace("rootCA", "")
+    assert "b't'" not in repr(submit_plan())
 
 
 def test_long_retry_after_is_capped() -> None:

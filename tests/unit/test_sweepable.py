@@ -9,7 +9,7 @@ from flargo.tools.jobs.durations import format_duration
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.sweepable import find_sweepable
 from flargo.tools.jobs.termination import TerminateResult, expected_result, terminate_patch
-from tests.harness.objects import FAILED_STATUS, RUNNING, Object, job, pod, terminated_state
+from tests.harness.objects import FAILED_STATUS, RUNNING, Object, job_workflow, pod, terminated_state
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -23,21 +23,21 @@ def find(
 
 
 def test_incomplete_launch_is_swept_after_an_hour() -> None:
-    incomplete = job(phase="", suspend=True)
+    incomplete = job_workflow(phase="", suspend=True)
     assert find(incomplete) == [(Kind.WORKFLOW, "job-site")]
     assert find(incomplete, after=HOUR) == []
-    assert find(job(suspend=True)) == [(Kind.WORKFLOW, "job-site")], "Argo has processed it"
+    assert find(job_workflow(suspend=True)) == [(Kind.WORKFLOW, "job-site")], "Argo has processed it"
 
 
 @pytest.mark.parametrize(
     "workflow",
     [
-        job(phase="", suspend=True, notes={"flargo.dev/released": "true"}),
-        job(suspend=True, nodes={"job-site": {"type": "Pod", "phase": "Pending"}}),
-        job(phase=""),
-        job(phase="Pending"),
-        job(phase="Running"),
-        job(phase="Running", finishedAt="2026-01-01T00:00:00Z"),
+        job_workflow(phase="", suspend=True, notes={"flargo.dev/released": "true"}),
+        job_workflow(suspend=True, nodes={"job-site": {"type": "Pod", "phase": "Pending"}}),
+        job_workflow(phase=""),
+        job_workflow(phase="Pending"),
+        job_workflow(phase="Running"),
+        job_workflow(phase="Running", finishedAt="2026-01-01T00:00:00Z"),
     ],
     ids=["suspended by a person", "has a node", "unclaimed", "queued", "waits", "is retried"],
 )
@@ -47,40 +47,46 @@ def test_waiting_jobs_are_never_swept(workflow: Object) -> None:
 
 def test_running_jobs_are_never_swept() -> None:
     running = pod(main=RUNNING, phase="Running")
-    assert find(job(), running, after=1000 * HOUR, older=HOUR) == []
-    assert find(job(suspend=True), running, after=1000 * HOUR) == [], "suspended, but its pod runs"
+    assert find(job_workflow(), running, after=1000 * HOUR, older=HOUR) == []
+    assert find(job_workflow(suspend=True), running, after=1000 * HOUR) == [], "suspended, but its pod runs"
 
 
 def test_pod_that_outlives_its_workflow_is_swept() -> None:
     running = pod(main=RUNNING, phase="Running")
-    assert find(job(**FAILED_STATUS), running) == [(Kind.POD, "job-site")]
-    assert find(job(**FAILED_STATUS), running, after=HOUR) == []
-    (sweepable,) = find_sweepable(site_jobs([job(**FAILED_STATUS)], [running]), [running], THEN + 2 * HOUR)
+    assert find(job_workflow(**FAILED_STATUS), running) == [(Kind.POD, "job-site")]
+    assert find(job_workflow(**FAILED_STATUS), running, after=HOUR) == []
+    (sweepable,) = find_sweepable(site_jobs([job_workflow(**FAILED_STATUS)], [running]), [running], THEN + 2 * HOUR)
     assert (sweepable.uid, sweepable.grace) == ("p1", 3)
 
 
 def test_credentials_of_ended_jobs_are_swept() -> None:
-    assert find(job(**FAILED_STATUS), FINISHED) == [(Kind.SECRET, "nvflare-cred-job-site-a1")]
-    assert find(job(**FAILED_STATUS), FINISHED, after=HOUR) == []
+    assert find(job_workflow(**FAILED_STATUS), FINISHED) == [(Kind.SECRET, "nvflare-cred-job-site-a1")]
+    assert find(job_workflow(**FAILED_STATUS), FINISHED, after=HOUR) == []
 
 
 def test_old_workflows_are_swept_on_request() -> None:
-    assert find(job(**FAILED_STATUS), FINISHED, after=50 * HOUR, older=48 * HOUR) == [(Kind.WORKFLOW, "job-site")]
-    assert (Kind.WORKFLOW, "job-site") not in find(job(**FAILED_STATUS), FINISHED, after=40 * HOUR, older=48 * HOUR)
-    assert (Kind.WORKFLOW, "job-site") not in find(job(**FAILED_STATUS), FINISHED, after=HOUR, older=timedelta(0))
+    assert find(job_workflow(**FAILED_STATUS), FINISHED, after=50 * HOUR, older=48 * HOUR) == [
+        (Kind.WORKFLOW, "job-site")
+    ]
+    assert (Kind.WORKFLOW, "job-site") not in find(
+        job_workflow(**FAILED_STATUS), FINISHED, after=40 * HOUR, older=48 * HOUR
+    )
+    assert (Kind.WORKFLOW, "job-site") not in find(
+        job_workflow(**FAILED_STATUS), FINISHED, after=HOUR, older=timedelta(0)
+    )
 
 
 def test_pod_is_swept_before_its_workflow() -> None:
     running = pod(main=RUNNING, phase="Running")
-    assert find(job(**FAILED_STATUS), running, after=50 * HOUR, older=HOUR) == [(Kind.POD, "job-site")]
+    assert find(job_workflow(**FAILED_STATUS), running, after=50 * HOUR, older=HOUR) == [(Kind.POD, "job-site")]
 
 
 def test_deleted_or_undated_workflows_are_not_swept() -> None:
-    deleted = job(**FAILED_STATUS)
+    deleted = job_workflow(**FAILED_STATUS)
     deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert find(deleted) == []
-    assert find(job(phase="Failed")) == [], "the time of its end is unknown"
-    undated = job(phase="", suspend=True)
+    assert find(job_workflow(phase="Failed")) == [], "the time of its end is unknown"
+    undated = job_workflow(phase="", suspend=True)
     del undated["metadata"]["creationTimestamp"]
     assert find(undated, after=1000 * HOUR) == []
 
@@ -96,7 +102,7 @@ def test_durations_have_their_largest_unit() -> None:
 
 def test_only_running_jobs_are_terminated() -> None:
     running, ending, ended_job = site_jobs(
-        [job(), job(shutdown="Terminate"), job(**FAILED_STATUS, shutdown="Terminate")], []
+        [job_workflow(), job_workflow(shutdown="Terminate"), job_workflow(**FAILED_STATUS, shutdown="Terminate")], []
     )
     assert [expected_result(each) for each in (running, ending, ended_job)] == [
         TerminateResult.REQUESTED,
@@ -107,5 +113,5 @@ def test_only_running_jobs_are_terminated() -> None:
 
 
 def test_suspended_workflow_is_resumed_to_end() -> None:
-    (workflow,) = site_jobs([job(suspend=True)], [])
+    (workflow,) = site_jobs([job_workflow(suspend=True)], [])
     assert terminate_patch(workflow)["spec"] == {"shutdown": "Terminate", "suspend": False}
