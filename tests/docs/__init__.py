@@ -1,1 +1,1 @@
-"""What the docs have from the code: tables, pictures, and the test that they are up to date."""
+"""Generate the docs' tables and pictures from the code, and test that the tables are up to date."""

@@ -1,7 +1,4 @@
-"""``python -m tests.docs.demo_picture``: run the demo on a terminal, and write what it leaves there as docs/demo.svg.
-
-The run is a real one.
-"""
+"""``python -m tests.docs.demo_picture``: run the demo, for real, in a terminal and save its screen as docs/demo.svg."""
 
 import sys
 from pathlib import Path
@@ -14,12 +11,12 @@ COLUMNS = 112
 
 
 def main() -> None:
-    """Record it and write the picture."""
-    code, said = terminal.run_in_terminal([Path(sys.executable).with_name("flargo"), "demo"], COLUMNS)
+    """Run the demo and save the picture; exit with an error if the demo fails."""
+    code, output = terminal.run_in_terminal([Path(sys.executable).with_name("flargo"), "demo"], COLUMNS)
     if code:
-        sys.exit(f"the demo failed:\n{said}")
+        sys.exit(f"the demo failed:\n{output}")
     terminal.save_picture(
-        "demo", "flargo demo", COLUMNS, [Text("$ make demo", "bold"), *terminal.render_screen(said.rstrip())]
+        "demo", "flargo demo", COLUMNS, [Text("$ make demo", "bold"), *terminal.render_screen(output.rstrip())]
     )
 
 

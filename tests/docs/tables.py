@@ -1,4 +1,4 @@
-"""The docs' tables and examples, which come from the code: ``python -m tests.docs.tables`` writes them anew."""
+"""``python -m tests.docs.tables``: write the docs' tables and examples, which are generated from the code."""
 
 import ast
 import inspect
@@ -28,7 +28,7 @@ from tests.harness.paths import ROOT
 
 
 def reasons() -> str:
-    """Every reason for an end."""
+    """Return the table of all reasons for the end of a job."""
     rows = ["| reason | code | what happened | what to do |", "|---|---|---|---|"]
     for reason in Reason:
         code = "own" if reason.code is None else int(reason.code)
@@ -37,24 +37,24 @@ def reasons() -> str:
 
 
 def doctors_checks() -> str:
-    """Everything that `flargo doctor` looks at."""
+    """Return the table of the checks of `flargo doctor`."""
     rows = ["| check | is fine if | otherwise | what to do |", "|---|---|---|---|"]
     rows += [f"| {each.name} | {each.condition} | {each.consequence} | {each.remedy} |" for each in CHECKS]
     return "\n".join(rows)
 
 
 def argo_settings() -> str:
-    """The keys of the launchers' ``argo`` argument."""
+    """Return the table of the keys of the launchers' ``argo`` argument."""
     return _keys(ArgoSettings)
 
 
 def site_policy() -> str:
-    """The keys of ``argo.policy``."""
+    """Return the table of the keys of ``argo.policy``."""
     return _keys(Policy)
 
 
 def trust() -> str:
-    """Who is believed what."""
+    """Return the trust table: each input, who controls it, and what is allowed."""
     rows = ["| input | controlled by | goes to | allowed | otherwise |", "|---|---|---|---|---|"]
     rows += [
         f"| {rule.subject} | {rule.source.value} | {rule.destination} | {rule.allowed} | {rule.consequence} |"
@@ -64,59 +64,59 @@ def trust() -> str:
 
 
 def _keys(owner: type) -> str:
-    said = _attribute_docstrings(owner)
+    docstrings = _attribute_docstrings(owner)
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for field in fields(owner):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = {} if is_dataclass(default) else default
-        meaning = said[field.name].replace("``", "`")
+        meaning = docstrings[field.name].replace("``", "`")
         rows.append(f"| `{field.name}` | `{json.dumps(default)}` | {meaning} |")
     return "\n".join(rows)
 
 
 def differences() -> str:
-    """How flargo's pod differs from the stock launcher's."""
+    """Return the table of differences between flargo's pod and the stock launcher's."""
     rows = ["| difference | what | why |", "|---|---|---|"]
     rows += [f"| {each.name} | {each.change} | {each.reason} |" for each in DIFFERENCES]
     return "\n".join(rows)
 
 
 def pod_fields() -> str:
-    """Where each field of a pod's spec goes."""
+    """Return the table of the destinations of the fields of a pod's spec."""
     rows = ["| goes to | fields of the pod's spec |", "|---|---|"]
-    for target in Destination:
-        names = ", ".join(f"`{name}`" for name, goes in POD_FIELDS.items() if goes is target)
-        rows.append(f"| {target.value} | {names} |")
+    for destination in Destination:
+        names = ", ".join(f"`{name}`" for name, place in POD_FIELDS.items() if place is destination)
+        rows.append(f"| {destination.value} | {names} |")
     return "\n".join(rows)
 
 
-def figures() -> str:
-    """The figures of the last benchmark run."""
+def request_figures() -> str:
+    """Return the table of the API requests of a job, from the last benchmark run."""
     return requests.table(json.loads(requests.RESULT.read_text()))
 
 
-def side_by_side() -> str:
-    """What the faults did to both launchers, when last compared."""
+def fault_comparison() -> str:
+    """Return the table of both launchers' results under faults, from the last benchmark run."""
     return faults.table(json.loads(faults.RESULT.read_text()))
 
 
 def scale_figures() -> str:
-    """What many jobs cost."""
+    """Return the table of the cost of many jobs, from the last benchmark run."""
     return scale.table(scale.load())
 
 
 def scale_targets() -> str:
-    """What of that was to be reached."""
+    """Return the table of the targets for many jobs, and whether they were met."""
     return scale.targets(scale.load())
 
 
-def starts() -> str:
-    """How soon a program begins on real Argo."""
+def start_figures() -> str:
+    """Return the table of the seconds until a program starts on real Argo."""
     return start.table(json.loads(start.RESULT.read_text()))
 
 
 def metrics() -> str:
-    """What a parent tells Prometheus."""
+    """Return the table of a parent's Prometheus metrics."""
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
     for row in (metric.value for metric in Metric):
         labels = ", ".join(f"`{label}`" for label in row.labels)
@@ -126,14 +126,14 @@ def metrics() -> str:
 
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "argo settings"): argo_settings,
-    ("README.md", "figures"): figures,
+    ("README.md", "figures"): request_figures,
     ("docs/scale.md", "targets"): scale_targets,
     ("docs/scale.md", "figures"): scale_figures,
-    ("docs/scale.md", "starts"): starts,
+    ("docs/scale.md", "starts"): start_figures,
     ("docs/operations.md", "reasons"): reasons,
     ("docs/operations.md", "doctor"): doctors_checks,
     ("docs/operations.md", "metrics"): metrics,
-    ("docs/faults.md", "side by side"): side_by_side,
+    ("docs/faults.md", "side by side"): fault_comparison,
     ("docs/faults.md", "matrix"): fault_matrix.listing,
     ("docs/design.md", "differences"): differences,
     ("docs/design.md", "pod fields"): pod_fields,
@@ -150,28 +150,28 @@ EXAMPLES = {
     "client-queued": "client: queued",
     "client-pod-template": "client: pod template with a sidecar",
 }
-"""Rendered Workflows to read, by the matrix's cases; the real cluster's tests hold those to its strict checks."""
+"""The example Workflows, each with the case of the differential test that it shows. Cluster tests validate them."""
 
 
 def examples() -> dict[str, str]:
-    """The text of each example, by its path."""
-    made = {}
+    """Return the text of each example, by its path."""
+    texts = {}
     for name, settings, launch in samples():
         for file, case in EXAMPLES.items():
             if case == name:
-                made[f"workflows/examples/{file}.yaml"] = _example(name, build_plan(launch, settings).workflow)
-    return made
+                texts[f"workflows/examples/{file}.yaml"] = _example(name, build_plan(launch, settings).workflow)
+    return texts
 
 
 def _example(case: str, workflow: Object) -> str:
-    """As YAML, with the place of the parent's workspace, which the matrix lays anew each time, as in production."""
+    """Render a Workflow as YAML, with a production path for the parent's workspace, which is temporary here."""
     text = yaml.safe_dump(json.loads(json.dumps(workflow)), sort_keys=False, width=120)
     text = re.sub(r"(?<!/var)/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
     return f"# What flargo submits for: {case}. Written by `make docs`; a test holds it equal to the code.\n{text}"
 
 
 def with_blocks(file: str, text: str) -> str:
-    """A document with its tables as the code has them now."""
+    """Return a document with its tables replaced by newly generated ones."""
     for (name, block), table in BLOCKS.items():
         if name == file:
             begin, end = f"<!-- {block}: begin -->\n", f"<!-- {block}: end -->"
@@ -182,22 +182,22 @@ def with_blocks(file: str, text: str) -> str:
 
 
 def _attribute_docstrings(owner: type) -> dict[str, str]:
-    """The text that follows each attribute of a class."""
+    """Return the docstring that follows each attribute of a class."""
     (body,) = ast.parse(inspect.getsource(owner)).body
     assert isinstance(body, ast.ClassDef)
     return {
-        here.target.id: " ".join(after.value.value.split())
-        for here, after in zip(body.body, body.body[1:], strict=False)
-        if isinstance(here, ast.AnnAssign)
-        and isinstance(here.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-        and isinstance(after.value.value, str)
+        attribute.target.id: " ".join(text.value.value.split())
+        for attribute, text in zip(body.body, body.body[1:], strict=False)
+        if isinstance(attribute, ast.AnnAssign)
+        and isinstance(attribute.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
     }
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)  # the matrix has sites of all kinds, and reading them says so
+    logging.disable(logging.WARNING)  # reading the unusual sites of the differential test logs warnings
     for document in sorted({name for name, _ in BLOCKS}):
         path = ROOT / document
         path.write_text(with_blocks(document, path.read_text()))

@@ -1,4 +1,4 @@
-"""The docs say what the code says."""
+"""Tests that the docs' tables, examples and pictures match the code."""
 
 import pytest
 
@@ -8,21 +8,22 @@ from tests.harness.paths import ROOT
 
 
 @pytest.mark.parametrize(("file", "block"), tables.BLOCKS, ids=lambda name: name.replace(" ", "-"))
-def test_a_table_of_the_docs_is_the_codes(file: str, block: str) -> None:
+def test_table_matches_the_code(file: str, block: str) -> None:
     text = (ROOT / file).read_text()
     assert f"<!-- {block}: begin -->" in text
-    assert tables.with_blocks(file, text) == text, "write the docs' tables anew: make docs"
+    assert tables.with_blocks(file, text) == text, "the docs' tables are out of date: run make docs"
 
 
-def test_the_examples_are_what_flargo_submits() -> None:
-    made = tables.examples()
-    assert len(made) == len(tables.EXAMPLES)
-    for path, text in made.items():
-        assert (ROOT / path).read_text() == text, "write the examples anew: make docs"
-    assert {str(path.relative_to(ROOT)) for path in ROOT.glob("workflows/examples/*")} == set(made)
+def test_examples_are_what_flargo_submits() -> None:
+    examples = tables.examples()
+    assert len(examples) == len(tables.EXAMPLES)
+    for path, text in examples.items():
+        assert (ROOT / path).read_text() == text, "the examples are out of date: run make docs"
+    assert {str(path.relative_to(ROOT)) for path in ROOT.glob("workflows/examples/*")} == set(examples)
 
 
-def test_every_command_has_a_picture_and_every_picture_is_shown() -> None:
+def test_every_command_has_a_picture() -> None:
+    """Each command has a picture in docs/commands, and docs/commands.md shows each picture."""
     text = (ROOT / "docs/commands.md").read_text()
-    drawn = {path.stem for path in ROOT.glob("docs/commands/*.svg")}
-    assert {name for name in drawn if f"](commands/{name}.svg)" in text} == drawn == set(COMMANDS) - {"demo"}
+    pictures = {path.stem for path in ROOT.glob("docs/commands/*.svg")}
+    assert {name for name in pictures if f"](commands/{name}.svg)" in text} == pictures == set(COMMANDS) - {"demo"}
