@@ -69,7 +69,7 @@ class Site:
 
 
 def read_site(files: Files) -> Site:
-    """Read a kit.
+    """Read a kit from its files.
 
     Raises:
         InvalidInput: the files are no kit, or a kit for another runtime; names the file, its content, and what would
