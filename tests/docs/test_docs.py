@@ -1,5 +1,7 @@
 """Tests that the docs' tables, examples and pictures match the code."""
 
+import re
+
 import pytest
 
 from flargo.tools.cli.main import COMMANDS
@@ -27,3 +29,10 @@ def test_every_command_has_a_picture() -> None:
     text = (ROOT / "docs/commands.md").read_text()
     pictures = {path.stem for path in ROOT.glob("docs/commands/*.svg")}
     assert {name for name in pictures if f"](commands/{name}.svg)" in text} == pictures == set(COMMANDS) - {"demo"}
+
+
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = set(re.findall(r"`((?:flargo|tests|docs|deploy|workflows)/[^`]+)`", text))
+    assert len(paths) > 80
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
