@@ -31,8 +31,13 @@ def test_every_command_has_a_picture() -> None:
     assert {name for name in pictures if f"](commands/{name}.svg)" in text} == pictures == set(COMMANDS) - {"demo"}
 
 
-def test_contributing_names_files_that_exist() -> None:
+def test_contributing_names_what_exists() -> None:
+    """CONTRIBUTING.md names only files that exist, and only names that are in one of these files."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     paths = set(re.findall(r"`((?:flargo|tests|docs|deploy|workflows)/[^`]+)`", text))
     assert len(paths) > 80
     assert {path for path in paths if not (ROOT / path).exists()} == set()
+    content = "\n".join((ROOT / path).read_text() for path in paths if (ROOT / path).is_file())
+    names = set(re.findall(r"`([A-Za-z]\w*[A-Za-z])`", text.partition("## Style")[0]))
+    assert len(names) > 20
+    assert {name for name in names if not re.search(rf"\b{name}\b", content)} == set()
