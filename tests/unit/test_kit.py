@@ -259,6 +259,7 @@ def test_chart_skips_the_sites_own_account(made_kits: Path) -> None:
 # Invalid kits and options
 
 LOCAL = "local/resources.json.default"
+NOT_STRINGS: tuple[object, ...] = (None, 1, [], {})
 INVALID: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
     "no kit": ("plain/site-1", {"startup/fed_client.json": None}, PrepareOptions("lab"), "startup/"),
     "no resources": ("plain/site-1", {LOCAL: None}, PrepareOptions("lab"), LOCAL),
@@ -296,6 +297,16 @@ INVALID: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
         PrepareOptions(),
         "local/comm_config.json: internal.scheme",
     ),
+    **{
+        f"a component's {key} that is {value!r}": (
+            "k8s/site-1",
+            {LOCAL: {"components": [{"id": "a", "path": "b"}, {"id": "a", "path": "b", key: value}]}},
+            PrepareOptions(),
+            f"{LOCAL}: components[1].{key}",
+        )
+        for key in ("id", "path")
+        for value in NOT_STRINGS
+    },
     "an unknown argument": (
         "k8s/site-1",
         {LOCAL: {"components": [{"id": "k8s_launcher", "path": "x", "args": {"namespace": "lab", "new": 1}}]}},

@@ -104,11 +104,15 @@ def components(resources: Mapping[str, Any], path: str) -> list[Object]:
     """Return the components of a resources file.
 
     Raises:
-        InvalidInput: they are not a list of objects.
+        InvalidInput: they are not a list of objects whose id and path are strings.
     """
     parts = resources.get("components", [])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise InvalidInput(f"{path}: components", parts, "a list of objects with id and path")
+    for index, part in enumerate(parts):
+        for key in ("id", "path"):
+            if not isinstance(part.get(key, ""), str):
+                raise InvalidInput(f"{path}: components[{index}].{key}", part[key], "a string")
     return parts
 
 
