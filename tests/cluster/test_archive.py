@@ -142,7 +142,7 @@ def test_why_tells_of_a_job_that_is_gone_its_evidence_and_remedy(
 
 def test_what_the_cluster_has_is_not_told_twice(cluster: Cluster, site: Site, server: Server, token: Path) -> None:
     job = site.launch(exits(0))
-    job.expect_end(Reason.SUCCEEDED, 0, matrix.TOGETHER)
+    job.expect_end(Reason.SUCCEEDED, 0, matrix.ROW_SECONDS)
     eventually(lambda: archived(cluster, job.name), NOTICED, "Argo has archived it")
     rows = json.loads(flargo(cluster, "why", job.id, "--json", *by(server, token)).stdout)
     assert [(row["archived"], row["pod"]) for row in rows] == [(False, job.name)]

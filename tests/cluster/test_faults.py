@@ -1,12 +1,11 @@
-"""The fault matrix: what becomes of a job, what FLARE hears of it and how soon, and that nothing is left of it.
+"""The fault matrix: how a job ends, what FLARE hears about it and how soon, and that nothing of the job is left.
 
-The rows whose jobs do not get into each other's way are launched together (``started``), so that the machine's
-time goes into pods rather than into waiting; each is a test of its own. The tests' names are the matrix's rows.
+The rows and scenarios are those of tests/harness/faults/matrix.py.
 """
 
 from tests.harness.faults.matrix import (
+    row_jobs,
     site,
-    started,
     test_end,
     test_quota_exceeded_and_lifted,
     test_quota_exceeded_for_too_long,
@@ -16,8 +15,8 @@ from tests.harness.faults.matrix import (
 )
 
 __all__ = [
+    "row_jobs",
     "site",
-    "started",
     "test_end",
     "test_quota_exceeded_and_lifted",
     "test_quota_exceeded_for_too_long",

@@ -1,4 +1,4 @@
-"""The fault matrix, where a part of the cluster stands still, ends, or starts anew. Not on somebody's own cluster."""
+"""The fault matrix, where a daemon of the cluster is suspended, ends or restarts. Not for a user's own cluster."""
 
 from tests.harness.faults.daemons import (
     cluster,

@@ -1,14 +1,14 @@
-"""The fault matrix, where the fault is on the way between launcher and API server (tests/harness/wire.py)."""
+"""The fault matrix, where the fault is on the way between the launcher and the API server (tests/harness/wire.py)."""
 
 from tests.harness.faults.wire import (
-    broken,
+    broken_submits,
     test_scenario,
     test_submit,
     together,
 )
 
 __all__ = [
-    "broken",
+    "broken_submits",
     "test_scenario",
     "test_submit",
     "together",

@@ -1,9 +1,9 @@
-"""The fault matrix of the real cluster on the embedded engine: programs, people, Kubernetes and Argo."""
+"""The fault matrix on the embedded engine: programs, people, Kubernetes and Argo."""
 
 from tests.harness.embedded_cluster import REALISTIC_SETTINGS
 from tests.harness.faults.matrix import (
+    row_jobs,
     site,
-    started,
     test_end,
     test_quota_exceeded_and_lifted,
     test_quota_exceeded_for_too_long,
@@ -13,8 +13,8 @@ from tests.harness.faults.matrix import (
 )
 
 __all__ = [
+    "row_jobs",
     "site",
-    "started",
     "test_end",
     "test_quota_exceeded_and_lifted",
     "test_quota_exceeded_for_too_long",

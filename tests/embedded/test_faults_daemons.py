@@ -1,4 +1,4 @@
-"""The fault matrix of the real cluster on the embedded engine, where Argo's controller is away."""
+"""The fault matrix on the embedded engine, where Argo's controller is stopped or suspended."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""The fault matrix of the real cluster on the embedded engine, where the fault is on the way to the API server."""
+"""The fault matrix on the embedded engine, where the fault is on the way to the API server."""
 
-from tests.harness.faults.wire import broken, test_scenario, test_submit, together
+from tests.harness.faults.wire import broken_submits, test_scenario, test_submit, together
 
-__all__ = ["broken", "test_scenario", "test_submit", "together"]
+__all__ = ["broken_submits", "test_scenario", "test_submit", "together"]

@@ -224,7 +224,7 @@ ENDS: dict[str, Callable[[Job], object]] = {
 def end_jobs_in_every_way(site: Site) -> dict[str, Job]:
     """Launch jobs and end each in another way. Return them by how they ended, with nothing left running."""
     jobs = {
-        row.name: site.launch(row.runs or SLEEPS, row.spec, **({"study": row.study} if row.study else {}))
+        row.name: site.launch(row.program or SLEEPS, row.spec, **({"study": row.study} if row.study else {}))
         for row in matrix.ROWS
         if row.reason not in {Reason.LAUNCH_FAILED, Reason.EVICTED}  # leaves no Workflow; takes minutes
     }
@@ -232,7 +232,7 @@ def end_jobs_in_every_way(site: Site) -> dict[str, Job]:
         jobs[name] = site.launch(IGNORES_SIGTERM + EXITS_ON_REQUEST if "while" in name else SLEEPS).expect_running()
         end(jobs[name])
     for name, job in jobs.items():
-        assert job.launched_job.wait(lambda seen: seen.verdict is not None, matrix.TOGETHER), name
+        assert job.launched_job.wait(lambda current: current.verdict is not None, matrix.ROW_SECONDS), name
         job.expect_nothing_left()
     return jobs
 

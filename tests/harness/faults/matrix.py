@@ -1,7 +1,8 @@
-"""The fault matrix: what becomes of a job, what FLARE hears of it and how soon, and that nothing is left of it.
+"""The fault matrix: how a job ends, what FLARE hears about it and how soon, and that nothing of the job is left.
 
-The rows whose jobs do not get into each other's way are launched together (``started``), so that the machine's
-time goes into pods rather than into waiting; each is a test of its own. The tests' names are the matrix's rows.
+The rows, whose jobs do not affect one another, are launched together (``row_jobs``), so that the machine's time goes
+into pods rather than into waiting; each row is a test of its own. The tests' names are the rows of docs/faults.md, and
+name the recordings.
 """
 
 import os
@@ -35,14 +36,14 @@ from tests.harness.site import (
 )
 from tests.harness.wire import Match, Wire
 
-NOTICED = 20.0
-"""Seconds within which what happens to a running job is known; most of them are the kubelet's and Argo's."""
-TOGETHER = 150.0
-"""Seconds within which a job that is launched with all the others has ended."""
+NOTICE_SECONDS = 20.0
+"""The limit within which FLARE hears of what happens to a running job; most of it is the kubelet's and Argo's time."""
+ROW_SECONDS = 150.0
+"""The limit within which a job that is launched together with all other rows has ended."""
 
 
-def container(image: str, *command: str) -> dict[str, Any]:
-    """Another container of a pod, as Pod Security "restricted" takes it."""
+def init_container(image: str, *command: str) -> dict[str, Any]:
+    """Return an init container that the Pod Security level "restricted" allows."""
     security = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -59,37 +60,38 @@ STUDIES: dict[str, Any] = {
     "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
     "selector": template_study(nodeSelector={"flargo.test/node": "not-there"}),
     "host-network": template_study(hostNetwork=True),
-    # A deaf program takes all of it.
+    # A program that ignores SIGTERM uses all of its grace period.
     "short-grace": template_study(terminationGracePeriodSeconds=5),
     "account": template_study(serviceAccountName=NOT_THERE),
     "deadline": template_study(activeDeadlineSeconds=10),
-    "init-image": template_study(initContainers=[container("flargo.test/prepare:not-there", "true")]),
+    "init-image": template_study(initContainers=[init_container("flargo.test/prepare:not-there", "true")]),
 }
 
 
 def studies(cluster: Cluster) -> dict[str, Any]:
-    """With those that name something of the cluster at hand."""
+    """Return all studies, including those that name something of this cluster."""
     return {
         **STUDIES,
-        "init": template_study(initContainers=[container(cluster.target.job_image, "sh", "-c", "exit 7")]),
+        "init": template_study(initContainers=[init_container(cluster.target.job_image, "sh", "-c", "exit 7")]),
         "placed": template_study(nodeName=cluster.node_name),
     }
 
 
 @dataclass(frozen=True)
 class Row:
-    """A job that gets into nobody's way."""
+    """A job that does not affect other jobs, and its end."""
 
     name: str
     reason: Reason
     code: int
-    """What FLARE hears."""
-    runs: str = ""
+    """The return code that FLARE hears."""
+    program: str = ""
+    """The job's code; empty means SLEEPS."""
     spec: Mapping[str, Any] = field(default_factory=dict)
     study: str = ""
-    says: str = ""
-    """In the verdict's words for people."""
-    within: float = TOGETHER
+    detail: str = ""
+    """A part of the verdict's detail."""
+    within: float = ROW_SECONDS
 
 
 ROWS = (
@@ -104,24 +106,24 @@ ROWS = (
         104,
         "held = [b'x' * 2**20 for _ in range(1000)]\n",
         {"memory": "100Mi"},
-        says="memory limit 100Mi",
+        detail="memory limit 100Mi",
     ),
-    Row("program missing", Reason.CONTAINER, 101, spec={"python_path": "/not-there"}, says="/not-there"),
-    Row("init container fails", Reason.INIT_FAILED, 101, study="init", says="prepare: exit code 7"),
-    Row("init container's image missing", Reason.IMAGE, 101, study="init-image", says="prepare"),
-    Row("Secret of a volume missing", Reason.VOLUME, 101, study="secret-mount", says="not-there"),
+    Row("program missing", Reason.CONTAINER, 101, spec={"python_path": "/not-there"}, detail="/not-there"),
+    Row("init container fails", Reason.INIT_FAILED, 101, study="init", detail="prepare: exit code 7"),
+    Row("init container's image missing", Reason.IMAGE, 101, study="init-image", detail="prepare"),
+    Row("Secret of a volume missing", Reason.VOLUME, 101, study="secret-mount", detail="not-there"),
     Row("past its deadline", Reason.DEADLINE, 104, study="deadline"),
-    Row("refused by its node", Reason.NODE_REFUSED, 104, spec={"cpu": "900"}, study="placed", says="OutOfcpu"),
-    Row("image missing", Reason.IMAGE, 101, spec={"image": "flargo.test/job:not-there"}, says="not-there"),
-    Row("image's name invalid", Reason.LAUNCH_FAILED, 101, spec={"image": "No Name!"}, says="an image of at most"),
-    Row("Secret of a variable missing", Reason.CONTAINER, 101, study="secret-env", says="not-there"),
-    Row("claim missing", Reason.UNSCHEDULABLE, 101, study="claim", says="not-there"),
+    Row("refused by its node", Reason.NODE_REFUSED, 104, spec={"cpu": "900"}, study="placed", detail="OutOfcpu"),
+    Row("image missing", Reason.IMAGE, 101, spec={"image": "flargo.test/job:not-there"}, detail="not-there"),
+    Row("image's name invalid", Reason.LAUNCH_FAILED, 101, spec={"image": "No Name!"}, detail="an image of at most"),
+    Row("Secret of a variable missing", Reason.CONTAINER, 101, study="secret-env", detail="not-there"),
+    Row("claim missing", Reason.UNSCHEDULABLE, 101, study="claim", detail="not-there"),
     Row("selects a node that is not there", Reason.UNSCHEDULABLE, 101, study="selector"),
-    Row("not enough cpu, no patience", Reason.SHORTAGE, 101, spec={"cpu": "900", "pending_timeout": 0}, says="cpu"),
+    Row("not enough cpu, no patience", Reason.SHORTAGE, 101, spec={"cpu": "900", "pending_timeout": 0}, detail="cpu"),
     Row("not enough memory, patience ends", Reason.SHORTAGE, 101, spec={"memory": "9Ti", "pending_timeout": 5}),
-    Row("no such GPU", Reason.SHORTAGE, 101, spec={"num_of_gpus": 1, "pending_timeout": 0}, says="nvidia.com/gpu"),
-    Row("against pod security", Reason.POD_REFUSED, 101, study="host-network", says="violates PodSecurity"),
-    Row("service account missing", Reason.POD_REFUSED, 101, study="account", says="not-there"),
+    Row("no such GPU", Reason.SHORTAGE, 101, spec={"num_of_gpus": 1, "pending_timeout": 0}, detail="nvidia.com/gpu"),
+    Row("against pod security", Reason.POD_REFUSED, 101, study="host-network", detail="violates PodSecurity"),
+    Row("service account missing", Reason.POD_REFUSED, 101, study="account", detail="not-there"),
     Row(
         "more on disk than its limit",
         Reason.EVICTED,
@@ -138,9 +140,9 @@ scenario = Scenarios()
 
 @pytest.fixture(scope="module")
 def site(cluster: Cluster) -> Iterator[Site]:
-    """A site of FLARE's that the module shares."""
-    with Site(cluster, studies=studies(cluster)) as made:
-        yield made
+    """The site that the module's tests share."""
+    with Site(cluster, studies=studies(cluster)) as shared_site:
+        yield shared_site
 
 
 def test_quota_exceeded_and_lifted(site: Site, cluster: Cluster) -> None:
@@ -163,7 +165,7 @@ def test_quota_exceeded_for_too_long(cluster: Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def together(request: pytest.FixtureRequest, site: Site, cluster: Cluster) -> Iterator[Together]:
-    """The module's scenarios, running."""
+    """The module's running scenarios."""
     with (
         Site(cluster, role=Role.SERVER) as server,
         Together(scenario, request, cluster, site=site, server=server) as running,
@@ -172,24 +174,24 @@ def together(request: pytest.FixtureRequest, site: Site, cluster: Cluster) -> It
 
 
 @pytest.fixture(scope="module")
-def started(site: Site) -> dict[str, Job]:
-    """All rows' jobs, launched."""
+def row_jobs(site: Site) -> dict[str, Job]:
+    """Launch all rows' jobs, and return them by the rows' names."""
     return {
-        row.name: site.launch(row.runs or SLEEPS, row.spec, **({"study": row.study} if row.study else {}))
+        row.name: site.launch(row.program or SLEEPS, row.spec, **({"study": row.study} if row.study else {}))
         for row in ROWS
     }
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_end(started: dict[str, Job], row: Row) -> None:
-    job = started[row.name]
+def test_end(row_jobs: dict[str, Job], row: Row) -> None:
+    job = row_jobs[row.name]
     job.expect_end(row.reason, row.code, within=row.within)
-    assert row.says in verdict_of(job).detail
+    assert row.detail in verdict_of(job).detail
     job.expect_nothing_left()
 
 
 def verdict_of(job: Job) -> Verdict:
-    """What FLARE hears, and why."""
+    """Return what FLARE hears, and why."""
     assert job.launched_job.verdict is not None
     return job.launched_job.verdict
 
@@ -197,23 +199,23 @@ def verdict_of(job: Job) -> Verdict:
 def test_quota_on_workflows(site: Site, cluster: Cluster) -> None:
     with cluster.apply_quota("flargo-test", **{"count/workflows.argoproj.io": "0"}):
         job = site.launch(SLEEPS)
-        job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICED)
+        job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICE_SECONDS)
         assert "exceeded quota" in verdict_of(job).detail
         job.expect_nothing_left()
 
 
 @scenario.variants(workflows={"kind": "workflows"}, pods={"kind": "pods"})
 def denied_by_an_admission_policy(cluster: Cluster, kind: str) -> None:
-    with Site(cluster) as barred, cluster.deny(kind, barred.federation):
-        job = barred.launch(SLEEPS)
-        job.expect_end(Reason.LAUNCH_FAILED if kind == "workflows" else Reason.POD_REFUSED, 101, NOTICED)
+    with Site(cluster) as denied_site, cluster.deny(kind, denied_site.federation):
+        job = denied_site.launch(SLEEPS)
+        job.expect_end(Reason.LAUNCH_FAILED if kind == "workflows" else Reason.POD_REFUSED, 101, NOTICE_SECONDS)
         assert "not on a Tuesday" in verdict_of(job).detail
         job.expect_nothing_left()
 
 
 @scenario
 def slow_to_start_for_want_of_a_secret(cluster: Cluster) -> None:
-    """Its patience ends before the events are bad enough to be believed."""
+    """The start timeout ends before the events are bad enough to prove that the pod can never start."""
     with Site(cluster, studies=STUDIES, argo={"starting": 12}) as impatient:
         job = impatient.launch(SLEEPS, study="secret-mount").expect_stage(Stage.STARTING)
         job.expect_end(Reason.START_TIMEOUT, 101, within=60)
@@ -228,20 +230,20 @@ def registry_never_answers(cluster: Cluster, reason: Reason, patience: Mapping[s
     with Site(cluster, studies=STUDIES, **patience) as impatient:
         with cluster.silent_registry() as image:
             job = impatient.launch(SLEEPS, {"image": image}, study="short-grace").expect_stage(Stage.PULLING)
-            eventually(lambda: is_to_go(job), 60, "its pod is to go")
-        # Only now does that end: the kubelet waits for a pull that has begun, whatever is to become of its pod.
-        job.expect_end(reason, 101, NOTICED)
+            eventually(lambda: are_pods_being_deleted(job), 60, "its pod is being deleted")
+        # The kubelet finishes a pull that it has begun, even for a deleted pod: the registry has to close first.
+        job.expect_end(reason, 101, NOTICE_SECONDS)
         assert image in verdict_of(job).detail
         job.expect_nothing_left()
 
 
-def is_to_go(job: Job) -> bool:
+def are_pods_being_deleted(job: Job) -> bool:
     return all("deletionTimestamp" in pod["metadata"] for pod in job.pods)
 
 
 @scenario
 def executor_without_rights_does_not_spoil_a_success(cluster: Cluster) -> None:
-    """Argo then says Error, though the program has done its work."""
+    """Argo then sets the phase Error, though the program has succeeded."""
     meta = {"name": POWERLESS, "namespace": cluster.target.namespace}
     token = {
         "name": f"{meta['name']}.service-account-token",
@@ -261,23 +263,23 @@ def executor_without_rights_does_not_spoil_a_success(cluster: Cluster) -> None:
         cluster.kubectl("delete", "serviceaccount", meta["name"])
 
 
-# --- from outside
+# --- evictions, deletions, and Argo's commands
 
 
 @scenario
 def evicted_while_it_runs(site: Site, cluster: Cluster) -> None:
     job = site.launch(SLEEPS, study="short-grace").expect_running()
     cluster.evict(job.pod)
-    job.expect_end(Reason.DISRUPTED, 104, NOTICED)
+    job.expect_end(Reason.DISRUPTED, 104, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
 @scenario
 def evicted_and_deaf(site: Site, cluster: Cluster) -> None:
-    """Who began to end the pod has set its grace: the kubelet does not shorten it for a later, more impatient one."""
+    """The eviction sets the pod's grace period: the kubelet does not shorten it for a later deletion."""
     job = site.launch(IGNORES_SIGTERM + SLEEPS, study="short-grace").expect_running()
     cluster.evict(job.pod)
-    job.expect_end(Reason.DISRUPTED, 104, NOTICED)
+    job.expect_end(Reason.DISRUPTED, 104, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -285,17 +287,17 @@ def evicted_and_deaf(site: Site, cluster: Cluster) -> None:
 def pod_deleted_while_it_runs(site: Site, cluster: Cluster) -> None:
     job = site.launch(SLEEPS, study="short-grace").expect_running()
     cluster.delete("pod", job.pod)
-    job.expect_end(Reason.POD_DELETED, 104, NOTICED)
+    job.expect_end(Reason.POD_DELETED, 104, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
 @scenario
 def pod_deleted_as_soon_as_it_is_there(site: Site, cluster: Cluster) -> None:
-    """Argo's status lags: it may make another pod, which is not to run."""
+    """Argo's status lags: Argo may create another pod, which must not run."""
     job = site.launch(SLEEPS)
-    eventually(lambda: job.pods, START_SECONDS, "its pod is there")
+    eventually(lambda: job.pods, START_SECONDS, "its pod exists")
     cluster.delete("pod", job.pods[0])
-    job.launched_job.wait(lambda seen: seen.verdict is not None, START_SECONDS)
+    job.launched_job.wait(lambda current: current.verdict is not None, START_SECONDS)
     assert verdict_of(job).reason in {Reason.POD_DELETED, Reason.RUN_TWICE}
     assert job.handle.poll() == 104
     job.expect_nothing_left()
@@ -305,7 +307,7 @@ def pod_deleted_as_soon_as_it_is_there(site: Site, cluster: Cluster) -> None:
 def workflow_deleted_while_it_runs(site: Site, cluster: Cluster) -> None:
     job = site.launch(SLEEPS, study="short-grace").expect_running()
     cluster.delete("workflows.argoproj.io", job.workflow)
-    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -313,7 +315,7 @@ def workflow_deleted_while_it_runs(site: Site, cluster: Cluster) -> None:
 def workflow_deleted_and_deaf(site: Site, cluster: Cluster) -> None:
     job = site.launch(IGNORES_SIGTERM + SLEEPS, study="short-grace").expect_running()
     cluster.delete("workflows.argoproj.io", job.workflow)
-    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -326,7 +328,7 @@ def workflow_deleted_and_deaf(site: Site, cluster: Cluster) -> None:
 def argo_by_hand(site: Site, cluster: Cluster, word: str, code: str) -> None:
     job = site.launch(code).expect_running()
     cluster.argo(word, job.name)
-    job.expect_end(Reason.SHUT_DOWN, 9, NOTICED)
+    job.expect_end(Reason.SHUT_DOWN, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -337,7 +339,7 @@ def argo_by_hand(site: Site, cluster: Cluster, word: str, code: str) -> None:
 def abort_while_it_runs(site: Site, code: str) -> None:
     job = site.launch(code).expect_running()
     job.abort()
-    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -345,7 +347,7 @@ def abort_while_it_runs(site: Site, code: str) -> None:
 def abort_while_pending(site: Site) -> None:
     job = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
     job.abort()
-    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -353,7 +355,7 @@ def abort_while_pending(site: Site) -> None:
 def cleanup_by_the_heartbeat(site: Site) -> None:
     job = site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
     job.cleanup()
-    job.expect_end(Reason.CLEANED_UP, 1, NOTICED)
+    job.expect_end(Reason.CLEANED_UP, 1, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -361,9 +363,9 @@ def cleanup_by_the_heartbeat(site: Site) -> None:
 def abort_from_ten_threads(site: Site) -> None:
     job = site.launch(SLEEPS).expect_running()
     with ThreadPoolExecutor(10) as threads:
-        for done in [threads.submit(job.abort) for _ in range(10)]:
-            done.result()
-    job.expect_end(Reason.ABORTED, 9, NOTICED)
+        for call in [threads.submit(job.abort) for _ in range(10)]:
+            call.result()
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     job.abort()
     assert job.handle.poll() == 9
     job.expect_nothing_left()
@@ -385,61 +387,61 @@ def abort_before_the_create(site: Site, wire: Wire) -> None:
     wire.delay(Match("get", "secrets"), 3)
     job = site.launch(SLEEPS)
     job.abort()
-    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
-    assert not [asked for asked in wire.requests if asked.verb == "create" and asked.resource == "workflows"]
+    assert not [each for each in wire.requests if (each.verb, each.resource) == ("create", "workflows")]
 
 
 @scenario
 def abort_during_the_create(site: Site, wire: Wire) -> None:
-    late = wire.delay(Match("create", "workflows"), 3)
+    delay = wire.delay(Match("create", "workflows"), 3)
     job = site.launch(SLEEPS)
-    eventually(lambda: late.hits, 10, "the create is on its way")
+    eventually(lambda: delay.hits, 10, "the create request is on its way")
     job.abort()
-    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
     assert job.workflows == []
 
 
 @scenario
 def abort_with_the_answer_to_the_create_lost(site: Site, wire: Wire) -> None:
-    lost = wire.lose_reply(Match("create", "workflows"), times=float("inf"))
+    fault = wire.lose_reply(Match("create", "workflows"), times=float("inf"))
     job = site.launch(SLEEPS)
-    eventually(lambda: lost.hits, 10, "the create was made")
+    eventually(lambda: fault.hits, 10, "the Workflow was created")
     job.abort()
-    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
     assert job.workflows == []
 
 
-# --- the parent goes away
+# --- the parent ends
 
 
 @scenario
 def parent_is_shut_down(cluster: Cluster) -> None:
-    with Site(cluster) as ending:
-        job = ending.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
-        begun = time.monotonic()
-        ending.shut_down()
-        assert time.monotonic() - begun < 20
+    with Site(cluster) as own_site:
+        job = own_site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
+        start = time.monotonic()
+        own_site.shut_down()
+        assert time.monotonic() - start < 20
         job.expect_end(Reason.PARENT_ENDED, 104, within=1)
         job.expect_nothing_left()
 
 
 @scenario
 def parent_is_killed_and_comes_back(site: Site, cluster: Cluster) -> None:
-    """What it left behind is ended, and nobody else's."""
+    """The jobs of the killed parent are ended, and no other parent's."""
     other = site.launch(EXITS_ON_REQUEST).expect_running()
-    with Site(cluster) as mortal:
-        running = mortal.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
-        pending = mortal.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
-        mortal.restart_parent()
+    with Site(cluster) as killed_site:
+        running = killed_site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
+        pending = killed_site.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
+        killed_site.restart_parent()
         for job in (running, pending):
             cluster.wait_until_clear(job.id, job.name, within=30)
-        again = mortal.launch(exits(0), job_id=running.id)
-        again.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+        relaunched = killed_site.launch(exits(0), job_id=running.id)
+        relaunched.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
     other.exit_program(0)
-    other.expect_end(Reason.SUCCEEDED, 0, NOTICED)
+    other.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
     other.expect_nothing_left()
 
 
@@ -449,13 +451,13 @@ def parent_is_killed_and_comes_back(site: Site, cluster: Cluster) -> None:
 @scenario
 def argos_container_hangs_when_the_program_has_ended(site: Site, cluster: Cluster) -> None:
     if cluster.target.own:
-        pytest.skip("processes are out of sight")
+        pytest.skip("the node's processes are out of reach")
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     for pid, command in cluster.pod_processes(job.name).items():
         if b"argoexec\0wait" in command:
             os.kill(pid, signal.SIGSTOP)
     job.exit_program(3)
-    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
+    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
     job.expect_nothing_left(within=120)
 
 
@@ -489,9 +491,9 @@ def name_taken_by_a_living_workflow_of_somebody_else(site: Site, cluster: Cluste
     )
     try:
         job = site.launch(SLEEPS, job_id=job_id)
-        job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICED)
+        job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICE_SECONDS)
         assert name in verdict_of(job).detail
-        eventually(lambda: not job.is_followed, 20, "the launcher lets go of it")
+        eventually(lambda: not job.is_followed, 20, "the launcher releases the job")
         assert "shutdown" not in cluster.workflow(name)["spec"]
     finally:
         cluster.kubectl("delete", "workflows.argoproj.io", name)
@@ -507,24 +509,24 @@ def servers_launch_returns_when_its_process_runs(server: Site) -> None:
     job.expect_running()
     assert job.is_launched(2)
     job.exit_program(0)
-    job.expect_end(Reason.SUCCEEDED, 0, NOTICED)
+    job.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
 @scenario
 def abort_while_a_servers_launch_blocks(server: Site) -> None:
-    """FLARE has no handle yet: only the stored status says so."""
+    """FLARE has no handle yet: only the job's stored status says that it is aborted."""
     job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
     assert not job.is_launched(0.5)
     server.jobs.status[job.id] = "FINISHED:ABORTED"
     assert job.is_launched(10)
-    job.expect_end(Reason.ABORTED, 9, NOTICED)
+    job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
 @scenario
 def servers_job_without_room_fails_within_its_bound(cluster: Cluster) -> None:
-    """Whatever its pending_timeout: FLARE's server launches one job after another, and each launch waits."""
+    """Even without a pending_timeout: FLARE's server launches one job at a time, and each launch blocks the next."""
     with Site(cluster, role=Role.SERVER, pending_timeout=None, argo={"server_pending": 5}) as server:
         job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
         assert not job.is_launched(0.5)
@@ -537,7 +539,7 @@ def servers_job_without_room_fails_within_its_bound(cluster: Cluster) -> None:
 def servers_launch_returns_when_the_job_cannot_start(server: Site) -> None:
     job = server.launch(SLEEPS, {"image": "flargo.test/job:not-there"})
     assert job.is_launched(START_SECONDS)
-    job.expect_end(Reason.IMAGE, 101, NOTICED)
+    job.expect_end(Reason.IMAGE, 101, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 

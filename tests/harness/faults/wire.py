@@ -1,4 +1,4 @@
-"""The fault matrix, where the fault is on the way between launcher and API server (tests/harness/wire.py)."""
+"""The fault matrix, where the fault is on the way between the launcher and the API server (tests/harness/wire.py)."""
 
 import threading
 import time
@@ -17,14 +17,14 @@ from tests.harness.scenarios import Scenarios, Together
 from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, START_SECONDS, Job, Site, exits, read_token
 from tests.harness.wire import Fault, Match, Wire
 
-NOTICED = 20.0
-"""Seconds within which what happens to a running job is known."""
-ENDED = 60.0
-"""Seconds within which a deaf program is gone, though flargo waits in vain for an answer of the API server once."""
-HALF_OPEN = 60.0
-"""Seconds within which a connection that says nothing any more is known to be dead."""
-TOGETHER = 150.0
-"""Seconds within which a job that is launched with all the others has ended."""
+NOTICE_SECONDS = 20.0
+"""The limit within which FLARE hears of what happens to a running job."""
+KILL_SECONDS = 60.0
+"""The limit within which a program that ignores SIGTERM is dead, though one request of flargo's gets no answer."""
+HALF_OPEN_SECONDS = 60.0
+"""The limit within which a silent connection is known to be dead."""
+SUBMIT_SECONDS = 150.0
+"""The limit within which a job that is launched together with all others has ended."""
 FOREVER = float("inf")
 Object = dict[str, Any]
 
@@ -35,20 +35,23 @@ STEPS = {
     "the credentials": Match("create", "secrets", "nvflare-cred-"),
     "the release": Match("patch", "workflows"),
 }
-"""The requests of a submit."""
-WAYS = ("refused", "reply lost", "late", "429", "503", "API away from then on for 30 s")
+"""The requests of a submit, by the names of their rows."""
+FAULTS = ("refused", "reply lost", "late", "429", "503", "API away from then on for 30 s")
 
 
-def goes_away(wire: Wire, seconds: float) -> bool:
-    """True, and the API is out of reach for a while; by other threads than the wire's own, which asks."""
+def cut_off(wire: Wire, seconds: float) -> bool:
+    """Make the API unreachable for some seconds, and return True.
+
+    Timers do it, since the wire's own thread calls this function and must not wait for itself.
+    """
     for delay, act in ((0.0, wire.stop_answering), (seconds, wire.resume_answering)):
         threading.Timer(delay, act).start()
     return True
 
 
-def break_once(wire: Wire, way: str, step: Match) -> Fault:
-    """Break one request."""
-    match way:
+def break_once(wire: Wire, fault: str, step: Match) -> Fault:
+    """Break one request of a submit by a fault of FAULTS."""
+    match fault:
         case "refused":
             return wire.refuse(step)
         case "reply lost":
@@ -56,18 +59,18 @@ def break_once(wire: Wire, way: str, step: Match) -> Fault:
         case "late":
             return wire.delay(step, 3)
         case "API away from then on for 30 s":
-            return wire.refuse(lambda asked: step(asked) and goes_away(wire, 30))
+            return wire.refuse(lambda request: step(request) and cut_off(wire, 30))
         case _:
-            return wire.answer_with_status(step, int(way), retry_after=2 if way == "429" else None)
+            return wire.answer_with_status(step, int(fault), retry_after=2 if fault == "429" else None)
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A job with one of its submit's requests broken."""
+class BrokenSubmit:
+    """A job whose submit has one broken request."""
 
     job: Job
     fault: Fault
-    launched: float
+    launched_at: float
 
 
 scenario = Scenarios()
@@ -75,144 +78,147 @@ scenario = Scenarios()
 
 @pytest.fixture(scope="module")
 def together(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Together]:
-    """The module's scenarios, running."""
+    """The module's running scenarios."""
     with Together(scenario, request, cluster) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def broken(together: Together, cluster: Cluster) -> Iterator[dict[tuple[str, str], Broken]]:
-    """A job for each way and step, beside the scenarios: a site each, for only its first job writes the kit."""
+def broken_submits(together: Together, cluster: Cluster) -> Iterator[dict[tuple[str, str], BrokenSubmit]]:
+    """Launch a job for each fault and step, beside the scenarios.
+
+    Each has a site of its own, since only a site's first job writes the kit.
+    """
     del together
-    made = {}
+    submits = {}
     with ExitStack() as stack:
-        for way in WAYS:
+        for name in FAULTS:
             for step, match in STEPS.items():
                 wire = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
                 site = stack.enter_context(Site(cluster, wire=wire))
-                fault = break_once(wire, way, match)
-                made[way, step] = Broken(site.launch(exits(0)), fault, time.monotonic())
-        yield made
+                fault = break_once(wire, name, match)
+                submits[name, step] = BrokenSubmit(site.launch(exits(0)), fault, time.monotonic())
+        yield submits
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("way", WAYS)
-def test_submit(broken: dict[tuple[str, str], Broken], way: str, step: str) -> None:
-    it = broken[way, step]
-    it.job.expect_end(Reason.SUCCEEDED, 0, TOGETHER)
-    assert it.fault.hits == 1
-    it.job.expect_nothing_left()
-    assert it.job.workflow["status"]["phase"] == "Succeeded"
-    assert len(it.job.pods) == 1
+@pytest.mark.parametrize("fault", FAULTS)
+def test_submit(broken_submits: dict[tuple[str, str], BrokenSubmit], fault: str, step: str) -> None:
+    submit = broken_submits[fault, step]
+    submit.job.expect_end(Reason.SUCCEEDED, 0, SUBMIT_SECONDS)
+    assert submit.fault.hits == 1
+    submit.job.expect_nothing_left()
+    assert submit.job.workflow["status"]["phase"] == "Succeeded"
+    assert len(submit.job.pods) == 1
 
 
 @scenario
 def submit_refused_for_good(site: Site, wire: Wire) -> None:
     wire.answer_with_status(Match("create", "workflows"), 403, times=FOREVER)
     job = site.launch(SLEEPS)
-    job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICED)
+    job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICE_SECONDS)
     job.expect_nothing_left()
     assert job.workflows == []
 
 
 @scenario
 def credentials_refused_for_good(site: Site, wire: Wire) -> None:
-    """The Workflow is there by then, suspended."""
+    """The Workflow exists by then, suspended."""
     wire.answer_with_status(Match("create", "secrets", "nvflare-cred-"), 403, times=FOREVER)
     job = site.launch(SLEEPS)
-    job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICED)
+    job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICE_SECONDS)
     job.expect_nothing_left()
     assert job.workflows == []
 
 
 @scenario.variants(credentials={"step": STEPS["the credentials"]}, release={"step": STEPS["the release"]})
 def workflow_deleted_with_its_submit_before(site: Site, wire: Wire, cluster: Cluster, step: Match) -> None:
-    """It could be launched; somebody did not want it. Without its Workflow its Secret must not stay either."""
-    late = wire.delay(step, START_SECONDS)
+    """Somebody deletes the Workflow during its submit: its Secret must not stay either."""
+    delay = wire.delay(step, START_SECONDS)
     job = site.launch(SLEEPS)
-    eventually(lambda: late.hits, START_SECONDS, "its Workflow is there")
+    eventually(lambda: delay.hits, START_SECONDS, "its Workflow exists")
     cluster.delete("workflows.argoproj.io", job.workflow)
-    late.disarm()
-    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICED)
+    delay.disarm()
+    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
 @scenario.variants(**{step.replace(" ", "_"): {"step": match} for step, match in STEPS.items()})
 def parent_killed_with_its_submit_at(site: Site, wire: Wire, cluster: Cluster, step: Match) -> None:
-    """The request of that step takes effect, and the parent dies before it knows."""
-    old = read_token(site.kubeconfig)
-    reached = wire.lose_reply(replace(step, token=old))
-    wire.refuse(lambda asked: reached.hits > 0 and asked.token == old, FOREVER)
+    """The request of that step takes effect, and the parent dies before it gets the answer."""
+    old_token = read_token(site.kubeconfig)
+    fault = wire.lose_reply(replace(step, token=old_token))
+    wire.refuse(lambda request: fault.hits > 0 and request.token == old_token, FOREVER)
     job = site.launch(SLEEPS)
-    eventually(lambda: reached.hits, 20, "the step is reached")
+    eventually(lambda: fault.hits, 20, "the step is reached")
     wire.cut_watches()
     wire.kubeconfig(site.kubeconfig, cluster.kubectl("create", "token", "flargo-launcher"))
     site.restart_parent()
     cluster.wait_until_clear(job.id, job.name, within=60)
-    again = site.launch(exits(0), job_id=job.id)
-    again.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
-    again.expect_nothing_left()
+    relaunched = site.launch(exits(0), job_id=job.id)
+    relaunched.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+    relaunched.expect_nothing_left()
 
 
 ENDINGS = {"shutdown": Match("patch", "workflows"), "kill": Match("delete", "pods")}
-"""The requests by which a program that runs is ended."""
-SILENCE = 20.0
-"""Seconds: longer than flargo waits for an answer."""
+"""The requests by which flargo ends a running program."""
+SILENCE_SECONDS = 20.0
+"""A delay that is longer than flargo waits for an answer."""
 TROUBLES: dict[str, Callable[[Wire, Match], Fault]] = {
-    "503 three times": lambda wire, asked: wire.answer_with_status(asked, 503, times=3),
-    "its reply lost": lambda wire, asked: wire.lose_reply(asked),
-    "no answer": lambda wire, asked: wire.delay(asked, SILENCE),
+    "503 three times": lambda wire, match: wire.answer_with_status(match, 503, times=3),
+    "its reply lost": lambda wire, match: wire.lose_reply(match),
+    "no answer": lambda wire, match: wire.delay(match, SILENCE_SECONDS),
 }
 
 
 @scenario.variants(
     **{
-        f"{request} {trouble}": {"request": asked, "trouble": arm}
-        for request, asked in ENDINGS.items()
+        f"{request} {trouble}": {"request": match, "trouble": arm}
+        for request, match in ENDINGS.items()
         for trouble, arm in TROUBLES.items()
     }
 )
 def abort_that_meets(
     site: Site, wire: Wire, cluster: Cluster, request: Match, trouble: Callable[[Wire, Match], Fault]
 ) -> None:
-    """What is asked is asked again until it shows; FLARE hears of the end when there is one, and not before."""
+    """A request is repeated until its effect is observed; FLARE hears of the end only after it has happened."""
     job = site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
     fault = trouble(wire, request)
-    asked_for = fault.times
+    times = fault.times
     job.abort()
-    eventually(lambda: fault.hits, NOTICED, "the request is in trouble")
+    eventually(lambda: fault.hits, NOTICE_SECONDS, "the request is broken")
     assert job.launched_job.verdict is None
     assert cluster.processes(job.id)
-    job.expect_end(Reason.ABORTED, 9, ENDED)
+    job.expect_end(Reason.ABORTED, 9, KILL_SECONDS)
     assert cluster.processes(job.id) == []
-    assert fault.hits == asked_for
+    assert fault.hits == times
     job.expect_nothing_left()
 
 
 @scenario
 def clock_of_the_parents_machine_jumps(site: Site, wire: Wire) -> None:
-    """An hour ahead, then a day back; nothing of flargo reads that clock to decide."""
+    """The clock jumps an hour ahead, then a day back: no decision of flargo's depends on it."""
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     waiting = site.launch(SLEEPS, {"cpu": "900", "pending_timeout": 30}).expect_stage(Stage.SHORTAGE)
-    begun = time.monotonic()
-    with jumped(3600):
+    start = time.monotonic()
+    with shift_clock(3600):
         wire.cut_watches()
         time.sleep(5)
-        with jumped(-86400):
+        with shift_clock(-86400):
             wire.cut_watches()
             time.sleep(5)
             assert (job.launched_job.verdict, waiting.launched_job.verdict) == (None, None)
             job.exit_program(3)
-            job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
+            job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
     waiting.expect_end(Reason.SHORTAGE, 101, within=60)
-    assert time.monotonic() - begun > 20
+    assert time.monotonic() - start > 20
     for each in (job, waiting):
         each.expect_nothing_left()
 
 
 @contextmanager
-def jumped(seconds: float) -> Iterator[None]:
-    """The time of day is another one for this process: all that asks for it, FLARE and libraries included."""
+def shift_clock(seconds: float) -> Iterator[None]:
+    """Shift the time of day for this process, FLARE and all libraries included, until the end of the ``with``."""
     real = time.time
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", lambda: real() + seconds)
@@ -226,8 +232,8 @@ def is_pod(item: Object) -> bool:
     return item.get("kind") == "Pod"
 
 
-def is_ended(item: Object) -> bool:
-    """A pod whose main container has ended, or a Workflow that knows of it."""
+def has_ended(item: Object) -> bool:
+    """Return whether an object is a pod whose main container has ended, or an ended Workflow."""
     rows = (item.get("status") or {}).get("containerStatuses") or []
     main = any(row["name"] == "main" and "terminated" in (row.get("state") or {}) for row in rows)
     return main or (item.get("status") or {}).get("phase") in {"Succeeded", "Failed", "Error"}
@@ -238,18 +244,18 @@ def watches_half_open(site: Site, wire: Wire) -> None:
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     wire.freeze_watches()
     job.exit_program(3)
-    job.expect_end(Reason.PROGRAM_FAILED, 1, HALF_OPEN + 5)
+    job.expect_end(Reason.PROGRAM_FAILED, 1, HALF_OPEN_SECONDS + 5)
     job.expect_nothing_left()
 
 
 @scenario
 def workflows_end_lost(site: Site, wire: Wire) -> None:
-    lost = wire.drop_events(lambda item: not is_pod(item) and is_ended(item))
+    event_filter = wire.drop_events(lambda item: not is_pod(item) and has_ended(item))
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     job.exit_program(3)
-    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
-    eventually(lambda: lost.hits, 60, "the Workflow's end was lost")
-    # Nothing tells that Argo is done, until it has had a minute to be.
+    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
+    eventually(lambda: event_filter.hits, 60, "the Workflow's end was lost")
+    # No event says that Argo has finished: flargo looks for itself after a minute.
     job.expect_nothing_left(within=100)
 
 
@@ -260,7 +266,7 @@ def watches_cut_again_and_again(site: Site, wire: Wire) -> None:
     for _ in range(5):
         wire.cut_watches()
         time.sleep(0.5)
-    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
+    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
@@ -269,85 +275,85 @@ def watches_too_old(site: Site, wire: Wire) -> None:
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     wire.expire_watches(4)
     job.exit_program(3)
-    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
+    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
 @scenario
 def pods_end_lost(site: Site, wire: Wire) -> None:
-    """The Workflow's end is heard, and asks for the truth."""
-    lost = wire.drop_events(lambda item: is_pod(item) and is_ended(item))
+    """The Workflow's end arrives, and makes flargo read the pod."""
+    event_filter = wire.drop_events(lambda item: is_pod(item) and has_ended(item))
     job = site.launch(exits(0))
     job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
-    assert lost.hits
+    assert event_filter.hits
     job.expect_nothing_left()
 
 
 @scenario
 def pods_and_workflows_beginnings_lost(site: Site, wire: Wire) -> None:
-    lost = wire.drop_events(lambda item: not is_ended(item))
+    event_filter = wire.drop_events(lambda item: not has_ended(item))
     job = site.launch(exits(0))
     job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
-    assert lost.hits
+    assert event_filter.hits
     job.expect_nothing_left()
 
 
 @scenario
 def events_told_twice(site: Site, wire: Wire) -> None:
-    twice = wire.repeat_events(lambda _: True)
+    event_filter = wire.repeat_events(lambda _: True)
     job = site.launch(exits(101))
     job.expect_end(Reason.PROGRAM_REPORTED, 101, START_SECONDS)
-    assert twice.hits
+    assert event_filter.hits
     job.expect_nothing_left()
 
 
-@scenario.variants(pods={"kept_back": "pods"}, workflows={"kept_back": "workflows"})
-def argo_terminate_with_events_late_and_out_of_order(site: Site, wire: Wire, cluster: Cluster, kept_back: str) -> None:
-    """143 is seen before the shutdown that caused it, or the shutdown with a program that runs on."""
+@scenario.variants(pods={"resource": "pods"}, workflows={"resource": "workflows"})
+def argo_terminate_with_events_late_and_out_of_order(site: Site, wire: Wire, cluster: Cluster, resource: str) -> None:
+    """Exit code 143 is observed before the shutdown that caused it, or the shutdown before the program's end."""
     job = site.launch(SLEEPS).expect_running()
-    held = wire.hold_events(lambda item: is_pod(item) == (kept_back == "pods"))
+    event_filter = wire.hold_events(lambda item: is_pod(item) == (resource == "pods"))
     cluster.argo("terminate", job.name)
-    eventually(lambda: held.hits >= 2, 20, "events are held back")
+    eventually(lambda: event_filter.hits >= 2, 20, "events are held back")
     time.sleep(4)
     wire.release_events()
-    job.expect_end(Reason.SHUT_DOWN, 9, NOTICED)
+    job.expect_end(Reason.SHUT_DOWN, 9, NOTICE_SECONDS)
     job.expect_nothing_left()
 
 
-# --- the API server out of reach, and as it should not be
+# --- the API server unreachable, or refusing
 
 
 @scenario
 def token_rotated(site: Site, wire: Wire, cluster: Cluster) -> None:
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     old, new = read_token(site.kubeconfig), cluster.kubectl("create", "token", "flargo-launcher")
-    refused = wire.answer_with_status(Match(token=old), 401, times=FOREVER)
+    fault = wire.answer_with_status(Match(token=old), 401, times=FOREVER)
     wire.kubeconfig(site.kubeconfig, new)
     wire.cut_watches()
     job.exit_program(0)
-    job.expect_end(Reason.SUCCEEDED, 0, NOTICED)
+    job.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
     job.expect_nothing_left()
-    assert 1 <= refused.hits <= 4
+    assert 1 <= fault.hits <= 4
 
 
 @scenario
 def everything_throttled_while_the_program_ends(site: Site, wire: Wire) -> None:
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     job.exit_program(3, after=2)
-    storm = wire.answer_with_status(Match(), 429, retry_after=1, times=FOREVER)
+    fault = wire.answer_with_status(Match(), 429, retry_after=1, times=FOREVER)
     wire.cut_watches()
     time.sleep(8)
     assert job.launched_job.verdict is None
-    asked = storm.hits
-    storm.disarm()
-    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
+    requests = fault.hits
+    fault.disarm()
+    job.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
     job.expect_nothing_left()
-    assert asked < 40
+    assert requests < 40
 
 
 @scenario
 def cut_off_for_thirty_seconds(site: Site, wire: Wire) -> None:
-    """Nothing is decided meanwhile, patience stands still, an abort returns, and a launch goes on after it."""
+    """Meanwhile nothing is decided, no start timeout advances, an abort returns, and a launch waits."""
     running = site.launch(EXITS_ON_REQUEST).expect_running()
     aborted = site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
     ending = site.launch(EXITS_ON_REQUEST).expect_running()
@@ -363,18 +369,18 @@ def cut_off_for_thirty_seconds(site: Site, wire: Wire) -> None:
     wire.resume_answering()
     ending.expect_end(Reason.SUCCEEDED, 0, within=25)
     assert waiting.launched_job.verdict is None
-    aborted.expect_end(Reason.ABORTED, 9, NOTICED)
+    aborted.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
     launched.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
     waiting.expect_end(Reason.SHORTAGE, 101, within=25)
     running.expect_stage(Stage.RUNNING).exit_program(3)
-    running.expect_end(Reason.PROGRAM_FAILED, 1, NOTICED)
+    running.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
     for job in jobs:
         job.expect_nothing_left()
 
 
 @scenario
 def servers_launch_returns_when_the_api_is_lost(cluster: Cluster, wire: Wire) -> None:
-    """FLARE tells a process that it does not know yet to abort, and this one may run by now."""
+    """FLARE aborts a process that it does not know yet, and this job's process may run by now."""
     with Site(cluster, wire=wire, role=Role.SERVER) as server:
         job = server.launch(SLEEPS, {"cpu": "900", "pending_timeout": None}).expect_stage(Stage.SHORTAGE)
         assert not job.is_launched(0.5)
@@ -383,7 +389,7 @@ def servers_launch_returns_when_the_api_is_lost(cluster: Cluster, wire: Wire) ->
         assert job.handle.poll() == 127
         wire.resume_answering()
         job.abort()
-        job.expect_end(Reason.ABORTED, 9, NOTICED)
+        job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
         job.expect_nothing_left()
 
 
