@@ -45,8 +45,8 @@ class MemoryApi(Api):
         self._answer(lambda: self._delete(kind, name, uid))
 
     def named(self, kind: Kind) -> list[str]:
-        """The names of all objects of a kind."""
-        return [name for its, name in self.store if its is kind]
+        """Return the names of all objects of a kind."""
+        return [name for stored_kind, name in self.store if stored_kind is kind]
 
     def _answer(self, work: Callable[[], Object]) -> Object:
         self.requests += 1
@@ -108,7 +108,7 @@ class RecordingApi(MemoryApi):
 
     def list(self, kind: Kind, labels: str = "", *_: Any, **__: Any) -> tuple[list[Object], str]:
         del labels
-        return [item for (its, _name), item in self.store.items() if its is kind], "1"
+        return [item for (stored_kind, _), item in self.store.items() if stored_kind is kind], "1"
 
     def metadata(self, kind: Kind, name: str) -> Object:
         metadata: Object = self.get(kind, name)["metadata"]
@@ -145,7 +145,7 @@ class IdleApi(MemoryApi):
         self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None
     ) -> tuple[list[Object], str]:
         del labels, fields, trim
-        return [item for (its, _), item in self.store.items() if its is kind], "1"
+        return [item for (stored_kind, _), item in self.store.items() if stored_kind is kind], "1"
 
     def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
         del kind, labels, version, seconds, silence

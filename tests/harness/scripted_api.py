@@ -27,22 +27,22 @@ class Response:
 
 
 class ScriptedApi(Api):
-    """Connected to a list of answers; an exception is raised in the place of one."""
+    """A client that gets the given responses, one for each request; an exception among them is raised."""
 
-    def __init__(self, *answers: Response | Exception) -> None:
+    def __init__(self, *responses: Response | Exception) -> None:
         super().__init__(lambda: None, "ns")  # type: ignore[arg-type,return-value]
-        self.responses = list(answers)
+        self.responses = list(responses)
         self.logins = 0
         self.requests: list[tuple[str, str, Object | None]] = []
 
-    def _connect(self, _verb: str, _what: str, refused: Any = None) -> Any:
-        self.logins += self._connection in (None, refused)
+    def _connect(self, _verb: str, _what: str, failed_connection: Any = None) -> Any:
+        self.logins += self._connection in (None, failed_connection)
         self._connection = self  # type: ignore[assignment]
         return self
 
-    def request(self, method: str, to: Target, body: Object | None, *_: Any) -> Any:
-        self.requests.append((method, to.url, body))
-        answer = self.responses.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def request(self, method: str, target: Target, body: Object | None, *_: Any) -> Any:
+        self.requests.append((method, target.url, body))
+        response = self.responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response

@@ -1,4 +1,4 @@
-"""The transport, without a server: what it asks, and that nothing but ApiError comes out of it."""
+"""The API client without a server: the requests that it sends, and that it raises nothing but ApiError."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ from flargo.terms import Object, Uid
 from tests.harness.scripted_api import Response, ScriptedApi
 
 
-def test_a_delete_hits_one_object_with_uid_and_grace_in_its_body() -> None:
+def test_delete_has_uid_and_grace() -> None:
     api = ScriptedApi(Response(200))
     api.delete(Kind.POD, "p", Uid("u1"), 3)
     method, url, body = api.requests[0]
@@ -30,19 +30,20 @@ def test_a_delete_hits_one_object_with_uid_and_grace_in_its_body() -> None:
     assert body["gracePeriodSeconds"] == 3
 
 
-def test_a_delete_without_a_name_is_never_sent_for_it_would_be_of_all() -> None:
+def test_a_delete_without_name_is_not_sent() -> None:
+    """It would delete the whole collection."""
     api = ScriptedApi(Response(200))
     with pytest.raises((ApiError, ValueError)):
         api.delete(Kind.POD, "", Uid("u1"))
     assert api.requests == []
 
 
-def test_after_a_401_credentials_are_read_afresh_once() -> None:
-    refused = Response(401)
-    api = ScriptedApi(refused, Response(200, b'{"a": 1}'))
+def test_a_401_reloads_credentials_once() -> None:
+    unauthorized = Response(401)
+    api = ScriptedApi(unauthorized, Response(200, b'{"a": 1}'))
     assert api.get(Kind.POD, "p") == {"a": 1}
     assert api.logins == 2
-    assert refused.is_released
+    assert unauthorized.is_released
     with pytest.raises(ApiError, match="401"):
         ScriptedApi(Response(401), Response(401)).get(Kind.POD, "p")
 
@@ -59,7 +60,7 @@ class Pool:
         return Response(200 if self.token == self.valid else 401)
 
 
-def test_only_one_thread_loads_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_loads_while_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a slow plugin renews the credentials of one thread, requests on the old connection are answered."""
     monkeypatch.setattr(transport, "Connection", Pool)
     loading, go_on = threading.Event(), threading.Event()
@@ -95,7 +96,7 @@ def test_only_one_thread_loads_and_others_go_on(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"text"', b"null", b'{"message": 7}'])
-def test_a_refusal_with_any_body_is_an_api_error_and_gives_its_connection_back(body: bytes) -> None:
+def test_any_error_body_is_an_api_error(body: bytes) -> None:
     answer = Response(503, body, {"Retry-After": "7"})
     with pytest.raises(ApiError) as error:
         ScriptedApi(answer).get(Kind.POD, "p")
@@ -103,29 +104,29 @@ def test_a_refusal_with_any_body_is_an_api_error_and_gives_its_connection_back(b
 
 
 @pytest.mark.parametrize(
-    ("said", "lowest", "highest"),
+    ("header", "lowest", "highest"),
     [
         pytest.param(format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000.0, 3600.0, id="a date"),
         pytest.param("Thu, 01 Jan 2015 00:00:00 GMT", 0.0, 0.0, id="a date that is past"),
         pytest.param("30", 30.0, 30.0, id="seconds"),
     ],
 )
-def test_a_server_or_a_proxy_may_ask_for_time_in_seconds_or_by_a_date(said: str, lowest: float, highest: float) -> None:
+def test_retry_after_is_seconds_or_date(header: str, lowest: float, highest: float) -> None:
     with pytest.raises(ApiError) as error:
-        ScriptedApi(Response(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
+        ScriptedApi(Response(429, b"", {"Retry-After": header})).get(Kind.POD, "p")
     assert error.value.retry_after is not None
     assert lowest <= error.value.retry_after <= highest
 
 
-@pytest.mark.parametrize("said", ["", "soon", "-1", "Thu, 01 Jan 2015"])
-def test_what_is_no_time_asks_for_none(said: str) -> None:
+@pytest.mark.parametrize("header", ["", "soon", "-1", "Thu, 01 Jan 2015"])
+def test_an_invalid_retry_after_is_ignored(header: str) -> None:
     with pytest.raises(ApiError) as error:
-        ScriptedApi(Response(429, b"", {"Retry-After": said})).get(Kind.POD, "p")
+        ScriptedApi(Response(429, b"", {"Retry-After": header})).get(Kind.POD, "p")
     assert error.value.retry_after is None
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         urllib3.exceptions.ReadTimeoutError(None, "/", "slow"),  # type: ignore[arg-type]
         ConnectionResetError("reset"),
@@ -134,14 +135,14 @@ def test_what_is_no_time_asks_for_none(said: str) -> None:
     ],
     ids=["timeout", "reset", "header", "credentials"],
 )
-def test_whatever_keeps_a_request_from_being_sent_is_an_api_error(trouble: Exception) -> None:
+def test_every_send_failure_is_an_api_error(failure: Exception) -> None:
     with pytest.raises(ApiError):
-        ScriptedApi(trouble).get(Kind.POD, "p")
+        ScriptedApi(failure).get(Kind.POD, "p")
     with pytest.raises(ApiError):
-        list(ScriptedApi(trouble).watch(Kind.POD, "", "1", 45, 50.0))
+        list(ScriptedApi(failure).watch(Kind.POD, "", "1", 45, 50.0))
 
 
-def test_a_list_goes_on_page_by_page() -> None:
+def test_list_reads_all_pages() -> None:
     pages = [
         {"items": [{"n": 1}], "metadata": {"continue": "c"}},
         {"items": None, "metadata": {"resourceVersion": "9"}},
@@ -151,28 +152,28 @@ def test_a_list_goes_on_page_by_page() -> None:
     assert "continue=c" in api.requests[1][1]
 
 
-def test_a_list_that_never_ends_is_given_up() -> None:
+def test_an_endless_list_is_an_error() -> None:
     class Endless(ScriptedApi):
-        asked = 0
+        request_count = 0
 
         def _send(self, *_: Any, **__: Any) -> Any:
-            self.asked += 1
-            assert self.asked < 20_000, "it is asked for ever"
-            return Response(200, json.dumps({"items": [], "metadata": {"continue": str(self.asked)}}).encode())
+            self.request_count += 1
+            assert self.request_count < 20_000, "it is asked for ever"
+            return Response(200, json.dumps({"items": [], "metadata": {"continue": str(self.request_count)}}).encode())
 
     api = Endless()
     with pytest.raises(ApiError, match="more than 10000 pages"):
         api.list(Kind.POD, "a=b")
-    assert api.asked == 10_000
+    assert api.request_count == 10_000
 
 
-def test_a_watch_puts_lines_together_and_gives_its_connection_back() -> None:
+def test_watch_joins_lines_and_releases_its_connection() -> None:
     answer = Response(200, b'{"type": "ADDED"}\n\n{"type": "DELETED"}\n{"ty')
     assert [event["type"] for event in ScriptedApi(answer).watch(Kind.POD, "", "1", 45, 50.0)] == ["ADDED", "DELETED"]
     assert answer.is_released
 
 
-def test_a_watch_that_is_refused_is_an_api_error() -> None:
+def test_a_refused_watch_is_an_api_error() -> None:
     with pytest.raises(ApiError, match="410"):
         list(ScriptedApi(Response(410)).watch(Kind.POD, "", "1", 45, 50.0))
 
@@ -180,8 +181,8 @@ def test_a_watch_that_is_refused_is_an_api_error() -> None:
 SILENT = urllib3.exceptions.ReadTimeoutError(None, "/", "silent")  # type: ignore[arg-type]
 
 
-class Breaks(Response):
-    """An answer that breaks off in the middle."""
+class BrokenResponse(Response):
+    """A response whose connection fails in the middle of the body."""
 
     def __init__(self, body: bytes, error: Exception) -> None:
         super().__init__(200, body)
@@ -193,26 +194,26 @@ class Breaks(Response):
 
 
 def lines(answer: Response, *, follow: bool = True) -> list[str]:
-    told = ScriptedApi(answer).log_lines("p", "main", follow=follow, since="2026-01-01T00:00:00+00:00")
-    return [piece.text for piece in told]
+    log_pieces = ScriptedApi(answer).log_lines("p", "main", follow=follow, since="2026-01-01T00:00:00+00:00")
+    return [piece.text for piece in log_pieces]
 
 
-def test_a_log_is_told_line_by_line_the_last_one_without_an_end_too() -> None:
+def test_log_lines_include_an_unfinished_last_line() -> None:
     assert lines(Response(200, b"t one, and longer\n\nt two")) == ["t one, and longer", "", "t two"]
 
 
-def test_what_a_broken_connection_has_left_of_a_line_is_not_told() -> None:
-    """It is read again, and would be told twice."""
-    told = []
+def test_a_broken_connection_drops_the_unfinished_line() -> None:
+    """The line is read again by the next connection, and would appear twice."""
+    log_lines = []
     with pytest.raises(ApiError):
-        told += lines(Breaks(b"t one\nt tw", urllib3.exceptions.ProtocolError("cut")))
-    assert lines(Breaks(b"t one\nt tw", SILENT)) == ["t one"]
+        log_lines += lines(BrokenResponse(b"t one\nt tw", urllib3.exceptions.ProtocolError("cut")))
+    assert lines(BrokenResponse(b"t one\nt tw", SILENT)) == ["t one"]
 
 
-def test_a_silence_is_an_end_only_of_a_log_that_is_followed() -> None:
-    assert lines(Breaks(b"", SILENT)) == []
+def test_silence_ends_only_a_followed_log() -> None:
+    assert lines(BrokenResponse(b"", SILENT)) == []
     with pytest.raises(ApiError, match="no answer in time"):
-        lines(Breaks(b"", SILENT), follow=False)
+        lines(BrokenResponse(b"", SILENT), follow=False)
 
 
 def pieces(body: bytes, size: int) -> list[LogPiece]:
@@ -220,9 +221,9 @@ def pieces(body: bytes, size: int) -> list[LogPiece]:
     return list(transport._pieces(chunks))
 
 
-def joined(told: list[LogPiece]) -> bytes:
-    content = ((piece.text.encode(errors="surrogateescape"), piece.has_newline) for piece in told)
-    return b"".join(text + b"\n" * ended for text, ended in content)
+def join_pieces(log_pieces: list[LogPiece]) -> bytes:
+    content = ((piece.text.encode(errors="surrogateescape"), piece.has_newline) for piece in log_pieces)
+    return b"".join(text + b"\n" * has_newline for text, has_newline in content)
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, MAX_PIECE_BYTES, MAX_PIECE_BYTES + 1, 10**7])
@@ -230,53 +231,53 @@ def joined(told: list[LogPiece]) -> bytes:
     "length",
     [0, 1, MAX_PIECE_BYTES - 1, MAX_PIECE_BYTES, MAX_PIECE_BYTES + 1, 3 * MAX_PIECE_BYTES, 3 * MAX_PIECE_BYTES + 5],
 )
-def test_a_long_line_is_told_in_pieces(length: int, size: int) -> None:
+def test_a_long_line_is_split_into_pieces(length: int, size: int) -> None:
     body = b"before\n" + b"x" * length + b"\nafter"
-    told = pieces(body, size)
-    assert joined(told) == body
-    assert all(len(piece.text) <= MAX_PIECE_BYTES for piece in told)
-    assert [piece.is_partial for piece in told] == [
+    log_pieces = pieces(body, size)
+    assert join_pieces(log_pieces) == body
+    assert all(len(piece.text) <= MAX_PIECE_BYTES for piece in log_pieces)
+    assert [piece.is_partial for piece in log_pieces] == [
         False,
         *[True] * ((max(1, length) - 1) // MAX_PIECE_BYTES),
         False,
         False,
     ]
-    assert told == pieces(body, 100), "wherever the chunks begin"
+    assert log_pieces == pieces(body, 100), "wherever the chunks begin"
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(1, 30), st.integers(8, 50))
-def test_no_byte_of_a_log_is_lost_or_changed(lines: list[bytes], size: int, piece: int) -> None:
+def test_no_byte_of_a_log_is_lost(lines: list[bytes], size: int, piece: int) -> None:
     body = b"\n".join(lines)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(transport, "MAX_PIECE_BYTES", piece)
-        told = pieces(body, size)
-    assert joined(told) == body
-    assert all(len(each.text.encode(errors="surrogateescape")) <= piece for each in told)
-    assert not any(each.is_partial and each.has_newline for each in told)
+    with pytest.MonkeyPatch.context() as patcher:
+        patcher.setattr(transport, "MAX_PIECE_BYTES", piece)
+        log_pieces = pieces(body, size)
+    assert join_pieces(log_pieces) == body
+    assert all(len(each.text.encode(errors="surrogateescape")) <= piece for each in log_pieces)
+    assert not any(each.is_partial and each.has_newline for each in log_pieces)
 
 
 @given(st.text(), st.integers(8, 20))
-def test_no_character_is_cut_in_two(text: str, piece: int) -> None:
+def test_no_character_is_split(text: str, piece: int) -> None:
     text = text.replace("\n", "")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(transport, "MAX_PIECE_BYTES", piece)
+    with pytest.MonkeyPatch.context() as patcher:
+        patcher.setattr(transport, "MAX_PIECE_BYTES", piece)
         assert "".join(each.text for each in pieces(text.encode(), 3)) == text
 
 
-def test_a_line_without_an_end_is_told_while_it_is_written() -> None:
+def test_an_endless_line_is_read_piece_by_piece() -> None:
     """A hundred megabytes in small chunks: copied once for each chunk, they take an hour."""
 
     def endless() -> Iterator[bytes]:
         for _ in range(100 * 2**20 // 2**10):
             yield b"x" * 2**10
 
-    told = transport._pieces(endless())
-    assert next(told) == LogPiece("x" * MAX_PIECE_BYTES, is_partial=True, has_newline=False)
-    assert sum(len(piece.text) for piece in told) == 100 * 2**20 - MAX_PIECE_BYTES
+    log_pieces = transport._pieces(endless())
+    assert next(log_pieces) == LogPiece("x" * MAX_PIECE_BYTES, is_partial=True, has_newline=False)
+    assert sum(len(piece.text) for piece in log_pieces) == 100 * 2**20 - MAX_PIECE_BYTES
 
 
 class Endless(Response):
-    """An answer that does not end."""
+    """A response whose body does not end."""
 
     def __init__(self, status: int, chunk: bytes) -> None:
         super().__init__(status)
@@ -291,14 +292,14 @@ class Endless(Response):
         self.closed_at = self.closed_at or self.sent
 
 
-def test_an_endless_event_breaks_the_watch_off() -> None:
+def test_an_endless_event_ends_the_watch() -> None:
     answer = Endless(200, b"x" * 2**16)
     with pytest.raises(ApiError, match="more than 16777216 bytes"):
         list(ScriptedApi(answer).watch(Kind.POD, "", "1", 45, 50.0))
     assert answer.closed_at < 17 * 2**20
 
 
-def test_an_endless_answer_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_response_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 2**20)
     answer = Endless(200, b"x" * 2**16)
     with pytest.raises(ApiError, match="unreadable response"):
@@ -306,14 +307,14 @@ def test_an_endless_answer_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> Non
     assert answer.closed_at < 2 * 2**20, "and not given back to the pool with its rest"
 
 
-def test_an_endless_refusal_is_a_refusal() -> None:
+def test_an_endless_error_response_is_an_error() -> None:
     answer = Endless(503, b"x" * 2**16)
     with pytest.raises(ApiError, match="503"):
         ScriptedApi(answer).get(Kind.POD, "p")
     assert answer.closed_at < 2 * 2**20
 
 
-def test_a_long_message_is_cut_where_it_is_read() -> None:
+def test_a_long_error_message_is_shortened() -> None:
     body = json.dumps({"reason": "r" * 100_000, "message": "m" * 100_000}).encode()
     with pytest.raises(ApiError) as error:
         ScriptedApi(Response(403, body)).get(Kind.POD, "p")
@@ -321,7 +322,7 @@ def test_a_long_message_is_cut_where_it_is_read() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 403])
-def test_an_answer_that_is_nested_too_deeply_is_an_api_error(status: int) -> None:
+def test_a_deeply_nested_response_is_an_error(status: int) -> None:
     with pytest.raises(ApiError):
         ScriptedApi(Response(status, b"[" * 100_000)).get(Kind.POD, "p")
     with pytest.raises(ApiError):
@@ -339,11 +340,11 @@ def test_an_answer_that_is_nested_too_deeply_is_an_api_error(status: int) -> Non
         (b"\xc3\xa9" * 30, "\xe9" * 6),
     ],
 )
-def test_the_end_of_a_log_begins_with_a_whole_line(body: bytes, end: str) -> None:
+def test_a_trimmed_log_begins_with_a_whole_line(body: bytes, end: str) -> None:
     assert ScriptedApi(Response(200, body)).log("p", "main", 10, 12, 5.0) == end
 
 
-def test_a_log_is_asked_for_from_a_time_and_with_times() -> None:
+def test_log_request_has_start_time_and_timestamps() -> None:
     api = ScriptedApi(Response(200, b""))
     list(api.log_lines("p", "main", follow=True, since="2026-01-01T00:00:00+00:00"))
     _, url, _ = api.requests[0]
@@ -356,14 +357,14 @@ def test_a_log_is_asked_for_from_a_time_and_with_times() -> None:
     }
 
 
-def test_the_servers_clock_is_read_from_its_answers_date() -> None:
+def test_time_is_the_responses_date() -> None:
     api = ScriptedApi(Response(200, headers={"Date": "Thu, 01 Jan 2026 02:03:04 GMT"}))
     assert api.time().isoformat() == "2026-01-01T02:03:04+00:00"
     with pytest.raises(ApiError, match="no usable Date"):
         ScriptedApi(Response(200)).time()
 
 
-def test_of_a_secret_only_its_metadata_is_asked_for() -> None:
+def test_metadata_requests_no_secret_content() -> None:
     class Asks(ScriptedApi):
         accept = ""
 
@@ -376,7 +377,7 @@ def test_of_a_secret_only_its_metadata_is_asked_for() -> None:
     assert "as=PartialObjectMetadata" in api.accept
 
 
-def test_an_object_that_is_nested_too_deeply_hides_no_other_one() -> None:
+def test_a_deeply_nested_object_hides_no_other() -> None:
     deep = b'{"metadata": {"name": "deep"}, "spec": {"x": ' + b"[" * 3000 + b"]" * 3000 + b"}}"
     page = b'{"metadata": {"resourceVersion": "7"}, "items": [' + deep + b', {"metadata": {"name": "good"}}]}'
     items, version = ScriptedApi(Response(200, page)).list(Kind.WORKFLOW)
@@ -384,12 +385,12 @@ def test_an_object_that_is_nested_too_deeply_hides_no_other_one() -> None:
     events = (
         b'{"type": "ADDED", "object": ' + deep + b'}\n{"type": "ADDED", "object": {"metadata": {"name": "good"}}}\n'
     )
-    seen = [*ScriptedApi(Response(200, events)).watch(Kind.WORKFLOW, "", "1", 1, 1.0)]
-    assert [event["object"]["metadata"]["name"] for event in seen] == ["deep", "good"]
+    watched = [*ScriptedApi(Response(200, events)).watch(Kind.WORKFLOW, "", "1", 1, 1.0)]
+    assert [event["object"]["metadata"]["name"] for event in watched] == ["deep", "good"]
 
 
 @pytest.mark.parametrize(
     "page", [{"items": 5}, {"items": [5, None, "x"]}, {"metadata": []}, {"items": {}, "metadata": "x"}]
 )
-def test_a_list_of_nonsense_is_an_empty_one(page: Object) -> None:
+def test_a_malformed_list_is_empty(page: Object) -> None:
     assert ScriptedApi(Response(200, json.dumps(page).encode())).list(Kind.POD) == ([], "")

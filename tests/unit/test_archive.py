@@ -1,4 +1,4 @@
-"""What is gone from the cluster, read from Argo's archive: by whatever answers in an Argo Server's place."""
+"""Jobs that are no longer on the cluster, read from Argo's archive, and everything that may answer in its place."""
 
 import json
 import socket
@@ -37,8 +37,8 @@ TOKEN = "t0psecret"
 PAGE_OF_A_LOGIN = "<!doctype html><title>Log in</title>"
 
 
-def gone(code: int = 3, uid: str = "w9", **more: Any) -> Object:
-    """A Workflow as the archive keeps it whole: all of it, but of the cluster."""
+def archived_workflow(code: int = 3, uid: str = "w9", **more: Any) -> Object:
+    """Return a Workflow as the archive stores it, which is no longer on the cluster."""
     step = {
         "id": "job-gone",
         "name": "job-gone",
@@ -53,16 +53,16 @@ def gone(code: int = 3, uid: str = "w9", **more: Any) -> Object:
         "progress": "0/1",
     }
     status = {"phase": "Failed", "finishedAt": "2026-01-01T00:00:42Z", "message": step["message"]}
-    made = job_workflow("job-gone", "22222222-bbbb", uid=uid, **{**status, "nodes": {"job-gone": step}, **more})
-    made["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "flargo"
+    workflow = job_workflow("job-gone", "22222222-bbbb", uid=uid, **{**status, "nodes": {"job-gone": step}, **more})
+    workflow["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "flargo"
     limits = {"nvidia.com/gpu": "2"}
     template = {"name": "job", "container": {"name": "", "image": "x", "resources": {"limits": limits}}}
-    made["spec"] |= {"entrypoint": "job", "arguments": {}, "templates": [template]}
-    return made
+    workflow["spec"] |= {"entrypoint": "job", "arguments": {}, "templates": [template]}
+    return workflow
 
 
 def outline(whole: Object) -> Object:
-    """The same as a list tells it (Argo 3.7, persist/sqldb/workflow_archive.go)."""
+    """Return the part of a Workflow that a list has (Argo 3.7, persist/sqldb/workflow_archive.go)."""
     status = {key: whole["status"].get(key) for key in ("phase", "startedAt", "finishedAt", "message")}
     return {"metadata": whole["metadata"], "spec": {"arguments": {}}, "status": status}
 
@@ -87,13 +87,11 @@ def query(call: Any) -> dict[str, list[str]]:
     return parse_qs(urlsplit(call.request.url).query)
 
 
-# What is asked
+# Requests
 
 
-def test_it_asks_for_the_namespaces_workflows_by_label_with_the_token(
-    net: responses.RequestsMock, archive: Archive
-) -> None:
-    net.get(LIST, json=answer(gone()))
+def test_list_request_has_namespace_label_and_token(net: responses.RequestsMock, archive: Archive) -> None:
+    net.get(LIST, json=answer(archived_workflow()))
     (item,) = archive.list("flargo.dev/site=site-1")
     assert item["metadata"]["name"] == "job-gone"
     (call,) = net.calls
@@ -106,59 +104,60 @@ def test_it_asks_for_the_namespaces_workflows_by_label_with_the_token(
     assert vars(call.request)["req_kwargs"]["timeout"] == (5.0, 30.0)
 
 
-def test_the_path_that_a_server_is_served_under_is_kept(net: responses.RequestsMock) -> None:
+def test_the_servers_base_path_is_kept(net: responses.RequestsMock) -> None:
     for path in ("/argo", "/argo/"):
-        net.get(f"{SERVER}/argo/api/v1/archived-workflows", json=answer(gone()))
+        net.get(f"{SERVER}/argo/api/v1/archived-workflows", json=answer(archived_workflow()))
         assert Archive(f"{SERVER}{path}", "flare").list("a=b")
     assert "Authorization" not in net.calls[-1].request.headers, "where no token was named, none is sent"
 
 
-def test_what_netrc_has_for_the_host_does_not_take_the_tokens_place(
+def test_netrc_does_not_replace_the_token(
     net: responses.RequestsMock, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine argo.example login me password mine\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    net.get(LIST, json=answer(gone()))
+    net.get(LIST, json=answer(archived_workflow()))
     archive.list("a=b")
     assert net.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
 
 
-def test_certificates_of_ones_own_take_the_place_of_the_usual_ones(
+def test_a_ca_file_replaces_the_default_certificates(
     net: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    net.get(LIST, json=answer(gone()))
+    net.get(LIST, json=answer(archived_workflow()))
     for ca in ("/etc/ca.pem", None):
         Archive(SERVER, "flare", ca=ca).list("a=b")
     assert [vars(call.request)["req_kwargs"]["verify"] for call in net.calls] == ["/etc/ca.pem", True]
 
 
-def test_all_pages_are_read_and_what_two_of_them_tell_is_told_once(
-    net: responses.RequestsMock, archive: Archive
-) -> None:
-    pages = [answer(gone(uid="a"), gone(uid="b"), after="2"), answer(gone(uid="b"), gone(uid="c"), after="4")]
+def test_all_pages_are_read_without_duplicates(net: responses.RequestsMock, archive: Archive) -> None:
+    pages = [
+        answer(archived_workflow(uid="a"), archived_workflow(uid="b"), after="2"),
+        answer(archived_workflow(uid="b"), archived_workflow(uid="c"), after="4"),
+    ]
     for page in (*pages, answer()):
         net.get(LIST, json=page)
     assert [item["metadata"]["uid"] for item in archive.list("a=b")] == ["a", "b", "c"]
     assert [query(call).get("listOptions.continue") for call in net.calls] == [None, ["2"], ["4"]]
 
 
-def test_pages_that_go_round_in_a_circle_are_an_error(net: responses.RequestsMock, archive: Archive) -> None:
-    net.get(LIST, json=answer(gone(), after="1"))
+def test_a_repeated_page_is_an_error(net: responses.RequestsMock, archive: Archive) -> None:
+    net.get(LIST, json=answer(archived_workflow(), after="1"))
     with pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
     assert (raised.value.problem, len(net.calls)) == (ArchiveProblem.INVALID_ANSWER, 2)
 
 
-def test_pages_without_end_are_an_error(
+def test_endless_pages_are_an_error(
     net: responses.RequestsMock, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "MAX_PAGES", 5, raising=False)
 
     def page(_: Any) -> tuple[int, dict[str, str], str]:
         assert len(net.calls) < 50, "it is asked for ever"
-        return 200, {}, json.dumps(answer(gone(), after=f"page-{len(net.calls)}"))
+        return 200, {}, json.dumps(answer(archived_workflow(), after=f"page-{len(net.calls)}"))
 
     net.add_callback("GET", LIST, page)
     with pytest.raises(ArchiveError, match="more than 5 pages") as raised:
@@ -167,7 +166,7 @@ def test_pages_without_end_are_an_error(
 
 
 class Serves(BaseHTTPRequestHandler):
-    """An Argo Server that sends without end, until its client hangs up."""
+    """An Argo Server that sends an endless body, until its client closes the connection."""
 
     status, chunk, pause, location = 200, b" " * 65_536, 0.0, ""
     sent = 0
@@ -201,7 +200,7 @@ def endless(**more: Any) -> Iterator[tuple[Archive, type[Serves]]]:
 
 
 @pytest.mark.parametrize(
-    ("more", "trouble", "most"),
+    ("more", "problem", "max_mebibytes"),
     [
         ({}, ArchiveProblem.INVALID_ANSWER, 64),
         ({"status": 500}, ArchiveProblem.SERVER_ERROR, 1),
@@ -210,38 +209,42 @@ def endless(**more: Any) -> Iterator[tuple[Archive, type[Serves]]]:
     ],
     ids=["answer", "failure", "refusal", "redirect"],
 )
-def test_an_answer_without_end_is_read_to_a_limit(more: dict[str, Any], trouble: ArchiveProblem, most: int) -> None:
+def test_an_endless_answer_is_read_up_to_a_limit(
+    more: dict[str, Any], problem: ArchiveProblem, max_mebibytes: int
+) -> None:
     with endless(**more) as (archive, server), pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
-    assert raised.value.problem is trouble
-    assert server.sent < (most + 16) * 2**20, "what is on the way may be some MiB more"
+    assert raised.value.problem is problem
+    assert server.sent < (max_mebibytes + 16) * 2**20, "what is on the way may be some MiB more"
 
 
-@pytest.mark.parametrize(("status", "trouble"), [(200, ArchiveProblem.TIMEOUT), (500, ArchiveProblem.SERVER_ERROR)])
-def test_an_answer_that_drips_is_read_until_a_deadline(
-    status: int, trouble: ArchiveProblem, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("status", "problem"), [(200, ArchiveProblem.TIMEOUT), (500, ArchiveProblem.SERVER_ERROR)])
+def test_a_dripping_answer_hits_the_deadline(
+    status: int, problem: ArchiveProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "MAX_BODY_SECONDS", 0.5, raising=False)
     # Of 400 bytes, so that a reader without a deadline comes to an end.
     drips = {"status": status, "chunk": b" ", "pause": 0.02, "sent": 400 * 2**20 - 400}
-    begun = time.monotonic()
+    start = time.monotonic()
     with endless(**drips) as (archive, _), pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
-    assert (raised.value.problem, time.monotonic() - begun < 4) == (trouble, True)
+    assert (raised.value.problem, time.monotonic() - start < 4) == (problem, True)
 
 
-@pytest.mark.parametrize("lost", [0, 20])
-def test_a_server_of_https_that_is_asked_by_http_can_not_be_reached(lost: int) -> None:
+@pytest.mark.parametrize("missing_bytes", [0, 20])
+def test_http_to_an_https_server_is_explained(missing_bytes: int) -> None:
     # As Go's net/http answers; the end of it is mostly lost, since it closes without reading the question.
-    said = b"Client sent an HTTP request to an HTTPS server.\n"
+    body = b"Client sent an HTTP request to an HTTPS server.\n"
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(65_536)
-                length = f"Content-Length: {len(said)}\r\n".encode() if lost else b""
-                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n" + length + b"\r\n" + said[: len(said) - lost])
+                length = f"Content-Length: {len(body)}\r\n".encode() if missing_bytes else b""
+                connection.sendall(
+                    b"HTTP/1.0 400 Bad Request\r\n" + length + b"\r\n" + body[: len(body) - missing_bytes]
+                )
 
         threading.Thread(target=answer, daemon=True).start()
         archive = Archive(f"http://127.0.0.1:{server.getsockname()[1]}", "flare")
@@ -252,7 +255,7 @@ def test_a_server_of_https_that_is_asked_by_http_can_not_be_reached(lost: int) -
 
 @pytest.mark.parametrize("body", ["[" * 5000, '{"message":' * 5000, '{"items": [' + "[" * 5000])
 @pytest.mark.parametrize("status", [200, 500])
-def test_an_answer_that_is_nested_without_end_is_an_error(
+def test_an_endlessly_nested_answer_is_an_error(
     body: str, status: int, net: responses.RequestsMock, archive: Archive
 ) -> None:
     net.get(LIST, status=status, body=body)
@@ -265,10 +268,10 @@ def test_an_answer_that_is_nested_without_end_is_an_error(
 
 
 @pytest.mark.parametrize("depth", [100, 250, 400, 600, 900])
-def test_a_workflow_that_is_nested_deeply_is_told_or_is_an_error(
+def test_a_deeply_nested_workflow_raises_only_archive_errors(
     depth: int, net: responses.RequestsMock, archive: Archive
 ) -> None:
-    whole = json.dumps(gone()).removesuffix("}")
+    whole = json.dumps(archived_workflow()).removesuffix("}")
     deep = f"{'[' * depth}1{']' * depth}"
     net.get(GET, body=f'{whole}, "spec": {{"podPriority": 1, "synchronization": {deep}, "podSpecPatch": {deep}}}}}')
     net.get(LIST, body=f'{{"metadata": {{}}, "items": [{whole}, "spec": {{"arguments": {deep}}}}}]}}')
@@ -277,18 +280,18 @@ def test_a_workflow_that_is_nested_deeply_is_told_or_is_an_error(
             question()
 
 
-def test_nothing_of_a_workflow_is_lost_on_the_way(net: responses.RequestsMock, archive: Archive) -> None:
-    whole = gone(shutdown="Terminate", suspend=False)
+def test_a_workflow_is_read_without_losses(net: responses.RequestsMock, archive: Archive) -> None:
+    whole = archived_workflow(shutdown="Terminate", suspend=False)
     net.get(GET, json=whole)
-    read = archive.get("w9")
-    assert read == whole
-    assert read is not None
-    assert trim(read) == trim(whole)
+    workflow = archive.get("w9")
+    assert workflow == whole
+    assert workflow is not None
+    assert trim(workflow) == trim(whole)
 
 
 # Bad answers
 
-REFUSED = {"code": 16, "message": "token not valid"}
+INVALID_TOKEN = {"code": 16, "message": "token not valid"}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nobody there": (
         {"body": requests.ConnectionError("refused")},
@@ -301,7 +304,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no answer": ({"body": requests.ReadTimeout("30 s")}, "does not answer in time: try again"),
     "cut off": ({"body": requests.exceptions.ChunkedEncodingError("short")}, "can't be reached: check"),
     "too many redirects": ({"body": requests.TooManyRedirects("30")}, "can't be reached: check"),
-    "401": ({"status": 401, "json": REFUSED}, "requires a valid token (401): give a file with a valid token"),
+    "401": ({"status": 401, "json": INVALID_TOKEN}, "requires a valid token (401): give a file with a valid token"),
     "403": ({"status": 403, "json": {"message": "no"}}, "denies access (403): the token's account needs the right"),
     "404": ({"status": 404, "json": {"message": "Not Found"}}, "does not have this path (404): check --argo-server"),
     "429": ({"status": 429, "json": {"message": "slowly"}}, "refuses the request (429): see its message (slowly)"),
@@ -313,18 +316,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "does not answer like an Argo Server: check --argo-server, including the path",
     ),
 }
-each_bad = pytest.mark.parametrize(("bad", "told"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
+each_bad = pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
 
 
 def run(*arguments: str) -> Result:
-    done = command_line.run(*arguments)
-    assert TOKEN not in done.output
-    return done
+    result = command_line.run(*arguments)
+    assert TOKEN not in result.output
+    return result
 
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
-    """Run a command on a cluster that has one job, which failed, beside the archive."""
+    """Return a function that runs a command with the archive and a cluster that has one failed job."""
     here = RecordingApi(
         (Kind.WORKFLOW, job_workflow(phase="Failed")), (Kind.POD, pod(main=terminated_state(1), phase="Failed"))
     )
@@ -335,93 +338,91 @@ def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
 
     for module in (jobs, why):
         monkeypatch.setattr(module, "api_for", connected)
-    return lambda *words: run(*words, "--argo-server", SERVER, "--argo-token", str(tmp_path / "token"))
+    return lambda *argv: run(*argv, "--argo-server", SERVER, "--argo-token", str(tmp_path / "token"))
 
 
 @each_bad
-def test_what_is_wrong_with_the_archive_is_told_beside_what_the_cluster_has(
-    bad: dict[str, Any], told: str, net: responses.RequestsMock, ask: Callable[..., Result]
+def test_archive_problem_does_not_hide_cluster_jobs(
+    bad: dict[str, Any], message: str, net: responses.RequestsMock, ask: Callable[..., Result]
 ) -> None:
     net.get(LIST, **bad)
-    for words in (("jobs",), ("jobs", "--json"), ("why", "11111111"), ("why", "11111111", "--json")):
-        done = ask(*words)
-        assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
-        assert done.stderr.startswith(f"Error: the Argo Server {SERVER} {told}")
-        assert "PROGRAM_FAILED" in done.stdout
-        if "--json" in words:
-            assert [row["reason"] for row in json.loads(done.stdout)] == ["PROGRAM_FAILED"]
+    for argv in (("jobs",), ("jobs", "--json"), ("why", "11111111"), ("why", "11111111", "--json")):
+        result = ask(*argv)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+        assert result.stderr.startswith(f"Error: the Argo Server {SERVER} {message}")
+        assert "PROGRAM_FAILED" in result.stdout
+        if "--json" in argv:
+            assert [row["reason"] for row in json.loads(result.stdout)] == ["PROGRAM_FAILED"]
 
 
 @each_bad
-def test_of_a_job_that_is_nowhere_it_is_told_that_the_archive_could_not_be_asked(
-    bad: dict[str, Any], told: str, net: responses.RequestsMock, ask: Callable[..., Result]
+def test_an_unknown_job_names_the_archives_problem(
+    bad: dict[str, Any], message: str, net: responses.RequestsMock, ask: Callable[..., Result]
 ) -> None:
+    """The job is not on the cluster, and the archive could not be read."""
     net.get(LIST, **bad)
-    done = ask("why", "22222222")
-    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
-    assert "Error: no job '22222222' is on the cluster: " in done.stderr
-    assert f"the Argo Server {SERVER} {told}" in done.stderr
-    assert told in json.loads(ask("why", "22222222", "--json").stdout)["error"]["message"]
+    result = ask("why", "22222222")
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert "Error: no job '22222222' is on the cluster: " in result.stderr
+    assert f"the Argo Server {SERVER} {message}" in result.stderr
+    assert message in json.loads(ask("why", "22222222", "--json").stdout)["error"]["message"]
 
 
 @each_bad
-def test_a_job_whose_reason_could_not_be_read_is_told_without_one(
-    bad: dict[str, Any], told: str, net: responses.RequestsMock, ask: Callable[..., Result]
+def test_an_unreadable_workflow_is_listed_without_reason(
+    bad: dict[str, Any], message: str, net: responses.RequestsMock, ask: Callable[..., Result]
 ) -> None:
-    net.get(LIST, json=answer(gone()))
+    net.get(LIST, json=answer(archived_workflow()))
     net.get(GET, **bad)
     if bad.get("status") == 404:  # it has gone from the archive, too
         assert ask("why", "22222222").exit_code == 0
         return
-    done = ask("jobs", "--json")
-    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
-    assert f"Error: the Argo Server {SERVER} {told}" in done.stderr
-    archived = [row for row in json.loads(done.stdout) if row["archived"]]
+    result = ask("jobs", "--json")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert f"Error: the Argo Server {SERVER} {message}" in result.stderr
+    archived = [row for row in json.loads(result.stdout) if row["archived"]]
     assert [(row["job"], row["state"], row["reason"]) for row in archived] == [("22222222-bbbb", "ENDED", None)]
     assert "could not be read from Argo's archive" in ask("why", "22222222").stdout
 
 
-def test_a_server_that_fails_is_not_asked_again_for_each_job(
-    net: responses.RequestsMock, ask: Callable[..., Result]
-) -> None:
-    other = gone(uid="w8")
+def test_a_failing_server_is_asked_once(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    other = archived_workflow(uid="w8")
     other["metadata"]["labels"]["flargo.dev/job-id"] = "33333333-cccc"
-    net.get(LIST, json=answer(gone(), other))
+    net.get(LIST, json=answer(archived_workflow(), other))
     for uid in ("w8", "w9"):
         net.get(f"{LIST}/{uid}", status=503)
     assert ask("jobs").exit_code == 1
     assert len(net.calls) == 2
 
 
-def test_a_server_that_keeps_no_archive_says_so_only_if_asked_for_one_workflow(
-    net: responses.RequestsMock, ask: Callable[..., Result]
-) -> None:
+def test_a_server_without_archive_is_an_error(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    """Such a server says so only when one Workflow is requested; its list is empty."""
     net.get(LIST, json=answer())
     net.replace("GET", UNKNOWN, status=500, json={"message": "getting archived workflows not supported"})
-    done = ask("jobs")
-    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
-    assert "keeps no archive (500): its administrator can enable the archive with persistence.archive" in done.stderr
+    result = ask("jobs")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "keeps no archive (500): its administrator can enable the archive with persistence.archive" in result.stderr
 
 
-def test_an_archive_that_has_none_is_no_error(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+def test_an_empty_archive_is_no_error(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
     net.get(LIST, json=answer())
     assert ask("jobs").exit_code == 0
-    done = ask("why", "22222222")
-    assert "no job '22222222' is on the cluster or in Argo's archive" in done.stderr
+    result = ask("why", "22222222")
+    assert "no job '22222222' is on the cluster or in Argo's archive" in result.stderr
 
 
-def test_another_workflow_than_the_one_asked_for_is_not_believed(net: responses.RequestsMock, archive: Archive) -> None:
-    net.get(GET, json=gone(uid="w1"))
+def test_another_workflow_than_requested_is_an_error(net: responses.RequestsMock, archive: Archive) -> None:
+    net.get(GET, json=archived_workflow(uid="w1"))
     with pytest.raises(ArchiveError):
         archive.get("w9")
 
 
-# What is told
+# Output of the commands
 
 
-def test_a_job_that_is_gone_is_told_as_it_was(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
-    net.get(LIST, json=answer(gone()))
-    net.get(GET, json=gone())
+def test_an_archived_job_is_shown(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    net.get(LIST, json=answer(archived_workflow()))
+    net.get(GET, json=archived_workflow())
     rows = {row["job"]: row for row in json.loads(ask("jobs", "--json").stdout)}
     assert {job_id: row["archived"] for job_id, row in rows.items()} == {
         "11111111-aaaa": False,
@@ -431,35 +432,32 @@ def test_a_job_that_is_gone_is_told_as_it_was(net: responses.RequestsMock, ask: 
     assert (row["reason"], row["code"], row["exit_code"]) == ("PROGRAM_FAILED", 1, 3)
     assert (row["node"], row["gpus"]) == ("n1", {"nvidia.com/gpu": "2"})
     assert (row["created"], row["ended"]) == ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:42+00:00")
-    shown = ask("why", "2222").stdout
-    assert "site-1 (client): PROGRAM_FAILED, FLARE hears 1" in shown
-    assert "this is what Argo's archive keeps of it" in shown
+    output = ask("why", "2222").stdout
+    assert "site-1 (client): PROGRAM_FAILED, FLARE hears 1" in output
+    assert "this is what Argo's archive keeps of it" in output
 
 
-def test_why_reads_only_the_workflow_that_is_meant(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
-    other = gone(uid="w8")
+def test_why_reads_only_the_matching_workflow(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    other = archived_workflow(uid="w8")
     other["metadata"]["labels"]["flargo.dev/job-id"] = "33333333-cccc"
-    net.get(LIST, json=answer(gone(), other))
-    net.get(GET, json=gone())
+    net.get(LIST, json=answer(archived_workflow(), other))
+    net.get(GET, json=archived_workflow())
     assert ask("why", "job-gone").exit_code == 1, "two jobs' Workflows may have had one name"
     assert ask("why", "22222222-bbbb").exit_code == 0
     assert [call for call in net.calls if str(call.request.url).endswith("/w8")] == []
 
 
-def test_the_launchers_own_reason_is_in_the_archive_too(
-    net: responses.RequestsMock, ask: Callable[..., Result]
-) -> None:
-    aborted = gone(143, shutdown="Terminate", notes={"flargo.dev/ending": "ABORTED"})
+def test_the_archive_has_the_launchers_reason(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    aborted = archived_workflow(143, shutdown="Terminate", notes={"flargo.dev/ending": "ABORTED"})
     net.get(LIST, json=answer(aborted))
     net.get(GET, json=aborted)
     (row,) = json.loads(ask("why", "22222222", "--json").stdout)
     assert (row["reason"], row["code"], row["exit_code"]) == ("ABORTED", 9, 143)
 
 
-def test_what_the_cluster_has_counts_and_of_earlier_launches_the_last(
-    net: responses.RequestsMock, ask: Callable[..., Result]
-) -> None:
-    here, first, last = job_workflow(uid="before", phase="Failed"), gone(uid="w7"), gone()
+def test_cluster_and_latest_launch_take_precedence(net: responses.RequestsMock, ask: Callable[..., Result]) -> None:
+    """A job on the cluster hides its archived launches, and of archived launches only the last one is shown."""
+    here, first, last = job_workflow(uid="before", phase="Failed"), archived_workflow(uid="w7"), archived_workflow()
     first["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
     net.get(LIST, json=answer(last, first, here))
     net.get(GET, json=last)
@@ -468,11 +466,11 @@ def test_what_the_cluster_has_counts_and_of_earlier_launches_the_last(
     assert [call.request.url for call in net.calls][1:] == [GET]
 
 
-# What is said to the commands
+# Options of the commands
 
 
 @pytest.mark.parametrize(
-    ("text", "sent"),
+    ("text", "header"),
     [
         ("abc", "Bearer abc"),
         ("Bearer abc\n", "Bearer abc"),
@@ -480,30 +478,28 @@ def test_what_the_cluster_has_counts_and_of_earlier_launches_the_last(
         ("a.b-c_d=", "Bearer a.b-c_d="),
     ],
 )
-def test_a_token_may_have_the_word_bearer_before_it(
-    text: str, sent: str, net: responses.RequestsMock, ask: Callable[..., Result], tmp_path: Path
+def test_the_token_may_begin_with_bearer(
+    text: str, header: str, net: responses.RequestsMock, ask: Callable[..., Result], tmp_path: Path
 ) -> None:
-    net.get(LIST, json=answer(gone()))
-    net.get(GET, json=gone())
+    net.get(LIST, json=answer(archived_workflow()))
+    net.get(GET, json=archived_workflow())
     (tmp_path / "token").write_text(text)
     assert ask("jobs").exit_code == 0
-    assert {call.request.headers["Authorization"] for call in net.calls} == {sent}
+    assert {call.request.headers["Authorization"] for call in net.calls} == {header}
 
 
 @pytest.mark.parametrize(
     "text", ["", "\n", f"{TOKEN} {TOKEN}", f"{TOKEN}\n{TOKEN}", f"{TOKEN}\0", f"Basic {TOKEN}", "ü"]
 )
-def test_a_file_that_holds_no_token_is_refused_and_not_shown(
-    text: str, ask: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_an_invalid_token_file_is_refused_unseen(text: str, ask: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "token").write_text(text)
-    done = ask("jobs")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert f"`--argo-token` is '{tmp_path / 'token'}'; expected a file with one token" in done.stderr
+    result = ask("jobs")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"`--argo-token` is '{tmp_path / 'token'}'; expected a file with one token" in result.stderr
 
 
 @pytest.mark.parametrize(
-    "said",
+    "address",
     [
         "",
         "argo.example:2746",
@@ -516,32 +512,32 @@ def test_a_file_that_holds_no_token_is_refused_and_not_shown(
         "http://a:0",
     ],
 )
-def test_an_address_that_is_none_is_refused(said: str, ask: Callable[..., Result]) -> None:
+def test_an_invalid_address_is_refused(address: str, ask: Callable[..., Result]) -> None:
     del ask
-    done = run("jobs", "--argo-server", said)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "`--argo-server` is" in done.stderr
+    result = run("jobs", "--argo-server", address)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "`--argo-server` is" in result.stderr
 
 
-def test_an_address_with_a_password_is_refused_and_not_shown(ask: Callable[..., Result]) -> None:
+def test_an_address_with_password_is_refused_unseen(ask: Callable[..., Result]) -> None:
     del ask
-    done = run("jobs", "--argo-server", f"https://me:{TOKEN}@argo.example")
-    assert done.exit_code == 2
+    result = run("jobs", "--argo-server", f"https://me:{TOKEN}@argo.example")
+    assert result.exit_code == 2
 
 
-def test_options_of_no_use_are_refused(ask: Callable[..., Result], tmp_path: Path) -> None:
+def test_useless_options_are_refused(ask: Callable[..., Result], tmp_path: Path) -> None:
     for option in ("--argo-token", "--argo-ca"):
-        done = run("why", "x", option, str(tmp_path / "token"))
-        assert (done.exit_code, done.stderr) == (
+        result = run("why", "x", option, str(tmp_path / "token"))
+        assert (result.exit_code, result.stderr) == (
             2,
             f"Error: `{option}` needs --argo-server\n",
         )
-    done = ask("jobs", "--watch")
-    assert done.exit_code == 2
-    assert "`--argo-server` cannot be combined with --watch" in done.stderr
+    result = ask("jobs", "--watch")
+    assert result.exit_code == 2
+    assert "`--argo-server` cannot be combined with --watch" in result.stderr
 
 
-def test_hera_is_loaded_only_where_an_archive_is_read() -> None:
+def test_hera_is_imported_only_for_archives() -> None:
     code = "import sys, flargo.tools.cli.jobs, flargo.tools.cli.why; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {name.split(".")[0] for name in done.stdout.split()} & {"hera", "requests", "pydantic"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.split(".")[0] for name in result.stdout.split()} & {"hera", "requests", "pydantic"}

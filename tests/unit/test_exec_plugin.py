@@ -1,4 +1,4 @@
-"""Credential plugins: their credentials are used, their words reach a person who asked and nobody else."""
+"""Credential plugins: their credentials are used, and their output reaches only a caller that asks for it."""
 
 import io
 import json
@@ -22,7 +22,7 @@ VERSION = "client.authentication.k8s.io/v1"
 
 
 def kubeconfig(folder: Path, script: str) -> Path:
-    """A kubeconfig whose plugin is a shell script."""
+    """Write a kubeconfig whose plugin is a shell script; return its path."""
     cluster = {"server": "https://127.0.0.1:1"}
     user = {"exec": {"apiVersion": VERSION, "command": "sh", "args": ["-c", script], "interactiveMode": "IfAvailable"}}
     content = {
@@ -36,22 +36,22 @@ def kubeconfig(folder: Path, script: str) -> Path:
     return file
 
 
-def gives(**status: str) -> str:
-    """A script that prints credentials."""
+def credential_script(**status: str) -> str:
+    """Return a script that prints credentials."""
     return f"echo '{json.dumps({'apiVersion': VERSION, 'kind': 'ExecCredential', 'status': status})}'"
 
 
-def test_a_plugins_token_is_sent(tmp_path: Path) -> None:
-    loaded = config_loader(str(kubeconfig(tmp_path, gives(token=TOKEN))))()
-    settings: Any = loaded.auth_settings()
+def test_a_plugins_token_is_used(tmp_path: Path) -> None:
+    configuration = config_loader(str(kubeconfig(tmp_path, credential_script(token=TOKEN))))()
+    settings: Any = configuration.auth_settings()
     assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
 
 
-def test_a_plugins_certificate_is_sent(tmp_path: Path) -> None:
-    script = gives(clientCertificateData="a certificate", clientKeyData="a key")
-    loaded = config_loader(str(kubeconfig(tmp_path, script)))()
-    assert Path(str(loaded.cert_file)).read_text() == "a certificate"
-    assert Path(str(loaded.key_file)).read_text() == "a key"
+def test_a_plugins_certificate_is_used(tmp_path: Path) -> None:
+    script = credential_script(clientCertificateData="a certificate", clientKeyData="a key")
+    configuration = config_loader(str(kubeconfig(tmp_path, script)))()
+    assert Path(str(configuration.cert_file)).read_text() == "a certificate"
+    assert Path(str(configuration.key_file)).read_text() == "a key"
 
 
 FAILURES = {
@@ -61,48 +61,50 @@ FAILURES = {
         f'echo \'{{"apiVersion": "{TOKEN}", "kind": "ExecCredential", "status": {{}}}}\'',
         "printed no ExecCredential",
     ),
-    "it gives nothing": (gives(message=TOKEN), "neither a token nor a certificate"),
+    "it returns nothing": (credential_script(message=TOKEN), "neither a token nor a certificate"),
 }
 
 
-@pytest.mark.parametrize(("script", "words"), FAILURES.values(), ids=FAILURES)
-def test_a_plugin_without_credentials_is_an_error_of_flargos_own_words(
-    script: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("script", "message"), FAILURES.values(), ids=FAILURES)
+def test_plugin_failures_quote_no_output(
+    script: str, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     load = config_loader(str(kubeconfig(tmp_path, script)))
-    with pytest.raises(ConfigError, match=words) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         load()
-    with pytest.raises(ApiError, match=words) as refused:
+    with pytest.raises(ApiError, match=message) as api_error:
         Api(load, "ns").get(Kind.POD, "p")
-    assert TOKEN not in f"{error.value} {refused.value} {caplog.text}"
+    assert TOKEN not in f"{error.value} {api_error.value} {caplog.text}"
 
 
-def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     file = kubeconfig(tmp_path, "")
     file.write_text(file.read_text().replace('"sh"', '"/not/there"'))
     with pytest.raises(ConfigError, match="can't be run: No such file or directory"):
         config_loader(str(file))()
 
 
-def test_what_a_plugin_says_reaches_who_asked_line_by_line(tmp_path: Path) -> None:
-    said: list[str] = []
-    script = f"echo first >&2; echo second >&2; {gives(token=TOKEN)}"
-    config_loader(str(kubeconfig(tmp_path, script)), None, said.append)()
-    assert said == ["first", "second"]
+def test_stderr_is_passed_on_by_line(tmp_path: Path) -> None:
+    lines: list[str] = []
+    script = f"echo first >&2; echo second >&2; {credential_script(token=TOKEN)}"
+    config_loader(str(kubeconfig(tmp_path, script)), None, lines.append)()
+    assert lines == ["first", "second"]
 
 
-def test_a_plugin_that_says_much_fills_neither_a_pipe_nor_memory(tmp_path: Path) -> None:
-    said: list[str] = []
-    script = f"head -c 3000000 /dev/zero | tr '\\0' x >&2; yes >&2 | head -c 300000 >&2; {gives(token=TOKEN)}"
-    config_loader(str(kubeconfig(tmp_path, script.replace("yes >&2", "yes"))), None, said.append)()
-    assert max(map(len, said)) <= exec_plugin.MAX_LINE_LENGTH
-    assert len(said) <= exec_plugin.MAX_LINES
+def test_much_stderr_takes_limited_memory(tmp_path: Path) -> None:
+    """Nor does the plugin block because its pipe is full."""
+    lines: list[str] = []
+    script = (
+        f"head -c 3000000 /dev/zero | tr '\\0' x >&2; yes >&2 | head -c 300000 >&2; {credential_script(token=TOKEN)}"
+    )
+    config_loader(str(kubeconfig(tmp_path, script.replace("yes >&2", "yes"))), None, lines.append)()
+    assert max(map(len, lines)) <= exec_plugin.MAX_LINE_LENGTH
+    assert len(lines) <= exec_plugin.MAX_LINES
 
 
-def test_a_plugin_that_hangs_is_ended_where_nobody_can_talk_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_plugin_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a callback for its lines the plugin is not interactive, and has a deadline."""
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
     with pytest.raises(ConfigError, match="ended with exit code -9"):
         config_loader(str(kubeconfig(tmp_path, "sleep 600; true")))()
@@ -117,49 +119,49 @@ BACKGROUND = {
 
 
 @pytest.mark.parametrize("script", BACKGROUND.values(), ids=BACKGROUND)
-def test_a_background_process_delays_nothing(script: str, tmp_path: Path) -> None:
+def test_background_processes_delay_nothing(script: str, tmp_path: Path) -> None:
     """A plugin's output ends when the plugin exits, although a process that it started holds a pipe open."""
-    load = config_loader(str(kubeconfig(tmp_path, script.format(gives(token=TOKEN)))), None, lambda _: None)
-    begun = time.monotonic()
+    load = config_loader(str(kubeconfig(tmp_path, script.format(credential_script(token=TOKEN)))), None, lambda _: None)
+    start = time.monotonic()
     settings: Any = load().auth_settings()
     assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("script", ["yes", "timeout 25 yes & sleep 25", "yes & true"])
 def test_endless_stdout_is_an_error(script: str, tmp_path: Path) -> None:
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(ConfigError, match=f"printed more than {exec_plugin.MAX_OUTPUT_BYTES} bytes"):
         config_loader(str(kubeconfig(tmp_path, script)))()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
 
 
-def test_the_largest_output_is_read_whole(tmp_path: Path) -> None:
-    padding = exec_plugin.MAX_OUTPUT_BYTES - len(gives(token=TOKEN)) + len("echo ''") - 1
-    script = f"head -c {padding} /dev/zero | tr '\\0' ' '; {gives(token=TOKEN)}"
+def test_the_largest_allowed_output_is_read(tmp_path: Path) -> None:
+    padding = exec_plugin.MAX_OUTPUT_BYTES - len(credential_script(token=TOKEN)) + len("echo ''") - 1
+    script = f"head -c {padding} /dev/zero | tr '\\0' ' '; {credential_script(token=TOKEN)}"
     settings: Any = config_loader(str(kubeconfig(tmp_path, script)))().auth_settings()
     assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
 
 
 @pytest.mark.parametrize("script", ["yes >&2", "exec >&- 2>&-; sleep 25", "sleep 25 & wait"])
-def test_the_deadline_holds_whatever_the_pipes_do(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deadline_holds_for_any_pipe(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(ConfigError, match=r"ended with exit code (-9|141)$"):
         config_loader(str(kubeconfig(tmp_path, script)), None, lambda _: None)()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
 
 
-def test_no_process_group_is_killed_after_its_leader_is_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of a reaped process may be another's by then."""
+def test_a_reaped_plugins_group_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may have the number of a reaped process."""
     killed: list[int] = []
     monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.5)
-    config_loader(str(kubeconfig(tmp_path, f"sleep 2 & {gives(token=TOKEN)}")), None, lambda _: None)()
+    config_loader(str(kubeconfig(tmp_path, f"sleep 2 & {credential_script(token=TOKEN)}")), None, lambda _: None)()
     assert killed == []
 
 
-def test_a_plugin_that_cannot_be_killed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unkillable_plugin_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that runs as another user, for example under sudo, gets no signal."""
 
     def refuse(_group: int, _signal: int) -> None:
@@ -177,27 +179,27 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_prompt_is_shown_while_the_plugin_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt has no line end. The plugin goes on only once the prompt was passed on."""
+def test_prompts_are_shown_while_plugin_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt has no line end. The plugin continues only after the prompt was passed on."""
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.1)  # an interactive plugin has no deadline
-    shown = tmp_path / "shown"
+    prompt_shown = tmp_path / "shown"
     lines: list[str] = []
 
     def show(line: str) -> None:
         lines.append(line)
-        shown.touch()
+        prompt_shown.touch()
 
-    wait = f"for _ in $(seq 50); do test -e {shown} && break; sleep 0.1; done; test -e {shown} || exit 7"
-    script = f"printf 'Password: ' >&2; {wait}; echo >&2; echo thanks >&2; {gives(token=TOKEN)}"
+    wait = f"for _ in $(seq 50); do test -e {prompt_shown} && break; sleep 0.1; done; test -e {prompt_shown} || exit 7"
+    script = f"printf 'Password: ' >&2; {wait}; echo >&2; echo thanks >&2; {credential_script(token=TOKEN)}"
     config_loader(str(kubeconfig(tmp_path, script)), None, show)()
     assert lines == ["Password: ", "thanks"]
 
 
-def test_a_line_with_a_pause_stays_whole_without_a_terminal(tmp_path: Path) -> None:
-    """A secret that is cut in two would not be redacted."""
+def test_slow_lines_stay_whole_without_terminal(tmp_path: Path) -> None:
+    """A secret that is split into two lines would not be redacted."""
     lines: list[str] = []
-    script = f"printf {TOKEN[:6]} >&2; sleep 0.4; echo {TOKEN[6:]} >&2; {gives(token=TOKEN)}"
+    script = f"printf {TOKEN[:6]} >&2; sleep 0.4; echo {TOKEN[6:]} >&2; {credential_script(token=TOKEN)}"
     config_loader(str(kubeconfig(tmp_path, script)), None, lines.append)()
     assert lines == [TOKEN]
 
@@ -207,8 +209,8 @@ def test_lines_do_not_depend_on_chunks(parts: list[str], size: int) -> None:
     text = "".join(parts)
     content = text.encode()
     lines: list[str] = []
-    passed = exec_plugin._Lines(lines.append)
+    line_splitter = exec_plugin._Lines(lines.append)
     for at in range(0, len(content), size):
-        passed.add(content[at : at + size])
-    passed.end()
+        line_splitter.add(content[at : at + size])
+    line_splitter.end()
     assert lines == io.StringIO(text, newline=None).read().removesuffix("\n").split("\n") * bool(text)

@@ -43,7 +43,7 @@ from tests.harness.command_line import run, write_kubeconfig
 from tests.harness.objects import workflow
 
 TOKEN = "sha256~0paque-t0psecret-0f-openshift"
-"""Of a shape that redaction does not know: the text must not come up at all."""
+"""Redaction does not recognise its form, so the text must not appear at all."""
 MODULES = (
     urllib3.exceptions,
     requests.exceptions,
@@ -64,21 +64,21 @@ NOT_RAISED_BY_LIBRARIES = {"SystemExit", "KeyboardInterrupt", "GeneratorExit", "
 
 
 def exception_classes() -> list[type[Exception]]:
-    """Every exception class that these modules have."""
-    found: dict[str, type[Exception]] = {}
-    for named in MODULES:
-        module = importlib.import_module(named) if isinstance(named, str) else named
+    """Return every exception class of these modules."""
+    classes: dict[str, type[Exception]] = {}
+    for module_name in MODULES:
+        module = importlib.import_module(module_name) if isinstance(module_name, str) else module_name
         for name, each in inspect.getmembers(module, inspect.isclass):
             if issubclass(each, Exception) and name not in NOT_RAISED_BY_LIBRARIES:
-                found[f"{each.__module__}.{each.__qualname__}"] = each
-    return [found[name] for name in sorted(found)]
+                classes[f"{each.__module__}.{each.__qualname__}"] = each
+    return [classes[name] for name in sorted(classes)]
 
 
-def planted(kind: type[Exception]) -> Exception | None:
-    """An exception of a class, with the token wherever its text could come from."""
+def exception_with_token(kind: type[Exception]) -> Exception | None:
+    """Create an exception that has the token in every part from which its text may come; None if it takes no text."""
     for arguments in ((TOKEN,), (None, TOKEN), (TOKEN, TOKEN), (None, TOKEN, TOKEN), (1, TOKEN), (TOKEN, TOKEN, 0)):
         try:
-            made = kind(*arguments)
+            instance = kind(*arguments)
         except Exception:  # noqa: BLE001, S112  (another signature)
             continue
         break
@@ -86,19 +86,19 @@ def planted(kind: type[Exception]) -> Exception | None:
         return None
     for field in ("reason", "strerror", "filename", "verify_message", "doc", "msg", "message", "body"):
         try:
-            if isinstance(getattr(made, field, None), str | None) and hasattr(made, field):
-                setattr(made, field, TOKEN)
+            if isinstance(getattr(instance, field, None), str | None) and hasattr(instance, field):
+                setattr(instance, field, TOKEN)
         except (AttributeError, TypeError):
             continue
-    return made
+    return instance
 
 
-CLASSES = [kind for kind in exception_classes() if planted(kind) is not None]
-"""Without the few that take arguments of their own kinds only, and can hold no text."""
+CLASSES = [kind for kind in exception_classes() if exception_with_token(kind) is not None]
+"""Without the few classes whose exceptions hold no text."""
 
 
-def wrapped(error: Exception | None) -> Iterator[Exception]:
-    """The exception, and the ways in which libraries pass it on."""
+def wrap(error: Exception | None) -> Iterator[Exception]:
+    """Yield the exception itself, and wrapped in the ways of several libraries."""
     assert error is not None
     yield error
     pool = urllib3.HTTPConnectionPool("localhost")
@@ -110,26 +110,26 @@ def wrapped(error: Exception | None) -> Iterator[Exception]:
     yield chained
 
 
-def test_there_are_many_of_them() -> None:
+def test_exception_classes_hold_the_token() -> None:
     assert len(CLASSES) > 120
     texts = 0
     for kind in CLASSES:
         with suppress(Exception):  # a text of numbers only
-            texts += TOKEN in str(planted(kind))
+            texts += TOKEN in str(exception_with_token(kind))
     assert texts > 100, "the token is in most of their texts"
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_a_failure_is_described_in_flargos_own_words(kind: type[Exception]) -> None:
-    for error in wrapped(planted(kind)):
-        words = describe(error)
-        assert words
-        assert "t0psecret" not in words
-        assert words.isprintable()
+def test_descriptions_quote_no_exception(kind: type[Exception]) -> None:
+    for error in wrap(exception_with_token(kind)):
+        text = describe(error)
+        assert text
+        assert "t0psecret" not in text
+        assert text.isprintable()
 
 
 class Broken(Connection):
-    """A connection whose requests raise."""
+    """A connection whose requests, or their credentials, raise an exception."""
 
     def __init__(self, error: Exception, *, in_credentials: bool) -> None:
         self.error, self.in_credentials = error, in_credentials
@@ -150,40 +150,41 @@ class Broken(Connection):
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 @pytest.mark.parametrize("in_credentials", [False, True], ids=["a request", "its credentials"])
-def test_a_request_that_fails_quotes_nothing(
+def test_a_failed_request_quotes_nothing(
     kind: type[Exception], caplog: pytest.LogCaptureFixture, *, in_credentials: bool
 ) -> None:
     redact.install_filter()
     caplog.set_level(logging.DEBUG)
-    for error in wrapped(planted(kind)):
-        broken = Broken(error, in_credentials=in_credentials)
+    for error in wrap(exception_with_token(kind)):
+        connection = Broken(error, in_credentials=in_credentials)
         api = Api(lambda: None, "ns")  # type: ignore[arg-type,return-value]
-        api._connection = broken
-        with pytest.raises(ApiError) as refused:
+        api._connection = connection
+        with pytest.raises(ApiError) as api_error:
             api.get(Kind.POD, "p")
-        assert "t0psecret" not in str(refused.value)
+        assert "t0psecret" not in str(api_error.value)
         survey = Survey.__new__(Survey)
-        survey._connection = broken
+        survey._connection = connection
         answer = survey.get(target.version)
         assert "t0psecret" not in f"{answer} {answer.message}"
         loop = Loop(api, "x=y", "this-run", 3)
-        engine = Reconciler(lambda _: False, 0.0, epoch="this-run")
-        orders = [*engine.on_listed(Kind.WORKFLOW, [workflow(parent="another", phase="Failed")], 0.0).commands]
-        for order in [*orders, *engine.on_listed(Kind.POD, [], 0.0).commands]:
-            loop._perform(order)
-    text = logged(caplog)
+        reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run")
+        commands = [*reconciler.on_listed(Kind.WORKFLOW, [workflow(parent="another", phase="Failed")], 0.0).commands]
+        for command in [*commands, *reconciler.on_listed(Kind.POD, [], 0.0).commands]:
+            loop._perform(command)
+    text = log_text(caplog)
     assert "t0psecret" not in text
 
 
-def logged(caplog: pytest.LogCaptureFixture) -> str:
-    """All that was logged, as a handler of FLARE's would write it."""
+def log_text(caplog: pytest.LogCaptureFixture) -> str:
+    """Return all log messages in the form that a handler of FLARE's writes."""
     formatter = logging.Formatter("%(message)s")
     return "\n".join(formatter.format(record) for record in caplog.records)
 
 
-def test_a_trace_in_a_parents_log_has_lines_of_code_and_no_text_of_an_exception(
+def test_tracebacks_have_no_exception_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A traceback in a parent's log shows types and lines of code only."""
     redact.install_filter()
     log = logging.getLogger(redact.LOGGERS[0])
     try:
@@ -193,7 +194,7 @@ def test_a_trace_in_a_parents_log_has_lines_of_code_and_no_text_of_an_exception(
             raise RuntimeError(f"{TOKEN} again") from inner
     except RuntimeError:
         log.exception("it broke")
-    text = logged(caplog)
+    text = log_text(caplog)
     assert "it broke" in text
     assert "ValueError" in text
     assert "RuntimeError" in text
@@ -221,47 +222,46 @@ LIBRARY_ERRORS = (
 )
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("error", LIBRARY_ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-def test_a_command_quotes_no_library(
-    words: list[str], error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
+def test_commands_quote_no_library(
+    argv: list[str], error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
 ) -> None:
-    def broken(*_: Any, **__: Any) -> Any:
+    def raise_error(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(urllib3.PoolManager, "request", broken)
+    monkeypatch.setattr(urllib3.PoolManager, "request", raise_error)
     options = ["--kubeconfig", write_kubeconfig(tmp_path / "config"), *(["--json"] if as_json else [])]
-    done = run(*words, *options)
-    assert done.exit_code in {1, 2}
-    assert "t0psecret" not in done.output + done.stderr
+    result = run(*argv, *options)
+    assert result.exit_code in {1, 2}
+    assert "t0psecret" not in result.output + result.stderr
 
 
 @pytest.mark.parametrize("step", ["the command itself", "its configuration"])
-def test_an_unforeseen_error_is_told_by_its_type_and_debug_shows_the_trace_redacted(
-    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unexpected_errors_show_their_type(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only --debug shows the traceback, redacted and without control characters."""
     jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
 
-    def broken(*_: Any, **__: Any) -> Any:
+    def raise_error(*_: Any, **__: Any) -> Any:
         raise LookupError(f"\x1b]52;c;x\x07 {jwt}")
 
-    monkeypatch.setattr(Api, "list" if step == "the command itself" else "time", broken)
-    monkeypatch.setattr(Api, "list", broken)
+    monkeypatch.setattr(Api, "list" if step == "the command itself" else "time", raise_error)
+    monkeypatch.setattr(Api, "list", raise_error)
     options = ["--kubeconfig", write_kubeconfig(tmp_path / "config")]
-    done = run("jobs", *options)
-    assert done.exit_code == output.EXIT_PROBLEM
-    assert "LookupError" in done.stderr
-    assert "--debug" in done.stderr
-    assert jwt not in done.stderr
-    assert "Traceback" not in done.stderr
-    done = run("jobs", "--debug", *options)
-    assert done.exit_code == output.EXIT_PROBLEM
-    assert "Traceback" in done.stderr
-    assert "test_foreign_errors.py" in done.stderr
-    assert "\\x1b]52" in done.stderr
-    assert "\x1b" not in done.stderr
-    assert jwt not in done.stderr
+    result = run("jobs", *options)
+    assert result.exit_code == output.EXIT_PROBLEM
+    assert "LookupError" in result.stderr
+    assert "--debug" in result.stderr
+    assert jwt not in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run("jobs", "--debug", *options)
+    assert result.exit_code == output.EXIT_PROBLEM
+    assert "Traceback" in result.stderr
+    assert "test_foreign_errors.py" in result.stderr
+    assert "\\x1b]52" in result.stderr
+    assert "\x1b" not in result.stderr
+    assert jwt not in result.stderr
 
 
 TOKEN_FILES = {
@@ -276,36 +276,37 @@ TOKEN_FILES = {
 
 
 @pytest.mark.parametrize(("content", "is_usable"), TOKEN_FILES.values(), ids=TOKEN_FILES)
-def test_a_token_file_is_stripped_and_checked_when_it_is_read(
+def test_token_files_are_stripped_and_checked(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_usable: bool
 ) -> None:
-    sent: list[str] = []
+    headers_sent: list[str] = []
 
     def answer(_: Any, __: str, ___: str, **kwargs: Any) -> Any:
-        sent.append(kwargs["headers"]["authorization"])
+        headers_sent.append(kwargs["headers"]["authorization"])
         raise ConnectionRefusedError
 
     monkeypatch.setattr(urllib3.PoolManager, "request", answer)
     (tmp_path / "token").write_bytes(content.encode("latin-1"))
     file = Path(write_kubeconfig(tmp_path / "config"))
-    said = yaml.safe_load(file.read_text())
-    said["users"][0]["user"] = {"tokenFile": str(tmp_path / "token")}
-    file.write_text(yaml.safe_dump(said))
+    config = yaml.safe_load(file.read_text())
+    config["users"][0]["user"] = {"tokenFile": str(tmp_path / "token")}
+    file.write_text(yaml.safe_dump(config))
     for more in ([], ["--json"]):
-        done = run("jobs", "--kubeconfig", file, *more)
-        assert done.exit_code == 1
-        assert "t0psecret" not in done.output + done.stderr
-    assert sent == [f"Bearer {TOKEN}"] * (2 if is_usable else 0)
+        result = run("jobs", "--kubeconfig", file, *more)
+        assert result.exit_code == 1
+        assert "t0psecret" not in result.output + result.stderr
+    assert headers_sent == [f"Bearer {TOKEN}"] * (2 if is_usable else 0)
 
 
-def test_the_launchers_own_token_is_blanked_from_now_on() -> None:
-    learned: list[str] = []
+def test_own_tokens_are_redacted() -> None:
+    """The current token and the two before it are redacted, and older ones are not."""
+    tokens_learned: list[str] = []
     configuration = Configuration(host="http://127.0.0.1:1")
     configuration.api_key["BearerToken"] = f"Bearer {TOKEN}"
-    connection = Connection(configuration, learned.append)
+    connection = Connection(configuration, tokens_learned.append)
     with pytest.raises(Exception, match="Connection refused"):
         connection.request("GET", target.version(), None, None, 1.0, "application/json")
-    assert learned == [TOKEN]
+    assert tokens_learned == [TOKEN]
     REDACTION.learn_own_token(TOKEN)
     assert TOKEN not in REDACTION.redact(f"a page that quotes {TOKEN} in its text")
     for number in range(5):
@@ -314,9 +315,8 @@ def test_the_launchers_own_token_is_blanked_from_now_on() -> None:
     assert REDACTION.redact(TOKEN) == TOKEN, "one that was rotated away long ago is good for nothing"
 
 
-def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_plugin_stderr_is_redacted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Commands show it without secrets and control characters. A parent's log does not show it."""
     script = tmp_path / "plugin"
     lines = [
         "first \x1b]52;c;x\x07",
@@ -325,8 +325,8 @@ def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all
         "-----END PRIVATE KEY-----",
         "last",
     ]
-    said = "".join(f"{line}\n" for line in lines)
-    script.write_text(f"#!/bin/sh\ncat >&2 <<'EOF'\n{said}EOF\nexit 1\n")
+    stderr = "".join(f"{line}\n" for line in lines)
+    script.write_text(f"#!/bin/sh\ncat >&2 <<'EOF'\n{stderr}EOF\nexit 1\n")
     script.chmod(0o755)
     file = Path(write_kubeconfig(tmp_path / "config"))
     content = yaml.safe_load(file.read_text())
@@ -334,24 +334,24 @@ def test_a_plugins_stderr_is_shown_redacted_and_inert_and_in_a_parent_not_at_all
     content["users"][0]["user"] = {"exec": plugin}
     file.write_text(yaml.safe_dump(content))
     for command in (["jobs"], ["doctor", "--wait", "0.5"]):
-        done = run(*command, "--kubeconfig", file)
-        assert "\\x1b]52" in done.stderr
-        assert "last" in done.stderr
-        assert "ended with exit code 1" in done.stderr
-        assert "\x1b" not in done.stderr
-        assert "secretline" not in done.stderr
+        result = run(*command, "--kubeconfig", file)
+        assert "\\x1b]52" in result.stderr
+        assert "last" in result.stderr
+        assert "ended with exit code 1" in result.stderr
+        assert "\x1b" not in result.stderr
+        assert "secretline" not in result.stderr
     redact.install_filter()
     with pytest.raises(ApiError, match="ended with exit code 1"):
         Api(config_loader(str(file)), "ns").get(Kind.POD, "p")
-    assert "first" not in logged(caplog)
+    assert "first" not in log_text(caplog)
 
 
-def test_a_parent_learns_the_token_that_it_sends(tmp_path: Path) -> None:
+def test_a_parent_redacts_its_own_token(tmp_path: Path) -> None:
     token = "opaque-token-of-a-launcher"
     file = Path(write_kubeconfig(tmp_path / "config"))
     file.write_text(file.read_text().replace("t0psecret", token))
-    made = flargo.ClientArgoJobLauncher(config_file_path=str(file), workspace_mount_path=str(tmp_path))
-    loop = made._get_loop(Parent("site-1", "f" * 32, "epoch", Role.CLIENT))
+    launcher = flargo.ClientArgoJobLauncher(config_file_path=str(file), workspace_mount_path=str(tmp_path))
+    loop = launcher._get_loop(Parent("site-1", "f" * 32, "epoch", Role.CLIENT))
     assert token in REDACTION.redact(token)
     with pytest.raises(ApiError):
         loop._api.get(Kind.POD, "p")
@@ -359,7 +359,7 @@ def test_a_parent_learns_the_token_that_it_sends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["jobs"], ["doctor", "--wait", "0.5"]], ids=" ".join)
-def test_a_command_learns_the_token_that_it_sends(command: list[str], tmp_path: Path) -> None:
+def test_a_command_redacts_its_own_token(command: list[str], tmp_path: Path) -> None:
     token = f"opaque-token-of-{command[0]}"
     file = Path(write_kubeconfig(tmp_path / "config"))
     file.write_text(file.read_text().replace("t0psecret", token))
@@ -382,11 +382,11 @@ OWN = {
     "TooLongError",
     "UsageError",
 }
-"""Exceptions whose text is flargo's own. (click's UsageError quotes what the person has typed.)"""
+"""Exceptions whose text is flargo's own. (click's UsageError quotes the command line.)"""
 
 
-def spoken(handler: ast.ExceptHandler) -> Iterator[int]:
-    """The lines of a handler in which the text of its exception becomes part of another text."""
+def lines_using_text(handler: ast.ExceptHandler) -> Iterator[int]:
+    """Yield the lines of a handler that make the text of its exception part of another text."""
     for node in ast.walk(handler):
         if not isinstance(node, ast.expr):
             continue
@@ -403,8 +403,8 @@ def spoken(handler: ast.ExceptHandler) -> Iterator[int]:
 SPEAKS = {"str", "repr", "ascii", "debug", "info", "warning", "error", "log", "echo"}
 
 
-def test_no_handler_makes_a_text_of_a_foreign_exception() -> None:
-    found = []
+def test_no_handler_uses_foreign_exception_text() -> None:
+    offences = []
     for module in pkgutil.walk_packages(flargo.__path__, "flargo."):
         if module.name.startswith("flargo.embedded"):
             continue
@@ -413,5 +413,7 @@ def test_no_handler_makes_a_text_of_a_foreign_exception() -> None:
                 kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
                 names = {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in kinds}
                 if not names <= OWN:
-                    found += [f"{module.name}:{line} ({', '.join(sorted(names))})" for line in spoken(node)]
-    assert found == []
+                    offences += [
+                        f"{module.name}:{line} ({', '.join(sorted(names))})" for line in lines_using_text(node)
+                    ]
+    assert offences == []

@@ -1,4 +1,4 @@
-"""FLARE's own programs on a prepared kit: its configuration loaders, its scheduler, its staging, its job bundle."""
+"""FLARE's own code accepts a prepared kit: its configuration loaders, scheduler, staging and job bundle."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from flargo.tools.kit.undo import plan_undo
 
 Kit = Callable[[str], Path]
 Loaded = dict[str, tuple[dict[str, Any], dict[str, Any]]]
-"""By kit: what FLARE's parent builds of it, and what a job's process does."""
+"""The components that FLARE's parent and a job's process build from each kit."""
 JOB = "11111111-2222-3333-4444-555555555555"
 KITS = ("k8s/site-1", "k8s/server.lab", "plain/site-1", "plain/server.lab")
 _LOAD = """
@@ -56,36 +56,36 @@ for each in json.loads(sys.argv[1]):
     if os.waitpid(child, 0)[1]:
         sys.exit(f"FLARE does not load {each}")
 """
-"""What server_train and client_train (without a job) and runner_process and worker_process (with one) begin with."""
+"""The first steps of server_train and client_train (no job), and of runner_process and worker_process (a job)."""
 
 
-def make(root: Path, **wishes: Any) -> Path:
-    kit_disk.write(root, prepare(kit_disk.read_kit(root), PrepareOptions(**wishes)).changes)
+def make(root: Path, **options: Any) -> Path:
+    kit_disk.write(root, prepare(kit_disk.read_kit(root), PrepareOptions(**options)).changes)
     return root
 
 
 @pytest.fixture(scope="module")
-def loaded(made_kits: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """The kits, each prepared."""
+def loaded_kits(made_kits: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Prepare each kit, and load it with FLARE's own loaders."""
     # A server's stores are made where the kit says, so the workspace is a place that this test may write to.
     workspace = str(tmp_path_factory.mktemp("workspace"))
-    asked = []
+    arguments = []
     for name in KITS:
         root = shutil.copytree(made_kits / name, tmp_path_factory.mktemp("kit") / Path(name).name)
         make(root, namespace="lab", workspace=workspace)
         role, site = ("server", "server") if "server" in name else ("client", root.name)
-        asked += [(str(root), role, site, job) for job in ("", JOB)]
-    command = [sys.executable, "-c", _LOAD, json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line.removeprefix("LOADED ") for line in done.stdout.splitlines() if line.startswith("LOADED ")]
+        arguments += [(str(root), role, site, job) for job in ("", JOB)]
+    command = [sys.executable, "-c", _LOAD, json.dumps(arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    lines = [line.removeprefix("LOADED ") for line in process.stdout.splitlines() if line.startswith("LOADED ")]
     parents_and_jobs = iter([json.loads(line) for line in lines])
     return dict(zip(KITS, zip(parents_and_jobs, parents_and_jobs, strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", KITS)
-def test_flares_parent_has_exactly_one_launcher_and_its_jobs_have_none(loaded: Loaded, name: str) -> None:
-    parent, job = loaded[name]
+def test_parent_has_one_launcher_jobs_none(loaded_kits: Loaded, name: str) -> None:
+    parent, job = loaded_kits[name]
     side = "Server" if "server" in name else "Client"
     assert [each for each in parent["handlers"] if "JobLauncher" in each] == [f"{side}ArgoJobLauncher"]
     assert parent["built"]["argo_launcher"] == f"flargo.flare.launcher.{side}ArgoJobLauncher"
@@ -94,11 +94,12 @@ def test_flares_parent_has_exactly_one_launcher_and_its_jobs_have_none(loaded: L
     assert parent["allowed"] == job["allowed"] > 50
 
 
-def test_jobs_beyond_the_bound_wait_and_are_not_counted_out(kit: Kit) -> None:
+def test_jobs_over_the_limit_keep_waiting(kit: Kit) -> None:
+    """FLARE gives up on a job that it has tried to schedule often enough; waiting for max_jobs does not count."""
     root = make(kit("k8s/server.lab"), max_jobs=2)
     components = json.loads((root / "local/resources.json").read_text())["components"]
-    (said,) = (part for part in components if part["id"] == "job_scheduler")
-    scheduler = DefaultJobScheduler(**said["args"])
+    (component,) = (part for part in components if part["id"] == "job_scheduler")
+    scheduler = DefaultJobScheduler(**component["args"])
 
     class Waiting:
         job_id, meta = "waiting", dict[str, Any]()
@@ -113,20 +114,18 @@ def test_jobs_beyond_the_bound_wait_and_are_not_counted_out(kit: Kit) -> None:
 
 @pytest.fixture
 def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a kubectl that is first on the path writes down what it is given to apply."""
-    given = tmp_path / "given.yaml"
+    """Put a fake kubectl first on the path; return the file to which it writes the manifests that it is given."""
+    manifests = tmp_path / "given.yaml"
     program = tmp_path / "bin" / "kubectl"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\n[ \"$1\" = apply ] && {{ cat; echo ---; }} >> '{given}'\nexit 0\n")
+    program.write_text(f"#!/bin/sh\n[ \"$1\" = apply ] && {{ cat; echo ---; }} >> '{manifests}'\nexit 0\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    return given
+    return manifests
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
-def test_a_prepared_kit_is_staged_by_nvflares_own_command(
-    kit: Kit, name: str, kubectl: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nvflare_stages_a_prepared_kit(kit: Kit, name: str, kubectl: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = kit(name)
     before = kit_disk.read_kit(root)
     make(root)
@@ -147,7 +146,7 @@ def test_a_prepared_kit_is_staged_by_nvflares_own_command(
     assert kit_disk.read_kit(root) == before
 
 
-def test_what_undo_needs_does_not_travel_to_job_pods(kit: Kit, tmp_path: Path) -> None:
+def test_undo_data_stays_out_of_job_pods(kit: Kit, tmp_path: Path) -> None:
     root = make(kit("k8s/site-1"))
     assert (root / ".flargo/undo.json").is_file()
     _zip_workspace_to_file(str(root), JOB, str(tmp_path / "bundle.zip"))

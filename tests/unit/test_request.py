@@ -1,4 +1,4 @@
-"""From FLARE's launch call to a launch: what is read, what is kept, what is registered when."""
+"""Reading a launch from FLARE's call: which values it has, that it copies them, and when the transfer is registered."""
 
 import hashlib
 import socket
@@ -44,7 +44,7 @@ def manager_of(context: FLContext) -> WorkspaceTransferManager:
     return WorkspaceTransferManager.get_or_create(context.get_engine().cell)
 
 
-def test_a_launch_says_who_asks_for_what(parent: Parent) -> None:
+def test_launch_identifies_job_and_parent(parent: Parent) -> None:
     launch, _ = ask(parent)
     assert (launch.job_id, launch.job_name, launch.study) == (JOB_ID, "fedavg", "")
     assert (launch.parent.site, launch.parent.federation) == ("site-1", FEDERATION)
@@ -53,11 +53,11 @@ def test_a_launch_says_who_asks_for_what(parent: Parent) -> None:
     assert launch.pod["spec"]["containers"][0]["name"] == launch.container
 
 
-def test_the_federation_is_the_hash_of_the_root_certificate(parent: Parent) -> None:
+def test_federation_is_the_certificates_hash(parent: Parent) -> None:
     assert federation_id(parent.root / "startup") == hashlib.sha256(CERTIFICATE).hexdigest()[:32]
 
 
-def test_the_federation_does_not_depend_on_how_the_certificate_is_written(parent: Parent) -> None:
+def test_federation_ignores_certificate_formatting(parent: Parent) -> None:
     file = parent.root / "startup" / "rootCA.pem"
     before = federation_id(file.parent)
     file.write_bytes(b"a comment before\r\n" + KIT["rootCA.pem"].replace(b"\n", b"\r\n") + b"\nand after")
@@ -69,7 +69,7 @@ def test_the_federation_does_not_depend_on_how_the_certificate_is_written(parent
     [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"],
     ids=["missing", "empty", "another text", "broken"],
 )
-def test_without_a_root_certificate_nothing_is_launched(parent: Parent, content: bytes | None) -> None:
+def test_a_missing_root_certificate_is_refused(parent: Parent, content: bytes | None) -> None:
     file = parent.root / "startup" / "rootCA.pem"
     file.unlink()
     if content is not None:
@@ -78,7 +78,8 @@ def test_without_a_root_certificate_nothing_is_launched(parent: Parent, content:
         ask(parent)
 
 
-def test_the_startup_kit_travels_as_a_secret_that_nobody_sees(parent: Parent) -> None:
+def test_startup_kit_becomes_a_hidden_secret(parent: Parent) -> None:
+    """The launch's repr shows no byte of the startup kit and no token."""
     launch, _ = ask(parent)
     assert launch.startup.data == KIT
     assert launch.startup.name == f"nvflare-startup-site-1-f505dccd-{FEDERATION}"
@@ -86,19 +87,21 @@ def test_the_startup_kit_travels_as_a_secret_that_nobody_sees(parent: Parent) ->
     assert "a token" not in repr(launch)
 
 
-def test_a_startup_kit_that_is_too_large_for_a_secret_is_refused(parent: Parent) -> None:
+def test_an_oversized_startup_kit_is_refused(parent: Parent) -> None:
+    """A Secret could not hold it."""
     (parent.root / "startup" / "huge.json").write_bytes(b" " * 1024 * 1024)
     with pytest.raises(InvalidInput, match="1048576"):
         ask(parent)
 
 
-def test_a_startup_file_that_no_secret_can_name_is_refused(parent: Parent) -> None:
+def test_an_invalid_startup_file_name_is_refused(parent: Parent) -> None:
+    """No key of a Secret may have such a name."""
     (parent.root / "startup" / "a b.json").write_bytes(b"{}")
     with pytest.raises(InvalidInput, match=r"a b\.json"):
         ask(parent)
 
 
-def test_credentials_are_read_by_the_pod_from_its_own_secret(parent: Parent) -> None:
+def test_pod_reads_credentials_from_its_secret(parent: Parent) -> None:
     launch, _ = ask(parent)
     references = [
         variable["valueFrom"]["secretKeyRef"]
@@ -110,7 +113,8 @@ def test_credentials_are_read_by_the_pod_from_its_own_secret(parent: Parent) -> 
     assert launch.credentials.name == f"nvflare-cred-{launch.pod['metadata']['name']}-{ATTEMPT}"
 
 
-def test_the_transfer_is_registered_with_the_token_that_the_pod_gets(parent: Parent) -> None:
+def test_transfer_has_the_pods_token(parent: Parent) -> None:
+    """The workspace transfer is registered with the token that the pod gets."""
     context = parent.context(JOB_ID)
     launch, _ = ask(parent, context)
     record = manager_of(context).jobs[JOB_ID]
@@ -118,7 +122,7 @@ def test_the_transfer_is_registered_with_the_token_that_the_pod_gets(parent: Par
     assert record.workspace_root == str(parent.root)
 
 
-def test_the_process_is_connected_when_the_parents_cell_knows_its(parent: Parent) -> None:
+def test_is_connected_needs_the_jobs_own_cell(parent: Parent) -> None:
     context = parent.context(JOB_ID)
     _, transfer = ask(parent, context)
     context.get_engine().cell.connected = {"site-1", f"site-1.ws_transfer_{JOB_ID}"}
@@ -127,7 +131,7 @@ def test_the_process_is_connected_when_the_parents_cell_knows_its(parent: Parent
     assert transfer.is_connected
 
 
-def test_a_refused_launch_registers_nothing(parent: Parent) -> None:
+def test_a_refused_launch_registers_no_transfer(parent: Parent) -> None:
     context = parent.context(JOB_ID)
     (parent.root / "local" / "study_runtime.yaml").write_text("format_version: 1")
     with pytest.raises(ValueError, match="format_version"):
@@ -135,7 +139,7 @@ def test_a_refused_launch_registers_nothing(parent: Parent) -> None:
     assert manager_of(context).jobs == {}
 
 
-def test_a_registered_transfer_can_be_taken_back_more_than_once(parent: Parent) -> None:
+def test_transfer_can_be_removed_repeatedly(parent: Parent) -> None:
     context = parent.context(JOB_ID)
     _, transfer = ask(parent, context)
     transfer.remove()
@@ -144,7 +148,8 @@ def test_a_registered_transfer_can_be_taken_back_more_than_once(parent: Parent) 
     assert not transfer.has_results
 
 
-def test_taking_back_leaves_a_later_launch_of_the_same_job_alone(parent: Parent) -> None:
+def test_remove_keeps_a_later_launchs_transfer(parent: Parent) -> None:
+    """A later launch of the same job has registered the transfer again."""
     context = parent.context(JOB_ID)
     _, first = ask(parent, context)
     later, _ = ask(parent, context)
@@ -153,7 +158,7 @@ def test_taking_back_leaves_a_later_launch_of_the_same_job_alone(parent: Parent)
     assert manager_of(context).jobs[JOB_ID].transfer_token.encode() == token
 
 
-def test_results_that_came_home_are_known(parent: Parent) -> None:
+def test_transfer_has_results_after_delivery(parent: Parent) -> None:
     context = parent.context(JOB_ID)
     _, transfer = ask(parent, context)
     assert not transfer.has_results
@@ -161,11 +166,12 @@ def test_results_that_came_home_are_known(parent: Parent) -> None:
     assert transfer.has_results
 
 
-def test_a_transfer_is_not_published_before_it_is_registered() -> None:
+def test_an_unregistered_transfer_has_no_results() -> None:
     assert not WorkspaceTransfer(Cell("site-1"), JOB_ID, "/workspace").has_results
 
 
-def test_nothing_of_the_context_is_kept(tmp_path: Path) -> None:
+def test_launch_shares_nothing_with_the_context(tmp_path: Path) -> None:
+    """Changes of the metadata and of FLARE's context after the call do not change the launch."""
     parent = Parent(tmp_path, Role.SERVER, options=("a=b",))
     context, meta = parent.context(JOB_ID), PLAIN.job_meta
     site = check_settings(security_context={"runAsUser": 5})
@@ -177,7 +183,7 @@ def test_nothing_of_the_context_is_kept(tmp_path: Path) -> None:
     assert launch == before
 
 
-def test_neither_metadata_nor_context_is_changed(parent: Parent) -> None:
+def test_metadata_and_context_are_not_changed(parent: Parent) -> None:
     context, meta = parent.context(JOB_ID), PLAIN.job_meta
     args = deepcopy(context.get_prop(FLContextKey.JOB_PROCESS_ARGS))
     read_launch(meta, context, Role.CLIENT, check_settings(), attempt=ATTEMPT, epoch=EPOCH)
@@ -185,7 +191,7 @@ def test_neither_metadata_nor_context_is_changed(parent: Parent) -> None:
     assert context.get_prop(FLContextKey.JOB_PROCESS_ARGS) == args
 
 
-def test_no_network_is_used(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_a_launch_opens_no_socket(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a socket")
 
@@ -203,7 +209,7 @@ def test_no_network_is_used(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> 
         ({"pending_timeout": None}, 120, None),
     ],
 )
-def test_pending_timeout_is_the_jobs_then_the_sites(
+def test_pending_timeout_defaults_to_the_sites(
     parent: Parent, spec: dict[str, Any], of_site: float | None, pending: float | None
 ) -> None:
     case = Case("pending", spec={"image": "x", **spec})
@@ -214,9 +220,10 @@ def test_pending_timeout_is_the_jobs_then_the_sites(
 
 @pytest.mark.parametrize("of_site", [3600, None])
 @pytest.mark.parametrize("spec", [{}, {"pending_timeout": 60}, {"pending_timeout": 0}])
-def test_a_ceiling_of_pending_timeout_holds_jobs_and_not_the_site(
+def test_pending_timeout_limit_applies_to_jobs_only(
     parent: Parent, spec: dict[str, Any], of_site: float | None
 ) -> None:
+    """The policy's limit does not apply to the site's own pending_timeout."""
     case = Case("pending", spec={"image": "x", **spec})
     site = check_settings(pending_timeout=of_site, argo={"policy": {"pending_timeout": 60}})
     launch, _ = read_launch(case.job_meta, parent.context(JOB_ID), Role.CLIENT, site, attempt=ATTEMPT, epoch=EPOCH)
@@ -224,6 +231,7 @@ def test_a_ceiling_of_pending_timeout_holds_jobs_and_not_the_site(
 
 
 @pytest.mark.parametrize("attempt", ["", "A", "a-b", "a" * 21])
-def test_a_launch_needs_an_id_that_fits_into_names(parent: Parent, attempt: str) -> None:
+def test_an_invalid_attempt_id_is_refused(parent: Parent, attempt: str) -> None:
+    """The id of the attempt is part of object names."""
     with pytest.raises(InvalidInput, match="attempt"):
         read_launch(PLAIN.job_meta, parent.context(JOB_ID), Role.CLIENT, check_settings(), attempt=attempt, epoch=EPOCH)

@@ -1,4 +1,4 @@
-"""What the stock launcher refuses to launch, flargo refuses too: saying what, what it is, and what is allowed."""
+"""flargo refuses every launch that the stock launcher refuses, and names the field, the value and what is expected."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -26,11 +26,11 @@ Object = dict[str, Any]
 
 
 def _leave(_: FLContext) -> None:
-    """The context is as FLARE makes it."""
+    """Leave the context as FLARE makes it."""
 
 
 def forget(*keys: str) -> Callable[[FLContext], None]:
-    """A context that lacks something."""
+    """Return a function that removes properties from a context."""
 
     def change(context: FLContext) -> None:
         for key in keys:
@@ -40,7 +40,7 @@ def forget(*keys: str) -> Callable[[FLContext], None]:
 
 
 def put(key: str, value: Any) -> Callable[[FLContext], None]:
-    """A context that holds something else."""
+    """Return a function that sets a property of a context."""
 
     def change(context: FLContext) -> None:
         context.set_prop(key, value, private=True, sticky=False)
@@ -50,7 +50,7 @@ def put(key: str, value: Any) -> Callable[[FLContext], None]:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A launch with one thing wrong."""
+    """A launch with one mistake."""
 
     name: str
     says: tuple[str, ...]
@@ -74,30 +74,30 @@ class Wrong:
 
 
 def outside(context: FLContext) -> None:
-    """The job's custom code is not in the workspace."""
+    """Put the job's custom code outside of the workspace."""
     workspace = context.get_prop(FLContextKey.WORKSPACE_OBJECT)
     workspace.get_app_custom_dir = lambda _: "/elsewhere/custom"
 
 
 def study(entry: Any) -> Object:
-    """A study_runtime.yaml with one study."""
+    """Return the arguments of a launch with one study in study_runtime.yaml."""
     content = yaml.safe_dump({"format_version": 2, "studies": {"cardio": entry}})
     return {"files": {"local/study_runtime.yaml": content}, "meta": {"study": "cardio"}}
 
 
 def template(pod: Any) -> Object:
-    """A study with a pod template."""
+    """Return the arguments of a launch whose study has a pod template."""
     return study({"pod_template": pod})
 
 
 def data(text: str) -> Object:
-    """A study_data.yaml, which the launcher is told of."""
+    """Return the arguments of a launch with a study_data.yaml."""
     path = "local/study_data.yaml"
     return {"files": {path: text}, "meta": {"study": "cardio"}, "arguments": {"study_data_pvc_file_path": path}}
 
 
 def in_default(spec: Any) -> Object:
-    """A job whose default block has this spec."""
+    """Return the arguments of a launch whose job has this spec in its default block."""
     return {"meta": {"launcher_spec": {"default": {"k8s": spec}}}}
 
 
@@ -236,7 +236,7 @@ FILES = (
     Wrong("environment that is the launcher's", ("PYTHONPATH",), **study({"env": {"PYTHONPATH": "x"}})),
     Wrong("secret environment without a key", ("secret_env.A.key",), **study({"secret_env": {"A": {"source": "s"}}})),
     Wrong(
-        "secret mount that is written",
+        "writable secret mount",
         ("secret_mounts.a.mode",),
         **study({"secret_mounts": {"a": {"source": "s", "mount_path": "/s", "mode": "rw"}}}),
     ),
@@ -279,9 +279,9 @@ FILES = (
 )
 
 
-def policy(**said: Any) -> Object:
-    """A site with a policy; the stock launcher has none."""
-    return {"arguments": {"argo": {"policy": said}}, "stock": False}
+def policy(**limits: Any) -> Object:
+    """Return the arguments of a launch at a site with a policy, which the stock launcher does not know."""
+    return {"arguments": {"argo": {"policy": limits}}, "stock": False}
 
 
 POLICY = (
@@ -343,7 +343,7 @@ EVERY = (*POLICY, *CONTEXT, *JOB, *FILES)
 
 @pytest.fixture(autouse=True)
 def in_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths of study files are the workspace's."""
+    """Work in the workspace, since paths of study files may be relative to it."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -351,7 +351,7 @@ every = pytest.mark.parametrize("wrong", EVERY, ids=lambda wrong: wrong.name.rep
 
 
 @every
-def test_flargo_refuses_it_and_says_why(wrong: Wrong, tmp_path: Path) -> None:
+def test_flargo_refuses_with_reason(wrong: Wrong, tmp_path: Path) -> None:
     context = wrong.prepare(tmp_path)
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (what it says is looked at below)
         read_launch(
@@ -362,7 +362,7 @@ def test_flargo_refuses_it_and_says_why(wrong: Wrong, tmp_path: Path) -> None:
 
 
 @every
-def test_nothing_is_registered_for_it(wrong: Wrong, tmp_path: Path) -> None:
+def test_a_refused_launch_registers_no_workspace(wrong: Wrong, tmp_path: Path) -> None:
     context = wrong.prepare(tmp_path)
     with pytest.raises(ValueError):  # noqa: PT011
         read_launch(
@@ -375,14 +375,15 @@ def test_nothing_is_registered_for_it(wrong: Wrong, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [wrong for wrong in EVERY if wrong.stock], ids=lambda wrong: wrong.name.replace(" ", "-")
 )
-def test_the_stock_launcher_refuses_it(wrong: Wrong, tmp_path: Path) -> None:
+def test_stock_launcher_refuses_too(wrong: Wrong, tmp_path: Path) -> None:
     launcher = ClientK8sJobLauncher(**{"config_file_path": None, **wrong.arguments})
     launcher.core_v1 = FakeCoreV1Api()
     with pytest.raises((RuntimeError, ValueError, AttributeError, TypeError)):
         launcher.launch_job(wrong.job_meta(), wrong.prepare(tmp_path))
 
 
-def test_a_job_may_say_what_the_stock_launcher_reads_and_nothing_else() -> None:
+def test_job_keys_are_the_stock_launchers() -> None:
+    """A job's part of launcher_spec has the keys that the stock launcher reads, and no others."""
     assert set(JOB_SPEC) - {"argo"} == {
         "image",
         "python_path",
@@ -396,12 +397,12 @@ def test_a_job_may_say_what_the_stock_launcher_reads_and_nothing_else() -> None:
     }
 
 
-def test_an_empty_argo_part_of_a_job_says_nothing(tmp_path: Path) -> None:
+def test_an_empty_argo_part_is_allowed(tmp_path: Path) -> None:
     wrong = Wrong("none", (), spec={"argo": {}})
     read_launch(wrong.job_meta(), wrong.prepare(tmp_path), Role.CLIENT, check_settings(), attempt=ATTEMPT, epoch=EPOCH)
 
 
-def test_a_refusal_of_the_launch_is_a_refused(tmp_path: Path) -> None:
+def test_a_refusal_names_its_field(tmp_path: Path) -> None:
     wrong = next(each for each in EVERY if each.name == "no image")
     with pytest.raises(InvalidInput) as caught:
         read_launch(
@@ -410,7 +411,7 @@ def test_a_refusal_of_the_launch_is_a_refused(tmp_path: Path) -> None:
     assert caught.value.field == f"{SPEC}['image']"
 
 
-def test_a_file_is_named_to_its_end_however_long_its_path_is(tmp_path: Path) -> None:
+def test_long_paths_are_shown_in_full(tmp_path: Path) -> None:
     root = tmp_path / ("a-long-name-" * 10)
     root.mkdir()
     files = {"local/study_runtime.yaml": "format_version: 2", "local/study_data.yaml": ""}

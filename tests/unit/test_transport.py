@@ -43,16 +43,16 @@ from flargo.tools.jobs.sweepable import find_sweepable
 NAMESPACE = "ns"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 _VALID_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-"""The tests' own copy of Kubernetes' rule."""
+"""A copy of Kubernetes' rule, so that the tests do not depend on flargo's."""
 _UID = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]*")
 _SAFE = re.compile(r"[a-zA-Z0-9./-]+")
-"""Nothing that an HTTP library, a proxy or the API server could decode or resolve."""
+"""Paths without anything that an HTTP library, a proxy or the API server could decode or resolve."""
 CLIENTS = {Api, Survey, Archive}
-"""All classes that send requests by a verb of their own."""
+"""The classes with methods that send requests."""
 SENDS_NOTHING_ITSELF = {Connection}
-"""It takes a Target."""
+"""The classes of these modules that send only to a Target of their caller."""
 
-HOSTILE = [
+HOSTILE_NAMES = [
     "",
     ".",
     "..",
@@ -84,7 +84,7 @@ HOSTILE = [
     "@elsewhere.example",
 ]
 names = st.one_of(
-    st.sampled_from(HOSTILE),
+    st.sampled_from(HOSTILE_NAMES),
     st.from_regex(_VALID_NAME, fullmatch=True),
     st.text(max_size=30),
     st.lists(st.sampled_from(["..", ".", "a", "%2e", "%2F", "/", "?", "#", "secrets", ";", "\\"]), max_size=8).map(
@@ -94,8 +94,8 @@ names = st.one_of(
 
 
 @dataclass
-class Seen:
-    """What the server was asked: methods and request targets, as they stood on the wire."""
+class ServerLog:
+    """The requests that the server got: methods and request targets, as they were on the wire."""
 
     requests: list[tuple[str, str]] = field(default_factory=list)
     deletes: list[Object] = field(default_factory=list)
@@ -104,9 +104,9 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Seen]]:
-    """The address of a server that answers everything, and what it was asked."""
-    seen = Seen()
+def server() -> Iterator[tuple[str, ServerLog]]:
+    """Run a server that answers every request; yield its address and its log."""
+    server_log = ServerLog()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -114,13 +114,13 @@ def server() -> Iterator[tuple[str, Seen]]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.command == "DELETE":
-                seen.deletes.append(json.loads(body))
-            seen.requests.append((self.command, self.requestline.split(" ", 1)[1].rpartition(" ")[0]))
+                server_log.deletes.append(json.loads(body))
+            server_log.requests.append((self.command, self.requestline.split(" ", 1)[1].rpartition(" ")[0]))
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(seen.answer)))
+            self.send_header("Content-Length", str(len(server_log.answer)))
             self.end_headers()
-            self.wfile.write(seen.answer)
+            self.wfile.write(server_log.answer)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
@@ -129,7 +129,7 @@ def server() -> Iterator[tuple[str, Seen]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}", seen
+        yield f"http://127.0.0.1:{listening.server_port}", server_log
         listening.shutdown()
 
 
@@ -137,7 +137,7 @@ HTTP = re.compile(
     r"urllib3|requests|http\.client|urllib\.request|aiohttp|socket|hera\.workflows\.service|kubernetes(\..*)?"
 )
 SENDERS = {"flargo.cluster.api", "flargo.cluster.argo_archive", "flargo.cluster.survey"}
-"""The modules that hand requests to an HTTP library."""
+"""The modules that pass requests to an HTTP library."""
 NO_SENDERS = {
     "flargo.cluster.error_text": "names exceptions",
     "flargo.cluster.client_config": "reads configurations",
@@ -149,17 +149,17 @@ NO_SENDERS = {
 
 
 def imports_of(module: str) -> set[str]:
-    """Everything that a module's source imports, also in its functions."""
-    found = set()
+    """Return everything that a module imports, including imports in its functions."""
+    imports = set()
     for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module(module)))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            imports |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return imports
 
 
-def test_every_client_is_known_here() -> None:
+def test_every_client_is_covered() -> None:
     names = [module.name for module in pkgutil.walk_packages(flargo.__path__, "flargo.")]
     names = [name for name in names if not name.startswith("flargo.embedded") and not name.endswith("__main__")]
     of_http = {name for name in names if any(HTTP.fullmatch(each) for each in imports_of(name))}
@@ -183,9 +183,9 @@ def client(kind: type, host: str) -> Any:
 
 
 def argument(parameter: inspect.Parameter, draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:
-    """An argument for a verb's parameter, hostile wherever it is a text."""
+    """Return an argument for a verb's parameter; every string in it is hostile."""
     text = draw(names)
-    made: dict[str, Callable[[], Any]] = {
+    strategies: dict[str, Callable[[], Any]] = {
         "kind": lambda: draw(st.sampled_from(Kind)),
         "item": lambda: {"metadata": {"name": text}},
         "patch": lambda: {"metadata": {"uid": text}},
@@ -208,7 +208,7 @@ def argument(parameter: inspect.Parameter, draw: Callable[[st.SearchStrategy[Any
         "max_bytes": lambda: 50,
         "follow": lambda: False,
     }
-    return made[parameter.name]() if parameter.name in made else text
+    return strategies[parameter.name]() if parameter.name in strategies else text
 
 
 def verbs(kind: type) -> list[str]:
@@ -222,57 +222,61 @@ def verbs(kind: type) -> list[str]:
 @pytest.mark.parametrize("prefix", ["", "/k8s/clusters/c-m-1"])
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_verb_sends_to_another_path(server: tuple[str, Seen], kind: type, verb: str, prefix: str, data: Any) -> None:
-    address, seen = server
-    seen.requests.clear()
-    seen.deletes.clear()
+def test_every_verb_sends_to_the_intended_path(
+    server: tuple[str, ServerLog], kind: type, verb: str, prefix: str, data: Any
+) -> None:
+    address, server_log = server
+    server_log.requests.clear()
+    server_log.deletes.clear()
     sending = client(kind, f"{address}{prefix}")
-    called = getattr(sending, verb)
-    parameters = inspect.signature(called).parameters.values()
-    given_arguments = {parameter.name: argument(parameter, data.draw) for parameter in parameters}
+    method = getattr(sending, verb)
+    parameters = inspect.signature(method).parameters.values()
+    arguments = {parameter.name: argument(parameter, data.draw) for parameter in parameters}
     with suppress(ApiError, ArchiveError):
-        result = called(**given_arguments)
+        result = method(**arguments)
         if inspect.isgenerator(result):
             list(result)
-    for options in seen.deletes:
-        assert options["preconditions"]["uid"] == given_arguments["uid"]
+    for options in server_log.deletes:
+        assert options["preconditions"]["uid"] == arguments["uid"]
         assert _UID.fullmatch(options["preconditions"]["uid"])
-    for _, sent in seen.requests:
-        path = sent.partition("?")[0]
-        assert path in {f"{prefix}{meant}" for meant in meant_paths(kind, given_arguments)}, (verb, given_arguments)
+    for _, path_sent in server_log.requests:
+        path = path_sent.partition("?")[0]
+        assert path in {f"{prefix}{intended}" for intended in intended_paths(kind, arguments)}, (verb, arguments)
         assert _SAFE.fullmatch(path)
         assert not {"", ".", ".."} & {*path.split("/")[1:]}
 
 
-def meant_paths(kind: type, arguments: dict[str, Any]) -> set[str]:
-    """What a verb may ask for: the arguments as they are, put one after another."""
+def intended_paths(kind: type, arguments: dict[str, Any]) -> set[str]:
+    """Return the paths that a verb may request: its arguments joined unchanged."""
     if kind is Archive:
         return {f"/api/v1/archived-workflows{tail}" for tail in ("", "/none", f"/{arguments.get('uid')}")}
     if kind is Survey:
-        called = arguments["build_target"]
-        parts = called.keywords
-        path = f"/{called.args[0]}/namespaces/{parts['namespace']}/{called.args[1]}"
+        build_target = arguments["build_target"]
+        parts = build_target.keywords
+        path = f"/{build_target.args[0]}/namespaces/{parts['namespace']}/{build_target.args[1]}"
         return {path + "".join(f"/{part}" for part in (parts["name"], parts["subresource"]) if part)}
     if "kind" not in arguments and "pod" not in arguments:
         return {"/version"}
     group_version, plural = arguments.get("kind", Kind.POD).value
     name = arguments.get("name", arguments.get("pod"))
     collection = f"/{group_version}/namespaces/{NAMESPACE}/{plural}"
-    named = {f"{collection}/{each}" for each in (name, fields.value(arguments.get("item"), "metadata", "name")) if each}
+    object_paths = {
+        f"{collection}/{each}" for each in (name, fields.value(arguments.get("item"), "metadata", "name")) if each
+    }
     if "pod" in arguments:
-        return {f"{each}/log" for each in named}
-    return named if name is not None else {*named, collection}
+        return {f"{each}/log" for each in object_paths}
+    return object_paths if name is not None else {*object_paths, collection}
 
 
-def test_a_verb_with_a_valid_name_sends(server: tuple[str, Seen]) -> None:
-    address, seen = server
-    seen.requests.clear()
+def test_valid_names_are_sent(server: tuple[str, ServerLog]) -> None:
+    address, server_log = server
+    server_log.requests.clear()
     api, survey = client(Api, f"{address}/k8s/clusters/c-m-1"), client(Survey, address)
     api.delete(Kind.SECRET, "a.b-c", Uid("u1"))
     api.log("p", "main", 5, 50, 2.0)
     survey.get(partial(target.resource, "api/v1", "secrets", namespace="other", name="x"))
-    assert [method for method, _ in seen.requests] == ["DELETE", "GET", "GET"]
-    assert [sent.partition("?")[0] for _, sent in seen.requests] == [
+    assert [method for method, _ in server_log.requests] == ["DELETE", "GET", "GET"]
+    assert [path_sent.partition("?")[0] for _, path_sent in server_log.requests] == [
         "/k8s/clusters/c-m-1/api/v1/namespaces/ns/secrets/a.b-c",
         "/k8s/clusters/c-m-1/api/v1/namespaces/ns/pods/p/log",
         "/api/v1/namespaces/other/secrets/x",
@@ -282,13 +286,14 @@ def test_a_verb_with_a_valid_name_sends(server: tuple[str, Seen]) -> None:
 @pytest.mark.parametrize(
     "host", ["http://127.0.0.1:{port}/a/../..", "http://user@127.0.0.1:{port}", "http://127.0.0.1:{port}#x"]
 )
-def test_a_url_that_the_http_library_reads_otherwise_is_not_sent(server: tuple[str, Seen], host: str) -> None:
-    address, seen = server
-    seen.requests.clear()
+def test_an_ambiguous_url_is_not_sent(server: tuple[str, ServerLog], host: str) -> None:
+    """The HTTP library would send the request to another path."""
+    address, server_log = server
+    server_log.requests.clear()
     api = client(Api, host.format(port=address.rpartition(":")[2]))
     with suppress(ApiError):
         api.get(Kind.POD, "p")
-    assert all(sent == "/api/v1/namespaces/ns/pods/p" for _, sent in seen.requests)
+    assert all(path_sent == "/api/v1/namespaces/ns/pods/p" for _, path_sent in server_log.requests)
 
 
 # --- what is read back from the cluster
@@ -304,7 +309,7 @@ texts_or_more = st.one_of(names, json_values)
 
 @st.composite
 def hostile_workflows(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Object:
-    """A Workflow with flargo's labels, of which somebody has written every value; long over."""
+    """Draw a Workflow with flargo's labels and hostile values that has been completed for long."""
     finished = draw(st.sampled_from(["2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z", texts_or_more]))
     return {
         "metadata": {
@@ -335,12 +340,12 @@ def hostile_workflows(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Object:
     }
 
 
-def delete_paths(seen: Seen) -> list[str]:
-    return [sent for method, sent in seen.requests if method == "DELETE"]
+def delete_paths(server_log: ServerLog) -> list[str]:
+    return [path_sent for method, path_sent in server_log.requests if method == "DELETE"]
 
 
 def is_its_own(path: str, workflow: Object) -> bool:
-    """Whether a DELETE hits nothing but the Workflow itself, or its credentials Secret by a valid name."""
+    """Return whether a DELETE's path is that of the Workflow itself, or of its credentials Secret."""
     name = workflow["metadata"]["name"]
     own = f"/apis/argoproj.io/v1alpha1/namespaces/ns/workflows/{name}"
     secret = re.fullmatch(rf"/api/v1/namespaces/ns/secrets/nvflare-cred-{name}-[a-z0-9]{{1,20}}", path)
@@ -349,36 +354,36 @@ def is_its_own(path: str, workflow: Object) -> bool:
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(workflow=hostile_workflows())
-def test_an_orphan_that_somebody_wrote_makes_a_parent_touch_nothing_else(
-    server: tuple[str, Seen], workflow: Object
-) -> None:
-    address, seen = server
-    seen.requests.clear()
+def test_a_forged_orphan_deletes_nothing_else(server: tuple[str, ServerLog], workflow: Object) -> None:
+    """A parent that finds a Workflow with hostile values deletes only that Workflow and its own Secret."""
+    address, server_log = server
+    server_log.requests.clear()
     owner = {"kind": "Workflow", "name": workflow["metadata"]["name"], "uid": workflow["metadata"]["uid"]}
     meta = {"uid": "s1", "labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
-    seen.answer = json.dumps({"metadata": meta, "items": []}).encode()
+    server_log.answer = json.dumps({"metadata": meta, "items": []}).encode()
     loop = Loop(client(Api, address), "x=y", "this-run", 3)
-    engine = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
-    orders = list(engine.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands)
-    orders += engine.on_listed(Kind.POD, [], 0.0).commands
-    orders += engine.tick(100.0).commands
-    for order in orders:
-        loop._perform(order)
-    assert all(is_its_own(path, workflow) for path in delete_paths(seen)), seen.requests
+    reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
+    commands = list(reconciler.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands)
+    commands += reconciler.on_listed(Kind.POD, [], 0.0).commands
+    commands += reconciler.tick(100.0).commands
+    for command in commands:
+        loop._perform(command)
+    assert all(is_its_own(path, workflow) for path in delete_paths(server_log)), server_log.requests
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(workflow=hostile_workflows())
-def test_a_sweep_of_what_somebody_wrote_touches_nothing_else(server: tuple[str, Seen], workflow: Object) -> None:
-    address, seen = server
-    seen.requests.clear()
+def test_sweep_of_a_forged_workflow_is_limited(server: tuple[str, ServerLog], workflow: Object) -> None:
+    """A sweep that finds a Workflow with hostile values deletes only that Workflow and its own Secret."""
+    address, server_log = server
+    server_log.requests.clear()
     owner = {"kind": "Workflow", "name": workflow["metadata"]["name"], "uid": workflow["metadata"]["uid"]}
     meta = {"uid": "s1", "labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
-    seen.answer = json.dumps({"metadata": meta, "items": []}).encode()
+    server_log.answer = json.dumps({"metadata": meta, "items": []}).encode()
     api = client(Api, address)
-    for found in sweep._existing(api, find_sweepable(site_jobs([workflow], []), [], AT, None)):
-        sweep._delete(api, *found)
-    assert all(is_its_own(path, workflow) for path in delete_paths(seen)), seen.requests
+    for entry in sweep._existing(api, find_sweepable(site_jobs([workflow], []), [], AT, None)):
+        sweep._delete(api, *entry)
+    assert all(is_its_own(path, workflow) for path in delete_paths(server_log)), server_log.requests
 
 
 @pytest.mark.parametrize(
@@ -395,10 +400,10 @@ def test_a_sweep_of_what_somebody_wrote_touches_nothing_else(server: tuple[str, 
     ],
     ids=["of nobody", "without owner", "without label", "of an earlier Workflow"],
 )
-def test_a_secret_that_is_not_surely_the_jobs_is_left_alone(server: tuple[str, Seen], metadata: Object) -> None:
-    address, seen = server
-    seen.requests.clear()
-    seen.answer = json.dumps({"metadata": metadata}).encode()
+def test_a_secret_of_uncertain_owner_is_kept(server: tuple[str, ServerLog], metadata: Object) -> None:
+    address, server_log = server
+    server_log.requests.clear()
+    server_log.answer = json.dumps({"metadata": metadata}).encode()
     workflow = {
         "metadata": {
             "name": "job-site",
@@ -410,18 +415,21 @@ def test_a_secret_that_is_not_surely_the_jobs_is_left_alone(server: tuple[str, S
         "status": {"phase": "Failed", "finishedAt": "2020-01-01T00:00:00Z"},
     }
     api = client(Api, address)
-    engine = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
-    orders = [*engine.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands, *engine.on_listed(Kind.POD, [], 0.0).commands]
+    reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
+    commands = [
+        *reconciler.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands,
+        *reconciler.on_listed(Kind.POD, [], 0.0).commands,
+    ]
     loop = Loop(api, "x=y", "this-run", 3)
-    for order in orders:
-        loop._perform(order)
+    for command in commands:
+        loop._perform(command)
     assert sweep._existing(api, find_sweepable(site_jobs([workflow], []), [], AT, None)) == []
-    assert ("GET", "/api/v1/namespaces/ns/secrets/nvflare-cred-job-site-abc") in seen.requests
-    assert delete_paths(seen) == []
+    assert ("GET", "/api/v1/namespaces/ns/secrets/nvflare-cred-job-site-abc") in server_log.requests
+    assert delete_paths(server_log) == []
 
 
 @pytest.mark.parametrize("segment", ["a/b", "..?x", "#", "%2e", " ", "\u00e9", "a\r\nb"])
-def test_whatever_a_segment_holds_stays_in_that_segment(segment: str) -> None:
+def test_path_segments_are_escaped(segment: str) -> None:
     url = target.Target(("api", segment, "x"), (("labelSelector", f"a={segment}&b=c"),)).url
     assert re.fullmatch(r"/api/[A-Za-z0-9._~%-]+/x\?labelSelector=[A-Za-z0-9._~%+-]+", url)
     assert unquote(url.partition("?")[0]) == f"/api/{segment}/x"
