@@ -1,4 +1,4 @@
-"""What the tests on a cluster share: the cluster itself."""
+"""Fixtures that the tests on a real cluster share."""
 
 import json
 import os
@@ -17,22 +17,22 @@ from tests.harness.submitted_workflows import WORKFLOWS, with_label
 
 @pytest.fixture(scope="session")
 def target() -> Target:
-    """The cluster to test on; without one (or outside of it) the test fails: what was not run has not passed."""
-    found = find()
-    if found is None or not (found.own or os.environ.get(sandbox.INSIDE)):
+    """The cluster to test on. Without one, or outside of it, tests fail: a skipped test would look like a success."""
+    available = find()
+    if available is None or not (available.own or os.environ.get(sandbox.INSIDE)):
         pytest.fail("no cluster: python -m tests.harness.real_cluster up, then exec; or name one (FLARGO_KUBECONFIG)")
-    return found
+    return available
 
 
 @pytest.fixture(scope="session")
 def cluster(target: Target) -> Cluster:
-    """The cluster as somebody other than flargo sees and touches it."""
+    """The cluster, accessed independently of flargo."""
     return Cluster(target)
 
 
 @pytest.fixture
 def mark(cluster: Cluster) -> Iterator[str]:
-    """A label of all that a test makes, which goes with it."""
+    """A label for the test's objects, which are deleted after the test."""
     label = f"flargo.test/workflows={secrets.token_hex(4)}"
     yield label
     kinds = "workflows.argoproj.io,cronworkflows.argoproj.io,configmaps,secrets,serviceaccounts,roles,rolebindings"
@@ -43,7 +43,7 @@ def mark(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def sweeper(cluster: Cluster, target: Target, mark: str) -> Object:
-    """What sweeps, applied; its CronWorkflow, which is not on before the test is over."""
+    """Apply the sweep's objects, and return its CronWorkflow, which stays suspended during the test."""
     kustomize = subprocess.run(("kubectl", "kustomize", WORKFLOWS), text=True, capture_output=True, check=True).stdout
     documents = {each["kind"]: each for each in yaml.safe_load_all(kustomize)}
     cron = documents["CronWorkflow"]

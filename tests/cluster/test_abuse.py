@@ -1,4 +1,4 @@
-"""A job that wants more than it may: what its metadata gets it, what its code reaches, where its secrets are found."""
+"""Tests of a hostile job: what its metadata can change, what its code can reach, and where its secrets appear."""
 
 import base64
 import json
@@ -21,8 +21,8 @@ from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import audit, state
 from tests.harness.site import EXITS_ON_REQUEST, SLEEPS, Job, Site, exits
 
-LONG = 120.0
-REFUSED: dict[str, dict[str, Any]] = {
+END_SECONDS = 120.0
+FORBIDDEN_SETTINGS: dict[str, dict[str, Any]] = {
     "an account by way of Argo": {"argo": {"service_account": "flargo-launcher"}},
     "Argo's executor": {"argo": {"executor_service_account": "flargo-launcher"}},
     "a policy of its own": {"argo": {"policy": {}}},
@@ -46,7 +46,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "GPUs by another name": {"num_of_gpus": "nvidia.com/gpu"},
     "a wait of ages": {"pending_timeout": 1e300},
 }
-IGNORED: dict[str, Any] = {
+IGNORED_KEYS: dict[str, Any] = {
     "serviceAccountName": "flargo-launcher",
     "service_account": "flargo-launcher",
     "automountServiceAccountToken": True,
@@ -73,12 +73,12 @@ IGNORED: dict[str, Any] = {
     "image_pull_secrets": ["flargo-executor.service-account-token"],
     "activeDeadlineSeconds": 1,
 }
-REACHES = r"""
+PROBE_CODE = r"""
 import ctypes, json, os, socket, ssl, urllib.error, urllib.request
 
-def tried(what):
+def run(action):
     try:
-        return str(what())
+        return str(action())
     except BaseException as error:
         return f'refused: {type(error).__name__} {getattr(error, "code", "")} {error}'
 
@@ -94,31 +94,31 @@ def tokens():
 
 libc = ctypes.CDLL(None, use_errno=True)
 def call(name, *arguments):
-    done = getattr(libc, name)(*arguments)
-    if done:
+    result = getattr(libc, name)(*arguments)
+    if result:
         raise OSError(ctypes.get_errno(), name)
-    return done
+    return result
 
 status = dict(line.split(':\t', 1) for line in open('/proc/self/status').read().splitlines() if ':\t' in line)
-found = {
-    'secrets': tried(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/secrets')),
-    'its own secret': tried(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}')),
-    'pods': tried(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/pods')),
-    'a new pod': tried(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/pods', b'{}')),
-    'workflows': tried(lambda: api(f'/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows')),
-    'task results': tried(lambda: api(f'/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflowtaskresults', b'{}')),
-    'a token': tried(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/serviceaccounts/flargo-launcher/token', b'{}')),
-    'metadata': tried(lambda: urllib.request.urlopen('http://169.254.169.254/latest/', timeout=3).read()),
-    'the kit, written': tried(lambda: open(STARTUP + '/rootCA.pem', 'a')),
-    'root': tried(lambda: os.setuid(0)),
-    'a mount': tried(lambda: call('mount', b'none', b'/mnt', b'tmpfs', 0, None)),
-    'a namespace': tried(lambda: call('unshare', 0x00020000)),
-    'a device': tried(lambda: os.mknod('/tmp/device', 0o60666, os.makedev(8, 0))),
-    'a raw socket': tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
+answers = {
+    'secrets': run(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/secrets')),
+    'its own secret': run(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}')),
+    'pods': run(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/pods')),
+    'a new pod': run(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/pods', b'{}')),
+    'workflows': run(lambda: api(f'/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows')),
+    'task results': run(lambda: api(f'/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflowtaskresults', b'{}')),
+    'a token': run(lambda: api(f'/api/v1/namespaces/{NAMESPACE}/serviceaccounts/flargo-launcher/token', b'{}')),
+    'metadata': run(lambda: urllib.request.urlopen('http://169.254.169.254/latest/', timeout=3).read()),
+    'the kit, written': run(lambda: open(STARTUP + '/rootCA.pem', 'a')),
+    'root': run(lambda: os.setuid(0)),
+    'a mount': run(lambda: call('mount', b'none', b'/mnt', b'tmpfs', 0, None)),
+    'a namespace': run(lambda: call('unshare', 0x00020000)),
+    'a device': run(lambda: os.mknod('/tmp/device', 0o60666, os.makedev(8, 0))),
+    'a raw socket': run(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
 }
 print('FOUND ' + json.dumps({
-    'reached': {what: answer for what, answer in found.items() if not answer.startswith('refused')},
-    'answers': found,
+    'reached': {what: answer for what, answer in answers.items() if not answer.startswith('refused')},
+    'answers': answers,
     'tokens': tokens(),
     'environment': sorted(os.environ),
     'user': os.getuid(),
@@ -129,26 +129,26 @@ print('FOUND ' + json.dumps({
 }), flush=True)
 """
 CANARY = "FLARGO_TEST_CANARY"
-"""A variable of the parent."""
+"""Name of an environment variable of the parent."""
 CREDENTIALS = {
     "NVFLARE_JOB_AUTH_TOKEN",
     "NVFLARE_JOB_TOKEN_SIGNATURE",
     "NVFLARE_JOB_SSID",
     "NVFL_WORKSPACE_TRANSFER_TOKEN",
 }
-PLANTED = "fl4rg0-pl4nted-"
+SECRET_PREFIX = "fl4rg0-pl4nted-"
 
 
 @pytest.fixture(scope="module")
 def site(cluster: Cluster) -> Iterator[Site]:
-    with Site(cluster) as made:
-        yield made
+    with Site(cluster) as running_site:
+        yield running_site
 
 
 @pytest.fixture(scope="module")
-def smuggler(site: Site) -> Iterator[Job]:
-    """A job that asks for all that is none of its business, and runs all the same."""
-    job = site.launch(SLEEPS, spec=IGNORED)
+def job_with_extra_keys(site: Site) -> Iterator[Job]:
+    """A running job whose launcher_spec has every key of IGNORED_KEYS."""
+    job = site.launch(SLEEPS, spec=IGNORED_KEYS)
     job.expect_running()
     yield job
     job.abort()
@@ -156,26 +156,26 @@ def smuggler(site: Site) -> Iterator[Job]:
 
 
 @pytest.fixture(scope="module")
-def found(site: Site, cluster: Cluster) -> Any:
-    """What a job's code reaches."""
+def probe_report(site: Site, cluster: Cluster) -> Any:
+    """The report of a job whose code tries to reach everything it should not."""
     name = nvflare_internals.pod_name(nvflare_internals.job_key("f0000000-0000-4000-8000-000000000000"), site.name)
     settings = {
         "NAMESPACE": cluster.target.namespace,
         "SECRET": f"nvflare-cred-{name}",
         "STARTUP": f"{site.root}/startup",
     }
-    known = "".join(f"{key} = {value!r}\n" for key, value in settings.items())
+    assignments = "".join(f"{key} = {value!r}\n" for key, value in settings.items())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CANARY, "of the parent")
-        job = site.launch(known + REACHES + exits(0))
-    job.expect_end(Reason.SUCCEEDED, 0, LONG)
-    said = next(line for line in cluster.log(job.pod).splitlines() if line.startswith("FOUND "))
-    return json.loads(said.removeprefix("FOUND "))
+        job = site.launch(assignments + PROBE_CODE + exits(0))
+    job.expect_end(Reason.SUCCEEDED, 0, END_SECONDS)
+    report = next(line for line in cluster.log(job.pod).splitlines() if line.startswith("FOUND "))
+    return json.loads(report.removeprefix("FOUND "))
 
 
-@pytest.mark.parametrize("abuse", REFUSED, ids=lambda name: name.replace(" ", "-"))
-def test_an_abuse_is_refused_and_leaves_nothing(site: Site, cluster: Cluster, abuse: str) -> None:
-    job = site.launch(SLEEPS, spec=REFUSED[abuse])
+@pytest.mark.parametrize("abuse", FORBIDDEN_SETTINGS, ids=lambda name: name.replace(" ", "-"))
+def test_forbidden_setting_fails_the_launch(site: Site, cluster: Cluster, abuse: str) -> None:
+    job = site.launch(SLEEPS, spec=FORBIDDEN_SETTINGS[abuse])
     verdict = job.launched_job.verdict
     assert verdict is not None
     assert (verdict.reason, job.handle.poll()) == (Reason.LAUNCH_FAILED, 101)
@@ -184,76 +184,79 @@ def test_an_abuse_is_refused_and_leaves_nothing(site: Site, cluster: Cluster, ab
     assert job.workflows == []
 
 
-@pytest.mark.parametrize("abuse", IGNORED)
-def test_a_key_of_somebody_elses_gets_a_job_nothing(smuggler: Job, abuse: str) -> None:
-    told = json.dumps(IGNORED[abuse])
-    for thing in (smuggler.workflow, smuggler.pod):
-        assert "smuggled" not in json.dumps(thing).lower()
+@pytest.mark.parametrize("abuse", IGNORED_KEYS)
+def test_extra_launcher_spec_key_has_no_effect(job_with_extra_keys: Job, abuse: str) -> None:
+    value = json.dumps(IGNORED_KEYS[abuse])
+    for item in (job_with_extra_keys.workflow, job_with_extra_keys.pod):
+        assert "smuggled" not in json.dumps(item).lower()
         if abuse in {"volumes", "volumeMounts", "podSpecPatch", "envFrom", "hooks", "args"}:
-            assert told.strip('"') not in json.dumps(thing)
+            assert value.strip('"') not in json.dumps(item)
 
 
-def test_a_smugglers_pod_is_as_any_other(smuggler: Job, site: Site, cluster: Cluster) -> None:
+def test_pod_with_extra_keys_equals_plain_pod(job_with_extra_keys: Job, site: Site, cluster: Cluster) -> None:
     plain = site.launch(SLEEPS)
     plain.expect_running()
-    specs = [_without_names(job) for job in (smuggler, plain)]
+    specs = [_without_names(job) for job in (job_with_extra_keys, plain)]
     plain.abort()
     assert specs[0] == specs[1]
-    assert smuggler.pod["metadata"]["namespace"] == cluster.target.namespace
-    assert smuggler.pod["metadata"]["labels"]["flargo.dev/site"] == "site-1"
+    assert job_with_extra_keys.pod["metadata"]["namespace"] == cluster.target.namespace
+    assert job_with_extra_keys.pod["metadata"]["labels"]["flargo.dev/site"] == "site-1"
 
 
-def test_a_jobs_code_reaches_nothing(found: dict[str, Any]) -> None:
-    assert found["reached"] == {}, found["answers"]
-    assert found["tokens"] == []
+def test_job_code_reaches_nothing(probe_report: dict[str, Any]) -> None:
+    assert probe_report["reached"] == {}, probe_report["answers"]
+    assert probe_report["tokens"] == []
 
 
-def test_a_jobs_code_is_refused_by_the_api_server_and_not_by_chance(found: dict[str, Any]) -> None:
+def test_api_server_denies_the_jobs_requests(probe_report: dict[str, Any]) -> None:
+    """The requests reach the API server and fail for want of rights, not because of a network error."""
     for what in ("secrets", "its own secret", "pods", "a new pod", "workflows", "task results", "a token"):
-        assert " 401 " in found["answers"][what] or " 403 " in found["answers"][what], found["answers"][what]
+        answer = probe_report["answers"][what]
+        assert " 401 " in answer or " 403 " in answer, answer
 
 
-def test_a_jobs_code_runs_without_privileges(found: dict[str, Any]) -> None:
-    assert found["user"] == 1000
-    assert {int(mask, 16) for mask in found["capabilities"]} == {0}
-    assert (found["no new privileges"].strip(), found["seccomp"].strip()) == ("1", "2")
-    assert len(found["processes"]) < 6, "only those of its own container"
+def test_job_code_runs_without_privileges(probe_report: dict[str, Any]) -> None:
+    assert probe_report["user"] == 1000
+    assert {int(mask, 16) for mask in probe_report["capabilities"]} == {0}
+    assert (probe_report["no new privileges"].strip(), probe_report["seccomp"].strip()) == ("1", "2")
+    assert len(probe_report["processes"]) < 6, "only those of its own container"
 
 
-def test_nothing_of_the_parents_environment_is_in_a_pod(found: dict[str, Any]) -> None:
-    ours = {"NVFL_WORKSPACE_OWNER_FQCN", "PYTHONPATH", *CREDENTIALS}
-    theirs = ("KUBERNETES_", "ARGO_", "LANG", "LC_", "PYTHON")
-    others = {name for name in found["environment"] if not name.startswith(theirs)} - ours
-    of_services = {name for name in others if "_SERVICE_" in name or "_PORT" in name}
-    assert others - of_services <= {"PATH", "HOME", "HOSTNAME"}
+def test_parent_environment_is_not_in_the_pod(probe_report: dict[str, Any]) -> None:
+    flargo_names = {"NVFL_WORKSPACE_OWNER_FQCN", "PYTHONPATH", *CREDENTIALS}
+    platform_prefixes = ("KUBERNETES_", "ARGO_", "LANG", "LC_", "PYTHON")
+    others = {name for name in probe_report["environment"] if not name.startswith(platform_prefixes)} - flargo_names
+    service_names = {name for name in others if "_SERVICE_" in name or "_PORT" in name}
+    assert others - service_names <= {"PATH", "HOME", "HOSTNAME"}
 
 
-def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
+def test_secrets_appear_only_in_their_secret_objects(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("PARENTS_SECRET", f"{PLANTED}environment")
-    begun = audit.mark(cluster.target.audit_log) if cluster.target.audit_log else 0
+    """Secrets of the environment, the kit and the job appear in no object, log, file or audit event but the Secrets."""
+    monkeypatch.setenv("PARENTS_SECRET", f"{SECRET_PREFIX}environment")
+    mark = audit.mark(cluster.target.audit_log) if cluster.target.audit_log else 0
     with Site(cluster, role=Role.SERVER) as site, caplog.at_level(logging.DEBUG):
-        (site.root / "startup" / "planted.key").write_text(f"{PLANTED}key")
-        (site.root / "startup" / "planted.sh").write_text(f"{PLANTED}not-a-jobs")
+        (site.root / "startup" / "planted.key").write_text(f"{SECRET_PREFIX}key")
+        (site.root / "startup" / "planted.sh").write_text(f"{SECRET_PREFIX}not-a-jobs")
         _plant_credentials(site, monkeypatch)
         job = site.launch(EXITS_ON_REQUEST)
         job.expect_running()
         (site.root / job.id).mkdir(exist_ok=True)
-        kept = {
+        secret_data = {
             item["metadata"]["name"]: {key: base64.b64decode(value) for key, value in item["data"].items()}
             for item in cluster.items("secrets", f"flargo.dev/federation={site.federation}")
         }
-        held = [value.decode(errors="replace") for data in kept.values() for value in data.values()]
-        assert sorted(value for value in held if PLANTED in value) == [
-            f"{PLANTED}{what}" for what in ("key", "session", "signature", "token")
+        values = [value.decode(errors="replace") for data in secret_data.values() for value in data.values()]
+        assert sorted(value for value in values if SECRET_PREFIX in value) == [
+            f"{SECRET_PREFIX}{what}" for what in ("key", "session", "signature", "token")
         ]
-        transfer = next(data for data in kept.values() if nvflare_internals.TOKEN_VARIABLE in data)[
+        transfer_token = next(data for data in secret_data.values() if nvflare_internals.TOKEN_VARIABLE in data)[
             nvflare_internals.TOKEN_VARIABLE
         ].decode()
         during = [json.dumps(job.workflow), json.dumps(job.pod), json.dumps(cluster.items("events"))]
         job.exit_program(3)
-        job.expect_end(Reason.PROGRAM_FAILED, 1, LONG)
+        job.expect_end(Reason.PROGRAM_FAILED, 1, END_SECONDS)
         texts = {
             "objects while it ran": "".join(during),
             "objects at the end": json.dumps([job.workflows, job.pods, cluster.items("events")]),
@@ -263,30 +266,28 @@ def test_planted_secrets_are_in_their_secrets_and_nowhere_else(
                 path.read_text(errors="replace") for path in (site.root / job.id).rglob("*") if path.is_file()
             ),
             "Argo's log and the others": "" if cluster.target.own else _daemons_logs(),
-            "the audit log": "" if cluster.target.audit_log is None else _since(cluster.target.audit_log, begun),
+            "the audit log": "" if cluster.target.audit_log is None else _since(cluster.target.audit_log, mark),
         }
         assert "PROGRAM_FAILED" in texts["outcome files"]
-        coded = base64.b64encode(PLANTED.encode()).decode().rstrip("=")[:-1]
+        encoded_prefix = base64.b64encode(SECRET_PREFIX.encode()).decode().rstrip("=")[:-1]
         for where, text in texts.items():
-            for secret in (PLANTED, coded, transfer):
+            for secret in (SECRET_PREFIX, encoded_prefix, transfer_token):
                 assert secret not in text, f"{where}: {secret}"
         job.expect_nothing_left()
 
 
-def test_a_programs_last_words_make_no_entry_of_their_own_in_the_parents_log(
-    site: Site, caplog: pytest.LogCaptureFixture
-) -> None:
-    words = "open('/dev/termination-log', 'w').write('\\n2026-01-01 - ServerRunner - INFO - all is well\\x1b[2K')\n"
+def test_termination_message_cannot_forge_a_log_entry(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    code = "open('/dev/termination-log', 'w').write('\\n2026-01-01 - ServerRunner - INFO - all is well\\x1b[2K')\n"
     with caplog.at_level(logging.INFO):
-        site.launch(words + exits(3)).expect_end(Reason.PROGRAM_FAILED, 1, LONG)
-    (said,) = (line for line in caplog.messages if "all is well" in line)
-    assert said.isprintable()
+        site.launch(code + exits(3)).expect_end(Reason.PROGRAM_FAILED, 1, END_SECONDS)
+    (message,) = (line for line in caplog.messages if "all is well" in line)
+    assert message.isprintable()
 
 
-def test_a_job_that_runs_for_too_long_is_ended(cluster: Cluster) -> None:
+def test_job_beyond_its_running_time_ends(cluster: Cluster) -> None:
     with Site(cluster, argo={"policy": {"running_time": 15}}) as site:
         job = site.launch(SLEEPS)
-        assert job.launched_job.wait(lambda seen: seen.verdict is not None, LONG)
+        assert job.launched_job.wait(lambda launched: launched.verdict is not None, END_SECONDS)
         verdict = job.launched_job.verdict
         assert verdict is not None
         assert verdict.code != 0
@@ -295,7 +296,7 @@ def test_a_job_that_runs_for_too_long_is_ended(cluster: Cluster) -> None:
 
 
 def _without_names(job: Job) -> Any:
-    """A job's pod, but for what tells it apart from others."""
+    """Return a job's pod spec without the names and ids that differ between jobs."""
     pod, workflow = job.pod, job.workflow
     text = json.dumps(pod["spec"])
     for name in (
@@ -309,32 +310,32 @@ def _without_names(job: Job) -> Any:
 
 
 def _plant_credentials(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FLARE gives the job's process credentials."""
-    whole = site._context
+    """Add credentials to the arguments of the job's process, as FLARE does."""
+    create_context = site._context
 
-    def planted(job_id: str, code: str) -> FLContext:
-        context = whole(job_id, code)
+    def context_with_credentials(job_id: str, code: str) -> FLContext:
+        context = create_context(job_id, code)
         context.get_prop(FLContextKey.JOB_PROCESS_ARGS).update(
             {
-                JobProcessArgs.AUTH_TOKEN: ("-t", f"{PLANTED}token"),
-                JobProcessArgs.TOKEN_SIGNATURE: ("-ts", f"{PLANTED}signature"),
-                JobProcessArgs.SSID: ("--ssid", f"{PLANTED}session"),
+                JobProcessArgs.AUTH_TOKEN: ("-t", f"{SECRET_PREFIX}token"),
+                JobProcessArgs.TOKEN_SIGNATURE: ("-ts", f"{SECRET_PREFIX}signature"),
+                JobProcessArgs.SSID: ("--ssid", f"{SECRET_PREFIX}session"),
             }
         )
         return context
 
-    monkeypatch.setattr(site, "_context", planted)
+    monkeypatch.setattr(site, "_context", context_with_credentials)
 
 
 def _daemons_logs() -> str:
     return "".join(path.read_text(errors="replace") for path in (state.RUN / "logs").glob("*") if path.is_file())
 
 
-def _since(log: Path, begun: int) -> str:
+def _since(log: Path, mark: int) -> str:
     with log.open("rb") as lines:
-        lines.seek(begun, os.SEEK_SET)
+        lines.seek(mark, os.SEEK_SET)
         return lines.read().decode(errors="replace")
 
 
-def test_the_network_policy_is_one_that_kubernetes_takes(cluster: Cluster) -> None:
+def test_kubernetes_accepts_the_network_policy(cluster: Cluster) -> None:
     cluster.kubectl("apply", "--dry-run=server", f"--filename={DEPLOY / 'network-policy.yaml'}")

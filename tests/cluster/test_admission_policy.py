@@ -1,7 +1,7 @@
-"""deploy/admission-policy.yaml on a real API server: what a stolen token of a launcher can no longer write.
+"""Tests of deploy/admission-policy.yaml on a real API server: it limits what a stolen launcher token can write.
 
-The cluster's own copy is fitted to the other tests, all of which obey it. The table here is held against a copy as the
-file has it, for an account of its own with the launcher's Role.
+The cluster's own copy of the policy is adapted to the other tests, all of which obey it. The tests here apply a copy
+as the file has it, for an account of its own with the launcher's Role.
 """
 
 import copy
@@ -15,9 +15,9 @@ import pytest
 
 from flargo.job.plan import build_plan
 from flargo.terms import Annotation, Label
-from flargo.tools.doctor.probe import build_probe as probe
+from flargo.tools.doctor.probe import build_probe
 from flargo.tools.jobs.site_job import site_jobs
-from flargo.tools.jobs.termination import terminate_patch as terminate
+from flargo.tools.jobs.termination import terminate_patch
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.cases import samples
 from tests.harness.launches import plan_for
@@ -27,58 +27,58 @@ ACCOUNT = "flargo-admission"
 POLICY = "flargo-test-admission"
 MANAGED = {Label.MANAGED_BY.value: "flargo"}
 DENIED = f"ValidatingAdmissionPolicy '{POLICY}' with binding '{POLICY}' denied request: flargo: "
-IN_FORCE = 60.0
-"""Seconds after which a policy binds everybody, at most."""
+POLICY_SECONDS = 60.0
+"""Seconds within which a policy takes effect."""
 NEEDS_NODE = {
     "pod template for the network",
     "privileged job container",
     "pod template with all that only a patch can say",
 }
-"""The cases of the matrix that reach the node, which the example refuses unless it is told otherwise."""
+"""The cases of the differential test that use the node's resources, which the policy refuses by default."""
 
 
 class Launcher:
-    """An account with the launcher's rights, whose requests the policy sees."""
+    """An account with the launcher's rights, whose requests are subject to the policy."""
 
     def __init__(self, cluster: Cluster, account: str) -> None:
         self.cluster = cluster
-        where = (f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
-        self._words = ("kubectl", *where, f"--as=system:serviceaccount:{cluster.target.namespace}:{account}")
+        options = (f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
+        self._argv = ("kubectl", *options, f"--as=system:serviceaccount:{cluster.target.namespace}:{account}")
 
-    def tries(self, *arguments: str, document: Object | None = None, dry: bool = True) -> str:
-        """Ask for something; what the API server has against it, nothing if nothing."""
+    def request(self, *arguments: str, document: Object | None = None, dry: bool = True) -> str:
+        """Send a request by kubectl, and return the error message; empty if the request is accepted."""
         stdin = json.dumps(document) if document is not None else None
-        words = (*self._words, *arguments, *(("--dry-run=server",) if dry else ()))
-        done = subprocess.run(words, input=stdin, text=True, capture_output=True, check=False)
-        return done.stderr.strip() or f"it failed: {done.stdout}" if done.returncode else ""
+        argv = (*self._argv, *arguments, *(("--dry-run=server",) if dry else ()))
+        result = subprocess.run(argv, input=stdin, text=True, capture_output=True, check=False)
+        return result.stderr.strip() or f"it failed: {result.stdout}" if result.returncode else ""
 
-    def creates(self, document: Object, *, dry: bool = True) -> str:
-        return self.tries("create", "--filename=-", document=document, dry=dry)
+    def create(self, document: Object, *, dry: bool = True) -> str:
+        return self.request("create", "--filename=-", document=document, dry=dry)
 
-    def replaces(self, document: Object) -> str:
-        return self.tries("replace", "--filename=-", document=document)
+    def replace_object(self, document: Object) -> str:
+        return self.request("replace", "--filename=-", document=document)
 
-    def patches(self, name: str, patch: Object, *, dry: bool = True) -> str:
+    def patch_workflow(self, name: str, patch: Object, *, dry: bool = True) -> str:
         merge = ("--type=merge", f"--patch={json.dumps(patch)}")
-        return self.tries("patch", "workflows.argoproj.io", name, *merge, dry=dry)
+        return self.request("patch", "workflows.argoproj.io", name, *merge, dry=dry)
 
-    def deletes(self, kind: str, name: str) -> str:
-        return self.tries("delete", kind, name, "--wait=false")
+    def delete(self, kind: str, name: str) -> str:
+        return self.request("delete", kind, name, "--wait=false")
 
 
 @pytest.fixture(scope="module")
 def launcher(cluster: Cluster) -> Iterator[Launcher]:
-    """An account with the launcher's Role, and the policy as it is in the file, for that account."""
+    """An account with the launcher's Role, and the file's policy applied to that account."""
     user = f"system:serviceaccount:{cluster.target.namespace}:{ACCOUNT}"
     policy = fitted(POLICY, [user])
-    made = Launcher(cluster, ACCOUNT)
+    account = Launcher(cluster, ACCOUNT)
     try:
         cluster.kubectl("create", "serviceaccount", ACCOUNT)
         subject = f"--serviceaccount={cluster.target.namespace}:{ACCOUNT}"
         cluster.kubectl("create", "rolebinding", ACCOUNT, "--role=flargo-launcher", subject)
         cluster.kubectl("apply", "--filename=-", document=policy)
-        eventually(lambda: DENIED in made.creates(secret("unnamed")), IN_FORCE, "the policy is in force")
-        yield made
+        eventually(lambda: DENIED in account.create(secret("unnamed")), POLICY_SECONDS, "the policy is in force")
+        yield account
     finally:
         cluster.kubectl("delete", "--ignore-not-found", "--filename=-", document=policy)
         for kind in ("rolebinding", "serviceaccount"):
@@ -86,10 +86,10 @@ def launcher(cluster: Cluster) -> Iterator[Launcher]:
 
 
 def workflow() -> Object:
-    """What flargo submits, in no namespace, so that kubectl's counts."""
-    made: Object = json.loads(json.dumps(plan_for().workflow))
-    del made["metadata"]["namespace"]
-    return made
+    """Return a Workflow as flargo submits it, but without a namespace, so that kubectl's option decides."""
+    document: Object = json.loads(json.dumps(plan_for().workflow))
+    del document["metadata"]["namespace"]
+    return document
 
 
 def secret(name: str, labels: Object | None = None, **fields: Any) -> Object:
@@ -99,10 +99,10 @@ def secret(name: str, labels: Object | None = None, **fields: Any) -> Object:
 
 @pytest.fixture(scope="module")
 def job(launcher: Launcher, cluster: Cluster) -> Iterator[Object]:
-    """A Workflow of flargo's, suspended as at its creation."""
-    made = workflow()
-    made["metadata"]["name"] = name = POLICY
-    assert launcher.creates(made, dry=False) == ""
+    """One of flargo's Workflows, suspended as it is created."""
+    document = workflow()
+    document["metadata"]["name"] = name = POLICY
+    assert launcher.create(document, dry=False) == ""
     try:
         yield cluster.workflow(name)
     finally:
@@ -110,8 +110,8 @@ def job(launcher: Launcher, cluster: Cluster) -> Iterator[Object]:
 
 
 @pytest.fixture(scope="module")
-def foreign(cluster: Cluster) -> Iterator[str]:
-    """The name of a Workflow, a Secret and a pod that are not flargo's."""
+def foreign_name(cluster: Cluster) -> Iterator[str]:
+    """The name of a Workflow, a Secret and a pod that do not belong to flargo."""
     name = "flargo-test-foreign"
     container = {
         "name": "x",
@@ -124,33 +124,33 @@ def foreign(cluster: Cluster) -> Iterator[str]:
     objects: list[Object] = [
         {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": name}, "spec": step},
         secret(name, {}),
-        # As somebody's who uses the stock launcher beside flargo.
+        # The stock launcher, used beside flargo, creates Secrets with this prefix.
         secret(f"nvflare-startup-{name}", {}),
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": nowhere},
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{name}-own", "labels": MANAGED}, "spec": nowhere},
         secret("nvflare-cred-flargo-test"),
     ]
-    whole: Object = {"apiVersion": "v1", "kind": "List", "items": objects}
+    document: Object = {"apiVersion": "v1", "kind": "List", "items": objects}
     try:
-        cluster.kubectl("apply", "--filename=-", document=whole)
+        cluster.kubectl("apply", "--filename=-", document=document)
         yield name
     finally:
-        cluster.kubectl("delete", "--ignore-not-found", "--grace-period=0", "--filename=-", document=whole)
+        cluster.kubectl("delete", "--ignore-not-found", "--grace-period=0", "--filename=-", document=document)
 
 
-# --- what is refused
+# --- refused requests
 
 Change = Callable[[Object], Any]
 
 
-def template(made: Object) -> Object:
-    found: Object = made["spec"]["templates"][0]
-    return found
+def template(document: Object) -> Object:
+    first: Object = document["spec"]["templates"][0]
+    return first
 
 
-def patched(text: str) -> Change:
-    """The podSpecPatch is another."""
-    return lambda made: template(made).update(podSpecPatch=text)
+def with_spec_patch(text: str) -> Change:
+    """Return a change that replaces the podSpecPatch."""
+    return lambda document: template(document).update(podSpecPatch=text)
 
 
 SPEC_FIELD, TEMPLATE_FIELD = "a field of the Workflow's spec", "a field of the template"
@@ -161,7 +161,7 @@ PATCH, NODE, PRIVILEGED, VOLUMES = (
     "may not be privileged",
     "volumes of the node",
 )
-CREATES: dict[str, tuple[Change, str]] = {
+FORBIDDEN_CREATES: dict[str, tuple[Change, str]] = {
     "no label": (lambda it: it["metadata"]["labels"].pop(Label.MANAGED_BY), "managed-by: flargo"),
     "another's label": (lambda it: it["metadata"]["labels"].update({Label.MANAGED_BY: "x"}), "managed-by: flargo"),
     "a reference": (lambda it: it["spec"].update(workflowTemplateRef={"name": "x"}), SPEC_FIELD),
@@ -198,19 +198,22 @@ CREATES: dict[str, tuple[Change, str]] = {
         EXECUTOR,
     ),
     "no executor": (lambda it: it["spec"].pop("executor"), EXECUTOR),
-    "a patched account": (patched('{"serviceAccountName": "flargo-launcher"}'), PATCH),
-    "a patched account in other letters": (patched('{"SERVICEACCOUNTNAME": "flargo-launcher"}'), PATCH),
-    "a patched account, escaped": (patched(r'{"\u0073erviceAccountName": "flargo-launcher"}'), PATCH),
-    "a patched account in letters beyond ASCII": (patched('{"\u017ferviceAccountName": "flargo-launcher"}'), PATCH),
-    "a patched account in YAML": (patched('serviceAccountName: "flargo-launcher"'), PATCH),
-    "a patched account by a tag": (patched("{!!binary c2VydmljZUFjY291bnROYW1l: x}"), PATCH),
-    "a patched account by an expression": (patched("{\"{{='service' + 'Account'}}\": \"x\"}"), PATCH),
-    "a patched volume": (patched('{"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}'), PATCH),
+    "a patched account": (with_spec_patch('{"serviceAccountName": "flargo-launcher"}'), PATCH),
+    "a patched account in other letters": (with_spec_patch('{"SERVICEACCOUNTNAME": "flargo-launcher"}'), PATCH),
+    "a patched account, escaped": (with_spec_patch(r'{"\u0073erviceAccountName": "flargo-launcher"}'), PATCH),
+    "a patched account in letters beyond ASCII": (
+        with_spec_patch('{"\u017ferviceAccountName": "flargo-launcher"}'),
+        PATCH,
+    ),
+    "a patched account in YAML": (with_spec_patch('serviceAccountName: "flargo-launcher"'), PATCH),
+    "a patched account by a tag": (with_spec_patch("{!!binary c2VydmljZUFjY291bnROYW1l: x}"), PATCH),
+    "a patched account by an expression": (with_spec_patch("{\"{{='service' + 'Account'}}\": \"x\"}"), PATCH),
+    "a patched volume": (with_spec_patch('{"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}'), PATCH),
     "the node's network": (lambda it: it["spec"].update(hostNetwork=True), NODE),
-    "the node's network by a patch": (patched('{"hostNetwork": true}'), NODE),
-    "the node's processes": (patched('{"hostpid": true}'), NODE),
+    "the node's network by a patch": (with_spec_patch('{"hostNetwork": true}'), NODE),
+    "the node's processes": (with_spec_patch('{"hostpid": true}'), NODE),
     "privileges by a patch": (
-        patched('{"containers": [{"name": "main", "securityContext": {"Privileged": true}}]}'),
+        with_spec_patch('{"containers": [{"name": "main", "securityContext": {"Privileged": true}}]}'),
         NODE,
     ),
     "privileges": (
@@ -246,17 +249,17 @@ CREATES: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", CREATES)
-def test_a_workflow_that_is_not_flargos_is_refused(launcher: Launcher, case: str) -> None:
-    change, why = CREATES[case]
-    made = workflow()
-    change(made)
-    said = launcher.creates(made)
-    assert DENIED in said
-    assert why in said.partition(DENIED)[2]
+@pytest.mark.parametrize("case", FORBIDDEN_CREATES)
+def test_changed_workflow_is_refused(launcher: Launcher, case: str) -> None:
+    change, reason = FORBIDDEN_CREATES[case]
+    document = workflow()
+    change(document)
+    error = launcher.create(document)
+    assert DENIED in error
+    assert reason in error.partition(DENIED)[2]
 
 
-PROBES: dict[str, tuple[Change, str]] = {
+PROBE_CHANGES: dict[str, tuple[Change, str]] = {
     "a container": (lambda it: template(it).update(container={"image": "x"}), "may only wait"),
     "an account": (lambda it: it["spec"].update(serviceAccountName="flargo-launcher"), "may only wait"),
     "a reference": (lambda it: it["spec"].update(workflowTemplateRef={"name": "x"}), "may only wait"),
@@ -264,18 +267,18 @@ PROBES: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", PROBES)
-def test_a_probe_that_does_more_than_wait_is_refused(launcher: Launcher, case: str) -> None:
-    change, why = PROBES[case]
-    made = probe("flargo-doctor-x", launcher.cluster.target.namespace, None, 5)
-    assert launcher.creates(made) == ""
-    change(made)
-    said = launcher.creates(made)
-    assert DENIED in said
-    assert why in said
+@pytest.mark.parametrize("case", PROBE_CHANGES)
+def test_probe_that_does_more_than_wait_is_refused(launcher: Launcher, case: str) -> None:
+    change, reason = PROBE_CHANGES[case]
+    document = build_probe("flargo-doctor-x", launcher.cluster.target.namespace, None, 5)
+    assert launcher.create(document) == ""
+    change(document)
+    error = launcher.create(document)
+    assert DENIED in error
+    assert reason in error
 
 
-PATCHES: dict[str, tuple[Object, str]] = {
+FORBIDDEN_PATCHES: dict[str, tuple[Object, str]] = {
     "another entry": ({"spec": {"entrypoint": "x"}}, "nothing of a Workflow's spec but suspend and shutdown"),
     "a hook": ({"spec": {"hooks": {"exit": {"template": "job"}}}}, "suspend and shutdown"),
     "another account": ({"spec": {"serviceAccountName": "flargo-launcher"}}, "suspend and shutdown"),
@@ -294,16 +297,16 @@ PATCHES: dict[str, tuple[Object, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", PATCHES)
-def test_a_patch_that_is_not_flargos_is_refused(launcher: Launcher, job: Object, case: str) -> None:
-    patch, why = PATCHES[case]
-    said = launcher.patches(job["metadata"]["name"], patch)
-    assert DENIED in said
-    assert why in said.partition(DENIED)[2]
+@pytest.mark.parametrize("case", FORBIDDEN_PATCHES)
+def test_forbidden_patch_is_refused(launcher: Launcher, job: Object, case: str) -> None:
+    patch, reason = FORBIDDEN_PATCHES[case]
+    error = launcher.patch_workflow(job["metadata"]["name"], patch)
+    assert DENIED in error
+    assert reason in error.partition(DENIED)[2]
 
 
 TOKEN = "kubernetes.io/service-account-token"
-SECRETS: dict[str, tuple[Object, str]] = {
+FORBIDDEN_SECRETS: dict[str, tuple[Object, str]] = {
     "another name": (secret("x"), "only Secrets nvflare-startup-* and nvflare-cred-*"),
     "no label": (secret("nvflare-cred-x", {}), "with flargo's labels"),
     "the token of another account": (
@@ -339,126 +342,129 @@ SECRETS: dict[str, tuple[Object, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SECRETS)
-def test_a_secret_that_is_not_flargos_is_refused(launcher: Launcher, case: str) -> None:
-    made, why = SECRETS[case]
-    said = launcher.creates(made)
-    assert DENIED in said
-    assert why in said.partition(DENIED)[2]
+@pytest.mark.parametrize("case", FORBIDDEN_SECRETS)
+def test_forbidden_secret_is_refused(launcher: Launcher, case: str) -> None:
+    document, reason = FORBIDDEN_SECRETS[case]
+    error = launcher.create(document)
+    assert DENIED in error
+    assert reason in error.partition(DENIED)[2]
 
 
-def test_a_token_secret_would_hand_out_another_account_without_the_policy(launcher: Launcher, cluster: Cluster) -> None:
-    """The reason for the rule: with its Role alone, a launcher's token is worth every account of the namespace."""
-    made = {**SECRETS["the token of another account"][0]}
+def test_role_alone_allows_token_secrets(launcher: Launcher, cluster: Cluster) -> None:
+    """Without the policy, a launcher's token can create a token Secret for every account of the namespace."""
+    document = {**FORBIDDEN_SECRETS["the token of another account"][0]}
     bare = Launcher(cluster, f"{ACCOUNT}-bare")
     binding = f"{ACCOUNT}-bare"
     subject = f"--serviceaccount={cluster.target.namespace}:{binding}"
     cluster.kubectl("create", "rolebinding", binding, "--role=flargo-launcher", subject)
     try:
-        eventually(lambda: bare.creates(made) == "", 20, "the Role lets it")
-        assert DENIED in launcher.creates(made)
+        eventually(lambda: bare.create(document) == "", 20, "the Role allows it")
+        assert DENIED in launcher.create(document)
     finally:
         cluster.kubectl("delete", "rolebinding", binding)
 
 
-def test_what_is_not_flargos_is_neither_replaced_nor_patched(launcher: Launcher, foreign: str) -> None:
-    for name in (foreign, f"nvflare-startup-{foreign}"):
-        assert DENIED in launcher.replaces(secret(name))
-    # Its type cannot be changed, so it is kept.
+def test_foreign_objects_cannot_be_replaced_or_patched(launcher: Launcher, foreign_name: str) -> None:
+    for name in (foreign_name, f"nvflare-startup-{foreign_name}"):
+        assert DENIED in launcher.replace_object(secret(name))
+    # A Secret's type is immutable, so the replacement keeps it.
     token = {**secret("flargo-executor.service-account-token"), "type": TOKEN}
     token["metadata"]["annotations"] = {"kubernetes.io/service-account.name": "flargo-executor"}
-    assert DENIED in launcher.replaces(token)
-    assert DENIED in launcher.patches(foreign, {"spec": {"shutdown": "Terminate"}})
-    assert DENIED in launcher.patches(foreign, {"metadata": {"labels": MANAGED}})
+    assert DENIED in launcher.replace_object(token)
+    assert DENIED in launcher.patch_workflow(foreign_name, {"spec": {"shutdown": "Terminate"}})
+    assert DENIED in launcher.patch_workflow(foreign_name, {"metadata": {"labels": MANAGED}})
 
 
-def test_what_is_not_flargos_is_not_deleted(launcher: Launcher, foreign: str) -> None:
+def test_foreign_objects_cannot_be_deleted(launcher: Launcher, foreign_name: str) -> None:
     for kind, name in (
-        ("workflows.argoproj.io", foreign),
-        ("secret", foreign),
-        ("secret", f"nvflare-startup-{foreign}"),
+        ("workflows.argoproj.io", foreign_name),
+        ("secret", foreign_name),
+        ("secret", f"nvflare-startup-{foreign_name}"),
         ("secret", "flargo-executor.service-account-token"),
-        ("pod", foreign),
+        ("pod", foreign_name),
     ):
-        assert DENIED in launcher.deletes(kind, name), kind
+        assert DENIED in launcher.delete(kind, name), kind
 
 
-# --- what is allowed
+# --- allowed requests
 
 
-def test_what_flargo_does_is_allowed(launcher: Launcher, cluster: Cluster, job: Object, foreign: str) -> None:
+def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, job: Object, foreign_name: str) -> None:
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-    notes = [Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL]
-    for key in notes:
-        assert launcher.patches(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""
-    assert launcher.patches(name, {"spec": {"suspend": False}}) == ""
-    assert launcher.patches(name, {"spec": {"shutdown": "Terminate"}}) == ""
-    # As the Argo Server ends a Workflow with the launcher's token.
-    by = {"workflows.argoproj.io/actor": "x", "workflows.argoproj.io/action": "Terminate"}
-    assert launcher.patches(name, {"metadata": {"labels": by}, "spec": {"shutdown": "Terminate"}}) == ""
-    (part,) = site_jobs([cluster.workflow(name)], [])
-    assert launcher.patches(name, terminate(part)) == ""
-    assert launcher.deletes("workflows.argoproj.io", name) == ""
+    annotations = [Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL]
+    for key in annotations:
+        assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""
+    assert launcher.patch_workflow(name, {"spec": {"suspend": False}}) == ""
+    assert launcher.patch_workflow(name, {"spec": {"shutdown": "Terminate"}}) == ""
+    # The Argo Server terminates a Workflow with the launcher's token, and adds these labels.
+    labels = {"workflows.argoproj.io/actor": "x", "workflows.argoproj.io/action": "Terminate"}
+    assert launcher.patch_workflow(name, {"metadata": {"labels": labels}, "spec": {"shutdown": "Terminate"}}) == ""
+    (site_job,) = site_jobs([cluster.workflow(name)], [])
+    assert launcher.patch_workflow(name, terminate_patch(site_job)) == ""
+    assert launcher.delete("workflows.argoproj.io", name) == ""
     owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": name, "uid": uid}
-    owned = secret("nvflare-cred-flargo-test")
-    owned["metadata"]["ownerReferences"] = [owner]
-    digest = secret("nvflare-startup-flargo-test", data={"a": "eA=="})
-    digest["metadata"]["annotations"] = {"flargo.dev/digest": "x"}
-    assert launcher.replaces(owned) == ""
-    assert launcher.creates(digest) == ""
-    assert launcher.deletes("secret", "nvflare-cred-flargo-test") == ""
-    assert launcher.deletes("pod", f"{foreign}-own") == ""
+    credentials = secret("nvflare-cred-flargo-test")
+    credentials["metadata"]["ownerReferences"] = [owner]
+    startup_kit = secret("nvflare-startup-flargo-test", data={"a": "eA=="})
+    startup_kit["metadata"]["annotations"] = {"flargo.dev/digest": "x"}
+    assert launcher.replace_object(credentials) == ""
+    assert launcher.create(startup_kit) == ""
+    assert launcher.delete("secret", "nvflare-cred-flargo-test") == ""
+    assert launcher.delete("pod", f"{foreign_name}-own") == ""
 
 
-def test_every_workflow_of_the_matrix_is_allowed(launcher: Launcher, tmp_path: Path) -> None:
-    """But for those that reach the node, and for accounts that the policy was not told of."""
-    expected: dict[str, bool] = {}
+def test_every_differential_workflow_is_allowed(launcher: Launcher, tmp_path: Path) -> None:
+    """Only the cases that use the node, or accounts that the policy does not list, are refused."""
+    is_allowed: dict[str, bool] = {}
     for name, settings, launch in samples():
-        made = copy.deepcopy(build_plan(launch, settings).workflow)
-        made["metadata"]["namespace"] = launcher.cluster.target.namespace
-        file = made["metadata"]["name"]
-        (tmp_path / f"{file}.json").write_text(json.dumps(made))
-        own = made["spec"]["serviceAccountName"] == "flargo-job"
-        own &= made["spec"]["executor"]["serviceAccountName"] == "flargo-executor"
-        expected[file] = own and name.partition(": ")[2] not in NEEDS_NODE
-    said = launcher.tries("create", f"--filename={tmp_path}")
-    refused = {file for file in expected if f"{file}.json" in said}
-    assert refused == {file for file, allowed in expected.items() if not allowed}, said
-    assert len(expected) - len(refused) > 150
-    assert said.count(DENIED) == len(refused), "for no other reason"
+        document = copy.deepcopy(build_plan(launch, settings).workflow)
+        document["metadata"]["namespace"] = launcher.cluster.target.namespace
+        file = document["metadata"]["name"]
+        (tmp_path / f"{file}.json").write_text(json.dumps(document))
+        has_own_accounts = document["spec"]["serviceAccountName"] == "flargo-job"
+        has_own_accounts &= document["spec"]["executor"]["serviceAccountName"] == "flargo-executor"
+        is_allowed[file] = has_own_accounts and name.partition(": ")[2] not in NEEDS_NODE
+    errors = launcher.request("create", f"--filename={tmp_path}")
+    refusals = {file for file in is_allowed if f"{file}.json" in errors}
+    assert refusals == {file for file, allow in is_allowed.items() if not allow}, errors
+    assert len(is_allowed) - len(refusals) > 150
+    assert errors.count(DENIED) == len(refusals), "for no other reason"
 
 
-# --- the cluster's own
+# --- the cluster's own copy
 
 
 @pytest.mark.parametrize("name", [POLICY, "flargo-launcher"])
-def test_the_api_server_finds_nothing_wrong_with_it(launcher: Launcher, cluster: Cluster, name: str) -> None:
+def test_api_server_type_checks_the_policy(launcher: Launcher, cluster: Cluster, name: str) -> None:
     if name != POLICY and cluster.target.own:
-        pytest.skip("somebody's own cluster need not have the policy")
+        pytest.skip("a cluster of one's own need not have the policy")
 
-    def checked() -> bool:
-        found = json.loads(cluster.kubectl("get", "validatingadmissionpolicy", name, "--output=json"))
-        return bool(found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"])
+    def read_policy() -> Object:
+        policy: Object = json.loads(cluster.kubectl("get", "validatingadmissionpolicy", name, "--output=json"))
+        return policy
 
-    eventually(checked, 60, "its expressions have been checked")
-    found = json.loads(cluster.kubectl("get", "validatingadmissionpolicy", name, "--output=json"))
-    assert found["status"]["typeChecking"] == {}
+    def is_type_checked() -> bool:
+        policy = read_policy()
+        return bool(policy.get("status", {}).get("observedGeneration") == policy["metadata"]["generation"])
+
+    eventually(is_type_checked, 60, "the API server has checked the policy's expressions")
+    assert read_policy()["status"]["typeChecking"] == {}
     del launcher
 
 
-def test_all_other_tests_obey_it(cluster: Cluster) -> None:
-    """The launcher's own account is held to the cluster's copy of the policy."""
+def test_policy_applies_to_the_launchers_account(cluster: Cluster) -> None:
+    """The launcher's own account, which all other tests use, is subject to the cluster's copy of the policy."""
     if cluster.target.own:
-        pytest.skip("somebody's own cluster need not have the policy")
+        pytest.skip("a cluster of one's own need not have the policy")
     own = Launcher(cluster, "flargo-launcher")
-    for document, why in (
+    for document, reason in (
         (secret("x"), "only Secrets nvflare-startup-*"),
-        (SECRETS["the token of another account"][0], "of type Opaque"),
+        (FORBIDDEN_SECRETS["the token of another account"][0], "of type Opaque"),
     ):
-        said = own.creates(document)
-        assert "ValidatingAdmissionPolicy 'flargo-launcher'" in said
-        assert why in said
-    made = workflow()
-    assert own.creates(made) == ""
-    made["spec"]["serviceAccountName"] = "flargo-launcher"
-    assert ACCOUNTS in own.creates(made)
+        error = own.create(document)
+        assert "ValidatingAdmissionPolicy 'flargo-launcher'" in error
+        assert reason in error
+    submission = workflow()
+    assert own.create(submission) == ""
+    submission["spec"]["serviceAccountName"] = "flargo-launcher"
+    assert ACCOUNTS in own.create(submission)

@@ -1,4 +1,4 @@
-"""The cluster is what it promises to be: a node, accounts with their rights, workflows that run."""
+"""Tests of the test cluster itself: its node is ready, its accounts have their rights, and Workflows run."""
 
 import json
 import os
@@ -19,29 +19,29 @@ from tests.harness.real_cluster.target import Target
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def kubectl(kubeconfig: Path, *arguments: str, document: dict[str, Any] | None = None) -> str:
-    """What kubectl prints; its failure is the test's."""
+def run_kubectl(kubeconfig: Path, *arguments: str, document: dict[str, Any] | None = None) -> str:
+    """Run kubectl and return its output; fail the test if kubectl fails."""
     command = ("kubectl", f"--kubeconfig={kubeconfig}", *arguments)
     stdin = json.dumps(document) if document else None
-    done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    result = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
 
 
 def can(kubeconfig: Path, namespace: str, verb: str, resource: str) -> bool:
-    """Whether the account may do a thing."""
-    # Written with a slash it would be a pod called "log".
-    what, _, sub = resource.partition("/")
-    asked = (verb, what, *((f"--subresource={sub}",) if sub else ()))
-    command = ("kubectl", f"--kubeconfig={kubeconfig}", "auth", "can-i", *asked, f"--namespace={namespace}")
-    said = subprocess.run(command, text=True, capture_output=True, check=False)
-    assert said.stdout.strip() in ("yes", "no"), said
-    assert not said.stderr or "namespace scoped" in said.stderr, said
-    return said.stdout.strip() == "yes"
+    """Return whether the account has a right."""
+    # kubectl would read "pods/log" as a pod with the name "log".
+    kind, _, subresource = resource.partition("/")
+    question = (verb, kind, *((f"--subresource={subresource}",) if subresource else ()))
+    command = ("kubectl", f"--kubeconfig={kubeconfig}", "auth", "can-i", *question, f"--namespace={namespace}")
+    result = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert result.stdout.strip() in ("yes", "no"), result
+    assert not result.stderr or "namespace scoped" in result.stderr, result
+    return result.stdout.strip() == "yes"
 
 
 def workflow(image: str) -> dict[str, Any]:
-    """One step that "restricted" allows, whose container has no token; of the form that a launcher may create."""
+    """Return a Workflow that a launcher may create: one step that "restricted" allows, with no token."""
     patch = {"containers": [{"name": "wait", "securityContext": RESTRICTED}]}
     patch["initContainers"] = [{"name": "init", "securityContext": RESTRICTED}]
     main = {
@@ -78,49 +78,51 @@ def workflow(image: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def finished(target: Target) -> Iterator[tuple[dict[str, Any], int]]:
-    """A workflow made and watched over by the launcher's account, ended; and the mark before it."""
+def ended_workflow(target: Target) -> Iterator[tuple[dict[str, Any], int]]:
+    """A Workflow that the launcher's account created and polled until its end, and the audit log's mark before it."""
     before = audit.mark(target.audit_log) if target.audit_log else 0
-    *_, last = looks_at_a_workflow(target)
+    *_, last = poll_workflow(target)
     yield last, before
-    kubectl(
+    run_kubectl(
         target.launcher_kubeconfig, "delete", f"--namespace={target.namespace}", "workflow", last["metadata"]["name"]
     )
 
 
-def looks_at_a_workflow(target: Target) -> Iterator[dict[str, Any]]:
-    """Make a workflow by the launcher's account, and look at it every half second until it has ended."""
+def poll_workflow(target: Target) -> Iterator[dict[str, Any]]:
+    """Create a Workflow with the launcher's account, and yield its state every half second until it has ended."""
     launcher = target.launcher_kubeconfig
-    here = f"--namespace={target.namespace}"
-    made = kubectl(launcher, "create", here, "--filename=-", "--output=name", document=workflow(target.job_image))
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        found = json.loads(kubectl(launcher, "get", here, made, "--output=json"))
-        yield found
-        if found.get("status", {}).get("phase") in ("Succeeded", "Failed", "Error"):
+    namespace = f"--namespace={target.namespace}"
+    document = workflow(target.job_image)
+    name = run_kubectl(launcher, "create", namespace, "--filename=-", "--output=name", document=document)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        item = json.loads(run_kubectl(launcher, "get", namespace, name, "--output=json"))
+        yield item
+        if item.get("status", {}).get("phase") in ("Succeeded", "Failed", "Error"):
             break
         time.sleep(0.5)
 
 
-def test_the_node_is_ready(target: Target) -> None:
-    nodes = json.loads(kubectl(target.kubeconfig, "get", "nodes", "--output=json"))["items"]
+def test_node_is_ready(target: Target) -> None:
+    nodes = json.loads(run_kubectl(target.kubeconfig, "get", "nodes", "--output=json"))["items"]
     conditions = [row for node in nodes for row in node["status"]["conditions"] if row["type"] == "Ready"]
     assert any(row["status"] == "True" for row in conditions)
 
 
-def test_the_bridge_keeps_its_hardware_address_while_a_pod_comes_and_goes(target: Target) -> None:
+def test_bridge_keeps_its_hardware_address(target: Target) -> None:
+    """The address stays the same while a pod comes and goes."""
     if target.audit_log is None:
-        pytest.skip("somebody's own cluster has a network of its own")
-    seen = []
-    for found in looks_at_a_workflow(target):
-        said = subprocess.run(("ip", "-json", "link", "show"), capture_output=True, check=True)
-        links = json.loads(said.stdout)
+        pytest.skip("a cluster of one's own has a network of its own")
+    bridge_states = []
+    for item in poll_workflow(target):
+        result = subprocess.run(("ip", "-json", "link", "show"), capture_output=True, check=True)
+        links = json.loads(result.stdout)
         (address,) = (link["address"] for link in links if link["ifname"] == "cni0")
-        seen.append((address, any(link.get("master") == "cni0" for link in links)))
-        name = found["metadata"]["name"]
-    kubectl(target.launcher_kubeconfig, "delete", f"--namespace={target.namespace}", "workflow", name)
-    assert any(has_pod for _, has_pod in seen)
-    assert len({address for address, _ in seen}) == 1, seen
+        bridge_states.append((address, any(link.get("master") == "cni0" for link in links)))
+        name = item["metadata"]["name"]
+    run_kubectl(target.launcher_kubeconfig, "delete", f"--namespace={target.namespace}", "workflow", name)
+    assert any(has_pod for _, has_pod in bridge_states)
+    assert len({address for address, _ in bridge_states}) == 1, bridge_states
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_the_bridge_keeps_its_hardware_address_while_a_pod_comes_and_goes(target
         ("list", "events"),
     ],
 )
-def test_the_launcher_may(target: Target, verbs: str, resource: str) -> None:
+def test_launcher_has_right(target: Target, verbs: str, resource: str) -> None:
     for verb in verbs.split():
         assert can(target.launcher_kubeconfig, target.namespace, verb, resource), verb
 
@@ -150,30 +152,32 @@ def test_the_launcher_may(target: Target, verbs: str, resource: str) -> None:
         ("list", "nodes", ""),
     ],
 )
-def test_the_launcher_may_not(target: Target, verb: str, resource: str, namespace: str) -> None:
+def test_launcher_lacks_right(target: Target, verb: str, resource: str, namespace: str) -> None:
     assert not can(target.launcher_kubeconfig, namespace or target.namespace, verb, resource)
 
 
 @pytest.mark.parametrize("account", ["flargo-launcher", "flargo-job", "flargo-executor"])
-def test_an_account_has_no_right_but_those_of_deploy(target: Target, account: str) -> None:
-    here = f"--namespace={target.namespace}"
-    bindings = json.loads(kubectl(target.kubeconfig, "get", "rolebindings", here, "--output=json"))["items"]
+def test_account_has_only_the_rights_of_deploy(target: Target, account: str) -> None:
+    namespace = f"--namespace={target.namespace}"
+    bindings = json.loads(run_kubectl(target.kubeconfig, "get", "rolebindings", namespace, "--output=json"))["items"]
     subject = {"kind": "ServiceAccount", "name": account}
     roles = [
         (item["roleRef"]["kind"], item["roleRef"]["name"])
         for item in bindings
         if any(subject.items() <= each.items() for each in item.get("subjects", []))
     ]
-    stated = [doc for file in DEPLOY.glob("*.yaml") for doc in yaml.safe_load_all(file.read_text())]
-    given = {doc["metadata"]["name"]: doc["rules"] for doc in stated if doc.get("kind") == "Role"}
-    assert roles == [("Role", account)] * (account in given)
+    documents = [document for file in DEPLOY.glob("*.yaml") for document in yaml.safe_load_all(file.read_text())]
+    rules = {each["metadata"]["name"]: each["rules"] for each in documents if each.get("kind") == "Role"}
+    assert roles == [("Role", account)] * (account in rules)
     for _, name in roles:
-        role = json.loads(kubectl(target.kubeconfig, "get", "role", name, here, "--output=json"))
-        assert role["rules"] == given[name]
-    everywhere = json.loads(kubectl(target.kubeconfig, "get", "clusterrolebindings", "--output=json"))["items"]
+        role = json.loads(run_kubectl(target.kubeconfig, "get", "role", name, namespace, "--output=json"))
+        assert role["rules"] == rules[name]
+    cluster_bindings = json.loads(run_kubectl(target.kubeconfig, "get", "clusterrolebindings", "--output=json"))[
+        "items"
+    ]
     assert not [
         item["metadata"]["name"]
-        for item in everywhere
+        for item in cluster_bindings
         if any(subject.items() <= each.items() for each in item.get("subjects", []))
     ]
 
@@ -182,48 +186,51 @@ def test_pod_security_is_restricted(target: Target) -> None:
     bare = {"name": "main", "image": target.job_image}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": {"containers": [bare]}}
     command = ("kubectl", f"--kubeconfig={target.kubeconfig}", f"--namespace={target.namespace}", "create")
-    tried = (*command, "--dry-run=server", "--filename=-")
-    done = subprocess.run(tried, input=json.dumps(pod), text=True, capture_output=True, check=False)
-    assert 'violates PodSecurity "restricted' in done.stderr
+    argv = (*command, "--dry-run=server", "--filename=-")
+    result = subprocess.run(argv, input=json.dumps(pod), text=True, capture_output=True, check=False)
+    assert 'violates PodSecurity "restricted' in result.stderr
 
 
-def test_the_accounts_can_be_made_in_any_namespace(target: Target) -> None:
-    elsewhere = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flargo-elsewhere"}}
-    kubectl(target.kubeconfig, "create", "--filename=-", document=elsewhere)
+def test_accounts_can_be_created_in_any_namespace(target: Target) -> None:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flargo-elsewhere"}}
+    run_kubectl(target.kubeconfig, "create", "--filename=-", document=namespace)
     try:
         environment = {**os.environ, "KUBECONFIG": str(target.kubeconfig)}
         command = ("bash", "-o", "pipefail", "-c", accounts_command("flargo-elsewhere"))
         subprocess.run(command, cwd=DEPLOY.parent, env=environment, check=True)
-        there = "--namespace=flargo-elsewhere"
-        found = kubectl(target.kubeconfig, "get", "serviceaccounts,roles", there, "--output=name")
-        assert {"serviceaccount/flargo-launcher", "serviceaccount/flargo-job"} < {*found.split()}
-        said = ("auth", "can-i", "create", "workflows.argoproj.io", there)
-        who = "--as=system:serviceaccount:flargo-elsewhere:flargo-launcher"
-        assert kubectl(target.kubeconfig, *said, who) == "yes"
+        option = "--namespace=flargo-elsewhere"
+        names = run_kubectl(target.kubeconfig, "get", "serviceaccounts,roles", option, "--output=name")
+        assert {"serviceaccount/flargo-launcher", "serviceaccount/flargo-job"} < {*names.split()}
+        question = ("auth", "can-i", "create", "workflows.argoproj.io", option)
+        account = "--as=system:serviceaccount:flargo-elsewhere:flargo-launcher"
+        assert run_kubectl(target.kubeconfig, *question, account) == "yes"
     finally:
-        kubectl(target.kubeconfig, "delete", "namespace", "flargo-elsewhere", "--wait=false")
+        run_kubectl(target.kubeconfig, "delete", "namespace", "flargo-elsewhere", "--wait=false")
 
 
-def test_a_workflow_runs_the_job_image(target: Target, finished: tuple[dict[str, Any], int]) -> None:
-    found, _ = finished
-    assert found["status"]["phase"] == "Succeeded", found["status"]
-    (node,) = found["status"]["nodes"].values()
+def test_workflow_runs_the_job_image(target: Target, ended_workflow: tuple[dict[str, Any], int]) -> None:
+    item, _ = ended_workflow
+    assert item["status"]["phase"] == "Succeeded", item["status"]
+    (node,) = item["status"]["nodes"].values()
     assert node["outputs"]["exitCode"] == "0"
-    name = found["metadata"]["name"]
+    name = item["metadata"]["name"]
     path = f"/api/v1/namespaces/{target.namespace}/pods/{name}/log?container=main"
-    said = kubectl(target.launcher_kubeconfig, "get", f"--raw={path}")  # `kubectl logs` would get the pod first
-    assert said.startswith("versions ")
-    pod = json.loads(kubectl(target.kubeconfig, "get", "pod", f"--namespace={target.namespace}", name, "--output=json"))
+    # `kubectl logs` would get the pod first, which the launcher's account may not.
+    output = run_kubectl(target.launcher_kubeconfig, "get", f"--raw={path}")
+    assert output.startswith("versions ")
+    pod = json.loads(
+        run_kubectl(target.kubeconfig, "get", "pod", f"--namespace={target.namespace}", name, "--output=json")
+    )
     (main,) = (row for row in pod["spec"]["containers"] if row["name"] == "main")
     assert not any("serviceaccount" in mount["mountPath"] for mount in main["volumeMounts"])
 
 
-def test_the_audit_log_tells_the_launcher_apart(target: Target, finished: tuple[dict[str, Any], int]) -> None:
+def test_audit_log_distinguishes_the_launcher(target: Target, ended_workflow: tuple[dict[str, Any], int]) -> None:
     if target.audit_log is None:
-        pytest.skip("somebody's own cluster: its audit log is not within reach")
-    found, before = finished
-    asked = audit.by(":flargo-launcher", target.audit_log, before)
-    assert asked["create", "workflows"] >= 1
-    assert asked["get", "workflows"] >= 1
+        pytest.skip("the audit log of a cluster of one's own cannot be read")
+    item, before = ended_workflow
+    counts = audit.by(":flargo-launcher", target.audit_log, before)
+    assert counts["create", "workflows"] >= 1
+    assert counts["get", "workflows"] >= 1
     assert audit.by(":argo", target.audit_log, before)["create", "pods"] >= 1
-    assert found["status"]["phase"] == "Succeeded"
+    assert item["status"]["phase"] == "Succeeded"

@@ -1,4 +1,4 @@
-"""`flargo demo` on a cluster of one's own, as README.md says: by the rights of flargo-launcher, and no more."""
+"""Tests of `flargo demo` on a real cluster, as in README.md, with only the rights of flargo-launcher."""
 
 import re
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from tests.harness.demo_command import DemoCommand
 from tests.harness.federation_checks import PARTIES, job_credentials
 from tests.harness.real_cluster.target import Target
 
-LONG = 240.0
-"""Seconds that parents and jobs may take to start, and to end, on a busy machine."""
+STEP_SECONDS = 240.0
+"""Seconds within which parents and jobs start or end on a busy machine."""
 
 
 @pytest.fixture
@@ -24,30 +24,30 @@ def demo(target: Target) -> Iterator[DemoCommand]:
     run.close()
 
 
-def test_it_completes_on_a_real_cluster_and_leaves_its_finished_workflows_and_nothing_else(
-    demo: DemoCommand, cluster: Cluster
-) -> None:
-    demo.wait_for_output(f"{Label.JOB_ID}=", LONG)
+def test_demo_completes_and_leaves_only_workflows(demo: DemoCommand, cluster: Cluster) -> None:
+    demo.wait_for_output(f"{Label.JOB_ID}=", STEP_SECONDS)
     (job_id,) = re.findall(rf"{Label.JOB_ID}=(\S+)", demo.output)
     eventually(
-        lambda: len(job_credentials(cluster, job_id)) == len(PARTIES), LONG, "each party's program has credentials"
+        lambda: len(job_credentials(cluster, job_id)) == len(PARTIES),
+        STEP_SECONDS,
+        "each party's program has credentials",
     )
     federation = cluster.workflows(job_id)["server"]["metadata"]["labels"][Label.FEDERATION]
     assert len(kits(cluster, federation)) == len(PARTIES)
-    assert demo.wait(LONG) == 0, demo.output
-    # Two sites add 1 and 2, and weigh as much: 5/3 for each of three rounds.
+    assert demo.wait(STEP_SECONDS) == 0, demo.output
+    # Two sites add 1 and 2, with these weights: 5/3 for each of three rounds.
     assert "[[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]], as expected" in demo.output
     assert "FLARE says FINISHED:COMPLETED" in demo.output
     assert "nothing is left running" in demo.output
     phases = {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
-    assert phases == dict.fromkeys(PARTIES, "Succeeded"), "they stay to be seen"
+    assert phases == dict.fromkeys(PARTIES, "Succeeded"), "the finished Workflows stay"
     assert len(cluster.pods(job_id)) == len(PARTIES)
     assert cluster.unfinished_pods(job_id) == []
     assert cluster.processes(job_id) == []
     assert (job_credentials(cluster, job_id), kits(cluster, federation)) == ([], [])
-    assert (demo.processes(), demo.folders()) == ([], []), "nor is there anything of it on this machine"
+    assert (demo.processes(), demo.folders()) == ([], []), "the demo left something on this machine"
 
 
 def kits(cluster: Cluster, federation: str) -> list[str]:
-    """The names of the Secrets with a federation's startup kits."""
+    """Return the names of the Secrets with a federation's startup kits."""
     return [name for name in cluster.secrets("nvflare-startup-") if name.endswith(federation)]
