@@ -1,36 +1,38 @@
-# One short command each. `make test` is everything that CI runs.
+# Commands for developers; CONTRIBUTING.md explains them. CI runs `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 RECORDED := .venv/recorded
-# Only unit tests need Hypothesis: what its plugin imports at the end trips over a bug of Python 3.11.7's now and then.
+# Only unit tests use Hypothesis. In all others its pytest plugin is off, because modules that it imports at the end of
+# a run sometimes trigger a bug of Python 3.11.7.
 PYTEST := $(BIN)/pytest -p no:hypothesispytest
 CLUSTER := $(BIN)/python -m tests.harness.real_cluster
-# A cluster's tests wait more than they work. So this many clusters stand side by side, each with a share of the tests.
+# Tests on a cluster wait most of the time, so this many clusters run side by side, each with a share of the tests.
 CLUSTERS ?= 3
 SHARDS := $(shell seq $(CLUSTERS))
 STATE := /var/tmp/flargo-cluster
 
 .PHONY: test everything local check demo demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start compare scale hostile docs pictures format lock
 
-# The clusters' parts are built beside the tests that need none. A target's output is printed when the target is done.
+# The clusters' programs and images are built while the tests without a cluster run. Each target's output is printed
+# when the target has finished.
 test: .venv/ready
 	$(MAKE) -j2 --output-sync=target cluster-build local
 	$(MAKE) cluster
 
-# All there is: also what meets its faults at random, and so tells nothing for certain.
+# All tests, including the soak test, whose faults are random: the result depends on its seed and on the machine.
 everything: test
 	$(MAKE) soak
 
-# All that needs no cluster, the demo's own tests included.
+# All tests that need no cluster, including those of the demo.
 local: check
 	$(MAKE) demos
 
-# What needs no cluster: five minutes.
+# Linters and tests without a cluster: about five minutes.
 check: lint
 	$(MAKE) -j2 unit embedded
 
-# A federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv is there. It installs only
-# what the demo needs, unless the developers' tools are there already.
+# Runs a FLARE federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv exists. It
+# installs only what the demo needs, unless the tools for developers are installed already.
 demo: $(if $(wildcard .venv/ready),.venv/ready,.venv/demo)
 	$(BIN)/flargo demo
 
@@ -43,20 +45,20 @@ lint: .venv/ready
 unit: .venv/ready
 	$(BIN)/pytest -n auto tests/unit tests/harness tests/docs tests/soak
 
-# The fault matrix and a federation on the embedded engine: Python only, no root.
+# The fault matrix and a federation on the embedded engine. Needs only Python, and no root.
 embedded: .venv/ready
 	rm -rf $(RECORDED) && mkdir -p $(RECORDED)
 	FLARGO_RECORD=$(RECORDED) $(PYTEST) -n 8 tests/embedded \
 		--ignore tests/embedded/test_recordings.py
 	FLARGO_RECORD=$(RECORDED) $(PYTEST) tests/embedded/test_recordings.py
 
-# `flargo demo` as people use it, interrupted and killed.
+# Runs `flargo demo` as people use it, and interrupts and kills it.
 demos: .venv/ready
 	$(PYTEST) tests/demo
 
 # All tests on real clusters. Needs root, Debian 12's packages (see tests/harness/real_cluster/README.md), Go 1.25, and
-# 1.5 GB of memory for each cluster. Argo's own command line is built with the cluster: `make embedded` before that had
-# to skip its tests.
+# 1.5 GB of memory for each cluster. The argo command is built with the clusters, so its tests on the embedded engine
+# run here; `make embedded` skips them where the command does not exist.
 cluster: cluster-build
 	$(MAKE) -j$(CLUSTERS) --output-sync=target $(SHARDS:%=shard-%)
 	FLARGO_CLUSTER_STATE=$(STATE)-1 $(CLUSTER) exec -- $(PYTEST) tests/embedded/test_cli.py
@@ -66,15 +68,15 @@ shard-%: .venv/ready
 	files=$$($(CLUSTER) shard $*/$(CLUSTERS)) && \
 		FLARGO_CLUSTER_STATE=$(STATE)-$* $(CLUSTER) exec -- $(PYTEST) $$files
 
-# The fault matrix alone: daemons stopped, nodes lost, wires cut.
+# Only the fault matrix: stopped daemons, lost nodes, cut connections.
 faults: cluster-up
 	$(CLUSTER) exec -- $(PYTEST) tests/cluster/test_faults*.py
 
-# Two hundred short jobs with faults at random, for ten minutes; the cluster must have nothing else to do.
+# Runs two hundred short jobs with random faults, for ten minutes. Nothing else may run on the cluster.
 soak: cluster-up
 	$(CLUSTER) exec -- $(BIN)/python -m tests.soak --controller
 
-# Ten to twenty-five minutes the first time, at a low priority: tests run beside it.
+# Takes ten to twenty-five minutes the first time. It has a low priority, because tests run at the same time.
 cluster-build: .venv/ready
 	nice $(CLUSTER) build
 
@@ -84,33 +86,34 @@ cluster-up: .venv/ready
 cluster-down:
 	for state in $(STATE)*; do FLARGO_CLUSTER_STATE=$$state $(CLUSTER) down; done
 
-# API requests of a job, beside the stock launcher's; then the README's table.
+# Counts the API requests of a job, with flargo and with the stock launcher, for README's table.
 bench: cluster-up
 	$(CLUSTER) exec -- $(BIN)/python -m tests.bench.requests
 
-# How soon a job's program begins, beside the same Workflow by kubectl and the stock launcher's pod.
+# Measures how soon a job's program starts: with flargo, as the same Workflow created by kubectl, and with the stock
+# launcher.
 start: cluster-up
 	$(CLUSTER) exec -- $(BIN)/python -m tests.bench.start
 
-# What faults do to a job with flargo and with the stock launcher; then the table of docs/faults.md.
+# Shows what faults do to a job, with flargo and with the stock launcher, for the table of docs/faults.md.
 compare: cluster-up
 	$(CLUSTER) exec -- $(BIN)/python -m tests.bench.faults
 
-# What 1 to 5,000 jobs cost, beside the stock launcher; then the tables and the picture of docs/scale.md. Half an hour;
-# needs Go 1.25 and openssl, no root.
+# Measures the cost of 1 to 5,000 jobs, with flargo and with the stock launcher, and writes the tables and the picture
+# of docs/scale.md. Takes half an hour. Needs Go 1.25 and openssl, and no root.
 scale: .venv/ready
 	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.docs.tables
 
-# What foreign text costs: seconds for a megabyte of shapes that make careless code slow, at two sizes each.
+# Measures the time for a megabyte of text that is made to slow parsers down, at two sizes for each kind of text.
 hostile: .venv/ready
 	$(BIN)/python -m tests.bench.hostile
 
-# The tables of the docs that the code is the source of.
+# Writes the tables and examples whose source is the code.
 docs: .venv/ready
 	$(BIN)/python -m tests.docs.tables
 
-# What each command shows: the pictures of docs/commands.md.
+# Writes the pictures of docs/commands.md, which show each command's output.
 pictures: cluster-up
 	$(CLUSTER) exec -- $(BIN)/python -m tests.docs.pictures
 
@@ -118,8 +121,8 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# After a change of the dependencies in pyproject.toml. Wheels only, so that images are built without building packages;
-# the images' own locks are parts of the first.
+# Run this after a change of the dependencies in pyproject.toml. Only wheels are allowed, so that an image's build
+# compiles no package. The lock files of the demo and of the images are subsets of requirements.lock.
 COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --only-binary :all: \
 	--custom-compile-command "make lock"
 lock: .venv/ready
@@ -128,7 +131,7 @@ lock: .venv/ready
 	echo nvflare | $(COMPILE) - -c requirements.lock -o deploy/images/job.txt
 	printf 'editables\nhatchling\n' | $(COMPILE) pyproject.toml - --extra demo -c requirements.lock -o requirements-demo.lock
 
-# A folder without either stamp is new, or half made: it is begun anew.
+# A .venv with neither of the files `ready` and `demo` is incomplete, and is created again.
 define install
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("flargo needs Python 3.11 or newer, and $(PYTHON) is %d.%d: name another one, as in `make PYTHON=python3.12 $(MAKECMDGOALS)`" % sys.version_info[:2])'
 	@echo "Installing flargo's $(1) into .venv: a minute or two, once."
