@@ -1,12 +1,12 @@
-"""A real NVIDIA FLARE federation for the tests: provisioned, started as processes, driven and ended.
+"""A real NVIDIA FLARE federation for tests: it provisions kits, starts the parents as processes, and ends them.
 
-The parents (the server and the sites) are the programs that a startup kit's start script runs, each with
-its own workspace folder, ports and log file, so that one of them can be killed and started again. Which
-launcher they use is the caller's choice: :class:`Federation` takes a function that returns the launcher's
-component, so that FLARE's own process launcher, its Kubernetes launcher and flargo's run the same tests.
+The parents (the server and the sites) are the programs that a startup kit's start script runs, each with its own
+workspace folder, ports and log file, so that one of them can be killed and started again. The caller chooses the
+launcher: :class:`Federation` takes a function that returns the launcher's component, so that FLARE's own process
+launcher, its Kubernetes launcher and flargo's run the same tests.
 
-Nothing here looks up the machine's own name or needs DNS: a federation also runs in a network namespace
-that holds nothing but ``lo`` and a bridge.
+No code here looks up the machine's own name or needs DNS: a federation also runs in a network namespace that has
+nothing but ``lo`` and a bridge.
 """
 
 import contextlib
@@ -38,26 +38,26 @@ Component = Mapping[str, Any]
 """A FLARE component as its configuration files spell it: ``id``, ``path`` and ``args``."""
 
 Launcher = Callable[[str, str], Component]
-"""``launcher(role, site)``: the job launcher of a parent; role is ``server`` or ``client``."""
+"""``launcher(role, site)`` returns a parent's job launcher; the role is ``server`` or ``client``."""
 
 ADMIN = "admin@flargo.test"
 ADDRESS = "10.88.0.1"
-"""The sandbox's bridge, where both its pods and its processes reach the parents."""
+"""The address of the sandbox's bridge, at which both its pods and its processes reach the parents."""
 
 _PORTS = range(20000, 30000)
-"""Below the kernel's ephemeral ports and the NodePorts: a stopped parent's port stays free for it."""
+"""Ports below the kernel's ephemeral ports and the NodePorts, so that a stopped parent's port stays free for it."""
 
 _MARK = "FLARGO_TEST_FEDERATION"
-"""Environment variable that every process of a federation inherits; its value tells whose it is."""
+"""An environment variable that every process of a federation inherits; its value identifies the federation."""
 
 _LOST = (NoConnection, SessionClosed, FLCommunicationError)
-"""What a session raises once its server has gone or has been started anew."""
+"""The exceptions of a session whose server has ended or restarted."""
 
 Answer = TypeVar("Answer")
 
 
 def process_launcher(role: str, site: str) -> Component:
-    """FLARE's stock launcher: a job is a child process of the parent. Needs no cluster."""
+    """Return FLARE's stock launcher: a job is a child process of the parent. It needs no cluster."""
     del site
     name = {"server": "ServerProcessJobLauncher", "client": "ClientProcessJobLauncher"}[role]
     module = f"nvflare.app_common.job_launcher.{role}_process_launcher"
@@ -65,17 +65,17 @@ def process_launcher(role: str, site: str) -> Component:
 
 
 def kubernetes_launcher(root: Path, **arguments: object) -> Launcher:
-    """FLARE's stock Kubernetes launcher for a federation below ``root``; arguments as its class takes them."""
+    """Return FLARE's stock Kubernetes launcher for a federation below ``root``, with its class's arguments."""
     return _pod_launcher("k8s_launcher", "nvflare.app_opt.job_launcher.k8s_launcher.{}K8sJobLauncher", root, arguments)
 
 
 def argo_launcher(root: Path, **arguments: object) -> Launcher:
-    """The launcher under test, for a federation below ``root``; arguments as its class takes them."""
+    """Return flargo's launcher for a federation below ``root``, with its class's arguments."""
     return _pod_launcher("argo_launcher", "flargo.{}ArgoJobLauncher", root, arguments)
 
 
 def _pod_launcher(name: str, path: str, root: Path, arguments: Mapping[str, object]) -> Launcher:
-    """A launcher that gives a pod its workspace at the parent's own path."""
+    """Return a launcher that mounts a pod's workspace at the parent's own path."""
 
     def launcher(role: str, site: str) -> Component:
         args = {"workspace_mount_path": str(root.resolve() / site), **arguments}
@@ -85,55 +85,55 @@ def _pod_launcher(name: str, path: str, root: Path, arguments: Mapping[str, obje
 
 
 class Ports:
-    """Free TCP ports, held for one federation against all others on the machine until closed.
+    """Free TCP ports, reserved for one federation among all on the machine until they are closed.
 
-    The hold is a socket in the abstract namespace: it belongs to the network namespace, as the port does,
-    and goes away with the process. The port itself can't be held, since a parent has to bind it.
+    A reservation is a socket in the abstract namespace: it belongs to the network namespace, as the port does, and
+    ends with the process. The port itself can't be bound here, since a parent has to bind it.
     """
 
     def __init__(self) -> None:
-        self._holds: list[socket.socket] = []
+        self._reservations: list[socket.socket] = []
 
     def take(self) -> int:
-        """A port that nobody listens on and no other federation has taken."""
+        """Reserve and return a port that nobody listens on and no other federation has reserved."""
         for port in random.sample(_PORTS, len(_PORTS)):
-            hold = socket.socket(socket.AF_UNIX)
+            reservation = socket.socket(socket.AF_UNIX)
             try:
-                hold.bind(f"\0flargo-test-port-{port}")
+                reservation.bind(f"\0flargo-test-port-{port}")
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("", port))
             except OSError:
-                hold.close()
+                reservation.close()
                 continue
-            self._holds.append(hold)
+            self._reservations.append(reservation)
             return port
         raise RuntimeError(f"no free port in {_PORTS}")
 
     def close(self) -> None:
-        """Give all ports back."""
-        while self._holds:
-            self._holds.pop().close()
+        """Release all ports."""
+        while self._reservations:
+            self._reservations.pop().close()
 
 
 class Federation:
-    """A server, its sites and an admin user; as a context manager, started on entry and ended on exit.
+    """A server, its sites and an admin user; a ``with`` starts them on entry and ends them on exit.
 
-    ``root`` should be a short path below ``/tmp`` that does not change between runs of a job: a job pod
-    mounts its workspace at the very path its parent uses, which is ``root/<name>``. The snapshot and job
-    stores lie inside the server's workspace, as ``nvflare deploy prepare`` puts them, since the job pod
-    opens them too and its workspace is the one place it can surely write to.
+    ``root`` should be a short path below ``/tmp`` that does not change between runs of a job: a job pod mounts its
+    workspace at the very path that its parent uses, which is ``root/<name>``. The snapshot and job stores are inside
+    the server's workspace, as ``nvflare deploy prepare`` puts them, since the job pod opens them too, and its workspace
+    is the only folder to which it is sure to have access.
 
-    :param root: folder for kits, logs and results; made if missing, left behind on exit
+    :param root: folder for kits, logs and results; created if missing, kept on exit
     :param sites: names of the client sites
-    :param host: IP address at which parents listen and jobs find them
-    :param launcher: gives each parent's launcher component, see :data:`Launcher`
+    :param host: IP address at which parents listen and jobs reach them
+    :param launcher: returns each parent's launcher component, see :data:`Launcher`
     :param environment: added to the environment of the parents
     :param edit: called as ``edit(role, site, resources)`` to change a parent's ``resources.json`` in place
     :param passthrough: let parents grant any resource, as ``nvflare deploy prepare`` does for Kubernetes;
-        otherwise the stock GPU resource manager stays and refuses jobs that ask for a GPU
+        otherwise the stock GPU resource manager stays, and refuses jobs that need a GPU
     :param allow_log_streaming: whether sites agree to send their jobs' error logs to the server
-    :param patience: seconds to wait for the parents to be up
+    :param patience: seconds to wait until the parents are ready
     """
 
     def __init__(
@@ -162,10 +162,10 @@ class Federation:
         self._token = uuid.uuid4().hex
         self._ports = Ports()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._begun: dict[str, int] = {}
+        self._log_offsets: dict[str, int] = {}
         self._session: Any = None
 
-    # Life
+    # Start and end
 
     def __enter__(self) -> Self:
         try:
@@ -185,18 +185,18 @@ class Federation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parents, the server first."""
+        """The names of all parents, the server first."""
         return (SERVER, *self.sites)
 
     def workspace(self, name: str = SERVER) -> Path:
-        """The folder of a parent (``server`` or a site): its kit, and where its jobs run."""
+        """Return the folder of a parent (``server`` or a site), which has its kit, and in which its jobs run."""
         return self.root / name
 
     def provision(self) -> None:
-        """Make the startup kits and configure each parent; done once, on entry at the latest.
+        """Create the startup kits and configure each parent; done once, on entry at the latest.
 
-        A test that has to change more than the arguments can express calls this, edits files below
-        :meth:`workspace`, and enters the context then.
+        A test that has to change more than the arguments can express calls this, edits files below :meth:`workspace`,
+        and enters the ``with`` then.
         """
         if self.port:
             return
@@ -209,12 +209,12 @@ class Federation:
             self._configure(name)
 
     def start(self, name: str) -> None:
-        """Start a parent's process, the first time or again; its log goes on in the same file."""
+        """Start a parent's process, the first time or again; it appends to the same log file."""
         if self.is_running(name):
             raise RuntimeError(f"{name} already runs")
         path = self.log_path(name)
         path.parent.mkdir(exist_ok=True)
-        self._begun[name] = path.stat().st_size if path.exists() else 0
+        self._log_offsets[name] = path.stat().st_size if path.exists() else 0
         environment = {**os.environ, "MALLOC_ARENA_MAX": "4", **self.environment, _MARK: self._token}
         with path.open("ab") as output:
             self._processes[name] = subprocess.Popen(
@@ -228,17 +228,17 @@ class Federation:
             )
 
     def stop(self, name: str, how: int = signal.SIGTERM, seconds: float = 20) -> int:
-        """Send a signal to a parent and wait for its end; returns its exit code as subprocess does.
+        """Send a signal to a parent, wait for its end, and return its exit code as subprocess does.
 
-        FLARE's parents do not handle SIGTERM, so any signal ends them where they stand, without an event
-        to their components; see :meth:`shutdown` for the orderly way.
+        FLARE's parents do not handle SIGTERM, so any signal ends them at once, without an event to their components;
+        :meth:`shutdown` ends them in order.
         """
         process = self._processes[name]
         process.send_signal(how)
         return process.wait(seconds)
 
     def shutdown(self, *names: str, seconds: float = 60) -> None:
-        """End parents in an orderly way by the admin's command (sites by name, all of them by default)."""
+        """End parents in order, by the admin's command (sites by name, all parents by default)."""
         clients = [name for name in (names or self.sites) if name != SERVER and self.is_running(name)]
         if clients:
             self._ask(lambda session: session.shutdown("client", clients))
@@ -249,7 +249,7 @@ class Federation:
             self._processes[name].wait(seconds)
 
     def close(self) -> None:
-        """End every process of this federation, its jobs' processes included; logs and kits stay."""
+        """End every process of this federation, its jobs' included; logs and kits are kept."""
         self._forget_session()
         for process in self._processes.values():
             process.terminate()
@@ -265,36 +265,36 @@ class Federation:
     # Parents
 
     def pid(self, name: str) -> int:
-        """The process id of a parent, as seen from the caller's PID namespace."""
+        """Return a parent's process id in the caller's PID namespace."""
         return self._processes[name].pid
 
     def is_running(self, name: str) -> bool:
-        """Whether the parent's process lives."""
+        """Return whether the parent's process is alive."""
         process = self._processes.get(name)
         return process is not None and process.poll() is None
 
     def log_path(self, name: str) -> Path:
-        """The file with all that a parent wrote to its standard output and error."""
+        """Return the path of the file with a parent's standard output and error."""
         return self.root / "logs" / f"{name}.log"
 
     def log(self, name: str = SERVER) -> str:
-        """What a parent wrote so far, over all its starts."""
+        """Return all that a parent has written so far, over all its starts."""
         path = self.log_path(name)
         return path.read_text(errors="replace") if path.exists() else ""
 
     def job_log(self, job_id: str, name: str) -> str:
-        """The job's own log as it lies in a parent's workspace (there only once the job brought it home)."""
+        """Return the job's own log in a parent's workspace; empty until the job has transferred it."""
         path = self.workspace(name) / job_id / "log.txt"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def connected_sites(self) -> set[str]:
-        """The sites that the server counts as registered; it counts a dead one for ten minutes more."""
+        """Return the sites that are registered at the server; a dead site stays registered for ten minutes."""
         return {client.name for client in self._ask(lambda session: session.get_connected_client_list())}
 
     def is_registered(self, site: str) -> bool:
-        """Whether the site's process, as it was started last, says that it has registered."""
+        """Return whether the site's process has logged its registration since its latest start."""
         with self.log_path(site).open("rb") as log:
-            log.seek(self._begun[site])
+            log.seek(self._log_offsets[site])
             return b"Successfully registered client" in log.read()
 
     def wait_ready(self, sites: Collection[str] | None = None) -> None:
@@ -302,16 +302,18 @@ class Federation:
 
         After a restart of the server alone, sites register again at their next heartbeat.
         """
-        wanted = set(self.sites if sites is None else sites)
+        expected = set(self.sites if sites is None else sites)
         deadline = time.monotonic() + self.start_timeout
         missing: object = "the server"
         while time.monotonic() < deadline:
-            for name in (SERVER, *wanted):
+            for name in (SERVER, *expected):
                 if not self.is_running(name):
                     raise RuntimeError(f"{name} ended:\n{self.log(name)[-4000:]}")
             if self._listening():
                 try:
-                    missing = wanted - {site for site in self.connected_sites() & wanted if self.is_registered(site)}
+                    missing = expected - {
+                        site for site in self.connected_sites() & expected if self.is_registered(site)
+                    }
                 except _LOST as error:
                     missing = error
                 if not missing:
@@ -323,29 +325,29 @@ class Federation:
     # Jobs
 
     def session(self) -> Any:
-        """The admin's FLARE API session; made when first wanted, and anew after a loss."""
+        """Return the admin's FLARE API session, which is opened for its first use and again after a loss."""
         if self._session is None:
             self._session = new_secure_session(ADMIN, str(self.root / ADMIN), timeout=20)
         return self._session
 
     def submit(self, job: Path) -> str:
-        """Submit a job folder; returns the job's id."""
+        """Submit a job folder, and return the job's id."""
         return str(self._ask(lambda session: session.submit_job(str(job))))
 
     def meta(self, job_id: str) -> dict[str, Any]:
-        """The server's record of a job."""
+        """Return the server's record of a job."""
         return dict(self._ask(lambda session: session.get_job_meta(job_id)))
 
     def status(self, job_id: str) -> str:
-        """The job's status, such as ``RUNNING`` or ``FINISHED:COMPLETED``."""
+        """Return the job's status, such as ``RUNNING`` or ``FINISHED:COMPLETED``."""
         return str(self.meta(job_id)["status"])
 
     def wait(self, job_id: str, seconds: float = 180) -> str:
-        """Wait for the end of a job; returns its final status."""
+        """Wait for the end of a job, and return its final status."""
         return self.wait_status(job_id, "FINISHED:", seconds)
 
     def wait_status(self, job_id: str, prefix: str, seconds: float = 60) -> str:
-        """Wait until the job's status begins with ``prefix``; a job that ended otherwise is an error."""
+        """Wait until the job's status begins with ``prefix``; raise an error if the job ends with another status."""
         deadline = time.monotonic() + seconds
         while not (status := self.status(job_id)).startswith(prefix):
             if status.startswith("FINISHED:"):
@@ -357,28 +359,28 @@ class Federation:
         return status
 
     def abort(self, job_id: str) -> str:
-        """Abort a job; returns the server's answer. The status changes a while later."""
+        """Abort a job, and return the server's answer. The status changes later."""
         return str(self._ask(lambda session: session.abort_job(job_id)))
 
     def download(self, job_id: str) -> Path:
-        """Fetch a finished job's result; returns its folder, with the server's run in ``workspace/``."""
+        """Download a finished job's result, and return its folder, which has the server's run in ``workspace/``."""
         results = self.root / "results"
         shutil.rmtree(results / job_id, ignore_errors=True)
         return Path(self._ask(lambda session: session.download_job_result(job_id, str(results))))
 
     def components(self, job_id: str) -> Path:
-        """Fetch what else the server stored of a job, such as the sites' ``ERRORLOG_<site>``."""
+        """Download what else the server stored of a job, such as the sites' ``ERRORLOG_<site>``; return the folder."""
         return Path(self._ask(lambda session: session.download_job_components(job_id)))
 
     def weights(self, job_id: str) -> npt.NDArray[np.float32]:
-        """The global model that a job of :mod:`tests.harness.job_folders` left behind."""
+        """Return the final global model of a job of :mod:`tests.harness.job_folders`."""
         model: npt.NDArray[np.float32] = np.load(self.download(job_id) / "workspace" / "models" / "server.npy")
         return model
 
-    # Inner workings
+    # Internals
 
     def _configure(self, name: str) -> None:
-        """Give a kit its launcher, its listener for jobs and its stores, as ``nvflare deploy prepare`` would."""
+        """Add the launcher, the listener for jobs and the stores to a kit, as ``nvflare deploy prepare`` would."""
         local = self.workspace(name) / "local"
         role = "server" if name == SERVER else "client"
         resources = json.loads((local / "resources.json.default").read_text())
@@ -393,12 +395,12 @@ class Federation:
             self.edit(role, name, resources)
         launcher = dict(self.launcher(role, name))
         _write(local / "resources.json", resources)
-        # Parents read *__p_resources.json, jobs do not: a job's image need not hold the launcher.
+        # Parents read *__p_resources.json, jobs do not: a job's image does not need the launcher.
         _write(local / f"{launcher['id']}__p_resources.json", {"format_version": 2, "components": [launcher]})
         _write(local / "comm_config.json", kits.comm_config(self.host, self._ports.take()))
 
     def _listening(self) -> bool:
-        """Whether the server's port is open: asking for a session earlier only costs its long timeout."""
+        """Return whether the server's port is open: an earlier session would only run into its long timeout."""
         try:
             with socket.create_connection((self.host, self.port), timeout=2):
                 return True
@@ -406,7 +408,7 @@ class Federation:
             return False
 
     def _ask(self, question: Callable[[Any], Answer]) -> Answer:
-        """Ask the server through the session, once more through a new one where the old one was lost."""
+        """Call the server through the session; if the session is lost, once more through a new one."""
         try:
             return question(self.session())
         except _LOST:
@@ -414,15 +416,15 @@ class Federation:
             return question(self.session())
 
     def _forget_session(self) -> None:
-        """Close the session as far as the server still plays along."""
+        """Close the session, whether or not the server still answers."""
         session, self._session = self._session, None
         if session is not None:
-            with contextlib.suppress(Exception):  # the API names none, and a dead server fails no test
+            with contextlib.suppress(Exception):  # FLARE documents no exceptions, and a dead server fails no test
                 session.close()
 
 
 def _place_stores(workspace: Path, resources: dict[str, Any]) -> None:
-    """Put the server's snapshots and jobs into its workspace; by FLARE's default all servers of a machine share them.
+    """Put the server's snapshots and jobs into its workspace; by FLARE's default, all servers of a machine share them.
 
     `flargo prepare` does the same, but only for flargo's launcher.
     """
@@ -438,10 +440,10 @@ def _write(path: Path, value: object) -> None:
 
 
 def _kill_marked(mark: bytes) -> None:
-    """Kill the processes whose environment carries the mark: jobs that outlived their parent.
+    """Kill the processes whose environment has the mark: jobs that outlived their parent.
 
-    The process launcher puts each job into a session of its own, so no process group names them all; what
-    they inherit does, and nobody else has it.
+    The process launcher puts each job into a session of its own, so no process group has them all; but all of them,
+    and no other process, inherit the mark.
     """
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,7 +1,7 @@
-"""Job folders for the tests: a federated average whose result is known, and the same job gone wrong.
+"""Writes job folders for tests: a federated average whose result is known, and the same job with faults.
 
-They equal what NumpyFedAvgRecipe exports (one server workflow, one training script run in the client job's
-own process), written by hand so that no recipe has to be imported and each part can be replaced.
+They equal what NumpyFedAvgRecipe exports (one server workflow, and one training script that runs in the client job's
+own process), but are written here so that no recipe has to be imported and each part can be replaced.
 """
 
 import json
@@ -23,14 +23,14 @@ IGNORE_SIGTERM = "import ctypes\nctypes.CDLL(None).signal(15, ctypes.c_void_p(1)
 
 
 def allocate(mebibytes: int, seconds: float = 3600) -> str:
-    """Code that takes that much memory, for real, and holds it."""
+    """Return code that really uses so much memory, and keeps it."""
     return f"import time\nheld = [b'x' * 2**20 for _ in range({mebibytes})]\ntime.sleep({seconds})\n"
 
 
 def training(sites: Sequence[str] = SITES, pause: float = 0) -> str:
-    """The regular training script: the n-th site adds n to each weight and claims n steps for it.
+    """Return the regular training script: the n-th site adds n to each weight, and reports n steps.
 
-    Sites thus differ in both their results and their weight in the average; ``pause`` makes rounds last.
+    Sites thus differ in both their results and their weight in the average; ``pause`` is the seconds of a round.
     """
     return textwrap.dedent(f"""\
         import time
@@ -62,7 +62,7 @@ def fedavg(
     pause: float = 0,
     **more: Any,
 ) -> Path:
-    """Write the job that averages :func:`training` over all sites; returns its folder.
+    """Write the job that averages :func:`training` over all sites, and return its folder.
 
     :param path: the job's folder, whose name is the job's; its parent must exist
     :param image: the job's container image; None leaves ``launcher_spec`` out
@@ -70,7 +70,7 @@ def fedavg(
     :param launcher_spec_extra: keys to add to the ``k8s`` dictionary of a site or of ``default``
     :param sites: the federation's sites, all of which take part
     :param pause: seconds that each round lasts at the sites
-    :param more: as :func:`script` takes them
+    :param more: further arguments of :func:`script`
     """
     spec = launcher_spec_extra
     code = training(sites, pause)
@@ -78,7 +78,7 @@ def fedavg(
 
 
 def fedavg_expected(rounds: int = 3, sites: Sequence[str] = SITES) -> npt.NDArray[np.float64]:
-    """The model that :func:`fedavg` ends with, to be compared within float32's precision."""
+    """Return the final model of :func:`fedavg`, to be compared within float32's precision."""
     numbers = range(1, len(sites) + 1)
     step = sum(number * number for number in numbers) / sum(numbers)
     return np.array(INITIAL, dtype=np.float64) + rounds * step
@@ -96,7 +96,7 @@ def script(
     resource_spec: Mapping[str, Any] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the same job with another training script; returns its folder.
+    """Write the same job with another training script, and return its folder.
 
     :param code: the script of all sites, or that of each site by name (others run :func:`training`). It runs
         in a thread of the client's job process
@@ -127,7 +127,7 @@ def script(
 
 
 def _launcher_spec(image: str, extra: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
-    """``launcher_spec`` with the image for all, plus what each site (or ``default``) gets on top."""
+    """Return a ``launcher_spec`` with the image for all sites, and the extra keys of each site (or ``default``)."""
     spec: dict[str, dict[str, Any]] = {"default": {"image": image}}
     for name, keys in (extra or {}).items():
         spec.setdefault(name, {}).update(keys)
@@ -135,7 +135,7 @@ def _launcher_spec(image: str, extra: Mapping[str, Mapping[str, Any]] | None) ->
 
 
 def _server(clients: int, rounds: int, *, hook: bool) -> dict[str, Any]:
-    """The server's configuration: FedAvg, with the model kept as a numpy file."""
+    """Return the server's configuration: FedAvg, with the model stored as a numpy file."""
     workflow = {
         "id": "controller",
         "path": "nvflare.app_common.workflows.fedavg.FedAvg",
@@ -151,7 +151,7 @@ def _server(clients: int, rounds: int, *, hook: bool) -> dict[str, Any]:
 
 
 def _client() -> dict[str, Any]:
-    """A client's configuration: each task goes to the training script through FLARE's client API."""
+    """Return a client's configuration: each task goes to the training script through FLARE's client API."""
     executor = {
         "path": "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
         "args": {"execution_mode": "in_process", "task_script_path": "train.py", "params_exchange_format": "numpy"},
@@ -160,7 +160,7 @@ def _client() -> dict[str, Any]:
 
 
 def _hook(code: str) -> str:
-    """A server component that runs ``code`` once the run starts."""
+    """Return the source of a server component that runs ``code`` when the run starts."""
     return textwrap.dedent(f"""\
         from nvflare.apis.event_type import EventType
         from nvflare.apis.fl_component import FLComponent
@@ -182,6 +182,6 @@ def _app(folder: Path, role: str, config: Mapping[str, Any]) -> None:
 
 
 def _text(path: Path, text: str) -> None:
-    """Write a file, its folders included."""
+    """Write a file, and create its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
