@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from nvflare.apis.fl_constant import FLContextKey
 
 import flargo
 from flargo.control.launched_job import LaunchedJob
@@ -377,54 +376,6 @@ def test_an_exception_after_launch_ends_the_job(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(RuntimeError, match=r"was not started: LAUNCH_FAILED: .* an unexpected TypeError") as failed:
         Site(tmp_path, Role.SERVER).launch()
     assert "Mark3r" not in str(failed.value)
-
-
-@pytest.mark.parametrize("reason", Reason)
-def test_a_server_launch_fails_without_a_node(reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FLARE starts the clients of every job that has a handle, so a job without a node must raise instead."""
-
-    class Loop:
-        def launch(self, *_: Any, **__: Any) -> LaunchedJob:
-            ticket = LaunchedJob("wf")
-            ticket.conclude(Verdict(reason, int(reason.code or 0), f'spec.x: Invalid value: "{MARKER}"'))
-            return ticket
-
-        def seconds_out_of_sync(self) -> float:
-            return 0.0
-
-    monkeypatch.setattr(ArgoJobLauncher, "_get_loop", lambda *_: Loop())
-    site = Site(tmp_path, Role.SERVER)
-    context = site.parent.context(JOB_ID)
-    details: list[str] = ["site-1: OK"]
-    context.set_prop(FLContextKey.JOB_DEPLOY_DETAIL, details, private=True, sticky=False)
-    fails = reason.name in {
-        "UNCLAIMED", "QUEUED", "QUOTA", "SHORTAGE", "UNSCHEDULABLE", "PULLING", "START_TIMEOUT", "TIMEOUT"
-    }  # fmt: skip
-    if not fails:
-        handle = site.launcher.launch_job({"job_id": JOB_ID, **JOB}, context)
-        assert (handle.poll(), details) == (int(reason.code or 0), ["site-1: OK"])
-        return
-    with pytest.raises(RuntimeError, match=f"was not started: {reason.name}: ") as failed:
-        site.launcher.launch_job({"job_id": JOB_ID, **JOB}, context)
-    assert details[1].startswith(f"site-1: {reason.name}: ") or details[1].startswith(f"server: {reason.name}: ")
-    assert "Mark3r" not in f"{failed.value} {details}"
-
-
-def test_an_incomplete_context_raises_to_flare(site: Site) -> None:
-    with pytest.raises(InvalidInput, match="job_id"):
-        site.launcher.launch_job({}, site.parent.context(JOB_ID))
-    context = site.parent.context(JOB_ID)
-    context.props.pop(FLContextKey.WORKSPACE_OBJECT)
-    with pytest.raises(InvalidInput, match="workspace"):
-        site.launcher.launch_job({"job_id": JOB_ID}, context)
-
-
-def test_a_launch_during_shutdown_raises(tmp_path: Path) -> None:
-    site = Site(tmp_path, Role.CLIENT)
-    site.launcher._shut_down()
-    site.write()
-    with pytest.raises(RuntimeError, match="shutting down"):
-        site.launch()
 
 
 # --- the type
