@@ -1,4 +1,4 @@
-"""Real federations on a real cluster: server and sites as processes, every job pod made by Argo for flargo."""
+"""Tests of real federations on a real cluster: the server and sites are processes, and Argo runs every job pod."""
 
 import json
 import shutil
@@ -27,8 +27,8 @@ from tests.harness.federation_checks import (
 from tests.harness.real_cluster import audit
 from tests.harness.real_cluster.target import Target
 
-MOST_REQUESTS = 8
-"""That a job's process may cost the API server, whatever its length; watches, which a site has two of, apart."""
+MAX_REQUESTS = 8
+"""API requests that one process of a job may cost, however long it runs, not counting the two watches of its site."""
 
 
 def federation(target: Target, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
@@ -41,13 +41,13 @@ def federation(target: Target, sites: tuple[str, ...] = ("site-1", "site-2")) ->
 @pytest.fixture(scope="module")
 def fed(target: Target) -> Iterator[Federation]:
     """A federation that the tests of this module share."""
-    with federation(target) as running:
-        yield running
-    shutil.rmtree(running.root, ignore_errors=True)
+    with federation(target) as running_federation:
+        yield running_federation
+    shutil.rmtree(running_federation.root, ignore_errors=True)
 
 
-def write(fed: Federation, name: str) -> Path:
-    """Where a job's folder goes."""
+def job_path(fed: Federation, name: str) -> Path:
+    """Return the path for a job's folder, where nothing exists yet."""
     path = fed.root / "jobs" / name
     shutil.rmtree(path, ignore_errors=True)
     path.parent.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def write(fed: Federation, name: str) -> Path:
 
 
 def assert_completed(fed: Federation, cluster: Cluster, job_id: str, rounds: int = 3) -> None:
-    """Done, right, and tidy."""
+    """Assert that a job completes with the right weights, and that its Workflows succeed."""
     assert fed.wait(job_id) == "FINISHED:COMPLETED"
     np.testing.assert_allclose(fed.weights(job_id), job_folders.fedavg_expected(rounds, fed.sites), rtol=1e-6)
     eventually(
@@ -69,17 +69,16 @@ def assert_completed(fed: Federation, cluster: Cluster, job_id: str, rounds: int
 
 
 def startup_secrets(cluster: Cluster, job_id: str) -> list[str]:
-    """The startup kits' Secrets of the job's federation."""
+    """Return the names of the Secrets with the startup kits of the job's federation."""
     federation = cluster.workflows(job_id)["server"]["metadata"]["labels"]["flargo.dev/federation"]
     return [name for name in cluster.secrets("nvflare-startup-") if name.endswith(federation)]
 
 
-def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials(
-    fed: Federation, cluster: Cluster, target: Target
-) -> None:
+def test_fedavg_completes_twice(fed: Federation, cluster: Cluster, target: Target) -> None:
+    """Both jobs have the right weights, leave no credentials and stay within the budget of API requests."""
     for name in ("first", "second"):
         mark = audit.mark(target.audit_log) if target.audit_log else 0
-        job_id = fed.submit(job_folders.fedavg(write(fed, name), image=target.job_image))
+        job_id = fed.submit(job_folders.fedavg(job_path(fed, name), image=target.job_image))
         assert_completed(fed, cluster, job_id)
         assert cluster.secrets("nvflare-cred-") == []
         for workflow in cluster.workflows(job_id).values():
@@ -87,123 +86,121 @@ def test_fedavg_completes_twice_with_the_right_weights_and_leaves_no_credentials
         for pod in cluster.pods(job_id):
             assert pod["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
         if target.audit_log:
-            asked = audit.by(":flargo-launcher", target.audit_log, mark)
-            once = {what: times for what, times in asked.items() if what[0] != "watch"}
-            assert sum(once.values()) <= MOST_REQUESTS * len(PARTIES), once
+            counts = audit.by(":flargo-launcher", target.audit_log, mark)
+            without_watches = {request: times for request, times in counts.items() if request[0] != "watch"}
+            assert sum(without_watches.values()) <= MAX_REQUESTS * len(PARTIES), without_watches
     assert len(startup_secrets(cluster, job_id)) == len(PARTIES)
 
 
-def test_two_federations_in_one_namespace_do_not_meet(fed: Federation, cluster: Cluster, target: Target) -> None:
-    # The other one is small, for eleven FLARE processes are a lot for two cores; its site has the name of one here.
+def test_federations_in_one_namespace_are_independent(fed: Federation, cluster: Cluster, target: Target) -> None:
+    # The other federation is small: eleven FLARE processes are a lot for two cores. Its site has the same name as one
+    # of the first federation.
     with federation(target, sites=("site-1",)) as other, ThreadPoolExecutor() as both:
-        started = {
-            running: running.submit(
+        job_ids = {
+            each: each.submit(
                 job_folders.fedavg(
-                    write(running, f"of-{rounds}"), image=target.job_image, rounds=rounds, sites=running.sites
+                    job_path(each, f"of-{rounds}"), image=target.job_image, rounds=rounds, sites=each.sites
                 )
             )
-            for running, rounds in ((fed, 2), (other, 4))
+            for each, rounds in ((fed, 2), (other, 4))
         }
-        done = [
-            both.submit(assert_completed, running, cluster, started[running], rounds)
-            for running, rounds in ((fed, 2), (other, 4))
+        checks = [
+            both.submit(assert_completed, each, cluster, job_ids[each], rounds)
+            for each, rounds in ((fed, 2), (other, 4))
         ]
-        for check in done:
+        for check in checks:
             check.result()
     shutil.rmtree(other.root, ignore_errors=True)
-    assert set(startup_secrets(cluster, started[fed])).isdisjoint(startup_secrets(cluster, started[other]))
+    assert set(startup_secrets(cluster, job_ids[fed])).isdisjoint(startup_secrets(cluster, job_ids[other]))
 
 
 def assert_aborted(fed: Federation, cluster: Cluster, job_id: str) -> None:
-    """FLARE says so, and nothing of the job runs: not in the API, not on the node."""
+    """Assert that FLARE reports an abort, and that nothing of the job runs, in the API or on the node."""
     eventually(lambda: not cluster.processes(job_id), GONE_SECONDS, "the job's processes are gone from the node")
     assert fed.wait(job_id, 60) == "FINISHED:ABORTED"
     eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
     eventually(lambda: not cluster.secrets("nvflare-cred-"), SETTLE_SECONDS, "no credentials are left")
 
 
-def submit_deaf(fed: Federation, cluster: Cluster, target: Target, name: str) -> str:
-    """A job of which no process heeds SIGTERM, once all of them have said so."""
+def submit_ignoring_sigterm(fed: Federation, cluster: Cluster, target: Target, name: str) -> str:
+    """Submit a job whose processes all ignore SIGTERM, and wait until each of them says so."""
     code = f"{IGNORES_SIGTERM}import time\ntime.sleep(3600)\n"
     job_id = fed.submit(
-        job_folders.script(write(fed, name), image=target.job_image, code=code, server_code=IGNORES_SIGTERM)
+        job_folders.script(job_path(fed, name), image=target.job_image, code=code, server_code=IGNORES_SIGTERM)
     )
     eventually(
         lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
         2 * SETTLE_SECONDS,
-        "all are deaf",
+        "all processes ignore SIGTERM",
     )
     assert len(cluster.processes(job_id)) >= len(PARTIES)
     return job_id
 
 
-def test_abort_while_training_kills_even_what_ignores_sigterm(
-    fed: Federation, cluster: Cluster, target: Target
-) -> None:
-    job_id = submit_deaf(fed, cluster, target, "deaf")
+def test_abort_kills_processes_that_ignore_sigterm(fed: Federation, cluster: Cluster, target: Target) -> None:
+    job_id = submit_ignoring_sigterm(fed, cluster, target, "deaf")
     fed.abort(job_id)
     assert_aborted(fed, cluster, job_id)
 
 
 def test_abort_while_a_clients_pod_is_pending(fed: Federation, cluster: Cluster, target: Target) -> None:
     extra = {"site-1": {"cpu": "1000", "pending_timeout": None}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "pending"), image=target.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(job_path(fed, "pending"), image=target.job_image, launcher_spec_extra=extra))
     fed.wait_status(job_id, "RUNNING")
-    eventually(
-        lambda: len(cluster.unfinished_pods(job_id)) == len(PARTIES), 60, "all pods are there, one of them pending"
-    )
+    eventually(lambda: len(cluster.unfinished_pods(job_id)) == len(PARTIES), 60, "all pods exist, one of them pending")
     fed.abort(job_id)
     assert_aborted(fed, cluster, job_id)
 
 
 def test_abort_while_the_servers_launch_blocks(fed: Federation, cluster: Cluster, target: Target) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": None}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "blocked"), image=target.job_image, launcher_spec_extra=extra))
-    eventually(lambda: cluster.unfinished_pods(job_id), 60, "the server's pod is there")
+    job_id = fed.submit(job_folders.fedavg(job_path(fed, "blocked"), image=target.job_image, launcher_spec_extra=extra))
+    eventually(lambda: cluster.unfinished_pods(job_id), 60, "the server's pod exists")
     assert fed.status(job_id) == "DISPATCHED"
     fed.abort(job_id)
     eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the server's pod is gone")
     assert_aborted(fed, cluster, job_id)
 
 
-def test_a_servers_job_without_a_place_fails_before_any_client_starts(
-    fed: Federation, cluster: Cluster, target: Target
-) -> None:
+def test_unschedulable_server_job_starts_no_client(fed: Federation, cluster: Cluster, target: Target) -> None:
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "unplaced"), image=target.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(
+        job_folders.fedavg(job_path(fed, "unplaced"), image=target.job_image, launcher_spec_extra=extra)
+    )
     assert_not_started(fed, cluster, job_id)
 
 
-UNKNOWN = 30.0
-"""Seconds that a server's job process puts up with being unknown (nvflare's sync_clients_from_main_process)."""
+UNKNOWN_PROCESS_SECONDS = 30.0
+"""Seconds for which a server's job process waits until its parent knows it (nvflare's
+sync_clients_from_main_process)."""
 
 
-def is_prepared(pod: Object) -> bool:
-    """Whether its node has all that it needs to run a pod: the first container runs, or has."""
+def has_started_container(pod: Object) -> bool:
+    """Return whether a pod's first container has started: its node then has everything that it needs to run the pod."""
     return any("waiting" not in row["state"] for row in pod["status"].get("initContainerStatuses", []))
 
 
-def test_an_api_that_stalls_while_the_servers_process_starts_costs_no_healthy_job(
-    fed: Federation, cluster: Cluster, target: Target
-) -> None:
+def test_job_survives_frozen_api_server(fed: Federation, cluster: Cluster, target: Target) -> None:
+    """A healthy job completes although the API server freezes while the server's process starts."""
     if target.own:
-        pytest.skip("the API server is not ours to freeze")
-    job_id = fed.submit(job_folders.fedavg(write(fed, "stall"), image=target.job_image, rounds=1))
+        pytest.skip("the API server of a cluster of one's own cannot be frozen")
+    job_id = fed.submit(job_folders.fedavg(job_path(fed, "stall"), image=target.job_image, rounds=1))
     eventually(
-        lambda: any(is_prepared(pod) for pod in cluster.pods(job_id)), SETTLE_SECONDS, "its pod needs the API no more"
+        lambda: any(has_started_container(pod) for pod in cluster.pods(job_id)),
+        SETTLE_SECONDS,
+        "its pod no longer needs the API server",
     )
     with cluster.freeze("kube-apiserver"):
-        assert fed.status(job_id) == "DISPATCHED", "its launch goes on"
-        fed.wait_status(job_id, "RUNNING", UNKNOWN)
-        time.sleep(UNKNOWN)
+        assert fed.status(job_id) == "DISPATCHED", "the launch has not returned"
+        fed.wait_status(job_id, "RUNNING", UNKNOWN_PROCESS_SECONDS)
+        time.sleep(UNKNOWN_PROCESS_SECONDS)
     assert_completed(fed, cluster, job_id, rounds=1)
 
 
 @pytest.mark.parametrize("site", ["server", "site-1"])
-def test_argo_terminate_from_outside_is_an_abort_even_of_what_ignores_sigterm(
-    fed: Federation, cluster: Cluster, target: Target, site: str
-) -> None:
-    job_id = submit_deaf(fed, cluster, target, f"outside-{site}")
+def test_argo_terminate_aborts_the_job(fed: Federation, cluster: Cluster, target: Target, site: str) -> None:
+    """`argo terminate` ends even processes that ignore SIGTERM, and FLARE aborts the job."""
+    job_id = submit_ignoring_sigterm(fed, cluster, target, f"outside-{site}")
     name = cluster.workflows(job_id)[site]["metadata"]["name"]
     before = len(cluster.processes(job_id))
     cluster.argo("terminate", name)
@@ -215,13 +212,12 @@ def test_argo_terminate_from_outside_is_an_abort_even_of_what_ignores_sigterm(
 
 
 @pytest.mark.parametrize("name", ["site-1", "server"])
-def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_elses(
-    fed: Federation, cluster: Cluster, target: Target, name: str
-) -> None:
-    job_id = submit_deaf(fed, cluster, target, f"orphan-{name}")
+def test_restarted_parent_ends_its_orphans(fed: Federation, cluster: Cluster, target: Target, name: str) -> None:
+    """A killed parent's next run ends what the killed one left running, and no other parent does."""
+    job_id = submit_ignoring_sigterm(fed, cluster, target, f"orphan-{name}")
     before = len(cluster.processes(job_id))
     fed.stop(name, signal.SIGKILL)
-    assert len(cluster.processes(job_id)) == before, "a job outlives its parent"
+    assert len(cluster.processes(job_id)) == before, "the job did not outlive its parent"
     others = set(PARTIES) - {name}
     fed.start(name)
     assert_orphan_ended(cluster, job_id, name, SETTLE_SECONDS)
@@ -232,22 +228,21 @@ def test_what_a_killed_parent_left_running_is_ended_by_its_next_run_and_nobody_e
         cluster.kubectl(
             "delete", "workflows.argoproj.io", f"--selector=flargo.dev/job-id={job_id},flargo.dev/site={each}"
         )
-    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the rest is gone, too")
+    eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the other sites' pods are gone")
 
 
-def test_a_script_that_raises_ends_the_job_as_with_flares_own_launcher(
-    fed: Federation, cluster: Cluster, target: Target
-) -> None:
+def test_script_that_raises_fails_the_job(fed: Federation, cluster: Cluster, target: Target) -> None:
+    """The job's status is the one that it has with FLARE's own launchers."""
     code = "raise RuntimeError('no such scanner')\n"
-    job_id = fed.submit(job_folders.script(write(fed, "raises"), image=target.job_image, code=code))
+    job_id = fed.submit(job_folders.script(job_path(fed, "raises"), image=target.job_image, code=code))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
     eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
-def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, cluster: Cluster, target: Target) -> None:
+def test_out_of_memory_is_abnormal_and_explained(fed: Federation, cluster: Cluster, target: Target) -> None:
     job_id = fed.submit(
         job_folders.script(
-            write(fed, "memory"),
+            job_path(fed, "memory"),
             image=target.job_image,
             code={"site-1": job_folders.allocate(2000)},
             launcher_spec_extra={"site-1": {"memory": "600Mi"}},
@@ -255,85 +250,84 @@ def test_out_of_memory_is_abnormal_and_said_to_be_memory(fed: Federation, cluste
     )
     assert fed.wait(job_id) == "FINISHED:ABNORMAL"
     assert "OOMKilled" in cluster.workflows(job_id)["site-1"]["status"]["message"]
-    said = [line for line in fed.log("site-1").splitlines() if job_id in line and "OUT_OF_MEMORY" in line]
-    assert len(said) == 1
-    assert "memory limit 600Mi" in said[0]
-    assert "OUT_OF_MEMORY (104)" in error_log(fed, job_id, "site-1"), "the researcher reads why"
+    lines = [line for line in fed.log("site-1").splitlines() if job_id in line and "OUT_OF_MEMORY" in line]
+    assert len(lines) == 1
+    assert "memory limit 600Mi" in lines[0]
+    assert "OUT_OF_MEMORY (104)" in error_log(fed, job_id, "site-1"), "the researcher's log lacks the reason"
 
 
 def error_log(fed: Federation, job_id: str, site: str) -> str:
-    """FLARE's error log of a site, as the server stored it for the researcher."""
+    """Return FLARE's error log of a site, which the server stores for the researcher."""
 
     def fetch() -> Path | None:
         try:
-            found = fed.components(job_id) / f"ERRORLOG_{site}"
-        except InternalError:  # FLARE's word for: nothing has come yet
+            log = fed.components(job_id) / f"ERRORLOG_{site}"
+        except InternalError:  # FLARE raises this as long as no component has arrived
             return None
-        return found if found.exists() else None
+        return log if log.exists() else None
 
-    eventually(fetch, SETTLE_SECONDS, f"the error log of {site} has come")
+    eventually(fetch, SETTLE_SECONDS, f"the error log of {site} arrives")
     path = fetch()
     assert path is not None
     return path.read_text()
 
 
 def outcome(fed: Federation, job_id: str) -> dict[str, object]:
-    """The server's outcome, as the researcher downloads it."""
-    found: dict[str, object] = json.loads((fed.download(job_id) / "workspace" / "argo_outcome.json").read_text())
-    return found
+    """Return the server's outcome file, as the researcher downloads it."""
+    content: dict[str, object] = json.loads((fed.download(job_id) / "workspace" / "argo_outcome.json").read_text())
+    return content
 
 
-def test_a_servers_failure_is_downloaded_with_its_reason_and_the_end_of_its_log(
-    fed: Federation, cluster: Cluster, target: Target
-) -> None:
+def test_researcher_downloads_reason_and_log_tail(fed: Federation, cluster: Cluster, target: Target) -> None:
+    """The researcher downloads the reason for a server's failure and the end of its log."""
     code = "import os\nprint('last words', flush=True)\nos._exit(3)\n"
     job_id = fed.submit(
         job_folders.script(
-            write(fed, "server-fails"), image=target.job_image, code=job_folders.training(), server_code=code
+            job_path(fed, "server-fails"), image=target.job_image, code=job_folders.training(), server_code=code
         )
     )
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
-    told = outcome(fed, job_id)
-    assert (told["reason"], told["code"], told["exit_code"]) == ("PROGRAM_FAILED", 1, 3)
+    report = outcome(fed, job_id)
+    assert (report["reason"], report["code"], report["exit_code"]) == ("PROGRAM_FAILED", 1, 3)
     tail = (fed.download(job_id) / "workspace" / "argo_log_tail.txt").read_text()
     assert "last words" in tail
     assert "NVFLARE_JOB_AUTH_TOKEN" not in tail
     eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
-def test_a_launch_that_the_server_refuses_is_told_to_the_researcher(fed: Federation, target: Target) -> None:
+def test_server_launch_failure_reaches_the_researcher(fed: Federation, target: Target) -> None:
     extra = {"server": {"memory": "lots"}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "refused"), image=target.job_image, launcher_spec_extra=extra))
+    job_id = fed.submit(job_folders.fedavg(job_path(fed, "refused"), image=target.job_image, launcher_spec_extra=extra))
     assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
-    told = outcome(fed, job_id)
-    assert told["reason"] == "LAUNCH_FAILED"
-    assert "launcher_spec['server']['k8s']['memory']" in str(told["detail"])
-    assert "'lots'" in str(told["detail"])
+    report = outcome(fed, job_id)
+    assert report["reason"] == "LAUNCH_FAILED"
+    assert "launcher_spec['server']['k8s']['memory']" in str(report["detail"])
+    assert "'lots'" in str(report["detail"])
 
 
-def test_a_launch_that_a_site_refuses_is_told_to_the_researcher(
-    fed: Federation, cluster: Cluster, target: Target
-) -> None:
+def test_site_launch_failure_reaches_the_researcher(fed: Federation, cluster: Cluster, target: Target) -> None:
     extra = {"site-1": {"cpu": "-3"}}
-    job_id = fed.submit(job_folders.fedavg(write(fed, "refused-1"), image=target.job_image, launcher_spec_extra=extra))
-    # Which of them hangs on whether FLARE is still starting the other sites when this one reports.
+    job_id = fed.submit(
+        job_folders.fedavg(job_path(fed, "refused-1"), image=target.job_image, launcher_spec_extra=extra)
+    )
+    # The status depends on whether FLARE is still starting the other sites when this one reports.
     assert fed.wait(job_id) in {"FINISHED:EXECUTION_EXCEPTION", "FINISHED:FAILED_TO_RUN"}
     assert "LAUNCH_FAILED (101)" in error_log(fed, job_id, "site-1")
     assert "'-3'" in error_log(fed, job_id, "site-1")
     eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "no pod of the job is left running")
 
 
-def test_people_find_the_job_with_argos_own_commands(fed: Federation, cluster: Cluster, target: Target) -> None:
-    job_id = fed.submit(job_folders.fedavg(write(fed, "findable"), image=target.job_image, pause=20, rounds=1))
+def test_argos_commands_list_log_and_terminate(fed: Federation, cluster: Cluster, target: Target) -> None:
+    job_id = fed.submit(job_folders.fedavg(job_path(fed, "findable"), image=target.job_image, pause=20, rounds=1))
     eventually(lambda: len(cluster.processes(job_id)) >= len(PARTIES), SETTLE_SECONDS, "all three processes run")
-    listed = cluster.argo("list", "--selector", f"flargo.dev/job-id={job_id}", "--output=name").splitlines()
-    assert sorted(listed) == sorted(item["metadata"]["name"] for item in cluster.workflows(job_id).values())
+    names = cluster.argo("list", "--selector", f"flargo.dev/job-id={job_id}", "--output=name").splitlines()
+    assert sorted(names) == sorted(item["metadata"]["name"] for item in cluster.workflows(job_id).values())
     client = cluster.workflows(job_id)["site-1"]
     assert "findable" in client["metadata"]["annotations"]["workflows.argoproj.io/title"]
     eventually(
         lambda: "site-1" in cluster.argo("logs", client["metadata"]["name"], "--container=main"),
         SETTLE_SECONDS,
-        "its log is read",
+        "argo logs prints the job's log",
     )
     cluster.argo("terminate", client["metadata"]["name"])
     assert_aborted(fed, cluster, job_id)

@@ -1,4 +1,4 @@
-"""The matrix of the differential test on the real cluster: what flargo submits is valid, and Argo makes that pod."""
+"""Tests of the differential test's cases on a real cluster: their Workflows are valid, and Argo creates their pods."""
 
 import json
 from collections.abc import Iterator
@@ -20,168 +20,174 @@ NOT_RESTRICTED = 'violates PodSecurity "restricted'
 
 
 @dataclass(frozen=True)
-class Made:
-    """A Workflow of the matrix, and what the cluster made of it."""
+class CreatedWorkflow:
+    """A case's Workflow as flargo submits it, as the cluster has it, and its pod."""
 
     name: str
     workflow: Object
-    shown: Object
+    document: Object
+    """The Workflow as the API server returns it."""
     pod: Object | None
 
 
 @pytest.fixture(scope="module")
 def manifests(target: Target) -> dict[str, Object]:
-    """Every Workflow of the matrix, in the namespace of the tests, by the case's name."""
-    made = {}
+    """The Workflow of each case, in the tests' namespace, by the case's name."""
+    workflows = {}
     for name, settings, launch in samples():
         workflow = json.loads(json.dumps(build_plan(launch, settings).workflow))
         workflow["metadata"]["namespace"] = target.namespace
-        made[name] = workflow
-    return made
+        workflows[name] = workflow
+    return workflows
 
 
 @pytest.fixture(scope="module")
 def folder(manifests: dict[str, Object], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file for each."""
+    """A folder with a file for each Workflow."""
     path = tmp_path_factory.mktemp("workflows")
     for workflow in manifests.values():
         (path / f"{workflow['metadata']['name']}.json").write_text(json.dumps(workflow))
     return path
 
 
-def test_the_api_server_takes_every_workflow_strictly(
-    target: Target, manifests: dict[str, Object], folder: Path
-) -> None:
-    done = server_dry_run(target, folder)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == len(manifests)
+def test_api_server_accepts_every_workflow_strictly(target: Target, manifests: dict[str, Object], folder: Path) -> None:
+    result = server_dry_run(target, folder)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.split()) == len(manifests)
 
 
 def test_argo_lints_every_workflow(folder: Path) -> None:
-    done = argo_lint(folder)
-    assert done.returncode == 0, done.stdout
+    result = argo_lint(folder)
+    assert result.returncode == 0, result.stdout
 
 
-def test_neither_check_is_blind(target: Target, manifests: dict[str, Object], tmp_path: Path) -> None:
-    broken = json.loads(json.dumps(next(iter(manifests.values()))))
-    broken["spec"]["templates"][0]["container"]["memroy"] = "1Gi"
-    broken["spec"]["entrypoint"] = "none"
+def test_both_checks_detect_errors(target: Target, manifests: dict[str, Object], tmp_path: Path) -> None:
+    workflow = json.loads(json.dumps(next(iter(manifests.values()))))
+    workflow["spec"]["templates"][0]["container"]["memroy"] = "1Gi"
+    workflow["spec"]["entrypoint"] = "none"
     path = tmp_path / "broken.json"
-    path.write_text(json.dumps(broken))
+    path.write_text(json.dumps(workflow))
     assert 'unknown field "spec.templates[0].container.memroy"' in server_dry_run(target, path).stderr
     assert argo_lint(path).returncode != 0
 
 
 @pytest.fixture(scope="module")
-def made(cluster: Cluster, manifests: dict[str, Object]) -> Iterator[list[Made]]:
-    """The client cases, created and released; each with its pod, or with Argo's words on why there is none."""
-    wanted = {name: item for name, item in manifests.items() if name.startswith("client")}
-    documents = [{**item, "spec": {**item["spec"], "suspend": False}} for item in wanted.values()]
+def created_workflows(cluster: Cluster, manifests: dict[str, Object]) -> Iterator[list[CreatedWorkflow]]:
+    """The client cases, created and released; each with its pod, or with Argo's message why there is none."""
+    clients = {name: item for name, item in manifests.items() if name.startswith("client")}
+    documents = [{**item, "spec": {**item["spec"], "suspend": False}} for item in clients.values()]
     mark = "flargo.test/matrix"
     for document in documents:
         document["metadata"] = json.loads(json.dumps(document["metadata"]))
         document["metadata"]["labels"][mark] = "true"
-        # An instance id names a controller that this cluster does not have.
+        # With an instance id, the Workflow would be left to a controller that this cluster does not have.
         document["metadata"]["labels"].pop("workflows.argoproj.io/controller-instanceid", None)
     cluster.kubectl("create", "--filename=-", document={"apiVersion": "v1", "kind": "List", "items": documents})
     try:
-        yield _settled(cluster, wanted, mark)
+        yield _wait_for_pods(cluster, clients, mark)
     finally:
         cluster.kubectl("delete", "workflows.argoproj.io", f"--selector={mark}", "--wait=false")
-        eventually(lambda: not cluster.items("workflows.argoproj.io", mark), 60, "the matrix is gone")
+        eventually(lambda: not cluster.items("workflows.argoproj.io", mark), 60, "the Workflows are gone")
 
 
-def _settled(cluster: Cluster, wanted: dict[str, Object], mark: str) -> list[Made]:
-    found: list[Made] = []
+def _wait_for_pods(cluster: Cluster, manifests: dict[str, Object], mark: str) -> list[CreatedWorkflow]:
+    workflows: list[CreatedWorkflow] = []
 
-    def complete() -> bool:
-        shown = {item["metadata"]["name"]: item for item in cluster.items("workflows.argoproj.io", mark)}
+    def is_complete() -> bool:
+        documents = {item["metadata"]["name"]: item for item in cluster.items("workflows.argoproj.io", mark)}
         pods = {pod["metadata"]["name"]: pod for pod in cluster.items("pods")}
-        found[:] = [
-            Made(name, item, shown[item["metadata"]["name"]], pods.get(item["metadata"]["name"]))
-            for name, item in wanted.items()
+        workflows[:] = [
+            CreatedWorkflow(name, item, documents[item["metadata"]["name"]], pods.get(item["metadata"]["name"]))
+            for name, item in manifests.items()
         ]
-        return all(each.pod is not None or each.shown.get("status", {}).get("phase") == "Error" for each in found)
+        return all(
+            each.pod is not None or each.document.get("status", {}).get("phase") == "Error" for each in workflows
+        )
 
-    eventually(complete, 120, "every Workflow has its pod, or Argo's word that it cannot have one")
-    return found
+    eventually(is_complete, 120, "every Workflow has its pod, or Argo's message that it cannot have one")
+    return workflows
 
 
-def test_argo_makes_the_very_pod(made: list[Made]) -> None:
-    with_pod = [each for each in made if each.pod is not None]
-    assert len(with_pod) >= 60, f"only {len(with_pod)} of {len(made)}"
+def test_argo_creates_the_expected_pod(created_workflows: list[CreatedWorkflow]) -> None:
+    with_pod = [each for each in created_workflows if each.pod is not None]
+    assert len(with_pod) >= 60, f"only {len(with_pod)} of {len(created_workflows)}"
     for each in with_pod:
         assert each.pod is not None
-        assert_holds(as_argo_wraps(pod_from_workflow(each.workflow)), each.pod, each.name)
+        assert_contains(as_argo_wraps(pod_from_workflow(each.workflow)), each.pod, each.name)
         assert_nothing_else(pod_from_workflow(each.workflow), each.pod, each.name)
 
 
-def test_where_argo_makes_no_pod_the_site_asked_for_what_the_namespace_forbids(made: list[Made]) -> None:
-    refused = {each.name: each.shown["status"]["message"] for each in made if each.pod is None}
-    said_so = {name: message for name, message in refused.items() if NOT_RESTRICTED in message}
-    others = {name: message for name, message in refused.items() if name not in said_so}
-    assert all(any(words in message for words in EXPECTED) for message in others.values()), json.dumps(others, indent=1)
+def test_workflows_without_pod_have_expected_errors(created_workflows: list[CreatedWorkflow]) -> None:
+    """Argo creates no pod only if the namespace forbids it, or if the case names an object that does not exist."""
+    errors = {each.name: each.document["status"]["message"] for each in created_workflows if each.pod is None}
+    others = {name: message for name, message in errors.items() if NOT_RESTRICTED not in message}
+    assert all(any(text in message for text in EXPECTED_ERRORS) for message in others.values()), json.dumps(
+        others, indent=1
+    )
 
 
-EXPECTED = (
+EXPECTED_ERRORS = (
     "no PriorityClass with name batch",
     "the integer value of priority (5) must not be provided",
     'serviceaccount "cardio" not found',
     'serviceaccounts "argo-x" not found',
     "/ConfigMap/flargo-queue/jobs",
 )
-"""Argo's or the API server's words where a case names what this cluster does not have."""
+"""Messages of Argo or the API server for cases that name objects that this cluster does not have."""
 
 
 def as_argo_wraps(pod: Object) -> Object:
-    """What Argo makes of commands: its executor runs them, in main and in sidecars."""
+    """Give every container but Argo's own a command, as Argo does: its executor runs the program, also in sidecars."""
     for container in pod["spec"]["containers"]:
         if container["name"] != "wait":
             container["command"] = container.get("command", [])
     return pod
 
 
-def assert_holds(wanted: object, found: object, where: str) -> None:
-    """Every leaf that was wanted is found; lists of named things by their names, a command as its end."""
-    if isinstance(wanted, dict):
-        assert isinstance(found, dict), where
-        for key, value in wanted.items():
-            if value is False and key not in found:
-                continue  # how the API server shows a flag that is not set
-            assert key in found, f"{where}.{key} is missing"
+def assert_contains(expected: object, actual: object, where: str) -> None:
+    """Assert that every expected leaf is in the actual object.
+
+    Items of a list are matched by their names, and a command has to end with the expected one.
+    """
+    if isinstance(expected, dict):
+        assert isinstance(actual, dict), where
+        for key, value in expected.items():
+            if value is False and key not in actual:
+                continue  # the API server omits a flag that is false
+            assert key in actual, f"{where}.{key} is missing"
             if key == "command":
-                assert found[key][len(found[key]) - len(value) :] == value, f"{where}.{key}"
+                assert actual[key][len(actual[key]) - len(value) :] == value, f"{where}.{key}"
             else:
-                assert_holds(value, found[key], f"{where}.{key}")
-    elif isinstance(wanted, list) and wanted and isinstance(wanted[0], dict) and "name" in wanted[0]:
-        assert isinstance(found, list), where
-        for value in wanted:
+                assert_contains(value, actual[key], f"{where}.{key}")
+    elif isinstance(expected, list) and expected and isinstance(expected[0], dict) and "name" in expected[0]:
+        assert isinstance(actual, list), where
+        for value in expected:
             key = "mountPath" if "mountPath" in value else "name"
-            same = [item for item in found if item[key] == value[key]]
-            assert len(same) == 1, f"{where}[{value[key]}] is there {len(same)} times"
-            assert_holds(value, same[0], f"{where}[{value[key]}]")
+            matches = [item for item in actual if item[key] == value[key]]
+            assert len(matches) == 1, f"{where}[{value[key]}] exists {len(matches)} times"
+            assert_contains(value, matches[0], f"{where}[{value[key]}]")
     elif any(part in where for part in (".limits.", ".requests.", ".sizeLimit", ".overhead.")):
-        # The API server writes amounts in its own way: 0.5 as 500m.
-        assert parse_quantity(wanted) == parse_quantity(found), where  # type: ignore[no-untyped-call]
+        # The API server normalises quantities: 0.5 becomes 500m.
+        assert parse_quantity(expected) == parse_quantity(actual), where  # type: ignore[no-untyped-call]
     else:
-        assert wanted == found, f"{where}: {found!r} is not {wanted!r}"
+        assert expected == actual, f"{where}: {actual!r} is not {expected!r}"
 
 
-def assert_nothing_else(wanted: Object, found: Object, where: str) -> None:
-    """Nothing is there that was not asked for but Argo's own and the API server's usual tolerations."""
-    spec, asked = found["spec"], wanted["spec"]
+def assert_nothing_else(expected: Object, actual: Object, where: str) -> None:
+    """Assert that a pod has only the expected containers, volumes, variables and mounts, besides Argo's own."""
+    spec, expected_spec = actual["spec"], expected["spec"]
     for group in ("containers", "initContainers"):
-        assert {c["name"] for c in spec[group]} == {c["name"] for c in asked[group]}, f"{where}.{group}"
+        assert {c["name"] for c in spec[group]} == {c["name"] for c in expected_spec[group]}, f"{where}.{group}"
     own = {"var-run-argo", "tmp-dir-argo", "exec-sa-token"}
     volumes = {volume["name"] for volume in spec["volumes"]} - own
     assert {name for name in volumes if not name.startswith("kube-api-access")} == {
-        volume["name"] for volume in asked.get("volumes", [])
+        volume["name"] for volume in expected_spec.get("volumes", [])
     }, where
     main = next(c for c in spec["containers"] if c["name"] == "main")
-    said = next(c for c in asked["containers"] if c["name"] == "main")
+    expected_main = next(c for c in expected_spec["containers"] if c["name"] == "main")
     env = {entry["name"] for entry in main["env"] if not entry["name"].startswith("ARGO_")}
-    assert env == {entry["name"] for entry in said.get("env", [])}, where
+    assert env == {entry["name"] for entry in expected_main.get("env", [])}, where
     mounts = {mount["mountPath"] for mount in main["volumeMounts"] if mount["name"] not in own}
     token = "/var/run/secrets/kubernetes.io/serviceaccount"
-    assert mounts - {token} == {mount["mountPath"] for mount in said.get("volumeMounts", [])}, where
+    assert mounts - {token} == {mount["mountPath"] for mount in expected_main.get("volumeMounts", [])}, where
     assert (token in mounts) == (spec["automountServiceAccountToken"] is True), where
