@@ -11,6 +11,7 @@ from tests.harness.real_cluster import versions
 
 TESTS = Path(__file__).parents[1]
 MODULES = sorted(file.stem for file in (TESTS / "cluster").glob("test_faults*.py"))
+FAULTS = ("daemons", "matrix", "wire")
 
 
 def scenario_names(module: str) -> set[str]:
@@ -20,6 +21,12 @@ def scenario_names(module: str) -> set[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_engine_runs_the_whole_fault_matrix(module: str) -> None:
     assert scenario_names(f"tests.embedded.{module}") == scenario_names(f"tests.cluster.{module}")
+
+
+def test_no_scenario_is_left_out() -> None:
+    """Every test of tests/harness/faults is imported by a module of tests/cluster, since nothing else runs it."""
+    scenarios = {name for module in FAULTS for name in scenario_names(f"tests.harness.faults.{module}")}
+    assert scenarios == {name for module in MODULES for name in scenario_names(f"tests.cluster.{module}")}
 
 
 def test_listed_scenarios_and_recordings_exist() -> None:
