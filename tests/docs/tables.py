@@ -167,7 +167,7 @@ def _example(case: str, workflow: Object) -> str:
     """Render a Workflow as YAML, with a production path for the parent's workspace, which is temporary here."""
     text = yaml.safe_dump(json.loads(json.dumps(workflow)), sort_keys=False, width=120)
     text = re.sub(r"(?<!/var)/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
-    return f"# What flargo submits for: {case}. Written by `make docs`; a test holds it equal to the code.\n{text}"
+    return f"# The Workflow that flargo submits for this case: {case}.\n# Written by `make docs`; do not edit.\n{text}"
 
 
 def with_blocks(file: str, text: str) -> str:
