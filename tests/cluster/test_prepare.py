@@ -1,4 +1,4 @@
-"""A federation whose kits are `nvflare provision`'s, made ready by `flargo prepare` and nothing else."""
+"""Tests of a federation whose provisioned kits are configured by `flargo prepare` alone."""
 
 import itertools
 import json
@@ -23,27 +23,27 @@ from tests.harness.federation_checks import SETTLE_SECONDS
 from tests.harness.real_cluster.target import Target
 from tests.harness.site import TURN_SECONDS
 
-BOUND = 2
-"""How many jobs the server is told to run at once."""
+MAX_JOBS = 2
+"""The number of jobs that the server may run at once."""
 COMPLETED = "FINISHED:COMPLETED"
 
 
-class Prepared(Federation):
-    """Its parents are configured by the command that a site runs."""
+class PreparedFederation(Federation):
+    """A federation whose parents are configured by the command that a site runs."""
 
     target: Target
 
     def _configure(self, name: str) -> None:
         root = self.workspace(name)
-        # Parents are processes on the sandbox's bridge here, with ports of their own, and not pods behind a Service.
+        # Here, parents are processes on the sandbox's bridge with ports of their own, not pods behind a Service.
         (root / "local" / "comm_config.json").write_text(json.dumps(kits.comm_config(self.host, self._ports.take())))
         options = {"--namespace": self.target.namespace, "--workspace": str(root)}
         options |= {"--config-file": str(self.target.launcher_kubeconfig)}
         command = [str(Path(sys.executable).with_name("flargo")), "prepare", str(root)]
-        command += [word for option in options.items() for word in option]
-        subprocess.run([*command, *(("--max-jobs", str(BOUND)) if name == SERVER else ())], check=True)
+        command += [argument for option in options.items() for argument in option]
+        subprocess.run([*command, *(("--max-jobs", str(MAX_JOBS)) if name == SERVER else ())], check=True)
         if name == SERVER:
-            # The server's process and its job's process run as different users here.
+            # Here, the server's process and its job's process run as different users.
             kits.make_stores(root)
 
 
@@ -51,37 +51,38 @@ class Prepared(Federation):
 def fed(target: Target) -> Iterator[Federation]:
     root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     root.chmod(0o755)
-    prepared = Prepared(root, sites=("site-1",), host=target.address)
-    prepared.target = target
-    with prepared as running:
-        yield running
+    federation = PreparedFederation(root, sites=("site-1",), host=target.address)
+    federation.target = target
+    with federation:
+        yield federation
     shutil.rmtree(root, ignore_errors=True)
 
 
-def test_six_jobs_run_two_at_a_time_and_none_is_given_up_for_waiting(fed: Federation, target: Target) -> None:
+def test_six_jobs_run_two_at_a_time(fed: Federation, target: Target) -> None:
+    """All six jobs complete: none fails because it has to wait."""
     cluster = Cluster(target)
     folder = fed.root / "jobs"
     folder.mkdir()
-    # Rounds that last make jobs overlap if they may: FLARE starts the next one several seconds after the one before.
-    job_of: dict[str, Any] = {"image": target.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
-    submitted = [fed.submit(job_folders.fedavg(folder / f"job-{number}", **job_of)) for number in range(6)]
-    succeeded = dict.fromkeys(fed.names, "Succeeded")
+    # Long rounds make jobs overlap if they may: FLARE starts the next job several seconds after the previous one.
+    options: dict[str, Any] = {"image": target.job_image, "sites": fed.sites, "rounds": 2, "pause": 4}
+    jobs = [fed.submit(job_folders.fedavg(folder / f"job-{number}", **options)) for number in range(6)]
+    phases = dict.fromkeys(fed.names, "Succeeded")
     times = []
-    for job in submitted:
-        assert fed.wait(job, TURN_SECONDS * len(submitted)) == COMPLETED, fed.log("server")[-10_000:]
-        eventually(partial(has_phases, cluster, job, succeeded), SETTLE_SECONDS, "a Workflow Succeeded for each party")
-        # By the server's part, which begins first and whose end FLARE waits for.
+    for job in jobs:
+        assert fed.wait(job, TURN_SECONDS * len(jobs)) == COMPLETED, fed.log("server")[-10_000:]
+        eventually(partial(has_phases, cluster, job, phases), SETTLE_SECONDS, "a Workflow Succeeded for each party")
+        # A job's time is that of the server's program, which starts first and whose end FLARE waits for.
         (pod,) = cluster.items("pods", f"flargo.dev/job-id={job},flargo.dev/site={SERVER}")
         times.append(program_times(pod))
-    assert any(at_once(pair) for pair in itertools.combinations(times, BOUND)), f"{BOUND} never ran at once"
-    assert not any(at_once(more) for more in itertools.combinations(times, BOUND + 1)), f"more than {BOUND} did"
+    assert any(overlap(pair) for pair in itertools.combinations(times, MAX_JOBS)), f"{MAX_JOBS} never ran at once"
+    assert not any(overlap(more) for more in itertools.combinations(times, MAX_JOBS + 1)), f"more than {MAX_JOBS} did"
 
 
-def at_once(times: Sequence[tuple[datetime, datetime]]) -> bool:
-    """Whether there was a moment at which all of these ran; the node tells whole seconds."""
-    return max(begun for begun, _ in times) < min(ended for _, ended in times)
+def overlap(times: Sequence[tuple[datetime, datetime]]) -> bool:
+    """Return whether all of these ran at the same moment; the node reports whole seconds."""
+    return max(start for start, _ in times) < min(end for _, end in times)
 
 
 def has_phases(cluster: Cluster, job_id: str, phases: dict[str, str]) -> bool:
-    """Whether a job's Workflows are in these phases, by site."""
+    """Return whether a job's Workflows are in these phases, by site."""
     return {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()} == phases

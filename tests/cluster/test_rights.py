@@ -1,4 +1,4 @@
-"""The launcher's Role is what it needs: all of it is used, and without any one right something goes wrong."""
+"""Tests that the launcher's Role is minimal: every right is used, and without any one of them something fails."""
 
 import secrets
 from collections.abc import Iterator
@@ -18,16 +18,17 @@ from tests.harness.real_cluster import audit
 from tests.harness.site import IGNORES_SIGTERM, SLEEPS, START_SECONDS, Site, exits
 from tests.harness.wire import Wire
 
-AT_ONCE = 5
-LONG = 120.0
+MAX_PARALLEL_RIGHTS = 5
+VOLUME_FAILURE_SECONDS = 120.0
+"""Seconds within which a job fails whose volume cannot be mounted."""
 MISSING_SECRET = {"source": "not-there", "mount_path": "/etc/keys"}
 Rule = dict[str, Any]
 Right = tuple[str, str]
-"""Verb and resource."""
+"""The verb and the resource of a right."""
 
 
 def role() -> list[Rule]:
-    """The rules of deploy/launcher.yaml."""
+    """Return the rules of the Role in deploy/launcher.yaml."""
     documents = yaml.safe_load_all((DEPLOY / "launcher.yaml").read_text())
     (rules,) = (each["rules"] for each in documents if each["kind"] == "Role")
     return list(rules)
@@ -37,7 +38,7 @@ RIGHTS: list[Right] = [(verb, what) for rule in role() for what in rule["resourc
 
 
 def without(right: Right) -> list[Rule]:
-    """The rules but for one right."""
+    """Return the Role's rules without one right."""
     rules = [
         {**rule, "verbs": [verb for verb in rule["verbs"] if [right] != [(verb, what) for what in rule["resources"]]]}
         for rule in role()
@@ -45,64 +46,67 @@ def without(right: Right) -> list[Rule]:
     return [rule for rule in rules if rule["verbs"]]
 
 
-def a_day(server: Site, client: Site) -> None:
-    """All that a launcher does: a job fails, is launched again with a newer kit, and is aborted; another one waits."""
+def use_every_right(server: Site, client: Site) -> None:
+    """Make the launchers use every right.
+
+    A server's job fails, is launched again with a newer kit and is aborted; a client's job waits for its volume.
+    """
     stuck = client.launch(SLEEPS, study="s")
-    failed = server.launch(f"print('last words', flush=True)\n{exits(3)}", job_id=_with_run_folder(server))
-    failed.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
-    tail = server.root / failed.id / LOG_TAIL
+    failure = server.launch(f"print('last words', flush=True)\n{exits(3)}", job_id=_with_run_folder(server))
+    failure.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
+    tail = server.root / failure.id / LOG_TAIL
     assert "last words" in tail.read_text()
-    failed.expect_nothing_left()
+    failure.expect_nothing_left()
     (server.root / "startup" / "more.json").write_text("{}")
-    again = server.launch(IGNORES_SIGTERM + SLEEPS, job_id=failed.id)
-    again.expect_running()
+    relaunch = server.launch(IGNORES_SIGTERM + SLEEPS, job_id=failure.id)
+    relaunch.expect_running()
     loops = [site.launcher._loop for site in (server, client)]
     assert [loop.seconds_out_of_sync() for loop in loops if loop is not None] == [0.0, 0.0]
-    again.abort()
-    again.expect_nothing_left()
-    stuck.expect_end(Reason.VOLUME, 101, LONG)
+    relaunch.abort()
+    relaunch.expect_nothing_left()
+    stuck.expect_end(Reason.VOLUME, 101, VOLUME_FAILURE_SECONDS)
     stuck.expect_nothing_left()
 
 
 def _with_run_folder(server: Site) -> str:
-    """FLARE makes a job's run folder before it launches it."""
+    """Create a job's run folder, as FLARE does before it launches the job, and return the job's id."""
     job_id = secrets.token_hex(16)
     (server.root / job_id).mkdir()
     return job_id
 
 
 def sites(cluster: Cluster, stack: ExitStack, token: str = "") -> tuple[Site, Site]:
-    """A server and a client with an account's token; the launcher's own if there is none."""
+    """Return a server and a client that use a token, by default that of the launcher's own account."""
     wires = [stack.enter_context(Wire(cluster.target.launcher_kubeconfig)) if token else None for _ in Role]
     studies = {"s": {"secret_mounts": {"k": MISSING_SECRET}}}
     server = stack.enter_context(Site(cluster, role=Role.SERVER, wire=wires[0], token=token))
     return server, stack.enter_context(Site(cluster, studies=studies, wire=wires[1], token=token))
 
 
-def test_the_role_is_what_is_used(cluster: Cluster) -> None:
+def test_every_right_of_the_role_is_used(cluster: Cluster) -> None:
     if cluster.target.audit_log is None:
-        pytest.skip("somebody's own cluster: its audit log is not within reach")
-    begun = audit.mark(cluster.target.audit_log)
+        pytest.skip("the audit log of a cluster of one's own cannot be read")
+    mark = audit.mark(cluster.target.audit_log)
     with ExitStack() as stack:
-        a_day(*sites(cluster, stack))
-    assert _used(cluster, begun) == set(RIGHTS)
+        use_every_right(*sites(cluster, stack))
+    assert _rights_used(cluster, mark) == set(RIGHTS)
 
 
 @pytest.fixture(scope="module")
-def days(cluster: Cluster) -> Iterator[dict[Right, "Future[str]"]]:
-    """What goes wrong on a day without a right, for each of them; some at a time."""
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="day") as threads:
-        yield {right: threads.submit(_day_without, cluster, right) for right in RIGHTS}
+def errors_without(cluster: Cluster) -> Iterator[dict[Right, "Future[str]"]]:
+    """The error that occurs without each right; a few rights are tried in parallel."""
+    with ThreadPoolExecutor(MAX_PARALLEL_RIGHTS, thread_name_prefix="right") as threads:
+        yield {right: threads.submit(_error_without, cluster, right) for right in RIGHTS}
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=" ".join)
-def test_without_any_one_right_something_goes_wrong(days: dict[Right, "Future[str]"], right: Right) -> None:
-    problem = days[right].result()
-    print(problem)
-    assert problem
+def test_launcher_fails_without_any_one_right(errors_without: dict[Right, "Future[str]"], right: Right) -> None:
+    error = errors_without[right].result()
+    print(error)
+    assert error
 
 
-def _day_without(cluster: Cluster, right: Right) -> str:
+def _error_without(cluster: Cluster, right: Right) -> str:
     name = f"less-{'-'.join(right).replace('/', '-')}"
     meta = {"name": name, "namespace": cluster.target.namespace}
     group = "rbac.authorization.k8s.io/v1"
@@ -112,24 +116,24 @@ def _day_without(cluster: Cluster, right: Right) -> str:
         subject = f"--serviceaccount={cluster.target.namespace}:{name}"
         cluster.kubectl("create", "rolebinding", name, f"--role={name}", subject)
         with ExitStack() as stack:
-            those = sites(cluster, stack, cluster.kubectl("create", "token", name))
+            server, client = sites(cluster, stack, cluster.kubectl("create", "token", name))
             try:
-                a_day(*those)
-            except AssertionError as problem:
-                return str(problem) or repr(problem)
+                use_every_right(server, client)
+            except AssertionError as error:
+                return str(error) or repr(error)
         return ""
     finally:
         for kind in ("rolebinding", "role", "serviceaccount"):
             cluster.kubectl("delete", kind, name, "--ignore-not-found")
 
 
-def _used(cluster: Cluster, since: int) -> set[tuple[str, str]]:
-    """What flargo itself asked for, and was let; other tests' kubectl has the same account."""
+def _rights_used(cluster: Cluster, mark: int) -> set[tuple[str, str]]:
+    """Return the rights that flargo itself used successfully; kubectl uses the same account in other tests."""
     assert cluster.target.audit_log is not None
     return {
         (event["verb"], "/".join(filter(None, (event["objectRef"]["resource"], event["objectRef"].get("subresource")))))
-        for target, event in audit.events(cluster.target.audit_log)
-        if target >= since
+        for offset, event in audit.events(cluster.target.audit_log)
+        if offset >= mark
         and event["user"]["username"].endswith(":flargo-launcher")
         and event.get("userAgent", "").startswith("flargo")
         and event.get("responseStatus", {}).get("code", 500) < 400

@@ -1,4 +1,4 @@
-"""The Workflows that people submit themselves, on a real cluster: the smoke test, and what sweeps."""
+"""Tests of the Workflows that people submit themselves, on a real cluster: the smoke test and the sweep."""
 
 import re
 import subprocess
@@ -18,9 +18,9 @@ Object = dict[str, Any]
 
 
 def smoke_test(cluster: Cluster, mark: str, path: Path, *parameters: str) -> Object:
-    """The smoke test, submitted as its first lines say, when it is over."""
-    said = [word for each in parameters for word in ("--parameter", each)]
-    name = cluster.argo("submit", str(path), *said, f"--labels={mark}", "--output=name")
+    """Submit the smoke test as its first lines say, and return its Workflow when it has ended."""
+    options = [argument for each in parameters for argument in ("--parameter", each)]
+    name = cluster.argo("submit", str(path), *options, f"--labels={mark}", "--output=name")
     return wait_for_end(cluster, name)
 
 
@@ -30,8 +30,8 @@ def messages(workflow: Object) -> str:
 
 
 @pytest.fixture
-def hasty(tmp_path: Path) -> Path:
-    """The smoke test, with half a minute in the place of its quarter of an hour."""
+def short_deadline_path(tmp_path: Path) -> Path:
+    """The path of a smoke test with a deadline of half a minute instead of a quarter of an hour."""
     document = yaml.safe_load((WORKFLOWS / "smoke-test.yaml").read_text())
     assert document["spec"]["activeDeadlineSeconds"] == 900
     document["spec"]["activeDeadlineSeconds"] = 30
@@ -40,132 +40,141 @@ def hasty(tmp_path: Path) -> Path:
     return path
 
 
-def test_argo_lints_them(tmp_path: Path) -> None:
+def test_argo_lints_smoke_test_and_sweep(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     documents = yaml.safe_load_all((WORKFLOWS / "sweep.yaml").read_text())
     path.write_text(yaml.safe_dump(next(each for each in documents if each["kind"] == "CronWorkflow")))
     for file, kinds in ((WORKFLOWS / "smoke-test.yaml", "workflows"), (path, "cronworkflows")):
-        done = argo_lint(file, kinds)
-        assert done.returncode == 0, done.stdout
+        result = argo_lint(file, kinds)
+        assert result.returncode == 0, result.stdout
 
 
-def test_the_api_server_takes_the_smoke_test_strictly(target: Target) -> None:
-    done = server_dry_run(target, WORKFLOWS / "smoke-test.yaml")
-    assert done.returncode == 0, done.stderr
+def test_api_server_accepts_the_smoke_test_strictly(target: Target) -> None:
+    result = server_dry_run(target, WORKFLOWS / "smoke-test.yaml")
+    assert result.returncode == 0, result.stderr
 
 
-def test_the_smoke_test_succeeds_where_jobs_run(cluster: Cluster, target: Target, mark: str) -> None:
-    done = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={target.job_image}")
-    assert done["status"]["phase"] == "Succeeded", messages(done)
-    (pod,) = cluster.items("pods", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
+def test_smoke_test_succeeds(cluster: Cluster, target: Target, mark: str) -> None:
+    result = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={target.job_image}")
+    assert result["status"]["phase"] == "Succeeded", messages(result)
+    (pod,) = cluster.items("pods", f"workflows.argoproj.io/workflow={result['metadata']['name']}")
     assert cluster.log(pod).startswith("nvflare 2.9")
 
 
-def test_the_smoke_test_mounts_a_claim_that_it_is_told_of(
-    cluster: Cluster, target: Target, mark: str, tmp_path: Path
-) -> None:
+def test_smoke_test_mounts_a_claim(cluster: Cluster, target: Target, mark: str, tmp_path: Path) -> None:
     if target.own:
-        pytest.skip("it takes a volume, and what a cluster has of those is its own business")
+        pytest.skip("the test creates a volume on the node, which a cluster of one's own may not allow")
     claim = mark.replace("flargo.test/workflows=", "flargo-test-")
     tmp_path.chmod(0o755)
     (tmp_path / "scan.nii").touch()
     size, modes = {"storage": "1Mi"}, ["ReadOnlyMany"]
     volume = {"capacity": size, "accessModes": modes, "hostPath": {"path": str(tmp_path)}, "storageClassName": ""}
-    wanted = {"accessModes": modes, "resources": {"requests": size}, "storageClassName": "", "volumeName": claim}
-    for kind, spec in (("PersistentVolume", volume), ("PersistentVolumeClaim", wanted)):
+    claim_spec = {"accessModes": modes, "resources": {"requests": size}, "storageClassName": "", "volumeName": claim}
+    for kind, spec in (("PersistentVolume", volume), ("PersistentVolumeClaim", claim_spec)):
         cluster.create(with_label({"apiVersion": "v1", "kind": kind, "metadata": {"name": claim}, "spec": spec}, mark))
-    done = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={target.job_image}", f"claim={claim}")
-    assert done["status"]["phase"] == "Succeeded", messages(done)
-    pods = cluster.items("pods", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
+    result = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={target.job_image}", f"claim={claim}")
+    assert result["status"]["phase"] == "Succeeded", messages(result)
+    pods = cluster.items("pods", f"workflows.argoproj.io/workflow={result['metadata']['name']}")
     assert any("The volume claim is mounted, and has" in cluster.log(pod) for pod in pods)
 
 
-def test_the_smoke_test_waits_for_a_claim_that_is_not_there_and_says_so(
-    cluster: Cluster, target: Target, mark: str
-) -> None:
-    """Argo looks at a Workflow's deadline when something happens to it: nothing does while no node takes its pod."""
-    said = ("--parameter", f"image={target.job_image}", "--parameter", "claim=flargo-not-there")
+def test_smoke_test_waits_for_a_missing_claim(cluster: Cluster, target: Target, mark: str) -> None:
+    """Argo's message names the missing claim, but the Workflow does not end.
+
+    Argo checks a Workflow's deadline when it processes an event of it, and there is none while no node takes its pod.
+    """
+    parameters = ("--parameter", f"image={target.job_image}", "--parameter", "claim=flargo-not-there")
     path = str(WORKFLOWS / "smoke-test.yaml")
-    name = cluster.argo("submit", path, *said, f"--labels={mark}", "--output=name")
-    wanted = 'persistentvolumeclaim "flargo-not-there" not found'
-    eventually(lambda: wanted in messages(cluster.workflow(name)), END_SECONDS, "Argo says that there is no such claim")
+    name = cluster.argo("submit", path, *parameters, f"--labels={mark}", "--output=name")
+    message = 'persistentvolumeclaim "flargo-not-there" not found'
+    eventually(lambda: message in messages(cluster.workflow(name)), END_SECONDS, "Argo reports the missing claim")
 
 
-def test_the_smoke_test_fails_with_an_image_that_runs_no_jobs(cluster: Cluster, target: Target, mark: str) -> None:
+def test_smoke_test_fails_with_wrong_image(cluster: Cluster, target: Target, mark: str) -> None:
     if target.own:
-        pytest.skip("the image is the test cluster's")
-    done = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={images.names()['argoexec']}")
-    assert done["status"]["phase"] in {"Failed", "Error"}, messages(done)
-    assert "/usr/local/bin/python" in messages(done)
+        pytest.skip("only the test cluster's registry has the image")
+    result = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={images.names()['argoexec']}")
+    assert result["status"]["phase"] in {"Failed", "Error"}, messages(result)
+    assert "/usr/local/bin/python" in messages(result)
 
 
-def account(cluster: Cluster, mark: str, *, token: bool) -> str:
-    """An account for Argo's containers that has no rights, and perhaps a token Secret."""
+def create_account(cluster: Cluster, mark: str, *, token: bool) -> str:
+    """Create an account without rights for Argo's containers, with or without a token Secret."""
     name = mark.replace("flargo.test/workflows=", "flargo-test-")
     cluster.create(with_label({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, mark))
     if token:
-        of = {"name": f"{name}.service-account-token", "annotations": {"kubernetes.io/service-account.name": name}}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": of, "type": "kubernetes.io/service-account-token"}
+        metadata = {
+            "name": f"{name}.service-account-token",
+            "annotations": {"kubernetes.io/service-account.name": name},
+        }
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata,
+            "type": "kubernetes.io/service-account-token",
+        }
         cluster.create(with_label(secret, mark))
     return name
 
 
-def test_the_smoke_test_fails_without_the_executors_token_secret(
-    cluster: Cluster, target: Target, mark: str, hasty: Path
+def test_smoke_test_fails_without_executor_token(
+    cluster: Cluster, target: Target, mark: str, short_deadline_path: Path
 ) -> None:
-    who = account(cluster, mark, token=False)
-    done = smoke_test(cluster, mark, hasty, f"image={target.job_image}", f"executor-account={who}")
-    assert done["status"]["phase"] == "Failed", messages(done)
-    # Argo or the kubelet, whichever looks first: Argo gives its deadline to the pod.
-    assert re.search("Step exceeded its deadline|Pod was active on the node longer", messages(done)), messages(done)
+    service_account = create_account(cluster, mark, token=False)
+    result = smoke_test(
+        cluster, mark, short_deadline_path, f"image={target.job_image}", f"executor-account={service_account}"
+    )
+    assert result["status"]["phase"] == "Failed", messages(result)
+    # Argo copies its deadline to the pod, so that either Argo or the kubelet enforces it first.
+    assert re.search("Step exceeded its deadline|Pod was active on the node longer", messages(result)), messages(result)
     events = cluster.kubectl("get", "events", "--output=jsonpath={.items[*].message}")
-    assert f'secret "{who}.service-account-token" not found' in events
+    assert f'secret "{service_account}.service-account-token" not found' in events
 
 
-def test_the_smoke_test_fails_without_the_executors_rights(cluster: Cluster, target: Target, mark: str) -> None:
-    who = account(cluster, mark, token=True)
+def test_smoke_test_fails_without_executor_rights(cluster: Cluster, target: Target, mark: str) -> None:
+    service_account = create_account(cluster, mark, token=True)
     path = WORKFLOWS / "smoke-test.yaml"
-    done = smoke_test(cluster, mark, path, f"image={target.job_image}", f"executor-account={who}")
-    assert done["status"]["phase"] == "Failed", messages(done)
-    assert "workflowtaskresults.argoproj.io is forbidden" in messages(done)
+    result = smoke_test(cluster, mark, path, f"image={target.job_image}", f"executor-account={service_account}")
+    assert result["status"]["phase"] == "Failed", messages(result)
+    assert "workflowtaskresults.argoproj.io is forbidden" in messages(result)
 
 
-def may(cluster: Cluster, verb: str, resource: str) -> bool:
-    who = f"--as=system:serviceaccount:{cluster.target.namespace}:flargo-sweep"
-    words = ("kubectl", f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
-    done = subprocess.run((*words, "auth", "can-i", verb, resource, who), text=True, capture_output=True, check=False)
-    return done.stdout.strip() == "yes"
+def has_right(cluster: Cluster, verb: str, resource: str) -> bool:
+    service_account = f"--as=system:serviceaccount:{cluster.target.namespace}:flargo-sweep"
+    command = ("kubectl", f"--kubeconfig={cluster.target.kubeconfig}", f"--namespace={cluster.target.namespace}")
+    result = subprocess.run(
+        (*command, "auth", "can-i", verb, resource, service_account), text=True, capture_output=True, check=False
+    )
+    return result.stdout.strip() == "yes"
 
 
-def test_the_sweeps_account_may_look_and_delete(cluster: Cluster, sweeper: Object) -> None:
+def test_sweep_account_has_only_its_rights(cluster: Cluster, sweeper: Object) -> None:
     assert sweeper["kind"] == "CronWorkflow"
     verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
-    for resource, allowed in (
+    for resource, expected in (
         ("workflows.argoproj.io", {"list", "delete"}),
         ("pods", {"list", "delete"}),
         ("secrets", {"get", "delete"}),
         ("configmaps", set()),
     ):
-        assert {verb for verb in verbs if may(cluster, verb, resource)} == allowed, resource
+        assert {verb for verb in verbs if has_right(cluster, verb, resource)} == expected, resource
 
 
-ASKS = """\
+LIST_WORKFLOWS_CODE = """\
 import json, os, ssl, urllib.request
 folder = "/var/run/secrets/kubernetes.io/serviceaccount/"
 host = os.environ["KUBERNETES_SERVICE_HOST"] + ":" + os.environ["KUBERNETES_SERVICE_PORT"]
 namespace, token = (open(folder + name).read() for name in ("namespace", "token"))
 url = f"https://{host}/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows?limit=1"
-asked = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
-trusted = ssl.create_default_context(cafile=folder + "ca.crt")
-print(json.load(urllib.request.urlopen(asked, context=trusted))["kind"])
+request = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
+context = ssl.create_default_context(cafile=folder + "ca.crt")
+print(json.load(urllib.request.urlopen(request, context=context))["kind"])
 """
 
 
-def test_the_sweep_runs_in_the_namespace_with_its_own_token(
-    cluster: Cluster, target: Target, sweeper: Object, mark: str
-) -> None:
-    """In the place of flargo's command line, which the test's image does not have, it asks what that asks first."""
+def test_sweep_runs_with_its_own_token(cluster: Cluster, target: Target, sweeper: Object, mark: str) -> None:
+    """The test's image lacks flargo, so that the sweep's container only sends the first request of `flargo sweep`."""
     assert sweeper["spec"]["schedules"]
-    done, pod = run_sweep(cluster, mark, image=target.job_image, command=["python", "-c", ASKS])
-    assert done["status"]["phase"] == "Succeeded", cluster.log(pod)
+    result, pod = run_sweep(cluster, mark, image=target.job_image, command=["python", "-c", LIST_WORKFLOWS_CODE])
+    assert result["status"]["phase"] == "Succeeded", cluster.log(pod)
     assert cluster.log(pod).startswith("WorkflowList\n"), cluster.log(pod)
