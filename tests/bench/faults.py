@@ -64,7 +64,7 @@ class Launcher:
 def main() -> None:
     """Run all rows, or those named as arguments; print the table, and write RESULT if all rows were run."""
     target = find()
-    if target is None or target.own:
+    if target is None or target.is_external:
         sys.exit("needs the test cluster: python -m tests.harness.real_cluster up, then exec")
     logging.getLogger(K8sJobHandle.__name__).setLevel(logging.ERROR)  # it warns of each poll that fails
     names = sys.argv[1:]

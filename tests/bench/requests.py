@@ -84,7 +84,7 @@ def _count(
             sys.exit(f"{name}: the job ended {status}\n{federation.log()[-3000:]}")
         seconds = time.monotonic() - start
         time.sleep(5)  # the requests that follow the end belong to the job, too
-        counts = audit.by(f":{account}", target.audit_log, mark)
+        counts = audit.count_by_user(f":{account}", target.audit_log, mark)
     shutil.rmtree(root, ignore_errors=True)
     requests = Counter({f"{verb} {resource}": times for (verb, resource), times in counts.items()})
     total = sum(times for name, times in requests.items() if not name.startswith("watch"))

@@ -18,7 +18,7 @@ from tests.bench import pod_watch
 from tests.bench.pod_watch import FOREIGN
 from tests.bench.run import ClientJob
 from tests.harness.cluster import Cluster
-from tests.harness.real_cluster.apply import NOT_THERE
+from tests.harness.real_cluster.apply import MISSING_ACCOUNT
 from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, Site, exits, read_token
 from tests.harness.wire import Match, Wire
 
@@ -41,7 +41,7 @@ STUDIES: dict[str, Any] = {
     "secret-env": {"secret_env": {"PASSWORD": {"source": "not-there", "key": "password"}}},
     "claim": {"datasets": {"images": {"type": "mount", "source": "not-there", "mode": "ro"}}},
     "selector": _study_with_pod_spec(nodeSelector={"flargo.test/node": "not-there"}),
-    "account": _study_with_pod_spec(serviceAccountName=NOT_THERE),
+    "account": _study_with_pod_spec(serviceAccountName=MISSING_ACCOUNT),
 }
 
 

@@ -160,7 +160,7 @@ class Run:
         time.sleep(IDLE_SECONDS)
         after = parent.call("usage")
         seconds = after["at"] - before["at"]
-        counts = audit.by(self._launcher, self._server.audit_log, mark)
+        counts = audit.count_by_user(self._launcher, self._server.audit_log, mark)
         self.result["idle"] = {
             "seconds": seconds,
             "requests a second": sum(times for (verb, _), times in counts.items() if verb != "watch") / seconds,
@@ -222,7 +222,7 @@ class Run:
         time.sleep(1)
 
     def _count(self, key: str, mark: int) -> None:
-        counts = audit.by(self._launcher, self._server.audit_log, mark)
+        counts = audit.count_by_user(self._launcher, self._server.audit_log, mark)
         self.result[key] = {f"{verb} {resource}": times for (verb, resource), times in sorted(counts.items())}
 
 

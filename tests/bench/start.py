@@ -55,7 +55,7 @@ class Start:
 def main() -> None:
     """Measure all rounds, write the figures to RESULT and print the table."""
     target = find()
-    if target is None or target.own:
+    if target is None or target.is_external:
         sys.exit("needs the test cluster: python -m tests.harness.real_cluster up, then exec")
     cluster = Cluster(target)
     with (

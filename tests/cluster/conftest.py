@@ -19,7 +19,7 @@ from tests.harness.submitted_workflows import WORKFLOWS, with_label
 def target() -> Target:
     """The cluster to test on. Without one, or outside of it, tests fail: a skipped test would look like a success."""
     available = find()
-    if available is None or not (available.own or os.environ.get(sandbox.INSIDE)):
+    if available is None or not (available.is_external or os.environ.get(sandbox.INSIDE)):
         pytest.fail("no cluster: python -m tests.harness.real_cluster up, then exec; or name one (FLARGO_KUBECONFIG)")
     return available
 

@@ -265,7 +265,7 @@ def test_secrets_appear_only_in_their_secret_objects(
             "outcome files": "".join(
                 path.read_text(errors="replace") for path in (site.root / job.id).rglob("*") if path.is_file()
             ),
-            "Argo's log and the others": "" if cluster.target.own else _daemons_logs(),
+            "Argo's log and the others": "" if cluster.target.is_external else _daemons_logs(),
             "the audit log": "" if cluster.target.audit_log is None else _since(cluster.target.audit_log, mark),
         }
         assert "PROGRAM_FAILED" in texts["outcome files"]

@@ -21,7 +21,7 @@ from flargo.tools.jobs.termination import terminate_patch
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.differential.cases import samples
 from tests.harness.launches import plan_for
-from tests.harness.real_cluster.apply import fitted
+from tests.harness.real_cluster.apply import fit_admission_policy
 
 ACCOUNT = "flargo-admission"
 POLICY = "flargo-test-admission"
@@ -70,7 +70,7 @@ class Launcher:
 def launcher(cluster: Cluster) -> Iterator[Launcher]:
     """An account with the launcher's Role, and the file's policy applied to that account."""
     user = f"system:serviceaccount:{cluster.target.namespace}:{ACCOUNT}"
-    policy = fitted(POLICY, [user])
+    policy = fit_admission_policy(POLICY, [user])
     account = Launcher(cluster, ACCOUNT)
     try:
         cluster.kubectl("create", "serviceaccount", ACCOUNT)
@@ -436,7 +436,7 @@ def test_every_differential_workflow_is_allowed(launcher: Launcher, tmp_path: Pa
 
 @pytest.mark.parametrize("name", [POLICY, "flargo-launcher"])
 def test_api_server_type_checks_the_policy(launcher: Launcher, cluster: Cluster, name: str) -> None:
-    if name != POLICY and cluster.target.own:
+    if name != POLICY and cluster.target.is_external:
         pytest.skip("a cluster of one's own need not have the policy")
 
     def read_policy() -> Object:
@@ -454,7 +454,7 @@ def test_api_server_type_checks_the_policy(launcher: Launcher, cluster: Cluster,
 
 def test_policy_applies_to_the_launchers_account(cluster: Cluster) -> None:
     """The launcher's own account, which all other tests use, is subject to the cluster's copy of the policy."""
-    if cluster.target.own:
+    if cluster.target.is_external:
         pytest.skip("a cluster of one's own need not have the policy")
     own = Launcher(cluster, "flargo-launcher")
     for document, reason in (

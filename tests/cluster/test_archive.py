@@ -23,7 +23,7 @@ from flargo.terms import Label
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.command_scenarios import end_jobs_in_every_way, flargo_command
 from tests.harness.faults import matrix
-from tests.harness.real_cluster.argo_archive import SHOWN, Server, archived, archiving, argo_server
+from tests.harness.real_cluster.argo_archive import UI_SETTINGS, ArgoServer, archive_workflows, argo_server, is_archived
 from tests.harness.real_cluster.target import Target
 from tests.harness.site import SLEEPS, Job, Site, exits, read_token
 
@@ -38,15 +38,15 @@ Rows = dict[str, Object]
 @pytest.fixture(scope="module")
 def cluster(target: Target) -> Iterator[Cluster]:
     """The cluster, whose Argo keeps an archive while the tests of this module run."""
-    if target.own:
+    if target.is_external:
         pytest.skip("Argo's settings cannot be changed on a cluster of one's own")
     archiving_cluster = Cluster(target)
-    with archiving(archiving_cluster):
+    with archive_workflows(archiving_cluster):
         yield archiving_cluster
 
 
 @pytest.fixture(scope="module")
-def server(cluster: Cluster) -> Iterator[Server]:
+def server(cluster: Cluster) -> Iterator[ArgoServer]:
     with argo_server(cluster) as running_server:
         yield running_server
 
@@ -73,7 +73,7 @@ def flargo(cluster: Cluster, *arguments: str | Path) -> "subprocess.CompletedPro
     return result
 
 
-def server_options(server: Server, token: Path) -> tuple[str | Path, ...]:
+def server_options(server: ArgoServer, token: Path) -> tuple[str | Path, ...]:
     return ("--argo-server", server.url, "--argo-ca", server.ca, "--argo-token", token)
 
 
@@ -81,7 +81,9 @@ def server_options(server: Server, token: Path) -> tuple[str | Path, ...]:
 
 
 @pytest.fixture(scope="module")
-def summaries(cluster: Cluster, site: Site, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def summaries(
+    cluster: Cluster, site: Site, server: ArgoServer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What `flargo jobs` reports of jobs that ended in many ways, before and after their Workflows are deleted."""
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text(read_token(cluster.target.launcher_kubeconfig))
@@ -94,7 +96,7 @@ def summaries(cluster: Cluster, site: Site, server: Server, tmp_path_factory: py
 
     before = rows()
     for name, job in jobs.items():
-        eventually(partial(archived, cluster, job.name), NOTICE_SECONDS, f"Argo has archived the Workflow: {name}")
+        eventually(partial(is_archived, cluster, job.name), NOTICE_SECONDS, f"Argo has archived the Workflow: {name}")
     cluster.delete_by_label(f"{Label.FEDERATION}={site.federation}")
     eventually(lambda: not any(job.workflows or job.pods for job in jobs.values()), 60, "all are gone")
     return {"jobs": jobs, "before": before, "after": rows(), "token": token}
@@ -123,7 +125,7 @@ def test_archive_keeps_names_and_times(summaries: dict[str, Any]) -> None:
         assert after["exit_code"] in {before["exit_code"], None}, name
 
 
-def test_why_explains_a_deleted_job(summaries: dict[str, Any], cluster: Cluster, server: Server) -> None:
+def test_why_explains_a_deleted_job(summaries: dict[str, Any], cluster: Cluster, server: ArgoServer) -> None:
     """`flargo why` prints the evidence and the remedy for a job that only the archive still has."""
     job: Job = summaries["jobs"]["its own SIGTERM"]
     assert flargo(cluster, "why", job.id).returncode == 1, "the cluster no longer has the job"
@@ -141,16 +143,18 @@ def test_why_explains_a_deleted_job(summaries: dict[str, Any], cluster: Cluster,
     assert row["what_to_do"] == Reason.PROGRAM_FAILED.remedy
 
 
-def test_job_in_cluster_and_archive_is_listed_once(cluster: Cluster, site: Site, server: Server, token: Path) -> None:
+def test_job_in_cluster_and_archive_is_listed_once(
+    cluster: Cluster, site: Site, server: ArgoServer, token: Path
+) -> None:
     job = site.launch(exits(0))
     job.expect_end(Reason.SUCCEEDED, 0, matrix.ROW_SECONDS)
-    eventually(lambda: archived(cluster, job.name), NOTICE_SECONDS, "Argo has archived it")
+    eventually(lambda: is_archived(cluster, job.name), NOTICE_SECONDS, "Argo has archived it")
     rows = json.loads(flargo(cluster, "why", job.id, "--json", *server_options(server, token)).stdout)
     assert [(row["archived"], row["pod"]) for row in rows] == [(False, job.name)]
 
 
 def test_archive_is_read_page_by_page(
-    summaries: dict[str, Any], cluster: Cluster, site: Site, server: Server, monkeypatch: pytest.MonkeyPatch
+    summaries: dict[str, Any], cluster: Cluster, site: Site, server: ArgoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages: list[str] = []
 
@@ -172,7 +176,7 @@ def test_archive_is_read_page_by_page(
 
 
 def test_server_errors_name_their_cause(
-    cluster: Cluster, site: Site, server: Server, token: Path, tmp_path: Path
+    cluster: Cluster, site: Site, server: ArgoServer, token: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad").write_text("not-a-token")
     (tmp_path / "powerless").write_text(cluster.kubectl("create", "token", "flargo-job"))
@@ -218,7 +222,7 @@ def test_missing_archive_and_missing_server_are_reported(cluster: Cluster, token
 
 
 @pytest.fixture
-def sdk(cluster: Cluster, server: Server) -> Iterator[WorkflowServiceApi]:
+def sdk(cluster: Cluster, server: ArgoServer) -> Iterator[WorkflowServiceApi]:
     """Argo's SDK with the token of the FLARE parent's own account."""
     settings = argo_workflows.Configuration(host=server.url, ssl_ca_cert=str(server.ca))
     settings.api_key["BearerToken"] = f"Bearer {read_token(cluster.target.launcher_kubeconfig)}"
@@ -245,9 +249,9 @@ def test_sdk_lists_reads_and_terminates_jobs(cluster: Cluster, site: Site, sdk: 
     other.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
 
 
-def test_argo_ui_gets_the_columns_and_links(server: Server, token: Path) -> None:
+def test_argo_ui_gets_the_columns_and_links(server: ArgoServer, token: Path) -> None:
     """The Argo Server serves the columns and links of deploy/controller.yaml to its UI."""
     headers = {"Authorization": f"Bearer {token.read_text()}"}
     info = requests.get(f"{server.url}/api/v1/info", headers=headers, verify=str(server.ca), timeout=10).json()
-    for key, text in SHOWN.items():
+    for key, text in UI_SETTINGS.items():
         assert info[key] == yaml.safe_load(text), key

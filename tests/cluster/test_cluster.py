@@ -229,8 +229,8 @@ def test_audit_log_distinguishes_the_launcher(target: Target, ended_workflow: tu
     if target.audit_log is None:
         pytest.skip("the audit log of a cluster of one's own cannot be read")
     item, before = ended_workflow
-    counts = audit.by(":flargo-launcher", target.audit_log, before)
+    counts = audit.count_by_user(":flargo-launcher", target.audit_log, before)
     assert counts["create", "workflows"] >= 1
     assert counts["get", "workflows"] >= 1
-    assert audit.by(":argo", target.audit_log, before)["create", "pods"] >= 1
+    assert audit.count_by_user(":argo", target.audit_log, before)["create", "pods"] >= 1
     assert item["status"]["phase"] == "Succeeded"

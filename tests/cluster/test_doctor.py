@@ -306,7 +306,7 @@ ENVIRONMENT = {"LEADER_ELECTION_DISABLE": "true"}
 @contextlib.contextmanager
 def run_controller(separate_setup: KitSetup, **settings: str) -> Iterator[None]:
     """Run a controller for the separate namespace within the ``with`` block."""
-    if separate_setup.target.own:
+    if separate_setup.target.is_external:
         pytest.skip("no controller can be started on a cluster of one's own")
     separate_setup.delete(f"configmap/{SETTINGS}")
     # The cluster's controller already uses the metrics ports.

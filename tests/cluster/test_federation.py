@@ -86,7 +86,7 @@ def test_fedavg_completes_twice(fed: Federation, cluster: Cluster, target: Targe
         for pod in cluster.pods(job_id):
             assert pod["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
         if target.audit_log:
-            counts = audit.by(":flargo-launcher", target.audit_log, mark)
+            counts = audit.count_by_user(":flargo-launcher", target.audit_log, mark)
             without_watches = {request: times for request, times in counts.items() if request[0] != "watch"}
             assert sum(without_watches.values()) <= MAX_REQUESTS * len(PARTIES), without_watches
     assert len(startup_secrets(cluster, job_id)) == len(PARTIES)
@@ -182,7 +182,7 @@ def has_started_container(pod: Object) -> bool:
 
 def test_job_survives_frozen_api_server(fed: Federation, cluster: Cluster, target: Target) -> None:
     """A healthy job completes although the API server freezes while the server's process starts."""
-    if target.own:
+    if target.is_external:
         pytest.skip("the API server of a cluster of one's own cannot be frozen")
     job_id = fed.submit(job_folders.fedavg(job_path(fed, "stall"), image=target.job_image, rounds=1))
     eventually(

@@ -39,7 +39,7 @@ def test_metrics_agree_with_the_audit_log(cluster: Cluster) -> None:
             job.expect_nothing_left()
         prometheus.wait_for_value(0, "flargo_jobs")
         eventually(
-            lambda: prometheus.requests() == audit.by(":flargo-launcher", log, mark),
+            lambda: prometheus.requests() == audit.count_by_user(":flargo-launcher", log, mark),
             SCRAPE_SECONDS,
             "the counted requests are those of the audit log",
         )

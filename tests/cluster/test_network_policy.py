@@ -14,7 +14,7 @@ import pytest
 from flargo.status.reasons import Reason
 from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.network_policy import API_SERVER, WAITS_FOR_POLICY, policy_for_test_cluster
-from tests.harness.real_cluster.firewall import enforced
+from tests.harness.real_cluster.firewall import enforce_network_policies
 from tests.harness.real_cluster.target import Target
 from tests.harness.site import START_SECONDS, Job, Site, exits
 
@@ -80,9 +80,9 @@ def hyphens(text: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def enforcement(target: Target, cluster: Cluster) -> Iterator[None]:
-    if target.own:
+    if target.is_external:
         pytest.skip("only the harness's own cluster has the daemon that enforces policies")
-    with enforced(cluster):
+    with enforce_network_policies(cluster):
         yield
 
 

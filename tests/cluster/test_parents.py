@@ -40,7 +40,7 @@ from tests.harness.federation_checks import (
 from tests.harness.network_policy import WAITS_FOR_POLICY, policy_for_test_cluster
 from tests.harness.paths import ROOT
 from tests.harness.real_cluster import audit, image_store, images, state
-from tests.harness.real_cluster.firewall import enforced
+from tests.harness.real_cluster.firewall import enforce_network_policies
 from tests.harness.real_cluster.target import Target
 from tests.harness.run_docs import Page
 from tests.harness.site import START_SECONDS, Site, exits
@@ -148,7 +148,7 @@ def image(target: Target) -> str:
     """The image that FLARE's parents run."""
     if parent := os.environ.get("FLARGO_PARENT_IMAGE"):
         return parent
-    if target.own:
+    if target.is_external:
         pytest.skip("FLARGO_PARENT_IMAGE is not set: which image do FLARE's parents run?")
     return push_parent_image()
 
@@ -181,7 +181,7 @@ def fed(target: Target, cluster: Cluster, page: Page, environment: dict[str, str
     folder = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
     (folder / "deploy").symlink_to(ROOT / "deploy")
     federation = PodFederation(folder, cluster)
-    with contextlib.nullcontext() if target.own else persistent_volumes(cluster):
+    with contextlib.nullcontext() if target.is_external else persistent_volumes(cluster):
         try:
             for step in INSTALL:
                 federation.outputs[step] = page.run(step, folder, environment)
@@ -253,7 +253,7 @@ def test_job_completes_with_parents_in_pods(
             "the job does not address its parent by the Service's name"
         )
         if target.audit_log:
-            counts = audit.by(f":{target.namespace}:{parent}", target.audit_log, page_run.mark)
+            counts = audit.count_by_user(f":{target.namespace}:{parent}", target.audit_log, page_run.mark)
             assert counts["create", "workflows"] == 2, "the parent did not use the token of its own pod"
 
 
@@ -290,10 +290,10 @@ def reported_ends(text: str) -> dict[str, str]:
 
 
 def test_job_completes_with_the_network_policy(fed: PodFederation, cluster: Cluster, target: Target) -> None:
-    if target.own:
+    if target.is_external:
         pytest.skip("only the harness's own cluster has the daemon that enforces policies")
     fed.connect()
-    with enforced(cluster), cluster.apply(policy_for_test_cluster()):
+    with enforce_network_policies(cluster), cluster.apply(policy_for_test_cluster()):
         code = WAITS_FOR_POLICY + job_folders.training()
         job_id = fed.submit(
             job_folders.script(fed.root / "held", image=target.job_image, code=code, server_code=WAITS_FOR_POLICY)
@@ -338,7 +338,7 @@ def test_sweep_deletes_old_credentials(image: str, cluster: Cluster, mark: str) 
 
 def test_parents_satisfy_restricted_pod_security(fed: PodFederation, cluster: Cluster, target: Target) -> None:
     namespace = next(item for item in cluster.items("namespaces") if item["metadata"]["name"] == target.namespace)
-    if not target.own:
+    if not target.is_external:
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, parent in PARENTS.items():
         (container,) = fed.pod(name)["spec"]["containers"]
@@ -371,7 +371,7 @@ def test_replacement_parent_ends_orphans(fed: PodFederation, cluster: Cluster, t
 def kill_parent(fed: PodFederation, cluster: Cluster, name: str) -> None:
     """Delete a site's pod by force; of the server, kill the process, so that its container restarts."""
     pod = fed.pod(name)
-    if name != "server" or cluster.target.own:
+    if name != "server" or cluster.target.is_external:
         cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
         return
     for pid, command in list_processes():

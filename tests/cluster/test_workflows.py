@@ -62,7 +62,7 @@ def test_smoke_test_succeeds(cluster: Cluster, target: Target, mark: str) -> Non
 
 
 def test_smoke_test_mounts_a_claim(cluster: Cluster, target: Target, mark: str, tmp_path: Path) -> None:
-    if target.own:
+    if target.is_external:
         pytest.skip("the test creates a volume on the node, which a cluster of one's own may not allow")
     claim = mark.replace("flargo.test/workflows=", "flargo-test-")
     tmp_path.chmod(0o755)
@@ -91,7 +91,7 @@ def test_smoke_test_waits_for_a_missing_claim(cluster: Cluster, target: Target, 
 
 
 def test_smoke_test_fails_with_wrong_image(cluster: Cluster, target: Target, mark: str) -> None:
-    if target.own:
+    if target.is_external:
         pytest.skip("only the test cluster's registry has the image")
     result = smoke_test(cluster, mark, WORKFLOWS / "smoke-test.yaml", f"image={images.names()['argoexec']}")
     assert result["status"]["phase"] in {"Failed", "Error"}, messages(result)

@@ -77,7 +77,7 @@ def find_cluster(folder: Path) -> Iterator[Cluster]:
     """Yield the cluster that this runs in or that the environment names; else a new embedded engine."""
     target = find()
     # As in the tests: use the harness's cluster only from inside it, where its addresses are valid.
-    if target is not None and (target.own or os.environ.get(sandbox.INSIDE)):
+    if target is not None and (target.is_external or os.environ.get(sandbox.INSIDE)):
         yield Cluster(target)
         return
     with Embedded(namespace="flare") as embedded:

@@ -101,7 +101,7 @@ class Cluster:
 
         On a user's own cluster the nodes are out of reach, and a number for each unfinished pod is returned instead.
         """
-        if self.target.own:
+        if self.target.is_external:
             return [hash(name) for name in self.unfinished_pods(job_id)]
         return [pid for pid, command in list_processes() if job_id.encode() in command]
 
@@ -110,7 +110,7 @@ class Cluster:
 
         On a user's own cluster the nodes are out of reach, and nothing is returned.
         """
-        if self.target.own:
+        if self.target.is_external:
             return {}
         return {pid: command for pid, command in list_processes() if name.encode() in process_environment(pid)}
 
@@ -220,7 +220,7 @@ class Cluster:
 
         It listens on the node's loopback device, where containerd uses plain HTTP: a TLS handshake has a deadline.
         """
-        if self.target.own:
+        if self.target.is_external:
             pytest.skip("the node is out of reach")
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             yield f"127.0.0.1:{listener.getsockname()[1]}/job:1"
@@ -276,8 +276,8 @@ class Cluster:
 
     def wait_until_serving(self) -> None:
         """Wait until the API server answers and the node is ready for pods again."""
-        sandbox.wait("the API server", up.serving, 60, only="kube-apiserver")
-        sandbox.wait("the node", up.node_ready, 60, only="kubelet")
+        sandbox.wait("the API server", up.is_api_ready, 60, only="kube-apiserver")
+        sandbox.wait("the node", up.is_node_ready, 60, only="kubelet")
 
     # --- leftovers
 

@@ -37,7 +37,7 @@ SERVER = "kube-apiserver"
 
 @pytest.fixture(scope="module")
 def cluster(target: Target) -> Cluster:
-    if target.own:
+    if target.is_external:
         pytest.skip("the cluster's daemons are out of reach")
     return Cluster(target)
 
@@ -275,7 +275,7 @@ def test_node_lost_and_back(site: Site, cluster: Cluster) -> None:
         cluster.kubectl("delete", "node", cluster.node_name)
         lost.expect_end(Reason.NODE_LOST, 104, UNCONFIRMED_SECONDS)
     cluster.restart("kubelet")  # the kubelet registers its node only when it starts
-    sandbox.wait("the node", up.node_ready, 90, only="kubelet")
+    sandbox.wait("the node", up.is_node_ready, 90, only="kubelet")
     for job in (lost, aborted):
         job.expect_nothing_left(within=90)
 

@@ -22,7 +22,7 @@ from flargo.status.reasons import Reason
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.harness.cluster import Cluster, eventually
-from tests.harness.real_cluster.apply import NOT_THERE, POWERLESS
+from tests.harness.real_cluster.apply import MISSING_ACCOUNT, POWERLESS_ACCOUNT
 from tests.harness.scenarios import Scenarios, Together
 from tests.harness.site import (
     EXITS_ON_REQUEST,
@@ -62,7 +62,7 @@ STUDIES: dict[str, Any] = {
     "host-network": template_study(hostNetwork=True),
     # A program that ignores SIGTERM uses all of its grace period.
     "short-grace": template_study(terminationGracePeriodSeconds=5),
-    "account": template_study(serviceAccountName=NOT_THERE),
+    "account": template_study(serviceAccountName=MISSING_ACCOUNT),
     "deadline": template_study(activeDeadlineSeconds=10),
     "init-image": template_study(initContainers=[init_container("flargo.test/prepare:not-there", "true")]),
 }
@@ -244,7 +244,7 @@ def are_pods_being_deleted(job: Job) -> bool:
 @scenario
 def executor_without_rights_does_not_spoil_a_success(cluster: Cluster) -> None:
     """Argo then sets the phase Error, though the program has succeeded."""
-    meta = {"name": POWERLESS, "namespace": cluster.target.namespace}
+    meta = {"name": POWERLESS_ACCOUNT, "namespace": cluster.target.namespace}
     token = {
         "name": f"{meta['name']}.service-account-token",
         "namespace": meta["namespace"],
@@ -450,7 +450,7 @@ def parent_is_killed_and_comes_back(site: Site, cluster: Cluster) -> None:
 
 @scenario
 def argos_container_hangs_when_the_program_has_ended(site: Site, cluster: Cluster) -> None:
-    if cluster.target.own:
+    if cluster.target.is_external:
         pytest.skip("the node's processes are out of reach")
     job = site.launch(EXITS_ON_REQUEST).expect_running()
     for pid, command in cluster.pod_processes(job.name).items():

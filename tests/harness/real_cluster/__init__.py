@@ -1,1 +1,1 @@
-"""The test cluster: built from package registries, run in one sandbox of Linux namespaces."""
+"""The test cluster: built from package registries, and run in one sandbox of Linux namespaces. See README.md."""

@@ -1,4 +1,4 @@
-"""Argo's archive on the test cluster, for as long as a test needs it: a PostgreSQL of its own, and Argo Servers."""
+"""Argo's archive on the test cluster while a test needs it: a PostgreSQL of its own, and Argo Servers."""
 
 import contextlib
 import os
@@ -23,18 +23,19 @@ from tests.harness.real_cluster import packages, pki
 
 ACCOUNT = Path(__file__).with_name("argo") / "server.yaml"
 USER = "postgres"
-"""Of Debian's package: PostgreSQL does not run as root."""
+"""The user of Debian's package, since PostgreSQL does not run as root."""
 SECRET = "flargo-test-archive"
-STARTS = 30.0
-ARCHIVED = "workflows.argoproj.io/workflow-archiving-status=Archived"
-"""The label by which Argo says that a Workflow is in the archive."""
-SHOWN: dict[str, str] = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
-"""What of Argo's settings is for its UI."""
+START_SECONDS = 30.0
+"""The time that PostgreSQL or an Argo Server may take to start."""
+ARCHIVED_LABEL = "workflows.argoproj.io/workflow-archiving-status=Archived"
+"""The label that Argo sets on a Workflow that is in the archive."""
+UI_SETTINGS: dict[str, str] = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
+"""deploy/'s settings of Argo's UI."""
 
 
 @dataclass(frozen=True)
-class Server:
-    """An Argo Server with the certificate that it has made itself."""
+class ArgoServer:
+    """A running Argo Server, with the certificate that it has created."""
 
     url: str
     ca: Path
@@ -42,46 +43,51 @@ class Server:
 
 
 @contextlib.contextmanager
-def archiving(cluster: Cluster) -> Iterator[None]:
-    """Argo's controller keeps an archive, and has deploy/'s settings; neither before and after the ``with``."""
+def archive_workflows(cluster: Cluster) -> Iterator[None]:
+    """Have Argo's controller archive Workflows, with deploy/'s UI settings, until the end of the ``with``."""
     password = secrets.token_hex(8)
     with _database(password) as port, _account(cluster):
         keys = {"username": USER, "password": password}
         cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": keys})
         try:
-            with cluster.configure_argo(persistence=yaml.safe_dump(_persistence(port)), **SHOWN):
+            with cluster.configure_argo(persistence=yaml.safe_dump(_persistence(port)), **UI_SETTINGS):
                 yield
         finally:
             cluster.kubectl("delete", "secret", SECRET)
 
 
 @contextlib.contextmanager
-def argo_server(cluster: Cluster, config: str = "workflow-controller-configmap") -> Iterator[Server]:
-    """An Argo Server, with the settings of that ConfigMap; in ``archiving``, which makes its account."""
+def argo_server(cluster: Cluster, config: str = "workflow-controller-configmap") -> Iterator[ArgoServer]:
+    """Run an Argo Server with the settings of a ConfigMap.
+
+    It needs the account that :func:`archive_workflows` creates.
+    """
     folder, port = Path(tempfile.mkdtemp(prefix="flargo-argo-server-")), _free_port()
     token = {"token": cluster.kubectl("create", "token", "argo-server")}
     pki.write_kubeconfig(folder / "kubeconfig", "argo-server", token, cluster.target.namespace)
-    only = (
+    scope = (
         f"--namespace={cluster.target.namespace}",
         f"--managed-namespace={cluster.target.namespace}",
         "--namespaced",
     )
-    words = ("argo", "server", f"--kubeconfig={folder / 'kubeconfig'}", *only, "--auth-mode=client")
+    argv = ("argo", "server", f"--kubeconfig={folder / 'kubeconfig'}", *scope, "--auth-mode=client")
     try:
-        with _running(folder, *words, f"--configmap={config}", f"--port={port}") as process:
-            eventually(lambda: _listens(port) or _over(process, folder), STARTS, "the Argo Server listens")
+        with _run_program(folder, *argv, f"--configmap={config}", f"--port={port}") as process:
+            eventually(
+                lambda: _is_listening(port) or _check_alive(process, folder), START_SECONDS, "the Argo Server listens"
+            )
             certificate = folder / "ca.pem"
             certificate.write_text(ssl.get_server_certificate(("localhost", port)))
             url = f"https://localhost:{port}"
-            eventually(lambda: _answers(url, certificate), STARTS, "the Argo Server answers")
-            yield Server(url, certificate, process)
+            eventually(lambda: _is_ready(url, certificate), START_SECONDS, "the Argo Server answers")
+            yield ArgoServer(url, certificate, process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def archived(cluster: Cluster, name: str) -> bool:
-    """Whether Argo says that it has archived a Workflow."""
-    label, _, value = ARCHIVED.partition("=")
+def is_archived(cluster: Cluster, name: str) -> bool:
+    """Return whether Argo has archived a Workflow, by its label."""
+    label, _, value = ARCHIVED_LABEL.partition("=")
     return bool(cluster.workflow(name)["metadata"]["labels"].get(label) == value)
 
 
@@ -102,34 +108,38 @@ def _account(cluster: Cluster) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _database(password: str) -> Iterator[int]:
-    """A PostgreSQL whose data is of no more use than the ``with``; its port on the loop-back device."""
+    """Run a PostgreSQL with a new database until the end of the ``with``; yield its port on the loopback device."""
     folder, port = Path(tempfile.mkdtemp(prefix="flargo-postgres-")), _free_port()
     shutil.chown(folder, USER, USER)
     try:
         (folder / "password").write_text(password)
-        (folder / "password").chmod(0o644)  # in a folder that nobody else looks into
-        program = Path(packages.NEEDED["postgresql"])
-        make = (program.with_name("initdb"), "-D", folder / "data", "-U", USER, "-A", "scram-sha-256", "--no-sync")
+        (folder / "password").chmod(0o644)  # the folder belongs to the database's user alone
+        program = Path(packages.PACKAGES["postgresql"])
+        initdb = (program.with_name("initdb"), "-D", folder / "data", "-U", USER, "-A", "scram-sha-256", "--no-sync")
         pwfile = f"--pwfile={folder / 'password'}"
-        made = subprocess.run((*make, pwfile), user=USER, group=USER, extra_groups=(), capture_output=True, check=False)
-        assert made.returncode == 0, made.stderr
+        creation = subprocess.run(
+            (*initdb, pwfile), user=USER, group=USER, extra_groups=(), capture_output=True, check=False
+        )
+        assert creation.returncode == 0, creation.stderr
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
-        words = [str(program), "-D", str(folder / "data"), *(f"--{key}={value}" for key, value in settings.items())]
-        with _running(folder, *words, user=USER, group=USER, end=signal.SIGINT) as process:
-            eventually(lambda: _listens(port) or _over(process, folder), STARTS, "PostgreSQL listens")
+        argv = [str(program), "-D", str(folder / "data"), *(f"--{key}={value}" for key, value in settings.items())]
+        with _run_program(folder, *argv, user=USER, group=USER, end=signal.SIGINT) as process:
+            eventually(
+                lambda: _is_listening(port) or _check_alive(process, folder), START_SECONDS, "PostgreSQL listens"
+            )
             yield port
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _running(
-    folder: Path, *words: str, user: str | None = None, group: str | None = None, end: signal.Signals = signal.SIGTERM
+def _run_program(
+    folder: Path, *argv: str, user: str | None = None, group: str | None = None, end: signal.Signals = signal.SIGTERM
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """A program that runs for as long as the ``with``; what it says is in ``log``."""
+    """Run a program until the end of the ``with``; its output is in ``log``."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            words,
+            argv,
             user=user,
             group=group,
             extra_groups=() if user else None,
@@ -150,19 +160,20 @@ def _running(
                 process.wait()
 
 
-def _over(process: "subprocess.Popen[bytes]", folder: Path) -> bool:
+def _check_alive(process: "subprocess.Popen[bytes]", folder: Path) -> bool:
+    """Fail with the program's log if it has ended; else return False, for use in a condition."""
     assert process.poll() is None, (folder / "log").read_text(errors="replace")
     return False
 
 
-def _listens(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
         return True
     return False
 
 
-def _answers(url: str, ca: Path) -> bool:
-    """It listens before it has connected to itself, which it tries again after a second."""
+def _is_ready(url: str, ca: Path) -> bool:
+    """Return whether the server answers; it listens before it has connected to itself, which it retries each second."""
     with contextlib.suppress(requests.RequestException):
         status = requests.get(f"{url}/api/v1/version", verify=str(ca), timeout=5).status_code
         return status != HTTPStatus.SERVICE_UNAVAILABLE

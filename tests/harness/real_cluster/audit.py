@@ -1,4 +1,4 @@
-"""Reads the API server's audit log: who asked what, since a mark."""
+"""Reads the API server's audit log: which requests each user made since a mark."""
 
 import collections
 import json
@@ -8,61 +8,61 @@ from typing import Any, NamedTuple
 
 
 class Request(NamedTuple):
-    """What requests are counted by."""
+    """The fields by which requests are counted."""
 
     user: str
     verb: str
     resource: str
-    """such as ``pods`` or ``pods/log``; the path for what is no resource"""
+    """For example ``pods`` or ``pods/log``; the path of a request for no resource."""
 
 
 def mark(log: Path) -> int:
-    """Now, as a place in the log."""
+    """Return the log's current end, for use as a mark."""
     return log.stat().st_size
 
 
 def count(log: Path, since: int = 0) -> collections.Counter[Request]:
-    """How often each request was made since a mark.
+    """Count the requests since a mark.
 
-    A request is written when it ends; a long one (a watch, a log that is followed) also when it
-    begins, and counts then, once.
+    A request is logged when it ends; a long one (a watch, a followed log) also when it starts, and is counted then,
+    once.
     """
-    begun: set[str] = set()
-    counted: collections.Counter[Request] = collections.Counter()
-    for target, event in events(log):
-        if event["auditID"] in begun or event["stage"] == "RequestReceived":
+    open_requests: set[str] = set()
+    counts: collections.Counter[Request] = collections.Counter()
+    for offset, event in events(log):
+        if event["auditID"] in open_requests or event["stage"] == "RequestReceived":
             continue
         if event["stage"] == "ResponseStarted":
-            begun.add(event["auditID"])
-        if target >= since:
-            counted[_request(event)] += 1
-    return counted
+            open_requests.add(event["auditID"])
+        if offset >= since:
+            counts[_request(event)] += 1
+    return counts
 
 
-def by(user: str, log: Path, since: int = 0) -> collections.Counter[tuple[str, str]]:
-    """How often one user made each request: verb and resource. ``user`` is the end of its name."""
-    counted: collections.Counter[tuple[str, str]] = collections.Counter()
+def count_by_user(user: str, log: Path, since: int = 0) -> collections.Counter[tuple[str, str]]:
+    """Count one user's requests by verb and resource; ``user`` is the end of the user's name."""
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
     for request, times in count(log, since).items():
         if request.user.endswith(user):
-            counted[request.verb, request.resource] += times
-    return counted
+            counts[request.verb, request.resource] += times
+    return counts
 
 
 def events(log: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each event with its place; a line that is still being written is left out."""
-    target = 0
+    """Yield each event with its offset in the log; an incomplete last line is skipped."""
+    offset = 0
     with log.open("rb") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
                 return
-            yield target, json.loads(line)
-            target += len(line)
+            yield offset, json.loads(line)
+            offset += len(line)
 
 
 def _request(event: dict[str, Any]) -> Request:
-    what = event.get("objectRef")
-    if what is None or "resource" not in what:
+    reference = event.get("objectRef")
+    if reference is None or "resource" not in reference:
         resource = event["requestURI"].partition("?")[0]
     else:
-        resource = "/".join(part for part in (what["resource"], what.get("subresource")) if part)
+        resource = "/".join(part for part in (reference["resource"], reference.get("subresource")) if part)
     return Request(event["user"]["username"], event["verb"], resource)

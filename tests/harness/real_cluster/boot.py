@@ -1,9 +1,9 @@
-"""The sandbox's process 1: makes its network, keeps its daemons, reaps its orphans.
+"""The sandbox's process 1: sets up its network, runs its daemons, and reaps its orphans.
 
-Run by its path, with the state folder as argument, as the first process of new mount, network and
-process namespaces; so it imports nothing of this package. It knows nothing of Kubernetes: programs
-are named to it in ``daemons.json``, and it starts and stops them as told over ``control.sock``, one
-JSON object a line, one answer a line (see control.py for the other end).
+It is run by its path, with the state folder as argument, as the first process of new mount, network and process
+namespaces; so it imports nothing of this package. It knows nothing about Kubernetes: ``daemons.json`` lists the
+programs, and requests on ``control.sock`` start and stop them, one JSON object and one answer a line (control.py is the
+other end).
 """
 
 import contextlib
@@ -21,19 +21,19 @@ from typing import Any
 MOUNTS = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
 NETWORK = (
     "ip link set lo up",
-    "ip address add 10.96.0.1/32 dev lo",  # the Service "kubernetes", reached without kube-proxy
+    "ip address add 10.96.0.1/32 dev lo",  # the Service "kubernetes", reachable without kube-proxy
     "ip address add 10.96.0.10/32 dev lo",  # where CoreDNS listens
-    # An address of its own: a bridge without one takes the lowest of its ports', so it changed as pods came and went,
-    # and what had just looked for its gateway heard nothing of it for up to a minute.
+    # The bridge gets an address of its own: without one it takes the lowest of its ports' addresses, which changes as
+    # pods come and go, and whoever had just resolved its gateway lost it for up to a minute.
     "ip link add cni0 address 0a:58:0a:58:00:01 type bridge",
     "ip address add 10.88.0.1/16 dev cni0",
     "ip link set cni0 up",
 )
-PATIENCE = 3.0  # seconds from SIGTERM to SIGKILL; an API server with watchers never ends by itself
+STOP_SECONDS = 3.0  # from SIGTERM to SIGKILL; an API server with open watches never ends by itself
 
 
 def prepare() -> None:
-    """What the daemons find: a /proc of these processes, empty run-time folders, the bridge."""
+    """Set up what the daemons need: a /proc of these processes, empty run-time folders, and the bridge."""
     subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
     for folder in MOUNTS:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def prepare() -> None:
 
 
 class Keeper:
-    """The daemons: which run, how those ended that do not."""
+    """Starts and stops the daemons, and records which run and how others ended."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -52,9 +52,9 @@ class Keeper:
         self.ended: dict[str, int] = {}
 
     def start(self, name: str) -> None:
-        """Start one of ``daemons.json``; its output goes to its log, its pid to ``pids/NAME``."""
+        """Start a daemon of ``daemons.json``; its output goes to its log, its pid to ``pids/NAME``."""
         if name in self.running:
-            raise ValueError(f"{name} runs already")
+            raise ValueError(f"{name} is already running")
         daemon = json.loads((self.state / "daemons.json").read_text())[name]
         log = self.state / "logs" / f"{name}.log"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -75,23 +75,23 @@ class Keeper:
         (self.state / "pids" / name).write_text(f"{pid}\n")
 
     def stop(self, name: str) -> None:
-        """End one, also one that was stopped (SIGSTOP), by force where it does not listen."""
-        end = time.monotonic() + PATIENCE
+        """End a daemon, even a suspended one (SIGSTOP), by SIGKILL if SIGTERM does not end it in time."""
+        deadline = time.monotonic() + STOP_SECONDS
         self.signal(name, signal.SIGTERM)
         self.signal(name, signal.SIGCONT)
         while name in self.running:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 self.signal(name, signal.SIGKILL)
             time.sleep(0.02)
             self.reap()
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to one that runs; one that does not is not an error."""
+        """Send a signal to a daemon, if it is running."""
         if name in self.running:
             os.kill(self.running[name], number)
 
     def reap(self) -> None:
-        """Take note of every ended child: daemons by name, orphans (of containers) not at all."""
+        """Reap every ended child, and record how daemons ended; others are orphans of containers."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -104,7 +104,7 @@ class Keeper:
                 self.ended[name] = os.waitstatus_to_exitcode(status)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what one request asks."""
+        """Carry out one request, and return its answer."""
         self.reap()
         action, name = request["do"], request.get("name", "")
         if action in ("stop", "restart"):
@@ -113,7 +113,7 @@ class Keeper:
             self.start(name)
         if action == "signal":
             if name not in self.running:
-                raise ValueError(f"{name} does not run")
+                raise ValueError(f"{name} is not running")
             self.signal(name, signal.Signals[f"SIG{request['signal']}"])
         if action == "listens":
             with contextlib.closing(socket.create_connection(("127.0.0.1", request["port"]), 0.5)):
@@ -121,12 +121,12 @@ class Keeper:
         return {"running": self.running, "ended": self.ended}
 
 
-def serve(keeper: Keeper, listener: socket.socket, awake: socket.socket) -> None:
+def serve(keeper: Keeper, listener: socket.socket, wakeups: socket.socket) -> None:
     """Answer requests one after another, and reap whenever a child ends."""
     while True:
-        ready, _, _ = select.select([listener, awake], [], [], 5)
-        if awake in ready:
-            awake.recv(4096)
+        ready, _, _ = select.select([listener, wakeups], [], [], 5)
+        if wakeups in ready:
+            wakeups.recv(4096)
         keeper.reap()
         if listener not in ready:
             continue
@@ -136,30 +136,30 @@ def serve(keeper: Keeper, listener: socket.socket, awake: socket.socket) -> None
             line = connection.makefile("rb").readline()
             try:
                 answer = keeper.answer(json.loads(line))
-            except Exception as problem:  # noqa: BLE001 - whatever a request brings, process 1 must not end
-                answer = {"error": f"{type(problem).__name__}: {problem}"}
+            except Exception as error:  # noqa: BLE001 - no request may end process 1
+                answer = {"error": f"{type(error).__name__}: {error}"}
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def main() -> None:
-    """Set up, tell who we are, serve for ever."""
+    """Set up the sandbox, write its pid to ``init.json``, and serve requests for ever."""
     state = Path(sys.argv[1])
-    # Read before /proc is this namespace's own: the pid by which the outside knows this process.
+    # Read before /proc is this namespace's own: the pid that this process has outside.
     pid = int(Path("/proc/self").readlink().name)
-    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    start_time = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
     prepare()
-    awake, waker = socket.socketpair()
-    awake.setblocking(False)
+    wakeups, waker = socket.socketpair()
+    wakeups.setblocking(False)
     waker.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(state / "control.sock"))
     listener.listen(16)
-    beside = state / "init.json.new"
-    beside.write_text(json.dumps({"pid": pid, "started": started}))
-    beside.rename(state / "init.json")
-    serve(Keeper(state), listener, awake)
+    new = state / "init.json.new"
+    new.write_text(json.dumps({"pid": pid, "started": start_time}))
+    new.rename(state / "init.json")
+    serve(Keeper(state), listener, wakeups)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Speaks with the sandbox's process 1 (boot.py); works from outside the sandbox and from inside."""
+"""Calls the sandbox's process 1 (boot.py), from outside or inside the sandbox."""
 
 import json
 import socket
@@ -8,35 +8,35 @@ from typing import Any
 from tests.harness.real_cluster import state
 
 
-class RefusedError(RuntimeError):
-    """Process 1 could not do what it was asked."""
+class ControlError(RuntimeError):
+    """Process 1 could not do what a request said."""
 
 
 def ask(action: str, folder: Path | None = None, **request: Any) -> dict[str, Any]:
-    """One request, one answer: which daemons run (by their pid inside) and how others ended."""
+    """Send one request, and return the answer: the running daemons (by their pid inside), and how others ended."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
         connection.connect(str((folder or state.RUN) / "control.sock"))
         connection.sendall(json.dumps({"do": action, **request}).encode() + b"\n")
         answer: dict[str, Any] = json.loads(connection.makefile("rb").readline())
     if "error" in answer:
-        raise RefusedError(answer["error"])
+        raise ControlError(answer["error"])
     return answer
 
 
 def daemons() -> dict[str, int]:
-    """The pid, inside the sandbox, of each daemon that runs."""
+    """Return the process id, inside the sandbox, of each running daemon."""
     running: dict[str, int] = ask("status")["running"]
     return running
 
 
 def stop(name: str) -> None:
-    """End one daemon, and leave it so until :func:`start` (or ``up.restart``, which waits for it)."""
+    """End one daemon, until :func:`start` (or ``up.restart``, which also waits until it is ready)."""
     ask("stop", name=name)
 
 
 def start(name: str) -> None:
-    """Start one daemon that does not run."""
+    """Start one daemon that is not running."""
     ask("start", name=name)
 
 
@@ -45,10 +45,10 @@ def signal(name: str, number: str) -> None:
     ask("signal", name=name, signal=number)
 
 
-def listens(port: int) -> bool:
-    """Whether something accepts connections on a port of the sandbox."""
+def is_listening(port: int) -> bool:
+    """Return whether a port of the sandbox accepts connections."""
     try:
         ask("listens", port=port)
-    except RefusedError:
+    except ControlError:
         return False
     return True

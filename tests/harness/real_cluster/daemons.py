@@ -1,4 +1,4 @@
-"""What runs in the sandbox: the command, port and configuration files of each daemon."""
+"""The daemons of the sandbox: the command, port and configuration files of each."""
 
 import json
 import os
@@ -10,17 +10,17 @@ import yaml
 
 from tests.harness.real_cluster import images, packages, parts, pki, state
 
-REQUEUE = os.environ.get("FLARGO_ARGO_REQUEUE", "2s")  # Argo's own default, 10s, makes tests slow
+REQUEUE = os.environ.get("FLARGO_ARGO_REQUEUE", "2s")  # Argo's own default of 10s makes tests slow
 
-# Which daemons need only the machine, which the API server, which what was applied to it.
+# The order of the start: daemons that need only the machine, then the API server, then what is applied to it.
 FIRST = ("etcd", "kube-apiserver", "containerd", "registry")
 SECOND = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 THIRD = ("workflow-controller", "coredns")
-# And "kube-router", which only firewall.py starts.
+# "kube-router" is started by firewall.py only.
 
 
 def write(namespace: str) -> None:
-    """All configuration files, and ``daemons.json`` for process 1."""
+    """Write all configuration files, and ``daemons.json`` for process 1."""
     for folder in ("logs", "pids", "config", "config/cni"):
         (state.RUN / folder).mkdir()
     _save("audit-policy", AUDIT_POLICY)
@@ -33,27 +33,30 @@ def write(namespace: str) -> None:
 
 
 def table(namespace: str) -> dict[str, dict[str, Any]]:
-    """Each daemon: its command, the port that shows it is there, more environment."""
+    """Return each daemon's command, the port that shows that it is ready, and its environment variables."""
     return {
         "etcd": {"command": etcd(), "port": 2379},
         "kube-apiserver": {"command": kube_apiserver(), "port": 443},
-        "containerd": {"command": [_debian("containerd"), f"--config={state.CONFIG}/containerd.toml"]},
-        "registry": {"command": [_debian("docker-registry"), "serve", f"{state.CONFIG}/registry.yaml"], "port": 5000},
+        "containerd": {"command": [_debian_program("containerd"), f"--config={state.CONFIG}/containerd.toml"]},
+        "registry": {
+            "command": [_debian_program("docker-registry"), "serve", f"{state.CONFIG}/registry.yaml"],
+            "port": 5000,
+        },
         "kube-controller-manager": {"command": kube_controller_manager(), "port": 10257},
         "kube-scheduler": {"command": kube_scheduler(), "port": 10259},
         "kubelet": {"command": kubelet(), "port": 10250},
         "kube-proxy": {"command": kube_proxy(), "port": 10249},
         "kube-router": {"command": kube_router(), "port": 20244},
-        "coredns": {"command": [*_built("coredns"), "-conf", f"{state.CONFIG}/Corefile"], "port": 8181},
+        "coredns": {"command": [*_built_command("coredns"), "-conf", f"{state.CONFIG}/Corefile"], "port": 8181},
         "workflow-controller": {"command": workflow_controller(namespace), "port": 6060, "env": ARGO_ENVIRONMENT},
     }
 
 
-def _debian(name: str) -> str:
+def _debian_program(name: str) -> str:
     return shutil.which(name, path=packages.SBIN) or name
 
 
-def _built(name: str, /, **flags: str | Path) -> list[str]:
+def _built_command(name: str, /, **flags: str | Path) -> list[str]:
     options = [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
     return [str(parts.program(name)), *options]
 
@@ -63,16 +66,19 @@ def _save(name: str, document: dict[str, Any]) -> None:
 
 
 def etcd() -> list[str]:
-    """One member, its data lost with the sandbox, so never synced to disk."""
-    return [*_built("etcd", name="flargo", data_dir=state.RUN / "etcd", log_level="warn"), "--unsafe-no-fsync"]
+    """Return the command of an etcd of one member, whose data ends with the sandbox: it is never synced to disk."""
+    return [*_built_command("etcd", name="flargo", data_dir=state.RUN / "etcd", log_level="warn"), "--unsafe-no-fsync"]
 
 
 def kube_apiserver() -> list[str]:
-    """On the port of the Service "kubernetes", whose address the loop-back device has: it needs no kube-proxy."""
-    return _built(
+    """Return the API server's command.
+
+    It listens on the port of the Service "kubernetes", whose address the loopback device has: it needs no kube-proxy.
+    """
+    return _built_command(
         "kube-apiserver",
         advertise_address="10.88.0.1",
-        bind_address="0.0.0.0",  # noqa: S104 - of the sandbox
+        bind_address="0.0.0.0",  # noqa: S104 - inside the sandbox
         secure_port="443",
         etcd_servers="http://127.0.0.1:2379",
         service_cluster_ip_range="10.96.0.0/24",
@@ -94,10 +100,10 @@ def kube_apiserver() -> list[str]:
 
 
 def kube_controller_manager() -> list[str]:
-    """Among its controllers: the tokens of service accounts, the garbage collector, the node's life."""
-    return _built(
+    """Return the controller manager's command: service account tokens, garbage collector, node lifecycle and others."""
+    return _built_command(
         "kube-controller-manager",
-        kubeconfig=pki.kubeconfig_of("kube-controller-manager"),
+        kubeconfig=pki.kubeconfig_path("kube-controller-manager"),
         use_service_account_credentials="true",
         service_account_private_key_file=state.PKI / "service-accounts.key",
         root_ca_file=state.PKI / "ca.crt",
@@ -107,17 +113,17 @@ def kube_controller_manager() -> list[str]:
 
 
 def kube_scheduler() -> list[str]:
-    """As it comes."""
-    kubeconfig = pki.kubeconfig_of("kube-scheduler")
-    return _built("kube-scheduler", kubeconfig=kubeconfig, leader_elect="false", bind_address="127.0.0.1")
+    """Return the scheduler's command, with its default settings."""
+    kubeconfig = pki.kubeconfig_path("kube-scheduler")
+    return _built_command("kube-scheduler", kubeconfig=kubeconfig, leader_elect="false", bind_address="127.0.0.1")
 
 
 def kubelet() -> list[str]:
-    """The one node."""
-    return _built(
+    """Return the command of the only node's kubelet."""
+    return _built_command(
         "kubelet",
         config=state.CONFIG / "kubelet.yaml",
-        kubeconfig=pki.kubeconfig_of("kubelet"),
+        kubeconfig=pki.kubeconfig_path("kubelet"),
         root_dir=state.RUN / "kubelet",
         cert_dir=state.RUN / "kubelet-pki",
         hostname_override="flargo",
@@ -126,10 +132,10 @@ def kubelet() -> list[str]:
 
 
 def kube_proxy() -> list[str]:
-    """Services: by iptables, in the sandbox's own network, leaving alone what is the machine's."""
-    return _built(
+    """Return kube-proxy's command: iptables in the sandbox's own network, and none of the machine's settings."""
+    return _built_command(
         "kube-proxy",
-        kubeconfig=pki.kubeconfig_of("kube-proxy"),
+        kubeconfig=pki.kubeconfig_path("kube-proxy"),
         hostname_override="flargo",
         proxy_mode="iptables",
         cluster_cidr="10.88.0.0/16",
@@ -140,8 +146,8 @@ def kube_proxy() -> list[str]:
 
 
 def kube_router() -> list[str]:
-    """Nothing but its firewall."""
-    return _built(
+    """Return kube-router's command, with its firewall only."""
+    return _built_command(
         "kube-router",
         kubeconfig=state.ADMIN,
         hostname_override="flargo",
@@ -149,15 +155,15 @@ def kube_router() -> list[str]:
         run_router="false",
         run_service_proxy="false",
         run_loadbalancer="false",
-        # It lets pods reach Services' addresses of the node itself, whatever policies say, since elsewhere no node has
-        # any. This one has the API server's and CoreDNS's; so it is told of others, which nobody has.
+        # kube-router lets pods reach any Service address that the node itself has, whatever policies say: usually a
+        # node has none. This node has those of the API server and CoreDNS, so kube-router gets an unused range.
         service_cluster_ip_range="198.18.0.0/24",
         v="1",
     )
 
 
 def kubelet_configuration() -> dict[str, Any]:
-    """Its cgroups below one of our own, nothing evicted for what else is on the machine's disk."""
+    """Return the kubelet's configuration: the cluster's own cgroup, and no eviction because of a full disk."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -181,7 +187,7 @@ def kubelet_configuration() -> dict[str, Any]:
 
 
 def registry_configuration() -> dict[str, Any]:
-    """Plain HTTP, inside the sandbox only; keeps its storage over starts."""
+    """Return the registry's configuration: plain HTTP inside the sandbox, and a storage that outlives it."""
     return {
         "version": 0.1,
         "log": {"level": "warn"},
@@ -191,9 +197,9 @@ def registry_configuration() -> dict[str, Any]:
 
 
 def workflow_controller(namespace: str) -> list[str]:
-    """Argo's controller for one namespace, as an account of its own."""
+    """Return the command of Argo's controller, for one namespace and with an account of its own."""
     return [
-        *_built(
+        *_built_command(
             "workflow-controller",
             kubeconfig=state.ARGO,
             namespace=namespace,
@@ -237,7 +243,7 @@ COREFILE = f"""\
     errors
     ready 127.0.0.1:8181
     kubernetes cluster.local {{
-        kubeconfig {pki.kubeconfig_of("coredns")}
+        kubeconfig {pki.kubeconfig_path("coredns")}
     }}
 }}
 """

@@ -1,4 +1,4 @@
-"""Brings the images to where the cluster finds them: its registry, and the node's own store."""
+"""Puts the images into the cluster's registry and the node's own store."""
 
 import tarfile
 from pathlib import Path
@@ -11,8 +11,8 @@ ADDRESS = "10.88.0.1:5000"
 def fill() -> None:
     """Push every image to the registry, and pull every one into containerd.
 
-    The early pull spares the first pod the unpacking; a later one (``imagePullPolicy: Always``)
-    still asks the registry, and finds the digest that is there.
+    The early pull saves the first pod the unpacking. A later pull (``imagePullPolicy: Always``) still asks the
+    registry, and gets the same digest.
     """
     for name, full in images.names().items():
         push(images.archive(name), full)
@@ -20,13 +20,13 @@ def fill() -> None:
 
 
 def push(archive: Path, full: str) -> None:
-    """Push one archive to the registry; ``full`` is the name pods call it by."""
+    """Push one archive to the registry; ``full`` is the image's name in pods."""
     target = f"docker://{_address(full)}"
     sandbox.run("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", _source(archive), target)
 
 
 def pull(full: str) -> None:
-    """Pull one image from the registry into containerd, under the name pods call it by."""
+    """Pull one image from the registry into containerd, under its name in pods."""
     sandbox.run("ctr", "images", "pull", "--plain-http", _address(full))
     sandbox.run("ctr", "images", "tag", "--force", _address(full), full)
 
@@ -36,7 +36,7 @@ def _address(full: str) -> str:
 
 
 def _source(archive: Path) -> str:
-    """The archive as skopeo is told of it: OCI's kind, or the older one of ``docker save``."""
-    with tarfile.open(archive) as opened:
-        kind = "oci-archive" if "oci-layout" in opened.getnames() else "docker-archive"
+    """Return the archive as skopeo's source: OCI's format, or the older one of ``docker save``."""
+    with tarfile.open(archive) as tar:
+        kind = "oci-archive" if "oci-layout" in tar.getnames() else "docker-archive"
     return f"{kind}:{archive}"

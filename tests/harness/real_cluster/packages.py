@@ -1,10 +1,9 @@
-"""The Debian packages whose programs the cluster needs: named here once, and asked for by name when missing."""
+"""The Debian packages whose programs the cluster needs, and a check that names the missing ones."""
 
 import os
 import shutil
 
-# Each package, with a program (or file) that shows it is there.
-NEEDED = {
+PACKAGES = {
     "containerd": "containerd",
     "runc": "runc",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
@@ -20,22 +19,23 @@ NEEDED = {
     "postgresql": "/usr/lib/postgresql/15/bin/postgres",
     "util-linux": "nsenter",
 }
-# Where Debian keeps the programs of administrators, which not every PATH names.
+"""Each package, with a program (or file) that shows that it is installed."""
 SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"
+"""Folders of Debian's programs for administrators, which not every PATH has."""
 
 
 def missing() -> list[str]:
-    """The packages whose programs are not to be found."""
+    """Return the packages whose programs are missing."""
     path = f"{os.environ.get('PATH', '')}:{SBIN}"
-    return [package for package, program in NEEDED.items() if not shutil.which(program, path=path)]
+    return [package for package, program in PACKAGES.items() if not shutil.which(program, path=path)]
 
 
 def check() -> None:
-    """Say what to install, before anything fails half way."""
+    """Exit with the packages to install, before anything fails half way."""
     if os.geteuid():
         raise SystemExit("cluster: needs root (namespaces, mounts, containers)")
-    if lacking := missing():
+    if packages := missing():
         raise SystemExit(
-            f"cluster: these Debian packages are missing: {' '.join(lacking)}\n"
-            f"cluster: install them: apt-get install --yes --no-install-recommends {' '.join(NEEDED)}"
+            f"cluster: these Debian packages are missing: {' '.join(packages)}\n"
+            f"cluster: install them: apt-get install --yes --no-install-recommends {' '.join(PACKAGES)}"
         )

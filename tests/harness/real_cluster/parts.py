@@ -1,7 +1,7 @@
-"""Build the cluster's programs from package registries, once per version, into a cache.
+"""Builds the cluster's programs from package registries, once per version, into a cache.
 
-A part is a folder below :data:`versions.CACHE`, named after what it holds and a hash of how it is
-made; it is complete as soon as it exists, since it is built beside and moved into place.
+A part is a folder below :data:`versions.CACHE`, named after its content and a hash of its recipe. It is complete as
+soon as it exists, since it is built under another name and renamed.
 """
 
 import functools
@@ -24,77 +24,77 @@ ARGO_PROGRAMS = {"workflow-controller": "cmd/workflow-controller", "argoexec": "
 
 
 def run(*command: str | Path, cwd: Path | None = None, **env: str) -> str:
-    """Run a command, return its output; a failure shows all that it printed."""
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, text=True, capture_output=True, check=False)
-    if done.returncode:
-        sys.stderr.write(done.stdout + done.stderr)
-        raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}")
-    return done.stdout
+    """Run a command and return its output; if it fails, print all its output and raise an error."""
+    process = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, text=True, capture_output=True, check=False)
+    if process.returncode:
+        sys.stderr.write(process.stdout + process.stderr)
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}")
+    return process.stdout
 
 
 def part(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
-    """The folder of a part; built by ``build(folder)`` where the cache does not have it yet."""
+    """Return the folder of a part, which ``build(folder)`` fills if the cache does not have it."""
     target = versions.CACHE / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
     if not target.exists():
         sys.stderr.write(f"cluster: building {target.name}\n")
         versions.CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=versions.CACHE, prefix=f".{name}-", ignore_cleanup_errors=True) as beside:
-            made = Path(beside) / "part"
-            made.mkdir()
-            build(made)
-            made.rename(target)
+        with tempfile.TemporaryDirectory(dir=versions.CACHE, prefix=f".{name}-", ignore_cleanup_errors=True) as tmp:
+            folder = Path(tmp) / "part"
+            folder.mkdir()
+            build(folder)
+            folder.rename(target)
     return target
 
 
 @functools.cache
 def check_go() -> None:
-    """Say which Go is needed, instead of whatever a build with another one would say."""
-    needed = ".".join(map(str, GO))
+    """Exit with the version of Go that is needed, before a build fails with an obscure message."""
+    minimum = ".".join(map(str, GO))
     if not shutil.which("go"):
-        raise SystemExit(f"cluster: no go on PATH, and Go {needed} or newer is needed")
-    found = re.search(r"go(\d+)\.(\d+)", run("go", "version", GOTOOLCHAIN="local"))
-    if not found or (int(found[1]), int(found[2])) < GO:
-        raise SystemExit(f"cluster: the go on PATH is too old, Go {needed} or newer is needed")
+        raise SystemExit(f"cluster: no go on PATH; Go {minimum} or newer is needed")
+    version = re.search(r"go(\d+)\.(\d+)", run("go", "version", GOTOOLCHAIN="local"))
+    if not version or (int(version[1]), int(version[2])) < GO:
+        raise SystemExit(f"cluster: the go on PATH is too old; Go {minimum} or newer is needed")
 
 
-def go(*arguments: str | Path, cwd: Path, **env: str) -> str:
+def run_go(*arguments: str | Path, cwd: Path, **env: str) -> str:
+    """Run the go command and return its output."""
     check_go()
-    # The module proxy's sources are checked against the checksum database as ever; only the
-    # go command's own habit of fetching another toolchain is switched off.
+    # Sources are still checked against the checksum database; only the download of other toolchains is off.
     return run("go", *arguments, cwd=cwd, CGO_ENABLED="0", GOTOOLCHAIN="local", GOFLAGS="-trimpath", **env)
 
 
-def module(path: str, version: str, cwd: Path) -> Path:
-    """The (read-only) source folder of a Go module."""
-    return Path(json.loads(go("mod", "download", "-json", f"{path}@{version}", cwd=cwd))["Dir"])
+def download_module(path: str, version: str, cwd: Path) -> Path:
+    """Download a Go module, and return its read-only source folder."""
+    return Path(json.loads(run_go("mod", "download", "-json", f"{path}@{version}", cwd=cwd))["Dir"])
 
 
 def kubernetes() -> Path:
-    """kube-apiserver, controller-manager, scheduler, kubelet and kubectl."""
+    """Build kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kubectl."""
     return _kubernetes("kubernetes", KUBERNETES_PROGRAMS)
 
 
 def kube_proxy() -> Path:
-    """kube-proxy, of the same module: a part of its own, so that it came without the others being built anew."""
+    """Build kube-proxy: of the same module, but a part of its own, so that adding it did not rebuild the others."""
     return _kubernetes("kube-proxy", ("kube-proxy",))
 
 
 def _kubernetes(part_name: str, programs: tuple[str, ...]) -> Path:
-    """Some of Kubernetes' programs."""
+    """Build some of Kubernetes' programs as one part."""
     version = versions.KUBERNETES
     staging = f"v0.{version.split('.', 1)[1]}"
 
     def build(to: Path) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             here = Path(tmp)
-            source = module("k8s.io/kubernetes", f"v{version}", here)
-            # Its go.mod requires the k8s.io/* staging modules at v0.0.0 and replaces them with
-            # folders that a module zip does not carry; published, they are v0.<minor>.<patch>.
-            replaced = json.loads(go("mod", "edit", "-json", source / "go.mod", cwd=here))
-            names = [row["Old"]["Path"] for row in replaced["Replace"] if row["New"]["Path"].startswith("./staging")]
+            source = download_module("k8s.io/kubernetes", f"v{version}", here)
+            # Its go.mod requires the k8s.io/* staging modules at v0.0.0, and replaces them with folders that a
+            # module zip does not have; they are published as v0.<minor>.<patch>.
+            go_mod = json.loads(run_go("mod", "edit", "-json", source / "go.mod", cwd=here))
+            names = [row["Old"]["Path"] for row in go_mod["Replace"] if row["New"]["Path"].startswith("./staging")]
             lines = "\n".join(f"\t{name} => {name} {staging}" for name in names)
             (here / "go.mod").write_text(
-                f"module cluster\n\ngo {replaced['Go']}\n\nrequire k8s.io/kubernetes v{version}\n\n"
+                f"module cluster\n\ngo {go_mod['Go']}\n\nrequire k8s.io/kubernetes v{version}\n\n"
                 f"replace (\n{lines}\n)\n"
             )
             (here / "tools.go").write_text(
@@ -109,41 +109,41 @@ def _kubernetes(part_name: str, programs: tuple[str, ...]) -> Path:
             )
             for name in programs:
                 package = f"k8s.io/kubernetes/cmd/{name}"
-                go("build", "-mod=mod", "-ldflags", f"-s -w {stamp}", "-o", to / name, package, cwd=here)
+                run_go("build", "-mod=mod", "-ldflags", f"-s -w {stamp}", "-o", to / name, package, cwd=here)
 
     return part(f"{part_name}-{version}", "1", build)
 
 
 def etcd() -> Path:
-    """The etcd server. Debian's 3.4 lacks RequestWatchProgress, without which watch-lists fail."""
+    """Build the etcd server. Debian's 3.4 lacks RequestWatchProgress, without which watch-lists fail."""
     return _program("etcd", "go.etcd.io/etcd/server/v3", versions.ETCD)
 
 
 def coredns() -> Path:
-    """The cluster's names."""
+    """Build CoreDNS, the cluster's DNS server."""
     return _program("coredns", "github.com/coredns/coredns", versions.COREDNS)
 
 
 def helm() -> Path:
-    """What installs a kit's chart; Debian has none."""
+    """Build Helm, which installs a kit's chart; Debian has no package of it."""
     return _program("helm", "helm.sh/helm/v3", versions.HELM, folder="/cmd/helm")
 
 
 def kube_router() -> Path:
-    """What makes NetworkPolicies count, where a test wants it (firewall.py)."""
+    """Build kube-router, which enforces NetworkPolicies where a test needs it (firewall.py)."""
     path = "github.com/cloudnativelabs/kube-router/v2"
     return _program("kube-router", path, versions.KUBE_ROUTER, folder="/cmd/kube-router")
 
 
 def _program(name: str, path: str, version: str, *, folder: str = "") -> Path:
-    """One program of a module that builds as it is."""
+    """Build one program of a module that builds without changes."""
 
     def build(to: Path) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             here = Path(tmp)
-            go("mod", "init", "cluster", cwd=here)
-            go("get", f"{path}{folder}@v{version}", cwd=here)
-            go("build", "-mod=mod", "-ldflags", "-s -w", "-o", to / name, f"{path}{folder}", cwd=here)
+            run_go("mod", "init", "cluster", cwd=here)
+            run_go("get", f"{path}{folder}@v{version}", cwd=here)
+            run_go("build", "-mod=mod", "-ldflags", "-s -w", "-o", to / name, f"{path}{folder}", cwd=here)
 
     return part(f"{name}-{version}", "1", build)
 
@@ -156,8 +156,8 @@ def argo() -> Path:
         path = f"github.com/argoproj/argo-workflows/v{version.split('.', maxsplit=1)[0]}"
         with tempfile.TemporaryDirectory() as tmp:
             here = Path(tmp)
-            source = module(path, f"v{version}", here)
-            replaced = json.loads(go("mod", "edit", "-json", source / "go.mod", cwd=here))
+            source = download_module(path, f"v{version}", here)
+            replaced = json.loads(run_go("mod", "edit", "-json", source / "go.mod", cwd=here))
             replace = "\n".join(
                 f"replace {row['Old']['Path']} => {row['New']['Path']} {row['New']['Version']}"
                 for row in replaced.get("Replace") or []
@@ -167,20 +167,20 @@ def argo() -> Path:
             )
             imports = "".join(f'\t_ "{path}/{folder}"\n' for folder in ARGO_PROGRAMS.values())
             (here / "tools.go").write_text(f"package cluster\n\nimport (\n{imports})\n")
-            go("mod", "tidy", "-e", cwd=here)
-            go("mod", "vendor", "-e", cwd=here)
-            _mend_argo(here / "vendor" / path)
+            run_go("mod", "tidy", "-e", cwd=here)
+            run_go("mod", "vendor", "-e", cwd=here)
+            _complete_argo_source(here / "vendor" / path)
             for name, folder in ARGO_PROGRAMS.items():
                 stamp = f"-s -w -X {path}.version=v{version}"
-                go("build", "-mod=vendor", "-ldflags", stamp, "-o", to / name, f"{path}/{folder}", cwd=here)
+                run_go("build", "-mod=vendor", "-ldflags", stamp, "-o", to / name, f"{path}/{folder}", cwd=here)
             shutil.copytree(source / "manifests" / "base" / "crds" / "full", to / "crds")
             subprocess.run(["chmod", "-R", "u+w", to / "crds"], check=True)
 
     return part(f"argo-{version}", "1", build)
 
 
-def _mend_argo(tree: Path) -> None:
-    """What a module zip can't carry: a symbolic link and the built user interface."""
+def _complete_argo_source(tree: Path) -> None:
+    """Add what a module zip can't have: a symbolic link and the built user interface."""
     signals = tree / "workflow" / "executor" / "osspecific"
     (signals / "signal_linux.go").unlink(missing_ok=True)
     (signals / "signal_linux.go").symlink_to("signal_darwin.go")
@@ -190,21 +190,21 @@ def _mend_argo(tree: Path) -> None:
 
 
 def pause() -> Path:
-    """The program of the pod sandbox: holds the namespaces, reaps what is left to it."""
+    """Build the program of the pod sandbox, which keeps the namespaces and reaps orphans."""
     source = Path(__file__).with_name("pause.go").read_text()
 
     def build(to: Path) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             here = Path(tmp)
             (here / "main.go").write_text(source)
-            go("mod", "init", "pause", cwd=here)
-            go("build", "-ldflags", "-s -w", "-o", to / "pause", ".", cwd=here)
+            run_go("mod", "init", "pause", cwd=here)
+            run_go("build", "-ldflags", "-s -w", "-o", to / "pause", ".", cwd=here)
 
     return part("pause", source, build)
 
 
 def program(name: str) -> Path:
-    """The path of one program, ready-made where a folder of such was named, else built."""
+    """Return the path of one program: the ready-made one if there is one, else the built one."""
     if versions.READY and (ready := versions.READY / "bin" / name).exists():
         return ready
     if name in KUBERNETES_PROGRAMS:
@@ -223,7 +223,7 @@ def program(name: str) -> Path:
 
 
 def crds() -> Path:
-    """The folder of Argo's full custom resource definitions."""
+    """Return the folder of Argo's full custom resource definitions."""
     if versions.READY and (ready := versions.READY / "crds").exists():
         return ready
     return argo() / "crds"

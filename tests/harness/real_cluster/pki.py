@@ -1,4 +1,4 @@
-"""Keys and certificates of one cluster, made with ``openssl`` anew at each start."""
+"""Keys and certificates of one cluster, created with ``openssl`` at each start."""
 
 import base64
 from pathlib import Path
@@ -8,7 +8,6 @@ import yaml
 from tests.harness.real_cluster import parts, state
 
 SERVER = "https://127.0.0.1:443"
-# Who speaks to the API server with a certificate: user, and group where it needs one.
 CLIENTS = {
     "admin": "/O=system:masters/CN=admin",
     "kube-controller-manager": "/CN=system:kube-controller-manager",
@@ -17,11 +16,12 @@ CLIENTS = {
     "coredns": "/CN=system:coredns",
     "kubelet": "/O=system:nodes/CN=system:node:flargo",
 }
+"""The clients that authenticate with a certificate, by its subject: the user, and the group if it needs one."""
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
 
 
 def make() -> None:
-    """The authority, the API server's certificate, the clients', the service accounts' key."""
+    """Create the authority, the certificates of the API server and of its clients, and the service accounts' key."""
     state.PKI.mkdir(mode=0o700)
     _certificate("ca", "/CN=flargo-test-cluster", "basicConstraints=critical,CA:TRUE", ())
     by_ca = ("-CA", state.PKI / "ca.crt", "-CAkey", state.PKI / "ca.key")
@@ -30,19 +30,19 @@ def make() -> None:
     _certificate("kube-apiserver", "/CN=kube-apiserver", f"subjectAltName={addresses},{names}", by_ca)
     for name, subject in CLIENTS.items():
         _certificate(name, subject, "extendedKeyUsage=clientAuth", by_ca)
-        where = state.ADMIN if name == "admin" else kubeconfig_of(name)
+        path = state.ADMIN if name == "admin" else kubeconfig_path(name)
         user = {f"client-{kind}-data": _data(name, end) for kind, end in (("certificate", "crt"), ("key", "key"))}
-        write_kubeconfig(where, name, user)
+        write_kubeconfig(path, name, user)
     parts.run("openssl", "genrsa", "-out", state.PKI / "service-accounts.key", "2048")
 
 
-def kubeconfig_of(name: str) -> Path:
-    """Where a daemon's kubeconfig is."""
+def kubeconfig_path(name: str) -> Path:
+    """Return the path of a daemon's kubeconfig."""
     return state.PKI / f"{name}.kubeconfig"
 
 
 def write_kubeconfig(path: Path, name: str, user: dict[str, str], namespace: str = "default") -> None:
-    """A kubeconfig of this cluster that needs no other file."""
+    """Write a kubeconfig of this cluster that needs no other file."""
     cluster = {"server": SERVER, "certificate-authority-data": _data("ca", "crt")}
     document = {
         "apiVersion": "v1",
@@ -57,8 +57,8 @@ def write_kubeconfig(path: Path, name: str, user: dict[str, str], namespace: str
 
 
 def _certificate(name: str, subject: str, extension: str, signer: tuple[str | Path, ...]) -> None:
-    key, made = state.PKI / f"{name}.key", state.PKI / f"{name}.crt"
-    options = ("-subj", subject, "-addext", extension, "-keyout", key, "-out", made)
+    key, certificate = state.PKI / f"{name}.key", state.PKI / f"{name}.crt"
+    options = ("-subj", subject, "-addext", extension, "-keyout", key, "-out", certificate)
     parts.run("openssl", "req", "-x509", *NEW_KEY, *options, *signer)
 
 

@@ -1,4 +1,4 @@
-"""The sandbox: new namespaces whose process 1 keeps a whole cluster; ending it ends everything."""
+"""The sandbox: new namespaces whose process 1 runs a whole cluster; ending that process ends everything."""
 
 import contextlib
 import fcntl
@@ -17,21 +17,21 @@ from tests.harness.real_cluster import control, packages, parts, state
 INSIDE = "FLARGO_CLUSTER_INSIDE"
 
 
-class BrokenError(RuntimeError):
-    """The cluster did not come to where it should be."""
+class ClusterError(RuntimeError):
+    """The cluster did not start, or a command in it failed."""
 
 
 @contextlib.contextmanager
-def alone(folder: Path = state.STATE) -> Iterator[None]:
-    """Only one process at a time starts or ends the cluster, or fills another folder."""
+def lock(folder: Path = state.STATE) -> Iterator[None]:
+    """Let only one process at a time start or end the cluster, or fill another folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def is_up() -> bool:
-    """Whether process 1 answers; true inside the sandbox as well."""
+    """Return whether process 1 answers; works inside the sandbox as well."""
     try:
         control.daemons()
     except (OSError, ValueError):
@@ -39,8 +39,8 @@ def is_up() -> bool:
     return True
 
 
-def init() -> int | None:
-    """Process 1's pid as the outside knows it; None unless that is the very process recorded."""
+def init_pid() -> int | None:
+    """Return process 1's pid outside the sandbox; None if the recorded process has ended."""
     try:
         recorded = json.loads((state.RUN / "init.json").read_text())
         pid = int(recorded["pid"])
@@ -51,7 +51,7 @@ def init() -> int | None:
 
 
 def boot() -> None:
-    """Start process 1 in its namespaces, detached from whoever calls."""
+    """Start process 1 in its namespaces, detached from this process."""
     unshare = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--")
     program = Path(__file__).with_name("boot.py")
     with (state.LOGS / "boot.log").open("ab") as log:
@@ -66,26 +66,26 @@ def boot() -> None:
         )
     wait("the sandbox", lambda: process.poll() is not None or is_up(), 10)
     if process.poll() is not None:
-        raise BrokenError(f"the sandbox did not start:\n{tail('boot')}")
+        raise ClusterError(f"the sandbox did not start:\n{log_tail('boot')}")
 
 
 def kill() -> bool:
-    """End process 1, and with it all that runs inside; whether there was one."""
-    pid = init()
+    """End process 1, and with it everything inside; return whether it was running."""
+    pid = init_pid()
     if pid is None:
         return False
     os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 20
-    while init() is not None:
-        if time.monotonic() > end:
-            raise BrokenError(f"process {pid} does not end")
+    deadline = time.monotonic() + 20
+    while init_pid() is not None:
+        if time.monotonic() > deadline:
+            raise ClusterError(f"process {pid} does not end")
         time.sleep(0.05)
     clean_cgroups()
     return True
 
 
 def clean() -> None:
-    """Remove what an earlier start left: its files, and the cgroups of its pods."""
+    """Remove the files of an earlier start, and the cgroups of its pods."""
     clean_cgroups()
     if state.RUN.exists():
         shutil.rmtree(state.RUN)
@@ -95,7 +95,7 @@ def clean() -> None:
 
 
 def clean_cgroups() -> None:
-    """Remove the cgroups of pods that are no more."""
+    """Remove the empty cgroups of former pods."""
     for tree in cgroups():
         for folder, _, _ in os.walk(tree, topdown=False):
             with contextlib.suppress(OSError):
@@ -103,69 +103,77 @@ def clean_cgroups() -> None:
 
 
 def cgroups() -> list[Path]:
-    """The cluster's own cgroup: one folder, or one in each hierarchy of the first version."""
+    """Return the cluster's own cgroup: one folder, or with cgroups v1 one in each hierarchy."""
     base = Path("/sys/fs/cgroup")
     if (base / "cgroup.controllers").exists():
         return [base / state.CGROUP]
     return [target / state.CGROUP for target in base.iterdir() if (target / "cgroup.procs").exists()]
 
 
-def tail(name: str, lines: int = 30) -> str:
-    """The end of one daemon's log."""
+def log_tail(name: str, lines: int = 30) -> str:
+    """Return the last lines of one daemon's log."""
     with contextlib.suppress(OSError):
         return "\n".join((state.LOGS / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
     return ""
 
 
-def wait(what: str, true: Callable[[], bool], seconds: float, only: str = "") -> None:
-    """Wait until something is true; a daemon that has ended (or the ``only`` one) or the time is a failure."""
-    end = time.monotonic() + seconds
-    while not true():
+def wait(description: str, condition: Callable[[], bool], seconds: float, only: str = "") -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        ClusterError: the time is over, or meanwhile a daemon has ended (any, or the ``only`` one).
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
         for name, code in (control.ask("status")["ended"] if is_up() else {}).items():
             if only in ("", name):
-                raise BrokenError(f"{name} ended with {code} while waiting for {what}:\n{tail(name)}")
-        if time.monotonic() > end:
-            raise BrokenError(f"{what}: not there within {seconds:g} s")
+                raise ClusterError(f"{name} ended with {code} while waiting for {description}:\n{log_tail(name)}")
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{description}: not ready within {seconds:g} s")
         time.sleep(0.1)
 
 
 def environment() -> dict[str, str]:
-    """What a command inside gets: the administrator's kubeconfig, the programs built on its PATH."""
+    """Return the environment of a command inside: the administrator's kubeconfig, and built programs on its PATH."""
     programs = ":".join(str(parts.program(name).parent) for name in ("kubectl", "argo", "helm"))
     return {
         **os.environ,
         INSIDE: "1",
         "PATH": f"{programs}:{os.environ.get('PATH', '')}:{packages.SBIN}",
         "KUBECONFIG": str(state.ADMIN),
-        "KUBECACHEDIR": str(state.KUBECTL),  # or else what another cluster had is believed
+        "KUBECACHEDIR": str(state.KUBECTL),  # else kubectl uses what it has cached of another cluster
         "CONTAINERD_ADDRESS": str(state.CONTAINERD),
         "CONTAINERD_NAMESPACE": "k8s.io",
     }
 
 
-def inside(*command: str | Path) -> list[str]:
-    """The command line that runs a command inside, in the folder one is in."""
-    words = [str(word) for word in command]
+def command_inside(*command: str | Path) -> list[str]:
+    """Return the command line that runs a command inside the sandbox, in the current folder."""
+    argv = [str(argument) for argument in command]
     if os.environ.get(INSIDE):
-        return words
-    pid = init()
+        return argv
+    pid = init_pid()
     if pid is None:
-        raise BrokenError("the cluster is not up (python -m tests.harness.real_cluster up)")
-    # The folder is taken again inside, by its name: the one outside belongs to other mounts.
-    return ["nsenter", f"--target={pid}", "--mount", "--net", "--pid", "--", "env", "-C", str(Path.cwd()), *words]
+        raise ClusterError("the cluster is not up (python -m tests.harness.real_cluster up)")
+    # env changes to the folder inside, by its path: the current folder belongs to the mounts outside.
+    return ["nsenter", f"--target={pid}", "--mount", "--net", "--pid", "--", "env", "-C", str(Path.cwd()), *argv]
 
 
 def run(*command: str | Path, stdin: str = "") -> str:
-    """Run a command inside and return its output."""
-    done = subprocess.run(inside(*command), env=environment(), input=stdin, text=True, capture_output=True, check=False)
-    if done.returncode:
-        raise BrokenError(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stdout}{done.stderr}")
-    return done.stdout
+    """Run a command inside, and return its output."""
+    process = subprocess.run(
+        command_inside(*command), env=environment(), input=stdin, text=True, capture_output=True, check=False
+    )
+    if process.returncode:
+        raise ClusterError(
+            f"{' '.join(map(str, command))} ended with {process.returncode}: {process.stdout}{process.stderr}"
+        )
+    return process.stdout
 
 
-def works(*command: str | Path) -> bool:
-    """Whether a command inside succeeds."""
-    with contextlib.suppress(BrokenError):
+def succeeds(*command: str | Path) -> bool:
+    """Return whether a command inside succeeds."""
+    with contextlib.suppress(ClusterError):
         run(*command)
         return True
     return False

@@ -1,6 +1,6 @@
-"""Which test files run on which of several clusters that stand side by side.
+"""Divides the test files among several clusters that run side by side.
 
-The files are dealt out by how long each takes: the longest first, each to the cluster that has the least to do so far.
+The files are assigned by their times: the longest first, each to the cluster with the least total so far.
 """
 
 from tests.harness.paths import ROOT
@@ -28,23 +28,23 @@ SECONDS = {
     "test_rights.py": 280,
     "test_workflows.py": 200,
 }
-"""How long each file takes with three more clusters on the same two cores, which had much else to do.
+"""The time of each file, measured with three more clusters on the same two busy cores.
 
-Only how they compare matters. ``pytest --durations=0`` tells them anew.
+Only their ratios matter. ``pytest --durations=0`` measures them again.
 """
 
 
-def shards(count: int) -> list[list[str]]:
-    """The files of each of ``count`` clusters."""
-    dealt: list[list[str]] = [[] for _ in range(count)]
+def assign_files(count: int) -> list[list[str]]:
+    """Return the files of each of ``count`` clusters."""
+    assignments: list[list[str]] = [[] for _ in range(count)]
     for name in sorted(SECONDS, key=SECONDS.__getitem__, reverse=True):
-        min(dealt, key=lambda files: sum(SECONDS[file] for file in files)).append(name)
-    return dealt
+        min(assignments, key=lambda files: sum(SECONDS[file] for file in files)).append(name)
+    return assignments
 
 
 def paths(shard: str) -> list[str]:
-    """The files of one shard (``2/4`` is the second of four) as paths from the project's folder."""
+    """Return the files of one shard (``2/4`` is the second of four) as paths from the project's folder."""
     number, _, count = shard.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"{shard} names no shard: the second of four is 2/4")
-    return [str((FOLDER / name).relative_to(ROOT)) for name in shards(int(count))[int(number) - 1]]
+        raise ValueError(f"{shard!r} is not a shard; the second of four is 2/4")
+    return [str((FOLDER / name).relative_to(ROOT)) for name in assign_files(int(count))[int(number) - 1]]

@@ -1,12 +1,12 @@
-"""Where a running cluster keeps what it needs: outside the source tree, one folder.
+"""The folder of a running cluster's files, outside the source tree.
 
 ============ ==================================================================
-``run/``     everything of one start; emptied by the next
-``registry`` the container registry's storage, kept, so that images are pushed once
+``run/``     the files of one start; the next start empties it
+``registry`` the container registry's storage, kept so that images are pushed once
 ============ ==================================================================
 
 ``FLARGO_CLUSTER_STATE`` names another folder. Paths in it must stay short: a Unix socket's
-path has room for 107 bytes.
+path has at most 107 bytes.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Brings the whole cluster up, in the order its parts need each other."""
+"""Starts the whole cluster, in the order in which its parts need each other, and ends it."""
 
 import concurrent.futures
 import contextlib
@@ -25,17 +25,17 @@ from tests.harness.real_cluster import (
 
 
 def build() -> None:
-    """Fill the cache: every program, every image."""
+    """Fill the cache with every program and every image."""
     packages.check()
     _build()
 
 
 def _build() -> None:
-    """Build programs beside images: installing packages waits for disk and network while compilers work.
+    """Build programs and images at the same time: package installation waits for disk and network while compilers work.
 
     Clusters that start side by side share the cache, so only one process fills it.
     """
-    with sandbox.alone(versions.CACHE), concurrent.futures.ThreadPoolExecutor() as lanes:
+    with sandbox.lock(versions.CACHE), concurrent.futures.ThreadPoolExecutor() as lanes:
         for lane in [lanes.submit(_build_programs), lanes.submit(_build_job_image)]:
             lane.result()
         for name in images.names():
@@ -63,37 +63,37 @@ def _build_job_image() -> None:
 
 
 def up() -> None:
-    """From nothing to a cluster that runs workflows; one that is up already stays as it is."""
+    """Build and start a cluster that runs Workflows; a cluster that is up stays as it is."""
     packages.check()
-    with sandbox.alone():
+    with sandbox.lock():
         if sandbox.is_up():
-            sys.stderr.write("cluster: is up already\n")
+            sys.stderr.write("cluster: is already up\n")
             return
         _build()
-        began = time.monotonic()
+        start_time = time.monotonic()
         try:
-            _up(target.wanted_namespace())
+            _up(target.configured_namespace())
         except BaseException:
             sandbox.kill()
-            sys.stderr.write(f"cluster: did not come up, its logs are in {state.LOGS}\n")
+            sys.stderr.write(f"cluster: did not start; its logs are in {state.LOGS}\n")
             raise
-        sys.stderr.write(f"cluster: up after {time.monotonic() - began:.1f} s\n")
+        sys.stderr.write(f"cluster: up after {time.monotonic() - start_time:.1f} s\n")
 
 
 def down() -> None:
-    """End it and all that runs in it."""
-    with sandbox.alone():
+    """End the cluster and all that runs in it."""
+    with sandbox.lock():
         sys.stderr.write("cluster: down\n" if sandbox.kill() else "cluster: was not up\n")
 
 
 def restart(name: str) -> None:
-    """End one daemon (also one that was stopped), start it again, wait until it is there."""
+    """End one daemon (even a suspended one), start it again, and wait until it is ready."""
     if name not in _table():
-        raise SystemExit(f"cluster: no daemon is called {name}; there are {' '.join(_table())}")
+        raise SystemExit(f"cluster: there is no daemon {name}, only {' '.join(_table())}")
     control.ask("restart", name=name)
-    listening((name,), only=name)
+    wait_until_listening((name,), only=name)
     if name == "kube-apiserver":
-        sandbox.wait("the API server", serving, 60, only=name)
+        sandbox.wait("the API server", is_api_ready, 60, only=name)
 
 
 def _up(namespace: str) -> None:
@@ -103,15 +103,15 @@ def _up(namespace: str) -> None:
     daemons.write(namespace)
     sandbox.boot()
     start(daemons.FIRST)
-    with concurrent.futures.ThreadPoolExecutor() as beside:
-        stored = beside.submit(_fill_store)
-        sandbox.wait("the API server", serving, 60)
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        image_store_filling = executor.submit(_fill_store)
+        sandbox.wait("the API server", is_api_ready, 60)
         start(daemons.SECOND)
-        apply.everything(namespace)
+        apply.apply_all(namespace)
         start(daemons.THIRD)
-        sandbox.wait("the node", node_ready, 60)
-        listening((*daemons.SECOND, *daemons.THIRD))
-        stored.result()
+        sandbox.wait("the node", is_node_ready, 60)
+        wait_until_listening((*daemons.SECOND, *daemons.THIRD))
+        image_store_filling.result()
     target.Target(
         kubeconfig=state.ADMIN,
         launcher_kubeconfig=state.LAUNCHER,
@@ -122,33 +122,33 @@ def _up(namespace: str) -> None:
 
 
 def _fill_store() -> None:
-    listening(("registry",))
-    sandbox.wait("containerd", lambda: sandbox.works("ctr", "version"), 30)
+    wait_until_listening(("registry",))
+    sandbox.wait("containerd", lambda: sandbox.succeeds("ctr", "version"), 30)
     image_store.fill()
 
 
 def start(names: Iterable[str]) -> None:
-    """Start some daemons."""
+    """Start daemons, without waiting until they are ready."""
     for name in names:
         control.ask("start", name=name)
 
 
-def listening(names: Iterable[str], only: str = "") -> None:
-    """Wait until daemons accept connections (those that have a port)."""
+def wait_until_listening(names: Iterable[str], only: str = "") -> None:
+    """Wait until daemons accept connections, as far as they have a port."""
     for name in names:
         if port := _table()[name].get("port"):
-            sandbox.wait(name, functools.partial(control.listens, port), 60, only)
+            sandbox.wait(name, functools.partial(control.is_listening, port), 60, only)
 
 
-def serving() -> bool:
-    """Whether the API server says that it is ready."""
-    return sandbox.works("kubectl", "get", "--raw", "/readyz")
+def is_api_ready() -> bool:
+    """Return whether the API server reports that it is ready."""
+    return sandbox.succeeds("kubectl", "get", "--raw", "/readyz")
 
 
-def node_ready() -> bool:
-    """Whether the node is there and takes pods."""
+def is_node_ready() -> bool:
+    """Return whether the node exists and accepts pods."""
     ready = '{range .items[*].status.conditions[?(@.type=="Ready")]}{.status}{end}'
-    with contextlib.suppress(sandbox.BrokenError):
+    with contextlib.suppress(sandbox.ClusterError):
         return sandbox.run("kubectl", "get", "nodes", "--output", f"jsonpath={ready}") == "True"
     return False
 

@@ -1,13 +1,13 @@
-"""What the test cluster is made of: versions and places, each one a parameter.
+"""The versions of the test cluster's parts, and the folders of built parts.
 
-Every value can be set from the environment, so that another Kubernetes or Argo is one variable away:
+The environment can set these, so that the tests run with another Kubernetes or Argo:
 
 ====================== ==========================================================================
 FLARGO_KUBERNETES      Kubernetes version, from the Go module proxy
 FLARGO_ARGO            Argo Workflows version (3.x: of 4.x the module proxy has no version)
-FLARGO_CLUSTER_CACHE   where built parts are kept, one folder per part and version
+FLARGO_CLUSTER_CACHE   the folder of built parts, with one folder per part and version
 FLARGO_CLUSTER_READY   a folder of ready-made parts: ``bin/<name>``, ``images/<name>.tar`` and
-                       ``crds/`` found there are taken as they are instead of being built
+                       ``crds/`` in it are used instead of being built
 ====================== ==========================================================================
 """
 
