@@ -64,10 +64,10 @@ class StockSite(Site):
 
     def restart_parent(self) -> None:
         """Create a new launcher; the old one has no threads, so that dropping its handles equals a kill."""
-        self.launcher = self._launcher()
+        self.launcher = self._build_launcher()
         self.launcher.handle_event(EventType.SYSTEM_START, self._context("none", ""))
 
-    def _launcher(self) -> Any:
+    def _build_launcher(self) -> Any:
         arguments = {key: value for key, value in self._arguments.items() if key != "argo"}
         launcher = ClientK8sJobLauncher(**arguments)
         launcher.core_v1 = _connection(self.cluster.target.kubeconfig, self.kubeconfig, self.root)

@@ -84,7 +84,7 @@ def server_options(server: ArgoServer, token: Path) -> tuple[str | Path, ...]:
 def summaries(
     cluster: Cluster, site: Site, server: ArgoServer, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What `flargo jobs` reports of jobs that ended in many ways, before and after their Workflows are deleted."""
+    """The rows of `flargo jobs` for jobs that ended in many ways, before and after their Workflows are deleted."""
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text(read_token(cluster.target.launcher_kubeconfig))
     jobs = end_jobs_in_every_way(site)
