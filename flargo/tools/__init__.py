@@ -1,1 +1,1 @@
-"""What people use: the commands, the doctor, the demo, and how a startup kit is prepared."""
+"""The tools for people: the commands, the doctor, the demo, and the preparation of startup kits."""

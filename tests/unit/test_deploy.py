@@ -1,4 +1,4 @@
-"""What people apply fits what flargo makes."""
+"""The manifests, policies and images in deploy/ match the objects that flargo creates."""
 
 import re
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from tests.harness.real_cluster import versions
 
 
 def documents(kind: str) -> dict[str, Any]:
-    """All of a kind in deploy/, by name."""
+    """Return all documents of a kind in deploy/, by name."""
     files = sorted((ROOT / "deploy").glob("*.yaml"))
-    found = [document for file in files for document in yaml.safe_load_all(file.read_text()) if "metadata" in document]
-    return {document["metadata"]["name"]: document for document in found if document["kind"] == kind}
+    manifests = [item for file in files for item in yaml.safe_load_all(file.read_text()) if "metadata" in item]
+    return {item["metadata"]["name"]: item for item in manifests if item["kind"] == kind}
 
 
-def test_the_accounts_are_those_that_jobs_run_as_by_default() -> None:
+def test_deploy_has_the_default_job_accounts() -> None:
     argo = check_settings().argo
     accounts = documents("ServiceAccount")
     assert {argo.service_account, argo.executor_service_account} < set(accounts)
@@ -36,7 +36,7 @@ def test_the_accounts_are_those_that_jobs_run_as_by_default() -> None:
     assert f"{argo.executor_service_account}.service-account-token" in documents("Secret")
 
 
-def test_no_right_is_for_everything() -> None:
+def test_no_role_has_broad_rights() -> None:
     assert documents("ClusterRole") == documents("ClusterRoleBinding") == {}
     for role in documents("Role").values():
         for rule in role["rules"]:
@@ -46,10 +46,11 @@ def test_no_right_is_for_everything() -> None:
             assert "secrets" not in rule["resources"] or not {"list", "watch"} & set(rule["verbs"])
 
 
-def test_the_network_policy_is_for_every_jobs_pod_and_says_who_may_be_reached() -> None:
+def test_network_policy_selects_every_job_pod() -> None:
+    """The policy denies all ingress, and each egress rule names its destinations and ports."""
     (policy,) = documents("NetworkPolicy").values()
-    wanted = policy["spec"]["podSelector"]["matchLabels"]
-    assert wanted.items() <= argo_pod(plan_for())["metadata"]["labels"].items()
+    selector = policy["spec"]["podSelector"]["matchLabels"]
+    assert selector.items() <= argo_pod(plan_for())["metadata"]["labels"].items()
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert policy["spec"]["ingress"] == []
     for rule in policy["spec"]["egress"]:
@@ -57,21 +58,22 @@ def test_the_network_policy_is_for_every_jobs_pod_and_says_who_may_be_reached() 
         assert rule["ports"], "an empty list is every port"
 
 
-def test_the_queue_is_one_that_a_launcher_can_be_told_of_and_says_how_many() -> None:
+def test_queue_is_a_valid_semaphore() -> None:
+    """A launcher accepts the ConfigMap's name and key, and the key's value is a number of jobs."""
     (queue,) = documents("ConfigMap").values()
-    ((key, many),) = queue["data"].items()
+    ((key, limit),) = queue["data"].items()
     semaphore = {"name": queue["metadata"]["name"], "key": key}
     assert check_settings(argo={"semaphore": semaphore, "queued": 60}).argo.semaphore
-    assert int(many) >= 1
+    assert int(limit) >= 1
 
 
-def test_the_columns_of_argos_ui_show_what_every_workflow_has() -> None:
-    said = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
+def test_argo_ui_columns_exist_on_workflows() -> None:
+    settings = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
     meta = plan_for().workflow["metadata"]
-    for column in yaml.safe_load(said["columns"]):
+    for column in yaml.safe_load(settings["columns"]):
         keys = {"label": [*meta["labels"], Label.STUDY], "annotation": meta["annotations"]}[column["type"]]
         assert column["key"] in keys
-    assert all("${metadata.name}" in link["url"] for link in yaml.safe_load(said["links"]))
+    assert all("${metadata.name}" in link["url"] for link in yaml.safe_load(settings["links"]))
 
 
 def test_kustomize_applies_all_but_the_examples() -> None:
@@ -82,7 +84,7 @@ def test_kustomize_applies_all_but_the_examples() -> None:
 
 
 def admission() -> tuple[dict[str, str], str]:
-    """The policy's variables by name, and all of its validations' text."""
+    """Return the policy's variables by name, and the text of all its validations."""
     (policy,) = documents("ValidatingAdmissionPolicy").values()
     spec = policy["spec"]
     variables = {row["name"]: row["expression"] for row in spec["variables"]}
@@ -90,12 +92,13 @@ def admission() -> tuple[dict[str, str], str]:
 
 
 def listed(text: str, pattern: str) -> set[str]:
-    """The strings of the list that follows a pattern, which is in the text once."""
-    (found,) = re.findall(rf"{pattern} ?\[([^]]*)\]", text)
-    return set(re.findall(r"'([^']*)'", found))
+    """Return the strings of the list that follows a pattern; the text must match the pattern once."""
+    (content,) = re.findall(rf"{pattern} ?\[([^]]*)\]", text)
+    return set(re.findall(r"'([^']*)'", content))
 
 
-def test_the_admission_policy_is_bound_and_its_launcher_is_the_one_of_deploy() -> None:
+def test_admission_policy_is_bound_to_the_launcher() -> None:
+    """The policy covers every kind of object that the launcher's Role lets it write."""
     (policy,) = documents("ValidatingAdmissionPolicy").values()
     (binding,) = documents("ValidatingAdmissionPolicyBinding").values()
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
@@ -107,7 +110,7 @@ def test_the_admission_policy_is_bound_and_its_launcher_is_the_one_of_deploy() -
     (condition,) = policy["spec"]["matchConditions"]
     assert f"'system:serviceaccount:{namespace}:flargo-launcher'" in condition["expression"]
     assert "flargo-launcher" in documents("ServiceAccount")
-    written = {
+    writable = {
         (group, resource)
         for rule in documents("Role")["flargo-launcher"]["rules"]
         if {"create", "update", "patch", "delete"} & set(rule["verbs"])
@@ -120,7 +123,7 @@ def test_the_admission_policy_is_bound_and_its_launcher_is_the_one_of_deploy() -
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert matched == written, "whatever the Role lets a launcher write is looked at"
+    assert matched == writable, "the policy checks everything that the Role lets a launcher write"
     assert all(
         rule["operations"] == ["CREATE", "UPDATE", "DELETE"]
         for rule in policy["spec"]["matchConstraints"]["resourceRules"]
@@ -128,7 +131,7 @@ def test_the_admission_policy_is_bound_and_its_launcher_is_the_one_of_deploy() -
     assert all(row["message"].startswith("flargo: ") for row in policy["spec"]["validations"])
 
 
-def test_the_admission_policys_words_are_the_codes() -> None:
+def test_admission_policy_has_flargos_constants() -> None:
     variables, text = admission()
     argo = check_settings().argo
     assert variables["jobAccounts"] == f"['{argo.service_account}']"
@@ -142,28 +145,28 @@ def test_the_admission_policys_words_are_the_codes() -> None:
     assert listed(text, r"variables\.annotations\.all\(key, key in") == {each.value for each in notes}
     assert f"key == '{DIGEST_ANNOTATION}'" in text
     prefixes = set(re.findall(r"metadata\.name\.startsWith\('([^']*)'\)", text))
-    made = names.startup_secret("site", "f"), names.credentials_secret("pod", "a")
-    assert {next(each for each in prefixes if name.startswith(each)) for name in made} == prefixes
-    probed = probe.build_probe("flargo-doctor-x", "n", None, 1.0)
+    secrets = names.startup_secret("site", "f"), names.credentials_secret("pod", "a")
+    assert {next(each for each in prefixes if name.startswith(each)) for name in secrets} == prefixes
+    probe_workflow = probe.build_probe("flargo-doctor-x", "n", None, 1.0)
     assert f"labels['{probe.PROBE_LABEL}'].orValue('') == 'probe'" in variables["isProbe"]
     assert "name.startsWith('flargo-doctor-')" in variables["isProbe"]
-    assert listed(text, r"isProbe\) \|\| \(variables\.spec\.all\(field, field in") == set(probed["spec"])
+    assert listed(text, r"isProbe\) \|\| \(variables\.spec\.all\(field, field in") == set(probe_workflow["spec"])
 
 
-def test_the_admission_policys_fields_are_those_that_flargo_sets() -> None:
+def test_admission_policy_allows_flargos_fields_only() -> None:
     _, text = admission()
 
-    def places(table: Mapping[str, Destination], goes: Destination) -> set[str]:
-        return {field for field, place in table.items() if place is goes}
+    def places(table: Mapping[str, Destination], destination: Destination) -> set[str]:
+        return {field for field, place in table.items() if place is destination}
 
-    def allowed(place: str) -> set[str]:
+    def allowed_fields(place: str) -> set[str]:
         return listed(text, rf"isNewJob \|\| {place}\.all\([^[]*field in")
 
     of_flargo = {"entrypoint", "suspend", "templates", "executor", "ttlStrategy"}
-    assert allowed(r"variables\.spec") == places(POD_FIELDS, Destination.SPEC) | of_flargo
-    own = {"name", "metadata", "container", "sidecars", "podSpecPatch", "synchronization"}
-    assert allowed(r"variables\.template") == places(POD_FIELDS, Destination.TEMPLATE) | own
-    assert allowed(r"variables\.containers") == places(CONTAINER_FIELDS, Destination.TEMPLATE)
+    assert allowed_fields(r"variables\.spec") == places(POD_FIELDS, Destination.SPEC) | of_flargo
+    flargo_fields = {"name", "metadata", "container", "sidecars", "podSpecPatch", "synchronization"}
+    assert allowed_fields(r"variables\.template") == places(POD_FIELDS, Destination.TEMPLATE) | flargo_fields
+    assert allowed_fields(r"variables\.containers") == places(CONTAINER_FIELDS, Destination.TEMPLATE)
     assert text.count("['suspend', 'shutdown']") == 2
 
 
@@ -171,34 +174,34 @@ IMAGES = ROOT / "deploy" / "images"
 
 
 def pins(path: Path) -> set[str]:
-    """The packages of a lock, each with its version and hashes."""
+    """Return the packages of a lock file, each with its version and hashes."""
     return {*re.split(r"\n(?=\w)", re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).strip())}
 
 
-def test_the_demos_lock_is_part_of_the_lock() -> None:
+def test_demo_lock_is_part_of_the_lock() -> None:
     assert pins(ROOT / "requirements-demo.lock") < pins(ROOT / "requirements.lock")
 
 
-def test_images_are_made_of_parts_of_the_lock() -> None:
+def test_image_locks_are_parts_of_the_lock() -> None:
     job, parent = pins(IMAGES / "job.txt"), pins(IMAGES / "parent.txt")
     assert job < parent < pins(ROOT / "requirements.lock")
     assert all("--hash=sha256:" in pin for pin in job)
     assert any(pin.startswith(f"nvflare=={versions.NVFLARE} ") for pin in job), "the tests' image is called so"
-    names = {name: {pin.partition("==")[0] for pin in found} for name, found in (("job", job), ("parent", parent))}
+    names = {name: {pin.partition("==")[0] for pin in lock} for name, lock in (("job", job), ("parent", parent))}
     assert {"nvflare", "numpy"} < names["job"]
     assert {"hera", "kubernetes", "click", "rich"} < names["parent"]
     assert "hera" not in names["job"], "a job's image needs nothing of flargo's"
 
 
 @pytest.mark.parametrize("name", ["job", "parent"])
-def test_an_image_is_not_root_and_asks_no_network(name: str) -> None:
+def test_images_need_no_root_and_no_network(name: str) -> None:
     lines = (IMAGES / f"{name}.Dockerfile").read_text().splitlines()
     assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000:1000"
     installs = "\n".join(lines).count("pip install")
     assert "\n".join(lines).count("--no-index") == "\n".join(lines).count("--no-deps") == installs > 0
 
 
-def test_no_image_has_a_base_that_can_change() -> None:
+def test_image_bases_are_pinned_by_digest() -> None:
     """A tag moves; a digest does not. The parent's base is the job image, which its builder has made."""
     arguments = re.findall(r"^ARG (\w+)=(.*)$", (IMAGES / "job.Dockerfile").read_text(), flags=re.MULTILINE)
     assert [name for name, _ in arguments] == ["BASE"]
@@ -216,7 +219,7 @@ def test_go_is_installed_by_hash() -> None:
 
 @pytest.mark.parametrize("file", [".ci/run", "deploy/images/job.Dockerfile", "deploy/images/parent.Dockerfile"])
 def test_pip_installs_nothing_without_a_hash(file: str) -> None:
-    """But flargo itself, which the builder has made of this checkout."""
+    """The only exception is flargo's own wheel, which is built from this checkout."""
     text = (ROOT / file).read_text().replace("\\\n", " ")
     installs = [line for line in text.splitlines() if re.search(r"pip\b.* install", line)]
     assert installs

@@ -1,4 +1,4 @@
-"""The Workflows that people submit themselves run as flargo's own do."""
+"""Workflows that people submit themselves have the same security settings and accounts as flargo's own."""
 
 import json
 import subprocess
@@ -14,17 +14,17 @@ from tests.harness.paths import ROOT
 
 Object = dict[str, Any]
 SMOKE, SWEEP = ROOT / "workflows/smoke-test.yaml", ROOT / "workflows/sweep.yaml"
-FLARGOS: Object = json.loads(json.dumps(plan_for().workflow["spec"]))
-(STEP,) = FLARGOS["templates"]
+JOB_SPEC: Object = json.loads(json.dumps(plan_for().workflow["spec"]))
+(JOB_TEMPLATE,) = JOB_SPEC["templates"]
 
 
 def documents(file: Path) -> dict[str, Object]:
-    """By kind; there is one of each."""
+    """Return a file's documents by kind; the file has one of each kind."""
     return {document["kind"]: document for document in yaml.safe_load_all(file.read_text())}
 
 
 def steps(spec: Object) -> dict[str, Object]:
-    """The templates that become pods, by name."""
+    """Return the templates that become pods, by name."""
     return {template["name"]: template for template in spec["templates"] if "container" in template}
 
 
@@ -41,35 +41,38 @@ def sweep() -> Object:
 
 
 def assert_secured_like_a_job(step: Object) -> None:
-    assert step["container"]["securityContext"] == STEP["container"]["securityContext"]
-    assert yaml.safe_load(step["podSpecPatch"]) == json.loads(STEP["podSpecPatch"])
+    assert step["container"]["securityContext"] == JOB_TEMPLATE["container"]["securityContext"]
+    assert yaml.safe_load(step["podSpecPatch"]) == json.loads(JOB_TEMPLATE["podSpecPatch"])
 
 
-def test_the_smoke_tests_pods_have_what_a_jobs_pod_has(smoke: Object) -> None:
+def test_smoke_test_pods_match_job_pods(smoke: Object) -> None:
+    """The smoke test's pods have a job pod's accounts, labels, security context and Python."""
     assert set(steps(smoke)) == {"job", "claim"}
-    assert smoke["automountServiceAccountToken"] is FLARGOS["automountServiceAccountToken"] is False
-    assert named(smoke)["account"]["value"] == FLARGOS["serviceAccountName"]
-    assert named(smoke)["executor-account"]["value"] == FLARGOS["executor"]["serviceAccountName"]
+    assert smoke["automountServiceAccountToken"] is JOB_SPEC["automountServiceAccountToken"] is False
+    assert parameters(smoke)["account"]["value"] == JOB_SPEC["serviceAccountName"]
+    assert parameters(smoke)["executor-account"]["value"] == JOB_SPEC["executor"]["serviceAccountName"]
     for step in steps(smoke).values():
         assert_secured_like_a_job(step)
         assert step["serviceAccountName"] == "{{workflow.parameters.account}}"
         assert step["executor"] == {"serviceAccountName": "{{workflow.parameters.executor-account}}"}
-        assert step["metadata"]["labels"].items() <= STEP["metadata"]["labels"].items()
-    workspace = STEP["container"]["volumeMounts"][0]["mountPath"]
+        assert step["metadata"]["labels"].items() <= JOB_TEMPLATE["metadata"]["labels"].items()
+    workspace = JOB_TEMPLATE["container"]["volumeMounts"][0]["mountPath"]
     assert steps(smoke)["job"]["container"]["volumeMounts"][0]["mountPath"] == workspace
-    assert STEP["container"]["command"] == [named(smoke)["python"]["value"]]
+    assert JOB_TEMPLATE["container"]["command"] == [parameters(smoke)["python"]["value"]]
 
 
-def named(spec: Object) -> dict[str, Object]:
+def parameters(spec: Object) -> dict[str, Object]:
     return {each["name"]: each for each in spec["arguments"]["parameters"]}
 
 
-def test_the_smoke_test_asks_for_an_image_and_may_be_told_a_claim(smoke: Object) -> None:
-    assert "value" not in named(smoke)["image"]
-    assert named(smoke)["claim"]["value"] == ""
+def test_smoke_test_requires_only_an_image(smoke: Object) -> None:
+    """A volume claim is optional."""
+    assert "value" not in parameters(smoke)["image"]
+    assert parameters(smoke)["claim"]["value"] == ""
 
 
-def test_no_launcher_takes_the_smoke_test_for_a_job_of_its_own() -> None:
+def test_no_launcher_adopts_the_smoke_test() -> None:
+    """Launchers recognise their jobs by labels; the smoke test has none."""
     assert "labels" not in documents(SMOKE)["Workflow"]["metadata"]
 
 
@@ -77,33 +80,34 @@ def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run((sys.executable, *options, "-c", script), text=True, capture_output=True, check=False)
 
 
-def test_the_smoke_test_knows_a_python_without_nvflare(smoke: Object) -> None:
+def test_smoke_test_detects_missing_nvflare(smoke: Object) -> None:
     _, script = steps(smoke)["job"]["container"]["args"]
-    done = run(script, "-I", "-S")
-    assert done.returncode == 1
-    assert done.stderr == "The image cannot run FLARE jobs: No module named 'nvflare'\n"
+    process = run(script, "-I", "-S")
+    assert process.returncode == 1
+    assert process.stderr == "The image cannot run FLARE jobs: No module named 'nvflare'\n"
 
 
-def test_the_smoke_test_knows_a_job_image(smoke: Object, tmp_path: Path) -> None:
+def test_smoke_test_accepts_a_job_image(smoke: Object, tmp_path: Path) -> None:
     _, script = steps(smoke)["job"]["container"]["args"]
-    done = run(script.replace("/var/tmp/nvflare/workspace", str(tmp_path)))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("nvflare 2.9")
+    process = run(script.replace("/var/tmp/nvflare/workspace", str(tmp_path)))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("nvflare 2.9")
 
 
-def test_the_sweeps_pod_is_as_safe_as_a_jobs_and_has_the_token_of_an_account_of_its_own(sweep: Object) -> None:
-    found = documents(SWEEP)
+def test_sweep_pod_is_secured_like_jobs(sweep: Object) -> None:
+    """The sweep's pod is as restricted as a job's, and has the token of an account of its own."""
+    manifests = documents(SWEEP)
     assert_secured_like_a_job(steps(sweep)["sweep"])
-    assert sweep["executor"] == FLARGOS["executor"]
+    assert sweep["executor"] == JOB_SPEC["executor"]
     # Argo 3.7 hands a False on to the pod, and no True (setupServiceAccount in workflow/controller/workflowpod.go).
-    assert "automountServiceAccountToken" not in {**sweep, **found["ServiceAccount"]}
-    account = found["ServiceAccount"]["metadata"]["name"]
+    assert "automountServiceAccountToken" not in {**sweep, **manifests["ServiceAccount"]}
+    account = manifests["ServiceAccount"]["metadata"]["name"]
     assert sweep["serviceAccountName"] == account
-    assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
-    assert [subject["name"] for subject in found["RoleBinding"]["subjects"]] == [account]
+    assert manifests["RoleBinding"]["roleRef"]["name"] == manifests["Role"]["metadata"]["name"]
+    assert [subject["name"] for subject in manifests["RoleBinding"]["subjects"]] == [account]
 
 
-def test_the_sweep_may_look_and_delete_and_nothing_else() -> None:
+def test_sweep_may_only_read_and_delete() -> None:
     for rule in documents(SWEEP)["Role"]["rules"]:
         assert set(rule["resources"]) <= {"workflows", "pods", "secrets"}
         assert set(rule["verbs"]) <= {"get", "list", "delete"}
