@@ -1,4 +1,4 @@
-"""What all tests share: assertions of the harness explain themselves, as those of test modules do."""
+"""Settings of all tests: failed assertions in the harness show their values, like those in test modules."""
 
 import pytest
 

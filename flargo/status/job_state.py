@@ -66,7 +66,7 @@ class Now:
     """Runs only while there is contact with the API server. When a silence turns out to have been an outage, the clock
     is set back to the outage's beginning."""
     wall: float
-    """Always runs."""
+    """Seconds on the clock that always runs."""
 
 
 @dataclass(frozen=True, slots=True)

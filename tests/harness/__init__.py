@@ -1,1 +1,1 @@
-"""What tests are made of: clusters, parents, faults, oracles and recordings. See README.md."""
+"""The test harness: clusters, FLARE parents, faults, oracles and recordings. README.md describes its modules."""

@@ -67,7 +67,7 @@ RequestMatch = Callable[[Request], bool]
 
 
 class FaultKind(Enum):
-    """What is done to a request."""
+    """A kind of fault that a request suffers."""
 
     REFUSE = "the connection is closed without forwarding the request"
     LOSE_REPLY = "the request is forwarded and the connection closed without an answer"
@@ -110,7 +110,7 @@ class Fault:
 
 
 class EventAction(Enum):
-    """What is done to a watch's event."""
+    """The treatment of one event of a watch."""
 
     DROP = "it is lost"
     REPEAT = "it is sent twice"

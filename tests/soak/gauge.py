@@ -23,7 +23,7 @@ MAX_GROWTH_OBJECTS = 5000
 
 @dataclass(frozen=True)
 class Reading:
-    """What a process holds at one moment."""
+    """The resources that a process holds at one moment."""
 
     resident: int
     """Resident memory in bytes."""

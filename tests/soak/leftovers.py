@@ -1,4 +1,4 @@
-"""What is left of a federation's jobs on the cluster."""
+"""Finds the objects and processes that a federation's jobs have left on the cluster."""
 
 from collections.abc import Sequence
 

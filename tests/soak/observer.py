@@ -31,7 +31,7 @@ class _PodRecord:
 
 @dataclass
 class _JobRecord:
-    """What the observer has received about one job."""
+    """The objects of one job that the observer has received."""
 
     pods: dict[str, _PodRecord] = field(default_factory=dict)
     """By uid, in the order of their appearance."""

@@ -21,7 +21,7 @@ LOST_EVENT_SECONDS = 80.0
 """The limit within which a launcher asks by itself for what no event reported (a minute, and the requests)."""
 
 Report = tuple[Reason, int]
-"""What FLARE hears of a job: the reason and FLARE's return code."""
+"""A job's end as FLARE gets it: the reason and the return code."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ContainerEnd:
 
 @dataclass(frozen=True)
 class JobHistory:
-    """What the observer received about one job."""
+    """The history of one job, as the observer received it."""
 
     pod_count: int = 0
     started_count: int = 0

@@ -162,10 +162,10 @@ def test_admission_policy_allows_flargos_fields_only() -> None:
     def allowed_fields(place: str) -> set[str]:
         return listed(text, rf"isNewJob \|\| {place}\.all\([^[]*field in")
 
-    of_flargo = {"entrypoint", "suspend", "templates", "executor", "ttlStrategy"}
-    assert allowed_fields(r"variables\.spec") == places(POD_FIELDS, Destination.SPEC) | of_flargo
-    flargo_fields = {"name", "metadata", "container", "sidecars", "podSpecPatch", "synchronization"}
-    assert allowed_fields(r"variables\.template") == places(POD_FIELDS, Destination.TEMPLATE) | flargo_fields
+    spec_fields = {"entrypoint", "suspend", "templates", "executor", "ttlStrategy"}
+    assert allowed_fields(r"variables\.spec") == places(POD_FIELDS, Destination.SPEC) | spec_fields
+    template_fields = {"name", "metadata", "container", "sidecars", "podSpecPatch", "synchronization"}
+    assert allowed_fields(r"variables\.template") == places(POD_FIELDS, Destination.TEMPLATE) | template_fields
     assert allowed_fields(r"variables\.containers") == places(CONTAINER_FIELDS, Destination.TEMPLATE)
     assert text.count("['suspend', 'shutdown']") == 2
 

@@ -1,4 +1,4 @@
-"""What a contributor's first commands do: `make` prepares .venv, and pre-commit runs what `make lint` runs."""
+"""The first commands of a contributor: `make` prepares .venv, and pre-commit runs what `make lint` runs."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from tests.harness.paths import ROOT
 
 PYTHON = """\
 #!/bin/sh
-# Stands in for a Python: notes what it is asked, and makes the venv's pip, which does nothing.
+# Replaces a Python: logs its arguments, and creates a venv whose pip does nothing.
 echo "$@" >> {log}
 case "$1" in
   -c) exec python3 -c "import sys; sys.version_info = {version}; exec(sys.argv[1])" "$2" ;;
@@ -23,7 +23,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with the Makefile and what its rules for .venv depend on."""
+    """Create a folder with the Makefile and the files on which its rules for .venv depend."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-demo.lock"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     return tmp_path
@@ -38,12 +38,13 @@ def make(checkout: Path, target: str, version: tuple[int, int] = (3, 11)) -> "su
 
 
 def calls(checkout: Path) -> list[str]:
-    """What the Python was asked, but for its version."""
+    """Return the logged calls of Python, except those that ask for its version."""
     return [line for line in (checkout / "log").read_text().splitlines() if not line.startswith("-c")]
 
 
 @pytest.mark.parametrize("target", [".venv/ready", ".venv/demo"])
-def test_an_old_python_is_named_before_anything_is_installed(checkout: Path, target: str) -> None:
+def test_old_python_is_rejected_before_installing(checkout: Path, target: str) -> None:
+    """The error names the version, and no venv is created."""
     result = make(checkout, target, (3, 9))
     assert result.returncode != 0
     assert "flargo needs Python 3.11 or newer" in result.stderr
@@ -52,25 +53,25 @@ def test_an_old_python_is_named_before_anything_is_installed(checkout: Path, tar
 
 
 @pytest.mark.parametrize("target", [".venv/ready", ".venv/demo"])
-def test_a_half_made_venv_is_begun_anew(checkout: Path, target: str) -> None:
+def test_incomplete_venv_is_created_again(checkout: Path, target: str) -> None:
     (checkout / ".venv" / "bin").mkdir(parents=True)
-    (checkout / ".venv" / "half-made").touch()
+    (checkout / ".venv" / "incomplete").touch()
     result = make(checkout, target)
     assert result.returncode == 0, result.stderr
     assert "Installing" in result.stdout
     assert calls(checkout) == ["-m venv --clear .venv"]
-    assert not (checkout / ".venv" / "half-made").exists()
+    assert not (checkout / ".venv" / "incomplete").exists()
     assert (checkout / target).exists()
 
 
-def test_the_developers_tools_go_on_top_of_the_demos(checkout: Path) -> None:
+def test_developer_tools_extend_the_demo_venv(checkout: Path) -> None:
     for target in (".venv/demo", ".venv/ready"):
         assert make(checkout, target).returncode == 0
     assert calls(checkout) == ["-m venv --clear .venv"]
 
 
 @pytest.mark.parametrize(("stamp", "installs"), [("", "demo"), ("ready", "")])
-def test_the_demo_installs_only_what_it_needs(checkout: Path, stamp: str, installs: str) -> None:
+def test_demo_installs_only_what_it_needs(checkout: Path, stamp: str, installs: str) -> None:
     (checkout / ".venv").mkdir()
     if stamp:
         (checkout / ".venv" / stamp).touch()

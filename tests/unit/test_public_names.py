@@ -1,4 +1,4 @@
-"""The names and values that people, scripts and dashboards rely on are the ones in public_names.yaml.
+"""The names and values that people, scripts and dashboards rely on match public_names.yaml.
 
 Each surface is reached as its users reach it: by the `flargo` command, over HTTP, in a file or on the cluster. So
 these tests need no change when something inside flargo is renamed, moved or reworded.
@@ -52,26 +52,26 @@ LAUNCHERS = ("ServerArgoJobLauncher", "ClientArgoJobLauncher")
 
 
 def settings_of(launcher: Any) -> Any:
-    """The ``argo`` settings of a launcher, as a dataclass with a field for each key."""
+    """Return a launcher's ``argo`` settings, as a dataclass with a field for each key."""
     return launcher._settings.argo
 
 
 def job_keys() -> set[str]:
-    """The keys that a job may use in its part of ``launcher_spec``."""
+    """Return the keys that a job may use in its part of ``launcher_spec``."""
     from flargo.job.trust import JOB_SPEC
 
     return set(JOB_SPEC)
 
 
 def annotations() -> set[str]:
-    """The annotations that flargo writes on Workflows, also those that few Workflows ever have."""
+    """Return the annotations that flargo writes on Workflows, also those that few Workflows ever have."""
     from flargo.terms import Annotation
 
     return {each.value for each in Annotation}
 
 
 def flare_parent(folder: Path, launcher: Any) -> Any:
-    """A FLARE server's workspace, with a method ``context`` that makes the context of a launch."""
+    """Create a FLARE server's workspace, with a method ``context`` that makes the context of a launch."""
     from tests.harness.differential.parent import Parent
 
     studies = {"heart": {"container": {"image": "registry.example/job:1"}}}
@@ -83,13 +83,13 @@ def flare_parent(folder: Path, launcher: Any) -> Any:
 
 @cache
 def pinned() -> dict[str, Any]:
-    """Everything that is pinned, by surface."""
+    """Return all pinned values, by surface."""
     content: dict[str, Any] = yaml.safe_load(PINNED.read_text())
     return content
 
 
 def assert_unchanged(surface: str, current: Any) -> None:
-    """Fail if a surface is not what is pinned, with the difference and with what to do."""
+    """Fail if a surface differs from its pinned value; the message shows the difference and says what to do."""
     expected = pinned().get(surface)
     if current == expected:
         return
@@ -103,11 +103,11 @@ def assert_unchanged(surface: str, current: Any) -> None:
 
 PROSE = {"allowed", "detail", "diff", "line", "message", "problem", "says", "todo", "what", "what_happened"}
 PROSE |= {"what_to_do", "why", "seen_at", "advice"}
-"""Keys whose values are words for people, or the time of the test itself: only whether there is a text is pinned."""
+"""Keys whose values are texts for people, or times of the test itself. Only the presence of a text is pinned."""
 
 
 def without_prose(value: Any) -> Any:
-    """A document with ``(text)`` in the place of each text that is written for people."""
+    """Return a document with ``(text)`` in the place of each text that is written for people."""
     if isinstance(value, dict):
         return {key: _text(each) if key in PROSE else without_prose(each) for key, each in value.items()}
     return [without_prose(each) for each in value] if isinstance(value, list) else value
@@ -124,14 +124,14 @@ def _text(value: Any) -> Any:
 
 @cache
 def project() -> dict[str, Any]:
-    """The ``project`` table of pyproject.toml."""
+    """Return the ``project`` table of pyproject.toml."""
     table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return table
 
 
 @cache
 def command_group() -> click.Group:
-    """The group of commands that the console script ``flargo`` runs."""
+    """Return the group of commands that the console script ``flargo`` runs."""
     module, _, function = project()["scripts"]["flargo"].partition(":")
     groups: list[click.Group] = []
     with mock.patch.object(click.Group, "main", lambda group, *_, **__: groups.append(group)):
@@ -147,13 +147,13 @@ def run(*arguments: str | Path, **environment: str) -> Result:
 
 
 def answer(*arguments: str | Path) -> Any:
-    """The JSON that ``flargo`` prints for these arguments and ``--json``."""
+    """Return the JSON that ``flargo`` prints for these arguments and ``--json``."""
     return json.loads(run(*arguments, "--json").stdout)
 
 
 @pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this a machine that knows no cluster."""
+def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove every kubeconfig and pod environment that would lead to a cluster."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
@@ -181,7 +181,7 @@ LABELS = {
 def add_job(
     api: KubernetesApi, name: str, *, spec: Object | None = None, notes: Object | None = None, **status: Any
 ) -> Object:
-    """A Workflow of a job whose id is ``id-NAME``; ``notes`` are further annotations."""
+    """Add the Workflow of a job whose id is ``id-NAME``; ``notes`` are further annotations."""
     annotations = {"flargo.dev/attempt": "a1", "flargo.dev/job-name": "hearts", "flargo.dev/site-name": "site-1"}
     meta = {
         "name": name,
@@ -194,7 +194,7 @@ def add_job(
 
 
 def add_pod(api: KubernetesApi, name: str, main: Object | None = None, phase: str = "Pending", **status: Any) -> Object:
-    """The pod of that Workflow; ``main`` is the state of its program's container."""
+    """Add the pod of a Workflow; ``main`` is the state of its program's container."""
     limits = {"cpu": "1", "nvidia.com/gpu": "1"}
     if main is not None:
         status["containerStatuses"] = [{"name": "main", "state": main}]
@@ -217,20 +217,20 @@ OVER: Object = {"phase": "Failed", "finishedAt": TIMES["finishedAt"]}
 
 
 def unscheduled(message: str) -> Object:
-    """A pod's condition when no node takes it."""
+    """Return the condition of a pod that no node can take."""
     return {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
 
 
 # --- the launchers
 
 
-def launcher_of(name: str, **arguments: Any) -> Any:
-    """A launcher, by the name that a site gives FLARE."""
+def create_launcher(name: str, **arguments: Any) -> Any:
+    """Create a launcher by the name that a site gives FLARE."""
     return getattr(flargo, name)(**arguments)
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON has it."""
+    """Return a setting as JSON represents it."""
     if is_dataclass(value):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
@@ -250,29 +250,29 @@ def test_launchers() -> None:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_argo_settings(launcher: str) -> None:
     """Each key of ``argo`` is there with its default, and a launcher takes it."""
-    current = plain(settings_of(launcher_of(launcher)))
+    current = plain(settings_of(create_launcher(launcher)))
     current["policy"] = sorted(current["policy"])
     assert_unchanged("argo_settings", current)
     values = {key: value for key, value in pinned()["argo_settings"].items() if key != "policy"}
-    launcher_of(launcher, argo=values)
+    create_launcher(launcher, argo=values)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_argo_semaphore(launcher: str) -> None:
     """``argo.semaphore`` names a ConfigMap, and a key in it."""
     try:
-        made = launcher_of(launcher, argo={"semaphore": pinned()["argo_semaphore"], "queued": 60})
+        semaphore_launcher = create_launcher(launcher, argo={"semaphore": pinned()["argo_semaphore"], "queued": 60})
     except ValueError as error:
         assert_unchanged("argo_semaphore", {"refused": str(error)})
     else:
-        assert_unchanged("argo_semaphore", plain(settings_of(made).semaphore))
+        assert_unchanged("argo_semaphore", plain(settings_of(semaphore_launcher).semaphore))
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_argo_policy(launcher: str) -> None:
     """Each key of ``argo.policy`` is there with its default, and a launcher takes it."""
-    assert_unchanged("argo_policy", plain(settings_of(launcher_of(launcher)).policy))
-    launcher_of(launcher, argo={"policy": pinned()["argo_policy"]})
+    assert_unchanged("argo_policy", plain(settings_of(create_launcher(launcher)).policy))
+    create_launcher(launcher, argo={"policy": pinned()["argo_policy"]})
 
 
 def test_job_keys(tmp_path: Path) -> None:
@@ -298,13 +298,13 @@ def test_job_keys(tmp_path: Path) -> None:
 
 @dataclass
 class Story:
-    """What is to be seen of a server's two jobs: one whose program failed, one that no node took."""
+    """The visible effects of a server's two jobs: one whose program failed, and one that no node could take."""
 
     api: KubernetesApi
     files: dict[str, str]
-    """Of the first job's run directory at the parent."""
+    """The files in the first job's run directory at the parent, by name."""
     code: int
-    """What FLARE was told of the first."""
+    """The return code that FLARE got for the first job."""
     metrics: str
 
 
@@ -315,7 +315,7 @@ def _free_port() -> int:
 
 
 def _play(api: KubernetesApi) -> Callable[[str, Object], None]:
-    """Argo and a node: the first job's program fails, and no node takes the second job's pod."""
+    """Return a callback that acts as Argo and a node: one job fails, and the other job's pod gets no node."""
     released: list[str] = []
 
     def on_write(method: str, item: Object) -> None:
@@ -343,13 +343,13 @@ def _play(api: KubernetesApi) -> Callable[[str, Object], None]:
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What a call returns, or the exception that it raises; a call that takes too long fails the test."""
+    """Return a call's result, or the exception that it raises. A call that takes too long fails the test."""
     results: list[Any] = []
 
     def run_call() -> None:
         try:
             results.append(call())
-        except Exception as error:  # noqa: BLE001  (handed to whoever waits)
+        except Exception as error:  # noqa: BLE001  (the caller gets it)
             results.append(error)
 
     thread = threading.Thread(target=run_call, daemon=True)
@@ -360,11 +360,11 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 
 
 def _scrape(port: int, last: str) -> str:
-    """The metrics, once that sample is among them."""
+    """Return the metrics as soon as they contain the sample ``last``."""
     limit = time.monotonic() + 30
     while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as served:
-            text: str = served.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            text: str = response.read().decode()
         if last in text:
             return text
         assert time.monotonic() < limit, f"no {last} in\n{text}"
@@ -373,14 +373,14 @@ def _scrape(port: int, last: str) -> str:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """Two jobs of a FLARE server, by the launcher that a site names."""
+    """Launch two jobs of a FLARE server, with the launcher that a site names."""
     folder = tmp_path_factory.mktemp("story")
     with kubernetes_api(folder) as api:
         api.log, api.on_write = b"the last line\n", _play(api)
         port = _free_port()
         argo = {"metrics_address": f"127.0.0.1:{port}", "labels": {"team": "heart"}}
         arguments = {"config_file_path": str(api.kubeconfig), "namespace": NAMESPACE, "argo": argo}
-        launcher = launcher_of("ServerArgoJobLauncher", **arguments)
+        launcher = create_launcher("ServerArgoJobLauncher", **arguments)
         parent = flare_parent(folder / "workspace", launcher)
         run_dir = folder / "workspace" / "job-1"
         run_dir.mkdir()
@@ -414,7 +414,7 @@ def test_labels_and_annotations(story: Story) -> None:
             of_kind = current.setdefault(kind, {"labels": set(), "annotations": set()})
             of_kind["labels"] |= set(meta.get("labels") or {})
             of_kind["annotations"] |= set(meta.get("annotations") or {})
-    keys = {kind: {what: sorted(each) for what, each in found.items()} for kind, found in sorted(current.items())}
+    keys = {kind: {name: sorted(each) for name, each in groups.items()} for kind, groups in sorted(current.items())}
     workflow = next(body for method, path, body in story.api.writes if (method, path) == ("POST", WORKFLOWS))
     labels = workflow["metadata"]["labels"]
     values = {key: labels.get(key) for key in pinned()["labels_and_annotations"]["values"]}
@@ -423,7 +423,7 @@ def test_labels_and_annotations(story: Story) -> None:
 
 
 def test_admission_policy_names() -> None:
-    """Administrators fit the example policy to their site, and it names what flargo writes."""
+    """Administrators adapt the example policy, which names the labels and annotations that flargo writes."""
     text = (ROOT / "deploy/admission-policy.yaml").read_text()
     assert_unchanged("admission_policy_names", sorted(set(re.findall(r"flargo\.dev/[a-z-]+", text))))
 
@@ -456,10 +456,10 @@ def test_metrics(story: Story) -> None:
 
 
 def samples(story: Story, metric: str, *labels: str) -> set[tuple[str, ...]]:
-    """The values of some labels of a metric."""
+    """Return the values of some labels of a metric, for each of its samples."""
     families = text_string_to_metric_families(story.metrics)
-    found = [sample for family in families for sample in family.samples if sample.name == metric]
-    return {tuple(sample.labels.get(label, "") for label in labels) for sample in found}
+    matches = [sample for family in families for sample in family.samples if sample.name == metric]
+    return {tuple(sample.labels.get(label, "") for label in labels) for sample in matches}
 
 
 def test_metric_label_values(story: Story) -> None:
@@ -474,23 +474,23 @@ def test_metric_label_values(story: Story) -> None:
 
 
 def test_reasons_in_metrics(story: Story) -> None:
-    """Each reason for an end is counted with the return code that FLARE is told."""
+    """Each reason for an end is counted with the return code that FLARE gets."""
     current: dict[str, list[int]] = {}
     for reason, code in sorted(samples(story, "flargo_ends_total", "reason", "code")):
         current.setdefault(reason, []).append(int(code))
     assert_unchanged("reasons", {reason: sorted(codes) for reason, codes in current.items()})
 
 
-# --- what the commands say of jobs
+# --- the commands' output about jobs
 
 
 def test_reasons_in_json(api: KubernetesApi) -> None:
-    """The reason that a launcher leaves on a Workflow is read back, with the return code that FLARE is told."""
+    """Commands read the reason that a launcher wrote to a Workflow, with the return code that FLARE got."""
     for reason, codes in pinned()["reasons"].items():
         for code in codes:
             name = f"{reason.lower().replace('_', '-')}-{code}"
             add_job(api, name, notes={"flargo.dev/ending": reason}, spec={"shutdown": "Terminate"}, **OVER)
-            if reason == "PROGRAM_REPORTED":  # told by the program's own exit code
+            if reason == "PROGRAM_REPORTED":  # the reason stands for the program's own exit code
                 add_pod(api, name, {"terminated": {"exitCode": code}}, "Failed")
     current: dict[str, list[int]] = {}
     for row in answer("jobs", "--kubeconfig", api.kubeconfig):
@@ -499,7 +499,7 @@ def test_reasons_in_json(api: KubernetesApi) -> None:
 
 
 def _add_states(api: KubernetesApi) -> None:
-    """A job in each state, whose Workflow and name are the state's."""
+    """Add a job in each state; its Workflow and its name are called after the state."""
     scheduled = [{"type": "PodScheduled", "status": "True"}]
     workflows: dict[str, Object] = {
         "held": {"spec": {"suspend": True}},
@@ -523,7 +523,7 @@ def _add_states(api: KubernetesApi) -> None:
 
 
 def test_states(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state is spelled the same in JSON, in the table, and when a Workflow goes while it is watched."""
+    """A state has the same spelling in JSON, in the table, and while Workflows that are watched disappear."""
     _add_states(api)
     where = ("--kubeconfig", api.kubeconfig)
     in_json = {row.get("workflow"): row.get("state") for row in answer("jobs", *where)}
@@ -533,19 +533,19 @@ def test_states(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
         if name != "running":
             api.remove(f"{WORKFLOWS}/{name}")
 
-    def has_gone(lines: list[bytes]) -> bool:
+    def reports_deletion(lines: list[bytes]) -> bool:
         if len(lines) == 1 and f"{WORKFLOWS}/running" in api.objects:
             api.remove(f"{WORKFLOWS}/running")
         return len(lines) > 1
 
-    _interrupt(monkeypatch, has_gone)
+    _interrupt(monkeypatch, reports_deletion)
     watched = run("jobs", "--watch", "--json", *where)
     in_watch = [json.loads(line).get("state") for line in watched.stdout.splitlines()]
     assert_unchanged("states", {"json": in_json, "other_in_table": other_in_table, "watch": in_watch})
 
 
 def _interrupt(monkeypatch: pytest.MonkeyPatch, is_enough: Callable[[list[bytes]], bool]) -> None:
-    """Interrupt a command that watches, as a person would, once the lines that it has printed are enough."""
+    """Interrupt a watching command, as a person would, as soon as ``is_enough`` accepts its output lines."""
     sleep, pauses = time.sleep, iter(range(200))
 
     def pause(_: float) -> None:
@@ -558,29 +558,29 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, is_enough: Callable[[list[bytes]
 
 
 def test_jobs_document(api: KubernetesApi) -> None:
-    """``flargo jobs --json`` tells all of a job that failed, one that runs, and one that only Argo's archive keeps."""
+    """``flargo jobs --json`` shows a job that failed, one that runs, and one that only Argo's archive keeps."""
     add_job(api, "failed", **OVER)
     add_pod(api, "failed", FAILED, "Failed")
     add_job(api, "running", phase="Running")
     add_pod(api, "running", RUNNING, "Running")
-    gone = add_job(api, "gone", spec={"shutdown": "Terminate"}, **OVER)
+    deleted_job = add_job(api, "gone", spec={"shutdown": "Terminate"}, **OVER)
     api.remove(f"{WORKFLOWS}/gone")
-    api.objects[f"{ARCHIVE}/w-gone"] = gone
+    api.objects[f"{ARCHIVE}/w-gone"] = deleted_job
     server = f"http://127.0.0.1:{api.server_port}"
     rows = answer("jobs", "--kubeconfig", api.kubeconfig, "--argo-server", server)
     assert_unchanged("jobs_document", without_prose(rows))
 
 
 def test_why_document(api: KubernetesApi) -> None:
-    """``flargo why --json`` tells what ``flargo jobs`` does, and what shows it."""
+    """``flargo why --json`` has the keys of ``flargo jobs --json``, and adds the evidence."""
     add_job(api, "failed", **OVER)
     add_pod(api, "failed", FAILED, "Failed")
     of_pod = {"kind": "Pod", "name": "failed", "uid": "p-failed"}
     warning = {"type": "Warning", "reason": "BackOff", "message": "restarting", "involvedObject": of_pod}
     api.put(EVENTS, {"metadata": {"name": "failed.1"}, **warning})
-    gone = add_job(api, "gone", **OVER)
+    deleted_job = add_job(api, "gone", **OVER)
     api.remove(f"{WORKFLOWS}/gone")
-    api.objects[f"{ARCHIVE}/w-gone"] = gone
+    api.objects[f"{ARCHIVE}/w-gone"] = deleted_job
     where = ("--kubeconfig", api.kubeconfig, "--argo-server", f"http://127.0.0.1:{api.server_port}")
     (row,), (archived,) = (answer("why", name, *where) for name in ("failed", "gone"))
     common = set(answer("jobs", *where)[0])
@@ -600,7 +600,7 @@ def test_logs_document(api: KubernetesApi) -> None:
 
 
 def test_terminate_document(api: KubernetesApi) -> None:
-    """``flargo terminate --json`` says of each Workflow what was done."""
+    """``flargo terminate --json`` has a result for each Workflow."""
     where = ("--kubeconfig", api.kubeconfig)
     add_job(api, "fresh", phase="Running")
     add_job(api, "over", **OVER)
@@ -614,7 +614,7 @@ def test_terminate_document(api: KubernetesApi) -> None:
 
 
 def test_sweep_document(api: KubernetesApi) -> None:
-    """``flargo sweep --json`` says of each object what was done."""
+    """``flargo sweep --json`` has a result for each object."""
     add_job(api, "over", **OVER)
     owner = {"kind": "Workflow", "name": "over", "uid": "w-over"}
     meta = {"name": "nvflare-cred-over-a1", "labels": LABELS, "ownerReferences": [owner]}
@@ -624,11 +624,11 @@ def test_sweep_document(api: KubernetesApi) -> None:
     add_job(api, "broken", spec={"suspend": True})
     where = ("--kubeconfig", api.kubeconfig)
     dry = answer("sweep", "--dry-run", *where)
-    done = answer("sweep", *where)
+    success = answer("sweep", *where)
     api.refusals = {"DELETE": 403}
     add_job(api, "broken", spec={"suspend": True})
-    refused = answer("sweep", *where)
-    current = {name: without_prose(rows) for name, rows in (("dry_run", dry), ("done", done), ("refused", refused))}
+    refusal = answer("sweep", *where)
+    current = {name: without_prose(rows) for name, rows in (("dry_run", dry), ("done", success), ("refused", refusal))}
     for rows in current.values():
         rows.sort(key=lambda row: str(row.get("name")))
     assert_unchanged("sweep_document", current)
@@ -649,7 +649,7 @@ def test_doctor_document(api: KubernetesApi) -> None:
 
 
 def test_render_document(tmp_path: Path) -> None:
-    """``flargo render --json`` has the Workflow, and what is in its Secrets by name."""
+    """``flargo render --json`` has the Workflow, and the names and keys of its Secrets."""
     meta = tmp_path / "meta.json"
     meta.write_text(json.dumps({"launcher_spec": {"default": {"k8s": {"image": "registry.example/job:1"}}}}))
     document = answer("render", meta)
@@ -659,7 +659,7 @@ def test_render_document(tmp_path: Path) -> None:
 
 
 def test_error_documents(api: KubernetesApi) -> None:
-    """With ``--json`` a command tells in JSON what is wrong, too."""
+    """With ``--json`` a command writes its errors as JSON, too."""
     where = ("--kubeconfig", api.kubeconfig)
     add_job(api, "fresh")
     current = {"usage": answer("jobs", "--sites"), "refused": answer("sweep", "--older-than", "1", *where)}
@@ -674,7 +674,7 @@ def test_error_documents(api: KubernetesApi) -> None:
 
 
 def test_prepare_document(kit: Callable[[str], Path]) -> None:
-    """``flargo prepare --json`` says which files of a kit it changes, and what there is left to do."""
+    """``flargo prepare --json`` lists the files that it changes in a kit, and the remaining steps."""
     root = kit("k8s/server.lab")
     document = without_prose(answer("prepare", root, "--max-jobs", "2"))
     undone = without_prose(answer("prepare", root, "--undo"))
@@ -690,11 +690,11 @@ def test_kit_files(kit: Callable[[str], Path]) -> None:
         before = _contents(root)
         assert run("prepare", root, "--namespace", NAMESPACE, "--workspace", "/data").exit_code == 0
         after = _contents(root)
-        changed = sorted(path for path in after if after[path] != before.get(path))
+        changed_files = sorted(path for path in after if after[path] != before.get(path))
         components = json.loads(after.get("local/flargo__p_resources.json", b"{}"))
         record = json.loads(after.get(".flargo/undo.json", b"{}"))
         record["files"] = sorted({key for entry in record.get("files", {}).values() for key in entry})
-        current[name] = {"changed": changed, **components, "record": record}
+        current[name] = {"changed": changed_files, **components, "record": record}
     assert_unchanged("kit_files", current)
 
 
@@ -729,7 +729,7 @@ def _spelling(parameter: click.Parameter) -> str:
 
 
 def _kind(parameter: click.Parameter) -> str:
-    """What an option takes, in a few words."""
+    """Describe in a few words which values a parameter takes."""
     if isinstance(parameter, click.Option) and (parameter.is_flag or parameter.is_eager):
         return "flag"
     values = parameter.type.choices if isinstance(parameter.type, click.Choice) else ()
@@ -741,7 +741,7 @@ def _kind(parameter: click.Parameter) -> str:
 
 
 def test_exit_codes(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts tell by the exit code how a command went."""
+    """Scripts learn from the exit code how a command ended."""
     where = ("--kubeconfig", api.kubeconfig)
     current = {
         "fine": run("jobs", *where).exit_code,
@@ -760,7 +760,7 @@ def test_exit_codes(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_environment(api: KubernetesApi) -> None:
-    """Variables say which cluster is meant, and make shells complete words."""
+    """Environment variables select a cluster, and enable completion in shells."""
     current = {}
     for name, row in pinned()["environment"].items():
         words = () if name.startswith("_") else ("jobs", "--context", "one")

@@ -61,7 +61,7 @@ class Wrong:
     arguments: Object = field(default_factory=dict)
     context: Callable[[FLContext], None] = _leave
     stock: bool = True
-    """Whether the stock launcher refuses it too."""
+    """True if the stock launcher refuses the launch too."""
 
     def job_meta(self) -> Object:
         spec = {"image": IMAGE, **self.spec}

@@ -31,7 +31,7 @@ REMOVED_PATHS = (
     "var/log",
     "dev",
 )
-"""What no job reads: documentation, translations, package lists and caches."""
+"""Paths that no job reads: documentation, translations, package lists and caches."""
 
 
 def names() -> dict[str, str]:
