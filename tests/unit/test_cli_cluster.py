@@ -11,7 +11,7 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.status.diagnosis import Stage
 from flargo.terms import Object
-from flargo.tools.cli import cluster_options, jobs, sweep, terminate
+from flargo.tools.cli import cluster_options, jobs, sweep, terminate, why
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import site_jobs
@@ -154,7 +154,7 @@ def use_cluster(monkeypatch: pytest.MonkeyPatch) -> UseCluster:
         def api_for(**_: str | None) -> Api:
             return cluster
 
-        for module in (jobs, sweep, terminate):
+        for module in (jobs, sweep, terminate, why):
             monkeypatch.setattr(module, "api_for", api_for)
         return cluster
 
@@ -251,6 +251,11 @@ def test_terminate_fails_if_a_patch_is_refused(use_cluster: UseCluster) -> None:
     result = run("terminate", "w1")
     assert result.exit_code == 1
     assert "could not be terminated: forbidden: this account needs the right to patch" in result.stdout
+
+
+def test_why_prints_the_public_name_of_a_stage(use_cluster: UseCluster) -> None:
+    use_cluster(RecordingApi((Kind.WORKFLOW, job_workflow(suspend=True))))
+    assert "site-1 (client): HELD" in run("why", "11111111").stdout.splitlines()
 
 
 def test_tokens_in_cluster_messages_are_redacted(use_cluster: UseCluster) -> None:

@@ -63,9 +63,10 @@ def _read_events(reader: Reader, job: SiteJob) -> tuple[Sequence[Object], str]:
 
 def _write_report(explanation: Explanation, event_problem: str) -> None:
     job, verdict = explanation.job, explanation.job.verdict
+    state = job.reason.name if job.reason else job.stage.label
     code = f", FLARE hears {verdict.code}" if verdict else ""
     write_line("")
-    write_line(f"{job.site} ({job.role}): {(job.reason or job.stage).name}{code}")
+    write_line(f"{job.site} ({job.role}): {state}{code}")
     rows = [
         ("what happened", explanation.summary),
         *explanation.evidence,
