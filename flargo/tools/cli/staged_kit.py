@@ -26,8 +26,9 @@ from flargo.tools.kit.site import COMM_CONFIG, STUDY_DATA, STUDY_RUNTIME, Site
 
 _SERVER = "server"
 """The site name of every FLARE server, whatever its host is called."""
-_NO_STUDIES = "has no study entries"
-"""In the warning of nvflare's study loaders about the stub that every kit has."""
+_HIDDEN_WARNINGS = (WORKSPACE_WARNING.partition("%s")[0], "has no study entries")
+"""Texts in warnings that every kit causes: it is never where the parent's workspace will be, and its study file is a
+stub, which nvflare's study loaders warn of."""
 _EXAMPLE_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nZXhhbXBsZQ==\n-----END CERTIFICATE-----\n"
 
 
@@ -174,8 +175,7 @@ def show_warnings() -> Iterator[None]:
     class MessageHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
-            # A kit is never where the parent's workspace will be.
-            if record.msg != WORKSPACE_WARNING and _NO_STUDIES not in text:
+            if not any(part in text for part in _HIDDEN_WARNINGS):
                 write_message(f"Warning: {text}")
 
     logger, handler = logging.getLogger("flargo"), MessageHandler(logging.WARNING)
