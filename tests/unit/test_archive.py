@@ -315,6 +315,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"body": PAGE_OF_A_LOGIN},
         "does not answer like an Argo Server: check --argo-server, including the path",
     ),
+    "nothing": ({"body": ""}, "does not answer like an Argo Server"),
+    "half": ({"body": '{"metadata": {}, "items": ['}, "does not answer like an Argo Server"),
+    "a list": ({"json": [1]}, "does not answer like an Argo Server"),
+    "a number": ({"json": 1}, "does not answer like an Argo Server"),
+    "another shape": ({"json": {"items": [{"metadata": 1}], "metadata": {}}}, "does not answer like an Argo Server"),
+    "no metadata": ({"json": {"items": []}}, "does not answer like an Argo Server"),
+    "no uid": (
+        {"json": {"metadata": {}, "items": [{"metadata": {}, "spec": {}}]}},
+        "does not answer like an Argo Server",
+    ),
 }
 each_bad = pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
 
