@@ -129,7 +129,7 @@ def submit_ignoring_sigterm(fed: Federation, cluster: Cluster, target: Target, n
         job_folders.script(job_path(fed, name), image=target.job_image, code=code, server_code=IGNORES_SIGTERM)
     )
     eventually(
-        lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
+        lambda: sum("SIGTERM is ignored now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
         2 * SETTLE_SECONDS,
         "all processes ignore SIGTERM",
     )
@@ -138,7 +138,7 @@ def submit_ignoring_sigterm(fed: Federation, cluster: Cluster, target: Target, n
 
 
 def test_abort_kills_processes_that_ignore_sigterm(fed: Federation, cluster: Cluster, target: Target) -> None:
-    job_id = submit_ignoring_sigterm(fed, cluster, target, "deaf")
+    job_id = submit_ignoring_sigterm(fed, cluster, target, "ignores-sigterm")
     fed.abort(job_id)
     assert_aborted(fed, cluster, job_id)
 

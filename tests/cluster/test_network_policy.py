@@ -146,8 +146,8 @@ def job(site: Site, other_job: Job, base_targets: dict[str, tuple[str, int]]) ->
 def foreign_pod(cluster: Cluster, other_job: Job) -> Iterator[str]:
     """The name of a pod that belongs to no job and tries to reach one."""
     targets = {"a job": (other_job.pod["status"]["podIP"], PORT)}
-    with cluster.apply(pod_manifest(cluster, "stranger", f"TARGETS = {targets}\n{PROBE_CODE}", [])):
-        yield "flargo-test-stranger"
+    with cluster.apply(pod_manifest(cluster, "unrelated", f"TARGETS = {targets}\n{PROBE_CODE}", [])):
+        yield "flargo-test-unrelated"
 
 
 @pytest.fixture(scope="module")

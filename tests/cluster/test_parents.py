@@ -353,7 +353,7 @@ def test_replacement_parent_ends_orphans(fed: PodFederation, cluster: Cluster, t
     path = fed.root / f"orphan-{name}"
     job_id = fed.submit(job_folders.script(path, image=target.job_image, code=code, server_code=IGNORES_SIGTERM))
     eventually(
-        lambda: sum("deaf now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
+        lambda: sum("SIGTERM is ignored now" in cluster.log(pod) for pod in cluster.pods(job_id)) == len(PARTIES),
         2 * SETTLE_SECONDS,
         "all processes ignore SIGTERM",
     )

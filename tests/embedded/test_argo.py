@@ -166,7 +166,7 @@ def test_deleted_pod_of_pending_node_is_recreated() -> None:
     assert sync(workflow(node("Pending"))).create is not None
 
 
-def test_deleted_pod_of_running_node_is_an_error() -> None:
+def test_deleted_pod_makes_running_node_an_error() -> None:
     actions = sync(workflow(node("Running")))
     assert actions.create is None
     assert actions.status is not None
@@ -364,7 +364,7 @@ def test_deletion_removes_process_then_object() -> None:
     assert sync_pod(item, ProcessState(running=False, exit_code=143)).remove
 
 
-def test_deleted_container_that_never_ran_is_not_located() -> None:
+def test_deleted_container_that_never_ran_stays_waiting() -> None:
     item = deleted(pod(NO_SECRET, RUNNING, **INITIALIZED))
     first = sync_pod(item)
     assert first.status is not None

@@ -13,7 +13,7 @@ SETTLE_SECONDS = 90.0
 """The time that FLARE may take to start, or Kubernetes and Argo to report a change, on a busy machine.
 
 It is generous on purpose: flargo promises nothing about it."""
-IGNORES_SIGTERM = f"{job_folders.IGNORE_SIGTERM}\nprint('deaf now', flush=True)\n"
+IGNORES_SIGTERM = f"{job_folders.IGNORE_SIGTERM}\nprint('SIGTERM is ignored now', flush=True)\n"
 """Code after which a process does not end on SIGTERM."""
 
 

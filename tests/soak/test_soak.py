@@ -134,7 +134,7 @@ def test_allowed_reports(case: Case, reports: set[Report]) -> None:
     assert allowed_reports(case) == reports
 
 
-def test_only_an_intervention_explains_a_job_without_program() -> None:
+def test_only_interventions_explain_jobs_that_never_ran() -> None:
     never = Case(Program(ProgramKind.EXITS, 0), 90, (), JobHistory(), (), ENDED_AT)
     assert allowed_reports(never) == set()
     assert allowed_reports(replace(never, interventions=[intervention_at(Intervention.TERMINATE, 91)])) == {SHUT_DOWN}
@@ -168,12 +168,12 @@ def test_a_program_only_in_the_second_pod() -> None:
     assert allowed_reports(replace(case, faults=[FaultPeriod(FaultKind.DOWN, 80, 92)])) == {POD_DELETED, TWICE, FAILED}
 
 
-def test_an_exit_code_may_be_missed_during_a_fault() -> None:
-    gone = ended_case(0, None, intervention_at(Intervention.DELETE_POD, BEFORE))
-    gone = replace(gone, history=replace(gone.history, first_pod_gone_at=ENDED_AT + 3))
-    assert allowed_reports(gone) == {SUCCEEDED}
+def test_exit_code_may_be_missed_during_fault() -> None:
+    case = ended_case(0, None, intervention_at(Intervention.DELETE_POD, BEFORE))
+    case = replace(case, history=replace(case.history, first_pod_gone_at=ENDED_AT + 3))
+    assert allowed_reports(case) == {SUCCEEDED}
     outage = FaultPeriod(FaultKind.DOWN, ENDED_AT - 3, ENDED_AT + 10)
-    assert allowed_reports(replace(gone, faults=[outage])) == {SUCCEEDED, POD_DELETED}
+    assert allowed_reports(replace(case, faults=[outage])) == {SUCCEEDED, POD_DELETED}
 
 
 def test_an_evicted_pod_that_was_never_observed() -> None:
@@ -190,7 +190,7 @@ def test_an_evicted_pod_that_was_never_observed() -> None:
     }
 
 
-def test_lateness_counts_from_when_the_end_is_knowable() -> None:
+def test_lateness_counts_from_the_knowable_end() -> None:
     assert lateness(ended_case(3)) == (19, 30)
     outage = FaultPeriod(FaultKind.DOWN, ENDED_AT - 3, ENDED_AT + 10)
     assert lateness(replace(ended_case(3), faults=[outage])) == (10, 50)

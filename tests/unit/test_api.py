@@ -264,7 +264,7 @@ def test_no_character_is_split(text: str, piece: int) -> None:
         assert "".join(each.text for each in pieces(text.encode(), 3)) == text
 
 
-def test_an_endless_line_is_read_piece_by_piece() -> None:
+def test_endless_line_is_read_in_pieces() -> None:
     """A hundred megabytes in small chunks: copied once for each chunk, they take an hour."""
 
     def endless() -> Iterator[bytes]:
@@ -340,7 +340,7 @@ def test_a_deeply_nested_response_is_an_error(status: int) -> None:
         (b"\xc3\xa9" * 30, "\xe9" * 6),
     ],
 )
-def test_a_trimmed_log_begins_with_a_whole_line(body: bytes, end: str) -> None:
+def test_trimmed_log_begins_with_whole_line(body: bytes, end: str) -> None:
     assert ScriptedApi(Response(200, body)).log("p", "main", 10, 12, 5.0) == end
 
 

@@ -209,9 +209,7 @@ def endless(**more: Any) -> Iterator[tuple[Archive, type[Serves]]]:
     ],
     ids=["answer", "failure", "refusal", "redirect"],
 )
-def test_an_endless_answer_is_read_up_to_a_limit(
-    more: dict[str, Any], problem: ArchiveProblem, max_mebibytes: int
-) -> None:
+def test_endless_answer_is_read_to_a_limit(more: dict[str, Any], problem: ArchiveProblem, max_mebibytes: int) -> None:
     with endless(**more) as (archive, server), pytest.raises(ArchiveError) as raised:
         archive.list("a=b")
     assert raised.value.problem is problem
@@ -268,7 +266,7 @@ def test_an_endlessly_nested_answer_is_an_error(
 
 
 @pytest.mark.parametrize("depth", [100, 250, 400, 600, 900])
-def test_a_deeply_nested_workflow_raises_only_archive_errors(
+def test_deeply_nested_workflow_raises_only_archive_errors(
     depth: int, net: responses.RequestsMock, archive: Archive
 ) -> None:
     whole = json.dumps(archived_workflow()).removesuffix("}")

@@ -811,7 +811,7 @@ def test_consequences_name_existing_reasons() -> None:
 
 
 @pytest.mark.parametrize("name", ["../../../../namespaces/prod", "a/../b", "..", "%2e%2e%2fb", "A", "a?x=y", "a\nb"])
-def test_invalid_names_in_a_kit_are_not_requested(name: str) -> None:
+def test_invalid_names_in_kits_are_not_requested(name: str) -> None:
     """A name that no object can have is a failure, and no request is sent for it."""
     workflow_document = json.loads(
         json.dumps(sample_job().workflow).replace('"study"', json.dumps(name)).replace('"claim"', json.dumps(name))

@@ -143,7 +143,7 @@ MARKER = "hunter2-and-more"
         (load_json, f'"{MARKER}', 1),
     ],
 )
-def test_an_error_names_the_line_and_quotes_nothing(load: Any, text: str | bytes, line: int | None) -> None:
+def test_error_names_line_and_quotes_nothing(load: Any, text: str | bytes, line: int | None) -> None:
     with pytest.raises(InvalidInput) as caught:
         load("file", text)
     assert MARKER not in str(caught.value)

@@ -19,7 +19,7 @@ from tests.harness.launches import argo_pod, launch, launch_with_template, plan_
 Object = dict[str, Any]
 
 
-def test_a_workflow_is_one_suspended_step_without_retries() -> None:
+def test_workflow_is_one_suspended_step_without_retries() -> None:
     spec = plan_for().workflow["spec"]
     assert spec["suspend"] is True
     (template,) = spec["templates"]

@@ -127,7 +127,7 @@ def test_no_links_lead_outside_the_kit(targets: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("replaced", ["local", "local/resources.json"])
-def test_link_that_replaces_a_file_is_not_followed(root: Path, monkeypatch: pytest.MonkeyPatch, replaced: str) -> None:
+def test_link_replacing_a_file_is_not_followed(root: Path, monkeypatch: pytest.MonkeyPatch, replaced: str) -> None:
     """The link is made between the check of a name and its opening."""
     (root.parent / "outside/resources.json").write_bytes(OUTSIDE)
     target = {"local": "../outside", "local/resources.json": "../../outside/secret.json"}[replaced]

@@ -184,7 +184,7 @@ def test_programs_time_does_not_move_resume_time() -> None:
     assert deduplicator.connect() == "2026-01-01T00:00:29+00:00"
 
 
-def test_time_of_pieces_does_not_move_resume_time() -> None:
+def test_pieces_do_not_move_the_resume_time() -> None:
     deduplicator = LogDeduplicator()
     deduplicator.connect()
     deduplicator.is_new(stamped(5, "a"))

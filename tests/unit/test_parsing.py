@@ -45,7 +45,7 @@ def test_only_ascii_digits_are_a_number(text: str) -> None:
 
 
 @given(st.integers(0, MAX_WHOLE_NUMBER))
-def test_a_number_has_the_value_of_its_digits(number: int) -> None:
+def test_number_has_the_value_of_its_digits(number: int) -> None:
     assert whole_number(str(number)) == number
     assert whole_number(str(number), maximum=number) == number
     assert whole_number(str(number + 1), maximum=number) is None

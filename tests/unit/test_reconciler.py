@@ -116,8 +116,8 @@ def test_abort_of_unknown_job_is_ignored() -> None:
 
 
 def test_unknown_objects_are_not_tracked() -> None:
-    site = Site().lists(workflows=(workflow("stranger"),))
-    assert site.reconciler.on_changed(Kind.POD, pod("stranger"), site.now, deleted=False) == Result()
+    site = Site().lists(workflows=(workflow("foreign"),))
+    assert site.reconciler.on_changed(Kind.POD, pod("foreign"), site.now, deleted=False) == Result()
     assert site.reconciler.names == ("job-site",)
 
 
@@ -186,7 +186,7 @@ def test_own_jobs_are_no_orphans() -> None:
 
 
 def test_workflow_without_parent_label_is_no_orphan() -> None:
-    foreign_workflow = workflow("stranger", uid="w7", phase="Running", parent="")
+    foreign_workflow = workflow("foreign", uid="w7", phase="Running", parent="")
     assert Site().lists(workflows=(foreign_workflow,)).action_kinds == []
 
 

@@ -36,7 +36,7 @@ def test_a_sentence_replaces_value_and_expectation() -> None:
     assert error.problem == "applies only to a server's kit"
 
 
-def test_a_sentence_is_one_line_of_limited_length() -> None:
+def test_sentence_is_one_line_of_limited_length() -> None:
     message = str(InvalidInput("a\n" * 9999, 3, Sentence("quotes \x1b[2J\n" * 9999)))
     assert len(message) < 1300
     assert message.isprintable()

@@ -71,7 +71,7 @@ def test_launch_returns_when_process_runs() -> None:
     assert wait_for_start(launched) == []
 
 
-def test_abort_in_the_job_store_ends_the_job() -> None:
+def test_abort_in_job_store_ends_the_job() -> None:
     """Only the job store knows of the abort, and reading it fails once."""
     assert wait_for_start(LaunchedJob("wf"), JobStore(RunStatus.FINISHED_ABORTED)) == [Cause.ABORT]
 
@@ -119,9 +119,7 @@ def test_silent_api_before_release_is_waited_for(monkeypatch: pytest.MonkeyPatch
     "stage", [stage for stage in Stage if stage is not Stage.RUNNING], ids=lambda stage: stage.label
 )
 @pytest.mark.parametrize("is_released", [True, False])
-def test_job_that_does_not_run_has_no_handle(
-    monkeypatch: pytest.MonkeyPatch, stage: Stage, *, is_released: bool
-) -> None:
+def test_job_that_never_runs_has_no_handle(monkeypatch: pytest.MonkeyPatch, stage: Stage, *, is_released: bool) -> None:
     """FLARE would start the clients, which would wait for the job's process and give up."""
     monkeypatch.setattr(wait, "MAX_WAIT", 0.05)
     launched, given_up = LaunchedJob("wf"), list[str]()

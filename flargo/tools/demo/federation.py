@@ -87,7 +87,7 @@ def provision(federation: Federation, launcher: Launcher) -> None:
         raise DemoError(str(error)) from error
 
 
-def start_parents(federation: Federation, children: ChildProcesses) -> None:
+def start_parents(federation: Federation, processes: ChildProcesses) -> None:
     """Start the parents of the server and of the sites."""
     temporary = federation.root / "tmp"
     for folder in (temporary, federation.log_path(SERVER).parent):
@@ -96,10 +96,10 @@ def start_parents(federation: Federation, children: ChildProcesses) -> None:
     environment = {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     for name in federation.names:
         folder = federation.root / name
-        children.start(name, kits.parent_command(name, folder), folder, federation.log_path(name), environment)
+        processes.start(name, kits.parent_command(name, folder), folder, federation.log_path(name), environment)
 
 
-def wait_until_ready(federation: Federation, children: ChildProcesses, names: Sequence[str], seconds: float) -> None:
+def wait_until_ready(federation: Federation, processes: ChildProcesses, names: Sequence[str], seconds: float) -> None:
     """Wait until the server accepts commands, or until sites have registered with it.
 
     Raises:
@@ -108,7 +108,7 @@ def wait_until_ready(federation: Federation, children: ChildProcesses, names: Se
     deadline = time.monotonic() + seconds
     pending = list(names)
     while pending:
-        for name in children.exited():
+        for name in processes.exited():
             raise DemoError(f"{name} ended during its start: {last_error_line(federation.log_path(name))}")
         if time.monotonic() > deadline:
             log_line = last_error_line(federation.log_path(pending[0]))

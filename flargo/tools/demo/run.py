@@ -110,7 +110,7 @@ class RunningFederation:
     """A federation whose parents run, and the connections to it."""
 
     federation: Federation
-    children: ChildProcesses
+    processes: ChildProcesses
     cluster: ClusterNamespace
     session: Any
     """FLARE's session of the admin."""
@@ -189,13 +189,13 @@ def _run_demo(demo: DemoContext, stack: contextlib.ExitStack) -> int:
     identity = federation_id(demo.root / SERVER / "startup")
     if not cluster.embedded:
         stack.enter_context(start_cleanup(cluster, identity, federation.names, demo.problems))
-    children = stack.enter_context(ChildProcesses())
-    start_parents(federation, children)
-    wait_until_ready(federation, children, (SERVER,), _START_SECONDS)
+    processes = stack.enter_context(ChildProcesses())
+    start_parents(federation, processes)
+    wait_until_ready(federation, processes, (SERVER,), _START_SECONDS)
     session = stack.enter_context(_open_session(federation))
-    wait_until_ready(federation, children, sites, _START_SECONDS)
+    wait_until_ready(federation, processes, sites, _START_SECONDS)
     screen.print_line("connected", f"the sites are registered with the server at {options.address}:{ports[0]}")
-    return _run_job(demo, RunningFederation(federation, children, cluster, session), job)
+    return _run_job(demo, RunningFederation(federation, processes, cluster, session), job)
 
 
 def _site_names(options: Options) -> tuple[str, ...]:
@@ -290,7 +290,7 @@ def _follow(demo: DemoContext, running: RunningFederation, job_id: str) -> progr
 
 def _check_can_finish(running: RunningFederation, snapshot: progress.Snapshot, timeout: float, deadline: float) -> None:
     """Raise DemoError if a parent has ended or the job's time is over."""
-    for name in running.children.exited():
+    for name in running.processes.exited():
         log_line = last_error_line(running.federation.log_path(name))
         raise DemoError(f"The FLARE parent of {name} ended: {log_line}")
     if time.monotonic() > deadline:

@@ -58,9 +58,9 @@ class Finding:
     todo: str = ""
 
 
-def kubectl(namespace: str, words: Sequence[str], options: Sequence[str] = (), *, names: Iterable[str]) -> str:
+def kubectl(namespace: str, command: Sequence[str], options: Sequence[str] = (), *, names: Iterable[str]) -> str:
     """Return a kubectl command for a namespace; empty if one of its names is not valid (see shell_command)."""
-    return shell_command("kubectl", *words, "--namespace", namespace, *options, names=(*names, namespace))
+    return shell_command("kubectl", *command, "--namespace", namespace, *options, names=(*names, namespace))
 
 
 def ok(what: str) -> CheckResult:

@@ -65,8 +65,8 @@ def _judge_queue(answer: Answer, limit: Reference, namespace: str) -> CheckResul
     (key,) = limit.keys
     instead = "with your own number instead of 2, or correct argo.semaphore."
     if answer.not_found:
-        words = ("create", "configmap", limit.name)
-        create = kubectl(namespace, words, [f"--from-literal={key}=2"], names=(limit.name, key))
+        command = ("create", "configmap", limit.name)
+        create = kubectl(namespace, command, [f"--from-literal={key}=2"], names=(limit.name, key))
         todo = f"Run `{create}` {instead}" if create else _CREATE_QUEUE
         return failure(f"There is no ConfigMap {limit.name}, which limits how many jobs run at once.", todo)
     if not answer.ok:
