@@ -15,7 +15,7 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
-def made_kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the kits of :func:`tests.harness.kits.make_kits`, to be read only."""
     root = tmp_path_factory.mktemp("kits")
     make_kits(root)
@@ -23,10 +23,10 @@ def made_kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kit(made_kits: Path, tmp_path: Path) -> Callable[[str], Path]:
+def kit(shared_kits: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Return a function that copies a kit, as ``kit("k8s/site-1")``, for a test that writes to it."""
 
     def copy(name: str) -> Path:
-        return Path(shutil.copytree(made_kits / name, tmp_path / Path(name).name))
+        return Path(shutil.copytree(shared_kits / name, tmp_path / Path(name).name))
 
     return copy

@@ -24,9 +24,9 @@ OPTIONS = {
 }
 
 
-def files_of(made_kits: Path, name: str, **texts: Any) -> dict[str, bytes]:
+def files_of(shared_kits: Path, name: str, **texts: Any) -> dict[str, bytes]:
     """Return a kit's files, some of them replaced by another JSON or text, or removed (None)."""
-    files = read_kit(made_kits / name)
+    files = read_kit(shared_kits / name)
     for path, content in texts.items():
         if content is None:
             del files[path]
@@ -54,16 +54,16 @@ def arguments(files: dict[str, bytes]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", ALL)
-def test_second_run_plans_no_changes(made_kits: Path, name: str, options: PrepareOptions) -> None:
-    after = prepare_files(files_of(made_kits, name), options)
+def test_second_run_plans_no_changes(shared_kits: Path, name: str, options: PrepareOptions) -> None:
+    after = prepare_files(files_of(shared_kits, name), options)
     assert plan(after, options).changes == []
     assert plan(after, PrepareOptions()).changes == [], "the options of the first run still hold"
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", ALL)
-def test_undo_restores_every_byte(made_kits: Path, name: str, options: PrepareOptions) -> None:
-    before = files_of(made_kits, name)
+def test_undo_restores_every_byte(shared_kits: Path, name: str, options: PrepareOptions) -> None:
+    before = files_of(shared_kits, name)
     after = prepare_files(before, options)
     assert after != before
     assert apply_changes(after, plan_undo(after)) == before
@@ -72,9 +72,9 @@ def test_undo_restores_every_byte(made_kits: Path, name: str, options: PrepareOp
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
-def test_kubernetes_kit_loses_only_the_launcher(made_kits: Path, name: str) -> None:
+def test_kubernetes_kit_loses_only_the_launcher(shared_kits: Path, name: str) -> None:
     """Every other component stays, and so do the files that nvflare made."""
-    before = files_of(made_kits, name)
+    before = files_of(shared_kits, name)
     after = prepare_files(before)
     was, now = json.loads(before["local/resources.json.default"]), json.loads(after["local/resources.json"])
     was["components"] = [part for part in was["components"] if part["id"] != "k8s_launcher"]
@@ -84,8 +84,8 @@ def test_kubernetes_kit_loses_only_the_launcher(made_kits: Path, name: str) -> N
     assert after["helm_chart/values.yaml"] == before["helm_chart/values.yaml"]
 
 
-def test_launcher_inherits_the_stock_arguments(made_kits: Path) -> None:
-    after = prepare_files(files_of(made_kits, "k8s/site-1"))
+def test_launcher_inherits_the_stock_arguments(shared_kits: Path) -> None:
+    after = prepare_files(files_of(shared_kits, "k8s/site-1"))
     stock = components(after, "local/resources.json.default")["k8s_launcher"]["args"]
     assert stock["pending_timeout"] == 60
     assert stock["image_pull_secrets"] == ["registry"]
@@ -96,18 +96,18 @@ def test_launcher_inherits_the_stock_arguments(made_kits: Path) -> None:
 
 
 @pytest.mark.parametrize("site", ["site-1", "server.lab"])
-def test_plain_kit_matches_nvflare_deploy_prepare(made_kits: Path, site: str) -> None:
+def test_plain_kit_matches_nvflare_deploy_prepare(shared_kits: Path, site: str) -> None:
     """Apart from the launcher, the result is the one of `nvflare deploy prepare`."""
-    plain = prepare_files(files_of(made_kits, f"plain/{site}"))
-    theirs = files_of(made_kits, f"k8s/{site}")
+    plain = prepare_files(files_of(shared_kits, f"plain/{site}"))
+    theirs = files_of(shared_kits, f"k8s/{site}")
     expected = json.loads(theirs["local/resources.json.default"])
     expected["components"] = [part for part in expected["components"] if part["id"] != "k8s_launcher"]
     assert json.loads(plain["local/resources.json"]) == expected
     assert json.loads(plain["local/comm_config.json"]) == json.loads(theirs["local/comm_config.json"])
 
 
-def test_workspace_path_changes_everywhere(made_kits: Path) -> None:
-    after = prepare_files(files_of(made_kits, "k8s/server.lab"), PrepareOptions(workspace="/data/flare/"))
+def test_workspace_path_changes_everywhere(shared_kits: Path) -> None:
+    after = prepare_files(files_of(shared_kits, "k8s/server.lab"), PrepareOptions(workspace="/data/flare/"))
     assert arguments(after)["workspace_mount_path"] == "/data/flare"
     values = yaml.safe_load(after["helm_chart/values.yaml"])
     assert values["persistence"]["workspace"]["mountPath"] == "/data/flare"
@@ -126,8 +126,8 @@ CURRENT_FILES = (
 )
 
 
-def test_custom_job_store_path_is_kept(made_kits: Path) -> None:
-    files = files_of(made_kits, "plain/server.lab")
+def test_custom_job_store_path_is_kept(shared_kits: Path) -> None:
+    files = files_of(shared_kits, "plain/server.lab")
     text = files["local/resources.json.default"].decode().replace("/tmp/nvflare/jobs-storage", "/vault/jobs")
     after = prepare_files(
         {**files, "local/resources.json.default": text.encode()}, PrepareOptions("lab", workspace="/data/flare")
@@ -136,25 +136,25 @@ def test_custom_job_store_path_is_kept(made_kits: Path) -> None:
     assert "/data/flare/snapshot-storage" in after["local/resources.json"].decode()
 
 
-def test_handwritten_launcher_keeps_its_settings(made_kits: Path) -> None:
+def test_handwritten_launcher_keeps_its_settings(shared_kits: Path) -> None:
     args = {"namespace": "lab", "workspace_mount_path": "/w", "argo": {"kill_grace": 9}}
     launcher = {"id": "mine", "path": "flargo.ClientArgoJobLauncher", "args": args}
     by_hand = {"local/flargo__p_resources.json": {"format_version": 2, "components": [launcher]}}
-    after = prepare_files(files_of(made_kits, "plain/site-1", **by_hand), PrepareOptions())
+    after = prepare_files(files_of(shared_kits, "plain/site-1", **by_hand), PrepareOptions())
     assert arguments(after) == {"config_file_path": None, **args}
 
 
-def test_old_study_file_stays_configured(made_kits: Path) -> None:
-    files = files_of(made_kits, "plain/site-1", **{"local/study_data.yaml": "{}"})
+def test_old_study_file_stays_configured(shared_kits: Path) -> None:
+    files = files_of(shared_kits, "plain/site-1", **{"local/study_data.yaml": "{}"})
     assert (
         arguments(prepare_files(files))["study_data_pvc_file_path"]
         == "/var/tmp/nvflare/workspace/local/study_data.yaml"
     )
 
 
-def test_only_gpu_resource_managers_are_removed(made_kits: Path) -> None:
+def test_only_gpu_resource_managers_are_removed(shared_kits: Path) -> None:
     """A site's own resource manager stays; removing one that counts local GPUs is noted for the user."""
-    files = files_of(made_kits, "plain/site-1")
+    files = files_of(shared_kits, "plain/site-1")
     text = files["local/resources.json.default"].decode()
     own = text.replace("nvflare.app_common.resource_managers.gpu_resource_manager.GPUResourceManager", "site.Manager")
     assert (
@@ -168,8 +168,8 @@ def test_only_gpu_resource_managers_are_removed(made_kits: Path) -> None:
     assert plan(files).notes == []
 
 
-def test_max_jobs_configures_the_scheduler(made_kits: Path) -> None:
-    after = prepare_files(files_of(made_kits, "k8s/server.lab"), PrepareOptions(max_jobs=2))
+def test_max_jobs_configures_the_scheduler(shared_kits: Path) -> None:
+    after = prepare_files(files_of(shared_kits, "k8s/server.lab"), PrepareOptions(max_jobs=2))
     assert components(after)["job_scheduler"]["args"] == {"max_jobs": 2}
     assert components(prepare_files(after, PrepareOptions(max_jobs=5)))["job_scheduler"]["args"] == {"max_jobs": 5}
 
@@ -201,8 +201,8 @@ def deploy_manifests(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "parent"), [("k8s/site-1", "site-1"), ("k8s/server.lab", "server.lab")])
-def test_chart_grants_the_rights_of_deploy(made_kits: Path, name: str, parent: str) -> None:
-    after = prepare_files(files_of(made_kits, name))
+def test_chart_grants_the_rights_of_deploy(shared_kits: Path, name: str, parent: str) -> None:
+    after = prepare_files(files_of(shared_kits, name))
     chart = "nvflare-server" if "server" in name else "nvflare-client"
     objects = render_role_template(after["helm_chart/templates/role.yaml"], chart)
     job, executor = f"{parent}-flargo-job", f"{parent}-flargo-executor"
@@ -222,9 +222,9 @@ def test_chart_grants_the_rights_of_deploy(made_kits: Path, name: str, parent: s
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
-def test_deployment_fits_pod_security_restricted(made_kits: Path, name: str) -> None:
+def test_deployment_fits_pod_security_restricted(shared_kits: Path, name: str) -> None:
     """The security context is added only for a parent that does not run as root."""
-    before = files_of(made_kits, name)
+    before = files_of(shared_kits, name)
     (template,) = (path for path in before if path.endswith("-deployment.yaml"))
     was, now = before[template].decode(), prepare_files(before)[template].decode()
     start, end = (
@@ -239,8 +239,8 @@ def test_deployment_fits_pod_security_restricted(made_kits: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
-def test_role_template_adds_no_expressions(made_kits: Path, name: str) -> None:
-    before = files_of(made_kits, name)
+def test_role_template_adds_no_expressions(shared_kits: Path, name: str) -> None:
+    before = files_of(shared_kits, name)
     template = "helm_chart/templates/role.yaml"
     expression = re.compile(r"{{.*?}}")
     assert {*expression.findall(prepare_files(before)[template].decode())} <= {
@@ -248,8 +248,8 @@ def test_role_template_adds_no_expressions(made_kits: Path, name: str) -> None:
     }
 
 
-def test_chart_skips_the_sites_own_account(made_kits: Path) -> None:
-    after = prepare_files(files_of(made_kits, "k8s/site-1"), PrepareOptions(argo={"service_account": "ours"}))
+def test_chart_skips_the_sites_own_account(shared_kits: Path) -> None:
+    after = prepare_files(files_of(shared_kits, "k8s/site-1"), PrepareOptions(argo={"service_account": "ours"}))
     objects = render_role_template(after["helm_chart/templates/role.yaml"], "nvflare-client")
     assert [each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"] == [
         "site-1-flargo-executor"
@@ -318,10 +318,10 @@ INVALID: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_invalid_kit_names_file_and_field(made_kits: Path, case: str) -> None:
+def test_invalid_kit_names_file_and_field(shared_kits: Path, case: str) -> None:
     name, texts, options, field = INVALID[case]
     with pytest.raises(InvalidInput) as caught:
-        prepare(files_of(made_kits, name, **texts), options)
+        prepare(files_of(shared_kits, name, **texts), options)
     assert caught.value.field == field
     assert caught.value.allowed
 
@@ -330,8 +330,8 @@ def test_invalid_kit_names_file_and_field(made_kits: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("path", CURRENT_FILES[:2])
-def test_undo_discards_no_edit(made_kits: Path, path: str) -> None:
-    before = files_of(made_kits, "k8s/server.lab")
+def test_undo_discards_no_edit(shared_kits: Path, path: str) -> None:
+    before = files_of(shared_kits, "k8s/server.lab")
     edited = prepare_files(before)
     edited[path] = edited[path].replace(b"{", b"{ ", 1)
     for kit in (edited, prepare_files(edited, PrepareOptions(max_jobs=9, argo={"kill_grace": 9}))):
@@ -342,8 +342,8 @@ def test_undo_discards_no_edit(made_kits: Path, path: str) -> None:
         assert apply_changes(kit, plan_undo(kit)) == before, "as the message says: delete the file, and undo again"
 
 
-def test_undo_works_after_interrupted_writing(made_kits: Path) -> None:
-    before = files_of(made_kits, "k8s/site-1")
+def test_undo_works_after_interrupted_writing(shared_kits: Path) -> None:
+    before = files_of(shared_kits, "k8s/site-1")
     changes = plan(before).changes
     assert changes[0].path == RECORD, "first, because --undo needs the record of every file written"
     for count in range(1, len(changes) + 1):
@@ -352,13 +352,13 @@ def test_undo_works_after_interrupted_writing(made_kits: Path) -> None:
         assert prepare_files(half) == prepare_files(before)
 
 
-def test_undo_needs_a_prepared_kit(made_kits: Path) -> None:
+def test_undo_needs_a_prepared_kit(shared_kits: Path) -> None:
     with pytest.raises(InvalidInput, match="was not prepared by `flargo prepare`"):
-        plan_undo(files_of(made_kits, "k8s/site-1"))
+        plan_undo(files_of(shared_kits, "k8s/site-1"))
 
 
-def test_undo_demands_unstaging_first(made_kits: Path) -> None:
-    after = prepare_files(files_of(made_kits, "k8s/site-1"), PrepareOptions(workspace="/data"))
+def test_undo_demands_unstaging_first(shared_kits: Path) -> None:
+    after = prepare_files(files_of(shared_kits, "k8s/site-1"), PrepareOptions(workspace="/data"))
     values = yaml.safe_load(after["helm_chart/values.yaml"])
     values["workspaceConfig"]["local"]["configMapName"] = "nvflare-local-site-1"
     after["helm_chart/values.yaml"] = yaml.safe_dump(values).encode()

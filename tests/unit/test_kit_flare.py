@@ -65,13 +65,13 @@ def make(root: Path, **options: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded_kits(made_kits: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded_kits(shared_kits: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     """Prepare each kit, and load it with FLARE's own loaders."""
     # A server's stores are made where the kit says, so the workspace is a place that this test may write to.
     workspace = str(tmp_path_factory.mktemp("workspace"))
     arguments = []
     for name in KITS:
-        root = shutil.copytree(made_kits / name, tmp_path_factory.mktemp("kit") / Path(name).name)
+        root = shutil.copytree(shared_kits / name, tmp_path_factory.mktemp("kit") / Path(name).name)
         make(root, namespace="lab", workspace=workspace)
         role, site = ("server", "server") if "server" in name else ("client", root.name)
         arguments += [(str(root), role, site, job) for job in ("", JOB)]

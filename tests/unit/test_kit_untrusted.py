@@ -372,9 +372,9 @@ def test_messages_name_paths_in_the_kit(prepared_kit: Path, meta: Path) -> None:
     assert "line 2" in result.stderr
 
 
-def test_prepare_works_without_modes(made_kits: Path) -> None:
+def test_prepare_works_without_modes(shared_kits: Path) -> None:
     files = {
-        path: (made_kits / "plain/site-1" / path).read_bytes()
+        path: (shared_kits / "plain/site-1" / path).read_bytes()
         for path in ("startup/fed_client.json", "local/resources.json.default")
     }
     assert all(change.mode in {None, 0o600} for change in prepare(files, PrepareOptions("lab")).changes)
