@@ -289,10 +289,12 @@ class Cluster:
             remains[:] = self.leftovers(job_id, name)
             return not remains
 
-        start = time.monotonic()
+        start = check_start = time.monotonic()
         while not is_clear():
-            assert time.monotonic() - start < within, f"left after {within} s: {remains}"
-            time.sleep(0.5)
+            now = time.monotonic()
+            assert now - start < within, f"left after {within} s: {remains}"
+            _pause(now - check_start)
+            check_start = time.monotonic()
         return time.monotonic() - start
 
     def leftovers(self, job_id: str, name: str) -> list[str]:
@@ -366,8 +368,18 @@ def process_environment(pid: int) -> bytes:
 
 def eventually(condition: Callable[[], object], seconds: float, description: str) -> float:
     """Wait until a condition holds, and return the seconds that it took; fail with a description if it does not."""
-    start = time.monotonic()
+    start = check_start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < seconds, f"not within {seconds} s: {description}"
-        time.sleep(0.25)
+        now = time.monotonic()
+        assert now - start < seconds, f"not within {seconds} s: {description}"
+        _pause(now - check_start)
+        check_start = time.monotonic()
     return time.monotonic() - start
+
+
+def _pause(check_seconds: float) -> None:
+    """Wait before a check is repeated, for as long as the check took.
+
+    A check is often a run of kubectl, which is mostly CPU time: checks without a pause slow down what they wait for.
+    """
+    time.sleep(min(max(0.25, check_seconds), 1.0))
