@@ -173,7 +173,7 @@ class Exporter:
         _log.info("serving metrics at http://%s/metrics", at)
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving the metrics."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()

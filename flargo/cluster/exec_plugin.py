@@ -95,7 +95,7 @@ class KubeconfigLoader(KubeConfigLoader):
 
 
 class _Plugin(ExecProvider):
-    """One run of a plugin, by Kubernetes' documentation of client-go credential plugins."""
+    """One run of a plugin, as Kubernetes documents client-go credential plugins."""
 
     def __init__(self, config: Any, base: str, cluster: Any, on_line: LineCallback | None) -> None:
         super().__init__(config, base, cluster)  # type: ignore[no-untyped-call]

@@ -60,7 +60,7 @@ class Watch:
     api: Api
     kind: Kind
     labels: str
-    """A label selector."""
+    """The label selector of the watched objects."""
     trim: Callable[[Object], Object]
     """Reduces each listed object to the part that is kept."""
     listener: WatchListener

@@ -37,7 +37,7 @@ class SubmitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """Submits one plan."""
+    """Submits one plan: creates its objects and releases its Workflow."""
 
     api: Api
     pause: Callable[[float], bool]

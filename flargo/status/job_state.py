@@ -211,7 +211,7 @@ def has_finished(observation: Observation) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Result of ``reconcile``."""
+    """Result of ``reconcile``: the new state, the actions to perform, and when to call it again."""
 
     state: JobState
     actions: tuple[Action, ...]

@@ -307,7 +307,7 @@ class _Deadline(NamedTuple):
     expires_at: float
     """On the healthy clock."""
     seconds: float
-    """The configured timeout."""
+    """The configured timeout, for messages."""
     reason: Reason
     """The reason that the job ends with."""
     limit: str = ""

@@ -196,7 +196,7 @@ UNREADABLE = {"executor", "job account", "pod security", "quota", "pod"}
 
 
 def test_parent_account_names_what_it_cannot_read(kit_setup: KitSetup) -> None:
-    """With the rights of flargo-launcher, no check fails; those that it may not make are unknown."""
+    """With the rights of flargo-launcher no check fails; the checks that need other rights are unknown."""
     report = kit_setup.run_doctor(kubeconfig=kit_setup.target.launcher_kubeconfig)
     assert (report.exit_code, report.failures, set(report.by_check("warning"))) == (0, set(), set())
     assert set(report.by_check("unknown")) == UNREADABLE, report.findings

@@ -23,7 +23,7 @@ FINAL_PHASES = {"Succeeded", "Failed", "Error"}
 
 
 class Cluster:
-    """One namespace, with an administrator's rights. It knows nothing about flargo but its labels.
+    """One namespace, with an administrator's rights. Of flargo this class knows only the labels.
 
     A scenario changes its cluster through these methods only, so that it runs on the embedded engine as well
     (:class:`tests.harness.embedded_cluster.EmbeddedCluster`).

@@ -15,7 +15,7 @@ SCRAPE_SECONDS = 10.0
 
 
 class Prometheus:
-    """Scrapes one launcher."""
+    """Scrapes the metrics of one launcher."""
 
     def __init__(self) -> None:
         """Choose a free address for the launcher's ``metrics_address``."""

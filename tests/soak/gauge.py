@@ -51,7 +51,7 @@ class Reading:
 
 
 def read() -> Reading:
-    """Measure this process."""
+    """Measure the resources of this process."""
     gc.collect()
     _return_free_memory()
     # Read the memory before anything is counted: the lists for that are megabytes themselves.

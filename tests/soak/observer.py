@@ -85,7 +85,7 @@ class Observer:
             return list(self._jobs.get(job_id, _JobRecord()).events)
 
     def forget(self) -> None:
-        """Forget all jobs."""
+        """Forget all jobs that were observed."""
         with self._changed:
             self._jobs.clear()
 

@@ -31,7 +31,7 @@ def test_delete_has_uid_and_grace() -> None:
 
 
 def test_a_delete_without_name_is_not_sent() -> None:
-    """It would delete the whole collection."""
+    """Without a name, the request would delete the whole collection."""
     api = ScriptedApi(Response(200))
     with pytest.raises((ApiError, ValueError)):
         api.delete(Kind.POD, "", Uid("u1"))

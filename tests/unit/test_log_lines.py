@@ -213,7 +213,7 @@ def test_repeated_lines_pass_once() -> None:
 
 
 def test_lines_out_of_order_are_kept() -> None:
-    """Those of stdout and stderr are written down by two threads."""
+    """The lines of stdout and stderr are written by two threads, so their times may be out of order."""
     deduplicator = LogDeduplicator()
     deduplicator.connect()
     assert new_lines(deduplicator, [stamped(5, "late", 9), stamped(5, "early", 1)]) == ["late", "early"]

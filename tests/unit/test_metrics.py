@@ -178,7 +178,7 @@ def test_orphans_are_counted_apart(site: MeasuredLoop) -> None:
 
 
 def test_broken_watch_counts_once(site: MeasuredLoop) -> None:
-    """It counts again only after it has recovered."""
+    """A broken watch counts again only after it has recovered."""
     connection_error = ApiError("watch", "pods", 0)
     for _ in range(3):
         site.loop.on_lost(Kind.POD, connection_error)

@@ -61,7 +61,7 @@ def test_an_archived_run_directory_stays_away(tmp_path: Path) -> None:
 
 
 def test_client_reason_is_one_line(tmp_path: Path, run_dir: Path) -> None:
-    """It is in FLARE's error log. The program's log, with a patient's name, is written nowhere."""
+    """The reason is in FLARE's error log. The program's log, with a patient's name, is written nowhere."""
     (run_dir / "error_log.txt").write_text("before\n")
     report(tmp_path, Role.CLIENT).publish(FAILED, "wf", "a patient's name")
     before, line = (run_dir / "error_log.txt").read_text().splitlines()

@@ -111,7 +111,7 @@ def test_retry_after_is_obeyed() -> None:
 
 @pytest.mark.parametrize("seconds", [3600.0, 1e12])
 def test_long_retry_after_is_capped(seconds: float) -> None:
-    """For example a gateway's maintenance page. No clock can wait until the year 9999, either."""
+    """A gateway's maintenance page may send one, and no clock can wait until the year 9999."""
     server = Server([ApiError("watch", "pods", 503, retry_after=seconds)], requests=3)
     assert max(server.pauses) <= 60.0
     assert server.notifications[-2:] == ["listed", "alive"]

@@ -28,4 +28,4 @@ class CheckedText(click.ParamType):  # type: ignore[type-arg]  # generic in newe
 NAMESPACE = CheckedText(validate.dns_label)
 SINGLE_LINE = CheckedText(validate.line)
 FILE = click.Path(exists=True, dir_okay=False)
-"""An existing file."""
+"""The path of an existing file."""

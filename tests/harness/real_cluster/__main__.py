@@ -9,7 +9,7 @@ from tests.harness.real_cluster import control, packages, sandbox, shards, up
 
 
 def main() -> None:
-    """Run one subcommand."""
+    """Run the subcommand that the arguments name."""
     os.umask(0o022)  # any user must be able to read the files of images
     parser = argparse.ArgumentParser(
         prog="python -m tests.harness.real_cluster", description="a real cluster for the tests"
