@@ -142,8 +142,8 @@ def command_group() -> click.Group:
 
 def run(*arguments: str | Path, **environment: str) -> Result:
     """Run ``flargo`` in this process."""
-    words = [str(each) for each in arguments]
-    return CliRunner().invoke(command_group(), words, prog_name="flargo", env=environment, catch_exceptions=False)
+    argv = [str(each) for each in arguments]
+    return CliRunner().invoke(command_group(), argv, prog_name="flargo", env=environment, catch_exceptions=False)
 
 
 def answer(*arguments: str | Path) -> Any:
@@ -733,11 +733,11 @@ def _kind(parameter: click.Parameter) -> str:
     if isinstance(parameter, click.Option) and (parameter.is_flag or parameter.is_eager):
         return "flag"
     values = parameter.type.choices if isinstance(parameter.type, click.Choice) else ()
-    words = ["values" if parameter.multiple else "value"]
-    words += [f"one of {', '.join(str(value) for value in values)}"] if values else []
-    words += [f"default {parameter.default}"] if isinstance(parameter.default, str | int | float) else []
-    words += [f"from {parameter.envvar}"] if parameter.envvar else []
-    return ", ".join([*words, *(["required"] if parameter.required else [])])
+    parts = ["values" if parameter.multiple else "value"]
+    parts += [f"one of {', '.join(str(value) for value in values)}"] if values else []
+    parts += [f"default {parameter.default}"] if isinstance(parameter.default, str | int | float) else []
+    parts += [f"from {parameter.envvar}"] if parameter.envvar else []
+    return ", ".join([*parts, *(["required"] if parameter.required else [])])
 
 
 def test_exit_codes(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -763,9 +763,9 @@ def test_environment(api: KubernetesApi) -> None:
     """Environment variables select a cluster, and enable completion in shells."""
     current = {}
     for name, row in pinned()["environment"].items():
-        words = () if name.startswith("_") else ("jobs", "--context", "one")
+        argv = () if name.startswith("_") else ("jobs", "--context", "one")
         value = row["value"].replace("KUBECONFIG_FILE", str(api.kubeconfig))
-        current[name] = {"value": row["value"], "exit_code": run(*words, **{name: value}).exit_code}
+        current[name] = {"value": row["value"], "exit_code": run(*argv, **{name: value}).exit_code}
     assert run("jobs", "--context", "one").exit_code == 1, "without any of them no cluster is known"
     assert_unchanged("environment", current)
 
