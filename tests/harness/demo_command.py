@@ -20,7 +20,7 @@ class DemoCommand:
 
     def __init__(self, *options: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fd-", dir="/tmp"))
-        self._log = self.folder / "said"
+        self._log = self.folder / "output"
         self.temporary = self.folder / "tmp"
         self.temporary.mkdir()
         with self._log.open("wb") as output:
