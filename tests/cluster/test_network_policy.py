@@ -173,25 +173,27 @@ def reached_with_policy(policy: Object, job: Job, foreign_pod: str, cluster: Clu
     return {pod: wait_for_report(cluster, pod, targets) for pod, targets in expected.items()}
 
 
-@pytest.mark.parametrize("target", sorted(REQUIRED_TARGETS | FORBIDDEN_TARGETS), ids=hyphens)
-def test_job_reaches_target_without_policy(reached_without_policy: dict[str, set[str]], job: Job, target: str) -> None:
-    assert target in reached_without_policy[job.pod["metadata"]["name"]]
+@pytest.mark.parametrize("destination", sorted(REQUIRED_TARGETS | FORBIDDEN_TARGETS), ids=hyphens)
+def test_job_reaches_target_without_policy(
+    reached_without_policy: dict[str, set[str]], job: Job, destination: str
+) -> None:
+    assert destination in reached_without_policy[job.pod["metadata"]["name"]]
 
 
 def test_foreign_pod_reaches_job_without_policy(reached_without_policy: dict[str, set[str]], foreign_pod: str) -> None:
     assert reached_without_policy[foreign_pod] == {"a job"}
 
 
-@pytest.mark.parametrize("target", sorted(REQUIRED_TARGETS), ids=hyphens)
+@pytest.mark.parametrize("destination", sorted(REQUIRED_TARGETS), ids=hyphens)
 def test_job_reaches_required_target_with_policy(
-    reached_with_policy: dict[str, set[str]], job: Job, target: str
+    reached_with_policy: dict[str, set[str]], job: Job, destination: str
 ) -> None:
-    assert target in reached_with_policy[job.pod["metadata"]["name"]]
+    assert destination in reached_with_policy[job.pod["metadata"]["name"]]
 
 
-@pytest.mark.parametrize("target", sorted(FORBIDDEN_TARGETS), ids=hyphens)
-def test_policy_blocks_forbidden_target(reached_with_policy: dict[str, set[str]], job: Job, target: str) -> None:
-    assert target not in reached_with_policy[job.pod["metadata"]["name"]]
+@pytest.mark.parametrize("destination", sorted(FORBIDDEN_TARGETS), ids=hyphens)
+def test_policy_blocks_forbidden_target(reached_with_policy: dict[str, set[str]], job: Job, destination: str) -> None:
+    assert destination not in reached_with_policy[job.pod["metadata"]["name"]]
 
 
 def test_policy_blocks_connections_to_jobs(reached_with_policy: dict[str, set[str]], foreign_pod: str) -> None:
