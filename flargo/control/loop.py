@@ -45,7 +45,10 @@ OnVerdict = Callable[[Verdict, str], None]
 
 
 class Loop:
-    """Launches, tracks and ends the jobs of one FLARE parent."""
+    """Launches, tracks and ends the jobs of one FLARE parent.
+
+    A function inside a method that is put into the queue of tasks runs on the reconciler's thread.
+    """
 
     def __init__(
         self,
@@ -267,7 +270,8 @@ class Loop:
                 timeout = (
                     None if requeue_at is None else min(max(0.0, requeue_at - time.monotonic()), MAX_SLEEP_SECONDS)
                 )
-                task = None  # frees the list that the previous task may hold, before waiting
+                # A task holds what its watch has listed: drop it before waiting for the next one.
+                task = None
                 task = self._tasks.get(timeout=timeout)
             except queue.Empty:
                 task = self._tick
@@ -369,7 +373,8 @@ class Loop:
             self._send(command)
             ok = True
         except ApiError as error:
-            # The object is gone, or (409) another object has its name by now, or no object can have such a name.
+            # What was wanted has come true: the object is gone, or another one has its name by now (409), or no object
+            # can have such a name.
             ok = error.not_found or error.conflict or error.invalid_target
             if not error.status:
                 self._enqueue(lambda now: self._reconciler.on_unanswered(command, began_at, now))

@@ -1,6 +1,8 @@
 """The types of the reconciler: one job's state, the inputs that change it, and the actions that it asks for.
 
-The rules are in flargo.status.reconcile.
+The rules are in flargo.status.reconcile. Words for the end of a job: a program exits; a pod is terminal when the
+kubelet runs nothing of it any more; Argo completes a Workflow; flargo gives a verdict, which FLARE is told; a job is
+stopping while flargo ends it, and cleared when it has its verdict and nothing of it is left.
 """
 
 import math

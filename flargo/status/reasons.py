@@ -9,9 +9,12 @@ code meaning                                              FLARE's job status
 0    the program succeeded                                FINISHED:COMPLETED
 1    the program failed                                   FINISHED:EXECUTION_EXCEPTION
 9    somebody ended the job on purpose                    FINISHED:ABORTED
-101  the job never started, or the program's own 101-103  FINISHED:EXECUTION_EXCEPTION
+101  it could not start, or the program's own 101-103     FINISHED:EXECUTION_EXCEPTION
 104  the infrastructure lost the job                      FINISHED:ABNORMAL
 ==== ==================================================== ==============================
+
+101 is for what the job or the site has to correct. A pod that its node refused is 104, although no program ran: the
+same job may run on another node.
 """
 
 from enum import Enum, IntEnum

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from flargo.status.reasons import FLARE_EXIT_CODES, Reason
+from flargo.status.reasons import Reason
 from tests.soak.plan import FaultKind, Intervention, Program
 
 RACE_SECONDS = 5.0
@@ -19,6 +19,9 @@ RECOVERY_SECONDS = 20.0
 """How long a launcher may leave alone what was throttled or unreachable (the longest backoff of a watch)."""
 LOST_EVENT_SECONDS = 80.0
 """The limit within which a launcher asks by itself for what no event reported (a minute, and the requests)."""
+
+_FLARES_OWN_CODES = {101, 102, 103}
+"""Exit codes by which FLARE's job process reports a failure of its own (nvflare 2.9, ProcessExitCode)."""
 
 Report = tuple[Reason, int]
 """A job's end as FLARE gets it: the reason and the return code."""
@@ -136,7 +139,7 @@ def _judge_by_first_pod(case: Case) -> frozenset[Report]:
     end = case.history.first_end
     if end is None:
         return _judge_interventions(case, certain | possible)
-    if end.code == 0 or end.code in FLARE_EXIT_CODES:
+    if end.code == 0 or end.code in _FLARES_OWN_CODES:
         return _judge_own_code(case, end, certain, possible)
     own = _BY_KUBELET_REASON.get(end.pod_reason) or _BY_KUBELET_REASON.get(end.reason) or _FAILED
     ended_by_itself = end.code == case.program.own_end or own is not _FAILED
