@@ -21,6 +21,13 @@ esac
 """
 
 
+@pytest.fixture(autouse=True)
+def first_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide that `make unit` may be running these tests: a nested make prints which folder it enters."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Create a folder with the Makefile and the files on which its rules for .venv depend."""
