@@ -293,9 +293,13 @@ class Federation:
 
     def is_registered(self, site: str) -> bool:
         """Return whether the site's process has logged its registration since its latest start."""
-        with self.log_path(site).open("rb") as log:
-            log.seek(self._log_offsets[site])
-            return b"Successfully registered client" in log.read()
+        return self._log_since_start(site, b"Successfully registered client")
+
+    def _log_since_start(self, name: str, text: bytes) -> bool:
+        """Return whether a parent has logged a text since its last start."""
+        with self.log_path(name).open("rb") as log:
+            log.seek(self._log_offsets[name])
+            return text in log.read()
 
     def wait_ready(self, sites: Collection[str] | None = None) -> None:
         """Wait until the server answers and the sites (all by default) are registered.
@@ -307,6 +311,10 @@ class Federation:
         missing: object = "the server"
         while time.monotonic() < deadline:
             for name in (SERVER, *expected):
+                if not self.is_running(name) and self._log_since_start(name, b"could not register to server"):
+                    # FLARE's client gives up after 30 s, while a busy machine may still be starting the server. In
+                    # a cluster, Kubernetes starts such a parent again.
+                    self.start(name)
                 if not self.is_running(name):
                     raise RuntimeError(f"{name} ended:\n{self.log(name)[-4000:]}")
             if self._listening():
