@@ -1,7 +1,9 @@
 """A cluster as an administrator sees and changes it, without flargo: by kubectl, argo, and the node's processes."""
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import socket
 import subprocess
@@ -20,6 +22,14 @@ from tests.harness.real_cluster.target import Target
 Object = dict[str, Any]
 FINAL_PHASES = {"Succeeded", "Failed", "Error"}
 """The phases in which a Workflow, or a pod, has ended."""
+
+
+@dataclasses.dataclass
+class Downtime:
+    """The time for which a daemon cannot answer."""
+
+    end: float = math.inf
+    """When it can answer again (``time.monotonic``); set at the end of the ``with``."""
 
 
 class Cluster:
@@ -251,28 +261,34 @@ class Cluster:
         return status
 
     @contextlib.contextmanager
-    def freeze(self, daemon: str) -> Iterator[None]:
+    def freeze(self, daemon: str) -> Iterator[Downtime]:
         """Suspend one of the cluster's daemons until the end of the ``with``; its connections stay open."""
+        downtime = Downtime()
         control.signal(daemon, "STOP")
         try:
-            yield
+            yield downtime
         finally:
             control.signal(daemon, "CONT")
+            downtime.end = time.monotonic()
             if daemon == "kube-apiserver":
                 self.wait_until_serving()
 
     @contextlib.contextmanager
-    def stop(self, daemon: str) -> Iterator[None]:
+    def stop(self, daemon: str) -> Iterator[Downtime]:
         """End one of the cluster's daemons, and start it again at the end of the ``with``."""
+        downtime = Downtime()
         control.stop(daemon)
         try:
-            yield
+            yield downtime
         finally:
-            self.restart(daemon)
+            downtime.end = self.restart(daemon)
 
-    def restart(self, daemon: str) -> None:
-        """End one of the cluster's daemons, unless it has ended, and start it again."""
-        up.restart(daemon)
+    def restart(self, daemon: str) -> float:
+        """End one of the cluster's daemons, unless it has ended, and start it again.
+
+        Returns the time (``time.monotonic``) from which it accepts connections.
+        """
+        return up.restart(daemon)
 
     def wait_until_serving(self) -> None:
         """Wait until the API server answers and the node is ready for pods again."""

@@ -4,6 +4,7 @@ import contextlib
 import json
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from flargo.embedded import Delays, Embedded, Policy, Settings
 from flargo.terms import Label
-from tests.harness.cluster import Cluster, list_processes, process_environment
+from tests.harness.cluster import Cluster, Downtime, list_processes, process_environment
 from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
@@ -144,21 +145,24 @@ class EmbeddedCluster(Cluster):
             yield
 
     @contextlib.contextmanager
-    def freeze(self, daemon: str) -> Iterator[None]:
+    def freeze(self, daemon: str) -> Iterator[Downtime]:
         """Stop the Workflow controller, the only daemon that can be; frozen and stopped are the same for it."""
         if daemon != "workflow-controller":
             raise NotImplementedError(daemon)
+        downtime = Downtime()
         self.embedded.set_controller(running=False)
         try:
-            yield
+            yield downtime
         finally:
             self.embedded.set_controller(running=True)
+            downtime.end = time.monotonic()
 
     stop = freeze
 
-    def restart(self, daemon: str) -> None:
-        with self.stop(daemon):
+    def restart(self, daemon: str) -> float:
+        with self.stop(daemon) as downtime:
             pass
+        return downtime.end
 
     def kubectl(self, *arguments: str, document: Object | None = None) -> str:
         """Run one of the few kubectl commands that scenarios use directly."""

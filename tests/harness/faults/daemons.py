@@ -9,7 +9,7 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label
-from tests.harness.cluster import Cluster, eventually
+from tests.harness.cluster import Cluster, Downtime, eventually
 from tests.harness.real_cluster import sandbox, state, up
 from tests.harness.real_cluster.target import Target
 from tests.harness.site import (
@@ -317,7 +317,7 @@ def test_preempted_by_a_more_important_pod(site: Site, cluster: Cluster) -> None
 
 # --- the API server
 
-Outage = Callable[[str], AbstractContextManager[None]]
+Outage = Callable[[str], AbstractContextManager[Downtime]]
 
 
 @pytest.mark.parametrize("outage", ["frozen", "stopped"])
@@ -333,14 +333,13 @@ def test_api_server_away_for_thirty_seconds(site: Site, cluster: Cluster, outage
     pending_since = time.monotonic()
     ending.exit_program(0, after=5)
     outage_start = time.monotonic()
-    with make_outage(SERVER):
+    with make_outage(SERVER) as downtime:
         time.sleep(1)
         launched = site.launch(exits(0))
         aborted.abort()
         time.sleep(29)
         jobs = (waiting, running, aborted, ending, launched)
         assert [job.launched_job.verdict for job in jobs] == [None] * len(jobs)
-    outage_end = time.monotonic()
     eventually(
         lambda: all("deletionTimestamp" in pod["metadata"] for pod in aborted.pods),
         NOTICE_SECONDS,
@@ -350,7 +349,8 @@ def test_api_server_away_for_thirty_seconds(site: Site, cluster: Cluster, outage
     aborted.expect_end(Reason.ABORTED, 9, RECOVERY_SECONDS)
     launched.expect_end(Reason.SUCCEEDED, 0, RECOVERY_SECONDS)
     waiting.expect_end(Reason.SHORTAGE, 101, RECOVERY_SECONDS)
-    pending_seconds = time.monotonic() - outage_end + (outage_start - pending_since)
+    # The API server answers the launcher before it is ready, and on a busy machine seconds before that is seen.
+    pending_seconds = time.monotonic() - downtime.end + (outage_start - pending_since)
     assert pending_seconds > PENDING_SECONDS - 2, "the timeout advanced during the outage"
     running.expect_stage(Stage.RUNNING).exit_program(3)
     running.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)

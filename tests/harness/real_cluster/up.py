@@ -86,14 +86,19 @@ def down() -> None:
         sys.stderr.write("cluster: down\n" if sandbox.kill() else "cluster: was not up\n")
 
 
-def restart(name: str) -> None:
-    """End one daemon (even a suspended one), start it again, and wait until it is ready."""
+def restart(name: str) -> float:
+    """End one daemon (even a suspended one), start it again, and wait until it is ready.
+
+    Returns the time (``time.monotonic``) from which it accepts connections, which is before it is ready.
+    """
     if name not in _table():
         raise SystemExit(f"cluster: there is no daemon {name}, only {' '.join(_table())}")
     control.ask("restart", name=name)
     wait_until_listening((name,), only=name)
+    listening_since = time.monotonic()
     if name == "kube-apiserver":
         sandbox.wait("the API server", is_api_ready, 60, only=name)
+    return listening_since
 
 
 def _up(namespace: str) -> None:
