@@ -84,7 +84,7 @@ cluster-up: .venv/ready
 	$(CLUSTER) up
 
 cluster-down:
-	for state in $(STATE)*; do FLARGO_CLUSTER_STATE=$$state $(CLUSTER) down; done
+	for state in $(STATE)*; do [ ! -d "$$state" ] || FLARGO_CLUSTER_STATE="$$state" $(CLUSTER) down; done
 
 # Counts the API requests of a job, with flargo and with the stock launcher, for README's table.
 bench: cluster-up
