@@ -17,6 +17,8 @@ MANAGER = "flargo"
 """Value of the label ``app.kubernetes.io/managed-by`` on every object that flargo creates."""
 MAIN_CONTAINER = "main"
 """The name that Argo gives the container of a step, here the one that runs the job's program."""
+STEP_TEMPLATE = "job"
+"""The name of the template of a Workflow's only step. Nodes of other templates are an administrator's handlers."""
 WORKFLOW_NAME_LABEL = "workflows.argoproj.io/workflow"
 """Label that Argo sets on every pod of a Workflow: the Workflow's name. Pods are selected by it, because an
 administrator's ``workflowDefaults`` may change the pods' own names."""

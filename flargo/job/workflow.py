@@ -19,10 +19,8 @@ from flargo.job import names
 from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, TEMPLATE_PLACE, job_labels, main_container, restricted_context
 from flargo.job.settings import Settings
 from flargo.job.site_errors import Place, SiteFileError
-from flargo.terms import MAIN_CONTAINER, Annotation, Launch, Object, Role
+from flargo.terms import MAIN_CONTAINER, STEP_TEMPLATE, Annotation, Launch, Object, Role
 
-TEMPLATE = "job"
-"""The name of the template of the only step."""
 INSTANCE_ID = "workflows.argoproj.io/controller-instanceid"
 """The label that selects the Workflows of a controller that has an instance id."""
 
@@ -154,7 +152,7 @@ def build_workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
     }
     spec = {
         **spec,
-        "entrypoint": TEMPLATE,
+        "entrypoint": STEP_TEMPLATE,
         "suspend": True,
         "executor": {"serviceAccountName": settings.argo.executor_service_account},
         **_retention(settings),
@@ -248,7 +246,7 @@ def _refuse_expressions(value: Any, place: Place) -> None:
 
 def _distribute_fields(pod: Object, settings: Settings) -> tuple[Object, Object]:
     """Return the template and the fields of the Workflow's spec that a pod becomes. They share values with the pod."""
-    template: Object = {"name": TEMPLATE, "metadata": _pod_metadata(pod)}
+    template: Object = {"name": STEP_TEMPLATE, "metadata": _pod_metadata(pod)}
     spec: Object = {}
     patch: Object = {}
     spec_place = TEMPLATE_PLACE.key("spec")

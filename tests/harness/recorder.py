@@ -24,7 +24,7 @@ from tests.harness.real_cluster import versions
 
 Object = dict[str, Any]
 FOLDER = RECORDINGS
-LABELS = (Label.PARENT.value, "workflows.argoproj.io/workflow")
+LABELS = (Label.MANAGED_BY.value, Label.PARENT.value, "workflows.argoproj.io/workflow")
 _lines: list[tuple[str, Object]] = []
 """The lines of all sites, each with the name of the Workflow that it concerns."""
 _saved: set[Path] = set()
@@ -147,7 +147,9 @@ def _spec(item: Object) -> Object:
 def _status(item: Object) -> Object:
     status = item.get("status") or {}
     nodes = {
-        f"node-{number}": _pick(node, "type", "phase", "message", "startedAt", "synchronizationStatus")
+        f"node-{number}": _pick(
+            node, "type", "name", "templateName", "phase", "message", "startedAt", "synchronizationStatus"
+        )
         | {"outputs": {"exitCode": (node.get("outputs") or {}).get("exitCode")}}
         for number, node in enumerate((status.get("nodes") or {}).values(), 1)
     }

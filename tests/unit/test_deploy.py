@@ -11,8 +11,8 @@ import yaml
 from flargo.control.submit import DIGEST_ANNOTATION
 from flargo.job import names
 from flargo.job.settings import check_settings
-from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, TEMPLATE, Destination
-from flargo.terms import MANAGER, Annotation, Label
+from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Destination
+from flargo.terms import MANAGER, STEP_TEMPLATE, Annotation, Label
 from flargo.tools.doctor import probe
 from tests.harness.launches import argo_pod, plan_for
 from tests.harness.paths import ROOT
@@ -139,8 +139,8 @@ def test_admission_policy_has_flargos_constants() -> None:
     assert variables["nodeAccess"] == "false"
     assert variables["isFlargos"].count(f"labels['{Label.MANAGED_BY}'].orValue('') == '{MANAGER}'") == 2
     assert f"template.?metadata.?labels['{Label.MANAGED_BY}'].orValue('') == '{MANAGER}'" in text
-    assert f"variables.template.?name.orValue('') == '{TEMPLATE}'" in text
-    assert f"variables.spec.?entrypoint.orValue('') == '{TEMPLATE}'" in text
+    assert f"variables.template.?name.orValue('') == '{STEP_TEMPLATE}'" in text
+    assert f"variables.spec.?entrypoint.orValue('') == '{STEP_TEMPLATE}'" in text
     notes = {Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL}
     assert listed(text, r"variables\.annotations\.all\(key, key in") == {each.value for each in notes}
     assert f"key == '{DIGEST_ANNOTATION}'" in text
