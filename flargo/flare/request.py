@@ -1,7 +1,7 @@
 """Reads a launch from FLARE's call of ``launch_job``: everything is checked and copied, and no FLARE object is kept.
 
-flargo.job.trust says who controls each value, and which values are allowed. Values take precedence as in
-K8sJobLauncher.launch_job: the job's value, then the study's, then the site's.
+flargo.job.trust says who controls each value, and which values are allowed. flargo.job.choices decides between the
+job's values and the site's, and flargo.job.policy what the site allows.
 """
 
 import base64
@@ -24,8 +24,8 @@ from flargo.flare.nvflare_internals import Mount, Study, WorkspaceTransfer
 from flargo.flare.nvflare_messages import pod_template_error, study_file_error
 from flargo.flare.report import Report
 from flargo.job import names, validate
+from flargo.job.choices import JobRequest, choose
 from flargo.job.documents import DocumentError
-from flargo.job.pod import STOCK_GPU
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC
 from flargo.job.validate import MISSING, InvalidInput, Sentence, Verbatim
@@ -80,12 +80,8 @@ class _LaunchRequest:
     """The Python module that the job's process runs."""
     cell: Any
     """The parent's cell, to which job processes connect."""
-    spec: Mapping[str, Any]
-    """The job's part of launcher_spec, checked."""
-    portable: Mapping[str, Any]
-    """The job's part of resource_spec, checked by nvflare."""
-    where: str
-    """The path of ``spec`` in launcher_spec, for messages to the job's author."""
+    job: JobRequest
+    """What the job asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +133,20 @@ def read_launch(
     }
     transfer = WorkspaceTransfer(request.cell, request.job_id, request.workspace)
     secret_variables = (*credentials, nvflare_internals.TOKEN_VARIABLE)
+    choices = choose(request.job, study.image, settings)
     config: Object = {
         "name": object_names.pod,
-        "image": _choose_image(request, study, settings),
+        "image": choices.image,
         "container_name": object_names.container,
         "command": request.module,
         "module_args": nvflare_internals.module_args(request.process_args, role),
         "set_list": list(request.set_options),
         "env": _build_env(request, study, settings, transfer.owner),
         "secret_env": _build_secret_env(study, object_names.credentials, secret_variables),
-        "resources": _build_resources(request, settings),
+        "resources": choices.resources,
         "image_pull_secrets": list(settings.image_pull_secrets),
         "security_context": settings.security_context,
-        **_build_volumes(request, study, settings, object_names.startup),
+        **_build_volumes(study, settings.workspace_mount_path, object_names.startup, choices.ephemeral_storage),
     }
     launch = Launch(
         job_id=request.job_id,
@@ -157,11 +154,11 @@ def read_launch(
         study=request.study or "",
         parent=parent,
         attempt=attempt,
-        pod=_render_pod(config, request, study, object_names, settings),
+        pod=_render_pod(config, study, object_names, choices.python_path, settings),
         container=object_names.container,
         startup=startup,
         credentials=SecretData(object_names.credentials, credentials),
-        pending=_choose_pending_timeout(request, settings),
+        pending=choices.pending_timeout,
     )
     # Registered last: no later step can fail and leave the transfer registered.
     credentials = {**credentials, nvflare_internals.TOKEN_VARIABLE: transfer.register().encode()}
@@ -231,14 +228,11 @@ def _name_objects(request: _LaunchRequest, parent: Parent, attempt: str) -> _Obj
     )
 
 
-def _render_pod(
-    config: Object, request: _LaunchRequest, study: Study, object_names: _ObjectNames, settings: Settings
-) -> Object:
+def _render_pod(config: Object, study: Study, object_names: _ObjectNames, python: str, settings: Settings) -> Object:
     """Render the stock launcher's pod, in the launcher's namespace even if its template names another one."""
     template = study.pod_template
     # Credentials must not reach a sidecar, so a template with several containers has to say which one is the job's.
     complete_config = {**config, "require_main_container": template is not None}
-    python = _choose_python(request, settings)
     try:
         pod = nvflare_internals.render_pod(
             complete_config, name=object_names.pod, key=object_names.key, python=python, pod_template=template
@@ -281,9 +275,13 @@ def _read_request(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Setting
         process_args=process_args,
         module=module,
         cell=cell,
-        spec=spec,
-        portable=_resolve_spec(job_meta, JobMetaKey.RESOURCE_SPEC, site, nvflare_internals.portable_spec),
-        where=where,
+        job=JobRequest(
+            site=site,
+            mode=nvflare_internals.MODE,
+            where=where,
+            spec=spec,
+            portable=_resolve_spec(job_meta, JobMetaKey.RESOURCE_SPEC, site, nvflare_internals.portable_spec),
+        ),
     )
 
 
@@ -356,37 +354,6 @@ def _read_launcher_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, 
     return {key: rule.validate(f"{where}[{key!r}]", spec[key]) for key, rule in JOB_SPEC.items() if key in spec}, where
 
 
-def _choose_image(request: _LaunchRequest, study: Study, settings: Settings) -> str:
-    field = f"{request.where}['image']"
-    if request.spec.get("image"):
-        settings.argo.policy.enforce_image(field, request.spec["image"])
-        return str(request.spec["image"])
-    if not study.image:
-        raise InvalidInput(
-            field,
-            MISSING,
-            f"an image there, in launcher_spec['default'][{nvflare_internals.MODE!r}]['image'] (shared default), in"
-            f" resource_spec[{request.site!r}][{nvflare_internals.MODE!r}]['image'] (legacy), or in"
-            " studies.<study>.container.image of local/study_runtime.yaml (the site's default)",
-        )
-    return study.image
-
-
-def _choose_pending_timeout(request: _LaunchRequest, settings: Settings) -> float | None:
-    if "pending_timeout" not in request.spec:
-        return settings.pending_timeout
-    seconds: float | None = request.spec["pending_timeout"]
-    settings.argo.policy.enforce_pending_timeout(f"{request.where}['pending_timeout']", seconds)
-    return seconds
-
-
-def _choose_python(request: _LaunchRequest, settings: Settings) -> str:
-    if "python_path" not in request.spec:
-        return settings.python_path
-    settings.argo.policy.enforce_python(f"{request.where}['python_path']", request.spec["python_path"])
-    return str(request.spec["python_path"])
-
-
 def _read_study(request: _LaunchRequest, settings: Settings) -> Study:
     """Read the site's study file: version 2 if it exists, else version 1.
 
@@ -435,14 +402,10 @@ def _build_secret_env(study: Study, secret: str, variables: tuple[str, ...]) -> 
     return [*({"name": each, "source": secret, "key": each} for each in variables), *study.secret_env]
 
 
-def _build_volumes(request: _LaunchRequest, study: Study, settings: Settings, startup_secret: str) -> Object:
-    mount_path = settings.workspace_mount_path
+def _build_volumes(study: Study, mount_path: str, startup_secret: str, size_limit: str) -> Object:
     own_mounts = (
         Mount(
-            volume={
-                "name": _WORKSPACE_VOLUME,
-                "emptyDir": {"sizeLimit": _choose_ephemeral_storage(request, settings)},
-            },
+            volume={"name": _WORKSPACE_VOLUME, "emptyDir": {"sizeLimit": size_limit}},
             mount={"name": _WORKSPACE_VOLUME, "mountPath": mount_path},
         ),
         Mount(
@@ -452,45 +415,6 @@ def _build_volumes(request: _LaunchRequest, study: Study, settings: Settings, st
     )
     mounts = (*own_mounts, *study.mounts)
     return {"volume_list": [each.volume for each in mounts], "volume_mount_list": [each.mount for each in mounts]}
-
-
-def _choose_ephemeral_storage(request: _LaunchRequest, settings: Settings) -> str:
-    quantity = request.spec.get("ephemeral_storage")
-    return settings.ephemeral_storage if quantity is None else str(quantity)
-
-
-def _build_resources(request: _LaunchRequest, settings: Settings) -> Object:
-    """Return the container's resources: launcher_spec's values, overridden by those of nvflare's resource_spec."""
-    spec, portable = request.spec, request.portable
-    storage = _choose_ephemeral_storage(request, settings)
-    limits: Object = {"ephemeral-storage": storage}
-    requests: Object = {"ephemeral-storage": storage}
-    for name in ("cpu", "memory"):
-        limit = spec.get(name)
-        # The limit is also the default of the request: some admission webhooks require a request.
-        amount = spec.get(f"{name}_request", limit)
-        limits |= {name: limit} if limit else {}
-        requests |= {name: amount} if amount else {}
-    gpus = spec.get("num_of_gpus", portable.get("num_of_gpus", 0))
-    both: Object = {
-        **({"cpu": str(portable["num_of_cpus"])} if "num_of_cpus" in portable else {}),
-        **({"memory": portable["memory"]} if "memory" in portable else {}),
-        **({STOCK_GPU: gpus} if gpus else {}),
-    }
-    resources: Object = {"requests": {**requests, **both}, "limits": {**limits, **both}}
-    _check_resources(resources, request.where, settings)
-    return resources
-
-
-def _check_resources(resources: Object, where: str, settings: Settings) -> None:
-    for amounts in resources.values():
-        for name, amount in amounts.items():
-            validate.quantity(f"{where}: {name}", amount)
-    for name, amount in resources["requests"].items():
-        limit = resources["limits"].get(name)
-        if limit is not None and validate.amount(amount) > validate.amount(limit):
-            raise InvalidInput(f"{where}: the request of {name}", amount, f"at most its limit, {limit}")
-    settings.argo.policy.enforce_limits(where, resources["limits"], STOCK_GPU)
 
 
 def _read_startup_files(startup: Path) -> dict[str, bytes]:

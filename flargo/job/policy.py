@@ -1,11 +1,12 @@
 """A site's policy for jobs: allowed images and Python paths, and upper limits. Every part is optional.
 
+``enforce`` decides what the policy forbids. Only ``running_time`` forbids nothing: flargo.job.pod gives it to the pod.
 A job cannot change the policy. The site's own values, in its study file or its launcher's arguments, are not checked
 against it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -69,62 +70,64 @@ class Policy:
     pending_timeout: float | None = validate.key(validate.optional(validate.seconds, _OR_ANY), None)
     """Upper limit, in seconds, for a job's `pending_timeout`; a job that asks for no timeout is refused."""
 
-    def enforce_image(self, field: str, image: str) -> None:
-        """Check an image that a job asks for against the policy.
 
-        Raises:
-            InvalidInput: the site does not allow the image.
-        """
-        if self.images is not None and not any(fnmatchcase(image, pattern) for pattern in self.images):
-            patterns = ", ".join(self.images) or "(none)"
-            raise InvalidInput(field, image, f"an image that this site allows: {patterns}")
-        if self.digests and not _IMAGE_WITH_DIGEST.fullmatch(image):
-            raise InvalidInput(field, image, "an image with a digest, which this site requires, as in name@sha256:...")
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """What a job asks for, as far as a site's policy limits it. None means that the job leaves the choice to the site.
 
-    def enforce_python(self, field: str, path: str) -> None:
-        """Check a Python path that a job asks for against the policy.
+    The values are checked for their form before, but not for their size.
+    """
 
-        Raises:
-            InvalidInput: the site does not allow the path.
-        """
-        if self.python_paths is not None and path not in self.python_paths:
-            paths = ", ".join(self.python_paths) or "(none)"
-            raise InvalidInput(field, path, f"a path that this site allows: {paths}")
+    where: str
+    """The part of the job's metadata that holds the values, as its author wrote it, for error messages."""
+    limits: Mapping[str, Any]
+    """The container's resource limits by Kubernetes' resource names; a resource that is absent has no limit."""
+    gpu: str
+    """The resource name of a GPU among them."""
+    image: str | None = None
+    python_path: str | None = None
+    pending_timeout: float | None = None
+    has_pending_timeout: bool = False
+    """The job sets its ``pending_timeout``, perhaps to null, which means without limit."""
 
-    def enforce_pending_timeout(self, field: str, seconds: float | None) -> None:
-        """Check the ``pending_timeout`` that a job asks for against the policy.
 
-        Args:
-            field: the field's name, as the job's author wrote it.
-            seconds: the timeout; None: no timeout.
+def enforce(policy: Policy, requested: Requested) -> None:
+    """Check what a job asks for against a site's policy. The first value that is not allowed is reported.
 
-        Raises:
-            InvalidInput: the timeout is longer than the site allows.
-        """
-        ceiling = self.pending_timeout
-        if ceiling is not None and (seconds is None or seconds > ceiling):
-            raise InvalidInput(field, seconds, f"at most {ceiling:g} seconds, the limit of this site")
+    Raises:
+        InvalidInput: the site does not allow a value, or requires one that the job lacks.
+    """
+    for field, value, allowed in _violations(policy, requested):
+        raise InvalidInput(f"{requested.where}[{field!r}]", value, allowed)
 
-    def enforce_limits(self, where: str, limits: Mapping[str, Any], gpu: str) -> None:
-        """Check the resource limits of a job's container against the policy.
 
-        Args:
-            where: the part of the job's metadata that sets the limits, as its author wrote it.
-            limits: quantities by Kubernetes' resource names; a resource that is absent has no limit.
-            gpu: the resource name of a GPU among them.
+def _violations(policy: Policy, requested: Requested) -> Iterator[tuple[str, Any, str]]:
+    """Yield the key, the value and the allowed values of everything that the policy forbids."""
+    image, python = requested.image, requested.python_path
+    if image is not None:
+        if policy.images is not None and not any(fnmatchcase(image, pattern) for pattern in policy.images):
+            yield "image", image, f"an image that this site allows: {', '.join(policy.images) or '(none)'}"
+        if policy.digests and not _IMAGE_WITH_DIGEST.fullmatch(image):
+            yield "image", image, "an image with a digest, which this site requires, as in name@sha256:..."
+    yield from _limit_violations(policy, requested)
+    if python is not None and policy.python_paths is not None and python not in policy.python_paths:
+        yield "python_path", python, f"a path that this site allows: {', '.join(policy.python_paths) or '(none)'}"
+    ceiling, seconds = policy.pending_timeout, requested.pending_timeout
+    if requested.has_pending_timeout and ceiling is not None and (seconds is None or seconds > ceiling):
+        yield "pending_timeout", seconds, f"at most {ceiling:g} seconds, the limit of this site"
 
-        Raises:
-            InvalidInput: a limit exceeds the policy's, or is absent where the policy has one.
-        """
-        for name, limit, ceiling in (
-            ("cpu", limits.get("cpu"), self.cpu),
-            ("memory", limits.get("memory"), self.memory),
-            ("ephemeral_storage", limits.get("ephemeral-storage"), self.ephemeral_storage),
-        ):
-            # The kubelet treats a limit of 0 as no limit.
-            if ceiling is not None and (limit is None or not 0 < validate.amount(limit) <= validate.amount(ceiling)):
-                allowed = f"more than 0 and at most {ceiling}, the limit of this site"
-                raise InvalidInput(f"{where}[{name!r}]", MISSING if limit is None else limit, allowed)
-        gpus = limits.get(gpu, 0)
-        if self.gpus is not None and int(gpus) > self.gpus:
-            raise InvalidInput(f"{where}['num_of_gpus']", gpus, f"at most {self.gpus}, the limit of this site")
+
+def _limit_violations(policy: Policy, requested: Requested) -> Iterator[tuple[str, Any, str]]:
+    limits = requested.limits
+    for name, limit, ceiling in (
+        ("cpu", limits.get("cpu"), policy.cpu),
+        ("memory", limits.get("memory"), policy.memory),
+        ("ephemeral_storage", limits.get("ephemeral-storage"), policy.ephemeral_storage),
+    ):
+        # The kubelet treats a limit of 0 as no limit.
+        if ceiling is not None and (limit is None or not 0 < validate.amount(limit) <= validate.amount(ceiling)):
+            allowed = f"more than 0 and at most {ceiling}, the limit of this site"
+            yield name, MISSING if limit is None else limit, allowed
+    gpus = limits.get(requested.gpu, 0)
+    if policy.gpus is not None and int(gpus) > policy.gpus:
+        yield "num_of_gpus", gpus, f"at most {policy.gpus}, the limit of this site"

@@ -23,7 +23,7 @@ from flargo.control.submit import SubmitError
 from flargo.flare import launcher, nvflare_messages, request
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.redact import LOGGERS
-from flargo.job import pod, validate, workflow
+from flargo.job import choices, pod, policy, validate, workflow
 from flargo.job.settings import check_settings
 from flargo.job.site_errors import HIDDEN_KEY, Place, SiteFileError
 from flargo.job.validate import InvalidInput
@@ -410,17 +410,22 @@ def test_pod_errors_are_site_file_errors(module: Any) -> None:
 
 
 def test_functions_whose_errors_show_values() -> None:
-    assert {function for function, _ in calls(request, InvalidInput.__name__)} == {
+    modules = (request, choices, policy)
+    assert {function for module in modules for function, _ in calls(module, InvalidInput.__name__)} == {
         "read_launch",  # flargo's own id of the launch
         "federation_id",  # the kit's certificate
         "_read_request",
         "_read_site",
         "_context_error",
         "_resolve_spec",
-        "_choose_image",
+        "_missing_image",
         "_read_study",  # the paths of two files
         "_build_env",  # the job's folder
         "_check_resources",
+        "enforce",  # what the job asks for
+        "_image_pattern",  # the launcher's arguments
+        "_list_of",
+        "checked",
         "_read_startup_files",
     }
 
