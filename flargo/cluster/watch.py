@@ -4,12 +4,14 @@ The loop survives every error, makes no decisions, and reports when the listener
 """
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
+from flargo.backoff import Backoff
 from flargo.cluster.api import MAX_MESSAGE_LENGTH, Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
@@ -28,13 +30,11 @@ need not be in trouble."""
 RELIST_SECONDS = 600.0
 """Seconds after which the loop lists again, to repair what a stream may have lost."""
 _log = logging.getLogger(__name__)
-_BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _MAX_TRANSIENT_BACKOFF_SECONDS = 5.0
 """Seconds between attempts to reach an unavailable server, at most: the end of a job must be noticed soon after the
 server is back."""
-_MAX_RETRY_AFTER_SECONDS = 60.0
-"""Seconds that the loop waits if the server asks it to (Retry-After), at most. The API server asks for one second,
-but a gateway in front of it may ask for hours, and no job's end is noticed meanwhile."""
+_BACKOFF = Backoff((0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0), max_retry_after=60.0)
+"""The API server asks for one second (Retry-After); while the loop waits, no job's end is noticed."""
 
 
 class WatchListener(Protocol):
@@ -129,8 +129,6 @@ class Watch:
 
 def _backoff(failures: int, error: ApiError) -> float:
     """Return the seconds to wait before the next list: growing, with jitter, and at least a limited Retry-After."""
-    step = _BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS)) - 1]
-    if error.transient:
-        step = min(step, _MAX_TRANSIENT_BACKOFF_SECONDS)
-    jittered = step * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
-    return max(jittered, min(error.retry_after or 0.0, _MAX_RETRY_AFTER_SECONDS))
+    limit = _MAX_TRANSIENT_BACKOFF_SECONDS if error.transient else math.inf
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+    return _BACKOFF.seconds(failures, retry_after=error.retry_after, limit=limit, jitter=jitter)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.job.names import is_same_site
@@ -19,11 +20,8 @@ from flargo.terms import ARGO_API_VERSION, GROUP, Annotation, Label, Object, Pla
 
 DIGEST_ANNOTATION = f"{GROUP}/digest"
 """Annotation on the startup Secret with a hash of its content."""
-_BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""Seconds before a request's first, second, ... retry; the last value repeats."""
-_MAX_RETRY_AFTER_SECONDS = 30.0
-"""Maximum seconds that a server's Retry-After is obeyed. A gateway in front of the API server may ask for hours, and
-work again after a moment."""
+_BACKOFF = Backoff((0.2, 0.5, 1.0, 2.0, 4.0), max_retry_after=30.0)
+"""The delays between the tries of one request."""
 _MAX_FORBIDDEN_SECONDS = 15.0
 """Seconds for which a missing right is retried: an API server that has just started has not loaded its roles yet."""
 _SITE_LABELS = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
@@ -145,11 +143,10 @@ class Submitter:
             except ApiError as error:
                 forbidden_until = min(deadline, self.clock() + _MAX_FORBIDDEN_SECONDS)
                 deadline = forbidden_until if error.lacks_permission else self.deadline
-                retry_after = min(error.retry_after or 0.0, _MAX_RETRY_AFTER_SECONDS)
-                gap = max(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)], retry_after)
+                failures += 1
+                gap = _BACKOFF.seconds(failures, retry_after=error.retry_after)
                 if not (error.transient or error.lacks_permission) or self.clock() + gap > deadline:
                     raise SubmitError(str(error)) from error
-                failures += 1
                 self.pause(gap)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 
+from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.status.fields import parse_each
@@ -14,7 +15,7 @@ from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicato
 SILENCE_LIMIT = 60.0
 """Seconds without a byte after which a followed log is connected again. A program that writes nothing and a dead
 connection look the same."""
-_BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0)
+_BACKOFF = Backoff((0.2, 1.0, 2.0, 5.0))
 _MAX_FAILURES = 3
 """Failures in a row that are tolerated. A log that is followed is retried beyond that, with a message."""
 _POLL_SECONDS = 1.0
@@ -117,7 +118,7 @@ class LogTail:
             raise error
         if self._failures == _MAX_FAILURES and not is_starting:
             self.notify(f"{self.workflow}: log connection lost, still retrying: {error}")
-        self.pause(_BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS)) - 1])
+        self.pause(_BACKOFF.seconds(self._failures))
 
     def _wait_for_program(self, *, follow: bool) -> PodView | None:
         """Return the pod once its program has started; None if there is no such pod and none will come."""
