@@ -1,8 +1,8 @@
 """The threads of the launcher's control loop: two watches, one thread for the reconciler, and worker pools.
 
-The reconciler's thread takes one task at a time from a queue, so the reconciler needs no lock, and no request to the
+The reconciler's thread takes one input at a time from a queue, so the reconciler needs no lock, and no request to the
 API server is made on that thread. The commands that the reconciler returns are performed by workers, whose results are
-tasks in turn. The loop itself makes no decisions about jobs.
+inputs in turn. The loop itself makes no decisions about jobs.
 """
 
 import logging
@@ -16,14 +16,29 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
+from flargo.control.command import Command
+from flargo.control.inputs import (
+    Admitted,
+    Changed,
+    CommandDone,
+    Contact,
+    JobInput,
+    Listed,
+    ObjectsRead,
+    PodEventsRead,
+    SiteInput,
+    TimePassed,
+    Unanswered,
+    WatchLost,
+)
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.meter import Meter, NullMeter, Snapshot, take_snapshot
 from flargo.control.parse_error_log import ParseErrorLog
-from flargo.control.reconciler import Command, Reconciler, Result
+from flargo.control.reconciler import Reconciler, Result
 from flargo.control.submit import SubmitError, Submitter
 from flargo.job.names import display_text
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import ActionKind, JobState
+from flargo.status.job_state import ActionKind, JobState, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import is_credentials_secret, strip_unused_fields, uid_of
@@ -35,20 +50,16 @@ MAX_LOG_LINES, MAX_LOG_BYTES, LOG_READ_SECONDS = 200, 64 * 1024, 5.0
 """The part of a failed program's log that is kept, and the seconds that a verdict waits for it. Twice as much is read,
 and redacted before its beginning is cut off: a key or token that was cut in two would not be recognised."""
 MAX_SLEEP_SECONDS = 3600.0
-"""Maximum seconds that the reconciler's thread waits for a task: a queue does not accept a timeout of years."""
+"""Maximum seconds that the reconciler's thread waits for an input: a queue does not accept a timeout of years."""
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains why a Workflow was shut down."""
 _WORKERS, _CLEANERS = 8, 2
 _log = logging.getLogger(__name__)
-Task = Callable[[], Result]
 OnVerdict = Callable[[Verdict, str], None]
 
 
 class Loop:
-    """Launches, tracks and ends the jobs of one FLARE parent.
-
-    A function inside a method that is put into the queue of tasks runs on the reconciler's thread.
-    """
+    """Launches, tracks and ends the jobs of one FLARE parent."""
 
     def __init__(
         self,
@@ -75,8 +86,8 @@ class Loop:
         self._reconciler = Reconciler(
             self._has_results, time.monotonic(), epoch=epoch, grace=grace, on_parse_error=ParseErrorLog()
         )
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        """Tasks for the reconciler's thread; None ends the thread."""
+        self._inputs: queue.SimpleQueue[SiteInput | None] = queue.SimpleQueue()
+        """Inputs for the reconciler's thread; None ends the thread."""
         self._is_ending = threading.Event()
         """Set when no more jobs may be launched."""
         self._launch_lock = threading.Lock()
@@ -129,20 +140,14 @@ class Loop:
             SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
         """
         self.start()
-        job = _Job(plan.name, has_results, on_verdict, collect_log=collect_log)
-
-        def admit() -> Result:
-            self._reconciler.admit(plan.name, plan.attempt, plan.timeouts, plan.grace, time.monotonic())
-            self._submitters.submit(self._submit, job, plan)
-            return Result()
-
+        job = _Job(plan, has_results, on_verdict, collect_log=collect_log)
         with self._launch_lock:
             if self._is_ending.is_set():
                 raise SubmitError("this FLARE parent is shutting down")
             if self._jobs.setdefault(plan.name, job) is not job:
                 raise SubmitError(f"{plan.name}: an earlier launch of this job is still being cleaned up")
             self._unreported.add(job)
-            self._tasks.put(admit)
+            self._inputs.put(Admitted(plan.name, plan.attempt, plan.timeouts, plan.grace))
         return job.launched
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
@@ -151,12 +156,7 @@ class Loop:
         if job is None or job.launched is not launched:
             return
         job.cancelled.set()
-
-        def stop() -> Result:
-            is_tracked = self._jobs.get(job.name) is job
-            return self._reconciler.stop(job.name, cause, time.monotonic()) if is_tracked else Result()
-
-        self._tasks.put(stop)
+        self._inputs.put(JobInput(job.name, job.attempt, StopRequested(cause)))
 
     def give_up(self, launched: LaunchedJob, detail: str) -> None:
         """End a launch for which FLARE cannot wait any longer, and return at once.
@@ -172,17 +172,7 @@ class Loop:
         if job is None or job.launched is not launched:
             return
         job.cancelled.set()
-
-        def give_up() -> Result:
-            if self._jobs.get(job.name) is not job:
-                return Result()
-            if not job.is_concluded:
-                job.is_concluded = True
-                verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), detail)
-                self._reporters.submit(self._conclude, job, None, verdict)
-            return self._reconciler.give_up(job.name, detail, time.monotonic())
-
-        self._tasks.put(give_up)
+        self._inputs.put(JobInput(job.name, job.attempt, LaunchGivenUp(detail)))
 
     def seconds_out_of_sync(self) -> float:
         """Return the seconds for which a watch has been out of sync; 0 while both are in sync."""
@@ -193,7 +183,7 @@ class Loop:
         """Return the current numbers for metrics. Any thread may call this."""
         now, last_contact = time.monotonic(), self._last_contact
         silence = {kind: max(0.0, now - at) for kind, at in last_contact.items()}
-        return take_snapshot(self._reconciler.states, silence, self._tasks.qsize())
+        return take_snapshot(self._reconciler.states, silence, self._inputs.qsize())
 
     def end(self, cause: Cause, seconds: float) -> None:
         """End all jobs, wait up to the given seconds for them, then stop all threads.
@@ -208,7 +198,7 @@ class Loop:
         for job in list(self._jobs.values()):
             job.cleared.wait(max(0.0, deadline - time.monotonic()))
         self._stop_watching.set()
-        self._tasks.put(None)
+        self._inputs.put(None)
         for pool in (self._submitters, self._performers, self._cleaners):
             pool.shutdown(wait=False, cancel_futures=True)
         self._reporters.shutdown(wait=True)
@@ -226,17 +216,17 @@ class Loop:
         if lost_since is not None:
             seconds = time.monotonic() - lost_since
             _log.info("%s watch recovered after %.0f s, at version %s", kind.name.capitalize(), seconds, version)
-        self._tasks.put(lambda: self._reconciler.on_listed(kind, items, time.monotonic()))
+        self._inputs.put(Listed(kind, tuple(items)))
 
     def on_changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """Pass a watch event on to the reconciler."""
         self._last_contact[kind] = time.monotonic()
-        self._tasks.put(lambda: self._reconciler.on_changed(kind, item, time.monotonic(), deleted=deleted))
+        self._inputs.put(Changed(kind, item, deleted))
 
     def on_contact(self, kind: Kind) -> None:
         """Pass on that the API server answers, although a watch has no events."""
         self._last_contact[kind] = time.monotonic()
-        self._enqueue(self._reconciler.on_contact)
+        self._inputs.put(Contact())
 
     def on_lost(self, kind: Kind, error: ApiError) -> None:
         """Pass the loss of a watch on to the reconciler, and log it once until the watch recovers."""
@@ -250,16 +240,7 @@ class Loop:
             self._lost_since[kind] = time.monotonic()
             self._meter.count_watch_restart(kind)
 
-        self._enqueue(lambda now: self._reconciler.on_watch_lost(kind, now))
-
-    def _enqueue(self, notify: Callable[[float], None]) -> None:
-        """Queue a call of the reconciler that returns no commands."""
-
-        def task() -> Result:
-            notify(time.monotonic())
-            return Result()
-
-        self._tasks.put(task)
+        self._inputs.put(WatchLost(kind))
 
     # --- the reconciler's thread
 
@@ -270,21 +251,36 @@ class Loop:
                 timeout = (
                     None if requeue_at is None else min(max(0.0, requeue_at - time.monotonic()), MAX_SLEEP_SECONDS)
                 )
-                # A task holds what its watch has listed: drop it before waiting for the next one.
-                task = None
-                task = self._tasks.get(timeout=timeout)
+                # An input holds what its watch has listed: drop it before waiting for the next one.
+                input_ = None
+                input_ = self._inputs.get(timeout=timeout)
             except queue.Empty:
-                task = self._tick
-            if task is None:
+                input_ = TimePassed()
+            if input_ is None:
                 return
             try:
-                self._execute(task())
+                self._handle(input_)
             except Exception:  # noqa: BLE001
                 # An error about one job must not end the tracking of all others.
                 _log.exception("reconciler input failed")
 
-    def _tick(self) -> Result:
-        return self._reconciler.tick(time.monotonic())
+    def _handle(self, input_: SiteInput) -> None:
+        match input_:
+            case JobInput(name, attempt, LaunchGivenUp(detail)):
+                self._conclude_at_once(name, attempt, detail)
+        self._execute(self._reconciler.handle(input_, time.monotonic()))
+        match input_:
+            case Admitted(name):
+                job = self._jobs[name]
+                self._submitters.submit(self._submit, job, job.take_plan())
+
+    def _conclude_at_once(self, name: str, attempt: str, detail: str) -> None:
+        """Report that a launch failed, without waiting for the job's end."""
+        job = self._jobs.get(name)
+        if job is not None and job.attempt == attempt and not job.is_concluded:
+            job.is_concluded = True
+            verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), detail)
+            self._reporters.submit(self._conclude, job, None, verdict)
 
     def _execute(self, result: Result) -> None:
         for state in result.states:
@@ -355,20 +351,20 @@ class Loop:
         except Exception as error:  # noqa: BLE001  (the reconciler must get a result)
             message = describe(error)
             _log.exception("%s: submit failed", job.name)
-        self._tasks.put(lambda: self._reconciler.on_submitted(job.name, message, time.monotonic(), secret_uid))
+        self._inputs.put(JobInput(job.name, job.attempt, Submitted(message, secret_uid)))
 
     def _perform(self, command: Command) -> None:
         began_at = time.monotonic()
         try:
             if command.action.kind is ActionKind.CONFIRM:
                 workflow, pods = self._read_objects(command.name)
-                self._tasks.put(lambda: self._reconciler.on_confirmed(command, workflow, pods, time.monotonic()))
+                self._inputs.put(ObjectsRead(command, workflow, tuple(pods)))
                 return
             if command.action.kind is ActionKind.LIST_EVENTS:
                 events, _ = self._api.list(
                     Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={command.pod_name}"
                 )
-                self._tasks.put(lambda: self._reconciler.on_events_listed(command, events, time.monotonic()))
+                self._inputs.put(PodEventsRead(command, tuple(events)))
                 return
             self._send(command)
             ok = True
@@ -377,7 +373,7 @@ class Loop:
             # can have such a name.
             ok = error.not_found or error.conflict or error.invalid_target
             if not error.status:
-                self._enqueue(lambda now: self._reconciler.on_unanswered(command, began_at, now))
+                self._inputs.put(Unanswered(command, began_at))
             if not ok:
                 # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
                 level = logging.DEBUG if self._lost_since else logging.WARNING
@@ -386,7 +382,7 @@ class Loop:
             # Whatever the error is, a command without a result would never be retried.
             _log.exception("%s: failed to %s", command.name, command.action.kind.value)
             ok = False
-        self._tasks.put(lambda: self._reconciler.on_action_done(command, time.monotonic(), ok=ok))
+        self._inputs.put(CommandDone(command, ok))
 
     def _read_objects(self, name: str) -> tuple[Object | None, list[Object]]:
         """Return a Workflow, or None if it does not exist, and its pods."""
@@ -444,19 +440,29 @@ class Loop:
 
 
 class _Job:
-    """A launched job that is not cleared yet. It does not hold the plan, which contains a startup kit."""
+    """A launched job that is not cleared yet. It holds the plan, with a startup kit, only until the submit begins."""
 
-    def __init__(self, name: str, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool) -> None:
-        self.name = name
+    def __init__(
+        self, plan: Plan, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool
+    ) -> None:
+        self.name = plan.name
+        self.attempt = plan.attempt
+        self._plan: Plan | None = plan
         self.has_results = has_results
         self.on_verdict = on_verdict
         self.collect_log = collect_log
         self.is_concluded = False
-        self.launched = LaunchedJob(name)
+        self.launched = LaunchedJob(plan.name)
         self.cancelled = threading.Event()
         self.cleared = threading.Event()
         self._released_at: float | None = None
         self._is_start_measured = False
+
+    def take_plan(self) -> Plan:
+        """Return the plan, once; from then on the job does not hold it."""
+        plan, self._plan = self._plan, None
+        assert plan is not None, f"{self.name}: its plan was taken before"
+        return plan
 
     def measure_start(self, meter: Meter) -> None:
         """Measure once how many seconds after its release the job was seen running."""

@@ -1,8 +1,8 @@
 """The reconciler of all jobs of one FLARE parent: inputs in, commands out. No threads, no I/O, no clock of its own.
 
-It keeps the latest views from the two watches (Workflows and pods), passes each job's inputs to
-``flargo.status.reconcile.reconcile``, turns the resulting actions into commands for flargo.control.loop, and advances
-the clock that runs only while both watches are in sync.
+``Reconciler.handle(input, now)`` is its only entry point. It keeps the latest views from the two watches (Workflows and
+pods), passes each job's inputs to ``flargo.status.reconcile.reconcile``, turns the resulting actions into commands for
+flargo.control.loop, and advances the clock that runs only while both watches are in sync.
 """
 
 import heapq
@@ -14,6 +14,21 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from flargo.cluster.api import Kind
+from flargo.control.command import Command
+from flargo.control.inputs import (
+    Admitted,
+    Changed,
+    CommandDone,
+    Contact,
+    JobInput,
+    Listed,
+    ObjectsRead,
+    PodEventsRead,
+    SiteInput,
+    TimePassed,
+    Unanswered,
+    WatchLost,
+)
 from flargo.job.names import credentials_secret
 from flargo.status.fields import OnParseError, parse_each
 from flargo.status.job_state import (
@@ -23,11 +38,8 @@ from flargo.status.job_state import (
     EventsListed,
     Input,
     JobState,
-    LaunchGivenUp,
     Now,
     Observed,
-    StopRequested,
-    Submitted,
     Tick,
 )
 from flargo.status.reasons import Reason, ReturnCode
@@ -48,39 +60,6 @@ from flargo.terms import Object, StartTimeouts, Uid
 View = TypeVar("View", WorkflowView, PodView)
 _MIN_REQUEUE_SECONDS = 0.2
 """Minimum seconds between two ticks of a job: while the healthy clock stands still, a deadline comes no closer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """An action of a job, with the names and values that performing it requires."""
-
-    key: str
-    """The key under which the job is tracked; the result of the command is reported with it."""
-    name: str
-    """The name of the Workflow."""
-    action: Action
-    secret_name: str
-    """The name of the job's credentials Secret."""
-    attempt: str = ""
-    """The id of the launch that issued the command: the same job may be launched again before the result arrives."""
-    pod_name: str = ""
-    """The name of the pod, if the action is about one."""
-    grace: int = 0
-    """Seconds between SIGTERM and SIGKILL."""
-    end_reason: Reason | None = None
-    """Why the job is ended, for the Workflow's annotation."""
-    detail: str = ""
-    """The message of the cluster that explains the reason."""
-    revision: int = 0
-    """The job's revision (``_Tracked.revision``) at the time of the command."""
-    workflow_uid: Uid | None = None
-    """The uid of the job's Workflow, which owns the credentials Secret; None if the Workflow was never observed."""
-
-    @property
-    def object_uid(self) -> Uid:
-        """Return the uid of the Workflow or pod that the request must reach, and no other object of the same name."""
-        assert self.action.uid is not None, self.action
-        return self.action.uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +105,8 @@ class Reconciler:
             grace: seconds between SIGTERM and SIGKILL for orphans.
             on_parse_error: called with each object that could not be parsed and is skipped; does no I/O.
         """
+        self.on_handled: Callable[[SiteInput, Result], None] = lambda *_: None
+        """Called with each input and its result once the input was handled, to record both."""
         self._on_parse_error = on_parse_error
         self._has_results = has_results
         self._epoch = epoch
@@ -157,6 +138,12 @@ class Reconciler:
         """Return the seconds since the last contact with the API server, the maximum age of what is known."""
         return max(0.0, now - self._last_contact)
 
+    def __repr__(self) -> str:
+        """Return the synced watches and one line for each tracked job."""
+        synced = ", ".join(sorted(kind.name for kind in self._synced)) or "no watch"
+        jobs = "".join(f"\n  {state!r}" for state in self.states)
+        return f"<Reconciler in sync: {synced}; jobs: {len(self._tracked)}{jobs}>"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Return the Workflow names of all tracked jobs."""
@@ -167,36 +154,74 @@ class Reconciler:
         """Return the states of all tracked jobs. Any thread may call this, since states are immutable."""
         return tuple(tracked.state for tracked in list(self._tracked.values()))
 
-    # --- inputs from FLARE and from the submit
+    def handle(self, input_: SiteInput, now: float) -> Result:
+        """Handle an input; return the commands to perform and the states that have changed.
 
-    def admit(self, name: str, attempt: str, timeouts: StartTimeouts, grace: int, now: float) -> None:
-        """Track a new job. Must be called before its Workflow is created, so that no event about it is missed."""
-        healthy = self._advance_clocks(now).healthy
-        self._tracked[name] = _Tracked(
-            JobState(name, attempt, timeouts, grace, created_at=healthy, stage_since=healthy)
-        )
+        Args:
+            input_: what happened.
+            now: the current time, in seconds on a monotonic clock.
+        """
+        result = self._dispatch(input_, now)
+        self.on_handled(input_, result)
+        return result
 
-    def on_submitted(self, name: str, error: str, now: float, secret_uid: Uid | None = None) -> Result:
-        """Handle the end of a submit: its error, or the uid of the credentials Secret."""
-        return self._apply(name, Submitted(error, secret_uid), now)
+    def _dispatch(self, input_: SiteInput, now: float) -> Result:
+        match input_:
+            case Admitted():
+                return self._on_admitted(input_, now)
+            case JobInput(name, attempt, job_input):
+                return self._apply_to_launch(name, attempt, job_input, now)
+            case Listed() | Changed() | WatchLost():
+                return self._on_watch_input(input_, now)
+            case ObjectsRead() | PodEventsRead() | CommandDone() | Unanswered():
+                return self._on_command_result(input_, now)
+            case TimePassed():
+                return self._on_time_passed(now)
+            case Contact():
+                self._on_contact(now)
+                return Result()
 
-    def stop(self, name: str, cause: Cause, now: float) -> Result:
-        """Handle FLARE's request to end a job."""
-        return self._apply(name, StopRequested(cause), now)
+    def _on_watch_input(self, input_: Listed | Changed | WatchLost, now: float) -> Result:
+        match input_:
+            case Listed(kind, items):
+                return self._on_listed(kind, items, now)
+            case Changed():
+                return self._on_changed(input_, now)
+            case WatchLost(kind):
+                # The healthy clock stops until the watch's next list.
+                self._advance_clocks(now)
+                self._synced.discard(kind)
+                return Result()
 
-    def give_up(self, name: str, detail: str, now: float) -> Result:
-        """Handle that FLARE was told of a failed launch; ``detail`` is the explanation that it got."""
-        return self._apply(name, LaunchGivenUp(detail), now)
+    def _on_command_result(self, input_: ObjectsRead | PodEventsRead | CommandDone | Unanswered, now: float) -> Result:
+        match input_:
+            case ObjectsRead():
+                return self._on_objects_read(input_, now)
+            case PodEventsRead(command, items):
+                self._on_contact(now)
+                events = tuple(parse_each(items, event_view, self._on_parse_error))
+                done = EventsListed(command.action, events)
+                return self._apply_to_launch(command.key, command.attempt, done, now)
+            case CommandDone(command, ok):
+                if ok:
+                    self._on_contact(now)
+                return self._apply_to_launch(command.key, command.attempt, ActionDone(command.action, ok), now)
+            case Unanswered(command, since):
+                self._on_unanswered(command, since, now)
+                return Result()
+
+    def next_requeue_at(self) -> float | None:
+        """Return the time at which TimePassed is due, or None if it is not."""
+        return self._requeues[0][0] if self._requeues else None
 
     # --- inputs about time and contact
 
-    def on_contact(self, now: float) -> None:
-        """Handle a response of the API server, or the regular end of a watch request without events."""
+    def _on_contact(self, now: float) -> None:
         self._advance_clocks(now)
         self._last_contact, self._is_silent = self._wall, False
 
-    def on_unanswered(self, command: Command, since: float, now: float) -> None:
-        """Handle a request, sent at ``since``, that got no response: set the healthy clock back and stop it.
+    def _on_unanswered(self, command: Command, since: float, now: float) -> None:
+        """Set the healthy clock back and stop it, since a request that was sent at ``since`` got no response.
 
         A frozen API server does not close its watches, so they show the outage up to a minute late. A fresh read is
         requested when a timeout expires, so the whole silence before it is taken off the clock. For any other request
@@ -210,8 +235,7 @@ class Reconciler:
             self._healthy -= self._wall - silent_since
         self._is_silent = True
 
-    def tick(self, now: float) -> Result:
-        """Handle the passing of time for each job whose requeue time has come."""
+    def _on_time_passed(self, now: float) -> Result:
         results = []
         while self._requeues and self._requeues[0][0] <= now:
             at, key = heapq.heappop(self._requeues)
@@ -220,52 +244,44 @@ class Reconciler:
                 results.append(self._apply(key, Tick(), now))
         return _merge(results)
 
-    def next_requeue_at(self) -> float | None:
-        """Return the time at which the next tick is due, or None if none is."""
-        return self._requeues[0][0] if self._requeues else None
+    # --- inputs about launches
+
+    def _on_admitted(self, job: Admitted, now: float) -> Result:
+        healthy = self._advance_clocks(now).healthy
+        state = JobState(job.name, job.attempt, job.timeouts, job.grace, created_at=healthy, stage_since=healthy)
+        self._tracked[job.name] = _Tracked(state)
+        return Result()
 
     # --- inputs from the watches
 
-    def on_watch_lost(self, kind: Kind, now: float) -> None:
-        """Handle the loss of a watch: the healthy clock stops until its next list."""
-        self._advance_clocks(now)
-        self._synced.discard(kind)
-
-    def on_listed(self, kind: Kind, items: Iterable[Object], now: float) -> Result:
-        """Handle the list with which a watch starts. An object that it does not contain does not exist."""
-        self.on_contact(now)
+    def _on_listed(self, kind: Kind, items: Iterable[Object], now: float) -> Result:
+        self._on_contact(now)
         self._synced.add(kind)
         result = self._on_workflows_listed(items, now) if kind is Kind.WORKFLOW else self._on_pods_listed(items, now)
         return _merge((result, self._reset_backoff(now)))
 
-    def on_changed(self, kind: Kind, item: Object, now: float, *, deleted: bool) -> Result:
-        """Handle a watch event about one object."""
-        self.on_contact(now)
-        if kind is Kind.WORKFLOW:
-            views = self._parse([item], workflow_view)
-            return _merge(self._on_workflow_changed(view, now, deleted=deleted) for view in views)
+    def _on_changed(self, change: Changed, now: float) -> Result:
+        self._on_contact(now)
+        if change.kind is Kind.WORKFLOW:
+            views = self._parse([change.item], workflow_view)
+            return _merge(self._on_workflow_changed(view, now, deleted=change.deleted) for view in views)
         return _merge(
-            self._update_views(key, tracked.workflow, _merge_pod(tracked.pods, pod, deleted=deleted), now)
-            for pod in self._parse([item], pod_view)
+            self._update_views(key, tracked.workflow, _merge_pod(tracked.pods, pod, deleted=change.deleted), now)
+            for pod in self._parse([change.item], pod_view)
             for key, tracked in self._tracked_by_name(pod.workflow_name)
         )
 
     # --- results of commands
 
-    def on_action_done(self, command: Command, now: float, *, ok: bool) -> Result:
-        """Handle the success or failure of a command."""
-        if ok:
-            self.on_contact(now)
-        return self._apply_result(command, ActionDone(command.action, ok), now)
-
-    def on_confirmed(self, command: Command, workflow: Object | None, pods: Iterable[Object], now: float) -> Result:
+    def _on_objects_read(self, read: ObjectsRead, now: float) -> Result:
         """Handle a fresh read of one job's objects.
 
         If a watch has delivered a change since the read was requested, the read may be older than that change. It is
         then discarded, and requested again at once if it is still wanted.
         """
-        self.on_contact(now)
-        tracked = self._tracked_for(command)
+        self._on_contact(now)
+        command = read.command
+        tracked = self._find(command.key, command.attempt)
         if tracked is None:
             return Result()
         if tracked.revision != command.revision:
@@ -273,28 +289,23 @@ class Reconciler:
             others = {action: retry for action, retry in tracked.state.retries.items() if action != command.action}
             tracked.state = replace(tracked.state, retries=MappingProxyType(others))
             return self._apply(command.key, Tick(), now)
-        workflow_items, pod_items = [workflow] if workflow is not None else [], [*pods]
-        workflow_views, pod_views = [*self._parse(workflow_items, workflow_view)], [*self._parse(pod_items, pod_view)]
-        if (len(workflow_views), len(pod_views)) != (len(workflow_items), len(pod_items)):
+        workflow_items = [read.workflow] if read.workflow is not None else []
+        workflow_views = [*self._parse(workflow_items, workflow_view)]
+        pod_views = [*self._parse(read.pods, pod_view)]
+        if (len(workflow_views), len(pod_views)) != (len(workflow_items), len(read.pods)):
             # An object that cannot be parsed exists nevertheless, so this read proves nothing.
-            return self._apply_result(command, ActionDone(command.action, ok=False), now)
+            return self._apply(command.key, ActionDone(command.action, ok=False), now)
         tracked.workflow = workflow_views[0] if workflow_views else None
         tracked.pods = tuple(sorted(pod_views, key=lambda pod: pod.name))
         return self._apply(command.key, Observed(self._observe(tracked, is_fresh=True)), now)
 
-    def on_events_listed(self, command: Command, items: Iterable[Object], now: float) -> Result:
-        """Handle the list of a pod's events."""
-        self.on_contact(now)
-        events = tuple(parse_each(items, event_view, self._on_parse_error))
-        return self._apply_result(command, EventsListed(command.action, events), now)
+    def _find(self, key: str, attempt: str) -> _Tracked | None:
+        """Return a launch or an orphan, unless it is no longer tracked or its key belongs to another launch."""
+        tracked = self._tracked.get(key)
+        return tracked if tracked is not None and tracked.state.attempt == attempt else None
 
-    def _tracked_for(self, command: Command) -> _Tracked | None:
-        """Return the launch that issued a command, unless that launch is no longer tracked."""
-        tracked = self._tracked.get(command.key)
-        return tracked if tracked is not None and tracked.state.attempt == command.attempt else None
-
-    def _apply_result(self, command: Command, input_: ActionDone | EventsListed, now: float) -> Result:
-        return self._apply(command.key, input_, now) if self._tracked_for(command) is not None else Result()
+    def _apply_to_launch(self, key: str, attempt: str, input_: Input, now: float) -> Result:
+        return self._apply(key, input_, now) if self._find(key, attempt) is not None else Result()
 
     # --- jobs and their objects
 

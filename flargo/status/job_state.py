@@ -126,7 +126,7 @@ class EventsListed:
 Input = Observed | StopRequested | LaunchGivenUp | Submitted | ActionDone | EventsListed | Tick
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class JobState:
     """Everything that the reconciler remembers about one job."""
 
@@ -182,6 +182,16 @@ class JobState:
     argo_stalled: bool = False
     """A fresh read has shown that Argo does not finish a job that ended long ago: its wait container hangs, or its
     controller does not run."""
+
+    def __repr__(self) -> str:
+        """Return one line for logs and failed tests, without texts of the cluster."""
+        in_flight = [action.kind.name for action, retry in self.retries.items() if retry.not_before == math.inf]
+        verdict = f"{self.verdict.reason.name} ({self.verdict.code})" if self.verdict is not None else "none"
+        ending = ", is being ended" if self.is_stopping else ""
+        return (
+            f"<JobState {self.name} {self.attempt}: {self.stage.name}{ending}; "
+            f"in flight: {', '.join(in_flight) or 'nothing'}; verdict: {verdict}>"
+        )
 
     @property
     def first_pod_uid(self) -> Uid | None:

@@ -470,7 +470,7 @@ def _kill_parent(site: Site) -> None:
     assert loop is not None
     loop._is_ending.set()
     loop._stop_watching.set()
-    loop._tasks.put(None)
+    loop._inputs.put(None)
 
 
 # Errors

@@ -6,19 +6,20 @@ verdict. Objects are reduced to the fields that flargo reads; uids are numbered,
 """
 
 import dataclasses
-import functools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from flargo.cluster.api import Kind
-from flargo.control.reconciler import Command, Reconciler
+from flargo.control.inputs import Admitted, Changed, JobInput, Listed, ObjectsRead, PodEventsRead, SiteInput
+from flargo.control.reconciler import Reconciler, Result
+from flargo.status.job_state import StopRequested, Submitted
 from flargo.status.verdict import Verdict
-from flargo.terms import Annotation, Label, StartTimeouts
+from flargo.terms import Annotation, Label
 from tests.harness.paths import RECORDINGS
 from tests.harness.real_cluster import versions
 
@@ -57,9 +58,7 @@ def file_name(name: str) -> str:
 
 def attach(reconciler: Reconciler) -> None:
     """Record all inputs of a reconciler from now on, and the commands that it returns."""
-    recorder = _Recorder()
-    for method, record in recorder.methods.items():
-        setattr(reconciler, method, _recording(getattr(reconciler, method), record))
+    reconciler.on_handled = _Recorder()
 
 
 def save(name: str, verdict: Verdict) -> None:
@@ -188,20 +187,6 @@ def _without_empty(item: Object) -> Object:
     return {key: value for key, value in cleaned.items() if value not in (None, {}, [], "") or key == "running"}
 
 
-def _recording(method: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
-    """Wrap a reconciler's method so that its arguments and the commands that it returns are recorded."""
-
-    @functools.wraps(method)
-    def wrapper(*arguments: Any, **keywords: Any) -> Any:
-        record(*arguments, **keywords)
-        result = method(*arguments, **keywords)
-        commands = result.commands if result is not None else ()
-        _lines.extend((command.name, {"what": "command", "action": command.action.kind.name}) for command in commands)
-        return result
-
-    return wrapper
-
-
 def _name(item: Object) -> str:
     """Return the name of the Workflow that an object is, or belongs to."""
     labels = item["metadata"].get("labels") or {}
@@ -209,44 +194,35 @@ def _name(item: Object) -> str:
 
 
 class _Recorder:
-    """Records the inputs of one reconciler; each method has the parameters of the reconciler's."""
+    """Adds a line for each input of one reconciler that a replay needs, and for each command."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self.methods: dict[str, Callable[..., None]] = {
-            "admit": self._record_admit,
-            "on_submitted": lambda name, error, *_: _lines.append((name, {"what": "submitted", "error": error})),
-            "stop": lambda name, cause, *_: _lines.append((name, {"what": "stop", "cause": cause.name})),
-            "on_listed": self._record_listed,
-            "on_changed": _record_changed,
-            "on_events_listed": _record_events_listed,
-            "on_confirmed": _record_confirmed,
-            **dict.fromkeys(("on_action_done", "tick"), _ignore),
-        }
 
-    def _record_admit(self, name: str, attempt: str, timeouts: StartTimeouts, *_: Any) -> None:
-        self._names.append(name)
-        _lines.append((name, {"what": "admit", "attempt": attempt, "timeouts": dataclasses.asdict(timeouts)}))
+    def __call__(self, input_: SiteInput, result: Result) -> None:
+        if isinstance(input_, Admitted):
+            self._names.append(input_.name)
+        _lines.extend(self._lines_of(input_))
+        _lines.extend(
+            (command.name, {"what": "command", "action": command.action.kind.name}) for command in result.commands
+        )
 
-    def _record_listed(self, kind: Kind, items: list[Object], *_: Any) -> None:
-        for name in self._names:
-            own = [item for item in items if _name(item) == name]
-            _lines.append((name, {"what": "listed", "kind": kind.name, "objects": own}))
-
-
-def _record_changed(kind: Kind, item: Object, *_: Any, deleted: bool) -> None:
-    what = "deleted" if deleted else "changed"
-    _lines.append((_name(item), {"what": what, "kind": kind.name, "objects": [item]}))
-
-
-def _record_confirmed(command: Command, workflow: Object | None, pods: list[Object], *_: Any) -> None:
-    for kind, items in ((Kind.WORKFLOW, [workflow] if workflow is not None else []), (Kind.POD, pods)):
-        _lines.append((command.name, {"what": "read", "kind": kind.name, "objects": items}))
-
-
-def _record_events_listed(command: Command, items: list[Object], *_: Any) -> None:
-    _lines.append((command.name, {"what": "events", "events": items}))
-
-
-def _ignore(*_: Any, **__: Any) -> None:
-    """Record nothing but the commands that the method returns."""
+    def _lines_of(self, input_: SiteInput) -> Iterator[tuple[str, Object]]:
+        match input_:
+            case Admitted(name, attempt, timeouts):
+                yield name, {"what": "admit", "attempt": attempt, "timeouts": dataclasses.asdict(timeouts)}
+            case JobInput(name, _, Submitted(error)):
+                yield name, {"what": "submitted", "error": error}
+            case JobInput(name, _, StopRequested(cause)):
+                yield name, {"what": "stop", "cause": cause.name}
+            case Listed(kind, items):
+                for name in self._names:
+                    own = [item for item in items if _name(item) == name]
+                    yield name, {"what": "listed", "kind": kind.name, "objects": own}
+            case Changed(kind, item, deleted):
+                yield _name(item), {"what": "deleted" if deleted else "changed", "kind": kind.name, "objects": [item]}
+            case PodEventsRead(command, events):
+                yield command.name, {"what": "events", "events": list(events)}
+            case ObjectsRead(command, workflow, pods):
+                for kind, read in ((Kind.WORKFLOW, [workflow] if workflow is not None else []), (Kind.POD, list(pods))):
+                    yield command.name, {"what": "read", "kind": kind.name, "objects": read}

@@ -185,7 +185,7 @@ class Site:
         assert loop is not None
         loop._is_ending.set()
         loop._stop_watching.set()
-        loop._tasks.put(None)
+        loop._inputs.put(None)
         for job in loop._jobs.values():
             # The old launcher's submit goes on in a thread of this process: it must send no more requests.
             job.cancelled.set()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from flargo.cluster.api import Kind
+from flargo.control.inputs import Admitted, Changed, JobInput, Listed
 from flargo.control.reconciler import Reconciler
+from flargo.status.job_state import StopRequested, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import StartTimeouts
@@ -62,14 +64,14 @@ def record_job(name: str = NAME) -> list[str]:
     """Have a recorded reconciler receive a job's objects and a stop, and return the kinds of its commands."""
     reconciler = Reconciler(lambda _: False, 0.0, epoch="epoch-private")
     recorder.attach(reconciler)
-    reconciler.on_listed(Kind.WORKFLOW, [], 0.0)
-    reconciler.on_listed(Kind.POD, [], 0.0)
-    reconciler.admit(NAME, "a1-private", StartTimeouts(), 3, 0.0)
-    reconciler.on_submitted(NAME, "", 1.0)
+    reconciler.handle(Listed(Kind.WORKFLOW, ()), 0.0)
+    reconciler.handle(Listed(Kind.POD, ()), 0.0)
+    reconciler.handle(Admitted(NAME, "a1-private", StartTimeouts(), 3), 0.0)
+    reconciler.handle(JobInput(NAME, "a1-private", Submitted()), 1.0)
     for item, kind in ((private_workflow(), Kind.WORKFLOW), (private_pod(), Kind.POD)):
-        reconciler.on_changed(kind, item, 2.0, deleted=False)
-        reconciler.on_changed(kind, item, 2.0, deleted=False)
-    commands = reconciler.stop(NAME, Cause.ABORT, 3.0).commands
+        reconciler.handle(Changed(kind, item), 2.0)
+        reconciler.handle(Changed(kind, item), 2.0)
+    commands = reconciler.handle(JobInput(NAME, "a1-private", StopRequested(Cause.ABORT)), 3.0).commands
     recorder.save(name, Verdict(Reason.ABORTED, 9, ""))
     return [command.action.kind.name for command in commands]
 

@@ -33,6 +33,7 @@ from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.survey import Survey
+from flargo.control.inputs import Listed
 from flargo.control.loop import Loop
 from flargo.control.reconciler import Reconciler
 from flargo.flare import redact
@@ -168,8 +169,10 @@ def test_a_failed_request_quotes_nothing(
         assert "t0psecret" not in f"{answer} {answer.message}"
         loop = Loop(api, "x=y", "this-run", 3)
         reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run")
-        commands = [*reconciler.on_listed(Kind.WORKFLOW, [workflow(parent="another", phase="Failed")], 0.0).commands]
-        for command in [*commands, *reconciler.on_listed(Kind.POD, [], 0.0).commands]:
+        commands = [
+            *reconciler.handle(Listed(Kind.WORKFLOW, (workflow(parent="another", phase="Failed"),)), 0.0).commands
+        ]
+        for command in [*commands, *reconciler.handle(Listed(Kind.POD, ()), 0.0).commands]:
             loop._perform(command)
     text = log_text(caplog)
     assert "t0psecret" not in text

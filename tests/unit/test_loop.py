@@ -8,8 +8,9 @@ import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.command import Command
 from flargo.control.loop import MAX_ENDING_DETAIL_LENGTH, Loop
-from flargo.control.reconciler import Command, Result
+from flargo.control.reconciler import Result
 from flargo.control.submit import SubmitError
 from flargo.status.job_state import Action, ActionKind
 from flargo.status.reasons import Reason

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
-from flargo.control.reconciler import Command, Reconciler, Result
-from flargo.status.job_state import ActionKind
+from flargo.control.command import Command
+from flargo.control.inputs import Admitted, Changed, CommandDone, JobInput, Listed, ObjectsRead, TimePassed, WatchLost
+from flargo.control.reconciler import Reconciler, Result
+from flargo.status.job_state import ActionKind, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.reconcile import ARGO_FINISH_LIMIT
 from flargo.status.verdict import Cause, Verdict
@@ -374,7 +376,9 @@ class Site:
 
     def __post_init__(self) -> None:
         self.reconciler = Reconciler(lambda _: False, 0.0)
-        self.reconciler.admit(NAME, "a1", SERVER_TIMEOUTS if self.cluster.job.is_server else TIMEOUTS, 3, 0.0)
+        self.reconciler.handle(
+            Admitted(NAME, "a1", SERVER_TIMEOUTS if self.cluster.job.is_server else TIMEOUTS, 3), 0.0
+        )
         for kind in self.cluster.streams:
             self.relist(kind)
 
@@ -410,7 +414,7 @@ class Site:
         if kind not in self.cut_watches and stream:
             item, deleted = stream[0] if redeliver else stream.popleft()
             self._note_first_pod([item] if kind is Kind.POD and not deleted else [])
-            self.record(self.reconciler.on_changed(kind, item, self.cluster.now, deleted=deleted))
+            self.record(self.reconciler.handle(Changed(kind, item, deleted=deleted), self.cluster.now))
 
     def _note_first_pod(self, pods: list[Object]) -> None:
         self.first_pod = self.first_pod or next((str(pod["metadata"]["uid"]) for pod in pods), "")
@@ -418,7 +422,7 @@ class Site:
     def cut_watch(self, kind: Kind) -> None:
         """Cut a watch: its undelivered events are lost."""
         self.cut_watches.add(kind)
-        self.reconciler.on_watch_lost(kind, self.cluster.now)
+        self.reconciler.handle(WatchLost(kind), self.cluster.now)
 
     def relist(self, kind: Kind) -> None:
         self.cut_watches.discard(kind)
@@ -426,23 +430,25 @@ class Site:
         manifest = self.cluster.workflow_manifest()
         items = self.cluster.pod_manifests() if kind is Kind.POD else [manifest] if manifest is not None else []
         self._note_first_pod(items if kind is Kind.POD else [])
-        self.record(self.reconciler.on_listed(kind, items, self.cluster.now))
+        self.record(self.reconciler.handle(Listed(kind, tuple(items)), self.cluster.now))
 
     def stop(self, cause: Cause) -> None:
         if self.verdict is None:
             self.stops.add(cause)
-        self.record(self.reconciler.stop(NAME, cause, self.cluster.now))
+        self.record(self.reconciler.handle(JobInput(NAME, "a1", StopRequested(cause)), self.cluster.now))
 
     def give_up(self) -> None:
         """Let FLARE hear that the launch failed, whatever becomes of the job."""
         if self.verdict is None:
             self.cluster.incidents.add("given up")
         self.is_given_up = True
-        self.record(self.reconciler.give_up(NAME, "the launch took too long", self.cluster.now))
+        self.record(
+            self.reconciler.handle(JobInput(NAME, "a1", LaunchGivenUp("the launch took too long")), self.cluster.now)
+        )
 
     def pass_time(self, seconds: float) -> None:
         self.cluster.now += seconds
-        self.record(self.reconciler.tick(self.cluster.now))
+        self.record(self.reconciler.handle(TimePassed(), self.cluster.now))
 
     def submit(self) -> None:
         """Take the next step of the submit."""
@@ -465,7 +471,7 @@ class Site:
         self.submit_step = None
         if error == "404":
             self.cluster.incidents.add("not submitted")
-        self.record(self.reconciler.on_submitted(NAME, error, self.cluster.now))
+        self.record(self.reconciler.handle(JobInput(NAME, "a1", Submitted(error)), self.cluster.now))
 
     # commands
 
@@ -479,10 +485,10 @@ class Site:
         if command.action.kind is ActionKind.CONFIRM and is_effective and is_answered:
             objects = self.cluster.workflow_manifest(), self.cluster.pod_manifests()
             self._note_first_pod(objects[1])
-            self.record(self.reconciler.on_confirmed(command, *objects, self.cluster.now))
+            self.record(self.reconciler.handle(ObjectsRead(command, objects[0], tuple(objects[1])), self.cluster.now))
             return
         ok = self._carry_out(command) if is_effective else False
-        self.record(self.reconciler.on_action_done(command, self.cluster.now, ok=ok and is_answered))
+        self.record(self.reconciler.handle(CommandDone(command, ok=ok and is_answered), self.cluster.now))
 
     def _may_be_sent(self, command: Command) -> None:
         it = self.cluster.workflow

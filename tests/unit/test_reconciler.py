@@ -7,9 +7,23 @@ from unittest.mock import Mock
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.control.reconciler import Command, Reconciler, Result
+from flargo.control.command import Command
+from flargo.control.inputs import (
+    Admitted,
+    Changed,
+    CommandDone,
+    Contact,
+    JobInput,
+    Listed,
+    ObjectsRead,
+    SiteInput,
+    TimePassed,
+    Unanswered,
+    WatchLost,
+)
+from flargo.control.reconciler import Reconciler, Result
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import Action, ActionKind, JobState
+from flargo.status.job_state import Action, ActionKind, JobState, StopRequested, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.status.views import pod_view, workflow_view
@@ -23,7 +37,7 @@ class Site:
     def __init__(self, timeouts: StartTimeouts | None = None) -> None:
         self.now = 100.0
         self.reconciler = Reconciler(lambda _: False, self.now, epoch="me", grace=3)
-        self.reconciler.admit("job-site", "a1", timeouts or StartTimeouts(), 3, self.now)
+        self.reconciler.handle(Admitted("job-site", "a1", timeouts or StartTimeouts(), 3), self.now)
         self.state: JobState | None = None
         self.commands: tuple[Command, ...] = ()
         self.action_kinds: list[ActionKind] = []
@@ -34,16 +48,19 @@ class Site:
         self.action_kinds = [command.action.kind for command in result.commands]
         return self
 
+    def takes(self, input_: SiteInput) -> "Site":
+        return self.record(self.reconciler.handle(input_, self.now))
+
     def lists(self, *, workflows: tuple[Object, ...] = (), pods: tuple[Object, ...] = ()) -> "Site":
-        self.record(self.reconciler.on_listed(Kind.WORKFLOW, workflows, self.now))
-        return self.record(self.reconciler.on_listed(Kind.POD, pods, self.now))
+        self.takes(Listed(Kind.WORKFLOW, workflows))
+        return self.takes(Listed(Kind.POD, pods))
 
     def changes(self, kind: Kind, item: Object, *, deleted: bool = False) -> "Site":
-        return self.record(self.reconciler.on_changed(kind, item, self.now, deleted=deleted))
+        return self.takes(Changed(kind, item, deleted=deleted))
 
     def passes(self, seconds: float) -> "Site":
         self.now += seconds
-        return self.record(self.reconciler.tick(self.now))
+        return self.takes(TimePassed())
 
     @property
     def stage(self) -> Stage:
@@ -53,7 +70,7 @@ class Site:
 
 def test_job_is_tracked_to_its_verdict() -> None:
     site = Site().lists()
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted()))
     site.changes(Kind.WORKFLOW, workflow(phase="Running"))
     site.changes(Kind.POD, pod(main=RUNNING, phase="Running"))
     assert site.stage is Stage.RUNNING
@@ -61,6 +78,15 @@ def test_job_is_tracked_to_its_verdict() -> None:
     assert site.state is not None
     assert site.state.verdict is not None
     assert site.action_kinds == [ActionKind.DELETE_SECRET]
+
+
+def test_reprs_are_short_and_hold_no_message() -> None:
+    site = Site().lists(workflows=(workflow(phase="Running", message="a message of the cluster"),))
+    site.takes(JobInput("job-site", "a1", StopRequested(Cause.ABORT)))
+    (state,) = site.reconciler.states
+    line = "<JobState job-site a1: WAITING, is being ended; in flight: SHUTDOWN; verdict: none>"
+    assert repr(state) == line
+    assert repr(site.reconciler) == f"<Reconciler in sync: POD, WORKFLOW; jobs: 1\n  {line}>"
 
 
 def test_late_older_event_is_ignored() -> None:
@@ -103,31 +129,31 @@ def test_lost_watch_stops_timeouts() -> None:
     """Timeouts stop while a watch is lost, and the requeue does not become a busy loop."""
     site = Site(StartTimeouts(unclaimed=30)).lists(workflows=(workflow(),))
     site.passes(20)
-    site.reconciler.on_watch_lost(Kind.POD, site.now)
+    site.reconciler.handle(WatchLost(Kind.POD), site.now)
     assert site.passes(500).action_kinds == []
     assert (site.reconciler.next_requeue_at() or 0.0) >= site.now
-    site.record(site.reconciler.on_listed(Kind.POD, (), site.now))
+    site.takes(Listed(Kind.POD, ()))
     assert site.passes(9).action_kinds == []
     assert site.passes(1).action_kinds == [ActionKind.CONFIRM]
 
 
 def test_abort_of_unknown_job_is_ignored() -> None:
-    assert Site().reconciler.stop("other", Cause.ABORT, 100.0) == Result()
+    assert Site().reconciler.handle(JobInput("other", "a1", StopRequested(Cause.ABORT)), 100.0) == Result()
 
 
 def test_unknown_objects_are_not_tracked() -> None:
     site = Site().lists(workflows=(workflow("foreign"),))
-    assert site.reconciler.on_changed(Kind.POD, pod("foreign"), site.now, deleted=False) == Result()
+    assert site.reconciler.handle(Changed(Kind.POD, pod("foreign")), site.now) == Result()
     assert site.reconciler.names == ("job-site",)
 
 
 def test_cleared_job_is_forgotten() -> None:
     site = Site().lists(workflows=(workflow(phase="Running"),))
     reconciler = site.reconciler
-    site.record(reconciler.on_submitted("job-site", "", site.now))
-    result = reconciler.on_changed(Kind.POD, pod(main=terminated_state(0), phase="Succeeded"), site.now, deleted=False)
-    reconciler.on_action_done(result.commands[0], site.now, ok=True)
-    reconciler.on_changed(Kind.WORKFLOW, workflow(phase="Succeeded", version=9), site.now, deleted=False)
+    site.record(reconciler.handle(JobInput("job-site", "a1", Submitted()), site.now))
+    result = reconciler.handle(Changed(Kind.POD, pod(main=terminated_state(0), phase="Succeeded")), site.now)
+    reconciler.handle(CommandDone(result.commands[0], ok=True), site.now)
+    reconciler.handle(Changed(Kind.WORKFLOW, workflow(phase="Succeeded", version=9)), site.now)
     assert reconciler.names == ()
 
 
@@ -144,24 +170,18 @@ def test_orphan_is_ended() -> None:
     site = Site().lists(workflows=(orphan,), pods=(orphan_pod(main=RUNNING, phase="Running"),))
     assert site.action_kinds == [ActionKind.SHUTDOWN]
     assert site.commands[0].action.uid == "w9"
-    site.record(site.reconciler.on_action_done(site.commands[0], site.now, ok=True))
+    site.takes(CommandDone(site.commands[0], ok=True))
     terminated_workflow = workflow("job-other", uid="w9", phase="Failed", shutdown="Terminate", version=2, **ORPHAN)
     site.changes(Kind.WORKFLOW, terminated_workflow)
     assert site.action_kinds == [ActionKind.DELETE_POD]
-    site.record(site.reconciler.on_action_done(site.commands[0], site.now, ok=True))
+    site.takes(CommandDone(site.commands[0], ok=True))
     site.changes(Kind.POD, orphan_pod(main=terminated_state(137), phase="Failed", version=3))
     assert site.action_kinds == [ActionKind.CONFIRM]
-    site.record(
-        site.reconciler.on_confirmed(
-            site.commands[0],
-            terminated_workflow,
-            [orphan_pod(main=terminated_state(137), phase="Failed", version=3)],
-            site.now,
-        )
-    )
+    ended_pod = orphan_pod(main=terminated_state(137), phase="Failed", version=3)
+    site.takes(ObjectsRead(site.commands[0], terminated_workflow, (ended_pod,)))
     assert site.action_kinds == [ActionKind.DELETE_SECRET]
     assert site.commands[0].secret_name == "nvflare-cred-job-other-a0"
-    site.record(site.reconciler.on_action_done(site.commands[0], site.now, ok=True))
+    site.takes(CommandDone(site.commands[0], ok=True))
     assert site.reconciler.names == ("job-site",)
 
 
@@ -169,7 +189,7 @@ def test_finished_orphan_loses_only_credentials() -> None:
     orphan = workflow("job-other", uid="w9", phase="Succeeded", **ORPHAN)
     site = Site().lists(workflows=(orphan,), pods=(orphan_pod(main=terminated_state(0), phase="Succeeded"),))
     assert site.action_kinds == [ActionKind.DELETE_SECRET]
-    site.record(site.reconciler.on_action_done(site.commands[0], site.now, ok=True))
+    site.takes(CommandDone(site.commands[0], ok=True))
     assert site.reconciler.names == ("job-site",)
 
 
@@ -201,9 +221,9 @@ def test_workflow_of_another_launch_is_not_touched() -> None:
     site = Site().lists()
     other_workflow = workflow(phase="Running", attempt="other", parent="")
     site.changes(Kind.WORKFLOW, other_workflow)
-    site.record(site.reconciler.on_submitted("job-site", "already there", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted("already there")))
     assert site.action_kinds == [ActionKind.CONFIRM]
-    site.record(site.reconciler.on_confirmed(site.commands[0], other_workflow, [pod(main=RUNNING)], site.now))
+    site.takes(ObjectsRead(site.commands[0], other_workflow, (pod(main=RUNNING),)))
     assert site.state is not None
     assert site.state.verdict is not None
     assert site.action_kinds == [ActionKind.DELETE_SECRET]
@@ -218,9 +238,9 @@ def test_job_and_orphan_of_its_name_coexist() -> None:
 def test_result_of_an_earlier_launch_is_ignored() -> None:
     """A request may be answered seconds after its job is gone, when the job has been launched again."""
     site = Site().lists()
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted()))
     site.changes(Kind.WORKFLOW, workflow(phase="Running")).changes(Kind.POD, pod(main=RUNNING, phase="Running"))
-    (slow_command,) = site.record(site.reconciler.stop("job-site", Cause.ABORT, site.now)).commands
+    (slow_command,) = site.takes(JobInput("job-site", "a1", StopRequested(Cause.ABORT))).commands
     assert slow_command.action.kind is ActionKind.SHUTDOWN
     terminated_workflow, exited_pod = (
         workflow(phase="Failed", shutdown="Terminate", version=2),
@@ -228,18 +248,16 @@ def test_result_of_an_earlier_launch_is_ignored() -> None:
     )
     site.changes(Kind.WORKFLOW, terminated_workflow)
     (confirm,) = site.changes(Kind.POD, exited_pod).commands
-    (delete_secret,) = site.record(
-        site.reconciler.on_confirmed(confirm, terminated_workflow, [exited_pod], site.now)
-    ).commands
-    site.record(site.reconciler.on_action_done(delete_secret, site.now, ok=True))
+    (delete_secret,) = site.takes(ObjectsRead(confirm, terminated_workflow, (exited_pod,))).commands
+    site.takes(CommandDone(delete_secret, ok=True))
     assert site.reconciler.names == (), "only that one result is missing"
-    site.reconciler.admit("job-site", "a2", StartTimeouts(), 3, site.now)
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.reconciler.handle(Admitted("job-site", "a2", StartTimeouts(), 3), site.now)
+    site.takes(JobInput("job-site", "a2", Submitted()))
     queued_workflow = workflow(phase="Pending", attempt="a2", uid="w2", version=3)
     site.changes(Kind.WORKFLOW, queued_workflow)
-    site.record(site.reconciler.on_action_done(slow_command, site.now, ok=True))
+    site.takes(CommandDone(slow_command, ok=True))
     site.passes(5)
-    site.record(site.reconciler.stop("job-site", Cause.CLEANUP, site.now))
+    site.takes(JobInput("job-site", "a2", StopRequested(Cause.CLEANUP)))
     assert site.state is not None
     assert site.state.shutdown_at == math.inf, "the new Workflow has not been shut down"
     assert site.action_kinds == [ActionKind.SHUTDOWN]
@@ -251,7 +269,7 @@ def test_outdated_fresh_read_is_discarded() -> None:
     assert command.action.kind is ActionKind.CONFIRM
     site.changes(Kind.WORKFLOW, workflow(phase="Running", version=2))
     site.changes(Kind.POD, pod(main=RUNNING, phase="Running"))
-    site.record(site.reconciler.on_confirmed(command, workflow(), [], site.now))
+    site.takes(ObjectsRead(command, workflow(), ()))
     assert site.stage is Stage.RUNNING
     assert site.state is not None
     assert site.state.verdict is None
@@ -262,10 +280,10 @@ def test_outdated_fresh_read_is_repeated_at_once() -> None:
     site = Site().lists(workflows=(workflow(phase="Running"),))
     command = site.changes(Kind.POD, pod(main=terminated_state(1), phase="Running")).commands[0]
     site.changes(Kind.POD, pod(main=terminated_state(1), phase="Failed", version=3))
-    site.record(site.reconciler.on_confirmed(command, workflow(), [], site.now))
+    site.takes(ObjectsRead(command, workflow(), ()))
     assert site.action_kinds == [ActionKind.CONFIRM]
     failed_pod = pod(main=terminated_state(1), phase="Failed", version=3)
-    site.record(site.reconciler.on_confirmed(site.commands[0], workflow(phase="Running"), [failed_pod], site.now))
+    site.takes(ObjectsRead(site.commands[0], workflow(phase="Running"), (failed_pod,)))
     assert site.state is not None
     assert site.state.verdict is not None
     assert site.state.verdict.exit_code == 1
@@ -274,7 +292,7 @@ def test_outdated_fresh_read_is_repeated_at_once() -> None:
 def test_finished_orphan_is_handled_once() -> None:
     orphan = workflow("job-other", uid="w9", phase="Succeeded", **ORPHAN)
     site = Site().lists(workflows=(orphan,))
-    site.record(site.reconciler.on_action_done(site.commands[0], site.now, ok=True))
+    site.takes(CommandDone(site.commands[0], ok=True))
     assert site.lists(workflows=(orphan,)).action_kinds == []
 
 
@@ -292,53 +310,53 @@ def test_hanging_pod_of_orphan_is_deleted() -> None:
         command, other_commands = site.commands[0], site.commands[1:]
         kinds.append(command.action.kind)
         if command.action.kind is ActionKind.CONFIRM:
-            site.record(site.reconciler.on_confirmed(command, orphan, [hanging_pod], site.now))
+            site.takes(ObjectsRead(command, orphan, (hanging_pod,)))
         else:
-            site.record(site.reconciler.on_action_done(command, site.now, ok=True))
+            site.takes(CommandDone(command, ok=True))
         site.commands += other_commands
 
 
 def test_backoff_ends_with_an_outage() -> None:
     site = Site().lists(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
-    command = site.record(site.reconciler.stop("job-site", Cause.ABORT, site.now)).commands[0]
+    command = site.takes(JobInput("job-site", "a1", StopRequested(Cause.ABORT))).commands[0]
     for _ in range(6):
-        site.record(site.reconciler.on_action_done(command, site.now, ok=False))
+        site.takes(CommandDone(command, ok=False))
         site.passes(31)
-    site.record(site.reconciler.on_action_done(command, site.now, ok=False))
+    site.takes(CommandDone(command, ok=False))
     assert site.action_kinds == []
-    site.record(site.reconciler.on_listed(Kind.WORKFLOW, (workflow(phase="Running"),), site.now))
+    site.takes(Listed(Kind.WORKFLOW, (workflow(phase="Running"),)))
     assert site.action_kinds == [ActionKind.SHUTDOWN]
 
 
 def test_frozen_api_uses_up_no_timeout() -> None:
     """The watches deliver nothing and are not closed, so the outage shows up to a minute late."""
     site = Site(StartTimeouts(pending=20)).lists()
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted()))
     shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
     waiting_pod = pod(conditions=[shortage])
     site.changes(Kind.WORKFLOW, workflow(phase="Running")).changes(Kind.POD, waiting_pod)
     site.passes(5)
-    site.reconciler.on_contact(site.now)
+    site.reconciler.handle(Contact(), site.now)
     site.passes(15.1)
     assert site.action_kinds == [ActionKind.CONFIRM]
     (command,) = site.commands
-    site.reconciler.on_unanswered(command, site.now, site.now)
-    site.record(site.reconciler.on_action_done(command, site.now, ok=False)).passes(30)
-    site.reconciler.on_contact(site.now)
+    site.reconciler.handle(Unanswered(command, site.now), site.now)
+    site.takes(CommandDone(command, ok=False)).passes(30)
+    site.reconciler.handle(Contact(), site.now)
     assert site.passes(14).action_kinds == []
     assert site.passes(2).action_kinds == [ActionKind.CONFIRM]
 
 
 def test_unanswered_request_gives_back_its_duration() -> None:
     site = Site(StartTimeouts(pending=20)).lists()
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted()))
     shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
     site.changes(Kind.WORKFLOW, workflow(phase="Running")).changes(Kind.POD, pod(conditions=[shortage]))
     hanging = Command("other", "other", Action(ActionKind.SHUTDOWN), "")
     site.passes(10)
-    site.reconciler.on_unanswered(hanging, site.now - 4, site.now)
+    site.reconciler.handle(Unanswered(hanging, site.now - 4), site.now)
     site.passes(6)
-    site.reconciler.on_contact(site.now)
+    site.reconciler.handle(Contact(), site.now)
     assert site.passes(13).action_kinds == []
     assert site.passes(2).action_kinds == [ActionKind.CONFIRM]
 
@@ -347,13 +365,13 @@ def test_seconds_since_contact() -> None:
     site = Site().lists()
     site.passes(7)
     assert site.reconciler.seconds_since_contact(site.now) == 7
-    site.reconciler.on_contact(site.now)
+    site.reconciler.handle(Contact(), site.now)
     assert site.reconciler.seconds_since_contact(site.now) == 0
 
 
 def test_superseded_requeues_are_dropped() -> None:
     site = Site(StartTimeouts(pending=1e6)).lists()
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted()))
     shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
     site.changes(Kind.WORKFLOW, workflow(phase="Running"))
     for version in range(1000):
@@ -365,12 +383,12 @@ def test_superseded_requeues_are_dropped() -> None:
 
 def test_shutdown_command_carries_the_reason() -> None:
     site = Site(StartTimeouts(pending=0.0)).lists()
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted()))
     shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
     running_workflow, short_pod = workflow(phase="Running"), pod(conditions=[shortage])
     site.changes(Kind.WORKFLOW, running_workflow)
     (confirm,) = site.changes(Kind.POD, short_pod).commands
-    site.record(site.reconciler.on_confirmed(confirm, running_workflow, [short_pod], site.now))
+    site.takes(ObjectsRead(confirm, running_workflow, (short_pod,)))
     (command,) = site.commands
     assert (command.action.kind, command.end_reason, command.detail) == (
         ActionKind.SHUTDOWN,
@@ -381,9 +399,9 @@ def test_shutdown_command_carries_the_reason() -> None:
 
 def test_abort_command_carries_its_reason() -> None:
     site = Site().lists()
-    site.record(site.reconciler.on_submitted("job-site", "", site.now))
+    site.takes(JobInput("job-site", "a1", Submitted()))
     site.changes(Kind.WORKFLOW, workflow(phase="Running"))
-    site.record(site.reconciler.stop("job-site", Cause.ABORT, site.now))
+    site.takes(JobInput("job-site", "a1", StopRequested(Cause.ABORT)))
     assert [(command.action.kind, command.end_reason) for command in site.commands] == [
         (ActionKind.SHUTDOWN, Reason.ABORTED)
     ]
@@ -392,14 +410,14 @@ def test_abort_command_carries_its_reason() -> None:
 @pytest.mark.parametrize("has_results", [True, False])
 def test_disruption_after_results_ends_as_success(has_results: bool) -> None:  # noqa: FBT001
     reconciler = Reconciler(lambda _: has_results, 0.0, epoch="me")
-    reconciler.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
+    reconciler.handle(Admitted("job-site", "a1", StartTimeouts(), 3), 0.0)
     drained = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
     running_workflow, deleting_pod = workflow(phase="Running"), pod(main=RUNNING, phase="Running", conditions=[drained])
     deleting_pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    reconciler.on_listed(Kind.WORKFLOW, [running_workflow], 0.0)
-    reconciler.on_submitted("job-site", "", 0.0)
-    (confirm,) = reconciler.on_listed(Kind.POD, [deleting_pod], 0.0).commands
-    (command,) = reconciler.on_confirmed(confirm, running_workflow, [deleting_pod], 0.0).commands
+    reconciler.handle(Listed(Kind.WORKFLOW, (running_workflow,)), 0.0)
+    reconciler.handle(JobInput("job-site", "a1", Submitted()), 0.0)
+    (confirm,) = reconciler.handle(Listed(Kind.POD, (deleting_pod,)), 0.0).commands
+    (command,) = reconciler.handle(ObjectsRead(confirm, running_workflow, (deleting_pod,)), 0.0).commands
     assert command.action.kind is ActionKind.SHUTDOWN
     assert command.end_reason is (Reason.SUCCEEDED if has_results else Reason.DISRUPTED)
 

@@ -14,8 +14,19 @@ from typing import Any
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.control.reconciler import Command, Reconciler, Result
-from flargo.status.job_state import ActionKind
+from flargo.control.command import Command
+from flargo.control.inputs import (
+    Admitted,
+    Changed,
+    CommandDone,
+    JobInput,
+    Listed,
+    ObjectsRead,
+    PodEventsRead,
+    TimePassed,
+)
+from flargo.control.reconciler import Reconciler, Result
+from flargo.status.job_state import ActionKind, StopRequested, Submitted
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import StartTimeouts
 from tests.harness.paths import RECORDED_SCENARIOS
@@ -107,6 +118,8 @@ class Replay:
     now: float = 0.0
     verdict: Verdict | None = None
     acted: bool = False
+    attempt: str = ""
+    """The id of the latest recorded launch."""
 
     def perform_all(self, result: Result | None) -> None:
         """Perform the commands of a result, and those of their results, until there are none."""
@@ -123,21 +136,21 @@ class Replay:
         """Let a command succeed; a fresh read returns the cluster's objects."""
         self.acted = self.acted or command.action.kind.name in FLARGO_ACTIONS
         if command.action.kind is ActionKind.LIST_EVENTS:
-            return self.reconciler.on_events_listed(command, self.cluster.events, self.now)
+            return self.reconciler.handle(PodEventsRead(command, tuple(self.cluster.events)), self.now)
         if command.action.kind is not ActionKind.CONFIRM:
-            return self.reconciler.on_action_done(command, self.now, ok=True)
+            return self.reconciler.handle(CommandDone(command, ok=True), self.now)
         workflows, pods = self.cluster.items("WORKFLOW"), self.cluster.items("POD")
-        return self.reconciler.on_confirmed(command, workflows[-1] if workflows else None, pods, self.now)
+        return self.reconciler.handle(ObjectsRead(command, workflows[-1] if workflows else None, tuple(pods)), self.now)
 
     def deliver(self, event: Object) -> None:
         """Deliver an event of a watch."""
         kind = Kind[event["kind"]]
         if event["what"] in {"list", "listed"}:
             items = event["objects"] if event["what"] == "listed" else self.cluster.items(event["kind"])
-            self.perform_all(self.reconciler.on_listed(kind, items, self.now))
+            self.perform_all(self.reconciler.handle(Listed(kind, tuple(items)), self.now))
             return
         for item in event["objects"]:
-            self.perform_all(self.reconciler.on_changed(kind, item, self.now, deleted=event["what"] == "deleted"))
+            self.perform_all(self.reconciler.handle(Changed(kind, item, deleted=event["what"] == "deleted"), self.now))
 
     def wait_until(self, until: Callable[[], bool]) -> None:
         """Let time pass until a condition holds, up to a limit."""
@@ -147,7 +160,7 @@ class Replay:
             assert requeue_at is not None, "nothing is due"
             assert requeue_at < end, "the condition never holds"
             self.now = max(requeue_at, self.now + 0.05)
-            self.perform_all(self.reconciler.tick(self.now))
+            self.perform_all(self.reconciler.handle(TimePassed(), self.now))
 
 
 def parts(lines: Iterable[Object]) -> Iterator[tuple[list[Object], Object | None]]:
@@ -168,7 +181,7 @@ def play(lines: list[Object], arrangement: Arrangement) -> Replay:
     """Replay a recording with its events arranged in another order."""
     replay = Replay()
     for kind in (Kind.WORKFLOW, Kind.POD):
-        replay.reconciler.on_listed(kind, (), 0.0)
+        replay.reconciler.handle(Listed(kind, ()), 0.0)
     for events, deed in parts(lines):
         for event in events:
             replay.cluster.take(event)
@@ -185,11 +198,14 @@ def repeat_deed(replay: Replay, deed: Object) -> None:
     reconciler = replay.reconciler
     match deed["what"]:
         case "admit":
-            reconciler.admit(NAME, deed["attempt"], StartTimeouts(**deed["timeouts"]), 3, replay.now)
+            replay.attempt = deed["attempt"]
+            reconciler.handle(Admitted(NAME, deed["attempt"], StartTimeouts(**deed["timeouts"]), 3), replay.now)
         case "submitted":
-            replay.perform_all(reconciler.on_submitted(NAME, deed["error"], replay.now))
+            replay.perform_all(reconciler.handle(JobInput(NAME, replay.attempt, Submitted(deed["error"])), replay.now))
         case "stop":
-            replay.perform_all(reconciler.stop(NAME, Cause[deed["cause"]], replay.now))
+            replay.perform_all(
+                reconciler.handle(JobInput(NAME, replay.attempt, StopRequested(Cause[deed["cause"]])), replay.now)
+            )
         case "command":
             replay.wait_until(lambda: replay.acted or replay.verdict is not None)
 

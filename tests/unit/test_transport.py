@@ -32,6 +32,7 @@ from flargo.cluster.api import Api, Connection, Kind
 from flargo.cluster.argo_archive import Archive
 from flargo.cluster.errors import ApiError, ArchiveError
 from flargo.cluster.survey import Survey
+from flargo.control.inputs import Listed, TimePassed
 from flargo.control.loop import Loop
 from flargo.control.reconciler import Reconciler
 from flargo.status import fields
@@ -363,9 +364,9 @@ def test_a_forged_orphan_deletes_nothing_else(server: tuple[str, ServerLog], wor
     server_log.answer = json.dumps({"metadata": meta, "items": []}).encode()
     loop = Loop(client(Api, address), "x=y", "this-run", 3)
     reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
-    commands = list(reconciler.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands)
-    commands += reconciler.on_listed(Kind.POD, [], 0.0).commands
-    commands += reconciler.tick(100.0).commands
+    commands = list(reconciler.handle(Listed(Kind.WORKFLOW, (workflow,)), 0.0).commands)
+    commands += reconciler.handle(Listed(Kind.POD, ()), 0.0).commands
+    commands += reconciler.handle(TimePassed(), 100.0).commands
     for command in commands:
         loop._perform(command)
     assert all(is_its_own(path, workflow) for path in delete_paths(server_log)), server_log.requests
@@ -417,8 +418,8 @@ def test_a_secret_of_uncertain_owner_is_kept(server: tuple[str, ServerLog], meta
     api = client(Api, address)
     reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
     commands = [
-        *reconciler.on_listed(Kind.WORKFLOW, [workflow], 0.0).commands,
-        *reconciler.on_listed(Kind.POD, [], 0.0).commands,
+        *reconciler.handle(Listed(Kind.WORKFLOW, (workflow,)), 0.0).commands,
+        *reconciler.handle(Listed(Kind.POD, ()), 0.0).commands,
     ]
     loop = Loop(api, "x=y", "this-run", 3)
     for command in commands:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from flargo.cluster.api import Kind
 from flargo.control import reconciler
+from flargo.control.inputs import Admitted, Changed, JobInput, Listed, ObjectsRead, TimePassed
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.plan import build_plan
 from flargo.status.fields import parse_each
-from flargo.status.job_state import ActionKind
+from flargo.status.job_state import ActionKind, Submitted
 from flargo.status.views import event_view, pod_view, strip_unused_fields, workflow_view
 from flargo.terms import Object, StartTimeouts
 from flargo.tools.jobs.site_job import site_jobs, trim
@@ -127,11 +128,11 @@ def test_reconciler_survives_parse_errors(monkeypatch: pytest.MonkeyPatch) -> No
     tracker = reconciler.Reconciler(
         lambda _: False, 0.0, epoch="me", on_parse_error=lambda item, _: skipped_objects.append(item)
     )
-    tracker.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
-    tracker.on_listed(Kind.POD, [], 0.0)
-    tracker.on_listed(Kind.WORKFLOW, [workflow("odd", uid="w0"), workflow(phase="Running")], 1.0)
+    tracker.handle(Admitted("job-site", "a1", StartTimeouts(), 3), 0.0)
+    tracker.handle(Listed(Kind.POD, ()), 0.0)
+    tracker.handle(Listed(Kind.WORKFLOW, (workflow("odd", uid="w0"), workflow(phase="Running"))), 1.0)
     assert tracker.states[0].observation.workflow is not None
-    tracker.on_changed(Kind.WORKFLOW, workflow("odd", uid="w0"), 2.0, deleted=False)
+    tracker.handle(Changed(Kind.WORKFLOW, workflow("odd", uid="w0")), 2.0)
     assert [item["metadata"]["name"] for item in skipped_objects] == ["odd", "odd"]
 
 
@@ -142,19 +143,21 @@ def test_fresh_read_with_parse_error_proves_nothing(
         raise RuntimeError(item)
 
     tracker = reconciler.Reconciler(lambda _: False, 0.0, epoch="me")
-    tracker.admit("job-site", "a1", StartTimeouts(), 3, 0.0)
-    tracker.on_listed(Kind.POD, [], 0.0)
-    tracker.on_listed(Kind.WORKFLOW, [workflow(phase="Running")], 0.0)
-    tracker.on_submitted("job-site", "", 0.0)
-    tracker.on_changed(Kind.WORKFLOW, workflow(version=2), 1.0, deleted=True)
-    (command,) = (command for command in tracker.tick(20.0).commands if command.action.kind is ActionKind.CONFIRM)
+    tracker.handle(Admitted("job-site", "a1", StartTimeouts(), 3), 0.0)
+    tracker.handle(Listed(Kind.POD, ()), 0.0)
+    tracker.handle(Listed(Kind.WORKFLOW, (workflow(phase="Running"),)), 0.0)
+    tracker.handle(JobInput("job-site", "a1", Submitted()), 0.0)
+    tracker.handle(Changed(Kind.WORKFLOW, workflow(version=2), deleted=True), 1.0)
+    (command,) = (
+        command for command in tracker.handle(TimePassed(), 20.0).commands if command.action.kind is ActionKind.CONFIRM
+    )
     monkeypatch.setattr(reconciler, "pod_view", fail)
-    result = tracker.on_confirmed(command, None, [pod()], 21.0)
+    result = tracker.handle(ObjectsRead(command, None, (pod(),)), 21.0)
     assert [state.verdict for state in result.states] == [None]
     monkeypatch.undo()
-    later = tracker.tick(40.0)
+    later = tracker.handle(TimePassed(), 40.0)
     (command,) = (command for command in later.commands if command.action.kind is ActionKind.CONFIRM)
-    result = tracker.on_confirmed(command, None, [], 41.0)
+    result = tracker.handle(ObjectsRead(command, None, ()), 41.0)
     assert [state.verdict is None for state in result.states] == [False]
 
 
