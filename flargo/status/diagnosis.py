@@ -163,8 +163,8 @@ def diagnose(observation: Observation, first_pod_uid: Uid | None) -> Diagnosis:
         return _diagnose_pod(pod, observation)
     if workflow is None:
         return Diagnosis(Stage.ABSENT) if first_pod_uid is None else Diagnosis(Stage.ENDED, Reason.WORKFLOW_DELETED)
-    if workflow.is_completed:
-        return _diagnose_completed(workflow, observation.missing_pod)
+    if workflow.is_completed or workflow.is_step_done:
+        return _diagnose_without_pod(workflow, observation.missing_pod)
     shutdown_reason = Reason.SHUT_DOWN if workflow.shutdown else None
     # The Argo node is Running if Argo saw the pod run, even if flargo never saw the pod.
     if first_pod_uid is not None or workflow.node_phase == "Running":
@@ -201,9 +201,12 @@ def _missing_pod_detail(pod: PodView | None) -> str:
     return "; ".join(filter(None, (pod.disruption, f"was on node {pod.node}" if pod.node else ""))) or "the pod is gone"
 
 
-def _diagnose_completed(workflow: WorkflowView, missing_pod: PodView | None) -> Diagnosis:
-    """Diagnose a completed Workflow whose pod does not exist or no longer exists."""
-    detail = workflow.message or workflow.node_message
+def _diagnose_without_pod(workflow: WorkflowView, missing_pod: PodView | None) -> Diagnosis:
+    """Diagnose a job whose step or Workflow has ended, and whose pod does not exist or no longer exists.
+
+    The Workflow's own phase and message may be those of an exit handler, so the step counts first.
+    """
+    detail = workflow.node_message if workflow.is_step_done and workflow.node_message else workflow.message
     if workflow.node_exit_code is not None:
         end = Exit(workflow.node_exit_code, message=workflow.node_message)
         if end.code == 0:
@@ -213,7 +216,8 @@ def _diagnose_completed(workflow: WorkflowView, missing_pod: PodView | None) -> 
                 return Diagnosis(Stage.ENDED, reason, detail, end)
         reason = _program_end(end, workflow) if missing_pod is None else _pod_end(missing_pod, end, workflow)
         return Diagnosis(Stage.ENDED, reason, detail, end)
-    if workflow.phase == "Succeeded":
+    # Argo takes over an old pod of the same name (argo.md), so its success needs a pod that flargo saw.
+    if workflow.phase == "Succeeded" and missing_pod is not None:
         return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, detail)
     if workflow.shutdown:
         return Diagnosis(Stage.ENDED, Reason.SHUT_DOWN, detail)

@@ -4,13 +4,23 @@ A parent keeps a view for every object that it follows, so a view is small. Pars
 malformed field reads as its empty value (flargo.status.fields).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from flargo.parsing import MAX_SUBDOMAIN_LENGTH, is_attempt, is_object_name, is_uid, whole_number
 from flargo.status import fields
-from flargo.terms import MAIN_CONTAINER, MANAGER, WORKFLOW_NAME_LABEL, Annotation, Label, Object, Uid
+from flargo.terms import (
+    MAIN_CONTAINER,
+    MANAGER,
+    STEP_TEMPLATE,
+    WORKFLOW_NAME_LABEL,
+    Annotation,
+    Label,
+    Object,
+    Uid,
+)
 
 MAX_WORKFLOW_NAME_LENGTH = 63
 """Maximum length of a Workflow's name in characters: it is a label value on its pods and part of its Secret's name."""
@@ -43,7 +53,8 @@ class PodView:
     uid: Uid
     name: str
     owner_uid: Uid
-    """The uid of the Workflow that owns the pod; empty without an owner."""
+    """The uid of the Workflow whose job the pod runs. Empty for any other pod, even if a Workflow owns it: pods of exit
+    handlers and hooks have the same owner and the same Workflow label, but not flargo's own label."""
     workflow_name: str
     """The name of its Workflow, from the label that Argo sets."""
     phase: str = ""
@@ -102,7 +113,7 @@ class EventView:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowView:
-    """A Workflow, with the Argo node of its one step."""
+    """A Workflow, with the Argo node of its one step. Nodes of exit handlers and hooks are not the step."""
 
     uid: Uid
     name: str
@@ -114,6 +125,8 @@ class WorkflowView:
     phase: str = ""
     message: str = ""
     suspended: bool = False
+    released: bool = False
+    """The launch released it, so if it is suspended now, a person suspended it."""
     shutdown: str = ""
     deleting: bool = False
     has_node: bool = False
@@ -121,6 +134,12 @@ class WorkflowView:
     node_message: str = ""
     node_exit_code: int | None = None
     """The step's exit code as Argo recorded it, some seconds after the pod's status showed it."""
+    is_step_done: bool = False
+    """Argo has recorded the step's end. The Workflow itself may go on: its exit handler runs after the step."""
+    is_retried: bool = False
+    """An administrator's retryStrategy makes Argo create another pod after a failure."""
+    is_handler_running: bool = False
+    """An exit handler or a hook runs, or is about to."""
     host_node: str = ""
     """The Kubernetes node that the step ran on, as Argo recorded it."""
     awaited_lock: str = ""
@@ -152,6 +171,11 @@ class Observation:
 
 
 _SPEC_FIELDS = ("suspend", "shutdown", "nodeName")
+_HANDLER_NODE = re.compile(r"\.(onExit|hooks\.)")
+"""Argo names a handler's nodes ``WORKFLOW.onExit`` and ``NODE.hooks.NAME``, and their children after them (argo.md,
+observed on 3.7.18). The names of flargo's Workflows contain no dot."""
+_DONE_PHASES = frozenset({"Succeeded", "Failed", "Error", "Skipped", "Omitted"})
+"""Phases of an Argo node that has ended (argo-workflows, NodePhase.Fulfilled)."""
 
 
 def uid_of(item: Object) -> Uid:
@@ -205,10 +229,13 @@ def strip_unused_fields(item: Object) -> Object:
 
 def workflow_view(item: Object) -> WorkflowView:
     """Return the view of a Workflow (argoproj.io/v1alpha1)."""
-    nodes = fields.mapping(item, "status", "nodes")
-    steps = [node for node in nodes.values() if fields.text(node, "type") == "Pod"]
-    # With a retryStrategy that an administrator injected there are several; the last one started speaks.
+    nodes = [*fields.mapping(item, "status", "nodes").values()]
+    handlers = [node for node in nodes if _HANDLER_NODE.search(fields.text(node, "name"))]
+    own = [node for node in nodes if node not in handlers and fields.text(node, "templateName") == STEP_TEMPLATE]
+    # With a retryStrategy that an administrator injected there are several; the last one started counts.
+    steps = [node for node in own if fields.text(node, "type") == "Pod"]
     step: Object = max(steps, key=lambda node: fields.text(node, "startedAt"), default={})
+    retry = next((node for node in own if fields.text(node, "type") == "Retry"), None)
     attempt = fields.text(item, "metadata", "annotations", Annotation.ATTEMPT)
     return WorkflowView(
         uid=uid_of(item),
@@ -219,12 +246,16 @@ def workflow_view(item: Object) -> WorkflowView:
         phase=fields.text(item, "status", "phase"),
         message=fields.text(item, "status", "message"),
         suspended=fields.value(item, "spec", "suspend") is True,
+        released=bool(fields.text(item, "metadata", "annotations", Annotation.RELEASED)),
         shutdown=fields.text(item, "spec", "shutdown"),
         deleting=bool(fields.text(item, "metadata", "deletionTimestamp")),
         has_node=bool(step),
         node_phase=fields.text(step, "phase"),
         node_message=fields.text(step, "message"),
         node_exit_code=whole_number(fields.text(step, "outputs", "exitCode"), MAX_EXIT_CODE),
+        is_step_done=fields.text(step if retry is None else retry, "phase") in _DONE_PHASES,
+        is_retried=retry is not None,
+        is_handler_running=any(fields.text(node, "phase") not in _DONE_PHASES for node in handlers),
         host_node=fields.text(step, "hostNodeName"),
         awaited_lock=_awaited_lock(item, step),
         version=resource_version(item),
@@ -244,6 +275,7 @@ def _awaited_lock(item: Object, step: Object) -> str:
 def pod_view(item: Object) -> PodView:
     """Return the view of a Pod that Argo created."""
     owners = [owner for owner in fields.items(item, "metadata", "ownerReferences") if owner.get("kind") == "Workflow"]
+    is_own = fields.text(item, "metadata", "labels", Label.MANAGED_BY) == MANAGER
     scheduling = fields.condition(item, "PodScheduled")
     disruption = fields.condition(item, "DisruptionTarget")
     main = next(
@@ -252,7 +284,7 @@ def pod_view(item: Object) -> PodView:
     return PodView(
         uid=uid_of(item),
         name=_name(item),
-        owner_uid=Uid(fields.text(owners[0], "uid") if owners else ""),
+        owner_uid=Uid(fields.text(owners[0], "uid") if owners and is_own else ""),
         workflow_name=fields.text(item, "metadata", "labels", WORKFLOW_NAME_LABEL),
         phase=fields.text(item, "status", "phase"),
         reason=fields.text(item, "status", "reason"),

@@ -155,7 +155,15 @@ class Driver:
     def _patch_workflow(
         self, client: Client, name: str, phase: str, node_phase: str, extra: Object | None = None
     ) -> None:
-        node = {"id": name, "name": name, "displayName": name, "type": "Pod", "phase": node_phase, "startedAt": _NOW}
+        node = {
+            "id": name,
+            "name": name,
+            "displayName": name,
+            "templateName": "job",
+            "type": "Pod",
+            "phase": node_phase,
+            "startedAt": _NOW,
+        }
         patch = {"status": {"phase": phase, "startedAt": _NOW, "nodes": {name: {**node, **(extra or {})}}}}
         client.request("PATCH", self._path("/apis/argoproj.io/v1alpha1", "workflows", name), patch)
 

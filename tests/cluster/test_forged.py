@@ -49,7 +49,14 @@ def victim_objects(cluster: Cluster) -> Iterator[None]:
 
 def forge_workflow(name: str, labels: Object, *, attempt: str = "abc", code: str = "0", **meta: Object) -> Object:
     """Return a Workflow that looks as if a parent had launched it long ago and it had finished."""
-    step = {"id": name, "name": name, "type": "Pod", "phase": "Succeeded", "outputs": {"exitCode": code}}
+    step = {
+        "id": name,
+        "name": name,
+        "type": "Pod",
+        "templateName": "job",
+        "phase": "Succeeded",
+        "outputs": {"exitCode": code},
+    }
     base_labels = {Label.MANAGED_BY.value: "flargo", Label.PARENT.value: "another-run", Label.JOB_ID.value: name}
     # Without this label, Argo would overwrite the forged time with the time at which it first sees the Workflow.
     base_labels["workflows.argoproj.io/completed"] = "true"

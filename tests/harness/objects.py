@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from flargo.terms import STEP_TEMPLATE
+
 Object = dict[str, Any]
 
 
@@ -14,8 +16,16 @@ def workflow(
     attempt: str = "a1",
     **status: Any,
 ) -> Object:
-    """Return a Workflow that flargo created; ``suspend`` and ``shutdown`` go to its spec, the rest to its status."""
+    """Return a Workflow that flargo created; ``suspend`` and ``shutdown`` go to its spec, the rest to its status.
+
+    A node without a template is given that of the job's step.
+    """
     spec = {key: status.pop(key) for key in ("suspend", "shutdown") if key in status}
+    if isinstance(status.get("nodes"), dict):
+        status["nodes"] = {
+            key: {"templateName": STEP_TEMPLATE, **node} if isinstance(node, dict) else node
+            for key, node in status["nodes"].items()
+        }
     return {
         "metadata": {
             "name": name,
@@ -47,7 +57,7 @@ def pod(
             "name": workflow_name,
             "uid": uid,
             "resourceVersion": str(version),
-            "labels": {"workflows.argoproj.io/workflow": workflow_name},
+            "labels": {"workflows.argoproj.io/workflow": workflow_name, "app.kubernetes.io/managed-by": "flargo"},
             "ownerReferences": [{"kind": "Workflow", "uid": owner}],
         },
         "spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "64Mi"}}}]},

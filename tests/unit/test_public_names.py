@@ -201,7 +201,7 @@ def add_pod(api: KubernetesApi, name: str, main: Object | None = None, phase: st
     meta = {
         "name": name,
         "uid": f"p-{name}",
-        "labels": {"workflows.argoproj.io/workflow": name},
+        "labels": {"workflows.argoproj.io/workflow": name, "app.kubernetes.io/managed-by": "flargo"},
         "ownerReferences": [{"kind": "Workflow", "name": name, "uid": f"w-{name}"}],
     }
     spec: Object = {"containers": [{"name": "main", "resources": {"limits": limits}}]}
@@ -334,7 +334,8 @@ def _play(api: KubernetesApi) -> Callable[[str, Object], None]:
         if is_first:
             status = {"phase": "Failed", "containerStatuses": [{"name": "main", "state": FAILED}]}
         owner = {"kind": "Workflow", "name": name, "uid": item["metadata"]["uid"]}
-        meta = {"name": name, "labels": {"workflows.argoproj.io/workflow": name}, "ownerReferences": [owner]}
+        labels = {"workflows.argoproj.io/workflow": name, "app.kubernetes.io/managed-by": "flargo"}
+        meta = {"name": name, "labels": labels, "ownerReferences": [owner]}
         api.put(PODS, {"metadata": meta, "spec": {"containers": [{"name": "main"}]}, "status": status})
         if is_first:
             api.put(WORKFLOWS, {**item, "status": {"phase": "Failed"}})
@@ -501,11 +502,12 @@ def test_reasons_in_json(api: KubernetesApi) -> None:
 def _add_states(api: KubernetesApi) -> None:
     """Add a job in each state; its Workflow and its name are called after the state."""
     scheduled = [{"type": "PodScheduled", "status": "True"}]
+    step = {"type": "Pod", "templateName": "job"}
     workflows: dict[str, Object] = {
         "held": {"spec": {"suspend": True}},
         "unclaimed": {},
         "queued": {"phase": "Pending"},
-        "quota": {"phase": "Running", "nodes": {"quota": {"type": "Pod", "message": "exceeded quota: gpus"}}},
+        "quota": {"phase": "Running", "nodes": {"q": {**step, "message": "exceeded quota: gpus"}}},
         **{name: {"phase": "Running"} for name in ("waiting", "shortage", "tainted", "starting", "pulling")},
         **{name: {"phase": "Running"} for name in ("running", "ended")},
     }
