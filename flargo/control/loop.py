@@ -17,32 +17,28 @@ from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
 from flargo.control.command import Command
+from flargo.control.followed_job import FollowedJob, OnVerdict
 from flargo.control.inputs import (
     Admitted,
     Changed,
-    CommandDone,
     Contact,
     JobInput,
     Listed,
-    ObjectsRead,
-    PodEventsRead,
     SiteInput,
     TimePassed,
-    Unanswered,
     WatchLost,
 )
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.meter import Meter, NullMeter, Snapshot, take_snapshot
 from flargo.control.parse_error_log import ParseErrorLog
+from flargo.control.perform import Performer
 from flargo.control.reconciler import Reconciler, Result
 from flargo.control.submit import SubmitError, Submitter
-from flargo.job.names import display_text
-from flargo.status.diagnosis import Stage
 from flargo.status.job_state import ActionKind, JobState, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
-from flargo.status.views import is_credentials_secret, strip_unused_fields, uid_of
-from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, Annotation, Object, Plan
+from flargo.status.views import strip_unused_fields
+from flargo.terms import MAIN_CONTAINER, Object, Plan
 
 MAX_SUBMIT_SECONDS = 120.0
 """Seconds for which a submit is retried while the API server does not respond."""
@@ -51,11 +47,8 @@ MAX_LOG_LINES, MAX_LOG_BYTES, LOG_READ_SECONDS = 200, 64 * 1024, 5.0
 and redacted before its beginning is cut off: a key or token that was cut in two would not be recognised."""
 MAX_SLEEP_SECONDS = 3600.0
 """Maximum seconds that the reconciler's thread waits for an input: a queue does not accept a timeout of years."""
-MAX_ENDING_DETAIL_LENGTH = 500
-"""Maximum characters of the annotation that explains why a Workflow was shut down."""
 _WORKERS, _CLEANERS = 8, 2
 _log = logging.getLogger(__name__)
-OnVerdict = Callable[[Verdict, str], None]
 
 
 class Loop:
@@ -81,11 +74,11 @@ class Loop:
             meter: receives measurements; None if nobody measures.
         """
         self._api = api
-        self._redact = redact
         self._meter: Meter = meter or NullMeter()
         self._reconciler = Reconciler(
             self._has_results, time.monotonic(), epoch=epoch, grace=grace, on_parse_error=ParseErrorLog()
         )
+        self._performer = Performer(api, redact, lambda: bool(self._lost_since))
         self._inputs: queue.SimpleQueue[SiteInput | None] = queue.SimpleQueue()
         """Inputs for the reconciler's thread; None ends the thread."""
         self._is_ending = threading.Event()
@@ -101,8 +94,8 @@ class Loop:
         self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
         self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="flargo-clean")
         self._reporters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-report")
-        self._jobs: dict[str, _Job] = {}
-        self._unreported: set[_Job] = set()
+        self._jobs: dict[str, FollowedJob] = {}
+        self._unreported: set[FollowedJob] = set()
         """Jobs whose verdict has not been reported to FLARE yet."""
         self._lost_since: dict[Kind, float] = {}
         """The watches that are out of sync, with the time of their loss."""
@@ -140,7 +133,7 @@ class Loop:
             SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
         """
         self.start()
-        job = _Job(plan, has_results, on_verdict, collect_log=collect_log)
+        job = FollowedJob(plan, has_results, on_verdict, collect_log=collect_log)
         with self._launch_lock:
             if self._is_ending.is_set():
                 raise SubmitError("this FLARE parent is shutting down")
@@ -308,7 +301,7 @@ class Loop:
             return
         is_released = not state.is_submitting and not state.submit_error
         job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_stopping)
-        job.measure_start(self._meter)
+        job.measure_start(self._meter, time.monotonic())
         if state.verdict is not None and not job.is_concluded:
             job.is_concluded = True
             # On another thread, because a report writes files and may read the log.
@@ -319,7 +312,7 @@ class Loop:
 
     # --- the workers' threads
 
-    def _conclude(self, job: "_Job", state: JobState | None, verdict: Verdict) -> None:
+    def _conclude(self, job: FollowedJob, state: JobState | None, verdict: Verdict) -> None:
         """Report the verdict on a job, then wake the threads that wait for it."""
         try:
             needs_log = job.collect_log and verdict.code != ReturnCode.SUCCESS
@@ -340,7 +333,7 @@ class Loop:
         except ApiError as error:
             return f"the log could not be read: {error}"
 
-    def _submit(self, job: "_Job", plan: Plan) -> None:
+    def _submit(self, job: FollowedJob, plan: Plan) -> None:
         submitter = Submitter(self._api, job.cancelled.wait, time.monotonic, time.monotonic() + MAX_SUBMIT_SECONDS)
         message, secret_uid = "", None
         try:
@@ -354,122 +347,5 @@ class Loop:
         self._inputs.put(JobInput(job.name, job.attempt, Submitted(message, secret_uid)))
 
     def _perform(self, command: Command) -> None:
-        began_at = time.monotonic()
-        try:
-            if command.action.kind is ActionKind.CONFIRM:
-                workflow, pods = self._read_objects(command.name)
-                self._inputs.put(ObjectsRead(command, workflow, tuple(pods)))
-                return
-            if command.action.kind is ActionKind.LIST_EVENTS:
-                events, _ = self._api.list(
-                    Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={command.pod_name}"
-                )
-                self._inputs.put(PodEventsRead(command, tuple(events)))
-                return
-            self._send(command)
-            ok = True
-        except ApiError as error:
-            # What was wanted has come true: the object is gone, or another one has its name by now (409), or no object
-            # can have such a name.
-            ok = error.not_found or error.conflict or error.invalid_target
-            if not error.status:
-                self._inputs.put(Unanswered(command, began_at))
-            if not ok:
-                # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
-                level = logging.DEBUG if self._lost_since else logging.WARNING
-                _log.log(level, "%s: failed to %s: %s", command.name, command.action.kind.value, error)
-        except Exception:  # noqa: BLE001
-            # Whatever the error is, a command without a result would never be retried.
-            _log.exception("%s: failed to %s", command.name, command.action.kind.value)
-            ok = False
-        self._inputs.put(CommandDone(command, ok))
-
-    def _read_objects(self, name: str) -> tuple[Object | None, list[Object]]:
-        """Return a Workflow, or None if it does not exist, and its pods."""
-        try:
-            workflow = self._api.get(Kind.WORKFLOW, name)
-        except ApiError as error:
-            if not error.not_found:
-                raise
-            workflow = None
-        pods, _ = self._api.list(Kind.POD, labels=f"{WORKFLOW_NAME_LABEL}={name}")
-        return workflow, pods
-
-    def _send(self, command: Command) -> None:
-        """Send the request of a command that changes an object."""
-        match command.action.kind:
-            case ActionKind.SHUTDOWN:
-                self._api.merge(Kind.WORKFLOW, command.name, self._shutdown_patch(command))
-            case ActionKind.TOUCH:
-                annotations = {Annotation.NUDGED.value: str(time.time())}
-                patch: Object = {"metadata": {"uid": command.action.uid, "annotations": annotations}}
-                self._api.merge(Kind.WORKFLOW, command.name, patch)
-            case ActionKind.DELETE_WORKFLOW:
-                self._api.delete(Kind.WORKFLOW, command.name, command.object_uid)
-            case ActionKind.DELETE_POD:
-                self._api.delete(Kind.POD, command.pod_name, command.object_uid, command.grace)
-            case ActionKind.DELETE_SECRET:
-                self._delete_secret(command)
-            case ActionKind.CONFIRM | ActionKind.LIST_EVENTS:
-                raise AssertionError
-
-    def _delete_secret(self, command: Command) -> None:
-        """Delete the credentials Secret by its uid; without a uid, only if its owner is the job's Workflow."""
-        uid = command.action.uid
-        if uid is None:
-            meta = self._api.metadata(Kind.SECRET, command.secret_name)
-            if not is_credentials_secret(meta, command.name, command.workflow_uid):
-                _log.warning("%s: Secret %s has another owner and is not deleted", command.name, command.secret_name)
-                return
-            uid = uid_of({"metadata": meta})
-        self._api.delete(Kind.SECRET, command.secret_name, uid)
-
-    def _shutdown_patch(self, command: Command) -> Object:
-        """Return the patch that shuts a Workflow down and records why, which the shutdown itself does not show."""
-        annotations = {
-            Annotation.ENDING.value: command.end_reason.name if command.end_reason else "",
-            Annotation.ENDING_DETAIL.value: display_text(self._redact(command.detail), MAX_ENDING_DETAIL_LENGTH),
-        }
-        return {
-            "metadata": {
-                "uid": command.action.uid,
-                "annotations": {key: value for key, value in annotations.items() if value},
-            },
-            "spec": {"shutdown": "Terminate"},
-        }
-
-
-class _Job:
-    """A launched job that is not cleared yet. It holds the plan, with a startup kit, only until the submit begins."""
-
-    def __init__(
-        self, plan: Plan, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool
-    ) -> None:
-        self.name = plan.name
-        self.attempt = plan.attempt
-        self._plan: Plan | None = plan
-        self.has_results = has_results
-        self.on_verdict = on_verdict
-        self.collect_log = collect_log
-        self.is_concluded = False
-        self.launched = LaunchedJob(plan.name)
-        self.cancelled = threading.Event()
-        self.cleared = threading.Event()
-        self._released_at: float | None = None
-        self._is_start_measured = False
-
-    def take_plan(self) -> Plan:
-        """Return the plan, once; from then on the job does not hold it."""
-        plan, self._plan = self._plan, None
-        assert plan is not None, f"{self.name}: its plan was taken before"
-        return plan
-
-    def measure_start(self, meter: Meter) -> None:
-        """Measure once how many seconds after its release the job was seen running."""
-        if self._is_start_measured or not self.launched.is_released:
-            return
-        now = time.monotonic()
-        self._released_at = now if self._released_at is None else self._released_at
-        if self.launched.stage is Stage.RUNNING:
-            self._is_start_measured = True
-            meter.observe_start(now - self._released_at)
+        for input_ in self._performer.perform(command):
+            self._inputs.put(input_)

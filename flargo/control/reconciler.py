@@ -1,11 +1,10 @@
 """The reconciler of all jobs of one FLARE parent: inputs in, commands out. No threads, no I/O, no clock of its own.
 
 ``Reconciler.handle(input, now)`` is its only entry point. It keeps the latest views from the two watches (Workflows and
-pods), passes each job's inputs to ``flargo.status.reconcile.reconcile``, turns the resulting actions into commands for
-flargo.control.loop, and advances the clock that runs only while both watches are in sync.
+pods), passes each job's inputs to ``flargo.status.reconcile.reconcile``, and turns the resulting actions into commands
+for flargo.control.loop.
 """
 
-import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from flargo.cluster.api import Kind
+from flargo.control.clocks import Clocks
 from flargo.control.command import Command
 from flargo.control.inputs import (
     Admitted,
@@ -29,6 +29,7 @@ from flargo.control.inputs import (
     Unanswered,
     WatchLost,
 )
+from flargo.control.timers import Timers
 from flargo.job.names import credentials_secret
 from flargo.status.fields import OnParseError, parse_each
 from flargo.status.job_state import (
@@ -38,7 +39,6 @@ from flargo.status.job_state import (
     EventsListed,
     Input,
     JobState,
-    Now,
     Observed,
     Tick,
 )
@@ -79,7 +79,6 @@ class _Tracked:
     pods: tuple[PodView, ...] = ()
     workflow_uid: Uid | None = None
     """The uid of the job's Workflow, once that was observed. Only pods that this Workflow owns belong to the job."""
-    requeue_at: float | None = None
     revision: int = 0
     """The number of changes that the watches have delivered."""
 
@@ -120,27 +119,16 @@ class Reconciler:
         """The uids of other runs' Workflows that still exist but need no more actions."""
         self._unmatched_workflows: tuple[WorkflowView, ...] = ()
         """Workflows that were listed before the pods; they are checked for orphans once the pods are listed."""
-        self._synced: set[Kind] = set()
-        self._healthy = 0.0
-        self._wall = now
-        self._last_contact = now
-        """Time of the last response or event from the API server."""
-        self._is_silent = False
-        """A request has got no response, and nothing has arrived from the API server since."""
-        self._requeues: list[tuple[float, str]] = []
-
-    @property
-    def has_synced(self) -> bool:
-        """Return whether both watches are in sync."""
-        return self._synced >= {Kind.WORKFLOW, Kind.POD}
+        self._clocks = Clocks(now)
+        self._timers = Timers()
 
     def seconds_since_contact(self, now: float) -> float:
         """Return the seconds since the last contact with the API server, the maximum age of what is known."""
-        return max(0.0, now - self._last_contact)
+        return self._clocks.seconds_since_contact(now)
 
     def __repr__(self) -> str:
         """Return the synced watches and one line for each tracked job."""
-        synced = ", ".join(sorted(kind.name for kind in self._synced)) or "no watch"
+        synced = ", ".join(sorted(kind.name for kind in self._clocks.synced)) or "no watch"
         jobs = "".join(f"\n  {state!r}" for state in self.states)
         return f"<Reconciler in sync: {synced}; jobs: {len(self._tracked)}{jobs}>"
 
@@ -178,7 +166,7 @@ class Reconciler:
             case TimePassed():
                 return self._on_time_passed(now)
             case Contact():
-                self._on_contact(now)
+                self._clocks.note_contact(now)
                 return Result()
 
     def _on_watch_input(self, input_: Listed | Changed | WatchLost, now: float) -> Result:
@@ -188,9 +176,7 @@ class Reconciler:
             case Changed():
                 return self._on_changed(input_, now)
             case WatchLost(kind):
-                # The healthy clock stops until the watch's next list.
-                self._advance_clocks(now)
-                self._synced.discard(kind)
+                self._clocks.note_lost(kind, now)
                 return Result()
 
     def _on_command_result(self, input_: ObjectsRead | PodEventsRead | CommandDone | Unanswered, now: float) -> Result:
@@ -198,56 +184,30 @@ class Reconciler:
             case ObjectsRead():
                 return self._on_objects_read(input_, now)
             case PodEventsRead(command, items):
-                self._on_contact(now)
+                self._clocks.note_contact(now)
                 events = tuple(parse_each(items, event_view, self._on_parse_error))
                 done = EventsListed(command.action, events)
                 return self._apply_to_launch(command.key, command.attempt, done, now)
             case CommandDone(command, ok):
                 if ok:
-                    self._on_contact(now)
+                    self._clocks.note_contact(now)
                 return self._apply_to_launch(command.key, command.attempt, ActionDone(command.action, ok), now)
             case Unanswered(command, since):
-                self._on_unanswered(command, since, now)
+                is_read = command.action.kind is ActionKind.CONFIRM
+                self._clocks.note_unanswered(since, now, is_read=is_read)
                 return Result()
 
     def next_requeue_at(self) -> float | None:
         """Return the time at which TimePassed is due, or None if it is not."""
-        return self._requeues[0][0] if self._requeues else None
-
-    # --- inputs about time and contact
-
-    def _on_contact(self, now: float) -> None:
-        self._advance_clocks(now)
-        self._last_contact, self._is_silent = self._wall, False
-
-    def _on_unanswered(self, command: Command, since: float, now: float) -> None:
-        """Set the healthy clock back and stop it, since a request that was sent at ``since`` got no response.
-
-        A frozen API server does not close its watches, so they show the outage up to a minute late. A fresh read is
-        requested when a timeout expires, so the whole silence before it is taken off the clock. For any other request
-        only the time since it was sent is taken off; otherwise a request that always hangs (in a webhook, for example)
-        would stop all clocks.
-        """
-        self._advance_clocks(now)
-        is_read = command.action.kind is ActionKind.CONFIRM
-        silent_since = self._last_contact if is_read else max(since, self._last_contact)
-        if self.has_synced and not self._is_silent:
-            self._healthy -= self._wall - silent_since
-        self._is_silent = True
+        return self._timers.next_at()
 
     def _on_time_passed(self, now: float) -> Result:
-        results = []
-        while self._requeues and self._requeues[0][0] <= now:
-            at, key = heapq.heappop(self._requeues)
-            tracked = self._tracked.get(key)
-            if tracked is not None and tracked.requeue_at == at:
-                results.append(self._apply(key, Tick(), now))
-        return _merge(results)
+        return _merge([self._apply(key, Tick(), now) for key in self._timers.take_due(now)])
 
     # --- inputs about launches
 
     def _on_admitted(self, job: Admitted, now: float) -> Result:
-        healthy = self._advance_clocks(now).healthy
+        healthy = self._clocks.advance(now).healthy
         state = JobState(job.name, job.attempt, job.timeouts, job.grace, created_at=healthy, stage_since=healthy)
         self._tracked[job.name] = _Tracked(state)
         return Result()
@@ -255,13 +215,12 @@ class Reconciler:
     # --- inputs from the watches
 
     def _on_listed(self, kind: Kind, items: Iterable[Object], now: float) -> Result:
-        self._on_contact(now)
-        self._synced.add(kind)
+        self._clocks.note_listed(kind, now)
         result = self._on_workflows_listed(items, now) if kind is Kind.WORKFLOW else self._on_pods_listed(items, now)
         return _merge((result, self._reset_backoff(now)))
 
     def _on_changed(self, change: Changed, now: float) -> Result:
-        self._on_contact(now)
+        self._clocks.note_contact(now)
         if change.kind is Kind.WORKFLOW:
             views = self._parse([change.item], workflow_view)
             return _merge(self._on_workflow_changed(view, now, deleted=change.deleted) for view in views)
@@ -279,7 +238,7 @@ class Reconciler:
         If a watch has delivered a change since the read was requested, the read may be older than that change. It is
         then discarded, and requested again at once if it is still wanted.
         """
-        self._on_contact(now)
+        self._clocks.note_contact(now)
         command = read.command
         tracked = self._find(command.key, command.attempt)
         if tracked is None:
@@ -317,7 +276,7 @@ class Reconciler:
         views = {view.name: view for view in self._parse(items, parse)}
         self._finished_orphans &= {view.uid for view in views.values()}
         results: list[Result] = []
-        if Kind.POD in self._synced:
+        if Kind.POD in self._clocks.synced:
             results += [self._track_orphan(view, now) for view in views.values()]
         else:
             self._unmatched_workflows = tuple(views.values())
@@ -396,7 +355,7 @@ class Reconciler:
         return self._apply(view.uid, Observed(self._observe(orphan)), now)
 
     def _orphan_state(self, view: WorkflowView, now: float, *, has_ended: bool) -> JobState:
-        healthy = self._advance_clocks(now).healthy
+        healthy = self._clocks.advance(now).healthy
         return JobState(
             view.name,
             view.attempt,
@@ -447,22 +406,14 @@ class Reconciler:
         tracked = self._tracked.get(key)
         if tracked is None:
             return Result()
-        step = reconcile(tracked.state, input_, self._advance_clocks(now))
-        tracked.state, tracked.requeue_at = step.state, None
+        step = reconcile(tracked.state, input_, self._clocks.advance(now))
+        tracked.state = step.state
+        self._timers.cancel(key)
         if step.state.is_cleared:
             self._forget(key)
         elif step.requeue_after is not None:
-            tracked.requeue_at = now + max(step.requeue_after, _MIN_REQUEUE_SECONDS)
-            self._requeue(tracked.requeue_at, key)
+            self._timers.set(key, now + max(step.requeue_after, _MIN_REQUEUE_SECONDS))
         return Result(tuple(_command(key, tracked, action) for action in step.actions), (step.state,))
-
-    def _requeue(self, at: float, key: str) -> None:
-        heapq.heappush(self._requeues, (at, key))
-        # Most entries are superseded long before their time comes; the heap is rebuilt before they accumulate.
-        if len(self._requeues) > 4 * len(self._tracked) + 64:
-            entries = ((tracked.requeue_at, key) for key, tracked in self._tracked.items())
-            self._requeues = [(at, key) for at, key in entries if at is not None]
-            heapq.heapify(self._requeues)
 
     def _forget(self, key: str) -> None:
         name = self._tracked.pop(key).state.name
@@ -471,12 +422,6 @@ class Reconciler:
             self._orphans[name].discard(key)
             if not self._orphans[name]:
                 del self._orphans[name]
-
-    def _advance_clocks(self, now: float) -> Now:
-        if self.has_synced and not self._is_silent:
-            self._healthy += max(0.0, now - self._wall)
-        self._wall = max(self._wall, now)
-        return Now(self._healthy, self._wall)
 
 
 def _command(key: str, tracked: _Tracked, action: Action) -> Command:

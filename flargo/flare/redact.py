@@ -22,6 +22,7 @@ LOGGERS: Final = (
     "flargo.cluster.watch",
     "flargo.control.loop",
     "flargo.control.parse_error_log",
+    "flargo.control.perform",
     "flargo.embedded.cluster",
     "flargo.embedded.routes",
     "flargo.flare.wait",

@@ -9,13 +9,12 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.command import Command
-from flargo.control.loop import MAX_ENDING_DETAIL_LENGTH, Loop
+from flargo.control.loop import Loop
 from flargo.control.reconciler import Result
 from flargo.control.submit import SubmitError
 from flargo.status.job_state import Action, ActionKind
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Annotation
 from tests.harness.fake_api import THREAD_SECONDS, IdleApi
 from tests.harness.plans import submit_plan
 
@@ -161,22 +160,6 @@ def test_requeue_in_centuries_ends_no_thread(api: IdleApi, monkeypatch: pytest.M
     loop.end(Cause.PARENT_END, seconds=0.1)
 
 
-def test_shutdown_annotations_are_redacted(api: IdleApi) -> None:
-    api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
-    uid = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"]
-    loop = Loop(api, "", "me", 3, redact=lambda text: text.replace("s3cret", "[redacted]"))
-    detail = "image {{workflow.uid}} of s3cret " + "x" * 2000
-    loop._send(
-        Command("job-site", "job-site", Action(ActionKind.SHUTDOWN, uid), "", end_reason=Reason.IMAGE, detail=detail)
-    )
-    workflow = api.get(Kind.WORKFLOW, "job-site")
-    annotations = workflow["metadata"]["annotations"]
-    assert workflow["spec"] == {"shutdown": "Terminate"}
-    assert annotations[Annotation.ENDING] == "IMAGE"
-    assert annotations[Annotation.ENDING_DETAIL].startswith("image { {workflow.uid}} of [redacted] xxx")
-    assert len(annotations[Annotation.ENDING_DETAIL]) == MAX_ENDING_DETAIL_LENGTH
-
-
 def test_outage_is_logged_once_per_watch(api: IdleApi, caplog: pytest.LogCaptureFixture) -> None:
     def fail(_number: int, _when: str) -> None:
         raise ApiError("patch", "workflows", 0, message="refused")
@@ -190,13 +173,6 @@ def test_outage_is_logged_once_per_watch(api: IdleApi, caplog: pytest.LogCapture
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     lost = "watch lost (last API contact 0 s ago); decisions paused until it recovers"
     assert [line.partition(":")[0] for line in warnings] == [f"Workflow {lost}", f"Pod {lost}"]
-
-
-def test_failed_command_is_logged(api: IdleApi, caplog: pytest.LogCaptureFixture) -> None:
-    loop = Loop(api, "", "me", 3)
-    api.trouble = lambda *_: (_ for _ in ()).throw(ApiError("patch", "workflows", 403, "Forbidden"))
-    loop._perform(Command("job-site", "job-site", Action(ActionKind.SHUTDOWN), ""))
-    assert "job-site: failed to shut down the Workflow" in caplog.text
 
 
 def test_credential_deletions_do_not_delay_shutdowns(api: IdleApi) -> None:

@@ -361,26 +361,6 @@ def test_unanswered_request_gives_back_its_duration() -> None:
     assert site.passes(2).action_kinds == [ActionKind.CONFIRM]
 
 
-def test_seconds_since_contact() -> None:
-    site = Site().lists()
-    site.passes(7)
-    assert site.reconciler.seconds_since_contact(site.now) == 7
-    site.reconciler.handle(Contact(), site.now)
-    assert site.reconciler.seconds_since_contact(site.now) == 0
-
-
-def test_superseded_requeues_are_dropped() -> None:
-    site = Site(StartTimeouts(pending=1e6)).lists()
-    site.takes(JobInput("job-site", "a1", Submitted()))
-    shortage = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
-    site.changes(Kind.WORKFLOW, workflow(phase="Running"))
-    for version in range(1000):
-        conditions = [{**shortage, "message": f"Insufficient cpu, {version}"}]
-        site.changes(Kind.POD, pod(conditions=conditions, version=version + 1))
-    assert len(site.reconciler._requeues) < 100
-    assert site.passes(1e6 + 1).action_kinds == [ActionKind.CONFIRM]
-
-
 def test_shutdown_command_carries_the_reason() -> None:
     site = Site(StartTimeouts(pending=0.0)).lists()
     site.takes(JobInput("job-site", "a1", Submitted()))

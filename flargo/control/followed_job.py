@@ -1,0 +1,58 @@
+"""A launched job as the loop follows it: what the launch needs, and where its progress and verdict are reported."""
+
+import threading
+from collections.abc import Callable
+
+from flargo.control.launched_job import LaunchedJob
+from flargo.control.meter import Meter
+from flargo.status.diagnosis import Stage
+from flargo.status.verdict import Verdict
+from flargo.terms import Plan
+
+OnVerdict = Callable[[Verdict, str], None]
+
+
+class FollowedJob:
+    """A launched job that is not cleared yet. It holds the plan, with a startup kit, only until the submit begins."""
+
+    def __init__(
+        self, plan: Plan, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool
+    ) -> None:
+        """Start to follow a launch.
+
+        Args:
+            plan: the launch's plan.
+            has_results: returns whether the job's results have reached the parent; does no I/O.
+            on_verdict: called with the verdict and the end of the log.
+            collect_log: read the end of the program's log if the program fails.
+        """
+        self.name = plan.name
+        self.attempt = plan.attempt
+        self._plan: Plan | None = plan
+        self.has_results = has_results
+        self.on_verdict = on_verdict
+        self.collect_log = collect_log
+        self.is_concluded = False
+        """The verdict is being reported, or was. Only the reconciler's thread changes it."""
+        self.launched = LaunchedJob(plan.name)
+        self.cancelled = threading.Event()
+        """Set when FLARE no longer wants the job."""
+        self.cleared = threading.Event()
+        """Set when nothing of the job is left on the cluster."""
+        self._released_at: float | None = None
+        self._is_start_measured = False
+
+    def take_plan(self) -> Plan:
+        """Return the plan, once; from then on the job does not hold it."""
+        plan, self._plan = self._plan, None
+        assert plan is not None, f"{self.name}: its plan was taken before"
+        return plan
+
+    def measure_start(self, meter: Meter, now: float) -> None:
+        """Measure once how many seconds after its release the job was seen running."""
+        if self._is_start_measured or not self.launched.is_released:
+            return
+        self._released_at = now if self._released_at is None else self._released_at
+        if self.launched.stage is Stage.RUNNING:
+            self._is_start_measured = True
+            meter.observe_start(now - self._released_at)

@@ -1,0 +1,110 @@
+"""Performing a command: the request to the API server, and its result as inputs of the Reconciler."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.errors import ApiError
+from flargo.control.command import Command
+from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
+from flargo.job.names import display_text
+from flargo.status.job_state import ActionKind
+from flargo.status.views import is_credentials_secret, uid_of
+from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object
+
+MAX_ENDING_DETAIL_LENGTH = 500
+"""Maximum characters of the annotation that explains why a Workflow was shut down."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Performer:
+    """Performs commands, on whatever thread it is called. It keeps no state."""
+
+    api: Api
+    redact: Callable[[str], str] = lambda text: text
+    """Removes secrets from a text that others will read."""
+    is_watch_lost: Callable[[], bool] = lambda: False
+    """Returns whether a watch is out of sync, which was logged."""
+    clock: Callable[[], float] = time.monotonic
+
+    def perform(self, command: Command) -> tuple[SiteInput, ...]:
+        """Perform a command; return what the Reconciler must be told. Whatever happens, one input is the result."""
+        began_at = self.clock()
+        try:
+            return (self._request(command),)
+        except ApiError as error:
+            # What was wanted has come true: the object is gone, or another one has its name by now (409), or no object
+            # can have such a name.
+            ok = error.not_found or error.conflict or error.invalid_target
+            if not ok:
+                # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
+                level = logging.DEBUG if self.is_watch_lost() else logging.WARNING
+                _log.log(level, "%s: failed to %s: %s", command.name, command.action.kind.value, error)
+            unanswered = () if error.status else (Unanswered(command, began_at),)
+            return (*unanswered, CommandDone(command, ok))
+        except Exception:  # noqa: BLE001
+            # Whatever the error is, a command without a result would never be retried.
+            _log.exception("%s: failed to %s", command.name, command.action.kind.value)
+            return (CommandDone(command, ok=False),)
+
+    def _request(self, command: Command) -> SiteInput:
+        match command.action.kind:
+            case ActionKind.CONFIRM:
+                return self._read_objects(command)
+            case ActionKind.LIST_EVENTS:
+                about_pod = f"involvedObject.kind=Pod,involvedObject.name={command.pod_name}"
+                events, _ = self.api.list(Kind.EVENT, fields=about_pod)
+                return PodEventsRead(command, tuple(events))
+            case ActionKind.SHUTDOWN:
+                self.api.merge(Kind.WORKFLOW, command.name, self._shutdown_patch(command))
+            case ActionKind.TOUCH:
+                annotations = {Annotation.NUDGED.value: str(time.time())}
+                patch: Object = {"metadata": {"uid": command.action.uid, "annotations": annotations}}
+                self.api.merge(Kind.WORKFLOW, command.name, patch)
+            case ActionKind.DELETE_WORKFLOW:
+                self.api.delete(Kind.WORKFLOW, command.name, command.object_uid)
+            case ActionKind.DELETE_POD:
+                self.api.delete(Kind.POD, command.pod_name, command.object_uid, command.grace)
+            case ActionKind.DELETE_SECRET:
+                self._delete_secret(command)
+        return CommandDone(command, ok=True)
+
+    def _read_objects(self, command: Command) -> ObjectsRead:
+        """Read a Workflow, which need not exist, and its pods."""
+        workflow: Object | None
+        try:
+            workflow = self.api.get(Kind.WORKFLOW, command.name)
+        except ApiError as error:
+            if not error.not_found:
+                raise
+            workflow = None
+        pods, _ = self.api.list(Kind.POD, labels=f"{WORKFLOW_NAME_LABEL}={command.name}")
+        return ObjectsRead(command, workflow, tuple(pods))
+
+    def _delete_secret(self, command: Command) -> None:
+        """Delete the credentials Secret by its uid; without a uid, only if its owner is the job's Workflow."""
+        uid = command.action.uid
+        if uid is None:
+            meta = self.api.metadata(Kind.SECRET, command.secret_name)
+            if not is_credentials_secret(meta, command.name, command.workflow_uid):
+                _log.warning("%s: Secret %s has another owner and is not deleted", command.name, command.secret_name)
+                return
+            uid = uid_of({"metadata": meta})
+        self.api.delete(Kind.SECRET, command.secret_name, uid)
+
+    def _shutdown_patch(self, command: Command) -> Object:
+        """Return the patch that shuts a Workflow down and records why, which the shutdown itself does not show."""
+        annotations = {
+            Annotation.ENDING.value: command.end_reason.name if command.end_reason else "",
+            Annotation.ENDING_DETAIL.value: display_text(self.redact(command.detail), MAX_ENDING_DETAIL_LENGTH),
+        }
+        return {
+            "metadata": {
+                "uid": command.action.uid,
+                "annotations": {key: value for key, value in annotations.items() if value},
+            },
+            "spec": {"shutdown": "Terminate"},
+        }

@@ -1,0 +1,40 @@
+"""Tests of the FollowedJob: what it holds, and what it measures."""
+
+import pytest
+
+from flargo.control.followed_job import FollowedJob
+from flargo.control.meter import NullMeter
+from flargo.status.diagnosis import Stage
+from tests.harness.plans import submit_plan
+
+
+class StartMeter(NullMeter):
+    """Keeps the measured starts."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def observe_start(self, seconds: float) -> None:
+        self.starts.append(seconds)
+
+
+def followed_job() -> FollowedJob:
+    return FollowedJob(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+
+
+def test_plan_is_held_until_it_is_taken() -> None:
+    job = followed_job()
+    assert job.take_plan().attempt == job.attempt == "a1"
+    with pytest.raises(AssertionError, match="taken before"):
+        job.take_plan()
+
+
+def test_start_is_measured_once_from_the_release() -> None:
+    job, meter = followed_job(), StartMeter()
+    job.measure_start(meter, 1.0)
+    job.launched.update(Stage.WAITING, is_released=True)
+    job.measure_start(meter, 2.0)
+    job.launched.update(Stage.RUNNING, is_released=True)
+    job.measure_start(meter, 9.0)
+    job.measure_start(meter, 20.0)
+    assert meter.starts == [7.0]

@@ -1,0 +1,97 @@
+"""Tests of the Performer: the request of each command, and a result whatever happens."""
+
+from typing import Any
+
+import pytest
+
+from flargo.cluster.api import Kind
+from flargo.cluster.errors import ApiError
+from flargo.control.command import Command
+from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, Unanswered
+from flargo.control.perform import MAX_ENDING_DETAIL_LENGTH, Performer
+from flargo.status.job_state import CONFIRM, Action, ActionKind
+from flargo.status.reasons import Reason
+from flargo.terms import Annotation, Uid
+from tests.harness.fake_api import IdleApi
+
+
+def command_of(kind: ActionKind, uid: str = "uid-1", **more: Any) -> Command:
+    return Command("job-site", "job-site", Action(kind, Uid(uid)), "secret", **more)
+
+
+def workflow_api() -> IdleApi:
+    """Return a store with one Workflow, of uid ``uid-1``."""
+    api = IdleApi()
+    api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
+    return api
+
+
+def refuse(status: int, reason: str = "") -> Any:
+    def trouble(_number: int, when: str) -> None:
+        if when == "before":
+            raise ApiError("patch", "workflows", status, reason, "refused")
+
+    return trouble
+
+
+def test_shutdown_annotations_are_redacted() -> None:
+    api = workflow_api()
+    performer = Performer(api, redact=lambda text: text.replace("s3cret", "[redacted]"))
+    detail = "image {{workflow.uid}} of s3cret " + "x" * 2000
+    command = command_of(ActionKind.SHUTDOWN, end_reason=Reason.IMAGE, detail=detail)
+    assert performer.perform(command) == (CommandDone(command, ok=True),)
+    workflow = api.get(Kind.WORKFLOW, "job-site")
+    annotations = workflow["metadata"]["annotations"]
+    assert workflow["spec"] == {"shutdown": "Terminate"}
+    assert annotations[Annotation.ENDING] == "IMAGE"
+    assert annotations[Annotation.ENDING_DETAIL].startswith("image { {workflow.uid}} of [redacted] xxx")
+    assert len(annotations[Annotation.ENDING_DETAIL]) == MAX_ENDING_DETAIL_LENGTH
+
+
+def test_reads_return_what_was_read() -> None:
+    api = workflow_api()
+    confirm = Command("job-site", "job-site", CONFIRM, "secret")
+    (read,) = Performer(api).perform(confirm)
+    assert isinstance(read, ObjectsRead)
+    assert read.workflow is not None
+    assert read.pods == ()
+    listing = command_of(ActionKind.LIST_EVENTS, pod_name="job-site")
+    assert Performer(api).perform(listing) == (PodEventsRead(listing, ()),)
+
+
+def test_missing_workflow_is_a_result() -> None:
+    confirm = Command("job-site", "job-site", CONFIRM, "secret")
+    assert Performer(IdleApi()).perform(confirm) == (ObjectsRead(confirm, None, ()),)
+
+
+@pytest.mark.parametrize(("status", "ok"), [(403, False), (404, True), (409, True), (500, False)])
+def test_refusal_is_a_result(status: int, ok: bool) -> None:  # noqa: FBT001
+    api, command = workflow_api(), command_of(ActionKind.SHUTDOWN)
+    api.trouble = refuse(status)
+    assert Performer(api).perform(command) == (CommandDone(command, ok),)
+
+
+def test_request_without_response_is_reported() -> None:
+    api, command, times = workflow_api(), command_of(ActionKind.SHUTDOWN), iter([7.0])
+    api.trouble = refuse(0)
+    performer = Performer(api, clock=lambda: next(times))
+    assert performer.perform(command) == (Unanswered(command, 7.0), CommandDone(command, ok=False))
+
+
+def test_defect_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """A command without a result would never be retried."""
+    api, command = workflow_api(), command_of(ActionKind.DELETE_WORKFLOW)
+    api.trouble = lambda *_: (_ for _ in ()).throw(ValueError("a defect"))
+    assert Performer(api).perform(command) == (CommandDone(command, ok=False),)
+    assert "job-site: failed to delete the Workflow" in caplog.text
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_failure_is_logged_unless_a_watch_is_lost(is_lost: bool, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001
+    """A lost watch has its own warning; the retries of a thousand jobs add nothing to it."""
+    api = workflow_api()
+    api.trouble = refuse(403, "Forbidden")
+    Performer(api, is_watch_lost=lambda: is_lost).perform(command_of(ActionKind.SHUTDOWN))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    expected = "job-site: failed to shut down the Workflow: patch workflows: 403 Forbidden: refused"
+    assert warnings == ([] if is_lost else [expected])
