@@ -13,7 +13,7 @@ FLARE 2.9 registers a server job's process only after launch_job has returned, w
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nvflare.apis.fl_constant import SystemComponents
 from nvflare.apis.fl_context import FLContext
@@ -29,12 +29,26 @@ MAX_WAIT = SERVER_START_SECONDS + 60.0
 that only counts time with contact to the API server; the last minute is for its end."""
 POLL_INTERVAL = 1.0
 """Seconds between checks of the stored job status."""
-API_SILENCE_LIMIT = 2.0
-"""Seconds without contact to the API server after which a released Workflow's process is assumed to run, if its pod was
-last seen with a node."""
-API_SILENCE_LIMIT_WITHOUT_NODE = 6.0
-"""The same limit if the pod was last seen without a node. It is longer than a watch takes to start again, and far
-shorter than the 30 s after which a process gives up if its parent does not know it."""
+_SOON, _PERHAPS, _HARDLY = 2.0, 6.0, 20.0
+API_SILENCE_LIMITS: Mapping[Stage, float] = {
+    Stage.ABSENT: _PERHAPS,
+    Stage.SUBMITTED: _PERHAPS,
+    Stage.UNCLAIMED: _HARDLY,
+    Stage.QUEUED: _HARDLY,
+    Stage.QUOTA: _HARDLY,
+    Stage.WAITING: _PERHAPS,
+    Stage.SHORTAGE: _HARDLY,
+    Stage.TAINTED: _HARDLY,
+    Stage.STARTING: _SOON,
+    Stage.PULLING: _HARDLY,
+    Stage.RUNNING: _SOON,
+    Stage.ENDED: _SOON,
+}
+"""Seconds without contact to the API server after which a released Workflow's process is assumed to run, by the job's
+last known stage. A started pod runs within seconds. A pod without a node may get one unseen: six seconds are more than
+a watch takes to start again. A job that waits for something, such as an image, a lock or a GPU, hardly starts just
+then; if it does, its process connects with the parent, which ends the wait. All limits are below the 30 s after which
+a process gives up if its parent does not know it."""
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +88,7 @@ def wait_until_running(
         if not job.is_stopping and _ask_flare(is_connected, job.name):
             _log.info("%s: its process connected to the parent before the pod was seen running", job.name)
             return False
-        if job.is_released and not job.is_stopping and seconds_out_of_sync() > _silence_limit(job):
+        if job.is_released and not job.is_stopping and seconds_out_of_sync() > API_SILENCE_LIMITS[job.stage]:
             _log.warning("%s: released, but the Kubernetes API is silent; assuming that the job runs", job.name)
             return False
         if time.monotonic() > limit:
@@ -83,10 +97,6 @@ def wait_until_running(
             give_up(f"its process was not seen running within {MAX_WAIT:g} s; {last_state}")
             handle.wait()
             return True
-
-
-def _silence_limit(job: LaunchedJob) -> float:
-    return API_SILENCE_LIMIT if job.stage > Stage.TAINTED else API_SILENCE_LIMIT_WITHOUT_NODE
 
 
 def _describe_last_state(job: LaunchedJob, silence: float) -> str:

@@ -147,14 +147,34 @@ def test_stopping_job_has_no_handle(stage: Stage) -> None:
     timer.join()
 
 
-@pytest.mark.parametrize("stage", [Stage.SUBMITTED, Stage.QUEUED, Stage.SHORTAGE, Stage.TAINTED])
-def test_short_silence_proves_no_start(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wait, "MAX_WAIT", 0.5)
+PROCESS_PATIENCE = 30.0
+"""Seconds after which a process gives up if its parent does not know it."""
+SILENCES = {
+    Stage.STARTING: (1.5, 2.5),
+    Stage.WAITING: (5.0, 7.0),
+    Stage.SUBMITTED: (5.0, 7.0),
+    **dict.fromkeys(
+        (Stage.PULLING, Stage.UNCLAIMED, Stage.QUEUED, Stage.QUOTA, Stage.SHORTAGE, Stage.TAINTED), (15.0, 25.0)
+    ),
+}
+"""For each stage a silence that does not end the wait, and one that does."""
+
+
+@pytest.mark.parametrize("stage", SILENCES, ids=lambda stage: stage.label)
+def test_silence_limit_depends_on_the_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short silence while an image is pulled, for example, proves no start: the clients would give up."""
+    monkeypatch.setattr(wait, "MAX_WAIT", 0.1)
+    short, long = SILENCES[stage]
     launched, given_up = LaunchedJob("wf"), list[str]()
     launched.update(stage, is_released=True)
-    wait_for_start(launched, silence=wait.API_SILENCE_LIMIT + 1, given_up=given_up)
+    wait_for_start(launched, silence=short, given_up=given_up)
     assert given_up
     launched = LaunchedJob("wf")
     launched.update(stage, is_released=True)
-    wait_for_start(launched, silence=wait.API_SILENCE_LIMIT_WITHOUT_NODE + 1)
+    wait_for_start(launched, silence=long)
     assert launched.verdict is None
+
+
+def test_every_stage_has_a_silence_limit() -> None:
+    assert {*wait.API_SILENCE_LIMITS} == {*Stage}
+    assert max(wait.API_SILENCE_LIMITS.values()) < PROCESS_PATIENCE
