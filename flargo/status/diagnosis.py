@@ -277,7 +277,8 @@ def _diagnose_start(pod: PodView, stage: Stage, events: tuple[EventView, ...]) -
         return Diagnosis(stage, detail=pull.message)
     failures = (event for event in events if event.reason in _FAILURE_EVENTS)
     failure = max(failures, key=lambda event: event.span, default=None)
-    if failure is None or not pod.scheduled:
+    # A container starts only after the volumes are mounted and the sandbox exists, so the failures are resolved.
+    if failure is None or not pod.scheduled or pod.has_started:
         return Diagnosis(stage, detail=detail)
     detail = f"{failure.reason}, {failure.count} times: {failure.message}"
     return Diagnosis(stage, _FAILURE_EVENTS[failure.reason] if _is_persistent(failure) else None, detail)

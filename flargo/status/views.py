@@ -71,6 +71,8 @@ class PodView:
     init_failure: str = ""
     """The init container that failed, with its exit code and message; the main container then never starts."""
     waiting: tuple[Waiting, ...] = ()
+    has_started: bool = False
+    """A container of the pod, init containers included, has started, so the sandbox and the volumes were ready."""
     deleting: bool = False
     deletion_grace: float = 0.0
     """Grace period in seconds that the first deletion request set, whoever sent it."""
@@ -297,6 +299,7 @@ def pod_view(item: Object) -> PodView:
         exit=_exit(main),
         init_failure=_init_failure(item),
         waiting=tuple(_waiting(item)),
+        has_started=any(_has_started(row) for row in _container_statuses(item)),
         deleting=bool(fields.text(item, "metadata", "deletionTimestamp")),
         deletion_grace=float(fields.number(item, "metadata", "deletionGracePeriodSeconds") or 0),
         disruption=" ".join(filter(None, (fields.text(disruption, "reason"), fields.text(disruption, "message"))))
@@ -347,11 +350,25 @@ def _init_failure(item: Object) -> str:
 
 
 def _waiting(item: Object) -> Iterator[Waiting]:
+    for row in _container_statuses(item):
+        reason = fields.text(row, "state", "waiting", "reason")
+        if reason:
+            yield Waiting(fields.text(row, "name"), reason, fields.text(row, "state", "waiting", "message"))
+
+
+def _container_statuses(item: Object) -> Iterator[Object]:
+    """Yield the statuses of the pod's containers, init containers first."""
     for kind in ("initContainerStatuses", "containerStatuses"):
-        for row in fields.items(item, "status", kind):
-            reason = fields.text(row, "state", "waiting", "reason")
-            if reason:
-                yield Waiting(fields.text(row, "name"), reason, fields.text(row, "state", "waiting", "message"))
+        yield from fields.items(item, "status", kind)
+
+
+def _has_started(status: Object) -> bool:
+    """Return whether a container has started at least once. One that is started again waits in between."""
+    if status.get("started") is True or isinstance(fields.value(status, "state", "running"), dict):
+        return True
+    ends = (fields.mapping(status, each, "terminated") for each in ("state", "lastState"))
+    # The kubelet also gives an end to a container that it never created.
+    return any(end and end.get("reason") != "ContainerStatusUnknown" for end in ends)
 
 
 def _memory_limit(item: Object) -> str:

@@ -571,6 +571,17 @@ def test_passing_failure_events_are_harmless(failure: EventView) -> None:
     assert conclusion(story.sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited_pod(0))) == (Reason.SUCCEEDED, 0)
 
 
+@pytest.mark.parametrize("failure", ["FailedMount", "FailedCreatePodSandBox"])
+def test_a_started_container_resolves_failure_events(failure: str) -> None:
+    """A mount failed for a minute and recovered; then an init container works for hours."""
+    initializing = replace(POD_STARTING, has_started=True)
+    story = Story().sees(WORKFLOW, initializing).passes(10).lists_events(event(failure, "timed out", 9, span=90))
+    assert story.state.end_diagnosis is None
+    assert ActionKind.CONFIRM not in story.actions
+    story.sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited_pod(0))
+    assert conclusion(story) == (Reason.SUCCEEDED, 0)
+
+
 def test_pulling_has_its_own_timeout() -> None:
     story = slow_start(event("Pulling", at=1), timeouts=StartTimeouts(starting=60, pulling=600))
     stages = [story.state.stage]

@@ -58,6 +58,31 @@ def test_malformed_object_can_be_stripped(malformed: Object) -> None:
     assert workflow_view(strip_unused_fields(malformed)) == workflow_view(malformed)
 
 
+STARTED_STATUSES: list[Object] = [
+    {"state": {"running": {}}},
+    {"state": {"terminated": {"exitCode": 0}}},
+    {"state": {"terminated": {"exitCode": 3, "reason": "Error"}}},
+    {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}}},
+    {"state": {}, "started": True},
+]
+
+
+@pytest.mark.parametrize("kind", ["initContainerStatuses", "containerStatuses"])
+@pytest.mark.parametrize("status", STARTED_STATUSES, ids=str)
+def test_any_container_has_started(kind: str, status: Object) -> None:
+    waiting = {"name": "main", "state": {"waiting": {"reason": "PodInitializing"}}, "started": False}
+    assert pod_view({"status": {kind: [waiting, {"name": "x", **status}]}}).has_started
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{}, {"state": {"waiting": {}}}, {"state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}}],
+    ids=str,
+)
+def test_no_container_has_started(status: Object) -> None:
+    assert not pod_view({"status": {"containerStatuses": [{"name": "main", **status}]}}).has_started
+
+
 # --- objects that others wrote
 
 
