@@ -31,7 +31,7 @@ class Stage(IntEnum):
     WAITING = 5
     """The pod does not exist yet, or the scheduler has not tried to place it."""
     SHORTAGE = 6
-    """No node has enough free cpu, memory or GPUs for the pod."""
+    """No node has enough left for the pod of something that nodes run out of, such as memory, GPUs or room for pods."""
     TAINTED = 7
     """Every node is tainted (for example not ready after an outage) or cordoned, or none exists. This may pass."""
     STARTING = 8
@@ -106,6 +106,9 @@ _PERSISTENT_COUNT, _PERSISTENT_SECONDS, _NOT_FOUND_SECONDS = 4, 60.0, 15.0
 _WORKFLOW_MESSAGES = (
     (re.compile(r"^invalid spec"), Reason.INVALID),
     (re.compile(r"configmaps \"|Sync configuration key|strconv\.Atoi|initialize semaphore"), Reason.SEMAPHORE),
+    # Argo looks up the executor's account and its token before it creates the pod (getServiceAccountTokenName in
+    # workflow/controller/workflowpod.go).
+    (re.compile(r'serviceaccounts? "[^"]*" not found|\.service-account-token" not found'), Reason.POD_REFUSED),
     (re.compile(r"forbidden|admission webhook"), Reason.POD_REFUSED),
     (re.compile(r"pod deleted"), Reason.POD_DELETED),
     (re.compile(r"Pod was rejected"), Reason.NODE_REFUSED),
@@ -141,7 +144,18 @@ _STEP_MESSAGES = (
 )
 
 _TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable|no nodes available")
-_SHORTAGE = re.compile(r"\binsufficient\s+([a-z0-9./_-]+)", re.IGNORECASE)
+# What nodes run out of, in the words of kube-scheduler 1.34: of any resource (noderesources/fit.go), of devices for
+# resource claims (dynamicresources), of volumes that may be attached (nodevolumelimits), of storage for new volumes
+# (volumebinding) and of host ports (nodeports). Another pod's end or a new node can resolve each of them.
+_SHORTAGE = re.compile(
+    r"\binsufficient\s+[a-z0-9]"
+    r"|\btoo many pods\b"
+    r"|\bcannot allocate all claims\b|\bresourceclaim in use\b|\bresourceclaim not available on the node\b"
+    r"|\bnode\(s\) exceed max volume count\b"
+    r"|\bnode\(s\) did not have enough free storage\b"
+    r"|\bnode\(s\) didn't have free ports\b",
+    re.IGNORECASE,
+)
 
 
 def diagnose(observation: Observation, first_pod_uid: Uid | None) -> Diagnosis:
@@ -295,9 +309,15 @@ def _is_persistent(event: EventView) -> bool:
 
 
 def _stage_of_pod(pod: PodView, events: tuple[EventView, ...]) -> Stage:
+    """Return the stage of a pod whose main container does not run.
+
+    The scheduler's message counts the nodes by what each of them lacks. A shortage takes precedence: of the nodes that
+    it names, at least one lacks nothing else that was checked before. Taints come next, since they may pass, and the
+    rest is for a person to correct.
+    """
     if pod.scheduled:
         return Stage.STARTING if _current_pull(events) is None else Stage.PULLING
-    if _is_shortage(pod.unscheduled_message):
+    if _SHORTAGE.search(pod.unscheduled_message):
         return Stage.SHORTAGE
     return Stage.TAINTED if _TAINT.search(pod.unscheduled_message) else Stage.WAITING
 
@@ -316,12 +336,6 @@ def _current_pull(events: tuple[EventView, ...]) -> EventView | None:
 def _event_order(event: EventView) -> tuple[datetime, bool]:
     # Timestamps have whole seconds. In the same second, the end of a pull comes after its beginning.
     return event.last_timestamp or datetime.min.replace(tzinfo=UTC), event.reason == "Pulled"
-
-
-def _is_shortage(message: str) -> bool:
-    """Return whether a scheduler's message names cpu, memory or a GPU (nvflare 2.9, _is_cpu_memory_gpu_shortage)."""
-    names = (name.lower().rstrip(".,;:") for name in _SHORTAGE.findall(message))
-    return any(name in {"cpu", "memory"} or "gpu" in name for name in names)
 
 
 def _stage_without_pod(workflow: WorkflowView) -> Stage:

@@ -110,7 +110,8 @@ class Reason(Enum):
     POD_REFUSED = Row(
         ReturnCode.NEVER_STARTED,
         "Kubernetes refused the pod.",
-        "Check what the message names: a quota, an admission policy or the service account.",
+        "Check what the message names: a quota, an admission policy, or a service account, which deploy/ or the kit's"
+        " chart creates.",
     )
     IMAGE = Row(
         ReturnCode.NEVER_STARTED, "The image could not be pulled.", "Check the image's name and the pull secrets."
@@ -132,8 +133,9 @@ class Reason(Enum):
     )
     SHORTAGE = Row(
         ReturnCode.NEVER_STARTED,
-        "No node had enough free cpu, memory or GPUs within pending_timeout.",
-        "Request less, wait for other jobs, or raise pending_timeout; for a server's job, read the message.",
+        "No node had enough left for the pod within pending_timeout.",
+        "Request less of what the message names, wait for other jobs, or raise pending_timeout; for a server's job,"
+        " read the message.",
     )
     VOLUME = Row(
         ReturnCode.NEVER_STARTED,
