@@ -300,15 +300,16 @@ class Loop:
         if job is None:
             return
         is_released = not state.is_submitting and not state.submit_error
-        job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_stopping)
+        job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_ending)
         job.measure_start(self._meter, time.monotonic())
         if state.verdict is not None and not job.is_concluded:
             job.is_concluded = True
             # On another thread, because a report writes files and may read the log.
             self._reporters.submit(self._conclude, job, state, state.verdict)
+        if state.is_over:
+            job.cleared.set()
         if state.is_cleared:
             del self._jobs[state.name]
-            job.cleared.set()
 
     # --- the workers' threads
 

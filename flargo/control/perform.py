@@ -9,10 +9,11 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
+from flargo.control.submit import release_patch
 from flargo.job.names import display_text
 from flargo.status.job_state import ActionKind
 from flargo.status.views import is_credentials_secret, uid_of
-from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object
+from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object, Uid
 
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains why a Workflow was shut down."""
@@ -58,6 +59,10 @@ class Performer:
                 about_pod = f"involvedObject.kind=Pod,involvedObject.name={command.pod_name}"
                 events, _ = self.api.list(Kind.EVENT, fields=about_pod)
                 return PodEventsRead(command, tuple(events))
+            case ActionKind.RELEASE:
+                self.api.merge(Kind.WORKFLOW, command.name, release_patch(command.object_uid))
+            case ActionKind.RESUME:
+                self.api.merge(Kind.WORKFLOW, command.name, _resume_patch(command.object_uid))
             case ActionKind.SHUTDOWN:
                 self.api.merge(Kind.WORKFLOW, command.name, self._shutdown_patch(command))
             case ActionKind.TOUCH:
@@ -106,5 +111,10 @@ class Performer:
                 "uid": command.action.uid,
                 "annotations": {key: value for key, value in annotations.items() if value},
             },
-            "spec": {"shutdown": "Terminate"},
+            # Argo ignores the shutdown of a Workflow that is suspended.
+            "spec": {"shutdown": "Terminate", "suspend": False},
         }
+
+
+def _resume_patch(uid: Uid) -> Object:
+    return {"metadata": {"uid": uid}, "spec": {"suspend": False}}

@@ -7,9 +7,8 @@ for flargo.control.loop.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import TypeVar
 
 from flargo.cluster.api import Kind
@@ -245,8 +244,7 @@ class Reconciler:
             return Result()
         if tracked.revision != command.revision:
             # Not a failure, which would be retried with backoff.
-            others = {action: retry for action, retry in tracked.state.retries.items() if action != command.action}
-            tracked.state = replace(tracked.state, retries=MappingProxyType(others))
+            tracked.state = tracked.state.with_due(command.action)
             return self._apply(command.key, Tick(), now)
         workflow_items = [read.workflow] if read.workflow is not None else []
         workflow_views = [*self._parse(workflow_items, workflow_view)]
@@ -317,19 +315,12 @@ class Reconciler:
 
     def _reset_backoff(self, now: float) -> Result:
         """Retry at once what has failed, since it may have failed because the API server was away."""
-        keys = [
-            key
-            for key, tracked in self._tracked.items()
-            if any(retry.failures for retry in tracked.state.retries.values())
-        ]
-        for key in keys:
-            state = self._tracked[key].state
-            retries = {
-                action: retry
-                for action, retry in state.retries.items()
-                if not retry.failures or retry.not_before == math.inf
-            }
-            self._tracked[key].state = replace(state, retries=MappingProxyType(retries))
+        keys = []
+        for key, tracked in self._tracked.items():
+            state = tracked.state.without_backoff()
+            if state.retries != tracked.state.retries:
+                tracked.state = state
+                keys.append(key)
         return _merge([self._apply(key, Tick(), now) for key in keys])
 
     def _track_orphan(self, view: WorkflowView, now: float, pods: tuple[PodView, ...] | None = None) -> Result:
@@ -348,7 +339,7 @@ class Reconciler:
         is_orphan = view.parent != self._epoch or (view.suspended and not view.is_completed)
         if not self._epoch or not view.parent or not view.name or is_tracked or not is_orphan:
             return Result()
-        has_ended = pods is not None and view.is_completed and all(pod.is_terminal for pod in pods)
+        has_ended = pods is not None and view.is_over and all(pod.is_terminal for pod in pods)
         orphan = _Tracked(self._orphan_state(view, now, has_ended=has_ended), view, pods or ())
         self._tracked[view.uid] = orphan
         self._orphans.setdefault(view.name, set()).add(view.uid)

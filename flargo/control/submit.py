@@ -122,10 +122,8 @@ class Submitter:
         return uid_of(created) if created is not None else None
 
     def _release(self, plan: Plan, uid: Uid) -> None:
-        annotations = {Annotation.RELEASED.value: "true"}
-        patch: Object = {"metadata": {"uid": uid, "annotations": annotations}, "spec": {"suspend": False}}
         try:
-            self.api.merge(Kind.WORKFLOW, plan.name, patch)
+            self.api.merge(Kind.WORKFLOW, plan.name, release_patch(uid))
         except ApiError as error:
             # Somebody has deleted the Workflow, or created another of its name. The submit itself has succeeded, and
             # the reconciler will observe the deletion.
@@ -148,6 +146,12 @@ class Submitter:
                 if not (error.transient or error.lacks_permission) or self.clock() + gap > deadline:
                     raise SubmitError(str(error)) from error
                 self.pause(gap)
+
+
+def release_patch(uid: Uid) -> Object:
+    """Return the patch that releases a suspended Workflow, and notes that it was released."""
+    annotations = {Annotation.RELEASED.value: "true"}
+    return {"metadata": {"uid": uid, "annotations": annotations}, "spec": {"suspend": False}}
 
 
 def _create_or_ignore(create: Callable[[], Object]) -> Object | None:

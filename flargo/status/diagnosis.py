@@ -143,6 +143,9 @@ _STEP_MESSAGES = (
     (re.compile(_NO_PROGRAM_MESSAGE), Reason.CONTAINER),
 )
 
+_SIGNAL_CODES = frozenset({137, 143})
+"""Exit codes of a program that SIGKILL or SIGTERM ended."""
+
 _TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable|no nodes available")
 # What nodes run out of, in the words of kube-scheduler 1.34: of any resource (noderesources/fit.go), of devices for
 # resource claims (dynamicresources), of volumes that may be attached (nodevolumelimits), of storage for new volumes
@@ -364,16 +367,19 @@ def _pod_end(pod: PodView, end: Exit, workflow: WorkflowView | None) -> Reason:
     if disruption is not None:
         return disruption
     if workflow is None:
-        return Reason.WORKFLOW_DELETED
+        # The garbage collector marks the pod as deleted before it is killed. A signal before that may be the end of a
+        # Workflow that was terminated and then deleted.
+        is_own_end = not pod.deleting and end.code not in _SIGNAL_CODES
+        return _program_end(end, workflow) if is_own_end else Reason.WORKFLOW_DELETED
     if pod.deleting and not workflow.shutdown:
         return Reason.POD_DELETED
     return _program_end(end, workflow)
 
 
-def _program_end(end: Exit, workflow: WorkflowView) -> Reason:
+def _program_end(end: Exit, workflow: WorkflowView | None) -> Reason:
     if end.code in FLARE_EXIT_CODES:
         return Reason.PROGRAM_REPORTED
-    return Reason.SHUT_DOWN if workflow.shutdown else Reason.PROGRAM_FAILED
+    return Reason.SHUT_DOWN if workflow is not None and workflow.shutdown else Reason.PROGRAM_FAILED
 
 
 def _unstarted_end(pod: PodView, workflow: WorkflowView | None) -> Reason:

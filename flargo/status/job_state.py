@@ -7,12 +7,12 @@ stopping while flargo ends it, and cleared when it has its verdict and nothing o
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 
 from flargo.status.diagnosis import Diagnosis, Stage
-from flargo.status.reasons import PROGRAM_ENDS
+from flargo.status.reasons import PROGRAM_ENDS, Reason
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import EventView, Observation, PodView
 from flargo.terms import StartTimeouts, Uid
@@ -28,8 +28,13 @@ class ActionKind(Enum):
     that was created and deleted between two observations."""
     TOUCH = "touch the Workflow"
     """Update an annotation of the Workflow, so that Argo's controller processes it again."""
+    RELEASE = "release the Workflow"
+    """Release a suspended Workflow once more: its submit has succeeded, but the release did not last."""
+    RESUME = "resume the Workflow"
+    """End a person's suspension of a job that is over. Argo neither completes a suspended Workflow nor gives back its
+    locks."""
     SHUTDOWN = "shut down the Workflow"
-    """Set the Workflow's ``spec.shutdown`` to Terminate."""
+    """Set the Workflow's ``spec.shutdown`` to Terminate, and end a suspension."""
     DELETE_WORKFLOW = "delete the Workflow"
     """Delete a Workflow that was never released."""
     DELETE_POD = "delete the pod"
@@ -48,16 +53,22 @@ class Action:
 
 
 CONFIRM = Action(ActionKind.CONFIRM)
+DISRUPTIONS = frozenset({Reason.DISRUPTED, Reason.EVICTED, Reason.NODE_LOST, Reason.POD_DELETED})
+"""Reasons for which somebody else ends the pod, so that flargo needs to end nothing if Argo knows that the pod ran."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Backoff of one action."""
+    """An action's earlier tries, and when it is due again."""
 
+    not_before: float
+    """Earliest time, on the wall clock, of the next try. While the action is in flight: the time at which its result
+    counts as lost."""
+    tries: int = 0
+    """Tries in a row that were answered and did not make the action unnecessary."""
     failures: int = 0
-    """Failures in a row. A fresh read that concluded nothing and a list of events count, too."""
-    not_before: float = math.inf
-    """Earliest time, on the wall clock, of the next try; infinite while the action is in flight."""
+    """Tries in a row that were refused or not answered."""
+    is_in_flight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +183,20 @@ class JobState:
     verdict_at: float = math.inf
     """Time of the verdict, on the healthy clock."""
     pod_deleted_at: float = math.inf
-    """Time at which the first deletion of a pod was accepted, on the healthy clock."""
+    """Time at which the first deletion of a pod was accepted or observed, on the healthy clock."""
     retries: Mapping[Action, Retry] = field(default_factory=lambda: MappingProxyType({}))
     secret_deleted: bool = False
     """The credentials Secret was deleted, or did not exist."""
     confirmed_gone: bool = False
     """A fresh read after the submit has shown that nothing runs. Only then is a stopped job over: a watch that was cut
     could hide a pod that Argo created at the last moment."""
-    argo_stalled: bool = False
-    """A fresh read has shown that Argo does not finish a job that ended long ago: its wait container hangs, or its
-    controller does not run."""
+    pod_stalled: bool = False
+    """A fresh read has shown that containers of the pod still run long after the job's end: its wait container hangs,
+    for example."""
 
     def __repr__(self) -> str:
         """Return one line for logs and failed tests, without texts of the cluster."""
-        in_flight = [action.kind.name for action, retry in self.retries.items() if retry.not_before == math.inf]
+        in_flight = [action.kind.name for action, retry in self.retries.items() if retry.is_in_flight]
         verdict = f"{self.verdict.reason.name} ({self.verdict.code})" if self.verdict is not None else "none"
         ending = ", is being ended" if self.is_stopping else ""
         return (
@@ -199,26 +210,66 @@ class JobState:
         return self.pod.uid if self.pod is not None else None
 
     @property
+    def is_ending(self) -> bool:
+        """Return whether the job is coming to its end, whoever ends it."""
+        return self.cause is not None or self.end_diagnosis is not None or self.verdict is not None
+
+    @property
     def is_stopping(self) -> bool:
-        """Return whether flargo must end what exists of the job."""
-        if self.cause is not None or self.end_diagnosis is not None:
+        """Return whether flargo must end what exists of the job. An end of its own is Argo's to complete."""
+        if self.cause is not None:
             return True
         if self.verdict is None:
-            return False
+            is_dying = self.end_diagnosis is not None and self.end_diagnosis.reason in DISRUPTIONS
+            return self.end_diagnosis is not None and not (is_dying and self._ends_by_itself)
         other_pod_runs = any(pod.uid != self.first_pod_uid and not pod.is_main_done for pod in self.observation.pods)
-        return other_pod_runs or self.verdict.reason not in PROGRAM_ENDS
+        return other_pod_runs or not (self.verdict.reason in PROGRAM_ENDS or self._ends_by_itself)
+
+    @property
+    def _ends_by_itself(self) -> bool:
+        """Return whether the job's only pod ends or has ended, and Argo will complete the Workflow without a new pod.
+
+        Shutting such a Workflow down would keep Argo from running an administrator's exit handler.
+        """
+        workflow = self.observation.workflow
+        if workflow is None or workflow.shutdown or workflow.deleting or workflow.is_retried:
+            return False
+        is_verdict_early = self.verdict is not None and not all(pod.is_main_done for pod in self.observation.pods)
+        pods_end = all(
+            pod.uid == self.first_pod_uid and (pod.deleting or pod.is_main_done) for pod in self.observation.pods
+        )
+        return workflow.has_started and pods_end and not is_verdict_early
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the verdict is given, nothing of the job runs, and its credentials are deleted.
+
+        An administrator's exit handler may still run.
+        """
+        nothing_runs = self.confirmed_gone if self.is_stopping else has_ended(self.observation)
+        return self.verdict is not None and self.secret_deleted and not self.is_submitting and nothing_runs
 
     @property
     def is_cleared(self) -> bool:
-        """Return whether the job needs no more actions: verdict given, nothing running, credentials deleted."""
-        nothing_runs = self.confirmed_gone if self.is_stopping else has_finished(self.observation)
-        return self.verdict is not None and self.secret_deleted and not self.is_submitting and nothing_runs
+        """Return whether the job needs no more actions: it is over, and Argo has completed its Workflow."""
+        workflow = self.observation.workflow
+        return self.is_over and (workflow is None or workflow.is_completed)
+
+    def without_backoff(self) -> "JobState":
+        """Return the state with everything due at once that has failed: the API server may have been away."""
+        retries = {action: retry for action, retry in self.retries.items() if retry.is_in_flight or not retry.failures}
+        return replace(self, retries=MappingProxyType(retries))
+
+    def with_due(self, action: Action) -> "JobState":
+        """Return the state with an action due at once, if it is still wanted; its earlier tries do not count."""
+        retries = {other: retry for other, retry in self.retries.items() if other != action}
+        return replace(self, retries=MappingProxyType(retries))
 
 
-def has_finished(observation: Observation) -> bool:
-    """Return whether the Workflow is completed or absent and every container of its pods has ended."""
+def has_ended(observation: Observation) -> bool:
+    """Return whether Argo starts nothing more of the job, and every container of its pods has ended."""
     workflow = observation.workflow
-    return (workflow is None or workflow.is_completed) and all(pod.is_terminal for pod in observation.pods)
+    return (workflow is None or workflow.is_over) and all(pod.is_terminal for pod in observation.pods)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,27 +6,28 @@ gives the verdict when there is enough evidence for one, and derives the actions
 is wanted. The caller performs the actions, and calls again after ``requeue_after`` seconds at the latest.
 
 1. Level-triggered. An action is derived from the difference between what is observed and what is wanted, never from a
-   step in a procedure. An action that fails is therefore derived again, with backoff; an action that was accepted but
-   shows no effect is repeated; an action in flight is not repeated as long as it is wanted.
+   step in a procedure. An action that fails, or whose result does not arrive in time, is therefore derived again; so is
+   one that was accepted but shows no effect. Both back off up to minutes. An action that keeps being refused has a
+   successor: a shutdown is followed by the deletion of the pod.
 2. Evidence instead of snapshots. Pods and Workflows arrive on two watches that have no order between them, and objects
    are deleted before everybody has seen them. The state therefore keeps what was proven: the identity of the first
-   pod, the exit of its main container, the time of the first shutdown and of the first pod deletion. The state of a
-   pod after its exit cannot take that exit back.
+   pod, the first view of it that showed an exit, the time of the first shutdown and of the first pod deletion. What
+   happens to a pod after its exit neither takes that exit back nor explains it.
 3. Nothing is concluded from the absence of an object, from elapsed time, or from an exit code other than 0 without a
    fresh read after it. Exit code 143, for example, may be observed before the shutdown or the drain that caused it.
    Exit code 0 of the main container is final.
 4. Verdict and cleared are two things. The verdict is what FLARE is told, once. A job is cleared when nothing of it runs
-   and its credentials are deleted; until then its end is pursued, also after the verdict.
+   and its credentials are deleted; until then its end is pursued, also after the verdict. An end of the job's own is
+   Argo's to complete, so that an administrator's exit handler runs: Argo runs none in a Workflow that is shut down.
 5. Two clocks. Start timeouts and everything else that judges the cluster use the healthy clock, which runs only while
    there is contact with the API server. Backoff and the delays of a shutdown use the wall clock.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import NamedTuple
 
+from flargo.status import retries
 from flargo.status.diagnosis import STARTING_STAGES, Diagnosis, Stage, diagnose
 from flargo.status.job_state import (
     CONFIRM,
@@ -39,16 +40,15 @@ from flargo.status.job_state import (
     LaunchGivenUp,
     Now,
     Observed,
-    Retry,
     Step,
     StopRequested,
     Submitted,
     Tick,
-    has_finished,
+    has_ended,
 )
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, decide
-from flargo.status.views import EventView, Observation, PodView
+from flargo.status.views import EventView, Observation, PodView, WorkflowView
 
 TOUCH_AFTER = 4.0
 """Seconds after which a Workflow that shows no effect of its last change is touched. Argo 3.7 writes its own update
@@ -69,14 +69,10 @@ SHUTDOWN_LAG = 3.0
 pod again if it does not know yet that the Workflow is shut down."""
 LIST_EVENTS_AFTER = 10.0
 """Seconds that a pod may take to start before its events are listed."""
-_EVENT_LIST_INTERVALS = (10.0, 10.0, 15.0, 20.0, 30.0)
-"""Seconds from one list of a pod's events to the next; the last value repeats."""
-_BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds until an action is retried after its first, second, ... failure; the last value repeats."""
-_RECHECK_SECONDS = 5.0
-"""Seconds after which an accepted action is repeated if it is still wanted."""
-_POD_RECHECK_SECONDS = 10.0
-"""The same for the deletion of a pod, beyond its grace period."""
+RELEASE_AFTER = 5.0
+"""Seconds after the submit before a Workflow that is still suspended is released once more."""
+MAX_SHUTDOWN_FAILURES = 3
+"""Failed shutdowns in a row (a webhook is down, a right was removed) after which the pod is deleted all the same."""
 
 
 def reconcile(state: JobState, input_: Input, now: Now) -> Step:
@@ -93,13 +89,9 @@ def reconcile(state: JobState, input_: Input, now: Now) -> Step:
     if state.is_cleared:
         return Step(state, (), None)
     actions = _wanted_actions(state, now)
-    due = tuple(
-        action for action in actions if state.retries.get(action, Retry(not_before=-math.inf)).not_before <= now.wall
-    )
-    retries = {action: state.retries[action] for action in actions if action in state.retries}
-    retries |= {action: replace(retries.get(action, Retry()), not_before=math.inf) for action in due}
-    if retries != state.retries:
-        state = replace(state, retries=MappingProxyType(retries))
+    due, tries = retries.take_due(state.retries, actions, now.wall)
+    if tries != state.retries:
+        state = replace(state, retries=tries)
     return Step(state, due, _requeue_after(state, now))
 
 
@@ -140,11 +132,13 @@ def _apply(state: JobState, input_: Input, now: Now) -> JobState:
 def _on_observed(state: JobState, observation: Observation, now: Now) -> JobState:
     first_uid = state.first_pod_uid or (observation.pods[0].uid if observation.pods else None)
     pod = next((pod for pod in observation.pods if pod.uid == first_uid), None)
-    exited_pod = pod if pod is not None and pod.exit is not None else state.exited_pod
+    has_exited = pod is not None and pod.exit is not None
+    exited_pod = state.exited_pod or (pod if has_exited else None)
     if exited_pod is not None and exited_pod is not pod:
-        # The exit was proven by an earlier observation. Everything else about the pod is taken from this one; if the
-        # pod is deleted by now, it counts as terminal.
-        first_pod = replace(pod, exit=exited_pod.exit) if pod is not None else replace(exited_pod, phase="Failed")
+        # The view that first showed the exit explains it. A later one only tells whether the pod is terminal by now: a
+        # deletion or a disruption after the exit has not caused it. A pod that is gone counts as terminal.
+        phase = pod.phase if pod is not None else "Failed"
+        first_pod = replace(exited_pod, phase=phase)
         others = tuple(other for other in observation.pods if other.uid != first_uid)
         observation = replace(observation, pods=(first_pod, *others))
     observation = replace(observation, events=state.events, missing_pod=state.pod if pod is None else None)
@@ -154,7 +148,8 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
     is_new_pod = state.first_pod_uid is None and first_uid is not None
     # Neither after a relist nor in a fresh read are the pods visible that came and went before.
     has_gap = observation.after_relist or observation.is_fresh
-    is_finished = has_finished(observation)
+    is_deleting = any(pod.deleting for pod in observation.pods)
+    is_pod_overdue = _is_argo_overdue(state, now) and not all(pod.is_terminal for pod in observation.pods)
     return replace(
         state,
         observation=observation,
@@ -164,9 +159,11 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         stage=stage,
         stage_since=state.stage_since if stage is state.stage else now.healthy,
         shutdown_at=min(state.shutdown_at, now.wall) if is_shut_down else state.shutdown_at,
-        retries=_retries_after_observation(state.retries, now, is_fresh=observation.is_fresh),
-        confirmed_gone=state.confirmed_gone or (observation.is_fresh and not state.is_submitting and is_finished),
-        argo_stalled=state.argo_stalled or (observation.is_fresh and _is_argo_overdue(state, now) and not is_finished),
+        pod_deleted_at=min(state.pod_deleted_at, now.healthy) if is_deleting else state.pod_deleted_at,
+        retries=retries.after_observation(state.retries, now.wall, is_fresh=observation.is_fresh),
+        confirmed_gone=state.confirmed_gone
+        or (observation.is_fresh and not state.is_submitting and has_ended(observation)),
+        pod_stalled=state.pod_stalled or (observation.is_fresh and is_pod_overdue),
     )
 
 
@@ -182,8 +179,6 @@ def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, 
     ]
     observation = replace(state.observation, events=own_events, is_fresh=False)
     stage = diagnose(observation, state.first_pod_uid).stage
-    lists = state.retries.get(action, Retry()).failures + 1
-    next_list = now.wall + _EVENT_LIST_INTERVALS[min(lists, len(_EVENT_LIST_INTERVALS)) - 1]
     return replace(
         state,
         start_unseen=False,
@@ -192,36 +187,13 @@ def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, 
         events=own_events,
         stage=stage,
         stage_since=state.stage_since if stage is state.stage else now.healthy,
-        retries=MappingProxyType({**state.retries, action: Retry(lists, next_list)}),
+        retries=retries.after_event_list(state.retries, action, now.wall),
     )
 
 
-def _retries_after_observation(retries: Mapping[Action, Retry], now: Now, *, is_fresh: bool) -> Mapping[Action, Retry]:
-    """Return the retries with CONFIRM's backoff updated.
-
-    A fresh read that concluded nothing is repeated with backoff. After an update from a watch the next fresh read is
-    due at once, unless one is in flight.
-    """
-    confirm = retries.get(CONFIRM)
-    others = {action: retry for action, retry in retries.items() if action != CONFIRM}
-    if is_fresh:
-        reads = 1 if confirm is None else confirm.failures + 1
-        return MappingProxyType({**others, CONFIRM: Retry(reads, now.wall + _backoff_seconds(reads))})
-    is_in_flight = confirm is not None and confirm.not_before == math.inf
-    return retries if is_in_flight else MappingProxyType(others)
-
-
-def _backoff_seconds(failures: int) -> float:
-    return _BACKOFF[min(failures, len(_BACKOFF)) - 1]
-
-
 def _on_action_done(state: JobState, action: Action, now: Now, *, ok: bool) -> JobState:
-    failures = 0 if ok else state.retries.get(action, Retry()).failures + 1
-    if not ok:
-        wait = _backoff_seconds(failures)
-    else:
-        wait = state.grace + _POD_RECHECK_SECONDS if action.kind is ActionKind.DELETE_POD else _RECHECK_SECONDS
-    state = replace(state, retries=MappingProxyType({**state.retries, action: Retry(failures, now.wall + wait)}))
+    tries = retries.after_result(state.retries, action, now.wall, ok=ok, grace=state.grace)
+    state = replace(state, retries=tries)
     if ok and action.kind is ActionKind.DELETE_SECRET:
         return replace(state, secret_deleted=True)
     if ok and action.kind is ActionKind.SHUTDOWN:
@@ -354,22 +326,38 @@ def _wanted_actions(state: JobState, now: Now) -> list[Action]:
     # A submit that has not finished may be about to create the Secret.
     if state.verdict is not None and not state.is_submitting and not state.secret_deleted:
         actions.append(Action(ActionKind.DELETE_SECRET, state.secret_uid))
-    if state.is_stopping or state.argo_stalled:
-        actions += _ending_actions(state, now)
-    elif _is_argo_overdue(state, now) or (state.verdict is None and _needs_confirmation(state, now)):
-        actions.append(CONFIRM)
-    elif state.verdict is None and state.start_unseen:
-        actions.append(Action(ActionKind.LIST_EVENTS, state.first_pod_uid))
-    elif state.verdict is None and _is_overlooked_by_argo(state, now):
-        workflow = state.observation.workflow
-        actions.append(Action(ActionKind.TOUCH, workflow.uid if workflow is not None else None))
-    elif (
-        state.verdict is None
-        and state.stage in STARTING_STAGES
-        and (state.events or now.healthy >= state.stage_since + LIST_EVENTS_AFTER)
-    ):
-        actions.append(Action(ActionKind.LIST_EVENTS, state.first_pod_uid))
-    return actions
+    if state.is_stopping or state.pod_stalled:
+        return actions + _ending_actions(state, now)
+    return actions + (_following_actions(state, now) if state.verdict is None else _completing_actions(state, now))
+
+
+def _following_actions(state: JobState, now: Now) -> list[Action]:
+    """Return the actions for a job without a verdict that flargo does not end."""
+    workflow = state.observation.workflow
+    uid = workflow.uid if workflow is not None else None
+    if _needs_confirmation(state, now):
+        return [CONFIRM]
+    if state.start_unseen:
+        return [Action(ActionKind.LIST_EVENTS, state.first_pod_uid)]
+    if _is_release_lost(state, now):
+        return [Action(ActionKind.RELEASE, uid)]
+    if _is_overlooked_by_argo(state, now):
+        return [Action(ActionKind.TOUCH, uid)]
+    is_slow = state.stage in STARTING_STAGES and now.healthy >= state.stage_since + LIST_EVENTS_AFTER
+    if is_slow or (state.stage in STARTING_STAGES and state.events):
+        return [Action(ActionKind.LIST_EVENTS, state.first_pod_uid)]
+    return []
+
+
+def _is_release_lost(state: JobState, now: Now) -> bool:
+    """Return whether a Workflow is suspended although its submit has succeeded, and nobody has suspended it since.
+
+    A webhook may have answered the release with a conflict, or etcd may have been restored from a backup.
+    """
+    workflow = state.observation.workflow
+    if state.stage is not Stage.SUBMITTED or workflow is None or workflow.released or state.submit_error:
+        return False
+    return not state.is_submitting and now.healthy >= state.submitted_at + RELEASE_AFTER
 
 
 def _is_overlooked_by_argo(state: JobState, now: Now) -> bool:
@@ -378,6 +366,21 @@ def _is_overlooked_by_argo(state: JobState, now: Now) -> bool:
     if state.stage is not Stage.WAITING or workflow is None or workflow.has_node or state.observation.pods:
         return False
     return now.healthy >= state.stage_since + TOUCH_AFTER
+
+
+def _completing_actions(state: JobState, now: Now) -> list[Action]:
+    """Return the actions for a job that has ended by itself, and whose Workflow Argo has to complete."""
+    workflow = state.observation.workflow
+    if workflow is None or workflow.is_completed:
+        return [CONFIRM] if _is_argo_overdue(state, now) else []
+    if workflow.suspended:
+        return [Action(ActionKind.RESUME, workflow.uid)]
+    if not _is_argo_overdue(state, now):
+        return []
+    if not all(pod.is_terminal for pod in state.observation.pods):
+        return [CONFIRM]  # A read shows whether containers of the pod really still run.
+    # The watch may have missed the completion.
+    return [] if workflow.is_handler_running else [CONFIRM, Action(ActionKind.TOUCH, workflow.uid)]
 
 
 def _is_argo_overdue(state: JobState, now: Now) -> bool:
@@ -400,29 +403,50 @@ def _needs_confirmation(state: JobState, now: Now) -> bool:
 def _ending_actions(state: JobState, now: Now) -> list[Action]:
     """Return the next actions of a job's end: shut down the Workflow, delete what then still runs, confirm."""
     workflow, pods = state.observation.workflow, _pods_to_delete(state)
-    if workflow is not None and not (workflow.is_completed or workflow.shutdown):
-        never_released = workflow.suspended and not state.observation.pods and not workflow.deleting
-        # A shutdown that was accepted but does not show may have met a deleted Workflow, which counts as accepted, and
-        # the watch may have missed the deletion.
-        confirm = [CONFIRM] if now.wall >= state.shutdown_at + TOUCH_AFTER else []
-        kind = ActionKind.DELETE_WORKFLOW if never_released else ActionKind.SHUTDOWN
-        return [*confirm, Action(kind, workflow.uid)]
+    if workflow is not None and not (workflow.shutdown or has_ended(state.observation) or workflow.is_completed):
+        return _shutdown_actions(state, workflow, pods, now)
+    resume = []
+    if workflow is not None and workflow.suspended and not workflow.is_completed:
+        resume = [Action(ActionKind.RESUME, workflow.uid)]
     if pods and workflow is None and not state.observation.is_fresh:
         return [CONFIRM]
     if pods:
         confirm = [CONFIRM] if state.verdict is None and _is_node_lost(state, now) else []
         knows_of_end = workflow is None or workflow.is_completed or now.wall >= state.shutdown_at + SHUTDOWN_LAG
-        return [*confirm, *(Action(ActionKind.DELETE_POD, pod.uid) for pod in pods)] if knows_of_end else confirm
+        deletions = [Action(ActionKind.DELETE_POD, pod.uid) for pod in pods] if knows_of_end else []
+        return [*confirm, *resume, *deletions]
     confirm = [] if state.confirmed_gone or (workflow is None and state.is_submitting) else [CONFIRM]
-    if workflow is not None and not workflow.is_completed and now.wall >= state.shutdown_at + TOUCH_AFTER:
-        return [*confirm, Action(ActionKind.TOUCH, workflow.uid)]
-    return confirm
+    if workflow is None or workflow.is_completed or workflow.is_handler_running or resume:
+        return [*confirm, *resume]
+    is_late = _is_argo_overdue(state, now) or now.wall >= state.shutdown_at + TOUCH_AFTER
+    return [*confirm, Action(ActionKind.TOUCH, workflow.uid)] if is_late else confirm
+
+
+def _shutdown_actions(state: JobState, workflow: WorkflowView, pods: list[PodView], now: Now) -> list[Action]:
+    """Return the actions that end a Workflow which is neither shut down nor over, and their successors if refused."""
+    never_released = _nothing_has_started(state) and workflow.suspended and not workflow.deleting
+    end = Action(ActionKind.DELETE_WORKFLOW if never_released else ActionKind.SHUTDOWN, workflow.uid)
+    # A shutdown that was accepted but does not show may have met a deleted Workflow, which counts as accepted, and the
+    # watch may have missed the deletion.
+    confirm = [CONFIRM] if now.wall >= state.shutdown_at + TOUCH_AFTER else []
+    retry = state.retries.get(end)
+    if retry is None or retry.failures < MAX_SHUTDOWN_FAILURES:
+        return [*confirm, end]
+    if _nothing_has_started(state):
+        return [CONFIRM, end, Action(ActionKind.DELETE_WORKFLOW, workflow.uid)]
+    return [CONFIRM, end, *(Action(ActionKind.DELETE_POD, pod.uid) for pod in pods)]
+
+
+def _nothing_has_started(state: JobState) -> bool:
+    """Return whether neither flargo nor Argo has seen a pod of the job."""
+    workflow = state.observation.workflow
+    return state.first_pod_uid is None and not state.observation.pods and not (workflow and workflow.has_node)
 
 
 def _pods_to_delete(state: JobState) -> list[PodView]:
-    """Return the pods whose main container runs or may start and, if Argo has stalled, those that are not terminal."""
+    """Return the pods whose main container runs or may start, and a stalled pod until it is terminal."""
     return [
-        pod for pod in state.observation.pods if not pod.is_main_done or (state.argo_stalled and not pod.is_terminal)
+        pod for pod in state.observation.pods if not pod.is_main_done or (state.pod_stalled and not pod.is_terminal)
     ]
 
 
@@ -440,6 +464,8 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
         delays.append(state.verdict_at + ARGO_FINISH_LIMIT - now.healthy)
     if state.stage in STARTING_STAGES:
         delays.append(state.stage_since + LIST_EVENTS_AFTER - now.healthy)
+    if state.stage is Stage.SUBMITTED:
+        delays.append(state.submitted_at + RELEASE_AFTER - now.healthy)
     if state.stage is Stage.WAITING:
         delays.append(state.stage_since + TOUCH_AFTER - now.healthy)
     delays.append(state.pod_deleted_at + _max_grace(state) + NODE_LOST_AFTER - now.healthy)

@@ -153,6 +153,16 @@ class WorkflowView:
         """Return whether Argo has completed it. The main container may run on, for example after ``argo terminate``."""
         return self.phase in {"Succeeded", "Failed", "Error"}
 
+    @property
+    def is_over(self) -> bool:
+        """Return whether Argo starts nothing more of the job. An exit handler may still run."""
+        return self.is_completed or self.is_step_done
+
+    @property
+    def has_started(self) -> bool:
+        """Return whether Argo has seen the step's pod run. Then it creates no second pod if that one is deleted."""
+        return self.node_phase not in {"", "Pending"}
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:

@@ -87,7 +87,7 @@ def test_pod_on_lost_node_is_concluded() -> None:
     assert "was not seen" in story.state.verdict.detail  # type: ignore[union-attr]
     assert not story.state.is_cleared
     story.does(ActionKind.DELETE_POD)
-    assert story.passes(14).actions[-1] is ActionKind.DELETE_POD
+    assert story.passes(19).actions[-1] is ActionKind.DELETE_POD
 
 
 def test_long_grace_period_is_waited_out() -> None:

@@ -1,0 +1,299 @@
+"""What administrators, people in the Argo UI and a refusing API server do to a job, and how flargo still ends it."""
+
+from dataclasses import replace
+
+import pytest
+
+from flargo.control.command import Command
+from flargo.control.perform import Performer
+from flargo.status.job_state import ActionKind, Submitted
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Cause
+from flargo.status.views import PodView, WorkflowView
+from flargo.terms import Uid
+from tests.harness.story import (
+    POD_RUNNING,
+    POD_STARTING,
+    SUCCEEDED,
+    SUSPENDED,
+    TERMINATED,
+    WORKFLOW,
+    Story,
+    exited_pod,
+    terminal_pod,
+)
+
+RAN = replace(WORKFLOW, has_node=True, node_phase="Running")
+"""The Workflow of a job that Argo has seen run."""
+STEP_FAILED = replace(RAN, node_phase="Failed", is_step_done=True)
+HANDLER_RUNS = replace(STEP_FAILED, is_handler_running=True)
+HELD = replace(RAN, suspended=True, released=True)
+"""A person has suspended the Workflow of a running job."""
+DRAINED = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI")
+EVICTED = replace(POD_RUNNING, running=False, phase="Failed", reason="Evicted")
+ENDING_ACTIONS = {ActionKind.SHUTDOWN, ActionKind.DELETE_WORKFLOW, ActionKind.DELETE_POD}
+
+
+def code_of(story: Story) -> tuple[Reason, int]:
+    assert story.verdict is not None
+    return story.verdict.reason, story.verdict.code
+
+
+# --- exit handlers
+
+
+def test_drained_jobs_workflow_is_left_to_argo() -> None:
+    """Argo runs no exit handler in a Workflow that is shut down. On a06983c a drained job's was shut down at once."""
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, DRAINED).reads(RAN, DRAINED)
+    assert story.state.is_ending
+    assert not ENDING_ACTIONS & set(story.actions)
+    story.sees(RAN).reads(RAN)
+    assert code_of(story) == (Reason.DISRUPTED, 104)
+    assert not ENDING_ACTIONS & set(story.actions)
+    story.does(ActionKind.DELETE_SECRET).sees(HANDLER_RUNS)
+    assert story.state.is_over
+    assert not story.state.is_cleared
+    assert story.passes(600).actions == []
+    assert story.sees(replace(STEP_FAILED, phase="Failed")).state.is_cleared
+
+
+def test_evicted_jobs_workflow_is_left_to_argo() -> None:
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, EVICTED).reads(RAN, EVICTED)
+    assert code_of(story) == (Reason.EVICTED, 104)
+    assert not ENDING_ACTIONS & set(story.actions)
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [replace(RAN, node_phase="Pending"), replace(RAN, is_retried=True), replace(WORKFLOW)],
+    ids=["not seen running", "retried", "without a step"],
+)
+def test_workflow_that_would_start_a_second_pod_is_shut_down(workflow: WorkflowView) -> None:
+    story = Story().sees(workflow, POD_RUNNING).sees(workflow, DRAINED).reads(workflow, DRAINED)
+    assert ActionKind.SHUTDOWN in story.actions
+
+
+def test_drain_of_a_lost_node_is_concluded() -> None:
+    """Nobody's deletion of a pod ends on a node that is lost. Then flargo ends what is left."""
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, DRAINED).reads(RAN, DRAINED).passes(64)
+    story.reads(RAN, DRAINED)
+    assert code_of(story) == (Reason.DISRUPTED, 104)
+    assert ActionKind.SHUTDOWN in story.actions
+
+
+def test_handler_over_a_minute_is_not_ended() -> None:
+    over = terminal_pod(exited_pod(7))
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, over).reads(RAN, over).sees(HANDLER_RUNS, over)
+    assert code_of(story) == (Reason.PROGRAM_FAILED, 1)
+    story.does(ActionKind.DELETE_SECRET)
+    for _ in range(20):
+        story.passes(30)
+        if ActionKind.CONFIRM in story.actions:
+            story.reads(HANDLER_RUNS, over)
+    assert set(story.actions) <= {ActionKind.CONFIRM}
+    assert story.sees(replace(STEP_FAILED, phase="Failed"), over).state.is_cleared
+
+
+def test_abort_while_only_the_handler_runs() -> None:
+    story = Story().sees(HANDLER_RUNS, terminal_pod(exited_pod(7))).stops()
+    assert story.actions == [ActionKind.CONFIRM]
+    story.reads(HANDLER_RUNS, terminal_pod(exited_pod(7)))
+    assert story.actions == [ActionKind.DELETE_SECRET]
+    assert story.does(ActionKind.DELETE_SECRET).state.is_over
+
+
+def test_end_while_the_controller_is_away_needs_no_shutdown() -> None:
+    """The exit handler runs once the controller is back. On a06983c the Workflow was shut down after a minute."""
+    over = terminal_pod(exited_pod(0))
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, over).does(ActionKind.DELETE_SECRET)
+    requests = 0
+    for _ in range(360):
+        story.passes(10)
+        while story.actions:
+            requests += 1
+            assert not ENDING_ACTIONS & set(story.actions)
+            if ActionKind.CONFIRM in story.actions:
+                story.reads(RAN, over)
+            else:
+                story.does(ActionKind.TOUCH)
+    assert requests < 50, "requests in an hour"
+
+
+# --- Suspend in the UI
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_suspended_job_that_ends_is_resumed(code: int) -> None:
+    """Argo neither completes a suspended Workflow nor gives back its locks. On a06983c it was touched for ever."""
+    over = terminal_pod(exited_pod(code))
+    story = Story().sees(RAN, POD_RUNNING).sees(HELD, POD_RUNNING)
+    assert story.actions == []
+    story.sees(HELD, over)
+    if code:
+        story.reads(HELD, over)
+    assert ActionKind.RESUME in story.actions
+    story.does(ActionKind.RESUME).does(ActionKind.DELETE_SECRET)
+    assert story.sees(SUCCEEDED, over).state.is_cleared
+
+
+def test_suspended_job_that_is_aborted_is_resumed() -> None:
+    story = Story().sees(HELD, POD_RUNNING).stops()
+    assert story.actions == [ActionKind.SHUTDOWN], "a Workflow whose pod runs is not deleted, as a new one is"
+    shut_down = replace(HELD, shutdown="Terminate")
+    story.does(ActionKind.SHUTDOWN).sees(shut_down, POD_RUNNING)
+    assert ActionKind.RESUME in story.actions, "somebody suspended it again"
+
+
+def test_job_that_was_terminated_while_suspended_is_resumed() -> None:
+    shut_down = replace(HELD, shutdown="Terminate")
+    story = Story().sees(HELD, POD_RUNNING).sees(shut_down, POD_RUNNING).reads(shut_down, POD_RUNNING)
+    assert ActionKind.RESUME in story.actions
+    story.passes(4)
+    assert ActionKind.DELETE_POD in story.actions
+
+
+def test_shutdown_and_resume_unsuspend() -> None:
+    patches = []
+
+    class RecordingApi:
+        def merge(self, _kind: object, _name: str, patch: dict[str, object]) -> None:
+            patches.append(patch["spec"])
+
+    story = Story().sees(HELD, POD_RUNNING).stops()
+    (action,) = story.pending_actions
+    performer = Performer(RecordingApi())  # type: ignore[arg-type]
+    for kind in (ActionKind.SHUTDOWN, ActionKind.RESUME, ActionKind.RELEASE):
+        performer.perform(Command("job-site", "job-site", replace(action, kind=kind), "secret"))
+    assert patches == [{"shutdown": "Terminate", "suspend": False}, {"suspend": False}, {"suspend": False}]
+
+
+# --- a release that does not last
+
+
+def test_lost_release_is_requested_again() -> None:
+    """On a06983c the job stayed submitted for ever."""
+    story = Story().sees(SUSPENDED)
+    assert story.actions == [], "the watch lags behind the release"
+    assert story.passes(5).actions == [ActionKind.RELEASE]
+    story.does(ActionKind.RELEASE)
+    assert story.passes(5).actions == [ActionKind.RELEASE], "until the Workflow is seen released"
+    assert story.sees(replace(SUSPENDED, suspended=False, released=True)).passes(60).actions == [ActionKind.RELEASE]
+    assert not story.state.retries, "it is no longer wanted"
+
+
+def test_suspension_by_a_person_is_respected() -> None:
+    assert Story().sees(replace(SUSPENDED, released=True)).passes(60).actions == []
+
+
+def test_nothing_is_released_during_the_submit() -> None:
+    assert Story(is_submitted=False).sees(SUSPENDED).passes(60).actions == []
+
+
+def test_failed_submit_is_not_released() -> None:
+    story = Story(is_submitted=False).sees(SUSPENDED).apply(Submitted("refused")).passes(6)
+    assert ActionKind.RELEASE not in story.actions
+
+
+# --- shutdowns that are refused
+
+
+def refuse_shutdown(story: Story, times: int) -> None:
+    for _ in range(times):
+        while ActionKind.SHUTDOWN not in story.actions:
+            story.passes(1)
+        story.does(ActionKind.SHUTDOWN, ok=False)
+
+
+def test_pod_is_deleted_if_the_shutdown_is_refused() -> None:
+    """On a06983c nothing was ever killed, and FLARE got no verdict."""
+    story = Story().sees(RAN, POD_RUNNING).stops()
+    refuse_shutdown(story, 2)
+    assert ActionKind.DELETE_POD not in story.actions, "a webhook may be down for a moment"
+    refuse_shutdown(story, 1)
+    assert ActionKind.DELETE_POD in story.actions
+    story.does(ActionKind.DELETE_POD).sees(RAN).passes(60)
+    story.reads(RAN)
+    assert code_of(story) == (Reason.ABORTED, 9)
+
+
+def test_second_pod_is_deleted_too() -> None:
+    """Argo creates another pod if it has not seen the first one run."""
+    pending = replace(RAN, node_phase="Pending")
+    story = Story().sees(pending, POD_STARTING).stops()
+    refuse_shutdown(story, 3)
+    second = replace(POD_STARTING, uid=Uid("p2"))
+    story.does(ActionKind.DELETE_POD).sees(pending, second)
+    assert any(action.kind is ActionKind.DELETE_POD and action.uid == "p2" for action in story.pending_actions)
+
+
+def test_workflow_without_a_pod_is_deleted_if_the_shutdown_is_refused() -> None:
+    story = Story().sees(WORKFLOW).stops()
+    refuse_shutdown(story, 3)
+    assert ActionKind.DELETE_WORKFLOW in story.actions
+    story.does(ActionKind.DELETE_WORKFLOW).sees(None).reads(None)
+    assert code_of(story) == (Reason.ABORTED, 9)
+
+
+# --- an exit is evidence
+
+
+LATER_EVENTS = {
+    "pod deleted": (RAN, (replace(exited_pod(3), deleting=True),)),
+    "pod gone": (RAN, ()),
+    "drained": (RAN, (replace(exited_pod(3), deleting=True, disruption="EvictionByEvictionAPI"),)),
+    "Workflow deleted": (None, (replace(exited_pod(3), deleting=True),)),
+    "Workflow and pod gone": (None, ()),
+    "Workflow being deleted": (replace(RAN, deleting=True), (replace(exited_pod(3), deleting=True),)),
+}
+
+
+@pytest.mark.parametrize(("workflow", "pods"), LATER_EVENTS.values(), ids=LATER_EVENTS)
+@pytest.mark.parametrize("is_watched", [True, False], ids=["watched first", "read only"])
+def test_exit_before_a_deletion_stays(
+    workflow: WorkflowView | None, pods: tuple[PodView, ...], *, is_watched: bool
+) -> None:
+    """On a06983c an exit 3 became 104 if the pod or the Workflow was deleted before the fresh read."""
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, exited_pod(3))
+    if is_watched:
+        story.sees(workflow, *pods)
+    story.reads(workflow, *pods)
+    assert code_of(story) == (Reason.PROGRAM_FAILED, 1)
+
+
+@pytest.mark.parametrize("code", [137, 143])
+def test_signal_before_the_workflow_was_deleted_proves_nothing(code: int) -> None:
+    """Who deletes a Workflow may have terminated it just before: the two watches have no order between them."""
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, exited_pod(code)).reads(None)
+    assert code_of(story) == (Reason.WORKFLOW_DELETED, 104)
+
+
+def test_exit_first_seen_on_a_pod_being_deleted_proves_nothing() -> None:
+    deleted = replace(exited_pod(143), deleting=True)
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, deleted).reads(RAN, deleted)
+    assert code_of(story) == (Reason.POD_DELETED, 104)
+
+
+def test_exit_that_a_shutdown_may_have_caused() -> None:
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, exited_pod(3)).reads(TERMINATED, exited_pod(3))
+    assert code_of(story) == (Reason.SHUT_DOWN, 9)
+
+
+# --- actions in flight
+
+
+@pytest.mark.parametrize("kind", [ActionKind.SHUTDOWN, ActionKind.CONFIRM, ActionKind.DELETE_SECRET])
+def test_lost_command_is_derived_again(kind: ActionKind) -> None:
+    """On a06983c an action whose result never came was in flight for ever."""
+    if kind is ActionKind.SHUTDOWN:
+        story = Story().sees(RAN, POD_RUNNING).stops(Cause.ABORT)
+    elif kind is ActionKind.CONFIRM:
+        story = Story().sees(RAN, POD_RUNNING).sees(RAN, exited_pod(3))
+    else:
+        story = Story().sees(RAN, POD_RUNNING).sees(RAN, exited_pod(0))
+    assert kind in story.actions
+    story.pending_actions.clear()
+    assert kind not in story.passes(59).actions
+    assert kind in story.passes(1).actions
+    story.pending_actions.clear()
+    assert kind not in story.passes(60).actions, "it backs off"
+    assert kind in story.passes(60).actions
