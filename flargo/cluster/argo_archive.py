@@ -20,17 +20,11 @@ from hera.workflows.models import WorkflowList
 from hera.workflows.service import WorkflowsService
 from pydantic import BaseModel
 
-from flargo.cluster.api import (
-    CHUNK_BYTES,
-    CONNECT_TIMEOUT,
-    MAX_ERROR_RESPONSE_BYTES,
-    MAX_MESSAGE_LENGTH,
-    MAX_PAGES,
-    PAGE_SIZE,
-    TooLongError,
-)
+from flargo.cluster.api import MAX_PAGES, PAGE_SIZE
+from flargo.cluster.bodies import CHUNK_BYTES, MAX_ERROR_RESPONSE_BYTES, TooLongError
+from flargo.cluster.connection import CONNECT_TIMEOUT
 from flargo.cluster.error_text import describe
-from flargo.cluster.errors import ArchiveError, ArchiveProblem
+from flargo.cluster.errors import MAX_MESSAGE_LENGTH, ArchiveError, ArchiveProblem
 from flargo.parsing import is_uid
 from flargo.terms import Object
 
@@ -201,7 +195,7 @@ def _keep_request(request: requests.PreparedRequest) -> requests.PreparedRequest
 def _read_body(response: requests.Response, max_bytes: int) -> None:
     """Read a response's body and store it where requests looks for it.
 
-    Not shared with flargo.cluster.api.read_bounded: this one has a deadline, which needs another way of reading.
+    Not shared with flargo.cluster.bodies.read_bounded: this one has a deadline, which needs another way of reading.
 
     Raises:
         TooLongError: the body is longer than ``max_bytes``.

@@ -4,9 +4,12 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
+from typing import Any
 
 INVALID_TARGET = "InvalidTarget"
 """The reason that flargo itself sets if Kubernetes allows no object of that name, so that no request was sent."""
+MAX_MESSAGE_LENGTH = 4096
+"""Characters that are kept of an error's message and reason."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed later."""
 _NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
@@ -63,6 +66,26 @@ class ApiError(Exception):
     def conflict(self) -> bool:
         """True if an object of that name exists already, or another version of it."""
         return self.status == HTTPStatus.CONFLICT
+
+
+def error_from(verb: str, what: str, status: int, content: Any, retry_after: float | None = None) -> ApiError:
+    """Return the error that a server's error response stands for.
+
+    Args:
+        verb: the verb of the request.
+        what: the resource and the name of the object.
+        status: the HTTP status, or the code of a Status object in a watch.
+        content: the parsed body: a Status object of Kubernetes, or anything.
+        retry_after: the seconds of a Retry-After header, if there was one.
+    """
+    body = content if isinstance(content, dict) else {}
+    reason, message = (str(body.get(key) or "")[:MAX_MESSAGE_LENGTH] for key in ("reason", "message"))
+    return ApiError(verb, what, status, reason or phrase(status), message, retry_after)
+
+
+def phrase(status: int) -> str:
+    """Return the words of an HTTP status; empty for an unknown one."""
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
 
 
 class ArchiveProblem(Enum):

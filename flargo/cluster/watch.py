@@ -12,9 +12,9 @@ from http import HTTPStatus
 from typing import Protocol
 
 from flargo.backoff import Backoff
-from flargo.cluster.api import MAX_MESSAGE_LENGTH, Api, Kind
+from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
-from flargo.cluster.errors import ApiError
+from flargo.cluster.errors import ApiError, error_from
 from flargo.terms import Object
 
 STREAM_SECONDS = 45
@@ -123,8 +123,7 @@ class Watch:
         """Return the error for the Status object with which the API server ends a stream."""
         code = status.get("code")
         http_status = code if isinstance(code, int) and code in set(HTTPStatus) else 0
-        reason, message = (str(status.get(key) or "")[:MAX_MESSAGE_LENGTH] for key in ("reason", "message"))
-        return ApiError("watch", self.kind.value[1], http_status, reason, message)
+        return error_from("watch", self.kind.value[1], http_status, status)
 
 
 def _backoff(failures: int, error: ApiError) -> float:

@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from flargo.cluster.api import _pieces
+from flargo.cluster.bodies import log_pieces
 from flargo.flare.redact import REDACTION, Redaction, StreamRedaction
 from flargo.job import names
 from flargo.job.trust import JOB_META, JOB_SPEC
@@ -37,7 +37,7 @@ def split_chunks(text: str) -> None:
     """Split a stream that arrives in chunks of a kilobyte into lines."""
     content = text.encode(errors="surrogatepass")
     chunks: Iterator[bytes] = (content[at : at + 1024] for at in range(0, len(content), 1024))
-    for _ in _pieces(chunks):
+    for _ in log_pieces(chunks):
         pass
 
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from flargo.cluster.api import Api
-from flargo.cluster.target import Target
+from flargo.cluster.request import Request
+from flargo.cluster.transport import Transport
 from flargo.terms import Object
 
 
@@ -26,23 +27,42 @@ class Response:
     release_conn = close = drain_conn
 
 
-class ScriptedApi(Api):
-    """A client that gets the given responses, one for each request; an exception among them is raised."""
+class ScriptedTransport(Transport):
+    """A transport that gets the given responses, one for each request; an exception among them is raised."""
 
     def __init__(self, *responses: Response | Exception) -> None:
-        super().__init__(lambda: None, "ns")  # type: ignore[arg-type,return-value]
+        super().__init__(lambda: None)  # type: ignore[arg-type,return-value]
         self.responses = list(responses)
         self.logins = 0
-        self.requests: list[tuple[str, str, Object | None]] = []
+        self.requests: list[Request] = []
 
-    def _connect(self, _verb: str, _what: str, failed_connection: Any = None) -> Any:
+    def _connect(self, _request: Request, failed_connection: Any = None) -> Any:
         self.logins += self._connection in (None, failed_connection)
         self._connection = self  # type: ignore[assignment]
         return self
 
-    def request(self, method: str, target: Target, body: Object | None, *_: Any) -> Any:
-        self.requests.append((method, target.url, body))
+    def request(self, request: Request) -> Any:
+        """Answer a request, as a Connection does."""
+        self.requests.append(request)
         response = self.responses.pop(0)
         if isinstance(response, Exception):
             raise response
         return response
+
+
+class ScriptedApi(Api):
+    """A client with a scripted transport."""
+
+    def __init__(self, *responses: Response | Exception, transport: ScriptedTransport | None = None) -> None:
+        super().__init__(lambda: None, "ns")  # type: ignore[arg-type,return-value]
+        self.scripted = self._transport = transport or ScriptedTransport(*responses)
+
+    @property
+    def requests(self) -> list[tuple[str, str, Object | None]]:
+        """The methods, URLs and bodies of all requests."""
+        return [(request.method, request.target.url, request.body) for request in self.scripted.requests]
+
+    @property
+    def logins(self) -> int:
+        """How often a connection was opened."""
+        return self.scripted.logins

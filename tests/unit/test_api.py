@@ -12,12 +12,13 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.cluster import api as transport
-from flargo.cluster.api import MAX_PIECE_BYTES, Api, Kind, LogPiece
+from flargo.cluster import bodies, transport
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.bodies import MAX_PIECE_BYTES, LogPiece
 from flargo.cluster.errors import ApiError
-from flargo.cluster.target import Target
+from flargo.cluster.request import Request
 from flargo.terms import Object, Uid
-from tests.harness.scripted_api import Response, ScriptedApi
+from tests.harness.scripted_api import Response, ScriptedApi, ScriptedTransport
 
 
 def test_delete_has_uid_and_grace() -> None:
@@ -153,18 +154,18 @@ def test_list_reads_all_pages() -> None:
 
 
 def test_an_endless_list_is_an_error() -> None:
-    class Endless(ScriptedApi):
+    class Endless(ScriptedTransport):
         request_count = 0
 
-        def _send(self, *_: Any, **__: Any) -> Any:
+        def request(self, _request: Request) -> Any:
             self.request_count += 1
             assert self.request_count < 20_000, "it is asked for ever"
             return Response(200, json.dumps({"items": [], "metadata": {"continue": str(self.request_count)}}).encode())
 
-    api = Endless()
+    endless = Endless()
     with pytest.raises(ApiError, match="more than 10000 pages"):
-        api.list(Kind.POD, "a=b")
-    assert api.request_count == 10_000
+        ScriptedApi(transport=endless).list(Kind.POD, "a=b")
+    assert endless.request_count == 10_000
 
 
 def test_watch_joins_lines_and_releases_its_connection() -> None:
@@ -218,7 +219,7 @@ def test_silence_ends_only_a_followed_log() -> None:
 
 def pieces(body: bytes, size: int) -> list[LogPiece]:
     chunks = (body[at : at + size] for at in range(0, len(body), size))
-    return list(transport._pieces(chunks))
+    return list(bodies.log_pieces(chunks))
 
 
 def join_pieces(log_pieces: list[LogPiece]) -> bytes:
@@ -249,7 +250,7 @@ def test_a_long_line_is_split_into_pieces(length: int, size: int) -> None:
 def test_no_byte_of_a_log_is_lost(lines: list[bytes], size: int, piece: int) -> None:
     body = b"\n".join(lines)
     with pytest.MonkeyPatch.context() as patcher:
-        patcher.setattr(transport, "MAX_PIECE_BYTES", piece)
+        patcher.setattr(bodies, "MAX_PIECE_BYTES", piece)
         log_pieces = pieces(body, size)
     assert join_pieces(log_pieces) == body
     assert all(len(each.text.encode(errors="surrogateescape")) <= piece for each in log_pieces)
@@ -260,7 +261,7 @@ def test_no_byte_of_a_log_is_lost(lines: list[bytes], size: int, piece: int) -> 
 def test_no_character_is_split(text: str, piece: int) -> None:
     text = text.replace("\n", "")
     with pytest.MonkeyPatch.context() as patcher:
-        patcher.setattr(transport, "MAX_PIECE_BYTES", piece)
+        patcher.setattr(bodies, "MAX_PIECE_BYTES", piece)
         assert "".join(each.text for each in pieces(text.encode(), 3)) == text
 
 
@@ -271,7 +272,7 @@ def test_endless_line_is_read_in_pieces() -> None:
         for _ in range(100 * 2**20 // 2**10):
             yield b"x" * 2**10
 
-    log_pieces = transport._pieces(endless())
+    log_pieces = bodies.log_pieces(endless())
     assert next(log_pieces) == LogPiece("x" * MAX_PIECE_BYTES, is_partial=True, has_newline=False)
     assert sum(len(piece.text) for piece in log_pieces) == 100 * 2**20 - MAX_PIECE_BYTES
 
@@ -365,16 +366,9 @@ def test_time_is_the_responses_date() -> None:
 
 
 def test_metadata_requests_no_secret_content() -> None:
-    class Asks(ScriptedApi):
-        accept = ""
-
-        def request(self, method: str, to: Target, body: Object | None, *more: Any) -> Any:
-            self.accept = more[-1]
-            return super().request(method, to, body, *more)
-
-    api = Asks(Response(200, b'{"metadata": {"uid": "s1"}}'))
+    api = ScriptedApi(Response(200, b'{"metadata": {"uid": "s1"}}'))
     assert api.metadata(Kind.SECRET, "s") == {"uid": "s1"}
-    assert "as=PartialObjectMetadata" in api.accept
+    assert "as=PartialObjectMetadata" in api.scripted.requests[0].accept
 
 
 def test_a_deeply_nested_object_hides_no_other() -> None:

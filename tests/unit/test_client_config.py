@@ -35,7 +35,7 @@ def test_a_rotated_token_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert configuration.host == "https://10.96.0.1:443"
 
     def token_value() -> str:
-        """Return the credential of a request: flargo.cluster.api reads it again for each one."""
+        """Return the credential of a request: flargo.cluster.connection reads it again for each one."""
         settings: Any = configuration.auth_settings()
         return str(settings["BearerToken"]["value"])
 

@@ -304,10 +304,9 @@ def test_pods_own_account_is_the_default(tmp_path: Path, monkeypatch: pytest.Mon
 def test_unreachable_server_has_no_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     survey = Survey(client_config.config_loader(str(kubeconfig(tmp_path / "config"))))
 
-    def refuse(*_: object, accept: str) -> None:
-        del accept
+    def refuse(_: object) -> None:
         raise ConnectionRefusedError("Connection refused")
 
-    monkeypatch.setattr(survey._connection, "request", refuse)
+    monkeypatch.setattr(survey._transport._connection, "request", refuse)
     answer = survey.get(target.version)
     assert (answer.status, str(answer)) == (0, "Connection refused")

@@ -28,11 +28,14 @@ from kubernetes.client.configuration import Configuration
 
 import flargo
 from flargo.cluster import target
-from flargo.cluster.api import Api, Connection, Kind
+from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
+from flargo.cluster.connection import Connection
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
+from flargo.cluster.request import Request
 from flargo.cluster.survey import Survey
+from flargo.cluster.transport import Transport
 from flargo.control.inputs import Listed
 from flargo.control.loop import Loop
 from flargo.control.reconciler import Reconciler
@@ -159,12 +162,13 @@ def test_a_failed_request_quotes_nothing(
     for error in wrap(exception_with_token(kind)):
         connection = Broken(error, in_credentials=in_credentials)
         api = Api(lambda: None, "ns")  # type: ignore[arg-type,return-value]
-        api._connection = connection
+        api._transport = Transport(lambda: None)  # type: ignore[arg-type,return-value]
+        api._transport._connection = connection
         with pytest.raises(ApiError) as api_error:
             api.get(Kind.POD, "p")
         assert "t0psecret" not in str(api_error.value)
         survey = Survey.__new__(Survey)
-        survey._connection = connection
+        survey._transport = api._transport
         answer = survey.get(target.version)
         assert "t0psecret" not in f"{answer} {answer.message}"
         loop = Loop(api, "x=y", "this-run", 3)
@@ -308,7 +312,7 @@ def test_own_tokens_are_redacted() -> None:
     configuration.api_key["BearerToken"] = f"Bearer {TOKEN}"
     connection = Connection(configuration, tokens_learned.append)
     with pytest.raises(Exception, match="Connection refused"):
-        connection.request("GET", target.version(), None, None, 1.0, "application/json")
+        connection.request(Request("get", "version", "GET", target.version()))
     assert tokens_learned == [TOKEN]
     REDACTION.learn_own_token(TOKEN)
     assert TOKEN not in REDACTION.redact(f"a page that quotes {TOKEN} in its text")

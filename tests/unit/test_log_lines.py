@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.cluster.api import Api, Kind, LogPiece
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.bodies import LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.terms import Object, Uid
 from flargo.tools.jobs import log_lines

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import Result
 
-from flargo.cluster.api import MAX_PIECE_BYTES, Kind, LogPiece, _pieces
+from flargo.cluster.api import Kind
+from flargo.cluster.bodies import MAX_PIECE_BYTES, LogPiece, log_pieces
 from flargo.tools.cli import logs
 from tests.harness import command_line
 from tests.harness.attacks import ATTACKS, BYTE_ATTACKS, bad_characters
@@ -42,7 +43,7 @@ class ClusterWithLogs(RecordingApi):
         del container, follow, since, silence
         lines = self.logs[pod].split(b"\n")
         stamped = b"\n".join(b"2026-01-01T00:00:00.%09dZ " % at + line for at, line in enumerate(lines) if line)
-        return _pieces([stamped + b"\n" * self.logs[pod].endswith(b"\n")])
+        return log_pieces([stamped + b"\n" * self.logs[pod].endswith(b"\n")])
 
 
 @pytest.fixture

@@ -28,10 +28,12 @@ from kubernetes.client.configuration import Configuration
 
 import flargo
 from flargo.cluster import target
-from flargo.cluster.api import Api, Connection, Kind
+from flargo.cluster.api import Api, Kind
 from flargo.cluster.argo_archive import Archive
+from flargo.cluster.connection import Connection
 from flargo.cluster.errors import ApiError, ArchiveError
 from flargo.cluster.survey import Survey
+from flargo.cluster.transport import Transport
 from flargo.control.inputs import Listed, TimePassed
 from flargo.control.loop import Loop
 from flargo.control.reconciler import Reconciler
@@ -50,7 +52,7 @@ _SAFE = re.compile(r"[a-zA-Z0-9./-]+")
 """Paths without anything that an HTTP library, a proxy or the API server could decode or resolve."""
 CLIENTS = {Api, Survey, Archive}
 """The classes with methods that send requests."""
-SENDS_NOTHING_ITSELF = {Connection}
+SENDS_NOTHING_ITSELF = {Connection, Transport}
 """The classes of these modules that send only to a Target of their caller."""
 
 HOSTILE_NAMES = [
@@ -137,9 +139,16 @@ def server() -> Iterator[tuple[str, ServerLog]]:
 HTTP = re.compile(
     r"urllib3|requests|http\.client|urllib\.request|aiohttp|socket|hera\.workflows\.service|kubernetes(\..*)?"
 )
-SENDERS = {"flargo.cluster.api", "flargo.cluster.argo_archive", "flargo.cluster.survey"}
-"""The modules that pass requests to an HTTP library."""
+SENDERS = {
+    "flargo.cluster.api",
+    "flargo.cluster.argo_archive",
+    "flargo.cluster.connection",
+    "flargo.cluster.transport",
+}
+"""The modules that use an HTTP library."""
+_WAYS = {"flargo.cluster.connection.Connection", "flargo.cluster.transport.Transport"}
 NO_SENDERS = {
+    "flargo.cluster.bodies": "reads responses",
     "flargo.cluster.error_text": "names exceptions",
     "flargo.cluster.client_config": "reads configurations",
     "flargo.tools.demo.federation": "finds free ports",
@@ -165,7 +174,7 @@ def test_every_client_is_covered() -> None:
     names = [name for name in names if not name.startswith("flargo.embedded") and not name.endswith("__main__")]
     of_http = {name for name in names if any(HTTP.fullmatch(each) for each in imports_of(name))}
     assert of_http - {*NO_SENDERS} == SENDERS, "an HTTP library in a new place: are its paths Targets?"
-    by_connection = {name for name in names if "flargo.cluster.api.Connection" in imports_of(name)}
+    by_connection = {name for name in names if _WAYS & imports_of(name)}
     classes = {
         each
         for name in SENDERS | by_connection
