@@ -19,7 +19,8 @@ from flargo.cluster.bodies import CHUNK_BYTES, LogPiece, event_lines, last_bytes
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import CredentialCallback
 from flargo.cluster.error_text import describe
-from flargo.cluster.errors import INVALID_TARGET, ApiError
+from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.cluster.request import READ_TIMEOUT, Request
 from flargo.cluster.target import InvalidTargetError
 from flargo.cluster.transport import Transport
@@ -127,7 +128,7 @@ class Api:
         """
         if not is_uid(uid):
             message = "no usable uid: another object of that name could be deleted"
-            raise ApiError("delete", f"{kind.value[1]} {name}", HTTPStatus.BAD_REQUEST, INVALID_TARGET, message)
+            raise _invalid_target("delete", f"{kind.value[1]} {name}", message)
         # The grace period is in the body: the server ignores one in the query if the request has a body.
         body: Object = {
             "apiVersion": "v1",
@@ -259,8 +260,7 @@ class Api:
                 group_version, plural, namespace=self.namespace, name=name, subresource=subresource, query=query
             )
         except InvalidTargetError as error:
-            # 400 is not transient, so nobody retries a request that can never be sent.
-            raise ApiError(verb, plural, HTTPStatus.BAD_REQUEST, INVALID_TARGET, str(error)) from None
+            raise _invalid_target(verb, plural, str(error)) from None
         return Request(verb, f"{plural} {label if name is None else name}".strip(), "GET", target)
 
     def _read(self, kind: Kind, request: Request) -> Object:
@@ -268,3 +268,9 @@ class Api:
 
     def _send(self, kind: Kind, request: Request) -> urllib3.BaseHTTPResponse:
         return self._transport.send(request, partial(self._on_request, request.verb, kind))
+
+
+def _invalid_target(verb: str, what: str, message: str) -> ApiError:
+    """Return the error of a request that is not sent."""
+    own_meaning = Meaning.INVALID_TARGET
+    return ApiError(verb, what, HTTPStatus.BAD_REQUEST, "InvalidTarget", message, own_meaning=own_meaning)

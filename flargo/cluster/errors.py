@@ -1,18 +1,14 @@
 """The errors that requests to the API server and to an Argo Server raise."""
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
-INVALID_TARGET = "InvalidTarget"
-"""The reason that flargo itself sets if Kubernetes allows no object of that name, so that no request was sent."""
+from flargo.cluster.meaning import TRANSIENT, Meaning, classify
+
 MAX_MESSAGE_LENGTH = 4096
 """Characters that are kept of an error's message and reason."""
-TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-"""HTTP statuses after which the same request may succeed later."""
-_NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
 
 
 @dataclass(frozen=True)
@@ -26,46 +22,30 @@ class ApiError(Exception):
     what: str
     """The resource and the name of the object."""
     status: int
-    """HTTP status; 0: no answer, so it is unknown whether the request took effect."""
+    """HTTP status; 0: there was no response."""
     reason: str = ""
     """Kubernetes' machine-readable reason, such as ``AlreadyExists``."""
     message: str = ""
     retry_after: float | None = None
     """Seconds of the Retry-After header, if the server sent one."""
 
+    own_meaning: Meaning | None = None
+    """The meaning, where flargo itself knows it; None: the response says it."""
+
     def __str__(self) -> str:
         """Return one line for people; its text may come from the API server."""
-        answer = f"{self.status} {self.reason}".strip() if self.status else "no answer"
+        answer = f"{self.status} {self.reason}".strip() if self.status else self.meaning.value
         return f"{self.verb} {self.what}: {answer}" + (f": {self.message}" if self.message else "")
 
     @property
-    def transient(self) -> bool:
+    def meaning(self) -> Meaning:
+        """What the error means. Decisions are made by it."""
+        return self.own_meaning or classify(self.status, self.message)
+
+    @property
+    def is_transient(self) -> bool:
         """True if the same request may succeed later."""
-        return self.status == 0 or self.status in TRANSIENT
-
-    @property
-    def lacks_permission(self) -> bool:
-        """True if the account lacks the right to do this. Admission, quotas and policies use other messages.
-
-        An API server that has just started answers every request like this until it has read its roles
-        (kubernetes/kubernetes#121635).
-        """
-        return self.status == HTTPStatus.FORBIDDEN and _NO_RIGHT.search(self.message) is not None
-
-    @property
-    def not_found(self) -> bool:
-        """True if the object does not exist."""
-        return self.status == HTTPStatus.NOT_FOUND
-
-    @property
-    def invalid_target(self) -> bool:
-        """True if no request was sent, because Kubernetes allows no object of that name."""
-        return self.reason == INVALID_TARGET
-
-    @property
-    def conflict(self) -> bool:
-        """True if an object of that name exists already, or another version of it."""
-        return self.status == HTTPStatus.CONFLICT
+        return self.meaning in TRANSIENT
 
 
 def error_from(verb: str, what: str, status: int, content: Any, retry_after: float | None = None) -> ApiError:

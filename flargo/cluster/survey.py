@@ -9,7 +9,8 @@ from http import HTTPStatus
 from flargo.cluster.answer import Answer
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import CredentialCallback
-from flargo.cluster.errors import INVALID_TARGET, ApiError
+from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.cluster.request import Request
 from flargo.cluster.target import InvalidTargetError, Target
 from flargo.cluster.transport import Transport
@@ -49,7 +50,8 @@ class Survey:
     def delete(self, build_target: BuildTarget, uid: str) -> Answer:
         """Delete the object, provided that it has this uid."""
         if not is_uid(uid):
-            return Answer(0, message="no uid: another object of that name could be deleted", reason=INVALID_TARGET)
+            message = "no uid: another object of that name could be deleted"
+            return Answer(0, message=message, own_meaning=Meaning.INVALID_TARGET)
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         return self._request("DELETE", build_target, {**options, "preconditions": {"uid": uid}}, None)
 
@@ -57,12 +59,12 @@ class Survey:
         try:
             target = build_target()
         except InvalidTargetError as error:
-            return Answer(0, message=str(error), reason=INVALID_TARGET)
+            return Answer(0, message=str(error), own_meaning=Meaning.INVALID_TARGET)
         return self._send(method, target, body, trim)
 
     def _send(self, method: str, target: Target, body: Object | None, trim: Trim | None) -> Answer:
         try:
             item, date = self._transport.read(Request(method.lower(), target.url, method, target, body))
         except ApiError as error:
-            return Answer(error.status, reason=error.reason, message=error.message)
+            return Answer(error.status, reason=error.reason, message=error.message, own_meaning=error.own_meaning)
         return Answer(HTTPStatus.OK, trim(item) if trim else item, date=date)

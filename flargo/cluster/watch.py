@@ -128,6 +128,6 @@ class Watch:
 
 def _backoff(failures: int, error: ApiError) -> float:
     """Return the seconds to wait before the next list: growing, with jitter, and at least a limited Retry-After."""
-    limit = _MAX_TRANSIENT_BACKOFF_SECONDS if error.transient else math.inf
+    limit = _MAX_TRANSIENT_BACKOFF_SECONDS if error.is_transient else math.inf
     jitter = random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
     return _BACKOFF.seconds(failures, retry_after=error.retry_after, limit=limit, jitter=jitter)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import release_patch
@@ -17,6 +18,9 @@ from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object, Uid
 
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains why a Workflow was shut down."""
+_COME_TRUE = frozenset({Meaning.NOT_FOUND, Meaning.EXISTS, Meaning.INVALID_TARGET})
+"""The errors that say that what was wanted has come true: the object is gone, or another one has its name by now, or no
+object can have such a name."""
 _log = logging.getLogger(__name__)
 
 
@@ -37,14 +41,12 @@ class Performer:
         try:
             return (self._request(command),)
         except ApiError as error:
-            # What was wanted has come true: the object is gone, or another one has its name by now (409), or no object
-            # can have such a name.
-            ok = error.not_found or error.conflict or error.invalid_target
+            ok = error.meaning in _COME_TRUE
             if not ok:
                 # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
                 level = logging.DEBUG if self.is_watch_lost() else logging.WARNING
                 _log.log(level, "%s: failed to %s: %s", command.name, command.action.kind.value, error)
-            unanswered = () if error.status else (Unanswered(command, began_at),)
+            unanswered = () if error.meaning is not Meaning.UNANSWERED else (Unanswered(command, began_at),)
             return (*unanswered, CommandDone(command, ok))
         except Exception:  # noqa: BLE001
             # Whatever the error is, a command without a result would never be retried.
@@ -83,7 +85,7 @@ class Performer:
         try:
             workflow = self.api.get(Kind.WORKFLOW, command.name)
         except ApiError as error:
-            if not error.not_found:
+            if error.meaning is not Meaning.NOT_FOUND:
                 raise
             workflow = None
         pods, _ = self.api.list(Kind.POD, labels=f"{WORKFLOW_NAME_LABEL}={command.name}")

@@ -14,6 +14,7 @@ from typing import TypeVar
 from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.job.names import is_same_site
 from flargo.status.views import uid_of
 from flargo.terms import ARGO_API_VERSION, GROUP, Annotation, Label, Object, Plan, SecretData, Uid
@@ -26,6 +27,8 @@ _MAX_FORBIDDEN_SECONDS = 15.0
 """Seconds for which a missing right is retried: an API server that has just started has not loaded its roles yet."""
 _SITE_LABELS = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
 """Labels that identify the site of a Workflow or Secret, whichever run of the parent created it."""
+_ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.EXISTS})
+"""The errors of a request to an object that was deleted, changed or replaced by another of its name."""
 T = TypeVar("T")
 
 
@@ -71,7 +74,7 @@ class Submitter:
             try:
                 existing = self.api.get(Kind.SECRET, plan.startup.name)
             except ApiError as error:
-                if not error.not_found:
+                if error.meaning is not Meaning.NOT_FOUND:
                     raise
                 _create_or_ignore(lambda: self.api.create(Kind.SECRET, manifest))
                 return
@@ -85,7 +88,7 @@ class Submitter:
             try:
                 return Uid(self.api.create(Kind.WORKFLOW, plan.workflow)["metadata"]["uid"])
             except ApiError as error:
-                if not error.conflict:
+                if error.meaning is not Meaning.EXISTS:
                     raise
                 return self._take_over(plan)
 
@@ -101,13 +104,13 @@ class Submitter:
         if phase in {"Succeeded", "Failed", "Error"}:
             # An earlier launch of the same job has completed. Its Workflow is deleted, and the create is retried.
             _retry_step_if_changed(lambda: self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"])))
-            raise ApiError("create", f"workflows {plan.name}", 503, message="an earlier launch is being deleted")
+            raise _conflict("create", f"workflows {plan.name}", "an earlier launch is being deleted")
         labels = meta.get("labels") or {}
         own_labels = plan.workflow["metadata"]["labels"]
         owner = labels.get(Label.PARENT, "an unknown parent")
         if is_same_site(labels, own_labels) and owner != own_labels.get(Label.PARENT):
             # Another run of this parent left it. The reconciler is ending it, so the create is retried.
-            raise ApiError("create", f"workflows {plan.name}", 503, message="an orphan of that name is being ended")
+            raise _conflict("create", f"workflows {plan.name}", "an orphan of that name is being ended")
         raise SubmitError(
             f"Workflow {plan.name} already exists and has not completed ({phase or 'not started'}); created by {owner}"
         )
@@ -127,7 +130,7 @@ class Submitter:
         except ApiError as error:
             # Somebody has deleted the Workflow, or created another of its name. The submit itself has succeeded, and
             # the reconciler will observe the deletion.
-            if not (error.not_found or error.conflict):
+            if error.meaning not in _ANOTHER_OBJECT:
                 raise
 
     def _keep_trying(self, request: Callable[[], T]) -> T:
@@ -139,11 +142,12 @@ class Submitter:
             try:
                 return request()
             except ApiError as error:
+                is_forbidden = error.meaning is Meaning.FORBIDDEN
                 forbidden_until = min(deadline, self.clock() + _MAX_FORBIDDEN_SECONDS)
-                deadline = forbidden_until if error.lacks_permission else self.deadline
+                deadline = forbidden_until if is_forbidden else self.deadline
                 failures += 1
                 gap = _BACKOFF.seconds(failures, retry_after=error.retry_after)
-                if not (error.transient or error.lacks_permission) or self.clock() + gap > deadline:
+                if not (error.is_transient or is_forbidden) or self.clock() + gap > deadline:
                     raise SubmitError(str(error)) from error
                 self.pause(gap)
 
@@ -159,7 +163,7 @@ def _create_or_ignore(create: Callable[[], Object]) -> Object | None:
     try:
         return create()
     except ApiError as error:
-        if not error.conflict:
+        if error.meaning is not Meaning.EXISTS:
             raise
         return None
 
@@ -169,9 +173,14 @@ def _retry_step_if_changed(request: Callable[[], T]) -> T:
     try:
         return request()
     except ApiError as error:
-        if error.not_found or error.conflict:
-            raise ApiError(error.verb, error.what, 503, error.reason, "it changed meanwhile") from error
+        if error.meaning in _ANOTHER_OBJECT:
+            raise _conflict(error.verb, error.what, "it changed meanwhile") from error
         raise
+
+
+def _conflict(verb: str, what: str, message: str) -> ApiError:
+    """Return an error after which the step is tried again."""
+    return ApiError(verb, what, 0, message=message, own_meaning=Meaning.CONFLICT)
 
 
 def _secret(plan: Plan, content: SecretData) -> Object:

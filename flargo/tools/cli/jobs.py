@@ -133,7 +133,7 @@ class _Confirmations:
         try:
             self._confirmed[key] = previous[key] if key in previous else self._reader.confirmed(job)
         except ApiError as error:
-            if not error.transient:
+            if not error.is_transient:
                 raise
             return job  # it is confirmed once the API server answers again
         return self._confirmed[key]
@@ -166,7 +166,7 @@ def _snapshots(live_jobs: LiveJobs, reader: Reader, change_event: threading.Even
         has_changed = change_event.wait(1.0)
         change_event.clear()
         error = live_jobs.watch_error
-        if error is not None and not live_jobs.is_synced and not error.transient:
+        if error is not None and not live_jobs.is_synced and not error.is_transient:
             raise error
         if live_jobs.is_synced:
             site_jobs = live_jobs.site_jobs() if has_changed else site_jobs

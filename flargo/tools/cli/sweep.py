@@ -7,6 +7,7 @@ import click
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.validate import InvalidInput
 from flargo.status.views import is_credentials_secret, uid_of
@@ -93,7 +94,7 @@ def _existing(api: Api, sweepable: list[Sweepable]) -> list[tuple[Sweepable, Uid
         try:
             meta = api.metadata(each.kind, each.name)
         except ApiError as error:
-            if not (error.not_found or error.invalid_target):
+            if error.meaning not in {Meaning.NOT_FOUND, Meaning.INVALID_TARGET}:
                 existing.append((each, None, describe_refusal(error)))
             continue
         if is_credentials_secret(meta, each.job.workflow.name, each.job.workflow.uid):
@@ -108,7 +109,7 @@ def _delete(api: Api, each: Sweepable, uid: Uid | None, problem: str) -> str:
     try:
         api.delete(each.kind, each.name, uid, each.grace)
     except ApiError as error:
-        if not (error.not_found or error.conflict):
+        if error.meaning not in {Meaning.NOT_FOUND, Meaning.EXISTS}:
             return describe_refusal(error)
     return ""
 

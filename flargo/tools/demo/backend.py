@@ -14,6 +14,7 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.flare.nvflare_internals import site_key
 from flargo.job.names import credentials_secret, startup_secret
 from flargo.status.fields import parse_each, value
@@ -122,7 +123,7 @@ class ClusterNamespace:
         try:
             meta = self._api.metadata(Kind.SECRET, name)
         except ApiError as error:
-            if not error.not_found:
+            if error.meaning is not Meaning.NOT_FOUND:
                 problems.append(str(error))
             return
         if is_own(meta):
@@ -132,7 +133,7 @@ class ClusterNamespace:
         try:
             self._api.delete(kind, name, uid, grace)
         except ApiError as error:
-            if not error.not_found:
+            if error.meaning is not Meaning.NOT_FOUND:
                 problems.append(str(error))
 
 

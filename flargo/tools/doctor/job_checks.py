@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 from flargo.cluster.answer import Answer
+from flargo.cluster.meaning import Meaning
 from flargo.job.validate import InvalidInput, amount
 from flargo.terms import Object
 from flargo.text import shell_command
@@ -16,7 +17,6 @@ from flargo.tools.doctor.references import Kind, Reference, pull_secrets, refere
 
 PULL_TYPES = ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg")
 _POD_SECURITY_MARK = "violates PodSecurity"
-_QUOTA = re.compile(r"(exceeded|failed) quota: ")
 _EXCEEDED = re.compile(r"requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)")
 _ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
 _GO_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -109,7 +109,7 @@ def workflow(facts: Facts) -> Iterator[CheckResult]:
     """Check that the API server would accept the Workflows of sample jobs, with every field."""
     for sample in facts.needs.samples:
         answer = facts.workflows[sample.name]
-        if answer.lacks_permission or not answer.status:
+        if answer.lacks_permission or answer.meaning is Meaning.UNANSWERED:
             yield unreadable("The dry run of a Workflow", answer)
             return
         if not answer.ok:
@@ -172,7 +172,9 @@ def _admission(
         if not facts.pods[sample.name].ok:
             samples_by_answer.setdefault(str(facts.pods[sample.name]), []).append(sample)
     rejections = [(facts.pods[samples[0].name], samples) for samples in samples_by_answer.values()]
-    failed_requests = [answer for answer, _ in rejections if answer.lacks_permission or not answer.status]
+    failed_requests = [
+        answer for answer, _ in rejections if answer.lacks_permission or answer.meaning is Meaning.UNANSWERED
+    ]
     if failed_requests:
         yield unreadable(f"The decision of {part} on a pod", failed_requests[0])
         return
@@ -208,7 +210,7 @@ _QUOTA_FULL = "Wait until other pods end, or raise the quota. flargo lets a job 
 
 
 def _is_quota(answer: Answer) -> bool:
-    return _QUOTA.search(answer.message) is not None
+    return answer.meaning is Meaning.QUOTA
 
 
 def _quota_todo(answer: Answer) -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from http import HTTPStatus
 
 from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.status.fields import parse_each
 from flargo.status.views import PodView, WorkflowView, pod_view, workflow_view
 from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, Uid
@@ -62,7 +62,7 @@ class LogTail:
                     return
                 pod = self._read_pod_again(pod)
             except ApiError as error:
-                if error.not_found:
+                if error.meaning is Meaning.NOT_FOUND:
                     self.notify(_POD_DELETED.format(self.workflow))
                     return
                 self._back_off(error, follow=follow)
@@ -112,9 +112,9 @@ class LogTail:
 
     def _back_off(self, error: ApiError, *, follow: bool) -> None:
         """Wait after a failed connection, or raise its error if another attempt is of no use."""
-        is_starting = error.status == HTTPStatus.BAD_REQUEST and follow  # "container ... is waiting to start"
+        is_starting = error.meaning is Meaning.INVALID and follow  # "container ... is waiting to start"
         self._failures += 1
-        if not (error.transient or is_starting) or (self._failures > _MAX_FAILURES and not follow):
+        if not (error.is_transient or is_starting) or (self._failures > _MAX_FAILURES and not follow):
             raise error
         if self._failures == _MAX_FAILURES and not is_starting:
             self.notify(f"{self.workflow}: log connection lost, still retrying: {error}")
@@ -152,7 +152,7 @@ class LogTail:
         try:
             workflow = workflow_view(self.api.get(Kind.WORKFLOW, self.workflow))
         except ApiError as error:
-            if not error.not_found:
+            if error.meaning is not Meaning.NOT_FOUND:
                 raise
             return None
         return workflow if workflow.uid == self.uid else None

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.names import label_value
 from flargo.status.diagnosis import STARTING_STAGES
@@ -90,7 +91,7 @@ class ClusterReader:
         try:
             workflow = self._api.get(Kind.WORKFLOW, job.workflow.name)
         except ApiError as error:
-            if not error.not_found:
+            if error.meaning is not Meaning.NOT_FOUND:
                 raise
             return job
         pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={job.workflow.name}", trim=trim)

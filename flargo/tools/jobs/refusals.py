@@ -3,6 +3,7 @@
 from http import HTTPStatus
 
 from flargo.cluster.errors import ApiError, ArchiveError, ArchiveProblem
+from flargo.cluster.meaning import Meaning
 from flargo.job.names import display_text
 
 _MAX_CHARACTERS = 400
@@ -36,11 +37,11 @@ def describe_refusal(error: ApiError) -> str:
     verb, resource = _RIGHTS.get(error.verb, (error.verb, _GROUPS.get(resource, resource)))
     if error.status == HTTPStatus.FORBIDDEN:
         return f"forbidden: this account needs the right to {verb} {resource} in the namespace ({message})"
-    if error.status == HTTPStatus.UNAUTHORIZED:
+    if error.meaning is Meaning.UNAUTHENTICATED:
         return "the cluster rejected the credentials (401): the kubeconfig's token or certificate is invalid or expired"
     if error.status == HTTPStatus.NOT_FOUND and error.verb == "list" and resource == _GROUPS["workflows"]:
         return "the cluster has no Argo Workflows: install Argo 3.6 or newer, see flargo's README"
-    if error.status == 0:
+    if error.meaning is Meaning.UNANSWERED:
         return f"the cluster can't be reached: {message}"
     return f"the cluster refused to {verb} {resource}: {error.status} {error.reason} {message}".rstrip()
 
