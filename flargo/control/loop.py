@@ -10,13 +10,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
-from flargo.control.command import Command
+from flargo.control.command_queue import CommandQueue
 from flargo.control.followed_job import FollowedJob, OnVerdict
 from flargo.control.inputs import (
     Admitted,
@@ -34,7 +33,8 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.control.perform import Performer
 from flargo.control.reconciler import Reconciler, Result
 from flargo.control.submit import SubmitError, Submitter
-from flargo.status.job_state import ActionKind, JobState, LaunchGivenUp, StopRequested, Submitted
+from flargo.control.workers import Workers
+from flargo.status.job_state import JobState, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import strip_unused_fields
@@ -47,7 +47,9 @@ MAX_LOG_LINES, MAX_LOG_BYTES, LOG_READ_SECONDS = 200, 64 * 1024, 5.0
 and redacted before its beginning is cut off: a key or token that was cut in two would not be recognised."""
 MAX_SLEEP_SECONDS = 3600.0
 """Maximum seconds that the reconciler's thread waits for an input: a queue does not accept a timeout of years."""
-_WORKERS, _CLEANERS = 8, 2
+_WORKERS = 8
+"""Threads that submit, and threads that report verdicts."""
+_NO_THREAD = "the operating system allows the FLARE parent's process no more threads"
 _log = logging.getLogger(__name__)
 
 
@@ -76,11 +78,17 @@ class Loop:
         self._api = api
         self._meter: Meter = meter or NullMeter()
         self._reconciler = Reconciler(
-            self._has_results, time.monotonic(), epoch=epoch, grace=grace, on_parse_error=ParseErrorLog()
+            self._has_results,
+            time.monotonic(),
+            epoch=epoch,
+            grace=grace,
+            on_parse_error=ParseErrorLog(),
+            on_job_error=lambda name, error: _log.error("%s: reconciling failed", name, exc_info=error),
         )
-        self._performer = Performer(api, redact, lambda: bool(self._lost_since))
         self._inputs: queue.SimpleQueue[SiteInput | None] = queue.SimpleQueue()
         """Inputs for the reconciler's thread; None ends the thread."""
+        performer = Performer(api, redact, lambda: bool(self._lost_since))
+        self._commands = CommandQueue(performer.perform, self._inputs.put)
         self._is_ending = threading.Event()
         """Set when no more jobs may be launched."""
         self._launch_lock = threading.Lock()
@@ -88,12 +96,9 @@ class Loop:
         self._stop_watching = threading.Event()
         self._start_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        # Separate pools: launches that wait for the API server must not delay the deletion of a pod or a verdict, and
-        # neither must deleting the credentials of a thousand jobs that end at once.
-        self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-submit")
-        self._performers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-perform")
-        self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="flargo-clean")
-        self._reporters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="flargo-report")
+        # Launches that wait for the API server must not delay a verdict, and neither of them a command.
+        self._submitters = Workers(_WORKERS, "flargo-submit")
+        self._reporters = Workers(_WORKERS, "flargo-report")
         self._jobs: dict[str, FollowedJob] = {}
         self._unreported: set[FollowedJob] = set()
         """Jobs whose verdict has not been reported to FLARE yet."""
@@ -192,9 +197,9 @@ class Loop:
             job.cleared.wait(max(0.0, deadline - time.monotonic()))
         self._stop_watching.set()
         self._inputs.put(None)
-        for pool in (self._submitters, self._performers, self._cleaners):
-            pool.shutdown(wait=False, cancel_futures=True)
-        self._reporters.shutdown(wait=True)
+        self._submitters.close()
+        self._commands.close()
+        self._reporters.close(wait=True)
         reason = cause.value
         for job in list(self._unreported):
             _log.warning("%s: job not seen to end before the parent shut down", job.name)
@@ -251,36 +256,44 @@ class Loop:
                 input_ = TimePassed()
             if input_ is None:
                 return
-            try:
-                self._handle(input_)
-            except Exception:  # noqa: BLE001
-                # An error about one job must not end the tracking of all others.
-                _log.exception("reconciler input failed")
+            self._handle(input_)
 
     def _handle(self, input_: SiteInput) -> None:
         match input_:
             case JobInput(name, attempt, LaunchGivenUp(detail)):
                 self._conclude_at_once(name, attempt, detail)
-        self._execute(self._reconciler.handle(input_, time.monotonic()))
+        try:
+            result = self._reconciler.handle(input_, time.monotonic())
+        except Exception:  # noqa: BLE001  (an error about one input must not end the tracking of all jobs)
+            _log.exception("reconciler input failed")
+            result = Result()
+        for command in result.commands:
+            self._commands.put(command)
+        for state in result.states:
+            try:
+                self._publish(state)
+            except Exception:  # noqa: BLE001  (the same)
+                _log.exception("%s: state could not be published", state.name)
         match input_:
             case Admitted(name):
-                job = self._jobs[name]
-                self._submitters.submit(self._submit, job, job.take_plan())
+                self._begin_submit(self._jobs[name])
+
+    def _begin_submit(self, job: FollowedJob) -> None:
+        plan = job.take_plan()
+        if not self._submitters.run(lambda: self._submit(job, plan)):
+            self._inputs.put(JobInput(job.name, job.attempt, Submitted(_NO_THREAD)))
 
     def _conclude_at_once(self, name: str, attempt: str, detail: str) -> None:
         """Report that a launch failed, without waiting for the job's end."""
         job = self._jobs.get(name)
         if job is not None and job.attempt == attempt and not job.is_concluded:
-            job.is_concluded = True
-            verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), detail)
-            self._reporters.submit(self._conclude, job, None, verdict)
+            self._report(job, None, Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), detail))
 
-    def _execute(self, result: Result) -> None:
-        for state in result.states:
-            self._publish(state)
-        for command in result.commands:
-            pool = self._cleaners if command.action.kind is ActionKind.DELETE_SECRET else self._performers
-            pool.submit(self._perform, command)
+    def _report(self, job: FollowedJob, state: JobState | None, verdict: Verdict) -> None:
+        """Have the verdict reported on another thread, because a report writes files and may read the log."""
+        job.is_concluded = True
+        if not self._reporters.run(lambda: self._conclude(job, state, verdict)):
+            self._conclude(job, state, verdict)
 
     def _has_results(self, name: str) -> bool:
         job = self._jobs.get(name)
@@ -303,9 +316,7 @@ class Loop:
         job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_ending)
         job.measure_start(self._meter, time.monotonic())
         if state.verdict is not None and not job.is_concluded:
-            job.is_concluded = True
-            # On another thread, because a report writes files and may read the log.
-            self._reporters.submit(self._conclude, job, state, state.verdict)
+            self._report(job, state, state.verdict)
         if state.is_over:
             job.cleared.set()
         if state.is_cleared:
@@ -346,7 +357,3 @@ class Loop:
             message = describe(error)
             _log.exception("%s: submit failed", job.name)
         self._inputs.put(JobInput(job.name, job.attempt, Submitted(message, secret_uid)))
-
-    def _perform(self, command: Command) -> None:
-        for input_ in self._performer.perform(command):
-            self._inputs.put(input_)

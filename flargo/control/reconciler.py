@@ -57,6 +57,8 @@ from flargo.status.views import (
 from flargo.terms import Object, StartTimeouts, Uid
 
 View = TypeVar("View", WorkflowView, PodView)
+_DEFECT_RETRY_SECONDS = 30.0
+"""Seconds after which a job is reconciled again whose reconciliation has raised an exception."""
 _MIN_REQUEUE_SECONDS = 0.2
 """Minimum seconds between two ticks of a job: while the healthy clock stands still, a deadline comes no closer."""
 
@@ -93,6 +95,7 @@ class Reconciler:
         epoch: str = "",
         grace: int = 1,
         on_parse_error: OnParseError = lambda *_: None,
+        on_job_error: Callable[[str, Exception], None] = lambda *_: None,
     ) -> None:
         """Start without any jobs.
 
@@ -102,10 +105,12 @@ class Reconciler:
             epoch: the epoch of this run of the parent. The site's Workflows of other epochs are orphans, and are ended.
             grace: seconds between SIGTERM and SIGKILL for orphans.
             on_parse_error: called with each object that could not be parsed and is skipped; does no I/O.
+            on_job_error: called with a Workflow's name and the exception that reconciling its job has raised.
         """
         self.on_handled: Callable[[SiteInput, Result], None] = lambda *_: None
         """Called with each input and its result once the input was handled, to record both."""
         self._on_parse_error = on_parse_error
+        self._on_job_error = on_job_error
         self._has_results = has_results
         self._epoch = epoch
         self._grace = grace
@@ -397,7 +402,12 @@ class Reconciler:
         tracked = self._tracked.get(key)
         if tracked is None:
             return Result()
-        step = reconcile(tracked.state, input_, self._clocks.advance(now))
+        try:
+            step = reconcile(tracked.state, input_, self._clocks.advance(now))
+        except Exception as error:  # noqa: BLE001  (a defect about one job must not stop the others)
+            self._on_job_error(tracked.state.name, error)
+            self._timers.set(key, now + _DEFECT_RETRY_SECONDS)
+            return Result()
         tracked.state = step.state
         self._timers.cancel(key)
         if step.state.is_cleared:

@@ -20,9 +20,11 @@ from flargo.text import inert, inert_lines
 REDACTED = "[redacted]"
 LOGGERS: Final = (
     "flargo.cluster.watch",
+    "flargo.control.command_queue",
     "flargo.control.loop",
     "flargo.control.parse_error_log",
     "flargo.control.perform",
+    "flargo.control.workers",
     "flargo.embedded.cluster",
     "flargo.embedded.routes",
     "flargo.flare.wait",

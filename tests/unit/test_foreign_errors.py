@@ -37,7 +37,7 @@ from flargo.cluster.request import Request
 from flargo.cluster.survey import Survey
 from flargo.cluster.transport import Transport
 from flargo.control.inputs import Listed
-from flargo.control.loop import Loop
+from flargo.control.perform import Performer
 from flargo.control.reconciler import Reconciler
 from flargo.flare import redact
 from flargo.flare.redact import REDACTION
@@ -171,13 +171,13 @@ def test_a_failed_request_quotes_nothing(
         survey._transport = api._transport
         answer = survey.get(target.version)
         assert "t0psecret" not in f"{answer} {answer.message}"
-        loop = Loop(api, "x=y", "this-run", 3)
+        performer = Performer(api)
         reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run")
         commands = [
             *reconciler.handle(Listed(Kind.WORKFLOW, (workflow(parent="another", phase="Failed"),)), 0.0).commands
         ]
         for command in [*commands, *reconciler.handle(Listed(Kind.POD, ()), 0.0).commands]:
-            loop._perform(command)
+            performer.perform(command)
     text = log_text(caplog)
     assert "t0psecret" not in text
 

@@ -3,18 +3,21 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.command import Command
+from flargo.control.inputs import CommandDone, JobInput, SiteInput
 from flargo.control.loop import Loop
 from flargo.control.reconciler import Result
 from flargo.control.submit import SubmitError
-from flargo.status.job_state import Action, ActionKind
+from flargo.status.job_state import Action, ActionKind, JobState, StopRequested
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
+from flargo.terms import StartTimeouts, Uid
 from tests.harness.fake_api import THREAD_SECONDS, IdleApi
 from tests.harness.plans import submit_plan
 
@@ -161,30 +164,82 @@ def test_requeue_in_centuries_ends_no_thread(api: IdleApi, monkeypatch: pytest.M
 
 
 def test_outage_is_logged_once_per_watch(api: IdleApi, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(_number: int, _when: str) -> None:
-        raise ApiError("patch", "workflows", 0, message="refused")
-
-    loop, command = Loop(api, "", "me", 3), Command("job-site", "job-site", Action(ActionKind.SHUTDOWN), "")
-    api.trouble = fail
+    loop = Loop(api, "", "me", 3)
     for _ in range(3):
         for kind in (Kind.WORKFLOW, Kind.POD):
             loop.on_lost(kind, ApiError("watch", kind.value[1], 0))
-        loop._perform(command)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     lost = "watch lost (last API contact 0 s ago); decisions paused until it recovers"
     assert [line.partition(":")[0] for line in warnings] == [f"Workflow {lost}", f"Pod {lost}"]
 
 
-def test_credential_deletions_do_not_delay_shutdowns(api: IdleApi) -> None:
-    api.create(Kind.WORKFLOW, {"metadata": {"name": "job-site"}, "spec": {}})
-    uid, may_go_on = api.get(Kind.WORKFLOW, "job-site")["metadata"]["uid"], threading.Event()
-    loop, shutdown_sent = Loop(api, "", "me", 3), threading.Event()
-    api.delete = lambda *_, **__: may_go_on.wait(THREAD_SECONDS)  # type: ignore[assignment, method-assign]
-    api.merge = lambda *_, **__: shutdown_sent.set()  # type: ignore[assignment, method-assign]
-    deletions = [
-        Command(f"job-{number}", f"job-{number}", Action(ActionKind.DELETE_SECRET), "secret") for number in range(20)
-    ]
-    loop._execute(Result((*deletions, Command("job-site", "job-site", Action(ActionKind.SHUTDOWN, uid), ""))))
-    assert shutdown_sent.wait(THREAD_SECONDS)
-    may_go_on.set()
+@pytest.fixture
+def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the operating system refuse threads, except the loop's own and the watches'."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if any(word in thread.name for word in ("submit", "report", "perform", "clean")):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    yield
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("no_more_threads")
+def test_launch_without_threads_fails(api: IdleApi) -> None:
+    """Neither the submit nor the fresh read nor the report of the verdict gets a thread."""
+    loop = Loop(api, "", "me", 3)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    loop.give_up(launched, "took too long")
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
+    assert launched.verdict is not None
+    assert launched.verdict.reason is Reason.LAUNCH_FAILED
+    loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+@dataclass
+class ScriptedReconciler:
+    """A reconciler that answers each stop with the given result, or raises it."""
+
+    results: list[Result | Exception]
+    inputs: list[SiteInput] = field(default_factory=list)
+    states = ()
+
+    def handle(self, input_: SiteInput, _now: float) -> Result:
+        self.inputs.append(input_)
+        answer = self.results.pop(0) if isinstance(input_, JobInput) and self.results else Result()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def next_requeue_at(self) -> float | None:
+        return None
+
+    def wait_for_results(self, count: int) -> list[CommandDone]:
+        deadline = time.monotonic() + THREAD_SECONDS
+        while ((done := [it for it in self.inputs if isinstance(it, CommandDone)]) and len(done) < count) or not done:
+            assert time.monotonic() < deadline, f"{len(done)} of {count} results"
+            time.sleep(0.01)
+        return done
+
+
+def command(kind: ActionKind, name: str = "job-site") -> Command:
+    return Command(name, name, Action(kind, Uid("uid-1")), "secret", pod_name=name)
+
+
+def test_state_that_cannot_be_published_drops_no_command(
+    api: IdleApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = JobState("job-site", "a1", StartTimeouts(), 3, created_at=0.0)
+    loop = Loop(api, "", "me", 3)
+    reconciler = ScriptedReconciler([Result((command(ActionKind.DELETE_POD),), (state,))])
+    loop._reconciler = reconciler  # type: ignore[assignment]
+    monkeypatch.setattr(loop, "_publish", lambda _: (_ for _ in ()).throw(ValueError("a defect")))
+    loop._inputs.put(JobInput("job-site", "a1", StopRequested(Cause.ABORT)))
+    loop.start()
+    assert [it.ok for it in reconciler.wait_for_results(1)] == [True]
+    assert "job-site: state could not be published" in caplog.text
     loop.end(Cause.PARENT_END, seconds=0.0)

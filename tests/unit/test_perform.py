@@ -42,7 +42,7 @@ def test_shutdown_annotations_are_redacted() -> None:
     assert performer.perform(command) == (CommandDone(command, ok=True),)
     workflow = api.get(Kind.WORKFLOW, "job-site")
     annotations = workflow["metadata"]["annotations"]
-    assert workflow["spec"] == {"shutdown": "Terminate"}
+    assert workflow["spec"] == {"shutdown": "Terminate", "suspend": False}
     assert annotations[Annotation.ENDING] == "IMAGE"
     assert annotations[Annotation.ENDING_DETAIL].startswith("image { {workflow.uid}} of [redacted] xxx")
     assert len(annotations[Annotation.ENDING_DETAIL]) == MAX_ENDING_DETAIL_LENGTH

@@ -23,8 +23,9 @@ from flargo.control.inputs import (
 )
 from flargo.control.reconciler import Reconciler, Result
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import Action, ActionKind, JobState, StopRequested, Submitted
+from flargo.status.job_state import Action, ActionKind, Input, JobState, Now, Step, StopRequested, Submitted
 from flargo.status.reasons import Reason
+from flargo.status.reconcile import reconcile
 from flargo.status.verdict import Cause
 from flargo.status.views import pod_view, workflow_view
 from flargo.terms import StartTimeouts
@@ -426,3 +427,26 @@ def test_objects_without_versions_are_parsed() -> None:
     site.lists(workflows=(workflow(phase="Running", version=0),), pods=(pod(main=terminated_state(0), version=0),))
     assert site.state is not None
     assert site.state.verdict is not None
+
+
+def test_defect_about_one_job_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both jobs are in one list. The one whose reconciliation fails is reconciled again later."""
+    errors: list[str] = []
+    reconciler = Reconciler(lambda _: False, 0.0, epoch="me", on_job_error=lambda name, _: errors.append(name))
+    broken = {"broken"}
+
+    def fail(state: JobState, input_: Input, now: Now) -> Step:
+        if state.name in broken:
+            raise ValueError("a defect")
+        return reconcile(state, input_, now)
+
+    monkeypatch.setattr("flargo.control.reconciler.reconcile", fail)
+    for name in ("broken", "fine"):
+        reconciler.handle(Admitted(name, "a1", StartTimeouts(), 3), 0.0)
+    workflows = tuple(workflow(name, uid=f"w-{name}", phase="Running") for name in ("broken", "fine"))
+    reconciler.handle(Listed(Kind.POD, ()), 0.0)
+    result = reconciler.handle(Listed(Kind.WORKFLOW, workflows), 0.0)
+    assert [state.name for state in result.states] == ["fine"]
+    assert errors == ["broken"]
+    broken.clear()
+    assert "broken" in [state.name for state in reconciler.handle(TimePassed(), 30.0).states]

@@ -35,7 +35,7 @@ from flargo.cluster.errors import ApiError, ArchiveError
 from flargo.cluster.survey import Survey
 from flargo.cluster.transport import Transport
 from flargo.control.inputs import Listed, TimePassed
-from flargo.control.loop import Loop
+from flargo.control.perform import Performer
 from flargo.control.reconciler import Reconciler
 from flargo.status import fields
 from flargo.terms import Object, Uid
@@ -371,13 +371,13 @@ def test_a_forged_orphan_deletes_nothing_else(server: tuple[str, ServerLog], wor
     owner = {"kind": "Workflow", "name": workflow["metadata"]["name"], "uid": workflow["metadata"]["uid"]}
     meta = {"uid": "s1", "labels": {"app.kubernetes.io/managed-by": "flargo"}, "ownerReferences": [owner]}
     server_log.answer = json.dumps({"metadata": meta, "items": []}).encode()
-    loop = Loop(client(Api, address), "x=y", "this-run", 3)
+    performer = Performer(client(Api, address))
     reconciler = Reconciler(lambda _: False, 0.0, epoch="this-run", grace=3)
     commands = list(reconciler.handle(Listed(Kind.WORKFLOW, (workflow,)), 0.0).commands)
     commands += reconciler.handle(Listed(Kind.POD, ()), 0.0).commands
     commands += reconciler.handle(TimePassed(), 100.0).commands
     for command in commands:
-        loop._perform(command)
+        performer.perform(command)
     assert all(is_its_own(path, workflow) for path in delete_paths(server_log)), server_log.requests
 
 
@@ -430,9 +430,9 @@ def test_a_secret_of_uncertain_owner_is_kept(server: tuple[str, ServerLog], meta
         *reconciler.handle(Listed(Kind.WORKFLOW, (workflow,)), 0.0).commands,
         *reconciler.handle(Listed(Kind.POD, ()), 0.0).commands,
     ]
-    loop = Loop(api, "x=y", "this-run", 3)
+    performer = Performer(api)
     for command in commands:
-        loop._perform(command)
+        performer.perform(command)
     assert sweep._existing(api, find_sweepable(site_jobs([workflow], []), [], AT, None)) == []
     assert ("GET", "/api/v1/namespaces/ns/secrets/nvflare-cred-job-site-abc") in server_log.requests
     assert delete_paths(server_log) == []
