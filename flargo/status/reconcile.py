@@ -25,9 +25,9 @@ is wanted. The caller performs the actions, and calls again after ``requeue_afte
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 from flargo.status import retries
+from flargo.status.deadlines import deadlines, expired_deadline
 from flargo.status.diagnosis import STARTING_STAGES, Diagnosis, Stage, diagnose
 from flargo.status.job_state import (
     CONFIRM,
@@ -58,12 +58,6 @@ ARGO_FINISH_LIMIT = 60.0
 """Seconds that Argo gets to complete a Workflow after the verdict, before flargo deletes what is left."""
 NODE_LOST_AFTER = 60.0
 """Seconds beyond its grace period after which a pod that is being deleted counts as lost with its node."""
-TAINT_LIMIT = 60.0
-"""Seconds for which taints may keep a pod from every node. nvflare's own launcher fails such a job at once, and so
-after each outage of the API server fails jobs that are launched before the nodes are ready again. Observed on a
-cluster."""
-ABSENCE_LIMIT = 10.0
-"""Seconds for which a submitted Workflow may be missing from the watch before a fresh read looks for it."""
 SHUTDOWN_LAG = 3.0
 """Seconds after a shutdown before pods are deleted although Argo has not completed the Workflow. Argo creates a deleted
 pod again if it does not know yet that the Workflow is shut down."""
@@ -261,60 +255,16 @@ def _end_diagnosis(state: JobState, diagnosis: Diagnosis, now: Now) -> Diagnosis
         return Diagnosis(diagnosis.stage, Reason.LAUNCH_FAILED, state.submit_error)
     if diagnosis.reason is not None:
         return diagnosis
-    deadline = _expired_deadline(state, now)
+    deadline = expired_deadline(state, now.healthy)
     if deadline is None:
         return None
-    timeout = f"timeout of {deadline.seconds:g} s expired{deadline.limit}"
-    return Diagnosis(diagnosis.stage, deadline.reason, "; ".join(filter(None, (diagnosis.detail, timeout))))
+    detail = "; ".join(filter(None, (diagnosis.detail, deadline.explanation)))
+    return Diagnosis(diagnosis.stage, deadline.reason, detail)
 
 
 def _has_failed_to_launch(state: JobState) -> bool:
     """Return whether the submit has failed for good. If only the response to the release was lost, the job may run."""
     return bool(state.submit_error) and not state.is_submitting and state.stage <= Stage.SUBMITTED
-
-
-class _Deadline(NamedTuple):
-    """A time by which the job must have left its stage."""
-
-    expires_at: float
-    """On the healthy clock."""
-    seconds: float
-    """The configured timeout, for messages."""
-    reason: Reason
-    """The reason that the job ends with."""
-    limit: str = ""
-    """Which timeout it is, where the reason does not say so."""
-
-
-def _deadlines(state: JobState) -> list[_Deadline]:
-    """Return the deadlines that apply to the job's stage."""
-    if state.stage >= Stage.RUNNING:
-        return []
-    limits = {
-        Stage.ABSENT: (None if state.is_submitting else ABSENCE_LIMIT, Reason.WORKFLOW_DELETED),
-        Stage.QUEUED: (state.timeouts.queued, Reason.QUEUED),
-        Stage.QUOTA: (state.timeouts.quota, Reason.QUOTA),
-        Stage.PULLING: (state.timeouts.pulling, Reason.PULLING),
-        Stage.UNCLAIMED: (state.timeouts.unclaimed, Reason.UNCLAIMED),
-        Stage.WAITING: (state.timeouts.starting, Reason.START_TIMEOUT),
-        Stage.SHORTAGE: (state.timeouts.pending, Reason.SHORTAGE),
-        Stage.TAINTED: (TAINT_LIMIT, Reason.UNSCHEDULABLE),
-        Stage.STARTING: (state.timeouts.starting, Reason.START_TIMEOUT),
-    }
-    seconds, reason = limits.get(state.stage, (None, Reason.TIMEOUT))
-    deadlines = [_Deadline(state.stage_since + seconds, seconds, reason)] if seconds is not None else []
-    placement, total = state.timeouts.placement, state.timeouts.total
-    if placement is not None and Stage.SUBMITTED <= state.stage <= Stage.TAINTED:
-        limit = " for a server's job to get a node ('argo.server_pending')"
-        deadlines.append(_Deadline(state.submitted_at + placement, placement, reason, limit))
-    if total is not None:
-        deadlines.append(_Deadline(state.created_at + total, total, Reason.TIMEOUT))
-    return deadlines
-
-
-def _expired_deadline(state: JobState, now: Now) -> _Deadline | None:
-    expired = (deadline for deadline in _deadlines(state) if deadline.expires_at <= now.healthy)
-    return min(expired, key=lambda deadline: deadline.expires_at, default=None)
 
 
 # --- deriving actions
@@ -396,7 +346,7 @@ def _needs_confirmation(state: JobState, now: Now) -> bool:
         _has_failed_to_launch(state)
         or state.ran_twice
         or diagnose(state.observation, state.first_pod_uid).reason is not None
-        or _expired_deadline(state, now) is not None
+        or expired_deadline(state, now.healthy) is not None
     )
 
 
@@ -457,7 +407,7 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
     """Return the seconds until the earliest time at which an action or a conclusion may become due."""
     delays = [retry.not_before - now.wall for retry in state.retries.values()]
     if state.verdict is None and not state.is_stopping:
-        delays += [deadline.expires_at - now.healthy for deadline in _deadlines(state)]
+        delays += [deadline.expires_at - now.healthy for deadline in deadlines(state)]
     if state.is_stopping:
         delays += [state.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
     if state.verdict is not None:
