@@ -94,8 +94,10 @@ class StartTimeouts:
     """How long a job may wait before its program runs. In seconds with API contact; None means without limit."""
 
     pending: float | None = 120.0
-    """While the pod is unschedulable for lack of cpu, memory or GPUs. FLARE's ``pending_timeout`` with its meaning: 0
+    """While nodes lack something for the pod that they can run out of. FLARE's ``pending_timeout`` with its meaning: 0
     means no waiting."""
+    unschedulable: float | None = 0.0
+    """While no node can take the pod for any other reason than a shortage; 0 means no waiting, except for taints."""
     total: float | None = None
     """For all waiting together. FLARE's ``timeout``."""
     unclaimed: float | None = 120.0

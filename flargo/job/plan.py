@@ -35,6 +35,7 @@ def _start_timeouts(launch: Launch, settings: Settings) -> StartTimeouts:
     server_total = SERVER_START_SECONDS if timeout is None else min(timeout, SERVER_START_SECONDS)
     return StartTimeouts(
         pending=launch.pending,
+        unschedulable=settings.argo.unschedulable,
         total=server_total if is_server else timeout,
         unclaimed=settings.argo.unclaimed,
         quota=settings.argo.quota,

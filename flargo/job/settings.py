@@ -123,6 +123,12 @@ class ArgoSettings:
     queued: float | None = validate.key(validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().queued)
     """Seconds after which a job fails that waits in Argo for a lock or a parallelism limit. Required with
     ``semaphore``."""
+    unschedulable: float | None = validate.key(
+        validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().unschedulable
+    )
+    """Seconds after which a job fails whose pod no node can take, for another reason than a shortage: a node selector,
+    a volume claim that is not bound yet. Set it where a node pool is scaled to zero. Once an autoscaler creates a node
+    for the pod (events ``TriggeredScaleUp``, ``Nominated``), the longer one of it and ``pending_timeout`` counts."""
     pulling: float | None = validate.key(
         validate.optional(validate.seconds, "null (no limit)"), StartTimeouts().pulling
     )
@@ -147,7 +153,7 @@ class Settings:
     """Seconds within which a job must run, all waiting times together; None: no limit."""
     namespace: str
     pending_timeout: float | None
-    """Seconds that a job may wait for cpu, memory and GPUs; 0: it does not wait; None: no limit."""
+    """Seconds that a job may wait for what nodes can run out of, such as GPUs; 0: it does not wait; None: no limit."""
     python_path: str
     """Path of Python in a job's image, unless the job sets its own."""
     security_context: Mapping[str, Any] | None

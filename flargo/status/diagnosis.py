@@ -9,9 +9,10 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
+from typing import NamedTuple
 
 from flargo.status.reasons import FLARE_EXIT_CODES, PROGRAM_ENDS, Reason
-from flargo.status.views import EventView, Exit, Observation, PodView, WorkflowView
+from flargo.status.views import EventView, Exit, Observation, PodView, Waiting, WorkflowView
 from flargo.terms import Uid
 
 
@@ -54,6 +55,15 @@ STARTING_STAGES = frozenset({Stage.STARTING, Stage.PULLING})
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a container does not start, if that may pass. A job ends for it only if it lasts."""
+
+    container: str
+    patience: float
+    """Seconds for which it must last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """A job's stage, and the reason of its end if it has ended or must end."""
 
@@ -64,6 +74,13 @@ class Diagnosis:
     """The messages of the kubelet, the scheduler or Argo that explain the stage or the reason."""
     exit: Exit | None = None
     """How the main container ended, if that is known."""
+    trouble: Trouble | None = None
+    """Set if the reason is a trouble that may pass."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Return whether the reason is one for which the job ends only if it lasts (flargo.status.deadlines)."""
+        return self.trouble is not None or self.reason is Reason.UNSCHEDULABLE
 
     @property
     def is_final(self) -> bool:
@@ -71,10 +88,12 @@ class Diagnosis:
         return self.exit is not None and self.exit.code == 0
 
 
-# Waiting reasons of a container that will not start by itself. Source: nvflare 2.9, k8s_launcher.py,
-# _PENDING_FAILURE_WAITING_REASONS, plus ImageInspectError, the waiting reason that goes with its event InspectFailed.
-# Its rule that a pod of phase Unknown has failed is left out: kubelets no longer set that phase, and it proves no end.
-_FATAL_WAITING_REASONS = {
+# Waiting reasons of a container that, if they last, mean that it will not start. Source: nvflare 2.9, k8s_launcher.py,
+# _PENDING_FAILURE_WAITING_REASONS, where each fails the job at once, plus ImageInspectError, the waiting reason that
+# goes with its event InspectFailed. CrashLoopBackOff is left out: with restartPolicy Never the kubelet starts only
+# sidecars again. So is its rule that a pod of phase Unknown has failed: kubelets no longer set that phase, and it
+# proves no end.
+WAITING_REASONS = {
     "ErrImagePull": Reason.IMAGE,
     "ErrImageNeverPull": Reason.IMAGE,
     "ImagePullBackOff": Reason.IMAGE,
@@ -84,8 +103,52 @@ _FATAL_WAITING_REASONS = {
     "CreateContainerConfigError": Reason.CONTAINER,
     "CreateContainerError": Reason.CONTAINER,
     "RunContainerError": Reason.CONTAINER,
-    "CrashLoopBackOff": Reason.CONTAINER,
 }
+_PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff"})
+
+
+class PatienceRow(NamedTuple):
+    """What a container's waiting reason or its message says, and for how long the job is patient with it."""
+
+    pattern: re.Pattern[str]
+    """Is searched for in the waiting reason, a space and its message."""
+    seconds: float
+    """Seconds for which it must last before the job ends."""
+    examples: str
+    """The texts for the documentation."""
+    meaning: str
+
+
+DEFAULT_PATIENCE = 10.0
+"""Seconds for every other reason of a container that does not start."""
+PATIENCE = (
+    PatienceRow(
+        re.compile(r"^InvalidImageName\b|runAsNonRoot|\bnon-root\b"),
+        0.0,
+        "`InvalidImageName`, `runAsNonRoot`, `non-root`",
+        "The name, or the user of the image, never becomes valid.",
+    ),
+    PatienceRow(
+        re.compile(r"too ?many ?requests|\bstatus(?: code)?:? 429\b|pull QPS exceeded", re.IGNORECASE),
+        60.0,
+        "`toomanyrequests`, `Too Many Requests`, `status code 429`, `pull QPS exceeded`",
+        "The registry or the kubelet limits the rate of pulls.",
+    ),
+    PatienceRow(
+        # After a create that timed out, containerd keeps the container's name for a while.
+        re.compile(r"time-?out|timed out|deadline ?exceeded|is reserved for", re.IGNORECASE),
+        60.0,
+        "`timeout`, `timed out`, `deadline exceeded`, `is reserved for`",
+        "The registry, the container runtime or a disk is slow.",
+    ),
+    PatienceRow(
+        re.compile(r"failed to sync \w+ cache|object .* not registered", re.IGNORECASE),
+        60.0,
+        "`failed to sync secret cache`, `object ... not registered`",
+        "The kubelet has not read the pod's Secrets and ConfigMaps yet.",
+    ),
+)
+"""The rows for what takes longer to pass, or never passes; the first match counts."""
 
 # Warning events of a scheduled pod that, if they persist, mean that it will not start. Source: nvflare 2.9,
 # k8s_launcher.py, _PENDING_FAILURE_EVENT_REASONS, where a single event within the last minute suffices.
@@ -145,6 +208,9 @@ _STEP_MESSAGES = (
 
 _SIGNAL_CODES = frozenset({137, 143})
 """Exit codes of a program that SIGKILL or SIGTERM ended."""
+# Events of an autoscaler about a pod that no node can take: a node is being created for it (cluster-autoscaler,
+# karpenter), or none would help (cluster-autoscaler). The later one counts.
+_SCALE_UP_EVENTS = {"TriggeredScaleUp": True, "Nominated": True, "NotTriggerScaleUp": False}
 
 _TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable|no nodes available")
 # What nodes run out of, in the words of kube-scheduler 1.34: of any resource (noderesources/fit.go), of devices for
@@ -281,11 +347,18 @@ def _imposed_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
 
 def _diagnose_start(pod: PodView, stage: Stage, events: tuple[EventView, ...]) -> Diagnosis:
     """Diagnose a pod whose main container does not run yet."""
-    for waiting in pod.waiting:
-        if waiting.reason in _FATAL_WAITING_REASONS:
-            detail = f"{waiting.container}: {waiting.reason} {waiting.message}".strip()
-            return Diagnosis(stage, _FATAL_WAITING_REASONS[waiting.reason], detail)
+    # While the kubelet pulls an image again, the container's status still shows the failure before.
+    past = _PULL_FAILURES if stage is Stage.PULLING else frozenset()
+    candidates = (each for each in pod.waiting if each.reason in WAITING_REASONS and each.reason not in past)
+    waiting = min(candidates, key=_patience, default=None)
+    if waiting is not None:
+        detail = f"{waiting.container}: {waiting.reason} {waiting.message}".strip()
+        trouble = Trouble(waiting.container, _patience(waiting))
+        return Diagnosis(stage, WAITING_REASONS[waiting.reason], detail, trouble=trouble)
     detail = f"{pod.unscheduled_reason} {pod.unscheduled_message}".strip()
+    scale_up = _scale_up(events) if stage is Stage.SHORTAGE else None
+    if scale_up is not None:
+        return Diagnosis(stage, detail=f"{detail}; {scale_up.reason} {scale_up.message}".strip())
     if stage is Stage.WAITING and pod.unscheduled_reason == "Unschedulable":
         return Diagnosis(stage, Reason.UNSCHEDULABLE, detail)
     pull = _current_pull(events)
@@ -299,6 +372,12 @@ def _diagnose_start(pod: PodView, stage: Stage, events: tuple[EventView, ...]) -
         return Diagnosis(stage, detail=detail)
     detail = f"{failure.reason}, {failure.count} times: {failure.message}"
     return Diagnosis(stage, _FAILURE_EVENTS[failure.reason] if _is_persistent(failure) else None, detail)
+
+
+def _patience(waiting: Waiting) -> float:
+    """Return the seconds for which a container must wait for a reason before its job ends."""
+    text = f"{waiting.reason} {waiting.message}"
+    return next((row.seconds for row in PATIENCE if row.pattern.search(text)), DEFAULT_PATIENCE)
 
 
 def _is_persistent(event: EventView) -> bool:
@@ -320,9 +399,16 @@ def _stage_of_pod(pod: PodView, events: tuple[EventView, ...]) -> Stage:
     """
     if pod.scheduled:
         return Stage.STARTING if _current_pull(events) is None else Stage.PULLING
-    if _SHORTAGE.search(pod.unscheduled_message):
+    if _SHORTAGE.search(pod.unscheduled_message) or (pod.unscheduled_reason and _scale_up(events) is not None):
         return Stage.SHORTAGE
     return Stage.TAINTED if _TAINT.search(pod.unscheduled_message) else Stage.WAITING
+
+
+def _scale_up(events: tuple[EventView, ...]) -> EventView | None:
+    """Return the event of the autoscaler that is creating a node for the pod, or None if none is."""
+    answers = (event for event in events if event.reason in _SCALE_UP_EVENTS)
+    latest = max(answers, key=lambda event: event.last_timestamp or datetime.min.replace(tzinfo=UTC), default=None)
+    return latest if latest is not None and _SCALE_UP_EVENTS[latest.reason] else None
 
 
 def _current_pull(events: tuple[EventView, ...]) -> EventView | None:
@@ -331,14 +417,19 @@ def _current_pull(events: tuple[EventView, ...]) -> EventView | None:
     The latest event counts for each image by itself: "Pulled" for Argo's own image mostly has the same second as
     "Pulling" for the job's. An event's message quotes the image first.
     """
-    pulls = sorted((event for event in events if event.reason in {"Pulling", "Pulled"}), key=_event_order)
+    pulls = sorted(filter(_is_about_pull, events), key=_event_order)
     latest = {event.message.partition('"')[2].partition('"')[0]: event for event in pulls}
     return next((event for event in latest.values() if event.reason == "Pulling"), None)
 
 
+def _is_about_pull(event: EventView) -> bool:
+    has_failed = event.reason == "Failed" and event.message.startswith("Failed to pull image")
+    return has_failed or event.reason in {"Pulling", "Pulled"}
+
+
 def _event_order(event: EventView) -> tuple[datetime, bool]:
     # Timestamps have whole seconds. In the same second, the end of a pull comes after its beginning.
-    return event.last_timestamp or datetime.min.replace(tzinfo=UTC), event.reason == "Pulled"
+    return event.last_timestamp or datetime.min.replace(tzinfo=UTC), event.reason != "Pulling"
 
 
 def _stage_without_pod(workflow: WorkflowView) -> Stage:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from flargo.status.diagnosis import Diagnosis, Stage
 from flargo.status.reasons import PROGRAM_ENDS, Reason
+from flargo.status.start_clocks import StartClocks
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import EventView, Observation, PodView
 from flargo.terms import StartTimeouts, Uid
@@ -175,6 +176,8 @@ class JobState:
     stage: Stage = Stage.ABSENT
     stage_since: float = 0.0
     """Time at which the job entered its stage, on the healthy clock."""
+    start: StartClocks = field(default_factory=StartClocks)
+    """The clocks of the job's start that outlive a stage."""
     end_diagnosis: Diagnosis | None = None
     """Why flargo ends a job that still exists, confirmed by a fresh read."""
     shutdown_at: float = math.inf

@@ -129,7 +129,8 @@ class Reason(Enum):
     UNSCHEDULABLE = Row(
         ReturnCode.NEVER_STARTED,
         "No node can take the pod.",
-        "Check what the message names: volume claims, node selectors or taints.",
+        "Check what the message names: volume claims, node selectors or taints; if they take time, raise"
+        " 'argo.unschedulable'.",
     )
     SHORTAGE = Row(
         ReturnCode.NEVER_STARTED,

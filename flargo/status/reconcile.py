@@ -27,8 +27,8 @@ import math
 from dataclasses import replace
 
 from flargo.status import retries
-from flargo.status.deadlines import deadlines, expired_deadline
-from flargo.status.diagnosis import STARTING_STAGES, Diagnosis, Stage, diagnose
+from flargo.status.deadlines import deadlines, events_due_at, expired_deadline
+from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.job_state import (
     CONFIRM,
     Action,
@@ -47,6 +47,7 @@ from flargo.status.job_state import (
     has_ended,
 )
 from flargo.status.reasons import Reason
+from flargo.status.start_clocks import advance
 from flargo.status.verdict import Cause, decide
 from flargo.status.views import EventView, Observation, PodView, WorkflowView
 
@@ -61,8 +62,6 @@ NODE_LOST_AFTER = 60.0
 SHUTDOWN_LAG = 3.0
 """Seconds after a shutdown before pods are deleted although Argo has not completed the Workflow. Argo creates a deleted
 pod again if it does not know yet that the Workflow is shut down."""
-LIST_EVENTS_AFTER = 10.0
-"""Seconds that a pod may take to start before its events are listed."""
 RELEASE_AFTER = 5.0
 """Seconds after the submit before a Workflow that is still suspended is released once more."""
 MAX_SHUTDOWN_FAILURES = 3
@@ -136,7 +135,8 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         others = tuple(other for other in observation.pods if other.uid != first_uid)
         observation = replace(observation, pods=(first_pod, *others))
     observation = replace(observation, events=state.events, missing_pod=state.pod if pod is None else None)
-    stage = diagnose(observation, first_uid).stage
+    diagnosis = diagnose(observation, first_uid)
+    stage = diagnosis.stage
     workflow = observation.workflow
     is_shut_down = workflow is not None and bool(workflow.shutdown)
     is_new_pod = state.first_pod_uid is None and first_uid is not None
@@ -152,6 +152,7 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         exited_pod=exited_pod,
         stage=stage,
         stage_since=state.stage_since if stage is state.stage else now.healthy,
+        start=advance(state.start, diagnosis, pod, now.healthy),
         shutdown_at=min(state.shutdown_at, now.wall) if is_shut_down else state.shutdown_at,
         pod_deleted_at=min(state.pod_deleted_at, now.healthy) if is_deleting else state.pod_deleted_at,
         retries=retries.after_observation(state.retries, now.wall, is_fresh=observation.is_fresh),
@@ -172,7 +173,10 @@ def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, 
         if event not in own_events and created and event.first_timestamp and event.first_timestamp >= created
     ]
     observation = replace(state.observation, events=own_events, is_fresh=False)
-    stage = diagnose(observation, state.first_pod_uid).stage
+    diagnosis = diagnose(observation, state.first_pod_uid)
+    stage = diagnosis.stage
+    pod = next((pod for pod in observation.pods if pod.uid == state.first_pod_uid), None)
+    start = advance(state.start, diagnosis, pod, now.healthy)
     return replace(
         state,
         start_unseen=False,
@@ -181,7 +185,8 @@ def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, 
         events=own_events,
         stage=stage,
         stage_since=state.stage_since if stage is state.stage else now.healthy,
-        retries=retries.after_event_list(state.retries, action, now.wall),
+        start=replace(start, event_lists=start.event_lists + 1, events_listed_at=now.healthy),
+        retries=retries.without(state.retries, action),
     )
 
 
@@ -253,7 +258,7 @@ def _end_diagnosis(state: JobState, diagnosis: Diagnosis, now: Now) -> Diagnosis
     """
     if _has_failed_to_launch(state):
         return Diagnosis(diagnosis.stage, Reason.LAUNCH_FAILED, state.submit_error)
-    if diagnosis.reason is not None:
+    if diagnosis.reason is not None and not diagnosis.may_pass:
         return diagnosis
     deadline = expired_deadline(state, now.healthy)
     if deadline is None:
@@ -293,8 +298,7 @@ def _following_actions(state: JobState, now: Now) -> list[Action]:
         return [Action(ActionKind.RELEASE, uid)]
     if _is_overlooked_by_argo(state, now):
         return [Action(ActionKind.TOUCH, uid)]
-    is_slow = state.stage in STARTING_STAGES and now.healthy >= state.stage_since + LIST_EVENTS_AFTER
-    if is_slow or (state.stage in STARTING_STAGES and state.events):
+    if now.healthy >= events_due_at(state):
         return [Action(ActionKind.LIST_EVENTS, state.first_pod_uid)]
     return []
 
@@ -342,10 +346,11 @@ def _needs_confirmation(state: JobState, now: Now) -> bool:
     """Return whether the state suggests a conclusion, for which a fresh read is needed."""
     if state.is_submitting and state.stage is Stage.ABSENT:
         return False
+    diagnosis = diagnose(state.observation, state.first_pod_uid)
     return (
         _has_failed_to_launch(state)
         or state.ran_twice
-        or diagnose(state.observation, state.first_pod_uid).reason is not None
+        or (diagnosis.reason is not None and not diagnosis.may_pass)
         or expired_deadline(state, now.healthy) is not None
     )
 
@@ -408,12 +413,11 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
     delays = [retry.not_before - now.wall for retry in state.retries.values()]
     if state.verdict is None and not state.is_stopping:
         delays += [deadline.expires_at - now.healthy for deadline in deadlines(state)]
+        delays.append(events_due_at(state) - now.healthy)
     if state.is_stopping:
         delays += [state.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
     if state.verdict is not None:
         delays.append(state.verdict_at + ARGO_FINISH_LIMIT - now.healthy)
-    if state.stage in STARTING_STAGES:
-        delays.append(state.stage_since + LIST_EVENTS_AFTER - now.healthy)
     if state.stage is Stage.SUBMITTED:
         delays.append(state.submitted_at + RELEASE_AFTER - now.healthy)
     if state.stage is Stage.WAITING:

@@ -21,7 +21,6 @@ _AFTER_SUCCESS = Backoff((5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0))
 """The wait after an action that was accepted and has had no effect yet."""
 _POD_LAG = 5.0
 """Seconds that the deletion of a pod gets beyond its grace period, before this wait."""
-_AFTER_EVENT_LIST = Backoff((10.0, 10.0, 15.0, 20.0, 30.0))
 
 
 def take_due(retries: Retries, wanted: Iterable[Action], wall: float) -> tuple[tuple[Action, ...], Retries]:
@@ -47,10 +46,9 @@ def after_result(retries: Retries, action: Action, wall: float, *, ok: bool, gra
     return MappingProxyType({**retries, action: Retry(wall + wait, retry.tries + 1)})
 
 
-def after_event_list(retries: Retries, action: Action, wall: float) -> Retries:
-    """Return the retries after the pod's events were listed."""
-    lists = retries.get(action, Retry(wall)).tries + 1
-    return MappingProxyType({**retries, action: Retry(wall + _AFTER_EVENT_LIST.seconds(lists), lists)})
+def without(retries: Retries, action: Action) -> Retries:
+    """Return the retries without an action that was done, and whose next time does not depend on earlier tries."""
+    return MappingProxyType({other: retry for other, retry in retries.items() if other != action})
 
 
 def after_observation(retries: Retries, wall: float, *, is_fresh: bool) -> Retries:

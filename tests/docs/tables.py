@@ -17,6 +17,7 @@ from flargo.job.settings import ArgoSettings
 from flargo.job.trust import TABLE
 from flargo.job.workflow import POD_FIELDS, Destination
 from flargo.metrics import Metric
+from flargo.status.diagnosis import DEFAULT_PATIENCE, PATIENCE, WAITING_REASONS
 from flargo.status.reasons import Reason
 from flargo.terms import Object
 from flargo.tools.doctor.check_table import CHECKS
@@ -33,6 +34,17 @@ def reasons() -> str:
     for reason in Reason:
         code = "own" if reason.code is None else int(reason.code)
         rows.append(f"| `{reason.name}` | {code} | {reason.sentence} | {reason.remedy} |")
+    return "\n".join(rows)
+
+
+def patience() -> str:
+    """Return the table of what may pass when a container does not start, and how long each may last."""
+    rows = ["| a container waits with | seconds | why |", "|---|---|---|"]
+    rows += [f"| {row.examples} | {row.seconds:g} | {row.meaning} |" for row in PATIENCE]
+    others = ", ".join(
+        f"`{reason}`" for reason in WAITING_REASONS if not any(reason in row.examples for row in PATIENCE)
+    )
+    rows.append(f"| otherwise {others} | {DEFAULT_PATIENCE:g} | The next try may succeed. |")
     return "\n".join(rows)
 
 
@@ -131,6 +143,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/scale.md", "figures"): scale_figures,
     ("docs/scale.md", "starts"): start_figures,
     ("docs/operations.md", "reasons"): reasons,
+    ("docs/operations.md", "patience"): patience,
     ("docs/operations.md", "doctor"): doctors_checks,
     ("docs/operations.md", "metrics"): metrics,
     ("docs/faults.md", "side by side"): fault_comparison,

@@ -87,6 +87,7 @@ ARGO_REFUSES = [
     {"semaphore": {"name": "flargo-queue", "key": "jobs", "namespace": "others"}},
     {"unclaimed": -1},
     {"starting": "soon"},
+    {"unschedulable": -1},
     {"server_pending": 0},
     {"server_pending": None},
     {"server_pending": float("inf")},

@@ -31,12 +31,17 @@ def test_workflow_is_one_suspended_step_without_retries() -> None:
 
 def test_a_plan_has_the_launch_and_timeouts() -> None:
     request = launch()
-    plan = plan_for(request, namespace="hospital", timeout=900, argo={"kill_grace": 7, "unclaimed": 5, "starting": 6})
+    plan = plan_for(
+        request,
+        namespace="hospital",
+        timeout=900,
+        argo={"kill_grace": 7, "unclaimed": 5, "starting": 6, "unschedulable": 8},
+    )
     assert plan.name == plan.workflow["metadata"]["name"] == request.pod["metadata"]["name"]
     assert plan.namespace == plan.workflow["metadata"]["namespace"] == "hospital"
     assert (plan.startup, plan.credentials, plan.attempt) == (request.startup, request.credentials, request.attempt)
     assert (plan.timeouts.pending, plan.timeouts.total) == (120, 900)
-    assert (plan.timeouts.unclaimed, plan.timeouts.starting, plan.grace) == (5, 6, 7)
+    assert (plan.timeouts.unclaimed, plan.timeouts.starting, plan.timeouts.unschedulable, plan.grace) == (5, 6, 8, 7)
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,9 @@ def test_workflow_ends_without_a_pod(workflow: WorkflowView, reason: Reason, cod
 @pytest.mark.parametrize("waiting_reason", ["ErrImagePull", "ImageInspectError", "SignatureValidationFailed"])
 def test_unavailable_image_ends_the_job(waiting_reason: str) -> None:
     stuck = waiting_pod(waiting_reason, "not found")
-    story = Story().sees(WORKFLOW, stuck).reads(WORKFLOW, stuck)
+    story = Story().sees(WORKFLOW, stuck).passes(9)
+    assert story.actions == []
+    story.passes(1).lists_events().reads(WORKFLOW, stuck)
     assert story.actions == [ActionKind.SHUTDOWN]
     story.does(ActionKind.SHUTDOWN).sees(TERMINATED, stuck)
     assert story.actions == [ActionKind.DELETE_POD]
