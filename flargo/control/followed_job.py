@@ -37,6 +37,11 @@ class FollowedJob:
         self.launched = LaunchedJob(plan.name)
         self.cancelled = threading.Event()
         """Set when FLARE no longer wants the job."""
+        self.submit_problem = ""
+        """The error of the submit's latest request, for people."""
+        self._create_lock = threading.Lock()
+        self._may_exist = False
+        """The request that creates the Workflow may have been sent."""
         self.cleared = threading.Event()
         """Set when nothing of the job is left on the cluster."""
         self._released_at: float | None = None
@@ -47,6 +52,36 @@ class FollowedJob:
         plan, self._plan = self._plan, None
         assert plan is not None, f"{self.name}: its plan was taken before"
         return plan
+
+    @property
+    def may_exist(self) -> bool:
+        """Return whether anything of the job may have been created."""
+        return self._may_exist
+
+    def begin_create(self) -> bool:
+        """Record that the Workflow is about to be created; return False if it must not be, as the job was cancelled."""
+        with self._create_lock:
+            if self.cancelled.is_set():
+                return False
+            self._may_exist = True
+            return True
+
+    def cancel(self) -> bool:
+        """Cancel the submit; return whether that proves that nothing of the job exists or will be created."""
+        with self._create_lock:
+            self.cancelled.set()
+            return not self._may_exist
+
+    def expire(self) -> bool:
+        """Cancel the submit if nothing can have been created yet; return whether it is cancelled for that reason."""
+        with self._create_lock:
+            if not self._may_exist:
+                self.cancelled.set()
+            return not self._may_exist
+
+    def note_problem(self, message: str) -> None:
+        """Keep the error of a request that is retried."""
+        self.submit_problem = message
 
     def measure_start(self, meter: Meter, now: float) -> None:
         """Measure once how many seconds after its release the job was seen running."""

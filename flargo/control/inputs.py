@@ -39,6 +39,21 @@ class JobInput:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowCreated:
+    """The submit has created a launch's Workflow, and not released it yet.
+
+    Its pod may show on the watch of the pods before the Workflow shows on the other watch.
+    """
+
+    name: str
+    """The name of the job's Workflow."""
+    attempt: str
+    """The id of the launch."""
+    item: Object
+    """The Workflow, as the API server has stored it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
     """A watch has started with a list. An object that the list does not contain does not exist."""
 
@@ -110,6 +125,7 @@ class TimePassed:
 SiteInput = (
     Admitted
     | JobInput
+    | WorkflowCreated
     | Listed
     | Changed
     | WatchLost

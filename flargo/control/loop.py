@@ -26,6 +26,7 @@ from flargo.control.inputs import (
     SiteInput,
     TimePassed,
     WatchLost,
+    WorkflowCreated,
 )
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.meter import Meter, NullMeter, Snapshot, take_snapshot
@@ -33,6 +34,7 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.control.perform import Performer
 from flargo.control.reconciler import Reconciler, Result
 from flargo.control.submit import SubmitError, Submitter
+from flargo.control.timers import Timers
 from flargo.control.workers import Workers
 from flargo.status.job_state import JobState, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason, ReturnCode
@@ -41,7 +43,7 @@ from flargo.status.views import strip_unused_fields
 from flargo.terms import MAIN_CONTAINER, Object, Plan
 
 MAX_SUBMIT_SECONDS = 120.0
-"""Seconds for which a submit is retried while the API server does not respond."""
+"""Seconds from the launch for which a submit is retried while the API server does not respond."""
 MAX_LOG_LINES, MAX_LOG_BYTES, LOG_READ_SECONDS = 200, 64 * 1024, 5.0
 """The part of a failed program's log that is kept, and the seconds that a verdict waits for it. Twice as much is read,
 and redacted before its beginning is cut off: a key or token that was cut in two would not be recognised."""
@@ -99,6 +101,8 @@ class Loop:
         # Launches that wait for the API server must not delay a verdict, and neither of them a command.
         self._submitters = Workers(_WORKERS, "flargo-submit")
         self._reporters = Workers(_WORKERS, "flargo-report")
+        self._submit_limits = Timers()
+        """For each Workflow's name the time at which its submit must have begun to create something."""
         self._jobs: dict[str, FollowedJob] = {}
         self._unreported: set[FollowedJob] = set()
         """Jobs whose verdict has not been reported to FLARE yet."""
@@ -153,8 +157,8 @@ class Loop:
         job = self._jobs.get(launched.name)
         if job is None or job.launched is not launched:
             return
-        job.cancelled.set()
-        self._inputs.put(JobInput(job.name, job.attempt, StopRequested(cause)))
+        nothing_created = job.cancel()
+        self._inputs.put(JobInput(job.name, job.attempt, StopRequested(cause, nothing_created)))
 
     def give_up(self, launched: LaunchedJob, detail: str) -> None:
         """End a launch for which FLARE cannot wait any longer, and return at once.
@@ -169,8 +173,8 @@ class Loop:
         job = self._jobs.get(launched.name)
         if job is None or job.launched is not launched:
             return
-        job.cancelled.set()
-        self._inputs.put(JobInput(job.name, job.attempt, LaunchGivenUp(detail)))
+        nothing_created = job.cancel()
+        self._inputs.put(JobInput(job.name, job.attempt, LaunchGivenUp(detail, nothing_created)))
 
     def seconds_out_of_sync(self) -> float:
         """Return the seconds for which a watch has been out of sync; 0 while both are in sync."""
@@ -244,11 +248,9 @@ class Loop:
 
     def _run(self) -> None:
         while True:
-            requeue_at = self._reconciler.next_requeue_at()
+            times = [at for at in (self._reconciler.next_requeue_at(), self._submit_limits.next_at()) if at is not None]
             try:
-                timeout = (
-                    None if requeue_at is None else min(max(0.0, requeue_at - time.monotonic()), MAX_SLEEP_SECONDS)
-                )
+                timeout = min(max(0.0, min(times) - time.monotonic()), MAX_SLEEP_SECONDS) if times else None
                 # An input holds what its watch has listed: drop it before waiting for the next one.
                 input_ = None
                 input_ = self._inputs.get(timeout=timeout)
@@ -257,6 +259,8 @@ class Loop:
             if input_ is None:
                 return
             self._handle(input_)
+            for name in self._submit_limits.take_due(time.monotonic()):
+                self._expire_submit(name)
 
     def _handle(self, input_: SiteInput) -> None:
         match input_:
@@ -280,8 +284,18 @@ class Loop:
 
     def _begin_submit(self, job: FollowedJob) -> None:
         plan = job.take_plan()
-        if not self._submitters.run(lambda: self._submit(job, plan)):
-            self._inputs.put(JobInput(job.name, job.attempt, Submitted(_NO_THREAD)))
+        deadline = time.monotonic() + MAX_SUBMIT_SECONDS
+        self._submit_limits.set(job.name, deadline)
+        if not self._submitters.run(lambda: self._submit(job, plan, deadline)):
+            self._inputs.put(JobInput(job.name, job.attempt, Submitted(_NO_THREAD, nothing_created=True)))
+
+    def _expire_submit(self, name: str) -> None:
+        """Fail a launch whose submit has not come to the creation of the Workflow in time: a request may hang."""
+        job = self._jobs.get(name)
+        if job is not None and job.expire():
+            problem = job.submit_problem or "no request was answered"
+            message = f"nothing could be created within {MAX_SUBMIT_SECONDS:g} s: {problem}"
+            self._handle(JobInput(name, job.attempt, Submitted(message, nothing_created=True)))
 
     def _conclude_at_once(self, name: str, attempt: str, detail: str) -> None:
         """Report that a launch failed, without waiting for the job's end."""
@@ -345,8 +359,16 @@ class Loop:
         except ApiError as error:
             return f"the log could not be read: {error}"
 
-    def _submit(self, job: FollowedJob, plan: Plan) -> None:
-        submitter = Submitter(self._api, job.cancelled.wait, time.monotonic, time.monotonic() + MAX_SUBMIT_SECONDS)
+    def _submit(self, job: FollowedJob, plan: Plan, deadline: float) -> None:
+        submitter = Submitter(
+            self._api,
+            job.cancelled.wait,
+            time.monotonic,
+            deadline,
+            job.begin_create,
+            lambda item: self._inputs.put(WorkflowCreated(job.name, job.attempt, item)),
+            job.note_problem,
+        )
         message, secret_uid = "", None
         try:
             secret_uid = submitter.run(plan)
@@ -356,4 +378,5 @@ class Loop:
         except Exception as error:  # noqa: BLE001  (the reconciler must get a result)
             message = describe(error)
             _log.exception("%s: submit failed", job.name)
-        self._inputs.put(JobInput(job.name, job.attempt, Submitted(message, secret_uid)))
+        submitted = Submitted(message, secret_uid, nothing_created=bool(message) and not job.may_exist)
+        self._inputs.put(JobInput(job.name, job.attempt, submitted))

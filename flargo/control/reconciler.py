@@ -27,6 +27,7 @@ from flargo.control.inputs import (
     TimePassed,
     Unanswered,
     WatchLost,
+    WorkflowCreated,
 )
 from flargo.control.timers import Timers
 from flargo.job.names import credentials_secret
@@ -163,6 +164,8 @@ class Reconciler:
                 return self._on_admitted(input_, now)
             case JobInput(name, attempt, job_input):
                 return self._apply_to_launch(name, attempt, job_input, now)
+            case WorkflowCreated():
+                return self._on_workflow_created(input_, now)
             case Listed() | Changed() | WatchLost():
                 return self._on_watch_input(input_, now)
             case ObjectsRead() | PodEventsRead() | CommandDone() | Unanswered():
@@ -215,6 +218,16 @@ class Reconciler:
         state = JobState(job.name, job.attempt, job.timeouts, job.grace, created_at=healthy, stage_since=healthy)
         self._tracked[job.name] = _Tracked(state)
         return Result()
+
+    def _on_workflow_created(self, created: WorkflowCreated, now: float) -> Result:
+        tracked = self._find(created.name, created.attempt)
+        if tracked is None:
+            return Result()
+        self._clocks.note_contact(now)
+        return _merge(
+            self._update_views(created.name, _merge_workflow(tracked.workflow, view, deleted=False), tracked.pods, now)
+            for view in self._parse([created.item], workflow_view)
+        )
 
     # --- inputs from the watches
 
@@ -387,7 +400,7 @@ class Reconciler:
     def _observe(self, tracked: _Tracked, *, is_fresh: bool = False, after_relist: bool = False) -> Observation:
         """Return the job's own objects: another launch's Workflow may have the same name, and its pods the label."""
         workflow = tracked.workflow
-        if workflow is not None and workflow.attempt != tracked.state.attempt:
+        if workflow is not None and not _is_launched_as(workflow, tracked):
             workflow = None
         tracked.workflow_uid = workflow.uid if workflow is not None else tracked.workflow_uid
         return Observation(
@@ -423,6 +436,11 @@ class Reconciler:
             self._orphans[name].discard(key)
             if not self._orphans[name]:
                 del self._orphans[name]
+
+
+def _is_launched_as(workflow: WorkflowView, tracked: _Tracked) -> bool:
+    """Return whether a Workflow is the one that a launch has created."""
+    return workflow.attempt == tracked.state.attempt and tracked.workflow_uid in {None, workflow.uid}
 
 
 def _command(key: str, tracked: _Tracked, action: Action) -> Command:

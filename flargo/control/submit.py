@@ -29,6 +29,8 @@ _SITE_LABELS = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
 """Labels that identify the site of a Workflow or Secret, whichever run of the parent created it."""
 _ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.EXISTS})
 """The errors of a request to an object that was deleted, changed or replaced by another of its name."""
+WITHDRAWN = "the job was ended before it was submitted"
+"""The error of a submit that FLARE has ended."""
 T = TypeVar("T")
 
 
@@ -47,6 +49,13 @@ class Submitter:
     """Returns the current time in seconds, on a monotonic clock."""
     deadline: float
     """Time on that clock after which a failed request is no longer retried."""
+    begin_create: Callable[[], bool] = lambda: True
+    """Called before each request that may create the Workflow; returns False if the launch has been withdrawn. Until it
+    has returned True once, nothing of the job can exist."""
+    on_created: Callable[[Object], None] = lambda _: None
+    """Called with the Workflow as the API server has stored it, before the Workflow is released."""
+    on_failure: Callable[[str], None] = lambda _: None
+    """Called with the error of each request that is retried."""
 
     def run(self, plan: Plan) -> Uid | None:
         """Create the plan's objects, and release the Workflow.
@@ -84,22 +93,26 @@ class Submitter:
         self._keep_trying(ensure)
 
     def _create_workflow(self, plan: Plan) -> Uid:
-        def create() -> Uid:
+        def create() -> Object:
+            if not self.begin_create():
+                raise SubmitError(WITHDRAWN)
             try:
-                return Uid(self.api.create(Kind.WORKFLOW, plan.workflow)["metadata"]["uid"])
+                return self.api.create(Kind.WORKFLOW, plan.workflow)
             except ApiError as error:
                 if error.meaning is not Meaning.EXISTS:
                     raise
                 return self._take_over(plan)
 
-        return self._keep_trying(create)
+        workflow = self._keep_trying(create)
+        self.on_created(workflow)
+        return Uid(workflow["metadata"]["uid"])
 
-    def _take_over(self, plan: Plan) -> Uid:
-        """Return the uid of the existing Workflow of the plan's name if an earlier try of this launch created it."""
+    def _take_over(self, plan: Plan) -> Object:
+        """Return the existing Workflow of the plan's name if an earlier try of this launch created it."""
         existing = _retry_step_if_changed(lambda: self.api.get(Kind.WORKFLOW, plan.name))
         meta = existing["metadata"]
         if (meta.get("annotations") or {}).get(Annotation.ATTEMPT) == plan.attempt:
-            return Uid(meta["uid"])
+            return existing
         phase = (existing.get("status") or {}).get("phase", "")
         if phase in {"Succeeded", "Failed", "Error"}:
             # An earlier launch of the same job has completed. Its Workflow is deleted, and the create is retried.
@@ -138,7 +151,7 @@ class Submitter:
         failures, deadline = 0, self.deadline
         while True:
             if self.pause(0.0):
-                raise SubmitError("the job was ended before it was submitted")
+                raise SubmitError(WITHDRAWN)
             try:
                 return request()
             except ApiError as error:
@@ -149,6 +162,7 @@ class Submitter:
                 gap = _BACKOFF.seconds(failures, retry_after=error.retry_after)
                 if not (error.is_transient or is_forbidden) or self.clock() + gap > deadline:
                     raise SubmitError(str(error)) from error
+                self.on_failure(str(error))
                 self.pause(gap)
 
 

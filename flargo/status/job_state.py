@@ -95,6 +95,8 @@ class StopRequested:
     """Input: FLARE wants the job to end."""
 
     cause: Cause
+    nothing_created: bool = False
+    """Nothing of the job exists, and nothing will be created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class LaunchGivenUp:
 
     detail: str
     """The explanation that FLARE got."""
+    nothing_created: bool = False
+    """Nothing of the job exists, and nothing will be created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ class Submitted:
     error: str = ""
     secret_uid: Uid | None = None
     """The uid of the credentials Secret, if the response that contains it arrived."""
+    nothing_created: bool = False
+    """The submit has failed, nothing of the job exists, and nothing will be created."""
 
 
 @dataclass(frozen=True, slots=True)

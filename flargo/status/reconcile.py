@@ -95,6 +95,19 @@ def _apply(state: JobState, input_: Input, now: Now) -> JobState:
     match input_:
         case Observed(observation):
             return _on_observed(state, observation, now)
+        case StopRequested() | LaunchGivenUp() | Submitted():
+            is_void = input_.nothing_created and state.verdict is None
+            return _never_created(state, input_, now) if is_void else _on_launch_input(state, input_, now)
+        case ActionDone(action, ok):
+            return _on_action_done(state, action, now, ok=ok)
+        case EventsListed(action, events):
+            return _on_events_listed(state, action, events, now)
+        case Tick():
+            return state
+
+
+def _on_launch_input(state: JobState, input_: StopRequested | LaunchGivenUp | Submitted, now: Now) -> JobState:
+    match input_:
         case StopRequested(cause):
             # FLARE also terminates jobs that have ended already, to clean up; Argo then completes the Workflow by
             # itself. A person's abort replaces an earlier cleanup, and nothing replaces an abort.
@@ -114,12 +127,27 @@ def _apply(state: JobState, input_: Input, now: Now) -> JobState:
                 secret_uid=secret_uid,
                 stage_since=stage_since,
             )
-        case ActionDone(action, ok):
-            return _on_action_done(state, action, now, ok=ok)
-        case EventsListed(action, events):
-            return _on_events_listed(state, action, events, now)
-        case Tick():
-            return state
+
+
+def _never_created(state: JobState, input_: StopRequested | LaunchGivenUp | Submitted, now: Now) -> JobState:
+    """Return the state of a launch of which nothing exists or will exist: it is over, without a fresh read."""
+    match input_:
+        case StopRequested(cause):
+            state = replace(state, cause=cause, submit_error="the job was ended before it was submitted")
+        case LaunchGivenUp(detail):
+            state = replace(state, submit_error=detail)
+        case Submitted(error):
+            state = replace(state, submit_error=error)
+    over = replace(
+        state,
+        is_submitting=False,
+        submitted_at=now.healthy,
+        observation=Observation(),
+        stage=Stage.ABSENT,
+        secret_deleted=True,
+        confirmed_gone=True,
+    )
+    return _with_verdict(over, Diagnosis(Stage.ABSENT), now)
 
 
 def _on_observed(state: JobState, observation: Observation, now: Now) -> JobState:

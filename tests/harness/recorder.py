@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from flargo.cluster.api import Kind
-from flargo.control.inputs import Admitted, Changed, JobInput, Listed, ObjectsRead, PodEventsRead, SiteInput
+from flargo.control.inputs import (
+    Admitted,
+    Changed,
+    JobInput,
+    Listed,
+    ObjectsRead,
+    PodEventsRead,
+    SiteInput,
+    WorkflowCreated,
+)
 from flargo.control.reconciler import Reconciler, Result
 from flargo.status.job_state import StopRequested, Submitted
 from flargo.status.verdict import Verdict
@@ -215,6 +224,13 @@ class _Recorder:
                 yield name, {"what": "submitted", "error": error}
             case JobInput(name, _, StopRequested(cause)):
                 yield name, {"what": "stop", "cause": cause.name}
+            case _:
+                yield from self._lines_of_objects(input_)
+
+    def _lines_of_objects(self, input_: SiteInput) -> Iterator[tuple[str, Object]]:
+        match input_:
+            case WorkflowCreated(name, _, item):
+                yield name, {"what": "changed", "kind": Kind.WORKFLOW.name, "objects": [item]}
             case Listed(kind, items):
                 for name in self._names:
                     own = [item for item in items if _name(item) == name]

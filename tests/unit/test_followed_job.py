@@ -29,6 +29,29 @@ def test_plan_is_held_until_it_is_taken() -> None:
         job.take_plan()
 
 
+def test_cancelled_launch_creates_nothing() -> None:
+    job = followed_job()
+    assert job.cancel(), "nothing was created"
+    assert not job.begin_create()
+    assert job.cancel()
+
+
+def test_begun_create_proves_nothing() -> None:
+    """The request may reach the API server after its launch was cancelled."""
+    job = followed_job()
+    assert job.begin_create()
+    assert not job.expire()
+    assert not job.cancelled.is_set()
+    assert not job.cancel()
+    assert not job.begin_create(), "it is not sent again"
+
+
+def test_expired_launch_creates_nothing() -> None:
+    job = followed_job()
+    assert job.expire()
+    assert not job.begin_create()
+
+
 def test_start_is_measured_once_from_the_release() -> None:
     job, meter = followed_job(), StartMeter()
     job.measure_start(meter, 1.0)

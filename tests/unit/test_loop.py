@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,60 @@ def test_given_up_launch_is_ended_later(api: IdleApi) -> None:
     assert shut_down() or api.named(Kind.WORKFLOW) == []
     assert [verdict.reason for verdict in verdicts] == [Reason.LAUNCH_FAILED]
     loop.end(Cause.PARENT_END, seconds=0.1)
+
+
+@pytest.fixture
+def hanging_api() -> Iterator[IdleApi]:
+    """An API whose watches and first request hang, as a credential plugin makes them."""
+    api, may_go_on = IdleApi(), threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        may_go_on.wait(THREAD_SECONDS)
+        raise ApiError("get", "secrets", 0)
+
+    api.list = api.get = hang  # type: ignore[method-assign]
+    yield api
+    may_go_on.set()
+
+
+def test_abort_ends_a_launch_whose_request_hangs(hanging_api: IdleApi) -> None:
+    loop, verdicts = Loop(hanging_api, "", "me", 3), list[Verdict]()
+    launched = loop.launch(submit_plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=False)
+    loop.stop(launched, Cause.ABORT)
+    assert launched.wait(lambda it: it.verdict is not None, 3)
+    assert [verdict.reason for verdict in verdicts] == [Reason.ABORTED]
+    assert not launched.is_released
+    assert loop._jobs == {}, "the job can be launched again"
+    loop.end(Cause.PARENT_END, seconds=0.0)
+    assert hanging_api.named(Kind.WORKFLOW) == []
+
+
+def test_launch_whose_request_hangs_fails_in_time(hanging_api: IdleApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flargo.control.loop.MAX_SUBMIT_SECONDS", 0.3)
+    loop = Loop(hanging_api, "", "me", 3)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    assert launched.wait(lambda it: it.verdict is not None, 3)
+    assert launched.verdict is not None
+    assert launched.verdict.reason is Reason.LAUNCH_FAILED
+    assert launched.verdict.detail == "nothing could be created within 0.3 s: no request was answered"
+    loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+def test_unreachable_api_fails_a_launch_in_time(hanging_api: IdleApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server is never heard, so its watches are never in sync, and no fresh read can succeed."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ApiError("get", "secrets", 0, message="Connection refused")
+
+    hanging_api.list = hanging_api.get = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr("flargo.control.loop.MAX_SUBMIT_SECONDS", 0.5)
+    loop = Loop(hanging_api, "", "me", 3)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    assert launched.wait(lambda it: it.verdict is not None, 3)
+    assert launched.verdict is not None
+    assert launched.verdict.reason is Reason.LAUNCH_FAILED
+    assert "Connection refused" in launched.verdict.detail
+    loop.end(Cause.PARENT_END, seconds=0.0)
 
 
 def test_second_launch_of_a_name_is_refused(api: IdleApi) -> None:

@@ -20,10 +20,21 @@ from flargo.control.inputs import (
     TimePassed,
     Unanswered,
     WatchLost,
+    WorkflowCreated,
 )
 from flargo.control.reconciler import Reconciler, Result
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import Action, ActionKind, Input, JobState, Now, Step, StopRequested, Submitted
+from flargo.status.job_state import (
+    Action,
+    ActionKind,
+    Input,
+    JobState,
+    LaunchGivenUp,
+    Now,
+    Step,
+    StopRequested,
+    Submitted,
+)
 from flargo.status.reasons import Reason
 from flargo.status.reconcile import reconcile
 from flargo.status.verdict import Cause
@@ -88,6 +99,61 @@ def test_reprs_are_short_and_hold_no_message() -> None:
     line = "<JobState job-site a1: WAITING, is being ended; in flight: SHUTDOWN; verdict: none>"
     assert repr(state) == line
     assert repr(site.reconciler) == f"<Reconciler in sync: POD, WORKFLOW; jobs: 1\n  {line}>"
+
+
+def test_pod_that_shows_before_its_workflow_is_followed() -> None:
+    """The submit has handed the Workflow over, so its pod belongs to the job although the other watch is late."""
+    site = Site().lists()
+    site.takes(WorkflowCreated("job-site", "a1", workflow(suspend=True)))
+    assert [state.stage for state in site.reconciler.states] == [Stage.SUBMITTED]
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    site.changes(Kind.POD, pod(main=RUNNING, phase="Running", version=5))
+    assert site.stage is Stage.RUNNING
+    assert site.passes(60).action_kinds == []
+    site.changes(Kind.WORKFLOW, workflow(suspend=True)).changes(Kind.WORKFLOW, workflow(phase="Running", version=4))
+    assert site.stage is Stage.RUNNING
+
+
+def test_created_workflow_of_an_earlier_launch_is_ignored() -> None:
+    site = Site().lists()
+    site.takes(WorkflowCreated("job-site", "a0", workflow(uid="w0", attempt="a0", suspend=True)))
+    assert site.reconciler.states[0].stage is Stage.ABSENT
+
+
+def test_copy_of_the_workflow_is_not_the_job() -> None:
+    """Somebody has deleted the job's Workflow and created it again with all its annotations."""
+    site = Site().lists(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    (command,) = site.takes(Listed(Kind.WORKFLOW, (workflow(uid="w2", phase="Running", version=9),))).commands
+    assert command.action.kind is ActionKind.CONFIRM
+    site.takes(ObjectsRead(command, workflow(uid="w2", phase="Running", version=9), ()))
+    assert site.state is not None
+    assert site.state.verdict is not None
+    assert site.state.verdict.reason is Reason.WORKFLOW_DELETED
+
+
+@pytest.mark.parametrize(
+    ("input_", "reason", "detail"),
+    [
+        (StopRequested(Cause.ABORT, nothing_created=True), Reason.ABORTED, "ended before it was submitted"),
+        (StopRequested(Cause.PARENT_END, nothing_created=True), Reason.PARENT_ENDED, "ended before it was submitted"),
+        (Submitted("no answer", nothing_created=True), Reason.LAUNCH_FAILED, "no answer"),
+        (LaunchGivenUp("too late", nothing_created=True), Reason.LAUNCH_FAILED, "too late"),
+    ],
+)
+def test_launch_that_created_nothing_is_over_at_once(
+    input_: Submitted | StopRequested | LaunchGivenUp, reason: Reason, detail: str
+) -> None:
+    """Also if the API server has never answered; there is nothing to confirm, and nothing to delete."""
+    site = Site()
+    site.takes(JobInput("job-site", "a1", input_))
+    assert site.state is not None
+    assert site.state.verdict is not None
+    assert site.state.verdict.reason is reason
+    assert detail in site.state.verdict.detail
+    assert site.state.is_cleared
+    assert site.action_kinds == []
+    assert site.reconciler.names == ()
 
 
 def test_late_older_event_is_ignored() -> None:

@@ -7,7 +7,7 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST_ANNOTATION, SubmitError, Submitter
-from flargo.terms import Annotation, Label, Plan, SecretData
+from flargo.terms import Annotation, Label, Object, Plan, SecretData
 from tests.harness.fake_api import MemoryApi
 from tests.harness.plans import STARTUP, submit_plan
 
@@ -95,6 +95,29 @@ def test_lost_response_creates_no_second_workflow() -> None:
     submit(api)
     assert api.named(Kind.WORKFLOW) == ["job-site"]
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a1"
+
+
+def test_withdrawn_launch_creates_no_workflow() -> None:
+    api, clock, is_asked = MemoryApi(), Clock(), list[int]()
+
+    def refuse() -> bool:
+        is_asked.append(api.requests)
+        return False
+
+    with pytest.raises(SubmitError, match="ended before it was submitted"):
+        Submitter(api, clock.pause, lambda: clock.now, 60.0, begin_create=refuse).run(submit_plan())
+    assert is_asked == [2], "just before the create"
+    assert api.named(Kind.WORKFLOW) == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_created_workflow_is_handed_over_before_the_release(when: str) -> None:
+    """Also if the response to its creation was lost."""
+    api, clock, created = MemoryApi(failure_at(3, when, 0)), Clock(), list[Object]()
+    Submitter(api, clock.pause, lambda: clock.now, 60.0, on_created=created.append).run(submit_plan())
+    (item,) = created
+    assert item["metadata"]["uid"] == api.store[Kind.WORKFLOW, "job-site"]["metadata"]["uid"]
+    assert item["spec"]["suspend"] is True
 
 
 def test_completed_earlier_launch_is_replaced() -> None:
