@@ -162,6 +162,8 @@ _FAILURE_EVENTS = {
 }
 _PERSISTENT_COUNT, _PERSISTENT_SECONDS, _NOT_FOUND_SECONDS = 4, 60.0, 15.0
 """A failure persists from that many events on, over that many seconds; less if an object that it needs is missing."""
+# A CSI driver or a network plugin that is not found is another matter: a new node gets them within a minute.
+_MISSING_OBJECT = re.compile(r'\b(?:secret|configmap|persistentvolume(?:claim)?)s? "[^"]*" not found', re.IGNORECASE)
 
 # Messages of a Workflow that ended without an exit of its program (argo.md, observed on 3.7.18 and 4.1.2).
 # Argo reads a semaphore's ConfigMap for the first Workflow that needs it. If that fails, 3.7 names the semaphore, and
@@ -386,7 +388,7 @@ def _is_persistent(event: EventView) -> bool:
     Healthy starts have one or two failed mounts. An object that does not exist will hardly appear by itself, so such a
     failure counts earlier.
     """
-    min_span = _NOT_FOUND_SECONDS if "not found" in event.message else _PERSISTENT_SECONDS
+    min_span = _NOT_FOUND_SECONDS if _MISSING_OBJECT.search(event.message) else _PERSISTENT_SECONDS
     return event.count >= _PERSISTENT_COUNT and event.span >= min_span
 
 

@@ -563,9 +563,11 @@ def test_persistent_failure_events_end_the_job(failure: EventView, reason: Reaso
     [
         event("FailedMount", 'secret "x" not found', count=2, span=1),
         event("FailedMount", "timed out", count=9, span=30),
+        event("FailedMount", "driver name x not found in the list of registered CSI drivers", count=9, span=30),
+        event("FailedCreatePodSandBox", 'plugin type="x" failed (add): socket not found', count=9, span=30),
         event("FailedCreatePodSandBox", "no IP addresses"),
     ],
-    ids=["twice at first", "half a minute", "once"],
+    ids=["twice at first", "half a minute", "driver of a new node", "network of a new node", "once"],
 )
 def test_passing_failure_events_are_harmless(failure: EventView) -> None:
     story = slow_start(failure)
