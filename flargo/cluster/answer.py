@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from flargo.cluster.errors import status_text
 from flargo.cluster.meaning import LACKS_PERMISSION, MISSING_RIGHT, Meaning, classify
 from flargo.terms import Object
 
@@ -16,7 +17,7 @@ class Answer:
     body: Object = field(default_factory=dict)
     """The requested object; empty if the request failed."""
     reason: str = ""
-    """Kubernetes' machine-readable reason, such as ``NotFound``."""
+    """The reason in Kubernetes' Status object, such as ``NotFound``; empty if the response held none."""
     message: str = ""
     date: str = ""
     """The ``Date`` header: the server's clock."""
@@ -31,12 +32,17 @@ class Answer:
     @property
     def meaning(self) -> Meaning:
         """What a failed request means."""
-        return self.own_meaning or classify(self.status, self.message)
+        return self.own_meaning or classify(self.status, self.reason, self.message)
 
     @property
     def not_found(self) -> bool:
         """True if the object does not exist."""
         return self.meaning is Meaning.NOT_FOUND
+
+    @property
+    def is_not_served(self) -> bool:
+        """True if nothing is served at the path. Proves nothing about an object, but enough to advise on an API."""
+        return self.status == HTTPStatus.NOT_FOUND
 
     @property
     def invalid_target(self) -> bool:
@@ -54,4 +60,4 @@ class Answer:
             return self.message or self.meaning.value
         if match := MISSING_RIGHT.search(self.message):
             return f"{match['user']} may not {match['verb']} {match['what']}"
-        return self.message or f"{self.status} {self.reason}".strip()
+        return self.message or status_text(self.status, self.reason)

@@ -1,6 +1,6 @@
 """The errors that requests to the API server and to an Argo Server raise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -24,7 +24,7 @@ class ApiError(Exception):
     status: int
     """HTTP status; 0: there was no response."""
     reason: str = ""
-    """Kubernetes' machine-readable reason, such as ``AlreadyExists``."""
+    """The reason in Kubernetes' Status object, such as ``AlreadyExists``; empty if the response held none."""
     message: str = ""
     retry_after: float | None = None
     """Seconds of the Retry-After header, if the server sent one."""
@@ -34,13 +34,13 @@ class ApiError(Exception):
 
     def __str__(self) -> str:
         """Return one line for people; its text may come from the API server."""
-        answer = f"{self.status} {self.reason}".strip() if self.status else self.meaning.value
+        answer = status_text(self.status, self.reason) if self.status else self.meaning.value
         return f"{self.verb} {self.what}: {answer}" + (f": {self.message}" if self.message else "")
 
     @property
     def meaning(self) -> Meaning:
         """What the error means. Decisions are made by it."""
-        return self.own_meaning or classify(self.status, self.message)
+        return self.own_meaning or classify(self.status, self.reason, self.message)
 
     @property
     def is_transient(self) -> bool:
@@ -59,13 +59,25 @@ def error_from(verb: str, what: str, status: int, content: Any, retry_after: flo
         retry_after: the seconds of a Retry-After header, if there was one.
     """
     body = content if isinstance(content, dict) else {}
-    reason, message = (str(body.get(key) or "")[:MAX_MESSAGE_LENGTH] for key in ("reason", "message"))
-    return ApiError(verb, what, status, reason or phrase(status), message, retry_after)
+    is_status = body.get("kind") == "Status"
+    reason, message = (_text(body.get(key)) for key in ("reason", "message"))
+    error = ApiError(verb, what, status, reason if is_status else "", message, retry_after)
+    if error.meaning is Meaning.AWAY:
+        return replace(error, message=": ".join(filter(None, (_NOT_KUBERNETES, message))))
+    return error
 
 
-def phrase(status: int) -> str:
-    """Return the words of an HTTP status; empty for an unknown one."""
-    return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
+_NOT_KUBERNETES = "this is no answer of the API server; a gateway in front of it may have answered"
+
+
+def _text(value: Any) -> str:
+    return value[:MAX_MESSAGE_LENGTH] if isinstance(value, str) else ""
+
+
+def status_text(status: int, reason: str) -> str:
+    """Return an HTTP status with the server's reason, or with the words of the status if there was none."""
+    words = reason or (HTTPStatus(status).phrase if status in set(HTTPStatus) else "")
+    return f"{status} {words}".strip()
 
 
 class ArchiveProblem(Enum):

@@ -87,7 +87,8 @@ class Transport:
                 # A gateway in front of the API server redirects, perhaps because the server is down. The location is
                 # not the intended path, so it is not followed.
                 response.drain_conn()
-                raise request.failure(f"a redirect ({response.status}), which flargo does not follow")
+                message = "a redirect, which flargo does not follow"
+                raise ApiError(request.verb, request.what, response.status, message=message)
             return response
         raise AssertionError
 

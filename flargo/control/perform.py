@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.cluster.meaning import Meaning
+from flargo.cluster.meaning import NO_CONTACT, Meaning
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import release_patch
@@ -18,7 +18,7 @@ from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object, Uid
 
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains why a Workflow was shut down."""
-_COME_TRUE = frozenset({Meaning.NOT_FOUND, Meaning.EXISTS, Meaning.INVALID_TARGET})
+_COME_TRUE = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED, Meaning.INVALID_TARGET})
 """The errors that say that what was wanted has come true: the object is gone, or another one has its name by now, or no
 object can have such a name."""
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Performer:
                 # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
                 level = logging.DEBUG if self.is_watch_lost() else logging.WARNING
                 _log.log(level, "%s: failed to %s: %s", command.name, command.action.kind.value, error)
-            unanswered = () if error.meaning is not Meaning.UNANSWERED else (Unanswered(command, began_at),)
+            unanswered = () if error.meaning not in NO_CONTACT else (Unanswered(command, began_at),)
             return (*unanswered, CommandDone(command, ok))
         except Exception:  # noqa: BLE001
             # Whatever the error is, a command without a result would never be retried.

@@ -14,7 +14,7 @@ from typing import TypeVar
 from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.cluster.meaning import Meaning
+from flargo.cluster.meaning import LACKS_PERMISSION, Meaning
 from flargo.job.names import is_same_site
 from flargo.status.views import uid_of
 from flargo.terms import ARGO_API_VERSION, GROUP, Annotation, Label, Object, Plan, SecretData, Uid
@@ -23,12 +23,13 @@ DIGEST_ANNOTATION = f"{GROUP}/digest"
 """Annotation on the startup Secret with a hash of its content."""
 _BACKOFF = Backoff((0.2, 0.5, 1.0, 2.0, 4.0), max_retry_after=30.0)
 """The delays between the tries of one request."""
-_MAX_FORBIDDEN_SECONDS = 15.0
-"""Seconds for which a missing right is retried: an API server that has just started has not loaded its roles yet."""
+_MAX_DENIED_SECONDS = 15.0
+"""Seconds for which a missing right and rejected credentials are retried. An API server that has just started has not
+loaded its roles yet, and one that cannot reach its authenticator, or does not know a new key yet, rejects any token."""
 _SITE_LABELS = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
 """Labels that identify the site of a Workflow or Secret, whichever run of the parent created it."""
-_ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.EXISTS})
-"""The errors of a request to an object that was deleted, changed or replaced by another of its name."""
+_ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED})
+"""The errors of a request to an object that was deleted, or replaced by another of its name."""
 WITHDRAWN = "the job was ended before it was submitted"
 """The error of a submit that FLARE has ended."""
 T = TypeVar("T")
@@ -155,12 +156,12 @@ class Submitter:
             try:
                 return request()
             except ApiError as error:
-                is_forbidden = error.meaning is Meaning.FORBIDDEN
-                forbidden_until = min(deadline, self.clock() + _MAX_FORBIDDEN_SECONDS)
-                deadline = forbidden_until if is_forbidden else self.deadline
+                is_denied = error.meaning in LACKS_PERMISSION
+                denied_until = min(deadline, self.clock() + _MAX_DENIED_SECONDS)
+                deadline = denied_until if is_denied else self.deadline
                 failures += 1
                 gap = _BACKOFF.seconds(failures, retry_after=error.retry_after)
-                if not (error.is_transient or is_forbidden) or self.clock() + gap > deadline:
+                if not (error.is_transient or is_denied) or self.clock() + gap > deadline:
                     raise SubmitError(str(error)) from error
                 self.on_failure(str(error))
                 self.pause(gap)

@@ -57,7 +57,7 @@ class MemoryApi(Api):
 
     def _find(self, kind: Kind, name: str) -> Object:
         if (kind, name) not in self.store:
-            raise ApiError("get", name, 404)
+            raise ApiError("get", name, 404, "NotFound")
         return self.store[kind, name]
 
     def _create(self, kind: Kind, item: Object) -> Object:
@@ -73,7 +73,7 @@ class MemoryApi(Api):
     def _merge(self, kind: Kind, name: str, patch: Object) -> Object:
         stored = self._find(kind, name)
         if patch.get("metadata", {}).get("uid") != stored["metadata"]["uid"]:
-            raise ApiError("patch", name, 409, "Conflict")
+            raise ApiError("patch", name, 422, "Invalid", 'metadata.uid: Invalid value: "x": field is immutable')
         stored["spec"].update(patch.get("spec") or {})
         annotations = patch["metadata"].get("annotations") or {}
         stored["metadata"]["annotations"] = {**(stored["metadata"].get("annotations") or {}), **annotations}
@@ -87,7 +87,7 @@ class MemoryApi(Api):
 
     def _delete(self, kind: Kind, name: str, uid: Uid | None) -> Object:
         if uid is not None and self._find(kind, name)["metadata"]["uid"] != uid:
-            raise ApiError("delete", name, 409, "Conflict")
+            raise ApiError("delete", name, 409, "Conflict", "the UID in the precondition (x) does not match the UID")
         self.store.pop((kind, name), None)
         return {}
 

@@ -160,7 +160,7 @@ class FakeCluster(Survey):
             right = f"{attributes['verb']} {resource}"
             return Answer(201, {"status": {"allowed": right not in self.denied_rights}})
         if f"/api/v1/namespaces/{HOME}" not in self.objects:
-            return Answer(404, message=f'namespaces "{HOME}" not found')
+            return Answer(404, reason="NotFound", message=f'namespaces "{HOME}" not found')
         if self.refusals.get(kind):
             return Answer(403, message=self.refusals[kind])
         if query.get("dryRun") == "All":

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import time
@@ -38,6 +39,16 @@ def merge_patch(item: Object, patch: Object) -> Object:
     return patched
 
 
+RawAnswer = tuple[int, bytes]
+"""An HTTP status and a body."""
+
+
+def status(code: int, reason: str = "", message: str = "") -> RawAnswer:
+    """Return an error response of the API server."""
+    document = {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
+    return code, json.dumps({key: value for key, value in document.items() if value}).encode()
+
+
 class KubernetesApi(ThreadingHTTPServer):
     """Stores the objects that clients send, and streams each change to the clients that watch.
 
@@ -55,6 +66,8 @@ class KubernetesApi(ThreadingHTTPServer):
         """The log of every pod."""
         self.refusals: dict[str, int] = {}
         """HTTP statuses by method: each write with one of these methods is refused with its status."""
+        self.answer_instead: Callable[[str, str], RawAnswer | None] = lambda *_: None
+        """Returns an answer that replaces the server's own, for a method and a path: a gateway's, for example."""
         self.clock_skew = 0.0
         """Seconds by which the server's clock is ahead."""
         self.on_write: Callable[[str, Object], None] = lambda *_: None
@@ -122,17 +135,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, query = self._target()
+        answer = self.server.answer_instead("GET", path)
+        if answer is not None:
+            self._answer(*answer)
+            return
         if query.get("watch") == "true":
             self._stream(path)
         elif path.endswith("/log"):
-            self._answer(200, self.server.log, "text/plain")
+            self._answer(200, self.server.log)
         elif path in self.server.objects:
             self._send(200, self.server.objects[path])
         elif path in COLLECTIONS:
             version = str(len(self.server.changes))
             self._send(200, {"metadata": {"resourceVersion": version}, "items": self.server.items(path)})
+        elif path == "/version":
+            self._send(200, {})
         else:
-            self._send(*((200, {}) if path == "/version" else (404, {"reason": "NotFound", "message": "not there"})))
+            self._answer(*_MISSING)
 
     def do_POST(self) -> None:
         self._write(lambda path, body: self.server.put(path, body) if path in COLLECTIONS else _allow(body))
@@ -162,24 +181,28 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, change: Callable[[str, Object], Object]) -> None:
         path, _ = self._target()
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-        if self.command in self.server.refusals:
-            self._send(self.server.refusals[self.command], {"reason": "Refused", "message": "not allowed"})
+        answer = self.server.answer_instead(self.command, path)
+        if answer is None and self.command in self.server.refusals:
+            code = self.server.refusals[self.command]
+            answer = _MISSING if code == HTTPStatus.NOT_FOUND else status(code, "Refused", "not allowed")
+        if answer is not None:
+            self._answer(*answer)
             return
         self.server.writes.append((self.command, path, body))
         try:
             item = change(path, body)
         except KeyError:
-            self._send(404, {"reason": "NotFound", "message": "not there"})
+            self._answer(*_MISSING)
             return
         self._send(201 if self.command == "POST" else 200, item)
         self.server.on_write(self.command, item)
 
-    def _send(self, status: int, document: Object) -> None:
-        self._answer(status, json.dumps(document).encode(), "application/json")
+    def _send(self, code: int, document: Object) -> None:
+        self._answer(code, json.dumps(document).encode())
 
-    def _answer(self, status: int, content: bytes, content_type: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
+    def _answer(self, code: int, content: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -193,6 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
                 line = json.dumps(event).encode() + b"\n"
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
             self.wfile.write(b"0\r\n\r\n")
+
+
+_MISSING = status(404, "NotFound", "not there")
 
 
 def _allow(body: Object) -> Object:

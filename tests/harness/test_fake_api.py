@@ -4,6 +4,7 @@ import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.terms import Object, Uid
 from tests.harness.fake_api import MemoryApi, RecordingApi
 
@@ -35,7 +36,7 @@ def test_writes_with_a_wrong_uid_are_refused(api: MemoryApi) -> None:
     ):
         with pytest.raises(ApiError) as error:
             write()
-        assert (error.value.status, error.value.reason) == (409, "Conflict")
+        assert error.value.meaning is Meaning.PRECONDITION_FAILED
     assert api.get(Kind.WORKFLOW, "job")["spec"] == {"suspend": True}
     api.delete(Kind.WORKFLOW, "job", Uid(uid))
     assert api.named(Kind.WORKFLOW) == []

@@ -316,7 +316,7 @@ def test_an_endless_error_response_is_an_error() -> None:
 
 
 def test_a_long_error_message_is_shortened() -> None:
-    body = json.dumps({"reason": "r" * 100_000, "message": "m" * 100_000}).encode()
+    body = json.dumps({"kind": "Status", "reason": "r" * 100_000, "message": "m" * 100_000}).encode()
     with pytest.raises(ApiError) as error:
         ScriptedApi(Response(403, body)).get(Kind.POD, "p")
     assert (len(error.value.reason), len(error.value.message)) == (4096, 4096)

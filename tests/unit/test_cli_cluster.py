@@ -205,8 +205,11 @@ def test_sweep_reports_only_failed_deletions(use_cluster: UseCluster) -> None:
     assert result.exit_code == 1
     assert result.stdout.count("could not delete") == 3
     assert "needs the right to delete pods" in result.stdout
-    for status in (404, 409):
-        cluster.refusals["delete"] = ApiError("delete", "pods x", status)
+    for refusal in (
+        ApiError("delete", "pods x", 404, "NotFound"),
+        ApiError("delete", "pods x", 409, "Conflict", "the UID in the precondition (a) does not match the UID"),
+    ):
+        cluster.refusals["delete"] = refusal
         assert run("sweep").exit_code == 0
 
 

@@ -702,7 +702,7 @@ def test_no_command_contains_an_invalid_name(word: str) -> None:
         assert "kubectl" not in finding.todo
         assert "flargo prepare KIT --argo" not in finding.todo
     queue = Reference(Kind.CONFIG_MAP, word, ("jobs",))
-    for answer in (Answer(404), Answer(200, {"data": {}}), Answer(200, {"data": {"jobs": "x"}})):
+    for answer in (Answer(404, reason="NotFound"), Answer(200, {"data": {}}), Answer(200, {"data": {"jobs": "x"}})):
         assert "kubectl" not in job_checks._judge_queue(answer, queue, HOME).todo
         assert "kubectl" not in job_checks._judge_queue(answer, replace(queue, name="queue", keys=(word,)), HOME).todo
         assert "kubectl" not in job_checks._judge_queue(answer, replace(queue, name="queue"), word).todo

@@ -339,7 +339,7 @@ def test_deleted_pod_is_reported() -> None:
     class Refuses(Goes):
         def log_lines(self, pod: str, container: str, **options: Any) -> Iterator[LogPiece]:
             if self.is_pod_deleted:
-                raise ApiError("log", "p", 404)
+                raise ApiError("log", "p", 404, "NotFound")
             yield from super().log_lines(pod, container, **options)
 
     lines, messages = read(Refuses(REAL))
@@ -459,7 +459,7 @@ def test_line_with_lost_end_is_closed() -> None:
         def log_lines(self, pod: str, container: str, **options: Any) -> Iterator[LogPiece]:
             del pod, container, options
             if self.since_times:
-                raise ApiError("log", "p", 404)
+                raise ApiError("log", "p", 404, "NotFound")
             self.since_times.append("")
             yield LogPiece("2026-01-01T00:00:00Z " + "x" * 65_000, is_partial=True, has_newline=False)
             raise ApiError("log", "p", 0, message="cut")

@@ -64,10 +64,13 @@ def test_missing_workflow_is_a_result() -> None:
     assert Performer(IdleApi()).perform(confirm) == (ObjectsRead(confirm, None, ()),)
 
 
-@pytest.mark.parametrize(("status", "ok"), [(403, False), (404, True), (409, True), (500, False)])
-def test_refusal_is_a_result(status: int, ok: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("status", "reason", "ok"),
+    [(403, "Forbidden", False), (404, "NotFound", True), (409, "Conflict", False), (500, "InternalError", False)],
+)
+def test_refusal_is_a_result(status: int, reason: str, ok: bool) -> None:  # noqa: FBT001
     api, command = workflow_api(), command_of(ActionKind.SHUTDOWN)
-    api.trouble = refuse(status)
+    api.trouble = refuse(status, reason)
     assert Performer(api).perform(command) == (CommandDone(command, ok),)
 
 

@@ -165,5 +165,5 @@ def test_unreadable_list_is_retried(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_error_message_of_stream_is_limited() -> None:
     watch = Watch(cast("Api", None), Kind.POD, "", strip_unused_fields, cast("Any", None), lambda _: True, lambda: 0.0)
-    error = watch._error_from({"code": 500, "reason": "r" * 100_000, "message": 'User "' * 100_000})
+    error = watch._error_from({"kind": "Status", "code": 500, "reason": "r" * 100_000, "message": 'User "' * 100_000})
     assert (len(error.reason), len(error.message)) == (4096, 4096)

@@ -28,7 +28,7 @@ from flargo.tools.cli.output import (
 )
 from flargo.tools.jobs.live_jobs import LiveJobs
 from flargo.tools.jobs.reader import Reader
-from flargo.tools.jobs.refusals import describe_refusal
+from flargo.tools.jobs.refusals import describe_refusal, is_argo_missing
 from flargo.tools.jobs.site_job import SiteJob, selector, trim
 from flargo.tools.jobs.table import COLUMNS, Row, build_rows, format_lines
 
@@ -166,7 +166,7 @@ def _snapshots(live_jobs: LiveJobs, reader: Reader, change_event: threading.Even
         has_changed = change_event.wait(1.0)
         change_event.clear()
         error = live_jobs.watch_error
-        if error is not None and not live_jobs.is_synced and not error.is_transient:
+        if error is not None and not live_jobs.is_synced and (is_argo_missing(error) or not error.is_transient):
             raise error
         if live_jobs.is_synced:
             site_jobs = live_jobs.site_jobs() if has_changed else site_jobs

@@ -109,7 +109,7 @@ def _delete(api: Api, each: Sweepable, uid: Uid | None, problem: str) -> str:
     try:
         api.delete(each.kind, each.name, uid, each.grace)
     except ApiError as error:
-        if error.meaning not in {Meaning.NOT_FOUND, Meaning.EXISTS}:
+        if error.meaning not in {Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED}:
             return describe_refusal(error)
     return ""
 

@@ -53,7 +53,7 @@ def _terminate(api: Api, job: SiteJob) -> tuple[TerminateResult, str]:
     try:
         api.merge(Kind.WORKFLOW, job.workflow.name, terminate_patch(job))
     except ApiError as error:
-        if error.meaning in {Meaning.NOT_FOUND, Meaning.EXISTS}:  # another Workflow may have the name by now
+        if error.meaning in {Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED}:
             return TerminateResult.GONE, ""
         return TerminateResult.FAILED, describe_refusal(error)
     return result, ""

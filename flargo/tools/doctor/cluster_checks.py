@@ -86,7 +86,7 @@ def namespace(facts: Facts) -> Iterator[CheckResult]:
 def argo(facts: Facts) -> Iterator[CheckResult]:
     """Check that Argo's API is served, by a version that flargo supports."""
     todo = "Install Argo Workflows 3.6 or newer: its custom resource definitions and a controller."
-    if facts.argo.not_found:
+    if facts.argo.is_not_served:
         yield failure("The cluster does not serve Argo's API, argoproj.io/v1alpha1.", todo)
         return
     if not facts.argo.ok:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 from flargo.cluster.answer import Answer
-from flargo.cluster.meaning import Meaning
+from flargo.cluster.meaning import NO_CONTACT, Meaning
 from flargo.job.validate import InvalidInput, amount
 from flargo.terms import Object
 from flargo.text import shell_command
@@ -109,7 +109,7 @@ def workflow(facts: Facts) -> Iterator[CheckResult]:
     """Check that the API server would accept the Workflows of sample jobs, with every field."""
     for sample in facts.needs.samples:
         answer = facts.workflows[sample.name]
-        if answer.lacks_permission or answer.meaning is Meaning.UNANSWERED:
+        if answer.lacks_permission or answer.meaning in NO_CONTACT:
             yield unreadable("The dry run of a Workflow", answer)
             return
         if not answer.ok:
@@ -172,9 +172,7 @@ def _admission(
         if not facts.pods[sample.name].ok:
             samples_by_answer.setdefault(str(facts.pods[sample.name]), []).append(sample)
     rejections = [(facts.pods[samples[0].name], samples) for samples in samples_by_answer.values()]
-    failed_requests = [
-        answer for answer, _ in rejections if answer.lacks_permission or answer.meaning is Meaning.UNANSWERED
-    ]
+    failed_requests = [answer for answer, _ in rejections if answer.lacks_permission or answer.meaning in NO_CONTACT]
     if failed_requests:
         yield unreadable(f"The decision of {part} on a pod", failed_requests[0])
         return

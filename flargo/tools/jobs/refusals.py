@@ -2,8 +2,8 @@
 
 from http import HTTPStatus
 
-from flargo.cluster.errors import ApiError, ArchiveError, ArchiveProblem
-from flargo.cluster.meaning import Meaning
+from flargo.cluster.errors import ApiError, ArchiveError, ArchiveProblem, status_text
+from flargo.cluster.meaning import NO_CONTACT, Meaning
 from flargo.job.names import display_text
 
 _MAX_CHARACTERS = 400
@@ -35,15 +35,21 @@ def describe_refusal(error: ApiError) -> str:
     message = display_text(error.message, _MAX_CHARACTERS)
     resource = error.what.partition(" ")[0]
     verb, resource = _RIGHTS.get(error.verb, (error.verb, _GROUPS.get(resource, resource)))
+    answer = status_text(error.status, error.reason) if error.status else error.meaning.value
     if error.status == HTTPStatus.FORBIDDEN:
         return f"forbidden: this account needs the right to {verb} {resource} in the namespace ({message})"
     if error.meaning is Meaning.UNAUTHENTICATED:
         return "the cluster rejected the credentials (401): the kubeconfig's token or certificate is invalid or expired"
-    if error.status == HTTPStatus.NOT_FOUND and error.verb == "list" and resource == _GROUPS["workflows"]:
+    if is_argo_missing(error):
         return "the cluster has no Argo Workflows: install Argo 3.6 or newer, see flargo's README"
-    if error.meaning is Meaning.UNANSWERED:
-        return f"the cluster can't be reached: {message}"
-    return f"the cluster refused to {verb} {resource}: {error.status} {error.reason} {message}".rstrip()
+    if error.meaning in NO_CONTACT:
+        return f"the cluster can't be reached: {f'{answer}: ' if error.status else ''}{message}"
+    return f"the cluster refused to {verb} {resource}: {answer} {message}".rstrip()
+
+
+def is_argo_missing(error: ApiError) -> bool:
+    """Return whether the API that lists Workflows is not served. A cluster without it answers with a page of text."""
+    return error.status == HTTPStatus.NOT_FOUND and error.verb == "list" and error.what.startswith("workflows")
 
 
 def describe_archive_refusal(error: ArchiveError) -> str:
