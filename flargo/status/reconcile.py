@@ -407,7 +407,8 @@ def _ending_actions(state: JobState, now: Now) -> list[Action]:
 
 def _shutdown_actions(state: JobState, workflow: WorkflowView, pods: list[PodView], now: Now) -> list[Action]:
     """Return the actions that end a Workflow which is neither shut down nor over, and their successors if refused."""
-    never_released = _nothing_has_started(state) and workflow.suspended and not workflow.deleting
+    has_started = workflow.has_node or state.first_pod_uid is not None or bool(state.observation.pods)
+    never_released = workflow.suspended and not workflow.deleting and not has_started
     end = Action(ActionKind.DELETE_WORKFLOW if never_released else ActionKind.SHUTDOWN, workflow.uid)
     # A shutdown that was accepted but does not show may have met a deleted Workflow, which counts as accepted, and the
     # watch may have missed the deletion.
@@ -415,15 +416,14 @@ def _shutdown_actions(state: JobState, workflow: WorkflowView, pods: list[PodVie
     retry = state.retries.get(end)
     if retry is None or retry.failures < MAX_SHUTDOWN_FAILURES:
         return [*confirm, end]
-    if _nothing_has_started(state):
-        return [CONFIRM, end, Action(ActionKind.DELETE_WORKFLOW, workflow.uid)]
-    return [CONFIRM, end, *(Action(ActionKind.DELETE_POD, pod.uid) for pod in pods)]
-
-
-def _nothing_has_started(state: JobState) -> bool:
-    """Return whether neither flargo nor Argo has seen a pod of the job."""
-    workflow = state.observation.workflow
-    return state.first_pod_uid is None and not state.observation.pods and not (workflow and workflow.has_node)
+    deletions = [Action(ActionKind.DELETE_POD, pod.uid) for pod in pods]
+    if workflow.suspended and workflow.has_started:
+        deletions.append(Action(ActionKind.RESUME, workflow.uid))
+    # If Argo has not seen the pod run, it creates another one, and only the Workflow's deletion ends that.
+    makes_another = not pods and not workflow.has_started
+    if makes_another or any(pod.uid != state.first_pod_uid for pod in pods):
+        deletions.append(Action(ActionKind.DELETE_WORKFLOW, workflow.uid))
+    return [CONFIRM, end, *deletions]
 
 
 def _pods_to_delete(state: JobState) -> list[PodView]:

@@ -14,7 +14,7 @@ Retries = Mapping[Action, Retry]
 LOST_AFTER = Backoff((60.0, 120.0, 300.0))
 """Seconds in flight after which a result counts as lost. A request takes half a minute at most, and may wait in the
 queue of a busy parent before it is sent."""
-_AFTER_FAILURE = Backoff((1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0))
+_AFTER_FAILURE = Backoff((1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0))
 _AFTER_READ = Backoff((1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0))
 """The wait after a fresh read that concluded nothing; a change that a watch delivers ends it."""
 _AFTER_SUCCESS = Backoff((5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0))
