@@ -323,6 +323,16 @@ def test_unreadable_queue_is_unknown() -> None:
     assert only(findings, "queue", Level.UNKNOWN)
 
 
+@pytest.mark.parametrize("spec", ["{onExit: notify}", "{hooks: {exit: {template: notify}}}"])
+def test_exit_handlers_are_mentioned(spec: str) -> None:
+    """They are no problem: flargo does not take them for the job."""
+    cluster = FakeCluster()
+    set_controller_settings({"workflowDefaults": f"spec: {spec}"})(cluster)
+    findings = cluster.run_doctor()
+    assert failed_checks(findings) == set()
+    assert any("exit handler or hooks" in finding.what for finding in findings if finding.check == "restrictions")
+
+
 # Warnings
 
 

@@ -164,6 +164,11 @@ def restrictions(facts: Facts) -> Iterator[CheckResult]:
         if _retries_steps(each):
             todo = "Remove the retryStrategy: each job that fails gets a second pod, which flargo ends at once."
             yield warning(f"The controller in namespace {where} retries failed steps (workflowDefaults).", todo)
+        if _has_handlers(each):
+            yield ok(
+                f"The controller in namespace {where} runs an exit handler or hooks for every Workflow "
+                "(workflowDefaults): after a job's own end, and not after a job that was ended."
+            )
 
 
 def parse_settings(config_map: Object) -> Object:
@@ -245,3 +250,7 @@ def _retries_steps(settings: Object) -> bool:
     spec = ("workflowDefaults", "spec")
     kinds = (("retryStrategy",), ("templateDefaults", "retryStrategy"))
     return any(fields.value(settings, *spec, *keys) for keys in kinds)
+
+
+def _has_handlers(settings: Object) -> bool:
+    return any(fields.value(settings, "workflowDefaults", "spec", key) for key in ("onExit", "hooks"))
