@@ -5,6 +5,7 @@ status lags behind by seconds, and a Workflow can be Running before its pod exis
 runs.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -309,11 +310,9 @@ def _diagnose_without_pod(workflow: WorkflowView, missing_pod: PodView | None) -
     disruption = _disruption(missing_pod)
     if disruption is not None:
         return Diagnosis(Stage.ENDED, disruption, _missing_pod_detail(missing_pod))
-    messages = f"{workflow.message} {workflow.node_message}".strip()
-    for pattern, reason in (*_WORKFLOW_MESSAGES, *_STEP_MESSAGES):
-        if pattern.search(messages):
-            return Diagnosis(Stage.ENDED, reason, detail)
-    return Diagnosis(Stage.ENDED, Reason.ARGO_FAILED, detail)
+    rows = itertools.product((workflow.node_message, workflow.message), (*_WORKFLOW_MESSAGES, *_STEP_MESSAGES))
+    reason = next((reason for message, (pattern, reason) in rows if pattern.search(message)), Reason.ARGO_FAILED)
+    return Diagnosis(Stage.ENDED, reason, detail)
 
 
 def _diagnose_pod(pod: PodView, observation: Observation) -> Diagnosis:

@@ -86,6 +86,15 @@ def test_commands_tell_the_jobs_end_and_not_the_handlers() -> None:
         assert (job.verdict.reason, job.verdict.code) == (reason, code)
 
 
+def test_message_of_a_failed_handler_explains_nothing() -> None:
+    forbidden = 'pods "job-site-notify" is forbidden: exceeded quota'
+    workflow = job_with_handler({"phase": "Error", "message": "pod deleted"}, {"phase": "Error"}, phase="Error")
+    workflow["status"]["message"] = forbidden
+    (job,) = site_jobs([workflow], [])
+    assert job.verdict is not None
+    assert (job.verdict.reason, job.verdict.detail) == (Reason.POD_DELETED, "pod deleted")
+
+
 def test_success_of_a_workflow_alone_is_no_success() -> None:
     """Argo takes a pod of an older launch for the new Workflow's own; then no exit of this job is recorded."""
     (job,) = site_jobs([job_workflow(phase="Succeeded")], [])
