@@ -632,16 +632,16 @@ MOVES: dict[str, Callable[[Site], Any]] = {
     "relist pods": lambda site: site.relist(Kind.POD),
     "refuse": lambda site: site.perform(is_effective=False),
     "lose the answer": lambda site: site.perform(is_answered=False),
+    "drop the command": lambda site: site.commands.popleft() if site.commands else None,
+    "release is undone": lambda site: undo_release(site.cluster),
     "half a minute": pass_half_a_minute,
     "argo goes": lambda site: stop_argo(site.cluster),
     "argo returns": lambda site: vars(site.cluster).update(argo_is_up=True),
     "abort": lambda site: site.stop(Cause.ABORT),
     "clean up": lambda site: site.stop(Cause.CLEANUP),
     "give up": lambda site: site.give_up(),
-    "drop the command": lambda site: site.commands.popleft() if site.commands else None,
     "shutdown is refused": lambda site: vars(site.cluster).update(refuses_shutdown=True),
     "shutdown is allowed": lambda site: vars(site.cluster).update(refuses_shutdown=False),
-    "release is undone": lambda site: undo_release(site.cluster),
     **{
         what: lambda site, what=what: site.cluster.interfere(what)  # type: ignore[misc]
         for what in (
@@ -656,7 +656,7 @@ MOVES: dict[str, Callable[[Site], Any]] = {
     },
 }
 PROGRESS = list(MOVES)[:9]
-WIRE = list(MOVES)[9:18]
+WIRE = list(MOVES)[9:20]
 
 
 def stop_argo(cluster: Cluster) -> None:
@@ -736,6 +736,8 @@ def finish(site: Site) -> None:
     Job(),
     ["round", "round", "drained", "kubelet works", "pod event, again later", "cut pods", "perform", *["round"] * 2],
 )
+@example(Job(code=1), [*["round"] * 4, "program ends", "pod event", "deleted pod", "pod event", "perform"])
+@example(Job(code=1), [*["round"] * 4, "program ends", "pod event", "deleted Workflow", "workflow event", "perform"])
 @example(Job(), ["submit", "terminated", "argo looks", *["workflow event"] * 3, *["perform"] * 3])
 def test_verdict_is_right_and_nothing_remains(job: Job, move_names: list[str]) -> None:
     finish(play(job, move_names))
@@ -743,6 +745,7 @@ def test_verdict_is_right_and_nothing_remains(job: Job, move_names: list[str]) -
 
 @PROFILE
 @given(st.sampled_from([0, 1, 9, 101, 102, 103, 104, 127, 143]), moves(disturbed=False))
+@example(1, ["submit", "submit", "release is undone"])
 @example(0, ["round", "submit", "half a minute", "program ends", "half a minute"])
 def test_undisturbed_job_is_not_disturbed(code: int, move_names: list[str]) -> None:
     """Only the connection fails; nobody else interferes with the job."""
