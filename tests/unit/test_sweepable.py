@@ -115,3 +115,9 @@ def test_only_running_jobs_are_terminated() -> None:
 def test_suspended_workflow_is_resumed_to_end() -> None:
     (workflow,) = site_jobs([job_workflow(suspend=True)], [])
     assert terminate_patch(workflow)["spec"] == {"shutdown": "Terminate", "suspend": False}
+
+
+def test_suspended_workflow_that_was_shut_down_is_resumed() -> None:
+    """Argo goes on with it only then."""
+    (site_job,) = site_jobs([job_workflow(suspend=True, shutdown="Terminate")], [])
+    assert expected_result(site_job) is TerminateResult.REQUESTED

@@ -36,7 +36,9 @@ def expected_result(job: SiteJob) -> TerminateResult:
     """Return REQUESTED if the job's Workflow has to be terminated, and otherwise why it need not be."""
     if job.workflow.is_completed:
         return TerminateResult.ALREADY_ENDED
-    return TerminateResult.ALREADY_ENDING if job.workflow.shutdown else TerminateResult.REQUESTED
+    # A Workflow that was shut down and is suspended goes on only once it is resumed.
+    is_ending = job.workflow.shutdown and not job.workflow.suspended
+    return TerminateResult.ALREADY_ENDING if is_ending else TerminateResult.REQUESTED
 
 
 def terminate_patch(job: SiteJob) -> Object:
