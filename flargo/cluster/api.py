@@ -18,6 +18,7 @@ from flargo.cluster import target as targets
 from flargo.cluster.bodies import CHUNK_BYTES, LogPiece, event_lines, last_bytes, log_pieces
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import CredentialCallback
+from flargo.cluster.connections import MAX_WAIT_SECONDS
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
@@ -61,16 +62,18 @@ class Api:
         namespace: str,
         on_request: RequestCallback = lambda *_: None,
         on_credential: CredentialCallback = lambda _: None,
+        max_wait: float | None = MAX_WAIT_SECONDS,
     ) -> None:
         """Store the arguments; the connection is opened by the first request.
 
         Args:
-            load: reads the configuration with its credentials; called at the first request and after a 401.
+            load: reads the configuration with its credentials; called as ``flargo.cluster.connections`` says.
             namespace: the namespace of all requests.
             on_request: called after each request.
             on_credential: called with each credential before it is sent.
+            max_wait: seconds that a request waits for the configuration; None: for as long as it takes.
         """
-        self._transport = Transport(load, on_credential)
+        self._transport = Transport(load, on_credential, max_wait)
         self._on_request = on_request
         self.namespace = namespace
 

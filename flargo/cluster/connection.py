@@ -15,6 +15,8 @@ from flargo.cluster.request import Request
 from flargo.cluster.target import Target
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kubernetes.client.configuration import Configuration
 
 CONNECT_TIMEOUT = 5.0
@@ -51,6 +53,8 @@ class Connection:
         configuration.connection_pool_maxsize = _MAX_CONNECTIONS
         self._configuration = configuration
         self._on_credential = on_credential
+        self.expires_at: datetime | None = getattr(configuration, "credentials_expire_at", None)
+        """The time at which the credentials expire, if that is known (client_config.py)."""
         self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
 
     def request(self, request: Request) -> urllib3.BaseHTTPResponse:

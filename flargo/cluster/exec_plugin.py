@@ -65,6 +65,16 @@ class KubeconfigLoader(KubeConfigLoader):
         self._on_line = on_line
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
 
+    def _set_config(self, client_configuration: Any) -> None:
+        """Fill in the configuration, without the hook that would renew the credentials at any request.
+
+        The hook runs the plugin again in each thread that sends a request, for as long as the plugin takes. Instead,
+        ``flargo.cluster.connections`` loads the configuration again, in time and in one thread.
+        """
+        super()._set_config(client_configuration)  # type: ignore[no-untyped-call]
+        client_configuration.refresh_api_key_hook = None
+        client_configuration.credentials_expire_at = getattr(self, "expiry", None)
+
     def _load_from_exec_plugin(self) -> bool | None:
         user: Any = self._user
         if "exec" not in user:

@@ -36,7 +36,7 @@ class Survey:
         Raises:
             Exception: ``load`` raised it, because there is no usable configuration.
         """
-        self._transport = Transport(load, on_credential)
+        self._transport = Transport(load, on_credential, max_wait=None)
         self._transport.connect()
 
     def get(self, build_target: BuildTarget, trim: Trim | None = None) -> Answer:

@@ -3,7 +3,6 @@
 The two clients, Api (the launcher's) and Survey (the doctor's), share this path.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -16,7 +15,9 @@ import urllib3
 from flargo.cluster.bodies import MAX_ERROR_RESPONSE_BYTES, MAX_RESPONSE_BYTES, read_bounded
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import Connection, CredentialCallback
+from flargo.cluster.connections import MAX_WAIT_SECONDS, Connections, LoadError
 from flargo.cluster.errors import ApiError, error_from
+from flargo.cluster.meaning import NO_CONTACT
 from flargo.cluster.request import Request
 from flargo.parsing import http_date, load_json, whole_number
 from flargo.terms import Object
@@ -31,25 +32,28 @@ body of a stream or a long response is read after that."""
 class Transport:
     """The way to one API server. Safe to use from many threads. Every method raises ApiError unless it says more."""
 
-    def __init__(self, load: LoadConfig, on_credential: CredentialCallback = lambda _: None) -> None:
+    def __init__(
+        self,
+        load_config: LoadConfig,
+        on_credential: CredentialCallback = lambda _: None,
+        max_wait: float | None = MAX_WAIT_SECONDS,
+    ) -> None:
         """Store the arguments; the configuration is loaded by the first request.
 
         Args:
-            load: reads the configuration with its credentials; called at the first request and after a 401.
+            load_config: reads the configuration with its credentials.
             on_credential: called with each credential before it is sent.
+            max_wait: seconds that a request waits for the configuration; None: for as long as it takes.
         """
-        self._load = load
-        self._on_credential = on_credential
-        self._load_lock = threading.Lock()
-        self._connection: Connection | None = None
+        self._connections = Connections(load_config, on_credential, max_wait)
 
     def connect(self) -> None:
-        """Load the configuration; no request is sent yet.
+        """Load the configuration, for as long as it takes; no request is sent yet.
 
         Raises:
-            Exception: ``load`` raised it, because there is no usable configuration.
+            Exception: the loader raised it, because there is no usable configuration.
         """
-        self._connection = Connection(self._load(), self._on_credential)
+        self._connections.load()
 
     def read(self, request: Request, on_response: ResponseCallback = lambda *_: None) -> tuple[Object, str]:
         """Send a request; return the object in its response, and the response's ``Date`` header."""
@@ -65,53 +69,49 @@ class Transport:
 
     def send(self, request: Request, on_response: ResponseCallback = lambda *_: None) -> urllib3.BaseHTTPResponse:
         """Send a request; return its successful response with the body unread."""
-        failed_connection: Connection | None = None
-        for may_retry in (True, False):
-            connection = self._connect(request, failed_connection)
-            start = time.monotonic()
-            try:
-                response = connection.request(request)
-            except Exception as error:
-                # Not only network errors: the kubernetes client or an exec plugin refreshes credentials here, and
-                # may raise anything.
-                on_response(0, time.monotonic() - start)
-                raise request.failure("", error) from error
-            on_response(response.status, time.monotonic() - start)
-            if response.status == HTTPStatus.UNAUTHORIZED and may_retry:  # the token was rotated: load it again, once
-                response.drain_conn()
-                failed_connection = connection
-                continue
-            if response.status >= HTTPStatus.BAD_REQUEST:
-                raise _error_from(request, response)
-            if response.status >= HTTPStatus.MULTIPLE_CHOICES:
-                # A gateway in front of the API server redirects, perhaps because the server is down. The location is
-                # not the intended path, so it is not followed.
-                response.drain_conn()
-                message = "a redirect, which flargo does not follow"
-                raise ApiError(request.verb, request.what, response.status, message=message)
+        try:
+            connection = self._connections.current()
+            response = self._attempt(connection, request, on_response)
+            if response.status == HTTPStatus.UNAUTHORIZED:
+                # The token was rotated, perhaps: load it again, once.
+                rejection = _error_from(request, response)
+                other_connection = self._connections.replace(connection)
+                if other_connection is None:
+                    raise rejection
+                response = self._attempt(other_connection, request, on_response)
+        except LoadError as error:
+            raise request.failure("", error) from error
+        if response.status < HTTPStatus.MULTIPLE_CHOICES:
+            self._connections.on_answer()
             return response
-        raise AssertionError
+        refusal = _error_from(request, response)
+        if refusal.meaning in NO_CONTACT:
+            self._connections.on_no_answer()
+        else:
+            self._connections.on_answer()
+        raise refusal
 
-    def _connect(self, request: Request, failed_connection: Connection | None = None) -> Connection:
-        """Return the current connection; open a new one if there is none, or if the server rejected the current one.
-
-        One thread loads the configuration. Other threads keep using the current connection, and wait only after the
-        server has rejected it for them too.
-        """
-        connection = self._connection
-        if connection is not None and connection is not failed_connection:
-            return connection
-        with self._load_lock:
-            connection = self._connection
-            if connection is None or connection is failed_connection:
-                try:
-                    connection = self._connection = Connection(self._load(), self._on_credential)
-                except Exception as error:
-                    raise request.failure("no usable Kubernetes configuration: ", error) from error
-            return connection
+    def _attempt(
+        self, connection: Connection, request: Request, on_response: ResponseCallback
+    ) -> urllib3.BaseHTTPResponse:
+        start = time.monotonic()
+        try:
+            response = connection.request(request)
+        except Exception as error:
+            # Not only network errors: the kubernetes client reads a token file here, and may raise anything.
+            on_response(0, time.monotonic() - start)
+            self._connections.on_no_answer()
+            raise request.failure("", error) from error
+        on_response(response.status, time.monotonic() - start)
+        return response
 
 
 def _error_from(request: Request, response: urllib3.BaseHTTPResponse) -> ApiError:
+    if response.status < HTTPStatus.BAD_REQUEST:
+        # A gateway in front of the API server redirects, perhaps because the server is down. The location is not the
+        # intended path, so it is not followed.
+        response.drain_conn()
+        return ApiError(request.verb, request.what, response.status, message="a redirect, which flargo does not follow")
     retry_after = response.headers.get("Retry-After", "")
     try:
         content: Any = load_json(read_bounded(response, MAX_ERROR_RESPONSE_BYTES))

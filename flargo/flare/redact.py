@@ -19,6 +19,7 @@ from flargo.text import inert, inert_lines
 
 REDACTED = "[redacted]"
 LOGGERS: Final = (
+    "flargo.cluster.connections",
     "flargo.cluster.watch",
     "flargo.control.command_queue",
     "flargo.control.loop",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flargo.cluster.api import Api
+from flargo.cluster.connections import Connections
 from flargo.cluster.request import Request
 from flargo.cluster.transport import Transport
 from flargo.terms import Object
@@ -27,19 +28,29 @@ class Response:
     release_conn = close = drain_conn
 
 
+class ScriptedConnections(Connections):
+    """Connections that are all the same."""
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(lambda: None, lambda _: None)  # type: ignore[arg-type,return-value]
+        self._connection = connection
+        self.logins = 1
+
+    def replace(self, rejected: Any) -> Any:
+        self.logins += 1
+        return rejected
+
+
 class ScriptedTransport(Transport):
     """A transport that gets the given responses, one for each request; an exception among them is raised."""
 
     def __init__(self, *responses: Response | Exception) -> None:
         super().__init__(lambda: None)  # type: ignore[arg-type,return-value]
         self.responses = list(responses)
-        self.logins = 0
         self.requests: list[Request] = []
+        self.scripted = self._connections = ScriptedConnections(self)
 
-    def _connect(self, _request: Request, failed_connection: Any = None) -> Any:
-        self.logins += self._connection in (None, failed_connection)
-        self._connection = self  # type: ignore[assignment]
-        return self
+    expires_at = None
 
     def request(self, request: Request) -> Any:
         """Answer a request, as a Connection does."""
@@ -65,4 +76,4 @@ class ScriptedApi(Api):
     @property
     def logins(self) -> int:
         """How often a connection was opened."""
-        return self.scripted.logins
+        return self.scripted.scripted.logins

@@ -12,7 +12,7 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.cluster import bodies, transport
+from flargo.cluster import bodies, connections, transport
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.bodies import MAX_PIECE_BYTES, LogPiece
 from flargo.cluster.errors import ApiError
@@ -53,6 +53,7 @@ class Pool:
     """A connection that accepts one token. Its requests carry the token with which it was made."""
 
     valid = "old"
+    expires_at = None
 
     def __init__(self, token: str, _on_credential: Any) -> None:
         self.token = token
@@ -63,7 +64,7 @@ class Pool:
 
 def test_one_thread_loads_while_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a slow plugin renews the credentials of one thread, requests on the old connection are answered."""
-    monkeypatch.setattr(transport, "Connection", Pool)
+    monkeypatch.setattr(connections, "Connection", Pool)
     loading, go_on = threading.Event(), threading.Event()
     loads: list[int] = []
 

@@ -102,7 +102,7 @@ def test_empty_federation_is_rejected(tmp_path: Path) -> None:
 def test_defaults_are_those_of_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def target(*options: str | None) -> tuple[str, str]:
         api = cluster_options.api_for(*options)
-        return api._transport._load().host, api.namespace
+        return api._transport._connections._load_config().host, api.namespace
 
     first = write_kubeconfig(tmp_path / "first", "https://first:1", namespace="flare")
     assert target(first, None, None) == ("https://first:1", "flare")

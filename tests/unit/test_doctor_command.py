@@ -307,6 +307,6 @@ def test_unreachable_server_has_no_status(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(_: object) -> None:
         raise ConnectionRefusedError("Connection refused")
 
-    monkeypatch.setattr(survey._transport._connection, "request", refuse)
+    monkeypatch.setattr(survey._transport._connections._connection, "request", refuse)
     answer = survey.get(target.version)
     assert (answer.status, str(answer)) == (0, "Connection refused")

@@ -140,6 +140,7 @@ class Broken(Connection):
         self._configuration = Configuration(host="http://127.0.0.1:1")
         self._on_credential = lambda _: None
         self._pool: Any = self
+        self.expires_at = None
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("preload_content") is False:  # by the pool
@@ -163,7 +164,7 @@ def test_a_failed_request_quotes_nothing(
         connection = Broken(error, in_credentials=in_credentials)
         api = Api(lambda: None, "ns")  # type: ignore[arg-type,return-value]
         api._transport = Transport(lambda: None)  # type: ignore[arg-type,return-value]
-        api._transport._connection = connection
+        api._transport._connections._connection = connection
         with pytest.raises(ApiError) as api_error:
             api.get(Kind.POD, "p")
         assert "t0psecret" not in str(api_error.value)

@@ -31,6 +31,7 @@ from flargo.cluster import target
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.argo_archive import Archive
 from flargo.cluster.connection import Connection
+from flargo.cluster.connections import Connections
 from flargo.cluster.errors import ApiError, ArchiveError
 from flargo.cluster.survey import Survey
 from flargo.cluster.transport import Transport
@@ -52,7 +53,7 @@ _SAFE = re.compile(r"[a-zA-Z0-9./-]+")
 """Paths without anything that an HTTP library, a proxy or the API server could decode or resolve."""
 CLIENTS = {Api, Survey, Archive}
 """The classes with methods that send requests."""
-SENDS_NOTHING_ITSELF = {Connection, Transport}
+SENDS_NOTHING_ITSELF = {Connection, Connections, Transport}
 """The classes of these modules that send only to a Target of their caller."""
 
 HOSTILE_NAMES = [

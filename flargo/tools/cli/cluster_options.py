@@ -61,4 +61,5 @@ def _plugin_line_writer() -> Callable[[str], None]:
 def api_for(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
     """Return the API client for a namespace. It raises what ``load_config`` raises."""
     load, default_namespace = load_config(kubeconfig, context)
-    return Api(load, namespace or default_namespace, on_credential=REDACTION.learn_own_token)
+    # Without a limit: the kubeconfig's plugin may ask the person who runs the command.
+    return Api(load, namespace or default_namespace, on_credential=REDACTION.learn_own_token, max_wait=None)
