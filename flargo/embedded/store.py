@@ -221,11 +221,17 @@ class Store:
         return self._update(key, item, item.get("metadata") or {}, dry_run=dry_run)
 
     def merge(self, key: Key, patch: Object, *, dry_run: bool = False) -> Object:
-        """Apply a JSON merge patch (RFC 7386)."""
+        """Apply a JSON merge patch (RFC 7386); a uid in it must be the object's, which is not valid otherwise."""
         item = schema.without_nulls(merge_patch(self.get(key), patch))
         # The result is validated, not the patch: a patch may hold a null where the object must hold something else.
         validate(key.resource, item)
-        return self._update(key, item, patch.get("metadata") or {}, dry_run=dry_run)
+        metadata = patch.get("metadata") or {}
+        uid = metadata.get("uid")
+        if uid not in {None, "", self.get(key)["metadata"]["uid"]}:
+            problem = f'metadata.uid: Invalid value: "{uid}": field is immutable'
+            message = messages.INVALID_OBJECT.format(schema.kind_name(key.resource), key.name, problem)
+            raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message)
+        return self._update(key, item, metadata, dry_run=dry_run)
 
     def delete(self, key: Key, options: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Delete an object.

@@ -79,7 +79,7 @@ def test_update_of_an_older_version_conflicts(core: Any) -> None:
     core.patch_namespaced_secret("raced", NAMESPACE, {"data": {"a": "eA=="}}, _content_type=MERGE)
     with refused(409, "Conflict"):
         core.replace_namespaced_secret("raced", NAMESPACE, old_version)
-    with refused(409, "Conflict"):
+    with refused(422, "Invalid"):
         core.patch_namespaced_secret("raced", NAMESPACE, {"metadata": {"uid": "another"}}, _content_type=MERGE)
 
 
