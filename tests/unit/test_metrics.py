@@ -29,6 +29,8 @@ from tests.harness.plans import submit_plan
 from tests.harness.scripted_api import Response, ScriptedApi
 
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
+WORKFLOW_UID = "uid-2"
+"""The uid that the fake API gives the job's Workflow, which is created after the startup Secret."""
 
 
 class MeasuredLoop:
@@ -43,7 +45,7 @@ class MeasuredLoop:
     def launch(self) -> LaunchedJob:
         launched = self.loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
         assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
-        self.send(workflow(uid="uid-3", version=2, phase="Running"))
+        self.send(workflow(uid=WORKFLOW_UID, version=2, phase="Running"))
         return launched
 
     def send(self, *items: Object) -> None:
@@ -135,16 +137,16 @@ def test_every_reason_starts_at_0() -> None:
 
 def test_jobs_and_verdicts_are_counted(site: MeasuredLoop) -> None:
     launched = site.launch()
-    site.send(pod(owner="uid-3"))
+    site.send(pod(owner=WORKFLOW_UID))
     site.wait_for_value(1, "flargo_jobs", stage="WAITING")
     assert site.stages() == {"WAITING": 1}
     assert site.value("flargo_start_seconds_count") == 0
-    site.send(pod(owner="uid-3", version=2, main=RUNNING, phase="Running"))
+    site.send(pod(owner=WORKFLOW_UID, version=2, main=RUNNING, phase="Running"))
     site.wait_for_value(1, "flargo_jobs", stage="RUNNING")
     site.wait_for_value(1, "flargo_start_seconds_count")
-    site.send(workflow(uid="uid-3", version=3, phase="Running", message="it goes on"))
-    site.send(pod(owner="uid-3", version=3, main=terminated_state(0, "Completed"), phase="Succeeded"))
-    site.send(workflow(uid="uid-3", version=4, phase="Succeeded"))
+    site.send(workflow(uid=WORKFLOW_UID, version=3, phase="Running", message="it goes on"))
+    site.send(pod(owner=WORKFLOW_UID, version=3, main=terminated_state(0, "Completed"), phase="Succeeded"))
+    site.send(workflow(uid=WORKFLOW_UID, version=4, phase="Succeeded"))
     assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
     site.wait_for_value(1, "flargo_ends_total", reason="SUCCEEDED", code="0")
     site.wait_for_value(0, "flargo_jobs", stage="ENDED")
@@ -154,17 +156,17 @@ def test_jobs_and_verdicts_are_counted(site: MeasuredLoop) -> None:
 
 def test_kill_is_outstanding_until_program_ends(site: MeasuredLoop) -> None:
     launched = site.launch()
-    running = pod(owner="uid-3", version=2, main=RUNNING, phase="Running")
+    running = pod(owner=WORKFLOW_UID, version=2, main=RUNNING, phase="Running")
     site.send(running)
     site.wait_for_value(1, "flargo_jobs", stage="RUNNING")
     assert site.value("flargo_kills_outstanding") == 0
     site.loop.stop(launched, Cause.ABORT)
-    site.send(workflow(uid="uid-3", version=3, phase="Failed", shutdown="Terminate"))
+    site.send(workflow(uid=WORKFLOW_UID, version=3, phase="Failed", shutdown="Terminate"))
     site.wait_for_value(1, "flargo_kills_outstanding")
-    site.send(pod(owner="uid-3", version=4, main=terminated_state(137), phase="Running"))
+    site.send(pod(owner=WORKFLOW_UID, version=4, main=terminated_state(137), phase="Running"))
     site.wait_for_value(0, "flargo_kills_outstanding")
     assert site.stages() == {"ENDED": 1}, "Argo has not completed the Workflow"
-    site.send(pod(owner="uid-3", version=5, main=terminated_state(137), phase="Failed"))
+    site.send(pod(owner=WORKFLOW_UID, version=5, main=terminated_state(137), phase="Failed"))
     site.wait_for_value(1, "flargo_ends_total", reason="ABORTED", code="9")
 
 
@@ -223,7 +225,7 @@ def test_requests_are_counted() -> None:
 
 def test_labels_have_no_job_or_site_names(site: MeasuredLoop) -> None:
     site.launch()
-    site.send(pod(owner="uid-3", version=2, main=RUNNING, phase="Running"))
+    site.send(pod(owner=WORKFLOW_UID, version=2, main=RUNNING, phase="Running"))
     site.wait_for_value(1, "flargo_jobs", stage="RUNNING")
     exposition = generate_latest(site.exporter.registry).decode()
     assert not re.search("job-site|uid-3|a1|flare\\b", exposition)
