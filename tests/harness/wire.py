@@ -9,9 +9,11 @@ included. A test arms a fault for the requests that match, for a number of times
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import ssl
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,6 +24,8 @@ from typing import Any, Self, TypeVar
 
 import yaml
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
+
+from flargo.embedded import tls
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -86,6 +90,8 @@ class Fault:
     """How many more requests it breaks; infinite means until it is disarmed."""
     seconds: float = 0.0
     code: int = 0
+    body: bytes = b""
+    """The body of the error; empty: a Status object without a reason."""
     retry_after: int | None = None
     hits: int = 0
     """How many requests it has broken so far."""
@@ -138,14 +144,23 @@ class Route:
 
     port: int
     """The port on the loopback device."""
+    certificate: bytes = b""
+    """The wire's self-signed certificate, in PEM; empty if it serves plain HTTP."""
+
+    def user(self, token: str) -> Object:
+        """Return the kubeconfig's user."""
+        return {"token": token}
 
     def kubeconfig(self, path: Path, token: str) -> Path:
         """Write a kubeconfig that leads to this wire, for a user with this token."""
+        cluster = {"server": f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}"}
+        if self.certificate:
+            cluster["certificate-authority-data"] = base64.b64encode(self.certificate).decode()
         document = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "wire", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
-            "users": [{"name": "launcher", "user": {"token": token}}],
+            "clusters": [{"name": "wire", "cluster": cluster}],
+            "users": [{"name": "launcher", "user": self.user(token)}],
             "contexts": [{"name": "wire", "context": {"cluster": "wire", "user": "launcher"}}],
             "current-context": "wire",
         }
@@ -173,16 +188,18 @@ class _Stream:
 class Wire:
     """The proxy, in a thread of its own, until the end of its ``with`` or its ``close``."""
 
-    def __init__(self, kubeconfig: Path, token: str = "") -> None:
+    def __init__(self, kubeconfig: Path, token: str = "", *, with_tls: bool = False) -> None:
         """Start a proxy for the API server that a kubeconfig names.
 
         Args:
             kubeconfig: names the server; its user is ignored.
             token: is added to requests that have none.
+            with_tls: serve HTTPS, with a certificate of this wire's own.
         """
         self._token = token
+        self._certificate, self._key = tls.create_certificate() if with_tls else (b"", b"")
         cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
-        self._server: str = cluster["server"]
+        self._address: str = cluster["server"]
         self._tls = tls_context(cluster)
         self._faults: list[Fault] = []
         self._filters: list[EventFilter] = []
@@ -212,7 +229,7 @@ class Wire:
     @property
     def route(self) -> Route:
         """The wire's address, for users in another process."""
-        return Route(self.port)
+        return Route(self.port, self._certificate)
 
     def kubeconfig(self, path: Path, token: str) -> Path:
         """Write a kubeconfig that leads to this wire, for a user with this token."""
@@ -242,6 +259,10 @@ class Wire:
         """Answer with an HTTP error instead of forwarding the request."""
         return self._arm(Fault(FaultKind.STATUS, match, times, code=code, retry_after=retry_after))
 
+    def answer_with_body(self, match: RequestMatch, code: int, body: bytes, times: float = 1) -> Fault:
+        """Answer with an HTTP error and a body, as a gateway does, instead of forwarding the request."""
+        return self._arm(Fault(FaultKind.STATUS, match, times, code=code, body=body))
+
     def stop_answering(self) -> None:
         """Answer no request and cut all watches, until ``resume_answering``."""
         self._is_down = True
@@ -264,6 +285,16 @@ class Wire:
         async def cut() -> None:
             for stream in list(self._streams):
                 stream.cut()
+
+        self._call(cut())
+
+    def cut_connections(self) -> None:
+        """Close all connections at once, idle ones included."""
+
+        async def cut() -> None:
+            for connection in self._server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
 
         self._call(cut())
 
@@ -317,9 +348,14 @@ class Wire:
             connector=TCPConnector(ssl=self._tls, limit=0), timeout=ClientTimeout(total=None), auto_decompress=False
         )
         # Without handler_cancellation, the handler of a watch would not end when its client disconnects.
-        self._runner = web.ServerRunner(web.Server(self._answer, handler_cancellation=True))
+        self._server = web.Server(self._answer, handler_cancellation=True)
+        self._runner = web.ServerRunner(self._server)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.2)
+        context = None
+        if self._certificate:
+            with tempfile.TemporaryDirectory() as folder:
+                context = tls.server_context(self._certificate, self._key, Path(folder))
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.2, ssl_context=context)
         await site.start()
         return int(self._runner.addresses[0][1])
 
@@ -355,7 +391,7 @@ class Wire:
         headers = {key: value for key, value in http_request.headers.items() if key.lower() not in _HOP}
         if self._token:
             headers.setdefault("Authorization", f"Bearer {self._token}")
-        url = f"{self._server}{http_request.raw_path}"
+        url = f"{self._address}{http_request.raw_path}"
         skip = ("Accept-Encoding", "User-Agent", "Content-Type")
         async with self._client.request(
             http_request.method, url, headers=headers, data=request.body or None, skip_auto_headers=skip
@@ -426,8 +462,6 @@ def tls_context(cluster: Object) -> ssl.SSLContext | bool:
         return True
     data = cluster.get("certificate-authority-data")
     if data:
-        import base64
-
         return ssl.create_default_context(cadata=base64.b64decode(data).decode())
     return ssl.create_default_context(cafile=cluster["certificate-authority"])
 
@@ -455,6 +489,8 @@ def _hang_up(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def _error(fault: Fault) -> web.StreamResponse:
+    if fault.body:
+        return web.Response(status=fault.code, body=fault.body)
     status = {"kind": "Status", "status": "Failure", "code": fault.code, "message": "a fault of the wire"}
     headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
     return web.json_response(status, status=fault.code, headers=headers)

@@ -16,6 +16,7 @@ SECONDS = {
     "test_doctor.py": 230,
     "test_faults.py": 235,
     "test_faults_daemons.py": 700,
+    "test_faults_refusals.py": 340,
     "test_faults_wire.py": 340,
     "test_federation.py": 865,
     "test_forged.py": 90,
