@@ -91,13 +91,14 @@ class Diagnosis:
 
 # Waiting reasons of a container that, if they last, mean that it will not start. Source: nvflare 2.9, k8s_launcher.py,
 # _PENDING_FAILURE_WAITING_REASONS, where each fails the job at once, plus ImageInspectError, the waiting reason that
-# goes with its event InspectFailed. CrashLoopBackOff is left out: with restartPolicy Never the kubelet starts only
-# sidecars again. So is its rule that a pod of phase Unknown has failed: kubelets no longer set that phase, and it
-# proves no end.
+# goes with its event InspectFailed, and what a runtime may report instead of ErrImagePull (the CRI's errors.go).
+# CrashLoopBackOff is left out: with restartPolicy Never the kubelet starts only sidecars again. So is its rule that a
+# pod of phase Unknown has failed: kubelets no longer set that phase, and it proves no end.
 WAITING_REASONS = {
     "ErrImagePull": Reason.IMAGE,
     "ErrImageNeverPull": Reason.IMAGE,
     "ImagePullBackOff": Reason.IMAGE,
+    "RegistryUnavailable": Reason.IMAGE,
     "InvalidImageName": Reason.IMAGE,
     "ImageInspectError": Reason.IMAGE,
     "SignatureValidationFailed": Reason.IMAGE,
@@ -105,7 +106,7 @@ WAITING_REASONS = {
     "CreateContainerError": Reason.CONTAINER,
     "RunContainerError": Reason.CONTAINER,
 }
-_PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff"})
+_PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 
 
 class PatienceRow(NamedTuple):
@@ -137,10 +138,10 @@ PATIENCE = (
     ),
     PatienceRow(
         # After a create that timed out, containerd keeps the container's name for a while.
-        re.compile(r"time-?out|timed out|deadline ?exceeded|is reserved for", re.IGNORECASE),
+        re.compile(r"time-?out|timed out|deadline ?exceeded|is reserved for|Registry ?Unavailable", re.IGNORECASE),
         60.0,
-        "`timeout`, `timed out`, `deadline exceeded`, `is reserved for`",
-        "The registry, the container runtime or a disk is slow.",
+        "`timeout`, `timed out`, `deadline exceeded`, `is reserved for`, `RegistryUnavailable`",
+        "The registry, the container runtime or a disk is slow or away.",
     ),
     PatienceRow(
         re.compile(r"failed to sync \w+ cache|object .* not registered", re.IGNORECASE),
@@ -222,7 +223,8 @@ _TAINT = re.compile(r"untolerated taint|node\(s\) were unschedulable|no nodes av
 _SHORTAGE = re.compile(
     r"\binsufficient\s+[a-z0-9]"
     r"|\btoo many pods\b"
-    r"|\bcannot allocate all claims\b|\bresourceclaim in use\b|\bresourceclaim not available on the node\b"
+    r"|\bcannot (?:allocate all claims|schedule extended resource claim|fit resource)\b"
+    r"|\btimed out trying to allocate devices\b|\bresourceclaim (?:in use|not available on the node)\b"
     r"|\bnode\(s\) exceed max volume count\b"
     r"|\bnode\(s\) did not have enough free storage\b"
     r"|\bnode\(s\) didn't have free ports\b",

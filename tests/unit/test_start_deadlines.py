@@ -67,6 +67,8 @@ PATIENCE = [
     ("ErrImagePull", "unexpected status code 429 Too Many Requests", 60.0),
     ("ImagePullBackOff", 'Back-off pulling image "x": ErrImagePull: unexpected status: 429', 60.0),
     ("ErrImagePull", "pull QPS exceeded", 60.0),
+    ("RegistryUnavailable", "image pull failed for x because the registry is unavailable", 60.0),
+    ("ImagePullBackOff", 'Back-off pulling image "x": RegistryUnavailable: the registry is unavailable', 60.0),
     ("ErrImagePull", "dial tcp 10.0.0.1:443: i/o timeout", 60.0),
     ("ErrImagePull", "net/http: TLS handshake timeout", 60.0),
     ("ErrImagePull", "rpc error: code = DeadlineExceeded desc = context deadline exceeded", 60.0),
