@@ -155,10 +155,10 @@ class Connections:
 
     def _renew_in_background(self, reason: str) -> None:
         with self._lock:
-            is_due = self._load is None and self._clock() >= self._renewed_at + RENEWAL_INTERVAL_SECONDS
-            if not is_due:
+            now = self._clock()
+            if self._is_loading(now) or now < self._renewed_at + RENEWAL_INTERVAL_SECONDS:
                 return
-            self._renewed_at = self._clock()
+            self._renewed_at = now
         _log.info("Kubernetes configuration is loaded again: %s", reason)
         with contextlib.suppress(_TooOftenError):
             self._join(self._connection)
@@ -183,20 +183,22 @@ class Connections:
             if self._connection is not unusable and self._connection is not None:
                 return self._connection
             now = self._clock()
-            if self._load is not None:
-                if not self._is_stuck(self._load, now):
-                    return self._load
-                self._stuck_loads += 1
+            if self._load is not None and self._is_loading(now):
+                return self._load
             if len(self._starts) == MAX_LOADS and now < self._starts[0] + LOAD_WINDOW_SECONDS:
                 raise _TooOftenError(_unusable(self._last_error)) from self._last_error
+            self._stuck_loads += self._load is not None
             self._starts.append(now)
             load = self._load = _Load(now)
         self._begin(load)
         return load
 
-    def _is_stuck(self, load: _Load, now: float) -> bool:
-        # A command's plugin may wait for a person.
-        return self._max_wait is not None and now >= load.began_at + _STUCK_AFTER.seconds(self._stuck_loads + 1)
+    def _is_loading(self, now: float) -> bool:
+        """Return whether a load is in flight that is not to be given up."""
+        if self._load is None:
+            return False
+        is_stuck = now >= self._load.began_at + _STUCK_AFTER.seconds(self._stuck_loads + 1)
+        return self._max_wait is None or not is_stuck  # a command's plugin may wait for a person
 
     def _begin(self, load: _Load) -> None:
         if self._max_wait is None:

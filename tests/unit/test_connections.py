@@ -370,15 +370,17 @@ def test_single_failures_load_nothing(tmp_path: Path, plugin: Plugin) -> None:
 class Loader:
     """A loader that blocks until it is released, on a clock that the test sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks_at: int = 1) -> None:
         self.now = 0.0
         self.calls = 0
+        self.blocks_at = blocks_at
+        """The number of the call that blocks."""
         self.go_on = threading.Event()
 
     def load(self) -> Any:
         self.calls += 1
         number = self.calls
-        if number == 1:
+        if number == self.blocks_at:
             self.go_on.wait(PROMPT)
         return Configuration(host=f"http://127.0.0.1:{number}")
 
@@ -400,6 +402,20 @@ def test_a_load_that_never_ends_is_given_up() -> None:
     time.sleep(0.1)
     assert made.current() is newer
     assert loader.calls == 2
+
+
+def test_a_renewal_that_never_ends_is_given_up() -> None:
+    loader = Loader(blocks_at=2)
+    made = loader.connections()
+    first = made.current()
+    for loader.now in (1.0, 2.0, 3.0, 80.0, 100.0):
+        made.on_no_answer()
+    deadline = time.monotonic() + PROMPT
+    while made.current() is first:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    loader.go_on.set()
+    assert loader.calls == 3
 
 
 def test_a_thread_that_cannot_start_is_a_load_error(monkeypatch: pytest.MonkeyPatch) -> None:
