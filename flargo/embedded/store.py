@@ -270,10 +270,13 @@ class Store:
 
     def _update(self, key: Key, item: Object, preconditions: Mapping[str, Any], *, dry_run: bool) -> Object:
         current = self.get(key)["metadata"]
-        for field in ("uid", "resourceVersion"):
-            if preconditions.get(field) not in {None, "", current[field]}:
-                problem = "the object has been modified; please apply your changes to the latest version and try again"
-                raise _conflict(key, problem)
+        uid, version = preconditions.get("uid"), preconditions.get("resourceVersion")
+        if uid not in {None, "", current["uid"]}:
+            problem = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {current['uid']}"
+            raise _conflict(key, problem)
+        if version not in {None, "", current["resourceVersion"]}:
+            problem = "the object has been modified; please apply your changes to the latest version and try again"
+            raise _conflict(key, problem)
         immutable = (
             "name",
             "namespace",

@@ -5,7 +5,8 @@ Also where credentials hang, and where the API server is never reached or has mo
 
 import json
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,12 @@ from typing import Any
 import pytest
 from kubernetes.config import kube_config
 
+from flargo.cluster.api import Api, Kind
+from flargo.cluster.client_config import config_loader
+from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.status.reasons import Reason
+from flargo.terms import Label, Uid
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.faults.wire import FOREVER, NOTICE_SECONDS, STEPS
 from tests.harness.scenarios import Scenarios, Together
@@ -53,6 +59,50 @@ def together(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Toget
     """The module's running scenarios."""
     with Together(scenario, request, cluster) as running:
         yield running
+
+
+# --- the API server's own errors
+
+
+@scenario
+def errors_have_their_meanings(cluster: Cluster) -> None:
+    """Statuses, reasons and messages are the server's; the table of meanings must know them."""
+    api = Api(config_loader(str(cluster.target.launcher_kubeconfig)), cluster.target.namespace)
+    with Site(cluster) as site:
+        job = site.launch(EXITS_ON_REQUEST).expect_running()
+        for request, meaning in _refused_requests(api, site, job):
+            with pytest.raises(ApiError) as error:
+                request()
+            assert error.value.meaning is meaning, error.value
+        job.exit_program(0)
+        job.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
+        job.expect_nothing_left()
+
+
+def _refused_requests(api: Api, site: Site, job: Job) -> Iterator[tuple[Callable[[], object], Meaning]]:
+    """Yield requests, each with the meaning of the error that it must get."""
+    other, missing = Uid(str(uuid.uuid4())), "not-there"
+    name = f"meaning-{other}"
+    meta = {"name": name, "labels": {str(Label.FEDERATION): site.federation}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta}
+    first_version = api.create(Kind.SECRET, secret)
+    api.merge(Kind.SECRET, name, {"metadata": {"annotations": {"a": "b"}}})
+    yield lambda: api.create(Kind.SECRET, secret), Meaning.EXISTS
+    yield lambda: api.replace(Kind.SECRET, first_version), Meaning.CONFLICT
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "Not Valid"}, "spec": {}}
+    yield lambda: api.create(Kind.WORKFLOW, workflow), Meaning.INVALID
+
+    yield lambda: api.get(Kind.SECRET, missing), Meaning.NOT_FOUND
+    yield lambda: api.delete(Kind.WORKFLOW, missing, other), Meaning.NOT_FOUND
+    yield lambda: api.merge(Kind.WORKFLOW, missing, {"metadata": {"uid": other}}), Meaning.NOT_FOUND
+
+    pod = job.pod["metadata"]["name"]
+    yield lambda: api.merge(Kind.WORKFLOW, job.name, {"metadata": {"uid": other}}), Meaning.PRECONDITION_FAILED
+    yield lambda: api.delete(Kind.WORKFLOW, job.name, other), Meaning.PRECONDITION_FAILED
+    yield lambda: api.delete(Kind.POD, pod, other), Meaning.PRECONDITION_FAILED
+    yield lambda: api.delete(Kind.SECRET, name, other), Meaning.PRECONDITION_FAILED
+    replacement = {**secret, "metadata": {**meta, "uid": other}}
+    yield lambda: api.replace(Kind.SECRET, replacement), Meaning.PRECONDITION_FAILED
 
 
 # --- refusals that pass
