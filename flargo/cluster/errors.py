@@ -63,11 +63,16 @@ def error_from(verb: str, what: str, status: int, content: Any, retry_after: flo
     reason, message = (_text(body.get(key)) for key in ("reason", "message"))
     error = ApiError(verb, what, status, reason if is_status else "", message, retry_after)
     if error.meaning is Meaning.AWAY:
-        return replace(error, message=": ".join(filter(None, (_NOT_KUBERNETES, message))))
+        explanation = _NOT_SERVED if status == HTTPStatus.NOT_FOUND else _NOT_KUBERNETES
+        return replace(error, message=": ".join(filter(None, (explanation, message))))
     return error
 
 
 _NOT_KUBERNETES = "this is no answer of the API server; a gateway in front of it may have answered"
+_NOT_SERVED = (
+    "nothing is served at this path; a gateway in front of the API server may have answered, or an API is missing "
+    "(is Argo Workflows installed?)"
+)
 
 
 def _text(value: Any) -> str:

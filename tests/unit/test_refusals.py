@@ -224,5 +224,6 @@ def test_messages_name_the_gateway(server: KubernetesApi) -> None:
     with pytest.raises(ApiError) as error:
         client(server).get(Kind.WORKFLOW, "w")
     assert "404 Not Found" in str(error.value)
-    assert "no answer of the API server" in str(error.value)
+    assert "gateway" in str(error.value)
+    assert "Argo Workflows" in str(error.value)
     assert "secret page" not in json.dumps(str(error.value))
