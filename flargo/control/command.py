@@ -1,10 +1,29 @@
 """A command: one request to the API server that the Reconciler asks for, with all that performing it requires."""
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from flargo.status.job_state import Action
+from flargo.job.names import credentials_secret
+from flargo.status.job_state import Action, ActionKind, JobState
 from flargo.status.reasons import Reason
+from flargo.status.verdict import IMPOSED_ENDS
 from flargo.terms import Uid
+
+MOST_URGENT_FIRST = (
+    ActionKind.DELETE_POD,
+    ActionKind.CONFIRM,
+    ActionKind.SHUTDOWN,
+    ActionKind.DELETE_WORKFLOW,
+    ActionKind.RESUME,
+    ActionKind.RELEASE,
+    ActionKind.LIST_EVENTS,
+    ActionKind.TOUCH,
+    ActionKind.DELETE_SECRET,
+    ActionKind.MARK_CLEARED,
+)
+"""The kinds of commands by urgency: what ends a program and gives a verdict, then the rest of an end, housekeeping."""
+PRIORITIES = MappingProxyType({kind: priority for priority, kind in enumerate(MOST_URGENT_FIRST)})
+"""The place of each kind in the order of urgency; 0 is the most urgent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +57,37 @@ class Command:
         """Return the uid of the Workflow or pod that the request must reach, and no other object of the same name."""
         assert self.action.uid is not None, self.action
         return self.action.uid
+
+
+def build_command(
+    key: str, state: JobState, action: Action, *, revision: int = 0, workflow_uid: Uid | None = None
+) -> Command:
+    """Return the command that performs an action of a job; for the arguments see the command's fields."""
+    is_about_pod = action.kind in {ActionKind.DELETE_POD, ActionKind.LIST_EVENTS}
+    pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in state.observation.pods}
+    end_reason, detail = _end_reason(state)
+    return Command(
+        key,
+        state.name,
+        action,
+        credentials_secret(state.name, state.attempt),
+        state.attempt,
+        pods.get(action.uid, "") if is_about_pod else "",
+        state.grace,
+        end_reason=end_reason,
+        detail=detail,
+        revision=revision,
+        workflow_uid=workflow_uid,
+    )
+
+
+def _end_reason(state: JobState) -> tuple[Reason | None, str]:
+    """Return the reason and the detail that the verdict on a job that is being ended will have (verdict.decide)."""
+    if state.verdict is not None:
+        return state.verdict.reason, state.verdict.detail
+    if state.cause is not None:
+        return state.cause.value, ""
+    if state.end_diagnosis is None:
+        return None, ""
+    is_success = state.observation.has_results and state.end_diagnosis.reason in IMPOSED_ENDS
+    return Reason.SUCCEEDED if is_success else state.end_diagnosis.reason, state.end_diagnosis.detail

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import MappingProxyType
 
-from flargo.control.command import Command
+from flargo.control.command import MOST_URGENT_FIRST, Command
 from flargo.control.inputs import CommandDone, SiteInput
 from flargo.control.workers import Workers
 from flargo.status.job_state import Action, ActionKind
@@ -26,13 +26,12 @@ LIMITS = MappingProxyType(
         ActionKind.LIST_EVENTS: 3,
         ActionKind.TOUCH: 2,
         ActionKind.DELETE_SECRET: 2,
+        ActionKind.MARK_CLEARED: 1,
     }
 )
-"""The most urgent kinds first: the number of commands of each kind that are performed at the same time."""
+"""The number of commands of each kind that are performed at the same time."""
 MAX_WORKERS = sum(LIMITS.values())
 """Threads if every kind has as many commands as it may. Where the system allows fewer, the most urgent come first."""
-PRIORITIES = MappingProxyType({kind: priority for priority, kind in enumerate(LIMITS)})
-"""The place of each kind in the order of urgency; 0 is the most urgent."""
 _log = logging.getLogger(__name__)
 _Id = tuple[str, str, Action]
 
@@ -52,7 +51,7 @@ class CommandQueue:
         self._perform = perform
         self._on_result = on_result
         self._lock = threading.Lock()
-        self._queued: dict[ActionKind, dict[_Id, Command]] = {kind: {} for kind in LIMITS}
+        self._queued: dict[ActionKind, dict[_Id, Command]] = {kind: {} for kind in MOST_URGENT_FIRST}
         self._busy: Counter[ActionKind] = Counter()
         self._workers = Workers(MAX_WORKERS, "flargo-perform")
 

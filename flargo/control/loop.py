@@ -32,13 +32,14 @@ from flargo.control.launched_job import LaunchedJob
 from flargo.control.meter import Meter, NullMeter, Snapshot, take_snapshot
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.control.perform import Performer
-from flargo.control.reconciler import Reconciler, Result
+from flargo.control.reconciler import Reconciler
+from flargo.control.result import Result
 from flargo.control.submit import SubmitError, Submitter
 from flargo.control.timers import Timers
 from flargo.control.workers import Workers
 from flargo.status.job_state import JobState, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason, ReturnCode
-from flargo.status.verdict import Cause, Verdict
+from flargo.status.verdict import UNFOLLOWED, Cause, Verdict
 from flargo.status.views import strip_unused_fields
 from flargo.terms import MAIN_CONTAINER, Object, Plan
 
@@ -273,6 +274,8 @@ class Loop:
             result = Result()
         for command in result.commands:
             self._commands.put(command)
+        for notice in result.notices:
+            _log.log(logging.WARNING if notice.is_warning else logging.INFO, "%s", notice.text)
         for state in result.states:
             try:
                 self._publish(state)
@@ -319,9 +322,7 @@ class Loop:
 
     def _publish(self, state: JobState) -> None:
         """Pass a job's new state on to its LaunchedJob, and its verdict to a reporter."""
-        if state.cause is Cause.ORPHANED:
-            if state.is_cleared:
-                _log.warning("%s: Workflow left behind by another run of this FLARE parent was ended", state.name)
+        if state.cause in UNFOLLOWED:
             return
         job = self._jobs.get(state.name)
         if job is None:

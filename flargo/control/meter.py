@@ -13,7 +13,7 @@ from typing import Protocol
 from flargo.cluster.api import Kind
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
-from flargo.status.verdict import Cause, Verdict
+from flargo.status.verdict import UNFOLLOWED, Verdict
 
 
 class Meter(Protocol):
@@ -76,7 +76,7 @@ class Snapshot:
 def take_snapshot(states: Iterable[JobState], watch_silence: Mapping[Kind, float], queued_inputs: int) -> Snapshot:
     """Return the numbers that follow from the jobs' states, with the given silence and queue length."""
     states = tuple(states)
-    launched = [state for state in states if state.cause is not Cause.ORPHANED]
+    launched = [state for state in states if state.cause not in UNFOLLOWED]
     kills_outstanding = sum(
         state.pod_deleted_at < math.inf and any(not pod.is_main_done for pod in state.observation.pods)
         for state in states

@@ -44,7 +44,8 @@ class Performer:
             ok = error.meaning in _COME_TRUE
             if not ok:
                 # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
-                level = logging.DEBUG if self.is_watch_lost() else logging.WARNING
+                is_quiet = self.is_watch_lost() or command.action.kind is ActionKind.MARK_CLEARED
+                level = logging.DEBUG if is_quiet else logging.WARNING
                 _log.log(level, "%s: failed to %s: %s", command.name, command.action.kind.value, error)
             unanswered = () if error.meaning not in NO_CONTACT else (Unanswered(command, began_at),)
             return (*unanswered, CommandDone(command, ok))
@@ -61,6 +62,13 @@ class Performer:
                 about_pod = f"involvedObject.kind=Pod,involvedObject.name={command.pod_name}"
                 events, _ = self.api.list(Kind.EVENT, fields=about_pod)
                 return PodEventsRead(command, tuple(events))
+            case _:
+                self._write(command)
+                return CommandDone(command, ok=True)
+
+    def _write(self, command: Command) -> None:
+        """Send the request of a command that changes or deletes an object."""
+        match command.action.kind:
             case ActionKind.RELEASE:
                 self.api.merge(Kind.WORKFLOW, command.name, release_patch(command.object_uid))
             case ActionKind.RESUME:
@@ -71,13 +79,17 @@ class Performer:
                 annotations = {Annotation.NUDGED.value: str(time.time())}
                 patch: Object = {"metadata": {"uid": command.action.uid, "annotations": annotations}}
                 self.api.merge(Kind.WORKFLOW, command.name, patch)
+            case ActionKind.MARK_CLEARED:
+                note: Object = {"metadata": {"uid": command.object_uid, "annotations": {Annotation.CLEARED: "true"}}}
+                self.api.merge(Kind.WORKFLOW, command.name, note)
             case ActionKind.DELETE_WORKFLOW:
                 self.api.delete(Kind.WORKFLOW, command.name, command.object_uid)
             case ActionKind.DELETE_POD:
                 self.api.delete(Kind.POD, command.pod_name, command.object_uid, command.grace)
             case ActionKind.DELETE_SECRET:
                 self._delete_secret(command)
-        return CommandDone(command, ok=True)
+            case ActionKind.CONFIRM | ActionKind.LIST_EVENTS:
+                raise AssertionError(command.action)
 
     def _read_objects(self, command: Command) -> ObjectsRead:
         """Read a Workflow, which need not exist, and its pods."""

@@ -6,14 +6,16 @@ for flargo.control.loop.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 from flargo.cluster.api import Kind
+from flargo.control.adoption import Decision, decide
+from flargo.control.budget import Budget
+from flargo.control.cleaning import Cleaning
 from flargo.control.clocks import Clocks
-from flargo.control.command import Command
+from flargo.control.command import Command, build_command
 from flargo.control.inputs import (
     Admitted,
     Changed,
@@ -29,10 +31,13 @@ from flargo.control.inputs import (
     WatchLost,
     WorkflowCreated,
 )
+from flargo.control.latest_views import SitePods, View, argo_status, merge_pod, merge_workflow, reuse_view
+from flargo.control.result import Notice, Result, merge_results
 from flargo.control.timers import Timers
-from flargo.job.names import credentials_secret
+from flargo.status import retries
 from flargo.status.fields import OnParseError, parse_each
 from flargo.status.job_state import (
+    CONFIRM,
     Action,
     ActionDone,
     ActionKind,
@@ -44,32 +49,21 @@ from flargo.status.job_state import (
 )
 from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.reconcile import reconcile
-from flargo.status.verdict import IMPOSED_ENDS, Cause, Verdict
+from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import (
     Observation,
     PodView,
     WorkflowView,
     event_view,
     pod_view,
-    resource_version,
-    uid_of,
     workflow_view,
 )
 from flargo.terms import Object, StartTimeouts, Uid
 
-View = TypeVar("View", WorkflowView, PodView)
 _DEFECT_RETRY_SECONDS = 30.0
 """Seconds after which a job is reconciled again whose reconciliation has raised an exception."""
 _MIN_REQUEUE_SECONDS = 0.2
 """Minimum seconds between two ticks of a job: while the healthy clock stands still, a deadline comes no closer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Result of one input: the commands to perform, and the states that have changed."""
-
-    commands: tuple[Command, ...] = ()
-    states: tuple[JobState, ...] = ()
 
 
 @dataclass(slots=True)
@@ -83,6 +77,8 @@ class _Tracked:
     """The uid of the job's Workflow, once that was observed. Only pods that this Workflow owns belong to the job."""
     revision: int = 0
     """The number of changes that the watches have delivered."""
+    sent: set[Action] = field(default_factory=set)
+    """The actions that were sent at least once; not fresh reads, since a change of the objects asks for a new one."""
 
 
 class Reconciler:
@@ -103,7 +99,8 @@ class Reconciler:
         Args:
             has_results: returns whether the results of a Workflow's job have reached the parent; does no I/O.
             now: the current time, in seconds on a monotonic clock.
-            epoch: the epoch of this run of the parent. The site's Workflows of other epochs are orphans, and are ended.
+            epoch: the epoch of this run of the parent. The site's Workflows that no launch of this run follows are
+                orphans, and are ended (flargo.control.adoption); empty: none is.
             grace: seconds between SIGTERM and SIGKILL for orphans.
             on_parse_error: called with each object that could not be parsed and is skipped; does no I/O.
             on_job_error: called with a Workflow's name and the exception that reconciling its job has raised.
@@ -120,10 +117,14 @@ class Reconciler:
         self._tracked: dict[str, _Tracked] = {}
         self._orphans: dict[str, set[str]] = {}
         """The keys of orphans by their Workflows' names."""
-        self._finished_orphans: set[str] = set()
-        """The uids of other runs' Workflows that still exist but need no more actions."""
-        self._unmatched_workflows: tuple[WorkflowView, ...] = ()
-        """Workflows that were listed before the pods; they are checked for orphans once the pods are listed."""
+        self._forgotten: dict[str, float] = {}
+        """The uids of Workflows that were followed and need no more actions, each with its version at that time, which
+        is infinite if it was deleted."""
+        self._unmatched: dict[str, WorkflowView] = {}
+        """The Workflows, by uid, that nobody followed when the pods were not known."""
+        self._cleaning = Cleaning()
+        self._pods = SitePods()
+        self._budget = Budget(now)
         self._clocks = Clocks(now)
         self._timers = Timers()
 
@@ -154,7 +155,7 @@ class Reconciler:
             input_: what happened.
             now: the current time, in seconds on a monotonic clock.
         """
-        result = self._dispatch(input_, now)
+        result = merge_results((self._dispatch(input_, now), self._spend_budget(now)))
         self.on_handled(input_, result)
         return result
 
@@ -206,10 +207,11 @@ class Reconciler:
 
     def next_requeue_at(self) -> float | None:
         """Return the time at which TimePassed is due, or None if it is not."""
-        return self._timers.next_at()
+        waits = self._budget.next_token_at() if self._cleaning.has_queued else self._budget.next_at()
+        return min((at for at in (self._timers.next_at(), waits) if at is not None), default=None)
 
     def _on_time_passed(self, now: float) -> Result:
-        return _merge([self._apply(key, Tick(), now) for key in self._timers.take_due(now)])
+        return merge_results([self._apply(key, Tick(), now) for key in self._timers.take_due(now)])
 
     # --- inputs about launches
 
@@ -224,8 +226,8 @@ class Reconciler:
         if tracked is None:
             return Result()
         self._clocks.note_contact(now)
-        return _merge(
-            self._update_views(created.name, _merge_workflow(tracked.workflow, view, deleted=False), tracked.pods, now)
+        return merge_results(
+            self._update_views(created.name, merge_workflow(tracked.workflow, view, deleted=False), tracked.pods, now)
             for view in self._parse([created.item], workflow_view)
         )
 
@@ -234,17 +236,15 @@ class Reconciler:
     def _on_listed(self, kind: Kind, items: Iterable[Object], now: float) -> Result:
         self._clocks.note_listed(kind, now)
         result = self._on_workflows_listed(items, now) if kind is Kind.WORKFLOW else self._on_pods_listed(items, now)
-        return _merge((result, self._reset_backoff(now)))
+        return merge_results((result, self._reset_backoff(now)))
 
     def _on_changed(self, change: Changed, now: float) -> Result:
         self._clocks.note_contact(now)
         if change.kind is Kind.WORKFLOW:
             views = self._parse([change.item], workflow_view)
-            return _merge(self._on_workflow_changed(view, now, deleted=change.deleted) for view in views)
-        return _merge(
-            self._update_views(key, tracked.workflow, _merge_pod(tracked.pods, pod, deleted=change.deleted), now)
-            for pod in self._parse([change.item], pod_view)
-            for key, tracked in self._tracked_by_name(pod.workflow_name)
+            return merge_results(self._on_workflow_changed(view, now, deleted=change.deleted) for view in views)
+        return merge_results(
+            self._on_pod_changed(pod, now, deleted=change.deleted) for pod in self._parse([change.item], pod_view)
         )
 
     # --- results of commands
@@ -272,6 +272,7 @@ class Reconciler:
             return self._apply(command.key, ActionDone(command.action, ok=False), now)
         tracked.workflow = workflow_views[0] if workflow_views else None
         tracked.pods = tuple(sorted(pod_views, key=lambda pod: pod.name))
+        self._pods.replace(tracked.state.name, tracked.pods)
         return self._apply(command.key, Observed(self._observe(tracked, is_fresh=True)), now)
 
     def _find(self, key: str, attempt: str) -> _Tracked | None:
@@ -288,40 +289,47 @@ class Reconciler:
         latest = {
             tracked.workflow.uid: tracked.workflow for tracked in self._tracked.values() if tracked.workflow is not None
         }
-        parse = partial(_reuse_view, latest=latest, view=workflow_view)
+        parse = partial(reuse_view, latest=latest, view=workflow_view)
         views = {view.name: view for view in self._parse(items, parse)}
-        self._finished_orphans &= {view.uid for view in views.values()}
-        results: list[Result] = []
-        if Kind.POD in self._clocks.synced:
-            results += [self._track_orphan(view, now) for view in views.values()]
-        else:
-            self._unmatched_workflows = tuple(views.values())
+        uids = {view.uid for view in views.values()}
+        self._forgotten = {uid: version for uid, version in self._forgotten.items() if uid in uids}
+        self._unmatched.clear()
+        self._cleaning.keep(uids)
+        results = [self._consider(view, now) for view in views.values()]
         results += [
             self._update_views(key, views.get(tracked.state.name), tracked.pods, now, after_relist=True)
             for key, tracked in list(self._tracked.items())
         ]
-        return _merge(results)
+        return merge_results(results)
 
     def _on_pods_listed(self, items: Iterable[Object], now: float) -> Result:
-        pods: dict[str, list[PodView]] = {}
-        latest = {pod.uid: pod for tracked in self._tracked.values() for pod in tracked.pods}
-        for pod in self._parse(items, partial(_reuse_view, latest=latest, view=pod_view)):
-            pods.setdefault(pod.workflow_name, []).append(pod)
-        workflows, self._unmatched_workflows = self._unmatched_workflows, ()
-        results = [self._track_orphan(view, now, tuple(pods.get(view.name, ()))) for view in workflows]
+        self._pods.replace_all(self._parse(items, partial(reuse_view, latest=self._pods.by_uid(), view=pod_view)))
+        workflows, self._unmatched = self._unmatched, {}
+        results = [self._consider(view, now) for view in workflows.values()]
         results += [
-            self._update_views(key, tracked.workflow, tuple(pods.get(tracked.state.name, ())), now, after_relist=True)
+            self._update_views(key, tracked.workflow, self._pods.of(tracked.state.name), now, after_relist=True)
             for key, tracked in list(self._tracked.items())
         ]
-        return _merge(results)
+        return merge_results(results)
 
     def _on_workflow_changed(self, view: WorkflowView, now: float, *, deleted: bool) -> Result:
-        orphan = Result() if deleted else self._track_orphan(view, now)
+        if deleted:
+            self._forgotten[view.uid] = math.inf
+            self._unmatched.pop(view.uid, None)
+            self._cleaning.unqueue(view.uid)
+        orphan = Result() if deleted else self._consider(view, now)
         updates = (
-            self._update_views(key, _merge_workflow(tracked.workflow, view, deleted=deleted), tracked.pods, now)
+            self._update_views(key, merge_workflow(tracked.workflow, view, deleted=deleted), tracked.pods, now)
             for key, tracked in self._tracked_by_name(view.name)
         )
-        return _merge((orphan, *updates))
+        return merge_results((orphan, *updates))
+
+    def _on_pod_changed(self, pod: PodView, now: float, *, deleted: bool) -> Result:
+        self._pods.change(pod, deleted=deleted)
+        return merge_results(
+            self._update_views(key, tracked.workflow, merge_pod(tracked.pods, pod, deleted=deleted), now)
+            for key, tracked in self._tracked_by_name(pod.workflow_name)
+        )
 
     def _parse(self, items: Iterable[Object], view: Callable[[Object], View]) -> Iterator[View]:
         return parse_each(items, view, self._on_parse_error)
@@ -339,47 +347,82 @@ class Reconciler:
             if state.retries != tracked.state.retries:
                 tracked.state = state
                 keys.append(key)
-        return _merge([self._apply(key, Tick(), now) for key in keys])
+        return merge_results([self._apply(key, Tick(), now) for key in keys])
 
-    def _track_orphan(self, view: WorkflowView, now: float, pods: tuple[PodView, ...] | None = None) -> Result:
-        """Track a Workflow that no launch of this parent follows, so that it is ended.
+    # --- Workflows that no launch follows
 
-        Another run of the parent left it, or it was created by a request of this run whose launch had failed already.
-
-        Args:
-            view: the Workflow.
-            now: the current time.
-            pods: the Workflow's pods, if they are known. If everything has ended, only the Secret has to be deleted.
-        """
+    def _consider(self, view: WorkflowView, now: float) -> Result:
+        """Decide what happens to a Workflow of the site; if nobody follows it and it is not over, begin to end it."""
         launched = self._tracked.get(view.name)
-        is_tracked = (launched is not None and launched.state.attempt == view.attempt) or view.uid in self._tracked
-        is_tracked = is_tracked or view.uid in self._finished_orphans
-        is_orphan = view.parent != self._epoch or (view.suspended and not view.is_completed)
-        if not self._epoch or not view.parent or not view.name or is_tracked or not is_orphan:
+        is_followed = view.uid in self._tracked or (launched is not None and _is_launched_as(view, launched))
+        decision = decide(
+            view,
+            self._pods.owned_by(view),
+            self._epoch,
+            is_followed=is_followed,
+            forgotten_at=self._forgotten.get(view.uid),
+        )
+        if decision in {Decision.FOLLOWED, Decision.OVER}:
             return Result()
-        has_ended = pods is not None and view.is_over and all(pod.is_terminal for pod in pods)
-        orphan = _Tracked(self._orphan_state(view, now, has_ended=has_ended), view, pods or ())
-        self._tracked[view.uid] = orphan
-        self._orphans.setdefault(view.name, set()).add(view.uid)
-        return self._apply(view.uid, Observed(self._observe(orphan)), now)
+        if Kind.POD not in self._clocks.synced:
+            self._unmatched[view.uid] = view
+            return Result()
+        if decision is Decision.CLEAN:
+            self._cleaning.queue(view)
+            return Result()
+        self._cleaning.unqueue(view.uid)
+        notice = Notice(f"{view.name}: no launch of this FLARE parent follows this Workflow; ending it")
+        return merge_results((Result(notices=(notice,)), self._track_orphan(view, now)))
 
-    def _orphan_state(self, view: WorkflowView, now: float, *, has_ended: bool) -> JobState:
+    def _track_orphan(self, view: WorkflowView, now: float, *, is_over: bool = False) -> Result:
+        """Track a Workflow that no launch follows. If it is over (``is_over``), only its Secret is deleted."""
         healthy = self._clocks.advance(now).healthy
-        return JobState(
+        state = JobState(
             view.name,
             view.attempt,
             StartTimeouts(),
             self._grace,
             created_at=healthy,
             is_submitting=False,
-            cause=Cause.ORPHANED,
+            cause=Cause.NOT_LAUNCHED if view.parent == self._epoch else Cause.ORPHANED,
             stage_since=healthy,
-            verdict=Verdict(Reason.ORPHANED, int(ReturnCode.LOST)) if has_ended else None,
-            verdict_at=healthy if has_ended else math.inf,
-            confirmed_gone=has_ended,
+            verdict=Verdict(Reason.ORPHANED, int(ReturnCode.LOST)) if is_over else None,
+            verdict_at=healthy if is_over else math.inf,
+            confirmed_gone=is_over,
             # The Secret's name contains the launch's id. Without an id, no Secret can be identified as its own.
             secret_deleted=not view.attempt,
         )
+        self._tracked[view.uid] = orphan = _Tracked(state, view, self._pods.of(view.name))
+        self._orphans.setdefault(view.name, set()).add(view.uid)
+        return self._apply(view.uid, Observed(self._observe(orphan)), now)
+
+    # --- the budget
+
+    def _spend_budget(self, now: float) -> Result:
+        """Send what has waited for a token, then clean up after finished Workflows with what is left."""
+        results = [self._send_held(key, action, now) for key, action in self._budget.take_ready(now)]
+        while self._cleaning.has_queued and self._budget.take_token(now):
+            view = self._cleaning.begin_next()
+            if view.uid not in self._tracked:
+                results.append(self._track_orphan(view, now, is_over=True))
+        return merge_results(results)
+
+    def _send_held(self, key: str, action: Action, now: float) -> Result:
+        tracked = self._tracked[key]
+        state = tracked.state
+        tracked.state = replace(state, retries=retries.sent(state.retries, action, self._clocks.advance(now).wall))
+        others = self._apply(key, Tick(), now)
+        is_wanted = key in self._tracked and action in tracked.state.retries
+        return merge_results((Result((_command(key, tracked, action),)) if is_wanted else Result(), others))
+
+    def _may_go(self, key: str, tracked: _Tracked, action: Action, now: float) -> bool:
+        retry = tracked.state.retries[action]
+        is_repeated = action in tracked.sent or retry.tries + retry.failures > 0
+        if action.kind is not ActionKind.CONFIRM:
+            tracked.sent.add(action)
+        return self._budget.may_go(key, action, now, is_repeated=is_repeated)
+
+    # --- single jobs
 
     def _update_views(
         self,
@@ -393,6 +436,12 @@ class Reconciler:
         tracked = self._tracked[key]
         if (workflow, pods) == (tracked.workflow, tracked.pods):
             return Result()
+        if argo_status(workflow) != argo_status(tracked.workflow):
+            self._budget.note_progress(now)
+        if CONFIRM in self._budget.waiting(key):
+            # It waits as the repetition of a read that concluded nothing. A read would show something new now.
+            self._budget.withdraw(key, CONFIRM)
+            tracked.state = tracked.state.with_due(CONFIRM)
         tracked.workflow, tracked.pods = workflow, pods
         tracked.revision += 1
         return self._apply(key, Observed(self._observe(tracked, after_relist=after_relist)), now)
@@ -422,20 +471,46 @@ class Reconciler:
             self._timers.set(key, now + _DEFECT_RETRY_SECONDS)
             return Result()
         tracked.state = step.state
+        for action in self._budget.waiting(key):
+            if action not in step.state.retries:
+                self._budget.withdraw(key, action)
+        commands: list[Command] = []
+        for action in step.actions:
+            if self._may_go(key, tracked, action, now):
+                commands.append(_command(key, tracked, action))
+            else:
+                tracked.state = replace(tracked.state, retries=retries.held(tracked.state.retries, action))
         self._timers.cancel(key)
         if step.state.is_cleared:
-            self._forget(key)
-        elif step.requeue_after is not None:
+            return merge_results((Result(states=(step.state,)), self._forget(key)))
+        if step.requeue_after is not None:
             self._timers.set(key, now + max(step.requeue_after, _MIN_REQUEUE_SECONDS))
-        return Result(tuple(_command(key, tracked, action) for action in step.actions), (step.state,))
+        return Result(tuple(commands), (tracked.state,))
 
-    def _forget(self, key: str) -> None:
-        name = self._tracked.pop(key).state.name
-        if name != key:
-            self._finished_orphans.add(key)
-            self._orphans[name].discard(key)
-            if not self._orphans[name]:
-                del self._orphans[name]
+    def _forget(self, key: str) -> Result:
+        """Forget a job about which nothing is left to do, and have that noted on its Workflow, if it exists."""
+        tracked = self._tracked.pop(key)
+        self._budget.withdraw(key)
+        name, workflow = tracked.state.name, tracked.state.observation.workflow
+        if tracked.workflow_uid is not None:
+            self._forgotten[tracked.workflow_uid] = workflow.version if workflow is not None else math.inf
+        notices = self._forget_orphan(key, tracked) if name != key else ()
+        needs_mark = workflow is not None and not (workflow.cleared or workflow.deleting)
+        mark = Action(ActionKind.MARK_CLEARED, tracked.workflow_uid)
+        return Result((_command(key, tracked, mark),) if needs_mark else (), notices=notices)
+
+    def _forget_orphan(self, key: str, tracked: _Tracked) -> tuple[Notice, ...]:
+        name = tracked.state.name
+        self._orphans[name].discard(key)
+        if not self._orphans[name]:
+            del self._orphans[name]
+        if self._cleaning.finish(key):
+            count = self._cleaning.take_count()
+            text = f"{count} finished Workflows of earlier runs: credentials checked"
+            return (Notice(text),) if count else ()
+        is_left = tracked.state.cause is Cause.ORPHANED
+        what = "left behind by another run of this FLARE parent" if is_left else "that no launch of this parent follows"
+        return (Notice(f"{name}: Workflow {what} was ended", is_warning=True),)
 
 
 def _is_launched_as(workflow: WorkflowView, tracked: _Tracked) -> bool:
@@ -444,66 +519,4 @@ def _is_launched_as(workflow: WorkflowView, tracked: _Tracked) -> bool:
 
 
 def _command(key: str, tracked: _Tracked, action: Action) -> Command:
-    state = tracked.state
-    is_about_pod = action.kind in {ActionKind.DELETE_POD, ActionKind.LIST_EVENTS}
-    pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in state.observation.pods}
-    end_reason, detail = _end_reason(state)
-    return Command(
-        key,
-        state.name,
-        action,
-        credentials_secret(state.name, state.attempt),
-        state.attempt,
-        pods.get(action.uid, "") if is_about_pod else "",
-        state.grace,
-        end_reason=end_reason,
-        detail=detail,
-        revision=tracked.revision,
-        workflow_uid=tracked.workflow_uid,
-    )
-
-
-def _end_reason(state: JobState) -> tuple[Reason | None, str]:
-    """Return the reason and the detail that the verdict on a job that is being ended will have (verdict.decide)."""
-    if state.verdict is not None:
-        return state.verdict.reason, state.verdict.detail
-    if state.cause is not None:
-        return state.cause.value, ""
-    if state.end_diagnosis is None:
-        return None, ""
-    is_success = state.observation.has_results and state.end_diagnosis.reason in IMPOSED_ENDS
-    return Reason.SUCCEEDED if is_success else state.end_diagnosis.reason, state.end_diagnosis.detail
-
-
-def _reuse_view(item: Object, latest: Mapping[Uid, View], view: Callable[[Object], View]) -> View:
-    """Return the latest view of a listed object if its version is unchanged, else a new one. Lists hold thousands."""
-    existing = latest.get(uid_of(item))
-    return existing if existing is not None and existing.version == resource_version(item) != 0 else view(item)
-
-
-def _merge_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:
-    """Return the newer view of a Workflow name, or None if the Workflow was deleted."""
-    if old is not None and (new.version < old.version or (deleted and old.uid != new.uid)):
-        return old
-    return None if deleted else new
-
-
-def _merge_pod(pods: tuple[PodView, ...], new: PodView, *, deleted: bool) -> tuple[PodView, ...]:
-    """Return the pods with one of them added, updated or removed, unless the known view is newer."""
-    old = next((pod for pod in pods if pod.uid == new.uid), None)
-    if old is not None and new.version < old.version:
-        return pods
-    if deleted:
-        return tuple(pod for pod in pods if pod is not old)
-    if old is None:
-        return (*pods, new)
-    return tuple(new if pod is old else pod for pod in pods)
-
-
-def _merge(results: Iterable[Result]) -> Result:
-    commands: list[Command] = []
-    states: list[JobState] = []
-    for result in results:
-        commands += result.commands
-        states += result.states
-    return Result(tuple(commands), tuple(states))
+    return build_command(key, tracked.state, action, revision=tracked.revision, workflow_uid=tracked.workflow_uid)

@@ -259,6 +259,13 @@ OTHER_INPUTS: Final = (
         "treated as absent; no request is sent",
     ),
     TrustRule(
+        "`flargo.dev/cleared` on a Workflow",
+        Source.CLUSTER,
+        "a parent's start: whether the credentials of an earlier run's finished Workflow are looked for",
+        "any text: it is believed of a Workflow that is over and whose pods have ended, and of no other",
+        "whoever forges it keeps that job's credentials Secret on the cluster until the Workflow is deleted",
+    ),
+    TrustRule(
         "a Secret that flargo is about to delete",
         Source.CLUSTER,
         "the delete of a launch's credentials, by a parent or `flargo sweep`",

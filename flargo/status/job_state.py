@@ -42,6 +42,8 @@ class ActionKind(Enum):
     """Delete the pod with its grace period, after which the kubelet sends SIGKILL."""
     DELETE_SECRET = "delete the credentials Secret"  # noqa: S105
     """Delete the job's credentials Secret."""
+    MARK_CLEARED = "annotate the Workflow"
+    """Note on a Workflow that nothing is left to do about it, so that the parent's next run leaves it alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,11 @@ class Reason(Enum):
         ReturnCode.LOST, "Argo failed the Workflow.", "Read the message and the Workflow controller's log."
     )
     ORPHANED = Row(ReturnCode.LOST, "The FLARE parent process that launched the job died.", "Submit the job again.")
+    NOT_LAUNCHED = Row(
+        ReturnCode.LOST,
+        "No FLARE parent launched this Workflow; Argo's Retry or Resubmit, for example, did.",
+        "Submit the job to FLARE again.",
+    )
     PARENT_ENDED = Row(ReturnCode.LOST, "The FLARE parent process ended, and the job with it.", "Submit the job again.")
 
     LAUNCH_FAILED = Row(ReturnCode.NEVER_STARTED, "The job could not be submitted to the cluster.", "Read the message.")

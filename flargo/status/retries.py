@@ -4,6 +4,7 @@ Every action in flight has a time at which its result counts as lost. Without it
 thread could not be started for example, would never be derived again.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -34,6 +35,19 @@ def take_due(retries: Retries, wanted: Iterable[Action], wall: float) -> tuple[t
 def _sent(retry: Retry, wall: float) -> Retry:
     failures = retry.failures + retry.is_in_flight
     return Retry(wall + LOST_AFTER.seconds(failures + 1), retry.tries, failures, is_in_flight=True)
+
+
+def held(retries: Retries, action: Action) -> Retries:
+    """Return the retries with a due action that waits before it is sent, for however long."""
+    retry = retries[action]
+    return MappingProxyType({**retries, action: Retry(math.inf, retry.tries, retry.failures, is_in_flight=True)})
+
+
+def sent(retries: Retries, action: Action, wall: float) -> Retries:
+    """Return the retries with a held action that is sent now."""
+    retry = retries[action]
+    lost_at = wall + LOST_AFTER.seconds(retry.failures + 1)
+    return MappingProxyType({**retries, action: Retry(lost_at, retry.tries, retry.failures, is_in_flight=True)})
 
 
 def after_result(retries: Retries, action: Action, wall: float, *, ok: bool, grace: int) -> Retries:

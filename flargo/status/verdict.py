@@ -23,6 +23,8 @@ class Cause(Enum):
     """The client's heartbeat found that the server no longer runs the job."""
     ORPHANED = Reason.ORPHANED
     """The parent process that launched the job has died, and the job's tokens are void. Its next run finds the job."""
+    NOT_LAUNCHED = Reason.NOT_LAUNCHED
+    """No launch of this parent process follows the Workflow, although it looks as if this process had launched it."""
     PARENT_END = Reason.PARENT_ENDED
     """The parent process is shutting down."""
 
@@ -40,6 +42,8 @@ class Verdict:
     """The exit code of the job's program, if it is known."""
 
 
+UNFOLLOWED = frozenset({Cause.ORPHANED, Cause.NOT_LAUNCHED})
+"""The causes of Workflows that FLARE knows nothing about."""
 IMPOSED_ENDS = frozenset(
     {Reason.DISRUPTED, Reason.EVICTED, Reason.POD_DELETED, Reason.WORKFLOW_DELETED, Reason.SHUT_DOWN}
 )

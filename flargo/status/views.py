@@ -129,6 +129,8 @@ class WorkflowView:
     suspended: bool = False
     released: bool = False
     """The launch released it, so if it is suspended now, a person suspended it."""
+    cleared: bool = False
+    """flargo has noted that nothing is left to do about it. Anybody may write the annotation."""
     shutdown: str = ""
     deleting: bool = False
     has_node: bool = False
@@ -259,6 +261,7 @@ def workflow_view(item: Object) -> WorkflowView:
         message=fields.text(item, "status", "message"),
         suspended=fields.value(item, "spec", "suspend") is True,
         released=bool(fields.text(item, "metadata", "annotations", Annotation.RELEASED)),
+        cleared=bool(fields.text(item, "metadata", "annotations", Annotation.CLEARED)),
         shutdown=fields.text(item, "spec", "shutdown"),
         deleting=bool(fields.text(item, "metadata", "deletionTimestamp")),
         has_node=bool(step),

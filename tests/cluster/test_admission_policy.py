@@ -391,7 +391,13 @@ def test_foreign_objects_cannot_be_deleted(launcher: Launcher, foreign_name: str
 
 def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, job: Object, foreign_name: str) -> None:
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-    annotations = [Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL]
+    annotations = [
+        Annotation.RELEASED,
+        Annotation.NUDGED,
+        Annotation.ENDING,
+        Annotation.ENDING_DETAIL,
+        Annotation.CLEARED,
+    ]
     for key in annotations:
         assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""
     assert launcher.patch_workflow(name, {"spec": {"suspend": False}}) == ""

@@ -25,7 +25,8 @@ from flargo.control.inputs import (
     SiteInput,
     WorkflowCreated,
 )
-from flargo.control.reconciler import Reconciler, Result
+from flargo.control.reconciler import Reconciler
+from flargo.control.result import Result
 from flargo.status.job_state import StopRequested, Submitted
 from flargo.status.verdict import Verdict
 from flargo.terms import Annotation, Label

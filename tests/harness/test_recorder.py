@@ -21,7 +21,7 @@ PRIVATE = (
     "hearts",
     "4711",
     "epoch-private",
-    "a1-private",
+    "a1private",
     "uid-private",
     "node-private",
     "t0psecret",
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def private_workflow() -> Object:
     item = workflow(
-        NAME, uid="uid-private-1", version=98765, parent="epoch-private", attempt="a1-private", phase="Running"
+        NAME, uid="uid-private-1", version=98765, parent="epoch-private", attempt="a1private", phase="Running"
     )
     item["metadata"]["annotations"]["flargo.dev/job-name"] = "hearts of the lab"
     item["metadata"]["labels"]["flargo.dev/federation"] = "t0psecret-federation"
@@ -66,12 +66,12 @@ def record_job(name: str = NAME) -> list[str]:
     recorder.attach(reconciler)
     reconciler.handle(Listed(Kind.WORKFLOW, ()), 0.0)
     reconciler.handle(Listed(Kind.POD, ()), 0.0)
-    reconciler.handle(Admitted(NAME, "a1-private", StartTimeouts(), 3), 0.0)
-    reconciler.handle(JobInput(NAME, "a1-private", Submitted()), 1.0)
+    reconciler.handle(Admitted(NAME, "a1private", StartTimeouts(), 3), 0.0)
+    reconciler.handle(JobInput(NAME, "a1private", Submitted()), 1.0)
     for item, kind in ((private_workflow(), Kind.WORKFLOW), (private_pod(), Kind.POD)):
         reconciler.handle(Changed(kind, item), 2.0)
         reconciler.handle(Changed(kind, item), 2.0)
-    commands = reconciler.handle(JobInput(NAME, "a1-private", StopRequested(Cause.ABORT)), 3.0).commands
+    commands = reconciler.handle(JobInput(NAME, "a1private", StopRequested(Cause.ABORT)), 3.0).commands
     recorder.save(name, Verdict(Reason.ABORTED, 9, ""))
     return [command.action.kind.name for command in commands]
 

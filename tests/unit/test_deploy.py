@@ -141,7 +141,7 @@ def test_admission_policy_has_flargos_constants() -> None:
     assert f"template.?metadata.?labels['{Label.MANAGED_BY}'].orValue('') == '{MANAGER}'" in text
     assert f"variables.template.?name.orValue('') == '{STEP_TEMPLATE}'" in text
     assert f"variables.spec.?entrypoint.orValue('') == '{STEP_TEMPLATE}'" in text
-    notes = {Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL}
+    notes = {Annotation.RELEASED, Annotation.NUDGED, Annotation.ENDING, Annotation.ENDING_DETAIL, Annotation.CLEARED}
     assert listed(text, r"variables\.annotations\.all\(key, key in") == {each.value for each in notes}
     assert f"key == '{DIGEST_ANNOTATION}'" in text
     prefixes = set(re.findall(r"metadata\.name\.startsWith\('([^']*)'\)", text))

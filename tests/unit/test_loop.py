@@ -13,7 +13,7 @@ from flargo.cluster.errors import ApiError
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, JobInput, SiteInput
 from flargo.control.loop import Loop
-from flargo.control.reconciler import Result
+from flargo.control.result import Result
 from flargo.control.submit import SubmitError
 from flargo.status.job_state import Action, ActionKind, JobState, StopRequested
 from flargo.status.reasons import Reason

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from flargo.cluster.api import Kind
 from flargo.control.command import Command
 from flargo.control.inputs import Admitted, Changed, CommandDone, JobInput, Listed, ObjectsRead, TimePassed, WatchLost
-from flargo.control.reconciler import Reconciler, Result
+from flargo.control.reconciler import Reconciler
+from flargo.control.result import Result
 from flargo.status.job_state import ActionKind, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.reconcile import ARGO_FINISH_LIMIT

@@ -1,12 +1,15 @@
 """Tests of the Reconciler: which job gets which input, which commands follow, and when its clocks run."""
 
 import math
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from flargo.cluster.api import Kind
+from flargo.control.budget import BURST, TOKENS_PER_SECOND
 from flargo.control.command import Command
 from flargo.control.inputs import (
     Admitted,
@@ -22,24 +25,28 @@ from flargo.control.inputs import (
     WatchLost,
     WorkflowCreated,
 )
-from flargo.control.reconciler import Reconciler, Result
+from flargo.control.reconciler import Reconciler
+from flargo.control.result import Result
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import (
+    CONFIRM,
     Action,
     ActionKind,
     Input,
     JobState,
     LaunchGivenUp,
     Now,
+    Retry,
     Step,
     StopRequested,
     Submitted,
+    Tick,
 )
 from flargo.status.reasons import Reason
 from flargo.status.reconcile import reconcile
 from flargo.status.verdict import Cause
 from flargo.status.views import pod_view, workflow_view
-from flargo.terms import StartTimeouts
+from flargo.terms import StartTimeouts, Uid
 from tests.harness.objects import RUNNING, Object, pod, terminated_state, workflow
 
 
@@ -124,12 +131,13 @@ def test_copy_of_the_workflow_is_not_the_job() -> None:
     """Somebody has deleted the job's Workflow and created it again with all its annotations."""
     site = Site().lists(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
     site.takes(JobInput("job-site", "a1", Submitted()))
-    (command,) = site.takes(Listed(Kind.WORKFLOW, (workflow(uid="w2", phase="Running", version=9),))).commands
-    assert command.action.kind is ActionKind.CONFIRM
-    site.takes(ObjectsRead(command, workflow(uid="w2", phase="Running", version=9), ()))
-    assert site.state is not None
-    assert site.state.verdict is not None
-    assert site.state.verdict.reason is Reason.WORKFLOW_DELETED
+    copy = workflow(uid="w2", phase="Running", version=9)
+    end, confirm = site.takes(Listed(Kind.WORKFLOW, (copy,))).commands
+    assert (end.action, confirm.key) == (Action(ActionKind.SHUTDOWN, Uid("w2")), "job-site")
+    result = site.reconciler.handle(ObjectsRead(confirm, copy, ()), site.now)
+    (verdict,) = {state.verdict for state in result.states}
+    assert verdict is not None
+    assert verdict.reason is Reason.WORKFLOW_DELETED
 
 
 @pytest.mark.parametrize(
@@ -209,7 +217,7 @@ def test_abort_of_unknown_job_is_ignored() -> None:
 
 
 def test_unknown_objects_are_not_tracked() -> None:
-    site = Site().lists(workflows=(workflow("foreign"),))
+    site = Site().lists(workflows=(workflow("foreign", parent=""),))
     assert site.reconciler.handle(Changed(Kind.POD, pod("foreign")), site.now) == Result()
     assert site.reconciler.names == ("job-site",)
 
@@ -516,3 +524,200 @@ def test_defect_about_one_job_stops_no_other(monkeypatch: pytest.MonkeyPatch) ->
     assert errors == ["broken"]
     broken.clear()
     assert "broken" in [state.name for state in reconciler.handle(TimePassed(), 30.0).states]
+
+
+# --- Workflows that no launch follows
+
+
+def cleared_site() -> Site:
+    """Return a site whose job has ended, and about which everything is done."""
+    site = Site().lists(workflows=(workflow(phase="Running"),))
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    exited, over = pod(main=terminated_state(1), phase="Failed"), workflow(phase="Failed", version=9)
+    (confirm,) = site.changes(Kind.POD, exited).commands
+    site.changes(Kind.WORKFLOW, over)
+    (confirm,) = site.takes(ObjectsRead(confirm, over, (exited,))).commands
+    (delete_secret,) = site.takes(ObjectsRead(confirm, over, (exited,))).commands
+    return site.takes(CommandDone(delete_secret, ok=True))
+
+
+def test_cleared_job_is_marked() -> None:
+    site = cleared_site()
+    (mark,) = site.commands
+    assert mark.action == Action(ActionKind.MARK_CLEARED, Uid("w1"))
+    assert site.takes(CommandDone(mark, ok=False)).action_kinds == [], "refused, and nothing else happens"
+
+
+def test_retried_workflow_is_ended() -> None:
+    """Argo's Retry keeps the uid of a job that was cleared, and starts its step anew."""
+    site = cleared_site()
+    result = site.reconciler.handle(Changed(Kind.WORKFLOW, workflow(phase="Running", version=20)), site.now)
+    (command,) = result.commands
+    assert (command.action, command.end_reason) == (Action(ActionKind.SHUTDOWN, Uid("w1")), Reason.NOT_LAUNCHED)
+    assert [notice.text for notice in result.notices] == [
+        "job-site: no launch of this FLARE parent follows this Workflow; ending it"
+    ]
+
+
+def test_late_events_of_a_cleared_job_are_ignored() -> None:
+    """The watch is behind the reads, and Argo goes on to write labels."""
+    site = cleared_site()
+    assert site.changes(Kind.WORKFLOW, workflow(phase="Running", version=8)).commands == ()
+    assert site.changes(Kind.POD, pod(main=RUNNING, phase="Running")).commands == ()
+    assert site.changes(Kind.WORKFLOW, workflow(phase="Failed", version=20)).commands == ()
+    assert site.changes(Kind.WORKFLOW, workflow(phase="Failed", version=21), deleted=True).commands == ()
+    assert site.changes(Kind.WORKFLOW, workflow(phase="Running", version=8)).commands == ()
+
+
+def test_resubmitted_workflow_is_ended_and_its_job_goes_on() -> None:
+    """Argo's Resubmit copies all labels and annotations to a Workflow of another name."""
+    site = Site().lists(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    copy = workflow("job-site-x7k2p", uid="w2", phase="Running", version=9)
+    (command,) = site.changes(Kind.WORKFLOW, copy).commands
+    assert (command.name, command.action) == ("job-site-x7k2p", Action(ActionKind.SHUTDOWN, Uid("w2")))
+    states = {state.name: state for state in site.reconciler.states}
+    assert not states["job-site"].is_stopping
+
+
+@pytest.mark.parametrize("suspend", [True, False])
+def test_own_create_without_response_is_followed(suspend: bool) -> None:  # noqa: FBT001
+    site = Site().lists()
+    assert site.changes(Kind.WORKFLOW, workflow(suspend=suspend, phase="Running")).commands == ()
+    assert site.reconciler.names == ("job-site",)
+
+
+def test_unfollowed_workflow_waits_for_the_pods() -> None:
+    """A Workflow that is over may have a pod that still runs."""
+    site = Site()
+    left = workflow("job-other", uid="w9", phase="Succeeded", **ORPHAN)
+    assert site.takes(Listed(Kind.WORKFLOW, (left,))).commands == ()
+    assert (
+        site.changes(Kind.WORKFLOW, {**left, "metadata": {**left["metadata"], "resourceVersion": "2"}}).commands == ()
+    )
+    kinds = site.takes(Listed(Kind.POD, (orphan_pod(main=RUNNING, phase="Running"),))).action_kinds
+    assert ActionKind.DELETE_POD in kinds
+
+
+def finished(number: int, **annotations: str) -> Object:
+    """Return a finished Workflow of an earlier run."""
+    item = workflow(f"job-{number}", uid=f"old-{number}", phase="Succeeded", **ORPHAN)
+    item["metadata"]["annotations"] |= annotations
+    return item
+
+
+def test_finished_workflows_that_are_cleared_cost_nothing() -> None:
+    site = Site()
+    workflows = tuple(finished(number, **{"flargo.dev/cleared": "true"}) for number in range(3000))
+    for _ in range(2):
+        for input_ in (Listed(Kind.WORKFLOW, workflows), Listed(Kind.POD, ())):
+            assert site.reconciler.handle(input_, site.now) == Result()
+        site.passes(3600)
+    assert site.reconciler.names == ("job-site",)
+
+
+def test_finished_workflows_are_cleaned_within_the_budget() -> None:
+    """Those of an earlier version are not marked. One line in the log sums up, and none is a warning."""
+    site, cleaned, marked, notices = Site(), dict[str, float](), list[str](), list[str]()
+    results = [site.reconciler.handle(Listed(Kind.WORKFLOW, tuple(map(finished, range(300)))), site.now)]
+    results.append(site.reconciler.handle(Listed(Kind.POD, ()), site.now))
+    started_at = site.now
+    while results and site.now < started_at + 1000:
+        result = results.pop(0)
+        notices += [notice.text for notice in result.notices]
+        for command in result.commands:
+            if command.action.kind is ActionKind.DELETE_SECRET:
+                cleaned[command.name] = site.now - started_at
+            marked += [command.name] * (command.action.kind is ActionKind.MARK_CLEARED)
+            results.append(site.reconciler.handle(CommandDone(command, ok=True), site.now))
+        requeue_at = site.reconciler.next_requeue_at()
+        if not results and requeue_at is not None and not notices:
+            site.now = max(site.now, requeue_at)
+            results.append(site.reconciler.handle(TimePassed(), site.now))
+    assert len(cleaned) == 300
+    assert sorted(marked) == sorted(cleaned), "the next run finds them marked"
+    assert max(cleaned.values()) == pytest.approx((300 - BURST) / TOKENS_PER_SECOND, abs=1.0)
+    assert notices == ["300 finished Workflows of earlier runs: credentials checked"]
+
+
+def test_workflow_that_was_really_ended_is_a_warning() -> None:
+    orphan = workflow("job-other", uid="w9", phase="Running", **ORPHAN)
+    site = Site().lists(workflows=(orphan,))
+    (command,) = site.commands
+    site.takes(CommandDone(command, ok=True))
+    ended = workflow("job-other", uid="w9", phase="Failed", shutdown="Terminate", version=2, **ORPHAN)
+    (confirm,) = site.changes(Kind.WORKFLOW, ended).commands
+    (delete_secret,) = site.takes(ObjectsRead(confirm, ended, ())).commands
+    result = site.reconciler.handle(CommandDone(delete_secret, ok=True), site.now)
+    (notice,) = result.notices
+    assert (notice.text, notice.is_warning) == (
+        "job-other: Workflow left behind by another run of this FLARE parent was ended",
+        True,
+    )
+
+
+# --- the budget
+
+
+def sent_per_minute(site: Site, minutes: int) -> list[dict[ActionKind, int]]:
+    """Let commands be accepted without effect; return the numbers of those of each minute."""
+    counts = []
+    pending = list(site.commands)
+    for _ in range(minutes):
+        counts.append(dict.fromkeys(ActionKind, 0))
+        end = site.now + 60
+        while site.now < end:
+            commands, pending = pending, []
+            for command in commands:
+                counts[-1][command.action.kind] += 1
+                pending += site.reconciler.handle(CommandDone(command, ok=True), site.now).commands
+            site.now = min(end, max(site.now, site.reconciler.next_requeue_at() or end))
+            pending += site.reconciler.handle(TimePassed(), site.now).commands
+    return counts
+
+
+def test_five_hundred_ends_without_a_controller_flood_nothing() -> None:
+    """Argo's controller is away when 500 programs end, so it completes no Workflow."""
+    site = Site().lists()
+    for number in range(500):
+        name = f"job-{number}"
+        site.reconciler.handle(Admitted(name, "a1", StartTimeouts(), 3), site.now)
+        site.changes(Kind.WORKFLOW, workflow(name, uid=f"w-{number}", phase="Running"))
+        site.takes(JobInput(name, "a1", Submitted()))
+        site.changes(Kind.POD, pod(name, uid=f"p-{number}", owner=f"w-{number}", main=RUNNING, phase="Running"))
+    commands: list[Command] = []
+    for number in range(500):
+        ended = pod(
+            f"job-{number}",
+            uid=f"p-{number}",
+            owner=f"w-{number}",
+            main=terminated_state(0),
+            phase="Succeeded",
+            version=2,
+        )
+        commands += site.changes(Kind.POD, ended).commands
+    site.commands = tuple(commands)
+    minutes = sent_per_minute(site, 20)
+    assert sum(minutes[0].values()) <= 2 * 500, "first tries"
+    assert max(minute[ActionKind.TOUCH] for minute in minutes[5:]) <= 1, "a probe"
+    assert max(sum(minute.values()) for minute in minutes[5:]) <= 60 * TOKENS_PER_SECOND + 1
+    site.changes(Kind.WORKFLOW, workflow("job-7", uid="w-7", phase="Succeeded", version=9))
+    back = sent_per_minute(site, 1)[0]
+    assert back[ActionKind.TOUCH] > 1, "the controller is back"
+
+
+def test_repeated_read_waits_only_until_something_changes() -> None:
+    """The exit of a pod must not wait for the repetition of an earlier read that concluded nothing."""
+    site = Site().lists(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    while site.reconciler._budget.take_token(site.now):
+        pass
+    tracked = site.reconciler._tracked["job-site"]
+    tracked.state = replace(tracked.state, retries=MappingProxyType({CONFIRM: Retry(0.0, tries=3)}), ran_twice=True)
+    assert site.changes(Kind.POD, pod(main=RUNNING, phase="Running", version=1)).action_kinds == []
+    site.takes(TimePassed())
+    site.record(site.reconciler._apply("job-site", Tick(), site.now))
+    assert site.action_kinds == [], "it waits for a token"
+    assert site.changes(Kind.POD, pod(main=terminated_state(3), phase="Failed", version=2)).action_kinds == [
+        ActionKind.CONFIRM
+    ]

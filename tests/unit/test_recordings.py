@@ -25,7 +25,8 @@ from flargo.control.inputs import (
     PodEventsRead,
     TimePassed,
 )
-from flargo.control.reconciler import Reconciler, Result
+from flargo.control.reconciler import Reconciler
+from flargo.control.result import Result
 from flargo.status.job_state import ActionKind, StopRequested, Submitted
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import StartTimeouts

@@ -1,0 +1,181 @@
+"""The budget for all jobs of a parent together: it limits the requests that are repeated, whatever the number of jobs.
+
+The first try of each action is free. A repeated one takes a token, or waits until there is one; nothing is dropped.
+Touching Workflows is useless while Argo's controller is away: as long as the status of no Workflow changes, only one
+touch a minute goes out, to find out whether the controller is back.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from flargo.control.command import PRIORITIES
+from flargo.status.job_state import Action, ActionKind
+
+TOKENS_PER_SECOND = 2.0
+"""Repeated actions of all jobs together, in the long run."""
+BURST = 60.0
+"""Repeated actions that may go out at once, after a time with few of them."""
+CONTROLLER_SILENCE = 60.0
+"""Seconds without a change of any Workflow's status after which Argo's controller counts as away."""
+PROBE_INTERVAL = 60.0
+"""Seconds between two touches while the controller is away."""
+_FAIR_SHARE = 4
+"""Every fourth token goes to what has waited longest, so that urgent actions never keep others waiting for ever."""
+_EPSILON = 1e-6
+"""Tokens that rounding may lose."""
+
+
+class TokenBucket:
+    """Tokens that come at a constant rate, up to a number that is kept. Times are seconds on any one clock."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        """Start full."""
+        self._rate, self._burst = rate, burst
+        self._tokens, self._at = burst, now
+
+    def has_token(self, now: float) -> bool:
+        """Return whether there is a token."""
+        self._refill(now)
+        return self._tokens >= 1.0 - _EPSILON
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one."""
+        if not self.has_token(now):
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def next_at(self) -> float:
+        """Return the time from which there is a token."""
+        return self._at + max(0.0, 1.0 - self._tokens) / self._rate
+
+    def _refill(self, now: float) -> None:
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
+        self._at = max(self._at, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Something that waits for a token."""
+
+    key: str
+    """The key of the job that it is about."""
+    action: Action
+    since: int
+    """The number of this entry: an earlier one has waited longer."""
+
+
+@dataclass(slots=True)
+class _Touches:
+    """What decides whether Workflows are touched."""
+
+    progress_at: float
+    """The time at which the status of a Workflow was last seen to change."""
+    probe_at: float
+    """The time of the last touch without such a change."""
+
+    def next_at(self, now: float) -> float:
+        """Return the earliest time at which a touch may go out."""
+        is_away = now >= self.progress_at + CONTROLLER_SILENCE
+        return self.probe_at + PROBE_INTERVAL if is_away else now
+
+
+@dataclass(slots=True)
+class Budget:
+    """Decides which actions go out now, and keeps the others until they may. It knows nothing about jobs."""
+
+    started_at: float
+    _bucket: TokenBucket = field(init=False)
+    _touches: _Touches = field(init=False)
+    _waiting: dict[str, dict[Action, Waiting]] = field(default_factory=dict)
+    """What waits, by the job's key."""
+    _kinds: Counter[ActionKind] = field(default_factory=Counter)
+    """The number of actions of each kind that wait."""
+    _now: float = 0.0
+    """The time of the latest call."""
+    _count: int = 0
+    _taken: int = 0
+
+    def __post_init__(self) -> None:
+        self._bucket = TokenBucket(TOKENS_PER_SECOND, BURST, self.started_at)
+        self._touches = _Touches(self.started_at, self.started_at - PROBE_INTERVAL)
+
+    def note_progress(self, now: float) -> None:
+        """Record that the status of a Workflow has changed, so Argo's controller works."""
+        self._touches.progress_at = now
+
+    def may_go(self, key: str, action: Action, now: float, *, is_repeated: bool) -> bool:
+        """Return whether an action may go out now. If not, it waits, and ``take_ready`` returns it later."""
+        self._now = now
+        is_held = action.kind is ActionKind.TOUCH and self._touches.next_at(now) > now
+        # What waits has the next token.
+        if not is_held and (not is_repeated or (not self._waiting and self._bucket.take(now))):
+            self._note_sent(action, now)
+            return True
+        actions = self._waiting.setdefault(key, {})
+        if action not in actions:
+            self._count += 1
+            actions[action] = Waiting(key, action, self._count)
+            self._kinds[action.kind] += 1
+        return False
+
+    def withdraw(self, key: str, action: Action | None = None) -> None:
+        """Let an action of a job, or all its actions, wait no longer."""
+        waiting = self._waiting.get(key, {})
+        for each in tuple(waiting) if action is None else (action,):
+            if waiting.pop(each, None) is not None:
+                self._kinds[each.kind] -= 1
+        if not waiting:
+            self._waiting.pop(key, None)
+
+    def waiting(self, key: str) -> tuple[Action, ...]:
+        """Return the actions of a job that wait."""
+        return tuple(self._waiting.get(key, ()))
+
+    def take_ready(self, now: float) -> list[tuple[str, Action]]:
+        """Return the actions that may go out now, each with its job's key; they no longer wait."""
+        self._now = now
+        ready = []
+        while self._may_anything_go(now) and (entry := self._choose(now)) is not None and self._bucket.take(now):
+            self._taken += 1
+            self.withdraw(entry.key, entry.action)
+            self._note_sent(entry.action, now)
+            ready.append((entry.key, entry.action))
+        return ready
+
+    def take_token(self, now: float) -> bool:
+        """Take a token for something that the budget does not keep; return False if there is none."""
+        return self._bucket.take(now)
+
+    def next_token_at(self) -> float:
+        """Return the time from which there is a token."""
+        return self._bucket.next_at()
+
+    def next_at(self) -> float | None:
+        """Return the time from which ``take_ready`` may return something, or None if nothing waits."""
+        if not self._waiting:
+            return None
+        has_others = self._kinds.total() > self._kinds[ActionKind.TOUCH]
+        return max(self._bucket.next_at(), self._now if has_others else self._touches.next_at(self._now))
+
+    def _may_anything_go(self, now: float) -> bool:
+        """Return whether something waits that may go. Called for every input, so it does not look at each entry."""
+        has_others = self._kinds.total() > self._kinds[ActionKind.TOUCH]
+        may_touch = self._kinds[ActionKind.TOUCH] > 0 and self._touches.next_at(now) <= now
+        return (has_others or may_touch) and self._bucket.has_token(now)
+
+    def _note_sent(self, action: Action, now: float) -> None:
+        if action.kind is ActionKind.TOUCH:
+            self._touches.probe_at = now
+
+    def _choose(self, now: float) -> Waiting | None:
+        may_touch = self._touches.next_at(now) <= now
+        entries = (
+            entry
+            for actions in self._waiting.values()
+            for entry in actions.values()
+            if may_touch or entry.action.kind is not ActionKind.TOUCH
+        )
+        if self._taken % _FAIR_SHARE == _FAIR_SHARE - 1:
+            return min(entries, key=lambda entry: entry.since, default=None)
+        return min(entries, key=lambda entry: (PRIORITIES[entry.action.kind], entry.since), default=None)

@@ -1,0 +1,81 @@
+"""The latest views of the site's objects, as the two watches and fresh reads deliver them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from flargo.status.views import PodView, WorkflowView, resource_version, uid_of
+from flargo.terms import Object, Uid
+
+View = TypeVar("View", WorkflowView, PodView)
+
+
+class SitePods:
+    """The latest view of each of the site's pods, by the name of the pod's Workflow. Any thread may read it."""
+
+    def __init__(self) -> None:
+        """Start without any pods."""
+        self._by_workflow: dict[str, tuple[PodView, ...]] = {}
+
+    def of(self, workflow_name: str) -> tuple[PodView, ...]:
+        """Return the pods of all Workflows of a name."""
+        return self._by_workflow.get(workflow_name, ())
+
+    def owned_by(self, workflow: WorkflowView) -> tuple[PodView, ...]:
+        """Return the pods that a Workflow owns."""
+        return tuple(pod for pod in self.of(workflow.name) if pod.owner_uid == workflow.uid)
+
+    def by_uid(self) -> dict[Uid, PodView]:
+        """Return all pods by their uids."""
+        return {pod.uid: pod for pods in self._by_workflow.values() for pod in pods}
+
+    def replace_all(self, pods: Iterable[PodView]) -> None:
+        """Keep only the listed pods."""
+        by_workflow: dict[str, list[PodView]] = {}
+        for pod in pods:
+            by_workflow.setdefault(pod.workflow_name, []).append(pod)
+        self._by_workflow = {name: tuple(each) for name, each in by_workflow.items()}
+
+    def replace(self, workflow_name: str, pods: Iterable[PodView]) -> None:
+        """Keep only these pods of a Workflow name. Pods of exit handlers and hooks are left out."""
+        own = tuple(pod for pod in pods if pod.owner_uid)
+        if own:
+            self._by_workflow[workflow_name] = own
+        else:
+            self._by_workflow.pop(workflow_name, None)
+
+    def change(self, pod: PodView, *, deleted: bool) -> None:
+        """Add, update or remove a pod."""
+        self.replace(pod.workflow_name, merge_pod(self.of(pod.workflow_name), pod, deleted=deleted))
+
+
+def reuse_view(item: Object, latest: Mapping[Uid, View], view: Callable[[Object], View]) -> View:
+    """Return the latest view of a listed object if its version is unchanged, else a new one. Lists hold thousands."""
+    existing = latest.get(uid_of(item))
+    return existing if existing is not None and existing.version == resource_version(item) != 0 else view(item)
+
+
+def argo_status(view: WorkflowView | None) -> WorkflowView | None:
+    """Return a view without what people and flargo write, so that two of them differ if Argo has written something."""
+    if view is None:
+        return None
+    return replace(view, suspended=False, released=False, cleared=False, shutdown="", deleting=False)
+
+
+def merge_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:
+    """Return the newer view of a Workflow name, or None if the Workflow was deleted."""
+    if old is not None and (new.version < old.version or (deleted and old.uid != new.uid)):
+        return old
+    return None if deleted else new
+
+
+def merge_pod(pods: tuple[PodView, ...], new: PodView, *, deleted: bool) -> tuple[PodView, ...]:
+    """Return the pods with one of them added, updated or removed, unless the known view is newer."""
+    old = next((pod for pod in pods if pod.uid == new.uid), None)
+    if old is not None and new.version < old.version:
+        return pods
+    if deleted:
+        return tuple(pod for pod in pods if pod is not old)
+    if old is None:
+        return (*pods, new)
+    return tuple(new if pod is old else pod for pod in pods)
