@@ -369,6 +369,7 @@ class Loop:
             job.begin_create,
             lambda item: self._inputs.put(WorkflowCreated(job.name, job.attempt, item)),
             job.note_problem,
+            self._reconciler.may_have_other_pods,
         )
         message, secret_uid = "", None
         try:

@@ -148,6 +148,10 @@ class Reconciler:
         """Return the states of all tracked jobs. Any thread may call this, since states are immutable."""
         return tuple(tracked.state for tracked in list(self._tracked.values()))
 
+    def may_have_other_pods(self, name: str, uid: Uid) -> bool:
+        """Return whether there may be pods of another Workflow of this name. Any thread may call this."""
+        return not self._clocks.has_synced or any(pod.owner_uid != uid for pod in self._pods.of(name))
+
     def handle(self, input_: SiteInput, now: float) -> Result:
         """Handle an input; return the commands to perform and the states that have changed.
 

@@ -9,6 +9,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from flargo.backoff import Backoff
@@ -16,8 +17,20 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import LACKS_PERMISSION, Meaning
 from flargo.job.names import is_same_site
-from flargo.status.views import uid_of
-from flargo.terms import ARGO_API_VERSION, GROUP, Annotation, Label, Object, Plan, SecretData, Uid
+from flargo.status.fields import parse_each
+from flargo.status.views import PodView, pod_view, strip_unused_fields, uid_of
+from flargo.terms import (
+    ARGO_API_VERSION,
+    GROUP,
+    MANAGER,
+    WORKFLOW_NAME_LABEL,
+    Annotation,
+    Label,
+    Object,
+    Plan,
+    SecretData,
+    Uid,
+)
 
 DIGEST_ANNOTATION = f"{GROUP}/digest"
 """Annotation on the startup Secret with a hash of its content."""
@@ -32,6 +45,8 @@ _ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED})
 """The errors of a request to an object that was deleted, or replaced by another of its name."""
 WITHDRAWN = "the job was ended before it was submitted"
 """The error of a submit that FLARE has ended."""
+_POD_POLL_SECONDS = 1.0
+"""Seconds between two looks whether the pods of an earlier launch are gone."""
 T = TypeVar("T")
 
 
@@ -57,6 +72,8 @@ class Submitter:
     """Called with the Workflow as the API server has stored it, before the Workflow is released."""
     on_failure: Callable[[str], None] = lambda _: None
     """Called with the error of each request that is retried."""
+    may_have_other_pods: Callable[[str, Uid], bool] = lambda *_: False
+    """Returns whether there may be pods of other Workflows of this name than the one with this uid; does no I/O."""
 
     def run(self, plan: Plan) -> Uid | None:
         """Create the plan's objects, and release the Workflow.
@@ -71,6 +88,8 @@ class Submitter:
         self._ensure_startup(plan)
         uid = self._create_workflow(plan)
         credentials = self._create_credentials(plan, uid)
+        if self.may_have_other_pods(plan.name, uid):
+            self._remove_other_pods(plan, uid)
         self._keep_trying(lambda: self._release(plan, uid))
         return credentials
 
@@ -137,6 +156,36 @@ class Submitter:
         # The name contains the attempt, so a Secret that exists already was created by an earlier try of this launch.
         created = self._keep_trying(lambda: _create_or_ignore(lambda: self.api.create(Kind.SECRET, secret)))
         return uid_of(created) if created is not None else None
+
+    def _remove_other_pods(self, plan: Plan, uid: Uid) -> None:
+        """Delete the pods of earlier Workflows of the name, and wait until they are gone.
+
+        Argo finds a step's pod by its name. It would take an earlier pod, with its exit, for the new Workflow's.
+        """
+        while pods := self._keep_trying(lambda: self._list_other_pods(plan, uid)):
+            for pod in pods:
+                if not pod.deleting:
+                    self._keep_trying(partial(self._delete_pod, pod, plan.grace))
+            if self.clock() + _POD_POLL_SECONDS > self.deadline:
+                names = ", ".join(pod.name for pod in pods)
+                raise SubmitError(f"pods of an earlier launch of this job do not end: {names}")
+            self.pause(_POD_POLL_SECONDS)
+
+    def _list_other_pods(self, plan: Plan, uid: Uid) -> list[PodView]:
+        selector = f"{WORKFLOW_NAME_LABEL}={plan.name},{Label.MANAGED_BY}={MANAGER}"
+        items, _ = self.api.list(Kind.POD, labels=selector, trim=strip_unused_fields)
+        pods = [*parse_each(items, pod_view, lambda *_: None)]
+        if len(pods) < len(items):
+            # A pod that cannot be parsed exists nevertheless.
+            raise _conflict("list", f"pods of {plan.name}", "a pod could not be parsed")
+        return [pod for pod in pods if pod.owner_uid != uid]
+
+    def _delete_pod(self, pod: PodView, grace: int) -> None:
+        try:
+            self.api.delete(Kind.POD, pod.name, pod.uid, grace)
+        except ApiError as error:
+            if error.meaning not in _ANOTHER_OBJECT:
+                raise
 
     def _release(self, plan: Plan, uid: Uid) -> None:
         try:

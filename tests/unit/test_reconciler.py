@@ -721,3 +721,20 @@ def test_repeated_read_waits_only_until_something_changes() -> None:
     assert site.changes(Kind.POD, pod(main=terminated_state(3), phase="Failed", version=2)).action_kinds == [
         ActionKind.CONFIRM
     ]
+
+
+def test_other_pods_of_a_name_are_known() -> None:
+    """The submit asks, from another thread, before it releases a Workflow."""
+    site = Site()
+    assert site.reconciler.may_have_other_pods("job-site", Uid("w1")), "not known yet"
+    site.lists(pods=(pod(owner="w0"),))
+    assert site.reconciler.may_have_other_pods("job-site", Uid("w1"))
+    assert not site.reconciler.may_have_other_pods("job-site", Uid("w0"))
+    site.changes(Kind.POD, pod(owner="w0", version=2), deleted=True)
+    assert not site.reconciler.may_have_other_pods("job-site", Uid("w1"))
+    site.changes(Kind.POD, pod(owner="w0", uid="p2", version=3))
+    assert site.reconciler.may_have_other_pods("job-site", Uid("w1"))
+    site.lists()
+    assert not site.reconciler.may_have_other_pods("job-site", Uid("w1"))
+    site.takes(WatchLost(Kind.POD))
+    assert site.reconciler.may_have_other_pods("job-site", Uid("w1")), "not known any more"

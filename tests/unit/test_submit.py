@@ -7,8 +7,9 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST_ANNOTATION, SubmitError, Submitter
-from flargo.terms import Annotation, Label, Object, Plan, SecretData
-from tests.harness.fake_api import MemoryApi
+from flargo.terms import Annotation, Label, Object, Plan, SecretData, Uid
+from tests.harness.fake_api import IdleApi, MemoryApi
+from tests.harness.objects import pod
 from tests.harness.plans import STARTUP, submit_plan
 
 REQUESTS = 5
@@ -118,6 +119,83 @@ def test_created_workflow_is_handed_over_before_the_release(when: str) -> None:
     (item,) = created
     assert item["metadata"]["uid"] == api.store[Kind.WORKFLOW, "job-site"]["metadata"]["uid"]
     assert item["spec"]["suspend"] is True
+
+
+class OldPod:
+    """A store with the pod of an earlier Workflow of the name, and its end."""
+
+    def __init__(self, *, is_deleted_at: float = 5.0, deleting: bool = False) -> None:
+        self.clock, self.is_deleted_at = Clock(), is_deleted_at
+        self.api = IdleApi()
+        self.pod = pod(uid="p0", owner="w0", phase="Succeeded")
+        if deleting:
+            self.pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        self.api.store[Kind.POD, "job-site"] = self.pod
+        self.deletions: list[str] = []
+        self.released_at: float | None = None
+        self.asked: list[tuple[str, str]] = []
+        self.api.delete = self._delete  # type: ignore[assignment, method-assign]
+        self.api.test_ended.set()
+
+    def _delete(self, _kind: Kind, _name: str, uid: Uid, _grace: int | None = None) -> None:
+        self.deletions.append(uid)
+        self.pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+
+    def _pause(self, seconds: float) -> bool:
+        self.clock.now += seconds
+        if self.clock.now >= self.is_deleted_at:
+            self.api.store.pop((Kind.POD, "job-site"), None)
+        return False
+
+    def submit(self, *, may_have_other_pods: bool = True) -> None:
+        def ask(name: str, uid: Uid) -> bool:
+            self.asked.append((name, uid))
+            return may_have_other_pods
+
+        submitter = Submitter(self.api, self._pause, lambda: self.clock.now, deadline=60.0, may_have_other_pods=ask)
+        submitter.run(submit_plan())
+
+    @property
+    def is_released(self) -> bool:
+        return self.api.store[Kind.WORKFLOW, "job-site"]["spec"]["suspend"] is False
+
+
+def test_pod_of_an_earlier_launch_is_waited_for() -> None:
+    """Argo would take the pod, with its exit, for the new Workflow's."""
+    old = OldPod()
+    old.submit()
+    assert (old.deletions, old.is_released, old.clock.now) == (["p0"], True, 5.0)
+
+
+def test_pod_that_is_being_deleted_is_only_waited_for() -> None:
+    old = OldPod(deleting=True)
+    old.submit()
+    assert (old.deletions, old.is_released, old.clock.now) == ([], True, 5.0)
+
+
+def test_pod_that_does_not_end_fails_the_launch() -> None:
+    old = OldPod(is_deleted_at=1000.0)
+    with pytest.raises(SubmitError, match="pods of an earlier launch of this job do not end: job-site"):
+        old.submit()
+    assert not old.is_released
+    assert old.clock.now <= 60.0
+
+
+def test_pods_are_not_listed_without_need() -> None:
+    old = OldPod()
+    old.api.list = lambda *_, **__: pytest.fail("listed")  # type: ignore[method-assign]
+    old.submit(may_have_other_pods=False)
+    (asked,) = old.asked
+    assert asked == ("job-site", old.api.store[Kind.WORKFLOW, "job-site"]["metadata"]["uid"])
+    assert old.api.requests == REQUESTS
+
+
+def test_own_pod_is_not_deleted() -> None:
+    """A repeated release has started it already."""
+    old = OldPod()
+    old.pod["metadata"]["ownerReferences"][0]["uid"] = "uid-2"
+    old.submit()
+    assert (old.deletions, old.is_released) == ([], True)
 
 
 def test_completed_earlier_launch_is_replaced() -> None:
