@@ -31,7 +31,8 @@ RESOURCES = {
     "workflows": Resource("argoproj.io/v1alpha1", "Workflow", _ALL_VERBS),
     "pods": Resource("v1", "Pod", frozenset({"get", "list", "watch", "delete"})),
     "secrets": Resource("v1", "Secret", _ALL_VERBS),
-    "events": Resource("v1", "Event", frozenset({"get", "list", "watch"})),
+    "events": Resource("v1", "Event", frozenset({"create", "get", "list", "watch"})),
+    "configmaps": Resource("v1", "ConfigMap", frozenset({"create", "get", "list", "delete"})),
     "serviceaccounts": Resource("v1", "ServiceAccount", frozenset({"create", "get", "list", "delete"})),
     "resourcequotas": Resource("v1", "ResourceQuota", frozenset({"create", "get", "list", "delete"})),
 }

@@ -4,14 +4,16 @@
 does. Sources: Argo 3.7.18 (workflow/controller/operator.go), and observations of a real cluster.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flargo.embedded import messages, pod_manifest
+from flargo.embedded import locks, messages, pod_manifest
+from flargo.embedded.locks import Lock, LockUse
 from flargo.embedded.model import TERMINAL_PHASES, Delays, Object, StoredObject, iso, seconds
+from flargo.embedded.pod_manifest import Step
 
-PHASE_LABEL, COMPLETED_LABEL = "workflows.argoproj.io/phase", "workflows.argoproj.io/completed"
+PHASE_LABEL = "workflows.argoproj.io/phase"
 INSTANCE_LABEL = "workflows.argoproj.io/controller-instanceid"
 
 
@@ -38,17 +40,12 @@ class WorkflowView:
 
     workflow: StoredObject
     pods: Sequence[StoredObject] = ()
-    admission_denial: str = ""
-    """Why the API server would forbid the Workflow's pod now; empty if it would not."""
-    invalid_pod: str = ""
-    """The API server's whole message, if it would refuse the Workflow's pod as invalid; else empty."""
-
-    @property
-    def create_error(self) -> str:
-        """The API server's answer to the creation of the pod; empty if it would succeed."""
-        if self.invalid_pod or not self.admission_denial:
-            return self.invalid_pod
-        return messages.POD_FORBIDDEN.format(self.name, self.admission_denial)
+    """The pods of the Workflow's name that Argo has not labelled as completed, whoever owns them. Of a Workflow that
+    has ended: all pods that it owns."""
+    create_errors: Mapping[str, str] = field(default_factory=dict)
+    """The message with which the creation of a step's pod would fail now, by the name of the step's node."""
+    lock_uses: Mapping[str, LockUse] = field(default_factory=dict)
+    """How much other Workflows use of the locks that the entry point needs, by the locks' names."""
 
     @property
     def status(self) -> Object:
@@ -63,20 +60,46 @@ class WorkflowView:
         return spec
 
     @property
-    def name(self) -> str:
-        """The name of the Workflow, which is also that of its node and of its pod."""
-        return str(self.workflow.item["metadata"]["name"])
+    def is_suspended(self) -> bool:
+        """True if a person has suspended the Workflow, or its launch has not released it yet."""
+        return bool(self.spec.get("suspend"))
 
     @property
-    def node(self) -> Object | None:
-        """The Workflow's only node, that of its step; None before the step begins."""
-        node: Object | None = (self.status.get("nodes") or {}).get(self.name)
+    def entry(self) -> Step:
+        """The step of the entry point."""
+        return pod_manifest.entry_step(self.workflow.item)
+
+    def node(self, step: Step) -> Object | None:
+        """Return the node of a step; None before the step begins."""
+        node: Object | None = (self.status.get("nodes") or {}).get(step.node_id)
         return node
 
-    def with_node(self, node: Object) -> "WorkflowView":
-        """Return the view with another node in the Workflow's status."""
-        item = {**self.workflow.item, "status": _status_with(self, node)}
-        return replace(self, workflow=replace(self.workflow, item=item))
+    def phase(self, step: Step) -> str:
+        """Return the phase of a step's node; empty before the step begins."""
+        node = self.node(step)
+        return str(node["phase"]) if node is not None else ""
+
+    def has_ended(self, step: Step) -> bool:
+        """Return whether a step's node is in a final phase."""
+        return self.phase(step) in TERMINAL_PHASES
+
+    def pods_of(self, step: Step) -> list[StoredObject]:
+        """Return the pods that Argo takes for a step's, which it finds by their annotation."""
+        ids = [(pod.item["metadata"].get("annotations") or {}).get(pod_manifest.NODE_ANNOTATION) for pod in self.pods]
+        return [pod for pod, node_id in zip(self.pods, ids, strict=True) if node_id == step.node_id]
+
+    def may_run(self, step: Step) -> bool:
+        """Return whether the shutdown, if any, allows a step: Stop allows the exit handler, Terminate nothing."""
+        strategy = self.spec.get("shutdown")
+        return not strategy or (strategy == "Stop" and step.is_exit_handler)
+
+    def with_status(self, status: Object) -> "WorkflowView":
+        """Return the view with another status."""
+        return replace(self, workflow=replace(self.workflow, item={**self.workflow.item, "status": status}))
+
+    def with_node(self, step: Step, node: Object) -> "WorkflowView":
+        """Return the view with another node of a step."""
+        return self.with_status({**self.status, "nodes": {**(self.status.get("nodes") or {}), step.node_id: node}})
 
 
 def reconcile(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions:
@@ -92,101 +115,183 @@ def reconcile(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions
         return WorkflowActions(status=_final_status(view, "Failed", messages.INVALID_SPEC.format(problem), now))
     if not phase:
         return WorkflowActions(status={"phase": "Running", "startedAt": iso(now), "progress": "0/1"})
-    node = view.node
-    if node is not None and node["phase"] in TERMINAL_PHASES:
-        return WorkflowActions(status=_final_status(view, node["phase"], node.get("message", ""), now))
-    if view.spec.get("shutdown"):
-        return _shut_down(view, now)
+    return _run_steps(view, now, delays)
+
+
+def _run_steps(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions:
+    """Take the first step further that has something to do; after the last one, complete the Workflow."""
+    due_times = []
+    for step in _current_steps(view):
+        actions = _sync_step(view, step, now, delays)
+        if replace(actions, requeue_at=None) != WorkflowActions():
+            return actions
+        due_times.append(actions.requeue_at)
+    status = _settle(view, now)
+    requeue_at = min((due for due in due_times if due is not None), default=None)
+    return WorkflowActions(status=status if status != view.status else None, requeue_at=requeue_at)
+
+
+def _current_steps(view: WorkflowView) -> Iterator[Step]:
+    """Yield the steps that have begun or may begin: the entry point, its hooks, and at last the exit handler."""
+    entry = view.entry
+    yield entry
+    hooks = [hook for hook in pod_manifest.hook_steps(view.workflow.item) if _has_begun(view, hook)]
+    yield from hooks
+    handler = pod_manifest.exit_step(view.workflow.item)
+    if handler and view.has_ended(entry) and all(map(view.has_ended, hooks)) and _has_begun(view, handler):
+        yield handler
+
+
+def _has_begun(view: WorkflowView, step: Step) -> bool:
+    """Return whether a hook or an exit handler has begun or may begin, as far as the entry point decides it."""
+    if view.node(step) is not None:
+        return True
+    is_due = step.is_exit_handler or step.status == view.phase(view.entry)
+    return is_due and view.may_run(step)
+
+
+def _sync_step(view: WorkflowView, step: Step, now: float, delays: Delays) -> WorkflowActions:
+    node = view.node(step)
+    if view.has_ended(step):
+        return WorkflowActions()
+    if not view.may_run(step):
+        return _shut_down(view, step, now)
     if node is None:
-        return WorkflowActions() if view.spec.get("suspend") else _create_pod(view, now, delays)
-    return _reconcile_pod(view, node, now, delays)
+        return WorkflowActions() if view.is_suspended else _create_pod(view, step, now, delays)
+    return _reconcile_pod(view, step, node, now, delays)
 
 
-def _create_pod(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions:
-    """Create the pod; if the API server refuses it, retry a full quota, and end the Workflow for any other reason."""
+def _settle(view: WorkflowView, now: float) -> Object:
+    """Return the status of a Workflow after all that has happened: the final one if nothing is left to run.
+
+    A suspended Workflow is never completed, and gives back no lock (operator.go, operate: it returns after the
+    reconciliation of pods).
+    """
+    entry, node = view.entry, view.node(view.entry)
+    if node is None or not view.has_ended(entry) or view.is_suspended:
+        return view.status
+    view = view.with_status(locks.without_locks(view.status))
+    steps = list(_current_steps(view))
+    handler = pod_manifest.exit_step(view.workflow.item)
+    if not all(map(view.has_ended, steps)):
+        return view.status
+    end = view.node(handler) if handler else None
+    if node["phase"] == "Succeeded" and end is not None and end["phase"] != "Succeeded":
+        node = end
+    return _final_status(view, node["phase"], node.get("message", ""), now)
+
+
+def _create_pod(view: WorkflowView, step: Step, now: float, delays: Delays) -> WorkflowActions:
+    """Create the pod; if the API server refuses it, retry a full quota, and end the step for any other reason."""
     node = {
-        "id": view.name,
-        "name": view.name,
-        "displayName": view.name,
+        "id": step.node_id,
+        "name": step.node,
+        "displayName": step.node,
         "type": "Pod",
-        "templateName": view.spec["entrypoint"],
+        "templateName": step.template,
         "phase": "Pending",
         "startedAt": iso(now),
-        **(view.node or {}),
+        **({} if step == view.entry else {"nodeFlag": {"hooked": True}}),
+        **(view.node(step) or {}),
     }
-    error = view.create_error
+    holder = f"{view.workflow.item['metadata'].get('namespace', '')}/{step.workflow}/{step.node_id}"
+    needed = _needed_locks(view, step)
+    if not set(locks.held_keys(view.status)) >= {lock.key for lock in needed}:
+        lock = locks.awaited_lock(needed, view.lock_uses)
+        if lock is not None:
+            message = locks.waiting_message(lock, view.lock_uses[lock.key])
+            node |= {"message": message, "synchronizationStatus": {"waiting": lock.key}}
+            status = locks.with_locks(view.with_node(step, node).status, needed, holder, state="waiting")
+            return WorkflowActions(status=status, requeue_at=now + delays.requeue)
+        view = view.with_status(locks.with_locks(view.status, needed, holder, state="holding"))
+        node = {key: value for key, value in node.items() if key != "synchronizationStatus"}
+    error = view.create_errors.get(step.node, "")
     if not error:
-        status = _status_with(view, {**node, "message": ""})
-        return WorkflowActions(create=pod_manifest.build_pod(view.workflow.item), status=status)
+        status = view.with_node(step, {**node, "message": ""}).status
+        return WorkflowActions(create=pod_manifest.build_pod(view.workflow.item, step), status=status)
     if "exceeded quota" in error:
-        return WorkflowActions(status=_status_with(view, {**node, "message": error}), requeue_at=now + delays.requeue)
-    status = _final_status(view.with_node(node), "Error", messages.ENTRY_TEMPLATE_ERROR.format(error), now)
-    status["nodes"][view.name] |= {"message": error, "phase": "Error"}
-    return WorkflowActions(status=status)
+        status = view.with_node(step, {**node, "message": error}).status
+        return WorkflowActions(status=status, requeue_at=now + delays.requeue)
+    return _fail_to_create(view.with_node(step, {**node, "message": error, "phase": "Error"}), step, error, now)
 
 
-def _shut_down(view: WorkflowView, now: float) -> WorkflowActions:
+def _needed_locks(view: WorkflowView, step: Step) -> list[Lock]:
+    """Return the locks of the entry point; those of other steps are not simulated."""
+    if step != view.entry:
+        return []
+    template = pod_manifest.template_of(view.workflow.item, step)
+    return locks.locks_of(template, view.workflow.item["metadata"].get("namespace", ""))
+
+
+def _fail_to_create(view: WorkflowView, step: Step, error: str, now: float) -> WorkflowActions:
+    """End the Workflow, because the pod of its entry point or of its exit handler was refused."""
+    if step == view.entry:
+        return WorkflowActions(status=_final_status(view, "Error", messages.ENTRY_TEMPLATE_ERROR.format(error), now))
+    if step.is_exit_handler:
+        return WorkflowActions(status=_final_status(view, "Error", messages.EXIT_TEMPLATE_ERROR.format(error), now))
+    return WorkflowActions(status=view.status)
+
+
+def _shut_down(view: WorkflowView, step: Step, now: float) -> WorkflowActions:
     """Apply Terminate or Stop: the node fails at once, a pending pod is deleted, and a running pod gets SIGTERM.
 
     The Workflow ends in the same reconciliation, or in the next one if a pod runs. A pod that has ended by itself
     decides the node's phase and message.
     """
-    strategy = view.spec["shutdown"]
-    if view.node is None:
+    strategy, node = view.spec["shutdown"], view.node(step)
+    if node is None:
         # Observed: Argo does not reconcile a suspended Workflow any further.
-        is_suspended = bool(view.spec.get("suspend"))
-        return WorkflowActions() if is_suspended else WorkflowActions(status=_final_status(view, "Failed", "", now))
-    phases = {pod.item["metadata"]["name"]: (pod.item.get("status") or {}).get("phase") for pod in view.pods}
-    ended_pods = [pod.item for pod in view.pods if phases[pod.item["metadata"]["name"]] in TERMINAL_PHASES]
+        return (
+            WorkflowActions() if view.is_suspended else WorkflowActions(status=_final_status(view, "Failed", "", now))
+        )
+    pods = view.pods_of(step)
+    phases = {pod.item["metadata"]["name"]: (pod.item.get("status") or {}).get("phase") for pod in pods}
+    ended_pods = [pod.item for pod in pods if phases[pod.item["metadata"]["name"]] in TERMINAL_PHASES]
     if ended_pods and not ended_pods[0]["metadata"].get("deletionTimestamp"):
-        return WorkflowActions(status=_status_with(view, assess_node_status(view.node, ended_pods[0], now)))
-    message = (messages.NODE_SHUTDOWN if view.pods else messages.NODE_SHUTDOWN_WITHOUT_POD).format(strategy)
-    node = {**view.node, "phase": "Failed", "message": message, "finishedAt": iso(now)}
-    status = _status_with(view, node)
-    if set(phases.values()) <= {"Pending"}:
-        status = _final_status(view.with_node(node), "Failed", message, now)
+        assessed = assess_node_status(node, ended_pods[0], now)
+        return WorkflowActions(status=view.with_node(step, assessed).status)
+    message = (messages.NODE_SHUTDOWN if pods else messages.NODE_SHUTDOWN_WITHOUT_POD).format(strategy)
+    view = view.with_node(step, {**node, "phase": "Failed", "message": message, "finishedAt": iso(now)})
     return WorkflowActions(
-        status=status,
+        status=_settle(view, now) if set(phases.values()) <= {"Pending"} else view.status,
         delete_pods=tuple(name for name, phase in phases.items() if phase == "Pending"),
         terminate_pods=tuple(name for name, phase in phases.items() if phase == "Running"),
     )
 
 
-def _reconcile_pod(view: WorkflowView, node: Object, now: float, delays: Delays) -> WorkflowActions:
+def _reconcile_pod(view: WorkflowView, step: Step, node: Object, now: float, delays: Delays) -> WorkflowActions:
     """Bring the node's status in line with its pod (operator.go, podReconciliation)."""
-    if not view.pods:
+    pods = view.pods_of(step)
+    if not pods:
         due = view.workflow.changed_at + delays.follow
         if now < due:
             return WorkflowActions(requeue_at=due)
         if node["phase"] == "Pending":
-            return _recreate_pod(view, now, delays)
+            return WorkflowActions() if view.is_suspended else _recreate_pod(view, step, now, delays)
         failed_node = {**node, "phase": "Error", "message": messages.POD_DELETED, "finishedAt": iso(now)}
-        return _update_node(view, node, failed_node, now)
-    pod = view.pods[0]
+        return _update_node(view, step, failed_node, now)
+    pod = pods[0]
     if pod.item["metadata"].get("deletionTimestamp"):
         # Observed: Argo ignores how the containers of a deleted pod end; it acts only when the object is gone.
         return WorkflowActions()
     due = pod.changed_at + delays.follow
     if now < due:
         return WorkflowActions(requeue_at=due)
-    return _update_node(view, node, assess_node_status(node, pod.item, now), now)
+    return _update_node(view, step, assess_node_status(node, pod.item, now), now)
 
 
-def _recreate_pod(view: WorkflowView, now: float, delays: Delays) -> WorkflowActions:
-    """Create the pod of a pending node, because it was refused before or has been deleted."""
+def _recreate_pod(view: WorkflowView, step: Step, now: float, delays: Delays) -> WorkflowActions:
+    """Create the pod of a pending node, because it was refused before, waits for a lock, or has been deleted."""
     due = view.workflow.changed_at + delays.requeue
-    if view.create_error and now < due:
+    if view.create_errors.get(step.node) and now < due:
         return WorkflowActions(requeue_at=due)
-    return _create_pod(view, now, delays)
+    return _create_pod(view, step, now, delays)
 
 
-def _update_node(view: WorkflowView, before: Object, node: Object, now: float) -> WorkflowActions:
-    if node == before:
+def _update_node(view: WorkflowView, step: Step, node: Object, now: float) -> WorkflowActions:
+    if node == view.node(step):
         return WorkflowActions()
-    if node["phase"] not in TERMINAL_PHASES:
-        return WorkflowActions(status=_status_with(view, node))
-    status = _final_status(view.with_node(node), node["phase"], node.get("message", ""), now)
-    return WorkflowActions(status=status)
+    return WorkflowActions(status=_settle(view.with_node(step, node), now))
 
 
 def assess_node_status(node: Object, pod: Object, now: float) -> Object:
@@ -235,12 +340,9 @@ def _infer_failure(status: Object, states: dict[str, Any]) -> tuple[str, str]:
     return "Failed", "Pod failed"
 
 
-def _status_with(view: WorkflowView, node: Object) -> Object:
-    return {**view.status, "nodes": {**(view.status.get("nodes") or {}), view.name: node}}
-
-
 def _final_status(view: WorkflowView, phase: str, message: str, now: float) -> Object:
     strategy = view.spec.get("shutdown")
+    view = view.with_status(locks.without_locks(view.status))
     if strategy and phase != "Succeeded":
         phase, message = "Failed", messages.WORKFLOW_STOPPED.format(strategy)
     status = {key: value for key, value in view.status.items() if key != "message"}

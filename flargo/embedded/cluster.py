@@ -8,12 +8,13 @@ import shutil
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flargo.embedded import argo, kubelet, messages, mounts, pod_manifest, schema
+from flargo.embedded import argo, kubelet, locks, messages, mounts, pod_manifest, schema
 from flargo.embedded.kubelet import main_container
+from flargo.embedded.locks import Lock, LockUse
 from flargo.embedded.log_stream import LineTimes
 from flargo.embedded.model import TERMINAL_PHASES, Delays, Node, Object, Policy, StoredObject, iso, quantity
 from flargo.embedded.processes import Limits, Processes, error_reason
@@ -62,8 +63,13 @@ class Cluster:
         self.store, self.processes, self.settings = store, processes, settings
         self.controller_running = True
         """False while Argo's Workflow controller is stopped."""
+        self.workflow_defaults: Object = {}
+        """An administrator's ``workflowDefaults``: a Workflow whose fields every unfinished Workflow gets, unless it
+        has them."""
         self.policies: list[Policy] = []
         """The admission policies in force."""
+        self.node = settings.node
+        """The only node, whose labels can change."""
         self.line_times = LineTimes()
         self.failure: Exception | None = None
         """The bug of this engine that has ended the loop; None while it runs."""
@@ -113,6 +119,12 @@ class Cluster:
         pod = self.store.get(key)
         self.store.merge(key, {"status": kubelet.disruption_status(pod, self._clock())})
         self.store.delete(key, options)
+
+    def orphan(self, key: Key) -> None:
+        """Remove a Workflow from the owners of everything that it owns, as a deletion with ``Orphan`` does."""
+        uid = self.store.get(key)["metadata"]["uid"]
+        for dependent in self._dependents(uid, key.namespace):
+            self.store.merge(dependent, {"metadata": {"ownerReferences": None}})
 
     def close(self) -> None:
         """End all processes and remove their directories."""
@@ -200,12 +212,10 @@ class Cluster:
         meta = entry.item["metadata"]
         if (meta.get("labels") or {}).get(argo.INSTANCE_LABEL, "") != self.settings.instance_id:
             return None
-        pods = [
-            pod
-            for pod in self.store.select("pods", key.namespace, Selector(f"{pod_manifest.WORKFLOW_LABEL}={key.name}"))
-            if any(owner["uid"] == meta["uid"] for owner in pod.item["metadata"]["ownerReferences"])
-        ]
-        view = argo.WorkflowView(entry, pods, *self._check_admission(key, entry.item))
+        has_ended = (entry.item.get("status") or {}).get("phase") in TERMINAL_PHASES
+        if not has_ended and self.workflow_defaults:
+            entry = replace(entry, item=pod_manifest.strategic_merge(self.workflow_defaults, entry.item))
+        view = self._view_workflow(key, entry, has_ended=has_ended)
         actions = argo.reconcile(view, now, self.settings.delays)
         if actions.delete:
             self.store.delete(key, {})
@@ -219,31 +229,91 @@ class Cluster:
             self.processes.terminate(self.store.get(Key("pods", key.namespace, name))["metadata"]["uid"])
         for name in actions.delete_pods:
             self.store.delete(Key("pods", key.namespace, name), {})
+        if not has_ended:
+            self._label_completed_pods(key, view.pods)
         return actions.requeue_at
+
+    def _view_workflow(self, key: Key, entry: StoredObject, *, has_ended: bool) -> argo.WorkflowView:
+        pods = self.store.select("pods", key.namespace, Selector(f"{pod_manifest.WORKFLOW_LABEL}={key.name}"))
+        if has_ended:
+            uid = entry.item["metadata"]["uid"]
+            owned_pods = [
+                pod
+                for pod in pods
+                if any(owner["uid"] == uid for owner in pod.item["metadata"].get("ownerReferences") or [])
+            ]
+            return argo.WorkflowView(entry, owned_pods)
+        # Argo's informer of pods does not see who owns them, and leaves out those that are labelled as completed.
+        known_pods = [pod for pod in pods if pod.item["metadata"]["labels"].get(pod_manifest.COMPLETED_LABEL) != "true"]
+        if pod_manifest.find_problem(entry.item):
+            return argo.WorkflowView(entry, known_pods)
+        return argo.WorkflowView(
+            entry, known_pods, self._create_errors(key, entry.item), self._lock_uses(key, entry.item)
+        )
+
+    def _label_completed_pods(self, key: Key, pods: Sequence[StoredObject]) -> None:
+        """Label the pods of steps that have ended, as Argo does after each update of a Workflow."""
+        workflow = self.store.find(key)
+        nodes = ((workflow.item.get("status") or {}).get("nodes") or {}) if workflow else {}
+        for pod in pods:
+            meta = pod.item["metadata"]
+            node = nodes.get((meta.get("annotations") or {}).get(pod_manifest.NODE_ANNOTATION)) or {}
+            pod_key = Key("pods", key.namespace, meta["name"])
+            if node.get("phase") in TERMINAL_PHASES and self.store.find(pod_key) is not None:
+                self.store.merge(pod_key, {"metadata": {"labels": {pod_manifest.COMPLETED_LABEL: "true"}}})
 
     def _write_status(self, key: Key, workflow: Object, status: Object) -> None:
         phase = status["phase"]
-        labels = {argo.PHASE_LABEL: phase, argo.COMPLETED_LABEL: str(phase in TERMINAL_PHASES).lower()}
+        labels = {argo.PHASE_LABEL: phase, pod_manifest.COMPLETED_LABEL: str(phase in TERMINAL_PHASES).lower()}
         meta = {**workflow["metadata"], "labels": {**(workflow["metadata"].get("labels") or {}), **labels}}
         self.store.replace(key, {**workflow, "metadata": meta, "status": status})
 
+    def _lock_uses(self, key: Key, workflow: Object) -> dict[str, LockUse]:
+        """Return how much other Workflows use of the locks that a Workflow's entry point needs."""
+        template = pod_manifest.template_of(workflow, pod_manifest.entry_step(workflow))
+        needed = locks.locks_of(template, key.namespace)
+        if not needed:
+            return {}
+        others = [each.item for each in self.store.select("workflows") if each.item["metadata"]["name"] != key.name]
+        held = [held_key for item in others for held_key in locks.held_keys(item.get("status") or {})]
+        return {lock.key: LockUse(held.count(lock.key), self._lock_limit(key.namespace, lock)) for lock in needed}
+
+    def _lock_limit(self, namespace: str, lock: Lock) -> int:
+        """Return how many may hold a lock: one a mutex, the number in its ConfigMap a semaphore; 0 without a number."""
+        if lock.kind == "mutex":
+            return 1
+        name, config_key = lock.config
+        entry = self.store.find(Key("configmaps", namespace, name))
+        text = str(((entry.item.get("data") or {}) if entry else {}).get(config_key, ""))
+        return int(text) if text.isascii() and text.isdigit() else 0
+
     # --- admission
 
-    def _check_admission(self, key: Key, workflow: Object) -> tuple[str, str]:
-        """Return why the API server would now forbid a Workflow's pod, and why it would refuse it as invalid."""
-        if pod_manifest.find_problem(workflow):
-            return "", ""
-        pod = pod_manifest.build_pod(workflow)
-        pod["metadata"]["namespace"] = key.namespace
-        if problem := schema.find_problem("pods", pod):
-            return "", messages.INVALID_OBJECT.format(schema.kind_name("pods"), key.name, problem)
-        accounts = {entry.item["metadata"]["name"] for entry in self.store.select("serviceaccounts", key.namespace)}
-        denial = self.policy_denial("pods", pod) or self.quota_denial("pods", key.namespace)
-        return kubelet.admission_denial(pod, {*accounts, *self.settings.accounts}, denial), ""
+    def _create_errors(self, key: Key, workflow: Object) -> dict[str, str]:
+        """Return the messages with which the creation of a Workflow's pods would fail now, by the nodes' names."""
+        entry, handler = pod_manifest.entry_step(workflow), pod_manifest.exit_step(workflow)
+        steps = [entry, *pod_manifest.hook_steps(workflow), *([handler] if handler else [])]
+        errors = {step.node: self._create_error(key, pod_manifest.build_pod(workflow, step)) for step in steps}
+        return {node: error for node, error in errors.items() if error}
 
-    def policy_denial(self, resource: str, item: Object) -> str:
+    def _create_error(self, key: Key, pod: Object) -> str:
+        """Return the API server's message, if it would refuse a Workflow's pod now; else empty."""
+        name = pod["metadata"]["name"]
+        pod["metadata"]["namespace"] = key.namespace
+        accounts = {entry.item["metadata"]["name"] for entry in self.store.select("serviceaccounts", key.namespace)}
+        accounts |= set(self.settings.accounts)
+        executor = pod["metadata"]["annotations"]["flargo.dev/executor-account"]
+        if executor not in accounts:
+            return messages.NO_EXECUTOR_ACCOUNT.format(executor)
+        if problem := schema.find_problem("pods", pod):
+            return messages.INVALID_OBJECT.format(schema.kind_name("pods"), name, problem)
+        denial = self.policy_denial("pods", pod) or self.quota_denial("pods", key.namespace)
+        denial = kubelet.admission_denial(pod, accounts, denial)
+        return messages.POD_FORBIDDEN.format(name, denial) if denial else ""
+
+    def policy_denial(self, resource: str, item: Object, operation: str = "CREATE") -> str:
         """Return why an admission policy denies an object; empty if none does."""
-        policies = (policy for policy in self.policies if policy.denies(resource, item))
+        policies = (policy for policy in self.policies if policy.denies(resource, item, operation))
         return next((messages.POLICY_DENIAL.format(policy.name, policy.message) for policy in policies), "")
 
     def quota_denial(self, resource: str, namespace: str) -> str:
@@ -264,7 +334,7 @@ class Cluster:
     # --- the scheduler and the kubelet
 
     def _sync_pod(self, key: Key, entry: StoredObject, now: float) -> float | None:
-        actions = kubelet.sync_pod(self._view_pod(key, entry), self.settings.node, now, self.settings.delays)
+        actions = kubelet.sync_pod(self._view_pod(key, entry), self.node, now, self.settings.delays)
         uid = entry.item["metadata"]["uid"]
         for event_type, reason, message in actions.events:
             self._record_event(entry.item, event_type, reason, message, now)
@@ -292,9 +362,9 @@ class Cluster:
             ]
             others = [pod for pod in bound_pods if pod["status"].get("phase") not in TERMINAL_PHASES]
             if item["spec"].get("nodeName"):
-                rejection = kubelet.rejection(item, self.settings.node, others)
+                rejection = kubelet.rejection(item, self.node, others)
                 return kubelet.PodView(entry, process, rejection=rejection)
-            failure = kubelet.scheduling_failure(item, self.settings.node, others, self.settings.claims)
+            failure = kubelet.scheduling_failure(item, self.node, others, self.settings.claims)
             return kubelet.PodView(entry, process, scheduling_failure=failure)
         if process is None:
             find_secret = self._secret_finder(key.namespace)
@@ -369,7 +439,7 @@ class Cluster:
             "count": 1,
             "firstTimestamp": iso(now),
             "lastTimestamp": iso(now),
-            "source": {"component": "kubelet", "host": self.settings.node.name},
+            "source": {"component": "kubelet", "host": self.node.name},
         }
         self.store.create("events", meta["namespace"], new_event)
 

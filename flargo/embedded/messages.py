@@ -10,10 +10,14 @@ NODE_SHUTDOWN_WITHOUT_POD = "workflow shutdown with strategy: {}"
 WORKFLOW_STOPPED = "Stopped with strategy '{}'"
 POD_DELETED = "pod deleted"
 ENTRY_TEMPLATE_ERROR = "error in entry template execution: {}"
+EXIT_TEMPLATE_ERROR = "error in exit template execution : {}"
 INVALID_SPEC = "invalid spec: {}"
+WAITING_FOR_LOCK = "Waiting for {} lock. Lock status: {}/{}"
 CONTAINER_EXITED = "{}: {} (exit code {})"
 POD_FORBIDDEN = 'pods "{}" is forbidden: {}'
 NO_ACCOUNT = 'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found'
+NO_EXECUTOR_ACCOUNT = 'serviceaccounts "{}" not found'
+"""Argo's controller reads the executor's account for the name of its token."""
 POD_SECURITY_VIOLATION = 'violates PodSecurity "restricted:latest": host namespaces ({}=true)'
 QUOTA_EXCEEDED = "exceeded quota: {0}, requested: {1}=1, used: {1}={2}, limited: {1}={3}"
 POLICY_DENIAL = "ValidatingAdmissionPolicy '{0}' with binding '{0}' denied request: {1}"

@@ -65,11 +65,22 @@ class Policy:
     labels: Mapping[str, str]
     """An object is denied if it has all of these labels."""
     message: str
+    operation: str = "CREATE"
+    """``CREATE`` or ``UPDATE``."""
+    field: tuple[str, ...] = ()
+    """If this is set, an object is denied only if it has the field of this path."""
 
-    def denies(self, resource: str, item: Object) -> bool:
-        """Return whether the policy denies the creation of an object."""
+    def denies(self, resource: str, item: Object, operation: str = "CREATE") -> bool:
+        """Return whether the policy denies an object that is created, or that is the result of an update."""
         labels = (item.get("metadata") or {}).get("labels") or {}
-        return resource == self.resource and self.labels.items() <= labels.items()
+        is_concerned = (resource, operation) == (self.resource, self.operation)
+        return is_concerned and self.labels.items() <= labels.items() and self._has_field(item)
+
+    def _has_field(self, item: Object) -> bool:
+        value: Any = item
+        for key in self.field:
+            value = value.get(key) if isinstance(value, dict) else None
+        return bool(value)
 
 
 @dataclass(frozen=True, slots=True)

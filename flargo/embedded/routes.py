@@ -36,7 +36,7 @@ from flargo.embedded.cluster import Cluster, error_summary
 from flargo.embedded.log_stream import LogOptions, send_log
 from flargo.embedded.model import Object
 from flargo.embedded.pod_manifest import MAIN
-from flargo.embedded.store import Change, RefusedError, Store
+from flargo.embedded.store import Change, RefusedError, Store, merge_patch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -142,15 +142,18 @@ class Routes:
 
     def _admit(self, call: ApiCall, item: Object) -> None:
         """Refuse an object that a policy or a quota denies; for a policy, Kubernetes' reason is Invalid."""
-        group = RESOURCES[call.resource].group.rpartition("/")[0]
-        qualified_resource = f"{call.resource}.{group}" if group else call.resource
-        name = (item.get("metadata") or {}).get("name", "")
-        if denial := self.cluster.policy_denial(call.resource, item):
-            message = messages.OBJECT_FORBIDDEN.format(qualified_resource, name, denial)
-            raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message)
+        self._apply_policies(call, item)
         if denial := self.cluster.quota_denial(call.resource, call.namespace):
-            message = messages.OBJECT_FORBIDDEN.format(qualified_resource, name, denial)
+            name = (item.get("metadata") or {}).get("name", "")
+            message = messages.OBJECT_FORBIDDEN.format(_qualified_resource(call), name, denial)
             raise RefusedError(HTTPStatus.FORBIDDEN, "Forbidden", message)
+
+    def _apply_policies(self, call: ApiCall, item: Object, operation: str = "CREATE") -> None:
+        """Refuse an object that an admission policy denies; Kubernetes' reason is Invalid."""
+        if denial := self.cluster.policy_denial(call.resource, item, operation):
+            name = (item.get("metadata") or {}).get("name", "")
+            message = messages.OBJECT_FORBIDDEN.format(_qualified_resource(call), name, denial)
+            raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message)
 
     async def _get(self, call: ApiCall) -> web.StreamResponse:
         return _json_response(self.store.get(call.key))
@@ -178,6 +181,8 @@ class Routes:
             raise not_implemented(f"patch as {call.request.content_type}")
         if not isinstance(call.body, dict):
             raise bad_request("the body of a merge patch must be an object")
+        if self.cluster.policies:
+            self._apply_policies(call, merge_patch(self.store.get(call.key), call.body), "UPDATE")
         return _json_response(self.store.merge(call.key, call.body, dry_run=call.is_dry_run))
 
     async def _update(self, call: ApiCall) -> web.StreamResponse:
@@ -188,8 +193,8 @@ class Routes:
 
     async def _delete(self, call: ApiCall) -> web.StreamResponse:
         options = delete_options(call)
-        if call.resource == "workflows" and options.get("propagationPolicy") == "Orphan":
-            raise not_implemented("deletion with propagationPolicy Orphan")
+        if call.resource == "workflows" and options.get("propagationPolicy") == "Orphan" and not call.is_dry_run:
+            self.cluster.orphan(call.key)
         item = self.store.delete(call.key, options, dry_run=call.is_dry_run)
         if call.resource == "pods":
             return _json_response(item)
@@ -279,6 +284,12 @@ class Routes:
 def _failure_response(code: HTTPStatus, message: str) -> web.Response:
     error = RefusedError(code, code.phrase.replace(" ", ""), message)
     return web.json_response(error.status, status=int(code))
+
+
+def _qualified_resource(call: ApiCall) -> str:
+    """Return a resource with its API group, as messages name it."""
+    group = RESOURCES[call.resource].group.rpartition("/")[0]
+    return f"{call.resource}.{group}" if group else call.resource
 
 
 def _parse_continue(token: str) -> tuple[str, str]:

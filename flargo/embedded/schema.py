@@ -397,6 +397,12 @@ _POD = _fields(
     "containers",
     "initContainers",
 )
+_SYNCHRONIZATION = _fields(
+    {
+        "mutexes": _list_of(_fields({"name": _text})),
+        "semaphores": _list_of(_fields({"configMapKeyRef": _fields({"name": _text, "key": _text}, "name", "key")})),
+    }
+)
 _TEMPLATE = _fields(
     {
         "name": _text,
@@ -404,6 +410,7 @@ _TEMPLATE = _fields(
         "container": _dictionary,
         "volumes": _list_of(_dictionary),
         "podSpecPatch": _text,
+        "synchronization": _SYNCHRONIZATION,
     }
 )
 _TTL_SECONDS = {f"secondsAfter{end}": _int32 for end in ("Completion", "Success", "Failure")}
@@ -418,11 +425,21 @@ _WORKFLOW = _fields(
         "volumes": _list_of(_dictionary),
         "ttlStrategy": _fields(_TTL_SECONDS),
         "podGC": _fields({"strategy": _text, "deleteDelayDuration": _text}),
+        "onExit": _text,
+        "hooks": _map_of(_fields({"template": _text, "expression": _text}, "template")),
     }
 )
-_NODE = _fields({"phase": _text, "message": _text})
+_NODE = _fields({"phase": _text, "message": _text}, "phase")
+_HOLDING = {kind: _fields({"holding": _list_of(_fields({kind: _text}, kind))}) for kind in ("mutex", "semaphore")}
 _WORKFLOW_STATUS = _fields(
-    {"phase": _text, "message": _text, "startedAt": _time, "finishedAt": _time, "nodes": _map_of(_NODE)}
+    {
+        "phase": _text,
+        "message": _text,
+        "startedAt": _time,
+        "finishedAt": _time,
+        "nodes": _map_of(_NODE),
+        "synchronization": _fields(_HOLDING),
+    }
 )
 
 
@@ -437,6 +454,7 @@ _OBJECTS: dict[str, Check] = {
     "pods": _object(spec=_POD, status=_dictionary),
     "secrets": _object(type=_text, data=_DATA, stringData=_map_of(_text, _data_key)),
     "resourcequotas": _object(spec=_fields({"hard": _AMOUNTS}), status=_dictionary),
+    "configmaps": _object(data=_map_of(_text)),
 }
 _KINDS = {
     "workflows": "Workflow.argoproj.io",
@@ -445,6 +463,7 @@ _KINDS = {
     "serviceaccounts": "ServiceAccount",
     "resourcequotas": "ResourceQuota",
     "events": "Event",
+    "configmaps": "ConfigMap",
 }
 _OPTIONS = _fields(
     {

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from flargo.embedded import tls
 from flargo.embedded.cluster import Cluster, Settings
-from flargo.embedded.model import Policy
+from flargo.embedded.model import Object, Policy
 from flargo.embedded.processes import Processes
 from flargo.embedded.routes import Routes
 from flargo.embedded.store import WATCH_CACHE_SIZE, Key, Store
@@ -112,6 +113,24 @@ class Embedded:
 
         async def change() -> None:
             self._cluster.set_controller(running=running)
+
+        self._run_on_loop(change())
+
+    def set_workflow_defaults(self, defaults: Object) -> None:
+        """Set the controller's ``workflowDefaults``, a Workflow whose fields every unfinished Workflow gets."""
+
+        async def change() -> None:
+            self._cluster.workflow_defaults = defaults
+
+        self._run_on_loop(change())
+
+    def label_node(self, **labels: str | None) -> None:
+        """Set labels of the node; None removes a label. Pods that it did not suit are tried again within a second."""
+
+        async def change() -> None:
+            node = self._cluster.node
+            merged = {**node.labels, **labels}
+            self._cluster.node = replace(node, labels={key: it for key, it in merged.items() if it is not None})
 
         self._run_on_loop(change())
 

@@ -18,16 +18,14 @@ ABSENT: Mapping[str, str] = {
 INIT = "the engine does not run a job's own init containers"
 ONE_PROCESS = "API server, controller and kubelet are one process, so none of them can be cut off from the others"
 ONE_NODE = "the node is only simulated: it can't be lost or drained, and pods are not preempted"
-QUEUES = "the engine has neither Argo's locks nor its parallelism limit"
-DEFAULTS = "the controller has no ConfigMap, and so no workflowDefaults"
+QUEUES = "the engine has no limit of parallel Workflows"
+DEFAULTS = "the engine runs no step again: it refuses a retryStrategy"
 
 SCENARIOS: Mapping[str, str] = {
     "test_end[init container fails]": INIT,
     "test_end[init container's image missing]": INIT,
-    "test_queued_on_a_lock_until_it_is_free_or_for_too_long": QUEUES,
     "test_queued_for_room_among_argos_workflows": QUEUES,
     "test_run_again_by_an_administrators_retry_strategy": DEFAULTS,
-    "test_invalid_by_an_administrators_defaults": DEFAULTS,
     "test_controller_overlooks_the_release": ONE_PROCESS,
     "test_node_lost_and_back": ONE_NODE,
     "test_node_drained_while_jobs_run_and_wait": ONE_NODE,
@@ -53,9 +51,7 @@ RECORDINGS: Mapping[str, str] = {
     "node-drained-while-jobs-run-and-wait": ONE_NODE,
     "node-lost-and-back": ONE_NODE,
     "preempted-by-a-more-important-pod": ONE_NODE,
-    "queued-on-a-lock-until-it-is-free-or-for-too-long": QUEUES,
     "run-again-by-an-administrators-retry-strategy": DEFAULTS,
-    "invalid-by-an-administrators-defaults": DEFAULTS,
     "registry-never-answers-pulling": NO_PULLS,
     "registry-never-answers-timeout": NO_PULLS,
     "api-server-away-for-thirty-seconds-frozen": ONE_PROCESS,

@@ -193,7 +193,7 @@ def test_watch_from_an_expired_version_gets_410(tmp_path: Path) -> None:
         ("POST", f"{CORE}/namespaces/flare/pods"),
         ("PATCH", f"{CORE}/namespaces/flare/pods/x"),
         ("DELETE", f"{CORE}/namespaces/flare/secrets"),
-        ("GET", f"{CORE}/namespaces/flare/configmaps"),
+        ("GET", f"{CORE}/namespaces/flare/endpoints"),
         ("GET", f"{CORE}/namespaces/flare/workflows"),
         ("POST", f"{CORE}/namespaces/flare/pods/x/exec"),
         ("GET", f"{ARGO}/namespaces/flare/workflows/x/status/y"),

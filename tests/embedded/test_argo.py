@@ -1,5 +1,6 @@
 """Tests of the controller and the kubelet as pure functions: objects and a time in, actions out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -7,12 +8,14 @@ import pytest
 from flargo.embedded import argo, kubelet, pod_manifest
 from flargo.embedded.argo import WorkflowActions, reconcile
 from flargo.embedded.kubelet import ProcessState
+from flargo.embedded.locks import LockUse
 from flargo.embedded.model import Delays, Node, StoredObject, iso
 
 Object = dict[str, Any]
 DELAYS = Delays()
 NOW = 1_000_000.0
 LONG_AFTER = 3600.0
+NO_LOCKS: Mapping[str, LockUse] = {}
 
 
 def workflow(status: Object | None = None, **spec: Any) -> Object:
@@ -41,11 +44,17 @@ def pod(main: Object | None = None, wait: Object | None = None, phase: str = "Pe
 
 
 def sync(
-    item: Object, *pods: Object, after: float = LONG_AFTER, denial: str = "", delays: Delays = DELAYS
+    item: Object,
+    *pods: Object,
+    after: float = LONG_AFTER,
+    denial: str = "",
+    delays: Delays = DELAYS,
+    locks: Mapping[str, LockUse] = NO_LOCKS,
 ) -> WorkflowActions:
     """Return the controller's actions ``after`` seconds from the last change of the Workflow and its pods."""
     stored_pods = [StoredObject(each, NOW) for each in pods]
-    return reconcile(argo.WorkflowView(StoredObject(item, NOW), stored_pods, denial), NOW + after, delays)
+    errors = {"job": f'pods "job" is forbidden: {denial}'} if denial else {}
+    return reconcile(argo.WorkflowView(StoredObject(item, NOW), stored_pods, errors, locks), NOW + after, delays)
 
 
 def node_of(actions: WorkflowActions) -> Object:
@@ -83,7 +92,9 @@ def test_suspended_workflow_gets_its_pod_when_released() -> None:
     [
         ({"entrypoint": "other"}, "invalid spec: template name 'other' undefined"),
         ({"templates": [{"name": "step", "steps": []}]}, "invalid spec: flargo.embedded runs"),
-        ({"onExit": "step"}, "without onExit"),
+        ({"onExit": "other"}, "invalid spec: template name 'other' undefined"),
+        ({"hooks": {"one": {"template": "step", "expression": "1 > 0"}}}, "hooks.one: flargo.embedded evaluates only"),
+        ({"volumeClaimTemplates": []}, "without volumeClaimTemplates"),
     ],
 )
 def test_unsupported_workflow_fails_with_a_reason(spec: Object, message: str) -> None:
@@ -216,6 +227,177 @@ def test_shutdown_keeps_the_status_of_ended_pods() -> None:
 
 def test_shutdown_of_suspended_workflow_changes_nothing() -> None:
     assert sync(workflow(RUNNING_STATUS, suspend=True, shutdown="Terminate")) == WorkflowActions()
+
+
+# --- exit handlers and hooks
+
+HANDLER = {"name": "notify", "container": {"image": "job", "command": ["true"]}}
+STEP = {"name": "step", "container": {"image": "job", "command": ["python"]}}
+WITH_HANDLER: Object = {"onExit": "notify", "templates": [STEP, HANDLER]}
+HANDLER_ID = "job-2341089871"
+"""``job`` with the FNV-1a hash of ``job.onExit``."""
+HANDLER_POD = "job-notify-2341089871"
+
+
+def handler_pod(main: Object, wait: Object, phase: str) -> Object:
+    """Return the exit handler's pod."""
+    item = workflow(**WITH_HANDLER)
+    step = pod_manifest.exit_step(item)
+    assert step is not None
+    built = pod_manifest.build_pod(item, step)
+    rows = [{"name": "main", "state": main}, {"name": "wait", "state": wait}]
+    built["status"] = {"phase": phase, "containerStatuses": rows}
+    return built
+
+
+def with_handler_node(entry: str, phase: str, message: str = "") -> Object:
+    """Return a Workflow's status whose entry point and exit handler are in these phases."""
+    status = node(entry, message="main: Error (exit code 3)" if entry == "Failed" else "")
+    handler = {"id": HANDLER_ID, "name": "job.onExit", "type": "Pod", "phase": phase, "message": message}
+    return {**status, "nodes": {**status["nodes"], HANDLER_ID: handler}}
+
+
+def test_exit_handler_gets_a_pod_of_its_own_after_the_step() -> None:
+    ended = sync(workflow(node("Running"), **WITH_HANDLER), pod(EXITED_3, EXITED_0, "Failed"))
+    assert ended.status is not None
+    assert (ended.status["phase"], node_of(ended)["phase"]) == ("Running", "Failed")
+    then = sync({**workflow(**WITH_HANDLER), "status": ended.status})
+    assert then.create is not None
+    meta = then.create["metadata"]
+    assert meta["name"] == HANDLER_POD
+    assert meta["labels"] == {
+        "workflows.argoproj.io/workflow": "job",
+        "workflows.argoproj.io/completed": "false",
+        "workflows.argoproj.io/on-exit": "true",
+    }
+    assert meta["ownerReferences"] == pod_manifest.build_pod(workflow())["metadata"]["ownerReferences"]
+    assert then.status is not None
+    assert then.status["nodes"][HANDLER_ID]["name"] == "job.onExit"
+
+
+@pytest.mark.parametrize(
+    ("entry", "exit_state", "pod_phase", "phase", "message"),
+    [
+        ("Succeeded", EXITED_0, "Succeeded", "Succeeded", None),
+        ("Succeeded", EXITED_3, "Failed", "Failed", "main: Error (exit code 3)"),
+        ("Failed", EXITED_0, "Succeeded", "Failed", "main: Error (exit code 3)"),
+    ],
+)
+def test_workflow_ends_with_its_exit_handler(
+    entry: str, exit_state: Object, pod_phase: str, phase: str, message: str | None
+) -> None:
+    """A failed handler makes the Workflow of a successful step fail."""
+    item = workflow(with_handler_node(entry, "Running"), **WITH_HANDLER)
+    assert sync(item, handler_pod(RUNNING, RUNNING, "Running")) == WorkflowActions()
+    status = sync(item, handler_pod(exit_state, EXITED_0, pod_phase)).status
+    assert status is not None
+    assert (status["phase"], status.get("message")) == (phase, message)
+
+
+@pytest.mark.parametrize(("strategy", "runs"), [("Terminate", False), ("Stop", True)])
+def test_exit_handler_after_a_shutdown(strategy: str, runs: bool) -> None:  # noqa: FBT001  (a parameter)
+    actions = sync(workflow(node("Failed"), shutdown=strategy, **WITH_HANDLER))
+    assert (actions.create is not None) == runs
+    assert actions.status is not None
+    assert actions.status["phase"] == ("Running" if runs else "Failed")
+
+
+def test_refused_exit_handler_is_an_error_of_the_workflow() -> None:
+    item = workflow(node("Succeeded"), **WITH_HANDLER)
+    view = argo.WorkflowView(StoredObject(item, NOW), (), {"job.onExit": "it is forbidden"})
+    status = reconcile(view, NOW + LONG_AFTER, DELAYS).status
+    assert status is not None
+    assert status["phase"] == "Error"
+    assert status["message"] == "error in exit template execution : it is forbidden"
+
+
+def test_hook_runs_beside_its_step() -> None:
+    hooks = {"running": {"template": "notify", "expression": 'workflow.status == "Running"'}}
+    spec: Object = {"hooks": hooks, "templates": [STEP, HANDLER]}
+    step_pod = pod(RUNNING, RUNNING, "Running")
+    assert sync(workflow(node("Pending"), **spec), pod(RUNNING, RUNNING, "Pending")).create is None
+    started = sync(workflow(node("Running"), **spec), step_pod)
+    assert started.create is not None
+    (hook,) = pod_manifest.hook_steps(workflow(**spec))
+    assert started.create["metadata"]["name"] == hook.pod_name
+    assert hook.node == "job.hooks.running"
+    hook_node = {"id": hook.node_id, "name": hook.node, "type": "Pod", "phase": "Running", "message": ""}
+    ended = node("Succeeded")
+    ended["nodes"][hook.node_id] = hook_node
+    assert sync(workflow(ended, **spec), after=0.1).status is None, "the Workflow waits for its hook"
+    ended["nodes"][hook.node_id] = {**hook_node, "phase": "Succeeded"}
+    status = sync(workflow(ended, **spec)).status
+    assert status is not None
+    assert status["phase"] == "Succeeded"
+
+
+# --- a Workflow that a person suspends while it runs
+
+
+def test_suspended_workflow_follows_its_pod_and_never_ends() -> None:
+    held = {"synchronization": {"mutex": {"holding": [{"mutex": "flare/Mutex/m", "holder": "flare/job/job"}]}}}
+    running = {**node("Running"), **held}
+    ended = sync(workflow(running, suspend=True), pod(EXITED_3, EXITED_0, "Failed"))
+    assert ended.status is not None
+    assert (ended.status["phase"], node_of(ended)["phase"]) == ("Running", "Failed")
+    for more in ({}, {"shutdown": "Terminate"}):
+        assert sync(workflow(ended.status, suspend=True, **more)) == WorkflowActions()
+    assert "synchronization" in ended.status
+    status = sync(workflow(ended.status, suspend=False)).status
+    assert status is not None
+    assert status["phase"] == "Failed"
+    assert "synchronization" not in status
+
+
+def test_shutdown_ends_the_pod_of_a_suspended_workflow_but_not_the_workflow() -> None:
+    item = workflow(node("Running"), suspend=True, shutdown="Terminate")
+    actions = sync(item, pod(RUNNING, RUNNING, "Running"))
+    assert actions.terminate_pods == ("job",)
+    assert actions.status is not None
+    assert (actions.status["phase"], node_of(actions)["phase"]) == ("Running", "Failed")
+    assert sync({**item, "status": actions.status}) == WorkflowActions()
+
+
+# --- a pod that is there already
+
+
+def test_pod_of_an_earlier_workflow_is_taken_over() -> None:
+    earlier_pod = pod(EXITED_0, EXITED_0, "Succeeded")
+    earlier_pod["metadata"]["ownerReferences"] = []
+    status = sync(workflow(node("Pending")), earlier_pod).status
+    assert status is not None
+    assert status["phase"] == "Succeeded"
+
+
+# --- locks
+
+SEMAPHORE = {"semaphores": [{"configMapKeyRef": {"name": "queue", "key": "jobs"}}]}
+KEY = "flare/ConfigMap/queue/jobs"
+QUEUED_SPEC = {"templates": [{**STEP, "synchronization": SEMAPHORE}]}
+
+
+def test_step_waits_for_its_lock() -> None:
+    waiting = sync(workflow(RUNNING_STATUS, **QUEUED_SPEC), locks={KEY: LockUse(2, 2)})
+    assert waiting.create is None
+    assert node_of(waiting)["message"] == f"Waiting for {KEY} lock. Lock status: 0/2"
+    assert node_of(waiting)["synchronizationStatus"] == {"waiting": KEY}
+    assert waiting.requeue_at == NOW + LONG_AFTER + DELAYS.requeue
+    assert waiting.status is not None
+    started = sync(workflow(waiting.status, **QUEUED_SPEC), locks={KEY: LockUse(1, 2)})
+    assert started.create is not None
+    assert "synchronizationStatus" not in node_of(started)
+    assert started.status is not None
+    holding = {"semaphore": {"holding": [{"semaphore": KEY, "holders": ["flare/job/job"]}]}}
+    assert started.status["synchronization"] == holding
+
+
+def test_lock_is_given_back_before_the_exit_handler_ends() -> None:
+    held = {"synchronization": {"mutex": {"holding": [{"mutex": "flare/Mutex/m", "holder": "flare/job/job"}]}}}
+    item = workflow({**node("Running"), **held}, **WITH_HANDLER)
+    status = sync(item, pod(EXITED_0, EXITED_0, "Succeeded")).status
+    assert status is not None
+    assert status["phase"] == "Running"
+    assert "synchronization" not in status
 
 
 def ended_workflow(phase: str, **spec: Any) -> Object:
