@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from tests.harness.real_cluster import control, sandbox, up
 from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
+POLICY_SECONDS = 5.0
+"""Time after which a new admission policy for updates is enforced: the API server reads policies every second."""
 FINAL_PHASES = {"Succeeded", "Failed", "Error"}
 """The phases in which a Workflow, or a pod, has ended."""
 
@@ -30,6 +32,18 @@ class Downtime:
 
     end: float = math.inf
     """When it can answer again (``time.monotonic``); set at the end of the ``with``."""
+
+
+class LineStream:
+    """The lines of a response without an end, such as a watch's."""
+
+    def __init__(self, lines: Iterable[str], close: Callable[[], object]) -> None:
+        self._lines = lines
+        self.close = close
+        """Ends the response, as soon as that is possible."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
 
 
 class Cluster:
@@ -137,6 +151,26 @@ class Cluster:
         """Delete an object without waiting for the deletion to complete."""
         self.kubectl("delete", kind, item["metadata"]["name"], "--wait=false")
 
+    def delete_without_pods(self, workflow: Object) -> None:
+        """Delete a Workflow and leave what it owns, which then has no owner."""
+        self.kubectl("delete", "workflows.argoproj.io", workflow["metadata"]["name"], "--cascade=orphan")
+
+    def delete_workflows(self, selector: str) -> None:
+        """Delete the Workflows that a label selector matches, and wait until they are gone."""
+        self.kubectl("delete", "workflows.argoproj.io", f"--selector={selector}", "--wait", "--timeout=60s")
+
+    def stream(self, path: str) -> LineStream:
+        """Send a GET request whose response does not end, such as a watch."""
+        argv = ("kubectl", f"--kubeconfig={self.target.kubeconfig}", "get", f"--raw=/{path}")
+        process = subprocess.Popen(argv, text=True, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+
+        def close() -> None:
+            process.kill()
+            process.wait()
+
+        return LineStream(process.stdout, close)
+
     def delete_by_label(self, selector: str) -> None:
         """Delete the Workflows and Secrets that a label selector matches, without waiting."""
         selection = ("workflows.argoproj.io,secrets", f"--selector={selector}")
@@ -198,6 +232,30 @@ class Cluster:
         group = {"workflows": "argoproj.io"}.get(kind, "")
         rule = {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE"], "resources": [kind]}
         label = f"object.metadata.?labels['{Label.FEDERATION}'].orValue('')"
+        probe = _probe(kind, federation)
+        with self._admission_policy(name, rule, f"{label} != '{federation}'"):
+            eventually(lambda: "not on a Tuesday" in self._refusal(probe), 30, "the policy is enforced")
+            yield
+
+    @contextlib.contextmanager
+    def refuse_shutdowns(self, federation: str) -> Iterator[None]:
+        """Refuse every update of a federation's Workflows that are shut down, by an admission policy."""
+        name = f"flargo-test-shutdown-{federation}"
+        rule = {
+            "apiGroups": ["argoproj.io"],
+            "apiVersions": ["*"],
+            "operations": ["UPDATE"],
+            "resources": ["workflows"],
+        }
+        label = f"object.metadata.?labels['{Label.FEDERATION}'].orValue('')"
+        expression = f"{label} != '{federation}' || object.spec.?shutdown.orValue('') == ''"
+        with self._admission_policy(name, rule, expression):
+            time.sleep(POLICY_SECONDS)
+            yield
+
+    @contextlib.contextmanager
+    def _admission_policy(self, name: str, rule: Object, expression: str) -> Iterator[None]:
+        """Refuse what does not meet an expression, with the message "not on a Tuesday"."""
         policy = {
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "ValidatingAdmissionPolicy",
@@ -205,7 +263,7 @@ class Cluster:
             "spec": {
                 "failurePolicy": "Fail",
                 "matchConstraints": {"resourceRules": [rule]},
-                "validations": [{"expression": f"{label} != '{federation}'", "message": "not on a Tuesday"}],
+                "validations": [{"expression": expression, "message": "not on a Tuesday"}],
             },
         }
         binding = {
@@ -214,15 +272,22 @@ class Cluster:
             "metadata": {"name": name},
             "spec": {"policyName": name, "validationActions": ["Deny"]},
         }
-        probe = _probe(kind, federation)
         self.create(policy)
         try:
             self.create(binding)
-            eventually(lambda: "not on a Tuesday" in self._refusal(probe), 30, "the policy is enforced")
             yield
         finally:
             for resource in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
                 self.kubectl("delete", resource, name, "--ignore-not-found")
+
+    @contextlib.contextmanager
+    def label_node(self, **labels: str) -> Iterator[None]:
+        """Label the first node until the end of the ``with``."""
+        self.kubectl("label", "node", self.node_name, *(f"{key}={value}" for key, value in labels.items()))
+        try:
+            yield
+        finally:
+            self.kubectl("label", "node", self.node_name, *(f"{key}-" for key in labels))
 
     @contextlib.contextmanager
     def silent_registry(self) -> Iterator[str]:

@@ -32,7 +32,13 @@ def sequences(recording: Path) -> dict[str, list[State]]:
 def _objects(recording: Path, kind: str) -> Iterator[Object]:
     for line in map(json.loads, recording.read_text().splitlines()):
         if line.get("what") in OBJECT_LINES and line["kind"] == kind:
-            yield from line["objects"]
+            yield from filter(_is_of_the_job, line["objects"])
+
+
+def _is_of_the_job(item: Object) -> bool:
+    """Return whether an object is not the pod of an exit handler, which only a fresh read of a job's objects shows."""
+    labels = item["metadata"].get("labels") or {}
+    return "workflows.argoproj.io/workflow" not in labels or "app.kubernetes.io/managed-by" in labels
 
 
 def _drop_older(items: Iterable[Object]) -> Iterator[Object]:

@@ -1,6 +1,7 @@
 """The fault matrix, where a daemon of the cluster is suspended, ends or restarts. Not for a user's own cluster."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -114,6 +115,36 @@ def test_controller_restarted_while_it_runs(site: Site, cluster: Cluster) -> Non
     job.exit_program(0)
     job.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
     job.expect_nothing_left()
+
+
+STORM_JOBS = 50
+"""The number of jobs that end while the controller is away."""
+STORM_REQUESTS = 30
+"""The limit of requests in a minute, for all jobs together, while no Workflow's status changes."""
+
+
+@pytest.mark.xfail(strict=True, reason="row 8: a budget for all jobs together")
+def test_controller_away_while_many_jobs_end(cluster: Cluster) -> None:
+    """None of the Workflows can be completed until the controller is back; asking again and again does not help.
+
+    Each job was asked for every five seconds, without end.
+    """
+    with Wire(cluster.target.launcher_kubeconfig) as wire, Site(cluster, wire=wire) as site:
+        jobs = [site.launch(EXITS_ON_REQUEST, {"cpu": "10m", "memory": "32Mi"}) for _ in range(STORM_JOBS)]
+        for job in jobs:
+            job.expect_stage(Stage.RUNNING, within=STORM_JOBS * START_SECONDS / 10)
+        with cluster.freeze(CONTROLLER):
+            for job in jobs:
+                job.expect_running().exit_program(0)
+            for job in jobs:
+                job.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
+            time.sleep(75)
+            before = len(wire.requests)
+            time.sleep(60)
+            requests = wire.requests[before:]
+        assert len(requests) <= STORM_REQUESTS, Counter((each.verb, each.resource) for each in requests)
+        for job in jobs:
+            job.expect_nothing_left(within=RECOVERY_SECONDS)
 
 
 def test_suspended_by_a_person_before_its_start_and_resumed(site: Site, cluster: Cluster) -> None:

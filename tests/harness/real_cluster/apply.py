@@ -17,7 +17,7 @@ PARENTS = ("nvflare-server", "site-1", "site-2")
 POWERLESS_ACCOUNT = "flargo-powerless"
 """An executor account of a test, which has no right to report a program's result."""
 MISSING_ACCOUNT = "not-there"
-"""An account that does not exist, which a test names for a job's pod."""
+"""An account that does not exist, which tests name for a job's pod and for Argo's executor."""
 
 
 def apply_all(namespace: str) -> None:
@@ -44,7 +44,12 @@ def admission_policy(namespace: str) -> dict[str, Any]:
         "flargo-launcher",
         [f"system:serviceaccount:{namespace}:{name}" for name in ("flargo-launcher", *PARENTS)],
         jobAccounts=["flargo-job", MISSING_ACCOUNT, *(f"{name}-flargo-job" for name in PARENTS)],
-        executorAccounts=["flargo-executor", POWERLESS_ACCOUNT, *(f"{name}-flargo-executor" for name in PARENTS)],
+        executorAccounts=[
+            "flargo-executor",
+            POWERLESS_ACCOUNT,
+            MISSING_ACCOUNT,
+            *(f"{name}-flargo-executor" for name in PARENTS),
+        ],
         # Tests submit what Pod Security has to refuse.
         nodeAccess=True,
     )
