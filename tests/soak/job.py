@@ -1,7 +1,7 @@
 """Launches the jobs of a plan, intervenes as planned, and follows each job to its end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from flargo.status.verdict import Verdict
@@ -38,6 +38,8 @@ class FollowedJob:
     verdict: Verdict | None = None
     verdict_at: float = 0.0
     released_at: float | None = None
+    history: JobHistory | None = None
+    """What had happened to the job before a person started it again; None if nobody did."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -102,14 +104,26 @@ class Follower:
 
     def intervene(self, job: FollowedJob) -> None:
         """Do to a job what the plan says; abort it if it would run for ever after that."""
-        interventions = sorted(job.launch.interventions, key=lambda each: (each.since is StartPoint.RUNNING, each.at))
+        order = list(StartPoint)
+        interventions = sorted(job.launch.interventions, key=lambda each: (order.index(each.since), each.at))
         for planned in interventions:
-            if self._wait_until_due(job, planned):
+            if planned.since is not StartPoint.RELEASE and self._wait_until_due(job, planned):
                 job.interventions.append(self._do(job, planned.intervention))
         runs_for_ever = job.launch.program.own_end is None
         if runs_for_ever and not self._parents.wait_for_verdict(job.reference.id, MAX_EXTRA_SECONDS):
             self._say(f"job {job.launch.number}: still runs, {job.reference.name}")
             job.interventions.append(replace(self._do(job, Intervention.ABORT), is_planned=False))
+        self._start_again(job, [each for each in interventions if each.since is StartPoint.RELEASE])
+
+    def _start_again(self, job: FollowedJob, interventions: Sequence[PlannedIntervention]) -> None:
+        """Retry or resubmit a job that the launcher has released. Nothing of it may be left at the end of the round."""
+        for planned in interventions:
+            deadline = time.time() + MAX_VERDICT_SECONDS + MAX_RELEASE_SECONDS
+            while job.released_at is None and not job.problems and time.time() < deadline:
+                time.sleep(0.2)
+            time.sleep(planned.at)
+            job.history = self._observer.history(job.reference.id)
+            job.interventions.append(self._do(job, planned.intervention))
 
     def _wait_until_due(self, job: FollowedJob, planned: PlannedIntervention) -> bool:
         """Wait for an intervention's time; return whether it still makes sense.
@@ -157,10 +171,10 @@ class Follower:
                 self._parents.abort(job.id)
             case Intervention.CLEANUP:
                 self._parents.cleanup(job.id)
-            case Intervention.TERMINATE:
-                self._cluster.argo("terminate", job.name)
+            case Intervention.TERMINATE | Intervention.SUSPEND | Intervention.RESUBMIT | Intervention.RETRY:
+                self._cluster.argo(intervention.value.removeprefix("argo "), job.name)
             case Intervention.DELETE_WORKFLOW:
-                self._cluster.kubectl("delete", "workflows.argoproj.io", job.name, "--wait=false")
+                self._cluster.delete("workflows.argoproj.io", {"metadata": {"name": job.name}})
             case Intervention.DELETE_POD | Intervention.EVICT_POD:
                 pods = self._cluster.pods(job.id)
                 assert pods, "its pod is gone"

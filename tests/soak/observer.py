@@ -1,12 +1,11 @@
 """Observes the jobs of some federations with an administrator's rights, past the wire and its faults.
 
-A deleted pod takes its exit code with it, so a look at the end is not enough: two ``kubectl get --raw`` watch pods and
-Workflows all the time. What they report about a job is kept until ``forget``.
+A deleted pod takes its exit code with it, so a look at the end is not enough: two requests watch pods and Workflows all
+the time. What they report about a job is kept until ``forget``.
 """
 
 import contextlib
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +14,11 @@ from datetime import datetime
 from typing import Any, Self
 
 from flargo.terms import Label
-from tests.harness.cluster import Cluster
+from tests.harness.cluster import Cluster, LineStream
 from tests.soak.oracle import ContainerEnd, JobHistory
 
 Object = dict[str, Any]
-_PATHS = {"pod": "/api/v1/namespaces/{0}/pods", "Workflow": "/apis/argoproj.io/v1alpha1/namespaces/{0}/workflows"}
+_PATHS = {"pod": "api/v1/namespaces/{0}/pods", "Workflow": "apis/argoproj.io/v1alpha1/namespaces/{0}/workflows"}
 
 
 @dataclass
@@ -36,6 +35,8 @@ class _JobRecord:
     pods: dict[str, _PodRecord] = field(default_factory=dict)
     """By uid, in the order of their appearance."""
     workflow_at: float | None = None
+    name: str = ""
+    """The name of its Workflow. A Workflow that a person resubmits has the same labels and another name."""
     events: list[str] = field(default_factory=list)
     """A line for people about each change, which begins with its time."""
 
@@ -50,10 +51,10 @@ class Observer:
         self._is_closing = False
         self.lost_streams: list[str] = []
         """The kinds whose watch has ended early: then the run proves nothing."""
-        self._processes = [_watch(cluster, path, federations) for path in _PATHS.values()]
+        self._streams = [_watch(cluster, path, federations) for path in _PATHS.values()]
         self._threads = [
-            threading.Thread(target=self._read, args=(kind, process), name=f"observer {kind}", daemon=True)
-            for kind, process in zip(_PATHS, self._processes, strict=True)
+            threading.Thread(target=self._read, args=(kind, stream), name=f"observer {kind}", daemon=True)
+            for kind, stream in zip(_PATHS, self._streams, strict=True)
         ]
         for thread in self._threads:
             thread.start()
@@ -63,9 +64,8 @@ class Observer:
 
     def __exit__(self, *_: object) -> None:
         self._is_closing = True
-        for process in self._processes:
-            process.kill()
-            process.wait()
+        for stream in self._streams:
+            stream.close()
         for thread in self._threads:
             thread.join(5)
 
@@ -89,10 +89,9 @@ class Observer:
         with self._changed:
             self._jobs.clear()
 
-    def _read(self, kind: str, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout is not None
-        with contextlib.suppress(ValueError), process.stdout:
-            for line in process.stdout:
+    def _read(self, kind: str, stream: LineStream) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            for line in stream:
                 event = json.loads(line)
                 if event["type"] in {"ADDED", "MODIFIED", "DELETED"}:
                     self._record(kind, event["object"], time.time(), deleted=event["type"] == "DELETED")
@@ -102,7 +101,11 @@ class Observer:
     def _record(self, kind: str, item: Object, now: float, *, deleted: bool) -> None:
         with self._changed:
             job = self._jobs.setdefault(item["metadata"]["labels"][Label.JOB_ID], _JobRecord())
-            if kind == "pod":
+            name = _workflow_name(item)
+            job.name = job.name or name
+            if name != job.name:
+                pass  # of a resubmitted Workflow: not the job, only an event
+            elif kind == "pod":
                 pod = job.pods.setdefault(item["metadata"]["uid"], _PodRecord())
                 _record_pod(pod, item, now, deleted=deleted)
             else:
@@ -113,11 +116,16 @@ class Observer:
             self._changed.notify_all()
 
 
-def _watch(cluster: Cluster, path: str, federations: list[str]) -> "subprocess.Popen[str]":
+def _workflow_name(item: Object) -> str:
+    meta = item["metadata"]
+    return str(meta["labels"].get("workflows.argoproj.io/workflow", meta["name"]))
+
+
+def _watch(cluster: Cluster, path: str, federations: list[str]) -> LineStream:
     selector = f"{Label.FEDERATION}%20in%20({','.join(federations)})"
-    raw = f"{path.format(cluster.target.namespace)}?watch=true&timeoutSeconds=7200&labelSelector={selector}"
-    argv = ("kubectl", f"--kubeconfig={cluster.target.kubeconfig}", "get", f"--raw={raw}")
-    return subprocess.Popen(argv, text=True, stdout=subprocess.PIPE)
+    return cluster.stream(
+        f"{path.format(cluster.target.namespace)}?watch=true&timeoutSeconds=7200&labelSelector={selector}"
+    )
 
 
 def _history(job: _JobRecord) -> JobHistory:

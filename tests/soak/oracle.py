@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from flargo.status.reasons import Reason
-from tests.soak.plan import FaultKind, Intervention, Program
+from tests.soak.plan import ENDINGS, FaultKind, Intervention, Program
 
 RACE_SECONDS = 5.0
 """How long after a program's end was observed an intervention may still reach the launcher before that end does."""
@@ -120,6 +120,7 @@ _BY_KUBELET_REASON: dict[str, Report] = {
 
 def allowed_reports(case: Case) -> frozenset[Report]:
     """Return the reports that are right. An empty set: nothing that happened explains why the job ended at all."""
+    case = replace(case, interventions=[each for each in case.interventions if each.intervention in ENDINGS])
     history = case.history
     planned = replace(case, interventions=[each for each in case.interventions if each.is_planned])
     allowed = _judge_by_first_pod(planned)
@@ -219,7 +220,8 @@ def lateness(case: Case) -> tuple[float, float]:
     """Return the seconds from when the launcher could know the end to its verdict, and how many are allowed."""
     history = case.history
     end = history.last_end or history.first_end
-    done_at = [each.finished_at for each in case.interventions if not each.error and each.started_at < case.verdict_at]
+    endings = [each for each in case.interventions if each.intervention in ENDINGS]
+    done_at = [each.finished_at for each in endings if not each.error and each.started_at < case.verdict_at]
     if end is not None:
         knowable_at = end.observed_at
     else:

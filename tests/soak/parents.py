@@ -19,6 +19,7 @@ from flargo.control.launched_job import LaunchedJob
 from flargo.status.verdict import Verdict
 from flargo.terms import Role
 from tests.harness.cluster import Cluster, eventually
+from tests.harness.embedded_cluster import EmbeddedCluster, EngineAddress
 from tests.harness.real_cluster.target import find
 from tests.harness.site import Job, Site
 from tests.harness.wire import Route
@@ -35,11 +36,14 @@ pod is deleted."""
 class Parents:
     """One server's and one client's launcher; the object lives in the other process."""
 
-    def __init__(self, route: Route) -> None:
-        """Set up both launchers, with the wire between them and the API server."""
-        target = find()
-        assert target is not None, "the cluster is gone"
-        cluster = Cluster(target)
+    def __init__(self, route: Route, engine: EngineAddress | None) -> None:
+        """Set up both launchers, with the wire between them and the API server.
+
+        Args:
+            route: the wire's address.
+            engine: the embedded engine; None means the real cluster.
+        """
+        cluster = _find_cluster(engine)
         self._initial_threads = Counter(thread.name for thread in threading.enumerate())
         self._sites = {role: Site(cluster, wire=route, role=role, studies=STUDIES) for role in Role}
         self._jobs: dict[str, Job] = {}
@@ -122,10 +126,18 @@ class Parents:
         return Counter(name for name in names if not gauge.is_infrastructure(name)) - self._initial_threads
 
 
+def _find_cluster(engine: EngineAddress | None) -> Cluster:
+    if engine is not None:
+        return EmbeddedCluster(engine, engine.file.parent)
+    target = find()
+    assert target is not None, "the cluster is gone"
+    return Cluster(target)
+
+
 class _Manager(BaseManager):
     """The manager that starts and calls the other process."""
 
-    def parents(self, route: Route) -> Parents:
+    def parents(self, route: Route, engine: EngineAddress | None) -> Parents:
         """Set up the launchers in the other process."""
         raise NotImplementedError  # replaced by register()
 
@@ -134,7 +146,7 @@ _Manager.register("parents", Parents)
 
 
 @contextmanager
-def parents_process(route: Route, timeline: Timeline) -> Iterator[Parents]:
+def parents_process(route: Route, engine: EngineAddress | None, timeline: Timeline) -> Iterator[Parents]:
     """Run the launchers in a process of their own, and write what they log into the timeline."""
     spawn = multiprocessing.get_context("spawn")
     records: Any = spawn.Queue()
@@ -143,7 +155,7 @@ def parents_process(route: Route, timeline: Timeline) -> Iterator[Parents]:
     manager = _Manager(ctx=spawn)
     manager.start(_log_to, (records,))
     try:
-        yield manager.parents(route)
+        yield manager.parents(route, engine)
     finally:
         manager.shutdown()
         listener.stop()

@@ -13,6 +13,8 @@ ROUND_SECONDS = 150.0
 """The approximate length of a round, after which no job is alive and the launcher's resources are measured."""
 LAUNCH_SHARE = 0.8
 """The part of a round in which jobs are launched and faults happen; in the rest of it the jobs end."""
+SECOND_START_SHARE = 0.2
+"""The part of the jobs that a person suspends, retries or resubmits."""
 FAULT_INTERVAL_SECONDS = 10.0
 """The average time from one fault of the wire to the next."""
 
@@ -61,7 +63,7 @@ class Program:
 
 
 class Intervention(Enum):
-    """Something that ends a job from outside. The value is printed."""
+    """Something that FLARE or a person does to a job. The value is printed."""
 
     ABORT = "aborted through FLARE"
     CLEANUP = "cleaned up by FLARE's heartbeat"
@@ -69,6 +71,13 @@ class Intervention(Enum):
     DELETE_POD = "pod deleted"
     EVICT_POD = "pod evicted"
     DELETE_WORKFLOW = "Workflow deleted"
+    SUSPEND = "argo suspend"
+    RESUBMIT = "argo resubmit"
+    RETRY = "argo retry"
+
+
+ENDINGS = frozenset(Intervention) - {Intervention.SUSPEND, Intervention.RESUBMIT, Intervention.RETRY}
+"""The interventions that end a job. The others start a second program, which must be ended, or hinder Argo."""
 
 
 class StartPoint(Enum):
@@ -76,6 +85,7 @@ class StartPoint(Enum):
 
     LAUNCH = "its launch"
     RUNNING = "its program's start"
+    RELEASE = "its release by the launcher"
 
 
 @dataclass(frozen=True)
@@ -215,10 +225,13 @@ def _launch(dice: random.Random, number: int, at: float, *, late: bool) -> Launc
 
 def _interventions(dice: random.Random, role: Role, program: Program) -> Iterator[PlannedIntervention]:
     """Yield what is done to a job: always something if it would run for ever, else often nothing."""
+    yield from _second_starts(dice)
     ends_by_itself = program.own_end is not None
     if ends_by_itself and (program.kind is ProgramKind.EXCEEDS_MEMORY or dice.random() < 0.5):
         return
-    candidates = [each for each in Intervention if each is not Intervention.CLEANUP or role is Role.CLIENT]
+    candidates = [
+        each for each in Intervention if each in ENDINGS and (each is not Intervention.CLEANUP or role is Role.CLIENT)
+    ]
     weights = [3 if each is Intervention.ABORT else 1 for each in candidates]
     for _ in range(1 if dice.random() < 0.85 else 2):
         (intervention,) = dice.choices(candidates, weights)
@@ -230,6 +243,22 @@ def _interventions(dice: random.Random, role: Role, program: Program) -> Iterato
         else:
             at = dice.uniform(0, 4)
         yield PlannedIntervention(intervention, round(at, 1), since)
+
+
+def _second_starts(dice: random.Random) -> Iterator[PlannedIntervention]:
+    """Yield, for every fifth job, what people do in Argo's UI that does not end a job."""
+    if dice.random() >= SECOND_START_SHARE:
+        return
+    # A Workflow that is suspended before its pod exists waits for ever, and only one that has failed can be retried.
+    intervention, since = dice.choice(
+        (
+            (Intervention.SUSPEND, StartPoint.RUNNING),
+            (Intervention.RESUBMIT, StartPoint.RUNNING),
+            (Intervention.RESUBMIT, StartPoint.RELEASE),
+            (Intervention.RETRY, StartPoint.RELEASE),
+        )
+    )
+    yield PlannedIntervention(intervention, round(dice.uniform(0, 2), 1), since)
 
 
 _DURATIONS = {

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 
 from flargo.terms import Label, Role
 from tests.harness.cluster import Cluster, eventually
+from tests.harness.embedded_cluster import EmbeddedCluster
+from tests.harness.faults import exit_handlers
 from tests.harness.wire import Wire
 from tests.soak import gauge
 from tests.soak.fault_injector import FaultInjector
@@ -20,6 +22,8 @@ from tests.soak.parents import Parents, parents_process
 from tests.soak.plan import Launch, Plan, PlannedFault, Round
 from tests.soak.timeline import Timeline
 
+HANDLER_SCRIPT = "sleep 1"
+"""The exit handler of each Workflow, if the run may configure the Workflow controller."""
 MAX_UNFINISHED = 10
 """The limit of jobs without a verdict: more than the machine runs at a time, so that some have to wait."""
 MAX_CLEANUP_SECONDS = 150.0
@@ -35,8 +39,12 @@ def soak(plan: Plan, cluster: Cluster) -> list[str]:
     timeline = Timeline()
     timeline.say(f"seed {plan.seed}: {plan.jobs} jobs in {plan.seconds:g} s; repeat it with: {plan.command}")
     with ExitStack() as stack:
+        if plan.controller:
+            handler = exit_handlers.defaults(cluster, HANDLER_SCRIPT, onExit=exit_handlers.HANDLER_TEMPLATE)
+            stack.enter_context(cluster.configure_argo(workflowDefaults=handler))
         wire = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
-        parents = stack.enter_context(parents_process(wire.route, timeline))
+        engine = cluster.address if isinstance(cluster, EmbeddedCluster) else None
+        parents = stack.enter_context(parents_process(wire.route, engine, timeline))
         observer = stack.enter_context(Observer(cluster, list(parents.federations().values())))
         run = _Run(cluster, wire, parents, observer, timeline)
         stack.callback(run.pool.shutdown)
@@ -139,7 +147,8 @@ class _Run:
 
     def _judge(self, job: FollowedJob, faults: Sequence[FaultPeriod]) -> None:
         verdict, name, launch = job.verdict, job.reference.name, job.launch
-        history, events = self.observer.history(job.reference.id), self.observer.events(job.reference.id)
+        history = job.history or self.observer.history(job.reference.id)
+        events = self.observer.events(job.reference.id)
         case = Case(launch.program, job.launched_at, job.interventions, history, faults, job.verdict_at)
         problems = list(job.problems)
         if verdict is not None:
@@ -172,8 +181,7 @@ class _Run:
     def _delete_workflows(self) -> None:
         """Delete a round's Workflows, as their time to live would: the memory that a list of them takes is no leak."""
         for federation in self.parents.federations().values():
-            selector = f"--selector={Label.FEDERATION}={federation}"
-            self.cluster.kubectl("delete", "workflows.argoproj.io", selector, "--wait", "--timeout=60s")
+            self.cluster.delete_workflows(f"{Label.FEDERATION}={federation}")
 
     def summarize(self) -> None:
         """Look for growth, and print the run's figures."""

@@ -15,7 +15,7 @@ from tests.soak.oracle import (
     allowed_reports,
     lateness,
 )
-from tests.soak.plan import FaultKind, Intervention, Program, ProgramKind, plan
+from tests.soak.plan import ENDINGS, FaultKind, Intervention, Program, ProgramKind, plan
 
 ENDED_AT = 100.0
 SLEEPS = Program(ProgramKind.SLEEPS)
@@ -41,6 +41,12 @@ def test_a_plan_has_every_kind_of_everything() -> None:
 def test_the_controller_freezes_only_on_request() -> None:
     faults = [fault for each in plan(1, 20, 60, controller=True).rounds for fault in each.faults]
     assert FaultKind.CONTROLLER in {fault.kind for fault in faults}
+
+
+def test_what_starts_a_second_program_explains_no_end() -> None:
+    for each in set(Intervention) - ENDINGS:
+        assert allowed_reports(ended_case(3, None, intervention_at(each, BEFORE))) == {FAILED}
+        assert allowed_reports(ended_case(143, SLEEPS, intervention_at(each, BEFORE))) == set()
 
 
 def ended_case(
