@@ -5,6 +5,7 @@ without credentials. Here a failing plugin is an error with a text of flargo's o
 line as it arrives, to a callback of the caller; a FLARE parent passes no callback, and the lines are dropped.
 """
 
+import atexit
 import codecs
 import contextlib
 import io
@@ -45,6 +46,19 @@ _KILL_SECONDS = 5.0
 """Seconds that a killed process may take to exit."""
 LineCallback = Callable[[str], None]
 """Called with each line of a plugin's stderr."""
+
+
+_in_own_group: "set[subprocess.Popen[bytes]]" = set()
+"""The running plugins that no signal of a terminal reaches."""
+
+
+@atexit.register
+def _kill_running() -> None:
+    """Kill the plugins that still run when this process exits: the thread that waits for them does not go on."""
+    for process in list(_in_own_group):
+        if process.poll() is None:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class PluginError(OwnError):
@@ -133,9 +147,12 @@ class _Plugin(ExecProvider):
             )
         except OSError as error:
             raise PluginError(f"the credential plugin can't be run: {describe(error)}") from None
+        if not is_interactive:
+            _in_own_group.add(process)
         try:
             stdout = self._read(process, None if is_interactive else TIMEOUT)
         finally:
+            _in_own_group.discard(process)
             _end(process, in_own_group=not is_interactive)
         if len(stdout) > MAX_OUTPUT_BYTES:
             raise PluginError(f"the credential plugin printed more than {MAX_OUTPUT_BYTES} bytes")

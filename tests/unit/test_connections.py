@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,7 +117,12 @@ class Plugin:
     @property
     def runs(self) -> int:
         """The number of times that it was started."""
-        return len(self._runs.read_text().splitlines())
+        return len(self.pids)
+
+    @property
+    def pids(self) -> list[str]:
+        """The process of each run."""
+        return self._runs.read_text().splitlines()
 
     def user(self) -> dict[str, Any]:
         """Return the plugin as a kubeconfig's user."""
@@ -136,7 +143,7 @@ class Plugin:
 
     def _write(self, script: str) -> None:
         new = self._script.with_suffix(".new")
-        new.write_text(f"echo run >> {self._runs}\n{script}\n")
+        new.write_text(f"echo $$ >> {self._runs}\n{script}\n")
         new.rename(self._script)
 
 
@@ -196,6 +203,24 @@ def test_a_hanging_plugin_fails_requests_soon(tmp_path: Path, plugin: Plugin) ->
     assert time.monotonic() - start < PROMPT
     assert {error.meaning for error in errors} == {Meaning.UNANSWERED}
     assert plugin.runs == 1
+
+
+def test_a_hanging_plugin_ends_with_its_process(tmp_path: Path, plugin: Plugin) -> None:
+    plugin.hang()
+    file = write_kubeconfig(tmp_path / "config", {"server": "http://127.0.0.1:1"}, plugin.user())
+    program = (
+        "from flargo.cluster.api import Api, Kind\n"
+        "from flargo.cluster.client_config import config_loader\n"
+        f"try: Api(config_loader({str(file)!r}), 'ns', max_wait=2).get(Kind.POD, 'p')\n"
+        "except Exception as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "still being loaded" in result.stdout
+    pid = int(plugin.pids[-1])
+    deadline = time.monotonic() + PROMPT
+    while Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_slow_plugin_serves_later_requests(tmp_path: Path, plugin: Plugin) -> None:
