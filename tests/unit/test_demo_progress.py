@@ -22,8 +22,9 @@ def workflow(site: str, phase: str = "Running", **spec: Any) -> Object:
 
 def pod(site: str, state: Object, phase: str = "Running", **status: Any) -> Object:
     owner = {"kind": "Workflow", "name": f"job-{site}", "uid": f"uid-{site}"}
+    labels = {"app.kubernetes.io/managed-by": "flargo"}
     return {
-        "metadata": {"name": f"job-{site}-pod", "uid": f"pod-{site}", "ownerReferences": [owner]},
+        "metadata": {"name": f"job-{site}-pod", "uid": f"pod-{site}", "labels": labels, "ownerReferences": [owner]},
         "spec": {"nodeName": "node"},
         "status": {"phase": phase, "containerStatuses": [{"name": "main", "state": state}], **status},
     }
