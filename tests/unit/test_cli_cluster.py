@@ -134,6 +134,10 @@ def test_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monkey
         (ApiError("list", "workflows", 401, "Unauthorized", ""), "rejected the credentials (401)"),
         (ApiError("list", "pods", 0, message="a\nb"), "can't be reached: a b"),
         (ApiError("list", "pods", 500, "InternalError", "etcd"), "500 InternalError etcd"),
+        (ApiError("list", "workflows", 404, message="no route"), "has no Argo Workflows"),
+        (ApiError("list", "pods", 404, message="no route"), "can't be reached: 404 Not Found: no route"),
+        (ApiError("list", "pods", 503), "can't be reached: 503 Service Unavailable"),
+        (ApiError("patch", "workflows x", 409, "Conflict", "modified"), "refused to patch workflows.argoproj.io: 409"),
     ],
 )
 def test_refusals_name_the_missing_right(error: ApiError, expected: str) -> None:
