@@ -1,12 +1,14 @@
 """The budget for all jobs of a parent together: it limits the requests that are repeated, whatever the number of jobs.
 
 The first try of each action is free. A repeated one takes a token, or waits until there is one; nothing is dropped.
-Touching Workflows is useless while Argo's controller is away: as long as the status of no Workflow changes, only one
-touch a minute goes out, to find out whether the controller is back.
+While Argo's controller is away, asking again does not help: as long as the status of no Workflow changes, jobs that
+only wait for the controller are not read again, and one touch a minute goes out, to find out whether it is back.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from flargo.control.command import PRIORITIES
 from flargo.status.job_state import Action, ActionKind
@@ -33,14 +35,10 @@ class TokenBucket:
         self._rate, self._burst = rate, burst
         self._tokens, self._at = burst, now
 
-    def has_token(self, now: float) -> bool:
-        """Return whether there is a token."""
-        self._refill(now)
-        return self._tokens >= 1.0 - _EPSILON
-
     def take(self, now: float) -> bool:
         """Take a token, if there is one."""
-        if not self.has_token(now):
+        self._refill(now)
+        if self._tokens < 1.0 - _EPSILON:
             return False
         self._tokens -= 1.0
         return True
@@ -54,6 +52,16 @@ class TokenBucket:
         self._at = max(self._at, now)
 
 
+class Pace(Enum):
+    """When an action may go out, apart from the tokens."""
+
+    ANY_TIME = auto()
+    PROBE = auto()
+    """Once in a while if the status of no Workflow changes, else at any time."""
+    PROGRESS = auto()
+    """Only if the status of a Workflow has changed lately."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Something that waits for a token."""
@@ -61,23 +69,25 @@ class Waiting:
     key: str
     """The key of the job that it is about."""
     action: Action
+    pace: Pace
     since: int
     """The number of this entry: an earlier one has waited longer."""
 
 
 @dataclass(slots=True)
-class _Touches:
-    """What decides whether Workflows are touched."""
+class _Progress:
+    """What is known about Argo's controller at work."""
 
-    progress_at: float
+    changed_at: float
     """The time at which the status of a Workflow was last seen to change."""
-    probe_at: float
-    """The time of the last touch without such a change."""
+    probed_at: float
+    """The time of the last touch."""
 
-    def next_at(self, now: float) -> float:
-        """Return the earliest time at which a touch may go out."""
-        is_away = now >= self.progress_at + CONTROLLER_SILENCE
-        return self.probe_at + PROBE_INTERVAL if is_away else now
+    def allowed_at(self, pace: Pace, now: float) -> float:
+        """Return the earliest time at which an action of this pace may go out, if nothing changes until then."""
+        if pace is Pace.ANY_TIME or now < self.changed_at + CONTROLLER_SILENCE:
+            return now
+        return self.probed_at + PROBE_INTERVAL if pace is Pace.PROBE else math.inf
 
 
 @dataclass(slots=True)
@@ -86,11 +96,11 @@ class Budget:
 
     started_at: float
     _bucket: TokenBucket = field(init=False)
-    _touches: _Touches = field(init=False)
+    _progress: _Progress = field(init=False)
     _waiting: dict[str, dict[Action, Waiting]] = field(default_factory=dict)
     """What waits, by the job's key."""
-    _kinds: Counter[ActionKind] = field(default_factory=Counter)
-    """The number of actions of each kind that wait."""
+    _paces: Counter[Pace] = field(default_factory=Counter)
+    """The number of actions of each pace that wait."""
     _now: float = 0.0
     """The time of the latest call."""
     _count: int = 0
@@ -98,16 +108,29 @@ class Budget:
 
     def __post_init__(self) -> None:
         self._bucket = TokenBucket(TOKENS_PER_SECOND, BURST, self.started_at)
-        self._touches = _Touches(self.started_at, self.started_at - PROBE_INTERVAL)
+        self._progress = _Progress(self.started_at, self.started_at - PROBE_INTERVAL)
 
     def note_progress(self, now: float) -> None:
         """Record that the status of a Workflow has changed, so Argo's controller works."""
-        self._touches.progress_at = now
+        self._progress.changed_at = now
 
-    def may_go(self, key: str, action: Action, now: float, *, is_repeated: bool) -> bool:
-        """Return whether an action may go out now. If not, it waits, and ``take_ready`` returns it later."""
+    def may_go(
+        self, key: str, action: Action, now: float, *, is_repeated: bool, awaits_controller: bool = False
+    ) -> bool:
+        """Return whether an action may go out now. If not, it waits, and ``take_ready`` returns it later.
+
+        Args:
+            key: the key of the job.
+            action: the action.
+            now: the current time.
+            is_repeated: the action was sent before.
+            awaits_controller: the job only waits for Argo's controller, so to repeat the action is of no use until the
+                controller does something.
+        """
         self._now = now
-        is_held = action.kind is ActionKind.TOUCH and self._touches.next_at(now) > now
+        pace = Pace.PROGRESS if is_repeated and awaits_controller else Pace.ANY_TIME
+        pace = Pace.PROBE if action.kind is ActionKind.TOUCH else pace
+        is_held = self._progress.allowed_at(pace, now) > now
         # What waits has the next token.
         if not is_held and (not is_repeated or (not self._waiting and self._bucket.take(now))):
             self._note_sent(action, now)
@@ -115,16 +138,17 @@ class Budget:
         actions = self._waiting.setdefault(key, {})
         if action not in actions:
             self._count += 1
-            actions[action] = Waiting(key, action, self._count)
-            self._kinds[action.kind] += 1
+            actions[action] = Waiting(key, action, pace, self._count)
+            self._paces[pace] += 1
         return False
 
     def withdraw(self, key: str, action: Action | None = None) -> None:
         """Let an action of a job, or all its actions, wait no longer."""
         waiting = self._waiting.get(key, {})
         for each in tuple(waiting) if action is None else (action,):
-            if waiting.pop(each, None) is not None:
-                self._kinds[each.kind] -= 1
+            entry = waiting.pop(each, None)
+            if entry is not None:
+                self._paces[entry.pace] -= 1
         if not waiting:
             self._waiting.pop(key, None)
 
@@ -136,7 +160,8 @@ class Budget:
         """Return the actions that may go out now, each with its job's key; they no longer wait."""
         self._now = now
         ready = []
-        while self._may_anything_go(now) and (entry := self._choose(now)) is not None and self._bucket.take(now):
+        while self._allowed_at(now) <= now and self._bucket.take(now):
+            entry = self._choose(now)
             self._taken += 1
             self.withdraw(entry.key, entry.action)
             self._note_sent(entry.action, now)
@@ -152,30 +177,26 @@ class Budget:
         return self._bucket.next_at()
 
     def next_at(self) -> float | None:
-        """Return the time from which ``take_ready`` may return something, or None if nothing waits."""
-        if not self._waiting:
-            return None
-        has_others = self._kinds.total() > self._kinds[ActionKind.TOUCH]
-        return max(self._bucket.next_at(), self._now if has_others else self._touches.next_at(self._now))
+        """Return the time from which ``take_ready`` may return something, or None if nothing can go by itself."""
+        allowed_at = self._allowed_at(self._now)
+        return max(self._bucket.next_at(), allowed_at) if allowed_at < math.inf else None
 
-    def _may_anything_go(self, now: float) -> bool:
-        """Return whether something waits that may go. Called for every input, so it does not look at each entry."""
-        has_others = self._kinds.total() > self._kinds[ActionKind.TOUCH]
-        may_touch = self._kinds[ActionKind.TOUCH] > 0 and self._touches.next_at(now) <= now
-        return (has_others or may_touch) and self._bucket.has_token(now)
+    def _allowed_at(self, now: float) -> float:
+        """Return the earliest time for anything that waits. Called for every input, so it looks at no single entry."""
+        paces = (pace for pace, count in self._paces.items() if count)
+        return min((self._progress.allowed_at(pace, now) for pace in paces), default=math.inf)
 
     def _note_sent(self, action: Action, now: float) -> None:
         if action.kind is ActionKind.TOUCH:
-            self._touches.probe_at = now
+            self._progress.probed_at = now
 
-    def _choose(self, now: float) -> Waiting | None:
-        may_touch = self._touches.next_at(now) <= now
+    def _choose(self, now: float) -> Waiting:
         entries = (
             entry
             for actions in self._waiting.values()
             for entry in actions.values()
-            if may_touch or entry.action.kind is not ActionKind.TOUCH
+            if self._progress.allowed_at(entry.pace, now) <= now
         )
         if self._taken % _FAIR_SHARE == _FAIR_SHARE - 1:
-            return min(entries, key=lambda entry: entry.since, default=None)
-        return min(entries, key=lambda entry: (PRIORITIES[entry.action.kind], entry.since), default=None)
+            return min(entries, key=lambda entry: entry.since)
+        return min(entries, key=lambda entry: (PRIORITIES[entry.action.kind], entry.since))

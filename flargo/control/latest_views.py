@@ -36,17 +36,23 @@ class SitePods:
             by_workflow.setdefault(pod.workflow_name, []).append(pod)
         self._by_workflow = {name: tuple(each) for name, each in by_workflow.items()}
 
-    def replace(self, workflow_name: str, pods: Iterable[PodView]) -> None:
-        """Keep only these pods of a Workflow name. Pods of exit handlers and hooks are left out."""
-        own = tuple(pod for pod in pods if pod.owner_uid)
-        if own:
-            self._by_workflow[workflow_name] = own
-        else:
-            self._by_workflow.pop(workflow_name, None)
+    def update(self, workflow_name: str, pods: Iterable[PodView]) -> None:
+        """Keep what a fresh read of a Workflow's pods has shown, without the pods of exit handlers and hooks.
+
+        Those have no owner in their views, and the watch does not deliver them.
+        """
+        known = {pod.uid for pod in self.of(workflow_name)}
+        self._set(workflow_name, tuple(pod for pod in pods if pod.owner_uid or pod.uid in known))
 
     def change(self, pod: PodView, *, deleted: bool) -> None:
         """Add, update or remove a pod."""
-        self.replace(pod.workflow_name, merge_pod(self.of(pod.workflow_name), pod, deleted=deleted))
+        self._set(pod.workflow_name, merge_pod(self.of(pod.workflow_name), pod, deleted=deleted))
+
+    def _set(self, workflow_name: str, pods: tuple[PodView, ...]) -> None:
+        if pods:
+            self._by_workflow[workflow_name] = pods
+        else:
+            self._by_workflow.pop(workflow_name, None)
 
 
 def reuse_view(item: Object, latest: Mapping[Uid, View], view: Callable[[Object], View]) -> View:

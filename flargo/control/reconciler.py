@@ -276,7 +276,7 @@ class Reconciler:
             return self._apply(command.key, ActionDone(command.action, ok=False), now)
         tracked.workflow = workflow_views[0] if workflow_views else None
         tracked.pods = tuple(sorted(pod_views, key=lambda pod: pod.name))
-        self._pods.replace(tracked.state.name, tracked.pods)
+        self._pods.update(tracked.state.name, tracked.pods)
         return self._apply(command.key, Observed(self._observe(tracked, is_fresh=True)), now)
 
     def _find(self, key: str, attempt: str) -> _Tracked | None:
@@ -424,7 +424,8 @@ class Reconciler:
         is_repeated = action in tracked.sent or retry.tries + retry.failures > 0
         if action.kind is not ActionKind.CONFIRM:
             tracked.sent.add(action)
-        return self._budget.may_go(key, action, now, is_repeated=is_repeated)
+        awaits_controller = action.kind is ActionKind.CONFIRM and _awaits_controller(tracked.state)
+        return self._budget.may_go(key, action, now, is_repeated=is_repeated, awaits_controller=awaits_controller)
 
     # --- single jobs
 
@@ -520,6 +521,13 @@ class Reconciler:
 def _is_launched_as(workflow: WorkflowView, tracked: _Tracked) -> bool:
     """Return whether a Workflow is the one that a launch has created."""
     return workflow.attempt == tracked.state.attempt and tracked.workflow_uid in {None, workflow.uid}
+
+
+def _awaits_controller(state: JobState) -> bool:
+    """Return whether a job only waits until Argo completes its Workflow, which a watch will show."""
+    workflow, pods = state.observation.workflow, state.observation.pods
+    is_open = workflow is not None and not workflow.is_completed
+    return state.verdict is not None and is_open and all(pod.is_terminal for pod in pods)
 
 
 def _command(key: str, tracked: _Tracked, action: Action) -> Command:

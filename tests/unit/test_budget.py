@@ -85,6 +85,18 @@ def test_touches_stop_while_the_controller_is_away() -> None:
     assert budget.take_ready(away + PROBE_INTERVAL + 1) == [("d", TOUCH)]
 
 
+def test_reads_that_await_the_controller_stop_while_it_is_away() -> None:
+    budget, away = Budget(0.0), CONTROLLER_SILENCE + 20.0
+    assert budget.may_go("a", CONFIRM, away, is_repeated=False, awaits_controller=True)
+    assert not budget.may_go("a", CONFIRM, away, is_repeated=True, awaits_controller=True)
+    assert budget.next_at() is None
+    assert budget.take_ready(away + 1000.0) == []
+    assert budget.may_go("b", KILL, away + 1000.0, is_repeated=False)
+    budget.note_progress(away + 1000.0)
+    assert budget.next_at() == away + 1000.0
+    assert budget.take_ready(away + 1001.0) == [("a", CONFIRM)]
+
+
 KEYS = st.sampled_from([f"job-{number}" for number in range(6)])
 STEPS = st.lists(
     st.one_of(
