@@ -391,24 +391,6 @@ def parent_starts_beside_finished_jobs(cluster: Cluster) -> None:
         assert [line for job in jobs for line in logs.about(job.name)] == []
 
 
-PENDING = {
-    "resubmitted while it runs": "row 10",
-    "resubmitted after its end": "row 10",
-    "retried after its end": "row 10",
-    "resubmitted and retried after the parent was restarted": "row 10",
-    "launched again while its old pod runs": "row 11",
-    "parent starts beside finished jobs": "row 17",
-}
-"""Scenarios that do not pass yet, with the row of issue 17 whose fix they wait for."""
-
-
-def _parameters() -> list[Any]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=PENDING[name])) if name in PENDING else name
-        for name in scenario.names
-    ]
-
-
-@pytest.mark.parametrize("name", _parameters())
+@pytest.mark.parametrize("name", scenario.names)
 def test_scenario(together: Together, name: str) -> None:
     together.result(name)

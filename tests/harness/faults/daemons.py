@@ -123,7 +123,6 @@ STORM_REQUESTS = 30
 """The limit of requests in a minute, for all jobs together, while no Workflow's status changes."""
 
 
-@pytest.mark.xfail(strict=True, reason="row 8: a budget for all jobs together")
 def test_controller_away_while_many_jobs_end(cluster: Cluster) -> None:
     """None of the Workflows can be completed until the controller is back; asking again and again does not help.
 
