@@ -441,7 +441,7 @@ class Reconciler:
         tracked = self._tracked[key]
         if (workflow, pods) == (tracked.workflow, tracked.pods):
             return Result()
-        if argo_status(workflow) != argo_status(tracked.workflow):
+        if workflow is not tracked.workflow and argo_status(workflow) != argo_status(tracked.workflow):
             self._budget.note_progress(now)
         if CONFIRM in self._budget.waiting(key):
             # It waits as the repetition of a read that concluded nothing. A read would show something new now.

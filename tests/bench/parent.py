@@ -80,13 +80,14 @@ class MeasuredParent:
         _drain(loop)
         return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
-    def track(self, jobs: int) -> Object:
-        """Return how long the launcher takes to track all jobs that an earlier parent left behind."""
+    def track(self) -> Object:
+        """Return how long the launcher takes to know all jobs that an earlier parent left behind."""
         start, cpu = time.perf_counter(), time.process_time()
         self._launcher.handle_event(EventType.SYSTEM_START, self._parent.context("none"))
         reconciler = self._launcher._loop._reconciler
-        while len(reconciler._tracked) + len(reconciler._finished_orphans) < jobs:
+        while not reconciler._clocks.has_synced:
             time.sleep(0.005)
+        _drain(self._launcher._loop)
         return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
     def count_jobs(self) -> Object:
@@ -126,8 +127,11 @@ def _load(launcher: str) -> Any:
 
 def _drain(loop: Any) -> None:
     """Wait until the loop has processed all inputs that are queued."""
-    drained = threading.Event()
-    loop._enqueue(lambda _: drained.set())
+    from flargo.control.inputs import Contact
+
+    drained, last = threading.Event(), Contact()
+    loop._reconciler.on_handled = lambda input_, _: drained.set() if input_ is last else None
+    loop._inputs.put(last)
     drained.wait()
 
 

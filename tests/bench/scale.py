@@ -119,7 +119,7 @@ class Run:
         if self._launcher == "flargo":
             existing = len(names) + len(replacements) + len(failures) + len(additions)
             with self._parent() as parent:
-                self.result["track existing"] = {"jobs": existing, **parent.call("track", jobs=existing)}
+                self.result["track existing"] = {"jobs": existing, **parent.call("track")}
 
     def _parent(self) -> Parent:
         return Parent(self._launcher, self._kubeconfig, self._namespace)
