@@ -53,6 +53,9 @@ class CommandQueue:
         self._lock = threading.Lock()
         self._queued: dict[ActionKind, dict[_Id, Command]] = {kind: {} for kind in MOST_URGENT_FIRST}
         self._busy: Counter[ActionKind] = Counter()
+        """The commands of each kind that are being performed."""
+        self._working = 0
+        """The threads that look for commands, or are about to."""
         self._workers = Workers(MAX_WORKERS, "flargo-perform")
 
     def put(self, command: Command) -> None:
@@ -60,12 +63,16 @@ class CommandQueue:
         queued, id_ = self._queued[command.action.kind], (command.key, command.attempt, command.action)
         with self._lock:
             queued[id_] = command
-        if not self._workers.run(self._work):
-            with self._lock:
-                was_queued = queued.pop(id_, None) is not None
-            if was_queued:
-                _log.warning("%s: no thread is left to %s", command.name, command.action.kind.value)
-                self._on_result(CommandDone(command, ok=False))
+            needs_thread = self._working < self._wanted_threads()
+            self._working += needs_thread
+        if not needs_thread or self._workers.run(self._work):
+            return
+        with self._lock:
+            self._working -= 1
+            was_queued = queued.pop(id_, None) is not None
+        if was_queued:
+            _log.warning("%s: no thread is left to %s", command.name, command.action.kind.value)
+            self._on_result(CommandDone(command, ok=False))
 
     def close(self) -> None:
         """Drop the commands that are queued, and end the threads when their requests have ended."""
@@ -94,4 +101,8 @@ class CommandQueue:
                 if queued and self._busy[kind] < LIMITS[kind]:
                     self._busy[kind] += 1
                     return queued.pop(next(iter(queued)))
+            self._working -= 1
         return None
+
+    def _wanted_threads(self) -> int:
+        return sum(min(self._busy[kind] + len(queued), LIMITS[kind]) for kind, queued in self._queued.items())

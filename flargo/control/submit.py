@@ -139,11 +139,11 @@ class Submitter:
             _retry_step_if_changed(lambda: self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"])))
             raise _conflict("create", f"workflows {plan.name}", "an earlier launch is being deleted")
         labels = meta.get("labels") or {}
-        own_labels = plan.workflow["metadata"]["labels"]
-        owner = labels.get(Label.PARENT, "an unknown parent")
-        if is_same_site(labels, own_labels) and owner != own_labels.get(Label.PARENT):
-            # Another run of this parent left it. The reconciler is ending it, so the create is retried.
+        if is_same_site(labels, plan.workflow["metadata"]["labels"]):
+            # No launch follows it: another run of this parent left it, or somebody has started it again. The reconciler
+            # is ending it, so the create is retried.
             raise _conflict("create", f"workflows {plan.name}", "an orphan of that name is being ended")
+        owner = labels.get(Label.PARENT, "an unknown parent")
         raise SubmitError(
             f"Workflow {plan.name} already exists and has not completed ({phase or 'not started'}); created by {owner}"
         )

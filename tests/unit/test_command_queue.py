@@ -90,6 +90,14 @@ def test_limits_are_kept_and_all_are_performed(hanging: Queue) -> None:
     assert len(hanging.begun) == 20 * len(LIMITS)
 
 
+@pytest.mark.parametrize("hanging", [[ActionKind.CONFIRM]], indirect=True)
+def test_no_more_threads_than_are_needed(hanging: Queue) -> None:
+    for number in range(100):
+        hanging.put(ActionKind.CONFIRM, f"job-{number}")
+    hanging.wait_for(begun=LIMITS[ActionKind.CONFIRM])
+    assert len(hanging.queue._workers._threads) == LIMITS[ActionKind.CONFIRM]
+
+
 @pytest.mark.parametrize("hanging", [[ActionKind.SHUTDOWN]], indirect=True)
 def test_queued_command_is_replaced(hanging: Queue) -> None:
     """The action was derived again while it waited for a worker; the later command is sent, once."""

@@ -217,11 +217,13 @@ def test_running_workflow_of_others_is_kept() -> None:
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a1"
 
 
-def test_orphan_of_the_name_is_waited_for() -> None:
+@pytest.mark.parametrize("parent", ["an earlier run", "me"])
+def test_orphan_of_the_name_is_waited_for(parent: str) -> None:
+    """Somebody may have started the Workflow of an earlier launch of this run again, by Argo's Retry."""
     api = MemoryApi()
     submit(api, submit_plan("a1"))
     orphan = api.store[Kind.WORKFLOW, "job-site"]
-    orphan["metadata"]["labels"][Label.PARENT] = "an earlier run"
+    orphan["metadata"]["labels"][Label.PARENT] = parent
     clock = [0.0]
 
     def end_orphan(seconds: float) -> bool:
