@@ -18,7 +18,6 @@ MOST_URGENT_FIRST = (
     ActionKind.RELEASE,
     ActionKind.LIST_EVENTS,
     ActionKind.TOUCH,
-    ActionKind.NOTE_REASON,
     ActionKind.DELETE_SECRET,
     ActionKind.MARK_CLEARED,
 )

@@ -131,6 +131,8 @@ def expect_commands_to_say(job: Job, reason: Reason, code: int) -> None:
     for pod in cluster.items("pods", selector):
         cluster.delete("pod", pod)
     eventually(lambda: not cluster.items("pods", selector), NOTICE_SECONDS, "its pods are gone")
+    is_marked = "flargo.dev/cleared"
+    eventually(lambda: is_marked in job.workflow["metadata"]["annotations"], NOTICE_SECONDS, "it is marked as cleared")
     for command in (("jobs", "--federation", job.site.federation), ("why", job.id)):
         rows = {row["job"]: row for row in run_command(cluster, *command)}
         assert (rows[job.id]["reason"], rows[job.id]["code"]) == (reason.name, code), command
@@ -180,10 +182,19 @@ def handler_for_longer_than_a_minute(site: Site) -> None:
 
 @scenario
 def handler_after_an_eviction(site: Site, cluster: Cluster) -> None:
-    """The Workflow of an evicted job was shut down before its handler had run."""
+    """The Workflow of an evicted job was shut down before its handler had run.
+
+    That is necessary only as long as Argo has not seen the pod run: it would create another one.
+    """
     job = site.launch(SLEEPS, study="short-grace").expect_running()
+    eventually(lambda: step_phase(job) == "Running", NOTICE_SECONDS, "Argo has seen the pod run")
     cluster.evict(job.pod)
     end_with_handler(job, Reason.DISRUPTED, 104, NOTICE_SECONDS)
+
+
+def step_phase(job: Job) -> str:
+    """Return the phase of the Argo node of the job's own step."""
+    return str(job.workflow["status"]["nodes"][job.name]["phase"])
 
 
 @scenario
