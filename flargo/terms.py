@@ -52,7 +52,8 @@ class Annotation(StrEnum):
     """Set when the Workflow is released. A suspended Workflow with it was suspended by a person; one without it was
     left by a parent that died during the launch."""
     ENDING = f"{GROUP}/ending"
-    """The name of the reason for which flargo shut the Workflow down: a shutdown itself does not show who wanted it."""
+    """The name of the reason for which flargo shut the Workflow down, or for which somebody else ended its pod: the
+    Workflow itself does not show it."""
     ENDING_DETAIL = f"{GROUP}/ending-detail"
     """The message of the cluster at that time."""
     CLEARED = f"{GROUP}/cleared"

@@ -18,6 +18,7 @@ MOST_URGENT_FIRST = (
     ActionKind.RELEASE,
     ActionKind.LIST_EVENTS,
     ActionKind.TOUCH,
+    ActionKind.NOTE_REASON,
     ActionKind.DELETE_SECRET,
     ActionKind.MARK_CLEARED,
 )

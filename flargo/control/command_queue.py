@@ -25,6 +25,7 @@ LIMITS = MappingProxyType(
         ActionKind.RELEASE: 2,
         ActionKind.LIST_EVENTS: 3,
         ActionKind.TOUCH: 2,
+        ActionKind.NOTE_REASON: 2,
         ActionKind.DELETE_SECRET: 2,
         ActionKind.MARK_CLEARED: 1,
     }

@@ -12,9 +12,9 @@ from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import release_patch
 from flargo.job.names import display_text
-from flargo.status.job_state import DISRUPTIONS, ActionKind
+from flargo.status.job_state import ActionKind
 from flargo.status.views import is_credentials_secret, uid_of
-from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object, Uid
+from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object
 
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains why a Workflow was shut down."""
@@ -69,25 +69,33 @@ class Performer:
     def _write(self, command: Command) -> None:
         """Send the request of a command that changes or deletes an object."""
         match command.action.kind:
-            case ActionKind.RELEASE:
-                self.api.merge(Kind.WORKFLOW, command.name, release_patch(command.object_uid))
-            case ActionKind.RESUME:
-                self.api.merge(Kind.WORKFLOW, command.name, _resume_patch(command.object_uid))
-            case ActionKind.SHUTDOWN:
-                self.api.merge(Kind.WORKFLOW, command.name, self._shutdown_patch(command))
-            case ActionKind.TOUCH:
-                annotations = {Annotation.NUDGED.value: str(time.time())}
-                patch: Object = {"metadata": {"uid": command.action.uid, "annotations": annotations}}
-                self.api.merge(Kind.WORKFLOW, command.name, patch)
-            case ActionKind.MARK_CLEARED:
-                self.api.merge(Kind.WORKFLOW, command.name, self._cleared_patch(command))
             case ActionKind.DELETE_WORKFLOW:
                 self.api.delete(Kind.WORKFLOW, command.name, command.object_uid)
             case ActionKind.DELETE_POD:
                 self.api.delete(Kind.POD, command.pod_name, command.object_uid, command.grace)
             case ActionKind.DELETE_SECRET:
                 self._delete_secret(command)
-            case ActionKind.CONFIRM | ActionKind.LIST_EVENTS:
+            case _:
+                self.api.merge(Kind.WORKFLOW, command.name, self._patch(command))
+
+    def _patch(self, command: Command) -> Object:
+        """Return the merge patch of a command that changes the Workflow. The uid guards it."""
+        uid = command.object_uid
+        match command.action.kind:
+            case ActionKind.RELEASE:
+                return release_patch(uid)
+            case ActionKind.RESUME:
+                return {"metadata": {"uid": uid}, "spec": {"suspend": False}}
+            case ActionKind.SHUTDOWN:
+                # Argo ignores the shutdown of a Workflow that is suspended.
+                return {**self._reason_patch(command), "spec": {"shutdown": "Terminate", "suspend": False}}
+            case ActionKind.NOTE_REASON:
+                return self._reason_patch(command)
+            case ActionKind.TOUCH:
+                return {"metadata": {"uid": uid, "annotations": {Annotation.NUDGED.value: str(time.time())}}}
+            case ActionKind.MARK_CLEARED:
+                return {"metadata": {"uid": uid, "annotations": {Annotation.CLEARED.value: "true"}}}
+            case _:
                 raise AssertionError(command.action)
 
     def _read_objects(self, command: Command) -> ObjectsRead:
@@ -113,31 +121,15 @@ class Performer:
             uid = uid_of({"metadata": meta})
         self.api.delete(Kind.SECRET, command.secret_name, uid)
 
-    def _shutdown_patch(self, command: Command) -> Object:
-        """Return the patch that shuts a Workflow down and records why, which the shutdown itself does not show."""
-        return {
-            "metadata": {"uid": command.action.uid, "annotations": self._ending_annotations(command)},
-            # Argo ignores the shutdown of a Workflow that is suspended.
-            "spec": {"shutdown": "Terminate", "suspend": False},
-        }
-
-    def _cleared_patch(self, command: Command) -> Object:
-        """Return the patch that marks a Workflow as one about which nothing is left to do.
-
-        It also records a disruption, of which Argo records only how it ended the program: a pod that was deleted, or
-        exit code 143.
-        """
-        ending = self._ending_annotations(command) if command.end_reason in DISRUPTIONS else {}
-        annotations = {Annotation.CLEARED.value: "true", **ending}
-        return {"metadata": {"uid": command.object_uid, "annotations": annotations}}
-
-    def _ending_annotations(self, command: Command) -> dict[str, str]:
+    def _reason_patch(self, command: Command) -> Object:
+        """Return the patch that records why a job ends or has ended."""
         annotations = {
             Annotation.ENDING.value: command.end_reason.name if command.end_reason else "",
             Annotation.ENDING_DETAIL.value: display_text(self.redact(command.detail), MAX_ENDING_DETAIL_LENGTH),
         }
-        return {key: value for key, value in annotations.items() if value}
-
-
-def _resume_patch(uid: Uid) -> Object:
-    return {"metadata": {"uid": uid}, "spec": {"suspend": False}}
+        return {
+            "metadata": {
+                "uid": command.action.uid,
+                "annotations": {key: value for key, value in annotations.items() if value},
+            },
+        }

@@ -31,6 +31,7 @@ from flargo.status.deadlines import deadlines, events_due_at, expired_deadline
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.job_state import (
     CONFIRM,
+    DISRUPTIONS,
     Action,
     ActionDone,
     ActionKind,
@@ -351,8 +352,16 @@ def _is_overlooked_by_argo(state: JobState, now: Now) -> bool:
 
 
 def _completing_actions(state: JobState, now: Now) -> list[Action]:
-    """Return the actions for a job that has ended by itself, and whose Workflow Argo has to complete."""
+    """Return the actions for a job that flargo does not end, and whose Workflow Argo has to complete."""
     workflow = state.observation.workflow
+    actions = _finishing_actions(state, workflow, now)
+    is_imposed = state.verdict is not None and state.verdict.reason in DISRUPTIONS
+    if workflow is None or not is_imposed or workflow.ending or workflow.deleting:
+        return actions
+    return [*actions, Action(ActionKind.NOTE_REASON, workflow.uid)]
+
+
+def _finishing_actions(state: JobState, workflow: WorkflowView | None, now: Now) -> list[Action]:
     if workflow is None or workflow.is_completed:
         return [CONFIRM] if _is_argo_overdue(state, now) else []
     if workflow.suspended:

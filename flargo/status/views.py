@@ -132,6 +132,8 @@ class WorkflowView:
     cleared: bool = False
     """flargo has noted that nothing is left to do about it. Anybody may write the annotation."""
     shutdown: str = ""
+    ending: str = ""
+    """The name of the reason that flargo noted on it. Anybody may write it."""
     deleting: bool = False
     has_node: bool = False
     node_phase: str = ""
@@ -263,6 +265,7 @@ def workflow_view(item: Object) -> WorkflowView:
         released=bool(fields.text(item, "metadata", "annotations", Annotation.RELEASED)),
         cleared=bool(fields.text(item, "metadata", "annotations", Annotation.CLEARED)),
         shutdown=fields.text(item, "spec", "shutdown"),
+        ending=fields.text(item, "metadata", "annotations", Annotation.ENDING),
         deleting=bool(fields.text(item, "metadata", "deletionTimestamp")),
         has_node=bool(step),
         node_phase=fields.text(step, "phase"),

@@ -48,17 +48,6 @@ def test_shutdown_annotations_are_redacted() -> None:
     assert len(annotations[Annotation.ENDING_DETAIL]) == MAX_ENDING_DETAIL_LENGTH
 
 
-@pytest.mark.parametrize(("reason", "is_noted"), [(Reason.DISRUPTED, True), (Reason.PROGRAM_FAILED, False)])
-def test_a_disruption_is_noted_when_a_job_is_cleared(reason: Reason, is_noted: bool) -> None:  # noqa: FBT001
-    """Of an evicted pod that is gone, Argo may have recorded only exit code 143, and the commands read the Workflow."""
-    api = workflow_api()
-    command = command_of(ActionKind.MARK_CLEARED, end_reason=reason, detail="EvictionByEvictionAPI")
-    assert Performer(api).perform(command) == (CommandDone(command, ok=True),)
-    annotations = api.get(Kind.WORKFLOW, "job-site")["metadata"]["annotations"]
-    assert annotations[Annotation.CLEARED] == "true"
-    assert annotations.get(Annotation.ENDING) == ("DISRUPTED" if is_noted else None)
-
-
 def test_reads_return_what_was_read() -> None:
     api = workflow_api()
     confirm = Command("job-site", "job-site", CONFIRM, "secret")
