@@ -61,6 +61,8 @@ RECORDINGS: Mapping[str, str] = {
     ],
 }
 
+RESUMED = "whether flargo resumes the Workflow before Argo records the step's end"
+
 RACES: Mapping[str, str] = {
     "end-more-on-disk-than-its-limit": "whether flargo's shutdown or Argo's reading of the evicted pod comes first",
     "argo-terminate-with-events-late-and-out-of-order-workflows": "how many of the Workflow's events are held back",
@@ -73,6 +75,9 @@ RACES: Mapping[str, str] = {
     "end-program-missing": "whether Argo's wait container ends before flargo shuts the Workflow down",
     "end-past-its-deadline": "how many of a starting pod's states are reported",
     "end-refused-by-its-node": "how many of a starting pod's states are reported",
+    "deleted-right-after-its-exit-workflow": "whether Argo completes the Workflow before it is deleted",
+    "suspended-while-it-runs-aborted": RESUMED,
+    "suspended-while-it-runs-exits-3": RESUMED,
     "pod-deleted-as-soon-as-it-is-there": "how far the pod has come by then, and whether Argo recreates it",
     **{
         f"submit-api-away-from-then-on-for-30-s-{step}": "how much of the submission is done when the API is back"

@@ -6,6 +6,7 @@ Suspend, Retry and Resubmit are done by argo's command line, which changes the s
 import contextlib
 import logging
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -233,7 +234,8 @@ def launched_again_while_its_old_pod_runs(site: Site, cluster: Cluster) -> None:
     eventually(lambda: not job.is_followed, START_SECONDS, "the launcher releases the job")
     again = site.launch(exits(3), job_id=job.id)
     time.sleep(5)
-    with contextlib.suppress(AssertionError, OSError, RuntimeError):  # it may have been ended meanwhile
+    # It may have been ended meanwhile.
+    with contextlib.suppress(AssertionError, OSError, RuntimeError, subprocess.CalledProcessError):
         exit_pod(cluster, job.name, 0)
     again.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
     again.expect_nothing_left()
