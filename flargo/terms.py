@@ -19,6 +19,8 @@ MAIN_CONTAINER = "main"
 """The name that Argo gives the container of a step, here the one that runs the job's program."""
 STEP_TEMPLATE = "job"
 """The name of the template of a Workflow's only step. Nodes of other templates are an administrator's handlers."""
+NODE_NAME_ANNOTATION = "workflows.argoproj.io/node-name"
+"""Annotation that Argo sets on every pod of a Workflow: the name of its node."""
 WORKFLOW_NAME_LABEL = "workflows.argoproj.io/workflow"
 """Label that Argo sets on every pod of a Workflow: the Workflow's name. Pods are selected by it, because an
 administrator's ``workflowDefaults`` may change the pods' own names."""

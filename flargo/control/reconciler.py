@@ -519,8 +519,10 @@ class Reconciler:
 
 
 def _is_launched_as(workflow: WorkflowView, tracked: _Tracked) -> bool:
-    """Return whether a Workflow is the one that a launch has created."""
-    return workflow.attempt == tracked.state.attempt and tracked.workflow_uid in {None, workflow.uid}
+    """Return whether a Workflow is the one that a launch has created. Once its uid is known, only that counts."""
+    if tracked.workflow_uid is not None:
+        return workflow.uid == tracked.workflow_uid
+    return workflow.attempt == tracked.state.attempt
 
 
 def _awaits_controller(state: JobState) -> bool:

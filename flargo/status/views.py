@@ -14,6 +14,7 @@ from flargo.status import fields
 from flargo.terms import (
     MAIN_CONTAINER,
     MANAGER,
+    NODE_NAME_ANNOTATION,
     STEP_TEMPLATE,
     WORKFLOW_NAME_LABEL,
     Annotation,
@@ -53,8 +54,8 @@ class PodView:
     uid: Uid
     name: str
     owner_uid: Uid
-    """The uid of the Workflow whose job the pod runs. Empty for any other pod, even if a Workflow owns it: pods of exit
-    handlers and hooks have the same owner and the same Workflow label, but not flargo's own label."""
+    """The uid of the Workflow whose job the pod runs. Empty for a pod of an exit handler or a hook, which has the same
+    owner and the same Workflow label."""
     workflow_name: str
     """The name of its Workflow, from the label that Argo sets."""
     phase: str = ""
@@ -140,6 +141,8 @@ class WorkflowView:
     node_message: str = ""
     node_exit_code: int | None = None
     """The step's exit code as Argo recorded it, some seconds after the pod's status showed it."""
+    step_started: datetime | None = None
+    """When Argo first created a pod for the step."""
     is_step_done: bool = False
     """Argo has recorded the step's end. The Workflow itself may go on: its exit handler runs after the step."""
     is_retried: bool = False
@@ -271,6 +274,7 @@ def workflow_view(item: Object) -> WorkflowView:
         node_phase=fields.text(step, "phase"),
         node_message=fields.text(step, "message"),
         node_exit_code=whole_number(fields.text(step, "outputs", "exitCode"), MAX_EXIT_CODE),
+        step_started=min(filter(None, (fields.time(node, "startedAt") for node in steps)), default=None),
         is_step_done=fields.text(step if retry is None else retry, "phase") in _DONE_PHASES,
         is_retried=retry is not None,
         is_handler_running=any(fields.text(node, "phase") not in _DONE_PHASES for node in handlers),
@@ -290,10 +294,20 @@ def _awaited_lock(item: Object, step: Object) -> str:
     return fields.text(item, "status", "message") if is_waiting else ""
 
 
+def _is_handlers_pod(item: Object) -> bool:
+    """Return whether a pod is that of an exit handler or a hook.
+
+    It lacks flargo's label, and Argo's annotation names the handler's node. Neither alone suffices: a policy, or a
+    person, may change the label of the job's own pod while its program runs.
+    """
+    is_labelled = fields.text(item, "metadata", "labels", Label.MANAGED_BY) == MANAGER
+    node = fields.text(item, "metadata", "annotations", NODE_NAME_ANNOTATION)
+    return not is_labelled and _HANDLER_NODE.search(node) is not None
+
+
 def pod_view(item: Object) -> PodView:
     """Return the view of a Pod that Argo created."""
     owners = [owner for owner in fields.items(item, "metadata", "ownerReferences") if owner.get("kind") == "Workflow"]
-    is_own = fields.text(item, "metadata", "labels", Label.MANAGED_BY) == MANAGER
     scheduling = fields.condition(item, "PodScheduled")
     disruption = fields.condition(item, "DisruptionTarget")
     main = next(
@@ -302,7 +316,7 @@ def pod_view(item: Object) -> PodView:
     return PodView(
         uid=uid_of(item),
         name=_name(item),
-        owner_uid=Uid(fields.text(owners[0], "uid") if owners and is_own else ""),
+        owner_uid=Uid(fields.text(owners[0], "uid") if owners and not _is_handlers_pod(item) else ""),
         workflow_name=fields.text(item, "metadata", "labels", WORKFLOW_NAME_LABEL),
         phase=fields.text(item, "status", "phase"),
         reason=fields.text(item, "status", "reason"),

@@ -29,7 +29,7 @@ from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
 from flargo.status.job_state import StopRequested, Submitted
 from flargo.status.verdict import Verdict
-from flargo.terms import Annotation, Label
+from flargo.terms import NODE_NAME_ANNOTATION, Annotation, Label
 from tests.harness.paths import RECORDINGS
 from tests.harness.real_cluster import versions
 
@@ -132,7 +132,10 @@ class Scrubber:
             "resourceVersion": str(version - self._first_version),
             "labels": labels,
             "ownerReferences": owners,
-            "annotations": {Annotation.ATTEMPT.value: self._alias("attempt", attempt)} if attempt else {},
+            "annotations": {
+                **({Annotation.ATTEMPT.value: self._alias("attempt", attempt)} if attempt else {}),
+                **_pick(meta.get("annotations") or {}, NODE_NAME_ANNOTATION),
+            },
             "deletionTimestamp": meta.get("deletionTimestamp"),
         }
         return _without_empty({"metadata": kept_meta, "spec": _spec(item), "status": _status(item)})

@@ -54,6 +54,8 @@ def test_step_with_a_retry_strategy_is_done_with_its_retry_node() -> None:
 def test_handlers_pod_belongs_to_no_job() -> None:
     handler = pod("job-site", uid="p2")
     del handler["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+    assert pod_view(handler).owner_uid == "w1", "somebody has changed the label of the job's own pod"
+    handler["metadata"]["annotations"] = {"workflows.argoproj.io/node-name": "job-site.onExit"}
     assert pod_view(pod("job-site")).owner_uid == "w1"
     assert pod_view(handler).owner_uid == ""
 
