@@ -4,7 +4,6 @@ The meter is called when something happens. Gauges are computed from the jobs' s
 no counter can drift from the states.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,8 +77,7 @@ def take_snapshot(states: Iterable[JobState], watch_silence: Mapping[Kind, float
     states = tuple(states)
     launched = [state for state in states if state.cause not in UNFOLLOWED]
     kills_outstanding = sum(
-        state.pod_deleted_at < math.inf and any(not pod.is_main_done for pod in state.observation.pods)
-        for state in states
+        bool(state.deletions) and any(not pod.is_main_done for pod in state.observation.pods) for state in states
     )
     return Snapshot(
         Counter(state.stage for state in launched),

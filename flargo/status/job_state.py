@@ -196,8 +196,10 @@ class JobState:
     verdict: Verdict | None = None
     verdict_at: float = math.inf
     """Time of the verdict, on the healthy clock."""
-    pod_deleted_at: float = math.inf
-    """Time at which the first deletion of a pod was accepted or observed, on the healthy clock."""
+    deletions: Mapping[Uid, float] = field(default_factory=lambda: MappingProxyType({}))
+    """The time at which each pod's deletion was first accepted or observed, on the healthy clock."""
+    ending_at: float = math.inf
+    """Time at which flargo began to end the job, on the wall clock."""
     retries: Mapping[Action, Retry] = field(default_factory=lambda: MappingProxyType({}))
     secret_deleted: bool = False
     """The credentials Secret was deleted, or did not exist."""
@@ -252,7 +254,10 @@ class JobState:
         pods_end = all(
             pod.uid == self.first_pod_uid and (pod.deleting or pod.is_main_done) for pod in self.observation.pods
         )
-        return workflow.has_started and pods_end and not is_verdict_early
+        pods = self.observation.pods
+        # Argo sees the pod if it is still there when its controller comes to look.
+        stays = bool(pods) and all(pod.is_terminal and not pod.deleting for pod in pods)
+        return (workflow.has_started or stays) and pods_end and not is_verdict_early
 
     @property
     def is_over(self) -> bool:

@@ -24,7 +24,9 @@ is wanted. The caller performs the actions, and calls again after ``requeue_afte
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from flargo.status import retries
 from flargo.status.deadlines import deadlines, events_due_at, expired_deadline
@@ -41,6 +43,7 @@ from flargo.status.job_state import (
     LaunchGivenUp,
     Now,
     Observed,
+    Retry,
     Step,
     StopRequested,
     Submitted,
@@ -51,6 +54,7 @@ from flargo.status.reasons import Reason
 from flargo.status.start_clocks import advance
 from flargo.status.verdict import Cause, decide
 from flargo.status.views import EventView, Observation, PodView, WorkflowView
+from flargo.terms import Uid
 
 TOUCH_AFTER = 4.0
 """Seconds after which a Workflow that shows no effect of its last change is touched. Argo 3.7 writes its own update
@@ -63,10 +67,16 @@ NODE_LOST_AFTER = 60.0
 SHUTDOWN_LAG = 3.0
 """Seconds after a shutdown before pods are deleted although Argo has not completed the Workflow. Argo creates a deleted
 pod again if it does not know yet that the Workflow is shut down."""
+_START_EVENTS = frozenset({"Scheduled", "Pulling", "Pulled", "Created", "Started"})
+"""Events of a pod that begins; every pod that ran has some of them."""
 RELEASE_AFTER = 5.0
 """Seconds after the submit before a Workflow that is still suspended is released once more."""
-MAX_SHUTDOWN_FAILURES = 3
-"""Failed shutdowns in a row (a webhook is down, a right was removed) after which the pod is deleted all the same."""
+MAX_SHUTDOWN_TRIES = 3
+"""Shutdowns that failed (a webhook is down, a right was removed) or had no effect (a webhook drops the change) after
+which the pod is deleted all the same."""
+SHUTDOWN_LIMIT = 45.0
+"""Seconds after which the pod is deleted although no shutdown was accepted: each may hang in a webhook, and those of
+many jobs wait for each other."""
 
 
 def reconcile(state: JobState, input_: Input, now: Now) -> Step:
@@ -80,6 +90,8 @@ def reconcile(state: JobState, input_: Input, now: Now) -> Step:
     state = _apply(state, input_, now)
     is_fresh = isinstance(input_, Observed) and input_.observation.is_fresh
     state = _conclude(state, now, is_fresh=is_fresh)
+    if state.is_stopping and state.ending_at == math.inf:
+        state = replace(state, ending_at=now.wall)
     if state.is_cleared:
         return Step(state, (), None)
     actions = _wanted_actions(state, now)
@@ -171,7 +183,6 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
     is_new_pod = state.first_pod_uid is None and first_uid is not None
     # Neither after a relist nor in a fresh read are the pods visible that came and went before.
     has_gap = observation.after_relist or observation.is_fresh
-    is_deleting = any(pod.deleting for pod in observation.pods)
     is_pod_overdue = _is_argo_overdue(state, now) and not all(pod.is_terminal for pod in observation.pods)
     return replace(
         state,
@@ -183,7 +194,7 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         stage_since=state.stage_since if stage is state.stage else now.healthy,
         start=advance(state.start, diagnosis, pod, now.healthy),
         shutdown_at=min(state.shutdown_at, now.wall) if is_shut_down else state.shutdown_at,
-        pod_deleted_at=min(state.pod_deleted_at, now.healthy) if is_deleting else state.pod_deleted_at,
+        deletions=_note_deletions(state, (pod.uid for pod in observation.pods if pod.deleting), now),
         retries=retries.after_observation(state.retries, now.wall, is_fresh=observation.is_fresh),
         confirmed_gone=state.confirmed_gone
         or (observation.is_fresh and not state.is_submitting and has_ended(observation)),
@@ -194,12 +205,14 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
 def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, ...], now: Now) -> JobState:
     own_events = tuple(event for event in events if event.pod_uid in {"", state.first_pod_uid})
     workflow = state.observation.workflow
-    created = workflow.created if workflow is not None else None
-    # A pod of an earlier launch has the same name, but its events are older than this launch's Workflow.
+    begin = max(filter(None, (workflow.created, workflow.step_started)), default=None) if workflow is not None else None
+    # A pod of an earlier launch has the same name, but it was started before this launch's first pod was created. Only
+    # its end may come later.
     earlier_pod_events = [
         event
         for event in events
-        if event not in own_events and created and event.first_timestamp and event.first_timestamp >= created
+        if event not in own_events and event.reason in _START_EVENTS and begin and event.first_timestamp
+        if event.first_timestamp >= begin
     ]
     observation = replace(state.observation, events=own_events, is_fresh=False)
     diagnosis = diagnose(observation, state.first_pod_uid)
@@ -227,8 +240,12 @@ def _on_action_done(state: JobState, action: Action, now: Now, *, ok: bool) -> J
     if ok and action.kind is ActionKind.SHUTDOWN:
         return replace(state, shutdown_at=min(state.shutdown_at, now.wall))
     if ok and action.kind is ActionKind.DELETE_POD:
-        return replace(state, pod_deleted_at=min(state.pod_deleted_at, now.healthy))
+        return replace(state, deletions=_note_deletions(state, filter(None, (action.uid,)), now))
     return state
+
+
+def _note_deletions(state: JobState, uids: Iterable[Uid], now: Now) -> Mapping[Uid, float]:
+    return MappingProxyType({**dict.fromkeys(uids, now.healthy), **state.deletions})
 
 
 # --- concluding
@@ -250,17 +267,22 @@ def _conclude(state: JobState, now: Now, *, is_fresh: bool) -> JobState:
 
 
 def _nothing_runs(state: JobState, diagnosis: Diagnosis, now: Now) -> bool:
+    workflow = state.observation.workflow
     if diagnosis.stage is Stage.ABSENT:
         return not state.is_submitting
     # Argo creates no more pods once a Workflow is shut down, even if its controller does not run at the moment.
-    never_started = not state.observation.pods and now.wall >= state.shutdown_at + SHUTDOWN_LAG
+    is_shut_down = workflow is not None and bool(workflow.shutdown) and now.wall >= state.shutdown_at + SHUTDOWN_LAG
+    never_started = not state.observation.pods and is_shut_down
     return diagnosis.stage is Stage.ENDED or never_started or _is_node_lost(state, now)
 
 
 def _is_node_lost(state: JobState, now: Now) -> bool:
     """Return whether the pods' deletion takes so long that their node must be lost. Deleting them goes on anyway."""
-    is_deleting = all(pod.deleting or pod.is_main_done for pod in state.observation.pods)
-    return is_deleting and now.healthy >= state.pod_deleted_at + _max_grace(state) + NODE_LOST_AFTER
+    alive = [pod for pod in state.observation.pods if not pod.is_main_done]
+    limit = _max_grace(state) + NODE_LOST_AFTER
+    return bool(alive) and all(
+        pod.deleting and now.healthy >= state.deletions.get(pod.uid, math.inf) + limit for pod in alive
+    )
 
 
 def _max_grace(state: JobState) -> float:
@@ -417,13 +439,14 @@ def _ending_actions(state: JobState, now: Now) -> list[Action]:
 def _shutdown_actions(state: JobState, workflow: WorkflowView, pods: list[PodView], now: Now) -> list[Action]:
     """Return the actions that end a Workflow which is neither shut down nor over, and their successors if refused."""
     has_started = workflow.has_node or state.first_pod_uid is not None or bool(state.observation.pods)
-    never_released = workflow.suspended and not workflow.deleting and not has_started
+    never_released = workflow.suspended and not (workflow.released or workflow.deleting or has_started)
     end = Action(ActionKind.DELETE_WORKFLOW if never_released else ActionKind.SHUTDOWN, workflow.uid)
     # A shutdown that was accepted but does not show may have met a deleted Workflow, which counts as accepted, and the
     # watch may have missed the deletion.
     confirm = [CONFIRM] if now.wall >= state.shutdown_at + TOUCH_AFTER else []
-    retry = state.retries.get(end)
-    if retry is None or retry.failures < MAX_SHUTDOWN_FAILURES:
+    retry = state.retries.get(end, Retry(now.wall))
+    is_slow = state.shutdown_at == math.inf and now.wall >= state.ending_at + SHUTDOWN_LIMIT and workflow.has_started
+    if retry.failures + retry.tries < MAX_SHUTDOWN_TRIES and not is_slow:
         return [*confirm, end]
     deletions = [Action(ActionKind.DELETE_POD, pod.uid) for pod in pods]
     if workflow.suspended and workflow.has_started:
@@ -459,5 +482,6 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
         delays.append(state.submitted_at + RELEASE_AFTER - now.healthy)
     if state.stage is Stage.WAITING:
         delays.append(state.stage_since + TOUCH_AFTER - now.healthy)
-    delays.append(state.pod_deleted_at + _max_grace(state) + NODE_LOST_AFTER - now.healthy)
+    delays += [at + _max_grace(state) + NODE_LOST_AFTER - now.healthy for at in state.deletions.values()]
+    delays.append(state.ending_at + SHUTDOWN_LIMIT - now.wall)
     return min((delay for delay in delays if 0.0 < delay < math.inf), default=None)

@@ -23,13 +23,17 @@ _AFTER_SUCCESS = Backoff((5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0))
 _POD_LAG = 5.0
 """Seconds that the deletion of a pod gets beyond its grace period, before this wait."""
 
+_REMEMBERED = frozenset({ActionKind.RESUME, ActionKind.RELEASE})
+"""Actions whose tries count on although they have worked: somebody may undo them again and again."""
+
 
 def take_due(retries: Retries, wanted: Iterable[Action], wall: float) -> tuple[tuple[Action, ...], Retries]:
-    """Return the wanted actions that are due, and the retries with these in flight and without unwanted ones."""
+    """Return the wanted actions that are due, and the retries with these in flight and without most unwanted ones."""
     wanted = tuple(wanted)
     due = tuple(action for action in wanted if action not in retries or retries[action].not_before <= wall)
     in_flight = {action: _sent(retries.get(action, Retry(wall)), wall) for action in due}
-    return due, MappingProxyType({action: retries[action] for action in wanted if action in retries} | in_flight)
+    kept = {action: retry for action, retry in retries.items() if action in wanted or action.kind in _REMEMBERED}
+    return due, MappingProxyType(kept | in_flight)
 
 
 def _sent(retry: Retry, wall: float) -> Retry:

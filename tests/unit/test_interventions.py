@@ -1,6 +1,7 @@
 """What administrators, people in the Argo UI and a refusing API server do to a job, and how flargo still ends it."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -9,7 +10,7 @@ from flargo.control.perform import Performer
 from flargo.status.job_state import ActionKind, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
-from flargo.status.views import PodView, WorkflowView
+from flargo.status.views import EventView, PodView, WorkflowView
 from flargo.terms import Uid
 from tests.harness.story import (
     POD_RUNNING,
@@ -178,8 +179,8 @@ def test_lost_release_is_requested_again() -> None:
     assert story.passes(5).actions == [ActionKind.RELEASE]
     story.does(ActionKind.RELEASE)
     assert story.passes(5).actions == [ActionKind.RELEASE], "until the Workflow is seen released"
-    assert story.sees(replace(SUSPENDED, suspended=False, released=True)).passes(60).actions == [ActionKind.RELEASE]
-    assert not story.state.retries, "it is no longer wanted"
+    story.does(ActionKind.RELEASE).sees(replace(SUSPENDED, suspended=False, released=True))
+    assert story.passes(60).actions == [], "it is no longer wanted"
 
 
 def test_suspension_by_a_person_is_respected() -> None:
@@ -298,3 +299,89 @@ def test_lost_command_is_derived_again(kind: ActionKind) -> None:
     story.pending_actions.clear()
     assert kind not in story.passes(60).actions, "it backs off"
     assert kind in story.passes(60).actions
+
+
+# --- what a hostile reading found
+
+
+def test_killing_of_an_earlier_launchs_pod_is_no_second_run() -> None:
+    """The submit deletes it after it has created the Workflow, so its end is younger than the Workflow."""
+    created = datetime(2026, 1, 1, tzinfo=UTC)
+    own = replace(WORKFLOW, created=created)
+    killed, pulled = created + timedelta(seconds=2), created + timedelta(seconds=9)
+    killing = EventView("Killing", "Stopping container main", 1, killed, killed, "old")
+    pulling = EventView("Pulling", 'Pulling image "x"', 1, pulled, pulled, "p1")
+    story = Story().sees(own).sees(own, POD_STARTING).passes(10).lists_events(killing, pulling).sees(own, POD_RUNNING)
+    assert not story.state.ran_twice
+    assert not story.state.is_stopping
+
+
+def test_shutdown_without_effect_has_a_successor() -> None:
+    """A webhook may drop the change and answer 200."""
+    story = Story().sees(RAN, POD_RUNNING).stops()
+    for _ in range(3):
+        while ActionKind.SHUTDOWN not in story.actions:
+            story.passes(1)
+            if ActionKind.CONFIRM in story.actions:
+                story.reads(RAN, POD_RUNNING)
+        story.does(ActionKind.SHUTDOWN)
+    assert ActionKind.DELETE_POD in story.passes(20).actions
+
+
+def test_hanging_shutdowns_have_a_successor_after_a_time() -> None:
+    """Each of many shutdowns may hang in a webhook, and wait for those of other jobs."""
+    story = Story().sees(RAN, POD_RUNNING).stops().passes(44)
+    assert ActionKind.DELETE_POD not in story.actions
+    assert ActionKind.DELETE_POD in story.passes(1).actions
+
+
+def test_workflow_that_shows_no_shutdown_may_still_start() -> None:
+    story = Story().sees(WORKFLOW).stops().does(ActionKind.SHUTDOWN).passes(5)
+    story.reads(WORKFLOW)
+    assert story.verdict is None
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        terminal_pod(exited_pod(128, "StartError", pod=POD_STARTING)),
+        replace(POD_STARTING, phase="Failed", init_failure="init container init: exit code 2"),
+        replace(POD_STARTING, phase="Failed", reason="OutOfcpu"),
+    ],
+    ids=["start error", "init failure", "refused by the node"],
+)
+def test_end_before_argo_saw_the_pod_run_is_argos_to_complete(ended: PodView) -> None:
+    """Argo sees the pod, which is still there, so it runs the exit handler and creates no second pod."""
+    pending = replace(WORKFLOW, has_node=True, node_phase="Pending")
+    story = Story().sees(pending, POD_STARTING).sees(pending, ended).reads(pending, ended)
+    assert story.verdict is not None
+    assert not ENDING_ACTIONS & set(story.actions)
+
+
+def test_fight_over_a_suspension_backs_off() -> None:
+    over = terminal_pod(exited_pod(0))
+    story = Story().sees(RAN, POD_RUNNING).sees(RAN, over).does(ActionKind.DELETE_SECRET)
+    resumes = 0
+    for _ in range(1200):
+        story.sees(HELD, over)
+        while ActionKind.RESUME in story.actions:
+            resumes += 1
+            story.does(ActionKind.RESUME).sees(RAN, over)
+        story.passes(0.5)
+    assert 0 < resumes < 20, "in ten minutes"
+
+
+def test_released_workflow_that_a_person_suspended_is_not_deleted() -> None:
+    held = replace(WORKFLOW, suspended=True, released=True, awaited_lock="Waiting for a lock")
+    assert Story().sees(held).stops().actions == [ActionKind.SHUTDOWN]
+
+
+def test_second_pods_deletion_has_its_own_clock() -> None:
+    second = replace(POD_RUNNING, uid=Uid("p2"))
+    story = Story().sees(TERMINATED, POD_RUNNING).stops().passes(5).does(ActionKind.DELETE_POD)
+    story.sees(TERMINATED, replace(POD_RUNNING, deleting=True)).passes(50)
+    story.sees(TERMINATED, second)
+    story.does(ActionKind.DELETE_POD).sees(TERMINATED, replace(second, deleting=True)).passes(30)
+    if ActionKind.CONFIRM in story.actions:
+        story.reads(TERMINATED, replace(second, deleting=True))
+    assert story.verdict is None, "the second pod's program may still run"
