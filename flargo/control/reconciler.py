@@ -452,14 +452,22 @@ class Reconciler:
         return self._apply(key, Observed(self._observe(tracked, after_relist=after_relist)), now)
 
     def _observe(self, tracked: _Tracked, *, is_fresh: bool = False, after_relist: bool = False) -> Observation:
-        """Return the job's own objects: another launch's Workflow may have the same name, and its pods the label."""
+        """Return the job's own objects: another launch's Workflow may have the same name, and its pods the label.
+
+        The pod that runs the program stays the job's own if its Workflow is deleted and it has lost its owner.
+        """
+        first_uid = tracked.state.first_pod_uid
         workflow = tracked.workflow
         if workflow is not None and not _is_launched_as(workflow, tracked):
             workflow = None
         tracked.workflow_uid = workflow.uid if workflow is not None else tracked.workflow_uid
         return Observation(
             workflow,
-            tuple(pod for pod in tracked.pods if pod.owner_uid == tracked.workflow_uid),
+            tuple(
+                pod
+                for pod in tracked.pods
+                if pod.owner_uid == tracked.workflow_uid or (not pod.owner_uid and pod.uid == first_uid)
+            ),
             after_relist=after_relist,
             is_fresh=is_fresh,
             has_results=self._has_results(tracked.state.name),

@@ -187,6 +187,22 @@ def test_pod_of_earlier_workflow_is_ignored() -> None:
     assert site.stage is Stage.WAITING
 
 
+def test_pod_that_lost_its_owner_is_still_the_jobs() -> None:
+    """``kubectl delete --cascade=orphan`` on a Workflow leaves its pod, whose program runs on."""
+    site = Site().lists()
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    site.changes(Kind.WORKFLOW, workflow(phase="Running"))
+    site.changes(Kind.POD, pod(main=RUNNING, phase="Running"))
+    orphaned = pod(main=RUNNING, phase="Running", version=3)
+    orphaned["metadata"]["ownerReferences"] = []
+    site.changes(Kind.POD, orphaned).changes(Kind.WORKFLOW, workflow(phase="Running", version=4), deleted=True)
+    assert site.action_kinds == [ActionKind.CONFIRM]
+    site.takes(ObjectsRead(site.commands[0], None, (orphaned,)))
+    assert site.action_kinds == [ActionKind.DELETE_POD]
+    assert site.state is not None
+    assert site.state.verdict is None
+
+
 def test_list_without_the_pod_needs_confirmation() -> None:
     site = Site().lists(workflows=(workflow(phase="Running"),), pods=(pod(main=RUNNING, phase="Running"),))
     site.lists(workflows=(workflow(phase="Running"),))

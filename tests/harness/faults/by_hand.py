@@ -225,6 +225,16 @@ def resubmitted_and_retried_after_the_parent_was_restarted(cluster: Cluster) -> 
 
 
 @scenario
+def workflow_deleted_without_its_pod(site: Site, cluster: Cluster) -> None:
+    """``kubectl delete --cascade=orphan`` leaves the pod without an owner, and its program running, with its GPU."""
+    job = site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
+    cluster.delete_without_pods(job.workflow)
+    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICE_SECONDS)
+    assert cluster.processes(job.id) == []
+    job.expect_nothing_left()
+
+
+@scenario
 def launched_again_while_its_old_pod_runs(site: Site, cluster: Cluster) -> None:
     """Argo takes the old pod, which has the same name, for the new Workflow's own, and its exit for the new job's."""
     job = site.launch(EXITS_ON_REQUEST).expect_running()
