@@ -1,148 +1,143 @@
-"""A job for which nothing changes costs the API server almost nothing, whatever state it is in and whatever is refused.
+"""With nothing changing, the requests of a parent fall to a floor, for any number of jobs in any state.
 
-Hypothesis brings a job into any state, possible or not. Then the cluster stands still: every read shows the same, and
-every other request is accepted, refused or lost, always in the same way.
+The Reconciler of a whole site is driven with jobs in a mix of states. Its commands succeed without effect, are refused,
+or get no result at all; reads show the same objects for ever. Only a change of the cluster may bring more requests.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flargo.status.job_state import ActionKind, Input, LaunchGivenUp, Observed, StopRequested, Submitted
+from flargo.cluster.api import Kind
+from flargo.control.budget import TOKENS_PER_SECOND
+from flargo.control.command import Command
+from flargo.control.inputs import (
+    Admitted,
+    CommandDone,
+    JobInput,
+    Listed,
+    ObjectsRead,
+    PodEventsRead,
+    SiteInput,
+    TimePassed,
+)
+from flargo.control.reconciler import Reconciler
+from flargo.status.job_state import ActionKind, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.verdict import Cause
-from flargo.status.views import EventView, Observation, PodView, WorkflowView
-from flargo.terms import StartTimeouts, Uid
-from tests.harness.story import (
-    FAILED,
-    POD,
-    POD_RUNNING,
-    POD_SHORT,
-    POD_STARTING,
-    SUCCEEDED,
-    SUSPENDED,
-    TERMINATED,
-    UNCLAIMED,
-    WORKFLOW,
-    Story,
-    exited_pod,
-    terminal_pod,
-    waiting_pod,
-)
+from flargo.terms import StartTimeouts
+from tests.harness.objects import RUNNING, Object, pod, terminated_state, workflow
 
-FLOOR_PER_HOUR = 90
-"""Requests for one job in an hour in which nothing changes: each of at most seven actions every five minutes."""
-LONGEST_WAIT = 400.0
-"""Seconds within which every action that is wanted is tried again: five minutes, and the grace period."""
-
-RAN = replace(WORKFLOW, has_node=True, node_phase="Running")
-HELD = replace(RAN, suspended=True, released=True)
-STEP_DONE = replace(RAN, node_phase="Failed", is_step_done=True)
-WORKFLOWS: tuple[WorkflowView | None, ...] = (
-    None,
-    SUSPENDED,
-    replace(SUSPENDED, released=True),
-    UNCLAIMED,
-    WORKFLOW,
-    RAN,
-    HELD,
-    replace(HELD, shutdown="Terminate"),
-    replace(RAN, shutdown="Terminate"),
-    replace(RAN, deleting=True),
-    replace(RAN, is_retried=True),
-    STEP_DONE,
-    replace(STEP_DONE, is_handler_running=True),
-    replace(STEP_DONE, suspended=True, released=True),
-    replace(WORKFLOW, phase="Pending", awaited_lock="Waiting for a lock"),
-    replace(WORKFLOW, node_message="pods is forbidden: exceeded quota: q"),
-    TERMINATED,
-    FAILED,
-    SUCCEEDED,
-)
-ONE_POD = (
-    POD,
-    POD_SHORT,
-    POD_STARTING,
-    POD_RUNNING,
-    waiting_pod("ErrImagePull"),
-    *(exited_pod(code) for code in (0, 3, 101, 143)),
-    *(terminal_pod(exited_pod(code)) for code in (0, 3)),
-    replace(POD_RUNNING, deleting=True),
-    replace(POD_STARTING, deleting=True, disruption="DeletionByTaintManager"),
-    replace(POD_RUNNING, running=False, phase="Failed", reason="Evicted"),
-)
-PODS = st.one_of(
-    st.just(()),
-    st.sampled_from(ONE_POD).map(lambda pod: (pod,)),
-    st.tuples(st.sampled_from(ONE_POD), st.sampled_from(ONE_POD).map(lambda pod: replace(pod, uid=Uid("p2")))),
-)
-OBSERVATIONS = st.builds(
-    Observation, st.sampled_from(WORKFLOWS), PODS, after_relist=st.booleans(), is_fresh=st.booleans()
-)
-INPUTS: st.SearchStrategy[Input | float] = st.one_of(
-    OBSERVATIONS.map(Observed),
-    OBSERVATIONS.map(Observed),
-    st.sampled_from([Cause.ABORT, Cause.CLEANUP, Cause.ORPHANED]).map(StopRequested),
-    st.sampled_from([Submitted(), Submitted("refused"), LaunchGivenUp("the launch took too long")]),
-    st.sampled_from([0.5, 5.0, 70.0, 2000.0]),
-)
-POLICIES = st.fixed_dictionaries({kind: st.sampled_from(["accept", "refuse", "lose"]) for kind in ActionKind})
-EVENTS = st.sampled_from(
-    [(), (EventView("FailedMount", "not found", count=3),), (EventView("Pulling", 'Pulling image "a"'),)]
-)
+FLOOR = 60 * TOKENS_PER_SECOND
+"""Commands in a minute. A read of a job's objects is two requests."""
+CALM_MINUTES, MEASURED_MINUTES = 25, 5
+PATIENT = StartTimeouts(pending=None, unclaimed=None, quota=None, pulling=None, starting=None)
+"""Timeouts that end no job."""
 
 
-def answer_all(
-    story: Story,
-    objects: tuple[WorkflowView | None, tuple[PodView, ...]],
-    events: tuple[EventView, ...],
-    policy: dict[ActionKind, str],
-) -> int:
-    """Answer every pending action in the way of its kind; return how many were sent."""
-    actions, story.pending_actions = story.pending_actions, []
-    for action in actions:
-        story.pending_actions.append(action)
-        match policy[action.kind], action.kind:
-            case "lose", _:
-                story.pending_actions.clear()
-            case "refuse", _:
-                story.does(action.kind, ok=False)
-            case "accept", ActionKind.CONFIRM:
-                story.sees(objects[0], *objects[1], is_fresh=True)
-            case "accept", ActionKind.LIST_EVENTS:
-                story.lists_events(*events)
-            case _:
-                story.does(action.kind)
-    return len(actions)
+def node(phase: str) -> dict[str, Any]:
+    return {"phase": "Running", "nodes": {"n": {"type": "Pod", "phase": phase}}}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(st.lists(INPUTS, max_size=8), st.sampled_from(WORKFLOWS), PODS, EVENTS, POLICIES)
-def test_requests_fall_to_the_floor(
-    inputs: list[Input | float],
-    workflow: WorkflowView | None,
-    pods: tuple[PodView, ...],
-    events: tuple[EventView, ...],
-    policy: dict[ActionKind, str],
-) -> None:
-    """On a06983c a suspended job was touched 12 times a minute for ever, and a lost command was never repeated."""
-    story = Story(StartTimeouts(total=None), is_submitted=False)
-    for input_ in inputs:
-        story = story.passes(input_) if isinstance(input_, float) else story.apply(input_)
-    story.apply(Submitted()).sees(workflow, *pods)
-    times: list[float] = []
-    end = story.now.wall + 3 * 3600
-    while story.now.wall < end:
-        times += [story.now.wall] * answer_all(story, (workflow, pods), events, policy)
-        if story.pending_actions:
-            assert len(times) < 1000, "endless requests at one moment"
-            continue
-        if story.requeue_after is None:
-            assert story.state.is_cleared or not story.state.retries, (
-                f"{story.state} waits for a result that need not come"
-            )
-            break
-        assert not story.state.retries or story.requeue_after <= LONGEST_WAIT
-        story.passes(max(story.requeue_after, 0.2))
-    last_hour = [time for time in times if time > end - 3600]
-    assert len(last_hour) <= FLOOR_PER_HOUR, f"{len(last_hour)} requests in the last hour: {story.state}"
+SCHEDULED = [{"type": "PodScheduled", "status": "True"}]
+STATES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "unclaimed": ({}, None),
+    "suspended again": ({"phase": "Running", "suspend": True}, None),
+    "overlooked by Argo": ({"phase": "Running"}, None),
+    "starting": (node("Pending"), {"conditions": SCHEDULED}),
+    "image missing": (
+        node("Pending"),
+        {
+            "main": {"waiting": {"reason": "ImagePullBackOff"}},
+            "conditions": [{"type": "PodScheduled", "status": "True"}],
+        },
+    ),
+    "running": (node("Running"), {"main": RUNNING, "phase": "Running"}),
+    "exited, not completed": (node("Running"), {"main": terminated_state(0), "phase": "Succeeded"}),
+    "failed, not completed": (node("Running"), {"main": terminated_state(1), "phase": "Failed"}),
+    "wait container hangs": (node("Running"), {"main": terminated_state(1), "phase": "Running"}),
+    "completed, program runs on": ({"phase": "Failed", "shutdown": "Terminate"}, {"main": RUNNING, "phase": "Running"}),
+    "completed": ({"phase": "Failed"}, {"main": terminated_state(1), "phase": "Failed"}),
+}
+ENDS: dict[str, Callable[[], StopRequested | LaunchGivenUp | None]] = {
+    "wanted": lambda: None,
+    "aborted": lambda: StopRequested(Cause.ABORT),
+    "given up": lambda: LaunchGivenUp("too late"),
+}
+ANSWERS = ["accepted", "refused", "lost"]
+
+
+@dataclass
+class CalmSite:
+    """A site whose objects never change."""
+
+    jobs: list[tuple[str, str]]
+    answers: list[str]
+    reconciler: Reconciler = field(default_factory=lambda: Reconciler(lambda _: False, 0.0, epoch="me", grace=3))
+    now: float = 0.0
+    objects: dict[str, tuple[Object, list[Object]]] = field(default_factory=dict)
+    sent: list[tuple[float, ActionKind]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Launch all jobs, and show their objects."""
+        for number, (state, _) in enumerate(self.jobs):
+            name, (status, pod_status) = f"job-{number}", STATES[state]
+            pods = [] if pod_status is None else [pod(name, uid=f"p-{number}", owner=f"w-{number}", **pod_status)]
+            self.objects[name] = workflow(name, uid=f"w-{number}", **status), pods
+            self.take(Admitted(name, "a1", PATIENT, 3))
+            self.take(JobInput(name, "a1", Submitted()))
+        self.take(Listed(Kind.WORKFLOW, tuple(item for item, _ in self.objects.values())))
+        self.take(Listed(Kind.POD, tuple(item for _, pods in self.objects.values() for item in pods)))
+        for number, (_, end) in enumerate(self.jobs):
+            request = ENDS[end]()
+            if request is not None:
+                self.take(JobInput(f"job-{number}", "a1", request))
+
+    def take(self, input_: SiteInput) -> None:
+        """Handle an input, and the results of all commands."""
+        pending = [self.reconciler.handle(input_, self.now)]
+        while pending:
+            for command in pending.pop().commands:
+                self.sent.append((self.now, command.action.kind))
+                answer = self._answer(command)
+                if answer is not None:
+                    pending.append(self.reconciler.handle(answer, self.now))
+
+    def _answer(self, command: Command) -> SiteInput | None:
+        answer = self.answers[int(command.name.removeprefix("job-")) % len(self.answers)]
+        if answer == "lost":
+            return None
+        if answer == "refused":
+            return CommandDone(command, ok=False)
+        if command.action.kind is ActionKind.CONFIRM:
+            item, pods = self.objects[command.name]
+            return ObjectsRead(command, item, tuple(pods))
+        if command.action.kind is ActionKind.LIST_EVENTS:
+            return PodEventsRead(command, ())
+        return CommandDone(command, ok=True)
+
+    def pass_minutes(self, minutes: int) -> None:
+        end = self.now + 60 * minutes
+        while self.now < end:
+            requeue_at = self.reconciler.next_requeue_at()
+            self.now = end if requeue_at is None else min(end, max(self.now, requeue_at))
+            self.take(TimePassed())
+
+
+@settings(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(STATES)), st.sampled_from(sorted(ENDS))), min_size=1, max_size=12),
+    st.sampled_from([1, 10]),
+    st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=3),
+)
+def test_requests_fall_to_a_floor(jobs: list[tuple[str, str]], times: int, answers: list[str]) -> None:
+    site = CalmSite(jobs * times, answers)
+    site.start()
+    site.pass_minutes(CALM_MINUTES)
+    site.sent.clear()
+    site.pass_minutes(MEASURED_MINUTES)
+    assert len(site.sent) <= FLOOR * MEASURED_MINUTES + 1, site.reconciler
+    touches = [kind for _, kind in site.sent if kind is ActionKind.TOUCH]
+    assert len(touches) <= MEASURED_MINUTES + 1
