@@ -29,26 +29,27 @@ MAX_WAIT = SERVER_START_SECONDS + 60.0
 that only counts time with contact to the API server; the last minute is for its end."""
 POLL_INTERVAL = 1.0
 """Seconds between checks of the stored job status."""
-_SOON, _PERHAPS, _HARDLY = 2.0, 6.0, 20.0
+_LIMIT_IF_RUNNING, _LIMIT_IF_STARTING, _LIMIT_IF_WAITING = 2.0, 6.0, 20.0
 API_SILENCE_LIMITS: Mapping[Stage, float] = {
-    Stage.ABSENT: _PERHAPS,
-    Stage.SUBMITTED: _PERHAPS,
-    Stage.UNCLAIMED: _HARDLY,
-    Stage.QUEUED: _HARDLY,
-    Stage.QUOTA: _HARDLY,
-    Stage.WAITING: _PERHAPS,
-    Stage.SHORTAGE: _HARDLY,
-    Stage.TAINTED: _HARDLY,
-    Stage.STARTING: _SOON,
-    Stage.PULLING: _HARDLY,
-    Stage.RUNNING: _SOON,
-    Stage.ENDED: _SOON,
+    Stage.ABSENT: _LIMIT_IF_STARTING,
+    Stage.SUBMITTED: _LIMIT_IF_STARTING,
+    Stage.UNCLAIMED: _LIMIT_IF_WAITING,
+    Stage.QUEUED: _LIMIT_IF_WAITING,
+    Stage.QUOTA: _LIMIT_IF_WAITING,
+    Stage.WAITING: _LIMIT_IF_STARTING,
+    Stage.SHORTAGE: _LIMIT_IF_WAITING,
+    Stage.TAINTED: _LIMIT_IF_WAITING,
+    Stage.STARTING: _LIMIT_IF_STARTING,
+    Stage.PULLING: _LIMIT_IF_WAITING,
+    Stage.RUNNING: _LIMIT_IF_RUNNING,
+    Stage.ENDED: _LIMIT_IF_RUNNING,
 }
 """Seconds without contact to the API server after which a released Workflow's process is assumed to run, by the job's
-last known stage. A started pod runs within seconds. A pod without a node may get one unseen: six seconds are more than
-a watch takes to start again. A job that waits for something, such as an image, a lock or a GPU, hardly starts just
-then; if it does, its process connects with the parent, which ends the wait. All limits are below the 30 s after which
-a process gives up if its parent does not know it."""
+last known stage. A pod that has just got its node, or gets one unseen, runs within seconds; but it may also pull an
+image, which only events show, and those are listed later. Six seconds are more than a watch takes to start again. A job
+that waits for something, such as an image, a lock or a GPU, hardly starts just then; if it does, its process connects
+with the parent, which ends the wait. All limits are below the 30 s after which a process gives up if its parent does
+not know it."""
 _log = logging.getLogger(__name__)
 
 

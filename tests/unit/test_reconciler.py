@@ -759,3 +759,19 @@ def test_other_pods_of_a_name_are_known() -> None:
     assert not site.reconciler.may_have_other_pods("job-site", Uid("w1"))
     site.takes(WatchLost(Kind.POD))
     assert site.reconciler.may_have_other_pods("job-site", Uid("w1")), "not known any more"
+
+
+def test_pod_whose_owner_was_removed_is_still_ended() -> None:
+    """``kubectl delete --cascade=orphan`` removes the owner and leaves the pod, which was the job's own before."""
+    running = pod(main=RUNNING, phase="Running")
+    site = Site().lists(workflows=(workflow(phase="Running"),), pods=(running,))
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    orphaned = pod(main=RUNNING, phase="Running", version=5)
+    del orphaned["metadata"]["ownerReferences"]
+    (confirm,) = site.changes(Kind.WORKFLOW, workflow(phase="Running", version=4), deleted=True).commands
+    site.changes(Kind.POD, orphaned).takes(ObjectsRead(confirm, None, (orphaned,)))
+    (confirm,) = site.commands
+    site.takes(ObjectsRead(confirm, None, (orphaned,)))
+    assert ActionKind.DELETE_POD in site.action_kinds
+    assert site.state is not None
+    assert site.state.verdict is None, "its program runs"

@@ -87,7 +87,7 @@ def test_abort_just_before_start_is_not_lost() -> None:
 def test_silent_api_does_not_delay_released_job() -> None:
     launched = LaunchedJob("wf")
     launched.update(Stage.STARTING, is_released=True)
-    assert wait_for_start(launched, silence=3.0) == []
+    assert wait_for_start(launched, silence=7.0) == []
 
 
 def test_connected_process_needs_no_api() -> None:
@@ -150,7 +150,7 @@ def test_stopping_job_has_no_handle(stage: Stage) -> None:
 PROCESS_PATIENCE = 30.0
 """Seconds after which a process gives up if its parent does not know it."""
 SILENCES = {
-    Stage.STARTING: (1.5, 2.5),
+    Stage.STARTING: (5.0, 7.0),
     Stage.WAITING: (5.0, 7.0),
     Stage.SUBMITTED: (5.0, 7.0),
     **dict.fromkeys(
