@@ -1,6 +1,7 @@
 """The budget for all jobs of a parent together: it limits the requests that are repeated, whatever the number of jobs.
 
-The first try of each action is free. A repeated one takes a token, or waits until there is one; nothing is dropped.
+The first try of each action is free, and so are the first repeats of what ends a job (FREE_REPEATS). Any other
+one takes a token, or waits until there is one; nothing is dropped.
 While Argo's controller is away, asking again does not help: as long as the status of no Workflow changes, jobs that
 only wait for the controller are not read again, and one touch a minute goes out, to find out whether it is back.
 """
@@ -23,6 +24,9 @@ PROBE_INTERVAL = 60.0
 """Seconds between two touches while the controller is away."""
 _FAIR_SHARE = 4
 """Every fourth token goes to what has waited longest, so that urgent actions never keep others waiting for ever."""
+FREE_REPEATS = 3
+"""Repeats of each job's kill, and of the read for its verdict, that take no token: their own backoff of 1, 2 and 4
+seconds suffices. When the API server fails for a moment while hundreds of jobs are ended, no kill waits for minutes."""
 _EPSILON = 1e-6
 """Tokens that rounding may lose."""
 
@@ -96,6 +100,8 @@ class Budget:
 
     started_at: float
     _bucket: TokenBucket = field(init=False)
+    _cleaning: TokenBucket = field(init=False)
+    """The part of the tokens that the cleaning after earlier runs may take."""
     _progress: _Progress = field(init=False)
     _waiting: dict[str, dict[Action, Waiting]] = field(default_factory=dict)
     """What waits, by the job's key."""
@@ -108,6 +114,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         self._bucket = TokenBucket(TOKENS_PER_SECOND, BURST, self.started_at)
+        self._cleaning = TokenBucket(TOKENS_PER_SECOND / 2, BURST / 2, self.started_at)
         self._progress = _Progress(self.started_at, self.started_at - PROBE_INTERVAL)
 
     def note_progress(self, now: float) -> None:
@@ -117,13 +124,13 @@ class Budget:
     def may_go(
         self, key: str, action: Action, now: float, *, is_repeated: bool, awaits_controller: bool = False
     ) -> bool:
-        """Return whether an action may go out now. If not, it waits, and ``take_ready`` returns it later.
+        """Return whether an action may go out now. If not, it waits, and ``take_next`` returns it later.
 
         Args:
             key: the key of the job.
             action: the action.
             now: the current time.
-            is_repeated: the action was sent before.
+            is_repeated: the action was sent before, and this repeat is not free.
             awaits_controller: the job only waits for Argo's controller, so to repeat the action is of no use until the
                 controller does something.
         """
@@ -133,6 +140,7 @@ class Budget:
         is_held = self._progress.allowed_at(pace, now) > now
         # What waits has the next token.
         if not is_held and (not is_repeated or (not self._waiting and self._bucket.take(now))):
+            self.withdraw(key, action)
             self._note_sent(action, now)
             return True
         actions = self._waiting.setdefault(key, {})
@@ -156,28 +164,31 @@ class Budget:
         """Return the actions of a job that wait."""
         return tuple(self._waiting.get(key, ()))
 
-    def take_ready(self, now: float) -> list[tuple[str, Action]]:
-        """Return the actions that may go out now, each with its job's key; they no longer wait."""
+    def take_next(self, now: float) -> tuple[str, Action] | None:
+        """Return the next action that may go out now, with its job's key, or None; it no longer waits.
+
+        One at a time: what is done about one action may change whether the job wants the others.
+        """
         self._now = now
-        ready = []
-        while self._allowed_at(now) <= now and self._bucket.take(now):
-            entry = self._choose(now)
-            self._taken += 1
-            self.withdraw(entry.key, entry.action)
-            self._note_sent(entry.action, now)
-            ready.append((entry.key, entry.action))
-        return ready
+        if self._allowed_at(now) > now or not self._bucket.take(now):
+            return None
+        entry = self._choose(now)
+        self._taken += 1
+        self.withdraw(entry.key, entry.action)
+        self._note_sent(entry.action, now)
+        return entry.key, entry.action
 
-    def take_token(self, now: float) -> bool:
-        """Take a token for something that the budget does not keep; return False if there is none."""
-        return self._bucket.take(now)
+    def take_for_cleaning(self, now: float) -> bool:
+        """Take a token for the cleaning, which gets at most half of them; return False if there is none for it."""
+        has_token = max(self._bucket.next_at(), self._cleaning.next_at()) <= now
+        return has_token and self._bucket.take(now) and self._cleaning.take(now)
 
-    def next_token_at(self) -> float:
-        """Return the time from which there is a token."""
-        return self._bucket.next_at()
+    def next_for_cleaning_at(self) -> float:
+        """Return the time from which there is a token for the cleaning."""
+        return max(self._bucket.next_at(), self._cleaning.next_at())
 
     def next_at(self) -> float | None:
-        """Return the time from which ``take_ready`` may return something, or None if nothing can go by itself."""
+        """Return the time from which ``take_next`` may return something, or None if nothing can go by itself."""
         allowed_at = self._allowed_at(self._now)
         return max(self._bucket.next_at(), allowed_at) if allowed_at < math.inf else None
 

@@ -6,13 +6,14 @@ for flargo.control.loop.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flargo.cluster.api import Kind
 from flargo.control.adoption import Decision, decide
-from flargo.control.budget import Budget
+from flargo.control.budget import FREE_REPEATS, Budget
 from flargo.control.cleaning import Cleaning
 from flargo.control.clocks import Clocks
 from flargo.control.command import Command, build_command
@@ -62,6 +63,10 @@ from flargo.terms import Object, StartTimeouts, Uid
 
 _DEFECT_RETRY_SECONDS = 30.0
 """Seconds after which a job is reconciled again whose reconciliation has raised an exception."""
+_KILLS = frozenset({ActionKind.SHUTDOWN, ActionKind.DELETE_POD, ActionKind.DELETE_WORKFLOW})
+"""The actions that end a program."""
+_FREE_AGAIN_SECONDS = 60.0
+"""Seconds between two lists after which the first repeats are free again: a watch may be cut every few seconds."""
 _MIN_REQUEUE_SECONDS = 0.2
 """Minimum seconds between two ticks of a job: while the healthy clock stands still, a deadline comes no closer."""
 
@@ -77,8 +82,13 @@ class _Tracked:
     """The uid of the job's Workflow, once that was observed. Only pods that this Workflow owns belong to the job."""
     revision: int = 0
     """The number of changes that the watches have delivered."""
-    sent: set[Action] = field(default_factory=set)
-    """The actions that were sent at least once; not fresh reads, since a change of the objects asks for a new one."""
+    sent: Counter[Action] = field(default_factory=Counter)
+    """How often each action was sent; not fresh reads, since a change of the objects asks for a new one."""
+
+    def note_sent(self, action: Action) -> None:
+        """Count an action that is sent."""
+        if action.kind is not ActionKind.CONFIRM:
+            self.sent[action] += 1
 
 
 class Reconciler:
@@ -125,6 +135,8 @@ class Reconciler:
         self._cleaning = Cleaning()
         self._pods = SitePods()
         self._budget = Budget(now)
+        self._free_again_at = now
+        """The time from which a list makes the first repeats free again."""
         self._clocks = Clocks(now)
         self._timers = Timers()
 
@@ -211,7 +223,7 @@ class Reconciler:
 
     def next_requeue_at(self) -> float | None:
         """Return the time at which TimePassed is due, or None if it is not."""
-        waits = self._budget.next_token_at() if self._cleaning.has_queued else self._budget.next_at()
+        waits = self._budget.next_for_cleaning_at() if self._cleaning.has_queued else self._budget.next_at()
         return min((at for at in (self._timers.next_at(), waits) if at is not None), default=None)
 
     def _on_time_passed(self, now: float) -> Result:
@@ -344,9 +356,17 @@ class Reconciler:
         return [(key, self._tracked[key]) for key in keys if key in self._tracked]
 
     def _reset_backoff(self, now: float) -> Result:
-        """Retry at once what has failed, since it may have failed because the API server was away."""
+        """Retry at once what has failed, since it may have failed because the API server was away.
+
+        Those tries do not count against the free ones, at most once a minute.
+        """
         keys = []
+        is_free_again = now >= self._free_again_at
+        if is_free_again:
+            self._free_again_at = now + _FREE_AGAIN_SECONDS
         for key, tracked in self._tracked.items():
+            if is_free_again:
+                tracked.sent.clear()
             state = tracked.state.without_backoff()
             if state.retries != tracked.state.retries:
                 tracked.state = state
@@ -404,28 +424,35 @@ class Reconciler:
 
     def _spend_budget(self, now: float) -> Result:
         """Send what has waited for a token, then clean up after finished Workflows with what is left."""
-        results = [self._send_held(key, action, now) for key, action in self._budget.take_ready(now)]
-        while self._cleaning.has_queued and self._budget.take_token(now):
+        results = []
+        while (entry := self._budget.take_next(now)) is not None:
+            results.append(self._send_held(*entry, now))
+        while self._cleaning.has_queued and self._budget.take_for_cleaning(now):
             view = self._cleaning.begin_next()
             if view.uid not in self._tracked:
                 results.append(self._track_orphan(view, now, is_over=True))
         return merge_results(results)
 
     def _send_held(self, key: str, action: Action, now: float) -> Result:
-        tracked = self._tracked[key]
+        tracked = self._tracked.get(key)
+        if tracked is None or action not in tracked.state.retries:
+            return Result()  # It is no longer wanted, or is derived again.
         state = tracked.state
         tracked.state = replace(state, retries=retries.sent(state.retries, action, self._clocks.advance(now).wall))
+        tracked.note_sent(action)
         others = self._apply(key, Tick(), now)
         is_wanted = key in self._tracked and action in tracked.state.retries
         return merge_results((Result((_command(key, tracked, action),)) if is_wanted else Result(), others))
 
     def _may_go(self, key: str, tracked: _Tracked, action: Action, now: float) -> bool:
         retry = tracked.state.retries[action]
-        is_repeated = action in tracked.sent or retry.tries + retry.failures > 0
-        if action.kind is not ActionKind.CONFIRM:
-            tracked.sent.add(action)
+        tries = max(tracked.sent[action], retry.tries + retry.failures)
+        is_repeated = tries > _free_repeats(tracked.state, action)
         awaits_controller = action.kind is ActionKind.CONFIRM and _awaits_controller(tracked.state)
-        return self._budget.may_go(key, action, now, is_repeated=is_repeated, awaits_controller=awaits_controller)
+        goes = self._budget.may_go(key, action, now, is_repeated=is_repeated, awaits_controller=awaits_controller)
+        if goes:
+            tracked.note_sent(action)
+        return goes
 
     # --- single jobs
 
@@ -483,7 +510,7 @@ class Reconciler:
             self._on_job_error(tracked.state.name, error)
             self._timers.set(key, now + _DEFECT_RETRY_SECONDS)
             return Result()
-        tracked.state = step.state
+        tracked.state, wall = step.state, self._clocks.advance(now).wall
         for action in self._budget.waiting(key):
             if action not in step.state.retries:
                 self._budget.withdraw(key, action)
@@ -492,7 +519,7 @@ class Reconciler:
             if self._may_go(key, tracked, action, now):
                 commands.append(_command(key, tracked, action))
             else:
-                tracked.state = replace(tracked.state, retries=retries.held(tracked.state.retries, action))
+                tracked.state = replace(tracked.state, retries=retries.held(tracked.state.retries, action, wall))
         self._timers.cancel(key)
         if step.state.is_cleared:
             return merge_results((Result(states=(step.state,)), self._forget(key)))
@@ -531,6 +558,12 @@ def _is_launched_as(workflow: WorkflowView, tracked: _Tracked) -> bool:
     if tracked.workflow_uid is not None:
         return workflow.uid == tracked.workflow_uid
     return workflow.attempt == tracked.state.attempt
+
+
+def _free_repeats(state: JobState, action: Action) -> int:
+    """Return how many repeats of an action take no token: those of a kill, and of the read for the verdict."""
+    is_urgent = action.kind in _KILLS or (action.kind is ActionKind.CONFIRM and state.verdict is None)
+    return FREE_REPEATS if is_urgent else 0
 
 
 def _awaits_controller(state: JobState) -> bool:

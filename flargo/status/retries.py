@@ -4,7 +4,6 @@ Every action in flight has a time at which its result counts as lost. Without it
 thread could not be started for example, would never be derived again.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -20,6 +19,8 @@ _AFTER_READ = Backoff((1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0))
 """The wait after a fresh read that concluded nothing; a change that a watch delivers ends it."""
 _AFTER_SUCCESS = Backoff((5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0))
 """The wait after an action that was accepted and has had no effect yet."""
+_HELD_AGAIN_AFTER = 300.0
+"""Seconds after which an action that waits to be sent is derived again, in case that it waits no longer."""
 _POD_LAG = 5.0
 """Seconds that the deletion of a pod gets beyond its grace period, before this wait."""
 
@@ -41,10 +42,10 @@ def _sent(retry: Retry, wall: float) -> Retry:
     return Retry(wall + LOST_AFTER.seconds(failures + 1), retry.tries, failures, is_in_flight=True)
 
 
-def held(retries: Retries, action: Action) -> Retries:
-    """Return the retries with a due action that waits before it is sent, for however long."""
+def held(retries: Retries, action: Action, wall: float) -> Retries:
+    """Return the retries with a due action that waits before it is sent. It is derived again if it waits for long."""
     retry = retries[action]
-    return MappingProxyType({**retries, action: Retry(math.inf, retry.tries, retry.failures, is_in_flight=True)})
+    return MappingProxyType({**retries, action: Retry(wall + _HELD_AGAIN_AFTER, retry.tries, retry.failures)})
 
 
 def sent(retries: Retries, action: Action, wall: float) -> Retries:

@@ -22,6 +22,14 @@ def spent_budget(now: float = 0.0) -> Budget:
     return budget
 
 
+def take_ready(budget: Budget, now: float) -> list[tuple[str, Action]]:
+    """Return all actions that may go out now."""
+    taken = []
+    while (entry := budget.take_next(now)) is not None:
+        taken.append(entry)
+    return taken
+
+
 def test_first_tries_are_free() -> None:
     budget = spent_budget()
     assert all(budget.may_go(f"job-{number}", KILL, 0.0, is_repeated=False) for number in range(1000))
@@ -34,8 +42,8 @@ def test_urgent_actions_come_first() -> None:
     for key, action in (("a", CLEAN), ("b", CONFIRM), ("c", KILL), ("d", KILL)):
         assert not budget.may_go(key, action, 0.0, is_repeated=True)
     assert budget.next_at() == 0.5
-    assert budget.take_ready(0.4) == []
-    sent = [budget.take_ready(0.5 * (number + 1)) for number in range(4)]
+    assert take_ready(budget, 0.4) == []
+    sent = [take_ready(budget, 0.5 * (number + 1)) for number in range(4)]
     assert sent == [[("c", KILL)], [("d", KILL)], [("b", CONFIRM)], [("a", CLEAN)]]
     assert budget.next_at() is None
 
@@ -47,7 +55,7 @@ def test_urgent_actions_starve_no_others() -> None:
     for number in range(1, 6):
         for more in range(2):
             budget.may_go(f"job-{number}-{more}", KILL, number / 2, is_repeated=True)
-        sent += budget.take_ready(number / 2)
+        sent += take_ready(budget, number / 2)
     assert ("patient", CLEAN) in sent[:4]
 
 
@@ -55,7 +63,7 @@ def test_waiting_action_waits_once() -> None:
     budget = spent_budget()
     for _ in range(3):
         budget.may_go("job", KILL, 0.0, is_repeated=True)
-    assert budget.take_ready(100.0) == [("job", KILL)]
+    assert take_ready(budget, 100.0) == [("job", KILL)]
 
 
 def test_withdrawn_action_is_not_sent() -> None:
@@ -66,7 +74,7 @@ def test_withdrawn_action_is_not_sent() -> None:
     budget.withdraw("a")
     budget.withdraw("b", KILL)
     budget.withdraw("unknown", KILL)
-    assert budget.take_ready(100.0) == [("b", CLEAN)]
+    assert take_ready(budget, 100.0) == [("b", CLEAN)]
 
 
 def test_touches_stop_while_the_controller_is_away() -> None:
@@ -77,12 +85,12 @@ def test_touches_stop_while_the_controller_is_away() -> None:
     assert not budget.may_go("c", TOUCH, away, is_repeated=False)
     assert not budget.may_go("d", TOUCH, away, is_repeated=True)
     budget.may_go("d", KILL, away, is_repeated=True)
-    assert budget.take_ready(away) == [("d", KILL)], "only touches are held"
+    assert take_ready(budget, away) == [("d", KILL)], "only touches are held"
     assert budget.next_at() == away + PROBE_INTERVAL
-    assert budget.take_ready(away + PROBE_INTERVAL - 1) == []
-    assert budget.take_ready(away + PROBE_INTERVAL) == [("c", TOUCH)]
+    assert take_ready(budget, away + PROBE_INTERVAL - 1) == []
+    assert take_ready(budget, away + PROBE_INTERVAL) == [("c", TOUCH)]
     budget.note_progress(away + PROBE_INTERVAL + 1)
-    assert budget.take_ready(away + PROBE_INTERVAL + 1) == [("d", TOUCH)]
+    assert take_ready(budget, away + PROBE_INTERVAL + 1) == [("d", TOUCH)]
 
 
 def test_reads_that_await_the_controller_stop_while_it_is_away() -> None:
@@ -90,11 +98,11 @@ def test_reads_that_await_the_controller_stop_while_it_is_away() -> None:
     assert budget.may_go("a", CONFIRM, away, is_repeated=False, awaits_controller=True)
     assert not budget.may_go("a", CONFIRM, away, is_repeated=True, awaits_controller=True)
     assert budget.next_at() is None
-    assert budget.take_ready(away + 1000.0) == []
+    assert take_ready(budget, away + 1000.0) == []
     assert budget.may_go("b", KILL, away + 1000.0, is_repeated=False)
     budget.note_progress(away + 1000.0)
     assert budget.next_at() == away + 1000.0
-    assert budget.take_ready(away + 1001.0) == [("a", CONFIRM)]
+    assert take_ready(budget, away + 1001.0) == [("a", CONFIRM)]
 
 
 KEYS = st.sampled_from([f"job-{number}" for number in range(6)])
@@ -137,7 +145,7 @@ def test_budget_is_kept_and_nothing_is_lost(  # noqa: C901  (one branch for each
             note(action)
         else:
             waiting.add((str(value), action))
-        for entry in budget.take_ready(now):
+        for entry in take_ready(budget, now):
             waiting.remove(entry)
             sent += 1
             note(entry[1])
@@ -147,6 +155,6 @@ def test_budget_is_kept_and_nothing_is_lost(  # noqa: C901  (one branch for each
         at = budget.next_at()
         assert at is not None
         now = max(now, at)
-        waiting -= set(budget.take_ready(now))
+        waiting -= set(take_ready(budget, now))
     assert not waiting
     assert budget.next_at() is None
