@@ -6,7 +6,6 @@ Suspend, Retry and Resubmit are done by argo's command line, which changes the s
 import contextlib
 import logging
 import secrets
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -235,18 +234,14 @@ def workflow_deleted_without_its_pod(site: Site, cluster: Cluster) -> None:
 
 
 @scenario
-def launched_again_while_its_old_pod_runs(site: Site, cluster: Cluster) -> None:
+def launched_again_beside_its_old_pod(site: Site, cluster: Cluster) -> None:
     """Argo takes the old pod, which has the same name, for the new Workflow's own, and its exit for the new job's."""
-    job = site.launch(EXITS_ON_REQUEST).expect_running()
-    cluster.delete_without_pods(job.workflow)
-    conclude(job.launched_job, NOTICE_SECONDS)
-    assert job.handle.poll() == 104
+    job = site.launch(exits(0))
+    job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+    job.expect_nothing_left()
     eventually(lambda: not job.is_followed, START_SECONDS, "the launcher releases the job")
+    cluster.delete_without_pods(job.workflow)
     again = site.launch(exits(3), job_id=job.id)
-    time.sleep(5)
-    # It may have been ended meanwhile.
-    with contextlib.suppress(AssertionError, OSError, RuntimeError, subprocess.CalledProcessError):
-        exit_pod(cluster, job.name, 0)
     again.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
     again.expect_nothing_left()
 
