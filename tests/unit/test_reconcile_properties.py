@@ -5,6 +5,7 @@
 ``allowed_codes`` is the oracle: the codes that FLARE may get, given what happened. Hypothesis draws the moves.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
 from flargo.status.job_state import ActionKind, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason
-from flargo.status.reconcile import ARGO_FINISH_LIMIT
+from flargo.status.reconcile import ARGO_FINISH_LIMIT, MAX_SHUTDOWN_TRIES, SHUTDOWN_LIMIT
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import StartTimeouts
 from tests.harness.objects import Object, pod, workflow
@@ -407,8 +408,10 @@ class Site:
     submit_step: int | None = 0
     """The next step of the submit; None if it has finished."""
     cut_watches: set[Kind] = field(default_factory=set)
-    has_refused: bool = False
-    """A shutdown was refused, or its answer was lost."""
+    shutdowns: int = 0
+    """The shutdowns that were sent."""
+    first_shutdown_at: float = math.inf
+    """The time at which the first shutdown was asked for."""
 
     def __post_init__(self) -> None:
         self.reconciler = Reconciler(lambda _: False, 0.0)
@@ -422,6 +425,8 @@ class Site:
         """Take the result of an input. Most properties are checked here."""
         for command in result.commands:
             self.commands.append(command)
+            if command.action.kind is ActionKind.SHUTDOWN:
+                self.first_shutdown_at = min(self.first_shutdown_at, self.cluster.now)
         for state in result.states:
             if state.end_diagnosis is not None and state.end_diagnosis.reason in {
                 Reason.UNCLAIMED,
@@ -533,6 +538,7 @@ class Site:
             return
         command = self.commands.popleft()
         self._may_be_sent(command)
+        self.shutdowns += command.action.kind is ActionKind.SHUTDOWN
         self.sent_actions.append(command.action.kind)
         if command.action.kind is ActionKind.CONFIRM and is_effective and is_answered:
             objects = self.cluster.workflow_manifest(), self.cluster.pod_manifests()
@@ -540,13 +546,14 @@ class Site:
             self.record(self.reconciler.handle(ObjectsRead(command, objects[0], tuple(objects[1])), self.cluster.now))
             return
         ok = self._carry_out(command) if is_effective else False
-        self.has_refused = self.has_refused or (command.action.kind is ActionKind.SHUTDOWN and not ok)
         self.record(self.reconciler.handle(CommandDone(command, ok=ok and is_answered), self.cluster.now))
 
     def _may_be_sent(self, command: Command) -> None:
         it = self.cluster.workflow
         if command.action.kind is ActionKind.DELETE_POD:
-            assert it is None or it.shutdown or it.is_completed or self.cluster.refuses_shutdown or self.has_refused, (
+            is_hopeless = self.shutdowns >= MAX_SHUTDOWN_TRIES
+            is_hopeless |= self.cluster.now >= self.first_shutdown_at + SHUTDOWN_LIMIT
+            assert it is None or it.shutdown or it.is_completed or is_hopeless, (
                 "Argo creates a pod again that is deleted before the shutdown"
             )
             assert command.pod_name, "a DELETE without a name would delete all pods"
