@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
@@ -151,3 +151,25 @@ class IdleApi(MemoryApi):
         del kind, labels, version, seconds, silence
         self.test_ended.wait(THREAD_SECONDS)
         return iter(())
+
+
+class HangingApi(IdleApi):
+    """A store whose reads hang until the test's end, as a hanging credential plugin makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submit_hangs = threading.Event()
+        """Set once a submit has sent its first request, which hangs."""
+
+    def list(self, *_: Any, **__: Any) -> tuple[list[Object], str]:
+        self._hang()
+
+    def get(self, kind: Kind, name: str) -> Object:
+        del name
+        if kind is Kind.SECRET:
+            self.submit_hangs.set()
+        self._hang()
+
+    def _hang(self) -> NoReturn:
+        self.test_ended.wait(THREAD_SECONDS)
+        raise ApiError("get", "secrets", 0)

@@ -1,20 +1,30 @@
 """The launcher's answer to FLARE: a handle, or an exception where a handle would mislead FLARE."""
 
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, SystemComponents
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey, RunStatus
 
 import flargo
+from flargo.cluster.api import Api
+from flargo.cluster.errors import ApiError
 from flargo.control.launched_job import LaunchedJob
+from flargo.control.loop import MAX_SUBMIT_SECONDS, Loop
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.job.validate import InvalidInput
-from flargo.status.reasons import Reason
-from flargo.status.verdict import Verdict
+from flargo.status.reasons import Reason, ReturnCode
+from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Role
 from tests.harness.differential.cases import IMAGE, JOB_ID
-from tests.harness.differential.parent import Parent
+from tests.harness.differential.parent import Cell, Parent
+from tests.harness.fake_api import THREAD_SECONDS, HangingApi
 
 JOB_META: dict[str, Any] = {
     "job_id": JOB_ID,
@@ -86,3 +96,108 @@ def test_a_launch_during_shutdown_raises(tmp_path: Path) -> None:
     launcher._shut_down()
     with pytest.raises(RuntimeError, match="shutting down"):
         launcher.launch_job(JOB_META, Parent(tmp_path, Role.CLIENT).context(JOB_ID))
+
+
+LAUNCH_LIMIT_SECONDS = 120.0
+"""Seconds within which a launch fails if no request was ever answered."""
+
+
+def silent_api(_: threading.Event) -> Api:
+    """Return an API none of whose requests is answered."""
+
+    class SilentApi(HangingApi):
+        def _hang(self) -> NoReturn:
+            raise ApiError("get", "secrets", 0, message="Connection refused")
+
+    return SilentApi()
+
+
+def hanging_api(test_ended: threading.Event) -> Api:
+    """Return an API whose requests hang."""
+    api = HangingApi()
+    api.test_ended = test_ended
+    return api
+
+
+def api_without_credentials(test_ended: threading.Event) -> Api:
+    """Return an API whose credential plugin hangs."""
+
+    def load() -> Any:
+        test_ended.wait(THREAD_SECONDS)
+        raise OSError("the plugin has ended")
+
+    return Api(load, "flare")
+
+
+BROKEN_APIS = (silent_api, hanging_api, api_without_credentials)
+
+
+@pytest.fixture
+def test_ended() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class JobStore:
+    """A server's job store, with one job, which may be aborted."""
+
+    def __init__(self) -> None:
+        self.status = RunStatus.DISPATCHED
+        self.is_read = threading.Event()
+
+    def get_job(self, _job_id: str, _fl_ctx: object) -> object:
+        self.is_read.set()
+        return SimpleNamespace(meta={JobMetaKey.STATUS.value: self.status.value})
+
+
+def server_context(root: Path, store: JobStore) -> FLContext:
+    context = Parent(root, Role.SERVER).context(JOB_ID)
+    components = {SystemComponents.JOB_MANAGER: store}
+    engine = SimpleNamespace(cell=Cell("server"), get_component=components.get)
+    context.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
+    return context
+
+
+@pytest.mark.parametrize("broken_api", BROKEN_APIS, ids=lambda it: it.__name__)
+def test_server_launch_without_an_answer_fails_in_time(
+    broken_api: Callable[[threading.Event], Api],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    test_ended: threading.Event,
+) -> None:
+    """One thread launches all jobs of a server, so its other jobs wait meanwhile."""
+    assert MAX_SUBMIT_SECONDS <= LAUNCH_LIMIT_SECONDS
+    monkeypatch.setattr("flargo.control.loop.MAX_SUBMIT_SECONDS", 0.5)
+    loop = Loop(broken_api(test_ended), "", "me", 3)
+    monkeypatch.setattr(ArgoJobLauncher, "_get_loop", lambda *_: loop)
+    began_at = time.monotonic()
+    handle = create_launcher(tmp_path, Role.SERVER).launch_job(JOB_META, server_context(tmp_path, JobStore()))
+    assert time.monotonic() - began_at < 3
+    assert handle.poll() == ReturnCode.NEVER_STARTED
+    loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+@pytest.mark.parametrize("broken_api", BROKEN_APIS, ids=lambda it: it.__name__)
+def test_abort_ends_a_server_launch_without_an_answer(
+    broken_api: Callable[[threading.Event], Api],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    test_ended: threading.Event,
+) -> None:
+    monkeypatch.setattr("flargo.flare.wait.POLL_INTERVAL", 0.05)
+    loop, store = Loop(broken_api(test_ended), "", "me", 3), JobStore()
+    monkeypatch.setattr(ArgoJobLauncher, "_get_loop", lambda *_: loop)
+
+    def abort() -> None:
+        store.is_read.wait(THREAD_SECONDS)
+        time.sleep(0.3)  # the launch's first request is on its way
+        store.status = RunStatus.FINISHED_ABORTED
+
+    threading.Thread(target=abort, daemon=True).start()
+    began_at = time.monotonic()
+    handle = create_launcher(tmp_path, Role.SERVER).launch_job(JOB_META, server_context(tmp_path, store))
+    handle.wait()
+    assert time.monotonic() - began_at < 3
+    assert handle.poll() == ReturnCode.ABORTED
+    loop.end(Cause.PARENT_END, seconds=0.0)

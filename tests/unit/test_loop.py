@@ -11,15 +11,15 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.command import Command
-from flargo.control.inputs import CommandDone, JobInput, SiteInput
+from flargo.control.inputs import CommandDone, JobInput, SiteInput, WorkflowCreated
 from flargo.control.loop import Loop
 from flargo.control.result import Result
 from flargo.control.submit import SubmitError
-from flargo.status.job_state import Action, ActionKind, JobState, StopRequested
+from flargo.status.job_state import Action, ActionKind, JobState, StopRequested, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import StartTimeouts, Uid
-from tests.harness.fake_api import THREAD_SECONDS, IdleApi
+from flargo.terms import MANAGER, WORKFLOW_NAME_LABEL, Label, StartTimeouts, Uid
+from tests.harness.fake_api import THREAD_SECONDS, HangingApi, IdleApi
 from tests.harness.plans import submit_plan
 
 
@@ -77,7 +77,6 @@ def test_failed_report_does_not_hide_the_verdict(api: IdleApi) -> None:
         raise OSError("disk full")
 
     api.trouble = fail
-    api.trouble = fail
     loop = Loop(api, "", "me", 3)
     launched = loop.launch(submit_plan(), lambda: False, report, collect_log=False)
     assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
@@ -123,23 +122,48 @@ def test_given_up_launch_is_ended_later(api: IdleApi) -> None:
     loop.end(Cause.PARENT_END, seconds=0.1)
 
 
+def test_submit_hands_over_the_workflow_before_its_release(api: IdleApi) -> None:
+    """The pod may show before the watch has delivered the Workflow that owns it."""
+    loop, inputs = Loop(api, "", "me", 3), list[SiteInput]()
+    loop._reconciler.on_handled = lambda input_, _: inputs.append(input_)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
+    (created,) = (at for at, it in enumerate(inputs) if isinstance(it, WorkflowCreated))
+    (submitted,) = (at for at, it in enumerate(inputs) if isinstance(it, JobInput) and isinstance(it.input, Submitted))
+    assert created < submitted
+    (workflow,) = (it.item for it in inputs if isinstance(it, WorkflowCreated))
+    stored_uid = api.store[Kind.WORKFLOW, "job-site"]["metadata"]["uid"]
+    assert (workflow["metadata"]["name"], workflow["metadata"]["uid"]) == ("job-site", stored_uid)
+    loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+def test_earlier_pod_is_deleted_before_the_release(api: IdleApi) -> None:
+    """Argo finds a step's pod by its name, and would take the earlier pod's exit for the new job's."""
+    metadata = {
+        "name": "job-site",
+        "uid": "uid-of-the-earlier-pod",
+        "labels": {WORKFLOW_NAME_LABEL: "job-site", Label.MANAGED_BY: MANAGER},
+        "ownerReferences": [{"kind": "Workflow", "name": "job-site", "uid": "uid-of-the-earlier-workflow"}],
+    }
+    api.store[Kind.POD, "job-site"] = {"metadata": metadata, "status": {"phase": "Running"}}
+    loop = Loop(api, "", "me", 3)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
+    assert api.named(Kind.POD) == []
+    loop.end(Cause.PARENT_END, seconds=0.0)
+
+
 @pytest.fixture
-def hanging_api() -> Iterator[IdleApi]:
-    """An API whose watches and first request hang, as a credential plugin makes them."""
-    api, may_go_on = IdleApi(), threading.Event()
-
-    def hang(*_: Any, **__: Any) -> Any:
-        may_go_on.wait(THREAD_SECONDS)
-        raise ApiError("get", "secrets", 0)
-
-    api.list = api.get = hang  # type: ignore[method-assign]
+def hanging_api() -> Iterator[HangingApi]:
+    api = HangingApi()
     yield api
-    may_go_on.set()
+    api.test_ended.set()
 
 
-def test_abort_ends_a_launch_whose_request_hangs(hanging_api: IdleApi) -> None:
+def test_abort_ends_a_launch_whose_request_hangs(hanging_api: HangingApi) -> None:
     loop, verdicts = Loop(hanging_api, "", "me", 3), list[Verdict]()
     launched = loop.launch(submit_plan(), lambda: False, lambda verdict, _: verdicts.append(verdict), collect_log=False)
+    assert hanging_api.submit_hangs.wait(THREAD_SECONDS)
     loop.stop(launched, Cause.ABORT)
     assert launched.wait(lambda it: it.verdict is not None, 3)
     assert [verdict.reason for verdict in verdicts] == [Reason.ABORTED]
@@ -149,7 +173,7 @@ def test_abort_ends_a_launch_whose_request_hangs(hanging_api: IdleApi) -> None:
     assert hanging_api.named(Kind.WORKFLOW) == []
 
 
-def test_launch_whose_request_hangs_fails_in_time(hanging_api: IdleApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_whose_request_hangs_fails_in_time(hanging_api: HangingApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flargo.control.loop.MAX_SUBMIT_SECONDS", 0.3)
     loop = Loop(hanging_api, "", "me", 3)
     launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
@@ -160,7 +184,7 @@ def test_launch_whose_request_hangs_fails_in_time(hanging_api: IdleApi, monkeypa
     loop.end(Cause.PARENT_END, seconds=0.0)
 
 
-def test_unreachable_api_fails_a_launch_in_time(hanging_api: IdleApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_api_fails_a_launch_in_time(hanging_api: HangingApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """The API server is never heard, so its watches are never in sync, and no fresh read can succeed."""
 
     def refuse(*_: Any, **__: Any) -> Any:
