@@ -83,6 +83,12 @@ def test_scheduler_messages(causes: list[str], counts: list[int], afterword: str
     assert message in diagnosis.detail
 
 
+@pytest.mark.parametrize("cause", SHORTAGES)
+def test_each_shortage_is_known_alone(cause: str) -> None:
+    diagnosis = diagnose_unscheduled(f"0/2 nodes are available: 2 {cause}.{AFTERWORDS[1]}")
+    assert (diagnosis.stage, diagnosis.reason) == (Stage.SHORTAGE, None)
+
+
 @given(
     st.from_regex(
         r"([a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?\.com/)?[a-z0-9]([-A-Za-z0-9_.]{0,20}[A-Za-z0-9])?", fullmatch=True

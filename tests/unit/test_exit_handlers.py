@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,19 @@ def test_handler_nodes_are_not_the_step(phase: str, code: str | None, others: li
     assert replace(together, is_handler_running=False) == alone
     is_running = any(node["phase"] in {"", "Pending", "Running"} for node in others)
     assert together.is_handler_running is is_running
+
+
+@pytest.mark.parametrize("template", ["notify", "lifecycle", ""])
+@pytest.mark.parametrize("kind", ["Pod", "Retry"])
+def test_node_of_another_template_is_not_the_step(template: str, kind: str) -> None:
+    """An admission policy may add templates of its own, whose nodes need not have a handler's name."""
+    other: Object = {"name": "job-site-notify", "type": kind, "templateName": template, "phase": "Failed"}
+    other |= {"startedAt": "2026-01-01T09:00:00Z", "message": "pod deleted", "outputs": {"exitCode": "7"}}
+    assert workflow_view(workflow(nodes={"n": other})) == workflow_view(workflow(nodes={}))
+    step = {**STEP, "phase": "Succeeded", "outputs": {"exitCode": "0"}}
+    alone = workflow_view(workflow(nodes={"job-site": step}))
+    assert workflow_view(workflow(nodes={"job-site": step, "n": other})) == alone
+    assert (alone.node_exit_code, alone.is_step_done) == (0, True)
 
 
 def test_step_with_a_retry_strategy_is_done_with_its_retry_node() -> None:
