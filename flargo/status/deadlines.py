@@ -119,12 +119,13 @@ def events_due_at(state: JobState) -> float:
     may_scale_up = clocks.obstacle in {Obstacle.TAINT, Obstacle.OTHER} and state.timeouts.unschedulable != 0
     if state.stage not in STARTING_STAGES and not may_scale_up:
         return math.inf
+    expires_at = min((deadline.expires_at for deadline in deadlines(state)), default=math.inf)
     if not clocks.event_lists:
-        since = clocks.unplaced_since if may_scale_up else state.stage_since
-        return since + LIST_EVENTS_AFTER
+        if not may_scale_up:
+            return state.stage_since + LIST_EVENTS_AFTER
+        # A wait of a few seconds gets its list in the middle.
+        since = clocks.unplaced_since
+        return min(since + LIST_EVENTS_AFTER, max(since, (since + expires_at) / 2))
     interval = _EVENT_LIST_INTERVALS[min(clocks.event_lists, len(_EVENT_LIST_INTERVALS)) - 1]
-    last_chance = (
-        min((deadline.expires_at for deadline in deadlines(state)), default=math.inf) - _EVENTS_BEFORE_DEADLINE
-    )
-    due = clocks.events_listed_at + interval
+    due, last_chance = clocks.events_listed_at + interval, expires_at - _EVENTS_BEFORE_DEADLINE
     return min(due, last_chance) if last_chance > clocks.events_listed_at else due

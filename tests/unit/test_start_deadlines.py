@@ -369,3 +369,11 @@ def test_two_containers_in_trouble() -> None:
     """The shorter patience counts: an invalid name never becomes valid."""
     waiting = (Waiting("wait", "ErrImagePull", "toomanyrequests"), Waiting("main", "InvalidImageName", "x"))
     assert seconds_until_end(Story(), replace(POD_STARTING, waiting=waiting)) == 0
+
+
+def test_events_are_listed_within_a_short_wait() -> None:
+    """An autoscaler is heard although ``argo.unschedulable`` is less than the time after which events are listed."""
+    story = Story(StartTimeouts(unschedulable=8, pending=300)).sees(WORKFLOW, UNMATCHED).passes(4)
+    assert story.actions == [ActionKind.LIST_EVENTS]
+    story.lists_events(event("TriggeredScaleUp"))
+    assert story.passes(10).actions == []
