@@ -68,6 +68,33 @@ def argo_status(view: WorkflowView | None) -> WorkflowView | None:
     return replace(view, suspended=False, released=False, cleared=False, shutdown="", deleting=False)
 
 
+def without_notes(view: WorkflowView | None) -> WorkflowView | None:
+    """Return a view without the annotations that no conclusion depends on; anybody may change them at any time."""
+    if view is None:
+        return None
+    return replace(view, cleared=False, ending="", released=view.released and view.suspended)
+
+
+def is_up_to_date(
+    workflow: WorkflowView | None,
+    pods: Iterable[PodView],
+    latest_workflow: WorkflowView | None,
+    latest_pods: Iterable[PodView],
+) -> bool:
+    """Return whether a read shows the objects of the latest views, no other ones, and none of them in an older version.
+
+    An object that only one of them shows was created or deleted meanwhile, and nothing tells which is newer. Pods of
+    exit handlers and hooks do not count: the watch does not deliver them.
+    """
+    shown, latest = _versions(workflow, pods), _versions(latest_workflow, latest_pods)
+    return shown.keys() == latest.keys() and all(0 < latest[uid] <= shown[uid] for uid in latest)
+
+
+def _versions(workflow: WorkflowView | None, pods: Iterable[PodView]) -> dict[Uid, int]:
+    versions = {pod.uid: pod.version for pod in pods if pod.owner_uid}
+    return versions | ({workflow.uid: workflow.version} if workflow is not None else {})
+
+
 def merge_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool) -> WorkflowView | None:
     """Return the newer view of a Workflow name, or None if the Workflow was deleted."""
     if old is not None and (new.version < old.version or (deleted and old.uid != new.uid)):

@@ -32,7 +32,16 @@ from flargo.control.inputs import (
     WatchLost,
     WorkflowCreated,
 )
-from flargo.control.latest_views import SitePods, View, argo_status, merge_pod, merge_workflow, reuse_view
+from flargo.control.latest_views import (
+    SitePods,
+    View,
+    argo_status,
+    is_up_to_date,
+    merge_pod,
+    merge_workflow,
+    reuse_view,
+    without_notes,
+)
 from flargo.control.result import Notice, Result, merge_results
 from flargo.control.timers import Timers
 from flargo.status import retries
@@ -67,6 +76,8 @@ _KILLS = frozenset({ActionKind.SHUTDOWN, ActionKind.DELETE_POD, ActionKind.DELET
 """The actions that end a program."""
 _FREE_AGAIN_SECONDS = 60.0
 """Seconds between two lists after which the first repeats are free again: a watch may be cut every few seconds."""
+_MAX_DISCARDED_READS = 3
+"""Fresh reads in a row that are discarded without a look at the versions of their objects."""
 _MIN_REQUEUE_SECONDS = 0.2
 """Minimum seconds between two ticks of a job: while the healthy clock stands still, a deadline comes no closer."""
 
@@ -81,7 +92,9 @@ class _Tracked:
     workflow_uid: Uid | None = None
     """The uid of the job's Workflow, once that was observed. Only pods that this Workflow owns belong to the job."""
     revision: int = 0
-    """The number of changes that the watches have delivered."""
+    """The number of changes that the watches have delivered and that a conclusion may depend on."""
+    discarded_reads: int = 0
+    """The fresh reads in a row that were discarded, because the watches have shown something else meanwhile."""
     sent: Counter[Action] = field(default_factory=Counter)
     """How often each action was sent; not fresh reads, since a change of the objects asks for a new one."""
 
@@ -269,24 +282,34 @@ class Reconciler:
         """Handle a fresh read of one job's objects.
 
         If a watch has delivered a change since the read was requested, the read may be older than that change. It is
-        then discarded, and requested again at once if it is still wanted.
+        then discarded, and requested again at once if it is still wanted. Somebody may change an object faster than it
+        is read, so the fourth in a row is used if the versions of its objects show that it is not older; else the next
+        ones take tokens.
         """
         self._clocks.note_contact(now)
         command = read.command
         tracked = self._find(command.key, command.attempt)
         if tracked is None:
             return Result()
-        if tracked.revision != command.revision:
-            # Not a failure, which would be retried with backoff.
-            tracked.state = tracked.state.with_due(command.action)
-            return self._apply(command.key, Tick(), now)
         workflow_items = [read.workflow] if read.workflow is not None else []
         workflow_views = [*self._parse(workflow_items, workflow_view)]
         pod_views = [*self._parse(read.pods, pod_view)]
-        if (len(workflow_views), len(pod_views)) != (len(workflow_items), len(read.pods)):
+        is_parsed = (len(workflow_views), len(pod_views)) == (len(workflow_items), len(read.pods))
+        workflow = workflow_views[0] if workflow_views else None
+        if tracked.revision != command.revision and not (
+            is_parsed
+            and tracked.discarded_reads >= _MAX_DISCARDED_READS
+            and is_up_to_date(workflow, pod_views, tracked.workflow, tracked.pods)
+        ):
+            # Not a failure, which would be retried with backoff.
+            tracked.discarded_reads += 1
+            tracked.state = tracked.state.with_due(command.action)
+            return self._apply(command.key, Tick(), now)
+        if not is_parsed:
             # An object that cannot be parsed exists nevertheless, so this read proves nothing.
             return self._apply(command.key, ActionDone(command.action, ok=False), now)
-        tracked.workflow = workflow_views[0] if workflow_views else None
+        tracked.discarded_reads = 0
+        tracked.workflow = workflow
         tracked.pods = tuple(sorted(pod_views, key=lambda pod: pod.name))
         self._pods.update(tracked.state.name, tracked.pods)
         return self._apply(command.key, Observed(self._observe(tracked, is_fresh=True)), now)
@@ -446,7 +469,8 @@ class Reconciler:
 
     def _may_go(self, key: str, tracked: _Tracked, action: Action, now: float) -> bool:
         retry = tracked.state.retries[action]
-        tries = max(tracked.sent[action], retry.tries + retry.failures)
+        discarded = tracked.discarded_reads if action.kind is ActionKind.CONFIRM else 0
+        tries = max(tracked.sent[action], retry.tries + retry.failures, discarded)
         is_repeated = tries > _free_repeats(tracked.state, action)
         awaits_controller = action.kind is ActionKind.CONFIRM and _awaits_controller(tracked.state)
         goes = self._budget.may_go(key, action, now, is_repeated=is_repeated, awaits_controller=awaits_controller)
@@ -468,6 +492,8 @@ class Reconciler:
         tracked = self._tracked[key]
         if (workflow, pods) == (tracked.workflow, tracked.pods):
             return Result()
+        if workflow is not None and (without_notes(workflow), pods) == (without_notes(tracked.workflow), tracked.pods):
+            return self._update_notes(key, workflow, now)
         if workflow is not tracked.workflow and argo_status(workflow) != argo_status(tracked.workflow):
             self._budget.note_progress(now)
         if CONFIRM in self._budget.waiting(key):
@@ -477,6 +503,15 @@ class Reconciler:
         tracked.workflow, tracked.pods = workflow, pods
         tracked.revision += 1
         return self._apply(key, Observed(self._observe(tracked, after_relist=after_relist)), now)
+
+    def _update_notes(self, key: str, workflow: WorkflowView, now: float) -> Result:
+        """Take over changed annotations of a Workflow. No conclusion depends on them, so they ask for no fresh read."""
+        tracked = self._tracked[key]
+        observation = tracked.state.observation
+        if observation.workflow is not None and observation.workflow == tracked.workflow:
+            observation = replace(observation, workflow=workflow)
+        tracked.workflow, tracked.state = workflow, replace(tracked.state, observation=observation)
+        return self._apply(key, Tick(), now)
 
     def _observe(self, tracked: _Tracked, *, is_fresh: bool = False, after_relist: bool = False) -> Observation:
         """Return the job's own objects: another launch's Workflow may have the same name, and its pods the label.

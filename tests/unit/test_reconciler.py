@@ -1,6 +1,7 @@
 """Tests of the Reconciler: which job gets which input, which commands follow, and when its clocks run."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -378,6 +379,62 @@ def test_outdated_fresh_read_is_repeated_at_once() -> None:
     assert site.state is not None
     assert site.state.verdict is not None
     assert site.state.verdict.exit_code == 1
+
+
+def flapping_verdict(change: Callable[[int], dict[str, Any]]) -> tuple[Reason | None, int]:
+    """Change the Workflow before each read of an exit arrives; return the verdict and the number of reads."""
+    node = {"n": {"type": "Pod", "phase": "Running"}}
+    running = pod(main=RUNNING, phase="Running")
+    site = Site().lists(workflows=(workflow(phase="Running", nodes=node),), pods=(running,))
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    failed, reads = pod(main=terminated_state(3), phase="Failed", version=2), 0
+    site.changes(Kind.POD, failed)
+    for number in range(300):
+        pending, site.now = [*site.commands], site.now + 0.2
+        item = workflow(phase="Running", nodes=node, version=10 + number)
+        annotations = change(number)
+        item["metadata"]["annotations"] |= annotations
+        if "message" in annotations:
+            item["status"]["message"] = annotations["message"]
+        pending += site.changes(Kind.WORKFLOW, item).commands
+        for command in pending:
+            reads += command.action.kind is ActionKind.CONFIRM
+            site.takes(ObjectsRead(command, item, (failed,)))
+            if site.state is not None and site.state.verdict is not None:
+                return site.state.verdict.reason, reads
+    return None, reads
+
+
+def test_flapping_annotation_discards_no_read() -> None:
+    """Somebody toggles an annotation faster than a read takes. On 5b90c11 there were 3000 reads and no verdict."""
+    annotation = "flargo.dev/released"
+    reason, reads = flapping_verdict(lambda number: {annotation: "true"} if number % 2 else {})
+    assert (reason, reads) == (Reason.PROGRAM_FAILED, 1)
+
+
+def test_read_that_is_up_to_date_is_used_after_three() -> None:
+    """Whatever changes all the time: its versions show that the read is not older than what the watch has shown."""
+    reason, reads = flapping_verdict(lambda number: {"message": str(number)})
+    assert (reason, reads) == (Reason.PROGRAM_FAILED, 4)
+
+
+def test_reads_that_stay_outdated_take_tokens() -> None:
+    """The reads lack a pod that the watch has shown."""
+    running = pod(main=RUNNING, phase="Running")
+    site = Site().lists(workflows=(workflow(phase="Running"),), pods=(running,))
+    site.takes(JobInput("job-site", "a1", Submitted()))
+    site.changes(Kind.POD, pod(main=terminated_state(3), phase="Failed", version=2))
+    reads, started_at, next_commands = 0, site.now, site.commands
+    for number in range(3000):
+        commands, site.now = next_commands, site.now + 0.1
+        item = workflow(phase="Running", message=str(number), version=10 + number)
+        next_commands = site.changes(Kind.WORKFLOW, item).commands
+        for command in commands:
+            reads += command.action.kind is ActionKind.CONFIRM
+            next_commands += site.takes(ObjectsRead(command, item, ())).commands
+    assert site.state is not None
+    assert site.state.verdict is None, "never concluded from a read that is older"
+    assert reads <= BURST + TOKENS_PER_SECOND * (site.now - started_at) + 5
 
 
 def test_finished_orphan_is_handled_once() -> None:
