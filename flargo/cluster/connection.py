@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to establish a connection."""
-_MAX_CONNECTIONS = 52
+_MAX_CONNECTIONS = 64
 """Size of the connection pool: more than the threads that use it (control/loop.py), so that no connection is dropped
 and opened again."""
 _CREDENTIAL = re.compile(r"\s*(?:([!-~]+)\s+)?([!-~]+)\s*", re.ASCII)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 POOLS = ("flargo-submit", "flargo-perform", "flargo-report")
 """Name prefixes of the launchers' worker threads, which are started when they are first needed, and stay."""
-MAX_POOL_THREADS = 2 * 8 + 34
+MAX_POOL_THREADS = 2 * 8 + 36
 """The limit of worker threads of one launcher: eight that submit, eight that report, and those of all commands."""
 MAX_GROWTH_BYTES = 6 * 2**20
 """How much memory a process may gain after the first round: what its allocator does not return."""

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from flargo.control.command import Command
-from flargo.control.command_queue import LIMITS, CommandQueue
+from flargo.cluster import connection
+from flargo.control import loop
+from flargo.control.command import MOST_URGENT_FIRST, Command
+from flargo.control.command_queue import LIMITS, MAX_WORKERS, CommandQueue
 from flargo.control.inputs import CommandDone, SiteInput
 from flargo.status.job_state import Action, ActionKind
 from flargo.terms import Uid
@@ -56,7 +58,12 @@ def hanging(request: pytest.FixtureRequest) -> Iterator[Queue]:
 
 
 def test_every_kind_has_a_limit() -> None:
-    assert set(LIMITS) == set(ActionKind)
+    assert set(LIMITS) == set(ActionKind) == set(MOST_URGENT_FIRST)
+
+
+def test_every_thread_has_a_connection() -> None:
+    """Two watches, and the threads that submit, report and perform; a full pool would close connections after use."""
+    assert connection._MAX_CONNECTIONS >= 2 + 2 * loop._WORKERS + MAX_WORKERS
 
 
 @pytest.mark.parametrize(
