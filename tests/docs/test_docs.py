@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from flargo.control.command_queue import LIMITS, MAX_WORKERS
+from flargo.status.job_state import ActionKind
 from flargo.tools.cli.main import COMMANDS
 from tests.docs import tables
 from tests.harness.paths import ROOT
@@ -41,3 +43,11 @@ def test_contributing_names_what_exists() -> None:
     names = set(re.findall(r"`([A-Za-z]\w*[A-Za-z])`", text.partition("## Style")[0]))
     assert len(names) > 20
     assert {name for name in names if not re.search(rf"\b{name}\b", content)} == set()
+
+
+def test_scale_states_the_numbers_of_threads() -> None:
+    text = (ROOT / "docs/scale.md").read_text()
+    assert f"and {MAX_WORKERS} for requests about jobs" in text
+    limits = [LIMITS[kind] for kind in (ActionKind.CONFIRM, ActionKind.SHUTDOWN, ActionKind.DELETE_SECRET)]
+    assert limits == [8, 6, 2], "these are in the text as words"
+    assert "(eight that read, six that shut down, two that delete credentials, for example)" in text
