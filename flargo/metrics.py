@@ -106,7 +106,7 @@ class Metric(Enum):
         "flargo_orphans",
         Type.GAUGE,
         (),
-        "Workflows that an earlier run of the parent left behind and that are being ended.",
+        "Workflows of the site that are being ended because no launch of this parent follows them.",
     )
     QUEUED_INPUTS = Row("flargo_facts_waiting", Type.GAUGE, (), "Inputs of the reconciler that wait in its queue.")
 

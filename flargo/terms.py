@@ -46,13 +46,13 @@ class Annotation(StrEnum):
     """Annotations on a Workflow."""
 
     ATTEMPT = f"{GROUP}/attempt"
-    """The random id of the launch. If creating the Workflow returns 409 and the existing Workflow has the same id, only
-    the first response was lost; with another id the Workflow belongs to another launch."""
+    """The random id of the launch. If the Workflow's name exists already and that Workflow has the same id, only the
+    first response to its creation was lost; with another id the Workflow belongs to another launch."""
     NUDGED = f"{GROUP}/nudged"
     """When flargo last touched the Workflow to make Argo's controller process it; see flargo.status.reconcile."""
     RELEASED = f"{GROUP}/released"
-    """Set when the Workflow is released. A suspended Workflow with it was suspended by a person; one without it was
-    left by a parent that died during the launch."""
+    """Set when the Workflow is released. A suspended Workflow with it was suspended by a person. One without it is
+    still being submitted, its release was lost, or its parent died during the launch."""
     ENDING = f"{GROUP}/ending"
     """The name of the reason for which flargo shut the Workflow down, or for which somebody else ended its pod: the
     Workflow itself does not show it."""

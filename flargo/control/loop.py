@@ -73,7 +73,8 @@ class Loop:
         Args:
             api: the client for the parent's namespace.
             selector: the label selector of the site's Workflows and pods.
-            epoch: the epoch of this run of the parent. Workflows of the site's other epochs are ended.
+            epoch: the epoch of this run of the parent. The site's Workflows that no launch of this run follows, of
+                whichever epoch, are ended (flargo.control.adoption).
             grace: seconds between SIGTERM and SIGKILL for those.
             redact: removes secrets from a text that others will read.
             meter: receives measurements; None if nobody measures.

@@ -63,7 +63,7 @@ class Snapshot:
     jobs_by_stage: Mapping[Stage, int]
     """Tracked jobs that this parent launched, by stage."""
     orphans: int
-    """Workflows of earlier runs of the parent that are being ended."""
+    """Workflows of the site that no launch of this parent follows and that are being ended."""
     kills_outstanding: int
     """Jobs, orphans included, with a deleted pod whose program has not been seen to end."""
     watch_silence: Mapping[Kind, float]

@@ -17,7 +17,7 @@ from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object
 
 MAX_ENDING_DETAIL_LENGTH = 500
-"""Maximum characters of the annotation that explains why a Workflow was shut down."""
+"""Maximum characters of the annotation that explains for which reason a job was ended, whoever ended it."""
 _COME_TRUE = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED, Meaning.INVALID_TARGET})
 """The errors that say that what was wanted has come true: the object is gone, or another one has its name by now, or no
 object can have such a name."""

@@ -105,7 +105,7 @@ class _Tracked:
 
 
 class Reconciler:
-    """Tracks all jobs of one parent and the orphans of its earlier runs."""
+    """Tracks all jobs of one parent, and ends the Workflows of its site that no launch follows (orphans)."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class ActionKind(Enum):
     SHUTDOWN = "shut down the Workflow"
     """Set the Workflow's ``spec.shutdown`` to Terminate, and end a suspension."""
     DELETE_WORKFLOW = "delete the Workflow"
-    """Delete a Workflow that was never released."""
+    """Delete a Workflow that was never released, or whose shutdown fails while Argo would create another pod."""
     DELETE_POD = "delete the pod"
     """Delete the pod with its grace period, after which the kubelet sends SIGKILL."""
     DELETE_SECRET = "delete the credentials Secret"  # noqa: S105
