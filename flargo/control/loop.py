@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
@@ -34,7 +35,7 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.control.perform import Performer
 from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
-from flargo.control.submit import SubmitError, Submitter
+from flargo.control.submit import POD_POLL_SECONDS, Created, SubmitError, Submitter
 from flargo.control.timers import Timers
 from flargo.control.workers import Workers
 from flargo.status.job_state import JobState, LaunchGivenUp, StopRequested, Submitted
@@ -51,9 +52,10 @@ and redacted before its beginning is cut off: a key or token that was cut in two
 MAX_SLEEP_SECONDS = 3600.0
 """Maximum seconds that the reconciler's thread waits for an input: a queue does not accept a timeout of years."""
 _WORKERS = 8
-"""Threads that submit, and threads that report verdicts."""
+"""Threads that submit, threads whose launches wait for the pods of earlier ones, and threads that report verdicts."""
 _NO_THREAD = "the operating system allows the FLARE parent's process no more threads"
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Loop:
@@ -102,6 +104,7 @@ class Loop:
         self._threads: list[threading.Thread] = []
         # Launches that wait for the API server must not delay a verdict, and neither of them a command.
         self._submitters = Workers(_WORKERS, "flargo-submit")
+        self._waiters = Workers(_WORKERS, "flargo-wait")
         self._reporters = Workers(_WORKERS, "flargo-report")
         self._submit_limits = Timers()
         """For each Workflow's name the time at which its submit must have begun to create something."""
@@ -204,6 +207,7 @@ class Loop:
         self._stop_watching.set()
         self._inputs.put(None)
         self._submitters.close()
+        self._waiters.close()
         self._commands.close()
         self._reporters.close(wait=True)
         reason = cause.value
@@ -372,14 +376,33 @@ class Loop:
             job.note_problem,
             self._reconciler.may_have_other_pods,
         )
-        message, secret_uid = "", None
+        created = self._try_submit(job, lambda: submitter.create(plan))
+        if created is not None:
+            self._release(job, submitter, created)
+
+    def _release(self, job: FollowedJob, submitter: Submitter, created: Created) -> None:
+        """Release a Workflow. If it has to wait for pods of an earlier launch, it does so on threads of its own."""
+        while (is_released := self._try_submit(job, lambda: submitter.release(created))) is False:
+            if self._waiters.run(lambda: self._wait_and_release(job, submitter, created)):
+                return
+            job.cancelled.wait(POD_POLL_SECONDS)
+        if is_released:
+            self._inputs.put(JobInput(job.name, job.attempt, Submitted(secret_uid=created.secret_uid)))
+
+    def _wait_and_release(self, job: FollowedJob, submitter: Submitter, created: Created) -> None:
+        job.cancelled.wait(POD_POLL_SECONDS)
+        self._release(job, submitter, created)
+
+    def _try_submit(self, job: FollowedJob, step: Callable[[], T]) -> T | None:
+        """Return the result of a step of a submit; if it fails, pass the error on and return None."""
         try:
-            secret_uid = submitter.run(plan)
+            return step()
         except SubmitError as error:
             message = str(error)
             _log.warning("%s: submit failed: %s", job.name, message)
         except Exception as error:  # noqa: BLE001  (the reconciler must get a result)
             message = describe(error)
             _log.exception("%s: submit failed", job.name)
-        submitted = Submitted(message, secret_uid, nothing_created=bool(message) and not job.may_exist)
+        submitted = Submitted(message, nothing_created=not job.may_exist)
         self._inputs.put(JobInput(job.name, job.attempt, submitted))
+        return None

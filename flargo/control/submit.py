@@ -7,7 +7,7 @@ deletes the Secret. Every request may be repeated, so a lost response does no ha
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -45,13 +45,29 @@ _ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED})
 """The errors of a request to an object that was deleted, or replaced by another of its name."""
 WITHDRAWN = "the job was ended before it was submitted"
 """The error of a submit that FLARE has ended."""
-_POD_POLL_SECONDS = 1.0
+POD_POLL_SECONDS = 1.0
 """Seconds between two looks whether the pods of an earlier launch are gone."""
 T = TypeVar("T")
 
 
 class SubmitError(Exception):
     """The plan could not be submitted. The message is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The objects of a launch whose Workflow is not released yet; nothing of the startup kit."""
+
+    name: str
+    """The name of the Workflow."""
+    uid: Uid
+    """The uid of the Workflow."""
+    secret_uid: Uid | None
+    """The uid of the credentials Secret; None if the response that contains it was lost."""
+    labels: Mapping[str, str]
+    """The labels of the Workflow."""
+    grace: int
+    """Seconds between SIGTERM and SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +92,21 @@ class Submitter:
     """Returns whether there may be pods of other Workflows of this name than the one with this uid; does no I/O."""
 
     def run(self, plan: Plan) -> Uid | None:
-        """Create the plan's objects, and release the Workflow.
+        """Create the plan's objects, and release the Workflow; wait for the pods of earlier launches on this thread.
 
         Returns:
             The uid of the credentials Secret; None if the response that contains it was lost.
+
+        Raises:
+            SubmitError: see ``create`` and ``release``.
+        """
+        created = self.create(plan)
+        while not self.release(created):
+            self.pause(POD_POLL_SECONDS)
+        return created.secret_uid
+
+    def create(self, plan: Plan) -> Created:
+        """Create the plan's objects.
 
         Raises:
             SubmitError: a request failed for good, or the job was cancelled. A suspended Workflow may remain, which the
@@ -87,11 +114,28 @@ class Submitter:
         """
         self._ensure_startup(plan)
         uid = self._create_workflow(plan)
-        credentials = self._create_credentials(plan, uid)
-        if self.may_have_other_pods(plan.name, uid):
-            self._remove_other_pods(plan, uid)
-        self._keep_trying(lambda: self._release(plan, uid))
-        return credentials
+        return Created(plan.name, uid, self._create_credentials(plan, uid), _labels(plan.workflow), plan.grace)
+
+    def release(self, created: Created) -> bool:
+        """Release the Workflow. If pods of an earlier launch are left, delete them and return False instead.
+
+        Argo finds a step's pod by its name. It would take an earlier pod, with its exit, for the new Workflow's.
+
+        Raises:
+            SubmitError: see ``create``; or the deadline has passed, and the pods are still there.
+        """
+        if self.may_have_other_pods(created.name, created.uid):
+            pods = self._keep_trying(lambda: self._list_other_pods(created))
+            for pod in pods:
+                if not pod.deleting:
+                    self._keep_trying(partial(self._delete_pod, pod, created.grace))
+            if pods and self.clock() + POD_POLL_SECONDS > self.deadline:
+                names = ", ".join(pod.name for pod in pods)
+                raise SubmitError(f"pods of an earlier launch of this job do not end: {names}")
+            if pods:
+                return False
+        self._keep_trying(lambda: self._release(created))
+        return True
 
     def _ensure_startup(self, plan: Plan) -> None:
         """Create the startup kit's Secret, which the site's jobs share, or replace it if its content differs."""
@@ -134,18 +178,19 @@ class Submitter:
         if (meta.get("annotations") or {}).get(Annotation.ATTEMPT) == plan.attempt:
             return existing
         phase = (existing.get("status") or {}).get("phase", "")
-        if phase in {"Succeeded", "Failed", "Error"}:
+        labels = meta.get("labels") or {}
+        is_own = is_same_site(labels, _labels(plan.workflow))
+        if is_own and phase in {"Succeeded", "Failed", "Error"}:
             # An earlier launch of the same job has completed. Its Workflow is deleted, and the create is retried.
             _retry_step_if_changed(lambda: self.api.delete(Kind.WORKFLOW, plan.name, Uid(meta["uid"])))
             raise _conflict("create", f"workflows {plan.name}", "an earlier launch is being deleted")
-        labels = meta.get("labels") or {}
-        if is_same_site(labels, plan.workflow["metadata"]["labels"]):
+        if is_own:
             # No launch follows it: another run of this parent left it, or somebody has started it again. The reconciler
             # is ending it, so the create is retried.
             raise _conflict("create", f"workflows {plan.name}", "an orphan of that name is being ended")
         owner = labels.get(Label.PARENT, "an unknown parent")
         raise SubmitError(
-            f"Workflow {plan.name} already exists and has not completed ({phase or 'not started'}); created by {owner}"
+            f"Workflow {plan.name} already exists and is not this site's ({phase or 'not started'}); created by {owner}"
         )
 
     def _create_credentials(self, plan: Plan, uid: Uid) -> Uid | None:
@@ -157,28 +202,15 @@ class Submitter:
         created = self._keep_trying(lambda: _create_or_ignore(lambda: self.api.create(Kind.SECRET, secret)))
         return uid_of(created) if created is not None else None
 
-    def _remove_other_pods(self, plan: Plan, uid: Uid) -> None:
-        """Delete the pods of earlier Workflows of the name, and wait until they are gone.
-
-        Argo finds a step's pod by its name. It would take an earlier pod, with its exit, for the new Workflow's.
-        """
-        while pods := self._keep_trying(lambda: self._list_other_pods(plan, uid)):
-            for pod in pods:
-                if not pod.deleting:
-                    self._keep_trying(partial(self._delete_pod, pod, plan.grace))
-            if self.clock() + _POD_POLL_SECONDS > self.deadline:
-                names = ", ".join(pod.name for pod in pods)
-                raise SubmitError(f"pods of an earlier launch of this job do not end: {names}")
-            self.pause(_POD_POLL_SECONDS)
-
-    def _list_other_pods(self, plan: Plan, uid: Uid) -> list[PodView]:
-        selector = f"{WORKFLOW_NAME_LABEL}={plan.name},{Label.MANAGED_BY}={MANAGER}"
+    def _list_other_pods(self, created: Created) -> list[PodView]:
+        selector = f"{WORKFLOW_NAME_LABEL}={created.name},{Label.MANAGED_BY}={MANAGER}"
         items, _ = self.api.list(Kind.POD, labels=selector, trim=strip_unused_fields)
-        pods = [*parse_each(items, pod_view, lambda *_: None)]
-        if len(pods) < len(items):
+        own = [item for item in items if _is_own_pod(item, created)]
+        pods = [*parse_each(own, pod_view, lambda *_: None)]
+        if len(pods) < len(own):
             # A pod that cannot be parsed exists nevertheless.
-            raise _conflict("list", f"pods of {plan.name}", "a pod could not be parsed")
-        return [pod for pod in pods if pod.owner_uid != uid]
+            raise _conflict("list", f"pods of {created.name}", "a pod could not be parsed")
+        return [pod for pod in pods if pod.owner_uid != created.uid]
 
     def _delete_pod(self, pod: PodView, grace: int) -> None:
         try:
@@ -187,9 +219,9 @@ class Submitter:
             if error.meaning not in _ANOTHER_OBJECT:
                 raise
 
-    def _release(self, plan: Plan, uid: Uid) -> None:
+    def _release(self, created: Created) -> None:
         try:
-            self.api.merge(Kind.WORKFLOW, plan.name, release_patch(uid))
+            self.api.merge(Kind.WORKFLOW, created.name, release_patch(created.uid))
         except ApiError as error:
             # Somebody has deleted the Workflow, or created another of its name. The submit itself has succeeded, and
             # the reconciler will observe the deletion.
@@ -222,6 +254,17 @@ def release_patch(uid: Uid) -> Object:
     return {"metadata": {"uid": uid, "annotations": annotations}, "spec": {"suspend": False}}
 
 
+def _labels(item: Object) -> dict[str, str]:
+    return item["metadata"].get("labels") or {}
+
+
+def _is_own_pod(item: Object, created: Created) -> bool:
+    """Return whether a pod is this site's, and belongs to a Workflow of the launch's name, or to nothing any more."""
+    owners = item["metadata"].get("ownerReferences") or ()
+    is_workflows = all(owner.get("kind") == "Workflow" and owner.get("name") == created.name for owner in owners)
+    return is_workflows and is_same_site(_labels(item), created.labels)
+
+
 def _create_or_ignore(create: Callable[[], Object]) -> Object | None:
     """Return the created object, or None if an object of its name exists already."""
     try:
@@ -248,7 +291,7 @@ def _conflict(verb: str, what: str, message: str) -> ApiError:
 
 
 def _secret(plan: Plan, content: SecretData) -> Object:
-    labels = plan.workflow["metadata"].get("labels", {})
+    labels = _labels(plan.workflow)
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -58,7 +58,7 @@ def pod(
             "uid": uid,
             "resourceVersion": str(version),
             "labels": {"workflows.argoproj.io/workflow": workflow_name, "app.kubernetes.io/managed-by": "flargo"},
-            "ownerReferences": [{"kind": "Workflow", "uid": owner}],
+            "ownerReferences": [{"kind": "Workflow", "name": workflow_name, "uid": owner}],
         },
         "spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "64Mi"}}}]},
         "status": {"phase": phase, **status},

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,9 +18,10 @@ from flargo.control.submit import SubmitError
 from flargo.status.job_state import Action, ActionKind, JobState, StopRequested, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import MANAGER, WORKFLOW_NAME_LABEL, Label, StartTimeouts, Uid
+from flargo.terms import WORKFLOW_NAME_LABEL, Object, Plan, StartTimeouts, Uid
 from tests.harness.fake_api import THREAD_SECONDS, HangingApi, IdleApi
-from tests.harness.plans import submit_plan
+from tests.harness.objects import RUNNING, pod
+from tests.harness.plans import LABELS, submit_plan
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_earlier_pod_is_deleted_before_the_release(api: IdleApi) -> None:
     metadata = {
         "name": "job-site",
         "uid": "uid-of-the-earlier-pod",
-        "labels": {WORKFLOW_NAME_LABEL: "job-site", Label.MANAGED_BY: MANAGER},
+        "labels": LABELS | {WORKFLOW_NAME_LABEL: "job-site"},
         "ownerReferences": [{"kind": "Workflow", "name": "job-site", "uid": "uid-of-the-earlier-workflow"}],
     }
     api.store[Kind.POD, "job-site"] = {"metadata": metadata, "status": {"phase": "Running"}}
@@ -151,6 +152,47 @@ def test_earlier_pod_is_deleted_before_the_release(api: IdleApi) -> None:
     assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
     assert api.named(Kind.POD) == []
     loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+class StuckPodsApi(IdleApi):
+    """A store whose pods never end, each found by its Workflow's name."""
+
+    def list(self, kind: Kind, labels: str = "", *_: Any, **__: Any) -> tuple[list[Object], str]:
+        items, version = super().list(kind)
+        if kind is Kind.POD and WORKFLOW_NAME_LABEL in labels:
+            items = [item for item in items if f"{WORKFLOW_NAME_LABEL}={item['metadata']['name']}," in labels]
+        return items, version
+
+    def _delete(self, kind: Kind, name: str, uid: Uid | None) -> Object:
+        return {} if kind is Kind.POD else super()._delete(kind, name, uid)
+
+
+def named_plan(name: str) -> Plan:
+    base = submit_plan()
+    workflow = {**base.workflow, "metadata": {**base.workflow["metadata"], "name": name}}
+    credentials = replace(base.credentials, name=f"nvflare-cred-{name}-a1")
+    return replace(base, name=name, workflow=workflow, credentials=credentials)
+
+
+def test_launches_that_wait_for_old_pods_delay_no_other() -> None:
+    """A node is lost with the pods of twenty jobs, which are launched again. On 5b90c11 they held all submitters."""
+    api = StuckPodsApi()
+    names = [f"job-{number}" for number in range(20)]
+    for name in names:
+        api.store[Kind.POD, name] = pod(name, uid=f"old-{name}", owner=f"earlier-{name}", main=RUNNING)
+        api.store[Kind.POD, name]["metadata"]["labels"] |= LABELS
+    loop = Loop(api, "", "me", 3)
+    try:
+        waiting = [loop.launch(named_plan(name), lambda: False, lambda *_: None, collect_log=False) for name in names]
+        healthy = loop.launch(named_plan("healthy"), lambda: False, lambda *_: None, collect_log=False)
+        assert healthy.wait(lambda job: job.is_released, THREAD_SECONDS)
+        assert not any(job.is_released or job.verdict for job in waiting)
+        for name in names:
+            api.store.pop((Kind.POD, name))
+        assert all(job.wait(lambda it: it.is_released, THREAD_SECONDS) for job in waiting)
+    finally:
+        loop.end(Cause.PARENT_END, seconds=0.1)
+        api.test_ended.set()
 
 
 @pytest.fixture

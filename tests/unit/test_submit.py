@@ -10,7 +10,7 @@ from flargo.control.submit import DIGEST_ANNOTATION, SubmitError, Submitter
 from flargo.terms import Annotation, Label, Object, Plan, SecretData, Uid
 from tests.harness.fake_api import IdleApi, MemoryApi
 from tests.harness.objects import pod
-from tests.harness.plans import STARTUP, submit_plan
+from tests.harness.plans import LABELS, STARTUP, submit_plan
 
 REQUESTS = 5
 """Requests of an undisturbed first submit: read the startup Secret, create it, the Workflow and its Secret, release."""
@@ -128,6 +128,7 @@ class OldPod:
         self.clock, self.is_deleted_at = Clock(), is_deleted_at
         self.api = IdleApi()
         self.pod = pod(uid="p0", owner="w0", phase="Succeeded")
+        self.pod["metadata"]["labels"] |= LABELS
         if deleting:
             self.pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         self.api.store[Kind.POD, "job-site"] = self.pod
@@ -181,6 +182,30 @@ def test_pod_that_does_not_end_fails_the_launch() -> None:
     assert old.clock.now <= 60.0
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ownerReferences": [{"kind": "StatefulSet", "name": "job-site", "uid": "s1"}]},
+        {"ownerReferences": [{"kind": "Workflow", "name": "another", "uid": "w0"}]},
+        {"labels": {**pod()["metadata"]["labels"], **LABELS, Label.SITE: "another"}},
+    ],
+)
+def test_pod_of_somebody_else_is_not_deleted(changed: Object) -> None:
+    """Who may label pods, but not delete them, could have flargo delete one."""
+    old = OldPod(is_deleted_at=1000.0)
+    old.pod["metadata"] |= changed
+    old.submit()
+    assert (old.deletions, old.is_released) == ([], True)
+
+
+def test_pod_without_owner_is_deleted() -> None:
+    """Somebody has deleted only the earlier Workflow (``--cascade=orphan``)."""
+    old = OldPod()
+    del old.pod["metadata"]["ownerReferences"]
+    old.submit()
+    assert (old.deletions, old.is_released) == (["p0"], True)
+
+
 def test_pods_are_not_listed_without_need() -> None:
     old = OldPod()
     old.api.list = lambda *_, **__: pytest.fail("listed")  # type: ignore[method-assign]
@@ -215,6 +240,17 @@ def test_running_workflow_of_others_is_kept() -> None:
     with pytest.raises(SubmitError, match="other-parent"):
         submit(api, submit_plan("a2"))
     assert api.store[Kind.WORKFLOW, "job-site"]["metadata"]["annotations"][Annotation.ATTEMPT] == "a1"
+
+
+def test_completed_workflow_of_others_is_kept() -> None:
+    api = MemoryApi()
+    submit(api, submit_plan("a1"))
+    theirs = api.store[Kind.WORKFLOW, "job-site"]
+    theirs["status"] = {"phase": "Succeeded"}
+    theirs["metadata"] |= {"labels": {"team": "other"}, "annotations": {}}
+    with pytest.raises(SubmitError, match=r"is not this site's \(Succeeded\)"):
+        submit(api, submit_plan("a2"))
+    assert api.store[Kind.WORKFLOW, "job-site"] is theirs
 
 
 @pytest.mark.parametrize("parent", ["an earlier run", "me"])
