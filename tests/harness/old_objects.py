@@ -13,6 +13,8 @@ from tests.harness.paths import RECORDINGS
 
 Object = dict[str, Any]
 FILE = RECORDINGS / "upgrade" / "a06983c.json"
+_SERVER_FIELDS = ("uid", "creationTimestamp")
+"""The fields of the metadata in the file that the API server had set."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class OldJob:
         workflow.pop("status", None)
         workflow["spec"]["suspend"] = True
         meta = workflow["metadata"]
+        for field in _SERVER_FIELDS:
+            meta.pop(field)
         meta["labels"] = {
             key: value for key, value in meta["labels"].items() if not key.startswith("workflows.argoproj.io")
         }
