@@ -41,8 +41,8 @@ class SitePods:
 
         Those have no owner in their views, and the watch does not deliver them.
         """
-        known = {pod.uid for pod in self.of(workflow_name)}
-        self._set(workflow_name, tuple(pod for pod in pods if pod.owner_uid or pod.uid in known))
+        latest_uids = {pod.uid for pod in self.of(workflow_name)}
+        self._set(workflow_name, tuple(pod for pod in pods if pod.owner_uid or pod.uid in latest_uids))
 
     def change(self, pod: PodView, *, deleted: bool) -> None:
         """Add, update or remove a pod."""
@@ -103,7 +103,7 @@ def merge_workflow(old: WorkflowView | None, new: WorkflowView, *, deleted: bool
 
 
 def merge_pod(pods: tuple[PodView, ...], new: PodView, *, deleted: bool) -> tuple[PodView, ...]:
-    """Return the pods with one of them added, updated or removed, unless the known view is newer."""
+    """Return the pods with one of them added, updated or removed, unless the latest view is newer."""
     old = next((pod for pod in pods if pod.uid == new.uid), None)
     if old is not None and new.version < old.version:
         return pods

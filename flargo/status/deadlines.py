@@ -47,21 +47,21 @@ def deadlines(state: JobState) -> list[Deadline]:
     seconds, since, reason = (
         _stage_limit(state) if clocks.obstacle is None else _placement_limit(state, clocks.obstacle)
     )
-    found = []
+    active_deadlines = []
     if seconds is not None:
         is_immediate = clocks.obstacle is Obstacle.OTHER and not seconds
-        found.append(Deadline(since + seconds, reason, "" if is_immediate else _expired(seconds)))
+        active_deadlines.append(Deadline(since + seconds, reason, "" if is_immediate else _expired(seconds)))
     if clocks.is_in_trouble and clocks.trouble is not None:
         patience = clocks.trouble_patience
         lasted = f"lasted {patience:g} s" if patience else ""
-        found.append(Deadline(clocks.trouble_since + patience, clocks.trouble, lasted))
+        active_deadlines.append(Deadline(clocks.trouble_since + patience, clocks.trouble, lasted))
     placement, total = state.timeouts.placement, state.timeouts.total
     if placement is not None and Stage.SUBMITTED <= state.stage <= Stage.TAINTED:
         limit = f"{_expired(placement)} for a server's job to get a node ('argo.server_pending')"
-        found.append(Deadline(state.submitted_at + placement, reason, limit))
+        active_deadlines.append(Deadline(state.submitted_at + placement, reason, limit))
     if total is not None:
-        found.append(Deadline(state.created_at + total, Reason.TIMEOUT, _expired(total)))
-    return found
+        active_deadlines.append(Deadline(state.created_at + total, Reason.TIMEOUT, _expired(total)))
+    return active_deadlines
 
 
 def _expired(seconds: float) -> str:

@@ -416,27 +416,27 @@ class Loader:
 def test_a_load_that_never_ends_is_given_up() -> None:
     """What it returns later is not used, since something newer may be in use by then."""
     loader = Loader()
-    made = loader.connections()
+    holder = loader.connections()
     for loader.now in (0.0, 80.0):
         with pytest.raises(LoadError, match="still being loaded"):
-            made.current()
+            holder.current()
     assert loader.calls == 1
     loader.now = 100.0
-    newer = made.current()
+    newer = holder.current()
     loader.go_on.set()
     time.sleep(0.1)
-    assert made.current() is newer
+    assert holder.current() is newer
     assert loader.calls == 2
 
 
 def test_a_renewal_that_never_ends_is_given_up() -> None:
     loader = Loader(blocks_at=2)
-    made = loader.connections()
-    first = made.current()
+    holder = loader.connections()
+    first = holder.current()
     for loader.now in (1.0, 2.0, 3.0, 80.0, 100.0):
-        made.on_no_answer()
+        holder.on_no_answer()
     deadline = time.monotonic() + PROMPT
-    while made.current() is first:
+    while holder.current() is first:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     loader.go_on.set()
@@ -449,12 +449,12 @@ def test_a_thread_that_cannot_start_is_a_load_error(monkeypatch: pytest.MonkeyPa
 
     loader = Loader()
     loader.go_on.set()
-    made = loader.connections()
+    holder = loader.connections()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse_start)
         with pytest.raises(LoadError, match="RuntimeError"):
-            made.current()
-    assert made.current() is made.current()
+            holder.current()
+    assert holder.current() is holder.current()
 
 
 def test_an_interrupted_command_leaves_no_load_behind() -> None:
@@ -467,10 +467,10 @@ def test_an_interrupted_command_leaves_no_load_behind() -> None:
             raise result
         return result
 
-    made = Connections(load, lambda _: None)
+    holder = Connections(load, lambda _: None)
     with pytest.raises(KeyboardInterrupt):
-        made.current()
-    assert made.current() is made.current()
+        holder.current()
+    assert holder.current() is holder.current()
 
 
 def test_failed_loads_cause_no_loop() -> None:
@@ -480,10 +480,10 @@ def test_failed_loads_cause_no_loop() -> None:
         calls.append(1)
         raise ConfigError("the kubeconfig", "it is not there")
 
-    made = Connections(fail, lambda _: None, max_wait=1.0)
+    holder = Connections(fail, lambda _: None, max_wait=1.0)
     for _ in range(20):
         with pytest.raises(LoadError, match="it is not there"):
-            made.current()
+            holder.current()
     assert len(calls) == connections.MAX_LOADS
 
 
@@ -497,18 +497,18 @@ def test_loads_are_limited_in_any_order(inputs: list[tuple[float, str]]) -> None
         starts.append(now[0])
         return Configuration(host="http://127.0.0.1:1")
 
-    made = Connections(load, lambda _: None, clock=lambda: now[0])
-    connection = made.current()
+    holder = Connections(load, lambda _: None, clock=lambda: now[0])
+    connection = holder.current()
     for seconds, what in inputs:
         now[0] += seconds
         match what:
             case "answer":
-                made.on_answer()
+                holder.on_answer()
             case "no answer":
-                made.on_no_answer()
+                holder.on_no_answer()
             case "rejected":
-                connection = made.replace(connection) or connection
+                connection = holder.replace(connection) or connection
             case _:
-                connection = made.current()
+                connection = holder.current()
     for start in starts:
         assert sum(start <= each < start + connections.LOAD_WINDOW_SECONDS for each in starts) <= connections.MAX_LOADS

@@ -101,11 +101,11 @@ def patches(wire: Wire, name: str) -> int:
 
 
 @scenario.variants(
-    exits_0={"code": 0, "reason": Reason.SUCCEEDED, "told": 0},
-    exits_3={"code": 3, "reason": Reason.PROGRAM_FAILED, "told": 1},
-    aborted={"code": None, "reason": Reason.ABORTED, "told": 9},
+    exits_0={"code": 0, "reason": Reason.SUCCEEDED, "return_code": 0},
+    exits_3={"code": 3, "reason": Reason.PROGRAM_FAILED, "return_code": 1},
+    aborted={"code": None, "reason": Reason.ABORTED, "return_code": 9},
 )
-def suspended_while_it_runs(cluster: Cluster, code: int | None, reason: Reason, told: int) -> None:
+def suspended_while_it_runs(cluster: Cluster, code: int | None, reason: Reason, return_code: int) -> None:
     """Argo never completes a suspended Workflow, shut down or not, and gives back no lock: the next job waits for it.
 
     Such a job was never cleared, and its Workflow was patched every five seconds for ever.
@@ -125,7 +125,7 @@ def suspended_while_it_runs(cluster: Cluster, code: int | None, reason: Reason, 
             job.abort()
         else:
             job.exit_program(code)
-        job.expect_end(reason, told, NOTICE_SECONDS)
+        job.expect_end(reason, return_code, NOTICE_SECONDS)
         job.expect_nothing_left()
         assert patches(wire, job.name) - before <= MAX_ENDING_PATCHES
         waiting.expect_end(Reason.SUCCEEDED, 0, TURN_SECONDS)
