@@ -4,6 +4,7 @@ The ``kubernetes`` client's typed models are not used: they reject values that a
 a number, for example) and take a second to import.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -15,14 +16,14 @@ from http import HTTPStatus
 import urllib3
 
 from flargo.cluster import target as targets
-from flargo.cluster.bodies import CHUNK_BYTES, LogPiece, event_lines, last_bytes, log_pieces
+from flargo.cluster.bodies import CHUNK_BYTES, LogPiece, chunks_until, event_lines, last_bytes, log_pieces
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import CredentialCallback
 from flargo.cluster.connections import MAX_WAIT_SECONDS
-from flargo.cluster.error_text import describe
+from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
-from flargo.cluster.request import READ_TIMEOUT, Request
+from flargo.cluster.request import MAX_REQUEST_SECONDS, READ_TIMEOUT, Request
 from flargo.cluster.target import InvalidTargetError
 from flargo.cluster.transport import Transport
 from flargo.parsing import http_date, is_uid, load_json
@@ -186,12 +187,12 @@ class Api:
         """
         # The server counts limitBytes from the first of these lines, but the last ones are wanted.
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(16 * max_bytes)}
+        deadline = time.monotonic() + MAX_REQUEST_SECONDS
         response = self._send(Kind.POD, self._log_request(pod, query, silence))
         with closing(response):
             try:
-                chunks = response.stream(CHUNK_BYTES, decode_content=True)
-                return last_bytes(chunks, max_bytes).decode(errors="replace")
-            except (urllib3.exceptions.HTTPError, OSError) as error:
+                return last_bytes(chunks_until(response, deadline), max_bytes).decode(errors="replace")
+            except (urllib3.exceptions.HTTPError, OSError, OwnError) as error:
                 raise ApiError("log", pod, 0, message=describe(error)) from error
 
     def log_lines(

@@ -195,7 +195,7 @@ def _keep_request(request: requests.PreparedRequest) -> requests.PreparedRequest
 def _read_body(response: requests.Response, max_bytes: int) -> None:
     """Read a response's body and store it where requests looks for it.
 
-    Not shared with flargo.cluster.bodies.read_bounded: this one has a deadline, which needs another way of reading.
+    Not shared with flargo.cluster.bodies.read_bounded: requests keeps the body of a response in its own way.
 
     Raises:
         TooLongError: the body is longer than ``max_bytes``.

@@ -1,5 +1,6 @@
 """Reads the bodies of responses: whole, event by event, or as a log in lines and pieces. Each within limits."""
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,23 +37,45 @@ class TooLongError(OwnError, ValueError):
     """A response, or an event of a watch, is longer than any that an API server sends."""
 
 
-def read_bounded(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
-    """Read a response's body.
+class TooSlowError(OwnError):
+    """A response has not arrived in time, although bytes keep coming."""
 
-    An Argo Server's response is read by argo_archive, with a deadline and in the way that requests needs.
+
+def read_bounded(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
+    """Read a response's body.
 
     Raises:
         TooLongError: the body is longer than ``max_bytes``; the connection is closed.
+        TooSlowError: the body has not arrived by the deadline; the connection is closed.
         HTTPError, OSError: the body cannot be read.
     """
     body = bytearray()
-    for chunk in response.stream(CHUNK_BYTES, decode_content=True):
+    for chunk in chunks_until(response, deadline):
         body += chunk
         if len(body) > max_bytes:
             # Back in the pool, the unread rest would be taken for the next response.
             response.close()
             raise TooLongError(f"more than {max_bytes} bytes")
     return bytes(body)
+
+
+def chunks_until(response: urllib3.BaseHTTPResponse, deadline: float) -> Iterator[bytes]:
+    """Yield a response's body as it arrives.
+
+    Args:
+        response: the response, with its body unread.
+        deadline: the time, on the monotonic clock, by which the body must have ended.
+
+    Raises:
+        TooSlowError: the deadline has passed; the connection is closed.
+        HTTPError, OSError: the body cannot be read.
+    """
+    # read1 returns the bytes that have arrived. stream() would wait for a whole chunk, and miss the deadline.
+    while chunk := response.read1(CHUNK_BYTES, decode_content=True):
+        yield chunk
+        if time.monotonic() > deadline:
+            response.close()
+            raise TooSlowError("the response did not arrive in time")
 
 
 def event_lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -9,6 +9,10 @@ from flargo.terms import Object
 
 READ_TIMEOUT = 15.0
 """Seconds without a byte after which a request fails; watches and logs have limits of their own."""
+MAX_REQUEST_SECONDS = 30.0
+"""Seconds from a request's beginning after which its response must have arrived as a whole, or it fails; one silence
+more, if no byte comes at the end. Watches, and logs that a person reads, take as long as they take. The retries of
+flargo.status count on it."""
 JSON_CONTENT_TYPE = "application/json"
 
 

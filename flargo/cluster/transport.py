@@ -16,9 +16,10 @@ from flargo.cluster.bodies import MAX_ERROR_RESPONSE_BYTES, MAX_RESPONSE_BYTES, 
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import Connection, CredentialCallback
 from flargo.cluster.connections import MAX_WAIT_SECONDS, Connections, LoadError
+from flargo.cluster.error_text import OwnError
 from flargo.cluster.errors import ApiError, error_from
 from flargo.cluster.meaning import NO_CONTACT
-from flargo.cluster.request import Request
+from flargo.cluster.request import MAX_REQUEST_SECONDS, Request
 from flargo.parsing import http_date, load_json, whole_number
 from flargo.terms import Object
 
@@ -57,11 +58,12 @@ class Transport:
 
     def read(self, request: Request, on_response: ResponseCallback = lambda *_: None) -> tuple[Object, str]:
         """Send a request; return the object in its response, and the response's ``Date`` header."""
+        deadline = time.monotonic() + MAX_REQUEST_SECONDS
         response = self.send(request, on_response)
         with closing(response):
             try:
-                content = load_json(read_bounded(response, MAX_RESPONSE_BYTES))
-            except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
+                content = load_json(read_bounded(response, MAX_RESPONSE_BYTES, deadline))
+            except (urllib3.exceptions.HTTPError, OSError, OwnError, ValueError, RecursionError) as error:
                 raise request.failure("unreadable response: ", error) from error
             finally:
                 response.release_conn()
@@ -114,8 +116,9 @@ def _error_from(request: Request, response: urllib3.BaseHTTPResponse) -> ApiErro
         return ApiError(request.verb, request.what, response.status, message="a redirect, which flargo does not follow")
     retry_after = response.headers.get("Retry-After", "")
     try:
-        content: Any = load_json(read_bounded(response, MAX_ERROR_RESPONSE_BYTES))
-    except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError):
+        deadline = time.monotonic() + MAX_REQUEST_SECONDS
+        content: Any = load_json(read_bounded(response, MAX_ERROR_RESPONSE_BYTES, deadline))
+    except (urllib3.exceptions.HTTPError, OSError, OwnError, ValueError, RecursionError):
         content = {}
     finally:
         response.release_conn()

@@ -15,12 +15,19 @@ class Response:
     def __init__(self, status: int, body: bytes = b"{}", headers: dict[str, str] | None = None) -> None:
         self.status, self.body, self.headers, self.reason = status, body, headers or {}, "Reason"
         self.is_released = False
+        self._chunks: Any = None
 
     def read(self, _: int | None = None) -> bytes:
         return self.body
 
     def stream(self, *_: Any, **__: Any) -> Any:
         yield from (self.body[at : at + 7] for at in range(0, len(self.body), 7))
+
+    def read1(self, *_: Any, **__: Any) -> bytes:
+        if self._chunks is None:
+            self._chunks = iter(self.stream())
+        chunk: bytes = next(self._chunks, b"")
+        return chunk
 
     def drain_conn(self) -> None:
         self.is_released = True
