@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
@@ -12,7 +12,7 @@ from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import release_patch
 from flargo.job.names import display_text
-from flargo.status.job_state import ActionKind
+from flargo.status.job_state import CONFIRM, ActionKind
 from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object
 
@@ -21,6 +21,10 @@ MAX_ENDING_DETAIL_LENGTH = 500
 _COME_TRUE = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED, Meaning.INVALID_TARGET})
 """The errors that say that what was wanted has come true: the object is gone, or another one has its name by now, or no
 object can have such a name."""
+_ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED})
+"""The errors that say that the object is gone, or another one has its name by now."""
+_PATCHES_OF_A_JOB = frozenset({ActionKind.RELEASE, ActionKind.RESUME, ActionKind.TOUCH, ActionKind.SHUTDOWN})
+"""The changes of a Workflow that the job goes on from: if there is none to change, a fresh read shows what there is."""
 _log = logging.getLogger(__name__)
 
 
@@ -36,10 +40,10 @@ class Performer:
     clock: Callable[[], float] = time.monotonic
 
     def perform(self, command: Command) -> tuple[SiteInput, ...]:
-        """Perform a command; return what the Reconciler must be told. Whatever happens, one input is the result."""
+        """Perform a command; return what the Reconciler must be told. Whatever happens, one input is its result."""
         began_at = self.clock()
         try:
-            return (self._request(command),)
+            return self._answer(command)
         except ApiError as error:
             ok = error.meaning in _COME_TRUE
             if not ok:
@@ -53,6 +57,18 @@ class Performer:
             # Whatever the error is, a command without a result would never be retried.
             _log.exception("%s: failed to %s", command.name, command.action.kind.value)
             return (CommandDone(command, ok=False),)
+
+    def _answer(self, command: Command) -> tuple[SiteInput, ...]:
+        try:
+            return (self._request(command),)
+        except ApiError as error:
+            if error.meaning not in _ANOTHER_OBJECT or command.action.kind not in _PATCHES_OF_A_JOB:
+                raise
+        # The Workflow is gone, and a watch has missed it or has not shown it yet; or a webhook has answered. Otherwise
+        # the patch would be repeated for ever.
+        read = self._read_objects(replace(command, action=CONFIRM))
+        exists = read.workflow is not None and uid_of(read.workflow) == command.object_uid
+        return CommandDone(command, ok=not exists), read
 
     def _request(self, command: Command) -> SiteInput:
         match command.action.kind:

@@ -69,9 +69,41 @@ def test_missing_workflow_is_a_result() -> None:
     [(403, "Forbidden", False), (404, "NotFound", True), (409, "Conflict", False), (500, "InternalError", False)],
 )
 def test_refusal_is_a_result(status: int, reason: str, ok: bool) -> None:  # noqa: FBT001
-    api, command = workflow_api(), command_of(ActionKind.SHUTDOWN)
+    api, command = workflow_api(), command_of(ActionKind.NOTE_REASON)
     api.trouble = refuse(status, reason)
     assert Performer(api).perform(command) == (CommandDone(command, ok),)
+
+
+PATCHES = (ActionKind.RELEASE, ActionKind.RESUME, ActionKind.TOUCH, ActionKind.SHUTDOWN)
+
+
+@pytest.mark.parametrize("kind", PATCHES)
+@pytest.mark.parametrize("uid", [None, "another"])
+def test_patch_of_a_workflow_that_is_gone_is_followed_by_a_read(kind: ActionKind, uid: str | None) -> None:
+    """On 5b90c11 it counted as accepted, and was repeated every five minutes until the next list."""
+    api, command = workflow_api() if uid else IdleApi(), command_of(kind, uid or "uid-1")
+    done, read = Performer(api).perform(command)
+    assert done == CommandDone(command, ok=True)
+    assert isinstance(read, ObjectsRead)
+    assert (read.command.action, read.command.revision) == (CONFIRM, command.revision)
+    assert (read.workflow is None) == (uid is None)
+
+
+@pytest.mark.parametrize("kind", PATCHES)
+def test_patch_that_a_webhook_answers_with_404_has_failed(kind: ActionKind) -> None:
+    api, command = workflow_api(), command_of(kind)
+    api.trouble = lambda number, when: refuse(404, "NotFound")(number, when) if number == 2 else None
+    done, read = Performer(api).perform(command)
+    assert done == CommandDone(command, ok=False)
+    assert isinstance(read, ObjectsRead)
+
+
+def test_read_after_a_missing_workflow_may_fail() -> None:
+    api, command = workflow_api(), command_of(ActionKind.SHUTDOWN)
+    api.trouble = lambda number, when: refuse(404, "NotFound")(number, when) if number == 2 else refuse(0)(number, when)
+    unanswered, done = Performer(api).perform(command)
+    assert isinstance(unanswered, Unanswered)
+    assert done == CommandDone(command, ok=False)
 
 
 def test_request_without_response_is_reported() -> None:

@@ -729,6 +729,20 @@ def test_workflow_that_was_really_ended_is_a_warning() -> None:
     )
 
 
+def test_release_of_a_workflow_that_is_gone_ends_the_job() -> None:
+    """The created Workflow is handed over after the watch has shown its deletion. The performer reads after a 404."""
+    site, item = Site().lists(), workflow(suspend=True, version=3)
+    deleted = workflow(suspend=True, version=4)
+    site.changes(Kind.WORKFLOW, item).changes(Kind.WORKFLOW, deleted, deleted=True)
+    site.takes(WorkflowCreated("job-site", "a1", item)).takes(JobInput("job-site", "a1", Submitted()))
+    (release,) = site.passes(6).commands
+    assert release.action.kind is ActionKind.RELEASE
+    site.takes(CommandDone(release, ok=True)).takes(ObjectsRead(replace(release, action=CONFIRM), None, ()))
+    assert site.state is not None
+    assert site.state.verdict is not None
+    assert site.state.verdict.reason is Reason.WORKFLOW_DELETED
+
+
 # --- the budget
 
 
