@@ -302,7 +302,7 @@ def _diagnose_without_pod(workflow: WorkflowView, missing_pod: PodView | None) -
         for pattern, reason in _STEP_MESSAGES:
             if pattern.search(workflow.node_message):
                 return Diagnosis(Stage.ENDED, reason, detail, end)
-        reason = _program_end(end, workflow) if missing_pod is None else _pod_end(missing_pod, end, workflow)
+        reason = _program_end(end, workflow) if missing_pod is None else _missing_pod_end(missing_pod, end, workflow)
         return Diagnosis(Stage.ENDED, reason, detail, end)
     # Argo takes over an old pod of the same name (argo.md), so its success needs a pod that flargo saw.
     if workflow.phase == "Succeeded" and missing_pod is not None:
@@ -468,6 +468,17 @@ def _pod_end(pod: PodView, end: Exit, workflow: WorkflowView | None) -> Reason:
     if pod.deleting and not workflow.shutdown:
         return Reason.POD_DELETED
     return _program_end(end, workflow)
+
+
+def _missing_pod_end(pod: PodView, end: Exit, workflow: WorkflowView) -> Reason:
+    """Return why the main container of a pod ended that flargo saw alive, and that is gone.
+
+    Argo mostly ignores how the containers of a deleted pod end, but sometimes records their signal (observed on
+    3.7.18).
+    """
+    reason = _pod_end(pod, end, workflow)
+    is_killed = reason is Reason.PROGRAM_FAILED and end.code in _SIGNAL_CODES
+    return Reason.POD_DELETED if is_killed and pod.exit is None and not workflow.shutdown else reason
 
 
 def _program_end(end: Exit, workflow: WorkflowView | None) -> Reason:

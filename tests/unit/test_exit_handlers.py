@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flargo.status.diagnosis import diagnose
 from flargo.status.reasons import Reason
-from flargo.status.views import pod_view, workflow_view
+from flargo.status.views import Observation, pod_view, workflow_view
 from flargo.tools.jobs.site_job import site_jobs
-from tests.harness.objects import Object, job_workflow, pod, workflow
+from tests.harness.objects import RUNNING, Object, job_workflow, pod, workflow
 
 PHASES = ("", "Pending", "Running", "Succeeded", "Failed", "Error", "Skipped", "Omitted")
 HANDLER_NAMES = (
@@ -116,3 +117,20 @@ def test_success_of_a_workflow_alone_is_no_success() -> None:
     (job,) = site_jobs([job_workflow(phase="Succeeded")], [])
     assert job.verdict is not None
     assert job.verdict.reason is Reason.ARGO_FAILED
+
+
+@pytest.mark.parametrize(
+    ("code", "shutdown", "reason"),
+    [
+        ("143", "", Reason.POD_DELETED),
+        ("137", "", Reason.POD_DELETED),
+        ("3", "", Reason.PROGRAM_FAILED),
+        ("143", "Terminate", Reason.SHUT_DOWN),
+    ],
+)
+def test_signal_of_a_pod_that_is_gone_was_its_deletions(code: str, shutdown: str, reason: Reason) -> None:
+    """Argo sometimes records how the program of a deleted pod ended, and an exit handler keeps the Workflow running."""
+    step = {**STEP, "phase": "Failed", "message": f"main: Error (exit code {code})", "outputs": {"exitCode": code}}
+    running = pod_view(pod("job-site", main=RUNNING, phase="Running"))
+    view = workflow_view(workflow(nodes={"job-site": step}, phase="Running", shutdown=shutdown))
+    assert diagnose(Observation(view, missing_pod=running), running.uid).reason is reason
