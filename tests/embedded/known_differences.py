@@ -75,6 +75,7 @@ RACES: Mapping[str, str] = {
     "end-program-missing": "whether Argo's wait container ends before flargo shuts the Workflow down",
     "end-past-its-deadline": "how many of a starting pod's states are reported",
     "end-refused-by-its-node": "how many of a starting pod's states are reported",
+    "deleted-right-after-its-exit-pod": "whether Argo reads the pod's end before the pod is deleted",
     "deleted-right-after-its-exit-workflow": "whether Argo completes the Workflow before it is deleted",
     "suspended-while-it-runs-aborted": RESUMED,
     "suspended-while-it-runs-exits-3": RESUMED,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from flargo.status.verdict import Verdict
 from tests.harness.cluster import Cluster
+from tests.harness.embedded_cluster import ResponseError
 from tests.harness.site import IGNORES_SIGTERM, SLEEPS
 from tests.soak.observer import Observer
 from tests.soak.oracle import DoneIntervention, JobHistory
@@ -158,7 +159,7 @@ class Follower:
         started_at, error = time.time(), ""
         try:
             self._perform(job.reference, intervention)
-        except (AssertionError, ValueError) as refusal:
+        except (AssertionError, ValueError, ResponseError) as refusal:
             error = str(refusal) or "refused"
             self._say(f"job {number}: {intervention.value}: {error}")
             if intervention in _THROUGH_FLARE:
