@@ -54,7 +54,9 @@ from flargo.status.job_state import (
     EventsListed,
     Input,
     JobState,
+    Now,
     Observed,
+    Step,
     Tick,
 )
 from flargo.status.reasons import Reason, ReturnCode
@@ -93,6 +95,8 @@ class _Tracked:
     """The uid of the job's Workflow, once that was observed. Only pods that this Workflow owns belong to the job."""
     revision: int = 0
     """The number of changes that the watches have delivered and that a conclusion may depend on."""
+    awaits_read: bool = False
+    """An orphan that seems to be over: nothing is decided about it before a fresh read."""
     discarded_reads: int = 0
     """The fresh reads in a row that were discarded, because the watches have shown something else meanwhile."""
     sent: Counter[Action] = field(default_factory=Counter)
@@ -308,7 +312,7 @@ class Reconciler:
         if not is_parsed:
             # An object that cannot be parsed exists nevertheless, so this read proves nothing.
             return self._apply(command.key, ActionDone(command.action, ok=False), now)
-        tracked.discarded_reads = 0
+        tracked.discarded_reads, tracked.awaits_read = 0, False
         tracked.workflow = workflow
         tracked.pods = tuple(sorted(pod_views, key=lambda pod: pod.name))
         self._pods.update(tracked.state.name, tracked.pods)
@@ -439,7 +443,11 @@ class Reconciler:
             # The Secret's name contains the launch's id. Without an id, no Secret can be identified as its own.
             secret_deleted=not view.attempt,
         )
-        self._tracked[view.uid] = orphan = _Tracked(state, view, self._pods.of(view.name))
+        # The two lists have no order between them. If Argo has recorded the step's end, an exit handler may run. A
+        # shutdown would end that because of a pod in a list that is older.
+        awaits_read = view.is_step_done and not (view.is_completed or is_over)
+        orphan = _Tracked(state, view, self._pods.of(view.name), awaits_read=awaits_read)
+        self._tracked[view.uid] = orphan
         self._orphans.setdefault(view.name, set()).add(view.uid)
         return self._apply(view.uid, Observed(self._observe(orphan)), now)
 
@@ -539,8 +547,10 @@ class Reconciler:
         tracked = self._tracked.get(key)
         if tracked is None:
             return Result()
+        is_fresh = isinstance(input_, Observed) and input_.observation.is_fresh
+        decide_step = _request_read if tracked.awaits_read and not is_fresh else reconcile
         try:
-            step = reconcile(tracked.state, input_, self._clocks.advance(now))
+            step = decide_step(tracked.state, input_, self._clocks.advance(now))
         except Exception as error:  # noqa: BLE001  (a defect about one job must not stop the others)
             self._on_job_error(tracked.state.name, error)
             self._timers.set(key, now + _DEFECT_RETRY_SECONDS)
@@ -593,6 +603,15 @@ def _is_launched_as(workflow: WorkflowView, tracked: _Tracked) -> bool:
     if tracked.workflow_uid is not None:
         return workflow.uid == tracked.workflow_uid
     return workflow.attempt == tracked.state.attempt
+
+
+def _request_read(state: JobState, input_: Input, now: Now) -> Step:
+    """Return the step of a job about which nothing is decided before a fresh read: only that read is wanted."""
+    tries = state.retries
+    if isinstance(input_, ActionDone):
+        tries = retries.after_result(tries, input_.action, now.wall, ok=input_.ok, grace=state.grace)
+    due, tries = retries.take_due(tries, (CONFIRM,), now.wall)
+    return Step(replace(state, retries=tries), due, max(0.0, tries[CONFIRM].not_before - now.wall))
 
 
 def _free_repeats(state: JobState, action: Action) -> int:

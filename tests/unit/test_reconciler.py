@@ -292,6 +292,45 @@ def test_program_that_outlived_orphan_is_killed() -> None:
     assert ActionKind.DELETE_POD in site.action_kinds
 
 
+HANDLER_RUNS = {
+    "job-other": {"type": "Pod", "phase": "Succeeded", "outputs": {"exitCode": "0"}},
+    "x": {"name": "job-other.onExit", "type": "Pod", "phase": "Running", "templateName": "notify"},
+}
+
+
+def orphan_of_late_pods() -> tuple[Site, Object]:
+    """Return a site whose list of pods is older than that of its Workflows, and the orphan, whose step is over."""
+    orphan = workflow("job-other", uid="w9", phase="Running", nodes=HANDLER_RUNS, version=9, **ORPHAN)
+    site = Site()
+    site.takes(Listed(Kind.POD, (orphan_pod(main=RUNNING, phase="Running", version=5),)))
+    return site.takes(Listed(Kind.WORKFLOW, (orphan,))), orphan
+
+
+def test_late_list_of_pods_ends_no_exit_handler() -> None:
+    """The parent starts as an orphan ends by itself. On 5b90c11 the Workflow was shut down, its handler included."""
+    site, orphan = orphan_of_late_pods()
+    assert site.action_kinds == [ActionKind.CONFIRM]
+    ended = orphan_pod(main=terminated_state(0), phase="Succeeded", version=7)
+    site.takes(ObjectsRead(site.commands[0], orphan, (ended,)))
+    assert site.action_kinds == [ActionKind.DELETE_SECRET]
+    site.takes(CommandDone(site.commands[0], ok=True))
+    assert site.changes(Kind.POD, ended).action_kinds == []
+    completed = workflow("job-other", uid="w9", phase="Succeeded", nodes=HANDLER_RUNS, version=10, **ORPHAN)
+    site.changes(Kind.WORKFLOW, completed)
+    assert site.reconciler.names == ("job-site",)
+
+
+def test_orphan_that_only_seemed_over_is_ended() -> None:
+    site, orphan = orphan_of_late_pods()
+    running = orphan_pod(main=RUNNING, phase="Running", version=8)
+    site.takes(CommandDone(site.commands[0], ok=False))
+    assert site.action_kinds == []
+    (read,) = site.passes(1.1).commands
+    assert read.action == CONFIRM, "until it succeeds"
+    site.changes(Kind.POD, running)
+    assert site.takes(ObjectsRead(read, orphan, (running,))).action_kinds == [ActionKind.SHUTDOWN]
+
+
 def test_own_jobs_are_no_orphans() -> None:
     site = Site().lists(workflows=(workflow(phase="Running"), workflow("done", uid="w5", phase="Succeeded")))
     assert site.action_kinds == []
