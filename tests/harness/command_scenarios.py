@@ -499,8 +499,13 @@ def test_refusing_and_unreachable_clusters_are_reported(cluster: Cluster, tmp_pa
             argv = flargo_command(wire_config, "jobs", f"--namespace={cluster.target.namespace}")
             return CommandResult(subprocess.run(argv, text=True, capture_output=True, check=False))
 
-        for status, message in ((403, "needs the right to list workflows.argoproj.io"), (404, "has no Argo Workflows")):
-            wire.answer_with_status(Match("list", "workflows"), status)
+        forbidden = 'workflows is forbidden: User "u" cannot list resource "workflows" in API group "argoproj.io"'
+        status = {"kind": "Status", "apiVersion": "v1", "reason": "Forbidden", "code": 403, "message": forbidden}
+        for code, body, message in (
+            (403, json.dumps(status).encode(), "needs the right to list workflows.argoproj.io"),
+            (404, b"404 page not found", "has no Argo Workflows"),
+        ):
+            wire.answer_with_body(Match("list", "workflows"), code, body)
             result = jobs()
             assert (result.code, len(result.err.splitlines())) == (1, 1)
             assert message in result.err

@@ -1,6 +1,8 @@
 """Tests of the commands that read a cluster: without a cluster, with a refusing one, and with one in memory."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from flargo.cluster.errors import ApiError
 from flargo.status.diagnosis import Stage
 from flargo.terms import Object
 from flargo.tools.cli import cluster_options, jobs, sweep, terminate, why
+from flargo.tools.jobs.live_jobs import LiveJobs
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import site_jobs
@@ -19,6 +22,8 @@ from tests.harness.command_line import run, write_kubeconfig
 from tests.harness.fake_api import RecordingApi
 from tests.harness.objects import FAILED_STATUS, RUNNING, job_workflow, pod, terminated_state
 
+MISSING_RIGHT = 'forbidden: User "u" cannot do resource "x" in API group "" in the namespace "flare"'
+"""The API server's message for a missing right; the verb does not matter."""
 COMMANDS = [("jobs",), ("jobs", "--watch"), ("why", "x"), ("logs", "x"), ("terminate", "x"), ("sweep",)]
 SECRET = "nvflare-cred-job-site-a1"
 
@@ -126,10 +131,10 @@ def test_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ApiError("list", "workflows a=b", 403, "Forbidden", "no"), "right to list workflows.argoproj.io"),
-        (ApiError("log", "pods x", 403, "Forbidden", "no"), "right to get pods/log"),
-        (ApiError("patch", "workflows x", 403, "Forbidden", "no"), "right to patch workflows.argoproj.io"),
-        (ApiError("get", "secrets x", 403, "Forbidden", "no"), "right to get secrets"),
+        (ApiError("list", "workflows a=b", 403, "Forbidden", MISSING_RIGHT), "right to list workflows.argoproj.io"),
+        (ApiError("log", "pods x", 403, "Forbidden", MISSING_RIGHT), "right to get pods/log"),
+        (ApiError("patch", "workflows x", 403, "Forbidden", MISSING_RIGHT), "right to patch workflows.argoproj.io"),
+        (ApiError("get", "secrets x", 403, "Forbidden", MISSING_RIGHT), "right to get secrets"),
         (ApiError("list", "workflows", 404, "NotFound", "page not found"), "has no Argo Workflows"),
         (ApiError("list", "workflows", 401, "Unauthorized", ""), "rejected the credentials (401)"),
         (ApiError("list", "pods", 0, message="a\nb"), "can't be reached: a b"),
@@ -138,6 +143,10 @@ def test_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monkey
         (ApiError("list", "pods", 404, message="no route"), "can't be reached: 404 Not Found: no route"),
         (ApiError("list", "pods", 503), "can't be reached: 503 Service Unavailable"),
         (ApiError("patch", "workflows x", 409, "Conflict", "modified"), "refused to patch workflows.argoproj.io: 409"),
+        (
+            ApiError("patch", "workflows x", 403, "Forbidden", 'admission webhook "w" denied the request'),
+            "the cluster refused to patch workflows.argoproj.io: 403 Forbidden admission webhook",
+        ),
     ],
 )
 def test_refusals_name_the_missing_right(error: ApiError, expected: str) -> None:
@@ -204,7 +213,7 @@ def test_sweep_dry_run_deletes_nothing(use_cluster: UseCluster) -> None:
 
 def test_sweep_reports_only_failed_deletions(use_cluster: UseCluster) -> None:
     cluster = use_cluster(cluster_with_leftovers())
-    cluster.refusals["delete"] = ApiError("delete", "pods x", 403, "Forbidden", "no")
+    cluster.refusals["delete"] = ApiError("delete", "pods x", 403, "Forbidden", MISSING_RIGHT)
     result = run("sweep")
     assert result.exit_code == 1
     assert result.stdout.count("could not delete") == 3
@@ -221,7 +230,7 @@ def test_unreadable_secret_stops_no_other_deletion(use_cluster: UseCluster, monk
     cluster = use_cluster(cluster_with_leftovers())
 
     def forbid(kind: Kind, name: str) -> Object:
-        raise ApiError("get", f"{kind.value[1]} {name}", 403, "Forbidden", "no")
+        raise ApiError("get", f"{kind.value[1]} {name}", 403, "Forbidden", MISSING_RIGHT)
 
     monkeypatch.setattr(cluster, "metadata", forbid)
     result = run("sweep")
@@ -254,7 +263,7 @@ def test_terminate_patches_only_running_workflows(use_cluster: UseCluster) -> No
 
 def test_terminate_fails_if_a_patch_is_refused(use_cluster: UseCluster) -> None:
     cluster = use_cluster(RecordingApi((Kind.WORKFLOW, job_workflow("w1"))))
-    cluster.refusals["patch"] = ApiError("patch", "workflows w1", 403, "Forbidden", "no")
+    cluster.refusals["patch"] = ApiError("patch", "workflows w1", 403, "Forbidden", MISSING_RIGHT)
     result = run("terminate", "w1")
     assert result.exit_code == 1
     assert "could not be terminated: forbidden: this account needs the right to patch" in result.stdout
@@ -300,6 +309,42 @@ def test_transient_errors_do_not_end_a_watch() -> None:
     cluster.status = 403
     with pytest.raises(ApiError):
         confirmations.confirm_all([site_job])
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [
+        (ApiError("list", "workflows", 404, message="no route"), True),
+        (ApiError("list", "workflows", 0), True),
+        (ApiError("list", "workflows", 403, "Forbidden", MISSING_RIGHT), False),
+    ],
+)
+def test_error_that_may_pass_ends_no_watch(error: ApiError, *, may_pass: bool) -> None:
+    """A gateway may answer with a 404 while the API server is away: the watch ended with "has no Argo Workflows"."""
+    change_event = threading.Event()
+    live_jobs = LiveJobs(change_event.set)
+    live_jobs.on_lost(Kind.WORKFLOW, error)
+    live_jobs.on_listed(Kind.POD, [], "1")
+
+    def recover() -> None:
+        time.sleep(0.7)
+        live_jobs.on_listed(Kind.WORKFLOW, [], "2")
+
+    threading.Thread(target=recover, daemon=True).start()
+    snapshots = jobs._snapshots(live_jobs, ClusterReader(RecordingApi()), change_event)
+    if may_pass:
+        assert next(snapshots) == []
+    else:
+        with pytest.raises(ApiError):
+            next(snapshots)
+
+
+def test_watch_of_a_cluster_without_argo_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_MAX_MISSING_SECONDS", 0.1)
+    live_jobs = LiveJobs(lambda: None)
+    live_jobs.on_lost(Kind.WORKFLOW, ApiError("list", "workflows", 404, message="no route"))
+    with pytest.raises(ApiError, match="no route"):
+        next(jobs._snapshots(live_jobs, ClusterReader(RecordingApi()), threading.Event()))
 
 
 def test_unchanged_jobs_are_confirmed_once() -> None:

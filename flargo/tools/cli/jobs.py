@@ -38,6 +38,9 @@ _FRAME_LINES = 4
 _EVENT_REFRESH_SECONDS = 10.0
 """The interval at which the events of a starting pod are read again, as the launcher does."""
 
+_MAX_MISSING_SECONDS = 10.0
+"""Seconds for which ``--watch`` waits for Argo's API if it seems to be missing: a gateway may answer in between."""
+
 
 @click.command()
 @site_option
@@ -162,12 +165,15 @@ def _snapshots(live_jobs: LiveJobs, reader: Reader, change_event: threading.Even
     """Yield the jobs whenever something may have changed. Raises an error that keeps the watches from starting."""
     confirmations = _Confirmations(reader)
     site_jobs: list[SiteJob] = []
+    deadline = time.monotonic() + _MAX_MISSING_SECONDS
     while True:
         has_changed = change_event.wait(1.0)
         change_event.clear()
         error = live_jobs.watch_error
-        if error is not None and not live_jobs.is_synced and (is_argo_missing(error) or not error.is_transient):
-            raise error
+        if error is not None and not live_jobs.is_synced:
+            is_missing = is_argo_missing(error) and time.monotonic() > deadline
+            if is_missing or not error.is_transient:
+                raise error
         if live_jobs.is_synced:
             site_jobs = live_jobs.site_jobs() if has_changed else site_jobs
             yield confirmations.confirm_all(site_jobs)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from flargo.cluster import target
 from flargo.cluster.answer import Answer
+from flargo.cluster.meaning import Meaning
 from flargo.cluster.survey import BuildTarget, Survey
 from flargo.job import validate
 from flargo.terms import ARGO_API_VERSION, Object
@@ -25,8 +26,8 @@ _CONTROLLER_QUERY: Final = {"labelSelector": "app=workflow-controller", "limit":
 _ARGO_NAMESPACE = "argo"
 """The namespace of the controller in Argo's manifests."""
 _ACCOUNT = "system:serviceaccount"
-_UNREACHABLE_STATUSES = (0, 401)
-"""Statuses after which no other request is sent: no answer, and rejected credentials."""
+_UNREACHABLE = frozenset({Meaning.UNANSWERED, Meaning.UNAUTHENTICATED})
+"""The errors after which no other request is sent."""
 _DRY_RUN = "flargo-doctor-dry-run"
 _MAX_CANDIDATE_IDS, _CANDIDATE_SECONDS = 3, 5.0
 """The limit for the instance ids that are tried after the site's own, and the seconds for each of them."""
@@ -59,8 +60,9 @@ class Doctor:
         )
         uncertainty = (self.now() - start) / 2
         clock = Clock(review.date or version.date, start + uncertainty, uncertainty)
-        if not (version.ok or review.ok) or review.status in _UNREACHABLE_STATUSES:
-            return Facts(needs, review if review.status in _UNREACHABLE_STATUSES else version, clock)
+        is_unreachable = not review.ok and review.meaning in _UNREACHABLE
+        if not (version.ok or review.ok) or is_unreachable:
+            return Facts(needs, review if is_unreachable else version, clock)
         username = str(((review.body.get("status") or {}).get("userInfo") or {}).get("username") or "")
         if is_account_guessed and username.startswith(f"{_ACCOUNT}:{needs.namespace}:"):
             needs = replace(needs, launcher=None)

@@ -36,7 +36,7 @@ def describe_refusal(error: ApiError) -> str:
     resource = error.what.partition(" ")[0]
     verb, resource = _RIGHTS.get(error.verb, (error.verb, _GROUPS.get(resource, resource)))
     answer = status_text(error.status, error.reason) if error.status else error.meaning.value
-    if error.status == HTTPStatus.FORBIDDEN:
+    if error.meaning is Meaning.FORBIDDEN:
         return f"forbidden: this account needs the right to {verb} {resource} in the namespace ({message})"
     if error.meaning is Meaning.UNAUTHENTICATED:
         return "the cluster rejected the credentials (401): the kubeconfig's token or certificate is invalid or expired"
@@ -48,8 +48,15 @@ def describe_refusal(error: ApiError) -> str:
 
 
 def is_argo_missing(error: ApiError) -> bool:
-    """Return whether the API that lists Workflows is not served. A cluster without it answers with a page of text."""
-    return error.status == HTTPStatus.NOT_FOUND and error.verb == "list" and error.what.startswith("workflows")
+    """Return whether the API that lists Workflows seems not to be served. A cluster without it answers with a page.
+
+    A gateway in front of the API server may answer like that for a while, so the status decides nothing but the text,
+    and how long a command waits.
+    """
+    is_missing = error.meaning is Meaning.NOT_FOUND or (
+        error.meaning is Meaning.AWAY and error.status == HTTPStatus.NOT_FOUND
+    )
+    return is_missing and error.verb == "list" and error.what.startswith("workflows")
 
 
 def describe_archive_refusal(error: ArchiveError) -> str:
