@@ -210,6 +210,9 @@ def test_abort_ends_a_launch_whose_request_hangs(hanging_api: HangingApi) -> Non
     assert launched.wait(lambda it: it.verdict is not None, 3)
     assert [verdict.reason for verdict in verdicts] == [Reason.ABORTED]
     assert not launched.is_released
+    deadline = time.monotonic() + THREAD_SECONDS
+    while loop._jobs and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
     assert loop._jobs == {}, "the job can be launched again"
     loop.end(Cause.PARENT_END, seconds=0.0)
     assert hanging_api.named(Kind.WORKFLOW) == []
