@@ -62,8 +62,8 @@ def test_every_kind_has_a_limit() -> None:
 
 
 def test_every_thread_has_a_connection() -> None:
-    """Two watches, and the threads that submit, report and perform; a full pool would close connections after use."""
-    assert connection._MAX_CONNECTIONS >= 2 + 2 * loop._WORKERS + MAX_WORKERS
+    """Two watches, and the threads that submit, wait, report and perform; a full pool would close connections."""
+    assert connection._MAX_CONNECTIONS >= 2 + 3 * loop._WORKERS + MAX_WORKERS
 
 
 @pytest.mark.parametrize(
