@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.control.budget import BURST, TOKENS_PER_SECOND
+from flargo.control.budget import BURST, FREE_REPEATS, TOKENS_PER_SECOND
 from flargo.control.command import Command
 from flargo.control.inputs import (
     Admitted,
@@ -900,6 +900,24 @@ def test_kills_do_not_wait_behind_each_other_after_a_blip(count: int) -> None:
         due = reconciler.handle(TimePassed(), now).commands
         commands = [command for command in due if command.action.kind is ActionKind.SHUTDOWN]
         assert len(commands) == count, "all at once"
+
+
+def test_storm_of_refused_kills_is_bounded() -> None:
+    """Every request of a hundred aborted jobs is refused: some free tries for each job, then two a second."""
+    count, seconds, sent = 100, 600.0, 0
+    reconciler, now = site_of(count), 10.0
+    commands: list[Command] = []
+    for number in range(count):
+        commands += reconciler.handle(JobInput(f"j{number}", "a1", StopRequested(Cause.ABORT)), now).commands
+    while now < 10.0 + seconds:
+        pending, commands = commands, []
+        sent += len(pending)
+        for command in pending:
+            commands += reconciler.handle(CommandDone(command, ok=False), now).commands
+        now += 0.5
+        commands += reconciler.handle(TimePassed(), now).commands
+    kinds = 3  # shutdowns, deletions of the pod, reads
+    assert sent <= count * kinds * (1 + FREE_REPEATS) + BURST + TOKENS_PER_SECOND * seconds
 
 
 def test_read_for_the_verdict_waits_behind_no_other_job() -> None:
