@@ -5,6 +5,7 @@ import re
 import pytest
 
 from flargo.control.command_queue import LIMITS, MAX_WORKERS
+from flargo.control.loop import _WORKERS
 from flargo.status.job_state import ActionKind
 from flargo.tools.cli.main import COMMANDS
 from tests.docs import tables
@@ -48,6 +49,9 @@ def test_contributing_names_what_exists() -> None:
 def test_scale_states_the_numbers_of_threads() -> None:
     text = (ROOT / "docs/scale.md").read_text()
     assert f"and {MAX_WORKERS} for requests about jobs" in text
+    words = "eight to submit, eight for launches that wait for the pods of earlier ones, eight to report, two watches"
+    assert words in text
+    assert _WORKERS == 8
     limits = [LIMITS[kind] for kind in (ActionKind.CONFIRM, ActionKind.SHUTDOWN, ActionKind.DELETE_SECRET)]
     assert limits == [8, 6, 2], "these are in the text as words"
     assert "(eight that read, six that shut down, two that delete credentials, for example)" in text
