@@ -11,9 +11,11 @@ MAX_MESSAGE_LENGTH = 4096
 """Characters that are kept of an error's message and reason."""
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class ApiError(Exception):
     """The API server refused a request, or did not answer it.
+
+    It is not frozen, because contextlib sets the traceback of an exception that passes a context manager.
 
     The error never holds a request's body, which may be a Secret.
     """
@@ -108,7 +110,7 @@ _PROBLEMS_BY_STATUS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class ArchiveError(Exception):
     """An Argo Server's archive can't be read."""
 

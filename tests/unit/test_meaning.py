@@ -1,5 +1,7 @@
 """The meanings of errors: one table for the launcher and the doctor."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -102,3 +104,14 @@ def test_every_error_has_one_meaning(status: int, reason: str, message: str) -> 
     error = ApiError("get", "pods p", status, reason, message)
     assert error.meaning is Answer(status, reason=reason, message=message).meaning
     assert (error.meaning is Meaning.UNANSWERED) == (status == 0)
+
+
+def test_error_passes_a_context_manager() -> None:
+    """Contextlib sets the traceback of an exception, which a frozen dataclass refuses."""
+
+    @contextmanager
+    def manager() -> Iterator[None]:
+        yield
+
+    with pytest.raises(ApiError), manager():
+        raise ApiError("get", "pods x", 404, "NotFound")
