@@ -22,7 +22,7 @@ from flargo.cluster.client_config import config_loader
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
 from flargo.status.reasons import Reason
-from flargo.terms import Label, Uid
+from flargo.terms import MANAGER, Label, Uid
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.faults.wire import FOREVER, NOTICE_SECONDS, STEPS
 from tests.harness.scenarios import Scenarios, Together
@@ -82,11 +82,12 @@ def errors_have_their_meanings(cluster: Cluster) -> None:
 def _refused_requests(api: Api, site: Site, job: Job) -> Iterator[tuple[Callable[[], object], Meaning]]:
     """Yield requests, each with the meaning of the error that it must get."""
     other, missing = Uid(str(uuid.uuid4())), "not-there"
-    name = f"meaning-{other}"
-    meta = {"name": name, "labels": {str(Label.FEDERATION): site.federation}}
+    name = f"nvflare-cred-{other}"
+    labels = {Label.MANAGED_BY.value: MANAGER, Label.FEDERATION.value: site.federation}
+    meta = {"name": name, "labels": labels}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta}
     first_version = api.create(Kind.SECRET, secret)
-    api.merge(Kind.SECRET, name, {"metadata": {"annotations": {"a": "b"}}})
+    api.merge(Kind.SECRET, name, {"metadata": {"annotations": {"flargo.dev/digest": "b"}}})
     yield lambda: api.create(Kind.SECRET, secret), Meaning.EXISTS
     yield lambda: api.replace(Kind.SECRET, first_version), Meaning.CONFLICT
     workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "Not Valid"}, "spec": {}}
