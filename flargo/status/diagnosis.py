@@ -498,9 +498,10 @@ def _unstarted_end(pod: PodView, workflow: WorkflowView | None) -> Reason:
     # ARGO_FAILED is only a consequence here: Argo failed the Workflow because the pod ended.
     if imposed_end not in {None, Reason.ARGO_FAILED}:
         return imposed_end
-    if pod.init_failure:
-        return Reason.INIT_FAILED
-    return Reason.NODE_REFUSED if pod.reason else Reason.ARGO_FAILED
+    # A kubelet that refuses a pod reports its init containers as ended, too.
+    if pod.reason:
+        return Reason.NODE_REFUSED
+    return Reason.INIT_FAILED if pod.init_failure else Reason.ARGO_FAILED
 
 
 def _pod_detail(pod: PodView) -> str:

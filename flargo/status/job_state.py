@@ -44,7 +44,7 @@ class ActionKind(Enum):
     """Delete the job's credentials Secret."""
     NOTE_REASON = "note the reason on the Workflow"
     """Annotate the Workflow with the reason of an end that neither flargo nor the program brought about. Once the pod
-    is gone, only that tells a drain from a deletion."""
+    is gone, only that tells a drain from a deletion, or what kept the pod from starting."""
     MARK_CLEARED = "annotate the Workflow"
     """Note on a Workflow that nothing is left to do about it, so that the parent's next run leaves it alone."""
 

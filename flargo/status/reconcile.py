@@ -33,7 +33,6 @@ from flargo.status.deadlines import deadlines, events_due_at, expired_deadline
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.job_state import (
     CONFIRM,
-    DISRUPTIONS,
     Action,
     ActionDone,
     ActionKind,
@@ -50,7 +49,7 @@ from flargo.status.job_state import (
     Tick,
     has_ended,
 )
-from flargo.status.reasons import Reason
+from flargo.status.reasons import PROGRAM_ENDS, Reason
 from flargo.status.start_clocks import advance
 from flargo.status.verdict import Cause, decide
 from flargo.status.views import EventView, Observation, PodView, WorkflowView
@@ -377,8 +376,8 @@ def _completing_actions(state: JobState, now: Now) -> list[Action]:
     """Return the actions for a job that flargo does not end, and whose Workflow Argo has to complete."""
     workflow = state.observation.workflow
     actions = _finishing_actions(state, workflow, now)
-    is_imposed = state.verdict is not None and state.verdict.reason in DISRUPTIONS
-    if workflow is None or not is_imposed or workflow.ending or workflow.deleting:
+    has_own_end = state.verdict is None or state.verdict.reason in PROGRAM_ENDS
+    if workflow is None or has_own_end or workflow.ending or workflow.deleting:
         return actions
     return [*actions, Action(ActionKind.NOTE_REASON, workflow.uid)]
 

@@ -355,6 +355,7 @@ def test_end_before_argo_saw_the_pod_run_is_argos_to_complete(ended: PodView) ->
     pending = replace(WORKFLOW, has_node=True, node_phase="Pending")
     story = Story().sees(pending, POD_STARTING).sees(pending, ended).reads(pending, ended)
     assert story.verdict is not None
+    assert ActionKind.NOTE_REASON in story.actions, "nothing else tells the reason once the pod is gone"
     assert not ENDING_ACTIONS & set(story.actions)
 
 
@@ -385,3 +386,12 @@ def test_second_pods_deletion_has_its_own_clock() -> None:
     if ActionKind.CONFIRM in story.actions:
         story.reads(TERMINATED, replace(second, deleting=True))
     assert story.verdict is None, "the second pod's program may still run"
+
+
+def test_refusal_of_a_node_is_no_failed_init_container() -> None:
+    """The kubelet reports the init containers of a pod that it has refused as ended, seconds later."""
+    refused = replace(
+        POD_STARTING, phase="Failed", reason="OutOfcpu", init_failure="init container init: exit code 137"
+    )
+    story = Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW, refused).reads(WORKFLOW, refused)
+    assert code_of(story) == (Reason.NODE_REFUSED, 104)
