@@ -87,7 +87,8 @@ def _refused_requests(api: Api, site: Site, job: Job) -> Iterator[tuple[Callable
     meta = {"name": name, "labels": labels}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta}
     first_version = api.create(Kind.SECRET, secret)
-    api.merge(Kind.SECRET, name, {"metadata": {"annotations": {"flargo.dev/digest": "b"}}})
+    noted = {**first_version["metadata"], "annotations": {"flargo.dev/digest": "b"}}
+    api.replace(Kind.SECRET, {**first_version, "metadata": noted})
     yield lambda: api.create(Kind.SECRET, secret), Meaning.EXISTS
     yield lambda: api.replace(Kind.SECRET, first_version), Meaning.CONFLICT
     workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "Not Valid"}, "spec": {}}
