@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from flargo.embedded.model import seconds
+from flargo.embedded.model import quantity, seconds
 
 MAX_DEPTH = 100
 """Levels of a JSON value. A Workflow has fewer than thirty."""
@@ -177,6 +177,18 @@ def _has_type(type_name: str, *types: type) -> Check:
 _text = _has_type("string", str)
 _boolean = _has_type("boolean", bool)
 _quantity = _has_type("string", str, int, float)
+
+
+def _valid_quantity(value: Any, path: str) -> Iterator[Problem]:
+    problems = [*_quantity(value, path)]
+    yield from problems
+    if not problems:
+        try:
+            quantity(value)
+        except ValueError:
+            yield _invalid(path, value, "must be a quantity, as 500m or 2Gi")
+
+
 _dictionary = _has_type("object", dict)
 _array = _has_type("array", list)
 _number = _has_type("integer", int)
@@ -453,7 +465,7 @@ _OBJECTS: dict[str, Check] = {
     "workflows": _object(spec=_WORKFLOW, status=_WORKFLOW_STATUS),
     "pods": _object(spec=_POD, status=_dictionary),
     "secrets": _object(type=_text, data=_DATA, stringData=_map_of(_text, _data_key)),
-    "resourcequotas": _object(spec=_fields({"hard": _AMOUNTS}), status=_dictionary),
+    "resourcequotas": _object(spec=_fields({"hard": _map_of(_valid_quantity)}), status=_dictionary),
     "configmaps": _object(data=_map_of(_text)),
 }
 _KINDS = {

@@ -95,8 +95,9 @@ def _placement_limit(state: JobState, obstacle: Obstacle) -> tuple[float | None,
     if obstacle is Obstacle.SHORTAGE:
         seconds, reason = max(pending, unschedulable if others else 0.0), Reason.SHORTAGE
     elif obstacle is Obstacle.TAINT:
-        shortage = pending if Obstacle.SHORTAGE in others else 0.0
-        seconds, reason = max(TAINT_LIMIT, unschedulable, shortage), Reason.UNSCHEDULABLE
+        was_short = Obstacle.SHORTAGE in others
+        seconds = max(TAINT_LIMIT, unschedulable, pending if was_short else 0.0)
+        reason = Reason.SHORTAGE if was_short else Reason.UNSCHEDULABLE
     else:
         seconds, reason = unschedulable, Reason.UNSCHEDULABLE
     return None if seconds == math.inf else seconds, state.start.unplaced_since, reason

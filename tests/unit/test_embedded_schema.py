@@ -311,3 +311,11 @@ def test_nothing_is_created_outside_a_folder(path: str, tmp_path_factory: pytest
         pass
     assert list(elsewhere.iterdir()) == []
     assert {each.name for each in root.iterdir()} == {"inner", "elsewhere"}
+
+
+@pytest.mark.parametrize("amount", ["many", "1e400", "", True])
+def test_quota_of_no_quantity_is_refused(amount: object) -> None:
+    """The engine counts pods against it, so an accepted one stopped every job of the namespace."""
+    problem = schema.find_problem("resourcequotas", {"spec": {"hard": {"pods": amount}}})
+    assert problem is not None
+    assert problem.path == "spec.hard[pods]"

@@ -221,7 +221,8 @@ def test_being_without_a_node_is_one_clock(
         if end is not None:
             assert story.now.wall >= own[name], "never before the limit of the present obstacle"
             assert story.now.wall <= max(own[other] for other in met) or end == 0
-            assert reason_of(story) is (Reason.SHORTAGE if name == "shortage" else Reason.UNSCHEDULABLE)
+            is_short = name == "shortage" or (name == "taint" and "shortage" in met)
+            assert reason_of(story) is (Reason.SHORTAGE if is_short else Reason.UNSCHEDULABLE)
             return
         assert story.now.wall < max(own[other] for other in met)
 
