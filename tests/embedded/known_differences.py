@@ -36,9 +36,7 @@ SCENARIOS: Mapping[str, str] = {
 
 OLDER = "recorded with an older flargo, which behaved differently"
 NO_NETWORK = "the recorded node has no network; here the registry answers that the image does not exist"
-LATE_POD_STATUS = (
-    "the real Argo sometimes reads a terminating pod once more although its step has ended (not in evicted-and-deaf)"
-)
+LATE_POD_STATUS = "the real Argo sometimes reads a terminating pod once more although its step has ended"
 
 RECORDINGS: Mapping[str, str] = {
     "end-image-missing": NO_NETWORK,
@@ -54,6 +52,7 @@ RECORDINGS: Mapping[str, str] = {
     "run-again-by-an-administrators-retry-strategy": DEFAULTS,
     "registry-never-answers-pulling": NO_PULLS,
     "registry-never-answers-timeout": NO_PULLS,
+    "suspended-by-a-person-before-its-start-and-aborted": "the engine makes no node for a step that never had a pod",
     "api-server-away-for-thirty-seconds-frozen": ONE_PROCESS,
     "api-server-away-for-thirty-seconds-stopped": ONE_PROCESS,
     "argos-container-hangs-when-the-program-has-ended": ABSENT[
@@ -70,6 +69,7 @@ RACES: Mapping[str, str] = {
     "workflows-end-lost": "whether flargo observes the Workflow's end before it stops watching",
     "controller-away-during-an-abort": LATE_POD_STATUS,
     "evicted-while-it-runs": LATE_POD_STATUS,
+    "evicted-and-deaf": "whether Argo has seen the pod run by then, which decides whether flargo shuts it down",
     "pod-deleted-while-it-runs": LATE_POD_STATUS,
     "argo-by-hand-terminate": "whether Argo's shutdown or flargo's kill comes first, which decides the recorded code",
     "end-program-missing": "whether Argo's wait container ends before flargo shuts the Workflow down",
