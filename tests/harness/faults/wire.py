@@ -116,7 +116,7 @@ def test_submit(broken_submits: dict[tuple[str, str], BrokenSubmit], fault: str,
 def submit_refused_for_good(site: Site, wire: Wire) -> None:
     wire.answer_with_status(Match("create", "workflows"), 403, times=FOREVER)
     job = site.launch(SLEEPS)
-    job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICE_SECONDS)
+    job.expect_end(Reason.LAUNCH_FAILED, 101, START_SECONDS)
     job.expect_nothing_left()
     assert job.workflows == []
 
@@ -126,7 +126,7 @@ def credentials_refused_for_good(site: Site, wire: Wire) -> None:
     """The Workflow exists by then, suspended."""
     wire.answer_with_status(Match("create", "secrets", "nvflare-cred-"), 403, times=FOREVER)
     job = site.launch(SLEEPS)
-    job.expect_end(Reason.LAUNCH_FAILED, 101, NOTICE_SECONDS)
+    job.expect_end(Reason.LAUNCH_FAILED, 101, START_SECONDS)
     job.expect_nothing_left()
     assert job.workflows == []
 
@@ -139,7 +139,7 @@ def workflow_deleted_with_its_submit_before(site: Site, wire: Wire, cluster: Clu
     eventually(lambda: delay.hits, START_SECONDS, "its Workflow exists")
     cluster.delete("workflows.argoproj.io", job.workflow)
     delay.disarm()
-    job.expect_end(Reason.WORKFLOW_DELETED, 104, NOTICE_SECONDS)
+    job.expect_end(Reason.WORKFLOW_DELETED, 104, START_SECONDS)
     job.expect_nothing_left()
 
 
