@@ -65,7 +65,7 @@ def argo_status(view: WorkflowView | None) -> WorkflowView | None:
     """Return a view without what people and flargo write, so that two of them differ if Argo has written something."""
     if view is None:
         return None
-    return replace(view, suspended=False, released=False, cleared=False, shutdown="", deleting=False)
+    return replace(view, suspended=False, released=False, cleared=False, ending="", shutdown="", deleting=False)
 
 
 def without_notes(view: WorkflowView | None) -> WorkflowView | None:

@@ -26,6 +26,7 @@ from flargo.control.inputs import (
     WatchLost,
     WorkflowCreated,
 )
+from flargo.control.latest_views import argo_status
 from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
 from flargo.status.diagnosis import Stage
@@ -997,3 +998,11 @@ def test_pod_whose_owner_was_removed_is_still_ended() -> None:
     assert ActionKind.DELETE_POD in site.action_kinds
     assert site.state is not None
     assert site.state.verdict is None, "its program runs"
+
+
+def test_flargos_own_patch_is_no_sign_of_argos_controller() -> None:
+    """A shutdown also notes its reason. Only what Argo writes shows that the controller works."""
+    ended = workflow_view(workflow(phase="Running", suspend=True))
+    shut_down = replace(ended, suspended=False, shutdown="Terminate", ending="ABORTED")
+    assert argo_status(shut_down) == argo_status(ended)
+    assert argo_status(replace(shut_down, phase="Failed")) != argo_status(ended)
