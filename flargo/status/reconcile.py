@@ -227,7 +227,7 @@ def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, 
         stage=stage,
         stage_since=state.stage_since if stage is state.stage else now.healthy,
         start=replace(start, event_lists=start.event_lists + 1, events_listed_at=now.healthy),
-        retries=retries.without(state.retries, action),
+        retries=state.with_due(action).retries,
     )
 
 
@@ -383,6 +383,7 @@ def _completing_actions(state: JobState, now: Now) -> list[Action]:
 
 
 def _finishing_actions(state: JobState, workflow: WorkflowView | None, now: Now) -> list[Action]:
+    """Return the actions without which Argo might never complete the Workflow."""
     if workflow is None or workflow.is_completed:
         return [CONFIRM] if _is_argo_overdue(state, now) else []
     if workflow.suspended:

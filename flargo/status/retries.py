@@ -19,10 +19,10 @@ _AFTER_READ = Backoff((1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0))
 """The wait after a fresh read that concluded nothing; a change that a watch delivers ends it."""
 _AFTER_SUCCESS = Backoff((5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0))
 """The wait after an action that was accepted and has had no effect yet."""
-_HELD_AGAIN_AFTER = 300.0
-"""Seconds after which an action that waits to be sent is derived again, in case that it waits no longer."""
 _POD_LAG = 5.0
-"""Seconds that the deletion of a pod gets beyond its grace period, before this wait."""
+"""Seconds that the deletion of a pod gets in addition, beyond its grace period."""
+_MAX_HELD_SECONDS = 300.0
+"""Seconds after which an action that was held back is derived again, in case that it no longer waits to be sent."""
 
 _REMEMBERED = frozenset({ActionKind.RESUME, ActionKind.RELEASE})
 """Actions whose tries count on although they have worked: somebody may undo them again and again."""
@@ -38,6 +38,7 @@ def take_due(retries: Retries, wanted: Iterable[Action], wall: float) -> tuple[t
 
 
 def _sent(retry: Retry, wall: float) -> Retry:
+    """Return the retry of an action that is sent now. A try that is still in flight has been lost."""
     failures = retry.failures + retry.is_in_flight
     return Retry(wall + LOST_AFTER.seconds(failures + 1), retry.tries, failures, is_in_flight=True)
 
@@ -45,14 +46,12 @@ def _sent(retry: Retry, wall: float) -> Retry:
 def held(retries: Retries, action: Action, wall: float) -> Retries:
     """Return the retries with a due action that waits before it is sent. It is derived again if it waits for long."""
     retry = retries[action]
-    return MappingProxyType({**retries, action: Retry(wall + _HELD_AGAIN_AFTER, retry.tries, retry.failures)})
+    return MappingProxyType({**retries, action: Retry(wall + _MAX_HELD_SECONDS, retry.tries, retry.failures)})
 
 
 def sent(retries: Retries, action: Action, wall: float) -> Retries:
     """Return the retries with a held action that is sent now."""
-    retry = retries[action]
-    lost_at = wall + LOST_AFTER.seconds(retry.failures + 1)
-    return MappingProxyType({**retries, action: Retry(lost_at, retry.tries, retry.failures, is_in_flight=True)})
+    return MappingProxyType({**retries, action: _sent(retries[action], wall)})
 
 
 def after_result(retries: Retries, action: Action, wall: float, *, ok: bool, grace: int) -> Retries:
@@ -63,11 +62,6 @@ def after_result(retries: Retries, action: Action, wall: float, *, ok: bool, gra
         return MappingProxyType({**retries, action: Retry(wall + wait, retry.tries, retry.failures + 1)})
     wait = _AFTER_SUCCESS.seconds(retry.tries + 1) + (grace + _POD_LAG if action.kind is ActionKind.DELETE_POD else 0.0)
     return MappingProxyType({**retries, action: Retry(wall + wait, retry.tries + 1)})
-
-
-def without(retries: Retries, action: Action) -> Retries:
-    """Return the retries without an action that was done, and whose next time does not depend on earlier tries."""
-    return MappingProxyType({other: retry for other, retry in retries.items() if other != action})
 
 
 def after_observation(retries: Retries, wall: float, *, is_fresh: bool) -> Retries:
