@@ -60,8 +60,8 @@ class Annotation(StrEnum):
     """The message of the cluster at that time."""
     CLEARED = f"{GROUP}/cleared"
     """Set when a job's credentials are deleted and nothing of it runs any more. The next run of the parent then sends
-    no request about the finished Workflow. Whoever forges it keeps the job's credentials Secret on the cluster until
-    the Workflow is deleted, which deletes the Secret; a Workflow that is not over is ended anyway."""
+    no request about the finished Workflow. A forged one keeps the job's credentials Secret on the cluster until the
+    Workflow is deleted, which deletes the Secret; a Workflow that is not over is ended anyway."""
     JOB_NAME = f"{GROUP}/job-name"
     SITE_NAME = f"{GROUP}/site-name"
     TITLE = "workflows.argoproj.io/title"

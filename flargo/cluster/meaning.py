@@ -48,6 +48,8 @@ NO_CONTACT = frozenset({Meaning.AWAY, Meaning.UNANSWERED})
 """The errors of requests that the API server has not answered."""
 TRANSIENT = NO_CONTACT | {Meaning.CONFLICT, Meaning.TOO_MANY_REQUESTS, Meaning.SERVER_ERROR}
 """The errors after which the same request may succeed later."""
+GONE = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED})
+"""The errors of a request to an object that was deleted, or replaced by another one of its name."""
 LACKS_PERMISSION = frozenset({Meaning.FORBIDDEN, Meaning.UNAUTHENTICATED})
 """The errors of an account that may not do this, or that is not known."""
 

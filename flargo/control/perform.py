@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.cluster.meaning import NO_CONTACT, Meaning
+from flargo.cluster.meaning import GONE, NO_CONTACT, Meaning
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import release_patch
@@ -18,11 +18,8 @@ from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object
 
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains for which reason a job was ended, whoever ended it."""
-_COME_TRUE = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED, Meaning.INVALID_TARGET})
-"""The errors that say that what was wanted has come true: the object is gone, or another one has its name by now, or no
-object can have such a name."""
-_ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED})
-"""The errors that say that the object is gone, or another one has its name by now."""
+_NOTHING_LEFT = GONE | {Meaning.INVALID_TARGET}
+"""The errors after which a command is done: its object is gone, or no object can have such a name."""
 _PATCHES_OF_A_JOB = frozenset({ActionKind.RELEASE, ActionKind.RESUME, ActionKind.TOUCH, ActionKind.SHUTDOWN})
 """The changes of a Workflow that the job goes on from: if there is none to change, a fresh read shows what there is."""
 _log = logging.getLogger(__name__)
@@ -45,7 +42,7 @@ class Performer:
         try:
             return self._answer(command)
         except ApiError as error:
-            ok = error.meaning in _COME_TRUE
+            ok = error.meaning in _NOTHING_LEFT
             if not ok:
                 # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
                 is_quiet = self.is_watch_lost() or command.action.kind is ActionKind.MARK_CLEARED
@@ -62,7 +59,7 @@ class Performer:
         try:
             return (self._request(command),)
         except ApiError as error:
-            if error.meaning not in _ANOTHER_OBJECT or command.action.kind not in _PATCHES_OF_A_JOB:
+            if error.meaning not in GONE or command.action.kind not in _PATCHES_OF_A_JOB:
                 raise
         # The Workflow is gone, and a watch has missed it or has not shown it yet; or a webhook has answered. Otherwise
         # the patch would be repeated for ever.

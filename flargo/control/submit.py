@@ -15,7 +15,7 @@ from typing import TypeVar
 from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.cluster.meaning import LACKS_PERMISSION, Meaning
+from flargo.cluster.meaning import GONE, LACKS_PERMISSION, Meaning
 from flargo.job.names import is_same_site
 from flargo.status.fields import parse_each
 from flargo.status.views import PodView, pod_view, strip_unused_fields, uid_of
@@ -41,8 +41,6 @@ _MAX_DENIED_SECONDS = 15.0
 loaded its roles yet, and one that cannot reach its authenticator, or does not know a new key yet, rejects any token."""
 _SITE_LABELS = (Label.MANAGED_BY, Label.FEDERATION, Label.SITE)
 """Labels that identify the site of a Workflow or Secret, whichever run of the parent created it."""
-_ANOTHER_OBJECT = frozenset({Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED})
-"""The errors of a request to an object that was deleted, or replaced by another of its name."""
 WITHDRAWN = "the job was ended before it was submitted"
 """The error of a submit that FLARE has ended."""
 POD_POLL_SECONDS = 1.0
@@ -216,7 +214,7 @@ class Submitter:
         try:
             self.api.delete(Kind.POD, pod.name, pod.uid, grace)
         except ApiError as error:
-            if error.meaning not in _ANOTHER_OBJECT:
+            if error.meaning not in GONE:
                 raise
 
     def _release(self, created: Created) -> None:
@@ -225,7 +223,7 @@ class Submitter:
         except ApiError as error:
             # Somebody has deleted the Workflow, or created another of its name. The submit itself has succeeded, and
             # the reconciler will observe the deletion.
-            if error.meaning not in _ANOTHER_OBJECT:
+            if error.meaning not in GONE:
                 raise
 
     def _keep_trying(self, request: Callable[[], T]) -> T:
@@ -280,7 +278,7 @@ def _retry_step_if_changed(request: Callable[[], T]) -> T:
     try:
         return request()
     except ApiError as error:
-        if error.meaning in _ANOTHER_OBJECT:
+        if error.meaning in GONE:
             raise _conflict(error.verb, error.what, "it changed meanwhile") from error
         raise
 

@@ -250,11 +250,9 @@ class JobState:
         workflow = self.observation.workflow
         if workflow is None or workflow.shutdown or workflow.deleting or workflow.is_retried:
             return False
-        is_verdict_early = self.verdict is not None and not all(pod.is_main_done for pod in self.observation.pods)
-        pods_end = all(
-            pod.uid == self.first_pod_uid and (pod.deleting or pod.is_main_done) for pod in self.observation.pods
-        )
         pods = self.observation.pods
+        is_verdict_early = self.verdict is not None and not all(pod.is_main_done for pod in pods)
+        pods_end = all(pod.uid == self.first_pod_uid and (pod.deleting or pod.is_main_done) for pod in pods)
         # Argo sees the pod if it is still there when its controller comes to look.
         stays = bool(pods) and all(pod.is_terminal and not pod.deleting for pod in pods)
         return (workflow.has_started or stays) and pods_end and not is_verdict_early

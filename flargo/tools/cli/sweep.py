@@ -7,7 +7,7 @@ import click
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.cluster.meaning import Meaning
+from flargo.cluster.meaning import GONE, Meaning
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.validate import InvalidInput
 from flargo.status.views import is_credentials_secret, uid_of
@@ -109,7 +109,7 @@ def _delete(api: Api, each: Sweepable, uid: Uid | None, problem: str) -> str:
     try:
         api.delete(each.kind, each.name, uid, each.grace)
     except ApiError as error:
-        if error.meaning not in {Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED}:
+        if error.meaning not in GONE:
             return describe_refusal(error)
     return ""
 

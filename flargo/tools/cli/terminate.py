@@ -4,7 +4,7 @@ import click
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
-from flargo.cluster.meaning import Meaning
+from flargo.cluster.meaning import GONE
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
 from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, write_json, write_line
 from flargo.tools.jobs.reader import ClusterReader, find_job
@@ -53,7 +53,7 @@ def _terminate(api: Api, job: SiteJob) -> tuple[TerminateResult, str]:
     try:
         api.merge(Kind.WORKFLOW, job.workflow.name, terminate_patch(job))
     except ApiError as error:
-        if error.meaning in {Meaning.NOT_FOUND, Meaning.PRECONDITION_FAILED}:
+        if error.meaning in GONE:
             return TerminateResult.GONE, ""
         return TerminateResult.FAILED, describe_refusal(error)
     return result, ""
