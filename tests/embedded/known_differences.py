@@ -77,6 +77,7 @@ RACES: Mapping[str, str] = {
     "end-refused-by-its-node": "how many of a starting pod's states are reported",
     "deleted-right-after-its-exit-pod": "whether Argo reads the pod's end before the pod is deleted",
     "deleted-right-after-its-exit-workflow": "whether Argo completes the Workflow before it is deleted",
+    "abort-that-meets-shutdown-503-three-times": "whether the killed pod or the fourth shutdown reaches Argo first",
     "suspended-while-it-runs-aborted": RESUMED,
     "suspended-while-it-runs-exits-3": RESUMED,
     "pod-deleted-as-soon-as-it-is-there": "how far the pod has come by then, and whether Argo recreates it",
