@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import (
     ENV_WORKSPACE_TRANSFER_TOKEN,
     WorkspaceTransferManager,
 )
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode, ReturnReason
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.message import Message
 from nvflare.utils.job_launcher_utils import (
     get_client_job_args,
     get_credential_env,
@@ -57,6 +60,10 @@ TOKEN_VARIABLE: str = ENV_WORKSPACE_TRANSFER_TOKEN
 """The environment variable with the token that authorises a job's process to fetch its workspace."""
 MODE = "k8s"
 """The key of launcher_spec that holds a job's options for this launcher; nvflare's server accepts no other key."""
+PROBE_SECONDS = 5.0
+"""Seconds after which a probe of the server's job process has no answer."""
+_ECHO = ("_net_manager", "echo")
+"""The channel and the topic at which every cell answers with the payload it gets (cellnet/net_agent.py)."""
 _log = logging.getLogger(__name__)
 
 
@@ -256,6 +263,67 @@ class WorkspaceTransfer:
     def _is_registered(self) -> bool:
         record = self._manager.jobs.get(self._job_id)
         return self._token is not None and record is not None and record.transfer_token == self._token
+
+
+class ServerJob(Enum):
+    """What a client's parent knows about the server's process of a job."""
+
+    RUNS = auto()
+    """The process has answered."""
+    GONE = auto()
+    """The server has answered that this job's process is not connected to it."""
+    UNKNOWN = auto()
+    """There was no answer: the server cannot be reached, does not know this client, or is too slow."""
+
+
+class ServerJobProbe:
+    """Asks whether the server's process of a job runs.
+
+    The process is a cell of its own below the server's cell. It leaves the server's cell a few seconds before it ends,
+    and joins it only some seconds after its program has started, so GONE also describes a process that is starting.
+    """
+
+    def __init__(self, cell: Any, job_id: str) -> None:
+        """Prepare the probe; nothing is sent yet.
+
+        Args:
+            cell: the cell of the client's parent, registered with the server.
+            job_id: FLARE's id of the job.
+        """
+        self._cell = cell
+        self._target = FQCN.join([FQCN.ROOT_SERVER, job_id])
+
+    def probe(self) -> ServerJob:
+        """Send one request, and wait for its answer for at most ``PROBE_SECONDS``. Never raises.
+
+        A living process answers within milliseconds, and so does the server about a process that is gone.
+        """
+        channel, topic = _ECHO
+        try:
+            # Cell.send_request would stream the request, which the other side does not expect on this channel.
+            reply = self._cell.core_cell.send_request(
+                channel=channel,
+                topic=topic,
+                target=self._target,
+                request=Message(payload=bytes(8)),
+                timeout=PROBE_SECONDS,
+                optional=True,
+            )
+            return self._read(reply)
+        except Exception as error:  # noqa: BLE001  (a cell that is stopping raises various types)
+            _log.debug("probe of %s failed with %s", self._target, type(error).__name__)
+            return ServerJob.UNKNOWN
+
+    def _read(self, reply: Message) -> ServerJob:
+        code, origin = reply.get_header(MessageHeaderKey.RETURN_CODE), reply.get_header(MessageHeaderKey.ORIGIN)
+        if code == ReturnCode.OK and origin == self._target:
+            return ServerJob.RUNS
+        # The server returns what it cannot forward. A relay on the way does the same if it has lost the server, and
+        # this parent's own cell reports errors without an origin.
+        reason = reply.get_header(MessageHeaderKey.RETURN_REASON)
+        if reason == ReturnReason.CANT_FORWARD and origin == FQCN.ROOT_SERVER:
+            return ServerJob.GONE
+        return ServerJob.UNKNOWN
 
 
 def _load_if_exists(file: str) -> Any:
