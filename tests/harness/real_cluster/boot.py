@@ -1,9 +1,9 @@
-"""The sandbox's process 1: sets up its network, runs its daemons, and reaps its orphans.
+"""Process 1 of the sandbox, and of the second node inside it: runs their daemons, and reaps their orphans.
 
-It is run by its path, with the state folder as argument, as the first process of new mount, network and process
-namespaces; so it imports nothing of this package. It knows nothing about Kubernetes: ``daemons.json`` lists the
-programs, and requests on ``control.sock`` start and stop them, one JSON object and one answer a line (control.py is the
-other end).
+It is run by its path, with a folder as argument, as the first process of new mount, network and process namespaces; so
+it imports nothing of this package. It knows nothing about Kubernetes: ``setup.json`` lists the commands that set up the
+namespaces, ``daemons.json`` the programs, and requests on ``control.sock`` start and stop them, one JSON object and one
+answer a line (control.py is the other end).
 """
 
 import contextlib
@@ -19,26 +19,16 @@ from pathlib import Path
 from typing import Any
 
 MOUNTS = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
-NETWORK = (
-    "ip link set lo up",
-    "ip address add 10.96.0.1/32 dev lo",  # the Service "kubernetes", reachable without kube-proxy
-    "ip address add 10.96.0.10/32 dev lo",  # where CoreDNS listens
-    # The bridge gets an address of its own: without one it takes the lowest of its ports' addresses, which changes as
-    # pods come and go, and whoever had just resolved its gateway lost it for up to a minute.
-    "ip link add cni0 address 0a:58:0a:58:00:01 type bridge",
-    "ip address add 10.88.0.1/16 dev cni0",
-    "ip link set cni0 up",
-)
 STOP_SECONDS = 3.0  # from SIGTERM to SIGKILL; an API server with open watches never ends by itself
 
 
-def prepare() -> None:
-    """Set up what the daemons need: a /proc of these processes, empty run-time folders, and the bridge."""
+def prepare(commands: list[str]) -> None:
+    """Set up what the daemons need: a /proc of these processes, empty run-time folders, and the network."""
     subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
     for folder in MOUNTS:
         Path(folder).mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder], check=True)
-    for command in NETWORK:
+    for command in commands:
         subprocess.run(command.split(), check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
@@ -142,12 +132,12 @@ def serve(keeper: Keeper, listener: socket.socket, wakeups: socket.socket) -> No
 
 
 def main() -> None:
-    """Set up the sandbox, write its pid to ``init.json``, and serve requests for ever."""
+    """Set up the namespaces, write the pid to ``init.json``, and serve requests for ever."""
     state = Path(sys.argv[1])
     # Read before /proc is this namespace's own: the pid that this process has outside.
     pid = int(Path("/proc/self").readlink().name)
     start_time = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
-    prepare()
+    prepare(json.loads((state / "setup.json").read_text()))
     wakeups, waker = socket.socketpair()
     wakeups.setblocking(False)
     waker.setblocking(False)

@@ -1,14 +1,14 @@
-"""The daemons of the sandbox: the command, port and configuration files of each."""
+"""The daemons of the sandbox: the command, port and configuration files of each. Those of a node: node_daemons.py."""
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.harness.real_cluster import images, packages, parts, pki, state
+from tests.harness.real_cluster import images, node_daemons, parts, pki, sandbox, state
+from tests.harness.real_cluster.node_daemons import FIRST_NODE, SECOND_NODE, debian_program
 
 REQUEUE = os.environ.get("FLARGO_ARGO_REQUEUE", "2s")  # Argo's own default of 10s makes tests slow
 
@@ -16,19 +16,18 @@ REQUEUE = os.environ.get("FLARGO_ARGO_REQUEUE", "2s")  # Argo's own default of 1
 FIRST = ("etcd", "kube-apiserver", "containerd", "registry")
 SECOND = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 THIRD = ("workflow-controller", "coredns")
-# "kube-router" is started by firewall.py only.
+# "kube-router" is started by firewall.py only, and "node-2" by second_node.py.
 
 
 def write(namespace: str) -> None:
-    """Write all configuration files, and ``daemons.json`` for process 1."""
-    for folder in ("logs", "pids", "config", "config/cni"):
+    """Write all configuration files, and ``setup.json`` and ``daemons.json`` for process 1."""
+    for folder in ("logs", "pids"):
         (state.RUN / folder).mkdir()
+    node_daemons.write(FIRST_NODE)
     _save("audit-policy", AUDIT_POLICY)
-    _save("kubelet", kubelet_configuration())
     _save("registry", registry_configuration())
-    (state.CONFIG / "containerd.toml").write_text(CONTAINERD)
     (state.CONFIG / "Corefile").write_text(COREFILE)
-    (state.CONFIG / "cni" / "10-flargo.conflist").write_text(json.dumps(NETWORK))
+    (state.RUN / "setup.json").write_text(json.dumps([*ADDRESSES, *node_daemons.bridge_commands(FIRST_NODE)]))
     (state.RUN / "daemons.json").write_text(json.dumps(table(namespace), indent=1))
 
 
@@ -37,23 +36,19 @@ def table(namespace: str) -> dict[str, dict[str, Any]]:
     return {
         "etcd": {"command": etcd(), "port": 2379},
         "kube-apiserver": {"command": kube_apiserver(), "port": 443},
-        "containerd": {"command": [_debian_program("containerd"), f"--config={state.CONFIG}/containerd.toml"]},
+        **node_daemons.table(FIRST_NODE),
         "registry": {
-            "command": [_debian_program("docker-registry"), "serve", f"{state.CONFIG}/registry.yaml"],
+            "command": [debian_program("docker-registry"), "serve", f"{state.CONFIG}/registry.yaml"],
             "port": 5000,
         },
         "kube-controller-manager": {"command": kube_controller_manager(), "port": 10257},
         "kube-scheduler": {"command": kube_scheduler(), "port": 10259},
-        "kubelet": {"command": kubelet(), "port": 10250},
         "kube-proxy": {"command": kube_proxy(), "port": 10249},
         "kube-router": {"command": kube_router(), "port": 20244},
         "coredns": {"command": [*_built_command("coredns"), "-conf", f"{state.CONFIG}/Corefile"], "port": 8181},
         "workflow-controller": {"command": workflow_controller(namespace), "port": 6060, "env": ARGO_ENVIRONMENT},
+        "node-2": {"command": sandbox.boot_command(SECOND_NODE.folder)},
     }
-
-
-def _debian_program(name: str) -> str:
-    return shutil.which(name, path=packages.SBIN) or name
 
 
 def _built_command(name: str, /, **flags: str | Path) -> list[str]:
@@ -118,19 +113,6 @@ def kube_scheduler() -> list[str]:
     return _built_command("kube-scheduler", kubeconfig=kubeconfig, leader_elect="false", bind_address="127.0.0.1")
 
 
-def kubelet() -> list[str]:
-    """Return the command of the only node's kubelet."""
-    return _built_command(
-        "kubelet",
-        config=state.CONFIG / "kubelet.yaml",
-        kubeconfig=pki.kubeconfig_path("kubelet"),
-        root_dir=state.RUN / "kubelet",
-        cert_dir=state.RUN / "kubelet-pki",
-        hostname_override="flargo",
-        node_ip="10.88.0.1",
-    )
-
-
 def kube_proxy() -> list[str]:
     """Return kube-proxy's command: iptables in the sandbox's own network, and none of the machine's settings."""
     return _built_command(
@@ -162,30 +144,6 @@ def kube_router() -> list[str]:
     )
 
 
-def kubelet_configuration() -> dict[str, Any]:
-    """Return the kubelet's configuration: the cluster's own cgroup, and no eviction because of a full disk."""
-    return {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "containerRuntimeEndpoint": f"unix://{state.CONTAINERD}",
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{state.CGROUP}",
-        "failCgroupV1": False,
-        "failSwapOn": False,
-        "resolvConf": "",
-        "clusterDNS": ["10.96.0.10"],
-        "clusterDomain": "cluster.local",
-        "podLogsDir": str(state.RUN / "pod-logs"),
-        "serializeImagePulls": False,
-        "makeIPTablesUtilChains": False,
-        "oomScoreAdj": 0,
-        "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-    }
-
-
 def registry_configuration() -> dict[str, Any]:
     """Return the registry's configuration: plain HTTP inside the sandbox, and a storage that outlives it."""
     return {
@@ -213,28 +171,17 @@ def workflow_controller(namespace: str) -> list[str]:
 
 ARGO_ENVIRONMENT = {"LEADER_ELECTION_DISABLE": "true", "DEFAULT_REQUEUE_TIME": REQUEUE}
 
+ADDRESSES = (
+    "ip link set lo up",
+    "ip address add 10.96.0.1/32 dev lo",  # the Service "kubernetes", reachable without kube-proxy
+    "ip address add 10.96.0.10/32 dev lo",  # where CoreDNS listens
+)
+
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [{"level": "Metadata"}],
-}
-
-NETWORK = {
-    "cniVersion": "0.4.0",
-    "name": "flargo",
-    "plugins": [
-        {
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": True,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": "10.88.0.0/16"}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        }
-    ],
 }
 
 COREFILE = f"""\
@@ -246,38 +193,4 @@ COREFILE = f"""\
         kubeconfig {pki.kubeconfig_path("coredns")}
     }}
 }}
-"""
-
-CONTAINERD = f"""\
-version = 2
-root = "{state.RUN}/containerd"
-state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
-
-[grpc]
-address = "{state.CONTAINERD}"
-
-[plugins."io.containerd.internal.v1.opt"]
-path = "{state.RUN}/opt"
-
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{images.names()["pause"]}"
-restrict_oom_score_adj = true
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "{state.CONFIG}/cni"
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "overlayfs"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-SystemdCgroup = false
-
-[plugins."io.containerd.grpc.v1.cri".registry.mirrors."{images.HOST}"]
-endpoint = ["http://10.88.0.1:5000"]
 """

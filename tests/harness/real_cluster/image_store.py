@@ -3,7 +3,7 @@
 import tarfile
 from pathlib import Path
 
-from tests.harness.real_cluster import images, sandbox
+from tests.harness.real_cluster import images, sandbox, state
 
 ADDRESS = "10.88.0.1:5000"
 
@@ -25,10 +25,11 @@ def push(archive: Path, full: str) -> None:
     sandbox.run("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", _source(archive), target)
 
 
-def pull(full: str) -> None:
-    """Pull one image from the registry into containerd, under its name in pods."""
-    sandbox.run("ctr", "images", "pull", "--plain-http", _address(full))
-    sandbox.run("ctr", "images", "tag", "--force", _address(full), full)
+def pull(full: str, socket: Path = state.CONTAINERD) -> None:
+    """Pull one image from the registry into a node's containerd, under its name in pods."""
+    images_of_node = ("ctr", f"--address={socket}", "images")
+    sandbox.run(*images_of_node, "pull", "--plain-http", _address(full))
+    sandbox.run(*images_of_node, "tag", "--force", _address(full), full)
 
 
 def _address(full: str) -> str:

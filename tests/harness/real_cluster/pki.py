@@ -17,6 +17,8 @@ CLIENTS = {
     "kubelet": "/O=system:nodes/CN=system:node:flargo",
 }
 """The clients that authenticate with a certificate, by its subject: the user, and the group if it needs one."""
+BY_CA = ("-CA", state.PKI / "ca.crt", "-CAkey", state.PKI / "ca.key")
+"""The options by which openssl signs a certificate with the cluster's authority."""
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
 
 
@@ -24,16 +26,19 @@ def make() -> None:
     """Create the authority, the certificates of the API server and of its clients, and the service accounts' key."""
     state.PKI.mkdir(mode=0o700)
     _certificate("ca", "/CN=flargo-test-cluster", "basicConstraints=critical,CA:TRUE", ())
-    by_ca = ("-CA", state.PKI / "ca.crt", "-CAkey", state.PKI / "ca.key")
     addresses = "IP:127.0.0.1,IP:10.96.0.1,IP:10.88.0.1"
     names = "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc"
-    _certificate("kube-apiserver", "/CN=kube-apiserver", f"subjectAltName={addresses},{names}", by_ca)
+    _certificate("kube-apiserver", "/CN=kube-apiserver", f"subjectAltName={addresses},{names}", BY_CA)
     for name, subject in CLIENTS.items():
-        _certificate(name, subject, "extendedKeyUsage=clientAuth", by_ca)
-        path = state.ADMIN if name == "admin" else kubeconfig_path(name)
-        user = {f"client-{kind}-data": _data(name, end) for kind, end in (("certificate", "crt"), ("key", "key"))}
-        write_kubeconfig(path, name, user)
+        make_client(name, subject, state.ADMIN if name == "admin" else kubeconfig_path(name))
     parts.run("openssl", "genrsa", "-out", state.PKI / "service-accounts.key", "2048")
+
+
+def make_client(name: str, subject: str, path: Path, server: str = SERVER) -> None:
+    """Create the certificate of a client, and write the client's kubeconfig."""
+    _certificate(name, subject, "extendedKeyUsage=clientAuth", BY_CA)
+    user = {f"client-{kind}-data": _data(name, end) for kind, end in (("certificate", "crt"), ("key", "key"))}
+    write_kubeconfig(path, name, user, server=server)
 
 
 def kubeconfig_path(name: str) -> Path:
@@ -41,9 +46,11 @@ def kubeconfig_path(name: str) -> Path:
     return state.PKI / f"{name}.kubeconfig"
 
 
-def write_kubeconfig(path: Path, name: str, user: dict[str, str], namespace: str = "default") -> None:
+def write_kubeconfig(
+    path: Path, name: str, user: dict[str, str], namespace: str = "default", server: str = SERVER
+) -> None:
     """Write a kubeconfig of this cluster that needs no other file."""
-    cluster = {"server": SERVER, "certificate-authority-data": _data("ca", "crt")}
+    cluster = {"server": server, "certificate-authority-data": _data("ca", "crt")}
     document = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -50,13 +50,19 @@ def init_pid() -> int | None:
     return pid if rest[19] == recorded["started"] and rest[0] not in "ZX" else None
 
 
+def boot_command(folder: Path) -> list[str]:
+    """Return the command that runs boot.py as process 1 of new namespaces, which all end with the command."""
+    unshare = shutil.which("unshare", path=packages.SBIN) or "unshare"
+    program = Path(__file__).with_name("boot.py")
+    namespaces = ("--mount", "--net", "--pid")
+    return [unshare, *namespaces, "--fork", "--kill-child", "--", sys.executable, "-I", str(program), str(folder)]
+
+
 def boot() -> None:
     """Start process 1 in its namespaces, detached from this process."""
-    unshare = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--")
-    program = Path(__file__).with_name("boot.py")
     with (state.LOGS / "boot.log").open("ab") as log:
         process = subprocess.Popen(
-            [*unshare, sys.executable, "-I", program, state.RUN],
+            boot_command(state.RUN),
             env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{packages.SBIN}"},
             cwd="/",
             stdin=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from tests.harness.real_cluster import (
     target,
     versions,
 )
+from tests.harness.real_cluster.node_daemons import FIRST_NODE
 
 
 def build() -> None:
@@ -150,11 +151,11 @@ def is_api_ready() -> bool:
     return sandbox.succeeds("kubectl", "get", "--raw", "/readyz")
 
 
-def is_node_ready() -> bool:
-    """Return whether the node exists and accepts pods."""
-    ready = '{range .items[*].status.conditions[?(@.type=="Ready")]}{.status}{end}'
+def is_node_ready(name: str = FIRST_NODE.name) -> bool:
+    """Return whether a node exists and is ready."""
+    ready = '{.status.conditions[?(@.type=="Ready")].status}'
     with contextlib.suppress(sandbox.ClusterError):
-        return sandbox.run("kubectl", "get", "nodes", "--output", f"jsonpath={ready}") == "True"
+        return sandbox.run("kubectl", "get", "node", name, "--output", f"jsonpath={ready}") == "True"
     return False
 
 
