@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from tests.harness.cluster import Cluster, Object
+from tests.harness.node import SecondNode
 from tests.harness.real_cluster import sandbox
+from tests.harness.real_cluster import second_node as second_node_daemons
 from tests.harness.real_cluster.target import Target, find
 from tests.harness.submitted_workflows import WORKFLOWS, with_label
 
@@ -28,6 +30,15 @@ def target() -> Target:
 def cluster(target: Target) -> Cluster:
     """The cluster, accessed independently of flargo."""
     return Cluster(target)
+
+
+@pytest.fixture(scope="module")
+def second_node(cluster: Cluster) -> Iterator[SecondNode]:
+    """A second node, which the cluster has only until the end of the tests of the module."""
+    if cluster.target.is_external:
+        pytest.skip("a second node can be added to the harness's own cluster only")
+    with second_node_daemons.started():
+        yield SecondNode(cluster)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from flargo.terms import Label
+from tests.harness.node import Node
 from tests.harness.real_cluster import control, sandbox, up
 from tests.harness.real_cluster.target import Target
 
@@ -217,13 +218,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def drain(self, selector: str) -> Iterator[None]:
-        """Drain the node of the pods that a label selector matches; uncordon it at the end of the ``with``."""
-        options = ("--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
-        try:
-            self.kubectl("drain", self.node_name, f"--pod-selector={selector}", *options)
+        """Drain the first node of the pods that a label selector matches; uncordon it at the end of the ``with``."""
+        with Node(self, self.node_name).drain(selector):
             yield
-        finally:
-            self.kubectl("uncordon", self.node_name)
 
     @contextlib.contextmanager
     def deny(self, kind: str, federation: str) -> Iterator[None]:

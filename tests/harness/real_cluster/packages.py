@@ -15,6 +15,7 @@ PACKAGES = {
     "iptables": "iptables",
     "ipset": "ipset",
     "iproute2": "ip",
+    "e2fsprogs": "mkfs.ext4",
     "openssl": "openssl",
     "postgresql": "/usr/lib/postgresql/15/bin/postgres",
     "util-linux": "nsenter",
