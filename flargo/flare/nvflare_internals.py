@@ -1,13 +1,17 @@
 """The only module that uses nvflare's internals: its rules for names, loaders, renderer, transfer and executor.
 
 nvflare 2.9 does not promise to keep them; a release that moves one of them breaks this file and no other. What only
-adoption needs is imported when it needs it, so that a parent whose nvflare lacks it still launches jobs.
+adoption and the probe need is imported when they need it: ``find_changes`` says whether nvflare still has it, and a
+parent whose nvflare lacks it still launches jobs.
 """
 
+import ast
 import importlib
+import inspect
 import logging
+import textwrap
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -340,6 +344,106 @@ def adopt_job(fl_ctx: FLContext, job_id: str, handle: JobHandleSpec, workspace: 
         executor.run_processes[job_id] = entry
     arguments = (engine.client, job_id, None, None, None, workspace, engine.new_context())
     threading.Thread(target=executor._wait_child_process_finish, args=arguments).start()  # noqa: SLF001
+
+
+def find_changes() -> tuple[str, ...]:
+    """Return how the installed nvflare differs from what adoption and the probe rely on; empty if it does not.
+
+    It compares the names, parameters and attributes that they use, the keys of an entry in the executor's table of
+    jobs, and all state of the executor and of the transfer manager: an adopted job would lack state that is new.
+    Each difference is one line of text. The check parses a source file of nvflare, which takes some milliseconds.
+    """
+    return tuple(change for known in _KNOWN for change in _compare(*known))
+
+
+def _compare(module: str, name: str, read: Callable[[Any], object], expected: object) -> Iterator[str]:
+    """Yield a text if what is read from a member of nvflare is not what is expected."""
+    where = f"nvflare.{module}.{name}"
+    try:
+        actual = read(_internal(module, name))
+    except Exception as error:  # noqa: BLE001  (an import runs nvflare's code, which may raise anything)
+        yield f"{where} cannot be read ({type(error).__name__})"
+        return
+    if actual != expected:
+        yield f"{where} has {actual!r}, not {expected!r}"
+
+
+def _value(member: object) -> object:
+    return member
+
+
+def _parameters(function: Callable[..., object]) -> str:
+    """Return the names of the parameters of a function, or of a class's constructor."""
+    return " ".join(inspect.signature(function).parameters)
+
+
+def _state(kind: Any) -> str:
+    """Return the names of the attributes that a class's constructor sets."""
+    constructor = ast.parse(textwrap.dedent(inspect.getsource(kind.__init__)))
+    attributes = [node for node in ast.walk(constructor) if isinstance(node, ast.Attribute)]
+    return " ".join(sorted({node.attr for node in attributes if isinstance(node.ctx, ast.Store)}))
+
+
+def _engine_state(engine: Any) -> str:
+    """Return which of the attributes that adoption reads a client's engine has."""
+    return " ".join(name for name in _state(engine).split() if name in {"cell", "client", "client_executor"})
+
+
+def _entry_keys(executor: type) -> str:
+    """Return the names of the keys of an entry in the executor's table of jobs that its methods use."""
+    nodes = list(ast.walk(ast.parse(inspect.getsource(executor))))
+    constants = {node.id for node in nodes if isinstance(node, ast.Name) and node.id.endswith("_KEY")}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    keys = {node.attr for node in attributes if ast.unparse(node.value) == RunProcessKey.__name__}
+    return " ".join(sorted(keys | constants))
+
+
+_KNOWN: tuple[tuple[str, str, Callable[[Any], object], object], ...] = (
+    (
+        _EXECUTOR,
+        "JobExecutor._wait_child_process_finish",
+        _parameters,
+        "self client job_id allocated_resource token resource_manager workspace fl_ctx",
+    ),
+    (_EXECUTOR, "JobExecutor.abort_app", _parameters, "self job_id heartbeat_cleanup"),
+    (_EXECUTOR, "JobExecutor", _state, "client job_query_timeout lock logger run_processes startup"),
+    (_EXECUTOR, "JobExecutor", _entry_keys, "JOB_HANDLE STATUS _ABORT_REQUESTED_KEY"),
+    (_EXECUTOR, "_ABORT_REQUESTED_KEY", _value, "_abort_requested"),
+    (_EXECUTOR, "ClientStatus.STARTING", _value, 1),
+    (_EXECUTOR, "ClientStatus.STARTED", _value, 2),
+    (_EXECUTOR, "_PendingJobHandle", _parameters, ""),
+    (_EXECUTOR, "_PendingJobHandle.attach", _parameters, "self job_handle"),
+    (_EXECUTOR, "_PendingJobHandle.terminate", _parameters, "self heartbeat_cleanup"),
+    (_EXECUTOR, "_PendingJobHandle.poll", _parameters, "self"),
+    (_EXECUTOR, "_PendingJobHandle.wait", _parameters, "self"),
+    ("private.fed.client.client_engine", "ClientEngine", _engine_state, "cell client client_executor"),
+    ("private.fed.client.client_engine", "ClientEngine.new_context", _parameters, "self"),
+    (
+        _TRANSFER,
+        "WorkspaceTransferManager",
+        _state,
+        "_lock cell download_timeout jobs owner_fqcn per_request_timeout",
+    ),
+    (_TRANSFER, "WorkspaceTransferManager.get_or_create", _parameters, "cell"),
+    (_TRANSFER, "WorkspaceTransferManager.remove_job", _parameters, "self job_id"),
+    (
+        _TRANSFER,
+        "_JobTransferRecord",
+        _parameters,
+        "job_id workspace_root transfer_token download_tx_id download_bundle_path",
+    ),
+    (
+        "fuel.f3.cellnet.core_cell",
+        "CoreCell.send_request",
+        _parameters,
+        "self channel topic target request timeout secure optional",
+    ),
+    ("fuel.f3.cellnet.net_agent", "_CHANNEL", _value, _ECHO[0]),
+    ("fuel.f3.cellnet.net_agent", "_TOPIC_ECHO", _value, _ECHO[1]),
+)
+"""What adoption and the probe rely on: a member of nvflare, how to read what matters of it, and what is known to work.
+
+All of it is the same in 2.9.0 and 2.9.1rc5."""
 
 
 def _internal(module: str, name: str) -> Any:

@@ -1,8 +1,10 @@
 """What flargo does with nvflare's internals: probes of the server's process of a job, and adoption of running jobs."""
 
 import inspect
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +14,13 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobHandleSpec
+from nvflare.app_opt.job_launcher import workspace_cell_transfer
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
+from nvflare.fuel.f3.cellnet import net_agent
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode, ReturnReason
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
+from nvflare.private.fed.client import client_executor
 from nvflare.private.fed.client.client_executor import JobExecutor
 from nvflare.private.fed.server.fed_server import FederatedServer
 
@@ -27,6 +32,7 @@ from flargo.flare.nvflare_internals import (
     ServerJobProbe,
     WorkspaceTransfer,
     adopt_job,
+    find_changes,
 )
 from tests.harness.differential.cases import JOB_ID
 from tests.harness.differential.parent import Cell
@@ -246,5 +252,80 @@ def test_only_a_job_with_a_run_directory_is_adopted(job_id: str, parent: ClientP
     assert (parent.jobs, WorkspaceTransferManager.get_or_create(parent.cell).jobs) == ([], {})
 
 
+def test_the_installed_nvflare_is_known() -> None:
+    """A release of nvflare that moves what adoption relies on fails here; `find_changes` says what it is."""
+    assert find_changes() == ()
+
+
 def test_the_servers_default_timeout_is_flares() -> None:
     assert inspect.signature(FederatedServer).parameters["heart_beat_timeout"].default == HEART_BEAT_TIMEOUT
+
+
+class MoreState(JobExecutor):  # type: ignore[misc]  # nvflare is untyped
+    """An executor with state that an adopted job would lack."""
+
+    def __init__(self, client: object, startup: str) -> None:
+        super().__init__(client, startup)
+        self.job_metas: dict[str, Any] = {}
+
+
+class MoreKeys(JobExecutor):  # type: ignore[misc]  # nvflare is untyped
+    """An executor whose entries have one more key."""
+
+    def get_status(self, job_id: str) -> object:
+        return self.run_processes[job_id][RunProcessKey.CONNECTION]
+
+
+@dataclass
+class MoreFields:
+    """A record of a transfer with one more field."""
+
+    job_id: str
+    workspace_root: str
+    transfer_token: str
+    download_tx_id: str
+    download_bundle_path: str
+    owner: str
+
+
+class MoreParameters(JobExecutor):  # type: ignore[misc]  # nvflare is untyped
+    """An executor whose waiter needs the job's metadata."""
+
+    def _wait_child_process_finish(self, client: object, job_id: str, job_meta: object) -> None:
+        """Wait for nothing."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "member", "change"),
+    [
+        (client_executor, "JobExecutor", MoreState, "JobExecutor has 'job_metas'"),
+        (client_executor, "JobExecutor", MoreKeys, "JobExecutor has 'CONNECTION'"),
+        (
+            client_executor,
+            "JobExecutor",
+            MoreParameters,
+            "_wait_child_process_finish has 'self client job_id job_meta'",
+        ),
+        (client_executor, "_PendingJobHandle", None, "_PendingJobHandle cannot be read"),
+        (
+            client_executor,
+            "_ABORT_REQUESTED_KEY",
+            "_abort",
+            "_ABORT_REQUESTED_KEY has '_abort', not '_abort_requested'",
+        ),
+        (workspace_cell_transfer, "_JobTransferRecord", MoreFields, "download_bundle_path owner', not"),
+        (net_agent, "_TOPIC_ECHO", "ping", "_TOPIC_ECHO has 'ping', not 'echo'"),
+    ],
+    ids=lambda it: getattr(it, "__name__", str(it)),
+)
+def test_a_change_of_nvflare_is_named(
+    module: Any, name: str, member: Any, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, member)
+    assert any(change in line for line in find_changes()), find_changes()
+
+
+def test_a_module_that_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches do not need it, so flargo itself can still be imported."""
+    monkeypatch.setitem(sys.modules, client_executor.__name__, None)
+    assert f"{client_executor.__name__}.JobExecutor cannot be read (ModuleNotFoundError)" in find_changes()
