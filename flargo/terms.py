@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Any, NewType
 
 Object = dict[str, Any]
@@ -37,6 +37,8 @@ class Label(StrEnum):
     ROLE = f"{GROUP}/role"
     JOB_ID = f"{GROUP}/job-id"
     STUDY = f"{GROUP}/study"
+    ATTEMPT_NUMBER = f"{GROUP}/attempt-number"
+    """Which attempt of its job at the site a Workflow is, from 1; only if the job may have more than one."""
     PARENT = f"{GROUP}/parent"
     """The epoch (``Parent.epoch``) of the FLARE parent process that launched the job. Each start of a parent has its
     own."""
@@ -73,6 +75,17 @@ class Role(StrEnum):
 
     SERVER = "server"
     CLIENT = "client"
+
+
+class ServerJob(Enum):
+    """What a client's parent knows about the server's process of a job."""
+
+    RUNS = auto()
+    """The process has answered."""
+    GONE = auto()
+    """The server has answered that this job's process is not connected to it."""
+    UNKNOWN = auto()
+    """There was no answer: the server cannot be reached, does not know this client, or is too slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +154,10 @@ class Launch:
     credentials: SecretData
     pending: float | None
     """The job's ``pending_timeout``, else the site's."""
+    number: int = 1
+    """Which attempt this is, from 1."""
+    max_attempts: int = 1
+    """How many attempts the job may have: with more than one, its process is started again if the cluster loses it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,7 @@ def read_launch(
         startup=startup,
         credentials=SecretData(object_names.credentials, credentials),
         pending=choices.pending_timeout,
+        max_attempts=1 + choices.rejoin if role is Role.CLIENT else 1,
     )
     # Registered last: no later step can fail and leave the transfer registered.
     credentials = {**credentials, nvflare_internals.TOKEN_VARIABLE: transfer.register().encode()}

@@ -11,6 +11,7 @@ from flargo.job import validate
 from flargo.job.pod import STOCK_GPU
 from flargo.job.policy import Requested, enforce
 from flargo.job.settings import Settings
+from flargo.job.trust import REJOIN
 from flargo.job.validate import MISSING, InvalidInput
 from flargo.terms import Object
 
@@ -42,6 +43,9 @@ class Choices:
     ephemeral_storage: str
     resources: Object
     """The container's requests and limits."""
+    rejoin: int
+    """How often a client's process is started again if the infrastructure loses it: what the job asks for, up to the
+    site's limit."""
 
 
 def choose(request: JobRequest, study_image: str | None, settings: Settings) -> Choices:
@@ -77,6 +81,7 @@ def choose(request: JobRequest, study_image: str | None, settings: Settings) -> 
         pending_timeout=spec.get("pending_timeout", settings.pending_timeout),
         ephemeral_storage=_choose_ephemeral_storage(request, settings),
         resources=resources,
+        rejoin=min(spec.get("argo", {}).get(REJOIN, 0), settings.argo.policy.rejoin),
     )
 
 

@@ -93,6 +93,23 @@ def is_same_site(labels: Mapping[str, str], ours: Mapping[str, str]) -> bool:
     return is_same and labels.get(Label.FEDERATION, "") in ids
 
 
+def attempt_name(pod: str, number: int) -> str:
+    """Return the name of the pod and Workflow of an attempt: the first one's name, and ``-r1`` for the second attempt.
+
+    Args:
+        pod: the first attempt's name, a DNS label.
+        number: which attempt it is, from 1.
+    """
+    if number == 1:
+        return pod
+    suffix = f"-r{number - 1}"
+    if len(pod) + len(suffix) <= _MAX_LABEL_LENGTH:
+        return f"{pod}{suffix}"
+    digest = hashlib.sha256(pod.encode()).hexdigest()[:_HASH_DIGITS]
+    readable = pod[: _MAX_LABEL_LENGTH - len(suffix) - _HASH_DIGITS - 1].rstrip("-")
+    return f"{readable}-{digest}{suffix}"
+
+
 def startup_secret(stock_site: str, federation: str) -> str:
     """Return the name of the Secret with a site's startup kit: nvflare's name for it, and the federation's id."""
     return f"nvflare-startup-{stock_site}-{federation}"

@@ -27,10 +27,13 @@ RESERVED_VOLUMES = frozenset(
 )
 RESERVED_PATH = "/var/run/argo"
 """Argo mounts a volume of its own at this path in every container."""
+_DEFAULT_GRACE = 30
+"""Seconds of a pod's grace period if its template sets none (Kubernetes' DefaultTerminationGracePeriodSeconds)."""
 STOCK_GPU = "nvidia.com/gpu"
 """The resource name that FLARE's own launcher always uses for a GPU."""
 _CONTAINER_SHAPE: Mapping[str, Any] = {
     "name": "",
+    "lifecycle": {},
     "resources": {"limits": {}, "requests": {}},
     "securityContext": {"capabilities": {"add": []}},
     "volumeMounts": [{"name": ""}],
@@ -168,6 +171,19 @@ def _limit_running_time(pod: Object, _: Launch, settings: Settings) -> None:
         pod["spec"]["activeDeadlineSeconds"] = min(deadline, limit)
 
 
+def _delay_drain(pod: Object, _: Launch, settings: Settings) -> None:
+    delay, main = settings.argo.drain_delay, main_container(pod)
+    if not delay:
+        return
+    command = [main["command"][0], "-c", f"import time; time.sleep({delay})"]
+    # A native sleep action needs Kubernetes 1.30, and a shell's sleep is not in every image. Python is.
+    main.setdefault("lifecycle", {}).setdefault("preStop", {"exec": {"command": command}})
+    spec = pod["spec"]
+    grace = spec.get("terminationGracePeriodSeconds", _DEFAULT_GRACE)
+    if isinstance(grace, int):
+        spec["terminationGracePeriodSeconds"] = grace + delay
+
+
 def _do_nothing(_: Object, __: Launch, ___: Settings) -> None:
     """Leave the pod alone: flargo.flare.request has applied the difference when it read the launch."""
 
@@ -241,6 +257,13 @@ DIFFERENCES = (
         "FLARE's own launcher has no limit for the running time.",
         _limit_running_time,
     ),
+    Difference(
+        "drain delay",
+        "The job's container has a preStop hook that sleeps for the site's `argo.drain_delay`, if it is set, and the"
+        " pod that much more grace period.",
+        "A drain sends SIGTERM at once, and an upload that it interrupts ends the whole federated job.",
+        _delay_drain,
+    ),
 )
 """All differences. The differential test has a list of its own, and compares flargo's pods with FLARE's by it."""
 
@@ -269,6 +292,7 @@ def job_labels(launch: Launch) -> dict[str, str]:
         Label.JOB_ID.value: names.label_value(launch.job_id),
         Label.PARENT.value: names.label_value(launch.parent.epoch),
         **({Label.STUDY.value: names.label_value(launch.study)} if launch.study else {}),
+        **({Label.ATTEMPT_NUMBER.value: str(launch.number)} if launch.max_attempts > 1 else {}),
     }
 
 

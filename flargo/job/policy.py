@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from flargo.job import validate
+from flargo.job.trust import MAX_REJOIN
 from flargo.job.validate import MISSING, Check, InvalidInput
 
 _IMAGE_WITH_DIGEST = re.compile(r".*@sha256:[0-9a-f]{64}")
@@ -69,6 +70,9 @@ class Policy:
     `activeDeadlineSeconds`."""
     pending_timeout: float | None = validate.key(validate.optional(validate.seconds, _OR_ANY), None)
     """Upper limit, in seconds, for a job's `pending_timeout`; a job that asks for no timeout is refused."""
+    rejoin: int = validate.key(validate.between(0, MAX_REJOIN), 0)
+    """How often at most the process of a client's job that asks for it (`argo.rejoin`) is started again after the
+    cluster has lost its pod; 0: never. A job that asks for more gets this many. See docs/rejoin.md."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ RESERVED_PREFIXES = (f"{GROUP}/", "workflows.argoproj.io/", "app.kubernetes.io/m
 """Prefixes of the label and annotation keys that flargo and Argo set. Nobody else may set such a key."""
 _DAY = 24 * 60 * 60
 _MIN_RETENTION_SECONDS = 60
+_MAX_DRAIN_DELAY = 60 * 60
 
 
 def unreserved_key(where: str, key: Any) -> str:
@@ -89,6 +90,15 @@ class ArgoSettings:
     """Seconds for which a Workflow that did not succeed is kept; ``null``: it is never deleted."""
     kill_grace: int = validate.key(validate.at_least(1, "a whole number of seconds"), 3)
     """Seconds between SIGTERM and SIGKILL when a job is ended. With 0 nothing would prove that the process ended."""
+    rejoin_deleted: bool = validate.key(validate.boolean, False)
+    """Start the process of a job with ``argo.rejoin`` again also if somebody has deleted its pod. By default that ends
+    the job: whoever deletes a pod may mean the job."""
+    keep_lost_log: bool = validate.key(validate.boolean, False)
+    """Keep the end of the log of each attempt that the cluster loses in the job's run directory at the site. A client's
+    log may hold patients' data."""
+    drain_delay: int = validate.key(validate.between(0, _MAX_DRAIN_DELAY), 0)
+    """Seconds for which a job's program goes on after a drain or a preemption has begun to end its pod, so that a
+    running upload can finish. It is added to the pod's grace period; Kubernetes counts both together."""
     patch_executor: bool = validate.key(validate.boolean, True)
     """Give Argo's containers ``init`` and ``wait`` a security context and resources. Set it to false if the
     controller's configuration does so, or if pods have no such containers (Argo 4.1 without init container)."""

@@ -73,8 +73,12 @@ def _name(_: str, value: Any) -> str:
     return value[: validate.MAX_LINE_LENGTH] if isinstance(value, str) else ""
 
 
-def _empty_mapping(field: str, value: Any) -> None:
-    validate.refuse_unknown_keys(field, validate.mapping(field, value), ())
+def _argo(field: str, value: Any) -> dict[str, Any]:
+    options = validate.mapping(field, value)
+    validate.refuse_unknown_keys(field, options, (REJOIN,))
+    if REJOIN in options:
+        validate.between(0, MAX_REJOIN)(f"{field}[{REJOIN!r}]", options[REJOIN])
+    return options
 
 
 def _if_set(check: Check) -> Check:
@@ -91,6 +95,10 @@ def _if_set(check: Check) -> Check:
     return check_if_set
 
 
+REJOIN = "rejoin"
+"""The only key of a job's ``argo``."""
+MAX_REJOIN = 99
+"""The largest number of further attempts that a job may ask for, and a site may allow."""
 _RESOURCES = "the job container's `resources`"
 
 
@@ -147,15 +155,15 @@ JOB_SPEC: Final[Mapping[str, TrustRule]] = {
     "argo": TrustRule(
         "`argo`",
         Source.JOB,
-        "nowhere",
-        "an empty dictionary: a job cannot set an account, namespace, volume, host, security context, priority, patch,"
-        " command or variable",
-        check=_empty_mapping,
+        "how often a client's process that the cluster has lost is started again",
+        f"`rejoin`, a whole number from 0 to {MAX_REJOIN}, and nothing else: a job cannot set an account, namespace,"
+        " volume, host, security context, priority, patch, command or variable",
+        "refused; above the site's `argo.policy.rejoin`: that many",
+        check=_argo,
     ),
 }
-"""The keys that a job may have in its part of launcher_spec: those of FLARE's own launcher, and ``argo``, which is here
-only so that a job that sets it gets an error. Other keys are ignored with one warning, like FLARE's launcher ignores
-them."""
+"""The keys that a job may have in its part of launcher_spec: those of FLARE's own launcher, and ``argo``. Other keys
+are ignored with one warning, like FLARE's launcher ignores them."""
 
 JOB_META: Final[Mapping[str, TrustRule]] = {
     "job_id": TrustRule(

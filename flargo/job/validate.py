@@ -257,6 +257,17 @@ def at_least(minimum: int, noun: str) -> Check:
     return check
 
 
+def between(minimum: int, maximum: int) -> Check:
+    """Return a check for a whole number from a minimum to a maximum, both allowed."""
+
+    def check(field: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise InvalidInput(field, value, f"a whole number from {minimum} to {maximum}")
+        return value
+
+    return check
+
+
 def count(field: str, value: Any) -> int | str:
     """Check for a whole number from 0 on, which may be written in a string; it is returned as written."""
     is_short = isinstance(value, str) and len(value) <= _MAX_QUANTITY_LENGTH

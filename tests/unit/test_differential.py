@@ -95,6 +95,7 @@ DOCUMENTED: dict[str, set[Difference]] = {
     "service account": {differences.pod_has_its_own_account},
     "no token": {differences.pod_has_no_token},
     "running time": {differences.pod_has_a_deadline},
+    "drain delay": {differences.a_drain_waits},
 }
 UNDOCUMENTED: set[Difference] = {differences.nulls_are_absent, differences.argo_adds_its_containers}
 """Differences that Kubernetes does not see, and those that Argo makes."""

@@ -213,7 +213,7 @@ JOB = (
     Wrong("a job id that is an expression", ("job_meta['job_id']",), meta={"job_id": "{{x}}"}, stock=False),
     Wrong(
         "a job that speaks of Argo",
-        (f"{SPEC}['argo']['service_account']", "'admin'", "no key at all"),
+        (f"{SPEC}['argo']['service_account']", "'admin'", "one of the keys rejoin"),
         spec={"argo": {"service_account": "admin"}},
         stock=False,
     ),

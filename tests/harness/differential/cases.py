@@ -71,6 +71,8 @@ class Case:
     token: bool = False
     deadline: int | None = None
     """Expected: the pod's deadline, if it differs from the stock pod's."""
+    drain: tuple[int, int] | None = None
+    """Expected: the seconds that a drain waits, and the pod's grace period."""
 
     @property
     def job_meta(self) -> Object:
@@ -590,6 +592,27 @@ POLICY = (
         argo={"policy": {"running_time": 7200}},
         deadline=7200,
     ),
+    Case("drain delay", argo={"drain_delay": 60}, drain=(60, 90)),
+    study_case(
+        "drain delay beside the template's grace period and hook",
+        template(
+            {
+                "terminationGracePeriodSeconds": 10,
+                "containers": [
+                    {"name": "nvflare_job", "lifecycle": {"preStop": {"exec": {"command": ["/bin/upload"]}}}}
+                ],
+            }
+        ),
+        argo={"drain_delay": 60},
+        drain=(60, 70),
+    ),
+    Case(
+        "job that may be started again",
+        spec={"image": IMAGE, "argo": {"rejoin": 5}},
+        argo={"policy": {"rejoin": 2}},
+        labels={"flargo.dev/attempt-number": "1"},
+    ),
+    Case("job that the site does not start again", spec={"image": IMAGE, "argo": {"rejoin": 5}}),
     Case(
         "within the site's policy",
         spec={"image": IMAGE, "cpu": 2, "memory": "8Gi", "python_path": "/usr/bin/python3", "num_of_gpus": "1"},

@@ -105,6 +105,9 @@ def labels_identify_the_job(pod: Object, case: Case, role: Role) -> None:
         "flargo.dev/site": case.site,
         **case.labels,
     }
+    if role is Role.SERVER:
+        # A server's job has one attempt, whatever the job asks for.
+        meta["labels"].pop("flargo.dev/attempt-number", None)
     if case.annotations:
         meta["annotations"] = {**meta.get("annotations", {}), **case.annotations}
 
@@ -123,6 +126,16 @@ def pod_has_a_deadline(pod: Object, case: Case, _: Role) -> None:
     """Set the site's deadline, or the pod template's if it is shorter."""
     if case.deadline is not None:
         pod["spec"]["activeDeadlineSeconds"] = case.deadline
+
+
+def a_drain_waits(pod: Object, case: Case, _: Role) -> None:
+    """Sleep before a drain sends SIGTERM, with the hook and the grace period that the case expects."""
+    if case.drain is not None:
+        sleep, pod["spec"]["terminationGracePeriodSeconds"] = case.drain
+        main = _main(pod, case)
+        main.setdefault("lifecycle", {}).setdefault(
+            "preStop", {"exec": {"command": [main["command"][0], "-c", f"import time; time.sleep({sleep})"]}}
+        )
 
 
 def argo_adds_its_containers(pod: Object, case: Case, _: Role) -> None:
@@ -146,6 +159,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     pod_has_its_own_account,
     pod_has_no_token,
     pod_has_a_deadline,
+    a_drain_waits,
     argo_adds_its_containers,
 )
 
