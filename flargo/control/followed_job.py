@@ -6,17 +6,25 @@ from collections.abc import Callable
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.meter import Meter
 from flargo.status.diagnosis import Stage
+from flargo.status.job_state import JobState
 from flargo.status.verdict import Verdict
 from flargo.terms import Plan
 
 OnVerdict = Callable[[Verdict, str], None]
+OnState = Callable[[JobState], None]
 
 
 class FollowedJob:
     """A launched job that is not cleared yet. It holds the plan, with a startup kit, only until the submit begins."""
 
     def __init__(
-        self, plan: Plan, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool
+        self,
+        plan: Plan,
+        has_results: Callable[[], bool],
+        on_verdict: OnVerdict,
+        *,
+        collect_log: bool,
+        on_state: OnState = lambda _: None,
     ) -> None:
         """Start to follow a launch.
 
@@ -25,12 +33,14 @@ class FollowedJob:
             has_results: returns whether the job's results have reached the parent; does no I/O.
             on_verdict: called with the verdict and the end of the log.
             collect_log: read the end of the program's log if the program fails.
+            on_state: called with every new state, before ``on_verdict``; does no I/O.
         """
         self.name = plan.name
         self.attempt = plan.attempt
         self._plan: Plan | None = plan
         self.has_results = has_results
         self.on_verdict = on_verdict
+        self.on_state = on_state
         self.collect_log = collect_log
         self.is_concluded = False
         """The verdict is being reported, or was. Only the reconciler's thread changes it."""

@@ -17,7 +17,7 @@ from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
 from flargo.control.command_queue import CommandQueue
-from flargo.control.followed_job import FollowedJob, OnVerdict
+from flargo.control.followed_job import FollowedJob, OnState, OnVerdict
 from flargo.control.inputs import (
     Admitted,
     Changed,
@@ -37,7 +37,7 @@ from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
 from flargo.control.submit import POD_POLL_SECONDS, Created, SubmitError, Submitter
 from flargo.control.timers import Timers
-from flargo.control.workers import Workers
+from flargo.control.workers import Task, Workers
 from flargo.status.job_state import JobState, LaunchGivenUp, StopRequested, Submitted
 from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.verdict import UNFOLLOWED, Cause, Verdict
@@ -52,7 +52,8 @@ and redacted before its beginning is cut off: a key or token that was cut in two
 MAX_SLEEP_SECONDS = 3600.0
 """Maximum seconds that the reconciler's thread waits for an input: a queue does not accept a timeout of years."""
 _WORKERS = 8
-"""Threads that submit, threads whose launches wait for the pods of earlier ones, and threads that report verdicts."""
+"""Threads that submit, threads whose launches wait for the pods of earlier ones, threads that report verdicts, and
+threads that start lost jobs again."""
 _NO_THREAD = "the operating system allows the FLARE parent's process no more threads"
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -106,6 +107,7 @@ class Loop:
         self._submitters = Workers(_WORKERS, "flargo-submit")
         self._waiters = Workers(_WORKERS, "flargo-wait")
         self._reporters = Workers(_WORKERS, "flargo-report")
+        self._rejoiners = Workers(_WORKERS, "flargo-rejoin")
         self._submit_limits = Timers()
         """For each Workflow's name the time at which its submit must have begun to create something."""
         self._jobs: dict[str, FollowedJob] = {}
@@ -133,7 +135,13 @@ class Loop:
                 thread.start()
 
     def launch(
-        self, plan: Plan, has_results: Callable[[], bool], on_verdict: OnVerdict, *, collect_log: bool
+        self,
+        plan: Plan,
+        has_results: Callable[[], bool],
+        on_verdict: OnVerdict,
+        *,
+        collect_log: bool,
+        on_state: OnState = lambda _: None,
     ) -> LaunchedJob:
         """Start to launch a job, and return at once. The LaunchedJob shows the job's progress and its verdict.
 
@@ -142,12 +150,13 @@ class Loop:
             has_results: returns whether the job's results have reached the parent; does no I/O.
             on_verdict: called with the verdict and the end of the log, before threads that wait for the job are woken.
             collect_log: read the end of the program's log if the program fails.
+            on_state: called with every new state of the job, before its verdict is reported; does no I/O.
 
         Raises:
             SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
         """
         self.start()
-        job = FollowedJob(plan, has_results, on_verdict, collect_log=collect_log)
+        job = FollowedJob(plan, has_results, on_verdict, collect_log=collect_log, on_state=on_state)
         with self._launch_lock:
             if self._is_ending.is_set():
                 raise SubmitError("this FLARE parent is shutting down")
@@ -181,6 +190,20 @@ class Loop:
         nothing_created = job.cancel()
         self._inputs.put(JobInput(job.name, job.attempt, LaunchGivenUp(detail, nothing_created)))
 
+    def run(self, task: Task) -> bool:
+        """Run a task between two attempts of a job on a thread of its own; return False if there is none for it."""
+        return self._rejoiners.run(task)
+
+    def read_log(self, state: JobState) -> str:
+        """Return the end of a program's log, or "" if the program never ran or its pod no longer exists."""
+        pod = next((pod for pod in state.observation.pods if pod.uid == state.first_pod_uid), None)
+        if pod is None or not (pod.running or pod.exit is not None):
+            return ""
+        try:
+            return self._api.log(pod.name, MAIN_CONTAINER, 2 * MAX_LOG_LINES, 2 * MAX_LOG_BYTES, LOG_READ_SECONDS)
+        except ApiError as error:
+            return f"the log could not be read: {error}"
+
     def seconds_out_of_sync(self) -> float:
         """Return the seconds for which a watch has been out of sync; 0 while both are in sync."""
         since = min(self._lost_since.values(), default=None)
@@ -208,6 +231,7 @@ class Loop:
         self._inputs.put(None)
         self._submitters.close()
         self._waiters.close()
+        self._rejoiners.close()
         self._commands.close()
         self._reporters.close(wait=True)
         reason = cause.value
@@ -335,6 +359,7 @@ class Loop:
         is_released = not state.is_submitting and not state.submit_error
         job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_ending)
         job.measure_start(self._meter, time.monotonic())
+        job.on_state(state)
         if state.verdict is not None and not job.is_concluded:
             self._report(job, state, state.verdict)
         if state.is_over:
@@ -348,22 +373,12 @@ class Loop:
         """Report the verdict on a job, then wake the threads that wait for it."""
         try:
             needs_log = job.collect_log and verdict.code != ReturnCode.SUCCESS
-            job.on_verdict(verdict, self._read_log(state) if needs_log and state is not None else "")
+            exited = state if state is not None and state.exited_pod is not None else None
+            job.on_verdict(verdict, self.read_log(exited) if needs_log and exited is not None else "")
         except Exception:  # noqa: BLE001  (FLARE must get the verdict even if the report fails)
             _log.exception("%s: report of the verdict failed", job.name)
         job.launched.conclude(verdict)
         self._unreported.discard(job)
-        self._meter.count_verdict(verdict)
-
-    def _read_log(self, state: JobState) -> str:
-        """Return the end of the program's log, or "" if the program never ran or its pod no longer exists."""
-        pod = next((pod for pod in state.observation.pods if pod.uid == state.first_pod_uid), None)
-        if pod is None or pod.exit is None:
-            return ""
-        try:
-            return self._api.log(pod.name, MAIN_CONTAINER, 2 * MAX_LOG_LINES, 2 * MAX_LOG_BYTES, LOG_READ_SECONDS)
-        except ApiError as error:
-            return f"the log could not be read: {error}"
 
     def _submit(self, job: FollowedJob, plan: Plan, deadline: float) -> None:
         submitter = Submitter(

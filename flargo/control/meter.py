@@ -33,6 +33,9 @@ class Meter(Protocol):
     def count_verdict(self, verdict: Verdict) -> None:
         """Count a verdict that FLARE was told."""
 
+    def count_lost_attempt(self, verdict: Verdict) -> None:
+        """Count an attempt of a job that was lost and that another one follows."""
+
     def count_watch_restart(self, kind: Kind) -> None:
         """Count a watch that broke and must restart with a list."""
 
@@ -51,6 +54,9 @@ class NullMeter:
 
     def count_verdict(self, verdict: Verdict) -> None:
         """Discard a verdict, uncounted."""
+
+    def count_lost_attempt(self, verdict: Verdict) -> None:
+        """Discard a lost attempt."""
 
     def count_watch_restart(self, kind: Kind) -> None:
         """Discard a watch restart."""

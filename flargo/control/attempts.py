@@ -1,0 +1,267 @@
+"""The attempts of one client's job: its process is started again when the infrastructure has lost it.
+
+Each attempt is a launch of its own in the loop, with its own Workflow and credentials Secret. FLARE sees one job: its
+handle gets a verdict only when the last attempt has ended, because FLARE fails the whole federated job as soon as a
+site reports an end. flargo.status.rejoin decides what counts as a loss, and when the next attempt may begin.
+
+Inputs come from three kinds of threads: states from the reconciler's, verdicts from a reporter, and requests to stop
+from FLARE's. Each changes the state under a lock, and does its I/O outside of it.
+"""
+
+import threading
+from dataclasses import replace
+from typing import Protocol
+
+from flargo.control.launched_job import LaunchedJob
+from flargo.control.submit import SubmitError
+from flargo.control.workers import Task
+from flargo.status.diagnosis import Stage
+from flargo.status.job_state import JobState
+from flargo.status.reasons import ReturnCode
+from flargo.status.rejoin import has_never_started, is_loss, is_place_free, lost_pods, may_have_missed_the_server
+from flargo.status.verdict import Cause, Verdict
+from flargo.terms import Plan, ServerJob
+
+PROBE_SECONDS = 60.0
+"""Seconds for which a server that cannot be asked is asked again before an attempt is given up. FLARE's client takes as
+long to reconnect (nvflare's ``max_runner_sync_timeout``)."""
+PROBE_INTERVAL = 2.0
+"""Seconds between two such questions."""
+
+
+class Backend(Protocol):
+    """What the attempts of a job need from the loop and from FLARE. Its methods may do I/O, except ``launch``."""
+
+    def build_plan(self, number: int) -> Plan:
+        """Return the plan of an attempt after the first."""
+
+    def launch(self, attempts: "Attempts", plan: Plan, number: int) -> LaunchedJob:
+        """Start to launch an attempt, which reports to ``attempts`` with its number, and return at once.
+
+        Raises:
+            SubmitError: no job may be launched any more.
+        """
+
+    def stop(self, launched: LaunchedJob, cause: Cause) -> None:
+        """Request the end of an attempt, and return at once."""
+
+    def run(self, task: Task) -> bool:
+        """Run a task on another thread; return False if there is none."""
+
+    def probe_server(self) -> ServerJob:
+        """Return whether the server's process of the job runs."""
+
+    def read_log(self, state: JobState) -> str:
+        """Return the end of an attempt's log, or "" if it is not to be kept."""
+
+    def on_lost(self, number: int, verdict: Verdict, tail: str) -> None:
+        """Note that an attempt was lost, and that the next one will be tried."""
+
+    def on_next(self, number: int, pods: tuple[str, ...]) -> None:
+        """Note that an attempt after the first has begun; ``pods`` of the one before may still run on a lost node."""
+
+    def on_end(self, verdict: Verdict, workflow: str, tail: str) -> None:
+        """Report the verdict on the job."""
+
+
+class Attempts:
+    """The attempts of one job, of which one at a time is followed by the loop."""
+
+    def __init__(self, backend: Backend, max_attempts: int, *, deleted_counts: bool) -> None:
+        """Prepare without launching anything.
+
+        Args:
+            backend: the loop and FLARE.
+            max_attempts: how many attempts the job may have, at least 1.
+            deleted_counts: an attempt whose pod somebody has deleted is followed by another one.
+        """
+        self._backend = backend
+        self._max_attempts = max_attempts
+        self._deleted_counts = deleted_counts
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        """Set when FLARE no longer wants the job, or its verdict is known."""
+        self._cause: Cause | None = None
+        self._number = 1
+        self._attempt = LaunchedJob("")
+        """The attempt that the loop follows, or the lost one while there is none."""
+        self._loss: Verdict | None = None
+        """The verdict on the latest attempt that was lost."""
+        self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = self._is_server_gone = False
+        self._lost_pods: tuple[str, ...] = ()
+        self._tail = ""
+        self._is_tail_read = False
+        self._is_over = False
+        self.launched = LaunchedJob("")
+        """The job as FLARE's handle sees it."""
+
+    def start(self, plan: Plan) -> None:
+        """Launch the first attempt.
+
+        Raises:
+            SubmitError: no job may be launched any more.
+        """
+        with self._lock:
+            self._attempt = self._backend.launch(self, plan, 1)
+            self.launched.name = plan.name
+
+    def stop(self, cause: Cause) -> None:
+        """End the job for good, whichever attempt runs or is about to begin. Returns at once."""
+        with self._lock:
+            if self._is_over or self._cause is Cause.ABORT:
+                return
+            self._cause = cause
+            attempt, is_in_gap = self._attempt, self._is_in_gap
+        self._stopped.set()
+        if is_in_gap:
+            self._do(lambda: self._conclude(_stopped_verdict(cause, "it was between two attempts")))
+        else:
+            self._backend.stop(attempt, cause)
+
+    # --- called by the loop, with the number of the attempt
+
+    def on_state(self, number: int, state: JobState) -> None:
+        """Take a new state of an attempt. Called on the reconciler's thread; does no I/O."""
+        with self._lock:
+            if number != self._number or self._is_over:
+                return
+            self._is_loss = is_loss(state, deleted_counts=self._deleted_counts)
+            self._is_place_free = is_place_free(state)
+            self._lost_pods = lost_pods(state)
+            asks_server = number > 1 and state.stage is Stage.RUNNING and not self._is_server_asked
+            self._is_server_asked |= asks_server
+            reads_log = state.pod is not None and state.pod.deleting and not self._is_tail_read
+            self._is_tail_read |= reads_log
+            begins = self._take_turn()
+        if reads_log:
+            self._backend.run(lambda: self._read_log(number, state))
+        if asks_server:
+            self._backend.run(lambda: self._check_server(number))
+        if begins:
+            self._do(self._begin_next)
+
+    def on_verdict(self, number: int, verdict: Verdict, tail: str) -> None:
+        """Take the verdict on an attempt: hold it back if another attempt may follow, else report it."""
+        with self._lock:
+            if number != self._number or self._is_over:
+                return
+            continues = self._is_loss and self._cause is None and number < self._max_attempts
+            if continues:
+                self._loss = verdict
+                tail = tail or self._tail
+        if not continues:
+            self._conclude(self._final_verdict(number, verdict), tail)
+            return
+        self._backend.on_lost(number, verdict, tail)
+        with self._lock:
+            self._is_in_gap = True
+            begins, cause = self._take_turn(), self._cause
+        if cause is not None:
+            self._conclude(_stopped_verdict(cause, "it was between two attempts"))
+        elif begins:
+            self._do(self._begin_next)
+
+    # --- between two attempts
+
+    def _take_turn(self) -> bool:
+        """Return once whether the next attempt is to begin: the last one is reported as lost, and its place is free."""
+        begins = self._is_in_gap and self._is_place_free and self._cause is None
+        self._is_place_free &= not begins
+        return begins
+
+    def _begin_next(self) -> None:
+        """Launch the next attempt if the server's process of the job still runs."""
+        number = self._number + 1
+        server = self._ask_server()
+        if server is not ServerJob.RUNS:
+            what = "runs no longer" if server is ServerJob.GONE else f"could not be reached for {PROBE_SECONDS:g} s"
+            self._conclude(self._loss_with(f"not started again: the server's process of the job {what}"))
+            return
+        try:
+            plan = self._backend.build_plan(number)
+            with self._lock:
+                if self._cause is not None or self._is_over:
+                    return
+                pods = self._lost_pods
+                self._attempt = self._backend.launch(self, plan, number)
+                self._number = number
+                self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
+                self._is_tail_read, self._tail = False, ""
+        except SubmitError as error:
+            self._conclude(self._loss_with(f"not started again: {error}"))
+            return
+        except Exception:
+            self._conclude(self._loss_with("not started again: an unexpected error; the parent's log has it"))
+            raise
+        self._backend.on_next(number, pods)
+
+    def _ask_server(self) -> ServerJob:
+        """Ask for the server's process of the job until the server answers, for PROBE_SECONDS at most."""
+        tries = int(PROBE_SECONDS / PROBE_INTERVAL)
+        for _ in range(tries):
+            answer = self._backend.probe_server()
+            if answer is not ServerJob.UNKNOWN or self._stopped.wait(PROBE_INTERVAL):
+                return answer
+        return ServerJob.UNKNOWN
+
+    def _check_server(self, number: int) -> None:
+        """End an attempt whose program begins if the server's process of the job has ended meanwhile.
+
+        The program would look for it for a minute, and then fail a job that may have finished.
+        """
+        if self._ask_server() is not ServerJob.GONE:
+            return
+        with self._lock:
+            if number != self._number or self._is_over:
+                return
+            self._is_server_gone = True
+            attempt = self._attempt
+        self._backend.stop(attempt, Cause.CLEANUP)
+
+    def _read_log(self, number: int, state: JobState) -> None:
+        tail = self._backend.read_log(state)
+        with self._lock:
+            self._tail = tail if number == self._number else self._tail
+
+    # --- the end
+
+    def _final_verdict(self, number: int, verdict: Verdict) -> Verdict:
+        """Return the verdict on the job if no attempt follows; it may be the loss before a vain attempt."""
+        if self._cause is not None and self._is_loss:
+            return _stopped_verdict(self._cause, verdict.detail)
+        if self._loss is None or verdict.code == ReturnCode.SUCCESS or self._cause is not None:
+            return verdict
+        attempt = f"attempt {number} of {self._max_attempts}"
+        if self._is_server_gone:
+            return self._loss_with(f"{attempt} was ended: the server's process of the job runs no longer")
+        if has_never_started(verdict):
+            return self._loss_with(f"{attempt} did not start ({verdict.reason.name}): {verdict.detail}")
+        if may_have_missed_the_server(verdict) and self._backend.probe_server() is ServerJob.GONE:
+            return self._loss_with(f"{attempt} found no process of the server's job")
+        return replace(verdict, detail=f"{attempt}: {verdict.detail}" if self._is_loss else verdict.detail)
+
+    def _loss_with(self, detail: str) -> Verdict:
+        assert self._loss is not None, "there was no loss"
+        return replace(self._loss, detail="; ".join(filter(None, (self._loss.detail, detail))))
+
+    def _conclude(self, verdict: Verdict, tail: str = "") -> None:
+        """Report the verdict once, then wake the threads that wait for the job."""
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+            workflow = self._attempt.name
+        self._stopped.set()
+        try:
+            self._backend.on_end(verdict, workflow, tail)
+        finally:
+            self.launched.conclude(verdict)
+
+    def _do(self, task: Task) -> None:
+        """Run a task on another thread, or on this one if there is none: it must not get lost."""
+        if not self._backend.run(task):
+            task()
+
+
+def _stopped_verdict(cause: Cause, detail: str) -> Verdict:
+    return Verdict(cause.value, int(cause.value.code or ReturnCode.LOST), detail)

@@ -1,0 +1,61 @@
+"""Decides whether a job's process that has ended may be started again, and when. Pure functions of the job's state.
+
+A client's process that is started again fetches its workspace and its task once more, and the federated job goes on.
+That is right only if the infrastructure ended the process, and only once the process cannot go on beside its successor.
+"""
+
+from flargo.status.job_state import JobState
+from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
+from flargo.status.verdict import Verdict
+
+
+def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
+    """Return whether the infrastructure has ended a job's process, so that it may be started again.
+
+    The kubelet sets the pod's condition DisruptionTarget if it evicts a pod for its node's sake, and does not if the
+    pod has exceeded a limit of its own (Kubernetes 1.34, pkg/kubelet/eviction/eviction_manager.go).
+
+    Args:
+        state: the state of the attempt.
+        deleted_counts: the deletion of the pod counts, too.
+    """
+    if state.verdict is None or state.cause is not None:
+        return False
+    match state.verdict.reason:
+        case Reason.DISRUPTED | Reason.NODE_LOST:
+            return True
+        case Reason.EVICTED:
+            pod = state.exited_pod or state.pod
+            return pod is not None and bool(pod.disruption)
+        case Reason.POD_DELETED:
+            return deleted_counts
+        case _:
+            return False
+
+
+def is_place_free(state: JobState) -> bool:
+    """Return whether the next attempt may begin: nothing of this one runs any more, or its node is lost.
+
+    A verdict is given while a pod is alive only if its deletion takes so long that its node must be lost. The deletion
+    goes on: the kubelet ends the pod as soon as it hears of it.
+    """
+    if state.verdict is None or state.is_submitting or not state.secret_deleted:
+        return False
+    alive = [pod for pod in state.observation.pods if not pod.is_terminal]
+    is_lost = bool(alive) and all(pod.deleting and not pod.is_main_done for pod in alive)
+    return state.is_over or is_lost
+
+
+def lost_pods(state: JobState) -> tuple[str, ...]:
+    """Return the pods whose program may still run on a lost node, each with its node."""
+    return tuple(f"{pod.name} on node {pod.node}" for pod in state.observation.pods if not pod.is_main_done)
+
+
+def has_never_started(verdict: Verdict) -> bool:
+    """Return whether an attempt ended before its program ran. The loss before it then stays the job's verdict."""
+    return verdict.exit_code is None and verdict.code == ReturnCode.NEVER_STARTED
+
+
+def may_have_missed_the_server(verdict: Verdict) -> bool:
+    """Return whether an attempt ended as FLARE's process does that finds no process of the server's job."""
+    return verdict.exit_code in FLARE_EXIT_CODES

@@ -1,0 +1,399 @@
+"""The attempts of one job: one at a time, one verdict, nothing begun after a stop."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flargo.control.attempts import PROBE_INTERVAL, PROBE_SECONDS, Attempts
+from flargo.control.launched_job import LaunchedJob
+from flargo.control.submit import SubmitError
+from flargo.status.diagnosis import Stage
+from flargo.status.job_state import JobState
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Cause, Verdict
+from flargo.terms import Plan, ServerJob
+from tests.harness.plans import submit_plan
+from tests.harness.story import POD_RUNNING, Story
+
+LOSS = Verdict(Reason.DISRUPTED, 104, "drained")
+DELETED = Verdict(Reason.POD_DELETED, 104)
+SUCCESS = Verdict(Reason.SUCCEEDED, 0, exit_code=0)
+FAILURE = Verdict(Reason.PROGRAM_FAILED, 1, exit_code=3)
+NEVER_RAN = Verdict(Reason.SHORTAGE, 101, "no node")
+REPORTED = Verdict(Reason.PROGRAM_REPORTED, 101, exit_code=101)
+OTHERS = (SUCCESS, FAILURE, NEVER_RAN, REPORTED, DELETED)
+
+
+@dataclass
+class FakeBackend:
+    """Performs tasks when the test wants it, and notes what is asked of it."""
+
+    servers: list[ServerJob] = field(default_factory=list)
+    """The next answers about the server's process; RUNS when there are no more."""
+    fails: Callable[[int], Exception | None] = lambda _: None
+    tasks: list[Callable[[], None]] = field(default_factory=list)
+    launched: list[LaunchedJob] = field(default_factory=list)
+    stopped: list[tuple[str, Cause]] = field(default_factory=list)
+    lost: list[tuple[int, Verdict, str]] = field(default_factory=list)
+    ends: list[tuple[Verdict, str]] = field(default_factory=list)
+    next_pods: list[tuple[str, ...]] = field(default_factory=list)
+    has_threads: bool = True
+
+    def build_plan(self, number: int) -> Plan:
+        return replace(submit_plan(), name=f"job-site-r{number - 1}")
+
+    def launch(self, _: Attempts, plan: Plan, number: int) -> LaunchedJob:
+        error = self.fails(number)
+        if error is not None:
+            raise error
+        self.launched.append(LaunchedJob(plan.name))
+        return self.launched[-1]
+
+    def stop(self, launched: LaunchedJob, cause: Cause) -> None:
+        self.stopped.append((launched.name, cause))
+
+    def run(self, task: Callable[[], None]) -> bool:
+        if self.has_threads:
+            self.tasks.append(task)
+        return self.has_threads
+
+    def probe_server(self) -> ServerJob:
+        return self.servers.pop(0) if self.servers else ServerJob.RUNS
+
+    def read_log(self, state: JobState) -> str:
+        return f"log of {state.name}"
+
+    def on_lost(self, number: int, verdict: Verdict, tail: str) -> None:
+        self.lost.append((number, verdict, tail))
+
+    def on_next(self, _: int, pods: tuple[str, ...]) -> None:
+        self.next_pods.append(pods)
+
+    def on_end(self, verdict: Verdict, workflow: str, _: str) -> None:
+        self.ends.append((verdict, workflow))
+
+    def work(self) -> None:
+        """Perform all tasks."""
+        while self.tasks:
+            self.tasks.pop(0)()
+
+
+class NoWait(threading.Event):
+    """An event for which nobody waits; it notes for how long they would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        return self.is_set()
+
+
+class Job:
+    """Attempts with a fake backend, and the inputs that a loop would give them."""
+
+    def __init__(self, max_attempts: int = 3, *, deleted_counts: bool = False) -> None:
+        self.backend = FakeBackend()
+        self.attempts = Attempts(self.backend, max_attempts, deleted_counts=deleted_counts)
+        self.attempts.start(submit_plan())
+
+    def never_waits(self) -> None:
+        """Ask a silent server again at once."""
+        self.attempts._stopped = NoWait()
+
+    @property
+    def number(self) -> int:
+        return len(self.backend.launched)
+
+    def runs(self) -> None:
+        """The current attempt's program runs."""
+        self.attempts.on_state(self.number, running_state())
+
+    def ends(self, verdict: Verdict, *, is_gone: bool = True) -> None:
+        """The current attempt ends, and nothing of it is left (unless ``is_gone`` is false)."""
+        number = self.number
+        self.attempts.on_state(number, ended_state(verdict, is_gone=is_gone))
+        self.attempts.on_verdict(number, verdict, "")
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.attempts.launched.verdict
+
+
+def running_state() -> JobState:
+    return replace(Story().state, stage=Stage.RUNNING, pod=POD_RUNNING)
+
+
+def ended_state(verdict: Verdict, *, is_gone: bool = True) -> JobState:
+    return replace(running_state(), stage=Stage.ENDED, verdict=verdict, secret_deleted=is_gone, confirmed_gone=is_gone)
+
+
+def test_a_lost_job_is_started_again() -> None:
+    job = Job()
+    job.ends(LOSS)
+    assert (job.verdict, job.backend.lost) == (None, [(1, LOSS, "")])
+    job.backend.work()
+    assert [each.name for each in job.backend.launched] == ["job-site", "job-site-r1"]
+    job.ends(SUCCESS)
+    assert job.verdict is SUCCESS
+    assert job.backend.ends == [(SUCCESS, "job-site-r1")]
+
+
+def test_the_next_attempt_waits_for_the_place() -> None:
+    job = Job()
+    job.ends(LOSS, is_gone=False)
+    job.backend.work()
+    assert job.number == 1
+    job.attempts.on_state(1, ended_state(LOSS))
+    job.backend.work()
+    assert job.number == 2
+    job.attempts.on_state(1, ended_state(LOSS))
+    job.backend.work()
+    assert job.number == 2, "an old attempt's states begin nothing"
+
+
+@pytest.mark.parametrize("verdict", OTHERS)
+def test_an_own_end_is_final(verdict: Verdict) -> None:
+    job = Job()
+    job.ends(verdict)
+    job.backend.work()
+    assert (job.verdict, job.number) == (verdict, 1)
+
+
+def test_a_deleted_pod_counts_only_if_the_site_says_so() -> None:
+    job = Job(deleted_counts=True)
+    job.ends(DELETED)
+    job.backend.work()
+    assert job.number == 2
+
+
+def test_the_last_loss_stands_at_the_limit() -> None:
+    job = Job(max_attempts=2)
+    job.ends(LOSS)
+    job.backend.work()
+    job.ends(LOSS)
+    job.backend.work()
+    assert job.number == 2
+    assert job.verdict is not None
+    assert (job.verdict.reason, job.verdict.detail) == (Reason.DISRUPTED, "attempt 2 of 2: drained")
+
+
+def test_no_attempt_without_the_servers_process() -> None:
+    job = Job()
+    job.backend.servers = [ServerJob.UNKNOWN, ServerJob.GONE]
+    job.never_waits()
+    job.ends(LOSS)
+    job.backend.work()
+    assert job.number == 1
+    assert job.verdict is not None
+    assert job.verdict.reason is Reason.DISRUPTED
+    assert "the server's process of the job runs no longer" in job.verdict.detail
+
+
+def test_a_silent_server_is_asked_for_a_minute() -> None:
+    job = Job()
+    job.never_waits()
+    job.backend.servers = [ServerJob.UNKNOWN] * 1000
+    job.ends(LOSS)
+    job.backend.work()
+    assert isinstance(job.attempts._stopped, NoWait)
+    assert sum(job.attempts._stopped.waits) == PROBE_SECONDS
+    assert set(job.attempts._stopped.waits) == {PROBE_INTERVAL}
+    assert job.verdict is not None
+    assert "could not be reached" in job.verdict.detail
+
+
+def test_an_attempt_whose_server_ends_before_it_runs_is_ended() -> None:
+    """Its program would fail a job that may have finished."""
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    job.backend.servers = [ServerJob.GONE]
+    job.runs()
+    job.backend.work()
+    assert job.backend.stopped == [("job-site-r1", Cause.CLEANUP)]
+    job.ends(Verdict(Reason.CLEANED_UP, 1))
+    assert job.verdict is not None
+    assert job.verdict.reason is Reason.DISRUPTED
+
+
+def test_the_server_is_asked_once_for_each_attempt() -> None:
+    job = Job()
+    job.runs()
+    assert not job.backend.tasks, "not about the first attempt"
+    job.ends(LOSS)
+    job.backend.work()
+    job.runs()
+    job.runs()
+    assert len(job.backend.tasks) == 1
+
+
+@pytest.mark.parametrize("verdict", [NEVER_RAN, replace(NEVER_RAN, reason=Reason.LAUNCH_FAILED)])
+def test_an_attempt_that_never_ran_leaves_the_loss(verdict: Verdict) -> None:
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    job.ends(verdict)
+    assert job.verdict is not None
+    assert (job.verdict.reason, job.verdict.code) == (Reason.DISRUPTED, 104)
+    assert f"attempt 2 of 3 did not start ({verdict.reason.name}): no node" in job.verdict.detail
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"), [(ServerJob.GONE, Reason.DISRUPTED), (ServerJob.RUNS, Reason.PROGRAM_REPORTED)]
+)
+def test_a_101_without_a_server_is_the_earlier_loss(server: ServerJob, reason: Reason) -> None:
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    job.backend.servers = [server]
+    job.ends(REPORTED)
+    assert job.verdict is not None
+    assert job.verdict.reason is reason
+
+
+@pytest.mark.parametrize("error", [SubmitError("shutting down"), ValueError("secret")])
+def test_a_launch_that_fails_leaves_the_loss(error: Exception) -> None:
+    job = Job()
+    job.backend.fails = lambda number: error if number > 1 else None
+    job.ends(LOSS)
+    try:
+        job.backend.work()
+    except ValueError:
+        assert isinstance(error, ValueError)
+    assert job.verdict is not None
+    assert job.verdict.reason is Reason.DISRUPTED
+    assert "not started again" in job.verdict.detail
+    assert "secret" not in job.verdict.detail
+
+
+def test_an_abort_between_attempts_is_an_abort() -> None:
+    job = Job()
+    job.ends(LOSS)
+    job.attempts.stop(Cause.ABORT)
+    job.backend.work()
+    assert job.number == 1
+    assert job.verdict is not None
+    assert (job.verdict.reason, job.verdict.code) == (Reason.ABORTED, 9)
+
+
+def test_an_abort_before_the_loss_is_reported_is_an_abort() -> None:
+    job = Job()
+    job.attempts.on_state(1, ended_state(LOSS))
+    job.attempts.stop(Cause.ABORT)
+    job.attempts.on_verdict(1, LOSS, "")
+    job.backend.work()
+    assert (job.number, job.verdict and job.verdict.code) == (1, 9)
+
+
+def test_an_abort_reaches_the_current_attempt() -> None:
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    job.attempts.stop(Cause.CLEANUP)
+    job.attempts.stop(Cause.ABORT)
+    job.attempts.stop(Cause.CLEANUP)
+    assert job.backend.stopped == [("job-site-r1", Cause.CLEANUP), ("job-site-r1", Cause.ABORT)]
+    aborted = Verdict(Reason.ABORTED, 9)
+    job.ends(aborted)
+    assert job.verdict is aborted
+
+
+def test_the_end_of_a_drained_pods_log_is_kept() -> None:
+    """It is read while the pod is being deleted: with the pod goes its log."""
+    job = Job()
+    state = replace(running_state(), pod=replace(POD_RUNNING, deleting=True))
+    job.attempts.on_state(1, state)
+    job.attempts.on_state(1, state)
+    assert len(job.backend.tasks) == 1
+    job.backend.work()
+    job.ends(LOSS)
+    assert job.backend.lost == [(1, LOSS, "log of job-site")]
+
+
+def test_a_missing_thread_loses_no_attempt() -> None:
+    job = Job()
+    job.backend.has_threads = False
+    job.ends(LOSS)
+    assert job.number == 2
+
+
+CAUSES = {"abort": Cause.ABORT, "cleanup": Cause.CLEANUP, "shutdown": Cause.PARENT_END}
+MOVES = st.lists(
+    st.one_of(
+        st.tuples(st.just("end"), st.sampled_from((LOSS, *OTHERS)), st.booleans()),
+        st.tuples(st.sampled_from(("run", "gone", "work", *CAUSES))),
+    ),
+    max_size=25,
+)
+
+
+class Play:
+    """Attempts to which moves happen in any order."""
+
+    def __init__(self, servers: list[ServerJob], max_attempts: int) -> None:
+        self.job = Job(max_attempts)
+        self.job.never_waits()
+        self.job.backend.servers = list(servers)
+        self.ended: set[int] = set()
+        self.losses = 0
+        self.is_stopped = False
+
+    def end(self, verdict: Verdict, *, is_gone: bool) -> None:
+        """The current attempt ends, unless it has ended before."""
+        if self.job.number not in self.ended:
+            self.ended.add(self.job.number)
+            self.losses += verdict is LOSS
+            self.job.ends(verdict, is_gone=is_gone)
+
+    def gone(self) -> None:
+        """Nothing of the attempt that has ended is left."""
+        if self.job.number in self.ended:
+            self.job.attempts.on_state(self.job.number, ended_state(LOSS))
+
+    def move(self, name: str, *args: Any) -> None:
+        """Make one move."""
+        if name == "end":
+            self.end(args[0], is_gone=args[1])
+        elif name == "run" and self.job.number not in self.ended:
+            self.job.runs()
+        elif name == "gone":
+            self.gone()
+        elif name == "work" and self.job.backend.tasks:
+            self.job.backend.tasks.pop(0)()
+        elif name in CAUSES:
+            self.job.attempts.stop(CAUSES[name])
+            self.is_stopped = True
+
+    def finish(self) -> Verdict:
+        """Let the current attempt and all tasks end; return the verdict."""
+        for _ in range(self.job.number + 4):
+            self.job.backend.work()
+            self.end(SUCCESS, is_gone=True)
+            self.gone()
+        assert len(self.job.backend.ends) == 1
+        return self.job.backend.ends[0][0]
+
+
+@given(MOVES, st.lists(st.sampled_from(ServerJob), max_size=8), st.integers(1, 4))
+def test_any_order_gives_one_verdict(moves: list[Any], servers: list[ServerJob], max_attempts: int) -> None:
+    """However inputs, tasks and requests to stop follow each other, the job ends once, and nothing runs beside it."""
+    play = Play(servers, max_attempts)
+    for move in moves:
+        launches, was_stopped = play.job.number, play.is_stopped
+        play.move(*move)
+        if play.job.number > launches:
+            assert not was_stopped, "an attempt began after the job was stopped"
+            assert launches in play.ended, "two attempts ran at once"
+        assert play.job.number <= max_attempts
+        assert len(play.job.backend.ends) <= 1
+    verdict = play.finish()
+    assert verdict is play.job.verdict
+    if verdict.reason is Reason.SUCCEEDED:
+        assert play.losses < len(play.ended)

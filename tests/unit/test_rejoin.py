@@ -1,0 +1,88 @@
+"""Which ends of an attempt are losses, and when the next attempt may begin."""
+
+from dataclasses import replace
+
+import pytest
+
+from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
+from flargo.status.rejoin import has_never_started, is_loss, is_place_free, lost_pods, may_have_missed_the_server
+from flargo.status.verdict import Cause, Verdict
+from tests.harness.story import FAILED, POD_RUNNING, WORKFLOW, Story, exited_pod, terminal_pod
+
+DRAINED = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI: Eviction API: evicting")
+
+
+def story(reason: Reason, *, disruption: str = "", cause: Cause | None = None) -> Story:
+    """Return the story of a job that has ended for a reason."""
+    told = Story().sees(WORKFLOW, POD_RUNNING)
+    pod = replace(terminal_pod(exited_pod(143)), disruption=disruption)
+    told.state = replace(
+        told.state, verdict=Verdict(reason, int(reason.code or 0)), cause=cause, pod=pod, exited_pod=pod
+    )
+    return told
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_only_the_infrastructure_loses_a_job(reason: Reason) -> None:
+    state = story(reason).state
+    assert is_loss(state, deleted_counts=False) == (reason in {Reason.DISRUPTED, Reason.NODE_LOST})
+    assert is_loss(state, deleted_counts=True) == (reason in {Reason.DISRUPTED, Reason.NODE_LOST, Reason.POD_DELETED})
+
+
+def test_only_an_eviction_for_the_nodes_sake_is_a_loss() -> None:
+    own_excess = story(Reason.EVICTED).state
+    pressure = story(Reason.EVICTED, disruption="TerminationByKubelet: The node was low on resource: memory.").state
+    assert not is_loss(own_excess, deleted_counts=True)
+    assert is_loss(pressure, deleted_counts=False)
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_job_that_flare_ends_is_not_lost(cause: Cause) -> None:
+    assert not is_loss(story(Reason.DISRUPTED, cause=cause).state, deleted_counts=True)
+
+
+def test_the_place_of_a_drained_pod_is_free_once_all_is_gone() -> None:
+    told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, DRAINED)
+    assert not is_place_free(told.reads(WORKFLOW, DRAINED).state), "the program runs"
+    gone = replace(terminal_pod(exited_pod(143, pod=DRAINED)), running=False)
+    told.sees(FAILED, gone).reads(FAILED, gone)
+    assert told.verdict is not None
+    assert told.verdict.reason is Reason.DISRUPTED
+    assert not is_place_free(told.state), "its credentials are not deleted yet"
+    told.state = replace(told.state, secret_deleted=True)
+    assert is_place_free(told.state)
+
+
+def test_the_place_is_taken_while_argo_may_make_another_pod() -> None:
+    """Argo makes a deleted pod again unless its Workflow is over."""
+    gone = replace(terminal_pod(exited_pod(143, pod=DRAINED)), running=False)
+    told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, gone).reads(WORKFLOW, gone)
+    assert told.verdict is not None
+    told.state = replace(told.state, secret_deleted=True)
+    assert not is_place_free(told.state)
+
+
+def test_a_lost_nodes_place_is_free_when_the_verdict_is_given() -> None:
+    workflow = replace(WORKFLOW, node_phase="Running")
+    told = Story().sees(workflow, POD_RUNNING).sees(workflow, DRAINED)
+    told.reads(workflow, DRAINED)
+    assert told.verdict is None
+    told.passes(200.0).reads(workflow, DRAINED)
+    assert told.verdict is not None
+    assert not is_place_free(told.state), "its credentials are not deleted yet"
+    told.state = replace(told.state, secret_deleted=True)
+    assert is_place_free(told.state)
+    assert lost_pods(told.state) == ("job-site on node n1",)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_an_attempt_that_never_ran_has_a_code_of_flargo(reason: Reason) -> None:
+    verdict = Verdict(reason, int(reason.code if reason.code is not None else 101))
+    assert has_never_started(verdict) == (verdict.code == ReturnCode.NEVER_STARTED)
+    assert not has_never_started(replace(verdict, exit_code=101))
+
+
+@pytest.mark.parametrize("code", [0, 1, 9, 104, *FLARE_EXIT_CODES])
+def test_flares_own_codes_may_mean_a_missing_server(code: int) -> None:
+    verdict = Verdict(Reason.PROGRAM_REPORTED, code, exit_code=code)
+    assert may_have_missed_the_server(verdict) == (code in FLARE_EXIT_CODES)
