@@ -18,6 +18,7 @@ from flargo.cluster.api import Kind
 from flargo.control.meter import Snapshot, take_snapshot
 from flargo.job.validate import Endpoint
 from flargo.status.diagnosis import Stage
+from flargo.status.job_state import DISRUPTIONS
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from flargo.status.verdict import Verdict
 
@@ -56,6 +57,12 @@ class Metric(Enum):
         Type.COUNTER,
         ("reason", "code"),
         "Verdicts on jobs, refused launches included, by reason and return code.",
+    )
+    LOST_ATTEMPTS = Row(
+        "flargo_lost_attempts_total",
+        Type.COUNTER,
+        ("reason",),
+        "Attempts of jobs that the cluster lost and that were started again, by reason.",
     )
     LAUNCH_SECONDS = Row(
         "flargo_launch_seconds",
@@ -117,8 +124,9 @@ class Exporter:
     def __init__(self) -> None:
         """Create all metrics, without serving them yet."""
         self.registry = CollectorRegistry()
-        self._verdicts, self._requests, self._watch_restarts = (
-            _counter(metric, self.registry) for metric in (Metric.VERDICTS, Metric.REQUESTS, Metric.WATCH_RESTARTS)
+        self._verdicts, self._lost_attempts, self._requests, self._watch_restarts = (
+            _counter(metric, self.registry)
+            for metric in (Metric.VERDICTS, Metric.LOST_ATTEMPTS, Metric.REQUESTS, Metric.WATCH_RESTARTS)
         )
         self._launch_seconds, self._start_seconds, self._request_seconds = (
             _histogram(metric, self.registry)
@@ -131,6 +139,8 @@ class Exporter:
         for reason in Reason:
             for code in FLARE_EXIT_CODES if reason.code is None else (reason.code,):
                 self._verdicts.labels(reason.name, str(int(code)))
+        for reason in DISRUPTIONS:
+            self._lost_attempts.labels(reason.name)
         for kind in (Kind.WORKFLOW, Kind.POD):
             self._watch_restarts.labels(_resource(kind))
 
@@ -156,6 +166,10 @@ class Exporter:
     def count_verdict(self, verdict: Verdict) -> None:
         """Count a verdict that FLARE was told."""
         self._verdicts.labels(verdict.reason.name, str(int(verdict.code))).inc()
+
+    def count_lost_attempt(self, verdict: Verdict) -> None:
+        """Count an attempt of a job that was lost and that another one follows."""
+        self._lost_attempts.labels(verdict.reason.name).inc()
 
     def count_watch_restart(self, kind: Kind) -> None:
         """Count a watch that broke and must restart with a list."""

@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 import traceback
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,8 +20,9 @@ from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, NullMeter
 from flargo.control.submit import SubmitError
+from flargo.flare.client_jobs import ClientJobs, OnEnd
 from flargo.flare.handle import ArgoJobHandle
-from flargo.flare.nvflare_internals import WorkspaceTransfer, add_deploy_detail
+from flargo.flare.nvflare_internals import ServerJobProbe, WorkspaceTransfer, add_deploy_detail
 from flargo.flare.redact import REDACTION, install_filter
 from flargo.flare.report import Report
 from flargo.flare.request import read_launch, read_parent, read_report
@@ -30,7 +32,7 @@ from flargo.job.settings import check_settings
 from flargo.job.validate import Endpoint, InvalidInput, Sentence
 from flargo.status.reasons import NOT_STARTED_IN_TIME, Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Launch, Parent, Role
+from flargo.terms import Launch, Parent, Plan, Role
 
 if TYPE_CHECKING:
     from flargo.metrics import Exporter
@@ -108,6 +110,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         self._lock = threading.Lock()
         self._loop: Loop | None = None
         self._is_shut_down = False
+        self._jobs: ClientJobs | None = None
+        """A client's jobs; None before the first launch, and at a server."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Register as a launcher before a job's launch, and start and shut down together with FLARE's parent."""
@@ -152,7 +156,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             return self._report_failed_launch(report, _describe_failure(error, report.job_id))
         try:
             REDACTION.learn(launch.credentials, public=launch.job_id)
-            return self._submit(launch, transfer, report, fl_ctx)
+            plan = build_plan(launch, self._settings)
+            return self._submit(launch, plan, self._get_loop(launch.parent), transfer, report, fl_ctx)
         except _LaunchRefusedError:
             transfer.remove()
             raise
@@ -165,70 +170,23 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             transfer.remove()
             raise
 
-    def _submit(self, launch: Launch, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext) -> ArgoJobHandle:
-        plan = build_plan(launch, self._settings)
-        loop = self._get_loop(launch.parent)
-        # The callbacks below live as long as the job. They hold neither the launch nor the plan, each with a whole
-        # startup kit, but only these two values.
-        workflow, credentials = plan.name, launch.credentials
+    @abstractmethod
+    def _submit(
+        self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
+    ) -> ArgoJobHandle:
+        """Submit a launch that was read, and return its handle."""
 
-        def on_verdict(verdict: Verdict, tail: str) -> None:
+    def _end(self, launch: Launch, transfer: WorkspaceTransfer, report: Report) -> OnEnd:
+        """Return the function that reports a job's verdict. It does not hold the launch with its startup kit."""
+        credentials = launch.credentials
+
+        def end(verdict: Verdict, workflow: str, tail: str) -> None:
             transfer.remove()
             report.publish(verdict, workflow, tail)
             REDACTION.forget(credentials)
+            self._meter.count_verdict(verdict)
 
-        is_server = self.role is Role.SERVER
-        # A client's log may hold patients' data, and is not read.
-        job = loop.launch(plan, lambda: transfer.has_results, on_verdict, collect_log=is_server)
-        _log.info("%s: job %s submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
-
-        def stop(cause: Cause) -> None:
-            report.write_preliminary(cause, workflow)
-            loop.stop(job, cause)
-
-        handle = ArgoJobHandle(job, stop)
-        if is_server:
-            self._wait_for_process(handle, job, loop, transfer, launch, report, fl_ctx)
-        return handle
-
-    def _wait_for_process(
-        self,
-        handle: ArgoJobHandle,
-        job: LaunchedJob,
-        loop: Loop,
-        transfer: WorkspaceTransfer,
-        launch: Launch,
-        report: Report,
-        fl_ctx: FLContext,
-    ) -> None:
-        """Wait until the process of a server's job runs, or the job has ended.
-
-        Raises:
-            _NotStartedError: the job found no node, or did not run in time.
-        """
-        try:
-            is_given_up = wait_until_running(
-                handle,
-                job,
-                loop.seconds_out_of_sync,
-                lambda: transfer.is_connected,
-                lambda detail: loop.give_up(job, detail),
-                launch.job_id,
-                fl_ctx,
-            )
-        except Exception as error:  # noqa: BLE001  (the Workflow exists: its own handle has to end)
-            loop.give_up(job, _describe_failure(error, launch.job_id))
-            handle.wait()
-            is_given_up = True
-        except BaseException:
-            # FLARE gets no handle with which it could end the job.
-            handle.terminate()
-            raise
-        verdict = job.verdict
-        if verdict is not None and (is_given_up or verdict.reason in NOT_STARTED_IN_TIME):
-            reason = report.summary(verdict)
-            add_deploy_detail(fl_ctx, f"{launch.parent.site}: {reason}")
-            raise _NotStartedError(f"the server's job {launch.job_id} was not started: {reason}")
+        return end
 
     def _start(self, fl_ctx: FLContext) -> None:
         """Start the loop before the first launch, so that Workflows of an earlier run of this parent are ended."""
@@ -256,6 +214,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             self._is_shut_down = True
             loop = self._loop
         try:
+            if self._jobs is not None:
+                self._jobs.stop_all(Cause.PARENT_END)
             if loop is not None:
                 loop.end(Cause.PARENT_END, END_PATIENCE)
         finally:
@@ -313,8 +273,74 @@ class ServerArgoJobLauncher(ArgoJobLauncher):
 
     role = Role.SERVER
 
+    def _submit(
+        self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
+    ) -> ArgoJobHandle:
+        workflow, end = plan.name, self._end(launch, transfer, report)
+
+        def on_verdict(verdict: Verdict, tail: str) -> None:
+            end(verdict, workflow, tail)
+
+        job = loop.launch(plan, lambda: transfer.has_results, on_verdict, collect_log=True)
+        _log.info("%s: job %s submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
+
+        def stop(cause: Cause) -> None:
+            report.write_preliminary(cause, workflow)
+            loop.stop(job, cause)
+
+        handle = ArgoJobHandle(job, stop)
+        self._wait_for_process(handle, job, loop, transfer, launch, report, fl_ctx)
+        return handle
+
+    def _wait_for_process(
+        self,
+        handle: ArgoJobHandle,
+        job: LaunchedJob,
+        loop: Loop,
+        transfer: WorkspaceTransfer,
+        launch: Launch,
+        report: Report,
+        fl_ctx: FLContext,
+    ) -> None:
+        """Wait until the process of a server's job runs, or the job has ended.
+
+        Raises:
+            _NotStartedError: the job found no node, or did not run in time.
+        """
+        try:
+            is_given_up = wait_until_running(
+                handle,
+                job,
+                loop.seconds_out_of_sync,
+                lambda: transfer.is_connected,
+                lambda detail: loop.give_up(job, detail),
+                launch.job_id,
+                fl_ctx,
+            )
+        except Exception as error:  # noqa: BLE001  (the Workflow exists: its own handle has to end)
+            loop.give_up(job, _describe_failure(error, launch.job_id))
+            handle.wait()
+            is_given_up = True
+        except BaseException:
+            # FLARE gets no handle with which it could end the job.
+            handle.terminate()
+            raise
+        verdict = job.verdict
+        if verdict is not None and (is_given_up or verdict.reason in NOT_STARTED_IN_TIME):
+            reason = report.summary(verdict)
+            add_deploy_detail(fl_ctx, f"{launch.parent.site}: {reason}")
+            raise _NotStartedError(f"the server's job {launch.job_id} was not started: {reason}")
+
 
 class ClientArgoJobLauncher(ArgoJobLauncher):
     """The job launcher of a FLARE client."""
 
     role = Role.CLIENT
+
+    def _submit(
+        self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
+    ) -> ArgoJobHandle:
+        with self._lock:
+            self._jobs = self._jobs or ClientJobs(self._settings, loop, self._meter)
+        probe = ServerJobProbe(fl_ctx.get_engine().cell, launch.job_id)
+        return self._jobs.launch(launch, plan, transfer, report, probe.probe, self._end(launch, transfer, report))

@@ -29,6 +29,7 @@ LOGGERS: Final = (
     "flargo.embedded.cluster",
     "flargo.embedded.routes",
     "flargo.flare.wait",
+    "flargo.flare.client_jobs",
     "flargo.flare.launcher",
     "flargo.flare.report",
     "flargo.flare.request",

@@ -12,13 +12,13 @@ there. The program's log may hold patients' data and stays at the site.
 import json
 import logging
 import os
-import tempfile
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flargo.cluster.error_text import describe
 from flargo.control.loop import MAX_LOG_BYTES, MAX_LOG_LINES
+from flargo.flare.files import write_atomically
 from flargo.flare.redact import REDACTION
 from flargo.job.names import display_text
 from flargo.status.field_errors import hide_values
@@ -30,6 +30,8 @@ OUTCOME = "argo_outcome.json"
 """The file in a server's run directory that holds the job's outcome."""
 LOG_TAIL = "argo_log_tail.txt"
 """The file in a server's run directory that holds the end of a failed program's log."""
+LOST_LOG = "argo_attempt_{}_log_tail.txt"
+"""The file in a client's run directory that holds the end of the log of an attempt that the cluster has lost."""
 _MAX_LOGGED_DETAIL = 1000
 """Characters of a verdict's detail in a log."""
 _MAX_OUTCOME_DETAIL = 10_000
@@ -102,6 +104,34 @@ class Report:
         except OSError as error:
             _log.warning("job %s: cannot write its outcome: %s", self.job_id, describe(error))
 
+    def note_lost_attempt(self, number: int, max_attempts: int, verdict: Verdict, tail: str) -> None:
+        """Log that an attempt was lost and that another one will be tried; keep the end of its log, if there is one.
+
+        The file stays in the job's run directory at the site. Its beginning is cut off after the redaction.
+
+        Args:
+            number: which attempt it was, from 1.
+            max_attempts: how many attempts the job may have.
+            verdict: how the attempt ended.
+            tail: the end of its log, longer than the part that is kept; empty: there is none, or the site keeps none.
+        """
+        detail = _describe(verdict, REDACTION.redact(verdict.detail))
+        _log.warning(
+            "job %s at %s: attempt %d of %d lost (%s), starting another one: %s",
+            self.job_id,
+            self._site,
+            number,
+            max_attempts,
+            verdict.reason.name,
+            detail,
+        )
+        if not tail or not self._run_dir.is_dir():
+            return
+        try:
+            write_atomically(self._run_dir / LOST_LOG.format(number), _trim_tail(REDACTION.redact(tail)))
+        except OSError as error:
+            _log.warning("job %s: cannot keep the log of attempt %d: %s", self.job_id, number, describe(error))
+
     def summary(self, verdict: Verdict) -> str:
         """Describe a verdict in one line that a researcher may read."""
         return f"{verdict.reason.name}: {_describe(verdict, hide_values(REDACTION.redact(verdict.detail)))}"
@@ -122,9 +152,9 @@ class Report:
             "what_to_do": verdict.reason.remedy,
             "seen_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        _write_atomically(self._run_dir / OUTCOME, json.dumps(outcome, indent=2) + "\n")
+        write_atomically(self._run_dir / OUTCOME, json.dumps(outcome, indent=2) + "\n")
         if tail and verdict.code != ReturnCode.SUCCESS:
-            _write_atomically(self._run_dir / LOG_TAIL, tail)
+            write_atomically(self._run_dir / LOG_TAIL, tail)
 
     def _append_error(self, verdict: Verdict, text: str) -> None:
         if not self._error_log.parent.is_dir():
@@ -154,15 +184,3 @@ def _trim_tail(log: str) -> str:
     # The first line is whole if the byte before it is a line end.
     begin = 0 if content[-MAX_LOG_BYTES - 1] == ord("\n") else last_bytes.find(b"\n", 0, -1) + 1
     return last_bytes[begin:].decode(errors="ignore")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write a file that exists as a whole or not at all; its folder is not created."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

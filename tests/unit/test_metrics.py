@@ -43,7 +43,9 @@ class MeasuredLoop:
         self.exporter.follow(self.loop.snapshot)
 
     def launch(self) -> LaunchedJob:
-        launched = self.loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+        launched = self.loop.launch(
+            submit_plan(), lambda: False, lambda verdict, _: self.exporter.count_verdict(verdict), collect_log=False
+        )
         assert launched.wait(lambda it: it.is_released, THREAD_SECONDS)
         self.send(workflow(uid=WORKFLOW_UID, version=2, phase="Running"))
         return launched
@@ -92,6 +94,7 @@ def filled_exporter() -> Exporter:
     exporter.observe_launch(1.0)
     exporter.observe_start(1.0)
     exporter.count_verdict(Verdict(Reason.SUCCEEDED, 0))
+    exporter.count_lost_attempt(Verdict(Reason.DISRUPTED, 104))
     exporter.count_watch_restart(Kind.POD)
     exporter.follow(lambda: Snapshot({Stage.RUNNING: 2}, 3, 4, {Kind.POD: 5.0}, 6))
     return exporter

@@ -214,6 +214,6 @@ def test_trimmed_read_logs_are_redacted(tmp_path: Path, run_dir: Path, secret: s
         loop = Loop(ScriptedApi(Response(200, body.encode())), "", "me", 3)
         (pod_state,) = [pod_view(pod(main=terminated_state(3), phase="Failed"))]
         job_state = SimpleNamespace(observation=SimpleNamespace(pods=[pod_state]), first_pod_uid=pod_state.uid)
-        tail = write_tail(tmp_path, run_dir, loop._read_log(job_state))  # type: ignore[arg-type]  # no more of it is looked at
+        tail = write_tail(tmp_path, run_dir, loop.read_log(job_state))  # type: ignore[arg-type]  # no more of it is looked at
         assert not re.search("h{9}|p{9}|s{9}|MIIE", tail)
         assert tail.endswith("y\n")
