@@ -1,18 +1,25 @@
-"""The only module that uses nvflare's internals: its rules for names, loaders, renderer and workspace transfer.
+"""The only module that uses nvflare's internals: its rules for names, loaders, renderer, transfer and executor.
 
-nvflare 2.9 does not promise to keep them; a release that moves one of them breaks this file and no other.
+nvflare 2.9 does not promise to keep them; a release that moves one of them breaks this file and no other. What only
+adoption and the probe need is imported when they need it: ``find_changes`` says whether nvflare still has it, and a
+parent whose nvflare lacks it still launches jobs.
 """
 
+import ast
+import importlib
+import inspect
 import logging
-from collections.abc import Mapping
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_launcher_spec import JobProcessArgs
+from nvflare.apis.job_launcher_spec import JobHandleSpec, JobProcessArgs
 from nvflare.app_opt.job_launcher.k8s_launcher import (
     K8sJobHandle,
     _job_args_dict,
@@ -51,6 +58,7 @@ from nvflare.utils.job_launcher_utils import (
 )
 
 from flargo.job.documents import MAX_TEXT_BYTES, load_yaml
+from flargo.parsing import is_uid
 from flargo.terms import Object, Role, ServerJob
 
 OWNER_VARIABLE: str = ENV_WORKSPACE_OWNER_FQCN
@@ -63,6 +71,13 @@ PROBE_SECONDS = 5.0
 """Seconds after which a probe of the server's job process has no answer."""
 _ECHO = ("_net_manager", "echo")
 """The channel and the topic at which every cell answers with the payload it gets (cellnet/net_agent.py)."""
+HEART_BEAT_TIMEOUT = 600.0
+"""Seconds without a heartbeat after which FLARE's server takes a client for dead.
+
+It is FLARE's default, and what ``nvflare provision`` writes. Only the server's own ``resources.json`` can set another
+(``servers[].heart_beat_timeout``), and FLARE tells no client."""
+_EXECUTOR = "private.fed.client.client_executor"
+_TRANSFER = "app_opt.job_launcher.workspace_cell_transfer"
 _log = logging.getLogger(__name__)
 
 
@@ -248,6 +263,24 @@ class WorkspaceTransfer:
             self._manager.remove_job(self._job_id)
         self._token = None
 
+    def restore(self, token: str) -> None:
+        """Register the job again with the token that an earlier run of this parent registered it with.
+
+        A process that got the token then fetches its workspace and delivers its results with it.
+
+        Raises:
+            AdoptionError: the job is registered already, or has no run directory to which results could be delivered.
+        """
+        if not token:
+            raise AdoptionError(f"job {self._job_id} has no workspace transfer token")
+        _require_run_directory(self._workspace, self._job_id)
+        record = _internal(_TRANSFER, "_JobTransferRecord")
+        with self._manager._lock:  # noqa: SLF001  (the manager has no method that takes a token)
+            if self._job_id in self._manager.jobs:
+                raise AdoptionError(f"the workspace transfer of job {self._job_id} is registered already")
+            self._manager.jobs[self._job_id] = record(self._job_id, self._workspace, token)
+        self._token = token
+
     @property
     def is_connected(self) -> bool:
         """True while the job's own process is connected with the parent."""
@@ -262,6 +295,171 @@ class WorkspaceTransfer:
     def _is_registered(self) -> bool:
         record = self._manager.jobs.get(self._job_id)
         return self._token is not None and record is not None and record.transfer_token == self._token
+
+
+class AdoptionError(Exception):
+    """A job that an earlier run of this parent launched cannot be registered again; the message says why."""
+
+
+def adopt_job(fl_ctx: FLContext, job_id: str, handle: JobHandleSpec, workspace: str, *, has_started: bool) -> None:
+    """Register a running job with the executor of a client's parent, as if this parent had launched it.
+
+    From then on the parent's heartbeats name the job, FLARE's aborts reach the handle, and FLARE reports the handle's
+    return code to the server and fires JOB_COMPLETED. FLARE starts one thread, which waits for the handle.
+
+    EventType.AFTER_CLIENT_REGISTER is the event at which to call this: the parent is registered with the server, and
+    its first heartbeat comes later. A heartbeat that lacks a job makes the server report the job as
+    FINISHED:ABNORMAL if the server's process of the job has ended already.
+
+    A reservation that an earlier run made with the site's resource manager is not freed.
+
+    Args:
+        fl_ctx: a context of the client's parent.
+        job_id: FLARE's id of the job.
+        handle: the job's handle.
+        workspace: the parent's workspace folder.
+        has_started: the job's process may have connected to an earlier run of this parent. FLARE first asks such a
+            process to end, and terminates the handle 10 s later; it reports exit code 1 of such a process as a failure
+            of the program, and otherwise as one of the infrastructure.
+
+    Raises:
+        AdoptionError: the executor knows the job already, or the job has no run directory.
+    """
+    _require_run_directory(workspace, job_id)
+    engine = fl_ctx.get_engine()
+    executor = engine.client_executor
+    status = "ClientStatus.STARTED" if has_started else "ClientStatus.STARTING"
+    # The executor tells a heartbeat's cleanup from an abort by an argument of terminate, which only this class takes.
+    wrapped = _internal(_EXECUTOR, "_PendingJobHandle")()
+    wrapped.attach(handle)
+    entry = {
+        RunProcessKey.JOB_HANDLE: wrapped,
+        RunProcessKey.STATUS: _internal(_EXECUTOR, status),
+        _internal(_EXECUTOR, "_ABORT_REQUESTED_KEY"): False,
+    }
+    with executor.lock:
+        if job_id in executor.run_processes:
+            raise AdoptionError(f"FLARE's executor knows job {job_id} already")
+        executor.run_processes[job_id] = entry
+    arguments = (engine.client, job_id, None, None, None, workspace, engine.new_context())
+    threading.Thread(target=executor._wait_child_process_finish, args=arguments).start()  # noqa: SLF001
+
+
+def find_changes() -> tuple[str, ...]:
+    """Return how the installed nvflare differs from what adoption and the probe rely on; empty if it does not.
+
+    It compares the names, parameters and attributes that they use, the keys of an entry in the executor's table of
+    jobs, and all state of the executor and of the transfer manager: an adopted job would lack state that is new.
+    Each difference is one line of text. The check parses a source file of nvflare, which takes some milliseconds.
+    """
+    return tuple(change for known in _KNOWN for change in _compare(*known))
+
+
+def _compare(module: str, name: str, read: Callable[[Any], object], expected: object) -> Iterator[str]:
+    """Yield a text if what is read from a member of nvflare is not what is expected."""
+    where = f"nvflare.{module}.{name}"
+    try:
+        actual = read(_internal(module, name))
+    except Exception as error:  # noqa: BLE001  (an import runs nvflare's code, which may raise anything)
+        yield f"{where} cannot be read ({type(error).__name__})"
+        return
+    if actual != expected:
+        yield f"{where} has {actual!r}, not {expected!r}"
+
+
+def _value(member: object) -> object:
+    return member
+
+
+def _parameters(function: Callable[..., object]) -> str:
+    """Return the names of the parameters of a function, or of a class's constructor."""
+    return " ".join(inspect.signature(function).parameters)
+
+
+def _state(kind: Any) -> str:
+    """Return the names of the attributes that a class's constructor sets."""
+    constructor = ast.parse(textwrap.dedent(inspect.getsource(kind.__init__)))
+    attributes = [node for node in ast.walk(constructor) if isinstance(node, ast.Attribute)]
+    return " ".join(sorted({node.attr for node in attributes if isinstance(node.ctx, ast.Store)}))
+
+
+def _engine_state(engine: Any) -> str:
+    """Return which of the attributes that adoption reads a client's engine has."""
+    return " ".join(name for name in _state(engine).split() if name in {"cell", "client", "client_executor"})
+
+
+def _entry_keys(executor: type) -> str:
+    """Return the names of the keys of an entry in the executor's table of jobs that its methods use."""
+    nodes = list(ast.walk(ast.parse(inspect.getsource(executor))))
+    constants = {node.id for node in nodes if isinstance(node, ast.Name) and node.id.endswith("_KEY")}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    keys = {node.attr for node in attributes if ast.unparse(node.value) == RunProcessKey.__name__}
+    return " ".join(sorted(keys | constants))
+
+
+_KNOWN: tuple[tuple[str, str, Callable[[Any], object], object], ...] = (
+    (
+        _EXECUTOR,
+        "JobExecutor._wait_child_process_finish",
+        _parameters,
+        "self client job_id allocated_resource token resource_manager workspace fl_ctx",
+    ),
+    (_EXECUTOR, "JobExecutor.abort_app", _parameters, "self job_id heartbeat_cleanup"),
+    (_EXECUTOR, "JobExecutor", _state, "client job_query_timeout lock logger run_processes startup"),
+    (_EXECUTOR, "JobExecutor", _entry_keys, "JOB_HANDLE STATUS _ABORT_REQUESTED_KEY"),
+    (_EXECUTOR, "_ABORT_REQUESTED_KEY", _value, "_abort_requested"),
+    (_EXECUTOR, "ClientStatus.STARTING", _value, 1),
+    (_EXECUTOR, "ClientStatus.STARTED", _value, 2),
+    (_EXECUTOR, "_PendingJobHandle", _parameters, ""),
+    (_EXECUTOR, "_PendingJobHandle.attach", _parameters, "self job_handle"),
+    (_EXECUTOR, "_PendingJobHandle.terminate", _parameters, "self heartbeat_cleanup"),
+    (_EXECUTOR, "_PendingJobHandle.poll", _parameters, "self"),
+    (_EXECUTOR, "_PendingJobHandle.wait", _parameters, "self"),
+    ("private.fed.client.client_engine", "ClientEngine", _engine_state, "cell client client_executor"),
+    ("private.fed.client.client_engine", "ClientEngine.new_context", _parameters, "self"),
+    (
+        _TRANSFER,
+        "WorkspaceTransferManager",
+        _state,
+        "_lock cell download_timeout jobs owner_fqcn per_request_timeout",
+    ),
+    (_TRANSFER, "WorkspaceTransferManager.get_or_create", _parameters, "cell"),
+    (_TRANSFER, "WorkspaceTransferManager.remove_job", _parameters, "self job_id"),
+    (
+        _TRANSFER,
+        "_JobTransferRecord",
+        _parameters,
+        "job_id workspace_root transfer_token download_tx_id download_bundle_path",
+    ),
+    (
+        "fuel.f3.cellnet.core_cell",
+        "CoreCell.send_request",
+        _parameters,
+        "self channel topic target request timeout secure optional",
+    ),
+    ("fuel.f3.cellnet.net_agent", "_CHANNEL", _value, _ECHO[0]),
+    ("fuel.f3.cellnet.net_agent", "_TOPIC_ECHO", _value, _ECHO[1]),
+)
+"""What adoption and the probe rely on: a member of nvflare, how to read what matters of it, and what is known to work.
+
+All of it is the same in 2.9.0 and 2.9.1rc5."""
+
+
+def _internal(module: str, name: str) -> Any:
+    """Return a member of one of nvflare's modules, by its path in the module."""
+    value: Any = importlib.import_module(f"nvflare.{module}")
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _require_run_directory(workspace: str, job_id: str) -> None:
+    """Raise an AdoptionError if a job has no run directory. The id may come from an object that anybody can write."""
+    if not is_uid(job_id):
+        raise AdoptionError("the id of a job has 1 to 128 letters, digits and '-'")
+    directory = Path(workspace, job_id)
+    if not directory.is_dir():
+        raise AdoptionError(f"job {job_id} has no run directory {directory}")
 
 
 class ServerJobProbe:

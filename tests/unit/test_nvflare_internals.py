@@ -1,16 +1,41 @@
-"""What flargo does with nvflare's internals: the probe of the server's process of a job."""
+"""What flargo does with nvflare's internals: probes of the server's process of a job, and adoption of running jobs."""
 
+import inspect
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, RunProcessKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobHandleSpec
+from nvflare.app_opt.job_launcher import workspace_cell_transfer
+from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
+from nvflare.fuel.f3.cellnet import net_agent
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode, ReturnReason
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
+from nvflare.private.fed.client import client_executor
+from nvflare.private.fed.client.client_executor import JobExecutor
+from nvflare.private.fed.server.fed_server import FederatedServer
 
-from flargo.flare.nvflare_internals import PROBE_SECONDS, ServerJobProbe
+from flargo.flare.nvflare_internals import (
+    HEART_BEAT_TIMEOUT,
+    PROBE_SECONDS,
+    AdoptionError,
+    ServerJobProbe,
+    WorkspaceTransfer,
+    adopt_job,
+    find_changes,
+)
 from flargo.terms import ServerJob
 from tests.harness.differential.cases import JOB_ID
+from tests.harness.differential.parent import Cell
 
 TARGET = f"server.{JOB_ID}"
 
@@ -72,3 +97,235 @@ def test_a_probe_is_bounded_and_silent() -> None:
     (request,) = requests
     assert (request["target"], request["timeout"], request["optional"]) == (TARGET, PROBE_SECONDS, True)
     assert PROBE_SECONDS <= 5
+
+
+class Handle(JobHandleSpec):  # type: ignore[misc]  # nvflare is untyped
+    """A job's handle, which notes how FLARE ends it."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.ends: list[str] = []
+        self.has_ended = threading.Event()
+
+    def terminate(self) -> None:
+        self.ends.append("abort")
+        self.has_ended.set()
+
+    def _terminate_for_heartbeat_cleanup(self) -> None:
+        self.ends.append("cleanup")
+        self.has_ended.set()
+
+    def poll(self) -> int:
+        return self.code
+
+    def wait(self) -> None:
+        self.has_ended.wait(10)
+
+
+class ClientParent:
+    """A client's parent with nvflare's own executor, and without a network."""
+
+    def __init__(self, root: Path) -> None:
+        self.workspace = str(root)
+        (root / JOB_ID).mkdir()
+        self.reports: list[tuple[str, int]] = []
+        self.completed = threading.Event()
+        self.completed_job = ""
+        self.client = SimpleNamespace(client_name="site-1", send_request_before_shutdown=self._report)
+        self.client_executor = JobExecutor(self.client, "")
+        self.cell = Cell("site-1")
+
+    def _report(self, request: Message, **_: Any) -> Message:
+        self.reports.append((request.payload["job_id"], request.payload["code"]))
+        return reply(ReturnCode.OK)
+
+    def new_context(self) -> FLContext:
+        context = FLContext()
+        context.set_prop(ReservedKey.ENGINE, self, private=True, sticky=False)
+        return context
+
+    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        assert event_type == EventType.JOB_COMPLETED
+        self.completed_job = fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)
+        self.completed.set()
+
+    def adopt(self, handle: Handle, *, has_started: bool = True) -> None:
+        adopt_job(self.new_context(), JOB_ID, handle, self.workspace, has_started=has_started)
+
+    @property
+    def jobs(self) -> list[str]:
+        """The jobs that the parent names in its heartbeats."""
+        jobs: list[str] = self.client_executor.get_run_processes_keys()
+        return jobs
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> ClientParent:
+    return ClientParent(tmp_path)
+
+
+@pytest.fixture
+def handle() -> Iterator[Handle]:
+    handle = Handle(0)
+    yield handle
+    handle.has_ended.set()
+
+
+@pytest.mark.parametrize(("code", "has_started", "reported"), [(0, True, 0), (1, True, 101), (1, False, 104)])
+def test_an_adopted_jobs_end_is_reported(code: int, has_started: bool, reported: int, parent: ClientParent) -> None:  # noqa: FBT001
+    """FLARE tells the server the return code, as for a job that this parent has launched."""
+    handle = Handle(code)
+    parent.adopt(handle, has_started=has_started)
+    assert parent.jobs == [JOB_ID]
+    handle.has_ended.set()
+    assert parent.completed.wait(10)
+    assert (parent.reports, parent.jobs, parent.completed_job) == ([(JOB_ID, reported)], [], JOB_ID)
+
+
+@pytest.mark.parametrize(("is_cleanup", "end"), [(False, "abort"), (True, "cleanup")])
+def test_an_adopted_job_can_be_aborted(is_cleanup: bool, end: str, parent: ClientParent, handle: Handle) -> None:  # noqa: FBT001
+    """A job that the server no longer runs ends through the heartbeat, which is not a person's abort."""
+    parent.adopt(handle, has_started=False)
+    parent.client_executor.abort_app(JOB_ID, heartbeat_cleanup=is_cleanup)
+    assert handle.ends == [end]
+
+
+def test_an_adopted_job_is_started_for_flare(parent: ClientParent, handle: Handle) -> None:
+    """FLARE asks a started process to end before it terminates the handle."""
+    parent.adopt(handle)
+    assert parent.client_executor.check_status(JOB_ID) == "started"
+    assert parent.client_executor.run_processes[JOB_ID][RunProcessKey.JOB_HANDLE].poll() == 0
+
+
+def test_a_job_is_adopted_once(parent: ClientParent, handle: Handle) -> None:
+    parent.adopt(handle)
+    with pytest.raises(AdoptionError, match="knows job"):
+        parent.adopt(Handle(0))
+
+
+def test_a_restored_transfer_has_the_old_token(parent: ClientParent) -> None:
+    """The process presents the token that an earlier run of the parent gave it."""
+    transfer = WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace)
+    transfer.restore("the old token")
+    manager = WorkspaceTransferManager.get_or_create(parent.cell)
+    request = Message(payload={"job_id": JOB_ID, "transfer_token": "the old token"})
+    record, _, error = manager._authorize(request, "publish_results")
+    assert (record.workspace_root, error, transfer.has_results) == (parent.workspace, None, False)
+    manager.remove_job(JOB_ID)  # as it does itself when it has extracted the results
+    assert transfer.has_results
+
+
+def test_a_restored_transfer_is_removed_as_any(parent: ClientParent) -> None:
+    """A later launch's registration stays."""
+    first, later = (WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace) for _ in range(2))
+    manager = WorkspaceTransferManager.get_or_create(parent.cell)
+    first.restore("the old token")
+    first.remove()
+    assert manager.jobs == {}
+    first.restore("the old token")
+    later.register()
+    first.remove()
+    assert list(manager.jobs) == [JOB_ID]
+
+
+def test_a_transfer_is_restored_once(parent: ClientParent) -> None:
+    token = WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace).register()
+    second = WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace)
+    with pytest.raises(AdoptionError, match="registered already"):
+        second.restore("the old token")
+    assert WorkspaceTransferManager.get_or_create(parent.cell).jobs[JOB_ID].transfer_token == token
+    assert not second.has_results
+
+
+def test_a_transfer_needs_a_token(parent: ClientParent) -> None:
+    with pytest.raises(AdoptionError, match="no workspace transfer token"):
+        WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace).restore("")
+
+
+@pytest.mark.parametrize("job_id", ["f0000000-0000-4000-8000-000000000000", "", ".", "..", "../site-1", "/tmp", "a\0"])
+def test_only_a_job_with_a_run_directory_is_adopted(job_id: str, parent: ClientParent, handle: Handle) -> None:
+    """The id comes from an object in the cluster, and must not name another folder."""
+    with pytest.raises(AdoptionError, match=r"run directory|id of a job"):
+        adopt_job(parent.new_context(), job_id, handle, parent.workspace, has_started=True)
+    with pytest.raises(AdoptionError, match=r"run directory|id of a job"):
+        WorkspaceTransfer(parent.cell, job_id, parent.workspace).restore("the old token")
+    assert (parent.jobs, WorkspaceTransferManager.get_or_create(parent.cell).jobs) == ([], {})
+
+
+def test_the_installed_nvflare_is_known() -> None:
+    """A release of nvflare that moves what adoption relies on fails here; `find_changes` says what it is."""
+    assert find_changes() == ()
+
+
+def test_the_servers_default_timeout_is_flares() -> None:
+    assert inspect.signature(FederatedServer).parameters["heart_beat_timeout"].default == HEART_BEAT_TIMEOUT
+
+
+class MoreState(JobExecutor):  # type: ignore[misc]  # nvflare is untyped
+    """An executor with state that an adopted job would lack."""
+
+    def __init__(self, client: object, startup: str) -> None:
+        super().__init__(client, startup)
+        self.job_metas: dict[str, Any] = {}
+
+
+class MoreKeys(JobExecutor):  # type: ignore[misc]  # nvflare is untyped
+    """An executor whose entries have one more key."""
+
+    def get_status(self, job_id: str) -> object:
+        return self.run_processes[job_id][RunProcessKey.CONNECTION]
+
+
+@dataclass
+class MoreFields:
+    """A record of a transfer with one more field."""
+
+    job_id: str
+    workspace_root: str
+    transfer_token: str
+    download_tx_id: str
+    download_bundle_path: str
+    owner: str
+
+
+class MoreParameters(JobExecutor):  # type: ignore[misc]  # nvflare is untyped
+    """An executor whose waiter needs the job's metadata."""
+
+    def _wait_child_process_finish(self, client: object, job_id: str, job_meta: object) -> None:
+        """Wait for nothing."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "member", "change"),
+    [
+        (client_executor, "JobExecutor", MoreState, "JobExecutor has 'job_metas'"),
+        (client_executor, "JobExecutor", MoreKeys, "JobExecutor has 'CONNECTION'"),
+        (
+            client_executor,
+            "JobExecutor",
+            MoreParameters,
+            "_wait_child_process_finish has 'self client job_id job_meta'",
+        ),
+        (client_executor, "_PendingJobHandle", None, "_PendingJobHandle cannot be read"),
+        (
+            client_executor,
+            "_ABORT_REQUESTED_KEY",
+            "_abort",
+            "_ABORT_REQUESTED_KEY has '_abort', not '_abort_requested'",
+        ),
+        (workspace_cell_transfer, "_JobTransferRecord", MoreFields, "download_bundle_path owner', not"),
+        (net_agent, "_TOPIC_ECHO", "ping", "_TOPIC_ECHO has 'ping', not 'echo'"),
+    ],
+    ids=lambda it: getattr(it, "__name__", str(it)),
+)
+def test_a_change_of_nvflare_is_named(
+    module: Any, name: str, member: Any, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, member)
+    assert any(change in line for line in find_changes()), find_changes()
+
+
+def test_a_module_that_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches do not need it, so flargo itself can still be imported."""
+    monkeypatch.setitem(sys.modules, client_executor.__name__, None)
+    assert f"{client_executor.__name__}.JobExecutor cannot be read (ModuleNotFoundError)" in find_changes()
