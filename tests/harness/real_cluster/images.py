@@ -86,7 +86,7 @@ def build_dockerfile(name: str, base: Path, packages: Path, to: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="flargo-build-", dir="/var/tmp", ignore_cleanup_errors=True) as tmp:
         context = Path(tmp) / "context"
         shutil.copytree(DOCKERFILES, context, ignore=shutil.ignore_patterns("wheels"))
-        shutil.copytree(packages, context / "wheels", copy_function=_link)
+        shutil.copytree(packages, context / "wheels", copy_function=link)
         # unshare removes the network, which buildah can't with this isolation, the only one that works everywhere.
         buildah = ("unshare", "--net", "buildah", f"--root={tmp}/root", f"--runroot={tmp}/run")
         image = parts.run(*buildah, "pull", "--quiet", "--policy=always", f"oci-archive:{base}").strip()
@@ -115,7 +115,7 @@ def _pip(*arguments: str | Path) -> None:
     parts.run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, cwd=ROOT)
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     """Link a file instead of copying it, if the file system can."""
     try:
         Path(target).hardlink_to(Path(source).resolve())

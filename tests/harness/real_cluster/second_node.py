@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.harness.real_cluster import control, image_store, images, node_daemons, packages, pki, sandbox, state, up
+from tests.harness.real_cluster import control, node_daemons, node_images, packages, pki, sandbox, state, up
 from tests.harness.real_cluster.node_daemons import SECOND_NODE as NODE
 from tests.harness.real_cluster.node_daemons import SECOND_NODE_DISK
 
@@ -66,7 +66,7 @@ def stop() -> None:
 
 
 def power_on() -> None:
-    """Start the node's processes, and connect it; its images are pulled if it has none yet."""
+    """Start the node's processes, and connect it."""
     for name in ("control.sock", "init.json"):
         (NODE.folder / name).unlink(missing_ok=True)
     for tree in sandbox.cgroups():
@@ -75,13 +75,9 @@ def power_on() -> None:
     sandbox.wait("the second node", (NODE.folder / "init.json").exists, 20, only=DAEMON)
     _connect()
     control.ask("start", folder=NODE.folder, name="containerd")
-    containerd = ("ctr", f"--address={NODE.socket}")
-    sandbox.wait("its containerd", functools.partial(sandbox.succeeds, *containerd, "version"), 30, only=DAEMON)
+    version = ("ctr", f"--address={NODE.socket}", "version")
+    sandbox.wait("its containerd", functools.partial(sandbox.succeeds, *version), 30, only=DAEMON)
     control.ask("start", folder=NODE.folder, name="kubelet")
-    present = sandbox.run(*containerd, "images", "list", "--quiet").split()
-    for full in images.names().values():
-        if full not in present:
-            image_store.pull(full, NODE.socket)
 
 
 def power_off() -> None:
@@ -132,6 +128,7 @@ def _prepare() -> None:
     for name in ("logs", "pids", "disk"):
         (NODE.folder / name).mkdir(parents=True)
     node_daemons.write(NODE)
+    node_images.lend(NODE.folder / "containerd")
     subject = f"/O=system:nodes/CN=system:node:{NODE.name}"
     pki.make_client("kubelet-2", subject, NODE.kubeconfig, server="https://10.88.0.1:443")
     (NODE.folder / "daemons.json").write_text(json.dumps(node_daemons.table(NODE)))

@@ -14,6 +14,7 @@ from tests.harness.real_cluster import (
     daemons,
     image_store,
     images,
+    node_images,
     packages,
     parts,
     pki,
@@ -39,8 +40,7 @@ def _build() -> None:
     with sandbox.lock(versions.CACHE), concurrent.futures.ThreadPoolExecutor() as lanes:
         for lane in [lanes.submit(_build_programs), lanes.submit(_build_job_image)]:
             lane.result()
-        for name in images.names():
-            images.archive(name)
+        node_images.unpacked()
 
 
 def _build_programs() -> None:
@@ -107,17 +107,18 @@ def _up(namespace: str) -> None:
     sandbox.clean()
     pki.make()
     daemons.write(namespace)
+    node_images.lend(state.RUN / "containerd")
     sandbox.boot()
     start(daemons.FIRST)
     with concurrent.futures.ThreadPoolExecutor() as executor:
-        image_store_filling = executor.submit(_fill_store)
+        registry_filling = executor.submit(_fill_registry)
         sandbox.wait("the API server", is_api_ready, 60)
         start(daemons.SECOND)
         apply.apply_all(namespace)
         start(daemons.THIRD)
         sandbox.wait("the node", is_node_ready, 60)
         wait_until_listening((*daemons.SECOND, *daemons.THIRD))
-        image_store_filling.result()
+        registry_filling.result()
     target.Target(
         kubeconfig=state.ADMIN,
         launcher_kubeconfig=state.LAUNCHER,
@@ -127,9 +128,8 @@ def _up(namespace: str) -> None:
     ).save()
 
 
-def _fill_store() -> None:
+def _fill_registry() -> None:
     wait_until_listening(("registry",))
-    sandbox.wait("containerd", lambda: sandbox.succeeds("ctr", "version"), 30)
     image_store.fill()
 
 
