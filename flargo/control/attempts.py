@@ -52,7 +52,7 @@ class Backend(Protocol):
         """Return whether the server's process of the job runs."""
 
     def read_log(self, state: JobState) -> str:
-        """Return the end of an attempt's log, or "" if it is not to be kept."""
+        """Return the end of an attempt's log, or "" if there is none."""
 
     def on_lost(self, number: int, verdict: Verdict, tail: str) -> None:
         """Note that an attempt was lost, and that the next one will be tried."""
@@ -67,17 +67,19 @@ class Backend(Protocol):
 class Attempts:
     """The attempts of one job, of which one at a time is followed by the loop."""
 
-    def __init__(self, backend: Backend, max_attempts: int, *, deleted_counts: bool) -> None:
+    def __init__(self, backend: Backend, max_attempts: int, *, deleted_counts: bool, keeps_logs: bool = False) -> None:
         """Prepare without launching anything.
 
         Args:
             backend: the loop and FLARE.
             max_attempts: how many attempts the job may have, at least 1.
             deleted_counts: an attempt whose pod somebody has deleted is followed by another one.
+            keeps_logs: read the end of the log of each attempt that may be lost, while its pod is still there.
         """
         self._backend = backend
         self._max_attempts = max_attempts
         self._deleted_counts = deleted_counts
+        self._keeps_logs = keeps_logs
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         """Set when FLARE no longer wants the job, or its verdict is known."""
@@ -130,7 +132,8 @@ class Attempts:
             self._lost_pods = lost_pods(state)
             asks_server = number > 1 and state.stage is Stage.RUNNING and not self._is_server_asked
             self._is_server_asked |= asks_server
-            reads_log = state.pod is not None and state.pod.deleting and not self._is_tail_read
+            is_dying = state.pod is not None and state.pod.deleting and number < self._max_attempts
+            reads_log = self._keeps_logs and is_dying and not self._is_tail_read
             self._is_tail_read |= reads_log
             begins = self._take_turn()
         if reads_log:

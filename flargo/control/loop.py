@@ -359,7 +359,10 @@ class Loop:
         is_released = not state.is_submitting and not state.submit_error
         job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_ending)
         job.measure_start(self._meter, time.monotonic())
-        job.on_state(state)
+        try:
+            job.on_state(state)
+        except Exception:  # noqa: BLE001  (FLARE must get the verdict even if nobody can tell whether it is a loss)
+            _log.exception("%s: state could not be passed on", job.name)
         if state.verdict is not None and not job.is_concluded:
             self._report(job, state, state.verdict)
         if state.is_over:

@@ -77,8 +77,8 @@ class _Backend:
         return self.probe()
 
     def read_log(self, state: JobState) -> str:
-        """Return the end of an attempt's log, or "" if the site does not want it kept."""
-        return self.loop.read_log(state) if self.settings.argo.keep_lost_log else ""
+        """Return the end of an attempt's log, or "" if there is none."""
+        return self.loop.read_log(state)
 
     def on_lost(self, number: int, verdict: Verdict, tail: str) -> None:
         """Log that an attempt was lost, count it, and keep the end of its log."""
@@ -146,7 +146,10 @@ class ClientJobs:
             probe,
             end,
         )
-        attempts = Attempts(backend, launch.max_attempts, deleted_counts=self._settings.argo.rejoin_deleted)
+        argo = self._settings.argo
+        attempts = Attempts(
+            backend, launch.max_attempts, deleted_counts=argo.rejoin_deleted, keeps_logs=argo.keep_lost_log
+        )
         self._running.add(attempts)
         try:
             attempts.start(plan)

@@ -98,9 +98,9 @@ class NoWait(threading.Event):
 class Job:
     """Attempts with a fake backend, and the inputs that a loop would give them."""
 
-    def __init__(self, max_attempts: int = 3, *, deleted_counts: bool = False) -> None:
+    def __init__(self, max_attempts: int = 3, *, deleted_counts: bool = False, keeps_logs: bool = False) -> None:
         self.backend = FakeBackend()
-        self.attempts = Attempts(self.backend, max_attempts, deleted_counts=deleted_counts)
+        self.attempts = Attempts(self.backend, max_attempts, deleted_counts=deleted_counts, keeps_logs=keeps_logs)
         self.attempts.start(submit_plan())
 
     def never_waits(self) -> None:
@@ -307,7 +307,7 @@ def test_an_abort_reaches_the_current_attempt() -> None:
 
 def test_the_end_of_a_drained_pods_log_is_kept() -> None:
     """It is read while the pod is being deleted: with the pod goes its log."""
-    job = Job()
+    job = Job(keeps_logs=True)
     state = replace(running_state(), pod=replace(POD_RUNNING, deleting=True))
     job.attempts.on_state(1, state)
     job.attempts.on_state(1, state)
@@ -315,6 +315,13 @@ def test_the_end_of_a_drained_pods_log_is_kept() -> None:
     job.backend.work()
     job.ends(LOSS)
     assert job.backend.lost == [(1, LOSS, "log of job-site")]
+
+
+def test_no_log_is_read_in_vain() -> None:
+    """Neither if the site keeps none, nor if no attempt may follow."""
+    for job in (Job(), Job(1, keeps_logs=True)):
+        job.attempts.on_state(1, replace(running_state(), pod=replace(POD_RUNNING, deleting=True)))
+        assert not job.backend.tasks
 
 
 def test_a_missing_thread_loses_no_attempt() -> None:
