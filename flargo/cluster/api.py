@@ -130,19 +130,31 @@ class Api:
             uid: a precondition, so that a newer object of the same name is not deleted.
             grace: the grace period in seconds; None: the object's own.
         """
-        if not is_uid(uid):
-            message = "no usable uid: another object of that name could be deleted"
-            raise _invalid_target("delete", f"{kind.value[1]} {name}", message)
         # The grace period is in the body: the server ignores one in the query if the request has a body.
         body: Object = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
-            "preconditions": {"uid": uid},
+            "preconditions": _precondition("delete", f"{kind.value[1]} {name}", uid),
         }
         if grace is not None:
             body["gracePeriodSeconds"] = grace
         self._read(kind, replace(self._request("delete", kind, name), method="DELETE", body=body))
+
+    def evict(self, pod: str, uid: Uid) -> None:
+        """Evict the pod that has this name and this uid, as `kubectl drain` does for each pod of a node.
+
+        Unlike a deletion, an eviction is refused (429) if a PodDisruptionBudget does not allow it.
+        """
+        what = f"pods/eviction {pod}"
+        request = replace(self._request("create", Kind.POD, pod, subresource="eviction"), method="POST", what=what)
+        body: Object = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": self.namespace},
+            "deleteOptions": {"preconditions": _precondition("create", what, uid)},
+        }
+        self._read(Kind.POD, replace(request, body=body))
 
     def watch(self, kind: Kind, labels: str, version: str, seconds: int, silence: float) -> Iterator[Object]:
         """Watch for changes after a resourceVersion; yield events with ``type`` and ``object``, bookmarks included.
@@ -272,6 +284,13 @@ class Api:
 
     def _send(self, kind: Kind, request: Request) -> urllib3.BaseHTTPResponse:
         return self._transport.send(request, partial(self._on_request, request.verb, kind))
+
+
+def _precondition(verb: str, what: str, uid: Uid) -> Object:
+    """Return the precondition of a deletion, so that only the object with this uid is deleted."""
+    if not is_uid(uid):
+        raise _invalid_target(verb, what, "no usable uid: another object of that name could be deleted")
+    return {"uid": uid}
 
 
 def _invalid_target(verb: str, what: str, message: str) -> ApiError:

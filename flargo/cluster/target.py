@@ -12,7 +12,7 @@ from flargo.parsing import is_dns_label, is_object_name
 
 _GROUP_VERSION = re.compile(r"api/v1|apis/[a-z0-9.-]{1,253}/v[a-z0-9]{1,15}")
 _PLURAL = re.compile(r"[a-z]{1,63}")
-_SUBRESOURCES = frozenset({"log", "status"})
+_SUBRESOURCES = frozenset({"eviction", "log", "status"})
 _SHOWN_CHARACTERS = 80
 
 

@@ -31,6 +31,20 @@ def test_delete_has_uid_and_grace() -> None:
     assert body["gracePeriodSeconds"] == 3
 
 
+def test_an_eviction_is_of_one_pod() -> None:
+    """A pod of the same name that was created meanwhile is not evicted."""
+    api = ScriptedApi(Response(201))
+    api.evict("p", Uid("u1"))
+    method, url, body = api.requests[0]
+    assert (method, url) == ("POST", "/api/v1/namespaces/ns/pods/p/eviction")
+    assert body is not None
+    assert (body["kind"], body["metadata"]["name"]) == ("Eviction", "p")
+    assert body["deleteOptions"] == {"preconditions": {"uid": "u1"}}
+    with pytest.raises(ApiError, match="no usable uid"):
+        api.evict("p", Uid(""))
+    assert len(api.requests) == 1
+
+
 def test_a_delete_without_name_is_not_sent() -> None:
     """Without a name, the request would delete the whole collection."""
     api = ScriptedApi(Response(200))

@@ -275,7 +275,7 @@ def intended_paths(kind: type, arguments: dict[str, Any]) -> set[str]:
         f"{collection}/{each}" for each in (name, fields.value(arguments.get("item"), "metadata", "name")) if each
     }
     if "pod" in arguments:
-        return {f"{each}/log" for each in object_paths}
+        return {f"{each}/{subresource}" for each in object_paths for subresource in ("log", "eviction")}
     return object_paths if name is not None else {*object_paths, collection}
 
 
