@@ -11,7 +11,7 @@ CLUSTERS ?= 3
 SHARDS := $(shell seq $(CLUSTERS))
 STATE := /var/tmp/flargo-cluster
 
-.PHONY: test everything local check demo demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start compare scale hostile docs pictures format lock
+.PHONY: test everything local check demo demo-drain demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start compare scale hostile docs pictures format lock
 
 # The clusters' programs and images are built while the tests without a cluster run. Each target's output is printed
 # when the target has finished.
@@ -35,6 +35,10 @@ check: lint
 # installs only what the demo needs, unless the tools for developers are installed already.
 demo: $(if $(wildcard .venv/ready),.venv/ready,.venv/demo)
 	$(BIN)/flargo demo
+
+# The same with a site's pod that is evicted in the middle of a round: a minute.
+demo-drain: $(if $(wildcard .venv/ready),.venv/ready,.venv/demo)
+	$(BIN)/flargo demo --drain
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from tests.harness.demo_command import DemoCommand, poll_until
 from tests.harness.embedded_cluster import IMAGE, EmbeddedCluster
 
 RUNNING = "site-2  running"
+DRAIN_SECONDS = 180.0
+"""The time that a demo may take whose rounds last some seconds, and one of them twice."""
 
 
 def command_line(pid: int) -> bytes:
@@ -54,6 +56,22 @@ def test_completes_with_right_weights_and_leaves_nothing(demo: Callable[..., Dem
         "nothing is left running",
     ):
         assert text in run.output
+    assert run.processes() == []
+    assert run.folders() == []
+
+
+def test_drained_site_trains_again_and_job_completes(demo: Callable[..., DemoCommand]) -> None:
+    run = demo("--drain")
+    assert run.wait(DRAIN_SECONDS) == 0, run.output
+    (drained,) = re.findall(r"drain +site-1 trains round (\d): its pod is evicted", run.output)
+    assert "attempt 1 of 2 at site-1: DISRUPTED" in run.output
+    assert f"rejoined    site-1 trains round {drained} again" in run.output
+    workflows = re.findall(r"site-1  .*, Workflow (\S+)", run.output)
+    assert workflows == [workflows[0], f"{workflows[0]}-r1"]
+    # Two sites add 1 and 2, with these weights: 5/3 for each of three rounds.
+    assert "[[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]], as expected" in run.output
+    assert "the server got 3 of 3 from site-1, 3 of 3 from site-2" in run.output
+    assert "nothing is left running" in run.output
     assert run.processes() == []
     assert run.folders() == []
 
@@ -139,6 +157,22 @@ def test_cluster_job_leaves_only_finished_workflows(demo: Callable[..., DemoComm
         run = demo(*options, "--image", IMAGE)
         assert run.wait() == 0, run.output
         assert [item["status"]["phase"] for item in cluster.items("workflows")] == ["Succeeded"] * 3
+        assert cluster.items("secrets") == []
+
+
+def test_drain_on_a_cluster_leaves_the_workflow_of_each_attempt(
+    demo: Callable[..., DemoCommand], tmp_path: Path
+) -> None:
+    """The credentials of both attempts are deleted."""
+    with Embedded(namespace="flare") as embedded:
+        cluster = EmbeddedCluster(embedded, tmp_path)
+        options = ("--kubeconfig", str(cluster.target.kubeconfig), "--namespace", "flare", "--image", IMAGE)
+        run = demo(*options, "--drain", "--rounds", "2")
+        assert run.wait(DRAIN_SECONDS) == 0, run.output
+        phases = {item["metadata"]["name"]: item["status"]["phase"] for item in cluster.items("workflows")}
+        (second,) = (name for name in phases if name.endswith("-r1"))
+        assert phases.pop(second.removesuffix("-r1")) in {"Failed", "Error"}
+        assert [*phases.values()] == ["Succeeded"] * 3, "the server's, site-2's and the second attempt's"
         assert cluster.items("secrets") == []
 
 

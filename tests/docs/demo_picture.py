@@ -1,4 +1,4 @@
-"""``python -m tests.docs.demo_picture``: run the demo, for real, in a terminal and save its screen as docs/demo.svg."""
+"""``python -m tests.docs.demo_picture [NAME]``: run the demo, for real, in a terminal and save its screen in docs/."""
 
 import sys
 from pathlib import Path
@@ -8,17 +8,20 @@ from rich.text import Text
 from tests.harness import terminal
 
 COLUMNS = 112
+PICTURES = {"demo": ("demo",), "demo-drain": ("demo", "--drain")}
+"""The arguments of flargo, by the picture's name, which is also the name of make's target."""
 
 
-def main() -> None:
-    """Run the demo and save the picture; exit with an error if the demo fails."""
-    code, output = terminal.run_in_terminal([Path(sys.executable).with_name("flargo"), "demo"], COLUMNS)
-    if code:
-        sys.exit(f"the demo failed:\n{output}")
-    terminal.save_picture(
-        "demo", "flargo demo", COLUMNS, [Text("$ make demo", "bold"), *terminal.render_screen(output.rstrip())]
-    )
+def main(*names: str) -> None:
+    """Run the demo for each picture and save it; exit with an error if the demo fails."""
+    for name in names or PICTURES:
+        argv: list[str | Path] = [Path(sys.executable).with_name("flargo"), *PICTURES[name]]
+        code, output = terminal.run_in_terminal(argv, COLUMNS)
+        if code:
+            sys.exit(f"the demo failed:\n{output}")
+        lines = [Text(f"$ make {name}", "bold"), *terminal.render_screen(output.rstrip())]
+        terminal.save_picture(name, " ".join(("flargo", *PICTURES[name])), COLUMNS, lines)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

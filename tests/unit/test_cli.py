@@ -447,3 +447,10 @@ def test_demo_rejects_invalid_names_at_once(options: tuple[str, str]) -> None:
     result = run("demo", *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"{options[1]!r} is not" in result.stderr
+
+
+def test_demo_drains_only_its_own_job() -> None:
+    """A job of the user's may not be safe to start again."""
+    result = run("demo", "--drain", "--job", "folder")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--drain works only with the demo's own job, not with --job" in result.stderr

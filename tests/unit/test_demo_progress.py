@@ -42,6 +42,19 @@ def test_workflows_and_pods_match_parties_by_site() -> None:
     assert (two.state_text, two.workflow) == ("waits for FLARE", "")
 
 
+@pytest.mark.parametrize("is_first_listed", [True, False])
+def test_a_sites_latest_attempt_is_shown(*, is_first_listed: bool) -> None:
+    first, second = workflow("a", "Failed"), workflow("a")
+    for item, number in ((first, "1"), (second, "2")):
+        item["metadata"] |= {"name": f"w{number}", "uid": f"uid-{number}"}
+        item["metadata"]["labels"]["flargo.dev/attempt-number"] = number
+    workflows = [first, second] if is_first_listed else [second, first]
+    (party,) = parse_parties(("a",), workflows, [])
+    assert (party.workflow, party.state_text) == ("w2", "pending")
+    before = Snapshot((Party("a", "w1", party.stage),))
+    assert list(describe_changes(before, Snapshot((party,)))) == ["a  pending, Workflow w2"]
+
+
 def test_site_names_need_not_be_labels() -> None:
     from flargo.job.names import label_value
 

@@ -12,10 +12,24 @@ from flargo.tools.demo.run import run
 from flargo.tools.demo.screen import Screen
 from flargo.tools.terminal import console
 
+ROUNDS = 2
+DRAIN_ROUNDS = 3
+"""A round before the one in which a pod is evicted, and a round after it."""
+
 
 @click.command(context_settings={"show_default": True})
 @click.option("--sites", default=2, type=click.IntRange(1, 20), help="The number of sites.")
-@click.option("--rounds", default=2, type=click.IntRange(1, 100), help="The number of rounds of the demo's own job.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100),
+    show_default=f"{ROUNDS}, or {DRAIN_ROUNDS} with --drain",
+    help="The number of rounds of the demo's own job.",
+)
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Evict the pod of site-1 while it trains, as `kubectl drain` does: the site's program is started again.",
+)
 @click.option(
     "--job", type=click.Path(path_type=Path), help="Run the FLARE job in this folder instead of the demo's own job."
 )
@@ -40,12 +54,15 @@ from flargo.tools.terminal import console
 )
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep kits, logs and the result in this new folder.")
 @click.option("--timeout", default=300.0, type=click.FloatRange(1), help="The seconds that the job may take.")
-def demo(**options: object) -> None:
+def demo(*, rounds: int | None, **options: object) -> None:
     """Provision a FLARE federation on this machine, run a job through flargo, show its progress, and clean up.
 
     Without --kubeconfig no cluster is needed: the embedded engine runs the job pods as processes of this machine.
     """
-    checked = Options(**options)  # type: ignore[arg-type]  # click has checked the types
+    default_rounds = DRAIN_ROUNDS if options["drain"] else ROUNDS
+    checked = Options(rounds=rounds or default_rounds, **options)  # type: ignore[arg-type]  # click has checked the types
+    if checked.drain and checked.job:
+        raise click.UsageError("--drain works only with the demo's own job, not with --job.")
     if checked.context and not checked.kubeconfig:
         raise click.UsageError("--context needs --kubeconfig.")
     sys.exit(run(checked, Screen(console())))

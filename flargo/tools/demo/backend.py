@@ -69,6 +69,23 @@ class ClusterNamespace:
         except ApiError:
             return ""
 
+    def evict(self, pod: Object) -> None:
+        """Evict a pod, as `kubectl drain` does for each pod of a node.
+
+        Raises:
+            DemoError: the API server does not answer, or refuses.
+        """
+        name = pod["metadata"]["name"]
+        try:
+            self._api.evict(name, uid_of(pod))
+        except ApiError as error:
+            if error.meaning in LACKS_PERMISSION:
+                raise DemoError(
+                    f"The account of {self.kubeconfig} may not evict pods in namespace {self.namespace} "
+                    f"({error.status}): --drain needs the right to create pods/eviction, which flargo-launcher lacks."
+                ) from error
+            raise DemoError(f"The pod {name} could not be evicted: {error}.") from error
+
     def wait_until_finished(self, selector: str, seconds: float) -> list[str]:
         """Wait until the Workflows and pods that a label selector matches have ended.
 

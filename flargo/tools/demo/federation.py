@@ -5,9 +5,10 @@ The parents are the programs that a kit's start script runs, without its loop th
 
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flargo.cluster.error_text import describe
 from flargo.job.validate import InvalidInput
@@ -24,10 +25,12 @@ ADMIN = "admin@flargo.demo"
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """The settings of flargo's launchers that depend on the cluster."""
+    """The settings of flargo's launchers that depend on the cluster and on the demo's options."""
 
     kubeconfig: Path
     namespace: str
+    argo: Mapping[str, Any] = field(default_factory=dict)
+    """The launchers' ``argo`` settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,9 @@ def _configure(federation: Federation, name: str, port: int, launcher: Launcher)
     (kit / COMM_CONFIG).write_bytes(write_json(kits.comm_config(federation.address, port)))
     paths = [path for folder in ("startup", "local") for path in (kit / folder).glob("*.json*")]
     files = {path.relative_to(kit).as_posix(): path.read_bytes() for path in paths}
-    options = PrepareOptions(launcher.namespace, workspace=str(kit), config_file=str(launcher.kubeconfig))
+    options = PrepareOptions(
+        launcher.namespace, workspace=str(kit), config_file=str(launcher.kubeconfig), argo=launcher.argo
+    )
     for change in prepare(files, options).changes:
         assert change.after is not None, "a kit is prepared by adding files"
         path = kit / change.path

@@ -17,6 +17,10 @@ from flargo.tools.demo.options import DemoError
 
 INITIAL_WEIGHTS = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 """The global model's weights before the first round."""
+ROUND_SECONDS = 6
+"""The seconds that a round of a job that can be drained takes at each site: time to evict a pod in the middle of it."""
+MAX_REJOINS = 1
+"""How often a site starts the program of such a job again."""
 MAX_META_BYTES = 4 * 1024 * 1024
 MAX_SITES = 100
 """The limit for the sites of a job, because the demo starts a process for each."""
@@ -24,8 +28,16 @@ MODEL_PATH = "models/server.npy"
 """The file in the job's workspace to which FLARE's NumPy persistor saves the model."""
 
 
-def export_fedavg(folder: Path, sites: int, rounds: int, image: str) -> Path:
-    """Export FLARE's NumpyFedAvgRecipe with the demo's training script below a folder, and return the job folder."""
+def export_fedavg(folder: Path, sites: int, rounds: int, image: str, *, can_be_drained: bool = False) -> Path:
+    """Export FLARE's NumpyFedAvgRecipe with the demo's training script below a folder, and return the job folder.
+
+    Args:
+        folder: the folder that will hold the job folder.
+        sites: the number of sites, all of which take part.
+        rounds: the number of rounds.
+        image: the image of the job's pods.
+        can_be_drained: rounds take some seconds, and a site may start the job's program again if it is lost.
+    """
     from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe  # noqa: PLC0415  (a slow import)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,10 +47,20 @@ def export_fedavg(folder: Path, sites: int, rounds: int, image: str) -> Path:
     with contextlib.chdir(folder):
         model = [list(row) for row in INITIAL_WEIGHTS]
         recipe = NumpyFedAvgRecipe(
-            name="fedavg", model=model, min_clients=sites, num_rounds=rounds, train_script=script.name
+            name="fedavg",
+            model=model,
+            min_clients=sites,
+            num_rounds=rounds,
+            train_script=script.name,
+            train_args=f"--seconds {ROUND_SECONDS}" if can_be_drained else "",
         )
         recipe.export(str(folder))
-    return add_default_image(folder / "fedavg", image)
+    job = add_default_image(folder / "fedavg", image)
+    if can_be_drained:
+        meta = read_meta(job)
+        meta["launcher_spec"]["default"]["k8s"]["argo"] = {"rejoin": MAX_REJOINS}
+        (job / "meta.json").write_text(json.dumps(meta, indent=2))
+    return job
 
 
 def expected_weights(sites: int, rounds: int) -> list[list[float]]:

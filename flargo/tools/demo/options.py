@@ -29,3 +29,5 @@ class Options:
     """The folder for kits, logs and the result; None is a temporary folder that the demo deletes."""
     timeout: float = 300.0
     """The seconds that the job may take."""
+    drain: bool = False
+    """Evict a site's pod while its program trains; only with the demo's own job."""

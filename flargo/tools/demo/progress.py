@@ -82,14 +82,15 @@ class Snapshot:
 
 
 def parse_parties(names: Iterable[str], workflows: Sequence[Object], pods: Sequence[Object]) -> tuple[Party, ...]:
-    """Return the state of a job at each party.
+    """Return the state of a job at each party: that of its latest attempt there.
 
     Args:
         names: the parties' names in FLARE.
         workflows: the job's Workflows, as the API server returns them.
         pods: the job's pods, likewise.
     """
-    workflow_of_site = {item["metadata"]["labels"][Label.SITE]: item for item in workflows}
+    by_attempt = sorted(workflows, key=_attempt_number)
+    workflow_of_site = {item["metadata"]["labels"][Label.SITE]: item for item in by_attempt}
     return tuple(_parse_party(name, workflow_of_site.get(label_value(name)), pods) for name in names)
 
 
@@ -119,12 +120,16 @@ def describe_changes(before: Snapshot, now: Snapshot, total: int = 0) -> Iterato
     width = max((len(party.name) for party in now.parties), default=0)
     for party in now.parties:
         old = parties_before.get(party.name, Party(party.name))
-        if party.state_text != old.state_text:
-            workflow = f", Workflow {party.workflow}" if not old.workflow else ""
+        if (party.state_text, party.workflow) != (old.state_text, old.workflow):
+            workflow = f", Workflow {party.workflow}" if party.workflow != old.workflow else ""
             yield f"{party.name:{width}}  {party.state_text}{workflow}"
     yield from (each.describe(total) for each in now.rounds if each not in before.rounds)
     if now.status != before.status and now.status:
         yield f"FLARE says {now.status}"
+
+
+def _attempt_number(workflow: Object) -> int:
+    return whole_number(workflow["metadata"]["labels"].get(Label.ATTEMPT_NUMBER, ""), _MAX_NUMBER) or 1
 
 
 def _parse_party(name: str, workflow: Object | None, pods: Sequence[Object]) -> Party:

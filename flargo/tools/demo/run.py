@@ -22,6 +22,8 @@ from flargo.tools.demo import job_folder, progress
 from flargo.tools.demo.backend import ClusterNamespace, open_cluster
 from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.cleanup import start_cleanup
+from flargo.tools.demo.drain import Drain
+from flargo.tools.demo.drain_evidence import count_results
 from flargo.tools.demo.failure import explain_failure
 from flargo.tools.demo.federation import (
     ADMIN,
@@ -184,7 +186,8 @@ def _run_demo(demo: DemoContext, stack: contextlib.ExitStack) -> int:
     job = _prepare_job(demo, len(sites), cluster)
     ports = free_ports(options.address, len(sites) + 2)
     federation = Federation(demo.root, sites, options.address, ports)
-    provision(federation, Launcher(cluster.kubeconfig, cluster.namespace))
+    argo = {"policy": {"rejoin": job_folder.MAX_REJOINS}} if options.drain else {}
+    provision(federation, Launcher(cluster.kubeconfig, cluster.namespace, argo))
     screen.print_line("federation", f"{', '.join(federation.names)}, with startup kits in {demo.root}")
     identity = federation_id(demo.root / SERVER / "startup")
     if not cluster.embedded:
@@ -215,7 +218,7 @@ def _prepare_job(demo: DemoContext, site_count: int, cluster: ClusterNamespace) 
         raise DemoError(
             "Job pods on a real cluster need an image with Python, nvflare and numpy: name it with --image."
         )
-    return job_folder.export_fedavg(folder, site_count, options.rounds, image)
+    return job_folder.export_fedavg(folder, site_count, options.rounds, image, can_be_drained=options.drain)
 
 
 @contextlib.contextmanager
@@ -253,8 +256,9 @@ def _run_job(demo: DemoContext, running: RunningFederation, job: Path) -> int:
         first, flag, rest = command.rpartition(" -n ")
         screen.print_detail(f"{first} \\", "dim")
         screen.print_detail(f" {flag}{rest}", "dim")
+    drain = Drain(screen, cluster, running.federation, job_id, demo.options.rounds) if demo.options.drain else None
     try:
-        snapshot = _follow(demo, running, job_id)
+        snapshot = _follow(demo, running, job_id, drain)
     except BaseException:
         if not cluster.embedded:
             screen.print_line("stopping", "the job is aborted, and its Workflows end", "yellow")
@@ -266,11 +270,13 @@ def _run_job(demo: DemoContext, running: RunningFederation, job: Path) -> int:
         cluster.wait_until_finished(selector, _SETTLE_SECONDS)
     if snapshot.status != progress.COMPLETED:
         raise DemoError(_explain_failure(running, selector, snapshot.status))
+    if drain is not None:
+        drain.check()
     return _show_result(demo, running, job_id)
 
 
-def _follow(demo: DemoContext, running: RunningFederation, job_id: str) -> progress.Snapshot:
-    """Show the job's progress until it has ended, and return the last snapshot."""
+def _follow(demo: DemoContext, running: RunningFederation, job_id: str, drain: Drain | None) -> progress.Snapshot:
+    """Show the job's progress until it has ended, and return the last snapshot; drain a site on the way."""
     options = demo.options
     deadline = time.monotonic() + options.timeout
     snapshot, catch_up_deadline = progress.Snapshot(), 0.0
@@ -279,6 +285,8 @@ def _follow(demo: DemoContext, running: RunningFederation, job_id: str) -> progr
             demo.signals.raise_pending()
             was_finished = snapshot.is_finished
             snapshot = _take_snapshot(running, job_id, snapshot)
+            if drain is not None:
+                drain.update()
             display.show(snapshot)
             if snapshot.is_finished and not was_finished:
                 catch_up_deadline = time.monotonic() + _CATCH_UP_SECONDS
@@ -342,8 +350,23 @@ def _show_result(demo: DemoContext, running: RunningFederation, job_id: str) -> 
     expected_weights = job_folder.expected_weights(len(running.federation.sites), options.rounds)
     is_right = bool(np.allclose(weights, expected_weights))
     verdict = "as expected" if is_right else f"but expected {np.round(expected_weights, 4).tolist()}"
-    screen.print_line("weights", f"{weights.round(4).tolist()}, {verdict}", "bold green" if is_right else "bold red")
+    screen.print_line("weights", f"{weights.round(4).tolist()}, {verdict}", _style(is_right=is_right))
+    if options.drain:
+        is_right &= _show_contributions(demo, running.federation.sites, folder / "workspace" / "log.txt")
     return 0 if is_right else 1
+
+
+def _show_contributions(demo: DemoContext, sites: tuple[str, ...], log: Path) -> bool:
+    """Show how many results of each site the server's log names; return whether there is one for each round."""
+    counts, rounds = count_results(log.read_text(errors="replace") if log.exists() else ""), demo.options.rounds
+    is_right = counts == dict.fromkeys(sites, rounds)
+    text = ", ".join(f"{counts[site]} of {rounds} from {site}" for site in sites)
+    demo.screen.print_line("results", f"the server got {text}", _style(is_right=is_right))
+    return is_right
+
+
+def _style(*, is_right: bool) -> str:
+    return "bold green" if is_right else "bold red"
 
 
 def _abort_job(running: RunningFederation, job_id: str) -> None:
