@@ -95,7 +95,7 @@ class Attempts:
         self._is_tail_read = False
         self._is_over = False
         self.launched = LaunchedJob("")
-        """The job as FLARE's handle sees it."""
+        """The job as FLARE's handle sees it: with the stage of the attempt that the loop follows."""
 
     def start(self, plan: Plan) -> None:
         """Launch the first attempt.
@@ -136,6 +136,7 @@ class Attempts:
             reads_log = self._keeps_logs and is_dying and not self._is_tail_read
             self._is_tail_read |= reads_log
             begins = self._take_turn()
+        self.launched.follow(state)
         if reads_log:
             self._backend.run(lambda: self._read_log(number, state))
         if asks_server:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from flargo.status.diagnosis import Stage
+from flargo.status.job_state import JobState
 from flargo.status.verdict import Verdict
 
 
@@ -25,6 +26,10 @@ class LaunchedJob:
         self.is_stopping = False
         """The job is being ended, whatever stage it is in."""
         self._changed = threading.Condition()
+
+    def follow(self, state: JobState) -> None:
+        """Record the progress of a job's state, and wake waiting threads if it has changed."""
+        self.update(state.stage, is_released=state.is_released, is_stopping=state.is_ending)
 
     def update(self, stage: Stage, *, is_released: bool, is_stopping: bool = False) -> None:
         """Record the job's progress, and wake waiting threads if it has changed."""

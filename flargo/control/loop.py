@@ -356,8 +356,7 @@ class Loop:
         job = self._jobs.get(state.name)
         if job is None:
             return
-        is_released = not state.is_submitting and not state.submit_error
-        job.launched.update(state.stage, is_released=is_released, is_stopping=state.is_ending)
+        job.launched.follow(state)
         job.measure_start(self._meter, time.monotonic())
         try:
             job.on_state(state)

@@ -226,6 +226,11 @@ class JobState:
         return self.pod.uid if self.pod is not None else None
 
     @property
+    def is_released(self) -> bool:
+        """Return whether the Workflow has been released, so that the program may start at any moment."""
+        return not self.is_submitting and not self.submit_error
+
+    @property
     def is_ending(self) -> bool:
         """Return whether the job is coming to its end, whoever ends it."""
         return self.cause is not None or self.end_diagnosis is not None or self.verdict is not None

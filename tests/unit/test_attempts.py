@@ -283,6 +283,23 @@ def test_an_abort_between_attempts_is_an_abort() -> None:
     assert (job.verdict.reason, job.verdict.code) == (Reason.ABORTED, 9)
 
 
+def test_flare_sees_the_stage_of_the_current_attempt() -> None:
+    job, stages = Job(), []
+
+    def note_stage() -> None:
+        stages.append(job.attempts.launched.stage)
+
+    job.runs()
+    note_stage()
+    job.ends(LOSS)
+    job.backend.work()
+    job.attempts.on_state(1, running_state())
+    note_stage()
+    job.runs()
+    note_stage()
+    assert stages == [Stage.RUNNING, Stage.ENDED, Stage.RUNNING], "an old attempt's states show nothing"
+
+
 def test_an_abort_before_the_loss_is_reported_is_an_abort() -> None:
     job = Job()
     job.attempts.on_state(1, ended_state(LOSS))
