@@ -108,7 +108,11 @@ class Attempts:
             self.launched.name = plan.name
 
     def stop(self, cause: Cause) -> None:
-        """End the job for good, whichever attempt runs or is about to begin. Returns at once."""
+        """End the job for good, whichever attempt runs or is about to begin. Returns at once.
+
+        Between two attempts nothing runs, so the job's end is reported before this returns. A queue of tasks could be
+        too long for that, or be dropped because the parent shuts down.
+        """
         with self._lock:
             if self._is_over or self._cause is Cause.ABORT:
                 return
@@ -116,7 +120,7 @@ class Attempts:
             attempt, is_in_gap = self._attempt, self._is_in_gap
         self._stopped.set()
         if is_in_gap:
-            self._do(lambda: self._conclude(_stopped_verdict(cause, "it was between two attempts")))
+            self._conclude(_stopped_verdict(cause, "it was between two attempts"))
         else:
             self._backend.stop(attempt, cause)
 
@@ -177,6 +181,8 @@ class Attempts:
         """Launch the next attempt if the server's process of the job still runs."""
         number = self._number + 1
         server = self._ask_server()
+        if self._cause is not None:
+            return  # The request to stop has interrupted the question, and gives the verdict itself.
         if server is not ServerJob.RUNS:
             what = "runs no longer" if server is ServerJob.GONE else f"could not be reached for {PROBE_SECONDS:g} s"
             self._conclude(self._loss_with(f"not started again: the server's process of the job {what}"))

@@ -37,6 +37,7 @@ class FakeBackend:
     """The next answers about the server's process; RUNS when there are no more."""
     fails: Callable[[int], Exception | None] = lambda _: None
     tasks: list[Callable[[], None]] = field(default_factory=list)
+    on_probe: Callable[[], None] = lambda: None
     launched: list[LaunchedJob] = field(default_factory=list)
     stopped: list[tuple[str, Cause]] = field(default_factory=list)
     lost: list[tuple[int, Verdict, str]] = field(default_factory=list)
@@ -63,6 +64,7 @@ class FakeBackend:
         return self.has_threads
 
     def probe_server(self) -> ServerJob:
+        self.on_probe()
         return self.servers.pop(0) if self.servers else ServerJob.RUNS
 
     def read_log(self, state: JobState) -> str:
@@ -281,6 +283,28 @@ def test_an_abort_between_attempts_is_an_abort() -> None:
     assert job.number == 1
     assert job.verdict is not None
     assert (job.verdict.reason, job.verdict.code) == (Reason.ABORTED, 9)
+
+
+@pytest.mark.parametrize("server", ServerJob)
+def test_an_abort_while_the_server_is_asked_is_an_abort(server: ServerJob) -> None:
+    """The abort interrupts the question, whose answer explains nothing then."""
+    job = Job()
+    job.backend.servers = [server]
+    job.backend.on_probe = lambda: job.attempts.stop(Cause.ABORT)
+    job.ends(LOSS)
+    job.backend.work()
+    assert job.number == 1
+    assert [verdict.code for verdict, _ in job.backend.ends] == [9]
+
+
+def test_a_shutdown_between_attempts_needs_no_thread() -> None:
+    """A parent that shuts down drops the tasks that wait for a thread."""
+    job = Job()
+    job.ends(LOSS)
+    job.backend.tasks.clear()
+    job.attempts.stop(Cause.PARENT_END)
+    assert job.verdict is not None
+    assert (job.verdict.reason, job.verdict.code) == (Reason.PARENT_ENDED, 104)
 
 
 def test_flare_sees_the_stage_of_the_current_attempt() -> None:
