@@ -1,7 +1,11 @@
-"""Tests of `flargo demo` on a real cluster, as in README.md, with only the rights of flargo-launcher."""
+"""Tests of `flargo demo` on a real cluster, as in README.md.
+
+Only the rights of flargo-launcher are needed, except for an eviction.
+"""
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +21,23 @@ STEP_SECONDS = 240.0
 
 @pytest.fixture
 def demo(target: Target) -> Iterator[DemoCommand]:
-    options = {"--kubeconfig": str(target.launcher_kubeconfig), "--namespace": target.namespace}
-    options |= {"--image": target.job_image, "--address": target.address, "--rounds": "3"}
-    run = DemoCommand(*(word for option in options.items() for word in option))
+    run = start(target, target.launcher_kubeconfig)
     yield run
     run.close()
+
+
+@pytest.fixture
+def drain(target: Target) -> Iterator[DemoCommand]:
+    run = start(target, target.kubeconfig, "--drain")
+    yield run
+    run.close()
+
+
+def start(target: Target, kubeconfig: Path, *flags: str) -> DemoCommand:
+    """Start the demo with three rounds on the cluster."""
+    options = {"--kubeconfig": str(kubeconfig), "--namespace": target.namespace}
+    options |= {"--image": target.job_image, "--address": target.address, "--rounds": "3"}
+    return DemoCommand(*(word for option in options.items() for word in option), *flags)
 
 
 def test_demo_completes_and_leaves_only_workflows(demo: DemoCommand, cluster: Cluster) -> None:
@@ -46,6 +62,25 @@ def test_demo_completes_and_leaves_only_workflows(demo: DemoCommand, cluster: Cl
     assert cluster.processes(job_id) == []
     assert (job_credentials(cluster, job_id), kits(cluster, federation)) == ([], [])
     assert (demo.processes(), demo.folders()) == ([], []), "the demo left something on this machine"
+
+
+def test_drained_site_trains_again_and_job_completes(drain: DemoCommand, cluster: Cluster) -> None:
+    """The Workflow of each attempt stays, and the credentials of none."""
+    assert drain.wait(STEP_SECONDS) == 0, drain.output
+    (job_id,) = re.findall(rf"{Label.JOB_ID}=(\S+)", drain.output)
+    (drained,) = re.findall(r"drain +site-1 trains round (\d): its pod is evicted", drain.output)
+    assert f"rejoined    site-1 trains round {drained} again" in drain.output
+    assert "[[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]], as expected" in drain.output
+    assert "the server got 3 of 3 from site-1, 3 of 3 from site-2" in drain.output
+    items = cluster.items("workflows", f"{Label.JOB_ID}={job_id}")
+    phases = {item["metadata"]["name"]: item["status"]["phase"] for item in items}
+    (second,) = (name for name in phases if name.endswith("-r1"))
+    assert phases.pop(second.removesuffix("-r1")) in {"Failed", "Error"}
+    assert [*phases.values()] == ["Succeeded"] * 3, "the server's, site-2's and the second attempt's"
+    assert cluster.unfinished_pods(job_id) == []
+    assert cluster.processes(job_id) == []
+    assert job_credentials(cluster, job_id) == []
+    assert (drain.processes(), drain.folders()) == ([], []), "the demo left something on this machine"
 
 
 def kits(cluster: Cluster, federation: str) -> list[str]:

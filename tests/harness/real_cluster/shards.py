@@ -12,7 +12,7 @@ SECONDS = {
     "test_archive.py": 200,
     "test_cluster.py": 65,
     "test_commands.py": 340,
-    "test_demo.py": 60,
+    "test_demo.py": 120,
     "test_doctor.py": 230,
     "test_faults.py": 235,
     "test_faults_by_hand.py": 150,
