@@ -61,6 +61,7 @@ class Report:
         self._lock = threading.Lock()
         self._is_final = False
         """True once the verdict has been published."""
+        self._lost_attempts: list[tuple[int, Verdict]] = []
 
     def write_preliminary(self, cause: Cause, workflow: str) -> None:
         """Write an outcome before the verdict is known, on the server only, when FLARE ends a job.
@@ -90,7 +91,7 @@ class Report:
             tail: the end of the program's log, longer than the part that is kept.
         """
         level = logging.INFO if verdict.code == ReturnCode.SUCCESS else logging.WARNING
-        detail = REDACTION.redact(verdict.detail)
+        detail = "; ".join(filter(None, (self._describe_lost_attempts(), REDACTION.redact(verdict.detail))))
         public_detail = hide_values(detail)
         reason, text = verdict.reason.name, _describe(verdict, detail)
         _log.log(level, "job %s at %s: %s (%d): %s", self.job_id, self._site, reason, verdict.code, text)
@@ -115,7 +116,7 @@ class Report:
             verdict: how the attempt ended.
             tail: the end of its log, longer than the part that is kept; empty: there is none, or the site keeps none.
         """
-        detail = _describe(verdict, REDACTION.redact(verdict.detail))
+        self._lost_attempts.append((number, verdict))
         _log.warning(
             "job %s at %s: attempt %d of %d lost (%s), starting another one: %s",
             self.job_id,
@@ -123,7 +124,7 @@ class Report:
             number,
             max_attempts,
             verdict.reason.name,
-            detail,
+            _describe_loss(verdict, REDACTION.redact(verdict.detail)),
         )
         if not tail or not self._run_dir.is_dir():
             return
@@ -134,7 +135,19 @@ class Report:
 
     def summary(self, verdict: Verdict) -> str:
         """Describe a verdict in one line that a researcher may read."""
-        return f"{verdict.reason.name}: {_describe(verdict, hide_values(REDACTION.redact(verdict.detail)))}"
+        return f"{verdict.reason.name}: {_describe(verdict, self.public_detail(verdict))}"
+
+    def loss_summary(self, verdict: Verdict) -> str:
+        """Describe the loss of an attempt in one line that a researcher may read."""
+        return f"{verdict.reason.name}: {_describe_loss(verdict, self.public_detail(verdict))}"
+
+    def public_detail(self, verdict: Verdict) -> str:
+        """Return a verdict's detail as a researcher may read it."""
+        return hide_values(REDACTION.redact(verdict.detail))
+
+    def _describe_lost_attempts(self) -> str:
+        losses = ", ".join(f"{number} ({verdict.reason.name})" for number, verdict in self._lost_attempts)
+        return f"attempts lost: {losses}" if losses else ""
 
     def _write_files(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
         # FLARE may have archived and removed the run directory by now, and it must not be created again.
@@ -172,6 +185,11 @@ def _describe(verdict: Verdict, detail: str) -> str:
     return " ".join(
         filter(None, (verdict.reason.sentence, display_text(detail, _MAX_LOGGED_DETAIL), verdict.reason.remedy))
     )
+
+
+def _describe_loss(verdict: Verdict, detail: str) -> str:
+    """Return one line without a remedy: the job goes on."""
+    return " ".join(filter(None, (verdict.reason.sentence, display_text(detail, _MAX_LOGGED_DETAIL))))
 
 
 def _trim_tail(log: str) -> str:

@@ -75,6 +75,29 @@ def test_client_success_writes_nothing(tmp_path: Path, run_dir: Path) -> None:
     assert list(run_dir.iterdir()) == []
 
 
+def test_a_clients_reason_names_lost_attempts(tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client = report(tmp_path, Role.CLIENT)
+    for number, reason in ((1, Reason.DISRUPTED), (2, Reason.NODE_LOST)):
+        client.note_lost_attempt(number, 3, Verdict(reason, 104, "node n1"), "")
+    with caplog.at_level(logging.INFO):
+        client.publish(FAILED, "wf")
+    (line,) = (run_dir / "error_log.txt").read_text().splitlines()
+    history = "attempts lost: 1 (DISRUPTED), 2 (NODE_LOST)"
+    assert f"PROGRAM_FAILED (1): The program failed. {history}; exit code 3" in line
+    assert history in caplog.messages[-1]
+
+
+def test_a_loss_has_no_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The job goes on: nobody has to submit it again."""
+    client = report(tmp_path, Role.CLIENT)
+    loss = Verdict(Reason.DISRUPTED, 104, 'spec.x: Invalid value: "s3cret"')
+    client.note_lost_attempt(1, 3, loss, "")
+    assert "attempt 1 of 3 lost (DISRUPTED), starting another one: The pod was disrupted" in caplog.text
+    assert loss.reason.remedy not in caplog.text + client.loss_summary(loss)
+    assert client.loss_summary(loss).startswith("DISRUPTED: The pod was disrupted")
+    assert "s3cret" not in client.loss_summary(loss)
+
+
 def test_credentials_are_redacted_everywhere(tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     leaky = Verdict(Reason.ARGO_FAILED, 104, "env TOKEN=s3cr3t-token")
     REDACTION.learn(CREDENTIALS, public="job-1")
