@@ -64,6 +64,14 @@ class Annotation(StrEnum):
     """Set when a job's credentials are deleted and nothing of it runs any more. The next run of the parent then sends
     no request about the finished Workflow. A forged one keeps the job's credentials Secret on the cluster until the
     Workflow is deleted, which deletes the Secret; a Workflow that is not over is ended anyway."""
+    MAX_ATTEMPTS = f"{GROUP}/max-attempts"
+    """How many attempts the job may have; only beside Label.ATTEMPT_NUMBER. People's commands read it, and nothing
+    else."""
+    VERDICT = f"{GROUP}/verdict"
+    """On the last Workflow of a job that may have several attempts: the name of the reason that FLARE was told, where
+    the Workflow itself does not show it. Between two attempts nothing else tells that no other one will follow."""
+    VERDICT_DETAIL = f"{GROUP}/verdict-detail"
+    """The message that belongs to that reason."""
     JOB_NAME = f"{GROUP}/job-name"
     SITE_NAME = f"{GROUP}/site-name"
     TITLE = "workflows.argoproj.io/title"

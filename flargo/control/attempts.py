@@ -9,6 +9,7 @@ from FLARE's. Each changes the state under a lock, and does its I/O outside of i
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,8 +19,16 @@ from flargo.control.workers import Task
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
 from flargo.status.reasons import ReturnCode
-from flargo.status.rejoin import has_never_started, is_loss, is_place_free, lost_pods, may_have_missed_the_server
+from flargo.status.rejoin import (
+    has_never_started,
+    is_loss,
+    is_place_free,
+    lost_pods,
+    may_have_missed_the_server,
+    needs_note,
+)
 from flargo.status.verdict import Cause, Verdict
+from flargo.status.views import WorkflowView
 from flargo.terms import Plan, ServerJob
 
 PROBE_SECONDS = 60.0
@@ -54,14 +63,24 @@ class Backend(Protocol):
     def read_log(self, state: JobState) -> str:
         """Return the end of an attempt's log, or "" if there is none."""
 
-    def on_lost(self, number: int, verdict: Verdict, tail: str) -> None:
+    def on_lost(self, number: int, verdict: Verdict, tail: str, workflow: WorkflowView | None) -> None:
         """Note that an attempt was lost, and that the next one will be tried."""
 
-    def on_next(self, number: int, pods: tuple[str, ...]) -> None:
-        """Note that an attempt after the first has begun; ``pods`` of the one before may still run on a lost node."""
+    def on_next(self, number: int, pods: tuple[str, ...], workflow: str, lost: WorkflowView | None) -> None:
+        """Note that an attempt after the first has begun; ``pods`` of the one before may still run on a lost node.
+
+        Args:
+            number: which attempt it is.
+            pods: those pods.
+            workflow: the name of its Workflow.
+            lost: the Workflow of the attempt before.
+        """
 
     def on_end(self, verdict: Verdict, workflow: str, tail: str) -> None:
         """Report the verdict on the job."""
+
+    def note_verdict(self, verdict: Verdict, workflows: Sequence[WorkflowView]) -> None:
+        """Note the verdict for people, on the first of these Workflows that exists, and return at once."""
 
 
 class Attempts:
@@ -91,6 +110,12 @@ class Attempts:
         """The verdict on the latest attempt that was lost."""
         self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = self._is_server_gone = False
         self._lost_pods: tuple[str, ...] = ()
+        self._workflow: WorkflowView | None = None
+        """The latest view of the attempt's Workflow."""
+        self._lost_workflow: WorkflowView | None = None
+        """That of the attempt before."""
+        self._own_verdict: Verdict | None = None
+        """The verdict on the attempt, whatever the verdict on the job will be."""
         self._tail = ""
         self._is_tail_read = False
         self._is_over = False
@@ -134,6 +159,8 @@ class Attempts:
             self._is_loss = is_loss(state, deleted_counts=self._deleted_counts)
             self._is_place_free = is_place_free(state)
             self._lost_pods = lost_pods(state)
+            self._workflow = state.observation.workflow or self._workflow
+            self._own_verdict = state.verdict
             asks_server = number > 1 and state.stage is Stage.RUNNING and not self._is_server_asked
             self._is_server_asked |= asks_server
             is_dying = state.pod is not None and state.pod.deleting and number < self._max_attempts
@@ -157,10 +184,11 @@ class Attempts:
             if continues:
                 self._loss = verdict
                 tail = tail or self._tail
+            workflow = self._workflow
         if not continues:
             self._conclude(self._final_verdict(number, verdict), tail)
             return
-        self._backend.on_lost(number, verdict, tail)
+        self._backend.on_lost(number, verdict, tail, workflow)
         with self._lock:
             self._is_in_gap = True
             begins, cause = self._take_turn(), self._cause
@@ -197,13 +225,15 @@ class Attempts:
                 self._number = number
                 self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
                 self._is_tail_read, self._tail = False, ""
+                lost = self._workflow
+                self._lost_workflow, self._workflow, self._own_verdict = lost, None, None
         except SubmitError as error:
             self._conclude(self._loss_with(f"not started again: {error}"))
             return
         except Exception:
             self._conclude(self._loss_with("not started again: an unexpected error; the parent's log has it"))
             raise
-        self._backend.on_next(number, pods)
+        self._backend.on_next(number, pods, plan.name, lost)
 
     def _ask_server(self) -> ServerJob:
         """Ask for the server's process of the job until the server answers, for PROBE_SECONDS at most."""
@@ -260,10 +290,13 @@ class Attempts:
             if self._is_over:
                 return
             self._is_over = True
-            workflow = self._attempt.name
+            workflow, own_verdict = self._attempt.name, self._own_verdict
+            workflows = [each for each in (self._workflow, self._lost_workflow) if each is not None]
         self._stopped.set()
         try:
             self._backend.on_end(verdict, workflow, tail)
+            if self._max_attempts > 1 and needs_note(verdict, own_verdict):
+                self._backend.note_verdict(verdict, workflows)
         finally:
             self.launched.conclude(verdict)
 

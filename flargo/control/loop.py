@@ -16,6 +16,7 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
+from flargo.control.attempt_notes import AttemptNotes
 from flargo.control.command_queue import CommandQueue
 from flargo.control.followed_job import FollowedJob, OnState, OnVerdict
 from flargo.control.inputs import (
@@ -94,6 +95,8 @@ class Loop:
         )
         self._inputs: queue.SimpleQueue[SiteInput | None] = queue.SimpleQueue()
         """Inputs for the reconciler's thread; None ends the thread."""
+        self.attempt_notes = AttemptNotes(api)
+        """Writes notes about jobs with several attempts; use it on a thread that ``run`` provides."""
         performer = Performer(api, redact, lambda: bool(self._lost_since))
         self._commands = CommandQueue(performer.perform, self._inputs.put)
         self._is_ending = threading.Event()

@@ -2,9 +2,10 @@
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from flargo.control.attempt_notes import EventReason
 from flargo.control.attempts import Attempts
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
@@ -18,6 +19,7 @@ from flargo.job.plan import build_plan
 from flargo.job.settings import Settings
 from flargo.status.job_state import JobState
 from flargo.status.verdict import Cause, Verdict
+from flargo.status.views import WorkflowView
 from flargo.terms import Launch, Plan, ServerJob
 
 OnEnd = Callable[[Verdict, str, str], None]
@@ -80,20 +82,39 @@ class _Backend:
         """Return the end of an attempt's log, or "" if there is none."""
         return self.loop.read_log(state)
 
-    def on_lost(self, number: int, verdict: Verdict, tail: str) -> None:
-        """Log that an attempt was lost, count it, and keep the end of its log."""
+    def on_lost(self, number: int, verdict: Verdict, tail: str, workflow: WorkflowView | None) -> None:
+        """Log that an attempt was lost, count it, keep the end of its log, and create an Event."""
         self.meter.count_lost_attempt(verdict)
         self.report.note_lost_attempt(number, self.max_attempts, verdict, tail)
+        message = f"{self._describe_attempt(number)} was lost: {self.report.loss_summary(verdict)}"
+        if workflow is not None:
+            self.run(lambda: self.loop.attempt_notes.announce(workflow, EventReason.LOST, message))
 
-    def on_next(self, number: int, pods: tuple[str, ...]) -> None:
-        """Log which pods of the attempt before may still run beside a new one."""
+    def on_next(self, number: int, pods: tuple[str, ...], workflow: str, lost: WorkflowView | None) -> None:
+        """Log which pods of the attempt before may still run beside a new one, and create an Event.
+
+        The Event is about the lost Workflow, where people look for what followed. The new one has its attempt in the
+        title.
+        """
         if pods:
             text = "job %s at %s: %s may run beside attempt %d until its node hears that it is deleted"
             _log.warning(text, self.job_id, self.site, ", ".join(pods), number)
+        if lost is not None:
+            beside = f"; {', '.join(pods)} may still run beside it" if pods else ""
+            message = f"{self._describe_attempt(number)} was submitted as Workflow {workflow}{beside}"
+            self.run(lambda: self.loop.attempt_notes.announce(lost, EventReason.STARTED, message))
 
     def on_end(self, verdict: Verdict, workflow: str, tail: str) -> None:
         """Report the verdict on the job."""
         self.end(verdict, workflow, tail)
+
+    def note_verdict(self, verdict: Verdict, workflows: Sequence[WorkflowView]) -> None:
+        """Note the verdict on the first of these Workflows that exists, on another thread."""
+        detail = self.report.public_detail(verdict)
+        self.run(lambda: self.loop.attempt_notes.note_verdict(workflows, verdict, detail))
+
+    def _describe_attempt(self, number: int) -> str:
+        return f"attempt {number} of {self.max_attempts} of job {self.job_id}"
 
 
 class ClientJobs:

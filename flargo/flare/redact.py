@@ -21,6 +21,7 @@ REDACTED = "[redacted]"
 LOGGERS: Final = (
     "flargo.cluster.connections",
     "flargo.cluster.watch",
+    "flargo.control.attempt_notes",
     "flargo.control.command_queue",
     "flargo.control.loop",
     "flargo.control.parse_error_log",

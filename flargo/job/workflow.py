@@ -352,11 +352,13 @@ def _labels(launch: Launch, settings: Settings) -> dict[str, str]:
 def _annotations(launch: Launch, settings: Settings) -> dict[str, str]:
     site, job = launch.parent.site, launch.job_name or launch.job_id
     job_id = names.markdown_code(launch.job_id)
-    attempt = f", attempt {launch.number} of {launch.max_attempts}" if launch.max_attempts > 1 else ""
+    has_attempts = launch.max_attempts > 1
+    attempt = f", attempt {launch.number} of {launch.max_attempts}" if has_attempts else ""
     study = f", study {names.markdown_code(launch.study)}" if launch.study else ""
     return {
         **settings.argo.annotations,
         Annotation.ATTEMPT.value: launch.attempt,
+        **({Annotation.MAX_ATTEMPTS.value: str(launch.max_attempts)} if has_attempts else {}),
         Annotation.JOB_NAME.value: names.display_text(launch.job_name),
         Annotation.SITE_NAME.value: names.display_text(site),
         Annotation.TITLE.value: f"{names.markdown_code(job)} at {names.markdown_code(site)}{attempt}",

@@ -4,7 +4,7 @@ A client's process that is started again fetches its workspace and its task once
 That is right only if the infrastructure ended the process, and only once the process cannot go on beside its successor.
 """
 
-from flargo.status.job_state import JobState
+from flargo.status.job_state import DISRUPTIONS, JobState
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
 from flargo.status.verdict import Verdict
 
@@ -59,3 +59,18 @@ def has_never_started(verdict: Verdict) -> bool:
 def may_have_missed_the_server(verdict: Verdict) -> bool:
     """Return whether an attempt ended as FLARE's process does that finds no process of the server's job."""
     return verdict.exit_code in FLARE_EXIT_CODES
+
+
+def needs_note(verdict: Verdict, last_attempt: Verdict | None) -> bool:
+    """Return whether the objects of a job's last attempt do not show how the job has ended.
+
+    They show either another end, or one after which the job might be started again.
+
+    Args:
+        verdict: the verdict on the job.
+        last_attempt: the verdict on its last attempt; None if there is none.
+    """
+    if last_attempt is None or (last_attempt.reason, last_attempt.code) != (verdict.reason, verdict.code):
+        return True
+    is_known_to_parent_only = verdict.reason is Reason.SUCCEEDED and verdict.exit_code != 0
+    return verdict.reason in DISRUPTIONS or is_known_to_parent_only

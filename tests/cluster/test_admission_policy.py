@@ -8,13 +8,16 @@ import copy
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flargo.control.attempt_notes import EventReason, build_event
 from flargo.job.plan import build_plan
-from flargo.terms import Annotation, Label
+from flargo.status.views import WorkflowView
+from flargo.terms import Annotation, Label, Uid
 from flargo.tools.doctor.probe import build_probe
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.termination import terminate_patch
@@ -350,6 +353,20 @@ def test_forbidden_secret_is_refused(launcher: Launcher, case: str) -> None:
     assert reason in error.partition(DENIED)[2]
 
 
+def event(namespace: str, kind: str = "Workflow", component: str = "flargo") -> Object:
+    """Return an Event as flargo creates it, but about another kind, or from another component."""
+    view = WorkflowView(Uid("uid-1"), "job-site")
+    document = build_event(view, namespace, EventReason.LOST, "x", "a1b2", datetime.now(UTC))
+    document["involvedObject"]["kind"] = kind
+    return {**document, "reportingComponent": component}
+
+
+@pytest.mark.parametrize(("kind", "component"), [("Node", "flargo"), ("Workflow", "kubelet"), ("Workflow", "")])
+def test_forbidden_event_is_refused(launcher: Launcher, cluster: Cluster, kind: str, component: str) -> None:
+    error = launcher.create(event(cluster.target.namespace, kind, component))
+    assert f"{DENIED}a launcher creates only Events of its own about Workflows" in error
+
+
 def test_role_alone_allows_token_secrets(launcher: Launcher, cluster: Cluster) -> None:
     """Without the policy, a launcher's token can create a token Secret for every account of the namespace."""
     document = {**FORBIDDEN_SECRETS["the token of another account"][0]}
@@ -397,9 +414,12 @@ def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, 
         Annotation.ENDING,
         Annotation.ENDING_DETAIL,
         Annotation.CLEARED,
+        Annotation.VERDICT,
+        Annotation.VERDICT_DETAIL,
     ]
     for key in annotations:
         assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""
+    assert launcher.create(event(cluster.target.namespace)) == ""
     assert launcher.patch_workflow(name, {"spec": {"suspend": False}}) == ""
     assert launcher.patch_workflow(name, {"spec": {"shutdown": "Terminate"}}) == ""
     # The Argo Server terminates a Workflow with the launcher's token, and adds these labels.

@@ -1,7 +1,7 @@
 """The attempts of one job: one at a time, one verdict, nothing begun after a stop."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Plan, ServerJob
+from flargo.status.views import Observation, WorkflowView
+from flargo.terms import Plan, ServerJob, Uid
 from tests.harness.plans import submit_plan
-from tests.harness.story import POD_RUNNING, Story
+from tests.harness.story import POD_RUNNING, WORKFLOW, Story
 
 LOSS = Verdict(Reason.DISRUPTED, 104, "drained")
 DELETED = Verdict(Reason.POD_DELETED, 104)
@@ -43,6 +44,9 @@ class FakeBackend:
     lost: list[tuple[int, Verdict, str]] = field(default_factory=list)
     ends: list[tuple[Verdict, str]] = field(default_factory=list)
     next_pods: list[tuple[str, ...]] = field(default_factory=list)
+    lost_workflows: list[WorkflowView | None] = field(default_factory=list)
+    next_workflows: list[tuple[str, WorkflowView | None]] = field(default_factory=list)
+    notes: list[tuple[Verdict, list[str]]] = field(default_factory=list)
     has_threads: bool = True
 
     def build_plan(self, number: int) -> Plan:
@@ -70,14 +74,19 @@ class FakeBackend:
     def read_log(self, state: JobState) -> str:
         return f"log of {state.name}"
 
-    def on_lost(self, number: int, verdict: Verdict, tail: str) -> None:
+    def on_lost(self, number: int, verdict: Verdict, tail: str, workflow: WorkflowView | None) -> None:
         self.lost.append((number, verdict, tail))
+        self.lost_workflows.append(workflow)
 
-    def on_next(self, _: int, pods: tuple[str, ...]) -> None:
+    def on_next(self, _: int, pods: tuple[str, ...], workflow: str, lost: WorkflowView | None) -> None:
         self.next_pods.append(pods)
+        self.next_workflows.append((workflow, lost))
 
     def on_end(self, verdict: Verdict, workflow: str, _: str) -> None:
         self.ends.append((verdict, workflow))
+
+    def note_verdict(self, verdict: Verdict, workflows: Sequence[WorkflowView]) -> None:
+        self.notes.append((verdict, [each.name for each in workflows]))
 
     def work(self) -> None:
         """Perform all tasks."""
@@ -120,7 +129,7 @@ class Job:
     def ends(self, verdict: Verdict, *, is_gone: bool = True) -> None:
         """The current attempt ends, and nothing of it is left (unless ``is_gone`` is false)."""
         number = self.number
-        self.attempts.on_state(number, ended_state(verdict, is_gone=is_gone))
+        self.attempts.on_state(number, ended_state(verdict, is_gone=is_gone, number=number))
         self.attempts.on_verdict(number, verdict, "")
 
     @property
@@ -132,8 +141,11 @@ def running_state() -> JobState:
     return replace(Story().state, stage=Stage.RUNNING, pod=POD_RUNNING)
 
 
-def ended_state(verdict: Verdict, *, is_gone: bool = True) -> JobState:
-    return replace(running_state(), stage=Stage.ENDED, verdict=verdict, secret_deleted=is_gone, confirmed_gone=is_gone)
+def ended_state(verdict: Verdict, *, is_gone: bool = True, number: int = 1) -> JobState:
+    ended = replace(running_state(), stage=Stage.ENDED, verdict=verdict, secret_deleted=is_gone, confirmed_gone=is_gone)
+    name = "job-site" if number == 1 else f"job-site-r{number - 1}"
+    workflow = replace(WORKFLOW, name=name, uid=Uid(f"w{number}"))
+    return replace(ended, observation=replace(ended.observation, workflow=workflow))
 
 
 def test_a_lost_job_is_started_again() -> None:
@@ -275,6 +287,64 @@ def test_a_launch_that_fails_leaves_the_loss(error: Exception) -> None:
     assert "secret" not in job.verdict.detail
 
 
+def test_the_notes_name_the_workflows() -> None:
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    (lost,) = job.backend.lost_workflows
+    assert lost is not None
+    assert lost.name == "job-site"
+    assert job.backend.next_workflows == [("job-site-r1", lost)]
+
+
+@pytest.mark.parametrize("verdict", [SUCCESS, FAILURE, REPORTED, NEVER_RAN])
+def test_a_clear_end_needs_no_note(verdict: Verdict) -> None:
+    """The Workflow itself shows such an end, and after it no other attempt can follow."""
+    job = Job()
+    job.ends(verdict)
+    assert job.backend.notes == []
+
+
+@pytest.mark.parametrize("verdict", [DELETED, replace(SUCCESS, exit_code=143)])
+def test_an_end_that_looks_like_a_loss_is_noted(verdict: Verdict) -> None:
+    """Only the parent knows that the site does not count it, or that the job's results had arrived."""
+    job = Job()
+    job.ends(verdict)
+    assert job.backend.notes == [(verdict, ["job-site"])]
+
+
+def test_a_job_with_one_attempt_is_not_noted() -> None:
+    job = Job(max_attempts=1)
+    job.ends(LOSS)
+    assert job.backend.notes == []
+
+
+def test_a_loss_that_stands_is_noted() -> None:
+    job = Job()
+    job.backend.servers = [ServerJob.GONE]
+    job.ends(LOSS)
+    job.backend.work()
+    assert job.backend.notes == [(job.verdict, ["job-site"])]
+
+
+def test_a_verdict_of_an_earlier_attempt_is_noted_on_the_last_workflow() -> None:
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    job.ends(NEVER_RAN)
+    assert job.backend.notes == [(job.verdict, ["job-site-r1", "job-site"])]
+
+
+def test_an_attempt_without_a_workflow_leaves_the_note_to_the_one_before() -> None:
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    never_created = replace(running_state(), observation=Observation(), verdict=NEVER_RAN)
+    job.attempts.on_state(2, never_created)
+    job.attempts.on_verdict(2, NEVER_RAN, "")
+    assert job.backend.notes == [(job.verdict, ["job-site"])]
+
+
 def test_an_abort_between_attempts_is_an_abort() -> None:
     job = Job()
     job.ends(LOSS)
@@ -283,6 +353,7 @@ def test_an_abort_between_attempts_is_an_abort() -> None:
     assert job.number == 1
     assert job.verdict is not None
     assert (job.verdict.reason, job.verdict.code) == (Reason.ABORTED, 9)
+    assert job.backend.notes == [(job.verdict, ["job-site"])], "the Workflow shows the loss"
 
 
 @pytest.mark.parametrize("server", ServerJob)

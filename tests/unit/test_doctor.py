@@ -11,7 +11,7 @@ from flargo.cluster.answer import Answer
 from flargo.job.plan import build_plan
 from flargo.job.workflow import INSTANCE_ID
 from flargo.status.reasons import Reason
-from flargo.tools.doctor import job_checks, probe
+from flargo.tools.doctor import access_checks, job_checks, probe
 from flargo.tools.doctor.access_checks import token_secret_name
 from flargo.tools.doctor.argo_pod import build_pod
 from flargo.tools.doctor.check_table import CHECKS
@@ -223,11 +223,19 @@ def test_every_check_has_a_failing_case() -> None:
 def test_missing_launcher_right_is_named(right: Right) -> None:
     """The advice has the commands that grant the right."""
     findings = FakeCluster(denied_rights={f"{right.verb} {right.resource}"}).run_doctor()
-    finding = only(findings, "launcher", Level.FAILURE)
+    is_optional = right in access_checks.OPTIONAL_RIGHTS
+    finding = only(findings, "launcher", Level.WARNING if is_optional else Level.FAILURE)
     assert f"flargo-launcher may not {right.verb} {right.resource}" in finding.what
     resource = f"{right.resource}.{right.group}" if right.group else right.resource
     assert f"--verb={right.verb} --resource={resource} --namespace lab`" in finding.todo
-    assert failed_checks(findings) == {"launcher"}
+    assert failed_checks(findings) == (set() if is_optional else {"launcher"})
+
+
+def test_optional_rights_are_granted_with_the_others() -> None:
+    findings = FakeCluster(denied_rights={"list events", "create events"}).run_doctor()
+    finding = only(findings, "launcher", Level.FAILURE)
+    assert "may not list, create events" in finding.what
+    assert "--verb=list,create --resource=events" in finding.todo
 
 
 def test_rights_come_from_the_deployed_rules() -> None:

@@ -70,6 +70,13 @@ def annotations() -> set[str]:
     return {each.value for each in Annotation}
 
 
+def event_types() -> dict[str, str]:
+    """Return the types of the Events that flargo creates, by their reasons."""
+    from flargo.control.attempt_notes import EventReason
+
+    return {each.value: each.type for each in EventReason}
+
+
 def flare_parent(folder: Path, launcher: Any) -> Any:
     """Create a FLARE server's workspace, with a method ``context`` that makes the context of a launch."""
     from tests.harness.differential.parent import Parent
@@ -571,6 +578,11 @@ def test_jobs_document(api: KubernetesApi) -> None:
     server = f"http://127.0.0.1:{api.server_port}"
     rows = answer("jobs", "--kubeconfig", api.kubeconfig, "--argo-server", server)
     assert_unchanged("jobs_document", without_prose(rows))
+
+
+def test_events() -> None:
+    """People filter Events by their reasons."""
+    assert_unchanged("events", event_types())
 
 
 def test_why_document(api: KubernetesApi) -> None:

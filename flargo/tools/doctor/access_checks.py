@@ -1,16 +1,19 @@
 """Checks of the service accounts and their rights."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from flargo.cluster.answer import Answer
 from flargo.tools.doctor.cluster_checks import is_allowed
 from flargo.tools.doctor.facts import Facts, Right
-from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unreadable
+from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unreadable, warning
 from flargo.tools.doctor.references import Kind, pod_account
 
 TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105  (a type)
 OWNER_ANNOTATION = "kubernetes.io/service-account.name"
 """The annotation of a token Secret that names the token's account."""
+OPTIONAL_RIGHTS: Final = frozenset({Right("", "events", "create")})
+"""Rights without which flargo works, and only shows people less on the cluster."""
 
 
 def token_secret_name(executor: str) -> str:
@@ -65,21 +68,29 @@ def job_account(facts: Facts) -> Iterator[CheckResult]:
 def _check_rights(
     user: str, reviews: Mapping[Right, Answer], account: str | None, namespace: str
 ) -> Iterator[CheckResult]:
-    """Yield one failure for each resource, with the command that grants the missing rights."""
+    """Yield one finding for each resource, with the command that grants the missing rights.
+
+    It is a failure, or a warning if only optional rights are missing.
+    """
     failed_reviews = [answer for answer in reviews.values() if not answer.ok]
     if failed_reviews:
         yield unreadable(f"The rights of {user}", failed_reviews[0])
         return
-    missing: dict[tuple[str, str], list[str]] = {}
+    missing: dict[tuple[str, str], list[Right]] = {}
     for right, answer in reviews.items():
         if not is_allowed(answer.body):
-            missing.setdefault((right.group, right.resource), []).append(right.verb)
-    for (group, resource), verbs in missing.items():
+            missing.setdefault((right.group, right.resource), []).append(right)
+    for (group, resource), rights in missing.items():
+        verbs = [right.verb for right in rights]
         qualified = f"{resource}.{group}" if group else resource
         todo = "Apply deploy/ or the kit's chart"
         if account is not None and (commands := _grant_commands(account, namespace, qualified, resource, verbs)):
             todo += f", or: {commands}."
-        yield failure(f"{user} may not {', '.join(verbs)} {qualified} in namespace {namespace}.", todo)
+        what = f"{user} may not {', '.join(verbs)} {qualified} in namespace {namespace}"
+        if OPTIONAL_RIGHTS.issuperset(rights):
+            yield warning(f"{what}, so people see no Events about jobs that were started again.", todo)
+        else:
+            yield failure(f"{what}.", todo)
     if not missing:
         yield ok(f"{user} has all the rights that flargo needs.")
 

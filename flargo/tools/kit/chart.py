@@ -17,7 +17,7 @@ LAUNCHER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "update", "delete"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "delete"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "create"]},
 ]
 """The rights of the FLARE parent, as in deploy/launcher.yaml; a test compares the two."""
 EXECUTOR_RULES: Final[list[Object]] = [
