@@ -274,6 +274,21 @@ OTHER_INPUTS: Final = (
         "whoever forges it keeps that job's credentials Secret on the cluster until the Workflow is deleted",
     ),
     TrustRule(
+        "`flargo.dev/attempt-number` and `flargo.dev/max-attempts` on a Workflow",
+        Source.CLUSTER,
+        "the commands: which Workflows are attempts of one job, and whether another one may follow",
+        f"whole numbers from 1 to {MAX_REJOIN + 1}, the first not above the second",
+        "treated as absent; whoever forges them can hide an attempt that has ended behind another Workflow in"
+        " `flargo jobs`, but none that runs or waits, and `flargo why` shows all",
+    ),
+    TrustRule(
+        "`flargo.dev/verdict` and `flargo.dev/verdict-detail` on a Workflow",
+        Source.CLUSTER,
+        "the commands: what FLARE was told about a job with several attempts",
+        "the name of a reason with a code of its own, on a Workflow that has ended; any text as detail",
+        "ignored; whoever forges them can show people another end than FLARE was told",
+    ),
+    TrustRule(
         "a Secret that flargo is about to delete",
         Source.CLUSTER,
         "the delete of a launch's credentials, by a parent or `flargo sweep`",

@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from flargo.cluster.api import Api
+from flargo.flare.nvflare_internals import ServerJobProbe
 from flargo.job import names
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
-from flargo.terms import Label, Role
+from flargo.terms import Label, Role, ServerJob
 from flargo.tools.cli.cluster_options import api_for
 from flargo.tools.cli.main import group
 from flargo.tools.jobs.reader import ClusterReader
@@ -295,6 +296,77 @@ def test_why_and_logs_cover_both_sites(site: Site, server: Site, flargo: Flargo)
     for job in (client_job, server_job):
         job.abort()
         job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
+
+
+# A job that is started again
+
+
+@pytest.fixture
+def server_job(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ServerJob]]:
+    """What the parent learns of the server's process of every job: the list's last element."""
+    answers = [ServerJob.RUNS]
+    monkeypatch.setattr(ServerJobProbe, "probe", lambda _: answers[-1])
+    yield answers
+    answers.append(ServerJob.GONE)
+
+
+def _launch_with_attempts(site: Site) -> Job:
+    return site.launch(SLEEPS, {"argo": {"rejoin": 2}}).expect_running()
+
+
+def _row(flargo: Flargo, job: Job) -> Object:
+    (row,) = flargo("why", job.id, "--json").json
+    return dict(row)
+
+
+def test_commands_show_a_job_that_was_started_again(
+    cluster: Cluster, flargo: Flargo, server_job: list[ServerJob]
+) -> None:
+    with Site(cluster, argo={"policy": {"rejoin": 2}}) as site:
+        job = _launch_with_attempts(site)
+        node = job.pod["spec"]["nodeName"]
+        cluster.evict(job.pod)
+        eventually(lambda: _row(flargo, job)["workflow"] == f"{job.name}-r1", NOTICE_SECONDS, "an attempt follows")
+        eventually(lambda: flargo("logs", job.id).out == "ready\n", START_SECONDS, "its program runs")
+        (row,) = flargo("jobs", "--federation", site.federation, "--json").json
+        (lost,) = row["attempts"].pop("earlier")
+        assert (row["state"], row["reason"], row["attempts"]) == ("RUNNING", None, {"number": 2, "max": 3})
+        assert (lost["workflow"], lost["reason"], lost["node"]) == (job.name, "DISRUPTED", node)
+        head, line = flargo("jobs", "--federation", site.federation).lines
+        assert "ATTEMPT" in head.split()
+        assert " 2 of 3 " in line
+        report = flargo("why", job.id).out
+        assert "site-1 (client), attempt 2 of 3: RUNNING" in report
+        assert f"attempt 1      DISRUPTED on node {node}" in report
+        told = [event for event in cluster.items("events") if event["involvedObject"]["name"] == job.name]
+        told = [event for event in told if event["involvedObject"]["kind"] == "Workflow" and "source" in event]
+        reasons = [event["reason"] for event in told if event["source"].get("component") == "flargo"]
+        assert sorted(reasons) == ["AttemptLost", "AttemptStarted"]
+        result = flargo("terminate", job.name)
+        assert (result.code, result.out) == (0, f"site-1: Workflow {job.name}-r1 is being terminated\n")
+        job.expect_end(Reason.SHUT_DOWN, 9, NOTICE_SECONDS)
+        cluster.wait_until_clear(job.id, job.name, within=60)
+        del server_job
+
+
+def test_commands_claim_no_end_between_two_attempts(
+    cluster: Cluster, flargo: Flargo, server_job: list[ServerJob]
+) -> None:
+    server_job.append(ServerJob.UNKNOWN)
+    with Site(cluster, argo={"policy": {"rejoin": 2}}) as site:
+        job = _launch_with_attempts(site)
+        cluster.evict(job.pod)
+        eventually(lambda: _row(flargo, job)["state"] == "LOST", NOTICE_SECONDS, "the loss is shown")
+        row = _row(flargo, job)
+        assert (row["reason"], row["code"], job.launched_job.verdict) == ("DISRUPTED", None, None)
+        assert flargo("terminate", job.id).code == 1
+        server_job.append(ServerJob.GONE)
+        job.expect_end(Reason.DISRUPTED, 104, NOTICE_SECONDS)
+        eventually(lambda: _row(flargo, job)["state"] == "ENDED", NOTICE_SECONDS, "the end is noted on the Workflow")
+        row = _row(flargo, job)
+        assert (row["reason"], row["code"]) == ("DISRUPTED", 104)
+        assert "the server's process of the job runs no longer" in row["detail"]
+        cluster.wait_until_clear(job.id, job.name, within=60)
 
 
 # flargo logs

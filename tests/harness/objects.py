@@ -75,6 +75,26 @@ def job_workflow(name: str = "job-site", job_id: str = "11111111-aaaa", site: st
     return item
 
 
+def attempt_workflow(number: int = 1, of: int = 3, *, created: str = "", **more: Any) -> Object:
+    """Return the Workflow of an attempt, created ``number - 1`` minutes after the first one unless a time is given."""
+    notes = {"flargo.dev/max-attempts": str(of), **more.pop("notes", {})}
+    name = "job-site" if number == 1 else f"job-site-r{number - 1}"
+    item = job_workflow(name, **{"uid": f"w{number}", "notes": notes, **more})
+    item["metadata"]["labels"]["flargo.dev/attempt-number"] = str(number)
+    item["metadata"]["creationTimestamp"] = created or f"2026-01-01T00:{number - 1:02}:00Z"
+    return item
+
+
+def lost_attempt(number: int = 1, reason: str = "DISRUPTED", **more: Any) -> Object:
+    """Return the Workflow of an attempt that was lost half a minute after its creation."""
+    finished = f"2026-01-01T00:{number - 1:02}:30Z"
+    notes = {"flargo.dev/ending": reason, "flargo.dev/ending-detail": "Evicted", **more.pop("notes", {})}
+    step = {"type": "Pod", "phase": "Failed", "message": "pod deleted", "hostNodeName": f"n{number}"}
+    nodes = {"job": step}
+    status = {"phase": "Failed", "message": "pod deleted", "finishedAt": finished, "nodes": nodes}
+    return attempt_workflow(number, **{**status, "notes": notes, **more})
+
+
 RUNNING: Object = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 CREATED = "2026-01-01T00:00:00Z"
 """When each Workflow of :func:`job_workflow` was created."""

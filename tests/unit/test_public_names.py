@@ -186,15 +186,21 @@ LABELS = {
 
 
 def add_job(
-    api: KubernetesApi, name: str, *, spec: Object | None = None, notes: Object | None = None, **status: Any
+    api: KubernetesApi,
+    name: str,
+    *,
+    spec: Object | None = None,
+    notes: Object | None = None,
+    labels: Object | None = None,
+    **status: Any,
 ) -> Object:
-    """Add the Workflow of a job whose id is ``id-NAME``; ``notes`` are further annotations."""
+    """Add the Workflow of a job whose id is ``id-NAME``, with further annotations (``notes``) and labels."""
     annotations = {"flargo.dev/attempt": "a1", "flargo.dev/job-name": "hearts", "flargo.dev/site-name": "site-1"}
     meta = {
         "name": name,
         "uid": f"w-{name}",
         "creationTimestamp": "2026-01-01T00:00:00Z",
-        "labels": {**LABELS, "flargo.dev/job-id": f"id-{name}"},
+        "labels": {**LABELS, "flargo.dev/job-id": f"id-{name}", **(labels or {})},
         "annotations": {**annotations, **(notes or {})},
     }
     return api.put(WORKFLOWS, {"metadata": meta, "spec": spec or {}, "status": status})
@@ -215,6 +221,14 @@ def add_pod(api: KubernetesApi, name: str, main: Object | None = None, phase: st
     if main is not None:
         spec["nodeName"] = "node-1"
     return api.put(PODS, {"metadata": meta, "spec": spec, "status": {"phase": phase, **status}})
+
+
+def add_attempt(api: KubernetesApi, name: str, number: int, **status: Any) -> Object:
+    """Add the Workflow of one of three attempts of the job ``id-lost``; the first one was lost."""
+    notes = {"flargo.dev/max-attempts": "3", **({"flargo.dev/ending": "DISRUPTED"} if number == 1 else {})}
+    notes["flargo.dev/job-name"] = name
+    labels = {"flargo.dev/job-id": "id-lost", "flargo.dev/attempt-number": str(number)}
+    return add_job(api, name, notes=notes, labels=labels, **status)
 
 
 TIMES = {"startedAt": "2026-01-01T00:01:00Z", "finishedAt": "2026-01-01T00:02:00Z"}
@@ -529,6 +543,7 @@ def _add_states(api: KubernetesApi) -> None:
     api.put(EVENTS, {"metadata": {"name": "pulling.1"}, **pull})
     add_pod(api, "running", RUNNING, "Running")
     add_pod(api, "ended", FAILED, "Failed")
+    add_attempt(api, "lost", 1, **OVER)
 
 
 def test_states(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,6 +593,21 @@ def test_jobs_document(api: KubernetesApi) -> None:
     server = f"http://127.0.0.1:{api.server_port}"
     rows = answer("jobs", "--kubeconfig", api.kubeconfig, "--argo-server", server)
     assert_unchanged("jobs_document", without_prose(rows))
+
+
+def test_attempts_document(api: KubernetesApi) -> None:
+    """``flargo jobs --json`` shows a job that was started again as its latest attempt, with the earlier ones."""
+    add_attempt(api, "lost", 1, **OVER)
+    between = answer("jobs", "--kubeconfig", api.kubeconfig)
+    add_attempt(api, "lost-r1", 2, phase="Running")
+    add_pod(api, "lost-r1", RUNNING, "Running")
+    after = answer("jobs", "--kubeconfig", api.kubeconfig)
+    keys = ("workflow", "state", "reason", "code", "attempts")
+    rows = {
+        name: [{key: row.get(key) for key in keys} for row in rows]
+        for name, rows in (("between_two_attempts", between), ("second_attempt", after))
+    }
+    assert_unchanged("attempts_document", rows)
 
 
 def test_events() -> None:

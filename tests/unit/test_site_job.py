@@ -10,7 +10,7 @@ from flargo.status.reasons import Reason
 from flargo.tools.jobs.explanation import explain
 from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import selector, short_ids, site_jobs, trim, with_events
-from flargo.tools.jobs.table import COLUMNS, build_rows, format_lines
+from flargo.tools.jobs.table import build_rows, columns, format_lines
 from tests.harness.objects import CREATED, RUNNING, Object, job_workflow, pod, terminated_state
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
@@ -140,7 +140,7 @@ def test_since_is_the_start_of_the_stage() -> None:
 @pytest.mark.parametrize("junk", [{}, {"metadata": None}, {"metadata": {"labels": 7}, "spec": [], "status": "x"}])
 def test_malformed_objects_can_be_shown(junk: Object) -> None:
     site_job = job_at_site(trim(junk), trim(junk))
-    assert len(build_rows([site_job], NOW)[0]) == len(COLUMNS)
+    assert len(build_rows([site_job], NOW)[0]) == len(columns([site_job]))
     assert explain(site_job, [junk]).summary
     assert site_job.as_dict()["state"]
 
@@ -156,7 +156,8 @@ def test_short_ids_are_unique() -> None:
 
 
 def test_columns_are_aligned() -> None:
-    head, line = format_lines(build_rows([job_at_site(job_workflow())], NOW))
+    rows = [job_at_site(job_workflow())]
+    head, line = format_lines(columns(rows), build_rows(rows, NOW))
     assert head.index("STATE") == line.index("WAITING")
 
 

@@ -30,7 +30,7 @@ from flargo.tools.jobs.live_jobs import LiveJobs
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_refusal, is_argo_missing
 from flargo.tools.jobs.site_job import SiteJob, selector, trim
-from flargo.tools.jobs.table import COLUMNS, Row, build_rows, format_lines
+from flargo.tools.jobs.table import Row, build_rows, columns, format_attempt, format_lines
 
 _MIN_REDRAW_SECONDS = 0.5
 _FRAME_LINES = 4
@@ -65,7 +65,8 @@ def jobs(
     listed too.
 
     STATE and REASON are the launcher's own terms. docs/operations.md lists the reasons, and `flargo why JOB` explains
-    one job.
+    one job. A job that may be started again after the loss of its pod is shown as its latest attempt (ATTEMPT); LOST
+    means that this attempt was lost and that another one may follow.
     """
     api = api_for(**cluster)
     labels = selector(site, federation)
@@ -91,21 +92,23 @@ def _write_table(site_jobs: Sequence[SiteJob], api: Api) -> None:
     elif console.is_terminal:
         terminal.draw(console, _table(site_jobs, api.time()))
     else:
-        for line in format_lines(build_rows(site_jobs, api.time())):
+        for line in format_lines(columns(site_jobs), build_rows(site_jobs, api.time())):
             write_line(line)
 
 
 def _table(site_jobs: Sequence[SiteJob], now: datetime) -> RenderableType:
-    rows = build_rows(site_jobs, now)
-    return terminal.table(COLUMNS, (_cells(job, row) for job, row in zip(site_jobs, rows, strict=True)))
+    header, rows = columns(site_jobs), build_rows(site_jobs, now)
+    return terminal.table(header, (_cells(job, header, row) for job, row in zip(site_jobs, rows, strict=True)))
 
 
-def _cells(job: SiteJob, row: Row) -> list[terminal.Cell]:
+def _cells(job: SiteJob, header: Row, row: Row) -> list[terminal.Cell]:
     style = _style(job)
-    return [(cell, style if name in {"STATE", "REASON"} else "") for name, cell in zip(COLUMNS, row, strict=True)]
+    return [(cell, style if name in {"STATE", "REASON"} else "") for name, cell in zip(header, row, strict=True)]
 
 
 def _style(job: SiteJob) -> str:
+    if job.may_start_again:
+        return "yellow"
     if job.reason is not None:
         return "green" if job.reason is Reason.SUCCEEDED else "red"
     return "bold green" if job.stage is Stage.RUNNING else "yellow"
@@ -204,25 +207,33 @@ def _notes(
 
 
 def _write_changes(snapshots: Iterator[list[SiteJob]], *, as_json: bool) -> None:
-    """Write a line for each change of a job."""
+    """Write a line for each change of a job. A new attempt is a change of its job."""
     previous: dict[str, SiteJob] = {}
     for site_jobs in snapshots:
-        current = {str(job.workflow.uid): job for job in site_jobs}
-        for uid, job in current.items():
-            old = previous.get(uid)
-            if old is None or (old.stage, old.reason, old.pod) != (job.stage, job.reason, job.pod):
+        for job in site_jobs:
+            uids = [attempt.workflow.uid for attempt in reversed(job.attempts)]
+            old = next((previous[uid] for uid in uids if uid in previous), None)
+            if old is None or _key(old) != _key(job):
                 if as_json:
                     write_json_line(job.as_dict())
-                elif old is None or (old.stage, old.reason) != (job.stage, job.reason):
-                    write_line(_format_change(job, job.stage.label))
-        for uid in previous.keys() - current.keys():
+                elif old is None or _key(old)[:-1] != _key(job)[:-1]:
+                    write_line(_format_change(job, job.state))
+        shown = {attempt.workflow.uid for job in site_jobs for attempt in job.attempts}
+        for uid in previous.keys() - shown:
             if as_json:
                 write_json_line({**previous[uid].as_dict(), "state": "GONE"})
             else:
                 write_line(_format_change(previous[uid], "GONE"))
-        previous = current
+        previous = {job.workflow.uid: job for job in site_jobs}
+
+
+def _key(job: SiteJob) -> tuple[object, ...]:
+    """Return what a line is written for if it changes; the pod only in JSON."""
+    return job.workflow.uid, job.state, job.reason, job.pod
 
 
 def _format_change(job: SiteJob, state: str) -> str:
     since = f"{job.since:%H:%M:%S}" if job.since else "-"
-    return "  ".join((since, job.job_id, job.site, state, job.reason.name if job.reason else "")).rstrip()
+    attempt = f"attempt {format_attempt(job)}" if job.max_attempts > 1 else ""
+    cells = (since, job.job_id, job.site, state, job.reason.name if job.reason else "", attempt)
+    return "  ".join(cells if attempt else cells[:-1]).rstrip()

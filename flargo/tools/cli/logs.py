@@ -25,7 +25,7 @@ from flargo.tools.cli.output import (
 )
 from flargo.tools.jobs.log_lines import Line
 from flargo.tools.jobs.log_tail import LogTail
-from flargo.tools.jobs.reader import ClusterReader, find_job
+from flargo.tools.jobs.reader import ClusterReader, find_attempts
 from flargo.tools.jobs.site_job import SiteJob
 
 _MAX_BUFFERED_LINES = 200
@@ -60,13 +60,15 @@ def logs(
 
     If the job runs at several sites, each line begins with the name of its site.
 
-    JOB is FLARE's job id, an unambiguous prefix of it, or the name of a Workflow. On a terminal, control characters are
-    escaped, and keys and tokens are blanked. A file or another program gets the program's bytes unchanged.
+    JOB is FLARE's job id, an unambiguous prefix of it, or the name of a Workflow. Of a job that was started again, the
+    latest attempt's log is printed, or that of the attempt whose Workflow is named, if its pod still exists. On a
+    terminal, control characters are escaped, and keys and tokens are blanked. A file or another program gets the
+    program's bytes unchanged.
     """
     if raw and as_json:
         raise click.UsageError("--raw and --json cannot be combined.")
     api = api_for(**cluster)
-    site_jobs = find_job(ClusterReader(api), job, site)
+    site_jobs = find_attempts(ClusterReader(api), job, site)
     tails = [
         (each, LogTail(api, each.workflow.name, each.workflow.uid, time.sleep, write_message)) for each in site_jobs
     ]

@@ -10,7 +10,7 @@ from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, wr
 from flargo.tools.jobs.reader import ClusterReader, find_job
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import SiteJob
-from flargo.tools.jobs.termination import TerminateResult, expected_result, terminate_patch
+from flargo.tools.jobs.termination import TerminateResult, describe_end, expected_result, terminate_patch
 
 
 @click.command()
@@ -30,9 +30,12 @@ def terminate(
 
     JOB is FLARE's job id, an unambiguous prefix of it, or the name of a Workflow. FLARE treats the job as aborted. With
     --site it ends at that site only; whether the other sites go on is FLARE's decision.
+
+    Of a job that was started again, the running attempt is ended, and no other one follows. Between two attempts there
+    is nothing to terminate: abort the job in FLARE, or repeat the command once the next attempt shows.
     """
     api = api_for(**cluster)
-    results = [(site_job, *_terminate(api, site_job)) for site_job in find_job(ClusterReader(api), job, site)]
+    results = [(each, *_terminate(api, each)) for each in find_job(ClusterReader(api), job, site)]
     if as_json:
         write_json(
             [{**each.as_dict(), "did": result.value, "problem": detail or None} for each, result, detail in results]
@@ -41,7 +44,7 @@ def terminate(
         for each, result, detail in results:
             suffix = f": {detail}" if detail else ""
             write_line(f"{each.site}: Workflow {each.workflow.name} {result.text}{suffix}")
-    if any(result is TerminateResult.FAILED for _, result, _ in results):
+    if any(result is TerminateResult.FAILED or each.may_start_again for each, result, _ in results):
         raise SystemExit(EXIT_PROBLEM)
 
 
@@ -49,7 +52,7 @@ def _terminate(api: Api, job: SiteJob) -> tuple[TerminateResult, str]:
     """Terminate a job's Workflow if it has to be; return the result and its detail."""
     result = expected_result(job)
     if result is not TerminateResult.REQUESTED:
-        return result, (job.reason.name if job.reason and result is TerminateResult.ALREADY_ENDED else "")
+        return result, describe_end(job) if result is TerminateResult.ALREADY_ENDED else ""
     try:
         api.merge(Kind.WORKFLOW, job.workflow.name, terminate_patch(job))
     except ApiError as error:

@@ -13,6 +13,7 @@ from flargo.tools.jobs.explanation import Explanation, explain
 from flargo.tools.jobs.reader import Reader, find_job
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import SiteJob
+from flargo.tools.jobs.table import format_attempt
 
 _LABEL_COLUMNS = 13
 
@@ -62,11 +63,13 @@ def _read_events(reader: Reader, job: SiteJob) -> tuple[Sequence[Object], str]:
 
 
 def _write_report(explanation: Explanation, event_problem: str) -> None:
-    job, verdict = explanation.job, explanation.job.verdict
-    state = job.reason.name if job.reason else job.stage.label
+    job, verdict = explanation.job, explanation.job.final_verdict
+    state = job.reason.name if job.reason else job.state
+    state = f"{job.state} ({state})" if job.may_start_again else state
+    attempt = f", attempt {format_attempt(job)}" if job.max_attempts > 1 else ""
     code = f", FLARE hears {verdict.code}" if verdict else ""
     write_line("")
-    write_line(f"{job.site} ({job.role}): {state}{code}")
+    write_line(f"{job.site} ({job.role}){attempt}: {state}{code}")
     rows = [
         ("what happened", explanation.summary),
         *explanation.evidence,

@@ -1,6 +1,6 @@
 """Reads jobs whose Workflows were deleted from the cluster but are kept in Argo's archive."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ from flargo.cluster.errors import ArchiveError
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.status.diagnosis import Diagnosis, Stage
 from flargo.terms import Object
+from flargo.tools.jobs.attempts import fold_attempts
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_archive_refusal
 from flargo.tools.jobs.site_job import SiteJob, oldest_first, site_jobs, trim
@@ -30,10 +31,15 @@ class ArchiveReader:
     def site_jobs(self, labels: str) -> list[SiteJob]:
         """Return outlines of the archived jobs that match a label selector, without the reason of their end."""
         outlines = site_jobs(map(trim, self._archive.list(labels)), (), self._on_parse_error)
-        return [replace(job, is_archived=True, diagnosis=Diagnosis(Stage.ENDED), verdict=None) for job in outlines]
+        return fold_attempts(
+            replace(job, is_archived=True, diagnosis=Diagnosis(Stage.ENDED), verdict=None) for job in outlines
+        )
 
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Return the job by its whole Workflow, or as it is if the archive no longer has the Workflow."""
+        return replace(self._confirm(job), earlier=tuple(map(self.confirmed, job.earlier)))
+
+    def _confirm(self, job: SiteJob) -> SiteJob:
         workflow = self._archive.get(job.workflow.uid)
         if workflow is None:
             return job
@@ -64,7 +70,10 @@ class ClusterAndArchiveReader:
         return self._cluster.where if self.read_problem else f"{self._cluster.where} or {self._archive.where}"
 
     def site_jobs(self, labels: str) -> list[SiteJob]:
-        """Return the jobs that match a label selector. A job of the cluster hides its archived launches."""
+        """Return the jobs that match a label selector. A job of the cluster hides its archived launches.
+
+        But the archive adds the earlier attempts of a job that the cluster no longer has.
+        """
         on_cluster = self._cluster.site_jobs(labels)
         if self.read_problem:
             return on_cluster
@@ -74,10 +83,14 @@ class ClusterAndArchiveReader:
         except ArchiveError as error:
             self.read_problem = describe_archive_refusal(error)
             return on_cluster
-        return oldest_first([*on_cluster, *_only_archived(on_cluster, archived)])
+        return _merge(on_cluster, archived)
 
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Return the job as its source confirms it. An archived job stays an outline if the archive fails."""
+        earlier = tuple(map(self.confirmed, job.earlier))
+        return replace(self._confirm(replace(job, earlier=())), earlier=earlier)
+
+    def _confirm(self, job: SiteJob) -> SiteJob:
         if not job.is_archived:
             return self._cluster.confirmed(job)
         if self.read_problem:
@@ -93,14 +106,23 @@ class ClusterAndArchiveReader:
         return self._archive.events(job) if job.is_archived else self._cluster.events(job)
 
 
-def _only_archived(on_cluster: Sequence[SiteJob], archived: Sequence[SiteJob]) -> Iterator[SiteJob]:
-    """Yield the last archived launch of each job at each site, for those that the cluster does not have."""
-    identities = {_identity(job) for job in on_cluster}
-    for job in reversed(oldest_first(archived)):
-        if _identity(job) not in identities:
-            identities.add(_identity(job))
-            yield job
+def _merge(on_cluster: Sequence[SiteJob], archived: Sequence[SiteJob]) -> list[SiteJob]:
+    """Return the cluster's jobs, and the last archived launch of each job at each site that the cluster does not have.
+
+    A Workflow that is archived and still on the cluster is the cluster's.
+    """
+    attempts = _unfold(on_cluster)
+    uids = {attempt.workflow.uid for attempt in attempts}
+    identities = {job.identity for job in on_cluster}
+    rows = []
+    for job in reversed(
+        fold_attempts([*attempts, *(each for each in _unfold(archived) if each.workflow.uid not in uids)])
+    ):
+        is_latest = any(not attempt.is_archived for attempt in job.attempts) or job.identity not in identities
+        identities.add(job.identity)
+        rows += [job] if is_latest else []
+    return oldest_first(rows)
 
 
-def _identity(job: SiteJob) -> tuple[str, str, str]:
-    return job.federation, job.job_id, job.site
+def _unfold(jobs: Iterable[SiteJob]) -> list[SiteJob]:
+    return [replace(attempt, earlier=()) for job in jobs for attempt in job.attempts]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from flargo.job.names import display_text
@@ -13,6 +14,7 @@ from flargo.status.views import EventView, event_view
 from flargo.terms import Object
 from flargo.tools.jobs.durations import format_duration
 from flargo.tools.jobs.site_job import STAGE_TEXTS, SiteJob
+from flargo.tools.jobs.table import format_attempt
 
 _TIMEOUT_REASONS = {
     Stage.UNCLAIMED: Reason.UNCLAIMED,
@@ -23,6 +25,11 @@ _TIMEOUT_REASONS = {
     Stage.PULLING: Reason.PULLING,
 }
 """The reason with which a job ends that stays in a stage for too long. Its remedy also helps while the job waits."""
+_NEXT_ATTEMPT = (
+    "Wait: the FLARE parent begins the next attempt as soon as nothing of this one runs any more, if the server's "
+    "process of the job still runs. If none has begun after some minutes, read the parent's log."
+)
+"""What to do between two attempts."""
 _MAX_EVENTS = 8
 _MAX_CHARACTERS = 1000
 """The most characters of one piece of evidence."""
@@ -61,7 +68,39 @@ def explain(job: SiteJob, events: Iterable[Object]) -> Explanation:
     elif reason is not None and job.stage is not Stage.ENDED:
         summary += f" The job has not ended yet; it is {STAGE_TEXTS[job.stage]}."
     remedy_reason = reason or _TIMEOUT_REASONS.get(job.stage)
-    return Explanation(job, summary, tuple(_evidence(job, events)), remedy_reason.remedy if remedy_reason else "")
+    remedy = remedy_reason.remedy if remedy_reason else ""
+    if job.may_start_again:
+        summary += f" This was attempt {format_attempt(job)}, and the job may be started again."
+        remedy = _NEXT_ATTEMPT
+    elif job.max_attempts > 1:
+        summary += f" This is attempt {format_attempt(job)}."
+    return Explanation(job, summary, (*_earlier_attempts(job), *_evidence(job, events)), remedy)
+
+
+def _earlier_attempts(job: SiteJob) -> Iterator[tuple[str, str]]:
+    """Yield what happened to each earlier attempt, and what followed."""
+    missing = job.number - 1 - len(job.earlier)
+    if missing > 0:
+        yield "attempts", f"{missing} earlier ones are not shown: their Workflows no longer exist, or have not ended"
+    for attempt, following in pairwise(job.attempts):
+        yield f"attempt {attempt.number}", _describe_attempt(attempt, following)
+
+
+def _describe_attempt(attempt: SiteJob, following: SiteJob) -> str:
+    ended_at = attempt.ended_at or attempt.workflow_ended_at
+    began_at = attempt.started_at or attempt.created_at
+    end = [attempt.reason.name if attempt.reason else STAGE_TEXTS[attempt.stage]]
+    end += [f"on node {attempt.node}"] if attempt.node else []
+    end += [f"at {ended_at:%Y-%m-%d %H:%M:%S} UTC"] if ended_at else []
+    end += [f"after {format_duration(ended_at - began_at)}"] if ended_at and began_at else []
+    delay = following.created_at - ended_at if following.created_at and ended_at else None
+    parts = (
+        " ".join(end),
+        attempt.detail,
+        f"Workflow {attempt.workflow.name}",
+        f"attempt {following.number} followed{f' {format_duration(delay)} later' if delay is not None else ''}",
+    )
+    return display_text("; ".join(filter(None, parts)), _MAX_CHARACTERS)
 
 
 def _evidence(job: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str]]:

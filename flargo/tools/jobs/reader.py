@@ -1,6 +1,7 @@
 """Reads jobs: the interface of every source, and the reader of a cluster."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from flargo.cluster.api import Api, Kind
@@ -10,6 +11,7 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.names import label_value
 from flargo.status.diagnosis import STARTING_STAGES
 from flargo.terms import WORKFLOW_NAME_LABEL, Label, Object
+from flargo.tools.jobs.attempts import fold_attempts
 from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import SiteJob, selector, site_jobs, trim, with_events
 
@@ -26,10 +28,13 @@ class Reader(Protocol):
         """A sentence on what could not be read and what to do about it; empty if everything was read."""
 
     def site_jobs(self, labels: str) -> list[SiteJob]:
-        """Return the jobs whose Workflows match a label selector."""
+        """Return the jobs whose Workflows match a label selector, with the attempts of each."""
 
     def confirmed(self, job: SiteJob) -> SiteJob:
-        """Return the job as a fresh read shows it, if ``job.needs_confirmation``; else as it is."""
+        """Return the job as a fresh read shows it, if ``job.needs_confirmation``; else as it is.
+
+        Its earlier attempts are confirmed, too.
+        """
 
     def events(self, job: SiteJob) -> Sequence[Object]:
         """Return the events of the job's pod, as they are on the wire."""
@@ -52,6 +57,19 @@ def find_job(reader: Reader, query: str, site: str | None = None) -> list[SiteJo
     return [reader.confirmed(job) for job in matches]
 
 
+def find_attempts(reader: Reader, query: str, site: str | None = None) -> list[SiteJob]:
+    """Return the job that a query names, like find_job; a Workflow's name stands for that very attempt.
+
+    Raises:
+        NotFoundError: no job matches, or more than one does.
+    """
+    name = label_value(query)
+    return [
+        next((attempt for attempt in job.attempts if attempt.workflow.name == name), job)
+        for job in find_job(reader, query, site)
+    ]
+
+
 class ClusterReader:
     """Reads the jobs of one namespace of a cluster. Its methods raise ApiError."""
 
@@ -67,13 +85,16 @@ class ClusterReader:
         """Return the jobs whose Workflows match a label selector, from one list of Workflows and one of pods."""
         workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=trim)
         pods, _ = self._api.list(Kind.POD, labels, trim=trim)
-        return site_jobs(workflows, pods, self._on_parse_error)
+        return fold_attempts(site_jobs(workflows, pods, self._on_parse_error))
 
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Read a job again with the launcher's requests, if its end is not certain; read events while its pod starts.
 
         Only events tell how far the start of a pod is.
         """
+        return replace(self._confirm(job), earlier=tuple(map(self.confirmed, job.earlier)))
+
+    def _confirm(self, job: SiteJob) -> SiteJob:
         if job.needs_confirmation:
             job = self._read_again(job)
         if job.stage in STARTING_STAGES and job.reason is None:

@@ -20,7 +20,7 @@ def select_job(
     """Return the job that a query names, at each of its sites.
 
     Args:
-        query: the job's id, a prefix of its id, or the name of one of its Workflows.
+        query: the job's id, a prefix of its id, or the name of one of its Workflows, also of an earlier attempt's.
         site_jobs: the jobs to search.
         site: return the job at this site only. A Workflow's name also matches, since it belongs to one site.
         where: where the jobs were read, for messages.
@@ -31,7 +31,7 @@ def select_job(
     candidates = list(site_jobs)
     label = label_value(query)
     matches = (
-        [job for job in candidates if label in {job.job_id, job.workflow.name}]
+        [job for job in candidates if label in {job.job_id, *_workflow_names(job)}]
         or [job for job in candidates if query and job.job_id.startswith(query)]
     )  # fmt: skip
     ids = sorted({job.job_id for job in matches})
@@ -41,10 +41,14 @@ def select_job(
         raise NotFoundError(f"{query!r} matches {len(ids)} jobs: {_join_names(ids)}")
     if site is None:
         return matches
-    at_site = [job for job in matches if site in {job.site, job.workflow.name}]
+    at_site = [job for job in matches if site in {job.site, *_workflow_names(job)}]
     if not at_site:
         raise NotFoundError(f"job {ids[0]} is not at {site}, but at {_join_names([job.site for job in matches])}")
     return at_site
+
+
+def _workflow_names(job: SiteJob) -> set[str]:
+    return {attempt.workflow.name for attempt in job.attempts}
 
 
 def _hint(candidates: Sequence[SiteJob]) -> str:

@@ -6,9 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from flargo.job.names import display_text, federation_selector, label_value
+from flargo.job.trust import MAX_REJOIN
+from flargo.parsing import whole_number
 from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.fields import OnParseError, parse_each
+from flargo.status.job_state import DISRUPTIONS
 from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause, Verdict, decide
 from flargo.status.views import (
@@ -37,12 +40,18 @@ STAGE_TEXTS = {
     Stage.ENDED: "ended",
 }
 """Each stage for people, as the end of a sentence that begins "the job is"."""
+LOST = "LOST"
+"""The state between two attempts; it is no stage of the launcher's, for which an attempt has ended then."""
 _CAUSES = {cause.value: cause for cause in Cause}
 
 
 @dataclass(frozen=True, slots=True)
 class SiteJob:
-    """A job at one site. In JSON the fields have the keys of ``as_dict``."""
+    """A job at one site. In JSON the fields have the keys of ``as_dict``.
+
+    A job that may have several attempts has a Workflow for each. Such a job is its latest attempt, with the ``earlier``
+    ones (flargo.tools.jobs.attempts).
+    """
 
     job_id: str
     name: str
@@ -70,6 +79,48 @@ class SiteJob:
     """The number of devices that the job requests, by resource name."""
     is_archived: bool = False
     """True if the Workflow was deleted from the cluster and read from Argo's archive."""
+    number: int = 1
+    """Which attempt of its job this is, from 1."""
+    max_attempts: int = 1
+    """How many attempts the job may have."""
+    earlier: tuple["SiteJob", ...] = ()
+    """The earlier attempts of the job of which there is still a Workflow, the first one first."""
+    noted_verdict: Verdict | None = None
+    """How the whole job ended, as its parent noted it on its last Workflow."""
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """The job and the site, whichever attempt this is."""
+        return self.federation, self.job_id, self.site
+
+    @property
+    def attempts(self) -> tuple["SiteJob", ...]:
+        """All attempts of which there is a Workflow, this one last."""
+        return (*self.earlier, self)
+
+    @property
+    def may_start_again(self) -> bool:
+        """True between two attempts: this one was lost, and nothing shows yet whether the next one will begin.
+
+        Nobody but the parent knows whether the site counts the deletion of a pod, and whether the server's process of
+        the job still runs. An eviction for the job's own excess is never followed by another attempt: the kubelet sets
+        no disruption on such a pod.
+        """
+        is_last = self.number >= self.max_attempts or self.noted_verdict is not None
+        if self.stage is not Stage.ENDED or is_last or self.is_archived:
+            return False
+        is_own_excess = self.reason is Reason.EVICTED and self.pod is not None and not self.pod.disruption
+        return self.reason in DISRUPTIONS and not is_own_excess
+
+    @property
+    def state(self) -> str:
+        """The state for people and programs: the stage, or LOST between two attempts."""
+        return LOST if self.may_start_again else self.stage.label
+
+    @property
+    def final_verdict(self) -> Verdict | None:
+        """What FLARE is told; None while it is told nothing."""
+        return None if self.may_start_again else self.noted_verdict or self.verdict
 
     @property
     def stage(self) -> Stage:
@@ -79,12 +130,14 @@ class SiteJob:
     @property
     def reason(self) -> Reason | None:
         """Why the job has ended, or why it is going to end."""
-        return self.verdict.reason if self.verdict else self.diagnosis.reason
+        verdict = self.noted_verdict or self.verdict
+        return verdict.reason if verdict else self.diagnosis.reason
 
     @property
     def detail(self) -> str:
         """The message of the cluster that belongs to the reason."""
-        return self.verdict.detail if self.verdict else self.diagnosis.detail
+        verdict = self.noted_verdict or self.verdict
+        return verdict.detail if verdict else self.diagnosis.detail
 
     @property
     def node(self) -> str:
@@ -102,7 +155,7 @@ class SiteJob:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job as JSON for programs has it."""
-        verdict = self.verdict
+        verdict, final_verdict = self.verdict, self.final_verdict
         return {
             "job": self.job_id,
             "name": self.name,
@@ -111,10 +164,10 @@ class SiteJob:
             "study": self.study,
             "federation": self.federation,
             "workflow": self.workflow.name,
-            "state": self.stage.label,
+            "state": self.state,
             "reason": self.reason.name if self.reason else None,
             "detail": self.detail,
-            "code": verdict.code if verdict else None,
+            "code": final_verdict.code if final_verdict else None,
             "exit_code": verdict.exit_code if verdict else None,
             "since": _iso(self.since),
             "created": _iso(self.created_at),
@@ -124,7 +177,16 @@ class SiteJob:
             "node": self.node,
             "gpus": dict(self.gpus),
             "archived": self.is_archived,
+            "attempts": self._attempts_as_dict() if self.max_attempts > 1 else None,
         }
+
+    def _attempts_as_dict(self) -> dict[str, Any]:
+        keys = ("workflow", "reason", "detail", "exit_code", "created", "started", "ended", "pod", "node", "archived")
+        earlier = []
+        for attempt in self.earlier:
+            row = attempt.as_dict()
+            earlier.append({"number": attempt.number, "state": attempt.stage.label, **{key: row[key] for key in keys}})
+        return {"number": self.number, "max": self.max_attempts, "earlier": earlier}
 
 
 def selector(site: str | None = None, federation: str | None = None) -> str:
@@ -148,7 +210,7 @@ def trim(item: Object) -> Object:
 def site_jobs(
     workflows: Iterable[Object], pods: Iterable[Object], on_parse_error: OnParseError = lambda *_: None
 ) -> list[SiteJob]:
-    """Return each job at each site, the oldest first.
+    """Return each job at each site, the oldest first; of a job with several attempts, each attempt by itself.
 
     Args:
         workflows: the Workflows, as they are on the wire or strip_unused_fields. They must be read before the pods.
@@ -166,8 +228,13 @@ def site_jobs(
 
 
 def oldest_first(jobs: Iterable[SiteJob]) -> list[SiteJob]:
-    """Sort jobs by the time of their creation; those without a time come first."""
-    return sorted(jobs, key=lambda job: (job.created_at is not None, job.created_at, job.job_id, job.site))
+    """Sort jobs by the time of their first attempt's creation; those without a time come first."""
+
+    def key(job: SiteJob) -> tuple[Any, ...]:
+        created_at = job.attempts[0].created_at
+        return created_at is not None, created_at, job.job_id, job.site, job.number
+
+    return sorted(jobs, key=key)
 
 
 def diagnose_workflow(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
@@ -203,10 +270,12 @@ def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
     view = workflow_view(workflow)
     pod = min(pods, key=lambda pod: pod_view(pod).name, default=None)
     diagnosis = _with_ending_reason(diagnose_workflow(workflow, pods), workflow)
+    number, max_attempts = _attempt(workflow)
     main = next(
         (row for row in fields.items(pod, "status", "containerStatuses") if row.get("name") == MAIN_CONTAINER), {}
     )
     state = fields.value(main, "state") or {}
+    verdict = _verdict(diagnosis, workflow) if diagnosis.stage is Stage.ENDED else None
     started_at = fields.time(state, "running", "startedAt") or fields.time(state, "terminated", "startedAt")
     ended_at = fields.time(state, "terminated", "finishedAt")
     workflow_ended_at = fields.time(workflow, "status", "finishedAt")
@@ -222,7 +291,7 @@ def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
         workflow=view,
         pod=pod_view(pod) if pod is not None else None,
         diagnosis=diagnosis,
-        verdict=_verdict(diagnosis, workflow) if diagnosis.stage is Stage.ENDED else None,
+        verdict=verdict,
         since=_stage_start(diagnosis.stage, pod, started_at, ended_at) or view.created,
         created_at=view.created,
         started_at=started_at,
@@ -230,7 +299,20 @@ def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
         workflow_ended_at=workflow_ended_at,
         is_released=bool(fields.text(workflow, "metadata", "annotations", Annotation.RELEASED)),
         gpus=_gpus(pod if pod is not None else workflow),
+        number=number,
+        max_attempts=max_attempts,
+        noted_verdict=_noted_verdict(workflow, verdict) if max_attempts > 1 else None,
     )
+
+
+def _attempt(workflow: Object) -> tuple[int, int]:
+    """Return which attempt a Workflow is, and how many its job may have: 1 and 1 unless both are whole and make sense.
+
+    Anybody who may write Workflows may write these texts.
+    """
+    most = whole_number(fields.text(workflow, "metadata", "annotations", Annotation.MAX_ATTEMPTS), MAX_REJOIN + 1) or 1
+    number = whole_number(fields.text(workflow, "metadata", "labels", Label.ATTEMPT_NUMBER), most)
+    return (number, most) if number else (1, 1)
 
 
 def _site_name(workflow: Object) -> str:
@@ -268,6 +350,15 @@ def _verdict(end: Diagnosis, workflow: Object) -> Verdict:
     is_published = reason is Reason.SUCCEEDED
     end_diagnosis = None if is_published else Diagnosis(end.stage, reason, _ending_detail(workflow))
     return decide(None, end_diagnosis, end, has_results=is_published)
+
+
+def _noted_verdict(workflow: Object, own: Verdict | None) -> Verdict | None:
+    """Return what the parent told FLARE about the whole job, if it noted that on a Workflow that has ended."""
+    reason = Reason.__members__.get(fields.text(workflow, "metadata", "annotations", Annotation.VERDICT))
+    if own is None or reason is None or reason.code is None:
+        return None
+    detail = fields.text(workflow, "metadata", "annotations", Annotation.VERDICT_DETAIL)
+    return Verdict(reason, int(reason.code), detail, own.exit_code)
 
 
 def _stage_start(

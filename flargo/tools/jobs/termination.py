@@ -41,6 +41,17 @@ def expected_result(job: SiteJob) -> TerminateResult:
     return TerminateResult.ALREADY_ENDING if is_ending else TerminateResult.REQUESTED
 
 
+def describe_end(job: SiteJob) -> str:
+    """Return why a job has ended whose Workflow needs no termination, and whether it may be started again."""
+    reason = job.reason.name if job.reason else ""
+    if not job.may_start_again:
+        return reason
+    return (
+        f"{reason}; attempt {job.number + 1} of {job.max_attempts} may follow: abort the job in FLARE, or repeat this"
+        " command once that attempt shows"
+    )
+
+
 def terminate_patch(job: SiteJob) -> Object:
     """Build the merge patch that terminates a job's Workflow as ``argo terminate`` does. The uid guards it.
 
