@@ -86,6 +86,21 @@ def test_failed_report_does_not_hide_the_verdict(api: IdleApi) -> None:
     loop.end(Cause.PARENT_END, seconds=0.0)
 
 
+def test_failed_state_callback_does_not_hide_the_verdict(api: IdleApi) -> None:
+    def refuse(number: int, when: str) -> None:
+        if (number, when) == (1, "before"):
+            raise ApiError("get", "secrets", 403, "Forbidden")
+
+    def fail(_: JobState) -> None:
+        raise ValueError("a defect")
+
+    api.trouble = refuse
+    loop = Loop(api, "", "me", 3)
+    launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False, on_state=fail)
+    assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
+    loop.end(Cause.PARENT_END, seconds=0.0)
+
+
 def test_given_up_launch_concludes_without_api(api: IdleApi) -> None:
     def no_response(_: int, when: str) -> None:
         if when == "before":
