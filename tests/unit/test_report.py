@@ -240,3 +240,23 @@ def test_trimmed_read_logs_are_redacted(tmp_path: Path, run_dir: Path, secret: s
         tail = write_tail(tmp_path, run_dir, loop.read_log(job_state))  # type: ignore[arg-type]  # no more of it is looked at
         assert not re.search("h{9}|p{9}|s{9}|MIIE", tail)
         assert tail.endswith("y\n")
+
+
+def test_a_lost_attempt_is_logged_and_its_log_kept(
+    run_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason's remedy, to submit the job again, would mislead: the job goes on."""
+    client = report(tmp_path, Role.CLIENT)
+    verdict = Verdict(Reason.DISRUPTED, 104, "EvictionByEvictionAPI\nnext line")
+    with caplog.at_level(logging.WARNING):
+        client.note_lost_attempt(1, 3, verdict, "the end\n")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "job job-1 at site-1: attempt 1 of 3 lost (DISRUPTED), starting another one:"
+        " The pod was disrupted: drain, preemption or node shutdown. EvictionByEvictionAPI next line"
+    )
+    kept = run_dir / "argo_attempt_1_log_tail.txt"
+    assert kept.read_text() == "the end\n"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    client.note_lost_attempt(2, 3, verdict, "")
+    assert not (run_dir / "argo_attempt_2_log_tail.txt").exists(), "the site keeps none"
