@@ -26,10 +26,12 @@ WORKFLOW_NAME_LABEL = "workflows.argoproj.io/workflow"
 administrator's ``workflowDefaults`` may change the pods' own names."""
 ARGO_API_VERSION = "argoproj.io/v1alpha1"
 """``apiVersion`` of a Workflow."""
+LEASE_API_VERSION = "coordination.k8s.io/v1"
+"""``apiVersion`` of a Lease."""
 
 
 class Label(StrEnum):
-    """Labels on every Workflow, pod and Secret of flargo. People and watches select by them."""
+    """Labels on every Workflow, pod, Secret and Lease of flargo. People and watches select by them."""
 
     MANAGED_BY = "app.kubernetes.io/managed-by"
     FEDERATION = f"{GROUP}/federation"

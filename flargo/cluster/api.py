@@ -27,7 +27,7 @@ from flargo.cluster.request import MAX_REQUEST_SECONDS, READ_TIMEOUT, Request
 from flargo.cluster.target import InvalidTargetError
 from flargo.cluster.transport import Transport
 from flargo.parsing import http_date, is_uid, load_json
-from flargo.terms import ARGO_API_VERSION, Object, Uid
+from flargo.terms import ARGO_API_VERSION, LEASE_API_VERSION, Object, Uid
 
 PAGE_SIZE = 100
 """Objects in one page of a list. Parsing a page blocks all other threads, and the whole page is held in memory."""
@@ -44,6 +44,7 @@ class Kind(Enum):
     POD = ("api/v1", "pods")
     SECRET = ("api/v1", "secrets")
     EVENT = ("api/v1", "events")
+    LEASE = (f"apis/{LEASE_API_VERSION}", "leases")
 
 
 RequestCallback = Callable[[str, Kind, int, float], None]
@@ -86,6 +87,12 @@ class Api:
     def get(self, kind: Kind, name: str) -> Object:
         """Read one object by its name."""
         return self._read(kind, self._request("get", kind, name))
+
+    def get_with_time(self, kind: Kind, name: str) -> tuple[Object, datetime | None]:
+        """Read one object; return it with the API server's clock in whole seconds, None if the response has no time."""
+        request = self._request("get", kind, name)
+        item, date = self._transport.read(request, partial(self._on_request, request.verb, kind))
+        return item, http_date(date)
 
     def list(
         self, kind: Kind, labels: str = "", fields: str = "", trim: Callable[[Object], Object] | None = None

@@ -14,6 +14,7 @@ from flargo.terms import MANAGER, Label, Parent
 
 _MAX_LABEL_LENGTH = 63
 _HASH_DIGITS = 20
+_LEASE_PREFIX = "flargo-parent-"
 _HASHED_LABEL = re.compile(rf".*--[0-9a-f]{{{_HASH_DIGITS}}}", re.DOTALL)
 _MAX_DISPLAY_LENGTH = 120
 _READ_FACTOR = 16
@@ -29,11 +30,19 @@ def label_value(text: str) -> str:
     """
     if is_label_value(text) and not _HASHED_LABEL.fullmatch(text):
         return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
-    # The hash is of the whole text. Only as much is made readable as the name of a site or study may be long.
+    readable = _readable(text, _MAX_LABEL_LENGTH - _HASH_DIGITS - 2)
+    return f"{readable or 'x'}--{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+
+
+def _readable(text: str, max_length: int) -> str:
+    """Return the ASCII letters and digits of a text, with one ``-`` for whatever is between them."""
+    # Only as much is made readable as the name of a site or study may be long.
     plain = unicodedata.normalize("NFKD", text[:MAX_LINE_LENGTH]).encode("ascii", "ignore").decode()
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", plain)[: _MAX_LABEL_LENGTH - _HASH_DIGITS - 2].strip("-")
-    return f"{readable or 'x'}--{digest}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", plain)[:max_length].strip("-")
 
 
 def display_text(text: str, max_length: int = _MAX_DISPLAY_LENGTH) -> str:
@@ -56,6 +65,16 @@ def site_labels(parent: Parent) -> dict[str, str]:
         Label.FEDERATION.value: label_value(parent.federation),
         Label.SITE.value: label_value(parent.site),
     }
+
+
+def site_lease(parent: Parent) -> str:
+    """Return the name of a site's Lease: the site's readable name, and a hash of the federation and the site.
+
+    The name is a DNS label, and no two sites or federations share one.
+    """
+    digest = _digest(f"{parent.federation}\0{parent.site}")
+    readable = _readable(parent.site, _MAX_LABEL_LENGTH - len(_LEASE_PREFIX) - _HASH_DIGITS - 1).lower()
+    return f"{_LEASE_PREFIX}{readable or 'x'}-{digest}"
 
 
 FEDERATION_DIGITS = 32

@@ -1,4 +1,7 @@
-"""API clients whose server is a store in memory: a name is used once, and a write with a wrong uid is refused."""
+"""API clients whose server is a store in memory.
+
+A name is used once, and a write with a wrong uid or an old resourceVersion is refused.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -23,13 +26,19 @@ class MemoryApi(Api):
         self.store: dict[tuple[Kind, str], Object] = {}
         self.requests = 0
         self.trouble = trouble or (lambda *_: None)
+        self.server_clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        """The server's wall clock, from which a Lease's managedFields have their time."""
         self._uids = 0
+        self._version = 0
 
     def create(self, kind: Kind, item: Object) -> Object:
         return self._answer(lambda: self._create(kind, item))
 
     def get(self, kind: Kind, name: str) -> Object:
         return self._answer(lambda: deepcopy(self._find(kind, name)))
+
+    def get_with_time(self, kind: Kind, name: str) -> tuple[Object, datetime | None]:
+        return self.get(kind, name), self.server_clock().replace(microsecond=0)
 
     def merge(self, kind: Kind, name: str, patch: Object) -> Object:
         return self._answer(lambda: self._merge(kind, name, patch))
@@ -68,22 +77,53 @@ class MemoryApi(Api):
         self._uids += 1
         stored["metadata"]["uid"] = f"uid-{self._uids}"
         self.store[kind, name] = stored
+        self._stamp(kind, stored)
         return deepcopy(stored)
 
     def _merge(self, kind: Kind, name: str, patch: Object) -> Object:
         stored = self._find(kind, name)
         if patch.get("metadata", {}).get("uid") != stored["metadata"]["uid"]:
             raise ApiError("patch", name, 422, "Invalid", 'metadata.uid: Invalid value: "x": field is immutable')
+        self._check_version("patch", stored, patch)
         stored["spec"].update(patch.get("spec") or {})
         annotations = patch["metadata"].get("annotations") or {}
         stored["metadata"]["annotations"] = {**(stored["metadata"].get("annotations") or {}), **annotations}
+        self._stamp(kind, stored)
         return deepcopy(stored)
 
     def _replace(self, kind: Kind, item: Object) -> Object:
-        stored = self._find(kind, item["metadata"]["name"])
+        name = item["metadata"]["name"]
+        uid = item["metadata"].get("uid")
+        if kind is Kind.LEASE and (kind, name) not in self.store:
+            if uid is None:  # AllowCreateOnUpdate
+                return self._create(kind, item)
+            raise ApiError("update", name, 409, "Conflict", "Precondition failed: UID in precondition: x")
+        stored = self._find(kind, name)
+        if uid not in {None, stored["metadata"]["uid"]}:
+            raise ApiError("update", name, 409, "Conflict", "Precondition failed: UID in precondition: x")
+        self._check_version("update", stored, item)
         stored.update(deepcopy({key: value for key, value in item.items() if key != "metadata"}))
         stored["metadata"].update(deepcopy(item["metadata"]))
+        self._stamp(kind, stored)
         return deepcopy(stored)
+
+    def _check_version(self, verb: str, stored: Object, written: Object) -> None:
+        """Refuse a write over another version than the stored one; an update of a Lease must name a version."""
+        meta, name = written.get("metadata") or {}, stored["metadata"]["name"]
+        version = meta.get("resourceVersion")
+        if version is None and verb == "update" and stored.get("kind") == "Lease":
+            raise ApiError(verb, name, 422, "Invalid", "metadata.resourceVersion: must be specified for an update")
+        if version not in {None, stored["metadata"].get("resourceVersion")}:
+            raise ApiError(verb, name, 409, "Conflict", "the object has been modified; please apply your changes")
+
+    def _stamp(self, kind: Kind, stored: Object) -> None:
+        """Give an object a new version; for a Lease, also the time of the write in managedFields."""
+        self._version += 1
+        stored["metadata"]["resourceVersion"] = str(self._version)
+        if kind is Kind.LEASE:
+            now = self.server_clock().astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            fields: Object = {"f:spec": {"f:renewTime": {}}}
+            stored["metadata"]["managedFields"] = [{"manager": "flargo", "time": now, "fieldsV1": fields}]
 
     def _delete(self, kind: Kind, name: str, uid: Uid | None) -> Object:
         if uid is not None and self._find(kind, name)["metadata"]["uid"] != uid:

@@ -20,9 +20,10 @@ WORKFLOWS = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 ARCHIVE = "/api/v1/archived-workflows"
 """The archive of an Argo Server, which this API is as well: Workflows by their uids."""
-COLLECTIONS = (WORKFLOWS, PODS, SECRETS, EVENTS, ARCHIVE)
+COLLECTIONS = (WORKFLOWS, PODS, SECRETS, EVENTS, LEASES, ARCHIVE)
 
 
 def merge_patch(item: Object, patch: Object) -> Object:
@@ -52,7 +53,8 @@ def status(code: int, reason: str = "", message: str = "") -> RawAnswer:
 class KubernetesApi(ThreadingHTTPServer):
     """Stores the objects that clients send, and streams each change to the clients that watch.
 
-    Selectors and versions of requests are ignored: every list and every watch has all objects of its collection.
+    Selectors and versions of requests are ignored: every list and every watch has all objects of its collection. Only
+    a PUT over another version than the present one is a conflict.
     """
 
     daemon_threads = True
@@ -102,6 +104,14 @@ class KubernetesApi(ThreadingHTTPServer):
             self._publish(collection, kind, stored)
             return stored
 
+    def replace(self, path: str, item: Object) -> Object:
+        """Store an object in place of another, over the version that it names, if any."""
+        with self.condition:
+            version = item["metadata"].get("resourceVersion")
+            if version is not None and version != self.objects[path]["metadata"]["resourceVersion"]:
+                raise _ModifiedError
+            return self.put(path.rpartition("/")[0], item)
+
     def remove(self, path: str) -> Object:
         """Delete an object."""
         with self.condition:
@@ -127,6 +137,10 @@ class KubernetesApi(ThreadingHTTPServer):
     def _publish(self, collection: str, kind: str, item: Object) -> None:
         self.changes.append((collection, kind, item))
         self.condition.notify_all()
+
+
+class _ModifiedError(Exception):
+    """The object is another version than the one that a request names."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._write(lambda path, body: self.server.put(path, body) if path in COLLECTIONS else _allow(body))
 
     def do_PUT(self) -> None:
-        self._write(lambda path, body: self.server.put(path.rpartition("/")[0], body))
+        self._write(self.server.replace)
 
     def do_PATCH(self) -> None:
         self._write(
@@ -193,6 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
             item = change(path, body)
         except KeyError:
             self._answer(*_MISSING)
+            return
+        except _ModifiedError:
+            self._answer(*status(409, "Conflict", "the object has been modified; please apply your changes"))
             return
         self._send(201 if self.command == "POST" else 200, item)
         self.server.on_write(self.command, item)

@@ -1,5 +1,7 @@
 """The API in memory refuses what a real API server refuses."""
 
+from collections.abc import Callable
+
 import pytest
 
 from flargo.cluster.api import Kind
@@ -11,6 +13,13 @@ from tests.harness.fake_api import MemoryApi, RecordingApi
 
 def workflow(name: str = "job") -> Object:
     return {"metadata": {"name": name, "annotations": {"first": "1"}}, "spec": {"suspend": True}}
+
+
+def status_of(write: Callable[[], object]) -> int:
+    """Return the status with which a write is refused."""
+    with pytest.raises(ApiError) as error:
+        write()
+    return error.value.status
 
 
 @pytest.fixture
@@ -40,6 +49,32 @@ def test_writes_with_a_wrong_uid_are_refused(api: MemoryApi) -> None:
     assert api.get(Kind.WORKFLOW, "job")["spec"] == {"suspend": True}
     api.delete(Kind.WORKFLOW, "job", Uid(uid))
     assert api.named(Kind.WORKFLOW) == []
+
+
+def test_writes_over_an_old_version_are_conflicts(api: MemoryApi) -> None:
+    """A write that names no version replaces any, but not that of a Lease."""
+    first = api.create(Kind.WORKFLOW, workflow())
+    api.replace(Kind.WORKFLOW, first)
+    meta = first["metadata"]
+    assert status_of(lambda: api.replace(Kind.WORKFLOW, first)) == 409
+    assert status_of(lambda: api.merge(Kind.WORKFLOW, "job", {"metadata": meta, "spec": {}})) == 409
+    other = {**meta, "uid": "another", "resourceVersion": None}
+    assert status_of(lambda: api.replace(Kind.WORKFLOW, {"metadata": other})) == 409
+    api.replace(Kind.WORKFLOW, workflow())
+
+
+def test_a_lease_behaves_as_in_kubernetes(api: MemoryApi) -> None:
+    """An update creates it, but not over another's uid, and replaces it only over a version."""
+    lease = {"kind": "Lease", **workflow()}
+    first = api.replace(Kind.LEASE, lease)
+    assert first["metadata"]["managedFields"][0]["fieldsV1"] == {"f:spec": {"f:renewTime": {}}}
+    with pytest.raises(ApiError) as error:
+        api.replace(Kind.LEASE, lease)
+    assert error.value.meaning is Meaning.INVALID
+    api.delete(Kind.LEASE, "job", Uid(first["metadata"]["uid"]))
+    with pytest.raises(ApiError) as error:
+        api.replace(Kind.LEASE, first)
+    assert error.value.meaning is Meaning.PRECONDITION_FAILED
 
 
 def test_a_merge_changes_only_what_it_names(api: MemoryApi) -> None:

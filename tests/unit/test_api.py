@@ -380,6 +380,17 @@ def test_time_is_the_responses_date() -> None:
         ScriptedApi(Response(200)).time()
 
 
+@pytest.mark.parametrize(
+    ("date", "moment"), [("Thu, 01 Jan 2026 02:03:04 GMT", "2026-01-01T02:03:04+00:00"), ("soon", "None"), ("", "None")]
+)
+def test_an_object_comes_with_the_servers_clock(date: str, moment: str) -> None:
+    api = ScriptedApi(Response(200, b'{"metadata": {"uid": "l1"}}', headers={"Date": date}))
+    item, time = api.get_with_time(Kind.LEASE, "l")
+    assert item == {"metadata": {"uid": "l1"}}
+    assert (time.isoformat() if time is not None else "None") == moment
+    assert api.requests == [("GET", "/apis/coordination.k8s.io/v1/namespaces/ns/leases/l", None)]
+
+
 def test_metadata_requests_no_secret_content() -> None:
     api = ScriptedApi(Response(200, b'{"metadata": {"uid": "s1"}}'))
     assert api.metadata(Kind.SECRET, "s") == {"uid": "s1"}

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from flargo.job import names
 from flargo.job.validate import is_label_value
+from flargo.parsing import is_dns_label
 from flargo.terms import Parent, Role
 
 
@@ -109,6 +110,25 @@ def test_no_text_closes_the_code_span(text: str) -> None:
 def test_site_labels_ignore_the_parents_run() -> None:
     parents = [Parent("site-1", "0123456789ab", epoch, Role.CLIENT) for epoch in ("one", "two")]
     assert names.site_labels(parents[0]) == names.site_labels(parents[1])
+
+
+@pytest.mark.parametrize(
+    ("site", "readable"),
+    [("site-1", "site-1"), ("Charité Berlin", "charite-berlin"), ("病院", "x"), ("-", "x"), ("x" * 300, "x" * 28)],
+)
+def test_a_sites_lease_has_a_readable_name(site: str, readable: str) -> None:
+    name = names.site_lease(Parent(site, "ab" * 16, "", Role.CLIENT))
+    head, _, digest = name.rpartition("-")
+    assert (head, len(digest)) == (f"flargo-parent-{readable}", 20)
+    assert is_dns_label(name)
+
+
+@given(st.text(alphabet="aA-_.é 1", max_size=9), st.text(alphabet="aA-_.é 1", max_size=9), st.sampled_from("ab"))
+def test_two_sites_never_share_a_lease(one: str, other: str, federation: str) -> None:
+    parents = Parent(one, "a", "1", Role.CLIENT), Parent(other, federation, "2", Role.CLIENT)
+    first, second = map(names.site_lease, parents)
+    assert (first == second) == ((one, "a") == (other, federation))
+    assert is_dns_label(first)
 
 
 @pytest.mark.parametrize("text", ["\u00e9" * 32, "a" * 11 + "-" + "b" * 20, "A" * 32, "0123456789ab", "", "x" * 300])
