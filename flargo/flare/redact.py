@@ -23,6 +23,7 @@ LOGGERS: Final = (
     "flargo.cluster.watch",
     "flargo.control.attempt_notes",
     "flargo.control.command_queue",
+    "flargo.control.lease_keeper",
     "flargo.control.loop",
     "flargo.control.parse_error_log",
     "flargo.control.perform",

@@ -289,6 +289,15 @@ OTHER_INPUTS: Final = (
         "ignored; whoever forges them can show people another end than FLARE was told",
     ),
     TrustRule(
+        "the Lease of the site: holder, times, duration, version",
+        Source.CLUSTER,
+        "whether a client's parent launches jobs, and what it knows of an earlier run; its log",
+        "a Lease with the site's labels; a duration of 15 to 60 s; times of the years 2000 to 2200, which shorten no"
+        " wait unless the API server's clock agrees; the holder is shown on one line of 120 characters",
+        "treated as absent, or as somebody else's Lease, which flargo does not change; whoever may write it can stop a"
+        " parent from launching jobs, or let two parents work for up to 13 s",
+    ),
+    TrustRule(
         "a Secret that flargo is about to delete",
         Source.CLUSTER,
         "the delete of a launch's credentials, by a parent or `flargo sweep`",
