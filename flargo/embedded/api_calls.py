@@ -34,8 +34,10 @@ RESOURCES = {
     "events": Resource("v1", "Event", frozenset({"create", "get", "list", "watch"})),
     "configmaps": Resource("v1", "ConfigMap", frozenset({"create", "get", "list", "delete"})),
     "serviceaccounts": Resource("v1", "ServiceAccount", frozenset({"create", "get", "list", "delete"})),
+    "leases": Resource("coordination.k8s.io/v1", "Lease", _ALL_VERBS),
     "resourcequotas": Resource("v1", "ResourceQuota", frozenset({"create", "get", "list", "delete"})),
 }
+_GROUPS = ("argoproj.io/v1alpha1", "coordination.k8s.io/v1")
 SUBRESOURCES = {("pods", "log"): "get", ("pods", "eviction"): "create", ("serviceaccounts", "token"): "create"}
 _METHODS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -73,19 +75,22 @@ class ApiCall:
 
 def discovery(path: str) -> Object | None:
     """Return the discovery document at a path, which lists what the engine serves; None if there is none."""
-    group, _, version = "argoproj.io/v1alpha1".partition("/")
-    group_version = {"groupVersion": f"{group}/{version}", "version": version}
     match path.rstrip("/"):
         case "/api":
             return {"kind": "APIVersions", "versions": ["v1"]}
         case "/apis":
-            row = {"name": group, "versions": [group_version], "preferredVersion": group_version}
-            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [row]}
+            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_api_group(each) for each in _GROUPS]}
         case "/api/v1":
             return _resource_list("v1")
-        case "/apis/argoproj.io/v1alpha1":
-            return _resource_list(f"{group}/{version}")
+        case group_path if (group_version := group_path.removeprefix("/apis/")) in _GROUPS:
+            return _resource_list(group_version)
     return None
+
+
+def _api_group(group_version: str) -> Object:
+    group, _, version = group_version.partition("/")
+    row = {"groupVersion": group_version, "version": version}
+    return {"name": group, "versions": [row], "preferredVersion": row}
 
 
 def _resource_list(group: str) -> Object:

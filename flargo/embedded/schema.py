@@ -27,6 +27,7 @@ _QUALIFIED = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL_VALUE = re.compile(rf"({_QUALIFIED})?")
 _QUALIFIED_NAME = re.compile(rf"([a-z0-9A-Z]([-a-zA-Z0-9.]{{0,251}}[a-zA-Z0-9])?/)?{_QUALIFIED}")
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_MICRO_TIME = re.compile(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{6}(Z|[+-][0-9]{2}:[0-9]{2})")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
 _SUBDOMAIN_RULE = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and"
@@ -269,6 +270,13 @@ def _time(value: Any, path: str) -> Iterator[Problem]:
         yield _invalid(path, value, "must be a time as in RFC 3339")
 
 
+def _micro_time(value: Any, path: str) -> Iterator[Problem]:
+    """Check a MicroTime, which Go decodes only with six digits after the second."""
+    yield from _text(value, path)
+    if not _MICRO_TIME.fullmatch(value) or not _TIME.fullmatch(value) or not _is_in_calendar(value):
+        yield Problem(path, f"{json.dumps(value)[:_MAX_QUOTED_CHARACTERS]} is no MicroTime", is_type_error=True)
+
+
 def _is_in_calendar(value: str) -> bool:
     try:
         return math.isfinite(seconds(value))
@@ -441,6 +449,15 @@ _WORKFLOW = _fields(
         "hooks": _map_of(_fields({"template": _text, "expression": _text}, "template")),
     }
 )
+_LEASE = _fields(
+    {
+        "holderIdentity": _text,
+        "leaseDurationSeconds": _in_range(1, _INT32, "must be greater than 0"),
+        "leaseTransitions": _in_range(0, _INT32, "must be greater than or equal to 0"),
+        "acquireTime": _micro_time,
+        "renewTime": _micro_time,
+    }
+)
 _NODE = _fields({"phase": _text, "message": _text}, "phase")
 _HOLDING = {kind: _fields({"holding": _list_of(_fields({kind: _text}, kind))}) for kind in ("mutex", "semaphore")}
 _WORKFLOW_STATUS = _fields(
@@ -467,6 +484,7 @@ _OBJECTS: dict[str, Check] = {
     "secrets": _object(type=_text, data=_DATA, stringData=_map_of(_text, _data_key)),
     "resourcequotas": _object(spec=_fields({"hard": _map_of(_valid_quantity)}), status=_dictionary),
     "configmaps": _object(data=_map_of(_text)),
+    "leases": _object(spec=_LEASE),
 }
 _KINDS = {
     "workflows": "Workflow.argoproj.io",
@@ -476,6 +494,7 @@ _KINDS = {
     "resourcequotas": "ResourceQuota",
     "events": "Event",
     "configmaps": "ConfigMap",
+    "leases": "Lease.coordination.k8s.io",
 }
 _OPTIONS = _fields(
     {

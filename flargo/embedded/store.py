@@ -215,10 +215,24 @@ class Store:
         return self._put(key, item, dry_run=dry_run)
 
     def replace(self, key: Key, item: Object, *, dry_run: bool = False) -> Object:
-        """Replace an object; if the new one has a uid or a resourceVersion, it must be that of the old one."""
+        """Replace an object; if the new one has a uid or a resourceVersion, it must be that of the old one.
+
+        Leases are different (k8s.io/kubernetes, pkg/registry/coordination/lease/strategy.go): one that does not exist
+        is created, and one that exists is replaced only over a named resourceVersion.
+        """
         item = schema.without_nulls(item)
         validate(key.resource, item)
-        return self._update(key, item, item.get("metadata") or {}, dry_run=dry_run)
+        metadata = item.get("metadata") or {}
+        if key.resource == "leases":
+            if key not in self._objects and metadata.get("uid"):
+                raise _other_uid(key, metadata["uid"], "")
+            if key not in self._objects:
+                return self.create(key.resource, key.namespace, item, dry_run=dry_run)
+            if not metadata.get("resourceVersion"):
+                problem = "metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+                message = messages.INVALID_OBJECT.format(schema.kind_name(key.resource), key.name, problem)
+                raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message)
+        return self._update(key, item, metadata, dry_run=dry_run)
 
     def merge(self, key: Key, patch: Object, *, dry_run: bool = False) -> Object:
         """Apply a JSON merge patch (RFC 7386); a uid in it must be the object's, which is not valid otherwise."""
@@ -272,8 +286,7 @@ class Store:
         current = self.get(key)["metadata"]
         uid, version = preconditions.get("uid"), preconditions.get("resourceVersion")
         if uid not in {None, "", current["uid"]}:
-            problem = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {current['uid']}"
-            raise _conflict(key, problem)
+            raise _other_uid(key, uid, current["uid"])
         if version not in {None, "", current["resourceVersion"]}:
             problem = "the object has been modified; please apply your changes to the latest version and try again"
             raise _conflict(key, problem)
@@ -325,6 +338,10 @@ def merge_patch(item: Any, patch: Any) -> Any:
 def _conflict(key: Key, problem: str) -> RefusedError:
     message = f'Operation cannot be fulfilled on {key.resource} "{key.name}": {problem}'
     return RefusedError(HTTPStatus.CONFLICT, "Conflict", message)
+
+
+def _other_uid(key: Key, required: str, current: str) -> RefusedError:
+    return _conflict(key, f"Precondition failed: UID in precondition: {required}, UID in object meta: {current}")
 
 
 def _grace_seconds(key: Key, item: Object, options: Mapping[str, Any]) -> int:

@@ -31,7 +31,7 @@ REALISTIC_SETTINGS = Settings(
 A pod starts in about a second, so that what happens before its start can be observed. A pod is removed as slowly as a
 real one: else, on a busy machine, its successor is created before flargo has observed the removal."""
 CORE, ARGO = "api/v1", "apis/argoproj.io/v1alpha1"
-_GROUPS = {"workflows": ARGO}
+_GROUPS = {"workflows": ARGO, "leases": "apis/coordination.k8s.io/v1"}
 
 
 class ResponseError(Exception):

@@ -22,6 +22,7 @@ SECONDS = {
     "test_faults_wire.py": 340,
     "test_federation.py": 865,
     "test_forged.py": 90,
+    "test_lease.py": 75,
     "test_manifests.py": 55,
     "test_metrics.py": 15,
     "test_network_policy.py": 120,
