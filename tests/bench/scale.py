@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -163,8 +163,9 @@ class Run:
         counts = audit.count_by_user(self._launcher, self._server.audit_log, mark)
         self.result["idle"] = {
             "seconds": seconds,
-            "requests a second": sum(times for (verb, _), times in counts.items() if verb != "watch") / seconds,
-            "watches a second": sum(times for (verb, _), times in counts.items() if verb == "watch") / seconds,
+            "requests a second": _rate(counts, seconds, lambda verb, what: verb != "watch" and what != "leases"),
+            "watches a second": _rate(counts, seconds, lambda verb, _: verb == "watch"),
+            "Lease requests a second": _rate(counts, seconds, lambda _, what: what == "leases"),
             "cpu": (after["cpu"] - before["cpu"]) / seconds,
             "API server's cpu": (self._server.cpu - server_cpu) / seconds,
             "threads": after["threads"],
@@ -224,6 +225,11 @@ class Run:
     def _count(self, key: str, mark: int) -> None:
         counts = audit.count_by_user(self._launcher, self._server.audit_log, mark)
         self.result[key] = {f"{verb} {resource}": times for (verb, resource), times in sorted(counts.items())}
+
+
+def _rate(counts: Counter[tuple[str, str]], seconds: float, is_counted: Callable[[str, str], bool]) -> float:
+    """Return how many requests a second have a verb and a resource that are counted."""
+    return sum(times for (verb, what), times in counts.items() if is_counted(verb, what)) / seconds
 
 
 def _spread(values: list[float]) -> Object:

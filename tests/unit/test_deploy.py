@@ -12,7 +12,7 @@ from flargo.control.submit import DIGEST_ANNOTATION
 from flargo.job import names
 from flargo.job.settings import check_settings
 from flargo.job.workflow import CONTAINER_FIELDS, POD_FIELDS, Destination
-from flargo.terms import MANAGER, STEP_TEMPLATE, Annotation, Label
+from flargo.terms import MANAGER, STEP_TEMPLATE, Annotation, Label, Parent, Role
 from flargo.tools.doctor import probe
 from tests.harness.launches import argo_pod, plan_for
 from tests.harness.paths import ROOT
@@ -147,8 +147,9 @@ def test_admission_policy_has_flargos_constants() -> None:
     assert listed(text, r"variables\.annotations\.all\(key, key in") == {each.value for each in notes}
     assert f"key == '{DIGEST_ANNOTATION}'" in text
     prefixes = set(re.findall(r"metadata\.name\.startsWith\('([^']*)'\)", text))
-    secrets = names.startup_secret("site", "f"), names.credentials_secret("pod", "a")
-    assert {next(each for each in prefixes if name.startswith(each)) for name in secrets} == prefixes
+    lease = names.site_lease(Parent("site", "f", "e", Role.CLIENT))
+    written = names.startup_secret("site", "f"), names.credentials_secret("pod", "a"), lease
+    assert {next(each for each in prefixes if name.startswith(each)) for name in written} == prefixes
     probe_workflow = probe.build_probe("flargo-doctor-x", "n", None, 1.0)
     assert f"labels['{probe.PROBE_LABEL}'].orValue('') == 'probe'" in variables["isProbe"]
     assert "name.startsWith('flargo-doctor-')" in variables["isProbe"]

@@ -12,8 +12,12 @@ from flargo.tools.doctor.references import Kind, pod_account
 TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105  (a type)
 OWNER_ANNOTATION = "kubernetes.io/service-account.name"
 """The annotation of a token Secret that names the token's account."""
-OPTIONAL_RIGHTS: Final = frozenset({Right("", "events", "create")})
-"""Rights without which flargo works, and only shows people less on the cluster."""
+_NO_LEASE = "a second parent of the site is not noticed, and a client's parent that restarts ends its running jobs"
+OPTIONAL_RIGHTS: Final[Mapping[Right, str]] = {
+    Right("", "events", "create"): "people see no Events about jobs that were started again",
+    **{Right("coordination.k8s.io", "leases", verb): _NO_LEASE for verb in ("create", "get", "update")},
+}
+"""Rights without which jobs run, and what is missing then."""
 
 
 def token_secret_name(executor: str) -> str:
@@ -87,10 +91,11 @@ def _check_rights(
         if account is not None and (commands := _grant_commands(account, namespace, qualified, resource, verbs)):
             todo += f", or: {commands}."
         what = f"{user} may not {', '.join(verbs)} {qualified} in namespace {namespace}"
-        if OPTIONAL_RIGHTS.issuperset(rights):
-            yield warning(f"{what}, so people see no Events about jobs that were started again.", todo)
-        else:
+        effects = [OPTIONAL_RIGHTS.get(right) for right in rights]
+        if None in effects:
             yield failure(f"{what}.", todo)
+        else:
+            yield warning(f"{what}, so {effects[0]}.", todo)
     if not missing:
         yield ok(f"{user} has all the rights that flargo needs.")
 

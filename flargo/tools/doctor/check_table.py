@@ -59,7 +59,8 @@ CHECKS: Final = (
     Check(
         "launcher",
         "the FLARE parent's account exists and has all rights in `deploy/launcher.yaml`",
-        "`LAUNCH_FAILED`, or a job that flargo cannot follow or end; without the right to create events only a warning",
+        "`LAUNCH_FAILED`, or a job that flargo cannot follow or end; without the rights to create events and on Leases"
+        " only a warning",
         _ACCOUNTS,
         access_checks.launcher,
         ("namespace",),

@@ -18,6 +18,7 @@ LAUNCHER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "delete"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "create"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "update"]},
 ]
 """The rights of the FLARE parent, as in deploy/launcher.yaml; a test compares the two."""
 EXECUTOR_RULES: Final[list[Object]] = [
