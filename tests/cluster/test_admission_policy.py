@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flargo.control.attempt_notes import EventReason, build_event
+from flargo.control.lease_object import held_lease
 from flargo.job.plan import build_plan
 from flargo.status.views import WorkflowView
 from flargo.terms import Annotation, Label, Uid
@@ -367,6 +368,31 @@ def test_forbidden_event_is_refused(launcher: Launcher, cluster: Cluster, kind: 
     assert f"{DENIED}a launcher creates only Events of its own about Workflows" in error
 
 
+LEASE = held_lease("flargo-parent-x", {**MANAGED, Label.SITE.value: "x"}, "host_1", datetime.now(UTC), None)
+"""A Lease as a parent creates it."""
+FORBIDDEN_LEASES: dict[str, Object] = {
+    "another controller's name": {"name": "workflow-controller"},
+    "no label": {"labels": {}},
+    "an annotation": {"annotations": {"a": "b"}},
+    "a finalizer": {"finalizers": ["example.com/x"]},
+    "an owner": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"}]},
+}
+"""Changes of its metadata."""
+
+
+@pytest.mark.parametrize("case", FORBIDDEN_LEASES)
+def test_forbidden_lease_is_refused(launcher: Launcher, case: str) -> None:
+    error = launcher.create({**LEASE, "metadata": {**LEASE["metadata"], **FORBIDDEN_LEASES[case]}})
+    assert f"{DENIED}a launcher writes only Leases flargo-parent-* with flargo's labels" in error
+
+
+def test_another_controllers_lease_is_left_alone(launcher: Launcher, cluster: Cluster) -> None:
+    """A launcher in Argo's namespace could otherwise take the lead of Argo's controller."""
+    other = {**LEASE, "metadata": {"name": "flargo-test-other"}}
+    with cluster.apply(other):
+        assert DENIED in launcher.replace_object({**other, "metadata": {**other["metadata"], "labels": MANAGED}})
+
+
 def test_role_alone_allows_token_secrets(launcher: Launcher, cluster: Cluster) -> None:
     """Without the policy, a launcher's token can create a token Secret for every account of the namespace."""
     document = {**FORBIDDEN_SECRETS["the token of another account"][0]}
@@ -420,6 +446,7 @@ def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, 
     for key in annotations:
         assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""
     assert launcher.create(event(cluster.target.namespace)) == ""
+    assert launcher.create(LEASE) == ""
     assert launcher.patch_workflow(name, {"spec": {"suspend": False}}) == ""
     assert launcher.patch_workflow(name, {"spec": {"shutdown": "Terminate"}}) == ""
     # The Argo Server terminates a Workflow with the launcher's token, and adds these labels.
