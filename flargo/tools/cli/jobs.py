@@ -211,12 +211,11 @@ def _write_changes(snapshots: Iterator[list[SiteJob]], *, as_json: bool) -> None
     previous: dict[str, SiteJob] = {}
     for site_jobs in snapshots:
         for job in site_jobs:
-            uids = [attempt.workflow.uid for attempt in reversed(job.attempts)]
-            old = next((previous[uid] for uid in uids if uid in previous), None)
-            if old is None or _key(old) != _key(job):
+            old = previous.get(job.workflow.uid)
+            if old is None or (old.state, old.reason, old.pod) != (job.state, job.reason, job.pod):
                 if as_json:
                     write_json_line(job.as_dict())
-                elif old is None or _key(old)[:-1] != _key(job)[:-1]:
+                elif old is None or (old.state, old.reason) != (job.state, job.reason):
                     write_line(_format_change(job, job.state))
         shown = {attempt.workflow.uid for job in site_jobs for attempt in job.attempts}
         for uid in previous.keys() - shown:
@@ -225,11 +224,6 @@ def _write_changes(snapshots: Iterator[list[SiteJob]], *, as_json: bool) -> None
             else:
                 write_line(_format_change(previous[uid], "GONE"))
         previous = {job.workflow.uid: job for job in site_jobs}
-
-
-def _key(job: SiteJob) -> tuple[object, ...]:
-    """Return what a line is written for if it changes; the pod only in JSON."""
-    return job.workflow.uid, job.state, job.reason, job.pod
 
 
 def _format_change(job: SiteJob, state: str) -> str:
