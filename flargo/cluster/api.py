@@ -22,8 +22,8 @@ from flargo.cluster.connection import CredentialCallback
 from flargo.cluster.connections import MAX_WAIT_SECONDS
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import ApiError
+from flargo.cluster.http_request import MAX_REQUEST_SECONDS, READ_TIMEOUT, Request
 from flargo.cluster.meaning import Meaning
-from flargo.cluster.request import MAX_REQUEST_SECONDS, READ_TIMEOUT, Request
 from flargo.cluster.target import InvalidTargetError
 from flargo.cluster.transport import Transport
 from flargo.parsing import http_date, is_uid, load_json

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 
 from flargo.cluster.error_text import OwnError, describe
-from flargo.cluster.request import Request
+from flargo.cluster.http_request import Request
 from flargo.cluster.target import Target
 
 if TYPE_CHECKING:

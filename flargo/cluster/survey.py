@@ -10,8 +10,8 @@ from flargo.cluster.answer import Answer
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import CredentialCallback
 from flargo.cluster.errors import ApiError
+from flargo.cluster.http_request import Request
 from flargo.cluster.meaning import Meaning
-from flargo.cluster.request import Request
 from flargo.cluster.target import InvalidTargetError, Target
 from flargo.cluster.transport import Transport
 from flargo.parsing import is_uid

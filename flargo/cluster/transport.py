@@ -18,8 +18,8 @@ from flargo.cluster.connection import Connection, CredentialCallback
 from flargo.cluster.connections import MAX_WAIT_SECONDS, Connections, LoadError
 from flargo.cluster.error_text import OwnError
 from flargo.cluster.errors import ApiError, error_from
+from flargo.cluster.http_request import MAX_REQUEST_SECONDS, Request
 from flargo.cluster.meaning import NO_CONTACT
-from flargo.cluster.request import MAX_REQUEST_SECONDS, Request
 from flargo.parsing import http_date, load_json, whole_number
 from flargo.terms import Object
 

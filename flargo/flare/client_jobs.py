@@ -14,7 +14,7 @@ from flargo.control.workers import Task
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.nvflare_internals import WorkspaceTransfer
 from flargo.flare.report import Report
-from flargo.job.attempts import next_attempt
+from flargo.job.next_attempt import next_attempt
 from flargo.job.plan import build_plan
 from flargo.job.settings import Settings
 from flargo.status.job_state import JobState

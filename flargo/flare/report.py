@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flargo.cluster.error_text import describe
 from flargo.control.loop import MAX_LOG_BYTES, MAX_LOG_LINES
-from flargo.flare.files import write_atomically
+from flargo.flare.atomic_file import write_atomically
 from flargo.flare.redact import REDACTION
 from flargo.job.names import display_text
 from flargo.status.field_errors import hide_values

@@ -22,7 +22,7 @@ from tests.harness.fake_api import MemoryApi
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT = 15.0
-"""Seconds after which a client gives up a request, as flargo.cluster.request's READ_TIMEOUT."""
+"""Seconds after which a client gives up a request, as flargo.cluster.http_request's READ_TIMEOUT."""
 SITE, FEDERATION = "site-1", "a" * 32
 NAME = site_lease(Parent(SITE, FEDERATION, "", Role.CLIENT))
 LABELS = site_labels(Parent(SITE, FEDERATION, "", Role.CLIENT))

@@ -4,7 +4,7 @@ from typing import Any
 
 from flargo.cluster.api import Api
 from flargo.cluster.connections import Connections
-from flargo.cluster.request import Request
+from flargo.cluster.http_request import Request
 from flargo.cluster.transport import Transport
 from flargo.terms import Object
 

@@ -16,7 +16,7 @@ from flargo.cluster import bodies, connections, transport
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.bodies import MAX_PIECE_BYTES, LogPiece
 from flargo.cluster.errors import ApiError
-from flargo.cluster.request import Request
+from flargo.cluster.http_request import Request
 from flargo.terms import Object, Uid
 from tests.harness.scripted_api import Response, ScriptedApi, ScriptedTransport
 

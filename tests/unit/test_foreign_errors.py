@@ -33,7 +33,7 @@ from flargo.cluster.client_config import config_loader
 from flargo.cluster.connection import Connection
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
-from flargo.cluster.request import Request
+from flargo.cluster.http_request import Request
 from flargo.cluster.survey import Survey
 from flargo.cluster.transport import Transport
 from flargo.control.inputs import Listed

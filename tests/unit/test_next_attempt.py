@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.job import names
-from flargo.job.attempts import next_attempt
+from flargo.job.next_attempt import next_attempt
 from flargo.job.plan import build_plan
 from flargo.job.settings import check_settings
 from flargo.job.trust import JOB_SPEC
