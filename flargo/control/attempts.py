@@ -109,6 +109,8 @@ class Attempts:
         self._loss: Verdict | None = None
         """The verdict on the latest attempt that was lost."""
         self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = self._is_server_gone = False
+        self._is_beginning = False
+        """A task begins the next attempt. States of the lost one may still come."""
         self._lost_pods: tuple[str, ...] = ()
         self._workflow: WorkflowView | None = None
         """The latest view of the attempt's Workflow."""
@@ -201,8 +203,8 @@ class Attempts:
 
     def _take_turn(self) -> bool:
         """Return once whether the next attempt is to begin: the last one is reported as lost, and its place is free."""
-        begins = self._is_in_gap and self._is_place_free and self._cause is None
-        self._is_place_free &= not begins
+        begins = self._is_in_gap and self._is_place_free and not self._is_beginning and self._cause is None
+        self._is_beginning |= begins
         return begins
 
     def _begin_next(self) -> None:
@@ -224,6 +226,7 @@ class Attempts:
                 self._attempt = self._backend.launch(self, plan, number)
                 self._number = number
                 self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
+                self._is_beginning = False
                 self._is_tail_read, self._tail = False, ""
                 lost = self._workflow
                 self._lost_workflow, self._workflow, self._own_verdict = lost, None, None

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,6 +171,16 @@ def test_the_next_attempt_waits_for_the_place() -> None:
     job.attempts.on_state(1, ended_state(LOSS))
     job.backend.work()
     assert job.number == 2, "an old attempt's states begin nothing"
+
+
+def test_a_place_that_stays_free_begins_one_attempt() -> None:
+    """States of the lost attempt go on while the server is asked: Argo completes its Workflow, and time passes."""
+    job = Job()
+    job.ends(LOSS)
+    job.attempts.on_state(1, ended_state(LOSS))
+    job.backend.on_probe = lambda: job.attempts.on_state(1, ended_state(LOSS))
+    job.backend.work()
+    assert (job.number, job.verdict) == (2, None)
 
 
 @pytest.mark.parametrize("verdict", OTHERS)
@@ -446,9 +457,11 @@ def test_a_missing_thread_loses_no_attempt() -> None:
 CAUSES = {"abort": Cause.ABORT, "cleanup": Cause.CLEANUP, "shutdown": Cause.PARENT_END}
 MOVES = st.lists(
     st.one_of(
-        st.tuples(st.just("end"), st.sampled_from((LOSS, *OTHERS)), st.booleans()),
+        st.tuples(st.just("end"), st.sampled_from((LOSS, LOSS, LOSS, *OTHERS)), st.booleans()),
+        st.tuples(st.sampled_from(("run", "gone", "work", "work"))),
         st.tuples(st.sampled_from(("run", "gone", "work", *CAUSES))),
     ),
+    min_size=8,
     max_size=25,
 )
 
@@ -490,10 +503,21 @@ class Play:
             self.job.attempts.stop(CAUSES[name])
             self.is_stopped = True
 
-    def finish(self) -> Verdict:
+    def check(self, move: Callable[[], None], max_attempts: int) -> None:
+        """Make a move, and check what must hold after each."""
+        launches, was_stopped = self.job.number, self.is_stopped
+        move()
+        if self.job.number > launches:
+            assert not was_stopped, "an attempt began after the job was stopped"
+            assert launches in self.ended, "two attempts ran at once"
+        assert self.job.number <= max_attempts
+        assert len(self.job.backend.ends) <= 1
+
+    def finish(self, max_attempts: int) -> Verdict:
         """Let the current attempt and all tasks end; return the verdict."""
         for _ in range(self.job.number + 4):
-            self.job.backend.work()
+            while self.job.backend.tasks:
+                self.check(partial(self.move, "work"), max_attempts)
             self.end(SUCCESS, is_gone=True)
             self.gone()
         assert len(self.job.backend.ends) == 1
@@ -505,14 +529,8 @@ def test_any_order_gives_one_verdict(moves: list[Any], servers: list[ServerJob],
     """However inputs, tasks and requests to stop follow each other, the job ends once, and nothing runs beside it."""
     play = Play(servers, max_attempts)
     for move in moves:
-        launches, was_stopped = play.job.number, play.is_stopped
-        play.move(*move)
-        if play.job.number > launches:
-            assert not was_stopped, "an attempt began after the job was stopped"
-            assert launches in play.ended, "two attempts ran at once"
-        assert play.job.number <= max_attempts
-        assert len(play.job.backend.ends) <= 1
-    verdict = play.finish()
+        play.check(partial(play.move, *move), max_attempts)
+    verdict = play.finish(max_attempts)
     assert verdict is play.job.verdict
     if verdict.reason is Reason.SUCCEEDED:
         assert play.losses < len(play.ended)
