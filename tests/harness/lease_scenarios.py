@@ -1,8 +1,11 @@
 """The Lease of a site on a cluster, by the requests that a parent sends and with the rights that it has."""
 
+import math
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +13,14 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
-from flargo.control.lease import HOLD_SECONDS, RENEW_SECONDS, LeaseStage, LeaseStatus
+from flargo.control.lease import HOLD_SECONDS, REFUSAL_PATIENCE_SECONDS, RENEW_SECONDS, LeaseStage, LeaseStatus
 from flargo.control.lease_keeper import LeaseKeeper
 from flargo.control.lease_object import LEASE_SECONDS, LeaseView, held_lease, view_lease
 from flargo.job.names import site_labels, site_lease
 from flargo.terms import Object, Parent, Role
 from tests.harness.cluster import Cluster
+from tests.harness.site import read_token
+from tests.harness.wire import Match, Wire
 
 SLACK_SECONDS = 10.0
 """More than a few requests need on a busy machine."""
@@ -24,6 +29,13 @@ SLACK_SECONDS = 10.0
 @pytest.fixture
 def api(cluster: Cluster) -> Api:
     return Api(config_loader(str(cluster.target.launcher_kubeconfig)), cluster.target.namespace)
+
+
+@pytest.fixture
+def wire(cluster: Cluster) -> Iterator[Wire]:
+    """The way of one parent to the API server, on which requests can get lost."""
+    with Wire(cluster.target.launcher_kubeconfig) as proxy:
+        yield proxy
 
 
 class Site:
@@ -35,10 +47,14 @@ class Site:
         self.name, self.labels = site_lease(self.parent), site_labels(self.parent)
         self.keepers: list[LeaseKeeper] = []
 
-    def start(self) -> LeaseKeeper:
-        """Start a parent's keeper."""
+    def start(self, wire: Wire | None = None, folder: Path | None = None) -> LeaseKeeper:
+        """Start a parent's keeper, which reaches the API server over a wire, if one is given."""
+        api, target = self.api, self.cluster.target
+        if wire is not None and folder is not None:
+            file = wire.kubeconfig(folder / "kubeconfig", read_token(target.launcher_kubeconfig))
+            api = Api(config_loader(str(file)), target.namespace)
         parent = Parent(self.parent.site, self.parent.federation, secrets.token_hex(4), Role.CLIENT)
-        keeper = LeaseKeeper(self.api, parent, "host")
+        keeper = LeaseKeeper(api, parent, "host")
         self.keepers.append(keeper)
         keeper.start()
         return keeper
@@ -134,6 +150,40 @@ def test_a_parent_that_died_is_replaced_when_its_lease_expires(site: Site) -> No
     away = second.state.away_seconds
     assert away is not None
     assert LEASE_SECONDS - 1 <= away <= LEASE_SECONDS + SLACK_SECONDS
+
+
+def test_a_parent_that_was_cut_off_has_lost_the_lease(site: Site, wire: Wire, tmp_path: Path) -> None:
+    """It stops believing before the second parent takes over, and learns of the loss when it is back."""
+    first = site.start(wire, tmp_path)
+    assert first.wait(is_held, SLACK_SECONDS)
+    cut = wire.refuse(Match(resource="leases"), math.inf)
+    second = site.start()
+    deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS + SLACK_SECONDS
+    while not is_held(second.state):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert first.state.stage is LeaseStage.ACQUIRING
+    cut.disarm()
+    assert first.wait(lambda status: status.stage is LeaseStage.LOST, SLACK_SECONDS)
+    assert is_held(second.state)
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+def test_a_write_whose_answer_is_lost_is_found(site: Site, wire: Wire, tmp_path: Path, verb: str) -> None:
+    lost = wire.lose_reply(Match(verb, "leases"))
+    keeper = site.start(wire, tmp_path)
+    assert keeper.wait(lambda status: lost.hits == 1 and is_held(status), RENEW_SECONDS + SLACK_SECONDS)
+    assert keeper.wait(lambda _: keeper._lease.failures == 0, SLACK_SECONDS)
+    assert site.view().holder == keeper._lease.identity
+
+
+def test_a_parent_without_the_right_is_told(site: Site, wire: Wire, tmp_path: Path) -> None:
+    wire.answer_with_status(Match(resource="leases"), 403, times=math.inf)
+    keeper = site.start(wire, tmp_path)
+    unavailable = LeaseStage.UNAVAILABLE
+    assert keeper.wait(lambda status: status.stage is unavailable, REFUSAL_PATIENCE_SECONDS + SLACK_SECONDS)
+    keeper.close()
+    assert meaning_of(site.view) is Meaning.NOT_FOUND
 
 
 def test_a_deleted_lease_is_created_again(site: Site) -> None:
