@@ -238,6 +238,7 @@ def test_evicted_by_the_kubelet(first: Node, second_node: SecondNode, pods: Pods
     assert "The node was low on resource" in pod["status"]["message"]
     assert disruption(pod) == "TerminationByKubelet"
     assert second_node.conditions()[condition] == "False"
+    assert pods.get(pods.run(SLEEPS, node=second_node))["status"]["phase"] == "Running"
 
 
 def test_lost_connection(cluster: Cluster, first: Node, second_node: SecondNode, pods: Pods) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from flargo.terms import Label
-from tests.harness.node import Node
 from tests.harness.real_cluster import control, sandbox, up
 from tests.harness.real_cluster.target import Target
 
@@ -217,10 +216,18 @@ class Cluster:
         return str(self.items("nodes")[0]["metadata"]["name"])
 
     @contextlib.contextmanager
-    def drain(self, selector: str) -> Iterator[None]:
-        """Drain the first node of the pods that a label selector matches; uncordon it at the end of the ``with``."""
-        with Node(self, self.node_name).drain(selector):
+    def drain(self, selector: str, node: str = "") -> Iterator[None]:
+        """Drain a node, by default the first, of the pods that a label selector matches; uncordon it at the end.
+
+        Drained pods are evicted by the API, and are gone when this returns.
+        """
+        name = node or self.node_name
+        options = ("--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
+        try:
+            self.kubectl("drain", name, f"--pod-selector={selector}", *options)
             yield
+        finally:
+            self.kubectl("uncordon", name)
 
     @contextlib.contextmanager
     def deny(self, kind: str, federation: str) -> Iterator[None]:

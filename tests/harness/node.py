@@ -3,8 +3,9 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tests.harness.cluster import Cluster, Object, eventually
 from tests.harness.real_cluster import second_node
 from tests.harness.real_cluster.node_daemons import (
     SECOND_NODE,
@@ -13,11 +14,10 @@ from tests.harness.real_cluster.node_daemons import (
     SECOND_NODE_RESERVE,
 )
 
-if TYPE_CHECKING:
-    from tests.harness.cluster import Cluster
-
 SYSTEM_NAMESPACE = "kube-system"
 """The namespace of pods that no Pod Security standard restricts."""
+PRESSURE_SECONDS = 60.0
+"""The limit for a change of a node's pressure to be reported: kubelets look every 10 s, and report every 10 s."""
 TAINT = "flargo.test/unfit"
 """The key of the taint of :meth:`Node.evict_by_taint`."""
 TAKES_MEMORY = f"""
@@ -37,7 +37,7 @@ time.sleep(3600)
 class Node:
     """A node, whichever cluster it belongs to. What is done to it in a ``with`` is undone at the end."""
 
-    def __init__(self, cluster: "Cluster", name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster = cluster
         self.name = name
 
@@ -45,6 +45,10 @@ class Node:
         """Return the status of each of the node's conditions: True, False or Unknown."""
         status = json.loads(self.cluster.kubectl("get", "node", self.name, "--output=json"))["status"]
         return {row["type"]: row["status"] for row in status["conditions"]}
+
+    def expect_condition(self, condition: str, status: str) -> None:
+        """Wait until the node's kubelet has reported this status of a condition."""
+        eventually(lambda: self.conditions()[condition] == status, PRESSURE_SECONDS, f"{condition} is {status}")
 
     def cpus(self) -> float:
         """Return how many processors the node has for pods."""
@@ -64,12 +68,8 @@ class Node:
     @contextlib.contextmanager
     def drain(self, selector: str) -> Iterator[None]:
         """Cordon the node, evict its pods that a label selector matches by the API, and wait until they are gone."""
-        options = ("--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
-        try:
-            self.cluster.kubectl("drain", self.name, f"--pod-selector={selector}", *options)
+        with self.cluster.drain(selector, self.name):
             yield
-        finally:
-            self.cluster.kubectl("uncordon", self.name)
 
     @contextlib.contextmanager
     def evict_by_taint(self) -> Iterator[None]:
@@ -99,9 +99,9 @@ class Node:
         with self.cluster.apply(important, pod, namespace=SYSTEM_NAMESPACE):
             yield
 
-    def _pod(self, name: str, code: str, **spec: Any) -> dict[str, Any]:
+    def _pod(self, name: str, code: str, **spec: Any) -> Object:
         """Return a pod that runs Python code as root."""
-        container: dict[str, Any] = {
+        container: Object = {
             "name": "main",
             "image": self.cluster.target.job_image,
             "imagePullPolicy": "IfNotPresent",
@@ -115,13 +115,13 @@ class Node:
 class SecondNode(Node):
     """The test cluster's second node (real_cluster/second_node.py), whose resources and power tests can take."""
 
-    def __init__(self, cluster: "Cluster") -> None:
+    def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster, SECOND_NODE.name)
 
     @contextlib.contextmanager
     def exhaust_memory(self) -> Iterator[None]:
         """Take most of the memory, by a pod that the kubelet never evicts: other pods are evicted for it."""
-        with self._run_critical(self._pod("flargo-test-takes-memory", TAKES_MEMORY)):
+        with self._exhaust(self._pod("flargo-test-takes-memory", TAKES_MEMORY), "MemoryPressure"):
             yield
 
     @contextlib.contextmanager
@@ -129,7 +129,7 @@ class SecondNode(Node):
         """Take most of the disk, by a pod that the kubelet never evicts: other pods are evicted for it."""
         pod = self._pod("flargo-test-takes-disk", TAKES_DISK, volumes=[{"name": "disk", "emptyDir": {}}])
         pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "disk", "mountPath": "/disk"}]
-        with self._run_critical(pod):
+        with self._exhaust(pod, "DiskPressure"):
             yield
 
     @contextlib.contextmanager
@@ -153,9 +153,13 @@ class SecondNode(Node):
             second_node.wait_until_ready()
 
     @contextlib.contextmanager
-    def _run_critical(self, pod: dict[str, Any]) -> Iterator[None]:
+    def _exhaust(self, pod: Object, condition: str) -> Iterator[None]:
         """Run a critical pod on the node, whatever else waits; at the end, wait until the node accepts pods again."""
         pod["spec"] |= {"nodeName": self.name, "priorityClassName": "system-node-critical"}
         with self.cluster.apply(pod, namespace=SYSTEM_NAMESPACE):
             yield
+            # The kubelet evicts, and rejects new pods, up to 10 s before it reports that: without a wait for the
+            # report, the wait for its end would end at once.
+            self.expect_condition(condition, "True")
+        self.expect_condition(condition, "False")
         second_node.wait_until_ready()

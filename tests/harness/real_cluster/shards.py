@@ -30,7 +30,7 @@ SECONDS = {
     "test_prepare.py": 150,
     "test_queue.py": 415,
     "test_rights.py": 280,
-    "test_second_node.py": 300,
+    "test_second_node.py": 230,
     "test_workflows.py": 200,
 }
 """The time of each file, measured with three more clusters on the same two busy cores.
