@@ -272,15 +272,20 @@ def _nothing_runs(state: JobState, diagnosis: Diagnosis, now: Now) -> bool:
     # Argo creates no more pods once a Workflow is shut down, even if its controller does not run at the moment.
     is_shut_down = workflow is not None and bool(workflow.shutdown) and now.wall >= state.shutdown_at + SHUTDOWN_LAG
     never_started = not state.observation.pods and is_shut_down
-    return diagnosis.stage is Stage.ENDED or never_started or _is_node_lost(state, now)
+    return diagnosis.stage is Stage.ENDED or never_started or is_node_lost(state, now.healthy)
 
 
-def _is_node_lost(state: JobState, now: Now) -> bool:
-    """Return whether the pods' deletion takes so long that their node must be lost. Deleting them goes on anyway."""
+def is_node_lost(state: JobState, healthy: float) -> bool:
+    """Return whether the pods' deletion takes so long that their node must be lost. Deleting them goes on anyway.
+
+    Args:
+        state: the job's state.
+        healthy: the time that is asked about, on the healthy clock.
+    """
     alive = [pod for pod in state.observation.pods if not pod.is_main_done]
     limit = _max_grace(state) + NODE_LOST_AFTER
     return bool(alive) and all(
-        pod.deleting and now.healthy >= state.deletions.get(pod.uid, math.inf) + limit for pod in alive
+        pod.deleting and healthy >= state.deletions.get(pod.uid, math.inf) + limit for pod in alive
     )
 
 
@@ -425,7 +430,7 @@ def _ending_actions(state: JobState, now: Now) -> list[Action]:
     if pods and workflow is None and not state.observation.is_fresh:
         return [CONFIRM]
     if pods:
-        confirm = [CONFIRM] if state.verdict is None and _is_node_lost(state, now) else []
+        confirm = [CONFIRM] if state.verdict is None and is_node_lost(state, now.healthy) else []
         knows_of_end = workflow is None or workflow.is_completed or now.wall >= state.shutdown_at + SHUTDOWN_LAG
         deletions = [Action(ActionKind.DELETE_POD, pod.uid) for pod in pods] if knows_of_end else []
         return [*confirm, *resume, *deletions]

@@ -6,6 +6,7 @@ That is right only if the infrastructure ended the process, and only once the pr
 
 from flargo.status.job_state import DISRUPTIONS, JobState
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
+from flargo.status.reconcile import is_node_lost
 from flargo.status.verdict import Verdict
 
 
@@ -36,14 +37,13 @@ def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
 def is_place_free(state: JobState) -> bool:
     """Return whether the next attempt may begin: nothing of this one runs any more, or its node is lost.
 
-    A verdict is given while a pod is alive only if its deletion takes so long that its node must be lost. The deletion
-    goes on: the kubelet ends the pod as soon as it hears of it.
+    A verdict is given while a pod is alive if its deletion takes so long that its node must be lost. The deletion goes
+    on: the kubelet ends the pod as soon as it hears of it. A pod that Argo has created since is not lost.
     """
     if state.verdict is None or state.is_submitting or not state.secret_deleted:
         return False
-    alive = [pod for pod in state.observation.pods if not pod.is_terminal]
-    is_lost = bool(alive) and all(pod.deleting and not pod.is_main_done for pod in alive)
-    return state.is_over or is_lost
+    other_containers_run = any(pod.is_main_done and not pod.is_terminal for pod in state.observation.pods)
+    return state.is_over or (is_node_lost(state, state.verdict_at) and not other_containers_run)
 
 
 def lost_pods(state: JobState) -> tuple[str, ...]:

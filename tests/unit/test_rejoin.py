@@ -7,6 +7,7 @@ import pytest
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
 from flargo.status.rejoin import has_never_started, is_loss, is_place_free, lost_pods, may_have_missed_the_server
 from flargo.status.verdict import Cause, Verdict
+from flargo.terms import Uid
 from tests.harness.story import FAILED, POD_RUNNING, WORKFLOW, Story, exited_pod, terminal_pod
 
 DRAINED = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI: Eviction API: evicting")
@@ -73,6 +74,20 @@ def test_a_lost_nodes_place_is_free_when_the_verdict_is_given() -> None:
     told.state = replace(told.state, secret_deleted=True)
     assert is_place_free(told.state)
     assert lost_pods(told.state) == ("job-site on node n1",)
+
+
+def test_a_second_pod_that_is_deleted_is_not_lost() -> None:
+    """Argo makes a drained pod again if it has not seen that pod run. Its program may run until its grace period ends."""
+    gone = terminal_pod(exited_pod(143, pod=DRAINED))
+    told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, DRAINED).reads(WORKFLOW, DRAINED)
+    told.sees(WORKFLOW, gone, is_fresh=True)
+    assert told.verdict is not None
+    told.state = replace(told.state, secret_deleted=True)
+    shut_down, second = replace(WORKFLOW, shutdown="Terminate"), replace(POD_RUNNING, uid=Uid("p2"))
+    told.sees(shut_down, second)
+    assert not is_place_free(told.state)
+    told.sees(shut_down, replace(second, deleting=True))
+    assert not is_place_free(told.state)
 
 
 @pytest.mark.parametrize("reason", Reason)
