@@ -20,6 +20,7 @@ from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
 from flargo.status.reasons import ReturnCode
 from flargo.status.rejoin import (
+    find_obstacle,
     has_never_started,
     is_loss,
     is_place_free,
@@ -109,8 +110,10 @@ class Attempts:
         self._loss: Verdict | None = None
         """The verdict on the latest attempt that was lost."""
         self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = self._is_server_gone = False
-        self._is_beginning = False
-        """A task begins the next attempt. States of the lost one may still come."""
+        self._obstacle = ""
+        """Why no attempt may follow this one although it was lost."""
+        self._has_turn = False
+        """A task begins the next attempt, or ends the job. States of the lost attempt may still come."""
         self._lost_pods: tuple[str, ...] = ()
         self._workflow: WorkflowView | None = None
         """The latest view of the attempt's Workflow."""
@@ -160,6 +163,7 @@ class Attempts:
                 return
             self._is_loss = is_loss(state, deleted_counts=self._deleted_counts)
             self._is_place_free = is_place_free(state)
+            self._obstacle = find_obstacle(state, deleted_counts=self._deleted_counts)
             self._lost_pods = lost_pods(state)
             self._workflow = state.observation.workflow or self._workflow
             self._own_verdict = state.verdict
@@ -168,14 +172,14 @@ class Attempts:
             is_dying = state.pod is not None and state.pod.deleting and number < self._max_attempts
             reads_log = self._keeps_logs and is_dying and not self._is_tail_read
             self._is_tail_read |= reads_log
-            begins = self._take_turn()
+            task = self._take_turn()
         self.launched.follow(state)
         if reads_log:
             self._backend.run(lambda: self._read_log(number, state))
         if asks_server:
             self._backend.run(lambda: self._check_server(number))
-        if begins:
-            self._do(self._begin_next)
+        if task is not None:
+            self._do(task)
 
     def on_verdict(self, number: int, verdict: Verdict, tail: str) -> None:
         """Take the verdict on an attempt: hold it back if another attempt may follow, else report it."""
@@ -191,21 +195,30 @@ class Attempts:
             self._conclude(self._final_verdict(number, verdict), tail)
             return
         self._backend.on_lost(number, verdict, tail, workflow)
-        with self._lock:
-            self._is_in_gap = True
-            begins, cause = self._take_turn(), self._cause
-        if cause is not None:
-            self._conclude(_stopped_verdict(cause, "it was between two attempts"))
-        elif begins:
-            self._do(self._begin_next)
+        self._enter_gap()
 
     # --- between two attempts
 
-    def _take_turn(self) -> bool:
-        """Return once whether the next attempt is to begin: the last one is reported as lost, and its place is free."""
-        begins = self._is_in_gap and self._is_place_free and not self._is_beginning and self._cause is None
-        self._is_beginning |= begins
-        return begins
+    def _enter_gap(self) -> None:
+        with self._lock:
+            self._is_in_gap = True
+            task, cause = self._take_turn(), self._cause
+        if cause is not None:
+            self._conclude(_stopped_verdict(cause, "it was between two attempts"))
+        elif task is not None:
+            self._do(task)
+
+    def _take_turn(self) -> Task | None:
+        """Return once what is to be done between two attempts, as soon as it is clear; None at any other time."""
+        if not self._is_in_gap or self._has_turn or self._cause is not None:
+            return None
+        self._has_turn = self._is_place_free or bool(self._obstacle)
+        if self._obstacle:
+            return self._give_up
+        return self._begin_next if self._is_place_free else None
+
+    def _give_up(self) -> None:
+        self._conclude(self._loss_with(f"not started again: {self._obstacle}"))
 
     def _begin_next(self) -> None:
         """Launch the next attempt if the server's process of the job still runs."""
@@ -218,25 +231,37 @@ class Attempts:
             self._conclude(self._loss_with(f"not started again: the server's process of the job {what}"))
             return
         try:
-            plan = self._backend.build_plan(number)
-            with self._lock:
-                if self._cause is not None or self._is_over:
-                    return
-                pods = self._lost_pods
-                self._attempt = self._backend.launch(self, plan, number)
-                self._number = number
-                self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
-                self._is_beginning = False
-                self._is_tail_read, self._tail = False, ""
-                lost = self._workflow
-                self._lost_workflow, self._workflow, self._own_verdict = lost, None, None
+            announce = self._launch(self._backend.build_plan(number), number)
         except SubmitError as error:
             self._conclude(self._loss_with(f"not started again: {error}"))
             return
         except Exception:
             self._conclude(self._loss_with("not started again: an unexpected error; the parent's log has it"))
             raise
-        self._backend.on_next(number, pods, plan.name, lost)
+        announce()
+
+    def _launch(self, plan: Plan, number: int) -> Task:
+        """Launch the next attempt, unless what is known has changed while the server was asked; return how to note it.
+
+        Raises:
+            SubmitError: no attempt may follow.
+        """
+        with self._lock:
+            if self._cause is not None or self._is_over:
+                return _do_nothing
+            if self._obstacle:
+                raise SubmitError(self._obstacle)
+            if not self._is_place_free:
+                self._has_turn = False
+                return _do_nothing  # Something of the lost attempt runs again. A later state begins the next one.
+            pods, lost = self._lost_pods, self._workflow
+            self._attempt = self._backend.launch(self, plan, number)
+            self._number = number
+            self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
+            self._has_turn, self._obstacle = False, ""
+            self._is_tail_read, self._tail = False, ""
+            self._lost_workflow, self._workflow, self._own_verdict = lost, None, None
+        return lambda: self._backend.on_next(number, pods, plan.name, lost)
 
     def _ask_server(self) -> ServerJob:
         """Ask for the server's process of the job until the server answers, for PROBE_SECONDS at most."""
@@ -307,6 +332,10 @@ class Attempts:
         """Run a task on another thread, or on this one if there is none: it must not get lost."""
         if not self._backend.run(task):
             task()
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _stopped_verdict(cause: Cause, detail: str) -> Verdict:

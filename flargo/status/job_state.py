@@ -193,6 +193,11 @@ class JobState:
     """Why flargo ends a job that still exists, confirmed by a fresh read."""
     shutdown_at: float = math.inf
     """Time at which the Workflow's shutdown was accepted or first observed, on the wall clock."""
+    was_completed: bool = False
+    """Argo has completed the Workflow. Whoever deletes it from then on ends nothing."""
+    is_ended_by_others: bool = False
+    """Somebody else has shut down the Workflow, or has deleted it before Argo had completed it. What also happened to
+    the pod, such as a drain, may stay the reason of the end."""
     verdict: Verdict | None = None
     verdict_at: float = math.inf
     """Time of the verdict, on the healthy clock."""
@@ -209,6 +214,9 @@ class JobState:
     pod_stalled: bool = False
     """A fresh read has shown that containers of the pod still run long after the job's end: its wait container hangs,
     for example."""
+    is_end_overdue: bool = False
+    """The job was not over in time after its verdict: its credentials cannot be deleted, Argo does not complete its
+    Workflow, or its node is lost."""
 
     def __repr__(self) -> str:
         """Return one line for logs and failed tests, without texts of the cluster."""

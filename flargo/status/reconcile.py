@@ -61,6 +61,8 @@ into its informer's cache, over a newer change that arrived meanwhile (operator.
 believes that a released Workflow is suspended until the Workflow's next event. Observed on a cluster."""
 ARGO_FINISH_LIMIT = 60.0
 """Seconds that Argo gets to complete a Workflow after the verdict, before flargo deletes what is left."""
+END_LIMIT = 600.0
+"""Seconds after the verdict from which a job that is not over counts as overdue."""
 NODE_LOST_AFTER = 60.0
 """Seconds beyond its grace period after which a pod that is being deleted counts as lost with its node."""
 SHUTDOWN_LAG = 3.0
@@ -91,6 +93,8 @@ def reconcile(state: JobState, input_: Input, now: Now) -> Step:
     state = _conclude(state, now, is_fresh=is_fresh)
     if state.is_stopping and state.ending_at == math.inf:
         state = replace(state, ending_at=now.wall)
+    if not state.is_over and now.healthy >= state.verdict_at + END_LIMIT:
+        state = replace(state, is_end_overdue=True)
     if state.is_cleared:
         return Step(state, (), None)
     actions = _wanted_actions(state, now)
@@ -193,12 +197,30 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         stage_since=state.stage_since if stage is state.stage else now.healthy,
         start=advance(state.start, diagnosis, pod, now.healthy),
         shutdown_at=min(state.shutdown_at, now.wall) if is_shut_down else state.shutdown_at,
+        was_completed=state.was_completed or (workflow is not None and workflow.is_completed),
+        is_ended_by_others=state.is_ended_by_others or _is_ended_by_others(state, observation),
         deletions=_note_deletions(state, (pod.uid for pod in observation.pods if pod.deleting), now),
         retries=retries.after_observation(state.retries, now.wall, is_fresh=observation.is_fresh),
         confirmed_gone=state.confirmed_gone
         or (observation.is_fresh and not state.is_submitting and has_ended(observation)),
         pod_stalled=state.pod_stalled or (observation.is_fresh and is_pod_overdue),
     )
+
+
+def _is_ended_by_others(state: JobState, observation: Observation) -> bool:
+    """Return whether an observation shows that somebody else ends the job, by its Workflow.
+
+    flargo notes a reason on the Workflow together with its own shutdown, whose result may arrive late or never.
+    """
+    before, workflow = state.observation.workflow, observation.workflow
+    sent = {action.kind for action in state.retries}
+    if workflow is None or workflow.deleting:
+        has_existed = before is not None or state.pod is not None
+        is_deleted = workflow is not None or (observation.is_fresh and has_existed)
+        return is_deleted and not state.was_completed and ActionKind.DELETE_WORKFLOW not in sent
+    if not workflow.shutdown or state.shutdown_at < math.inf or ActionKind.SHUTDOWN in sent:
+        return False
+    return not workflow.ending or (before is not None and bool(before.ending))
 
 
 def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, ...], now: Now) -> JobState:
@@ -482,7 +504,7 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
     if state.is_stopping:
         delays += [state.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
     if state.verdict is not None:
-        delays.append(state.verdict_at + ARGO_FINISH_LIMIT - now.healthy)
+        delays += [state.verdict_at + limit - now.healthy for limit in (ARGO_FINISH_LIMIT, END_LIMIT)]
     if state.stage is Stage.SUBMITTED:
         delays.append(state.submitted_at + RELEASE_AFTER - now.healthy)
     if state.stage is Stage.WAITING:

@@ -6,12 +6,15 @@ That is right only if the infrastructure ended the process, and only once the pr
 
 from flargo.status.job_state import DISRUPTIONS, JobState
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
-from flargo.status.reconcile import is_node_lost
+from flargo.status.reconcile import END_LIMIT, is_node_lost
 from flargo.status.verdict import Verdict
 
 
 def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
     """Return whether the infrastructure has ended a job's process, so that it may be started again.
+
+    It may not if somebody has ended the job meanwhile, or if its results have arrived: there is nothing left to do, and
+    the parent gives out the job's workspace no more.
 
     The kubelet sets the pod's condition DisruptionTarget if it evicts a pod for its node's sake, and does not if the
     pod has exceeded a limit of its own (Kubernetes 1.34, pkg/kubelet/eviction/eviction_manager.go).
@@ -20,7 +23,7 @@ def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
         state: the state of the attempt.
         deleted_counts: the deletion of the pod counts, too.
     """
-    if state.verdict is None or state.cause is not None:
+    if state.verdict is None or state.cause is not None or state.is_ended_by_others or state.observation.has_results:
         return False
     match state.verdict.reason:
         case Reason.DISRUPTED | Reason.NODE_LOST:
@@ -44,6 +47,21 @@ def is_place_free(state: JobState) -> bool:
         return False
     other_containers_run = any(pod.is_main_done and not pod.is_terminal for pod in state.observation.pods)
     return state.is_over or (is_node_lost(state, state.verdict_at) and not other_containers_run)
+
+
+def find_obstacle(state: JobState, *, deleted_counts: bool) -> str:
+    """Return why no attempt may follow one that was lost; empty if one may follow, at once or later.
+
+    Args:
+        state: the state of the lost attempt.
+        deleted_counts: as for ``is_loss``.
+    """
+    if not is_loss(state, deleted_counts=deleted_counts):
+        return "its results have arrived" if state.observation.has_results else "its Workflow was terminated or deleted"
+    if state.is_end_overdue and not is_place_free(state):
+        what = "its Workflow or pod has not ended" if state.secret_deleted else "its credentials Secret is not deleted"
+        return f"{what} after {END_LIMIT:g} s"
+    return ""
 
 
 def lost_pods(state: JobState) -> tuple[str, ...]:

@@ -454,11 +454,53 @@ def test_a_missing_thread_loses_no_attempt() -> None:
     assert job.number == 2
 
 
+def terminated_state() -> JobState:
+    return replace(ended_state(LOSS), is_ended_by_others=True)
+
+
+def test_no_attempt_follows_a_workflow_that_somebody_ends_first() -> None:
+    """Whether that shows before the attempt's place is free, or while the server is asked."""
+    waiting, asking = Job(), Job()
+    waiting.ends(LOSS, is_gone=False)
+    waiting.attempts.on_state(1, replace(terminated_state(), secret_deleted=False))
+    asking.ends(LOSS)
+    asking.backend.on_probe = lambda: asking.attempts.on_state(1, terminated_state())
+    for job in (waiting, asking):
+        job.backend.work()
+        assert job.number == 1
+        assert job.verdict is not None
+        assert job.verdict.reason is Reason.DISRUPTED
+        assert "not started again: its Workflow was terminated or deleted" in job.verdict.detail
+        assert len(job.backend.ends) == 1
+
+
+def test_a_place_that_is_taken_again_is_waited_for() -> None:
+    """Argo creates another pod, or a person starts the Workflow again, while the server is asked."""
+    job = Job()
+    job.ends(LOSS)
+    job.backend.on_probe = lambda: job.attempts.on_state(1, ended_state(LOSS, is_gone=False))
+    job.backend.work()
+    assert (job.number, job.verdict) == (1, None)
+    job.backend.on_probe = lambda: None
+    job.attempts.on_state(1, ended_state(LOSS))
+    job.backend.work()
+    assert job.number == 2
+
+
+def test_a_place_that_does_not_become_free_ends_the_job() -> None:
+    job = Job()
+    job.ends(LOSS, is_gone=False)
+    job.attempts.on_state(1, replace(ended_state(LOSS, is_gone=False), is_end_overdue=True))
+    job.backend.work()
+    assert job.verdict is not None
+    assert "not started again: its credentials Secret is not deleted after 600 s" in job.verdict.detail
+
+
 CAUSES = {"abort": Cause.ABORT, "cleanup": Cause.CLEANUP, "shutdown": Cause.PARENT_END}
 MOVES = st.lists(
     st.one_of(
         st.tuples(st.just("end"), st.sampled_from((LOSS, LOSS, LOSS, *OTHERS)), st.booleans()),
-        st.tuples(st.sampled_from(("run", "gone", "work", "work"))),
+        st.tuples(st.sampled_from(("run", "gone", "taken", "ended by others", "work", "work"))),
         st.tuples(st.sampled_from(("run", "gone", "work", *CAUSES))),
     ),
     min_size=8,
@@ -476,6 +518,7 @@ class Play:
         self.ended: set[int] = set()
         self.losses = 0
         self.is_stopped = False
+        self.is_ended_by_others = False
 
     def end(self, verdict: Verdict, *, is_gone: bool) -> None:
         """The current attempt ends, unless it has ended before."""
@@ -484,10 +527,12 @@ class Play:
             self.losses += verdict is LOSS
             self.job.ends(verdict, is_gone=is_gone)
 
-    def gone(self) -> None:
-        """Nothing of the attempt that has ended is left."""
+    def shows(self, *, is_gone: bool = True) -> None:
+        """A state of the attempt that has ended shows whether something of it is left."""
         if self.job.number in self.ended:
-            self.job.attempts.on_state(self.job.number, ended_state(LOSS))
+            state = ended_state(LOSS, is_gone=is_gone)
+            self.job.attempts.on_state(self.job.number, replace(state, is_ended_by_others=self.is_ended_by_others))
+            self.is_stopped |= self.is_ended_by_others
 
     def move(self, name: str, *args: Any) -> None:
         """Make one move."""
@@ -495,8 +540,10 @@ class Play:
             self.end(args[0], is_gone=args[1])
         elif name == "run" and self.job.number not in self.ended:
             self.job.runs()
-        elif name == "gone":
-            self.gone()
+        elif name in {"gone", "taken"}:
+            self.shows(is_gone=name == "gone")
+        elif name == "ended by others":
+            self.is_ended_by_others = True
         elif name == "work" and self.job.backend.tasks:
             self.job.backend.tasks.pop(0)()
         elif name in CAUSES:
@@ -519,7 +566,7 @@ class Play:
             while self.job.backend.tasks:
                 self.check(partial(self.move, "work"), max_attempts)
             self.end(SUCCESS, is_gone=True)
-            self.gone()
+            self.shows()
         assert len(self.job.backend.ends) == 1
         return self.job.backend.ends[0][0]
 

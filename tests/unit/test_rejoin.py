@@ -4,9 +4,19 @@ from dataclasses import replace
 
 import pytest
 
+from flargo.status.job_state import ActionKind
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
-from flargo.status.rejoin import has_never_started, is_loss, is_place_free, lost_pods, may_have_missed_the_server
+from flargo.status.reconcile import END_LIMIT
+from flargo.status.rejoin import (
+    find_obstacle,
+    has_never_started,
+    is_loss,
+    is_place_free,
+    lost_pods,
+    may_have_missed_the_server,
+)
 from flargo.status.verdict import Cause, Verdict
+from flargo.status.views import WorkflowView
 from flargo.terms import Uid
 from tests.harness.story import FAILED, POD_RUNNING, WORKFLOW, Story, exited_pod, terminal_pod
 
@@ -40,6 +50,105 @@ def test_only_an_eviction_for_the_nodes_sake_is_a_loss() -> None:
 @pytest.mark.parametrize("cause", Cause)
 def test_a_job_that_flare_ends_is_not_lost(cause: Cause) -> None:
     assert not is_loss(story(Reason.DISRUPTED, cause=cause).state, deleted_counts=True)
+
+
+STARTED = replace(WORKFLOW, node_phase="Running")
+GONE = terminal_pod(exited_pod(143, pod=DRAINED))
+
+
+def draining() -> Story:
+    """Return the story of a job whose pod is drained and whose program still runs."""
+    return Story().sees(STARTED, POD_RUNNING).sees(STARTED, DRAINED).reads(STARTED, DRAINED)
+
+
+def lost(told: Story, workflow: WorkflowView | None = STARTED) -> bool:
+    """Let the drained pod end; return whether the job counts as lost."""
+    told.passes(2.0).sees(workflow, GONE)
+    told.sees(workflow, GONE, is_fresh=True)
+    assert told.verdict is not None
+    assert told.verdict.reason is Reason.DISRUPTED
+    return is_loss(told.state, deleted_counts=True)
+
+
+def test_a_drained_job_is_lost() -> None:
+    assert lost(draining())
+
+
+def test_a_job_terminated_during_a_drain_is_not_lost() -> None:
+    """Its program may take minutes to end, and a person may not want it any more."""
+    terminated = replace(STARTED, shutdown="Terminate")
+    assert not lost(draining().sees(terminated, DRAINED), terminated)
+
+
+def test_a_workflow_deleted_during_a_drain_is_not_lost() -> None:
+    assert not lost(draining().sees(None, DRAINED), None)
+    deleting = replace(STARTED, deleting=True)
+    assert not lost(draining().sees(deleting, DRAINED), None), "a foreground deletion ends the pod first"
+
+
+def test_a_finished_workflow_may_be_deleted() -> None:
+    """Argo does so itself after a while, which a site may set to 0."""
+    told = draining().passes(2.0).sees(STARTED, GONE).sees(FAILED, GONE).sees(replace(FAILED, deleting=True), GONE)
+    told.sees(None, GONE, is_fresh=True)
+    assert is_loss(told.state, deleted_counts=False)
+
+
+def test_a_missing_workflow_is_read_before_it_counts_as_deleted() -> None:
+    """The list with which a watch begins again may be older."""
+    told = draining().sees(None, DRAINED, after_relist=True).sees(STARTED, DRAINED)
+    assert lost(told)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_shutdown_by_flargo_is_not_somebody_elses(*, is_answered: bool) -> None:
+    """A drained pod that Argo has not seen running is made again unless its Workflow is shut down."""
+    told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, DRAINED).reads(WORKFLOW, DRAINED)
+    if is_answered:
+        told.does(ActionKind.SHUTDOWN)
+    shut_down = replace(STARTED, shutdown="Terminate", ending="DISRUPTED")
+    told.sees(shut_down, DRAINED).sees(shut_down, DRAINED)
+    assert lost(told, shut_down)
+
+
+def test_a_shutdown_by_flargo_is_known_by_its_note() -> None:
+    """It may arrive when it is no longer wanted, before its answer."""
+    told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, DRAINED).reads(WORKFLOW, DRAINED)
+    told.sees(STARTED, DRAINED).sees(replace(STARTED, shutdown="Terminate", ending="DISRUPTED"), DRAINED)
+    assert lost(told, replace(STARTED, shutdown="Terminate", ending="DISRUPTED"))
+
+
+def test_a_shutdown_after_the_loss_keeps_the_next_attempt_from_beginning() -> None:
+    told = draining()
+    assert lost(told)
+    assert not find_obstacle(told.state, deleted_counts=False)
+    noted = replace(STARTED, ending="DISRUPTED")
+    told.sees(noted, GONE).sees(replace(noted, shutdown="Terminate"), GONE)
+    assert find_obstacle(told.state, deleted_counts=False) == "its Workflow was terminated or deleted"
+
+
+def test_a_job_whose_results_have_arrived_is_not_lost() -> None:
+    """Its node was lost after it had done its work."""
+    told = story(Reason.NODE_LOST)
+    assert is_loss(told.state, deleted_counts=False)
+    told.state = replace(told.state, observation=replace(told.state.observation, has_results=True))
+    assert not is_loss(told.state, deleted_counts=False)
+    assert find_obstacle(told.state, deleted_counts=False) == "its results have arrived"
+
+
+def test_the_wait_for_a_place_has_an_end() -> None:
+    """Otherwise a right that is missing, or a controller that is away, would keep the verdict from FLARE for ever."""
+    told = draining()
+    assert lost(told)
+    told.passes(END_LIMIT - 1.0)
+    assert not find_obstacle(told.state, deleted_counts=False)
+    told.passes(600.0, healthy=False)
+    assert not find_obstacle(told.state, deleted_counts=False), "the API server was away"
+    told.passes(1.0)
+    assert find_obstacle(told.state, deleted_counts=False) == "its credentials Secret is not deleted after 600 s"
+    told.state = replace(told.state, secret_deleted=True)
+    assert find_obstacle(told.state, deleted_counts=False) == "its Workflow or pod has not ended after 600 s"
+    told.sees(replace(STARTED, phase="Failed"), GONE)
+    assert not find_obstacle(told.state, deleted_counts=False), "the place is free after all"
 
 
 def test_the_place_of_a_drained_pod_is_free_once_all_is_gone() -> None:
@@ -77,7 +186,7 @@ def test_a_lost_nodes_place_is_free_when_the_verdict_is_given() -> None:
 
 
 def test_a_second_pod_that_is_deleted_is_not_lost() -> None:
-    """Argo makes a drained pod again if it has not seen that pod run. Its program may run until its grace period ends."""
+    """Argo makes a drained pod again if it has not seen that pod run. The second program has a grace period, too."""
     gone = terminal_pod(exited_pod(143, pod=DRAINED))
     told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, DRAINED).reads(WORKFLOW, DRAINED)
     told.sees(WORKFLOW, gone, is_fresh=True)
