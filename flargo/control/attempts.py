@@ -9,7 +9,8 @@ from FLARE's. Each changes the state under a lock, and does its I/O outside of i
 """
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -37,6 +38,12 @@ PROBE_SECONDS = 60.0
 long to reconnect (nvflare's ``max_runner_sync_timeout``)."""
 PROBE_INTERVAL = 2.0
 """Seconds between two such questions."""
+GONE_ANSWERS = 3
+"""Answers in a row after which the server's process of the job counts as gone: it may have lost its connection with the
+server for a moment."""
+SYNC_SECONDS = 300.0
+"""Seconds after which a program that runs has found the server's process. FLARE's own program looks for it for a minute
+(nvflare's ``max_runner_sync_timeout``)."""
 
 
 class Backend(Protocol):
@@ -87,7 +94,15 @@ class Backend(Protocol):
 class Attempts:
     """The attempts of one job, of which one at a time is followed by the loop."""
 
-    def __init__(self, backend: Backend, max_attempts: int, *, deleted_counts: bool, keeps_logs: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        max_attempts: int,
+        *,
+        deleted_counts: bool,
+        keeps_logs: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Prepare without launching anything.
 
         Args:
@@ -95,11 +110,13 @@ class Attempts:
             max_attempts: how many attempts the job may have, at least 1.
             deleted_counts: an attempt whose pod somebody has deleted is followed by another one.
             keeps_logs: read the end of the log of each attempt that may be lost, while its pod is still there.
+            clock: returns the current time in seconds, on a monotonic clock.
         """
         self._backend = backend
         self._max_attempts = max_attempts
         self._deleted_counts = deleted_counts
         self._keeps_logs = keeps_logs
+        self._clock = clock
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         """Set when FLARE no longer wants the job, or its verdict is known."""
@@ -114,6 +131,8 @@ class Attempts:
         """Why no attempt may follow this one although it was lost."""
         self._has_turn = False
         """A task begins the next attempt, or ends the job. States of the lost attempt may still come."""
+        self._began_at: float | None = None
+        """When the attempt's program was first seen running."""
         self._lost_pods: tuple[str, ...] = ()
         self._workflow: WorkflowView | None = None
         """The latest view of the attempt's Workflow."""
@@ -164,6 +183,8 @@ class Attempts:
             self._is_loss = is_loss(state, deleted_counts=self._deleted_counts)
             self._is_place_free = is_place_free(state)
             self._obstacle = find_obstacle(state, deleted_counts=self._deleted_counts)
+            if state.stage is Stage.RUNNING and self._began_at is None:
+                self._began_at = self._clock()
             self._lost_pods = lost_pods(state)
             self._workflow = state.observation.workflow or self._workflow
             self._own_verdict = state.verdict
@@ -258,19 +279,22 @@ class Attempts:
             self._attempt = self._backend.launch(self, plan, number)
             self._number = number
             self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
-            self._has_turn, self._obstacle = False, ""
+            self._has_turn, self._obstacle, self._began_at = False, "", None
             self._is_tail_read, self._tail = False, ""
             self._lost_workflow, self._workflow, self._own_verdict = lost, None, None
         return lambda: self._backend.on_next(number, pods, plan.name, lost)
 
     def _ask_server(self) -> ServerJob:
-        """Ask for the server's process of the job until the server answers, for PROBE_SECONDS at most."""
-        tries = int(PROBE_SECONDS / PROBE_INTERVAL)
-        for _ in range(tries):
+        """Ask for the server's process of the job until the answer is clear, for PROBE_SECONDS at most."""
+        last_try_at = self._clock() + PROBE_SECONDS - PROBE_INTERVAL
+        gone_answers = 0
+        while True:
             answer = self._backend.probe_server()
-            if answer is not ServerJob.UNKNOWN or self._stopped.wait(PROBE_INTERVAL):
+            gone_answers = gone_answers + 1 if answer is ServerJob.GONE else 0
+            if answer is ServerJob.RUNS or gone_answers == GONE_ANSWERS:
                 return answer
-        return ServerJob.UNKNOWN
+            if self._clock() > last_try_at or self._stopped.wait(PROBE_INTERVAL):
+                return ServerJob.UNKNOWN
 
     def _check_server(self, number: int) -> None:
         """End an attempt whose program begins if the server's process of the job has ended meanwhile.
@@ -304,9 +328,16 @@ class Attempts:
             return self._loss_with(f"{attempt} was ended: the server's process of the job runs no longer")
         if has_never_started(verdict):
             return self._loss_with(f"{attempt} did not start ({verdict.reason.name}): {verdict.detail}")
-        if may_have_missed_the_server(verdict) and self._backend.probe_server() is ServerJob.GONE:
+        if self._has_missed_the_server(verdict):
             return self._loss_with(f"{attempt} found no process of the server's job")
         return replace(verdict, detail=f"{attempt}: {verdict.detail}" if self._is_loss else verdict.detail)
+
+    def _has_missed_the_server(self, verdict: Verdict) -> bool:
+        """Return whether an attempt has just begun, and has ended because the server's process had ended before."""
+        is_synced = self._began_at is not None and self._clock() >= self._began_at + SYNC_SECONDS
+        if is_synced or not may_have_missed_the_server(verdict):
+            return False
+        return self._backend.probe_server() is ServerJob.GONE
 
     def _loss_with(self, detail: str) -> Verdict:
         assert self._loss is not None, "there was no loss"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.control.attempts import PROBE_INTERVAL, PROBE_SECONDS, Attempts
+from flargo.control.attempts import GONE_ANSWERS, PROBE_INTERVAL, PROBE_SECONDS, SYNC_SECONDS, Attempts
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.submit import SubmitError
 from flargo.status.diagnosis import Stage
@@ -96,14 +96,14 @@ class FakeBackend:
 
 
 class NoWait(threading.Event):
-    """An event for which nobody waits; it notes for how long they would."""
+    """An event for which nobody waits: the clock goes on instead."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: "Job") -> None:
         super().__init__()
-        self.waits: list[float] = []
+        self.job = job
 
     def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0.0)
+        self.job.now += timeout or 0.0
         return self.is_set()
 
 
@@ -112,12 +112,19 @@ class Job:
 
     def __init__(self, max_attempts: int = 3, *, deleted_counts: bool = False, keeps_logs: bool = False) -> None:
         self.backend = FakeBackend()
-        self.attempts = Attempts(self.backend, max_attempts, deleted_counts=deleted_counts, keeps_logs=keeps_logs)
+        self.now = 0.0
+        self.attempts = Attempts(
+            self.backend,
+            max_attempts,
+            deleted_counts=deleted_counts,
+            keeps_logs=keeps_logs,
+            clock=lambda: self.now,
+        )
         self.attempts.start(submit_plan())
 
     def never_waits(self) -> None:
         """Ask a silent server again at once."""
-        self.attempts._stopped = NoWait()
+        self.attempts._stopped = NoWait(self)
 
     @property
     def number(self) -> int:
@@ -209,9 +216,12 @@ def test_the_last_loss_stands_at_the_limit() -> None:
     assert (job.verdict.reason, job.verdict.detail) == (Reason.DISRUPTED, "attempt 2 of 2: drained")
 
 
+GONE = [ServerJob.GONE] * GONE_ANSWERS
+
+
 def test_no_attempt_without_the_servers_process() -> None:
     job = Job()
-    job.backend.servers = [ServerJob.UNKNOWN, ServerJob.GONE]
+    job.backend.servers = [ServerJob.UNKNOWN, *GONE]
     job.never_waits()
     job.ends(LOSS)
     job.backend.work()
@@ -221,15 +231,30 @@ def test_no_attempt_without_the_servers_process() -> None:
     assert "the server's process of the job runs no longer" in job.verdict.detail
 
 
-def test_a_silent_server_is_asked_for_a_minute() -> None:
+def test_a_process_that_is_back_is_not_gone() -> None:
+    """It loses its connection with the server for a moment when that is disturbed."""
     job = Job()
+    job.backend.servers = [*GONE[1:], ServerJob.UNKNOWN, *GONE[1:], ServerJob.RUNS]
     job.never_waits()
+    job.ends(LOSS)
+    job.backend.work()
+    assert (job.number, job.verdict) == (2, None)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5.0])
+def test_a_silent_server_is_asked_for_a_minute(seconds: float) -> None:
+    """However long each question takes."""
+    job = Job()
+
+    def wait_for_answer() -> None:
+        job.now += seconds
+
+    job.never_waits()
+    job.backend.on_probe = wait_for_answer
     job.backend.servers = [ServerJob.UNKNOWN] * 1000
     job.ends(LOSS)
     job.backend.work()
-    assert isinstance(job.attempts._stopped, NoWait)
-    assert sum(job.attempts._stopped.waits) == PROBE_SECONDS
-    assert set(job.attempts._stopped.waits) == {PROBE_INTERVAL}
+    assert PROBE_SECONDS - PROBE_INTERVAL - seconds <= job.now <= PROBE_SECONDS + seconds
     assert job.verdict is not None
     assert "could not be reached" in job.verdict.detail
 
@@ -237,9 +262,10 @@ def test_a_silent_server_is_asked_for_a_minute() -> None:
 def test_an_attempt_whose_server_ends_before_it_runs_is_ended() -> None:
     """Its program would fail a job that may have finished."""
     job = Job()
+    job.never_waits()
     job.ends(LOSS)
     job.backend.work()
-    job.backend.servers = [ServerJob.GONE]
+    job.backend.servers = list(GONE)
     job.runs()
     job.backend.work()
     assert job.backend.stopped == [("job-site-r1", Cause.CLEANUP)]
@@ -278,6 +304,23 @@ def test_a_101_without_a_server_is_the_earlier_loss(server: ServerJob, reason: R
     job.ends(LOSS)
     job.backend.work()
     job.backend.servers = [server]
+    job.ends(REPORTED)
+    assert job.verdict is not None
+    assert job.verdict.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"), [(SYNC_SECONDS - 1.0, Reason.DISRUPTED), (SYNC_SECONDS, Reason.PROGRAM_REPORTED)]
+)
+def test_a_101_of_a_program_that_has_trained_is_its_own(seconds: float, reason: Reason) -> None:
+    """The server's process ends because this one has failed, or together with it."""
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    job.runs()
+    job.backend.work()
+    job.now += seconds
+    job.backend.servers = [ServerJob.GONE]
     job.ends(REPORTED)
     assert job.verdict is not None
     assert job.verdict.reason is reason
@@ -332,7 +375,8 @@ def test_a_job_with_one_attempt_is_not_noted() -> None:
 
 def test_a_loss_that_stands_is_noted() -> None:
     job = Job()
-    job.backend.servers = [ServerJob.GONE]
+    job.never_waits()
+    job.backend.servers = list(GONE)
     job.ends(LOSS)
     job.backend.work()
     assert job.backend.notes == [(job.verdict, ["job-site"])]
