@@ -215,8 +215,10 @@ class Attempts:
         if not continues:
             self._conclude(self._final_verdict(number, verdict), tail)
             return
-        self._backend.on_lost(number, verdict, tail, workflow)
-        self._enter_gap()
+        try:
+            self._backend.on_lost(number, verdict, tail, workflow)
+        finally:
+            self._enter_gap()
 
     # --- between two attempts
 

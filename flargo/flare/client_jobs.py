@@ -182,4 +182,7 @@ class ClientJobs:
     def stop_all(self, cause: Cause) -> None:
         """End all jobs, those between two attempts included. Returns at once."""
         for attempts in list(self._running):
-            attempts.stop(cause)
+            try:
+                attempts.stop(cause)
+            except Exception:  # noqa: BLE001  (an error about one job must not keep the others from their end)
+                _log.exception("a job could not be stopped")

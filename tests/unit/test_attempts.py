@@ -498,6 +498,32 @@ def test_a_missing_thread_loses_no_attempt() -> None:
     assert job.number == 2
 
 
+def test_a_note_that_fails_keeps_no_attempt_from_beginning() -> None:
+    job = Job()
+
+    def fail(*_: object) -> None:
+        raise ValueError("a defect")
+
+    job.backend.on_lost = fail  # type: ignore[assignment,method-assign]
+    with pytest.raises(ValueError, match="a defect"):
+        job.ends(LOSS)
+    job.backend.work()
+    assert job.number == 2
+
+
+def test_a_note_that_fails_keeps_no_attempt_from_going_on() -> None:
+    job = Job()
+
+    def fail(*_: object) -> None:
+        raise ValueError("a defect")
+
+    job.backend.on_next = fail  # type: ignore[assignment,method-assign]
+    job.ends(LOSS)
+    with pytest.raises(ValueError, match="a defect"):
+        job.backend.work()
+    assert (job.number, job.verdict) == (2, None)
+
+
 def terminated_state() -> JobState:
     return replace(ended_state(LOSS), is_ended_by_others=True)
 
