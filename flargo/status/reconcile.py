@@ -187,7 +187,7 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
     # Neither after a relist nor in a fresh read are the pods visible that came and went before.
     has_gap = observation.after_relist or observation.is_fresh
     is_pod_overdue = _is_argo_overdue(state, now) and not all(pod.is_terminal for pod in observation.pods)
-    return replace(
+    observed = replace(
         state,
         observation=observation,
         pod=pod or state.pod,
@@ -200,11 +200,15 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         was_completed=state.was_completed or (workflow is not None and workflow.is_completed),
         is_ended_by_others=state.is_ended_by_others or _is_ended_by_others(state, observation),
         deletions=_note_deletions(state, (pod.uid for pod in observation.pods if pod.deleting), now),
-        retries=retries.after_observation(state.retries, now.wall, is_fresh=observation.is_fresh),
         confirmed_gone=state.confirmed_gone
         or (observation.is_fresh and not state.is_submitting and has_ended(observation)),
         pod_stalled=state.pod_stalled or (observation.is_fresh and is_pod_overdue),
     )
+    # A read that concluded nothing backs off, but not beyond the time at which one can conclude that the node is lost.
+    until_lost = _node_lost_at(observed) - now.healthy
+    limit = until_lost if until_lost > 0.0 else math.inf
+    tries = retries.after_observation(state.retries, now.wall, is_fresh=observation.is_fresh, max_wait=limit)
+    return replace(observed, retries=tries)
 
 
 def _is_ended_by_others(state: JobState, observation: Observation) -> bool:
@@ -304,11 +308,14 @@ def is_node_lost(state: JobState, healthy: float) -> bool:
         state: the job's state.
         healthy: the time that is asked about, on the healthy clock.
     """
+    return healthy >= _node_lost_at(state)
+
+
+def _node_lost_at(state: JobState) -> float:
+    """Return the time, on the healthy clock, from which the node of the pods counts as lost; infinite: never."""
     alive = [pod for pod in state.observation.pods if not pod.is_main_done]
-    limit = _max_grace(state) + NODE_LOST_AFTER
-    return bool(alive) and all(
-        pod.deleting and healthy >= state.deletions.get(pod.uid, math.inf) + limit for pod in alive
-    )
+    begins = [state.deletions.get(pod.uid, math.inf) if pod.deleting else math.inf for pod in alive]
+    return max(begins, default=math.inf) + _max_grace(state) + NODE_LOST_AFTER
 
 
 def _max_grace(state: JobState) -> float:

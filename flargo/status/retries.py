@@ -4,6 +4,7 @@ Every action in flight has a time at which its result counts as lost. Without it
 thread could not be started for example, would never be derived again.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -64,14 +65,15 @@ def after_result(retries: Retries, action: Action, wall: float, *, ok: bool, gra
     return MappingProxyType({**retries, action: Retry(wall + wait, retry.tries + 1)})
 
 
-def after_observation(retries: Retries, wall: float, *, is_fresh: bool) -> Retries:
+def after_observation(retries: Retries, wall: float, *, is_fresh: bool, max_wait: float = math.inf) -> Retries:
     """Return the retries after the job's objects were read (``is_fresh``), or after a watch has delivered a change.
 
-    After a change the next fresh read is due at once, unless one is in flight.
+    After a change the next fresh read is due at once, unless one is in flight. After a read it is due in ``max_wait``
+    seconds at the latest.
     """
     confirm = retries.get(CONFIRM, Retry(wall))
     others = {action: retry for action, retry in retries.items() if action != CONFIRM}
     if is_fresh:
         reads = confirm.tries + 1
-        return MappingProxyType({**others, CONFIRM: Retry(wall + _AFTER_READ.seconds(reads), reads)})
+        return MappingProxyType({**others, CONFIRM: Retry(wall + _AFTER_READ.seconds(reads, limit=max_wait), reads)})
     return retries if confirm.is_in_flight else MappingProxyType(others)

@@ -769,3 +769,23 @@ def test_overlooked_shutdown_is_touched() -> None:
     shut = replace(WORKFLOW, shutdown="Terminate")
     story = Story().sees(WORKFLOW).stops().does(ActionKind.SHUTDOWN).sees(shut).passes(4)
     assert ActionKind.TOUCH in story.actions
+
+
+def test_lost_node_is_concluded_when_its_time_has_come() -> None:
+    """The reads that conclude nothing back off, but the next one is due when a read can conclude something."""
+    workflow = replace(WORKFLOW, node_phase="Running")
+    dying = replace(POD_RUNNING, deleting=True, deletion_grace=30.0, disruption="DeletionByTaintManager: taint manager")
+    job = Story().sees(workflow, POD_RUNNING).sees(workflow, dying)
+    seconds = 0.0
+    while job.verdict is None and seconds < 300.0:
+        if ActionKind.CONFIRM in job.actions:
+            job.reads(workflow, dying)
+        assert job.requeue_after is not None
+        step = max(job.requeue_after, 0.2)
+        job.passes(step)
+        seconds += step
+        if ActionKind.CONFIRM in job.actions:
+            job.reads(workflow, dying)
+    assert job.verdict is not None
+    assert job.verdict.reason is Reason.DISRUPTED
+    assert 90.0 <= seconds < 92.0
