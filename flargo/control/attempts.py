@@ -28,6 +28,7 @@ from flargo.status.rejoin import (
     lost_pods,
     may_have_missed_the_server,
     needs_note,
+    settle_seconds,
 )
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import WorkflowView
@@ -246,9 +247,13 @@ class Attempts:
     def _begin_next(self) -> None:
         """Launch the next attempt if the server's process of the job still runs."""
         number = self._number + 1
+        assert self._loss is not None, "there was no loss"
+        seconds = settle_seconds(self._loss)
+        if seconds:
+            self._stopped.wait(seconds)
         server = self._ask_server()
         if self._cause is not None:
-            return  # The request to stop has interrupted the question, and gives the verdict itself.
+            return  # The request to stop has interrupted the wait or the question, and gives the verdict itself.
         if server is not ServerJob.RUNS:
             what = "runs no longer" if server is ServerJob.GONE else f"could not be reached for {PROBE_SECONDS:g} s"
             self._conclude(self._loss_with(f"not started again: the server's process of the job {what}"))

@@ -9,6 +9,12 @@ from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
 from flargo.status.reconcile import END_LIMIT, is_node_lost
 from flargo.status.verdict import Verdict
 
+SETTLE_SECONDS = 15.0
+"""Seconds after an eviction before the next attempt. The scheduler learns of a node's pressure with the node's next
+status, up to 10 s after the kubelet has evicted a pod; until then it sends the next pod to the same node."""
+_REJECTED = "Pod was rejected"
+"""The beginning of a pod's message if its kubelet has not admitted it."""
+
 
 def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
     """Return whether the infrastructure has ended a job's process, so that it may be started again.
@@ -17,7 +23,8 @@ def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
     the parent gives out the job's workspace no more.
 
     The kubelet sets the pod's condition DisruptionTarget if it evicts a pod for its node's sake, and does not if the
-    pod has exceeded a limit of its own (Kubernetes 1.34, pkg/kubelet/eviction/eviction_manager.go).
+    pod has exceeded a limit of its own, nor if it rejects a pod that comes while the node is under pressure
+    (Kubernetes 1.34, pkg/kubelet/eviction/eviction_manager.go, kubelet.go).
 
     Args:
         state: the state of the attempt.
@@ -30,11 +37,16 @@ def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
             return True
         case Reason.EVICTED:
             pod = state.exited_pod or state.pod
-            return pod is not None and bool(pod.disruption)
+            return pod is not None and (bool(pod.disruption) or pod.message.startswith(_REJECTED))
         case Reason.POD_DELETED:
             return deleted_counts
         case _:
             return False
+
+
+def settle_seconds(loss: Verdict) -> float:
+    """Return the seconds to wait after a loss before the next attempt."""
+    return SETTLE_SECONDS if loss.reason is Reason.EVICTED else 0.0
 
 
 def is_place_free(state: JobState) -> bool:

@@ -8,12 +8,14 @@ from flargo.status.job_state import ActionKind
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
 from flargo.status.reconcile import END_LIMIT
 from flargo.status.rejoin import (
+    SETTLE_SECONDS,
     find_obstacle,
     has_never_started,
     is_loss,
     is_place_free,
     lost_pods,
     may_have_missed_the_server,
+    settle_seconds,
 )
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import WorkflowView
@@ -45,6 +47,20 @@ def test_only_an_eviction_for_the_nodes_sake_is_a_loss() -> None:
     pressure = story(Reason.EVICTED, disruption="TerminationByKubelet: The node was low on resource: memory.").state
     assert not is_loss(own_excess, deleted_counts=True)
     assert is_loss(pressure, deleted_counts=False)
+
+
+def test_a_pod_that_a_node_under_pressure_rejects_is_lost() -> None:
+    told = story(Reason.EVICTED)
+    message = "Pod was rejected: The node had condition: [DiskPressure]. "
+    assert told.state.pod is not None
+    rejected = replace(told.state.pod, message=message)
+    assert is_loss(replace(told.state, pod=rejected, exited_pod=None), deleted_counts=False)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_only_an_eviction_has_to_settle(reason: Reason) -> None:
+    """The scheduler does not know yet that the node is under pressure."""
+    assert settle_seconds(Verdict(reason, 104)) == (SETTLE_SECONDS if reason is Reason.EVICTED else 0.0)
 
 
 @pytest.mark.parametrize("cause", Cause)
