@@ -15,6 +15,7 @@ from typing import TypeVar
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.cluster.watch import Watch
 from flargo.control.attempt_notes import AttemptNotes
 from flargo.control.command_queue import CommandQueue
@@ -205,7 +206,7 @@ class Loop:
         try:
             return self._api.log(pod.name, MAIN_CONTAINER, 2 * MAX_LOG_LINES, 2 * MAX_LOG_BYTES, LOG_READ_SECONDS)
         except ApiError as error:
-            return f"the log could not be read: {error}"
+            return "" if error.meaning is Meaning.NOT_FOUND else f"the log could not be read: {error}"
 
     def seconds_out_of_sync(self) -> float:
         """Return the seconds for which a watch has been out of sync; 0 while both are in sync."""

@@ -22,6 +22,7 @@ from flargo.terms import WORKFLOW_NAME_LABEL, Object, Plan, StartTimeouts, Uid
 from tests.harness.fake_api import THREAD_SECONDS, HangingApi, IdleApi
 from tests.harness.objects import RUNNING, pod
 from tests.harness.plans import LABELS, submit_plan
+from tests.harness.story import POD_RUNNING, WORKFLOW, Story, exited_pod
 
 
 @pytest.fixture
@@ -99,6 +100,27 @@ def test_failed_state_callback_does_not_hide_the_verdict(api: IdleApi) -> None:
     launched = loop.launch(submit_plan(), lambda: False, lambda *_: None, collect_log=False, on_state=fail)
     assert launched.wait(lambda it: it.verdict is not None, THREAD_SECONDS)
     loop.end(Cause.PARENT_END, seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ApiError("log", "job-site", 404, "NotFound"), ""),
+        (ApiError("log", "job-site", 0, message="timed out"), "the log could not be read: log job-site: no answer"),
+    ],
+)
+def test_a_pod_that_is_gone_has_no_log(
+    api: IdleApi, monkeypatch: pytest.MonkeyPatch, error: ApiError, text: str
+) -> None:
+    """A lost attempt's log that was read before would be replaced by the error."""
+
+    def fail(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(api, "log", fail)
+    told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited_pod(143)).sees(WORKFLOW)
+    assert Loop(api, "", "me", 3).read_log(told.state).startswith(text)
+    assert bool(Loop(api, "", "me", 3).read_log(told.state)) == bool(text)
 
 
 def test_given_up_launch_concludes_without_api(api: IdleApi) -> None:
