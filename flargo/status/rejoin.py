@@ -82,8 +82,11 @@ def lost_pods(state: JobState) -> tuple[str, ...]:
 
 
 def has_never_started(verdict: Verdict) -> bool:
-    """Return whether an attempt ended before its program ran. The loss before it then stays the job's verdict."""
-    return verdict.exit_code is None and verdict.code == ReturnCode.NEVER_STARTED
+    """Return whether an attempt ended before its program ran. The loss before it then stays the job's verdict.
+
+    A container that the node could not start has an exit code, too.
+    """
+    return verdict.code == ReturnCode.NEVER_STARTED and verdict.reason is not Reason.PROGRAM_REPORTED
 
 
 def may_have_missed_the_server(verdict: Verdict) -> bool:
