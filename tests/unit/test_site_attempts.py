@@ -363,6 +363,17 @@ def test_terminate_fails_between_two_attempts(use: Any) -> None:
     assert "may follow" in row["problem"]
 
 
+def test_terminate_warns_of_the_attempt_after_one_that_the_parent_ends(use: Any) -> None:
+    """The shutdown of a lost attempt's Workflow is the parent's own, so another attempt follows all the same."""
+    shut_down = lost_attempt(1)
+    shut_down["spec"]["shutdown"] = "Terminate"
+    shut_down["status"]["phase"] = "Running"
+    api = use(cluster(shut_down))
+    result = run("terminate", "1111")
+    assert (result.exit_code, api.changes) == (1, [])
+    assert "job-site is already being terminated: DISRUPTED; attempt 2 of 3 may follow" in result.stdout
+
+
 def test_why_prints_the_attempt_and_no_false_code(use: Any) -> None:
     use(cluster(lost_attempt(1), attempt_workflow(2), pods=[running_pod()]))
     lines = run("why", "1111").stdout.splitlines()

@@ -52,7 +52,9 @@ def _terminate(api: Api, job: SiteJob) -> tuple[TerminateResult, str]:
     """Terminate a job's Workflow if it has to be; return the result and its detail."""
     result = expected_result(job)
     if result is not TerminateResult.REQUESTED:
-        return result, describe_end(job) if result is TerminateResult.ALREADY_ENDED else ""
+        # The parent itself may have shut a lost attempt's Workflow down, which keeps no other attempt from beginning.
+        is_lost = result is TerminateResult.ALREADY_ENDING and job.may_start_again
+        return result, describe_end(job) if is_lost or result is TerminateResult.ALREADY_ENDED else ""
     try:
         api.merge(Kind.WORKFLOW, job.workflow.name, terminate_patch(job))
     except ApiError as error:
