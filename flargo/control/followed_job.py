@@ -19,43 +19,47 @@ class FollowedJob:
 
     def __init__(
         self,
-        plan: Plan,
+        name: str,
+        attempt: str,
         has_results: Callable[[], bool],
         on_verdict: OnVerdict,
         *,
         collect_log: bool,
         on_state: OnState = lambda _: None,
+        plan: Plan | None = None,
     ) -> None:
         """Start to follow a launch.
 
         Args:
-            plan: the launch's plan.
+            name: the name of the job's Workflow.
+            attempt: the id of the launch.
             has_results: returns whether the job's results have reached the parent; does no I/O.
             on_verdict: called with the verdict and the end of the log.
             collect_log: read the end of the program's log if the program fails.
             on_state: called with every new state, before ``on_verdict``; does no I/O.
+            plan: the launch's plan; None: an earlier run of this parent has submitted it.
         """
-        self.name = plan.name
-        self.attempt = plan.attempt
-        self._plan: Plan | None = plan
+        self.name = name
+        self.attempt = attempt
+        self._plan = plan
         self.has_results = has_results
         self.on_verdict = on_verdict
         self.on_state = on_state
         self.collect_log = collect_log
         self.is_concluded = False
         """The verdict is being reported, or was. Only the reconciler's thread changes it."""
-        self.launched = LaunchedJob(plan.name)
+        self.launched = LaunchedJob(name)
         self.cancelled = threading.Event()
         """Set when FLARE no longer wants the job."""
         self.submit_problem = ""
         """The error of the submit's latest request, for people."""
         self._create_lock = threading.Lock()
-        self._may_exist = False
+        self._may_exist = plan is None
         """The request that creates the Workflow may have been sent."""
         self.cleared = threading.Event()
         """Set when nothing of the job is left on the cluster."""
         self._released_at: float | None = None
-        self._is_start_measured = False
+        self._is_start_measured = plan is None
 
     def take_plan(self) -> Plan:
         """Return the plan, once; from then on the job does not hold it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flargo.cluster.api import Kind
 from flargo.control.command import Command
 from flargo.status.job_state import LaunchGivenUp, StopRequested, Submitted
-from flargo.terms import Object, StartTimeouts
+from flargo.terms import Object, StartTimeouts, Uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,22 @@ class Admitted:
     attempt: str
     """The id of the launch."""
     timeouts: StartTimeouts
+    grace: int
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """This parent follows from now on a Workflow that an earlier run of it has launched and released."""
+
+    name: str
+    """The name of the job's Workflow."""
+    uid: Uid
+    """The uid of that Workflow."""
+    attempt: str
+    """The id of the launch."""
+    timeouts: StartTimeouts
+    """The timeouts of a start, which begin anew."""
     grace: int
     """Seconds between SIGTERM and SIGKILL."""
 
@@ -124,6 +140,7 @@ class TimePassed:
 
 SiteInput = (
     Admitted
+    | Adopted
     | JobInput
     | WorkflowCreated
     | Listed

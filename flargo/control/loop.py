@@ -22,6 +22,7 @@ from flargo.control.command_queue import CommandQueue
 from flargo.control.followed_job import FollowedJob, OnState, OnVerdict
 from flargo.control.inputs import (
     Admitted,
+    Adopted,
     Changed,
     Contact,
     JobInput,
@@ -160,15 +161,40 @@ class Loop:
             SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
         """
         self.start()
-        job = FollowedJob(plan, has_results, on_verdict, collect_log=collect_log, on_state=on_state)
+        job = FollowedJob(
+            plan.name, plan.attempt, has_results, on_verdict, collect_log=collect_log, on_state=on_state, plan=plan
+        )
+        self._follow(job, Admitted(plan.name, plan.attempt, plan.timeouts, plan.grace))
+        return job.launched
+
+    def adopt(
+        self,
+        adopted: Adopted,
+        has_results: Callable[[], bool],
+        on_verdict: OnVerdict,
+        *,
+        collect_log: bool,
+        on_state: OnState = lambda _: None,
+    ) -> LaunchedJob:
+        """Follow a launch of an earlier run of this parent; see ``launch``. Call it before ``start``.
+
+        Raises:
+            SubmitError: the parent is shutting down, or the job is followed already.
+        """
+        job = FollowedJob(
+            adopted.name, adopted.attempt, has_results, on_verdict, collect_log=collect_log, on_state=on_state
+        )
+        self._follow(job, adopted)
+        return job.launched
+
+    def _follow(self, job: FollowedJob, input_: Admitted | Adopted) -> None:
         with self._launch_lock:
             if self._is_ending.is_set():
                 raise SubmitError("this FLARE parent is shutting down")
-            if self._jobs.setdefault(plan.name, job) is not job:
-                raise SubmitError(f"{plan.name}: an earlier launch of this job is still being cleaned up")
+            if self._jobs.setdefault(job.name, job) is not job:
+                raise SubmitError(f"{job.name}: an earlier launch of this job is still being cleaned up")
             self._unreported.add(job)
-            self._inputs.put(Admitted(plan.name, plan.attempt, plan.timeouts, plan.grace))
-        return job.launched
+            self._inputs.put(input_)
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
         """Request the end of a job, and return at once. A later launch of the same job is not affected."""

@@ -19,6 +19,7 @@ from flargo.control.clocks import Clocks
 from flargo.control.command import Command, build_command
 from flargo.control.inputs import (
     Admitted,
+    Adopted,
     Changed,
     CommandDone,
     Contact,
@@ -196,6 +197,8 @@ class Reconciler:
         match input_:
             case Admitted():
                 return self._on_admitted(input_, now)
+            case Adopted():
+                return self._on_adopted(input_, now)
             case JobInput(name, attempt, job_input):
                 return self._apply_to_launch(name, attempt, job_input, now)
             case WorkflowCreated():
@@ -253,6 +256,22 @@ class Reconciler:
         state = JobState(job.name, job.attempt, job.timeouts, job.grace, created_at=healthy, stage_since=healthy)
         self._tracked[job.name] = _Tracked(state)
         return Result()
+
+    def _on_adopted(self, job: Adopted, now: float) -> Result:
+        """Follow a launch of an earlier run, as it is in the next lists. It may have ended, and be gone by then."""
+        healthy = self._clocks.advance(now).healthy
+        state = JobState(
+            job.name,
+            job.attempt,
+            job.timeouts,
+            job.grace,
+            created_at=healthy,
+            is_submitting=False,
+            submitted_at=healthy,
+            stage_since=healthy,
+        )
+        self._tracked[job.name] = _Tracked(state, workflow_uid=job.uid)
+        return self._apply(job.name, Tick(), now)
 
     def _on_workflow_created(self, created: WorkflowCreated, now: float) -> Result:
         tracked = self._find(created.name, created.attempt)

@@ -19,7 +19,8 @@ class StartMeter(NullMeter):
 
 
 def followed_job() -> FollowedJob:
-    return FollowedJob(submit_plan(), lambda: False, lambda *_: None, collect_log=False)
+    plan = submit_plan()
+    return FollowedJob(plan.name, plan.attempt, lambda: False, lambda *_: None, collect_log=False, plan=plan)
 
 
 def test_plan_is_held_until_it_is_taken() -> None:
