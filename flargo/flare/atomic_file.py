@@ -5,8 +5,13 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, is_durable: bool = False) -> None:
     """Write a file that exists as a whole or not at all, readable for its owner only; its folder is not created.
+
+    Args:
+        path: the file.
+        text: its content.
+        is_durable: the content must outlive the loss of this machine. Without it, the file may be empty then.
 
     Raises:
         OSError: the file cannot be written.
@@ -15,6 +20,9 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
+            if is_durable:
+                file.flush()
+                os.fsync(descriptor)
         Path(name).replace(path)
     except OSError:
         Path(name).unlink(missing_ok=True)

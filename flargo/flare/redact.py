@@ -32,6 +32,7 @@ LOGGERS: Final = (
     "flargo.embedded.routes",
     "flargo.flare.wait",
     "flargo.flare.client_jobs",
+    "flargo.flare.launch_records",
     "flargo.flare.launcher",
     "flargo.flare.report",
     "flargo.flare.request",

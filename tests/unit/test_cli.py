@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flargo.flare.launch_records import FOLDER
 from flargo.flare.redact import install_filter
 from flargo.tools.cli.main import COMMANDS
 from flargo.tools.cli.output import wrap, write_hanging
@@ -203,6 +204,19 @@ def test_undo_restores_content_and_modes(kit: Kit) -> None:
     assert "remove  local/resources.json" in result.stdout
     assert file_contents(root) == before
     assert {path: path.stat().st_mode for path in root.rglob("*")} == modes
+
+
+def test_records_of_launches_disturb_no_undo(kit: Kit) -> None:
+    """A parent that runs in the kit's own folder keeps its records beside that of `prepare`."""
+    root = kit("k8s/site-1")
+    before = file_contents(root)
+    assert run("prepare", root, "--workspace", "/data").exit_code == 0
+    (root / FOLDER).mkdir()
+    (root / FOLDER / "job.json").write_text("{}")
+    assert run("prepare", root, "--workspace", "/other").exit_code == 0
+    assert run("prepare", root, "--undo").exit_code == 0
+    assert file_contents(root) == before | {str(FOLDER / "job.json"): b"{}"}
+    assert run("prepare", root, "--undo").exit_code != 0, "the record of `prepare` is gone"
 
 
 def test_argo_option_parses_yaml_values(kit: Kit) -> None:

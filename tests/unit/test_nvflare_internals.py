@@ -3,6 +3,7 @@
 import inspect
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from nvflare.private.fed.client import client_executor
 from nvflare.private.fed.client.client_executor import JobExecutor
 from nvflare.private.fed.server.fed_server import FederatedServer
 
+from flargo.flare.launch_records import FOLDER
 from flargo.flare.nvflare_internals import (
     HEART_BEAT_TIMEOUT,
     PROBE_SECONDS,
@@ -213,6 +215,22 @@ def test_a_restored_transfer_has_the_old_token(parent: ClientParent) -> None:
     assert (record.workspace_root, error, transfer.has_results) == (parent.workspace, None, False)
     manager.remove_job(JOB_ID)  # as it does itself when it has extracted the results
     assert transfer.has_results
+
+
+def test_job_pods_do_not_get_the_records_of_launches(tmp_path: Path) -> None:
+    """A job's process gets the folder ``local`` and its own run directory, and its results may only go there."""
+    folder = tmp_path / FOLDER
+    for file in (folder / "other.json", tmp_path / "local" / "log.json", tmp_path / "job-1" / "app" / "config.json"):
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    bundle = tmp_path / "bundle.zip"
+    workspace_cell_transfer._zip_workspace_to_file(str(tmp_path), "job-1", str(bundle))
+    with zipfile.ZipFile(bundle) as archive:
+        assert sorted(archive.namelist()) == ["job-1/app/config.json", "local/log.json"]
+    with zipfile.ZipFile(bundle, "w") as archive:
+        archive.writestr(str(FOLDER / "other.json"), "forged")
+    with zipfile.ZipFile(bundle) as archive, pytest.raises(ValueError, match="outside job workspace"):
+        workspace_cell_transfer._validate_job_zip_members(archive, "job-1")
 
 
 def test_a_restored_transfer_is_removed_as_any(parent: ClientParent) -> None:

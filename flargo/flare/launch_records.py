@@ -1,0 +1,203 @@
+"""Records of a client's running launches on the site's disk, from which the parent's next run takes its jobs back.
+
+A record holds what neither the cluster nor FLARE can tell a later run: how to build the job's next attempt, and which
+attempt was the last one. It holds no secret: credentials are only in the attempt's Secret. The folder is in the
+parent's workspace, which in a cluster is on a volume. It is no part of what FLARE sends to job pods: the folder
+``local`` and the job's own.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flargo.cluster.error_text import describe
+from flargo.flare.atomic_file import write_atomically
+from flargo.job import names
+from flargo.job.documents import load_json
+from flargo.job.trust import MAX_REJOIN, job_id
+from flargo.job.validate import InvalidInput, Verbatim, between, dns_label, mapping, object_name, optional, seconds
+from flargo.parsing import is_attempt
+from flargo.terms import Launch, Object, Parent, Role, SecretData
+
+FOLDER = Path(".flargo", "launches")
+"""The folder of the records, in the parent's workspace."""
+_VERSION = 1
+_MAX_BYTES = 4 * 1024 * 1024
+"""Bytes of a record. A Workflow, which holds the same pod, has at most half as many (etcd's limit)."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecord:
+    """One launch of a client's job, and its latest attempt."""
+
+    first: Launch
+    """The first attempt, without the content of its Secrets."""
+    number: int
+    """Which attempt was the latest, from 1."""
+    attempt: str
+    """The id of the latest attempt."""
+
+    @property
+    def workflow(self) -> str:
+        """The name of the latest attempt's Workflow."""
+        return names.attempt_name(self.first.pod["metadata"]["name"], self.number)
+
+    @property
+    def credentials(self) -> str:
+        """The name of the latest attempt's credentials Secret."""
+        return names.credentials_secret(self.workflow, self.attempt)
+
+
+class LaunchRecords:
+    """The folder with one file for each running launch of a parent.
+
+    Neither the folder nor the one above it may be a link: whoever made the startup kit could otherwise choose what is
+    deleted.
+    """
+
+    def __init__(self, workspace: Path) -> None:
+        """Use the folder of a workspace; it is created for the first record.
+
+        Args:
+            workspace: the parent's workspace.
+        """
+        self._folder = workspace / FOLDER
+
+    def save(self, record: LaunchRecord) -> None:
+        """Write a record, or replace it. A record that cannot be written is only logged: its job runs all the same."""
+        job = record.first.job_id
+        if self._is_link:
+            _log.warning("job %s: not recorded, so it ends if this parent restarts: %s is a link", job, self._folder)
+            return
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(self._path(job), json.dumps(_to_json(record)), is_durable=True)
+        except OSError as error:
+            _log.warning("job %s: not recorded, so it ends if this parent restarts: %s", job, describe(error))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job's record, if there is one."""
+        try:
+            if not self._is_link:
+                self._path(job_id).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("job %s: its record cannot be deleted: %s", job_id, describe(error))
+
+    def load(self, parent: Parent) -> list[LaunchRecord]:
+        """Return all records of a site's earlier runs. What cannot be used is logged and deleted.
+
+        Args:
+            parent: this run of the parent; the records get its epoch.
+        """
+        if self._is_link:
+            _log.warning("%s is a link; it is not read", self._folder)
+            return []
+        records = []
+        for path in _files(self._folder):
+            try:
+                records.append(_from_json(path, parent))
+            except (OSError, InvalidInput) as error:
+                problem = error if isinstance(error, InvalidInput) else describe(error)
+                _log.warning("%s: this record of a launch cannot be used: %s", path, problem)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        return records
+
+    @property
+    def _is_link(self) -> bool:
+        return self._folder.is_symlink() or self._folder.parent.is_symlink()
+
+    def _path(self, job_id: str) -> Path:
+        return self._folder / f"{job_id}.json"
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the records in a folder, and what remains of one that was being written when the parent ended."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        _log.warning("%s: the records of launches cannot be read: %s", folder, describe(error))
+        return []
+
+
+def _to_json(record: LaunchRecord) -> Object:
+    first = record.first
+    return {
+        "version": _VERSION,
+        "job_id": first.job_id,
+        "job_name": first.job_name,
+        "study": first.study,
+        "site": first.parent.site,
+        "federation": first.parent.federation,
+        "first_attempt": first.attempt,
+        "pod": first.pod,
+        "container": first.container,
+        "startup": first.startup.name,
+        "credentials": first.credentials.name,
+        "pending": first.pending,
+        "max_attempts": first.max_attempts,
+        "number": record.number,
+        "attempt": record.attempt,
+    }
+
+
+def _from_json(path: Path, parent: Parent) -> LaunchRecord:
+    """Read a record.
+
+    Raises:
+        InvalidInput: it is no file, not complete, not JSON, or of another site; names the field.
+        OSError: it cannot be read.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise InvalidInput("the file", Verbatim("a link, a folder or a device"), "a file")
+    with path.open("rb") as stream:
+        text = stream.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
+        raise InvalidInput("the file", Verbatim("too large"), f"at most {_MAX_BYTES} bytes")
+    fields = mapping("the file", load_json("the file", text))
+    for key, value in (("version", _VERSION), ("site", parent.site), ("federation", parent.federation)):
+        if fields.get(key) != value:
+            raise InvalidInput(key, fields.get(key), repr(value))
+    pod = mapping("pod", fields.get("pod"))
+    dns_label("pod['metadata']['name']", mapping("pod['metadata']", pod.get("metadata")).get("name"))
+    containers = mapping("pod['spec']", pod.get("spec")).get("containers")
+    if not isinstance(containers, list) or not all(isinstance(container, dict) for container in containers):
+        raise InvalidInput("pod['spec']['containers']", containers, "a list of dictionaries")
+    first = Launch(
+        job_id=job_id("job_id", fields.get("job_id")),
+        job_name=_text(fields, "job_name"),
+        study=_text(fields, "study"),
+        parent=Parent(parent.site, parent.federation, parent.epoch, Role.CLIENT),
+        attempt=_attempt(fields, "first_attempt"),
+        pod=pod,
+        container=_text(fields, "container"),
+        startup=SecretData(object_name("startup", fields.get("startup")), {}),
+        credentials=SecretData(object_name("credentials", fields.get("credentials")), {}),
+        pending=optional(seconds)("pending", fields.get("pending")),
+        max_attempts=between(1, MAX_REJOIN + 1)("max_attempts", fields.get("max_attempts")),
+    )
+    if path.name != f"{first.job_id}.json":
+        raise InvalidInput("job_id", first.job_id, f"the file's name without .json: {path.name}")
+    number = between(1, first.max_attempts)("number", fields.get("number"))
+    return LaunchRecord(first, number, _attempt(fields, "attempt"))
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str):
+        raise InvalidInput(key, value, "a string")
+    return value
+
+
+def _attempt(fields: Mapping[str, Any], key: str) -> str:
+    value = _text(fields, key)
+    if not is_attempt(value):
+        raise InvalidInput(key, value, "1 to 20 lower-case letters and digits")
+    return value
