@@ -19,7 +19,7 @@ from flargo.control.submit import SubmitError
 from flargo.control.workers import Task
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
-from flargo.status.reasons import ReturnCode
+from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.rejoin import (
     find_obstacle,
     has_never_started,
@@ -51,13 +51,23 @@ class Backend(Protocol):
     """What the attempts of a job need from the loop and from FLARE. Its methods may do I/O, except ``launch``."""
 
     def build_plan(self, number: int) -> Plan:
-        """Return the plan of an attempt after the first."""
+        """Return the plan of an attempt after the first, and note that the attempt is about to begin."""
+
+    def on_dropped(self) -> None:
+        """Note that the attempt whose plan was built last does not begin: the job has ended."""
 
     def launch(self, attempts: "Attempts", plan: Plan, number: int) -> LaunchedJob:
         """Start to launch an attempt, which reports to ``attempts`` with its number, and return at once.
 
         Raises:
             SubmitError: no job may be launched any more.
+        """
+
+    def adopt(self, attempts: "Attempts", number: int) -> LaunchedJob:
+        """Follow an attempt that an earlier run of this parent has launched, and return at once.
+
+        Raises:
+            SubmitError: the parent is shutting down.
         """
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
@@ -126,7 +136,7 @@ class Attempts:
         self._attempt = LaunchedJob("")
         """The attempt that the loop follows, or the lost one while there is none."""
         self._loss: Verdict | None = None
-        """The verdict on the latest attempt that was lost."""
+        """The verdict on the latest attempt that this run of the parent has lost."""
         self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = self._is_server_gone = False
         self._obstacle = ""
         """Why no attempt may follow this one although it was lost."""
@@ -144,6 +154,8 @@ class Attempts:
         self._tail = ""
         self._is_tail_read = False
         self._is_over = False
+        self._is_adopted = self._is_attempt_adopted = False
+        """An earlier run of this parent has launched the job; the present attempt, too."""
         self.launched = LaunchedJob("")
         """The job as FLARE's handle sees it: with the stage of the attempt that the loop follows."""
 
@@ -157,6 +169,30 @@ class Attempts:
             self._attempt = self._backend.launch(self, plan, 1)
             self.launched.name = plan.name
 
+    def adopt(self, number: int) -> None:
+        """Follow an attempt that an earlier run of this parent has launched. FLARE may wait for the job already.
+
+        Args:
+            number: which attempt it is, from 1.
+
+        Raises:
+            SubmitError: the parent is shutting down. The job has got its verdict then.
+        """
+        try:
+            with self._lock:
+                self._is_adopted = self._is_attempt_adopted = self._is_server_asked = True
+                self._number = number
+                self._attempt = self._backend.adopt(self, number)
+                self.launched.name = self._attempt.name
+                if self._cause is not None:
+                    self._cause = self._end_cause(self._cause)
+                attempt, cause = self._attempt, self._cause
+        except SubmitError as error:
+            self._conclude(Verdict(Reason.ORPHANED, int(ReturnCode.LOST), str(error)))
+            raise
+        if cause is not None:
+            self._backend.stop(attempt, cause)
+
     def stop(self, cause: Cause) -> None:
         """End the job for good, whichever attempt runs or is about to begin. Returns at once.
 
@@ -166,13 +202,20 @@ class Attempts:
         with self._lock:
             if self._is_over or self._cause is Cause.ABORT:
                 return
-            self._cause = cause
+            self._cause = cause = self._end_cause(cause)
             attempt, is_in_gap = self._attempt, self._is_in_gap
         self._stopped.set()
         if is_in_gap:
             self._conclude(_stopped_verdict(cause, "it was between two attempts"))
         else:
             self._backend.stop(attempt, cause)
+
+    def _end_cause(self, requested: Cause) -> Cause:
+        """Return why the job ends, for a request of FLARE.
+
+        An adopted job's abort arrives only as the cleanup of a job that the server no longer knows.
+        """
+        return Cause.ABORT if self._is_adopted and requested is Cause.CLEANUP else requested
 
     # --- called by the loop, with the number of the attempt
 
@@ -181,14 +224,17 @@ class Attempts:
         with self._lock:
             if number != self._number or self._is_over:
                 return
-            self._is_loss = is_loss(state, deleted_counts=self._deleted_counts)
+            ended_unseen = self._is_attempt_adopted and state.pod is None
+            self._is_loss = is_loss(state, deleted_counts=self._deleted_counts, ended_unseen=ended_unseen)
             self._is_place_free = is_place_free(state)
-            self._obstacle = find_obstacle(state, deleted_counts=self._deleted_counts)
+            self._obstacle = find_obstacle(state, deleted_counts=self._deleted_counts, ended_unseen=ended_unseen)
             if state.stage is Stage.RUNNING and self._began_at is None:
                 self._began_at = self._clock()
             self._lost_pods = lost_pods(state)
             self._workflow = state.observation.workflow or self._workflow
             self._own_verdict = state.verdict
+            if self._is_attempt_adopted and Stage.ABSENT < state.stage < Stage.RUNNING:
+                self._is_server_asked = False
             asks_server = number > 1 and state.stage is Stage.RUNNING and not self._is_server_asked
             self._is_server_asked |= asks_server
             is_dying = state.pod is not None and state.pod.deleting and number < self._max_attempts
@@ -276,7 +322,7 @@ class Attempts:
         """
         with self._lock:
             if self._cause is not None or self._is_over:
-                return _do_nothing
+                return self._backend.on_dropped
             if self._obstacle:
                 raise SubmitError(self._obstacle)
             if not self._is_place_free:
@@ -287,6 +333,7 @@ class Attempts:
             self._number = number
             self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
             self._has_turn, self._obstacle, self._began_at = False, "", None
+            self._is_attempt_adopted = False
             self._is_tail_read, self._tail = False, ""
             self._lost_workflow, self._workflow, self._own_verdict = lost, None, None
         return lambda: self._backend.on_next(number, pods, plan.name, lost)

@@ -1,4 +1,7 @@
-"""The jobs of a client's parent: launched, and started again when the cluster has lost them."""
+"""The jobs of a client's parent: launched, started again when the cluster has lost them, and taken back.
+
+Every launch is recorded on the site's disk before anything of it can exist, so that the parent's next run knows it.
+"""
 
 import logging
 import secrets
@@ -7,20 +10,22 @@ from dataclasses import dataclass
 
 from flargo.control.attempt_notes import EventReason
 from flargo.control.attempts import Attempts
+from flargo.control.inputs import Adopted
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter
 from flargo.control.workers import Task
 from flargo.flare.handle import ArgoJobHandle
+from flargo.flare.launch_records import LaunchRecord, LaunchRecords
 from flargo.flare.nvflare_internals import WorkspaceTransfer
 from flargo.flare.report import Report
 from flargo.job.next_attempt import next_attempt
-from flargo.job.plan import build_plan
+from flargo.job.plan import build_plan, start_timeouts
 from flargo.job.settings import Settings
 from flargo.status.job_state import JobState
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import WorkflowView
-from flargo.terms import Launch, Plan, ServerJob
+from flargo.terms import Launch, Plan, ServerJob, Uid
 
 OnEnd = Callable[[Verdict, str, str], None]
 """Called once for each job, with the verdict, the name of its last Workflow, and the end of its log."""
@@ -42,12 +47,24 @@ class _Backend:
     report: Report
     meter: Meter
     probe: Callable[[], ServerJob]
+    records: LaunchRecords | None
+    """Where launches are recorded for the parent's next run; None: nowhere."""
     end: OnEnd
+    adopted: Adopted | None = None
+    """The attempt that an earlier run of this parent has launched; None: this run has launched the first one."""
 
     def build_plan(self, number: int) -> Plan:
-        """Return the plan of an attempt after the first."""
+        """Return the plan of an attempt after the first, and record the attempt."""
         assert self.first is not None, f"job {self.job_id} has one attempt only"
-        return build_plan(next_attempt(self.first, number, secrets.token_hex(4)), self.settings)
+        launch = next_attempt(self.first, number, secrets.token_hex(4))
+        if self.records is not None:
+            self.records.save(LaunchRecord(self.first, number, launch.attempt))
+        return build_plan(launch, self.settings)
+
+    def on_dropped(self) -> None:
+        """Delete the job's record: the attempt that it names does not begin."""
+        if self.records is not None:
+            self.records.delete(self.job_id)
 
     def launch(self, attempts: Attempts, plan: Plan, number: int) -> LaunchedJob:
         """Start to launch an attempt, and return at once.
@@ -65,6 +82,21 @@ class _Backend:
         which = f", attempt {number} of {self.max_attempts}" if self.max_attempts > 1 else ""
         _log.info("%s: job %s submitted as Workflow %s%s", self.site, self.job_id, plan.name, which)
         return launched
+
+    def adopt(self, attempts: Attempts, number: int) -> LaunchedJob:
+        """Follow an attempt that an earlier run of this parent has launched, and return at once.
+
+        Raises:
+            SubmitError: the parent is shutting down.
+        """
+        assert self.adopted is not None, f"job {self.job_id} was not launched by an earlier run"
+        return self.loop.adopt(
+            self.adopted,
+            lambda: self.transfer.has_results,
+            lambda verdict, tail: attempts.on_verdict(number, verdict, tail),
+            collect_log=self.settings.argo.keep_lost_log,
+            on_state=lambda state: attempts.on_state(number, state),
+        )
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
         """Request the end of an attempt, and return at once."""
@@ -105,7 +137,9 @@ class _Backend:
             self.run(lambda: self.loop.attempt_notes.announce(lost, EventReason.STARTED, message))
 
     def on_end(self, verdict: Verdict, workflow: str, tail: str) -> None:
-        """Report the verdict on the job."""
+        """Report the verdict on the job, and delete its record: nobody is to take it back any more."""
+        if self.records is not None:
+            self.records.delete(self.job_id)
         self.end(verdict, workflow, tail)
 
     def note_verdict(self, verdict: Verdict, workflows: Sequence[WorkflowView]) -> None:
@@ -120,11 +154,19 @@ class _Backend:
 class ClientJobs:
     """The running jobs of one client's parent."""
 
-    def __init__(self, settings: Settings, loop: Loop, meter: Meter) -> None:
-        """Start without any job."""
+    def __init__(self, settings: Settings, loop: Loop, meter: Meter, records: LaunchRecords | None) -> None:
+        """Start without any job.
+
+        Args:
+            settings: the site's settings.
+            loop: the parent's loop.
+            meter: receives measurements.
+            records: where launches are recorded for the parent's next run; None: nowhere.
+        """
         self._settings = settings
         self._loop = loop
         self._meter = meter
+        self._records = records
         self._running: set[Attempts] = set()
 
     def launch(
@@ -149,35 +191,54 @@ class ClientJobs:
         Raises:
             SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
         """
-
-        def end(verdict: Verdict, workflow: str, tail: str) -> None:
-            self._running.discard(attempts)
-            on_end(verdict, workflow, tail)
-
-        backend = _Backend(
-            launch.job_id,
-            launch.parent.site,
-            launch.max_attempts,
-            launch if launch.max_attempts > 1 else None,
-            self._settings,
-            self._loop,
-            transfer,
-            report,
-            self._meter,
-            probe,
-            end,
-        )
-        argo = self._settings.argo
-        attempts = Attempts(
-            backend, launch.max_attempts, deleted_counts=argo.rejoin_deleted, keeps_logs=argo.keep_lost_log
-        )
-        self._running.add(attempts)
+        attempts = self._prepare(launch, transfer, report, probe, on_end)
+        if self._records is not None:
+            self._records.save(LaunchRecord(launch, launch.number, launch.attempt))
         try:
             attempts.start(plan)
         except BaseException:
             self._running.discard(attempts)
+            if self._records is not None:
+                self._records.delete(launch.job_id)
             raise
         return ArgoJobHandle(attempts.launched, attempts.stop)
+
+    def adopt(
+        self,
+        record: LaunchRecord,
+        uid: Uid,
+        transfer: WorkspaceTransfer,
+        report: Report,
+        probe: Callable[[], ServerJob],
+        on_end: OnEnd,
+        register: Callable[[ArgoJobHandle], None],
+    ) -> ArgoJobHandle:
+        """Take back a job that an earlier run of this parent has launched; return its handle.
+
+        Args:
+            record: the record of the launch, with the content of the Secrets.
+            uid: the uid of the latest attempt's Workflow.
+            transfer: the transfer of the job's workspace, registered with the old token.
+            report: where the job's outcome is reported.
+            probe: returns whether the server's process of the job runs.
+            on_end: called with the verdict, before threads that wait for the job are woken.
+            register: makes FLARE wait for a handle.
+
+        Raises:
+            AdoptionError: FLARE cannot wait for the job.
+            SubmitError: the parent is shutting down. ``on_end`` has been called then.
+        """
+        timeouts = start_timeouts(record.first, self._settings)
+        adopted = Adopted(record.workflow, uid, record.attempt, timeouts, self._settings.argo.kill_grace)
+        attempts = self._prepare(record.first, transfer, report, probe, on_end, adopted)
+        handle = ArgoJobHandle(attempts.launched, attempts.stop)
+        try:
+            register(handle)
+            attempts.adopt(record.number)
+        except BaseException:
+            self._running.discard(attempts)
+            raise
+        return handle
 
     def stop_all(self, cause: Cause) -> None:
         """End all jobs, those between two attempts included. Returns at once."""
@@ -186,3 +247,38 @@ class ClientJobs:
                 attempts.stop(cause)
             except Exception:  # noqa: BLE001  (an error about one job must not keep the others from their end)
                 _log.exception("a job could not be stopped")
+
+    def _prepare(
+        self,
+        first: Launch,
+        transfer: WorkspaceTransfer,
+        report: Report,
+        probe: Callable[[], ServerJob],
+        on_end: OnEnd,
+        adopted: Adopted | None = None,
+    ) -> Attempts:
+        def end(verdict: Verdict, workflow: str, tail: str) -> None:
+            self._running.discard(attempts)
+            on_end(verdict, workflow, tail)
+
+        backend = _Backend(
+            first.job_id,
+            first.parent.site,
+            first.max_attempts,
+            first if first.max_attempts > 1 else None,
+            self._settings,
+            self._loop,
+            transfer,
+            report,
+            self._meter,
+            probe,
+            self._records,
+            end,
+            adopted,
+        )
+        argo = self._settings.argo
+        attempts = Attempts(
+            backend, first.max_attempts, deleted_counts=argo.rejoin_deleted, keeps_logs=argo.keep_lost_log
+        )
+        self._running.add(attempts)
+        return attempts

@@ -42,6 +42,11 @@ class ArgoJobHandle(JobHandleSpec):  # type: ignore[misc]  # nvflare is untyped
         verdict = self._job.verdict
         return int(JobReturnCode.UNKNOWN) if verdict is None else verdict.code
 
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the job has its return code."""
+        return self._job.verdict is not None
+
     def wait(self) -> None:
         """Return when the program has ended, or can never run. Argo may still be cleaning up."""
         self._job.wait(lambda job: job.verdict is not None)

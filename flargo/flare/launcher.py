@@ -341,6 +341,6 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
         self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
     ) -> ArgoJobHandle:
         with self._lock:
-            self._jobs = self._jobs or ClientJobs(self._settings, loop, self._meter)
+            self._jobs = self._jobs or ClientJobs(self._settings, loop, self._meter, None)
         probe = ServerJobProbe(fl_ctx.get_engine().cell, launch.job_id)
         return self._jobs.launch(launch, plan, transfer, report, probe.probe, self._end(launch, transfer, report))

@@ -25,12 +25,13 @@ def build_plan(launch: Launch, settings: Settings) -> Plan:
         workflow=manifest,
         startup=launch.startup,
         credentials=launch.credentials,
-        timeouts=_start_timeouts(launch, settings),
+        timeouts=start_timeouts(launch, settings),
         grace=settings.argo.kill_grace,
     )
 
 
-def _start_timeouts(launch: Launch, settings: Settings) -> StartTimeouts:
+def start_timeouts(launch: Launch, settings: Settings) -> StartTimeouts:
+    """Return how long a launch may wait before its program runs."""
     is_server, timeout = launch.parent.role is Role.SERVER, settings.timeout
     server_total = SERVER_START_SECONDS if timeout is None else min(timeout, SERVER_START_SECONDS)
     return StartTimeouts(

@@ -14,9 +14,11 @@ SETTLE_SECONDS = 15.0
 status, up to 10 s after the kubelet has evicted a pod; until then it sends the next pod to the same node."""
 _REJECTED = "Pod was rejected"
 """The beginning of a pod's message if its kubelet has not admitted it."""
+_SIGTERM_CODE = 143
+"""The exit code of a program that SIGTERM has ended. When a pod is deleted, the kubelet sends it."""
 
 
-def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
+def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False) -> bool:
     """Return whether the infrastructure has ended a job's process, so that it may be started again.
 
     It may not if somebody has ended the job meanwhile, or if its results have arrived: there is nothing left to do, and
@@ -29,6 +31,9 @@ def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
     Args:
         state: the state of the attempt.
         deleted_counts: the deletion of the pod counts, too.
+        ended_unseen: the pod was gone before this run of the parent saw it. Nothing tells then whether it was drained,
+            together with the parent perhaps, or deleted by a person; so a deletion counts, and so does SIGTERM, which
+            Argo sometimes records as the end of a deleted pod's program.
     """
     if state.verdict is None or state.cause is not None or state.is_ended_by_others or state.observation.has_results:
         return False
@@ -39,7 +44,9 @@ def is_loss(state: JobState, *, deleted_counts: bool) -> bool:
             pod = state.exited_pod or state.pod
             return pod is not None and (bool(pod.disruption) or pod.message.startswith(_REJECTED))
         case Reason.POD_DELETED:
-            return deleted_counts
+            return deleted_counts or ended_unseen
+        case Reason.PROGRAM_FAILED:
+            return ended_unseen and state.verdict.exit_code == _SIGTERM_CODE
         case _:
             return False
 
@@ -61,14 +68,15 @@ def is_place_free(state: JobState) -> bool:
     return state.is_over or (is_node_lost(state, state.verdict_at) and not other_containers_run)
 
 
-def find_obstacle(state: JobState, *, deleted_counts: bool) -> str:
+def find_obstacle(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False) -> str:
     """Return why no attempt may follow one that was lost; empty if one may follow, at once or later.
 
     Args:
         state: the state of the lost attempt.
         deleted_counts: as for ``is_loss``.
+        ended_unseen: as for ``is_loss``.
     """
-    if not is_loss(state, deleted_counts=deleted_counts):
+    if not is_loss(state, deleted_counts=deleted_counts, ended_unseen=ended_unseen):
         return "its results have arrived" if state.observation.has_results else "its Workflow was terminated or deleted"
     if state.is_end_overdue and not is_place_free(state):
         what = "its Workflow or pod has not ended" if state.secret_deleted else "its credentials Secret is not deleted"

@@ -20,7 +20,7 @@ from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import Observation, WorkflowView
 from flargo.terms import Plan, ServerJob, Uid
 from tests.harness.plans import submit_plan
-from tests.harness.story import POD_RUNNING, WORKFLOW, Story
+from tests.harness.story import FAILED, POD_RUNNING, WORKFLOW, Story
 
 LOSS = Verdict(Reason.DISRUPTED, 104, "drained")
 DELETED = Verdict(Reason.POD_DELETED, 104)
@@ -49,9 +49,15 @@ class FakeBackend:
     next_workflows: list[tuple[str, WorkflowView | None]] = field(default_factory=list)
     notes: list[tuple[Verdict, list[str]]] = field(default_factory=list)
     has_threads: bool = True
+    is_noted: bool = False
+    """The job's latest attempt is noted, for a later run of the parent."""
 
     def build_plan(self, number: int) -> Plan:
+        self.is_noted = True
         return replace(submit_plan(), name=f"job-site-r{number - 1}")
+
+    def on_dropped(self) -> None:
+        self.is_noted = False
 
     def launch(self, _: Attempts, plan: Plan, number: int) -> LaunchedJob:
         error = self.fails(number)
@@ -59,6 +65,9 @@ class FakeBackend:
             raise error
         self.launched.append(LaunchedJob(plan.name))
         return self.launched[-1]
+
+    def adopt(self, attempts: Attempts, number: int) -> LaunchedJob:
+        return self.launch(attempts, self.build_plan(number) if number > 1 else submit_plan(), number)
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
         self.stopped.append((launched.name, cause))
@@ -84,6 +93,7 @@ class FakeBackend:
         self.next_workflows.append((workflow, lost))
 
     def on_end(self, verdict: Verdict, workflow: str, _: str) -> None:
+        self.is_noted = False
         self.ends.append((verdict, workflow))
 
     def note_verdict(self, verdict: Verdict, workflows: Sequence[WorkflowView]) -> None:
@@ -110,7 +120,10 @@ class NoWait(threading.Event):
 class Job:
     """Attempts with a fake backend, and the inputs that a loop would give them."""
 
-    def __init__(self, max_attempts: int = 3, *, deleted_counts: bool = False, keeps_logs: bool = False) -> None:
+    def __init__(
+        self, max_attempts: int = 3, *, deleted_counts: bool = False, keeps_logs: bool = False, adopted: int = 0
+    ) -> None:
+        """Start a job, or adopt its attempt of a number."""
         self.backend = FakeBackend()
         self.now = 0.0
         self.attempts = Attempts(
@@ -120,7 +133,12 @@ class Job:
             keeps_logs=keeps_logs,
             clock=lambda: self.now,
         )
-        self.attempts.start(submit_plan())
+        self.before = max(0, adopted - 1)
+        """The attempts of earlier runs of the parent that are over."""
+        if adopted:
+            self.attempts.adopt(adopted)
+        else:
+            self.attempts.start(submit_plan())
 
     def never_waits(self) -> None:
         """Ask a silent server again at once."""
@@ -128,16 +146,21 @@ class Job:
 
     @property
     def number(self) -> int:
-        return len(self.backend.launched)
+        return self.before + len(self.backend.launched)
 
     def runs(self) -> None:
         """The current attempt's program runs."""
         self.attempts.on_state(self.number, running_state())
 
-    def ends(self, verdict: Verdict, *, is_gone: bool = True) -> None:
-        """The current attempt ends, and nothing of it is left (unless ``is_gone`` is false)."""
-        number = self.number
-        self.attempts.on_state(number, ended_state(verdict, is_gone=is_gone, number=number))
+    def ends(self, verdict: Verdict, *, is_gone: bool = True, is_unseen: bool = False) -> None:
+        """The current attempt ends, and nothing of it is left (unless ``is_gone`` is false).
+
+        With ``is_unseen`` this run of the parent has never seen its pod, only what Argo says about it.
+        """
+        number, state = self.number, ended_state(verdict, is_gone=is_gone, number=self.number)
+        if is_unseen:
+            state = replace(state, pod=None, observation=replace(state.observation, workflow=FAILED))
+        self.attempts.on_state(number, state)
         self.attempts.on_verdict(number, verdict, "")
 
     @property
@@ -433,6 +456,21 @@ def test_a_shutdown_between_attempts_needs_no_thread() -> None:
     assert (job.verdict.reason, job.verdict.code) == (Reason.PARENT_ENDED, 104)
 
 
+def test_an_attempt_that_is_dropped_is_noted_no_more() -> None:
+    """A parent's later run would look for it. The abort comes while the attempt's plan is built."""
+
+    class AbortedBackend(FakeBackend):
+        def build_plan(self, number: int) -> Plan:
+            job.attempts.stop(Cause.ABORT)
+            return super().build_plan(number)
+
+    job = Job()
+    job.attempts._backend = job.backend = AbortedBackend(launched=job.backend.launched)
+    job.ends(LOSS)
+    job.backend.work()
+    assert (job.number, job.verdict and job.verdict.code, job.backend.is_noted) == (1, 9, False)
+
+
 def test_flare_sees_the_stage_of_the_current_attempt() -> None:
     job, stages = Job(), []
 
@@ -566,12 +604,104 @@ def test_a_place_that_does_not_become_free_ends_the_job() -> None:
     assert "not started again: its credentials Secret is not deleted after 600 s" in job.verdict.detail
 
 
+def test_an_adopted_job_is_started_again() -> None:
+    """Its numbers go on where the earlier run of the parent left off."""
+    job = Job(adopted=2)
+    assert job.attempts.launched.name == "job-site-r1"
+    job.ends(LOSS)
+    job.backend.work()
+    assert [each.name for each in job.backend.launched] == ["job-site-r1", "job-site-r2"]
+    job.ends(LOSS)
+    job.backend.work()
+    assert job.verdict is not None
+    assert (job.number, job.verdict.detail) == (3, "attempt 3 of 3: drained")
+
+
+@pytest.mark.parametrize("verdict", [DELETED, replace(FAILURE, exit_code=143)])
+@pytest.mark.parametrize("is_unseen", [True, False])
+def test_a_pod_that_went_with_its_parent_is_a_loss(verdict: Verdict, is_unseen: bool) -> None:  # noqa: FBT001
+    """Only of the attempt that was adopted: a later one is seen from its beginning."""
+    job = Job(adopted=1)
+    job.ends(verdict, is_unseen=is_unseen)
+    job.backend.work()
+    assert (job.number, job.verdict) == ((2, None) if is_unseen else (1, verdict))
+    if is_unseen:
+        job.ends(verdict, is_unseen=True)
+        job.backend.work()
+        assert (job.number, job.verdict and job.verdict.reason) == (2, verdict.reason)
+
+
+@pytest.mark.parametrize("verdict", [SUCCESS, FAILURE, NEVER_RAN, REPORTED])
+def test_an_own_end_that_nobody_saw_is_final(verdict: Verdict) -> None:
+    job = Job(adopted=2)
+    job.ends(verdict, is_unseen=True)
+    job.backend.work()
+    assert (job.number, job.verdict) == (2, verdict)
+
+
+def test_the_cleanup_of_an_adopted_job_is_an_abort() -> None:
+    """FLARE's server does not tell the parent of an adopted job that the job was aborted."""
+    job = Job(adopted=1)
+    job.attempts.stop(Cause.CLEANUP)
+    assert job.backend.stopped == [("job-site", Cause.ABORT)]
+    job.ends(LOSS)
+    assert (job.verdict and job.verdict.code, job.number) == (9, 1)
+
+
+def test_the_cleanup_of_an_adopted_jobs_next_attempt_is_an_abort() -> None:
+    job = Job(adopted=1)
+    job.ends(LOSS)
+    job.backend.work()
+    job.attempts.stop(Cause.CLEANUP)
+    assert job.backend.stopped == [("job-site-r1", Cause.ABORT)]
+
+
+@pytest.mark.parametrize(("cause", "expected"), [(Cause.CLEANUP, Cause.ABORT), (Cause.PARENT_END, Cause.PARENT_END)])
+def test_a_stop_before_the_adoption_is_not_lost(cause: Cause, expected: Cause) -> None:
+    """FLARE has the handle before the loop follows the job."""
+    backend = FakeBackend()
+    attempts = Attempts(backend, 3, deleted_counts=False, keeps_logs=False)
+    attempts.stop(cause)
+    attempts.adopt(1)
+    assert backend.stopped[-1] == ("job-site", expected)
+    attempts.on_state(1, ended_state(LOSS))
+    attempts.on_verdict(1, LOSS, "")
+    assert [verdict.reason for verdict, _ in backend.ends] == [expected.value]
+
+
+def test_an_adoption_that_is_refused_leaves_nobody_waiting() -> None:
+    backend = FakeBackend(fails=lambda _: SubmitError("this FLARE parent is shutting down"))
+    attempts = Attempts(backend, 3, deleted_counts=False, keeps_logs=False)
+    with pytest.raises(SubmitError, match="shutting down"):
+        attempts.adopt(2)
+    assert attempts.launched.verdict is not None
+    assert (attempts.launched.verdict.reason, attempts.launched.verdict.code) == (Reason.ORPHANED, 104)
+
+
+@pytest.mark.parametrize("stage", [Stage.SUBMITTED, Stage.SHORTAGE, Stage.PULLING])
+def test_the_server_is_asked_about_an_adopted_attempt_that_waits(stage: Stage) -> None:
+    """The server's process may have ended while the attempt waited. A process that runs hears of it by itself."""
+    job = Job(adopted=2)
+    job.runs()
+    assert not job.backend.tasks
+    job = Job(adopted=2)
+    job.attempts.on_state(2, replace(running_state(), stage=stage, pod=None))
+    job.never_waits()
+    job.backend.servers = [ServerJob.GONE] * GONE_ANSWERS
+    job.runs()
+    job.backend.work()
+    assert job.backend.stopped == [("job-site-r1", Cause.CLEANUP)]
+    cleaned_up = Verdict(Reason.CLEANED_UP, 1)
+    job.ends(cleaned_up)
+    assert job.verdict is cleaned_up
+
+
 CAUSES = {"abort": Cause.ABORT, "cleanup": Cause.CLEANUP, "shutdown": Cause.PARENT_END}
 MOVES = st.lists(
     st.one_of(
         st.tuples(st.just("end"), st.sampled_from((LOSS, LOSS, LOSS, *OTHERS)), st.booleans()),
         st.tuples(st.sampled_from(("run", "gone", "taken", "ended by others", "work", "work"))),
-        st.tuples(st.sampled_from(("run", "gone", "work", *CAUSES))),
+        st.tuples(st.sampled_from(("run", "gone", "work", "restart", *CAUSES))),
     ),
     min_size=8,
     max_size=25,
@@ -579,16 +709,26 @@ MOVES = st.lists(
 
 
 class Play:
-    """Attempts to which moves happen in any order."""
+    """Attempts to which moves happen in any order. The parent may restart, and adopt the attempt that runs."""
 
     def __init__(self, servers: list[ServerJob], max_attempts: int) -> None:
-        self.job = Job(max_attempts)
-        self.job.never_waits()
-        self.job.backend.servers = list(servers)
+        self.max_attempts = max_attempts
+        self.servers = list(servers)
         self.ended: set[int] = set()
         self.losses = 0
         self.is_stopped = False
         self.is_ended_by_others = False
+        self._begin(Job(max_attempts))
+
+    def _begin(self, job: Job) -> None:
+        self.job = job
+        job.never_waits()
+        job.backend.servers = self.servers
+
+    def restart(self) -> None:
+        """Replace the parent while an attempt runs: between two attempts the job's credentials are gone."""
+        if self.job.number not in self.ended and not self.is_stopped:
+            self._begin(Job(self.max_attempts, adopted=self.job.number))
 
     def end(self, verdict: Verdict, *, is_gone: bool) -> None:
         """The current attempt ends, unless it has ended before."""
@@ -616,6 +756,8 @@ class Play:
             self.is_ended_by_others = True
         elif name == "work" and self.job.backend.tasks:
             self.job.backend.tasks.pop(0)()
+        elif name == "restart":
+            self.restart()
         elif name in CAUSES:
             self.job.attempts.stop(CAUSES[name])
             self.is_stopped = True
@@ -638,12 +780,16 @@ class Play:
             self.end(SUCCESS, is_gone=True)
             self.shows()
         assert len(self.job.backend.ends) == 1
+        assert not self.job.backend.is_noted
         return self.job.backend.ends[0][0]
 
 
 @given(MOVES, st.lists(st.sampled_from(ServerJob), max_size=8), st.integers(1, 4))
 def test_any_order_gives_one_verdict(moves: list[Any], servers: list[ServerJob], max_attempts: int) -> None:
-    """However inputs, tasks and requests to stop follow each other, the job ends once, and nothing runs beside it."""
+    """However inputs, tasks, restarts and requests to stop follow each other, one attempt runs, and the job ends once.
+
+    The numbers of attempts go on across restarts, so there are never more than the job may have.
+    """
     play = Play(servers, max_attempts)
     for move in moves:
         play.check(partial(play.move, *move), max_attempts)

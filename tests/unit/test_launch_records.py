@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flargo.flare.launch_records import FOLDER, LaunchRecord, LaunchRecords
-from flargo.job.attempts import next_attempt
+from flargo.job.next_attempt import next_attempt
 from flargo.job.plan import build_plan
 from flargo.job.settings import check_settings
 from flargo.terms import Launch, Parent, Role, SecretData

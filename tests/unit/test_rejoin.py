@@ -63,6 +63,19 @@ def test_only_an_eviction_has_to_settle(reason: Reason) -> None:
     assert settle_seconds(Verdict(reason, 104)) == (SETTLE_SECONDS if reason is Reason.EVICTED else 0.0)
 
 
+@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize("code", [None, 1, 137, 143])
+def test_a_pod_that_nobody_saw_may_have_been_drained(reason: Reason, code: int | None) -> None:
+    """SIGTERM is the kubelet's. SIGKILL may also be the kernel's, for want of memory."""
+    state = story(reason).state
+    assert state.verdict is not None
+    state = replace(state, pod=None, exited_pod=None, verdict=replace(state.verdict, exit_code=code))
+    is_killed = reason is Reason.PROGRAM_FAILED and code == 143
+    expected = is_killed or reason in {Reason.DISRUPTED, Reason.NODE_LOST, Reason.POD_DELETED}
+    assert is_loss(state, deleted_counts=False, ended_unseen=True) == expected
+    assert not is_loss(replace(state, cause=Cause.ABORT), deleted_counts=False, ended_unseen=True)
+
+
 @pytest.mark.parametrize("cause", Cause)
 def test_a_job_that_flare_ends_is_not_lost(cause: Cause) -> None:
     assert not is_loss(story(Reason.DISRUPTED, cause=cause).state, deleted_counts=True)
