@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flargo.control.attempt_notes import EventReason
+from flargo.control.attempt_notes import MAX_MESSAGE_LENGTH, EventReason
 from flargo.control.attempts import Attempts
 from flargo.control.inputs import Adopted
 from flargo.control.launched_job import LaunchedJob
@@ -19,6 +19,7 @@ from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.launch_records import LaunchRecord, LaunchRecords
 from flargo.flare.nvflare_internals import WorkspaceTransfer
 from flargo.flare.report import Report
+from flargo.job.names import display_text
 from flargo.job.next_attempt import next_attempt
 from flargo.job.plan import build_plan, start_timeouts
 from flargo.job.settings import Settings
@@ -128,11 +129,12 @@ class _Backend:
         The Event is about the lost Workflow, where people look for what followed. The new one has its attempt in the
         title.
         """
-        if pods:
+        names = display_text(", ".join(pods), MAX_MESSAGE_LENGTH)
+        if names:
             text = "job %s at %s: %s may run beside attempt %d until its node hears that it is deleted"
-            _log.warning(text, self.job_id, self.site, ", ".join(pods), number)
+            _log.warning(text, self.job_id, self.site, names, number)
         if lost is not None:
-            beside = f"; {', '.join(pods)} may still run beside it" if pods else ""
+            beside = f"; {names} may still run beside it" if names else ""
             message = f"{self._describe_attempt(number)} was submitted as Workflow {workflow}{beside}"
             self.run(lambda: self.loop.attempt_notes.announce(lost, EventReason.STARTED, message))
 

@@ -85,8 +85,15 @@ def find_obstacle(state: JobState, *, deleted_counts: bool, ended_unseen: bool =
 
 
 def lost_pods(state: JobState) -> tuple[str, ...]:
-    """Return the pods whose program may still run on a lost node, each with its node."""
-    return tuple(f"{pod.name} on node {pod.node}" for pod in state.observation.pods if not pod.is_main_done)
+    """Return the pods whose program may still run, each with its node: on a lost node, or after a deletion by force.
+
+    The kubelet deletes a pod once its containers have ended. Whoever deletes it by force, as Kubernetes does when its
+    node is gone, does not wait for that.
+    """
+    latest, pods = state.pod, state.observation.pods
+    vanished = (latest,) if latest is not None and all(pod.uid != latest.uid for pod in pods) else ()
+    alive = [pod for pod in pods if not pod.is_main_done] + [pod for pod in vanished if pod.running]
+    return tuple(f"{pod.name} on node {pod.node}" for pod in alive)
 
 
 def has_never_started(verdict: Verdict) -> bool:

@@ -214,6 +214,19 @@ def test_a_lost_nodes_place_is_free_when_the_verdict_is_given() -> None:
     assert lost_pods(told.state) == ("job-site on node n1",)
 
 
+def test_a_pod_that_was_deleted_by_force_may_still_run() -> None:
+    """Nobody has seen its program end: Kubernetes forgets the pods of a node that was removed."""
+    removed = replace(STARTED, phase="Failed")
+    told = draining().passes(2.0).sees(removed)
+    told.sees(removed, is_fresh=True)
+    assert told.verdict is not None
+    assert lost_pods(told.state) == ("job-site on node n1",)
+    ended = draining()
+    assert lost(ended)
+    ended.sees(removed)
+    assert not lost_pods(ended.state)
+
+
 def test_a_second_pod_that_is_deleted_is_not_lost() -> None:
     """Argo makes a drained pod again if it has not seen that pod run. The second program has a grace period, too."""
     gone = terminal_pod(exited_pod(143, pod=DRAINED))
