@@ -257,7 +257,7 @@ class Attempts:
             continues = self._is_loss and self._cause is None and number < self._max_attempts
             if continues:
                 self._loss = verdict
-                tail = tail or self._tail
+                tail = _choose_tail(self._tail, tail)
             workflow = self._workflow
         if not continues:
             self._conclude(self._final_verdict(number, verdict), tail)
@@ -425,3 +425,12 @@ def _do_nothing() -> None:
 
 def _stopped_verdict(cause: Cause, detail: str) -> Verdict:
     return Verdict(cause.value, int(cause.value.code or ReturnCode.LOST), detail)
+
+
+def _choose_tail(early: str, late: str) -> str:
+    """Return the later end of a log if it continues the earlier one.
+
+    Once the pod is gone, an error is read in its place. The kubelet sends its own errors as if they were the log.
+    """
+    lines = early.splitlines()
+    return late if not lines or lines[-1] in late else early

@@ -529,6 +529,23 @@ def test_no_log_is_read_in_vain() -> None:
         assert not job.backend.tasks
 
 
+@pytest.mark.parametrize(
+    ("late", "kept"),
+    [
+        ("", "log of job-site"),
+        ("the log could not be read: 404", "log of job-site"),
+        ("log of job-site\nlast words", "log of job-site\nlast words"),
+    ],
+)
+def test_the_later_log_counts_if_it_could_be_read(late: str, kept: str) -> None:
+    job = Job(keeps_logs=True)
+    job.attempts.on_state(1, replace(running_state(), pod=replace(POD_RUNNING, deleting=True)))
+    job.backend.work()
+    job.attempts.on_state(1, ended_state(LOSS))
+    job.attempts.on_verdict(1, LOSS, late)
+    assert job.backend.lost == [(1, LOSS, kept)]
+
+
 def test_a_missing_thread_loses_no_attempt() -> None:
     job = Job()
     job.backend.has_threads = False
