@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -129,8 +129,16 @@ class Embedded:
 
         async def change() -> None:
             node = self._cluster.node
-            merged = {**node.labels, **labels}
-            self._cluster.node = replace(node, labels={key: it for key, it in merged.items() if it is not None})
+            self._cluster.node = replace(node, labels=_merge(node.labels, labels))
+
+        self._run_on_loop(change())
+
+    def set_allocatable(self, **amounts: str | None) -> None:
+        """Set how much of some resources the node has for pods; None removes a resource. Running pods stay."""
+
+        async def change() -> None:
+            node = self._cluster.node
+            self._cluster.node = replace(node, allocatable=_merge(node.allocatable, amounts))
 
         self._run_on_loop(change())
 
@@ -179,3 +187,9 @@ class Embedded:
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_MAX_CALL_SECONDS)
+
+
+def _merge(values: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return values with some of them changed; None removes a value."""
+    merged = {**values, **changes}
+    return {key: value for key, value in merged.items() if value is not None}

@@ -22,6 +22,8 @@ from tests.harness.real_cluster.target import Target
 Object = dict[str, Any]
 POLICY_SECONDS = 5.0
 """Time after which a new admission policy for updates is enforced: the API server reads policies every second."""
+GPU = "nvidia.com/gpu"
+"""The resource that a job asks for with ``num_of_gpus``."""
 FINAL_PHASES = {"Succeeded", "Failed", "Error"}
 """The phases in which a Workflow, or a pod, has ended."""
 
@@ -292,6 +294,23 @@ class Cluster:
             yield
         finally:
             self.kubectl("label", "node", self.node_name, *(f"{key}-" for key in labels))
+
+    @contextlib.contextmanager
+    def offer_gpus(self, count: int) -> Iterator[None]:
+        """Let the first node have GPUs until the end of the ``with``, as far as the scheduler knows."""
+        path = f"/status/{{}}/{GPU.replace('/', '~1')}"
+
+        def patch(operation: str, **value: str) -> None:
+            rows = [{"op": operation, "path": path.format(field), **value} for field in ("capacity", "allocatable")]
+            self.kubectl(
+                "patch", "node", self.node_name, "--subresource=status", "--type=json", f"-p={json.dumps(rows)}"
+            )
+
+        patch("add", value=str(count))
+        try:
+            yield
+        finally:
+            patch("remove")
 
     @contextlib.contextmanager
     def silent_registry(self) -> Iterator[str]:

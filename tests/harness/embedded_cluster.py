@@ -17,7 +17,7 @@ import yaml
 
 from flargo.embedded import Delays, Embedded, Policy, Settings
 from flargo.terms import Label
-from tests.harness.cluster import Cluster, Downtime, LineStream, list_processes, process_environment
+from tests.harness.cluster import GPU, Cluster, Downtime, LineStream, list_processes, process_environment
 from tests.harness.real_cluster.target import Target
 
 Object = dict[str, Any]
@@ -215,6 +215,14 @@ class EmbeddedCluster(Cluster):
             yield
         finally:
             self.embedded.label_node(**dict.fromkeys(labels))
+
+    @contextlib.contextmanager
+    def offer_gpus(self, count: int) -> Iterator[None]:
+        self.embedded.set_allocatable(**{GPU: str(count)})
+        try:
+            yield
+        finally:
+            self.embedded.set_allocatable(**{GPU: None})
 
     @contextlib.contextmanager
     def freeze(self, daemon: str) -> Iterator[Downtime]:
