@@ -6,6 +6,7 @@ verdict. Objects are reduced to the fields that flargo reads; uids are numbered,
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -27,8 +28,9 @@ from flargo.control.inputs import (
 )
 from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
+from flargo.job.names import attempt_name
 from flargo.status.job_state import StopRequested, Submitted
-from flargo.status.verdict import Verdict
+from flargo.status.verdict import UNFOLLOWED, Verdict
 from flargo.terms import NODE_NAME_ANNOTATION, Annotation, Label
 from tests.harness.paths import RECORDINGS
 from tests.harness.real_cluster import versions
@@ -38,6 +40,8 @@ FOLDER = RECORDINGS
 LABELS = (Label.MANAGED_BY.value, Label.PARENT.value, "workflows.argoproj.io/workflow")
 _lines: list[tuple[str, Object]] = []
 """The lines of all sites, each with the name of the Workflow that it concerns."""
+_verdicts: dict[str, Verdict] = {}
+"""The reconcilers' verdicts by Workflow: FLARE gets one for all attempts of a job."""
 _saved: set[Path] = set()
 """The files that have been written: only a scenario's first job is recorded."""
 
@@ -72,7 +76,24 @@ def attach(reconciler: Reconciler) -> None:
 
 
 def save(name: str, verdict: Verdict) -> None:
-    """Write the recording of one Workflow as the scenario's; only the first job of a scenario is written."""
+    """Write the recording of a job as the scenario's, with a file for each attempt after the first.
+
+    Only the first job of a scenario is written.
+
+    Args:
+        name: the name of the job's first Workflow.
+        verdict: what FLARE was told about the job.
+    """
+    for number in itertools.count(1):
+        attempt = attempt_name(name, number)
+        if number > 1 and attempt not in _verdicts:
+            return
+        scenario = f"{scenario_name()}, attempt {number}" if number > 1 else scenario_name()
+        # FLARE's verdict on a job that is stopped between two attempts is not the one on any of its attempts.
+        _save_attempt(attempt, _verdicts.get(attempt, verdict), scenario)
+
+
+def _save_attempt(name: str, verdict: Verdict, scenario: str) -> None:
     scrub = Scrubber(name)
     lines = [scrub(line) for workflow, line in _lines if workflow == name]
     # A relist repeats what is known already.
@@ -81,7 +102,7 @@ def save(name: str, verdict: Verdict) -> None:
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     rows = (json.dumps(line, separators=(",", ":"), sort_keys=True) for line in (*changes, end))
-    file = folder / file_name(scenario_name())
+    file = folder / file_name(scenario)
     if file not in _saved:
         _saved.add(file)
         file.write_text("\n".join(rows) + "\n")
@@ -216,6 +237,9 @@ class _Recorder:
         if isinstance(input_, Admitted):
             self._names.append(input_.name)
         _lines.extend(self._lines_of(input_))
+        for state in result.states:
+            if state.verdict is not None and state.cause not in UNFOLLOWED:
+                _verdicts.setdefault(state.name, state.verdict)
         _lines.extend(
             (command.name, {"what": "command", "action": command.action.kind.name}) for command in result.commands
         )

@@ -30,12 +30,15 @@ from flargo.flare import nvflare_internals
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.request import federation_id, read_parent
+from flargo.job.names import attempt_name
+from flargo.job.trust import MAX_REJOIN
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Label, Role
 from tests.harness import recorder
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.differential.parent import Cell, Parent
+from tests.harness.server_jobs import ServerJobs
 from tests.harness.wire import Route, Wire
 
 IGNORES_SIGTERM = "import signal; signal.signal(15, signal.SIG_IGN)\n"
@@ -83,11 +86,19 @@ class FakeJobManager:
         return Namespace(meta={JobMetaKey.STATUS.value: self.status.get(job_id, "DISPATCHED")})
 
 
+class ConnectedCell(Cell):
+    """A fake of a parent's cell, which reaches FLARE's server."""
+
+    def __init__(self, site: str, server_jobs: ServerJobs) -> None:
+        super().__init__(site)
+        self.core_cell = server_jobs
+
+
 class FakeEngine:
     """The part of FLARE's engine that a launcher reads."""
 
-    def __init__(self, site: str, jobs: FakeJobManager) -> None:
-        self.cell = Cell(site)
+    def __init__(self, site: str, jobs: FakeJobManager, server_jobs: ServerJobs) -> None:
+        self.cell = ConnectedCell(site, server_jobs)
         self._jobs = jobs
 
     def get_component(self, name: str) -> FakeJobManager | None:
@@ -125,7 +136,9 @@ class Site:
         self.name = "server" if role is Role.SERVER else "site-1"
         self.root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
         self.jobs = FakeJobManager()
-        self._engine = FakeEngine(self.name, self.jobs)
+        self.server_jobs = ServerJobs()
+        """The server's processes of the jobs, which the launcher probes before it starts a lost job again."""
+        self._engine = FakeEngine(self.name, self.jobs, self.server_jobs)
         kit = {"startup/rootCA.pem": _certificate()}
         self._parent = Parent(self.root, role, self.name, files=kit, runtime=studies)
         self.kubeconfig = self.target.launcher_kubeconfig
@@ -223,6 +236,12 @@ class Site:
             recorder.attach(launcher._get_loop(parent)._reconciler)
         return launcher
 
+    def follows(self, name: str) -> bool:
+        """Return whether the launcher tracks an attempt of the job whose first Workflow has this name."""
+        loop = self.launcher._loop
+        names = {attempt_name(name, number) for number in range(1, MAX_REJOIN + 2)}
+        return loop is not None and not names.isdisjoint(list(loop._jobs))
+
     def find_launched_job(self, name: str) -> LaunchedJob | None:
         """Return the launcher's record of a job by its Workflow's name; None if it does not track the job."""
         loop = self.launcher._loop
@@ -242,7 +261,7 @@ class Job:
         """Launch the job, in a thread of its own."""
         self.site, self.cluster, self.id = site, site.cluster, job_id
         self.name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
-        """The Workflow's name."""
+        """The name of the first attempt's Workflow."""
         self._handle: list[ArgoJobHandle] = []
         self._errors: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, args=(launch,), name=f"launch {self.name}", daemon=True)
@@ -290,6 +309,25 @@ class Job:
     def expect_running(self) -> "Job":
         """Wait until the job's code runs, which is a little after its container does; for code that prints so."""
         return self.expect_stage(Stage.RUNNING).expect_log("ready")
+
+    def expect_attempt(self, number: int, within: float = START_SECONDS) -> "Job":
+        """Wait until the code of an attempt after the first runs; for code that prints ``ready``."""
+        name = attempt_name(self.name, number)
+
+        def prints() -> bool:
+            verdict = self.launched_job.verdict
+            assert verdict is None, verdict
+            return any("ready" in self.cluster.log(pod) for pod in self.pods if pod["metadata"]["name"] == name)
+
+        eventually(prints, within, f"attempt {number} of {self.name} runs")
+        return self
+
+    def expect_gap(self, within: float = START_SECONDS) -> "Job":
+        """Wait until the server is asked whether the next attempt may begin."""
+        before = self.site.server_jobs.probes(self.id)
+        eventually(lambda: self.site.server_jobs.probes(self.id) > before, within, f"{self.name} was lost")
+        assert self.launched_job.verdict is None
+        return self
 
     def expect_end(self, reason: Reason, code: int, within: float) -> float:
         """Wait until FLARE hears the job's end; it must be this one. Return the seconds that it took."""
@@ -341,9 +379,8 @@ class Job:
 
     @property
     def workflow(self) -> dict[str, Any]:
-        """The job's only Workflow."""
-        (workflow,) = self.workflows
-        return workflow
+        """The only Workflow of the job's latest attempt."""
+        return _of_latest_attempt(self.workflows)
 
     @property
     def pods(self) -> list[dict[str, Any]]:
@@ -352,20 +389,26 @@ class Job:
 
     @property
     def pod(self) -> dict[str, Any]:
-        """The job's only pod."""
-        (pod,) = self.pods
-        return pod
+        """The only pod of the job's latest attempt."""
+        return _of_latest_attempt(self.pods)
 
     @property
     def is_followed(self) -> bool:
-        """True while the launcher tracks the job."""
-        return self.site.find_launched_job(self.name) is not None
+        """True while the launcher tracks an attempt of the job."""
+        return self.site.follows(self.name)
 
     def _run(self, launch: Callable[[], ArgoJobHandle]) -> None:
         try:
             self._handle.append(launch())
         except BaseException as error:  # noqa: BLE001  (raised in the test, by is_launched)
             self._errors.append(error)
+
+
+def _of_latest_attempt(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the only object of the latest attempt among the objects of a job."""
+    numbers = [int(item["metadata"]["labels"].get(Label.ATTEMPT_NUMBER, 1)) for item in items]
+    (latest,) = (item for item, number in zip(items, numbers, strict=True) if number == max(numbers))
+    return latest
 
 
 def _certificate() -> str:

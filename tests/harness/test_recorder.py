@@ -37,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("FLARGO_RECORD", str(tmp_path))
     monkeypatch.setattr(recorder, "_lines", [])
     monkeypatch.setattr(recorder, "_saved", set())
+    monkeypatch.setattr(recorder, "_verdicts", {})
     scenario = recorder.SCENARIO.set("A scenario, with a name")
     yield tmp_path
     recorder.SCENARIO.reset(scenario)
@@ -127,3 +128,18 @@ def test_without_a_request_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) 
     assert recorder.is_enabled()
     monkeypatch.delenv("FLARGO_RECORD")
     assert not recorder.is_enabled()
+
+
+def test_each_attempt_has_a_file_with_its_own_verdict(folder: Path) -> None:
+    """A job's verdict is that on its last attempt, and not always the verdict that FLARE gets."""
+    reconciler = Reconciler(lambda _: False, 0.0)
+    recorder.attach(reconciler)
+    for name, cause in ((NAME, Cause.CLEANUP), (f"{NAME}-r1", Cause.ABORT)):
+        reconciler.handle(Admitted(name, "a1", StartTimeouts(), 3), 0.0)
+        reconciler.handle(JobInput(name, "a1", StopRequested(cause, nothing_created=True)), 1.0)
+    recorder.save(NAME, Verdict(Reason.DISRUPTED, 104))
+    ends = {file.name: json.loads(file.read_text().splitlines()[-1])["verdict"] for file in folder.iterdir()}
+    assert ends == {
+        "a-scenario-with-a-name.jsonl": "CLEANED_UP",
+        "a-scenario-with-a-name-attempt-2.jsonl": "ABORTED",
+    }

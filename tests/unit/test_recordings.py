@@ -214,12 +214,26 @@ def repeat_deed(replay: Replay, deed: Object) -> None:
 ALTERNATIVES = {
     "node-lost-and-back": ("POD_DELETED", 104),
     "handler-after-an-eviction": ("POD_DELETED", 104),
+    "handler-while-the-next-attempt-runs": ("POD_DELETED", 104),
+    "drained-without-the-sites-permission": ("POD_DELETED", 104),
     "deleted-right-after-its-exit-pod": ("POD_DELETED", 104),
     "deleted-right-after-its-exit-workflow": ("WORKFLOW_DELETED", 104),
 }
 """The verdict that is right, too, if the pod is deleted before its last status is observed."""
 MAY_HIDE_AN_EXIT = frozenset({workflows_first, half_lost, all_lost})
 """Arrangements in which a fresh read may come before the pod's exit, after which nothing of the pod is left."""
+
+
+MAY_HIDE_THE_POD = frozenset({workflows_first, all_lost})
+"""Arrangements in which a fresh read may come before any observation of the pod, after which the pod is gone."""
+IMPOSED = frozenset({"DISRUPTED", "POD_DELETED"})
+"""Verdicts on programs that somebody else has ended through their pod."""
+
+
+def has_recorded_a_signal(lines: list[Object]) -> bool:
+    """Return whether Argo has recorded that a signal ended the program, and nothing of who sent it."""
+    text = json.dumps([line for line in lines if line.get("kind") == Kind.WORKFLOW.name])
+    return any(f"main: Error (exit code {code})" in text for code in (137, 143))
 
 
 @pytest.mark.parametrize(
@@ -235,6 +249,8 @@ def test_recording(recording: Path, arrangement: Arrangement) -> None:
     expected = {(end["verdict"], end["code"])}
     if arrangement in MAY_HIDE_AN_EXIT and recording.stem in ALTERNATIVES:
         expected.add(ALTERNATIVES[recording.stem])
+    if arrangement in MAY_HIDE_THE_POD and end["verdict"] in IMPOSED and has_recorded_a_signal(lines):
+        expected.add(("PROGRAM_FAILED", 1))
     assert (verdict.reason.name, verdict.code) in expected
 
 
