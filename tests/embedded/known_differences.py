@@ -34,6 +34,7 @@ SCENARIOS: Mapping[str, str] = {
     "test_api_server_away_for_thirty_seconds[stopped]": ONE_PROCESS,
 }
 
+FROZEN = "a frozen controller continues with what it has read; here it is as if stopped"
 OLDER = "recorded with an older flargo, which behaved differently"
 NO_NETWORK = "the recorded node has no network; here the registry answers that the image does not exist"
 LATE_POD_STATUS = "the real Argo sometimes reads a terminating pod once more although its step has ended"
@@ -44,7 +45,7 @@ RECORDINGS: Mapping[str, str] = {
     "end-image-s-name-invalid": OLDER,
     "end-init-container-fails": INIT,
     "end-init-container-s-image-missing": INIT,
-    "controller-away-for-too-long": "a frozen controller continues with what it has read; here it is as if stopped",
+    "controller-away-for-too-long": FROZEN,
     "controller-overlooks-the-release": ONE_PROCESS,
     "node-drained-while-jobs-run-and-wait": ONE_NODE,
     "node-lost-and-back": ONE_NODE,
@@ -62,6 +63,9 @@ RECORDINGS: Mapping[str, str] = {
 
 RESUMED = "whether flargo resumes the Workflow before Argo records the step's end"
 
+DRAINED_POD = "whether Argo reads the end of a pod that is being deleted before the pod is removed"
+START_STATES = "how many of a starting pod's states are reported"
+
 RACES: Mapping[str, str] = {
     "end-more-on-disk-than-its-limit": "whether flargo's shutdown or Argo's reading of the evicted pod comes first",
     "argo-terminate-with-events-late-and-out-of-order-workflows": "how many of the Workflow's events are held back",
@@ -73,14 +77,55 @@ RACES: Mapping[str, str] = {
     "pod-deleted-while-it-runs": LATE_POD_STATUS,
     "argo-by-hand-terminate": "whether Argo's shutdown or flargo's kill comes first, which decides the recorded code",
     "end-program-missing": "whether Argo's wait container ends before flargo shuts the Workflow down",
-    "end-past-its-deadline": "how many of a starting pod's states are reported",
-    "end-refused-by-its-node": "how many of a starting pod's states are reported",
+    "end-past-its-deadline": START_STATES,
+    "end-refused-by-its-node": START_STATES,
     "deleted-right-after-its-exit-pod": "whether Argo reads the pod's end before the pod is deleted",
     "deleted-right-after-its-exit-workflow": "whether Argo completes the Workflow before it is deleted",
     "abort-that-meets-shutdown-503-three-times": "whether the killed pod or the fourth shutdown reaches Argo first",
     "suspended-while-it-runs-aborted": RESUMED,
     "suspended-while-it-runs-exits-3": RESUMED,
     "pod-deleted-as-soon-as-it-is-there": "how far the pod has come by then, and whether Argo recreates it",
+    "own-end-more-on-disk-than-its-limit": "whether main's status or the pod's reason is reported first",
+    "drained-while-it-starts": "how many reconciliations Argo needs for a shutdown",
+    "api-server-away-between-attempts-attempt-2": START_STATES,
+    **dict.fromkeys(
+        (
+            "abort-while-the-second-attempt-is-submitted",
+            "abort-while-the-second-attempt-runs-deaf",
+            "abort-while-the-second-attempt-runs-heeds",
+            "abort-while-the-pod-is-drained",
+            "api-server-away-between-attempts",
+            "deleted-by-hand-pod",
+            "drained-and-deaf",
+            "drained-as-soon-as-it-runs",
+            "drained-twice",
+            "drained-twice-attempt-2",
+            "drained-while-it-runs",
+            "drained-while-it-runs",
+            "drained-with-events-late-and-out-of-order-pod",
+            "drained-with-events-late-and-out-of-order-workflow",
+            "drained-without-the-jobs-consent",
+            "drained-without-the-sites-permission",
+            "ended-between-attempts-abort",
+            "handler-while-the-next-attempt-runs",
+            "ended-between-attempts-cleanup",
+            "limit-reached",
+            "limit-reached-attempt-2",
+            "log-of-a-lost-attempt-is-kept",
+            "parent-is-shut-down-between-attempts",
+            "pod-deleted-where-that-counts",
+            "second-attempt-fails",
+            "second-attempt-finds-no-node",
+            "second-attempt-finds-no-server-gone",
+            "second-attempt-finds-no-server-runs",
+            "second-attempt-is-refused",
+            "second-attempt-is-submitted-with-difficulty",
+            "server-cannot-be-reached-for-a-moment",
+            "servers-job-ends-before-the-second-attempt-runs",
+            "servers-job-has-ended-before-the-second-attempt",
+        ),
+        DRAINED_POD,
+    ),
     **{
         f"submit-api-away-from-then-on-for-30-s-{step}": "how much of the submission is done when the API is back"
         for step in ("reading-the-kit", "writing-the-kit", "the-create", "the-credentials", "the-release")

@@ -63,13 +63,15 @@ def defaults(cluster: Cluster, script: str = _SCRIPT, **spec: Any) -> str:
 class Handler:
     """The exit handler of a job, or its hook."""
 
-    def __init__(self, job: Job, node: str = ".onExit") -> None:
-        self._job, self._node = job, f"{job.name}{node}"
+    def __init__(self, job: Job, node: str = ".onExit", *, name: str = "") -> None:
+        """Find the handler of a job's first Workflow, or of the one with this name."""
+        self._job, self._name = job, name or job.name
+        self._node = f"{self._name}{node}"
 
     @property
     def pods(self) -> list[Object]:
         """The handler's pods, which are found by Argo's label and annotation."""
-        pods = self._job.cluster.items("pods", f"workflows.argoproj.io/workflow={self._job.name}")
+        pods = self._job.cluster.items("pods", f"workflows.argoproj.io/workflow={self._name}")
         return [pod for pod in pods if pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"] == self._node]
 
     def expect_running(self) -> "Handler":
@@ -105,7 +107,7 @@ def together(request: pytest.FixtureRequest, configured_cluster: Cluster) -> Ite
     """The module's running scenarios."""
     short_grace = {"short-grace": template_study(terminationGracePeriodSeconds=5)}
     with (
-        Site(configured_cluster, studies=short_grace) as site,
+        Site(configured_cluster, studies=short_grace, argo={"policy": {"rejoin": 1}}) as site,
         Together(scenario, request, configured_cluster, site=site) as running,
     ):
         yield running
@@ -190,6 +192,23 @@ def handler_after_an_eviction(site: Site, cluster: Cluster) -> None:
     eventually(lambda: step_phase(job) == "Running", NOTICE_SECONDS, "Argo has seen the pod run")
     cluster.evict(job.pod)
     end_with_handler(job, Reason.DISRUPTED, 104, NOTICE_SECONDS)
+
+
+@scenario
+def handler_while_the_next_attempt_runs(site: Site, cluster: Cluster) -> None:
+    """A drained job's next attempt does not wait for the handler of the one before, which runs to its end."""
+    job = site.launch(EXITS_ON_REQUEST, {"argo": {"rejoin": 1}}).expect_running()
+    eventually(lambda: step_phase(job) == "Running", NOTICE_SECONDS, "Argo has seen the pod run")
+    cluster.evict(job.pod)
+    handler = Handler(job).expect_running()
+    job.expect_attempt(2)
+    first, second = (cluster.workflow(name) for name in (job.name, f"{job.name}-r1"))
+    assert "shutdown" not in first["spec"]
+    job.exit_program(0)
+    job.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
+    handler.exit(0)
+    Handler(job, name=second["metadata"]["name"]).expect_running().exit(0)
+    job.expect_nothing_left()
 
 
 def step_phase(job: Job) -> str:

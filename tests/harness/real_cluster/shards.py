@@ -19,6 +19,7 @@ SECONDS = {
     "test_faults_daemons.py": 800,
     "test_faults_exit_handlers.py": 150,
     "test_faults_refusals.py": 340,
+    "test_faults_rejoin.py": 165,
     "test_faults_wire.py": 340,
     "test_federation.py": 865,
     "test_forged.py": 90,
