@@ -331,7 +331,7 @@ class Attempts:
             pods, lost = self._lost_pods, self._workflow
             self._attempt = self._backend.launch(self, plan, number)
             self._number = number
-            self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = False
+            self._is_loss = self._is_place_free = self._is_in_gap = self._is_server_asked = self._is_server_gone = False
             self._has_turn, self._obstacle, self._began_at = False, "", None
             self._is_attempt_adopted = False
             self._is_tail_read, self._tail = False, ""

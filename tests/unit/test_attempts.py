@@ -297,6 +297,22 @@ def test_an_attempt_whose_server_ends_before_it_runs_is_ended() -> None:
     assert job.verdict.reason is Reason.DISRUPTED
 
 
+def test_what_was_said_of_one_attempts_server_does_not_explain_the_next_ones_end() -> None:
+    """The second attempt is drained just when it is to be ended, and the server's process is back by then."""
+    job = Job()
+    job.never_waits()
+    job.ends(LOSS)
+    job.backend.work()
+    job.backend.servers = list(GONE)
+    job.runs()
+    job.backend.work()
+    job.ends(LOSS)
+    job.backend.work()
+    assert job.number == 3
+    job.ends(FAILURE)
+    assert job.verdict == FAILURE
+
+
 def test_the_server_is_asked_once_for_each_attempt() -> None:
     job = Job()
     job.runs()
