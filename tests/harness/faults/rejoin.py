@@ -501,6 +501,23 @@ def deleted_by_hand(site: Site, cluster: Cluster, kind: str, reason: Reason) -> 
     assert [item["metadata"]["name"] for item in job.workflows] == ([job.name] if kind == "pod" else [])
 
 
+@scenario.variants(terminated={"command": "terminate"}, stopped={"command": "stop"}, deleted={"command": ""})
+def ended_by_hand_while_it_is_drained(site: Site, cluster: Cluster, command: str) -> None:
+    """The drain stays the reason, but a person wants no other attempt."""
+    job = site.launch(IGNORES_SIGTERM + SLEEPS, AGAIN, study="short-grace").expect_running()
+    drain(job)
+    eventually(lambda: job.launched_job.is_stopping, NOTICE_SECONDS, "the drain is noticed")
+    if command:
+        cluster.argo(command, job.name)
+    else:
+        cluster.delete("workflows.argoproj.io", job.workflow)
+    assert job.launched_job.verdict is None, "the program has ended too early"
+    job.expect_end(Reason.DISRUPTED, 104, NOTICE_SECONDS)
+    job.expect_nothing_left()
+    assert len(job.workflows) == (1 if command else 0)
+    assert site.server_jobs.probes(job.id) == 0
+
+
 @pytest.mark.parametrize("name", scenario.names)
 def test_scenario(together: Together, name: str) -> None:
     together.result(name)
