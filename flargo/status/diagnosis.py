@@ -178,6 +178,7 @@ _WORKFLOW_MESSAGES = (
     (re.compile(r'serviceaccounts? "[^"]*" not found|\.service-account-token" not found'), Reason.POD_REFUSED),
     (re.compile(r"forbidden|admission webhook"), Reason.POD_REFUSED),
     (re.compile(r"pod deleted"), Reason.POD_DELETED),
+    (re.compile(r"node is shutting down"), Reason.DISRUPTED),
     (re.compile(r"Pod was rejected"), Reason.NODE_REFUSED),
 )
 
@@ -191,10 +192,12 @@ _TERMINATION_REASONS = {
     "ContainerCannotRun": Reason.CONTAINER,
 }
 
-# Status reasons of a pod that the kubelet ended (its eviction, shutdown and active deadline managers).
+# Status reasons of a pod that the kubelet ended (its eviction, shutdown and active deadline managers), or rejected
+# because the node was shutting down.
 _POD_REASONS = {
     "Evicted": Reason.EVICTED,
     "Terminated": Reason.DISRUPTED,
+    "NodeShutdown": Reason.DISRUPTED,
     "DeadlineExceeded": Reason.DEADLINE,
 }
 

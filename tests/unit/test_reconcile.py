@@ -163,6 +163,12 @@ def test_lost_response_to_release_is_harmless() -> None:
         pytest.param(
             replace(POD, phase="Failed", reason="OutOfcpu"), Reason.NODE_REFUSED, 104, id="refused by its node"
         ),
+        pytest.param(
+            replace(POD, phase="Failed", reason="NodeShutdown"),
+            Reason.DISRUPTED,
+            104,
+            id="came to a node that shuts down",
+        ),
     ],
 )
 def test_other_ends_need_a_confirmation(pod: PodView, reason: Reason, code: int) -> None:

@@ -67,6 +67,7 @@ def test_shutdown_has_the_launchers_reason(ending: str, code: int) -> None:
         ('Usage of EmptyDir volume "x" exceeds the limit "200Mi". ', Reason.EVICTED),
         ("The node was low on resource: memory. ", Reason.EVICTED),
         ("Pod was rejected: Node didn't have enough resource: cpu, requested: 900050, used: 800", Reason.NODE_REFUSED),
+        ("Pod was rejected: Pod was rejected as the node is shutting down.", Reason.DISRUPTED),
         ("Pod was active on the node longer than the specified deadline", Reason.DEADLINE),
         ("pod deleted", Reason.POD_DELETED),
         ("prepare: Error (exit code 7)", Reason.ARGO_FAILED),
