@@ -51,7 +51,11 @@ class Backend(Protocol):
     """What the attempts of a job need from the loop and from FLARE. Its methods may do I/O, except ``launch``."""
 
     def build_plan(self, number: int) -> Plan:
-        """Return the plan of an attempt after the first, and note that the attempt is about to begin."""
+        """Return the plan of an attempt after the first, and note that the attempt is about to begin.
+
+        Raises:
+            SubmitError: no job may be launched any more.
+        """
 
     def on_dropped(self) -> None:
         """Note that the attempt whose plan was built last does not begin: the job has ended."""

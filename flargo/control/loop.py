@@ -18,6 +18,7 @@ from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
 from flargo.cluster.watch import Watch
 from flargo.control.attempt_notes import AttemptNotes
+from flargo.control.authority import OTHER_PARENT, MayChange, unlimited
 from flargo.control.command_queue import CommandQueue
 from flargo.control.followed_job import FollowedJob, OnState, OnVerdict
 from flargo.control.inputs import (
@@ -73,6 +74,7 @@ class Loop:
         grace: int,
         redact: Callable[[str], str] = lambda text: text,
         meter: Meter | None = None,
+        may_change: MayChange = unlimited,
     ) -> None:
         """Prepare the loop without starting a thread.
 
@@ -84,9 +86,12 @@ class Loop:
             grace: seconds between SIGTERM and SIGKILL for those.
             redact: removes secrets from a text that others will read.
             meter: receives measurements; None if nobody measures.
+            may_change: returns whether this parent may launch and end jobs at this moment; does no I/O.
         """
         self._api = api
         self._meter: Meter = meter or NullMeter()
+        self.may_change = may_change
+        """Returns whether this parent may launch and end jobs at this moment."""
         self._reconciler = Reconciler(
             self._has_results,
             time.monotonic(),
@@ -99,7 +104,7 @@ class Loop:
         """Inputs for the reconciler's thread; None ends the thread."""
         self.attempt_notes = AttemptNotes(api)
         """Writes notes about jobs with several attempts; use it on a thread that ``run`` provides."""
-        performer = Performer(api, redact, lambda: bool(self._lost_since))
+        performer = Performer(api, redact, lambda: bool(self._lost_since), may_change)
         self._commands = CommandQueue(performer.perform, self._inputs.put)
         self._is_ending = threading.Event()
         """Set when no more jobs may be launched."""
@@ -158,7 +163,7 @@ class Loop:
             on_state: called with every new state of the job, before its verdict is reported; does no I/O.
 
         Raises:
-            SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
+            SubmitError: see ``require``.
         """
         self.start()
         job = FollowedJob(
@@ -179,7 +184,7 @@ class Loop:
         """Follow a launch of an earlier run of this parent; see ``launch``. Call it before ``start``.
 
         Raises:
-            SubmitError: the parent is shutting down, or the job is followed already.
+            SubmitError: see ``require``.
         """
         job = FollowedJob(
             adopted.name, adopted.attempt, has_results, on_verdict, collect_log=collect_log, on_state=on_state
@@ -187,12 +192,24 @@ class Loop:
         self._follow(job, adopted)
         return job.launched
 
+    def require(self, name: str) -> None:
+        """Require that a Workflow of a name may be launched or followed now.
+
+        Raises:
+            SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
+                job is still tracked.
+        """
+        if self._is_ending.is_set():
+            raise SubmitError("this FLARE parent is shutting down")
+        if not self.may_change(is_followed=True):
+            raise SubmitError(OTHER_PARENT)
+        if name in self._jobs:
+            raise SubmitError(f"{name}: an earlier launch of this job is still being cleaned up")
+
     def _follow(self, job: FollowedJob, input_: Admitted | Adopted) -> None:
         with self._launch_lock:
-            if self._is_ending.is_set():
-                raise SubmitError("this FLARE parent is shutting down")
-            if self._jobs.setdefault(job.name, job) is not job:
-                raise SubmitError(f"{job.name}: an earlier launch of this job is still being cleaned up")
+            self.require(job.name)
+            self._jobs[job.name] = job
             self._unreported.add(job)
             self._inputs.put(input_)
 
@@ -413,9 +430,12 @@ class Loop:
         self._unreported.discard(job)
 
     def _submit(self, job: FollowedJob, plan: Plan, deadline: float) -> None:
+        def pause(seconds: float) -> bool:
+            return job.cancelled.wait(seconds) or not self.may_change(is_followed=True)
+
         submitter = Submitter(
             self._api,
-            job.cancelled.wait,
+            pause,
             time.monotonic,
             deadline,
             job.begin_create,
@@ -445,7 +465,7 @@ class Loop:
         try:
             return step()
         except SubmitError as error:
-            message = str(error)
+            message = str(error) if self.may_change(is_followed=True) else OTHER_PARENT
             _log.warning("%s: submit failed: %s", job.name, message)
         except Exception as error:  # noqa: BLE001  (the reconciler must get a result)
             message = describe(error)

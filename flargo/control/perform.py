@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE, NO_CONTACT, Meaning
+from flargo.control.authority import MayChange, unlimited
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import release_patch
@@ -34,6 +35,8 @@ class Performer:
     """Removes secrets from a text that others will read."""
     is_watch_lost: Callable[[], bool] = lambda: False
     """Returns whether a watch is out of sync, which was logged."""
+    may_change: MayChange = unlimited
+    """Returns whether this parent may change a job's objects. Asked before each request that does."""
     clock: Callable[[], float] = time.monotonic
 
     def perform(self, command: Command) -> tuple[SiteInput, ...]:
@@ -76,8 +79,11 @@ class Performer:
                 events, _ = self.api.list(Kind.EVENT, fields=about_pod)
                 return PodEventsRead(command, tuple(events))
             case _:
-                self._write(command)
-                return CommandDone(command, ok=True)
+                # An orphan's key is its Workflow's uid.
+                may_change = self.may_change(is_followed=command.key == command.name)
+                if may_change:
+                    self._write(command)
+                return CommandDone(command, ok=may_change)
 
     def _write(self, command: Command) -> None:
         """Send the request of a command that changes or deletes an object."""

@@ -55,23 +55,27 @@ class _Backend:
     """The attempt that an earlier run of this parent has launched; None: this run has launched the first one."""
 
     def build_plan(self, number: int) -> Plan:
-        """Return the plan of an attempt after the first, and record the attempt."""
+        """Return the plan of an attempt after the first, and record the attempt.
+
+        Raises:
+            SubmitError: see ``Loop.require``.
+        """
         assert self.first is not None, f"job {self.job_id} has one attempt only"
         launch = next_attempt(self.first, number, secrets.token_hex(4))
+        self.loop.require(launch.pod["metadata"]["name"])
         if self.records is not None:
             self.records.save(LaunchRecord(self.first, number, launch.attempt))
         return build_plan(launch, self.settings)
 
     def on_dropped(self) -> None:
         """Delete the job's record: the attempt that it names does not begin."""
-        if self.records is not None:
-            self.records.delete(self.job_id)
+        self._delete_record()
 
     def launch(self, attempts: Attempts, plan: Plan, number: int) -> LaunchedJob:
         """Start to launch an attempt, and return at once.
 
         Raises:
-            SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
+            SubmitError: see ``Loop.require``.
         """
         launched = self.loop.launch(
             plan,
@@ -88,7 +92,7 @@ class _Backend:
         """Follow an attempt that an earlier run of this parent has launched, and return at once.
 
         Raises:
-            SubmitError: the parent is shutting down.
+            SubmitError: see ``Loop.require``.
         """
         assert self.adopted is not None, f"job {self.job_id} was not launched by an earlier run"
         return self.loop.adopt(
@@ -140,14 +144,18 @@ class _Backend:
 
     def on_end(self, verdict: Verdict, workflow: str, tail: str) -> None:
         """Report the verdict on the job, and delete its record: nobody is to take it back any more."""
-        if self.records is not None:
-            self.records.delete(self.job_id)
+        self._delete_record()
         self.end(verdict, workflow, tail)
 
     def note_verdict(self, verdict: Verdict, workflows: Sequence[WorkflowView]) -> None:
         """Note the verdict on the first of these Workflows that exists, on another thread."""
         detail = self.report.public_detail(verdict)
         self.run(lambda: self.loop.attempt_notes.note_verdict(workflows, verdict, detail))
+
+    def _delete_record(self) -> None:
+        """Delete the job's record, unless another parent of the site may have one under the same name."""
+        if self.records is not None and self.loop.may_change(is_followed=True):
+            self.records.delete(self.job_id)
 
     def _describe_attempt(self, number: int) -> str:
         return f"attempt {number} of {self.max_attempts} of job {self.job_id}"
@@ -191,8 +199,9 @@ class ClientJobs:
             on_end: called with the verdict, before threads that wait for the job are woken.
 
         Raises:
-            SubmitError: the parent is shutting down, or an earlier launch of the job is still tracked.
+            SubmitError: see ``Loop.require``.
         """
+        self._loop.require(plan.name)
         attempts = self._prepare(launch, transfer, report, probe, on_end)
         if self._records is not None:
             self._records.save(LaunchRecord(launch, launch.number, launch.attempt))
@@ -228,7 +237,7 @@ class ClientJobs:
 
         Raises:
             AdoptionError: FLARE cannot wait for the job.
-            SubmitError: the parent is shutting down. ``on_end`` has been called then.
+            SubmitError: see ``Loop.require``. ``on_end`` has been called then.
         """
         timeouts = start_timeouts(record.first, self._settings)
         adopted = Adopted(record.workflow, uid, record.attempt, timeouts, self._settings.argo.kill_grace)

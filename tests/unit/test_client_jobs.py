@@ -273,3 +273,32 @@ def test_a_job_that_cannot_be_stopped_keeps_no_other_from_its_end() -> None:
     jobs._running = cast("Any", set(broken))
     jobs.stop_all(Cause.PARENT_END)
     assert [each.causes for each in broken] == [[Cause.PARENT_END]] * 2
+
+
+def test_a_parent_without_its_site_starts_no_attempt(parent: Parent, api: IdleApi) -> None:
+    """Another parent of the site has taken the job back. That one starts it again, and its record stays as it is."""
+    first = launch(max_attempts=3)
+    record = LaunchRecord(first, 1, first.attempt)
+    parent.records.save(record)
+    nodes = {"n": {"id": "n", "type": "Pod", "phase": "Error", "message": "pod deleted"}}
+    item = workflow(record.workflow, phase="Failed", attempt=first.attempt, nodes=nodes)
+    exists_on_cluster(api, record, item)
+    handle = parent.adopts(record)
+    parent.loop.may_change = lambda *, is_followed: not is_followed
+    parent.loop.start()
+    wait_for(lambda: handle.has_ended)
+    ((verdict, _),) = parent.verdicts
+    assert "another FLARE parent has taken over" in verdict.detail
+    (found,) = parent.records.load(first.parent)
+    assert (found.number, found.attempt) == (1, first.attempt)
+    assert api.named(Kind.WORKFLOW) == [record.workflow]
+
+
+def test_a_second_launch_of_a_job_leaves_its_record(parent: Parent) -> None:
+    """A launch that is refused, because the job runs, must not delete or replace the record of the running one."""
+    first = launch()
+    parent.launches(first)
+    with pytest.raises(SubmitError, match="an earlier launch"):
+        parent.launches(replace(first, attempt="other"))
+    (found,) = parent.records.load(first.parent)
+    assert found.attempt == first.attempt
