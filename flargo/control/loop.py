@@ -269,6 +269,9 @@ class Loop:
         """
         with self._launch_lock:
             self._is_ending.set()
+        if self._jobs:
+            # Jobs were adopted, and the parent ends before it has begun: nobody else will end them.
+            self.start()
         for job in list(self._jobs.values()):
             self.stop(job.launched, cause)
         deadline = time.monotonic() + seconds

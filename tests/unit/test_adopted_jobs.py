@@ -270,3 +270,15 @@ def test_a_shutdown_reports_an_adopted_job() -> None:
     loop.end(Cause.PARENT_END, 0.0)
     assert launched.verdict is not None
     assert [verdict.reason for verdict in verdicts] == [Reason.PARENT_ENDED]
+
+
+def test_a_shutdown_ends_an_adopted_job() -> None:
+    """Also if the parent shuts down before it has taken back all jobs: nobody would follow this one any more."""
+    api = IdleApi()
+    api.store[Kind.WORKFLOW, JOB.name] = workflow(phase="Running")
+    api.store[Kind.POD, JOB.name] = pod(main=RUNNING, phase="Running")
+    loop = Loop(api, "", "new run", 3)
+    loop.adopt(JOB, lambda: False, lambda *_: None, collect_log=False)
+    loop.end(Cause.PARENT_END, 2.0)
+    api.test_ended.set()
+    assert api.store[Kind.WORKFLOW, JOB.name]["spec"]["shutdown"] == "Terminate"
