@@ -27,7 +27,7 @@ from flargo.job import names, validate
 from flargo.job.choices import JobRequest, choose
 from flargo.job.documents import DocumentError
 from flargo.job.settings import Settings
-from flargo.job.trust import JOB_META, JOB_SPEC
+from flargo.job.trust import JOB_META, JOB_SPEC, REJOIN
 from flargo.job.validate import MISSING, InvalidInput, Sentence, Verbatim
 from flargo.parsing import is_attempt
 from flargo.terms import Launch, Object, Parent, Role, SecretData
@@ -134,6 +134,8 @@ def read_launch(
     transfer = WorkspaceTransfer(request.cell, request.job_id, request.workspace)
     secret_variables = (*credentials, nvflare_internals.TOKEN_VARIABLE)
     choices = choose(request.job, study.image, settings)
+    if role is Role.CLIENT:
+        _warn_of_refused_attempts(request.job, choices.rejoin)
     config: Object = {
         "name": object_names.pod,
         "image": choices.image,
@@ -350,9 +352,50 @@ def _read_launcher_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, 
             where,
             len(unknown),
             examples,
-            ", ".join(sorted({*JOB_SPEC} - {"argo"})),
+            ", ".join(sorted(JOB_SPEC)),
         )
-    return {key: rule.validate(f"{where}[{key!r}]", spec[key]) for key, rule in JOB_SPEC.items() if key in spec}, where
+    blocks = _launcher_blocks(job_meta, site)
+    _warn_of_misplaced_keys(blocks)
+    return {
+        key: rule.validate(f"{_place_of_key(blocks, key) or where}[{key!r}]", spec[key])
+        for key, rule in JOB_SPEC.items()
+        if key in spec
+    }, where
+
+
+def _launcher_blocks(job_meta: dict[str, Any], site: str) -> dict[str, Mapping[str, Any]]:
+    """Return the site's part of launcher_spec and the default one, by their keys; the site's takes precedence."""
+    spec = job_meta.get(JobMetaKey.JOB_LAUNCHER_SPEC.value)
+    blocks = {key: spec.get(key) for key in (site, "default")} if isinstance(spec, Mapping) else {}
+    return {key: block for key, block in blocks.items() if isinstance(block, Mapping)}
+
+
+def _place_of_key(blocks: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """Return the path of the block in which the job's author has written a key; empty if it is in neither."""
+    mode = nvflare_internals.MODE
+    return next(
+        (f"launcher_spec[{name!r}][{mode!r}]" for name, block in blocks.items() if key in (block.get(mode) or ())), ""
+    )
+
+
+def _warn_of_misplaced_keys(blocks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn of keys beside the launcher's block instead of in it: nvflare takes them for launchers, and ignores them."""
+    for name, block in blocks.items():
+        place = f"launcher_spec[{name!r}]"
+        for key in sorted(set(block) & {*JOB_SPEC, REJOIN}):
+            inside = "['argo']" if key == REJOIN else ""
+            _log.warning("%s[%r] is ignored: write it in %s[%r]%s", place, key, place, nvflare_internals.MODE, inside)
+
+
+def _warn_of_refused_attempts(request: JobRequest, granted: int) -> None:
+    """Warn that a site grants a client's job fewer further attempts than its author counts on."""
+    wanted = request.spec.get("argo", {}).get(REJOIN, 0)
+    if wanted > granted:
+        _log.warning(
+            "the job asks for %d further attempts (argo.rejoin), and this site grants %d (argo.policy.rejoin)",
+            wanted,
+            granted,
+        )
 
 
 def _read_study(request: _LaunchRequest, settings: Settings) -> Study:

@@ -401,7 +401,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no image": ({"name": "x"}, "launcher_spec['site-1']['k8s']['image']"),
     "a wrong amount": (
         {"launcher_spec": {"default": {"k8s": {"image": "x", "memory": "4 GB"}}}},
+        "launcher_spec['default']['k8s']['memory']",
+    ),
+    "a wrong amount for the site": (
+        {
+            "launcher_spec": {
+                "default": {"k8s": {"image": "x", "memory": "4Gi"}},
+                "site-1": {"k8s": {"memory": "4 GB"}},
+            }
+        },
         "launcher_spec['site-1']['k8s']['memory']",
+    ),
+    "a wrong number of attempts": (
+        {"launcher_spec": {"default": {"k8s": {"image": "x", "argo": {"rejoin": "2"}}}, "site-1": {"k8s": None}}},
+        "launcher_spec['default']['k8s']['argo']['rejoin']",
     ),
 }
 
@@ -422,6 +435,32 @@ def test_render_prints_the_launchers_warnings(meta: Path) -> None:
     result = run("render", meta)
     assert "Warning: launcher_spec" in result.stderr
     assert "node" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "place"),
+    [
+        ("default", "argo", "launcher_spec['default']['k8s']"),
+        ("site-1", "argo", "launcher_spec['site-1']['k8s']"),
+        ("site-1", "rejoin", "launcher_spec['site-1']['k8s']['argo']"),
+    ],
+)
+def test_render_warns_of_a_key_beside_the_launchers_block(meta: Path, block: str, key: str, place: str) -> None:
+    """FLARE takes the key for the name of another launcher, and reads it nowhere."""
+    spec: dict[str, Any] = {"default": {"k8s": {"image": "x"}}, "site-1": {"k8s": {}}}
+    spec[block][key] = {"rejoin": 1}
+    meta.write_text(json.dumps({"launcher_spec": spec}))
+    warning = f"Warning: launcher_spec[{block!r}][{key!r}] is ignored: write it in {place}\n"
+    assert run("render", meta).stderr.startswith(warning)
+
+
+@pytest.mark.parametrize(("role", "is_warned"), [("client", True), ("server", False)])
+def test_render_warns_of_attempts_that_a_site_refuses(meta: Path, role: str, is_warned: bool) -> None:  # noqa: FBT001
+    """The job's author counts on them. A server's process is never started again."""
+    spec = {"default": {"k8s": {"image": "x", "argo": {"rejoin": 2}}}}
+    meta.write_text(json.dumps({"launcher_spec": spec}))
+    warning = "asks for 2 further attempts (argo.rejoin), and this site grants 0 (argo.policy.rejoin)"
+    assert (warning in run("render", meta, "--role", role).stderr) is is_warned
 
 
 def test_render_hides_warnings_of_every_kit(kit: Kit, meta: Path) -> None:
