@@ -68,10 +68,13 @@ class Reason(Enum):
     EVICTED = Row(
         ReturnCode.LOST,
         "The pod was evicted by its node.",
-        "Raise the limit that the message names, or free resources on the node.",
+        "Raise the limit that the message names, or free resources on the node. docs/rejoin.md says how a client's job"
+        " can survive a node's pressure.",
     )
     DISRUPTED = Row(
-        ReturnCode.LOST, "The pod was disrupted: drain, preemption or node shutdown.", "Submit the job again."
+        ReturnCode.LOST,
+        "The pod was disrupted: drain, preemption or node shutdown.",
+        "Submit the job again. docs/rejoin.md says how a client's job can survive this.",
     )
     DEADLINE = Row(
         ReturnCode.LOST,
@@ -79,7 +82,9 @@ class Reason(Enum):
         "Raise 'argo.policy.running_time' or the pod template's activeDeadlineSeconds.",
     )
     NODE_LOST = Row(
-        ReturnCode.LOST, "The node was lost, and the pod with it.", "Check the node, and submit the job again."
+        ReturnCode.LOST,
+        "The node was lost, and the pod with it.",
+        "Check the node, and submit the job again. docs/rejoin.md says how a client's job can survive this.",
     )
     POD_DELETED = Row(
         ReturnCode.LOST,
