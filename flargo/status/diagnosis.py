@@ -201,6 +201,9 @@ _POD_REASONS = {
     "DeadlineExceeded": Reason.DEADLINE,
 }
 
+# Argo's message about a program whose end the container's runtime does not know, because its node was restarted.
+_UNKNOWN_END = "main: Unknown (exit code 255)"
+
 # Exit code and message with which Argo's executor, which starts the program, reports that the program does not exist.
 _NO_PROGRAM_CODE, _NO_PROGRAM_MESSAGE = 64, "failed to find name in PATH"
 
@@ -487,7 +490,9 @@ def _missing_pod_end(pod: PodView, end: Exit, workflow: WorkflowView) -> Reason:
 def _program_end(end: Exit, workflow: WorkflowView | None) -> Reason:
     if end.code in FLARE_EXIT_CODES:
         return Reason.PROGRAM_REPORTED
-    return Reason.SHUT_DOWN if workflow is not None and workflow.shutdown else Reason.PROGRAM_FAILED
+    if workflow is not None and workflow.shutdown:
+        return Reason.SHUT_DOWN
+    return Reason.NODE_LOST if end.message == _UNKNOWN_END else Reason.PROGRAM_FAILED
 
 
 def _unstarted_end(pod: PodView, workflow: WorkflowView | None) -> Reason:

@@ -128,3 +128,11 @@ def test_a_missing_account_refuses_the_pod(message: str, prefix: str) -> None:
     assert diagnosis.reason is Reason.POD_REFUSED
     assert message in diagnosis.detail
     assert "deploy/" in diagnosis.reason.remedy
+
+
+def test_an_end_that_the_node_does_not_know_is_its_loss() -> None:
+    """The message is that of a node that had lost its power, recorded on a real cluster."""
+    message = "main: Unknown (exit code 255)"
+    failed = replace(WORKFLOW, phase="Failed", message=message, node_phase="Failed", node_message=message)
+    diagnosis = diagnose(Observation(replace(failed, node_exit_code=255)), None)
+    assert (diagnosis.stage, diagnosis.reason) == (Stage.ENDED, Reason.NODE_LOST)
