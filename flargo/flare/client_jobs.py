@@ -135,8 +135,8 @@ class _Backend:
         """
         names = display_text(", ".join(pods), MAX_MESSAGE_LENGTH)
         if names:
-            text = "job %s at %s: %s may run beside attempt %d until its node hears that it is deleted"
-            _log.warning(text, self.job_id, self.site, names, number)
+            text = "job %s at %s: %s may run beside %s, attempt %d, until its node hears that it is deleted"
+            _log.warning(text, self.job_id, self.site, names, workflow, number)
         if lost is not None:
             beside = f"; {names} may still run beside it" if names else ""
             message = f"{self._describe_attempt(number)} was submitted as Workflow {workflow}{beside}"
