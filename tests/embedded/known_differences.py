@@ -30,6 +30,18 @@ SCENARIOS: Mapping[str, str] = {
     "test_node_lost_and_back": ONE_NODE,
     "test_node_drained_while_jobs_run_and_wait": ONE_NODE,
     "test_preempted_by_a_more_important_pod": ONE_NODE,
+    **{
+        f"test_{name}": ONE_NODE
+        for name in (
+            "drained_node",
+            "tainted_node",
+            "preempted",
+            "evicted_for_its_node[memory]",
+            "evicted_for_its_node[disk]",
+            "node_without_power_is_back_in_time",
+            "node_cut_off_and_back",
+        )
+    },
     "test_api_server_away_for_thirty_seconds[frozen]": ONE_PROCESS,
     "test_api_server_away_for_thirty_seconds[stopped]": ONE_PROCESS,
 }
@@ -50,6 +62,19 @@ RECORDINGS: Mapping[str, str] = {
     "node-drained-while-jobs-run-and-wait": ONE_NODE,
     "node-lost-and-back": ONE_NODE,
     "preempted-by-a-more-important-pod": ONE_NODE,
+    **{
+        f"{name}{attempt}": ONE_NODE
+        for name in (
+            "drained-node",
+            "tainted-node",
+            "preempted",
+            "evicted-for-its-node-memory",
+            "evicted-for-its-node-disk",
+            "node-without-power-is-back-in-time",
+            "node-cut-off-and-back",
+        )
+        for attempt in ("", "-attempt-2")
+    },
     "run-again-by-an-administrators-retry-strategy": DEFAULTS,
     "registry-never-answers-pulling": NO_PULLS,
     "registry-never-answers-timeout": NO_PULLS,

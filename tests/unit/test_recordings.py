@@ -216,6 +216,7 @@ ALTERNATIVES = {
     "handler-after-an-eviction": ("POD_DELETED", 104),
     "handler-while-the-next-attempt-runs": ("POD_DELETED", 104),
     "drained-without-the-sites-permission": ("POD_DELETED", 104),
+    "node-without-power-is-back-in-time": ("NODE_LOST", 104),
     "deleted-right-after-its-exit-pod": ("POD_DELETED", 104),
     "deleted-right-after-its-exit-workflow": ("WORKFLOW_DELETED", 104),
 }

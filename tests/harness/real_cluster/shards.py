@@ -18,6 +18,7 @@ SECONDS = {
     "test_faults_by_hand.py": 150,
     "test_faults_daemons.py": 800,
     "test_faults_exit_handlers.py": 150,
+    "test_faults_nodes.py": 300,
     "test_faults_refusals.py": 340,
     "test_faults_rejoin.py": 165,
     "test_faults_wire.py": 340,
