@@ -11,6 +11,7 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE, TRANSIENT, Meaning
+from flargo.control import authority
 from flargo.control.lease import (
     Lease,
     LeaseFailed,
@@ -148,6 +149,10 @@ class LeaseKeeper:
     def state(self) -> LeaseStatus:
         """What this parent may believe at this moment."""
         return self._lease.status_at(self._clock())
+
+    def may_change(self, *, is_followed: bool) -> bool:
+        """Return whether this parent may change a job's objects now (``flargo.control.authority.MayChange``)."""
+        return authority.may_change(self.state.stage, is_followed=is_followed)
 
     def start(self) -> None:
         """Start the thread, unless it was started."""

@@ -86,8 +86,9 @@ class MemoryApi(Api):
             raise ApiError("patch", name, 422, "Invalid", 'metadata.uid: Invalid value: "x": field is immutable')
         self._check_version("patch", stored, patch)
         stored["spec"].update(patch.get("spec") or {})
-        annotations = patch["metadata"].get("annotations") or {}
-        stored["metadata"]["annotations"] = {**(stored["metadata"].get("annotations") or {}), **annotations}
+        for field in ("annotations", "labels"):
+            if patch["metadata"].get(field):
+                stored["metadata"][field] = (stored["metadata"].get(field) or {}) | patch["metadata"][field]
         self._stamp(kind, stored)
         return deepcopy(stored)
 

@@ -286,3 +286,22 @@ def test_a_hanging_request_does_not_keep_the_parent(api: MemoryApi, monkeypatch:
 
 def test_the_boot_clock_runs() -> None:
     assert boot_time() <= boot_time()
+
+
+def test_the_lease_decides_what_a_parent_may_change(api: MemoryApi, clock: Clock) -> None:
+    """Asked before each request about the Lease: before it is held, at the renewal, and once it is taken."""
+    parent, answers = keeper(api, clock, until=30.0), list[tuple[LeaseStage, bool, bool]]()
+
+    def take(number: int, when: str) -> None:
+        if when == "before":
+            own, others = parent.may_change(is_followed=True), parent.may_change(is_followed=False)
+            answers.append((parent.state.stage, own, others))
+        if number == 4 and when == "before":
+            spec(api)["holderIdentity"] = "thief_9"
+            api._stamp(Kind.LEASE, api.store[Kind.LEASE, NAME])
+
+    api.trouble = take
+    parent.run()
+    assert answers[0] == (LeaseStage.ACQUIRING, True, False)
+    assert (LeaseStage.HELD, True, True) in answers
+    assert (LeaseStage.LOST, False, False) in answers
