@@ -8,6 +8,7 @@ from flargo.status.job_state import DISRUPTIONS, JobState
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
 from flargo.status.reconcile import END_LIMIT, is_node_lost
 from flargo.status.verdict import Verdict
+from flargo.status.views import PodView
 
 SETTLE_SECONDS = 15.0
 """Seconds after an eviction before the next attempt. The scheduler learns of a node's pressure with the node's next
@@ -24,10 +25,6 @@ def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False
     It may not if somebody has ended the job meanwhile, or if its results have arrived: there is nothing left to do, and
     the parent gives out the job's workspace no more.
 
-    The kubelet sets the pod's condition DisruptionTarget if it evicts a pod for its node's sake, and does not if the
-    pod has exceeded a limit of its own, nor if it rejects a pod that comes while the node is under pressure
-    (Kubernetes 1.34, pkg/kubelet/eviction/eviction_manager.go, kubelet.go).
-
     Args:
         state: the state of the attempt.
         deleted_counts: the deletion of the pod counts, too.
@@ -42,13 +39,23 @@ def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False
             return True
         case Reason.EVICTED:
             pod = state.exited_pod or state.pod
-            return pod is not None and (bool(pod.disruption) or pod.message.startswith(_REJECTED))
+            return pod is not None and is_evicted_for_its_node(pod)
         case Reason.POD_DELETED:
             return deleted_counts or ended_unseen
         case Reason.PROGRAM_FAILED:
             return ended_unseen and state.verdict.exit_code == _SIGTERM_CODE
         case _:
             return False
+
+
+def is_evicted_for_its_node(pod: PodView) -> bool:
+    """Return whether a pod that was evicted has not exceeded a limit of its own.
+
+    The kubelet sets the pod's condition DisruptionTarget if it evicts a pod for its node's sake, and does not if the
+    pod has exceeded a limit of its own, nor if it rejects a pod that comes while the node is under pressure
+    (Kubernetes 1.34, pkg/kubelet/eviction/eviction_manager.go, kubelet.go).
+    """
+    return bool(pod.disruption) or pod.message.startswith(_REJECTED)
 
 
 def settle_seconds(loss: Verdict) -> float:

@@ -225,6 +225,14 @@ def test_an_eviction_for_the_jobs_own_excess_is_final(*, is_pressure: bool) -> N
     assert job.may_start_again == is_pressure
 
 
+def test_a_pod_that_a_node_under_pressure_rejects_is_lost() -> None:
+    """The kubelet sets no condition on such a pod, and the launcher starts the job again."""
+    message = "Pod was rejected: The node had condition: [DiskPressure]. "
+    rejected_pod = pod(phase="Failed", reason="Evicted", message=message)
+    job = only(attempt_workflow(1, **FAILED_STATUS), pods=[rejected_pod])
+    assert (job.reason, job.state) == (Reason.EVICTED, "LOST")
+
+
 def test_why_says_that_a_lost_job_may_go_on() -> None:
     explanation = explain(only(lost_attempt(1)), [])
     assert explanation.summary.endswith("This was attempt 1 of 3, and the job may be started again.")

@@ -13,6 +13,7 @@ from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.fields import OnParseError, parse_each
 from flargo.status.job_state import DISRUPTIONS
 from flargo.status.reasons import Reason
+from flargo.status.rejoin import is_evicted_for_its_node
 from flargo.status.verdict import Cause, Verdict, decide
 from flargo.status.views import (
     Observation,
@@ -103,13 +104,13 @@ class SiteJob:
         """True between two attempts: this one was lost, and nothing shows yet whether the next one will begin.
 
         Nobody but the parent knows whether the site counts the deletion of a pod, and whether the server's process of
-        the job still runs. An eviction for the job's own excess is never followed by another attempt: the kubelet sets
-        no disruption on such a pod.
+        the job still runs. An eviction for the job's own excess is never followed by another attempt.
         """
         is_last = self.number >= self.max_attempts or self.noted_verdict is not None
         if self.stage is not Stage.ENDED or is_last or self.is_archived:
             return False
-        is_own_excess = self.reason is Reason.EVICTED and self.pod is not None and not self.pod.disruption
+        pod = self.pod
+        is_own_excess = self.reason is Reason.EVICTED and pod is not None and not is_evicted_for_its_node(pod)
         return self.reason in DISRUPTIONS and not is_own_excess
 
     @property
