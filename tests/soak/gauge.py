@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-POOLS = ("flargo-submit", "flargo-wait", "flargo-perform", "flargo-report")
+POOLS = ("flargo-submit", "flargo-wait", "flargo-perform", "flargo-report", "flargo-rejoin")
 """Name prefixes of the launchers' worker threads, which are started when they are first needed, and stay."""
-MAX_POOL_THREADS = 3 * 8 + 36
-"""The limit of worker threads of one launcher: eight each that submit, wait and report, and those of all commands."""
+MAX_POOL_THREADS = 4 * 8 + 36
+"""The limit of worker threads of one launcher: eight each that submit, wait, report and start jobs again, and those of
+all commands."""
 MAX_GROWTH_BYTES = 6 * 2**20
 """How much memory a process may gain after the first round: what its allocator does not return."""
 MAX_GROWTH_OBJECTS = 5000

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from flargo.status.verdict import Verdict
 from tests.harness.cluster import Cluster
 from tests.harness.embedded_cluster import ResponseError
 from tests.harness.site import IGNORES_SIGTERM, SLEEPS
-from tests.soak.observer import Observer
+from tests.soak.observer import Observer, workflow_name
 from tests.soak.oracle import DoneIntervention, JobHistory
 from tests.soak.parents import JobReference, Parents
 from tests.soak.plan import Intervention, Launch, PlannedIntervention, Program, ProgramKind, StartPoint
@@ -39,8 +40,8 @@ class FollowedJob:
     verdict: Verdict | None = None
     verdict_at: float = 0.0
     released_at: float | None = None
-    history: JobHistory | None = None
-    """What had happened to the job before a person started it again; None if nobody did."""
+    attempts: Sequence[JobHistory] | None = None
+    """What had happened to its attempts before a person started it again; None if nobody did."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -70,7 +71,9 @@ class Follower:
 
     def launch(self, launch: Launch) -> FollowedJob:
         """Launch a job, and return as soon as the launcher tracks it."""
-        spec = {"memory": "100Mi"} if launch.program.kind is ProgramKind.EXCEEDS_MEMORY else {}
+        spec: dict[str, Any] = {"memory": "100Mi"} if launch.program.kind is ProgramKind.EXCEEDS_MEMORY else {}
+        if launch.rejoins:
+            spec["argo"] = {"rejoin": launch.rejoins}
         launched_at = time.time()
         reference = JobReference(*self._parents.launch(launch.role, program_code(launch.program), spec))
         self._say(f"job {launch.number} launched as {reference.name}: {launch}")
@@ -123,7 +126,7 @@ class Follower:
             while job.released_at is None and not job.problems and time.time() < deadline:
                 time.sleep(0.2)
             time.sleep(planned.at)
-            job.history = self._observer.history(job.reference.id)
+            job.attempts = self._observer.attempts(job.reference.id)
             job.interventions.append(self._do(job, planned.intervention))
 
     def _wait_until_due(self, job: FollowedJob, planned: PlannedIntervention) -> bool:
@@ -132,21 +135,21 @@ class Follower:
         To end a job through FLARE always makes sense, even after its end.
         """
         job_id, deadline = job.reference.id, time.time() + MAX_START_SECONDS
-        if planned.since is StartPoint.RUNNING:
-            while not self._observer.wait(job_id, lambda history: history.started_count > 0, 0.5):
+        start = job.launched_at
+        if planned.since is not StartPoint.LAUNCH:
+            count = 2 if planned.since is StartPoint.REJOIN else 1
+            while not self._observer.wait(job_id, lambda attempts: _has_started(attempts, count), 0.5):
                 if job.verdict_at or time.time() > deadline:
                     break
             start = time.time()
-        else:
-            start = job.launched_at
         time.sleep(max(0.0, start + planned.at - time.time()))
         if planned.intervention in _THROUGH_FLARE:
             return True
 
-        def has_target(history: JobHistory) -> bool:
+        def has_target(attempts: Sequence[JobHistory]) -> bool:
             if planned.intervention in _NEEDS_POD:
-                return history.pod_count > 0
-            return history.workflow_at is not None
+                return attempts[-1].pod_count > 0
+            return attempts[-1].workflow_at is not None
 
         while not self._observer.wait(job_id, has_target, 0.5):
             if job.verdict_at or time.time() > deadline:
@@ -154,32 +157,39 @@ class Follower:
         return not job.verdict_at
 
     def _do(self, job: FollowedJob, intervention: Intervention) -> DoneIntervention:
-        number, name = job.launch.number, job.reference.name
+        number, target = job.launch.number, self._observer.attempts(job.reference.id)[-1].name
+        name = target or job.reference.name
         self._say(f"job {number}: {intervention.value}, {name}")
         started_at, error = time.time(), ""
         try:
-            self._perform(job.reference, intervention)
+            self._perform(job.reference, intervention, name)
         except (AssertionError, ValueError, ResponseError) as refusal:
             error = str(refusal) or "refused"
             self._say(f"job {number}: {intervention.value}: {error}")
             if intervention in _THROUGH_FLARE:
                 job.problems.append(f"{intervention.value}: {error}")
-        return DoneIntervention(intervention, started_at, time.time(), error)
+        is_for_job = intervention in _THROUGH_FLARE
+        return DoneIntervention(intervention, started_at, time.time(), error, "" if is_for_job else name)
 
-    def _perform(self, job: JobReference, intervention: Intervention) -> None:
+    def _perform(self, job: JobReference, intervention: Intervention, workflow: str) -> None:
         match intervention:
             case Intervention.ABORT:
                 self._parents.abort(job.id)
             case Intervention.CLEANUP:
                 self._parents.cleanup(job.id)
             case Intervention.TERMINATE | Intervention.SUSPEND | Intervention.RESUBMIT | Intervention.RETRY:
-                self._cluster.argo(intervention.value.removeprefix("argo "), job.name)
+                self._cluster.argo(intervention.value.removeprefix("argo "), workflow)
             case Intervention.DELETE_WORKFLOW:
-                self._cluster.delete("workflows.argoproj.io", {"metadata": {"name": job.name}})
+                self._cluster.delete("workflows.argoproj.io", {"metadata": {"name": workflow}})
             case Intervention.DELETE_POD | Intervention.EVICT_POD:
-                pods = self._cluster.pods(job.id)
+                pods = [pod for pod in self._cluster.pods(job.id) if workflow_name(pod) == workflow]
                 assert pods, "its pod is gone"
                 if intervention is Intervention.EVICT_POD:
                     self._cluster.evict(pods[0])
                 else:
                     self._cluster.delete("pod", pods[0])
+
+
+def _has_started(attempts: Sequence[JobHistory], count: int) -> bool:
+    """Return whether a program has started in this attempt, or in a later one: a drain may come before the start."""
+    return any(attempt.started_count > 0 for attempt in attempts[count - 1 :])

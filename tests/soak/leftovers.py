@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from flargo.terms import Label
 from tests.harness.cluster import Cluster, has_ended, may_run
 from tests.soak.parents import JobReference
+from tests.soak.plan import attempt_names
 
 
 def leftovers(cluster: Cluster, federation: str, jobs: Sequence[JobReference]) -> list[str]:
@@ -21,4 +22,5 @@ def leftovers(cluster: Cluster, federation: str, jobs: Sequence[JobReference]) -
 
 
 def _processes(cluster: Cluster, job: JobReference) -> set[int]:
-    return {*cluster.processes(job.id), *cluster.pod_processes(job.name)}
+    in_pods = (cluster.pod_processes(name) for name in attempt_names(job.name))
+    return set(cluster.processes(job.id)).union(*in_pods)

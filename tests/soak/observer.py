@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 from flargo.terms import Label
 from tests.harness.cluster import Cluster, LineStream
 from tests.soak.oracle import ContainerEnd, JobHistory
+from tests.soak.plan import attempt_names
 
 Object = dict[str, Any]
 _PATHS = {"pod": "api/v1/namespaces/{0}/pods", "Workflow": "apis/argoproj.io/v1alpha1/namespaces/{0}/workflows"}
@@ -23,20 +24,28 @@ _PATHS = {"pod": "api/v1/namespaces/{0}/pods", "Workflow": "apis/argoproj.io/v1a
 
 @dataclass
 class _PodRecord:
-    started: bool = False
+    started_at: float | None = None
     end: ContainerEnd | None = None
     gone_at: float | None = None
+
+
+@dataclass
+class _AttemptRecord:
+    """The objects of one attempt of a job."""
+
+    pods: dict[str, _PodRecord] = field(default_factory=dict)
+    """By uid, in the order of their appearance."""
+    workflow_at: float | None = None
 
 
 @dataclass
 class _JobRecord:
     """The objects of one job that the observer has received."""
 
-    pods: dict[str, _PodRecord] = field(default_factory=dict)
-    """By uid, in the order of their appearance."""
-    workflow_at: float | None = None
+    attempts: dict[str, _AttemptRecord] = field(default_factory=dict)
+    """By the names of their Workflows."""
     name: str = ""
-    """The name of its Workflow. A Workflow that a person resubmits has the same labels and another name."""
+    """The name of its first Workflow. One that a person resubmits has the same labels and another name."""
     events: list[str] = field(default_factory=list)
     """A line for people about each change, which begins with its time."""
 
@@ -69,15 +78,15 @@ class Observer:
         for thread in self._threads:
             thread.join(5)
 
-    def history(self, job_id: str) -> JobHistory:
-        """Return what has happened to a job so far."""
+    def attempts(self, job_id: str) -> Sequence[JobHistory]:
+        """Return what has happened to each attempt of a job so far: to one at least, to which nothing may have."""
         with self._changed:
-            return _history(self._jobs.get(job_id, _JobRecord()))
+            return _histories(self._jobs.get(job_id, _JobRecord()))
 
-    def wait(self, job_id: str, condition: Callable[[JobHistory], bool], seconds: float) -> bool:
-        """Wait until a condition holds of a job's history, for at most so many seconds; return whether it does."""
+    def wait(self, job_id: str, condition: Callable[[Sequence[JobHistory]], bool], seconds: float) -> bool:
+        """Wait until a condition holds of a job's attempts, for at most so many seconds; return whether it does."""
         with self._changed:
-            return self._changed.wait_for(lambda: condition(_history(self._jobs.get(job_id, _JobRecord()))), seconds)
+            return self._changed.wait_for(lambda: condition(_histories(self._jobs.get(job_id, _JobRecord()))), seconds)
 
     def events(self, job_id: str) -> list[str]:
         """Return a line for each change of a job's Workflow and pods."""
@@ -101,22 +110,26 @@ class Observer:
     def _record(self, kind: str, item: Object, now: float, *, deleted: bool) -> None:
         with self._changed:
             job = self._jobs.setdefault(item["metadata"]["labels"][Label.JOB_ID], _JobRecord())
-            name = _workflow_name(item)
+            name = workflow_name(item)
             job.name = job.name or name
-            if name != job.name:
+            if name not in attempt_names(job.name):
                 pass  # of a resubmitted Workflow: not the job, only an event
             elif kind == "pod":
-                pod = job.pods.setdefault(item["metadata"]["uid"], _PodRecord())
+                pod = job.attempts.setdefault(name, _AttemptRecord()).pods.setdefault(
+                    item["metadata"]["uid"], _PodRecord()
+                )
                 _record_pod(pod, item, now, deleted=deleted)
             else:
-                job.workflow_at = job.workflow_at or now
+                attempt = job.attempts.setdefault(name, _AttemptRecord())
+                attempt.workflow_at = attempt.workflow_at or now
             line = f"{kind} {', '.join(_describe(item))}{', deleted' if deleted else ''}"
             if not job.events or not job.events[-1].endswith(line):
                 job.events.append(f"{now:.1f} {line}")
             self._changed.notify_all()
 
 
-def _workflow_name(item: Object) -> str:
+def workflow_name(item: Object) -> str:
+    """Return the name of a Workflow, or of a pod's Workflow."""
     meta = item["metadata"]
     return str(meta["labels"].get("workflows.argoproj.io/workflow", meta["name"]))
 
@@ -128,24 +141,40 @@ def _watch(cluster: Cluster, path: str, federations: list[str]) -> LineStream:
     )
 
 
-def _history(job: _JobRecord) -> JobHistory:
-    pods = list(job.pods.values())
+def _histories(job: _JobRecord) -> Sequence[JobHistory]:
+    names = [name for name in attempt_names(job.name) if name in job.attempts]
+    return [_history(name, job.attempts[name]) for name in names] or [JobHistory()]
+
+
+def _history(name: str, attempt: _AttemptRecord) -> JobHistory:
+    pods = list(attempt.pods.values())
     first = pods[0] if pods else _PodRecord()
+    starts = [pod.started_at for pod in pods if pod.started_at is not None]
+    overs = [_over_at(pod) for pod in pods if pod.started_at is not None]
+    ends = [at for at in overs if at is not None]
     return JobHistory(
         pod_count=len(pods),
-        started_count=sum(pod.started for pod in pods),
-        first_pod_started=first.started,
+        started_count=len(starts),
+        first_pod_started=first.started_at is not None,
         first_end=first.end,
         first_pod_gone_at=first.gone_at,
         last_end=pods[-1].end if len(pods) > 1 else None,
-        workflow_at=job.workflow_at,
+        workflow_at=attempt.workflow_at,
+        name=name,
+        started_at=min(starts, default=None),
+        over_at=max(ends, default=None) if len(ends) == len(overs) else None,
     )
+
+
+def _over_at(pod: _PodRecord) -> float | None:
+    return pod.end.observed_at if pod.end is not None else pod.gone_at
 
 
 def _record_pod(pod: _PodRecord, item: Object, now: float, *, deleted: bool) -> None:
     state = _main_state(item)
     terminated = state.get("terminated")
-    pod.started = pod.started or "running" in state or bool((terminated or {}).get("startedAt"))
+    if pod.started_at is None and ("running" in state or (terminated or {}).get("startedAt")):
+        pod.started_at = now
     if terminated is not None and pod.end is None:
         time_text = terminated.get("finishedAt")
         finished_at = datetime.fromisoformat(time_text).timestamp() if time_text else now

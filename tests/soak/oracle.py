@@ -36,6 +36,8 @@ class DoneIntervention:
     finished_at: float
     error: str = ""
     """Why it failed; empty if it did not."""
+    target: str = ""
+    """The name of the Workflow that it concerned; empty if it concerned the job, as FLARE's own do."""
     is_planned: bool = True
     """False for the abort with which the run ends a job that its planned interventions did not end."""
 
@@ -57,7 +59,7 @@ class ContainerEnd:
 
 @dataclass(frozen=True)
 class JobHistory:
-    """The history of one job, as the observer received it."""
+    """The history of one attempt of a job, as the observer received it. Most jobs have no other."""
 
     pod_count: int = 0
     started_count: int = 0
@@ -70,7 +72,13 @@ class JobHistory:
     last_end: ContainerEnd | None = None
     """How the program ended in the last pod, if there were several."""
     workflow_at: float | None = None
-    """When the job's Workflow appeared."""
+    """When the attempt's Workflow appeared."""
+    name: str = ""
+    """The Workflow's name."""
+    started_at: float | None = None
+    """When the program was first seen running."""
+    over_at: float | None = None
+    """When the program of each pod in which it started had ended, or the pod was gone; None before that."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tests.harness.real_cluster.target import find
 from tests.harness.site import Job, Site
 from tests.harness.wire import Route
 from tests.soak import gauge
+from tests.soak.plan import MAX_REJOINS
 from tests.soak.timeline import Timeline
 
 STUDIES: dict[str, Any] = {
@@ -31,6 +32,8 @@ STUDIES: dict[str, Any] = {
 }
 """A short grace period, so that a program that ignores SIGTERM does not occupy the machine for half a minute when its
 pod is deleted."""
+ARGO: dict[str, Any] = {"policy": {"rejoin": MAX_REJOINS}}
+"""The client's launcher lets jobs be started again."""
 
 
 class Parents:
@@ -45,7 +48,10 @@ class Parents:
         """
         cluster = _find_cluster(engine)
         self._initial_threads = Counter(thread.name for thread in threading.enumerate())
-        self._sites = {role: Site(cluster, wire=route, role=role, studies=STUDIES) for role in Role}
+        self._sites = {
+            role: Site(cluster, wire=route, role=role, studies=STUDIES, argo=ARGO if role is Role.CLIENT else None)
+            for role in Role
+        }
         self._jobs: dict[str, Job] = {}
 
     def federations(self) -> dict[Role, str]:

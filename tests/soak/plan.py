@@ -15,6 +15,10 @@ LAUNCH_SHARE = 0.8
 """The part of a round in which jobs are launched and faults happen; in the rest of it the jobs end."""
 SECOND_START_SHARE = 0.2
 """The part of the jobs that a person suspends, retries or resubmits."""
+DRAIN_SHARE = 0.4
+"""The part of the clients' jobs that are drained and may be started again."""
+MAX_REJOINS = 2
+"""The most attempts after the first that a job asks for, which is what the site grants."""
 FAULT_INTERVAL_SECONDS = 10.0
 """The average time from one fault of the wire to the next."""
 
@@ -85,6 +89,7 @@ class StartPoint(Enum):
 
     LAUNCH = "its launch"
     RUNNING = "its program's start"
+    REJOIN = "its second attempt's start"
     RELEASE = "its release by the launcher"
 
 
@@ -110,9 +115,12 @@ class Launch:
     role: Role
     program: Program
     interventions: tuple[PlannedIntervention, ...] = ()
+    rejoins: int = 0
+    """How often its program may be started again if its pod is lost."""
 
     def __str__(self) -> str:
-        return f"{self.role.value}; {self.program}; {', '.join(map(str, self.interventions)) or 'left alone'}"
+        program = f"{self.program}{f', may be started again {self.rejoins} times' if self.rejoins else ''}"
+        return f"{self.role.value}; {program}; {', '.join(map(str, self.interventions)) or 'left alone'}"
 
 
 class FaultKind(Enum):
@@ -199,6 +207,11 @@ def plan(seed: int, jobs: int, seconds: float, *, controller: bool = False) -> P
     return Plan(seed, jobs, seconds, controller, tuple(planned_rounds))
 
 
+def attempt_names(name: str) -> list[str]:
+    """Return the names that the Workflows of a job's attempts may have, by the first one's."""
+    return [name, *(f"{name}-r{number}" for number in range(1, MAX_REJOINS + 1))]
+
+
 _KIND_WEIGHTS = {
     ProgramKind.EXITS: 50,
     ProgramKind.SIGNALS: 8,
@@ -220,7 +233,29 @@ def _launch(dice: random.Random, number: int, at: float, *, late: bool) -> Launc
         ProgramKind.HANDLES_SIGTERM: (0, 0, 3, 101),
     }.get(kind, (0,))
     program = Program(kind, dice.choice(numbers), after)
+    if role is Role.CLIENT and dice.random() < DRAIN_SHARE:
+        rejoins = dice.randint(1, MAX_REJOINS)
+        return Launch(number, round(at, 1), role, program, tuple(_drains(dice, program)), rejoins)
     return Launch(number, round(at, 1), role, program, tuple(_interventions(dice, role, program)))
+
+
+def _drains(dice: random.Random, program: Program) -> Iterator[PlannedIntervention]:
+    """Yield the drains of a job that may be started again, and what ends it if its program runs for ever.
+
+    That may come before the drain, while nothing of the job runs, or after the second attempt's start.
+    """
+    yield from _second_starts(dice)
+    yield _planned(dice, Intervention.EVICT_POD, dice.choice((StartPoint.LAUNCH, StartPoint.RUNNING)), 4)
+    for _ in range(dice.choice((0, 0, 1, 2))):
+        yield _planned(dice, Intervention.EVICT_POD, StartPoint.REJOIN, 6)
+    if program.own_end is None:
+        endings = sorted(ENDINGS - {Intervention.EVICT_POD}, key=lambda each: each.name)
+        (ending,) = dice.choices(endings, [3 if each is Intervention.ABORT else 1 for each in endings])
+        yield _planned(dice, ending, dice.choice((StartPoint.RUNNING, StartPoint.REJOIN)), 8)
+
+
+def _planned(dice: random.Random, intervention: Intervention, since: StartPoint, most: float) -> PlannedIntervention:
+    return PlannedIntervention(intervention, round(dice.uniform(0, most), 1), since)
 
 
 def _interventions(dice: random.Random, role: Role, program: Program) -> Iterator[PlannedIntervention]:

@@ -13,11 +13,12 @@ from tests.harness.embedded_cluster import EmbeddedCluster
 from tests.harness.faults import exit_handlers
 from tests.harness.wire import Wire
 from tests.soak import gauge
+from tests.soak.attempts import Attempts
 from tests.soak.fault_injector import FaultInjector
 from tests.soak.job import FollowedJob, Follower
 from tests.soak.leftovers import leftovers
 from tests.soak.observer import Observer
-from tests.soak.oracle import Case, FaultPeriod, allowed_reports, lateness
+from tests.soak.oracle import Case, FaultPeriod, lateness
 from tests.soak.parents import Parents, parents_process
 from tests.soak.plan import Launch, Plan, PlannedFault, Round
 from tests.soak.timeline import Timeline
@@ -75,6 +76,8 @@ class _Run:
         self._report_counts: Counter[str] = Counter()
         self._request_counts: Counter[str] = Counter()
         self._slowest_verdict = (0.0, "no job")
+        self._attempt_counts: Counter[int] = Counter()
+        self._slowest_attempt = (0.0, "no job")
         self._slowest_launch = 0.0
         self._slowest_release = 0.0
 
@@ -147,12 +150,16 @@ class _Run:
 
     def _judge(self, job: FollowedJob, faults: Sequence[FaultPeriod]) -> None:
         verdict, name, launch = job.verdict, job.reference.name, job.launch
-        history = job.history or self.observer.history(job.reference.id)
+        histories = job.attempts or self.observer.attempts(job.reference.id)
         events = self.observer.events(job.reference.id)
-        case = Case(launch.program, job.launched_at, job.interventions, history, faults, job.verdict_at)
+        whole = Case(launch.program, job.launched_at, job.interventions, histories[-1], faults, job.verdict_at)
+        attempts = Attempts(whole, histories, 1 + launch.rejoins)
         problems = list(job.problems)
+        self._count_attempts(job, attempts)
         if verdict is not None:
-            report, allowed = (verdict.reason, verdict.code), allowed_reports(case)
+            problems += attempts.problems()
+            case, allowed = attempts.case_of(len(histories) - 1), attempts.allowed_ends()
+            report = (verdict.reason, verdict.code)
             self._report_counts[f"{verdict.reason.name} {verdict.code}"] += 1
             if report not in allowed:
                 expected = _describe(allowed) or "nothing explains the end"
@@ -169,6 +176,11 @@ class _Run:
         if problems:
             self.problems.append(f"job {launch.number}, {name} ({launch}): {'; '.join(problems)}")
             self.timeline.print_job(f"WRONG: {self.problems[-1]}", job.interventions, events, name)
+
+    def _count_attempts(self, job: FollowedJob, attempts: Attempts) -> None:
+        self._attempt_counts[len(attempts.histories)] += 1
+        for seconds in attempts.gaps():
+            self._slowest_attempt = max(self._slowest_attempt, (seconds, f"job {job.launch.number}, {job.launch}"))
 
     def _count_requests_and_forget(self) -> None:
         """Keep only the numbers of a round."""
@@ -191,6 +203,8 @@ class _Run:
         say = self.timeline.say
         say(f"reports: {', '.join(f'{count} {name}' for name, count in self._report_counts.most_common())}")
         say(f"slowest verdict: {self._slowest_verdict[0]:.1f} s after it could be known ({self._slowest_verdict[1]})")
+        say(f"jobs by their attempts: {dict(sorted(self._attempt_counts.items()))}")
+        say(f"slowest next attempt: {self._slowest_attempt[0]:.1f} s after the loss ({self._slowest_attempt[1]})")
         say(f"slowest release after a verdict: {self._slowest_release:.1f} s")
         say(f"slowest launch_job of a client: {self._slowest_launch:.1f} s")
         total, jobs = self._request_counts.total(), max(1, self._report_counts.total())

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from flargo.status.reasons import Reason
+from flargo.terms import Role
+from tests.soak.attempts import Attempts
 from tests.soak.oracle import (
     Case,
     ContainerEnd,
@@ -15,7 +17,17 @@ from tests.soak.oracle import (
     allowed_reports,
     lateness,
 )
-from tests.soak.plan import ENDINGS, FaultKind, Intervention, Program, ProgramKind, plan
+from tests.soak.plan import (
+    ENDINGS,
+    MAX_REJOINS,
+    FaultKind,
+    Intervention,
+    Program,
+    ProgramKind,
+    StartPoint,
+    attempt_names,
+    plan,
+)
 
 ENDED_AT = 100.0
 SLEEPS = Program(ProgramKind.SLEEPS)
@@ -36,6 +48,9 @@ def test_a_plan_has_every_kind_of_everything() -> None:
     assert {each.intervention for job in jobs for each in job.interventions} == set(Intervention)
     assert {fault.kind for each in rounds for fault in each.faults} == set(FaultKind) - {FaultKind.CONTROLLER}
     assert all(job.interventions or job.program.own_end is not None for job in jobs), "it would run for ever"
+    assert {job.rejoins for job in jobs} == set(range(MAX_REJOINS + 1))
+    assert {job.role for job in jobs if job.rejoins} == {Role.CLIENT}
+    assert {each.since for job in jobs for each in job.interventions} == set(StartPoint)
 
 
 def test_the_controller_freezes_only_on_request() -> None:
@@ -200,3 +215,110 @@ def test_lateness_counts_from_the_knowable_end() -> None:
     assert lateness(ended_case(3)) == (19, 30)
     outage = FaultPeriod(FaultKind.DOWN, ENDED_AT - 3, ENDED_AT + 10)
     assert lateness(replace(ended_case(3), faults=[outage])) == (10, 50)
+
+
+# --- jobs whose programs may be started again
+
+FIRST, SECOND, THIRD = attempt_names("w")
+ENDS = {FIRST: 100.0, SECOND: 120.0, THIRD: 140.0}
+"""When the program of each attempt ended. The next one's Workflow appeared three seconds later."""
+
+
+def attempt(name: str, code: int, reason: str = "Error") -> JobHistory:
+    """Return the history of an attempt whose program ran for five seconds."""
+    ended_at = ENDS[name]
+    end = ContainerEnd(code, reason, "", ended_at, ended_at + 1)
+    return JobHistory(
+        1, 1, True, end, workflow_at=ended_at - 17, name=name, started_at=ended_at - 5, over_at=ended_at + 1
+    )
+
+
+def drain(name: str) -> DoneIntervention:
+    return DoneIntervention(Intervention.EVICT_POD, ENDS[name] - 1, ENDS[name] - 0.5, target=name)
+
+
+def attempts(
+    *histories: JobHistory, done: tuple[DoneIntervention, ...] = (), at_most: int = 3, program: Program = SLEEPS
+) -> Attempts:
+    """Return a job with these attempts, of which the last one's end was told five seconds after it."""
+    verdict_at = ENDS[histories[-1].name] + 5
+    return Attempts(Case(program, 80, done, JobHistory(), (), verdict_at), histories, at_most)
+
+
+def test_a_job_ends_as_its_last_attempt_did() -> None:
+    """The reports about attempts that were lost are no ends of the job."""
+    for code, program, report in (
+        (0, Program(ProgramKind.EXITS, 0), SUCCEEDED),
+        (3, Program(ProgramKind.EXITS, 3), FAILED),
+        (137, Program(ProgramKind.EXCEEDS_MEMORY), (Reason.OUT_OF_MEMORY, 104)),
+    ):
+        reason = "OOMKilled" if code == 137 else "Error"
+        job = attempts(attempt(FIRST, 143), attempt(SECOND, code, reason), done=(drain(FIRST),), program=program)
+        assert job.allowed_ends() == {report}
+        assert not job.problems()
+
+
+def test_a_drain_is_an_end_only_after_the_last_attempt() -> None:
+    lost = attempts(attempt(FIRST, 143), attempt(SECOND, 143), done=(drain(FIRST), drain(SECOND)))
+    assert lost.allowed_ends() == set(), "a third attempt should have followed"
+    assert replace(lost, max_attempts=2).allowed_ends() == {DISRUPTED}
+    unknown = attempts(attempt(FIRST, 137, "ContainerStatusUnknown"), done=(drain(FIRST),))
+    assert unknown.allowed_ends() == set(), "its pod had no container yet"
+    single = attempts(attempt(FIRST, 143), done=(drain(FIRST),))
+    assert single.allowed_ends() == set()
+    assert replace(single, max_attempts=1).allowed_ends() == {DISRUPTED}, "its author has not asked for more"
+
+
+def test_other_ends_are_no_losses() -> None:
+    terminated = DoneIntervention(Intervention.TERMINATE, 95, 96, target=FIRST)
+    deleted = DoneIntervention(Intervention.DELETE_POD, 95, 96, target=FIRST)
+    for done in (terminated, deleted):
+        again = attempts(attempt(FIRST, 143), attempt(SECOND, 0), done=(done,))
+        assert again.problems() == ["attempt 2 follows one that was not lost"]
+    for code in (0, 101):
+        handled = attempts(attempt(FIRST, code), attempt(SECOND, 0), done=(drain(FIRST),))
+        assert handled.problems() == ["attempt 2 follows one that was not lost"], "the program had an end of its own"
+
+
+def test_a_drained_workflow_may_be_ended_by_hand() -> None:
+    """The drain and the termination race: each of them may be what FLARE hears."""
+    terminated = DoneIntervention(Intervention.TERMINATE, 99.2, 99.8, target=FIRST)
+    job = attempts(attempt(FIRST, 143), done=(drain(FIRST), terminated))
+    assert job.allowed_ends() == {DISRUPTED, SHUT_DOWN}
+
+
+def test_an_abort_ends_all_attempts() -> None:
+    between = DoneIntervention(Intervention.ABORT, 102, 102.1)
+    assert attempts(attempt(FIRST, 143), done=(drain(FIRST), between)).allowed_ends() == {ABORTED}
+    late = attempts(
+        attempt(FIRST, 143), attempt(SECOND, 143), done=(drain(FIRST), DoneIntervention(Intervention.ABORT, 118, 118.1))
+    )
+    assert late.allowed_ends() == {ABORTED}
+    # The second attempt's Workflow came at 103: one that comes later than a race is wrong.
+    history = replace(attempt(SECOND, 143), workflow_at=110.0)
+    job = attempts(attempt(FIRST, 143), history, done=(drain(FIRST), between))
+    assert job.problems() == ["attempt 2 was submitted although FLARE had ended the job"]
+
+
+def test_interventions_concern_their_own_attempt() -> None:
+    terminated = DoneIntervention(Intervention.TERMINATE, 118, 119, target=SECOND)
+    job = attempts(attempt(FIRST, 143), attempt(SECOND, 143), done=(drain(FIRST), terminated))
+    assert job.allowed_ends() == {SHUT_DOWN}
+    assert not job.problems()
+
+
+def test_attempts_are_limited_and_do_not_meet() -> None:
+    lost = (attempt(FIRST, 143), attempt(SECOND, 143), attempt(THIRD, 0))
+    job = attempts(*lost, done=(drain(FIRST), drain(SECOND)), at_most=2)
+    assert job.problems() == ["3 attempts; 2 are allowed"]
+    for over_at in (None, 116.0):
+        beside = replace(lost[0], over_at=over_at)
+        job = attempts(beside, lost[1], done=(drain(FIRST), drain(SECOND)), at_most=2)
+        assert job.problems() == ["attempt 2 started while the program of the one before ran"]
+
+
+def test_the_next_attempt_comes_soon() -> None:
+    slow = replace(attempt(SECOND, 0), workflow_at=140.0, started_at=141.0)
+    job = attempts(attempt(FIRST, 143), slow, done=(drain(FIRST),))
+    assert job.problems() == ["attempt 2 came 39.0 s after the loss; the limit is 30 s"]
+    assert job.gaps() == [39]

@@ -1,0 +1,90 @@
+"""Which ends of a job FLARE may hear if its program may be started again, and which attempt may follow which.
+
+It is written from docs/rejoin.md, not from flargo's code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flargo.status.reasons import Reason
+from tests.soak.oracle import RACE_SECONDS, Case, JobHistory, Report, allowed_reports, lateness
+from tests.soak.plan import Intervention
+
+LOSSES: frozenset[Report] = frozenset({(Reason.DISRUPTED, 104), (Reason.NODE_LOST, 104)})
+"""The reports after which a program is started again. The kubelet reports a pod as lost that is evicted before it has
+created the container, too (``ContainerStatusUnknown``). No other node is lost in a run."""
+_THROUGH_FLARE = frozenset({Intervention.ABORT, Intervention.CLEANUP})
+_ENDS_WORKFLOW = frozenset({Intervention.TERMINATE, Intervention.DELETE_WORKFLOW})
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Everything that happened to one job, attempt by attempt."""
+
+    whole: Case
+    """The job's case. Its history is not read."""
+    histories: Sequence[JobHistory]
+    """What happened to each attempt, one at least."""
+    max_attempts: int
+
+    def case_of(self, index: int) -> Case:
+        """Return the case of one attempt, from 0. What FLARE does concerns all of them.
+
+        It is over, for the launcher, when the next attempt's Workflow appears.
+        """
+        history = self.histories[index]
+        interventions = [each for each in self.whole.interventions if each.target in {"", history.name}]
+        case = replace(self.whole, history=history, interventions=interventions)
+        if index > 0:
+            case = replace(case, launched_at=history.workflow_at or self.whole.launched_at)
+        if index + 1 < len(self.histories):
+            case = replace(case, verdict_at=self.histories[index + 1].workflow_at or self.whole.verdict_at)
+        return case
+
+    def allowed_ends(self) -> frozenset[Report]:
+        """Return the reports that are right: those of the last attempt, but no loss if another one should follow."""
+        last = self.case_of(len(self.histories) - 1)
+        allowed = allowed_reports(last)
+        if len(self.histories) == self.max_attempts or _was_workflow_ended(last):
+            return allowed
+        return allowed - LOSSES
+
+    def gaps(self) -> list[float]:
+        """Return the seconds from when each loss could be known to the next attempt's Workflow."""
+        return [lateness(self.case_of(index))[0] for index in range(len(self.histories) - 1)]
+
+    def problems(self) -> list[str]:
+        """Return what is wrong about attempts that followed others."""
+        problems = []
+        if len(self.histories) > self.max_attempts:
+            problems.append(f"{len(self.histories)} attempts; {self.max_attempts} are allowed")
+        for index, following in enumerate(self.histories[1:]):
+            case, number = self.case_of(index), index + 2
+            if LOSSES.isdisjoint(allowed_reports(case)):
+                problems.append(f"attempt {number} follows one that was not lost")
+            if _have_met(case.history, following):
+                problems.append(f"attempt {number} started while the program of the one before ran")
+            if _came_after_flares_end(case):
+                problems.append(f"attempt {number} was submitted although FLARE had ended the job")
+            seconds, limit = lateness(case)
+            if seconds > limit:
+                problems.append(f"attempt {number} came {seconds:.1f} s after the loss; the limit is {limit:.0f} s")
+        return problems
+
+
+def _was_workflow_ended(case: Case) -> bool:
+    """Return whether a person has ended the attempt's Workflow, after which no attempt has to follow."""
+    return any(each.intervention in _ENDS_WORKFLOW and not each.error for each in case.interventions)
+
+
+def _have_met(lost: JobHistory, following: JobHistory) -> bool:
+    if following.started_at is None or lost.started_at is None:
+        return False
+    return lost.over_at is None or lost.over_at > following.started_at
+
+
+def _came_after_flares_end(case: Case) -> bool:
+    return any(
+        each.intervention in _THROUGH_FLARE and not each.error and each.finished_at + RACE_SECONDS < case.verdict_at
+        for each in case.interventions
+    )
