@@ -49,7 +49,10 @@ def test_contributing_names_what_exists() -> None:
 def test_scale_states_the_numbers_of_threads() -> None:
     text = (ROOT / "docs/scale.md").read_text()
     assert f"and {MAX_WORKERS} for requests about jobs" in text
-    words = "eight to submit, eight for launches that wait for the pods of earlier ones, eight to report, two watches"
+    words = (
+        "eight to submit, eight for launches that wait for the pods of earlier ones, eight to report, "
+        "eight to start lost jobs again, two watches"
+    )
     assert words in text
     assert _WORKERS == 8
     limits = [LIMITS[kind] for kind in (ActionKind.CONFIRM, ActionKind.SHUTDOWN, ActionKind.DELETE_SECRET)]
