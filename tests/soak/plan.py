@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
@@ -235,6 +235,8 @@ def _launch(dice: random.Random, number: int, at: float, *, late: bool) -> Launc
     program = Program(kind, dice.choice(numbers), after)
     if role is Role.CLIENT and dice.random() < DRAIN_SHARE:
         rejoins = dice.randint(1, MAX_REJOINS)
+        # Long enough for a drain before its own end, in most cases.
+        program = replace(program, after=round(dice.uniform(2, 9), 1))
         return Launch(number, round(at, 1), role, program, tuple(_drains(dice, program)), rejoins)
     return Launch(number, round(at, 1), role, program, tuple(_interventions(dice, role, program)))
 
@@ -246,8 +248,8 @@ def _drains(dice: random.Random, program: Program) -> Iterator[PlannedInterventi
     """
     yield from _second_starts(dice)
     yield _planned(dice, Intervention.EVICT_POD, dice.choice((StartPoint.LAUNCH, StartPoint.RUNNING)), 4)
-    for _ in range(dice.choice((0, 0, 1, 2))):
-        yield _planned(dice, Intervention.EVICT_POD, StartPoint.REJOIN, 6)
+    for _ in range(dice.choice((0, 1, 2))):
+        yield _planned(dice, Intervention.EVICT_POD, StartPoint.REJOIN, 8)
     if program.own_end is None:
         endings = sorted(ENDINGS - {Intervention.EVICT_POD}, key=lambda each: each.name)
         (ending,) = dice.choices(endings, [3 if each is Intervention.ABORT else 1 for each in endings])
