@@ -11,7 +11,7 @@ CLUSTERS ?= 3
 SHARDS := $(shell seq $(CLUSTERS))
 STATE := /var/tmp/flargo-cluster
 
-.PHONY: test everything local check demo demo-drain demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start compare scale hostile docs pictures format lock
+.PHONY: test everything local check demo demo-drain demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start rejoin compare scale hostile docs pictures format lock
 
 # The clusters' programs and images are built while the tests without a cluster run. Each target's output is printed
 # when the target has finished.
@@ -98,6 +98,11 @@ bench: cluster-up
 # launcher.
 start: cluster-up
 	$(CLUSTER) exec -- $(BIN)/python -m tests.bench.start
+
+# Measures how soon a drained site trains again, and who takes the time, for the table of docs/rejoin.md.
+rejoin: cluster-up
+	$(CLUSTER) exec -- $(BIN)/python -m tests.bench.rejoin
+	$(BIN)/python -m tests.docs.tables
 
 # Shows what faults do to a job, with flargo and with the stock launcher, for the table of docs/faults.md.
 compare: cluster-up

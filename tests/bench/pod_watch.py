@@ -56,6 +56,10 @@ class PodWatch:
         events = [event for name, events in list(self._events.items()) if name.startswith(job) for event in events]
         return min((event.at for event in events if not is_foreign(event.pod) and condition(event.pod)), default=None)
 
+    def first_time_of(self, pod: str, condition: Callable[[Object], bool]) -> float | None:
+        """Return when a condition was first true of the pod with this name; None if it never was."""
+        return min((event.at for event in self._events.get(pod, []) if condition(event.pod)), default=None)
+
     def _run(self) -> None:
         while not self._stop.is_set():
             path = f"/api/v1/namespaces/{self._namespace}/pods?watch=true"

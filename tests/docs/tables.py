@@ -21,7 +21,7 @@ from flargo.status.diagnosis import DEFAULT_PATIENCE, PATIENCE, WAITING_REASONS
 from flargo.status.reasons import Reason
 from flargo.terms import Object
 from flargo.tools.doctor.check_table import CHECKS
-from tests.bench import faults, requests, start
+from tests.bench import faults, rejoin, requests, start
 from tests.bench import figures as scale
 from tests.docs import fault_matrix
 from tests.harness.differential.cases import samples
@@ -127,6 +127,11 @@ def start_figures() -> str:
     return start.table(json.loads(start.RESULT.read_text()))
 
 
+def rejoin_figures() -> str:
+    """Return the table of the seconds from a drain until the site trains again."""
+    return rejoin.table(json.loads(rejoin.RESULT.read_text()))
+
+
 def metrics() -> str:
     """Return the table of a parent's Prometheus metrics."""
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
@@ -142,6 +147,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/scale.md", "targets"): scale_targets,
     ("docs/scale.md", "figures"): scale_figures,
     ("docs/scale.md", "starts"): start_figures,
+    ("docs/rejoin.md", "figures"): rejoin_figures,
     ("docs/operations.md", "reasons"): reasons,
     ("docs/operations.md", "patience"): patience,
     ("docs/operations.md", "doctor"): doctors_checks,
