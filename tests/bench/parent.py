@@ -30,10 +30,12 @@ SITE = "site-1"
 class MeasuredParent:
     """The requests that this process answers: each public method is one, and returns JSON."""
 
-    def __init__(self, launcher: str, kubeconfig: str, namespace: str) -> None:
-        """Import and create a launcher: ``flargo`` or ``stock``."""
+    def __init__(self, launcher: str, kubeconfig: str, namespace: str, rejoins: str) -> None:
+        """Import and create a launcher: ``flargo`` or ``stock``. Its jobs may be started again ``rejoins`` times."""
         cpu = time.process_time()
-        self._launcher = _load(launcher)(config_file_path=kubeconfig, namespace=namespace)
+        again: Object = {"argo": {"policy": {"rejoin": int(rejoins)}}} if int(rejoins) else {}
+        self._launcher = _load(launcher)(config_file_path=kubeconfig, namespace=namespace, **again)
+        self._job_options: Object = {"argo": {"rejoin": int(rejoins)}} if int(rejoins) else {}
         self._import_cpu = time.process_time() - cpu
         self._root = Path(tempfile.mkdtemp(prefix="bench-parent-", dir="/tmp"))
         self._parent = Parent(self._root, Role.CLIENT, SITE)
@@ -97,7 +99,7 @@ class MeasuredParent:
 
     def _launch(self) -> tuple[str, float]:
         job_id = str(uuid.uuid4())
-        spec = {"image": "registry.example/flare/job:2.9.0", "cpu": "2", "memory": "4Gi"}
+        spec = {"image": "registry.example/flare/job:2.9.0", "cpu": "2", "memory": "4Gi", **self._job_options}
         meta = {"job_id": job_id, "name": "bench", "launcher_spec": {SITE: {"k8s": spec}}}
         context = self._parent.context(job_id)
         start = time.perf_counter()

@@ -47,9 +47,9 @@ STEP_TIMEOUT = 600.0
 class Parent:
     """A client of the measured process (parent.py)."""
 
-    def __init__(self, launcher: str, kubeconfig: Path, namespace: str) -> None:
-        """Start the process with one launcher."""
-        argv = [sys.executable, "-m", "tests.bench.parent", launcher, str(kubeconfig), namespace]
+    def __init__(self, launcher: str, kubeconfig: Path, namespace: str, rejoins: int) -> None:
+        """Start the process with one launcher, whose jobs may be started again so many times."""
+        argv = [sys.executable, "-m", "tests.bench.parent", launcher, str(kubeconfig), namespace, str(rejoins)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
@@ -82,9 +82,10 @@ class Parent:
 class Run:
     """The measurement of one launcher with one number of jobs."""
 
-    def __init__(self, server: ApiServer, launcher: str, jobs: int) -> None:
+    def __init__(self, server: ApiServer, launcher: str, jobs: int, rejoins: int) -> None:
         """Create a namespace of the run's own, with a driver."""
         self._server = server
+        self._rejoins = rejoins
         self._launcher = launcher
         self._jobs = jobs
         self._namespace = f"bench-{launcher}-{jobs}"
@@ -122,7 +123,7 @@ class Run:
                 self.result["track existing"] = {"jobs": existing, **parent.call("track")}
 
     def _parent(self) -> Parent:
-        return Parent(self._launcher, self._kubeconfig, self._namespace)
+        return Parent(self._launcher, self._kubeconfig, self._namespace, self._rejoins)
 
     def _start(self, parent: Parent) -> list[str]:
         first = parent.call("launch", jobs=1, parallel=1)  # the first launch connects and does the late imports
@@ -246,6 +247,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default=SIZES["flargo"], type=lambda text: [int(each) for each in text.split(",")])
     parser.add_argument("--launchers", default="flargo,stock", type=lambda text: text.split(","))
+    parser.add_argument(
+        "--rejoins", default=0, type=int, help="flargo's jobs may be started again so many times after a loss"
+    )
     parser.add_argument("--to", default=figures.RESULT, type=Path)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # an exit, so that the daemons are stopped too
@@ -258,7 +262,7 @@ def main() -> None:
             for launcher in options.launchers:
                 if jobs not in SIZES[launcher]:
                     continue
-                start, run = time.monotonic(), Run(server, launcher, jobs)
+                start, run = time.monotonic(), Run(server, launcher, jobs, options.rejoins)
                 results["runs"].setdefault(launcher, {})[str(jobs)] = run.result
                 try:
                     run.measure()
