@@ -62,7 +62,7 @@ class Metric(Enum):
         "flargo_lost_attempts_total",
         Type.COUNTER,
         ("reason",),
-        "Attempts of jobs that the cluster lost and that were started again, by reason.",
+        "Attempts of clients' jobs that the cluster lost and after which another one was due, by reason.",
     )
     LAUNCH_SECONDS = Row(
         "flargo_launch_seconds",
@@ -168,7 +168,7 @@ class Exporter:
         self._verdicts.labels(verdict.reason.name, str(int(verdict.code))).inc()
 
     def count_lost_attempt(self, verdict: Verdict) -> None:
-        """Count an attempt of a job that was lost and that another one follows."""
+        """Count an attempt of a job that was lost and after which another one is due."""
         self._lost_attempts.labels(verdict.reason.name).inc()
 
     def count_watch_restart(self, kind: Kind) -> None:

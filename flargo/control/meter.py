@@ -34,7 +34,7 @@ class Meter(Protocol):
         """Count a verdict that FLARE was told."""
 
     def count_lost_attempt(self, verdict: Verdict) -> None:
-        """Count an attempt of a job that was lost and that another one follows."""
+        """Count an attempt of a job that was lost and after which another one is due."""
 
     def count_watch_restart(self, kind: Kind) -> None:
         """Count a watch that broke and must restart with a list."""

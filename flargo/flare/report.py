@@ -106,7 +106,7 @@ class Report:
             _log.warning("job %s: cannot write its outcome: %s", self.job_id, describe(error))
 
     def note_lost_attempt(self, number: int, max_attempts: int, verdict: Verdict, tail: str) -> None:
-        """Log that an attempt was lost and that another one will be tried; keep the end of its log, if there is one.
+        """Log that an attempt was lost and that another one may follow; keep the end of its log, if there is one.
 
         The file stays in the job's run directory at the site. Its beginning is cut off after the redaction.
 
@@ -118,7 +118,7 @@ class Report:
         """
         self._lost_attempts.append((number, verdict))
         _log.warning(
-            "job %s at %s: attempt %d of %d lost (%s), starting another one: %s",
+            "job %s at %s: attempt %d of %d lost (%s), another one may follow: %s",
             self.job_id,
             self._site,
             number,

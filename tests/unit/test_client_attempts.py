@@ -132,7 +132,7 @@ def test_each_loss_is_counted_and_logged_once(tmp_path: Path, caplog: pytest.Log
     job.is_lost(DRAINED)
     assert job.meter.lost == [Reason.DISRUPTED]
     lost, submitted = [record.getMessage() for record in caplog.records]
-    assert "attempt 1 of 3 lost (DISRUPTED), starting another one" in lost
+    assert "attempt 1 of 3 lost (DISRUPTED), another one may follow" in lost
     assert submitted.endswith(f"submitted as Workflow {job.name}-r1, attempt 2 of 3")
     assert not job.handle.has_ended
 

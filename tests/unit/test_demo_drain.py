@@ -23,7 +23,7 @@ from tests.harness.scripted_api import Response, ScriptedApi
 Object = dict[str, Any]
 
 STEP = "2026-01-01 - TaskScriptRunner - INFO - training: round {}, step {} of 12\n"
-LOST = "2026-01-01 - report - WARNING - job J at site-1: attempt 1 of 2 lost (DISRUPTED), starting another one: x\n"
+LOST = "2026-01-01 - report - WARNING - job J at site-1: attempt 1 of 2 lost (DISRUPTED), another one may follow: x\n"
 SUBMITTED = "2026-01-01 - client_jobs - INFO - site-1: job J submitted as Workflow w-r1, attempt 2 of 2\n"
 NO_RIGHT = (
     'pods "p" is forbidden: User "u" cannot create resource "pods/eviction" in API group "" in the namespace "ns"'

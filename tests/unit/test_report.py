@@ -92,7 +92,7 @@ def test_a_loss_has_no_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     client = report(tmp_path, Role.CLIENT)
     loss = Verdict(Reason.DISRUPTED, 104, 'spec.x: Invalid value: "s3cret"')
     client.note_lost_attempt(1, 3, loss, "")
-    assert "attempt 1 of 3 lost (DISRUPTED), starting another one: The pod was disrupted" in caplog.text
+    assert "attempt 1 of 3 lost (DISRUPTED), another one may follow: The pod was disrupted" in caplog.text
     assert loss.reason.remedy not in caplog.text + client.loss_summary(loss)
     assert client.loss_summary(loss).startswith("DISRUPTED: The pod was disrupted")
     assert "s3cret" not in client.loss_summary(loss)
@@ -252,7 +252,7 @@ def test_a_lost_attempt_is_logged_and_its_log_kept(
         client.note_lost_attempt(1, 3, verdict, "the end\n")
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
-        "job job-1 at site-1: attempt 1 of 3 lost (DISRUPTED), starting another one:"
+        "job job-1 at site-1: attempt 1 of 3 lost (DISRUPTED), another one may follow:"
         " The pod was disrupted: drain, preemption or node shutdown. EvictionByEvictionAPI next line"
     )
     kept = run_dir / "argo_attempt_1_log_tail.txt"
