@@ -281,6 +281,10 @@ def _diagnose_second_pod(first: PodView | None, observation: Observation) -> Dia
     return Diagnosis(stage, Reason.RUN_TWICE, f"pods {', '.join(sorted(pod.name for pod in observation.pods))}")
 
 
+_NODE_IS_KNOWN = ("EvictionByEvictionAPI", "PreemptionByScheduler")
+"""The beginnings of disruptions that say nothing against the pod's node. A taint may say that it is unreachable."""
+
+
 def _disruption(pod: PodView | None) -> Reason | None:
     """Return the reason for a pod's condition DisruptionTarget, or None if the pod has no such condition."""
     if pod is None or not pod.disruption:
@@ -458,7 +462,8 @@ def _pod_end(pod: PodView, end: Exit, workflow: WorkflowView | None) -> Reason:
     """
     node_reason = _POD_REASONS.get(pod.reason) or _TERMINATION_REASONS.get(end.reason)
     # The kubelet also reports ContainerStatusUnknown for a pod that is deleted before its container was created.
-    is_deleted_early = node_reason is Reason.NODE_LOST and pod.deleting and not pod.disruption
+    is_node_known = not pod.disruption or pod.disruption.startswith(_NODE_IS_KNOWN)
+    is_deleted_early = node_reason is Reason.NODE_LOST and pod.deleting and is_node_known
     if node_reason is not None and not is_deleted_early:
         return node_reason
     if end.code == _NO_PROGRAM_CODE and end.message.startswith(_NO_PROGRAM_MESSAGE):

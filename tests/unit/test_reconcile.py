@@ -133,6 +133,19 @@ def test_lost_response_to_release_is_harmless() -> None:
             104,
             id="deleted before its container was created",
         ),
+        *(
+            pytest.param(
+                replace(exited_pod(137, "ContainerStatusUnknown"), deleting=True, disruption=disruption),
+                reason,
+                104,
+                id=f"{disruption} before its container was created",
+            )
+            for disruption, reason in (
+                ("EvictionByEvictionAPI", Reason.DISRUPTED),
+                ("PreemptionByScheduler", Reason.DISRUPTED),
+                ("DeletionByTaintManager", Reason.NODE_LOST),
+            )
+        ),
         pytest.param(
             replace(exited_pod(143), deleting=True, disruption="EvictionByEvictionAPI"),
             Reason.DISRUPTED,
