@@ -260,3 +260,11 @@ def test_a_lost_attempt_is_logged_and_its_log_kept(
     assert kept.stat().st_mode & 0o777 == 0o600
     client.note_lost_attempt(2, 3, verdict, "")
     assert not (run_dir / "argo_attempt_2_log_tail.txt").exists(), "the site keeps none"
+
+
+def test_the_log_of_a_lost_attempt_is_redacted(run_dir: Path, tmp_path: Path) -> None:
+    key = "\n".join(["-----BEGIN PRIVATE KEY-----", "MIIE" * 16, "-----END PRIVATE KEY-----"])
+    report(tmp_path, Role.CLIENT).note_lost_attempt(1, 3, Verdict(Reason.DISRUPTED, 104), f"{key}\nthe end\n")
+    kept = (run_dir / "argo_attempt_1_log_tail.txt").read_text()
+    assert "MIIE" not in kept
+    assert kept.endswith("the end\n")
