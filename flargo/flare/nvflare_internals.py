@@ -69,6 +69,8 @@ MODE = "k8s"
 """The key of launcher_spec that holds a job's options for this launcher; nvflare's server accepts no other key."""
 PROBE_SECONDS = 5.0
 """Seconds after which a probe of the server's job process has no answer."""
+TOKEN_SECONDS = 60.0
+"""Seconds for which a request of a job's process waits until its token is known. FLARE's process waits 300 s."""
 _ECHO = ("_net_manager", "echo")
 """The channel and the topic at which every cell answers with the payload it gets (cellnet/net_agent.py)."""
 HEART_BEAT_TIMEOUT = 600.0
@@ -245,6 +247,8 @@ class WorkspaceTransfer:
         self._manager = WorkspaceTransferManager.get_or_create(cell)
         self._job_id = job_id
         self._workspace = workspace
+        self._record: Any = None
+        """nvflare's record of the registration."""
         self._token: str | None = None
 
     @property
@@ -255,13 +259,33 @@ class WorkspaceTransfer:
     def register(self) -> str:
         """Register the job; return the token with which its process fetches its workspace and delivers its results."""
         self._token = str(self._manager.add_job(self._job_id, self._workspace))
+        self._record = self._manager.jobs.get(self._job_id)
         return self._token
 
     def remove(self) -> None:
         """Remove the registration. Repeated calls are allowed. The registration of a later launch of the job stays."""
-        if self._is_registered:
+        if self._record is not None and self._manager.jobs.get(self._job_id) is self._record:
             self._manager.remove_job(self._job_id)
-        self._token = None
+        if isinstance(self._record, _AwaitedToken):
+            self._record.answer("")
+        self._record = self._token = None
+
+    def expect(self) -> None:
+        """Register the job again although the token is not known yet: its process waits for ``restore``.
+
+        FLARE's process asks its parent once when it begins and once when it has ended, and fails if it is refused. A
+        parent that has restarted has to read the token first.
+
+        Raises:
+            AdoptionError: the job is registered already, or has no run directory to which results could be delivered.
+        """
+        _require_run_directory(self._workspace, self._job_id)
+        record = _awaiting_record(self._job_id, self._workspace)
+        with self._manager._lock:  # noqa: SLF001  (the manager has no method that takes a token)
+            if self._job_id in self._manager.jobs:
+                raise AdoptionError(f"the workspace transfer of job {self._job_id} is registered already")
+            self._manager.jobs[self._job_id] = record
+        self._record = record
 
     def restore(self, token: str) -> None:
         """Register the job again with the token that an earlier run of this parent registered it with.
@@ -269,16 +293,13 @@ class WorkspaceTransfer:
         A process that got the token then fetches its workspace and delivers its results with it.
 
         Raises:
-            AdoptionError: the job is registered already, or has no run directory to which results could be delivered.
+            AdoptionError: as for ``expect``, which need not have been called; or the token is empty.
         """
         if not token:
             raise AdoptionError(f"job {self._job_id} has no workspace transfer token")
-        _require_run_directory(self._workspace, self._job_id)
-        record = _internal(_TRANSFER, "_JobTransferRecord")
-        with self._manager._lock:  # noqa: SLF001  (the manager has no method that takes a token)
-            if self._job_id in self._manager.jobs:
-                raise AdoptionError(f"the workspace transfer of job {self._job_id} is registered already")
-            self._manager.jobs[self._job_id] = record(self._job_id, self._workspace, token)
+        if self._record is None:
+            self.expect()
+        self._record.answer(token)
         self._token = token
 
     @property
@@ -291,10 +312,36 @@ class WorkspaceTransfer:
         """True once the parent has the job's results, which is when the transfer manager removes its record."""
         return self._token is not None and self._job_id not in self._manager.jobs
 
+
+class _AwaitedToken:
+    """The part of a job's record with the transfer token: whoever reads the token waits until it is known."""
+
+    def __init__(self) -> None:
+        self._token = ""
+        self._is_known = threading.Event()
+
     @property
-    def _is_registered(self) -> bool:
-        record = self._manager.jobs.get(self._job_id)
-        return self._token is not None and record is not None and record.transfer_token == self._token
+    def transfer_token(self) -> str:
+        self._is_known.wait(TOKEN_SECONDS)
+        return self._token
+
+    def answer(self, token: str) -> None:
+        """Let those who wait have the token; empty: there is none, so their requests are refused."""
+        self._token = token
+        self._is_known.set()
+
+
+def _awaiting_record(job_id: str, workspace: str) -> Any:
+    """Return nvflare's record of a job whose token is not known yet."""
+    base: Any = _internal(_TRANSFER, "_JobTransferRecord")
+
+    class Record(_AwaitedToken, base):  # type: ignore[misc]  # nvflare is untyped
+        def __init__(self) -> None:
+            _AwaitedToken.__init__(self)
+            self.job_id, self.workspace_root = job_id, workspace
+            self.download_tx_id = self.download_bundle_path = ""
+
+    return Record()
 
 
 class AdoptionError(Exception):

@@ -217,6 +217,75 @@ def test_a_restored_transfer_has_the_old_token(parent: ClientParent) -> None:
     assert transfer.has_results
 
 
+class Request(threading.Thread):
+    """A request of a job's process to the workspace transfer, which may have to wait."""
+
+    def __init__(self, parent: ClientParent, token: str) -> None:
+        super().__init__(daemon=True)
+        manager, payload = WorkspaceTransferManager.get_or_create(parent.cell), {"job_id": JOB_ID}
+        self.message = Message(payload=payload | {"transfer_token": token})
+        self.authorize = manager._authorize
+        self.record: Any = None
+        self.code: str | None = None
+        self.start()
+
+    def run(self) -> None:
+        self.record, _, error = self.authorize(self.message, "publish_results")
+        self.code = None if error is None else error.get_header(MessageHeaderKey.RETURN_CODE)
+
+    @property
+    def waits(self) -> bool:
+        self.join(0.2)
+        return self.is_alive()
+
+
+@pytest.mark.parametrize(("token", "code"), [("the old token", None), ("another", ReturnCode.UNAUTHENTICATED)])
+def test_an_expected_process_waits_for_its_token(token: str, code: str | None, parent: ClientParent) -> None:
+    """It asks once, and its job fails if it is refused because the parent has just restarted."""
+    transfer = WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace)
+    transfer.expect()
+    assert not transfer.has_results
+    request = Request(parent, token)
+    assert request.waits
+    transfer.restore("the old token")
+    request.join(10)
+    assert (request.code, request.record is None) == (code, code is not None)
+    transfer.restore("the old token")
+    assert Request(parent, token).waits is False
+    WorkspaceTransferManager.get_or_create(parent.cell).remove_job(JOB_ID)
+    assert transfer.has_results
+
+
+def test_an_expected_process_that_is_given_up_is_refused(parent: ClientParent) -> None:
+    transfer = WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace)
+    transfer.expect()
+    request = Request(parent, "")
+    other = Request(parent, "a token")
+    transfer.remove()
+    for each in (request, other):
+        each.join(10)
+        assert each.record is None
+    assert WorkspaceTransferManager.get_or_create(parent.cell).jobs == {}
+
+
+def test_an_expected_process_does_not_wait_for_ever(parent: ClientParent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flargo.flare.nvflare_internals.TOKEN_SECONDS", 0.05)
+    WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace).expect()
+    request = Request(parent, "a token")
+    assert not request.waits
+    assert request.code == ReturnCode.UNAUTHENTICATED
+
+
+def test_a_launch_replaces_an_expected_process(parent: ClientParent) -> None:
+    """FLARE launches the job anew; the earlier launch's registration must not remove that of the later one."""
+    first, later = (WorkspaceTransfer(parent.cell, JOB_ID, parent.workspace) for _ in range(2))
+    first.expect()
+    later.register()
+    first.remove()
+    assert list(WorkspaceTransferManager.get_or_create(parent.cell).jobs) == [JOB_ID]
+    assert not later.has_results
+
+
 def test_job_pods_do_not_get_the_records_of_launches(tmp_path: Path) -> None:
     """A job's process gets the folder ``local`` and its own run directory, and its results may only go there."""
     folder = tmp_path / FOLDER
