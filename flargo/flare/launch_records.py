@@ -88,11 +88,12 @@ class LaunchRecords:
         except OSError as error:
             _log.warning("job %s: its record cannot be deleted: %s", job_id, describe(error))
 
-    def load(self, parent: Parent) -> list[LaunchRecord]:
-        """Return all records of a site's earlier runs. What cannot be used is logged and deleted.
+    def load(self, parent: Parent, *, is_owner: bool = True) -> list[LaunchRecord]:
+        """Return all records of a site's earlier runs.
 
         Args:
             parent: this run of the parent; the records get its epoch.
+            is_owner: no other parent of the site writes records, so what cannot be used is logged and deleted.
         """
         if self._is_link:
             _log.warning("%s is a link; it is not read", self._folder)
@@ -102,6 +103,8 @@ class LaunchRecords:
             try:
                 records.append(_from_json(path, parent))
             except (OSError, InvalidInput) as error:
+                if not is_owner:
+                    continue
                 problem = error if isinstance(error, InvalidInput) else describe(error)
                 _log.warning("%s: this record of a launch cannot be used: %s", path, problem)
                 with suppress(OSError):

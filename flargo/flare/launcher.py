@@ -1,6 +1,7 @@
 """The two job launchers that a FLARE site names in a ``local/<name>__p_resources.json``."""
 
 import logging
+import platform
 import secrets
 import threading
 import time
@@ -11,21 +12,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
 
 from flargo.cluster.api import Api
 from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
+from flargo.control.authority import unlimited
 from flargo.control.launched_job import LaunchedJob
+from flargo.control.lease_keeper import LeaseKeeper
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, NullMeter
 from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
 from flargo.flare.handle import ArgoJobHandle
-from flargo.flare.nvflare_internals import ServerJobProbe, WorkspaceTransfer, add_deploy_detail
+from flargo.flare.job_adoption import JobAdoption
+from flargo.flare.launch_records import LaunchRecords
+from flargo.flare.nvflare_internals import ServerJobProbe, WorkspaceTransfer, add_deploy_detail, find_changes
 from flargo.flare.redact import REDACTION, install_filter
 from flargo.flare.report import Report
-from flargo.flare.request import read_launch, read_parent, read_report
+from flargo.flare.request import read_launch, read_parent, read_report, read_workspace
+from flargo.flare.takeover import SiteTakenError, Takeover
 from flargo.flare.wait import wait_until_running
 from flargo.job.plan import build_plan, site_selector
 from flargo.job.settings import check_settings
@@ -106,12 +113,12 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         )
         self._exporter = _start_exporter(self._settings.argo.metrics_address)
         self._meter: Meter = self._exporter or NullMeter()
+        load = config_loader(self._settings.config_file_path)
+        self._api = Api(load, self._settings.namespace, self._meter.observe_request, REDACTION.learn_own_token)
         self._epoch = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._loop: Loop | None = None
         self._is_shut_down = False
-        self._jobs: ClientJobs | None = None
-        """A client's jobs; None before the first launch, and at a server."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Register as a launcher before a job's launch, and start and shut down together with FLARE's parent."""
@@ -201,26 +208,32 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
             if self._is_shut_down:
                 raise _ShutDownError(f"{parent.site} is shutting down and launches no more jobs")
             if self._loop is None:
-                load = config_loader(self._settings.config_file_path)
-                api = Api(load, self._settings.namespace, self._meter.observe_request, REDACTION.learn_own_token)
                 grace = self._settings.argo.kill_grace
-                self._loop = Loop(api, site_selector(parent), parent.epoch, grace, REDACTION.redact, self._meter)
+                selector = site_selector(parent)
+                self._loop = Loop(
+                    self._api, selector, parent.epoch, grace, REDACTION.redact, self._meter, self._may_change
+                )
                 if self._exporter is not None:
                     self._exporter.follow(self._loop.snapshot)
             return self._loop
+
+    def _may_change(self, *, is_followed: bool) -> bool:
+        """Return whether this parent may change a job's objects now (flargo.control.authority.MayChange)."""
+        return unlimited(is_followed=is_followed)
 
     def _shut_down(self) -> None:
         with self._lock:
             self._is_shut_down = True
             loop = self._loop
         try:
-            if self._jobs is not None:
-                self._jobs.stop_all(Cause.PARENT_END)
             if loop is not None:
-                loop.end(Cause.PARENT_END, END_PATIENCE)
+                self._end_jobs(loop)
         finally:
             if self._exporter is not None:
                 self._exporter.close()
+
+    def _end_jobs(self, loop: Loop) -> None:
+        loop.end(Cause.PARENT_END, END_PATIENCE)
 
     def _report_failed_launch(self, report: Report, detail: str) -> ArgoJobHandle:
         """Report a launch that failed; return a handle that has ended."""
@@ -333,14 +346,79 @@ class ServerArgoJobLauncher(ArgoJobLauncher):
 
 
 class ClientArgoJobLauncher(ArgoJobLauncher):
-    """The job launcher of a FLARE client."""
+    """The job launcher of a FLARE client, which takes the jobs of its earlier run back (flargo.flare.takeover)."""
 
     role = Role.CLIENT
+    _jobs: ClientJobs | None = None
+    """None before the first launch, and before SYSTEM_BOOTSTRAP."""
+    _takeover: Takeover | None = None
+    """None: no job is taken back, and the loop starts at once."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Do the same as a server's launcher; acquire the site's Lease, and take jobs back before FLARE's heartbeats.
+
+        The first heartbeat comes after AFTER_CLIENT_REGISTER. If it lacks a running job whose server's process has
+        ended, FLARE's server reports the job as failed.
+
+        Raises:
+            UnsafeComponentError: another parent of the site is alive. FLARE's client ends then.
+        """
+        if event_type == EventType.SYSTEM_BOOTSTRAP:
+            self._prepare_takeover(fl_ctx)
+        elif event_type == EventType.AFTER_CLIENT_REGISTER and self._takeover is not None:
+            self._takeover.begin(fl_ctx)
+        super().handle_event(event_type, fl_ctx)
+
+    def _prepare_takeover(self, fl_ctx: FLContext) -> None:
+        if not self._settings.argo.adopt:
+            return
+        changes = find_changes()
+        if changes:
+            _log.warning("argo.adopt is off: this nvflare is not one of those that it was made for: %s", changes[0])
+            return
+        try:
+            parent = read_parent(fl_ctx, self.role, self._epoch)
+            workspace = read_workspace(fl_ctx)
+        except InvalidInput as error:
+            _log.warning("argo.adopt is off: %s", error)
+            return
+        loop, ending, records = self._get_loop(parent), threading.Event(), LaunchRecords(Path(workspace))
+        jobs, max_attempts = (
+            ClientJobs(self._settings, loop, self._meter, records),
+            1 + self._settings.argo.policy.rejoin,
+        )
+        adoption = JobAdoption(self._api, jobs, parent, records, max_attempts, self._end, ending.wait)
+        takeover = Takeover(LeaseKeeper(self._api, parent, platform.node()), adoption, loop.start, ending)
+        try:
+            takeover.prepare(fl_ctx)
+        except SiteTakenError as error:
+            # The only exception that keeps FLARE's client from going on (nvflare 2.9, component_security_check).
+            raise UnsafeComponentError(str(error)) from error
+        self._jobs, self._takeover = jobs, takeover
+
+    def _start(self, fl_ctx: FLContext) -> None:
+        if self._takeover is None:
+            super()._start(fl_ctx)
+
+    def _may_change(self, *, is_followed: bool) -> bool:
+        may_change = unlimited if self._takeover is None else self._takeover.may_change
+        return may_change(is_followed=is_followed)
 
     def _submit(
         self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
     ) -> ArgoJobHandle:
+        if self._takeover is not None:
+            self._takeover.require()
         with self._lock:
             self._jobs = self._jobs or ClientJobs(self._settings, loop, self._meter, None)
         probe = ServerJobProbe(fl_ctx.get_engine().cell, launch.job_id)
         return self._jobs.launch(launch, plan, transfer, report, probe.probe, self._end(launch, transfer, report))
+
+    def _end_jobs(self, loop: Loop) -> None:
+        if self._takeover is not None:
+            self._takeover.cancel()
+        if self._jobs is not None:
+            self._jobs.stop_all(Cause.PARENT_END)
+        super()._end_jobs(loop)
+        if self._takeover is not None:
+            self._takeover.close()

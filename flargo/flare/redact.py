@@ -32,11 +32,13 @@ LOGGERS: Final = (
     "flargo.embedded.routes",
     "flargo.flare.wait",
     "flargo.flare.client_jobs",
+    "flargo.flare.job_adoption",
     "flargo.flare.launch_records",
     "flargo.flare.launcher",
     "flargo.flare.report",
     "flargo.flare.request",
     "flargo.flare.nvflare_internals",
+    "flargo.flare.takeover",
     "flargo.metrics",
     "flargo.metrics_server",
 )

@@ -179,6 +179,36 @@ def read_parent(fl_ctx: FLContext, role: Role, epoch: str) -> Parent:
     return Parent(site, federation_id(Path(workspace.get_startup_kit_dir())), epoch, role)
 
 
+def read_workspace(fl_ctx: FLContext) -> str:
+    """Read the path of the parent's workspace folder.
+
+    Raises:
+        InvalidInput: the context lacks the parent's arguments.
+    """
+    return str(_context_property(fl_ctx, FLContextKey.ARGS).workspace)
+
+
+def read_cell(fl_ctx: FLContext) -> Any:
+    """Return the parent's cell, to which job processes connect.
+
+    Raises:
+        InvalidInput: the parent has none.
+    """
+    cell = getattr(fl_ctx.get_engine(), "cell", None)
+    if cell is None:
+        raise InvalidInput("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
+    return cell
+
+
+def read_startup_kit(fl_ctx: FLContext) -> dict[str, bytes]:
+    """Read the files of the parent's startup kit that a job's process needs.
+
+    Raises:
+        InvalidInput: the context lacks the workspace, or a file does not fit into a Secret.
+    """
+    return _read_startup_files(Path(_context_property(fl_ctx, FLContextKey.WORKSPACE_OBJECT).get_startup_kit_dir()))
+
+
 def read_report(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report:
     """Read the job's id and the files to which its outcome is reported.
 
@@ -261,9 +291,7 @@ def _read_request(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Setting
     module = nvflare_internals.exe_module(process_args)
     if not module:
         raise InvalidInput(f"exe_module in {FLContextKey.JOB_PROCESS_ARGS} of FLContext", MISSING, "a Python module")
-    cell = getattr(fl_ctx.get_engine(), "cell", None)
-    if cell is None:
-        raise InvalidInput("the parent's cell in FLContext's engine", MISSING, "the cell that job processes connect to")
+    cell = read_cell(fl_ctx)
     if str(args.workspace) != settings.workspace_mount_path:
         # The stock launcher does not warn, and the job's process then does not find its workspace.
         _log.warning(WORKSPACE_WARNING, args.workspace, settings.workspace_mount_path)

@@ -19,10 +19,10 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -215,17 +215,37 @@ class Federation:
         path = self.log_path(name)
         path.parent.mkdir(exist_ok=True)
         self._log_offsets[name] = path.stat().st_size if path.exists() else 0
-        environment = {**os.environ, "MALLOC_ARENA_MAX": "4", **self.environment, _MARK: self._token}
         with path.open("ab") as output:
-            self._processes[name] = subprocess.Popen(
-                kits.parent_command(name, self.workspace(name)),
-                cwd=self.workspace(name),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._processes[name] = self._spawn(name, self.workspace(name), output)
+
+    def _spawn(self, name: str, workspace: Path, output: BinaryIO) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            kits.parent_command(name, workspace),
+            cwd=workspace,
+            env={**os.environ, "MALLOC_ARENA_MAX": "4", **self.environment, _MARK: self._token},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @contextlib.contextmanager
+    def second_parent(self, name: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+        """Run another parent of a site beside the first one, as on another machine; give its process and log file.
+
+        It has a copy of the site's folder, and listens for jobs at a port of its own.
+        """
+        workspace, log = self.root / f"{name}-second", self.root / "logs" / f"{name}-second.log"
+        shutil.rmtree(workspace, ignore_errors=True)
+        shutil.copytree(self.workspace(name), workspace, ignore=shutil.ignore_patterns(".flargo"))
+        _write(workspace / "local" / "comm_config.json", kits.comm_config(self.host, self._ports.take()))
+        with log.open("wb") as output:
+            process = self._spawn(name, workspace, output)
+        try:
+            yield process, log
+        finally:
+            process.kill()
+            process.wait()
 
     def stop(self, name: str, how: int = signal.SIGTERM, seconds: float = 20) -> int:
         """Send a signal to a parent, wait for its end, and return its exit code as subprocess does.

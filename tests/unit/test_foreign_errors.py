@@ -376,6 +376,7 @@ def test_a_command_redacts_its_own_token(command: list[str], tmp_path: Path) -> 
 
 
 OWN = {
+    "AdoptionError",
     "ApiError",
     "ArchiveError",
     "ConfigError",
@@ -386,6 +387,8 @@ OWN = {
     "KitError",
     "NotFoundError",
     "OwnError",
+    "ReclaimError",
+    "SiteTakenError",
     "SubmitError",
     "TooLongError",
     "UsageError",

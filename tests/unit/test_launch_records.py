@@ -197,6 +197,17 @@ def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
     assert [each.name for each in file.parent.iterdir()] == [file.name]
 
 
+def test_a_parent_that_may_not_be_the_only_one_deletes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another one may be writing just now."""
+    records, file = saved(tmp_path)
+    partial = file.with_name(f".{file.name}-x7")
+    partial.write_text('{"version": 1, "jo')
+    assert len(records.load(RUN, is_owner=False)) == 1
+    assert (partial.exists(), caplog.text) == (True, "")
+
+
 def test_what_a_crash_left_half_written_is_removed(tmp_path: Path) -> None:
     records, file = saved(tmp_path)
     file.with_name(f".{file.name}-x7").write_text('{"version": 1, "jo')

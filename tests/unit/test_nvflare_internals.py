@@ -11,9 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey, RunProcessKey
-from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_constant import RunProcessKey
 from nvflare.apis.job_launcher_spec import JobHandleSpec
 from nvflare.app_opt.job_launcher import workspace_cell_transfer
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
@@ -36,8 +34,8 @@ from flargo.flare.nvflare_internals import (
     find_changes,
 )
 from flargo.terms import ServerJob
+from tests.harness.client_parent import ClientParent
 from tests.harness.differential.cases import JOB_ID
-from tests.harness.differential.parent import Cell
 
 TARGET = f"server.{JOB_ID}"
 
@@ -124,41 +122,8 @@ class Handle(JobHandleSpec):  # type: ignore[misc]  # nvflare is untyped
         self.has_ended.wait(10)
 
 
-class ClientParent:
-    """A client's parent with nvflare's own executor, and without a network."""
-
-    def __init__(self, root: Path) -> None:
-        self.workspace = str(root)
-        (root / JOB_ID).mkdir()
-        self.reports: list[tuple[str, int]] = []
-        self.completed = threading.Event()
-        self.completed_job = ""
-        self.client = SimpleNamespace(client_name="site-1", send_request_before_shutdown=self._report)
-        self.client_executor = JobExecutor(self.client, "")
-        self.cell = Cell("site-1")
-
-    def _report(self, request: Message, **_: Any) -> Message:
-        self.reports.append((request.payload["job_id"], request.payload["code"]))
-        return reply(ReturnCode.OK)
-
-    def new_context(self) -> FLContext:
-        context = FLContext()
-        context.set_prop(ReservedKey.ENGINE, self, private=True, sticky=False)
-        return context
-
-    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        assert event_type == EventType.JOB_COMPLETED
-        self.completed_job = fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)
-        self.completed.set()
-
-    def adopt(self, handle: Handle, *, has_started: bool = True) -> None:
-        adopt_job(self.new_context(), JOB_ID, handle, self.workspace, has_started=has_started)
-
-    @property
-    def jobs(self) -> list[str]:
-        """The jobs that the parent names in its heartbeats."""
-        jobs: list[str] = self.client_executor.get_run_processes_keys()
-        return jobs
+def adopt(parent: ClientParent, handle: Handle, *, has_started: bool = True) -> None:
+    adopt_job(parent.new_context(), JOB_ID, handle, parent.workspace, has_started=has_started)
 
 
 @pytest.fixture
@@ -177,7 +142,7 @@ def handle() -> Iterator[Handle]:
 def test_an_adopted_jobs_end_is_reported(code: int, has_started: bool, reported: int, parent: ClientParent) -> None:  # noqa: FBT001
     """FLARE tells the server the return code, as for a job that this parent has launched."""
     handle = Handle(code)
-    parent.adopt(handle, has_started=has_started)
+    adopt(parent, handle, has_started=has_started)
     assert parent.jobs == [JOB_ID]
     handle.has_ended.set()
     assert parent.completed.wait(10)
@@ -187,22 +152,22 @@ def test_an_adopted_jobs_end_is_reported(code: int, has_started: bool, reported:
 @pytest.mark.parametrize(("is_cleanup", "end"), [(False, "abort"), (True, "cleanup")])
 def test_an_adopted_job_can_be_aborted(is_cleanup: bool, end: str, parent: ClientParent, handle: Handle) -> None:  # noqa: FBT001
     """A job that the server no longer runs ends through the heartbeat, which is not a person's abort."""
-    parent.adopt(handle, has_started=False)
+    adopt(parent, handle, has_started=False)
     parent.client_executor.abort_app(JOB_ID, heartbeat_cleanup=is_cleanup)
     assert handle.ends == [end]
 
 
 def test_an_adopted_job_is_started_for_flare(parent: ClientParent, handle: Handle) -> None:
     """FLARE asks a started process to end before it terminates the handle."""
-    parent.adopt(handle)
+    adopt(parent, handle)
     assert parent.client_executor.check_status(JOB_ID) == "started"
     assert parent.client_executor.run_processes[JOB_ID][RunProcessKey.JOB_HANDLE].poll() == 0
 
 
 def test_a_job_is_adopted_once(parent: ClientParent, handle: Handle) -> None:
-    parent.adopt(handle)
+    adopt(parent, handle)
     with pytest.raises(AdoptionError, match="knows job"):
-        parent.adopt(Handle(0))
+        adopt(parent, Handle(0))
 
 
 def test_a_restored_transfer_has_the_old_token(parent: ClientParent) -> None:

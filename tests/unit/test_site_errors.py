@@ -414,6 +414,7 @@ def test_functions_whose_errors_show_values() -> None:
     assert {function for module in modules for function, _ in calls(module, InvalidInput.__name__)} == {
         "read_launch",  # flargo's own id of the launch
         "federation_id",  # the kit's certificate
+        "read_cell",
         "_read_request",
         "_read_site",
         "_context_error",

@@ -1,0 +1,217 @@
+"""Takes the running jobs of a client's earlier parent process back.
+
+A client's job goes on without its parent: the server's process of the job knows its tokens. What the parent's next run
+needs is in the launch's record (``launch_records``), in the latest attempt's Workflow, and in its credentials Secret.
+A job that cannot be taken back is left alone here; the reconciler then ends its Workflow as an orphan.
+
+There are two steps. As soon as the parent is reachable, job processes that fetch their workspace or deliver their
+results are served: they ask once, and would fail. That changes nothing on the cluster, so it need not wait until the
+parent is the site's only one. Then, each Workflow gets this run as its parent, and FLARE and the loop follow the job.
+
+Whether the server's process of the job still runs does not matter: a job whose program has ended must be reported even
+if the server's process has ended before, since FLARE's server waits for that. A program that runs on without the
+server's process is ended by FLARE's next heartbeat, 10 s later, unless FLARE's server still waits for its end.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
+
+from flargo.cluster.api import Api
+from flargo.control.reclaim import Reclaimer, ReclaimError
+from flargo.control.submit import SubmitError
+from flargo.flare.client_jobs import ClientJobs, OnEnd
+from flargo.flare.launch_records import LaunchRecord, LaunchRecords
+from flargo.flare.nvflare_internals import (
+    HEART_BEAT_TIMEOUT,
+    TOKEN_VARIABLE,
+    AdoptionError,
+    ServerJobProbe,
+    WorkspaceTransfer,
+    adopt_job,
+)
+from flargo.flare.redact import REDACTION
+from flargo.flare.report import Report
+from flargo.flare.request import read_cell, read_report, read_startup_kit, read_workspace
+from flargo.job.validate import InvalidInput
+from flargo.status.views import WorkflowView
+from flargo.terms import Launch, Parent, Role
+
+AWAY_LIMIT = HEART_BEAT_TIMEOUT - 60.0
+"""Seconds without a parent after which jobs are not taken back: FLARE's server drops a client that is silent for longer
+than its timeout, and the client's jobs with it."""
+_log = logging.getLogger(__name__)
+
+
+class JobAdoption:
+    """Takes back the jobs of the earlier run of one parent."""
+
+    def __init__(
+        self,
+        api: Api,
+        jobs: ClientJobs,
+        parent: Parent,
+        records: LaunchRecords,
+        max_attempts: int,
+        end: Callable[[Launch, WorkspaceTransfer, Report], OnEnd],
+        pause: Callable[[float], bool],
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            api: the client for the parent's namespace.
+            jobs: the running jobs of this run.
+            parent: this run of the parent.
+            records: the records of launches.
+            max_attempts: how many attempts a job may have at this site now; an administrator may have lowered the
+                limit.
+            end: returns the function that reports a job's verdict.
+            pause: sleeps for some seconds; returns True when the parent shuts down.
+        """
+        self._api = api
+        self._jobs = jobs
+        self._parent = parent
+        self._records = records
+        self._max_attempts = max_attempts
+        self._end = end
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._transfers: dict[str, WorkspaceTransfer] = {}
+        """The workspace transfers of jobs whose processes are served before the jobs are taken back, by job id."""
+
+    def serve(self, fl_ctx: FLContext) -> None:
+        """Serve the processes of all jobs of earlier runs. Returns at once; a thread reads their tokens.
+
+        Args:
+            fl_ctx: a context of the client's parent, whose cell is reachable.
+        """
+        cell, workspace = read_cell(fl_ctx), read_workspace(fl_ctx)
+        expected = []
+        for record in self._records.load(self._parent, is_owner=False):
+            transfer = WorkspaceTransfer(cell, record.first.job_id, workspace)
+            try:
+                transfer.expect()
+            except AdoptionError as error:
+                _log.debug("%s", error)  # It is logged when the job is not taken back.
+                continue
+            self._transfers[record.first.job_id] = transfer
+            expected.append((record, transfer))
+        if expected:
+            threading.Thread(target=self._read_tokens, args=(expected,), name="flargo-tokens", daemon=True).start()
+
+    def adopt_all(self, fl_ctx: FLContext, away_seconds: float | None) -> None:
+        """Take back all jobs of earlier runs that can be, and log each one.
+
+        Args:
+            fl_ctx: a context of the client's parent, which is registered with the server.
+            away_seconds: seconds for which the site had no parent; None if that is not known.
+        """
+        reclaimer = self._create_reclaimer()
+        for record in self._records.load(self._parent):
+            if self._pause(0.0):
+                return  # The next run may take the others back.
+            job_id, site = record.first.job_id, self._parent.site
+            try:
+                _check_away(away_seconds)
+                self._adopt(record, fl_ctx, reclaimer)
+            except (ReclaimError, AdoptionError, SubmitError, InvalidInput) as error:
+                _log.warning("job %s at %s: not taken back, its Workflow will be ended: %s", job_id, site, error)
+                self._records.delete(job_id)
+            except Exception:  # noqa: BLE001  (a defect about one job must not end the others)
+                _log.exception("job %s at %s: not taken back, its Workflow will be ended", job_id, site)
+                self._records.delete(job_id)
+            else:
+                _log.info("job %s at %s: taken back, Workflow %s", job_id, site, record.workflow)
+
+    def drop(self) -> None:
+        """Serve the processes of no job that was not taken back."""
+        with self._lock:
+            transfers, self._transfers = self._transfers, {}
+        for transfer in transfers.values():
+            transfer.remove()
+
+    def _create_reclaimer(self) -> Reclaimer:
+        return Reclaimer(self._api, self._parent, time.monotonic, self._pause)
+
+    def _read_tokens(self, expected: list[tuple[LaunchRecord, WorkspaceTransfer]]) -> None:
+        reclaimer = self._create_reclaimer()
+        for record, transfer in expected:
+            try:
+                workflow = reclaimer.read_workflow(record.workflow, record.attempt)
+                token = _read_token(reclaimer, record, workflow)[1]
+                with self._lock:
+                    if self._transfers.get(record.first.job_id) is transfer:
+                        transfer.restore(token)
+            except Exception as error:  # noqa: BLE001  (the same happens, and is logged, when the job is taken back)
+                _log.debug("job %s: its process is not served: %s", record.first.job_id, type(error).__name__)
+                with self._lock:
+                    if self._transfers.get(record.first.job_id) is transfer:
+                        del self._transfers[record.first.job_id]
+                        transfer.remove()
+
+    def _adopt(self, record: LaunchRecord, fl_ctx: FLContext, reclaimer: Reclaimer) -> None:
+        """Take one job back.
+
+        Raises:
+            ReclaimError: the cluster does not have the launch any more, or not unchanged.
+            AdoptionError: FLARE cannot take the job back.
+            InvalidInput: the site's startup kit, or FLARE's context, is not complete.
+            SubmitError: the parent is shutting down.
+        """
+        job_id, workspace, cell = record.first.job_id, read_workspace(fl_ctx), read_cell(fl_ctx)
+        report = read_report({JobMetaKey.JOB_ID.value: job_id}, fl_ctx, Role.CLIENT)
+        startup = replace(record.first.startup, data=read_startup_kit(fl_ctx))
+        workflow = reclaimer.read_workflow(record.workflow, record.attempt)
+        credentials, token = _read_token(reclaimer, record, workflow)
+        first = replace(
+            record.first,
+            startup=startup,
+            credentials=replace(record.first.credentials, data=credentials),
+            max_attempts=max(record.number, min(record.first.max_attempts, self._max_attempts)),
+        )
+        with self._lock:
+            transfer = self._transfers.pop(job_id, None) or WorkspaceTransfer(cell, job_id, workspace)
+        try:
+            transfer.restore(token)
+            REDACTION.learn(first.credentials, public=job_id)
+            workflow = reclaimer.take(record.workflow, record.attempt)
+            has_started = workflow.has_started
+            self._jobs.adopt(
+                replace(record, first=first),
+                workflow.uid,
+                transfer,
+                report,
+                ServerJobProbe(cell, job_id).probe,
+                self._end(first, transfer, report),
+                lambda handle: adopt_job(fl_ctx, job_id, handle, workspace, has_started=has_started),
+            )
+        except BaseException:
+            transfer.remove()
+            REDACTION.forget(first.credentials)
+            raise
+
+
+def _check_away(seconds: float | None) -> None:
+    """Raise a ReclaimError if a site had no parent for too long."""
+    if seconds is None:
+        raise ReclaimError("it is not known for how long the site had no parent")
+    if seconds > AWAY_LIMIT:
+        raise ReclaimError(f"the site had no parent for {seconds:.0f} s, and {AWAY_LIMIT:.0f} s are the limit")
+
+
+def _read_token(reclaimer: Reclaimer, record: LaunchRecord, workflow: WorkflowView) -> tuple[dict[str, bytes], str]:
+    """Return a job's credentials, and of them the token with which its process fetches and delivers its workspace.
+
+    Raises:
+        ReclaimError: there are none, or no token among them.
+    """
+    credentials = reclaimer.read_credentials(record.credentials, workflow)
+    token = credentials.get(TOKEN_VARIABLE, b"")
+    if not (token and token.isascii()):
+        raise ReclaimError(f"Secret {record.credentials} holds no {TOKEN_VARIABLE}")
+    return credentials, token.decode("ascii")

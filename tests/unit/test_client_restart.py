@@ -1,0 +1,520 @@
+"""Two runs of a client's parent, one after the other: FLARE's events, what is taken back, and what is not."""
+
+import base64
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, RunProcessKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
+from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
+from nvflare.fuel.f3.message import Message
+
+import flargo
+from flargo.cluster.api import Kind
+from flargo.cluster.errors import ApiError
+from flargo.flare import request
+from flargo.flare.job_adoption import AWAY_LIMIT
+from flargo.flare.launch_records import FOLDER
+from flargo.flare.nvflare_internals import TOKEN_VARIABLE
+from flargo.flare.redact import REDACTED, REDACTION
+from flargo.status.verdict import Cause
+from flargo.terms import Object, Role, SecretData
+from tests.harness.client_parent import ClientParent
+from tests.harness.differential.cases import IMAGE, JOB_ID
+from tests.harness.differential.parent import Parent
+from tests.harness.fake_api import THREAD_SECONDS, IdleApi
+from tests.harness.objects import RUNNING, pod, terminated_state
+
+META: dict[str, Any] = {
+    "job_id": JOB_ID,
+    "name": "hearts",
+    "launcher_spec": {"default": {"k8s": {"image": IMAGE, "argo": {"rejoin": 2}}}},
+}
+
+
+class Engine(ClientParent):
+    """FLARE's engine, whose contexts hold all that a launcher reads."""
+
+    def __init__(self, root: Path) -> None:
+        self.kit = Parent(root, Role.CLIENT)
+        super().__init__(root)
+
+    def new_context(self) -> FLContext:
+        context = self.kit.context(JOB_ID)
+        context.set_prop(ReservedKey.ENGINE, self, private=True, sticky=False)
+        context.set_prop(FLContextKey.CLIENT_TOKEN, "a token", private=True, sticky=False)
+        return context
+
+
+class Run:
+    """One run of a client's parent."""
+
+    def __init__(self, root: Path, api: IdleApi, **argo: Any) -> None:
+        self.root, self.api = root, api
+        self.engine = Engine(root)
+        settings = {"policy": {"rejoin": 2}, **argo}
+        self.launcher = flargo.ClientArgoJobLauncher(workspace_mount_path=str(root), argo=settings)
+        self.launcher._api = api
+        self.is_alive = True
+
+    def fires(self, *events: str) -> None:
+        for event in events:
+            self.launcher.handle_event(event, self.engine.new_context())
+
+    def starts(self) -> "Run":
+        """Start as FLARE's client does."""
+        self.fires(EventType.SYSTEM_BOOTSTRAP, EventType.AFTER_CLIENT_REGISTER, EventType.SYSTEM_START)
+        return self
+
+    def launches(self) -> Any:
+        handle = self.launcher.launch_job(META, self.engine.new_context())
+        assert handle._job.wait(lambda job: job.is_released, THREAD_SECONDS)
+        return handle
+
+    def is_killed(self, away: float = 5.0) -> None:
+        """End without a trace, so many seconds ago."""
+        self.is_alive = False
+        if self.launcher._takeover is not None:
+            self.launcher._takeover._lease.close(release=False)
+            lease = next(item for (kind, _), item in self.api.store.items() if kind is Kind.LEASE)
+            ended_at = datetime.now(UTC) - timedelta(seconds=away)
+            lease["spec"] |= {"holderIdentity": "", "renewTime": ended_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+            lease["metadata"]["managedFields"] = []
+        if self.launcher._loop is not None:
+            self.launcher._loop._stop_watching.set()
+            self.launcher._loop._inputs.put(None)
+
+    def ends(self) -> None:
+        self.is_alive = False
+        self.fires(EventType.SYSTEM_END)
+
+    @property
+    def workflow(self) -> Object:
+        """The job's only Workflow."""
+        (item,) = [item for (kind, _), item in self.api.store.items() if kind is Kind.WORKFLOW]
+        return item
+
+    @property
+    def parent(self) -> str:
+        """The run that is the Workflow's parent."""
+        return str(self.workflow["metadata"]["labels"]["flargo.dev/parent"])
+
+    @property
+    def is_own(self) -> bool:
+        return bool(self.parent == self.launcher._epoch)
+
+    @property
+    def credentials(self) -> Object:
+        """The job's credentials Secret."""
+        (item,) = [item for (kind, name), item in self.api.store.items() if kind is Kind.SECRET and "cred" in name]
+        return item
+
+    @property
+    def records(self) -> list[str]:
+        folder = self.root / FOLDER
+        return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+
+    def accepts_results(self, token: str) -> bool:
+        """Return whether the job's process may deliver its results with a token."""
+        manager = WorkspaceTransferManager.get_or_create(self.engine.cell)
+        request = Message(payload={"job_id": JOB_ID, "transfer_token": token})
+        return manager._authorize(request, "publish_results")[2] is None
+
+
+class History:
+    """The runs of a site's parent."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.api = root, IdleApi()
+        self.runs: list[Run] = []
+
+    def begins(self, **argo: Any) -> Run:
+        self.runs.append(Run(self.root, self.api, **argo))
+        return self.runs[-1]
+
+    def with_a_running_job(self) -> Run:
+        """Return the first run, which is killed while its job runs."""
+        first = self.begins().starts()
+        first.launches()
+        name, uid = first.workflow["metadata"]["name"], first.workflow["metadata"]["uid"]
+        node = {"id": name, "type": "Pod", "phase": "Running", "templateName": "job"}
+        first.workflow["status"] = {"phase": "Running", "nodes": {name: node}}
+        self.api.store[Kind.POD, name] = pod(name, owner=uid, main=RUNNING, phase="Running")
+        return first
+
+    @property
+    def token(self) -> str:
+        """The job's transfer token, as its process has it."""
+        return base64.b64decode(self.runs[0].credentials["data"][TOKEN_VARIABLE]).decode()
+
+
+@pytest.fixture
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[History]:
+    monkeypatch.setattr("flargo.flare.launcher.END_PATIENCE", 0.3)  # the programs in memory do not end
+    runs = History(tmp_path)
+    yield runs
+    for run in runs.runs:
+        if run.is_alive and run.launcher._loop is not None:
+            if run.launcher._takeover is not None:
+                run.launcher._takeover.close()
+            run.launcher._loop.end(Cause.PARENT_END, 0.0)
+    runs.api.test_ended.set()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + THREAD_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def test_a_running_job_is_taken_back(history: History, caplog: pytest.LogCaptureFixture) -> None:
+    first = history.with_a_running_job()
+    assert (first.is_own, first.records) == (True, [f"{JOB_ID}.json"])
+    token = history.token
+    first.is_killed()
+    with caplog.at_level(logging.INFO):
+        second = history.begins().starts()
+    assert second.is_own
+    assert second.engine.jobs == [JOB_ID], "FLARE's heartbeats name the job"
+    assert second.accepts_results(token)
+    assert not second.accepts_results("another")
+    assert second.records == first.records
+    assert f"job {JOB_ID} at site-1: taken back, Workflow" in caplog.text
+    assert "shutdown" not in second.workflow["spec"], "no orphan"
+
+
+def test_a_jobs_end_after_the_restart_is_reported(history: History) -> None:
+    first = history.with_a_running_job()
+    first.is_killed()
+    name = first.workflow["metadata"]["name"]
+    uid = first.workflow["metadata"]["uid"]
+    first.workflow["status"]["phase"] = "Succeeded"
+    history.api.store[Kind.POD, name] = pod(name, owner=uid, main=terminated_state(0, "Completed"), phase="Succeeded")
+    second = history.begins().starts()
+    assert second.engine.completed.wait(THREAD_SECONDS)
+    assert (second.engine.reports, second.engine.jobs, second.records) == ([(JOB_ID, 0)], [], [])
+
+
+def test_flares_abort_reaches_the_job(history: History) -> None:
+    first = history.with_a_running_job()
+    first.is_killed()
+    second = history.begins().starts()
+    second.engine.client_executor.run_processes[JOB_ID][RunProcessKey.JOB_HANDLE].terminate(heartbeat_cleanup=True)
+    wait_for(lambda: second.workflow["spec"].get("shutdown"))
+    assert second.workflow["metadata"]["annotations"]["flargo.dev/ending"] == "ABORTED"
+
+
+def test_a_new_job_runs_beside_it(history: History) -> None:
+    history.with_a_running_job().is_killed()
+    second = history.begins().starts()
+    other = {**META, "job_id": "0ther0j0-0000-4000-8000-000000000000"}
+    (history.root / other["job_id"]).mkdir()
+    handle = second.launcher.launch_job(other, second.engine.new_context())
+    assert handle._job.wait(lambda job: job.is_released, THREAD_SECONDS)
+    assert len(second.records) == 2
+
+
+def test_the_process_is_answered_before_the_lease_is_held(history: History) -> None:
+    """The wait for the Lease may take 15 s, and the process asks only once. Nothing is changed on the cluster."""
+    first = history.with_a_running_job()
+    token = history.token
+    first.launcher._takeover._lease.close(release=False)
+    second = history.begins()
+    patience, flargo_takeover = 0.05, "flargo.flare.takeover.START_PATIENCE"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flargo_takeover, patience)
+        second.fires(EventType.SYSTEM_BOOTSTRAP)
+    wait_for(lambda: second.accepts_results(token))
+    assert not second.accepts_results("another")
+    assert (second.is_own, second.engine.jobs) == (False, [])
+    assert second.workflow == first.workflow
+
+
+def test_results_that_came_first_count(history: History) -> None:
+    """The process has delivered them before the job was taken back, and was then drained."""
+    first = history.with_a_running_job()
+    token = history.token
+    first.is_killed()
+    second = history.begins()
+    second.fires(EventType.SYSTEM_BOOTSTRAP)
+    assert second.accepts_results(token)
+    WorkspaceTransferManager.get_or_create(second.engine.cell).remove_job(JOB_ID)
+    name = first.workflow["metadata"]["name"]
+    node = {"id": name, "type": "Pod", "phase": "Error", "templateName": "job", "message": "pod deleted"}
+    first.workflow["status"] = {"phase": "Failed", "nodes": {name: node}}
+    del history.api.store[Kind.POD, name]
+    second.fires(EventType.AFTER_CLIENT_REGISTER, EventType.SYSTEM_START)
+    assert second.engine.completed.wait(THREAD_SECONDS)
+    assert second.engine.reports == [(JOB_ID, 0)]
+
+
+def lose_workflow(run: Run) -> None:
+    del run.api.store[Kind.WORKFLOW, run.workflow["metadata"]["name"]]
+
+
+def lose_credentials(run: Run) -> None:
+    del run.api.store[Kind.SECRET, run.credentials["metadata"]["name"]]
+
+
+def lose_token(run: Run) -> None:
+    del run.credentials["data"][TOKEN_VARIABLE]
+
+
+def damage_token(run: Run) -> None:
+    run.credentials["data"][TOKEN_VARIABLE] = base64.b64encode("tökén".encode()).decode()
+
+
+def empty_token(run: Run) -> None:
+    run.credentials["data"][TOKEN_VARIABLE] = ""
+
+
+def relabel(run: Run) -> None:
+    run.workflow["metadata"]["labels"]["flargo.dev/site"] = "site-9"
+
+
+def relaunch(run: Run) -> None:
+    run.workflow["metadata"]["annotations"]["flargo.dev/attempt"] = "other"
+
+
+def lose_run_directory(run: Run) -> None:
+    for path in (run.root / JOB_ID).iterdir():
+        path.unlink()
+    (run.root / JOB_ID).rmdir()
+
+
+def lose_startup_kit(run: Run) -> None:
+    (run.root / "startup" / "a bad name.key").write_text("x")
+
+
+LOSSES: dict[Callable[[Run], None], str] = {
+    lose_workflow: "does not exist",
+    lose_credentials: "its credentials are deleted",
+    lose_token: f"holds no {TOKEN_VARIABLE}",
+    damage_token: f"holds no {TOKEN_VARIABLE}",
+    empty_token: f"holds no {TOKEN_VARIABLE}",
+    relabel: "is not the one that was launched",
+    relaunch: "is not the one that was launched",
+    lose_startup_kit: "a bad name.key",
+}
+
+
+def assert_not_taken_back(run: Run, caplog: pytest.LogCaptureFixture, why: str) -> None:
+    (line,) = [record.getMessage() for record in caplog.records if "not taken back" in record.getMessage()]
+    assert why in line
+    assert (run.engine.jobs, run.records) == ([], [])
+    assert not WorkspaceTransferManager.get_or_create(run.engine.cell).jobs
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_job_that_lacks_something_is_not_taken_back(
+    lose: Callable[[Run], None], history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = history.with_a_running_job()
+    token = history.token
+    first.is_killed()
+    lose(first)
+    second = history.begins().starts()
+    assert_not_taken_back(second, caplog, LOSSES[lose])
+    assert not second.accepts_results(token)
+
+
+def test_a_job_without_a_run_directory_is_not_taken_back(history: History, caplog: pytest.LogCaptureFixture) -> None:
+    first = history.with_a_running_job()
+    first.is_killed()
+    second = history.begins()
+    lose_run_directory(first)
+    second.starts()
+    assert_not_taken_back(second, caplog, "has no run directory")
+    wait_for(lambda: second.workflow["spec"].get("shutdown"))
+
+
+@pytest.mark.parametrize(("away", "why"), [(AWAY_LIMIT + 5, "s are the limit"), (None, "it is not known")])
+def test_a_site_without_a_parent_for_too_long_loses_its_job(
+    away: float | None, why: str, history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or for a time that nobody knows: somebody has deleted the Lease."""
+    first = history.with_a_running_job()
+    first.is_killed(away or 0.0)
+    if away is None:
+        (name,) = [name for kind, name in history.api.store if kind is Kind.LEASE]
+        del history.api.store[Kind.LEASE, name]
+    second = history.begins().starts()
+    assert_not_taken_back(second, caplog, why)
+    wait_for(lambda: second.workflow["spec"].get("shutdown"))
+    assert second.workflow["metadata"]["annotations"]["flargo.dev/ending"] == "ORPHANED"
+
+
+def test_a_defect_about_one_job_keeps_no_other_from_return(
+    history: History, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = history.with_a_running_job()
+    record = json.loads((history.root / FOLDER / f"{JOB_ID}.json").read_text())
+    first.is_killed()
+    for other in ("0-first", "z-last"):
+        (history.root / other).mkdir()
+        (history.root / FOLDER / f"{other}.json").write_text(json.dumps({**record, "job_id": other}))
+
+    def fail(meta: dict[str, Any], *args: Any) -> Any:
+        if meta["job_id"] == "0-first":
+            raise ValueError("a defect")
+        return request.read_report(meta, *args)
+
+    monkeypatch.setattr("flargo.flare.job_adoption.read_report", fail)
+    second = history.begins().starts()
+    assert JOB_ID in second.engine.jobs
+    assert "job 0-first at site-1: not taken back" in caplog.text
+
+
+def test_credentials_are_redacted_while_the_job_runs(history: History) -> None:
+    first = history.with_a_running_job()
+    token = history.token
+    first.is_killed()
+    REDACTION.forget(SecretData(first.credentials["metadata"]["name"], {}))
+    assert token in REDACTION.redact(token)
+    second = history.begins().starts()
+    assert REDACTION.redact(f"-{token}-") == f"-{REDACTED}-"
+    second.ends()
+    assert REDACTION.redact(token) == token
+
+
+def test_an_administrators_lower_limit_counts(history: History) -> None:
+    history.with_a_running_job().is_killed()
+    second = history.begins(policy={"rejoin": 1}).starts()
+    (attempts,) = second.launcher._jobs._running
+    assert attempts._max_attempts == 2
+
+
+def test_without_a_right_on_leases_jobs_end_as_before(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    history.with_a_running_job().is_killed()
+    monkeypatch.setattr("flargo.control.lease.REFUSAL_PATIENCE_SECONDS", 0.0)
+    get = history.api.get_with_time
+
+    def refuse(kind: Kind, name: str) -> Any:
+        if kind is Kind.LEASE:
+            raise ApiError("get", name, 403, "Forbidden", 'User "x" cannot get resource "leases"')
+        return get(kind, name)
+
+    history.api.get_with_time = refuse  # type: ignore[method-assign]
+    second = history.begins().starts()
+    wait_for(lambda: second.workflow["spec"].get("shutdown"))
+    assert second.engine.jobs == []
+    assert not WorkspaceTransferManager.get_or_create(second.engine.cell).jobs
+
+
+def test_a_second_parent_keeps_flares_client_from_starting(history: History) -> None:
+    first = history.with_a_running_job()
+    first.launcher._takeover._lease.close(release=False)
+    (lease,) = [item for (kind, _), item in history.api.store.items() if kind is Kind.LEASE]
+    second, seen = history.begins(), list[int]()
+
+    def renew(number: int, when: str) -> None:
+        if when == "before":
+            seen.append(number)
+            history.api._stamp(Kind.LEASE, lease)  # the first parent renews between any two requests
+
+    history.api.trouble = renew
+    with pytest.raises(UnsafeComponentError, match="another FLARE parent of this site is alive"):
+        second.fires(EventType.SYSTEM_BOOTSTRAP)
+    assert second.launcher._takeover is None
+    assert (second.is_own, second.records) == (False, [f"{JOB_ID}.json"])
+
+
+# --- as before, where nothing is taken back
+
+
+def test_without_flares_first_event_all_is_as_before(history: History) -> None:
+    """A program that uses the launcher by itself, for example: it has no Lease and no records."""
+    run = history.begins()
+    run.fires(EventType.SYSTEM_START)
+    run.launches()
+    assert [kind for kind, _ in history.api.store if kind is Kind.LEASE] == []
+    assert not (history.root / FOLDER.parent).exists()
+
+
+def expect_as_before(run: Run) -> None:
+    """The parent ends what its earlier run has left, as soon as it starts, and asks for no Lease."""
+    leases = {name: dict(item["spec"]) for (kind, name), item in run.api.store.items() if kind is Kind.LEASE}
+    run.starts()
+    wait_for(lambda: run.workflow["spec"].get("shutdown"))
+    assert (run.engine.jobs, run.launcher._takeover) == ([], None)
+    assert leases == {name: item["spec"] for (kind, name), item in run.api.store.items() if kind is Kind.LEASE}
+    other = {**META, "job_id": "0ther0j0-0000-4000-8000-000000000000"}
+    run.launcher.launch_job(other, run.engine.new_context())
+    assert run.records == [f"{JOB_ID}.json"], "no new record"
+
+
+def test_a_site_can_switch_it_off(history: History, caplog: pytest.LogCaptureFixture) -> None:
+    history.with_a_running_job().is_killed()
+    expect_as_before(history.begins(adopt=False))
+    assert "argo.adopt" not in caplog.text
+
+
+def test_another_nvflare_switches_it_off_with_one_warning(
+    history: History, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.with_a_running_job().is_killed()
+    changes = ("nvflare.x has 2, not 1", "nvflare.y cannot be read")
+    monkeypatch.setattr("flargo.flare.launcher.find_changes", lambda: changes)
+    expect_as_before(history.begins())
+    (line,) = [record.getMessage() for record in caplog.records if "argo.adopt" in record.getMessage()]
+    assert line.startswith("argo.adopt is off")
+    assert changes[0] in line
+
+
+def test_an_incomplete_context_switches_it_off(
+    history: History, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    run = history.begins()
+    (tmp_path / "startup" / "rootCA.pem").unlink()
+    run.fires(EventType.SYSTEM_BOOTSTRAP)
+    assert run.launcher._takeover is None
+    assert "argo.adopt is off" in caplog.text
+
+
+def test_a_server_takes_nothing_back(history: History) -> None:
+    """Its jobs' tokens die with it."""
+    root = history.root / "server"
+    server = Parent(root, Role.SERVER)
+    launcher = flargo.ServerArgoJobLauncher(workspace_mount_path=str(root))
+    launcher._api = history.api
+    for event in (EventType.SYSTEM_BOOTSTRAP, EventType.SYSTEM_START):
+        launcher.handle_event(event, server.context(JOB_ID))
+    launcher.handle_event(EventType.SYSTEM_END, server.context(JOB_ID))
+    assert history.api.store == {}
+
+
+# --- the end of a parent
+
+
+def test_an_end_in_order_ends_the_jobs_and_releases_the_lease(history: History) -> None:
+    first = history.with_a_running_job()
+    first.is_killed()
+    second = history.begins().starts()
+    second.ends()
+    assert second.workflow["spec"]["shutdown"] == "Terminate"
+    assert second.engine.completed.wait(THREAD_SECONDS)
+    assert (second.records, second.engine.reports) == ([], [(JOB_ID, 104)])
+    (lease,) = [item for (kind, _), item in history.api.store.items() if kind is Kind.LEASE]
+    assert lease["spec"]["holderIdentity"] == ""
+
+
+def test_an_end_during_the_start_leaves_the_jobs_to_the_next_run(history: History) -> None:
+    first = history.with_a_running_job()
+    first.is_killed()
+    second = history.begins()
+    second.fires(EventType.SYSTEM_BOOTSTRAP)
+    second.ends()
+    assert (second.records, second.is_own) == ([f"{JOB_ID}.json"], False)
+    assert "shutdown" not in second.workflow["spec"]
+    third = history.begins().starts()
+    assert (third.is_own, third.engine.jobs) == (True, [JOB_ID])

@@ -1,0 +1,269 @@
+"""A client's parent begins once it is its site's only one, with the jobs of its earlier run taken back."""
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_context import FLContext
+
+from flargo.control import authority
+from flargo.control.lease import LeaseStage, LeaseStatus
+from flargo.control.submit import SubmitError
+from flargo.flare import takeover as takeover_module
+from flargo.flare.takeover import LAUNCH_PATIENCE, START_PATIENCE, SiteTakenError, Takeover
+from tests.harness.fake_api import THREAD_SECONDS
+
+if TYPE_CHECKING:
+    from flargo.control.lease_keeper import LeaseKeeper
+    from flargo.flare.job_adoption import JobAdoption
+
+FLARE_GIVES_UP_SECONDS = 20.0
+"""Seconds after which FLARE's server gives up on a client's launch (nvflare 2.9, server_engine.py)."""
+ACQUIRING = LeaseStatus(LeaseStage.ACQUIRING)
+HELD = LeaseStatus(LeaseStage.HELD, 25.0)
+FENCED = LeaseStatus(LeaseStage.FENCED, holder="host_e7")
+LOST = LeaseStatus(LeaseStage.LOST, holder="host_e7")
+UNAVAILABLE = LeaseStatus(LeaseStage.UNAVAILABLE, problem="403")
+RELEASED = LeaseStatus(LeaseStage.RELEASED)
+
+
+class FakeLease:
+    """A Lease whose status the test sets."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.state = ACQUIRING
+        self.events: list[str] = []
+
+    def sets(self, status: LeaseStatus) -> None:
+        with self.changed:
+            self.state = status
+            self.changed.notify_all()
+
+    def start(self) -> None:
+        self.events.append("start")
+
+    def wait(self, until: Callable[[LeaseStatus], bool], seconds: float | None = None) -> bool:
+        with self.changed:
+            return self.changed.wait_for(lambda: until(self.state), seconds)
+
+    def may_change(self, *, is_followed: bool) -> bool:
+        return authority.may_change(self.state.stage, is_followed=is_followed)
+
+    def close(self, *, release: bool = True) -> None:
+        self.events.append(f"close {release}")
+        self.sets(RELEASED)
+
+
+class Run:
+    """One run of a parent: its Lease, its takeover, and what that has done."""
+
+    def __init__(self) -> None:
+        self.lease, self.steps = FakeLease(), list[str]()
+        self.has_started = threading.Event()
+        self.on_adopt: Callable[[], None] = lambda: None
+        ending = threading.Event()
+        adoption = SimpleNamespace(serve=self._serve, adopt_all=self._adopt, drop=lambda: self.steps.append("drop"))
+        self.takeover = Takeover(cast("LeaseKeeper", self.lease), cast("JobAdoption", adoption), self._start, ending)
+
+    def _serve(self, _: FLContext) -> None:
+        assert not self.lease.events, "processes are served at once"
+        self.steps.append("serve")
+
+    def _adopt(self, fl_ctx: FLContext, away_seconds: float | None) -> None:
+        assert fl_ctx == "a context of its own"
+        self.steps.append(f"adopt {away_seconds}")
+        self.on_adopt()
+
+    def _start(self) -> None:
+        self.steps.append("start")
+        self.has_started.set()
+
+    def prepares(self) -> None:
+        self.takeover.prepare(FLContext())
+
+    def begins(self, *, is_registered: bool = True) -> None:
+        context = FLContext()
+        engine = SimpleNamespace(new_context=lambda: "a context of its own")
+        context.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
+        context.set_prop(FLContextKey.CLIENT_TOKEN, "a token" if is_registered else None)
+        self.takeover.begin(context)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let FLARE's start go on at once, and launches fail at once."""
+    monkeypatch.setattr(takeover_module, "START_PATIENCE", 0.05)
+    monkeypatch.setattr(takeover_module, "LAUNCH_PATIENCE", 0.05)
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    parent = Run()
+    yield parent
+    parent.lease.close()
+
+
+def test_patience_is_shorter_than_flares() -> None:
+    assert LAUNCH_PATIENCE < FLARE_GIVES_UP_SECONDS
+    assert START_PATIENCE < 60
+
+
+def test_jobs_are_taken_back_before_the_work_begins(run: Run) -> None:
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert run.steps == ["serve", "adopt 25.0", "drop", "start"]
+    run.takeover.require()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nothing_begins_before_the_lease_is_held(run: Run) -> None:
+    """FLARE's start goes on: the server takes a client that is silent for longer for dead."""
+    run.prepares()
+    run.begins()
+    assert run.steps == ["serve"]
+    with pytest.raises(SubmitError, match="does not hold the Lease of its site yet"):
+        run.takeover.require()
+    run.lease.sets(HELD)
+    assert run.has_started.wait(THREAD_SECONDS)
+    assert run.steps == ["serve", "adopt 25.0", "drop", "start"]
+    run.takeover.require()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_launch_says_why_the_lease_is_missing(run: Run) -> None:
+    run.lease.sets(LeaseStatus(LeaseStage.ACQUIRING, problem="Connection refused"))
+    run.prepares()
+    run.begins()
+    with pytest.raises(SubmitError, match=r"yet: Connection refused$"):
+        run.takeover.require()
+
+
+def test_a_launch_waits_for_the_takeover(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover_module, "START_PATIENCE", 0.05)
+    run.prepares()
+    run.begins()
+    threading.Timer(0.05, run.lease.sets, (HELD,)).start()
+    run.takeover.require()
+
+
+def test_a_second_parent_does_not_start(run: Run) -> None:
+    """It gives back no Lease, and answers no process that another parent answers."""
+    run.lease.sets(FENCED)
+    with pytest.raises(SiteTakenError, match="holds its Lease: host_e7; end it first"):
+        run.prepares()
+    assert (run.steps, run.lease.events) == (["serve", "drop"], ["start", "close False"])
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_parent_that_is_fenced_later_waits(run: Run) -> None:
+    """The other parent showed only after FLARE's start had gone on."""
+    run.prepares()
+    run.lease.sets(FENCED)
+    run.begins()
+    with pytest.raises(SubmitError, match=r"another FLARE parent of this site is alive.*host_e7"):
+        run.takeover.require()
+    assert run.steps == ["serve"]
+    run.lease.sets(HELD)
+    assert run.has_started.wait(THREAD_SECONDS)
+    run.takeover.require()
+
+
+def test_without_a_lease_the_parent_works_as_before(run: Run) -> None:
+    """Nobody knows then for how long the site had no parent, or whether it has another one."""
+    run.lease.sets(UNAVAILABLE)
+    run.prepares()
+    run.begins()
+    assert run.steps == ["serve", "drop", "start"]
+    run.takeover.require()
+
+
+def test_the_lease_is_not_looked_at_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be lost between two looks. A parent that starts then without its jobs would end them."""
+    statuses = iter([HELD])
+
+    def wait(until: Callable[[LeaseStatus], bool], _: float | None = None) -> bool:
+        status = next(statuses, None)
+        return status is not None and until(status)
+
+    monkeypatch.setattr(run.lease, "wait", wait)
+    run.begins()
+    assert run.steps == ["adopt 25.0", "drop", "start"]
+
+
+def test_a_failed_takeover_keeps_no_job_from_running(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("a defect")
+
+    run.on_adopt = fail
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert run.steps == ["serve", "adopt 25.0", "drop", "start"]
+    assert "taking back the jobs of an earlier run failed" in caplog.text
+    run.takeover.require()
+
+
+def test_a_client_that_was_refused_takes_nothing_back(run: Run) -> None:
+    """FLARE fires the event, and ends the client then."""
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins(is_registered=False)
+    assert run.steps == ["serve"]
+
+
+def test_jobs_are_taken_back_once(run: Run) -> None:
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    run.begins()
+    assert run.steps.count("start") == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_shutdown_during_the_takeover_starts_nothing(run: Run) -> None:
+    """The loop would end the jobs that were not taken back, and nobody would end the loop."""
+    run.on_adopt = run.takeover.cancel
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert run.takeover._thread is not None
+    run.takeover._thread.join(THREAD_SECONDS)
+    assert run.steps == ["serve", "adopt 25.0", "drop"]
+    with pytest.raises(SubmitError):
+        run.takeover.require()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_shutdown_before_the_lease_is_held_ends_the_wait(run: Run) -> None:
+    run.prepares()
+    run.begins()
+    run.takeover.cancel()
+    run.takeover.close()
+    assert run.takeover._thread is not None
+    run.takeover._thread.join(THREAD_SECONDS)
+    assert not run.takeover._thread.is_alive()
+    assert (run.steps, run.lease.events[-1]) == (["serve", "drop"], "close True")
+
+
+@pytest.mark.parametrize(
+    ("status", "own", "others"), [(HELD, True, True), (ACQUIRING, True, False), (LOST, False, False)]
+)
+def test_the_lease_limits_what_the_loop_changes(status: LeaseStatus, own: bool, others: bool, run: Run) -> None:  # noqa: FBT001
+    run.lease.sets(status)
+    assert (run.takeover.may_change(is_followed=True), run.takeover.may_change(is_followed=False)) == (own, others)
+
+
+def test_a_parent_that_has_lost_its_site_launches_nothing(run: Run) -> None:
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    run.lease.sets(LOST)
+    with pytest.raises(SubmitError, match="another FLARE parent of this site is alive"):
+        run.takeover.require()
+    run.lease.sets(LeaseStatus(LeaseStage.ACQUIRING, problem="no answer"))
+    run.takeover.require()
