@@ -12,6 +12,7 @@ from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import LACKS_PERMISSION, Meaning
+from flargo.control.authority import OTHER_PARENT, MayChange, unlimited
 from flargo.job.names import is_same_site, label_value, site_labels
 from flargo.status import fields
 from flargo.status.views import WorkflowView, is_credentials_secret, workflow_view
@@ -35,7 +36,14 @@ class ReclaimError(Exception):
 class Reclaimer:
     """Takes back the launches of a parent's earlier run, all within the same time."""
 
-    def __init__(self, api: Api, parent: Parent, clock: Callable[[], float], pause: Callable[[float], bool]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        parent: Parent,
+        clock: Callable[[], float],
+        pause: Callable[[float], bool],
+        may_change: MayChange = unlimited,
+    ) -> None:
         """Begin; no request is sent yet.
 
         Args:
@@ -43,11 +51,13 @@ class Reclaimer:
             parent: this run of the parent.
             clock: a monotonic clock, in seconds.
             pause: sleeps for some seconds; returns True, early if need be, when the parent shuts down.
+            may_change: returns whether this parent may change the site's Workflows at this moment.
         """
         self._api = api
         self._parent = parent
         self._clock = clock
         self._pause = pause
+        self._may_change = may_change
         self._deadline = clock() + PATIENCE_SECONDS
 
     def read_workflow(self, name: str, attempt: str) -> WorkflowView:
@@ -80,6 +90,7 @@ class Reclaimer:
             ReclaimError: it does not exist any more, is another launch's by now, or cannot be changed.
         """
         for _ in range(_MAX_CONFLICTS):
+            self._wait_for_site()
             view, version = self._read_workflow(name, attempt)
             try:
                 self._set_parent(view, version)
@@ -88,6 +99,16 @@ class Reclaimer:
             else:
                 return view
         raise ReclaimError(f"Workflow {name} changes faster than it can be taken over")
+
+    def _wait_for_site(self) -> None:
+        """Wait until it is certain that no other parent of the site follows its jobs: the API server may be away.
+
+        Raises:
+            ReclaimError: it is not certain in time.
+        """
+        while not self._may_change(is_followed=False):
+            if self._clock() > self._deadline or self._pause(_BACKOFF.delays[1]):
+                raise ReclaimError(OTHER_PARENT)
 
     def _set_parent(self, workflow: WorkflowView, version: str) -> None:
         labels = {Label.PARENT.value: label_value(self._parent.epoch)}

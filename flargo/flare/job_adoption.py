@@ -23,6 +23,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from flargo.cluster.api import Api
+from flargo.control.authority import MayChange
 from flargo.control.reclaim import Reclaimer, ReclaimError
 from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
@@ -60,6 +61,7 @@ class JobAdoption:
         max_attempts: int,
         end: Callable[[Launch, WorkspaceTransfer, Report], OnEnd],
         pause: Callable[[float], bool],
+        may_change: MayChange,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -72,6 +74,7 @@ class JobAdoption:
                 limit.
             end: returns the function that reports a job's verdict.
             pause: sleeps for some seconds; returns True when the parent shuts down.
+            may_change: returns whether this parent may change the site's Workflows at this moment.
         """
         self._api = api
         self._jobs = jobs
@@ -80,6 +83,9 @@ class JobAdoption:
         self._max_attempts = max_attempts
         self._end = end
         self._pause = pause
+        self._may_change = may_change
+        self._taken: set[str] = set()
+        """The ids of the jobs that were taken back."""
         self._lock = threading.Lock()
         self._transfers: dict[str, WorkspaceTransfer] = {}
         """The workspace transfers of jobs whose processes are served before the jobs are taken back, by job id."""
@@ -107,6 +113,8 @@ class JobAdoption:
     def adopt_all(self, fl_ctx: FLContext, away_seconds: float | None) -> None:
         """Take back all jobs of earlier runs that can be, and log each one.
 
+        If another parent takes the site meanwhile, the rest stay as they are. Call this again once it has ended.
+
         Args:
             fl_ctx: a context of the client's parent, which is registered with the server.
             away_seconds: seconds for which the site had no parent; None if that is not known.
@@ -116,16 +124,22 @@ class JobAdoption:
             if self._pause(0.0):
                 return  # The next run may take the others back.
             job_id, site = record.first.job_id, self._parent.site
+            if job_id in self._taken:
+                continue
             try:
                 _check_away(away_seconds)
                 self._adopt(record, fl_ctx, reclaimer)
             except (ReclaimError, AdoptionError, SubmitError, InvalidInput) as error:
+                if self._pause(0.0) or not self._may_change(is_followed=False):
+                    _log.warning("job %s at %s: not taken back: %s", job_id, site, error)
+                    return
                 _log.warning("job %s at %s: not taken back, its Workflow will be ended: %s", job_id, site, error)
                 self._records.delete(job_id)
             except Exception:  # noqa: BLE001  (a defect about one job must not end the others)
                 _log.exception("job %s at %s: not taken back, its Workflow will be ended", job_id, site)
                 self._records.delete(job_id)
             else:
+                self._taken.add(job_id)
                 _log.info("job %s at %s: taken back, Workflow %s", job_id, site, record.workflow)
 
     def drop(self) -> None:
@@ -136,7 +150,7 @@ class JobAdoption:
             transfer.remove()
 
     def _create_reclaimer(self) -> Reclaimer:
-        return Reclaimer(self._api, self._parent, time.monotonic, self._pause)
+        return Reclaimer(self._api, self._parent, time.monotonic, self._pause, self._may_change)
 
     def _read_tokens(self, expected: list[tuple[LaunchRecord, WorkspaceTransfer]]) -> None:
         reclaimer = self._create_reclaimer()

@@ -382,13 +382,14 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
         except InvalidInput as error:
             _log.warning("argo.adopt is off: %s", error)
             return
+        lease = LeaseKeeper(self._api, parent, platform.node())
         loop, ending, records = self._get_loop(parent), threading.Event(), LaunchRecords(Path(workspace))
         jobs, max_attempts = (
             ClientJobs(self._settings, loop, self._meter, records),
             1 + self._settings.argo.policy.rejoin,
         )
-        adoption = JobAdoption(self._api, jobs, parent, records, max_attempts, self._end, ending.wait)
-        takeover = Takeover(LeaseKeeper(self._api, parent, platform.node()), adoption, loop.start, ending)
+        adoption = JobAdoption(self._api, jobs, parent, records, max_attempts, self._end, ending.wait, lease.may_change)
+        takeover = Takeover(lease, adoption, loop.start, ending)
         try:
             takeover.prepare(fl_ctx)
         except SiteTakenError as error:

@@ -116,16 +116,24 @@ class Takeover:
         self._lease.close()
 
     def _run(self, fl_ctx: FLContext) -> None:
+        status = self._take_back(fl_ctx)
+        while self._lease.state.is_fenced:
+            # Another parent has taken the site meanwhile. Its jobs are this parent's to take back once it has ended.
+            status = self._take_back(fl_ctx)
+        self._adoption.drop()
+        if status.stage is not LeaseStage.RELEASED and not self._ending.is_set():
+            self._start()
+            self._has_begun.set()
+
+    def _take_back(self, fl_ctx: FLContext) -> LeaseStatus:
+        """Take the jobs of the earlier run back, once the Lease is held; return its status before."""
         status = self._wait_for_lease()
         if status.stage is LeaseStage.HELD:
             try:
                 self._adoption.adopt_all(fl_ctx, status.away_seconds)
             except Exception:  # noqa: BLE001  (jobs that cannot be taken back must not keep others from running)
                 _log.exception("taking back the jobs of an earlier run failed")
-        self._adoption.drop()
-        if status.stage is not LeaseStage.RELEASED and not self._ending.is_set():
-            self._start()
-            self._has_begun.set()
+        return status
 
     def _wait_for_lease(self) -> LeaseStatus:
         """Return the first status that says whether this parent may begin. It may change at any moment."""
