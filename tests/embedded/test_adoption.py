@@ -25,7 +25,7 @@ def fed(cluster: EmbeddedCluster) -> Iterator[Federation]:
         root,
         config_file_path=str(target.launcher_kubeconfig),
         namespace=target.namespace,
-        argo={"policy": {"rejoin": 1}},
+        argo={"adopt": True, "policy": {"rejoin": 1}},
     )
     with Federation(root, launcher=launcher, host=target.address) as federation:
         yield federation

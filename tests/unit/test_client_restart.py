@@ -138,7 +138,7 @@ class History:
         self.runs: list[Run] = []
 
     def begins(self, **argo: Any) -> Run:
-        self.runs.append(Run(self.root, self.api, **argo))
+        self.runs.append(Run(self.root, self.api, **{"adopt": True, **argo}))
         return self.runs[-1]
 
     def with_a_running_job(self) -> Run:
