@@ -11,7 +11,7 @@ from tests.harness.real_cluster import versions
 
 TESTS = Path(__file__).parents[1]
 MODULES = sorted(file.stem for file in (TESTS / "cluster").glob("test_faults*.py"))
-FAULTS = ("by_hand", "daemons", "exit_handlers", "matrix", "refusals", "rejoin", "wire")
+FAULTS = ("by_hand", "daemons", "exit_handlers", "matrix", "nodes", "refusals", "rejoin", "wire")
 
 
 def scenario_names(module: str) -> set[str]:
