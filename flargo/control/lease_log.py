@@ -26,7 +26,7 @@ def notice(name: str, before: LeaseStatus, after: LeaseStatus, *, is_same_term: 
         case LeaseStage.FENCED:
             text = f"is held {other}; this parent launches no jobs until that parent has ended"
         case LeaseStage.LOST:
-            text = f"was taken {other}; this parent launches no more jobs until that parent has ended"
+            text = f"was taken {other}; this parent launches and ends no jobs until that parent has ended"
         case LeaseStage.UNAVAILABLE:
             effect = "a second parent of this site is not noticed, and jobs are not taken back after a restart"
             text = f"refused; {effect}; {_TODO}: {after.problem}"

@@ -58,7 +58,8 @@ class _Backend:
         """Return the plan of an attempt after the first, and record the attempt.
 
         Raises:
-            SubmitError: see ``Loop.require``.
+            SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
+                job is still tracked.
         """
         assert self.first is not None, f"job {self.job_id} has one attempt only"
         launch = next_attempt(self.first, number, secrets.token_hex(4))
@@ -75,7 +76,8 @@ class _Backend:
         """Start to launch an attempt, and return at once.
 
         Raises:
-            SubmitError: see ``Loop.require``.
+            SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
+                job is still tracked.
         """
         launched = self.loop.launch(
             plan,
@@ -92,7 +94,8 @@ class _Backend:
         """Follow an attempt that an earlier run of this parent has launched, and return at once.
 
         Raises:
-            SubmitError: see ``Loop.require``.
+            SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
+                job is still tracked.
         """
         assert self.adopted is not None, f"job {self.job_id} was not launched by an earlier run"
         return self.loop.adopt(
@@ -199,7 +202,8 @@ class ClientJobs:
             on_end: called with the verdict, before threads that wait for the job are woken.
 
         Raises:
-            SubmitError: see ``Loop.require``.
+            SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
+                job is still tracked.
         """
         self._loop.require(plan.name)
         attempts = self._prepare(launch, transfer, report, probe, on_end)
@@ -237,7 +241,8 @@ class ClientJobs:
 
         Raises:
             AdoptionError: FLARE cannot wait for the job.
-            SubmitError: see ``Loop.require``. ``on_end`` has been called then.
+            SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
+                job is still tracked. ``on_end`` has been called then.
         """
         timeouts = start_timeouts(record.first, self._settings)
         adopted = Adopted(record.workflow, uid, record.attempt, timeouts, self._settings.argo.kill_grace)

@@ -156,8 +156,8 @@ def test_a_parent_that_lost_the_lease_says_so(api: MemoryApi, clock: Clock, line
     api.trouble = take
     first.run()
     assert lines()[-1] == (
-        f"Lease {NAME} was taken by thief_9, another parent of this site; this parent launches no more jobs until that"
-        " parent has ended"
+        f"Lease {NAME} was taken by thief_9, another parent of this site; this parent launches and ends no jobs until"
+        " that parent has ended"
     )
 
 
