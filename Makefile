@@ -19,7 +19,9 @@ test: .venv/ready
 	$(MAKE) -j2 --output-sync=target cluster-build local
 	$(MAKE) cluster
 
-# All tests, including the soak test, whose faults are random: the result depends on its seed and on the machine.
+# All tests, including extra scenarios, which differ from others in a detail, and the soak test, whose faults are random:
+# its result depends on its seed and on the machine.
+everything: export FLARGO_EVERYTHING = 1
 everything: test
 	$(MAKE) soak
 

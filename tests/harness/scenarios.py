@@ -17,6 +17,7 @@ A scenario's parameters name what it needs. ``site`` is shared by all scenarios,
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,6 +31,8 @@ from tests.harness.site import Site
 from tests.harness.wire import Wire
 
 Scenario = Callable[..., None]
+EVERYTHING = "FLARGO_EVERYTHING"
+"""The environment variable that makes tests run extra scenarios, too; ``make everything`` sets it."""
 
 
 class Scenarios:
@@ -56,6 +59,13 @@ class Scenarios:
 
         return add
 
+    def in_everything(self, scenario: Scenario) -> Scenario:
+        """Add a scenario to ``make everything`` only; a decorator.
+
+        It differs from another scenario in a detail, and takes too long for every run.
+        """
+        return self(scenario) if os.environ.get(EVERYTHING) else scenario
+
     @property
     def names(self) -> list[str]:
         """The scenarios' names, in the order of their definition."""
@@ -77,11 +87,27 @@ class Scenarios:
 class Together:
     """A module's scenarios while they run, until the end of its ``with``."""
 
-    def __init__(self, scenarios: Scenarios, request: pytest.FixtureRequest, cluster: Cluster, **shared: Any) -> None:
-        """Start the scenarios whose tests pytest has selected, in their order."""
+    def __init__(
+        self,
+        scenarios: Scenarios,
+        request: pytest.FixtureRequest,
+        cluster: Cluster,
+        *,
+        threads: int | None = None,
+        **shared: Any,
+    ) -> None:
+        """Start the scenarios whose tests pytest has selected, in their order.
+
+        Args:
+            scenarios: the module's scenarios.
+            request: the request of the fixture.
+            cluster: where they run.
+            threads: how many run at a time; None: as many as the machine can run jobs.
+            shared: the values of their parameters.
+        """
         items = [item for item in request.session.items if item.path == request.path]
         selected = {item.callspec.params.get("name") for item in items if hasattr(item, "callspec")}
-        self._threads = ThreadPoolExecutor(cluster.max_parallel_jobs, thread_name_prefix="scenario")
+        self._threads = ThreadPoolExecutor(threads or cluster.max_parallel_jobs, thread_name_prefix="scenario")
         self._running: dict[str, Future[None]] = {
             name: self._threads.submit(scenarios.run, name, cluster, shared)
             for name in scenarios.names

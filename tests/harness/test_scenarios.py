@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from tests.harness.cluster import Cluster
-from tests.harness.scenarios import Scenarios, Together
+from tests.harness.scenarios import EVERYTHING, Scenarios, Together
 
 CLUSTER = cast("Cluster", SimpleNamespace(max_parallel_jobs=2))
 scenario = Scenarios()
@@ -30,6 +30,20 @@ def fails() -> None:
 
 def test_names_are_those_of_functions_and_variants() -> None:
     assert scenario.names == ["needs the cluster", "has variants, one", "has variants, number two", "fails"]
+
+
+def test_extra_scenarios_run_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They can be called by other scenarios in any case."""
+
+    def detail() -> None:
+        """Differ in a detail."""
+
+    monkeypatch.delenv(EVERYTHING, raising=False)
+    usual, all_scenarios = Scenarios(), Scenarios()
+    assert usual.in_everything(detail) is detail
+    monkeypatch.setenv(EVERYTHING, "1")
+    all_scenarios.in_everything(detail)
+    assert (usual.names, all_scenarios.names) == ([], ["detail"])
 
 
 def test_each_scenario_gets_what_it_names() -> None:
