@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -164,6 +165,7 @@ class Federation:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._log_offsets: dict[str, int] = {}
         self._session: Any = None
+        self._session_lock = threading.RLock()
 
     # Start and end
 
@@ -436,12 +438,16 @@ class Federation:
             return False
 
     def _ask(self, question: Callable[[Any], Answer]) -> Answer:
-        """Call the server through the session; if the session is lost, once more through a new one."""
-        try:
-            return question(self.session())
-        except _LOST:
-            self._forget_session()
-            return question(self.session())
+        """Call the server through the session; if the session is lost, once more through a new one.
+
+        Several threads may do so: the session answers one at a time.
+        """
+        with self._session_lock:
+            try:
+                return question(self.session())
+            except _LOST:
+                self._forget_session()
+                return question(self.session())
 
     def _forget_session(self) -> None:
         """Close the session, whether or not the server still answers."""

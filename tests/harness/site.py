@@ -404,10 +404,15 @@ class Job:
             self._errors.append(error)
 
 
+def attempt_number(item: Mapping[str, Any]) -> int:
+    """Return which attempt of its job an object belongs to; objects of a job with one attempt do not say so."""
+    return int(item["metadata"]["labels"].get(Label.ATTEMPT_NUMBER, 1))
+
+
 def _of_latest_attempt(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the only object of the latest attempt among the objects of a job."""
-    numbers = [int(item["metadata"]["labels"].get(Label.ATTEMPT_NUMBER, 1)) for item in items]
-    (latest,) = (item for item, number in zip(items, numbers, strict=True) if number == max(numbers))
+    latest_number = max(map(attempt_number, items), default=1)
+    (latest,) = (item for item in items if attempt_number(item) == latest_number)
     return latest
 
 

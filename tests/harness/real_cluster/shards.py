@@ -23,6 +23,7 @@ SECONDS = {
     "test_faults_rejoin.py": 165,
     "test_faults_wire.py": 340,
     "test_federation.py": 865,
+    "test_federation_rejoin.py": 140,
     "test_forged.py": 90,
     "test_lease.py": 75,
     "test_manifests.py": 55,
