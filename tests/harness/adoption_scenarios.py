@@ -208,7 +208,9 @@ def job_fails_meanwhile(fed: Federation, cluster: Cluster) -> None:
 
 def parent_and_pod_are_lost(fed: Federation, cluster: Cluster) -> None:
     """The job's process is started again by a parent that never saw the first one."""
-    scene = Scene(fed, cluster, "lost", rounds=3).submit(pause=4, spec=REJOINS).waits_for_round(0)
+    scene = Scene(fed, cluster, "lost", rounds=3).submit(pause=4, spec=REJOINS)
+    # With its next task the site knows that FLARE's server has the result of the first one.
+    scene.waits_for(lambda: scene.log().count("got task assignment") == 2, "the site trains its second round")
     (pod,) = scene.pods
     scene.kill_parent()
     cluster.delete("pod", pod)
