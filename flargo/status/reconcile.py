@@ -68,6 +68,9 @@ NODE_LOST_AFTER = 60.0
 SHUTDOWN_LAG = 3.0
 """Seconds after a shutdown before pods are deleted although Argo has not completed the Workflow. Argo creates a deleted
 pod again if it does not know yet that the Workflow is shut down."""
+KILL_LAG = 5.0
+"""Seconds beyond its grace period after which a pod that is being deleted should be gone. If the watch still shows it,
+a read tells whether its end was missed."""
 _START_EVENTS = frozenset({"Scheduled", "Pulling", "Pulled", "Created", "Started"})
 """Events of a pod that begins; every pod that ran has some of them."""
 RELEASE_AFTER = 5.0
@@ -318,6 +321,15 @@ def _node_lost_at(state: JobState) -> float:
     return max(begins, default=math.inf) + _max_grace(state) + NODE_LOST_AFTER
 
 
+def _pods_gone_at(state: JobState) -> float:
+    """Return the time, on the healthy clock, by which every pod that is deleted should be gone; infinite: none is.
+
+    An accepted deletion counts although the pod does not show it: the watch may have missed that, too.
+    """
+    begins = [state.deletions.get(pod.uid, math.inf) for pod in _pods_to_delete(state)]
+    return max(begins, default=math.inf) + _max_grace(state) + KILL_LAG
+
+
 def _max_grace(state: JobState) -> float:
     """Return the longest grace period in seconds: the kubelet does not shorten one that another client requested."""
     return max((float(state.grace), *(pod.deletion_grace for pod in state.observation.pods)))
@@ -459,7 +471,7 @@ def _ending_actions(state: JobState, now: Now) -> list[Action]:
     if pods and workflow is None and not state.observation.is_fresh:
         return [CONFIRM]
     if pods:
-        confirm = [CONFIRM] if state.verdict is None and is_node_lost(state, now.healthy) else []
+        confirm = [CONFIRM] if now.healthy >= _pods_gone_at(state) else []
         knows_of_end = workflow is None or workflow.is_completed or now.wall >= state.shutdown_at + SHUTDOWN_LAG
         deletions = [Action(ActionKind.DELETE_POD, pod.uid) for pod in pods] if knows_of_end else []
         return [*confirm, *resume, *deletions]
@@ -516,6 +528,7 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
         delays.append(state.submitted_at + RELEASE_AFTER - now.healthy)
     if state.stage is Stage.WAITING:
         delays.append(state.stage_since + TOUCH_AFTER - now.healthy)
-    delays += [at + _max_grace(state) + NODE_LOST_AFTER - now.healthy for at in state.deletions.values()]
+    for lag in (KILL_LAG, NODE_LOST_AFTER):
+        delays += [at + _max_grace(state) + lag - now.healthy for at in state.deletions.values()]
     delays.append(state.ending_at + SHUTDOWN_LIMIT - now.wall)
     return min((delay for delay in delays if 0.0 < delay < math.inf), default=None)

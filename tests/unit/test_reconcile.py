@@ -8,6 +8,8 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import Action, ActionKind, LaunchGivenUp, Submitted
 from flargo.status.reasons import Reason
+from flargo.status.reconcile import KILL_LAG
+from flargo.status.rejoin import is_place_free
 from flargo.status.verdict import Cause
 from flargo.status.views import EventView, Exit, PodView, WorkflowView
 from flargo.terms import StartTimeouts, Uid
@@ -100,8 +102,10 @@ def test_long_grace_period_is_waited_out() -> None:
         .reads(WORKFLOW, deleting_pod)
         .does(ActionKind.SHUTDOWN)
     )
-    story.sees(TERMINATED, deleting_pod).does(ActionKind.DELETE_POD).passes(659)
+    story.sees(TERMINATED, deleting_pod).does(ActionKind.DELETE_POD).passes(604)
     assert ActionKind.CONFIRM not in story.actions
+    story.passes(1).reads(TERMINATED, deleting_pod).passes(54)
+    assert conclusion(story) is None
     story.passes(1).reads(TERMINATED, deleting_pod)
     assert conclusion(story) == (Reason.POD_DELETED, 104)
 
@@ -423,9 +427,24 @@ def test_pod_deletion_is_repeated() -> None:
     assert story.actions == []
     assert story.passes(1).actions == [ActionKind.DELETE_POD]
     assert story.does(ActionKind.DELETE_POD, ok=False).passes(2).actions == [ActionKind.DELETE_POD]
-    assert story.does(ActionKind.DELETE_POD).passes(12).actions == []
-    assert story.passes(1).actions == [ActionKind.DELETE_POD]
+    assert story.does(ActionKind.DELETE_POD).passes(7).actions == []
+    story.passes(1).reads(TERMINATED, POD_RUNNING)
+    assert story.passes(4).actions == [ActionKind.CONFIRM]
+    assert story.passes(1).actions == [ActionKind.CONFIRM, ActionKind.DELETE_POD]
     assert conclusion(story) is None
+
+
+def test_missed_end_of_a_pod_is_read() -> None:
+    """A late event may show a pod again that a read has shown gone, and the event of its end may never come."""
+    workflow = replace(WORKFLOW, node_phase="Running")
+    dying = replace(POD_RUNNING, deleting=True, disruption="EvictionByEvictionAPI: evicting")
+    failed = replace(FAILED, node_phase="Failed")
+    job = Story().sees(workflow, POD_RUNNING).sees(workflow, dying).reads(workflow, dying).passes(1).reads(workflow)
+    assert conclusion(job) == (Reason.DISRUPTED, 104)
+    job.does(ActionKind.DELETE_SECRET).sees(workflow, dying).sees(failed, dying).does(ActionKind.DELETE_POD)
+    assert not is_place_free(job.state)
+    job.passes(job.state.grace + KILL_LAG).reads(failed)
+    assert is_place_free(job.state)
 
 
 def test_program_ignoring_sigterm_is_killed() -> None:
