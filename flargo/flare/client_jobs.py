@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from flargo.control.attempt_notes import MAX_MESSAGE_LENGTH, EventReason
 from flargo.control.attempts import Attempts
+from flargo.control.attempts_backend import Listener
 from flargo.control.inputs import Adopted
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Backend:
-    """What the attempts of one job need (``flargo.control.attempts.Backend``)."""
+    """What the attempts of one job need (``flargo.control.attempts_backend.Backend``)."""
 
     job_id: str
     site: str
@@ -72,7 +73,7 @@ class _Backend:
         """Delete the job's record: the attempt that it names does not begin."""
         self._delete_record()
 
-    def launch(self, attempts: Attempts, plan: Plan, number: int) -> LaunchedJob:
+    def launch(self, listener: Listener, plan: Plan, number: int) -> LaunchedJob:
         """Start to launch an attempt, and return at once.
 
         Raises:
@@ -82,15 +83,15 @@ class _Backend:
         launched = self.loop.launch(
             plan,
             lambda: self.transfer.has_results,
-            lambda verdict, tail: attempts.on_verdict(number, verdict, tail),
+            lambda verdict, tail: listener.on_verdict(number, verdict, tail),
             collect_log=self.settings.argo.keep_lost_log,
-            on_state=lambda state: attempts.on_state(number, state),
+            on_state=lambda state: listener.on_state(number, state),
         )
         which = f", attempt {number} of {self.max_attempts}" if self.max_attempts > 1 else ""
         _log.info("%s: job %s submitted as Workflow %s%s", self.site, self.job_id, plan.name, which)
         return launched
 
-    def adopt(self, attempts: Attempts, number: int) -> LaunchedJob:
+    def adopt(self, listener: Listener, number: int) -> LaunchedJob:
         """Follow an attempt that an earlier run of this parent has launched, and return at once.
 
         Raises:
@@ -101,9 +102,9 @@ class _Backend:
         return self.loop.adopt(
             self.adopted,
             lambda: self.transfer.has_results,
-            lambda verdict, tail: attempts.on_verdict(number, verdict, tail),
+            lambda verdict, tail: listener.on_verdict(number, verdict, tail),
             collect_log=self.settings.argo.keep_lost_log,
-            on_state=lambda state: attempts.on_state(number, state),
+            on_state=lambda state: listener.on_state(number, state),
         )
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flargo.control.attempts import GONE_ANSWERS, PROBE_INTERVAL, PROBE_SECONDS, SYNC_SECONDS, Attempts
+from flargo.control.attempts import Attempts
+from flargo.control.attempts_backend import Listener
 from flargo.control.launched_job import LaunchedJob
+from flargo.control.server_probe import GONE_ANSWERS, PROBE_INTERVAL, PROBE_SECONDS
 from flargo.control.submit import SubmitError
+from flargo.status.attempts_verdict import SYNC_SECONDS
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
 from flargo.status.reasons import Reason
@@ -59,15 +62,15 @@ class FakeBackend:
     def on_dropped(self) -> None:
         self.is_noted = False
 
-    def launch(self, _: Attempts, plan: Plan, number: int) -> LaunchedJob:
+    def launch(self, _: Listener, plan: Plan, number: int) -> LaunchedJob:
         error = self.fails(number)
         if error is not None:
             raise error
         self.launched.append(LaunchedJob(plan.name))
         return self.launched[-1]
 
-    def adopt(self, attempts: Attempts, number: int) -> LaunchedJob:
-        return self.launch(attempts, self.build_plan(number) if number > 1 else submit_plan(), number)
+    def adopt(self, listener: Listener, number: int) -> LaunchedJob:
+        return self.launch(listener, self.build_plan(number) if number > 1 else submit_plan(), number)
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
         self.stopped.append((launched.name, cause))
