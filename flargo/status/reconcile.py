@@ -430,11 +430,12 @@ def _completing_actions(state: JobState, now: Now) -> list[Action]:
 
 def _finishing_actions(state: JobState, workflow: WorkflowView | None, now: Now) -> list[Action]:
     """Return the actions without which Argo might never complete the Workflow."""
+    confirm = [CONFIRM] if _is_argo_overdue(state, now) else []
     if workflow is None or workflow.is_completed:
-        return [CONFIRM] if _is_argo_overdue(state, now) else []
+        return confirm
     if workflow.suspended:
-        return [Action(ActionKind.RESUME, workflow.uid)]
-    if not _is_argo_overdue(state, now):
+        return [*confirm, Action(ActionKind.RESUME, workflow.uid)]
+    if not confirm:
         return []
     if not all(pod.is_terminal for pod in state.observation.pods):
         return [CONFIRM]  # A read shows whether containers of the pod really still run.
@@ -475,7 +476,8 @@ def _ending_actions(state: JobState, now: Now) -> list[Action]:
         knows_of_end = workflow is None or workflow.is_completed or now.wall >= state.shutdown_at + SHUTDOWN_LAG
         deletions = [Action(ActionKind.DELETE_POD, pod.uid) for pod in pods] if knows_of_end else []
         return [*confirm, *resume, *deletions]
-    confirm = [] if state.confirmed_gone or (workflow is None and state.is_submitting) else [CONFIRM]
+    needs_read = not state.confirmed_gone or _is_argo_overdue(state, now)
+    confirm = [CONFIRM] if needs_read and not (workflow is None and state.is_submitting) else []
     if workflow is None or workflow.is_completed or workflow.is_handler_running or resume:
         return [*confirm, *resume]
     is_late = _is_argo_overdue(state, now) or now.wall >= state.shutdown_at + TOUCH_AFTER

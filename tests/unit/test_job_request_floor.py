@@ -1,4 +1,4 @@
-"""A job for which nothing changes costs the API server almost nothing, whatever state it is in and whatever is refused.
+"""A job for which nothing changes costs the API server almost nothing, and its end is noticed without any watch event.
 
 Hypothesis brings a job into any state, possible or not. Then the cluster stands still: every read shows the same, and
 every other request is accepted, refused or lost, always in the same way.
@@ -32,6 +32,8 @@ from tests.harness.story import (
 
 FLOOR_PER_HOUR = 90
 """Requests for one job in an hour in which nothing changes: each of at most seven actions every five minutes."""
+MISSED_END_LIMIT = 400.0
+"""Seconds within which reads show the end of a job that is over: a request that had no effect is repeated meanwhile."""
 LONGEST_WAIT = 400.0
 """Seconds within which every action that is wanted is tried again: five minutes, and the grace period."""
 
@@ -146,3 +148,38 @@ def test_requests_fall_to_the_floor(
         story.passes(max(story.requeue_after, 0.2))
     last_hour = [time for time in times if time > end - 3600]
     assert len(last_hour) <= FLOOR_PER_HOUR, f"{len(last_hour)} requests in the last hour: {story.state}"
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(INPUTS, max_size=8),
+    st.sampled_from([workflow for workflow in WORKFLOWS if workflow is None or not workflow.is_handler_running]),
+    PODS,
+    st.sampled_from([None, TERMINATED, FAILED, SUCCEEDED]),
+    st.sampled_from([(), *((terminal_pod(exited_pod(code)),) for code in (0, 3, 143))]),
+)
+def test_missed_end_is_noticed(
+    inputs: list[Input | float],
+    workflow: WorkflowView | None,
+    pods: tuple[PodView, ...],
+    completed: WorkflowView | None,
+    ended_pods: tuple[PodView, ...],
+) -> None:
+    """A watch that has missed the job's end, or shows a pod again that a read has shown gone, keeps no job open.
+
+    An exit handler may run for hours; its end alone is left to the watch, which is opened again every few minutes.
+    """
+    story = Story(StartTimeouts(total=None), is_submitted=False)
+    for input_ in inputs:
+        story = story.passes(input_) if isinstance(input_, float) else story.apply(input_)
+    story.apply(Submitted()).sees(workflow, *pods)
+    if story.verdict is None:
+        story.stops()
+    end = story.now.wall + MISSED_END_LIMIT
+    accept = dict.fromkeys(ActionKind, "accept")
+    while not story.state.is_cleared and story.now.wall < end:
+        answer_all(story, (completed, ended_pods), (), accept)
+        if not story.pending_actions and not story.state.is_cleared:
+            assert story.requeue_after is not None
+            story.passes(max(story.requeue_after, 0.2))
+    assert story.state.is_cleared, story.state
