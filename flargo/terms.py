@@ -69,6 +69,8 @@ class Annotation(StrEnum):
     MAX_ATTEMPTS = f"{GROUP}/max-attempts"
     """How many attempts the job may have; only beside Label.ATTEMPT_NUMBER. People's commands read it, and nothing
     else."""
+    REFUSED_ATTEMPTS = f"{GROUP}/refused-attempts"
+    """Why the site grants the job fewer attempts than it asks for; only then. People's commands show it."""
     VERDICT = f"{GROUP}/verdict"
     """On the last Workflow of a job that may have several attempts: the name of the reason that FLARE was told, where
     the Workflow itself does not show it. Between two attempts nothing else tells that no other one will follow."""
@@ -168,6 +170,8 @@ class Launch:
     """Which attempt this is, from 1."""
     max_attempts: int = 1
     """How many attempts the job may have: with more than one, its process is started again if the cluster loses it."""
+    refused_attempts: str = ""
+    """Why the job gets fewer attempts than it asks for, as public text; empty if it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ def _to_json(record: LaunchRecord) -> Object:
         "credentials": first.credentials.name,
         "pending": first.pending,
         "max_attempts": first.max_attempts,
+        "refused_attempts": first.refused_attempts,
         "number": record.number,
         "attempt": record.attempt,
     }
@@ -185,6 +186,7 @@ def _from_json(path: Path, parent: Parent) -> LaunchRecord:
         credentials=SecretData(object_name("credentials", fields.get("credentials")), {}),
         pending=optional(seconds)("pending", fields.get("pending")),
         max_attempts=between(1, MAX_REJOIN + 1)("max_attempts", fields.get("max_attempts")),
+        refused_attempts=_text(fields, "refused_attempts"),
     )
     if path.name != f"{first.job_id}.json":
         raise InvalidInput("job_id", first.job_id, f"the file's name without .json: {path.name}")

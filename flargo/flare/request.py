@@ -134,8 +134,9 @@ def read_launch(
     transfer = WorkspaceTransfer(request.cell, request.job_id, request.workspace)
     secret_variables = (*credentials, nvflare_internals.TOKEN_VARIABLE)
     choices = choose(request.job, study.image, settings)
-    if role is Role.CLIENT:
-        _warn_of_refused_attempts(request.job, choices.rejoin)
+    rejoin, refused_attempts = (choices.rejoin, choices.refused_attempts) if role is Role.CLIENT else (0, "")
+    if refused_attempts:
+        _log.warning("%s", refused_attempts)
     config: Object = {
         "name": object_names.pod,
         "image": choices.image,
@@ -161,7 +162,8 @@ def read_launch(
         startup=startup,
         credentials=SecretData(object_names.credentials, credentials),
         pending=choices.pending_timeout,
-        max_attempts=1 + choices.rejoin if role is Role.CLIENT else 1,
+        max_attempts=1 + rejoin,
+        refused_attempts=refused_attempts,
     )
     # Registered last: no later step can fail and leave the transfer registered.
     credentials = {**credentials, nvflare_internals.TOKEN_VARIABLE: transfer.register().encode()}
@@ -413,17 +415,6 @@ def _warn_of_misplaced_keys(blocks: Mapping[str, Mapping[str, Any]]) -> None:
         for key in sorted(set(block) & {*JOB_SPEC, REJOIN}):
             inside = "['argo']" if key == REJOIN else ""
             _log.warning("%s[%r] is ignored: write it in %s[%r]%s", place, key, place, nvflare_internals.MODE, inside)
-
-
-def _warn_of_refused_attempts(request: JobRequest, granted: int) -> None:
-    """Warn that a site grants a client's job fewer further attempts than its author counts on."""
-    wanted = request.spec.get("argo", {}).get(REJOIN, 0)
-    if wanted > granted:
-        _log.warning(
-            "the job asks for %d further attempts (argo.rejoin), and this site grants %d (argo.policy.rejoin)",
-            wanted,
-            granted,
-        )
 
 
 def _read_study(request: _LaunchRequest, settings: Settings) -> Study:

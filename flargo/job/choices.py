@@ -46,6 +46,8 @@ class Choices:
     rejoin: int
     """How often a client's process is started again if the infrastructure loses it: what the job asks for, up to the
     site's limit."""
+    refused_attempts: str
+    """Why that is less than the job asks for; empty if it is not."""
 
 
 def choose(request: JobRequest, study_image: str | None, settings: Settings) -> Choices:
@@ -75,14 +77,21 @@ def choose(request: JobRequest, study_image: str | None, settings: Settings) -> 
         has_pending_timeout="pending_timeout" in spec,
     )
     enforce(settings.argo.policy, requested)
+    wanted, limit = spec.get("argo", {}).get(REJOIN, 0), settings.argo.policy.rejoin
     return Choices(
         image=str(image),
         python_path=str(spec.get("python_path", settings.python_path)),
         pending_timeout=spec.get("pending_timeout", settings.pending_timeout),
         ephemeral_storage=_choose_ephemeral_storage(request, settings),
         resources=resources,
-        rejoin=min(spec.get("argo", {}).get(REJOIN, 0), settings.argo.policy.rejoin),
+        rejoin=min(wanted, limit),
+        refused_attempts=_refuse_attempts(wanted, limit) if wanted > limit else "",
     )
+
+
+def _refuse_attempts(wanted: int, limit: int) -> str:
+    asked = f"the job asks for {wanted} further attempts (argo.rejoin)"
+    return f"{asked}, and this site grants {limit} (argo.policy.rejoin)"
 
 
 def _missing_image(request: JobRequest) -> InvalidInput:

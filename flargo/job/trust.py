@@ -282,6 +282,13 @@ OTHER_INPUTS: Final = (
         " `flargo jobs`, but none that runs or waits, and `flargo why` shows all",
     ),
     TrustRule(
+        "`flargo.dev/refused-attempts` on a Workflow",
+        Source.CLUSTER,
+        "`flargo why`: why a job has fewer attempts than it asks for",
+        "any text, shown on one line of 1000 characters",
+        "whoever forges it can show people a wrong reason",
+    ),
+    TrustRule(
         "`flargo.dev/verdict` and `flargo.dev/verdict-detail` on a Workflow",
         Source.CLUSTER,
         "the commands: what FLARE was told about a job with several attempts",

@@ -124,6 +124,8 @@ _TYPE_ERRORS: Final[Mapping[str, str]] = {
     "string_type": "a string",
 }
 """Descriptions of the expected value, by the codes of pydantic's errors."""
+_MAX_REFUSAL_LENGTH = 1000
+"""The most characters of the text that says why a job gets fewer attempts than it asks for."""
 _PYDANTIC_CODE = re.compile(r"[a-z]+(?:_[a-z]+){0,4}")
 
 
@@ -352,13 +354,14 @@ def _labels(launch: Launch, settings: Settings) -> dict[str, str]:
 def _annotations(launch: Launch, settings: Settings) -> dict[str, str]:
     site, job = launch.parent.site, launch.job_name or launch.job_id
     job_id = names.markdown_code(launch.job_id)
-    has_attempts = launch.max_attempts > 1
+    has_attempts, refused = launch.max_attempts > 1, names.display_text(launch.refused_attempts, _MAX_REFUSAL_LENGTH)
     attempt = f", attempt {launch.number} of {launch.max_attempts}" if has_attempts else ""
     study = f", study {names.markdown_code(launch.study)}" if launch.study else ""
     return {
         **settings.argo.annotations,
         Annotation.ATTEMPT.value: launch.attempt,
         **({Annotation.MAX_ATTEMPTS.value: str(launch.max_attempts)} if has_attempts else {}),
+        **({Annotation.REFUSED_ATTEMPTS.value: refused} if refused else {}),
         Annotation.JOB_NAME.value: names.display_text(launch.job_name),
         Annotation.SITE_NAME.value: names.display_text(site),
         Annotation.TITLE.value: f"{names.markdown_code(job)} at {names.markdown_code(site)}{attempt}",

@@ -19,7 +19,7 @@ from flargo.job.settings import check_settings
 from flargo.terms import Launch, Parent, Role, SecretData
 from tests.harness.launches import launch
 
-FIRST: Launch = launch(max_attempts=3, pending=30.0)
+FIRST: Launch = launch(max_attempts=3, refused_attempts="this site grants 2", pending=30.0)
 RUN = replace(FIRST.parent, epoch="next0run")
 """The parent's next run."""
 JOB = FIRST.job_id
@@ -120,6 +120,7 @@ FIELDS: dict[str, list[Any]] = {
     "credentials": ["", "a b", None],
     "pending": [-1, "30", True, float("inf"), float("nan")],
     "max_attempts": [0, 101, True, 1.5, None],
+    "refused_attempts": [2, None],
     "number": [0, 4, "1", None],
 }
 

@@ -62,6 +62,27 @@ def test_the_site_limits_the_attempts(wanted: int, allowed: int, expected: int) 
     assert launch(case).max_attempts == expected
 
 
+REFUSED = "flargo.dev/refused-attempts"
+
+
+def refusal(wanted: int, allowed: int, number: int = 1) -> str | None:
+    """Return what the Workflow of an attempt says about attempts that the job does not get."""
+    case = Case("x", spec={"image": IMAGE, "argo": {"rejoin": wanted}}, argo={"policy": {"rejoin": allowed}})
+    first = launch(case)
+    attempt = first if number == 1 else next_attempt(first, number, "b2")
+    text: str | None = build_plan(attempt, check_settings()).workflow["metadata"]["annotations"].get(REFUSED)
+    return text
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_people_see_why_a_job_has_fewer_attempts_than_it_asks_for(number: int) -> None:
+    """Only the parent's log said it, which `flargo why` does not read."""
+    text = "the job asks for 5 further attempts (argo.rejoin), and this site grants {} (argo.policy.rejoin)"
+    assert refusal(5, 2, number) == text.format(2)
+    assert refusal(5, 0) == text.format(0)
+    assert refusal(2, 2, number) is None
+
+
 @pytest.mark.parametrize("value", [-1, 100, "2", 1.0, True, None])
 def test_a_wrong_number_of_attempts_is_named(value: object) -> None:
     with pytest.raises(InvalidInput, match=re.escape("`argo['rejoin']`")):

@@ -240,6 +240,17 @@ def test_why_says_that_a_lost_job_may_go_on() -> None:
     assert "parent's log" in explanation.remedy
 
 
+def test_why_says_that_the_site_grants_fewer_attempts() -> None:
+    """Also of a job that has one attempt only, which nothing else tells from a job that asks for no other."""
+    note = {"flargo.dev/refused-attempts": "this site grants 0\n\x1b[31m" + "x" * 2000}
+    for job in (only(job_workflow(notes=note)), only(lost_attempt(2, of=2, notes=note))):
+        texts = [text for of, text in explain(job, []).evidence if of == "attempts"]
+        assert texts[-1].startswith("this site grants 0 ")
+        assert len(texts[-1]) <= 1000
+        assert texts[-1].isprintable()
+    assert "attempts" not in dict(explain(only(job_workflow()), []).evidence)
+
+
 # What the parent has noted
 
 

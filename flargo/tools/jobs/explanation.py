@@ -74,16 +74,18 @@ def explain(job: SiteJob, events: Iterable[Object]) -> Explanation:
         remedy = _NEXT_ATTEMPT
     elif job.max_attempts > 1:
         summary += f" This is attempt {format_attempt(job)}."
-    return Explanation(job, summary, (*_earlier_attempts(job), *_evidence(job, events)), remedy)
+    return Explanation(job, summary, (*_attempts(job), *_evidence(job, events)), remedy)
 
 
-def _earlier_attempts(job: SiteJob) -> Iterator[tuple[str, str]]:
-    """Yield what happened to each earlier attempt, and what followed."""
+def _attempts(job: SiteJob) -> Iterator[tuple[str, str]]:
+    """Yield what happened to each earlier attempt, what followed, and why there are fewer than the job asks for."""
     missing = job.number - 1 - len(job.earlier)
     if missing > 0:
         yield "attempts", f"{missing} earlier ones are not shown: their Workflows no longer exist, or have not ended"
     for attempt, following in pairwise(job.attempts):
         yield f"attempt {attempt.number}", _describe_attempt(attempt, following)
+    if job.refused_attempts:
+        yield "attempts", display_text(job.refused_attempts, _MAX_CHARACTERS)
 
 
 def _describe_attempt(attempt: SiteJob, following: SiteJob) -> str:

@@ -86,6 +86,8 @@ class SiteJob:
     """How many attempts the job may have."""
     earlier: tuple["SiteJob", ...] = ()
     """The earlier attempts of the job of which there is still a Workflow, the first one first."""
+    refused_attempts: str = ""
+    """Why the site grants the job fewer attempts than it asks for, as its parent noted it; empty if it does not."""
     noted_verdict: Verdict | None = None
     """How the whole job ended, as its parent noted it on its last Workflow."""
 
@@ -302,6 +304,7 @@ def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
         gpus=_gpus(pod if pod is not None else workflow),
         number=number,
         max_attempts=max_attempts,
+        refused_attempts=fields.text(workflow, "metadata", "annotations", Annotation.REFUSED_ATTEMPTS),
         noted_verdict=_noted_verdict(workflow, verdict) if max_attempts > 1 else None,
     )
 
