@@ -1,8 +1,8 @@
 """The only module that uses nvflare's internals: its rules for names, loaders, renderer, transfer and executor.
 
 nvflare 2.9 does not promise to keep them; a release that moves one of them breaks this file and no other. What only
-adoption and the probe need is imported when they need it: ``find_changes`` says whether nvflare still has it, and a
-parent whose nvflare lacks it still launches jobs.
+adoption and the probe need is imported when they need it: ``find_changes`` and ``find_probe_changes`` say whether
+nvflare still has it, and a parent whose nvflare lacks it still launches jobs, without further attempts.
 """
 
 import ast
@@ -80,6 +80,7 @@ It is FLARE's default, and what ``nvflare provision`` writes. Only the server's 
 (``servers[].heart_beat_timeout``), and FLARE tells no client."""
 _EXECUTOR = "private.fed.client.client_executor"
 _TRANSFER = "app_opt.job_launcher.workspace_cell_transfer"
+_DEFS = "fuel.f3.cellnet.defs"
 _log = logging.getLogger(__name__)
 
 
@@ -399,7 +400,19 @@ def find_changes() -> tuple[str, ...]:
     jobs, and all state of the executor and of the transfer manager: an adopted job would lack state that is new.
     Each difference is one line of text. The check parses a source file of nvflare, which takes some milliseconds.
     """
-    return tuple(change for known in _KNOWN for change in _compare(*known))
+    return (*_find_changes(_ADOPTION), *find_probe_changes())
+
+
+def find_probe_changes() -> tuple[str, ...]:
+    """Return how the installed nvflare differs from what the probe of a server's process relies on.
+
+    The probe itself never fails: with another nvflare it would only never have an answer.
+    """
+    return _find_changes(_PROBE)
+
+
+def _find_changes(known: "_Known") -> tuple[str, ...]:
+    return tuple(change for member in known for change in _compare(*member))
 
 
 def _compare(module: str, name: str, read: Callable[[Any], object], expected: object) -> Iterator[str]:
@@ -435,6 +448,11 @@ def _engine_state(engine: Any) -> str:
     return " ".join(name for name in _state(engine).split() if name in {"cell", "client", "client_executor"})
 
 
+def _core_cell(cell: Any) -> str:
+    """Return the name of a cell's attribute through which the probe sends, if the cell has it."""
+    return " ".join(name for name in _state(cell).split() if name == "core_cell")
+
+
 def _entry_keys(executor: type) -> str:
     """Return the names of the keys of an entry in the executor's table of jobs that its methods use."""
     nodes = list(ast.walk(ast.parse(inspect.getsource(executor))))
@@ -444,7 +462,10 @@ def _entry_keys(executor: type) -> str:
     return " ".join(sorted(keys | constants))
 
 
-_KNOWN: tuple[tuple[str, str, Callable[[Any], object], object], ...] = (
+_Known = tuple[tuple[str, str, Callable[[Any], object], object], ...]
+"""Members of nvflare: where each is, how to read what matters of it, and what is known to work. All of it is the same
+in 2.9.0 and 2.9.1rc5."""
+_ADOPTION: _Known = (
     (
         _EXECUTOR,
         "JobExecutor._wait_child_process_finish",
@@ -478,6 +499,9 @@ _KNOWN: tuple[tuple[str, str, Callable[[Any], object], object], ...] = (
         _parameters,
         "job_id workspace_root transfer_token download_tx_id download_bundle_path",
     ),
+)
+_PROBE: _Known = (
+    ("fuel.f3.cellnet.cell", "Cell", _core_cell, "core_cell"),
     (
         "fuel.f3.cellnet.core_cell",
         "CoreCell.send_request",
@@ -486,10 +510,13 @@ _KNOWN: tuple[tuple[str, str, Callable[[Any], object], object], ...] = (
     ),
     ("fuel.f3.cellnet.net_agent", "_CHANNEL", _value, _ECHO[0]),
     ("fuel.f3.cellnet.net_agent", "_TOPIC_ECHO", _value, _ECHO[1]),
+    (_DEFS, "MessageHeaderKey.RETURN_CODE", _value, "cn__return_code"),
+    (_DEFS, "MessageHeaderKey.RETURN_REASON", _value, "cn__return_reason"),
+    (_DEFS, "MessageHeaderKey.ORIGIN", _value, "cn__origin"),
+    (_DEFS, "ReturnCode.OK", _value, "ok"),
+    (_DEFS, "ReturnReason.CANT_FORWARD", _value, "cant_forward"),
+    ("fuel.f3.cellnet.fqcn", "FQCN.ROOT_SERVER", _value, "server"),
 )
-"""What adoption and the probe rely on: a member of nvflare, how to read what matters of it, and what is known to work.
-
-All of it is the same in 2.9.0 and 2.9.1rc5."""
 
 
 def _internal(module: str, name: str) -> Any:

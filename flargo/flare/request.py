@@ -24,7 +24,7 @@ from flargo.flare.nvflare_internals import Mount, Study, WorkspaceTransfer
 from flargo.flare.nvflare_messages import pod_template_error, study_file_error
 from flargo.flare.report import Report
 from flargo.job import names, validate
-from flargo.job.choices import JobRequest, choose
+from flargo.job.choices import Choices, JobRequest, choose
 from flargo.job.documents import DocumentError
 from flargo.job.settings import Settings
 from flargo.job.trust import JOB_META, JOB_SPEC, REJOIN
@@ -134,7 +134,7 @@ def read_launch(
     transfer = WorkspaceTransfer(request.cell, request.job_id, request.workspace)
     secret_variables = (*credentials, nvflare_internals.TOKEN_VARIABLE)
     choices = choose(request.job, study.image, settings)
-    rejoin, refused_attempts = (choices.rejoin, choices.refused_attempts) if role is Role.CLIENT else (0, "")
+    rejoin, refused_attempts = _grant_attempts(choices) if role is Role.CLIENT else (0, "")
     if refused_attempts:
         _log.warning("%s", refused_attempts)
     config: Object = {
@@ -415,6 +415,19 @@ def _warn_of_misplaced_keys(blocks: Mapping[str, Mapping[str, Any]]) -> None:
         for key in sorted(set(block) & {*JOB_SPEC, REJOIN}):
             inside = "['argo']" if key == REJOIN else ""
             _log.warning("%s[%r] is ignored: write it in %s[%r]%s", place, key, place, nvflare_internals.MODE, inside)
+
+
+def _grant_attempts(choices: Choices) -> tuple[int, str]:
+    """Return how many further attempts a client's job gets, and why that is less than it asks for, if it is.
+
+    None is granted if the server cannot be asked whether its process of the job still runs: each would be given up
+    after a minute, with a reason that blames the server.
+    """
+    changes = nvflare_internals.find_probe_changes() if choices.rejoin else ()
+    if changes:
+        refused = "this site grants none of the further attempts (argo.rejoin) that the job asks for"
+        return 0, f"{refused}: its nvflare has changed how a server is asked about a job: {changes[0]}"
+    return choices.rejoin, choices.refused_attempts
 
 
 def _read_study(request: _LaunchRequest, settings: Settings) -> Study:

@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nvflare.fuel.f3.cellnet import net_agent
 
 from flargo.job import names
 from flargo.job.next_attempt import next_attempt
@@ -81,6 +82,19 @@ def test_people_see_why_a_job_has_fewer_attempts_than_it_asks_for(number: int) -
     assert refusal(5, 2, number) == text.format(2)
     assert refusal(5, 0) == text.format(0)
     assert refusal(2, 2, number) is None
+
+
+def test_no_attempt_is_granted_if_the_server_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvflare that has moved what the probe uses never answers it, and each attempt would be given up for that."""
+    monkeypatch.setattr(net_agent, "_TOPIC_ECHO", "ping")
+    assert (launch(REJOIN).max_attempts, launch(REJOIN, Role.SERVER).refused_attempts) == (1, "")
+    text = refusal(2, 5)
+    assert text is not None
+    assert text.startswith(
+        "this site grants none of the further attempts (argo.rejoin) that the job asks for: its nvflare"
+    )
+    assert text.endswith("nvflare.fuel.f3.cellnet.net_agent._TOPIC_ECHO has 'ping', not 'echo'")
+    assert refusal(0, 5) is None, "it asks for no attempts"
 
 
 @pytest.mark.parametrize("value", [-1, 100, "2", 1.0, True, None])

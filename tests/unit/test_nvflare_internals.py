@@ -15,7 +15,7 @@ from nvflare.apis.fl_constant import RunProcessKey
 from nvflare.apis.job_launcher_spec import JobHandleSpec
 from nvflare.app_opt.job_launcher import workspace_cell_transfer
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
-from nvflare.fuel.f3.cellnet import net_agent
+from nvflare.fuel.f3.cellnet import cell, core_cell, defs, net_agent
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode, ReturnReason
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
@@ -32,6 +32,7 @@ from flargo.flare.nvflare_internals import (
     WorkspaceTransfer,
     adopt_job,
     find_changes,
+    find_probe_changes,
 )
 from flargo.terms import ServerJob
 from tests.harness.client_parent import ClientParent
@@ -375,6 +376,35 @@ def test_a_change_of_nvflare_is_named(
 ) -> None:
     monkeypatch.setattr(module, name, member)
     assert any(change in line for line in find_changes()), find_changes()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (net_agent, "_TOPIC_ECHO"),
+        (net_agent, "_CHANNEL"),
+        (defs.ReturnReason, "CANT_FORWARD"),
+        (defs.ReturnCode, "OK"),
+        (defs.MessageHeaderKey, "RETURN_CODE"),
+        (defs.MessageHeaderKey, "RETURN_REASON"),
+        (defs.MessageHeaderKey, "ORIGIN"),
+        (core_cell.CoreCell, "send_request"),
+        (cell, "Cell"),
+    ],
+    ids=lambda it: getattr(it, "__name__", it),
+)
+def test_what_the_probe_lacks_is_named(module: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe itself would only never have an answer. Adoption needs the probe, too."""
+    assert find_probe_changes() == ()
+    monkeypatch.delattr(module, name)
+    assert any(name in line for line in find_probe_changes()), find_probe_changes()
+    assert set(find_probe_changes()) <= set(find_changes())
+
+
+def test_a_change_for_adoption_only_leaves_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_executor, "JobExecutor", MoreState)
+    assert find_changes()
+    assert find_probe_changes() == ()
 
 
 def test_a_module_that_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
