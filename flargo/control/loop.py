@@ -133,16 +133,19 @@ class Loop:
         ]
 
     def start(self) -> None:
-        """Start the watches and the reconciler's thread, unless they are running. A launch does so, too."""
+        """Start the watches and the reconciler's thread, unless they are running. A launch does so, too.
+
+        Call it again if the operating system has refused a thread.
+        """
         with self._start_lock:
-            if self._threads:
-                return
-            self._last_contact = {watch.kind: time.monotonic() for watch in self._watches}
-            runs = [("flargo-reconciler", self._run)]
-            runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
-            self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
+            if not self._threads:
+                self._last_contact = {watch.kind: time.monotonic() for watch in self._watches}
+                runs = [("flargo-reconciler", self._run)]
+                runs += [(f"flargo-{watch.kind.value[1]}", watch.run) for watch in self._watches]
+                self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in runs]
             for thread in self._threads:
-                thread.start()
+                if thread.ident is None:
+                    thread.start()
 
     def launch(
         self,

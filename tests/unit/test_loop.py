@@ -334,6 +334,24 @@ def test_outage_is_logged_once_per_watch(api: IdleApi, caplog: pytest.LogCapture
     assert [line.partition(":")[0] for line in warnings] == [f"Workflow {lost}", f"Pod {lost}"]
 
 
+def test_a_start_goes_on_where_a_thread_was_refused(api: IdleApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the site would have a reconciler without watches."""
+    loop, start = Loop(api, "app=x", "epoch", 1), threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "flargo-pods":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            loop.start()
+    loop.start()
+    assert [thread.is_alive() for thread in loop._threads] == [True] * 3
+    loop.end(Cause.PARENT_END, 0.0)
+
+
 @pytest.fixture
 def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the operating system refuse threads, except the loop's own and the watches'."""
