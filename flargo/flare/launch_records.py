@@ -53,6 +53,10 @@ class LaunchRecord:
         return names.credentials_secret(self.workflow, self.attempt)
 
 
+class RecordsError(Exception):
+    """The records cannot be read at the moment, so nobody knows which jobs they name. The message is for people."""
+
+
 class LaunchRecords:
     """The folder with one file for each running launch of a parent.
 
@@ -71,10 +75,11 @@ class LaunchRecords:
     def save(self, record: LaunchRecord) -> None:
         """Write a record, or replace it. A record that cannot be written is only logged: its job runs all the same."""
         job = record.first.job_id
-        if self._is_link:
-            _log.warning("job %s: not recorded, so it ends if this parent restarts: %s is a link", job, self._folder)
-            return
         try:
+            if self._is_link:
+                text = "job %s: not recorded, so it ends if this parent restarts: %s is a link"
+                _log.warning(text, job, self._folder)
+                return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(self._path(job), json.dumps(_to_json(record)), is_durable=True)
         except OSError as error:
@@ -94,22 +99,44 @@ class LaunchRecords:
         Args:
             parent: this run of the parent; the records get its epoch.
             is_owner: no other parent of the site writes records, so what cannot be used is logged and deleted.
+
+        Raises:
+            RecordsError: the disk does not let the records be read.
         """
-        if self._is_link:
-            _log.warning("%s is a link; it is not read", self._folder)
-            return []
         records = []
-        for path in _files(self._folder):
+        for path in self._files():
             try:
                 records.append(_from_json(path, parent))
-            except (OSError, InvalidInput) as error:
-                if not is_owner:
-                    continue
-                problem = error if isinstance(error, InvalidInput) else describe(error)
-                _log.warning("%s: this record of a launch cannot be used: %s", path, problem)
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue  # Another parent has deleted it meanwhile.
+            except OSError as error:
+                raise RecordsError(f"the record of a launch {path} cannot be read: {describe(error)}") from error
+            except InvalidInput as error:
+                if is_owner:
+                    _log.warning("%s: this record of a launch cannot be used: %s", path, error)
+                    with suppress(OSError):
+                        path.unlink(missing_ok=True)
         return records
+
+    def _files(self) -> list[Path]:
+        """Return the records, and what remains of one that was being written when the parent ended.
+
+        Raises:
+            RecordsError: the disk does not let the folder be read.
+        """
+        try:
+            if self._is_link:
+                _log.warning("%s is a link; it is not read", self._folder)
+                return []
+            return sorted(self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError as error:
+            _log.warning("%s: the records of launches cannot be read: %s", self._folder, describe(error))
+            return []
+        except OSError as error:
+            problem = f"the records of launches in {self._folder} cannot be read: {describe(error)}"
+            raise RecordsError(problem) from error
 
     @property
     def _is_link(self) -> bool:
@@ -117,17 +144,6 @@ class LaunchRecords:
 
     def _path(self, job_id: str) -> Path:
         return self._folder / f"{job_id}.json"
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the records in a folder, and what remains of one that was being written when the parent ended."""
-    try:
-        return sorted(folder.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        _log.warning("%s: the records of launches cannot be read: %s", folder, describe(error))
-        return []
 
 
 def _to_json(record: LaunchRecord) -> Object:

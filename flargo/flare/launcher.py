@@ -27,7 +27,7 @@ from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.job_adoption import JobAdoption
-from flargo.flare.launch_records import LaunchRecords
+from flargo.flare.launch_records import LaunchRecords, RecordsError
 from flargo.flare.nvflare_internals import ServerJobProbe, WorkspaceTransfer, add_deploy_detail, find_changes
 from flargo.flare.redact import REDACTION, install_filter
 from flargo.flare.report import Report
@@ -252,10 +252,28 @@ def _describe_failure(error: Exception, job_id: str) -> str:
     """
     if isinstance(error, InvalidInput | SubmitError):
         return str(error)
-    calls = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
-    where = ", ".join(f"{Path(call.filename).name}:{call.lineno} in {call.name}" for call in calls)
-    _log.error("job %s: launch failed with an unexpected %s, raised at %s", job_id, type(error).__name__, where)
+    text = "job %s: launch failed with an unexpected %s, raised at %s"
+    _log.error(text, job_id, type(error).__name__, _where_raised(error))
     return f"an unexpected {type(error).__name__}; the FLARE parent's log says where it was raised"
+
+
+def _describe_takeover_failure(error: Exception) -> str:
+    """Describe why a client's parent does not start, and what to do, for FLARE's log."""
+    if isinstance(error, SiteTakenError):
+        return str(error)
+    is_known = isinstance(error, RecordsError)
+    problem = str(error) if is_known else f"an unexpected {type(error).__name__}, raised at {_where_raised(error)}"
+    return (
+        "this FLARE parent does not start, because the takeover of its site could not be prepared, and without it the "
+        f"site's running jobs would end: {problem}. The jobs go on; start the parent again. With argo.adopt false it "
+        "starts without a takeover, and ends them"
+    )
+
+
+def _where_raised(error: Exception) -> str:
+    """Return the innermost calls in which an exception was raised, by files and lines of code."""
+    calls = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
+    return ", ".join(f"{Path(call.filename).name}:{call.lineno} in {call.name}" for call in calls)
 
 
 def _start_exporter(address: Endpoint | None) -> "Exporter | None":
@@ -353,6 +371,8 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
     """None before the first launch, and before SYSTEM_BOOTSTRAP."""
     _takeover: Takeover | None = None
     """None: no job is taken back, and the loop starts at once."""
+    _refusal = ""
+    """Why this parent neither launches nor ends jobs; empty: it does, or its takeover says why not."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Do the same as a server's launcher; acquire the site's Lease, and take jobs back before FLARE's heartbeats.
@@ -361,7 +381,8 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
         ended, FLARE's server reports the job as failed.
 
         Raises:
-            UnsafeComponentError: another parent of the site is alive. FLARE's client ends then.
+            UnsafeComponentError: another parent of the site is alive, or the takeover of the site could not be
+                prepared. FLARE's client ends then.
         """
         if event_type == EventType.SYSTEM_BOOTSTRAP:
             self._prepare_takeover(fl_ctx)
@@ -370,18 +391,40 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
         super().handle_event(event_type, fl_ctx)
 
     def _prepare_takeover(self, fl_ctx: FLContext) -> None:
+        """Prepare to take the site over, or keep FLARE's client from starting.
+
+        FLARE swallows the exceptions of event handlers and goes on. A parent without its takeover would end all jobs of
+        the site, so after any other exception than that of an incomplete context this one does not start. A client that
+        registers without its running jobs fails them, too, since the server misses them in its heartbeats. One that
+        ends is started again by its cluster, and the jobs go on meanwhile.
+        """
         if not self._settings.argo.adopt:
             return
-        changes = find_changes()
-        if changes:
-            _log.warning("argo.adopt is off: this nvflare is not one of those that it was made for: %s", changes[0])
-            return
         try:
-            parent = read_parent(fl_ctx, self.role, self._epoch)
-            workspace = read_workspace(fl_ctx)
+            changes = find_changes()
+            if changes:
+                _log.warning("argo.adopt is off: this nvflare is not one of those that it was made for: %s", changes[0])
+                return
+            self._jobs, self._takeover = self._create_takeover(fl_ctx)
         except InvalidInput as error:
-            _log.warning("argo.adopt is off: %s", error)
-            return
+            # No launch can succeed either. Launchers of other kinds may run jobs at this site.
+            self._refusal = str(error)
+            _log.error("this FLARE parent launches and ends no jobs until it is started again: %s", error)
+        except Exception as error:
+            self._refusal = problem = _describe_takeover_failure(error)
+            # The only exception that keeps FLARE's client from going on (nvflare 2.9, component_security_check).
+            raise UnsafeComponentError(problem) from error
+
+    def _create_takeover(self, fl_ctx: FLContext) -> tuple[ClientJobs, Takeover]:
+        """Return the jobs of this run, and the site's takeover, which may begin.
+
+        Raises:
+            InvalidInput: FLARE's context is not complete.
+            SiteTakenError: another parent of the site is alive.
+            RecordsError: the records of the earlier run's launches cannot be read.
+        """
+        parent = read_parent(fl_ctx, self.role, self._epoch)
+        workspace = read_workspace(fl_ctx)
         lease = LeaseKeeper(self._api, parent, platform.node())
         loop, ending, records = self._get_loop(parent), threading.Event(), LaunchRecords(Path(workspace))
         jobs, max_attempts = (
@@ -390,24 +433,26 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
         )
         adoption = JobAdoption(self._api, jobs, parent, records, max_attempts, self._end, ending.wait, lease.may_change)
         takeover = Takeover(lease, adoption, loop.start, ending)
-        try:
-            takeover.prepare(fl_ctx)
-        except SiteTakenError as error:
-            # The only exception that keeps FLARE's client from going on (nvflare 2.9, component_security_check).
-            raise UnsafeComponentError(str(error)) from error
-        self._jobs, self._takeover = jobs, takeover
+        takeover.prepare(fl_ctx)
+        return jobs, takeover
 
     def _start(self, fl_ctx: FLContext) -> None:
-        if self._takeover is None:
+        if self._takeover is not None:
+            self._takeover.begin(fl_ctx)
+        elif not self._refusal:
             super()._start(fl_ctx)
 
     def _may_change(self, *, is_followed: bool) -> bool:
+        if self._refusal:
+            return False
         may_change = unlimited if self._takeover is None else self._takeover.may_change
         return may_change(is_followed=is_followed)
 
     def _submit(
         self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
     ) -> ArgoJobHandle:
+        if self._refusal:
+            raise SubmitError(self._refusal)
         if self._takeover is not None:
             self._takeover.require()
         with self._lock:

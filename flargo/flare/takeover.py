@@ -1,7 +1,8 @@
 """Lets a client's parent begin once it is its site's only one, with the jobs of its earlier run taken back.
 
 A parent that follows its site's Workflows ends those that nobody follows. So it must not begin while another parent of
-the site is alive, whose jobs these are, and not before it has taken back what an earlier run of its own has left.
+the site is alive, whose jobs these are, and not before it has taken back what an earlier run of its own has left. If
+either cannot be found out, it neither launches nor ends anything: jobs may have trained for weeks, and go on meanwhile.
 """
 
 import logging
@@ -11,16 +12,20 @@ from collections.abc import Callable
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 
+from flargo.backoff import Backoff
 from flargo.control.lease import LeaseStage, LeaseStatus
 from flargo.control.lease_keeper import LeaseKeeper
 from flargo.control.submit import SubmitError
 from flargo.flare.job_adoption import JobAdoption
+from flargo.flare.launch_records import RecordsError
 
 START_PATIENCE = 20.0
 """Seconds for which FLARE's start waits for the Lease, and then until the jobs are taken back. That an earlier run is
 gone is known after 15. FLARE's server takes a client without heartbeats for dead after 600."""
 LAUNCH_PATIENCE = 15.0
 """Seconds for which a launch waits for the Lease. FLARE gives up on a client's launch after 20."""
+RETRY = Backoff((1.0, 5.0, 15.0, 60.0))
+"""Delays after a takeover that failed with an unexpected exception."""
 _FINAL = frozenset({LeaseStage.HELD, LeaseStage.UNAVAILABLE, LeaseStage.RELEASED})
 _log = logging.getLogger(__name__)
 
@@ -48,6 +53,8 @@ class Takeover:
         self._start = start
         self._ending = ending
         self._thread: threading.Thread | None = None
+        self._problem = ""
+        """Why the latest try to begin failed, if it did. For people; of an unexpected exception only its type."""
         self._has_begun = threading.Event()
         """Set when jobs may be launched."""
 
@@ -63,29 +70,31 @@ class Takeover:
 
         Raises:
             SiteTakenError: another parent of the site is alive.
+            RecordsError: the records of the earlier run's launches cannot be read.
+            InvalidInput: FLARE's context is not complete.
         """
-        self._adoption.serve(fl_ctx)
-        self._lease.start()
-        self._lease.wait(lambda status: status.is_fenced or _is_final(status), START_PATIENCE)
-        status = self._lease.state
-        if status.is_fenced:
+        try:
+            self._acquire(fl_ctx)
+        except BaseException:
             self._lease.close(release=False)
             self._adoption.drop()
-            raise SiteTakenError(
-                f"another FLARE parent of this site is alive and holds its Lease: {status.holder}; end it first"
-            )
+            raise
 
     def begin(self, fl_ctx: FLContext) -> None:
-        """Start the work on a thread, and wait for some seconds until it has begun. Further calls do nothing.
+        """Start the work on a thread, and wait for some seconds until it has begun.
+
+        Call it again in case it has raised an exception, which FLARE swallows. Otherwise further calls do nothing.
 
         Args:
-            fl_ctx: the context of AFTER_CLIENT_REGISTER, which FLARE also fires if the server has refused the client.
+            fl_ctx: the context of AFTER_CLIENT_REGISTER, which FLARE also fires if the server has refused the client;
+                or that of a later event.
         """
         if self._thread is not None or not fl_ctx.get_prop(FLContextKey.CLIENT_TOKEN):
             return
         context = fl_ctx.get_engine().new_context()
-        self._thread = threading.Thread(target=self._run, args=(context,), name="flargo-takeover", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(context,), name="flargo-takeover", daemon=True)
+        thread.start()
+        self._thread = thread
         self._has_begun.wait(START_PATIENCE)
 
     def may_change(self, *, is_followed: bool) -> bool:
@@ -96,12 +105,15 @@ class Takeover:
         """Wait until this parent may launch jobs.
 
         Raises:
-            SubmitError: another parent of the site is alive, or it is not known whether there is one.
+            SubmitError: another parent of the site is alive, it is not known whether there is one, or the jobs of the
+                earlier run could not be taken back yet.
         """
-        has_begun = self._has_begun.wait(LAUNCH_PATIENCE)
+        has_begun = self._has_begun.wait(0.0 if self._problem else LAUNCH_PATIENCE)
         status = self._lease.state
         if status.is_fenced:
             raise SubmitError(f"another FLARE parent of this site is alive and holds its Lease: {status.holder}")
+        if not has_begun and self._problem:
+            raise SubmitError(f"this FLARE parent has not taken over its site yet: {self._problem}; see its log")
         if not has_begun:
             problem = f": {status.problem}" if status.problem else ""
             raise SubmitError(f"this FLARE parent does not hold the Lease of its site yet{problem}")
@@ -115,7 +127,46 @@ class Takeover:
         self._ending.set()
         self._lease.close()
 
+    def _acquire(self, fl_ctx: FLContext) -> None:
+        self._adoption.serve(fl_ctx)
+        self._lease.start()
+        self._lease.wait(lambda status: status.is_fenced or _is_final(status), START_PATIENCE)
+        status = self._lease.state
+        if status.is_fenced:
+            raise SiteTakenError(
+                f"another FLARE parent of this site is alive and holds its Lease: {status.holder}; end it first"
+            )
+
     def _run(self, fl_ctx: FLContext) -> None:
+        """Take the site over; try again after an unexpected exception, which must not end the site's jobs."""
+        failures = 0
+        while not self._try_to_run(fl_ctx):
+            failures += 1
+            seconds = RETRY.seconds(failures)
+            _log.error(
+                "the takeover of this site has failed: %s. Its running jobs go on; this parent launches and ends none "
+                "before it has succeeded, and tries again in %.0f s. If it goes on to fail, start the parent again; "
+                "with argo.adopt false it starts without a takeover, and ends the running jobs",
+                self._problem,
+                seconds,
+            )
+            if self._ending.wait(seconds):
+                return
+
+    def _try_to_run(self, fl_ctx: FLContext) -> bool:
+        try:
+            self._take_over(fl_ctx)
+        except RecordsError as error:
+            self._problem = str(error)
+            return False
+        except Exception as error:  # noqa: BLE001  (a parent that went on would end jobs that can be taken back)
+            self._problem = f"an unexpected {type(error).__name__}"
+            _log.exception("unexpected exception")
+            return False
+        self._problem = ""
+        return True
+
+    def _take_over(self, fl_ctx: FLContext) -> None:
         status = self._take_back(fl_ctx)
         while self._lease.state.is_fenced:
             # Another parent has taken the site meanwhile. Its jobs are this parent's to take back once it has ended.
@@ -129,10 +180,7 @@ class Takeover:
         """Take the jobs of the earlier run back, once the Lease is held; return its status before."""
         status = self._wait_for_lease()
         if status.stage is LeaseStage.HELD:
-            try:
-                self._adoption.adopt_all(fl_ctx, status.away_seconds)
-            except Exception:  # noqa: BLE001  (jobs that cannot be taken back must not keep others from running)
-                _log.exception("taking back the jobs of an earlier run failed")
+            self._adoption.adopt_all(fl_ctx, status.away_seconds)
         return status
 
     def _wait_for_lease(self) -> LeaseStatus:

@@ -26,6 +26,7 @@ from flargo.flare.job_adoption import AWAY_LIMIT
 from flargo.flare.launch_records import FOLDER
 from flargo.flare.nvflare_internals import TOKEN_VARIABLE
 from flargo.flare.redact import REDACTED, REDACTION
+from flargo.status.reasons import Reason
 from flargo.status.verdict import Cause
 from flargo.terms import Object, Role, SecretData
 from tests.harness.client_parent import ClientParent
@@ -39,6 +40,8 @@ META: dict[str, Any] = {
     "name": "hearts",
     "launcher_spec": {"default": {"k8s": {"image": IMAGE, "argo": {"rejoin": 2}}}},
 }
+OTHER: dict[str, Any] = {**META, "job_id": "0ther0j0-0000-4000-8000-000000000000"}
+"""Another job."""
 
 
 class Engine(ClientParent):
@@ -217,9 +220,8 @@ def test_flares_abort_reaches_the_job(history: History) -> None:
 def test_a_new_job_runs_beside_it(history: History) -> None:
     history.with_a_running_job().is_killed()
     second = history.begins().starts()
-    other = {**META, "job_id": "0ther0j0-0000-4000-8000-000000000000"}
-    (history.root / other["job_id"]).mkdir()
-    handle = second.launcher.launch_job(other, second.engine.new_context())
+    (history.root / OTHER["job_id"]).mkdir()
+    handle = second.launcher.launch_job(OTHER, second.engine.new_context())
     assert handle._job.wait(lambda job: job.is_released, THREAD_SECONDS)
     assert len(second.records) == 2
 
@@ -391,7 +393,7 @@ def test_an_administrators_lower_limit_counts(history: History) -> None:
     history.with_a_running_job().is_killed()
     second = history.begins(policy={"rejoin": 1}).starts()
     (attempts,) = second.launcher._jobs._running
-    assert attempts._max_attempts == 2
+    assert attempts._state.rules.max_attempts == 2
 
 
 def test_without_a_right_on_leases_jobs_end_as_before(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,8 +450,7 @@ def expect_as_before(run: Run) -> None:
     wait_for(lambda: run.workflow["spec"].get("shutdown"))
     assert (run.engine.jobs, run.launcher._takeover) == ([], None)
     assert leases == {name: item["spec"] for (kind, name), item in run.api.store.items() if kind is Kind.LEASE}
-    other = {**META, "job_id": "0ther0j0-0000-4000-8000-000000000000"}
-    run.launcher.launch_job(other, run.engine.new_context())
+    run.launcher.launch_job(OTHER, run.engine.new_context())
     assert run.records == [f"{JOB_ID}.json"], "no new record"
 
 
@@ -471,14 +472,72 @@ def test_another_nvflare_switches_it_off_with_one_warning(
     assert changes[0] in line
 
 
-def test_an_incomplete_context_switches_it_off(
+def expect_nothing_launched_or_ended(run: Run, why: str) -> None:
+    """FLARE's client has swallowed an exception and gone on."""
+    run.fires(EventType.AFTER_CLIENT_REGISTER, EventType.SYSTEM_START)
+    handle = run.launcher.launch_job(OTHER, run.engine.new_context())
+    assert handle._job.verdict.reason is Reason.LAUNCH_FAILED
+    assert why in handle._job.verdict.detail
+    assert run.launcher._loop is None or not run.launcher._loop._threads
+    assert "shutdown" not in run.workflow["spec"]
+    assert run.records == [f"{JOB_ID}.json"]
+
+
+def test_an_incomplete_context_launches_and_ends_nothing(
     history: History, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    run = history.begins()
-    (tmp_path / "startup" / "rootCA.pem").unlink()
+    """The file may be there a moment later, and the parent would then end what it has not taken back."""
+    history.with_a_running_job().is_killed()
+    run, certificate = history.begins(), tmp_path / "startup" / "rootCA.pem"
+    content = certificate.read_bytes()
+    certificate.unlink()
     run.fires(EventType.SYSTEM_BOOTSTRAP)
     assert run.launcher._takeover is None
-    assert "argo.adopt is off" in caplog.text
+    assert "launches and ends no jobs until it is started again" in caplog.text
+    certificate.write_bytes(content)
+    expect_nothing_launched_or_ended(run, "rootCA.pem")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "flargo.flare.launcher.LeaseKeeper",
+        "flargo.flare.launcher.JobAdoption.serve",
+        "flargo.control.lease_keeper.LeaseKeeper.start",
+        "flargo.flare.launcher.find_changes",
+    ],
+)
+def test_a_takeover_that_cannot_be_prepared_keeps_flares_client_from_starting(
+    target: str, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLARE swallows any other exception, and would go on without a takeover."""
+    history.with_a_running_job().is_killed()
+    run = history.begins()
+
+    def fail(*_: object) -> None:
+        raise ValueError("a defect, with a secret")
+
+    monkeypatch.setattr(target, fail)
+    with pytest.raises(UnsafeComponentError, match=r"an unexpected ValueError, raised at .*argo.adopt false") as raised:
+        run.fires(EventType.SYSTEM_BOOTSTRAP)
+    assert "secret" not in str(raised.value)
+    expect_nothing_launched_or_ended(run, "an unexpected ValueError")
+
+
+def test_records_that_cannot_be_read_keep_flares_client_from_starting(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.with_a_running_job().is_killed()
+    run = history.begins()
+
+    def fail(_: Path) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", fail)
+        with pytest.raises(UnsafeComponentError, match=r"records of launches in .* cannot be read: Stale file handle"):
+            run.fires(EventType.SYSTEM_BOOTSTRAP)
+    expect_nothing_launched_or_ended(run, "Stale file handle")
 
 
 def test_a_server_takes_nothing_back(history: History) -> None:

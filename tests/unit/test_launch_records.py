@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flargo.flare.launch_records import FOLDER, LaunchRecord, LaunchRecords
+from flargo.flare.launch_records import FOLDER, LaunchRecord, LaunchRecords, RecordsError
 from flargo.job.next_attempt import next_attempt
 from flargo.job.plan import build_plan
 from flargo.job.settings import check_settings
@@ -263,6 +263,33 @@ def test_an_unreadable_folder_is_no_record(tmp_path: Path, caplog: pytest.LogCap
     (tmp_path / FOLDER).write_text("a file in its place")
     assert LaunchRecords(tmp_path).load(RUN) == []
     assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["iterdir", "open", "is_symlink"])
+def test_a_disk_that_fails_is_no_lack_of_records(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs that they name would be ended. The volume of a workspace may be away for a moment."""
+    records, file = saved(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(116, "Stale file handle", "secret-path")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, method, fail)
+        with pytest.raises(RecordsError, match="cannot be read: Stale file handle"):
+            records.load(RUN)
+        records.save(LaunchRecord(FIRST, 1, "a1"))
+        records.delete(JOB)
+    assert file.exists() or method != "is_symlink"
+
+
+def test_a_record_that_is_deleted_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, _ = saved(tmp_path)
+
+    def vanish(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "open", vanish)
+    assert records.load(RUN) == []
 
 
 def test_another_sites_record_is_not_used(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 
+from flargo.backoff import Backoff
 from flargo.control import authority
 from flargo.control.lease import LeaseStage, LeaseStatus
 from flargo.control.submit import SubmitError
 from flargo.flare import takeover as takeover_module
+from flargo.flare.launch_records import RecordsError
 from flargo.flare.takeover import LAUNCH_PATIENCE, START_PATIENCE, SiteTakenError, Takeover
 from tests.harness.fake_api import THREAD_SECONDS
 
@@ -64,22 +66,26 @@ class Run:
     def __init__(self) -> None:
         self.lease, self.steps = FakeLease(), list[str]()
         self.has_started = threading.Event()
-        self.on_adopt: Callable[[], None] = lambda: None
+        self.on_step: Callable[[str], None] = lambda _: None
+        """Called with each step; may fail."""
         ending = threading.Event()
-        adoption = SimpleNamespace(serve=self._serve, adopt_all=self._adopt, drop=lambda: self.steps.append("drop"))
+        adoption = SimpleNamespace(serve=self._serve, adopt_all=self._adopt, drop=lambda: self._does("drop"))
         self.takeover = Takeover(cast("LeaseKeeper", self.lease), cast("JobAdoption", adoption), self._start, ending)
 
     def _serve(self, _: FLContext) -> None:
         assert not self.lease.events, "processes are served at once"
-        self.steps.append("serve")
+        self._does("serve")
+
+    def _does(self, step: str) -> None:
+        self.steps.append(step)
+        self.on_step(step)
 
     def _adopt(self, fl_ctx: FLContext, away_seconds: float | None) -> None:
         assert fl_ctx == "a context of its own"
-        self.steps.append(f"adopt {away_seconds}")
-        self.on_adopt()
+        self._does(f"adopt {away_seconds}")
 
     def _start(self) -> None:
-        self.steps.append("start")
+        self._does("start")
         self.has_started.set()
 
     def prepares(self) -> None:
@@ -195,17 +201,91 @@ def test_the_lease_is_not_looked_at_twice(run: Run, monkeypatch: pytest.MonkeyPa
     assert run.steps == ["adopt 25.0", "drop", "start"]
 
 
-def test_a_failed_takeover_keeps_no_job_from_running(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> None:
-        raise ValueError("a defect")
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try a failed takeover again at once."""
+    monkeypatch.setattr(takeover_module, "RETRY", Backoff((0.0,)))
 
-    run.on_adopt = fail
+
+FAILURES: dict[str, Exception] = {
+    "an unexpected RuntimeError": RuntimeError("can't start new thread, says a secret"),
+    "the records cannot be read": RecordsError("the records cannot be read"),
+}
+
+
+@pytest.mark.parametrize("step", ["adopt 25.0", "drop", "start"])
+@pytest.mark.parametrize("why", FAILURES)
+@pytest.mark.usefixtures("impatient", "at_once")
+def test_a_failed_takeover_is_tried_again(step: str, why: str, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever fails: a parent that went on would end jobs that can be taken back."""
+    may_succeed = threading.Event()
+
+    def fail(name: str) -> None:
+        if name == step and not may_succeed.is_set():
+            may_succeed.wait(0.02)
+            raise FAILURES[why]
+
+    run.on_step = fail
     run.lease.sets(HELD)
     run.prepares()
     run.begins()
-    assert run.steps == ["serve", "adopt 25.0", "drop", "start"]
-    assert "taking back the jobs of an earlier run failed" in caplog.text
+    with pytest.raises(SubmitError, match=f"has not taken over its site yet: {why}; see its log$"):
+        run.takeover.require()
+    assert not run.has_started.is_set()
+    may_succeed.set()
+    assert run.has_started.wait(THREAD_SECONDS)
+    assert run.steps[-3:] == ["adopt 25.0", "drop", "start"]
+    assert "Its running jobs go on" in caplog.text
+    assert "argo.adopt" in caplog.text
     run.takeover.require()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_shutdown_ends_the_tries(run: Run) -> None:
+    def fail(name: str) -> None:
+        if name.startswith("adopt"):
+            raise ValueError("a defect")
+
+    run.on_step = fail
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    run.takeover.cancel()
+    assert run.takeover._thread is not None
+    run.takeover._thread.join(THREAD_SECONDS)
+    assert not run.takeover._thread.is_alive()
+    assert "start" not in run.steps
+
+
+def test_a_later_event_begins_what_an_earlier_one_could_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLARE swallows the exception of a thread that the operating system refuses."""
+    run.lease.sets(HELD)
+    run.prepares()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse_thread)
+        with pytest.raises(RuntimeError):
+            run.begins()
+    run.begins()
+    assert run.has_started.wait(THREAD_SECONDS)
+    run.takeover.require()
+
+
+def refuse_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("step", ["serve", "acquire"])
+def test_a_failed_preparation_leaves_nothing(step: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("a defect")
+
+    if step == "acquire":
+        monkeypatch.setattr(run.lease, "wait", fail)
+    else:
+        run.on_step = fail
+    with pytest.raises(ValueError, match="a defect"):
+        run.prepares()
+    assert (run.steps[-1], run.lease.events[-1]) == ("drop", "close False")
 
 
 def test_a_client_that_was_refused_takes_nothing_back(run: Run) -> None:
@@ -227,7 +307,7 @@ def test_jobs_are_taken_back_once(run: Run) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_shutdown_during_the_takeover_starts_nothing(run: Run) -> None:
     """The loop would end the jobs that were not taken back, and nobody would end the loop."""
-    run.on_adopt = run.takeover.cancel
+    run.on_step = lambda step: run.takeover.cancel() if step.startswith("adopt") else None
     run.lease.sets(HELD)
     run.prepares()
     run.begins()
