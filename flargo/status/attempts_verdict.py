@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from flargo.status.attempts_state import AttemptsState
+from flargo.status.job_state import DISRUPTIONS
 from flargo.status.reasons import ReturnCode
 from flargo.status.rejoin import has_never_started, may_have_missed_the_server
 from flargo.status.verdict import Cause, Verdict
@@ -36,7 +37,7 @@ def final_verdict(state: AttemptsState, verdict: Verdict, server: ServerJob | No
     if state.cause is not None and state.attempt.is_loss:
         return stopped_verdict(state.cause, verdict.detail)
     if _is_final(state, verdict):
-        return verdict
+        return _with_obstacle(state, verdict)
     attempt = f"attempt {state.attempt.number} of {state.rules.max_attempts}"
     if state.attempt.is_server_gone:
         return loss_verdict(state, f"{attempt} was ended: the server's process of the job runs no longer")
@@ -44,7 +45,9 @@ def final_verdict(state: AttemptsState, verdict: Verdict, server: ServerJob | No
         return loss_verdict(state, f"{attempt} did not start ({verdict.reason.name}): {verdict.detail}")
     if server is ServerJob.GONE:
         return loss_verdict(state, f"{attempt} found no process of the server's job")
-    return replace(verdict, detail=f"{attempt}: {verdict.detail}" if state.attempt.is_loss else verdict.detail)
+    if state.attempt.is_loss:
+        return replace(verdict, detail=f"{attempt}: {verdict.detail}")
+    return _with_obstacle(state, verdict)
 
 
 def _is_final(state: AttemptsState, verdict: Verdict) -> bool:
@@ -52,10 +55,22 @@ def _is_final(state: AttemptsState, verdict: Verdict) -> bool:
     return state.loss is None or verdict.code == ReturnCode.SUCCESS or state.cause is not None
 
 
+def _with_obstacle(state: AttemptsState, verdict: Verdict) -> Verdict:
+    """Add to a disruption that is no loss why no attempt follows, if the job still had one."""
+    is_last = state.attempt.number >= state.rules.max_attempts
+    if verdict.reason not in DISRUPTIONS or state.attempt.is_loss or state.cause is not None or is_last:
+        return verdict
+    return _add(verdict, f"not started again: {state.attempt.obstacle}")
+
+
 def loss_verdict(state: AttemptsState, detail: str) -> Verdict:
     """Return the verdict on a job that ends with its latest loss; the detail says why no other attempt went on."""
     assert state.loss is not None, "there was no loss"
-    return replace(state.loss, detail="; ".join(filter(None, (state.loss.detail, detail))))
+    return _add(state.loss, detail)
+
+
+def _add(verdict: Verdict, detail: str) -> Verdict:
+    return replace(verdict, detail="; ".join(filter(None, (verdict.detail, detail))))
 
 
 def stopped_verdict(cause: Cause, detail: str) -> Verdict:

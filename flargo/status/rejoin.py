@@ -76,7 +76,7 @@ def is_place_free(state: JobState) -> bool:
 
 
 def find_obstacle(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False) -> str:
-    """Return why no attempt may follow one that was lost; empty if one may follow, at once or later.
+    """Return why no attempt may follow one whose pod was disrupted; empty if one may follow, at once or later.
 
     Args:
         state: the state of the lost attempt.
@@ -84,11 +84,23 @@ def find_obstacle(state: JobState, *, deleted_counts: bool, ended_unseen: bool =
         ended_unseen: as for ``is_loss``.
     """
     if not is_loss(state, deleted_counts=deleted_counts, ended_unseen=ended_unseen):
-        return "its results have arrived" if state.observation.has_results else "its Workflow was terminated or deleted"
+        return _describe_uncounted(state)
     if state.is_end_overdue and not is_place_free(state):
         what = "its Workflow or pod has not ended" if state.secret_deleted else "its credentials Secret is not deleted"
         return f"{what} after {END_LIMIT:g} s"
     return ""
+
+
+def _describe_uncounted(state: JobState) -> str:
+    """Return why an end that the infrastructure may have brought about is no loss."""
+    if state.observation.has_results:
+        return "its results have arrived"
+    reason = state.verdict.reason if state.verdict is not None and not state.is_ended_by_others else None
+    if reason is Reason.POD_DELETED:
+        return "the site does not count a pod that somebody has deleted (argo.rejoin_deleted)"
+    if reason is Reason.EVICTED:
+        return "nothing shows that its node was under pressure, so it may have exceeded a limit of its own"
+    return "its Workflow was terminated or deleted"
 
 
 def lost_pods(state: JobState) -> tuple[str, ...]:

@@ -216,7 +216,33 @@ def test_a_place_that_stays_free_begins_one_attempt() -> None:
     assert (job.number, job.verdict) == (2, None)
 
 
-@pytest.mark.parametrize("verdict", OTHERS)
+NOT_COUNTED = "not started again: the site does not count a pod that somebody has deleted (argo.rejoin_deleted)"
+
+
+@pytest.mark.parametrize("detail", ["", "pod deleted"])
+def test_a_loss_that_does_not_count_is_explained(detail: str) -> None:
+    """People would otherwise wait for the attempts that the job may have."""
+    deleted = replace(DELETED, detail=detail)
+    explained = replace(DELETED, detail=f"pod deleted; {NOT_COUNTED}" if detail else NOT_COUNTED)
+    first, last, second = Job(), Job(max_attempts=1), Job()
+    second.ends(LOSS)
+    second.backend.work()
+    for job in (first, last, second):
+        job.ends(deleted)
+        job.backend.work()
+    assert (first.verdict, first.number) == (explained, 1)
+    assert (last.verdict, last.number) == (deleted, 1), "there is no other attempt to explain"
+    assert (second.verdict, second.number) == (explained, 2)
+
+
+def test_a_drain_that_somebody_ends_is_explained() -> None:
+    job = Job()
+    job.attempts.on_state(1, terminated_state())
+    job.attempts.on_verdict(1, LOSS, "")
+    assert job.verdict == replace(LOSS, detail="drained; not started again: its Workflow was terminated or deleted")
+
+
+@pytest.mark.parametrize("verdict", [each for each in OTHERS if each is not DELETED])
 def test_an_own_end_is_final(verdict: Verdict) -> None:
     job = Job()
     job.ends(verdict)
@@ -401,12 +427,14 @@ def test_a_clear_end_needs_no_note(verdict: Verdict) -> None:
     assert job.backend.notes == []
 
 
-@pytest.mark.parametrize("verdict", [DELETED, replace(SUCCESS, exit_code=143)])
-def test_an_end_that_looks_like_a_loss_is_noted(verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("verdict", "detail"), [(DELETED, NOT_COUNTED), (replace(SUCCESS, exit_code=143), "")], ids=["deleted", "results"]
+)
+def test_an_end_that_looks_like_a_loss_is_noted(verdict: Verdict, detail: str) -> None:
     """Only the parent knows that the site does not count it, or that the job's results had arrived."""
     job = Job()
     job.ends(verdict)
-    assert job.backend.notes == [(verdict, ["job-site"])]
+    assert job.backend.notes == [(replace(verdict, detail=detail), ["job-site"])]
 
 
 def test_a_job_with_one_attempt_is_not_noted() -> None:
@@ -660,7 +688,8 @@ def test_a_pod_that_went_with_its_parent_is_a_loss(verdict: Verdict, is_unseen: 
     job = Job(adopted=1)
     job.ends(verdict, is_unseen=is_unseen)
     job.backend.work()
-    assert (job.number, job.verdict) == ((2, None) if is_unseen else (1, verdict))
+    final = replace(verdict, detail=NOT_COUNTED) if verdict is DELETED else verdict
+    assert (job.number, job.verdict) == ((2, None) if is_unseen else (1, final))
     if is_unseen:
         job.ends(verdict, is_unseen=True)
         job.backend.work()

@@ -164,6 +164,22 @@ def test_a_job_whose_results_have_arrived_is_not_lost() -> None:
     assert find_obstacle(told.state, deleted_counts=False) == "its results have arrived"
 
 
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        (Reason.POD_DELETED, "the site does not count a pod that somebody has deleted (argo.rejoin_deleted)"),
+        (Reason.EVICTED, "nothing shows that its node was under pressure, so it may have exceeded a limit of its own"),
+    ],
+)
+def test_an_end_that_does_not_count_is_explained(reason: Reason, text: str) -> None:
+    state = story(reason).state
+    assert find_obstacle(state, deleted_counts=False) == text
+    ended_by_others = replace(state, is_ended_by_others=True)
+    assert find_obstacle(ended_by_others, deleted_counts=False) == "its Workflow was terminated or deleted"
+    with_results = replace(state, observation=replace(state.observation, has_results=True))
+    assert find_obstacle(with_results, deleted_counts=False) == "its results have arrived"
+
+
 def test_the_wait_for_a_place_has_an_end() -> None:
     """Otherwise a right that is missing, or a controller that is away, would keep the verdict from FLARE for ever."""
     told = draining()

@@ -476,6 +476,7 @@ def own_end(site: Site, row: Row) -> None:
     more = {"study": row.study} if row.study else {}
     job = site.launch(row.program or SLEEPS, {**row.spec, **AGAIN}, **more)
     job.expect_end(row.reason, row.code, row.within)
+    assert ("a limit of its own" in verdict_of(job).detail) is (row.reason is Reason.EVICTED)
     expect_one_attempt(job)
 
 
@@ -497,6 +498,7 @@ def deleted_by_hand(site: Site, cluster: Cluster, kind: str, reason: Reason) -> 
     eventually(lambda: step_phase(job) == "Running", NOTICE_SECONDS, "Argo has seen the pod run")
     cluster.delete(kind, job.pod if kind == "pod" else job.workflow)
     job.expect_end(reason, 104, NOTICE_SECONDS)
+    assert ("argo.rejoin_deleted" in verdict_of(job).detail) is (kind == "pod")
     job.expect_nothing_left()
     assert [item["metadata"]["name"] for item in job.workflows] == ([job.name] if kind == "pod" else [])
 
@@ -513,6 +515,7 @@ def ended_by_hand_while_it_is_drained(site: Site, cluster: Cluster, command: str
         cluster.delete("workflows.argoproj.io", job.workflow)
     assert job.launched_job.verdict is None, "the program has ended too early"
     job.expect_end(Reason.DISRUPTED, 104, NOTICE_SECONDS)
+    assert "not started again: its Workflow was terminated or deleted" in verdict_of(job).detail
     job.expect_nothing_left()
     assert len(job.workflows) == (1 if command else 0)
     assert site.server_jobs.probes(job.id) == 0
