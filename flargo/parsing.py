@@ -30,6 +30,7 @@ _LOG_YEARS = range(2000, 2201)
 _ATTEMPT = re.compile(r"[a-z0-9]{1,20}")
 _UID = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]{0,127}")
 _DIGITS = re.compile(r"[0-9]+")
+_FLARE_STATUS = re.compile(r"FINISHED:[A-Z_]{1,40}")
 
 
 def is_dns_label(text: str) -> bool:
@@ -50,6 +51,11 @@ def is_attempt(text: str) -> bool:
 def is_uid(text: str) -> bool:
     """Return whether a text can be a ``metadata.uid``: in practice a UUID, which Kubernetes does not promise."""
     return _UID.fullmatch(text) is not None
+
+
+def is_final_status(text: str) -> bool:
+    """Return whether a text can be FLARE's status of a job that has ended (nvflare 2.9, RunStatus)."""
+    return _FLARE_STATUS.fullmatch(text) is not None
 
 
 def whole_number(text: str, maximum: int = MAX_WHOLE_NUMBER) -> int | None:

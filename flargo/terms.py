@@ -76,6 +76,11 @@ class Annotation(StrEnum):
     the Workflow itself does not show it. Between two attempts nothing else tells that no other one will follow."""
     VERDICT_DETAIL = f"{GROUP}/verdict-detail"
     """The message that belongs to that reason."""
+    FLARE_STATUS = f"{GROUP}/flare-status"
+    """On the Workflow of a job's server: FLARE's final status of the whole job. FLARE's processes exit with 0 although
+    the training script has raised, so it may be an error where all Workflows have succeeded."""
+    FLARE_ERROR = f"{GROUP}/flare-error"
+    """The last error in the log of the job's server, where that status is not a success."""
     JOB_NAME = f"{GROUP}/job-name"
     SITE_NAME = f"{GROUP}/site-name"
     TITLE = "workflows.argoproj.io/title"

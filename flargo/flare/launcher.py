@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from abc import abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,8 +24,10 @@ from flargo.control.launched_job import LaunchedJob
 from flargo.control.lease_keeper import LeaseKeeper
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, NullMeter
+from flargo.control.status_notes import StatusNotes
 from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
+from flargo.flare.final_status import FINAL_EVENTS, FinalStatuses
 from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.job_adoption import JobAdoption
 from flargo.flare.launch_records import LaunchRecords, RecordsError
@@ -304,15 +307,28 @@ class ServerArgoJobLauncher(ArgoJobLauncher):
 
     role = Role.SERVER
 
+    @cached_property
+    def _statuses(self) -> FinalStatuses:
+        return FinalStatuses(StatusNotes(self._api))
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Do the same as any launcher, and note FLARE's final status of each job on its Workflow."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type in FINAL_EVENTS and self._loop is not None:
+            self._statuses.on_event(fl_ctx, self._loop)
+
     def _submit(
         self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
     ) -> ArgoJobHandle:
         workflow, end = plan.name, self._end(launch, transfer, report)
+        status = self._statuses.follow(launch.job_id)
 
         def on_verdict(verdict: Verdict, tail: str) -> None:
+            # FLARE archives and removes the job's files as soon as it knows the verdict.
+            status.error = report.read_error()
             end(verdict, workflow, tail)
 
-        job = loop.launch(plan, lambda: transfer.has_results, on_verdict, collect_log=True)
+        job = loop.launch(plan, lambda: transfer.has_results, on_verdict, collect_log=True, on_state=status.on_state)
         _log.info("%s: job %s submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
 
         def stop(cause: Cause) -> None:

@@ -15,11 +15,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from nvflare.apis.fl_constant import SystemComponents
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.apis.job_def import RunStatus
 
 from flargo.control.launched_job import LaunchedJob
+from flargo.flare.final_status import read_status
 from flargo.flare.handle import ArgoJobHandle
 from flargo.job.plan import SERVER_START_SECONDS
 from flargo.status.diagnosis import Stage
@@ -121,7 +121,4 @@ def _runs_or_ended(job: LaunchedJob) -> bool:
 
 
 def _is_aborted(job_id: str, fl_ctx: FLContext) -> bool:
-    engine = fl_ctx.get_engine()
-    manager = engine.get_component(SystemComponents.JOB_MANAGER) if engine is not None else None
-    job = manager.get_job(job_id, fl_ctx) if manager is not None else None
-    return job is not None and job.meta.get(JobMetaKey.STATUS.value) == RunStatus.FINISHED_ABORTED.value
+    return read_status(job_id, fl_ctx) == str(RunStatus.FINISHED_ABORTED.value)

@@ -296,6 +296,14 @@ OTHER_INPUTS: Final = (
         "ignored; whoever forges them can show people another end than FLARE was told",
     ),
     TrustRule(
+        "`flargo.dev/flare-status` and `flargo.dev/flare-error` on a Workflow",
+        Source.CLUSTER,
+        "the commands: FLARE's final status of a job, and the last error of its server",
+        "`FINISHED:` with at most 40 capital letters and `_`, on the Workflow of a server; any text as error, which is"
+        " shown on one line",
+        "ignored; whoever forges them can show people another status than FLARE has",
+    ),
+    TrustRule(
         "the Lease of the site: holder, times, duration, version",
         Source.CLUSTER,
         "whether a client's parent launches jobs, and what it knows of an earlier run; its log",

@@ -442,6 +442,8 @@ def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, 
         Annotation.CLEARED,
         Annotation.VERDICT,
         Annotation.VERDICT_DETAIL,
+        Annotation.FLARE_STATUS,
+        Annotation.FLARE_ERROR,
     ]
     for key in annotations:
         assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""

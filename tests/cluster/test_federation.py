@@ -21,8 +21,10 @@ from tests.harness.federation_checks import (
     IGNORES_SIGTERM,
     PARTIES,
     SETTLE_SECONDS,
+    assert_flare_status_is_noted,
     assert_not_started,
     assert_orphan_ended,
+    submit_raising_job,
 )
 from tests.harness.real_cluster import audit
 from tests.harness.real_cluster.target import Target
@@ -30,6 +32,8 @@ from tests.harness.real_cluster.target import Target
 MAX_REQUESTS = 9
 """API requests that one process of a job may cost, however long it runs, not counting the two watches of its site. The
 ninth notes on the Workflow that its credentials are deleted, which spares the parent's next run a read and a delete."""
+SERVER_REQUESTS = 1
+"""API requests that the server's process costs beside these: FLARE's final status is noted on its Workflow."""
 
 
 def federation(target: Target, sites: tuple[str, ...] = ("site-1", "site-2")) -> Federation:
@@ -89,8 +93,14 @@ def test_fedavg_completes_twice(fed: Federation, cluster: Cluster, target: Targe
         if target.audit_log:
             counts = audit.count_by_user(":flargo-launcher", target.audit_log, mark)
             without_watches = {request: times for request, times in counts.items() if request[0] != "watch"}
-            assert sum(without_watches.values()) <= MAX_REQUESTS * len(PARTIES), without_watches
+            assert sum(without_watches.values()) <= MAX_REQUESTS * len(PARTIES) + SERVER_REQUESTS, without_watches
     assert len(startup_secrets(cluster, job_id)) == len(PARTIES)
+
+
+def test_flare_status_of_a_script_that_raises(fed: Federation, cluster: Cluster, target: Target) -> None:
+    """FLARE's processes exit with 0, so the Workflows succeed."""
+    job_id = submit_raising_job(fed, job_path(fed, "raises"), target.job_image)
+    assert_flare_status_is_noted(fed, cluster, job_id)
 
 
 def test_federations_in_one_namespace_are_independent(fed: Federation, cluster: Cluster, target: Target) -> None:

@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flargo.terms import Annotation
 from tests.harness import job_folders
 from tests.harness.cluster import eventually
 from tests.harness.embedded_cluster import IMAGE, EmbeddedCluster
 from tests.harness.federation import Federation, argo_launcher
-from tests.harness.federation_checks import assert_not_started
+from tests.harness.federation_checks import (
+    assert_flare_status_is_noted,
+    assert_not_started,
+    eventually_noted,
+    submit_raising_job,
+)
 
 JOB_SECONDS, CLEANUP_SECONDS = 90.0, 15.0
 
@@ -37,6 +43,14 @@ def test_fedavg_has_the_expected_weights(fed: Federation, cluster: EmbeddedClust
     assert set(cluster.workflows(job_id)) == set(fed.names)
     # The job ends with the server's process; the clients' may end a moment later.
     eventually(lambda: cluster.secrets("nvflare-cred-") == [], CLEANUP_SECONDS, "no credentials are left")
+    notes = eventually_noted(cluster, job_id)
+    assert (notes[Annotation.FLARE_STATUS], Annotation.FLARE_ERROR in notes) == ("FINISHED:COMPLETED", False)
+
+
+def test_flare_status_of_a_script_that_raises(fed: Federation, cluster: EmbeddedCluster) -> None:
+    """FLARE's processes exit with 0, so the Workflows succeed."""
+    job_id = submit_raising_job(fed, fed.root / "jobs" / "raises", IMAGE)
+    assert_flare_status_is_noted(fed, cluster, job_id)
 
 
 def test_unschedulable_server_job_starts_no_client(fed: Federation, cluster: EmbeddedCluster) -> None:

@@ -1,5 +1,8 @@
 """Assertions about a real FLARE federation's jobs, shared by the tests on real clusters and on the embedded engine."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from flargo.status.reasons import Reason
 from flargo.terms import Annotation
 from tests.harness import job_folders
@@ -15,6 +18,10 @@ SETTLE_SECONDS = 90.0
 It is generous on purpose: flargo promises nothing about it."""
 IGNORES_SIGTERM = f"{job_folders.IGNORE_SIGTERM}\nprint('SIGTERM is ignored now', flush=True)\n"
 """Code after which a process does not end on SIGTERM."""
+SECRET_OF_SITE = "patient 4711"
+"""Text that a site's training script raises with."""
+RAISES = f"import nvflare.client as flare\nflare.init()\nflare.receive()\nraise ValueError({SECRET_OF_SITE!r})\n"
+"""A training script that raises in its first round. FLARE's process exits with 0."""
 
 
 def assert_not_started(fed: Federation, cluster: Cluster, job_id: str) -> None:
@@ -64,3 +71,31 @@ def all_succeeded(cluster: Cluster, job_id: str) -> bool:
     """Return whether every party's Workflow of the job has succeeded."""
     phases = {site: item["status"]["phase"] for site, item in cluster.workflows(job_id).items()}
     return phases == dict.fromkeys(PARTIES, "Succeeded")
+
+
+def submit_raising_job(fed: Federation, path: Path, image: str) -> str:
+    """Submit a job whose training script raises at every site; return its id."""
+    return fed.submit(job_folders.script(path, image=image, code=RAISES))
+
+
+def assert_flare_status_is_noted(fed: Federation, cluster: Cluster, job_id: str) -> None:
+    """Every process of a job has exited with 0, and FLARE's error stands on the server's Workflow, and on no other."""
+    assert fed.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
+    eventually(lambda: all_succeeded(cluster, job_id), SETTLE_SECONDS, "all Workflows have succeeded")
+    notes = eventually_noted(cluster, job_id)
+    assert notes[Annotation.FLARE_STATUS] == "FINISHED:EXECUTION_EXCEPTION"
+    assert notes[Annotation.FLARE_ERROR].startswith("Result from site-")
+    assert SECRET_OF_SITE not in str(cluster.workflows(job_id)), "the text of a site's log stays at the site"
+    others = [cluster.workflows(job_id)[site]["metadata"]["annotations"] for site in fed.sites]
+    assert not any(Annotation.FLARE_STATUS in annotations for annotations in others)
+
+
+def eventually_noted(cluster: Cluster, job_id: str) -> Mapping[str, str]:
+    """Wait until FLARE's status is noted on the Workflow of a job's server; return its annotations."""
+
+    def annotations() -> Mapping[str, str]:
+        found: Mapping[str, str] = cluster.workflows(job_id)["server"]["metadata"]["annotations"]
+        return found
+
+    eventually(lambda: Annotation.FLARE_STATUS in annotations(), SETTLE_SECONDS, "FLARE's status is noted")
+    return annotations()
