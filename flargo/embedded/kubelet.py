@@ -149,8 +149,7 @@ def scheduling_failure(pod: Object, node: Node, others: Sequence[Object], claims
         claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         if claim and claim not in claims:
             return messages.NODES_AVAILABLE.format(messages.CLAIM_NOT_FOUND.format(claim))
-    node_selector = pod["spec"].get("nodeSelector") or {}
-    if any(node.labels.get(key) != value for key, value in node_selector.items()):
+    if not _has_selected_labels(node, pod):
         reason = messages.PREEMPTION_NOT_HELPFUL.format(f"{messages.SELECTOR_MISMATCH}.")
         return messages.NODES_AVAILABLE.format(reason)
     usage = [requests(other) for other in others]
@@ -168,8 +167,11 @@ def scheduling_failure(pod: Object, node: Node, others: Sequence[Object], claims
 def rejection(pod: Object, node: Node, others: Sequence[Object]) -> tuple[str, str] | None:
     """Return reason and message if the kubelet rejects a pod that names its node itself; None if it admits it.
 
-    Source: the kubelet's lifecycle/predicate.go, InsufficientResourceError. CPU is counted in thousandths.
+    Source: the kubelet's lifecycle/predicate.go, InsufficientResourceError and PredicateFailureError. CPU is counted in
+    thousandths.
     """
+    if not _has_selected_labels(node, pod):
+        return "NodeAffinity", messages.AFFINITY_FAILED
     for name, amount in sorted(requests(pod).items()):
         usage = sum(requests(other).get(name, 0) for other in others)
         capacity = quantity(node.allocatable.get(name, "0"))
@@ -178,6 +180,11 @@ def rejection(pod: Object, node: Node, others: Sequence[Object]) -> tuple[str, s
             message = messages.OUT_OF_RESOURCE.format(name, amount * unit, usage * unit, capacity * unit)
             return f"OutOf{name}", message
     return None
+
+
+def _has_selected_labels(node: Node, pod: Object) -> bool:
+    selector = pod["spec"].get("nodeSelector") or {}
+    return all(node.labels.get(key) == value for key, value in selector.items())
 
 
 def requests(pod: Object) -> dict[str, float]:

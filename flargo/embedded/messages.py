@@ -35,6 +35,7 @@ PREEMPTION_NOT_HELPFUL = (
 )
 INSUFFICIENT = "1 Insufficient {}"
 SELECTOR_MISMATCH = "1 node(s) didn't match Pod's node affinity/selector"
+AFFINITY_FAILED = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
 CLAIM_NOT_FOUND = 'persistentvolumeclaim "{}" not found. not found'
 
 SECRET_NOT_FOUND = 'secret "{}" not found'  # noqa: S105  (a message)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flargo.embedded import argo, kubelet, pod_manifest
+from flargo.embedded import argo, kubelet, messages, pod_manifest
 from flargo.embedded.argo import WorkflowActions, reconcile
 from flargo.embedded.kubelet import ProcessState
 from flargo.embedded.locks import LockUse
@@ -599,6 +599,8 @@ def test_kubelet_admits_or_rejects_bound_pods() -> None:
     assert rejected_status is not None
     assert (rejected_status["phase"], rejected_status["reason"]) == ("Failed", "OutOfcpu")
     assert kubelet.rejection(needs(cpu="1"), Node(), []) is None
+    item["spec"]["nodeSelector"] = {"disk": "ssd"}
+    assert kubelet.rejection(item, Node(labels={"disk": "hdd"}), []) == ("NodeAffinity", messages.AFFINITY_FAILED)
 
 
 def test_missing_program_terminates_main() -> None:
