@@ -167,8 +167,8 @@ class Attempts:
     def _begin_next(self) -> None:
         """Launch the next attempt if the server's process of the job still runs."""
         state = self._state
-        assert state.loss is not None, "there was no loss"
-        seconds = settle_seconds(state.loss)
+        assert state.attempt.verdict is not None, "there was no loss"
+        seconds = settle_seconds(state.attempt.verdict)
         if seconds:
             self._stopped.wait(seconds)
         server = self._ask_server()

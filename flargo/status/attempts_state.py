@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
+from flargo.status.reasons import Reason
 from flargo.status.rejoin import find_obstacle, is_loss, is_place_free, lost_pods
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import WorkflowView
@@ -89,7 +90,8 @@ class AttemptsState:
     cause: Cause | None = None
     """Why the job ends, if FLARE no longer wants it. No attempt follows then."""
     loss: Verdict | None = None
-    """The verdict on the latest attempt that this run of the parent has lost."""
+    """The verdict on the latest attempt that this run of the parent has lost. One that its node has refused has lost
+    nothing that was not lost before, so the loss before it stays."""
     lost_workflow: WorkflowView | None = None
     """The Workflow of the attempt before."""
     is_adopted: bool = False
@@ -136,17 +138,21 @@ def request_stop(state: AttemptsState, requested: Cause) -> AttemptsState:
 def observe(state: AttemptsState, job: JobState, now: float) -> Step:
     """Take a new state of the present attempt."""
     old, rules = state.attempt, state.rules
-    ended_unseen = old.is_adopted and job.pod is None
     runs = job.stage is Stage.RUNNING
+    counted = {
+        "deleted_counts": rules.deleted_counts,
+        "ended_unseen": old.is_adopted and job.pod is None,
+        "refusal_counts": old.number > 1 and old.began_at is None,
+    }
     was_asked = old.is_server_asked and not (old.is_adopted and Stage.ABSENT < job.stage < Stage.RUNNING)
     asks_server = old.number > 1 and runs and not was_asked
     is_dying = job.pod is not None and job.pod.deleting and old.number < rules.max_attempts
     reads_log = rules.keeps_logs and is_dying and not old.is_tail_read
     attempt = replace(
         old,
-        is_loss=is_loss(job, deleted_counts=rules.deleted_counts, ended_unseen=ended_unseen),
+        is_loss=is_loss(job, **counted),
         is_place_free=is_place_free(job),
-        obstacle=find_obstacle(job, deleted_counts=rules.deleted_counts, ended_unseen=ended_unseen),
+        obstacle=find_obstacle(job, **counted),
         began_at=now if runs and old.began_at is None else old.began_at,
         lost_pods=lost_pods(job),
         workflow=job.observation.workflow or old.workflow,
@@ -161,7 +167,8 @@ def observe(state: AttemptsState, job: JobState, now: float) -> Step:
 
 def lose(state: AttemptsState, verdict: Verdict) -> AttemptsState:
     """Hold back the verdict on the present attempt: another one may follow."""
-    return replace(state, loss=verdict)
+    is_vain = state.loss is not None and verdict.reason is Reason.NODE_REFUSED
+    return state if is_vain else replace(state, loss=verdict)
 
 
 def enter_gap(state: AttemptsState) -> Step:

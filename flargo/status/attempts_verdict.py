@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from flargo.status.attempts_state import AttemptsState
 from flargo.status.job_state import DISRUPTIONS
-from flargo.status.reasons import ReturnCode
+from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.rejoin import has_never_started, may_have_missed_the_server
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import ServerJob
@@ -19,7 +19,7 @@ def must_ask_server(state: AttemptsState, verdict: Verdict, now: float) -> bool:
 
     Only an answer of the server tells that from a failure of the attempt's own.
     """
-    if _is_final(state, verdict) or state.attempt.is_server_gone or has_never_started(verdict):
+    if _is_final(state, verdict) or state.attempt.is_server_gone or _has_never_started(state, verdict):
         return False
     began_at = state.attempt.began_at
     is_synced = began_at is not None and now >= began_at + SYNC_SECONDS
@@ -41,7 +41,7 @@ def final_verdict(state: AttemptsState, verdict: Verdict, server: ServerJob | No
     attempt = f"attempt {state.attempt.number} of {state.rules.max_attempts}"
     if state.attempt.is_server_gone:
         return loss_verdict(state, f"{attempt} was ended: the server's process of the job runs no longer")
-    if has_never_started(verdict):
+    if _has_never_started(state, verdict):
         return loss_verdict(state, f"{attempt} did not start ({verdict.reason.name}): {verdict.detail}")
     if server is ServerJob.GONE:
         return loss_verdict(state, f"{attempt} found no process of the server's job")
@@ -53,6 +53,12 @@ def final_verdict(state: AttemptsState, verdict: Verdict, server: ServerJob | No
 def _is_final(state: AttemptsState, verdict: Verdict) -> bool:
     """Return whether an attempt's verdict is the job's, whatever was lost before."""
     return state.loss is None or verdict.code == ReturnCode.SUCCESS or state.cause is not None
+
+
+def _has_never_started(state: AttemptsState, verdict: Verdict) -> bool:
+    """Return whether the present attempt ended before its program ran. The loss before it is then the job's."""
+    is_refused = verdict.reason is Reason.NODE_REFUSED and state.attempt.began_at is None
+    return is_refused or has_never_started(verdict)
 
 
 def _with_obstacle(state: AttemptsState, verdict: Verdict) -> Verdict:

@@ -11,15 +11,17 @@ from flargo.status.verdict import Verdict
 from flargo.status.views import PodView
 
 SETTLE_SECONDS = 15.0
-"""Seconds after an eviction before the next attempt. The scheduler learns of a node's pressure with the node's next
-status, up to 10 s after the kubelet has evicted a pod; until then it sends the next pod to the same node."""
+"""Seconds before the next attempt after a node has evicted or refused a pod. The scheduler learns of a node's pressure
+with the node's next status, up to 10 s after the kubelet; until then it sends the next pod to the same node."""
+MAY_BE_LOST = DISRUPTIONS | {Reason.NODE_REFUSED}
+"""Reasons of attempts that another one may follow. Which of them does, depends on more."""
 _REJECTED = "Pod was rejected"
 """The beginning of a pod's message if its kubelet has not admitted it."""
 _SIGTERM_CODE = 143
 """The exit code of a program that SIGTERM has ended. When a pod is deleted, the kubelet sends it."""
 
 
-def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False) -> bool:
+def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False, refusal_counts: bool = False) -> bool:
     """Return whether the infrastructure has ended a job's process, so that it may be started again.
 
     It may not if somebody has ended the job meanwhile, or if its results have arrived: there is nothing left to do, and
@@ -31,6 +33,8 @@ def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False
         ended_unseen: the pod was gone before this run of the parent saw it. Nothing tells then whether it was drained,
             together with the parent perhaps, or deleted by a person; so a deletion counts, and so does SIGTERM, which
             Argo sometimes records as the end of a deleted pod's program.
+        refusal_counts: a pod that its node has refused counts, too. A first attempt's does not: it has lost nothing,
+            and FLARE itself deals with a job that does not start at a site.
     """
     if state.verdict is None or state.cause is not None or state.is_ended_by_others or state.observation.has_results:
         return False
@@ -42,6 +46,8 @@ def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False
             return pod is not None and is_evicted_for_its_node(pod)
         case Reason.POD_DELETED:
             return deleted_counts or ended_unseen
+        case Reason.NODE_REFUSED:
+            return refusal_counts
         case Reason.PROGRAM_FAILED:
             return ended_unseen and state.verdict.exit_code == _SIGTERM_CODE
         case _:
@@ -60,7 +66,7 @@ def is_evicted_for_its_node(pod: PodView) -> bool:
 
 def settle_seconds(loss: Verdict) -> float:
     """Return the seconds to wait after a loss before the next attempt."""
-    return SETTLE_SECONDS if loss.reason is Reason.EVICTED else 0.0
+    return SETTLE_SECONDS if loss.reason in {Reason.EVICTED, Reason.NODE_REFUSED} else 0.0
 
 
 def is_place_free(state: JobState) -> bool:
@@ -75,15 +81,18 @@ def is_place_free(state: JobState) -> bool:
     return state.is_over or (is_node_lost(state, state.verdict_at) and not other_containers_run)
 
 
-def find_obstacle(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False) -> str:
+def find_obstacle(
+    state: JobState, *, deleted_counts: bool, ended_unseen: bool = False, refusal_counts: bool = False
+) -> str:
     """Return why no attempt may follow one whose pod was disrupted; empty if one may follow, at once or later.
 
     Args:
         state: the state of the lost attempt.
         deleted_counts: as for ``is_loss``.
         ended_unseen: as for ``is_loss``.
+        refusal_counts: as for ``is_loss``.
     """
-    if not is_loss(state, deleted_counts=deleted_counts, ended_unseen=ended_unseen):
+    if not is_loss(state, deleted_counts=deleted_counts, ended_unseen=ended_unseen, refusal_counts=refusal_counts):
         return _describe_uncounted(state)
     if state.is_end_overdue and not is_place_free(state):
         what = "its Workflow or pod has not ended" if state.secret_deleted else "its credentials Secret is not deleted"
@@ -140,4 +149,4 @@ def needs_note(verdict: Verdict, last_attempt: Verdict | None) -> bool:
     if last_attempt is None or (last_attempt.reason, last_attempt.code) != (verdict.reason, verdict.code):
         return True
     is_known_to_parent_only = verdict.reason is Reason.SUCCEEDED and verdict.exit_code != 0
-    return verdict.reason in DISRUPTIONS or is_known_to_parent_only
+    return verdict.reason in MAY_BE_LOST or is_known_to_parent_only

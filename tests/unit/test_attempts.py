@@ -19,6 +19,7 @@ from flargo.status.attempts_verdict import SYNC_SECONDS
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
 from flargo.status.reasons import Reason
+from flargo.status.rejoin import SETTLE_SECONDS
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import Observation, WorkflowView
 from flargo.terms import Plan, ServerJob, Uid
@@ -362,6 +363,66 @@ def test_an_attempt_that_never_ran_leaves_the_loss(verdict: Verdict) -> None:
     assert job.verdict is not None
     assert (job.verdict.reason, job.verdict.code) == (Reason.DISRUPTED, 104)
     assert f"attempt 2 of 3 did not start ({verdict.reason.name}): no node" in job.verdict.detail
+
+
+REFUSED = Verdict(Reason.NODE_REFUSED, 104, "OutOfcpu")
+
+
+def test_an_attempt_that_its_node_refuses_is_tried_again() -> None:
+    """The scheduler's view of a node may be older than the kubelet's, or a pod of another kind may have been faster."""
+    job = Job()
+    job.never_waits()
+    job.ends(LOSS)
+    job.backend.work()
+    job.ends(REFUSED)
+    assert (job.verdict, [verdict for _, verdict, _ in job.backend.lost]) == (None, [LOSS, REFUSED])
+    job.backend.work()
+    assert job.now == SETTLE_SECONDS, "the scheduler would take the same node"
+    job.runs()
+    job.ends(SUCCESS)
+    assert (job.number, job.verdict) == (3, SUCCESS)
+
+
+def test_a_first_attempt_that_its_node_refuses_is_final() -> None:
+    job = Job()
+    job.ends(REFUSED)
+    job.backend.work()
+    assert (job.number, job.verdict) == (1, REFUSED)
+
+
+def test_refusals_use_up_the_attempts_and_leave_the_loss() -> None:
+    job = Job()
+    job.never_waits()
+    for verdict in (LOSS, REFUSED, REFUSED):
+        job.ends(verdict)
+        job.backend.work()
+    detail = "drained; attempt 3 of 3 did not start (NODE_REFUSED): OutOfcpu"
+    assert (job.number, job.verdict) == (3, replace(LOSS, detail=detail))
+
+
+def test_a_refusal_after_the_program_began_is_final() -> None:
+    """A kubelet that restarts may refuse a pod that it has run. Nobody knows what became of its program."""
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    job.runs()
+    job.backend.work()
+    job.ends(REFUSED)
+    job.backend.work()
+    assert (job.number, job.verdict) == (2, REFUSED)
+    assert job.backend.notes == [(REFUSED, ["job-site-r1", "job-site"])], "it looks like one that may be tried again"
+
+
+@pytest.mark.parametrize("is_unseen", [True, False])
+def test_an_adopted_attempt_that_its_node_refuses_is_tried_again(*, is_unseen: bool) -> None:
+    """The loss before it is not known any more, so the refusal is the job's end if nothing follows."""
+    for number, verdict in ((2, None), (3, REFUSED)):
+        job = Job(adopted=number)
+        job.never_waits()
+        job.ends(REFUSED, is_unseen=is_unseen)
+        job.backend.work()
+        assert job.verdict == verdict
+        assert job.number == 3
 
 
 @pytest.mark.parametrize(
@@ -764,7 +825,7 @@ def test_the_server_is_asked_about_an_adopted_attempt_that_waits(stage: Stage) -
 CAUSES = {"abort": Cause.ABORT, "cleanup": Cause.CLEANUP, "shutdown": Cause.PARENT_END}
 MOVES = st.lists(
     st.one_of(
-        st.tuples(st.just("end"), st.sampled_from((LOSS, LOSS, LOSS, *OTHERS)), st.booleans()),
+        st.tuples(st.just("end"), st.sampled_from((LOSS, LOSS, LOSS, REFUSED, *OTHERS)), st.booleans()),
         st.tuples(st.sampled_from(("run", "gone", "taken", "ended by others", "work", "work"))),
         st.tuples(st.sampled_from(("run", "gone", "work", "restart", *CAUSES))),
     ),

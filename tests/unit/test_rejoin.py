@@ -42,6 +42,16 @@ def test_only_the_infrastructure_loses_a_job(reason: Reason) -> None:
     assert is_loss(state, deleted_counts=True) == (reason in {Reason.DISRUPTED, Reason.NODE_LOST, Reason.POD_DELETED})
 
 
+@pytest.mark.parametrize("refusal_counts", [True, False])
+def test_a_refusal_is_a_loss_where_it_counts(*, refusal_counts: bool) -> None:
+    state = replace(story(Reason.NODE_REFUSED).state, exited_pod=None)
+    assert is_loss(state, deleted_counts=False, refusal_counts=refusal_counts) == refusal_counts
+    assert not find_obstacle(state, deleted_counts=False, refusal_counts=True)
+    terminated = replace(state, is_ended_by_others=True)
+    assert not is_loss(terminated, deleted_counts=False, refusal_counts=refusal_counts)
+    assert find_obstacle(terminated, deleted_counts=False, refusal_counts=refusal_counts)
+
+
 def test_only_an_eviction_for_the_nodes_sake_is_a_loss() -> None:
     own_excess = story(Reason.EVICTED).state
     pressure = story(Reason.EVICTED, disruption="TerminationByKubelet: The node was low on resource: memory.").state
@@ -58,9 +68,10 @@ def test_a_pod_that_a_node_under_pressure_rejects_is_lost() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_only_an_eviction_has_to_settle(reason: Reason) -> None:
-    """The scheduler does not know yet that the node is under pressure."""
-    assert settle_seconds(Verdict(reason, 104)) == (SETTLE_SECONDS if reason is Reason.EVICTED else 0.0)
+def test_only_what_the_scheduler_does_not_know_has_to_settle(reason: Reason) -> None:
+    """It does not know yet that the node is under pressure, or what else the node's kubelet has against the pod."""
+    is_nodes = reason in {Reason.EVICTED, Reason.NODE_REFUSED}
+    assert settle_seconds(Verdict(reason, 104)) == (SETTLE_SECONDS if is_nodes else 0.0)
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -233,6 +233,12 @@ def test_a_pod_that_a_node_under_pressure_rejects_is_lost() -> None:
     assert (job.reason, job.state) == (Reason.EVICTED, "LOST")
 
 
+@pytest.mark.parametrize(("number", "state"), [(1, "ENDED"), (2, "LOST"), (3, "ENDED")])
+def test_a_later_attempt_that_its_node_refuses_may_be_tried_again(number: int, state: str) -> None:
+    job = only(lost_attempt(number, reason="NODE_REFUSED"))
+    assert (job.reason, job.state) == (Reason.NODE_REFUSED, state)
+
+
 def test_why_says_that_a_lost_job_may_go_on() -> None:
     explanation = explain(only(lost_attempt(1)), [])
     assert explanation.summary.endswith("This was attempt 1 of 3, and the job may be started again.")

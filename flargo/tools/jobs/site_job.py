@@ -106,14 +106,16 @@ class SiteJob:
         """True between two attempts: this one was lost, and nothing shows yet whether the next one will begin.
 
         Nobody but the parent knows whether the site counts the deletion of a pod, and whether the server's process of
-        the job still runs. An eviction for the job's own excess is never followed by another attempt.
+        the job still runs. An eviction for the job's own excess is never followed by another attempt, and neither is a
+        first one that its node has refused.
         """
         is_last = self.number >= self.max_attempts or self.noted_verdict is not None
         if self.stage is not Stage.ENDED or is_last or self.is_archived:
             return False
         pod = self.pod
         is_own_excess = self.reason is Reason.EVICTED and pod is not None and not is_evicted_for_its_node(pod)
-        return self.reason in DISRUPTIONS and not is_own_excess
+        is_refused_again = self.reason is Reason.NODE_REFUSED and self.number > 1
+        return is_refused_again or (self.reason in DISRUPTIONS and not is_own_excess)
 
     @property
     def state(self) -> str:

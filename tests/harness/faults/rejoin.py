@@ -16,7 +16,7 @@ from tests.harness.faults.matrix import NOTICE_SECONDS, ROWS, STUDIES, Row, verd
 from tests.harness.faults.wire import is_pod
 from tests.harness.history import History
 from tests.harness.scenarios import Scenarios, Together
-from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, START_SECONDS, Job, Site
+from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, START_SECONDS, Job, Site, template_study
 from tests.harness.wire import Match, Wire
 
 Object = dict[str, Any]
@@ -319,6 +319,23 @@ def second_attempt_finds_no_node(cluster: Cluster, history: History) -> None:
         assert "attempt 2 of 3 did not start (SHORTAGE)" in detail
         assert "nvidia.com/gpu" in detail
         expect_attempts(job, history, 2)
+
+
+@scenario
+def second_attempt_is_refused_by_its_node(cluster: Cluster, history: History) -> None:
+    """The third one follows when the scheduler has had time to see what the kubelet has against the pod."""
+    label = {"flargo.test/takes-attempts": "yes"}
+    study = template_study(nodeName=cluster.node_name, nodeSelector=label)
+    with Site(cluster, studies={"picky": study}, argo=ALLOWED) as own_site:
+        with cluster.label_node(**label):
+            job = own_site.launch(EXITS_ON_REQUEST, AGAIN, study="picky").expect_running()
+        with LogLines() as logs:
+            drain(job)
+            refused = "attempt 2 of 3 lost (NODE_REFUSED)"
+            eventually(lambda: any(refused in line for line in logs.about(job.id)), START_SECONDS, "it is refused")
+        with cluster.label_node(**label):
+            job.expect_attempt(3)
+        expect_success(job, history, 3)
 
 
 @scenario
