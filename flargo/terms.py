@@ -25,6 +25,8 @@ WORKFLOW_NAME_LABEL = "workflows.argoproj.io/workflow"
 """Label that Argo sets on every pod of a Workflow: the Workflow's name. Pods are selected by it, because an
 administrator's ``workflowDefaults`` may change the pods' own names."""
 ARGO_API_VERSION = "argoproj.io/v1alpha1"
+WORKFLOW_TYPE = "workflow.argoproj.io"
+"""How kubectl names the type of a Workflow before its name, as in workflow.argoproj.io/NAME."""
 """``apiVersion`` of a Workflow."""
 LEASE_API_VERSION = "coordination.k8s.io/v1"
 """``apiVersion`` of a Lease."""

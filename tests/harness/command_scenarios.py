@@ -164,9 +164,9 @@ def test_jobs_shows_the_launchers_states(site: Site, flargo: Flargo) -> None:
     assert rows[pending.id]["gpus"] == {"nvidia.com/gpu": "3"}
     assert (rows[failed.id]["code"], rows[failed.id]["exit_code"]) == (1, 3)
     head, *lines = flargo("jobs", "--federation", site.federation).lines
-    assert head.split() == ["JOB", "NAME", "SITE", "ROLE", "STUDY", "STATE", "REASON", "SINCE", "NODE", "GPUS"]
+    assert head.split() == ["JOB", "NAME", "SITE", "STATE", "REASON", "AGE"]
     (line,) = [line for line in lines if line.startswith(running.id[:8])]
-    assert line.split()[:6] == [running.id[:8], "fault", "site-1", "client", "-", "RUNNING"]
+    assert line.split()[:5] == [running.id[:8], "fault", "site-1", "RUNNING", "-"]
     for job in (running, pending):
         job.abort()
         job.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)

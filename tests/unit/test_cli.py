@@ -138,6 +138,14 @@ def test_usage_errors_are_json_with_json_option(arguments: tuple[str, ...], expe
     assert "Usage:" in text_result.stderr
 
 
+@pytest.mark.parametrize("arguments", [("prepare", "KIT", "--dry-run"), ("render", "META")], ids=" ".join)
+def test_yaml_and_json_are_the_same_document(kit: Kit, meta: Path, arguments: tuple[str, ...]) -> None:
+    places = {"KIT": kit("k8s/site-1"), "META": meta}
+    words = [places.get(word, word) for word in arguments]
+    document = json.loads(run(*words, "-o", "json").stdout)
+    assert yaml.safe_load(run(*words, "-o", "yaml").stdout) == document
+
+
 # flargo prepare
 
 

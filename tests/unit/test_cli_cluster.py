@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flargo.cluster import client_config
 from flargo.cluster.api import Api, Kind
@@ -291,7 +292,7 @@ def test_jobs_prints_rows_without_a_terminal(use_cluster: UseCluster) -> None:
     )
     head, line = run("jobs").stdout.splitlines()
     assert head.split()[0] == "JOB"
-    assert line.split()[:7] == ["11111111", "hearts", "site-1", "client", "-", "ENDED", "PROGRAM_FAILED"]
+    assert line.split()[:5] == ["11111111", "hearts", "site-1", "ENDED", "PROGRAM_FAILED"]
 
 
 def test_transient_errors_do_not_end_a_watch() -> None:
@@ -364,3 +365,84 @@ def test_no_jobs_message_names_the_namespace(use_cluster: UseCluster) -> None:
     use_cluster(RecordingApi()).namespace = "flrae"
     result = run("jobs")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No jobs in namespace flrae.\n")
+
+
+# Formats
+
+
+def cluster_with_jobs() -> RecordingApi:
+    """Return a cluster with leftovers, and with a job that runs at two sites."""
+    cluster = cluster_with_leftovers()
+    for number in (1, 2):
+        running_job = job_workflow(f"run-{number}", "run", f"site-{number}", uid=f"r{number}")
+        cluster.store[Kind.WORKFLOW, f"run-{number}"] = running_job
+    return cluster
+
+
+ROWS = [("jobs",), ("why", "run"), ("terminate", "run"), ("sweep", "--dry-run")]
+
+
+@pytest.mark.parametrize("arguments", ROWS, ids=" ".join)
+def test_yaml_and_json_are_the_same_document(use_cluster: UseCluster, arguments: tuple[str, ...]) -> None:
+    use_cluster(cluster_with_jobs())
+    document = json.loads(run(*arguments, "--json").stdout)
+    use_cluster(cluster_with_jobs())
+    assert yaml.safe_load(run(*arguments, "-o", "yaml").stdout) == document
+    use_cluster(cluster_with_jobs())
+    assert json.loads(run(*arguments, "--output=json").stdout) == document
+    assert len(document) > 1
+
+
+NAMES = {
+    "jobs": ["workflow.argoproj.io/job-site", "workflow.argoproj.io/broken", "workflow.argoproj.io/deaf"],
+    "why": [],
+    "terminate": [],
+    "sweep": ["workflow.argoproj.io/broken", "pod/deaf", f"secret/{SECRET}"],
+}
+
+
+@pytest.mark.parametrize("arguments", ROWS, ids=" ".join)
+def test_names_are_kubectls(use_cluster: UseCluster, arguments: tuple[str, ...]) -> None:
+    use_cluster(cluster_with_jobs())
+    expected = NAMES[arguments[0]]
+    if arguments[0] != "sweep":
+        expected = [*expected, "workflow.argoproj.io/run-1", "workflow.argoproj.io/run-2"]
+    assert sorted(run(*arguments, "-o", "name").stdout.splitlines()) == sorted(expected)
+
+
+def test_a_printed_name_names_a_job(use_cluster: UseCluster) -> None:
+    use_cluster(cluster_with_jobs())
+    (row,) = json.loads(run("why", "workflow.argoproj.io/run-2", "--site", "site-2", "--json").stdout)
+    assert row["workflow"] == "run-2"
+
+
+def test_names_of_refused_workflows_are_not_printed(use_cluster: UseCluster) -> None:
+    cluster = use_cluster(cluster_with_jobs())
+    cluster.refusals["patch"] = ApiError("patch", "workflows run-1", 403, "Forbidden", MISSING_RIGHT)
+    cluster.refusals["delete"] = ApiError("delete", "pods x", 403, "Forbidden", MISSING_RIGHT)
+    for arguments in (("terminate", "run"), ("sweep",)):
+        result = run(*arguments, "-o", "name")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "needs the right to" in result.stderr
+
+
+def test_wide_table_has_more_columns(use_cluster: UseCluster) -> None:
+    use_cluster(cluster_with_jobs())
+    plain, wide = (run("jobs", *options).stdout.splitlines()[0].split() for options in ((), ("-o", "wide")))
+    assert set(wide) - set(plain) == {"ROLE", "STUDY", "SINCE", "NODE", "GPUS"}
+
+
+@pytest.mark.parametrize("options", ["--json", "-o json", "-ojson", "--output=json", "--output yaml", "-oyaml"])
+@pytest.mark.parametrize("arguments", [("jobs", "--sites"), ("why", "x")], ids=["usage", "cluster"])
+def test_errors_have_the_format_of_results(arguments: tuple[str, ...], options: str) -> None:
+    result = run(*arguments, *options.split())
+    assert (result.exit_code, result.stderr) == (2 if arguments[0] == "jobs" else 1, "")
+    loads = json.loads if "json" in options else yaml.safe_load
+    assert loads(result.stdout)["error"]["message"]
+
+
+def test_json_option_excludes_other_formats() -> None:
+    result = run("jobs", "--json", "-o", "wide")
+    assert result.exit_code == 2
+    assert "--json and -o wide cannot be combined." in result.stdout
+    assert run("jobs", "-o", "table").exit_code == 2

@@ -63,6 +63,7 @@ def test_json_has_summary_and_findings(cluster: FakeCluster) -> None:
     (failure,) = (each for each in report["findings"] if each["level"] == "failure")
     assert failure["check"] == "job account"
     assert set(failure) == {"check", "level", "what", "todo"}
+    assert yaml.safe_load(run("--namespace", HOME, "-o", "yaml").stdout) == report
 
 
 def test_site_needs_come_from_the_kit(cluster: FakeCluster, kit: Kit) -> None:

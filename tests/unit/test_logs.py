@@ -122,4 +122,4 @@ def test_terminal_marks_continued_lines(run_logs: RunLogs) -> None:
 def test_raw_and_json_exclude_each_other(run_logs: RunLogs) -> None:
     result = run_logs("--raw", "--json", site=b"")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"]["message"] == "--raw and --json cannot be combined."
+    assert json.loads(result.stdout)["error"]["message"] == "--raw and -o json cannot be combined."

@@ -49,6 +49,12 @@ def only(*workflows: Object, pods: Sequence[Object] = ()) -> SiteJob:
     return job
 
 
+def column(jobs: Sequence[SiteJob], name: str) -> list[str]:
+    """Return the cells of a column of the table; none if the table does not have it."""
+    shown = [each for each in columns(jobs) if each.name == name]
+    return [cell for row in build_rows(jobs, NOW, shown) for cell in row]
+
+
 def running_pod(number: int = 2) -> Object:
     name = NAMES[number - 1]
     item = pod(name, uid=f"p{number}", owner=f"w{number}", main=RUNNING, phase="Running")
@@ -69,10 +75,8 @@ def test_a_job_is_its_latest_attempt() -> None:
 
 def test_only_jobs_that_may_have_attempts_show_them() -> None:
     plain, job = job_workflow("plain", "22222222-bbbb", uid="w9"), attempt_workflow()
-    assert "ATTEMPT" not in columns(folded(plain))
-    rows = folded(plain, job)
-    shown = [dict(zip(columns(rows), cells, strict=True))["ATTEMPT"] for cells in build_rows(rows, NOW)]
-    assert sorted(shown) == ["-", "1 of 3"]
+    assert column(folded(plain), "ATTEMPT") == []
+    assert sorted(column(folded(plain, job), "ATTEMPT")) == ["-", "1 of 3"]
     assert [row.as_dict()["attempts"] for row in folded(plain)] == [None]
 
 
@@ -197,7 +201,7 @@ def test_a_lost_attempt_is_no_final_failure(reason: str) -> None:
     job = only(lost_attempt(1, reason=reason))
     row = job.as_dict()
     assert (row["state"], row["reason"], row["code"]) == ("LOST", reason, None)
-    assert dict(zip(columns([job]), build_rows([job], NOW)[0], strict=True))["STATE"] == "LOST"
+    assert column([job], "STATE") == ["LOST"]
 
 
 @pytest.mark.parametrize("reason", [each for each in Reason if each.code is not None])
@@ -420,7 +424,7 @@ def test_a_watch_tells_one_story(capsys: pytest.CaptureFixture[str]) -> None:
         folded(second, pods=[running_pod(2)]),
         [],
     ]
-    jobs._write_changes(iter(snapshots), as_json=False)
+    jobs._write_changes(iter(snapshots), None)
     lines = [line.split(maxsplit=3)[3] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "RUNNING    attempt 1 of 3",

@@ -12,10 +12,12 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 
 import flargo
 from flargo.tools import terminal
-from flargo.tools.cli import output
+from flargo.tools.cli import formats, output
+from flargo.tools.jobs.table import Column
 from tests.harness.attacks import ALL_ATTACKS, ATTACKS, bad_characters
 
 ROOT = Path(flargo.__file__).parent
@@ -91,7 +93,7 @@ def test_writers_make_attacks_inert(name: str, capfd: pytest.CaptureFixture[str]
     output.write_document(f"{attack}\n")
     output.write_message(attack)
     with pytest.raises(SystemExit):
-        output.fail(attack, {}, 1, as_json=False)
+        output.fail(attack, {}, 1, None)
     captured = capfd.readouterr()
     lines = 1 + attack.count("\n")
     assert (captured.out.count("\n"), captured.err.count("\n")) == (2 + lines, 2), "only documents have more lines"
@@ -101,12 +103,26 @@ def test_writers_make_attacks_inert(name: str, capfd: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("name", ATTACKS)
 def test_json_is_ascii_and_valid_unicode(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     attack = ATTACKS[name]
-    output.write_json({"text": [attack], attack: 1})
-    output.write_json_line({"text": attack})
+    output.write_result({"text": [attack], attack: 1}, formats.Format.JSON)
+    output.write_next_result({"text": attack}, formats.Format.JSON)
     output_text = capfd.readouterr().out
     assert bad_characters(output_text.encode()) == set()
     assert output_text.isascii()
     text = json.loads(output_text.splitlines()[-1])["text"]
+    assert text.encode().decode() == text
+    assert "\ufffd" in text or text == attack
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_yaml_is_ascii_and_valid_unicode(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    attack = ATTACKS[name]
+    output.write_next_result({"text": [attack], attack: 1}, formats.Format.YAML)
+    output.write_next_result({"text": attack}, formats.Format.YAML)
+    output_text = capfd.readouterr().out
+    assert bad_characters(output_text.encode()) == set()
+    assert output_text.isascii()
+    _, document = yaml.safe_load_all(output_text)
+    text = document["text"]
     assert text.encode().decode() == text
     assert "\ufffd" in text or text == attack
 
@@ -116,16 +132,19 @@ def test_writers_redact_tokens(capfd: pytest.CaptureFixture[str]) -> None:
     output.write_line(token)
     output.write_message(token)
     output.write_hanging("head ", token)
-    output.write_json_line({token: token})
+    output.write_next_result({token: token}, formats.Format.JSON)
+    output.write_result({token: token}, formats.Format.YAML)
     terminal.write(terminal.console(), terminal.line(token))
     captured = capfd.readouterr()
     assert token not in captured.out + captured.err
-    assert (captured.out + captured.err).count("[redacted]") == 6
+    assert (captured.out + captured.err).count("[redacted]") == 8
 
 
 def test_table_shows_markup_literally(capfd: pytest.CaptureFixture[str]) -> None:
     cells: list[terminal.Cell] = ["[red]x[/red]", ("[link=https://evil.example]y[/]", "bold"), "\x1b[31mz"]
-    terminal.draw(terminal.console(), terminal.table(["A", "B", "C"], [cells]))
+    headers = [Column(name, lambda *_: "") for name in "ABC"]
+    for line in terminal.table(headers, [cells]):
+        terminal.write(terminal.console(), line)
     output_text = capfd.readouterr().out
     assert "[red]x[/red]" in output_text
     assert "[link=https://evil.example]y[/]" in output_text
@@ -138,7 +157,7 @@ def run(command: click.Command) -> None:
 
 def test_library_warnings_are_inert(capfd: pytest.CaptureFixture[str]) -> None:
     @click.command()
-    @output.json_option
+    @formats.output_options(*formats.DOCUMENTS)
     @output.report_errors
     def warns(**_: Any) -> None:
         warnings.simplefilter("always")
@@ -155,7 +174,7 @@ def test_library_logs_are_inert(capfd: pytest.CaptureFixture[str], monkeypatch: 
     before = logging.lastResort
 
     @click.command()
-    @output.json_option
+    @formats.output_options(*formats.DOCUMENTS)
     @output.report_errors
     def logs(**_: Any) -> None:
         try:

@@ -19,8 +19,9 @@ from flargo.flare.redact import REDACTION
 from flargo.job import validate
 from flargo.job.validate import InvalidInput, Sentence, Verbatim
 from flargo.tools.cli.cluster_options import load_config
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import NAMESPACE, SINGLE_LINE, CheckedText
-from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, write_hanging, write_json, write_line
+from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_line, write_result
 from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, read_job_meta, show_warnings
 from flargo.tools.doctor.check_table import run_checks
 from flargo.tools.doctor.facts import SiteNeeds
@@ -81,11 +82,11 @@ _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Lev
     type=click.FloatRange(0.5, 600),
     help="Seconds to wait for a controller to process the test Workflow.",
 )
-@json_option
+@output_options(*DOCUMENTS)
 @report_errors
 def doctor(
     *,
-    as_json: bool,
+    output_format: Format | None,
     kit: Path | None,
     job: Path | None,
     wait: float,
@@ -113,9 +114,10 @@ def doctor(
     needs = replace(needs, launcher=launcher, argo_namespaces=argo_namespaces)
     checker = Doctor(_survey(config_file, options["context"]), time.time, time.sleep)
     findings = run_checks(checker.gather(needs, is_account_guessed=is_account_guessed, probe_seconds=wait))
-    if as_json:
+    if output_format is not None:
         levels = _count_levels(findings)
-        write_json({"namespace": needs.namespace, "summary": levels, "findings": [*map(asdict, findings)]})
+        document = {"namespace": needs.namespace, "summary": levels, "findings": [*map(asdict, findings)]}
+        write_result(document, output_format)
     else:
         _write_findings(findings)
     if any(finding.level is Level.FAILURE for finding in findings):

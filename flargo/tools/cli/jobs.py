@@ -18,19 +18,20 @@ from flargo.status.reasons import Reason
 from flargo.tools import terminal
 from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
 from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import (
-    json_option,
     report_errors,
-    write_json,
-    write_json_line,
     write_line,
     write_message,
+    write_name,
+    write_next_result,
+    write_result,
 )
 from flargo.tools.jobs.live_jobs import LiveJobs
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_refusal, is_argo_missing
 from flargo.tools.jobs.site_job import SiteJob, selector, trim
-from flargo.tools.jobs.table import Row, build_rows, columns, format_attempt, format_lines
+from flargo.tools.jobs.table import Column, Row, build_rows, columns, format_attempt
 
 _MIN_REDRAW_SECONDS = 0.5
 _FRAME_LINES = 4
@@ -48,14 +49,14 @@ _MAX_MISSING_SECONDS = 10.0
 @click.option("--watch", "-w", is_flag=True, help="Show changes as they happen, until interrupted.")
 @cluster_options
 @archive_options
-@json_option
+@output_options(*DOCUMENTS, Format.NAME, Format.WIDE)
 @report_errors
 def jobs(
     *,
     site: str | None,
     federation: str | None,
     watch: bool,
-    as_json: bool,
+    output_format: Format | None,
     archive: ArchiveOptions,
     **cluster: str | None,
 ) -> None:
@@ -75,35 +76,41 @@ def jobs(
         if archive.server is not None:
             problem = Sentence("cannot be combined with --watch: archived jobs do not change")
             raise InvalidInput("--argo-server", archive.server, problem)
-        _watch(api, reader, labels, as_json=as_json)
+        _watch(api, reader, labels, output_format)
         return
     site_jobs = [reader.confirmed(job) for job in reader.site_jobs(labels)]
-    if as_json:
-        write_json([job.as_dict() for job in site_jobs])
+    if output_format is Format.NAME:
+        for job in site_jobs:
+            write_name(Kind.WORKFLOW, job.workflow.name)
+    elif output_format is not None and output_format.is_document:
+        write_result([job.as_dict() for job in site_jobs], output_format)
     else:
-        _write_table(site_jobs, api)
+        _write_table(site_jobs, api, is_wide=output_format is Format.WIDE)
     fail_if_incomplete(reader)
 
 
-def _write_table(site_jobs: Sequence[SiteJob], api: Api) -> None:
+def _write_table(site_jobs: Sequence[SiteJob], api: Api, *, is_wide: bool) -> None:
     console = terminal.console()
     if not site_jobs:
         write_message(f"No jobs in namespace {api.namespace}.")
-    elif console.is_terminal:
-        terminal.draw(console, _table(site_jobs, api.time()))
-    else:
-        for line in format_lines(columns(site_jobs), build_rows(site_jobs, api.time())):
-            write_line(line)
+        return
+    for line in _table(site_jobs, api.time(), console, is_wide=is_wide):
+        terminal.write(console, line)
 
 
-def _table(site_jobs: Sequence[SiteJob], now: datetime) -> RenderableType:
-    header, rows = columns(site_jobs), build_rows(site_jobs, now)
-    return terminal.table(header, (_cells(job, header, row) for job, row in zip(site_jobs, rows, strict=True)))
+def _table(site_jobs: Sequence[SiteJob], now: datetime, console: Console, *, is_wide: bool) -> list[terminal.Line]:
+    """Return the lines of the table. Each fits the terminal, but with ``is_wide``, and in a file, no text is cut."""
+    shown = columns(site_jobs, is_wide=is_wide)
+    rows = build_rows(site_jobs, now, shown)
+    cells = [_cells(job, shown, row) for job, row in zip(site_jobs, rows, strict=True)]
+    return terminal.table(shown, cells, console.width if console.is_terminal and not is_wide else None)
 
 
-def _cells(job: SiteJob, header: Row, row: Row) -> list[terminal.Cell]:
+def _cells(job: SiteJob, shown: Sequence[Column], row: Row) -> list[terminal.Cell]:
     style = _style(job)
-    return [(cell, style if name in {"STATE", "REASON"} else "") for name, cell in zip(header, row, strict=True)]
+    return [
+        (cell, style if column.name in {"STATE", "REASON"} else "") for column, cell in zip(shown, row, strict=True)
+    ]
 
 
 def _style(job: SiteJob) -> str:
@@ -145,7 +152,7 @@ class _Confirmations:
         return self._confirmed[key]
 
 
-def _watch(api: Api, reader: Reader, labels: str, *, as_json: bool) -> None:
+def _watch(api: Api, reader: Reader, labels: str, output_format: Format | None) -> None:
     # The request also shows at once whether the API server answers.
     clock_offset = api.time() - datetime.now(UTC)
     change_event, stop_event = threading.Event(), threading.Event()
@@ -156,10 +163,11 @@ def _watch(api: Api, reader: Reader, labels: str, *, as_json: bool) -> None:
     console = terminal.console()
     snapshots = _snapshots(live_jobs, reader, change_event)
     try:
-        if as_json or not console.is_terminal:
-            _write_changes(snapshots, as_json=as_json)
+        is_wide = output_format is Format.WIDE
+        if console.is_terminal and not console.is_dumb_terminal and (output_format is None or is_wide):
+            _draw_snapshots(snapshots, live_jobs, console, clock_offset, is_wide=is_wide)
         else:
-            _draw_snapshots(snapshots, live_jobs, console, clock_offset)
+            _write_changes(snapshots, output_format)
     finally:
         stop_event.set()
 
@@ -184,13 +192,18 @@ def _snapshots(live_jobs: LiveJobs, reader: Reader, change_event: threading.Even
 
 
 def _draw_snapshots(
-    snapshots: Iterator[list[SiteJob]], live_jobs: LiveJobs, console: Console, clock_offset: timedelta
+    snapshots: Iterator[list[SiteJob]],
+    live_jobs: LiveJobs,
+    console: Console,
+    clock_offset: timedelta,
+    *,
+    is_wide: bool,
 ) -> None:
     with Live(console=console, auto_refresh=False) as live:
         for site_jobs in snapshots:
-            newest = site_jobs[::-1][: max(1, console.height - _FRAME_LINES)]
-            table = _table(newest, datetime.now(UTC) + clock_offset)
-            live.update(Group(table, *_notes(site_jobs, newest, live_jobs.watch_error)), refresh=True)
+            newest = site_jobs[-max(1, console.height - _FRAME_LINES) :]
+            table = _table(newest, datetime.now(UTC) + clock_offset, console, is_wide=is_wide)
+            live.update(Group(*table, *_notes(site_jobs, newest, live_jobs.watch_error)), refresh=True)
 
 
 def _notes(
@@ -200,34 +213,40 @@ def _notes(
     if not site_jobs:
         yield terminal.line(("No jobs.", "dim"))
     if len(site_jobs) > len(newest):
-        yield terminal.line((f"and {len(site_jobs) - len(newest)} older jobs", "dim"))
+        yield terminal.line((f"{len(site_jobs) - len(newest)} older jobs are not shown", "dim"))
     if watch_error is not None:
         note = f"watch lost, reconnecting: {describe_refusal(watch_error)}"
         yield terminal.line((note, "red"), no_wrap=True, overflow="ellipsis")
 
 
-def _write_changes(snapshots: Iterator[list[SiteJob]], *, as_json: bool) -> None:
-    """Write a line for each change of a job. A new attempt is a change of its job."""
+def _write_changes(snapshots: Iterator[list[SiteJob]], output_format: Format | None) -> None:
+    """Write a line or a document for each change of a job. A new attempt is a change of its job."""
     previous: dict[str, SiteJob] = {}
+    is_document = output_format is not None and output_format.is_document
     for site_jobs in snapshots:
         for job in site_jobs:
             old = previous.get(job.workflow.uid)
-            if old is None or (old.state, old.reason, old.pod) != (job.state, job.reason, job.pod):
-                if as_json:
-                    write_json_line(job.as_dict())
-                elif old is None or (old.state, old.reason) != (job.state, job.reason):
-                    write_line(_format_change(job, job.state))
+            is_changed = old is None or (old.state, old.reason) != (job.state, job.reason)
+            if is_changed or (is_document and old is not None and old.pod != job.pod):
+                _write_change(job, job.state, output_format)
         shown = {attempt.workflow.uid for job in site_jobs for attempt in job.attempts}
         for uid in previous.keys() - shown:
-            if as_json:
-                write_json_line({**previous[uid].as_dict(), "state": "GONE"})
-            else:
-                write_line(_format_change(previous[uid], "GONE"))
+            _write_change(previous[uid], "GONE", output_format)
         previous = {job.workflow.uid: job for job in site_jobs}
 
 
-def _format_change(job: SiteJob, state: str) -> str:
+def _write_change(job: SiteJob, state: str, output_format: Format | None) -> None:
+    if output_format is Format.NAME:
+        write_name(Kind.WORKFLOW, job.workflow.name)
+    elif output_format is None or output_format is Format.WIDE:
+        write_line(_format_change(job, state, is_wide=output_format is Format.WIDE))
+    else:
+        write_next_result({**job.as_dict(), "state": state}, output_format)
+
+
+def _format_change(job: SiteJob, state: str, *, is_wide: bool) -> str:
     since = f"{job.since:%H:%M:%S}" if job.since else "-"
-    attempt = f"attempt {format_attempt(job)}" if job.max_attempts > 1 else ""
-    cells = (since, job.job_id, job.site, state, job.reason.name if job.reason else "", attempt)
-    return "  ".join(cells if attempt else cells[:-1]).rstrip()
+    cells = [since, job.job_id, job.site, state, job.reason.name if job.reason else ""]
+    cells += [f"attempt {format_attempt(job)}"] if job.max_attempts > 1 else []
+    cells += [f"on {job.node}"] if is_wide and job.node else []
+    return "  ".join(cells).rstrip()

@@ -14,14 +14,14 @@ from flargo.flare.redact import REDACTION, StreamRedaction
 from flargo.terms import Uid
 from flargo.text import inert, valid_unicode
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import (
     EXIT_PROBLEM,
-    json_option,
     report_errors,
     write_bytes,
-    write_json_line,
     write_line,
     write_message,
+    write_next_result,
 )
 from flargo.tools.jobs.log_lines import Line
 from flargo.tools.jobs.log_tail import LogTail
@@ -45,7 +45,7 @@ LineWriter = Callable[[SiteJob, Line], None]
 )
 @site_option
 @cluster_options
-@json_option
+@output_options(*DOCUMENTS)
 @report_errors
 def logs(
     job: str,
@@ -53,7 +53,7 @@ def logs(
     follow: bool,
     raw: bool,
     site: str | None,
-    as_json: bool,
+    output_format: Format | None,
     **cluster: str | None,
 ) -> None:
     """Print the log of a job's program, without the lines of Argo's executor.
@@ -65,8 +65,8 @@ def logs(
     terminal, control characters are escaped, and keys and tokens are blanked. A file or another program gets the
     program's bytes unchanged.
     """
-    if raw and as_json:
-        raise click.UsageError("--raw and --json cannot be combined.")
+    if raw and output_format is not None:
+        raise click.UsageError(f"--raw and -o {output_format.value} cannot be combined.")
     api = api_for(**cluster)
     site_jobs = find_attempts(ClusterReader(api), job, site)
     tails = [
@@ -74,8 +74,8 @@ def logs(
     ]
     lines = _follow_all(tails) if follow and len(tails) > 1 else _read_in_turn(tails, follow=follow)
     prefix_columns = max(len(inert(each.site)) for each in site_jobs) if len(site_jobs) > 1 else 0
-    if as_json:
-        write: LineWriter = JsonWriter()
+    if output_format is not None:
+        write: LineWriter = DocumentWriter(output_format)
     elif raw or not _is_terminal():
         write = RawWriter(prefix_columns)
     else:
@@ -103,15 +103,16 @@ class LineRedaction:
 
 
 @dataclass(slots=True)
-class JsonWriter:
-    """Writes a line of JSON for each line."""
+class DocumentWriter:
+    """Writes a line of JSON, or a YAML document, for each line."""
 
+    _output_format: Format
     _redaction: LineRedaction = field(default_factory=LineRedaction)
 
     def __call__(self, job: SiteJob, line: Line) -> None:
-        """Write the line as JSON. Only a piece that is not its line's last has the key ``continued``."""
+        """Write the line as a document. Only a piece that is not its line's last has the key ``continued``."""
         row = {"site": job.site, "time": line.time, "line": self._redaction.text(job, line)}
-        write_json_line({**row, "continued": True} if line.is_partial else row)
+        write_next_result({**row, "continued": True} if line.is_partial else row, self._output_format)
 
 
 @dataclass(slots=True)

@@ -58,15 +58,18 @@ def group() -> "click.Group":
         """Loads a command when it is run or asked for help (click's own pattern for large programs)."""
 
         def invoke(self, ctx: click.Context) -> object:
-            as_json = "--json" in ctx.args  # click removes the arguments while it parses them
+            arguments = [*ctx.args]  # click removes them while it parses them
             try:
                 return super().invoke(ctx)
             except click.UsageError as error:
-                if not as_json:
+                from flargo.tools.cli.formats import requested_document  # noqa: PLC0415
+
+                output_format = requested_document(arguments)
+                if output_format is None:
                     raise _make_inert(error) from None
                 from flargo.tools.cli.output import EXIT_USAGE, fail  # noqa: PLC0415
 
-                fail(error.format_message(), {}, EXIT_USAGE, as_json=True)
+                fail(error.format_message(), {}, EXIT_USAGE, output_format)
 
         def make_context(self, *args: Any, **more: Any) -> click.Context:
             try:

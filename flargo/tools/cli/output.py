@@ -16,23 +16,27 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import click
+import yaml
 
+from flargo.cluster.api import Kind
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import ApiError
 from flargo.flare.redact import REDACTION
 from flargo.job.validate import InvalidInput
+from flargo.terms import WORKFLOW_TYPE
 from flargo.text import inert_lines, valid_unicode
+from flargo.tools.cli.formats import Format
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.terminal import make_safe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_TYPES = {Kind.WORKFLOW: WORKFLOW_TYPE, Kind.POD: "pod", Kind.SECRET: "secret"}
 _UNBREAKABLE = re.compile(r"\S*`[^`]*`\S*|\S+")
 """A word, or a command in backticks."""
 _MIN_WRAP_COLUMNS = 30
 """A terminal with less room than this for a text breaks the line itself."""
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, also for errors.")
 _debug_option = click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 
 
@@ -79,14 +83,35 @@ def wrap(text: str, columns: int) -> list[str]:
     return lines or [""]
 
 
-def write_json(value: Any) -> None:
-    """Write a JSON document to stdout, indented."""
-    click.echo(json.dumps(_redact(value), indent=2))
+def write_result(value: Any, output_format: Format) -> None:
+    """Write a document with all results to stdout: indented JSON, or YAML."""
+    if output_format is Format.YAML:
+        click.echo(_yaml(value), nl=False)
+    else:
+        click.echo(json.dumps(_redact(value), indent=2))
 
 
-def write_json_line(value: Any) -> None:
-    """Write a JSON document to stdout on one line, for answers that come one after another."""
-    click.echo(json.dumps(_redact(value)))
+def write_next_result(value: Any, output_format: Format) -> None:
+    """Write one of several documents that come one after another to stdout: a line of JSON, or a YAML document."""
+    if output_format is Format.YAML:
+        click.echo(f"---\n{_yaml(value)}", nl=False)
+    else:
+        click.echo(json.dumps(_redact(value)))
+
+
+def write_name(kind: Kind, name: str) -> None:
+    """Write the name of an object to stdout as ``kubectl get -o name`` prints it: TYPE.GROUP/NAME."""
+    write_line(f"{_TYPES[kind]}/{name}")
+
+
+def _yaml(value: Any) -> str:
+    # Without aliases, which few readers of a command's output expect.
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            del data
+            return True
+
+    return yaml.dump(_redact(value), Dumper=Dumper, sort_keys=False)
 
 
 def write_bytes(content: bytes) -> None:
@@ -97,7 +122,7 @@ def write_bytes(content: bytes) -> None:
 
 def _redact(value: Any) -> Any:
     if isinstance(value, str):
-        return valid_unicode(REDACTION.redact(value))
+        return valid_unicode(REDACTION.redact(str(value)))
     if isinstance(value, dict):
         return {_redact(key): _redact(each) for key, each in value.items()}
     return [_redact(each) for each in value] if isinstance(value, list | tuple) else value
@@ -109,27 +134,27 @@ def write_message(text: str) -> None:
 
 
 def report_errors(command: Command) -> Command:
-    """Turn a command's errors into a message and an exit code. The command takes ``as_json``.
+    """Turn a command's errors into a message and an exit code. The command takes ``output_format``.
 
     A foreign exception's own text is not shown, since it may quote a credential; --debug shows it, redacted.
     """
 
     @functools.wraps(command)
-    def reporting(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
+    def reporting(*args: Any, output_format: Format | None, debug: bool, **kwargs: Any) -> None:
         try:
-            _run(command, *args, as_json=as_json, **kwargs)
+            _run(command, *args, output_format=output_format, **kwargs)
         except InvalidInput as error:
             details = {"field": error.field, "value": error.value, "allowed": error.allowed}
             code = EXIT_USAGE if error.field.startswith("--") else EXIT_PROBLEM
-            fail(str(error), details, code, as_json=as_json)
+            fail(str(error), details, code, output_format)
         except BrokenPipeError:
             raise  # the reader has closed the pipe, as a pager does: click ends without a message
         except KeyboardInterrupt:
             raise SystemExit(EXIT_INTERRUPTED) from None
         except ApiError as error:
-            fail(describe_refusal(error), {"verb": error.verb, "status": error.status}, EXIT_PROBLEM, as_json=as_json)
+            fail(describe_refusal(error), {"verb": error.verb, "status": error.status}, EXIT_PROBLEM, output_format)
         except OwnError as error:
-            fail(str(error), {}, EXIT_PROBLEM, as_json=as_json)
+            fail(str(error), {}, EXIT_PROBLEM, output_format)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # click handles its own exceptions
         except Exception as error:  # noqa: BLE001  (a library may raise anything, and its text is not shown)
@@ -138,7 +163,7 @@ def report_errors(command: Command) -> Command:
             file = error.filename if isinstance(error, OSError) else None
             subject = file if isinstance(file, str) else "unexpected error"
             hint = "" if debug else " (--debug prints the traceback)"
-            fail(f"{subject}: {describe(error)}{hint}", {}, EXIT_PROBLEM, as_json=as_json)
+            fail(f"{subject}: {describe(error)}{hint}", {}, EXIT_PROBLEM, output_format)
 
     return _debug_option(reporting)  # type: ignore[return-value]
 
@@ -149,10 +174,10 @@ def _write_traceback(error: Exception) -> None:
         write_message(line)
 
 
-def fail(message: str, details: dict[str, Any], code: int, *, as_json: bool) -> NoReturn:
-    """Write an error for people, or as JSON with its details for programs, and exit."""
-    if as_json:
-        write_json({"error": {"message": message, **details}})
+def fail(message: str, details: dict[str, Any], code: int, output_format: Format | None) -> NoReturn:
+    """Write an error for people, or as a document with its details for programs, and exit."""
+    if output_format is not None and output_format.is_document:
+        write_result({"error": {"message": message, **details}}, output_format)
     else:
         write_message(f"Error: {message}")
     raise SystemExit(code)

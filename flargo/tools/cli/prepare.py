@@ -11,7 +11,8 @@ from flargo.job.settings import ArgoSettings
 from flargo.job.validate import InvalidInput, Sentence
 from flargo.text import shell_command
 from flargo.tools.cli import kit_disk
-from flargo.tools.cli.output import json_option, report_errors, write_document, write_json, write_line, write_message
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
+from flargo.tools.cli.output import report_errors, write_document, write_line, write_message, write_result
 from flargo.tools.kit import chart, undo
 from flargo.tools.kit.files import Change, Files, diff, prefix_field
 from flargo.tools.kit.preparation import Preparation, PrepareOptions, diff_base
@@ -37,9 +38,11 @@ from flargo.tools.kit.site import ROLE_TEMPLATE
 @click.option("--argo", "pairs", multiple=True, metavar="KEY=VALUE", help="Set one of flargo's settings; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the changes as a diff, and write nothing.")
 @click.option("--undo", "is_undo", is_flag=True, help="Restore the kit as it was before flargo prepare.")
-@json_option
+@output_options(*DOCUMENTS)
 @report_errors
-def prepare(kit: Path, *, pairs: tuple[str, ...], dry_run: bool, is_undo: bool, as_json: bool, **options: Any) -> None:
+def prepare(
+    kit: Path, *, pairs: tuple[str, ...], dry_run: bool, is_undo: bool, output_format: Format | None, **options: Any
+) -> None:
     """Configure a startup kit to use flargo.
 
     KIT is the folder of a server's or a client's kit that `nvflare provision` made, or that `nvflare deploy prepare`
@@ -60,8 +63,8 @@ def prepare(kit: Path, *, pairs: tuple[str, ...], dry_run: bool, is_undo: bool, 
     if not dry_run:
         kit_disk.write(kit, changes)
     visible_changes = [change for change in changes if change.path != undo.RECORD]
-    if as_json:
-        write_json(_report(kit, files, visible_changes, prepared, dry_run=dry_run))
+    if output_format is not None:
+        write_result(_report(kit, files, visible_changes, prepared, dry_run=dry_run), output_format)
         return
     _write_changes(files, visible_changes, dry_run=dry_run)
     if prepared is not None:

@@ -10,8 +10,9 @@ import yaml
 
 from flargo.flare.dry_run import EXAMPLE_JOB_ID, dry_run
 from flargo.terms import Plan, Role
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import SINGLE_LINE
-from flargo.tools.cli.output import json_option, report_errors, write_document, write_json, write_line, write_message
+from flargo.tools.cli.output import report_errors, write_document, write_line, write_message, write_result
 from flargo.tools.cli.staged_kit import example_parent, parent_from_kit, read_job_meta, show_warnings
 
 
@@ -28,9 +29,9 @@ from flargo.tools.cli.staged_kit import example_parent, parent_from_kit, read_jo
     type=click.Choice([role.value for role in Role]),
     help="Whether the site is a server or a client. Default: as the kit, else client.",
 )
-@json_option
+@output_options(*DOCUMENTS)
 @report_errors
-def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, as_json: bool) -> None:
+def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, output_format: Format | None) -> None:
     """Print the Workflow that a site would submit for a job, or why the site would refuse the job.
 
     META is a job's meta.json, or the job folder that contains it. Ids, tokens and addresses that FLARE creates at run
@@ -45,8 +46,8 @@ def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, 
         if not parent.is_prepared:
             write_message(f"{kit} is not prepared or has changed since: this is the result after `flargo prepare`.")
         plan = dry_run(job_meta, parent.simulation, parent.settings)
-    if as_json:
-        write_json({"workflow": plan.workflow, "secrets": _secret_keys(plan)})
+    if output_format is not None:
+        write_result({"workflow": plan.workflow, "secrets": _secret_keys(plan)}, output_format)
         return
     write_document(yaml.safe_dump(json.loads(json.dumps(plan.workflow)), sort_keys=False, width=120))
     for secret in _secret_keys(plan):

@@ -13,7 +13,8 @@ from flargo.job.validate import InvalidInput
 from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import Uid
 from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
-from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, write_hanging, write_json, write_message
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
+from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_message, write_name, write_result
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import selector, site_jobs, trim
 from flargo.tools.jobs.sweepable import MIN_AGE, Sweepable, find_sweepable
@@ -32,7 +33,7 @@ _KIND_NAMES = {Kind.WORKFLOW: "Workflow", Kind.POD: "pod", Kind.SECRET: "Secret"
 @site_option
 @federation_option
 @cluster_options
-@json_option
+@output_options(*DOCUMENTS, Format.NAME)
 @report_errors
 def sweep(
     *,
@@ -40,7 +41,7 @@ def sweep(
     older_than: str | None,
     site: str | None,
     federation: str | None,
-    as_json: bool,
+    output_format: Format | None,
     **cluster: str | None,
 ) -> None:
     """Delete leftovers of FLARE parents that are gone, an hour after a living parent would have deleted them.
@@ -53,8 +54,14 @@ def sweep(
     api = api_for(**cluster)
     existing = _existing(api, _find(api, selector(site, federation), age))
     results = [(each, problem if dry_run else _delete(api, each, uid, problem)) for each, uid, problem in existing]
-    if as_json:
-        write_json([_row(each, problem, dry_run=dry_run) for each, problem in results])
+    if output_format is Format.NAME:
+        for each, problem in results:
+            if problem:
+                write_message(f"Error: {each.name}: {problem}")
+            else:
+                write_name(each.kind, each.name)
+    elif output_format is not None:
+        write_result([_row(each, problem, dry_run=dry_run) for each, problem in results], output_format)
     else:
         for each, problem in results:
             verb = "would delete" if dry_run else "could not delete" if problem else "deleted"

@@ -6,7 +6,8 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
-from flargo.tools.cli.output import EXIT_PROBLEM, json_option, report_errors, write_json, write_line
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
+from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_line, write_message, write_name, write_result
 from flargo.tools.jobs.reader import ClusterReader, find_job
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import SiteJob
@@ -17,13 +18,13 @@ from flargo.tools.jobs.termination import TerminateResult, describe_end, expecte
 @click.argument("job")
 @site_option
 @cluster_options
-@json_option
+@output_options(*DOCUMENTS, Format.NAME)
 @report_errors
 def terminate(
     job: str,
     *,
     site: str | None,
-    as_json: bool,
+    output_format: Format | None,
     **cluster: str | None,
 ) -> None:
     """End a job by terminating its Workflows. The FLARE parent kills what does not stop by itself.
@@ -36,16 +37,25 @@ def terminate(
     """
     api = api_for(**cluster)
     results = [(each, *_terminate(api, each)) for each in find_job(ClusterReader(api), job, site)]
-    if as_json:
-        write_json(
-            [{**each.as_dict(), "did": result.value, "problem": detail or None} for each, result, detail in results]
-        )
+    if output_format is None or output_format is Format.NAME:
+        _write_lines(results, output_format)
     else:
-        for each, result, detail in results:
-            suffix = f": {detail}" if detail else ""
-            write_line(f"{each.site}: Workflow {each.workflow.name} {result.text}{suffix}")
+        rows = [{**each.as_dict(), "did": result.value, "problem": detail or None} for each, result, detail in results]
+        write_result(rows, output_format)
     if any(result is TerminateResult.FAILED or each.may_start_again for each, result, _ in results):
         raise SystemExit(EXIT_PROBLEM)
+
+
+def _write_lines(results: list[tuple[SiteJob, TerminateResult, str]], output_format: Format | None) -> None:
+    """Write a line for each Workflow. With ``-o name`` these are the names of those that end or have ended."""
+    for each, result, detail in results:
+        line = f"{each.site}: Workflow {each.workflow.name} {result.text}{f': {detail}' if detail else ''}"
+        if output_format is None:
+            write_line(line)
+        elif result is TerminateResult.FAILED:
+            write_message(f"Error: {line}")
+        else:
+            write_name(Kind.WORKFLOW, each.workflow.name)
 
 
 def _terminate(api: Api, job: SiteJob) -> tuple[TerminateResult, str]:

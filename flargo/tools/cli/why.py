@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import click
 
+from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.terms import Object
 from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
-from flargo.tools.cli.output import json_option, report_errors, write_hanging, write_json, write_line
+from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
+from flargo.tools.cli.output import report_errors, write_hanging, write_line, write_name, write_result
 from flargo.tools.jobs.explanation import Explanation, explain
 from flargo.tools.jobs.reader import Reader, find_job
 from flargo.tools.jobs.refusals import describe_refusal
@@ -23,13 +25,13 @@ _LABEL_COLUMNS = 13
 @site_option
 @cluster_options
 @archive_options
-@json_option
+@output_options(*DOCUMENTS, Format.NAME)
 @report_errors
 def why(
     job: str,
     *,
     site: str | None,
-    as_json: bool,
+    output_format: Format | None,
     archive: ArchiveOptions,
     **cluster: str | None,
 ) -> None:
@@ -43,8 +45,12 @@ def why(
     for site_job in find_job(reader, job, site):
         events, event_problem = _read_events(reader, site_job)
         reports.append((explain(site_job, events), event_problem))
-    if as_json:
-        write_json([{**each.as_dict(), "events_unread": event_problem or None} for each, event_problem in reports])
+    if output_format is Format.NAME:
+        for explanation, _ in reports:
+            write_name(Kind.WORKFLOW, explanation.job.workflow.name)
+    elif output_format is not None:
+        rows = [{**each.as_dict(), "events_unread": event_problem or None} for each, event_problem in reports]
+        write_result(rows, output_format)
     else:
         first = reports[0][0].job
         study = f"(study {first.study})" if first.study else ""

@@ -10,7 +10,7 @@ from flargo.cluster.meaning import Meaning
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.names import label_value
 from flargo.status.diagnosis import STARTING_STAGES
-from flargo.terms import WORKFLOW_NAME_LABEL, Label, Object
+from flargo.terms import WORKFLOW_NAME_LABEL, WORKFLOW_TYPE, Label, Object
 from flargo.tools.jobs.attempts import fold_attempts
 from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import SiteJob, selector, site_jobs, trim, with_events
@@ -43,9 +43,12 @@ class Reader(Protocol):
 def find_job(reader: Reader, query: str, site: str | None = None) -> list[SiteJob]:
     """Return the job that a query names (see ``select_job``), at each of its sites, confirmed.
 
+    A Workflow may also be named as ``-o name`` prints it.
+
     Raises:
         NotFoundError: no job matches, or more than one does.
     """
+    query = query.removeprefix(f"{WORKFLOW_TYPE}/")
     # A whole job id is a label, so the server can select the job. Anything else is searched for in all jobs.
     candidates = reader.site_jobs(f"{selector()},{Label.JOB_ID}={label_value(query)}") or reader.site_jobs(selector())
     try:
@@ -63,7 +66,7 @@ def find_attempts(reader: Reader, query: str, site: str | None = None) -> list[S
     Raises:
         NotFoundError: no job matches, or more than one does.
     """
-    name = label_value(query)
+    name = label_value(query.removeprefix(f"{WORKFLOW_TYPE}/"))
     return [
         next((attempt for attempt in job.attempts if attempt.workflow.name == name), job)
         for job in find_job(reader, query, site)

@@ -1,33 +1,54 @@
-"""The table of jobs that `flargo jobs` shows. Pure."""
+"""The table of jobs that `flargo jobs` shows. Pure.
 
-from collections.abc import Sequence
+On a terminal each row must fit one line of 80 columns, whatever the jobs are called. So only what tells rows apart and
+what people look for first is always shown; the rest comes with ``-o wide``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 
-from flargo.tools.jobs.durations import format_duration
+from flargo.tools.jobs.durations import format_age
 from flargo.tools.jobs.site_job import SiteJob, short_ids
 
-_COLUMNS = ("JOB", "NAME", "SITE", "ROLE", "STUDY", "STATE", "REASON", "ATTEMPT", "SINCE", "NODE", "GPUS")
+
+class Fit(Enum):
+    """What may happen to a column if the terminal is too narrow."""
+
+    FULL = 1
+    """Nothing: the cells are always shown, in full."""
+    MIDDLE = 2
+    """The middle of a long text may be left out, but no two texts may become equal."""
+    END = 3
+    """The end of a long text may be cut off, or the whole column be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a cell depends on besides its job."""
+
+    now: datetime
+    """The time by the API server's clock, to which ages are relative."""
+    short_ids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the table."""
+
+    name: str
+    cell: Callable[[SiteJob, Moment], str]
+    """Returns the text of a cell; empty if there is nothing to say."""
+    fit: Fit = Fit.FULL
+    is_wide: bool = False
+    """True: shown only with ``-o wide``."""
+    applies: Callable[[SiteJob], bool] = lambda _: True
+    """The column is left out if it applies to none of the jobs."""
+
+
 Row = tuple[str, ...]
 """One cell for each of the columns."""
-
-
-def columns(jobs: Sequence[SiteJob]) -> Row:
-    """Return the names of the columns. ATTEMPT is one only if a job may have several attempts."""
-    return tuple(name for name in _COLUMNS if name != "ATTEMPT" or any(job.max_attempts > 1 for job in jobs))
-
-
-def build_rows(jobs: Sequence[SiteJob], now: datetime) -> list[Row]:
-    """Build a row for each job, in the jobs' order. The column SINCE is relative to ``now``."""
-    short, names = short_ids(job.job_id for job in jobs), columns(jobs)
-    cells = (dict(zip(_COLUMNS, _build_cells(job, short[job.job_id], now), strict=True)) for job in jobs)
-    return [tuple(each[name] or "-" for name in names) for each in cells]
-
-
-def format_lines(header: Row, rows: Sequence[Row]) -> list[str]:
-    """Format the header and the rows as plain text, one line each, with aligned columns."""
-    table = [header, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def format_attempt(job: SiteJob) -> str:
@@ -35,18 +56,36 @@ def format_attempt(job: SiteJob) -> str:
     return f"{job.number} of {job.max_attempts}" if job.max_attempts > 1 else ""
 
 
-def _build_cells(job: SiteJob, short_id: str, now: datetime) -> Row:
-    gpus = ", ".join(count if name == "nvidia.com/gpu" else f"{count} {name}" for name, count in job.gpus.items())
-    return (
-        short_id,
-        job.name,
-        job.site,
-        job.role,
-        job.study,
-        job.state,
-        job.reason.name if job.reason else "",
-        format_attempt(job),
-        f"{format_duration(now - job.since)} ago" if job.since else "",
-        job.node,
-        gpus,
-    )
+def _format_gpus(job: SiteJob) -> str:
+    return ", ".join(count if name == "nvidia.com/gpu" else f"{count} {name}" for name, count in job.gpus.items())
+
+
+def _format_age(since: datetime | None, now: datetime) -> str:
+    return format_age(now - since) if since else ""
+
+
+_COLUMNS = (
+    Column("JOB", lambda job, moment: moment.short_ids[job.job_id]),
+    Column("NAME", lambda job, _: job.name, Fit.END),
+    Column("SITE", lambda job, _: job.site, Fit.MIDDLE),
+    Column("STATE", lambda job, _: job.state),
+    Column("REASON", lambda job, _: job.reason.name if job.reason else ""),
+    Column("ATTEMPT", lambda job, _: format_attempt(job), applies=lambda job: job.max_attempts > 1),
+    Column("AGE", lambda job, moment: _format_age(job.created_at, moment.now)),
+    Column("ROLE", lambda job, _: job.role, is_wide=True),
+    Column("STUDY", lambda job, _: job.study, is_wide=True),
+    Column("SINCE", lambda job, moment: _format_age(job.since, moment.now), is_wide=True),
+    Column("NODE", lambda job, _: job.node, is_wide=True),
+    Column("GPUS", lambda job, _: _format_gpus(job), is_wide=True),
+)
+
+
+def columns(jobs: Sequence[SiteJob], *, is_wide: bool = False) -> tuple[Column, ...]:
+    """Return the columns of a table of these jobs; with ``is_wide`` also those of ``-o wide``."""
+    return tuple(each for each in _COLUMNS if (is_wide or not each.is_wide) and any(map(each.applies, jobs)))
+
+
+def build_rows(jobs: Sequence[SiteJob], now: datetime, shown: Sequence[Column]) -> list[Row]:
+    """Build a row for each job, in the jobs' order."""
+    moment = Moment(now, short_ids(job.job_id for job in jobs))
+    return [tuple(column.cell(job, moment) or "-" for column in shown) for job in jobs]
