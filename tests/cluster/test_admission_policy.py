@@ -296,9 +296,31 @@ FORBIDDEN_PATCHES: dict[str, tuple[Object, str]] = {
     "other labels": ({"metadata": {"labels": {Label.SITE: "x"}}}, "no labels"),
     "no label": ({"metadata": {"labels": {Label.MANAGED_BY: None}}}, "managed-by: flargo"),
     "fewer labels": ({"metadata": {"labels": {Label.SITE: None}}}, "no labels"),
+    "no parent": ({"metadata": {"labels": {Label.PARENT: None}}}, "no labels of a Workflow but flargo.dev/parent"),
+    "an empty parent": ({"metadata": {"labels": {Label.PARENT: ""}}}, "no labels"),
+    "a new label": ({"metadata": {"labels": {"flargo.dev/parents": "x"}}}, "no labels"),
+    "another parent and another site": ({"metadata": {"labels": {Label.PARENT: "x", Label.SITE: "x"}}}, "no labels"),
     "a label of Argo's": ({"metadata": {"labels": {"workflows.argoproj.io/completed": "true"}}}, "no labels"),
     "a finalizer": ({"metadata": {"finalizers": ["x/y"]}}, "no labels"),
 }
+
+
+@pytest.mark.parametrize("label", [label for label in Label if label is not Label.PARENT])
+def test_labels_but_the_parents_are_fixed(launcher: Launcher, job: Object, label: Label) -> None:
+    changed = f"{job['metadata']['labels'].get(label.value, '')}x"
+    for value in (changed, None) if label.value in job["metadata"]["labels"] else (changed,):
+        error = launcher.patch_workflow(job["metadata"]["name"], {"metadata": {"labels": {label.value: value}}})
+        assert DENIED in error, value
+
+
+def test_parent_is_not_added(launcher: Launcher, cluster: Cluster) -> None:
+    """A Workflow without the label was not launched by a parent."""
+    document = workflow()
+    document["metadata"]["name"] = f"{POLICY}-no-parent"
+    del document["metadata"]["labels"][Label.PARENT.value]
+    with cluster.apply(document):
+        error = launcher.patch_workflow(document["metadata"]["name"], {"metadata": {"labels": {Label.PARENT: "x"}}})
+    assert f"{DENIED}a launcher changes no labels of a Workflow but flargo.dev/parent" in error
 
 
 @pytest.mark.parametrize("case", FORBIDDEN_PATCHES)
@@ -447,6 +469,8 @@ def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, 
     ]
     for key in annotations:
         assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""
+    take_over = {"uid": uid, "resourceVersion": cluster.workflow(name)["metadata"]["resourceVersion"]}
+    assert launcher.patch_workflow(name, {"metadata": {**take_over, "labels": {Label.PARENT: "x"}}}) == ""
     assert launcher.create(event(cluster.target.namespace)) == ""
     assert launcher.create(LEASE) == ""
     assert launcher.patch_workflow(name, {"spec": {"suspend": False}}) == ""
