@@ -227,6 +227,7 @@ def test_deployment_fits_pod_security_restricted(shared_kits: Path, name: str) -
     before = files_of(shared_kits, name)
     (template,) = (path for path in before if path.endswith("-deployment.yaml"))
     was, now = before[template].decode(), prepare_files(before)[template].decode()
+    now = without_grace_period(now)
     start, end = (
         now.index("          {{- with .Values.securityContext }}\n          {{"),
         now.index("          command:"),
@@ -236,6 +237,63 @@ def test_deployment_fits_pod_security_restricted(shared_kits: Path, name: str) -
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     }
     assert "if .runAsNonRoot" in now[start:end], "root without capabilities could not write to its workspace"
+
+
+GRACE_PERIOD = re.compile(r"(      # .*\n)+      terminationGracePeriodSeconds: .*\n")
+
+
+def without_grace_period(template: str) -> str:
+    return GRACE_PERIOD.sub("", template)
+
+
+def render_deployment(kit: dict[str, bytes]) -> dict[str, Any]:
+    """Render a kit's Deployment with its values, every condition true, and "x" for what is no value."""
+    (template,) = (text.decode() for path, text in kit.items() if path.endswith("-deployment.yaml"))
+    values = yaml.safe_load(kit["helm_chart/values.yaml"])
+    for key, value in values["persistence"]["workspace"].items():
+        for name in (f".Values.persistence.workspace.{key}", f"$.Values.persistence.workspace.{key}"):
+            template = template.replace(f"{{{{ {name} }}}}", value)
+    spec: dict[str, Any] = yaml.safe_load(re.sub("{{.*?}}", "x", re.sub("(?m)^ *{{-.*\n", "", template)))["spec"]
+    return spec
+
+
+def test_clients_pod_is_replaced_soon(shared_kits: Path) -> None:
+    """A client's parent that gets no SIGKILL keeps the Lease from its successor; a server's holds none."""
+    client, server = (
+        render_deployment(prepare_files(files_of(shared_kits, name))) for name in ("k8s/site-1", "k8s/server.lab")
+    )
+    assert client["template"]["spec"]["terminationGracePeriodSeconds"] == 5
+    assert "terminationGracePeriodSeconds" not in server["template"]["spec"]
+
+
+def test_sites_own_grace_period_is_kept(shared_kits: Path) -> None:
+    kit = files_of(shared_kits, "k8s/site-1")
+    template = "helm_chart/templates/client-deployment.yaml"
+    own = b"\n    spec:\n      terminationGracePeriodSeconds: 60\n"
+    kit[template] = kit[template].replace(b"\n    spec:\n", own)
+    after = prepare_files(kit)[template]
+    assert own in after
+    assert after.count(b"terminationGracePeriodSeconds") == 1
+
+
+def test_kit_of_an_earlier_flargo_gets_the_grace_period(shared_kits: Path) -> None:
+    kit = prepare_files(files_of(shared_kits, "k8s/site-1"))
+    template = "helm_chart/templates/client-deployment.yaml"
+    older = {**kit, template: without_grace_period(kit[template].decode()).encode()}
+    assert older[template] != kit[template]
+    assert prepare_files(older)[template] == kit[template]
+
+
+@pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])
+def test_chart_runs_one_parent_with_a_lasting_workspace(shared_kits: Path, name: str) -> None:
+    """An update starts the new pod when the old one is gone, and records of launches outlive both."""
+    kit = prepare_files(files_of(shared_kits, name))
+    deployment = render_deployment(kit)
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    volumes = {each["name"]: each for each in deployment["template"]["spec"]["volumes"]}
+    (container,) = deployment["template"]["spec"]["containers"]
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    assert "persistentVolumeClaim" in volumes[mounts[arguments(kit)["workspace_mount_path"]]]
 
 
 @pytest.mark.parametrize("name", ["k8s/site-1", "k8s/server.lab"])

@@ -99,14 +99,35 @@ _RESTRICTED = """\
 Only a parent that does not run as root gets them: root without capabilities cannot write to another user's workspace.
 """
 _COMMAND = "          command:\n"
+_GRACE_FIELD = "terminationGracePeriodSeconds:"
+_GRACE = f"""\
+      # FLARE's parents do not handle SIGTERM: as process 1 of a container they are only ended by SIGKILL, after these
+      # seconds. Until then a client's parent holds the Lease of its site, and the pod that replaces it cannot take the
+      # jobs over. (A server's takes none over, so its pod keeps Kubernetes' default.) With 0, Kubernetes would not wait
+      # for the old parent's end.
+      {_GRACE_FIELD} 5
+"""
+_POD = "\n    spec:\n"
 
 
 def deployment_template(site: Site) -> bytes | None:
-    """Return the chart's Deployment, fit for Pod Security "restricted"; unchanged if it is not nvflare's own."""
-    before = site.files.get(DEPLOYMENT_TEMPLATES[site.role])
-    if before is None or before.count(_COMMAND.encode()) != 1 or _RESTRICTED.encode() in before:
-        return before
-    return before.replace(_COMMAND.encode(), f"{_RESTRICTED}{_COMMAND}".encode())
+    """Return the chart's Deployment, fit for Pod Security "restricted", and with a short grace period for a client.
+
+    What is not nvflare's own stays as it is.
+    """
+    template = site.files.get(DEPLOYMENT_TEMPLATES[site.role])
+    if template is None:
+        return None
+    template = _replace_once(template, _COMMAND, _RESTRICTED + _COMMAND)
+    if site.role is Role.CLIENT and _GRACE_FIELD.encode() not in template:
+        template = _replace_once(template, _POD, _POD + _GRACE)
+    return template
+
+
+def _replace_once(template: bytes, old: str, new: str) -> bytes:
+    """Return a template with a text replaced; unchanged if there is not exactly one, or if the new text is there."""
+    is_unchanged = template.count(old.encode()) != 1 or new.encode() in template
+    return template if is_unchanged else template.replace(old.encode(), new.encode())
 
 
 def workspace_mount_path(site: Site) -> str | None:
