@@ -19,6 +19,7 @@ INIT = "the engine does not run a job's own init containers"
 ONE_PROCESS = "API server, controller and kubelet are one process, so none of them can be cut off from the others"
 ONE_NODE = "the node is only simulated: it can't be lost or drained, and pods are not preempted"
 QUEUES = "the engine has no limit of parallel Workflows"
+NO_HOOKS = "the engine refuses lifecycle hooks"
 DEFAULTS = "the engine runs no step again: it refuses a retryStrategy"
 
 SCENARIOS: Mapping[str, str] = {
@@ -42,6 +43,8 @@ SCENARIOS: Mapping[str, str] = {
             "node_cut_off_and_back",
         )
     },
+    "test_scenario[drained with a delay]": NO_HOOKS,
+    "test_scenario[ends within the drain delay]": NO_HOOKS,
     "test_api_server_away_for_thirty_seconds[frozen]": ONE_PROCESS,
     "test_api_server_away_for_thirty_seconds[stopped]": ONE_PROCESS,
 }

@@ -31,6 +31,12 @@ GAP_SECONDS = 15.0
 RECENT_SECONDS = 12.0
 """Longer than the ten seconds from the start of a step in which Argo 3.7 creates a missing pod once more, although it
 has seen the pod run (its RECENTLY_STARTED_POD_DURATION)."""
+DRAIN_DELAY = 8
+"""Seconds for which a drained program goes on at the sites that set a delay."""
+GRACE_SECONDS = 30
+"""The grace period of a job's pod, to which the delay is added."""
+COUNTS = EXITS_ON_REQUEST.replace("time.sleep(0.05)", "print(flush=True); time.sleep(1)")
+"""Code that prints ``ready`` and then a line each second, and exits when the test calls :meth:`Job.exit_program`."""
 SERVER_IS_GONE = "the server's process of the job runs no longer"
 
 scenario = Scenarios()
@@ -147,6 +153,36 @@ def drained_and_deaf(site: Site, history: History) -> None:
     drain(job)
     job.expect_attempt(2)
     expect_success(job, history, 2)
+
+
+@scenario
+def drained_with_a_delay(cluster: Cluster, history: History) -> None:
+    """The program goes on for the delay, is then ended by SIGTERM, and is started again."""
+    with Site(cluster, argo={**ALLOWED, "drain_delay": DRAIN_DELAY}) as own_site:
+        job = own_site.launch(COUNTS, AGAIN).expect_running()
+        drain(job)
+        drained_at = time.monotonic()
+        before = len(cluster.log(job.pod))
+        time.sleep(DRAIN_DELAY - 3)
+        assert job.pod["metadata"]["deletionTimestamp"]
+        assert len(cluster.log(job.pod)) >= before + DRAIN_DELAY - 5, "the program has not gone on"
+        assert job.launched_job.verdict is None
+        eventually(lambda: len(job.workflows) == 2, NOTICE_SECONDS, "the second attempt is submitted")
+        assert DRAIN_DELAY <= time.monotonic() - drained_at < DRAIN_DELAY + GRACE_SECONDS, "SIGTERM did not end it"
+        job.expect_attempt(2)
+        expect_success(job, history, 2)
+
+
+@scenario
+def ends_within_the_drain_delay(cluster: Cluster) -> None:
+    """That is what the delay is for: a program that has delivered its results ends by itself."""
+    with Site(cluster, argo={**ALLOWED, "drain_delay": DRAIN_DELAY}) as own_site:
+        job = own_site.launch(EXITS_ON_REQUEST, AGAIN).expect_running()
+        drain(job)
+        eventually(lambda: "deletionTimestamp" in job.pod["metadata"], NOTICE_SECONDS, "the pod is being deleted")
+        job.exit_program(0)
+        job.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
+        expect_one_attempt(job)
 
 
 @scenario
