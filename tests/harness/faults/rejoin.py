@@ -509,6 +509,7 @@ def drained_without_the_jobs_consent(site: Site) -> None:
 def drained_without_the_sites_permission(cluster: Cluster) -> None:
     with Site(cluster) as own_site:
         job = own_site.launch(SLEEPS, AGAIN).expect_running()
+        assert "this site grants 0" in job.workflow["metadata"]["annotations"][Annotation.REFUSED_ATTEMPTS]
         drain(job)
         job.expect_end(Reason.DISRUPTED, 104, NOTICE_SECONDS)
         expect_one_attempt(job)
