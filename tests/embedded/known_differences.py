@@ -78,6 +78,9 @@ RECORDINGS: Mapping[str, str] = {
         )
         for attempt in ("", "-attempt-2")
     },
+    "drained-with-a-delay": NO_HOOKS,
+    "drained-with-a-delay-attempt-2": NO_HOOKS,
+    "ends-within-the-drain-delay": NO_HOOKS,
     "run-again-by-an-administrators-retry-strategy": DEFAULTS,
     "registry-never-answers-pulling": NO_PULLS,
     "registry-never-answers-timeout": NO_PULLS,
@@ -116,6 +119,7 @@ RACES: Mapping[str, str] = {
     "own-end-more-on-disk-than-its-limit": "whether main's status or the pod's reason is reported first",
     "drained-while-it-starts": "how many reconciliations Argo needs for a shutdown",
     "api-server-away-between-attempts-attempt-2": START_STATES,
+    "second-attempt-is-refused-by-its-node-attempt-2": START_STATES,
     **dict.fromkeys(
         (
             "abort-while-the-second-attempt-is-submitted",
@@ -147,6 +151,7 @@ RACES: Mapping[str, str] = {
             "second-attempt-finds-no-server-gone",
             "second-attempt-finds-no-server-runs",
             "second-attempt-is-refused",
+            "second-attempt-is-refused-by-its-node",
             "second-attempt-is-submitted-with-difficulty",
             "server-cannot-be-reached-for-a-moment",
             "servers-job-ends-before-the-second-attempt-runs",
