@@ -1,6 +1,7 @@
 """A client's parent with nvflare's own executor of jobs, and without a network."""
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,11 @@ from tests.harness.differential.parent import Cell
 class ClientParent:
     """FLARE's engine in a client's parent, as far as jobs concern it; it notes what the server is told."""
 
-    def __init__(self, root: Path) -> None:
-        """Create the parent, with the run directory of a job in its workspace."""
+    def __init__(self, root: Path, job_ids: Iterable[str] = (JOB_ID,)) -> None:
+        """Create the parent, with the run directories of these jobs in its workspace."""
         self.workspace = str(root)
-        (root / JOB_ID).mkdir(exist_ok=True)
+        for job_id in job_ids:
+            (root / job_id).mkdir(exist_ok=True)
         self.reports: list[tuple[str, int]] = []
         self.completed = threading.Event()
         self.completed_job = ""

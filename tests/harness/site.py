@@ -60,6 +60,11 @@ TURN_SECONDS = 90.0
 """The time in which a queued job gets its turn, starts and ends, on a busy machine."""
 
 
+def first_workflow(job_id: str, site: str) -> str:
+    """Return the name of the Workflow of a job's first attempt at a site."""
+    return nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site)
+
+
 def exits(code: int) -> str:
     """Return code that exits at once with an exit code."""
     return f"import os; os._exit({code})\n"
@@ -114,6 +119,7 @@ class Site:
         *,
         wire: Wire | Route | None = None,
         role: Role = Role.CLIENT,
+        root: Path | None = None,
         studies: Mapping[str, Any] | None = None,
         token: str = "",
         argo: Mapping[str, Any] | None = None,
@@ -125,6 +131,7 @@ class Site:
             cluster: where jobs run.
             wire: the proxy between the launcher and the API server, if any.
             role: which side of jobs the parent launches.
+            root: the parent's workspace, perhaps with the startup kit of an earlier run; None: a new one.
             studies: ``studies`` of study_runtime.yaml.
             token: the launcher's token, if not that of the account flargo-launcher; only with a wire.
             argo: further settings of the launcher's ``argo``.
@@ -134,12 +141,13 @@ class Site:
         self.target = cluster.target
         self.role = role
         self.name = "server" if role is Role.SERVER else "site-1"
-        self.root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
+        self.root = root or Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
         self.jobs = FakeJobManager()
         self.server_jobs = ServerJobs()
         """The server's processes of the jobs, which the launcher probes before it starts a lost job again."""
-        self._engine = FakeEngine(self.name, self.jobs, self.server_jobs)
-        kit = {"startup/rootCA.pem": _certificate()}
+        self._engine = self._build_engine()
+        certificate = self.root / "startup" / "rootCA.pem"
+        kit = {"startup/rootCA.pem": certificate.read_text() if certificate.exists() else _certificate()}
         self._parent = Parent(self.root, role, self.name, files=kit, runtime=studies)
         self.kubeconfig = self.target.launcher_kubeconfig
         if wire is not None:
@@ -228,6 +236,10 @@ class Site:
         self.cluster.delete_by_label(f"{Label.FEDERATION}={self.federation}")
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def _build_engine(self) -> Any:
+        """Return what the launcher gets as FLARE's engine."""
+        return FakeEngine(self.name, self.jobs, self.server_jobs)
+
     def _build_launcher(self) -> ArgoJobLauncher:
         kind = flargo.ServerArgoJobLauncher if self.role is Role.SERVER else flargo.ClientArgoJobLauncher
         launcher: ArgoJobLauncher = kind(**self._arguments)
@@ -260,7 +272,7 @@ class Job:
     def __init__(self, site: Site, job_id: str, launch: Callable[[], ArgoJobHandle]) -> None:
         """Launch the job, in a thread of its own."""
         self.site, self.cluster, self.id = site, site.cluster, job_id
-        self.name = nvflare_internals.pod_name(nvflare_internals.job_key(job_id), site.name)
+        self.name = first_workflow(job_id, site.name)
         """The name of the first attempt's Workflow."""
         self._handle: list[ArgoJobHandle] = []
         self._errors: list[BaseException] = []
