@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flargo.status.reasons import Reason
-from tests.soak.oracle import RACE_SECONDS, Case, JobHistory, Report, allowed_reports, lateness
-from tests.soak.plan import Intervention
+from tests.soak.oracle import RACE_SECONDS, Case, JobHistory, Report, allowed_reports, lateness, may_be_forgotten
+from tests.soak.plan import THROUGH_FLARE, FaultKind, Intervention
 
 LOSSES: frozenset[Report] = frozenset({(Reason.DISRUPTED, 104), (Reason.NODE_LOST, 104)})
 """The reports after which a program is started again. The kubelet reports a pod as lost that is evicted before it has
 created the container, too (``ContainerStatusUnknown``). No other node is lost in a run."""
-_THROUGH_FLARE = frozenset({Intervention.ABORT, Intervention.CLEANUP})
+UNSEEN_LOSSES: frozenset[Report] = LOSSES | {(Reason.POD_DELETED, 104)}
+"""The same for an attempt whose pod was gone before the next run of its parent could see it."""
 _ENDS_WORKFLOW = frozenset({Intervention.TERMINATE, Intervention.DELETE_WORKFLOW})
 
 
@@ -47,7 +48,7 @@ class Attempts:
         allowed = allowed_reports(last)
         if len(self.histories) == self.max_attempts or _was_workflow_ended(last):
             return allowed
-        return allowed - LOSSES
+        return allowed - (UNSEEN_LOSSES if was_gone_unseen(last, slack=-RACE_SECONDS) else LOSSES)
 
     def gaps(self) -> list[float]:
         """Return the seconds from when each loss could be known to the next attempt's Workflow."""
@@ -60,7 +61,8 @@ class Attempts:
             problems.append(f"{len(self.histories)} attempts; {self.max_attempts} are allowed")
         for index, following in enumerate(self.histories[1:]):
             case, number = self.case_of(index), index + 2
-            if LOSSES.isdisjoint(allowed_reports(case)):
+            losses = UNSEEN_LOSSES if was_gone_unseen(case, slack=RACE_SECONDS) else LOSSES
+            if losses.isdisjoint(allowed_reports(case)):
                 problems.append(f"attempt {number} follows one that was not lost")
             if _have_met(case.history, following):
                 problems.append(f"attempt {number} started while the program of the one before ran")
@@ -70,6 +72,20 @@ class Attempts:
             if seconds > limit:
                 problems.append(f"attempt {number} came {seconds:.1f} s after the loss; the limit is {limit:.0f} s")
         return problems
+
+
+def was_gone_unseen(case: Case, slack: float) -> bool:
+    """Return whether an attempt's pod was deleted while the parent was away.
+
+    Nothing tells then whether it was drained or deleted by a person.
+
+    Args:
+        case: the attempt's case.
+        slack: seconds by which the parent may have been away for longer; negative: it was away for certain.
+    """
+    gone, launched_at = case.history.first_pod_gone_at, case.launched_at
+    restarts = [each for each in case.faults if each.kind is FaultKind.PARENT_RESTART and each.start > launched_at]
+    return gone is not None and any(each.start - slack < gone < each.end + slack for each in restarts)
 
 
 def _was_workflow_ended(case: Case) -> bool:
@@ -85,6 +101,9 @@ def _have_met(lost: JobHistory, following: JobHistory) -> bool:
 
 def _came_after_flares_end(case: Case) -> bool:
     return any(
-        each.intervention in _THROUGH_FLARE and not each.error and each.finished_at + RACE_SECONDS < case.verdict_at
+        each.intervention in THROUGH_FLARE
+        and not each.error
+        and each.finished_at + RACE_SECONDS < case.verdict_at
+        and not may_be_forgotten(each, case)
         for each in case.interventions
     )

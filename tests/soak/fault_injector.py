@@ -10,6 +10,7 @@ from typing import Any
 from tests.harness.cluster import Cluster
 from tests.harness.wire import Fault, Match, Wire
 from tests.soak.oracle import FaultPeriod
+from tests.soak.parents import Parents
 from tests.soak.plan import FaultKind, PlannedFault
 from tests.soak.timeline import Timeline
 
@@ -17,15 +18,19 @@ Object = dict[str, Any]
 
 
 class FaultInjector:
-    """Injects faults into one wire and its cluster."""
+    """Injects faults into one wire, its cluster, and the client's parent."""
 
-    def __init__(self, cluster: Cluster, wire: Wire, timeline: Timeline) -> None:
-        self._cluster, self._wire, self._timeline = cluster, wire, timeline
+    def __init__(self, cluster: Cluster, wire: Wire, parents: Parents, timeline: Timeline) -> None:
+        self._cluster, self._wire, self._parents, self._timeline = cluster, wire, parents, timeline
 
     def inject(self, fault: PlannedFault) -> FaultPeriod:
         """Inject a fault, wait for its time, and end it."""
         start = time.time()
         self._timeline.say(f"fault: {fault}")
+        if fault.kind is FaultKind.PARENT_RESTART:
+            restart = self._parents.restart(fault.seconds)
+            self._timeline.say(f"fault over: {fault}; it was away for {restart.back_at - restart.killed_at:.1f} s")
+            return FaultPeriod(fault.kind, restart.killed_at, restart.back_at)
         self._inject(fault)
         end = time.time()
         self._timeline.say(f"fault over: {fault}")

@@ -1,4 +1,4 @@
-"""Measures what a process with launchers holds while no job is alive: memory, objects and threads."""
+"""Measures what a process with a launcher holds while no job is alive: memory, objects and threads."""
 
 import contextlib
 import ctypes
@@ -68,8 +68,8 @@ def read() -> Reading:
 
 
 def is_infrastructure(thread: str) -> bool:
-    """Return whether a thread, by its name, serves the manager that calls this process, or carries its log."""
-    return "|" in thread or thread in {"MainProcess", "QueueFeederThread"} or thread.endswith(_MANAGERS)
+    """Return whether a thread, by its name, serves the manager that calls this process."""
+    return "|" in thread or thread == "MainProcess" or thread.endswith(_MANAGERS)
 
 
 _MANAGERS = ("(accepter)", "(handle_request)")
@@ -85,8 +85,8 @@ def _class_name(each: object) -> str:
     return sys.intern(f"{type(each).__module__}.{type(each).__qualname__}")
 
 
-def growth(readings: Sequence[Reading], launchers: int) -> list[str]:
-    """Return a problem for everything that grew beyond its limit after the first reading."""
+def growth(readings: Sequence[Reading]) -> list[str]:
+    """Return a problem for everything of one process that grew beyond its limit after the first reading."""
     first, problems = readings[0], []
     for number, each in enumerate(readings[1:], 2):
         if each.resident > first.resident + MAX_GROWTH_BYTES:
@@ -98,6 +98,6 @@ def growth(readings: Sequence[Reading], launchers: int) -> list[str]:
             problems.append(f"reading {number}: more of flargo's objects than at the first: {dict(more)}")
         if more := Counter(each.threads) - Counter(first.threads):
             problems.append(f"reading {number}: more threads than at the first: {dict(more)}")
-        if each.workers > MAX_POOL_THREADS * launchers:
+        if each.workers > MAX_POOL_THREADS:
             problems.append(f"reading {number}: {each.workers} pool threads")
     return problems

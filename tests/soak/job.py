@@ -5,14 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flargo.status.verdict import Verdict
 from tests.harness.cluster import Cluster
 from tests.harness.embedded_cluster import ResponseError
 from tests.harness.site import IGNORES_SIGTERM, SLEEPS
 from tests.soak.observer import Observer, workflow_name
 from tests.soak.oracle import DoneIntervention, JobHistory
-from tests.soak.parents import JobReference, Parents
-from tests.soak.plan import Intervention, Launch, PlannedIntervention, Program, ProgramKind, StartPoint
+from tests.soak.parent import HeardVerdict
+from tests.soak.parents import JobLostError, JobReference, Parents
+from tests.soak.plan import THROUGH_FLARE, Intervention, Launch, PlannedIntervention, Program, ProgramKind, StartPoint
+from tests.soak.restarts import ParentRestart
 from tests.soak.timeline import Timeline
 
 MAX_VERDICT_SECONDS = 240.0
@@ -23,9 +24,10 @@ MAX_EXTRA_SECONDS = 60.0
 Argo may have replaced the job's pod, whose end the plan does not know of."""
 MAX_RELEASE_SECONDS = 150.0
 """The time from a verdict to the launcher's release of the job in the worst case."""
+REPEAT_SECONDS = 2.0
+"""The time within which FLARE asks again for what a parent that was killed may not have done."""
 MAX_START_SECONDS = 90.0
 """How long an intervention waits for what it needs: the program's start, its pod, or its Workflow."""
-_THROUGH_FLARE = frozenset({Intervention.ABORT, Intervention.CLEANUP})
 _NEEDS_POD = frozenset({Intervention.DELETE_POD, Intervention.EVICT_POD})
 
 
@@ -37,12 +39,19 @@ class FollowedJob:
     reference: JobReference
     launched_at: float
     interventions: list[DoneIntervention] = field(default_factory=list)
-    verdict: Verdict | None = None
+    verdict: HeardVerdict | None = None
     verdict_at: float = 0.0
     released_at: float | None = None
+    lost_in: ParentRestart | None = None
+    """The restart of its parent after which it was not taken back. It gets no verdict then."""
     attempts: Sequence[JobHistory] | None = None
     """What had happened to its attempts before a person started it again; None if nobody did."""
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """True once FLARE has heard its verdict, or never will."""
+        return bool(self.verdict_at) or self.lost_in is not None
 
 
 def program_code(program: Program) -> str:
@@ -75,55 +84,73 @@ class Follower:
         if launch.rejoins:
             spec["argo"] = {"rejoin": launch.rejoins}
         launched_at = time.time()
-        reference = JobReference(*self._parents.launch(launch.role, program_code(launch.program), spec))
-        self._say(f"job {launch.number} launched as {reference.name}: {launch}")
+        reference = self._parents.launch(launch.role, program_code(launch.program), spec)
+        what = "launched" if reference.is_launched else "was being launched when its parent was killed,"
+        self._say(f"job {launch.number} {what} as {reference.name}: {launch}")
         return FollowedJob(launch, reference, launched_at)
 
     def follow(self, job: FollowedJob, on_verdict: Callable[[], None]) -> None:
         """Wait for the verdict, call ``on_verdict``, and wait until the launcher has released the job."""
         number, reference, parents = job.launch.number, job.reference, self._parents
         try:
-            has_verdict = parents.wait_for_verdict(reference.id, MAX_VERDICT_SECONDS)
+            verdict = parents.wait_for_verdict(reference, MAX_VERDICT_SECONDS)
             job.verdict_at = time.time()
+        except JobLostError as lost:
+            self._say(f"job {number}: not taken back, {reference.name}")
+            job.lost_in = lost.restart
+            return
         finally:
             on_verdict()
-        if not has_verdict:
-            stage = parents.stage(reference.id)
+        if verdict is None:
+            stage = parents.stage(reference)
             job.problems.append(f"no verdict after {MAX_VERDICT_SECONDS} s; the launcher's stage is {stage}")
-            parents.abort(reference.id)
+            parents.abort(reference)
             return
-        verdict = parents.verdict(reference.id)
-        assert verdict is not None
         job.verdict = verdict
-        self._say(f"job {number}: {verdict.reason.name} {verdict.code} of {reference.name}: {verdict.detail}")
-        code = parents.return_code(reference.id)
+        reason, code = verdict.report
+        self._say(f"job {number}: {reason.name} {code} of {reference.name}: {verdict.detail}")
         try:
-            parents.wait_until_released(reference.id, MAX_RELEASE_SECONDS)
+            parents.wait_until_released(reference, MAX_RELEASE_SECONDS)
             job.released_at = time.time()
             self._say(f"job {number}: released {job.released_at - job.verdict_at:.1f} s later, {reference.name}")
         except AssertionError as error:
             job.problems.append(str(error))
-        if code != verdict.code:
-            job.problems.append(f"poll returns {code}, the verdict's code is {verdict.code}")
+        if code != verdict.return_code:
+            job.problems.append(f"poll returns {verdict.return_code}, the verdict's code is {code}")
 
     def intervene(self, job: FollowedJob) -> None:
         """Do to a job what the plan says; abort it if it would run for ever after that."""
         order = list(StartPoint)
         interventions = sorted(job.launch.interventions, key=lambda each: (order.index(each.since), each.at))
-        for planned in interventions:
-            if planned.since is not StartPoint.RELEASE and self._wait_until_due(job, planned):
-                job.interventions.append(self._do(job, planned.intervention))
-        runs_for_ever = job.launch.program.own_end is None
-        if runs_for_ever and not self._parents.wait_for_verdict(job.reference.id, MAX_EXTRA_SECONDS):
-            self._say(f"job {job.launch.number}: still runs, {job.reference.name}")
-            job.interventions.append(replace(self._do(job, Intervention.ABORT), is_planned=False))
+        try:
+            for planned in interventions:
+                if planned.since is not StartPoint.RELEASE and self._wait_until_due(job, planned):
+                    job.interventions.append(self._do(job, planned.intervention))
+            self._insist(job)
+            runs_for_ever = job.launch.program.own_end is None
+            if runs_for_ever and not self._parents.wait_for_verdict(job.reference, MAX_EXTRA_SECONDS):
+                self._say(f"job {job.launch.number}: still runs, {job.reference.name}")
+                job.interventions.append(replace(self._do(job, Intervention.ABORT), is_planned=False))
+        except JobLostError:
+            return
         self._start_again(job, [each for each in interventions if each.since is StartPoint.RELEASE])
+
+    def _insist(self, job: FollowedJob) -> None:
+        """Ask again for what FLARE wants, if the parent has restarted since, as FLARE does with each heartbeat."""
+        wanted = [each for each in job.interventions if each.intervention in THROUGH_FLARE]
+        while wanted and not self._parents.wait_for_verdict(job.reference, REPEAT_SECONDS):
+            last = wanted[-1]
+            if time.time() > last.finished_at + MAX_EXTRA_SECONDS:
+                return
+            if any(each.killed_at > last.finished_at for each in self._parents.restarts):
+                wanted.append(self._do(job, last.intervention))
+                job.interventions.append(wanted[-1])
 
     def _start_again(self, job: FollowedJob, interventions: Sequence[PlannedIntervention]) -> None:
         """Retry or resubmit a job that the launcher has released. Nothing of it may be left at the end of the round."""
         for planned in interventions:
             deadline = time.time() + MAX_VERDICT_SECONDS + MAX_RELEASE_SECONDS
-            while job.released_at is None and not job.problems and time.time() < deadline:
+            while job.released_at is None and not job.problems and job.lost_in is None and time.time() < deadline:
                 time.sleep(0.2)
             time.sleep(planned.at)
             job.attempts = self._observer.attempts(job.reference.id)
@@ -139,11 +166,11 @@ class Follower:
         if planned.since is not StartPoint.LAUNCH:
             count = 2 if planned.since is StartPoint.REJOIN else 1
             while not self._observer.wait(job_id, lambda attempts: _has_started(attempts, count), 0.5):
-                if job.verdict_at or time.time() > deadline:
+                if job.is_over or time.time() > deadline:
                     break
             start = time.time()
         time.sleep(max(0.0, start + planned.at - time.time()))
-        if planned.intervention in _THROUGH_FLARE:
+        if planned.intervention in THROUGH_FLARE:
             return True
 
         def has_target(attempts: Sequence[JobHistory]) -> bool:
@@ -152,9 +179,9 @@ class Follower:
             return attempts[-1].workflow_at is not None
 
         while not self._observer.wait(job_id, has_target, 0.5):
-            if job.verdict_at or time.time() > deadline:
+            if job.is_over or time.time() > deadline:
                 return False
-        return not job.verdict_at
+        return not job.is_over
 
     def _do(self, job: FollowedJob, intervention: Intervention) -> DoneIntervention:
         number, target = job.launch.number, self._observer.attempts(job.reference.id)[-1].name
@@ -166,17 +193,17 @@ class Follower:
         except (AssertionError, ValueError, ResponseError) as refusal:
             error = str(refusal) or "refused"
             self._say(f"job {number}: {intervention.value}: {error}")
-            if intervention in _THROUGH_FLARE:
+            if intervention in THROUGH_FLARE:
                 job.problems.append(f"{intervention.value}: {error}")
-        is_for_job = intervention in _THROUGH_FLARE
+        is_for_job = intervention in THROUGH_FLARE
         return DoneIntervention(intervention, started_at, time.time(), error, "" if is_for_job else name)
 
     def _perform(self, job: JobReference, intervention: Intervention, workflow: str) -> None:
         match intervention:
             case Intervention.ABORT:
-                self._parents.abort(job.id)
+                self._parents.abort(job)
             case Intervention.CLEANUP:
-                self._parents.cleanup(job.id)
+                self._parents.cleanup(job)
             case Intervention.TERMINATE | Intervention.SUSPEND | Intervention.RESUBMIT | Intervention.RETRY:
                 self._cluster.argo(intervention.value.removeprefix("argo "), workflow)
             case Intervention.DELETE_WORKFLOW:

@@ -36,6 +36,7 @@ class _AttemptRecord:
     pods: dict[str, _PodRecord] = field(default_factory=dict)
     """By uid, in the order of their appearance."""
     workflow_at: float | None = None
+    released_at: float | None = None
 
 
 @dataclass
@@ -122,6 +123,8 @@ class Observer:
             else:
                 attempt = job.attempts.setdefault(name, _AttemptRecord())
                 attempt.workflow_at = attempt.workflow_at or now
+                if not item["spec"].get("suspend"):
+                    attempt.released_at = attempt.released_at or now
             line = f"{kind} {', '.join(_describe(item))}{', deleted' if deleted else ''}"
             if not job.events or not job.events[-1].endswith(line):
                 job.events.append(f"{now:.1f} {line}")
@@ -160,6 +163,7 @@ def _history(name: str, attempt: _AttemptRecord) -> JobHistory:
         first_pod_gone_at=first.gone_at,
         last_end=pods[-1].end if len(pods) > 1 else None,
         workflow_at=attempt.workflow_at,
+        released_at=attempt.released_at,
         name=name,
         started_at=min(starts, default=None),
         over_at=max(ends, default=None) if len(ends) == len(overs) else None,

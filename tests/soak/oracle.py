@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from flargo.status.reasons import Reason
-from tests.soak.plan import ENDINGS, FaultKind, Intervention, Program
+from tests.soak.plan import ENDINGS, THROUGH_FLARE, FaultKind, Intervention, Program
 
 RACE_SECONDS = 5.0
 """How long after a program's end was observed an intervention may still reach the launcher before that end does."""
@@ -73,6 +73,8 @@ class JobHistory:
     """How the program ended in the last pod, if there were several."""
     workflow_at: float | None = None
     """When the attempt's Workflow appeared."""
+    released_at: float | None = None
+    """When its Workflow was first seen without ``suspend``."""
     name: str = ""
     """The Workflow's name."""
     started_at: float | None = None
@@ -102,9 +104,10 @@ class Case:
     verdict_at: float
     """When FLARE heard the verdict."""
 
-    def was_disturbed(self, since: float) -> bool:
-        """Return whether a fault hindered the launcher at any time between ``since`` and the verdict."""
-        return any(fault.start < self.verdict_at and fault.end + RECOVERY_SECONDS > since for fault in self.faults)
+    def was_disturbed(self, since: float, until: float | None = None) -> bool:
+        """Return whether a fault hindered the launcher between two times; the second is the verdict's by default."""
+        limit = self.verdict_at if until is None else until
+        return any(fault.start < limit and fault.end + RECOVERY_SECONDS > since for fault in self.faults)
 
 
 _BY_INTERVENTION: dict[Intervention, Report] = {
@@ -164,7 +167,20 @@ def _surely_before(case: Case) -> frozenset[Intervention]:
     return frozenset(
         each.intervention
         for each in case.interventions
-        if not each.error and each.finished_at <= limit and each.started_at < case.verdict_at
+        if not each.error
+        and each.finished_at <= limit
+        and each.started_at < case.verdict_at
+        and not may_be_forgotten(each, case)
+    )
+
+
+def may_be_forgotten(done: DoneIntervention, case: Case) -> bool:
+    """Return whether FLARE's request may have been lost with the parent, before anything on the cluster showed it."""
+    kills = [each.start for each in case.faults if each.kind is FaultKind.PARENT_RESTART]
+    return done.intervention in THROUGH_FLARE and any(
+        done.finished_at <= kill
+        and (kill < done.finished_at + RACE_SECONDS or case.was_disturbed(done.finished_at, kill))
+        for kill in kills
     )
 
 

@@ -19,6 +19,8 @@ DRAIN_SHARE = 0.4
 """The part of the clients' jobs that are drained and may be started again."""
 MAX_REJOINS = 2
 """The most attempts after the first that a job asks for, which is what the site grants."""
+MAX_AWAY_SECONDS = 60.0
+"""The longest time for which the client's parent is away, beside its own start."""
 FAULT_INTERVAL_SECONDS = 10.0
 """The average time from one fault of the wire to the next."""
 
@@ -82,6 +84,8 @@ class Intervention(Enum):
 
 ENDINGS = frozenset(Intervention) - {Intervention.SUSPEND, Intervention.RESUBMIT, Intervention.RETRY}
 """The interventions that end a job. The others start a second program, which must be ended, or hinder Argo."""
+THROUGH_FLARE = frozenset({Intervention.ABORT, Intervention.CLEANUP})
+"""The interventions for which FLARE calls the launcher."""
 
 
 class StartPoint(Enum):
@@ -139,6 +143,7 @@ class FaultKind(Enum):
     EVENTS_TWICE = "events repeated"
     EVENTS_LATE = "events late and out of order"
     CONTROLLER = "Workflow controller frozen"
+    PARENT_RESTART = "client's parent killed and started again"
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,11 @@ def plan(seed: int, jobs: int, seconds: float, *, controller: bool = False) -> P
     for index, share in enumerate(shares):
         # Argo takes a minute to finish a pod that ran out of memory: not where a round ends.
         launches = tuple(_launch(dice, first + i, window * i / share, late=i > share / 2) for i in range(share))
-        planned_rounds.append(Round(launches, tuple(_faults(dice, window, index, kinds, controller=controller))))
+        faults = [*_faults(dice, window, index, kinds, controller=controller)]
+        if index < max(1, rounds - 2):
+            # The last process lives for two whole rounds, between which its growth is measured.
+            faults += _restarts(dice, window)
+        planned_rounds.append(Round(launches, tuple(faults)))
         first += share
     return Plan(seed, jobs, seconds, controller, tuple(planned_rounds))
 
@@ -327,7 +336,7 @@ _NUMBERS = {
 def _shuffled_kinds(dice: random.Random) -> Iterator[FaultKind]:
     """Yield kinds of faults in random order, each as often as any other."""
     while True:
-        deck = [each for each in FaultKind if each is not FaultKind.CONTROLLER]
+        deck = [each for each in FaultKind if each not in {FaultKind.CONTROLLER, FaultKind.PARENT_RESTART}]
         dice.shuffle(deck)
         yield from deck
 
@@ -355,6 +364,14 @@ def _fault(dice: random.Random, window: float, index: int, kind: FaultKind) -> P
     least, most = _DURATIONS.get(kind, (2.0, 8.0))
     at = dice.uniform(0, window * 0.95)
     return PlannedFault(round(at, 1), round(dice.uniform(least, most), 1), kind, verb, resource, number)
+
+
+def _restarts(dice: random.Random, window: float) -> Iterator[PlannedFault]:
+    """Yield some restarts of the client's parent, which is away for a moment or for longer."""
+    for least, most in ((0.1, 0.25), (0.45, 0.6), (0.75, 0.9))[: dice.randint(2, 3)]:
+        away = dice.uniform(*dice.choice(((0, 5), (0, 5), (5, MAX_AWAY_SECONDS))))
+        at = dice.uniform(least * window, most * window)
+        yield PlannedFault(round(at, 1), round(away, 1), FaultKind.PARENT_RESTART)
 
 
 def _weighted_choice(dice: random.Random, weights: dict[T, int]) -> T:

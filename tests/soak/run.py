@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -19,8 +19,9 @@ from tests.soak.job import FollowedJob, Follower
 from tests.soak.leftovers import leftovers
 from tests.soak.observer import Observer
 from tests.soak.oracle import Case, FaultPeriod, lateness
-from tests.soak.parents import Parents, parents_process
-from tests.soak.plan import Launch, Plan, PlannedFault, Round
+from tests.soak.parents import Parents, running_parents
+from tests.soak.plan import FaultKind, Launch, Plan, PlannedFault, Round
+from tests.soak.restarts import as_understood, why_lost
 from tests.soak.timeline import Timeline
 
 HANDLER_SCRIPT = "sleep 1"
@@ -45,8 +46,8 @@ def soak(plan: Plan, cluster: Cluster) -> list[str]:
             stack.enter_context(cluster.configure_argo(workflowDefaults=handler))
         wire = stack.enter_context(Wire(cluster.target.launcher_kubeconfig))
         engine = cluster.address if isinstance(cluster, EmbeddedCluster) else None
-        parents = stack.enter_context(parents_process(wire.route, engine, timeline))
-        observer = stack.enter_context(Observer(cluster, list(parents.federations().values())))
+        parents = stack.enter_context(running_parents(cluster, wire.route, engine, timeline))
+        observer = stack.enter_context(Observer(cluster, list(parents.federations.values())))
         run = _Run(cluster, wire, parents, observer, timeline)
         stack.callback(run.pool.shutdown)
         try:
@@ -71,12 +72,14 @@ class _Run:
         self.problems: list[str] = []
         self._slots = threading.Semaphore(MAX_UNFINISHED)
         self._follower = Follower(cluster, parents, observer, timeline)
-        self._injector = FaultInjector(cluster, wire, timeline)
-        self._readings: list[gauge.Reading] = []
+        self._injector = FaultInjector(cluster, wire, parents, timeline)
+        self._readings: defaultdict[str, list[gauge.Reading]] = defaultdict(list)
+        """By process: a parent that restarts begins anew."""
         self._report_counts: Counter[str] = Counter()
         self._request_counts: Counter[str] = Counter()
         self._slowest_verdict = (0.0, "no job")
         self._attempt_counts: Counter[int] = Counter()
+        self._loss_counts: Counter[str] = Counter()
         self._slowest_attempt = (0.0, "no job")
         self._slowest_launch = 0.0
         self._slowest_release = 0.0
@@ -110,8 +113,11 @@ class _Run:
             self._judge(job, faults)
         self._count_requests_and_forget()
         self._delete_workflows()
-        self._readings.append(self.parents.read_gauge())
-        self.timeline.say(f"after round {index}: {self._readings[-1]}")
+        for name, reading in self.parents.read_gauges().items():
+            self.timeline.say(f"after round {index}, {name}: {reading}")
+            # One that was started during the round has not met yet what a process keeps one of: its last error, say.
+            if name in self._readings or not any(fault.kind is FaultKind.PARENT_RESTART for fault in plan.faults):
+                self._readings[name].append(reading)
 
     def _inject(self, faults: Sequence[PlannedFault], started_at: float) -> list[FaultPeriod]:
         injections = []
@@ -133,12 +139,13 @@ class _Run:
 
     def _check_leftovers(self, index: int, jobs: Sequence[FollowedJob]) -> None:
         """Wait until nothing of a round's jobs is left; what stays is a problem."""
-        federations = self.parents.federations()
+        federations = self.parents.federations
         references = {role: [job.reference for job in jobs if job.launch.role is role] for role in federations}
         remains: list[str] = []
 
         def is_clear() -> bool:
             remains[:] = [f"{name}, followed by the launcher" for name in self.parents.followed_workflows()]
+            remains.extend(f"record {name}" for name in self.parents.records())
             for role, federation in federations.items():
                 remains.extend(leftovers(self.cluster, federation, references[role]))
             return not remains
@@ -152,15 +159,19 @@ class _Run:
         verdict, name, launch = job.verdict, job.reference.name, job.launch
         histories = job.attempts or self.observer.attempts(job.reference.id)
         events = self.observer.events(job.reference.id)
+        if launch.role is Role.SERVER:
+            faults = [each for each in faults if each.kind is not FaultKind.PARENT_RESTART]
         whole = Case(launch.program, job.launched_at, job.interventions, histories[-1], faults, job.verdict_at)
-        attempts = Attempts(whole, histories, 1 + launch.rejoins)
-        problems = list(job.problems)
+        attempts = Attempts(as_understood(whole), histories, 1 + launch.rejoins)
+        problems = [*job.problems, *self._judge_log(job)]
         self._count_attempts(job, attempts)
+        if job.lost_in is not None:
+            problems += self._judge_loss(job, attempts)
         if verdict is not None:
             problems += attempts.problems()
             case, allowed = attempts.case_of(len(histories) - 1), attempts.allowed_ends()
-            report = (verdict.reason, verdict.code)
-            self._report_counts[f"{verdict.reason.name} {verdict.code}"] += 1
+            report = verdict.report
+            self._report_counts[_describe([report])] += 1
             if report not in allowed:
                 expected = _describe(allowed) or "nothing explains the end"
                 problems.append(f"FLARE heard {_describe([report])}; expected: {expected}")
@@ -177,6 +188,23 @@ class _Run:
             self.problems.append(f"job {launch.number}, {name} ({launch}): {'; '.join(problems)}")
             self.timeline.print_job(f"WRONG: {self.problems[-1]}", job.interventions, events, name)
 
+    def _judge_log(self, job: FollowedJob) -> list[str]:
+        """Return a problem if the launchers have logged another number of verdicts than FLARE has heard."""
+        logged = [each.report for each in self.parents.verdicts(job.reference)]
+        if job.lost_in is not None:
+            return [f"the log has {len(logged)} verdicts: {_describe(logged)}"] if len(logged) > 1 else []
+        heard = [job.verdict.report] if job.verdict is not None else []
+        return [f"the log has {_describe(logged) or 'no verdict'}; FLARE heard {_describe(heard)}"] * (logged != heard)
+
+    def _judge_loss(self, job: FollowedJob, attempts: Attempts) -> list[str]:
+        """Return a problem if a job should have been taken back."""
+        reference, restart = job.reference, job.lost_in
+        assert restart is not None, "the job was lost"
+        verdicts = self.parents.verdicts(reference)
+        why = why_lost(reference.id, attempts, restart, verdicts, is_launched=reference.is_launched)
+        self._loss_counts[why or "wrongly"] += 1
+        return [] if why else ["lost with its parent, whose next run should have taken it back"]
+
     def _count_attempts(self, job: FollowedJob, attempts: Attempts) -> None:
         self._attempt_counts[len(attempts.histories)] += 1
         for seconds in attempts.gaps():
@@ -192,12 +220,13 @@ class _Run:
 
     def _delete_workflows(self) -> None:
         """Delete a round's Workflows, as their time to live would: the memory that a list of them takes is no leak."""
-        for federation in self.parents.federations().values():
+        for federation in self.parents.federations.values():
             self.cluster.delete_workflows(f"{Label.FEDERATION}={federation}")
 
     def summarize(self) -> None:
         """Look for growth, and print the run's figures."""
-        self.problems += gauge.growth(self._readings, len(Role))
+        for name, readings in self._readings.items():
+            self.problems += [f"{name}: {problem}" for problem in gauge.growth(readings)]
         if self.observer.lost_streams:
             self.problems.append(f"the observer lost its watch of {self.observer.lost_streams}: the run proves nothing")
         say = self.timeline.say
@@ -210,8 +239,12 @@ class _Run:
         total, jobs = self._request_counts.total(), max(1, self._report_counts.total())
         rows = ", ".join(f"{count} {name}" for name, count in self._request_counts.most_common())
         say(f"requests: {total}, {total / jobs:.1f} a job: {rows}")
-        for index, each in enumerate(self._readings, 1):
-            say(f"after round {index}: {each}")
+        taken_back = ", ".join(map(str, self.parents.taken_back)) or "none"
+        say(f"restarts of the client's parent: {len(self.parents.restarts)}; jobs taken back: {taken_back}")
+        say(f"jobs lost with the parent: {dict(self._loss_counts)}")
+        for name, readings in self._readings.items():
+            for index, each in enumerate(readings, 1):
+                say(f"reading {index} of {name}: {each}")
 
 
 def _describe(reports: Collection[tuple[object, int]]) -> str:

@@ -28,6 +28,7 @@ from tests.soak.plan import (
     attempt_names,
     plan,
 )
+from tests.soak.restarts import LoggedVerdict, ParentRestart, as_understood, why_lost
 
 ENDED_AT = 100.0
 SLEEPS = Program(ProgramKind.SLEEPS)
@@ -322,3 +323,123 @@ def test_the_next_attempt_comes_soon() -> None:
     job = attempts(attempt(FIRST, 143), slow, done=(drain(FIRST),))
     assert job.problems() == ["attempt 2 came 39.0 s after the loss; the limit is 30 s"]
     assert job.gaps() == [39]
+
+
+# --- jobs whose parent restarts
+
+KILLED_AT, BACK_AT = 110.0, 140.0
+RESTART = FaultPeriod(FaultKind.PARENT_RESTART, KILLED_AT, BACK_AT)
+JOB = "a job"
+
+
+def test_a_plan_restarts_only_before_its_last_rounds() -> None:
+    """The growth of the last process is measured between two rounds."""
+    for seed in range(20):
+        counts = [
+            sum(fault.kind is FaultKind.PARENT_RESTART for fault in each.faults) for each in plan(seed, 8, 600).rounds
+        ]
+        assert all(2 <= count <= 3 for count in counts[:-2])
+        assert counts[-2:] == [0, 0]
+
+
+def alive(program: Program = SLEEPS, *histories: JobHistory, done: tuple[DoneIntervention, ...] = ()) -> Attempts:
+    """Return a job that was launched and released long before the kill."""
+    histories = histories or (JobHistory(1, 1, True, workflow_at=81, released_at=82, name=FIRST, started_at=83),)
+    return Attempts(Case(program, 80, done, JobHistory(), (RESTART,), 0.0), histories, 3)
+
+
+def why(
+    job: Attempts, *verdicts: LoggedVerdict, record: bool = True, credentials: str = FIRST, launched: bool = True
+) -> str:
+    restart = ParentRestart(KILLED_AT, BACK_AT, [JOB] if record else [], [credentials])
+    return why_lost(JOB, job, restart, verdicts, is_launched=launched)
+
+
+def test_a_job_that_runs_must_be_taken_back() -> None:
+    assert why(alive()) == ""
+    assert why(alive(), record=False) == "", "nothing explains that its record is gone"
+    verdict = LoggedVerdict(KILLED_AT - 1, SUCCEEDED)
+    assert why(alive(), verdict, record=False) == "", "nothing explains its verdict"
+
+
+def test_a_launch_may_be_lost_with_its_parent() -> None:
+    assert why(alive(), launched=False)
+    assert why(alive(SLEEPS, JobHistory()))
+    assert why(alive(SLEEPS, JobHistory(workflow_at=109, name=FIRST)))
+    assert why(alive(SLEEPS, JobHistory(workflow_at=109, released_at=109.5, name=FIRST)))
+    assert why(alive(SLEEPS, JobHistory(workflow_at=105, released_at=108.5, name=FIRST))) == ""
+    assert why(alive(SLEEPS, JobHistory(workflow_at=KILLED_AT + 1, released_at=KILLED_AT + 2, name=FIRST)))
+
+
+def test_a_verdict_may_be_lost_with_its_parent() -> None:
+    exits = Program(ProgramKind.EXITS, 3)
+    end = ContainerEnd(3, "Error", "", 108, 109)
+    ended = JobHistory(1, 1, True, end, workflow_at=81, released_at=82, name=FIRST, started_at=83, over_at=109)
+    job = alive(exits, ended)
+    assert why(job, LoggedVerdict(KILLED_AT - 1, FAILED), record=False)
+    assert why(job, record=False), "it was killed before it logged the verdict"
+    assert why(job, LoggedVerdict(KILLED_AT - 3, FAILED), record=False) == "", "FLARE should have heard it"
+    assert why(job, LoggedVerdict(KILLED_AT - 1, SUCCEEDED), record=False) == "", "it is wrong"
+    assert why(job) == "", "its record is there"
+    later = replace(ended, first_end=replace(end, finished_at=115, observed_at=116))
+    assert why(alive(exits, later), record=False) == "", "it had not ended"
+
+
+def test_a_job_between_two_attempts_may_be_lost() -> None:
+    lost = replace(attempt(FIRST, 143), released_at=84)
+    job = alive(SLEEPS, lost, done=(drain(FIRST),))
+    assert why(job, credentials="")
+    assert why(job) == "", "its credentials were there"
+    assert why(alive(SLEEPS, lost), credentials="") == "", "it was not lost"
+    assert why(replace(job, max_attempts=1), credentials="") == "", "there is no other attempt"
+    following = JobHistory(workflow_at=109.5, name=SECOND)
+    assert why(replace(job, histories=(lost, following)), credentials=FIRST)
+    following = replace(following, workflow_at=105, released_at=106)
+    assert why(replace(job, histories=(lost, following)), credentials=SECOND) == ""
+
+
+def test_a_job_without_a_workflow_is_lost() -> None:
+    for at, allowed in ((KILLED_AT - 5, True), (BACK_AT - 5, True), (BACK_AT + 5, False)):
+        done = DoneIntervention(Intervention.DELETE_WORKFLOW, at, at + 1, target=FIRST)
+        assert bool(why(alive(done=(done,)))) is allowed
+
+
+def test_a_pod_that_was_gone_unseen_is_lost() -> None:
+    """Nothing tells a deletion from a drain then."""
+    deleted = DoneIntervention(Intervention.DELETE_POD, 120, 121, target=FIRST)
+    end = ContainerEnd(143, "Error", "", 121, 122)
+    for gone_at, is_loss in ((KILLED_AT - 6, False), (125, True), (BACK_AT + 6, False)):
+        history = JobHistory(
+            1, 1, True, end, gone_at, workflow_at=81, released_at=82, name=FIRST, started_at=83, over_at=122
+        )
+        job = alive(SLEEPS, history, done=(deleted,))
+        job = replace(job, whole=replace(job.whole, verdict_at=170))
+        assert job.allowed_ends() == (set() if is_loss else {POD_DELETED})
+        assert replace(job, max_attempts=1).allowed_ends() == {POD_DELETED}
+        again = replace(attempt(SECOND, 0), workflow_at=BACK_AT + 8, started_at=BACK_AT + 9)
+        problems = replace(job, histories=(history, again)).problems()
+        assert problems == ([] if is_loss else ["attempt 2 follows one that was not lost"])
+
+
+def test_a_cleanup_of_an_adopted_job_is_an_abort() -> None:
+    """FLARE's server can end it only so."""
+    for finished_at, expected in ((109, {CLEANED_UP}), (BACK_AT + 1, {ABORTED}), (BACK_AT + 9, {ABORTED})):
+        cleanup = DoneIntervention(Intervention.CLEANUP, min(finished_at - 1, BACK_AT - 5), finished_at)
+        case = replace(alive(done=(cleanup,)).whole, verdict_at=170)
+        assert allowed_reports(as_understood(case)) == expected
+        assert allowed_reports(as_understood(replace(case, launched_at=KILLED_AT + 1))) == {CLEANED_UP}, "not adopted"
+
+
+def test_a_request_right_before_the_kill_may_be_forgotten() -> None:
+    exits = Program(ProgramKind.EXITS, 3)
+    end = ContainerEnd(3, "Error", "", 120, 121)
+    history = JobHistory(1, 1, True, end, workflow_at=81, released_at=82, name=FIRST)
+    for at, expected in ((KILLED_AT - 2, {ABORTED, FAILED}), (KILLED_AT - 9, {ABORTED})):
+        abort = DoneIntervention(Intervention.ABORT, at, at + 0.1)
+        assert allowed_reports(Case(exits, 80, (abort,), history, (RESTART,), 145)) == expected
+
+
+def test_a_verdict_is_late_only_after_the_return() -> None:
+    end = ContainerEnd(3, "Error", "", 112, 113)
+    case = Case(Program(ProgramKind.EXITS, 3), 80, (), JobHistory(1, 1, True, end), (RESTART,), BACK_AT + 3)
+    assert lateness(case) == (3, 50)

@@ -18,7 +18,8 @@ class Timeline:
         """Print a line, with the seconds since the run's start."""
         now = time.time()
         self._lines.append((now, text))
-        print(f"{now - self._started_at:7.1f}  {text}", flush=True)
+        # In one piece: several threads print.
+        print(f"{now - self._started_at:7.1f}  {text}\n", end="", flush=True)
 
     def forget(self) -> None:
         """Forget all lines so far."""
