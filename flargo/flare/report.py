@@ -20,9 +20,9 @@ from pathlib import Path
 from flargo.cluster.error_text import describe
 from flargo.control.loop import MAX_LOG_BYTES, MAX_LOG_LINES
 from flargo.flare.atomic_file import write_atomically
-from flargo.flare.log_errors import find_errors
 from flargo.flare.redact import REDACTION
 from flargo.job.names import display_text
+from flargo.log_errors import find_errors
 from flargo.status.field_errors import hide_values
 from flargo.status.reasons import ReturnCode
 from flargo.status.verdict import Cause, Verdict

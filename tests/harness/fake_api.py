@@ -146,6 +146,15 @@ class RecordingApi(MemoryApi):
             self.store[kind, item["metadata"]["name"]] = item
         self.changes: list[tuple[str, Kind, str, Any]] = []
         self.refusals: dict[str, ApiError] = {}
+        self.log_texts: dict[str, str] = {}
+        """The logs of pods by their names; a pod that is not here no longer exists for a reader of its log."""
+
+    def log(self, pod: str, *_: Any) -> str:
+        if "log" in self.refusals:
+            raise self.refusals["log"]
+        if pod not in self.log_texts:
+            raise ApiError("log", f"pods {pod}", 404, "NotFound")
+        return self.log_texts[pod]
 
     def list(self, kind: Kind, labels: str = "", *_: Any, **__: Any) -> tuple[list[Object], str]:
         del labels

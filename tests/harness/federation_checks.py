@@ -1,11 +1,12 @@
 """Assertions about a real FLARE federation's jobs, shared by the tests on real clusters and on the embedded engine."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from flargo.status.reasons import Reason
 from flargo.terms import Annotation
-from tests.harness import job_folders
+from tests.harness import command_line, job_folders
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.federation import Federation
 
@@ -88,6 +89,20 @@ def assert_flare_status_is_noted(fed: Federation, cluster: Cluster, job_id: str)
     assert SECRET_OF_SITE not in str(cluster.workflows(job_id)), "the text of a site's log stays at the site"
     others = [cluster.workflows(job_id)[site]["metadata"]["annotations"] for site in fed.sites]
     assert not any(Annotation.FLARE_STATUS in annotations for annotations in others)
+    assert_people_see_the_error(cluster, job_id)
+
+
+def assert_people_see_the_error(cluster: Cluster, job_id: str) -> None:
+    """The commands show FLARE's error beside each success, and the exception from each site's log."""
+    where = ("--kubeconfig", str(cluster.target.kubeconfig), "--namespace", cluster.target.namespace)
+    listed = [row for row in json.loads(command_line.run("jobs", "--json", *where).stdout) if row["job"] == job_id]
+    assert [(row["reason"], row["flare_status"]) for row in listed] == [
+        ("SUCCEEDED", "FINISHED:EXECUTION_EXCEPTION") for _ in PARTIES
+    ]
+    reports = {row["site"]: row for row in json.loads(command_line.run("why", job_id, "--json", *where).stdout)}
+    for site in ("site-1", "site-2"):
+        assert reports[site]["last_error"].splitlines()[-1] == f"ValueError: {SECRET_OF_SITE}"
+    assert "site-" in reports["server"]["last_error"], "its log says which site's result was bad"
 
 
 def eventually_noted(cluster: Cluster, job_id: str) -> Mapping[str, str]:

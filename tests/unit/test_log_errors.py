@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from flargo.flare.log_errors import find_errors
+from flargo.log_errors import find_errors
 
 CONTEXT = "[identity=fed, run=11111111, wf=controller, peer=site-1, peer_rc=TASK_ABORTED]"
 RAISED = f"""\

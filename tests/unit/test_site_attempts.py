@@ -452,6 +452,9 @@ def test_the_archive_adds_earlier_attempts() -> None:
         def events(self, _: SiteJob) -> Sequence[Object]:
             return ()
 
+        def log(self, _: SiteJob) -> str:
+            return ""
+
     on_cluster = ClusterReader(cluster(lost_attempt(2), attempt_workflow(3), pods=[running_pod(3)]))
     reader = ClusterAndArchiveReader(on_cluster, Archive())
     rows = [reader.confirmed(job) for job in reader.site_jobs("")]

@@ -66,8 +66,9 @@ def jobs(
     listed too.
 
     STATE and REASON are the launcher's own terms. docs/operations.md lists the reasons, and `flargo why JOB` explains
-    one job. A job that may be started again after the loss of its pod is shown as its latest attempt (ATTEMPT); LOST
-    means that this attempt was lost and that another one may follow.
+    one job. FLARE is FLARE's own final status of the whole job, once it is known: its processes exit with 0 although a
+    training script has raised. A job that may be started again after the loss of its pod is shown as its latest attempt
+    (ATTEMPT); LOST means that this attempt was lost and that another one may follow.
     """
     api = api_for(**cluster)
     labels = selector(site, federation)
@@ -107,18 +108,25 @@ def _table(site_jobs: Sequence[SiteJob], now: datetime, console: Console, *, is_
 
 
 def _cells(job: SiteJob, shown: Sequence[Column], row: Row) -> list[terminal.Cell]:
-    style = _style(job)
-    return [
-        (cell, style if column.name in {"STATE", "REASON"} else "") for column, cell in zip(shown, row, strict=True)
-    ]
+    styles = {"STATE": _style(job), "REASON": _style(job), "FLARE": _flare_style(job)}
+    return [(cell, styles.get(column.name, "")) for column, cell in zip(shown, row, strict=True)]
 
 
 def _style(job: SiteJob) -> str:
     if job.may_start_again:
         return "yellow"
+    if job.reason is Reason.SUCCEEDED:
+        # The program's end is no success if FLARE says that the job has failed.
+        return "yellow" if job.flare is not None and not job.flare.is_success else "green"
     if job.reason is not None:
-        return "green" if job.reason is Reason.SUCCEEDED else "red"
+        return "red"
     return "bold green" if job.stage is Stage.RUNNING else "yellow"
+
+
+def _flare_style(job: SiteJob) -> str:
+    if job.flare is None:
+        return ""
+    return "green" if job.flare.is_success else "red"
 
 
 # --- with --watch
@@ -226,13 +234,18 @@ def _write_changes(snapshots: Iterator[list[SiteJob]], output_format: Format | N
     for site_jobs in snapshots:
         for job in site_jobs:
             old = previous.get(job.workflow.uid)
-            is_changed = old is None or (old.state, old.reason) != (job.state, job.reason)
+            is_changed = old is None or _shown(old) != _shown(job)
             if is_changed or (is_document and old is not None and old.pod != job.pod):
                 _write_change(job, job.state, output_format)
         shown = {attempt.workflow.uid for job in site_jobs for attempt in job.attempts}
         for uid in previous.keys() - shown:
             _write_change(previous[uid], "GONE", output_format)
         previous = {job.workflow.uid: job for job in site_jobs}
+
+
+def _shown(job: SiteJob) -> tuple[object, ...]:
+    """Return what a line about a change shows."""
+    return job.state, job.reason, job.flare
 
 
 def _write_change(job: SiteJob, state: str, output_format: Format | None) -> None:
@@ -247,6 +260,7 @@ def _write_change(job: SiteJob, state: str, output_format: Format | None) -> Non
 def _format_change(job: SiteJob, state: str, *, is_wide: bool) -> str:
     since = f"{job.since:%H:%M:%S}" if job.since else "-"
     cells = [since, job.job_id, job.site, state, job.reason.name if job.reason else ""]
+    cells += [f"FLARE {job.flare.short_text}"] if job.flare else []
     cells += [f"attempt {format_attempt(job)}"] if job.max_attempts > 1 else []
     cells += [f"on {job.node}"] if is_wide and job.node else []
     return "  ".join(cells).rstrip()

@@ -11,7 +11,7 @@ from flargo.terms import Object
 from flargo.tools.jobs.attempts import fold_attempts
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_archive_refusal
-from flargo.tools.jobs.site_job import SiteJob, oldest_first, site_jobs, trim
+from flargo.tools.jobs.site_job import SiteJob, oldest_first, share_flare_status, site_jobs, trim
 
 if TYPE_CHECKING:  # imports Hera, which takes a second
     from flargo.cluster.argo_archive import Archive
@@ -37,7 +37,9 @@ class ArchiveReader:
 
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Return the job by its whole Workflow, or as it is if the archive no longer has the Workflow."""
-        return replace(self._confirm(job), earlier=tuple(map(self.confirmed, job.earlier)))
+        confirmed = self._confirm(job)
+        earlier = tuple(map(self.confirmed, job.earlier))
+        return replace(confirmed, earlier=earlier, flare=confirmed.flare or job.flare)
 
     def _confirm(self, job: SiteJob) -> SiteJob:
         workflow = self._archive.get(job.workflow.uid)
@@ -50,6 +52,11 @@ class ArchiveReader:
         """Return nothing: Argo does not archive events."""
         del job
         return ()
+
+    def log(self, job: SiteJob) -> str:
+        """Return nothing: the log was deleted with the pod."""
+        del job
+        return ""
 
 
 class ClusterAndArchiveReader:
@@ -88,7 +95,8 @@ class ClusterAndArchiveReader:
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Return the job as its source confirms it. An archived job stays an outline if the archive fails."""
         earlier = tuple(map(self.confirmed, job.earlier))
-        return replace(self._confirm(replace(job, earlier=())), earlier=earlier)
+        confirmed = self._confirm(replace(job, earlier=()))
+        return replace(confirmed, earlier=earlier, flare=confirmed.flare or job.flare)
 
     def _confirm(self, job: SiteJob) -> SiteJob:
         if not job.is_archived:
@@ -104,6 +112,10 @@ class ClusterAndArchiveReader:
     def events(self, job: SiteJob) -> Sequence[Object]:
         """Return the events of the job's pod from the job's source."""
         return self._archive.events(job) if job.is_archived else self._cluster.events(job)
+
+    def log(self, job: SiteJob) -> str:
+        """Return the log of the job's program from the job's source."""
+        return self._archive.log(job) if job.is_archived else self._cluster.log(job)
 
 
 def _merge(on_cluster: Sequence[SiteJob], archived: Sequence[SiteJob]) -> list[SiteJob]:
@@ -121,7 +133,7 @@ def _merge(on_cluster: Sequence[SiteJob], archived: Sequence[SiteJob]) -> list[S
         is_latest = any(not attempt.is_archived for attempt in job.attempts) or job.identity not in identities
         identities.add(job.identity)
         rows += [job] if is_latest else []
-    return oldest_first(rows)
+    return share_flare_status(oldest_first(rows))
 
 
 def _unfold(jobs: Iterable[SiteJob]) -> list[SiteJob]:

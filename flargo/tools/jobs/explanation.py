@@ -13,6 +13,8 @@ from flargo.status.reasons import Reason
 from flargo.status.views import EventView, event_view
 from flargo.terms import Object
 from flargo.tools.jobs.durations import format_duration
+from flargo.tools.jobs.flare_status import status_command
+from flargo.tools.jobs.last_error import last_error
 from flargo.tools.jobs.site_job import STAGE_TEXTS, SiteJob
 from flargo.tools.jobs.table import format_attempt
 
@@ -30,6 +32,10 @@ _NEXT_ATTEMPT = (
     "process of the job still runs. If none has begun after some minutes, read the parent's log."
 )
 """What to do between two attempts."""
+_FAILED_IN_FLARE = (
+    "But the whole job has failed: FLARE says {}. FLARE's processes exit with 0 although a training script has raised."
+)
+_READ_LOGS = "Look for the site whose log has an error (`flargo logs JOB`), correct the job, and submit it again."
 _MAX_EVENTS = 8
 _MAX_CHARACTERS = 1000
 """The most characters of one piece of evidence."""
@@ -44,20 +50,23 @@ class Explanation:
     evidence: tuple[tuple[str, str], ...]
     """Pairs of a source, such as "pod", and what it shows."""
     remedy: str
+    last_error: str = ""
+    """The last error in the program's log, in a few lines; empty if there is none, or the log was not read."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON for programs has it."""
         evidence = [{"of": source, "says": text} for source, text in self.evidence]
         report = {"what_happened": self.summary, "evidence": evidence, "what_to_do": self.remedy}
-        return {**self.job.as_dict(), **report}
+        return {**self.job.as_dict(), **report, "last_error": self.last_error or None}
 
 
-def explain(job: SiteJob, events: Iterable[Object]) -> Explanation:
+def explain(job: SiteJob, events: Iterable[Object], log: str = "") -> Explanation:
     """Explain the state of a job at a site.
 
     Args:
         job: the job.
         events: the events of its pod, as they are on the wire.
+        log: the end of its program's log, redacted; empty if it was not read.
     """
     reason = job.reason
     summary = reason.sentence if reason else f"Nothing is wrong: the job is {STAGE_TEXTS[job.stage]}."
@@ -74,7 +83,15 @@ def explain(job: SiteJob, events: Iterable[Object]) -> Explanation:
         remedy = _NEXT_ATTEMPT
     elif job.max_attempts > 1:
         summary += f" This is attempt {format_attempt(job)}."
-    return Explanation(job, summary, (*_attempts(job), *_evidence(job, events)), remedy)
+    if job.flare is not None and not job.flare.is_success and reason is Reason.SUCCEEDED:
+        summary += f" {_FAILED_IN_FLARE.format(job.flare.text)}"
+        remedy = _READ_LOGS
+    return Explanation(job, summary, (*_attempts(job), *_evidence(job, events)), remedy, last_error(log))
+
+
+def needs_log(job: SiteJob) -> bool:
+    """Return whether a job's log may explain its state: not if FLARE has counted the job as a success."""
+    return job.flare is None or not job.flare.is_success
 
 
 def _attempts(job: SiteJob) -> Iterator[tuple[str, str]]:
@@ -112,6 +129,7 @@ def _evidence(job: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str
         yield "cluster says", detail
     if job.verdict is not None and job.verdict.exit_code is not None:
         yield "exit code", str(job.verdict.exit_code)
+    yield from _flare_status(job)
     workflow_facts = (
         workflow.phase or "no Argo controller has processed it yet",
         workflow.message,
@@ -135,6 +153,16 @@ def _evidence(job: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str
         yield "pod", f"{pod.name}: {display_text(state, _MAX_CHARACTERS)}"
     yield from (("event", event) for event in _relevant_events(job, events))
     yield "times", _times(job)
+
+
+def _flare_status(job: SiteJob) -> Iterator[tuple[str, str]]:
+    """Yield FLARE's own status of the whole job; of a job that has ended without one, how to ask for it."""
+    if job.flare is not None:
+        yield "FLARE says", job.flare.text
+        if job.flare.error:
+            yield "server's log", job.flare.error
+    elif job.final_verdict is not None:
+        yield "FLARE says", f"not known here; FLARE's own status may differ: `{status_command(job.job_id)}`"
 
 
 def _relevant_events(job: SiteJob, events: Iterable[Object]) -> Sequence[str]:

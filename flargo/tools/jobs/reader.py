@@ -10,10 +10,14 @@ from flargo.cluster.meaning import Meaning
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.names import label_value
 from flargo.status.diagnosis import STARTING_STAGES
-from flargo.terms import WORKFLOW_NAME_LABEL, WORKFLOW_TYPE, Label, Object
+from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, WORKFLOW_TYPE, Label, Object
 from flargo.tools.jobs.attempts import fold_attempts
+from flargo.tools.jobs.last_error import MAX_LOG_BYTES, MAX_LOG_LINES
 from flargo.tools.jobs.selection import NotFoundError, select_job
-from flargo.tools.jobs.site_job import SiteJob, selector, site_jobs, trim, with_events
+from flargo.tools.jobs.site_job import SiteJob, selector, share_flare_status, site_jobs, trim, with_events
+
+_LOG_SECONDS = 10.0
+"""Seconds without a byte after which reading a log fails: its node may be gone."""
 
 
 class Reader(Protocol):
@@ -38,6 +42,9 @@ class Reader(Protocol):
 
     def events(self, job: SiteJob) -> Sequence[Object]:
         """Return the events of the job's pod, as they are on the wire."""
+
+    def log(self, job: SiteJob) -> str:
+        """Return the end of the log of the job's program; empty if there is none."""
 
 
 def find_job(reader: Reader, query: str, site: str | None = None) -> list[SiteJob]:
@@ -88,14 +95,16 @@ class ClusterReader:
         """Return the jobs whose Workflows match a label selector, from one list of Workflows and one of pods."""
         workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=trim)
         pods, _ = self._api.list(Kind.POD, labels, trim=trim)
-        return fold_attempts(site_jobs(workflows, pods, self._on_parse_error))
+        return share_flare_status(fold_attempts(site_jobs(workflows, pods, self._on_parse_error)))
 
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Read a job again with the launcher's requests, if its end is not certain; read events while its pod starts.
 
         Only events tell how far the start of a pod is.
         """
-        return replace(self._confirm(job), earlier=tuple(map(self.confirmed, job.earlier)))
+        confirmed = self._confirm(job)
+        earlier = tuple(map(self.confirmed, job.earlier))
+        return replace(confirmed, earlier=earlier, flare=confirmed.flare or job.flare)
 
     def _confirm(self, job: SiteJob) -> SiteJob:
         if job.needs_confirmation:
@@ -110,6 +119,18 @@ class ClusterReader:
             return ()
         events, _ = self._api.list(Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={job.pod.name}")
         return [event for event in events if (event.get("involvedObject") or {}).get("uid") in {None, job.pod.uid}]
+
+    def log(self, job: SiteJob) -> str:
+        """Return the end of the log of the job's program; empty if it has not run, or its pod is gone."""
+        pod = job.pod
+        if pod is None or not (pod.running or pod.exit is not None):
+            return ""
+        try:
+            return self._api.log(pod.name, MAIN_CONTAINER, MAX_LOG_LINES, MAX_LOG_BYTES, _LOG_SECONDS)
+        except ApiError as error:
+            if error.meaning is not Meaning.NOT_FOUND:
+                raise
+            return ""
 
     def _read_again(self, job: SiteJob) -> SiteJob:
         try:

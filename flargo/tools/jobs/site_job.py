@@ -25,6 +25,7 @@ from flargo.status.views import (
     workflow_view,
 )
 from flargo.terms import MAIN_CONTAINER, MANAGER, Annotation, Label, Object, Uid
+from flargo.tools.jobs.flare_status import FlareStatus, parse_flare_status
 
 STAGE_TEXTS = {
     Stage.ABSENT: "not on the cluster",
@@ -90,6 +91,8 @@ class SiteJob:
     """Why the site grants the job fewer attempts than it asks for, as its parent noted it; empty if it does not."""
     noted_verdict: Verdict | None = None
     """How the whole job ended, as its parent noted it on its last Workflow."""
+    flare: FlareStatus | None = None
+    """FLARE's final status of the whole job, at all sites; None if no Workflow that was read has it."""
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -173,6 +176,8 @@ class SiteJob:
             "reason": self.reason.name if self.reason else None,
             "detail": self.detail,
             "code": final_verdict.code if final_verdict else None,
+            "flare_status": self.flare.text if self.flare else None,
+            "flare_error": (self.flare.error or None) if self.flare else None,
             "exit_code": verdict.exit_code if verdict else None,
             "since": _iso(self.since),
             "created": _iso(self.created_at),
@@ -242,6 +247,13 @@ def oldest_first(jobs: Iterable[SiteJob]) -> list[SiteJob]:
     return sorted(jobs, key=key)
 
 
+def share_flare_status(jobs: Iterable[SiteJob]) -> list[SiteJob]:
+    """Return the jobs, each with FLARE's status from the Workflow of its server, if that is among them."""
+    site_jobs = list(jobs)
+    known = {(job.federation, job.job_id): job.flare for job in site_jobs if job.flare is not None}
+    return [replace(job, flare=known.get((job.federation, job.job_id))) for job in site_jobs]
+
+
 def diagnose_workflow(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
     """Return the launcher's diagnosis of a job. Only pods that the Workflow owns count."""
     view = workflow_view(workflow)
@@ -308,6 +320,7 @@ def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
         max_attempts=max_attempts,
         refused_attempts=fields.text(workflow, "metadata", "annotations", Annotation.REFUSED_ATTEMPTS),
         noted_verdict=_noted_verdict(workflow, verdict) if max_attempts > 1 else None,
+        flare=parse_flare_status(workflow),
     )
 
 

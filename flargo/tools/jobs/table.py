@@ -70,6 +70,11 @@ _COLUMNS = (
     Column("SITE", lambda job, _: job.site, Fit.MIDDLE),
     Column("STATE", lambda job, _: job.state),
     Column("REASON", lambda job, _: job.reason.name if job.reason else ""),
+    Column(
+        "FLARE",
+        lambda job, _: job.flare.short_text if job.flare else "",
+        applies=lambda job: job.flare is not None,
+    ),
     Column("ATTEMPT", lambda job, _: format_attempt(job), applies=lambda job: job.max_attempts > 1),
     Column("AGE", lambda job, moment: _format_age(job.created_at, moment.now)),
     Column("ROLE", lambda job, _: job.role, is_wide=True),
