@@ -65,18 +65,3 @@ def sweeper(cluster: Cluster, target: Target, mark: str) -> Object:
         "apply", "--validate=strict", "--filename=-", document={"apiVersion": "v1", "kind": "List", "items": items}
     )
     return dict(cron)
-
-
-KNOWN_FAILURES = {
-    "tests/cluster/test_faults_rejoin.py::test_scenario[drained with events late and out of order, pod]": (
-        "on a real cluster the second attempt often does not begin while the watch withholds the end of the first one"
-    ),
-}
-"""Tests that fail now and then, by a defect that is not understood yet, each with what is known about it."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Expect the known failures, which need not happen in every run."""
-    for item in items:
-        if item.nodeid in KNOWN_FAILURES:
-            item.add_marker(pytest.mark.xfail(reason=KNOWN_FAILURES[item.nodeid], strict=False))
