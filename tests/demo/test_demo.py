@@ -114,6 +114,26 @@ def test_failing_user_job_shows_its_reason(demo: Callable[..., DemoCommand], tmp
     assert run.folders() == []
 
 
+def test_site_that_is_aborted_is_not_blamed(demo: Callable[..., DemoCommand], tmp_path: Path) -> None:
+    """A slow site's script gets an exception when it sends a result to a job that another site has ended."""
+    script = """\
+import time
+import nvflare.client as flare
+
+flare.init()
+model = flare.receive()
+if flare.get_site_name() == "site-2":
+    raise ValueError("no patients here")
+time.sleep(5)
+flare.send(model)
+"""
+    run = demo("--job", str(failing_job(tmp_path, script)))
+    assert run.wait() == 1
+    assert re.search(r"failed +site-2: ValueError: no patients here\n", run.output), run.output
+    assert re.search(r'\n +File ".*train.py", line 7, in <module>\n', run.output), "the traceback is shown"
+    assert "--keep" in run.output, "how to get the logs is told"
+
+
 def test_signal_cleans_up_a_cluster(demo: Callable[..., DemoCommand], tmp_path: Path) -> None:
     """The job is aborted, its pods end, and its credentials are deleted."""
     with Embedded(namespace="flare") as embedded:

@@ -1,60 +1,65 @@
-"""Explains in one sentence why a job failed, from the logs of the parents and of the job's processes. Pure."""
+"""Explains why a job failed, from the logs of the parents and of the job's processes. Pure.
 
-import itertools
+When one party fails, FLARE aborts the job at the others, whose processes then log errors and exceptions, too. So what
+counts is which error came first, and none that an abort brings about.
+"""
+
 import re
-import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+from flargo.log_errors import LoggedError, find_errors
 from flargo.status.reasons import Reason
 
-_REPORT_LINE = re.compile(r"job \S+ at (?P<site>\S+): (?P<reason>[A-Z_]+) \((?P<code>\d+)\): (?P<message>.*)")
+_REPORT_LINE = re.compile(
+    r"(?:(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8},[0-9]{3}) - [^ \n]{1,200} - [A-Z]{1,10} - )?"
+    r"job \S+ at (?P<site>\S+): (?P<reason>[A-Z_]+) \((?P<code>\d+)\): (?P<message>.*)"
+)
 """The line that flargo.flare.report logs when a job ends."""
-_ERROR_SUFFIX = re.compile(r"(Error|Exception): (?=\S)")
-_MAX_NAME_LENGTH = 200
-"""The limit for an exception's name with its modules, in characters."""
-_NON_NAME = re.compile(r"[^\w.]")
-_LINE_FEED = "\n"
 _CONSEQUENCES = frozenset({Reason.ABORTED.name, Reason.CLEANED_UP.name, Reason.SUCCEEDED.name})
 """Reasons that follow from the end of another party's process, and so explain nothing."""
 _PROGRAM_FAILURES = frozenset({Reason.PROGRAM_FAILED.name, Reason.PROGRAM_REPORTED.name})
+_MAX_LINES = 10
+"""The most lines of a traceback that are shown: the innermost calls."""
 
 
-def explain_failure(status: str, parents: Mapping[str, str], jobs: Mapping[str, str]) -> str:
-    """Return one sentence that explains why a job failed.
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed, for users."""
+
+    sentence: str
+    lines: tuple[str, ...] = ()
+    """The end of the traceback that shows it; empty if the sentence says everything."""
+
+
+def explain_failure(status: str, parents: Mapping[str, str], jobs: Mapping[str, str]) -> Failure:
+    """Return why a job failed: what the cluster did to it, else the earliest exception, else the earliest error.
 
     Args:
         status: FLARE's status of the job.
         parents: the logs of the parents, by the names of their parties.
-        jobs: the logs of the job's processes, by the names of their parties.
+        jobs: the logs of the job's processes, likewise.
     """
     reports = [report for log in parents.values() for report in _REPORT_LINE.finditer(log)]
-    causes = [report for report in reports if report["reason"] not in _CONSEQUENCES]
+    causes = sorted(
+        (report for report in reports if report["reason"] not in _CONSEQUENCES), key=lambda each: each["time"] or ""
+    )
     for report in causes:
         if report["reason"] not in _PROGRAM_FAILURES:
-            return f"{report['site']}: {report['message'].strip()}"
-    failed_sites = {report["site"] for report in causes}
-    # The server's process fails after a site's, so the logs of sites come first.
-    for name in sorted(jobs, key=lambda name: (name == "server", name not in failed_sites)):
-        if error := first_error(jobs[name]):
-            return f"{name}: {error}"
-    if causes:
-        return f"{causes[0]['site']}: {causes[0]['message'].strip()}"
-    return f"FLARE reports {status}, and no log gives a reason."
+            return Failure(f"{report['site']}: {report['message'].strip()}")
+    failure = (
+        _earliest(jobs, lambda error: error.is_exception)
+        or _earliest(jobs)
+        or next((Failure(f"{report['site']}: {report['message'].strip()}") for report in causes), None)
+        or _earliest(parents)
+    )
+    return failure or Failure(f"FLARE reports {status}, and no log gives a reason.")
 
 
-def first_error(log: str) -> str:
-    """Return the first exception in a log that has a name and a message; empty if there is none.
-
-    This is linear in the log's length: a regular expression for the whole name would need hours for some logs.
-    """
-    search_start = 0
-    for match in _ERROR_SUFFIX.finditer(log):
-        text = log[max(search_start, match.start() - _MAX_NAME_LENGTH) : match.end(1)]
-        search_start = match.end()
-        *modules, class_name = _NON_NAME.split(text)[-1].split(".")
-        if class_name[0] in string.ascii_uppercase and len(class_name) > len(match[1]):
-            # An empty module name means two dots in a row: the name begins after them.
-            parents = [*itertools.takewhile(bool, reversed(modules))]
-            name = ".".join([*reversed(parents), class_name])
-            return f"{name}{log[match.end(1) :].partition(_LINE_FEED)[0]}".strip()
-    return ""
+def _earliest(logs: Mapping[str, str], is_wanted: Callable[[LoggedError], bool] = lambda _: True) -> Failure | None:
+    """Return the error that was logged first, by the name of the party whose log has it; None if there is none."""
+    errors = [(error.time, name, error) for name, log in logs.items() for error in find_errors(log) if is_wanted(error)]
+    if not errors:
+        return None
+    _, name, error = min(errors, key=lambda each: each[:2])
+    return Failure(f"{name}: {error.message}", error.lines[-_MAX_LINES:] if error.is_exception else ())

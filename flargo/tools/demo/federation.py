@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flargo.cluster.error_text import describe
+from flargo.flare.redact import REDACTION
 from flargo.job.validate import InvalidInput
+from flargo.log_errors import find_errors
 from flargo.tools.demo import kits
 from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.kits import SERVER, KitError, Project
@@ -126,10 +128,13 @@ def _ready_message(name: str) -> str:
 
 
 def last_error_line(log: Path) -> str:
-    """Return the last line of a log that mentions an error, else the log's last line."""
-    lines = [line.strip() for line in _read(log).splitlines() if line.strip()]
-    errors = [line for line in lines if "rror" in line]
-    return (errors or lines or ["the log is empty"])[-1][:200]
+    """Return the last error in a log, else the log's last line."""
+    text = REDACTION.redact(_read(log))
+    errors = find_errors(text)
+    if errors:
+        return errors[-1].message[:200]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines or ["the log is empty"])[-1][:200]
 
 
 def _read(log: Path) -> str:

@@ -1,11 +1,17 @@
 """The options of `flargo demo`, and the error that it reports to users."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class DemoError(Exception):
     """The demo cannot continue. The message is for users: a sentence or two that also say what to do."""
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        """Keep the message, and lines of a log that show what it means."""
+        super().__init__(message)
+        self.lines = tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from flargo.tools.jobs.site_job import STAGE_TEXTS, diagnose_workflow
 
 _FINISHED_PREFIX = "FINISHED:"
 """The prefix of FLARE's status of a job that has ended (nvflare 2.9, RunStatus)."""
-COMPLETED = "FINISHED:COMPLETED"
 _STATE_TEXTS = {**STAGE_TEXTS, Stage.ABSENT: "waits for FLARE"}
 # The lines that FedAvg of nvflare 2.9 logs (app_common/workflows/fedavg.py); it counts rounds from 0.
 _ROUND_STARTED = re.compile(r"Round ([0-9]+) started")

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
+from flargo.flare.redact import REDACTION
 from flargo.flare.request import federation_id
 from flargo.terms import Label
 from flargo.text import shell_command
@@ -24,7 +25,7 @@ from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.cleanup import start_cleanup
 from flargo.tools.demo.drain import Drain
 from flargo.tools.demo.drain_evidence import count_results
-from flargo.tools.demo.failure import explain_failure
+from flargo.tools.demo.failure import Failure, explain_failure
 from flargo.tools.demo.federation import (
     ADMIN,
     Federation,
@@ -38,6 +39,7 @@ from flargo.tools.demo.federation import (
 from flargo.tools.demo.kits import SERVER
 from flargo.tools.demo.options import DemoError, Options
 from flargo.tools.demo.screen import Progress, Screen
+from flargo.tools.jobs.flare_status import COMPLETED
 
 EMBEDDED_IMAGE = "flargo.demo/job:embedded"
 """The image of jobs on the embedded engine, which reads its name and pulls nothing."""
@@ -144,6 +146,10 @@ def run(options: Options, screen: Screen) -> int:
             code = 128 + interrupted.number
         except DemoError as error:
             screen.print_line("failed", str(error), "bold red")
+            for line in error.lines:
+                screen.print_detail(line, "dim")
+            if error.lines and options.keep is None:
+                screen.print_detail("--keep FOLDER keeps the logs of all parties", "dim")
             code = 1
         finally:
             signals.ignore()
@@ -268,8 +274,9 @@ def _run_job(demo: DemoContext, running: RunningFederation, job: Path) -> int:
     # users could not look at it.
     with contextlib.suppress(ApiError):
         cluster.wait_until_finished(selector, _SETTLE_SECONDS)
-    if snapshot.status != progress.COMPLETED:
-        raise DemoError(_explain_failure(running, selector, snapshot.status))
+    if snapshot.status != COMPLETED:
+        failure = _explain_failure(running, selector, snapshot.status)
+        raise DemoError(failure.sentence, failure.lines)
     if drain is not None:
         drain.check()
     return _show_result(demo, running, job_id)
@@ -320,13 +327,17 @@ def _take_snapshot(running: RunningFederation, job_id: str, before: progress.Sna
     return progress.Snapshot(parties, status, rounds)
 
 
-def _explain_failure(running: RunningFederation, selector: str, status: str) -> str:
+def _explain_failure(running: RunningFederation, selector: str, status: str) -> Failure:
     federation = running.federation
     parent_logs = {name: federation.log_path(name).read_text(errors="replace") for name in federation.names}
     job_logs: dict[str, str] = {}
     with contextlib.suppress(ApiError):
         for pod in running.cluster.list_objects(selector)[1]:
-            job_logs[pod["metadata"]["labels"][Label.SITE]] = running.cluster.read_log(pod)
+            # As a whole, before a line is taken out of it: a key has several lines.
+            log = REDACTION.redact(running.cluster.read_log(pod))
+            site = pod["metadata"]["labels"][Label.SITE]
+            # A job that was started again has a log for each attempt.
+            job_logs[site] = f"{job_logs.get(site, '')}{log}\n"
     return explain_failure(status, parent_logs, job_logs)
 
 

@@ -10,7 +10,8 @@ from rich.live import Live
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.tools import terminal
-from flargo.tools.demo.progress import COMPLETED, Party, Snapshot, describe_changes
+from flargo.tools.demo.progress import Party, Snapshot, describe_changes
+from flargo.tools.jobs.flare_status import COMPLETED
 
 _LABEL_WIDTH = 12
 _INDENT = " " * (_LABEL_WIDTH + 10)
@@ -71,7 +72,7 @@ class Progress:
     def _render(self) -> RenderableType:
         snapshot = self._latest
         width = max((len(party.name) for party in snapshot.parties), default=0)
-        lines = [_line(party, width) for party in snapshot.parties]
+        lines = [_line(party, width, is_success=snapshot.status == COMPLETED) for party in snapshot.parties]
         lines += [
             terminal.line(_INDENT, (each.describe(self._total), "magenta")) for each in snapshot.rounds[-_MAX_ROUNDS:]
         ]
@@ -84,15 +85,19 @@ class Progress:
         return Group(*lines, status)
 
 
-def _line(party: Party, width: int) -> RenderableType:
-    mark, style = _mark(party)
+def _line(party: Party, width: int, *, is_success: bool) -> RenderableType:
+    mark, style = _mark(party, is_success=is_success)
     name, state = (f"{mark} {party.name:{width}}  ", style), f"{party.state_text:{_STATE_WIDTH}}  "
     return terminal.line(_INDENT, name, state, (party.workflow, "dim"), no_wrap=True, overflow="ellipsis")
 
 
-def _mark(party: Party) -> tuple[str, str]:
+def _mark(party: Party, *, is_success: bool) -> tuple[str, str]:
+    """Return a party's mark and its style; ``is_success``: FLARE says that the job has completed.
+
+    An exit code 0 alone is no success: FLARE's processes end with it although the training script has raised.
+    """
     if party.reason is Reason.SUCCEEDED:
-        return "✔", "green"
+        return ("✔", "green") if is_success else ("■", "yellow")
     if party.reason is not None:
         return "✘", "red"
     return {Stage.RUNNING: ("●", "bold green"), Stage.ABSENT: ("·", "dim")}.get(party.stage, ("○", "yellow"))
