@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
 from flargo.status.reasons import Reason
-from flargo.status.views import Observation
-from tests.harness.story import POD, WORKFLOW
+from flargo.status.views import Observation, WorkflowView
+from tests.harness.story import POD, POD_RUNNING, WORKFLOW, exited_pod
 
 SHORTAGES = [
     "Insufficient cpu",
@@ -136,3 +136,43 @@ def test_an_end_that_the_node_does_not_know_is_its_loss() -> None:
     failed = replace(WORKFLOW, phase="Failed", message=message, node_phase="Failed", node_message=message)
     diagnosis = diagnose(Observation(replace(failed, node_exit_code=255)), None)
     assert (diagnosis.stage, diagnosis.reason) == (Stage.ENDED, Reason.NODE_LOST)
+
+
+# --- the shutdown of a Workflow
+
+TERMINATED = replace(WORKFLOW, shutdown="Terminate")
+
+
+def shutdown_reasons(workflow: WorkflowView) -> set[Reason | None]:
+    """Return the diagnoses of a Workflow that is shut down, from its beginning to its end, with and without a pod."""
+    killed = replace(exited_pod(143), phase="Failed", deleting=True)
+    over = replace(workflow, phase="Failed", message="Stopped with strategy 'Terminate'")
+    observations = (
+        Observation(workflow, ()),
+        Observation(workflow, (POD_RUNNING,)),
+        Observation(over, (POD_RUNNING,)),
+        Observation(over, (killed,)),
+        Observation(over, ()),
+        Observation(replace(over, node_exit_code=143), ()),
+    )
+    return {diagnose(each, None).reason for each in observations}
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.ABORTED, Reason.CLEANED_UP, Reason.PARENT_ENDED, Reason.IMAGE, Reason.SHORTAGE]
+)
+def test_a_shutdown_by_an_earlier_run_keeps_its_reason(reason: Reason) -> None:
+    """The parent's next run does not remember it."""
+    assert shutdown_reasons(replace(TERMINATED, ending=reason.name)) == {reason}
+
+
+@pytest.mark.parametrize(
+    "note", ["", "SUCCEEDED", "PROGRAM_FAILED", "PROGRAM_REPORTED", "DISRUPTED", "POD_DELETED", "x"]
+)
+def test_other_shutdowns_are_a_persons(note: str) -> None:
+    """A drain is noted without a shutdown, too, and others may write any note."""
+    assert shutdown_reasons(replace(TERMINATED, ending=note)) == {Reason.SHUT_DOWN}
+
+
+def test_a_note_without_a_shutdown_means_nothing() -> None:
+    assert diagnose(Observation(replace(WORKFLOW, ending="ABORTED"), (POD_RUNNING,)), None).reason is None
