@@ -182,6 +182,17 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Credentials:
+    """Which credentials Secret belongs to a Workflow."""
+
+    secret: str
+    """The Secret's name."""
+    workflow: str
+    """The name of the Workflow that owns it."""
+    workflow_uid: Uid
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The objects that a launch creates on the cluster, and its start timeouts."""
 
@@ -196,3 +207,6 @@ class Plan:
     timeouts: StartTimeouts
     grace: int
     """Seconds between SIGTERM and SIGKILL when the job is ended; at least 1."""
+    replaces: Credentials | None = None
+    """The credentials of the attempt before, deleted just before those of this one are created: a job has one such
+    Secret at a time, and no run of the parent can go on with a job that has none."""

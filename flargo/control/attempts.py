@@ -54,6 +54,8 @@ class Attempts:
         self._state = AttemptsState(Rules(max_attempts, deleted_counts, keeps_logs))
         self._attempt = LaunchedJob("")
         """The attempt that the loop follows, or the lost one while there is none. Changes with the state."""
+        self._lost: LaunchedJob | None = None
+        """The attempt before, whose credentials are kept until those of the present one can exist."""
         self._stopped = threading.Event()
         """Set when FLARE no longer wants the job, or its verdict is known."""
         self.launched = LaunchedJob("")
@@ -69,18 +71,19 @@ class Attempts:
             self._attempt = self._backend.launch(self, plan, 1)
             self.launched.name = plan.name
 
-    def adopt(self, number: int) -> None:
+    def adopt(self, number: int, loss: Verdict | None = None) -> None:
         """Follow an attempt that an earlier run of this parent has launched. FLARE may wait for the job already.
 
         Args:
             number: which attempt it is, from 1.
+            loss: the verdict on the attempt before, if there was one.
 
         Raises:
             SubmitError: the parent is shutting down. The job has got its verdict then.
         """
         try:
             with self._lock:
-                self._state = transitions.adopt(self._state, number)
+                self._state = transitions.adopt(self._state, number, loss)
                 self._attempt = attempt = self._backend.adopt(self, number)
                 self.launched.name = attempt.name
                 cause = self._state.cause
@@ -116,7 +119,11 @@ class Attempts:
             if not self._state.follows(number):
                 return
             self._state, todo = transitions.observe(self._state, state, self._clock())
+            lost = self._lost if not state.is_submitting else None
+            self._lost = self._lost if lost is None else None
         self.launched.follow(state)
+        if lost is not None:
+            self._backend.release_secret(lost)
         for each in todo:
             match each:
                 case Todo.READ_LOG:
@@ -180,7 +187,7 @@ class Attempts:
             return
         number = state.attempt.number + 1
         try:
-            announce = self._launch(self._backend.build_plan(number), number)
+            announce = self._launch(self._backend.build_plan(number, state.loss, state.attempt.workflow), number)
         except SubmitError as error:
             self._conclude_with_loss(f"not started again: {error}")
             return
@@ -198,13 +205,13 @@ class Attempts:
         with self._lock:
             lost = self._state.attempt
             if self._state.cause is not None or self._state.is_over:
-                return self._backend.on_dropped
+                return _do_nothing
             if lost.obstacle:
                 raise SubmitError(lost.obstacle)
             if not lost.is_place_free:
                 self._state = transitions.wait_again(self._state)
                 return _do_nothing  # Something of the lost attempt runs again. A later state begins the next one.
-            self._attempt = self._backend.launch(self, plan, number)
+            self._lost, self._attempt = self._attempt, self._backend.launch(self, plan, number)
             self._state = transitions.begin_next(self._state)
         return lambda: self._backend.on_next(number, lost.lost_pods, plan.name, lost.workflow)
 
@@ -245,7 +252,7 @@ class Attempts:
     def _conclude(self, verdict: Verdict, tail: str = "") -> None:
         """Report the verdict once, then wake the threads that wait for the job."""
         with self._lock:
-            state, attempt = self._state, self._attempt
+            state, attempt, lost = self._state, self._attempt, self._lost
             if state.is_over:
                 return
             self._state = transitions.end(state)
@@ -257,6 +264,8 @@ class Attempts:
                 self._backend.note_verdict(verdict, workflows)
         finally:
             self.launched.conclude(verdict)
+            for each in filter(None, (lost, attempt)):
+                self._backend.release_secret(each)
 
 
 def _do_nothing() -> None:

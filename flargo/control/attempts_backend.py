@@ -24,15 +24,17 @@ class Listener(Protocol):
 class Backend(Protocol):
     """What the attempts of a job need from the loop and from FLARE. Its methods may do I/O, except ``launch``."""
 
-    def build_plan(self, number: int) -> Plan:
+    def build_plan(self, number: int, loss: Verdict, lost: WorkflowView | None) -> Plan:
         """Return the plan of an attempt after the first, and note that the attempt is about to begin.
+
+        Args:
+            number: which attempt it is.
+            loss: the verdict on the attempt before.
+            lost: the Workflow of the attempt before, whose credentials the new one replaces; None: it was never seen.
 
         Raises:
             SubmitError: no job may be launched any more.
         """
-
-    def on_dropped(self) -> None:
-        """Note that the attempt whose plan was built last does not begin: the job has ended."""
 
     def launch(self, listener: Listener, plan: Plan, number: int) -> LaunchedJob:
         """Start to launch an attempt, which reports to ``listener`` with its number, and return at once.
@@ -50,6 +52,9 @@ class Backend(Protocol):
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
         """Request the end of an attempt, and return at once."""
+
+    def release_secret(self, launched: LaunchedJob) -> None:
+        """Let an attempt's credentials be deleted, and return at once. Until then they are kept."""
 
     def run(self, task: Task) -> bool:
         """Run a task on another thread; return False if there is none."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from flargo.cluster.api import Kind
 from flargo.control.command import Command
-from flargo.status.job_state import LaunchGivenUp, StopRequested, Submitted
+from flargo.status.job_state import LaunchGivenUp, SecretReleased, StopRequested, Submitted
 from flargo.terms import Object, StartTimeouts, Uid
 
 
@@ -25,6 +25,8 @@ class Admitted:
     timeouts: StartTimeouts
     grace: int
     """Seconds between SIGTERM and SIGKILL."""
+    keeps_secret: bool = False
+    """The credentials Secret is kept until ``SecretReleased``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Adopted:
     """The timeouts of a start, which begin anew."""
     grace: int
     """Seconds between SIGTERM and SIGKILL."""
+    keeps_secret: bool = False
+    """The credentials Secret is kept until ``SecretReleased``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class JobInput:
     """The name of the job's Workflow."""
     attempt: str
     """The id of the launch: a later launch of the same job is not affected."""
-    input: Submitted | StopRequested | LaunchGivenUp
+    input: Submitted | StopRequested | LaunchGivenUp | SecretReleased
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from flargo.control.result import Result
 from flargo.control.submit import POD_POLL_SECONDS, Created, SubmitError, Submitter
 from flargo.control.timers import Timers
 from flargo.control.workers import Task, Workers
-from flargo.status.job_state import JobState, LaunchGivenUp, StopRequested, Submitted
+from flargo.status.job_state import JobState, LaunchGivenUp, SecretReleased, StopRequested, Submitted
 from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.verdict import UNFOLLOWED, Cause, Verdict
 from flargo.status.views import strip_unused_fields
@@ -155,6 +155,7 @@ class Loop:
         *,
         collect_log: bool,
         on_state: OnState = lambda _: None,
+        keeps_secret: bool = False,
     ) -> LaunchedJob:
         """Start to launch a job, and return at once. The LaunchedJob shows the job's progress and its verdict.
 
@@ -164,6 +165,7 @@ class Loop:
             on_verdict: called with the verdict and the end of the log, before threads that wait for the job are woken.
             collect_log: read the end of the program's log if the program fails.
             on_state: called with every new state of the job, before its verdict is reported; does no I/O.
+            keeps_secret: delete the credentials Secret only after ``release_secret``.
 
         Raises:
             SubmitError: see ``require``.
@@ -172,7 +174,7 @@ class Loop:
         job = FollowedJob(
             plan.name, plan.attempt, has_results, on_verdict, collect_log=collect_log, on_state=on_state, plan=plan
         )
-        self._follow(job, Admitted(plan.name, plan.attempt, plan.timeouts, plan.grace))
+        self._follow(job, Admitted(plan.name, plan.attempt, plan.timeouts, plan.grace, keeps_secret))
         return job.launched
 
     def adopt(
@@ -223,6 +225,12 @@ class Loop:
             return
         nothing_created = job.cancel()
         self._inputs.put(JobInput(job.name, job.attempt, StopRequested(cause, nothing_created)))
+
+    def release_secret(self, launched: LaunchedJob) -> None:
+        """Let a job's credentials Secret be deleted once the job has its verdict, and return at once."""
+        job = self._jobs.get(launched.name)
+        if job is not None and job.launched is launched:
+            self._inputs.put(JobInput(job.name, job.attempt, SecretReleased()))
 
     def give_up(self, launched: LaunchedJob, detail: str) -> None:
         """End a launch for which FLARE cannot wait any longer, and return at once.

@@ -33,6 +33,10 @@ class ReclaimError(Exception):
     """A launch cannot be taken back. The message says why, for people; it may hold text of the API server."""
 
 
+class NotThereError(ReclaimError):
+    """An object of the launch does not exist, or is another launch's; reading it again does not help."""
+
+
 class Reclaimer:
     """Takes back the launches of a parent's earlier run, all within the same time."""
 
@@ -64,7 +68,8 @@ class Reclaimer:
         """Return a launch's Workflow.
 
         Raises:
-            ReclaimError: there is none, it is another launch's, or it cannot be read.
+            NotThereError: there is none, or it is another launch's.
+            ReclaimError: it cannot be read.
         """
         return self._read_workflow(name, attempt)[0]
 
@@ -72,7 +77,8 @@ class Reclaimer:
         """Return the content of a launch's credentials Secret.
 
         Raises:
-            ReclaimError: there is none, it is another Workflow's, or it cannot be read.
+            NotThereError: there is none.
+            ReclaimError: it is another Workflow's, or it cannot be read.
         """
         item = self._keep_trying(lambda: self._api.get(Kind.SECRET, name), "its credentials are deleted: it has ended")
         if not is_credentials_secret(fields.mapping(item, "metadata"), workflow.name, workflow.uid):
@@ -125,7 +131,7 @@ class Reclaimer:
         view = next(fields.parse_each([item], workflow_view), None)
         is_own = is_same_site(labels, site_labels(self._parent))
         if view is None or view.name != name or view.attempt != attempt or not view.uid or not is_own:
-            raise ReclaimError(f"Workflow {name} is not the one that was launched")
+            raise NotThereError(f"Workflow {name} is not the one that was launched")
         return view, fields.text(item, "metadata", "resourceVersion")
 
     def _keep_trying(self, request: Callable[[], T], if_missing: str) -> T:
@@ -147,7 +153,7 @@ class Reclaimer:
                 if error.meaning is Meaning.CONFLICT:
                     raise _ConflictError from error
                 if error.meaning is Meaning.NOT_FOUND:
-                    raise ReclaimError(if_missing) from error
+                    raise NotThereError(if_missing) from error
                 is_denied = error.meaning in LACKS_PERMISSION
                 deadline = min(deadline, self._clock() + _MAX_DENIED_SECONDS) if is_denied else self._deadline
                 failures += 1

@@ -253,7 +253,15 @@ class Reconciler:
 
     def _on_admitted(self, job: Admitted, now: float) -> Result:
         healthy = self._clocks.advance(now).healthy
-        state = JobState(job.name, job.attempt, job.timeouts, job.grace, created_at=healthy, stage_since=healthy)
+        state = JobState(
+            job.name,
+            job.attempt,
+            job.timeouts,
+            job.grace,
+            created_at=healthy,
+            stage_since=healthy,
+            keeps_secret=job.keeps_secret,
+        )
         self._tracked[job.name] = _Tracked(state)
         return Result()
 
@@ -269,6 +277,7 @@ class Reconciler:
             is_submitting=False,
             submitted_at=healthy,
             stage_since=healthy,
+            keeps_secret=job.keeps_secret,
         )
         self._tracked[job.name] = _Tracked(state, workflow_uid=job.uid)
         return self._apply(job.name, Tick(), now)

@@ -18,13 +18,14 @@ from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE, LACKS_PERMISSION, Meaning
 from flargo.job.names import is_same_site
 from flargo.status.fields import parse_each
-from flargo.status.views import PodView, pod_view, strip_unused_fields, uid_of
+from flargo.status.views import PodView, is_credentials_secret, pod_view, strip_unused_fields, uid_of
 from flargo.terms import (
     ARGO_API_VERSION,
     GROUP,
     MANAGER,
     WORKFLOW_NAME_LABEL,
     Annotation,
+    Credentials,
     Label,
     Object,
     Plan,
@@ -112,6 +113,7 @@ class Submitter:
         """
         self._ensure_startup(plan)
         uid = self._create_workflow(plan)
+        self._delete_replaced(plan)
         return Created(plan.name, uid, self._create_credentials(plan, uid), _labels(plan.workflow), plan.grace)
 
     def release(self, created: Created) -> bool:
@@ -191,6 +193,12 @@ class Submitter:
             f"Workflow {plan.name} already exists and is not this site's ({phase or 'not started'}); created by {owner}"
         )
 
+    def _delete_replaced(self, plan: Plan) -> None:
+        """Delete the credentials of the attempt before this one, as late as possible."""
+        replaced = plan.replaces
+        if replaced is not None:
+            self._keep_trying(lambda: delete_credentials(self.api, replaced))
+
     def _create_credentials(self, plan: Plan, uid: Uid) -> Uid | None:
         secret = _secret(plan, plan.credentials)
         secret["metadata"]["ownerReferences"] = [
@@ -244,6 +252,21 @@ class Submitter:
                     raise SubmitError(str(error)) from error
                 self.on_failure(str(error))
                 self.pause(gap)
+
+
+def delete_credentials(api: Api, credentials: Credentials) -> None:
+    """Delete a Workflow's credentials Secret, unless it is gone or not the Workflow's.
+
+    Raises:
+        ApiError: a request has failed.
+    """
+    try:
+        meta = api.metadata(Kind.SECRET, credentials.secret)
+        if is_credentials_secret(meta, credentials.workflow, credentials.workflow_uid):
+            api.delete(Kind.SECRET, credentials.secret, uid_of({"metadata": meta}))
+    except ApiError as error:
+        if error.meaning not in GONE:
+            raise
 
 
 def release_patch(uid: Uid) -> Object:

@@ -1,12 +1,14 @@
 """The jobs of a client's parent: launched, started again when the cluster has lost them, and taken back.
 
-Every launch is recorded on the site's disk before anything of it can exist, so that the parent's next run knows it.
+Every launch is recorded on the site's disk before anything of it can exist, so that the parent's next run knows it, and
+until FLARE has told its server how the job has ended.
 """
 
 import logging
 import secrets
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flargo.control.attempt_notes import MAX_MESSAGE_LENGTH, EventReason
 from flargo.control.attempts import Attempts
@@ -17,17 +19,18 @@ from flargo.control.loop import Loop
 from flargo.control.meter import Meter
 from flargo.control.workers import Task
 from flargo.flare.handle import ArgoJobHandle
-from flargo.flare.launch_records import LaunchRecord, LaunchRecords
+from flargo.flare.job_record import JobRecord
+from flargo.flare.launch_records import LaunchRecord, LaunchRecords, LostAttempt
 from flargo.flare.nvflare_internals import WorkspaceTransfer
 from flargo.flare.report import Report
-from flargo.job.names import display_text
+from flargo.job.names import credentials_secret, display_text
 from flargo.job.next_attempt import next_attempt
 from flargo.job.plan import build_plan, start_timeouts
 from flargo.job.settings import Settings
 from flargo.status.job_state import JobState
 from flargo.status.verdict import Cause, Verdict
 from flargo.status.views import WorkflowView
-from flargo.terms import Launch, Plan, ServerJob, Uid
+from flargo.terms import Credentials, Launch, Plan, ServerJob, Uid
 
 OnEnd = Callable[[Verdict, str, str], None]
 """Called once for each job, with the verdict, the name of its last Workflow, and the end of its log."""
@@ -49,13 +52,13 @@ class _Backend:
     report: Report
     meter: Meter
     probe: Callable[[], ServerJob]
-    records: LaunchRecords | None
-    """Where launches are recorded for the parent's next run; None: nowhere."""
+    record: JobRecord | None
+    """The job's record for the parent's next run; None: there is none."""
     end: OnEnd
     adopted: Adopted | None = None
     """The attempt that an earlier run of this parent has launched; None: this run has launched the first one."""
 
-    def build_plan(self, number: int) -> Plan:
+    def build_plan(self, number: int, loss: Verdict, lost: WorkflowView | None) -> Plan:
         """Return the plan of an attempt after the first, and record the attempt.
 
         Raises:
@@ -65,13 +68,10 @@ class _Backend:
         assert self.first is not None, f"job {self.job_id} has one attempt only"
         launch = next_attempt(self.first, number, secrets.token_hex(4))
         self.loop.require(launch.pod["metadata"]["name"])
-        if self.records is not None:
-            self.records.save(LaunchRecord(self.first, number, launch.attempt))
-        return build_plan(launch, self.settings)
-
-    def on_dropped(self) -> None:
-        """Delete the job's record: the attempt that it names does not begin."""
-        self._delete_record()
+        if self.record is not None:
+            before = LostAttempt(lost.attempt, loss) if lost is not None and lost.attempt else None
+            self.record.begin(LaunchRecord(self.first, number, launch.attempt, before))
+        return replace(build_plan(launch, self.settings), replaces=_credentials(lost))
 
     def launch(self, listener: Listener, plan: Plan, number: int) -> LaunchedJob:
         """Start to launch an attempt, and return at once.
@@ -86,6 +86,7 @@ class _Backend:
             lambda verdict, tail: listener.on_verdict(number, verdict, tail),
             collect_log=self.settings.argo.keep_lost_log,
             on_state=lambda state: listener.on_state(number, state),
+            keeps_secret=True,
         )
         which = f", attempt {number} of {self.max_attempts}" if self.max_attempts > 1 else ""
         _log.info("%s: job %s submitted as Workflow %s%s", self.site, self.job_id, plan.name, which)
@@ -110,6 +111,10 @@ class _Backend:
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
         """Request the end of an attempt, and return at once."""
         self.loop.stop(launched, cause)
+
+    def release_secret(self, launched: LaunchedJob) -> None:
+        """Let an attempt's credentials be deleted, and return at once."""
+        self.loop.release_secret(launched)
 
     def run(self, task: Task) -> bool:
         """Run a task on another thread; return False if there is none."""
@@ -147,8 +152,9 @@ class _Backend:
             self.run(lambda: self.loop.attempt_notes.announce(lost, EventReason.STARTED, message))
 
     def on_end(self, verdict: Verdict, workflow: str, tail: str) -> None:
-        """Report the verdict on the job, and delete its record: nobody is to take it back any more."""
-        self._delete_record()
+        """Record and report the verdict on the job."""
+        if self.record is not None:
+            self.record.end(verdict)
         self.end(verdict, workflow, tail)
 
     def note_verdict(self, verdict: Verdict, workflows: Sequence[WorkflowView]) -> None:
@@ -156,13 +162,15 @@ class _Backend:
         detail = self.report.public_detail(verdict)
         self.run(lambda: self.loop.attempt_notes.note_verdict(workflows, verdict, detail))
 
-    def _delete_record(self) -> None:
-        """Delete the job's record, unless another parent of the site may have one under the same name."""
-        if self.records is not None and self.loop.may_change(is_followed=True):
-            self.records.delete(self.job_id)
-
     def _describe_attempt(self, number: int) -> str:
         return f"attempt {number} of {self.max_attempts} of job {self.job_id}"
+
+
+def _credentials(workflow: WorkflowView | None) -> Credentials | None:
+    """Return which credentials Secret belongs to a Workflow of this site."""
+    if workflow is None or not workflow.attempt:
+        return None
+    return Credentials(credentials_secret(workflow.name, workflow.attempt), workflow.name, workflow.uid)
 
 
 class ClientJobs:
@@ -182,6 +190,9 @@ class ClientJobs:
         self._meter = meter
         self._records = records
         self._running: set[Attempts] = set()
+        self._ended: dict[str, JobRecord] = {}
+        """The records of jobs that have ended, and whose ends FLARE may not have reported yet, by job id."""
+        self._reported = threading.Condition()
 
     def launch(
         self,
@@ -207,6 +218,7 @@ class ClientJobs:
                 job is still tracked.
         """
         self._loop.require(plan.name)
+        self._ended.pop(launch.job_id, None)
         attempts = self._prepare(launch, transfer, report, probe, on_end)
         if self._records is not None:
             self._records.save(LaunchRecord(launch, launch.number, launch.attempt))
@@ -246,16 +258,51 @@ class ClientJobs:
                 job is still tracked. ``on_end`` has been called then.
         """
         timeouts = start_timeouts(record.first, self._settings)
-        adopted = Adopted(record.workflow, uid, record.attempt, timeouts, self._settings.argo.kill_grace)
+        adopted = Adopted(
+            record.workflow, uid, record.attempt, timeouts, self._settings.argo.kill_grace, keeps_secret=True
+        )
         attempts = self._prepare(record.first, transfer, report, probe, on_end, adopted)
         handle = ArgoJobHandle(attempts.launched, attempts.stop)
         try:
             register(handle)
-            attempts.adopt(record.number)
+            attempts.adopt(record.number, record.lost.verdict if record.lost is not None else None)
         except BaseException:
             self._running.discard(attempts)
             raise
         return handle
+
+    def report(self, record: LaunchRecord, verdict: Verdict, register: Callable[[ArgoJobHandle], None]) -> None:
+        """Let FLARE report the end of a job whose earlier parent may not have come to that.
+
+        Args:
+            record: the record of the launch.
+            verdict: the verdict on the job.
+            register: makes FLARE wait for a handle.
+
+        Raises:
+            AdoptionError: FLARE cannot wait for the job.
+        """
+        job_record = self._record(record.first.job_id)
+        if job_record is not None:
+            job_record.end(verdict)
+            self._ended[record.first.job_id] = job_record
+        job = LaunchedJob(record.workflow)
+        job.conclude(verdict)
+        register(ArgoJobHandle(job, lambda _: None))
+
+    def on_completed(self, job_id: str) -> None:
+        """Delete the record of a job that has ended: FLARE has reported the end to its server, or has tried to."""
+        record = self._ended.get(job_id)
+        if record is not None:
+            record.delete()
+            with self._reported:
+                self._ended.pop(job_id, None)
+                self._reported.notify_all()
+
+    def wait_for_reports(self, seconds: float) -> None:
+        """Wait until FLARE has reported the ends of all jobs that have ended, for some seconds at most."""
+        with self._reported:
+            self._reported.wait_for(lambda: not self._ended, seconds)
 
     def stop_all(self, cause: Cause) -> None:
         """End all jobs, those between two attempts included. Returns at once."""
@@ -274,8 +321,13 @@ class ClientJobs:
         on_end: OnEnd,
         adopted: Adopted | None = None,
     ) -> Attempts:
+        job_id = first.job_id
+        record = self._record(job_id)
+
         def end(verdict: Verdict, workflow: str, tail: str) -> None:
             self._running.discard(attempts)
+            if record is not None:
+                self._ended[job_id] = record
             on_end(verdict, workflow, tail)
 
         backend = _Backend(
@@ -289,7 +341,7 @@ class ClientJobs:
             report,
             self._meter,
             probe,
-            self._records,
+            record,
             end,
             adopted,
         )
@@ -299,3 +351,8 @@ class ClientJobs:
         )
         self._running.add(attempts)
         return attempts
+
+    def _record(self, job_id: str) -> JobRecord | None:
+        if self._records is None:
+            return None
+        return JobRecord(self._records, job_id, lambda: self._loop.may_change(is_followed=True))

@@ -24,7 +24,7 @@ from nvflare.apis.job_def import JobMetaKey
 
 from flargo.cluster.api import Api
 from flargo.control.authority import MayChange
-from flargo.control.reclaim import Reclaimer, ReclaimError
+from flargo.control.reclaim import NotThereError, Reclaimer, ReclaimError
 from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
 from flargo.flare.launch_records import LaunchRecord, LaunchRecords
@@ -40,6 +40,8 @@ from flargo.flare.redact import REDACTION
 from flargo.flare.report import Report
 from flargo.flare.request import read_cell, read_report, read_startup_kit, read_workspace
 from flargo.job.validate import InvalidInput
+from flargo.status.reasons import ReturnCode
+from flargo.status.verdict import Verdict
 from flargo.status.views import WorkflowView
 from flargo.terms import Launch, Parent, Role
 
@@ -99,6 +101,8 @@ class JobAdoption:
         cell, workspace = read_cell(fl_ctx), read_workspace(fl_ctx)
         expected = []
         for record in self._records.load(self._parent, is_owner=False):
+            if record.verdict is not None:
+                continue  # Its process has ended.
             transfer = WorkspaceTransfer(cell, record.first.job_id, workspace)
             try:
                 transfer.expect()
@@ -127,8 +131,7 @@ class JobAdoption:
             if job_id in self._taken:
                 continue
             try:
-                _check_away(away_seconds)
-                self._adopt(record, fl_ctx, reclaimer)
+                what = self._adopt_or_report(record, fl_ctx, reclaimer, away_seconds)
             except (ReclaimError, AdoptionError, SubmitError, InvalidInput) as error:
                 if self._pause(0.0) or not self._may_change(is_followed=False):
                     _log.warning("job %s at %s: not taken back: %s", job_id, site, error)
@@ -140,7 +143,7 @@ class JobAdoption:
                 self._records.delete(job_id)
             else:
                 self._taken.add(job_id)
-                _log.info("job %s at %s: taken back, Workflow %s", job_id, site, record.workflow)
+                _log.info("job %s at %s: %s", job_id, site, what)
 
     def drop(self) -> None:
         """Serve the processes of no job that was not taken back."""
@@ -168,11 +171,62 @@ class JobAdoption:
                         del self._transfers[record.first.job_id]
                         transfer.remove()
 
+    def _adopt_or_report(
+        self, record: LaunchRecord, fl_ctx: FLContext, reclaimer: Reclaimer, away_seconds: float | None
+    ) -> str:
+        """Take one job back, or report its end; return what was done.
+
+        The parent may have ended while it began the latest attempt. If that one does not exist completely, the job goes
+        on with the one before; if that one has lost its credentials, the job ends with its loss.
+
+        Raises:
+            ReclaimError, AdoptionError, InvalidInput, SubmitError: see ``_adopt``.
+        """
+        if record.verdict is not None:
+            self._report(record, record.verdict, fl_ctx)
+            return (
+                f"its end ({record.verdict.reason.name}) is reported, in case its earlier parent did not come to that"
+            )
+        _check_away(away_seconds)
+        try:
+            self._adopt(record, fl_ctx, reclaimer)
+        except NotThereError:
+            before = record.before
+            if before is None:
+                raise
+        else:
+            return f"taken back, Workflow {record.workflow}"
+        try:
+            self._adopt(before, fl_ctx, reclaimer)
+        except NotThereError:
+            loss = _unfollowed_loss(record)
+            self._report(record, loss, fl_ctx)
+            self._publish_loss(record, loss, fl_ctx)
+            return f"not taken back: its earlier parent ended while attempt {record.number} began"
+        return f"taken back, Workflow {before.workflow}, which was lost"
+
+    def _report(self, record: LaunchRecord, verdict: Verdict, fl_ctx: FLContext) -> None:
+        """Let FLARE report a job's end.
+
+        Raises:
+            AdoptionError: FLARE cannot wait for the job.
+            InvalidInput: FLARE's context is not complete.
+        """
+        job_id, workspace = record.first.job_id, read_workspace(fl_ctx)
+        has_started = verdict.code == ReturnCode.FAILED
+        self._jobs.report(
+            record, verdict, lambda handle: adopt_job(fl_ctx, job_id, handle, workspace, has_started=has_started)
+        )
+
+    def _publish_loss(self, record: LaunchRecord, loss: Verdict, fl_ctx: FLContext) -> None:
+        read_report({JobMetaKey.JOB_ID.value: record.first.job_id}, fl_ctx, Role.CLIENT).publish(loss, record.workflow)
+
     def _adopt(self, record: LaunchRecord, fl_ctx: FLContext, reclaimer: Reclaimer) -> None:
         """Take one job back.
 
         Raises:
-            ReclaimError: the cluster does not have the launch any more, or not unchanged.
+            NotThereError: the attempt's Workflow or credentials do not exist.
+            ReclaimError: the cluster does not have the launch unchanged, or cannot be asked.
             AdoptionError: FLARE cannot take the job back.
             InvalidInput: the site's startup kit, or FLARE's context, is not complete.
             SubmitError: the parent is shutting down.
@@ -216,6 +270,14 @@ def _check_away(seconds: float | None) -> None:
         raise ReclaimError("it is not known for how long the site had no parent")
     if seconds > AWAY_LIMIT:
         raise ReclaimError(f"the site had no parent for {seconds:.0f} s, and {AWAY_LIMIT:.0f} s are the limit")
+
+
+def _unfollowed_loss(record: LaunchRecord) -> Verdict:
+    """Return the verdict on a job whose parent ended while it began another attempt."""
+    assert record.lost is not None, "no attempt was lost"
+    loss = record.lost.verdict
+    detail = f"not started again: the FLARE parent ended while it began attempt {record.number}"
+    return replace(loss, detail="; ".join(filter(None, (loss.detail, detail))))
 
 
 def _read_token(reclaimer: Reclaimer, record: LaunchRecord, workflow: WorkflowView) -> tuple[dict[str, bytes], str]:

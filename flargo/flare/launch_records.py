@@ -1,26 +1,29 @@
 """Records of a client's running launches on the site's disk, from which the parent's next run takes its jobs back.
 
-A record holds what neither the cluster nor FLARE can tell a later run: how to build the job's next attempt, and which
-attempt was the last one. It holds no secret: credentials are only in the attempt's Secret. The folder is in the
-parent's workspace, which in a cluster is on a volume. It is no part of what FLARE sends to job pods: the folder
-``local`` and the job's own.
+A record holds what neither the cluster nor FLARE can tell a later run: how to build the job's next attempt, which
+attempt was the last one, and how the job has ended, until FLARE has told its server. It holds no secret: credentials
+are only in the attempt's Secret. The folder is in the parent's workspace, which in a cluster is on a volume. It is no
+part of what FLARE sends to job pods: the folder ``local`` and the job's own.
 """
 
 import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flargo.cluster.error_text import describe
 from flargo.flare.atomic_file import write_atomically
+from flargo.flare.redact import REDACTION
 from flargo.job import names
 from flargo.job.documents import load_json
 from flargo.job.trust import MAX_REJOIN, job_id
 from flargo.job.validate import InvalidInput, Verbatim, between, dns_label, mapping, object_name, optional, seconds
 from flargo.parsing import is_attempt
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Verdict
 from flargo.terms import Launch, Object, Parent, Role, SecretData
 
 FOLDER = Path(".flargo", "launches")
@@ -28,7 +31,20 @@ FOLDER = Path(".flargo", "launches")
 _VERSION = 1
 _MAX_BYTES = 4 * 1024 * 1024
 """Bytes of a record. A Workflow, which holds the same pod, has at most half as many (etcd's limit)."""
+_MAX_DETAIL = 1000
+"""Characters of a verdict's detail that a record keeps."""
+_MAX_CODE = 2**32 - 1
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LostAttempt:
+    """The attempt before the latest one."""
+
+    attempt: str
+    """Its id."""
+    verdict: Verdict
+    """How it was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,17 @@ class LaunchRecord:
     """Which attempt was the latest, from 1."""
     attempt: str
     """The id of the latest attempt."""
+    lost: LostAttempt | None = None
+    """The attempt before the latest one: the parent may have ended before the latest one could exist."""
+    verdict: Verdict | None = None
+    """The verdict on the job, which FLARE's server may not have heard; None: it has not ended yet."""
+
+    @property
+    def before(self) -> "LaunchRecord | None":
+        """The record as it was before its latest attempt was about to begin; None for a first attempt."""
+        if self.lost is None or self.number == 1:
+            return None
+        return replace(self, number=self.number - 1, attempt=self.lost.attempt, lost=None)
 
     @property
     def workflow(self) -> str:
@@ -84,6 +111,17 @@ class LaunchRecords:
             write_atomically(self._path(job), json.dumps(_to_json(record)), is_durable=True)
         except OSError as error:
             _log.warning("job %s: not recorded, so it ends if this parent restarts: %s", job, describe(error))
+
+    def note_verdict(self, job_id: str, verdict: Verdict) -> None:
+        """Add the verdict on a job to the job's record, if there is one."""
+        path = self._path(job_id)
+        try:
+            if self._is_link or path.is_symlink() or not path.is_file():
+                return
+            fields = json.loads(path.read_bytes())
+            write_atomically(path, json.dumps({**fields, "verdict": _verdict_to_json(verdict)}), is_durable=True)
+        except (OSError, ValueError, TypeError) as error:
+            _log.warning("job %s: its verdict cannot be recorded: %s", job_id, describe(error))
 
     def delete(self, job_id: str) -> None:
         """Delete a job's record, if there is one."""
@@ -165,7 +203,42 @@ def _to_json(record: LaunchRecord) -> Object:
         "refused_attempts": first.refused_attempts,
         "number": record.number,
         "attempt": record.attempt,
+        "lost": _lost_to_json(record.lost),
+        "verdict": _verdict_to_json(record.verdict),
     }
+
+
+def _lost_to_json(lost: LostAttempt | None) -> Object | None:
+    return None if lost is None else {"attempt": lost.attempt, "verdict": _verdict_to_json(lost.verdict)}
+
+
+def _verdict_to_json(verdict: Verdict | None) -> Object | None:
+    if verdict is None:
+        return None
+    detail = REDACTION.redact(verdict.detail)[:_MAX_DETAIL]
+    return {"reason": verdict.reason.name, "code": verdict.code, "detail": detail, "exit_code": verdict.exit_code}
+
+
+def _lost_from_json(value: object) -> LostAttempt | None:
+    if value is None:
+        return None
+    fields = mapping("lost", value)
+    verdict = _verdict_from_json("lost['verdict']", fields.get("verdict"))
+    if verdict is None:
+        raise InvalidInput("lost['verdict']", None, "a verdict")
+    return LostAttempt(_attempt(fields, "attempt", "lost['attempt']"), verdict)
+
+
+def _verdict_from_json(name: str, value: object) -> Verdict | None:
+    if value is None:
+        return None
+    fields = mapping(name, value)
+    reason = fields.get("reason")
+    if not isinstance(reason, str) or reason not in Reason.__members__:
+        raise InvalidInput(f"{name}['reason']", reason, "the name of a reason")
+    code = between(0, _MAX_CODE)(f"{name}['code']", fields.get("code"))
+    exit_code = optional(between(0, _MAX_CODE))(f"{name}['exit_code']", fields.get("exit_code"))
+    return Verdict(Reason[reason], code, _text(fields, "detail", f"{name}['detail']"), exit_code)
 
 
 def _from_json(path: Path, parent: Parent) -> LaunchRecord:
@@ -207,18 +280,20 @@ def _from_json(path: Path, parent: Parent) -> LaunchRecord:
     if path.name != f"{first.job_id}.json":
         raise InvalidInput("job_id", first.job_id, f"the file's name without .json: {path.name}")
     number = between(1, first.max_attempts)("number", fields.get("number"))
-    return LaunchRecord(first, number, _attempt(fields, "attempt"))
+    lost, verdict = _lost_from_json(fields.get("lost")), _verdict_from_json("verdict", fields.get("verdict"))
+    return LaunchRecord(first, number, _attempt(fields, "attempt"), lost, verdict)
 
 
-def _text(fields: Mapping[str, Any], key: str) -> str:
+def _text(fields: Mapping[str, Any], key: str, name: str = "") -> str:
+    """Return a string of a dictionary; ``name`` is what messages call it."""
     value = fields.get(key)
     if not isinstance(value, str):
-        raise InvalidInput(key, value, "a string")
+        raise InvalidInput(name or key, value, "a string")
     return value
 
 
-def _attempt(fields: Mapping[str, Any], key: str) -> str:
-    value = _text(fields, key)
+def _attempt(fields: Mapping[str, Any], key: str, name: str = "") -> str:
+    value = _text(fields, key, name)
     if not is_attempt(value):
-        raise InvalidInput(key, value, "1 to 20 lower-case letters and digits")
+        raise InvalidInput(name or key, value, "1 to 20 lower-case letters and digits")
     return value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.job_launcher_spec import JobLauncherSpec, add_launcher
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 
 END_PATIENCE = 15.0
 """Seconds for which a parent that shuts down waits for its jobs to end."""
+REPORT_PATIENCE = 2.0
+"""Seconds for which a client's parent that shuts down waits until FLARE has reported the ends of its jobs. It may not
+delete their records any more once it has released its site's Lease; the next run then reports them again."""
 _MAX_FRAMES = 5
 """Innermost calls of an unexpected exception that the parent's log shows."""
 _log = logging.getLogger(__name__)
@@ -404,6 +408,8 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
             self._prepare_takeover(fl_ctx)
         elif event_type == EventType.AFTER_CLIENT_REGISTER and self._takeover is not None:
             self._takeover.begin(fl_ctx)
+        elif event_type == EventType.JOB_COMPLETED and self._jobs is not None:
+            self._jobs.on_completed(str(fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)))
         super().handle_event(event_type, fl_ctx)
 
     def _prepare_takeover(self, fl_ctx: FLContext) -> None:
@@ -482,5 +488,7 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
         if self._jobs is not None:
             self._jobs.stop_all(Cause.PARENT_END)
         super()._end_jobs(loop)
+        if self._jobs is not None:
+            self._jobs.wait_for_reports(REPORT_PATIENCE)
         if self._takeover is not None:
             self._takeover.close()

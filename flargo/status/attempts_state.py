@@ -90,8 +90,8 @@ class AttemptsState:
     cause: Cause | None = None
     """Why the job ends, if FLARE no longer wants it. No attempt follows then."""
     loss: Verdict | None = None
-    """The verdict on the latest attempt that this run of the parent has lost. One that its node has refused has lost
-    nothing that was not lost before, so the loss before it stays."""
+    """The verdict on the latest attempt that was lost. One that its node has refused has lost nothing that was not lost
+    before, so the loss before it stays."""
     lost_workflow: WorkflowView | None = None
     """The Workflow of the attempt before."""
     is_adopted: bool = False
@@ -121,9 +121,10 @@ Step = tuple[AttemptsState, tuple[Todo, ...]]
 """The next state, and what is to be done."""
 
 
-def adopt(state: AttemptsState, number: int) -> AttemptsState:
+def adopt(state: AttemptsState, number: int, loss: Verdict | None = None) -> AttemptsState:
     """Follow an attempt that an earlier run of this parent has launched. FLARE may have ended the job already."""
-    state = replace(state, is_adopted=True, attempt=Attempt(number, is_adopted=True, is_server_asked=True))
+    attempt = Attempt(number, is_adopted=True, is_server_asked=True)
+    state = replace(state, is_adopted=True, attempt=attempt, loss=loss)
     return state if state.cause is None else request_stop(state, state.cause)
 
 

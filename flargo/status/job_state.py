@@ -134,6 +134,11 @@ class ActionDone:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretReleased:
+    """Input: nobody needs the credentials Secret any more once the job has its verdict."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Input: time has passed."""
 
@@ -146,7 +151,7 @@ class EventsListed:
     events: tuple[EventView, ...]
 
 
-Input = Observed | StopRequested | LaunchGivenUp | Submitted | ActionDone | EventsListed | Tick
+Input = Observed | StopRequested | LaunchGivenUp | Submitted | SecretReleased | ActionDone | EventsListed | Tick
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -206,6 +211,9 @@ class JobState:
     ending_at: float = math.inf
     """Time at which flargo began to end the job, on the wall clock."""
     retries: Mapping[Action, Retry] = field(default_factory=lambda: MappingProxyType({}))
+    keeps_secret: bool = False
+    """The credentials Secret is not deleted yet, even after the verdict: another attempt may follow, and until that one
+    has a Secret of its own, a run of the parent that begins anew needs this one to go on with the job."""
     secret_deleted: bool = False
     """The credentials Secret was deleted, or did not exist."""
     confirmed_gone: bool = False
@@ -271,13 +279,15 @@ class JobState:
         return (workflow.has_started or stays) and pods_end and not is_verdict_early
 
     @property
-    def is_over(self) -> bool:
-        """Return whether the verdict is given, nothing of the job runs, and its credentials are deleted.
-
-        An administrator's exit handler may still run.
-        """
+    def has_stopped(self) -> bool:
+        """Return whether the verdict is given, and nothing of the job runs. An exit handler may still run."""
         nothing_runs = self.confirmed_gone if self.is_stopping else has_ended(self.observation)
-        return self.verdict is not None and self.secret_deleted and not self.is_submitting and nothing_runs
+        return self.verdict is not None and not self.is_submitting and nothing_runs
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the job has stopped, and its credentials are deleted."""
+        return self.has_stopped and self.secret_deleted
 
     @property
     def is_cleared(self) -> bool:

@@ -43,6 +43,7 @@ from flargo.status.job_state import (
     Now,
     Observed,
     Retry,
+    SecretReleased,
     Step,
     StopRequested,
     Submitted,
@@ -121,6 +122,8 @@ def _apply(state: JobState, input_: Input, now: Now) -> JobState:
             return _on_action_done(state, action, now, ok=ok)
         case EventsListed(action, events):
             return _on_events_listed(state, action, events, now)
+        case SecretReleased():
+            return replace(state, keeps_secret=False)
         case Tick():
             return state
 
@@ -375,7 +378,8 @@ def _wanted_actions(state: JobState, now: Now) -> list[Action]:
     """Return the actions that the state asks for, whether or not they are in flight or back off."""
     actions = []
     # A submit that has not finished may be about to create the Secret.
-    if state.verdict is not None and not state.is_submitting and not state.secret_deleted:
+    needs_no_secret = state.verdict is not None and not state.is_submitting and not state.keeps_secret
+    if needs_no_secret and not state.secret_deleted:
         actions.append(Action(ActionKind.DELETE_SECRET, state.secret_uid))
     if state.is_stopping or state.pod_stalled:
         return actions + _ending_actions(state, now)
@@ -432,7 +436,7 @@ def _finishing_actions(state: JobState, workflow: WorkflowView | None, now: Now)
     """Return the actions without which Argo might never complete the Workflow."""
     confirm = [CONFIRM] if _is_argo_overdue(state, now) else []
     if workflow is None or workflow.is_completed:
-        return confirm
+        return [] if state.has_stopped else confirm
     if workflow.suspended:
         return [*confirm, Action(ActionKind.RESUME, workflow.uid)]
     if not confirm:

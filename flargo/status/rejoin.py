@@ -75,10 +75,10 @@ def is_place_free(state: JobState) -> bool:
     A verdict is given while a pod is alive if its deletion takes so long that its node must be lost. The deletion goes
     on: the kubelet ends the pod as soon as it hears of it. A pod that Argo has created since is not lost.
     """
-    if state.verdict is None or state.is_submitting or not state.secret_deleted:
+    if state.verdict is None or state.is_submitting:
         return False
     other_containers_run = any(pod.is_main_done and not pod.is_terminal for pod in state.observation.pods)
-    return state.is_over or (is_node_lost(state, state.verdict_at) and not other_containers_run)
+    return state.has_stopped or (is_node_lost(state, state.verdict_at) and not other_containers_run)
 
 
 def find_obstacle(
@@ -95,8 +95,7 @@ def find_obstacle(
     if not is_loss(state, deleted_counts=deleted_counts, ended_unseen=ended_unseen, refusal_counts=refusal_counts):
         return _describe_uncounted(state)
     if state.is_end_overdue and not is_place_free(state):
-        what = "its Workflow or pod has not ended" if state.secret_deleted else "its credentials Secret is not deleted"
-        return f"{what} after {END_LIMIT:g} s"
+        return f"its Workflow or pod has not ended after {END_LIMIT:g} s"
     return ""
 
 

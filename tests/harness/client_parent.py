@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey
@@ -16,6 +16,9 @@ from nvflare.private.fed.client.client_executor import JobExecutor
 
 from tests.harness.differential.cases import JOB_ID
 from tests.harness.differential.parent import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class ClientParent:
@@ -29,6 +32,8 @@ class ClientParent:
         self.reports: list[tuple[str, int]] = []
         self.completed = threading.Event()
         self.completed_job = ""
+        self.on_completed: Callable[[FLContext], None] = lambda _: None
+        """Called with the event that a job has ended, as FLARE's components are."""
         self.client = SimpleNamespace(client_name="site-1", send_request_before_shutdown=self._report)
         self.client_executor = JobExecutor(self.client, "")
         self.cell = Cell("site-1")
@@ -45,6 +50,7 @@ class ClientParent:
     def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
         assert event_type == EventType.JOB_COMPLETED
         self.completed_job = fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)
+        self.on_completed(fl_ctx)
         self.completed.set()
 
     @property

@@ -51,17 +51,18 @@ class FakeBackend:
     next_pods: list[tuple[str, ...]] = field(default_factory=list)
     lost_workflows: list[WorkflowView | None] = field(default_factory=list)
     next_workflows: list[tuple[str, WorkflowView | None]] = field(default_factory=list)
+    losses: list[tuple[Verdict, WorkflowView | None]] = field(default_factory=list)
+    released: list[LaunchedJob] = field(default_factory=list)
+    """The attempts whose credentials are needed no more."""
     notes: list[tuple[Verdict, list[str]]] = field(default_factory=list)
     has_threads: bool = True
     is_noted: bool = False
     """The job's latest attempt is noted, for a later run of the parent."""
 
-    def build_plan(self, number: int) -> Plan:
-        self.is_noted = True
+    def build_plan(self, number: int, loss: Verdict, lost: WorkflowView | None) -> Plan:
+        self.is_noted = not self.ends
+        self.losses.append((loss, lost))
         return replace(submit_plan(), name=f"job-site-r{number - 1}")
-
-    def on_dropped(self) -> None:
-        self.is_noted = False
 
     def launch(self, _: Listener, plan: Plan, number: int) -> LaunchedJob:
         error = self.fails(number)
@@ -71,10 +72,14 @@ class FakeBackend:
         return self.launched[-1]
 
     def adopt(self, listener: Listener, number: int) -> LaunchedJob:
-        return self.launch(listener, self.build_plan(number) if number > 1 else submit_plan(), number)
+        name = "job-site" if number == 1 else f"job-site-r{number - 1}"
+        return self.launch(listener, replace(submit_plan(), name=name), number)
 
     def stop(self, launched: LaunchedJob, cause: Cause) -> None:
         self.stopped.append((launched.name, cause))
+
+    def release_secret(self, launched: LaunchedJob) -> None:
+        self.released.append(launched)
 
     def run(self, task: Callable[[], None]) -> bool:
         if self.has_threads:
@@ -177,7 +182,7 @@ def running_state() -> JobState:
 
 
 def ended_state(verdict: Verdict, *, is_gone: bool = True, number: int = 1) -> JobState:
-    ended = replace(running_state(), stage=Stage.ENDED, verdict=verdict, secret_deleted=is_gone, confirmed_gone=is_gone)
+    ended = replace(running_state(), stage=Stage.ENDED, verdict=verdict, verdict_at=0.0, confirmed_gone=is_gone)
     name = "job-site" if number == 1 else f"job-site-r{number - 1}"
     workflow = replace(WORKFLOW, name=name, uid=Uid(f"w{number}"))
     return replace(ended, observation=replace(ended.observation, workflow=workflow))
@@ -192,6 +197,43 @@ def test_a_lost_job_is_started_again() -> None:
     job.ends(SUCCESS)
     assert job.verdict is SUCCESS
     assert job.backend.ends == [(SUCCESS, "job-site-r1")]
+
+
+def test_credentials_are_kept_until_the_next_attempt_has_its_own() -> None:
+    """A run of the parent that begins in between needs them to go on with the job."""
+    job = Job()
+    job.ends(LOSS)
+    job.backend.work()
+    submitting = replace(running_state(), is_submitting=True)
+    job.attempts.on_state(2, submitting)
+    assert job.backend.released == []
+    job.runs()
+    job.runs()
+    assert job.backend.released == job.backend.launched[:1]
+    job.ends(SUCCESS)
+    assert job.backend.released == job.backend.launched
+
+
+@pytest.mark.parametrize("verdict", OTHERS)
+def test_credentials_are_released_with_the_verdict(verdict: Verdict) -> None:
+    job = Job()
+    job.ends(verdict)
+    assert job.backend.released == job.backend.launched
+
+
+def test_credentials_of_a_lost_job_are_released_if_no_attempt_follows() -> None:
+    stopped, failed, unseen = Job(), Job(), Job()
+    stopped.ends(LOSS)
+    stopped.attempts.stop(Cause.ABORT)
+    failed.backend.fails = lambda _: SubmitError("shutting down")
+    unseen.ends(LOSS)
+    unseen.backend.work()
+    unseen.attempts.on_verdict(2, NEVER_RAN, "")
+    failed.ends(LOSS)
+    failed.backend.work()
+    for job in (stopped, failed, unseen):
+        assert job.verdict is not None
+        assert job.backend.released == job.backend.launched
 
 
 def test_the_next_attempt_waits_for_the_place() -> None:
@@ -568,9 +610,9 @@ def test_an_attempt_that_is_dropped_is_noted_no_more() -> None:
     """A parent's later run would look for it. The abort comes while the attempt's plan is built."""
 
     class AbortedBackend(FakeBackend):
-        def build_plan(self, number: int) -> Plan:
+        def build_plan(self, number: int, loss: Verdict, lost: WorkflowView | None) -> Plan:
             job.attempts.stop(Cause.ABORT)
-            return super().build_plan(number)
+            return super().build_plan(number, loss, lost)
 
     job = Job()
     job.attempts._backend = job.backend = AbortedBackend(launched=job.backend.launched)
@@ -695,7 +737,7 @@ def test_no_attempt_follows_a_workflow_that_somebody_ends_first() -> None:
     """Whether that shows before the attempt's place is free, or while the server is asked."""
     waiting, asking = Job(), Job()
     waiting.ends(LOSS, is_gone=False)
-    waiting.attempts.on_state(1, replace(terminated_state(), secret_deleted=False))
+    waiting.attempts.on_state(1, replace(terminated_state(), confirmed_gone=False))
     asking.ends(LOSS)
     asking.backend.on_probe = lambda: asking.attempts.on_state(1, terminated_state())
     for job in (waiting, asking):
@@ -726,7 +768,7 @@ def test_a_place_that_does_not_become_free_ends_the_job() -> None:
     job.attempts.on_state(1, replace(ended_state(LOSS, is_gone=False), is_end_overdue=True))
     job.backend.work()
     assert job.verdict is not None
-    assert "not started again: its credentials Secret is not deleted after 600 s" in job.verdict.detail
+    assert "not started again: its Workflow or pod has not ended after 600 s" in job.verdict.detail
 
 
 def test_an_adopted_job_is_started_again() -> None:

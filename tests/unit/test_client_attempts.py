@@ -61,11 +61,16 @@ class FakeLoop:
         *,
         collect_log: bool,
         on_state: Callable[[JobState], None],
+        keeps_secret: bool,
     ) -> LaunchedJob:
+        assert keeps_secret
         self.launched.append(plan)
         self.collects_log.append(collect_log)
         self.on_verdict, self.on_state = on_verdict, on_state
         return LaunchedJob(plan.name)
+
+    def release_secret(self, launched: LaunchedJob) -> None:
+        pass
 
     def run(self, task: Callable[[], None]) -> bool:
         task()
@@ -116,7 +121,6 @@ class Job:
                 state,
                 stage=Stage.ENDED,
                 verdict=verdict,
-                secret_deleted=True,
                 confirmed_gone=True,
                 pod=pod,
                 observation=gone,

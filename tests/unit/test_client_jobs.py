@@ -69,6 +69,10 @@ class Parent:
         report = self.report(record.first)
         return self.jobs.adopt(record, Uid("w1"), self.transfer, report, self.probe, self.end, register)
 
+    def loads(self) -> list[LaunchRecord]:
+        """Return the records as the parent's next run reads them."""
+        return self.records.load(launch().parent)
+
     def recorded(self) -> list[str]:
         folder = self.root / FOLDER
         return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
@@ -129,6 +133,8 @@ def test_the_record_goes_with_the_job(parent: Parent) -> None:
     parent.jobs.stop_all(Cause.ABORT)
     parent.loop.end(Cause.PARENT_END, 0.1)
     assert handle.has_ended
+    assert [record.verdict and record.verdict.reason for record in parent.loads()] == [Reason.ABORTED]
+    parent.jobs.on_completed(launch().job_id)
     assert parent.recorded() == []
 
 
@@ -191,6 +197,8 @@ def test_an_adopted_job_is_followed(parent: Parent, api: IdleApi) -> None:
     parent.loop.start()
     handle.wait()
     assert (handle.poll(), [workflow for _, workflow in parent.verdicts]) == (0, [name])
+    assert [record.verdict and record.verdict.reason for record in parent.loads()] == [Reason.SUCCEEDED]
+    parent.jobs.on_completed(first.job_id)
     assert parent.recorded() == []
     wait_for(lambda: (Kind.SECRET, record.credentials) not in api.store)
 
@@ -219,7 +227,9 @@ def test_a_shutdown_during_the_adoption_ends_the_job(parent: Parent) -> None:
         parent.adopts(LaunchRecord(first, 1, first.attempt), register)
     handles[0].wait()
     assert [verdict.reason for verdict, _ in parent.verdicts] == [Reason.ORPHANED]
-    assert (parent.recorded(), parent.jobs._running) == ([], set())
+    assert parent.jobs._running == set()
+    parent.jobs.on_completed(first.job_id)
+    assert parent.recorded() == []
 
 
 def test_an_abort_before_the_job_is_followed_ends_it(parent: Parent, api: IdleApi) -> None:

@@ -12,11 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flargo.flare.launch_records import FOLDER, LaunchRecord, LaunchRecords, RecordsError
+from flargo.flare.job_record import JobRecord
+from flargo.flare.launch_records import FOLDER, LaunchRecord, LaunchRecords, LostAttempt, RecordsError
+from flargo.flare.redact import REDACTION
 from flargo.job.next_attempt import next_attempt
 from flargo.job.plan import build_plan
 from flargo.job.settings import check_settings
-from flargo.terms import Launch, Parent, Role, SecretData
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Verdict
+from flargo.terms import Launch, Object, Parent, Role, SecretData
 from tests.harness.launches import launch
 
 FIRST: Launch = launch(max_attempts=3, refused_attempts="this site grants 2", pending=30.0)
@@ -55,6 +59,60 @@ def test_a_record_is_read_as_it_was_saved(number: int, tmp_path: Path) -> None:
     pod = FIRST.pod["metadata"]["name"]
     assert record.workflow == (pod if number == 1 else f"{pod}-r1")
     assert record.credentials == f"nvflare-cred-{record.workflow}-a7"
+
+
+LOSS = Verdict(Reason.DISRUPTED, 104, "node n1 was drained")
+FAILURE = Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
+
+
+def test_a_lost_attempt_and_a_verdict_are_read_as_they_were_saved(tmp_path: Path) -> None:
+    records = LaunchRecords(tmp_path)
+    records.save(LaunchRecord(FIRST, 2, "a2", LostAttempt("a1", LOSS)))
+    records.note_verdict(JOB, FAILURE)
+    (record,) = records.load(RUN)
+    assert record == LaunchRecord(without_secrets(FIRST), 2, "a2", LostAttempt("a1", LOSS), FAILURE)
+    assert record.before == LaunchRecord(without_secrets(FIRST), 1, "a1", None, FAILURE)
+    assert record.before.before is None
+
+
+def test_a_verdict_is_noted_only_on_a_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its disk may have been full when the job was launched."""
+    records, file = saved(tmp_path)
+    records.note_verdict("other", FAILURE)
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
+    file.write_text("[")
+    records.note_verdict(JOB, FAILURE)
+    assert (file.read_text(), "its verdict cannot be recorded" in caplog.text) == ("[", True)
+
+
+def test_a_recorded_verdict_is_redacted(tmp_path: Path) -> None:
+    records, file = saved(tmp_path)
+    credentials = SecretData("nvflare-cred-x", {"TOKEN": b"a-token-of-this-test"})
+    REDACTION.learn(credentials, public=JOB)
+    records.note_verdict(JOB, replace(FAILURE, detail="exited with a-token-of-this-test"))
+    REDACTION.forget(credentials)
+    assert "a-token-of-this-test" not in file.read_text()
+
+
+def test_a_job_that_has_ended_begins_no_attempt(tmp_path: Path) -> None:
+    """One thread may begin it while another one ends the job."""
+    records, _ = saved(tmp_path)
+    record = JobRecord(records, JOB, lambda: True)
+    record.end(FAILURE)
+    record.begin(LaunchRecord(FIRST, 2, "a2"))
+    (found,) = records.load(RUN)
+    assert (found.number, found.verdict) == (1, FAILURE)
+    record.delete()
+    assert records.load(RUN) == []
+
+
+def test_a_parent_without_its_site_changes_no_record(tmp_path: Path) -> None:
+    """Another parent of the site may have one under the same name."""
+    records, _ = saved(tmp_path)
+    record = JobRecord(records, JOB, lambda: False)
+    record.end(FAILURE)
+    record.delete()
+    assert [found.verdict for found in records.load(RUN)] == [None]
 
 
 def test_the_next_attempt_is_the_same_after_a_restart(tmp_path: Path) -> None:
@@ -105,6 +163,8 @@ def test_no_folder_is_no_record(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+RECORDED: Object = {"reason": "DISRUPTED", "code": 104, "detail": "drained", "exit_code": None}
+"""A verdict as a record holds it."""
 FIELDS: dict[str, list[Any]] = {
     "version": [0, 2, "1", None],
     "job_id": ["other", "", "../x", 7, None, "a/b"],
@@ -122,6 +182,17 @@ FIELDS: dict[str, list[Any]] = {
     "max_attempts": [0, 101, True, 1.5, None],
     "refused_attempts": [2, None],
     "number": [0, 4, "1", None],
+    "lost": [7, {}, {"attempt": "../a", "verdict": RECORDED}, {"attempt": "a1"}, {"attempt": "a1", "verdict": {}}],
+    "verdict": [
+        "SUCCEEDED",
+        {},
+        {**RECORDED, "reason": "NO_REASON"},
+        {**RECORDED, "reason": ["SUCCEEDED"]},
+        {**RECORDED, "code": -1},
+        {**RECORDED, "code": "0"},
+        {**RECORDED, "exit_code": 1.5},
+        {**RECORDED, "detail": None},
+    ],
 }
 
 
@@ -142,8 +213,9 @@ def test_a_missing_field_is_refused(field: str, tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     del document[field]
     file.write_text(json.dumps(document))
-    # A launch without a limit for its wait has null there.
-    assert [record.first.job_id for record in records.load(RUN)] == ([JOB] if field == "pending" else [])
+    # A launch without a limit for its wait has null there, and so has one that has not ended or lost anything.
+    may_be_null = field in {"pending", "lost", "verdict"}
+    assert [record.first.job_id for record in records.load(RUN)] == ([JOB] if may_be_null else [])
 
 
 @pytest.mark.parametrize("spec", [None, {}, {"containers": None}, {"containers": ["main"]}, []])

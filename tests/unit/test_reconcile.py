@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flargo.status.diagnosis import Stage
-from flargo.status.job_state import Action, ActionKind, LaunchGivenUp, Submitted
+from flargo.status.job_state import Action, ActionKind, LaunchGivenUp, SecretReleased, Submitted
 from flargo.status.reasons import Reason
 from flargo.status.reconcile import KILL_LAG
 from flargo.status.rejoin import is_place_free
@@ -40,6 +40,23 @@ def test_exit_code_0_is_final() -> None:
     story = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, exited_pod(0, "Completed"))
     assert conclusion(story) == (Reason.SUCCEEDED, 0)
     assert story.actions == [ActionKind.DELETE_SECRET]
+
+
+def test_a_kept_secret_is_deleted_once_it_is_released() -> None:
+    story = Story()
+    story.state = replace(story.state, keeps_secret=True)
+    story.sees(SUCCEEDED, terminal_pod(exited_pod(0, "Completed"))).passes(3600)
+    assert (story.actions, story.state.has_stopped, story.state.is_over) == ([], True, False)
+    assert story.apply(SecretReleased()).actions == [ActionKind.DELETE_SECRET]
+    assert story.does(ActionKind.DELETE_SECRET).state.is_cleared
+
+
+def test_a_secret_that_is_released_early_is_deleted_after_the_verdict() -> None:
+    story = Story()
+    story.state = replace(story.state, keeps_secret=True)
+    story.sees(WORKFLOW, POD_RUNNING).apply(SecretReleased())
+    assert story.actions == []
+    assert story.sees(WORKFLOW, exited_pod(0, "Completed")).actions == [ActionKind.DELETE_SECRET]
 
 
 def test_argo_completes_a_successful_job() -> None:

@@ -200,8 +200,6 @@ def test_the_wait_for_a_place_has_an_end() -> None:
     told.passes(600.0, healthy=False)
     assert not find_obstacle(told.state, deleted_counts=False), "the API server was away"
     told.passes(1.0)
-    assert find_obstacle(told.state, deleted_counts=False) == "its credentials Secret is not deleted after 600 s"
-    told.state = replace(told.state, secret_deleted=True)
     assert find_obstacle(told.state, deleted_counts=False) == "its Workflow or pod has not ended after 600 s"
     told.sees(replace(STARTED, phase="Failed"), GONE)
     assert not find_obstacle(told.state, deleted_counts=False), "the place is free after all"
@@ -214,8 +212,6 @@ def test_the_place_of_a_drained_pod_is_free_once_all_is_gone() -> None:
     told.sees(FAILED, gone).reads(FAILED, gone)
     assert told.verdict is not None
     assert told.verdict.reason is Reason.DISRUPTED
-    assert not is_place_free(told.state), "its credentials are not deleted yet"
-    told.state = replace(told.state, secret_deleted=True)
     assert is_place_free(told.state)
 
 
@@ -224,7 +220,6 @@ def test_the_place_is_taken_while_argo_may_make_another_pod() -> None:
     gone = replace(terminal_pod(exited_pod(143, pod=DRAINED)), running=False)
     told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, gone).reads(WORKFLOW, gone)
     assert told.verdict is not None
-    told.state = replace(told.state, secret_deleted=True)
     assert not is_place_free(told.state)
 
 
@@ -235,8 +230,6 @@ def test_a_lost_nodes_place_is_free_when_the_verdict_is_given() -> None:
     assert told.verdict is None
     told.passes(200.0).reads(workflow, DRAINED)
     assert told.verdict is not None
-    assert not is_place_free(told.state), "its credentials are not deleted yet"
-    told.state = replace(told.state, secret_deleted=True)
     assert is_place_free(told.state)
     assert lost_pods(told.state) == ("job-site on node n1",)
 
@@ -260,7 +253,6 @@ def test_a_second_pod_that_is_deleted_is_not_lost() -> None:
     told = Story().sees(WORKFLOW, POD_RUNNING).sees(WORKFLOW, DRAINED).reads(WORKFLOW, DRAINED)
     told.sees(WORKFLOW, gone, is_fresh=True)
     assert told.verdict is not None
-    told.state = replace(told.state, secret_deleted=True)
     shut_down, second = replace(WORKFLOW, shutdown="Terminate"), replace(POD_RUNNING, uid=Uid("p2"))
     told.sees(shut_down, second)
     assert not is_place_free(told.state)

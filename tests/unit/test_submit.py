@@ -1,13 +1,14 @@
 """Tests of the Submitter: whatever breaks, no Secret is left without owner and no incomplete job runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.submit import DIGEST_ANNOTATION, SubmitError, Submitter
-from flargo.terms import Annotation, Label, Object, Plan, SecretData, Uid
+from flargo.terms import Annotation, Credentials, Label, Object, Plan, SecretData, Uid
 from tests.harness.fake_api import IdleApi, MemoryApi
 from tests.harness.objects import pod
 from tests.harness.plans import LABELS, STARTUP, submit_plan
@@ -302,6 +303,50 @@ def test_workflow_deleted_during_submit_is_no_error() -> None:
     submit(api)
     assert api.requests == REQUESTS
     assert not api.named(Kind.WORKFLOW)
+
+
+def replacing(api: MemoryApi, **owner: str) -> Plan:
+    """Return the plan of a second attempt; the API has the credentials of the first one."""
+    labels = {Label.MANAGED_BY.value: "flargo"}
+    owners = [{"kind": "Workflow", "name": "old-job", "uid": "w1"} | owner]
+    api.store[Kind.SECRET, "nvflare-cred-old"] = {
+        "metadata": {"name": "nvflare-cred-old", "uid": "s1", "labels": labels, "ownerReferences": owners}
+    }
+    return replace(submit_plan(), replaces=Credentials("nvflare-cred-old", "old-job", Uid("w1")))
+
+
+def credentials(api: MemoryApi) -> list[str]:
+    return [name for name in api.named(Kind.SECRET) if name.startswith("nvflare-cred-")]
+
+
+@pytest.mark.parametrize("status", [None, 503])
+def test_credentials_of_the_attempt_before_are_replaced(status: int | None) -> None:
+    """As late as possible: a parent that begins anew needs one of the two. Whatever request fails once."""
+    api = MemoryApi()
+    submit(api, replacing(api))
+    (name,) = credentials(api)
+    assert name != "nvflare-cred-old"
+    for number in range(1, api.requests + 1) if status else ():
+        for when in ("before", "after"):
+            other = MemoryApi(failure_at(number, when, status or 0))
+            submit(other, replacing(other))
+            assert credentials(other) == [name]
+            assert_harmless(other)
+
+
+@pytest.mark.parametrize("owner", [{"name": "other"}, {"uid": "w2"}, {"kind": "Pod"}])
+def test_credentials_of_another_workflow_are_not_deleted(owner: dict[str, str]) -> None:
+    api = MemoryApi()
+    submit(api, replacing(api, **owner))
+    assert "nvflare-cred-old" in credentials(api)
+
+
+def test_credentials_that_are_gone_need_no_replacement() -> None:
+    api = MemoryApi()
+    plan = replacing(api)
+    del api.store[Kind.SECRET, "nvflare-cred-old"]
+    submit(api, plan)
+    assert len(credentials(api)) == 1
 
 
 def test_plan_repr_has_no_secret_bytes() -> None:
