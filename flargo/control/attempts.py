@@ -174,6 +174,7 @@ class Attempts:
     def _begin_next(self) -> None:
         """Launch the next attempt if the server's process of the job still runs."""
         state = self._state
+        assert state.loss is not None, "there was no loss"
         assert state.attempt.verdict is not None, "there was no loss"
         seconds = settle_seconds(state.attempt.verdict)
         if seconds:

@@ -53,6 +53,9 @@ class Takeover:
         self._start = start
         self._ending = ending
         self._thread: threading.Thread | None = None
+        self._others: int | None = None
+        """LeaseStatus.others when the jobs of the earlier run were taken back; None: not yet."""
+        self._has_warned = False
         self._problem = ""
         """Why the latest try to begin failed, if it did. For people; of an unexpected exception only its type."""
         self._has_begun = threading.Event()
@@ -98,8 +101,21 @@ class Takeover:
         self._has_begun.wait(START_PATIENCE)
 
     def may_change(self, *, is_followed: bool) -> bool:
-        """Return whether this parent may change a job's objects now (flargo.control.authority.MayChange)."""
-        return self._lease.may_change(is_followed=is_followed)
+        """Return whether this parent may change a job's objects now (flargo.control.authority.MayChange).
+
+        If another parent has had the site meanwhile, and has ended, its jobs still run, and a run that begins can take
+        them back. This run leaves alone what it does not follow, for good.
+        """
+        if not self._lease.may_change(is_followed=is_followed):
+            return False
+        is_own = is_followed or self._others is None or self._lease.state.others == self._others
+        if not is_own and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "another FLARE parent of this site has held its Lease meanwhile; this one leaves the jobs alone that "
+                "it does not follow, until it is started again and takes them back"
+            )
+        return is_own
 
     def require(self) -> None:
         """Wait until this parent may launch jobs.
@@ -168,9 +184,10 @@ class Takeover:
 
     def _take_over(self, fl_ctx: FLContext) -> None:
         status = self._take_back(fl_ctx)
-        while self._lease.state.is_fenced:
+        while self._lease.state.is_fenced or self._lease.state.others != status.others:
             # Another parent has taken the site meanwhile. Its jobs are this parent's to take back once it has ended.
             status = self._take_back(fl_ctx)
+        self._others = status.others
         self._adoption.drop()
         if status.stage is not LeaseStage.RELEASED and not self._ending.is_set():
             self._start()

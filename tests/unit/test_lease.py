@@ -163,6 +163,37 @@ def test_a_taken_lease_is_lost() -> None:
     assert story.gets(LeaseRead(view(11, "")), LeaseWritten(view(12, US))).stage is LeaseStage.HELD
 
 
+def others(story: Story) -> int:
+    return story.lease.status_at(story.now).others
+
+
+def test_terms_of_other_parents_are_counted() -> None:
+    """Also those that this parent has not seen: it was suspended, and the other one has released the Lease."""
+    story = held()
+    assert others(story) == 0
+    story.gets(LeaseRejected(), LeaseRead(view(9)), LeaseRead(view(10)), LeaseRead(view(11, "")))
+    assert others(story) == 1
+    story.gets(LeaseWritten(view(12, US)))
+    assert others(story) == 1
+    story.gets(LeaseRejected(), LeaseRead(view(13, "")), LeaseWritten(view(14, US)))
+    assert (story.stage, others(story)) == (LeaseStage.HELD, 2)
+    story.gets(LeaseRejected(), LeaseRead(view(15)), LeaseRead(view(15)))
+    assert others(story) == 3
+
+
+def test_an_outage_or_a_deleted_lease_is_no_other_parent() -> None:
+    story = held()
+    for _ in range(20):
+        story.gets(UNANSWERED)
+    story.gets(LeaseRead(view(1, US)), LeaseWritten(view(2, US)), LeaseRejected(), LeaseRead(None))
+    assert others(story.gets(LeaseWritten(view(3, US)))) == 0
+    released = Story().gets(LeaseRead(view(3, "")), LeaseWritten(view(4, US)))
+    died = Story().gets(LeaseRead(view(3)), LeaseRead(view(3)), LeaseWritten(view(4, US)))
+    assert (others(released), others(died)) == (0, 0), "predecessors of this parent"
+    fenced = Story().gets(LeaseRead(view(3)), LeaseRead(view(4)))
+    assert others(fenced) == 1
+
+
 def test_a_lease_that_was_cleared_and_taken_is_lost() -> None:
     """Somebody cleared the holder, and another parent was faster to take the Lease."""
     story = held().gets(LeaseRejected(), LeaseRead(view(2, "")), LeaseRejected(), LeaseRead(view(3)))

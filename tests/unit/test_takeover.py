@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -336,6 +337,38 @@ def test_a_shutdown_before_the_lease_is_held_ends_the_wait(run: Run) -> None:
 def test_the_lease_limits_what_the_loop_changes(status: LeaseStatus, own: bool, others: bool, run: Run) -> None:  # noqa: FBT001
     run.lease.sets(status)
     assert (run.takeover.may_change(is_followed=True), run.takeover.may_change(is_followed=False)) == (own, others)
+
+
+def test_a_regained_site_has_jobs_that_are_left_alone(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """The other parent has launched them, or has taken them back, and has ended: a new run can take them back."""
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert run.takeover.may_change(is_followed=False)
+    run.lease.sets(LOST)
+    assert not run.takeover.may_change(is_followed=False)
+    run.lease.sets(replace(HELD, others=1))
+    assert [run.takeover.may_change(is_followed=own) for own in (True, False, False)] == [True, False, False]
+    assert [text for text in caplog.messages if "until it is started again" in text] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_site_that_was_lost_while_jobs_were_taken_back_is_taken_over_again(run: Run) -> None:
+    """However short the other parent's time was."""
+
+    def lose_for_a_moment(step: str) -> None:
+        if step.startswith("adopt") and run.steps.count(step) == 1:
+            run.lease.sets(LOST)
+            run.lease.sets(replace(HELD, others=1))
+
+    run.on_step = lose_for_a_moment
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert run.has_started.wait(THREAD_SECONDS)
+    assert run.steps == ["serve", "adopt 25.0", "adopt 25.0", "drop", "start"]
+    assert run.takeover.may_change(is_followed=False)
 
 
 def test_a_parent_that_has_lost_its_site_launches_nothing(run: Run) -> None:
