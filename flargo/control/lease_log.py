@@ -3,7 +3,7 @@
 from flargo.control.lease import HOLD_SECONDS, LeaseStage, LeaseStatus
 from flargo.control.result import Notice
 
-_TODO = "apply deploy/ again, or the kit's chart"
+_TODO = "apply deploy/launcher.yaml again, or the kit's chart"
 
 
 def notice(name: str, before: LeaseStatus, after: LeaseStatus, *, is_same_term: bool) -> Notice | None:
@@ -28,8 +28,11 @@ def notice(name: str, before: LeaseStatus, after: LeaseStatus, *, is_same_term: 
         case LeaseStage.LOST:
             text = f"was taken {other}; this parent launches and ends no jobs until that parent has ended"
         case LeaseStage.UNAVAILABLE:
-            effect = "a second parent of this site is not noticed, and jobs are not taken back after a restart"
+            effect = "a second parent of this site is not noticed, and a restart ends the jobs, as without argo.adopt"
             text = f"refused; {effect}; {_TODO}: {after.problem}"
+        case LeaseStage.ACQUIRING if has_new_problem and after.is_refused and not is_same_term:
+            # An API server that has just started refuses everything. The warning comes if it goes on to refuse.
+            return Notice(f"Lease {name} refused so far: {after.problem}")
         case LeaseStage.ACQUIRING if has_new_problem:
             state = f"not renewed for {HOLD_SECONDS:.0f} s" if is_same_term else "not acquired yet"
             text = f"{state}; launches wait until it is: {after.problem}"

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransf
 import flargo
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.lease import LeaseStage
 from flargo.flare import request
 from flargo.flare.job_adoption import AWAY_LIMIT
 from flargo.flare.launch_records import FOLDER
@@ -254,21 +256,66 @@ def test_an_administrators_lower_limit_counts(history: History) -> None:
     assert attempts._state.rules.max_attempts == 2
 
 
-def test_without_a_right_on_leases_jobs_end_as_before(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    history.with_a_running_job().is_killed()
+def refuse_leases(history: History, *verbs: str) -> None:
+    """Let the API server refuse requests about Leases, as a Role does that was written for an earlier flargo."""
+
+    def refuse(verb: str, method: str) -> None:
+        answer = getattr(history.api, method)
+
+        def respond(kind: Kind, item: Any, *more: Any) -> Any:
+            if kind is Kind.LEASE:
+                raise ApiError(verb, "leases", 403, "Forbidden", f'User "x" cannot {verb} resource "leases"')
+            return answer(kind, item, *more)
+
+        setattr(history.api, method, respond)
+
+    methods = {"get": "get_with_time", "create": "create", "update": "replace"}
+    for verb in verbs:
+        refuse(verb, methods[verb])
+
+
+@pytest.mark.parametrize("verbs", [("get", "create", "update"), ("create", "update"), ("update",)], ids=str)
+def test_without_a_right_on_leases_jobs_end_as_before(
+    verbs: tuple[str, ...], history: History, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The Role is that of an earlier flargo: launches go on at once, and one warning says what to do."""
+    first = history.with_a_running_job()
+    first.is_killed()
+    if verbs != ("update",):
+        for key in [key for key in history.api.store if key[0] is Kind.LEASE]:
+            del history.api.store[key]
+        shutil.rmtree(history.root / FOLDER)  # The earlier flargo has recorded nothing.
     monkeypatch.setattr("flargo.control.lease.REFUSAL_PATIENCE_SECONDS", 0.0)
-    get = history.api.get_with_time
-
-    def refuse(kind: Kind, name: str) -> Any:
-        if kind is Kind.LEASE:
-            raise ApiError("get", name, 403, "Forbidden", 'User "x" cannot get resource "leases"')
-        return get(kind, name)
-
-    history.api.get_with_time = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr("flargo.flare.takeover.LAUNCH_PATIENCE", 0.0)
+    refuse_leases(history, *verbs)
     second = history.begins().starts()
     wait_for(lambda: second.workflow["spec"].get("shutdown"))
+    assert second.workflow["metadata"]["annotations"]["flargo.dev/ending"] == "ORPHANED"
     assert second.engine.jobs == []
     assert not WorkspaceTransferManager.get_or_create(second.engine.cell).jobs
+    handle = second.launcher.launch_job(OTHER, second.engine.new_context())
+    assert handle._job.wait(lambda job: job.is_released, THREAD_SECONDS)
+    warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    (line,) = [text for text in warnings if "Lease" in text]
+    assert "apply deploy/launcher.yaml again, or the kit's chart" in line
+
+
+def test_a_right_on_leases_that_comes_later_is_used(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent then has a Lease, and ends and launches what it did before."""
+    monkeypatch.setattr("flargo.control.lease.REFUSAL_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("flargo.control.lease.RECHECK_SECONDS", 0.2)
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: Any) -> Any:
+            raise ApiError("get", "leases", 403, "Forbidden", 'User "x" cannot get resource "leases"')
+
+        patch.setattr(history.api, "get_with_time", refuse)
+        run = history.begins().starts()
+        run.launches()
+    wait_for(lambda: run.launcher._takeover._lease.state.stage is LeaseStage.HELD)
+    assert all(run.launcher._may_change(is_followed=own) for own in (True, False))
+    run.is_killed()
+    assert history.begins().starts().engine.jobs == [JOB_ID]
 
 
 def test_a_second_parent_keeps_flares_client_from_starting(history: History) -> None:

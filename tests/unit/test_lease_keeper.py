@@ -161,14 +161,16 @@ def test_a_parent_that_lost_the_lease_says_so(api: MemoryApi, clock: Clock, line
     )
 
 
-def test_a_missing_right_is_one_warning(api: MemoryApi, clock: Clock, lines: Callable[[], list[str]]) -> None:
+def test_a_missing_right_is_one_warning(api: MemoryApi, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flargo.control.lease_keeper")
     fail(api, clock, FORBIDDEN)
     keeper(api, clock, until=1500.0).run()
-    first, second = lines()
-    assert first.startswith(f"Lease {NAME} not acquired yet; launches wait until it is: get leases")
-    assert second.startswith(
-        f"Lease {NAME} refused; a second parent of this site is not noticed, and jobs are not taken back after a"
-        " restart; apply deploy/ again, or the kit's chart: get leases"
+    records = [(record.levelno, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in records] == [logging.INFO, logging.WARNING]
+    assert records[0][1].startswith(f"Lease {NAME} refused so far: get leases")
+    assert records[1][1].startswith(
+        f"Lease {NAME} refused; a second parent of this site is not noticed, and a restart ends the jobs, as without"
+        " argo.adopt; apply deploy/launcher.yaml again, or the kit's chart: get leases"
     )
     assert api.requests < 12
 
