@@ -11,6 +11,11 @@ parent is the site's only one. Then, each Workflow gets this run as its parent, 
 Whether the server's process of the job still runs does not matter: a job whose program has ended must be reported even
 if the server's process has ended before, since FLARE's server waits for that. A program that runs on without the
 server's process is ended by FLARE's next heartbeat, 10 s later, unless FLARE's server still waits for its end.
+
+A parent may have ended in the middle of a submit. If the Workflow has its credentials, it is taken back and released
+once more (``ActionKind.RELEASE``). That does not wait for pods of an earlier Workflow of the name, as a submit does,
+because there is none: FLARE launches a job once at a client, and each attempt has a name of its own. An attempt that
+was begun twice had no credentials the first time, so it was never released.
 """
 
 import logging

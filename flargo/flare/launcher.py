@@ -30,6 +30,7 @@ from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
 from flargo.flare.final_status import FINAL_EVENTS, FinalStatuses
 from flargo.flare.handle import ArgoJobHandle
+from flargo.flare.heartbeat import Heartbeat
 from flargo.flare.job_adoption import JobAdoption
 from flargo.flare.launch_records import LaunchRecords, RecordsError
 from flargo.flare.nvflare_internals import ServerJobProbe, WorkspaceTransfer, add_deploy_detail, find_changes
@@ -454,7 +455,7 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
             1 + self._settings.argo.policy.rejoin,
         )
         adoption = JobAdoption(self._api, jobs, parent, records, max_attempts, self._end, ending.wait, lease.may_change)
-        takeover = Takeover(lease, adoption, loop.start, ending)
+        takeover = Takeover(lease, adoption, Heartbeat(Path(workspace)), loop.start, ending)
         takeover.prepare(fl_ctx)
         return jobs, takeover
 

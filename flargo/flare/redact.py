@@ -34,6 +34,7 @@ LOGGERS: Final = (
     "flargo.flare.wait",
     "flargo.flare.client_jobs",
     "flargo.flare.final_status",
+    "flargo.flare.heartbeat",
     "flargo.flare.job_adoption",
     "flargo.flare.launch_records",
     "flargo.flare.launcher",

@@ -16,6 +16,7 @@ from flargo.backoff import Backoff
 from flargo.control.lease import LeaseStage, LeaseStatus
 from flargo.control.lease_keeper import LeaseKeeper
 from flargo.control.submit import SubmitError
+from flargo.flare.heartbeat import WRITE_SECONDS, Heartbeat
 from flargo.flare.job_adoption import JobAdoption
 from flargo.flare.launch_records import RecordsError
 
@@ -38,18 +39,28 @@ class Takeover:
     """Acquires a site's Lease, and starts the parent's work once the Lease is held."""
 
     def __init__(
-        self, lease: LeaseKeeper, adoption: JobAdoption, start: Callable[[], None], ending: threading.Event
+        self,
+        lease: LeaseKeeper,
+        adoption: JobAdoption,
+        heartbeat: Heartbeat,
+        start: Callable[[], None],
+        ending: threading.Event,
     ) -> None:
         """Prepare; nothing is acquired yet.
 
         Args:
             lease: the site's Lease.
             adoption: takes the jobs of the earlier run back.
+            heartbeat: tells when the earlier run was alive, and the next one when this one was.
             start: starts to follow the site's Workflows, and to end those that nobody follows.
             ending: set by ``cancel``, when the parent shuts down.
         """
         self._lease = lease
         self._adoption = adoption
+        self._heartbeat = heartbeat
+        self._idle_seconds: float | None = None
+        """Seconds from the earlier run's last heartbeat to this one's first; None if that is not known."""
+        self._is_beating = False
         self._start = start
         self._ending = ending
         self._thread: threading.Thread | None = None
@@ -95,6 +106,7 @@ class Takeover:
         if self._thread is not None or not fl_ctx.get_prop(FLContextKey.CLIENT_TOKEN):
             return
         context = fl_ctx.get_engine().new_context()
+        self._start_heartbeat()
         thread = threading.Thread(target=self._run, args=(context,), name="flargo-takeover", daemon=True)
         thread.start()
         self._thread = thread
@@ -197,8 +209,29 @@ class Takeover:
         """Take the jobs of the earlier run back, once the Lease is held; return its status before."""
         status = self._wait_for_lease()
         if status.stage is LeaseStage.HELD:
-            self._adoption.adopt_all(fl_ctx, status.away_seconds)
+            self._adoption.adopt_all(fl_ctx, self._away_seconds(status))
         return status
+
+    def _away_seconds(self, status: LeaseStatus) -> float | None:
+        """Return for how long the site had no parent. One that could not renew the Lease was a parent all the same."""
+        if status.away_seconds is None or self._idle_seconds is None or status.others:
+            return status.away_seconds
+        return min(status.away_seconds, self._idle_seconds)
+
+    def _start_heartbeat(self) -> None:
+        if self._is_beating:
+            return
+        self._idle_seconds = self._heartbeat.seconds_since()
+        threading.Thread(target=self._beat, name="flargo-heartbeat", daemon=True).start()
+        self._is_beating = True
+
+    def _beat(self) -> None:
+        """Note that this parent runs, while no other one has the site; the body of a thread."""
+        while True:
+            if not self._lease.state.is_fenced:
+                self._heartbeat.write()
+            if self._ending.wait(WRITE_SECONDS):
+                return
 
     def _wait_for_lease(self) -> LeaseStatus:
         """Return the first status that says whether this parent may begin. It may change at any moment."""

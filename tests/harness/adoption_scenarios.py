@@ -14,6 +14,7 @@ import numpy as np
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
 from flargo.control.lease_object import released_lease, view_lease
+from flargo.flare.heartbeat import FILE
 from flargo.flare.job_adoption import AWAY_LIMIT
 from flargo.flare.launch_records import FOLDER
 from flargo.job.names import site_labels, site_lease
@@ -84,6 +85,7 @@ class Scene:
         view = view_lease(api.get(Kind.LEASE, site_lease(parent)), site_labels(parent))
         ended_at = datetime.now(UTC) - timedelta(seconds=seconds)
         api.replace(Kind.LEASE, released_lease(site_lease(parent), site_labels(parent), ended_at, view))
+        (self.fed.workspace(SITE) / FILE).write_text(ended_at.isoformat())
 
     def restart_parent(self) -> None:
         """Kill the site's parent and start it again, without the wait for its Lease."""

@@ -16,6 +16,7 @@ from nvflare.fuel.f3.message import Message
 
 import flargo
 from flargo.cluster.api import Kind
+from flargo.flare.heartbeat import FILE, WRITE_SECONDS
 from flargo.flare.launch_records import FOLDER
 from flargo.flare.nvflare_internals import TOKEN_VARIABLE
 from flargo.status.verdict import Cause
@@ -84,6 +85,9 @@ class Run:
             ended_at = datetime.now(UTC) - timedelta(seconds=away)
             lease["spec"] |= {"holderIdentity": "", "renewTime": ended_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
             lease["metadata"]["managedFields"] = []
+            self.launcher._takeover._ending.set()
+            beat_at = ended_at - timedelta(seconds=min(away, WRITE_SECONDS))
+            (self.root / FILE).write_text(beat_at.isoformat())
         if self.launcher._loop is not None:
             self.launcher._loop._stop_watching.set()
             self.launcher._loop._inputs.put(None)

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.lease import LeaseStage
 from flargo.flare import request
+from flargo.flare.heartbeat import FILE
 from flargo.flare.job_adoption import AWAY_LIMIT
 from flargo.flare.launch_records import FOLDER
 from flargo.flare.nvflare_internals import TOKEN_VARIABLE
@@ -214,6 +216,15 @@ def test_a_site_without_a_parent_for_too_long_loses_its_job(
     assert_not_taken_back(second, caplog, why)
     wait_for(lambda: second.workflow["spec"].get("shutdown"))
     assert second.workflow["metadata"]["annotations"]["flargo.dev/ending"] == "ORPHANED"
+
+
+def test_a_parent_that_was_cut_off_from_the_cluster_takes_its_job_back(history: History) -> None:
+    """It was registered with FLARE's server all the time, and could not renew its Lease."""
+    first = history.with_a_running_job()
+    first.is_killed(AWAY_LIMIT + 60)
+    (history.root / FILE).write_text((datetime.now(UTC) - timedelta(seconds=20)).isoformat())
+    second = history.begins().starts()
+    assert (second.is_own, second.engine.jobs) == (True, [JOB_ID])
 
 
 def test_a_defect_about_one_job_keeps_no_other_from_return(

@@ -21,6 +21,7 @@ from tests.harness.fake_api import THREAD_SECONDS
 
 if TYPE_CHECKING:
     from flargo.control.lease_keeper import LeaseKeeper
+    from flargo.flare.heartbeat import Heartbeat
     from flargo.flare.job_adoption import JobAdoption
 
 FLARE_GIVES_UP_SECONDS = 20.0
@@ -61,6 +62,21 @@ class FakeLease:
         self.sets(RELEASED)
 
 
+class FakeHeartbeat:
+    """What an earlier run has left, and how often this one has written."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self.has_written = threading.Event()
+
+    def seconds_since(self) -> float | None:
+        assert not self.has_written.is_set(), "that is this run's own"
+        return self.seconds
+
+    def write(self) -> None:
+        self.has_written.set()
+
+
 class Run:
     """One run of a parent: its Lease, its takeover, and what that has done."""
 
@@ -71,7 +87,14 @@ class Run:
         """Called with each step; may fail."""
         ending = threading.Event()
         adoption = SimpleNamespace(serve=self._serve, adopt_all=self._adopt, drop=lambda: self._does("drop"))
-        self.takeover = Takeover(cast("LeaseKeeper", self.lease), cast("JobAdoption", adoption), self._start, ending)
+        self.heartbeat = FakeHeartbeat()
+        self.takeover = Takeover(
+            cast("LeaseKeeper", self.lease),
+            cast("JobAdoption", adoption),
+            cast("Heartbeat", self.heartbeat),
+            self._start,
+            ending,
+        )
 
     def _serve(self, _: FLContext) -> None:
         assert not self.lease.events, "processes are served at once"
@@ -337,6 +360,48 @@ def test_a_shutdown_before_the_lease_is_held_ends_the_wait(run: Run) -> None:
 def test_the_lease_limits_what_the_loop_changes(status: LeaseStatus, own: bool, others: bool, run: Run) -> None:  # noqa: FBT001
     run.lease.sets(status)
     assert (run.takeover.may_change(is_followed=True), run.takeover.may_change(is_followed=False)) == (own, others)
+
+
+@pytest.mark.parametrize(("heartbeat", "away"), [(None, 25.0), (3.0, 3.0), (40.0, 25.0)])
+def test_a_parent_that_could_not_renew_its_lease_was_there(heartbeat: float | None, away: float, run: Run) -> None:
+    """The API server was away, and FLARE's server had a client all the time."""
+    run.heartbeat.seconds = heartbeat
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert f"adopt {away}" in run.steps
+    assert run.heartbeat.has_written.wait(THREAD_SECONDS)
+
+
+def test_a_heartbeat_does_not_tell_of_an_unknown_or_another_parents_time(run: Run) -> None:
+    run.heartbeat.seconds = 3.0
+    run.lease.sets(replace(HELD, others=1))
+    run.prepares()
+    run.begins()
+    assert "adopt 25.0" in run.steps
+    other = Run()
+    other.heartbeat.seconds = 3.0
+    other.lease.sets(replace(HELD, away_seconds=None))
+    other.prepares()
+    other.begins()
+    assert "adopt None" in other.steps
+    other.lease.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_parent_beats_while_it_waits_for_the_lease(run: Run) -> None:
+    """It is registered with FLARE's server. While another parent has the site, it does not count."""
+    run.prepares()
+    assert not run.heartbeat.has_written.is_set()
+    run.begins()
+    assert run.heartbeat.has_written.wait(THREAD_SECONDS)
+    other = Run()
+    other.prepares()
+    other.lease.sets(FENCED)
+    other.begins()
+    assert not other.heartbeat.has_written.wait(0.2)
+    other.takeover.cancel()
+    other.lease.close()
 
 
 def test_a_regained_site_has_jobs_that_are_left_alone(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -97,7 +97,7 @@ def test_a_parent_that_loses_the_site_begins_later() -> None:
 
     started = threading.Event()
     adoption = cast("Any", type("Adoption", (), {"adopt_all": staticmethod(adopt_all), "drop": lambda *_: None})())
-    takeover = Takeover(cast("Any", keeper), adoption, started.set, ending)
+    takeover = Takeover(cast("Any", keeper), adoption, cast("Any", None), started.set, ending)
     thread = threading.Thread(target=takeover._run, args=(cast("Any", None),), daemon=True)
     thread.start()
     assert lost.wait(THREAD_SECONDS)
