@@ -259,12 +259,12 @@ def diagnose(observation: Observation, first_pod_uid: Uid | None) -> Diagnosis:
         return Diagnosis(Stage.ABSENT) if first_pod_uid is None else Diagnosis(Stage.ENDED, Reason.WORKFLOW_DELETED)
     if workflow.is_completed or workflow.is_step_done:
         return _diagnose_without_pod(workflow, observation.missing_pod)
-    shutdown_reason = _shutdown_reason(workflow)
+    imposed_end = shutdown_reason(workflow)
     # The Argo node is Running if Argo saw the pod run, even if flargo never saw the pod.
     if first_pod_uid is not None or workflow.node_phase == "Running":
-        reason = shutdown_reason or _disruption(observation.missing_pod) or Reason.POD_DELETED
+        reason = imposed_end or _disruption(observation.missing_pod) or Reason.POD_DELETED
         return Diagnosis(Stage.ENDED, reason, _missing_pod_detail(observation.missing_pod))
-    return Diagnosis(_stage_without_pod(workflow), shutdown_reason, workflow.node_message or workflow.message)
+    return Diagnosis(_stage_without_pod(workflow), imposed_end, workflow.node_message or workflow.message)
 
 
 _NO_SHUTDOWN_REASONS = frozenset(
@@ -275,6 +275,7 @@ _NO_SHUTDOWN_REASONS = frozenset(
         Reason.DISRUPTED,
         Reason.EVICTED,
         Reason.NODE_LOST,
+        Reason.NODE_REFUSED,
         Reason.POD_DELETED,
     }
 )
@@ -282,7 +283,7 @@ _NO_SHUTDOWN_REASONS = frozenset(
 terminated the Workflow, and such a job is not to be started again."""
 
 
-def _shutdown_reason(workflow: WorkflowView) -> Reason | None:
+def shutdown_reason(workflow: WorkflowView) -> Reason | None:
     """Return why a Workflow is shut down, or None if it is not.
 
     flargo notes its reason together with the shutdown. A parent remembers that, but its next run knows only the note.
@@ -344,9 +345,9 @@ def _diagnose_without_pod(workflow: WorkflowView, missing_pod: PodView | None) -
     # Argo takes over an old pod of the same name (argo.md), so its success needs a pod that flargo saw.
     if workflow.phase == "Succeeded" and missing_pod is not None:
         return Diagnosis(Stage.ENDED, Reason.SUCCEEDED, detail)
-    shutdown_reason = _shutdown_reason(workflow)
-    if shutdown_reason is not None:
-        return Diagnosis(Stage.ENDED, shutdown_reason, detail)
+    imposed_end = shutdown_reason(workflow)
+    if imposed_end is not None:
+        return Diagnosis(Stage.ENDED, imposed_end, detail)
     disruption = _disruption(missing_pod)
     if disruption is not None:
         return Diagnosis(Stage.ENDED, disruption, _missing_pod_detail(missing_pod))
@@ -377,9 +378,9 @@ def _imposed_end(pod: PodView, workflow: WorkflowView | None) -> Reason | None:
     """
     if workflow is None:
         return Reason.WORKFLOW_DELETED
-    shutdown_reason = _shutdown_reason(workflow)
-    if shutdown_reason is not None:
-        return shutdown_reason
+    imposed_end = shutdown_reason(workflow)
+    if imposed_end is not None:
+        return imposed_end
     if pod.deleting:
         return _disruption(pod) or Reason.POD_DELETED
     if workflow.is_completed:
@@ -524,9 +525,9 @@ def _missing_pod_end(pod: PodView, end: Exit, workflow: WorkflowView) -> Reason:
 def _program_end(end: Exit, workflow: WorkflowView | None) -> Reason:
     if end.code in FLARE_EXIT_CODES:
         return Reason.PROGRAM_REPORTED
-    shutdown_reason = _shutdown_reason(workflow) if workflow is not None else None
-    if shutdown_reason is not None:
-        return shutdown_reason
+    imposed_end = shutdown_reason(workflow) if workflow is not None else None
+    if imposed_end is not None:
+        return imposed_end
     return Reason.NODE_LOST if end.message == _UNKNOWN_END else Reason.PROGRAM_FAILED
 
 

@@ -4,6 +4,7 @@ A client's process that is started again fetches its workspace and its task once
 That is right only if the infrastructure ended the process, and only once the process cannot go on beside its successor.
 """
 
+from flargo.status.diagnosis import shutdown_reason
 from flargo.status.job_state import DISRUPTIONS, JobState
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason, ReturnCode
 from flargo.status.reconcile import END_LIMIT, is_node_lost
@@ -38,6 +39,8 @@ def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False
     """
     if state.verdict is None or state.cause is not None or state.is_ended_by_others or state.observation.has_results:
         return False
+    if _was_ended_by_earlier_run(state):
+        return False
     match state.verdict.reason:
         case Reason.DISRUPTED | Reason.NODE_LOST:
             return True
@@ -52,6 +55,12 @@ def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False
             return ended_unseen and state.verdict.exit_code == _SIGTERM_CODE
         case _:
             return False
+
+
+def _was_ended_by_earlier_run(state: JobState) -> bool:
+    """Return whether an earlier run of the parent was ending the job, for a reason that its next run knows no more."""
+    workflow = state.observation.workflow
+    return workflow is not None and shutdown_reason(workflow) not in {None, Reason.SHUT_DOWN}
 
 
 def is_evicted_for_its_node(pod: PodView) -> bool:

@@ -92,6 +92,20 @@ def test_a_job_that_flare_ends_is_not_lost(cause: Cause) -> None:
     assert not is_loss(story(Reason.DISRUPTED, cause=cause).state, deleted_counts=True)
 
 
+@pytest.mark.parametrize(
+    ("ending", "is_lost"), [("ABORTED", False), ("PARENT_ENDED", False), ("SHORTAGE", False), ("DISRUPTED", True)]
+)
+def test_a_job_that_an_earlier_run_was_ending_is_not_lost(ending: str, *, is_lost: bool) -> None:
+    """Its pod was drained at the same time, and only the Workflow tells that the parent did not want the job any more.
+
+    A parent also shuts down a Workflow whose pod was drained before Argo knew it.
+    """
+    state = story(Reason.DISRUPTED).state
+    workflow = replace(WORKFLOW, shutdown="Terminate", ending=ending)
+    state = replace(state, observation=replace(state.observation, workflow=workflow))
+    assert is_loss(state, deleted_counts=True) == is_lost
+
+
 STARTED = replace(WORKFLOW, node_phase="Running")
 GONE = terminal_pod(exited_pod(143, pod=DRAINED))
 
