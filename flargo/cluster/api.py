@@ -4,6 +4,7 @@ The ``kubernetes`` client's typed models are not used: they reject values that a
 a number, for example) and take a second to import.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,6 +34,8 @@ PAGE_SIZE = 100
 """Objects in one page of a list. Parsing a page blocks all other threads, and the whole page is held in memory."""
 MAX_PAGES = 10_000
 """Pages of one list: a million objects. It stops the loop if a server always names another page."""
+ALL_NAMESPACES = ""
+"""The namespace of a client that lists and watches in all namespaces, as Kubernetes' own clients name it."""
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 
@@ -53,7 +56,7 @@ was known. The body of a stream or a long response is read after that."""
 
 
 class Api:
-    """Client of one namespace of a Kubernetes API server. Safe to use from many threads.
+    """Client of one namespace of a Kubernetes API server, or of all of them. Safe to use from many threads.
 
     Every method raises ApiError, and nothing else, if the server refuses the request or does not respond.
     """
@@ -70,7 +73,8 @@ class Api:
 
         Args:
             load: reads the configuration with its credentials; called as ``flargo.cluster.connections`` says.
-            namespace: the namespace of all requests.
+            namespace: the namespace of all requests. In ALL_NAMESPACES objects can be listed and watched, but not read
+                or changed by their names.
             on_request: called after each request.
             on_credential: called with each credential before it is sent.
             max_wait: seconds that a request waits for the configuration; None: for as long as it takes.
@@ -78,6 +82,12 @@ class Api:
         self._transport = Transport(load, on_credential, max_wait)
         self._on_request = on_request
         self.namespace = namespace
+
+    def in_namespace(self, namespace: str) -> "Api":
+        """Return a client of another namespace that shares this one's connections."""
+        other = copy.copy(self)
+        other.namespace = namespace
+        return other
 
     def create(self, kind: Kind, item: Object) -> Object:
         """Create an object; return it as the server stored it."""
@@ -215,7 +225,14 @@ class Api:
                 raise ApiError("log", pod, 0, message=describe(error)) from error
 
     def log_lines(
-        self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = READ_TIMEOUT
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool,
+        since: str = "",
+        tail: int | None = None,
+        silence: float = READ_TIMEOUT,
     ) -> Iterator[LogPiece]:
         """Yield a container's log line by line, each line with its timestamp in front.
 
@@ -228,6 +245,8 @@ class Api:
             container: the container's name.
             follow: continue for as long as the container runs.
             since: start time in RFC 3339; the server honours whole seconds only.
+            tail: how many lines from the end to begin with; None: all. The node counts a line of more than 16 KiB as
+                several.
             silence: seconds without a byte after which the connection counts as dead. With ``follow`` this ends the
                 iteration without an error, since the program may have nothing to write.
         """
@@ -236,6 +255,7 @@ class Api:
             "timestamps": "true",
             "follow": "true" if follow else "",
             "sinceTime": since,
+            "tailLines": str(tail) if tail is not None else "",
         }
         response = self._send(Kind.POD, self._log_request(pod, query, silence))
         with closing(response):
@@ -278,9 +298,11 @@ class Api:
     ) -> Request:
         """Return a GET request for an object, or for a collection that messages name by a label."""
         group_version, plural = kind.value
+        is_collection_of_all = self.namespace == ALL_NAMESPACES and name is None and verb in {"list", "watch"}
+        namespace = None if is_collection_of_all else self.namespace
         try:
             target = targets.resource(
-                group_version, plural, namespace=self.namespace, name=name, subresource=subresource, query=query
+                group_version, plural, namespace=namespace, name=name, subresource=subresource, query=query
             )
         except InvalidTargetError as error:
             raise _invalid_target(verb, plural, str(error)) from None

@@ -23,7 +23,7 @@ from flargo.terms import Object
 from flargo.tools.doctor.check_table import CHECKS
 from tests.bench import faults, rejoin, requests, start
 from tests.bench import figures as scale
-from tests.docs import fault_matrix
+from tests.docs import conventions, fault_matrix
 from tests.harness.differential.cases import samples
 from tests.harness.paths import ROOT
 
@@ -152,6 +152,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/operations.md", "patience"): patience,
     ("docs/operations.md", "doctor"): doctors_checks,
     ("docs/operations.md", "metrics"): metrics,
+    ("docs/commands.md", "conventions"): conventions.listing,
     ("docs/faults.md", "side by side"): fault_comparison,
     ("docs/faults.md", "matrix"): fault_matrix.listing,
     ("docs/design.md", "differences"): differences,

@@ -8,9 +8,12 @@ from click.testing import CliRunner, Result
 from flargo.tools.cli.main import group
 
 
-def run(*arguments: str | Path) -> Result:
-    """Run ``flargo`` with these arguments; an exception that would print a traceback fails the test."""
-    result = CliRunner().invoke(group(), [str(each) for each in arguments], prog_name="flargo")
+def run(*arguments: str | Path, color: bool = False) -> Result:
+    """Run ``flargo`` with these arguments; an exception that would print a traceback fails the test.
+
+    With ``color``, stdout counts as a terminal for click, which then leaves colours in it.
+    """
+    result = CliRunner().invoke(group(), [str(each) for each in arguments], prog_name="flargo", color=color)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.cluster import bodies, connections, transport
-from flargo.cluster.api import Api, Kind
+from flargo.cluster.api import ALL_NAMESPACES, Api, Kind
 from flargo.cluster.bodies import MAX_PIECE_BYTES, LogPiece
 from flargo.cluster.errors import ApiError
 from flargo.cluster.http_request import Request
@@ -358,6 +358,35 @@ def test_a_deeply_nested_response_is_an_error(status: int) -> None:
 )
 def test_trimmed_log_begins_with_whole_line(body: bytes, end: str) -> None:
     assert ScriptedApi(Response(200, body)).log("p", "main", 10, 12, 5.0) == end
+
+
+def test_all_namespaces_are_listed_at_once() -> None:
+    api = ScriptedApi(Response(200, b'{"items": []}'))
+    api.in_namespace(ALL_NAMESPACES).list(Kind.WORKFLOW, "a=b")
+    assert [url.partition("?")[0] for _, url, _ in api.requests] == ["/apis/argoproj.io/v1alpha1/workflows"]
+
+
+def test_nothing_is_named_in_all_namespaces() -> None:
+    """Without a namespace a name would be that of an object without namespace."""
+    api = ScriptedApi(Response(200))
+    everywhere = api.in_namespace(ALL_NAMESPACES)
+    requests: list[Callable[[], object]] = [
+        lambda: everywhere.get(Kind.POD, "p"),
+        lambda: everywhere.delete(Kind.POD, "p", Uid("u1")),
+        lambda: everywhere.merge(Kind.WORKFLOW, "w", {}),
+        lambda: everywhere.create(Kind.POD, {"metadata": {"name": "p"}}),
+    ]
+    for request in requests:
+        with pytest.raises(ApiError, match="namespace"):
+            request()
+    assert api.requests == []
+
+
+def test_log_request_has_a_tail() -> None:
+    for tail, expected in ((None, False), (0, True), (7, True)):
+        api = ScriptedApi(Response(200, b""))
+        list(api.log_lines("p", "main", follow=False, tail=tail))
+        assert (f"tailLines={tail}" in api.requests[0][1]) is expected
 
 
 def test_log_request_has_start_time_and_timestamps() -> None:

@@ -14,7 +14,9 @@ import yaml
 
 from flargo.flare.launch_records import FOLDER
 from flargo.flare.redact import install_filter
+from flargo.tools.cli.lazy_group import _OTHER_TOOLS_COMMANDS
 from flargo.tools.cli.main import COMMANDS
+from flargo.tools.cli.missing_extra import describe_missing_extra
 from flargo.tools.cli.output import wrap, write_hanging
 from tests.harness.command_line import file_contents, run
 
@@ -95,12 +97,27 @@ def test_every_command_has_help_and_json(name: str) -> None:
     assert "--json" in result.stdout
 
 
-def test_missing_extra_names_the_install_command() -> None:
-    code = "import sys; sys.modules['click'] = None; from flargo.tools.cli.main import main; main()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "pip install 'flargo[cli]'" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("click", ["--help"], "cli"),
+        ("rich", ["jobs"], "cli"),
+        ("rich", ["why", "x", "--debug"], "cli"),
+        ("aiohttp", ["demo"], "demo"),
+    ],
+)
+def test_missing_extra_names_the_install_command(module: str, arguments: list[str], extra: str) -> None:
+    """Nvflare brings click, so that the command began, and ended with a traceback."""
+    code = f"import sys; sys.modules[{module!r}] = None; from flargo.tools.cli.main import main; main()"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: the package {module} is not installed;")
+    assert result.stderr.endswith(f"In a checkout of flargo: pip install '.[{extra}]'\n")
+
+
+def test_other_missing_modules_are_not_hidden() -> None:
+    assert describe_missing_extra(ModuleNotFoundError("x", name="yaml")) is None
+    assert describe_missing_extra(ModuleNotFoundError("x")) is None
 
 
 def test_shell_completes_commands_and_options() -> None:
@@ -115,8 +132,29 @@ def test_shell_completes_commands_and_options() -> None:
     assert "--dry-run" in complete("flargo prepare --dr")
 
 
-def test_unknown_command_is_a_usage_error() -> None:
-    assert run("perpare").exit_code == 2
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("perpare", " Did you mean 'prepare'?"),
+        ("log", " Did you mean 'logs'?"),
+        ("list", " Did you mean 'jobs'?"),
+        ("describe", " Did you mean 'why'?"),
+        ("delete", " Did you mean 'terminate'?"),
+        ("xyzzy", ""),
+    ],
+)
+def test_unknown_command_is_a_usage_error(word: str, hint: str) -> None:
+    result = run(word)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith(f"Error: No such command {word!r}.{hint}\n")
+
+
+def test_suggested_commands_exist() -> None:
+    for word in _OTHER_TOOLS_COMMANDS.values():
+        command, *options = word.split()
+        assert all(option in run(command, "--help").stdout for option in options)
+        assert command in COMMANDS
+    assert not COMMANDS.keys() & _OTHER_TOOLS_COMMANDS.keys()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +163,7 @@ def test_unknown_command_is_a_usage_error() -> None:
         (("render", "--json"), "Missing argument 'META'."),
         (("render", "/nowhere", "--json"), "'/nowhere' does not exist"),
         (("jobs", "--json", "--sites", "x"), "No such option"),
-        (("perpare", "--json"), "No such command 'perpare'."),
+        (("perpare", "--json"), "No such command 'perpare'. Did you mean 'prepare'?"),
     ],
     ids=["missing argument", "missing file", "unknown option", "unknown command"],
 )

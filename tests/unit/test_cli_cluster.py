@@ -25,6 +25,7 @@ from tests.harness.objects import FAILED_STATUS, RUNNING, job_workflow, pod, ter
 
 MISSING_RIGHT = 'forbidden: User "u" cannot do resource "x" in API group "" in the namespace "flare"'
 """The API server's message for a missing right; the verb does not matter."""
+MISSING_CLUSTER_RIGHT = MISSING_RIGHT.replace('in the namespace "flare"', "at the cluster scope")
 COMMANDS = [("jobs",), ("jobs", "--watch"), ("why", "x"), ("logs", "x"), ("terminate", "x"), ("sweep",)]
 SECRET = "nvflare-cred-job-site-a1"
 
@@ -135,6 +136,16 @@ def test_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monkey
         (ApiError("list", "workflows a=b", 403, "Forbidden", MISSING_RIGHT), "right to list workflows.argoproj.io"),
         (ApiError("log", "pods x", 403, "Forbidden", MISSING_RIGHT), "right to get pods/log"),
         (ApiError("patch", "workflows x", 403, "Forbidden", MISSING_RIGHT), "right to patch workflows.argoproj.io"),
+        (
+            ApiError(
+                "list",
+                "workflows",
+                403,
+                "Forbidden",
+                MISSING_CLUSTER_RIGHT,
+            ),
+            "right to list workflows.argoproj.io in all namespaces",
+        ),
         (ApiError("get", "secrets x", 403, "Forbidden", MISSING_RIGHT), "right to get secrets"),
         (ApiError("list", "workflows", 404, "NotFound", "page not found"), "has no Argo Workflows"),
         (ApiError("list", "workflows", 401, "Unauthorized", ""), "rejected the credentials (401)"),

@@ -256,6 +256,7 @@ class Node(Api):
         self.written_lines = 0
         self.state: Object = RUNNING
         self.since_times: list[str] = []
+        self.tails: list[int | None] = []
         self.is_pod_deleted = False
         self.workflow = workflow(phase="Running")
 
@@ -270,13 +271,22 @@ class Node(Api):
         return self.workflow
 
     def log_lines(
-        self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = 0
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool,
+        since: str = "",
+        tail: int | None = None,
+        silence: float = 0,
     ) -> Iterator[LogPiece]:
         del pod, container, silence
         self.since_times.append(since)
+        self.tails.append(tail)
         begin = datetime.fromisoformat(since) if since else None
         sent = 0
-        for at, raw in enumerate(self.raw_lines):
+        first = max(0, self.written_lines - tail) if tail is not None else 0
+        for at, raw in enumerate(self.raw_lines[first:], first):
             if at >= self.written_lines:
                 if not follow:
                     return
@@ -405,9 +415,16 @@ class Cutting(Node):
         self.pieces = pieces
 
     def log_lines(
-        self, pod: str, container: str, *, follow: bool, since: str = "", silence: float = 0
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool,
+        since: str = "",
+        tail: int | None = None,
+        silence: float = 0,
     ) -> Iterator[LogPiece]:
-        del pod, container, silence, follow
+        del pod, container, silence, follow, tail
         self.since_times.append(since)
         begin = datetime.fromisoformat(since) if since else None
         sent, is_requested, is_first = 0, True, True

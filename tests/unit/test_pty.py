@@ -1,6 +1,7 @@
 """Runs each command in a terminal, with attacks in the cluster, kit, job and log: no attack takes effect."""
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -133,9 +134,9 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     server.server_close()
 
 
-def run_on_terminal(arguments: Sequence[str | Path], kubeconfig: Path) -> str:
+def run_on_terminal(arguments: Sequence[str | Path], kubeconfig: Path, **variables: str) -> str:
     """Run a command in a terminal of its own, and return what it writes."""
-    environment = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)}
+    environment = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT), **variables}
     _, screen_text = terminal.run_in_terminal(arguments, 160, environment)
     return screen_text
 
@@ -164,6 +165,19 @@ def test_attacks_of_a_cluster_are_inert(case: str, kubeconfig: Path) -> None:
     assert expected in screen_text
     assert "Traceback" not in screen_text
     assert bad_characters(screen_text.encode()) == set()
+
+
+COLORED = {"jobs": "jobs", "doctor": "doctor --wait 0.5", "logs": "logs 11111111"}
+"""Commands that use colours, with their arguments."""
+COLOR = re.compile(r"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m")
+
+
+@pytest.mark.parametrize("name", COLORED)
+def test_colours_can_be_turned_off(name: str, kubeconfig: Path) -> None:
+    arguments = [*FLARGO, *COLORED[name].split()]
+    assert COLOR.search(run_on_terminal(arguments, kubeconfig))
+    assert not COLOR.search(run_on_terminal(arguments, kubeconfig, NO_COLOR="1"))
+    assert "\x1b" not in run_on_terminal(arguments, kubeconfig, TERM="dumb")
 
 
 def test_json_on_a_terminal_is_inert(kubeconfig: Path) -> None:

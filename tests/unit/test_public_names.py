@@ -198,6 +198,7 @@ def add_job(
     annotations = {"flargo.dev/attempt": "a1", "flargo.dev/job-name": "hearts", "flargo.dev/site-name": "site-1"}
     meta = {
         "name": name,
+        "namespace": NAMESPACE,
         "uid": f"w-{name}",
         "creationTimestamp": "2026-01-01T00:00:00Z",
         "labels": {**LABELS, "flargo.dev/job-id": f"id-{name}", **(labels or {})},

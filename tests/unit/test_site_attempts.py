@@ -442,7 +442,7 @@ def test_the_archive_adds_earlier_attempts() -> None:
     class Archive:
         where, read_problem = "in the archive", ""
 
-        def site_jobs(self, _: str) -> list[SiteJob]:
+        def site_jobs(self, _: str, __: str = "") -> list[SiteJob]:
             return fold_attempts(outlines)
 
         def confirmed(self, job: SiteJob) -> SiteJob:

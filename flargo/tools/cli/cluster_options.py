@@ -32,6 +32,18 @@ def cluster_options(command: Command) -> Command:
     )(command)
 
 
+selector_option = click.option(
+    "--selector",
+    "-l",
+    "workflow_labels",
+    type=SINGLE_LINE,
+    help="Only jobs whose Workflows have these labels, as in kubectl: key=value,key2!=value2.",
+)
+all_namespaces_option = click.option(
+    "--all-namespaces", "-A", is_flag=True, help="The jobs of all namespaces. --namespace is ignored then."
+)
+
+
 def load_config(kubeconfig: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
     """Return a loader of the client configuration, and the default namespace. No request is made.
 

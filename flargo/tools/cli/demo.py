@@ -41,6 +41,7 @@ DRAIN_ROUNDS = 3
 @click.option("--context", help="The kubeconfig's context to use.")
 @click.option(
     "--namespace",
+    "-n",
     default="default",
     type=NAMESPACE,
     help="The namespace of the Workflows. On a real cluster, the manifests in deploy/ are applied to it.",

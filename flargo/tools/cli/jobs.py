@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from flargo.cluster.api import Api, Kind
+from flargo.cluster.api import ALL_NAMESPACES, Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
 from flargo.job.validate import InvalidInput, Sentence
@@ -17,7 +18,14 @@ from flargo.status.diagnosis import STARTING_STAGES, Stage
 from flargo.status.reasons import Reason
 from flargo.tools import terminal
 from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
-from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
+from flargo.tools.cli.cluster_options import (
+    all_namespaces_option,
+    api_for,
+    cluster_options,
+    federation_option,
+    selector_option,
+    site_option,
+)
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import (
     report_errors,
@@ -27,10 +35,11 @@ from flargo.tools.cli.output import (
     write_next_result,
     write_result,
 )
+from flargo.tools.jobs.job_filter import JobFilter
 from flargo.tools.jobs.live_jobs import LiveJobs
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_refusal, is_argo_missing
-from flargo.tools.jobs.site_job import SiteJob, selector, trim
+from flargo.tools.jobs.site_job import SiteJob, join_selectors, selector, trim
 from flargo.tools.jobs.table import Column, Row, build_rows, columns, format_attempt
 
 _MIN_REDRAW_SECONDS = 0.5
@@ -46,8 +55,10 @@ _MAX_MISSING_SECONDS = 10.0
 @click.command()
 @site_option
 @federation_option
+@selector_option
 @click.option("--watch", "-w", is_flag=True, help="Show changes as they happen, until interrupted.")
 @cluster_options
+@all_namespaces_option
 @archive_options
 @output_options(*DOCUMENTS, Format.NAME, Format.WIDE)
 @report_errors
@@ -55,6 +66,8 @@ def jobs(
     *,
     site: str | None,
     federation: str | None,
+    workflow_labels: str | None,
+    all_namespaces: bool,
     watch: bool,
     output_format: Format | None,
     archive: ArchiveOptions,
@@ -71,40 +84,57 @@ def jobs(
     (ATTEMPT); LOST means that this attempt was lost and that another one may follow.
     """
     api = api_for(**cluster)
-    labels = selector(site, federation)
+    if all_namespaces:
+        api = api.in_namespace(ALL_NAMESPACES)
+    job_filter = JobFilter(site, federation, workflow_labels or "")
     reader = build_reader(api, archive)
+    _reject_archive(archive, watch=watch, all_namespaces=all_namespaces)
     if watch:
-        if archive.server is not None:
-            problem = Sentence("cannot be combined with --watch: archived jobs do not change")
-            raise InvalidInput("--argo-server", archive.server, problem)
-        _watch(api, reader, labels, output_format)
+        _watch(api, reader, job_filter, output_format)
         return
-    site_jobs = [reader.confirmed(job) for job in reader.site_jobs(labels)]
+    site_jobs = [reader.confirmed(job) for job in reader.site_jobs(job_filter.labels, job_filter.workflow_labels)]
     if output_format is Format.NAME:
         for job in site_jobs:
             write_name(Kind.WORKFLOW, job.workflow.name)
     elif output_format is not None and output_format.is_document:
         write_result([job.as_dict() for job in site_jobs], output_format)
+    elif site_jobs:
+        console = terminal.console()
+        view = _View(console, is_wide=output_format is Format.WIDE, has_namespaces=all_namespaces)
+        for line in view.table(site_jobs, api.time()):
+            terminal.write(console, line)
     else:
-        _write_table(site_jobs, api, is_wide=output_format is Format.WIDE)
+        others = len(reader.site_jobs(selector())) if job_filter != JobFilter() else 0
+        write_message(job_filter.describe_none(api.namespace, others))
     fail_if_incomplete(reader)
 
 
-def _write_table(site_jobs: Sequence[SiteJob], api: Api, *, is_wide: bool) -> None:
-    console = terminal.console()
-    if not site_jobs:
-        write_message(f"No jobs in namespace {api.namespace}.")
+def _reject_archive(archive: ArchiveOptions, *, watch: bool, all_namespaces: bool) -> None:
+    if archive.server is None:
         return
-    for line in _table(site_jobs, api.time(), console, is_wide=is_wide):
-        terminal.write(console, line)
+    if watch:
+        problem = Sentence("cannot be combined with --watch: archived jobs do not change")
+        raise InvalidInput("--argo-server", archive.server, problem)
+    if all_namespaces:
+        problem = Sentence("cannot be combined with --all-namespaces: the archive is read for one namespace")
+        raise InvalidInput("--argo-server", archive.server, problem)
 
 
-def _table(site_jobs: Sequence[SiteJob], now: datetime, console: Console, *, is_wide: bool) -> list[terminal.Line]:
-    """Return the lines of the table. Each fits the terminal, but with ``is_wide``, and in a file, no text is cut."""
-    shown = columns(site_jobs, is_wide=is_wide)
-    rows = build_rows(site_jobs, now, shown)
-    cells = [_cells(job, shown, row) for job, row in zip(site_jobs, rows, strict=True)]
-    return terminal.table(shown, cells, console.width if console.is_terminal and not is_wide else None)
+@dataclass(frozen=True, slots=True)
+class _View:
+    """How the table of jobs is drawn."""
+
+    console: Console
+    is_wide: bool
+    has_namespaces: bool
+
+    def table(self, site_jobs: Sequence[SiteJob], now: datetime) -> list[terminal.Line]:
+        """Return the lines of the table. Each fits the terminal; with ``is_wide``, and in a file, no text is cut."""
+        shown = columns(site_jobs, is_wide=self.is_wide, has_namespaces=self.has_namespaces)
+        rows = build_rows(site_jobs, now, shown)
+        cells = [_cells(job, shown, row) for job, row in zip(site_jobs, rows, strict=True)]
+        is_limited = self.console.is_terminal and not self.is_wide
+        return terminal.table(shown, cells, self.console.width if is_limited else None)
 
 
 def _cells(job: SiteJob, shown: Sequence[Column], row: Row) -> list[terminal.Cell]:
@@ -160,20 +190,22 @@ class _Confirmations:
         return self._confirmed[key]
 
 
-def _watch(api: Api, reader: Reader, labels: str, output_format: Format | None) -> None:
+def _watch(api: Api, reader: Reader, job_filter: JobFilter, output_format: Format | None) -> None:
     # The request also shows at once whether the API server answers.
     clock_offset = api.time() - datetime.now(UTC)
     change_event, stop_event = threading.Event(), threading.Event()
     live_jobs = LiveJobs(change_event.set)
-    for kind in (Kind.WORKFLOW, Kind.POD):
+    workflow_labels = join_selectors(job_filter.labels, job_filter.workflow_labels)
+    for kind, labels in ((Kind.WORKFLOW, workflow_labels), (Kind.POD, job_filter.labels)):
         run = Watch(api, kind, labels, trim, live_jobs, stop_event.wait, time.monotonic).run
         threading.Thread(target=run, name=f"flargo-{kind.value[1]}", daemon=True).start()
     console = terminal.console()
     snapshots = _snapshots(live_jobs, reader, change_event)
     try:
         is_wide = output_format is Format.WIDE
-        if console.is_terminal and not console.is_dumb_terminal and (output_format is None or is_wide):
-            _draw_snapshots(snapshots, live_jobs, console, clock_offset, is_wide=is_wide)
+        if console.is_interactive and (output_format is None or is_wide):
+            view = _View(console, is_wide=is_wide, has_namespaces=api.namespace == ALL_NAMESPACES)
+            _draw_snapshots(snapshots, live_jobs, view, clock_offset)
         else:
             _write_changes(snapshots, output_format)
     finally:
@@ -200,17 +232,12 @@ def _snapshots(live_jobs: LiveJobs, reader: Reader, change_event: threading.Even
 
 
 def _draw_snapshots(
-    snapshots: Iterator[list[SiteJob]],
-    live_jobs: LiveJobs,
-    console: Console,
-    clock_offset: timedelta,
-    *,
-    is_wide: bool,
+    snapshots: Iterator[list[SiteJob]], live_jobs: LiveJobs, view: _View, clock_offset: timedelta
 ) -> None:
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=view.console, auto_refresh=False) as live:
         for site_jobs in snapshots:
-            newest = site_jobs[-max(1, console.height - _FRAME_LINES) :]
-            table = _table(newest, datetime.now(UTC) + clock_offset, console, is_wide=is_wide)
+            newest = site_jobs[-max(1, view.console.height - _FRAME_LINES) :]
+            table = view.table(newest, datetime.now(UTC) + clock_offset)
             live.update(Group(*table, *_notes(site_jobs, newest, live_jobs.watch_error)), refresh=True)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import click
 
@@ -15,6 +16,7 @@ from flargo.terms import Uid
 from flargo.text import inert, valid_unicode
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
+from flargo.tools.cli.option_types import DURATION
 from flargo.tools.cli.output import (
     EXIT_PROBLEM,
     report_errors,
@@ -32,6 +34,8 @@ _MAX_BUFFERED_LINES = 200
 """Lines of each site that are read before they are written."""
 _CONTINUED = " [continued]"
 """On a terminal, the mark after a piece of a line that goes on in the next piece."""
+_COLORS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
+"""The colours of the sites' names, in the order of the sites."""
 SiteLine = tuple[SiteJob, Line]
 LineWriter = Callable[[SiteJob, Line], None]
 """Writes a line, or a piece of a line, of a job at a site."""
@@ -40,6 +44,15 @@ LineWriter = Callable[[SiteJob, Line], None]
 @click.command()
 @click.argument("job")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines as they come, until the job ends.")
+@click.option("--since", type=DURATION, help="Only lines of so long ago or newer: 5s, 2m, 3h. Default: all lines.")
+@click.option(
+    "--tail",
+    type=click.IntRange(-1),
+    metavar="LINES",
+    default=-1,
+    show_default=True,
+    help="The number of lines of each site to begin with, from the end; -1: all.",
+)
 @click.option(
     "--raw", is_flag=True, help="Print the program's bytes unchanged, even on a terminal, which obeys control codes."
 )
@@ -51,6 +64,8 @@ def logs(
     job: str,
     *,
     follow: bool,
+    since: timedelta | None,
+    tail: int,
     raw: bool,
     site: str | None,
     output_format: Format | None,
@@ -69,9 +84,15 @@ def logs(
         raise click.UsageError(f"--raw and -o {output_format.value} cannot be combined.")
     api = api_for(**cluster)
     site_jobs = find_attempts(ClusterReader(api), job, site)
-    tails = [
-        (each, LogTail(api, each.workflow.name, each.workflow.uid, time.sleep, write_message)) for each in site_jobs
-    ]
+    # By the API server's clock, since this machine's may be wrong.
+    since_time = (api.time() - since).isoformat() if since is not None else ""
+    last_lines = tail if tail >= 0 else None
+
+    def log_of(job: SiteJob) -> LogTail:
+        workflow = job.workflow
+        return LogTail(api, workflow.name, workflow.uid, time.sleep, write_message, since_time, last_lines)
+
+    tails = [(each, log_of(each)) for each in site_jobs]
     lines = _follow_all(tails) if follow and len(tails) > 1 else _read_in_turn(tails, follow=follow)
     prefix_columns = max(len(inert(each.site)) for each in site_jobs) if len(site_jobs) > 1 else 0
     if output_format is not None:
@@ -79,10 +100,10 @@ def logs(
     elif raw or not _is_terminal():
         write = RawWriter(prefix_columns)
     else:
-        write = TerminalWriter(prefix_columns)
+        write = TerminalWriter(prefix_columns, [each.workflow.uid for each in site_jobs])
     for each, line in lines:
         write(each, line)
-    if not any(tail.has_begun for _, tail in tails):
+    if not any(log.has_begun for _, log in tails):
         raise SystemExit(EXIT_PROBLEM)
 
 
@@ -121,12 +142,18 @@ class TerminalWriter:
 
     _prefix_columns: int
     """The width of the sites' names before the lines; 0: no names."""
+    _jobs: Sequence[Uid]
+    """The uids of all jobs' Workflows. Each has a colour of its own while there are enough of them."""
     _redaction: LineRedaction = field(default_factory=LineRedaction)
 
     def __call__(self, job: SiteJob, line: Line) -> None:
         """Write the line so that the terminal shows every control character and obeys none."""
-        prefix = f"{inert(job.site):{self._prefix_columns}} | " if self._prefix_columns else ""
-        write_line(f"{prefix}{inert(self._redaction.text(job, line))}{_CONTINUED if line.is_partial else ''}")
+        text = f"{inert(self._redaction.text(job, line))}{_CONTINUED if line.is_partial else ''}"
+        if self._prefix_columns:
+            color = _COLORS[self._jobs.index(job.workflow.uid) % len(_COLORS)]
+            write_line(text, prefix=f"{inert(job.site):{self._prefix_columns}} | ", color=color)
+        else:
+            write_line(text)
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from flargo.job.validate import InvalidInput
 from flargo.terms import WORKFLOW_TYPE
 from flargo.text import inert_lines, valid_unicode
 from flargo.tools.cli.formats import Format
+from flargo.tools.cli.missing_extra import describe_missing_extra
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.terminal import make_safe
 
@@ -40,9 +41,9 @@ _MIN_WRAP_COLUMNS = 30
 _debug_option = click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 
 
-def write_line(text: str) -> None:
-    """Write a line of data to stdout."""
-    click.echo(make_safe(text))
+def write_line(text: str, *, prefix: str = "", color: str | None = None) -> None:
+    """Write a line of data to stdout, on a terminal with its prefix in a colour (click's name of it)."""
+    click.echo((click.style(make_safe(prefix), fg=color) if prefix else "") + make_safe(text))
 
 
 def write_document(text: str) -> None:
@@ -158,14 +159,21 @@ def report_errors(command: Command) -> Command:
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # click handles its own exceptions
         except Exception as error:  # noqa: BLE001  (a library may raise anything, and its text is not shown)
-            if debug:
-                _write_traceback(error)
-            file = error.filename if isinstance(error, OSError) else None
-            subject = file if isinstance(file, str) else "unexpected error"
-            hint = "" if debug else " (--debug prints the traceback)"
-            fail(f"{subject}: {describe(error)}{hint}", {}, EXIT_PROBLEM, output_format)
+            _fail_unexpected(error, output_format, debug=debug)
 
     return _debug_option(reporting)  # type: ignore[return-value]
+
+
+def _fail_unexpected(error: Exception, output_format: Format | None, *, debug: bool) -> NoReturn:
+    missing_extra = describe_missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+    if missing_extra is not None:
+        fail(missing_extra, {}, EXIT_USAGE, output_format)
+    if debug:
+        _write_traceback(error)
+    file = error.filename if isinstance(error, OSError) else None
+    subject = file if isinstance(file, str) else "unexpected error"
+    hint = "" if debug else " (--debug prints the traceback)"
+    fail(f"{subject}: {describe(error)}{hint}", {}, EXIT_PROBLEM, output_format)
 
 
 def _write_traceback(error: Exception) -> None:

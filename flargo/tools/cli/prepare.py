@@ -22,7 +22,7 @@ from flargo.tools.kit.site import ROLE_TEMPLATE
 
 @click.command()
 @click.argument("kit", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--namespace", help="The namespace for jobs. Default: the kit's.")
+@click.option("--namespace", "-n", help="The namespace for jobs. Default: the kit's.")
 @click.option(
     "--workspace", help="The workspace folder in the parent and in jobs. Default: the Helm chart's mount path."
 )

@@ -12,11 +12,12 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.job.validate import InvalidInput
 from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import Uid
-from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, site_option
+from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, selector_option, site_option
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_message, write_name, write_result
+from flargo.tools.jobs.job_filter import JobFilter
 from flargo.tools.jobs.refusals import describe_refusal
-from flargo.tools.jobs.site_job import selector, site_jobs, trim
+from flargo.tools.jobs.site_job import join_selectors, site_jobs, trim
 from flargo.tools.jobs.sweepable import MIN_AGE, Sweepable, find_sweepable
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -32,6 +33,7 @@ _KIND_NAMES = {Kind.WORKFLOW: "Workflow", Kind.POD: "pod", Kind.SECRET: "Secret"
 )
 @site_option
 @federation_option
+@selector_option
 @cluster_options
 @output_options(*DOCUMENTS, Format.NAME)
 @report_errors
@@ -41,6 +43,7 @@ def sweep(
     older_than: str | None,
     site: str | None,
     federation: str | None,
+    workflow_labels: str | None,
     output_format: Format | None,
     **cluster: str | None,
 ) -> None:
@@ -52,7 +55,7 @@ def sweep(
     """
     age = _parse_age(older_than)
     api = api_for(**cluster)
-    existing = _existing(api, _find(api, selector(site, federation), age))
+    existing = _existing(api, _find(api, JobFilter(site, federation, workflow_labels or ""), age))
     results = [(each, problem if dry_run else _delete(api, each, uid, problem)) for each, uid, problem in existing]
     if output_format is Format.NAME:
         for each, problem in results:
@@ -82,9 +85,10 @@ def _parse_age(text: str | None) -> timedelta | None:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _find(api: Api, labels: str, age: timedelta | None) -> list[Sweepable]:
-    workflows, _ = api.list(Kind.WORKFLOW, labels, trim=trim)
-    pods, _ = api.list(Kind.POD, labels, trim=trim)
+def _find(api: Api, job_filter: JobFilter, age: timedelta | None) -> list[Sweepable]:
+    workflow_labels = join_selectors(job_filter.labels, job_filter.workflow_labels)
+    workflows, _ = api.list(Kind.WORKFLOW, workflow_labels, trim=trim)
+    pods, _ = api.list(Kind.POD, job_filter.labels, trim=trim)
     return find_sweepable(site_jobs(workflows, pods, ParseErrorLog()), pods, api.time(), age)
 
 

@@ -53,7 +53,7 @@ class Progress:
         self._live = Live(console=screen.console, refresh_per_second=8, get_renderable=self._render)
 
     def __enter__(self) -> Self:
-        if self._screen.console.is_terminal:
+        if self._screen.console.is_interactive:
             self._live.start()
         return self
 
@@ -64,7 +64,7 @@ class Progress:
 
     def show(self, snapshot: Snapshot) -> None:
         """Show a new snapshot: update the live display, or print a line for each change."""
-        if not self._screen.console.is_terminal:
+        if not self._screen.console.is_interactive:
             for line in describe_changes(self._latest, snapshot, self._total):
                 self._screen.print_detail(line)
         self._latest = snapshot

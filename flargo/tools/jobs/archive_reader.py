@@ -11,7 +11,7 @@ from flargo.terms import Object
 from flargo.tools.jobs.attempts import fold_attempts
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_archive_refusal
-from flargo.tools.jobs.site_job import SiteJob, oldest_first, share_flare_status, site_jobs, trim
+from flargo.tools.jobs.site_job import SiteJob, join_selectors, oldest_first, share_flare_status, site_jobs, trim
 
 if TYPE_CHECKING:  # imports Hera, which takes a second
     from flargo.cluster.argo_archive import Archive
@@ -28,9 +28,10 @@ class ArchiveReader:
         self._archive = archive
         self._on_parse_error = ParseErrorLog()
 
-    def site_jobs(self, labels: str) -> list[SiteJob]:
-        """Return outlines of the archived jobs that match a label selector, without the reason of their end."""
-        outlines = site_jobs(map(trim, self._archive.list(labels)), (), self._on_parse_error)
+    def site_jobs(self, labels: str, workflow_labels: str = "") -> list[SiteJob]:
+        """Return outlines of the archived jobs that match both selectors, without the reason of their end."""
+        workflows = self._archive.list(join_selectors(labels, workflow_labels))
+        outlines = site_jobs(map(trim, workflows), (), self._on_parse_error)
         return fold_attempts(
             replace(job, is_archived=True, diagnosis=Diagnosis(Stage.ENDED), verdict=None) for job in outlines
         )
@@ -76,17 +77,17 @@ class ClusterAndArchiveReader:
         """Both places; only the cluster if the archive could not be read."""
         return self._cluster.where if self.read_problem else f"{self._cluster.where} or {self._archive.where}"
 
-    def site_jobs(self, labels: str) -> list[SiteJob]:
-        """Return the jobs that match a label selector. A job of the cluster hides its archived launches.
+    def site_jobs(self, labels: str, workflow_labels: str = "") -> list[SiteJob]:
+        """Return the jobs that match both label selectors. A job of the cluster hides its archived launches.
 
         But the archive adds the earlier attempts of a job that the cluster no longer has.
         """
-        on_cluster = self._cluster.site_jobs(labels)
+        on_cluster = self._cluster.site_jobs(labels, workflow_labels)
         if self.read_problem:
             return on_cluster
         try:
             # Read after the cluster, so that a Workflow that is deleted in between is in one of the two lists.
-            archived = self._archive.site_jobs(labels)
+            archived = self._archive.site_jobs(labels, workflow_labels)
         except ArchiveError as error:
             self.read_problem = describe_archive_refusal(error)
             return on_cluster

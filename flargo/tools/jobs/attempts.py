@@ -23,7 +23,7 @@ def fold_attempts(workflows: Iterable[SiteJob]) -> list[SiteJob]:
         workflows: the attempts, in any order, each without earlier ones.
     """
     launches: list[list[SiteJob]] = []
-    latest_launch: dict[tuple[str, str, str], list[SiteJob]] = {}
+    latest_launch: dict[tuple[str, str, str, str], list[SiteJob]] = {}
     for attempt in sorted(workflows, key=_order_of_creation):
         launch = latest_launch.get(attempt.identity)
         if attempt.max_attempts > 1 and launch is not None and launch[-1].number < attempt.number:

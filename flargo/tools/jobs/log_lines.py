@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -52,6 +53,18 @@ def parse_line(raw: str) -> Line:
     """Split a line into its time and its text. A line without a valid time is all text."""
     time, space, text = raw.partition(" ")
     return Line(time, text) if space and log_time(time) is not None else Line("", raw)
+
+
+def last_whole_lines(pieces: Iterable[Line], number: int) -> Iterable[Line]:
+    """Return the pieces of the last lines. No more than these are held in memory."""
+    kept: deque[Line] = deque()
+    whole_lines = 0
+    for piece in pieces:
+        kept.append(piece)
+        whole_lines += not piece.is_partial
+        while whole_lines > number:
+            whole_lines -= not kept.popleft().is_partial
+    return kept
 
 
 @dataclass(slots=True)

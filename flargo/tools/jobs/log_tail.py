@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
@@ -10,7 +11,7 @@ from flargo.cluster.meaning import Meaning
 from flargo.status.fields import parse_each
 from flargo.status.views import PodView, WorkflowView, pod_view, workflow_view
 from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, Uid
-from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, parse_line
+from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line, LogDeduplicator, last_whole_lines, parse_line
 
 SILENCE_LIMIT = 60.0
 """Seconds without a byte after which a followed log is connected again. A program that writes nothing and a dead
@@ -20,6 +21,8 @@ _MAX_FAILURES = 3
 """Failures in a row that are tolerated. A log that is followed is retried beyond that, with a message."""
 _POLL_SECONDS = 1.0
 """Seconds between two reads of a pod whose program has not started, or whose end does not show yet."""
+_MAX_EXECUTOR_LINES = 16
+"""More lines than Argo's executor writes after a program's end: what it saved, how the program ended, its own error."""
 _POD_DELETED = "{}: its pod was deleted; the last lines of its log may be missing"
 
 
@@ -34,6 +37,10 @@ class LogTail:
     """Sleeps for a number of seconds."""
     notify: Callable[[str], None]
     """Shows people a message that is not part of the log."""
+    since: str = ""
+    """The time from which the log is read, RFC 3339; empty: from its beginning."""
+    last_lines: int | None = None
+    """How many lines, from the end, are yielded of what the program has written so far; None: all."""
     _deduplicator: LogDeduplicator = field(default_factory=LogDeduplicator)
     _executor_filter: ExecutorLineFilter = field(default_factory=ExecutorLineFilter)
     _last_time: str = ""
@@ -48,11 +55,13 @@ class LogTail:
 
         The last piece of a line is never partial, even if the log ends before the line does.
         """
-        yield from self._read_to_end(follow=follow)
-        yield from self._close_line(has_newline=False)
-
-    def _read_to_end(self, *, follow: bool) -> Iterator[Line]:
         pod = self._wait_for_program(follow=follow)
+        lines = chain(self._read_to_end(pod, follow=follow), self._close_line(has_newline=False))
+        # A log that still grows has no end to count from: its node begins with the line that was the last but N.
+        grows = follow and pod is not None and not pod.is_main_done
+        yield from lines if grows or self.last_lines is None else last_whole_lines(lines, self.last_lines)
+
+    def _read_to_end(self, pod: PodView | None, *, follow: bool) -> Iterator[Line]:
         while pod is not None:
             # Only a connection that begins after the program's end is certain to deliver the whole log.
             has_ended = pod.is_main_done
@@ -79,9 +88,13 @@ class LogTail:
 
     def _read_connection(self, pod: PodView, *, follow: bool) -> Iterator[Line]:
         silence = SILENCE_LIMIT if follow else SILENCE_LIMIT / 4
-        since = self._deduplicator.connect()
+        resumed_at = self._deduplicator.connect()
+        since = resumed_at or self.since
+        tail = None if resumed_at else self._requested_tail(pod)
         previous: Line | None = None
-        for piece in self.api.log_lines(pod.name, MAIN_CONTAINER, follow=follow, since=since, silence=silence):
+        for piece in self.api.log_lines(
+            pod.name, MAIN_CONTAINER, follow=follow, since=since, tail=tail, silence=silence
+        ):
             self._failures = 0
             is_inside_line = previous is not None and previous.is_partial
             # Only the first piece of a line begins with its time.
@@ -94,6 +107,12 @@ class LogTail:
                 return  # the program may still be writing this line: the next connection delivers all of it
             if self._deduplicator.is_new(line):
                 yield from self._filter(line, is_inside_line=is_inside_line)
+
+    def _requested_tail(self, pod: PodView) -> int | None:
+        """Return how many lines to request. After the program's end the executor's lines are among the last."""
+        if self.last_lines is None:
+            return None
+        return self.last_lines + (_MAX_EXECUTOR_LINES if pod.is_main_done else 0)
 
     def _filter(self, line: Line, *, is_inside_line: bool) -> Iterator[Line]:
         if not is_inside_line:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from flargo.cluster.api import Api, Kind
+from flargo.cluster.api import ALL_NAMESPACES, Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
 from flargo.control.parse_error_log import ParseErrorLog
@@ -14,7 +14,15 @@ from flargo.terms import MAIN_CONTAINER, WORKFLOW_NAME_LABEL, WORKFLOW_TYPE, Lab
 from flargo.tools.jobs.attempts import fold_attempts
 from flargo.tools.jobs.last_error import MAX_LOG_BYTES, MAX_LOG_LINES
 from flargo.tools.jobs.selection import NotFoundError, select_job
-from flargo.tools.jobs.site_job import SiteJob, selector, share_flare_status, site_jobs, trim, with_events
+from flargo.tools.jobs.site_job import (
+    SiteJob,
+    join_selectors,
+    selector,
+    share_flare_status,
+    site_jobs,
+    trim,
+    with_events,
+)
 
 _LOG_SECONDS = 10.0
 """Seconds without a byte after which reading a log fails: its node may be gone."""
@@ -31,8 +39,13 @@ class Reader(Protocol):
     def read_problem(self) -> str:
         """A sentence on what could not be read and what to do about it; empty if everything was read."""
 
-    def site_jobs(self, labels: str) -> list[SiteJob]:
-        """Return the jobs whose Workflows match a label selector, with the attempts of each."""
+    def site_jobs(self, labels: str, workflow_labels: str = "") -> list[SiteJob]:
+        """Return the jobs whose Workflows match both selectors, with the attempts of each.
+
+        Args:
+            labels: a selector of labels that flargo gives Workflows and pods alike.
+            workflow_labels: a selector of any labels. People may have given them to a Workflow only.
+        """
 
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Return the job as a fresh read shows it, if ``job.needs_confirmation``; else as it is.
@@ -81,19 +94,19 @@ def find_attempts(reader: Reader, query: str, site: str | None = None) -> list[S
 
 
 class ClusterReader:
-    """Reads the jobs of one namespace of a cluster. Its methods raise ApiError."""
+    """Reads the jobs of one namespace of a cluster, or of all. Its methods raise ApiError."""
 
     where = "on the cluster"
     read_problem = ""
 
     def __init__(self, api: Api) -> None:
-        """Read from the namespace of ``api``."""
+        """Read from the namespace of ``api``, which may be ALL_NAMESPACES."""
         self._api = api
         self._on_parse_error = ParseErrorLog()
 
-    def site_jobs(self, labels: str) -> list[SiteJob]:
-        """Return the jobs whose Workflows match a label selector, from one list of Workflows and one of pods."""
-        workflows, _ = self._api.list(Kind.WORKFLOW, labels, trim=trim)
+    def site_jobs(self, labels: str, workflow_labels: str = "") -> list[SiteJob]:
+        """Return the jobs whose Workflows match both selectors, from one list of Workflows and one of pods."""
+        workflows, _ = self._api.list(Kind.WORKFLOW, join_selectors(labels, workflow_labels), trim=trim)
         pods, _ = self._api.list(Kind.POD, labels, trim=trim)
         return share_flare_status(fold_attempts(site_jobs(workflows, pods, self._on_parse_error)))
 
@@ -117,7 +130,9 @@ class ClusterReader:
         """Return the events of the job's pod. Those of an earlier pod of the same name are left out."""
         if job.pod is None:
             return ()
-        events, _ = self._api.list(Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={job.pod.name}")
+        events, _ = self._api_of(job).list(
+            Kind.EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={job.pod.name}"
+        )
         return [event for event in events if (event.get("involvedObject") or {}).get("uid") in {None, job.pod.uid}]
 
     def log(self, job: SiteJob) -> str:
@@ -126,19 +141,22 @@ class ClusterReader:
         if pod is None or not (pod.running or pod.exit is not None):
             return ""
         try:
-            return self._api.log(pod.name, MAIN_CONTAINER, MAX_LOG_LINES, MAX_LOG_BYTES, _LOG_SECONDS)
+            return self._api_of(job).log(pod.name, MAIN_CONTAINER, MAX_LOG_LINES, MAX_LOG_BYTES, _LOG_SECONDS)
         except ApiError as error:
             if error.meaning is not Meaning.NOT_FOUND:
                 raise
             return ""
 
+    def _api_of(self, job: SiteJob) -> Api:
+        return self._api.in_namespace(job.namespace) if self._api.namespace == ALL_NAMESPACES else self._api
+
     def _read_again(self, job: SiteJob) -> SiteJob:
         try:
-            workflow = self._api.get(Kind.WORKFLOW, job.workflow.name)
+            workflow = self._api_of(job).get(Kind.WORKFLOW, job.workflow.name)
         except ApiError as error:
             if error.meaning is not Meaning.NOT_FOUND:
                 raise
             return job
-        pods, _ = self._api.list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={job.workflow.name}", trim=trim)
+        pods, _ = self._api_of(job).list(Kind.POD, f"{WORKFLOW_NAME_LABEL}={job.workflow.name}", trim=trim)
         current = site_jobs([trim(workflow)], pods, self._on_parse_error)
         return current[0] if current and current[0].workflow.uid == job.workflow.uid else job

@@ -10,6 +10,8 @@ _MAX_CHARACTERS = 400
 """The most characters that are quoted of a server's own message."""
 _RIGHTS = {"log": ("get", "pods/log")}
 """The verb and resource of a role, for verbs of ours that no role has."""
+_CLUSTER_SCOPE = "at the cluster scope"
+"""In the API server's message if a right on all namespaces is missing."""
 _GROUPS = {"workflows": "workflows.argoproj.io"}
 _SEE_SERVER_LOG = "try again; if it persists, read the Argo Server's log and its database's"
 _REMEDIES = {
@@ -37,7 +39,8 @@ def describe_refusal(error: ApiError) -> str:
     verb, resource = _RIGHTS.get(error.verb, (error.verb, _GROUPS.get(resource, resource)))
     answer = status_text(error.status, error.reason) if error.status else error.meaning.value
     if error.meaning is Meaning.FORBIDDEN:
-        return f"forbidden: this account needs the right to {verb} {resource} in the namespace ({message})"
+        place = "all namespaces" if _CLUSTER_SCOPE in message else "the namespace"
+        return f"forbidden: this account needs the right to {verb} {resource} in {place} ({message})"
     if error.meaning is Meaning.UNAUTHENTICATED:
         return "the cluster rejected the credentials (401): the kubeconfig's token or certificate is invalid or expired"
     if is_argo_missing(error):

@@ -85,6 +85,7 @@ class SiteJob:
     """Which attempt of its job this is, from 1."""
     max_attempts: int = 1
     """How many attempts the job may have."""
+    namespace: str = ""
     earlier: tuple["SiteJob", ...] = ()
     """The earlier attempts of the job of which there is still a Workflow, the first one first."""
     refused_attempts: str = ""
@@ -95,9 +96,9 @@ class SiteJob:
     """FLARE's final status of the whole job, at all sites; None if no Workflow that was read has it."""
 
     @property
-    def identity(self) -> tuple[str, str, str]:
-        """The job and the site, whichever attempt this is."""
-        return self.federation, self.job_id, self.site
+    def identity(self) -> tuple[str, str, str, str]:
+        """The job and the site, whichever attempt this is. A copy in another namespace is another job."""
+        return self.namespace, self.federation, self.job_id, self.site
 
     @property
     def attempts(self) -> tuple["SiteJob", ...]:
@@ -171,6 +172,7 @@ class SiteJob:
             "role": self.role,
             "study": self.study,
             "federation": self.federation,
+            "namespace": self.namespace,
             "workflow": self.workflow.name,
             "state": self.state,
             "reason": self.reason.name if self.reason else None,
@@ -197,6 +199,11 @@ class SiteJob:
             row = attempt.as_dict()
             earlier.append({"number": attempt.number, "state": attempt.stage.label, **{key: row[key] for key in keys}})
         return {"number": self.number, "max": self.max_attempts, "earlier": earlier}
+
+
+def join_selectors(*selectors: str) -> str:
+    """Return the label selector of what matches all of these; an empty one matches everything."""
+    return ",".join(filter(None, selectors))
 
 
 def selector(site: str | None = None, federation: str | None = None) -> str:
@@ -316,6 +323,7 @@ def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
         workflow_ended_at=workflow_ended_at,
         is_released=bool(fields.text(workflow, "metadata", "annotations", Annotation.RELEASED)),
         gpus=_gpus(pod if pod is not None else workflow),
+        namespace=fields.text(workflow, "metadata", "namespace"),
         number=number,
         max_attempts=max_attempts,
         refused_attempts=fields.text(workflow, "metadata", "annotations", Annotation.REFUSED_ATTEMPTS),

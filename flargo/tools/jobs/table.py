@@ -64,6 +64,7 @@ def _format_age(since: datetime | None, now: datetime) -> str:
     return format_age(now - since) if since else ""
 
 
+_NAMESPACE = Column("NAMESPACE", lambda job, _: job.namespace)
 _COLUMNS = (
     Column("JOB", lambda job, moment: moment.short_ids[job.job_id]),
     Column("NAME", lambda job, _: job.name, Fit.END),
@@ -85,9 +86,16 @@ _COLUMNS = (
 )
 
 
-def columns(jobs: Sequence[SiteJob], *, is_wide: bool = False) -> tuple[Column, ...]:
-    """Return the columns of a table of these jobs; with ``is_wide`` also those of ``-o wide``."""
-    return tuple(each for each in _COLUMNS if (is_wide or not each.is_wide) and any(map(each.applies, jobs)))
+def columns(jobs: Sequence[SiteJob], *, is_wide: bool = False, has_namespaces: bool = False) -> tuple[Column, ...]:
+    """Return the columns of a table of these jobs.
+
+    Args:
+        jobs: the jobs.
+        is_wide: include the columns of ``-o wide``.
+        has_namespaces: begin with the namespace, as the jobs may be of several.
+    """
+    shown = [each for each in _COLUMNS if (is_wide or not each.is_wide) and any(map(each.applies, jobs))]
+    return (_NAMESPACE, *shown) if has_namespaces else (*shown,)
 
 
 def build_rows(jobs: Sequence[SiteJob], now: datetime, shown: Sequence[Column]) -> list[Row]:

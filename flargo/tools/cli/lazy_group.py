@@ -1,0 +1,104 @@
+"""The group of flargo's commands, which imports a command's module only when that command runs."""
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import click
+
+_OTHER_TOOLS_COMMANDS = {
+    "get": "jobs",
+    "list": "jobs",
+    "ls": "jobs",
+    "ps": "jobs",
+    "watch": "jobs --watch",
+    "describe": "why",
+    "explain": "why",
+    "abort": "terminate",
+    "cancel": "terminate",
+    "delete": "terminate",
+    "kill": "terminate",
+    "stop": "terminate",
+    "check": "doctor",
+    "template": "render",
+}
+"""Commands of kubectl, argo, helm and others, and flargo's command for the same purpose."""
+
+
+class LazyGroup(click.Group):
+    """Loads a command when it is run or asked for help (click's own pattern for large programs)."""
+
+    def __init__(self, *args: Any, summaries: Mapping[str, str], **options: Any) -> None:
+        """Create a group.
+
+        Args:
+            *args: click's own.
+            summaries: a line about each command, which is defined in the module of its name.
+            **options: click's own.
+        """
+        super().__init__(*args, **options)
+        self._summaries = summaries
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. An error of its command line has the format of its results."""
+        arguments = [*ctx.args]  # click removes them while it parses them
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            from flargo.tools.cli.formats import requested_document  # noqa: PLC0415
+
+            output_format = requested_document(arguments)
+            if output_format is None:
+                raise _make_inert(error) from None
+            from flargo.tools.cli.output import EXIT_USAGE, fail  # noqa: PLC0415
+
+            fail(error.format_message(), {}, EXIT_USAGE, output_format)
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Parse the options of the group itself, and decide about colours."""
+        try:
+            context = super().make_context(*args, **more)
+        except click.ClickException as error:
+            raise _make_inert(error) from None
+        # click colours whatever is a terminal. rich, which draws tables, reads the variables by itself.
+        context.color = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+        return context
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands. None of them is loaded."""
+        del ctx
+        return [*self._summaries]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command."""
+        del ctx
+        if cmd_name not in self._summaries:
+            return None
+        command: click.Command = getattr(import_module(f"flargo.tools.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Load the command that the arguments begin with, or ask whether a similar one was meant."""
+        name = args[0]
+        if name in self._summaries or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        meant = _OTHER_TOOLS_COMMANDS.get(name) or next(iter(get_close_matches(name, self._summaries, 1)), None)
+        raise click.UsageError(f"No such command {name!r}.{f' Did you mean {meant!r}?' if meant else ''}", ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands for `flargo --help`."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([*self._summaries.items()])
+
+
+def _make_inert(error: click.ClickException) -> click.ClickException:
+    """Make an error's message inert. click writes it by itself, and it may quote names of files."""
+    from flargo.text import inert  # noqa: PLC0415
+
+    error.message = inert(error.message)  # type: ignore[misc]  # final in newer versions of click only
+    return error
