@@ -37,6 +37,10 @@ MAX_RETURN_SECONDS = 180.0
 server is not reachable, the wait for the Lease, and the process's own start."""
 MIN_LIFE_SECONDS = 15.0
 """The shortest time from a parent's return to its next end."""
+MIN_JOBS = 4
+"""How many jobs a parent should have when it is killed."""
+MAX_JOBS_SECONDS = 20.0
+"""How long a restart waits for them: a round may have no more."""
 _SITES = {Role.SERVER: "server", Role.CLIENT: "site-1"}
 _VERDICT_LINE = re.compile(r"job (\S+) at \S+: ([A-Z_]+) \((\d+)\): ")
 """The line with which a launcher logs a job's verdict."""
@@ -139,11 +143,13 @@ class Parents:
     def restart(self, seconds: float) -> ParentRestart:
         """Kill the client's parent, and start it again after so many seconds.
 
-        If it is away, or has just come back, it is killed later: once it has jobs again.
+        If it is away, has just come back, or has few jobs, it is killed some seconds later.
         """
         with self._restart_lock:
             last = self.restarts[-1].back_at if self.restarts else 0.0
             time.sleep(max(0.0, last + MIN_LIFE_SECONDS - time.time()))
+            with suppress(AssertionError):
+                eventually(lambda: len(self.records()) >= MIN_JOBS, MAX_JOBS_SECONDS, "the parent has jobs")
             return self._restart(seconds)
 
     def _restart(self, seconds: float) -> ParentRestart:

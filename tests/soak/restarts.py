@@ -68,19 +68,40 @@ def why_lost(
         is_launched: FLARE's launch call had returned.
     """
     killed_at = restart.killed_at
-    known = [_until(each, killed_at) for each in attempts.histories if (each.workflow_at or killed_at) < killed_at]
-    if not is_launched or not known or not _is_released(known[0], killed_at):
+    first = attempts.histories[0]
+    if not is_launched or not _is_released(first, killed_at):
         return "its launch had not finished"
-    at_kill = Attempts(replace(attempts.whole, verdict_at=killed_at), known, attempts.max_attempts)
+    at_kill = _at_kill(attempts, restart)
     if job_id not in restart.records:
-        return "FLARE had not heard its verdict" if _is_explained(at_kill, verdicts, killed_at) else ""
-    last = at_kill.case_of(len(known) - 1)
+        return "FLARE had hardly heard its verdict" if _is_explained(at_kill, verdicts, killed_at) else ""
+    last = at_kill.case_of(len(at_kill.histories) - 1)
     deletions = [each for each in last.interventions if each.intervention is Intervention.DELETE_WORKFLOW]
     if any(each.started_at < restart.back_at and not each.error for each in deletions):
         return "its Workflow was deleted"
-    if _is_between_attempts(at_kill, restart):
-        return "it was between two attempts"
     return ""
+
+
+def allowed_ends(attempts: Attempts, restarts: Sequence[ParentRestart]) -> frozenset[Report]:
+    """Return the reports that are right for a job that was not lost with its parent.
+
+    A loss that another attempt should have followed is right if the parent was killed after it had deleted the
+    credentials of the lost attempt, and before the next one had its own.
+    """
+    allowed = attempts.allowed_ends()
+    for restart in restarts:
+        at_kill = _at_kill(attempts, restart)
+        names = {each.name for each in at_kill.histories}
+        if restart.killed_at < attempts.whole.verdict_at and names.isdisjoint(restart.credentials):
+            for index in range(len(at_kill.histories)):
+                allowed |= allowed_reports(at_kill.case_of(index)) & LOSSES
+    return allowed
+
+
+def _at_kill(attempts: Attempts, restart: ParentRestart) -> Attempts:
+    """Return what had happened to a job when its parent was killed; there may have been no attempt yet."""
+    killed_at = restart.killed_at
+    known = [_until(each, killed_at) for each in attempts.histories if (each.workflow_at or killed_at) < killed_at]
+    return replace(attempts, whole=replace(attempts.whole, verdict_at=killed_at), histories=known)
 
 
 def _until(history: JobHistory, killed_at: float) -> JobHistory:
@@ -102,19 +123,4 @@ def _is_released(history: JobHistory, killed_at: float) -> bool:
 def _is_explained(at_kill: Attempts, verdicts: Sequence[LoggedVerdict], killed_at: float) -> bool:
     """Return whether the parent had reason to delete the job's record, and no time to tell FLARE about it."""
     allowed = at_kill.allowed_ends()
-    if not verdicts:
-        return bool(allowed)  # It was killed between the two.
-    return all(each.report in allowed and each.at > killed_at - UNHEARD_SECONDS for each in verdicts)
-
-
-def _is_between_attempts(at_kill: Attempts, restart: ParentRestart) -> bool:
-    """Return whether an attempt was lost and the next one was not launched yet.
-
-    The credentials of the lost attempt, which the next run needs, are deleted by then.
-    """
-    number = len(at_kill.histories)
-    last = at_kill.case_of(number - 1)
-    if number > 1 and not _is_released(last.history, restart.killed_at):
-        return True
-    is_lost = not LOSSES.isdisjoint(allowed_reports(last)) and number < at_kill.max_attempts
-    return is_lost and last.history.name not in restart.credentials
+    return bool(verdicts) and all(each.report in allowed and each.at > killed_at - UNHEARD_SECONDS for each in verdicts)

@@ -21,7 +21,7 @@ from tests.soak.observer import Observer
 from tests.soak.oracle import Case, FaultPeriod, lateness
 from tests.soak.parents import Parents, running_parents
 from tests.soak.plan import FaultKind, Launch, Plan, PlannedFault, Round
-from tests.soak.restarts import as_understood, why_lost
+from tests.soak.restarts import allowed_ends, as_understood, why_lost
 from tests.soak.timeline import Timeline
 
 HANDLER_SCRIPT = "sleep 1"
@@ -169,7 +169,8 @@ class _Run:
             problems += self._judge_loss(job, attempts)
         if verdict is not None:
             problems += attempts.problems()
-            case, allowed = attempts.case_of(len(histories) - 1), attempts.allowed_ends()
+            case = attempts.case_of(len(histories) - 1)
+            allowed = allowed_ends(attempts, self.parents.restarts)
             report = verdict.report
             self._report_counts[_describe([report])] += 1
             if report not in allowed:

@@ -28,7 +28,7 @@ from tests.soak.plan import (
     attempt_names,
     plan,
 )
-from tests.soak.restarts import LoggedVerdict, ParentRestart, as_understood, why_lost
+from tests.soak.restarts import LoggedVerdict, ParentRestart, allowed_ends, as_understood, why_lost
 
 ENDED_AT = 100.0
 SLEEPS = Program(ProgramKind.SLEEPS)
@@ -377,7 +377,7 @@ def test_a_verdict_may_be_lost_with_its_parent() -> None:
     ended = JobHistory(1, 1, True, end, workflow_at=81, released_at=82, name=FIRST, started_at=83, over_at=109)
     job = alive(exits, ended)
     assert why(job, LoggedVerdict(KILLED_AT - 1, FAILED), record=False)
-    assert why(job, record=False), "it was killed before it logged the verdict"
+    assert why(job, record=False) == "", "its record was there until it had logged the verdict"
     assert why(job, LoggedVerdict(KILLED_AT - 3, FAILED), record=False) == "", "FLARE should have heard it"
     assert why(job, LoggedVerdict(KILLED_AT - 1, SUCCEEDED), record=False) == "", "it is wrong"
     assert why(job) == "", "its record is there"
@@ -385,17 +385,26 @@ def test_a_verdict_may_be_lost_with_its_parent() -> None:
     assert why(alive(exits, later), record=False) == "", "it had not ended"
 
 
-def test_a_job_between_two_attempts_may_be_lost() -> None:
+def test_a_job_between_two_attempts_is_taken_back() -> None:
+    """It ends with the loss if neither attempt has credentials at the kill."""
     lost = replace(attempt(FIRST, 143), released_at=84)
     job = alive(SLEEPS, lost, done=(drain(FIRST),))
-    assert why(job, credentials="")
-    assert why(job) == "", "its credentials were there"
-    assert why(alive(SLEEPS, lost), credentials="") == "", "it was not lost"
-    assert why(replace(job, max_attempts=1), credentials="") == "", "there is no other attempt"
+    job = replace(job, whole=replace(job.whole, verdict_at=150))
     following = JobHistory(workflow_at=109.5, name=SECOND)
-    assert why(replace(job, histories=(lost, following)), credentials=FIRST)
-    following = replace(following, workflow_at=105, released_at=106)
-    assert why(replace(job, histories=(lost, following)), credentials=SECOND) == ""
+    for between in (job, replace(job, histories=(lost, following))):
+        assert why(between, credentials="") == ""
+        assert ends(between, "") == {DISRUPTED}
+        assert ends(between, FIRST) == set()
+    assert ends(replace(job, histories=(lost, following)), SECOND) == set()
+    again = replace(job, histories=(lost, replace(attempt(SECOND, 0), released_at=106)))
+    assert ends(again, SECOND) == {SUCCEEDED}
+    assert ends(alive(), "") == set(), "it was not lost"
+    over = replace(job, whole=replace(job.whole, verdict_at=KILLED_AT - 1))
+    assert ends(over, "") == set(), "it had ended before"
+
+
+def ends(job: Attempts, credentials: str) -> frozenset[Report]:
+    return allowed_ends(job, [ParentRestart(KILLED_AT, BACK_AT, [JOB], [credentials])])
 
 
 def test_a_job_without_a_workflow_is_lost() -> None:
