@@ -40,6 +40,8 @@ def fed(cluster: EmbeddedCluster) -> Iterator[Federation]:
         scenarios.job_ends_meanwhile,
         scenarios.job_fails_meanwhile,
         scenarios.parent_and_pod_are_lost,
+        scenarios.parent_dies_between_two_attempts,
+        scenarios.parent_dies_before_its_report,
         scenarios.abort_after_restart,
         scenarios.abort_of_a_program_that_hangs,
         scenarios.site_without_a_parent_for_too_long,

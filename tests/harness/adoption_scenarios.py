@@ -3,9 +3,11 @@
 Each scenario kills the parent of site-1 while one of the site's jobs runs, and starts it again.
 """
 
+import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -223,6 +225,50 @@ def parent_and_pod_are_lost(fed: Federation, cluster: Cluster) -> None:
     scene.waits_for(lambda: scene.parent_lines("attempt 1 of 2 lost"), "the loss is known")
     scene.expect_completed(rounds_at_site=[1, 2])
     assert scene.workflow["metadata"]["name"].endswith("-r1")
+
+
+def parent_dies_between_two_attempts(fed: Federation, cluster: Cluster) -> None:
+    """FLARE's server does not answer whether the job goes on, so the parent has begun no other attempt when it dies."""
+    scene = Scene(fed, cluster, "between", rounds=3).submit(pause=4, spec=REJOINS)
+    # With its next task the site knows that FLARE's server has the result of the first one.
+    scene.waits_for(lambda: scene.log().count("got task assignment") == 2, "the site trains its second round")
+    (pod,) = scene.pods
+    with frozen_server(fed):
+        cluster.evict(pod)
+        scene.waits_for(lambda: scene.parent_lines("attempt 1 of 2 lost"), "the loss is known")
+        scene.waits_for(lambda: not scene.pods, "the pod is gone")
+        scene.kill_parent()
+    assert not scene.workflow["metadata"]["name"].endswith("-r1")
+    scene.pass_lease_on(10)
+    scene.start_parent()
+    scene.expect_taken_back()
+    scene.expect_completed(rounds_at_site=[1, 2])
+    assert scene.workflow["metadata"]["name"].endswith("-r1")
+
+
+def parent_dies_before_its_report(fed: Federation, cluster: Cluster) -> None:
+    """The program has failed, and FLARE's server does not answer before the parent dies. The next run reports it."""
+    scene = Scene(fed, cluster, "unheard", rounds=1).submit(code=EXITS)
+    scene.waits_for(lambda: "got task assignment" in scene.log(), "the site trains its only round")
+    with frozen_server(fed):
+        scene.waits_for(lambda: scene.parent_lines("PROGRAM_FAILED"), "the program has failed")
+        scene.kill_parent()
+    assert scene.records == [f"{scene.id}.json"]
+    scene.pass_lease_on(10)
+    scene.start_parent()
+    scene.waits_for(lambda: scene.parent_lines("its end (PROGRAM_FAILED) is reported"), "the end is reported")
+    assert fed.wait(scene.id) == "FINISHED:EXECUTION_EXCEPTION"
+    scene.expect_nothing_left()
+
+
+@contextmanager
+def frozen_server(fed: Federation) -> Iterator[None]:
+    """Let FLARE's server answer nothing."""
+    os.kill(fed.pid("server"), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(fed.pid("server"), signal.SIGCONT)
 
 
 def abort_after_restart(fed: Federation, cluster: Cluster) -> None:
