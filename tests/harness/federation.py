@@ -235,11 +235,12 @@ class Federation:
     def second_parent(self, name: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
         """Run another parent of a site beside the first one, as on another machine; give its process and log file.
 
-        It has a copy of the site's folder, and listens for jobs at a port of its own.
+        It has a copy of the site's folder, with the records of the jobs that run, and listens for jobs at a port of
+        its own.
         """
         workspace, log = self.root / f"{name}-second", self.root / "logs" / f"{name}-second.log"
         shutil.rmtree(workspace, ignore_errors=True)
-        shutil.copytree(self.workspace(name), workspace, ignore=shutil.ignore_patterns(".flargo"))
+        shutil.copytree(self.workspace(name), workspace)
         _write(workspace / "local" / "comm_config.json", kits.comm_config(self.host, self._ports.take()))
         with log.open("wb") as output:
             process = self._spawn(name, workspace, output)
@@ -315,13 +316,13 @@ class Federation:
 
     def is_registered(self, site: str) -> bool:
         """Return whether the site's process has logged its registration since its latest start."""
-        return self._log_since_start(site, b"Successfully registered client")
+        return "Successfully registered client" in self.log_since_start(site)
 
-    def _log_since_start(self, name: str, text: bytes) -> bool:
-        """Return whether a parent has logged a text since its last start."""
+    def log_since_start(self, name: str) -> str:
+        """Return what a parent has written since its latest start."""
         with self.log_path(name).open("rb") as log:
             log.seek(self._log_offsets[name])
-            return text in log.read()
+            return log.read().decode(errors="replace")
 
     def wait_ready(self, sites: Collection[str] | None = None) -> None:
         """Wait until the server answers and the sites (all by default) are registered.
@@ -333,7 +334,7 @@ class Federation:
         missing: object = "the server"
         while time.monotonic() < deadline:
             for name in (SERVER, *expected):
-                if not self.is_running(name) and self._log_since_start(name, b"could not register to server"):
+                if not self.is_running(name) and "could not register to server" in self.log_since_start(name):
                     # FLARE's client gives up after 30 s, while a busy machine may still be starting the server. In
                     # a cluster, Kubernetes starts such a parent again.
                     self.start(name)

@@ -74,16 +74,17 @@ def allocate(mebibytes: int, seconds: float = 3600) -> str:
     return f"import time\nheld = [b'x' * 2**20 for _ in range({mebibytes})]\ntime.sleep({seconds})\n"
 
 
-def training(sites: Sequence[str] = SITES, pause: float | Mapping[str, float] = 0) -> str:
+def training(sites: Sequence[str] = SITES, pause: float | Mapping[str, float] = 0, arrays: int = 0) -> str:
     """Return the regular training script: the n-th site adds n to each weight, and reports n steps.
 
     Sites thus differ in both their results and their weight in the average; ``pause`` is the seconds of a round, for
-    all sites or by site.
+    all sites or by site. With ``arrays``, a result has so many arrays of zeros in addition, which make its upload long.
     """
     pauses = pause if isinstance(pause, Mapping) else dict.fromkeys(sites, pause)
     return textwrap.dedent(f"""\
         import time
 
+        import numpy as np
         import nvflare.client as flare
 
         SITES = {list(sites)!r}
@@ -99,6 +100,7 @@ def training(sites: Sequence[str] = SITES, pause: float | Mapping[str, float] = 
             print(f"flargo: training round {{model.current_round}}", flush=True)
             time.sleep(PAUSES[site])
             params = {{key: value + number for key, value in model.params.items()}}
+            params |= {{f"zeros {{index}}": np.zeros(512) for index in range({arrays})}}
             print(f"flargo: trained round {{model.current_round}}", flush=True)
             flare.send(flare.FLModel(params=params, meta={{"NUM_STEPS_CURRENT_ROUND": number}}))
             print(f"flargo: sent round {{model.current_round}}", flush=True)
