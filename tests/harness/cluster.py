@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,15 @@ class Cluster:
         """Merge fields into a Workflow's spec; None removes a field."""
         merge = ("--type=merge", f"--patch={json.dumps({'spec': spec})}")
         self.kubectl("patch", "workflows.argoproj.io", workflow["metadata"]["name"], *merge)
+
+    def backdate(self, kind: str, name: str, seconds: float) -> None:
+        """Let the API server have noted every write of an object so many seconds earlier (``managedFields``)."""
+        item: Object = json.loads(self.kubectl("get", kind, name, "--output=json", "--show-managed-fields"))
+        for entry in item["metadata"]["managedFields"]:
+            entry["time"] = (datetime.fromisoformat(entry["time"]) - timedelta(seconds=seconds)).isoformat()
+        # The API server keeps the old times if nothing else changes.
+        item["metadata"].setdefault("annotations", {})["flargo.test/backdated"] = str(seconds)
+        self.kubectl("replace", "--filename=-", document=item)
 
     def create(self, document: Object) -> None:
         """Create an object."""

@@ -9,6 +9,7 @@ FOLDER = ROOT / "tests" / "cluster"
 SECONDS = {
     "test_abuse.py": 90,
     "test_admission_policy.py": 175,
+    "test_adoption.py": 560,
     "test_archive.py": 200,
     "test_cluster.py": 65,
     "test_commands.py": 340,
@@ -29,7 +30,7 @@ SECONDS = {
     "test_manifests.py": 55,
     "test_metrics.py": 15,
     "test_network_policy.py": 120,
-    "test_parents.py": 700,
+    "test_parents.py": 850,
     "test_prepare.py": 150,
     "test_queue.py": 415,
     "test_rights.py": 280,
