@@ -106,10 +106,14 @@ class PodFederation(Federation):
             self._forward.wait()
             self._forward = None
 
+    def pods(self, name: str) -> list[Object]:
+        """Return the pods of a parent that are not being deleted."""
+        pods = self.cluster.items("pods", f"app.kubernetes.io/name={PARENTS[name]}")
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
     def pod(self, name: str) -> Object:
         """Return the only pod of a parent that is not being deleted."""
-        pods = self.cluster.items("pods", f"app.kubernetes.io/name={PARENTS[name]}")
-        (pod,) = (each for each in pods if "deletionTimestamp" not in each["metadata"])
+        (pod,) = self.pods(name)
         return pod
 
 
@@ -162,6 +166,7 @@ def page(target: Target, image: str) -> Page:
         "--namespace flare": f"--namespace {target.namespace}",
         "namespace: flare": f"namespace: {target.namespace}",
         "kubectl apply --kustomize deploy": accounts_command(target.namespace),
+        "flargo prepare prepared/$party": "flargo prepare prepared/$party --argo adopt=true",
     }
     return Page(ROOT / "docs" / "install.md", replacements)
 
@@ -366,6 +371,71 @@ def test_replacement_server_ends_orphans(fed: PodFederation, cluster: Cluster, t
     for each in others:
         cluster.delete_by_label(f"flargo.dev/job-id={job_id},flargo.dev/site={each}")
     eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the other sites' pods are gone")
+
+
+def test_replaced_parents_take_their_job_back(
+    fed: PodFederation, cluster: Cluster, target: Target, environment: dict[str, str]
+) -> None:
+    """One parent's pod is deleted and another's is replaced by ``helm upgrade`` while their job trains."""
+    rounds = 12
+    fed.connect()
+    path = fed.root / "replaced"
+    job_id = fed.submit(
+        job_folders.fedavg(
+            path, image=target.job_image, rounds=rounds, pause=8, server_code=job_folders.COUNT_CONTRIBUTIONS
+        )
+    )
+    before = {site: fed.pod(site)["metadata"]["uid"] for site in job_folders.SITES}
+    for site in job_folders.SITES:
+        eventually(lambda: trained_rounds(cluster, job_id)[site], 2 * SETTLE_SECONDS, f"{site} has trained a round")  # noqa: B023
+    cluster.kubectl("delete", "pod", fed.pod("site-1")["metadata"]["name"], "--wait=false")
+    helm_upgrade(fed, target, environment, "site-2", "resources.requests.memory=500Mi")
+    for site, uid in before.items():
+        eventually(lambda: is_taken_back(fed, job_id, site, uid), RESTART_SECONDS, f"{site} has taken its job back")  # noqa: B023
+    assert fed.status(job_id) == "RUNNING"
+    assert fed.wait(job_id, 2 * rounds * 8) == "FINISHED:COMPLETED"
+    np.testing.assert_allclose(fed.weights(job_id), job_folders.fedavg_expected(rounds), rtol=1e-6)
+    contributions = (fed.download(job_id) / "workspace" / "contributions.txt").read_text().splitlines()
+    assert sorted(contributions) == sorted(f"{site} {number}" for site in job_folders.SITES for number in range(rounds))
+    assert trained_rounds(cluster, job_id) == {site: [*range(rounds)] for site in job_folders.SITES}
+    eventually(partial(all_succeeded, cluster, job_id), SETTLE_SECONDS, "a Workflow Succeeded for each party")
+    eventually(lambda: not job_credentials(cluster, job_id), SETTLE_SECONDS, "its credentials are gone")
+    for site in job_folders.SITES:
+        eventually(lambda: launch_records(cluster, site) == "", GONE_SECONDS, f"{site} has no record of a launch")  # noqa: B023
+
+
+def helm_upgrade(fed: PodFederation, target: Target, environment: dict[str, str], site: str, value: str) -> None:
+    """Upgrade a site's release with another value of its chart."""
+    party = PARENTS[site]
+    command = ("helm", "upgrade", party, f"prepared/{party}/helm_chart", "--namespace", target.namespace)
+    helm = subprocess.run(
+        (*command, "--set", value), cwd=fed.root, env=environment, text=True, capture_output=True, check=False
+    )
+    assert helm.returncode == 0, helm.stderr
+
+
+def trained_rounds(cluster: Cluster, job_id: str) -> dict[str, list[int]]:
+    """Return the numbers of the rounds that a job's pods have trained, by site."""
+    rounds: dict[str, list[int]] = {site: [] for site in job_folders.SITES}
+    for pod in cluster.pods(job_id):
+        log = cluster.log(pod)
+        rounds.get(pod["metadata"]["labels"][Label.SITE], []).extend(map(int, re.findall(r"trained round (\d+)", log)))
+    return rounds
+
+
+def is_taken_back(fed: PodFederation, job_id: str, site: str, replaced: str) -> bool:
+    """Return whether the pod of a parent is another one than before, which has taken a job back."""
+    pods = [pod for pod in fed.pods(site) if pod["metadata"]["uid"] != replaced and pod["status"]["phase"] == "Running"]
+    logs = [fed.cluster.kubectl("logs", pod["metadata"]["name"]) for pod in pods]
+    lines = [line for log in logs for line in log.splitlines() if job_id in line]
+    assert not any("not taken back" in line for line in lines), lines
+    return any("taken back, Workflow" in line for line in lines)
+
+
+def launch_records(cluster: Cluster, site: str) -> str:
+    """Return the names of the records of running launches in a parent's workspace."""
+    folder = "/var/tmp/nvflare/workspace/.flargo/launches"
+    return cluster.kubectl("exec", f"deployment/{PARENTS[site]}", "--", "ls", "-A", folder)
 
 
 def kill_parent(fed: PodFederation, cluster: Cluster, name: str) -> None:
