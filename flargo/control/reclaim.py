@@ -80,7 +80,7 @@ class Reclaimer:
             NotThereError: there is none.
             ReclaimError: it is another Workflow's, or it cannot be read.
         """
-        item = self._keep_trying(lambda: self._api.get(Kind.SECRET, name), "its credentials are deleted: it has ended")
+        item = self._keep_trying(lambda: self._api.get(Kind.SECRET, name), "its credentials are deleted")
         if not is_credentials_secret(fields.mapping(item, "metadata"), workflow.name, workflow.uid):
             raise ReclaimError(f"Secret {name} is not that of its Workflow")
         try:

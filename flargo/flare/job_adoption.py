@@ -195,8 +195,8 @@ class JobAdoption:
         _check_away(away_seconds)
         try:
             self._adopt(record, fl_ctx, reclaimer)
-        except NotThereError:
-            before = record.before
+        except NotThereError as error:
+            before, problem = record.before, f"attempt {record.number} cannot be followed: {error}"
             if before is None:
                 raise
         else:
@@ -204,10 +204,10 @@ class JobAdoption:
         try:
             self._adopt(before, fl_ctx, reclaimer)
         except NotThereError:
-            loss = _unfollowed_loss(record)
+            loss = _loss_with(record, problem)
             self._report(record, loss, fl_ctx)
             self._publish_loss(record, loss, fl_ctx)
-            return f"not taken back: its earlier parent ended while attempt {record.number} began"
+            return f"not taken back, and its loss is reported: {problem}"
         return f"taken back, Workflow {before.workflow}, which was lost"
 
     def _report(self, record: LaunchRecord, verdict: Verdict, fl_ctx: FLContext) -> None:
@@ -277,11 +277,11 @@ def _check_away(seconds: float | None) -> None:
         raise ReclaimError(f"the site had no parent for {seconds:.0f} s, and {AWAY_LIMIT:.0f} s are the limit")
 
 
-def _unfollowed_loss(record: LaunchRecord) -> Verdict:
-    """Return the verdict on a job whose parent ended while it began another attempt."""
+def _loss_with(record: LaunchRecord, problem: str) -> Verdict:
+    """Return the verdict on a job whose latest attempt this run of the parent cannot follow: the loss before it."""
     assert record.lost is not None, "no attempt was lost"
     loss = record.lost.verdict
-    detail = f"not started again: the FLARE parent ended while it began attempt {record.number}"
+    detail = f"the FLARE parent was started again, and {problem}"
     return replace(loss, detail="; ".join(filter(None, (loss.detail, detail))))
 
 

@@ -128,7 +128,7 @@ def test_a_parent_killed_between_two_attempts_goes_on_with_the_job(
             assert run.engine.completed.wait(THREAD_SECONDS)
             assert run.engine.reports == [(JOB_ID, 104)], moment.request
             (line,) = [text for text in caplog.messages if "POD_DELETED (104)" in text]
-            assert "the FLARE parent ended while it began attempt 2" in line
+            assert "the FLARE parent was started again, and attempt 2 cannot be followed: its " in line
             wait_for(lambda run=run: run.records == [])  # type: ignore[misc]
             outcomes.append("reported")
         runs.close()
