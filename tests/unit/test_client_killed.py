@@ -14,7 +14,7 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.flare.launch_records import FOLDER
 from flargo.flare.nvflare_internals import ServerJobProbe
-from flargo.terms import Object, ServerJob
+from flargo.terms import Annotation, Object, ServerJob
 from tests.harness.differential.cases import JOB_ID
 from tests.harness.fake_api import THREAD_SECONDS
 from tests.harness.objects import pod, terminated_state
@@ -123,6 +123,10 @@ def test_a_parent_killed_between_two_attempts_goes_on_with_the_job(
             assert run.engine.jobs == [JOB_ID], moment.request
             wait_for(lambda run=run, first=first: has_begun(run, f"{first}-r1"))  # type: ignore[misc]
             assert run.engine.reports == [], moment.request
+            (record,) = run.launcher._takeover._adoption._records.load(run.launcher._takeover._adoption._parent)
+            workflow = run.api.store[Kind.WORKFLOW, record.workflow]
+            assert workflow["metadata"]["annotations"][Annotation.ATTEMPT] == record.attempt, "not the incomplete one"
+            assert (Kind.SECRET, record.credentials) in run.api.store
             outcomes.append("goes on")
         else:
             assert run.engine.completed.wait(THREAD_SECONDS)
