@@ -83,6 +83,9 @@ class Annotation(StrEnum):
     the training script has raised, so it may be an error where all Workflows have succeeded."""
     FLARE_ERROR = f"{GROUP}/flare-error"
     """The last error in the log of the job's server, where that status is not a success."""
+    PROGRESS = f"{GROUP}/progress"
+    """On the Workflow of a job's server: the round of training that has started last, "2/5", or "2" if the number of
+    rounds is unknown."""
     JOB_NAME = f"{GROUP}/job-name"
     SITE_NAME = f"{GROUP}/site-name"
     TITLE = "workflows.argoproj.io/title"

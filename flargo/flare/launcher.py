@@ -25,6 +25,7 @@ from flargo.control.launched_job import LaunchedJob
 from flargo.control.lease_keeper import LeaseKeeper
 from flargo.control.loop import Loop
 from flargo.control.meter import Meter, NullMeter
+from flargo.control.progress_notes import ProgressNotes
 from flargo.control.status_notes import StatusNotes
 from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
@@ -42,6 +43,7 @@ from flargo.flare.wait import wait_until_running
 from flargo.job.plan import build_plan, site_selector
 from flargo.job.settings import check_settings
 from flargo.job.validate import Endpoint, InvalidInput, Sentence
+from flargo.status.job_state import JobState
 from flargo.status.reasons import NOT_STARTED_IN_TIME, Reason, ReturnCode
 from flargo.status.verdict import Cause, Verdict
 from flargo.terms import Launch, Parent, Plan, Role
@@ -313,6 +315,10 @@ class ServerArgoJobLauncher(ArgoJobLauncher):
     role = Role.SERVER
 
     @cached_property
+    def _progress(self) -> ProgressNotes:
+        return ProgressNotes(self._api, lambda: self._may_change(is_followed=True))
+
+    @cached_property
     def _statuses(self) -> FinalStatuses:
         return FinalStatuses(StatusNotes(self._api))
 
@@ -322,18 +328,26 @@ class ServerArgoJobLauncher(ArgoJobLauncher):
         if event_type in FINAL_EVENTS and self._loop is not None:
             self._statuses.on_event(fl_ctx, self._loop)
 
+    def _end_jobs(self, loop: Loop) -> None:
+        self._progress.close()
+        super()._end_jobs(loop)
+
     def _submit(
         self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext
     ) -> ArgoJobHandle:
         workflow, end = plan.name, self._end(launch, transfer, report)
-        status = self._statuses.follow(launch.job_id)
+        status, rounds = self._statuses.follow(launch.job_id), report.read_round_count()
+
+        def on_state(state: JobState) -> None:
+            status.on_state(state)
+            self._progress.on_state(state, rounds)
 
         def on_verdict(verdict: Verdict, tail: str) -> None:
             # FLARE archives and removes the job's files as soon as it knows the verdict.
             status.error = report.read_error()
             end(verdict, workflow, tail)
 
-        job = loop.launch(plan, lambda: transfer.has_results, on_verdict, collect_log=True, on_state=status.on_state)
+        job = loop.launch(plan, lambda: transfer.has_results, on_verdict, collect_log=True, on_state=on_state)
         _log.info("%s: job %s submitted as Workflow %s", launch.parent.site, launch.job_id, workflow)
 
         def stop(cause: Cause) -> None:

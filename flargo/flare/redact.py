@@ -27,6 +27,7 @@ LOGGERS: Final = (
     "flargo.control.loop",
     "flargo.control.parse_error_log",
     "flargo.control.perform",
+    "flargo.control.progress_notes",
     "flargo.control.status_notes",
     "flargo.control.workers",
     "flargo.embedded.cluster",

@@ -12,7 +12,6 @@ there. The program's log may hold patients' data and stays at the site.
 import json
 import logging
 import os
-import stat
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from flargo.cluster.error_text import describe
 from flargo.control.loop import MAX_LOG_BYTES, MAX_LOG_LINES
 from flargo.flare.atomic_file import write_atomically
+from flargo.flare.job_files import read_end, read_round_count
 from flargo.flare.redact import REDACTION
 from flargo.job.names import display_text
 from flargo.log_errors import find_errors
@@ -135,6 +135,10 @@ class Report:
         except OSError as error:
             _log.warning("job %s: cannot keep the log of attempt %d: %s", self.job_id, number, describe(error))
 
+    def read_round_count(self) -> int | None:
+        """Return the number of rounds that a server's job is configured to train for; None if it is unknown."""
+        return read_round_count(self._run_dir)
+
     def read_error(self) -> str:
         """Return the last error in the error log of a server's job, as one redacted line; empty if there is none.
 
@@ -142,7 +146,7 @@ class Report:
         not those of the sites, whose error logs stay in FLARE's job store.
         """
         try:
-            errors = find_errors(REDACTION.redact(_read_end(self._error_log)))
+            errors = find_errors(REDACTION.redact(read_end(self._error_log, MAX_LOG_BYTES).decode(errors="replace")))
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 _log.info("job %s: cannot read its error log: %s", self.job_id, describe(error))
@@ -206,20 +210,6 @@ def _describe(verdict: Verdict, detail: str) -> str:
 def _describe_loss(verdict: Verdict, detail: str) -> str:
     """Return one line without a remedy: the job goes on."""
     return " ".join(filter(None, (verdict.reason.sentence, display_text(detail, _MAX_LOGGED_DETAIL))))
-
-
-def _read_end(file: Path) -> str:
-    """Return the end of a regular file that a job has delivered; empty if it is none.
-
-    The job may have delivered a link to another file, or a FIFO, at which opening would block.
-    """
-    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as stream:
-        details = os.fstat(descriptor)
-        if not stat.S_ISREG(details.st_mode):
-            return ""
-        stream.seek(max(0, details.st_size - MAX_LOG_BYTES))
-        return stream.read(MAX_LOG_BYTES).decode(errors="replace")
 
 
 def _trim_tail(log: str) -> str:

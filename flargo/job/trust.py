@@ -304,6 +304,20 @@ OTHER_INPUTS: Final = (
         "ignored; whoever forges them can show people another status than FLARE has",
     ),
     TrustRule(
+        "the rounds of training: `Round N started` in the log of a job's server, `num_rounds` in its configuration",
+        Source.JOB,
+        "`flargo.dev/progress` on the Workflow of the job's server",
+        "whole numbers up to a million; a number of rounds that is not below the round",
+        "a job can report a wrong round of its own this way",
+    ),
+    TrustRule(
+        "`flargo.dev/progress` on a Workflow",
+        Source.CLUSTER,
+        "the commands: the round of training",
+        "`N/M` or `N`, on the Workflow of a server",
+        "ignored; whoever forges it can show people another round",
+    ),
+    TrustRule(
         "the Lease of the site: holder, times, duration, version",
         Source.CLUSTER,
         "whether a client's parent launches jobs, and what it knows of an earlier run; its log",

@@ -466,6 +466,7 @@ def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, 
         Annotation.VERDICT_DETAIL,
         Annotation.FLARE_STATUS,
         Annotation.FLARE_ERROR,
+        Annotation.PROGRESS,
     ]
     for key in annotations:
         assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""

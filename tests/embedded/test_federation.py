@@ -16,6 +16,7 @@ from tests.harness.federation import Federation, argo_launcher
 from tests.harness.federation_checks import (
     assert_flare_status_is_noted,
     assert_not_started,
+    assert_progress_is_noted,
     eventually_noted,
     submit_raising_job,
 )
@@ -43,6 +44,7 @@ def test_fedavg_has_the_expected_weights(fed: Federation, cluster: EmbeddedClust
     assert set(cluster.workflows(job_id)) == set(fed.names)
     # The job ends with the server's process; the clients' may end a moment later.
     eventually(lambda: cluster.secrets("nvflare-cred-") == [], CLEANUP_SECONDS, "no credentials are left")
+    assert_progress_is_noted(cluster, job_id, "3/3")
     notes = eventually_noted(cluster, job_id)
     assert (notes[Annotation.FLARE_STATUS], Annotation.FLARE_ERROR in notes) == ("FINISHED:COMPLETED", False)
 

@@ -74,6 +74,15 @@ def all_succeeded(cluster: Cluster, job_id: str) -> bool:
     return phases == dict.fromkeys(PARTIES, "Succeeded")
 
 
+def assert_progress_is_noted(cluster: Cluster, job_id: str, note: str) -> None:
+    """The server's Workflow says which round has started last; after the job's end it is the last one."""
+
+    def progress() -> str:
+        return str(cluster.workflows(job_id)["server"]["metadata"]["annotations"].get(Annotation.PROGRESS))
+
+    eventually(lambda: progress() == note, SETTLE_SECONDS, f"the progress {note} is noted")
+
+
 def submit_raising_job(fed: Federation, path: Path, image: str) -> str:
     """Submit a job whose training script raises at every site; return its id."""
     return fed.submit(job_folders.script(path, image=image, code=RAISES))

@@ -71,7 +71,8 @@ def test_argo_ui_columns_exist_on_workflows() -> None:
     settings = yaml.safe_load((ROOT / "deploy" / "controller.yaml").read_text())["data"]
     meta = plan_for().workflow["metadata"]
     for column in yaml.safe_load(settings["columns"]):
-        keys = {"label": [*meta["labels"], Label.STUDY], "annotation": meta["annotations"]}[column["type"]]
+        notes = [Annotation.PROGRESS, Annotation.FLARE_STATUS]
+        keys = {"label": [*meta["labels"], Label.STUDY], "annotation": [*meta["annotations"], *notes]}[column["type"]]
         assert column["key"] in keys
     assert all("${metadata.name}" in link["url"] for link in yaml.safe_load(settings["links"]))
 

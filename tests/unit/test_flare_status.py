@@ -15,9 +15,10 @@ from flargo.flare.redact import REDACTION
 from flargo.parsing import is_final_status
 from flargo.terms import SecretData
 from flargo.tools.cli import jobs, why
+from flargo.tools.jobs.explanation import explain
 from flargo.tools.jobs.flare_status import FlareStatus
 from flargo.tools.jobs.last_error import last_error
-from flargo.tools.jobs.site_job import share_flare_status, site_jobs
+from flargo.tools.jobs.site_job import share_server_notes, site_jobs
 from flargo.tools.jobs.table import build_rows, columns
 from tests.harness import command_line
 from tests.harness.fake_api import RecordingApi
@@ -59,7 +60,7 @@ PODS = (ended_pod(), ended_pod("job-server", "w0"))
 
 def test_servers_note_counts_for_all_sites_of_the_job() -> None:
     other = client_job(name="other-site", uid="w2", job_id="22222222-bbbb")
-    shared = share_flare_status(site_jobs([server_job(), client_job(), other], PODS))
+    shared = share_server_notes(site_jobs([server_job(), client_job(), other], PODS))
     rows = {(job.job_id[:8], job.site): job.as_dict() for job in shared}
     found = {key: (row["flare_status"], row["flare_error"]) for key, row in rows.items()}
     assert found == {
@@ -94,7 +95,7 @@ def test_forged_error_is_one_short_line() -> None:
 def test_column_is_shown_once_a_status_is_known() -> None:
     unknown = site_jobs([client_job()], PODS)
     assert "FLARE" not in [column.name for column in columns(unknown)]
-    known = share_flare_status(site_jobs([server_job(), client_job()], PODS))
+    known = share_server_notes(site_jobs([server_job(), client_job()], PODS))
     shown = columns(known)
     index = [column.name for column in shown].index("FLARE")
     rows = build_rows(known, NOW, shown)
@@ -192,7 +193,7 @@ def test_why_says_where_flares_status_is_unknown(monkeypatch: pytest.MonkeyPatch
 def test_watch_writes_a_line_when_flares_status_comes(capsys: pytest.CaptureFixture[str]) -> None:
     before = server_job()
     del before["metadata"]["annotations"]["flargo.dev/flare-status"]
-    snapshots = [share_flare_status(site_jobs([each], PODS)) for each in (before, before, server_job())]
+    snapshots = [share_server_notes(site_jobs([each], PODS)) for each in (before, before, server_job())]
     jobs._write_changes(iter(snapshots), None)
     lines = [line.split("server  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["ENDED  SUCCEEDED", "ENDED  SUCCEEDED  FLARE EXCEPTION"]
@@ -204,3 +205,35 @@ def test_a_deep_traceback_is_cut_at_its_beginning() -> None:
     first, *lines = text.splitlines()
     assert first == "[92 lines are left out]"
     assert (len(lines), lines[0], len(lines[-1])) == (10, '  File "train.py", line 91', 200)
+
+
+def training_server(note: str, role: str = "server") -> Object:
+    item = job_workflow("job-server", site="server", uid="w0", notes={"flargo.dev/progress": note})
+    item["metadata"]["labels"] |= {"flargo.dev/role": role, "flargo.dev/site": "server"}
+    return item
+
+
+def test_servers_round_is_shown_for_all_sites_of_the_job() -> None:
+    rows = share_server_notes(site_jobs([training_server("2/5"), job_workflow()], ()))
+    assert [(row["round"], row["rounds"]) for row in (job.as_dict() for job in rows)] == [(2, 5)] * 2
+    shown = columns(rows)
+    index = [column.name for column in shown].index("ROUND")
+    assert [row[index] for row in build_rows(rows, NOW, shown)] == ["2/5", "2/5"]
+    assert ("progress", "round 2 of 5") in explain(rows[0], ()).evidence
+
+
+@pytest.mark.parametrize("workflow", [training_server("6/5"), training_server("2/5", "client")])
+def test_forged_round_is_ignored(workflow: Object) -> None:
+    (job,) = site_jobs([workflow], ())
+    assert job.rounds is None
+    assert "ROUND" not in [column.name for column in columns([job])]
+
+
+def test_watch_writes_one_line_for_a_new_round(capsys: pytest.CaptureFixture[str]) -> None:
+    snapshots = [
+        share_server_notes(site_jobs([training_server(note), job_workflow()], ())) for note in ("1/5", "2/5", "2/5")
+    ]
+    jobs._write_changes(iter(snapshots), None)
+    lines = [line.split("11111111-aaaa  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(lines[:2]) == ["server  WAITING    round 1 of 5", "site-1  WAITING    round 1 of 5"]
+    assert lines[2:] == ["server  WAITING    round 2 of 5"]

@@ -16,6 +16,7 @@ from flargo.cluster.watch import Watch
 from flargo.job.validate import InvalidInput, Sentence
 from flargo.status.diagnosis import STARTING_STAGES, Stage
 from flargo.status.reasons import Reason
+from flargo.terms import Role
 from flargo.tools import terminal
 from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
 from flargo.tools.cli.cluster_options import (
@@ -74,6 +75,8 @@ def jobs(
     **cluster: str | None,
 ) -> None:
     """List the jobs on a cluster: the state of each job at each site, since when, and the reason.
+
+    ROUND is the round of training that has started last, if the Workflow of the job's server is listed.
 
     Jobs are deleted from the cluster some time after their end. With --argo-server, those that Argo's archive keeps are
     listed too.
@@ -272,7 +275,8 @@ def _write_changes(snapshots: Iterator[list[SiteJob]], output_format: Format | N
 
 def _shown(job: SiteJob) -> tuple[object, ...]:
     """Return what a line about a change shows."""
-    return job.state, job.reason, job.flare
+    # Each of the job's sites has the same round, and one line about it is enough.
+    return job.state, job.reason, job.flare, job.rounds if job.role == Role.SERVER else None
 
 
 def _write_change(job: SiteJob, state: str, output_format: Format | None) -> None:
@@ -288,6 +292,7 @@ def _format_change(job: SiteJob, state: str, *, is_wide: bool) -> str:
     since = f"{job.since:%H:%M:%S}" if job.since else "-"
     cells = [since, job.job_id, job.site, state, job.reason.name if job.reason else ""]
     cells += [f"FLARE {job.flare.short_text}"] if job.flare else []
+    cells += [job.rounds.text] if job.rounds else []
     cells += [f"attempt {format_attempt(job)}"] if job.max_attempts > 1 else []
     cells += [f"on {job.node}"] if is_wide and job.node else []
     return "  ".join(cells).rstrip()

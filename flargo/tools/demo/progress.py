@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from flargo.job.names import label_value
+from flargo.log_rounds import MAX_NUMBER, parse_started_round
 from flargo.parsing import whole_number
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
@@ -15,11 +16,8 @@ from flargo.tools.jobs.site_job import STAGE_TEXTS, diagnose_workflow
 _FINISHED_PREFIX = "FINISHED:"
 """The prefix of FLARE's status of a job that has ended (nvflare 2.9, RunStatus)."""
 _STATE_TEXTS = {**STAGE_TEXTS, Stage.ABSENT: "waits for FLARE"}
-# The lines that FedAvg of nvflare 2.9 logs (app_common/workflows/fedavg.py); it counts rounds from 0.
-_ROUND_STARTED = re.compile(r"Round ([0-9]+) started")
+# A line that FedAvg of nvflare 2.9 logs (app_common/workflows/fedavg.py).
 _RESULTS_AGGREGATED = re.compile(r"Aggregated ([0-9]+)/([0-9]+) results")
-_MAX_NUMBER = 10**6
-"""The limit for the number of a round and of its results. A line with a larger number is not FLARE's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +95,11 @@ def parse_rounds(log: str) -> tuple[Round, ...]:
     """Return the rounds that are mentioned in the log of the server's job process."""
     rounds: list[Round] = []
     for line in log.splitlines():
-        if match := _ROUND_STARTED.search(line):
-            number = whole_number(match[1], _MAX_NUMBER)
-            rounds += [Round(number + 1)] if number is not None else []
+        number = parse_started_round(line)
+        if number is not None:
+            rounds.append(Round(number))
         elif rounds and (match := _RESULTS_AGGREGATED.search(line)):
-            results, expected = (whole_number(digits, _MAX_NUMBER) for digits in match.groups())
+            results, expected = (whole_number(digits, MAX_NUMBER) for digits in match.groups())
             if results is not None and expected is not None:
                 rounds[-1] = Round(rounds[-1].number, results, expected)
     return tuple(rounds)
@@ -128,7 +126,7 @@ def describe_changes(before: Snapshot, now: Snapshot, total: int = 0) -> Iterato
 
 
 def _attempt_number(workflow: Object) -> int:
-    return whole_number(workflow["metadata"]["labels"].get(Label.ATTEMPT_NUMBER, ""), _MAX_NUMBER) or 1
+    return whole_number(workflow["metadata"]["labels"].get(Label.ATTEMPT_NUMBER, ""), MAX_NUMBER) or 1
 
 
 def _parse_party(name: str, workflow: Object | None, pods: Sequence[Object]) -> Party:

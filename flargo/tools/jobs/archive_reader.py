@@ -11,7 +11,15 @@ from flargo.terms import Object
 from flargo.tools.jobs.attempts import fold_attempts
 from flargo.tools.jobs.reader import Reader
 from flargo.tools.jobs.refusals import describe_archive_refusal
-from flargo.tools.jobs.site_job import SiteJob, join_selectors, oldest_first, share_flare_status, site_jobs, trim
+from flargo.tools.jobs.site_job import (
+    SiteJob,
+    join_selectors,
+    keep_server_notes,
+    oldest_first,
+    share_server_notes,
+    site_jobs,
+    trim,
+)
 
 if TYPE_CHECKING:  # imports Hera, which takes a second
     from flargo.cluster.argo_archive import Archive
@@ -40,7 +48,7 @@ class ArchiveReader:
         """Return the job by its whole Workflow, or as it is if the archive no longer has the Workflow."""
         confirmed = self._confirm(job)
         earlier = tuple(map(self.confirmed, job.earlier))
-        return replace(confirmed, earlier=earlier, flare=confirmed.flare or job.flare)
+        return keep_server_notes(job, replace(confirmed, earlier=earlier))
 
     def _confirm(self, job: SiteJob) -> SiteJob:
         workflow = self._archive.get(job.workflow.uid)
@@ -97,7 +105,7 @@ class ClusterAndArchiveReader:
         """Return the job as its source confirms it. An archived job stays an outline if the archive fails."""
         earlier = tuple(map(self.confirmed, job.earlier))
         confirmed = self._confirm(replace(job, earlier=()))
-        return replace(confirmed, earlier=earlier, flare=confirmed.flare or job.flare)
+        return keep_server_notes(job, replace(confirmed, earlier=earlier))
 
     def _confirm(self, job: SiteJob) -> SiteJob:
         if not job.is_archived:
@@ -134,7 +142,7 @@ def _merge(on_cluster: Sequence[SiteJob], archived: Sequence[SiteJob]) -> list[S
         is_latest = any(not attempt.is_archived for attempt in job.attempts) or job.identity not in identities
         identities.add(job.identity)
         rows += [job] if is_latest else []
-    return share_flare_status(oldest_first(rows))
+    return share_server_notes(oldest_first(rows))
 
 
 def _unfold(jobs: Iterable[SiteJob]) -> list[SiteJob]:

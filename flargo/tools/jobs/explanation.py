@@ -130,6 +130,8 @@ def _evidence(job: SiteJob, events: Iterable[Object]) -> Iterator[tuple[str, str
     if job.verdict is not None and job.verdict.exit_code is not None:
         yield "exit code", str(job.verdict.exit_code)
     yield from _flare_status(job)
+    if job.rounds is not None:
+        yield "progress", job.rounds.text
     workflow_facts = (
         workflow.phase or "no Argo controller has processed it yet",
         workflow.message,

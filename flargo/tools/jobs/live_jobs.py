@@ -9,7 +9,7 @@ from flargo.control.parse_error_log import ParseErrorLog
 from flargo.status import fields
 from flargo.terms import Object
 from flargo.tools.jobs.attempts import fold_attempts
-from flargo.tools.jobs.site_job import SiteJob, share_flare_status, site_jobs, trim
+from flargo.tools.jobs.site_job import SiteJob, share_server_notes, site_jobs, trim
 
 _KINDS = (Kind.WORKFLOW, Kind.POD)
 
@@ -39,7 +39,7 @@ class LiveJobs:
         """Return the jobs by the latest versions of all Workflows and pods."""
         with self._lock:
             workflows, pods = (list(self._items.get(kind, {}).values()) for kind in _KINDS)
-        return share_flare_status(fold_attempts(site_jobs(workflows, pods, self._on_parse_error)))
+        return share_server_notes(fold_attempts(site_jobs(workflows, pods, self._on_parse_error)))
 
     def on_listed(self, kind: Kind, items: list[Object], version: str) -> None:
         """Replace all objects of a kind by a fresh list. The watch is connected again."""

@@ -17,8 +17,9 @@ from flargo.tools.jobs.selection import NotFoundError, select_job
 from flargo.tools.jobs.site_job import (
     SiteJob,
     join_selectors,
+    keep_server_notes,
     selector,
-    share_flare_status,
+    share_server_notes,
     site_jobs,
     trim,
     with_events,
@@ -108,7 +109,7 @@ class ClusterReader:
         """Return the jobs whose Workflows match both selectors, from one list of Workflows and one of pods."""
         workflows, _ = self._api.list(Kind.WORKFLOW, join_selectors(labels, workflow_labels), trim=trim)
         pods, _ = self._api.list(Kind.POD, labels, trim=trim)
-        return share_flare_status(fold_attempts(site_jobs(workflows, pods, self._on_parse_error)))
+        return share_server_notes(fold_attempts(site_jobs(workflows, pods, self._on_parse_error)))
 
     def confirmed(self, job: SiteJob) -> SiteJob:
         """Read a job again with the launcher's requests, if its end is not certain; read events while its pod starts.
@@ -117,7 +118,7 @@ class ClusterReader:
         """
         confirmed = self._confirm(job)
         earlier = tuple(map(self.confirmed, job.earlier))
-        return replace(confirmed, earlier=earlier, flare=confirmed.flare or job.flare)
+        return keep_server_notes(job, replace(confirmed, earlier=earlier))
 
     def _confirm(self, job: SiteJob) -> SiteJob:
         if job.needs_confirmation:

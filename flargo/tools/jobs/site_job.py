@@ -7,6 +7,7 @@ from typing import Any
 
 from flargo.job.names import display_text, federation_selector, label_value
 from flargo.job.trust import MAX_REJOIN
+from flargo.log_rounds import Rounds, parse_note
 from flargo.parsing import whole_number
 from flargo.status import fields
 from flargo.status.diagnosis import Diagnosis, Stage, diagnose
@@ -24,7 +25,7 @@ from flargo.status.views import (
     strip_unused_fields,
     workflow_view,
 )
-from flargo.terms import MAIN_CONTAINER, MANAGER, Annotation, Label, Object, Uid
+from flargo.terms import MAIN_CONTAINER, MANAGER, Annotation, Label, Object, Role, Uid
 from flargo.tools.jobs.flare_status import FlareStatus, parse_flare_status
 
 STAGE_TEXTS = {
@@ -94,6 +95,8 @@ class SiteJob:
     """How the whole job ended, as its parent noted it on its last Workflow."""
     flare: FlareStatus | None = None
     """FLARE's final status of the whole job, at all sites; None if no Workflow that was read has it."""
+    rounds: Rounds | None = None
+    """How far the training has come at all sites; None if no Workflow that was read says it."""
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
@@ -180,6 +183,8 @@ class SiteJob:
             "code": final_verdict.code if final_verdict else None,
             "flare_status": self.flare.text if self.flare else None,
             "flare_error": (self.flare.error or None) if self.flare else None,
+            "round": self.rounds.number if self.rounds else None,
+            "rounds": self.rounds.total if self.rounds else None,
             "exit_code": verdict.exit_code if verdict else None,
             "since": _iso(self.since),
             "created": _iso(self.created_at),
@@ -254,11 +259,20 @@ def oldest_first(jobs: Iterable[SiteJob]) -> list[SiteJob]:
     return sorted(jobs, key=key)
 
 
-def share_flare_status(jobs: Iterable[SiteJob]) -> list[SiteJob]:
-    """Return the jobs, each with FLARE's status from the Workflow of its server, if that is among them."""
+def share_server_notes(jobs: Iterable[SiteJob]) -> list[SiteJob]:
+    """Return the jobs, each with what is noted on the Workflow of its server, if that is among them."""
     site_jobs = list(jobs)
-    known = {(job.federation, job.job_id): job.flare for job in site_jobs if job.flare is not None}
-    return [replace(job, flare=known.get((job.federation, job.job_id))) for job in site_jobs]
+    noted = {(job.federation, job.job_id): job for job in site_jobs if job.flare is not None or job.rounds is not None}
+    return [_with_notes_of(noted.get((job.federation, job.job_id), job), job) for job in site_jobs]
+
+
+def _with_notes_of(source: SiteJob, job: SiteJob) -> SiteJob:
+    return job if source is job else replace(job, flare=source.flare, rounds=source.rounds)
+
+
+def keep_server_notes(before: SiteJob, job: SiteJob) -> SiteJob:
+    """Return a job that was read again by itself, with what was noted on the Workflow of its server before."""
+    return replace(job, flare=job.flare or before.flare, rounds=job.rounds or before.rounds)
 
 
 def diagnose_workflow(workflow: Object, pods: Iterable[Object]) -> Diagnosis:
@@ -329,7 +343,13 @@ def _site_job(workflow: Object, pods: Sequence[Object]) -> SiteJob:
         refused_attempts=fields.text(workflow, "metadata", "annotations", Annotation.REFUSED_ATTEMPTS),
         noted_verdict=_noted_verdict(workflow, verdict) if max_attempts > 1 else None,
         flare=parse_flare_status(workflow),
+        rounds=_rounds(workflow),
     )
+
+
+def _rounds(workflow: Object) -> Rounds | None:
+    is_server = fields.text(workflow, "metadata", "labels", Label.ROLE) == Role.SERVER
+    return parse_note(fields.text(workflow, "metadata", "annotations", Annotation.PROGRESS)) if is_server else None
 
 
 def _attempt(workflow: Object) -> tuple[int, int]:

@@ -76,6 +76,9 @@ _COLUMNS = (
         lambda job, _: job.flare.short_text if job.flare else "",
         applies=lambda job: job.flare is not None,
     ),
+    Column(
+        "ROUND", lambda job, _: job.rounds.note if job.rounds else "", Fit.END, applies=lambda job: bool(job.rounds)
+    ),
     Column("ATTEMPT", lambda job, _: format_attempt(job), applies=lambda job: job.max_attempts > 1),
     Column("AGE", lambda job, moment: _format_age(job.created_at, moment.now)),
     Column("ROLE", lambda job, _: job.role, is_wide=True),
