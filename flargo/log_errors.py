@@ -16,6 +16,8 @@ _RECORD = re.compile(
 )
 _ERROR_LEVELS = frozenset({"ERROR", "CRITICAL"})
 _TRACEBACK = "Traceback (most recent call last):"
+_PATH = re.compile(r'(?<=^  )File "/(?:[^"/]*+/)*?([^"/]*+/[^"/]*+)"')
+"""A file in a traceback: the name of the file and of its folder tell which one it is."""
 _ABORT = re.compile(
     # Each of these is what nvflare 2.9 writes in a process that is aborted because of something else.
     r"fire abort event|ask to abort job|abort_signal_triggered|request to abort the job|session aborted"
@@ -35,6 +37,10 @@ class LoggedError:
     """The message, or the whole traceback."""
     is_exception: bool = False
     """True if it is a traceback."""
+
+    def excerpt(self, max_lines: int) -> tuple[str, ...]:
+        """Return the last lines, which are the innermost calls and the exception, with the ends of long paths."""
+        return tuple(_PATH.sub(r'File "…/\1"', line) for line in self.lines[-max_lines:])
 
 
 def find_errors(log: str) -> list[LoggedError]:

@@ -203,8 +203,17 @@ def test_a_deep_traceback_is_cut_at_its_beginning() -> None:
     frames = "".join(f'  File "train.py", line {number}\n' for number in range(100))
     text = last_error(f"Traceback (most recent call last):\n{frames}ValueError: {'x' * 1000}\n")
     first, *lines = text.splitlines()
-    assert first == "[92 lines are left out]"
-    assert (len(lines), lines[0], len(lines[-1])) == (10, '  File "train.py", line 91', 200)
+    assert first == "[96 lines are left out]"
+    assert (len(lines), lines[0], len(lines[-1])) == (6, '  File "train.py", line 95', 200)
+
+
+def test_error_of_the_servers_note_is_shown_once() -> None:
+    log = f"2026-11-30 02:04:22,513 - ServerRunner - ERROR - [identity=fed] - {ERROR}\n"
+    server, site = share_server_notes(site_jobs([server_job(), client_job()], PODS))
+    if server.role != "server":
+        server, site = site, server
+    assert explain(server, (), log).last_error == ""
+    assert explain(site, (), log + log.replace(ERROR, "another")).last_error == "another"
 
 
 def training_server(note: str, role: str = "server") -> Object:

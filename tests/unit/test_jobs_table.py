@@ -1,14 +1,17 @@
 """The table of `flargo jobs` fits a terminal, one line for a row, and still tells the rows apart."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.cells import cell_len
 
+from flargo.log_rounds import parse_note
 from flargo.status.reasons import Reason
 from flargo.tools import terminal
 from flargo.tools.jobs.durations import format_age
+from flargo.tools.jobs.flare_status import FlareStatus
 from flargo.tools.jobs.site_job import SiteJob, site_jobs
 from flargo.tools.jobs.table import build_rows, columns
 from tests.harness.objects import Object, job_workflow
@@ -54,6 +57,20 @@ def test_each_row_fits_one_line(name: str, site: str, width: int) -> None:
     assert all(LONGEST_REASON in line for line in shown)
     assert {line.split()[0] for line in shown} == {"11111111"}
     assert all(line.endswith("60s") for line in shown)
+    assert len({*shown}) == 2, "the rows can be told apart"
+
+
+@pytest.mark.parametrize("status", ["EXECUTION_EXCEPTION", "FAILED_TO_RUN", "X" * 40])
+@pytest.mark.parametrize("progress", ["2/5", "1000000/1000000"])
+def test_row_with_all_columns_fits_one_line(status: str, progress: str) -> None:
+    """The round is left out before anything else is lost."""
+    flare, rounds = FlareStatus(f"FINISHED:{status}"), parse_note(progress)
+    sites = ("university-hospital-1", "university-hospital-2")
+    rows = [replace(job, flare=flare, rounds=rounds, max_attempts=9) for job in jobs(*sites)]
+    head, *shown = lines(rows)
+    assert all(cell_len(line) <= 80 for line in (head, *shown)), (head, *shown)
+    assert all(LONGEST_REASON in line and "1 of 9" in line for line in shown)
+    assert "FLARE" in head
     assert len({*shown}) == 2, "the rows can be told apart"
 
 

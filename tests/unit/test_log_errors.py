@@ -49,6 +49,29 @@ def test_raised_script_is_found_once_as_exception() -> None:
     assert error.lines[-2:] == ("    raise ValueError('no patients here')", "ValueError: no patients here")
 
 
+def test_excerpt_has_the_end_with_short_paths() -> None:
+    log = """\
+Traceback (most recent call last):
+  File "/usr/lib/python3.11/site-packages/nvflare/runner.py", line 1, in run
+    raise e
+  File "<frozen runpy>", line 88, in _run_code
+  File "/var/tmp/job/custom/train.py", line 4, in <module>
+    open("/data/File")
+  File "/train.py", line 5
+  File "train.py", line 6
+FileNotFoundError: File "/data/a/b"
+"""
+    (error,) = find_errors(log)
+    assert error.excerpt(6) == (
+        '  File "<frozen runpy>", line 88, in _run_code',
+        '  File "…/custom/train.py", line 4, in <module>',
+        '    open("/data/File")',
+        '  File "/train.py", line 5',
+        '  File "train.py", line 6',
+        'FileNotFoundError: File "/data/a/b"',
+    )
+
+
 def test_consequences_of_an_abort_are_left_out() -> None:
     assert find_errors(ABORTED) == []
 
@@ -78,11 +101,13 @@ def test_a_record_ends_a_traceback_that_was_cut() -> None:
         "Traceback (most recent call last):\n" * 60_000,
         "Traceback (most recent call last):\n" + " \n" * 500_000,
         "x" * 2_000_000,
+        'Traceback (most recent call last):\n  File "/' + "a/" * 500_000 + "\nE",
         " - " * 500_000,
     ],
-    ids=["context", "tracebacks", "frames", "line", "separators"],
+    ids=["context", "tracebacks", "frames", "line", "path", "separators"],
 )
 def test_time_is_linear(text: str) -> None:
     begin = time.monotonic()
-    find_errors(text)
+    for error in find_errors(text):
+        error.excerpt(10)
     assert time.monotonic() - begin < 5

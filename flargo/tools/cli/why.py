@@ -112,10 +112,16 @@ def _write_report(report: _Report) -> None:
     ]
     for label, text in rows:
         _write_row(label, text)
-    for number, line in enumerate(explanation.last_error.splitlines()):
-        # Not wrapped: it is code, and its indentation means something.
-        write_line(f"  {'' if number else 'last error':{_LABEL_COLUMNS}}  {line}")
+    _write_error(explanation.last_error)
     _write_row("what to do", explanation.remedy)
+
+
+def _write_error(error: str) -> None:
+    first, *rest = error.split("\n")
+    _write_row("last error", first)
+    for line in rest:
+        # Not wrapped: it is code, and its indentation means something.
+        write_line(f"  {'':{_LABEL_COLUMNS}}  {line}")
 
 
 def _write_row(label: str, text: str) -> None:

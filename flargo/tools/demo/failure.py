@@ -19,8 +19,8 @@ _REPORT_LINE = re.compile(
 _CONSEQUENCES = frozenset({Reason.ABORTED.name, Reason.CLEANED_UP.name, Reason.SUCCEEDED.name})
 """Reasons that follow from the end of another party's process, and so explain nothing."""
 _PROGRAM_FAILURES = frozenset({Reason.PROGRAM_FAILED.name, Reason.PROGRAM_REPORTED.name})
-_MAX_LINES = 10
-"""The most lines of a traceback that are shown: the innermost calls."""
+_MAX_LINES = 6
+"""The most lines of a traceback that are shown: the innermost calls, and the exception."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +62,4 @@ def _earliest(logs: Mapping[str, str], is_wanted: Callable[[LoggedError], bool] 
     if not errors:
         return None
     _, name, error = min(errors, key=lambda each: each[:2])
-    return Failure(f"{name}: {error.message}", error.lines[-_MAX_LINES:] if error.is_exception else ())
+    return Failure(f"{name}: {error.message}", error.excerpt(_MAX_LINES) if error.is_exception else ())

@@ -86,7 +86,13 @@ def explain(job: SiteJob, events: Iterable[Object], log: str = "") -> Explanatio
     if job.flare is not None and not job.flare.is_success and reason is Reason.SUCCEEDED:
         summary += f" {_FAILED_IN_FLARE.format(job.flare.text)}"
         remedy = _READ_LOGS
-    return Explanation(job, summary, (*_attempts(job), *_evidence(job, events)), remedy, last_error(log))
+    return Explanation(job, summary, (*_attempts(job), *_evidence(job, events)), remedy, _own_error(job, log))
+
+
+def _own_error(job: SiteJob, log: str) -> str:
+    """Return the last error in a program's log, unless it is the one that the evidence has from the server's note."""
+    error = last_error(log)
+    return "" if job.flare is not None and error == job.flare.error else error
 
 
 def needs_log(job: SiteJob) -> bool:

@@ -8,8 +8,8 @@ from flargo.tools.jobs.log_lines import ExecutorLineFilter, Line
 
 MAX_LOG_LINES, MAX_LOG_BYTES = 2000, 256 * 1024
 """The end of a log in which the error is sought."""
-_MAX_LINES = 10
-"""The most lines of an error: its last ones, since the innermost calls and the exception stand last."""
+_MAX_LINES = 6
+"""The most lines of an error: its innermost calls and the exception."""
 _MAX_LINE_LENGTH = 200
 
 
@@ -24,9 +24,9 @@ def last_error(log: str) -> str:
     errors = find_errors("\n".join(_program_lines(log)))
     if not errors:
         return ""
-    lines = errors[-1].lines
-    left_out = [f"[{len(lines) - _MAX_LINES} lines are left out]"] if len(lines) > _MAX_LINES else []
-    return "\n".join([*left_out, *map(_shorten, lines[-_MAX_LINES:])])
+    count = len(errors[-1].lines) - _MAX_LINES
+    left_out = [f"[{count} lines are left out]"] if count > 0 else []
+    return "\n".join([*left_out, *map(_shorten, errors[-1].excerpt(_MAX_LINES))])
 
 
 def _program_lines(log: str) -> Iterator[str]:
