@@ -68,7 +68,7 @@ def moments_of_the_next_attempt(history: History, root: Path) -> list[Moment]:
     def note(number: int, when: str) -> None:
         with lock:
             disk = root / f"{len(moments)}"
-            shutil.copytree(history.root / FOLDER, disk)
+            shutil.copytree(history.root / FOLDER, disk, ignore=shutil.ignore_patterns(".*"))  # being written
             moments.append(Moment(deepcopy(history.api.store), disk, f"{when} {number}"))
 
     history.api.trouble = note
