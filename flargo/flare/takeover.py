@@ -125,7 +125,7 @@ class Takeover:
             self._has_warned = True
             _log.warning(
                 "another FLARE parent of this site has held its Lease meanwhile; this one leaves the jobs alone that "
-                "it does not follow, until it is started again and takes them back"
+                "it does not follow, until it is started again"
             )
         return is_own
 
