@@ -82,10 +82,8 @@ class Parents:
             timeline: gets what they log.
             folder: an empty folder for their workspaces.
         """
-        self._cluster, self._timeline, self._folder = cluster, timeline, folder
-        self._start_process: Callable[[Role], _Process] = lambda role: _Process(
-            role, route, engine, folder / role.value, self._log
-        )
+        self._cluster, self._route, self._engine = cluster, route, engine
+        self._timeline, self._folder = timeline, folder
         self._changed = threading.Condition()
         self._restart_lock = threading.Lock()
         self._processes: dict[Role, _Process] = {}
@@ -172,6 +170,9 @@ class Parents:
             self._processes[Role.CLIENT] = successor
             self._changed.notify_all()
         return restart
+
+    def _start_process(self, role: Role) -> "_Process":
+        return _Process(role, self._route, self._engine, self._folder / role.value, self._log)
 
     def _begin(self, role: Role, process: "_Process") -> "_Process":
         """Let a parent begin, and another one if it ends as a second parent does; return the process that has begun."""
