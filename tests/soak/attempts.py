@@ -45,6 +45,9 @@ class Attempts:
     def allowed_ends(self) -> frozenset[Report]:
         """Return the reports that are right: those of the last attempt, but no loss if another one should follow."""
         last = self.case_of(len(self.histories) - 1)
+        if len(self.histories) > 1 and not any(each.is_planned for each in last.interventions):
+            # All that was planned has hit earlier attempts, so this one runs until the soak itself aborts it.
+            last = replace(last, interventions=[replace(each, is_planned=True) for each in last.interventions])
         allowed = allowed_reports(last)
         if len(self.histories) == self.max_attempts or _was_workflow_ended(last):
             return allowed

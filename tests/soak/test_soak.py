@@ -301,6 +301,17 @@ def test_an_abort_ends_all_attempts() -> None:
     assert job.problems() == ["attempt 2 was submitted although FLARE had ended the job"]
 
 
+def test_the_soak_may_have_to_abort_the_last_attempt() -> None:
+    """Whatever was planned to end the job came while earlier attempts were being drained."""
+    abort = DoneIntervention(Intervention.ABORT, 118, 118.1, is_planned=False)
+    deleted = DoneIntervention(Intervention.DELETE_POD, ENDS[FIRST] - 0.4, ENDS[FIRST] - 0.3, target=FIRST)
+    histories = attempt(FIRST, 143), attempt(SECOND, 143)
+    assert attempts(*histories, done=(drain(FIRST), deleted, abort)).allowed_ends() == {ABORTED}
+    terminated = DoneIntervention(Intervention.TERMINATE, 100, 101, target=SECOND)
+    assert ABORTED not in attempts(*histories, done=(drain(FIRST), terminated, abort)).allowed_ends()
+    assert attempts(histories[0], done=(abort,)).allowed_ends() == set(), "nothing was planned for its only attempt"
+
+
 def test_interventions_concern_their_own_attempt() -> None:
     terminated = DoneIntervention(Intervention.TERMINATE, 118, 119, target=SECOND)
     job = attempts(attempt(FIRST, 143), attempt(SECOND, 143), done=(drain(FIRST), terminated))
