@@ -21,6 +21,7 @@ from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import site_jobs
 from tests.harness.command_line import run, write_kubeconfig
 from tests.harness.fake_api import RecordingApi
+from tests.harness.kubernetes_api import kubernetes_api, status
 from tests.harness.objects import FAILED_STATUS, RUNNING, job_workflow, pod, terminated_state
 
 MISSING_RIGHT = 'forbidden: User "u" cannot do resource "x" in API group "" in the namespace "flare"'
@@ -457,3 +458,79 @@ def test_json_option_excludes_other_formats() -> None:
     assert result.exit_code == 2
     assert "--json and -o wide cannot be combined." in result.stdout
     assert run("jobs", "-o", "table").exit_code == 2
+
+
+# One cause, one exit code
+
+
+REASONS = {401: "Unauthorized", 403: "Forbidden"}
+ALL_COMMANDS = [*COMMANDS, ("doctor", "--wait", "0.5"), ("demo",)]
+KUBECONFIGS: dict[str, tuple[str, int, str]] = {
+    "broken": ("a: {", 1, "Error: the kubeconfig {} can't be used: not YAML, line 1"),
+    "without a context": ("kind: Config\n", 1, "Error: the kubeconfig {} can't be used: "),
+    "unreachable": ("", 1, "he cluster can't be reached: https://127.0.0.1:1: Connection refused"),
+}
+"""Kubeconfigs (empty: one whose cluster does not answer), with the exit code and a part of the message."""
+
+
+@pytest.mark.parametrize("cause", KUBECONFIGS)
+@pytest.mark.parametrize("arguments", ALL_COMMANDS, ids=" ".join)
+def test_one_cause_has_one_exit_code(arguments: tuple[str, ...], cause: str, tmp_path: Path) -> None:
+    text, exit_code, message = KUBECONFIGS[cause]
+    file = tmp_path / "config"
+    write_kubeconfig(file)
+    if text:
+        file.write_text(text)
+    result = run(*arguments, "--kubeconfig", file)
+    assert message.format(file) in result.stderr + " ".join(result.stdout.split())
+    assert result.exit_code == exit_code
+
+
+@pytest.mark.parametrize("arguments", ALL_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--context", "three"), "Error: `--context` is 'three'; expected a context of {}: one, two\n"),
+        (("--kubeconfig", "/nowhere"), "Error: Invalid value for '--kubeconfig': File '/nowhere' does not exist.\n"),
+    ],
+    ids=["context", "file"],
+)
+def test_wrong_clusters_are_usage_errors(
+    arguments: tuple[str, ...], options: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    file = write_kubeconfig(tmp_path / "config")
+    result = run(*arguments, "--kubeconfig", file, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith(message.format(file))
+
+
+@pytest.mark.parametrize("arguments", ALL_COMMANDS, ids=" ".join)
+def test_missing_credential_files_are_errors_of_the_kubeconfig(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Only the first request reads them. It was told as a cluster that can't be reached."""
+    file = tmp_path / "config"
+    document = yaml.safe_load(Path(write_kubeconfig(file)).read_text())
+    document["users"][0]["user"] = {"client-certificate": "/nowhere", "client-key": "/nowhere"}
+    file.write_text(yaml.safe_dump(document))
+    result = run(*arguments, "--kubeconfig", file)
+    assert result.exit_code == 1
+    if arguments == ("demo",):
+        return  # it has written its first line then
+    assert result.stdout == ""
+    assert (
+        result.stderr == f"Error: the kubeconfig {file} can't be used: its client-certificate /nowhere is not there\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", ALL_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(401, "he cluster rejected the credentials"), (403, "orbidden: this account needs the right to ")],
+)
+def test_refusals_have_the_same_words(arguments: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
+    with kubernetes_api(tmp_path) as api:
+        api.answer_instead = lambda *_: status(code, REASONS[code], MISSING_RIGHT)
+        result = run(*arguments, "--kubeconfig", api.kubeconfig)
+    assert result.exit_code == 1
+    output = result.stderr + " ".join(result.stdout.split())
+    # The doctor tells a missing right check by check, and asks the API server about rights.
+    assert message in output or (arguments[0], code) == ("doctor", 403)

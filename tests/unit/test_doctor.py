@@ -522,8 +522,8 @@ def test_alias_bomb_in_settings_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("path", "status", "text"),
     [
-        ("/version", 503, "does not answer"),
-        ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 401, "rejects the credentials"),
+        ("/version", 503, "can't be reached"),
+        ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 401, "rejected the credentials"),
         ("/apis/authentication.k8s.io/v1/selfsubjectreviews", 404, ""),
         ("/version", 403, ""),
     ],

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import click
 
+from flargo.cluster.client_config import ConfigError, NoConfigError
 from flargo.job import validate
+from flargo.job.validate import InvalidInput
+from flargo.tools.cli.cluster_options import load_config
 from flargo.tools.cli.option_types import NAMESPACE, CheckedText
+from flargo.tools.cli.output import EXIT_USAGE, fail, fail_config
 from flargo.tools.demo.options import Options
 from flargo.tools.demo.run import run
 from flargo.tools.demo.screen import Screen
@@ -35,7 +39,7 @@ DRAIN_ROUNDS = 3
 )
 @click.option(
     "--kubeconfig",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run on the cluster of this kubeconfig instead of the embedded engine.",
 )
 @click.option("--context", help="The kubeconfig's context to use.")
@@ -66,4 +70,16 @@ def demo(*, rounds: int | None, **options: object) -> None:
         raise click.UsageError("--drain works only with the demo's own job, not with --job.")
     if checked.context and not checked.kubeconfig:
         raise click.UsageError("--context needs --kubeconfig.")
+    if checked.kubeconfig is not None:
+        _check_config(checked.kubeconfig, checked.context)
     sys.exit(run(checked, Screen(console())))
+
+
+def _check_config(kubeconfig: Path, context: str | None) -> None:
+    """Exit as the other commands do if the kubeconfig cannot be used, before the demo prints its first line."""
+    try:
+        load_config(str(kubeconfig), context)
+    except (ConfigError, NoConfigError) as error:
+        fail_config(error)
+    except InvalidInput as error:
+        fail(str(error), {}, EXIT_USAGE, None)

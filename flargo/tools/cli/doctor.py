@@ -11,16 +11,13 @@ from typing import Any
 
 import click
 
-from flargo.cluster import client_config
-from flargo.cluster.client_config import ConfigError
-from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.survey import Survey
 from flargo.flare.redact import REDACTION
 from flargo.job import validate
-from flargo.job.validate import InvalidInput, Sentence, Verbatim
+from flargo.job.validate import InvalidInput
 from flargo.tools.cli.cluster_options import load_config
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
-from flargo.tools.cli.option_types import NAMESPACE, SINGLE_LINE, CheckedText
+from flargo.tools.cli.option_types import FILE, NAMESPACE, CheckedText
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_line, write_result
 from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, read_job_meta, show_warnings
 from flargo.tools.doctor.check_table import run_checks
@@ -58,7 +55,7 @@ _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Lev
 )
 @click.option(
     "--kubeconfig",
-    type=SINGLE_LINE,
+    type=FILE,
     help="The kubeconfig for the checks. Default: $KUBECONFIG, ~/.kube/config or the pod's service account; never the"
     " kit's.",
 )
@@ -98,7 +95,7 @@ def doctor(
 
     Nothing is changed: one test Workflow that creates no pod is submitted, to see whether a controller processes it,
     and deleted again. All other checks read, or are dry runs. The exit code is 0 if no check failed, 1 if
-    one failed, and 2 if nothing could be checked.
+    one failed or there is no usable kubeconfig, and 2 if an option, the kit or the job is wrong.
     """
     with show_warnings(), tempfile.TemporaryDirectory() as folder:
         with _naming_option("--job"):
@@ -134,31 +131,8 @@ def _naming_option(option: str) -> Iterator[None]:
 
 
 def _survey(config_file: str | None, context: str | None) -> Survey:
-    load, _ = _load_config(config_file, context)
-    try:
-        return Survey(load, REDACTION.learn_own_token)
-    except Exception as error:  # noqa: BLE001  (the client's loader may raise anything for a wrong file)
-        raise _unusable_kubeconfig(config_file, error) from None
-
-
-def _load_config(config_file: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
-    try:
-        return load_config(config_file, context)
-    except InvalidInput:
-        raise
-    except OwnError as error:
-        raise _unusable_kubeconfig(config_file, error) from None
-
-
-def _unusable_kubeconfig(config_file: str | None, error: Exception) -> InvalidInput:
-    problem = error.problem if isinstance(error, ConfigError) else describe(error)
-    if config_file is None:
-        return InvalidInput(
-            "--kubeconfig",
-            Verbatim("the default"),
-            Sentence(f"is not given, and the default cannot be used: {problem}"),
-        )
-    return InvalidInput("--kubeconfig", config_file, Sentence(f"{config_file!r} cannot be used: {problem}"))
+    load, _ = load_config(config_file, context)
+    return Survey(load, REDACTION.learn_own_token)
 
 
 def _kit_kubeconfig(parent: StagedParent, other: str | None) -> str:
@@ -188,7 +162,7 @@ def _namespace(parent: StagedParent, options: dict[str, str | None], config_file
         return options["namespace"]
     if parent.site is not None:
         return parent.settings.namespace
-    return _load_config(config_file, options["context"])[1]
+    return load_config(config_file, options["context"])[1]
 
 
 def _site_needs(parent: StagedParent, meta: dict[str, Any] | None, namespace: str) -> SiteNeeds:

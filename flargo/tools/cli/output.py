@@ -19,6 +19,7 @@ import click
 import yaml
 
 from flargo.cluster.api import Kind
+from flargo.cluster.client_config import ConfigError, NoConfigError
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import ApiError
 from flargo.flare.redact import REDACTION
@@ -152,8 +153,8 @@ def report_errors(command: Command) -> Command:
             raise  # the reader has closed the pipe, as a pager does: click ends without a message
         except KeyboardInterrupt:
             raise SystemExit(EXIT_INTERRUPTED) from None
-        except ApiError as error:
-            fail(describe_refusal(error), {"verb": error.verb, "status": error.status}, EXIT_PROBLEM, output_format)
+        except (ConfigError, NoConfigError, ApiError) as error:
+            _fail_request(error, output_format)
         except OwnError as error:
             fail(str(error), {}, EXIT_PROBLEM, output_format)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -162,6 +163,21 @@ def report_errors(command: Command) -> Command:
             _fail_unexpected(error, output_format, debug=debug)
 
     return _debug_option(reporting)  # type: ignore[return-value]
+
+
+def _fail_request(error: ConfigError | NoConfigError | ApiError, output_format: Format | None) -> NoReturn:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigError | NoConfigError):
+        cause = cause.__cause__
+    if cause is not None:
+        fail_config(cause, output_format)
+    assert isinstance(error, ApiError)
+    fail(describe_refusal(error), {"verb": error.verb, "status": error.status}, EXIT_PROBLEM, output_format)
+
+
+def fail_config(error: ConfigError | NoConfigError, output_format: Format | None = None) -> NoReturn:
+    """Write that there is no usable configuration of a cluster, and exit."""
+    fail(str(error), {"field": "--kubeconfig"}, EXIT_PROBLEM, output_format)
 
 
 def _fail_unexpected(error: Exception, output_format: Format | None, *, debug: bool) -> NoReturn:

@@ -13,14 +13,14 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
 from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
-from flargo.cluster.meaning import LACKS_PERMISSION, NO_CONTACT, Meaning
+from flargo.cluster.meaning import LACKS_PERMISSION, Meaning
 from flargo.flare.nvflare_internals import site_key
 from flargo.job.names import credentials_secret, startup_secret
 from flargo.status.fields import parse_each, value
 from flargo.status.views import is_credentials_secret, pod_view, uid_of, workflow_view
 from flargo.terms import MAIN_CONTAINER, Label, Object, Uid
 from flargo.tools.demo.options import DemoError, Options
-from flargo.tools.jobs.refusals import is_argo_missing
+from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.kit.chart import accounts_command
 
 _MAX_LOG_LINES, _MAX_LOG_BYTES, _LOG_TIMEOUT_SECONDS = 5000, 1 << 20, 5.0
@@ -199,17 +199,10 @@ def _select_context(file: Path, context: str | None, root: Path) -> Path:
 
 
 def _describe_failure(error: ApiError, kubeconfig: Path, namespace: str) -> str:
-    if is_argo_missing(error):
-        return f"The cluster of {kubeconfig} does not have Argo Workflows: install version 3.6 or newer, see README.md."
-    if error.meaning in LACKS_PERMISSION:
-        return (
-            f"The account of {kubeconfig} may not list Workflows in namespace {namespace} ({error.status}). "
-            f"To grant flargo's rights, run in a checkout of flargo: {accounts_command(namespace) or 'see deploy/'}"
+    """Describe why the cluster cannot be used, in the words of the other commands."""
+    problem = f"{describe_refusal(error)} (kubeconfig {kubeconfig})."
+    if error.meaning is Meaning.FORBIDDEN:
+        problem += (
+            f" To grant flargo's rights, run in a checkout of flargo: {accounts_command(namespace) or 'see deploy/'}"
         )
-    cause = " ".join(error.message.split())
-    if error.meaning not in NO_CONTACT:
-        return f"The cluster of {kubeconfig} refused to list Workflows in {namespace}: {error.status} {cause[:160]}."
-    return (
-        f"The cluster of {kubeconfig} cannot be reached: check that it runs and that the context is right "
-        f"({cause[:160]})."
-    )
+    return problem[0].upper() + problem[1:]

@@ -42,10 +42,10 @@ def api(facts: Facts) -> Iterator[CheckResult]:
         yield ok(f"Kubernetes {version} answers requests of {user}.")
     elif facts.version.lacks_permission:
         todo = "Renew the kubeconfig's token or certificate, or name another kubeconfig or context."
-        yield failure(f"The API server rejects the credentials: {facts.version}.", todo)
+        yield failure(f"The cluster rejected the credentials: {facts.version}.", todo)
     else:
         todo = "Check the server's address in the kubeconfig, the network, and the cluster's certificate."
-        yield failure(f"The API server does not answer: {facts.version}.", todo)
+        yield failure(f"The cluster can't be reached: {facts.version}.", todo)
 
 
 def clock(facts: Facts) -> Iterator[CheckResult]:
