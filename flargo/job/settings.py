@@ -90,9 +90,10 @@ class ArgoSettings:
     """Seconds for which a Workflow that did not succeed is kept; ``null``: it is never deleted."""
     kill_grace: int = validate.key(validate.at_least(1, "a whole number of seconds"), 3)
     """Seconds between SIGTERM and SIGKILL when a job is ended. With 0 nothing would prove that the process ended."""
-    adopt: bool = validate.key(validate.boolean, False)
-    """Take a client's running jobs back when its FLARE parent restarts. Needs nvflare 2.9 and a right on Leases. With
-    ``false``, and at a server, a parent's next run ends the jobs of the one before. See docs/rejoin.md."""
+    adopt: bool = validate.key(validate.boolean, True)
+    """Take a client's running jobs back when its FLARE parent restarts. Needs nvflare 2.9, a right on Leases, and a
+    parent's workspace that outlives it. With ``false``, and at a server, a parent's next run ends the jobs of the one
+    before. See docs/rejoin.md."""
     rejoin_deleted: bool = validate.key(validate.boolean, False)
     """Start the process of a job with ``argo.rejoin`` again also if somebody has deleted its pod. By default that ends
     the job: whoever deletes a pod may mean the job."""

@@ -274,6 +274,15 @@ OTHER_INPUTS: Final = (
         "whoever forges it keeps that job's credentials Secret on the cluster until the Workflow is deleted",
     ),
     TrustRule(
+        "`flargo.dev/parent` on a Workflow",
+        Source.CLUSTER,
+        "whether an unfinished Workflow that no launch follows counts as left by an earlier run (`ORPHANED`) or as"
+        " started again (`NOT_LAUNCHED`); whether the credentials of a finished one are looked for",
+        "any text: it is only compared with the parent's own run",
+        "it counts as another run's, and a Workflow without it as nobody's, which is left alone; whoever forges it can"
+        " keep a job's credentials Secret on the cluster until the Workflow is deleted",
+    ),
+    TrustRule(
         "`flargo.dev/attempt-number` and `flargo.dev/max-attempts` on a Workflow",
         Source.CLUSTER,
         "the commands: which Workflows are attempts of one job, and whether another one may follow",
@@ -325,6 +334,15 @@ OTHER_INPUTS: Final = (
         " wait unless the API server's clock agrees; the holder is shown on one line of 120 characters",
         "treated as absent, or as somebody else's Lease, which flargo does not change; whoever may write it can stop a"
         " parent from launching jobs, or let two parents work for up to 13 s",
+    ),
+    TrustRule(
+        "the credentials Secret of a job that a restarted client's parent takes back",
+        Source.CLUSTER,
+        "the token with which the job's process fetches its workspace and delivers its results; the job's next"
+        " attempts; what is redacted",
+        "a Secret of the launch's name, with flargo's label, and the launch's very Workflow as its owner",
+        "the job is not taken back, and its Workflow is ended; whoever may write Secrets in the namespace can set the"
+        " token",
     ),
     TrustRule(
         "a Secret that flargo is about to delete",
@@ -384,6 +402,25 @@ OTHER_INPUTS: Final = (
         "the files that `prepare --undo` writes",
         "only paths that `flargo prepare` itself writes, with contents of the right form",
         "refused, and nothing is written",
+    ),
+    TrustRule(
+        "records of launches, below `.flargo/launches` in the workspace of a client's parent",
+        Source.SITE,
+        "which jobs the parent's next run takes back; the pods of their next attempts; the end that FLARE is told of a"
+        " job whose end was not reported yet",
+        "files of at most 4 MiB that are no links, named after their jobs, with the parent's site and federation, names"
+        " as Kubernetes validates them, and attempts, reasons and codes within their limits; the Workflow must have the"
+        " recorded attempt's id and the site's labels",
+        "deleted, and the job's Workflow is ended; whoever may write there chooses a site's next pods, as with its"
+        " study files",
+    ),
+    TrustRule(
+        "`.flargo/heartbeat` in the workspace of a client's parent",
+        Source.SITE,
+        "for how long the site had no parent",
+        "a date with its zone, of at most 100 bytes, in a file that is no link; a date in the future proves nothing",
+        "only the Lease counts; whoever may write there can have a job taken back that FLARE's server has given up,"
+        " which FLARE ends then",
     ),
     TrustRule(
         "the parent's own environment",

@@ -103,7 +103,11 @@ class Reason(Enum):
     ARGO_FAILED = Row(
         ReturnCode.LOST, "Argo failed the Workflow.", "Read the message and the Workflow controller's log."
     )
-    ORPHANED = Row(ReturnCode.LOST, "The FLARE parent process that launched the job died.", "Submit the job again.")
+    ORPHANED = Row(
+        ReturnCode.LOST,
+        "The FLARE parent process that launched the job died, and its next run has not taken the job back.",
+        "Submit the job again. Why a client's job was not taken back is in its parent's log.",
+    )
     NOT_LAUNCHED = Row(
         ReturnCode.LOST,
         "No FLARE parent launched this Workflow; Argo's Retry or Resubmit, for example, did.",

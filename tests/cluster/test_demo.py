@@ -61,6 +61,7 @@ def test_demo_completes_and_leaves_only_workflows(demo: DemoCommand, cluster: Cl
     assert cluster.unfinished_pods(job_id) == []
     assert cluster.processes(job_id) == []
     assert (job_credentials(cluster, job_id), kits(cluster, federation)) == ([], [])
+    assert cluster.items("leases", f"{Label.FEDERATION}={federation}") == []
     assert (demo.processes(), demo.folders()) == ([], []), "the demo left something on this machine"
 
 

@@ -166,7 +166,6 @@ def page(target: Target, image: str) -> Page:
         "--namespace flare": f"--namespace {target.namespace}",
         "namespace: flare": f"namespace: {target.namespace}",
         "kubectl apply --kustomize deploy": accounts_command(target.namespace),
-        "flargo prepare prepared/$party": "flargo prepare prepared/$party --argo adopt=true",
     }
     return Page(ROOT / "docs" / "install.md", replacements)
 

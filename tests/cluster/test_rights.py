@@ -1,18 +1,22 @@
 """Tests that the launcher's Role is minimal: every right is used, and without any one of them something fails."""
 
 import secrets
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from flargo.control.lease import LeaseStage
 from flargo.flare.report import LOG_TAIL
 from flargo.status.reasons import Reason
 from flargo.terms import Role
 from tests.harness.cluster import Cluster
+from tests.harness.executor_site import ExecutorSite
 from tests.harness.paths import DEPLOY
 from tests.harness.real_cluster import audit
 from tests.harness.site import IGNORES_SIGTERM, SLEEPS, START_SECONDS, Site, exits
@@ -34,8 +38,8 @@ def role() -> list[Rule]:
     return list(rules)
 
 
-OPTIONAL_RIGHTS: set[Right] = {("create", "events"), *((verb, "leases") for verb in ("create", "get", "update"))}
-"""Rights without which nothing fails (tests/unit/test_attempt_notes.py, tests/unit/test_lease.py)."""
+OPTIONAL_RIGHTS: set[Right] = {("create", "events")}
+"""Rights without which nothing fails (tests/unit/test_attempt_notes.py)."""
 RIGHTS: list[Right] = [
     (verb, what)
     for rule in role()
@@ -54,11 +58,14 @@ def without(right: Right) -> list[Rule]:
     return [rule for rule in rules if rule["verbs"]]
 
 
-def use_every_right(server: Site, client: Site) -> None:
+def use_every_right(server: Site, client: ExecutorSite) -> None:
     """Make the launchers use every right.
 
-    A server's job fails, is launched again with a newer kit and is aborted; a client's job waits for its volume.
+    A server's job fails, is launched again with a newer kit and is aborted; a client's job waits for its volume. The
+    client's parent holds the Lease of its site until the end.
     """
+    client.start()
+    assert _holds_lease(client), "the Lease is not acquired"
     stuck = client.launch(SLEEPS, study="s")
     failure = server.launch(f"print('last words', flush=True)\n{exits(3)}", job_id=_with_run_folder(server))
     failure.expect_end(Reason.PROGRAM_FAILED, 1, START_SECONDS)
@@ -74,6 +81,12 @@ def use_every_right(server: Site, client: Site) -> None:
     relaunch.expect_nothing_left()
     stuck.expect_end(Reason.VOLUME, 101, VOLUME_FAILURE_SECONDS)
     stuck.expect_nothing_left()
+    assert _holds_lease(client), "the Lease is not renewed"
+
+
+def _holds_lease(client: ExecutorSite) -> bool:
+    takeover = client.launcher._takeover
+    return takeover is not None and takeover._lease.state.stage is LeaseStage.HELD
 
 
 def _with_run_folder(server: Site) -> str:
@@ -83,12 +96,20 @@ def _with_run_folder(server: Site) -> str:
     return job_id
 
 
-def sites(cluster: Cluster, stack: ExitStack, token: str = "") -> tuple[Site, Site]:
-    """Return a server and a client that use a token, by default that of the launcher's own account."""
+def sites(cluster: Cluster, stack: ExitStack, token: str = "") -> tuple[Site, ExecutorSite]:
+    """Return a server and a client that use a token, by default that of the launcher's own account.
+
+    An earlier run of the client's parent has left a Lease, so that the next one reads it.
+    """
     wires = [stack.enter_context(Wire(cluster.target.launcher_kubeconfig)) if token else None for _ in Role]
     studies = {"s": {"secret_mounts": {"k": MISSING_SECRET}}}
     server = stack.enter_context(Site(cluster, role=Role.SERVER, wire=wires[0], token=token))
-    return server, stack.enter_context(Site(cluster, studies=studies, wire=wires[1], token=token))
+    root = Path(tempfile.mkdtemp(prefix="flargo-", dir="/tmp"))
+    earlier, client = (ExecutorSite(cluster, root, studies=studies, wire=wires[1], token=token) for _ in range(2))
+    stack.enter_context(client)
+    earlier.start()
+    earlier.shut_down()
+    return server, client
 
 
 def test_every_right_of_the_role_is_used(cluster: Cluster) -> None:

@@ -177,7 +177,7 @@ def test_cluster_job_leaves_only_finished_workflows(demo: Callable[..., DemoComm
         run = demo(*options, "--image", IMAGE)
         assert run.wait() == 0, run.output
         assert [item["status"]["phase"] for item in cluster.items("workflows")] == ["Succeeded"] * 3
-        assert cluster.items("secrets") == []
+        assert (cluster.items("secrets"), cluster.items("leases")) == ([], [])
 
 
 def test_drain_on_a_cluster_leaves_the_workflow_of_each_attempt(

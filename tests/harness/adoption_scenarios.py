@@ -36,7 +36,7 @@ from tests.harness.federation import Federation, argo_launcher
 from tests.harness.federation_checks import GONE_SECONDS, SETTLE_SECONDS, job_credentials
 from tests.harness.scenarios import Scenarios, Together
 
-ARGO: Mapping[str, Any] = {"adopt": True, "policy": {"rejoin": 1}}
+ARGO: Mapping[str, Any] = {"policy": {"rejoin": 1}}
 """The launcher's ``argo`` settings at all sites."""
 TAKEOVER_SECONDS = 60.0
 """Seconds within which a parent has started again, waited for the Lease of its earlier run, and taken jobs back."""

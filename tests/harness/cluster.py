@@ -174,8 +174,8 @@ class Cluster:
         return LineStream(process.stdout, close)
 
     def delete_by_label(self, selector: str) -> None:
-        """Delete the Workflows and Secrets that a label selector matches, without waiting."""
-        selection = ("workflows.argoproj.io,secrets", f"--selector={selector}")
+        """Delete the Workflows, Secrets and Leases that a label selector matches, without waiting."""
+        selection = ("workflows.argoproj.io,secrets,leases", f"--selector={selector}")
         self.kubectl("delete", *selection, "--wait=false", "--ignore-not-found")
 
     def patch(self, workflow: Object, **spec: Any) -> None:

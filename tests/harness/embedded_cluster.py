@@ -152,7 +152,7 @@ class EmbeddedCluster(Cluster):
                 self.delete("workflows", item)
 
     def delete_by_label(self, selector: str) -> None:
-        for kind in ("workflows", "secrets"):
+        for kind in ("workflows", "secrets", "leases"):
             for item in self.items(kind, selector):
                 with contextlib.suppress(ResponseError):  # it has been removed with its owner meanwhile
                     self.delete(kind, item)

@@ -31,7 +31,7 @@ class ExecutorSite(Site):
             argo: further settings of the launcher's ``argo``.
             more: further arguments of ``Site``.
         """
-        super().__init__(cluster, root=root, argo={"adopt": True, **(argo or {})}, **more)
+        super().__init__(cluster, root=root, argo=argo, **more)
 
     def start(self) -> str:
         """Start as FLARE's client does; return why the client has to end instead, or ""."""

@@ -137,7 +137,7 @@ class History:
         self.runs: list[Run] = []
 
     def begins(self, **argo: Any) -> Run:
-        self.runs.append(Run(self.root, self.api, **{"adopt": True, **argo}))
+        self.runs.append(Run(self.root, self.api, **argo))
         return self.runs[-1]
 
     def with_a_running_job(self) -> Run:

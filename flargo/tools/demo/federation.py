@@ -152,9 +152,9 @@ def _configure(federation: Federation, name: str, port: int, launcher: Launcher)
     (kit / COMM_CONFIG).write_bytes(write_json(kits.comm_config(federation.address, port)))
     paths = [path for folder in ("startup", "local") for path in (kit / folder).glob("*.json*")]
     files = {path.relative_to(kit).as_posix(): path.read_bytes() for path in paths}
-    options = PrepareOptions(
-        launcher.namespace, workspace=str(kit), config_file=str(launcher.kubeconfig), argo=launcher.argo
-    )
+    # Nobody restarts a parent of the demo, and its Lease would stay on the cluster: flargo has no right to delete one.
+    argo = {"adopt": False, **launcher.argo}
+    options = PrepareOptions(launcher.namespace, workspace=str(kit), config_file=str(launcher.kubeconfig), argo=argo)
     for change in prepare(files, options).changes:
         assert change.after is not None, "a kit is prepared by adding files"
         path = kit / change.path
