@@ -59,3 +59,13 @@ def test_unschedulable_server_job_starts_no_client(fed: Federation, cluster: Emb
     extra = {"server": {"cpu": "1000", "pending_timeout": 3}}
     job_id = fed.submit(job_folders.fedavg(fed.root / "jobs" / "unplaced", image=IMAGE, launcher_spec_extra=extra))
     assert_not_started(fed, cluster, job_id)
+
+
+def test_flare_status_of_an_aborted_job(fed: Federation, cluster: EmbeddedCluster) -> None:
+    """FLARE fires two events at the end of such a job."""
+    job_id = fed.submit(job_folders.fedavg(fed.root / "jobs" / "aborted", image=IMAGE, pause=60))
+    eventually(lambda: set(cluster.workflows(job_id)) == set(fed.names), JOB_SECONDS, "all parties run")
+    fed.wait_status(job_id, "RUNNING")
+    fed.abort(job_id)
+    assert fed.wait(job_id, JOB_SECONDS) == "FINISHED:ABORTED"
+    assert eventually_noted(cluster, job_id)[Annotation.FLARE_STATUS] == "FINISHED:ABORTED"

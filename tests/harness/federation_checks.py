@@ -32,6 +32,7 @@ def assert_not_started(fed: Federation, cluster: Cluster, job_id: str) -> None:
     assert any(line.startswith("server: SHORTAGE: ") for line in details), details
     assert set(cluster.workflows(job_id)) <= {"server"}
     eventually(lambda: not cluster.unfinished_pods(job_id), SETTLE_SECONDS, "the server's pod is gone")
+    assert eventually_noted(cluster, job_id)[Annotation.FLARE_STATUS] == "FINISHED:FAILED_TO_RUN"
 
 
 def running_sites(cluster: Cluster, job_id: str) -> set[str]:
