@@ -33,7 +33,8 @@ from tests.harness.real_cluster.target import find
 from tests.harness.site import Site, read_token
 from tests.harness.variants import altering_proxy
 
-COLUMNS = 100
+COLUMNS = 80
+WIDE_COLUMNS = 120
 ALL_LINES = slice(None)
 FLARGO, NVFLARE = (str(Path(sys.executable).with_name(name)) for name in ("flargo", "nvflare"))
 STATE_SECONDS = 120.0
@@ -57,18 +58,25 @@ class Photographer:
         """Work in a folder, on the cluster of a kubeconfig."""
         self.folder, self.kubeconfig = folder, kubeconfig
 
-    def take(self, name: str, arguments: str, visible: slice = ALL_LINES, kubeconfig: Path | None = None) -> None:
+    def take(
+        self,
+        name: str,
+        arguments: str,
+        visible: slice = ALL_LINES,
+        kubeconfig: Path | None = None,
+        columns: int = COLUMNS,
+    ) -> None:
         """Run ``flargo`` with these arguments, and save the visible lines as ``docs/commands/NAME.svg``."""
         argv = [FLARGO, *arguments.split()]
         environment = {"KUBECONFIG": str(kubeconfig or self.kubeconfig)}
-        _, output = terminal.run_in_terminal(argv, COLUMNS, environment, self.folder)
+        _, output = terminal.run_in_terminal(argv, columns, environment, self.folder)
         lines = terminal.render_screen(output.rstrip())
         first, last, _ = visible.indices(len(lines))
         gap = Text("…", "dim")
         lines = [*([gap] if first else []), *lines[visible], *([gap] if last < len(lines) else [])]
         prompt = Text(f"$ flargo {arguments}", "bold")
         title = f"flargo {arguments.split(maxsplit=1)[0]}"
-        terminal.save_picture(f"commands/{name}", title, COLUMNS, [prompt, *lines])
+        terminal.save_picture(f"commands/{name}", title, columns, [prompt, *lines])
         print(f"{name}:\n{output}")
 
 
@@ -126,6 +134,7 @@ def take_job_pictures(photographer: Photographer, cluster: Cluster, fed: Federat
         lambda: has_stage(photographer, pending_job, "site-1", Stage.SHORTAGE), STATE_SECONDS, "a job waits for GPUs"
     )
     photographer.take("jobs", "jobs")
+    photographer.take("jobs-wide", "jobs -o wide", columns=WIDE_COLUMNS)
     photographer.take("logs", f"logs {running_job[:8]} --site site-1", slice(-9, None))
     photographer.take("terminate", f"terminate {running_job[:8]}")
     fed.wait(running_job)

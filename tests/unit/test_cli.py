@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 from flargo.flare.launch_records import FOLDER
 from flargo.flare.redact import install_filter
+from flargo.tools.cli.examples import EXAMPLES
 from flargo.tools.cli.lazy_group import _OTHER_TOOLS_COMMANDS
-from flargo.tools.cli.main import COMMANDS
+from flargo.tools.cli.main import COMMANDS, group
 from flargo.tools.cli.missing_extra import describe_missing_extra
 from flargo.tools.cli.output import wrap, write_hanging
 from tests.harness.command_line import file_contents, run
@@ -95,6 +97,21 @@ def test_every_command_has_help_and_json(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
     assert "--json" in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_examples_that_parse(name: str) -> None:
+    text = run(name, "--help").stdout
+    command = group().get_command(click.Context(group()), name)
+    assert command is not None
+    assert len(EXAMPLES[name]) > 1
+    for example in EXAMPLES[name]:
+        assert f"  {example}\n" in text
+        program, first, *arguments = shlex.split(example)
+        assert (program, first) == ("flargo", name)
+        context = click.Context(command, info_name=name)
+        _, surplus, _ = command.make_parser(context).parse_args(arguments)
+        assert surplus == []
 
 
 @pytest.mark.parametrize(
@@ -228,7 +245,17 @@ def test_prepare_dry_run_prints_only_a_diff(kit: Kit, options: tuple[str, ...]) 
     assert '-            "id": "k8s_launcher",' in diff
     assert '+            "path": "flargo.ServerArgoJobLauncher",' in diff
     assert "undo.json" not in diff
+    assert ("Nothing was written: this was a dry run.\n" in result.stderr) is not bool(options)
     assert file_contents(root) == before
+
+
+def test_diff_has_colours_on_a_terminal(kit: Kit) -> None:
+    root = kit("k8s/server.lab")
+    coloured, plain = (run("prepare", root, "--dry-run", color=color).stdout for color in (True, False))
+    assert "\x1b[32m+" in coloured
+    assert "\x1b[31m-" in coloured
+    assert "\x1b[1m+++ b/local/resources.json" in coloured, "a header is no added line"
+    assert click.unstyle(coloured) == plain
 
 
 def test_diff_of_plain_kit_is_short(kit: Kit) -> None:
@@ -546,6 +573,27 @@ def test_demo_rejects_invalid_names_at_once(options: tuple[str, str]) -> None:
     result = run("demo", *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"{options[1]!r} is not" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "meta", "message"),
+    [
+        (("--rounds", "3"), {}, "--rounds works only with the demo's own job, not with --job"),
+        (("--sites", "3"), {"deploy_map": {"app": ["a", "b"]}}, "--sites 3 contradicts the job's meta.json"),
+        (("--image", "x"), {"launcher_spec": {"default": {"k8s": {"image": "y"}}}}, "--image has no effect"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, tuple) else "",
+)
+@pytest.mark.parametrize("file", [".", "meta.json"])
+def test_demo_refuses_what_the_job_overrides(
+    tmp_path: Path, options: tuple[str, str], meta: dict[str, Any], message: str, file: str
+) -> None:
+    """These options were ignored. A job is named by its folder or its meta.json, as for `flargo render`."""
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    (tmp_path / "app").mkdir()
+    result = run("demo", "--job", tmp_path / file, *options)
+    assert result.exit_code in {1, 2}
+    assert message in result.stderr + " ".join(result.stdout.split())
 
 
 def test_demo_drains_only_its_own_job() -> None:

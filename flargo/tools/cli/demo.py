@@ -1,14 +1,17 @@
 """`flargo demo`: run a FLARE federation and a job as Argo Workflows on this machine, in about a minute."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from flargo.cluster.client_config import ConfigError, NoConfigError
 from flargo.job import validate
 from flargo.job.validate import InvalidInput
 from flargo.tools.cli.cluster_options import load_config
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.option_types import NAMESPACE, CheckedText
 from flargo.tools.cli.output import EXIT_USAGE, fail, fail_config
 from flargo.tools.demo.options import Options
@@ -21,7 +24,7 @@ DRAIN_ROUNDS = 3
 """A round before the one in which a pod is evicted, and a round after it."""
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True}, epilog=epilog("demo"))
 @click.option("--sites", default=2, type=click.IntRange(1, 20), help="The number of sites.")
 @click.option(
     "--rounds",
@@ -35,7 +38,9 @@ DRAIN_ROUNDS = 3
     help="Evict the pod of site-1 while it trains, as `kubectl drain` does: the site's program is started again.",
 )
 @click.option(
-    "--job", type=click.Path(path_type=Path), help="Run the FLARE job in this folder instead of the demo's own job."
+    "--job",
+    type=click.Path(path_type=Path),
+    help="Run this FLARE job instead of the demo's own job: its folder, or the meta.json in it.",
 )
 @click.option(
     "--kubeconfig",
@@ -59,7 +64,8 @@ DRAIN_ROUNDS = 3
 )
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep kits, logs and the result in this new folder.")
 @click.option("--timeout", default=300.0, type=click.FloatRange(1), help="The seconds that the job may take.")
-def demo(*, rounds: int | None, **options: object) -> None:
+@click.pass_context
+def demo(ctx: click.Context, /, *, rounds: int | None, **options: object) -> None:
     """Provision a FLARE federation on this machine, run a job through flargo, show its progress, and clean up.
 
     Without --kubeconfig no cluster is needed: the embedded engine runs the job pods as processes of this machine.
@@ -68,10 +74,18 @@ def demo(*, rounds: int | None, **options: object) -> None:
     checked = Options(rounds=rounds or default_rounds, **options)  # type: ignore[arg-type]  # click has checked the types
     if checked.drain and checked.job:
         raise click.UsageError("--drain works only with the demo's own job, not with --job.")
+    if checked.job and rounds is not None:
+        raise click.UsageError(
+            "--rounds works only with the demo's own job, not with --job: the job's own code has them."
+        )
     if checked.context and not checked.kubeconfig:
         raise click.UsageError("--context needs --kubeconfig.")
     if checked.kubeconfig is not None:
         _check_config(checked.kubeconfig, checked.context)
+    if ctx.get_parameter_source("sites") is not ParameterSource.DEFAULT:
+        checked = replace(checked, is_site_count_given=True)
+    if checked.job and checked.job.name == "meta.json" and checked.job.is_file():
+        checked = replace(checked, job=checked.job.parent)
     sys.exit(run(checked, Screen(console())))
 
 

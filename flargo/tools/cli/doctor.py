@@ -16,6 +16,7 @@ from flargo.flare.redact import REDACTION
 from flargo.job import validate
 from flargo.job.validate import InvalidInput
 from flargo.tools.cli.cluster_options import load_config
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import FILE, NAMESPACE, CheckedText
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_line, write_result
@@ -33,7 +34,7 @@ _DEFAULT_ACCOUNT = "flargo-launcher"
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Level.UNKNOWN: "cyan"}
 
 
-@click.command()
+@click.command(epilog=epilog("doctor"))
 @click.option(
     "--kit",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -30,7 +30,7 @@ class Format(Enum):
 
 DOCUMENTS = (Format.JSON, Format.YAML)
 _FORMAT_HELP = {
-    Format.JSON: "json and yaml for programs, also for errors",
+    Format.JSON: "json, yaml: for programs, also errors",
     Format.NAME: "name: only names",
     Format.WIDE: "wide: more columns",
 }
@@ -51,7 +51,7 @@ def output_options(*formats: Format) -> Callable[[Command], Command]:
             command(*args, output_format=selected, **options)
 
         with_json = click.option("--json", "as_json", is_flag=True, help="The same as -o json.")(with_format)
-        return click.option("--output", "-o", type=choice, help=f"{text[0].upper()}{text[1:]}.")(with_json)  # type: ignore[return-value]
+        return click.option("--output", "-o", type=choice, help=f"{text}.")(with_json)  # type: ignore[return-value]
 
     return add
 

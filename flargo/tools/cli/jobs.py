@@ -27,6 +27,7 @@ from flargo.tools.cli.cluster_options import (
     selector_option,
     site_option,
 )
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import (
     report_errors,
@@ -53,7 +54,7 @@ _MAX_MISSING_SECONDS = 10.0
 """Seconds for which ``--watch`` waits for Argo's API if it seems to be missing: a gateway may answer in between."""
 
 
-@click.command()
+@click.command(epilog=epilog("jobs"))
 @site_option
 @federation_option
 @selector_option

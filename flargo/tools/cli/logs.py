@@ -15,6 +15,7 @@ from flargo.flare.redact import REDACTION, StreamRedaction
 from flargo.terms import Uid
 from flargo.text import inert, valid_unicode
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import DURATION
 from flargo.tools.cli.output import (
@@ -41,7 +42,7 @@ LineWriter = Callable[[SiteJob, Line], None]
 """Writes a line, or a piece of a line, of a job at a site."""
 
 
-@click.command()
+@click.command(epilog=epilog("logs"))
 @click.argument("job")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines as they come, until the job ends.")
 @click.option("--since", type=DURATION, help="Only lines of so long ago or newer: 5s, 2m, 3h. Default: all lines.")

@@ -34,6 +34,8 @@ from flargo.tools.terminal import make_safe
 Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _TYPES = {Kind.WORKFLOW: WORKFLOW_TYPE, Kind.POD: "pod", Kind.SECRET: "secret"}
+_DIFF_COLORS = {"+": "green", "-": "red", "@": "cyan"}
+"""The colours of a diff's lines by their first character, as git has them."""
 _UNBREAKABLE = re.compile(r"\S*`[^`]*`\S*|\S+")
 """A word, or a command in backticks."""
 _MIN_WRAP_COLUMNS = 30
@@ -50,6 +52,14 @@ def write_line(text: str, *, prefix: str = "", color: str | None = None) -> None
 def write_document(text: str) -> None:
     """Write a document of flargo's own with several lines, such as YAML or a diff, to stdout. It is not redacted."""
     click.echo(inert_lines(text), nl=not text.endswith("\n"))
+
+
+def write_diff(text: str) -> None:
+    """Write a unified diff to stdout, in colours on a terminal. It is not redacted."""
+    for line in inert_lines(text).splitlines(keepends=True):
+        is_header = line.startswith(("--- ", "+++ "))
+        color = None if is_header else _DIFF_COLORS.get(line[:1])
+        click.echo(click.style(line, fg=color, bold=is_header or None), nl=False)
 
 
 def write_hanging(head: str, text: str, *, mark: str = "", color: str | None = None, bold: bool = False) -> None:

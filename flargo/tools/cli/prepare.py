@@ -11,8 +11,9 @@ from flargo.job.settings import ArgoSettings
 from flargo.job.validate import InvalidInput, Sentence
 from flargo.text import shell_command
 from flargo.tools.cli import kit_disk
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
-from flargo.tools.cli.output import report_errors, write_document, write_line, write_message, write_result
+from flargo.tools.cli.output import report_errors, write_diff, write_line, write_message, write_result
 from flargo.tools.kit import chart, undo
 from flargo.tools.kit.files import Change, Files, diff, prefix_field
 from flargo.tools.kit.preparation import Preparation, PrepareOptions, diff_base
@@ -20,7 +21,7 @@ from flargo.tools.kit.preparation import prepare as find_changes
 from flargo.tools.kit.site import ROLE_TEMPLATE
 
 
-@click.command()
+@click.command(epilog=epilog("prepare"))
 @click.argument("kit", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--namespace", "-n", help="The namespace for jobs. Default: the kit's.")
 @click.option(
@@ -110,9 +111,11 @@ def _write_changes(files: Files, changes: list[Change], *, dry_run: bool) -> Non
         write_message("Nothing to change.")
     for change in changes:
         if dry_run:
-            write_document(diff(change, diff_base(files, change)))
+            write_diff(diff(change, diff_base(files, change)))
         else:
             write_line(f"{change.verb:6}  {change.path}")
+    if changes and dry_run:
+        write_message("Nothing was written: this was a dry run.")
 
 
 def _report(

@@ -10,13 +10,14 @@ import yaml
 
 from flargo.flare.dry_run import EXAMPLE_JOB_ID, dry_run
 from flargo.terms import Plan, Role
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import SINGLE_LINE
 from flargo.tools.cli.output import report_errors, write_document, write_line, write_message, write_result
 from flargo.tools.cli.staged_kit import example_parent, parent_from_kit, read_job_meta, show_warnings
 
 
-@click.command()
+@click.command(epilog=epilog("render"))
 @click.argument("meta", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--kit",

@@ -13,6 +13,7 @@ from flargo.job.validate import InvalidInput
 from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import Uid
 from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, selector_option, site_option
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_message, write_name, write_result
 from flargo.tools.jobs.job_filter import JobFilter
@@ -24,7 +25,7 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 _KIND_NAMES = {Kind.WORKFLOW: "Workflow", Kind.POD: "pod", Kind.SECRET: "Secret"}
 
 
-@click.command()
+@click.command(epilog=epilog("sweep"))
 @click.option("--dry-run", is_flag=True, help="Print what would be deleted, and delete nothing.")
 @click.option(
     "--older-than",

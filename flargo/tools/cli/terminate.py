@@ -6,6 +6,7 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_line, write_message, write_name, write_result
 from flargo.tools.jobs.reader import ClusterReader, find_job
@@ -14,7 +15,7 @@ from flargo.tools.jobs.site_job import SiteJob
 from flargo.tools.jobs.termination import TerminateResult, describe_end, expected_result, terminate_patch
 
 
-@click.command()
+@click.command(epilog=epilog("terminate"))
 @click.argument("job")
 @site_option
 @cluster_options

@@ -11,6 +11,7 @@ from flargo.flare.redact import REDACTION
 from flargo.text import valid_unicode
 from flargo.tools.cli.archive_options import ArchiveOptions, archive_options, build_reader, fail_if_incomplete
 from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
+from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import report_errors, write_hanging, write_line, write_name, write_result
 from flargo.tools.jobs.explanation import Explanation, explain, needs_log
@@ -23,7 +24,7 @@ _LABEL_COLUMNS = 13
 Answer = TypeVar("Answer")
 
 
-@click.command()
+@click.command(epilog=epilog("why"))
 @click.argument("job")
 @click.option("--no-log", is_flag=True, help="Do not read the programs' logs for their last errors.")
 @site_option

@@ -152,6 +152,14 @@ def _min_clients(meta: dict[str, Any]) -> int:
     return number
 
 
+def names_default_image(meta: dict[str, Any]) -> bool:
+    """Return whether a job's metadata names an image for all sites."""
+    value: Any = meta
+    for key in ("launcher_spec", "default", "k8s"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return isinstance(value, dict) and "image" in value
+
+
 def add_default_image(job: Path, image: str | None) -> Path:
     """Add a default image to a job folder's ``launcher_spec`` if it has none, and return the folder.
 

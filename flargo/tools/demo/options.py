@@ -37,3 +37,5 @@ class Options:
     """The seconds that the job may take."""
     drain: bool = False
     """Evict a site's pod while its program trains; only with the demo's own job."""
+    is_site_count_given: bool = False
+    """True if a person has chosen ``sites``, which a job that names its sites would override."""

@@ -211,7 +211,13 @@ def _site_names(options: Options) -> tuple[str, ...]:
     if options.job is None:
         return job_folder.site_names({}, options.sites)
     job_folder.check_files(options.job)
-    return job_folder.site_names(job_folder.read_meta(options.job), options.sites)
+    meta = job_folder.read_meta(options.job)
+    names = job_folder.site_names(meta, options.sites)
+    if options.is_site_count_given and len(names) != options.sites:
+        raise DemoError(f"--sites {options.sites} contradicts the job's meta.json, which needs {len(names)} sites.")
+    if options.image is not None and job_folder.names_default_image(meta):
+        raise DemoError("--image has no effect: the job's meta.json names an image (launcher_spec.default.k8s.image).")
+    return names
 
 
 def _prepare_job(demo: DemoContext, site_count: int, cluster: ClusterNamespace) -> Path:
