@@ -1,6 +1,7 @@
 """Tests of how the demo describes a job's progress and failure from objects, statuses and logs."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.tools.demo.failure import explain_failure
+from flargo.tools.demo.federation import parent_error
 from flargo.tools.demo.progress import Party, Round, Snapshot, describe_changes, parse_parties, parse_rounds
 from flargo.tools.demo.screen import Progress, Screen
 
@@ -184,6 +186,16 @@ def test_without_a_reason_flares_status_is_shown() -> None:
     assert explain_failure("FINISHED:ABORTED", {}, {}).sentence == sentence
     jobs = {"site-1": record("01", "INFO", "RuntimeError: it is nothing") + raised("02", ABORT)}
     assert explain_failure("FINISHED:ABORTED", {}, jobs).sentence == sentence
+
+
+def test_parent_that_ended_is_explained_by_its_last_error(tmp_path: Path) -> None:
+    log = tmp_path / "site-1.log"
+    assert str(parent_error("site-1 ended", log)) == "site-1 ended: its log is empty"
+    log.write_text(record("01", "INFO", "no Error: it starts"))
+    assert str(parent_error("site-1 ended", log)).endswith(" - no Error: it starts")
+    log.write_text(raised("02", "OSError: no port") + record("03", "INFO", "RuntimeError: it is nothing"))
+    error = parent_error("site-1 ended", log)
+    assert (str(error), error.lines[-1]) == ("site-1 ended: OSError: no port", "OSError: no port")
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "FINISHED:EXECUTION_EXCEPTION", "FINISHED:COMPLETED"])

@@ -23,6 +23,8 @@ from flargo.tools.kit.preparation import PrepareOptions, prepare
 from flargo.tools.kit.site import COMM_CONFIG
 
 ADMIN = "admin@flargo.demo"
+_MAX_LINES, _MAX_MESSAGE_LENGTH = 6, 200
+"""The most lines of a traceback in a parent's log that are shown, and characters of its last error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,10 @@ def wait_until_ready(federation: Federation, processes: ChildProcesses, names: S
     pending = list(names)
     while pending:
         for name in processes.exited():
-            raise DemoError(f"{name} ended during its start: {last_error_line(federation.log_path(name))}")
+            raise parent_error(f"{name} ended during its start", federation.log_path(name))
         if time.monotonic() > deadline:
-            log_line = last_error_line(federation.log_path(pending[0]))
-            raise DemoError(f"{', '.join(pending)} did not start within {seconds:.0f} s: {log_line}")
+            text = f"{', '.join(pending)} did not start within {seconds:.0f} s"
+            raise parent_error(text, federation.log_path(pending[0]))
         pending = [name for name in pending if _ready_message(name) not in _read(federation.log_path(name))]
         time.sleep(0.1)
 
@@ -127,14 +129,15 @@ def _ready_message(name: str) -> str:
     return "Server started" if name == SERVER else "Successfully registered client"
 
 
-def last_error_line(log: Path) -> str:
-    """Return the last error in a log, else the log's last line."""
-    text = REDACTION.redact(_read(log))
-    errors = find_errors(text)
+def parent_error(text: str, log: Path) -> DemoError:
+    """Return an error with the last error in a parent's log, and the end of its traceback; else the log's last line."""
+    content = REDACTION.redact(_read(log))
+    errors = find_errors(content)
     if errors:
-        return errors[-1].message[:200]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines or ["the log is empty"])[-1][:200]
+        lines = errors[-1].excerpt(_MAX_LINES) if errors[-1].is_exception else ()
+        return DemoError(f"{text}: {errors[-1].message[:_MAX_MESSAGE_LENGTH]}", lines)
+    lines_of_log = [line.strip() for line in content.splitlines() if line.strip()]
+    return DemoError(f"{text}: {(lines_of_log or ['its log is empty'])[-1][:_MAX_MESSAGE_LENGTH]}")
 
 
 def _read(log: Path) -> str:

@@ -31,7 +31,7 @@ from flargo.tools.demo.federation import (
     Federation,
     Launcher,
     free_ports,
-    last_error_line,
+    parent_error,
     provision,
     start_parents,
     wait_until_ready,
@@ -242,10 +242,8 @@ def _open_session(federation: Federation) -> Iterator[Any]:
         with contextlib.redirect_stdout(io.StringIO()):  # nvflare prints progress to stdout
             session = new_secure_session(ADMIN, str(federation.root / ADMIN), timeout=20)
     except Exception as error:
-        log_line = last_error_line(federation.log_path(SERVER))
-        raise DemoError(
-            f"FLARE's server does not accept commands: {describe(error)}. The last error in its log: {log_line}"
-        ) from error
+        text = f"FLARE's server does not accept commands ({describe(error)}). The last error in its log"
+        raise parent_error(text, federation.log_path(SERVER)) from error
     try:
         yield session
     finally:
@@ -312,8 +310,7 @@ def _follow(demo: DemoContext, running: RunningFederation, job_id: str, drain: D
 def _check_can_finish(running: RunningFederation, snapshot: progress.Snapshot, timeout: float, deadline: float) -> None:
     """Raise DemoError if a parent has ended or the job's time is over."""
     for name in running.processes.exited():
-        log_line = last_error_line(running.federation.log_path(name))
-        raise DemoError(f"The FLARE parent of {name} ended: {log_line}")
+        raise parent_error(f"The FLARE parent of {name} ended", running.federation.log_path(name))
     if time.monotonic() > deadline:
         states = "; ".join(f"{party.name} {party.state_text}" for party in snapshot.parties)
         raise DemoError(f"The job did not end within {timeout:.0f} s ({states}): allow more time with --timeout.")
