@@ -157,7 +157,11 @@ class Scene:
         return self.waits_for(lambda: self.log().count(text) >= times, what)
 
     def waits_for(self, condition: Callable[[], object], what: str) -> "Scene":
-        eventually(condition, SETTLE_SECONDS, what)
+        try:
+            eventually(condition, SETTLE_SECONDS, what)
+        except AssertionError as error:
+            error.add_note(f"The log of the site's parent ends:\n{self.fed.log(self.site)[-5000:]}")
+            raise
         return self
 
     def kill_parent(self) -> None:
@@ -392,26 +396,6 @@ def parent_and_pod_are_lost(stage: Stage) -> None:
         assert scene.workflow["metadata"]["name"].endswith("-r1")
 
 
-@scenario
-def parent_dies_between_two_attempts(stage: Stage) -> None:
-    """FLARE's server does not answer whether the job goes on, so the parent has begun no other attempt when it dies."""
-    with stage.scene("between", alone=True) as scene:
-        scene.submit(pause=4, options=REJOINS)
-        scene.waits_for_log(TASK, "the site trains its second round", times=2)
-        (pod,) = scene.pods()
-        with frozen_server(stage.fed):
-            stage.cluster.evict(pod)
-            scene.waits_for(lambda: scene.parent_lines("attempt 1 of 2 lost"), "the loss is known")
-            scene.waits_for(lambda: not scene.pods(), "the pod is gone")
-            scene.kill_parent()
-        assert not scene.workflow["metadata"]["name"].endswith("-r1")
-        scene.pass_lease_on(10)
-        scene.start_parent()
-        scene.expect_taken_back()
-        scene.expect_completed(rounds_at_site=[1, 2])
-        assert scene.workflow["metadata"]["name"].endswith("-r1")
-
-
 # --- the job has ended meanwhile
 
 
@@ -463,33 +447,6 @@ def job_fails_meanwhile(
         (line,) = scene.parent_lines(report)
         assert detail in line
         scene.expect_nothing_left()
-
-
-@scenario
-def parent_dies_before_its_report(stage: Stage) -> None:
-    """The program has failed, and FLARE's server does not answer before the parent dies. The next run reports it."""
-    with stage.scene("unheard", rounds=1, alone=True) as scene:
-        scene.submit(code=f"{AFTER_TASK}os._exit(1)")
-        scene.waits_for_log(TASK, "the site trains its only round")
-        with frozen_server(stage.fed):
-            scene.waits_for(lambda: scene.parent_lines("PROGRAM_FAILED"), "the program has failed")
-            scene.kill_parent()
-        assert scene.is_recorded
-        scene.pass_lease_on(10)
-        scene.start_parent()
-        scene.waits_for(lambda: scene.parent_lines("its end (PROGRAM_FAILED) is reported"), "the end is reported")
-        assert stage.fed.wait(scene.id) == "FINISHED:EXECUTION_EXCEPTION"
-        scene.expect_nothing_left()
-
-
-@contextmanager
-def frozen_server(fed: Federation) -> Iterator[None]:
-    """Let FLARE's server answer nothing."""
-    os.kill(fed.pid("server"), signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(fed.pid("server"), signal.SIGCONT)
 
 
 # --- the job is aborted
@@ -593,6 +550,56 @@ def two_parents_start_at_once(stage: Stage) -> None:
             scene.start_parent()
         scene.expect_taken_back()
         scene.expect_completed()
+
+
+# --- FLARE's server does not answer
+
+
+@contextmanager
+def frozen_server(fed: Federation) -> Iterator[None]:
+    """Let FLARE's server answer nothing."""
+    os.kill(fed.pid("server"), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(fed.pid("server"), signal.SIGCONT)
+
+
+@scenario
+def parent_dies_between_two_attempts(stage: Stage) -> None:
+    """FLARE's server does not answer whether the job goes on, so the parent has begun no other attempt when it dies."""
+    with stage.scene("between", alone=True) as scene:
+        scene.submit(pause=4, options=REJOINS)
+        scene.waits_for_log(TASK, "the site trains its second round", times=2)
+        (pod,) = scene.pods()
+        with frozen_server(stage.fed):
+            stage.cluster.evict(pod)
+            scene.waits_for(lambda: scene.parent_lines("attempt 1 of 2 lost"), "the loss is known")
+            scene.waits_for(lambda: not scene.pods(), "the pod is gone")
+            scene.kill_parent()
+        assert not scene.workflow["metadata"]["name"].endswith("-r1")
+        scene.pass_lease_on(10)
+        scene.start_parent()
+        scene.expect_taken_back()
+        scene.expect_completed(rounds_at_site=[1, 2])
+        assert scene.workflow["metadata"]["name"].endswith("-r1")
+
+
+@scenario
+def parent_dies_before_its_report(stage: Stage) -> None:
+    """The program has failed, and FLARE's server does not answer before the parent dies. The next run reports it."""
+    with stage.scene("unheard", rounds=1, alone=True) as scene:
+        scene.submit(code=f"{AFTER_TASK}os._exit(1)")
+        scene.waits_for_log(TASK, "the site trains its only round")
+        with frozen_server(stage.fed):
+            scene.waits_for(lambda: scene.parent_lines("PROGRAM_FAILED"), "the program has failed")
+            scene.kill_parent()
+        assert scene.is_recorded
+        scene.pass_lease_on(10)
+        scene.start_parent()
+        scene.waits_for(lambda: scene.parent_lines("its end (PROGRAM_FAILED) is reported"), "the end is reported")
+        assert stage.fed.wait(scene.id) == "FINISHED:EXECUTION_EXCEPTION"
+        scene.expect_nothing_left()
 
 
 @pytest.fixture(scope="module")

@@ -246,6 +246,9 @@ class Federation:
             process = self._spawn(name, workspace, output)
         try:
             yield process, log
+        except AssertionError as error:
+            error.add_note(f"The log of the second parent ends:\n{log.read_text()[-5000:]}")
+            raise
         finally:
             process.kill()
             process.wait()
