@@ -610,8 +610,3 @@ def together(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Toget
         stage = Stage(fed, cluster)
         with Together(scenario, request, cluster, threads=lanes, stage=stage) as running:
             yield running
-
-
-@pytest.mark.parametrize("name", scenario.names)
-def test_scenario(together: Together, name: str) -> None:
-    together.result(name)
