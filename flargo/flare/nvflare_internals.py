@@ -9,6 +9,7 @@ import ast
 import importlib
 import inspect
 import logging
+import stat
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -372,6 +373,8 @@ def adopt_job(fl_ctx: FLContext, job_id: str, handle: JobHandleSpec, workspace: 
 
     Raises:
         AdoptionError: the executor knows the job already, or the job has no run directory.
+        OSError: the run directory cannot be read.
+        RuntimeError: the operating system allows no more threads.
     """
     _require_run_directory(workspace, job_id)
     engine = fl_ctx.get_engine()
@@ -390,7 +393,12 @@ def adopt_job(fl_ctx: FLContext, job_id: str, handle: JobHandleSpec, workspace: 
             raise AdoptionError(f"FLARE's executor knows job {job_id} already")
         executor.run_processes[job_id] = entry
     arguments = (engine.client, job_id, None, None, None, workspace, engine.new_context())
-    threading.Thread(target=executor._wait_child_process_finish, args=arguments).start()  # noqa: SLF001
+    try:
+        threading.Thread(target=executor._wait_child_process_finish, args=arguments).start()  # noqa: SLF001
+    except BaseException:
+        with executor.lock:
+            executor.run_processes.pop(job_id, None)
+        raise
 
 
 def find_changes() -> tuple[str, ...]:
@@ -528,11 +536,20 @@ def _internal(module: str, name: str) -> Any:
 
 
 def _require_run_directory(workspace: str, job_id: str) -> None:
-    """Raise an AdoptionError if a job has no run directory. The id may come from an object that anybody can write."""
+    """Require that a job has a run directory. The id may come from an object that anybody can write.
+
+    Raises:
+        AdoptionError: it has none.
+        OSError: that cannot be found out.
+    """
     if not is_uid(job_id):
         raise AdoptionError("the id of a job has 1 to 128 letters, digits and '-'")
     directory = Path(workspace, job_id)
-    if not directory.is_dir():
+    try:
+        is_directory = stat.S_ISDIR(directory.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_directory = False
+    if not is_directory:
         raise AdoptionError(f"job {job_id} has no run directory {directory}")
 
 

@@ -305,6 +305,35 @@ def test_only_a_job_with_a_run_directory_is_adopted(job_id: str, parent: ClientP
     assert (parent.jobs, WorkspaceTransferManager.get_or_create(parent.cell).jobs) == ([], {})
 
 
+def test_flare_knows_no_job_for_which_it_has_no_thread(
+    parent: ClientParent, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeats would name the job, and the server would wait for it for ever."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            adopt(parent, handle)
+    assert parent.jobs == []
+    adopt(parent, handle)
+    assert parent.jobs == [JOB_ID]
+
+
+def test_a_disk_that_fails_is_no_missing_run_directory(
+    parent: ClientParent, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", fail)
+        with pytest.raises(OSError, match="Stale"):
+            adopt(parent, handle)
+
+
 def test_the_installed_nvflare_is_known() -> None:
     """A release of nvflare that moves what adoption relies on fails here; `find_changes` says what it is."""
     assert find_changes() == ()
