@@ -30,7 +30,7 @@ from types import MappingProxyType
 
 from flargo.status import retries
 from flargo.status.deadlines import deadlines, events_due_at, expired_deadline
-from flargo.status.diagnosis import Diagnosis, Stage, diagnose
+from flargo.status.diagnosis import Diagnosis, Stage, diagnose, shutdown_reason
 from flargo.status.job_state import (
     CONFIRM,
     Action,
@@ -346,8 +346,18 @@ def _with_verdict(state: JobState, diagnosis: Diagnosis, now: Now) -> JobState:
     elif diagnosis.stage is not Stage.ENDED and state.observation.pods:
         unseen_end = f"its end on node {state.observation.pods[0].node} was not seen"
         diagnosis = replace(diagnosis, detail="; ".join(filter(None, (diagnosis.detail, unseen_end))))
-    verdict = decide(state.cause, state.end_diagnosis, diagnosis, has_results=state.observation.has_results)
+    cause = state.cause or _noted_abort(state.observation.workflow)
+    verdict = decide(cause, state.end_diagnosis, diagnosis, has_results=state.observation.has_results)
     return replace(state, verdict=verdict, verdict_at=now.healthy)
+
+
+def _noted_abort(workflow: WorkflowView | None) -> Cause | None:
+    """Return ABORT if a person's abort has shut the Workflow down, as an earlier run of the parent has noted.
+
+    An abort stays an abort even if the program ends with 0 after it; no other noted reason has such an effect.
+    """
+    is_abort = workflow is not None and shutdown_reason(workflow) is Cause.ABORT.value
+    return Cause.ABORT if is_abort else None
 
 
 def _end_diagnosis(state: JobState, diagnosis: Diagnosis, now: Now) -> Diagnosis | None:

@@ -228,6 +228,17 @@ def test_an_abort_before_anything_is_known_ends_the_job(observe: Callable[[Run],
     assert (run.verdict.reason, run.verdict.code) == (Reason.ABORTED, 9)
 
 
+@pytest.mark.parametrize(("note", "reason"), [("ABORTED", Reason.ABORTED), ("CLEANED_UP", Reason.SUCCEEDED)])
+def test_an_abort_that_an_earlier_run_had_begun_stays_one(note: str, reason: Reason) -> None:
+    """The program ends with 0 after the abort's SIGTERM, and the parent was killed between the two."""
+    item = workflow(phase="Failed", shutdown="Terminate", **step("Failed"))
+    item["metadata"]["annotations"] |= {"flargo.dev/ending": note}
+    run = Run(workflows=(item,), pods=(pod(main=terminated_state(0, "Completed"), phase="Succeeded"),))
+    workflows_first(run)
+    assert run.verdict is not None
+    assert run.verdict.reason is reason
+
+
 def test_the_loop_follows_an_adopted_job() -> None:
     """Its Workflow is no orphan, although the lists arrive as soon as the loop starts."""
     api, verdicts, stages = IdleApi(), list[Verdict](), list[Stage]()
