@@ -104,7 +104,7 @@ class Loop:
         """Inputs for the reconciler's thread; None ends the thread."""
         self.attempt_notes = AttemptNotes(api)
         """Writes notes about jobs with several attempts; use it on a thread that ``run`` provides."""
-        performer = Performer(api, redact, lambda: bool(self._lost_since), may_change)
+        performer = Performer(api, redact, lambda: bool(self._lost_since), may_change, epoch)
         self._commands = CommandQueue(performer.perform, self._inputs.put)
         self._is_ending = threading.Event()
         """Set when no more jobs may be launched."""

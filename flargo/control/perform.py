@@ -12,10 +12,11 @@ from flargo.control.authority import MayChange, unlimited
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import release_patch
-from flargo.job.names import display_text
+from flargo.job.names import display_text, label_value
+from flargo.status import fields
 from flargo.status.job_state import CONFIRM, ActionKind
 from flargo.status.views import is_credentials_secret, uid_of
-from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Object
+from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Label, Object
 
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains for which reason a job was ended, whoever ended it."""
@@ -37,6 +38,8 @@ class Performer:
     """Returns whether a watch is out of sync, which was logged."""
     may_change: MayChange = unlimited
     """Returns whether this parent may change a job's objects. Asked before each request that does."""
+    epoch: str = ""
+    """The epoch of this run of the parent; empty: no other run can take its jobs over."""
     clock: Callable[[], float] = time.monotonic
 
     def perform(self, command: Command) -> tuple[SiteInput, ...]:
@@ -79,11 +82,30 @@ class Performer:
                 events, _ = self.api.list(Kind.EVENT, fields=about_pod)
                 return PodEventsRead(command, tuple(events))
             case _:
-                # An orphan's key is its Workflow's uid.
-                may_change = self.may_change(is_followed=command.key == command.name)
+                may_change = self._may_write(command)
                 if may_change:
                     self._write(command)
                 return CommandDone(command, ok=may_change)
+
+    def _may_write(self, command: Command) -> bool:
+        """Return whether this parent may perform a command that changes or deletes an object.
+
+        While it is not certain that this parent has the site, another one may have taken back the jobs that this one
+        follows: a parent that was cut off or suspended learns of the loss only by its next look at the Lease. The other
+        one writes its epoch into each Workflow that it takes back, so the Workflow itself tells.
+        """
+        is_followed = command.key == command.name  # An orphan's key is its Workflow's uid.
+        if not self.may_change(is_followed=is_followed):
+            return False
+        if not self.epoch or self.may_change(is_followed=False):
+            return True
+        try:
+            labels = fields.mapping(self.api.get(Kind.WORKFLOW, command.name), "metadata", "labels")
+        except ApiError as error:
+            if error.meaning is Meaning.NOT_FOUND:
+                return True  # Nobody has taken it back, and what is left of it has no other owner.
+            raise
+        return labels.get(Label.PARENT.value) == label_value(self.epoch)
 
     def _write(self, command: Command) -> None:
         """Send the request of a command that changes or deletes an object."""

@@ -1,16 +1,20 @@
 """Tests of the Performer: the request of each command, and a result whatever happens."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.authority import may_change
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, Unanswered
+from flargo.control.lease import LeaseStage
 from flargo.control.perform import MAX_ENDING_DETAIL_LENGTH, Performer
 from flargo.status.job_state import CONFIRM, Action, ActionKind
 from flargo.status.reasons import Reason
+from flargo.status.views import uid_of
 from flargo.terms import Annotation, Uid
 from tests.harness.fake_api import IdleApi
 
@@ -130,3 +134,55 @@ def test_failure_is_logged_unless_a_watch_is_lost(is_lost: bool, caplog: pytest.
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     expected = "job-site: failed to shut down the Workflow: patch workflows: 403 Forbidden: refused"
     assert warnings == ([] if is_lost else [expected])
+
+
+def owned_api(parent: str) -> IdleApi:
+    api = workflow_api()
+    api.store[Kind.WORKFLOW, "job-site"]["metadata"]["labels"] = {"flargo.dev/parent": parent}
+    return api
+
+
+def perform_in(stage: LeaseStage, api: IdleApi, command: Command) -> int:
+    """Perform a command of a parent whose Lease is at a stage; return the number of requests."""
+    performer = Performer(api, may_change=partial(may_change, stage), epoch="e1")
+    before = api.requests
+    performer.perform(command)
+    return api.requests - before
+
+
+ENDS = [ActionKind.SHUTDOWN, ActionKind.DELETE_WORKFLOW, ActionKind.DELETE_POD, ActionKind.DELETE_SECRET]
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_parent_that_was_cut_off_ends_no_job_of_its_successor(kind: ActionKind) -> None:
+    """It learns that it has lost the Lease only by its next look at it. The Workflow tells who its parent is."""
+    api = owned_api("e2")
+    before = {key: dict(item["spec"]) for key, item in api.store.items()}
+    command = command_of(kind, uid=uid_of(api.store[Kind.WORKFLOW, "job-site"]), pod_name="job-site")
+    assert perform_in(LeaseStage.ACQUIRING, api, command) == 1
+    assert {key: item["spec"] for key, item in api.store.items()} == before
+    performer = Performer(api, may_change=partial(may_change, LeaseStage.ACQUIRING), epoch="e1")
+    assert performer.perform(command) == (CommandDone(command, ok=False),), "it is tried again"
+
+
+def test_a_parent_whose_lease_is_late_ends_its_own_jobs() -> None:
+    """FLARE aborts a job while the API server is slow, for example."""
+    api = owned_api("e1")
+    command = command_of(ActionKind.SHUTDOWN, uid=uid_of(api.store[Kind.WORKFLOW, "job-site"]))
+    assert perform_in(LeaseStage.ACQUIRING, api, command) == 2
+    assert api.store[Kind.WORKFLOW, "job-site"]["spec"]["shutdown"] == "Terminate"
+
+
+@pytest.mark.parametrize("stage", [LeaseStage.HELD, LeaseStage.UNAVAILABLE])
+def test_a_parent_that_has_its_site_does_not_ask(stage: LeaseStage) -> None:
+    api = owned_api("e1")
+    command = command_of(ActionKind.SHUTDOWN, uid=uid_of(api.store[Kind.WORKFLOW, "job-site"]))
+    assert perform_in(stage, api, command) == 1
+
+
+def test_what_a_deleted_workflow_left_is_ended_while_the_lease_is_late() -> None:
+    """Nobody can take it back."""
+    api = IdleApi()
+    api.store[Kind.POD, "job-site"] = {"metadata": {"name": "job-site", "uid": "p1"}}
+    perform_in(LeaseStage.ACQUIRING, api, command_of(ActionKind.DELETE_POD, uid="p1", pod_name="job-site"))
+    assert (Kind.POD, "job-site") not in api.store
