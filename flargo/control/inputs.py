@@ -138,6 +138,14 @@ class CommandDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """Jobs of an earlier run may still be taken back, and no others; until then nobody follows or ends them."""
+
+    names: frozenset[str]
+    """The names of their Workflows."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The time has come at which the Reconciler wanted to be called again (``Reconciler.next_requeue_at``)."""
 
@@ -155,5 +163,6 @@ SiteInput = (
     | ObjectsRead
     | PodEventsRead
     | CommandDone
+    | Reserved
     | TimePassed
 )

@@ -28,6 +28,7 @@ from flargo.control.inputs import (
     Contact,
     JobInput,
     Listed,
+    Reserved,
     SiteInput,
     TimePassed,
     WatchLost,
@@ -121,6 +122,7 @@ class Loop:
         self._submit_limits = Timers()
         """For each Workflow's name the time at which its submit must have begun to create something."""
         self._jobs: dict[str, FollowedJob] = {}
+        self._reserved: frozenset[str] = frozenset()
         self._unreported: set[FollowedJob] = set()
         """Jobs whose verdict has not been reported to FLARE yet."""
         self._lost_since: dict[Kind, float] = {}
@@ -186,7 +188,9 @@ class Loop:
         collect_log: bool,
         on_state: OnState = lambda _: None,
     ) -> LaunchedJob:
-        """Follow a launch of an earlier run of this parent; see ``launch``. Call it before ``start``.
+        """Follow a launch of an earlier run of this parent; see ``launch``.
+
+        Call it before ``start``, or while its Workflow's name is reserved (``reserve``).
 
         Raises:
             SubmitError: see ``require``.
@@ -204,6 +208,17 @@ class Loop:
             SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
                 job is still tracked.
         """
+        self.require_for_adoption(name)
+        if name in self._reserved:
+            raise SubmitError(f"{name}: an earlier launch of this job may still be taken back")
+
+    def require_for_adoption(self, name: str) -> None:
+        """Require that a Workflow of a name, which may be reserved, may be followed now.
+
+        Raises:
+            SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
+                job is still tracked.
+        """
         if self._is_ending.is_set():
             raise SubmitError("this FLARE parent is shutting down")
         if not self.may_change(is_followed=True):
@@ -211,9 +226,17 @@ class Loop:
         if name in self._jobs:
             raise SubmitError(f"{name}: an earlier launch of this job is still being cleaned up")
 
+    def reserve(self, names: frozenset[str]) -> None:
+        """Leave Workflows of these names alone from now on, and only of these: they may still be taken back.
+
+        Whatever is not reserved any more, and not followed either, is ended.
+        """
+        self._reserved = names
+        self._inputs.put(Reserved(names))
+
     def _follow(self, job: FollowedJob, input_: Admitted | Adopted) -> None:
         with self._launch_lock:
-            self.require(job.name)
+            self.require_for_adoption(job.name) if isinstance(input_, Adopted) else self.require(job.name)
             self._jobs[job.name] = job
             self._unreported.add(job)
             self._inputs.put(input_)

@@ -27,6 +27,7 @@ from flargo.control.inputs import (
     Listed,
     ObjectsRead,
     PodEventsRead,
+    Reserved,
     SiteInput,
     TimePassed,
     Unanswered,
@@ -150,6 +151,10 @@ class Reconciler:
         is infinite if it was deleted."""
         self._unmatched: dict[str, WorkflowView] = {}
         """The Workflows, by uid, that nobody followed when the pods were not known."""
+        self._reserved: frozenset[str] = frozenset()
+        """The names of Workflows that may still be adopted."""
+        self._awaiting_adoption: dict[str, WorkflowView] = {}
+        """The Workflows, by uid, that have such names."""
         self._cleaning = Cleaning()
         self._pods = SitePods()
         self._budget = Budget(now)
@@ -195,14 +200,8 @@ class Reconciler:
 
     def _dispatch(self, input_: SiteInput, now: float) -> Result:
         match input_:
-            case Admitted():
-                return self._on_admitted(input_, now)
-            case Adopted():
-                return self._on_adopted(input_, now)
-            case JobInput(name, attempt, job_input):
-                return self._apply_to_launch(name, attempt, job_input, now)
-            case WorkflowCreated():
-                return self._on_workflow_created(input_, now)
+            case Admitted() | Adopted() | Reserved() | JobInput() | WorkflowCreated():
+                return self._on_launch_input(input_, now)
             case Listed() | Changed() | WatchLost():
                 return self._on_watch_input(input_, now)
             case ObjectsRead() | PodEventsRead() | CommandDone() | Unanswered():
@@ -212,6 +211,21 @@ class Reconciler:
             case Contact():
                 self._clocks.note_contact(now)
                 return Result()
+
+    def _on_launch_input(
+        self, input_: Admitted | Adopted | Reserved | JobInput | WorkflowCreated, now: float
+    ) -> Result:
+        match input_:
+            case Admitted():
+                return self._on_admitted(input_, now)
+            case Adopted():
+                return self._on_adopted(input_, now)
+            case Reserved(names):
+                return self._on_reserved(names, now)
+            case JobInput(name, attempt, job_input):
+                return self._apply_to_launch(name, attempt, job_input, now)
+            case WorkflowCreated():
+                return self._on_workflow_created(input_, now)
 
     def _on_watch_input(self, input_: Listed | Changed | WatchLost, now: float) -> Result:
         match input_:
@@ -266,7 +280,7 @@ class Reconciler:
         return Result()
 
     def _on_adopted(self, job: Adopted, now: float) -> Result:
-        """Follow a launch of an earlier run, as it is in the next lists. It may have ended, and be gone by then."""
+        """Follow a launch of an earlier run, as the watches show it. It may have ended, and be gone by then."""
         healthy = self._clocks.advance(now).healthy
         state = JobState(
             job.name,
@@ -279,8 +293,18 @@ class Reconciler:
             stage_since=healthy,
             keeps_secret=job.keeps_secret,
         )
-        self._tracked[job.name] = _Tracked(state, workflow_uid=job.uid)
-        return self._apply(job.name, Tick(), now)
+        tracked = _Tracked(state, workflow_uid=job.uid)
+        self._tracked[job.name] = tracked
+        view = self._awaiting_adoption.pop(job.uid, None)
+        if view is None:
+            return self._apply(job.name, Tick(), now)
+        tracked.workflow, tracked.pods = view, self._pods.of(job.name)
+        return self._apply(job.name, Observed(self._observe(tracked, after_relist=True)), now)
+
+    def _on_reserved(self, names: frozenset[str], now: float) -> Result:
+        self._reserved = names
+        waiting, self._awaiting_adoption = self._awaiting_adoption, {}
+        return merge_results([self._consider(view, now) for view in waiting.values()])
 
     def _on_workflow_created(self, created: WorkflowCreated, now: float) -> Result:
         tracked = self._find(created.name, created.attempt)
@@ -365,6 +389,7 @@ class Reconciler:
         uids = {view.uid for view in views.values()}
         self._forgotten = {uid: version for uid, version in self._forgotten.items() if uid in uids}
         self._unmatched.clear()
+        self._awaiting_adoption.clear()
         self._cleaning.keep(uids)
         results = [self._consider(view, now) for view in views.values()]
         results += [
@@ -387,6 +412,7 @@ class Reconciler:
         if deleted:
             self._forgotten[view.uid] = math.inf
             self._unmatched.pop(view.uid, None)
+            self._awaiting_adoption.pop(view.uid, None)
             self._cleaning.unqueue(view.uid)
         orphan = Result() if deleted else self._consider(view, now)
         updates = (
@@ -433,6 +459,9 @@ class Reconciler:
     def _consider(self, view: WorkflowView, now: float) -> Result:
         """Decide what happens to a Workflow of the site; if nobody follows it and it is not over, begin to end it."""
         launched = self._tracked.get(view.name)
+        if launched is None and view.name in self._reserved:
+            self._awaiting_adoption[view.uid] = view
+            return Result()
         is_followed = view.uid in self._tracked or (launched is not None and _is_launched_as(view, launched))
         decision = decide(
             view,

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flargo.cluster.api import Kind
-from flargo.control.inputs import Adopted, CommandDone, JobInput, Listed, ObjectsRead, PodEventsRead, TimePassed
+from flargo.control.inputs import (
+    Adopted,
+    Changed,
+    CommandDone,
+    JobInput,
+    Listed,
+    ObjectsRead,
+    PodEventsRead,
+    Reserved,
+    TimePassed,
+)
 from flargo.control.loop import Loop
 from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
@@ -237,6 +247,97 @@ def test_an_abort_that_an_earlier_run_had_begun_stays_one(note: str, reason: Rea
     workflows_first(run)
     assert run.verdict is not None
     assert run.verdict.reason is reason
+
+
+# --- jobs that are taken back after the loop has started
+
+
+class LateRun(Run):
+    """A run that takes its job back late."""
+
+    def __init__(self, *, workflows: tuple[Object, ...] = (), pods: tuple[Object, ...] = ()) -> None:
+        super().__init__(workflows=workflows, pods=pods)
+        self.reconciler = Reconciler(lambda _: False, self.now, epoch="new run", grace=3)
+        self.states.clear()
+        self.commands.clear()
+        self.reserves(JOB.name)
+
+    def reserves(self, *names: str) -> None:
+        self.takes(self.reconciler.handle(Reserved(frozenset(names)), self.now))
+
+    def adopts(self) -> None:
+        self.takes(self.reconciler.handle(JOB, self.now))
+        self.reserves()
+        self.works()
+
+    def changes(self, item: Object, *, deleted: bool = False) -> None:
+        self.takes(self.reconciler.handle(Changed(Kind.WORKFLOW, item, deleted), self.now))
+        self.works()
+
+
+EARLIER = workflow(phase="Running", parent="an earlier run", **step("Running"))
+
+
+@in_any_order
+def test_a_reserved_workflow_is_left_alone(observe: Callable[[Run], None]) -> None:
+    run = LateRun(workflows=(EARLIER,), pods=(POD_RUNS,))
+    observe(run)
+    run.passes(600.0)
+    observe(run)
+    assert (run.kinds, run.reconciler.names) == (set(), ())
+
+
+@in_any_order
+def test_a_workflow_that_is_reserved_no_more_is_ended(observe: Callable[[Run], None]) -> None:
+    run = LateRun(workflows=(EARLIER,), pods=(POD_RUNS,))
+    observe(run)
+    run.reserves("another")
+    run.works()
+    assert ActionKind.SHUTDOWN in run.kinds
+
+
+@in_any_order
+def test_a_job_that_is_taken_back_late_goes_on(observe: Callable[[Run], None]) -> None:
+    """No watch shows anything new of it after that."""
+    run = LateRun(workflows=(EARLIER,), pods=(POD_RUNS,))
+    observe(run)
+    run.adopts()
+    run.passes(600.0)
+    assert run.states[-1].stage is Stage.RUNNING
+    assert (run.verdict, run.kinds & ENDS, run.reconciler.names) == (None, set(), (JOB.name,))
+
+
+@in_any_order
+def test_a_job_that_ended_before_it_is_taken_back_late_ends_by_its_exit(observe: Callable[[Run], None]) -> None:
+    """Its Workflow has this run as its parent already, in the version that the watch shows."""
+    ended = workflow(phase="Succeeded", parent="new run", **step("Succeeded"))
+    run = LateRun(workflows=(ended,), pods=(pod(main=terminated_state(0, "Completed"), phase="Succeeded"),))
+    observe(run)
+    run.adopts()
+    run.passes(10.0)
+    assert run.verdict is not None
+    assert run.verdict.reason is Reason.SUCCEEDED
+
+
+def test_a_job_whose_workflow_is_deleted_before_it_is_taken_back_late_gets_its_verdict() -> None:
+    run = LateRun(workflows=(EARLIER,))
+    workflows_first(run)
+    run.workflows = ()
+    run.changes(EARLIER, deleted=True)
+    run.adopts()
+    run.passes(10.0)
+    assert run.verdict is not None
+    assert run.verdict.reason is Reason.WORKFLOW_DELETED
+
+
+def test_the_loop_launches_nothing_under_a_reserved_name() -> None:
+    loop = Loop(IdleApi(), "", "new run", 3)
+    loop.reserve(frozenset({JOB.name}))
+    with pytest.raises(SubmitError, match="may still be taken back"):
+        loop.require(JOB.name)
+    loop.adopt(JOB, lambda: False, lambda *_: None, collect_log=False)
+    loop.reserve(frozenset())
+    loop.end(Cause.PARENT_END, 0.0)
 
 
 def test_the_loop_follows_an_adopted_job() -> None:
