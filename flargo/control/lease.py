@@ -47,7 +47,7 @@ its jobs back without a further wait; a job's process waits only 30 s for its pa
 REFUSAL_PATIENCE_SECONDS = 15.0
 """Seconds for which refusals are taken for passing: an API server that has just started refuses everything until it has
 read its roles (kubernetes/kubernetes#121635)."""
-RECHECK_SECONDS = 600.0
+RECHECK_SECONDS = 60.0
 """Seconds between two tries of a parent to which the Lease is refused."""
 BACKOFF = Backoff((1.0, 2.0, 5.0))
 """Delays after failures. The first ones fit between a renewal and the end of HOLD_SECONDS."""

@@ -28,7 +28,7 @@ def notice(name: str, before: LeaseStatus, after: LeaseStatus, *, is_same_term: 
         case LeaseStage.LOST:
             text = f"was taken {other}; this parent launches and ends no jobs until that parent has ended"
         case LeaseStage.UNAVAILABLE:
-            effect = "a second parent of this site is not noticed, and a restart ends the jobs, as without argo.adopt"
+            effect = "a second parent of this site is not noticed, and no job is taken back after a restart"
             text = f"refused; {effect}; {_TODO}: {after.problem}"
         case LeaseStage.ACQUIRING if has_new_problem and after.is_refused and not is_same_term:
             # An API server that has just started refuses everything. The warning comes if it goes on to refuse.

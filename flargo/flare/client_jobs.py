@@ -255,8 +255,9 @@ class ClientJobs:
         Raises:
             AdoptionError: FLARE cannot wait for the job.
             SubmitError: the parent is shutting down, another parent of the site is alive, or an earlier launch of the
-                job is still tracked. ``on_end`` has been called then.
+                job is still tracked. If that is so only since the call, ``on_end`` has been called.
         """
+        self._loop.require_for_adoption(record.workflow)
         timeouts = start_timeouts(record.first, self._settings)
         adopted = Adopted(
             record.workflow, uid, record.attempt, timeouts, self._settings.argo.kill_grace, keeps_secret=True
@@ -288,7 +289,11 @@ class ClientJobs:
             self._ended[record.first.job_id] = job_record
         job = LaunchedJob(record.workflow)
         job.conclude(verdict)
-        register(ArgoJobHandle(job, lambda _: None))
+        try:
+            register(ArgoJobHandle(job, lambda _: None))
+        except BaseException:
+            self._ended.pop(record.first.job_id, None)
+            raise
 
     def on_completed(self, job_id: str) -> None:
         """Delete the record of a job that has ended: FLARE has reported the end to its server, or has tried to."""

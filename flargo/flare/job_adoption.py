@@ -2,7 +2,12 @@
 
 A client's job goes on without its parent: the server's process of the job knows its tokens. What the parent's next run
 needs is in the launch's record (``launch_records``), in the latest attempt's Workflow, and in its credentials Secret.
-A job that cannot be taken back is left alone here; the reconciler then ends its Workflow as an orphan.
+
+Only evidence ends a job: its Workflow or its credentials do not exist any more or are another launch's, it has no run
+directory, the site had no parent for too long, FLARE refuses it, or its record is damaged. Then its record is deleted,
+and the reconciler ends its Workflow as an orphan. Whatever else fails decides nothing: the record and the Workflow
+stay, and the job is tried again until it is taken back or there is evidence. A job that FLARE's server has given up
+meanwhile does no harm: once it is taken back, FLARE's next heartbeat ends it.
 
 There are two steps. As soon as the parent is reachable, job processes that fetch their workspace or deliver their
 results are served: they ask once, and would fail. That changes nothing on the cluster, so it need not wait until the
@@ -28,8 +33,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from flargo.cluster.api import Api
-from flargo.control.authority import MayChange
-from flargo.control.reclaim import NotThereError, Reclaimer, ReclaimError
+from flargo.cluster.error_text import describe
+from flargo.control.authority import OTHER_PARENT, MayChange
+from flargo.control.reclaim import PATIENCE_SECONDS, NotThereError, Reclaimer, ReclaimError, UndecidedError
 from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
 from flargo.flare.launch_records import LaunchRecord, LaunchRecords
@@ -53,6 +59,8 @@ from flargo.terms import Launch, Parent, Role
 AWAY_LIMIT = HEART_BEAT_TIMEOUT - 60.0
 """Seconds without a parent after which jobs are not taken back: FLARE's server drops a client that is silent for longer
 than its timeout, and the client's jobs with it."""
+MIN_JOB_PATIENCE = 5.0
+"""Seconds for which requests about one job are repeated even if the other jobs have used up the common time."""
 _log = logging.getLogger(__name__)
 
 
@@ -93,6 +101,11 @@ class JobAdoption:
         self._may_change = may_change
         self._taken: set[str] = set()
         """The ids of the jobs that were taken back."""
+        self._job_ids: frozenset[str] = frozenset()
+        """The ids of the jobs of earlier runs."""
+        self._is_sealed = False
+        self._problems: dict[str, str] = {}
+        """Why jobs are not taken back yet, as it was logged, by job id."""
         self._lock = threading.Lock()
         self._transfers: dict[str, WorkspaceTransfer] = {}
         """The workspace transfers of jobs whose processes are served before the jobs are taken back, by job id."""
@@ -111,7 +124,7 @@ class JobAdoption:
             transfer = WorkspaceTransfer(cell, record.first.job_id, workspace)
             try:
                 transfer.expect()
-            except AdoptionError as error:
+            except (AdoptionError, OSError) as error:
                 _log.debug("%s", error)  # It is logged when the job is not taken back.
                 continue
             self._transfers[record.first.job_id] = transfer
@@ -119,36 +132,103 @@ class JobAdoption:
         if expected:
             threading.Thread(target=self._read_tokens, args=(expected,), name="flargo-tokens", daemon=True).start()
 
-    def adopt_all(self, fl_ctx: FLContext, away_seconds: float | None) -> None:
+    def find_open(self) -> frozenset[str]:
+        """Return the names of the Workflows of the recorded jobs that have not ended, as far as the records tell.
+
+        It changes nothing: another parent of the site may be alive.
+
+        Raises:
+            RecordsError: the records cannot be read.
+        """
+        records = self._load(is_owner=False)
+        return frozenset().union(*(_workflows(record) for record in records if record.verdict is None))
+
+    def seal(self) -> None:
+        """Take back only jobs whose records were read until now: from now on this run records launches of its own."""
+        self._is_sealed = True
+
+    def adopt_all(self, fl_ctx: FLContext, away_seconds: float | None) -> frozenset[str]:
         """Take back all jobs of earlier runs that can be, and log each one.
 
-        If another parent takes the site meanwhile, the rest stay as they are. Call this again once it has ended.
+        Call it again if it returns names, later or once the site's Lease is held again. Jobs that were taken back stay
+        so.
 
         Args:
             fl_ctx: a context of the client's parent, which is registered with the server.
             away_seconds: seconds for which the site had no parent; None if that is not known.
+
+        Returns:
+            The names of the Workflows about which nothing is decided. Nobody may end them.
+
+        Raises:
+            RecordsError: the records cannot be read.
         """
-        reclaimer = self._create_reclaimer()
-        for record in self._records.load(self._parent):
+        undecided = {record.first.job_id: record for record in self._load(is_owner=True)}
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for job_id, record in list(undecided.items()):
             if self._pause(0.0):
-                return  # The next run may take the others back.
-            job_id, site = record.first.job_id, self._parent.site
-            if job_id in self._taken:
+                break  # The next run may take the others back.
+            problem = self._try_to_adopt(record, fl_ctx, deadline, away_seconds)
+            if not problem:
+                del undecided[job_id]
+                self._problems.pop(job_id, None)
                 continue
-            try:
-                what = self._adopt_or_report(record, fl_ctx, reclaimer, away_seconds)
-            except (ReclaimError, AdoptionError, SubmitError, InvalidInput) as error:
-                if self._pause(0.0) or not self._may_change(is_followed=False):
-                    _log.warning("job %s at %s: not taken back: %s", job_id, site, error)
-                    return
-                _log.warning("job %s at %s: not taken back, its Workflow will be ended: %s", job_id, site, error)
-                self._records.delete(job_id)
-            except Exception:  # noqa: BLE001  (a defect about one job must not end the others)
-                _log.exception("job %s at %s: not taken back, its Workflow will be ended", job_id, site)
-                self._records.delete(job_id)
-            else:
-                self._taken.add(job_id)
-                _log.info("job %s at %s: %s", job_id, site, what)
+            self._log_problem(record, problem)
+            if not self._may_change(is_followed=False):
+                break
+        return frozenset().union(*(_workflows(record) for record in undecided.values()))
+
+    def _load(self, *, is_owner: bool) -> list[LaunchRecord]:
+        """Return the records of earlier runs' jobs that are not taken back yet."""
+        records = self._records.load(self._parent, is_owner=is_owner)
+        if not self._is_sealed:
+            self._job_ids = frozenset(record.first.job_id for record in records)
+        job_ids = self._job_ids - self._taken
+        return [record for record in records if record.first.job_id in job_ids]
+
+    def _try_to_adopt(
+        self, record: LaunchRecord, fl_ctx: FLContext, deadline: float, away_seconds: float | None
+    ) -> str:
+        """Take one job back, or delete its record if it can never be; return why neither was done, if so."""
+        job_id, site = record.first.job_id, self._parent.site
+        reclaimer = self._create_reclaimer(max(MIN_JOB_PATIENCE, deadline - time.monotonic()))
+        try:
+            what = self._adopt_or_report(record, fl_ctx, reclaimer, away_seconds)
+        except (ReclaimError, AdoptionError, SubmitError, InvalidInput) as error:
+            if not _is_evidence(error) or self._pause(0.0) or not self._may_change(is_followed=False):
+                return str(error)  # It may be another parent that has changed the objects.
+            _log.warning("job %s at %s: not taken back, its Workflow will be ended: %s", job_id, site, error)
+            self._records.delete(job_id)
+            with self._lock:
+                transfer = self._transfers.pop(job_id, None)
+            if transfer is not None:
+                transfer.remove()
+        except OSError as error:
+            return describe(error)
+        except Exception as error:  # noqa: BLE001  (a defect about one job must end neither it nor the others)
+            problem = f"an unexpected {type(error).__name__}"
+            if self._problems.get(job_id) != problem:
+                _log.exception("job %s at %s: unexpected exception", job_id, site)
+            return problem
+        else:
+            self._taken.add(job_id)
+            _log.info("job %s at %s: %s", job_id, site, what)
+        return ""
+
+    def _log_problem(self, record: LaunchRecord, problem: str) -> None:
+        """Log why a job is not taken back yet, unless the same was logged for it before."""
+        job_id = record.first.job_id
+        if self._problems.get(job_id) == problem:
+            return
+        self._problems[job_id] = problem
+        _log.warning(
+            "job %s at %s: not taken back yet, and tried again; it goes on, and FLARE does not follow it meanwhile. To "
+            "give it up, delete its Workflow %s. Reason: %s",
+            job_id,
+            self._parent.site,
+            record.workflow,
+            problem,
+        )
 
     def drop(self) -> None:
         """Serve the processes of no job that was not taken back."""
@@ -157,8 +237,8 @@ class JobAdoption:
         for transfer in transfers.values():
             transfer.remove()
 
-    def _create_reclaimer(self) -> Reclaimer:
-        return Reclaimer(self._api, self._parent, time.monotonic, self._pause, self._may_change)
+    def _create_reclaimer(self, patience_seconds: float = PATIENCE_SECONDS) -> Reclaimer:
+        return Reclaimer(self._api, self._parent, time.monotonic, self._pause, self._may_change, patience_seconds)
 
     def _read_tokens(self, expected: list[tuple[LaunchRecord, WorkspaceTransfer]]) -> None:
         reclaimer = self._create_reclaimer()
@@ -185,7 +265,7 @@ class JobAdoption:
         on with the one before; if that one has lost its credentials, the job ends with its loss.
 
         Raises:
-            ReclaimError, AdoptionError, InvalidInput, SubmitError: see ``_adopt``.
+            ReclaimError, AdoptionError, InvalidInput, SubmitError, OSError: see ``_adopt``.
         """
         if record.verdict is not None:
             self._report(record, record.verdict, fl_ctx)
@@ -204,6 +284,8 @@ class JobAdoption:
         try:
             self._adopt(before, fl_ctx, reclaimer)
         except NotThereError:
+            if not self._may_change(is_followed=False):
+                raise UndecidedError(OTHER_PARENT) from None
             loss = _loss_with(record, problem)
             self._report(record, loss, fl_ctx)
             self._publish_loss(record, loss, fl_ctx)
@@ -231,10 +313,12 @@ class JobAdoption:
 
         Raises:
             NotThereError: the attempt's Workflow or credentials do not exist.
-            ReclaimError: the cluster does not have the launch unchanged, or cannot be asked.
+            ReclaimError: the cluster does not have the launch unchanged.
+            UndecidedError: the cluster cannot be asked.
             AdoptionError: FLARE cannot take the job back.
             InvalidInput: the site's startup kit, or FLARE's context, is not complete.
-            SubmitError: the parent is shutting down.
+            SubmitError: the parent is shutting down, or may not change the site's Workflows.
+            OSError: the startup kit or the run directory cannot be read.
         """
         job_id, workspace, cell = record.first.job_id, read_workspace(fl_ctx), read_cell(fl_ctx)
         report = read_report({JobMetaKey.JOB_ID.value: job_id}, fl_ctx, Role.CLIENT)
@@ -263,17 +347,32 @@ class JobAdoption:
                 self._end(first, transfer, report),
                 lambda handle: adopt_job(fl_ctx, job_id, handle, workspace, has_started=has_started),
             )
-        except BaseException:
-            transfer.remove()
+        except BaseException as error:
             REDACTION.forget(first.credentials)
+            if _is_evidence(error):
+                transfer.remove()
+            else:
+                with self._lock:  # The process may deliver its results before the next try.
+                    self._transfers[job_id] = transfer
             raise
 
 
+def _workflows(record: LaunchRecord) -> frozenset[str]:
+    """Return the names of the Workflows with which a job may go on."""
+    return frozenset({record.workflow} | ({record.before.workflow} if record.before is not None else set()))
+
+
+def _is_evidence(error: BaseException) -> bool:
+    """Return whether an error shows that a job can never be taken back."""
+    return isinstance(error, ReclaimError | AdoptionError) and not isinstance(error, UndecidedError)
+
+
 def _check_away(seconds: float | None) -> None:
-    """Raise a ReclaimError if a site had no parent for too long."""
-    if seconds is None:
-        raise ReclaimError("it is not known for how long the site had no parent")
-    if seconds > AWAY_LIMIT:
+    """Raise a ReclaimError if a site had no parent for too long.
+
+    A time that nobody knows is no evidence. If it was too long, FLARE's heartbeat ends what its server has given up.
+    """
+    if seconds is not None and seconds > AWAY_LIMIT:
         raise ReclaimError(f"the site had no parent for {seconds:.0f} s, and {AWAY_LIMIT:.0f} s are the limit")
 
 

@@ -469,7 +469,7 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
             1 + self._settings.argo.policy.rejoin,
         )
         adoption = JobAdoption(self._api, jobs, parent, records, max_attempts, self._end, ending.wait, lease.may_change)
-        takeover = Takeover(lease, adoption, Heartbeat(Path(workspace)), loop.start, ending)
+        takeover = Takeover(lease, adoption, Heartbeat(Path(workspace)), loop.start, loop.reserve, ending)
         takeover.prepare(fl_ctx)
         return jobs, takeover
 

@@ -206,9 +206,16 @@ def read_startup_kit(fl_ctx: FLContext) -> dict[str, bytes]:
     """Read the files of the parent's startup kit that a job's process needs.
 
     Raises:
-        InvalidInput: the context lacks the workspace, or a file does not fit into a Secret.
+        InvalidInput: the context lacks the workspace, the kit lacks its root certificate, or a file does not fit into a
+            Secret.
+        OSError: a file cannot be read.
     """
-    return _read_startup_files(Path(_context_property(fl_ctx, FLContextKey.WORKSPACE_OBJECT).get_startup_kit_dir()))
+    startup = Path(_context_property(fl_ctx, FLContextKey.WORKSPACE_OBJECT).get_startup_kit_dir())
+    files = _read_startup_files(startup)
+    if ROOT_CERTIFICATE not in files:
+        # Its volume may be away for a moment. The kit's Secret, which other jobs share, must not lose its content.
+        raise InvalidInput(str(startup / ROOT_CERTIFICATE), Verbatim("missing"), "a file of the startup kit")
+    return files
 
 
 def read_report(job_meta: dict[str, Any], fl_ctx: FLContext, role: Role) -> Report:

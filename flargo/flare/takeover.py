@@ -1,8 +1,13 @@
 """Lets a client's parent begin once it is its site's only one, with the jobs of its earlier run taken back.
 
 A parent that follows its site's Workflows ends those that nobody follows. So it must not begin while another parent of
-the site is alive, whose jobs these are, and not before it has taken back what an earlier run of its own has left. If
-either cannot be found out, it neither launches nor ends anything: jobs may have trained for weeks, and go on meanwhile.
+the site is alive, whose jobs these are, and not before it knows what an earlier run of its own has left. If either
+cannot be found out, it neither launches nor ends anything: jobs may have trained for weeks, and go on meanwhile.
+
+A parent that knows which jobs there are, and cannot take some of them back yet, begins all the same. It reserves their
+Workflows, which the loop then leaves alone, and goes on to try. There is no limit to that, since no time shows that a
+job has to end. Only a Lease that is refused is a reason to give up after UNAVAILABLE_PATIENCE: the site may never get
+the right on Leases, and without it no job can be taken back.
 """
 
 import logging
@@ -26,7 +31,9 @@ gone is known after 15. FLARE's server takes a client without heartbeats for dea
 LAUNCH_PATIENCE = 15.0
 """Seconds for which a launch waits for the Lease. FLARE gives up on a client's launch after 20."""
 RETRY = Backoff((1.0, 5.0, 15.0, 60.0))
-"""Delays after a takeover that failed with an unexpected exception."""
+"""Delays after a takeover that failed with an unexpected exception, or has not taken all jobs back."""
+UNAVAILABLE_PATIENCE = 3600.0
+"""Seconds for which recorded jobs are not ended while the Lease is refused: time to repair the parent's Role."""
 _FINAL = frozenset({LeaseStage.HELD, LeaseStage.UNAVAILABLE, LeaseStage.RELEASED})
 _log = logging.getLogger(__name__)
 
@@ -44,6 +51,7 @@ class Takeover:
         adoption: JobAdoption,
         heartbeat: Heartbeat,
         start: Callable[[], None],
+        reserve: Callable[[frozenset[str]], None],
         ending: threading.Event,
     ) -> None:
         """Prepare; nothing is acquired yet.
@@ -53,6 +61,7 @@ class Takeover:
             adoption: takes the jobs of the earlier run back.
             heartbeat: tells when the earlier run was alive, and the next one when this one was.
             start: starts to follow the site's Workflows, and to end those that nobody follows.
+            reserve: lets Workflows of these names, and only of these, neither be followed nor ended.
             ending: set by ``cancel``, when the parent shuts down.
         """
         self._lease = lease
@@ -62,10 +71,13 @@ class Takeover:
         """Seconds from the earlier run's last heartbeat to this one's first; None if that is not known."""
         self._is_beating = False
         self._start = start
+        self._reserve = reserve
+        self._reserved: frozenset[str] = frozenset()
+        """The Workflows of jobs that are not taken back yet."""
         self._ending = ending
         self._thread: threading.Thread | None = None
         self._others: int | None = None
-        """LeaseStatus.others when the jobs of the earlier run were taken back; None: not yet."""
+        """LeaseStatus.others when this parent began; None: it has not begun."""
         self._has_warned = False
         self._problem = ""
         """Why the latest try to begin failed, if it did. For people; of an unexpected exception only its type."""
@@ -166,24 +178,36 @@ class Takeover:
             )
 
     def _run(self, fl_ctx: FLContext) -> None:
-        """Take the site over; try again after an unexpected exception, which must not end the site's jobs."""
+        """Take the site over, and try again until nothing is left to take back; the body of a thread.
+
+        An unexpected exception must not end the site's jobs.
+        """
         failures = 0
         while not self._try_to_run(fl_ctx):
             failures += 1
             seconds = RETRY.seconds(failures)
-            _log.error(
-                "the takeover of this site has failed: %s. Its running jobs go on; this parent launches and ends none "
-                "before it has succeeded, and tries again in %.0f s. If it goes on to fail, start the parent again; "
-                "with argo.adopt false it starts without a takeover, and ends the running jobs",
-                self._problem,
-                seconds,
-            )
+            if self._problem:
+                self._log_failure(seconds)
             if self._ending.wait(seconds):
                 return
 
+    def _log_failure(self, seconds: float) -> None:
+        if self._has_begun.is_set():
+            text = "running jobs of this site cannot be taken back yet: %s. They go on; the next try is in %.0f s"
+            _log.warning(text, self._problem, seconds)
+            return
+        _log.error(
+            "the takeover of this site has failed: %s. Its running jobs go on; this parent launches and ends none "
+            "before it has succeeded, and tries again in %.0f s. If it goes on to fail, start the parent again; "
+            "with argo.adopt false it starts without a takeover, and ends the running jobs",
+            self._problem,
+            seconds,
+        )
+
     def _try_to_run(self, fl_ctx: FLContext) -> bool:
+        """Return whether nothing is left to take back."""
         try:
-            self._take_over(fl_ctx)
+            is_complete = self._take_over(fl_ctx)
         except RecordsError as error:
             self._problem = str(error)
             return False
@@ -192,31 +216,82 @@ class Takeover:
             _log.exception("unexpected exception")
             return False
         self._problem = ""
+        return is_complete
+
+    def _take_over(self, fl_ctx: FLContext) -> bool:
+        """Take back what can be, and begin; return whether nothing is left to take back."""
+        status = self._wait_for_lease()
+        while not self._is_over(status):
+            if status.stage is LeaseStage.UNAVAILABLE:
+                return self._begin_without_lease(status)
+            names = self._adoption.adopt_all(fl_ctx, self._away_seconds(status))
+            now = self._lease.state
+            if now.is_fenced or now.others != status.others or (names and not _is_final(now)):
+                # Another parent has taken the site meanwhile, or may take it. Its jobs are this parent's to take back
+                # once it has ended.
+                status = self._wait_for_lease()
+                continue
+            self._set_reserved(names)
+            if not names:
+                self._adoption.drop()
+            self._begin_work(status)
+            return not names
+        self._adoption.drop()
         return True
 
-    def _take_over(self, fl_ctx: FLContext) -> None:
-        status = self._take_back(fl_ctx)
-        while self._lease.state.is_fenced or self._lease.state.others != status.others:
-            # Another parent has taken the site meanwhile. Its jobs are this parent's to take back once it has ended.
-            status = self._take_back(fl_ctx)
-        self._others = status.others
-        self._adoption.drop()
-        if status.stage is not LeaseStage.RELEASED and not self._ending.is_set():
+    def _begin_without_lease(self, status: LeaseStatus) -> bool:
+        """Begin while the Lease is refused, and end no recorded job for a long time; return whether there is none.
+
+        The refusal may pass: somebody replaces the parent's RoleBinding, or applies the Role of this flargo.
+        """
+        names = self._adoption.find_open()
+        if names:
+            _log.warning(
+                "the Lease of this site is refused, and %d Workflows of its earlier run may still run: %s. They go on, "
+                "and are taken back once the right on Leases is there: apply deploy/launcher.yaml again, or the kit's "
+                "chart. If it is not there in %.0f s, they are ended; to end them now, start the parent again with "
+                "argo.adopt false",
+                len(names),
+                ", ".join(sorted(names)),
+                UNAVAILABLE_PATIENCE,
+            )
+        self._set_reserved(names)
+        if not names:
+            self._adoption.drop()
+        self._begin_work(status)
+        if not names:
+            return True
+        decisive = {LeaseStage.HELD, LeaseStage.RELEASED}
+        has_changed = self._lease.wait(lambda now: now.stage in decisive, UNAVAILABLE_PATIENCE)
+        if not has_changed:
+            _log.warning("the Lease of this site is still refused: the Workflows of its earlier run are ended")
+            self._set_reserved(frozenset())
+            self._adoption.drop()
+        return not has_changed
+
+    def _is_over(self, status: LeaseStatus) -> bool:
+        """Return whether nothing may be taken back any more: the parent ends, or another one has had the site."""
+        is_lost = self._others is not None and status.others != self._others
+        return status.stage is LeaseStage.RELEASED or self._ending.is_set() or is_lost
+
+    def _set_reserved(self, names: frozenset[str]) -> None:
+        if names != self._reserved:
+            self._reserve(names)
+            self._reserved = names
+
+    def _begin_work(self, status: LeaseStatus) -> None:
+        if self._others is None:
+            self._others = status.others
+        if not self._has_begun.is_set() and not self._ending.is_set():
+            self._adoption.seal()
             self._start()
             self._has_begun.set()
 
-    def _take_back(self, fl_ctx: FLContext) -> LeaseStatus:
-        """Take the jobs of the earlier run back, once the Lease is held; return its status before."""
-        status = self._wait_for_lease()
-        if status.stage is LeaseStage.HELD:
-            self._adoption.adopt_all(fl_ctx, self._away_seconds(status))
-        return status
-
     def _away_seconds(self, status: LeaseStatus) -> float | None:
         """Return for how long the site had no parent. One that could not renew the Lease was a parent all the same."""
-        if status.away_seconds is None or self._idle_seconds is None or status.others:
+        if status.others:
             return status.away_seconds
-        return min(status.away_seconds, self._idle_seconds)
+        return min((each for each in (status.away_seconds, self._idle_seconds) if each is not None), default=None)
 
     def _start_heartbeat(self) -> None:
         if self._is_beating:

@@ -16,6 +16,7 @@ from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.app_opt.job_launcher.workspace_cell_transfer import WorkspaceTransferManager
 
 import flargo
+from flargo.backoff import Backoff
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.lease import LeaseStage
@@ -156,10 +157,6 @@ def lose_run_directory(run: Run) -> None:
     (run.root / JOB_ID).rmdir()
 
 
-def lose_startup_kit(run: Run) -> None:
-    (run.root / "startup" / "a bad name.key").write_text("x")
-
-
 LOSSES: dict[Callable[[Run], None], str] = {
     lose_workflow: "does not exist",
     lose_credentials: "its credentials are deleted",
@@ -168,7 +165,6 @@ LOSSES: dict[Callable[[Run], None], str] = {
     empty_token: f"holds no {TOKEN_VARIABLE}",
     relabel: "is not the one that was launched",
     relaunch: "is not the one that was launched",
-    lose_startup_kit: "a bad name.key",
 }
 
 
@@ -202,18 +198,66 @@ def test_a_job_without_a_run_directory_is_not_taken_back(history: History, caplo
     wait_for(lambda: second.workflow["spec"].get("shutdown"))
 
 
-@pytest.mark.parametrize(("away", "why"), [(AWAY_LIMIT + 5, "s are the limit"), (None, "it is not known")])
-def test_a_site_without_a_parent_for_too_long_loses_its_job(
-    away: float | None, why: str, history: History, caplog: pytest.LogCaptureFixture
+def add_strange_file(run: Run) -> Callable[[], object]:
+    file = run.root / "startup" / "a bad name.key"
+    file.write_text("x")
+    return file.unlink
+
+
+def hide_startup_file(run: Run) -> Callable[[], object]:
+    file, hidden = run.root / "startup" / "rootCA.pem", run.root / "hidden"
+    file.rename(hidden)
+    return lambda: hidden.rename(file)
+
+
+@pytest.mark.parametrize(("spoil", "why"), [(add_strange_file, "a bad name.key"), (hide_startup_file, "rootCA.pem")])
+def test_a_job_waits_for_the_startup_kit(
+    spoil: Callable[[Run], Callable[[], object]],
+    why: str,
+    history: History,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Or for a time that nobody knows: somebody has deleted the Lease."""
+    """It goes on meanwhile, and other jobs can be launched."""
+    monkeypatch.setattr("flargo.flare.takeover.RETRY", Backoff((0.1,)))
     first = history.with_a_running_job()
-    first.is_killed(away or 0.0)
-    if away is None:
-        (name,) = [name for kind, name in history.api.store if kind is Kind.LEASE]
-        del history.api.store[Kind.LEASE, name]
+    first.is_killed()
+    second = history.begins()
+    second.fires(EventType.SYSTEM_BOOTSTRAP)
+    repair = spoil(first)
+    second.fires(EventType.AFTER_CLIENT_REGISTER)
+    (line,) = [text for text in caplog.messages if "not taken back yet" in text]
+    assert why in line
+    second.launcher._takeover.require()
+    assert second.records == [f"{JOB_ID}.json"]
+    repair()
+    wait_for(lambda: second.engine.jobs == [JOB_ID] and second.launcher._loop._jobs)
+    second.fires(EventType.SYSTEM_START)
+    assert second.is_own
+    assert "shutdown" not in second.workflow["spec"]
+
+
+def test_a_job_that_is_taken_back_late_is_followed(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop runs already, and nothing of the job changes after that."""
+    monkeypatch.setattr("flargo.flare.takeover.RETRY", Backoff((0.1,)))
+    first = history.with_a_running_job()
+    first.is_killed()
+    repair = add_strange_file(first)
+    name, uid = first.workflow["metadata"]["name"], first.workflow["metadata"]["uid"]
+    first.workflow["status"]["phase"] = "Succeeded"
+    history.api.store[Kind.POD, name] = pod(name, owner=uid, main=terminated_state(0, "Completed"), phase="Succeeded")
     second = history.begins().starts()
-    assert_not_taken_back(second, caplog, why)
+    assert second.engine.jobs == []
+    repair()
+    assert second.engine.completed.wait(THREAD_SECONDS)
+    assert (second.engine.reports, second.records) == ([(JOB_ID, 0)], [])
+
+
+def test_a_site_without_a_parent_for_too_long_loses_its_job(history: History, caplog: pytest.LogCaptureFixture) -> None:
+    first = history.with_a_running_job()
+    first.is_killed(AWAY_LIMIT + 5)
+    second = history.begins().starts()
+    assert_not_taken_back(second, caplog, "s are the limit")
     wait_for(lambda: second.workflow["spec"].get("shutdown"))
     assert second.workflow["metadata"]["annotations"]["flargo.dev/ending"] == "ORPHANED"
 
@@ -223,6 +267,19 @@ def test_a_parent_that_was_cut_off_from_the_cluster_takes_its_job_back(history: 
     first = history.with_a_running_job()
     first.is_killed(AWAY_LIMIT + 60)
     (history.root / FILE).write_text((datetime.now(UTC) - timedelta(seconds=20)).isoformat())
+    second = history.begins().starts()
+    assert (second.is_own, second.engine.jobs) == (True, [JOB_ID])
+
+
+@pytest.mark.parametrize("has_heartbeat", [True, False])
+def test_a_job_outlives_the_lease(has_heartbeat: bool, history: History) -> None:  # noqa: FBT001
+    """Somebody has deleted the Lease. Without the heartbeat's file, nobody knows for how long the parent was away."""
+    first = history.with_a_running_job()
+    first.is_killed()
+    (name,) = [name for kind, name in history.api.store if kind is Kind.LEASE]
+    del history.api.store[Kind.LEASE, name]
+    if not has_heartbeat:
+        (history.root / FILE).unlink()
     second = history.begins().starts()
     assert (second.is_own, second.engine.jobs) == (True, [JOB_ID])
 
@@ -295,7 +352,7 @@ def test_without_a_right_on_leases_jobs_end_as_before(
     if verbs != ("update",):
         for key in [key for key in history.api.store if key[0] is Kind.LEASE]:
             del history.api.store[key]
-        shutil.rmtree(history.root / FOLDER)  # The earlier flargo has recorded nothing.
+    shutil.rmtree(history.root / FOLDER)  # The earlier flargo has recorded nothing.
     monkeypatch.setattr("flargo.control.lease.REFUSAL_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr("flargo.flare.takeover.LAUNCH_PATIENCE", 0.0)
     refuse_leases(history, *verbs)
@@ -309,6 +366,25 @@ def test_without_a_right_on_leases_jobs_end_as_before(
     warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     (line,) = [text for text in warnings if "Lease" in text]
     assert "apply deploy/launcher.yaml again, or the kit's chart" in line
+
+
+def test_a_right_on_leases_that_is_missing_for_a_while_ends_no_job(
+    history: History, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A RoleBinding is replaced, which takes longer than an API server's start. Launches go on at once."""
+    monkeypatch.setattr("flargo.control.lease.REFUSAL_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("flargo.control.lease.RECHECK_SECONDS", 0.1)
+    history.with_a_running_job().is_killed()
+    answer = history.api.get_with_time
+    refuse_leases(history, "get")
+    second = history.begins().starts()
+    second.launcher._takeover.require()
+    assert (second.engine.jobs, second.records) == ([], [f"{JOB_ID}.json"])
+    assert "are taken back once the right on Leases is there: apply deploy/launcher.yaml again" in caplog.text
+    history.api.get_with_time = answer  # type: ignore[method-assign]
+    wait_for(lambda: second.engine.jobs == [JOB_ID] and second.launcher._loop._jobs)
+    assert second.is_own
+    assert "shutdown" not in second.workflow["spec"]
 
 
 def test_a_right_on_leases_that_comes_later_is_used(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from flargo.flare import takeover as takeover_module
 from flargo.flare.launch_records import RecordsError
 from flargo.flare.takeover import LAUNCH_PATIENCE, START_PATIENCE, SiteTakenError, Takeover
 from tests.harness.fake_api import THREAD_SECONDS
+from tests.harness.parent_runs import wait_for
 
 if TYPE_CHECKING:
     from flargo.control.lease_keeper import LeaseKeeper
@@ -86,13 +87,24 @@ class Run:
         self.on_step: Callable[[str], None] = lambda _: None
         """Called with each step; may fail."""
         ending = threading.Event()
-        adoption = SimpleNamespace(serve=self._serve, adopt_all=self._adopt, drop=lambda: self._does("drop"))
+        self.undecided: list[frozenset[str]] = []
+        """What the next tries to take jobs back leave undecided."""
+        self.recorded: frozenset[str] = frozenset()
+        """The Workflows of recorded jobs."""
+        adoption = SimpleNamespace(
+            serve=self._serve,
+            adopt_all=self._adopt,
+            find_open=lambda: self.recorded,
+            seal=lambda: None,
+            drop=lambda: self._does("drop"),
+        )
         self.heartbeat = FakeHeartbeat()
         self.takeover = Takeover(
             cast("LeaseKeeper", self.lease),
             cast("JobAdoption", adoption),
             cast("Heartbeat", self.heartbeat),
             self._start,
+            lambda names: self._does(f"reserve {sorted(names)}"),
             ending,
         )
 
@@ -104,9 +116,10 @@ class Run:
         self.steps.append(step)
         self.on_step(step)
 
-    def _adopt(self, fl_ctx: FLContext, away_seconds: float | None) -> None:
+    def _adopt(self, fl_ctx: FLContext, away_seconds: float | None) -> frozenset[str]:
         assert fl_ctx == "a context of its own"
         self._does(f"adopt {away_seconds}")
+        return self.undecided.pop(0) if self.undecided else frozenset()
 
     def _start(self) -> None:
         self._does("start")
@@ -264,6 +277,97 @@ def test_a_failed_takeover_is_tried_again(step: str, why: str, run: Run, caplog:
     run.takeover.require()
 
 
+JOB = frozenset({"job-site"})
+
+
+@pytest.mark.usefixtures("impatient", "at_once")
+def test_one_job_that_cannot_be_taken_back_yet_holds_up_no_launch(run: Run) -> None:
+    """Its Workflow is left alone before the work begins, and until the job is taken back."""
+    run.undecided = [JOB, JOB]
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    wait_for(lambda: run.steps[-1] == "drop")
+    assert run.steps == [
+        "serve",
+        "adopt 25.0",
+        "reserve ['job-site']",
+        "start",
+        "adopt 25.0",
+        "adopt 25.0",
+        "reserve []",
+        "drop",
+    ]
+    run.takeover.require()
+
+
+@pytest.mark.usefixtures("impatient", "at_once")
+@pytest.mark.parametrize("status", [ACQUIRING, LOST])
+def test_nothing_begins_while_the_lease_is_late_and_jobs_are_left(status: LeaseStatus, run: Run) -> None:
+    """The renewal was late just then, so it is not known who the site's parent is."""
+
+    def miss_the_renewal(step: str) -> None:
+        if step.startswith("adopt") and run.steps.count(step) == 1:
+            run.lease.sets(status)
+
+    run.on_step = miss_the_renewal
+    run.undecided = [JOB]
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert not run.has_started.wait(0.2)
+    run.lease.sets(HELD)
+    assert run.has_started.wait(THREAD_SECONDS)
+    assert run.steps == ["serve", "adopt 25.0", "adopt 25.0", "drop", "start"]
+
+
+@pytest.mark.usefixtures("impatient", "at_once")
+def test_jobs_that_another_parent_had_meanwhile_are_not_taken_back(run: Run) -> None:
+    """This run took them back late, after another parent had: that one may have ended them, or begun another."""
+
+    def lose(step: str) -> None:
+        if step == "start":
+            run.lease.sets(replace(HELD, others=1))
+
+    run.on_step = lose
+    run.undecided = [JOB] * 9
+    run.lease.sets(HELD)
+    run.prepares()
+    run.begins()
+    assert run.takeover._thread is not None
+    run.takeover._thread.join(THREAD_SECONDS)
+    assert run.steps == ["serve", "adopt 25.0", "reserve ['job-site']", "start", "drop"]
+
+
+@pytest.mark.usefixtures("impatient", "at_once")
+def test_a_refused_lease_ends_no_recorded_job(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody replaces the parent's RoleBinding. Launches go on."""
+    run.recorded = JOB
+    run.lease.sets(UNAVAILABLE)
+    run.prepares()
+    run.begins()
+    assert run.has_started.wait(THREAD_SECONDS)
+    run.takeover.require()
+    assert run.steps == ["serve", "reserve ['job-site']", "start"]
+    assert "deploy/launcher.yaml" in caplog.text
+    run.lease.sets(HELD)
+    wait_for(lambda: run.steps[-1] == "drop")
+    assert run.steps == ["serve", "reserve ['job-site']", "start", "adopt 25.0", "reserve []", "drop"]
+
+
+@pytest.mark.usefixtures("impatient", "at_once")
+def test_a_lease_that_stays_refused_ends_the_recorded_jobs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Role is that of an earlier flargo, and nobody repairs it."""
+    assert takeover_module.UNAVAILABLE_PATIENCE >= 3600
+    monkeypatch.setattr(takeover_module, "UNAVAILABLE_PATIENCE", 0.2)
+    run.recorded = JOB
+    run.lease.sets(UNAVAILABLE)
+    run.prepares()
+    run.begins()
+    wait_for(lambda: run.steps[-1] == "drop")
+    assert run.steps == ["serve", "reserve ['job-site']", "start", "reserve []", "drop"]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_shutdown_ends_the_tries(run: Run) -> None:
     def fail(name: str) -> None:
@@ -373,19 +477,22 @@ def test_a_parent_that_could_not_renew_its_lease_was_there(heartbeat: float | No
     assert run.heartbeat.has_written.wait(THREAD_SECONDS)
 
 
-def test_a_heartbeat_does_not_tell_of_an_unknown_or_another_parents_time(run: Run) -> None:
+@pytest.mark.parametrize(("heartbeat", "away"), [(None, None), (3.0, 3.0)])
+def test_a_new_lease_does_not_tell_and_the_heartbeat_may(heartbeat: float | None, away: float | None, run: Run) -> None:
+    """The right on Leases was granted, and the parent restarted; or somebody has deleted the Lease."""
+    run.heartbeat.seconds = heartbeat
+    run.lease.sets(replace(HELD, away_seconds=None))
+    run.prepares()
+    run.begins()
+    assert f"adopt {away}" in run.steps
+
+
+def test_a_heartbeat_does_not_tell_of_another_parents_time(run: Run) -> None:
     run.heartbeat.seconds = 3.0
     run.lease.sets(replace(HELD, others=1))
     run.prepares()
     run.begins()
     assert "adopt 25.0" in run.steps
-    other = Run()
-    other.heartbeat.seconds = 3.0
-    other.lease.sets(replace(HELD, away_seconds=None))
-    other.prepares()
-    other.begins()
-    assert "adopt None" in other.steps
-    other.lease.close()
 
 
 @pytest.mark.usefixtures("impatient")

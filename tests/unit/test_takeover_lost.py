@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -89,15 +90,18 @@ def test_a_parent_that_loses_the_site_begins_later() -> None:
     keeper, calls, ending = Keeper(), list[str](), threading.Event()
     lost = threading.Event()
 
-    def adopt_all(*_: object) -> None:
+    def adopt_all(*_: object) -> frozenset[str]:
         calls.append("take back")
         if len(calls) == 1:
             keeper.set(LeaseStage.LOST)
             lost.set()
+        return frozenset()
 
     started = threading.Event()
-    adoption = cast("Any", type("Adoption", (), {"adopt_all": staticmethod(adopt_all), "drop": lambda *_: None})())
-    takeover = Takeover(cast("Any", keeper), adoption, cast("Any", None), started.set, ending)
+    adoption = SimpleNamespace(adopt_all=adopt_all, drop=lambda: None, seal=lambda: None)
+    takeover = Takeover(
+        cast("Any", keeper), cast("Any", adoption), cast("Any", None), started.set, lambda _: None, ending
+    )
     thread = threading.Thread(target=takeover._run, args=(cast("Any", None),), daemon=True)
     thread.start()
     assert lost.wait(THREAD_SECONDS)
