@@ -20,6 +20,7 @@ from flargo.metrics import Metric
 from flargo.status.diagnosis import DEFAULT_PATIENCE, PATIENCE, WAITING_REASONS
 from flargo.status.reasons import Reason
 from flargo.terms import Object
+from flargo.tools.cli import outline
 from flargo.tools.doctor.check_table import CHECKS
 from tests.bench import faults, rejoin, requests, start
 from tests.bench import figures as scale
@@ -162,6 +163,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
 }
 
 
+OUTLINE = f"flargo/tools/cli/{outline.FILE}"
 EXAMPLES = {
     "server": "server: plain",
     "client": "client: cpu and memory",
@@ -188,6 +190,13 @@ def _example(case: str, workflow: Object) -> str:
     text = yaml.safe_dump(json.loads(json.dumps(workflow)), sort_keys=False, width=120)
     text = re.sub(r"(?<!/var)/tmp/[A-Za-z0-9_]+", "/var/tmp/nvflare/workspace", text)
     return f"# The Workflow that flargo submits for this case: {case}.\n# Written by `make docs`; do not edit.\n{text}"
+
+
+def command_outline() -> str:
+    """Return the outline of flargo's commands, from which a shell's completion is fast."""
+    settings = [field.name for field in fields(ArgoSettings)]
+    rows = {name: outline.describe(name, command, settings) for name, command in conventions.commands()}
+    return json.dumps(rows, indent=1) + "\n"
 
 
 def with_blocks(file: str, text: str) -> str:
@@ -221,5 +230,6 @@ if __name__ == "__main__":
     for document in sorted({name for name, _ in BLOCKS}):
         path = ROOT / document
         path.write_text(with_blocks(document, path.read_text()))
+    (ROOT / OUTLINE).write_text(command_outline())
     for example, content in examples().items():
         (ROOT / example).write_text(content)

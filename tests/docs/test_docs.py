@@ -27,12 +27,16 @@ def test_examples_are_what_flargo_submits() -> None:
     assert {str(path.relative_to(ROOT)) for path in ROOT.glob("workflows/examples/*")} == set(examples)
 
 
+def test_outline_of_commands_is_theirs() -> None:
+    assert (ROOT / tables.OUTLINE).read_text() == tables.command_outline(), "out of date: run make docs"
+
+
 def test_every_command_has_a_picture() -> None:
     """Each command has a picture in docs/commands, and docs/commands.md shows each picture."""
     text = (ROOT / "docs/commands.md").read_text()
     pictures = {path.stem for path in ROOT.glob("docs/commands/*.svg")}
     assert {name for name in pictures if f"](commands/{name}.svg)" in text} == pictures
-    assert pictures == (set(COMMANDS) - {"demo"}) | {"jobs-wide"}
+    assert pictures == (set(COMMANDS) - {"completion", "demo"}) | {"jobs-wide"}
 
 
 def test_contributing_names_what_exists() -> None:

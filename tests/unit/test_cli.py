@@ -88,7 +88,7 @@ def test_help_imports_no_command() -> None:
     assert not [name for name in own - {"flargo.tools"} if not name.startswith("flargo.tools.cli")]
 
 
-WITHOUT_JSON = {"demo"}
+WITHOUT_JSON = {"completion", "demo"}
 """Commands without output for programs."""
 
 

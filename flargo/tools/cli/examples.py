@@ -27,6 +27,7 @@ EXAMPLES = {
         "flargo logs 6cd202f5 --site site-1 --since 10m",
     ),
     "terminate": ("flargo terminate 6cd202f5", "flargo terminate 6cd202f5 --site site-1"),
+    "completion": ("flargo completion bash", "flargo completion zsh", "flargo completion fish"),
     "sweep": ("flargo sweep --dry-run", "flargo sweep --older-than 30d --site site-1"),
 }
 """Command lines by command."""

@@ -1,6 +1,7 @@
 """The `flargo` command. It imports a command's module only when that command runs, so that `flargo --help` is fast."""
 
 import sys
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from flargo.tools.cli.missing_extra import describe_missing_extra
@@ -18,18 +19,18 @@ COMMANDS = {
     "logs": "Print or follow a job's log.",
     "terminate": "End a job.",
     "sweep": "Delete leftovers of FLARE parents that are gone.",
+    "completion": "Print a shell's completion script.",
 }
 """Every command, which is defined in the module of its name, and its line in `flargo --help`."""
-_HELP = (
-    "NVIDIA FLARE jobs as Argo Workflows.\n\n"
-    'Shell completion: eval "$(_FLARGO_COMPLETE=bash_source flargo)", or zsh_source or fish_source.'
-)
+_HELP = "NVIDIA FLARE jobs as Argo Workflows.\n\nShell completion: source <(flargo completion bash)"
 
 
 def main() -> None:
     """Run the command that the process was started with."""
     try:
-        group()()
+        # kubectl runs the program kubectl-flargo for `kubectl flargo`.
+        name = "kubectl flargo" if PurePath(sys.argv[0]).stem == "kubectl-flargo" else "flargo"
+        group()(prog_name=name, complete_var="_FLARGO_COMPLETE")
     except ModuleNotFoundError as error:
         message = describe_missing_extra(error)
         if message is None:

@@ -1,0 +1,82 @@
+"""Values that a shell completes: contexts of the kubeconfig, and jobs and sites of the cluster.
+
+A shell inserts what it gets into the command line. Text of the cluster or of a file is therefore left out if a shell
+would not take it literally.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+TIME_LIMIT = 2.0
+"""Seconds that a cluster may take. A person waits at the prompt meanwhile."""
+_LITERAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,252}")
+Found = list[tuple[str, str]]
+"""Values, and a text about each."""
+
+
+def find_values(kind: str, options: Mapping[str, Any]) -> Found:
+    """Return the values of a kind (``contexts``, ``jobs`` or ``sites``), or none if they cannot be read in time.
+
+    Args:
+        kind: what to find.
+        options: the options of the command line so far, by click's names.
+    """
+    find = {"contexts": _contexts, "jobs": _jobs, "sites": _sites}[kind]
+    found = _within(TIME_LIMIT, lambda: find(options))
+    return [(value, text if _LITERAL.fullmatch(text) else "") for value, text in found if _LITERAL.fullmatch(value)]
+
+
+def _within(seconds: float, find: Callable[[], Found]) -> Found:
+    """Return what a function finds; nothing if it fails or takes too long. Its thread ends with this process."""
+    results: list[Found] = []
+
+    def run() -> None:
+        try:
+            results.append(find())
+        except Exception:  # noqa: BLE001  (whatever is wrong, the command itself will say so)
+            results.append([])
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else []
+
+
+def _contexts(options: Mapping[str, Any]) -> Found:
+    import yaml  # noqa: PLC0415  (slow)
+
+    from flargo.cluster.client_config import default_kubeconfig  # noqa: PLC0415
+
+    names: dict[str, None] = {}
+    for file in (options.get("kubeconfig") or default_kubeconfig() or "").split(os.pathsep):
+        rows = yaml.safe_load(Path(file).read_text())["contexts"]
+        names |= dict.fromkeys(str(row["name"]) for row in rows)
+    return [(name, "") for name in names]
+
+
+def _jobs(options: Mapping[str, Any]) -> Found:
+    return [*{job: (job, name) for job, _, name in _workflows(options)}.values()]
+
+
+def _sites(options: Mapping[str, Any]) -> Found:
+    return [(site, "") for site in sorted({site for _, site, _ in _workflows(options)})]
+
+
+def _workflows(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the job's id, the site and the job's name of each Workflow of the namespace, the newest first."""
+    from flargo.cluster import client_config  # noqa: PLC0415  (slow)
+    from flargo.cluster.api import Api, Kind  # noqa: PLC0415  (slow)
+    from flargo.tools.jobs.site_job import selector, site_jobs, trim  # noqa: PLC0415  (slow)
+
+    file = options.get("kubeconfig") or client_config.default_kubeconfig()
+    context = options.get("context")
+    namespaces = client_config.contexts(file) if file else {}
+    namespace = namespaces[context or next(iter(namespaces))] if file else client_config.in_cluster_namespace()
+    # Nobody can answer a credential plugin at this moment, so what it writes is not shown.
+    api = Api(client_config.config_loader(file, context), options.get("namespace") or namespace, max_wait=TIME_LIMIT)
+    items, _ = api.list(Kind.WORKFLOW, selector(), trim=trim)
+    return [(job.job_id, job.site, job.name) for job in reversed(site_jobs(items, ()))]
