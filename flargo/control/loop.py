@@ -76,6 +76,7 @@ class Loop:
         redact: Callable[[str], str] = lambda text: text,
         meter: Meter | None = None,
         may_change: MayChange = unlimited,
+        is_certain: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare the loop without starting a thread.
 
@@ -88,6 +89,8 @@ class Loop:
             redact: removes secrets from a text that others will read.
             meter: receives measurements; None if nobody measures.
             may_change: returns whether this parent may launch and end jobs at this moment; does no I/O.
+            is_certain: returns whether it is certain that no other parent has taken over the jobs that this one
+                follows; does no I/O.
         """
         self._api = api
         self._meter: Meter = meter or NullMeter()
@@ -105,7 +108,7 @@ class Loop:
         """Inputs for the reconciler's thread; None ends the thread."""
         self.attempt_notes = AttemptNotes(api)
         """Writes notes about jobs with several attempts; use it on a thread that ``run`` provides."""
-        performer = Performer(api, redact, lambda: bool(self._lost_since), may_change, epoch)
+        performer = Performer(api, redact, lambda: bool(self._lost_since), may_change, is_certain, epoch)
         self._commands = CommandQueue(performer.perform, self._inputs.put)
         self._is_ending = threading.Event()
         """Set when no more jobs may be launched."""

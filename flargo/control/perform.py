@@ -38,8 +38,10 @@ class Performer:
     """Returns whether a watch is out of sync, which was logged."""
     may_change: MayChange = unlimited
     """Returns whether this parent may change a job's objects. Asked before each request that does."""
+    is_certain: Callable[[], bool] = lambda: True
+    """Returns whether it is certain that no other parent has taken over the jobs that this one follows."""
     epoch: str = ""
-    """The epoch of this run of the parent; empty: no other run can take its jobs over."""
+    """The epoch of this run of the parent."""
     clock: Callable[[], float] = time.monotonic
 
     def perform(self, command: Command) -> tuple[SiteInput, ...]:
@@ -90,14 +92,14 @@ class Performer:
     def _may_write(self, command: Command) -> bool:
         """Return whether this parent may perform a command that changes or deletes an object.
 
-        While it is not certain that this parent has the site, another one may have taken back the jobs that this one
-        follows: a parent that was cut off or suspended learns of the loss only by its next look at the Lease. The other
-        one writes its epoch into each Workflow that it takes back, so the Workflow itself tells.
+        Another parent may have taken back the jobs that this one follows: a parent that was cut off or suspended learns
+        that it has lost the Lease only by its next look at it. The other one writes its epoch into each Workflow that
+        it takes back, so the Workflow itself tells.
         """
         is_followed = command.key == command.name  # An orphan's key is its Workflow's uid.
         if not self.may_change(is_followed=is_followed):
             return False
-        if not self.epoch or self.may_change(is_followed=False):
+        if self.is_certain():
             return True
         try:
             labels = fields.mapping(self.api.get(Kind.WORKFLOW, command.name), "metadata", "labels")

@@ -221,7 +221,14 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
                 grace = self._settings.argo.kill_grace
                 selector = site_selector(parent)
                 self._loop = Loop(
-                    self._api, selector, parent.epoch, grace, REDACTION.redact, self._meter, self._may_change
+                    self._api,
+                    selector,
+                    parent.epoch,
+                    grace,
+                    REDACTION.redact,
+                    self._meter,
+                    self._may_change,
+                    self._is_certain,
                 )
                 if self._exporter is not None:
                     self._exporter.follow(self._loop.snapshot)
@@ -230,6 +237,10 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
     def _may_change(self, *, is_followed: bool) -> bool:
         """Return whether this parent may change a job's objects now (flargo.control.authority.MayChange)."""
         return unlimited(is_followed=is_followed)
+
+    def _is_certain(self) -> bool:
+        """Return whether it is certain that no other parent has taken over the jobs that this one follows."""
+        return True
 
     def _shut_down(self) -> None:
         with self._lock:
@@ -484,6 +495,9 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
             return False
         may_change = unlimited if self._takeover is None else self._takeover.may_change
         return may_change(is_followed=is_followed)
+
+    def _is_certain(self) -> bool:
+        return self._takeover is None or self._takeover.is_certain
 
     def _submit(
         self, launch: Launch, plan: Plan, loop: Loop, transfer: WorkspaceTransfer, report: Report, fl_ctx: FLContext

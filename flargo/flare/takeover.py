@@ -141,6 +141,11 @@ class Takeover:
             )
         return is_own
 
+    @property
+    def is_certain(self) -> bool:
+        """True while no other parent can have taken over the jobs that this one follows: the Lease is not late."""
+        return self._lease.may_change(is_followed=False)
+
     def require(self) -> None:
         """Wait until this parent may launch jobs.
 

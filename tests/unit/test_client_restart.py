@@ -4,8 +4,10 @@ import base64
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import flargo
 from flargo.backoff import Backoff
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
+from flargo.control.authority import may_change
 from flargo.control.lease import LeaseStage
 from flargo.flare import request
 from flargo.flare.heartbeat import FILE
@@ -27,6 +30,7 @@ from flargo.flare.launch_records import FOLDER
 from flargo.flare.nvflare_internals import TOKEN_VARIABLE
 from flargo.flare.redact import REDACTED, REDACTION
 from flargo.status.reasons import Reason
+from flargo.status.verdict import Cause
 from flargo.terms import Role, SecretData
 from tests.harness.differential.cases import JOB_ID
 from tests.harness.differential.parent import Parent
@@ -403,6 +407,33 @@ def test_a_right_on_leases_that_comes_later_is_used(history: History, monkeypatc
     assert all(run.launcher._may_change(is_followed=own) for own in (True, False))
     run.is_killed()
     assert history.begins().starts().engine.jobs == [JOB_ID]
+
+
+@pytest.mark.parametrize("is_taken_back", [True, False])
+def test_a_parent_that_was_cut_off_leaves_its_successors_job_alone(
+    is_taken_back: bool,  # noqa: FBT001
+    history: History,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has not read the Lease yet. A job that nobody has taken back is still its own."""
+    first = history.with_a_running_job()
+    workflow = first.workflow
+    key = (Kind.WORKFLOW, workflow["metadata"]["name"])
+
+    def is_ended() -> bool:
+        return key not in history.api.store or "shutdown" in workflow["spec"]
+
+    if is_taken_back:
+        workflow["metadata"]["labels"]["flargo.dev/parent"] = "next0run"
+    allow = partial(may_change, LeaseStage.ACQUIRING)
+    monkeypatch.setattr(first.launcher._takeover._lease, "may_change", allow)
+    requests = history.api.requests
+    first.launcher._jobs.stop_all(Cause.ABORT)
+    wait_for(lambda: history.api.requests > requests)
+    if not is_taken_back:
+        wait_for(is_ended)
+    threading.Event().wait(0.3)
+    assert is_ended() is not is_taken_back
 
 
 def test_a_second_parent_keeps_flares_client_from_starting(history: History) -> None:

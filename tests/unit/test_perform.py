@@ -142,9 +142,15 @@ def owned_api(parent: str) -> IdleApi:
     return api
 
 
+def performer_in(stage: LeaseStage, api: IdleApi) -> Performer:
+    """Return the Performer of a parent whose Lease is at a stage."""
+    allow = partial(may_change, stage)
+    return Performer(api, may_change=allow, is_certain=lambda: allow(is_followed=False), epoch="e1")
+
+
 def perform_in(stage: LeaseStage, api: IdleApi, command: Command) -> int:
     """Perform a command of a parent whose Lease is at a stage; return the number of requests."""
-    performer = Performer(api, may_change=partial(may_change, stage), epoch="e1")
+    performer = performer_in(stage, api)
     before = api.requests
     performer.perform(command)
     return api.requests - before
@@ -161,8 +167,9 @@ def test_a_parent_that_was_cut_off_ends_no_job_of_its_successor(kind: ActionKind
     command = command_of(kind, uid=uid_of(api.store[Kind.WORKFLOW, "job-site"]), pod_name="job-site")
     assert perform_in(LeaseStage.ACQUIRING, api, command) == 1
     assert {key: item["spec"] for key, item in api.store.items()} == before
-    performer = Performer(api, may_change=partial(may_change, LeaseStage.ACQUIRING), epoch="e1")
-    assert performer.perform(command) == (CommandDone(command, ok=False),), "it is tried again"
+    assert performer_in(LeaseStage.ACQUIRING, api).perform(command) == (CommandDone(command, ok=False),), (
+        "it is tried again"
+    )
 
 
 def test_a_parent_whose_lease_is_late_ends_its_own_jobs() -> None:
@@ -178,6 +185,14 @@ def test_a_parent_that_has_its_site_does_not_ask(stage: LeaseStage) -> None:
     api = owned_api("e1")
     command = command_of(ActionKind.SHUTDOWN, uid=uid_of(api.store[Kind.WORKFLOW, "job-site"]))
     assert perform_in(stage, api, command) == 1
+
+
+def test_a_parent_that_has_its_site_again_ends_what_it_follows() -> None:
+    """The other parent had taken the job back, and has ended; this one leaves only the jobs alone that it lacks."""
+    api = owned_api("e2")
+    command = command_of(ActionKind.SHUTDOWN, uid=uid_of(api.store[Kind.WORKFLOW, "job-site"]))
+    performer = Performer(api, may_change=lambda *, is_followed: is_followed, is_certain=lambda: True, epoch="e1")
+    assert performer.perform(command) == (CommandDone(command, ok=True),)
 
 
 def test_what_a_deleted_workflow_left_is_ended_while_the_lease_is_late() -> None:

@@ -464,6 +464,7 @@ def test_a_shutdown_before_the_lease_is_held_ends_the_wait(run: Run) -> None:
 def test_the_lease_limits_what_the_loop_changes(status: LeaseStatus, own: bool, others: bool, run: Run) -> None:  # noqa: FBT001
     run.lease.sets(status)
     assert (run.takeover.may_change(is_followed=True), run.takeover.may_change(is_followed=False)) == (own, others)
+    assert run.takeover.is_certain is (status is HELD)
 
 
 @pytest.mark.parametrize(("heartbeat", "away"), [(None, 25.0), (3.0, 3.0), (40.0, 25.0)])
