@@ -101,8 +101,8 @@ class JobAdoption:
         self._may_change = may_change
         self._taken: set[str] = set()
         """The ids of the jobs that were taken back."""
-        self._job_ids: frozenset[str] = frozenset()
-        """The ids of the jobs of earlier runs."""
+        self._open: dict[str, LaunchRecord] = {}
+        """The records about which nothing is decided, as they were read last, by job id."""
         self._is_sealed = False
         self._problems: dict[str, str] = {}
         """Why jobs are not taken back yet, as it was logged, by job id."""
@@ -140,11 +140,14 @@ class JobAdoption:
         Raises:
             RecordsError: the records cannot be read.
         """
-        records = self._load(is_owner=False)
-        return frozenset().union(*(_workflows(record) for record in records if record.verdict is None))
+        self._load(is_owner=False)
+        return frozenset().union(*(_workflows(record) for record in self._open.values() if record.verdict is None))
 
     def seal(self) -> None:
-        """Take back only jobs whose records were read until now: from now on this run records launches of its own."""
+        """Take back only jobs whose records were read until now, and read no more.
+
+        From now on this run records launches of its own in the same folder, and a file there may be half written.
+        """
         self._is_sealed = True
 
     def adopt_all(self, fl_ctx: FLContext, away_seconds: float | None) -> frozenset[str]:
@@ -163,28 +166,25 @@ class JobAdoption:
         Raises:
             RecordsError: the records cannot be read.
         """
-        undecided = {record.first.job_id: record for record in self._load(is_owner=True)}
+        self._load(is_owner=True)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        for job_id, record in list(undecided.items()):
+        for job_id, record in list(self._open.items()):
             if self._pause(0.0):
                 break  # The next run may take the others back.
             problem = self._try_to_adopt(record, fl_ctx, deadline, away_seconds)
             if not problem:
-                del undecided[job_id]
+                del self._open[job_id]
                 self._problems.pop(job_id, None)
                 continue
             self._log_problem(record, problem)
             if not self._may_change(is_followed=False):
                 break
-        return frozenset().union(*(_workflows(record) for record in undecided.values()))
+        return frozenset().union(*(_workflows(record) for record in self._open.values()))
 
-    def _load(self, *, is_owner: bool) -> list[LaunchRecord]:
-        """Return the records of earlier runs' jobs that are not taken back yet."""
-        records = self._records.load(self._parent, is_owner=is_owner)
+    def _load(self, *, is_owner: bool) -> None:
         if not self._is_sealed:
-            self._job_ids = frozenset(record.first.job_id for record in records)
-        job_ids = self._job_ids - self._taken
-        return [record for record in records if record.first.job_id in job_ids]
+            records = {record.first.job_id: record for record in self._records.load(self._parent, is_owner=is_owner)}
+            self._open = {job_id: record for job_id, record in records.items() if job_id not in self._taken}
 
     def _try_to_adopt(
         self, record: LaunchRecord, fl_ctx: FLContext, deadline: float, away_seconds: float | None

@@ -8,6 +8,7 @@ part of what FLARE sends to job pods: the folder ``local`` and the job's own.
 
 import json
 import logging
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -248,7 +249,7 @@ def _from_json(path: Path, parent: Parent) -> LaunchRecord:
         InvalidInput: it is no file, not complete, not JSON, or of another site; names the field.
         OSError: it cannot be read.
     """
-    if path.is_symlink() or not path.is_file():
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise InvalidInput("the file", Verbatim("a link, a folder or a device"), "a file")
     with path.open("rb") as stream:
         text = stream.read(_MAX_BYTES + 1)

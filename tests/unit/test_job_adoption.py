@@ -18,7 +18,7 @@ from flargo.control.reclaim import PATIENCE_SECONDS
 from flargo.control.submit import SubmitError
 from flargo.flare import job_adoption
 from flargo.flare.job_adoption import AWAY_LIMIT, JobAdoption
-from flargo.flare.launch_records import LaunchRecord, LaunchRecords
+from flargo.flare.launch_records import FOLDER, LaunchRecord, LaunchRecords
 from flargo.flare.nvflare_internals import TOKEN_VARIABLE, AdoptionError
 from flargo.flare.takeover import Takeover
 from flargo.job.names import site_labels
@@ -247,15 +247,18 @@ def test_one_jobs_trouble_is_not_the_next_ones(tmp_path: Path, monkeypatch: pyte
     assert len(site.taken) == 40
 
 
-def test_launches_of_this_run_are_not_taken_back(site: Site) -> None:
+def test_launches_of_this_run_are_not_taken_back(site: Site, tmp_path: Path) -> None:
     """Its records are in the same folder."""
     end = site.fails(ERRORS["no answer"])
     assert site.adopts() == ["job-0"]
     site.adoption.seal()
     site._launch(1)
+    half_written = tmp_path / FOLDER / "half-written.tmp"
+    half_written.write_text("{")
     end()
-    assert (site.adopts(), len(site.taken), len(site.recorded)) == ([], 1, 2)
-    assert site.adoption.find_open() == frozenset()
+    assert (site.adopts(), len(site.taken), site.adoption.find_open()) == ([], 1, frozenset())
+    assert half_written.exists()
+    assert len(site.recorded) == 2
 
 
 class Keeper:
