@@ -9,7 +9,7 @@ FOLDER = ROOT / "tests" / "cluster"
 SECONDS = {
     "test_abuse.py": 90,
     "test_admission_policy.py": 175,
-    "test_adoption.py": 560,
+    "test_adoption.py": 470,
     "test_archive.py": 200,
     "test_cluster.py": 65,
     "test_commands.py": 340,
