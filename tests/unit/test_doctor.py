@@ -640,7 +640,6 @@ def test_dependent_checks_are_skipped() -> None:
     assert failed_checks(findings) == {"api"}
     assert {finding.what for finding in findings if finding.level is Level.UNKNOWN} == {
         "Not checked, because the check api did not succeed.",
-        "Not checked, because the check namespace did not succeed.",
     }
 
 

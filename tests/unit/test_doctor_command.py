@@ -53,6 +53,26 @@ def test_failure_with_advice_is_exit_code_1(cluster: FakeCluster) -> None:
     assert result.exit_code == 1
     assert "failure  job account" in result.stdout
     assert "-> Apply deploy/" in result.stdout
+    levels = [line.split()[0] for line in result.stdout.splitlines()[:-1] if not line.startswith(" ")]
+    assert levels[0] == "failure", "the worst comes first"
+    assert levels[-1] == "ok"
+    lines, problems = (
+        [" ".join(line.split()) for line in run("--namespace", HOME, *options).stdout.splitlines()]
+        for options in ((), ("--problems",))
+    )
+    assert len(problems) < len(lines)
+    assert problems == [line for line in lines if not line.startswith("ok ")]
+
+
+def test_what_cannot_be_checked_is_one_line(cluster: FakeCluster) -> None:
+    """An API server that does not answer was told as one failure and eighteen unknown states."""
+    cluster.connection_error = "Connection refused"
+    result = run("--namespace", HOME, "--problems")
+    *lines, summary = result.stdout.splitlines()
+    first, second = (line.split()[:2] for line in lines if not line.startswith(" "))
+    assert (first, second[0]) == (["failure", "api"], "unknown")
+    assert " checks  Not checked, because the check api did not succeed. (clock, namespace, argo, " in result.stdout
+    assert int(second[1]) == int(summary.split(", ")[3].split()[0]) > 5
 
 
 def test_json_has_summary_and_findings(cluster: FakeCluster) -> None:

@@ -23,7 +23,7 @@ from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, 
 from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, read_job_meta, show_warnings
 from flargo.tools.doctor.check_table import run_checks
 from flargo.tools.doctor.facts import SiteNeeds
-from flargo.tools.doctor.findings import Finding, Level
+from flargo.tools.doctor.findings import Finding, Level, arrange
 from flargo.tools.doctor.gather import Doctor
 from flargo.tools.doctor.samples import build_samples
 from flargo.tools.kit.chart import parent_account
@@ -80,11 +80,13 @@ _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Lev
     type=click.FloatRange(0.5, 600),
     help="Seconds to wait for a controller to process the test Workflow.",
 )
+@click.option("--problems", "only_problems", is_flag=True, help="Print no check that found nothing wrong.")
 @output_options(*DOCUMENTS)
 @report_errors
 def doctor(
     *,
     output_format: Format | None,
+    only_problems: bool,
     kit: Path | None,
     job: Path | None,
     wait: float,
@@ -117,7 +119,7 @@ def doctor(
         document = {"namespace": needs.namespace, "summary": levels, "findings": [*map(asdict, findings)]}
         write_result(document, output_format)
     else:
-        _write_findings(findings)
+        _write_findings(findings, only_problems=only_problems)
     if any(finding.level is Level.FAILURE for finding in findings):
         raise SystemExit(EXIT_PROBLEM)
 
@@ -185,9 +187,10 @@ def _count_levels(findings: list[Finding]) -> dict[str, int]:
     return {level.value: counter[level] for level in Level}
 
 
-def _write_findings(findings: list[Finding]) -> None:
-    width = max(len(finding.check) for finding in findings)
-    for finding in findings:
+def _write_findings(findings: list[Finding], *, only_problems: bool) -> None:
+    shown = [each for each in arrange(findings) if not only_problems or each.level is not Level.OK]
+    width = max((len(finding.check) for finding in shown), default=0)
+    for finding in shown:
         color, bold = _COLORS[finding.level], finding.level is Level.FAILURE
         write_hanging(f" {finding.check:{width}}  ", finding.what, mark=f"{finding.level:8}", color=color, bold=bold)
         if finding.todo:

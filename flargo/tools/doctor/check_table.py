@@ -179,12 +179,13 @@ def run_checks(facts: Facts) -> list[Finding]:
     A check is skipped, with a finding that says so, if a check that it depends on has failed or was skipped.
     """
     findings: list[Finding] = []
-    failed: set[str] = set()
+    failed: dict[str, str] = {}
+    """The checks that failed or were skipped, each with the check whose failure began it."""
     for check in CHECKS:
         blocker = next((name for name in check.depends_on if name in failed), None)
         if blocker is not None:
-            failed.add(check.name)
-            what = f"Not checked, because the check {blocker} did not succeed."
+            failed[check.name] = failed[blocker]
+            what = f"Not checked, because the check {failed[blocker]} did not succeed."
             findings.append(Finding(check.name, Level.UNKNOWN, what, "Solve that problem first."))
             continue
         if check.needs_samples and not facts.needs.samples:
@@ -193,6 +194,6 @@ def run_checks(facts: Facts) -> list[Finding]:
             continue
         results = [Finding(check.name, result.level, result.what, result.todo) for result in check.run(facts)]
         if any(finding.level is Level.FAILURE for finding in results):
-            failed.add(check.name)
+            failed[check.name] = check.name
         findings += results
     return findings

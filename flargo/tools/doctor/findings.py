@@ -58,6 +58,27 @@ class Finding:
     todo: str = ""
 
 
+_ORDER = (Level.FAILURE, Level.WARNING, Level.UNKNOWN, Level.OK)
+"""The order in which people read findings."""
+
+
+def arrange(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings for people: the worst first, and those that say the same as one.
+
+    A cause, such as an API server that does not answer, keeps many checks from running.
+    """
+    same: dict[tuple[Level, str, str], list[str]] = {}
+    for each in findings:
+        same.setdefault((each.level, each.what, each.todo), []).append(each.check)
+    arranged = [
+        Finding(names[0], level, what, todo)
+        if len(names) == 1
+        else Finding(f"{len(names)} checks", level, f"{what} ({', '.join(names)})", todo)
+        for (level, what, todo), names in same.items()
+    ]
+    return sorted(arranged, key=lambda finding: _ORDER.index(finding.level))
+
+
 def kubectl(namespace: str, command: Sequence[str], options: Sequence[str] = (), *, names: Iterable[str]) -> str:
     """Return a kubectl command for a namespace; empty if one of its names is not valid (see shell_command)."""
     return shell_command("kubectl", *command, "--namespace", namespace, *options, names=(*names, namespace))
