@@ -124,9 +124,8 @@ class JobAdoption:
             transfer = WorkspaceTransfer(cell, record.first.job_id, workspace)
             try:
                 transfer.expect()
-            except (AdoptionError, OSError) as error:
-                _log.debug("%s", error)  # It is logged when the job is not taken back.
-                continue
+            except (AdoptionError, OSError):
+                continue  # It is logged when the job is not taken back.
             self._transfers[record.first.job_id] = transfer
             expected.append((record, transfer))
         if expected:
