@@ -294,9 +294,9 @@ class Takeover:
 
     def _away_seconds(self, status: LeaseStatus) -> float | None:
         """Return for how long the site had no parent. One that could not renew the Lease was a parent all the same."""
-        if status.others:
+        if status.away_seconds is None or self._idle_seconds is None or status.others:
             return status.away_seconds
-        return min((each for each in (status.away_seconds, self._idle_seconds) if each is not None), default=None)
+        return min(status.away_seconds, self._idle_seconds)
 
     def _start_heartbeat(self) -> None:
         if self._is_beating:
