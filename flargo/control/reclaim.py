@@ -114,7 +114,7 @@ class Reclaimer:
             self._wait_for_site()
             view, version = self._read_workflow(name, attempt)
             if uid not in {None, view.uid}:
-                raise NotThereError(_no_workflow(name))
+                raise NotThereError(self._no_workflow(name))
             uid = view.uid
             try:
                 self._set_parent(view, version)
@@ -147,11 +147,11 @@ class Reclaimer:
                     raise _ConflictError from error  # A webhook may have answered; a read shows what there is.
                 raise
 
-        self._keep_trying(change, _no_workflow(name))
+        self._keep_trying(change, self._no_workflow(name))
 
     def _read_workflow(self, name: str, attempt: str) -> tuple[WorkflowView, str]:
         """Return a Workflow, and its version as it was read."""
-        item = self._keep_trying(lambda: self._api.get(Kind.WORKFLOW, name), _no_workflow(name))
+        item = self._keep_trying(lambda: self._api.get(Kind.WORKFLOW, name), self._no_workflow(name))
         labels = {
             key: text for key, text in fields.mapping(item, "metadata", "labels").items() if isinstance(text, str)
         }
@@ -160,6 +160,10 @@ class Reclaimer:
         if view is None or view.name != name or view.attempt != attempt or not view.uid or not is_own:
             raise NotThereError(f"Workflow {name} is not the one that was launched")
         return view, fields.text(item, "metadata", "resourceVersion")
+
+    def _no_workflow(self, name: str) -> str:
+        """Return what to say if there is no Workflow: somebody may have changed the launcher's namespace."""
+        return f"its Workflow {name} does not exist in namespace {self._api.namespace}"
 
     def _keep_trying(self, request: Callable[[], T], if_missing: str) -> T:
         """Send a request, and repeat it while its error may pass.
@@ -192,7 +196,3 @@ class Reclaimer:
 
 class _ConflictError(Exception):
     """The object has changed since it was read."""
-
-
-def _no_workflow(name: str) -> str:
-    return f"its Workflow {name} does not exist"

@@ -60,7 +60,8 @@ AWAY_LIMIT = HEART_BEAT_TIMEOUT - 60.0
 """Seconds without a parent after which jobs are not taken back: FLARE's server drops a client that is silent for longer
 than its timeout, and the client's jobs with it."""
 MIN_JOB_PATIENCE = 5.0
-"""Seconds for which requests about one job are repeated even if the other jobs have used up the common time."""
+"""Seconds for which requests about one job are repeated even if the other jobs have used up the common time. If the
+job before it could not be taken back either, the cause is probably the same, and there is no repetition."""
 _log = logging.getLogger(__name__)
 
 
@@ -166,11 +167,12 @@ class JobAdoption:
             RecordsError: the records cannot be read.
         """
         self._load(is_owner=True)
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline, problem = time.monotonic() + PATIENCE_SECONDS, ""
         for job_id, record in list(self._open.items()):
             if self._pause(0.0):
                 break  # The next run may take the others back.
-            problem = self._try_to_adopt(record, fl_ctx, deadline, away_seconds)
+            patience = max(deadline - time.monotonic(), 0.0 if problem else MIN_JOB_PATIENCE)
+            problem = self._try_to_adopt(record, fl_ctx, patience, away_seconds)
             if not problem:
                 del self._open[job_id]
                 self._problems.pop(job_id, None)
@@ -186,17 +188,19 @@ class JobAdoption:
             self._open = {job_id: record for job_id, record in records.items() if job_id not in self._taken}
 
     def _try_to_adopt(
-        self, record: LaunchRecord, fl_ctx: FLContext, deadline: float, away_seconds: float | None
+        self, record: LaunchRecord, fl_ctx: FLContext, patience: float, away_seconds: float | None
     ) -> str:
         """Take one job back, or delete its record if it can never be; return why neither was done, if so."""
         job_id, site = record.first.job_id, self._parent.site
-        reclaimer = self._create_reclaimer(max(MIN_JOB_PATIENCE, deadline - time.monotonic()))
+        reclaimer = self._create_reclaimer(patience)
         try:
             what = self._adopt_or_report(record, fl_ctx, reclaimer, away_seconds)
         except (ReclaimError, AdoptionError, SubmitError, InvalidInput) as error:
             if not _is_evidence(error) or self._pause(0.0) or not self._may_change(is_followed=False):
                 return str(error)  # It may be another parent that has changed the objects.
-            _log.warning("job %s at %s: not taken back, its Workflow will be ended: %s", job_id, site, error)
+            _log.warning(
+                "job %s at %s: not taken back, and its Workflow is ended if there is one: %s", job_id, site, error
+            )
             self._records.delete(job_id)
             with self._lock:
                 transfer = self._transfers.pop(job_id, None)

@@ -247,6 +247,18 @@ def test_one_jobs_trouble_is_not_the_next_ones(tmp_path: Path, monkeypatch: pyte
     assert len(site.taken) == 40
 
 
+def test_an_outage_of_all_jobs_does_not_hold_up_launches_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No launch begins before each job was tried once."""
+    site = Site(tmp_path, monkeypatch, jobs=100)
+    end = site.fails(ERRORS["a webhook is down"])
+    assert len(site.adopts()) == 100
+    assert site.now <= PATIENCE_SECONDS + 10.0
+    end()
+    assert (site.adopts(), len(site.taken)) == ([], 100)
+
+
 def test_launches_of_this_run_are_not_taken_back(site: Site, tmp_path: Path) -> None:
     """Its records are in the same folder."""
     end = site.fails(ERRORS["no answer"])
