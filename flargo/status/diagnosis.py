@@ -267,26 +267,16 @@ def diagnose(observation: Observation, first_pod_uid: Uid | None) -> Diagnosis:
     return Diagnosis(_stage_without_pod(workflow), imposed_end, workflow.node_message or workflow.message)
 
 
-_NO_SHUTDOWN_REASONS = frozenset(
-    {
-        Reason.SUCCEEDED,
-        Reason.PROGRAM_FAILED,
-        Reason.PROGRAM_REPORTED,
-        Reason.DISRUPTED,
-        Reason.EVICTED,
-        Reason.NODE_LOST,
-        Reason.NODE_REFUSED,
-        Reason.POD_DELETED,
-    }
-)
-"""Reasons that are no explanation of a shutdown: flargo notes some of them without one, after which a person may have
-terminated the Workflow, and such a job is not to be started again."""
+_NO_SHUTDOWN_REASONS = frozenset({Reason.SUCCEEDED, Reason.PROGRAM_FAILED, Reason.PROGRAM_REPORTED})
+"""Reasons that are no explanation of a shutdown."""
 
 
 def shutdown_reason(workflow: WorkflowView) -> Reason | None:
     """Return why a Workflow is shut down, or None if it is not.
 
-    flargo notes its reason together with the shutdown. A parent remembers that, but its next run knows only the note.
+    flargo notes its reason together with the shutdown, also that of a pod which was drained before Argo knew it. A
+    parent remembers that, but its next run knows only the note. It also takes the note for the reason if a person has
+    terminated a Workflow on which the loss of its pod was noted before, which Argo completes within seconds.
     Whoever can forge the note can shut the Workflow down as well.
     """
     if not workflow.shutdown:

@@ -60,7 +60,8 @@ def is_loss(state: JobState, *, deleted_counts: bool, ended_unseen: bool = False
 def _was_ended_by_earlier_run(state: JobState) -> bool:
     """Return whether an earlier run of the parent was ending the job, for a reason that its next run knows no more."""
     workflow = state.observation.workflow
-    return workflow is not None and shutdown_reason(workflow) not in {None, Reason.SHUT_DOWN}
+    reason = shutdown_reason(workflow) if workflow is not None else None
+    return reason not in {None, Reason.SHUT_DOWN, Reason.NODE_REFUSED, *DISRUPTIONS}
 
 
 def is_evicted_for_its_node(pod: PodView) -> bool:

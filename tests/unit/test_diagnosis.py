@@ -159,18 +159,20 @@ def shutdown_reasons(workflow: WorkflowView) -> set[Reason | None]:
 
 
 @pytest.mark.parametrize(
-    "reason", [Reason.ABORTED, Reason.CLEANED_UP, Reason.PARENT_ENDED, Reason.IMAGE, Reason.SHORTAGE]
+    "reason",
+    [
+        *(Reason.ABORTED, Reason.CLEANED_UP, Reason.PARENT_ENDED, Reason.IMAGE, Reason.SHORTAGE),
+        *(Reason.DISRUPTED, Reason.POD_DELETED),
+    ],
 )
 def test_a_shutdown_by_an_earlier_run_keeps_its_reason(reason: Reason) -> None:
     """The parent's next run does not remember it."""
     assert shutdown_reasons(replace(TERMINATED, ending=reason.name)) == {reason}
 
 
-@pytest.mark.parametrize(
-    "note", ["", "SUCCEEDED", "PROGRAM_FAILED", "PROGRAM_REPORTED", "DISRUPTED", "POD_DELETED", "x"]
-)
+@pytest.mark.parametrize("note", ["", "SUCCEEDED", "PROGRAM_FAILED", "PROGRAM_REPORTED", "x"])
 def test_other_shutdowns_are_a_persons(note: str) -> None:
-    """A drain is noted without a shutdown, too, and others may write any note."""
+    """Others may write any note."""
     assert shutdown_reasons(replace(TERMINATED, ending=note)) == {Reason.SHUT_DOWN}
 
 

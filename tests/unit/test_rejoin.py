@@ -93,7 +93,8 @@ def test_a_job_that_flare_ends_is_not_lost(cause: Cause) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "is_lost"), [("ABORTED", False), ("PARENT_ENDED", False), ("SHORTAGE", False), ("DISRUPTED", True)]
+    ("ending", "is_lost"),
+    [("ABORTED", False), ("PARENT_ENDED", False), ("SHORTAGE", False), ("DISRUPTED", True), ("NODE_LOST", True)],
 )
 def test_a_job_that_an_earlier_run_was_ending_is_not_lost(ending: str, *, is_lost: bool) -> None:
     """Its pod was drained at the same time, and only the Workflow tells that the parent did not want the job any more.
