@@ -171,7 +171,9 @@ def test_links_out_of_the_kit_are_rejected(prepared_kit: Path, meta: Path, path:
     (prepared_kit / path).symlink_to(outside)
     arguments: list[str | Path] = ["render", meta]
     if command == "doctor":
-        arguments = ["doctor", "--job", meta, "--kubeconfig", "/nowhere"]
+        kubeconfig = prepared_kit.parent / "kubeconfig"
+        kubeconfig.touch()
+        arguments = ["doctor", "--job", meta, "--kubeconfig", kubeconfig]
     result = run(*arguments, "--kit", prepared_kit)
     assert result.exit_code in {1, 2}
     assert path in result.stderr
