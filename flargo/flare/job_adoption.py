@@ -4,10 +4,10 @@ A client's job goes on without its parent: the server's process of the job knows
 needs is in the launch's record (``launch_records``), in the latest attempt's Workflow, and in its credentials Secret.
 
 Only evidence ends a job: its Workflow or its credentials do not exist any more or are another launch's, it has no run
-directory, the site had no parent for too long, FLARE refuses it, or its record is damaged. Then its record is deleted,
-and the reconciler ends its Workflow as an orphan. Whatever else fails decides nothing: the record and the Workflow
-stay, and the job is tried again until it is taken back or there is evidence. A job that FLARE's server has given up
-meanwhile does no harm: once it is taken back, FLARE's next heartbeat ends it.
+directory, the site had no parent for too long, FLARE refuses it, or its record is damaged. Then FLARE reports its end
+if it can, and the reconciler ends its Workflow as an orphan. Whatever else fails decides nothing: the record and the
+Workflow stay, and the job is tried again until it is taken back or there is evidence. A job that FLARE's server has
+given up meanwhile does no harm: once it is taken back, FLARE's next heartbeat ends it.
 
 There are two steps. As soon as the parent is reachable, job processes that fetch their workspace or deliver their
 results are served: they ask once, and would fail. That changes nothing on the cluster, so it need not wait until the
@@ -51,7 +51,7 @@ from flargo.flare.redact import REDACTION
 from flargo.flare.report import Report
 from flargo.flare.request import read_cell, read_report, read_startup_kit, read_workspace
 from flargo.job.validate import InvalidInput
-from flargo.status.reasons import ReturnCode
+from flargo.status.reasons import Reason, ReturnCode
 from flargo.status.verdict import Verdict
 from flargo.status.views import WorkflowView
 from flargo.terms import Launch, Parent, Role
@@ -201,11 +201,11 @@ class JobAdoption:
             _log.warning(
                 "job %s at %s: not taken back, and its Workflow is ended if there is one: %s", job_id, site, error
             )
-            self._records.delete(job_id)
             with self._lock:
                 transfer = self._transfers.pop(job_id, None)
             if transfer is not None:
                 transfer.remove()
+            self._report_orphan(record, str(error), fl_ctx)
         except OSError as error:
             return describe(error)
         except Exception as error:  # noqa: BLE001  (a defect about one job must end neither it nor the others)
@@ -307,6 +307,20 @@ class JobAdoption:
         self._jobs.report(
             record, verdict, lambda handle: adopt_job(fl_ctx, job_id, handle, workspace, has_started=has_started)
         )
+
+    def _report_orphan(self, record: LaunchRecord, problem: str, fl_ctx: FLContext) -> None:
+        """Let FLARE report that a job has ended at this site, or delete its record if FLARE cannot.
+
+        FLARE's server does not miss the job by itself: it knows the jobs of a client by a token that the client has no
+        more. The federated job would wait for this site, and the other sites with it.
+        """
+        orphaned = Verdict(Reason.ORPHANED, int(ReturnCode.LOST), problem)
+        try:
+            self._report(record, orphaned, fl_ctx)
+            self._publish_loss(record, orphaned, fl_ctx)
+        except Exception as error:  # noqa: BLE001  (FLARE knows the job by now, or has no files of it)
+            _log.debug("job %s: its end is not reported: %s", record.first.job_id, type(error).__name__)
+            self._records.delete(record.first.job_id)
 
     def _publish_loss(self, record: LaunchRecord, loss: Verdict, fl_ctx: FLContext) -> None:
         read_report({JobMetaKey.JOB_ID.value: record.first.job_id}, fl_ctx, Role.CLIENT).publish(loss, record.workflow)

@@ -497,7 +497,7 @@ def abort_of_a_program_that_hangs(stage: Stage) -> None:
 
 @scenario
 def site_without_a_parent_for_too_long(stage: Stage) -> None:
-    """FLARE's server has given the site up by then, so its job is ended as an orphan."""
+    """FLARE's server has given the site up by then, so its job is ended as an orphan, and the federated job with it."""
     with stage.scene("late", rounds=20) as scene:
         scene.submit(pause=2).waits_for_round(0)
         scene.kill_parent()
@@ -508,7 +508,7 @@ def site_without_a_parent_for_too_long(stage: Stage) -> None:
         assert AWAY_LIMIT + 5 <= int(seconds) < AWAY_LIMIT + 5 + TAKEOVER_SECONDS
         scene.waits_for(lambda: "Running" not in scene.phases, "the orphan is ended")
         assert scene.workflow["metadata"]["annotations"][Annotation.ENDING] == "ORPHANED"
-        stage.fed.abort(scene.id)
+        assert stage.fed.wait(scene.id) == "FINISHED:ABNORMAL"
         scene.expect_nothing_left(KILL_SECONDS)
 
 

@@ -25,6 +25,8 @@ from flargo.job.names import site_labels
 from flargo.job.plan import build_plan
 from flargo.job.settings import check_settings
 from flargo.job.validate import InvalidInput
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Verdict
 from flargo.terms import Launch, Object
 from tests.harness.fake_api import THREAD_SECONDS, MemoryApi
 from tests.harness.launches import launch
@@ -57,6 +59,10 @@ class Site:
         self.now, self.is_held = 0.0, True
         self.api, self.records = MemoryApi(), LaunchRecords(root)
         self.taken: list[str] = []
+        self.reported: list[tuple[str, Verdict]] = []
+        """The ends of jobs that FLARE reports."""
+        self.refusal: Exception | None = None
+        """Why FLARE reports no end."""
         self.transfers: list[Transfer] = []
         self.on_adopt: Callable[[str], None] = lambda _: None
         """Called with the id of each job that is taken back; may fail."""
@@ -66,10 +72,11 @@ class Site:
         monkeypatch.setattr(job_adoption, "ServerJobProbe", lambda *_: SimpleNamespace(probe=None))
         monkeypatch.setattr(job_adoption, "read_cell", lambda _: None)
         monkeypatch.setattr(job_adoption, "read_workspace", lambda _: str(root))
-        monkeypatch.setattr(job_adoption, "read_report", lambda *_: None)
+        report = SimpleNamespace(publish=lambda *_: None)
+        monkeypatch.setattr(job_adoption, "read_report", lambda *_: report)
         monkeypatch.setattr(job_adoption, "read_startup_kit", lambda _: {})
         monkeypatch.setattr(job_adoption, "time", SimpleNamespace(monotonic=lambda: self.now))
-        jobs_of_run = SimpleNamespace(adopt=self._adopt)
+        jobs_of_run = SimpleNamespace(adopt=self._adopt, report=self._report)
         end = cast("Any", lambda *_: None)
         self.adoption = JobAdoption(
             self.api, cast("Any", jobs_of_run), self.parent, self.records, 1, end, self.pause, self.may_change
@@ -100,6 +107,13 @@ class Site:
     def _adopt(self, record: LaunchRecord, *_: object) -> None:
         self.on_adopt(record.first.job_id)
         self.taken.append(record.first.job_id)
+
+    def _report(self, record: LaunchRecord, verdict: Verdict, _: object) -> None:
+        """Note the end of a job as FLARE's executor does, or refuse it."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.reported.append((record.first.job_id, verdict))
+        self.records.delete(record.first.job_id)
 
     def pause(self, seconds: float) -> bool:
         self.now += seconds
@@ -217,10 +231,15 @@ def refuse_in_flare(site: Site) -> None:
 
 
 @pytest.mark.parametrize("lose", [lose_workflow, lose_credentials, relaunch, refuse_in_flare])
-def test_evidence_ends_a_job(lose: Callable[[Site], None], site: Site) -> None:
+@pytest.mark.parametrize("refusal", [None, AdoptionError("the job has no run directory"), RuntimeError("no thread")])
+def test_evidence_ends_a_job(lose: Callable[[Site], None], refusal: Exception | None, site: Site) -> None:
+    """FLARE's server hears of it, since it does not miss the job by itself."""
+    site.refusal = refusal
     lose(site)
     assert (site.adopts(), site.recorded, site.taken) == ([], [], [])
     assert all(transfer.is_removed for transfer in site.transfers)
+    ends = [(job, verdict.reason, verdict.code) for job, verdict in site.reported]
+    assert ends == ([] if refusal else [(site.launches[0].job_id, Reason.ORPHANED, 104)])
 
 
 @pytest.mark.parametrize(("away", "is_taken"), [(AWAY_LIMIT, True), (AWAY_LIMIT + 1, False), (None, True)])
