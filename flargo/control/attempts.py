@@ -11,10 +11,11 @@ from FLARE's. Each changes the state under a lock, and does its I/O outside of i
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from flargo.control.attempts_backend import Backend
 from flargo.control.launched_job import LaunchedJob
-from flargo.control.server_probe import PROBE_SECONDS, ask_server
+from flargo.control.server_probe import PROBE_INTERVAL, PROBE_SECONDS, Inquiry
 from flargo.control.submit import SubmitError
 from flargo.control.workers import Task
 from flargo.status import attempts_state as transitions
@@ -129,7 +130,7 @@ class Attempts:
                 case Todo.READ_LOG:
                     self._backend.run(lambda: self._read_log(number, state))
                 case Todo.ASK_SERVER:
-                    self._backend.run(lambda: self._check_server(number))
+                    self._backend.run(lambda: self._ask_server(partial(self._check_server, number)))
                 case _:
                     self._do(each)
 
@@ -164,28 +165,34 @@ class Attempts:
 
     def _do(self, turn: Todo) -> None:
         """Take the turn on another thread, or on this one if there is none: it must not get lost."""
-        task = self._give_up if turn is Todo.GIVE_UP else self._begin_next
-        if not self._backend.run(task):
+        self._run(self._give_up if turn is Todo.GIVE_UP else self._begin_next)
+
+    def _run(self, task: Task, delay: float = 0.0) -> None:
+        if not self._backend.run(task, delay):
+            self._stopped.wait(delay)
             task()
 
     def _give_up(self) -> None:
         self._conclude_with_loss(f"not started again: {self._state.attempt.obstacle}")
 
     def _begin_next(self) -> None:
-        """Launch the next attempt if the server's process of the job still runs."""
+        """Launch the next attempt if the server's process of the job still runs.
+
+        No thread waits meanwhile: the pressure of a node, or a server that is away, concerns many jobs at once.
+        """
+        assert self._state.attempt.verdict is not None, "there was no loss"
+        seconds = settle_seconds(self._state.attempt.verdict)
+        self._run(lambda: self._ask_server(self._launch_next), seconds)
+
+    def _launch_next(self, server: ServerJob) -> None:
         state = self._state
-        assert state.loss is not None, "there was no loss"
-        assert state.attempt.verdict is not None, "there was no loss"
-        seconds = settle_seconds(state.attempt.verdict)
-        if seconds:
-            self._stopped.wait(seconds)
-        server = self._ask_server()
-        if self._state.cause is not None:
-            return  # The request to stop has interrupted the wait or the question, and gives the verdict itself.
+        if state.cause is not None:
+            return  # The request to stop gives the verdict itself.
         if server is not ServerJob.RUNS:
             what = "runs no longer" if server is ServerJob.GONE else f"could not be reached for {PROBE_SECONDS:g} s"
             self._conclude_with_loss(f"not started again: the server's process of the job {what}")
             return
+        assert state.loss is not None, "there was no loss"
         number = state.attempt.number + 1
         try:
             announce = self._launch(self._backend.build_plan(number, state.loss, state.attempt.workflow), number)
@@ -216,17 +223,24 @@ class Attempts:
             self._state = transitions.begin_next(self._state)
         return lambda: self._backend.on_next(number, lost.lost_pods, plan.name, lost.workflow)
 
-    def _ask_server(self) -> ServerJob:
-        return ask_server(self._backend.probe_server, self._stopped, self._clock)
+    def _ask_server(self, then: Callable[[ServerJob], None], inquiry: Inquiry | None = None) -> None:
+        """Ask whether the server's process of the job runs, and do something with the answer once it is clear."""
+        if self._stopped.is_set():
+            return
+        inquiry, result = (inquiry or Inquiry(self._clock())).take(self._backend.probe_server(), self._clock())
+        if result is None:
+            self._run(lambda: self._ask_server(then, inquiry), PROBE_INTERVAL)
+        else:
+            then(result)
 
     # --- while an attempt runs
 
-    def _check_server(self, number: int) -> None:
+    def _check_server(self, number: int, server: ServerJob) -> None:
         """End an attempt whose program begins if the server's process of the job has ended meanwhile.
 
         The program would look for it for a minute, and then fail a job that may have finished.
         """
-        if self._ask_server() is not ServerJob.GONE:
+        if server is not ServerJob.GONE:
             return
         with self._lock:
             if not self._state.follows(number):

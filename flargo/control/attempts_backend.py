@@ -56,8 +56,8 @@ class Backend(Protocol):
     def release_secret(self, launched: LaunchedJob) -> None:
         """Let an attempt's credentials be deleted, and return at once. Until then they are kept."""
 
-    def run(self, task: Task) -> bool:
-        """Run a task on another thread; return False if there is none."""
+    def run(self, task: Task, delay: float = 0.0) -> bool:
+        """Run a task on another thread, after a delay in seconds; return False if there is none."""
 
     def probe_server(self) -> ServerJob:
         """Return whether the server's process of the job runs."""

@@ -274,9 +274,9 @@ class Loop:
         nothing_created = job.cancel()
         self._inputs.put(JobInput(job.name, job.attempt, LaunchGivenUp(detail, nothing_created)))
 
-    def run(self, task: Task) -> bool:
-        """Run a task between two attempts of a job on a thread of its own; return False if there is none for it."""
-        return self._rejoiners.run(task)
+    def run(self, task: Task, delay: float = 0.0) -> bool:
+        """Run a task between two attempts of a job on another thread, after a delay; return False if there is none."""
+        return self._rejoiners.run(task, delay)
 
     def read_log(self, state: JobState) -> str:
         """Return the end of a program's log, or "" if the program never ran or its pod no longer exists."""

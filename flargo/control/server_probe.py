@@ -1,7 +1,6 @@
-"""Ask whether the server's process of a job still runs, until the answer is clear."""
+"""Decides when it is clear whether the server's process of a job still runs. Pure."""
 
-import threading
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from flargo.terms import ServerJob
 
@@ -15,20 +14,24 @@ GONE_ANSWERS = 3
 server for a moment."""
 
 
-def ask_server(probe: Callable[[], ServerJob], stopped: threading.Event, clock: Callable[[], float]) -> ServerJob:
-    """Ask for the server's process of a job until the answer is clear, for PROBE_SECONDS at most.
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """The question whether the server's process of a job runs, which is repeated until the answer is clear."""
 
-    Args:
-        probe: asks once.
-        stopped: ends the questions when it is set; the answer is UNKNOWN then.
-        clock: returns the current time in seconds.
-    """
-    last_try_at = clock() + PROBE_SECONDS - PROBE_INTERVAL
-    gone_answers = 0
-    while True:
-        answer = probe()
-        gone_answers = gone_answers + 1 if answer is ServerJob.GONE else 0
-        if answer is ServerJob.RUNS or gone_answers == GONE_ANSWERS:
-            return answer
-        if clock() > last_try_at or stopped.wait(PROBE_INTERVAL):
-            return ServerJob.UNKNOWN
+    began_at: float
+    """When it was asked for the first time."""
+    gone_answers: int = 0
+    """How many of the latest answers in a row were GONE."""
+
+    def take(self, answer: ServerJob, now: float) -> "tuple[Inquiry, ServerJob | None]":
+        """Take an answer; return the result, or None if the question is to be repeated after PROBE_INTERVAL.
+
+        Args:
+            answer: the answer.
+            now: the current time in seconds.
+        """
+        inquiry = replace(self, gone_answers=self.gone_answers + 1 if answer is ServerJob.GONE else 0)
+        if answer is ServerJob.RUNS or inquiry.gone_answers == GONE_ANSWERS:
+            return inquiry, answer
+        is_last = now > self.began_at + PROBE_SECONDS - PROBE_INTERVAL
+        return inquiry, ServerJob.UNKNOWN if is_last else None

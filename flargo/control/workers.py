@@ -4,9 +4,12 @@ A ThreadPoolExecutor is not used: when the process may have no more threads, its
 and may run it later, and at the interpreter's exit it waits for requests that hang.
 """
 
+import heapq
+import itertools
 import logging
+import math
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
@@ -26,19 +29,26 @@ class Workers:
         self._limit = limit
         self._name = name
         self._changed = threading.Condition()
-        self._tasks: deque[Task] = deque()
+        self._tasks: list[tuple[float, int, Task]] = []
+        """A heap of tasks, each with the time from which it is due and its number."""
+        self._numbers = itertools.count()
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._is_closed = False
 
-    def run(self, task: Task) -> bool:
-        """Queue a task; return False, without keeping it, if there is no thread for it and none can be started."""
+    def run(self, task: Task, delay: float = 0.0) -> bool:
+        """Queue a task; return False, without keeping it, if there is no thread for it and none can be started.
+
+        Args:
+            task: the task.
+            delay: seconds before it is due. No thread is occupied meanwhile.
+        """
         with self._changed:
             if self._is_closed:
                 return False
             has_thread = self._idle > len(self._tasks) or self._start_thread() or bool(self._threads)
             if has_thread:
-                self._tasks.append(task)
+                heapq.heappush(self._tasks, (time.monotonic() + delay, next(self._numbers), task))
                 self._changed.notify()
             return has_thread
 
@@ -51,6 +61,9 @@ class Workers:
             self._changed.notify_all()
         for thread in self._threads if wait else ():
             thread.join()
+
+    def _seconds_to_next(self) -> float:
+        return self._tasks[0][0] - time.monotonic() if self._tasks else math.inf
 
     def _start_thread(self) -> bool:
         if len(self._threads) >= self._limit:
@@ -68,11 +81,12 @@ class Workers:
         while True:
             with self._changed:
                 self._idle += 1
-                self._changed.wait_for(lambda: self._tasks or self._is_closed)
+                while not self._is_closed and (seconds := self._seconds_to_next()) > 0.0:
+                    self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
                 self._idle -= 1
                 if not self._tasks:
                     return
-                task = self._tasks.popleft()
+                _, _, task = heapq.heappop(self._tasks)
             try:
                 task()
             except Exception:  # noqa: BLE001  (an error of one task must not end the thread)

@@ -116,9 +116,9 @@ class _Backend:
         """Let an attempt's credentials be deleted, and return at once."""
         self.loop.release_secret(launched)
 
-    def run(self, task: Task) -> bool:
-        """Run a task on another thread; return False if there is none."""
-        return self.loop.run(task)
+    def run(self, task: Task, delay: float = 0.0) -> bool:
+        """Run a task on another thread, after a delay in seconds; return False if there is none."""
+        return self.loop.run(task, delay)
 
     def probe_server(self) -> ServerJob:
         """Return whether the server's process of the job runs."""

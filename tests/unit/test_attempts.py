@@ -1,6 +1,6 @@
 """The attempts of one job: one at a time, one verdict, nothing begun after a stop."""
 
-import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -55,6 +55,8 @@ class FakeBackend:
     released: list[LaunchedJob] = field(default_factory=list)
     """The attempts whose credentials are needed no more."""
     notes: list[tuple[Verdict, list[str]]] = field(default_factory=list)
+    pass_time: Callable[[float], None] = lambda _: None
+    """Called with the delay of each task that is performed."""
     has_threads: bool = True
     is_noted: bool = False
     """The job's latest attempt is noted, for a later run of the parent."""
@@ -81,9 +83,13 @@ class FakeBackend:
     def release_secret(self, launched: LaunchedJob) -> None:
         self.released.append(launched)
 
-    def run(self, task: Callable[[], None]) -> bool:
+    def run(self, task: Callable[[], None], delay: float = 0.0) -> bool:
+        def run_later() -> None:
+            self.pass_time(delay)
+            task()
+
         if self.has_threads:
-            self.tasks.append(task)
+            self.tasks.append(run_later)
         return self.has_threads
 
     def probe_server(self) -> ServerJob:
@@ -114,18 +120,6 @@ class FakeBackend:
             self.tasks.pop(0)()
 
 
-class NoWait(threading.Event):
-    """An event for which nobody waits: the clock goes on instead."""
-
-    def __init__(self, job: "Job") -> None:
-        super().__init__()
-        self.job = job
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.job.now += timeout or 0.0
-        return self.is_set()
-
-
 class Job:
     """Attempts with a fake backend, and the inputs that a loop would give them."""
 
@@ -133,7 +127,7 @@ class Job:
         self, max_attempts: int = 3, *, deleted_counts: bool = False, keeps_logs: bool = False, adopted: int = 0
     ) -> None:
         """Start a job, or adopt its attempt of a number."""
-        self.backend = FakeBackend()
+        self.backend = FakeBackend(pass_time=self._pass)
         self.now = 0.0
         self.attempts = Attempts(
             self.backend,
@@ -149,9 +143,8 @@ class Job:
         else:
             self.attempts.start(submit_plan())
 
-    def never_waits(self) -> None:
-        """Ask a silent server again at once."""
-        self.attempts._stopped = NoWait(self)
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
 
     @property
     def number(self) -> int:
@@ -317,7 +310,6 @@ GONE = [ServerJob.GONE] * GONE_ANSWERS
 def test_no_attempt_without_the_servers_process() -> None:
     job = Job()
     job.backend.servers = [ServerJob.UNKNOWN, *GONE]
-    job.never_waits()
     job.ends(LOSS)
     job.backend.work()
     assert job.number == 1
@@ -330,7 +322,6 @@ def test_a_process_that_is_back_is_not_gone() -> None:
     """It loses its connection with the server for a moment when that is disturbed."""
     job = Job()
     job.backend.servers = [*GONE[1:], ServerJob.UNKNOWN, *GONE[1:], ServerJob.RUNS]
-    job.never_waits()
     job.ends(LOSS)
     job.backend.work()
     assert (job.number, job.verdict) == (2, None)
@@ -344,7 +335,6 @@ def test_a_silent_server_is_asked_for_a_minute(seconds: float) -> None:
     def wait_for_answer() -> None:
         job.now += seconds
 
-    job.never_waits()
     job.backend.on_probe = wait_for_answer
     job.backend.servers = [ServerJob.UNKNOWN] * 1000
     job.ends(LOSS)
@@ -354,10 +344,25 @@ def test_a_silent_server_is_asked_for_a_minute(seconds: float) -> None:
     assert "could not be reached" in job.verdict.detail
 
 
+def test_no_thread_waits_between_attempts() -> None:
+    """A node's pressure, or a server that is away, concerns many jobs at once, and threads are few."""
+    job = Job()
+    job.backend.servers = [ServerJob.UNKNOWN] * 3
+    for loss, expected_steps in ((LOSS, 5), (REFUSED, 2)):
+        job.ends(loss)
+        steps = 0
+        while job.backend.tasks:
+            before = time.monotonic()
+            job.backend.tasks.pop(0)()
+            assert time.monotonic() - before < PROBE_INTERVAL / 2
+            steps += 1
+        assert steps == expected_steps, "the turn, and each question"
+    assert (job.number, job.now) == (3, 3 * PROBE_INTERVAL + SETTLE_SECONDS)
+
+
 def test_an_attempt_whose_server_ends_before_it_runs_is_ended() -> None:
     """Its program would fail a job that may have finished."""
     job = Job()
-    job.never_waits()
     job.ends(LOSS)
     job.backend.work()
     job.backend.servers = list(GONE)
@@ -372,7 +377,6 @@ def test_an_attempt_whose_server_ends_before_it_runs_is_ended() -> None:
 def test_what_was_said_of_one_attempts_server_does_not_explain_the_next_ones_end() -> None:
     """The second attempt is drained just when it is to be ended, and the server's process is back by then."""
     job = Job()
-    job.never_waits()
     job.ends(LOSS)
     job.backend.work()
     job.backend.servers = list(GONE)
@@ -413,7 +417,6 @@ REFUSED = Verdict(Reason.NODE_REFUSED, 104, "OutOfcpu")
 def test_an_attempt_that_its_node_refuses_is_tried_again() -> None:
     """The scheduler's view of a node may be older than the kubelet's, or a pod of another kind may have been faster."""
     job = Job()
-    job.never_waits()
     job.ends(LOSS)
     job.backend.work()
     job.ends(REFUSED)
@@ -434,7 +437,6 @@ def test_a_first_attempt_that_its_node_refuses_is_final() -> None:
 
 def test_refusals_use_up_the_attempts_and_leave_the_loss() -> None:
     job = Job()
-    job.never_waits()
     for verdict in (LOSS, REFUSED, REFUSED):
         job.ends(verdict)
         job.backend.work()
@@ -460,7 +462,6 @@ def test_an_adopted_attempt_that_its_node_refuses_is_tried_again(*, is_unseen: b
     """The loss before it is not known any more, so the refusal is the job's end if nothing follows."""
     for number, verdict in ((2, None), (3, REFUSED)):
         job = Job(adopted=number)
-        job.never_waits()
         job.ends(REFUSED, is_unseen=is_unseen)
         job.backend.work()
         assert job.verdict == verdict
@@ -548,7 +549,6 @@ def test_a_job_with_one_attempt_is_not_noted() -> None:
 
 def test_a_loss_that_stands_is_noted() -> None:
     job = Job()
-    job.never_waits()
     job.backend.servers = list(GONE)
     job.ends(LOSS)
     job.backend.work()
@@ -854,7 +854,6 @@ def test_the_server_is_asked_about_an_adopted_attempt_that_waits(stage: Stage) -
     assert not job.backend.tasks
     job = Job(adopted=2)
     job.attempts.on_state(2, replace(running_state(), stage=stage, pod=None))
-    job.never_waits()
     job.backend.servers = [ServerJob.GONE] * GONE_ANSWERS
     job.runs()
     job.backend.work()
@@ -890,7 +889,6 @@ class Play:
 
     def _begin(self, job: Job) -> None:
         self.job = job
-        job.never_waits()
         job.backend.servers = self.servers
 
     def restart(self) -> None:

@@ -72,7 +72,8 @@ class FakeLoop:
     def release_secret(self, launched: LaunchedJob) -> None:
         pass
 
-    def run(self, task: Callable[[], None]) -> bool:
+    def run(self, task: Callable[[], None], delay: float = 0.0) -> bool:
+        assert delay == 0.0
         task()
         return True
 

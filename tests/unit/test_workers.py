@@ -32,6 +32,27 @@ def test_threads_are_reused_and_limited() -> None:
     workers.close(wait=True)
 
 
+def test_task_that_is_not_due_occupies_no_thread() -> None:
+    workers, done, order = Workers(1, "test"), threading.Event(), list[int]()
+    for number in (30, 20):
+        assert workers.run(lambda number=number: order.append(number), delay=0.01 * number)  # type: ignore[misc]
+    assert workers.run(done.set, delay=0.4)
+    assert workers.run(lambda: order.append(0))
+    for _ in range(100):
+        assert workers.run(lambda: order.append(1000), delay=1000.0)
+    assert done.wait(THREAD_SECONDS)
+    workers.close()
+    assert order == [0, 20, 30]
+
+
+def test_closed_workers_do_what_is_queued_at_once() -> None:
+    workers, done = Workers(1, "test"), threading.Event()
+    assert workers.run(done.set, delay=1000.0)
+    workers.close(wait=True)
+    assert done.is_set()
+    assert not workers.run(done.clear)
+
+
 def test_failed_task_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     workers, done = Workers(1, "test"), threading.Event()
     assert workers.run(lambda: (_ for _ in ()).throw(ValueError("a defect")))
