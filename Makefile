@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RECORDED := .venv/recorded
+FEDERATIONS := $(wildcard tests/embedded/test_federation*.py) tests/embedded/test_adoption.py
 # Only unit tests use Hypothesis. In all others its pytest plugin is off, because modules that it imports at the end of
 # a run sometimes trigger a bug of Python 3.11.7.
 PYTEST := $(BIN)/pytest -p no:hypothesispytest
@@ -29,9 +30,11 @@ everything: test
 local: check
 	$(MAKE) demos
 
-# Linters and tests without a cluster: about five minutes.
+# Linters and tests without a cluster: about ten minutes. One after the other, because the tests on the embedded engine
+# measure times.
 check: lint
-	$(MAKE) -j2 unit embedded
+	$(MAKE) unit
+	$(MAKE) embedded
 
 # Runs a FLARE federation whose job runs as Argo Workflows, without a cluster: half a minute once .venv exists. It
 # installs only what the demo needs, unless the tools for developers are installed already.
@@ -51,11 +54,13 @@ lint: .venv/ready
 unit: .venv/ready
 	$(BIN)/pytest -n auto tests/unit tests/harness tests/docs tests/soak
 
-# The fault matrix and a federation on the embedded engine. Needs only Python, and no root.
+# The fault matrix and federations on the embedded engine. Needs only Python, and no root. A federation keeps the
+# machine busy with processes that start, so these tests come after those that measure times.
 embedded: .venv/ready
 	rm -rf $(RECORDED) && mkdir -p $(RECORDED)
 	FLARGO_RECORD=$(RECORDED) $(PYTEST) -n 8 tests/embedded \
-		--ignore tests/embedded/test_recordings.py
+		$(addprefix --ignore ,$(FEDERATIONS) tests/embedded/test_recordings.py)
+	FLARGO_RECORD=$(RECORDED) $(PYTEST) -n 3 $(FEDERATIONS)
 	FLARGO_RECORD=$(RECORDED) $(PYTEST) tests/embedded/test_recordings.py
 
 # Runs `flargo demo` as people use it, and interrupts and kills it.
