@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import yaml
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ReservedKey, SystemComponents
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.job_launcher_spec import JobProcessArgs
@@ -195,6 +195,14 @@ class Site:
     def _launch(self, meta: dict[str, Any], code: str) -> ArgoJobHandle:
         context = self._context(meta["job_id"], code)
         return self.launcher.launch_job(meta, context)
+
+    def complete(self, job_id: str, status: str = "FINISHED:COMPLETED") -> None:
+        """Store the final status of a server's job, and fire the event with which FLARE ends the job."""
+        self.jobs.status.setdefault(job_id, status)
+        context = FLContext()
+        context.set_prop(ReservedKey.ENGINE, self._engine, private=True, sticky=False)
+        context.set_prop(FLContextKey.EVENT_DATA, {JobMetaKey.JOB_ID.value: job_id}, private=True, sticky=False)
+        self.launcher.handle_event(EventType.JOB_COMPLETED, context)
 
     def shut_down(self) -> None:
         """Shut the parent down as FLARE does."""

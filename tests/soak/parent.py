@@ -102,7 +102,10 @@ class Parent:
         verdict = job.launched_job.verdict
         assert verdict is not None
         job.handle.wait()
-        return HeardVerdict((verdict.reason, verdict.code), verdict.detail, job.handle.poll())
+        code = job.handle.poll()
+        if not isinstance(self._site, ExecutorSite):
+            self._site.complete(job_id)
+        return HeardVerdict((verdict.reason, verdict.code), verdict.detail, code)
 
     def stage(self, job_id: str) -> str:
         """Return the job's stage as the launcher sees it."""
