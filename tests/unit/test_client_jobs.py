@@ -127,11 +127,15 @@ def test_a_launch_is_recorded_before_anything_exists(parent: Parent, api: IdleAp
     assert (Kind.SECRET, record.credentials) in api.store
 
 
-def test_the_record_goes_with_the_job(parent: Parent) -> None:
+def test_the_record_goes_with_the_job(parent: Parent, api: IdleApi) -> None:
+    """It is aborted before its Workflow exists."""
+    may_go_on = threading.Event()
+    api.trouble = lambda *_: may_go_on.wait(THREAD_SECONDS)
     handle = parent.launches(launch())
     assert parent.recorded()
     parent.jobs.stop_all(Cause.ABORT)
-    parent.loop.end(Cause.PARENT_END, 0.1)
+    may_go_on.set()
+    parent.loop.end(Cause.PARENT_END, THREAD_SECONDS)
     assert handle.has_ended
     assert [record.verdict and record.verdict.reason for record in parent.loads()] == [Reason.ABORTED]
     parent.jobs.on_completed(launch().job_id)
