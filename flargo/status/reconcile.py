@@ -343,11 +343,11 @@ def _with_verdict(state: JobState, diagnosis: Diagnosis, now: Now) -> JobState:
         # The Workflow never existed, or was deleted before anything ran.
         reason = Reason.LAUNCH_FAILED if state.submit_error else Reason.WORKFLOW_DELETED
         diagnosis = Diagnosis(Stage.ABSENT, reason, state.submit_error)
-    elif diagnosis.stage is not Stage.ENDED and state.observation.pods:
-        unseen_end = f"its end on node {state.observation.pods[0].node} was not seen"
-        diagnosis = replace(diagnosis, detail="; ".join(filter(None, (diagnosis.detail, unseen_end))))
     cause = state.cause or _noted_abort(state.observation.workflow)
     verdict = decide(cause, state.end_diagnosis, diagnosis, has_results=state.observation.has_results)
+    if diagnosis.stage not in {Stage.ABSENT, Stage.ENDED} and state.observation.pods:
+        unseen_end = f"its end on node {state.observation.pods[0].node} was not seen"
+        verdict = replace(verdict, detail="; ".join(filter(None, (verdict.detail, unseen_end))))
     return replace(state, verdict=verdict, verdict_at=now.healthy)
 
 

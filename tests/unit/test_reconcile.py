@@ -8,7 +8,7 @@ import pytest
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import Action, ActionKind, LaunchGivenUp, SecretReleased, Submitted
 from flargo.status.reasons import Reason
-from flargo.status.reconcile import KILL_LAG
+from flargo.status.reconcile import KILL_LAG, NODE_LOST_AFTER
 from flargo.status.rejoin import is_place_free
 from flargo.status.verdict import Cause
 from flargo.status.views import EventView, Exit, PodView, WorkflowView
@@ -125,6 +125,17 @@ def test_long_grace_period_is_waited_out() -> None:
     assert conclusion(story) is None
     story.passes(1).reads(TERMINATED, deleting_pod)
     assert conclusion(story) == (Reason.POD_DELETED, 104)
+
+
+def test_unseen_end_of_an_aborted_program_is_told() -> None:
+    """A read before the node counts as lost shows the program running, and is no reason to keep quiet about it."""
+    dying, terminated = replace(POD_RUNNING, deleting=True), replace(TERMINATED, ending="ABORTED")
+    job = Story().sees(WORKFLOW, POD_RUNNING).stops().does(ActionKind.SHUTDOWN).sees(terminated, POD_RUNNING)
+    job.does(ActionKind.DELETE_POD).sees(terminated, dying).passes(job.state.grace + KILL_LAG).reads(terminated, dying)
+    job.passes(NODE_LOST_AFTER).reads(terminated, dying)
+    assert conclusion(job) == (Reason.ABORTED, 9)
+    assert job.verdict is not None
+    assert job.verdict.detail == "Stopped with strategy 'Terminate'; its end on node n1 was not seen"
 
 
 def test_lost_response_to_release_is_harmless() -> None:
