@@ -130,7 +130,11 @@ def test_a_launch_is_recorded_before_anything_exists(parent: Parent, api: IdleAp
 def test_the_record_goes_with_the_job(parent: Parent, api: IdleApi) -> None:
     """It is aborted before its Workflow exists."""
     may_go_on = threading.Event()
-    api.trouble = lambda *_: may_go_on.wait(THREAD_SECONDS)
+
+    def wait(*_: object) -> None:
+        may_go_on.wait(THREAD_SECONDS)
+
+    api.trouble = wait
     handle = parent.launches(launch())
     assert parent.recorded()
     parent.jobs.stop_all(Cause.ABORT)
