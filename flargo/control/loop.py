@@ -275,7 +275,10 @@ class Loop:
         self._inputs.put(JobInput(job.name, job.attempt, LaunchGivenUp(detail, nothing_created)))
 
     def run(self, task: Task, delay: float = 0.0) -> bool:
-        """Run a task between two attempts of a job on another thread, after a delay; return False if there is none."""
+        """Run a task about one job on another thread, after a delay in seconds; return False if there is no thread.
+
+        The threads are few, so a task must not wait: it can run another task after a delay.
+        """
         return self._rejoiners.run(task, delay)
 
     def read_log(self, state: JobState) -> str:

@@ -4,13 +4,13 @@ Nothing depends on the note but what people see, so it is tried for some seconds
 """
 
 import logging
-import time
 from collections.abc import Callable
 
 from flargo.backoff import Backoff
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE
+from flargo.control.workers import Task
 from flargo.job.names import display_text
 from flargo.status.views import WorkflowView
 from flargo.terms import Annotation, Object
@@ -33,28 +33,28 @@ def build_status_patch(workflow: WorkflowView, status: str, error: str) -> Objec
 class StatusNotes:
     """Writes the notes of one parent. Its method waits for the API server, and raises nothing."""
 
-    def __init__(self, api: Api, pause: Callable[[float], object] = time.sleep) -> None:
-        """Write to the namespace of ``api``; ``pause`` sleeps for a number of seconds."""
+    def __init__(self, api: Api) -> None:
+        """Write to the namespace of ``api``."""
         self._api = api
-        self._pause = pause
 
-    def note(self, workflow: WorkflowView, status: str, error: str) -> None:
+    def note(
+        self, workflow: WorkflowView, status: str, error: str, run: Callable[[Task, float], bool], tries: int = 1
+    ) -> None:
         """Note FLARE's final status of a job on the Workflow of its server.
 
         Args:
             workflow: the Workflow.
             status: FLARE's status.
             error: an error as public text, or "".
+            run: runs a task on another thread after a delay in seconds, unless it returns False.
+            tries: which try this is.
         """
-        patch = build_status_patch(workflow, status, error)
-        for number in range(1, _MAX_TRIES + 1):
-            try:
-                self._api.merge(Kind.WORKFLOW, workflow.name, patch)
-            except ApiError as problem:
-                if problem.meaning in GONE:
-                    return
-                if problem.is_transient and number < _MAX_TRIES:
-                    self._pause(_BACKOFF.seconds(number))
-                    continue
+        try:
+            self._api.merge(Kind.WORKFLOW, workflow.name, build_status_patch(workflow, status, error))
+        except ApiError as problem:
+            if problem.meaning in GONE:
+                return
+            seconds = _BACKOFF.seconds(tries)
+            may_pass = problem.is_transient and tries < _MAX_TRIES
+            if not (may_pass and run(lambda: self.note(workflow, status, error, run, tries + 1), seconds)):
                 _log.warning("%s: FLARE's status %s could not be noted: %s", workflow.name, status, problem)
-            return

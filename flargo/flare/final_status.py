@@ -68,7 +68,7 @@ class FinalStatuses:
         if workflow is None or not (workflow.name and workflow.uid) or not loop.may_change(is_followed=True):
             return
         error = "" if status == RunStatus.FINISHED_COMPLETED.value else job.error
-        loop.run(lambda: self._notes.note(workflow, status, error))
+        loop.run(lambda: self._notes.note(workflow, status, error, loop.run))
 
 
 def read_status(job_id: str, fl_ctx: FLContext) -> str:

@@ -34,12 +34,14 @@ class Loop:
 
     def __init__(self, *, may_change: bool = True) -> None:
         self._may_change = may_change
+        self.delays: list[float] = []
 
     def may_change(self, *, is_followed: bool) -> bool:
         assert is_followed
         return self._may_change
 
-    def run(self, task: Callable[[], None]) -> bool:
+    def run(self, task: Callable[[], None], delay: float = 0.0) -> bool:
+        self.delays.append(delay)
         task()
         return True
 
@@ -50,9 +52,9 @@ class Story:
     def __init__(self, trouble: Callable[[int, str], None] | None = None) -> None:
         self.api = MemoryApi(trouble)
         self.api.store[Kind.WORKFLOW, "job-server"] = {"metadata": {"name": "job-server", "uid": "uid-1"}, "spec": {}}
-        self.pauses: list[float] = []
+        self.loop = Loop()
         self.jobs = FakeJobManager()
-        self.statuses = FinalStatuses(StatusNotes(self.api, self.pauses.append))
+        self.statuses = FinalStatuses(StatusNotes(self.api))
 
     def follow(self, error: str = "") -> ServerJobStatus:
         job = self.statuses.follow("job-1")
@@ -66,7 +68,7 @@ class Story:
         engine = FakeEngine("server", self.jobs, ServerJobs())
         context.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
         context.set_prop(FLContextKey.EVENT_DATA, data or {"job_id": "job-1"}, private=True, sticky=False)
-        self.statuses.on_event(context, loop if loop is not None else cast("Any", Loop()))
+        self.statuses.on_event(context, loop if loop is not None else cast("Any", self.loop))
 
     @property
     def notes(self) -> dict[str, str]:
@@ -159,7 +161,7 @@ def test_note_is_tried_again_for_some_seconds() -> None:
     story.follow()
     story.fire(FAILED)
     assert story.notes[Annotation.FLARE_STATUS] == FAILED
-    assert story.pauses == [1, 5, 15]
+    assert story.loop.delays == [0, 1, 5, 15]
 
 
 @pytest.mark.parametrize(("status", "reason", "requests"), [(503, "ServiceUnavailable", 4), (422, "Invalid", 1)])
