@@ -192,7 +192,8 @@ class Credentials:
     """The Secret's name."""
     workflow: str
     """The name of the Workflow that owns it."""
-    workflow_uid: Uid
+    workflow_uid: Uid | None
+    """None: it is not known, and only the name is compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from flargo.cluster.meaning import GONE, NO_CONTACT, Meaning
 from flargo.control.authority import MayChange, unlimited
 from flargo.control.command import Command
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
-from flargo.control.submit import release_patch
+from flargo.control.submit import delete_credentials, release_patch
 from flargo.job.names import display_text, label_value
 from flargo.status import fields
 from flargo.status.job_state import CONFIRM, ActionKind
-from flargo.status.views import is_credentials_secret, uid_of
-from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Label, Object
+from flargo.status.views import uid_of
+from flargo.terms import WORKFLOW_NAME_LABEL, Annotation, Credentials, Label, Object
 
 MAX_ENDING_DETAIL_LENGTH = 500
 """Maximum characters of the annotation that explains for which reason a job was ended, whoever ended it."""
@@ -155,14 +155,10 @@ class Performer:
 
     def _delete_secret(self, command: Command) -> None:
         """Delete the credentials Secret by its uid; without a uid, only if its owner is the job's Workflow."""
-        uid = command.action.uid
-        if uid is None:
-            meta = self.api.metadata(Kind.SECRET, command.secret_name)
-            if not is_credentials_secret(meta, command.name, command.workflow_uid):
-                _log.warning("%s: Secret %s has another owner and is not deleted", command.name, command.secret_name)
-                return
-            uid = uid_of({"metadata": meta})
-        self.api.delete(Kind.SECRET, command.secret_name, uid)
+        if command.action.uid is not None:
+            self.api.delete(Kind.SECRET, command.secret_name, command.action.uid)
+        elif not delete_credentials(self.api, Credentials(command.secret_name, command.name, command.workflow_uid)):
+            _log.warning("%s: Secret %s has another owner and is not deleted", command.name, command.secret_name)
 
     def _reason_patch(self, command: Command) -> Object:
         """Return the patch that records why a job ends or has ended."""

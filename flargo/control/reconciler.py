@@ -266,33 +266,13 @@ class Reconciler:
     # --- inputs about launches
 
     def _on_admitted(self, job: Admitted, now: float) -> Result:
-        healthy = self._clocks.advance(now).healthy
-        state = JobState(
-            job.name,
-            job.attempt,
-            job.timeouts,
-            job.grace,
-            created_at=healthy,
-            stage_since=healthy,
-            keeps_secret=job.keeps_secret,
-        )
-        self._tracked[job.name] = _Tracked(state)
+        self._tracked[job.name] = _Tracked(self._initial_state(job, now))
         return Result()
 
     def _on_adopted(self, job: Adopted, now: float) -> Result:
         """Follow a launch of an earlier run, as the watches show it. It may have ended, and be gone by then."""
-        healthy = self._clocks.advance(now).healthy
-        state = JobState(
-            job.name,
-            job.attempt,
-            job.timeouts,
-            job.grace,
-            created_at=healthy,
-            is_submitting=False,
-            submitted_at=healthy,
-            stage_since=healthy,
-            keeps_secret=job.keeps_secret,
-        )
+        state = self._initial_state(job, now)
+        state = replace(state, is_submitting=False, submitted_at=state.created_at)
         tracked = _Tracked(state, workflow_uid=job.uid)
         self._tracked[job.name] = tracked
         view = self._awaiting_adoption.pop(job.uid, None)
@@ -300,6 +280,18 @@ class Reconciler:
             return self._apply(job.name, Tick(), now)
         tracked.workflow, tracked.pods = view, self._pods.of(job.name)
         return self._apply(job.name, Observed(self._observe(tracked, after_relist=True)), now)
+
+    def _initial_state(self, job: Admitted | Adopted, now: float) -> JobState:
+        healthy = self._clocks.advance(now).healthy
+        return JobState(
+            job.name,
+            job.attempt,
+            job.timeouts,
+            job.grace,
+            created_at=healthy,
+            stage_since=healthy,
+            keeps_secret=job.keeps_secret,
+        )
 
     def _on_reserved(self, names: frozenset[str], now: float) -> Result:
         self._reserved = names

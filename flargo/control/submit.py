@@ -254,19 +254,21 @@ class Submitter:
                 self.pause(gap)
 
 
-def delete_credentials(api: Api, credentials: Credentials) -> None:
-    """Delete a Workflow's credentials Secret, unless it is gone or not the Workflow's.
+def delete_credentials(api: Api, credentials: Credentials) -> bool:
+    """Delete a Workflow's credentials Secret, if it still exists. Return False if it has another owner, and is kept.
 
     Raises:
         ApiError: a request has failed.
     """
     try:
         meta = api.metadata(Kind.SECRET, credentials.secret)
-        if is_credentials_secret(meta, credentials.workflow, credentials.workflow_uid):
-            api.delete(Kind.SECRET, credentials.secret, uid_of({"metadata": meta}))
+        if not is_credentials_secret(meta, credentials.workflow, credentials.workflow_uid):
+            return False
+        api.delete(Kind.SECRET, credentials.secret, uid_of({"metadata": meta}))
     except ApiError as error:
         if error.meaning not in GONE:
             raise
+    return True
 
 
 def release_patch(uid: Uid) -> Object:
