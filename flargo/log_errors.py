@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# nvflare 2.9, fuel/utils/log_utils.py; a message of a component has FLARE's context in front.
+RECORD_START = r"(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8},[0-9]{3}) - [^ \n]{1,200} - (?P<level>[A-Z]{1,10}) - "
+"""A regular expression for the beginning of a record in FLARE's logs (nvflare 2.9, fuel/utils/log_utils.py)."""
+# A message of a component has FLARE's context in front.
 _RECORD = re.compile(
-    r"(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8},[0-9]{3}) - [^ ]{1,200} - (?P<level>[A-Z]{1,10}) - "
-    r"(?:\[identity=[^\]]{0,2000}\] - )?(?:" + "Aborting current RUN due to FATAL_SYSTEM_ERROR received: " + r")?"
-    r"(?P<message>.*)"
+    RECORD_START + r"(?:\[identity=[^\]]{0,2000}\] - )?"
+    r"(?:Aborting current RUN due to FATAL_SYSTEM_ERROR received: )?(?P<message>.*)"
 )
 _ERROR_LEVELS = frozenset({"ERROR", "CRITICAL"})
 _TRACEBACK = "Traceback (most recent call last):"

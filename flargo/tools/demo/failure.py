@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from flargo.log_errors import LoggedError, find_errors
+from flargo.log_errors import RECORD_START, LoggedError, find_errors
 from flargo.status.reasons import Reason
 
 _REPORT_LINE = re.compile(
-    r"(?:(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8},[0-9]{3}) - [^ \n]{1,200} - [A-Z]{1,10} - )?"
+    rf"(?:{RECORD_START})?"
     r"job \S+ at (?P<site>\S+): (?P<reason>[A-Z_]+) \((?P<code>\d+)\): (?P<message>.*)"
 )
 """The line that flargo.flare.report logs when a job ends."""
