@@ -34,8 +34,9 @@ def notice(name: str, before: LeaseStatus, after: LeaseStatus, *, is_same_term: 
             # An API server that has just started refuses everything. The warning comes if it goes on to refuse.
             return Notice(f"Lease {name} refused so far: {after.problem}")
         case LeaseStage.ACQUIRING if has_new_problem:
-            state = f"not renewed for {HOLD_SECONDS:.0f} s" if is_same_term else "not acquired yet"
-            text = f"{state}; launches wait until it is: {after.problem}"
+            # A parent that has begun goes on with what it follows, and launches jobs (flargo.control.authority).
+            late = f"not renewed for {HOLD_SECONDS:.0f} s; Workflows that no launch follows are left alone until it is"
+            text = f"{late if is_same_term else 'not acquired yet; launches wait until it is'}: {after.problem}"
         case LeaseStage.ACQUIRING if after.holder:
             return Notice(f"Lease {name} was held by {after.holder}; waiting until it renews or expires")
         case _:

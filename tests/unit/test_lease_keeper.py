@@ -180,7 +180,8 @@ def test_an_outage_is_one_warning(api: MemoryApi, clock: Clock, lines: Callable[
     keeper(api, clock, until=400.0).run()
     acquired, lapsed, renewed = lines()
     assert "acquired" in acquired
-    assert lapsed.startswith(f"Lease {NAME} not renewed for 13 s; launches wait until it is: get leases")
+    effect = "Workflows that no launch follows are left alone until it is"
+    assert lapsed.startswith(f"Lease {NAME} not renewed for 13 s; {effect}: get leases")
     assert renewed == f"Lease {NAME} renewed again"
 
 
