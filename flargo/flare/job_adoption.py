@@ -290,8 +290,7 @@ class JobAdoption:
             if not self._may_change(is_followed=False):
                 raise UndecidedError(OTHER_PARENT) from None
             loss = _loss_with(record, problem)
-            self._report(record, loss, fl_ctx)
-            self._publish_loss(record, loss, fl_ctx)
+            self._report_loss(record, loss, fl_ctx)
             return f"not taken back, and its loss is reported: {problem}"
         return f"taken back, Workflow {before.workflow}, which was lost"
 
@@ -314,15 +313,30 @@ class JobAdoption:
         FLARE's server does not miss the job by itself: it knows the jobs of a client by a token that the client has no
         more. The federated job would wait for this site, and the other sites with it.
         """
-        orphaned = Verdict(Reason.ORPHANED, int(ReturnCode.LOST), problem)
+        job_id, orphaned = record.first.job_id, Verdict(Reason.ORPHANED, int(ReturnCode.LOST), problem)
         try:
-            self._report(record, orphaned, fl_ctx)
-            self._publish_loss(record, orphaned, fl_ctx)
-        except Exception as error:  # noqa: BLE001  (FLARE knows the job by now, or has no files of it)
-            _log.debug("job %s: its end is not reported: %s", record.first.job_id, type(error).__name__)
-            self._records.delete(record.first.job_id)
+            self._report_loss(record, orphaned, fl_ctx)
+        except AdoptionError as error:  # FLARE knows the job by now, or has no files of it.
+            failure = str(error)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the job's record must not stay)
+            failure = describe(error)
+        else:
+            return
+        _log.warning(
+            "job %s at %s: its end cannot be reported to FLARE's server (%s); abort it if it still runs there",
+            job_id,
+            self._parent.site,
+            failure,
+        )
+        self._records.delete(job_id)
 
-    def _publish_loss(self, record: LaunchRecord, loss: Verdict, fl_ctx: FLContext) -> None:
+    def _report_loss(self, record: LaunchRecord, loss: Verdict, fl_ctx: FLContext) -> None:
+        """Let FLARE report an end that nobody has heard of yet, and write it where people look.
+
+        Raises:
+            AdoptionError, InvalidInput: see ``_report``.
+        """
+        self._report(record, loss, fl_ctx)
         read_report({JobMetaKey.JOB_ID.value: record.first.job_id}, fl_ctx, Role.CLIENT).publish(loss, record.workflow)
 
     def _adopt(self, record: LaunchRecord, fl_ctx: FLContext, reclaimer: Reclaimer) -> None:

@@ -232,7 +232,9 @@ def refuse_in_flare(site: Site) -> None:
 
 @pytest.mark.parametrize("lose", [lose_workflow, lose_credentials, relaunch, refuse_in_flare])
 @pytest.mark.parametrize("refusal", [None, AdoptionError("the job has no run directory"), RuntimeError("no thread")])
-def test_evidence_ends_a_job(lose: Callable[[Site], None], refusal: Exception | None, site: Site) -> None:
+def test_evidence_ends_a_job(
+    lose: Callable[[Site], None], refusal: Exception | None, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     """FLARE's server hears of it, since it does not miss the job by itself."""
     site.refusal = refusal
     lose(site)
@@ -240,6 +242,7 @@ def test_evidence_ends_a_job(lose: Callable[[Site], None], refusal: Exception | 
     assert all(transfer.is_removed for transfer in site.transfers)
     ends = [(job, verdict.reason, verdict.code) for job, verdict in site.reported]
     assert ends == ([] if refusal else [(site.launches[0].job_id, Reason.ORPHANED, 104)])
+    assert ("cannot be reported to FLARE's server" in caplog.text) == (refusal is not None)
 
 
 @pytest.mark.parametrize(("away", "is_taken"), [(AWAY_LIMIT, True), (AWAY_LIMIT + 1, False), (None, True)])
