@@ -86,7 +86,7 @@ class LeaseStatus:
     """The other parent that holds the Lease or held it last, as ``HOSTNAME_EPOCH``; empty with HELD. Safe to show."""
     problem: str = ""
     """The latest failure of a request, since the last success. For people; may hold text of the API server."""
-    others: int = 0
+    other_terms: int = 0
     """How often this parent has seen that another one may have become the site's parent. If the number has grown, the
     site may have jobs that this parent has not taken back."""
     is_refused: bool = False
@@ -179,8 +179,8 @@ class Lease:
     """Failed requests in a row."""
     refused_since: float | None = None
     problem: str = ""
-    others: int = 0
-    """See LeaseStatus."""
+    other_terms: int = 0
+    """How often another parent may have held the Lease since this one began."""
 
     def status_at(self, now: float) -> LeaseStatus:
         """Return what this parent may believe at a time, also if a request has been hanging for a while."""
@@ -188,14 +188,14 @@ class Lease:
         if stage is LeaseStage.HELD and now >= self.held_until:
             stage = LeaseStage.ACQUIRING
         if stage is LeaseStage.HELD:
-            return LeaseStatus(stage, self.away_seconds, problem=self.problem, others=self.others)
+            return LeaseStatus(stage, self.away_seconds, problem=self.problem, other_terms=self.other_terms)
         other = self.predecessor if not self.has_acquired else None
         holder = display_text(other.holder, _MAX_HOLDER_LENGTH) if other is not None else ""
         return LeaseStatus(
             stage,
             holder=holder,
             problem=self.problem,
-            others=self.others,
+            other_terms=self.other_terms,
             is_refused=bool(self.problem) and self.refused_since is not None,
         )
 
@@ -275,7 +275,7 @@ class Lease:
             predecessor=view if is_released else self.predecessor,
             has_acquired=self.has_acquired and not is_released,
             # Another parent may have held and released it.
-            others=self.others + (self.has_acquired and is_released),
+            other_terms=self.other_terms + (self.has_acquired and is_released),
         )
 
     def _after_other(self, view: LeaseView, now: float, *, is_clearly_old: bool) -> "Lease":
@@ -293,7 +293,7 @@ class Lease:
         return replace(
             self,
             stage=stage,
-            others=self.others + (is_fenced and not was_fenced),
+            other_terms=self.other_terms + (is_fenced and not was_fenced),
             next_at=now + (FENCED_SECONDS if is_fenced else WATCH_SECONDS),
             is_current=True,
             view=view,

@@ -76,8 +76,8 @@ class Takeover:
         """The Workflows of jobs that are not taken back yet."""
         self._ending = ending
         self._thread: threading.Thread | None = None
-        self._others: int | None = None
-        """LeaseStatus.others when this parent began; None: it has not begun."""
+        self._other_terms: int | None = None
+        """LeaseStatus.other_terms when this parent began; None: it has not begun."""
         self._has_warned = False
         self._problem = ""
         """Why the latest try to begin failed, if it did. For people; of an unexpected exception only its type."""
@@ -132,7 +132,7 @@ class Takeover:
         """
         if not self._lease.may_change(is_followed=is_followed):
             return False
-        is_own = is_followed or self._others is None or self._lease.state.others == self._others
+        is_own = is_followed or self._other_terms is None or self._lease.state.other_terms == self._other_terms
         if not is_own and not self._has_warned:
             self._has_warned = True
             _log.warning(
@@ -231,7 +231,7 @@ class Takeover:
                 return self._begin_without_lease(status)
             names = self._adoption.adopt_all(fl_ctx, self._away_seconds(status))
             now = self._lease.state
-            if now.is_fenced or now.others != status.others or (names and not _is_final(now)):
+            if now.is_fenced or now.other_terms != status.other_terms or (names and not _is_final(now)):
                 # Another parent has taken the site meanwhile, or may take it. Its jobs are this parent's to take back
                 # once it has ended.
                 status = self._wait_for_lease()
@@ -276,7 +276,7 @@ class Takeover:
 
     def _is_over(self, status: LeaseStatus) -> bool:
         """Return whether nothing may be taken back any more: the parent ends, or another one has had the site."""
-        is_lost = self._others is not None and status.others != self._others
+        is_lost = self._other_terms is not None and status.other_terms != self._other_terms
         return status.stage is LeaseStage.RELEASED or self._ending.is_set() or is_lost
 
     def _set_reserved(self, names: frozenset[str]) -> None:
@@ -285,8 +285,8 @@ class Takeover:
             self._reserved = names
 
     def _begin_work(self, status: LeaseStatus) -> None:
-        if self._others is None:
-            self._others = status.others
+        if self._other_terms is None:
+            self._other_terms = status.other_terms
         if not self._has_begun.is_set() and not self._ending.is_set():
             self._adoption.seal()
             self._start()
@@ -294,7 +294,7 @@ class Takeover:
 
     def _away_seconds(self, status: LeaseStatus) -> float | None:
         """Return for how long the site had no parent. One that could not renew the Lease was a parent all the same."""
-        if status.away_seconds is None or self._idle_seconds is None or status.others:
+        if status.away_seconds is None or self._idle_seconds is None or status.other_terms:
             return status.away_seconds
         return min(status.away_seconds, self._idle_seconds)
 

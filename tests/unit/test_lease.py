@@ -164,7 +164,7 @@ def test_a_taken_lease_is_lost() -> None:
 
 
 def others(story: Story) -> int:
-    return story.lease.status_at(story.now).others
+    return story.lease.status_at(story.now).other_terms
 
 
 def test_terms_of_other_parents_are_counted() -> None:

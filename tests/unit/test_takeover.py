@@ -327,7 +327,7 @@ def test_jobs_that_another_parent_had_meanwhile_are_not_taken_back(run: Run) -> 
 
     def lose(step: str) -> None:
         if step == "start":
-            run.lease.sets(replace(HELD, others=1))
+            run.lease.sets(replace(HELD, other_terms=1))
 
     run.on_step = lose
     run.undecided = [JOB] * 9
@@ -490,7 +490,7 @@ def test_a_new_lease_tells_nothing(heartbeat: float | None, run: Run) -> None:
 
 def test_a_heartbeat_does_not_tell_of_another_parents_time(run: Run) -> None:
     run.heartbeat.seconds = 3.0
-    run.lease.sets(replace(HELD, others=1))
+    run.lease.sets(replace(HELD, other_terms=1))
     run.prepares()
     run.begins()
     assert "adopt 25.0" in run.steps
@@ -520,7 +520,7 @@ def test_a_regained_site_has_jobs_that_are_left_alone(run: Run, caplog: pytest.L
     assert run.takeover.may_change(is_followed=False)
     run.lease.sets(LOST)
     assert not run.takeover.may_change(is_followed=False)
-    run.lease.sets(replace(HELD, others=1))
+    run.lease.sets(replace(HELD, other_terms=1))
     assert [run.takeover.may_change(is_followed=own) for own in (True, False, False)] == [True, False, False]
     assert [text for text in caplog.messages if "until it is started again" in text] == caplog.messages
     assert len(caplog.messages) == 1
@@ -533,7 +533,7 @@ def test_a_site_that_was_lost_while_jobs_were_taken_back_is_taken_over_again(run
     def lose_for_a_moment(step: str) -> None:
         if step.startswith("adopt") and run.steps.count(step) == 1:
             run.lease.sets(LOST)
-            run.lease.sets(replace(HELD, others=1))
+            run.lease.sets(replace(HELD, other_terms=1))
 
     run.on_step = lose_for_a_moment
     run.lease.sets(HELD)
