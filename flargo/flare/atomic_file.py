@@ -27,3 +27,16 @@ def write_atomically(path: Path, text: str, *, is_durable: bool = False) -> None
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def append_durably(path: Path, text: str) -> None:
+    """Append a text to a file, so that it outlives the loss of this machine. A loss meanwhile may leave part of it.
+
+    Raises:
+        OSError: the file does not exist, or cannot be written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flargo.cluster.error_text import describe
-from flargo.flare.atomic_file import write_atomically
+from flargo.flare.atomic_file import append_durably, write_atomically
 from flargo.flare.redact import REDACTION
 from flargo.job import names
 from flargo.job.documents import load_json
@@ -109,7 +109,8 @@ class LaunchRecords:
                 _log.warning(text, job, self._folder)
                 return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self._path(job), json.dumps(_to_json(record)), is_durable=True)
+            lines = [_to_json(record), *([] if record.verdict is None else [_verdict_to_json(record.verdict)])]
+            write_atomically(self._path(job), "".join(map(_line, lines)), is_durable=True)
         except OSError as error:
             _log.warning("job %s: not recorded, so it ends if this parent restarts: %s", job, describe(error))
 
@@ -117,11 +118,9 @@ class LaunchRecords:
         """Add the verdict on a job to the job's record, if there is one."""
         path = self._path(job_id)
         try:
-            if self._is_link or path.is_symlink() or not path.is_file():
-                return
-            fields = json.loads(path.read_bytes())
-            write_atomically(path, json.dumps({**fields, "verdict": _verdict_to_json(verdict)}), is_durable=True)
-        except (OSError, ValueError, TypeError) as error:
+            if not self._is_link and not path.is_symlink() and path.is_file():
+                append_durably(path, "\n" + _line(_verdict_to_json(verdict)))
+        except OSError as error:
             _log.warning("job %s: its verdict cannot be recorded: %s", job_id, describe(error))
 
     def delete(self, job_id: str) -> None:
@@ -205,17 +204,18 @@ def _to_json(record: LaunchRecord) -> Object:
         "number": record.number,
         "attempt": record.attempt,
         "lost": _lost_to_json(record.lost),
-        "verdict": _verdict_to_json(record.verdict),
     }
+
+
+def _line(value: Object) -> str:
+    return json.dumps(value) + "\n"
 
 
 def _lost_to_json(lost: LostAttempt | None) -> Object | None:
     return None if lost is None else {"attempt": lost.attempt, "verdict": _verdict_to_json(lost.verdict)}
 
 
-def _verdict_to_json(verdict: Verdict | None) -> Object | None:
-    if verdict is None:
-        return None
+def _verdict_to_json(verdict: Verdict) -> Object:
     detail = REDACTION.redact(verdict.detail)[:_MAX_DETAIL]
     return {"reason": verdict.reason.name, "code": verdict.code, "detail": detail, "exit_code": verdict.exit_code}
 
@@ -225,14 +225,10 @@ def _lost_from_json(value: object) -> LostAttempt | None:
         return None
     fields = mapping("lost", value)
     verdict = _verdict_from_json("lost['verdict']", fields.get("verdict"))
-    if verdict is None:
-        raise InvalidInput("lost['verdict']", None, "a verdict")
     return LostAttempt(_attempt(fields, "attempt", "lost['attempt']"), verdict)
 
 
-def _verdict_from_json(name: str, value: object) -> Verdict | None:
-    if value is None:
-        return None
+def _verdict_from_json(name: str, value: object) -> Verdict:
     fields = mapping(name, value)
     reason = fields.get("reason")
     if not isinstance(reason, str) or reason not in Reason.__members__:
@@ -255,7 +251,10 @@ def _from_json(path: Path, parent: Parent) -> LaunchRecord:
         text = stream.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
         raise InvalidInput("the file", Verbatim("too large"), f"at most {_MAX_BYTES} bytes")
-    fields = mapping("the file", load_json("the file", text))
+    line, *rest = text.split(b"\n")
+    # The parent may have died while it wrote a verdict: what does not end with the line is none.
+    verdicts = [each for each in rest[:-1] if each]
+    fields = mapping("the file", load_json("the file", line))
     for key, value in (("version", _VERSION), ("site", parent.site), ("federation", parent.federation)):
         if fields.get(key) != value:
             raise InvalidInput(key, fields.get(key), repr(value))
@@ -281,8 +280,8 @@ def _from_json(path: Path, parent: Parent) -> LaunchRecord:
     if path.name != f"{first.job_id}.json":
         raise InvalidInput("job_id", first.job_id, f"the file's name without .json: {path.name}")
     number = between(1, first.max_attempts)("number", fields.get("number"))
-    lost, verdict = _lost_from_json(fields.get("lost")), _verdict_from_json("verdict", fields.get("verdict"))
-    return LaunchRecord(first, number, _attempt(fields, "attempt"), lost, verdict)
+    verdict = _verdict_from_json("verdict", load_json("verdict", verdicts[-1])) if verdicts else None
+    return LaunchRecord(first, number, _attempt(fields, "attempt"), _lost_from_json(fields.get("lost")), verdict)
 
 
 def _text(fields: Mapping[str, Any], key: str, name: str = "") -> str:

@@ -75,14 +75,38 @@ def test_a_lost_attempt_and_a_verdict_are_read_as_they_were_saved(tmp_path: Path
     assert record.before.before is None
 
 
-def test_a_verdict_is_noted_only_on_a_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_verdict_is_noted_only_on_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its disk may have been full when the job was launched."""
     records, file = saved(tmp_path)
     records.note_verdict("other", FAILURE)
     assert [each.name for each in file.parent.iterdir()] == [file.name]
-    file.write_text("[")
+    monkeypatch.setattr("os.open", _refuse)
     records.note_verdict(JOB, FAILURE)
-    assert (file.read_text(), "its verdict cannot be recorded" in caplog.text) == ("[", True)
+    assert "its verdict cannot be recorded" in caplog.text
+
+
+def _refuse(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_verdict_survives_one_that_was_half_written(tmp_path: Path) -> None:
+    """The parent may die, or the disk be full, while a verdict is written; the next run of the parent notes another."""
+    records, file = saved(tmp_path)
+    records.note_verdict(JOB, FAILURE)
+    whole, start = file.read_bytes(), len(file.read_bytes().splitlines(keepends=True)[0])
+    for end in range(start, len(whole)):
+        file.write_bytes(whole[:end])
+        assert [found.verdict for found in records.load(RUN)] == [None], end
+        records.note_verdict(JOB, LOSS)
+        assert [found.verdict for found in records.load(RUN)] == [LOSS], end
+
+
+def test_a_record_keeps_its_verdict_when_it_is_replaced(tmp_path: Path) -> None:
+    records = LaunchRecords(tmp_path)
+    records.save(LaunchRecord(FIRST, 1, "a1", verdict=FAILURE))
+    assert [found.verdict for found in records.load(RUN)] == [FAILURE]
 
 
 def test_a_recorded_verdict_is_redacted(tmp_path: Path) -> None:
@@ -183,16 +207,6 @@ FIELDS: dict[str, list[Any]] = {
     "refused_attempts": [2, None],
     "number": [0, 4, "1", None],
     "lost": [7, {}, {"attempt": "../a", "verdict": RECORDED}, {"attempt": "a1"}, {"attempt": "a1", "verdict": {}}],
-    "verdict": [
-        "SUCCEEDED",
-        {},
-        {**RECORDED, "reason": "NO_REASON"},
-        {**RECORDED, "reason": ["SUCCEEDED"]},
-        {**RECORDED, "code": -1},
-        {**RECORDED, "code": "0"},
-        {**RECORDED, "exit_code": 1.5},
-        {**RECORDED, "detail": None},
-    ],
 }
 
 
@@ -207,14 +221,38 @@ def test_a_damaged_field_is_refused_and_named(
     assert f"`{field}" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        "SUCCEEDED",
+        None,
+        {},
+        {**RECORDED, "reason": "NO_REASON"},
+        {**RECORDED, "reason": ["SUCCEEDED"]},
+        {**RECORDED, "code": -1},
+        {**RECORDED, "code": "0"},
+        {**RECORDED, "exit_code": 1.5},
+        {**RECORDED, "detail": None},
+    ],
+)
+def test_a_damaged_verdict_is_refused_and_named(
+    verdict: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records, file = saved(tmp_path)
+    file.write_text(f"{file.read_text()}{json.dumps(verdict)}\n")
+    assert records.load(RUN) == []
+    assert not file.exists()
+    assert "`verdict" in caplog.text
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_missing_field_is_refused(field: str, tmp_path: Path) -> None:
     records, file = saved(tmp_path)
     document = json.loads(file.read_text())
     del document[field]
     file.write_text(json.dumps(document))
-    # A launch without a limit for its wait has null there, and so has one that has not ended or lost anything.
-    may_be_null = field in {"pending", "lost", "verdict"}
+    # A launch without a limit for its wait has null there, and so has one that has lost nothing.
+    may_be_null = field in {"pending", "lost"}
     assert [record.first.job_id for record in records.load(RUN)] == ([JOB] if may_be_null else [])
 
 
