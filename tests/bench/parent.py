@@ -1,6 +1,7 @@
 """The measured process: a FLARE parent as a launcher sees it, with one launcher, controlled by lines of JSON.
 
-The process holds each job as FLARE does, by a thread that waits for it. The CPU, memory and threads that it reports
+The process holds each job as FLARE does, by a thread that waits for it. It fires the events of a client's start and of
+a job's end, at which flargo keeps its Lease and its records of launches. The CPU, memory and threads that it reports
 are those of this process alone.
 """
 
@@ -18,10 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_context import FLContext
 from nvflare.private.fed.app.client import client_train  # noqa: F401  (a real parent has loaded it too)
 
 from flargo.terms import Role
+from tests.harness.client_parent import ClientParent
 from tests.harness.differential.parent import Parent
+from tests.harness.executor_site import START_EVENTS
 
 Object = dict[str, Any]
 SITE = "site-1"
@@ -39,13 +44,20 @@ class MeasuredParent:
         self._import_cpu = time.process_time() - cpu
         self._root = Path(tempfile.mkdtemp(prefix="bench-parent-", dir="/tmp"))
         self._parent = Parent(self._root, Role.CLIENT, SITE)
+        self._engine = ClientParent(self._root, job_ids=())
         self._handles: dict[str, Any] = {}
+        self._job_ids: dict[str, str] = {}
         self._end_times: dict[str, float] = {}
         self._codes: dict[str, int] = {}
         self._waiters = 0
+        self._has_started = False
 
     def launch(self, jobs: int, parallel: int) -> Object:
         """Launch jobs; return their names on the cluster, and the seconds that each call of launch_job took."""
+        if not self._has_started:
+            for event in START_EVENTS:
+                self._launcher.handle_event(event, self._context("none"))
+            self._has_started = True
         with ThreadPoolExecutor(parallel) as pool:
             launches = list(pool.map(lambda _: self._launch(), range(jobs)))
         return {"names": [name for name, _ in launches], "seconds": [seconds for _, seconds in launches]}
@@ -85,7 +97,7 @@ class MeasuredParent:
     def track(self) -> Object:
         """Return how long the launcher takes to know all jobs that an earlier parent left behind."""
         start, cpu = time.perf_counter(), time.process_time()
-        self._launcher.handle_event(EventType.SYSTEM_START, self._parent.context("none"))
+        self._launcher.handle_event(EventType.SYSTEM_START, self._context("none"))
         reconciler = self._launcher._loop._reconciler
         while not reconciler._clocks.has_synced:
             time.sleep(0.005)
@@ -101,12 +113,12 @@ class MeasuredParent:
         job_id = str(uuid.uuid4())
         spec = {"image": "registry.example/flare/job:2.9.0", "cpu": "2", "memory": "4Gi", **self._job_options}
         meta = {"job_id": job_id, "name": "bench", "launcher_spec": {SITE: {"k8s": spec}}}
-        context = self._parent.context(job_id)
+        context = self._context(job_id)
         start = time.perf_counter()
         handle = self._launcher.launch_job(meta, context)
         seconds = time.perf_counter() - start
         name = handle._job.name if hasattr(handle, "_job") else handle.pod_name
-        self._handles[name] = handle
+        self._handles[name], self._job_ids[name] = handle, job_id
         return name, seconds
 
     def _wait(self, name: str) -> None:
@@ -114,7 +126,15 @@ class MeasuredParent:
         handle.wait()
         self._end_times[name] = time.monotonic()
         self._codes[name] = int(handle.poll())
+        context = self._context(self._job_ids[name])
+        context.set_prop(FLContextKey.CURRENT_JOB_ID, self._job_ids[name], private=True, sticky=False)
+        self._launcher.handle_event(EventType.JOB_COMPLETED, context)
         self._waiters -= 1
+
+    def _context(self, job_id: str) -> FLContext:
+        context = self._parent.context(job_id)
+        context.set_prop(ReservedKey.ENGINE, self._engine, private=True, sticky=False)
+        return context
 
 
 def _load(launcher: str) -> Any:
