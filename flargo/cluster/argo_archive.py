@@ -36,6 +36,8 @@ MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 """Bytes of a successful response. A Workflow has 1.5 MiB at most, and a list holds only a little of each."""
 _PATH = re.compile(r"api/v1/archived-workflows(/[A-Za-z0-9][-A-Za-z0-9]*)?")
 """The paths of the two requests, below the path that the Argo Server is served under."""
+_NO_LIMIT = 0
+"""The page size with which Argo lists everything at once (Argo 3.7, persist/sqldb/selector.go)."""
 _UNUSED_UID = "none"
 """A uid that no Workflow has."""
 _UNSUPPORTED = "not supported"
@@ -70,25 +72,41 @@ class Archive:
         ListWorkflows).
         """
         workflows: dict[str, Object] = {}
-        page, read_pages = "", set[str]()
+        page, read_pages, count = "", set[str](), 0
         while page not in read_pages:
             if len(read_pages) >= MAX_PAGES:
                 raise self._invalid_answer(f"its list has more than {MAX_PAGES} pages")
             read_pages.add(page)
             answer = self._request(partial(self._list_page, labels, page))
-            # A Workflow that is archived meanwhile shifts others to the next page, where they are listed again.
+            count += len(answer.items or ())
             for item in answer.items or ():
                 workflows.setdefault(*self._to_plain(item))
             page = answer.metadata.continue_ or ""
             if not page:
                 if not workflows:
                     self._check_archive_exists()
-                return [*workflows.values()]
+                return [*(self._add_left_out(labels, workflows) if count > len(workflows) else workflows).values()]
         raise self._invalid_answer("it returns a page of the list twice")
 
-    def _list_page(self, labels: str, page: str) -> WorkflowList:
+    def _add_left_out(self, labels: str, listed: dict[str, Object]) -> dict[str, Object]:
+        """List the Workflows in one answer, and return them together with those that were listed by pages.
+
+        Argo orders Workflows by the second of their start, and a page is an offset (Argo 3.7, persist/sqldb). So of
+        several that started in one second, a page may repeat one and leave out another one. A Workflow that is archived
+        meanwhile also makes one appear twice.
+        """
+        try:
+            answer = self._request(partial(self._list_page, labels, "", limit=_NO_LIMIT))
+        except ArchiveError as error:
+            if error.problem is not ArchiveProblem.INVALID_ANSWER:
+                raise
+            return listed  # It is larger than an answer may be.
+        return {**dict(map(self._to_plain, answer.items or ())), **listed}
+
+    def _list_page(self, labels: str, page: str, limit: int | None = None) -> WorkflowList:
+        size = str(PAGE_SIZE if limit is None else limit)
         return self._service.list_archived_workflows(
-            labels, limit=str(PAGE_SIZE), continue_=page or None, namespace=self._namespace
+            labels, limit=size, continue_=page or None, namespace=self._namespace
         )
 
     def get(self, uid: str) -> Object | None:

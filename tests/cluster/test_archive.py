@@ -159,9 +159,9 @@ def test_archive_is_read_page_by_page(
     pages: list[str] = []
 
     class Counting(argo_archive.Archive):
-        def _list_page(self, labels: str, page: str) -> Any:
-            pages.append(page)
-            return super()._list_page(labels, page)
+        def _list_page(self, labels: str, page: str, limit: int | None = None) -> Any:
+            pages.append(page if limit is None else "all")
+            return super()._list_page(labels, page, limit)
 
     monkeypatch.setattr(argo_archive, "PAGE_SIZE", 5)
     reader = Counting(server.url, cluster.target.namespace, summaries["token"].read_text(), str(server.ca))
@@ -169,7 +169,10 @@ def test_archive_is_read_page_by_page(
     names = {item["metadata"]["name"] for item in items}
     assert names >= {job.name for job in summaries["jobs"].values()}
     assert len(names) == len(items)
-    assert pages == ["", *(str(5 * page) for page in range(1, (len(items) + 4) // 5))]
+    by_page = ["", *(str(5 * page) for page in range(1, (len(items) + 4) // 5))]
+    assert pages in (by_page, [*by_page, "all"])
+    at_once = reader._list_page(f"{Label.FEDERATION}={site.federation}", "", limit=0)
+    assert {item.metadata.name for item in at_once.items or ()} == names
 
 
 # Errors of the real server

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +19,8 @@ import pytest
 import requests
 import responses
 from click.testing import Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flargo.cluster import argo_archive as transport
 from flargo.cluster.api import PAGE_SIZE, Api, Kind
@@ -137,10 +140,38 @@ def test_all_pages_are_read_without_duplicates(net: responses.RequestsMock, arch
         answer(archived_workflow(uid="a"), archived_workflow(uid="b"), after="2"),
         answer(archived_workflow(uid="b"), archived_workflow(uid="c"), after="4"),
     ]
-    for page in (*pages, answer()):
+    at_once = answer(*(archived_workflow(uid=uid) for uid in "dabc"))
+    for page in (*pages, answer(), at_once):
         net.get(LIST, json=page)
-    assert [item["metadata"]["uid"] for item in archive.list("a=b")] == ["a", "b", "c"]
-    assert [query(call).get("listOptions.continue") for call in net.calls] == [None, ["2"], ["4"]]
+    assert [item["metadata"]["uid"] for item in archive.list("a=b")] == ["d", "a", "b", "c"]
+    assert [query(call).get("listOptions.continue") for call in net.calls] == [None, ["2"], ["4"], None]
+    assert query(net.calls[-1])["listOptions.limit"] == ["0"]
+
+
+@given(st.data())
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_workflow_is_left_out_between_pages(archive: Archive, data: st.DataObject) -> None:
+    """Of Workflows that started in one second, Argo's database returns those of a page in an order of its own."""
+    uids = [f"u{number}" for number in range(data.draw(st.integers(1, 8)))]
+
+    def respond(request: Any) -> tuple[int, dict[str, str], str]:
+        asked = query(SimpleNamespace(request=request))
+        start, limit = int(asked.get("listOptions.continue", ["0"])[0]), int(asked["listOptions.limit"][0]) and 3
+        shown = data.draw(st.permutations(uids))[start : start + limit if limit else None]
+        after = str(start + limit) if limit and start + limit < len(uids) else ""
+        return 200, {}, json.dumps(answer(*(archived_workflow(uid=uid) for uid in shown), after=after))
+
+    with responses.RequestsMock() as net:
+        net.add_callback("GET", LIST, respond)
+        assert sorted(item["metadata"]["uid"] for item in archive.list("a=b")) == uids
+
+
+def test_a_list_that_is_too_large_at_once_is_read_by_pages(net: responses.RequestsMock, archive: Archive) -> None:
+    pages = [answer(archived_workflow(uid="a"), after="1"), answer(archived_workflow(uid="a"))]
+    for page in pages:
+        net.get(LIST, json=page)
+    net.get(LIST, body=b"[" * 100_000)
+    assert [item["metadata"]["uid"] for item in archive.list("a=b")] == ["a"]
 
 
 def test_a_repeated_page_is_an_error(net: responses.RequestsMock, archive: Archive) -> None:
