@@ -56,6 +56,7 @@ from nvflare.utils.job_launcher_utils import (
     get_job_launcher_spec,
     get_portable_resource_spec,
     get_server_job_args,
+    get_site_launcher_spec,
 )
 
 from flargo.job.documents import MAX_TEXT_BYTES, load_yaml
@@ -128,6 +129,11 @@ def is_startup_file(name: str) -> bool:
 def launcher_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:
     """Return a job's options for this launcher at a site: the job's defaults, overridden by the site's part."""
     return get_job_launcher_spec(job_meta, site, MODE)  # type: ignore[no-any-return]
+
+
+def is_nested_resource_spec(site_spec: dict[str, Any]) -> bool:
+    """Return whether a site's part of resource_spec has a block for each launcher, and is not one block for all."""
+    return get_site_launcher_spec(site_spec, "process") is not site_spec
 
 
 def portable_spec(job_meta: dict[str, Any], site: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ job's values and the site's, and flargo.job.policy what the site allows.
 
 import base64
 import hashlib
-import heapq
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from flargo.flare import nvflare_internals
+from flargo.flare.job_options import read_launcher_options, read_portable_options
 from flargo.flare.nvflare_internals import Mount, Study, WorkspaceTransfer
 from flargo.flare.nvflare_messages import pod_template_error, study_file_error
 from flargo.flare.report import Report
@@ -27,7 +27,7 @@ from flargo.job import names, validate
 from flargo.job.choices import Choices, JobRequest, choose
 from flargo.job.documents import DocumentError
 from flargo.job.settings import Settings
-from flargo.job.trust import JOB_META, JOB_SPEC, REJOIN
+from flargo.job.trust import JOB_META
 from flargo.job.validate import MISSING, InvalidInput, Sentence, Verbatim
 from flargo.parsing import is_attempt
 from flargo.terms import Launch, Object, Parent, Role, SecretData
@@ -42,20 +42,6 @@ _PEM = re.compile("-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\\s]+)-----END CERTI
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _MAX_SECRET_BYTES = 1024 * 1024
 """Bytes that a Secret may hold (Kubernetes' MaxSecretSize)."""
-_MAX_IGNORED_KEYS = 10
-"""Ignored keys of a job that the warning names."""
-_EXAMPLES = {
-    JobMetaKey.JOB_LAUNCHER_SPEC: {"default": {nvflare_internals.MODE: {"image": "registry.example/name:tag"}}},
-    JobMetaKey.RESOURCE_SPEC: {"@default": {"num_of_gpus": 1}},
-}
-_NVFLARE_RULES = {
-    JobMetaKey.JOB_LAUNCHER_SPEC: "a dictionary of dictionaries",
-    JobMetaKey.RESOURCE_SPEC: (
-        "num_of_gpus as a whole number >= 0 (the same as in launcher_spec, if it is set there too), num_of_cpus as one"
-        " > 0, memory as one > 0 with Mi, Gi, or Ti, and no device_requests, which are for Docker"
-    ),
-}
-"""The rules of get_job_launcher_spec and get_portable_resource_spec of nvflare/utils/job_launcher_utils.py."""
 _WORKSPACE_VOLUME, _STARTUP_VOLUME = "workspace-job", "startup-kit"
 _log = logging.getLogger(__name__)
 
@@ -293,7 +279,7 @@ def _read_request(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Setting
     job_id = _meta_value(job_meta, JobMetaKey.JOB_ID)
     workspace = _context_property(fl_ctx, FLContextKey.WORKSPACE_OBJECT)
     args = _context_property(fl_ctx, FLContextKey.ARGS)
-    spec, where = _read_launcher_spec(job_meta, site)
+    launcher = read_launcher_options(job_meta, site)
     process_args = _context_property(fl_ctx, FLContextKey.JOB_PROCESS_ARGS)
     if not process_args:
         raise _context_error(FLContextKey.JOB_PROCESS_ARGS, process_args)
@@ -315,13 +301,7 @@ def _read_request(job_meta: dict[str, Any], fl_ctx: FLContext, settings: Setting
         process_args=process_args,
         module=module,
         cell=cell,
-        job=JobRequest(
-            site=site,
-            mode=nvflare_internals.MODE,
-            where=where,
-            spec=spec,
-            portable=_resolve_spec(job_meta, JobMetaKey.RESOURCE_SPEC, site, nvflare_internals.portable_spec),
-        ),
+        job=JobRequest(site, nvflare_internals.MODE, launcher, read_portable_options(job_meta, site)),
     )
 
 
@@ -347,81 +327,6 @@ def _context_property(fl_ctx: FLContext, key: str) -> Any:
 
 def _context_error(key: str, value: object) -> InvalidInput:
     return InvalidInput(f"{key} in FLContext", value, "the value that FLARE sets before it launches a job")
-
-
-def _resolve_spec(
-    job_meta: dict[str, Any],
-    key: JobMetaKey,
-    site: str,
-    resolve: Callable[[dict[str, Any], str], dict[str, Any]],
-) -> dict[str, Any]:
-    """Return the part of a job's metadata that applies to a site, by nvflare's own function.
-
-    Args:
-        job_meta: the job's metadata.
-        key: the part's key.
-        site: the site's name.
-        resolve: nvflare's function.
-    """
-    field = f"job_meta[{key.value!r}]"
-    try:
-        return validate.mapping(field, resolve(job_meta, site))
-    except InvalidInput:
-        raise
-    except ValueError:
-        allowed = f"what nvflare allows for site {site!r}: {_NVFLARE_RULES[key]}, as in {_EXAMPLES[key]}"
-        raise InvalidInput(field, job_meta.get(key.value), allowed) from None
-    except (TypeError, AttributeError, LookupError, RecursionError):
-        # nvflare does not check the shape of the metadata, and the text of its exception helps nobody.
-        allowed = f"a dictionary of dictionaries, as in {_EXAMPLES[key]}"
-        raise InvalidInput(field, job_meta.get(key.value), allowed) from None
-
-
-def _read_launcher_spec(job_meta: dict[str, Any], site: str) -> tuple[dict[str, Any], str]:
-    """Return the job's part of launcher_spec, checked, and its path. Unknown keys are ignored, as nvflare does."""
-    where = f"launcher_spec[{site!r}][{nvflare_internals.MODE!r}]"
-    spec = _resolve_spec(job_meta, JobMetaKey.JOB_LAUNCHER_SPEC, site, nvflare_internals.launcher_spec)
-    unknown = set(spec) - set(JOB_SPEC)
-    if unknown:
-        examples = [names.display_text(key) for key in heapq.nsmallest(_MAX_IGNORED_KEYS, unknown)]
-        _log.warning(
-            "%s: %d unknown keys are ignored: %s; known keys are %s",
-            where,
-            len(unknown),
-            examples,
-            ", ".join(sorted(JOB_SPEC)),
-        )
-    blocks = _launcher_blocks(job_meta, site)
-    _warn_of_misplaced_keys(blocks)
-    return {
-        key: rule.validate(f"{_place_of_key(blocks, key) or where}[{key!r}]", spec[key])
-        for key, rule in JOB_SPEC.items()
-        if key in spec
-    }, where
-
-
-def _launcher_blocks(job_meta: dict[str, Any], site: str) -> dict[str, Mapping[str, Any]]:
-    """Return the site's part of launcher_spec and the default one, by their keys; the site's takes precedence."""
-    spec = job_meta.get(JobMetaKey.JOB_LAUNCHER_SPEC.value)
-    blocks = {key: spec.get(key) for key in (site, "default")} if isinstance(spec, Mapping) else {}
-    return {key: block for key, block in blocks.items() if isinstance(block, Mapping)}
-
-
-def _place_of_key(blocks: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """Return the path of the block in which the job's author has written a key; empty if it is in neither."""
-    mode = nvflare_internals.MODE
-    return next(
-        (f"launcher_spec[{name!r}][{mode!r}]" for name, block in blocks.items() if key in (block.get(mode) or ())), ""
-    )
-
-
-def _warn_of_misplaced_keys(blocks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Warn of keys beside the launcher's block instead of in it: nvflare takes them for launchers, and ignores them."""
-    for name, block in blocks.items():
-        place = f"launcher_spec[{name!r}]"
-        for key in sorted(set(block) & {*JOB_SPEC, REJOIN}):
-            inside = "['argo']" if key == REJOIN else ""
-            _log.warning("%s[%r] is ignored: write it in %s[%r]%s", place, key, place, nvflare_internals.MODE, inside)
 
 
 def _grant_attempts(choices: Choices) -> tuple[int, str]:

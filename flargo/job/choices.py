@@ -17,6 +17,21 @@ from flargo.terms import Object
 
 
 @dataclass(frozen=True, slots=True)
+class JobOptions:
+    """A job's options for one site, and where the job's author has written each."""
+
+    values: Mapping[str, Any]
+    places: Mapping[str, str]
+    """The path of each option in the job's metadata, such as ``launcher_spec['default']['k8s']['cpu']``."""
+    block: str
+    """The path of the block in which the author would write another option."""
+
+    def place(self, key: str) -> str:
+        """Return the path at which an option is written, or would be if it is missing."""
+        return self.places.get(key, f"{self.block}[{key!r}]")
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """What a job's metadata says about its container at one site."""
 
@@ -24,12 +39,15 @@ class JobRequest:
     """FLARE's name of the site."""
     mode: str
     """The key of the launcher in launcher_spec."""
-    where: str
-    """The path of ``spec`` in the job's metadata, for messages to the job's author."""
-    spec: Mapping[str, Any]
-    """The job's part of launcher_spec, checked by flargo.job.trust."""
-    portable: Mapping[str, Any]
-    """The job's part of resource_spec, checked by nvflare."""
+    launcher: JobOptions
+    """The job's options in launcher_spec, checked by flargo.job.trust."""
+    portable: JobOptions
+    """The job's resources in resource_spec, checked by nvflare."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The values of the options in launcher_spec."""
+        return self.launcher.values
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +84,9 @@ def choose(request: JobRequest, study_image: str | None, settings: Settings) -> 
     if not image:
         raise _missing_image(request)
     resources = _build_resources(request, settings)
-    _check_resources(resources, request.where)
+    _check_resources(resources, request)
     requested = Requested(
-        where=request.where,
+        places=_places(request),
         limits=resources["limits"],
         gpu=STOCK_GPU,
         image=spec.get("image") or None,
@@ -95,12 +113,18 @@ def _refuse_attempts(wanted: int, limit: int) -> str:
 
 
 def _missing_image(request: JobRequest) -> InvalidInput:
+    place = request.launcher.place("image")
+    others = {
+        f"launcher_spec[{request.site!r}][{request.mode!r}]['image']": "this site",
+        f"launcher_spec['default'][{request.mode!r}]['image']": "shared default",
+        f"resource_spec[{request.site!r}][{request.mode!r}]['image']": "legacy",
+    }
+    alternatives = ", ".join(f"in {path} ({note})" for path, note in others.items() if path != place)
     return InvalidInput(
-        f"{request.where}['image']",
+        place,
         MISSING,
-        f"an image there, in launcher_spec['default'][{request.mode!r}]['image'] (shared default), in"
-        f" resource_spec[{request.site!r}][{request.mode!r}]['image'] (legacy), or in"
-        " studies.<study>.container.image of local/study_runtime.yaml (the site's default)",
+        f"an image there, {alternatives}, or in studies.<study>.container.image of local/study_runtime.yaml (the site's"
+        " default)",
     )
 
 
@@ -111,7 +135,7 @@ def _choose_ephemeral_storage(request: JobRequest, settings: Settings) -> str:
 
 def _build_resources(request: JobRequest, settings: Settings) -> Object:
     """Return the container's resources: launcher_spec's values, overridden by those of nvflare's resource_spec."""
-    spec, portable = request.spec, request.portable
+    spec, portable = request.spec, request.portable.values
     storage = _choose_ephemeral_storage(request, settings)
     limits: Object = {"ephemeral-storage": storage}
     requests: Object = {"ephemeral-storage": storage}
@@ -130,11 +154,47 @@ def _build_resources(request: JobRequest, settings: Settings) -> Object:
     return {"requests": {**requests, **both}, "limits": {**limits, **both}}
 
 
-def _check_resources(resources: Object, where: str) -> None:
-    for amounts in resources.values():
+def _check_resources(resources: Object, request: JobRequest) -> None:
+    places = {kind: _resource_places(request, kind) for kind in resources}
+    for kind, amounts in resources.items():
         for name, amount in amounts.items():
-            validate.quantity(f"{where}: {name}", amount)
+            validate.quantity(places[kind][name], amount)
     for name, amount in resources["requests"].items():
         limit = resources["limits"].get(name)
         if limit is not None and validate.amount(amount) > validate.amount(limit):
-            raise InvalidInput(f"{where}: the request of {name}", amount, f"at most its limit, {limit}")
+            allowed = f"at most its limit, {limit} in {places['limits'][name]}"
+            raise InvalidInput(places["requests"][name], amount, allowed)
+
+
+def _resource_places(request: JobRequest, kind: str) -> dict[str, str]:
+    """Return where the container's requests or limits are written, by Kubernetes' names of the resources."""
+    places = _places(request)
+    by_resource = {
+        "cpu": places["cpu"],
+        "memory": places["memory"],
+        "ephemeral-storage": places["ephemeral_storage"],
+        STOCK_GPU: places["num_of_gpus"],
+    }
+    if kind == "requests":
+        own = {name: request.launcher.places.get(f"{name}_request") for name in ("cpu", "memory")}
+        portable = _portable_places(request)
+        by_resource |= {name: place for name, place in own.items() if place and name not in portable}
+    return by_resource
+
+
+def _places(request: JobRequest) -> dict[str, str]:
+    """Return where the value that counts is written, by the key of each option that a policy can limit."""
+    keys = ("image", "python_path", "pending_timeout", "cpu", "memory", "ephemeral_storage", "num_of_gpus")
+    places = {key: request.launcher.place(key) for key in keys} | _portable_places(request)
+    if request.spec.get("ephemeral_storage") is None:
+        places["ephemeral_storage"] = "ephemeral_storage (the site's default)"
+    return places
+
+
+def _portable_places(request: JobRequest) -> dict[str, str]:
+    """Return where resource_spec has the values that count, by the keys of the same options in launcher_spec."""
+    keys = {"num_of_cpus": "cpu", "memory": "memory", "num_of_gpus": "num_of_gpus"}
+    places = {own: request.portable.place(key) for key, own in keys.items() if key in request.portable.values}
+    if "num_of_gpus" in request.spec:  # launcher_spec has precedence for GPUs, and resource_spec for all else
+        places.pop("num_of_gpus", None)
+    return places

@@ -82,8 +82,8 @@ class Requested:
     The values are checked for their form before, but not for their size.
     """
 
-    where: str
-    """The part of the job's metadata that holds the values, as its author wrote it, for error messages."""
+    places: Mapping[str, str]
+    """Where the job's author has written each value, by its key in launcher_spec, for error messages."""
     limits: Mapping[str, Any]
     """The container's resource limits by Kubernetes' resource names; a resource that is absent has no limit."""
     gpu: str
@@ -102,7 +102,7 @@ def enforce(policy: Policy, requested: Requested) -> None:
         InvalidInput: the site does not allow a value, or requires one that the job lacks.
     """
     for field, value, allowed in _violations(policy, requested):
-        raise InvalidInput(f"{requested.where}[{field!r}]", value, allowed)
+        raise InvalidInput(requested.places[field], value, allowed)
 
 
 def _violations(policy: Policy, requested: Requested) -> Iterator[tuple[str, Any, str]]:

@@ -18,6 +18,18 @@ POLICY = Policy(
     gpus=1,
     pending_timeout=60,
 )
+PLACES = {
+    key: f"spec[{key!r}]"
+    for key in (
+        "image",
+        "python_path",
+        "pending_timeout",
+        "cpu",
+        "memory",
+        "ephemeral_storage",
+        "num_of_gpus",
+    )
+}
 DIGEST = f"@sha256:{'0' * 64}"
 FORBIDDEN: dict[str, Any] = {
     "image": "other.example/x",
@@ -39,7 +51,7 @@ CORRECTIONS: list[dict[str, Any]] = [
 
 def test_violations_are_reported_in_order() -> None:
     """A job's author corrects one value after the other, and the messages follow the same order for everybody."""
-    requested = Requested(where="spec", gpu="gpu", has_pending_timeout=True, **FORBIDDEN)
+    requested = Requested(places=PLACES, gpu="gpu", has_pending_timeout=True, **FORBIDDEN)
     fields = []
     for correction in CORRECTIONS:
         with pytest.raises(InvalidInput) as error:
@@ -62,6 +74,6 @@ def test_violations_are_reported_in_order() -> None:
 def test_a_job_without_wishes_needs_limits_only() -> None:
     """The site's own image, Python path and timeout are not checked; a limit that the site requires is."""
     limits = {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"}
-    enforce(POLICY, Requested(where="spec", limits=limits, gpu="gpu"))
+    enforce(POLICY, Requested(places=PLACES, limits=limits, gpu="gpu"))
     with pytest.raises(InvalidInput, match="memory"):
-        enforce(POLICY, Requested(where="spec", limits={**limits, "memory": "0"}, gpu="gpu"))
+        enforce(POLICY, Requested(places=PLACES, limits={**limits, "memory": "0"}, gpu="gpu"))

@@ -102,7 +102,7 @@ def in_default(spec: Any) -> Object:
 
 
 SPEC = "launcher_spec['site-1']['k8s']"
-SHAPE = "a dictionary of dictionaries, as in {'default': {'k8s': {'image': 'registry.example/name:tag'}}}"
+SHAPE = "a dictionary, as in {'launcher_spec': {'default': {'k8s': {'image': 'registry.example/name:tag'}}}}"
 CONTEXT = (
     Wrong("no job id", ("job_id", "missing"), meta={"job_id": ""}),
     Wrong("no workspace", ("__workspace_object__", "missing"), context=forget(FLContextKey.WORKSPACE_OBJECT)),
@@ -140,24 +140,28 @@ JOB = (
     Wrong("null python path", (f"{SPEC}['python_path']", "None", "non-empty"), spec={"python_path": None}),
     Wrong(
         "portable GPUs below 0",
-        ("resource_spec", "-1", "num_of_gpus"),
+        ("`resource_spec['site-1']['num_of_gpus']`", "-1", "a whole number >= 0"),
         meta={"resource_spec": {"site-1": {"num_of_gpus": -1}}},
     ),
     Wrong(
         "portable CPUs below 1",
-        ("resource_spec", "num_of_cpus"),
+        ("`resource_spec['@default']['num_of_cpus']`", "0", "a whole number >= 1"),
         meta={"resource_spec": {"@default": {"num_of_cpus": 0}}},
     ),
     Wrong(
         "portable memory in other units",
-        ("resource_spec", "5GB", "Mi, Gi, or Ti"),
+        ("`resource_spec['site-1']['memory']`", "5GB", "Mi, Gi, or Ti"),
         meta={"resource_spec": {"site-1": {"memory": "5GB"}}},
     ),
-    Wrong("launcher_spec that is none", ("launcher_spec", "'x'", SHAPE), meta={"launcher_spec": "x"}),
-    Wrong("site's launcher_spec that is none", ("launcher_spec", "5", SHAPE), meta={"launcher_spec": {"site-1": 5}}),
+    Wrong("launcher_spec that is none", ("`launcher_spec`", "'x'", SHAPE), meta={"launcher_spec": "x"}),
+    Wrong(
+        "site's launcher_spec that is none",
+        ("`launcher_spec['site-1']`", "5", SHAPE),
+        meta={"launcher_spec": {"site-1": 5}},
+    ),
     Wrong(
         "resource_spec that is a list",
-        ("job_meta['resource_spec']", "[1]", "as in {'@default': {'num_of_gpus': 1}}"),
+        ("`resource_spec`", "[1]", "as in {'resource_spec': {'@default': {'num_of_gpus': 1}}}"),
         meta={"resource_spec": [1]},
     ),
     # What the stock launcher lets pass, and the API server or nobody refuses.
@@ -175,13 +179,13 @@ JOB = (
     Wrong("an image that is none", (f"{SPEC}['image']", "'a b'", "registry"), spec={"image": "a b"}, stock=False),
     Wrong(
         "a request above its limit",
-        ("the request of memory", "'2Gi'", "1Gi"),
+        (f"{SPEC}['memory_request']", "'2Gi'", f"1Gi in {SPEC}['memory']"),
         spec={"memory": "1Gi", "memory_request": "2Gi"},
         stock=False,
     ),
     Wrong(
         "a request above its limit in other words",
-        ("the request of cpu", "is 3", "2000m"),
+        (f"{SPEC}['cpu_request']", "is 3", f"2000m in {SPEC}['cpu']"),
         spec={"cpu_request": 3, "cpu": "2000m"},
         stock=False,
     ),
@@ -189,7 +193,7 @@ JOB = (
     Wrong("more GPUs than can be counted", (f"{SPEC}['num_of_gpus']",), spec={"num_of_gpus": 2**31}, stock=False),
     Wrong(
         "more portable CPUs than can be counted",
-        ("cpu", "quantity"),
+        ("`resource_spec['site-1']['num_of_cpus']`", "quantity"),
         meta={"resource_spec": {"site-1": {"num_of_cpus": 10**30}}},
         stock=False,
     ),
@@ -207,7 +211,11 @@ JOB = (
         spec={"python_path": "$(NVFLARE_JOB_AUTH_TOKEN)"},
         stock=False,
     ),
-    Wrong("a job's spec that is a list of pairs", ("launcher_spec", SHAPE), **in_default([["image", "x"]])),
+    Wrong(
+        "a job's spec that is a list of pairs",
+        ("`launcher_spec['default']['k8s']`", SHAPE),
+        **in_default([["image", "x"]]),
+    ),
     Wrong("a study with control characters", ("job_meta['study']", "\\n"), meta={"study": "a\nb"}, stock=False),
     Wrong("a job id that is a path", ("job_meta['job_id']", "'../x'"), meta={"job_id": "../x"}, stock=False),
     Wrong("a job id that is an expression", ("job_meta['job_id']",), meta={"job_id": "{{x}}"}, stock=False),
@@ -308,7 +316,7 @@ POLICY = (
     Wrong("too much memory", (f"{SPEC}['memory']", "'1.1Gi'"), spec={"memory": "1.1Gi"}, **policy(memory="1Gi")),
     Wrong(
         "too much portable memory",
-        (f"{SPEC}['memory']", "'2Gi'"),
+        ("`resource_spec['@default']['memory']`", "'2Gi'"),
         meta={"resource_spec": {"@default": {"memory": "2Gi"}}},
         **policy(memory="1Gi"),
     ),
