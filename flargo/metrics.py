@@ -91,6 +91,12 @@ class Metric(Enum):
         "Time until the response to a request began, or the request failed.",
         _REQUEST_BUCKETS,
     )
+    LONGEST_WAIT = Row(
+        "flargo_longest_wait_seconds",
+        Type.GAUGE,
+        (),
+        "Time since its launch of the job that has waited longest to run; 0 if no job waits.",
+    )
     WATCH_STALENESS = Row(
         "flargo_watch_staleness_seconds",
         Type.GAUGE,
@@ -198,7 +204,7 @@ class _Gauges(Collector):
     """The gauges, which are computed for every scrape."""
 
     def __init__(self) -> None:
-        self.source: Callable[[], Snapshot] = lambda: take_snapshot((), {}, 0)
+        self.source: Callable[[], Snapshot] = lambda: take_snapshot((), {}, 0, 0.0)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Return the gauges' names, without samples; called when the collector is registered."""
@@ -218,6 +224,7 @@ class _Gauges(Collector):
             (Metric.KILLS, numbers.kills_outstanding),
             (Metric.ORPHANS, numbers.orphans),
             (Metric.QUEUED_INPUTS, numbers.queued_inputs),
+            (Metric.LONGEST_WAIT, numbers.longest_wait),
         ):
             family = _gauge(metric)
             family.add_metric((), count)

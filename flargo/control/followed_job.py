@@ -1,6 +1,7 @@
 """A launched job as the loop follows it: what the launch needs, and where its progress and verdict are reported."""
 
 import threading
+import time
 from collections.abc import Callable
 
 from flargo.control.launched_job import LaunchedJob
@@ -58,6 +59,9 @@ class FollowedJob:
         """The request that creates the Workflow may have been sent."""
         self.cleared = threading.Event()
         """Set when nothing of the job is left on the cluster."""
+        self._followed_since = time.monotonic()
+        self._has_run = False
+        """The job was seen running."""
         self._released_at: float | None = None
         self._is_start_measured = plan is None
 
@@ -97,8 +101,14 @@ class FollowedJob:
         """Keep the error of a request that is retried."""
         self.submit_problem = message
 
+    def seconds_waiting(self, now: float) -> float:
+        """Return for how many seconds the job has waited to run; 0 once it has run, or is being ended."""
+        is_waiting = not (self._has_run or self.launched.is_stopping or self.is_concluded)
+        return max(0.0, now - self._followed_since) if is_waiting else 0.0
+
     def measure_start(self, meter: Meter, now: float) -> None:
         """Measure once how many seconds after its release the job was seen running."""
+        self._has_run = self._has_run or self.launched.stage is Stage.RUNNING
         if self._is_start_measured or not self.launched.is_released:
             return
         self._released_at = now if self._released_at is None else self._released_at

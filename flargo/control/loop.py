@@ -300,7 +300,8 @@ class Loop:
         """Return the current numbers for metrics. Any thread may call this."""
         now, last_contact = time.monotonic(), self._last_contact
         silence = {kind: max(0.0, now - at) for kind, at in last_contact.items()}
-        return take_snapshot(self._reconciler.states, silence, self._inputs.qsize())
+        longest_wait = max((job.seconds_waiting(now) for job in list(self._jobs.values())), default=0.0)
+        return take_snapshot(self._reconciler.states, silence, self._inputs.qsize(), longest_wait)
 
     def end(self, cause: Cause, seconds: float) -> None:
         """End all jobs, wait up to the given seconds for them, then stop all threads.

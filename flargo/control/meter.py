@@ -76,10 +76,14 @@ class Snapshot:
     """Seconds since each watch's last contact with the API server."""
     queued_inputs: int
     """Inputs that wait for the reconciler."""
+    longest_wait: float
+    """Seconds since its launch, or since this parent took it back, of the job that has waited longest to run."""
 
 
-def take_snapshot(states: Iterable[JobState], watch_silence: Mapping[Kind, float], queued_inputs: int) -> Snapshot:
-    """Return the numbers that follow from the jobs' states, with the given silence and queue length."""
+def take_snapshot(
+    states: Iterable[JobState], watch_silence: Mapping[Kind, float], queued_inputs: int, longest_wait: float
+) -> Snapshot:
+    """Return the numbers that follow from the jobs' states, with the given silence, queue length and wait."""
     states = tuple(states)
     launched = [state for state in states if state.cause not in UNFOLLOWED]
     kills_outstanding = sum(
@@ -91,4 +95,5 @@ def take_snapshot(states: Iterable[JobState], watch_silence: Mapping[Kind, float
         kills_outstanding=kills_outstanding,
         watch_silence=watch_silence,
         queued_inputs=queued_inputs,
+        longest_wait=longest_wait,
     )

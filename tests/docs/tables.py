@@ -142,6 +142,16 @@ def metrics() -> str:
     return "\n".join(rows)
 
 
+def alerts() -> str:
+    """Return the table of the alerts in deploy/prometheus-rules.yaml."""
+    (group,) = yaml.safe_load((ROOT / "deploy/prometheus-rules.yaml").read_text())["spec"]["groups"]
+    rows = ["| alert | condition | what to do |", "|---|---|---|"]
+    for rule in group["rules"]:
+        duration = f" for {rule['for']}" if "for" in rule else ""
+        rows.append(f"| `{rule['alert']}` | `{rule['expr']}`{duration} | {rule['annotations']['description']} |")
+    return "\n".join(rows)
+
+
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "argo settings"): argo_settings,
     ("README.md", "figures"): request_figures,
@@ -153,6 +163,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/operations.md", "patience"): patience,
     ("docs/operations.md", "doctor"): doctors_checks,
     ("docs/operations.md", "metrics"): metrics,
+    ("docs/operations.md", "alerts"): alerts,
     ("docs/commands.md", "conventions"): conventions.listing,
     ("docs/faults.md", "side by side"): fault_comparison,
     ("docs/faults.md", "matrix"): fault_matrix.listing,

@@ -79,7 +79,13 @@ def test_argo_ui_columns_exist_on_workflows() -> None:
 
 def test_kustomize_applies_all_but_the_examples() -> None:
     (kustomization,) = (yaml.safe_load(file.read_text()) for file in (ROOT / "deploy").glob("kustomization.yaml"))
-    examples = {"admission-policy.yaml", "controller.yaml", "network-policy.yaml", "queue.yaml"}
+    examples = {
+        "admission-policy.yaml",
+        "controller.yaml",
+        "network-policy.yaml",
+        "prometheus-rules.yaml",
+        "queue.yaml",
+    }
     others = {file.name for file in (ROOT / "deploy").glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == others - examples
 

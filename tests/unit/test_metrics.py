@@ -1,6 +1,5 @@
 """Tests of the metrics: names, types and labels, and the values after a sequence of inputs."""
 
-import json
 import re
 import sys
 import time
@@ -24,11 +23,9 @@ from flargo.status.reasons import FLARE_EXIT_CODES, Reason
 from flargo.status.verdict import Cause, Verdict
 from tests.harness.fake_api import THREAD_SECONDS, IdleApi
 from tests.harness.objects import RUNNING, Object, pod, terminated_state, workflow
-from tests.harness.paths import ROOT
 from tests.harness.plans import submit_plan
 from tests.harness.scripted_api import Response, ScriptedApi
 
-DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
 WORKFLOW_UID = "uid-2"
 """The uid that the fake API gives the job's Workflow, which is created after the startup Secret."""
 
@@ -96,7 +93,7 @@ def filled_exporter() -> Exporter:
     exporter.count_verdict(Verdict(Reason.SUCCEEDED, 0))
     exporter.count_lost_attempt(Verdict(Reason.DISRUPTED, 104))
     exporter.count_watch_restart(Kind.POD)
-    exporter.follow(lambda: Snapshot({Stage.RUNNING: 2}, 3, 4, {Kind.POD: 5.0}, 6))
+    exporter.follow(lambda: Snapshot({Stage.RUNNING: 2}, 3, 4, {Kind.POD: 5.0}, 6, 7.0))
     return exporter
 
 
@@ -171,6 +168,29 @@ def test_kill_is_outstanding_until_program_ends(site: MeasuredLoop) -> None:
     assert site.stages() == {"ENDED": 1}, "Argo has not completed the Workflow"
     site.send(pod(owner=WORKFLOW_UID, version=5, main=terminated_state(137), phase="Failed"))
     site.wait_for_value(1, "flargo_ends_total", reason="ABORTED", code="9")
+
+
+def test_longest_wait_ends_when_the_job_runs(site: MeasuredLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert site.value("flargo_longest_wait_seconds") == 0, "no job waits"
+    before = time.monotonic()
+    site.launch()
+    site.send(pod(owner=WORKFLOW_UID))
+    site.wait_for_value(1, "flargo_jobs", stage="WAITING")
+    with monkeypatch.context() as patch:
+        patch.setattr("flargo.control.loop.time.monotonic", lambda: before + 1000)
+        assert 900 < site.value("flargo_longest_wait_seconds") <= 1000
+    site.send(pod(owner=WORKFLOW_UID, version=2, main=RUNNING, phase="Running"))
+    site.wait_for_value(0, "flargo_longest_wait_seconds")
+    assert site.stages() == {"RUNNING": 1}
+
+
+def test_a_job_that_is_being_ended_waits_no_more(site: MeasuredLoop) -> None:
+    launched = site.launch()
+    site.send(pod(owner=WORKFLOW_UID))
+    site.wait_for_value(1, "flargo_jobs", stage="WAITING")
+    assert site.value("flargo_longest_wait_seconds") > 0
+    site.loop.stop(launched, Cause.ABORT)
+    site.wait_for_value(0, "flargo_longest_wait_seconds")
 
 
 def test_orphans_are_counted_apart(site: MeasuredLoop) -> None:
@@ -257,33 +277,3 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         flargo.ClientArgoJobLauncher(argo={"metrics_address": "127.0.0.1:9464"})
     assert raised.value.field == "argo['metrics_address']"
     assert "prometheus_client" in str(raised.value)
-
-
-# The docs and the dashboard
-
-
-def queries() -> Iterator[str]:
-    board = json.loads(DASHBOARD.read_text())
-    for panel in board["panels"]:
-        yield from (target["expr"] for target in panel["targets"])
-    yield from (each["query"]["query"] for each in board["templating"]["list"] if each["type"] == "query")
-
-
-def test_dashboard_uses_exactly_the_metrics() -> None:
-    exported_labels = samples(filled_exporter())
-    queried_names = {name for query in queries() for name in re.findall(r"flargo_\w+", query)}
-    assert queried_names <= set(exported_labels)
-    assert {name.removesuffix("_bucket") for name in queried_names} == {metric.value.name for metric in Metric}
-
-
-def test_dashboard_groups_by_existing_labels() -> None:
-    exported_labels = samples(filled_exporter())
-    for query in queries():
-        (name,) = re.findall(r"flargo_\w+", query)
-        for label_list in re.findall(r"by \(([^)]*)\)", query):
-            assert set(re.split(r",\s*", label_list)) <= exported_labels[name] | {"instance"}, query
-
-
-def test_panels_are_distinct() -> None:
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
