@@ -98,7 +98,9 @@ class WorkflowView:
         return replace(self, workflow=replace(self.workflow, item={**self.workflow.item, "status": status}))
 
     def with_node(self, step: Step, node: Object) -> "WorkflowView":
-        """Return the view with another node of a step."""
+        """Return the view with another node of a step. A node that exists gets its display name (executeTemplate)."""
+        name = pod_manifest.display_name(self.workflow.item, step) if self.node(step) is not None else ""
+        node = {**node, "displayName": name} if name else node
         return self.with_status({**self.status, "nodes": {**(self.status.get("nodes") or {}), step.node_id: node}})
 
 

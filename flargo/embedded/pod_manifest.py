@@ -17,6 +17,7 @@ MAIN, WAIT, INIT = "main", "wait", "init"
 WORKFLOW_LABEL, COMPLETED_LABEL = "workflows.argoproj.io/workflow", "workflows.argoproj.io/completed"
 NODE_ANNOTATION = "workflows.argoproj.io/node-id"
 _EXIT_LABEL = "workflows.argoproj.io/on-exit"
+_DISPLAY_NAME_ANNOTATION = "workflows.argoproj.io/display-name"
 _EXIT_HOOK = "exit"
 """The name of the hook that Argo runs as the exit handler."""
 _EXPRESSION = re.compile(r"""\s*workflow\.status\s*==\s*['"](\w*)['"]\s*""")
@@ -52,6 +53,7 @@ _SUPPORTED_TEMPLATE_FIELDS = {
     *(*_SHARED_FIELDS, "name", "container", "metadata", "securityContext", "hostAliases", "podSpecPatch"),
     *("inputs", "outputs", "serviceAccountName", "automountServiceAccountToken", "executor"),
     "activeDeadlineSeconds",
+    "annotations",
     "synchronization",
 }
 
@@ -153,6 +155,12 @@ def template_of(workflow: Object, step: Step) -> Object:
     """Return a step's template."""
     templates: list[Object] = workflow["spec"]["templates"]
     return next(template for template in templates if template.get("name") == step.template)
+
+
+def display_name(workflow: Object, step: Step) -> str:
+    """Return the name that a step's template asks for its node in the UI; empty if it asks for none."""
+    annotations = template_of(workflow, step).get("annotations") or {}
+    return str(annotations.get(_DISPLAY_NAME_ANNOTATION, ""))
 
 
 def executor_account(workflow: Object) -> str:

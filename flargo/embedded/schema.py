@@ -427,6 +427,7 @@ _TEMPLATE = _fields(
     {
         "name": _text,
         "metadata": _fields({"labels": _map_of(_text), "annotations": _map_of(_text)}),
+        "annotations": _map_of(_text),
         "container": _dictionary,
         "volumes": _list_of(_dictionary),
         "podSpecPatch": _text,

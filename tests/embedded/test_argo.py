@@ -57,6 +57,18 @@ def sync(
     return reconcile(argo.WorkflowView(StoredObject(item, NOW), stored_pods, errors, locks), NOW + after, delays)
 
 
+def test_node_gets_its_display_name_with_its_second_change() -> None:
+    """Argo knows the name only for a node that exists, and writes it together with what else has changed."""
+    template = workflow()["spec"]["templates"][0] | {
+        "annotations": {"workflows.argoproj.io/display-name": "oom-site-1"}
+    }
+    created = node_of(sync(workflow(RUNNING_STATUS, templates=[template])))
+    assert created["displayName"] == "job"
+    pending = workflow({**RUNNING_STATUS, "nodes": {"job": created}}, templates=[template])
+    assert sync(pending, pod()) == WorkflowActions(), "the name alone is no change"
+    assert node_of(sync(pending, pod({"running": {}}, phase="Running")))["displayName"] == "oom-site-1"
+
+
 def node_of(actions: WorkflowActions) -> Object:
     """Return the Workflow's node as the controller writes it."""
     assert actions.status is not None
