@@ -92,6 +92,13 @@ class Annotation(StrEnum):
     DESCRIPTION = "workflows.argoproj.io/description"
 
 
+class TemplateAnnotation(StrEnum):
+    """Annotations on the template of a Workflow's step. They are not the pod's."""
+
+    DISPLAY_NAME = "workflows.argoproj.io/display-name"
+    """The name of the step's node in the Argo UI, from Argo 3.7 on."""
+
+
 class Role(StrEnum):
     """The side of a FLARE job that a parent launches."""
 

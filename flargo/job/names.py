@@ -30,7 +30,7 @@ def label_value(text: str) -> str:
     """
     if is_label_value(text) and not _HASHED_LABEL.fullmatch(text):
         return text
-    readable = _readable(text, _MAX_LABEL_LENGTH - _HASH_DIGITS - 2)
+    readable = readable_part(text, _MAX_LABEL_LENGTH - _HASH_DIGITS - 2)
     return f"{readable or 'x'}--{_digest(text)}"
 
 
@@ -38,8 +38,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
 
 
-def _readable(text: str, max_length: int) -> str:
-    """Return the ASCII letters and digits of a text, with one ``-`` for whatever is between them."""
+def readable_part(text: str, max_length: int) -> str:
+    """Return the ASCII letters and digits of a text, with one ``-`` for whatever is between them; perhaps nothing."""
     # Only as much is made readable as the name of a site or study may be long.
     plain = unicodedata.normalize("NFKD", text[:MAX_LINE_LENGTH]).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9]+", "-", plain)[:max_length].strip("-")
@@ -73,7 +73,7 @@ def site_lease(parent: Parent) -> str:
     The name is a DNS label, and no two sites or federations share one.
     """
     digest = _digest(f"{parent.federation}\0{parent.site}")
-    readable = _readable(parent.site, _MAX_LABEL_LENGTH - len(_LEASE_PREFIX) - _HASH_DIGITS - 1).lower()
+    readable = readable_part(parent.site, _MAX_LABEL_LENGTH - len(_LEASE_PREFIX) - _HASH_DIGITS - 1).lower()
     return f"{_LEASE_PREFIX}{readable or 'x'}-{digest}"
 
 

@@ -176,7 +176,7 @@ JOB_META: Final[Mapping[str, TrustRule]] = {
     "name": TrustRule(
         "`name` of the job",
         Source.JOB,
-        "the annotations `job-name` and `title`",
+        "the annotations `job-name` and `title`; the node's name in the Argo UI",
         "any text: shown on one line, 120 characters, in a Markdown code span, with a space inside `{{`",
         "a value that is not a string is not shown",
         check=_name,

@@ -15,11 +15,11 @@ from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final
 
-from flargo.job import names
+from flargo.job import argo_ui, names
 from flargo.job.pod import EXECUTOR_INIT, EXECUTOR_WAIT, TEMPLATE_PLACE, job_labels, main_container, restricted_context
 from flargo.job.settings import Settings
 from flargo.job.site_errors import Place, SiteFileError
-from flargo.terms import MAIN_CONTAINER, STEP_TEMPLATE, Annotation, Launch, Object, Role
+from flargo.terms import MAIN_CONTAINER, STEP_TEMPLATE, Annotation, Launch, Object, Role, TemplateAnnotation
 
 INSTANCE_ID = "workflows.argoproj.io/controller-instanceid"
 """The label that selects the Workflows of a controller that has an instance id."""
@@ -146,6 +146,7 @@ def build_workflow(launch: Launch, pod: Object, settings: Settings) -> Object:
     refuse_expressions(pod, "pod")
     template, spec = _distribute_fields(pod, settings)
     template |= _synchronization(launch, settings)
+    template["annotations"] = {TemplateAnnotation.DISPLAY_NAME.value: argo_ui.node_name(launch)}
     meta: Object = {
         "name": pod["metadata"]["name"],
         "namespace": settings.namespace,
@@ -352,20 +353,16 @@ def _labels(launch: Launch, settings: Settings) -> dict[str, str]:
 
 
 def _annotations(launch: Launch, settings: Settings) -> dict[str, str]:
-    site, job = launch.parent.site, launch.job_name or launch.job_id
-    job_id = names.markdown_code(launch.job_id)
     has_attempts, refused = launch.max_attempts > 1, names.display_text(launch.refused_attempts, _MAX_REFUSAL_LENGTH)
-    attempt = f", attempt {launch.number} of {launch.max_attempts}" if has_attempts else ""
-    study = f", study {names.markdown_code(launch.study)}" if launch.study else ""
     return {
         **settings.argo.annotations,
         Annotation.ATTEMPT.value: launch.attempt,
         **({Annotation.MAX_ATTEMPTS.value: str(launch.max_attempts)} if has_attempts else {}),
         **({Annotation.REFUSED_ATTEMPTS.value: refused} if refused else {}),
         Annotation.JOB_NAME.value: names.display_text(launch.job_name),
-        Annotation.SITE_NAME.value: names.display_text(site),
-        Annotation.TITLE.value: f"{names.markdown_code(job)} at {names.markdown_code(site)}{attempt}",
-        Annotation.DESCRIPTION.value: f"NVIDIA FLARE job {job_id}, {launch.parent.role}{study}",
+        Annotation.SITE_NAME.value: names.display_text(launch.parent.site),
+        Annotation.TITLE.value: argo_ui.title(launch),
+        Annotation.DESCRIPTION.value: argo_ui.description(launch),
     }
 
 

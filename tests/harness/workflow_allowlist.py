@@ -21,6 +21,7 @@ LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 CODE = r"`[^`]{1,120}`"
+NODE_NAME = r"[A-Za-z0-9][A-Za-z0-9-]{0,26}[A-Za-z0-9]"
 AMOUNT = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?"
 IMAGE = r"[A-Za-z0-9\[][-A-Za-z0-9._:/@\[\]]{0,511}"
 PROGRAM = r"(?!.*\$\()[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,4096}"
@@ -270,6 +271,7 @@ def _workflow(job_id: str, site: SiteFacts) -> Shape:
             {
                 "name": equals("job"),
                 "metadata": record({"labels": record(labels, of_study)}),
+                "annotations": record({"workflows.argoproj.io/display-name": matches(NODE_NAME)}),
                 "container": container,
                 "volumes": volumes,
                 "podSpecPatch": json_text(PATCH),
@@ -292,8 +294,8 @@ def _workflow(job_id: str, site: SiteFacts) -> Shape:
                 "flargo.dev/attempt": matches(r"[a-z0-9]{1,20}"),
                 "flargo.dev/job-name": matches(r".{0,120}"),
                 "flargo.dev/site-name": matches(r".{1,120}"),
-                "workflows.argoproj.io/title": matches(rf"{CODE} at {CODE}"),
-                "workflows.argoproj.io/description": matches(rf"NVIDIA FLARE job {CODE}, {site.role}(, study {CODE})?"),
+                "workflows.argoproj.io/title": matches(CODE),
+                "workflows.argoproj.io/description": matches(rf"{CODE}, {site.role}(, study {CODE})?"),
             }
         )
         metadata = record(

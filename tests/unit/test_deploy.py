@@ -174,7 +174,7 @@ def test_admission_policy_allows_flargos_fields_only() -> None:
 
     spec_fields = {"entrypoint", "suspend", "templates", "executor", "ttlStrategy"}
     assert allowed_fields(r"variables\.spec") == places(POD_FIELDS, Destination.SPEC) | spec_fields
-    template_fields = {"name", "metadata", "container", "sidecars", "podSpecPatch", "synchronization"}
+    template_fields = {"name", "metadata", "annotations", "container", "sidecars", "podSpecPatch", "synchronization"}
     assert allowed_fields(r"variables\.template") == places(POD_FIELDS, Destination.TEMPLATE) | template_fields
     assert allowed_fields(r"variables\.containers") == places(CONTAINER_FIELDS, Destination.TEMPLATE)
     assert text.count("['suspend', 'shutdown']") == 2

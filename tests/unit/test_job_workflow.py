@@ -96,10 +96,8 @@ def test_the_selector_matches_any_parent_run() -> None:
     assert site_selector(parent) != site_selector(replace(parent, federation="another"))
 
 
-def test_a_workflow_has_a_title_and_description() -> None:
+def test_a_workflow_has_the_full_names() -> None:
     annotations = plan_for(launch(job_name="fed avg", study="cardio")).workflow["metadata"]["annotations"]
-    assert annotations[Annotation.TITLE] == "`fed avg` at `site-1`"
-    assert "client, study `cardio`" in annotations[Annotation.DESCRIPTION]
     assert annotations[Annotation.JOB_NAME] == "fed avg"
     assert annotations[Annotation.SITE_NAME] == "site-1"
     assert annotations[Annotation.ATTEMPT] == launch().attempt
@@ -107,8 +105,8 @@ def test_a_workflow_has_a_title_and_description() -> None:
 
 def test_a_job_name_is_never_evaluated() -> None:
     plan = plan_for(launch(job_name="[free](http://evil.example) `x` {{workflow.name}}\n# big"))
-    title = plan.workflow["metadata"]["annotations"][Annotation.TITLE]
-    assert title == "`[free](http://evil.example) 'x' { {workflow.name}} # big` at `site-1`"
+    name = plan.workflow["metadata"]["annotations"][Annotation.JOB_NAME]
+    assert name == "[free](http://evil.example) `x` { {workflow.name}} # big"
 
 
 def test_the_sites_labels_annotations_and_instance() -> None:

@@ -47,7 +47,7 @@ def test_people_see_which_attempt_it_is() -> None:
     first, second = attempts()
     metadata = [build_plan(each, check_settings()).workflow["metadata"] for each in (first, second)]
     titles = [each["annotations"]["workflows.argoproj.io/title"] for each in metadata]
-    assert [title.rpartition(", ")[2] for title in titles] == ["attempt 1 of 3", "attempt 2 of 3"]
+    assert [title.rpartition(" ")[2] for title in titles] == ["1/3`", "2/3`"]
     assert [each["labels"]["flargo.dev/attempt-number"] for each in metadata] == ["1", "2"]
     assert [each["annotations"]["flargo.dev/max-attempts"] for each in metadata] == ["3", "3"]
 

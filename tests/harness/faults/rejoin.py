@@ -129,7 +129,7 @@ def drained_while_it_runs(site: Site, history: History) -> None:
     assert [line for line in logs.about(job.id) if "attempt 1 of 3 lost (DISRUPTED)" in line]
     meta = job.workflow["metadata"]
     assert (meta["name"], meta["labels"][Label.ATTEMPT_NUMBER]) == (f"{job.name}-r1", "2")
-    assert "attempt 2 of 3" in meta["annotations"][Annotation.TITLE]
+    assert meta["annotations"][Annotation.TITLE].endswith(" 2/3`")
     assert job.handle.poll() == 127
     expect_success(job, history, 2)
     phases = {item["metadata"]["name"]: item["status"]["phase"] for item in job.workflows}
