@@ -415,8 +415,11 @@ class Reconciler:
 
     def _on_pod_changed(self, pod: PodView, now: float, *, deleted: bool) -> Result:
         self._pods.change(pod, deleted=deleted)
+        deleted_pod = pod if deleted else None
         return merge_results(
-            self._update_views(key, tracked.workflow, merge_pod(tracked.pods, pod, deleted=deleted), now)
+            self._update_views(
+                key, tracked.workflow, merge_pod(tracked.pods, pod, deleted=deleted), now, deleted_pod=deleted_pod
+            )
             for key, tracked in self._tracked_by_name(pod.workflow_name)
         )
 
@@ -545,6 +548,7 @@ class Reconciler:
         now: float,
         *,
         after_relist: bool = False,
+        deleted_pod: PodView | None = None,
     ) -> Result:
         tracked = self._tracked[key]
         if (workflow, pods) == (tracked.workflow, tracked.pods):
@@ -559,7 +563,8 @@ class Reconciler:
             tracked.state = tracked.state.with_due(CONFIRM)
         tracked.workflow, tracked.pods = workflow, pods
         tracked.revision += 1
-        return self._apply(key, Observed(self._observe(tracked, after_relist=after_relist)), now)
+        observation = replace(self._observe(tracked, after_relist=after_relist), deleted_pod=deleted_pod)
+        return self._apply(key, Observed(observation), now)
 
     def _update_notes(self, key: str, workflow: WorkflowView, now: float) -> Result:
         """Take over changed annotations of a Workflow. No conclusion depends on them, so they ask for no fresh read."""

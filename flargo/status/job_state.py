@@ -12,6 +12,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from flargo.status.diagnosis import Diagnosis, Stage
+from flargo.status.program_start import ProgramStart
 from flargo.status.reasons import PROGRAM_ENDS, Reason
 from flargo.status.start_clocks import StartClocks
 from flargo.status.verdict import Cause, Verdict
@@ -182,6 +183,10 @@ class JobState:
     """The events about the first pod, from the latest list."""
     pod: PodView | None = None
     """The latest view of the first pod."""
+    program_start: ProgramStart = ProgramStart.UNKNOWN
+    """Whether the first pod's program has begun."""
+    unstarted_pods: frozenset[Uid] = frozenset()
+    """Earlier pods whose programs never began. The first pod is the one that Argo has created in their place."""
     start_unseen: bool = False
     """The first pod was first seen after a gap, so an earlier pod may have come and gone in it."""
     ran_twice: bool = False

@@ -50,6 +50,7 @@ from flargo.status.job_state import (
     Tick,
     has_ended,
 )
+from flargo.status.program_start import ProgramStart, note_start
 from flargo.status.reasons import PROGRAM_ENDS, Reason
 from flargo.status.start_clocks import advance
 from flargo.status.verdict import Cause, decide
@@ -173,6 +174,9 @@ def _never_created(state: JobState, input_: StopRequested | LaunchGivenUp | Subm
 
 
 def _on_observed(state: JobState, observation: Observation, now: Now) -> JobState:
+    state = _without_unstarted_pod(state, observation)
+    pods = tuple(pod for pod in observation.pods if pod.uid not in state.unstarted_pods)
+    observation = replace(observation, pods=pods)
     first_uid = state.first_pod_uid or (observation.pods[0].uid if observation.pods else None)
     pod = next((pod for pod in observation.pods if pod.uid == first_uid), None)
     has_exited = pod is not None and pod.exit is not None
@@ -197,6 +201,7 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         state,
         observation=observation,
         pod=pod or state.pod,
+        program_start=_program_start(state, pod, observation),
         start_unseen=state.start_unseen or (is_new_pod and has_gap),
         exited_pod=exited_pod,
         stage=stage,
@@ -217,6 +222,36 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
     return replace(observed, retries=tries)
 
 
+def _without_unstarted_pod(state: JobState, observation: Observation) -> JobState:
+    """Return the state without the first pod if its program never began, and Argo has created another pod instead.
+
+    A job that is being ended keeps the pod that explains its end.
+    """
+    uids = {pod.uid for pod in observation.pods} - state.unstarted_pods
+    first_uid = state.first_pod_uid
+    if state.program_start is not ProgramStart.NEVER or state.is_ending or not uids or first_uid in uids:
+        return state
+    return replace(
+        state,
+        pod=None,
+        program_start=ProgramStart.UNKNOWN,
+        unstarted_pods=state.unstarted_pods | set(filter(None, (first_uid,))),
+        exited_pod=None,
+        events=(),
+    )
+
+
+def _program_start(state: JobState, pod: PodView | None, observation: Observation) -> ProgramStart:
+    """Return what is proven about the first pod's program after an observation, in which the pod may be missing."""
+    has_gap = observation.after_relist or observation.is_fresh
+    last = observation.deleted_pod
+    if pod is not None:
+        return note_start(state.program_start, pod, is_deleted=False, has_gap=has_gap)
+    if last is not None and last.uid == state.first_pod_uid:
+        return note_start(state.program_start, last, is_deleted=True, has_gap=has_gap)
+    return state.program_start
+
+
 def _is_ended_by_others(state: JobState, observation: Observation) -> bool:
     """Return whether an observation shows that somebody else ends the job, by its Workflow.
 
@@ -234,6 +269,7 @@ def _is_ended_by_others(state: JobState, observation: Observation) -> bool:
 
 
 def _on_events_listed(state: JobState, action: Action, events: tuple[EventView, ...], now: Now) -> JobState:
+    events = tuple(event for event in events if event.pod_uid not in state.unstarted_pods)
     own_events = tuple(event for event in events if event.pod_uid in {"", state.first_pod_uid})
     workflow = state.observation.workflow
     begin = max(filter(None, (workflow.created, workflow.step_started)), default=None) if workflow is not None else None

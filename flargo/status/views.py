@@ -29,6 +29,10 @@ MAX_EXIT_CODE = 2**31 - 1
 """Maximum exit code: Kubernetes stores an int32, and Windows programs use codes above 255."""
 
 
+UNKNOWN_END = "ContainerStatusUnknown"
+"""The kubelet's reason for the end of a container that it does not find when the pod ends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a container ended, as its status (``state.terminated``) reports it."""
@@ -36,6 +40,11 @@ class Exit:
     code: int
     reason: str = ""
     message: str = ""
+
+    @property
+    def is_made_up(self) -> bool:
+        """Return whether the kubelet does not know the container, as when it was never created, and assumes an end."""
+        return self.reason == UNKNOWN_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,8 @@ class PodView:
     unscheduled_message: str = ""
     running: bool = False
     """The main container is running."""
+    main_has_started: bool = False
+    """The main container runs or has run, as far as its status tells."""
     exit: Exit | None = None
     """How the main container ended."""
     init_failure: str = ""
@@ -87,6 +98,11 @@ class PodView:
     def is_terminal(self) -> bool:
         """Return whether all containers have ended. Until then the pod occupies its node's resources, GPUs included."""
         return self.phase in {"Succeeded", "Failed"}
+
+    @property
+    def has_run(self) -> bool:
+        """Return whether the program has begun, or may have: an end counts unless the kubelet has made it up."""
+        return self.running or self.main_has_started or (self.exit is not None and not self.exit.is_made_up)
 
     @property
     def is_main_done(self) -> bool:
@@ -177,6 +193,8 @@ class Observation:
 
     workflow: WorkflowView | None = None
     pods: tuple[PodView, ...] = ()
+    deleted_pod: PodView | None = None
+    """The last state of a pod whose deletion the watch has just reported."""
     missing_pod: PodView | None = None
     """The latest view of the job's first pod, if that pod no longer exists."""
     after_relist: bool = False
@@ -326,6 +344,7 @@ def pod_view(item: Object) -> PodView:
         unscheduled_reason=fields.text(scheduling, "reason") if scheduling.get("status") == "False" else "",
         unscheduled_message=fields.text(scheduling, "message") if scheduling.get("status") == "False" else "",
         running=isinstance(fields.value(main, "state", "running"), dict),
+        main_has_started=_main_has_started(main),
         exit=_exit(main),
         init_failure=_init_failure(item),
         waiting=tuple(_waiting(item)),
@@ -398,7 +417,14 @@ def _has_started(status: Object) -> bool:
         return True
     ends = (fields.mapping(status, each, "terminated") for each in ("state", "lastState"))
     # The kubelet also gives an end to a container that it never created.
-    return any(end and end.get("reason") != "ContainerStatusUnknown" for end in ends)
+    return any(end and end.get("reason") != UNKNOWN_END for end in ends)
+
+
+def _main_has_started(status: Object) -> bool:
+    """Return whether the main container has started. It is started once, so an earlier state of it is a start, too."""
+    end = fields.mapping(status, "state", "terminated")
+    was_running = "used to be Running" in fields.text(end, "message")
+    return _has_started(status) or bool(end.get("startedAt")) or was_running or bool(status.get("lastState"))
 
 
 def _memory_limit(item: Object) -> str:

@@ -137,9 +137,9 @@ def allowed_reports(case: Case) -> frozenset[Report]:
     allowed = _judge_by_first_pod(planned)
     gone = history.first_pod_gone_at
     never_started = history.pod_count > 1 and not history.first_pod_started and gone is not None
-    if never_started and gone is not None and case.was_disturbed(gone - NOTICE_SECONDS):
-        # Argo replaced a pod whose program had not started. A launcher that could not look meanwhile knows only the
-        # later pod: the program ran once, and that run is what it reports.
+    if never_started and gone is not None:
+        # Argo replaced a pod whose program had not started. If the launcher has seen that, or knows only the later pod,
+        # the program ran once, and that run is what it reports.
         later = [each for each in case.interventions if each.finished_at > gone]
         last_pod = JobHistory(1, 1, first_end=history.last_end, first_pod_started=True)
         allowed |= _judge_by_first_pod(replace(case, interventions=later, history=last_pod))

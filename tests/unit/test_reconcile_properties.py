@@ -52,7 +52,7 @@ class Pod:
     running: bool = False
     exit: tuple[int, str] | None = None
     deleting: bool = False
-    disruption: bool = False
+    disruption: str = ""
     has_sigterm: bool = False
     kill_at: float = float("inf")
 
@@ -113,6 +113,8 @@ class Cluster:
         """The names of what was done to the job, for ``allowed_codes``."""
         self.ends: list[tuple[str, int, bool]] = []
         """For every main container that ended: its pod, its exit code, and whether it ended by itself."""
+        self.begun: set[str] = set()
+        """The uids of the pods whose programs have begun."""
         self.streams: dict[Kind, deque[tuple[Object, bool]]] = {Kind.WORKFLOW: deque(), Kind.POD: deque()}
         self._version = 0
         self._pod_count = 0
@@ -160,7 +162,7 @@ class Cluster:
                 {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
             ] * self.job.no_room
         if it.disruption:
-            conditions.append({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"})
+            conditions.append({"type": "DisruptionTarget", "status": "True", "reason": it.disruption})
         manifest = pod(
             NAME,
             uid=it.uid,
@@ -282,6 +284,8 @@ class Cluster:
                 self.delete_pod(it)
             elif it.running:
                 self._run(it, program_may_end=program_may_end)
+            elif it.deleting and it.scheduled and it.phase == "Pending":
+                self._end_unstarted(it)
             elif it.deleting:
                 self.pods.remove(it)
                 self._emit(it, deleted=True)
@@ -299,8 +303,16 @@ class Cluster:
             self.incidents.add("image")
         elif not it.has_sigterm:
             it.running, it.phase = True, "Running"
+            self.begun.add(it.uid)
         else:
             return  # Argo does not start main in a Workflow that is shut down
+        self._emit(it)
+
+    def _end_unstarted(self, it: Pod) -> None:
+        """End a deleted pod; of a container that waits for its image, the kubelet makes an end up."""
+        it.phase = "Failed"
+        if it.waiting_reason:
+            it.exit = 137, "ContainerStatusUnknown"
         self._emit(it)
 
     def _run(self, it: Pod, *, program_may_end: bool) -> None:
@@ -330,8 +342,10 @@ class Cluster:
             self._emit(self.workflow)
             return  # no incident: it ends nothing, and flargo need not know of it
         elif what in {"drained", "deleted pod"} and it is not None:
-            it.disruption = what == "drained"
+            it.disruption = "EvictionByEvictionAPI" if what == "drained" else ""
             self.delete_pod(it)
+        elif what in {"deleted by force", "node lost"} and it is not None:
+            self._forget_pod(it, is_node_lost=what == "node lost")
         elif what in {"out of memory", "evicted"} and it is not None and it.running:
             if what == "evicted":
                 it.phase, it.reason = "Failed", "Evicted"
@@ -339,6 +353,16 @@ class Cluster:
         else:
             return
         self.incidents.add(what)
+
+    def _forget_pod(self, it: Pod, *, is_node_lost: bool) -> None:
+        """Remove a pod without its kubelet, on whose node the program may begin or go on."""
+        if it.scheduled:
+            self.begun.add(it.uid)
+        if is_node_lost:  # the pod garbage collector
+            it.phase, it.disruption = "Failed", "DeletionByPodGC"
+            self._emit(it)
+        self.pods.remove(it)
+        self._emit(it, deleted=True)
 
     @property
     def may_run_again(self) -> bool:
@@ -352,6 +376,8 @@ class Cluster:
 CODE_BY_INCIDENT = {
     "drained": 104,
     "deleted pod": 104,
+    "deleted by force": 104,
+    "node lost": 104,
     "deleted Workflow": 104,
     "out of memory": 104,
     "evicted": 104,
@@ -370,7 +396,9 @@ def allowed_codes(cluster: Cluster, stops: set[Cause], first_pod: str) -> set[in
 
     ``first_pod`` is the first pod that flargo ever observed. Nobody can know of one that came and went unobserved.
     """
-    ends = [(code, by_itself) for uid, code, by_itself in cluster.ends if first_pod in {"", uid}]
+    # If the first pod's program never began, the next pod may be the job's.
+    is_any = first_pod not in cluster.begun
+    ends = [(code, by_itself) for uid, code, by_itself in cluster.ends if is_any or first_pod == uid]
     first = ends[-1] if ends else None  # without an observed pod, Argo has recorded the last one only
     codes = {CODE_BY_INCIDENT[what] for what in cluster.incidents}
     if Cause.CLEANUP in stops:
@@ -428,6 +456,7 @@ class Site:
             if command.action.kind is ActionKind.SHUTDOWN:
                 self.first_shutdown_at = min(self.first_shutdown_at, self.cluster.now)
         for state in result.states:
+            assert not state.unstarted_pods & self.cluster.begun, "a pod counts as never begun whose program began"
             if state.end_diagnosis is not None and state.end_diagnosis.reason in {
                 Reason.UNCLAIMED,
                 Reason.TIMEOUT,
@@ -655,6 +684,8 @@ MOVES: dict[str, Callable[[Site], Any]] = {
         for what in (
             "drained",
             "deleted pod",
+            "deleted by force",
+            "node lost",
             "deleted Workflow",
             "out of memory",
             "evicted",

@@ -1006,3 +1006,14 @@ def test_flargos_own_patch_is_no_sign_of_argos_controller() -> None:
     shut_down = replace(ended, suspended=False, shutdown="Terminate", ending="ABORTED")
     assert argo_status(shut_down) == argo_status(ended)
     assert argo_status(replace(shut_down, phase="Failed")) != argo_status(ended)
+
+
+def test_the_last_state_of_a_deleted_pod_counts() -> None:
+    """Argo makes another pod for one that was deleted before it had a node; both may be there before a read."""
+    site = Site().takes(JobInput("job-site", "a1", Submitted()))
+    site.lists(workflows=(workflow(phase="Running"),)).changes(Kind.POD, pod(version=2))
+    (read,) = site.changes(Kind.POD, pod(version=3), deleted=True).commands
+    second = pod(uid="p2", version=4, phase="Running", main=RUNNING)
+    site.changes(Kind.POD, second).takes(ObjectsRead(read, workflow(phase="Running"), (second,)))
+    assert site.state is not None
+    assert (site.state.first_pod_uid, site.state.end_diagnosis) == ("p2", None)

@@ -1,0 +1,47 @@
+"""What the views of a pod prove about its program: that it has begun, or that it never will. Pure.
+
+Argo creates another pod for a job if the first one is gone before Argo has seen it run, as on a drain. Two programs may
+have run then, unless something proves that the first one never began. A pod that has vanished proves nothing.
+"""
+
+from enum import Enum, auto
+
+from flargo.status.views import PodView
+
+_POD_GC = "DeletionByPodGC"
+"""The beginning of the disruption of a pod whose node is gone. Its phase does not come from the kubelet."""
+
+
+class ProgramStart(Enum):
+    """Whether the program of a pod has begun."""
+
+    UNKNOWN = auto()
+    BEGUN = auto()
+    NEVER = auto()
+    """It has not, and never will: the pod has ended, or was deleted before it had a node."""
+
+
+def note_start(earlier: ProgramStart, pod: PodView, *, is_deleted: bool, has_gap: bool) -> ProgramStart:
+    """Return what is proven about a pod's program after another view of the pod.
+
+    Args:
+        earlier: what the views before have proven.
+        pod: the view.
+        is_deleted: the pod does not exist any more, and this was its last state.
+        has_gap: states of the pod between this view and the one before may have been missed.
+    """
+    if earlier is ProgramStart.BEGUN or pod.has_run:
+        return ProgramStart.BEGUN
+    is_unplaced = is_deleted and not pod.scheduled
+    return ProgramStart.NEVER if is_unplaced or _has_ended_unstarted(pod, has_gap=has_gap) else earlier
+
+
+def _has_ended_unstarted(pod: PodView, *, has_gap: bool) -> bool:
+    """Return whether a kubelet has ended a pod whose program had not begun.
+
+    If the program's container does not exist, since its image is still being pulled for example, the kubelet makes an
+    end up. When it evicts a pod, it does so for programs that have run, too (observed with Kubernetes 1.34).
+    """
+    if not pod.is_terminal or pod.disruption.startswith(_POD_GC):
+        return False
+    return pod.exit is None or not (has_gap or pod.reason)
