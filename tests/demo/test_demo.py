@@ -226,8 +226,7 @@ def test_wrong_options_are_explained(demo: Callable[..., DemoCommand], tmp_path:
         messages = {
             ("--job", str(bad)): "launcher_spec in",
             ("--keep", str(dead)): f"The --keep folder {dead} cannot be used",
-            ("--job", str(tmp_path / "none")): "is not a job folder: its meta.json cannot be read",
-            ("--kubeconfig", str(dead)): "The cluster can't be reached",
+            ("--image", "x", "--kubeconfig", str(dead)): "The cluster can't be reached",
             ("--keep", str(tmp_path)): "is not empty",
             ("--address", "192.0.2.77"): "name an address of this machine",
         }
@@ -238,6 +237,7 @@ def test_wrong_options_are_explained(demo: Callable[..., DemoCommand], tmp_path:
             assert "the result are in" not in run.output
             assert "Traceback" not in run.output
             assert run.folders() == []
+    assert demo("--job", str(tmp_path / "none")).wait() == 2
     assert demo("--context", "any").wait() == 2
     assert demo("--rounds", "0").wait() == 2
 

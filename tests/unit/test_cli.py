@@ -20,7 +20,7 @@ from flargo.tools.cli.lazy_group import _OTHER_TOOLS_COMMANDS
 from flargo.tools.cli.main import COMMANDS, group
 from flargo.tools.cli.missing_extra import describe_missing_extra
 from flargo.tools.cli.output import wrap, write_hanging
-from tests.harness.command_line import file_contents, run
+from tests.harness.command_line import file_contents, run, write_kubeconfig
 
 Kit = Callable[[str], Path]
 META: dict[str, Any] = {
@@ -317,25 +317,14 @@ USAGE: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("--argo", "'keep_success='", "keep_success=null"),
         "'keep_success='",
     ),
-    "an unknown key": (("--argo", "grace=3"), ("argo['grace']", "3", "kill_grace"), "3"),
-    "a wrong value": (("--argo", "kill_grace=0"), ("argo['kill_grace']", "0", ">= 1"), "0"),
+    "an unknown key": (("--argo", "grace=3"), ("`--argo grace`", "3", "kill_grace"), "3"),
+    "a wrong value": (("--argo", "kill_grace=0"), ("`--argo kill_grace`", "0", ">= 1"), "0"),
     "a queue without a time limit": (
         ("--argo", "semaphore={name: q, key: jobs}"),
-        ("--argo", "argo['queued']", "seconds"),
+        ("`--argo queued`", "seconds"),
         "None",
     ),
-    "a wrong namespace": (("--namespace", "Lab"), ("--namespace", "'Lab'", "a-z"), "'Lab'"),
     "a limit for a client": (("--max-jobs", "3"), ("--max-jobs", "applies only to a server's kit"), "3"),
-    "undo and more": (
-        ("--undo", "--namespace", "lab"),
-        ("--namespace", "cannot be combined with --undo"),
-        "'lab'",
-    ),
-    "undo and settings": (
-        ("--undo", "--argo", "kill_grace=3"),
-        ("--argo", "cannot be combined with --undo"),
-        "('kill_grace=3',)",
-    ),
 }
 """Wrong options of `flargo prepare`, with texts in the message and with the value in JSON."""
 
@@ -352,6 +341,20 @@ def test_prepare_rejects_wrong_options(kit: Kit, case: str) -> None:
     assert file_contents(root) == before
 
 
+@pytest.mark.parametrize("options", [("--namespace", "lab"), ("--argo", "kill_grace=3"), ("--max-jobs", "3")])
+def test_undo_takes_no_settings(kit: Kit, options: tuple[str, str]) -> None:
+    root = kit("k8s/site-1")
+    result = run("prepare", root, "--undo", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith(f"Error: {options[0]} and --undo cannot be combined.\n")
+
+
+def test_a_part_of_a_setting_is_named_as_it_is_written(kit: Kit) -> None:
+    result = run("prepare", kit("k8s/site-1"), "--argo", "policy={cpu: many}")
+    assert result.exit_code == 2
+    assert "`--argo policy['cpu']` is 'many'; expected a Kubernetes quantity" in result.stderr
+
+
 def test_kit_errors_are_json_with_json_option(kit: Kit) -> None:
     root = kit("k8s/site-1")
     (root / "local/comm_config.json").write_text('{"internal": {"scheme": "file"}}')
@@ -364,8 +367,8 @@ def test_kit_errors_are_json_with_json_option(kit: Kit) -> None:
 
 def test_messages_quote_only_foreign_values(kit: Kit) -> None:
     root = kit("k8s/site-1")
-    assert "argo['kill_grace']` is 'soon'; expected" in run("prepare", root, "--argo", "kill_grace=soon").stderr
-    assert "argo['kill_grace']` is -1; expected" in run("prepare", root, "--argo", "kill_grace=-1").stderr
+    assert "`--argo kill_grace` is 'soon'; expected" in run("prepare", root, "--argo", "kill_grace=soon").stderr
+    assert "`--argo kill_grace` is -1; expected" in run("prepare", root, "--argo", "kill_grace=-1").stderr
     (root / "local/comm_config.json").write_text("nothing")
     assert "`local/comm_config.json` is unreadable; expected" in run("prepare", root).stderr
 
@@ -417,7 +420,7 @@ def test_job_metadata_has_a_size_limit(arguments: tuple[str, ...], meta: Path) -
         file.truncate(4 * 2**20 + 1)
     result = run(*(word.format(meta) for word in arguments))
     assert result.exit_code != 0
-    assert "META` is too large a file; expected at most 4194304 bytes" in result.output
+    assert f"`{meta}` is too large a file; expected at most 4194304 bytes" in result.output
 
 
 def test_render_uses_the_kit(kit: Kit, meta: Path) -> None:
@@ -592,12 +595,95 @@ def test_demo_refuses_what_the_job_overrides(
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     (tmp_path / "app").mkdir()
     result = run("demo", "--job", tmp_path / file, *options)
-    assert result.exit_code in {1, 2}
-    assert message in result.stderr + " ".join(result.stdout.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
 
 
-def test_demo_drains_only_its_own_job() -> None:
+def test_demo_on_a_cluster_needs_an_image(tmp_path: Path) -> None:
+    """It is told before any request."""
+    result = run("demo", "--kubeconfig", write_kubeconfig(tmp_path / "config"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "name it with --image" in result.stderr
+
+
+def test_demo_drains_only_its_own_job(meta: Path) -> None:
     """A job of the user's may not be safe to start again."""
-    result = run("demo", "--drain", "--job", "folder")
+    result = run("demo", "--drain", "--job", meta)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--drain works only with the demo's own job, not with --job" in result.stderr
+
+
+# One cause, one exit code
+
+JOB_COMMANDS = [("render",), ("doctor", "--job"), ("demo", "--job")]
+KIT_COMMANDS = [("prepare",), ("render", "META", "--kit"), ("doctor", "--kit")]
+
+
+@pytest.mark.parametrize("arguments", JOB_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "Error: `{}` has no meta.json: name a job's meta.json, or the job folder that contains it\n"),
+        ("[", "Error: `{}/meta.json` is unreadable; expected a JSON object (the parser stops at line 1)\n"),
+        ("[1]", "Error: `{}/meta.json` is [1]; expected a JSON object\n"),
+    ],
+    ids=["missing", "no JSON", "a list"],
+)
+def test_a_wrong_job_has_one_message(
+    arguments: tuple[str, ...], content: str | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "meta.json").write_text(content)
+    result = run(*arguments, tmp_path)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", message.format(tmp_path))
+
+
+@pytest.mark.parametrize("arguments", KIT_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("case", ["no kit", "no JSON"])
+def test_a_wrong_kit_has_one_message(
+    arguments: tuple[str, ...], case: str, kit: Kit, meta: Path, tmp_path: Path
+) -> None:
+    root, message = tmp_path / "empty", "Error: `startup/` is missing; expected exactly one of startup/fed_server.json"
+    root.mkdir()
+    if case == "no JSON":
+        root, message = (
+            kit("k8s/site-1"),
+            "Error: `local/comm_config.json` is unreadable; expected a JSON object (the parser stops at line 1)\n",
+        )
+        (root / "local/comm_config.json").write_text("nothing")
+    result = run(*(meta if word == "META" else word for word in arguments), root)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(message)
+
+
+@pytest.mark.parametrize("arguments", [*JOB_COMMANDS, *KIT_COMMANDS], ids=" ".join)
+def test_a_path_without_a_file_is_a_usage_error(arguments: tuple[str, ...], meta: Path) -> None:
+    result = run(*(meta if word == "META" else word for word in arguments), "/nowhere")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'/nowhere' does not exist.\n" in result.stderr
+
+
+NAMESPACED = [
+    ("jobs",),
+    ("why", "x"),
+    ("logs", "x"),
+    ("terminate", "x"),
+    ("sweep",),
+    ("doctor",),
+    ("demo",),
+    ("prepare", "KIT"),
+]
+
+
+@pytest.mark.parametrize("arguments", NAMESPACED, ids=" ".join)
+def test_a_wrong_namespace_has_one_message(arguments: tuple[str, ...], kit: Kit) -> None:
+    words = [*(kit("k8s/site-1") if word == "KIT" else word for word in arguments), "-n", "Lab"]
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert (
+        "Error: Invalid value for '--namespace' / '-n': 'Lab' is not valid: expected a Kubernetes name: "
+        in result.stderr
+    )
+    if arguments != ("demo",):
+        error = json.loads(run(*words, "--json").stdout)["error"]
+        assert (error["field"], error["value"]) == ("--namespace", "'Lab'")

@@ -199,12 +199,6 @@ def test_missing_credential_files_are_exit_code_1(tmp_path: Path, user: dict[str
     assert "/nowhere" in result.stderr
 
 
-def test_invalid_kit_or_job_exits_with_2(tmp_path: Path) -> None:
-    assert run("--kit", tmp_path).exit_code == 2
-    assert run("--job", tmp_path).exit_code == 2
-    assert "--kit" in json.loads(run("--kit", tmp_path, "--json").stdout)["error"]["field"]
-
-
 # The kubeconfig
 
 

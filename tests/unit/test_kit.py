@@ -332,9 +332,9 @@ INVALID: dict[str, tuple[str, dict[str, Any], PrepareOptions, str]] = {
         "plain/site-1",
         {},
         PrepareOptions("lab", argo={"kill_grace": 0}),
-        "--argo: argo['kill_grace']",
+        "--argo kill_grace",
     ),
-    "an unknown setting": ("plain/site-1", {}, PrepareOptions("lab", argo={"x": 0}), "--argo: argo['x']"),
+    "an unknown setting": ("plain/site-1", {}, PrepareOptions("lab", argo={"x": 0}), "--argo x"),
     "a bound for a client": ("k8s/site-1", {}, PrepareOptions(max_jobs=1), "--max-jobs"),
     "no job at all": ("k8s/server.lab", {}, PrepareOptions(max_jobs=0), "--max-jobs"),
     "a scheduler of another kind": (

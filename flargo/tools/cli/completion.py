@@ -11,9 +11,11 @@ COMPLETE_VARIABLE = "_FLARGO_COMPLETE"
 
 
 @click.command(epilog=epilog("completion"))
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def completion(shell: str) -> None:
     """Print the script with which a shell completes flargo's commands, options, jobs, sites and contexts.
+
+    SHELL is bash, zsh or fish.
 
     In bash and zsh: source <(flargo completion bash), or zsh. In fish: flargo completion fish | source
 

@@ -13,9 +13,9 @@ from flargo.job.validate import InvalidInput
 from flargo.tools.cli.cluster_options import load_config
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.option_types import NAMESPACE, CheckedText
-from flargo.tools.cli.output import EXIT_USAGE, fail, fail_config
-from flargo.tools.demo.options import Options
-from flargo.tools.demo.run import run
+from flargo.tools.cli.output import EXIT_PROBLEM, EXIT_USAGE, fail, fail_config
+from flargo.tools.demo.options import DemoError, Options, OptionsError
+from flargo.tools.demo.run import check_options, run
 from flargo.tools.demo.screen import Screen
 from flargo.tools.terminal import console
 
@@ -39,7 +39,7 @@ DRAIN_ROUNDS = 3
 )
 @click.option(
     "--job",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     help="Run this FLARE job instead of the demo's own job: its folder, or the meta.json in it.",
 )
 @click.option(
@@ -82,11 +82,29 @@ def demo(ctx: click.Context, /, *, rounds: int | None, **options: object) -> Non
         raise click.UsageError("--context needs --kubeconfig.")
     if checked.kubeconfig is not None:
         _check_config(checked.kubeconfig, checked.context)
+    if checked.job is not None:
+        _check_job(checked.job)
     if ctx.get_parameter_source("sites") is not ParameterSource.DEFAULT:
         checked = replace(checked, is_site_count_given=True)
     if checked.job and checked.job.name == "meta.json" and checked.job.is_file():
         checked = replace(checked, job=checked.job.parent)
+    try:
+        check_options(checked)
+    except OptionsError as error:
+        raise click.UsageError(str(error)) from None
+    except DemoError as error:
+        fail(str(error), {}, EXIT_PROBLEM, None)
     sys.exit(run(checked, Screen(console())))
+
+
+def _check_job(job: Path) -> None:
+    """Exit as the other commands do if there is no job that can be read."""
+    from flargo.tools.cli.staged_kit import read_job_meta  # noqa: PLC0415  (a slow import)
+
+    try:
+        read_job_meta(job)
+    except InvalidInput as error:
+        fail(str(error), {}, EXIT_PROBLEM, None)
 
 
 def _check_config(kubeconfig: Path, context: str | None) -> None:

@@ -3,8 +3,6 @@
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import click
 from flargo.cluster.survey import Survey
 from flargo.flare.redact import REDACTION
 from flargo.job import validate
-from flargo.job.validate import InvalidInput
 from flargo.tools.cli.cluster_options import load_config
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
@@ -27,7 +24,6 @@ from flargo.tools.doctor.findings import Finding, Level, arrange
 from flargo.tools.doctor.gather import Doctor
 from flargo.tools.doctor.samples import build_samples
 from flargo.tools.kit.chart import parent_account
-from flargo.tools.kit.files import prefix_field
 
 _DEFAULT_ACCOUNT = "flargo-launcher"
 """The service account that deploy/ creates for the parent."""
@@ -97,14 +93,12 @@ def doctor(
     """Find problems that would keep jobs from running, before a job fails.
 
     Nothing is changed: one test Workflow that creates no pod is submitted, to see whether a controller processes it,
-    and deleted again. All other checks read, or are dry runs. The exit code is 0 if no check failed, 1 if
-    one failed or there is no usable kubeconfig, and 2 if an option, the kit or the job is wrong.
+    and deleted again. All other checks read, or are dry runs. The exit code is 0 if no check failed, 1 if one failed or
+    if the kubeconfig, the kit or the job cannot be used, and 2 if an option is wrong.
     """
     with show_warnings(), tempfile.TemporaryDirectory() as folder:
-        with _naming_option("--job"):
-            meta = read_job_meta(job) if job is not None else None
-        with _naming_option("--kit"):
-            parent = example_parent(Path(folder)) if kit is None else parent_from_kit(kit, Path(folder))
+        meta = read_job_meta(job) if job is not None else None
+        parent = example_parent(Path(folder)) if kit is None else parent_from_kit(kit, Path(folder))
         config_file = options["kubeconfig"]
         if use_kit_kubeconfig:
             config_file = _kit_kubeconfig(parent, config_file)
@@ -122,15 +116,6 @@ def doctor(
         _write_findings(findings, only_problems=only_problems)
     if any(finding.level is Level.FAILURE for finding in findings):
         raise SystemExit(EXIT_PROBLEM)
-
-
-@contextmanager
-def _naming_option(option: str) -> Iterator[None]:
-    """Name the option in errors about what it points to. Nothing could be checked then, so the exit code is 2."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise prefix_field(option, error) from None
 
 
 def _survey(config_file: str | None, context: str | None) -> Survey:

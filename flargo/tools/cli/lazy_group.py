@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
                 raise _make_inert(error) from None
             from flargo.tools.cli.output import EXIT_USAGE, fail  # noqa: PLC0415
 
-            fail(error.format_message(), {}, EXIT_USAGE, output_format)
+            fail(error.format_message(), getattr(error, "details", {}), EXIT_USAGE, output_format)
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
         """Parse the options of the group itself, and decide about colours."""

@@ -8,14 +8,15 @@ import click
 from flargo.job import validate
 from flargo.job.documents import load_yaml
 from flargo.job.settings import ArgoSettings
-from flargo.job.validate import InvalidInput, Sentence
+from flargo.job.validate import InvalidInput
 from flargo.text import shell_command
 from flargo.tools.cli import kit_disk
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
+from flargo.tools.cli.option_types import NAMESPACE
 from flargo.tools.cli.output import report_errors, write_diff, write_line, write_message, write_result
 from flargo.tools.kit import chart, undo
-from flargo.tools.kit.files import Change, Files, diff, prefix_field
+from flargo.tools.kit.files import Change, Files, diff, name_argo_option
 from flargo.tools.kit.preparation import Preparation, PrepareOptions, diff_base
 from flargo.tools.kit.preparation import prepare as find_changes
 from flargo.tools.kit.site import ROLE_TEMPLATE
@@ -23,7 +24,7 @@ from flargo.tools.kit.site import ROLE_TEMPLATE
 
 @click.command(epilog=epilog("prepare"))
 @click.argument("kit", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--namespace", "-n", help="The namespace for jobs. Default: the kit's.")
+@click.option("--namespace", "-n", type=NAMESPACE, help="The namespace for jobs. Default: the kit's.")
 @click.option(
     "--workspace", help="The workspace folder in the parent and in jobs. Default: the Helm chart's mount path."
 )
@@ -49,12 +50,13 @@ def prepare(
     KIT is the folder of a server's or a client's kit that `nvflare provision` made, or that `nvflare deploy prepare`
     made for Kubernetes. Running the command again changes nothing more.
     """
-    files = kit_disk.read_kit(kit)
     if is_undo:
         others = {f"--{name.replace('_', '-')}": value for name, value in options.items()} | {"--argo": pairs or None}
         for option, value in others.items():
             if value is not None:
-                raise InvalidInput(option, value, Sentence("cannot be combined with --undo"))
+                raise click.UsageError(f"{option} and --undo cannot be combined.")
+    files = kit_disk.read_kit(kit)
+    if is_undo:
         changes, prepared = undo.plan_undo(files), None
     else:
         prepared = find_changes(
@@ -95,7 +97,7 @@ def _parse_value(key: str, text: str) -> Any:
         return value
     if _settings_error(key, text) is None:
         return text
-    raise prefix_field("--argo", error)
+    raise name_argo_option(error)
 
 
 def _settings_error(key: str, value: Any) -> InvalidInput | None:

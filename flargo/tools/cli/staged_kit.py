@@ -55,15 +55,16 @@ def read_job_meta(path: Path) -> dict[str, Any]:
     """
     file = path / "meta.json" if path.is_dir() else path
     if not file.is_file():
-        raise InvalidInput("META", str(path), "a job's meta.json, or a job folder with one")
+        problem = "has no meta.json: name a job's meta.json, or the job folder that contains it"
+        raise InvalidInput(str(path), Verbatim("no job"), Sentence(problem))
     try:
         with file.open("rb") as stream:
             content = stream.read(kit_disk.MAX_FILE_BYTES + 1)
     except OSError as error:
         problem = f"cannot be read ({os.strerror(error.errno or 0)})"
-        raise InvalidInput("META", Verbatim("unreadable"), Sentence(problem)) from None
+        raise InvalidInput(str(file), Verbatim("unreadable"), Sentence(problem)) from None
     if len(content) > kit_disk.MAX_FILE_BYTES:
-        raise InvalidInput("META", Verbatim("too large a file"), f"at most {kit_disk.MAX_FILE_BYTES} bytes")
+        raise InvalidInput(str(file), Verbatim("too large a file"), f"at most {kit_disk.MAX_FILE_BYTES} bytes")
     return read_json({str(file): content}, str(file))
 
 

@@ -1,6 +1,5 @@
 """`flargo sweep`: delete objects that no living FLARE parent can still need."""
 
-import re
 from datetime import timedelta
 
 import click
@@ -9,19 +8,18 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE, Meaning
 from flargo.control.parse_error_log import ParseErrorLog
-from flargo.job.validate import InvalidInput
 from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import Uid
 from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, selector_option, site_option
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
+from flargo.tools.cli.option_types import Age
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_message, write_name, write_result
 from flargo.tools.jobs.job_filter import JobFilter
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import join_selectors, site_jobs, trim
 from flargo.tools.jobs.sweepable import MIN_AGE, Sweepable, find_sweepable
 
-_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _KIND_NAMES = {Kind.WORKFLOW: "Workflow", Kind.POD: "pod", Kind.SECRET: "Secret"}
 
 
@@ -29,6 +27,7 @@ _KIND_NAMES = {Kind.WORKFLOW: "Workflow", Kind.POD: "pod", Kind.SECRET: "Secret"
 @click.option("--dry-run", is_flag=True, help="Print what would be deleted, and delete nothing.")
 @click.option(
     "--older-than",
+    type=Age(MIN_AGE),
     metavar="AGE",
     help="Also delete Workflows, with their pods and logs, that ended at least so long ago: 12h, 30d, 8w.",
 )
@@ -41,7 +40,7 @@ _KIND_NAMES = {Kind.WORKFLOW: "Workflow", Kind.POD: "pod", Kind.SECRET: "Secret"
 def sweep(
     *,
     dry_run: bool,
-    older_than: str | None,
+    older_than: timedelta | None,
     site: str | None,
     federation: str | None,
     workflow_labels: str | None,
@@ -54,9 +53,8 @@ def sweep(
     pods that still run although their Workflow has ended. A job that runs or waits is never touched, since its parent
     may be alive.
     """
-    age = _parse_age(older_than)
     api = api_for(**cluster)
-    existing = _existing(api, _find(api, JobFilter(site, federation, workflow_labels or ""), age))
+    existing = _existing(api, _find(api, JobFilter(site, federation, workflow_labels or ""), older_than))
     results = [(each, problem if dry_run else _delete(api, each, uid, problem)) for each, uid, problem in existing]
     if output_format is Format.NAME:
         for each, problem in results:
@@ -75,15 +73,6 @@ def sweep(
             write_message("Nothing to sweep.")
     if any(problem for _, problem in results):
         raise SystemExit(EXIT_PROBLEM)
-
-
-def _parse_age(text: str | None) -> timedelta | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})([hdw])", text)
-    if match is None or int(match[1]) * _UNITS[match[2]] < MIN_AGE:
-        raise InvalidInput("--older-than", text, "hours, days or weeks, at least an hour, as in 12h, 30d or 8w")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _find(api: Api, job_filter: JobFilter, age: timedelta | None) -> list[Sweepable]:

@@ -168,10 +168,8 @@ def open_cluster(options: Options, root: Path) -> Iterator[ClusterNamespace]:
         cluster.check()
         yield cluster
         return
-    try:
-        from flargo.embedded import Embedded  # noqa: PLC0415  (needs an extra)
-    except ImportError as error:
-        raise DemoError(f"The embedded engine needs {error.name}: pip install 'flargo[demo]'.") from error
+    from flargo.embedded import Embedded  # noqa: PLC0415  (a slow import)
+
     with Embedded(namespace=options.namespace) as embedded:
         yield ClusterNamespace(embedded.kubeconfig(root / "kubeconfig"), options.namespace, embedded=True)
 

@@ -14,6 +14,10 @@ class DemoError(Exception):
         self.lines = tuple(lines)
 
 
+class OptionsError(DemoError):
+    """The options contradict each other or the job, or one is missing. Nothing has started."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options of the command line."""

@@ -37,7 +37,7 @@ from flargo.tools.demo.federation import (
     wait_until_ready,
 )
 from flargo.tools.demo.kits import SERVER
-from flargo.tools.demo.options import DemoError, Options
+from flargo.tools.demo.options import DemoError, Options, OptionsError
 from flargo.tools.demo.screen import Progress, Screen
 from flargo.tools.jobs.flare_status import COMPLETED
 
@@ -184,7 +184,7 @@ def _open_folder(options: Options) -> Iterator[Path]:
 
 def _run_demo(demo: DemoContext, stack: contextlib.ExitStack) -> int:
     options, screen = demo.options, demo.screen
-    sites = _site_names(options)
+    sites = check_options(options)
     cluster = stack.enter_context(open_cluster(options, demo.root))
     place = f"{cluster.kubeconfig}, namespace {cluster.namespace}"
     embedded = "the embedded engine stands in: jobs run as processes of this machine"
@@ -207,16 +207,29 @@ def _run_demo(demo: DemoContext, stack: contextlib.ExitStack) -> int:
     return _run_job(demo, RunningFederation(federation, processes, cluster, session), job)
 
 
-def _site_names(options: Options) -> tuple[str, ...]:
+def check_options(options: Options) -> tuple[str, ...]:
+    """Check the options and the job, without any request, and return the names of the sites.
+
+    Raises:
+        OptionsError: the options contradict each other or the job, or one is missing.
+        DemoError: the job cannot be used.
+    """
+    meta = {} if options.job is None else job_folder.read_meta(options.job)
+    names_image = job_folder.names_default_image(meta)
+    if options.kubeconfig is not None and options.image is None and not names_image:
+        raise OptionsError(
+            "Job pods on a cluster need an image with Python, nvflare and numpy: name it with --image, or in the job's"
+            " meta.json (launcher_spec.default.k8s.image)."
+        )
     if options.job is None:
         return job_folder.site_names({}, options.sites)
     job_folder.check_files(options.job)
-    meta = job_folder.read_meta(options.job)
     names = job_folder.site_names(meta, options.sites)
     if options.is_site_count_given and len(names) != options.sites:
-        raise DemoError(f"--sites {options.sites} contradicts the job's meta.json, which needs {len(names)} sites.")
-    if options.image is not None and job_folder.names_default_image(meta):
-        raise DemoError("--image has no effect: the job's meta.json names an image (launcher_spec.default.k8s.image).")
+        raise OptionsError(f"--sites {options.sites} contradicts the job's meta.json, which needs {len(names)} sites.")
+    if options.image is not None and names_image:
+        message = "--image has no effect: the job's meta.json names an image (launcher_spec.default.k8s.image)."
+        raise OptionsError(message)
     return names
 
 
@@ -226,10 +239,7 @@ def _prepare_job(demo: DemoContext, site_count: int, cluster: ClusterNamespace) 
     folder = demo.root / "jobs"
     if options.job is not None:
         return job_folder.copy_job(options.job, folder, image)
-    if image is None:
-        raise DemoError(
-            "Job pods on a real cluster need an image with Python, nvflare and numpy: name it with --image."
-        )
+    assert image is not None  # check_options has required it
     return job_folder.export_fedavg(folder, site_count, options.rounds, image, can_be_drained=options.drain)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,7 @@ Files = Mapping[str, bytes]
 """The files of a kit, by their paths under its root, with forward slashes."""
 Modes = Mapping[str, int]
 """The permission bits of files of a kit, by the same paths."""
+_SETTING: Final = re.compile(r"^argo\['(\w+)'\]")
 NO_MODES: Final[Modes] = MappingProxyType({})
 """Use this where the modes of the files are not known."""
 
@@ -44,6 +46,12 @@ class Change:
 def prefix_field(source: str, error: InvalidInput) -> InvalidInput:
     """Return the same error, its field prefixed with the file or option that the value comes from."""
     return InvalidInput(f"{source}: {error.field}", Verbatim(error.value), error.allowed)
+
+
+def name_argo_option(error: InvalidInput) -> InvalidInput:
+    """Return the same error, with a setting named as a user writes it: ``--argo queued``, not ``argo['queued']``."""
+    field = _SETTING.sub(r"--argo \1", error.field)
+    return InvalidInput(field, Verbatim(error.value), error.allowed)
 
 
 def apply_changes(files: Files, changes: Iterable[Change]) -> dict[str, bytes]:

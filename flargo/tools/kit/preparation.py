@@ -14,7 +14,17 @@ from flargo.job.validate import MISSING, InvalidInput, Sentence
 from flargo.status import fields
 from flargo.terms import Object, Role
 from flargo.tools.kit import chart
-from flargo.tools.kit.files import NO_MODES, Change, Files, Modes, plan_change, prefix_field, read_json, write_json
+from flargo.tools.kit.files import (
+    NO_MODES,
+    Change,
+    Files,
+    Modes,
+    name_argo_option,
+    plan_change,
+    prefix_field,
+    read_json,
+    write_json,
+)
 from flargo.tools.kit.site import (
     CHART_VALUES,
     COMM_CONFIG,
@@ -148,7 +158,10 @@ def _build_launcher_args(site: Site, options: PrepareOptions, old: str, new: str
     argo = {**accounts, **(args.get("argo") or {}), **options.argo}
     if argo:
         args = {**args, "argo": argo}
-    _validate_args("--argo", args)
+    try:
+        check_settings(**args)
+    except InvalidInput as error:  # all but argo has been checked
+        raise name_argo_option(error) from None
     return args
 
 
