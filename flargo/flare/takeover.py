@@ -26,8 +26,14 @@ from flargo.flare.job_adoption import JobAdoption
 from flargo.flare.launch_records import RecordsError
 
 START_PATIENCE = 20.0
-"""Seconds for which FLARE's start waits for the Lease, and then until the jobs are taken back. That an earlier run is
-gone is known after 15. FLARE's server takes a client without heartbeats for dead after 600."""
+"""Seconds for which FLARE's start waits until the jobs are taken back, once the parent is registered."""
+OUTAGE_PATIENCE = 40.0
+"""Seconds for which FLARE's start waits for the Lease while requests fail, such as two that each get no answer in 15 s.
+FLARE's server takes a client without heartbeats for dead after 600 s."""
+DECISION_PATIENCE = 60.0
+"""Seconds for which FLARE's start waits for the Lease while requests are answered. That an earlier run is gone is known
+15 s after a first read, and whether another parent was faster two requests later; each takes seconds on a busy machine.
+A parent that did not wait for that would register beside the other one."""
 LAUNCH_PATIENCE = 15.0
 """Seconds for which a launch waits for the Lease. FLARE gives up on a client's launch after 20."""
 RETRY = Backoff((1.0, 5.0, 15.0, 60.0))
@@ -175,7 +181,8 @@ class Takeover:
     def _acquire(self, fl_ctx: FLContext) -> None:
         self._adoption.serve(fl_ctx)
         self._lease.start()
-        self._lease.wait(lambda status: status.is_fenced or _is_final(status), START_PATIENCE)
+        self._lease.wait(lambda status: is_decided(status, 0.0), OUTAGE_PATIENCE)
+        self._lease.wait(lambda status: is_decided(status, OUTAGE_PATIENCE), DECISION_PATIENCE - OUTAGE_PATIENCE)
         status = self._lease.state
         if status.is_fenced:
             raise SiteTakenError(
@@ -323,6 +330,18 @@ class Takeover:
 
         self._lease.wait(is_final)
         return statuses[0]
+
+
+def is_decided(status: LeaseStatus, seconds: float) -> bool:
+    """Return whether FLARE's start need not wait any longer for the Lease, because of its status or the time.
+
+    Args:
+        status: the status of the Lease.
+        seconds: seconds since the parent has begun to acquire it.
+    """
+    if status.is_fenced or _is_final(status):
+        return True
+    return seconds >= (OUTAGE_PATIENCE if status.problem else DECISION_PATIENCE)
 
 
 def _is_final(status: LeaseStatus) -> bool:

@@ -99,9 +99,9 @@ def test_the_process_is_answered_before_the_lease_is_held(history: History) -> N
     token = history.token
     first.launcher._takeover._lease.close(release=False)
     second = history.begins()
-    patience, flargo_takeover = 0.05, "flargo.flare.takeover.START_PATIENCE"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flargo_takeover, patience)
+        for patience in ("START_PATIENCE", "OUTAGE_PATIENCE", "DECISION_PATIENCE"):
+            patch.setattr(f"flargo.flare.takeover.{patience}", 0.05)
         second.fires(EventType.SYSTEM_BOOTSTRAP)
     wait_for(lambda: second.accepts_results(token))
     assert not second.accepts_results("another")

@@ -16,7 +16,7 @@ from flargo.control.lease import LeaseStage, LeaseStatus
 from flargo.control.submit import SubmitError
 from flargo.flare import takeover as takeover_module
 from flargo.flare.launch_records import RecordsError
-from flargo.flare.takeover import LAUNCH_PATIENCE, START_PATIENCE, SiteTakenError, Takeover
+from flargo.flare.takeover import DECISION_PATIENCE, LAUNCH_PATIENCE, START_PATIENCE, SiteTakenError, Takeover
 from tests.harness.fake_api import THREAD_SECONDS
 from tests.harness.parent_runs import wait_for
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FLARE_GIVES_UP_SECONDS = 20.0
 """Seconds after which FLARE's server gives up on a client's launch (nvflare 2.9, server_engine.py)."""
+FLARE_FORGETS_SECONDS = 600.0
+"""Seconds without a heartbeat after which FLARE's server takes a client for dead (heart_beat_timeout)."""
 ACQUIRING = LeaseStatus(LeaseStage.ACQUIRING)
 HELD = LeaseStatus(LeaseStage.HELD, 25.0)
 FENCED = LeaseStatus(LeaseStage.FENCED, holder="host_e7")
@@ -139,8 +141,8 @@ class Run:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let FLARE's start go on at once, and launches fail at once."""
-    monkeypatch.setattr(takeover_module, "START_PATIENCE", 0.05)
-    monkeypatch.setattr(takeover_module, "LAUNCH_PATIENCE", 0.05)
+    for patience in ("START_PATIENCE", "OUTAGE_PATIENCE", "DECISION_PATIENCE", "LAUNCH_PATIENCE"):
+        monkeypatch.setattr(takeover_module, patience, 0.05)
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def run() -> Iterator[Run]:
 
 def test_patience_is_shorter_than_flares() -> None:
     assert LAUNCH_PATIENCE < FLARE_GIVES_UP_SECONDS
-    assert START_PATIENCE < 60
+    assert DECISION_PATIENCE + START_PATIENCE < FLARE_FORGETS_SECONDS / 2
 
 
 def test_jobs_are_taken_back_before_the_work_begins(run: Run) -> None:
@@ -187,7 +189,8 @@ def test_a_launch_says_why_the_lease_is_missing(run: Run) -> None:
 
 
 def test_a_launch_waits_for_the_takeover(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover_module, "START_PATIENCE", 0.05)
+    for patience in ("START_PATIENCE", "OUTAGE_PATIENCE", "DECISION_PATIENCE"):
+        monkeypatch.setattr(takeover_module, patience, 0.05)
     run.prepares()
     run.begins()
     threading.Timer(0.05, run.lease.sets, (HELD,)).start()
@@ -200,6 +203,24 @@ def test_a_second_parent_does_not_start(run: Run) -> None:
     with pytest.raises(SiteTakenError, match="holds its Lease: host_e7; end it first"):
         run.prepares()
     assert (run.steps, run.lease.events) == (["serve", "drop"], ["start", "close False"])
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_slow_decision_is_waited_for_while_requests_are_answered(
+    run: Run, monkeypatch: pytest.MonkeyPatch, *, is_answered: bool
+) -> None:
+    """A parent that registers undecided would stay beside the other one; but an API server may be away for long."""
+    monkeypatch.setattr(takeover_module, "OUTAGE_PATIENCE", 0.05)
+    run.lease.sets(ACQUIRING if is_answered else replace(ACQUIRING, problem="Connection refused"))
+    fenced = threading.Timer(0.5, run.lease.sets, (FENCED,))
+    fenced.start()
+    if is_answered:
+        with pytest.raises(SiteTakenError):
+            run.prepares()
+    else:
+        run.prepares()
+        assert not run.lease.state.is_fenced
+    fenced.join()
 
 
 @pytest.mark.usefixtures("impatient")
