@@ -12,6 +12,8 @@ from enum import StrEnum
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE, Meaning
+from flargo.control.described_patch import merge_described
+from flargo.control.end_description import describe_end, with_message
 from flargo.job.names import display_text
 from flargo.status.verdict import Verdict
 from flargo.status.views import WorkflowView
@@ -111,7 +113,8 @@ class AttemptNotes:
         """
         for workflow in (each for each in workflows if each.name and each.uid):
             try:
-                self._api.merge(Kind.WORKFLOW, workflow.name, build_verdict_patch(workflow, verdict, detail))
+                patch = build_verdict_patch(workflow, verdict, detail)
+                merge_described(self._api, workflow.name, patch, with_message(describe_end(verdict.reason), detail))
             except ApiError as error:
                 if error.meaning in GONE:
                     continue

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from flargo.control.end_description import describe_end
 from flargo.job.names import credentials_secret
+from flargo.status.ended_by import ended_by
 from flargo.status.job_state import Action, ActionKind, JobState
 from flargo.status.reasons import Reason
-from flargo.status.verdict import IMPOSED_ENDS
+from flargo.status.rejoin import MAY_BE_LOST
+from flargo.status.verdict import IMPOSED_ENDS, UNFOLLOWED
+from flargo.status.views import WorkflowView
 from flargo.terms import Uid
 
 MOST_URGENT_FIRST = (
@@ -25,6 +29,8 @@ MOST_URGENT_FIRST = (
 """The kinds of commands by urgency: what ends a program and gives a verdict, then the rest of an end, housekeeping."""
 PRIORITIES = MappingProxyType({kind: priority for priority, kind in enumerate(MOST_URGENT_FIRST)})
 """The place of each kind in the order of urgency; 0 is the most urgent."""
+_WITH_DESCRIPTION = frozenset({ActionKind.SHUTDOWN, ActionKind.NOTE_REASON, ActionKind.MARK_CLEARED})
+"""The changes of a Workflow at its job's end, which are sent anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class Command:
     """Why the job is ended, for the Workflow's annotation."""
     detail: str = ""
     """The message of the cluster that explains the reason."""
+    description: str = ""
+    """What the Workflow's description is to say about the end, without that message; empty: it stays as it is."""
     revision: int = 0
     """The number of changes that the watches had delivered about the job at the time of the command."""
     workflow_uid: Uid | None = None
@@ -77,9 +85,34 @@ def build_command(
         state.grace,
         end_reason=end_reason,
         detail=detail,
+        description=_describe(state, action, end_reason),
         revision=revision,
         workflow_uid=workflow_uid,
     )
+
+
+def _describe(state: JobState, action: Action, reason: Reason | None) -> str:
+    """Return what a Workflow's description is to say about the end of its job; empty if it is to stay as it is."""
+    workflow = state.observation.workflow
+    if action.kind not in _WITH_DESCRIPTION or reason is None or workflow is None or workflow.has_verdict:
+        return ""
+    is_mark = action.kind is ActionKind.MARK_CLEARED
+    if is_mark and not _is_news(reason, workflow):
+        return ""
+    is_shut_down = action.kind is ActionKind.SHUTDOWN or bool(workflow.shutdown)
+    may_continue = workflow.is_attempt and reason in MAY_BE_LOST
+    return describe_end(reason, ended_by(reason, workflow, is_shut_down=is_shut_down), may_continue=may_continue)
+
+
+def _is_news(reason: Reason, workflow: WorkflowView) -> bool:
+    """Return whether the description of a Workflow about which everything is done does not fit its end.
+
+    A success leaves the description as it was, unless the Workflow was shut down before. A finished Workflow of an
+    earlier run, of which only the credentials are deleted, has the reason of an orphan but was not ended as one.
+    """
+    if reason in {cause.value for cause in UNFOLLOWED}:
+        return workflow.ending == reason.name
+    return reason is not Reason.SUCCEEDED or bool(workflow.ending)
 
 
 def _end_reason(state: JobState) -> tuple[Reason | None, str]:

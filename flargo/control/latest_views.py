@@ -65,14 +65,16 @@ def argo_status(view: WorkflowView | None) -> WorkflowView | None:
     """Return a view without what people and flargo write, so that two of them differ if Argo has written something."""
     if view is None:
         return None
-    return replace(view, suspended=False, released=False, cleared=False, ending="", shutdown="", deleting=False)
+    notes_removed = replace(view, cleared=False, ending="", actor="", has_verdict=False)
+    return replace(notes_removed, suspended=False, released=False, shutdown="", deleting=False)
 
 
 def without_notes(view: WorkflowView | None) -> WorkflowView | None:
     """Return a view without the annotations that no conclusion depends on; anybody may change them at any time."""
     if view is None:
         return None
-    return replace(view, cleared=False, ending="", released=view.released and view.suspended)
+    is_released = view.released and view.suspended
+    return replace(view, cleared=False, ending="", actor="", has_verdict=False, released=is_released)
 
 
 def is_up_to_date(

@@ -10,6 +10,8 @@ from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE, NO_CONTACT, Meaning
 from flargo.control.authority import MayChange, unlimited
 from flargo.control.command import Command
+from flargo.control.described_patch import merge_described
+from flargo.control.end_description import with_message
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import delete_credentials, release_patch
 from flargo.job.names import display_text, label_value
@@ -119,7 +121,10 @@ class Performer:
             case ActionKind.DELETE_SECRET:
                 self._delete_secret(command)
             case _:
-                self.api.merge(Kind.WORKFLOW, command.name, self._patch(command))
+                description = command.description
+                if description:
+                    description = with_message(description, self.redact(command.detail))
+                merge_described(self.api, command.name, self._patch(command), description)
 
     def _patch(self, command: Command) -> Object:
         """Return the merge patch of a command that changes the Workflow. The uid guards it."""

@@ -15,9 +15,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 
 from flargo.control.loop import Loop
-from flargo.control.status_notes import StatusNotes
+from flargo.control.status_notes import StatusNote, StatusNotes
 from flargo.parsing import is_final_status
 from flargo.status.job_state import JobState
+from flargo.status.reasons import Reason
 from flargo.status.views import WorkflowView
 
 FINAL_EVENTS = frozenset({EventType.JOB_COMPLETED, EventType.JOB_ABORTED})
@@ -33,10 +34,14 @@ class ServerJobStatus:
     """The job's Workflow as it was seen last."""
     error: str = ""
     """The last error in the job's log as public text; empty until the job has ended."""
+    has_succeeded: bool = False
+    """The job's process has ended by itself, with exit code 0."""
 
     def on_state(self, state: JobState) -> None:
         """Take over the job's Workflow from a new state."""
         self.workflow = state.observation.workflow or self.workflow
+        verdict = state.verdict
+        self.has_succeeded = verdict is not None and (verdict.reason, verdict.exit_code) == (Reason.SUCCEEDED, 0)
 
 
 class FinalStatuses:
@@ -67,8 +72,10 @@ class FinalStatuses:
         workflow = job.workflow
         if workflow is None or not (workflow.name and workflow.uid) or not loop.may_change(is_followed=True):
             return
-        error = "" if status == RunStatus.FINISHED_COMPLETED.value else job.error
-        loop.run(lambda: self._notes.note(workflow, status, error, loop.run))
+        is_failure = status != RunStatus.FINISHED_COMPLETED.value
+        is_unexpected = is_failure and job.has_succeeded
+        note = StatusNote(workflow, status, job.error if is_failure else "", is_unexpected)
+        loop.run(lambda: self._notes.note(note, loop.run))
 
 
 def read_status(job_id: str, fl_ctx: FLContext) -> str:

@@ -53,9 +53,9 @@ def display_text(text: str, max_length: int = _MAX_DISPLAY_LENGTH) -> str:
     return line if len(line) <= max_length and len(start) == len(text) else f"{line[: max_length - 1]}…"
 
 
-def markdown_code(text: str) -> str:
+def markdown_code(text: str, max_length: int = _MAX_DISPLAY_LENGTH) -> str:
     """Return foreign text as a Markdown code span, in which links and emphasis have no effect."""
-    return f"`{display_text(text).replace('`', chr(0x27)) or '-'}`"
+    return f"`{display_text(text, max_length).replace('`', chr(0x27)) or '-'}`"
 
 
 def site_labels(parent: Parent) -> dict[str, str]:

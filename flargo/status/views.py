@@ -151,6 +151,12 @@ class WorkflowView:
     shutdown: str = ""
     ending: str = ""
     """The name of the reason that flargo noted on it. Anybody may write it."""
+    actor: str = ""
+    """Who shut it down, if that was done through an Argo Server, which writes it into labels. Anybody may."""
+    has_verdict: bool = False
+    """flargo has noted on it how its job, of several attempts, has ended. Anybody may write the annotation."""
+    is_attempt: bool = False
+    """It is one of the attempts that its job may have."""
     deleting: bool = False
     has_node: bool = False
     node_phase: str = ""
@@ -207,6 +213,8 @@ class Observation:
     """The latest list of the first pod's Events; empty before the first one."""
 
 
+_ACTOR_LABELS = tuple(f"workflows.argoproj.io/{name}" for name in ("actor-preferred-username", "actor-email", "actor"))
+"""The labels with the name of whoever did something with a Workflow, the most readable one first."""
 _SPEC_FIELDS = ("suspend", "shutdown", "nodeName")
 _HANDLER_NODE = re.compile(r"\.(onExit|hooks\.)")
 """Argo names a handler's nodes ``WORKFLOW.onExit`` and ``NODE.hooks.NAME``, and their children after them (argo.md,
@@ -287,6 +295,9 @@ def workflow_view(item: Object) -> WorkflowView:
         cleared=bool(fields.text(item, "metadata", "annotations", Annotation.CLEARED)),
         shutdown=fields.text(item, "spec", "shutdown"),
         ending=fields.text(item, "metadata", "annotations", Annotation.ENDING),
+        actor=_actor(item),
+        has_verdict=bool(fields.text(item, "metadata", "annotations", Annotation.VERDICT)),
+        is_attempt=bool(fields.text(item, "metadata", "labels", Label.ATTEMPT_NUMBER)),
         deleting=bool(fields.text(item, "metadata", "deletionTimestamp")),
         has_node=bool(step),
         node_phase=fields.text(step, "phase"),
@@ -300,6 +311,14 @@ def workflow_view(item: Object) -> WorkflowView:
         awaited_lock=_awaited_lock(item, step),
         version=resource_version(item),
     )
+
+
+def _actor(item: Object) -> str:
+    """Return who shut a Workflow down, as an Argo Server notes it (workflow/creator/creator.go, 3.7); perhaps empty."""
+    if fields.text(item, "metadata", "labels", "workflows.argoproj.io/action") not in {"Terminate", "Stop"}:
+        return ""
+    names = (fields.text(item, "metadata", "labels", label) for label in _ACTOR_LABELS)
+    return next(filter(None, names), "")
 
 
 def _awaited_lock(item: Object, step: Object) -> str:

@@ -467,6 +467,7 @@ def test_flargos_own_requests_are_allowed(launcher: Launcher, cluster: Cluster, 
         Annotation.FLARE_STATUS,
         Annotation.FLARE_ERROR,
         Annotation.PROGRESS,
+        Annotation.DESCRIPTION,
     ]
     for key in annotations:
         assert launcher.patch_workflow(name, {"metadata": {"uid": uid, "annotations": {key: "x"}}}) == ""

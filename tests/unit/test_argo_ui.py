@@ -11,29 +11,13 @@ from hypothesis import strategies as st
 
 from flargo.job import argo_ui
 from flargo.terms import Annotation, TemplateAnnotation
+from tests.harness.hostile_text import HOSTILE
 from tests.harness.launches import launch, plan_for
 from tests.harness.markdown import shown_text
 
 JOB = launch()
 DISPLAY_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9-.]{0,61}[a-zA-Z0-9]")
 """The form that Argo demands of a node's display name (displayNameRegex in 3.7.18's operator.go)."""
-HOSTILE = (
-    st.text()
-    | st.text(st.sampled_from("ab `*_[]()<>!#|\\{}\n\r\t-.:/@~&;x.onExit\u202e\u200b病"))
-    | st.sampled_from(
-        [
-            "[free](http://evil.example)",
-            "![x](http://evil.example/x.png)",
-            "<img src=x onerror=alert(1)>",
-            "www.evil.example a@evil.example https://evil.example",
-            "`````",
-            "` <b>x</b> `",
-            "{{workflow.name}}",
-            "a\n# b\n\n- c\n| d | e |\n|---|---|\n| f | g |",
-            "x.onExit",
-        ]
-    )
-)
 
 
 def named(job: str, site: str = "site-1", **changes: Any) -> Any:

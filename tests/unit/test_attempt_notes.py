@@ -121,7 +121,14 @@ def test_a_workflow_without_identity_gets_no_notes(view: WorkflowView) -> None:
 def test_the_verdict_is_noted_with_its_detail() -> None:
     memory = api()
     AttemptNotes(memory).note_verdict([WORKFLOW], LOSS, "drained\x1b")
-    assert notes_of(memory) == {"flargo.dev/verdict": "DISRUPTED", "flargo.dev/verdict-detail": "drained"}
+    notes = notes_of(memory)
+    description = notes.pop("workflows.argoproj.io/description")
+    assert notes == {"flargo.dev/verdict": "DISRUPTED", "flargo.dev/verdict-detail": "drained"}
+    assert description.startswith("DISRUPTED: The pod was disrupted")
+    assert description.endswith(
+        " Submit the job again. docs/rejoin.md says how a client's job can survive this. Message: `drained`"
+    )
+    assert memory.requests == 1
     patch = build_verdict_patch(WORKFLOW, LOSS, "")
     assert patch == {"metadata": {"uid": "uid-1", "annotations": {"flargo.dev/verdict": "DISRUPTED"}}}
 
@@ -139,7 +146,7 @@ def test_a_refused_note_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
 
     memory = MemoryApi(fail)
     AttemptNotes(memory).note_verdict([WORKFLOW, WORKFLOW], LOSS, "x")
-    assert memory.requests == 1
+    assert memory.requests == 2, "with a description, and without"
     assert "verdict could not be noted" in caplog.text
 
 

@@ -150,7 +150,7 @@ def test_admission_policy_has_flargos_constants() -> None:
     assert f"variables.spec.?entrypoint.orValue('') == '{STEP_TEMPLATE}'" in text
     # Set when the Workflow is created, or not on a Workflow's own behalf.
     fixed = {Annotation.ATTEMPT, Annotation.MAX_ATTEMPTS, Annotation.REFUSED_ATTEMPTS, Annotation.JOB_NAME}
-    notes = {*Annotation} - fixed - {Annotation.SITE_NAME, Annotation.TITLE, Annotation.DESCRIPTION}
+    notes = {*Annotation} - fixed - {Annotation.SITE_NAME, Annotation.TITLE}
     assert listed(text, r"variables\.annotations\.all\(key, key in") == {each.value for each in notes}
     assert f"key == '{DIGEST_ANNOTATION}'" in text
     prefixes = set(re.findall(r"metadata\.name\.startsWith\('([^']*)'\)", text))

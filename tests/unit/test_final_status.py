@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,8 +18,11 @@ from flargo.control.status_notes import MAX_ERROR_LENGTH, StatusNotes
 from flargo.flare.final_status import FINAL_EVENTS, FinalStatuses, ServerJobStatus
 from flargo.flare.report import Report
 from flargo.parsing import is_final_status
-from flargo.status.views import WorkflowView
-from flargo.terms import Annotation, Role, Uid
+from flargo.status.job_state import JobState
+from flargo.status.reasons import Reason
+from flargo.status.verdict import Verdict
+from flargo.status.views import Observation, WorkflowView
+from flargo.terms import Annotation, Role, StartTimeouts, Uid
 from tests.harness.fake_api import MemoryApi
 from tests.harness.server_jobs import ServerJobs
 from tests.harness.site import FakeEngine, FakeJobManager
@@ -148,8 +150,38 @@ def test_job_store_that_raises_does_not_stop_flare(caplog: pytest.LogCaptureFixt
 def test_workflow_is_taken_from_the_latest_state_that_has_one() -> None:
     job = ServerJobStatus()
     for workflow in (None, WORKFLOW, None):
-        job.on_state(SimpleNamespace(observation=SimpleNamespace(workflow=workflow)))  # type: ignore[arg-type]
+        job.on_state(state(workflow))
     assert job.workflow == WORKFLOW
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "is_described"),
+    [
+        (Verdict(Reason.SUCCEEDED, 0, exit_code=0), FAILED, True),
+        (Verdict(Reason.SUCCEEDED, 0, exit_code=0), RunStatus.FINISHED_COMPLETED, False),
+        # Its pod was drained when its results had arrived.
+        (Verdict(Reason.SUCCEEDED, 0, exit_code=143), FAILED, False),
+        (Verdict(Reason.ABORTED, 9, exit_code=0), RunStatus.FINISHED_ABORTED, False),
+        (Verdict(Reason.OUT_OF_MEMORY, 104, exit_code=137), FAILED, False),
+        (None, FAILED, False),
+    ],
+)
+def test_only_a_failure_after_a_success_is_described(
+    verdict: Verdict | None,
+    status: str | RunStatus,
+    is_described: bool,  # noqa: FBT001
+) -> None:
+    """Any other end has its own description."""
+    story = Story()
+    story.follow().on_state(state(WORKFLOW, verdict))
+    story.fire(status)
+    assert (Annotation.DESCRIPTION in story.notes) == is_described
+    assert story.api.requests == 1
+
+
+def state(workflow: WorkflowView | None, verdict: Verdict | None = None) -> JobState:
+    observation = Observation(workflow)
+    return JobState("job-server", "a1", StartTimeouts(), 1, created_at=0.0, observation=observation, verdict=verdict)
 
 
 def test_note_is_tried_again_for_some_seconds() -> None:

@@ -135,6 +135,8 @@ def expect_commands_to_say(job: Job, reason: Reason, code: int) -> None:
     eventually(lambda: not cluster.items("pods", selector), NOTICE_SECONDS, "its pods are gone")
     is_marked = "flargo.dev/cleared"
     eventually(lambda: is_marked in job.workflow["metadata"]["annotations"], NOTICE_SECONDS, "it is marked as cleared")
+    description = job.workflow["metadata"]["annotations"]["workflows.argoproj.io/description"]
+    assert description.startswith(f"{reason.name}: " if code else f"`{job.id}`"), description
     for command in (("jobs", "--federation", job.site.federation), ("why", job.id)):
         rows = {row["job"]: row for row in run_command(cluster, *command)}
         assert (rows[job.id]["reason"], rows[job.id]["code"]) == (reason.name, code), command

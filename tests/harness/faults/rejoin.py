@@ -133,6 +133,10 @@ def drained_while_it_runs(site: Site, history: History) -> None:
     assert job.handle.poll() == 127
     expect_success(job, history, 2)
     phases = {item["metadata"]["name"]: item["status"]["phase"] for item in job.workflows}
+    lost = next(item for item in job.workflows if item["metadata"]["name"] == job.name)
+    description = lost["metadata"]["annotations"][Annotation.DESCRIPTION]
+    assert description.startswith("DISRUPTED: ")
+    assert "Another attempt may follow." in description
     assert phases[f"{job.name}-r1"] == "Succeeded"
     assert phases[job.name] in {"Failed", "Error"}, "which one depends on when Argo reads the pod"
 
