@@ -18,12 +18,13 @@ from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import FILE, NAMESPACE, CheckedText
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_line, write_result
 from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, read_job_meta, show_warnings
+from flargo.tools.doctor.access_checks import unused_rights
 from flargo.tools.doctor.check_table import run_checks
 from flargo.tools.doctor.facts import SiteNeeds
 from flargo.tools.doctor.findings import Finding, Level, arrange
 from flargo.tools.doctor.gather import Doctor
 from flargo.tools.doctor.samples import build_samples
-from flargo.tools.kit.chart import parent_account
+from flargo.tools.kit.chart import created_accounts, grants_rights, parent_account
 
 _DEFAULT_ACCOUNT = "flargo-launcher"
 """The service account that deploy/ creates for the parent."""
@@ -161,6 +162,9 @@ def _site_needs(parent: StagedParent, meta: dict[str, Any] | None, namespace: st
         launcher=parent_account(site) if site is not None and site.values is not None else _DEFAULT_ACCOUNT,
         executor=settings.argo.executor_service_account,
         instance_id=settings.argo.instance_id,
+        chart_accounts=created_accounts(site) if site is not None else frozenset(),
+        chart_grants_rights=site is not None and grants_rights(site),
+        unused_rights=unused_rights(site.role, settings.argo) if site is not None else frozenset(),
         is_prepared=parent.is_prepared,
         samples=tuple(samples),
         rejected_jobs=rejected_jobs,

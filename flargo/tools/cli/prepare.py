@@ -153,7 +153,7 @@ def _next_steps(kit: Path, prepared: Preparation) -> list[str]:
     command = shell_command(
         "nvflare", "deploy", "k8s", "stage", str(kit), *namespace_option, names=namespace_option[1:]
     )
-    if not (site.values.get("rbac") or {}).get("create", True):
+    if not chart.grants_rights(site):
         lines.append(f"Note: the chart has rbac.create=false: create the accounts of {ROLE_TEMPLATE} yourself")
     return [
         *lines,

@@ -4,20 +4,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from flargo.cluster.answer import Answer
+from flargo.job.settings import ArgoSettings
+from flargo.terms import Role
 from flargo.tools.doctor.cluster_checks import is_allowed
 from flargo.tools.doctor.facts import Facts, Right
 from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unreadable, warning
+from flargo.tools.doctor.helm import APPLY_KIT_CHART, manager
 from flargo.tools.doctor.references import Kind, pod_account
 
 TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105  (a type)
 OWNER_ANNOTATION = "kubernetes.io/service-account.name"
 """The annotation of a token Secret that names the token's account."""
+_LEASE_RIGHTS = frozenset(Right("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "update"))
+_EVENT_RIGHT = Right("", "events", "create")
 _NO_LEASE = "a second parent of the site is not noticed, and a client's parent that restarts ends its running jobs"
 OPTIONAL_RIGHTS: Final[Mapping[Right, str]] = {
-    Right("", "events", "create"): "people see no Events about jobs that were started again",
-    **{Right("coordination.k8s.io", "leases", verb): _NO_LEASE for verb in ("create", "get", "update")},
+    _EVENT_RIGHT: "people see no Events about jobs that were started again",
+    **dict.fromkeys(_LEASE_RIGHTS, _NO_LEASE),
 }
 """Rights without which jobs run, and what is missing then."""
+
+
+def unused_rights(role: Role, argo: ArgoSettings) -> frozenset[Right]:
+    """Return the optional rights that a parent never uses.
+
+    Only a client's parent holds a Lease, and only to take its jobs back (``argo.adopt``). Only a client's jobs are
+    started again, of which Events tell, and only where the site's policy allows it.
+    """
+    has_lease = role is Role.CLIENT and argo.adopt
+    has_attempts = role is Role.CLIENT and argo.policy.rejoin > 0
+    return (frozenset() if has_lease else _LEASE_RIGHTS) | (frozenset() if has_attempts else {_EVENT_RIGHT})
 
 
 def token_secret_name(executor: str) -> str:
@@ -29,29 +45,28 @@ def launcher(facts: Facts) -> Iterator[CheckResult]:
     """Check that the FLARE parent's account exists and has every right that flargo uses."""
     name, namespace = facts.needs.launcher, facts.needs.namespace
     if name is not None and facts.objects[Kind.ACCOUNT, name].not_found:
-        create = _create_account(name, namespace)
-        todo = f"Apply deploy/ or the kit's chart, name another account with --account, or create it{create}"
+        todo = _advise_account(facts, name, "Apply deploy/ or the kit's chart, name another account with --account")
         yield failure(f"There is no service account {name} for the FLARE parent.", todo)
     own_name = facts.username.removeprefix(f"system:serviceaccount:{namespace}:")
     account = name or (own_name if own_name != facts.username else None)
     user = account or facts.username or "The current user"
-    yield from _check_rights(user, facts.launcher_rights, account, namespace)
+    yield from _check_rights(facts, user, facts.launcher_rights, account)
 
 
 def executor(facts: Facts) -> Iterator[CheckResult]:
     """Check that Argo's containers can report the results of a job's steps."""
-    name, namespace = facts.needs.executor, facts.needs.namespace
+    name = facts.needs.executor
     secret = token_secret_name(name)
     account, token = facts.objects[Kind.ACCOUNT, name], facts.objects[Kind.SECRET, secret]
     if account.not_found:
-        todo = f"Apply deploy/ or the kit's chart, or create it{_create_account(name, namespace)}"
+        todo = _advise_account(facts, name)
         yield failure(f"There is no service account {name} for Argo's containers.", todo)
     elif not (account.ok or _has_token(token)):
         yield unreadable(f"Service account {name}", account)
     else:
         yield ok(f"Service account {name} for Argo's containers exists.")
-    yield _judge_token(name, secret, token, account_is_missing=account.not_found)
-    yield from _check_rights(name, facts.executor_rights, name, namespace)
+    yield _judge_token(facts, secret, token, account_is_missing=account.not_found)
+    yield from _check_rights(facts, name, facts.executor_rights, name)
 
 
 def job_account(facts: Facts) -> Iterator[CheckResult]:
@@ -61,8 +76,7 @@ def job_account(facts: Facts) -> Iterator[CheckResult]:
         account = facts.objects[Kind.ACCOUNT, name]
         users = [sample.name for sample in facts.needs.samples if pod_account(sample.pod) == name]
         if account.not_found:
-            todo = f"Apply deploy/ or the kit's chart, or create it{_create_account(name, facts.needs.namespace)}"
-            yield failure(f"There is no service account {name} for job pods.", todo)
+            yield failure(f"There is no service account {name} for job pods.", _advise_account(facts, name))
         elif account.ok or any(facts.pods[user].ok for user in users):
             yield ok(f"Service account {name} for job pods exists.")
         else:
@@ -70,7 +84,7 @@ def job_account(facts: Facts) -> Iterator[CheckResult]:
 
 
 def _check_rights(
-    user: str, reviews: Mapping[Right, Answer], account: str | None, namespace: str
+    facts: Facts, user: str, reviews: Mapping[Right, Answer], account: str | None
 ) -> Iterator[CheckResult]:
     """Yield one finding for each resource, with the command that grants the missing rights.
 
@@ -87,10 +101,8 @@ def _check_rights(
     for (group, resource), rights in missing.items():
         verbs = [right.verb for right in rights]
         qualified = f"{resource}.{group}" if group else resource
-        todo = "Apply deploy/ or the kit's chart"
-        if account is not None and (commands := _grant_commands(account, namespace, qualified, resource, verbs)):
-            todo += f", or: {commands}."
-        what = f"{user} may not {', '.join(verbs)} {qualified} in namespace {namespace}"
+        todo = _advise_rights(facts, account, qualified, verbs)
+        what = f"{user} may not {', '.join(verbs)} {qualified} in namespace {facts.needs.namespace}"
         effects = [OPTIONAL_RIGHTS.get(right) for right in rights]
         if None in effects:
             yield failure(f"{what}.", todo)
@@ -100,9 +112,40 @@ def _check_rights(
         yield ok(f"{user} has all the rights that flargo needs.")
 
 
-def _judge_token(name: str, secret: str, token: Answer, *, account_is_missing: bool) -> CheckResult:
+def _advise_rights(facts: Facts, account: str | None, qualified: str, verbs: Sequence[str]) -> str:
+    """Return how to grant an account verbs on a resource, which is named with its group."""
+    if account is None:
+        return "Apply deploy/ or the kit's chart."
+    if account in facts.needs.chart_accounts:
+        if facts.needs.chart_grants_rights:
+            return f"The kit's chart grants this. {APPLY_KIT_CHART}"
+    elif who := _manager_of(facts, account):
+        return f"Let {who}, which manages the account, grant this. {APPLY_KIT_CHART}"
+    commands = _grant_commands(account, facts.needs.namespace, qualified, verbs)
+    return f"Apply deploy/ or the kit's chart{f', or: {commands}.' if commands else ''}"
+
+
+def _advise_account(facts: Facts, name: str, other: str = "Apply deploy/ or the kit's chart") -> str:
+    """Return how to create an account. One that is created beside a chart makes Helm refuse to install the chart."""
+    if name in facts.needs.chart_accounts:
+        return f"The kit's chart creates it. {APPLY_KIT_CHART}"
+    command = kubectl(facts.needs.namespace, ("create", "serviceaccount", name), names=(name,))
+    return f"{other}, or create it{f': `{command}`' if command else ''}."
+
+
+def _manager_of(facts: Facts, account: str) -> str:
+    answer = facts.objects.get((Kind.ACCOUNT, account))
+    return manager(answer.body) if answer is not None else ""
+
+
+def _judge_token(facts: Facts, secret: str, token: Answer, *, account_is_missing: bool) -> CheckResult:
+    name = facts.needs.executor
     todo = f"Create it as in deploy/executor.yaml: type {TOKEN_TYPE}, annotation {OWNER_ANNOTATION}: {name}."
-    if account_is_missing:
+    if name in facts.needs.chart_accounts:
+        todo = f"The kit's chart creates it. {APPLY_KIT_CHART}"
+    elif who := _manager_of(facts, name) or manager(token.body):
+        todo = f"Let {who} create it. {APPLY_KIT_CHART}"
+    elif account_is_missing:
         todo = f"Create the account first, because Kubernetes deletes a token Secret without its account. {todo}"
     if token.not_found:
         return failure(f"There is no Secret {secret}, so Argo's containers have no token.", todo)
@@ -121,16 +164,11 @@ def _has_token(token: Answer) -> bool:
     return token.ok and "token" in token.body.get("keys", ())
 
 
-def _grant_commands(account: str, namespace: str, qualified: str, resource: str, verbs: Sequence[str]) -> str:
+def _grant_commands(account: str, namespace: str, qualified: str, verbs: Sequence[str]) -> str:
     """Return the commands that grant an account verbs on a resource; empty if a name in them is not valid."""
-    role = f"{account}-{resource.replace('/', '-')}"
+    role = f"{account}-{qualified.partition('.')[0].replace('/', '-')}"
     rights = (f"--verb={','.join(verbs)}", f"--resource={qualified}")
     create = kubectl(namespace, ("create", "role", role, *rights), names=(role,))
     subject = (f"--role={role}", f"--serviceaccount={namespace}:{account}")
     bind = kubectl(namespace, ("create", "rolebinding", role, *subject), names=(role, account))
     return f"`{create}`, `{bind}`" if create and bind else ""
-
-
-def _create_account(name: str, namespace: str) -> str:
-    command = kubectl(namespace, ("create", "serviceaccount", name), names=(name,))
-    return f": `{command}`." if command else "."

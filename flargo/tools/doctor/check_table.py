@@ -8,6 +8,12 @@ from flargo.tools.doctor.findings import Check, Finding, Level
 
 _ACCOUNTS = "Apply `deploy/`, or the kit's chart: `nvflare deploy k8s stage`, then its `helm upgrade`."
 
+_EMBEDDED = (
+    "Not checked, because this is flargo's embedded engine, which needs no accounts, rights or separate controller, and"
+    " has no Pod Security, quotas or volume claims."
+)
+_EMBEDDED_TODO = "Run flargo doctor on the cluster of the site before you run its jobs there."
+
 CHECKS: Final = (
     Check(
         "api",
@@ -39,6 +45,7 @@ CHECKS: Final = (
         "Install or upgrade Argo Workflows.",
         cluster_checks.argo,
         ("api",),
+        needs_cluster=True,
     ),
     Check(
         "controller",
@@ -47,6 +54,7 @@ CHECKS: Final = (
         "Let a controller watch the namespace, or run `flargo prepare KIT --argo instance_id=ID` (or `null`).",
         cluster_checks.controller,
         ("namespace", "argo"),
+        needs_cluster=True,
     ),
     Check(
         "restrictions",
@@ -55,6 +63,7 @@ CHECKS: Final = (
         "Change `workflowRestrictions` or `workflowDefaults` in the controller's ConfigMap.",
         cluster_checks.restrictions,
         ("namespace", "argo"),
+        needs_cluster=True,
     ),
     Check(
         "launcher",
@@ -64,6 +73,7 @@ CHECKS: Final = (
         _ACCOUNTS,
         access_checks.launcher,
         ("namespace",),
+        needs_cluster=True,
     ),
     Check(
         "executor",
@@ -72,6 +82,7 @@ CHECKS: Final = (
         _ACCOUNTS,
         access_checks.executor,
         ("namespace",),
+        needs_cluster=True,
     ),
     Check(
         "job account",
@@ -81,6 +92,7 @@ CHECKS: Final = (
         access_checks.job_account,
         ("namespace",),
         needs_samples=True,
+        needs_cluster=True,
     ),
     Check(
         "kit",
@@ -97,6 +109,7 @@ CHECKS: Final = (
         job_checks.claims,
         ("namespace",),
         needs_samples=True,
+        needs_cluster=True,
     ),
     Check(
         "study secrets",
@@ -151,6 +164,7 @@ CHECKS: Final = (
         job_checks.pod_security,
         ("namespace",),
         needs_samples=True,
+        needs_cluster=True,
     ),
     Check(
         "quota",
@@ -160,6 +174,7 @@ CHECKS: Final = (
         job_checks.quota,
         ("namespace",),
         needs_samples=True,
+        needs_cluster=True,
     ),
     Check(
         "pod",
@@ -169,6 +184,7 @@ CHECKS: Final = (
         job_checks.pod,
         ("namespace",),
         needs_samples=True,
+        needs_cluster=True,
     ),
 )
 
@@ -187,6 +203,9 @@ def run_checks(facts: Facts) -> list[Finding]:
             failed[check.name] = failed[blocker]
             what = f"Not checked, because the check {failed[blocker]} did not succeed."
             findings.append(Finding(check.name, Level.UNKNOWN, what, "Solve that problem first."))
+            continue
+        if check.needs_cluster and facts.is_embedded:
+            findings.append(Finding(check.name, Level.UNKNOWN, _EMBEDDED, _EMBEDDED_TODO))
             continue
         if check.needs_samples and not facts.needs.samples:
             what = "Not checked, because flargo can build no job."

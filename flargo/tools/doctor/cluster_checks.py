@@ -12,6 +12,7 @@ from flargo.terms import Object
 from flargo.text import shell_command
 from flargo.tools.doctor.facts import Facts, Probe
 from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unknown, unreadable, warning
+from flargo.tools.doctor.helm import manager
 
 WARNING_SKEW_SECONDS, MAX_SKEW_SECONDS = 5.0, 60.0
 """Limits for the difference between two clocks, in seconds.
@@ -141,9 +142,11 @@ def restrictions(facts: Facts) -> Iterator[CheckResult]:
     """Check that no setting of the controller stops flargo's Workflows, or makes Argo run a job twice."""
     first = facts.probes[0] if facts.probes else None
     is_accepted = first is not None and first.phase in _ACCEPTED_PHASES
+    who = next(filter(None, (manager(answer.body) for answer in facts.settings.values())), "")
+    place = f"the values of {who}" if who else "the controller's ConfigMap"
     todo = (
-        "Remove workflowRestrictions.templateReferencing from the controller's ConfigMap, or run a separate controller "
-        "for this namespace: flargo's Workflows have no workflowTemplateRef."
+        f"Remove workflowRestrictions.templateReferencing from {place}, or run a separate controller for this "
+        "namespace: flargo's Workflows have no workflowTemplateRef."
     )
     settings = {where: parse_settings(answer.body) for where, answer in facts.settings.items() if answer.ok}
     modes = {where: mode for where, each in settings.items() if (mode := _template_referencing(each))}
@@ -162,7 +165,8 @@ def restrictions(facts: Facts) -> Iterator[CheckResult]:
         yield ok(f"The controller's settings in namespace {', '.join(settings)} reject none of flargo's Workflows.")
     for where, each in settings.items():
         if _retries_steps(each):
-            todo = "Remove the retryStrategy: each job that fails gets a second pod, which flargo ends at once."
+            todo = f"Remove the retryStrategy from {place}: "
+            todo += "each job that fails gets a second pod, which flargo ends at once."
             yield warning(f"The controller in namespace {where} retries failed steps (workflowDefaults).", todo)
         if _has_handlers(each):
             yield ok(

@@ -8,6 +8,8 @@ from flargo.terms import Object
 from flargo.tools.doctor.argo_pod import build_pod
 from flargo.tools.doctor.references import Kind
 
+_EMBEDDED_SUFFIX = "-flargo.embedded"
+"""The end of the embedded engine's version."""
 NOT_ASKED = Answer(0, message="not asked")
 
 
@@ -52,6 +54,12 @@ class SiteNeeds:
     """The service account of Argo's containers."""
     instance_id: str | None
     """The instance id of the Workflow controller."""
+    chart_accounts: frozenset[str] = frozenset()
+    """The accounts that the kit's Helm chart creates; empty if there is no kit or no chart."""
+    chart_grants_rights: bool = False
+    """True if the chart grants these accounts their rights."""
+    unused_rights: frozenset[Right] = frozenset()
+    """Rights of deploy/launcher.yaml that this site's parent never uses."""
     argo_namespaces: tuple[str, ...] = ()
     """More namespaces with a Workflow controller that serves the site, as the user has named them."""
     is_prepared: bool = True
@@ -133,3 +141,8 @@ class Facts:
     """Strict dry runs of the sample jobs' Workflows, by the names of the jobs."""
     pods: Mapping[str, Answer] = field(default_factory=dict)
     """Dry runs of the sample jobs' pods, by the names of the jobs."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """True if the API server is flargo's embedded engine."""
+        return str(self.version.body.get("gitVersion") or "").endswith(_EMBEDDED_SUFFIX)

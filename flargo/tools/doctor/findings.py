@@ -44,6 +44,8 @@ class Check:
     run: Callable[[Facts], Iterable[CheckResult]]
     depends_on: tuple[str, ...] = ()
     """The checks whose failure this check would only repeat."""
+    needs_cluster: bool = False
+    """True if the check looks at parts of Kubernetes that the embedded engine does not have."""
     needs_samples: bool = False
     """True if the check looks at sample jobs, so that it finds nothing out without any."""
 

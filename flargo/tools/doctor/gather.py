@@ -15,6 +15,7 @@ from flargo.tools.doctor.access_checks import OWNER_ANNOTATION, token_secret_nam
 from flargo.tools.doctor.argo_pod import build_pod
 from flargo.tools.doctor.cluster_checks import CONFIG_MAP, executor_settings, is_allowed, parse_settings
 from flargo.tools.doctor.facts import Clock, Facts, Probe, Right, SiteNeeds
+from flargo.tools.doctor.helm import keep_management
 from flargo.tools.doctor.probe import PROBE_RIGHTS, Prober, candidate_ids
 from flargo.tools.doctor.references import Kind, pod_account, pull_secrets, references, semaphores
 from flargo.tools.kit.chart import EXECUTOR_RULES, LAUNCHER_RULES
@@ -85,7 +86,7 @@ class Doctor:
             controllers=controllers,
             other_controllers=self._other_controllers(trusted),
             settings=settings,
-            launcher_rights=self._rights(namespace, needs.launcher, split_rules(LAUNCHER_RULES)),
+            launcher_rights=self._rights(namespace, needs.launcher, _used_rights(needs)),
             executor_rights=self._rights(namespace, needs.executor, split_rules(EXECUTOR_RULES)),
             probe_rights=probe_rights,
             probes=self._probes(needs, settings, probe_seconds) if may_probe else (),
@@ -168,6 +169,10 @@ def _core_path(namespace: str, plural: str, name: str) -> BuildTarget:
     return partial(target.resource, "api/v1", plural, namespace=namespace, name=name)
 
 
+def _used_rights(needs: SiteNeeds) -> list[Right]:
+    return [right for right in split_rules(LAUNCHER_RULES) if right not in needs.unused_rights]
+
+
 def split_rules(rules: Iterable[Object]) -> list[Right]:
     """Split the rules of a Role into single rights."""
     return [
@@ -230,8 +235,9 @@ def _is_name(check: validate.Check, value: str) -> bool:
 
 
 def _keys_only(item: Object) -> Object:
-    """Reduce a Secret or ConfigMap to its type, its token's account and the keys that have a value; drop the values."""
+    """Reduce a Secret or ConfigMap to its type, its manager, its token's account and the keys that have a value."""
     data = {**(item.get("data") or {}), **(item.get("binaryData") or {})}
     annotations = item["metadata"].get("annotations") or {}
     keys = sorted(key for key, value in data.items() if value)
-    return {"type": item.get("type", ""), "owner": annotations.get(OWNER_ANNOTATION), "keys": keys}
+    reduced = {"type": item.get("type", ""), "owner": annotations.get(OWNER_ANNOTATION), "keys": keys}
+    return {**keep_management(item), **reduced}

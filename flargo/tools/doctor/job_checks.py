@@ -13,6 +13,7 @@ from flargo.text import shell_command
 from flargo.tools.doctor.argo_pod import patches_executor
 from flargo.tools.doctor.facts import Facts, SampleJob
 from flargo.tools.doctor.findings import CheckResult, failure, kubectl, ok, unknown, unreadable, warning
+from flargo.tools.doctor.helm import advise_change
 from flargo.tools.doctor.references import Kind, Reference, pull_secrets, references, semaphores
 
 PULL_TYPES = ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg")
@@ -74,6 +75,7 @@ def _judge_queue(answer: Answer, limit: Reference, namespace: str) -> CheckResul
     data = json.dumps({"data": {key: "2"}})
     patch = kubectl(namespace, ("patch", "configmap", limit.name), [f"--patch={data}"], names=(limit.name, key))
     todo = f"Run `{patch}` {instead}" if patch else _CREATE_QUEUE
+    todo = advise_change(answer.body, f"Set {key} to the number", todo)
     text = (answer.body.get("data") or {}).get(key)
     if text is None:
         what = f"ConfigMap {limit.name} has no key {key}, which limits how many jobs run at once."
@@ -100,7 +102,7 @@ def image_pull_secrets(facts: Facts) -> Iterator[CheckResult]:
             yield unreadable(f"Secret {name}", answer)
         elif answer.body.get("type") not in PULL_TYPES:
             what = f"Secret {name} has type {answer.body.get('type')}, with which no image can be pulled."
-            yield failure(what, todo)
+            yield failure(what, advise_change(answer.body, "Correct it", todo))
         else:
             yield ok(f"Secret {name} for pulling images exists.")
 
@@ -123,9 +125,11 @@ def pod_security(facts: Facts) -> Iterator[CheckResult]:
     """Check that the namespace's Pod Security level admits the pods; it is enforced on pods and on nothing else."""
     labels = (facts.namespace.body.get("metadata") or {}).get("labels") or {}
     level = labels.get(_ENFORCE_LABEL)
+    label = f"the namespace's label {_ENFORCE_LABEL}"
     todo = (
-        "Change the fields that the message names, in the pod template or in security_context, or change the "
-        f"namespace's label {_ENFORCE_LABEL}. For Argo's own containers (init and wait), set argo.patch_executor."
+        "Change the fields that the message names, in the pod template or in security_context, or change "
+        f"{advise_change(facts.namespace.body, label, f'{label}.')} For Argo's own containers (init and wait), set "
+        "argo.patch_executor."
     )
     success = f"Pod Security admits the pods{f' (level {level})' if level else ''}."
     yield from _admission(
@@ -262,7 +266,7 @@ def _judge_object(
     missing = sorted(keys - {*answer.body.get("keys", ())})
     if missing:
         what = f"{subject} has no key {', '.join(missing)}, which {jobs} needs."
-        return failure(what, "Add the key, or correct its name.")
+        return failure(what, advise_change(answer.body, "Add the key", "Add the key, or correct its name."))
     return judge(answer.body) or ok(f"{subject} exists.")
 
 

@@ -61,6 +61,21 @@ def chart_accounts(site: Site) -> dict[str, str]:
     return {"service_account": f"{parent}-flargo-job", "executor_service_account": f"{parent}-flargo-executor"}
 
 
+def grants_rights(site: Site) -> bool:
+    """Return whether the kit has a chart that grants the rights, and creates the accounts besides the parent's."""
+    return _creates(site, "rbac")
+
+
+def created_accounts(site: Site) -> frozenset[str]:
+    """Return the accounts that the kit's chart creates; empty if there is no chart, or it creates none."""
+    parent = {parent_account(site)} if _creates(site, "serviceAccount") else set()
+    return frozenset({*parent, *(chart_accounts(site).values() if grants_rights(site) else ())})
+
+
+def _creates(site: Site, part: str) -> bool:
+    return site.values is not None and bool((site.values.get(part) or {}).get("create", True))
+
+
 def role_template(site: Site, argo: Object) -> bytes:
     """Return the chart's templates/role.yaml: the launcher's rights, and the accounts that ``argo`` takes from it."""
     accounts = chart_accounts(site)
