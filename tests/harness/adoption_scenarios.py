@@ -552,6 +552,34 @@ def two_parents_start_at_once(stage: Stage) -> None:
         scene.expect_completed()
 
 
+@scenario
+def suspended_parent_is_back_beside_its_successor(stage: Stage) -> None:
+    """Its node hangs, and its pod is deleted by force. The successor takes the job back, and the node goes on.
+
+    The old parent notices at its first look at the Lease, and changes nothing of the job. Both are registered.
+    """
+    with stage.scene("suspended", rounds=14) as scene:
+        fed = stage.fed
+        scene.submit().waits_for_round(0)
+        parent, pid = scene.parent_label, fed.pid(scene.site)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with fed.second_parent(scene.site) as (process, _):
+                scene.waits_for(lambda: scene.parent_label != parent, "the successor has taken the job back")
+                successor = scene.parent_label
+                os.kill(pid, signal.SIGCONT)
+                lost = "this parent launches and ends no jobs until that parent has ended"
+                scene.waits_for(lambda: lost in fed.log_since_start(scene.site), "the old parent has lost its site")
+                assert (process.poll(), scene.parent_label, scene.phases) == (None, successor, ["Running"])
+                assert "shutdown" not in scene.workflow["spec"]
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        scene.kill_parent()
+        scene.start_parent()
+        scene.expect_taken_back()
+        scene.expect_completed()
+
+
 # --- FLARE's server does not answer
 
 
