@@ -12,7 +12,7 @@ CLUSTERS ?= 3
 SHARDS := $(shell seq $(CLUSTERS))
 STATE := /var/tmp/flargo-cluster
 
-.PHONY: test everything local check demo demo-drain demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start rejoin compare scale hostile docs pictures format lock
+.PHONY: test everything local check demo demo-drain demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start rejoin compare scale hostile nvflare-next docs pictures format lock
 
 # The clusters' programs and images are built while the tests without a cluster run. Each target's output is printed
 # when the target has finished.
@@ -136,6 +136,14 @@ pictures: cluster-up
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Tests whether the newest nvflare, pre-releases included, still has what flargo needs of its internals. Without it
+# argo.adopt is off, so this fails before sites notice.
+NEXT := .venv/nvflare-next
+nvflare-next: .venv/ready
+	rm -rf $(NEXT)
+	$(BIN)/pip install -q --disable-pip-version-check --pre --no-deps --target $(NEXT) nvflare
+	PYTHONPATH=$(NEXT) $(BIN)/pytest tests/unit/test_nvflare_internals.py tests/unit/test_client_restart.py
 
 # Run this after a change of the dependencies in pyproject.toml. Only wheels are allowed, so that an image's build
 # compiles no package. The lock files of the demo and of the images are subsets of requirements.lock.
