@@ -15,6 +15,7 @@ from flargo.control import authority
 from flargo.control.lease import LeaseStage, LeaseStatus
 from flargo.control.submit import SubmitError
 from flargo.flare import takeover as takeover_module
+from flargo.flare.job_adoption import AWAY_LIMIT
 from flargo.flare.launch_records import RecordsError
 from flargo.flare.takeover import DECISION_PATIENCE, LAUNCH_PATIENCE, START_PATIENCE, SiteTakenError, Takeover
 from tests.harness.fake_api import THREAD_SECONDS
@@ -155,6 +156,12 @@ def run() -> Iterator[Run]:
 def test_patience_is_shorter_than_flares() -> None:
     assert LAUNCH_PATIENCE < FLARE_GIVES_UP_SECONDS
     assert DECISION_PATIENCE + START_PATIENCE < FLARE_FORGETS_SECONDS / 2
+
+
+def test_a_parent_that_is_just_in_time_is_heard_before_flare_forgets_its_site() -> None:
+    """Once it knows for how long the site had no parent, it registers and takes its jobs back before it heartbeats."""
+    registration = 30.0
+    assert AWAY_LIMIT + registration + START_PATIENCE < FLARE_FORGETS_SECONDS
 
 
 def test_jobs_are_taken_back_before_the_work_begins(run: Run) -> None:
