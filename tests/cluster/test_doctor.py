@@ -389,6 +389,7 @@ def test_controller_with_parallelism_limit_and_retries(separate_setup: KitSetup)
 @pytest.mark.parametrize("rule", LAUNCHER_RULES, ids=lambda rule: rule["resources"][0])
 def test_launcher_without_a_rule(kit_setup: KitSetup, rule: Object) -> None:
     account, api = kit_setup.mark, "rbac.authorization.k8s.io/v1"
+    kit_setup.prepare("--argo", "policy={rejoin: 1}")  # only then the parent creates Events
     kit_setup.create("ServiceAccount", account)
     kit_setup.create("Role", account, api, rules=[each for each in LAUNCHER_RULES if each is not rule])
     subject = {"kind": "ServiceAccount", "name": account, "namespace": kit_setup.target.namespace}

@@ -567,13 +567,14 @@ def test_an_address_with_password_is_refused_unseen(ask: Callable[..., Result]) 
 def test_useless_options_are_refused(ask: Callable[..., Result], tmp_path: Path) -> None:
     for option in ("--argo-token", "--argo-ca"):
         result = run("why", "x", option, str(tmp_path / "token"))
-        assert (result.exit_code, result.stderr) == (
-            2,
-            f"Error: `{option}` needs --argo-server\n",
-        )
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.endswith(f"Error: {option} needs --argo-server.\n")
     result = ask("jobs", "--watch")
     assert result.exit_code == 2
-    assert "`--argo-server` cannot be combined with --watch" in result.stderr
+    assert "--argo-server and --watch cannot be combined: archived jobs do not change." in result.stderr
+    result = ask("jobs", "-A")
+    assert result.exit_code == 2
+    assert "--argo-server and --all-namespaces cannot be combined: " in result.stderr
 
 
 def test_hera_is_imported_only_for_archives() -> None:

@@ -10,7 +10,7 @@ import click
 
 from flargo.cluster.api import Api
 from flargo.flare.redact import REDACTION
-from flargo.job.validate import HIDDEN, InvalidInput, Sentence
+from flargo.job.validate import HIDDEN, InvalidInput
 from flargo.tools.cli.option_types import FILE
 from flargo.tools.cli.output import EXIT_PROBLEM, Command, write_message
 from flargo.tools.jobs.archive_reader import ArchiveReader, ClusterAndArchiveReader
@@ -49,14 +49,15 @@ def build_reader(api: Api, archive: ArchiveOptions) -> Reader:
     """Return a reader of the cluster, and of the archive if the options name one. No request is made.
 
     Raises:
-        InvalidInput: an option is wrong, or has no effect.
+        InvalidInput: an option is wrong.
+        UsageError: an option has no effect without another one.
         OSError: a file cannot be read.
     """
     cluster = ClusterReader(api)
     if archive.server is None:
         for option, value in (("--argo-token", archive.token_file), ("--argo-ca", archive.ca_file)):
             if value is not None:
-                raise InvalidInput(option, value, Sentence("needs --argo-server"))
+                raise click.UsageError(f"{option} needs --argo-server.")
         return cluster
     server = _checked_url(archive.server)
     token = _authorization(archive.token_file) if archive.token_file is not None else None

@@ -13,7 +13,6 @@ from rich.live import Live
 from flargo.cluster.api import ALL_NAMESPACES, Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.watch import Watch
-from flargo.job.validate import InvalidInput, Sentence
 from flargo.status.diagnosis import STARTING_STAGES, Stage
 from flargo.status.reasons import Reason
 from flargo.terms import Role
@@ -117,11 +116,10 @@ def _reject_archive(archive: ArchiveOptions, *, watch: bool, all_namespaces: boo
     if archive.server is None:
         return
     if watch:
-        problem = Sentence("cannot be combined with --watch: archived jobs do not change")
-        raise InvalidInput("--argo-server", archive.server, problem)
+        raise click.UsageError("--argo-server and --watch cannot be combined: archived jobs do not change.")
     if all_namespaces:
-        problem = Sentence("cannot be combined with --all-namespaces: the archive is read for one namespace")
-        raise InvalidInput("--argo-server", archive.server, problem)
+        problem = "--argo-server and --all-namespaces cannot be combined: the archive is read for one namespace."
+        raise click.UsageError(problem)
 
 
 @dataclass(frozen=True, slots=True)
