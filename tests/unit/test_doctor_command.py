@@ -71,7 +71,7 @@ def test_what_cannot_be_checked_is_one_line(cluster: FakeCluster) -> None:
     *lines, summary = result.stdout.splitlines()
     first, second = (line.split()[:2] for line in lines if not line.startswith(" "))
     assert (first, second[0]) == (["failure", "api"], "unknown")
-    assert " checks  Not checked, because the check api did not succeed. (clock, namespace, argo, " in result.stdout
+    assert " checks  Not checked, because the check api did not succeed (clock, namespace, argo, " in result.stdout
     assert int(second[1]) == int(summary.split(", ")[3].split()[0]) > 5
 
 

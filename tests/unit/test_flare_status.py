@@ -1,6 +1,7 @@
 """What people see of FLARE's own status of a job: beside the end of its programs, which exit with 0 after an error."""
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from flargo.flare.redact import REDACTION
 from flargo.parsing import is_final_status
 from flargo.terms import SecretData
 from flargo.tools.cli import jobs, why
+from flargo.tools.cli.main import group
 from flargo.tools.jobs.explanation import explain
 from flargo.tools.jobs.flare_status import FlareStatus
 from flargo.tools.jobs.last_error import last_error
@@ -160,6 +162,20 @@ def test_why_shows_flares_status_and_the_error_in_the_log(cluster: RecordingApi)
     assert f"But the whole job has failed: FLARE says {FAILED}." in report[0]
     assert f"  server's log   {ERROR}" in report
     assert "last error" not in "\n".join(rows_of(output, "server (server): "))
+
+
+def test_why_fits_80_columns(
+    cluster: RecordingApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLARE's status is long: the line with it was broken in the middle of a word."""
+    del cluster
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    group()(["why", "11111111"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    begin = lines.index("server (server): SUCCEEDED, FLARE hears 0, FLARE says")
+    assert lines[begin + 1] == f"                 {FAILED}"
 
 
 def test_why_reads_no_log_if_it_is_told_to(cluster: RecordingApi) -> None:

@@ -104,7 +104,7 @@ def _write_report(report: _Report) -> None:
     code = f", FLARE hears {verdict.code}" if verdict else ""
     status = f", FLARE says {job.flare.text}" if job.flare else ""
     write_line("")
-    write_line(f"{job.site} ({job.role}){attempt}: {state}{code}{status}")
+    write_hanging(f"{job.site} ({job.role}){attempt}: ", f"{state}{code}{status}")
     rows = [
         ("what happened", explanation.summary),
         *explanation.evidence,

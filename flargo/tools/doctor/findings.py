@@ -75,7 +75,7 @@ def arrange(findings: Sequence[Finding]) -> list[Finding]:
     arranged = [
         Finding(names[0], level, what, todo)
         if len(names) == 1
-        else Finding(f"{len(names)} checks", level, f"{what} ({', '.join(names)})", todo)
+        else Finding(f"{len(names)} checks", level, f"{what.removesuffix('.')} ({', '.join(names)}).", todo)
         for (level, what, todo), names in same.items()
     ]
     return sorted(arranged, key=lambda finding: _ORDER.index(finding.level))
