@@ -1,7 +1,8 @@
 """The latest views of the site's objects, as the two watches and fresh reads deliver them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import TypeVar
 
 from flargo.status.views import PodView, WorkflowView, resource_version, uid_of
@@ -61,20 +62,27 @@ def reuse_view(item: Object, latest: Mapping[Uid, View], view: Callable[[Object]
     return existing if existing is not None and existing.version == resource_version(item) != 0 else view(item)
 
 
-def argo_status(view: WorkflowView | None) -> WorkflowView | None:
-    """Return a view without what people and flargo write, so that two of them differ if Argo has written something."""
-    if view is None:
-        return None
-    notes_removed = replace(view, cleared=False, ending="", actor="", has_verdict=False)
-    return replace(notes_removed, suspended=False, released=False, shutdown="", deleting=False)
+def has_same_status(one: WorkflowView | None, other: WorkflowView | None) -> bool:
+    """Return whether two views differ only in what people and flargo write, so that Argo has written nothing."""
+    if one is None or other is None:
+        return one is other
+    return bool(_argo_writes(one) == _argo_writes(other))
 
 
-def without_notes(view: WorkflowView | None) -> WorkflowView | None:
-    """Return a view without the annotations that no conclusion depends on; anybody may change them at any time."""
-    if view is None:
-        return None
-    is_released = view.released and view.suspended
-    return replace(view, cleared=False, ending="", actor="", has_verdict=False, released=is_released)
+def differs_in_notes_only(one: WorkflowView, other: WorkflowView) -> bool:
+    """Return whether views differ only in annotations that no conclusion depends on; anybody may change them."""
+    is_as_released = (one.released and one.suspended) == (other.released and other.suspended)
+    return is_as_released and bool(_without_notes(one) == _without_notes(other))
+
+
+def _fields_except(*names: str) -> Callable[[WorkflowView], object]:
+    """Return a function that returns the compared fields of a view except for some. Copies would take longer."""
+    return attrgetter(*(each.name for each in fields(WorkflowView) if each.compare and each.name not in names))
+
+
+_NOTES = ("released", "cleared", "ending", "actor", "has_verdict")
+_without_notes = _fields_except(*_NOTES)
+_argo_writes = _fields_except(*_NOTES, "suspended", "shutdown", "deleting")
 
 
 def is_up_to_date(

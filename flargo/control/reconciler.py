@@ -37,12 +37,12 @@ from flargo.control.inputs import (
 from flargo.control.latest_views import (
     SitePods,
     View,
-    argo_status,
+    differs_in_notes_only,
+    has_same_status,
     is_up_to_date,
     merge_pod,
     merge_workflow,
     reuse_view,
-    without_notes,
 )
 from flargo.control.result import Notice, Result, merge_results
 from flargo.control.timers import Timers
@@ -551,11 +551,13 @@ class Reconciler:
         deleted_pod: PodView | None = None,
     ) -> Result:
         tracked = self._tracked[key]
-        if (workflow, pods) == (tracked.workflow, tracked.pods):
-            return Result()
-        if workflow is not None and (without_notes(workflow), pods) == (without_notes(tracked.workflow), tracked.pods):
-            return self._update_notes(key, workflow, now)
-        if workflow is not tracked.workflow and argo_status(workflow) != argo_status(tracked.workflow):
+        old = tracked.workflow
+        if pods == tracked.pods:
+            if workflow == old:
+                return Result()
+            if workflow is not None and old is not None and differs_in_notes_only(workflow, old):
+                return self._update_notes(key, workflow, now)
+        if workflow is not old and not has_same_status(workflow, old):
             self._budget.note_progress(now)
         if CONFIRM in self._budget.waiting(key):
             # It waits as the repetition of a read that concluded nothing. A read would show something new now.

@@ -26,7 +26,9 @@ class Result:
 
 def merge_results(results: Iterable[Result]) -> Result:
     """Return the results one after the other as one result."""
-    results = tuple(results)
+    results = [result for result in results if result.commands or result.states or result.notices]
+    if len(results) == 1:
+        return results[0]
     return Result(
         tuple(command for result in results for command in result.commands),
         tuple(state for result in results for state in result.states),

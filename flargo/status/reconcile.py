@@ -188,7 +188,9 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
         first_pod = replace(exited_pod, phase=phase)
         others = tuple(other for other in observation.pods if other.uid != first_uid)
         observation = replace(observation, pods=(first_pod, *others))
-    observation = replace(observation, events=state.events, missing_pod=state.pod if pod is None else None)
+    missing_pod = state.pod if pod is None else None
+    if (observation.events, observation.missing_pod) != (state.events, missing_pod):
+        observation = replace(observation, events=state.events, missing_pod=missing_pod)
     diagnosis = diagnose(observation, first_uid)
     stage = diagnosis.stage
     workflow = observation.workflow
@@ -219,7 +221,7 @@ def _on_observed(state: JobState, observation: Observation, now: Now) -> JobStat
     until_lost = _node_lost_at(observed) - now.healthy
     limit = until_lost if until_lost > 0.0 else math.inf
     tries = retries.after_observation(state.retries, now.wall, is_fresh=observation.is_fresh, max_wait=limit)
-    return replace(observed, retries=tries)
+    return observed if tries == state.retries else replace(observed, retries=tries)
 
 
 def _without_unstarted_pod(state: JobState, observation: Observation) -> JobState:

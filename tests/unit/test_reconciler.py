@@ -26,7 +26,7 @@ from flargo.control.inputs import (
     WatchLost,
     WorkflowCreated,
 )
-from flargo.control.latest_views import argo_status
+from flargo.control.latest_views import differs_in_notes_only, has_same_status
 from flargo.control.reconciler import Reconciler
 from flargo.control.result import Result
 from flargo.status.diagnosis import Stage
@@ -1004,8 +1004,22 @@ def test_flargos_own_patch_is_no_sign_of_argos_controller() -> None:
     """A shutdown also notes its reason. Only what Argo writes shows that the controller works."""
     ended = workflow_view(workflow(phase="Running", suspend=True))
     shut_down = replace(ended, suspended=False, shutdown="Terminate", ending="ABORTED")
-    assert argo_status(shut_down) == argo_status(ended)
-    assert argo_status(replace(shut_down, phase="Failed")) != argo_status(ended)
+    assert has_same_status(shut_down, ended)
+    assert not has_same_status(replace(shut_down, phase="Failed"), ended)
+    assert not has_same_status(None, ended)
+
+
+def test_only_what_no_conclusion_depends_on_is_a_note() -> None:
+    """Each change of a view asks for a fresh read, except that of a note."""
+    view = workflow_view(workflow(phase="Running"))
+    notes: dict[str, Any] = {"cleared": True, "ending": "ABORTED", "released": True, "actor": "x", "has_verdict": True}
+    for key, value in {**notes, "version": 9}.items():
+        assert differs_in_notes_only(replace(view, **{key: value}), view), key
+    others: dict[str, Any] = {"phase": "Failed", "suspended": True, "shutdown": "Stop", "deleting": True, "uid": "w2"}
+    for key, value in others.items():
+        assert not differs_in_notes_only(replace(view, **{key: value}), view), key
+    held = replace(view, suspended=True)
+    assert not differs_in_notes_only(replace(held, released=True), held), "a release has been accepted"
 
 
 def test_the_last_state_of_a_deleted_pod_counts() -> None:
