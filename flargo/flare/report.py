@@ -26,7 +26,7 @@ from flargo.log_errors import find_errors
 from flargo.status.field_errors import hide_values
 from flargo.status.reasons import ReturnCode
 from flargo.status.verdict import Cause, Verdict
-from flargo.terms import Role
+from flargo.terms import Object, Role
 
 OUTCOME = "argo_outcome.json"
 """The file in a server's run directory that holds the job's outcome."""
@@ -80,12 +80,14 @@ class Report:
                 return
             verdict = Verdict(cause.value, int(cause.value.code or ReturnCode.LOST), "it is being ended")
             try:
-                self._write_files(verdict, workflow, verdict.detail, tail="")
+                self._write_files(self._outcome(verdict, workflow, verdict.detail), tail="")
             except OSError as error:
                 _log.warning("job %s: cannot write its outcome: %s", self.job_id, describe(error))
 
-    def publish(self, verdict: Verdict, workflow: str, tail: str = "") -> None:
+    def publish(self, verdict: Verdict, workflow: str, tail: str = "") -> Object:
         """Log the verdict and write it to the job's files. A file that cannot be written does not hold up the verdict.
+
+        Return the outcome, as a researcher may read it.
 
         Args:
             verdict: how the job ended.
@@ -95,17 +97,23 @@ class Report:
         level = logging.INFO if verdict.code == ReturnCode.SUCCESS else logging.WARNING
         detail = "; ".join(filter(None, (self._describe_lost_attempts(), REDACTION.redact(verdict.detail))))
         public_detail = hide_values(detail)
+        outcome = self._outcome(verdict, workflow, public_detail)
         reason, text = verdict.reason.name, _describe(verdict, detail)
         _log.log(level, "job %s at %s: %s (%d): %s", self.job_id, self._site, reason, verdict.code, text)
         try:
             if self._role is Role.SERVER:
                 with self._lock:
                     self._is_final = True
-                    self._write_files(verdict, workflow, public_detail, _trim_tail(REDACTION.redact(tail)))
+                    self._write_files(outcome, _trim_tail(REDACTION.redact(tail)))
             elif verdict.code != ReturnCode.SUCCESS:
                 self._append_error(verdict, _describe(verdict, public_detail))
         except OSError as error:
             _log.warning("job %s: cannot write its outcome: %s", self.job_id, describe(error))
+        return outcome
+
+    def outcome(self, verdict: Verdict, workflow: str) -> Object:
+        """Return the outcome of a verdict that was published by an earlier run of the parent."""
+        return self._outcome(verdict, workflow, self.public_detail(verdict))
 
     def note_lost_attempt(self, number: int, max_attempts: int, verdict: Verdict, tail: str) -> None:
         """Log that an attempt was lost and that another one may follow; keep the end of its log, if there is one.
@@ -169,11 +177,8 @@ class Report:
         losses = ", ".join(f"{number} ({verdict.reason.name})" for number, verdict in self._lost_attempts)
         return f"attempts lost: {losses}" if losses else ""
 
-    def _write_files(self, verdict: Verdict, workflow: str, detail: str, tail: str) -> None:
-        # FLARE may have archived and removed the run directory by now, and it must not be created again.
-        if not self._run_dir.is_dir():
-            return
-        outcome = {
+    def _outcome(self, verdict: Verdict, workflow: str, detail: str) -> Object:
+        return {
             "job_id": self.job_id,
             "site": self._site,
             "workflow": workflow,
@@ -185,8 +190,13 @@ class Report:
             "what_to_do": verdict.reason.remedy,
             "seen_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+    def _write_files(self, outcome: Object, tail: str) -> None:
+        # FLARE may have archived and removed the run directory by now, and it must not be created again.
+        if not self._run_dir.is_dir():
+            return
         write_atomically(self._run_dir / OUTCOME, json.dumps(outcome, indent=2) + "\n")
-        if tail and verdict.code != ReturnCode.SUCCESS:
+        if tail and outcome["code"] != ReturnCode.SUCCESS:
             write_atomically(self._run_dir / LOG_TAIL, tail)
 
     def _append_error(self, verdict: Verdict, text: str) -> None:

@@ -49,6 +49,26 @@ def test_server_outcome_has_reason_and_remedy(tmp_path: Path, run_dir: Path) -> 
     assert sorted(path.name for path in run_dir.iterdir()) == sorted([OUTCOME, LOG_TAIL])
 
 
+def test_published_outcome_is_what_the_file_has(tmp_path: Path, run_dir: Path) -> None:
+    outcome = report(tmp_path).publish(FAILED, "wf", "the last line")
+    assert outcome == json.loads((run_dir / OUTCOME).read_text())
+    assert "the last line" not in json.dumps(outcome)
+
+
+@pytest.mark.parametrize("role", Role, ids=str)
+def test_published_outcome_has_no_secret(role: Role, tmp_path: Path) -> None:
+    """It is sent to receivers: neither a job's credentials nor the values of a site's files are in it."""
+    quoted = 'env TOKEN=s3cr3t-token; spec.x: Invalid value: "hunter2": must be a name'
+    leaky = Verdict(Reason.LAUNCH_FAILED, 101, quoted)
+    REDACTION.learn(CREDENTIALS, public="job-1")
+    job_report = report(tmp_path, role)
+    texts = json.dumps([job_report.publish(leaky, "wf", "s3cr3t-token"), job_report.outcome(leaky, "wf")])
+    REDACTION.forget(CREDENTIALS)
+    assert "s3cr3t" not in texts
+    assert "hunter2" not in texts
+    assert texts.count(REDACTED) == 2
+
+
 def test_outcome_size_is_limited(tmp_path: Path, run_dir: Path) -> None:
     report(tmp_path).publish(Verdict(Reason.ARGO_FAILED, 104, "x" * 1_000_000), "wf", "")
     assert (run_dir / OUTCOME).stat().st_size < 20_000
