@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from flargo import metrics_server
 from flargo.cluster.api import Kind
-from flargo.control.meter import Snapshot, take_snapshot
+from flargo.control.meter import Delivery, Snapshot, take_snapshot
 from flargo.job.validate import Endpoint
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import DISRUPTIONS
@@ -63,6 +63,13 @@ class Metric(Enum):
         Type.COUNTER,
         ("reason",),
         "Attempts of clients' jobs that the cluster lost and after which another one was due, by reason.",
+    )
+    NOTIFICATIONS = Row(
+        "flargo_notifications_total",
+        Type.COUNTER,
+        ("result",),
+        "Notifications of outcomes (`argo.notify`): delivered, failed (given up after all tries) or dropped (not tried,"
+        " because too many waited).",
     )
     LAUNCH_SECONDS = Row(
         "flargo_launch_seconds",
@@ -130,9 +137,15 @@ class Exporter:
     def __init__(self) -> None:
         """Create all metrics, without serving them yet."""
         self.registry = CollectorRegistry()
-        self._verdicts, self._lost_attempts, self._requests, self._watch_restarts = (
+        self._verdicts, self._lost_attempts, self._requests, self._watch_restarts, self._notifications = (
             _counter(metric, self.registry)
-            for metric in (Metric.VERDICTS, Metric.LOST_ATTEMPTS, Metric.REQUESTS, Metric.WATCH_RESTARTS)
+            for metric in (
+                Metric.VERDICTS,
+                Metric.LOST_ATTEMPTS,
+                Metric.REQUESTS,
+                Metric.WATCH_RESTARTS,
+                Metric.NOTIFICATIONS,
+            )
         )
         self._launch_seconds, self._start_seconds, self._request_seconds = (
             _histogram(metric, self.registry)
@@ -149,6 +162,8 @@ class Exporter:
             self._lost_attempts.labels(reason.name)
         for kind in (Kind.WORKFLOW, Kind.POD):
             self._watch_restarts.labels(_resource(kind))
+        for result in Delivery:
+            self._notifications.labels(result)
 
     def follow(self, source: Callable[[], Snapshot]) -> None:
         """Set the source of the gauges, which is called for every scrape."""
@@ -180,6 +195,10 @@ class Exporter:
     def count_watch_restart(self, kind: Kind) -> None:
         """Count a watch that broke and must restart with a list."""
         self._watch_restarts.labels(_resource(kind)).inc()
+
+    def count_notification(self, result: Delivery) -> None:
+        """Count what became of the notification of an outcome."""
+        self._notifications.labels(result).inc()
 
     # --- the server
 

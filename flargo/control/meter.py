@@ -7,12 +7,24 @@ no counter can drift from the states.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from flargo.cluster.api import Kind
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import JobState
 from flargo.status.verdict import UNFOLLOWED, Verdict
+
+
+class Delivery(StrEnum):
+    """What became of the notification of an outcome."""
+
+    DELIVERED = "delivered"
+    """The receiver took it."""
+    FAILED = "failed"
+    """It was given up, because each try has failed."""
+    DROPPED = "dropped"
+    """It was not tried, because too many others waited."""
 
 
 class Meter(Protocol):
@@ -39,6 +51,9 @@ class Meter(Protocol):
     def count_watch_restart(self, kind: Kind) -> None:
         """Count a watch that broke and must restart with a list."""
 
+    def count_notification(self, result: Delivery) -> None:
+        """Count what became of the notification of an outcome."""
+
 
 class NullMeter:
     """A Meter that discards all measurements."""
@@ -60,6 +75,9 @@ class NullMeter:
 
     def count_watch_restart(self, kind: Kind) -> None:
         """Discard a watch restart."""
+
+    def count_notification(self, result: Delivery) -> None:
+        """Discard the result of a notification."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from flargo.control.reclaim import PATIENCE_SECONDS, NotThereError, Reclaimer, R
 from flargo.control.submit import SubmitError
 from flargo.flare.client_jobs import ClientJobs, OnEnd
 from flargo.flare.launch_records import LaunchRecord, LaunchRecords
+from flargo.flare.notifier import Notify
 from flargo.flare.nvflare_internals import (
     HEART_BEAT_TIMEOUT,
     TOKEN_VARIABLE,
@@ -78,6 +79,7 @@ class JobAdoption:
         end: Callable[[Launch, WorkspaceTransfer, Report], OnEnd],
         pause: Callable[[float], bool],
         may_change: MayChange,
+        notify: Notify,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -91,6 +93,7 @@ class JobAdoption:
             end: returns the function that reports a job's verdict.
             pause: sleeps for some seconds; returns True when the parent shuts down.
             may_change: returns whether this parent may change the site's Workflows at this moment.
+            notify: called with each outcome that is reported without ``end``.
         """
         self._api = api
         self._jobs = jobs
@@ -100,6 +103,7 @@ class JobAdoption:
         self._end = end
         self._pause = pause
         self._may_change = may_change
+        self._notify = notify
         self._taken: set[str] = set()
         """The ids of the jobs that were taken back."""
         self._open: dict[str, LaunchRecord] = {}
@@ -272,6 +276,9 @@ class JobAdoption:
         """
         if record.verdict is not None:
             self._report(record, record.verdict, fl_ctx)
+            # Nobody knows whether the earlier run came to notify the site's receiver.
+            report = _read_report(record.first.job_id, fl_ctx)
+            self._notify(report.outcome(record.verdict, record.workflow), record.first.attempt)
             return (
                 f"its end ({record.verdict.reason.name}) is reported, in case its earlier parent did not come to that"
             )
@@ -337,7 +344,8 @@ class JobAdoption:
             AdoptionError, InvalidInput: see ``_report``.
         """
         self._report(record, loss, fl_ctx)
-        read_report({JobMetaKey.JOB_ID.value: record.first.job_id}, fl_ctx, Role.CLIENT).publish(loss, record.workflow)
+        outcome = _read_report(record.first.job_id, fl_ctx).publish(loss, record.workflow)
+        self._notify(outcome, record.first.attempt)
 
     def _adopt(self, record: LaunchRecord, fl_ctx: FLContext, reclaimer: Reclaimer) -> None:
         """Take one job back.
@@ -352,7 +360,7 @@ class JobAdoption:
             OSError: the startup kit or the run directory cannot be read.
         """
         job_id, workspace, cell = record.first.job_id, read_workspace(fl_ctx), read_cell(fl_ctx)
-        report = read_report({JobMetaKey.JOB_ID.value: job_id}, fl_ctx, Role.CLIENT)
+        report = _read_report(job_id, fl_ctx)
         startup = replace(record.first.startup, data=read_startup_kit(fl_ctx))
         workflow = reclaimer.read_workflow(record.workflow, record.attempt)
         credentials, token = _read_token(reclaimer, record, workflow)
@@ -386,6 +394,15 @@ class JobAdoption:
                 with self._lock:  # The process may deliver its results before the next try.
                     self._transfers[job_id] = transfer
             raise
+
+
+def _read_report(job_id: str, fl_ctx: FLContext) -> Report:
+    """Return the report of a job that an earlier run of this parent has launched.
+
+    Raises:
+        InvalidInput: FLARE's context is not complete.
+    """
+    return read_report({JobMetaKey.JOB_ID.value: job_id}, fl_ctx, Role.CLIENT)
 
 
 def _workflows(record: LaunchRecord) -> frozenset[str]:

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from abc import abstractmethod
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,7 +34,9 @@ from flargo.flare.handle import ArgoJobHandle
 from flargo.flare.heartbeat import Heartbeat
 from flargo.flare.job_adoption import JobAdoption
 from flargo.flare.launch_records import LaunchRecords, RecordsError
+from flargo.flare.notifier import FLUSH_SECONDS, Notifier, Notify, no_notification
 from flargo.flare.nvflare_internals import ServerJobProbe, WorkspaceTransfer, add_deploy_detail, find_changes
+from flargo.flare.receiver import post
 from flargo.flare.redact import REDACTION, install_filter
 from flargo.flare.report import Report
 from flargo.flare.request import read_launch, read_parent, read_report, read_workspace
@@ -123,6 +125,11 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         )
         self._exporter = _start_exporter(self._settings.argo.metrics_address)
         self._meter: Meter = self._exporter or NullMeter()
+        receiver = self._settings.argo.notify
+        self._notifier = (
+            Notifier(partial(post, receiver), self._meter.count_notification) if receiver is not None else None
+        )
+        self._notify: Notify = self._notifier.send if self._notifier is not None else no_notification
         load = config_loader(self._settings.config_file_path)
         self._api = Api(load, self._settings.namespace, self._meter.observe_request, REDACTION.learn_own_token)
         self._epoch = secrets.token_hex(4)
@@ -195,11 +202,11 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
 
     def _end(self, launch: Launch, transfer: WorkspaceTransfer, report: Report) -> OnEnd:
         """Return the function that reports a job's verdict. It does not hold the launch with its startup kit."""
-        credentials = launch.credentials
+        credentials, attempt = launch.credentials, launch.attempt
 
         def end(verdict: Verdict, workflow: str, tail: str) -> None:
             transfer.remove()
-            report.publish(verdict, workflow, tail)
+            self._notify(report.publish(verdict, workflow, tail), attempt)
             REDACTION.forget(credentials)
             self._meter.count_verdict(verdict)
 
@@ -249,6 +256,8 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
         try:
             if loop is not None:
                 self._end_jobs(loop)
+            if self._notifier is not None:
+                self._notifier.close(FLUSH_SECONDS)
         finally:
             if self._exporter is not None:
                 self._exporter.close()
@@ -259,7 +268,7 @@ class ArgoJobLauncher(JobLauncherSpec):  # type: ignore[misc]  # nvflare is unty
     def _report_failed_launch(self, report: Report, detail: str) -> ArgoJobHandle:
         """Report a launch that failed; return a handle that has ended."""
         verdict = Verdict(Reason.LAUNCH_FAILED, int(ReturnCode.NEVER_STARTED), detail)
-        report.publish(verdict, workflow="")
+        self._notify(report.publish(verdict, workflow=""), secrets.token_hex(4))
         job = LaunchedJob("")
         job.conclude(verdict)
         self._meter.count_verdict(verdict)
@@ -479,7 +488,17 @@ class ClientArgoJobLauncher(ArgoJobLauncher):
             ClientJobs(self._settings, loop, self._meter, records),
             1 + self._settings.argo.policy.rejoin,
         )
-        adoption = JobAdoption(self._api, jobs, parent, records, max_attempts, self._end, ending.wait, lease.may_change)
+        adoption = JobAdoption(
+            self._api,
+            jobs,
+            parent,
+            records,
+            max_attempts,
+            self._end,
+            ending.wait,
+            lease.may_change,
+            self._notify,
+        )
         takeover = Takeover(lease, adoption, Heartbeat(Path(workspace)), loop.start, loop.reserve, ending)
         takeover.prepare(fl_ctx)
         return jobs, takeover

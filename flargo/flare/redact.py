@@ -39,6 +39,7 @@ LOGGERS: Final = (
     "flargo.flare.job_options",
     "flargo.flare.launch_records",
     "flargo.flare.launcher",
+    "flargo.flare.notifier",
     "flargo.flare.nvflare_internals",
     "flargo.flare.report",
     "flargo.flare.request",

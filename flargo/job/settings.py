@@ -6,7 +6,7 @@ from typing import Any
 
 from flargo.job import validate
 from flargo.job.policy import Policy
-from flargo.job.validate import MISSING, Endpoint, InvalidInput
+from flargo.job.validate import HIDDEN, MISSING, Endpoint, InvalidInput
 from flargo.terms import GROUP, StartTimeouts
 
 DEFAULT_PYTHON_PATH = "/usr/local/bin/python"
@@ -62,6 +62,32 @@ def _semaphore(where: str, value: Any) -> Semaphore | None:
         name=validate.object_name(f"{where}['name']", reference.get("name", MISSING)),
         key=validate.config_key(f"{where}['key']", reference.get("key", MISSING)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Where a launcher sends each job's outcome."""
+
+    url: str
+    token_file: str | None
+    """The path, in the parent, of a file with a bearer token; None: the receiver wants none."""
+
+
+def _receiver(where: str, value: Any) -> Receiver | None:
+    """Check for a receiver. An error shows no value: a token may stand where its file belongs."""
+    if value is None:
+        return None
+    keys = ("url", "token_file")
+    if not isinstance(value, dict):
+        raise InvalidInput(where, HIDDEN, f"a dictionary with the keys {' and '.join(keys)}, or null")
+    for unknown in sorted(set(value) - set(keys), key=str):
+        raise InvalidInput(f"{where}[{unknown!r}]", HIDDEN, f"one of the keys {', '.join(keys)}")
+    token_file, field = value.get("token_file"), f"{where}['token_file']"
+    try:
+        file = validate.optional(validate.absolute_path)(field, token_file)
+    except InvalidInput:
+        raise InvalidInput(field, HIDDEN, "the absolute path of a file that holds the token, or null") from None
+    return Receiver(validate.receiver_url(f"{where}['url']", value.get("url", MISSING)), file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +151,9 @@ class ArgoSettings:
     )
     """Address that serves metrics to Prometheus, such as ``0.0.0.0:9464`` (in a pod) or ``127.0.0.1:9464`` (this
     machine only). Needs ``flargo[metrics]``; see docs/operations.md."""
+    notify: Receiver | None = validate.key(_receiver, None)  # noqa: RUF009  (makes a field)
+    """A ``url`` to which each job's outcome is posted as JSON, and ``token_file``, the path of a file in the parent
+    with a bearer token (optional). ``null``: nobody is notified. See docs/operations.md."""
     semaphore: Semaphore | None = validate.key(_semaphore, None)  # noqa: RUF009  (makes a field)
     """The ``name`` of a ConfigMap and a ``key`` in it. Argo reads there how many client jobs may run at once; the
     others queue. Requires ``queued``. A server's jobs never queue."""

@@ -423,6 +423,14 @@ OTHER_INPUTS: Final = (
         " which FLARE ends then",
     ),
     TrustRule(
+        "the answers of a site's receiver of notifications (`argo.notify`), and the file with its token",
+        Source.SITE,
+        "when an outcome is sent again; the `Authorization` header of the POST",
+        "of an answer its status and a `Retry-After` in seconds, of which 300 are obeyed; of the file one word of"
+        " printable ASCII, at most 16 KiB",
+        "not read; without a proper token nothing is sent",
+    ),
+    TrustRule(
         "the parent's own environment",
         Source.SITE,
         "nowhere",

@@ -16,7 +16,7 @@ from copy import deepcopy
 from dataclasses import field as dataclass_field
 from dataclasses import fields
 from fractions import Fraction
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -85,6 +85,12 @@ _MAX_QUANTITY_LENGTH = 64
 _MAX_NAME_LENGTH = 63
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?")
 """Host names that nvflare's provisioning accepts (nvflare.lighter.entity)."""
+# The characters of RFC 3986, so that every HTTP library finds the same host in it. A host has no @ before it.
+_RECEIVER_URL = re.compile(
+    r"(?P<scheme>https?)://(?:(?P<name>[A-Za-z0-9.-]{1,253})|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:[/?](?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
+)
+_MAX_PORT = 65535
 # github.com/distribution/reference, which the kubelet reads image names with.
 _HOST = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -244,6 +250,35 @@ def endpoint(field: str, value: Any) -> Endpoint:
     if not result.port or str(result) != value:
         raise InvalidInput(field, value, "an IP address and a port from 1 to 65535, as in 0.0.0.0:9464 or [::1]:9464")
     return result
+
+
+def receiver_url(field: str, value: Any) -> str:
+    """Check for a URL to which flargo may send something: https, or http to this machine.
+
+    The error does not show it: many receivers, Slack's among them, are protected by their URL alone.
+    """
+    match = _RECEIVER_URL.fullmatch(value) if isinstance(value, str) and len(value) <= MAX_LINE_LENGTH else None
+    if match is None or not _may_send_to(match["scheme"], match["name"], match["v6"], match["port"]):
+        shown = MISSING if value is MISSING else HIDDEN
+        raise InvalidInput(
+            field,
+            shown,
+            "an https URL without user, password and fragment, as in https://alerts.example/flargo; http only to "
+            "localhost, 127.0.0.1 or [::1]",
+        )
+    return str(value)
+
+
+def _may_send_to(scheme: str, name: str | None, v6: str | None, port: str | None) -> bool:
+    """Return whether the parts of a URL are a host and a port, and nobody else can read what is sent there."""
+    try:
+        address = ip_address(v6 or name or "")
+    except ValueError:
+        address = None
+    is_host = isinstance(address, IPv6Address) if v6 else address or _HOST_NAME.fullmatch(name or "")
+    is_port = port is None or 0 < int(port) <= _MAX_PORT
+    is_this_machine = address.is_loopback if address is not None else name == "localhost"
+    return bool(is_host and is_port and (scheme == "https" or is_this_machine))
 
 
 def at_least(minimum: int, noun: str) -> Check:

@@ -86,6 +86,7 @@ def test_kustomize_applies_all_but_the_examples() -> None:
         "admission-policy.yaml",
         "controller.yaml",
         "network-policy.yaml",
+        "notify-slack.yaml",
         "prometheus-rules.yaml",
         "queue.yaml",
     }

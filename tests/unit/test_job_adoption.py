@@ -72,14 +72,23 @@ class Site:
         monkeypatch.setattr(job_adoption, "ServerJobProbe", lambda *_: SimpleNamespace(probe=None))
         monkeypatch.setattr(job_adoption, "read_cell", lambda _: None)
         monkeypatch.setattr(job_adoption, "read_workspace", lambda _: str(root))
-        report = SimpleNamespace(publish=lambda *_: None)
+        report = SimpleNamespace(publish=lambda verdict, _: verdict, outcome=lambda verdict, _: verdict)
         monkeypatch.setattr(job_adoption, "read_report", lambda *_: report)
         monkeypatch.setattr(job_adoption, "read_startup_kit", lambda _: {})
         monkeypatch.setattr(job_adoption, "time", SimpleNamespace(monotonic=lambda: self.now))
         jobs_of_run = SimpleNamespace(adopt=self._adopt, report=self._report)
-        end = cast("Any", lambda *_: None)
+        self.notified: list[tuple[object, str]] = []
+        """The outcomes of which the site's receiver is notified, here only their verdicts, and the ids of launches."""
         self.adoption = JobAdoption(
-            self.api, cast("Any", jobs_of_run), self.parent, self.records, 1, end, self.pause, self.may_change
+            self.api,
+            cast("Any", jobs_of_run),
+            self.parent,
+            self.records,
+            1,
+            cast("Any", lambda *_: None),
+            self.pause,
+            self.may_change,
+            lambda outcome, launch: self.notified.append((outcome, launch)),
         )
 
     def _launch(self, index: int) -> Launch:
@@ -242,7 +251,19 @@ def test_evidence_ends_a_job(
     assert all(transfer.is_removed for transfer in site.transfers)
     ends = [(job, verdict.reason, verdict.code) for job, verdict in site.reported]
     assert ends == ([] if refusal else [(site.launches[0].job_id, Reason.ORPHANED, 104)])
+    assert site.notified == ([] if refusal else [(site.reported[0][1], site.launches[0].attempt)])
     assert ("cannot be reported to FLARE's server" in caplog.text) == (refusal is not None)
+
+
+def test_an_end_of_the_earlier_run_is_notified_with_its_id(site: Site) -> None:
+    """Nobody knows whether the earlier run came to that; a receiver recognises the second time by the id."""
+    first, verdict = site.launches[0], Verdict(Reason.PROGRAM_FAILED, 1, "exit code 3", 3)
+    site.records.note_verdict(first.job_id, verdict)
+    assert (site.adopts(), site.taken) == ([], [])
+    assert site.reported == [(first.job_id, verdict)]
+    assert site.notified == [(verdict, first.attempt)]
+    assert site.adopts() == []
+    assert len(site.notified) == 1, "once a run"
 
 
 @pytest.mark.parametrize(("away", "is_taken"), [(AWAY_LIMIT, True), (AWAY_LIMIT + 1, False), (None, True)])

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+import urllib3
 from nvflare.app_opt.job_launcher.k8s_launcher import ClientK8sJobLauncher
 
 from flargo.job.settings import check_settings
@@ -41,6 +42,31 @@ FLARGO_REFUSES = [
     {"ephemeral_storage": "1 GB"},
     {"workspace_mount_path": "not/absolute"},
     {"image_pull_secrets": ["Not A Name"]},
+]
+BAD_URLS = [
+    "",
+    5,
+    "alerts.example",
+    "ftp://alerts.example",
+    "http://alerts.example",
+    "http://0.0.0.0:8080",
+    "http://127.0.0.1.example",
+    "http://localhost.example",
+    "http://127.0.0.1@alerts.example",
+    "https://me:s3cret@alerts.example",
+    "https://alerts.example#part",
+    "https://alerts.example:0",
+    "https://alerts.example:65536",
+    "https://-alerts.example",
+    "https://[::1",
+    "https://[1.2.3.4.5]",
+    "https://alerts.example\\@other.example",
+    "https://alerts.example/a b",
+    "https://alerts.example/\r\nHost: other",
+    "https://alerts.example/ü",
+    "https://alerts.example/%2",
+    "https:///path",
+    f"https://alerts.example/{'a' * 5000}",
 ]
 ARGO_REFUSES = [
     {"service_account": "Not A Name"},
@@ -100,6 +126,12 @@ ARGO_REFUSES = [
     {"metrics_address": "::1:9464"},
     {"metrics_address": "me@0.0.0.0:9464"},
     {"metrics_address": "0.0.0.0:9464/metrics"},
+    {"notify": "https://alerts.example/flargo"},
+    {"notify": {}},
+    {"notify": {"token_file": "/etc/token"}},
+    {"notify": {"url": "https://alerts.example", "token_file": "token"}},
+    {"notify": {"url": "https://alerts.example", "token": "s3cret"}},
+    *({"notify": {"url": url}} for url in BAD_URLS),
 ]
 
 
@@ -219,3 +251,52 @@ def test_default_settings_share_nothing() -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:9464", "127.0.0.1:1", "[::]:65535", "[::1]:9464"])
 def test_the_metrics_address_is_unchanged(address: str) -> None:
     assert str(check_settings(argo={"metrics_address": address}).argo.metrics_address) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://alerts.example",
+        "https://alerts.example:8443/a/b?c=d&e=%20",
+        "https://10.0.0.1/",
+        "https://[2001:db8::1]:8443/x",
+        "http://localhost:8085/",
+        "http://127.0.0.1:8085",
+        "http://[::1]:8085/",
+    ],
+)
+def test_a_receiver_is_reached_by_tls_or_on_this_machine(url: str) -> None:
+    settings = check_settings(argo={"notify": {"url": url}}).argo
+    assert settings.notify is not None
+    assert (settings.notify.url, settings.notify.token_file) == (url, None)
+    parts = urllib3.util.parse_url(url)
+    assert parts.host is not None
+    assert url.startswith(f"{parts.scheme}://{parts.host}"), "the HTTP library finds the same host"
+
+
+@pytest.mark.parametrize(
+    "notify",
+    [
+        "https://hooks.example/s3cret",
+        ["s3cret"],
+        {"url": "http://hooks.example/s3cret"},
+        {"url": "https://me:s3cret@hooks.example"},
+        {"url": "https://hooks.example", "token": "s3cret"},
+        {"url": "https://hooks.example", "token_file": "s3cret"},
+        {"url": "https://hooks.example", "token_file": {"s3cret": 1}},
+    ],
+    ids=str,
+)
+def test_refusal_of_a_receiver_shows_no_value(notify: Any) -> None:
+    """A URL or a token in the wrong place may be a secret, and the parent's log shows the message."""
+    with pytest.raises(InvalidInput) as caught:
+        check_settings(argo={"notify": notify})
+    error = caught.value
+    assert error.field.startswith("argo['notify']")
+    assert "s3cret" not in f"{error} {error.value} {error.allowed}"
+    assert error.__cause__ is None
+
+
+def test_a_receiver_without_a_url_is_incomplete() -> None:
+    with pytest.raises(InvalidInput, match=r"`argo\['notify'\]\['url'\]` is missing; expected an https URL"):
+        check_settings(argo={"notify": {}})

@@ -15,7 +15,7 @@ from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.loop import Loop
-from flargo.control.meter import Snapshot
+from flargo.control.meter import Delivery, Snapshot
 from flargo.job.validate import InvalidInput
 from flargo.metrics import Exporter, Metric, Type
 from flargo.status.diagnosis import Stage
@@ -93,6 +93,7 @@ def filled_exporter() -> Exporter:
     exporter.count_verdict(Verdict(Reason.SUCCEEDED, 0))
     exporter.count_lost_attempt(Verdict(Reason.DISRUPTED, 104))
     exporter.count_watch_restart(Kind.POD)
+    exporter.count_notification(Delivery.DELIVERED)
     exporter.follow(lambda: Snapshot({Stage.RUNNING: 2}, 3, 4, {Kind.POD: 5.0}, 6, 7.0))
     return exporter
 

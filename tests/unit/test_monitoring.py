@@ -10,6 +10,7 @@ import pytest
 import yaml
 from promql_parser import AggregateExpr, BinaryExpr, Call, Expr, MatchOp, MatrixSelector, NumberLiteral, VectorSelector
 
+from flargo.control.meter import Delivery
 from flargo.metrics import Metric, Row, Type
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import FLARE_EXIT_CODES, Reason
@@ -29,6 +30,7 @@ GRAFANA_VALUES = {"$__rate_interval": "5m"}
 """Grafana's variables outside strings, with a value that each may have."""
 HISTOGRAM_SAMPLES = ("_bucket", "_count", "_sum")
 LABEL_VALUES = {
+    "result": {result.value for result in Delivery},
     "stage": {stage.label for stage in Stage},
     "reason": {reason.name for reason in Reason},
     "code": {
@@ -204,7 +206,7 @@ def test_alert_can_be_routed_and_understood(rule: dict[str, Any]) -> None:
         assert promql_parser.parse_duration(rule["for"]).total_seconds() > 0
     used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
     (selector,) = find(promql_parser.parse(rule["expr"]), VectorSelector)
-    assert used <= labels_of(selector) - {"code", "resource"}, "the aggregation removes these"
+    assert used <= labels_of(selector) - {"code", "resource", "result"}, "the aggregation removes these"
 
 
 def test_tile_and_alert_agree_on_who_is_blind() -> None:

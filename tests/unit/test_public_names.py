@@ -291,6 +291,13 @@ def test_argo_semaphore(launcher: str) -> None:
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_argo_notify(launcher: str) -> None:
+    """``argo.notify`` names a URL, and a file with a token."""
+    notified = create_launcher(launcher, argo={"notify": pinned()["argo_notify"]})
+    assert_unchanged("argo_notify", plain(settings_of(notified).notify))
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_argo_policy(launcher: str) -> None:
     """Each key of ``argo.policy`` is there with its default, and a launcher takes it."""
     assert_unchanged("argo_policy", plain(settings_of(create_launcher(launcher)).policy))
@@ -492,6 +499,7 @@ def test_metric_label_values(story: Story) -> None:
         "verb": sorted(verb for (verb,) in samples(story, "flargo_api_requests_total", "verb")),
         "resource": sorted(resource for (resource,) in samples(story, "flargo_api_requests_total", "resource")),
         "watched": sorted(resource for (resource,) in samples(story, "flargo_watch_restarts_total", "resource")),
+        "result": sorted(result for (result,) in samples(story, "flargo_notifications_total", "result")),
     }
     assert_unchanged("metric_label_values", current)
 

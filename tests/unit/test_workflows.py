@@ -1,6 +1,7 @@
 """Workflows that people submit themselves have the same security settings and accounts as flargo's own."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hera.workflows.models import Template
 
+from flargo.terms import STEP_TEMPLATE
 from tests.harness.launches import plan_for
 from tests.harness.paths import ROOT
 
@@ -112,3 +115,30 @@ def test_sweep_may_only_read_and_delete() -> None:
         assert set(rule["resources"]) <= {"workflows", "pods", "secrets"}
         assert set(rule["verbs"]) <= {"get", "list", "delete"}
         assert "secrets" not in rule["resources"] or "list" not in rule["verbs"]
+
+
+@pytest.fixture
+def handler() -> Object:
+    """The template of the example of an exit handler."""
+    settings = yaml.safe_load((ROOT / "workflows/examples/exit-handler.yaml").read_text())["data"]
+    spec = yaml.safe_load(settings["workflowDefaults"])["spec"]
+    (template,) = spec["templates"]
+    assert set(spec) == {"onExit", "templates"}
+    assert spec["onExit"] == template["name"] != STEP_TEMPLATE
+    return dict(template)
+
+
+def test_exit_handler_is_secured_like_jobs(handler: Object) -> None:
+    assert_secured_like_a_job(handler)
+    (secret,) = (each for each in handler["container"]["env"] if "valueFrom" in each)
+    assert secret["valueFrom"]["secretKeyRef"]["optional"], "it runs in namespaces without the Secret, too"
+
+
+def test_exit_handler_is_a_template_of_argo(handler: Object) -> None:
+    """Hera's models of Argo's API lose nothing of it."""
+    model = Template.model_validate(handler)
+    assert json.loads(model.model_dump_json(by_alias=True, exclude_none=True)) == handler
+    variables = set(re.findall(r"{{(.*?)}}", json.dumps(handler)))
+    assert variables == {"workflow.name", "workflow.status", "workflow.labels.json"}, (
+        "Argo knows these in every handler"
+    )
