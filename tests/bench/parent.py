@@ -45,6 +45,7 @@ class MeasuredParent:
         self._root = Path(tempfile.mkdtemp(prefix="bench-parent-", dir="/tmp"))
         self._parent = Parent(self._root, Role.CLIENT, SITE)
         self._engine = ClientParent(self._root, job_ids=())
+        self._engine.new_context = lambda: self._context("none")  # type: ignore[method-assign]
         self._handles: dict[str, Any] = {}
         self._job_ids: dict[str, str] = {}
         self._end_times: dict[str, float] = {}
@@ -134,6 +135,7 @@ class MeasuredParent:
     def _context(self, job_id: str) -> FLContext:
         context = self._parent.context(job_id)
         context.set_prop(ReservedKey.ENGINE, self._engine, private=True, sticky=False)
+        context.set_prop(FLContextKey.CLIENT_TOKEN, "a token", private=True, sticky=False)
         return context
 
 
