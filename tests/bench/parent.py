@@ -127,7 +127,7 @@ class MeasuredParent:
         handle.wait()
         self._end_times[name] = time.monotonic()
         self._codes[name] = int(handle.poll())
-        context = self._context(self._job_ids[name])
+        context = FLContext()  # FLARE has one anyway
         context.set_prop(FLContextKey.CURRENT_JOB_ID, self._job_ids[name], private=True, sticky=False)
         self._launcher.handle_event(EventType.JOB_COMPLETED, context)
         self._waiters -= 1
