@@ -388,6 +388,7 @@ OWN = {
     "NotFoundError",
     "OwnError",
     "NotThereError",
+    "OptionsError",
     "ReclaimError",
     "RecordsError",
     "SiteTakenError",

@@ -20,7 +20,7 @@ import yaml
 import flargo
 from flargo.control.launched_job import LaunchedJob
 from flargo.control.submit import SubmitError
-from flargo.flare import launcher, nvflare_messages, request
+from flargo.flare import job_options, launcher, nvflare_messages, request
 from flargo.flare.launcher import ArgoJobLauncher
 from flargo.flare.redact import LOGGERS
 from flargo.job import choices, pod, policy, validate, workflow
@@ -410,7 +410,7 @@ def test_pod_errors_are_site_file_errors(module: Any) -> None:
 
 
 def test_functions_whose_errors_show_values() -> None:
-    modules = (request, choices, policy)
+    modules = (request, job_options, choices, policy)
     assert {function for module in modules for function, _ in calls(module, InvalidInput.__name__)} == {
         "read_launch",  # flargo's own id of the launch
         "federation_id",  # the kit's certificate
@@ -418,7 +418,8 @@ def test_functions_whose_errors_show_values() -> None:
         "_read_request",
         "_read_site",
         "_context_error",
-        "_resolve_spec",
+        "_shape_error",  # the job's metadata
+        "_portable_memory",
         "_missing_image",
         "_read_study",  # the paths of two files
         "_build_env",  # the job's folder
