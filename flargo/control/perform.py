@@ -26,6 +26,8 @@ _NOTHING_LEFT = GONE | {Meaning.INVALID_TARGET}
 """The errors after which a command is done: its object is gone, or no object can have such a name."""
 _PATCHES_OF_A_JOB = frozenset({ActionKind.RELEASE, ActionKind.RESUME, ActionKind.TOUCH, ActionKind.SHUTDOWN})
 """The changes of a Workflow that the job goes on from: if there is none to change, a fresh read shows what there is."""
+_MAX_CONFLICTS = 5
+"""Changes of a Workflow between its read and its patch, one after the other, after which a command has failed."""
 _log = logging.getLogger(__name__)
 
 
@@ -86,13 +88,28 @@ class Performer:
                 events, _ = self.api.list(Kind.EVENT, fields=about_pod)
                 return PodEventsRead(command, tuple(events))
             case _:
-                may_change = self._may_write(command)
-                if may_change:
-                    self._write(command)
-                return CommandDone(command, ok=may_change)
+                return CommandDone(command, ok=self._change(command))
 
-    def _may_write(self, command: Command) -> bool:
-        """Return whether this parent may perform a command that changes or deletes an object.
+    def _change(self, command: Command) -> bool:
+        """Perform a command that changes or deletes an object, if this parent may; return whether it did.
+
+        Another parent that takes the Workflow back, or Argo, may change it after it was read to find that out.
+        """
+        for _ in range(_MAX_CONFLICTS):
+            version = self._version_to_change(command)
+            if version is None:
+                return False
+            try:
+                self._write(command, version)
+            except ApiError as error:
+                if not version or error.meaning is not Meaning.CONFLICT:
+                    raise
+            else:
+                return True
+        return False
+
+    def _version_to_change(self, command: Command) -> str | None:
+        """Return the version of the Workflow that a command may change; "" is any, and None is none at all.
 
         Another parent may have taken back the jobs that this one follows: a parent that was cut off or suspended learns
         that it has lost the Lease only by its next look at it. The other one writes its epoch into each Workflow that
@@ -100,19 +117,25 @@ class Performer:
         """
         is_followed = command.key == command.name  # An orphan's key is its Workflow's uid.
         if not self.may_change(is_followed=is_followed):
-            return False
+            return None
         if self.is_certain():
-            return True
+            return ""
         try:
-            labels = fields.mapping(self.api.get(Kind.WORKFLOW, command.name), "metadata", "labels")
+            workflow = self.api.get(Kind.WORKFLOW, command.name)
         except ApiError as error:
             if error.meaning is Meaning.NOT_FOUND:
-                return True  # Nobody has taken it back, and what is left of it has no other owner.
+                return ""  # Nobody has taken it back, and what is left of it has no other owner.
             raise
-        return labels.get(Label.PARENT.value) == label_value(self.epoch)
+        is_own = fields.text(workflow, "metadata", "labels", Label.PARENT.value) == label_value(self.epoch)
+        return fields.text(workflow, "metadata", "resourceVersion") if is_own else None
 
-    def _write(self, command: Command) -> None:
-        """Send the request of a command that changes or deletes an object."""
+    def _write(self, command: Command, version: str) -> None:
+        """Send the request of a command that changes or deletes an object.
+
+        Args:
+            command: the command.
+            version: the only version of the Workflow that a patch may change; empty: any.
+        """
         match command.action.kind:
             case ActionKind.DELETE_WORKFLOW:
                 self.api.delete(Kind.WORKFLOW, command.name, command.object_uid)
@@ -124,7 +147,10 @@ class Performer:
                 description = command.description
                 if description:
                     description = with_message(description, self.redact(command.detail))
-                merge_described(self.api, command.name, self._patch(command), description)
+                patch = self._patch(command)
+                if version:
+                    patch["metadata"] |= {"resourceVersion": version}
+                merge_described(self.api, command.name, patch, description)
 
     def _patch(self, command: Command) -> Object:
         """Return the merge patch of a command that changes the Workflow. The uid guards it."""

@@ -180,6 +180,38 @@ def test_a_parent_whose_lease_is_late_ends_its_own_jobs() -> None:
     assert api.store[Kind.WORKFLOW, "job-site"]["spec"]["shutdown"] == "Terminate"
 
 
+CHANGES = [ActionKind.SHUTDOWN, ActionKind.RELEASE, ActionKind.RESUME, ActionKind.TOUCH, ActionKind.NOTE_REASON]
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("parent", ["e2", "e1"])
+def test_a_workflow_that_changes_after_it_was_read_is_read_again(kind: ActionKind, parent: str) -> None:
+    """A successor has taken it back, or Argo has written its status."""
+    api = owned_api("e1")
+    item = api.store[Kind.WORKFLOW, "job-site"]
+    before, read = api._version, api.requests + 1
+
+    def trouble(number: int, when: str) -> None:
+        if (number, when) == (read, "after"):
+            item["metadata"]["labels"]["flargo.dev/parent"] = parent
+            api._stamp(Kind.WORKFLOW, item)
+
+    api.trouble = trouble
+    command = command_of(kind, uid=uid_of(item), end_reason=Reason.ABORTED)
+    done = performer_in(LeaseStage.ACQUIRING, api).perform(command)
+    assert done == (CommandDone(command, ok=parent == "e1"),)
+    writes_of_this_parent = api._version - before - 1
+    assert writes_of_this_parent == (1 if parent == "e1" else 0)
+
+
+def test_a_workflow_that_changes_all_the_time_is_a_failure() -> None:
+    api = owned_api("e1")
+    item = api.store[Kind.WORKFLOW, "job-site"]
+    api.trouble = lambda _, when: api._stamp(Kind.WORKFLOW, item) if when == "after" else None
+    command = command_of(ActionKind.SHUTDOWN, uid=uid_of(item))
+    assert performer_in(LeaseStage.ACQUIRING, api).perform(command) == (CommandDone(command, ok=False),)
+
+
 @pytest.mark.parametrize("stage", [LeaseStage.HELD, LeaseStage.UNAVAILABLE])
 def test_a_parent_that_has_its_site_does_not_ask(stage: LeaseStage) -> None:
     api = owned_api("e1")
