@@ -172,7 +172,7 @@ def test_cluster_job_leaves_only_finished_workflows(demo: Callable[..., DemoComm
         cluster = EmbeddedCluster(embedded, tmp_path)
         options = ("--kubeconfig", str(cluster.target.kubeconfig), "--namespace", "flare")
         run_without_image = demo(*options)
-        assert run_without_image.wait() == 1
+        assert run_without_image.wait() == 2
         assert "name it with --image" in run_without_image.output
         run = demo(*options, "--image", IMAGE)
         assert run.wait() == 0, run.output
