@@ -192,7 +192,9 @@ def test_parent_that_ended_is_explained_by_its_last_error(tmp_path: Path) -> Non
     log = tmp_path / "site-1.log"
     assert str(parent_error("site-1 ended", log)) == "site-1 ended: its log is empty"
     log.write_text(record("01", "INFO", "no Error: it starts"))
-    assert str(parent_error("site-1 ended", log)).endswith(" - no Error: it starts")
+    assert str(parent_error("site-1 ended", log)) == "site-1 ended: its log has no error"
+    log.write_text(record("01", "INFO", "it starts") + "python: can't load libc.so\n\n")
+    assert str(parent_error("site-1 ended", log)) == "site-1 ended: python: can't load libc.so"
     log.write_text(raised("02", "OSError: no port") + record("03", "INFO", "RuntimeError: it is nothing"))
     error = parent_error("site-1 ended", log)
     assert (str(error), error.lines[-1]) == ("site-1 ended: OSError: no port", "OSError: no port")

@@ -3,6 +3,7 @@
 The parents are the programs that a kit's start script runs, without its loop that restarts them.
 """
 
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from flargo.cluster.error_text import describe
 from flargo.flare.redact import REDACTION
 from flargo.job.validate import InvalidInput
-from flargo.log_errors import find_errors
+from flargo.log_errors import RECORD_START, find_errors
 from flargo.tools.demo import kits
 from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.kits import SERVER, KitError, Project
@@ -130,14 +131,18 @@ def _ready_message(name: str) -> str:
 
 
 def parent_error(text: str, log: Path) -> DemoError:
-    """Return an error with the last error in a parent's log, and the end of its traceback; else the log's last line."""
+    """Return an error with the last error in a parent's log, and the end of its traceback.
+
+    Without an error, the log's last line may say something if it is no record of FLARE's, such as a loader's message.
+    """
     content = REDACTION.redact(_read(log))
     errors = find_errors(content)
     if errors:
         lines = errors[-1].excerpt(_MAX_LINES) if errors[-1].is_exception else ()
         return DemoError(f"{text}: {errors[-1].message[:_MAX_MESSAGE_LENGTH]}", lines)
-    lines_of_log = [line.strip() for line in content.splitlines() if line.strip()]
-    return DemoError(f"{text}: {(lines_of_log or ['its log is empty'])[-1][:_MAX_MESSAGE_LENGTH]}")
+    *_, last = ("its log is empty", *filter(None, map(str.strip, content.splitlines())))
+    message = "its log has no error" if re.match(RECORD_START, last) else last
+    return DemoError(f"{text}: {message[:_MAX_MESSAGE_LENGTH]}")
 
 
 def _read(log: Path) -> str:
