@@ -200,6 +200,7 @@ def test_timeout_ends_the_job(demo: Callable[..., DemoCommand]) -> None:
     run = demo("--rounds", "50", "--timeout", "6")
     assert run.wait() == 1
     assert re.search(r"did not end within 6 s \(server .*site-2 .*\): allow more time with --timeout", run.output)
+    assert "--keep FOLDER keeps the logs" in run.output, "how to get the logs is told without a traceback, too"
     assert run.processes() == []
 
 
@@ -235,6 +236,7 @@ def test_wrong_options_are_explained(demo: Callable[..., DemoCommand], tmp_path:
             assert run.wait() == 1
             assert message in run.output
             assert "the result are in" not in run.output
+            assert "--keep FOLDER" not in run.output, "there are no logs yet"
             assert "Traceback" not in run.output
             assert run.folders() == []
     assert demo("--job", str(tmp_path / "none")).wait() == 2

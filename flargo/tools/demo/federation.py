@@ -24,6 +24,8 @@ from flargo.tools.kit.preparation import PrepareOptions, prepare
 from flargo.tools.kit.site import COMM_CONFIG
 
 ADMIN = "admin@flargo.demo"
+LOGS = "logs"
+"""The folder of the parents' logs. It exists once the parents are started."""
 _MAX_LINES, _MAX_MESSAGE_LENGTH = 6, 200
 """The most lines of a traceback in a parent's log that are shown, and characters of its last error."""
 
@@ -56,7 +58,7 @@ class Federation:
 
     def log_path(self, name: str) -> Path:
         """Return the path of a parent's log."""
-        return self.root / "logs" / f"{name}.log"
+        return self.root / LOGS / f"{name}.log"
 
 
 def free_ports(address: str, count: int) -> tuple[int, ...]:

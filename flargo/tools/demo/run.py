@@ -28,6 +28,7 @@ from flargo.tools.demo.drain_evidence import count_results
 from flargo.tools.demo.failure import Failure, explain_failure
 from flargo.tools.demo.federation import (
     ADMIN,
+    LOGS,
     Federation,
     Launcher,
     free_ports,
@@ -135,6 +136,7 @@ def run(options: Options, screen: Screen) -> int:
     """Run the demo and return the exit code: 0 for success, 1 for a failure, 128 + N if signal N ended it."""
     problems: list[str] = []
     folder_note = ""
+    root: Path | None = None
     with Signals() as signals, _silent_logging():
         stack = contextlib.ExitStack()
         try:
@@ -148,7 +150,7 @@ def run(options: Options, screen: Screen) -> int:
             screen.print_line("failed", str(error), "bold red")
             for line in error.lines:
                 screen.print_detail(line, "dim")
-            if error.lines and options.keep is None:
+            if options.keep is None and root is not None and (root / LOGS).is_dir():
                 screen.print_detail("--keep FOLDER keeps the logs of all parties", "dim")
             code = 1
         finally:
