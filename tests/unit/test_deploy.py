@@ -73,11 +73,19 @@ def test_argo_ui_columns_fit_and_exist_on_workflows() -> None:
     meta = plan_for().workflow["metadata"]
     columns = yaml.safe_load(settings["columns"])
     assert len(columns) <= 12 - 11
+    assert Annotation.PROGRESS in [column["key"] for column in columns]
     for column in columns:
         notes = [Annotation.PROGRESS, Annotation.FLARE_STATUS]
         keys = {"label": [*meta["labels"], Label.STUDY], "annotation": [*meta["annotations"], *notes]}[column["type"]]
         assert column["key"] in keys
     assert all("${metadata.name}" in link["url"] for link in yaml.safe_load(settings["links"]))
+
+
+def test_kubectl_is_told_the_columns() -> None:
+    """Those that it has by itself are Argo's, so the command in docs/operations.md names flargo's annotations."""
+    (columns,) = re.findall(r"custom-columns='([^']*)'", (ROOT / "docs/operations.md").read_text())
+    named = {each.replace("\\.", ".") for each in re.findall(r"\.metadata\.annotations\.([^,]+)", columns)}
+    assert named == {Annotation.PROGRESS, Annotation.FLARE_STATUS, Annotation.DESCRIPTION}
 
 
 def test_kustomize_applies_all_but_the_examples() -> None:
