@@ -6,6 +6,7 @@ import pytest
 
 from flargo.control.command_queue import LIMITS, MAX_WORKERS
 from flargo.control.loop import _WORKERS
+from flargo.control.progress_notes import READ_SECONDS, TICK_SECONDS
 from flargo.status.job_state import ActionKind
 from flargo.tools.cli.main import COMMANDS
 from tests.docs import tables
@@ -66,3 +67,10 @@ def test_scale_states_the_numbers_of_threads() -> None:
     limits = [LIMITS[kind] for kind in (ActionKind.CONFIRM, ActionKind.SHUTDOWN, ActionKind.DELETE_SECRET)]
     assert limits == [8, 6, 2], "these are in the text as words"
     assert "(eight that read, six that shut down, two that delete credentials, for example)" in text
+
+
+def test_scale_states_the_requests_for_progress() -> None:
+    text = (ROOT / "docs/scale.md").read_text()
+    assert "one log a second at most for all jobs together, each every 5 seconds if there are at most five" in text
+    assert "It writes when a round has changed, and so once a second at most." in text
+    assert (TICK_SECONDS, READ_SECONDS) == (1.0, 5.0)

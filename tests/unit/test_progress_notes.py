@@ -245,6 +245,23 @@ def test_thread_ends_with_the_last_job_and_starts_with_the_next(monkeypatch: pyt
     assert not any(thread.name == "flargo-progress" for thread in threading.enumerate())
 
 
+def test_thread_works_once_a_second() -> None:
+    """However many jobs run, it reads one log between two waits, and so writes one note at most."""
+    story = Story(3)
+    waits: list[float] = []
+    reads: list[int] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        reads.append(len(story.api.sinces))
+        return len(waits) > 4
+
+    story.notes._is_closed = SimpleNamespace(wait=wait)  # type: ignore[assignment]
+    story.notes._run()
+    assert waits == [1.0] * 5
+    assert reads == [0, 1, 2, 3, 3]
+
+
 def wait_until(condition: Any) -> None:
     deadline = time.monotonic() + 5
     while not condition():
