@@ -25,6 +25,7 @@ from flargo.tools.jobs.table import build_rows, columns
 from tests.harness import command_line
 from tests.harness.fake_api import RecordingApi
 from tests.harness.objects import Object, job_workflow, pod, terminated_state
+from tests.harness.paths import ROOT
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 FAILED = "FINISHED:EXECUTION_EXCEPTION"
@@ -186,6 +187,22 @@ def test_why_reads_no_log_if_it_is_told_to(cluster: RecordingApi) -> None:
     assert server["last_error"] is None
     (server, site) = json.loads(command_line.run("why", "11111111", "--json", "--no-log").stdout)
     assert (site["last_error"], site["log_unread"]) == (None, None)
+
+
+def test_why_reads_the_end_of_a_log(cluster: RecordingApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log may be of any size, and docs/operations.md says how much of it is read."""
+    limits: list[tuple[Any, ...]] = []
+
+    def log(pod: str, *more: Any) -> str:
+        del pod
+        limits.append(more)
+        return ""
+
+    monkeypatch.setattr(cluster, "log", log)
+    assert command_line.run("why", "11111111").exit_code == 0
+    assert limits == [("main", 2000, 256 * 1024, 10.0)] * 2
+    text = (ROOT / "docs/operations.md").read_text()
+    assert "It reads the end of the program's log (2,000 lines, 256 KiB)" in text
 
 
 def test_why_reads_no_log_of_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
