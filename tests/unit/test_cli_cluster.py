@@ -40,7 +40,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("arguments", [*COMMANDS, ("doctor",)], ids=" ".join)
 def test_missing_kubeconfig_error_names_the_options(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (1, "")
@@ -377,6 +377,19 @@ def test_no_jobs_message_names_the_namespace(use_cluster: UseCluster) -> None:
     use_cluster(RecordingApi()).namespace = "flrae"
     result = run("jobs")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No jobs in namespace flrae.\n")
+
+
+def test_list_and_watch_have_the_newest_job_last(use_cluster: UseCluster) -> None:
+    items = [job_workflow(name, name, uid=name) for name in ("new", "old", "middle")]
+    for item, minute in zip(items, (2, 0, 1), strict=True):
+        item["metadata"]["creationTimestamp"] = f"2026-01-01T00:0{minute}:00Z"
+    use_cluster(RecordingApi(*((Kind.WORKFLOW, item) for item in items)))
+    live_jobs = LiveJobs(lambda: None)
+    live_jobs.on_listed(Kind.WORKFLOW, items, "1")
+    live_jobs.on_listed(Kind.POD, [], "1")
+    listed = [line.rpartition("/")[2] for line in run("jobs", "-o", "name").stdout.splitlines()]
+    assert listed == ["old", "middle", "new"]
+    assert [job.workflow.name for job in live_jobs.site_jobs()] == listed
 
 
 # Formats

@@ -12,7 +12,7 @@ from click.shell_completion import ShellComplete
 
 from flargo.tools.cli import completion_values, kubectl_completion
 from flargo.tools.cli.completion_values import find_values
-from flargo.tools.cli.main import group
+from flargo.tools.cli.main import COMMANDS, group
 from tests.harness.command_line import run, write_kubeconfig
 from tests.harness.kubernetes_api import NAMESPACE, WORKFLOWS, KubernetesApi, kubernetes_api
 
@@ -66,6 +66,9 @@ def test_completion_imports_no_command(line: str) -> None:
     assert result.stdout
     loaded = {each.split(".")[0] for each in result.stderr.split()}
     assert not loaded & {"nvflare", "kubernetes", "yaml", "rich", "urllib3"}
+    own = {each for each in result.stderr.split() if each.startswith("flargo.")} - {"flargo.tools"}
+    assert not [each for each in own if not each.startswith("flargo.tools.cli")]
+    assert not own & {f"flargo.tools.cli.{name}" for name in COMMANDS}
 
 
 @pytest.fixture

@@ -211,6 +211,16 @@ def test_exit_code_0_is_a_success_only_if_flare_says_so(status: str) -> None:
     assert "ended (exit code 0)" in output
 
 
+@pytest.mark.parametrize(("term", "is_live"), [("xterm-256color", True), ("dumb", False)])
+def test_a_dumb_terminal_gets_a_line_for_each_change(term: str, is_live: bool) -> None:  # noqa: FBT001
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, _environ={"TERM": term})
+    with Progress(Screen(console), 0) as display:
+        display.show(Snapshot((Party("site-1", "w", Stage.RUNNING),), "RUNNING"))
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("\x1b" in output) is is_live
+    assert ("FLARE says RUNNING\n" in output) is not is_live
+
+
 @pytest.mark.parametrize("stage", Stage, ids=lambda stage: stage.name)
 def test_every_stage_has_a_text(stage: Stage) -> None:
     assert Party("site-1", stage=stage).state_text
