@@ -144,6 +144,17 @@ def test_jobs_shows_flares_error_beside_success(cluster: RecordingApi) -> None:
     assert output.count("SUCCEEDED  EXCEPTION") == 2
 
 
+def test_jobs_says_where_flares_status_is_unknown(cluster: RecordingApi) -> None:
+    """A client's cluster has no note of it. Every program of a job that FLARE counts as failed may have succeeded."""
+    assert command_line.run("jobs").stderr == ""
+    cluster.store.pop((Kind.WORKFLOW, "job-server"))
+    assert "may differ: `nvflare job meta JOB`\n" in command_line.run("jobs").stderr
+    assert command_line.run("jobs", "--json").stderr == ""
+    cluster.store[Kind.WORKFLOW, "job-site"] = job_workflow()
+    cluster.store.pop((Kind.POD, "job-site"))
+    assert command_line.run("jobs").stderr == "", "a job that has not ended has no status yet"
+
+
 def test_why_shows_flares_status_and_the_error_in_the_log(cluster: RecordingApi) -> None:
     del cluster
     REDACTION.learn(credentials := SecretData("cred", {"TOKEN": b"t0psecret"}), public="x")

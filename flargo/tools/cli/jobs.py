@@ -51,6 +51,10 @@ _EVENT_REFRESH_SECONDS = 10.0
 
 _MAX_MISSING_SECONDS = 10.0
 """Seconds for which ``--watch`` waits for Argo's API if it seems to be missing: a gateway may answer in between."""
+_UNKNOWN_STATUS = (
+    "SUCCEEDED is a program's end; where no status of FLARE is shown, FLARE's own status may differ: "
+    "`nvflare job meta JOB`"
+)
 
 
 @click.command(epilog=epilog("jobs"))
@@ -104,8 +108,7 @@ def jobs(
     elif site_jobs:
         console = terminal.console()
         view = _View(console, is_wide=output_format is Format.WIDE, has_namespaces=all_namespaces)
-        for line in view.table(site_jobs, api.time()):
-            terminal.write(console, line)
+        _write_table(view, site_jobs, api.time())
     else:
         others = len(reader.site_jobs(selector())) if job_filter != JobFilter() else 0
         write_message(job_filter.describe_none(api.namespace, others))
@@ -137,6 +140,13 @@ class _View:
         cells = [_cells(job, shown, row) for job, row in zip(site_jobs, rows, strict=True)]
         is_limited = self.console.is_terminal and not self.is_wide
         return terminal.table(shown, cells, self.console.width if is_limited else None)
+
+
+def _write_table(view: _View, site_jobs: Sequence[SiteJob], now: datetime) -> None:
+    for line in view.table(site_jobs, now):
+        terminal.write(view.console, line)
+    if any(job.reason is Reason.SUCCEEDED and job.flare is None for job in site_jobs):
+        write_message(_UNKNOWN_STATUS)
 
 
 def _cells(job: SiteJob, shown: Sequence[Column], row: Row) -> list[terminal.Cell]:
