@@ -8,8 +8,10 @@ from enum import Enum, auto
 
 from flargo.status.views import PodView
 
-_POD_GC = "DeletionByPodGC"
-"""The beginning of the disruption of a pod whose node is gone. Its phase does not come from the kubelet."""
+_NODE_AWAY = ("DeletionByPodGC", "DeletionByTaintManager")
+"""The beginnings of the disruptions of pods whose node may be gone or cut off. Kubernetes' pod garbage collector ends
+such a pod in its kubelet's place, also one that the taint manager deletes from a node that is out of service
+(gc_controller.go, gcTerminating): the kubelet could not tell that the program had begun."""
 
 
 class ProgramStart(Enum):
@@ -28,7 +30,7 @@ def note_start(earlier: ProgramStart, pod: PodView, *, is_deleted: bool, has_gap
         earlier: what the views before have proven.
         pod: the view.
         is_deleted: the pod does not exist any more, and this was its last state.
-        has_gap: states of the pod between this view and the one before may have been missed.
+        has_gap: states of the pod before this view, or before the first one that showed its end, may have been missed.
     """
     if earlier is ProgramStart.BEGUN or pod.has_run:
         return ProgramStart.BEGUN
@@ -40,8 +42,11 @@ def _has_ended_unstarted(pod: PodView, *, has_gap: bool) -> bool:
     """Return whether a kubelet has ended a pod whose program had not begun.
 
     If the program's container does not exist, since its image is still being pulled for example, the kubelet makes an
-    end up. When it evicts a pod, it does so for programs that have run, too (observed with Kubernetes 1.34).
+    end up. When it evicts a pod, it does so for programs that have run, too (observed with Kubernetes 1.34). A kubelet
+    that restarts, and refuses a pod whose program runs, drops the containers' statuses (kubelet.go, rejectPod).
     """
-    if not pod.is_terminal or pod.disruption.startswith(_POD_GC):
+    if not pod.is_terminal or pod.disruption.startswith(_NODE_AWAY):
         return False
-    return pod.exit is None or not (has_gap or pod.reason)
+    if pod.exit is None:
+        return not (has_gap and pod.reason)
+    return not (has_gap or pod.reason)

@@ -245,7 +245,9 @@ def _without_unstarted_pod(state: JobState, observation: Observation) -> JobStat
 
 def _program_start(state: JobState, pod: PodView | None, observation: Observation) -> ProgramStart:
     """Return what is proven about the first pod's program after an observation, in which the pod may be missing."""
-    has_gap = observation.after_relist or observation.is_fresh
+    # A view after the pod's end reveals nothing of what was missed before its end.
+    had_ended = state.pod is not None and state.pod.is_terminal
+    has_gap = observation.after_relist or observation.is_fresh or had_ended
     last = observation.deleted_pod
     if pod is not None:
         return note_start(state.program_start, pod, is_deleted=False, has_gap=has_gap)

@@ -31,6 +31,9 @@ SUCCEEDED_SECOND = terminal_pod(exited_pod(0, "Completed", pod=SECOND))
         (UNSTARTED, False, False, ProgramStart.NEVER),
         (UNSTARTED, False, True, ProgramStart.NEVER),
         (replace(UNSTARTED, disruption="DeletionByPodGC: node not found"), False, False, ProgramStart.UNKNOWN),
+        (replace(UNSTARTED, disruption="DeletionByTaintManager"), False, False, ProgramStart.UNKNOWN),
+        (replace(UNSTARTED, reason="OutOfcpu"), False, False, ProgramStart.NEVER),
+        (replace(UNSTARTED, reason="OutOfcpu"), False, True, ProgramStart.UNKNOWN),  # after a restart of its kubelet
         (replace(UNSTARTED, exit=MADE_UP), False, False, ProgramStart.NEVER),
         (replace(UNSTARTED, exit=MADE_UP), False, True, ProgramStart.UNKNOWN),
         (replace(UNSTARTED, exit=MADE_UP, reason="Evicted"), False, False, ProgramStart.UNKNOWN),
@@ -122,6 +125,15 @@ def test_a_pod_that_may_have_run_makes_the_second_one_a_repetition(views: tuple[
     story = drained(*views).reads(WORKFLOW, SECOND)
     assert story.state.end_diagnosis is not None
     assert story.state.end_diagnosis.reason is Reason.RUN_TWICE
+
+
+def test_an_end_that_was_missed_stays_doubtful() -> None:
+    """The program may have run during the gap; a later view of the pod's end does not close it."""
+    lost = replace(UNSTARTED, exit=MADE_UP, deleting=False)
+    story = Story().sees(WORKFLOW, POD_STARTING).sees(WORKFLOW, lost, after_relist=True)
+    story.sees(WORKFLOW, replace(lost, deleting=True))
+    story.apply(Observed(Observation(WORKFLOW, deleted_pod=lost))).sees(WORKFLOW, SECOND)
+    assert story.state.first_pod_uid == "p1"
 
 
 def test_a_late_view_of_the_unstarted_pod_changes_nothing() -> None:

@@ -358,8 +358,8 @@ class Cluster:
         """Remove a pod without its kubelet, on whose node the program may begin or go on."""
         if it.scheduled:
             self.begun.add(it.uid)
-        if is_node_lost:  # the pod garbage collector
-            it.phase, it.disruption = "Failed", "DeletionByPodGC"
+        if is_node_lost:  # the pod garbage collector, which of a pod that terminates changes only the phase
+            it.phase, it.disruption = "Failed", "DeletionByTaintManager" if it.deleting else "DeletionByPodGC"
             self._emit(it)
         self.pods.remove(it)
         self._emit(it, deleted=True)
