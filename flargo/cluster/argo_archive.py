@@ -38,6 +38,16 @@ _PATH = re.compile(r"api/v1/archived-workflows(/[A-Za-z0-9][-A-Za-z0-9]*)?")
 """The paths of the two requests, below the path that the Argo Server is served under."""
 _NO_LIMIT = 0
 """The page size with which Argo lists everything at once (Argo 3.7, persist/sqldb/selector.go)."""
+_MAY_BE_TOO_LARGE = frozenset(
+    {
+        ArchiveProblem.INVALID_ANSWER,
+        ArchiveProblem.TIMEOUT,
+        ArchiveProblem.SERVER_ERROR,
+        ArchiveProblem.REFUSED,
+    }
+)
+"""How the list of a large archive in one answer may fail although its pages can be read: it is larger than flargo reads
+or Argo's own gRPC messages may be (MaxGRPCMessageSize, which answers 429), or a database or gateway takes too long."""
 _UNUSED_UID = "none"
 """A uid that no Workflow has."""
 _UNSUPPORTED = "not supported"
@@ -98,9 +108,9 @@ class Archive:
         try:
             answer = self._request(partial(self._list_page, labels, "", limit=_NO_LIMIT))
         except ArchiveError as error:
-            if error.problem is not ArchiveProblem.INVALID_ANSWER:
+            if error.problem not in _MAY_BE_TOO_LARGE:
                 raise
-            return listed  # It is larger than an answer may be.
+            return listed
         return {**dict(map(self._to_plain, answer.items or ())), **listed}
 
     def _list_page(self, labels: str, page: str, limit: int | None = None) -> WorkflowList:

@@ -166,11 +166,23 @@ def test_no_workflow_is_left_out_between_pages(archive: Archive, data: st.DataOb
         assert sorted(item["metadata"]["uid"] for item in archive.list("a=b")) == uids
 
 
-def test_a_list_that_is_too_large_at_once_is_read_by_pages(net: responses.RequestsMock, archive: Archive) -> None:
+@pytest.mark.parametrize(
+    "at_once",
+    [
+        {"body": b"[" * 100_000},
+        {"body": requests.exceptions.ReadTimeout()},
+        {"status": 429, "json": {"code": 8, "message": "grpc: received message larger than max"}},
+        {"status": 504, "body": "<html>"},
+    ],
+    ids=["not json", "timeout", "grpc limit", "gateway timeout"],
+)
+def test_a_list_that_is_too_large_at_once_is_read_by_pages(
+    net: responses.RequestsMock, archive: Archive, at_once: dict[str, Any]
+) -> None:
     pages = [answer(archived_workflow(uid="a"), after="1"), answer(archived_workflow(uid="a"))]
     for page in pages:
         net.get(LIST, json=page)
-    net.get(LIST, body=b"[" * 100_000)
+    net.get(LIST, **at_once)
     assert [item["metadata"]["uid"] for item in archive.list("a=b")] == ["a"]
 
 
