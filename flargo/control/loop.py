@@ -103,6 +103,7 @@ class Loop:
             grace=grace,
             on_parse_error=ParseErrorLog(),
             on_job_error=lambda name, error: _log.error("%s: reconciling failed", name, exc_info=error),
+            redact=redact,
         )
         self._inputs: queue.SimpleQueue[SiteInput | None] = queue.SimpleQueue()
         """Inputs for the reconciler's thread; None ends the thread."""

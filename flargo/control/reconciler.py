@@ -122,6 +122,7 @@ class Reconciler:
         grace: int = 1,
         on_parse_error: OnParseError = lambda *_: None,
         on_job_error: Callable[[str, Exception], None] = lambda *_: None,
+        redact: Callable[[str], str] = lambda text: text,
     ) -> None:
         """Start without any jobs.
 
@@ -133,11 +134,13 @@ class Reconciler:
             grace: seconds between SIGTERM and SIGKILL for orphans.
             on_parse_error: called with each object that could not be parsed and is skipped; does no I/O.
             on_job_error: called with a Workflow's name and the exception that reconciling its job has raised.
+            redact: removes the credentials of running jobs from a verdict's detail; does no I/O.
         """
         self.on_handled: Callable[[SiteInput, Result], None] = lambda *_: None
         """Called with each input and its result once the input was handled, to record both."""
         self._on_parse_error = on_parse_error
         self._on_job_error = on_job_error
+        self._redact = redact
         self._has_results = has_results
         self._epoch = epoch
         self._grace = grace
@@ -606,7 +609,7 @@ class Reconciler:
         is_fresh = isinstance(input_, Observed) and input_.observation.is_fresh
         decide_step = _request_read if tracked.awaits_read and not is_fresh else reconcile
         try:
-            step = decide_step(tracked.state, input_, self._clocks.advance(now))
+            step = self._redact_verdict(tracked.state, decide_step(tracked.state, input_, self._clocks.advance(now)))
         except Exception as error:  # noqa: BLE001  (a defect about one job must not stop the others)
             self._on_job_error(tracked.state.name, error)
             self._timers.set(key, now + _DEFECT_RETRY_SECONDS)
@@ -627,6 +630,16 @@ class Reconciler:
         if step.requeue_after is not None:
             self._timers.set(key, now + max(step.requeue_after, _MIN_REQUEUE_SECONDS))
         return Result(tuple(commands), (tracked.state,))
+
+    def _redact_verdict(self, before: JobState, step: Step) -> Step:
+        """Return a step without credentials in a new verdict.
+
+        The verdict's detail is also written after its report, which ends the redaction of the job's credentials.
+        """
+        verdict = step.state.verdict
+        if verdict is None or before.verdict is not None or (detail := self._redact(verdict.detail)) == verdict.detail:
+            return step
+        return replace(step, state=replace(step.state, verdict=replace(verdict, detail=detail)))
 
     def _forget(self, key: str) -> Result:
         """Forget a job about which nothing is left to do, and have that noted on its Workflow, if it exists."""

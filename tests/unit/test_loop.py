@@ -11,7 +11,7 @@ import pytest
 from flargo.cluster.api import Kind
 from flargo.cluster.errors import ApiError
 from flargo.control.command import Command
-from flargo.control.inputs import CommandDone, JobInput, SiteInput, WorkflowCreated
+from flargo.control.inputs import Admitted, CommandDone, JobInput, SiteInput, WorkflowCreated
 from flargo.control.loop import Loop
 from flargo.control.result import Result
 from flargo.control.submit import SubmitError
@@ -407,6 +407,16 @@ class ScriptedReconciler:
 
 def command(kind: ActionKind, name: str = "job-site") -> Command:
     return Command(name, name, Action(kind, Uid("uid-1")), "secret", pod_name=name)
+
+
+def test_a_verdict_has_no_credentials(api: IdleApi) -> None:
+    """It is written on the Workflow when the job's credentials are forgotten already."""
+    loop, now = Loop(api, "", "me", 3, lambda text: text.replace("t0ken", "[redacted]")), time.monotonic()
+    loop._reconciler.handle(Admitted("job-site", "a1", StartTimeouts(), 3), now)
+    failed = JobInput("job-site", "a1", Submitted("401 for t0ken", nothing_created=True))
+    (verdict,) = {state.verdict for state in loop._reconciler.handle(failed, now).states}
+    assert verdict is not None
+    assert verdict.detail == "401 for [redacted]"
 
 
 def test_state_that_cannot_be_published_drops_no_command(

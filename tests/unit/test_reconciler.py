@@ -1031,3 +1031,26 @@ def test_the_last_state_of_a_deleted_pod_counts() -> None:
     site.changes(Kind.POD, second).takes(ObjectsRead(read, workflow(phase="Running"), (second,)))
     assert site.state is not None
     assert (site.state.first_pod_uid, site.state.end_diagnosis) == ("p2", None)
+
+
+def test_a_verdict_is_redacted_when_it_is_given() -> None:
+    """The mark comes after the report of the verdict, from which on the job's credentials are not redacted any more."""
+    secrets = ["t0ken"]
+    reconciler = Reconciler(
+        lambda _: False,
+        0.0,
+        epoch="me",
+        redact=lambda text: text.replace(secrets[0], "[redacted]") if secrets else text,
+    )
+    reconciler.handle(Admitted("job-site", "a1", StartTimeouts(), 3), 0.0)
+    running, failed = workflow(phase="Running"), workflow(phase="Failed", version=2)
+    reconciler.handle(Listed(Kind.WORKFLOW, (running,)), 0.0)
+    reconciler.handle(JobInput("job-site", "a1", Submitted()), 0.0)
+    exited = pod(main=terminated_state(3), phase="Failed")
+    exited["status"]["containerStatuses"][1]["state"]["terminated"]["message"] = "401 for t0ken"
+    (confirm,) = reconciler.handle(Listed(Kind.POD, (exited,)), 0.0).commands
+    (delete,) = reconciler.handle(ObjectsRead(confirm, running, (exited,)), 0.0).commands
+    secrets.clear()
+    reconciler.handle(CommandDone(delete, ok=True), 0.0)
+    (mark,) = reconciler.handle(Changed(Kind.WORKFLOW, failed, deleted=False), 0.0).commands
+    assert (mark.action.kind, mark.detail) == (ActionKind.MARK_CLEARED, "exit code 3; 401 for [redacted]")
