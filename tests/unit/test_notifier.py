@@ -230,6 +230,7 @@ def relay(tmp_path: Path) -> Iterator[tuple[str, Webhook]]:
                 yield f"http://127.0.0.1:{port}/", slack
             finally:
                 process.terminate()
+                assert process.wait(SECONDS) == 0, "process 1 of a container ignores a SIGTERM that it does not handle"
 
 
 def is_open(port: int) -> bool:
