@@ -1,25 +1,26 @@
-"""Where the API server is, and the credentials for it: a kubeconfig, or the pod's service account."""
+"""Decides how a cluster is reached: by which kubeconfigs and which context, or as the pod's service account.
+
+The rules are kubectl's (client-go's clientcmd: loading_rules.go and client_config.go), for every command and for the
+launcher. The ``kubernetes`` client has rules of its own, by which the same files lead to other clusters and users, so
+it is not used.
+"""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from flargo.cluster import service_account
+from flargo.cluster.access import Access
 from flargo.cluster.error_text import OwnError, describe
+from flargo.cluster.exec_plugin import LineCallback
+from flargo.cluster.kubeconfig import Kubeconfig, KubeconfigError, Selection, merge, parse, select
+from flargo.cluster.selected_access import load_selection
 
-if TYPE_CHECKING:
-    from kubernetes.client.configuration import Configuration
-
-KUBECONFIG = "~/.kube/config"
-"""The kubeconfig that kubectl uses by default."""
-IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-"""The file in a pod that holds the name of its namespace."""
-_FILE_KEYS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
-"""The fields of a kubeconfig that name files, relative to the kubeconfig's folder."""
-LoadConfig = Callable[[], "Configuration"]
-"""Reads the configuration and its credentials again at each call."""
+_DEFAULT_FILE = ".kube/config"
+"""The kubeconfig that is read by default, in the user's HOME."""
+LoadConfig = Callable[[], Access]
+"""Reads the configuration and its credentials again at each call. It raises ConfigError."""
 
 
 class ConfigError(OwnError):
@@ -35,10 +36,19 @@ class NoConfigError(OwnError):
     """No kubeconfig and no service account is there to say where the cluster is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The cluster that a command works on."""
+
+    load: LoadConfig
+    namespace: str
+    """The namespace of a command that names none."""
+
+
 def config_loader(
-    config_file: str | None, context: str | None = None, on_plugin_line: Callable[[str], None] | None = None
+    config_file: str | None, context: str | None = None, on_plugin_line: LineCallback | None = None
 ) -> LoadConfig:
-    """Return a function that reads the configuration anew at each call, and raises ConfigError.
+    """Return a function that reads the configuration anew at each call.
 
     Args:
         config_file: a kubeconfig; None: the pod's service account.
@@ -46,121 +56,114 @@ def config_loader(
         on_plugin_line: called with each line that the kubeconfig's credential plugin writes to stderr; None: the
             plugin runs without anybody who could read them.
     """
-
-    def load() -> "Configuration":
-        from kubernetes import config  # noqa: PLC0415  (a slow import)
-        from kubernetes.client.configuration import Configuration  # noqa: PLC0415
-
-        # Not the process-wide default configuration: other code in this process may use it.
-        configuration = Configuration()
-        try:
-            if config_file:
-                _load_kubeconfig(config_file, context, configuration, on_plugin_line)
-            else:
-                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except Exception as error:  # the client's loaders raise any exception for a malformed file
-            if config_file:
-                raise _kubeconfig_error(config_file, error, context) from error
-            raise ConfigError("the pod's service account", describe(error)) from error
-        return configuration
-
-    return load
+    if config_file is None:
+        return _load_service_account
+    return _Kubeconfigs((os.path.expanduser(config_file),), must_exist=True).loader(context, on_plugin_line)  # noqa: PTH111
 
 
-def _load_kubeconfig(
-    file: str, context: str | None, configuration: "Configuration", on_plugin_line: Callable[[str], None] | None
-) -> None:
-    """Fill in a configuration as ``kubernetes.config.load_kube_config`` does, with flargo's own way to run plugins."""
-    from kubernetes.config.kube_config import KubeConfigMerger  # noqa: PLC0415
+def choose(kubeconfig: str | None, context: str | None, on_plugin_line: LineCallback | None = None) -> Choice:
+    """Return the cluster that kubectl would work on with the same options.
 
-    from flargo.cluster.exec_plugin import KubeconfigLoader  # noqa: PLC0415  (imports the client)
+    The context is chosen now: if somebody changes the kubeconfig's current context meanwhile, the command goes on with
+    the cluster that it began with.
 
-    merger = KubeConfigMerger(file)  # type: ignore[no-untyped-call]
-    if merger.config is None:
-        raise ConfigError(f"the kubeconfig {file}", "it holds no configuration")
-    loader = KubeconfigLoader(
-        on_line=on_plugin_line,
-        config_dict=merger.config,
-        config_base_path=None,
-        active_context=context,
-        config_persister=merger.save_changes,
-    )
-    loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
-
-
-def default_kubeconfig() -> str | None:
-    """Return the kubeconfig that kubectl uses by default; None in a pod without one, where the service account is used.
-
-    Raises:
-        NoConfigError: there is neither a kubeconfig nor a service account.
-    """
-    from_environment = os.environ.get("KUBECONFIG", "")
-    file = Path(KUBECONFIG).expanduser()
-    if from_environment or file.is_file():
-        return from_environment or str(file)
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return None
-    raise NoConfigError(f"no cluster: there is no {KUBECONFIG}; name a kubeconfig with --kubeconfig or KUBECONFIG")
-
-
-def contexts(config_file: str) -> dict[str, str]:
-    """Return a kubeconfig's contexts, the current one first, each with the namespace that kubectl uses for it.
+    Args:
+        kubeconfig: the option ``--kubeconfig``.
+        context: the option ``--context``.
+        on_plugin_line: as for ``config_loader``.
 
     Raises:
         ConfigError: the kubeconfig can't be used.
+        NoConfigError: there is neither a kubeconfig nor a service account.
     """
-    from kubernetes import config  # noqa: PLC0415
-
-    try:
-        rows, current = config.list_kube_config_contexts(config_file)  # type: ignore[no-untyped-call]
-        return {
-            str(row["name"]): str((row.get("context") or {}).get("namespace") or "default") for row in (current, *rows)
-        }
-    except Exception as error:  # the client's loader raises any exception for a malformed file
-        raise _kubeconfig_error(config_file, error) from error
+    files = _Kubeconfigs.of(kubeconfig)
+    config = files.read()
+    if not files.must_exist and not context and not config.current_context:
+        return _without_context(files, config)
+    selection = files.select(config, context)
+    default = service_account.namespace() if service_account.is_present() else "default"
+    return Choice(files.loader(selection.context, on_plugin_line), selection.namespace or default)
 
 
-def _kubeconfig_error(file: str, error: Exception, context: str | None = None) -> ConfigError:
-    """Return a ConfigError with the first problem that flargo itself finds: the client's text may hold a secret."""
-    if isinstance(error, ConfigError):
-        return error
-    problem = describe(error)
-    if not isinstance(error, OwnError):
-        problem = next(_problems(file, context), problem)
-    return ConfigError(f"the kubeconfig {file}", problem)
+def contexts(kubeconfig: str | None) -> tuple[str, Sequence[str]]:
+    """Return the kubeconfigs' paths and the names of their contexts; raise the errors of ``choose``."""
+    files = _Kubeconfigs.of(kubeconfig)
+    return files.names, [*files.read().contexts]
 
 
-def _problems(files: str, context: str | None) -> Iterator[str]:
-    """Yield what is wrong with a kubeconfig, or with one of several, without quoting its content."""
-    for file in files.split(os.pathsep):
+def _without_context(files: "_Kubeconfigs", config: Kubeconfig) -> Choice:
+    """Return the pod's own cluster, which kubectl uses if no kubeconfig chooses another one."""
+    if service_account.is_present():
+        return Choice(_load_service_account, service_account.namespace())
+    if config.contexts:
+        files.select(config, None)  # raises its error
+    names = files.names if os.environ.get("KUBECONFIG") else f"~/{_DEFAULT_FILE}"
+    raise NoConfigError(f"no cluster: there is no {names}; name a kubeconfig with --kubeconfig or KUBECONFIG")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kubeconfigs:
+    """The files that are read, the most important first."""
+
+    files: tuple[str, ...]
+    must_exist: bool
+    """Whether a missing file is an error. Otherwise it is skipped."""
+
+    @classmethod
+    def of(cls, kubeconfig: str | None) -> "_Kubeconfigs":
+        """Return the files that kubectl reads: ``--kubeconfig``, or those of KUBECONFIG, or ``~/.kube/config``."""
+        if kubeconfig is not None:
+            return cls((kubeconfig,), must_exist=True)
+        listed = os.environ.get("KUBECONFIG", "")
+        home = os.environ.get("HOME", "")
+        files = listed.split(os.pathsep) if listed else [f"{home}/{_DEFAULT_FILE}"] if home else []
+        return cls(tuple(dict.fromkeys(file for file in files if file)), must_exist=False)
+
+    @property
+    def names(self) -> str:
+        """The files, for messages."""
+        return os.pathsep.join(self.files)
+
+    def read(self) -> Kubeconfig:
+        """Return the files, merged.
+
+        Raises:
+            ConfigError: a file can't be read, or is no kubeconfig. kubectl then uses none of the others either.
+        """
+        return merge(config for config in map(self._read_file, self.files) if config is not None)
+
+    def _read_file(self, file: str) -> Kubeconfig | None:
         try:
-            content = yaml.safe_load(Path(file).read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            yield describe(error)
-            continue
-        yield from _content_problems(content, Path(file).parent, context)
+            return parse(Path(file).read_bytes(), Path(file).absolute().parent)
+        except FileNotFoundError as error:
+            if self.must_exist:
+                raise ConfigError(f"the kubeconfig {file}", describe(error)) from None
+            return None
+        except (OSError, ValueError, KubeconfigError) as error:
+            raise ConfigError(f"the kubeconfig {file}", describe(error)) from None
+
+    def select(self, config: Kubeconfig, context: str | None) -> Selection:
+        """Return the context, or else the current one; raise ConfigError if it can't be used."""
+        try:
+            return select(config, context)
+        except KubeconfigError as error:
+            raise ConfigError(f"the kubeconfig {self.names}", str(error)) from None
+
+    def loader(self, context: str | None, on_plugin_line: LineCallback | None) -> LoadConfig:
+        """Return a function that reads the files and the credentials again at each call."""
+
+        def load() -> Access:
+            selection = self.select(self.read(), context)
+            try:
+                return load_selection(selection, on_plugin_line)
+            except OwnError as error:
+                raise ConfigError(f"the kubeconfig {self.names}", str(error)) from error
+
+        return load
 
 
-def _content_problems(content: Any, folder: Path, context: str | None) -> Iterator[str]:
-    for key in ("contexts", "clusters", "users"):
-        rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            yield f"it has no list of {key}"
-            return
-    if context is None and not isinstance(content.get("current-context"), str):
-        yield "it has no current-context"
-    for group, inner in (("clusters", "cluster"), ("users", "user")):
-        for row in content[group]:
-            entry = row.get(inner)
-            for key in _FILE_KEYS:
-                path = entry.get(key) if isinstance(entry, dict) else None
-                if isinstance(path, str) and not (folder / path).is_file():
-                    yield f"its {key} {path} is not there"
-
-
-def in_cluster_namespace() -> str:
-    """Return the namespace of the pod that this process runs in; ``default`` if that can't be read."""
+def _load_service_account() -> Access:
     try:
-        return IN_CLUSTER_NAMESPACE.read_text().strip() or "default"
-    except OSError:
-        return "default"
+        return service_account.load()
+    except OwnError as error:
+        raise ConfigError("the pod's service account", str(error)) from error

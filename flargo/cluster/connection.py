@@ -1,32 +1,25 @@
-"""A connection pool to one server, with the credentials of one configuration.
+"""A connection pool to one server, with the credentials of one configuration."""
 
-The ``kubernetes`` client supplies configuration, credentials and the pool.
-"""
-
+import base64
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import urllib3
 
+from flargo.cluster.access import Access
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.http_request import Request
+from flargo.cluster.pool import create_pool
 from flargo.cluster.target import Target
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from kubernetes.client.configuration import Configuration
+from flargo.cluster.token_file import TokenFile
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to establish a connection."""
-_MAX_CONNECTIONS = 64
-"""Size of the connection pool: more than the threads that use it (control/loop.py), so that no connection is dropped
-and opened again."""
-_CREDENTIAL = re.compile(r"\s*(?:([!-~]+)\s+)?([!-~]+)\s*", re.ASCII)
-"""The value of an Authorization header: usually a scheme, then a secret."""
-_SCHEMES = frozenset({"bearer", "basic"})
+_SECRET = re.compile(r"[!-~]+", re.ASCII)
+"""A token, as it can be part of a header."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header's value may contain (Go's httpguts.ValidHeaderFieldValue)."""
 CredentialCallback = Callable[[str], None]
 """Called with each secret that is about to be sent as a credential, so that it can be redacted from texts."""
 
@@ -46,16 +39,19 @@ class NoAnswerError(OwnError):
 class Connection:
     """A connection pool to one server, with the credentials that its requests carry."""
 
-    def __init__(self, configuration: "Configuration", on_credential: CredentialCallback = lambda _: None) -> None:
-        """Create the pool; connections are opened by requests."""
-        from kubernetes.client.rest import RESTClientObject  # noqa: PLC0415  (a slow import)
+    def __init__(self, access: Access, on_credential: CredentialCallback = lambda _: None) -> None:
+        """Create the pool; connections are opened by requests.
 
-        configuration.connection_pool_maxsize = _MAX_CONNECTIONS
-        self._configuration = configuration
+        Raises:
+            OwnError: a certificate, or the proxy, can't be used.
+        """
+        self.access = access
         self._on_credential = on_credential
-        self.expires_at: datetime | None = getattr(configuration, "credentials_expire_at", None)
-        """The time at which the credentials expire, if that is known (client_config.py)."""
-        self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
+        self._token_file = TokenFile(access.token_file, access.token) if access.token_file else None
+        self._pool = create_pool(access)
+        for secret in (access.password, access.proxy.password if access.proxy is not None else ""):
+            if secret:
+                on_credential(secret)
 
     def request(self, request: Request) -> urllib3.BaseHTTPResponse:
         """Send one request; return the response with its body unread.
@@ -63,45 +59,66 @@ class Connection:
         Raises:
             OwnError: the request could not be sent, or got no response.
         """
-        headers = {"Accept": request.accept, "User-Agent": "flargo", **self._credentials()}
-        if request.body is not None:
-            headers["Content-Type"] = request.content_type
-        url = _checked_url(self._configuration.host, request.target)
+        url = _checked_url(self.access.server, request.target)
         try:
             return self._pool.request(
                 request.method,
                 url,
                 body=json.dumps(request.body).encode() if request.body is not None else None,
-                headers=headers,
+                headers=self._headers(request),
                 timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=request.read_timeout),
                 retries=False,
                 redirect=False,
                 preload_content=False,
             )
+        except CredentialError:
+            raise
         except Exception as error:
             server = urllib3.util.parse_url(url)
             raise NoAnswerError(f"{server.scheme}://{server.netloc}: {describe(error)}") from error
 
-    def _credentials(self) -> dict[str, str]:
-        """Return the headers that authenticate a request."""
-        try:
-            settings: Any = self._configuration.auth_settings()
-        except Exception as error:  # the client or a plugin may refresh credentials here, and may raise anything
-            raise CredentialError(f"the credentials can't be read: {describe(error)}") from error
-        return {setting["key"]: self._credential(setting["value"]) for setting in settings.values()}
+    def _headers(self, request: Request) -> urllib3.HTTPHeaderDict:
+        headers = urllib3.HTTPHeaderDict({"Accept": request.accept, "User-Agent": "flargo"})
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
+        authorization = self._authorization()
+        if authorization:
+            headers["Authorization"] = authorization
+        for name, value in self.access.impersonation:
+            headers.add(name, _header_text(value))
+        return headers
 
-    def _credential(self, value: str) -> str:
-        """Return a credential as a header's value, without the line end that most token files have.
+    def _authorization(self) -> str:
+        """Return the header that authenticates a request; empty if there is none.
 
         Raises:
-            CredentialError: it can't be a header's value. (http.client would quote the secret in its error.)
+            CredentialError: the credential can't be a header's value. (http.client would quote it in its error.)
         """
-        match = _CREDENTIAL.fullmatch(value)
-        scheme, secret = match.groups() if match is not None else (None, "")
-        if not secret or (scheme is None and secret.lower() in _SCHEMES):
+        if self._token_file is not None or self.access.token:
+            token = self._token_file.read() if self._token_file is not None else self.access.token
+            return f"Bearer {self._checked_secret(token)}"
+        if self.access.username or self.access.password:
+            pair = f"{self.access.username}:{self.access.password}"
+            return f"Basic {self._checked_secret(base64.b64encode(pair.encode()).decode())}"
+        return ""
+
+    def _checked_secret(self, value: str) -> str:
+        secret = value.strip()
+        if _SECRET.fullmatch(secret) is None:
             raise CredentialError("the token of the Kubernetes configuration is empty or not one line of ASCII")
         self._on_credential(secret)
-        return f"{scheme} {secret}" if scheme else secret
+        return secret
+
+
+def _header_text(value: str) -> str:
+    """Return text such that http.client sends it as UTF-8, as kubectl does, and not as Latin-1.
+
+    Raises:
+        CredentialError: it can't be a header's value.
+    """
+    if _CONTROL.search(value):
+        raise CredentialError("the user, group or extra to impersonate contains a control character")
+    return value.encode().decode("latin-1")
 
 
 def _checked_url(host: str, target: Target) -> str:

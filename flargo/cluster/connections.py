@@ -8,7 +8,7 @@ loaded
 - when the server has rejected the credentials (401), and this request then waits for the result,
 - in the background, when the credentials are about to expire,
 - in the background, when a number of requests in a row got no answer: the server may have moved, the kubeconfig been
-  rewritten, the authority been replaced, or the files been removed in which the client library keeps certificates.
+  rewritten, or the authority been replaced.
 
 The current connection stays in use until a new one is loaded. All this is limited in its rate.
 """
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from flargo.backoff import Backoff
+from flargo.cluster.access import Access
 from flargo.cluster.client_config import LoadConfig
 from flargo.cluster.connection import Connection, CredentialCallback
 from flargo.cluster.error_text import OwnError, describe
@@ -33,7 +34,7 @@ MAX_WAIT_SECONDS = 15.0
 MAX_LOADS, LOAD_WINDOW_SECONDS = 3, 10.0
 """The loads that may begin within so many seconds: a server that rejects all credentials causes no loop."""
 EXPIRY_MARGIN = timedelta(minutes=5)
-"""The time before their expiry at which credentials are renewed. The kubernetes client's own margin."""
+"""The time before their expiry at which credentials are renewed. As long as the Python client of Kubernetes takes."""
 SILENT_REQUESTS = 3
 """The requests in a row without an answer after which the configuration is loaded again."""
 RENEWAL_INTERVAL_SECONDS = 30.0
@@ -100,6 +101,8 @@ class Connections:
         """The requests in a row that got no answer."""
         self._renewed_at = -math.inf
         """The time at which the last load in the background began."""
+        self._insecure_servers: set[str] = set()
+        """The servers about which a warning was logged."""
 
     def load(self) -> Connection:
         """Load the configuration, for as long as it takes.
@@ -122,7 +125,8 @@ class Connections:
         connection = self._connection
         if connection is None:
             return self._wait(self._join(None))
-        if connection.expires_at is not None and datetime.now(UTC) >= connection.expires_at - EXPIRY_MARGIN:
+        expires_at = connection.access.expires_at
+        if expires_at is not None and datetime.now(UTC) >= expires_at - EXPIRY_MARGIN:
             self._renew_in_background("its credentials expire soon")
         return connection
 
@@ -213,12 +217,23 @@ class Connections:
         connection, error = None, None
         try:
             connection = Connection(self._load_config(), self._on_credential)
+            self._warn_if_insecure(connection.access)
         except Exception as cause:  # noqa: BLE001  (the client's loaders and plugins may raise anything)
             error = cause
             if self._connection is not None:
                 _log.warning("Kubernetes configuration can't be loaded again: %s", describe(cause))
         finally:
             self._finish(load, connection, error)
+
+    def _warn_if_insecure(self, access: Access) -> None:
+        """Say once for each server that its certificate is not verified."""
+        if access.tls.is_insecure and access.server not in self._insecure_servers:
+            self._insecure_servers.add(access.server)
+            _log.warning(
+                "The certificate of %s is not verified (insecure-skip-tls-verify): whoever can intercept the "
+                "connection gets the credentials",
+                access.server,
+            )
 
     def _finish(self, load: _Load, connection: Connection | None, error: Exception | None) -> None:
         load.connection, load.error = connection, error

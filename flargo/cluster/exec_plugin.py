@@ -1,8 +1,10 @@
-"""Runs a kubeconfig's exec credential plugin without writing any of the plugin's output to a log.
+"""Runs a kubeconfig's exec credential plugin as kubectl does (client-go: plugin/pkg/client/auth/exec).
 
-The kubernetes client writes the stderr of a failing plugin, perhaps with a token, to the root logger, and then goes on
-without credentials. Here a failing plugin is an error with a text of flargo's own. The plugin's stderr goes, line by
-line as it arrives, to a callback of the caller; a FLARE parent passes no callback, and the lines are dropped.
+A plugin is a foreign program, so it runs within limits: a time, an amount of output, and no terminal unless a person
+has started the command. Its stderr goes, line by line as it arrives, to a callback of the caller. A command shows the
+lines, redacted and inert. A FLARE parent passes no callback, and the lines are dropped: a plugin that fails may write a
+token of any form, flargo can redact only the tokens that it knows, and more people read a parent's log than its
+kubeconfig. The parent's log names the program, how it ended, and that running it by hand shows why.
 """
 
 import atexit
@@ -13,18 +15,20 @@ import json
 import math
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 
-from kubernetes.config.dateutil import parse_rfc3339
-from kubernetes.config.exec_provider import ExecProvider
-from kubernetes.config.kube_config import FileOrData, KubeConfigLoader
-
 from flargo.cluster.error_text import OwnError, describe
+from flargo.cluster.kubeconfig import Plugin
+from flargo.text import inert
 
 TIMEOUT = 60.0
 """Seconds that a plugin may take if it is not interactive."""
@@ -65,100 +69,90 @@ class PluginError(OwnError):
     """A credential plugin returned no credentials."""
 
 
-class KubeconfigLoader(KubeConfigLoader):
-    """The kubernetes client's loader of kubeconfigs, with flargo's own way to run exec plugins."""
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a plugin returned: a token, a certificate with its key (PEM), or both."""
 
-    def __init__(self, *, on_line: LineCallback | None, **kwargs: Any) -> None:
-        """Create the loader.
-
-        Args:
-            on_line: called with each line of a plugin's stderr; None: nobody reads the lines, and the plugin can't ask
-                for anything.
-            kwargs: the arguments of the client's KubeConfigLoader.
-        """
-        self._on_line = on_line
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
-
-    def _set_config(self, client_configuration: Any) -> None:
-        """Fill in the configuration, without the hook that would renew the credentials at any request.
-
-        The hook runs the plugin again in each thread that sends a request, for as long as the plugin takes. Instead,
-        ``flargo.cluster.connections`` loads the configuration again, in time and in one thread.
-        """
-        super()._set_config(client_configuration)  # type: ignore[no-untyped-call]
-        client_configuration.refresh_api_key_hook = None
-        client_configuration.credentials_expire_at = getattr(self, "expiry", None)
-
-    def _load_from_exec_plugin(self) -> bool | None:
-        user: Any = self._user
-        if "exec" not in user:
-            return None
-        cluster: Any = self._cluster
-        base = self._get_base_path(cluster.path)  # type: ignore[no-untyped-call]
-        status = _Plugin(user["exec"], base, cluster, self._on_line).run()
-        if "token" in status:
-            self.token = f"Bearer {status['token']}"
-        elif {"clientCertificateData", "clientKeyData"} <= status.keys():
-            self.cert_file = self._file(status, "clientCertificateData", base)
-            self.key_file = self._file(status, "clientKeyData", base)
-        else:
-            raise PluginError("the credential plugin returned neither a token nor a certificate with its key")
-        if "expirationTimestamp" in status:
-            self.expiry = parse_rfc3339(status["expirationTimestamp"])  # type: ignore[no-untyped-call]
-        return True
-
-    def _file(self, status: dict[str, Any], key: str, base: str) -> Any:
-        return FileOrData(  # type: ignore[no-untyped-call]
-            status,
-            None,
-            data_key_name=key,
-            file_base_path=base,
-            base64_file_content=False,
-            temp_file_path=self._temp_file_path,
-        ).as_file()
+    token: str = field(repr=False)
+    certificate: str
+    key: str = field(repr=False)
+    expires_at: datetime | None
+    """None: the plugin has not said it."""
 
 
-class _Plugin(ExecProvider):
-    """One run of a plugin, as Kubernetes documents client-go credential plugins."""
+def run_plugin(plugin: Plugin, cluster: Mapping[str, Any] | None, on_line: LineCallback | None) -> Credential:
+    """Run a plugin; return the credentials that it prints.
 
-    def __init__(self, config: Any, base: str, cluster: Any, on_line: LineCallback | None) -> None:
-        super().__init__(config, base, cluster)  # type: ignore[no-untyped-call]
-        self._on_line = on_line
+    Args:
+        plugin: the plugin, as the kubeconfig describes it.
+        cluster: what the plugin gets to know about the cluster; None: nothing.
+        on_line: called with each line of the plugin's stderr; None: nobody reads the lines, and the plugin can't ask
+            for anything.
 
-    def run(self, previous_response: Any = None) -> dict[str, Any]:
-        """Run the plugin; return the ``status`` of the ExecCredential that it prints.
+    Raises:
+        PluginError: the plugin could not be run, failed, took too long, or printed something else.
+    """
+    return _Run(plugin, on_line).credential(cluster)
 
-        Raises:
-            PluginError: the plugin could not be run, failed, took too long, or printed something else.
-        """
-        del previous_response
-        is_interactive = self._on_line is not None and sys.stdin is not None and sys.stdin.isatty()
-        env = {**self.env, "KUBERNETES_EXEC_INFO": json.dumps(self._info(is_interactive=is_interactive))}
-        try:
-            process = subprocess.Popen(
-                self.args,
-                stdin=None if is_interactive else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=self.cwd,
-                env=env,
-                bufsize=0,
-                start_new_session=not is_interactive,
-            )
-        except OSError as error:
-            raise PluginError(f"the credential plugin can't be run: {describe(error)}") from None
-        if not is_interactive:
+
+class _Run:
+    """One run of a plugin."""
+
+    def __init__(self, plugin: Plugin, on_line: LineCallback | None) -> None:
+        self._plugin = plugin
+        self._lines = _Lines(on_line)
+        self._name = f"the credential plugin {inert(PurePath(plugin.command).name)}"
+        self._has_reader = on_line is not None
+        self._is_interactive = plugin.interactive_mode != "Never" and self._has_reader and _has_terminal()
+
+    def credential(self, cluster: Mapping[str, Any] | None) -> Credential:
+        if self._plugin.interactive_mode == "Always" and not self._is_interactive:
+            raise PluginError(f"{self._name} needs a terminal (interactiveMode Always), and there is none")
+        process = self._start(cluster)
+        if not self._is_interactive:
             _in_own_group.add(process)
         try:
-            stdout = self._read(process, None if is_interactive else TIMEOUT)
+            stdout = self._read(process, None if self._is_interactive else TIMEOUT)
         finally:
             _in_own_group.discard(process)
-            _end(process, in_own_group=not is_interactive)
+            is_killed = _end(process, in_own_group=not self._is_interactive)
         if len(stdout) > MAX_OUTPUT_BYTES:
-            raise PluginError(f"the credential plugin printed more than {MAX_OUTPUT_BYTES} bytes")
+            raise PluginError(f"{self._name} printed more than {MAX_OUTPUT_BYTES} bytes")
+        if is_killed:
+            raise PluginError(f"{self._name} took more than {TIMEOUT:g} s, and was killed{self._advice()}")
         if process.returncode != 0:
-            raise PluginError(f"the credential plugin ended with exit code {process.returncode}")
-        return self._parse_status(stdout.decode(errors="replace"))
+            raise PluginError(f"{self._name} ended with exit code {process.returncode}{self._advice()}")
+        return self._parse(stdout)
+
+    def _start(self, cluster: Mapping[str, Any] | None) -> "subprocess.Popen[bytes]":
+        # In the PATH of this process, not in one that the plugin's env sets: as kubectl.
+        program = shutil.which(self._plugin.command)
+        if program is None:
+            hint = f": {self._plugin.install_hint}" if self._plugin.install_hint else ""
+            raise PluginError(f"{self._name} is not installed, or not in the PATH{hint}")
+        spec = {"interactive": self._is_interactive, **({"cluster": cluster} if cluster is not None else {})}
+        info = {"apiVersion": self._plugin.api_version, "kind": "ExecCredential", "spec": spec}
+        try:
+            return subprocess.Popen(
+                [self._plugin.command, *self._plugin.args],
+                executable=program,
+                stdin=None if self._is_interactive else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **dict(self._plugin.env), "KUBERNETES_EXEC_INFO": json.dumps(info)},
+                bufsize=0,
+                start_new_session=not self._is_interactive,
+            )
+        except (OSError, ValueError) as error:
+            raise PluginError(f"{self._name} can't be run: {describe(error)}") from None
+
+    def _advice(self) -> str:
+        """Return what people can do about a plugin that failed."""
+        if not self._has_reader:
+            return "; its own words are not logged, since they may hold a token: run it by hand to see them"
+        if not self._lines.count:
+            return " and wrote no message; run it by hand, or sign in again with the program that it belongs to"
+        return "; its own words are above. It may help to sign in again with the program that it belongs to"
 
     def _read(self, process: "subprocess.Popen[bytes]", timeout: float | None) -> bytes:
         """Return the process's stdout, at most one byte over the limit, and pass on its stderr, until it exits.
@@ -168,7 +162,6 @@ class _Plugin(ExecProvider):
         assert process.stdout is not None
         assert process.stderr is not None
         stdout = bytearray()
-        lines = _Lines(self._on_line)
         has_exited = False
         last_read = time.monotonic()
         deadline = last_read + timeout if timeout is not None else math.inf
@@ -184,41 +177,47 @@ class _Plugin(ExecProvider):
                     elif chunk is not None and key.fileobj is process.stdout:
                         stdout += chunk
                     elif chunk is not None:
-                        lines.add(chunk)
+                        self._lines.add(chunk)
                         last_read = time.monotonic()
                 now = time.monotonic()
                 if len(stdout) > MAX_OUTPUT_BYTES or now >= deadline:
                     break
                 if timeout is None and now >= last_read + _PROMPT_SECONDS:
-                    lines.show_prompt()
+                    self._lines.show_prompt()
                 # After the check of the deadline, so that the pipes are read once more after the exit.
                 if not has_exited and process.poll() is not None:
                     has_exited, deadline = True, now + _DRAIN_SECONDS
-        lines.end()
+        self._lines.end()
         return bytes(stdout[: MAX_OUTPUT_BYTES + 1])
 
-    def _info(self, *, is_interactive: bool) -> dict[str, Any]:
-        """Return the ExecCredential that the plugin receives in KUBERNETES_EXEC_INFO."""
-        spec: dict[str, Any] = {"interactive": is_interactive}
-        if self.cluster:
-            value = self.cluster.value
-            extensions = [each for each in value.get("extensions") or [] if each.get("name") == _EXTENSION]
-            spec["cluster"] = {**value, **({"config": extensions[0].get("extension")} if extensions else {})}
-        return {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": spec}
-
-    def _parse_status(self, output: str) -> dict[str, Any]:
+    def _parse(self, stdout: bytes) -> Credential:
         try:
-            credential = json.loads(output)
+            document = json.loads(stdout.decode(errors="replace"))
         except (ValueError, RecursionError):
-            raise PluginError("the credential plugin printed no JSON") from None
-        status = credential.get("status") if isinstance(credential, dict) else None
-        if not isinstance(status, dict) or credential.get("apiVersion") != self.api_version:
-            raise PluginError("the credential plugin printed no ExecCredential of the requested API version")
-        return status
+            raise PluginError(f"{self._name} printed no JSON") from None
+        status = document.get("status") if isinstance(document, dict) else None
+        version = document.get("apiVersion") if isinstance(document, dict) else None
+        if not isinstance(status, dict) or version != self._plugin.api_version:
+            raise PluginError(f"{self._name} printed no ExecCredential of the requested API version")
+        keys = ("token", "clientCertificateData", "clientKeyData", "expirationTimestamp")
+        values = [status.get(key) or "" for key in keys]
+        if not all(isinstance(value, str) for value in values):
+            raise PluginError(f"{self._name} printed an ExecCredential with a value that is no text")
+        token, certificate, key, expiry = values
+        if bool(certificate) != bool(key) or not (token or certificate):
+            raise PluginError(f"{self._name} returned neither a token nor a certificate with its key")
+        return Credential(token, certificate, key, self._time(expiry) if expiry else None)
+
+    def _time(self, text: str) -> datetime:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise PluginError(f"{self._name} returned an expirationTimestamp that is no time") from None
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-_EXTENSION = "client.authentication.k8s.io/exec"
-"""The extension of a kubeconfig's cluster that is passed to plugins as ``config``."""
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 class _Lines:
@@ -230,7 +229,8 @@ class _Lines:
         self._unfinished = ""
         self._is_inside_line = False
         """True if the beginning of the current line was passed on before its end was known."""
-        self._count = 0
+        self.count = 0
+        """The lines that were passed on."""
 
     def add(self, chunk: bytes, *, is_last: bool = False) -> None:
         """Pass on the lines that a chunk completes, and pieces of a line that is too long."""
@@ -258,8 +258,8 @@ class _Lines:
             pieces = [""]
         self._is_inside_line = not is_end
         for piece in pieces:
-            if self._on_line is not None and self._count < MAX_LINES:
-                self._count += 1
+            if self._on_line is not None and self.count < MAX_LINES:
+                self.count += 1
                 self._on_line(piece)
 
 
@@ -271,8 +271,11 @@ def _read_chunk(descriptor: int) -> bytes | None:
         return None
 
 
-def _end(process: "subprocess.Popen[bytes]", *, in_own_group: bool) -> None:
+def _end(process: "subprocess.Popen[bytes]", *, in_own_group: bool) -> bool:
     """Close the pipes; kill the process if it has not exited, with its group if it leads one, and reap it.
+
+    Returns:
+        Whether it was killed.
 
     Raises:
         PluginError: the process survives, as a process of another user does.
@@ -281,7 +284,7 @@ def _end(process: "subprocess.Popen[bytes]", *, in_own_group: bool) -> None:
         if pipe is not None:
             pipe.close()
     if process.poll() is not None:
-        return  # it is reaped, and another process may have its pid
+        return False  # it is reaped, and another process may have its pid
     with contextlib.suppress(OSError):
         if in_own_group:
             os.killpg(process.pid, signal.SIGKILL)
@@ -291,3 +294,4 @@ def _end(process: "subprocess.Popen[bytes]", *, in_own_group: bool) -> None:
         process.wait(_KILL_SECONDS)
     except subprocess.TimeoutExpired:
         raise PluginError("the credential plugin takes too long and can't be ended") from None
+    return True

@@ -21,9 +21,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from kubernetes.config import incluster_config
 
-from flargo.cluster import client_config
+from flargo.cluster import service_account
 from flargo.flare.request import federation_id
 from flargo.tools.cli.main import group
 from flargo.tools.demo import kits
@@ -222,10 +221,8 @@ def test_pod_uses_its_service_account(kit_setup: KitSetup, tmp_path: Path, monke
         (tmp_path / name).write_text(content)
     authority = config["clusters"][0]["cluster"]["certificate-authority-data"]
     (tmp_path / "ca.crt").write_bytes(base64.b64decode(authority))
-    monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(service_account, "FOLDER", tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     monkeypatch.delenv("KUBECONFIG")

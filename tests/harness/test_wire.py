@@ -27,7 +27,7 @@ def api(tmp_path: Path) -> Iterator[KubernetesApi]:
 
 @pytest.fixture
 def wire(api: KubernetesApi) -> Iterator[Wire]:
-    with Wire(api.kubeconfig) as proxy:
+    with Wire(api.kubeconfig, with_tls=False) as proxy:
         yield proxy
 
 
@@ -184,9 +184,9 @@ def test_a_stopped_wire_answers_nothing(wire: Wire, watch: Watch) -> None:
 
 
 def test_its_token_is_added_only_where_none_is(api: KubernetesApi, tmp_path: Path) -> None:
-    with Wire(api.kubeconfig) as outer:
+    with Wire(api.kubeconfig, with_tls=False) as outer:
         kubeconfig = outer.kubeconfig(tmp_path / "outer", "ignored")
-        with Wire(kubeconfig, token="added") as inner:
+        with Wire(kubeconfig, token="added", with_tls=False) as inner:
             fault = outer.answer_with_status(Match(token="added"), 401)
             assert ask(inner.port, "GET", SECRETS, user="own").status == 200
             with closing(http.client.HTTPConnection("127.0.0.1", inner.port, timeout=10)) as connection:

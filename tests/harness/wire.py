@@ -1,7 +1,8 @@
 """A proxy in front of the API server that breaks the requests and watches that a test selects, and no others.
 
-A launcher reaches it over plain HTTP on the loopback device; the proxy forwards everything, the launcher's token
-included. A test arms a fault for the requests that match, for a number of times or until it is disarmed::
+A launcher reaches it over HTTPS on the loopback device, since neither flargo nor Go's clients send a token without it;
+the proxy forwards everything, the launcher's token included. A test arms a fault for the requests that match, for a
+number of times or until it is disarmed::
 
     fault = wire.lose_reply(Match("create", "workflows", name))
     ...
@@ -188,13 +189,13 @@ class _Stream:
 class Wire:
     """The proxy, in a thread of its own, until the end of its ``with`` or its ``close``."""
 
-    def __init__(self, kubeconfig: Path, token: str = "", *, with_tls: bool = False) -> None:
+    def __init__(self, kubeconfig: Path, token: str = "", *, with_tls: bool = True) -> None:
         """Start a proxy for the API server that a kubeconfig names.
 
         Args:
             kubeconfig: names the server; its user is ignored.
             token: is added to requests that have none.
-            with_tls: serve HTTPS, with a certificate of this wire's own.
+            with_tls: serve HTTPS, with a certificate of this wire's own. Otherwise clients send no token.
         """
         self._token = token
         self._certificate, self._key = tls.create_certificate() if with_tls else (b"", b"")

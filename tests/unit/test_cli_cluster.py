@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flargo.cluster import client_config
+from flargo.cluster import service_account
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.status.diagnosis import Stage
@@ -110,7 +110,7 @@ def test_empty_federation_is_rejected(tmp_path: Path) -> None:
 def test_defaults_are_those_of_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def target(*options: str | None) -> tuple[str, str]:
         api = cluster_options.api_for(*options)
-        return api._transport._connections._load_config().host, api.namespace
+        return api._transport._connections._load_config().server, api.namespace
 
     first = write_kubeconfig(tmp_path / "first", "https://first:1", namespace="flare")
     assert target(first, None, None) == ("https://first:1", "flare")
@@ -125,8 +125,10 @@ def test_defaults_are_those_of_kubectl(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     (tmp_path / "namespace").write_text("flare\n")
-    monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+    (tmp_path / "token").write_text("t")
+    monkeypatch.setattr(service_account, "FOLDER", tmp_path)
     assert cluster_options.api_for(None, None, None).namespace == "flare"
     assert run("jobs", "--context", "x").exit_code == 2
 

@@ -1,45 +1,74 @@
-"""The configuration and credentials that flargo sends to the API server."""
+"""A pod's own service account, and the token files of any configuration."""
 
-import datetime as dt
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from kubernetes.config import incluster_config
 
-from flargo.cluster.client_config import config_loader
-
-
-class Clock(dt.datetime):
-    """A clock that a test advances."""
-
-    elapsed = dt.timedelta()
-
-    @classmethod
-    def now(cls, tz: dt.tzinfo | None = None) -> "Clock":
-        return cls(2026, 1, 1, tzinfo=tz) + cls.elapsed
+from flargo.cluster import service_account
+from flargo.cluster.client_config import ConfigError, config_loader
+from flargo.cluster.token_file import READ_INTERVAL_SECONDS, TokenFile, TokenFileError
 
 
-def test_a_rotated_token_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In a pod, a token that Kubernetes has rotated is used within a minute."""
-    token, certificate = tmp_path / "token", tmp_path / "ca.crt"
-    token.write_text("first")
-    certificate.write_text("a certificate")
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of a pod's service account."""
+    (tmp_path / "token").write_text("first\n")
+    (tmp_path / "ca.crt").write_text("a certificate")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(certificate))
-    monkeypatch.setattr(incluster_config, "datetime", SimpleNamespace(datetime=Clock, timedelta=dt.timedelta))
-    configuration = config_loader(None)()
-    assert configuration.host == "https://10.96.0.1:443"
+    monkeypatch.setattr(service_account, "FOLDER", tmp_path)
+    return tmp_path
 
-    def token_value() -> str:
-        """Return the credential of a request: flargo.cluster.connection reads it again for each one."""
-        settings: Any = configuration.auth_settings()
-        return str(settings["BearerToken"]["value"])
 
-    assert token_value() == "bearer first"
-    token.write_text("second")
-    monkeypatch.setattr(Clock, "elapsed", dt.timedelta(seconds=61))
-    assert token_value() == "bearer second"
+def test_the_pods_account_is_loaded(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    access = config_loader(None)()
+    assert (access.server, access.token_file) == ("https://10.96.0.1:443", str(account / "token"))
+    assert access.tls.authorities == b"a certificate"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    assert config_loader(None)().server == "https://[fd00::1]:443"
+
+
+def test_an_unusable_account_is_reported(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (account / "ca.crt").unlink()
+    with pytest.raises(ConfigError, match=r"the pod's service account can't be used: .*ca.crt can't be read"):
+        config_loader(None)()
+    monkeypatch.delenv("KUBERNETES_SERVICE_PORT")
+    with pytest.raises(ConfigError, match="this is no pod"):
+        config_loader(None)()
+
+
+def test_the_pods_namespace(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """POD_NAMESPACE goes first, as for kubectl."""
+    assert service_account.namespace() == "default"
+    (account / "namespace").write_text("lab\n")
+    assert service_account.namespace() == "lab"
+    monkeypatch.setenv("POD_NAMESPACE", "flare")
+    assert service_account.namespace() == "flare"
+
+
+def test_a_rotated_token_is_read(tmp_path: Path) -> None:
+    """A token that Kubernetes has rotated is used within a minute, and the last one if the file is gone."""
+    file, now = tmp_path / "token", [0.0]
+    token = TokenFile(str(file), clock=lambda: now[0])
+    with pytest.raises(TokenFileError, match="No such file"):
+        token.read()
+    file.write_text("")
+    with pytest.raises(TokenFileError, match="is empty"):
+        token.read()
+    file.write_text(" first\n")
+    assert token.read() == "first"
+    file.write_text("second")
+    assert token.read() == "first"
+    now[0] += READ_INTERVAL_SECONDS
+    assert token.read() == "second"
+    file.unlink()
+    now[0] += READ_INTERVAL_SECONDS
+    assert token.read() == "second"
+
+
+def test_a_token_stands_in_for_a_missing_file(tmp_path: Path) -> None:
+    """Kubectl reads the file first, and takes the kubeconfig's token as long as it can't."""
+    token = TokenFile(str(tmp_path / "token"), "of the kubeconfig")
+    assert token.read() == "of the kubeconfig"
+    (tmp_path / "token").write_text("of the file")
+    assert token.read() == "of the file"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flargo.cluster import connection
+from flargo.cluster import pool
 from flargo.control import loop
 from flargo.control.command import MOST_URGENT_FIRST, Command
 from flargo.control.command_queue import LIMITS, MAX_WORKERS, CommandQueue
@@ -63,7 +63,7 @@ def test_every_kind_has_a_limit() -> None:
 
 def test_every_thread_has_a_connection() -> None:
     """Two watches, and the threads that submit, wait, report and perform; a full pool would close connections."""
-    assert connection._MAX_CONNECTIONS >= 2 + 3 * loop._WORKERS + MAX_WORKERS
+    assert pool._MAX_CONNECTIONS >= 2 + 3 * loop._WORKERS + MAX_WORKERS
 
 
 @pytest.mark.parametrize(

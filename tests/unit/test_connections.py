@@ -17,9 +17,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from kubernetes.client.configuration import Configuration
 
 from flargo.cluster import connections
+from flargo.cluster.access import Access
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import ConfigError, config_loader
 from flargo.cluster.connections import Connections, LoadError
@@ -190,7 +190,7 @@ def get_until(api: Api, is_answered: Callable[[], bool], within: float = 10.0) -
 def test_a_hanging_plugin_fails_requests_soon(tmp_path: Path, plugin: Plugin) -> None:
     """All threads wait for one run of the plugin, and a stated time at most."""
     plugin.hang()
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         errors: list[ApiError] = []
         threads = [threading.Thread(target=lambda: errors.append(failed_get(api)), daemon=True) for _ in range(8)]
@@ -207,7 +207,7 @@ def test_a_hanging_plugin_fails_requests_soon(tmp_path: Path, plugin: Plugin) ->
 
 def test_a_hanging_plugin_ends_with_its_process(tmp_path: Path, plugin: Plugin) -> None:
     plugin.hang()
-    file = write_kubeconfig(tmp_path / "config", {"server": "http://127.0.0.1:1"}, plugin.user())
+    file = write_kubeconfig(tmp_path / "config", {"server": "https://127.0.0.1:1"}, plugin.user())
     program = (
         "from flargo.cluster.api import Api, Kind\n"
         "from flargo.cluster.client_config import config_loader\n"
@@ -226,7 +226,7 @@ def test_a_hanging_plugin_ends_with_its_process(tmp_path: Path, plugin: Plugin) 
 def test_a_slow_plugin_serves_later_requests(tmp_path: Path, plugin: Plugin) -> None:
     """A request that gives up waiting does not stop the plugin."""
     plugin.print_token("slow", seconds=2 * WAIT)
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         assert "still being loaded" in str(failed_get(api))
         get_until(api, lambda: "slow" in server.tokens)
@@ -236,7 +236,7 @@ def test_a_slow_plugin_serves_later_requests(tmp_path: Path, plugin: Plugin) -> 
 def test_a_hanging_renewal_blocks_no_request(tmp_path: Path, plugin: Plugin) -> None:
     """The credentials expire soon, so they are renewed; they are still valid, so they are used meanwhile."""
     plugin.print_token("old", lifetime=timedelta(minutes=2))
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         get_until(api, lambda: "old" in server.tokens)
         plugin.hang()
@@ -258,7 +258,7 @@ def test_a_hanging_renewal_blocks_no_request(tmp_path: Path, plugin: Plugin) -> 
 
 def test_expiring_credentials_are_renewed_once(tmp_path: Path, plugin: Plugin) -> None:
     plugin.print_token("old", lifetime=timedelta(minutes=2))
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         get_until(api, lambda: "old" in server.tokens)
         plugin.print_token("new")
@@ -272,7 +272,7 @@ def test_expiring_credentials_are_renewed_once(tmp_path: Path, plugin: Plugin) -
 def test_short_lived_credentials_cause_no_loop(tmp_path: Path, plugin: Plugin) -> None:
     """A token that lives for less than the time in which it counts as expiring is not renewed for each request."""
     plugin.print_token("short", lifetime=timedelta(seconds=90))
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         for _ in range(50):
             api.get(Kind.POD, "p")
@@ -281,7 +281,7 @@ def test_short_lived_credentials_cause_no_loop(tmp_path: Path, plugin: Plugin) -
 
 def test_rejected_credentials_cause_no_loop(tmp_path: Path, plugin: Plugin) -> None:
     plugin.print_token("wrong")
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         server.valid_tokens = set()
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         errors = [failed_get(api) for _ in range(20)]
@@ -291,7 +291,7 @@ def test_rejected_credentials_cause_no_loop(tmp_path: Path, plugin: Plugin) -> N
 
 def test_a_renewal_that_hangs_leaves_a_401(tmp_path: Path, plugin: Plugin) -> None:
     plugin.print_token("old")
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         api.get(Kind.POD, "p")
         plugin.hang()
@@ -309,11 +309,11 @@ USER = {"token": "t"}
 
 def test_a_server_that_moved_is_found(tmp_path: Path) -> None:
     """Its address has changed, and somebody has rewritten the kubeconfig."""
-    with serve() as first:
+    with serve(folder=tmp_path) as first:
         file = write_kubeconfig(tmp_path / "config", first.cluster, USER)
         api = client(file)
         api.get(Kind.POD, "p")
-    with serve() as second:
+    with serve(folder=tmp_path) as second:
         write_kubeconfig(file, second.cluster, USER)
         get_until(api, lambda: bool(second.tokens))
 
@@ -331,21 +331,19 @@ def test_a_new_authority_is_trusted(tmp_path: Path) -> None:
         get_until(api, lambda: bool(second.tokens))
 
 
-def test_removed_certificate_files_are_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client library keeps them in the temporary folder, from which other programs remove old files."""
+def test_certificates_stay_in_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs remove old files from the temporary folder, and a connection must not depend on them."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
+    certificate, key = tls.create_certificate()
+    user = {"client-certificate-data": certificate, "client-key-data": key}
+    encoded = {name: base64.b64encode(content).decode() for name, content in user.items()}
     with serve(folder=tmp_path) as server:
-        api = client(write_kubeconfig(tmp_path / "config", server.cluster, USER))
+        api = client(write_kubeconfig(tmp_path / "config", server.cluster, encoded))
         api.get(Kind.POD, "p")
-        files = [*folder.iterdir()]
-        assert files
-        for file in files:
-            file.unlink()
-        failed_get(api)
-        answered = len(server.tokens)
-        get_until(api, lambda: len(server.tokens) > answered)
+        assert [*folder.iterdir()] == []
+        api.get(Kind.POD, "p")
 
 
 def test_the_old_connection_is_used_until_a_new_one_exists(tmp_path: Path) -> None:
@@ -364,7 +362,7 @@ def test_the_old_connection_is_used_until_a_new_one_exists(tmp_path: Path) -> No
 
 def test_a_silent_server_causes_no_loop(tmp_path: Path, plugin: Plugin) -> None:
     plugin.print_token("t")
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         api.get(Kind.POD, "p")
     for _ in range(100):
@@ -379,7 +377,7 @@ def refuse(*_: Any, **__: Any) -> None:
 
 def test_single_failures_load_nothing(tmp_path: Path, plugin: Plugin) -> None:
     plugin.print_token("t")
-    with serve() as server:
+    with serve(folder=tmp_path) as server:
         api = client(write_kubeconfig(tmp_path / "config", server.cluster, plugin.user()))
         for _ in range(connections.SILENT_REQUESTS * 3):
             api.get(Kind.POD, "p")
@@ -407,7 +405,7 @@ class Loader:
         number = self.calls
         if number == self.blocks_at:
             self.go_on.wait(PROMPT)
-        return Configuration(host=f"http://127.0.0.1:{number}")
+        return Access(f"http://127.0.0.1:{number}")
 
     def connections(self) -> Connections:
         return Connections(self.load, lambda _: None, max_wait=0.05, clock=lambda: self.now)
@@ -459,7 +457,7 @@ def test_a_thread_that_cannot_start_is_a_load_error(monkeypatch: pytest.MonkeyPa
 
 def test_an_interrupted_command_leaves_no_load_behind() -> None:
     """A command loads on its own thread, and Ctrl-C ends that."""
-    results: list[Any] = [KeyboardInterrupt(), Configuration(host="http://127.0.0.1:1")]
+    results: list[Any] = [KeyboardInterrupt(), Access("http://127.0.0.1:1")]
 
     def load() -> Any:
         result = results.pop(0)
@@ -495,7 +493,7 @@ def test_loads_are_limited_in_any_order(inputs: list[tuple[float, str]]) -> None
 
     def load() -> Any:
         starts.append(now[0])
-        return Configuration(host="http://127.0.0.1:1")
+        return Access("http://127.0.0.1:1")
 
     holder = Connections(load, lambda _: None, clock=lambda: now[0])
     connection = holder.current()

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from click.testing import Result
 
-from flargo.cluster import client_config, target
+from flargo.cluster import client_config, service_account, target
 from flargo.cluster.survey import Survey
 from flargo.job.validate import InvalidInput
 from flargo.tools.cli import doctor as command
-from flargo.tools.cli.cluster_options import load_config
+from flargo.tools.cli.cluster_options import choose_cluster
 from tests.harness import command_line
 from tests.harness.fake_cluster import HOME, FakeCluster
 
@@ -220,7 +220,7 @@ def kubeconfig_with_plugin(path: Path, marker: Path) -> Path:
     program.write_text(f"#!/bin/sh\ntouch '{marker}'\n")
     program.chmod(0o755)
     execute = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(program), "interactiveMode": "Never"}
-    document = yaml.safe_load(kubeconfig(path).read_text())
+    document = yaml.safe_load(kubeconfig(path, "https://127.0.0.1:1").read_text())
     path.write_text(yaml.safe_dump(document | {"users": [{"name": "u", "user": {"exec": execute}}]}))
     return path
 
@@ -300,20 +300,22 @@ def test_argo_namespace_option_names_a_namespace(cluster: FakeCluster) -> None:
 
 def test_namespace_comes_from_the_context(tmp_path: Path) -> None:
     file = str(kubeconfig(tmp_path / "config"))
-    assert load_config(file, None)[1] == "one"
-    assert load_config(file, "two")[1] == "two"
+    assert choose_cluster(file, None).namespace == "one"
+    assert choose_cluster(file, "two").namespace == "two"
     with pytest.raises(InvalidInput, match="three"):
-        load_config(file, "three")
+        choose_cluster(file, "three")
 
 
 def test_pods_own_account_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "namespace").write_text("lab\n")
-    monkeypatch.setattr(client_config, "IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+    (tmp_path / "token").write_text("t")
+    monkeypatch.setattr(service_account, "FOLDER", tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    assert load_config(None, None)[1] == "lab"
-    assert load_config(str(kubeconfig(tmp_path / "config")), None)[1] == "one"
+    assert choose_cluster(None, None).namespace == "lab"
+    assert choose_cluster(str(kubeconfig(tmp_path / "config")), None).namespace == "one"
 
 
 def test_unreachable_server_has_no_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,16 +41,13 @@ def credential_script(**status: str) -> str:
 
 
 def test_a_plugins_token_is_used(tmp_path: Path) -> None:
-    configuration = config_loader(str(kubeconfig(tmp_path, credential_script(token=TOKEN))))()
-    settings: Any = configuration.auth_settings()
-    assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
+    assert config_loader(str(kubeconfig(tmp_path, credential_script(token=TOKEN))))().token == TOKEN
 
 
 def test_a_plugins_certificate_is_used(tmp_path: Path) -> None:
     script = credential_script(clientCertificateData="a certificate", clientKeyData="a key")
-    configuration = config_loader(str(kubeconfig(tmp_path, script)))()
-    assert Path(str(configuration.cert_file)).read_text() == "a certificate"
-    assert Path(str(configuration.key_file)).read_text() == "a key"
+    tls = config_loader(str(kubeconfig(tmp_path, script)))().tls
+    assert (tls.certificate, tls.key) == (b"a certificate", b"a key")
 
 
 FAILURES = {
@@ -81,7 +77,7 @@ def test_plugin_failures_quote_no_output(
 def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     file = kubeconfig(tmp_path, "")
     file.write_text(file.read_text().replace('"sh"', '"/not/there"'))
-    with pytest.raises(ConfigError, match="can't be run: No such file or directory"):
+    with pytest.raises(ConfigError, match="plugin there is not installed"):
         config_loader(str(file))()
 
 
@@ -106,7 +102,7 @@ def test_much_stderr_takes_limited_memory(tmp_path: Path) -> None:
 def test_a_hanging_plugin_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a callback for its lines the plugin is not interactive, and has a deadline."""
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
-    with pytest.raises(ConfigError, match="ended with exit code -9"):
+    with pytest.raises(ConfigError, match=r"took more than 0.3 s, and was killed"):
         config_loader(str(kubeconfig(tmp_path, "sleep 600; true")))()
 
 
@@ -123,8 +119,7 @@ def test_background_processes_delay_nothing(script: str, tmp_path: Path) -> None
     """A plugin's output ends when the plugin exits, although a process that it started holds a pipe open."""
     load = config_loader(str(kubeconfig(tmp_path, script.format(credential_script(token=TOKEN)))), None, lambda _: None)
     start = time.monotonic()
-    settings: Any = load().auth_settings()
-    assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
+    assert load().token == TOKEN
     assert time.monotonic() - start < 10
 
 
@@ -139,15 +134,14 @@ def test_endless_stdout_is_an_error(script: str, tmp_path: Path) -> None:
 def test_the_largest_allowed_output_is_read(tmp_path: Path) -> None:
     padding = exec_plugin.MAX_OUTPUT_BYTES - len(credential_script(token=TOKEN)) + len("echo ''") - 1
     script = f"head -c {padding} /dev/zero | tr '\\0' ' '; {credential_script(token=TOKEN)}"
-    settings: Any = config_loader(str(kubeconfig(tmp_path, script)))().auth_settings()
-    assert settings["BearerToken"]["value"] == f"Bearer {TOKEN}"
+    assert config_loader(str(kubeconfig(tmp_path, script)))().token == TOKEN
 
 
 @pytest.mark.parametrize("script", ["yes >&2", "exec >&- 2>&-; sleep 25", "sleep 25 & wait"])
 def test_the_deadline_holds_for_any_pipe(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exec_plugin, "TIMEOUT", 0.3)
     start = time.monotonic()
-    with pytest.raises(ConfigError, match=r"ended with exit code (-9|141)$"):
+    with pytest.raises(ConfigError, match=r"took more than|exit code 141"):
         config_loader(str(kubeconfig(tmp_path, script)), None, lambda _: None)()
     assert time.monotonic() - start < 10
 

@@ -24,10 +24,10 @@ import pytest
 import requests
 import urllib3
 import yaml
-from kubernetes.client.configuration import Configuration
 
 import flargo
 from flargo.cluster import target
+from flargo.cluster.access import Access
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
 from flargo.cluster.connection import Connection
@@ -137,20 +137,19 @@ class Broken(Connection):
 
     def __init__(self, error: Exception, *, in_credentials: bool) -> None:
         self.error, self.in_credentials = error, in_credentials
-        self._configuration = Configuration(host="http://127.0.0.1:1")
+        self.access = Access("http://127.0.0.1:1")
         self._on_credential = lambda _: None
         self._pool: Any = self
-        self.expires_at = None
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("preload_content") is False:  # by the pool
             raise self.error
         return super().request(*args, **kwargs)
 
-    def _credentials(self) -> dict[str, str]:
+    def _authorization(self) -> str:
         if self.in_credentials:
             raise self.error
-        return {}
+        return ""
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
@@ -290,7 +289,7 @@ def test_token_files_are_stripped_and_checked(
     headers_sent: list[str] = []
 
     def answer(_: Any, __: str, ___: str, **kwargs: Any) -> Any:
-        headers_sent.append(kwargs["headers"]["authorization"])
+        headers_sent.append(kwargs["headers"]["Authorization"])
         raise ConnectionRefusedError
 
     monkeypatch.setattr(urllib3.PoolManager, "request", answer)
@@ -309,9 +308,7 @@ def test_token_files_are_stripped_and_checked(
 def test_own_tokens_are_redacted() -> None:
     """The current token and the two before it are redacted, and older ones are not."""
     tokens_learned: list[str] = []
-    configuration = Configuration(host="http://127.0.0.1:1")
-    configuration.api_key["BearerToken"] = f"Bearer {TOKEN}"
-    connection = Connection(configuration, tokens_learned.append)
+    connection = Connection(Access("http://127.0.0.1:1", token=TOKEN), tokens_learned.append)
     with pytest.raises(Exception, match="Connection refused"):
         connection.request(Request("get", "version", "GET", target.version()))
     assert tokens_learned == [TOKEN]
@@ -385,6 +382,7 @@ OWN = {
     "InvalidInput",
     "InvalidTargetError",
     "KitError",
+    "KubeconfigError",
     "NotFoundError",
     "OwnError",
     "NotThereError",

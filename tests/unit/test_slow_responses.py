@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from kubernetes.client.configuration import Configuration
 
 from flargo.cluster import api, transport
+from flargo.cluster.access import Access
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import NO_CONTACT
@@ -28,10 +28,8 @@ def trickling_api(request: pytest.FixtureRequest) -> Iterator[Api]:
             while not ended.wait(0.05):
                 connection.sendall(b"1\r\n \r\n" if is_chunked else b" ")
 
-    def load() -> Configuration:
-        configuration = Configuration()
-        configuration.host = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        return configuration
+    def load() -> Access:
+        return Access(f"http://127.0.0.1:{listener.getsockname()[1]}")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()

@@ -24,10 +24,10 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kubernetes.client.configuration import Configuration
 
 import flargo
 from flargo.cluster import target
+from flargo.cluster.access import Access
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.argo_archive import Archive
 from flargo.cluster.connection import Connection
@@ -144,6 +144,7 @@ SENDERS = {
     "flargo.cluster.api",
     "flargo.cluster.argo_archive",
     "flargo.cluster.connection",
+    "flargo.cluster.pool",
     "flargo.cluster.transport",
 }
 """The modules that use an HTTP library."""
@@ -151,10 +152,8 @@ _WAYS = {"flargo.cluster.connection.Connection", "flargo.cluster.transport.Trans
 NO_SENDERS = {
     "flargo.cluster.bodies": "reads responses",
     "flargo.cluster.error_text": "names exceptions",
-    "flargo.cluster.client_config": "reads configurations",
     "flargo.tools.demo.federation": "finds free ports",
     "flargo.tools.demo.run": "finds free ports",
-    "flargo.cluster.exec_plugin": "runs credential plugins",
     "flargo.metrics_server": "listens",
 }
 
@@ -187,10 +186,10 @@ def test_every_client_is_covered() -> None:
 
 
 def client(kind: type, host: str) -> Any:
-    configuration = Configuration(host=host)
+    access = Access(host)
     if kind is Api:
-        return Api(lambda: configuration, NAMESPACE)
-    return Survey(lambda: configuration) if kind is Survey else Archive(host, NAMESPACE)
+        return Api(lambda: access, NAMESPACE)
+    return Survey(lambda: access) if kind is Survey else Archive(host, NAMESPACE)
 
 
 def argument(parameter: inspect.Parameter, draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:

@@ -44,24 +44,21 @@ all_namespaces_option = click.option(
 )
 
 
-def load_config(kubeconfig: str | None, context: str | None) -> tuple[client_config.LoadConfig, str]:
-    """Return a loader of the client configuration, and the default namespace. No request is made.
+def choose_cluster(kubeconfig: str | None, context: str | None) -> client_config.Choice:
+    """Return the cluster that kubectl would work on with these options. No request is made.
 
     Raises:
         InvalidInput: the kubeconfig has no such context.
         ConfigError: the kubeconfig cannot be used.
         NoConfigError: there is no kubeconfig, and this is no pod.
     """
-    file = kubeconfig or client_config.default_kubeconfig()
-    if file is None:
-        if context is not None:
-            raise InvalidInput("--context", context, Sentence("needs a kubeconfig, and there is none"))
-        return client_config.config_loader(None), client_config.in_cluster_namespace()
-    namespaces = client_config.contexts(file)
-    if context is not None and context not in namespaces:
-        raise InvalidInput("--context", context, f"a context of {file}: {', '.join(namespaces)}")
-    current = context or next(iter(namespaces))
-    return client_config.config_loader(file, current, _plugin_line_writer()), namespaces[current]
+    if context is not None:
+        files, contexts = client_config.contexts(kubeconfig)
+        if not contexts:
+            raise InvalidInput("--context", context, Sentence("needs a kubeconfig with contexts, and there is none"))
+        if context not in contexts:
+            raise InvalidInput("--context", context, f"a context of {files}: {', '.join(contexts)}")
+    return client_config.choose(kubeconfig, context, _plugin_line_writer())
 
 
 def _plugin_line_writer() -> Callable[[str], None]:
@@ -71,7 +68,7 @@ def _plugin_line_writer() -> Callable[[str], None]:
 
 
 def api_for(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
-    """Return the API client for a namespace. It raises what ``load_config`` raises."""
-    load, default_namespace = load_config(kubeconfig, context)
+    """Return the API client for a namespace. It raises what ``choose_cluster`` raises."""
+    choice = choose_cluster(kubeconfig, context)
     # Without a limit: the kubeconfig's plugin may ask the person who runs the command.
-    return Api(load, namespace or default_namespace, on_credential=REDACTION.learn_own_token, max_wait=None)
+    return Api(choice.load, namespace or choice.namespace, on_credential=REDACTION.learn_own_token, max_wait=None)

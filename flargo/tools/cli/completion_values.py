@@ -4,11 +4,9 @@ A shell inserts what it gets into the command line. Text of the cluster or of a 
 would not take it literally.
 """
 
-import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 TIME_LIMIT = 2.0
@@ -47,15 +45,9 @@ def _within(seconds: float, find: Callable[[], Found]) -> Found:
 
 
 def _contexts(options: Mapping[str, Any]) -> Found:
-    import yaml  # noqa: PLC0415  (slow)
+    from flargo.cluster.client_config import contexts  # noqa: PLC0415  (slow)
 
-    from flargo.cluster.client_config import default_kubeconfig  # noqa: PLC0415
-
-    names: dict[str, None] = {}
-    for file in (options.get("kubeconfig") or default_kubeconfig() or "").split(os.pathsep):
-        rows = yaml.safe_load(Path(file).read_text())["contexts"]
-        names |= dict.fromkeys(str(row["name"]) for row in rows)
-    return [(name, "") for name in names]
+    return [(name, "") for name in contexts(options.get("kubeconfig"))[1]]
 
 
 def _jobs(options: Mapping[str, Any]) -> Found:
@@ -72,11 +64,8 @@ def _workflows(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     from flargo.cluster.api import Api, Kind  # noqa: PLC0415  (slow)
     from flargo.tools.jobs.site_job import selector, site_jobs, trim  # noqa: PLC0415  (slow)
 
-    file = options.get("kubeconfig") or client_config.default_kubeconfig()
-    context = options.get("context")
-    namespaces = client_config.contexts(file) if file else {}
-    namespace = namespaces[context or next(iter(namespaces))] if file else client_config.in_cluster_namespace()
     # Nobody can answer a credential plugin at this moment, so what it writes is not shown.
-    api = Api(client_config.config_loader(file, context), options.get("namespace") or namespace, max_wait=TIME_LIMIT)
+    choice = client_config.choose(options.get("kubeconfig"), options.get("context"))
+    api = Api(choice.load, options.get("namespace") or choice.namespace, max_wait=TIME_LIMIT)
     items, _ = api.list(Kind.WORKFLOW, selector(), trim=trim)
     return [(job.job_id, job.site, job.name) for job in reversed(site_jobs(items, ()))]

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from flargo.cluster.client_config import ConfigError, NoConfigError
 from flargo.job import validate
 from flargo.job.validate import InvalidInput
-from flargo.tools.cli.cluster_options import load_config
+from flargo.tools.cli.cluster_options import choose_cluster
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.option_types import NAMESPACE, CheckedText
 from flargo.tools.cli.output import EXIT_PROBLEM, EXIT_USAGE, fail, fail_config
@@ -110,7 +110,7 @@ def _check_job(job: Path) -> None:
 def _check_config(kubeconfig: Path, context: str | None) -> None:
     """Exit as the other commands do if the kubeconfig cannot be used, before the demo prints its first line."""
     try:
-        load_config(str(kubeconfig), context)
+        choose_cluster(str(kubeconfig), context)
     except (ConfigError, NoConfigError) as error:
         fail_config(error)
     except InvalidInput as error:

@@ -12,7 +12,7 @@ import click
 from flargo.cluster.survey import Survey
 from flargo.flare.redact import REDACTION
 from flargo.job import validate
-from flargo.tools.cli.cluster_options import load_config
+from flargo.tools.cli.cluster_options import choose_cluster
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import FILE, NAMESPACE, CheckedText
@@ -120,8 +120,7 @@ def doctor(
 
 
 def _survey(config_file: str | None, context: str | None) -> Survey:
-    load, _ = load_config(config_file, context)
-    return Survey(load, REDACTION.learn_own_token)
+    return Survey(choose_cluster(config_file, context).load, REDACTION.learn_own_token)
 
 
 def _kit_kubeconfig(parent: StagedParent, other: str | None) -> str:
@@ -151,7 +150,7 @@ def _namespace(parent: StagedParent, options: dict[str, str | None], config_file
         return options["namespace"]
     if parent.site is not None:
         return parent.settings.namespace
-    return load_config(config_file, options["context"])[1]
+    return choose_cluster(config_file, options["context"]).namespace
 
 
 def _site_needs(parent: StagedParent, meta: dict[str, Any] | None, namespace: str) -> SiteNeeds:

@@ -269,7 +269,7 @@ def controllers_wire(cluster: Cluster) -> Iterator[Wire]:
     """A wire between Argo's controller and the API server."""
     original, token = state.ARGO.read_text(), read_token(state.ARGO)
     # Go's client sends no token over plain HTTP, so the wire adds it.
-    with Wire(state.ARGO, token) as wire:
+    with Wire(state.ARGO, token, with_tls=False) as wire:
         try:
             wire.kubeconfig(state.ARGO, token)
             cluster.restart(CONTROLLER)

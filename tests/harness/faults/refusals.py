@@ -7,7 +7,6 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from kubernetes.config import kube_config
 
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
@@ -238,7 +236,7 @@ class PluginRoute(Route):
 @scenario
 def plugin_hangs_from_the_start(cluster: Cluster) -> None:
     with Wire(cluster.target.launcher_kubeconfig) as wire, TemporaryDirectory() as folder:
-        plugin = PluginRoute(wire.port, script=Path(folder) / "plugin")
+        plugin = PluginRoute(wire.port, wire.route.certificate, script=Path(folder) / "plugin")
         with Site(cluster, wire=plugin) as site:
             plugin.hang()
             failing, aborted = site.launch(SLEEPS), site.launch(SLEEPS)
@@ -255,7 +253,7 @@ def plugin_hangs_from_the_start(cluster: Cluster) -> None:
 def plugin_hangs_while_jobs_run(cluster: Cluster) -> None:
     """The token is to be renewed all the time, and is valid: jobs start and end as if nothing was."""
     with Wire(cluster.target.launcher_kubeconfig) as wire, TemporaryDirectory() as folder:
-        plugin = PluginRoute(wire.port, script=Path(folder) / "plugin")
+        plugin = PluginRoute(wire.port, wire.route.certificate, script=Path(folder) / "plugin")
         with Site(cluster, wire=plugin) as site:
             job = site.launch(EXITS_ON_REQUEST).expect_running()
             plugin.hang()
@@ -283,9 +281,11 @@ def end_after_a_move(job: Job, within: float = MOVED_SECONDS) -> None:
 @scenario.variants(another_address={"with_tls": False}, another_authority={"with_tls": True})
 def api_server_moved_to(cluster: Cluster, *, with_tls: bool) -> None:
     """The kubeconfig is rewritten after the server has moved."""
-    old = Wire(cluster.target.launcher_kubeconfig, with_tls=with_tls)
+    # Without TLS the launcher sends no token, so the wire adds it.
+    token = "" if with_tls else read_token(cluster.target.launcher_kubeconfig)
+    old = Wire(cluster.target.launcher_kubeconfig, token, with_tls=with_tls)
     try:
-        with Wire(cluster.target.launcher_kubeconfig, with_tls=with_tls) as new, Site(cluster, wire=old) as site:
+        with Wire(cluster.target.launcher_kubeconfig, token, with_tls=with_tls) as new, Site(cluster, wire=old) as site:
             job = site.launch(EXITS_ON_REQUEST).expect_running()
             old.stop_answering()
             time.sleep(10)
@@ -294,21 +294,6 @@ def api_server_moved_to(cluster: Cluster, *, with_tls: bool) -> None:
             end_after_a_move(job)
     finally:
         old.close()
-
-
-@scenario
-def certificate_files_removed(cluster: Cluster) -> None:
-    """The client library keeps a kubeconfig's certificates in the temporary folder, where others clean up."""
-    with Wire(cluster.target.launcher_kubeconfig, with_tls=True) as wire, Site(cluster, wire=wire) as site:
-        job = site.launch(EXITS_ON_REQUEST).expect_running()
-        files = [Path(name) for name in kube_config._temp_files.values()]
-        own = [file for file in files if file.is_file() and file.read_bytes() == wire.route.certificate]
-        assert own
-        for file in own:
-            with suppress(FileNotFoundError):
-                file.unlink()
-        wire.cut_connections()
-        end_after_a_move(job)
 
 
 @pytest.mark.parametrize("name", scenario.names)
