@@ -70,7 +70,7 @@ class StockSite(Site):
     def _build_launcher(self) -> Any:
         arguments = {key: value for key, value in self._arguments.items() if key != "argo"}
         launcher = ClientK8sJobLauncher(**arguments)
-        launcher.core_v1 = _connection(self.cluster.target.kubeconfig, self.kubeconfig, self.root)
+        launcher.core_v1 = _connection(self.kubeconfig, self.root)
         return launcher
 
 
@@ -87,13 +87,13 @@ def _restricted(study: Mapping[str, Any]) -> dict[str, Any]:
     return {**study, "pod_template": {"metadata": {}, "spec": spec}}
 
 
-def _connection(administrator: Path, kubeconfig: Path, folder: Path) -> CoreV1Api:
+def _connection(kubeconfig: Path, folder: Path) -> CoreV1Api:
     """Return the connection that a parent in a pod has (``load_incluster_config``); its token is read every minute.
 
     The launcher cannot create it: it would set its connection as the default of the whole process, and the process
     of this benchmark has many.
     """
-    authority = yaml.safe_load(administrator.read_text())["clusters"][0]["cluster"]
+    authority = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
     ca, token = folder / "ca.crt", folder / "token"
     ca.write_bytes(
         base64.b64decode(authority["certificate-authority-data"])

@@ -24,7 +24,7 @@ from flargo.tools.cli import outline
 from flargo.tools.doctor.check_table import CHECKS
 from tests.bench import faults, rejoin, requests, start
 from tests.bench import figures as scale
-from tests.docs import conventions, fault_matrix
+from tests.docs import conventions, fault_matrix, kubeconfigs
 from tests.harness.differential.cases import samples
 from tests.harness.paths import ROOT
 
@@ -167,6 +167,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/commands.md", "conventions"): conventions.listing,
     ("docs/faults.md", "side by side"): fault_comparison,
     ("docs/faults.md", "matrix"): fault_matrix.listing,
+    ("docs/kubeconfig.md", "kubeconfigs"): kubeconfigs.table,
     ("docs/design.md", "differences"): differences,
     ("docs/design.md", "pod fields"): pod_fields,
     ("docs/security.md", "trust"): trust,

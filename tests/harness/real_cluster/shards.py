@@ -26,6 +26,7 @@ SECONDS = {
     "test_federation.py": 865,
     "test_federation_rejoin.py": 140,
     "test_forged.py": 90,
+    "test_kubectl.py": 40,
     "test_lease.py": 75,
     "test_manifests.py": 55,
     "test_metrics.py": 15,
