@@ -11,11 +11,14 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import urllib3
 import yaml
 
 _MAX_DEPTH = 8
+_TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3}) ")
+"""http.client's text for a proxy's refusal to connect to the server. Only the status is used of it."""
 _OPENSSL_CONSTANT = re.compile(r"[A-Z0-9_]{1,60}")
 _CERTIFICATE_ERRORS = {
     9: "is not valid yet",
@@ -97,4 +100,11 @@ def _text_for(error: BaseException) -> str:
         return text
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         return os.strerror(error.errno)
+    tunnel = _TUNNEL_STATUS.match(str(error)) if isinstance(error, OSError) else None
+    if tunnel is not None:
+        return f"the proxy refuses to connect to the server ({_status_words(int(tunnel[1]))})"
     return ""
+
+
+def _status_words(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)

@@ -152,7 +152,7 @@ class _Run:
             return "; its own words are not logged, since they may hold a token: run it by hand to see them"
         if not self._lines.count:
             return " and wrote no message; run it by hand, or sign in again with the program that it belongs to"
-        return "; its own words are above. It may help to sign in again with the program that it belongs to"
+        return "; its own words are on stderr. It may help to sign in again with the program that it belongs to"
 
     def _read(self, process: "subprocess.Popen[bytes]", timeout: float | None) -> bytes:
         """Return the process's stdout, at most one byte over the limit, and pass on its stderr, until it exits.

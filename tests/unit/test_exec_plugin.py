@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from flargo.cluster import exec_plugin
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import ConfigError, config_loader
 from flargo.cluster.errors import ApiError
+from tests.harness.command_line import run
 
 TOKEN = "0pa9ue-t0psecret"
 VERSION = "client.authentication.k8s.io/v1"
@@ -208,3 +210,109 @@ def test_lines_do_not_depend_on_chunks(parts: list[str], size: int) -> None:
         line_splitter.add(content[at : at + size])
     line_splitter.end()
     assert lines == io.StringIO(text, newline=None).read().removesuffix("\n").split("\n") * bool(text)
+
+
+INTERACTIVE = {
+    # interactiveMode, whether a person reads, whether there is a terminal: what the plugin gets; None: an error
+    ("Never", True, True): False,
+    ("IfAvailable", True, True): True,
+    ("IfAvailable", True, False): False,
+    ("IfAvailable", False, True): False,
+    ("Always", True, True): True,
+    ("Always", True, False): None,
+    ("Always", False, True): None,
+}
+
+
+@pytest.mark.parametrize(("mode", "has_reader", "has_terminal"), INTERACTIVE)
+def test_interactive_mode_is_obeyed(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_reader: bool, has_terminal: bool
+) -> None:
+    """A parent has no reader, and never gives a plugin its terminal."""
+    monkeypatch.setattr("sys.stdin", Terminal() if has_terminal else io.StringIO())
+    script = f'printf %s "$KUBERNETES_EXEC_INFO" > {tmp_path}/info; {credential_script(token=TOKEN)}'
+    file = kubeconfig(tmp_path, script)
+    file.write_text(file.read_text().replace("IfAvailable", mode))
+    load = config_loader(str(file), None, (lambda _: None) if has_reader else None)
+    expected = INTERACTIVE[mode, has_reader, has_terminal]
+    if expected is None:
+        with pytest.raises(ConfigError, match="plugin sh needs a terminal"):
+            load()
+        assert not (tmp_path / "info").exists()
+        return
+    assert load().token == TOKEN
+    assert json.loads((tmp_path / "info").read_text())["spec"] == {"interactive": expected}
+
+
+def test_an_install_hint_is_one_harmless_line(tmp_path: Path) -> None:
+    file = kubeconfig(tmp_path, "")
+    content = json.loads(file.read_text())
+    plugin = {"command": "no\x1b[1mplugin", "installHint": "brew\n  install\x1b[1m it " + "x" * 600}
+    content["users"][0]["user"]["exec"] |= plugin
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as error:
+        config_loader(str(file))()
+    text = str(error.value)
+    assert (
+        r"the credential plugin no\x1b[1mplugin is not installed, or not in the PATH: brew install\x1b[1m it x" in text
+    )
+    assert text.isprintable()
+    assert len(text) < 800
+
+
+def test_a_failure_says_what_to_do(tmp_path: Path) -> None:
+    """In a parent's log it quotes nothing of the plugin, and says how to see that."""
+    loud, silent = kubeconfig(tmp_path, f"echo {TOKEN} >&2; exit 3"), tmp_path / "silent"
+    silent.write_text(loud.read_text().replace(f"echo {TOKEN} >&2; ", ""))
+    for file, reader, advice in (
+        (loud, lambda _: None, "exit code 3; its own words are on stderr. It may help to sign in again"),
+        (silent, lambda _: None, "exit code 3 and wrote no message; run it by hand"),
+        (loud, None, "exit code 3; its own words are not logged, since they may hold a token: run it by hand"),
+    ):
+        with pytest.raises(ConfigError, match=advice):
+            config_loader(str(file), None, reader)()
+
+
+def test_the_program_is_looked_up_as_kubectl_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process's PATH, not in one that the plugin's env sets."""
+    for name, token in (("own", "right"), ("of the env", "wrong")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plugin").write_text(f"#!/bin/sh\n{credential_script(token=token)}\n")
+        (tmp_path / name / "plugin").chmod(0o755)
+    file = kubeconfig(tmp_path, "")
+    content = json.loads(file.read_text())
+    env = [{"name": "PATH", "value": str(tmp_path / "of the env")}]
+    content["users"][0]["user"]["exec"] |= {"command": "plugin", "env": env}
+    file.write_text(json.dumps(content))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'own'}:{os.environ['PATH']}")
+    assert config_loader(str(file))().token == "right"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2030-01-02T03:04:05Z", datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2030-01-02T03:04:05.123456789Z", datetime(2030, 1, 2, 3, 4, 5, 123456, tzinfo=UTC)),
+        ("2030-01-02T04:04:05+01:00", datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("soon", None),
+    ],
+)
+def test_the_expiry_is_read(text: str, expected: datetime | None, tmp_path: Path) -> None:
+    load = config_loader(str(kubeconfig(tmp_path, credential_script(token=TOKEN, expirationTimestamp=text))))
+    if expected is None:
+        with pytest.raises(ConfigError, match="an expirationTimestamp that is no time"):
+            load()
+    else:
+        assert load().expires_at == expected
+
+
+COMMANDS = (["jobs"], ["why", "x"], ["logs", "x"], ["terminate", "x"], ["sweep"], ["doctor", "--wait", "0.5"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_runs_the_plugin_once(command: list[str], tmp_path: Path) -> None:
+    """However many requests it sends."""
+    script = f"echo run >> {tmp_path}/runs; {credential_script(token=TOKEN)}"
+    result = run(*command, "--kubeconfig", kubeconfig(tmp_path, script))
+    assert result.exit_code == 1
+    assert (tmp_path / "runs").read_text() == "run\n"
