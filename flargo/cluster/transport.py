@@ -100,7 +100,7 @@ class Transport:
         try:
             response = connection.request(request)
         except Exception as error:
-            # Not only network errors: the kubernetes client reads a token file here, and may raise anything.
+            # Not only network errors: a token is read here, and the HTTP library may raise anything.
             on_response(0, time.monotonic() - start)
             self._connections.on_no_answer()
             raise request.failure("", error) from error

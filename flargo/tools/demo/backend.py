@@ -182,14 +182,18 @@ def _select_context(file: Path, context: str | None, root: Path) -> Path:
         raise DemoError(f"The kubeconfig {file} cannot be read: {describe(error)}.") from error
     contexts = [row.get("name") for row in (config or {}).get("contexts") or []] if isinstance(config, dict) else []
     if context is None and contexts:
-        return file.resolve()
+        return file.absolute()
     if context not in contexts:
         names = ", ".join(map(str, contexts)) or "none"
         raise DemoError(f"The kubeconfig {file} has no context {context}. Its contexts: {names}.")
+    folder = file.absolute().parent  # of a link, not of the file that it leads to: as kubectl
     for group, (inner, keys) in _FILE_FIELDS.items():
         for row in config.get(group) or []:
             fields = row.get(inner) or {}
-            fields |= {key: str(file.resolve().parent / fields[key]) for key in keys if fields.get(key)}
+            fields |= {key: str(folder / fields[key]) for key in keys if fields.get(key)}
+            plugin = fields.get("exec") or {}
+            if "/" in plugin.get("command", ""):
+                plugin["command"] = str(folder / plugin["command"])
     copy = root / "kubeconfig"
     copy.touch(mode=0o600)
     copy.write_text(yaml.safe_dump({**config, "current-context": context}))
