@@ -95,7 +95,7 @@ def _without_context(files: "_Kubeconfigs", config: Kubeconfig) -> Choice:
     """Return the pod's own cluster, which kubectl uses if no kubeconfig chooses another one."""
     if service_account.is_present():
         return Choice(_load_service_account, service_account.namespace())
-    if config.contexts:
+    if any(Path(file).exists() for file in files.files):
         files.select(config, None)  # raises its error
     names = files.names if os.environ.get("KUBECONFIG") else f"~/{_DEFAULT_FILE}"
     raise NoConfigError(f"no cluster: there is no {names}; name a kubeconfig with --kubeconfig or KUBECONFIG")

@@ -71,7 +71,7 @@ class Connection:
                 redirect=False,
                 preload_content=False,
             )
-        except CredentialError:
+        except OwnError:
             raise
         except Exception as error:
             server = urllib3.util.parse_url(url)
@@ -105,7 +105,7 @@ class Connection:
     def _checked_secret(self, value: str) -> str:
         secret = value.strip()
         if _SECRET.fullmatch(secret) is None:
-            raise CredentialError("the token of the Kubernetes configuration is empty or not one line of ASCII")
+            raise CredentialError("the token of the Kubernetes configuration is empty, or not of ASCII without spaces")
         self._on_credential(secret)
         return secret
 

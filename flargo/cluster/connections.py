@@ -126,9 +126,11 @@ class Connections:
         if connection is None:
             return self._wait(self._join(None))
         expires_at = connection.access.expires_at
-        if expires_at is not None and datetime.now(UTC) >= expires_at - EXPIRY_MARGIN:
+        # A command's plugin may ask a person, so a command uses its credentials up, as kubectl does.
+        margin = EXPIRY_MARGIN if self._max_wait is not None else timedelta()
+        if expires_at is not None and datetime.now(UTC) >= expires_at - margin:
             self._renew_in_background("its credentials expire soon")
-        return connection
+        return self._connection or connection
 
     def replace(self, rejected: Connection) -> Connection | None:
         """Return another connection than one whose credentials the server has rejected.

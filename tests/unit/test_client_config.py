@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from flargo.cluster import service_account
-from flargo.cluster.client_config import ConfigError, config_loader
+from flargo.cluster.client_config import ConfigError, NoConfigError, choose, config_loader
 from flargo.cluster.token_file import READ_INTERVAL_SECONDS, TokenFile, TokenFileError
+from tests.harness.command_line import write_kubeconfig
 
 
 @pytest.fixture
@@ -44,6 +45,41 @@ def test_the_pods_namespace(account: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert service_account.namespace() == "lab"
     monkeypatch.setenv("POD_NAMESPACE", "flare")
     assert service_account.namespace() == "flare"
+
+
+def test_a_pod_uses_its_account_if_no_context_is_chosen(
+    account: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As kubectl does, also where a kubeconfig is there. An explicit one is never passed over."""
+    (account / "namespace").write_text("lab")
+    file = Path(write_kubeconfig(tmp_path / "config", "https://elsewhere:1", namespace="own"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", "")
+
+    def chosen(kubeconfig: str | None = None, context: str | None = None) -> tuple[str, str]:
+        choice = choose(kubeconfig, context)
+        return choice.load().server, choice.namespace
+
+    in_pod = ("https://10.96.0.1:443", "lab")
+    assert chosen() == in_pod
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/nowhere:{file}")
+    assert chosen() == ("https://elsewhere:1", "own")
+    assert chosen(None, "two") == ("https://elsewhere:1", "lab"), "the pod's namespace, where the context has none"
+    file.write_text(file.read_text().replace("current-context: one", "current-context: ''"))
+    assert chosen() == in_pod
+    assert chosen(None, "one") == ("https://elsewhere:1", "own")
+    with pytest.raises(ConfigError, match="it has no current-context"):
+        chosen(str(file))
+    (account / "token").unlink()
+    with pytest.raises(ConfigError, match="it has no current-context"):
+        chosen()
+    file.unlink()
+    with pytest.raises(NoConfigError, match="nowhere"):
+        chosen()
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.delenv("HOME")
+    with pytest.raises(NoConfigError, match=r"there is no ~/\.kube/config"):
+        chosen()
 
 
 def test_a_rotated_token_is_read(tmp_path: Path) -> None:

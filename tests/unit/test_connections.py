@@ -279,6 +279,17 @@ def test_short_lived_credentials_cause_no_loop(tmp_path: Path, plugin: Plugin) -
     assert plugin.runs <= 2
 
 
+def test_a_command_uses_its_credentials_up(tmp_path: Path, plugin: Plugin) -> None:
+    """Its plugin may ask a person, who was asked again up to five minutes early, every half minute."""
+    plugin.print_token("short", lifetime=timedelta(seconds=90))
+    with serve(folder=tmp_path) as server:
+        file = write_kubeconfig(tmp_path / "config", server.cluster, plugin.user())
+        api = Api(config_loader(str(file)), "ns", max_wait=None)
+        for _ in range(5):
+            api.get(Kind.POD, "p")
+    assert plugin.runs == 1
+
+
 def test_rejected_credentials_cause_no_loop(tmp_path: Path, plugin: Plugin) -> None:
     plugin.print_token("wrong")
     with serve(folder=tmp_path) as server:
