@@ -79,26 +79,24 @@ def choose(kubeconfig: str | None, context: str | None, on_plugin_line: LineCall
     files = _Kubeconfigs.of(kubeconfig)
     config = files.read()
     if not files.must_exist and not context and not config.current_context:
-        return _without_context(files, config)
+        if service_account.is_present():
+            return Choice(_load_service_account, service_account.namespace())
+        files.raise_missing()
     selection = files.select(config, context)
     default = service_account.namespace() if service_account.is_present() else "default"
     return Choice(files.loader(selection.context, on_plugin_line), selection.namespace or default)
 
 
 def contexts(kubeconfig: str | None) -> tuple[str, Sequence[str]]:
-    """Return the kubeconfigs' paths and the names of their contexts; raise the errors of ``choose``."""
+    """Return the kubeconfigs' paths and the names of their contexts; raise the errors of ``choose``.
+
+    In a pod without a kubeconfig there are none. Elsewhere that is a NoConfigError.
+    """
     files = _Kubeconfigs.of(kubeconfig)
-    return files.names, [*files.read().contexts]
-
-
-def _without_context(files: "_Kubeconfigs", config: Kubeconfig) -> Choice:
-    """Return the pod's own cluster, which kubectl uses if no kubeconfig chooses another one."""
-    if service_account.is_present():
-        return Choice(_load_service_account, service_account.namespace())
-    if any(Path(file).exists() for file in files.files):
-        files.select(config, None)  # raises its error
-    names = files.names if os.environ.get("KUBECONFIG") else f"~/{_DEFAULT_FILE}"
-    raise NoConfigError(f"no cluster: there is no {names}; name a kubeconfig with --kubeconfig or KUBECONFIG")
+    names = [*files.read().contexts]
+    if not names and not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        files.raise_missing()
+    return files.names, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +129,13 @@ class _Kubeconfigs:
             ConfigError: a file can't be read, or is no kubeconfig. kubectl then uses none of the others either.
         """
         return merge(config for config in map(self._read_file, self.files) if config is not None)
+
+    def raise_missing(self) -> None:
+        """Raise NoConfigError if none of the files is there."""
+        if any(Path(file).exists() for file in self.files):
+            return
+        names = self.names if os.environ.get("KUBECONFIG") else f"~/{_DEFAULT_FILE}"
+        raise NoConfigError(f"no cluster: there is no {names}; name a kubeconfig with --kubeconfig or KUBECONFIG")
 
     def _read_file(self, file: str) -> Kubeconfig | None:
         try:
