@@ -152,6 +152,7 @@ _WAYS = {"flargo.cluster.connection.Connection", "flargo.cluster.transport.Trans
 NO_SENDERS = {
     "flargo.cluster.bodies": "reads responses",
     "flargo.cluster.error_text": "names exceptions",
+    "flargo.flare.receiver": "sends to one URL of the site's, whole as it is",
     "flargo.tools.demo.federation": "finds free ports",
     "flargo.tools.demo.run": "finds free ports",
     "flargo.metrics_server": "listens",
