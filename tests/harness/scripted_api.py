@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flargo.cluster.access import Access
 from flargo.cluster.api import Api
 from flargo.cluster.connections import Connections
 from flargo.cluster.http_request import Request
@@ -57,7 +58,7 @@ class ScriptedTransport(Transport):
         self.requests: list[Request] = []
         self.scripted = self._connections = ScriptedConnections(self)
 
-    expires_at = None
+    access = Access("https://cluster.example")
 
     def request(self, request: Request) -> Any:
         """Answer a request, as a Connection does."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flargo.cluster import bodies, connections, transport
+from flargo.cluster.access import Access
 from flargo.cluster.api import ALL_NAMESPACES, Api, Kind
 from flargo.cluster.bodies import MAX_PIECE_BYTES, LogPiece
 from flargo.cluster.errors import ApiError
@@ -67,7 +68,7 @@ class Pool:
     """A connection that accepts one token. Its requests carry the token with which it was made."""
 
     valid = "old"
-    expires_at = None
+    access = Access("https://cluster.example")
 
     def __init__(self, token: str, _on_credential: Any) -> None:
         self.token = token
