@@ -48,7 +48,7 @@ class Attempts:
         if len(self.histories) > 1 and not any(each.is_planned for each in last.interventions):
             # All that was planned has hit earlier attempts, so this one runs until the soak itself aborts it.
             last = replace(last, interventions=[replace(each, is_planned=True) for each in last.interventions])
-        allowed = allowed_reports(last)
+        allowed = allowed_reports(last, is_first_unseen=was_gone_unseen(last, slack=RACE_SECONDS))
         if len(self.histories) == self.max_attempts or _was_workflow_ended(last):
             return allowed
         return allowed - (UNSEEN_LOSSES if was_gone_unseen(last, slack=-RACE_SECONDS) else LOSSES)

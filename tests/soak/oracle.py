@@ -129,17 +129,22 @@ _BY_KUBELET_REASON: dict[str, Report] = {
 }
 
 
-def allowed_reports(case: Case) -> frozenset[Report]:
-    """Return the reports that are right. An empty set: nothing that happened explains why the job ended at all."""
+def allowed_reports(case: Case, *, is_first_unseen: bool = False) -> frozenset[Report]:
+    """Return the reports that are right. An empty set: nothing that happened explains why the job ended at all.
+
+    Args:
+        case: the job's case.
+        is_first_unseen: the first pod came and went while nobody could see it.
+    """
     case = replace(case, interventions=[each for each in case.interventions if each.intervention in ENDINGS])
     history = case.history
     planned = replace(case, interventions=[each for each in case.interventions if each.is_planned])
     allowed = _judge_by_first_pod(planned)
     gone = history.first_pod_gone_at
-    never_started = history.pod_count > 1 and not history.first_pod_started and gone is not None
-    if never_started and gone is not None:
-        # Argo replaced a pod whose program had not started. If the launcher has seen that, or knows only the later pod,
-        # the program ran once, and that run is what it reports.
+    is_unknown = is_first_unseen or not history.first_pod_started
+    if history.pod_count > 1 and is_unknown and gone is not None:
+        # Argo replaced a pod. If its program had not started, the program ran once, and that run is what the launcher
+        # reports. So it is if the launcher knows only the later pod, whose program has ended by itself.
         later = [each for each in case.interventions if each.finished_at > gone]
         last_pod = JobHistory(1, 1, first_end=history.last_end, first_pod_started=True)
         allowed |= _judge_by_first_pod(replace(case, interventions=later, history=last_pod))

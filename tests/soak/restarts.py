@@ -6,12 +6,15 @@ It is written from docs/rejoin.md, not from flargo's code.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from flargo.status.reasons import Reason
 from tests.soak.attempts import LOSSES, Attempts
 from tests.soak.oracle import Case, DoneIntervention, JobHistory, Report, allowed_reports
 from tests.soak.plan import FaultKind, Intervention
 
 UNHEARD_SECONDS = 2.0
 """How long before the kill a verdict may have been logged that FLARE has not heard."""
+_ORPHANED: Report = (Reason.ORPHANED, 104)
+"""What FLARE hears about a job of which nothing is left that could be taken back."""
 OBSERVER_SECONDS = 1.0
 """The limit within which the observer receives what has happened on the cluster."""
 
@@ -74,22 +77,23 @@ def why_lost(
     at_kill = _at_kill(attempts, restart)
     if job_id not in restart.records:
         return "FLARE had hardly heard its verdict" if _is_explained(at_kill, verdicts, killed_at) else ""
-    last = at_kill.case_of(len(at_kill.histories) - 1)
-    deletions = [each for each in last.interventions if each.intervention is Intervention.DELETE_WORKFLOW]
-    if any(each.started_at < restart.back_at and not each.error for each in deletions):
-        return "its Workflow was deleted"
-    return ""
+    return "its Workflow was deleted" if _was_deleted(at_kill, restart) else ""
 
 
 def allowed_ends(attempts: Attempts, restarts: Sequence[ParentRestart]) -> frozenset[Report]:
     """Return the reports that are right for a job that was not lost with its parent.
 
     A loss that another attempt should have followed is right if the parent was killed after it had deleted the
-    credentials of the lost attempt, and before the next one had its own.
+    credentials of the lost attempt, and before the next one had its own. A job that was not released yet, or whose
+    Workflow somebody deleted before the parent was back, cannot be taken back, which FLARE hears.
     """
     allowed = attempts.allowed_ends()
+    launched_at, verdict_at = attempts.whole.launched_at, attempts.whole.verdict_at
     for restart in restarts:
         at_kill = _at_kill(attempts, restart)
+        if launched_at < restart.killed_at < verdict_at:
+            is_unfinished = not _is_released(attempts.histories[0], restart.killed_at)
+            allowed |= {_ORPHANED} if is_unfinished or _was_deleted(at_kill, restart) else set()
         names = {each.name for each in at_kill.histories}
         if restart.killed_at < attempts.whole.verdict_at and names.isdisjoint(restart.credentials):
             for index in range(len(at_kill.histories)):
@@ -114,6 +118,15 @@ def _until(history: JobHistory, killed_at: float) -> JobHistory:
         last_end=last if last is not None and last.observed_at < limit else None,
         first_pod_gone_at=gone if gone is not None and gone < limit else None,
     )
+
+
+def _was_deleted(at_kill: Attempts, restart: ParentRestart) -> bool:
+    """Return whether somebody deleted the latest attempt's Workflow before the parent was back."""
+    if not at_kill.histories:
+        return False
+    last = at_kill.case_of(len(at_kill.histories) - 1)
+    deletions = [each for each in last.interventions if each.intervention is Intervention.DELETE_WORKFLOW]
+    return any(each.started_at < restart.back_at and not each.error for each in deletions)
 
 
 def _is_released(history: JobHistory, killed_at: float) -> bool:

@@ -343,6 +343,7 @@ def test_the_next_attempt_comes_soon() -> None:
 KILLED_AT, BACK_AT = 110.0, 140.0
 RESTART = FaultPeriod(FaultKind.PARENT_RESTART, KILLED_AT, BACK_AT)
 JOB = "a job"
+ORPHANED: Report = (Reason.ORPHANED, 104)
 
 
 def test_a_plan_restarts_only_before_its_last_rounds() -> None:
@@ -414,6 +415,42 @@ def test_a_job_between_two_attempts_is_taken_back() -> None:
     assert ends(alive(), "") == set(), "it was not lost"
     over = replace(job, whole=replace(job.whole, verdict_at=KILLED_AT - 1))
     assert ends(over, "") == set(), "it had ended before"
+
+
+def test_a_job_of_which_nothing_is_left_is_an_orphan() -> None:
+    """Its launch had not come to the release, or somebody deleted its Workflow while the parent was away."""
+    early = JobHistory(workflow_at=109, name=FIRST)
+    deleted = DoneIntervention(Intervention.DELETE_WORKFLOW, 120, 121, target=FIRST)
+    for job in (alive(SLEEPS, early), alive(done=(deleted,))):
+        told = replace(job, whole=replace(job.whole, verdict_at=145))
+        assert ORPHANED in ends(told, FIRST)
+        assert ORPHANED not in ends(replace(told, whole=replace(told.whole, verdict_at=KILLED_AT - 1)), FIRST)
+        assert ORPHANED not in ends(replace(told, whole=replace(told.whole, launched_at=KILLED_AT + 1)), FIRST)
+    late = replace(deleted, started_at=BACK_AT + 1, finished_at=BACK_AT + 2)
+    for other in (alive(), alive(done=(late,))):
+        assert ORPHANED not in ends(replace(other, whole=replace(other.whole, verdict_at=145)), FIRST)
+
+
+def test_the_end_of_the_only_pod_that_the_next_run_knows_counts() -> None:
+    """Argo replaced the first pod, which was drained, and the second one has ended before the parent was back."""
+    exits = Program(ProgramKind.EXITS, 3)
+    history = JobHistory(
+        2,
+        2,
+        first_pod_started=True,
+        first_end=ContainerEnd(143, "Error", "", 114, 115),
+        last_end=ContainerEnd(3, "Error", "", 130, 131),
+        first_pod_gone_at=116,
+        workflow_at=81,
+        released_at=82,
+        name=FIRST,
+        started_at=83,
+    )
+    job = alive(exits, history, done=(DoneIntervention(Intervention.EVICT_POD, 113, 113.5, target=FIRST),))
+    job = replace(job, whole=replace(job.whole, verdict_at=145))
+    assert job.allowed_ends() >= {FAILED, (Reason.RUN_TWICE, 104)}
+    seen = replace(history, first_pod_gone_at=KILLED_AT - 20)
+    assert FAILED not in replace(job, histories=(seen,)).allowed_ends()
 
 
 def ends(job: Attempts, credentials: str) -> frozenset[Report]:
