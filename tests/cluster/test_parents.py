@@ -424,30 +424,6 @@ def test_upgraded_parent_takes_a_pending_job_back(
         expect_completed(fed, cluster, job_id, rounds, within=2 * SETTLE_SECONDS)
 
 
-def test_upgraded_parent_leaves_an_upload_alone(
-    fed: PodFederation, cluster: Cluster, target: Target, environment: dict[str, str]
-) -> None:
-    """The site uploads its first result while its parent is replaced. A later round waits until the parent is back."""
-    site, rounds = "site-1", 4
-    fed.connect()
-    job_id = fed.submit(
-        job_folders.script(
-            fed.root / "upload",
-            image=target.job_image,
-            code=job_folders.training(pause=10, arrays=800),
-            rounds=rounds,
-            server_code=job_folders.COUNT_CONTRIBUTIONS,
-            settings={"np_download_chunk_size": 4096},
-        )
-    )
-    before = fed.pod(site)["metadata"]["uid"]
-    uploads = "start to send task result to server"
-    eventually(lambda: uploads in job_log(cluster, job_id, site), 2 * SETTLE_SECONDS, "the site uploads its result")
-    helm_upgrade(fed, target, environment, site, "resources.requests.memory=530Mi")
-    eventually(lambda: is_taken_back(fed, job_id, site, before), RESTART_SECONDS, "the job is taken back")
-    expect_completed(fed, cluster, job_id, rounds, within=4 * rounds * 10)
-
-
 def expect_completed(fed: PodFederation, cluster: Cluster, job_id: str, rounds: int, within: float) -> None:
     """The job completes with the exact weights, each site contributes each round once, and nothing is left."""
     assert fed.wait(job_id, within) == "FINISHED:COMPLETED"
@@ -474,12 +450,6 @@ def helm_upgrade(fed: PodFederation, target: Target, environment: dict[str, str]
 def job_phases(cluster: Cluster, job_id: str, site: str) -> list[str]:
     """Return the phases of a job's pods at a site."""
     return [pod["status"]["phase"] for pod in cluster.pods(job_id) if pod["metadata"]["labels"][Label.SITE] == site]
-
-
-def job_log(cluster: Cluster, job_id: str, site: str) -> str:
-    """Return what a job's pods at a site have printed."""
-    pods = [pod for pod in cluster.pods(job_id) if pod["metadata"]["labels"][Label.SITE] == site]
-    return "".join(cluster.log(pod) for pod in pods)
 
 
 def trained_rounds(cluster: Cluster, job_id: str) -> dict[str, list[int]]:
