@@ -568,7 +568,7 @@ class Reconciler:
             tracked.state = tracked.state.with_due(CONFIRM)
         tracked.workflow, tracked.pods = workflow, pods
         tracked.revision += 1
-        observation = replace(self._observe(tracked, after_relist=after_relist), deleted_pod=deleted_pod)
+        observation = self._observe(tracked, after_relist=after_relist, deleted_pod=deleted_pod)
         return self._apply(key, Observed(observation), now)
 
     def _update_notes(self, key: str, workflow: WorkflowView, now: float) -> Result:
@@ -580,7 +580,14 @@ class Reconciler:
         tracked.workflow, tracked.state = workflow, replace(tracked.state, observation=observation)
         return self._apply(key, Tick(), now)
 
-    def _observe(self, tracked: _Tracked, *, is_fresh: bool = False, after_relist: bool = False) -> Observation:
+    def _observe(
+        self,
+        tracked: _Tracked,
+        *,
+        is_fresh: bool = False,
+        after_relist: bool = False,
+        deleted_pod: PodView | None = None,
+    ) -> Observation:
         """Return the job's own objects: another launch's Workflow may have the same name, and its pods the label.
 
         The pod that runs the program stays the job's own if its Workflow is deleted and it has lost its owner.
@@ -597,6 +604,7 @@ class Reconciler:
                 for pod in tracked.pods
                 if pod.owner_uid == tracked.workflow_uid or (not pod.owner_uid and pod.uid == first_uid)
             ),
+            deleted_pod=deleted_pod,
             after_relist=after_relist,
             is_fresh=is_fresh,
             has_results=self._has_results(tracked.state.name),

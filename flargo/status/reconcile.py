@@ -175,8 +175,9 @@ def _never_created(state: JobState, input_: StopRequested | LaunchGivenUp | Subm
 
 def _on_observed(state: JobState, observation: Observation, now: Now) -> JobState:
     state = _without_unstarted_pod(state, observation)
-    pods = tuple(pod for pod in observation.pods if pod.uid not in state.unstarted_pods)
-    observation = replace(observation, pods=pods)
+    if state.unstarted_pods:
+        pods = tuple(pod for pod in observation.pods if pod.uid not in state.unstarted_pods)
+        observation = replace(observation, pods=pods)
     first_uid = state.first_pod_uid or (observation.pods[0].uid if observation.pods else None)
     pod = next((pod for pod in observation.pods if pod.uid == first_uid), None)
     has_exited = pod is not None and pod.exit is not None
@@ -229,9 +230,10 @@ def _without_unstarted_pod(state: JobState, observation: Observation) -> JobStat
 
     A job that is being ended keeps the pod that explains its end.
     """
-    uids = {pod.uid for pod in observation.pods} - state.unstarted_pods
-    first_uid = state.first_pod_uid
-    if state.program_start is not ProgramStart.NEVER or state.is_ending or not uids or first_uid in uids:
+    if state.program_start is not ProgramStart.NEVER or state.is_ending:
+        return state
+    uids, first_uid = {pod.uid for pod in observation.pods} - state.unstarted_pods, state.first_pod_uid
+    if not uids or first_uid in uids:
         return state
     return replace(
         state,
