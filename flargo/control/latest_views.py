@@ -66,13 +66,13 @@ def has_same_status(one: WorkflowView | None, other: WorkflowView | None) -> boo
     """Return whether two views differ only in what people and flargo write, so that Argo has written nothing."""
     if one is None or other is None:
         return one is other
-    return bool(_argo_writes(one) == _argo_writes(other))
+    return bool(_argo_fields(one) == _argo_fields(other))
 
 
 def differs_in_notes_only(one: WorkflowView, other: WorkflowView) -> bool:
     """Return whether views differ only in annotations that no conclusion depends on; anybody may change them."""
     is_as_released = (one.released and one.suspended) == (other.released and other.suspended)
-    return is_as_released and bool(_without_notes(one) == _without_notes(other))
+    return is_as_released and bool(_evidence(one) == _evidence(other))
 
 
 def _fields_except(*names: str) -> Callable[[WorkflowView], object]:
@@ -81,8 +81,10 @@ def _fields_except(*names: str) -> Callable[[WorkflowView], object]:
 
 
 _NOTES = ("released", "cleared", "ending", "actor", "has_verdict")
-_without_notes = _fields_except(*_NOTES)
-_argo_writes = _fields_except(*_NOTES, "suspended", "shutdown", "deleting")
+"""The fields that are made from annotations and labels which anybody may write. Of these, a conclusion depends only on
+``released``, and only while the Workflow is suspended."""
+_evidence = _fields_except(*_NOTES)
+_argo_fields = _fields_except(*_NOTES, "suspended", "shutdown", "deleting")
 
 
 def is_up_to_date(
