@@ -252,7 +252,7 @@ def _from_json(path: Path, parent: Parent) -> LaunchRecord:
     if len(text) > _MAX_BYTES:
         raise InvalidInput("the file", Verbatim("too large"), f"at most {_MAX_BYTES} bytes")
     line, *rest = text.split(b"\n")
-    # The parent may have died while it wrote a verdict: what does not end with the line is none.
+    # A verdict is one line. The parent may have died while it wrote one, so a line without its end does not count.
     verdicts = [each for each in rest[:-1] if each]
     fields = mapping("the file", load_json("the file", line))
     for key, value in (("version", _VERSION), ("site", parent.site), ("federation", parent.federation)):
