@@ -1,5 +1,6 @@
-"""Reads a token from a file, and again when it may have been rotated."""
+"""Reads tokens from files: one of a configuration, again when it may have been rotated, or one that a person names."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,28 @@ READ_INTERVAL_SECONDS = 50.0
 """Seconds after which the file is read again, as by client-go (transport/token_source.go: a minute, less ten seconds).
 Kubernetes rotates a pod's token long before it expires."""
 
+_MAX_TOKEN_BYTES = 16 * 1024
+_BEARER = re.compile(rb"\s*(?:bearer\s+)?([!-~]+)\s*", re.IGNORECASE)
+"""The content of a file with a bearer token. http.client would quote any other text in its error."""
+
 
 class TokenFileError(OwnError):
     """The file holds no token."""
+
+
+def read_bearer_token(path: str) -> str:
+    """Return the bearer token in a file that a person has named. The word Bearer may stand before it.
+
+    Raises:
+        TokenFileError: the file does not hold one token and nothing else.
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(_MAX_TOKEN_BYTES + 1)
+    match = _BEARER.fullmatch(content)
+    if match is None or len(content) > _MAX_TOKEN_BYTES:
+        raise TokenFileError(f"{path} does not hold one token in ASCII")
+    return match[1].decode("ascii")
 
 
 class TokenFile:

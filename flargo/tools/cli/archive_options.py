@@ -2,13 +2,13 @@
 
 import functools
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
 
 from flargo.cluster.api import Api
+from flargo.cluster.token_file import TokenFileError, read_bearer_token
 from flargo.flare.redact import REDACTION
 from flargo.job.validate import HIDDEN, InvalidInput
 from flargo.tools.cli.option_types import FILE
@@ -16,7 +16,6 @@ from flargo.tools.cli.output import EXIT_PROBLEM, Command, write_message
 from flargo.tools.jobs.archive_reader import ArchiveReader, ClusterAndArchiveReader
 from flargo.tools.jobs.reader import ClusterReader, Reader
 
-_TOKEN = re.compile(r"\s*(?:bearer\s+)?([!-~]+)\s*", re.IGNORECASE)
 _URL = re.compile(r"https?://[^\s?#@]+", re.IGNORECASE)
 
 
@@ -88,10 +87,11 @@ def _checked_url(url: str) -> str:
 
 
 def _authorization(token_file: str) -> str:
-    match = _TOKEN.fullmatch(Path(token_file).read_text(errors="replace"))
-    if match is None:
+    try:
+        token = read_bearer_token(token_file)
+    except TokenFileError:
         raise InvalidInput(
             "--argo-token", token_file, "a file with one token and nothing else but the word Bearer before it"
-        )
-    REDACTION.learn_own_token(match[1])
-    return f"Bearer {match[1]}"
+        ) from None
+    REDACTION.learn_own_token(token)
+    return f"Bearer {token}"
