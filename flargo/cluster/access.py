@@ -1,5 +1,6 @@
 """How a server is reached, and as whom: the result of loading a configuration, as data. Pure."""
 
+import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import quote, urlsplit
@@ -70,6 +71,11 @@ def server_url(address: str) -> str:
     if "@" in parts.netloc:
         raise ServerAddressError("the server's address contains a user name; write it into the kubeconfig's user")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def basic_credentials(username: str, password: str) -> str:
+    """Return what follows ``Basic`` in the header of a server or a proxy (RFC 7617), in UTF-8 as by Go."""
+    return base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
 def impersonation_headers(impersonation: Impersonation) -> tuple[tuple[str, str], ...]:

@@ -1,13 +1,12 @@
 """A connection pool to one server, with the credentials of one configuration."""
 
-import base64
 import json
 import re
 from collections.abc import Callable
 
 import urllib3
 
-from flargo.cluster.access import Access
+from flargo.cluster.access import Access, basic_credentials
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.http_request import Request
 from flargo.cluster.pool import create_pool
@@ -98,8 +97,8 @@ class Connection:
             token = self._token_file.read() if self._token_file is not None else self.access.token
             return f"Bearer {self._checked_secret(token)}"
         if self.access.username or self.access.password:
-            pair = f"{self.access.username}:{self.access.password}"
-            return f"Basic {self._checked_secret(base64.b64encode(pair.encode()).decode())}"
+            credentials = basic_credentials(self.access.username, self.access.password)
+            return f"Basic {self._checked_secret(credentials)}"
         return ""
 
     def _checked_secret(self, value: str) -> str:

@@ -1,12 +1,11 @@
 """Creates the pool of connections to a server: directly, or through a proxy of HTTP or SOCKS."""
 
-import base64
 import importlib.util
 from typing import Any
 
 import urllib3
 
-from flargo.cluster.access import Access
+from flargo.cluster.access import Access, basic_credentials
 from flargo.cluster.error_text import OwnError
 from flargo.cluster.proxies import Proxy
 from flargo.cluster.tls_context import tls_context
@@ -56,8 +55,7 @@ def _proxy_pool(access: Access, proxy: Proxy, options: dict[str, Any]) -> urllib
         return _socks_pool(proxy, options)
     headers = {}
     if proxy.username or proxy.password:
-        pair = f"{proxy.username}:{proxy.password}".encode()
-        headers = {"Proxy-Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+        headers = {"Proxy-Authorization": f"Basic {basic_credentials(proxy.username, proxy.password)}"}
     # kubectl trusts the same authorities for a proxy of HTTPS as for the server (net/http: Transport.TLSClientConfig).
     context = tls_context(access.tls) if proxy.scheme == "https" else None
     return urllib3.ProxyManager(proxy.url, proxy_headers=headers, proxy_ssl_context=context, **options)
