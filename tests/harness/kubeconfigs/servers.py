@@ -26,19 +26,27 @@ _ANSWERS: dict[str, Object] = {
 """What kubectl asks for before it lists pods, and the list, by the ends of their paths."""
 
 
-class ApiServer(ThreadingHTTPServer):
-    """An API server that has no pods. It notes each list of pods."""
+class _Server(ThreadingHTTPServer):
+    """A server with a name on a free port of this machine, with TLS or without."""
 
     daemon_threads = True
 
-    def __init__(self, name: str, heard: list[Object], context: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), _ApiHandler)
-        self.name, self.heard = name, heard
+    def __init__(self, name: str, handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.name = name
         if context is not None:
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, *_: Any) -> None:
-        """Stay silent about clients that do not trust the certificate."""
+        """Stay silent about clients that end, or do not trust the certificate."""
+
+
+class ApiServer(_Server):
+    """An API server that has no pods. It notes each list of pods."""
+
+    def __init__(self, name: str, heard: list[Object], context: ssl.SSLContext | None) -> None:
+        super().__init__(name, _ApiHandler, context)
+        self.heard = heard
 
 
 class _ApiHandler(BaseHTTPRequestHandler):
@@ -76,19 +84,12 @@ class _ApiHandler(BaseHTTPRequestHandler):
         """Stay silent."""
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(_Server):
     """A proxy of HTTP that passes everything to one of the API servers by its port, whatever its host is called."""
 
-    daemon_threads = True
-
     def __init__(self, name: str, used: list[Object], context: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _ProxyHandler)
-        self.name, self.used = name, used
-        if context is not None:
-            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-
-    def handle_error(self, *_: Any) -> None:
-        """Stay silent about clients that end."""
+        super().__init__(name, _ProxyHandler, context)
+        self.used = used
 
 
 class _ProxyHandler(BaseHTTPRequestHandler):
