@@ -28,13 +28,9 @@ def manager(item: Object) -> str:
 def keep_management(item: Object) -> Object:
     """Return an object reduced to what ``manager`` reads."""
     meta = item.get("metadata") or {}
-    label, annotation = ((meta.get("labels") or {}), (meta.get("annotations") or {}))
-    return {
-        "metadata": {
-            "labels": {key: label[key] for key in (Label.MANAGED_BY,) if key in label},
-            "annotations": {key: annotation[key] for key in (RELEASE_ANNOTATION,) if key in annotation},
-        }
-    }
+    kept = {"labels": Label.MANAGED_BY, "annotations": RELEASE_ANNOTATION}
+    maps = {field: meta.get(field) or {} for field in kept}
+    return {"metadata": {field: {key: maps[field][key]} for field, key in kept.items() if key in maps[field]}}
 
 
 def advise_change(item: Object, change: str, otherwise: str) -> str:
