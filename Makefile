@@ -6,6 +6,9 @@ FEDERATIONS := $(wildcard tests/embedded/test_federation*.py) tests/embedded/tes
 # Only unit tests use Hypothesis. In all others its pytest plugin is off, because modules that it imports at the end of
 # a run sometimes trigger a bug of Python 3.11.7.
 PYTEST := $(BIN)/pytest -p no:hypothesispytest
+# Python before 3.11.8 parses source once more to mark the place in a traceback's line. If two threads do that at once,
+# one of them gets a SystemError (python/cpython issue 106905), which ends a worker of xdist.
+export PYTHONNODEBUGRANGES := 1
 CLUSTER := $(BIN)/python -m tests.harness.real_cluster
 # Tests on a cluster wait most of the time, so this many clusters run side by side, each with a share of the tests.
 CLUSTERS ?= 3
