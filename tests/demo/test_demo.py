@@ -36,6 +36,16 @@ def demo() -> Iterator[Callable[..., DemoCommand]]:
         each.close()
 
 
+def kept_folder(run: DemoCommand) -> Path:
+    """Return the folder that a failed run has kept, which it names together with the command that deletes it."""
+    (name,) = run.folders()
+    folder = run.temporary / name
+    assert f"kits and logs: {folder}\n" in run.output
+    assert f"to delete them: rm -r {folder}\n" in run.output
+    assert (folder / "logs" / "server.log").exists()
+    return folder
+
+
 def failing_job(folder: Path, script: str) -> Path:
     job = job_folder.export_fedavg(folder, 2, 1, "any/image:1")
     (job / "app" / "custom" / "train.py").write_text(script)
@@ -111,7 +121,8 @@ def test_failing_user_job_shows_its_reason(demo: Callable[..., DemoCommand], tmp
     run = demo("--job", str(failing_job(tmp_path, script)))
     assert run.wait() == 1
     assert re.search(r"failed +site-[12]: ValueError: no patients here\n", run.output), run.output
-    assert run.folders() == []
+    logs = kept_folder(run) / "logs"
+    assert any("no patients here" in (logs / f"job-{site}.log").read_text() for site in ("site-1", "site-2"))
 
 
 def test_site_that_is_aborted_is_not_blamed(demo: Callable[..., DemoCommand], tmp_path: Path) -> None:
@@ -131,7 +142,6 @@ flare.send(model)
     assert run.wait() == 1
     assert re.search(r"failed +site-2: ValueError: no patients here\n", run.output), run.output
     assert re.search(r'\n +File ".*train.py", line 7, in <module>\n', run.output), "the traceback is shown"
-    assert "--keep" in run.output, "how to get the logs is told"
 
 
 def test_signal_cleans_up_a_cluster(demo: Callable[..., DemoCommand], tmp_path: Path) -> None:
@@ -200,7 +210,7 @@ def test_timeout_ends_the_job(demo: Callable[..., DemoCommand]) -> None:
     run = demo("--rounds", "50", "--timeout", "6")
     assert run.wait() == 1
     assert re.search(r"did not end within 6 s \(server .*site-2 .*\): allow more time with --timeout", run.output)
-    assert "--keep FOLDER keeps the logs" in run.output, "how to get the logs is told without a traceback, too"
+    assert (kept_folder(run) / "logs" / "job-site-2.log").exists(), "no traceback is needed"
     assert run.processes() == []
 
 
@@ -213,6 +223,7 @@ def test_killed_parent_is_reported(demo: Callable[..., DemoCommand]) -> None:
     os.kill(parent, signal.SIGKILL)
     assert run.wait() == 1
     assert "The FLARE parent of site-2 ended:" in run.output
+    kept_folder(run)
     assert run.processes() == []
 
 
@@ -235,8 +246,7 @@ def test_wrong_options_are_explained(demo: Callable[..., DemoCommand], tmp_path:
             run = demo(*options)
             assert run.wait() == 1
             assert message in run.output
-            assert "the result are in" not in run.output
-            assert "--keep FOLDER" not in run.output, "there are no logs yet"
+            assert "kept" not in run.output, "there are no logs yet"
             assert "Traceback" not in run.output
             assert run.folders() == []
     assert demo("--job", str(tmp_path / "none")).wait() == 2

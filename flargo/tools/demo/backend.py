@@ -23,6 +23,8 @@ from flargo.tools.demo.options import DemoError, Options
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.kit.chart import accounts_command
 
+KUBECONFIG = "kubeconfig"
+"""The name of the kubeconfig that the demo writes into its folder."""
 _MAX_LOG_LINES, _MAX_LOG_BYTES, _LOG_TIMEOUT_SECONDS = 5000, 1 << 20, 5.0
 _KILL_GRACE_SECONDS = 3
 _CLEANUP_SECONDS = 20.0
@@ -171,7 +173,7 @@ def open_cluster(options: Options, root: Path) -> Iterator[ClusterNamespace]:
     from flargo.embedded import Embedded  # noqa: PLC0415  (a slow import)
 
     with Embedded(namespace=options.namespace) as embedded:
-        yield ClusterNamespace(embedded.kubeconfig(root / "kubeconfig"), options.namespace, embedded=True)
+        yield ClusterNamespace(embedded.kubeconfig(root / KUBECONFIG), options.namespace, embedded=True)
 
 
 def _select_context(file: Path, context: str | None, root: Path) -> Path:
@@ -194,7 +196,7 @@ def _select_context(file: Path, context: str | None, root: Path) -> Path:
             plugin = fields.get("exec") or {}
             if "/" in plugin.get("command", ""):
                 plugin["command"] = str(folder / plugin["command"])
-    copy = root / "kubeconfig"
+    copy = root / KUBECONFIG
     copy.touch(mode=0o600)
     copy.write_text(yaml.safe_dump({**config, "current-context": context}))
     return copy

@@ -20,7 +20,7 @@ from flargo.flare.request import federation_id
 from flargo.terms import Label
 from flargo.text import shell_command
 from flargo.tools.demo import job_folder, progress
-from flargo.tools.demo.backend import ClusterNamespace, open_cluster
+from flargo.tools.demo.backend import KUBECONFIG, ClusterNamespace, open_cluster
 from flargo.tools.demo.child_processes import ChildProcesses
 from flargo.tools.demo.cleanup import start_cleanup
 from flargo.tools.demo.drain import Drain
@@ -135,13 +135,12 @@ def _silent_logging() -> Iterator[None]:
 def run(options: Options, screen: Screen) -> int:
     """Run the demo and return the exit code: 0 for success, 1 for a failure, 128 + N if signal N ended it."""
     problems: list[str] = []
-    folder_note = ""
     root: Path | None = None
+    code = 1  # also for an exception that nobody expects
     with Signals() as signals, _silent_logging():
         stack = contextlib.ExitStack()
         try:
-            root = stack.enter_context(_open_folder(options))
-            folder_note = f"; kits, logs and the result are in {options.keep}" if options.keep else ""
+            root = _create_folder(options.keep)
             code = _run_demo(DemoContext(options, screen, signals, root, problems), stack)
         except Interrupted as interrupted:
             screen.print_line("stopped", f"by {signal.Signals(interrupted.number).name}; cleaning up", "yellow")
@@ -150,38 +149,49 @@ def run(options: Options, screen: Screen) -> int:
             screen.print_line("failed", str(error), "bold red")
             for line in error.lines:
                 screen.print_detail(line, "dim")
-            if options.keep is None and root is not None and (root / LOGS).is_dir():
-                screen.print_detail("--keep FOLDER keeps the logs of all parties", "dim")
-            code = 1
         finally:
             signals.ignore()
             stack.close()
-    for problem in problems:
-        screen.print_line("left over", problem, "red")
+            for problem in problems:
+                screen.print_line("left over", problem, "red")
+            if root is not None:
+                _leave_folder(root, screen, code, is_chosen=options.keep is not None)
     if not problems:
-        screen.print_line("done", f"in {screen.seconds:.0f} s, and nothing is left running{folder_note}")
+        screen.print_line("done", f"in {screen.seconds:.0f} s, and nothing is left running")
     return code
 
 
-@contextlib.contextmanager
-def _open_folder(options: Options) -> Iterator[Path]:
-    """Create the demo's folder; a temporary one is deleted when the context ends."""
-    if options.keep is not None:
-        try:
-            options.keep.mkdir(parents=True, exist_ok=True)
-            is_used = any(options.keep.iterdir())
-        except OSError as error:
-            raise DemoError(f"The --keep folder {options.keep} cannot be used: {describe(error)}.") from error
-        if is_used:
-            raise DemoError(f"The --keep folder {options.keep} is not empty: name a new folder.")
-        yield options.keep.resolve()
-        return
-    # The path must be short, and the same in a job pod, which mounts its workspace where the parent has it.
-    root = Path(tempfile.mkdtemp(prefix="flargo-demo-")).resolve()
+def _create_folder(keep: Path | None) -> Path:
+    """Create the folder of a run: the one that is to be kept, or a temporary one."""
+    if keep is None:
+        # The path must be short, and the same in a job pod, which mounts its workspace where the parent has it.
+        return Path(tempfile.mkdtemp(prefix="flargo-demo-")).resolve()
     try:
-        yield root
-    finally:
+        keep.mkdir(parents=True, exist_ok=True)
+        is_used = any(keep.iterdir())
+    except OSError as error:
+        raise DemoError(f"The --keep folder {keep} cannot be used: {describe(error)}.") from error
+    if is_used:
+        raise DemoError(f"The --keep folder {keep} is not empty: name a new folder.")
+    return keep.resolve()
+
+
+def _leave_folder(root: Path, screen: Screen, code: int, *, is_chosen: bool) -> None:
+    """Keep a folder that the user has chosen, or that may show why a run failed, and say where; delete any other.
+
+    Before the parents are started, the folder shows nothing that the message of the failure does not say.
+    """
+    has_logs = (root / LOGS).is_dir()
+    is_kept = is_chosen or (code == 1 and has_logs)
+    if not is_kept:
         shutil.rmtree(root, ignore_errors=True)
+        return
+    if has_logs:
+        screen.print_line("kept", f"kits and logs{'' if code else ', and the result'}: {root}")
+    if not is_chosen:
+        # A kubeconfig in it may be a copy of the user's own, with credentials for the cluster.
+        (root / KUBECONFIG).unlink(missing_ok=True)
+        screen.print_detail(f"to delete them: {shell_command('rm', '-r', str(root))}", "dim")
 
 
 def _run_demo(demo: DemoContext, stack: contextlib.ExitStack) -> int:
@@ -281,7 +291,9 @@ def _run_job(demo: DemoContext, running: RunningFederation, job: Path) -> int:
     drain = Drain(screen, cluster, running.federation, job_id, demo.options.rounds) if demo.options.drain else None
     try:
         snapshot = _follow(demo, running, job_id, drain)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, DemoError):
+            _read_job_logs(running, selector)
         if not cluster.embedded:
             screen.print_line("stopping", "the job is aborted, and its Workflows end", "yellow")
             _abort_job(running, job_id)
@@ -345,15 +357,22 @@ def _take_snapshot(running: RunningFederation, job_id: str, before: progress.Sna
 def _explain_failure(running: RunningFederation, selector: str, status: str) -> Failure:
     federation = running.federation
     parent_logs = {name: federation.log_path(name).read_text(errors="replace") for name in federation.names}
-    job_logs: dict[str, str] = {}
+    return explain_failure(status, parent_logs, _read_job_logs(running, selector))
+
+
+def _read_job_logs(running: RunningFederation, selector: str) -> dict[str, str]:
+    """Return the log of each party's program, and write it beside the parents' logs: the embedded engine deletes it."""
+    logs: dict[str, str] = {}
     with contextlib.suppress(ApiError):
         for pod in running.cluster.list_objects(selector)[1]:
             # As a whole, before a line is taken out of it: a key has several lines.
             log = REDACTION.redact(running.cluster.read_log(pod))
             site = pod["metadata"]["labels"][Label.SITE]
             # A job that was started again has a log for each attempt.
-            job_logs[site] = f"{job_logs.get(site, '')}{log}\n"
-    return explain_failure(status, parent_logs, job_logs)
+            logs[site] = f"{logs.get(site, '')}{log}\n"
+    for name in logs.keys() & set(running.federation.names):
+        running.federation.log_path(f"job-{name}").write_text(logs[name])
+    return logs
 
 
 def _show_result(demo: DemoContext, running: RunningFederation, job_id: str) -> int:
