@@ -68,8 +68,8 @@ class Metric(Enum):
         "flargo_notifications_total",
         Type.COUNTER,
         ("result",),
-        "Notifications of outcomes (`argo.notify`): delivered, failed (given up after all tries) or dropped (not tried,"
-        " because too many waited).",
+        "Notifications of outcomes (`argo.notify`): delivered, failed (given up) or dropped (not tried, because"
+        " too many waited).",
     )
     LAUNCH_SECONDS = Row(
         "flargo_launch_seconds",

@@ -22,7 +22,7 @@ class Delivery(StrEnum):
     DELIVERED = "delivered"
     """The receiver took it."""
     FAILED = "failed"
-    """It was given up, because each try has failed."""
+    """It was given up: each try has failed, or it was not sent in time."""
     DROPPED = "dropped"
     """It was not tried, because too many others waited."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import urllib3
@@ -23,8 +23,9 @@ from flargo.cluster.error_text import describe
 from flargo.control.meter import Delivery
 from flargo.embedded.tls import create_certificate, server_context
 from flargo.flare import notifier as module
-from flargo.flare.notifier import MAX_TRIES, Notifier
-from flargo.flare.receiver import DeliveryError, post
+from flargo.flare import receiver
+from flargo.flare.notifier import LAST_TRY_SECONDS, MAX_TRIES, MAX_WAITING, Notifier
+from flargo.flare.receiver import DELIVERY_SECONDS, DeliveryError, post
 from flargo.flare.report import Report
 from flargo.job.settings import Receiver
 from flargo.status.reasons import Reason
@@ -42,9 +43,9 @@ TOKEN = "t0ken-of-the-receiver"
 class Sender:
     """A notifier whose results are recorded."""
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, send: Callable[[bytes], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.results: list[Delivery] = []
-        self.notifier = Notifier(send, self.results.append)
+        self.notifier = Notifier(send, self.results.append, clock)
 
     def send(self, launch: str = "a1") -> None:
         self.notifier.send(OUTCOME, launch)
@@ -55,8 +56,8 @@ class Sender:
 
 
 def sender_to(url: str, token_file: Path | None = None) -> Sender:
-    receiver = Receiver(url, str(token_file) if token_file is not None else None)
-    return Sender(lambda body: post(receiver, body))
+    to = Receiver(url, str(token_file) if token_file is not None else None)
+    return Sender(lambda body: post(to, body))
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +209,120 @@ def test_an_endless_answer_is_not_read() -> None:
         eventually(lambda: webhook.has_ended, SECONDS, "the connection is closed")
 
 
+# A delivery's time limit
+
+DRIPS = {
+    "nothing": b"",
+    "a status line": b"HTTP/1.1 " + b"2" * 10_000,
+    "a header": b"HTTP/1.1 204 No Content\r\nX-Filler: " + b"x" * 10_000,
+    "many headers": b"HTTP/1.1 204 No Content\r\n" + b"a:b\r\n" * 90,
+    "answers that announce another": b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+}
+
+
+class Dripping:
+    """A receiver that sends one byte of its answer every 50 ms, until its client has closed the connection."""
+
+    def __init__(self, answer: bytes, *, reads: bool = True) -> None:
+        self.has_ended = threading.Event()
+        self._answer, self._reads = answer, reads
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"{{}}://127.0.0.1:{self._listener.getsockname()[1]}/"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            if self._reads:
+                connection.recv(65536)
+            try:
+                for number in range(len(self._answer)):
+                    connection.sendall(self._answer[number : number + 1])
+                    time.sleep(0.05)
+                while connection.recv(65536):
+                    pass
+            except OSError:
+                pass
+        self.has_ended.set()
+
+
+def delivery_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "flargo-notify-post"]
+
+
+def expect_late(url: str) -> None:
+    began_at = time.monotonic()
+    with pytest.raises(DeliveryError, match=r"no answer within 0\.3 s"):
+        post(Receiver(url, None), b"{}")
+    assert time.monotonic() - began_at < 2
+
+
+@pytest.mark.parametrize("answer", DRIPS.values(), ids=DRIPS)
+def test_a_delivery_to_a_dripping_receiver_ends(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection and its thread end with it: the next try is not the second one at the same time."""
+    monkeypatch.setattr(receiver, "DELIVERY_SECONDS", 0.3)
+    with Dripping(answer) as dripping:
+        expect_late(dripping.url.format("http"))
+        assert dripping.has_ended.wait(SECONDS)
+    eventually(lambda: not delivery_threads(), SECONDS, "the delivery's thread ends")
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x16\x03\x03\x40\x00" + b"\x02\x00\x3f\xfc" + b"\x03" * 16_000])
+def test_a_delivery_ends_while_a_receiver_drips_its_handshake(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "DELIVERY_SECONDS", 0.3)
+    with Dripping(answer, reads=False) as dripping:
+        expect_late(dripping.url.format("https"))
+        assert dripping.has_ended.wait(SECONDS)
+    eventually(lambda: not delivery_threads(), SECONDS, "the delivery's thread ends")
+
+
+def test_a_body_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Dripping(b"") as dripping:
+        monkeypatch.setattr(receiver, "DELIVERY_SECONDS", SECONDS)
+        monkeypatch.setattr(dripping, "_answer", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + b"x" * 9999)
+        began_at = time.monotonic()
+        post(Receiver(dripping.url.format("http"), None), b"{}")
+        assert time.monotonic() - began_at < SECONDS
+        assert dripping.has_ended.wait(SECONDS)
+
+
+def test_a_name_that_is_resolved_too_late_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later try sends the outcome; this one would be a second copy."""
+    monkeypatch.setattr(receiver, "DELIVERY_SECONDS", 0.3)
+    may_resolve, resolve = threading.Event(), socket.getaddrinfo
+
+    def resolve_late(*arguments: Any, **options: Any) -> Any:
+        may_resolve.wait(SECONDS)
+        return resolve(*arguments, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve_late)
+    with Webhook() as webhook:
+        expect_late(webhook.url)
+        assert delivery_threads()
+        may_resolve.set()
+        eventually(lambda: not delivery_threads(), SECONDS, "the delivery's thread ends")
+        assert webhook.posts == []
+
+
+def test_one_receiver_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own notifier, so the other's outcomes are sent while the first one waits for an answer."""
+    monkeypatch.setattr(receiver, "DELIVERY_SECONDS", SECONDS)
+    with Dripping(b"") as silent, Webhook() as webhook:
+        held_up, free = sender_to(silent.url.format("http")), sender_to(webhook.url)
+        for _ in range(5):
+            held_up.send()
+            free.send()
+        assert free.wait_for_results(5) == [Delivery.DELIVERED] * 5
+        assert held_up.results == []
+        held_up.notifier.close(0.0)
+
+
 # The relay for Slack
 
 
@@ -304,11 +419,58 @@ def test_one_failing_outcome_holds_up_no_other() -> None:
 
     sender = Sender(take_others)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BACKOFF", Backoff((3600.0,)))
+        patch.setattr(module, "BACKOFF", Backoff((LAST_TRY_SECONDS / 2,)))
         sender.send("bad")
         sender.send("good")
         assert sender.wait_for_results() == [Delivery.DELIVERED]
     sender.notifier.close(0.0)
+
+
+class SlowClock:
+    """A clock on which each try takes as long as a delivery may."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.has_begun = threading.Event()
+        self.tries: dict[str, list[float]] = {}
+
+    def __call__(self) -> float:
+        return self.now
+
+    def post(self, body: bytes) -> None:
+        self.has_begun.wait(SECONDS)
+        self.tries.setdefault(json.loads(body)["id"], []).append(self.now)
+        self.now += DELIVERY_SECONDS
+        raise DeliveryError("no answer within 10 s")
+
+
+def test_no_try_begins_late(caplog: pytest.LogCaptureFixture) -> None:
+    """However many outcomes wait for a receiver that does not answer, each is given up in time."""
+    clock = SlowClock()
+    sender = Sender(clock.post, clock)
+    for number in range(MAX_WAITING):
+        sender.send(str(number))
+    clock.has_begun.set()
+    assert sender.wait_for_results(MAX_WAITING) == [Delivery.FAILED] * MAX_WAITING
+    assert max(map(max, clock.tries.values())) <= LAST_TRY_SECONDS
+    assert clock.now <= LAST_TRY_SECONDS + DELIVERY_SECONDS
+    assert any(each.endswith("given up (tries: 0): others were in front of it") for each in caplog.messages)
+
+
+def test_a_wait_that_is_too_long_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF", Backoff((0.01,), max_retry_after=300.0))
+    monkeypatch.setattr(module, "LAST_TRY_SECONDS", 299.0)
+    with Webhook(429, headers={"Retry-After": "300"}) as webhook:
+        sender = sender_to(webhook.url)
+        sender.send()
+        assert sender.wait_for_results() == [Delivery.FAILED]
+        assert len(webhook.posts) == 1
+
+
+def test_the_docs_state_the_limits() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    assert f"No try begins later than {LAST_TRY_SECONDS / 60:.0f} minutes after the verdict" in text
+    assert f"within {DELIVERY_SECONDS:.0f} seconds as a whole" in text
 
 
 # Nobody waits
