@@ -28,6 +28,8 @@ ARGO_API_VERSION = "argoproj.io/v1alpha1"
 WORKFLOW_TYPE = "workflow.argoproj.io"
 """How kubectl names the type of a Workflow before its name, as in workflow.argoproj.io/NAME."""
 """``apiVersion`` of a Workflow."""
+FLARE_COMPLETED = "FINISHED:COMPLETED"
+"""FLARE's final status of a job that has succeeded (nvflare 2.9, RunStatus)."""
 LEASE_API_VERSION = "coordination.k8s.io/v1"
 """``apiVersion`` of a Lease."""
 

@@ -56,6 +56,8 @@ class Command:
     """The message of the cluster that explains the reason."""
     description: str = ""
     """What the Workflow's description is to say about the end, without that message; empty: it stays as it is."""
+    is_provisional: bool = False
+    """The description gives way to a final one (flargo.control.described_patch), which somebody may write meanwhile."""
     revision: int = 0
     """The number of changes that the watches had delivered about the job at the time of the command."""
     workflow_uid: Uid | None = None
@@ -75,6 +77,7 @@ def build_command(
     is_about_pod = action.kind in {ActionKind.DELETE_POD, ActionKind.LIST_EVENTS}
     pods: dict[Uid | None, str] = {pod.uid: pod.name for pod in state.observation.pods}
     end_reason, detail = _end_reason(state)
+    workflow = state.observation.workflow
     return Command(
         key,
         state.name,
@@ -86,6 +89,8 @@ def build_command(
         end_reason=end_reason,
         detail=detail,
         description=_describe(state, action, end_reason),
+        # Of other Workflows nobody else describes the end. FLARE may count a server's job as failed that succeeded.
+        is_provisional=end_reason is Reason.SUCCEEDED or (workflow is not None and workflow.is_attempt),
         revision=revision,
         workflow_uid=workflow_uid,
     )

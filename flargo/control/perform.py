@@ -10,7 +10,7 @@ from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE, NO_CONTACT, Meaning
 from flargo.control.authority import MayChange, unlimited
 from flargo.control.command import Command
-from flargo.control.described_patch import merge_described
+from flargo.control.described_patch import merge_described, merge_provisional
 from flargo.control.end_description import with_message
 from flargo.control.inputs import CommandDone, ObjectsRead, PodEventsRead, SiteInput, Unanswered
 from flargo.control.submit import delete_credentials, release_patch
@@ -150,7 +150,8 @@ class Performer:
                 patch = self._patch(command)
                 if version:
                     patch["metadata"] |= {"resourceVersion": version}
-                merge_described(self.api, command.name, patch, description)
+                merge = merge_provisional if command.is_provisional else merge_described
+                merge(self.api, command.name, patch, description)
 
     def _patch(self, command: Command) -> Object:
         """Return the merge patch of a command that changes the Workflow. The uid guards it."""

@@ -17,7 +17,7 @@ from flargo.cluster.error_text import describe
 from flargo.cluster.errors import ApiError
 from flargo.flare.redact import REDACTION
 from flargo.flare.request import federation_id
-from flargo.terms import Label
+from flargo.terms import FLARE_COMPLETED, Label
 from flargo.text import shell_command
 from flargo.tools.demo import job_folder, progress
 from flargo.tools.demo.backend import KUBECONFIG, ClusterNamespace, open_cluster
@@ -40,7 +40,6 @@ from flargo.tools.demo.federation import (
 from flargo.tools.demo.kits import SERVER
 from flargo.tools.demo.options import DemoError, Options, OptionsError
 from flargo.tools.demo.screen import Progress, Screen
-from flargo.tools.jobs.flare_status import COMPLETED
 
 EMBEDDED_IMAGE = "flargo.demo/job:embedded"
 """The image of jobs on the embedded engine, which reads its name and pulls nothing."""
@@ -302,7 +301,7 @@ def _run_job(demo: DemoContext, running: RunningFederation, job: Path) -> int:
     # users could not look at it.
     with contextlib.suppress(ApiError):
         cluster.wait_until_finished(selector, _SETTLE_SECONDS)
-    if snapshot.status != COMPLETED:
+    if snapshot.status != FLARE_COMPLETED:
         failure = _explain_failure(running, selector, snapshot.status)
         raise DemoError(failure.sentence, failure.lines)
     if drain is not None:

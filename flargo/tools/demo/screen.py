@@ -9,9 +9,9 @@ from rich.live import Live
 
 from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
+from flargo.terms import FLARE_COMPLETED
 from flargo.tools import terminal
 from flargo.tools.demo.progress import Party, Snapshot, describe_changes
-from flargo.tools.jobs.flare_status import COMPLETED
 
 _LABEL_WIDTH = 12
 _INDENT = " " * (_LABEL_WIDTH + 10)
@@ -72,11 +72,11 @@ class Progress:
     def _render(self) -> RenderableType:
         snapshot = self._latest
         width = max((len(party.name) for party in snapshot.parties), default=0)
-        lines = [_line(party, width, is_success=snapshot.status == COMPLETED) for party in snapshot.parties]
+        lines = [_line(party, width, is_success=snapshot.status == FLARE_COMPLETED) for party in snapshot.parties]
         lines += [
             terminal.line(_INDENT, (each.describe(self._total), "magenta")) for each in snapshot.rounds[-_MAX_ROUNDS:]
         ]
-        style = "green" if snapshot.status == COMPLETED else "red" if snapshot.is_finished else "yellow"
+        style = "green" if snapshot.status == FLARE_COMPLETED else "red" if snapshot.is_finished else "yellow"
         status = terminal.line(
             (f"{self._screen.seconds:6.1f} s  ", "dim"),
             (f"{'FLARE says':{_LABEL_WIDTH}}", "bold cyan"),

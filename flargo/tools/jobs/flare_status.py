@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from flargo.job.names import display_text
 from flargo.parsing import is_final_status
 from flargo.status import fields
-from flargo.terms import Annotation, Label, Object, Role
+from flargo.terms import FLARE_COMPLETED, Annotation, Label, Object, Role
 from flargo.text import shell_command
 
-COMPLETED = "FINISHED:COMPLETED"
-"""FLARE's status of a job that has succeeded (nvflare 2.9, RunStatus)."""
 _MAX_SHORT_LENGTH = len("FAILED_TO_RUN")
 """The characters of the longest status that a job with a Workflow may have."""
 _MAX_ERROR_LENGTH = 500
@@ -32,7 +30,7 @@ class FlareStatus:
     @property
     def is_success(self) -> bool:
         """True if the job has succeeded."""
-        return self.text == COMPLETED
+        return self.text == FLARE_COMPLETED
 
     @property
     def short_text(self) -> str:
