@@ -275,7 +275,7 @@ class Reconciler:
     def _on_adopted(self, job: Adopted, now: float) -> Result:
         """Follow a launch of an earlier run, as the watches show it. It may have ended, and be gone by then."""
         state = self._initial_state(job, now)
-        state = replace(state, is_submitting=False, submitted_at=state.created_at)
+        state = replace(state, is_adopted=True, is_submitting=False, submitted_at=state.created_at)
         tracked = _Tracked(state, workflow_uid=job.uid)
         self._tracked[job.name] = tracked
         view = self._awaiting_adoption.pop(job.uid, None)

@@ -216,6 +216,8 @@ class JobState:
     ending_at: float = math.inf
     """Time at which flargo began to end the job, on the wall clock."""
     retries: Mapping[Action, Retry] = field(default_factory=lambda: MappingProxyType({}))
+    is_adopted: bool = False
+    """An earlier run of the parent has launched the job, and nobody watched it until this run did."""
     keeps_secret: bool = False
     """The credentials Secret is not deleted yet, even after the verdict: another attempt may follow, and until that one
     has a Secret of its own, a run of the parent that begins anew needs this one to go on with the job."""

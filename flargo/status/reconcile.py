@@ -73,8 +73,11 @@ pod again if it does not know yet that the Workflow is shut down."""
 KILL_LAG = 5.0
 """Seconds beyond its grace period after which a pod that is being deleted should be gone. If the watch still shows it,
 a read tells whether its end was missed."""
+_EARLIER_POD = "its events show an earlier pod"
 _START_EVENTS = frozenset({"Scheduled", "Pulling", "Pulled", "Created", "Started"})
 """Events of a pod that begins; every pod that ran has some of them."""
+PAST_LIMIT = 60.0
+"""Seconds for which the verdict on a job that ended while its parent was away waits for the events of its pod."""
 RELEASE_AFTER = 5.0
 """Seconds after the submit before a Workflow that is still suspended is released once more."""
 MAX_SHUTDOWN_TRIES = 3
@@ -326,17 +329,28 @@ def _note_deletions(state: JobState, uids: Iterable[Uid], now: Now) -> Mapping[U
 
 def _conclude(state: JobState, now: Now, *, is_fresh: bool) -> JobState:
     """Give the verdict, or decide that the job must be ended, if there is enough evidence."""
-    if state.verdict is not None:
+    if state.verdict is not None or _has_unseen_past(state, now):
         return state
     diagnosis = diagnose(state.observation, state.first_pod_uid)
+    if state.is_adopted and state.ran_twice and state.exited_pod is not None:
+        # The exit is that of a second program. The parent would have seen so, had it been there.
+        diagnosis = Diagnosis(diagnosis.stage, Reason.RUN_TWICE, _EARLIER_POD)
     if is_fresh and state.ran_twice and state.end_diagnosis is None:
-        detail = "its events show an earlier pod"
-        state = replace(state, end_diagnosis=Diagnosis(diagnosis.stage, Reason.RUN_TWICE, detail))
+        state = replace(state, end_diagnosis=Diagnosis(diagnosis.stage, Reason.RUN_TWICE, _EARLIER_POD))
     if diagnosis.is_final or (is_fresh and _nothing_runs(state, diagnosis, now)):
         return _with_verdict(state, diagnosis, now)
     if is_fresh and state.end_diagnosis is None:
         return replace(state, end_diagnosis=_end_diagnosis(state, diagnosis, now))
     return state
+
+
+def _has_unseen_past(state: JobState, now: Now) -> bool:
+    """Return whether a job has ended while its parent was away, and its pod's events may tell of an earlier pod.
+
+    The exit of the pod that is left says nothing about one that Argo has replaced.
+    """
+    is_unseen = state.is_adopted and state.start_unseen and state.exited_pod is not None
+    return is_unseen and not state.is_ending and now.healthy < state.submitted_at + PAST_LIMIT
 
 
 def _nothing_runs(state: JobState, diagnosis: Diagnosis, now: Now) -> bool:
@@ -442,6 +456,10 @@ def _following_actions(state: JobState, now: Now) -> list[Action]:
     """Return the actions for a job without a verdict that flargo does not end."""
     workflow = state.observation.workflow
     uid = workflow.uid if workflow is not None else None
+    if _has_unseen_past(state, now):
+        # Without the Workflow, nothing tells whether an earlier pod was the job's.
+        is_workflow_known = workflow is not None or state.observation.is_fresh
+        return [Action(ActionKind.LIST_EVENTS, state.first_pod_uid) if is_workflow_known else CONFIRM]
     if _needs_confirmation(state, now):
         return [CONFIRM]
     if state.start_unseen:

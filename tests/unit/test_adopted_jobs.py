@@ -52,6 +52,8 @@ class Run:
     def __init__(self, *, workflows: tuple[Object, ...] = (), pods: tuple[Object, ...] = ()) -> None:
         self.workflows, self.pods = workflows, pods
         self.events: tuple[Object, ...] = ()
+        self.can_list_events = True
+        self.performed: list[ActionKind] = []
         self.now = 100.0
         self.reconciler = Reconciler(lambda _: False, self.now, epoch="new run", grace=3)
         self.commands: list[Command] = []
@@ -75,10 +77,13 @@ class Run:
         """Carry all commands out."""
         while self.commands:
             command = self.commands.pop(0)
+            self.performed.append(command.action.kind)
             match command.action.kind:
                 case ActionKind.CONFIRM:
                     own = next((each for each in self.workflows if each["metadata"]["name"] == JOB.name), None)
                     self.takes(self.reconciler.handle(ObjectsRead(command, own, self.pods), self.now))
+                case ActionKind.LIST_EVENTS if not self.can_list_events:
+                    self.takes(self.reconciler.handle(CommandDone(command, ok=False), self.now))
                 case ActionKind.LIST_EVENTS:
                     self.takes(self.reconciler.handle(PodEventsRead(command, self.events), self.now))
                 case _:
@@ -211,17 +216,96 @@ def test_a_workflow_that_was_not_released_is() -> None:
     assert (ActionKind.RELEASE in run.kinds, run.kinds & ENDS) == (True, set())
 
 
-def test_a_pod_that_argo_made_twice_is_ended() -> None:
+@in_any_order
+def test_a_pod_that_argo_made_twice_is_ended(observe: Callable[[Run], None]) -> None:
     """The first pod was deleted while nobody watched, and Argo made another before it knew that the first one ran."""
     item = workflow(phase="Running", **step("Running"))
     item["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
     run = Run(workflows=(item,), pods=(POD_RUNS,))
     times = {"firstTimestamp": "2026-01-01T00:00:05Z", "lastTimestamp": "2026-01-01T00:00:05Z"}
     run.events = ({"reason": "Started", "type": "Normal", "involvedObject": {"uid": "p0"}, **times},)
-    workflows_first(run)
+    observe(run)
     assert run.kinds & ENDS
     assert run.states[-1].end_diagnosis is not None
     assert run.states[-1].end_diagnosis.reason is Reason.RUN_TWICE
+
+
+EARLIER_START = "2026-01-01T00:00:05Z"
+EXITS = {
+    "0": terminated_state(0, "Completed"),
+    "1": terminated_state(1),
+    "102": terminated_state(102),
+    "OOM": terminated_state(137, "OOMKilled"),
+}
+
+
+def replaced(main: Object) -> Run:
+    """Return the run of a job whose pod Argo has replaced, and whose second program has ended, both unseen."""
+    phase = "Succeeded" if main["terminated"]["exitCode"] == 0 else "Failed"
+    item = workflow(phase=phase, **step(phase))
+    item["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    run = Run(workflows=(item,), pods=(pod(main=main, phase=phase),))
+    times = {"firstTimestamp": EARLIER_START, "lastTimestamp": EARLIER_START}
+    run.events = ({"reason": "Started", "type": "Normal", "involvedObject": {"uid": "p0"}, **times},)
+    return run
+
+
+@in_any_order
+@pytest.mark.parametrize("main", EXITS.values(), ids=EXITS)
+def test_the_end_of_a_second_program_is_not_the_jobs(main: Object, observe: Callable[[Run], None]) -> None:
+    """Argo replaced the pod while nobody watched, and the second program has ended as well."""
+    run = replaced(main)
+    observe(run)
+    assert run.verdict is not None
+    assert (run.verdict.reason, run.verdict.code) == (Reason.RUN_TWICE, 104)
+    assert run.verdict.detail == "its events show an earlier pod"
+    assert run.reconciler.names == (), "it is cleared"
+    assert run.kinds & ENDS == set(), "nothing is left to end"
+
+
+@in_any_order
+def test_an_abort_of_a_job_that_ran_twice_stays_one(observe: Callable[[Run], None]) -> None:
+    run = replaced(EXITS["1"])
+    run.stops(Cause.ABORT)
+    observe(run)
+    assert run.verdict is not None
+    assert run.verdict.reason is Reason.ABORTED
+
+
+@in_any_order
+def test_an_end_that_nobody_saw_costs_one_list_of_events(observe: Callable[[Run], None]) -> None:
+    run = replaced(EXITS["1"])
+    run.events = ()
+    observe(run)
+    assert [kind for kind in run.performed if kind is ActionKind.LIST_EVENTS] == [ActionKind.LIST_EVENTS]
+    assert run.verdict is not None
+    assert run.verdict.reason is Reason.PROGRAM_FAILED
+
+
+@in_any_order
+@pytest.mark.parametrize("main", EXITS.values(), ids=EXITS)
+def test_a_verdict_does_not_wait_for_events_for_ever(main: Object, observe: Callable[[Run], None]) -> None:
+    """The right to list them is missing, for example."""
+    run = replaced(main)
+    run.can_list_events = False
+    observe(run)
+    assert run.verdict is None
+    for _ in range(70):
+        run.passes(1.0)
+    assert run.verdict is not None
+    assert run.verdict.exit_code == main["terminated"]["exitCode"]
+    assert run.reconciler.names == ()
+
+
+@in_any_order
+def test_an_abort_does_not_wait_for_events(observe: Callable[[Run], None]) -> None:
+    run = replaced(EXITS["0"])
+    run.can_list_events = False
+    observe(run)
+    run.stops(Cause.ABORT)
+    run.passes(1.0)
+    assert run.verdict is not None
+    assert run.verdict.reason is Reason.ABORTED
 
 
 @in_any_order
