@@ -19,11 +19,14 @@ class ProgramStart(Enum):
 
     UNKNOWN = auto()
     BEGUN = auto()
+    """It has, or may have on a machine that another one has replaced as the node of that name."""
     NEVER = auto()
     """It has not, and never will: the pod has ended, or was deleted before it had a node."""
 
 
-def note_start(earlier: ProgramStart, pod: PodView, *, is_deleted: bool, has_gap: bool) -> ProgramStart:
+def note_start(
+    earlier: ProgramStart, pod: PodView, *, is_deleted: bool, has_gap: bool, earlier_address: str = ""
+) -> ProgramStart:
     """Return what is proven about a pod's program after another view of the pod.
 
     Args:
@@ -31,8 +34,12 @@ def note_start(earlier: ProgramStart, pod: PodView, *, is_deleted: bool, has_gap
         pod: the view.
         is_deleted: the pod does not exist any more, and this was its last state.
         has_gap: states of the pod before this view, or before the first one that showed its end, may have been missed.
+        earlier_address: the address of the pod's node in the view before, if there was one.
     """
-    if earlier is ProgramStart.BEGUN or pod.has_run:
+    # A kubelet writes its node's address into each status (kubelet_pods.go, generateAPIPodStatus). Another address
+    # under the same name is probably that of a new machine, whose kubelet knows nothing of what the first one did.
+    is_replaced = bool(earlier_address and pod.host_address) and pod.host_address != earlier_address
+    if earlier is ProgramStart.BEGUN or pod.has_run or (is_replaced and earlier is not ProgramStart.NEVER):
         return ProgramStart.BEGUN
     is_unplaced = is_deleted and not pod.scheduled
     return ProgramStart.NEVER if is_unplaced or _has_ended_unstarted(pod, has_gap=has_gap) else earlier

@@ -253,12 +253,12 @@ def _program_start(state: JobState, pod: PodView | None, observation: Observatio
     # A view after the pod's end reveals nothing of what was missed before its end.
     had_ended = state.pod is not None and state.pod.is_terminal
     has_gap = observation.after_relist or observation.is_fresh or had_ended
-    last = observation.deleted_pod
-    if pod is not None:
-        return note_start(state.program_start, pod, is_deleted=False, has_gap=has_gap)
-    if last is not None and last.uid == state.first_pod_uid:
-        return note_start(state.program_start, last, is_deleted=True, has_gap=has_gap)
-    return state.program_start
+    is_last = pod is None and observation.deleted_pod is not None
+    view = observation.deleted_pod if is_last else pod
+    if view is None or (is_last and view.uid != state.first_pod_uid):
+        return state.program_start
+    address = state.pod.host_address if state.pod is not None else ""
+    return note_start(state.program_start, view, is_deleted=is_last, has_gap=has_gap, earlier_address=address)
 
 
 def _is_ended_by_others(state: JobState, observation: Observation) -> bool:

@@ -71,6 +71,8 @@ class PodView:
     reason: str = ""
     message: str = ""
     node: str = ""
+    host_address: str = ""
+    """The node's IP address, as its kubelet has written it last; empty before the kubelet has taken the pod."""
     scheduled: bool = False
     unscheduled_reason: str = ""
     unscheduled_message: str = ""
@@ -359,6 +361,7 @@ def pod_view(item: Object) -> PodView:
         reason=fields.text(item, "status", "reason"),
         message=fields.text(item, "status", "message"),
         node=fields.text(item, "spec", "nodeName"),
+        host_address=fields.text(item, "status", "hostIP"),
         scheduled=bool(fields.text(item, "spec", "nodeName")) or scheduling.get("status") == "True",
         unscheduled_reason=fields.text(scheduling, "reason") if scheduling.get("status") == "False" else "",
         unscheduled_message=fields.text(scheduling, "message") if scheduling.get("status") == "False" else "",

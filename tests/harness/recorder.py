@@ -159,7 +159,9 @@ class Scrubber:
             },
             "deletionTimestamp": meta.get("deletionTimestamp"),
         }
-        return _without_empty({"metadata": kept_meta, "spec": _spec(item), "status": _status(item)})
+        status, address = _status(item), (item.get("status") or {}).get("hostIP")
+        status["hostIP"] = self._alias("address", address) if address else None
+        return _without_empty({"metadata": kept_meta, "spec": _spec(item), "status": status})
 
 
 def _spec(item: Object) -> Object:

@@ -127,6 +127,50 @@ def test_a_pod_that_may_have_run_makes_the_second_one_a_repetition(views: tuple[
     assert story.state.end_diagnosis.reason is Reason.RUN_TWICE
 
 
+def on(address: str, view: PodView) -> PodView:
+    return replace(view, host_address=address)
+
+
+@pytest.mark.parametrize(
+    ("views", "is_repetition"),
+    [
+        # A kubelet that took the pod before it was cut off may have started the program without a report.
+        ((on("10.0.0.1", POD_STARTING), on("10.0.0.2", UNSTARTED)), True),
+        # The new machine has taken the pod again before the drain.
+        ((on("10.0.0.1", POD_STARTING), on("10.0.0.2", POD_STARTING), on("10.0.0.2", UNSTARTED)), True),
+        ((on("10.0.0.1", POD_STARTING), on("10.0.0.2", DRAINED), on("10.0.0.2", UNSTARTED)), True),
+        ((on("10.0.0.1", POD_STARTING), on("10.0.0.1", UNSTARTED)), False),
+        ((on("", POD_STARTING), on("10.0.0.1", UNSTARTED)), False),
+        # What the first machine has proven stays.
+        ((on("10.0.0.1", UNSTARTED), on("10.0.0.2", UNSTARTED)), False),
+    ],
+)
+def test_a_node_that_another_machine_has_replaced_proves_nothing(
+    views: tuple[PodView, ...], *, is_repetition: bool
+) -> None:
+    story = Story()
+    for view in views:
+        story.sees(WORKFLOW, view)
+    story.apply(Observed(Observation(WORKFLOW, deleted_pod=views[-1]))).sees(WORKFLOW, SECOND)
+    if is_repetition:
+        story.reads(WORKFLOW, SECOND)
+        assert story.state.end_diagnosis is not None
+        assert story.state.end_diagnosis.reason is Reason.RUN_TWICE
+    else:
+        assert story.state.first_pod_uid == "p2"
+
+
+def test_the_last_state_of_a_deleted_pod_may_show_another_machine() -> None:
+    story = Story().sees(WORKFLOW, on("10.0.0.1", DRAINED))
+    gone = Observation(WORKFLOW, deleted_pod=on("10.0.0.2", UNSTARTED))
+    story.apply(Observed(gone)).sees(WORKFLOW, SECOND).reads(WORKFLOW, SECOND)
+    assert story.state.first_pod_uid == "p1"
+
+
+def test_the_address_of_the_node_is_read() -> None:
+    assert pod_view(pod(hostIP="10.0.0.1")).host_address == "10.0.0.1"
+
+
 def test_an_end_that_was_missed_stays_doubtful() -> None:
     """The program may have run during the gap; a later view of the pod's end does not close it."""
     lost = replace(UNSTARTED, exit=MADE_UP, deleting=False)
