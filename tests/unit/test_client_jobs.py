@@ -211,6 +211,31 @@ def test_an_adopted_job_is_followed(parent: Parent, api: IdleApi) -> None:
     wait_for(lambda: (Kind.SECRET, record.credentials) not in api.store)
 
 
+def test_the_verdict_is_recorded_before_the_credentials_are_deleted(
+    parent: Parent, api: IdleApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them the parent's next run cannot take the job back: it would report as lost a job that succeeded."""
+    first, wrote = launch(), threading.Event()
+    record = LaunchRecord(first, 1, first.attempt)
+    parent.records.save(record)
+    name, note = record.workflow, parent.records.note_verdict
+    item = workflow(name, phase="Succeeded", attempt=first.attempt)
+    exists_on_cluster(api, record, item, pod(name, main=terminated_state(0, "Completed"), phase="Succeeded"))
+
+    def write_slowly(job_id: str, verdict: Verdict) -> None:
+        assert not wrote.wait(0.3)
+        assert (Kind.SECRET, record.credentials) in api.store
+        note(job_id, verdict)
+        wrote.set()
+
+    monkeypatch.setattr(parent.records, "note_verdict", write_slowly)
+    handle = parent.adopts(record)
+    parent.loop.start()
+    handle.wait()
+    assert wrote.is_set()
+    wait_for(lambda: (Kind.SECRET, record.credentials) not in api.store)
+
+
 def test_a_job_that_flare_refuses_is_not_followed(parent: Parent) -> None:
     def refuse(_: ArgoJobHandle) -> None:
         raise AdoptionError("FLARE's executor knows the job already")
