@@ -24,9 +24,6 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.private.fed.app.client import client_train  # noqa: F401  (a real parent has loaded it too)
 
 from flargo.terms import Role
-from tests.harness.client_parent import ClientParent
-from tests.harness.differential.parent import Parent
-from tests.harness.executor_site import START_EVENTS
 
 Object = dict[str, Any]
 SITE = "site-1"
@@ -42,6 +39,10 @@ class MeasuredParent:
         self._launcher = _load(launcher)(config_file_path=kubeconfig, namespace=namespace, **again)
         self._job_options: Object = {"argo": {"rejoin": int(rejoins)}} if int(rejoins) else {}
         self._import_cpu = time.process_time() - cpu
+        # These load flargo, which must not be loaded before its loading is measured.
+        from tests.harness.client_parent import ClientParent
+        from tests.harness.differential.parent import Parent
+
         self._root = Path(tempfile.mkdtemp(prefix="bench-parent-", dir="/tmp"))
         self._parent = Parent(self._root, Role.CLIENT, SITE)
         self._engine = ClientParent(self._root, job_ids=())
@@ -55,6 +56,8 @@ class MeasuredParent:
 
     def launch(self, jobs: int, parallel: int) -> Object:
         """Launch jobs; return their names on the cluster, and the seconds that each call of launch_job took."""
+        from tests.harness.executor_site import START_EVENTS
+
         if not self._has_started:
             for event in START_EVENTS:
                 self._launcher.handle_event(event, self._context("none"))
