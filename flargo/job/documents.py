@@ -51,17 +51,29 @@ def load_yaml(source: str, text: str | bytes, allowed: str = "YAML") -> Any:
         DocumentError: the text is not YAML, or exceeds a limit. The message quotes nothing of the text, except a line
             number.
     """
+    check_yaml_size(source, text, allowed)
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # noqa: BLE001  (PyYAML raises KeyError, IndexError and more for tags with wrong values)
+        raise unreadable(source, allowed, line_of_yaml(error)) from None
+
+
+def check_yaml_size(source: str, text: str | bytes, allowed: str = "YAML") -> None:
+    """Check that another parser than ``load_yaml`` can build a YAML document within the limits.
+
+    Raises:
+        DocumentError: as for ``load_yaml``.
+    """
     if len(text) > MAX_TEXT_BYTES:
         raise DocumentError(source, "too large", f"{allowed} of at most {MAX_TEXT_BYTES} bytes")
+    expanded_size = _ExpandedSize(source, allowed)
     try:
-        expanded_size = _ExpandedSize(source, allowed)
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             expanded_size.add(event)
-        return yaml.safe_load(text)
     except InvalidInput:
         raise
-    except Exception as error:  # noqa: BLE001  (PyYAML raises KeyError, IndexError and more for tags with wrong values)
-        raise DocumentError(source, "unreadable", _with_line(allowed, _line_of_yaml(error))) from None
+    except Exception as error:  # noqa: BLE001  (as above)
+        raise unreadable(source, allowed, line_of_yaml(error)) from None
 
 
 def load_json(source: str, text: str | bytes, allowed: str = "JSON") -> Any:
@@ -74,12 +86,12 @@ def load_json(source: str, text: str | bytes, allowed: str = "JSON") -> Any:
     try:
         document = json.loads(text)
     except RecursionError:
-        raise _too_deep(source, allowed) from None
+        raise too_deep(source, allowed) from None
     except ValueError as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        raise DocumentError(source, "unreadable", _with_line(allowed, line)) from None
+        raise unreadable(source, allowed, line) from None
     if _is_deeper(document, MAX_DEPTH):
-        raise _too_deep(source, allowed)
+        raise too_deep(source, allowed)
     return document
 
 
@@ -140,7 +152,7 @@ class _ExpandedSize:
             allowed = f"{self._allowed} of at most {MAX_NODES} values and {MAX_CHARACTERS} characters"
             raise DocumentError(self._source, "too large", f"{allowed}, aliases expanded")
         if len(self._open) + size.depth > MAX_DEPTH:
-            raise _too_deep(self._source, self._allowed)
+            raise too_deep(self._source, self._allowed)
         if self._open:
             self._open[-1].depth = max(self._open[-1].depth, size.depth + 1)
         if anchor is not None:
@@ -174,14 +186,18 @@ def _children(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _line_of_yaml(error: Exception) -> int | None:
+def line_of_yaml(error: Exception) -> int | None:
+    """Return the line at which PyYAML's parser stopped; None if the error does not tell."""
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     return None if mark is None else mark.line + 1
 
 
-def _with_line(allowed: str, line: int | None) -> str:
-    return allowed if line is None else f"{allowed} (the parser stops at line {line})"
+def unreadable(source: str, allowed: str, line: int | None) -> DocumentError:
+    """Return the error that a text is not of its format; ``line`` is where its parser stops, if that is known."""
+    place = "" if line is None else f" (the parser stops at line {line})"
+    return DocumentError(source, "unreadable", f"{allowed}{place}")
 
 
-def _too_deep(source: str, allowed: str) -> InvalidInput:
+def too_deep(source: str, allowed: str) -> DocumentError:
+    """Return the error that a document has more levels than ``MAX_DEPTH``."""
     return DocumentError(source, "nested too deeply", f"{allowed} of at most {MAX_DEPTH} levels")
