@@ -9,6 +9,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, JobConstants, ReservedKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey, get_job_meta_study
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.apis.workspace import Workspace
 
@@ -47,7 +48,12 @@ def dry_run(job_meta: dict[str, Any], parent: SimulatedParent, settings: Setting
     Raises:
         InvalidInput: the launch would be refused, for this reason.
     """
-    meta = {**job_meta, JobConstants.JOB_ID: job_meta.get(JobConstants.JOB_ID) or EXAMPLE_JOB_ID}
+    meta = {
+        **job_meta,
+        JobConstants.JOB_ID: job_meta.get(JobConstants.JOB_ID) or EXAMPLE_JOB_ID,
+        # FLARE's server sets the study of the session that submits the job, which is this one if it names none.
+        JobMetaKey.STUDY.value: get_job_meta_study(job_meta),
+    }
     # Files are read from the kit, but everything that goes to the pod has the paths of the real workspace.
     kit_settings = replace(settings, study_data_pvc_file_path=study_data_file(settings))
     # Inside the kit's folder, so that messages name files by their paths in the kit.

@@ -233,6 +233,41 @@ def render_pod(job_config: Object, *, name: str, key: str, python: str, pod_temp
     return pod
 
 
+def config_endings() -> dict[str, str]:
+    """Return the endings of the files that FLARE reads a configuration from, with the format of each.
+
+    FLARE looks for them in this order, and reads the first one that is there.
+    """
+    from nvflare.fuel.utils.config import ConfigFormat  # noqa: PLC0415  (the tools' alone)
+
+    return {ending: config_format.value for ending, config_format in ConfigFormat.config_ext_formats().items()}
+
+
+def parse_config(config_format: str, text: str) -> Any:
+    """Parse a configuration as FLARE's server does (job_meta_validator.py). ``config_format`` is FLARE's name for it.
+
+    Raises:
+        ModuleNotFoundError: the package that FLARE parses this format with is not installed.
+        Exception: anything else that the parser raises. Its text may quote the configuration.
+    """
+    from nvflare.fuel.utils.config import ConfigFormat  # noqa: PLC0415  (as above)
+    from nvflare.fuel.utils.config_factory import ConfigFactory  # noqa: PLC0415
+
+    loader = ConfigFactory.get_config_loader(ConfigFormat(config_format))
+    return loader.load_config_from_str(text).to_dict()
+
+
+def participants(entry: Any) -> list[str]:
+    """Return the sites of an entry of a job's deploy_map, in any form that FLARE's server accepts.
+
+    Raises:
+        ValueError: the entry has another form; the message may quote it.
+    """
+    from nvflare.private.fed.utils.fed_utils import extract_participants  # noqa: PLC0415  (as above)
+
+    return [*extract_participants(entry)]
+
+
 def add_deploy_detail(fl_ctx: FLContext, text: str) -> None:
     """Add a line to job_deploy_detail, which FLARE's server keeps if a job's start fails (job_runner.py, ``run``)."""
     details = fl_ctx.get_prop(FLContextKey.JOB_DEPLOY_DETAIL)

@@ -623,7 +623,10 @@ KIT_COMMANDS = [("prepare",), ("render", "META", "--kit"), ("doctor", "--kit")]
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "Error: `{}` has no meta.json: name a job's meta.json, or the job folder that contains it\n"),
+        (
+            None,
+            "Error: `{}` has no meta.json, meta.conf, meta.yml or meta.yaml: name one, or the folder with it\n",
+        ),
         ("[", "Error: `{}/meta.json` is unreadable; expected a JSON object (the parser stops at line 1)\n"),
         ("[1]", "Error: `{}/meta.json` is [1]; expected a JSON object\n"),
     ],

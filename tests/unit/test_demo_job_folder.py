@@ -79,14 +79,16 @@ def test_unreadable_meta_json_is_named(job: Path, content: str | bytes) -> None:
         job_folder.read_meta(job)
 
 
-@pytest.mark.parametrize("number", [10**9, -1, 1.5, float("nan"), "1" * 5000, "²", "٣", "x", [1], {}, True])
+@pytest.mark.parametrize("number", [10**9, -1, 1e9, float("nan"), "1" * 5000, "²", "٣", "x", [1], {}])
 def test_impossible_min_clients_is_named(number: object) -> None:
     meta = {"min_clients": number} if number != {} else {"min_clients": {"a": 1}}
     with pytest.raises(DemoError, match="min_clients"):
         job_folder.site_names(meta, 2)
 
 
-@pytest.mark.parametrize(("number", "sites"), [(None, 2), (0, 2), (1, 2), (3, 3), ("3", 3), ("", 2)])
+@pytest.mark.parametrize(
+    ("number", "sites"), [(None, 2), (0, 2), (1, 2), (3, 3), ("3", 3), ("", 2), (3.5, 3), (True, 2)]
+)
 def test_min_clients_raises_the_number_of_sites(number: object, sites: int) -> None:
     assert job_folder.site_names({"min_clients": number}, 2) == tuple(f"site-{n}" for n in range(1, sites + 1))
 
@@ -96,6 +98,9 @@ def test_min_clients_raises_the_number_of_sites(number: object, sites: int) -> N
     [
         ({"deploy_map": [1]}, "deploy_map"),
         ({"deploy_map": "app"}, "deploy_map"),
+        ({"deploy_map": {"app": None}}, "deploy_map\\['app'\\]"),
+        ({"deploy_map": {"app": ["server", {"c": 1}]}}, "deploy_map\\['app'\\]"),
+        ({"deploy_map": {"app": [{"sites": [1]}]}}, "deploy_map\\['app'\\]"),
         ({"mandatory_clients": 1}, "mandatory_clients"),
         ({"mandatory_clients": [["a"]]}, "mandatory_clients"),
         ({"mandatory_clients": "site-1"}, "mandatory_clients"),
@@ -108,5 +113,5 @@ def test_malformed_site_fields_are_named(meta: dict[str, object], key: str) -> N
 
 
 def test_sites_come_from_the_jobs_metadata() -> None:
-    meta = {"deploy_map": {"app": ["server", "b", {"c": 1}], "other": {"sites": ["a", "@ALL"]}, "no": None}}
-    assert job_folder.site_names({**meta, "mandatory_clients": ["a", "d"]}, 2) == ("b", "a", "d")
+    meta = {"deploy_map": {"app": ["server", "b", {"targets": ["c"]}], "other": {"sites": ["a", "@ALL"]}, "text": "e"}}
+    assert job_folder.site_names({**meta, "mandatory_clients": ["a", "d"]}, 2) == ("b", "c", "a", "e", "d")

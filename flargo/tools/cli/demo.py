@@ -40,7 +40,7 @@ DRAIN_ROUNDS = 3
 @click.option(
     "--job",
     type=click.Path(exists=True, path_type=Path),
-    help="Run this FLARE job instead of the demo's own job: its folder, or the meta.json in it.",
+    help="Run this FLARE job instead of the demo's own job: its folder, or its meta.json, meta.conf or meta.yml.",
 )
 @click.option(
     "--kubeconfig",
@@ -83,11 +83,9 @@ def demo(ctx: click.Context, /, *, rounds: int | None, **options: object) -> Non
     if checked.kubeconfig is not None:
         _check_config(checked.kubeconfig, checked.context)
     if checked.job is not None:
-        _check_job(checked.job)
+        checked = replace(checked, job=_job_folder(checked.job))
     if ctx.get_parameter_source("sites") is not ParameterSource.DEFAULT:
         checked = replace(checked, is_site_count_given=True)
-    if checked.job and checked.job.name == "meta.json" and checked.job.is_file():
-        checked = replace(checked, job=checked.job.parent)
     try:
         check_options(checked)
     except OptionsError as error:
@@ -97,14 +95,17 @@ def demo(ctx: click.Context, /, *, rounds: int | None, **options: object) -> Non
     sys.exit(run(checked, Screen(console())))
 
 
-def _check_job(job: Path) -> None:
-    """Exit as the other commands do if there is no job that can be read."""
-    from flargo.tools.cli.staged_kit import read_job_meta  # noqa: PLC0415  (a slow import)
+def _job_folder(job: Path) -> Path:
+    """Return the job's folder. Exit as the other commands do if there is no job that can be read."""
+    from flargo.flare.job_meta import MAIN_NAMES, meta_names, read_meta  # noqa: PLC0415  (a slow import)
 
     try:
-        read_job_meta(job)
+        read_meta(job)
     except InvalidInput as error:
         fail(str(error), {}, EXIT_PROBLEM, None)
+    if not job.is_dir() and job.name not in meta_names():
+        fail(f"FLARE does not read `{job}`: name the job folder, or its {MAIN_NAMES}", {}, EXIT_PROBLEM, None)
+    return job if job.is_dir() else job.parent
 
 
 def _check_config(kubeconfig: Path, context: str | None) -> None:

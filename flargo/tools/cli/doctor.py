@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flargo.cluster.survey import Survey
+from flargo.flare.job_meta import read_meta
 from flargo.flare.redact import REDACTION
 from flargo.job import validate
 from flargo.tools.cli.cluster_options import choose_cluster
@@ -17,7 +18,7 @@ from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import FILE, NAMESPACE, CheckedText
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_hanging, write_line, write_result
-from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, read_job_meta, show_warnings
+from flargo.tools.cli.staged_kit import StagedParent, example_parent, parent_from_kit, show_warnings
 from flargo.tools.doctor.access_checks import unused_rights
 from flargo.tools.doctor.check_table import run_checks
 from flargo.tools.doctor.facts import SiteNeeds
@@ -38,7 +39,9 @@ _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red", Lev
     help="The site's prepared kit. Its namespace, accounts, settings and study files are used.",
 )
 @click.option(
-    "--job", type=click.Path(exists=True, path_type=Path), help="A job to check: its folder or its meta.json."
+    "--job",
+    type=click.Path(exists=True, path_type=Path),
+    help="A job to check: its folder or its meta.json, meta.conf or meta.yml.",
 )
 @click.option(
     "--namespace",
@@ -98,7 +101,7 @@ def doctor(
     if the kubeconfig, the kit or the job cannot be used, and 2 if an option is wrong.
     """
     with show_warnings(), tempfile.TemporaryDirectory() as folder:
-        meta = read_job_meta(job) if job is not None else None
+        meta = read_meta(job) if job is not None else None
         parent = example_parent(Path(folder)) if kit is None else parent_from_kit(kit, Path(folder))
         config_file = options["kubeconfig"]
         if use_kit_kubeconfig:

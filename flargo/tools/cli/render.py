@@ -9,12 +9,13 @@ import click
 import yaml
 
 from flargo.flare.dry_run import EXAMPLE_JOB_ID, dry_run
+from flargo.flare.job_meta import read_meta
 from flargo.terms import Plan, Role
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import SINGLE_LINE
 from flargo.tools.cli.output import report_errors, write_document, write_line, write_message, write_result
-from flargo.tools.cli.staged_kit import example_parent, parent_from_kit, read_job_meta, show_warnings
+from flargo.tools.cli.staged_kit import example_parent, parent_from_kit, show_warnings
 
 
 @click.command(epilog=epilog("render"))
@@ -35,10 +36,10 @@ from flargo.tools.cli.staged_kit import example_parent, parent_from_kit, read_jo
 def render(meta: Path, *, kit: Path | None, site: str | None, role: str | None, output_format: Format | None) -> None:
     """Print the Workflow that a site would submit for a job, or why the site would refuse the job.
 
-    META is a job's meta.json, or the job folder that contains it. Ids, tokens and addresses that FLARE creates at run
-    time are examples. Of Secrets, only names and keys are printed.
+    META is a job folder, or the meta.json, meta.conf or meta.yml in it, which is read as FLARE's server reads it. Ids,
+    tokens and addresses that FLARE creates at run time are examples. Of Secrets, only names and keys are printed.
     """
-    job_meta = read_job_meta(meta)
+    job_meta = read_meta(meta)
     with show_warnings(), tempfile.TemporaryDirectory() as folder:
         if kit is None:
             parent = example_parent(Path(folder), site, role)

@@ -1,15 +1,13 @@
 """Builds a FLARE parent from a kit without running one, for the commands that render jobs.
 
-It also reads a job's metadata and shows the launcher's warnings.
+It also shows the launcher's warnings.
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flargo.flare.dry_run import SimulatedParent, study_data_file
 from flargo.flare.nvflare_internals import is_startup_file, pod_template_files
@@ -42,30 +40,6 @@ class StagedParent:
     """The kit's site; None: an example."""
     is_prepared: bool = True
     """True if `flargo prepare` would change nothing in the kit."""
-
-
-def read_job_meta(path: Path) -> dict[str, Any]:
-    """Read a job's metadata.
-
-    Args:
-        path: the job's meta.json, or the job folder that contains it.
-
-    Raises:
-        InvalidInput: the file does not exist, is too large, or cannot be read.
-    """
-    file = path / "meta.json" if path.is_dir() else path
-    if not file.is_file():
-        problem = "has no meta.json: name a job's meta.json, or the job folder that contains it"
-        raise InvalidInput(str(path), Verbatim("no job"), Sentence(problem))
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(kit_disk.MAX_FILE_BYTES + 1)
-    except OSError as error:
-        problem = f"cannot be read ({os.strerror(error.errno or 0)})"
-        raise InvalidInput(str(file), Verbatim("unreadable"), Sentence(problem)) from None
-    if len(content) > kit_disk.MAX_FILE_BYTES:
-        raise InvalidInput(str(file), Verbatim("too large a file"), f"at most {kit_disk.MAX_FILE_BYTES} bytes")
-    return read_json({str(file): content}, str(file))
 
 
 def example_parent(root: Path, site: str | None = None, role: str | None = None) -> StagedParent:

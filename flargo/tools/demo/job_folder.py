@@ -5,12 +5,12 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flargo.job.documents import load_json
+from flargo.flare import job_meta
+from flargo.flare.nvflare_internals import participants
 from flargo.job.validate import InvalidInput
 from flargo.parsing import whole_number
 from flargo.tools.demo.options import DemoError
@@ -21,7 +21,6 @@ ROUND_SECONDS = 6
 """The seconds that a round of a job that can be drained takes at each site: time to evict a pod in the middle of it."""
 MAX_REJOINS = 1
 """How often a site starts the program of such a job again."""
-MAX_META_BYTES = 4 * 1024 * 1024
 MAX_SITES = 100
 """The limit for the sites of a job, because the demo starts a process for each."""
 MODEL_PATH = "models/server.npy"
@@ -101,54 +100,65 @@ def check_files(job: Path) -> None:
 
 
 def read_meta(job: Path) -> dict[str, Any]:
-    """Return the content of a job folder's ``meta.json``.
+    """Return a job folder's metadata.
 
     Raises:
-        DemoError: the file is missing, too large or not a JSON object.
+        DemoError: there is none, or it cannot be read.
     """
-    file = job / "meta.json"
     try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_META_BYTES + 1)
-    except OSError as error:
-        raise DemoError(
-            f"{job} is not a job folder: its meta.json cannot be read ({os.strerror(error.errno or 0)})."
-        ) from None
-    if len(raw) > MAX_META_BYTES:
-        raise DemoError(f"{file} is larger than {MAX_META_BYTES} bytes.")
-    try:
-        content = load_json(str(file), raw)
+        return job_meta.read_meta(job)
     except InvalidInput as error:
-        raise DemoError(f"{file} {error.problem}.") from None
-    if not isinstance(content, dict):
-        raise DemoError(f"{file} must contain a JSON object.")
-    return content
+        raise DemoError(f"{error.field} {error.problem}.") from None
 
 
-def site_names(meta: dict[str, Any], count: int) -> tuple[str, ...]:
+def meta_name(job: Path) -> str:
+    """Return the name of the file in a job folder that FLARE reads the job's metadata from."""
+    return job_meta.find_meta(job).name
+
+
+def site_names(meta: dict[str, Any], count: int, file: str = "meta.json") -> tuple[str, ...]:
     """Return the sites that a job's metadata names; if it names none, ``count`` sites (or more, if it needs more).
+
+    Args:
+        meta: the metadata.
+        count: the number of sites that a person has chosen.
+        file: the name of the metadata's file, for messages.
 
     Raises:
         DemoError: the metadata names sites in a wrong form, or too many.
     """
     deploy_map, mandatory = meta.get("deploy_map") or {}, meta.get("mandatory_clients") or []
     if not isinstance(deploy_map, dict):
-        raise DemoError("deploy_map in the job's meta.json must be a JSON object.")
+        raise DemoError(f"deploy_map in the job's {file} must be an object.")
     if not isinstance(mandatory, list) or not all(isinstance(site, str) for site in mandatory):
-        raise DemoError("mandatory_clients in the job's meta.json must be a list of site names.")
-    names = dict.fromkeys([*(site for group in deploy_map.values() for site in _names_in_group(group)), *mandatory])
-    sites = tuple(name for name in names if name not in {"server", "@ALL"})
+        raise DemoError(f"mandatory_clients in the job's {file} must be a list of site names.")
+    deployed = [site for app, entry in deploy_map.items() for site in _deployment(app, entry, file)]
+    sites = tuple(name for name in dict.fromkeys([*deployed, *mandatory]) if not _is_server_or_all(name))
     if len(sites) > MAX_SITES:
-        raise DemoError(f"The job's meta.json names {len(sites)} sites, but the demo starts at most {MAX_SITES}.")
-    return sites or tuple(f"site-{number}" for number in range(1, max(count, _min_clients(meta)) + 1))
+        raise DemoError(f"The job's {file} names {len(sites)} sites, but the demo starts at most {MAX_SITES}.")
+    return sites or tuple(f"site-{number}" for number in range(1, max(count, _min_clients(meta, file)) + 1))
 
 
-def _min_clients(meta: dict[str, Any]) -> int:
+def _deployment(app: str, entry: object, file: str) -> list[str]:
+    with contextlib.suppress(ValueError):
+        sites = participants(entry)
+        if all(isinstance(site, str) for site in sites):
+            return sites
+    raise DemoError(f"deploy_map[{app!r}] in the job's {file} must be a list of site names.")
+
+
+def _is_server_or_all(site: str) -> bool:
+    return site.casefold() == "@all" or site == "server"
+
+
+def _min_clients(meta: dict[str, Any], file: str) -> int:
+    """Return the least number of sites; FLARE also takes 2.0, "2" and true for a number."""
     value = meta.get("min_clients") or 1
-    text = str(value) if isinstance(value, int) and abs(value) <= MAX_SITES else value  # str(True) is no number
+    is_number = isinstance(value, int | float) and abs(value) < MAX_SITES + 1
+    text = str(int(value)) if is_number else value
     number = whole_number(text, MAX_SITES) if isinstance(text, str) else None
     if number is None:
-        raise DemoError(f"min_clients in the job's meta.json must be a whole number from 0 to {MAX_SITES}.")
+        raise DemoError(f"min_clients in the job's {file} must be a whole number from 0 to {MAX_SITES}.")
     return number
 
 
@@ -163,6 +173,8 @@ def names_default_image(meta: dict[str, Any]) -> bool:
 def add_default_image(job: Path, image: str | None) -> Path:
     """Add a default image to a job folder's ``launcher_spec`` if it has none, and return the folder.
 
+    The metadata is written to meta.json, which FLARE reads before any other.
+
     Raises:
         DemoError: the job has no default image, and ``image`` is None.
     """
@@ -171,7 +183,7 @@ def add_default_image(job: Path, image: str | None) -> Path:
     for key in ("launcher_spec", "default", "k8s"):
         default = default.setdefault(key, {})
         if not isinstance(default, dict):
-            raise DemoError(f"{key} in {job / 'meta.json'} must be a JSON object.")
+            raise DemoError(f"{key} in {job_meta.find_meta(job)} must be an object.")
     if "image" not in default:
         if image is None:
             raise DemoError(
@@ -181,9 +193,3 @@ def add_default_image(job: Path, image: str | None) -> Path:
         default["image"] = image
     (job / "meta.json").write_text(json.dumps(meta, indent=2))
     return job
-
-
-def _names_in_group(group: object) -> Sequence[str]:
-    """Return the site names in an entry of a deploy_map: a list of names, or an object with a list ``sites``."""
-    sites = group.get("sites", []) if isinstance(group, dict) else group
-    return [site for site in sites if isinstance(site, str)] if isinstance(sites, list) else []

@@ -226,20 +226,21 @@ def check_options(options: Options) -> tuple[str, ...]:
         DemoError: the job cannot be used.
     """
     meta = {} if options.job is None else job_folder.read_meta(options.job)
+    file = "meta.json" if options.job is None else job_folder.meta_name(options.job)
     names_image = job_folder.names_default_image(meta)
     if options.kubeconfig is not None and options.image is None and not names_image:
         raise OptionsError(
             "Job pods on a cluster need an image with Python, nvflare and numpy: name it with --image, or in the job's"
-            " meta.json (launcher_spec.default.k8s.image)."
+            f" {file} (launcher_spec.default.k8s.image)."
         )
     if options.job is None:
         return job_folder.site_names({}, options.sites)
     job_folder.check_files(options.job)
-    names = job_folder.site_names(meta, options.sites)
+    names = job_folder.site_names(meta, options.sites, file)
     if options.is_site_count_given and len(names) != options.sites:
-        raise OptionsError(f"--sites {options.sites} contradicts the job's meta.json, which needs {len(names)} sites.")
+        raise OptionsError(f"--sites {options.sites} contradicts the job's {file}, which needs {len(names)} sites.")
     if options.image is not None and names_image:
-        message = "--image has no effect: the job's meta.json names an image (launcher_spec.default.k8s.image)."
+        message = f"--image has no effect: the job's {file} names an image (launcher_spec.default.k8s.image)."
         raise OptionsError(message)
     return names
 

@@ -1,9 +1,11 @@
-"""Builds sample jobs as a site would submit them: one without a study, and one for each study in the site's files."""
+"""Builds sample jobs as a site would submit them: one of FLARE's default study, and one for each other study it has."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+
+from nvflare.apis.job_def import DEFAULT_STUDY, get_job_meta_study
 
 from flargo.flare.dry_run import SimulatedParent, dry_run
 from flargo.job.documents import load_yaml
@@ -56,12 +58,15 @@ def _job_metas(
     job_meta: dict[str, Any] | None, files: Files, settings: Settings
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each sample job's name for users, and its metadata."""
-    if job_meta is not None and job_meta.get("study"):
-        yield f"the job, of study {job_meta['study']}", job_meta
+    meta = _example(settings) if job_meta is None else job_meta
+    own = get_job_meta_study(meta)
+    if own != DEFAULT_STUDY:
+        yield f"the job, of study {own}", meta
         return
-    yield ("the job" if job_meta is not None else "a job without study"), job_meta or _example(settings)
+    yield (f"a job of study {own}" if job_meta is None else "the job"), meta
     for study in study_names(files):
-        yield f"a job of study {study}", {**(job_meta or _example(settings)), "study": study}
+        if study != DEFAULT_STUDY:
+            yield f"a job of study {study}", {**meta, "study": study}
 
 
 def _example(settings: Settings) -> dict[str, Any]:
