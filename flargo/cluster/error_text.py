@@ -10,10 +10,10 @@ import os
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from http import HTTPStatus
 
-import urllib3
 import yaml
 
 _MAX_DEPTH = 8
@@ -33,12 +33,7 @@ _CERTIFICATE_ERRORS = {
 """OpenSSL's verification errors (x509_vfy.h: X509_V_ERR_...), by number."""
 _TEXTS: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "the host name can't be resolved"),
-    (urllib3.exceptions.TimeoutError, "no answer in time"),
     (TimeoutError, "no answer in time"),
-    (urllib3.exceptions.IncompleteRead, "the answer was cut off"),
-    (urllib3.exceptions.LocationParseError, "the server's address is not a URL"),
-    (urllib3.exceptions.ProxyError, "the proxy can't be reached"),
-    (urllib3.exceptions.ProtocolError, "the connection was closed early"),
     (ConnectionRefusedError, os.strerror(errno.ECONNREFUSED)),
     (ConnectionResetError, os.strerror(errno.ECONNRESET)),
     (BrokenPipeError, os.strerror(errno.EPIPE)),
@@ -46,6 +41,14 @@ _TEXTS: tuple[tuple[type[BaseException], str], ...] = (
     (RecursionError, "nested too deeply"),
     (MemoryError, "out of memory"),
 )
+_URLLIB3_TEXTS = (
+    ("TimeoutError", "no answer in time"),
+    ("IncompleteRead", "the answer was cut off"),
+    ("LocationParseError", "the server's address is not a URL"),
+    ("ProxyError", "the proxy can't be reached"),
+    ("ProtocolError", "the connection was closed early"),
+)
+"""The same for urllib3, by the names of its exceptions."""
 
 
 class OwnError(Exception):
@@ -95,7 +98,7 @@ def _text_for(error: BaseException) -> str:
         reason = getattr(error, "reason", None)
         is_constant = isinstance(reason, str) and _OPENSSL_CONSTANT.fullmatch(reason) is not None
         return f"TLS failed: {reason}" if is_constant else "TLS failed"
-    text = next((text for kind, text in _TEXTS if isinstance(error, kind)), "")
+    text = next((text for kind, text in (*_urllib3_texts(), *_TEXTS) if isinstance(error, kind)), "")
     if text:
         return text
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
@@ -104,6 +107,17 @@ def _text_for(error: BaseException) -> str:
     if tunnel is not None:
         return f"the proxy refuses to connect to the server ({_status_words(int(tunnel[1]))})"
     return ""
+
+
+def _urllib3_texts() -> Iterator[tuple[type[BaseException], str]]:
+    """Yield urllib3's exceptions and their texts.
+
+    urllib3 is not imported for that, which takes longer than a shell's completion otherwise does: who has not imported
+    it gets no exception of it.
+    """
+    exceptions = sys.modules.get("urllib3.exceptions")
+    if exceptions is not None:
+        yield from ((getattr(exceptions, name), text) for name, text in _URLLIB3_TEXTS)
 
 
 def _status_words(status: int) -> str:

@@ -71,6 +71,17 @@ def test_completion_imports_no_command(line: str) -> None:
     assert not own & {f"flargo.tools.cli.{name}" for name in COMMANDS}
 
 
+def test_contexts_are_completed_without_a_client(tmp_path: Path) -> None:
+    """To import what sends requests takes longer than to read the kubeconfig."""
+    code = FLARGO[2].replace("main()", "").rstrip("; ") + "\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    words = {"COMP_WORDS": "flargo jobs --context ", "COMP_CWORD": "3"}
+    config = write_kubeconfig(tmp_path / "config")
+    environment = {**os.environ, "_FLARGO_COMPLETE": "bash_complete", "KUBECONFIG": config, **words}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["plain,one", "plain,two"]
+    assert not {each.split(".")[0] for each in result.stderr.split()} & {"nvflare", "kubernetes", "rich", "urllib3"}
+
+
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
     monkeypatch.setenv("HOME", str(tmp_path))
