@@ -10,15 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from flargo.cluster import service_account
 from flargo.cluster.access import Access
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.exec_plugin import LineCallback
-from flargo.cluster.kubeconfig import Kubeconfig, KubeconfigError, Selection, merge, parse, select
+from flargo.cluster.kubeconfig import Kubeconfig, KubeconfigError, Selection, merge, parse, select, to_document
 from flargo.cluster.selected_access import load_selection
 
 _DEFAULT_FILE = ".kube/config"
 """The kubeconfig that is read by default, in the user's HOME."""
+_MAX_BYTES = 16 * 1024 * 1024
+"""Bytes of a kubeconfig: a device such as /dev/zero has no end."""
 LoadConfig = Callable[[], Access]
 """Reads the configuration and its credentials again at each call. It raises ConfigError."""
 
@@ -87,6 +91,16 @@ def choose(kubeconfig: str | None, context: str | None, on_plugin_line: LineCall
     return Choice(files.loader(selection.context, on_plugin_line), selection.namespace or default)
 
 
+def export_context(kubeconfig: str, context: str | None) -> str:
+    """Return a kubeconfig, as YAML, that leads where ``choose`` leads, for a program that takes no context.
+
+    Raises:
+        ConfigError: the kubeconfig can't be used.
+    """
+    files = _Kubeconfigs.of(kubeconfig)
+    return yaml.safe_dump(to_document(files.select(files.read(), context)), sort_keys=False)
+
+
 def contexts(kubeconfig: str | None) -> tuple[str, Sequence[str]]:
     """Return the kubeconfigs' paths and the names of their contexts; raise the errors of ``choose``.
 
@@ -139,7 +153,11 @@ class _Kubeconfigs:
 
     def _read_file(self, file: str) -> Kubeconfig | None:
         try:
-            return parse(Path(file).read_bytes(), Path(file).absolute().parent)
+            with Path(file).open("rb") as stream:
+                content = stream.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise KubeconfigError(f"it has more than {_MAX_BYTES} bytes")  # noqa: TRY301
+            return parse(content, Path(file).absolute().parent)
         except FileNotFoundError as error:
             if self.must_exist:
                 raise ConfigError(f"the kubeconfig {file}", describe(error)) from None

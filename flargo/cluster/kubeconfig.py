@@ -180,6 +180,69 @@ def merge(configs: Iterable[Kubeconfig]) -> Kubeconfig:
     )
 
 
+def to_document(selection: Selection) -> dict[str, Any]:
+    """Return a kubeconfig, as YAML holds it, with this context only. Its paths are absolute, so it can be anywhere."""
+    context = {"cluster": "cluster", "user": "user", "namespace": selection.namespace}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": selection.context,
+        "contexts": [{"name": selection.context, "context": _without_empty(context)}],
+        "clusters": [{"name": "cluster", "cluster": _cluster_document(selection.cluster)}],
+        "users": [{"name": "user", "user": _user_document(selection.user)}],
+    }
+
+
+def _cluster_document(cluster: Cluster) -> dict[str, Any]:
+    extension = {"name": _EXEC_EXTENSION, "extension": cluster.plugin_config}
+    fields = {
+        "server": cluster.server,
+        "tls-server-name": cluster.tls_server_name,
+        "insecure-skip-tls-verify": cluster.is_insecure,
+        "certificate-authority": cluster.ca_file,
+        "certificate-authority-data": base64.b64encode(cluster.ca_data).decode(),
+        "proxy-url": cluster.proxy_url,
+        "disable-compression": cluster.disables_compression,
+        "extensions": [extension] if cluster.plugin_config is not None else [],
+    }
+    return _without_empty(fields)
+
+
+def _user_document(user: User) -> dict[str, Any]:
+    as_whom, plugin, provider = user.impersonation, user.plugin, user.auth_provider
+    fields: dict[str, Any] = {
+        "token": user.token,
+        "tokenFile": user.token_file,
+        "username": user.username,
+        "password": user.password,
+        "client-certificate": user.certificate_file,
+        "client-certificate-data": base64.b64encode(user.certificate_data).decode(),
+        "client-key": user.key_file,
+        "client-key-data": base64.b64encode(user.key_data).decode(),
+        "as": as_whom.user,
+        "as-uid": as_whom.uid,
+        "as-groups": [*as_whom.groups],
+        "as-user-extra": {key: [*values] for key, values in as_whom.extra},
+    }
+    if plugin is not None:
+        fields["exec"] = {
+            "apiVersion": plugin.api_version,
+            "command": plugin.command,
+            "args": [*plugin.args],
+            "env": [{"name": name, "value": value} for name, value in plugin.env],
+            "interactiveMode": plugin.interactive_mode,
+            "installHint": plugin.install_hint,
+            "provideClusterInfo": plugin.needs_cluster,
+        }
+    if provider is not None:
+        fields["auth-provider"] = {"name": provider.name, "config": {"id-token": provider.id_token}}
+    return _without_empty(fields)
+
+
+def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value}
+
+
 def _merge_entries(maps: Iterable[Mapping[str, Entry]]) -> dict[str, Entry]:
     merged: dict[str, Entry] = {}
     for entries in maps:

@@ -5,13 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from flargo.cluster.api import Api, Kind
-from flargo.cluster.client_config import config_loader
-from flargo.cluster.error_text import describe
+from flargo.cluster.client_config import ConfigError, config_loader, export_context
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import LACKS_PERMISSION, Meaning
 from flargo.flare.nvflare_internals import site_key
@@ -28,11 +24,6 @@ KUBECONFIG = "kubeconfig"
 _MAX_LOG_LINES, _MAX_LOG_BYTES, _LOG_TIMEOUT_SECONDS = 5000, 1 << 20, 5.0
 _KILL_GRACE_SECONDS = 3
 _CLEANUP_SECONDS = 20.0
-_FILE_FIELDS = {
-    "clusters": ("cluster", ("certificate-authority",)),
-    "users": ("user", ("client-certificate", "client-key", "tokenFile")),
-}
-"""The fields of a kubeconfig that name files, relative to the kubeconfig's own folder."""
 
 
 class ClusterNamespace:
@@ -177,28 +168,20 @@ def open_cluster(options: Options, root: Path) -> Iterator[ClusterNamespace]:
 
 
 def _select_context(file: Path, context: str | None, root: Path) -> Path:
-    """Return a kubeconfig whose current context is the given one, because a FLARE parent uses no other context."""
-    try:
-        config: Any = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DemoError(f"The kubeconfig {file} cannot be read: {describe(error)}.") from error
-    contexts = [row.get("name") for row in (config or {}).get("contexts") or []] if isinstance(config, dict) else []
-    if context is None and contexts:
+    """Return a kubeconfig whose current context is the given one, because a FLARE parent uses no other context.
+
+    Raises:
+        DemoError: the kubeconfig or its context cannot be used.
+    """
+    if context is None:
         return file.absolute()
-    if context not in contexts:
-        names = ", ".join(map(str, contexts)) or "none"
-        raise DemoError(f"The kubeconfig {file} has no context {context}. Its contexts: {names}.")
-    folder = file.absolute().parent  # of a link, not of the file that it leads to: as kubectl
-    for group, (inner, keys) in _FILE_FIELDS.items():
-        for row in config.get(group) or []:
-            fields = row.get(inner) or {}
-            fields |= {key: str(folder / fields[key]) for key in keys if fields.get(key)}
-            plugin = fields.get("exec") or {}
-            if "/" in plugin.get("command", ""):
-                plugin["command"] = str(folder / plugin["command"])
+    try:
+        content = export_context(str(file), context)
+    except ConfigError as error:
+        raise DemoError(f"{error}.") from error
     copy = root / KUBECONFIG
     copy.touch(mode=0o600)
-    copy.write_text(yaml.safe_dump({**config, "current-context": context}))
+    copy.write_text(content)
     return copy
 
 
