@@ -8,7 +8,7 @@ not used on foreign text.
 import json
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ and nothing that flargo reads is nested as deeply."""
 _JSON_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 _MAX_DIGITS = 19
 _MAX_DATE_LENGTH = 64
+_CLOCK_YEARS = range(1970, 9000)
 _LOG_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
 _LOG_YEARS = range(2000, 2201)
 """Years of a log's times. No log of Kubernetes is older, and a time in these years is valid in any time zone."""
@@ -67,14 +68,17 @@ def whole_number(text: str, maximum: int = MAX_WHOLE_NUMBER) -> int | None:
 
 
 def http_date(text: str) -> datetime | None:
-    """Return the time in a ``Date`` or ``Retry-After`` header; None for a date without a time zone (RFC 9110)."""
+    """Return the time in a ``Date`` or ``Retry-After`` header, in UTC.
+
+    None for a date without a time zone (RFC 9110), and for one that no clock shows: computing with it would overflow.
+    """
     if len(text) > _MAX_DATE_LENGTH:
         return None
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):  # email.utils raises each of them for some text
         return None
-    return moment if moment.tzinfo is not None else None
+    return moment.astimezone(UTC) if moment.tzinfo is not None and moment.year in _CLOCK_YEARS else None
 
 
 def load_json(content: bytes) -> Any:

@@ -4,7 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from flargo.tools.cli.examples import epilog
-from flargo.tools.cli.output import write_document
+from flargo.tools.cli.output import report_errors, write_document
 
 COMPLETE_VARIABLE = "_FLARGO_COMPLETE"
 """The environment variable with which a shell's script asks flargo for completions."""
@@ -12,6 +12,7 @@ COMPLETE_VARIABLE = "_FLARGO_COMPLETE"
 
 @click.command(epilog=epilog("completion"))
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
+@report_errors
 def completion(shell: str) -> None:
     """Print the script with which a shell completes flargo's commands, options, jobs, sites and contexts.
 

@@ -13,7 +13,7 @@ from flargo.job.validate import InvalidInput
 from flargo.tools.cli.cluster_options import choose_cluster
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.option_types import NAMESPACE, CheckedText
-from flargo.tools.cli.output import EXIT_PROBLEM, EXIT_USAGE, fail, fail_config
+from flargo.tools.cli.output import EXIT_PROBLEM, EXIT_USAGE, fail, fail_config, report_errors
 from flargo.tools.demo.options import DemoError, Options, OptionsError
 from flargo.tools.demo.run import check_options, run
 from flargo.tools.demo.screen import Screen
@@ -65,6 +65,7 @@ DRAIN_ROUNDS = 3
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep kits, logs and the result in this new folder.")
 @click.option("--timeout", default=300.0, type=click.FloatRange(1), help="The seconds that the job may take.")
 @click.pass_context
+@report_errors
 def demo(ctx: click.Context, /, *, rounds: int | None, **options: object) -> None:
     """Provision a FLARE federation on this machine, run a job through flargo, show its progress, and clean up.
 

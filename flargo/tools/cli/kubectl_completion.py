@@ -5,10 +5,16 @@ tab before a text about it, and at last a directive (4: do not complete names of
 """
 
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
-    """Write the completions of the command line in this process's arguments."""
+    """Write the completions of the command line in this process's arguments; nothing if that fails."""
+    with suppress(Exception):  # a message would stand in the line that somebody is typing
+        _write_completions()
+
+
+def _write_completions() -> None:
     from click.shell_completion import ShellComplete  # noqa: PLC0415  (of an extra)
 
     from flargo.tools.cli.completion import COMPLETE_VARIABLE  # noqa: PLC0415

@@ -1,12 +1,16 @@
 """The group of flargo's commands, which imports a command's module only when that command runs."""
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+
+from flargo.tools.cli import streams
+from flargo.tools.cli.missing_extra import describe_missing_extra
 
 _OTHER_TOOLS_COMMANDS = {
     "get": "jobs",
@@ -41,6 +45,16 @@ class LazyGroup(click.Group):
         super().__init__(*args, **options)
         self._summaries = summaries
 
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """Run a command. Whatever it does not foresee becomes one message, with --debug after a traceback."""
+        arguments = sys.argv[1:] if args is None else [*args]
+        try:
+            return super().main(args, *more, **options)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # if the caller asks for them (standalone_mode)
+        except Exception as error:  # noqa: BLE001  (a library may raise anything)
+            _report(error, arguments)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command. An error of its command line has the format of its results."""
         arguments = [*ctx.args]  # click removes them while it parses them
@@ -55,6 +69,8 @@ class LazyGroup(click.Group):
             from flargo.tools.cli.output import EXIT_USAGE, fail  # noqa: PLC0415
 
             fail(error.format_message(), getattr(error, "details", {}), EXIT_USAGE, output_format)
+        except KeyboardInterrupt:
+            raise SystemExit(streams.EXIT_INTERRUPTED) from None  # click would print "Aborted!"
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
         """Parse the options of the group itself, and decide about colours."""
@@ -62,6 +78,8 @@ class LazyGroup(click.Group):
             context = super().make_context(*args, **more)
         except click.ClickException as error:
             raise _make_inert(error) from None
+        except KeyboardInterrupt:
+            raise SystemExit(streams.EXIT_INTERRUPTED) from None
         # click colours whatever is a terminal. rich, which draws tables, reads the variables by itself.
         context.color = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
         return context
@@ -97,6 +115,22 @@ class LazyGroup(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([*self._summaries.items()])
+
+
+def _report(error: BaseException, arguments: Sequence[str]) -> NoReturn:
+    missing_extra = describe_missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+    if missing_extra is not None:  # before output, which needs the same packages, is imported
+        streams.write_error(f"Error: {missing_extra}\n")
+        sys.exit(2)
+    from flargo.tools.cli import output  # noqa: PLC0415  (slow)
+    from flargo.tools.cli.formats import requested_document  # noqa: PLC0415
+
+    try:
+        output.report(error, requested_document(arguments), debug="--debug" in arguments)
+    except BrokenPipeError:
+        sys.exit(output.EXIT_PROBLEM)
+    except OSError as output_error:
+        output.fail_output(output_error)
 
 
 def _make_inert(error: click.ClickException) -> click.ClickException:

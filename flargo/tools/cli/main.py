@@ -4,6 +4,7 @@ import sys
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from flargo.tools.cli import streams
 from flargo.tools.cli.missing_extra import describe_missing_extra
 
 if TYPE_CHECKING:
@@ -26,17 +27,29 @@ _HELP = "NVIDIA FLARE jobs as Argo Workflows.\n\nShell completion: source <(flar
 
 
 def main() -> None:
-    """Run the command that the process was started with."""
+    """Run the command that the process was started with, and exit. LazyGroup reports what goes wrong meanwhile."""
+    streams.prepare()
+    code: int | str | None = None
     try:
         # kubectl runs the program kubectl-flargo for `kubectl flargo`.
         name = "kubectl flargo" if PurePath(sys.argv[0]).stem == "kubectl-flargo" else "flargo"
         group()(prog_name=name, complete_var="_FLARGO_COMPLETE")
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:
+        code = streams.EXIT_INTERRUPTED
     except ModuleNotFoundError as error:
-        message = describe_missing_extra(error)
+        message = describe_missing_extra(error)  # of click, without which there is no LazyGroup
         if message is None:
             raise
-        sys.stderr.write(f"Error: {message}\n")
-        sys.exit(2)
+        streams.write_error(f"Error: {message}\n")
+        code = 2
+    problem = streams.finish()
+    if problem and not code:
+        streams.write_error(f"Error: {problem}\n")
+        code = 1
+    if code is not None:
+        sys.exit(code)
 
 
 def group() -> "click.Group":

@@ -7,6 +7,7 @@ each line inert. Only the bytes of a program's log are written unchanged, where 
 import functools
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -26,14 +27,17 @@ from flargo.flare.redact import REDACTION
 from flargo.job.validate import InvalidInput
 from flargo.terms import WORKFLOW_TYPE
 from flargo.text import inert_lines, valid_unicode
+from flargo.tools.cli import streams
 from flargo.tools.cli.formats import Format
 from flargo.tools.cli.missing_extra import describe_missing_extra
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.terminal import make_safe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, streams.EXIT_INTERRUPTED
 _TYPES = {Kind.WORKFLOW: WORKFLOW_TYPE, Kind.POD: "pod", Kind.SECRET: "secret"}
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"
+"""The beginning of the text with which Python's tempfile gives up."""
 _DIFF_COLORS = {"+": "green", "-": "red", "@": "cyan"}
 """The colours of a diff's lines by their first character, as git has them."""
 _UNBREAKABLE = re.compile(r"\S*`[^`]*`\S*|\S+")
@@ -146,33 +150,47 @@ def write_message(text: str) -> None:
 
 
 def report_errors(command: Command) -> Command:
-    """Turn a command's errors into a message and an exit code. The command takes ``output_format``.
-
-    A foreign exception's own text is not shown, since it may quote a credential; --debug shows it, redacted.
-    """
+    """Turn a command's errors into a message and an exit code, in the format of its results, and add --debug."""
 
     @functools.wraps(command)
-    def reporting(*args: Any, output_format: Format | None, debug: bool, **kwargs: Any) -> None:
+    def reporting(*args: Any, debug: bool, **kwargs: Any) -> None:
         try:
-            _run(command, *args, output_format=output_format, **kwargs)
-        except InvalidInput as error:
-            details = {"field": error.field, "value": error.value, "allowed": error.allowed}
-            code = EXIT_USAGE if error.field.startswith("--") else EXIT_PROBLEM
-            fail(str(error), details, code, output_format)
-        except BrokenPipeError:
-            raise  # the reader has closed the pipe, as a pager does: click ends without a message
-        except KeyboardInterrupt:
-            raise SystemExit(EXIT_INTERRUPTED) from None
-        except (ConfigError, NoConfigError, ApiError) as error:
-            _fail_request(error, output_format)
-        except OwnError as error:
-            fail(str(error), {}, EXIT_PROBLEM, output_format)
+            _run(command, *args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # click handles its own exceptions
-        except Exception as error:  # noqa: BLE001  (a library may raise anything, and its text is not shown)
-            _fail_unexpected(error, output_format, debug=debug)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (a library may raise anything)
+            report(error, kwargs.get("output_format"), debug=debug)
 
     return _debug_option(reporting)  # type: ignore[return-value]
+
+
+def report(error: BaseException, output_format: Format | None, *, debug: bool) -> NoReturn:
+    """Write an error as one message, and exit.
+
+    Every error of flargo's commands comes here. A foreign exception's own text is not shown, since it may quote a
+    credential; ``debug`` shows it, redacted.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    if isinstance(error, BrokenPipeError):
+        raise error  # the reader has closed the pipe, as a pager does: click ends without a message
+    if debug:
+        _write_traceback(error)
+    if isinstance(error, InvalidInput):
+        details = {"field": error.field, "value": error.value, "allowed": error.allowed}
+        code = EXIT_USAGE if error.field.startswith("--") else EXIT_PROBLEM
+        fail(str(error), details, code, output_format)
+    if isinstance(error, ConfigError | NoConfigError | ApiError):
+        _fail_request(error, output_format)
+    if isinstance(error, OwnError):
+        fail(str(error), {}, EXIT_PROBLEM, output_format)
+    _fail_unexpected(error, output_format, debug=debug)
+
+
+def fail_output(error: OSError) -> NoReturn:
+    """Write to stderr, as the only stream that is left, that stdout cannot be written to, and exit."""
+    streams.write_error(f"Error: {streams.describe_full(error)}\n")
+    raise SystemExit(EXIT_PROBLEM)
 
 
 def _fail_request(error: ConfigError | NoConfigError | ApiError, output_format: Format | None) -> NoReturn:
@@ -190,19 +208,31 @@ def fail_config(error: ConfigError | NoConfigError, output_format: Format | None
     fail(str(error), {"field": "--kubeconfig"}, EXIT_PROBLEM, output_format)
 
 
-def _fail_unexpected(error: Exception, output_format: Format | None, *, debug: bool) -> NoReturn:
+def _fail_unexpected(error: BaseException, output_format: Format | None, *, debug: bool) -> NoReturn:
     missing_extra = describe_missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
     if missing_extra is not None:
         fail(missing_extra, {}, EXIT_USAGE, output_format)
-    if debug:
-        _write_traceback(error)
+    if isinstance(error, FileNotFoundError) and not _has_working_directory():
+        fail("the working directory does not exist any more: change to another one", {}, EXIT_PROBLEM, output_format)
+    if isinstance(error, FileNotFoundError) and str(error.strerror).startswith(_NO_TEMPORARY_FOLDER):
+        fail("no temporary folder can be written to: free some space, or set TMPDIR", {}, EXIT_PROBLEM, output_format)
+    if isinstance(error, OSError) and error.filename is None and error.errno in streams.FULL:
+        fail(streams.describe_full(error), {}, EXIT_PROBLEM, output_format)
     file = error.filename if isinstance(error, OSError) else None
     subject = file if isinstance(file, str) else "unexpected error"
     hint = "" if debug else " (--debug prints the traceback)"
     fail(f"{subject}: {describe(error)}{hint}", {}, EXIT_PROBLEM, output_format)
 
 
-def _write_traceback(error: Exception) -> None:
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  (the same, and shorter to read)
+    except OSError:
+        return False
+    return True
+
+
+def _write_traceback(error: BaseException) -> None:
     # Redacted as a whole before it is split, since a key has several lines.
     for line in REDACTION.redact("".join(traceback.format_exception(error))).splitlines():
         write_message(line)
