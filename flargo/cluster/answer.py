@@ -26,8 +26,8 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """True if the request succeeded."""
-        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+        """True if the request succeeded. What is no answer of Kubernetes is none, whatever its status says."""
+        return self.own_meaning is None and HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
     def meaning(self) -> Meaning:
@@ -42,7 +42,7 @@ class Answer:
     @property
     def is_not_served(self) -> bool:
         """True if nothing is served at the path. Proves nothing about an object, but enough to advise on an API."""
-        return self.status == HTTPStatus.NOT_FOUND
+        return self.meaning in {Meaning.NOT_FOUND, Meaning.NOT_SERVED}
 
     @property
     def invalid_target(self) -> bool:

@@ -5,6 +5,7 @@ a number, for example) and take a second to import.
 """
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,10 +24,11 @@ from flargo.cluster.connection import CredentialCallback
 from flargo.cluster.connections import MAX_WAIT_SECONDS
 from flargo.cluster.error_text import OwnError, describe
 from flargo.cluster.errors import ApiError
+from flargo.cluster.foreign_answer import is_event
 from flargo.cluster.http_request import MAX_REQUEST_SECONDS, READ_TIMEOUT, Request
 from flargo.cluster.meaning import Meaning
 from flargo.cluster.target import InvalidTargetError
-from flargo.cluster.transport import Transport
+from flargo.cluster.transport import Reply, Transport
 from flargo.parsing import http_date, is_uid, load_json
 from flargo.terms import ARGO_API_VERSION, LEASE_API_VERSION, Object, Uid
 
@@ -82,6 +84,11 @@ class Api:
         self._transport = Transport(load, on_credential, max_wait)
         self._on_request = on_request
         self.namespace = namespace
+
+    @property
+    def server(self) -> str:
+        """The URL of the API server. Raises LoadError if no configuration can be loaded."""
+        return self._transport.server
 
     def in_namespace(self, namespace: str) -> "Api":
         """Return a client of another namespace that shares this one's connections."""
@@ -191,11 +198,16 @@ class Api:
             "allowWatchBookmarks": "true",
         }
         request = replace(self._request("watch", kind, label=labels, query=query), read_timeout=silence)
-        response = self._send(kind, request)
-        with closing(response):
+        reply = self._stream(kind, request)
+        with closing(reply.response) as response:
             try:
                 for line in event_lines(response):
-                    yield load_json(line)
+                    event = load_json(line)
+                    if not is_event(request, event):
+                        raise self._transport.on_foreign(reply.foreign_error())
+                    yield event
+            except json.JSONDecodeError as error:
+                raise self._transport.on_foreign(reply.foreign_error()) from error
             except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
                 raise ApiError("watch", kind.value[1], 0, message=describe(error)) from error
             finally:
@@ -217,8 +229,7 @@ class Api:
         # The server counts limitBytes from the first of these lines, but the last ones are wanted.
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(16 * max_bytes)}
         deadline = time.monotonic() + MAX_REQUEST_SECONDS
-        response = self._send(Kind.POD, self._log_request(pod, query, silence))
-        with closing(response):
+        with closing(self._stream(Kind.POD, self._log_request(pod, query, silence)).response) as response:
             try:
                 return last_bytes(chunks_until(response, deadline), max_bytes).decode(errors="replace")
             except (urllib3.exceptions.HTTPError, OSError, OwnError) as error:
@@ -257,8 +268,7 @@ class Api:
             "sinceTime": since,
             "tailLines": str(tail) if tail is not None else "",
         }
-        response = self._send(Kind.POD, self._log_request(pod, query, silence))
-        with closing(response):
+        with closing(self._stream(Kind.POD, self._log_request(pod, query, silence)).response) as response:
             try:
                 yield from log_pieces(response.stream(CHUNK_BYTES, decode_content=True))
             except urllib3.exceptions.ReadTimeoutError as error:
@@ -311,8 +321,8 @@ class Api:
     def _read(self, kind: Kind, request: Request) -> Object:
         return self._transport.read(request, partial(self._on_request, request.verb, kind))[0]
 
-    def _send(self, kind: Kind, request: Request) -> urllib3.BaseHTTPResponse:
-        return self._transport.send(request, partial(self._on_request, request.verb, kind))
+    def _stream(self, kind: Kind, request: Request) -> Reply:
+        return self._transport.stream(request, partial(self._on_request, request.verb, kind))
 
 
 def _precondition(verb: str, what: str, uid: Uid) -> Object:

@@ -79,7 +79,7 @@ def chunks_until(response: urllib3.BaseHTTPResponse, deadline: float) -> Iterato
 
 
 def event_lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield the non-empty lines of a stream; bytes after the last line end are dropped."""
+    """Yield the non-empty lines of a stream, the last one also without a line end."""
     buffer = bytearray()
     for chunk in response.stream(CHUNK_BYTES, decode_content=True):
         begin, search_from = 0, len(buffer)
@@ -91,6 +91,8 @@ def event_lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         del buffer[:begin]
         if len(buffer) > MAX_EVENT_BYTES:
             raise TooLongError(f"an event of more than {MAX_EVENT_BYTES} bytes")
+    if buffer.strip():
+        yield bytes(buffer)
 
 
 def log_pieces(chunks: Iterable[bytes]) -> Iterator[LogPiece]:

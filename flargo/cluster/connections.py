@@ -39,6 +39,8 @@ SILENT_REQUESTS = 3
 """The requests in a row without an answer after which the configuration is loaded again."""
 RENEWAL_INTERVAL_SECONDS = 30.0
 """Seconds between the beginnings of two loads in the background, at least."""
+FOREIGN_LOG_INTERVAL_SECONDS = 60.0
+"""Seconds between two log lines, at least, that something else than the API server answers."""
 _STUCK_AFTER = Backoff((90.0, 180.0, 360.0, 720.0, 1440.0, 3600.0))
 """Seconds after which a load is given up and another may begin: longer than a plugin may take (exec_plugin.TIMEOUT). A
 load that hangs in another way keeps its thread, so these become rare."""
@@ -99,6 +101,9 @@ class Connections:
         """The loads in a row that were given up."""
         self._unanswered = 0
         """The requests in a row that got no answer."""
+        self._is_foreign = False
+        """Whether the log says last that something else than the API server answers."""
+        self._foreign_logged_at = -math.inf
         self._renewed_at = -math.inf
         """The time at which the last load in the background began."""
         self._insecure_servers: set[str] = set()
@@ -149,6 +154,27 @@ class Connections:
     def on_answer(self) -> None:
         """Note that the API server has answered."""
         self._unanswered = 0
+        if self._is_foreign:
+            with self._lock:
+                was_foreign, self._is_foreign = self._is_foreign, False
+            if was_foreign:
+                _log.info("Kubernetes API server answers again")
+
+    def on_foreign_answer(self, description: str) -> None:
+        """Note that something else than the API server has answered, and log it once until the server answers.
+
+        Of several servers behind one address, one may answer so again and again.
+        """
+        now = self._clock()
+        with self._lock:
+            is_new = not self._is_foreign and now >= self._foreign_logged_at + FOREIGN_LOG_INTERVAL_SECONDS
+            # A command shows the error itself.
+            is_logged = is_new and self._max_wait is not None
+            if is_logged:
+                self._is_foreign, self._foreign_logged_at = True, now
+        if is_logged:
+            _log.warning("Kubernetes API server is away, and nothing is decided until it answers: %s", description)
+        self.on_no_answer()
 
     def on_no_answer(self) -> None:
         """Note that a request got no answer; load the configuration again if that repeats."""

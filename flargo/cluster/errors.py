@@ -37,12 +37,18 @@ class ApiError(Exception):
     def __str__(self) -> str:
         """Return one line for people; its text may come from the API server."""
         answer = status_text(self.status, self.reason) if self.status else self.meaning.value
-        return f"{self.verb} {self.what}: {answer}" + (f": {self.message}" if self.message else "")
+        parts = (f"{self.verb} {self.what}", "" if self.is_foreign else answer, self.message)
+        return ": ".join(filter(None, parts))
 
     @property
     def meaning(self) -> Meaning:
         """What the error means. Decisions are made by it."""
         return self.own_meaning or classify(self.status, self.reason, self.message)
+
+    @property
+    def is_foreign(self) -> bool:
+        """True if something else than the API server has answered. The message names the server and the status then."""
+        return self.own_meaning in {Meaning.AWAY, Meaning.NOT_SERVED}
 
     @property
     def is_transient(self) -> bool:
@@ -60,21 +66,16 @@ def error_from(verb: str, what: str, status: int, content: Any, retry_after: flo
         content: the parsed body: a Status object of Kubernetes, or anything.
         retry_after: the seconds of a Retry-After header, if there was one.
     """
-    body = content if isinstance(content, dict) else {}
-    is_status = body.get("kind") == "Status"
-    reason, message = (_text(body.get(key)) for key in ("reason", "message"))
-    error = ApiError(verb, what, status, reason if is_status else "", message, retry_after)
+    if not isinstance(content, dict) or content.get("kind") != "Status":
+        return ApiError(verb, what, status, "", _NOT_KUBERNETES, retry_after, Meaning.AWAY)
+    reason, message = (_text(content.get(key)) for key in ("reason", "message"))
+    error = ApiError(verb, what, status, reason, message, retry_after)
     if error.meaning is Meaning.AWAY:
-        explanation = _NOT_SERVED if status == HTTPStatus.NOT_FOUND else _NOT_KUBERNETES
-        return replace(error, message=": ".join(filter(None, (explanation, message))))
+        return replace(error, message=": ".join(filter(None, (_NOT_KUBERNETES, message))))
     return error
 
 
 _NOT_KUBERNETES = "this is no answer of the API server; a gateway in front of it may have answered"
-_NOT_SERVED = (
-    "nothing is served at this path; a gateway in front of the API server may have answered, or an API is missing "
-    "(is Argo Workflows installed?)"
-)
 
 
 def _text(value: Any) -> str:

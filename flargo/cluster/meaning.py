@@ -38,13 +38,16 @@ class Meaning(Enum):
     SERVER_ERROR = "the server failed"
     """The API server has answered that it, etcd or a webhook failed."""
     AWAY = "the server is away"
-    """Something else than the API server has answered: a gateway in front of it, with a redirect, a page, or a status
-    without Kubernetes' reason. Nothing is known about the object, nor whether the request took effect."""
+    """Something else than the API server has answered (flargo.cluster.foreign_answer): a gateway in front of it, a
+    login page or another service. Nothing is known about the object, nor whether the request took effect."""
+    NOT_SERVED = "nothing is served at this path"
+    """A 404 page like the API server's own for an API that it does not serve, such as Argo's on a cluster without it.
+    Other servers written in Go have the same page, so nothing is known about the object."""
     UNANSWERED = "no answer"
     """There was no response, or an unreadable one, so it is unknown whether the request took effect."""
 
 
-NO_CONTACT = frozenset({Meaning.AWAY, Meaning.UNANSWERED})
+NO_CONTACT = frozenset({Meaning.AWAY, Meaning.NOT_SERVED, Meaning.UNANSWERED})
 """The errors of requests that the API server has not answered."""
 TRANSIENT = NO_CONTACT | {Meaning.CONFLICT, Meaning.TOO_MANY_REQUESTS, Meaning.SERVER_ERROR}
 """The errors after which the same request may succeed later."""

@@ -31,6 +31,13 @@ class Target:
 
     segments: tuple[str, ...]
     query: tuple[tuple[str, str], ...] = ()
+    api_version: str = ""
+    """The ``apiVersion`` of the objects that are served here; empty for the server's version."""
+    plural: str = ""
+    """The plural of their kind; empty if the path is no resource's."""
+    is_collection: bool = False
+    """Whether the path is that of a collection, and not of one object in it."""
+    subresource: str = ""
 
     @property
     def url(self) -> str:
@@ -76,17 +83,29 @@ def resource(
         if name is None or subresource not in _SUBRESOURCES:
             raise InvalidTargetError("subresource", subresource)
         segments.append(subresource)
-    return Target(tuple(segments), tuple((key, value) for key, value in (query or {}).items() if value))
+    return Target(
+        tuple(segments),
+        tuple((key, value) for key, value in (query or {}).items() if value),
+        _api_version(group_version),
+        plural,
+        is_collection=name is None,
+        subresource=subresource,
+    )
 
 
 def group(group_version: str) -> Target:
     """Return the path at which a version of an API group lists its resources (API discovery)."""
-    return Target(tuple(_check("API group and version", group_version, _GROUP_VERSION).split("/")))
+    segments = _check("API group and version", group_version, _GROUP_VERSION).split("/")
+    return Target(tuple(segments), api_version=_api_version(group_version))
 
 
 def version() -> Target:
     """Return the path of an API server's version."""
     return Target(("version",))
+
+
+def _api_version(group_version: str) -> str:
+    return group_version.partition("/")[2]
 
 
 def _check(part: str, value: str, pattern: re.Pattern[str]) -> str:

@@ -6,6 +6,7 @@ The two clients, Api (the launcher's) and Survey (the doctor's), share this path
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,7 @@ from flargo.cluster.connection import Connection, CredentialCallback
 from flargo.cluster.connections import MAX_WAIT_SECONDS, Connections, LoadError
 from flargo.cluster.error_text import OwnError
 from flargo.cluster.errors import ApiError, error_from
+from flargo.cluster.foreign_answer import Head, foreign_error, is_answer, is_status, is_stream
 from flargo.cluster.http_request import MAX_REQUEST_SECONDS, Request
 from flargo.cluster.meaning import NO_CONTACT
 from flargo.parsing import http_date, load_json, whole_number
@@ -56,46 +58,69 @@ class Transport:
         """
         self._connections.load()
 
+    @property
+    def server(self) -> str:
+        """The URL of the server; requests a configuration if none is loaded yet."""
+        return self._connections.current().access.server
+
     def read(self, request: Request, on_response: ResponseCallback = lambda *_: None) -> tuple[Object, str]:
         """Send a request; return the object in its response, and the response's ``Date`` header."""
         deadline = time.monotonic() + MAX_REQUEST_SECONDS
-        response = self.send(request, on_response)
-        with closing(response):
+        reply = self._send(request, on_response)
+        with closing(reply.response) as response:
             try:
-                content = load_json(read_bounded(response, MAX_RESPONSE_BYTES, deadline))
-            except (urllib3.exceptions.HTTPError, OSError, OwnError, ValueError, RecursionError) as error:
-                raise request.failure("unreadable response: ", error) from error
+                body = read_bounded(response, MAX_RESPONSE_BYTES, deadline)
+                content = _parse(body)
+            except (urllib3.exceptions.HTTPError, OSError, OwnError, RecursionError) as error:
+                raise request.failure(f"{reply.head.server}: unreadable response: ", error) from error
             finally:
                 response.release_conn()
-        return content if isinstance(content, dict) else {}, response.headers.get("Date", "")
+        if not is_answer(request, content):
+            raise self.on_foreign(reply.foreign_error(body))
+        self._connections.on_answer()
+        return content, response.headers.get("Date", "")
 
-    def send(self, request: Request, on_response: ResponseCallback = lambda *_: None) -> urllib3.BaseHTTPResponse:
-        """Send a request; return its successful response with the body unread."""
+    def stream(self, request: Request, on_response: ResponseCallback = lambda *_: None) -> "Reply":
+        """Send a request for a log or a watch; return its successful response with the body unread."""
+        reply = self._send(request, on_response)
+        if not is_stream(request, reply.head, reply.response.headers.get("Content-Length", "")):
+            reply.response.close()
+            raise self.on_foreign(reply.foreign_error())
+        return reply
+
+    def on_foreign(self, error: ApiError) -> ApiError:
+        """Note that something else than the API server has answered; return the error."""
+        self._connections.on_foreign_answer(error.message)
+        return error
+
+    def _send(self, request: Request, on_response: ResponseCallback) -> "Reply":
+        """Send a request; return its response if that has a status of success."""
         try:
             connection = self._connections.current()
-            response = self._attempt(connection, request, on_response)
-            if response.status == HTTPStatus.UNAUTHORIZED:
+            reply = self._attempt(connection, request, on_response)
+            if reply.head.status == HTTPStatus.UNAUTHORIZED:
                 # The token was rotated, perhaps: load it again, once.
-                rejection = _error_from(request, response)
+                rejection = reply.refusal()
                 other_connection = self._connections.replace(connection)
                 if other_connection is None:
-                    raise rejection
-                response = self._attempt(other_connection, request, on_response)
+                    raise self._on_refusal(rejection)
+                reply = self._attempt(other_connection, request, on_response)
         except LoadError as error:
             raise request.failure("", error) from error
-        if response.status < HTTPStatus.MULTIPLE_CHOICES:
-            self._connections.on_answer()
-            return response
-        refusal = _error_from(request, response)
-        if refusal.meaning in NO_CONTACT:
-            self._connections.on_no_answer()
-        else:
-            self._connections.on_answer()
-        raise refusal
+        if reply.head.status < HTTPStatus.MULTIPLE_CHOICES:
+            return reply
+        raise self._on_refusal(reply.refusal())
 
-    def _attempt(
-        self, connection: Connection, request: Request, on_response: ResponseCallback
-    ) -> urllib3.BaseHTTPResponse:
+    def _on_refusal(self, refusal: ApiError) -> ApiError:
+        if refusal.meaning not in NO_CONTACT:
+            self._connections.on_answer()
+            return refusal
+        if refusal.is_foreign:
+            return self.on_foreign(refusal)
+        self._connections.on_no_answer()
+        return refusal
+
+    def _attempt(self, connection: Connection, request: Request, on_response: ResponseCallback) -> "Reply":
         start = time.monotonic()
         try:
             response = connection.request(request)
@@ -105,24 +130,48 @@ class Transport:
             self._connections.on_no_answer()
             raise request.failure("", error) from error
         on_response(response.status, time.monotonic() - start)
-        return response
+        content_type, location = (response.headers.get(name, "") for name in ("Content-Type", "Location"))
+        return Reply(request, Head(connection.access.server, response.status, content_type, location), response)
 
 
-def _error_from(request: Request, response: urllib3.BaseHTTPResponse) -> ApiError:
-    if response.status < HTTPStatus.BAD_REQUEST:
-        # A gateway in front of the API server redirects, perhaps because the server is down. The location is not the
-        # intended path, so it is not followed.
-        response.drain_conn()
-        return ApiError(request.verb, request.what, response.status, message="a redirect, which flargo does not follow")
-    retry_after = response.headers.get("Retry-After", "")
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response with its body unread, to the request that it answers."""
+
+    request: Request
+    head: Head
+    response: urllib3.BaseHTTPResponse
+
+    def refusal(self) -> ApiError:
+        """Read a response with an error status, or a redirect, and return its error."""
+        if self.head.status < HTTPStatus.BAD_REQUEST:
+            # The location is not the intended path, so it is not followed. The body may be of any length.
+            self.response.close()
+            return self.foreign_error()
+        retry_after = _seconds(self.response.headers.get("Retry-After", ""))
+        body, content = b"", None
+        try:
+            body = read_bounded(self.response, MAX_ERROR_RESPONSE_BYTES, time.monotonic() + MAX_REQUEST_SECONDS)
+            content = _parse(body)
+        except (urllib3.exceptions.HTTPError, OSError, OwnError, RecursionError):
+            pass  # without a Status, the error is that of an answer that is not the API server's
+        finally:
+            self.response.release_conn()
+        if not is_status(content):
+            return self.foreign_error(body, retry_after)
+        return error_from(self.request.verb, self.request.what, self.head.status, content, retry_after)
+
+    def foreign_error(self, body: bytes = b"", retry_after: float | None = None) -> ApiError:
+        """Return the error of an answer that is not the API server's."""
+        return foreign_error(self.request, self.head, body, retry_after)
+
+
+def _parse(body: bytes) -> Any:
+    """Return the content of a body; None if it is not JSON."""
     try:
-        deadline = time.monotonic() + MAX_REQUEST_SECONDS
-        content: Any = load_json(read_bounded(response, MAX_ERROR_RESPONSE_BYTES, deadline))
-    except (urllib3.exceptions.HTTPError, OSError, OwnError, ValueError, RecursionError):
-        content = {}
-    finally:
-        response.release_conn()
-    return error_from(request.verb, request.what, response.status, content, _seconds(retry_after))
+        return load_json(body)
+    except ValueError:
+        return None
 
 
 def _seconds(retry_after: str) -> float | None:

@@ -56,8 +56,10 @@ class Performer:
         except ApiError as error:
             ok = error.meaning in _NOTHING_LEFT
             if not ok:
-                # While a watch is lost, its own warning suffices; the retries of a thousand jobs add nothing.
-                is_quiet = self.is_watch_lost() or command.action.kind is ActionKind.MARK_CLEARED
+                # While a watch is lost, or something else answers than the API server, that is logged once; the retries
+                # of a thousand jobs add nothing.
+                is_logged = self.is_watch_lost() or error.is_foreign
+                is_quiet = is_logged or command.action.kind is ActionKind.MARK_CLEARED
                 level = logging.DEBUG if is_quiet else logging.WARNING
                 _log.log(level, "%s: failed to %s: %s", command.name, command.action.kind.value, error)
             unanswered = () if error.meaning not in NO_CONTACT else (Unanswered(command, began_at),)

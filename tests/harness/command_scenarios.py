@@ -1,6 +1,7 @@
 """The commands that look at a cluster, used as a person or a program uses them on jobs of the real launcher."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.site_job import selector
 from tests.harness.cluster import Cluster, eventually
 from tests.harness.faults import matrix
+from tests.harness.foreign_answers import FOREIGN_ANSWERS, ForeignAnswer
 from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, START_SECONDS, Job, Site, exits, read_token
 from tests.harness.wire import Match, Wire
 
@@ -576,12 +578,15 @@ def test_refusing_and_unreachable_clusters_are_reported(cluster: Cluster, tmp_pa
 
         forbidden = 'workflows is forbidden: User "u" cannot list resource "workflows" in API group "argoproj.io"'
         status = {"kind": "Status", "apiVersion": "v1", "reason": "Forbidden", "code": 403, "message": forbidden}
-        for code, body, message in (
-            (403, json.dumps(status).encode(), "needs the right to list workflows.argoproj.io"),
-            (404, b"404 page not found", "has no Argo Workflows"),
+        plain_page = ForeignAnswer(404, "text/plain; charset=utf-8", b"404 page not found\n")
+        for answer, message in (
+            (ForeignAnswer(403, "application/json", json.dumps(status).encode()), "needs the right to list workflows"),
+            (plain_page, "has no Argo Workflows"),
+            *((each, "does not answer as Kubernetes does") for each in FOREIGN_ANSWERS.values()),
         ):
-            wire.answer_with_body(Match("list", "workflows"), code, body)
+            fault = wire.answer_as(answer, Match("list", "workflows"), times=math.inf)
             result = jobs()
+            fault.disarm()
             assert (result.code, len(result.err.splitlines())) == (1, 1)
             assert message in result.err
         assert jobs().code == 0

@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
+from http import HTTPStatus
 
 from flargo.cluster.answer import Answer
+from flargo.cluster.meaning import Meaning
 from flargo.cluster.survey import Survey, Trim
 from flargo.cluster.target import Target
 from flargo.job.workflow import INSTANCE_ID
@@ -125,14 +127,16 @@ class FakeCluster(Survey):
         answer = self._answer(method, path, dict(where.query), body)
         date = formatdate(self.time + self.clock_skew, usegmt=True)
         if not answer.ok:
-            return Answer(answer.status, reason=answer.reason, message=answer.message, date=date)
+            return replace(answer, date=date)
         return Answer(answer.status, keep(answer.body) if keep else answer.body, date=date)
 
     def _answer(self, method: str, path: str, query: Mapping[str, str], body: Object | None) -> Answer:
         if self.connection_error:
             return Answer(0, message=self.connection_error)
         if path in self.statuses:
-            return Answer(self.statuses[path], message="a status that the test set")
+            code = self.statuses[path]
+            page = Meaning.NOT_SERVED if code == HTTPStatus.NOT_FOUND else None
+            return Answer(code, message="a status that the test set", own_meaning=page)
         if any(part in path for part in self.forbidden_paths):
             return Answer(403, message=f'x is forbidden: User "me" cannot {method.lower()} resource "x"')
         if method == "POST" and body is not None:

@@ -1,6 +1,8 @@
 """A small Kubernetes API over HTTP, for tests that give flargo nothing but a kubeconfig, as users do."""
 
 import json
+import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,45 @@ EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 ARCHIVE = "/api/v1/archived-workflows"
 """The archive of an Argo Server, which this API is as well: Workflows by their uids."""
-COLLECTIONS = (WORKFLOWS, PODS, SECRETS, EVENTS, LEASES, ARCHIVE)
+COLLECTIONS = {
+    WORKFLOWS: ("argoproj.io/v1alpha1", "Workflow"),
+    PODS: ("v1", "Pod"),
+    SECRETS: ("v1", "Secret"),
+    EVENTS: ("v1", "Event"),
+    LEASES: ("coordination.k8s.io/v1", "Lease"),
+    ARCHIVE: ("argoproj.io/v1alpha1", "Workflow"),
+}
+"""The version and kind of each collection's objects."""
+
+
+_PATH = re.compile(
+    r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+/[^/]+))(?:/namespaces/[^/]+)?"
+    r"/(?P<plural>[a-z]+)(?P<name>/[^/]+)?(?P<subresource>/[a-z]+)?"
+)
+_KINDS = {
+    "workflows": "Workflow",
+    "pods": "Pod",
+    "secrets": "Secret",
+    "events": "Event",
+    "leases": "Lease",
+    "configmaps": "ConfigMap",
+    "selfsubjectreviews": "SelfSubjectReview",
+}
+
+
+def as_kubernetes(method: str, path: str, content: Object) -> Object:
+    """Return the content of a successful answer as the API server sends it at a path: with version and kind."""
+    path = path.partition("?")[0]
+    if path.endswith("/version"):
+        return {"gitVersion": "v1.34.0", **content}
+    match = _PATH.search(path)
+    assert match is not None, path
+    if match["subresource"] == "/eviction":
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+    head: Object = {"apiVersion": match["core"] or match["group"], "kind": _KINDS[match["plural"]]}
+    if method == "GET" and match["name"] is None:
+        head |= {"kind": f"{head['kind']}List", "items": []}
+    return {**head, **content}
 
 
 def merge_patch(item: Object, patch: Object) -> Object:
@@ -40,8 +80,8 @@ def merge_patch(item: Object, patch: Object) -> Object:
     return patched
 
 
-RawAnswer = tuple[int, bytes]
-"""An HTTP status and a body."""
+RawAnswer = tuple[int, bytes] | tuple[int, bytes, str, str]
+"""An HTTP status and a body; and the content type and the location of a redirect, each empty if there is none."""
 
 
 def status(code: int, reason: str = "", message: str = "") -> RawAnswer:
@@ -93,13 +133,20 @@ class KubernetesApi(ThreadingHTTPServer):
         }
         self.kubeconfig.write_text(yaml.safe_dump(document))
 
+    def handle_error(self, *_: Any) -> None:
+        """Stay silent if a client has closed its connection early."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*_)
+
     def put(self, collection: str, item: Object) -> Object:
         """Store an object under its name, with a new version."""
         with self.condition:
             path = f"{collection}/{item['metadata']['name']}"
             kind = "MODIFIED" if path in self.objects else "ADDED"
             meta = {"uid": f"uid-{len(self.changes)}", **item["metadata"]}
-            stored = {**item, "metadata": {**meta, "resourceVersion": str(len(self.changes) + 1)}}
+            api_version, name = COLLECTIONS[collection]
+            stored = {"apiVersion": api_version, "kind": name, **item}
+            stored["metadata"] = {**meta, "resourceVersion": str(len(self.changes) + 1)}
             self.objects[path] = stored
             self._publish(collection, kind, stored)
             return stored
@@ -156,14 +203,16 @@ class _Handler(BaseHTTPRequestHandler):
         if query.get("watch") == "true":
             self._stream(path)
         elif path.endswith("/log"):
-            self._answer(200, self.server.log)
+            self._answer(200, self.server.log, "text/plain")
         elif path in self.server.objects:
             self._send(200, self.server.objects[path])
         elif path in COLLECTIONS:
             version = str(len(self.server.changes))
-            self._send(200, {"metadata": {"resourceVersion": version}, "items": self.server.items(path)})
+            api_version, kind = COLLECTIONS[path]
+            head = {"apiVersion": api_version, "kind": f"{kind}List", "metadata": {"resourceVersion": version}}
+            self._send(200, {**head, "items": self.server.items(path)})
         elif path == "/version":
-            self._send(200, {})
+            self._send(200, {"gitVersion": "v1.34.0"})
         else:
             self._answer(*_MISSING)
 
@@ -217,15 +266,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, code: int, document: Object) -> None:
         self._answer(code, json.dumps(document).encode())
 
-    def _answer(self, code: int, content: bytes) -> None:
+    def _answer(self, code: int, content: bytes, content_type: str = "application/json", location: str = "") -> None:
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        for name, value in (("Content-Type", content_type), ("Location", location)):
+            if value:
+                self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
     def _stream(self, path: str) -> None:
         self.send_response(200)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         with suppress(OSError):

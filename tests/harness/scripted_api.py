@@ -1,5 +1,8 @@
 """flargo's API client, connected to a list of responses instead of a server."""
 
+import json
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from flargo.cluster.access import Access
@@ -8,6 +11,7 @@ from flargo.cluster.connections import Connections
 from flargo.cluster.http_request import Request
 from flargo.cluster.transport import Transport
 from flargo.terms import Object
+from tests.harness.kubernetes_api import as_kubernetes
 
 
 class Response:
@@ -17,6 +21,17 @@ class Response:
         self.status, self.body, self.headers, self.reason = status, body, headers or {}, "Reason"
         self.is_released = False
         self._chunks: Any = None
+
+    def complete(self, request: Request) -> None:
+        """Add what the API server sends besides: content type, version and kind."""
+        if request.target.subresource == "log":
+            self.headers = {"Content-Type": "text/plain", **self.headers}
+            return
+        self.headers = {"Content-Type": "application/json", **self.headers}
+        with suppress(ValueError, RecursionError):
+            if self.status < HTTPStatus.MULTIPLE_CHOICES and request.verb != "watch":
+                content = json.loads(self.body)
+                self.body = json.dumps(as_kubernetes(request.method, request.target.url, content)).encode()
 
     def read(self, _: int | None = None) -> bytes:
         return self.body
@@ -66,6 +81,7 @@ class ScriptedTransport(Transport):
         response = self.responses.pop(0)
         if isinstance(response, Exception):
             raise response
+        response.complete(request)
         return response
 
 

@@ -17,7 +17,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -27,6 +27,7 @@ import yaml
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
 
 from flargo.embedded import tls
+from tests.harness.foreign_answers import ForeignAnswer
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class FaultKind(Enum):
     LOSE_REPLY = "the request is forwarded and the connection closed without an answer"
     DELAY = "the request is forwarded late"
     LATE_REPLY = "the request is forwarded at once and answered late"
-    STATUS = "the request is answered with an error and not forwarded"
+    STATUS = "the request is answered by the wire and not forwarded"
 
 
 @dataclass
@@ -91,8 +92,10 @@ class Fault:
     """How many more requests it breaks; infinite means until it is disarmed."""
     seconds: float = 0.0
     code: int = 0
-    body: bytes = b""
-    """The body of the error; empty: a Status object without a reason."""
+    body: bytes | None = None
+    """The body of the answer; None: a Status object without a reason."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The headers of an answer that has a body."""
     retry_after: int | None = None
     hits: int = 0
     """How many requests it has broken so far."""
@@ -264,6 +267,12 @@ class Wire:
         """Answer with an HTTP error and a body, as a gateway does, instead of forwarding the request."""
         return self._arm(Fault(FaultKind.STATUS, match, times, code=code, body=body))
 
+    def answer_as(self, answer: ForeignAnswer, match: RequestMatch, times: float = 1) -> Fault:
+        """Answer as something that is no Kubernetes, instead of forwarding the request."""
+        named = {"Content-Type": answer.content_type, "Location": answer.location}
+        headers = {name: value for name, value in named.items() if value}
+        return self._arm(Fault(FaultKind.STATUS, match, times, code=answer.code, body=answer.body, headers=headers))
+
     def stop_answering(self) -> None:
         """Answer no request and cut all watches, until ``resume_answering``."""
         self._is_down = True
@@ -407,7 +416,7 @@ class Wire:
         return web.Response(status=answer.status, body=content, headers=forwarded)
 
     async def _stream(self, request: web.BaseRequest, answer: ClientResponse) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response = web.StreamResponse(headers={"Content-Type": answer.headers.get("Content-Type", "application/json")})
         response.enable_chunked_encoding()
         stream = _Stream(request, response)
         await response.prepare(request)
@@ -490,8 +499,8 @@ def _hang_up(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def _error(fault: Fault) -> web.StreamResponse:
-    if fault.body:
-        return web.Response(status=fault.code, body=fault.body)
+    if fault.body is not None:
+        return web.Response(status=fault.code, body=fault.body, headers=fault.headers)
     status = {"kind": "Status", "status": "Failure", "code": fault.code, "message": "a fault of the wire"}
     headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
     return web.json_response(status, status=fault.code, headers=headers)

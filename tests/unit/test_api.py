@@ -57,7 +57,7 @@ def test_a_delete_without_name_is_not_sent() -> None:
 def test_a_401_reloads_credentials_once() -> None:
     unauthorized = Response(401)
     api = ScriptedApi(unauthorized, Response(200, b'{"a": 1}'))
-    assert api.get(Kind.POD, "p") == {"a": 1}
+    assert api.get(Kind.POD, "p")["a"] == 1
     assert api.logins == 2
     assert unauthorized.is_released
     with pytest.raises(ApiError, match="401"):
@@ -74,7 +74,7 @@ class Pool:
         self.token = token
 
     def request(self, *_: Any) -> Any:
-        return Response(200 if self.token == self.valid else 401)
+        return Response(200 if self.token == self.valid else 401, b'{"kind": "Pod", "apiVersion": "v1"}')
 
 
 def test_one_thread_loads_while_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,8 @@ def test_an_endless_list_is_an_error() -> None:
         def request(self, _request: Request) -> Any:
             self.request_count += 1
             assert self.request_count < 20_000, "it is asked for ever"
-            return Response(200, json.dumps({"items": [], "metadata": {"continue": str(self.request_count)}}).encode())
+            page = {"items": [], "metadata": {"continue": str(self.request_count)}}
+            return Response(200, json.dumps({"kind": "PodList", "apiVersion": "v1", **page}).encode())
 
     endless = Endless()
     with pytest.raises(ApiError, match="more than 10000 pages"):
@@ -184,9 +185,23 @@ def test_an_endless_list_is_an_error() -> None:
     assert endless.request_count == 10_000
 
 
+POD = b'"object": {"kind": "Pod", "apiVersion": "v1", "metadata": {}}'
+
+
 def test_watch_joins_lines_and_releases_its_connection() -> None:
-    answer = Response(200, b'{"type": "ADDED"}\n\n{"type": "DELETED"}\n{"ty')
+    added, deleted = (b'{"type": "%s", %s}' % (each, POD) for each in (b"ADDED", b"DELETED"))
+    answer = Response(200, added + b"\n\n" + deleted + b"\n")
     assert [event["type"] for event in ScriptedApi(answer).watch(Kind.POD, "", "1", 45, 50.0)] == ["ADDED", "DELETED"]
+    assert answer.is_released
+
+
+def test_half_an_event_ends_the_watch() -> None:
+    """What follows it is unknown."""
+    answer = Response(200, b'{"type": "ADDED", %s}\n{"ty' % POD)
+    events = ScriptedApi(answer).watch(Kind.POD, "", "1", 45, 50.0)
+    assert next(events)["type"] == "ADDED"
+    with pytest.raises(ApiError):
+        next(events)
     assert answer.is_released
 
 
@@ -416,7 +431,7 @@ def test_time_is_the_responses_date() -> None:
 def test_an_object_comes_with_the_servers_clock(date: str, moment: str) -> None:
     api = ScriptedApi(Response(200, b'{"metadata": {"uid": "l1"}}', headers={"Date": date}))
     item, time = api.get_with_time(Kind.LEASE, "l")
-    assert item == {"metadata": {"uid": "l1"}}
+    assert item["metadata"] == {"uid": "l1"}
     assert (time.isoformat() if time is not None else "None") == moment
     assert api.requests == [("GET", "/apis/coordination.k8s.io/v1/namespaces/ns/leases/l", None)]
 
@@ -429,18 +444,24 @@ def test_metadata_requests_no_secret_content() -> None:
 
 def test_a_deeply_nested_object_hides_no_other() -> None:
     deep = b'{"metadata": {"name": "deep"}, "spec": {"x": ' + b"[" * 3000 + b"]" * 3000 + b"}}"
-    page = b'{"metadata": {"resourceVersion": "7"}, "items": [' + deep + b', {"metadata": {"name": "good"}}]}'
+    head = b'{"kind": "WorkflowList", "apiVersion": "argoproj.io/v1alpha1", "metadata": {"resourceVersion": "7"}, '
+    page = head + b'"items": [' + deep + b', {"metadata": {"name": "good"}}]}'
     items, version = ScriptedApi(Response(200, page)).list(Kind.WORKFLOW)
     assert ([item["metadata"]["name"] for item in items], version) == (["deep", "good"], "7")
-    events = (
-        b'{"type": "ADDED", "object": ' + deep + b'}\n{"type": "ADDED", "object": {"metadata": {"name": "good"}}}\n'
-    )
+    head = b'{"kind": "Workflow", "apiVersion": "argoproj.io/v1alpha1", "metadata": {'
+    deep, good = deep.replace(b'{"metadata": {', head), head + b'"name": "good"}}'
+    events = b'{"type": "ADDED", "object": ' + deep + b'}\n{"type": "ADDED", "object": ' + good + b"}\n"
     watched = [*ScriptedApi(Response(200, events)).watch(Kind.WORKFLOW, "", "1", 1, 1.0)]
     assert [event["object"]["metadata"]["name"] for event in watched] == ["deep", "good"]
 
 
-@pytest.mark.parametrize(
-    "page", [{"items": 5}, {"items": [5, None, "x"]}, {"metadata": []}, {"items": {}, "metadata": "x"}]
-)
-def test_a_malformed_list_is_empty(page: Object) -> None:
+@pytest.mark.parametrize("page", [{"items": [5, None, "x"]}, {"metadata": []}, {"items": None, "metadata": "x"}])
+def test_malformed_parts_of_a_list_are_left_out(page: Object) -> None:
     assert ScriptedApi(Response(200, json.dumps(page).encode())).list(Kind.POD) == ([], "")
+
+
+@pytest.mark.parametrize("page", [{"items": 5}, {"items": {}, "metadata": "x"}, {"kind": "List"}, {"kind": "Pod"}])
+def test_what_is_no_list_is_an_error(page: Object) -> None:
+    """It counted as an empty list."""
+    with pytest.raises(ApiError):
+        ScriptedApi(Response(200, json.dumps(page).encode())).list(Kind.POD)

@@ -12,6 +12,7 @@ import yaml
 from flargo.cluster import service_account
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
+from flargo.cluster.meaning import Meaning
 from flargo.status.diagnosis import Stage
 from flargo.terms import Object
 from flargo.tools.cli import cluster_options, jobs, sweep, terminate, why
@@ -154,7 +155,8 @@ def test_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monkey
         (ApiError("list", "workflows", 401, "Unauthorized", ""), "rejected the credentials (401)"),
         (ApiError("list", "pods", 0, message="a\nb"), "can't be reached: a b"),
         (ApiError("list", "pods", 500, "InternalError", "etcd"), "500 InternalError etcd"),
-        (ApiError("list", "workflows", 404, message="no route"), "has no Argo Workflows"),
+        (ApiError("list", "workflows", 404, own_meaning=Meaning.NOT_SERVED), "has no Argo Workflows"),
+        (ApiError("list", "workflows", 404, message="no route"), "can't be reached: 404 Not Found: no route"),
         (ApiError("list", "pods", 404, message="no route"), "can't be reached: 404 Not Found: no route"),
         (ApiError("list", "pods", 503), "can't be reached: 503 Service Unavailable"),
         (ApiError("patch", "workflows x", 409, "Conflict", "modified"), "refused to patch workflows.argoproj.io: 409"),
@@ -329,7 +331,8 @@ def test_transient_errors_do_not_end_a_watch() -> None:
 @pytest.mark.parametrize(
     ("error", "may_pass"),
     [
-        (ApiError("list", "workflows", 404, message="no route"), True),
+        (ApiError("list", "workflows", 404, own_meaning=Meaning.NOT_SERVED), True),
+        (ApiError("list", "workflows", 200, own_meaning=Meaning.AWAY), True),
         (ApiError("list", "workflows", 0), True),
         (ApiError("list", "workflows", 403, "Forbidden", MISSING_RIGHT), False),
     ],
@@ -357,7 +360,7 @@ def test_error_that_may_pass_ends_no_watch(error: ApiError, *, may_pass: bool) -
 def test_watch_of_a_cluster_without_argo_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_MAX_MISSING_SECONDS", 0.1)
     live_jobs = LiveJobs(lambda: None)
-    live_jobs.on_lost(Kind.WORKFLOW, ApiError("list", "workflows", 404, message="no route"))
+    live_jobs.on_lost(Kind.WORKFLOW, ApiError("list", "workflows", 404, message="no route", own_meaning=Meaning.NOT_SERVED))
     with pytest.raises(ApiError, match="no route"):
         next(jobs._snapshots(live_jobs, ClusterReader(RecordingApi()), threading.Event()))
 

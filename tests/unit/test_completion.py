@@ -14,6 +14,7 @@ from flargo.tools.cli import completion_values, kubectl_completion
 from flargo.tools.cli.completion_values import find_values
 from flargo.tools.cli.main import COMMANDS, group
 from tests.harness.command_line import run, write_kubeconfig
+from tests.harness.foreign_answers import FOREIGN_ANSWERS
 from tests.harness.kubernetes_api import NAMESPACE, WORKFLOWS, KubernetesApi, kubernetes_api
 
 FLARGO = [sys.executable, "-c", "import sys; sys.argv[0] = 'flargo'; from flargo.tools.cli.main import main; main()"]
@@ -115,6 +116,15 @@ def test_jobs_sites_and_contexts_come_from_the_cluster(api: KubernetesApi, tmp_p
     assert values("why", "-n", "empty", "") == []
     config = write_kubeconfig(tmp_path / "other")
     assert values("jobs", "--kubeconfig", config, "--context", "") == ["one", "two"]
+
+
+def test_nothing_is_written_while_a_person_types(api: KubernetesApi) -> None:
+    """Something else than Kubernetes answers, which a parent logs."""
+    assert complete("flargo logs ", KUBECONFIG=str(api.kubeconfig)) == []
+    add(api, "one", "id-1", "site-1")
+    assert complete("flargo logs ", KUBECONFIG=str(api.kubeconfig)) == ["plain,id-1"]
+    api.answer_instead = lambda *_: FOREIGN_ANSWERS["login page"].raw
+    assert complete("flargo logs ", KUBECONFIG=str(api.kubeconfig)) == []
 
 
 def test_text_that_a_shell_would_run_is_left_out(api: KubernetesApi) -> None:

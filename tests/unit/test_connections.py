@@ -26,6 +26,7 @@ from flargo.cluster.connections import Connections, LoadError
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
 from flargo.embedded import tls
+from tests.harness.kubernetes_api import status
 
 PLUGIN_VERSION = "client.authentication.k8s.io/v1"
 WAIT = 0.5
@@ -71,8 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         self.server.tokens.append(token)
         valid = self.server.valid_tokens
-        body = b'{"metadata": {"name": "p"}}'
-        self.send_response(200 if valid is None or token in valid else 401)
+        is_valid = valid is None or token in valid
+        content = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}}
+        body = json.dumps(content).encode() if is_valid else status(401, "Unauthorized")[1]
+        self.send_response(200 if is_valid else 401)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -15,6 +15,7 @@ from flargo.terms import Object
 from flargo.text import inert
 from tests.harness import terminal
 from tests.harness.attacks import ALL_ATTACKS, ATTACKS, BYTE_ATTACKS, bad_characters
+from tests.harness.kubernetes_api import as_kubernetes
 from tests.harness.objects import RUNNING, job_workflow, pod, terminated_state
 from tests.harness.paths import ROOT
 
@@ -88,29 +89,32 @@ class Hostile(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path.endswith("/log"):
-            self._answer(200, LOG)
+            self._answer(200, LOG, "text/plain")
         elif path == "/version":
             self._answer(200, json.dumps({"gitVersion": EVIL}).encode())
         elif path.rpartition("/")[0].endswith("/flare/workflows"):
             (item,) = (each for each in workflows() if each["metadata"]["name"] == path.rpartition("/")[2])
-            self._answer(200, json.dumps(item).encode())
+            self._answer(200, json.dumps(as_kubernetes("GET", path, item)).encode())
         elif path.rpartition("/")[2] in LISTS and "/flare/" in path:
             items = LISTS[path.rpartition("/")[2]]()
-            self._answer(200, json.dumps({"items": items, "metadata": {"resourceVersion": "1"}}).encode())
+            page = {"items": items, "metadata": {"resourceVersion": "1"}}
+            self._answer(200, json.dumps(as_kubernetes("GET", path, page)).encode())
         else:
             self._answer(404 if "secrets" in path else 500, json.dumps(STATUS).encode())
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if "selfsubjectreviews" in self.path:
-            self._answer(201, json.dumps({"status": {"userInfo": {"username": EVIL}}}).encode())
+            review = {"status": {"userInfo": {"username": EVIL}}}
+            self._answer(201, json.dumps(as_kubernetes("POST", self.path, review)).encode())
         else:
             self._answer(422, json.dumps(STATUS).encode())
 
     do_PATCH = do_PUT = do_DELETE = do_POST  # noqa: N815  (as the standard library calls them)
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, content_type: str = "application/json") -> None:
         self.send_response(status)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -204,7 +204,7 @@ def test_a_lasting_401_fails_the_launch_soon(server: KubernetesApi) -> None:
     [
         (lambda api: api.get(Kind.POD, "p"), (302, b""), Meaning.AWAY),
         (lambda api: api.get(Kind.POD, "p"), (503, b"<html>"), Meaning.AWAY),
-        (lambda api: api.get(Kind.POD, "p"), (200, b"<html>"), Meaning.UNANSWERED),
+        (lambda api: api.get(Kind.POD, "p"), (200, b"<html>"), Meaning.AWAY),
         (lambda api: api.get(Kind.POD, "p"), status(503, "ServiceUnavailable"), Meaning.SERVER_ERROR),
     ],
     ids=["a redirect", "a gateway's 503", "a login page", "the API server's own 503"],
@@ -224,5 +224,14 @@ def test_messages_name_the_gateway(server: KubernetesApi) -> None:
         client(server).get(Kind.WORKFLOW, "w")
     assert "404 Not Found" in str(error.value)
     assert "gateway" in str(error.value)
-    assert "Argo Workflows" in str(error.value)
+    assert "Argo Workflows" not in str(error.value)
     assert "secret page" not in json.dumps(str(error.value))
+
+
+def test_messages_name_a_missing_api(server: KubernetesApi) -> None:
+    """The API server has this page for an API that it does not serve, and so do other servers in Go."""
+    server.answer_instead = lambda *_: (404, b"404 page not found\n", "text/plain; charset=utf-8", "")
+    with pytest.raises(ApiError) as error:
+        client(server).get(Kind.WORKFLOW, "w")
+    for part in (f"http://127.0.0.1:{server.server_port}", "404 Not Found", "gateway", "Argo Workflows"):
+        assert part in str(error.value)

@@ -24,7 +24,7 @@ def trickling_api(request: pytest.FixtureRequest) -> Iterator[Api]:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n")
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n" + framing + b"\r\n\r\n")
             while not ended.wait(0.05):
                 connection.sendall(b"1\r\n \r\n" if is_chunked else b" ")
 

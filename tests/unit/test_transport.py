@@ -43,6 +43,7 @@ from flargo.terms import Object, Uid
 from flargo.tools.cli import sweep
 from flargo.tools.jobs.site_job import site_jobs
 from flargo.tools.jobs.sweepable import find_sweepable
+from tests.harness.kubernetes_api import as_kubernetes
 
 NAMESPACE = "ns"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -120,11 +121,15 @@ def server() -> Iterator[tuple[str, ServerLog]]:
             if self.command == "DELETE":
                 server_log.deletes.append(json.loads(body))
             server_log.requests.append((self.command, self.requestline.split(" ", 1)[1].rpartition(" ")[0]))
+            content = server_log.answer
+            if "/archived-workflows" not in self.path:
+                answered = as_kubernetes(self.command, self.path, json.loads(content))
+                content = json.dumps(answered).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(server_log.answer)))
+            self.send_header("Content-Type", "text/plain" if "/log?" in self.path else "application/json")
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(server_log.answer)
+            self.wfile.write(content)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
 

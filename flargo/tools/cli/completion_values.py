@@ -23,8 +23,15 @@ def find_values(kind: str, options: Mapping[str, Any]) -> Found:
         kind: what to find.
         options: the options of the command line so far, by click's names.
     """
+    import logging  # noqa: PLC0415  (only if values are looked up)
+
     find = {"contexts": _contexts, "jobs": _jobs, "sites": _sites}[kind]
-    found = _within(TIME_LIMIT, lambda: find(options))
+    # A warning would appear in the middle of the line that a person types.
+    last_resort, logging.lastResort = logging.lastResort, logging.NullHandler()
+    try:
+        found = _within(TIME_LIMIT, lambda: find(options))
+    finally:
+        logging.lastResort = last_resort
     return [(value, text if _LITERAL.fullmatch(text) else "") for value, text in found if _LITERAL.fullmatch(value)]
 
 

@@ -50,7 +50,8 @@ _EVENT_REFRESH_SECONDS = 10.0
 """The interval at which the events of a starting pod are read again, as the launcher does."""
 
 _MAX_MISSING_SECONDS = 10.0
-"""Seconds for which ``--watch`` waits for Argo's API if it seems to be missing: a gateway may answer in between."""
+"""Seconds for which ``--watch`` waits if Argo's API seems to be missing, or something else than the API server answers:
+a gateway may do so for a moment."""
 _UNKNOWN_STATUS = (
     "SUCCEEDED is a program's end; where no status of FLARE is shown, FLARE's own status may differ: "
     "`nvflare job meta JOB`"
@@ -234,8 +235,8 @@ def _snapshots(live_jobs: LiveJobs, reader: Reader, change_event: threading.Even
         change_event.clear()
         error = live_jobs.watch_error
         if error is not None and not live_jobs.is_synced:
-            is_missing = is_argo_missing(error) and time.monotonic() > deadline
-            if is_missing or not error.is_transient:
+            is_other_server = (error.is_foreign or is_argo_missing(error)) and time.monotonic() > deadline
+            if is_other_server or not error.is_transient:
                 raise error
         if live_jobs.is_synced:
             site_jobs = live_jobs.site_jobs() if has_changed else site_jobs

@@ -27,7 +27,7 @@ _CONTROLLER_QUERY: Final = {"labelSelector": "app=workflow-controller", "limit":
 _ARGO_NAMESPACE = "argo"
 """The namespace of the controller in Argo's manifests."""
 _ACCOUNT = "system:serviceaccount"
-_UNREACHABLE = frozenset({Meaning.UNANSWERED, Meaning.UNAUTHENTICATED})
+_UNREACHABLE = frozenset({Meaning.AWAY, Meaning.UNANSWERED, Meaning.UNAUTHENTICATED})
 """The errors after which no other request is sent."""
 _DRY_RUN = "flargo-doctor-dry-run"
 _MAX_CANDIDATE_IDS, _CANDIDATE_SECONDS = 3, 5.0

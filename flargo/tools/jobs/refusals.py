@@ -1,7 +1,5 @@
 """Messages for people about requests that a cluster or an Argo Server refused. Pure."""
 
-from http import HTTPStatus
-
 from flargo.cluster.errors import ApiError, ArchiveError, ArchiveProblem, status_text
 from flargo.cluster.meaning import NO_CONTACT, Meaning
 from flargo.job.names import display_text
@@ -46,19 +44,19 @@ def describe_refusal(error: ApiError) -> str:
     if is_argo_missing(error):
         return "the cluster has no Argo Workflows: install Argo 3.6 or newer, see flargo's README"
     if error.meaning in NO_CONTACT:
-        return f"the cluster can't be reached: {f'{answer}: ' if error.status else ''}{message}"
+        return (
+            f"the cluster can't be reached: {f'{answer}: ' if error.status and not error.is_foreign else ''}{message}"
+        )
     return f"the cluster refused to {verb} {resource}: {answer} {message}".rstrip()
 
 
 def is_argo_missing(error: ApiError) -> bool:
     """Return whether the API that lists Workflows seems not to be served. A cluster without it answers with a page.
 
-    A gateway in front of the API server may answer like that for a while, so the status decides nothing but the text,
-    and how long a command waits.
+    A gateway in front of the API server may answer with the same page for a while, so this decides nothing but the
+    text, and how long a command waits.
     """
-    is_missing = error.meaning is Meaning.NOT_FOUND or (
-        error.meaning is Meaning.AWAY and error.status == HTTPStatus.NOT_FOUND
-    )
+    is_missing = error.meaning in {Meaning.NOT_FOUND, Meaning.NOT_SERVED}
     return is_missing and error.verb == "list" and error.what.startswith("workflows")
 
 

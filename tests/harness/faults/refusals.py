@@ -19,12 +19,14 @@ from flargo.cluster.api import Api, Kind
 from flargo.cluster.client_config import config_loader
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
+from flargo.status.diagnosis import Stage
 from flargo.status.reasons import Reason
 from flargo.terms import MANAGER, Label, Uid
 from tests.harness.cluster import Cluster, eventually
-from tests.harness.faults.wire import FOREVER, NOTICE_SECONDS, STEPS
+from tests.harness.faults.wire import FOREVER, KILL_SECONDS, NOTICE_SECONDS, STEPS
+from tests.harness.foreign_answers import FOREIGN_ANSWERS
 from tests.harness.scenarios import Scenarios, Together
-from tests.harness.site import EXITS_ON_REQUEST, SLEEPS, START_SECONDS, Job, Site, exits, read_token
+from tests.harness.site import EXITS_ON_REQUEST, IGNORES_SIGTERM, SLEEPS, START_SECONDS, Job, Site, exits, read_token
 from tests.harness.wire import Match, Route, Wire
 
 GIVEN_UP_SECONDS = 145.0
@@ -166,6 +168,59 @@ def gateways_404_for_everything(site: Site, wire: Wire) -> None:
     running.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
     for job in jobs:
         job.expect_nothing_left()
+
+
+OTHERS = ("login page", "empty object", "truncated JSON", "empty body", "captive portal", "firewall")
+"""Answers of what is no Kubernetes. tests/unit/test_foreign_answers.py has all of them, for each request alone."""
+
+
+@scenario.variants(**{name.replace(" ", "_"): {"name": name} for name in OTHERS})
+def no_kubernetes_for_fifteen_seconds(site: Site, wire: Wire, name: str) -> None:
+    """Something else answers every request: nothing is decided, running jobs go on, and a launch waits."""
+    running, ending, aborted = (site.launch(EXITS_ON_REQUEST).expect_running() for _ in range(3))
+    ending.exit_program(3, after=2)
+    fault = wire.answer_as(FOREIGN_ANSWERS[name], lambda _: True, times=FOREVER)
+    wire.cut_watches()
+    aborted.abort()
+    launched = site.launch(exits(0))
+    time.sleep(15)
+    jobs = (running, ending, aborted, launched)
+    assert [job.launched_job.verdict for job in jobs] == [None] * len(jobs)
+    assert fault.hits
+    fault.disarm()
+    ending.expect_end(Reason.PROGRAM_FAILED, 1, NOTICE_SECONDS)
+    aborted.expect_end(Reason.ABORTED, 9, NOTICE_SECONDS)
+    launched.expect_end(Reason.SUCCEEDED, 0, START_SECONDS)
+    running.expect_stage(Stage.RUNNING).exit_program(0)
+    running.expect_end(Reason.SUCCEEDED, 0, NOTICE_SECONDS)
+    assert [len(job.pods) for job in (running, launched)] == [1, 1]
+    for job in jobs:
+        job.expect_nothing_left()
+
+
+@scenario.variants(login_page={"name": "login page"}, conflict={"name": "conflict"})
+def no_kubernetes_at_each_step_of_a_launch(site: Site, wire: Wire, name: str) -> None:
+    """No request counts as done because something has answered it."""
+    faults = [wire.answer_as(FOREIGN_ANSWERS[name], step, times=2) for step in STEPS.values()]
+    job = site.launch(exits(0))
+    job.expect_end(Reason.SUCCEEDED, 0, START_SECONDS * 2)
+    assert [fault.hits for fault in faults] == [2] * len(faults)
+    job.expect_nothing_left()
+    assert len(job.pods) == 1
+
+
+@scenario.variants(login_page={"name": "login page"}, empty_object={"name": "empty object"})
+def no_kubernetes_at_the_end_of_a_job(site: Site, wire: Wire, name: str) -> None:
+    """A deletion that something else has answered is repeated: neither credentials nor a pod stay."""
+    job = site.launch(IGNORES_SIGTERM + SLEEPS).expect_running()
+    faults = [
+        wire.answer_as(FOREIGN_ANSWERS[name], match, times=2)
+        for match in (Match("patch", "workflows"), Match("delete", "pods"), Match("delete", "secrets"))
+    ]
+    job.abort()
+    job.expect_end(Reason.ABORTED, 9, KILL_SECONDS)
+    job.expect_nothing_left(within=60)
+    assert [fault.hits for fault in faults] == [2] * len(faults)
 
 
 DELETIONS = {"secrets": Match("delete", "secrets"), "workflows": Match("get", "workflows")}
