@@ -31,6 +31,8 @@ class MemoryApi(Api):
         self._uids = 0
         self._version = 0
 
+    server = "https://cluster.example"
+
     def create(self, kind: Kind, item: Object) -> Object:
         return self._answer(lambda: self._create(kind, item))
 

@@ -15,14 +15,14 @@ from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import Meaning
 from flargo.status.diagnosis import Stage
 from flargo.terms import Object
-from flargo.tools.cli import cluster_options, jobs, sweep, terminate, why
+from flargo.tools.cli import cluster_options, jobs, output, sweep, terminate, why
 from flargo.tools.jobs.live_jobs import LiveJobs
 from flargo.tools.jobs.reader import ClusterReader
 from flargo.tools.jobs.refusals import describe_refusal
 from flargo.tools.jobs.site_job import site_jobs
 from tests.harness.command_line import run, write_kubeconfig
 from tests.harness.fake_api import RecordingApi
-from tests.harness.kubernetes_api import kubernetes_api, status
+from tests.harness.kubernetes_api import WORKFLOWS, kubernetes_api, status
 from tests.harness.objects import FAILED_STATUS, RUNNING, job_workflow, pod, terminated_state
 
 MISSING_RIGHT = 'forbidden: User "u" cannot do resource "x" in API group "" in the namespace "flare"'
@@ -218,7 +218,49 @@ def test_sweep_deletes_and_lists_leftovers(use_cluster: UseCluster) -> None:
     ]
     assert f"deleted Secret {SECRET} (job 11111111-aaaa at site-1): credentials of a Workflow that" in result.stdout
     assert "t0psecret" not in result.stdout
-    assert run("sweep").stderr == "Nothing to sweep.\n"
+    assert run("sweep").stderr == "Nothing to sweep: server https://cluster.example, namespace flare.\n"
+
+
+PLACE = "server https://cluster.example, namespace flare:\n"
+
+
+@pytest.mark.parametrize("options", [(), ("-o", "name"), ("--json",)])
+@pytest.mark.parametrize(
+    "arguments", [("terminate", "11111111"), ("sweep",), ("sweep", "--dry-run"), ("sweep", "--older-than", "30d")]
+)
+def test_changes_name_server_and_namespace_first(
+    use_cluster: UseCluster, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    """Before anything changes, so that a person can still interrupt it. Documents have both in each row."""
+    cluster = use_cluster(cluster_with_leftovers())
+    if arguments[0] == "terminate":
+        cluster = use_cluster(RecordingApi((Kind.WORKFLOW, job_workflow("w1"))))
+    changes_before: list[int] = []
+
+    def note(text: str) -> None:
+        changes_before.append(len(cluster.changes))
+        output.write_message(text)
+
+    monkeypatch.setattr("flargo.tools.cli.cluster_options.write_message", note)
+    result = run(*arguments, *options)
+    assert result.exit_code == 0
+    if options == ("--json",):
+        rows = json.loads(result.stdout)
+        assert {(row["server"], row["namespace"]) for row in rows} == {("https://cluster.example", "flare")}
+        assert result.stderr == ""
+    else:
+        assert (result.stderr, changes_before) == (PLACE, [0])
+    assert cluster.changes or "--dry-run" in arguments
+
+
+@pytest.mark.parametrize("arguments", [("terminate", "11111111"), ("sweep",)], ids=" ".join)
+def test_place_is_the_servers_that_gets_the_changes(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """As the kubeconfig and the options say, which need not be what a person thinks."""
+    with kubernetes_api(tmp_path) as api:
+        api.put(WORKFLOWS, job_workflow("w1", suspend=True, phase=""))
+        result = run(*arguments, "--kubeconfig", api.kubeconfig)
+        assert result.stderr == f"server http://127.0.0.1:{api.server_port}, namespace lab:\n"
+        assert len(api.writes) == 1
 
 
 def test_sweep_dry_run_deletes_nothing(use_cluster: UseCluster) -> None:
@@ -360,7 +402,9 @@ def test_error_that_may_pass_ends_no_watch(error: ApiError, *, may_pass: bool) -
 def test_watch_of_a_cluster_without_argo_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_MAX_MISSING_SECONDS", 0.1)
     live_jobs = LiveJobs(lambda: None)
-    live_jobs.on_lost(Kind.WORKFLOW, ApiError("list", "workflows", 404, message="no route", own_meaning=Meaning.NOT_SERVED))
+    live_jobs.on_lost(
+        Kind.WORKFLOW, ApiError("list", "workflows", 404, message="no route", own_meaning=Meaning.NOT_SERVED)
+    )
     with pytest.raises(ApiError, match="no route"):
         next(jobs._snapshots(live_jobs, ClusterReader(RecordingApi()), threading.Event()))
 

@@ -109,7 +109,7 @@ def assert_unchanged(surface: str, current: Any) -> None:
 
 
 PROSE = {"allowed", "detail", "diff", "line", "message", "problem", "says", "todo", "what", "what_happened"}
-PROSE |= {"what_to_do", "why", "seen_at", "advice"}
+PROSE |= {"what_to_do", "why", "seen_at", "advice", "server"}
 """Keys whose values are texts for people, or times of the test itself. Only the presence of a text is pinned."""
 
 

@@ -67,6 +67,20 @@ def _plugin_line_writer() -> Callable[[str], None]:
     return lambda line: write_message(redaction.redact(line))
 
 
+def write_place(api: Api) -> None:
+    """Write on which server and in which namespace a command acts. It does so before it changes anything.
+
+    Raises:
+        LoadError: the configuration can't be loaded.
+    """
+    write_message(f"{describe_place(api)}:")
+
+
+def describe_place(api: Api) -> str:
+    """Return the server and the namespace of a client, for people."""
+    return f"server {api.server}, namespace {api.namespace}"
+
+
 def api_for(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
     """Return the API client for a namespace. It raises what ``choose_cluster`` raises."""
     choice = choose_cluster(kubeconfig, context)

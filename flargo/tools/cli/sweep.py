@@ -10,7 +10,15 @@ from flargo.cluster.meaning import GONE, Meaning
 from flargo.control.parse_error_log import ParseErrorLog
 from flargo.status.views import is_credentials_secret, uid_of
 from flargo.terms import Uid
-from flargo.tools.cli.cluster_options import api_for, cluster_options, federation_option, selector_option, site_option
+from flargo.tools.cli.cluster_options import (
+    api_for,
+    cluster_options,
+    describe_place,
+    federation_option,
+    selector_option,
+    site_option,
+    write_place,
+)
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.option_types import Age
@@ -55,6 +63,8 @@ def sweep(
     """
     api = api_for(**cluster)
     existing = _existing(api, _find(api, JobFilter(site, federation, workflow_labels or ""), older_than))
+    if existing and (output_format is None or not output_format.is_document):
+        write_place(api)
     results = [(each, problem if dry_run else _delete(api, each, uid, problem)) for each, uid, problem in existing]
     if output_format is Format.NAME:
         for each, problem in results:
@@ -63,14 +73,15 @@ def sweep(
             else:
                 write_name(each.kind, each.name)
     elif output_format is not None:
-        write_result([_row(each, problem, dry_run=dry_run) for each, problem in results], output_format)
+        place = {"server": api.server, "namespace": api.namespace}
+        write_result([{**place, **_row(each, problem, dry_run=dry_run)} for each, problem in results], output_format)
     else:
         for each, problem in results:
             verb = "would delete" if dry_run else "could not delete" if problem else "deleted"
             job = f"job {each.job.job_id} at {each.job.site}"
             write_hanging(f"{verb} ", f"{_KIND_NAMES[each.kind]} {each.name} ({job}): {problem or each.why}")
         if not results:
-            write_message("Nothing to sweep.")
+            write_message(f"Nothing to sweep: {describe_place(api)}.")
     if any(problem for _, problem in results):
         raise SystemExit(EXIT_PROBLEM)
 

@@ -5,7 +5,7 @@ import click
 from flargo.cluster.api import Api, Kind
 from flargo.cluster.errors import ApiError
 from flargo.cluster.meaning import GONE
-from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option
+from flargo.tools.cli.cluster_options import api_for, cluster_options, site_option, write_place
 from flargo.tools.cli.examples import epilog
 from flargo.tools.cli.formats import DOCUMENTS, Format, output_options
 from flargo.tools.cli.output import EXIT_PROBLEM, report_errors, write_line, write_message, write_name, write_result
@@ -37,11 +37,18 @@ def terminate(
     is nothing to terminate: abort the job in FLARE, or repeat the command once the next attempt shows.
     """
     api = api_for(**cluster)
-    results = [(each, *_terminate(api, each)) for each in find_job(ClusterReader(api), job, site)]
+    site_jobs = find_job(ClusterReader(api), job, site)
+    if output_format is None or not output_format.is_document:
+        write_place(api)
+    results = [(each, *_terminate(api, each)) for each in site_jobs]
     if output_format is None or output_format is Format.NAME:
         _write_lines(results, output_format)
     else:
-        rows = [{**each.as_dict(), "did": result.value, "problem": detail or None} for each, result, detail in results]
+        place = {"server": api.server, "namespace": api.namespace}
+        rows = [
+            {**each.as_dict(), **place, "did": result.value, "problem": detail or None}
+            for each, result, detail in results
+        ]
         write_result(rows, output_format)
     if any(result is TerminateResult.FAILED or each.may_start_again for each, result, _ in results):
         raise SystemExit(EXIT_PROBLEM)
