@@ -378,7 +378,10 @@ def test_replacement_server_ends_orphans(fed: PodFederation, cluster: Cluster, t
 def test_replaced_parents_take_their_job_back(
     fed: PodFederation, cluster: Cluster, target: Target, environment: dict[str, str]
 ) -> None:
-    """One parent's pod is deleted and another's is replaced by ``helm upgrade`` while their job trains."""
+    """One parent's pod is deleted by force and another's is replaced by ``helm upgrade`` while their job trains.
+
+    After a deletion by force Kubernetes makes the new pod at once, whether or not the old one's process still runs.
+    """
     rounds = 12
     fed.connect()
     path = fed.root / "replaced"
@@ -390,7 +393,9 @@ def test_replaced_parents_take_their_job_back(
     before = {site: fed.pod(site)["metadata"]["uid"] for site in job_folders.SITES}
     for site in job_folders.SITES:
         eventually(lambda: trained_rounds(cluster, job_id)[site], 2 * SETTLE_SECONDS, f"{site} has trained a round")  # noqa: B023
-    cluster.kubectl("delete", "pod", fed.pod("site-1")["metadata"]["name"], "--wait=false")
+    cluster.kubectl(
+        "delete", "pod", fed.pod("site-1")["metadata"]["name"], "--grace-period=0", "--force", "--wait=false"
+    )
     helm_upgrade(fed, target, environment, "site-2", "resources.requests.memory=500Mi")
     for site, uid in before.items():
         eventually(lambda: is_taken_back(fed, job_id, site, uid), RESTART_SECONDS, f"{site} has taken its job back")  # noqa: B023
@@ -424,6 +429,30 @@ def test_upgraded_parent_takes_a_pending_job_back(
         expect_completed(fed, cluster, job_id, rounds, within=2 * SETTLE_SECONDS)
 
 
+def test_upgraded_parent_leaves_an_upload_alone(
+    fed: PodFederation, cluster: Cluster, target: Target, environment: dict[str, str]
+) -> None:
+    """The site uploads its first result, in 800 pieces that take half a minute, while its parent is replaced."""
+    site, rounds = "site-1", 2
+    fed.connect()
+    job_id = fed.submit(
+        job_folders.script(
+            fed.root / "upload",
+            image=target.job_image,
+            code=job_folders.training(pause=10, arrays=800),
+            rounds=rounds,
+            server_code=job_folders.COUNT_CONTRIBUTIONS,
+            settings={"np_download_chunk_size": 4096},
+        )
+    )
+    before = fed.pod(site)["metadata"]["uid"]
+    uploads = "start to send task result to server"
+    eventually(lambda: uploads in job_log(cluster, job_id, site), 2 * SETTLE_SECONDS, "the site uploads its result")
+    helm_upgrade(fed, target, environment, site, "resources.requests.memory=530Mi")
+    eventually(lambda: is_taken_back(fed, job_id, site, before), RESTART_SECONDS, "the job is taken back")
+    expect_completed(fed, cluster, job_id, rounds, within=4 * SETTLE_SECONDS)
+
+
 def expect_completed(fed: PodFederation, cluster: Cluster, job_id: str, rounds: int, within: float) -> None:
     """The job completes with the exact weights, each site contributes each round once, and nothing is left."""
     assert fed.wait(job_id, within) == "FINISHED:COMPLETED"
@@ -450,6 +479,12 @@ def helm_upgrade(fed: PodFederation, target: Target, environment: dict[str, str]
 def job_phases(cluster: Cluster, job_id: str, site: str) -> list[str]:
     """Return the phases of a job's pods at a site."""
     return [pod["status"]["phase"] for pod in cluster.pods(job_id) if pod["metadata"]["labels"][Label.SITE] == site]
+
+
+def job_log(cluster: Cluster, job_id: str, site: str) -> str:
+    """Return what a job's pods at a site have printed."""
+    pods = [pod for pod in cluster.pods(job_id) if pod["metadata"]["labels"][Label.SITE] == site]
+    return "".join(cluster.log(pod) for pod in pods)
 
 
 def trained_rounds(cluster: Cluster, job_id: str) -> dict[str, list[int]]:

@@ -31,7 +31,7 @@ SECONDS = {
     "test_manifests.py": 55,
     "test_metrics.py": 15,
     "test_network_policy.py": 120,
-    "test_parents.py": 850,
+    "test_parents.py": 980,
     "test_prepare.py": 150,
     "test_queue.py": 415,
     "test_rights.py": 280,
