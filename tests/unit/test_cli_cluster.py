@@ -218,10 +218,10 @@ def test_sweep_deletes_and_lists_leftovers(use_cluster: UseCluster) -> None:
     ]
     assert f"deleted Secret {SECRET} (job 11111111-aaaa at site-1): credentials of a Workflow that" in result.stdout
     assert "t0psecret" not in result.stdout
-    assert run("sweep").stderr == "Nothing to sweep: server https://cluster.example, namespace flare.\n"
+    assert run("sweep").stderr == "Nothing to sweep: API server https://cluster.example, namespace flare.\n"
 
 
-PLACE = "server https://cluster.example, namespace flare:\n"
+PLACE = "API server https://cluster.example, namespace flare:\n"
 
 
 @pytest.mark.parametrize("options", [(), ("-o", "name"), ("--json",)])
@@ -259,7 +259,7 @@ def test_place_is_the_servers_that_gets_the_changes(arguments: tuple[str, ...], 
     with kubernetes_api(tmp_path) as api:
         api.put(WORKFLOWS, job_workflow("w1", suspend=True, phase=""))
         result = run(*arguments, "--kubeconfig", api.kubeconfig)
-        assert result.stderr == f"server http://127.0.0.1:{api.server_port}, namespace lab:\n"
+        assert result.stderr == f"API server http://127.0.0.1:{api.server_port}, namespace lab:\n"
         assert len(api.writes) == 1
 
 

@@ -78,7 +78,7 @@ def write_place(api: Api) -> None:
 
 def describe_place(api: Api) -> str:
     """Return the server and the namespace of a client, for people."""
-    return f"server {api.server}, namespace {api.namespace}"
+    return f"API server {api.server}, namespace {api.namespace}"
 
 
 def api_for(kubeconfig: str | None, context: str | None, namespace: str | None) -> Api:
