@@ -15,7 +15,7 @@ CLUSTERS ?= 3
 SHARDS := $(shell seq $(CLUSTERS))
 STATE := /var/tmp/flargo-cluster
 
-.PHONY: test everything local check demo demo-drain demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start rejoin compare scale hostile nvflare-next docs pictures format lock
+.PHONY: test everything local check demo demo-drain demos lint unit embedded cluster faults soak cluster-build cluster-up cluster-down bench start rejoin compare scale hostile nvflare-next yaml-jobs docs pictures format lock
 
 # The clusters' programs and images are built while the tests without a cluster run. Each target's output is printed
 # when the target has finished.
@@ -147,6 +147,14 @@ nvflare-next: .venv/ready
 	rm -rf $(NEXT)
 	$(BIN)/pip install -q --disable-pip-version-check --pre --no-deps --target $(NEXT) nvflare
 	PYTHONPATH=$(NEXT) $(BIN)/pytest tests/unit/test_nvflare_internals.py tests/unit/test_client_restart.py
+
+# Tests jobs whose metadata is YAML. FLARE reads it with omegaconf, which flargo does not need, and which needs a package
+# without a wheel.
+OMEGACONF := .venv/omegaconf
+yaml-jobs: .venv/ready
+	rm -rf $(OMEGACONF)
+	$(BIN)/pip install -q --disable-pip-version-check --target $(OMEGACONF) omegaconf
+	PYTHONPATH=$(OMEGACONF) $(BIN)/pytest tests/unit/test_job_meta.py
 
 # Run this after a change of the dependencies in pyproject.toml. Only wheels are allowed, so that an image's build
 # compiles no package. The lock files of the demo and of the images are subsets of requirements.lock.
