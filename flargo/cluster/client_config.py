@@ -173,10 +173,16 @@ class _Kubeconfigs:
             raise ConfigError(f"the kubeconfig {self.names}", str(error)) from None
 
     def loader(self, context: str | None, on_plugin_line: LineCallback | None) -> LoadConfig:
-        """Return a function that reads the files and the credentials again at each call."""
+        """Return a function that reads the files and the credentials again at each call.
+
+        If no context is named, it goes on with the one that was current at its first call: jobs are not looked for on
+        another cluster because somebody has changed the current context meanwhile.
+        """
 
         def load() -> Access:
+            nonlocal context
             selection = self.select(self.read(), context)
+            context = selection.context
             try:
                 return load_selection(selection, on_plugin_line)
             except OwnError as error:

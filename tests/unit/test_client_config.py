@@ -1,5 +1,6 @@
 """A pod's own service account, and the token files of any configuration."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,23 @@ def test_a_pod_uses_its_account_if_no_context_is_chosen(
     monkeypatch.delenv("HOME")
     with pytest.raises(NoConfigError, match=r"there is no ~/\.kube/config"):
         chosen()
+
+
+def test_a_parent_keeps_its_context(tmp_path: Path) -> None:
+    """Somebody may change the current one while it runs, and its jobs are not on that cluster."""
+    file = tmp_path / "config"
+    document = {
+        "clusters": [{"name": name, "cluster": {"server": f"https://{name}.example"}} for name in "ab"],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": "u"}} for name in "ab"],
+        "current-context": "a",
+    }
+    file.write_text(json.dumps(document))
+    load = config_loader(str(file))
+    assert load().server == "https://a.example"
+    file.write_text(json.dumps({**document, "current-context": "b"}))
+    assert load().server == "https://a.example"
+    assert config_loader(str(file))().server == "https://b.example"
 
 
 def test_a_rotated_token_is_read(tmp_path: Path) -> None:
