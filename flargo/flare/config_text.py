@@ -123,6 +123,7 @@ def _isolated_pyhocon() -> Iterator[None]:
         (factory, "parse_URL", _refuse),
         (parser, "resolve_package_path", _refuse),
         (config_parser, "os", environment),
+        (config_parser, "glob", _refuse),
     ]
     originals = [(owner, name, vars(owner)[name]) for owner, name, _ in replaced]
     try:

@@ -266,6 +266,8 @@ OUTSIDE = {
     "a file": 'include "{file}"',
     "a file by its URL": 'include url("file://{file}")',
     "a required file": 'include required(file("{file}"))',
+    "files by a pattern": 'include "{folder}/*.conf"',
+    "files by a pattern that nothing fits": 'include "{folder}/**/*.none"',
     "a package": 'include package("flargo.tools.demo:train.py")',
     "a URL": 'x { include url("http://127.0.0.1:1/") }',
 }
@@ -276,7 +278,7 @@ def test_hocon_reads_nothing_of_this_machine(case: str, tmp_path: Path, monkeypa
     """A job of another institution would otherwise show or send its values."""
     monkeypatch.setenv("FLARGO_TEST_SECRET", "t0psecret")
     (tmp_path / "secret.conf").write_text('secret = "t0psecret"')
-    text = OUTSIDE[case].replace("{file}", str(tmp_path / "secret.conf"))
+    text = OUTSIDE[case].replace("{file}", str(tmp_path / "secret.conf")).replace("{folder}", str(tmp_path))
     folder = write_job(tmp_path / "job", "meta.conf", f'{text}\ndeploy_map {{ app = ["@ALL"] }}')
     result = run("render", folder)
     assert result.stderr.startswith(f"Error: `{folder}/meta.conf` refers to an environment variable or another file")
