@@ -596,6 +596,7 @@ def _requeue_after(state: JobState, now: Now) -> float | None:
     if state.verdict is None and not state.is_stopping:
         delays += [deadline.expires_at - now.healthy for deadline in deadlines(state)]
         delays.append(events_due_at(state) - now.healthy)
+        delays.append(state.submitted_at + PAST_LIMIT - now.healthy if state.is_adopted else math.inf)
     if state.is_stopping:
         delays += [state.shutdown_at + lag - now.wall for lag in (SHUTDOWN_LAG, TOUCH_AFTER)]
     if state.verdict is not None:

@@ -24,6 +24,7 @@ from flargo.control.submit import SubmitError
 from flargo.status.diagnosis import Stage
 from flargo.status.job_state import ActionKind, JobState, StopRequested
 from flargo.status.reasons import Reason
+from flargo.status.reconcile import PAST_LIMIT
 from flargo.status.verdict import UNFOLLOWED, Cause, Verdict
 from flargo.terms import StartTimeouts, Uid
 from tests.harness.fake_api import THREAD_SECONDS, IdleApi
@@ -280,6 +281,20 @@ def test_an_end_that_nobody_saw_costs_one_list_of_events(observe: Callable[[Run]
     assert [kind for kind in run.performed if kind is ActionKind.LIST_EVENTS] == [ActionKind.LIST_EVENTS]
     assert run.verdict is not None
     assert run.verdict.reason is Reason.PROGRAM_FAILED
+
+
+def test_the_wait_for_events_ends_in_time() -> None:
+    """The retries of the list become rare: none of them need be due when the wait ends."""
+    run = replaced(EXITS["1"])
+    run.can_list_events = False
+    workflows_first(run)
+    began_at = run.now
+    run.now += 5.0
+    while run.verdict is None:
+        due = run.reconciler.next_requeue_at()
+        assert due is not None
+        run.passes(max(due - run.now, 0.01))
+    assert run.now - began_at == pytest.approx(PAST_LIMIT)
 
 
 @in_any_order
