@@ -93,9 +93,10 @@ def test_a_run_that_succeeds_or_is_interrupted_keeps_nothing(demo: Run, end: int
 
 
 @pytest.mark.parametrize("end", [0, Interrupted(signal.SIGINT), *FAILURES.values()])
-def test_a_chosen_folder_is_kept_as_it_is(demo: Run, tmp_path: Path, end: int | BaseException) -> None:
+def test_a_chosen_folder_is_kept_without_its_kubeconfig(demo: Run, tmp_path: Path, end: int | BaseException) -> None:
     demo.ends(end, tmp_path / "mine")
-    assert (tmp_path / "mine" / "kubeconfig").exists()
+    assert (tmp_path / "mine").exists()
+    assert not (tmp_path / "mine" / "kubeconfig").exists()
     result = ", and the result" if end == 0 else ""
     assert demo.has_line(f"s kept kits and logs{result}: {tmp_path / 'mine'}")
     assert not any("to delete" in line for line in demo.lines)

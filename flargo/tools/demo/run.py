@@ -187,9 +187,9 @@ def _leave_folder(root: Path, screen: Screen, code: int, *, is_chosen: bool) -> 
         return
     if has_logs:
         screen.print_line("kept", f"kits and logs{'' if code else ', and the result'}: {root}")
+    # A kubeconfig in it may be a copy of the user's own, with credentials for the cluster.
+    (root / KUBECONFIG).unlink(missing_ok=True)
     if not is_chosen:
-        # A kubeconfig in it may be a copy of the user's own, with credentials for the cluster.
-        (root / KUBECONFIG).unlink(missing_ok=True)
         screen.print_detail(f"to delete them: {shell_command('rm', '-r', str(root))}", "dim")
 
 
@@ -370,8 +370,9 @@ def _read_job_logs(running: RunningFederation, selector: str) -> dict[str, str]:
             site = pod["metadata"]["labels"][Label.SITE]
             # A job that was started again has a log for each attempt.
             logs[site] = f"{logs.get(site, '')}{log}\n"
-    for name in logs.keys() & set(running.federation.names):
-        running.federation.log_path(f"job-{name}").write_text(logs[name])
+    with contextlib.suppress(OSError):  # a full disk must not keep the job from being aborted
+        for name in logs.keys() & set(running.federation.names):
+            running.federation.log_path(f"job-{name}").write_text(logs[name])
     return logs
 
 
