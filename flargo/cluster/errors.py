@@ -37,7 +37,8 @@ class ApiError(Exception):
     def __str__(self) -> str:
         """Return one line for people; its text may come from the API server."""
         answer = status_text(self.status, self.reason) if self.status else self.meaning.value
-        parts = (f"{self.verb} {self.what}", "" if self.is_foreign else answer, self.message)
+        names_answer = self.own_meaning in {Meaning.AWAY, Meaning.NOT_SERVED}
+        parts = (f"{self.verb} {self.what}", "" if names_answer else answer, self.message)
         return ": ".join(filter(None, parts))
 
     @property
@@ -48,7 +49,7 @@ class ApiError(Exception):
     @property
     def is_foreign(self) -> bool:
         """True if something else than the API server has answered. The message names the server and the status then."""
-        return self.own_meaning in {Meaning.AWAY, Meaning.NOT_SERVED}
+        return self.own_meaning is Meaning.AWAY
 
     @property
     def is_transient(self) -> bool:

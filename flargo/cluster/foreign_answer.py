@@ -26,9 +26,12 @@ _METADATA_VERSION, _METADATA_KIND = "meta.k8s.io/v1", "PartialObjectMetadata"
 _EVENT_TYPES = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 _PLAIN_PAGES: Final[Mapping[tuple[int, bytes], Meaning]] = {
     (404, b"404 page not found"): Meaning.NOT_SERVED,
-    (429, b"Too many requests, please try again later."): Meaning.TOO_MANY_REQUESTS,
+    (429, b"Too many requests, please try again later"): Meaning.TOO_MANY_REQUESTS,
+    (429, b"The apiserver is shutting down, please try again later"): Meaning.TOO_MANY_REQUESTS,
+    (429, b"The apiserver hasn't been fully initialized, please try again later"): Meaning.TOO_MANY_REQUESTS,
 }
-"""The errors that the API server sends as plain text (k8s.io/apiserver: pkg/server/mux, pkg/server/filters)."""
+"""The errors that the API server sends as plain text (k8s.io/apiserver: pkg/server/mux, pkg/server/filters), without a
+full stop at the end, which some versions add."""
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,60}")
 _HOST = re.compile(r"[a-z0-9.:\[\]-]{1,253}")
 _CAUSES = (
@@ -61,6 +64,18 @@ class Head:
 def is_status(content: Any) -> bool:
     """Return whether content is the object with which the API server tells an error, or a success without an object."""
     return isinstance(content, dict) and content.get("kind") == "Status"
+
+
+def with_kind(status: int, content: Any) -> Any:
+    """Return the content of an error, with the kind that it lacks if the API server has not answered in time.
+
+    Its timeout filter sends a Status without one (k8s.io/apiserver: pkg/server/filters/timeout.go).
+    """
+    marks = ("status", "reason", "code")
+    is_timeout = status == HTTPStatus.GATEWAY_TIMEOUT and isinstance(content, dict) and "kind" not in content
+    if is_timeout and tuple(map(content.get, marks)) == ("Failure", "Timeout", status):
+        return {**content, "kind": "Status"}
+    return content
 
 
 def is_answer(request: Request, content: Any) -> bool:
@@ -109,10 +124,12 @@ def foreign_error(request: Request, head: Head, body: bytes = b"", retry_after: 
         retry_after: the seconds of a Retry-After header, if there was one.
     """
     pages = _PLAIN_PAGES if head.media_type == "text/plain" else {}
-    meaning = pages.get((head.status, body.strip()), Meaning.AWAY)
+    meaning = pages.get((head.status, body.strip().rstrip(b".")), Meaning.AWAY)
     answer = ", ".join(filter(None, (status_text(head.status, ""), _shown_type(head.media_type), _shown_host(head))))
     if meaning is Meaning.NOT_SERVED:
         message = f"{head.server} answers {answer}: {_NOT_SERVED}"
+    elif meaning is Meaning.TOO_MANY_REQUESTS:
+        message = "the API server has too much to do, or is starting or shutting down"
     else:
         message = f"{head.server} does not answer as Kubernetes does ({answer}): {_hint(head)}{_CAUSES}"
     return ApiError(request.verb, request.what, head.status, "", message, retry_after, meaning)
@@ -120,8 +137,10 @@ def foreign_error(request: Request, head: Head, body: bytes = b"", retry_after: 
 
 def _hint(head: Head) -> str:
     # How a server of https answers http (Go's net/http).
-    is_http = head.server.startswith("http:") and head.status == HTTPStatus.BAD_REQUEST
-    return "it may expect https; " if is_http else ""
+    if head.server.startswith("http:") and head.status == HTTPStatus.BAD_REQUEST:
+        return "it may expect https; "
+    is_login = head.status == HTTPStatus.UNAUTHORIZED
+    return "the credentials may have expired at a proxy such as Rancher: log in again; " if is_login else ""
 
 
 def _shown_type(media_type: str) -> str:

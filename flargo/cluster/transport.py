@@ -19,7 +19,7 @@ from flargo.cluster.connection import Connection, CredentialCallback
 from flargo.cluster.connections import MAX_WAIT_SECONDS, Connections, LoadError
 from flargo.cluster.error_text import OwnError
 from flargo.cluster.errors import ApiError, error_from
-from flargo.cluster.foreign_answer import Head, foreign_error, is_answer, is_status, is_stream
+from flargo.cluster.foreign_answer import Head, foreign_error, is_answer, is_status, is_stream, with_kind
 from flargo.cluster.http_request import MAX_REQUEST_SECONDS, Request
 from flargo.cluster.meaning import NO_CONTACT
 from flargo.parsing import http_date, load_json, whole_number
@@ -90,7 +90,7 @@ class Transport:
 
     def on_foreign(self, error: ApiError) -> ApiError:
         """Note that something else than the API server has answered; return the error."""
-        self._connections.on_foreign_answer(error.message)
+        self._connections.on_foreign_answer(str(error))
         return error
 
     def _send(self, request: Request, on_response: ResponseCallback) -> "Reply":
@@ -152,7 +152,7 @@ class Reply:
         body, content = b"", None
         try:
             body = read_bounded(self.response, MAX_ERROR_RESPONSE_BYTES, time.monotonic() + MAX_REQUEST_SECONDS)
-            content = _parse(body)
+            content = with_kind(self.head.status, _parse(body))
         except (urllib3.exceptions.HTTPError, OSError, OwnError, RecursionError):
             pass  # without a Status, the error is that of an answer that is not the API server's
         finally:

@@ -238,6 +238,9 @@ def test_plain_pages_of_kubernetes_keep_their_meaning(tmp_path: Path) -> None:
     pages = [
         (404, b"404 page not found\n", Meaning.NOT_SERVED),
         (429, b"Too many requests, please try again later.\n", Meaning.TOO_MANY_REQUESTS),
+        (429, b"The apiserver is shutting down, please try again later\n", Meaning.TOO_MANY_REQUESTS),
+        (429, b"The apiserver is shutting down, please try again later.\n", Meaning.TOO_MANY_REQUESTS),
+        (429, b"The apiserver hasn't been fully initialized, please try again later\n", Meaning.TOO_MANY_REQUESTS),
     ]
     with kubernetes_api(tmp_path) as server:
         api = Api(config_loader(str(server.kubeconfig)), "lab")
@@ -246,8 +249,42 @@ def test_plain_pages_of_kubernetes_keep_their_meaning(tmp_path: Path) -> None:
             with pytest.raises(ApiError) as error:
                 api.list(Kind.WORKFLOW)
             assert error.value.meaning is meaning
+            assert "as Kubernetes does" not in str(error.value)
         server.answer_instead = lambda *_: (404, b"404 page not found\n", "text/plain", "")
         assert "the cluster has no Argo Workflows" in run("jobs", "--kubeconfig", server.kubeconfig).stderr
+
+
+def test_timeout_of_kubernetes_keeps_its_words(tmp_path: Path) -> None:
+    """Its timeout filter sends a Status without the kind."""
+    status = {"metadata": {}, "status": "Failure", "message": "Timeout: too long", "reason": "Timeout", "code": 504}
+    body = json.dumps(status).encode()
+    with kubernetes_api(tmp_path) as server:
+        api = Api(config_loader(str(server.kubeconfig)), "lab")
+        for code, is_kubernetes in ((504, True), (403, False)):
+            server.answer_instead = lambda *_, code=code: (code, body, "application/json", "")
+            with pytest.raises(ApiError) as error:
+                api.list(Kind.WORKFLOW)
+            assert ("Timeout: too long" in str(error.value)) is is_kubernetes
+            assert error.value.is_transient
+
+
+def test_an_api_that_is_not_served_is_no_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The API server is there; it is Argo's API that is missing."""
+    with kubernetes_api(tmp_path) as server:
+        api = Api(config_loader(str(server.kubeconfig)), "lab")
+        server.answer_instead = lambda *_: (404, b"404 page not found\n", "text/plain", "")
+        with pytest.raises(ApiError, match="is Argo Workflows installed") as error:
+            api.list(Kind.WORKFLOW)
+    assert not error.value.is_foreign
+    assert "is away" not in caplog.text
+
+
+def test_hint_at_a_login(tmp_path: Path) -> None:
+    """A proxy such as Rancher answers so when a token has expired."""
+    body = b'{"type": "error", "status": "401", "message": "must authenticate"}'
+    with kubernetes_api(tmp_path) as api:
+        api.answer_instead = lambda *_: (401, body, "application/json", "")
+        assert "log in again" in run("jobs", "--kubeconfig", api.kubeconfig).stderr
 
 
 def test_hint_at_https(tmp_path: Path) -> None:
@@ -359,12 +396,10 @@ def test_parents_log_has_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         with pytest.raises(ApiError):
             command_api.get(Kind.WORKFLOW, "w1")
     lines = [record.getMessage() for record in caplog.records if "loaded again" not in record.getMessage()]
-    away = (
-        "Kubernetes API server is away, and nothing is decided until it answers: "
-        f"http://127.0.0.1:{server.server_port} does not answer as Kubernetes does (200 OK, text/html): "
-    )
+    away = "Kubernetes API server is away, and nothing is decided until it answers: "
+    answer = f"http://127.0.0.1:{server.server_port} does not answer as Kubernetes does (200 OK, text/html): "
     assert len(lines) == 4
-    assert [line.startswith(away) for line in lines] == [True, False, True, False]
+    assert [line.startswith(away) and answer in line for line in lines] == [True, False, True, False]
     assert lines[1] == "Kubernetes API server answers again"
 
 
