@@ -120,6 +120,6 @@ def test_any_text_is_accepted(text: str) -> None:
     ids=range(9),
 )
 def test_removal_is_linear(hostile: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()  # other processes do not count
     hide_values(hostile)
-    assert time.perf_counter() - start < 2.0
+    assert time.thread_time() - start < 2.0

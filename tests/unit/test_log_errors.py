@@ -107,7 +107,7 @@ def test_a_record_ends_a_traceback_that_was_cut() -> None:
     ids=["context", "tracebacks", "frames", "line", "path", "separators"],
 )
 def test_time_is_linear(text: str) -> None:
-    begin = time.monotonic()
+    begin = time.thread_time()
     for error in find_errors(text):
         error.excerpt(10)
-    assert time.monotonic() - begin < 5
+    assert time.thread_time() - begin < 5
