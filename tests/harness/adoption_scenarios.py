@@ -156,9 +156,9 @@ class Scene:
         """Wait until the site's process of the job has printed a text so many times."""
         return self.waits_for(lambda: self.log().count(text) >= times, what)
 
-    def waits_for(self, condition: Callable[[], object], what: str) -> "Scene":
+    def waits_for(self, condition: Callable[[], object], what: str, within: float = SETTLE_SECONDS) -> "Scene":
         try:
-            eventually(condition, SETTLE_SECONDS, what)
+            eventually(condition, within, what)
         except AssertionError as error:
             error.add_note(f"The log of the site's parent ends:\n{self.fed.log(self.site)[-5000:]}")
             raise
@@ -564,8 +564,20 @@ def suspended_parent_is_back_beside_its_successor(stage: Stage) -> None:
         parent, pid = scene.parent_label, fed.pid(scene.site)
         os.kill(pid, signal.SIGSTOP)
         try:
-            with fed.second_parent(scene.site) as (process, _):
-                scene.waits_for(lambda: scene.parent_label != parent, "the successor has taken the job back")
+            with ExitStack() as successors:
+                process, _ = successors.enter_context(fed.second_parent(scene.site))
+
+                def is_taken_back() -> bool:
+                    """Start a successor that could not register anew, as Kubernetes does.
+
+                    FLARE's server sends some of its answers over the suspended parent's connection (sfm_endpoint.py).
+                    """
+                    nonlocal process
+                    if process.poll() is not None:
+                        process, _ = successors.enter_context(fed.second_parent(scene.site))
+                    return scene.parent_label != parent
+
+                scene.waits_for(is_taken_back, "the successor has taken the job back", within=3 * SETTLE_SECONDS)
                 successor = scene.parent_label
                 os.kill(pid, signal.SIGCONT)
                 lost = "this parent launches and ends no jobs until that parent has ended"
