@@ -391,6 +391,14 @@ def test_program_that_never_starts_is_reported() -> None:
     assert read(node) == ([], ["job-site: its program has not started"])
 
 
+def test_a_log_that_went_with_its_pod_is_reported() -> None:
+    """After `flargo terminate`, for example. Argo has had a pod, and nobody knows whether its program had started."""
+    node = Node(REAL)
+    node.is_pod_deleted = True
+    node.workflow = workflow(phase="Failed", nodes={"n": {"id": "n", "type": "Pod", "phase": "Failed"}})
+    assert read(node) == ([], ["job-site: its pod is gone, and the log with it"])
+
+
 # Lines in pieces
 
 

@@ -154,6 +154,9 @@ class LogTail:
             if workflow is None:
                 self.notify(f"{self.workflow}: the Workflow no longer exists")
                 return None
+            if workflow.is_completed and pod is None and workflow.has_node:
+                self.notify(f"{self.workflow}: its pod is gone, and the log with it")
+                return None
             if workflow.is_completed or not follow:
                 self.notify(f"{self.workflow}: its program has not started")
                 return None
