@@ -52,6 +52,11 @@ class ApiError(Exception):
         return self.own_meaning is Meaning.AWAY
 
     @property
+    def brief(self) -> str:
+        """The error in one line; of an answer of something else only that, since the transport has logged the rest."""
+        return "something else than the API server answers" if self.is_foreign else str(self)
+
+    @property
     def is_transient(self) -> bool:
         """True if the same request may succeed later."""
         return self.meaning in TRANSIENT

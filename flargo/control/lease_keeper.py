@@ -105,9 +105,7 @@ class LeaseClient:
         is_missing_namespace = kind is RequestKind.CREATE and error.meaning is Meaning.NOT_FOUND
         if kind is not RequestKind.READ and error.meaning in _CHANGED and not is_missing_namespace:
             return LeaseRejected()
-        # The transport has logged what answers.
-        problem = "something else than the API server answers" if error.is_foreign else str(error)
-        return LeaseFailed(problem, is_refusal=error.meaning not in _MAY_PASS)
+        return LeaseFailed(error.brief, is_refusal=error.meaning not in _MAY_PASS)
 
 
 class LeaseKeeper:

@@ -359,7 +359,7 @@ class Loop:
                 "%s watch lost (last API contact %.0f s ago); decisions paused until it recovers: %s",
                 kind.name.capitalize(),
                 self._reconciler.seconds_since_contact(time.monotonic()),
-                "something else than the API server answers" if error.is_foreign else error,
+                error.brief,
             )
             self._lost_since[kind] = time.monotonic()
             self._meter.count_watch_restart(kind)

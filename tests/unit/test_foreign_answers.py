@@ -231,6 +231,7 @@ def test_no_verb_takes_it_for_an_answer(verb: str, name: str, tmp_path: Path) ->
     assert (error.value.meaning, error.value.status) == (Meaning.AWAY, FOREIGN_ANSWERS[name].code)
     assert error.value.is_transient
     assert SECRET not in str(error.value)
+    assert error.value.brief == "something else than the API server answers"
 
 
 def test_plain_pages_of_kubernetes_keep_their_meaning(tmp_path: Path) -> None:
@@ -276,6 +277,7 @@ def test_an_api_that_is_not_served_is_no_outage(tmp_path: Path, caplog: pytest.L
         with pytest.raises(ApiError, match="is Argo Workflows installed") as error:
             api.list(Kind.WORKFLOW)
     assert not error.value.is_foreign
+    assert error.value.brief == str(error.value)
     assert "is away" not in caplog.text
 
 
